@@ -1,0 +1,110 @@
+//! Errors as the API answers them: one status and one `errcode` for each, decided here.
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::platform::DatabaseError;
+
+/// A standard error response (Client-Server API, "Standard error response"; used by the Server-Server API too).
+#[derive(Debug, Clone)]
+pub struct MatrixError {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// `errcode`, such as `M_FORBIDDEN`.
+    pub errcode: &'static str,
+    /// One sentence for the person who reads it.
+    pub message: String,
+    /// Further members of the body, such as `room_version` or `soft_logout`.
+    pub extra: Map<String, Value>,
+}
+
+impl MatrixError {
+    /// An error of any kind.
+    pub fn new(status: StatusCode, errcode: &'static str, message: impl Into<String>) -> Self {
+        Self { status, errcode, message: message.into(), extra: Map::new() }
+    }
+
+    /// With one more member in the body.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.extra.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// 400 `M_NOT_JSON`: the body is not JSON.
+    pub fn not_json(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_NOT_JSON", message)
+    }
+
+    /// 400 `M_BAD_JSON`: the body is JSON of the wrong shape.
+    pub fn bad_json(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_BAD_JSON", message)
+    }
+
+    /// 400 `M_INVALID_PARAM`: a parameter has the wrong value.
+    pub fn invalid_param(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_INVALID_PARAM", message)
+    }
+
+    /// 400 `M_MISSING_PARAM`: a parameter is missing.
+    pub fn missing_param(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "M_MISSING_PARAM", message)
+    }
+
+    /// 401 `M_UNAUTHORIZED`: the request is not, or wrongly, signed.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "M_UNAUTHORIZED", message)
+    }
+
+    /// 403 `M_FORBIDDEN`: understood and refused.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message)
+    }
+
+    /// 404 `M_NOT_FOUND`: no such thing.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", message)
+    }
+
+    /// 413 `M_TOO_LARGE`: the body or event is too large.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
+    }
+
+    /// 500 `M_UNKNOWN` without any detail: what went wrong is for the log only.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "Internal server error.")
+    }
+
+    /// The body of the response.
+    pub fn body(&self) -> Value {
+        let mut body = json!({ "errcode": self.errcode, "error": self.message });
+        if let Some(object) = body.as_object_mut() {
+            object.extend(self.extra.clone());
+        }
+        body
+    }
+}
+
+impl std::fmt::Display for MatrixError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}: {}", self.status.as_u16(), self.errcode, self.message)
+    }
+}
+
+impl std::error::Error for MatrixError {}
+
+impl From<DatabaseError> for MatrixError {
+    /// 503: the sender repeats the request, and nothing is lost.
+    fn from(error: DatabaseError) -> Self {
+        let mut answer =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", "The database could not be used; try again.");
+        // For the log; `body` never shows it.
+        answer.extra = Map::new();
+        answer.message = match error {
+            DatabaseError::Constraint(_) => "The database refused a concurrent change; try again.".to_owned(),
+            _ => answer.message,
+        };
+        answer
+    }
+}

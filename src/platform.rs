@@ -1,0 +1,251 @@
+//! The narrow waist: what the world must provide to a homeserver.
+//!
+//! `edge` implements these traits with D1, `fetch`, sockets and the platform's clock; the tests implement them with
+//! SQLite and an in-memory network, so that a whole server is a value of which one process can hold ten.
+//!
+//! The traits are used as `Rc<dyn …>`: a boxed future costs nothing beside a round trip, and nothing above this module
+//! is generic, which keeps both the wasm and the signatures small. Nothing here is `Send`: an isolate has one thread.
+
+use std::{fmt, future::Future, pin::Pin, rc::Rc};
+
+use bytes::Bytes;
+
+/// A future that borrows for `'a` and stays on its thread.
+pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// All that one server needs of the world. Cheap to clone.
+#[derive(Clone)]
+pub struct Platform {
+    /// The SQL database.
+    pub database: Rc<dyn Database>,
+    /// Outbound HTTPS.
+    pub transport: Rc<dyn Transport>,
+    /// Wall clock and timers.
+    pub clock: Rc<dyn Clock>,
+    /// Cryptographically secure randomness.
+    pub random: Rc<dyn Random>,
+    /// Work that goes on after the answer.
+    pub background: Rc<dyn Background>,
+    /// Where operators read what happened.
+    pub log: Rc<dyn Log>,
+}
+
+/// An SQL database (SQLite dialect).
+pub trait Database {
+    /// Runs `statements` in order as one atomic transaction and one round trip: all of them take effect, or none does.
+    /// Answers with the rows of each statement, in order.
+    fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>>;
+}
+
+/// One SQL statement with its parameters, bound to `?1`, `?2`, … (at most 100).
+#[derive(Debug, Clone)]
+pub struct Statement {
+    /// The SQL text; constants, so that nothing a remote server sent can become SQL.
+    pub sql: &'static str,
+    /// Values for `?1`, `?2`, ….
+    pub parameters: Vec<SqlValue>,
+}
+
+impl Statement {
+    /// A statement with its parameters.
+    pub fn new(sql: &'static str, parameters: impl Into<Vec<SqlValue>>) -> Self {
+        Self { sql, parameters: parameters.into() }
+    }
+}
+
+/// A value that goes into or comes out of SQL. Blobs are not used: D1 returns them as arrays of numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SqlValue {
+    /// `NULL`.
+    Null,
+    /// An integer within ±(2^53-1): beyond that D1 rounds.
+    Integer(i64),
+    /// Text; at most 2 MB.
+    Text(String),
+}
+
+impl From<i64> for SqlValue {
+    fn from(value: i64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl From<bool> for SqlValue {
+    fn from(value: bool) -> Self {
+        Self::Integer(value.into())
+    }
+}
+
+impl From<&str> for SqlValue {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+impl From<String> for SqlValue {
+    fn from(value: String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for SqlValue {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+/// The rows that one statement returned.
+pub type Rows = Vec<Row>;
+
+/// One row: its values, in the order of the statement's columns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row(pub Vec<SqlValue>);
+
+impl Row {
+    /// The text in column `index`.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Shape`] where the column is missing or not text.
+    pub fn text(&self, index: usize) -> Result<&str, DatabaseError> {
+        match self.0.get(index) {
+            Some(SqlValue::Text(text)) => Ok(text),
+            other => Err(DatabaseError::Shape(format!("column {index} is {other:?}, not text"))),
+        }
+    }
+
+    /// The text in column `index`, `None` for `NULL`.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Shape`] where the column is missing or neither text nor `NULL`.
+    pub fn optional_text(&self, index: usize) -> Result<Option<&str>, DatabaseError> {
+        match self.0.get(index) {
+            Some(SqlValue::Null) => Ok(None),
+            _ => self.text(index).map(Some),
+        }
+    }
+
+    /// The integer in column `index`.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Shape`] where the column is missing or not an integer.
+    pub fn integer(&self, index: usize) -> Result<i64, DatabaseError> {
+        match self.0.get(index) {
+            Some(SqlValue::Integer(integer)) => Ok(*integer),
+            other => Err(DatabaseError::Shape(format!("column {index} is {other:?}, not an integer"))),
+        }
+    }
+
+    /// The integer in column `index`, `None` for `NULL`.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Shape`] where the column is missing or neither an integer nor `NULL`.
+    pub fn optional_integer(&self, index: usize) -> Result<Option<i64>, DatabaseError> {
+        match self.0.get(index) {
+            Some(SqlValue::Null) => Ok(None),
+            _ => self.integer(index).map(Some),
+        }
+    }
+}
+
+/// Why a batch failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DatabaseError {
+    /// A constraint did not hold, so nothing of the batch took effect: how a commit learns that it lost a race.
+    Constraint(String),
+    /// The database could not be reached or failed. The batch may or may not have taken effect.
+    Unavailable(String),
+    /// The database answered with something else than the schema promises.
+    Shape(String),
+}
+
+impl fmt::Display for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Constraint(why) => write!(f, "database constraint: {why}"),
+            Self::Unavailable(why) => write!(f, "database unavailable: {why}"),
+            Self::Shape(why) => write!(f, "database answer of an unexpected shape: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for DatabaseError {}
+
+/// Outbound HTTPS. Certificates are always verified; redirects are never followed.
+pub trait Transport {
+    /// Sends one request and reads the whole answer, within the request's limits.
+    fn send(&self, request: OutboundRequest) -> LocalBoxFuture<'_, Result<http::Response<Bytes>, TransportError>>;
+}
+
+/// One HTTPS request, and exactly where and as whom to reach its server.
+#[derive(Debug, Clone)]
+pub struct OutboundRequest {
+    /// The host to connect to: a DNS name or an IP literal (IPv6 without brackets).
+    pub connect_host: String,
+    /// The TCP port to connect to.
+    pub connect_port: u16,
+    /// The name that the server's certificate must be valid for (IPv6 without brackets).
+    pub tls_name: String,
+    /// The value of the `Host` header.
+    pub host_header: String,
+    /// Method, path and query (sent exactly as they stand in the URI), further headers, body.
+    pub request: http::Request<Bytes>,
+    /// How long connecting, sending and reading may take together, in milliseconds.
+    pub timeout_ms: u32,
+    /// The longest body to read, in bytes; a longer one is [`TransportError::TooLarge`].
+    pub max_response_bytes: usize,
+}
+
+/// Why a request got no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// Not resolved, not reached, not trusted, or cut off.
+    Failed(String),
+    /// No whole answer within the time limit.
+    TimedOut,
+    /// The answer is longer than the limit.
+    TooLarge,
+    /// The platform cannot make such a connection; the sentence says why.
+    Unsupported(String),
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(why) => write!(f, "{why}"),
+            Self::TimedOut => write!(f, "no answer in time"),
+            Self::TooLarge => write!(f, "the answer is too large"),
+            Self::Unsupported(why) => write!(f, "this platform cannot connect: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for TransportError {}
+
+/// Wall clock and timers.
+pub trait Clock {
+    /// Milliseconds since the Unix epoch.
+    fn now_ms(&self) -> i64;
+    /// A future that is ready after `ms` milliseconds.
+    fn sleep(&self, ms: u32) -> LocalBoxFuture<'static, ()>;
+}
+
+/// Cryptographically secure randomness.
+pub trait Random {
+    /// Fills `bytes`.
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// Work that goes on after the answer was given.
+pub trait Background {
+    /// Runs `work` beside the request, for as long as the platform allows (30 s after the answer at the edge).
+    /// Whatever it does must also be done by the scheduled trigger if it is cut off.
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>);
+}
+
+/// Where operators read what happened. Never given a secret.
+pub trait Log {
+    /// Something an operator should know, as one line.
+    fn warn(&self, line: &str);
+}
