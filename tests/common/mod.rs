@@ -1,0 +1,4 @@
+//! What several test binaries share.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+
+pub mod sqlite;

@@ -1,0 +1,122 @@
+//! The database trait over SQLite: the same SQL text and the same migrations as at the edge, in this process.
+
+use std::{cell::RefCell, fs, path::Path, rc::Rc};
+
+use rusqlite::{Connection, ErrorCode, params_from_iter, types::ValueRef};
+use verge::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement};
+
+/// An SQLite database that keeps count of what D1 would charge for.
+#[derive(Clone)]
+pub struct Sqlite {
+    connection: Rc<RefCell<Connection>>,
+    /// Round trips made.
+    pub calls: Rc<std::cell::Cell<u64>>,
+}
+
+impl Sqlite {
+    /// A new database in memory with all migrations applied.
+    pub fn in_memory() -> Self {
+        Self::over(Connection::open_in_memory().unwrap())
+    }
+
+    /// The database in `file`; the migrations are applied when it is new.
+    pub fn open(file: &Path) -> Self {
+        Self::over(Connection::open(file).unwrap())
+    }
+
+    fn over(connection: Connection) -> Self {
+        connection.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+        let tables: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_master WHERE name = 'events'", [], |r| r.get(0)).unwrap();
+        if tables == 0 {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+            let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+            files.sort();
+            for file in files {
+                connection.execute_batch(&fs::read_to_string(file).unwrap()).unwrap();
+            }
+        }
+        Self { connection: Rc::new(RefCell::new(connection)), calls: Rc::default() }
+    }
+
+    /// Runs one query outside the count and returns its rows; for what tests assert.
+    pub fn rows(&self, sql: &str) -> Vec<Vec<String>> {
+        let connection = self.connection.borrow();
+        let mut statement = connection.prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let rows = statement
+            .query_map([], |row| {
+                (0..columns)
+                    .map(|i| {
+                        Ok(match row.get_ref(i)? {
+                            ValueRef::Null => "NULL".to_owned(),
+                            ValueRef::Integer(integer) => integer.to_string(),
+                            ValueRef::Real(real) => real.to_string(),
+                            ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into_owned(),
+                        })
+                    })
+                    .collect()
+            })
+            .unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+}
+
+impl Database for Sqlite {
+    fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        Box::pin(async move {
+            self.calls.set(self.calls.get() + 1);
+            let mut connection = self.connection.borrow_mut();
+            // Immediate: a batch at D1 has the one writer to itself from its start.
+            let transaction =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failure)?;
+            let mut answers = Vec::new();
+            for statement in &statements {
+                assert!(statement.parameters.len() <= 100, "D1 allows 100 parameters");
+                answers.push(run(&transaction, statement).map_err(|error| {
+                    if let DatabaseError::Unavailable(why) = &error {
+                        eprintln!("sqlite: {why} in {}", statement.sql);
+                    }
+                    error
+                })?);
+            }
+            transaction.commit().map_err(failure)?;
+            Ok(answers)
+        })
+    }
+}
+
+fn run(connection: &Connection, statement: &Statement) -> Result<Rows, DatabaseError> {
+    let mut prepared = connection.prepare_cached(statement.sql).map_err(failure)?;
+    let columns = prepared.column_count();
+    let parameters = statement.parameters.iter().map(|value| match value {
+        SqlValue::Null => rusqlite::types::Value::Null,
+        SqlValue::Integer(integer) => {
+            assert!(integer.abs() < 1 << 53, "D1 rounds integers beyond 2^53");
+            rusqlite::types::Value::Integer(*integer)
+        }
+        SqlValue::Text(text) => {
+            assert!(text.len() <= 2_000_000, "D1 allows 2 MB a parameter");
+            rusqlite::types::Value::Text(text.clone())
+        }
+    });
+    let mut rows = prepared.query(params_from_iter(parameters)).map_err(failure)?;
+    let mut answer = Vec::new();
+    while let Some(row) = rows.next().map_err(failure)? {
+        let values = (0..columns).map(|i| match row.get_ref(i).map_err(failure)? {
+            ValueRef::Null => Ok(SqlValue::Null),
+            ValueRef::Integer(integer) => Ok(SqlValue::Integer(integer)),
+            ValueRef::Text(text) => Ok(SqlValue::Text(String::from_utf8_lossy(text).into_owned())),
+            other => Err(DatabaseError::Shape(format!("a column of type {}", other.data_type()))),
+        });
+        answer.push(Row(values.collect::<Result<_, _>>()?));
+    }
+    Ok(answer)
+}
+
+fn failure(error: rusqlite::Error) -> DatabaseError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation) => DatabaseError::Constraint(error.to_string()),
+        _ => DatabaseError::Unavailable(error.to_string()),
+    }
+}
