@@ -1,3 +1,10 @@
 //! The protocol as pure functions: no I/O, no clock, no async.
 
+pub mod base64;
+pub mod event;
+pub mod hashes;
+pub mod identifiers;
 pub mod json;
+pub mod redaction;
+pub mod room_version;
+pub mod server_name;

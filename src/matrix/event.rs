@@ -1,0 +1,372 @@
+//! Events: PDUs as they arrive, and events whose checks have passed.
+//!
+//! Spec: Server-Server API, "PDUs", "Checks performed on receipt of a PDU" (checks 1 to 3), "Size limits" of the
+//! Client-Server API; rooms, "Event format".
+//!
+//! - [`ReceivedPdu`] has passed check 1, the format of its room version, and has its event id.
+//! - [`Event`] has also passed checks 2 and 3 (signatures; content hash, redacted where that was wrong),
+//!   was made here, or comes from the store, where nothing else is put.
+//!
+//! Checks 4 and later need other events: they are in [`super::auth_rules`] and `room`.
+
+use std::rc::Rc;
+
+use super::{
+    hashes,
+    identifiers::{EventId, RoomId, UserId},
+    json::{self, Object, Value},
+    redaction,
+    room_version::{EventIds, RoomVersion},
+};
+
+/// The longest event in its canonical form, with signatures and without `unsigned`, in bytes.
+pub const MAX_EVENT_BYTES: usize = 65_536;
+/// The longest `sender`, `room_id`, `state_key`, `type` and event id.
+const MAX_STRING: usize = 255;
+/// The most `auth_events` of an event.
+pub const MAX_AUTH_EVENTS: usize = 10;
+/// The most `prev_events` of an event.
+pub const MAX_PREV_EVENTS: usize = 20;
+
+/// Why a PDU is dropped. It must not be stored; one that is to be stored as rejected is an [`Event`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PduError {
+    /// It is not JSON.
+    Json(json::Error),
+    /// It holds a number that its room version forbids.
+    Number(json::NumberError),
+    /// This member is missing, or is not what its room version's event format says.
+    Format(&'static str),
+    /// This member, or the whole event, is longer than allowed.
+    TooLarge(&'static str),
+    /// It has more than 10 auth events or 20 previous events.
+    TooManyReferences,
+}
+
+impl std::fmt::Display for PduError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Json(error) => write!(f, "the event is not JSON: {error}"),
+            Self::Number(error) => write!(f, "the event is not canonical JSON: {error}"),
+            Self::Format(member) => write!(f, "`{member}` is missing or malformed"),
+            Self::TooLarge(member) => write!(f, "`{member}` is too large"),
+            Self::TooManyReferences => f.write_str("more than 10 auth events or 20 previous events"),
+        }
+    }
+}
+
+impl std::error::Error for PduError {}
+
+/// A PDU of the right format, with its event id, whose signatures and hash nobody has checked.
+#[derive(Debug)]
+pub struct ReceivedPdu {
+    event: EventData,
+    /// What is signed, for check 2.
+    signed_text: String,
+    /// The content hash that the event ought to have, for check 3.
+    content_hash: hashes::Hash,
+}
+
+/// An event that has passed the checks that need no other event. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Event(Rc<EventData>);
+
+#[derive(Debug, Clone)]
+struct EventData {
+    event_id: EventId,
+    fields: Fields,
+    room_id: RoomId,
+    object: Object,
+    json: String,
+    oversized: Option<&'static str>,
+    version: &'static RoomVersion,
+}
+
+/// The members that the protocol itself reads.
+#[derive(Debug, Clone)]
+struct Fields {
+    sender: UserId,
+    event_type: Box<str>,
+    state_key: Option<Box<str>>,
+    origin_server_ts: i64,
+    depth: i64,
+    auth_events: Vec<EventId>,
+    prev_events: Vec<EventId>,
+}
+
+impl ReceivedPdu {
+    /// Check 1, on the text of a PDU.
+    ///
+    /// # Errors
+    /// Where the PDU is to be dropped.
+    pub fn parse(text: &[u8], version: &'static RoomVersion) -> Result<Self, PduError> {
+        Self::from_value(json::parse(text).map_err(PduError::Json)?, version)
+    }
+
+    /// Check 1, on a PDU that was parsed as part of a larger text.
+    ///
+    /// # Errors
+    /// Where the PDU is to be dropped.
+    pub fn from_value(pdu: Value, version: &'static RoomVersion) -> Result<Self, PduError> {
+        let pdu = Self::from_history(pdu, version)?;
+        let fields = &pdu.event.fields;
+        if fields.auth_events.len() > MAX_AUTH_EVENTS || fields.prev_events.len() > MAX_PREV_EVENTS {
+            return Err(PduError::TooManyReferences);
+        }
+        Ok(pdu)
+    }
+
+    /// As [`ReceivedPdu::from_value`] for events that others have accepted already (backfill, state, auth chains): rooms
+    /// hold old events with more auth events and previous events than are allowed now.
+    ///
+    /// # Errors
+    /// Where the PDU is to be dropped.
+    pub fn from_history(pdu: Value, version: &'static RoomVersion) -> Result<Self, PduError> {
+        let Value::Object(mut object) = pdu else { return Err(PduError::Format("event")) };
+        object.remove("unsigned");
+        if version.strict_json { object.check_strict() } else { object.check_loose() }.map_err(PduError::Number)?;
+        let fields = Fields::read(&object, version)?;
+        for name in ["hashes", "signatures"] {
+            object.get(name).and_then(Value::as_object).ok_or(PduError::Format(name))?;
+        }
+        let (json, content_hash) = hashes::text_and_content_hash(&object);
+        if json.len() > MAX_EVENT_BYTES {
+            return Err(PduError::TooLarge("event"));
+        }
+        let signed_text = redaction::signed_text(&object, version);
+        let event_id = read_event_id(&object, &signed_text, version)?;
+        let room_id = read_room_id(&object, &fields, &event_id, version)?;
+        let mut event = EventData { event_id, fields, room_id, object, json, oversized: None, version };
+        event.oversized = event.check_string_sizes()?;
+        Ok(Self { event, signed_text, content_hash })
+    }
+
+    /// The event's id.
+    pub fn event_id(&self) -> &EventId {
+        &self.event.event_id
+    }
+
+    /// The room that the event says it is in.
+    pub fn room_id(&self) -> &RoomId {
+        &self.event.room_id
+    }
+
+    /// The event's sender.
+    pub fn sender(&self) -> &UserId {
+        &self.event.fields.sender
+    }
+}
+
+impl Event {
+    /// An event of the store, which holds only events that were checked before they were put there.
+    ///
+    /// # Errors
+    /// Where the text is not an event of this version all the same.
+    pub fn from_store(event_id: &str, json: &str, version: &'static RoomVersion) -> Result<Self, PduError> {
+        let value = json::parse(json.as_bytes()).map_err(PduError::Json)?;
+        let mut object = value.into_object().ok_or(PduError::Format("event"))?;
+        object.remove("unsigned");
+        let event_id = EventId::parse_any_length(event_id).map_err(|_| PduError::Format("event_id"))?;
+        let fields = Fields::read(&object, version)?;
+        let room_id = read_room_id(&object, &fields, &event_id, version)?;
+        let json = object.to_text();
+        let mut event = EventData { event_id, fields, room_id, object, json, oversized: None, version };
+        event.oversized = event.check_string_sizes()?;
+        Ok(Self(Rc::new(event)))
+    }
+
+    /// The event's id.
+    pub fn event_id(&self) -> &EventId {
+        &self.0.event_id
+    }
+
+    /// The room. Of a create event in room version 12 and later: the one that it makes.
+    pub fn room_id(&self) -> &RoomId {
+        &self.0.room_id
+    }
+
+    /// `sender`
+    pub fn sender(&self) -> &UserId {
+        &self.0.fields.sender
+    }
+
+    /// `type`
+    pub fn event_type(&self) -> &str {
+        &self.0.fields.event_type
+    }
+
+    /// `state_key`, which makes it a state event.
+    pub fn state_key(&self) -> Option<&str> {
+        self.0.fields.state_key.as_deref()
+    }
+
+    /// Whether it is the state event of this type and state key.
+    pub fn is_state(&self, event_type: &str, state_key: &str) -> bool {
+        self.event_type() == event_type && self.state_key() == Some(state_key)
+    }
+
+    /// `content`
+    pub fn content(&self) -> &Object {
+        const EMPTY: &Object = &Object::new();
+        self.0.object.get("content").and_then(Value::as_object).unwrap_or(EMPTY)
+    }
+
+    /// `content.membership`, for `m.room.member` events.
+    pub fn membership(&self) -> Option<&str> {
+        self.content().get("membership")?.as_str()
+    }
+
+    /// `origin_server_ts`: milliseconds since the Unix epoch, as the sender's server claims.
+    pub fn origin_server_ts(&self) -> i64 {
+        self.0.fields.origin_server_ts
+    }
+
+    /// `depth`
+    pub fn depth(&self) -> i64 {
+        self.0.fields.depth
+    }
+
+    /// The ids in `auth_events`.
+    pub fn auth_events(&self) -> &[EventId] {
+        &self.0.fields.auth_events
+    }
+
+    /// The ids in `prev_events`.
+    pub fn prev_events(&self) -> &[EventId] {
+        &self.0.fields.prev_events
+    }
+
+    /// `redacts`, from where this room version has it.
+    pub fn redacts(&self) -> Option<&str> {
+        let holder = if self.0.version.redacts_in_content { self.content() } else { &self.0.object };
+        holder.get("redacts")?.as_str()
+    }
+
+    /// The room version, by whose rules the event was read.
+    pub fn version(&self) -> &'static RoomVersion {
+        self.0.version
+    }
+
+    /// The whole PDU without `unsigned`.
+    pub fn object(&self) -> &Object {
+        &self.0.object
+    }
+
+    /// The canonical text of the whole PDU without `unsigned`: what is stored and what is sent.
+    pub fn json(&self) -> &str {
+        &self.0.json
+    }
+
+    /// A member of 256 bytes or more but at most 255 characters, which room versions up to 10 have let in: such an
+    /// event is kept, but as rejected.
+    pub fn oversized_member(&self) -> Option<&'static str> {
+        self.0.oversized
+    }
+
+    /// The event as it is after its redaction. The id stays the same.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        Self(Rc::new(self.0.redacted()))
+    }
+}
+
+impl EventData {
+    fn redacted(&self) -> Self {
+        let object = redaction::redact(&self.object, self.version);
+        let json = object.to_text();
+        Self { object, json, ..self.clone() }
+    }
+
+    /// Errs where a string is longer than any server takes; otherwise names one that is longer than the spec allows.
+    fn check_string_sizes(&self) -> Result<Option<&'static str>, PduError> {
+        let mut oversized = None;
+        for (member, text) in [
+            ("sender", self.fields.sender.as_str()),
+            ("room_id", self.room_id.as_str()),
+            ("state_key", self.fields.state_key.as_deref().unwrap_or_default()),
+            ("type", &self.fields.event_type),
+            ("event_id", self.event_id.as_str()),
+        ] {
+            if text.len() <= MAX_STRING {
+                continue;
+            }
+            if self.version.strict_byte_limits || text.chars().count() > MAX_STRING {
+                return Err(PduError::TooLarge(member));
+            }
+            oversized = oversized.or(Some(member));
+        }
+        Ok(oversized)
+    }
+}
+
+impl Fields {
+    fn read(object: &Object, version: &RoomVersion) -> Result<Self, PduError> {
+        let text = |name| object.get(name).and_then(Value::as_str).ok_or(PduError::Format(name));
+        let integer = |name| object.get(name).and_then(Value::as_i64).ok_or(PduError::Format(name));
+        let ids = |name| -> Result<Vec<EventId>, PduError> {
+            let items = object.get(name).and_then(Value::as_array).ok_or(PduError::Format(name))?;
+            items.iter().map(|item| read_reference(item, version).ok_or(PduError::Format(name))).collect()
+        };
+        object.get("content").and_then(Value::as_object).ok_or(PduError::Format("content"))?;
+        let state_key = match object.get("state_key") {
+            None => None,
+            Some(_) => Some(text("state_key")?.into()),
+        };
+        let depth = integer("depth")?;
+        if depth < 0 {
+            return Err(PduError::Format("depth"));
+        }
+        Ok(Self {
+            sender: UserId::parse_any_length(text("sender")?).map_err(|_| PduError::Format("sender"))?,
+            event_type: text("type")?.into(),
+            state_key,
+            origin_server_ts: integer("origin_server_ts")?,
+            depth,
+            auth_events: ids("auth_events")?,
+            prev_events: ids("prev_events")?,
+        })
+    }
+}
+
+/// One entry of `auth_events` or `prev_events`.
+fn read_reference(item: &Value, version: &RoomVersion) -> Option<EventId> {
+    let id = match version.event_ids {
+        EventIds::Given => match item.as_array()? {
+            [id, Value::Object(_)] => id,
+            _ => return None,
+        },
+        _ => item,
+    };
+    EventId::parse_any_length(id.as_str()?).ok()
+}
+
+fn read_event_id(object: &Object, signed_text: &str, version: &RoomVersion) -> Result<EventId, PduError> {
+    let id = match hashes::event_id(&hashes::reference_hash(signed_text), version.event_ids) {
+        Some(id) => EventId::parse(&id),
+        None => {
+            let given = object.get("event_id").and_then(Value::as_str).unwrap_or_default();
+            EventId::parse_any_length(given)
+        }
+    };
+    id.map_err(|_| PduError::Format("event_id"))
+}
+
+fn read_room_id(
+    object: &Object,
+    fields: &Fields,
+    event_id: &EventId,
+    version: &RoomVersion,
+) -> Result<RoomId, PduError> {
+    match object.get("room_id") {
+        None if version.room_id_is_create_hash
+            && &*fields.event_type == "m.room.create"
+            && fields.state_key.as_deref() == Some("") =>
+        {
+            Ok(RoomId::of_create_event(event_id))
+        }
+        room_id => room_id
+            .and_then(Value::as_str)
+            .and_then(|id| RoomId::parse_any_length(id).ok())
+            .ok_or(PduError::Format("room_id")),
+    }
+}
