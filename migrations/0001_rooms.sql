@@ -106,6 +106,17 @@ CREATE TABLE destinations (
     lease_owner TEXT
 ) WITHOUT ROWID;
 
+-- Accepted redactions: what each redacts, which may arrive after it. The redaction takes effect on an event of the same
+-- room if `any_sender` (its sender had the power) or if the event's sender is of the server `server`.
+CREATE TABLE redactions (
+    redacts      TEXT    NOT NULL,
+    redaction_id TEXT    NOT NULL,
+    room_id      TEXT    NOT NULL,
+    any_sender   INTEGER NOT NULL,
+    server       TEXT    NOT NULL,
+    PRIMARY KEY (redacts, redaction_id)
+) WITHOUT ROWID;
+
 -- The answers to transactions received: the same origin and id get the same answer.
 CREATE TABLE transactions (
     origin      TEXT    NOT NULL,

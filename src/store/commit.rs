@@ -1,0 +1,334 @@
+//! Writing: one commit is one atomic batch, which aborts when another commit moved the room first, and which is safe to
+//! repeat when its answer was lost.
+
+use serde_json::json;
+
+use super::{Store, events::NodeText, json_list, json_lists};
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName, UserId},
+        room_version::RoomVersion,
+    },
+    platform::{DatabaseError, Statement},
+};
+
+/// All that one commit changes about one room.
+#[derive(Debug)]
+pub struct RoomCommit {
+    /// The room.
+    pub room_id: RoomId,
+    /// The version of the room that this commit was made from; `None` for a new room.
+    pub from_version: Option<i64>,
+    /// The rules of the room.
+    pub room_version: &'static RoomVersion,
+    /// The forward extremities after it.
+    pub extremities: Vec<(EventId, i64)>,
+    /// The trie root of the current state after it.
+    pub state: String,
+    /// Whether `state` differs from what it was.
+    pub state_changed: bool,
+    /// New events, or outliers that found their place.
+    pub events: Vec<NewEvent>,
+    /// New trie nodes.
+    pub nodes: Vec<NodeText>,
+    /// How many users more (or fewer) of each server are joined.
+    pub joined: Vec<(ServerName, i64)>,
+    /// What became of local users' memberships.
+    pub memberships: Vec<MembershipChange>,
+    /// Redactions that were accepted.
+    pub redactions: Vec<Redaction>,
+    /// Whether this is a join to a room that other servers lead: `joined` then counts from nothing.
+    pub joins_anew: bool,
+}
+
+/// An event to write, with what we think of it.
+#[derive(Debug, Clone)]
+pub struct NewEvent {
+    /// The event.
+    pub event: Event,
+    /// Where it stands.
+    pub place: Place,
+    /// Why it was rejected, if it was.
+    pub rejected: Option<String>,
+    /// Whether it was soft-failed.
+    pub soft_failed: bool,
+    /// The trie root of the state before it, where known.
+    pub state_before: Option<String>,
+    /// The trie root of the state after it, where known.
+    pub state_after: Option<String>,
+    /// Whether the room's other servers must hear of it from us.
+    pub outbox: Option<Outgoing>,
+}
+
+/// Where an event stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Known only as an auth or state event.
+    Outlier,
+    /// In the graph, but not for local users to see: rejected, soft-failed, or known only for the state at it.
+    Hidden,
+    /// At the new end of the timeline.
+    Newest,
+    /// Before everything in the timeline; of several such events the first is the newest.
+    Backfilled,
+}
+
+/// An event that the room's other servers must hear of from us.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The server that gave it to us, if one did.
+    pub exclude: Option<ServerName>,
+}
+
+/// What became of a local user's membership.
+#[derive(Debug, Clone)]
+pub struct MembershipChange {
+    /// The user.
+    pub user_id: UserId,
+    /// `join`, `invite`, `leave`, `ban` or `knock`.
+    pub membership: String,
+    /// The membership event.
+    pub event_id: EventId,
+    /// For an invite to a room that we are not in: the state that came with it, as a JSON list.
+    pub invite_state: Option<String>,
+}
+
+/// An accepted redaction.
+#[derive(Debug, Clone)]
+pub struct Redaction {
+    /// The `m.room.redaction` event.
+    pub redaction_id: EventId,
+    /// What it redacts.
+    pub redacts: String,
+    /// Whether its sender had the power to redact anybody's events.
+    pub any_sender: bool,
+    /// The server of its sender, whose own events it may redact anyway.
+    pub server: ServerName,
+}
+
+/// Aborts the batch when the room's version has moved: `version` is NOT NULL, and CASE yields NULL.
+const MOVE_ROOM: &str = "\
+    UPDATE rooms SET version = CASE version WHEN ?2 THEN ?2 + 1 END, extremities = ?3, state = ?4, \
+      latest_pos = CASE WHEN ?5 THEN (SELECT position FROM streams WHERE name = 'events') ELSE latest_pos END, \
+      outbox_pos = CASE WHEN ?6 THEN (SELECT position FROM streams WHERE name = 'outbox') ELSE outbox_pos END \
+    WHERE room_id = ?1";
+
+/// Aborts the batch when the room exists already: `room_id` is the primary key.
+const NEW_ROOM: &str = "\
+    INSERT INTO rooms (room_id, room_version, version, extremities, state, latest_pos, outbox_pos) \
+    VALUES (?1, ?2, 1, ?3, ?4, (SELECT position FROM streams WHERE name = 'events'), \
+      (SELECT position FROM streams WHERE name = 'outbox'))";
+
+const ADVANCE: &str = "UPDATE streams SET position = position + ?2 WHERE name = ?1";
+
+const EVENTS: &str = "\
+    INSERT INTO events (event_id, room_id, event_type, state_key, sender, depth, origin_server_ts, json, outlier, \
+      rejected, soft_failed, state_before, state_after) \
+    SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
+      value ->> 8, value ->> 9, value ->> 10, value ->> 11 FROM json_each(?1) WHERE true \
+    ON CONFLICT (event_id) DO UPDATE SET outlier = excluded.outlier, rejected = excluded.rejected, \
+      soft_failed = excluded.soft_failed, state_before = excluded.state_before, state_after = excluded.state_after \
+      WHERE events.state_after IS NULL AND NOT excluded.outlier";
+
+/// ?1: a list of [event id, how far from the end of the stream].
+const NEWEST: &str = "\
+    INSERT INTO timeline (room_id, pos, event_nid) \
+    SELECT ?2, (SELECT position FROM streams WHERE name = 'events') - (value ->> 1), e.event_nid \
+    FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
+
+/// ?1: a list of [event id, how far before the oldest position]. An event that has a place keeps it.
+const BACKFILLED: &str = "\
+    INSERT INTO timeline (room_id, pos, event_nid) \
+    SELECT ?2, MIN(0, COALESCE((SELECT MIN(pos) FROM timeline WHERE room_id = ?2), 0)) - (value ->> 1), e.event_nid \
+    FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
+
+const NODES: &str = "\
+    INSERT INTO state_nodes (node_id, node) SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true \
+    ON CONFLICT (node_id) DO NOTHING";
+
+const STATE: &str = "\
+    INSERT INTO room_states (room_id, pos, state) \
+    VALUES (?1, (SELECT position FROM streams WHERE name = 'events'), ?2) \
+    ON CONFLICT (room_id, pos) DO UPDATE SET state = excluded.state";
+
+/// ?1: a list of [event id, how far from the end of the stream, excluded server].
+const OUTBOX: &str = "\
+    INSERT INTO outbox (pos, room_id, event_nid, exclude) \
+    SELECT (SELECT position FROM streams WHERE name = 'outbox') - (value ->> 1), ?2, e.event_nid, value ->> 2 \
+    FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
+
+/// ?1: a list of [server, users more].
+const JOINED: &str = "\
+    UPDATE room_servers SET joined = joined + (change.value ->> 1), \
+      to_pos = CASE WHEN joined + (change.value ->> 1) <= 0 THEN (SELECT position FROM streams WHERE name = 'outbox') END \
+    FROM json_each(?1) AS change \
+    WHERE room_id = ?2 AND server = change.value ->> 0 AND to_pos IS NULL";
+
+/// ?1: a list of [server, users more]. After [`JOINED`]: a server without an open stretch gets one. A stretch that was
+/// closed at this very position is opened again.
+const SERVERS: &str = "\
+    INSERT INTO room_servers (room_id, server, from_pos, to_pos, joined) \
+    SELECT ?2, value ->> 0, (SELECT position FROM streams WHERE name = 'outbox'), NULL, value ->> 1 FROM json_each(?1) \
+    WHERE value ->> 1 > 0 AND NOT EXISTS \
+      (SELECT 1 FROM room_servers AS s WHERE s.room_id = ?2 AND s.server = value ->> 0 AND s.to_pos IS NULL) \
+    ON CONFLICT (room_id, server, from_pos) DO UPDATE SET to_pos = NULL, joined = excluded.joined";
+
+const CLOSE_SERVERS: &str = "\
+    UPDATE room_servers SET to_pos = (SELECT position FROM streams WHERE name = 'outbox') \
+    WHERE room_id = ?1 AND to_pos IS NULL";
+
+const MEMBERSHIPS: &str = "\
+    INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state) \
+    SELECT value ->> 0, ?2, value ->> 1, value ->> 2, (SELECT position FROM streams WHERE name = 'events'), value ->> 3 \
+    FROM json_each(?1) WHERE true \
+    ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
+      pos = excluded.pos, invite_state = excluded.invite_state";
+
+const REDACTIONS: &str = "\
+    INSERT INTO redactions (redacts, redaction_id, room_id, any_sender, server) \
+    SELECT value ->> 0, value ->> 1, ?2, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true \
+    ON CONFLICT (redacts, redaction_id) DO NOTHING";
+
+/// ?1: ids of events that were written or redacted.
+const REDACT: &str = "\
+    UPDATE events SET redacted_by = (SELECT r.redaction_id FROM redactions AS r WHERE r.redacts = events.event_id \
+      AND r.room_id = events.room_id AND (r.any_sender OR substr(events.sender, instr(events.sender, ':') + 1) = r.server)) \
+    WHERE event_id IN (SELECT value FROM json_each(?1)) AND redacted_by IS NULL AND event_type <> 'm.room.create' \
+      AND EXISTS (SELECT 1 FROM redactions AS r WHERE r.redacts = events.event_id AND r.room_id = events.room_id \
+        AND (r.any_sender OR substr(events.sender, instr(events.sender, ':') + 1) = r.server))";
+
+const UNSTAGE: &str = "DELETE FROM staged_pdus WHERE room_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
+
+impl Store {
+    /// Commits what `commits` say, and `others` with them, as one batch.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Constraint`] when a room has moved: read again and retry.
+    pub async fn commit(&self, commits: &[RoomCommit], others: Vec<Statement>) -> Result<(), DatabaseError> {
+        let mut statements = Vec::new();
+        for commit in commits {
+            commit.statements(&mut statements);
+        }
+        statements.extend(others);
+        if statements.is_empty() {
+            return Ok(());
+        }
+        self.batch(statements).await.map(|_| ())
+    }
+}
+
+impl RoomCommit {
+    fn statements(&self, statements: &mut Vec<Statement>) {
+        let room_id = self.room_id.as_str();
+        let newest: Vec<&NewEvent> = self.events.iter().filter(|new| new.place == Place::Newest).collect();
+        let outgoing: Vec<(&NewEvent, &Outgoing)> =
+            self.events.iter().filter_map(|new| Some((new, new.outbox.as_ref()?))).collect();
+        // A position for what sync must notice even where no event is new in the timeline.
+        let notice = !newest.is_empty() || self.state_changed || !self.memberships.is_empty();
+        if notice {
+            let count = newest.len().max(1) as i64;
+            statements.push(Statement::new(ADVANCE, ["events".into(), count.into()]));
+        }
+        if !outgoing.is_empty() {
+            statements.push(Statement::new(ADVANCE, ["outbox".into(), (outgoing.len() as i64).into()]));
+        }
+        let extremities: Vec<_> = self.extremities.iter().map(|(id, depth)| json!([id.as_str(), depth])).collect();
+        let extremities = json!(extremities).to_string();
+        statements.push(match self.from_version {
+            Some(version) => Statement::new(
+                MOVE_ROOM,
+                [
+                    room_id.into(),
+                    version.into(),
+                    extremities.into(),
+                    self.state.as_str().into(),
+                    notice.into(),
+                    (!outgoing.is_empty()).into(),
+                ],
+            ),
+            None => Statement::new(
+                NEW_ROOM,
+                [room_id.into(), self.room_version.id.into(), extremities.into(), self.state.as_str().into()],
+            ),
+        });
+        let mut each = |sql: &'static str, items: Vec<String>| {
+            for list in json_lists(items) {
+                statements.push(Statement::new(sql, [list.into(), room_id.into()]));
+            }
+        };
+        each(EVENTS, self.events.iter().map(event_row).collect());
+        let last = newest.len();
+        let newest = newest.iter().enumerate();
+        each(NEWEST, newest.map(|(i, new)| json!([new.event.event_id().as_str(), last - 1 - i]).to_string()).collect());
+        // Fits one parameter, and must: each statement reads the oldest position before it writes.
+        let backfilled = self.events.iter().filter(|new| new.place == Place::Backfilled).enumerate();
+        each(
+            BACKFILLED,
+            backfilled.map(|(i, new)| json!([new.event.event_id().as_str(), i + 1]).to_string()).collect(),
+        );
+        each(NODES, self.nodes.iter().map(|(id, node)| json!([id, node]).to_string()).collect());
+        let last = outgoing.len();
+        let outgoing = outgoing.iter().enumerate();
+        each(
+            OUTBOX,
+            outgoing
+                .map(|(i, (new, outgoing))| {
+                    let exclude = outgoing.exclude.as_ref().map(ServerName::as_str);
+                    json!([new.event.event_id().as_str(), last - 1 - i, exclude]).to_string()
+                })
+                .collect(),
+        );
+        each(MEMBERSHIPS, self.memberships.iter().map(membership_row).collect());
+        each(REDACTIONS, self.redactions.iter().map(redaction_row).collect());
+        if self.state_changed {
+            statements.push(Statement::new(STATE, [room_id.into(), self.state.as_str().into()]));
+        }
+        if self.joins_anew {
+            statements.push(Statement::new(CLOSE_SERVERS, [room_id.into()]));
+        }
+        let joined: Vec<_> =
+            self.joined.iter().map(|(server, change)| json!([server.as_str(), change]).to_string()).collect();
+        for list in json_lists(joined) {
+            statements.push(Statement::new(JOINED, [list.as_str().into(), room_id.into()]));
+            statements.push(Statement::new(SERVERS, [list.into(), room_id.into()]));
+        }
+        let placed = self.events.iter().filter(|new| matches!(new.place, Place::Newest | Place::Backfilled));
+        let touched = json_list(
+            placed
+                .map(|new| new.event.event_id().as_str())
+                .chain(self.redactions.iter().map(|redaction| redaction.redacts.as_str())),
+        );
+        statements.push(Statement::new(REDACT, [touched.into()]));
+        let judged = json_list(self.events.iter().map(|new| new.event.event_id().as_str()));
+        statements.push(Statement::new(UNSTAGE, [judged.into(), room_id.into()]));
+    }
+}
+
+fn membership_row(change: &MembershipChange) -> String {
+    json!([change.user_id.as_str(), change.membership, change.event_id.as_str(), change.invite_state]).to_string()
+}
+
+fn redaction_row(redaction: &Redaction) -> String {
+    let any_sender = i64::from(redaction.any_sender);
+    json!([redaction.redacts, redaction.redaction_id.as_str(), any_sender, redaction.server.as_str()]).to_string()
+}
+
+fn event_row(new: &NewEvent) -> String {
+    let event = &new.event;
+    json!([
+        event.event_id().as_str(),
+        event.event_type(),
+        event.state_key(),
+        event.sender().as_str(),
+        event.depth(),
+        event.origin_server_ts(),
+        event.json(),
+        i64::from(new.place == Place::Outlier),
+        new.rejected,
+        i64::from(new.soft_failed),
+        new.state_before,
+        new.state_after,
+    ])
+    .to_string()
+}

@@ -1,0 +1,130 @@
+//! The row of a room, and which servers are in it.
+
+use serde_json::Value;
+
+use super::{Store, json_list};
+use crate::{
+    matrix::{
+        identifiers::{EventId, RoomId, ServerName},
+        room_version::RoomVersion,
+    },
+    platform::{DatabaseError, Row, Statement},
+};
+
+/// What may change about a room, as it was when read.
+#[derive(Debug, Clone)]
+pub struct Room {
+    /// Its id.
+    pub room_id: RoomId,
+    /// The rules it follows.
+    pub room_version: &'static RoomVersion,
+    /// Moved by every commit; a commit made from this row holds only while the room still has this value.
+    pub version: i64,
+    /// The forward extremities, with their depths.
+    pub extremities: Vec<(EventId, i64)>,
+    /// The trie root of the current state.
+    pub state: String,
+    /// The newest position in the timeline.
+    pub latest_pos: i64,
+    /// How many local users are joined.
+    pub local_joined: i64,
+}
+
+/// The columns that [`room`] reads, of `rooms AS r`; ?1 is this server's name.
+macro_rules! room_columns {
+    () => {
+        "r.room_id, r.room_version, r.version, r.extremities, r.state, r.latest_pos, \
+         COALESCE((SELECT joined FROM room_servers AS s WHERE s.room_id = r.room_id AND s.server = ?1 AND s.to_pos IS NULL), 0)"
+    };
+}
+
+const ROOMS: &str =
+    concat!("SELECT ", room_columns!(), " FROM json_each(?2) AS wanted JOIN rooms AS r ON r.room_id = wanted.value");
+
+const ANSWER: &str = "SELECT response FROM transactions WHERE origin = ?1 AND txn_id = ?2";
+
+const SERVERS: &str = "SELECT server FROM room_servers WHERE room_id = ?1 AND to_pos IS NULL ORDER BY server";
+
+const SERVER_JOINED: &str = "SELECT 1 FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL";
+
+impl Store {
+    /// The rooms of `ids` that we know. `own` is this server's name.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn rooms(&self, own: &ServerName, ids: &[RoomId]) -> Result<Vec<Room>, DatabaseError> {
+        self.query(rooms_statement(own, ids)).await?.iter().map(room).collect()
+    }
+
+    /// The answer already given to transaction `txn_id` of `origin`, and the rooms of `ids` that we know, in one round
+    /// trip.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn transaction(
+        &self,
+        own: &ServerName,
+        origin: &ServerName,
+        txn_id: &str,
+        ids: &[RoomId],
+    ) -> Result<(Option<String>, Vec<Room>), DatabaseError> {
+        let answers = self
+            .batch(vec![Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]), rooms_statement(own, ids)])
+            .await?;
+        let mut answers = answers.into_iter();
+        let answer = match answers.next().unwrap_or_default().first() {
+            Some(row) => Some(row.text(0)?.to_owned()),
+            None => None,
+        };
+        Ok((answer, answers.next().unwrap_or_default().iter().map(room).collect::<Result<_, _>>()?))
+    }
+
+    /// The servers with joined members in the room.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn servers(&self, room_id: &RoomId) -> Result<Vec<ServerName>, DatabaseError> {
+        let rows = self.query(Statement::new(SERVERS, [room_id.as_str().into()])).await?;
+        rows.iter()
+            .map(|row| {
+                let name = row.text(0)?;
+                ServerName::parse(name)
+                    .map_err(|_| DatabaseError::Shape(format!("{name:?} in room_servers is no server name")))
+            })
+            .collect()
+    }
+
+    /// Whether `server` has joined members in the room.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn server_joined(&self, room_id: &RoomId, server: &ServerName) -> Result<bool, DatabaseError> {
+        let rows = self.query(Statement::new(SERVER_JOINED, [room_id.as_str().into(), server.as_str().into()])).await?;
+        Ok(!rows.is_empty())
+    }
+}
+
+fn rooms_statement(own: &ServerName, ids: &[RoomId]) -> Statement {
+    Statement::new(ROOMS, [own.as_str().into(), json_list(ids.iter().map(RoomId::as_str)).into()])
+}
+
+/// A room from a row of [`room_columns`].
+fn room(row: &Row) -> Result<Room, DatabaseError> {
+    let shape = |what: &str| DatabaseError::Shape(format!("a stored room has {what}"));
+    let version = row.text(1)?;
+    let extremities: Vec<Value> = serde_json::from_str(row.text(3)?).map_err(|_| shape("unreadable extremities"))?;
+    let extremities = extremities
+        .iter()
+        .map(|pair| Some((EventId::parse(pair.get(0)?.as_str()?).ok()?, pair.get(1)?.as_i64()?)))
+        .collect::<Option<_>>()
+        .ok_or_else(|| shape("extremities of the wrong shape"))?;
+    Ok(Room {
+        room_id: RoomId::parse(row.text(0)?).map_err(|_| shape("an invalid room ID"))?,
+        room_version: RoomVersion::get(version).ok_or_else(|| shape("an unknown version"))?,
+        version: row.integer(2)?,
+        extremities,
+        state: row.text(4)?.to_owned(),
+        latest_pos: row.integer(5)?,
+        local_joined: row.integer(6)?,
+    })
+}
