@@ -1,4 +1,5 @@
 //! What several test binaries share.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+pub mod network;
 pub mod sqlite;

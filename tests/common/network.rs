@@ -1,0 +1,418 @@
+//! An in-memory world: several whole servers, each over its own SQLite database, on a network whose links can be cut,
+//! with one virtual clock that moves only when everybody waits. A test is a plain function:
+//!
+//! ```ignore
+//! let world = World::new();
+//! let (a, b) = (world.server("a.example"), world.server("b.example"));
+//! world.run(async { … a.handle(request).await … });
+//! world.settle();            // all background work done
+//! world.cut("a.example", "b.example");
+//! ```
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    rc::{Rc, Weak},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use verge::{
+    platform::{
+        Background, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Rows,
+        Statement, Transport, TransportError,
+    },
+    router::{Request, Response},
+    server::Server,
+};
+
+use super::sqlite::Sqlite;
+
+/// What answers requests that reach a host.
+pub type Host = Rc<dyn Fn(Request) -> LocalBoxFuture<'static, Response>>;
+
+/// The world of one test. Cheap to clone.
+#[derive(Clone)]
+pub struct World(Rc<Inner>);
+
+struct Inner {
+    time: VirtualTime,
+    hosts: RefCell<BTreeMap<String, Host>>,
+    down: RefCell<BTreeSet<(String, String)>>,
+    deaf: RefCell<BTreeSet<(String, String)>>,
+    traffic: RefCell<Vec<Sent>>,
+    spawned: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
+    tasks: RefCell<FuturesUnordered<LocalBoxFuture<'static, ()>>>,
+    random: Cell<u64>,
+    interleave: Cell<bool>,
+    logs: RefCell<Vec<String>>,
+}
+
+/// One request that one server sent another, whether it arrived or not.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// The server name of the sender.
+    pub from: String,
+    /// The host it was sent to.
+    pub to: String,
+    /// Method, then path and query.
+    pub line: String,
+}
+
+impl World {
+    /// An empty world at a fixed time, with a fixed seed.
+    pub fn new() -> Self {
+        Self::seeded(1)
+    }
+
+    /// An empty world whose randomness comes from `seed`.
+    pub fn seeded(seed: u64) -> Self {
+        Self(Rc::new(Inner {
+            time: VirtualTime::default(),
+            hosts: RefCell::default(),
+            down: RefCell::default(),
+            deaf: RefCell::default(),
+            traffic: RefCell::default(),
+            spawned: RefCell::default(),
+            tasks: RefCell::default(),
+            random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            interleave: Cell::new(false),
+            logs: RefCell::default(),
+        }))
+    }
+
+    /// From now on, every database call and request waits a random number of turns first, so that whatever runs at the
+    /// same time is interleaved at random.
+    pub fn interleave(&self) {
+        self.0.interleave.set(true);
+    }
+
+    /// A platform for the server `name` over `database`, connected to this world.
+    pub fn platform(&self, name: &str, database: Sqlite) -> Platform {
+        Platform {
+            database: Rc::new(Interleaved { world: self.clone(), database }),
+            transport: Rc::new(Link { world: Rc::downgrade(&self.0), from: name.to_owned() }),
+            clock: Rc::new(self.clone()),
+            random: Rc::new(self.clone()),
+            background: Rc::new(self.clone()),
+            log: Rc::new(Lines { world: Rc::downgrade(&self.0), name: name.to_owned() }),
+        }
+    }
+
+    /// Lets requests to `host` be answered by `answer`: a server, or something that only looks like one.
+    pub fn connect(&self, host: &str, answer: Host) {
+        self.0.hosts.borrow_mut().insert(host.to_owned(), answer);
+    }
+
+    /// Lets requests to `host` reach `server`.
+    pub fn connect_server(&self, host: &str, server: &Rc<Server>) {
+        let server = Rc::clone(server);
+        self.connect(
+            host,
+            Rc::new(move |request| {
+                let server = Rc::clone(&server);
+                Box::pin(async move { server.handle(request).await })
+            }),
+        );
+    }
+
+    /// Takes the host off the network, as a server that is switched off.
+    pub fn disconnect(&self, host: &str) {
+        self.0.hosts.borrow_mut().remove(host);
+    }
+
+    /// Cuts the link between two servers, both ways.
+    pub fn cut(&self, one: &str, other: &str) {
+        self.0.down.borrow_mut().insert(link(one, other));
+    }
+
+    /// From now on requests between the two arrive, but their answers are lost.
+    pub fn lose_answers(&self, one: &str, other: &str) {
+        self.0.deaf.borrow_mut().insert(link(one, other));
+    }
+
+    /// Makes the link between two servers whole again.
+    pub fn mend(&self, one: &str, other: &str) {
+        self.0.down.borrow_mut().remove(&link(one, other));
+        self.0.deaf.borrow_mut().remove(&link(one, other));
+    }
+
+    /// The requests sent so far, in order.
+    pub fn traffic(&self) -> Vec<Sent> {
+        self.0.traffic.borrow().clone()
+    }
+
+    /// The lines logged so far, each with the name of its server.
+    pub fn logs(&self) -> Vec<String> {
+        self.0.logs.borrow().clone()
+    }
+
+    /// The time now, in milliseconds since the epoch.
+    pub fn now_ms(&self) -> i64 {
+        self.0.time.0.borrow().now
+    }
+
+    /// Moves the clock forwards.
+    pub fn advance(&self, ms: i64) {
+        self.0.time.advance_to(self.now_ms() + ms);
+    }
+
+    /// Runs `future` to its end, and whatever is in the background beside it.
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        let mut result = None;
+        self.drive(|context| match future.as_mut().poll(context) {
+            Poll::Ready(value) => {
+                result = Some(value);
+                true
+            }
+            Poll::Pending => false,
+        });
+        result.unwrap()
+    }
+
+    /// Runs what is in the background until nothing is left, the clock moving as needed.
+    pub fn settle(&self) {
+        self.drive(|_| self.0.spawned.borrow().is_empty() && self.0.tasks.borrow().is_empty());
+    }
+
+    fn drive(&self, mut done: impl FnMut(&mut Context<'_>) -> bool) {
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            woken.0.store(false, Ordering::SeqCst);
+            if done(&mut context) {
+                return;
+            }
+            let ended = self.poll_background(&mut context);
+            let idle = !ended && !woken.0.load(Ordering::SeqCst) && self.0.spawned.borrow().is_empty();
+            assert!(!idle || self.0.time.advance_to_next(), "everybody waits, and nobody for the clock");
+        }
+    }
+
+    /// Polls the background once; says whether some of it ended.
+    fn poll_background(&self, context: &mut Context<'_>) -> bool {
+        let mut ended = false;
+        loop {
+            let spawned = std::mem::take(&mut *self.0.spawned.borrow_mut());
+            let mut tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
+            tasks.extend(spawned);
+            let poll = tasks.poll_next_unpin(context);
+            *self.0.tasks.borrow_mut() = tasks;
+            if !matches!(poll, Poll::Ready(Some(()))) {
+                return ended;
+            }
+            ended = true;
+        }
+    }
+
+    fn next_random(&self) -> u64 {
+        // xorshift64*: enough for tests.
+        let mut x = self.0.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.0.random.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    async fn some_turns(&self) {
+        if self.0.interleave.get() {
+            for _ in 0..self.next_random() % 4 {
+                yield_now().await;
+            }
+        }
+    }
+
+    async fn deliver(self, from: String, outbound: OutboundRequest) -> Result<Response, TransportError> {
+        let to = outbound.connect_host;
+        let target = outbound.request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let line = format!("{} {target}", outbound.request.method());
+        self.0.traffic.borrow_mut().push(Sent { from: from.clone(), to: to.clone(), line });
+        self.some_turns().await;
+        if self.0.down.borrow().contains(&link(&from, &to)) {
+            return Err(TransportError::Failed("the link is cut".to_owned()));
+        }
+        let host = self.0.hosts.borrow().get(&to).cloned();
+        let Some(host) = host else { return Err(TransportError::Failed(format!("no host is called {to}"))) };
+        let response = host(outbound.request).await;
+        self.some_turns().await;
+        let deaf = self.0.deaf.borrow().contains(&link(&from, &to)) || self.0.down.borrow().contains(&link(&from, &to));
+        if deaf {
+            return Err(TransportError::TimedOut);
+        }
+        if response.body().len() > outbound.max_response_bytes {
+            return Err(TransportError::TooLarge);
+        }
+        Ok(response)
+    }
+}
+
+fn link(one: &str, other: &str) -> (String, String) {
+    let (one, other) = (one.to_owned(), other.to_owned());
+    if one < other { (one, other) } else { (other, one) }
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+struct Link {
+    world: Weak<Inner>,
+    from: String,
+}
+
+impl Transport for Link {
+    fn send(&self, request: OutboundRequest) -> LocalBoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+        let world = World(self.world.upgrade().unwrap());
+        Box::pin(world.deliver(self.from.clone(), request))
+    }
+}
+
+struct Interleaved {
+    world: World,
+    database: Sqlite,
+}
+
+impl Database for Interleaved {
+    fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        Box::pin(async move {
+            self.world.some_turns().await;
+            let answer = self.database.batch(statements).await;
+            self.world.some_turns().await;
+            answer
+        })
+    }
+}
+
+impl Clock for World {
+    fn now_ms(&self) -> i64 {
+        self.0.time.0.borrow().now
+    }
+
+    fn sleep(&self, ms: u32) -> LocalBoxFuture<'static, ()> {
+        let time = self.0.time.clone();
+        let deadline = self.now_ms() + i64::from(ms);
+        Box::pin(Sleep { time, deadline, id: None })
+    }
+}
+
+impl Random for World {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = (self.next_random() >> 32) as u8;
+        }
+    }
+}
+
+impl Background for World {
+    fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+        self.0.spawned.borrow_mut().push(work);
+    }
+}
+
+struct Lines {
+    world: Weak<Inner>,
+    name: String,
+}
+
+impl Log for Lines {
+    fn warn(&self, line: &str) {
+        if let Some(world) = self.world.upgrade() {
+            world.logs.borrow_mut().push(format!("{}: {line}", self.name));
+        }
+    }
+}
+
+#[derive(Clone)]
+struct VirtualTime(Rc<RefCell<Time>>);
+
+struct Time {
+    now: i64,
+    next_sleeper: u64,
+    sleepers: BTreeMap<u64, (i64, Waker)>,
+}
+
+impl Default for VirtualTime {
+    fn default() -> Self {
+        Self(Rc::new(RefCell::new(Time { now: 1_800_000_000_000, next_sleeper: 0, sleepers: BTreeMap::new() })))
+    }
+}
+
+impl VirtualTime {
+    /// Moves the clock to the moment for which somebody waits, unless nobody does.
+    fn advance_to_next(&self) -> bool {
+        let next = self.0.borrow().sleepers.values().map(|(deadline, _)| *deadline).min();
+        if let Some(next) = next {
+            self.advance_to(next);
+        }
+        next.is_some()
+    }
+
+    fn advance_to(&self, now: i64) {
+        let mut time = self.0.borrow_mut();
+        time.now = time.now.max(now);
+        let now = time.now;
+        let due: Vec<Waker> = time.sleepers.values().filter(|(due, _)| *due <= now).map(|(_, w)| w.clone()).collect();
+        time.sleepers.retain(|_, (deadline, _)| *deadline > now);
+        drop(time);
+        due.into_iter().for_each(Waker::wake);
+    }
+}
+
+struct Sleep {
+    time: VirtualTime,
+    deadline: i64,
+    id: Option<u64>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let time = self.time.clone();
+        let mut time = time.0.borrow_mut();
+        if time.now >= self.deadline {
+            return Poll::Ready(());
+        }
+        let id = *self.id.get_or_insert_with(|| {
+            time.next_sleeper += 1;
+            time.next_sleeper
+        });
+        time.sleepers.insert(id, (self.deadline, context.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.time.0.borrow_mut().sleepers.remove(&id);
+        }
+    }
+}
