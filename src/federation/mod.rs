@@ -1,1 +1,3 @@
 //! See the submodules.
+
+pub mod outbound;

@@ -4,6 +4,7 @@
 //! round trips as one of a single event.
 
 pub mod commit;
+pub mod discovery;
 pub mod events;
 pub mod rooms;
 

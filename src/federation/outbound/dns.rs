@@ -1,0 +1,233 @@
+//! SRV records through DNS over HTTPS, as JSON (`application/dns-json`, which Cloudflare's and Google's resolvers speak).
+//!
+//! Server-Server API, "Resolving server names", steps 3.3, 3.4, 4 and 5; RFC 2782 for the order of the records. A Worker
+//! has no resolver of its own for SRV. Which names may be connected to is decided in [`super::discovery`].
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, header};
+
+use super::discovery::{Destination, Name, is_dns_name};
+use crate::{
+    matrix::json::{self, Value},
+    platform::{Platform, Random},
+};
+
+/// The service, and the one that older deployments still use.
+const SERVICES: [&str; 2] = ["_matrix-fed._tcp", "_matrix._tcp"];
+/// How long the resolver may take.
+const TIMEOUT_MS: u32 = 5_000;
+/// The longest answer that is read; a long real one is a few KiB.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// How many records of one answer count.
+const MAX_RECORDS: usize = 32;
+/// How many targets are worth trying.
+const MAX_TARGETS: usize = 8;
+/// How long answers are kept: the record's own time within these bounds, and that there is no record.
+const CACHE_MS: std::ops::RangeInclusive<i64> = 60_000..=86_400_000;
+const CACHE_ABSENCE_MS: i64 = 300_000;
+/// How long a resolver that could not be reached is left alone.
+const DOWN_MS: i64 = 30_000;
+/// How many names are remembered.
+const MAX_CACHED: usize = 4096;
+
+/// The DNS record type SRV (RFC 2782).
+const TYPE_SRV: i64 = 33;
+
+/// What the DNS says of a host's Matrix service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SrvAnswer {
+    /// The targets to try, in this order.
+    Targets(Vec<Target>),
+    /// The host says that it runs no such service.
+    Refused,
+    /// There are no records.
+    None,
+    /// The resolver could not be asked.
+    Unknown,
+}
+
+/// Where an SRV record points.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// The address of a resolver, such as `https://cloudflare-dns.com/dns-query` or `https://dns.google/resolve`.
+#[derive(Debug, Clone)]
+pub struct DnsOverHttps {
+    destination: Destination,
+    path: String,
+}
+
+impl DnsOverHttps {
+    /// Reads an `https` URL without a query.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with `url`.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let rest = url.strip_prefix("https://").ok_or("the resolver's URL must begin with https://")?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let name = Name::parse(authority).map_err(|_| "the resolver's URL names no valid host")?;
+        let path = if path.is_empty() { "/" } else { path };
+        if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%".contains(&b)) {
+            return Err("the resolver's URL must have a plain path and no query".to_owned());
+        }
+        Ok(Self {
+            destination: Destination {
+                connect_host: name.host.clone(),
+                connect_port: name.port.unwrap_or(443),
+                tls_name: name.host,
+                host_header: authority.to_owned(),
+            },
+            path: path.to_owned(),
+        })
+    }
+}
+
+/// Asks a resolver, and remembers its answers in this isolate.
+pub(super) struct Resolver {
+    platform: Platform,
+    endpoint: Option<DnsOverHttps>,
+    cache: RefCell<HashMap<String, (Vec<Record>, i64)>>,
+    down_until: Cell<i64>,
+}
+
+impl Resolver {
+    pub(super) fn new(platform: Platform, endpoint: Option<DnsOverHttps>) -> Self {
+        Self { platform, endpoint, cache: RefCell::default(), down_until: Cell::new(0) }
+    }
+
+    /// The SRV records of `host` for `_matrix-fed._tcp`, else for `_matrix._tcp`.
+    pub(super) async fn matrix_srv(&self, host: &str) -> SrvAnswer {
+        for service in SERVICES {
+            let Some(records) = self.records(&format!("{service}.{host}")).await else { return SrvAnswer::Unknown };
+            if records.is_empty() {
+                continue;
+            }
+            let targets: Vec<_> = order(records, &*self.platform.random)
+                .into_iter()
+                .filter_map(|record| record.host.map(|host| Target { host, port: record.port }))
+                .take(MAX_TARGETS)
+                .collect();
+            return if targets.is_empty() { SrvAnswer::Refused } else { SrvAnswer::Targets(targets) };
+        }
+        SrvAnswer::None
+    }
+
+    /// The SRV records of `name`; `None` where the resolver could not say.
+    async fn records(&self, name: &str) -> Option<Vec<Record>> {
+        let endpoint = self.endpoint.as_ref()?;
+        let now = self.platform.clock.now_ms();
+        if let Some((records, until)) = self.cache.borrow().get(name)
+            && now < *until
+        {
+            return Some(records.clone());
+        }
+        if now < self.down_until.get() {
+            return None;
+        }
+        let records = match self.ask(endpoint, name).await {
+            Ok(records) => records,
+            Err(why) => {
+                self.down_until.set(now + DOWN_MS);
+                self.platform.log.warn(&format!("no SRV lookups for {} s: {why}", DOWN_MS / 1000));
+                return None;
+            }
+        };
+        let keep_ms = records.iter().map(|record| record.ttl.saturating_mul(1000)).min().map_or(CACHE_ABSENCE_MS, |ms| {
+            ms.clamp(*CACHE_MS.start(), *CACHE_MS.end())
+        });
+        let mut cache = self.cache.borrow_mut();
+        if cache.len() >= MAX_CACHED {
+            cache.clear();
+        }
+        cache.insert(name.to_owned(), (records.clone(), now + keep_ms));
+        Some(records)
+    }
+
+    async fn ask(&self, endpoint: &DnsOverHttps, name: &str) -> Result<Vec<Record>, String> {
+        let request = http::Request::get(format!("{}?name={name}&type=SRV", endpoint.path))
+            .header(header::ACCEPT, HeaderValue::from_static("application/dns-json"))
+            .body(Bytes::new())
+            .map_err(|error| error.to_string())?;
+        let request = endpoint.destination.request(request, TIMEOUT_MS, MAX_ANSWER_BYTES);
+        let response = self.platform.transport.send(request).await.map_err(|error| error.to_string())?;
+        if response.status() != http::StatusCode::OK {
+            return Err(format!("the DNS resolver answers {}", response.status().as_u16()));
+        }
+        parse_answer(response.body())
+    }
+}
+
+/// One SRV record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Record {
+    priority: u16,
+    weight: u16,
+    port: u16,
+    /// `None`: the target is `.`, which means that there is no such service.
+    host: Option<String>,
+    /// Seconds.
+    ttl: i64,
+}
+
+/// The SRV records of a JSON answer. Records that are not well-formed SRV records are passed over.
+fn parse_answer(body: &[u8]) -> Result<Vec<Record>, String> {
+    const NO_ERROR: i64 = 0;
+    const NO_SUCH_NAME: i64 = 3;
+    let answer = json::parse(body).map_err(|error| format!("the DNS resolver's answer is not JSON: {error}"))?;
+    match answer.get("Status").and_then(Value::as_i64) {
+        Some(NO_ERROR) => {}
+        Some(NO_SUCH_NAME) => return Ok(Vec::new()),
+        Some(status) => return Err(format!("the DNS resolver answers with status {status}")),
+        None => return Err("the DNS resolver's answer has no status".to_owned()),
+    }
+    let records = answer.get("Answer").and_then(Value::as_array).unwrap_or_default();
+    Ok(records.iter().filter_map(parse_record).take(MAX_RECORDS).collect())
+}
+
+/// `{"type": 33, "TTL": 300, "data": "<priority> <weight> <port> <target>"}`.
+fn parse_record(record: &Value) -> Option<Record> {
+    if record.get("type").and_then(Value::as_i64) != Some(TYPE_SRV) {
+        return None;
+    }
+    let mut fields = record.get("data").and_then(Value::as_str)?.split(' ');
+    let mut number = || fields.next().filter(|field| field.bytes().all(|b| b.is_ascii_digit()))?.parse::<u16>().ok();
+    let (priority, weight, port) = (number()?, number()?, number()?);
+    let target = fields.next().filter(|_| fields.next().is_none())?;
+    let host = match target {
+        "." => None,
+        name if is_dns_name(name) && port > 0 => Some(name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()),
+        _ => return None,
+    };
+    let ttl = record.get("TTL").and_then(Value::as_i64).unwrap_or(0);
+    Some(Record { priority, weight, port, host, ttl })
+}
+
+/// RFC 2782: the lowest priority first; within one priority drawn by weight, those of weight 0 rarely.
+fn order(mut records: Vec<Record>, random: &dyn Random) -> Vec<Record> {
+    records.sort_by_key(|record| (record.priority, record.weight));
+    let mut ordered = Vec::with_capacity(records.len());
+    while let Some(priority) = records.first().map(|record| record.priority) {
+        let group = records.iter().take_while(|record| record.priority == priority);
+        let total: u64 = group.clone().map(|record| u64::from(record.weight)).sum();
+        let mut bytes = [0; 8];
+        random.fill(&mut bytes);
+        let drawn = u64::from_le_bytes(bytes) % (total + 1);
+        let chosen = group
+            .scan(0, |sum, record| {
+                *sum += u64::from(record.weight);
+                Some(*sum)
+            })
+            .position(|sum| sum >= drawn)
+            .unwrap_or(0);
+        ordered.push(records.remove(chosen));
+    }
+    ordered
+}

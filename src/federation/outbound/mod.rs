@@ -1,0 +1,5 @@
+//! Talking to other homeservers: finding them, signing requests to them, fetching the keys they sign with.
+
+pub mod discovery;
+pub mod dns;
+pub mod well_known;
