@@ -2,7 +2,8 @@
 //!
 //! What an answer means and how long it holds is decided in `federation::outbound::well_known`.
 
-use crate::platform::{Database, DatabaseError, SqlValue, Statement};
+use super::Store;
+use crate::platform::{DatabaseError, SqlValue, Statement};
 
 /// What is known of one host's `.well-known`. Times in milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,42 +18,49 @@ pub struct WellKnownRow {
     pub failures: i64,
 }
 
-/// The row of `host`. One call.
-///
-/// # Errors
-/// Where the database fails.
-pub async fn well_known(database: &dyn Database, host: &str) -> Result<Option<WellKnownRow>, DatabaseError> {
-    const SELECT: &str = "SELECT delegated, fresh_until_ts, usable_until_ts, failures FROM well_known WHERE host = ?1";
-    let answers = database.batch(vec![Statement::new(SELECT, [host.into()])]).await?;
-    let Some(row) = answers.first().and_then(|rows| rows.first()) else { return Ok(None) };
-    Ok(Some(WellKnownRow {
-        delegated: row.optional_text(0)?.map(str::to_owned),
-        fresh_until_ts: row.integer(1)?,
-        usable_until_ts: row.integer(2)?,
-        failures: row.integer(3)?,
-    }))
-}
+impl Store {
+    /// The row of `host`. One call.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn well_known(&self, host: &str) -> Result<Option<WellKnownRow>, DatabaseError> {
+        const SELECT: &str =
+            "SELECT delegated, fresh_until_ts, usable_until_ts, failures FROM well_known WHERE host = ?1";
+        let rows = self.query(Statement::new(SELECT, [host.into()])).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(WellKnownRow {
+            delegated: row.optional_text(0)?.map(str::to_owned),
+            fresh_until_ts: row.integer(1)?,
+            usable_until_ts: row.integer(2)?,
+            failures: row.integer(3)?,
+        }))
+    }
 
-/// Writes the row of `host`. One call.
-///
-/// # Errors
-/// Where the database fails.
-pub async fn put_well_known(database: &dyn Database, host: &str, row: &WellKnownRow) -> Result<(), DatabaseError> {
-    const UPSERT: &str = "INSERT INTO well_known (host, delegated, fresh_until_ts, usable_until_ts, failures) \
-         VALUES (?1, ?2, ?3, ?4, ?5) \
-         ON CONFLICT (host) DO UPDATE SET delegated = excluded.delegated, fresh_until_ts = excluded.fresh_until_ts, \
-         usable_until_ts = excluded.usable_until_ts, failures = excluded.failures";
-    let parameters: [SqlValue; 5] = [
-        host.into(),
-        row.delegated.as_deref().into(),
-        row.fresh_until_ts.into(),
-        row.usable_until_ts.into(),
-        row.failures.into(),
-    ];
-    database.batch(vec![Statement::new(UPSERT, parameters)]).await.map(drop)
-}
+    /// Writes the row of `host`. One call.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn put_well_known(&self, host: &str, row: &WellKnownRow) -> Result<(), DatabaseError> {
+        const UPSERT: &str = "INSERT INTO well_known (host, delegated, fresh_until_ts, usable_until_ts, failures) \
+             VALUES (?1, ?2, ?3, ?4, ?5) \
+             ON CONFLICT (host) DO UPDATE SET delegated = excluded.delegated, fresh_until_ts = excluded.fresh_until_ts, \
+             usable_until_ts = excluded.usable_until_ts, failures = excluded.failures";
+        let parameters: [SqlValue; 5] = [
+            host.into(),
+            row.delegated.as_deref().into(),
+            row.fresh_until_ts.into(),
+            row.usable_until_ts.into(),
+            row.failures.into(),
+        ];
+        self.query(Statement::new(UPSERT, parameters)).await.map(drop)
+    }
 
-/// A statement that drops rows nobody can use any more at `now_ms`; for the scheduled trigger.
-pub fn forget_well_known(now_ms: i64) -> Statement {
-    Statement::new("DELETE FROM well_known WHERE max(fresh_until_ts, usable_until_ts) < ?1", [now_ms.into()])
+    /// Forgets what nobody can use any more at `now_ms`; for the scheduled trigger, seldom. One call.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn forget_old_well_known(&self, now_ms: i64) -> Result<(), DatabaseError> {
+        const DELETE: &str = "DELETE FROM well_known WHERE max(fresh_until_ts, usable_until_ts) < ?1";
+        self.query(Statement::new(DELETE, [now_ms.into()])).await.map(drop)
+    }
 }

@@ -140,9 +140,11 @@ impl Resolver {
                 return None;
             }
         };
-        let keep_ms = records.iter().map(|record| record.ttl.saturating_mul(1000)).min().map_or(CACHE_ABSENCE_MS, |ms| {
-            ms.clamp(*CACHE_MS.start(), *CACHE_MS.end())
-        });
+        let keep_ms = records
+            .iter()
+            .map(|record| record.ttl.saturating_mul(1000))
+            .min()
+            .map_or(CACHE_ABSENCE_MS, |ms| ms.clamp(*CACHE_MS.start(), *CACHE_MS.end()));
         let mut cache = self.cache.borrow_mut();
         if cache.len() >= MAX_CACHED {
             cache.clear();

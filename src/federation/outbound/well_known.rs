@@ -13,7 +13,7 @@ use super::discovery::{Destination, Name, Scope};
 use crate::{
     matrix::json::{self, Value},
     platform::{Platform, TransportError},
-    store::discovery::{self as store, WellKnownRow},
+    store::{Store, discovery::WellKnownRow},
 };
 
 const PATH: &str = "/.well-known/matrix/server";
@@ -42,13 +42,14 @@ const MAX_CACHED: usize = 4096;
 /// Looks up delegations.
 pub(super) struct WellKnown {
     platform: Platform,
+    store: Store,
     scope: Scope,
     cache: RefCell<HashMap<String, WellKnownRow>>,
 }
 
 impl WellKnown {
     pub(super) fn new(platform: Platform, scope: Scope) -> Self {
-        Self { platform, scope, cache: RefCell::default() }
+        Self { store: Store::new(platform.database.clone()), platform, scope, cache: RefCell::default() }
     }
 
     /// The server name that `host` delegates to, if it does. It is a valid server name.
@@ -69,7 +70,7 @@ impl WellKnown {
             },
             Err(failure) => after_failure(known, failure, now),
         };
-        if let Err(error) = store::put_well_known(&*self.platform.database, host, &row).await {
+        if let Err(error) = self.store.put_well_known(host, &row).await {
             self.platform.log.warn(&format!("the .well-known of {host} could not be stored: {error}"));
         }
         let delegated = row.delegated.clone();
@@ -84,7 +85,7 @@ impl WellKnown {
         {
             return Some(row.clone());
         }
-        match store::well_known(&*self.platform.database, host).await {
+        match self.store.well_known(host).await {
             Ok(row) => {
                 let row = row?;
                 self.remember(host, row.clone());
@@ -262,7 +263,10 @@ impl Location {
         let (authority, path) = match absolute {
             Some(rest) => {
                 let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-                (authority.to_ascii_lowercase(), if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
+                (
+                    authority.to_ascii_lowercase(),
+                    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") },
+                )
             }
             None if target.starts_with('/') => (self.authority.clone(), target.to_owned()),
             None if target.split(['/', '?']).next().is_some_and(|start| start.contains(':')) => return None,
