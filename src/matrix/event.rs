@@ -12,11 +12,13 @@
 use std::rc::Rc;
 
 use super::{
-    hashes,
+    base64, hashes,
     identifiers::{EventId, RoomId, UserId},
     json::{self, Object, Value},
+    keys::KeyRing,
     redaction,
     room_version::{EventIds, RoomVersion},
+    signing::{self, SignatureError, SigningKey},
 };
 
 /// The longest event in its canonical form, with signatures and without `unsigned`, in bytes.
@@ -41,6 +43,10 @@ pub enum PduError {
     TooLarge(&'static str),
     /// It has more than 10 auth events or 20 previous events.
     TooManyReferences,
+    /// This server must have signed it, and has not with any key that is known and was valid at the time.
+    NotSigned(Box<str>),
+    /// A signature of this server is malformed or wrong.
+    WrongSignature(Box<str>),
 }
 
 impl std::fmt::Display for PduError {
@@ -51,6 +57,8 @@ impl std::fmt::Display for PduError {
             Self::Format(member) => write!(f, "`{member}` is missing or malformed"),
             Self::TooLarge(member) => write!(f, "`{member}` is too large"),
             Self::TooManyReferences => f.write_str("more than 10 auth events or 20 previous events"),
+            Self::NotSigned(server) => write!(f, "not signed by {server} with a known and valid key"),
+            Self::WrongSignature(server) => write!(f, "the signature of {server} is wrong"),
         }
     }
 }
@@ -71,11 +79,11 @@ pub struct ReceivedPdu {
 #[derive(Debug, Clone)]
 pub struct Event(Rc<EventData>);
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct EventData {
     event_id: EventId,
-    fields: Fields,
     room_id: RoomId,
+    fields: Fields,
     object: Object,
     json: String,
     oversized: Option<&'static str>,
@@ -92,6 +100,8 @@ struct Fields {
     depth: i64,
     auth_events: Vec<EventId>,
     prev_events: Vec<EventId>,
+    /// `content.join_authorised_via_users_server` of a membership event, where the room version knows it.
+    authoriser: Option<UserId>,
 }
 
 impl ReceivedPdu {
@@ -155,9 +165,109 @@ impl ReceivedPdu {
     pub fn sender(&self) -> &UserId {
         &self.event.fields.sender
     }
+
+    /// The servers that must have signed the event (Server-Server API, "Validating hashes and signatures on received
+    /// events"), each once.
+    pub fn required_servers(&self) -> Vec<&str> {
+        let event = &self.event;
+        let content = event.content();
+        let member = &*event.fields.event_type == "m.room.member";
+        let sender_server = event.fields.sender.server_name();
+        let mut servers = Vec::new();
+        // Whoever completes a third-party invite sends it in the name of the user who made it.
+        let membership = content.get("membership").and_then(Value::as_str);
+        if !(member && membership == Some("invite") && content.contains_key("third_party_invite")) {
+            servers.push(sender_server);
+        }
+        if event.version.event_ids == EventIds::Given {
+            servers.extend(event.event_id.server_name().filter(|server| *server != sender_server));
+        }
+        // Whose user let the sender of a restricted join in vouches for it, whatever else the event says: auth rule 4.2.
+        let authoriser = event.fields.authoriser.as_ref().map(UserId::server_name);
+        if let Some(server) = authoriser.filter(|server| !servers.contains(server)) {
+            servers.push(server);
+        }
+        servers
+    }
+
+    /// The keys that must be known before [`ReceivedPdu::verify`] can pass: server names and key ids, for those required
+    /// servers of which `keys` has no key that was valid when the event was sent. Of a server that has not signed there are none.
+    pub fn keys_to_fetch(&self, keys: &KeyRing) -> Vec<(&str, Vec<&str>)> {
+        let missing = |server| {
+            let key_ids: Vec<&str> = self.signatures_of(server).map(|(key_id, _)| key_id).collect();
+            let known = key_ids.iter().any(|key_id| self.usable_key(keys, server, key_id).is_some());
+            (!known && !key_ids.is_empty()).then_some((server, key_ids))
+        };
+        self.required_servers().into_iter().filter_map(missing).collect()
+    }
+
+    /// Checks 2 and 3: every required server has signed, with keys that were valid at the time; and the content hash
+    /// is right, or else the event is the redacted one.
+    ///
+    /// Signatures with keys that are unknown or were not valid are skipped, all others must be right.
+    ///
+    /// # Errors
+    /// Where the event is to be dropped.
+    pub fn verify(self, keys: &KeyRing) -> Result<Event, PduError> {
+        for server in self.required_servers() {
+            let mut signed = false;
+            for (key_id, signature) in self.signatures_of(server) {
+                if let Some(key) = self.usable_key(keys, server, key_id) {
+                    key.verify_text(&self.signed_text, signature)
+                        .map_err(|_: SignatureError| PduError::WrongSignature(server.into()))?;
+                    signed = true;
+                }
+            }
+            if !signed {
+                return Err(PduError::NotSigned(server.into()));
+            }
+        }
+        let hash = self.event.object.get("hashes").and_then(|hashes| hashes.get("sha256"));
+        let hash = hash.and_then(Value::as_str).ok_or(PduError::Format("hashes"))?;
+        let right = base64::decode(hash).is_some_and(|hash| hash == self.content_hash);
+        Ok(Event(Rc::new(if right { self.event } else { self.event.redacted() })))
+    }
+
+    fn signatures_of(&self, server: &str) -> impl Iterator<Item = (&str, &str)> {
+        signing::signatures_of(&self.event.object, server)
+    }
+
+    fn usable_key<'k>(&self, keys: &'k KeyRing, server: &str, key_id: &str) -> Option<&'k signing::VerifyKey> {
+        let known = keys.get(server, key_id)?;
+        known.is_valid_for_event(self.event.fields.origin_server_ts, self.event.version).then_some(&known.key)
+    }
 }
 
 impl Event {
+    /// Makes an event of this server out of all members but `hashes` and `signatures`. In room versions 1 and 2
+    /// `event_id` must be among them.
+    ///
+    /// # Errors
+    /// Where the outcome would not pass [`ReceivedPdu::from_value`].
+    pub fn create(
+        mut proto: Object,
+        version: &'static RoomVersion,
+        server: &str,
+        key: &SigningKey,
+    ) -> Result<Self, PduError> {
+        proto.remove("signatures");
+        hash_and_sign(&mut proto, version, server, key);
+        let received = ReceivedPdu::from_value(Value::Object(proto), version)?;
+        match received.event.oversized {
+            Some(member) => Err(PduError::TooLarge(member)),
+            None => Ok(Self(Rc::new(received.event))),
+        }
+    }
+
+    /// The event with the signature of `server` added, as for invites and restricted joins. The id stays the same.
+    #[must_use]
+    pub fn signed_by(&self, server: &str, key: &SigningKey) -> Self {
+        let signature = key.sign_text(&redaction::signed_text(&self.0.object, self.0.version));
+        let mut object = self.0.object.clone();
+        signing::add_signature(&mut object, server, key.key_id(), signature);
+        Self(Rc::new(self.0.with_object(object)))
+    }
+
     /// An event of the store, which holds only events that were checked before they were put there.
     ///
     /// # Errors
@@ -207,8 +317,7 @@ impl Event {
 
     /// `content`
     pub fn content(&self) -> &Object {
-        const EMPTY: &Object = &Object::new();
-        self.0.object.get("content").and_then(Value::as_object).unwrap_or(EMPTY)
+        self.0.content()
     }
 
     /// `content.membership`, for `m.room.member` events.
@@ -270,11 +379,36 @@ impl Event {
     }
 }
 
+/// Adds its content hash and the signature of `server` to an event, whatever it is made of. As [`Event::create`] does,
+/// which is to be preferred for its checks.
+pub fn hash_and_sign(event: &mut Object, version: &RoomVersion, server: &str, key: &SigningKey) {
+    let hash = base64::encode(&hashes::content_hash(event));
+    event.insert("hashes", Object::from_iter([("sha256", hash)]));
+    let signature = key.sign_text(&redaction::signed_text(event, version));
+    signing::add_signature(event, server, key.key_id(), signature);
+}
+
 impl EventData {
+    fn content(&self) -> &Object {
+        const EMPTY: &Object = &Object::new();
+        self.object.get("content").and_then(Value::as_object).unwrap_or(EMPTY)
+    }
+
     fn redacted(&self) -> Self {
-        let object = redaction::redact(&self.object, self.version);
-        let json = object.to_text();
-        Self { object, json, ..self.clone() }
+        self.with_object(redaction::redact(&self.object, self.version))
+    }
+
+    /// The same event with other contents, none of which are members that [`Fields`] or the id are made of.
+    fn with_object(&self, object: Object) -> Self {
+        Self {
+            event_id: self.event_id.clone(),
+            room_id: self.room_id.clone(),
+            fields: self.fields.clone(),
+            json: object.to_text(),
+            object,
+            oversized: self.oversized,
+            version: self.version,
+        }
     }
 
     /// Errs where a string is longer than any server takes; otherwise names one that is longer than the spec allows.
@@ -307,7 +441,15 @@ impl Fields {
             let items = object.get(name).and_then(Value::as_array).ok_or(PduError::Format(name))?;
             items.iter().map(|item| read_reference(item, version).ok_or(PduError::Format(name))).collect()
         };
-        object.get("content").and_then(Value::as_object).ok_or(PduError::Format("content"))?;
+        let content = object.get("content").and_then(Value::as_object).ok_or(PduError::Format("content"))?;
+        let event_type = text("type")?;
+        let authoriser = match content.get("join_authorised_via_users_server") {
+            Some(user) if version.restricted && event_type == "m.room.member" => {
+                let user = user.as_str().and_then(|user| UserId::parse_any_length(user).ok());
+                Some(user.ok_or(PduError::Format("join_authorised_via_users_server"))?)
+            }
+            _ => None,
+        };
         let state_key = match object.get("state_key") {
             None => None,
             Some(_) => Some(text("state_key")?.into()),
@@ -318,12 +460,13 @@ impl Fields {
         }
         Ok(Self {
             sender: UserId::parse_any_length(text("sender")?).map_err(|_| PduError::Format("sender"))?,
-            event_type: text("type")?.into(),
+            event_type: event_type.into(),
             state_key,
             origin_server_ts: integer("origin_server_ts")?,
             depth,
             auth_events: ids("auth_events")?,
             prev_events: ids("prev_events")?,
+            authoriser,
         })
     }
 }

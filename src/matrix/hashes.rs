@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     base64,
-    json::{Object, write_string, write_value},
+    json::{Object, write_member},
     room_version::EventIds,
 };
 
@@ -26,9 +26,7 @@ pub(super) fn text_and_content_hash(event: &Object) -> (String, Hash) {
             text.push(',');
         }
         let start = text.len();
-        write_string(&mut text, key);
-        text.push(':');
-        write_value(&mut text, value);
+        write_member(&mut text, key, value);
         if is_hashed(key) {
             if hashed_before {
                 hasher.update(b",");

@@ -16,7 +16,7 @@ mod writer;
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 pub use parser::{MAX_DEPTH, parse};
-pub(super) use writer::{write_string, write_value};
+pub(super) use writer::{write_member, write_members, write_string, write_value};
 
 /// The largest integer of canonical JSON, 2^53 - 1; the smallest is its negative.
 pub const MAX_INTEGER: i64 = (1 << 53) - 1;
@@ -196,6 +196,25 @@ impl Object {
                 self.members.insert(at, (key, value));
                 None
             }
+        }
+    }
+
+    /// The object at `key`, to change; one is put in the place of anything else.
+    pub fn object_at(&mut self, key: &str) -> &mut Object {
+        let at = match self.find(key) {
+            Ok(at) => at,
+            Err(at) => {
+                self.members.insert(at, (key.into(), Value::Null));
+                at
+            }
+        };
+        let value = &mut self.members[at].1;
+        if !matches!(value, Value::Object(_)) {
+            *value = Value::Object(Object::new());
+        }
+        match value {
+            Value::Object(object) => object,
+            _ => unreachable!("it was made an object"),
         }
     }
 

@@ -4,7 +4,7 @@
 //! Spec: rooms, "Redactions" of each version. Which redactions apply to which events is for `room`.
 
 use super::{
-    json::{Object, Value, write_string, write_value},
+    json::{Object, Value, write_member, write_members, write_string, write_value},
     room_version::{Redaction, RoomVersion},
 };
 
@@ -35,9 +35,7 @@ pub(super) fn signed_text(event: &Object, version: &RoomVersion) -> String {
             true
         }
         _ => {
-            write_string(out, key);
-            out.push(':');
-            write_value(out, value);
+            write_member(out, key, value);
             true
         }
     });
@@ -123,22 +121,4 @@ impl ContentRules {
             }
         }
     }
-}
-
-/// Writes an object of those members for which `write` appends something.
-fn write_members(out: &mut String, object: &Object, mut write: impl FnMut(&mut String, &str, &Value) -> bool) {
-    out.push('{');
-    let mut separator = false;
-    for (key, value) in object.iter() {
-        let before = out.len();
-        if separator {
-            out.push(',');
-        }
-        if write(out, key, value) {
-            separator = true;
-        } else {
-            out.truncate(before);
-        }
-    }
-    out.push('}');
 }

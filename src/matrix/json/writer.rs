@@ -29,16 +29,37 @@ pub(in crate::matrix) fn write_value(out: &mut String, value: &Value) {
 
 /// Appends the canonical text of `object`.
 pub(super) fn write_object(out: &mut String, object: &Object) {
+    write_members(out, object, |out, key, value| {
+        write_member(out, key, value);
+        true
+    });
+}
+
+/// Appends an object of those members for which `write` returns true; for others it must append nothing.
+pub(in crate::matrix) fn write_members(
+    out: &mut String,
+    object: &Object,
+    mut write: impl FnMut(&mut String, &str, &Value) -> bool,
+) {
     out.push('{');
-    for (index, (key, value)) in object.iter().enumerate() {
-        if index > 0 {
+    let start = out.len();
+    for (key, value) in object.iter() {
+        let before = out.len();
+        if before > start {
             out.push(',');
         }
-        write_string(out, key);
-        out.push(':');
-        write_value(out, value);
+        if !write(out, key, value) {
+            out.truncate(before);
+        }
     }
     out.push('}');
+}
+
+/// Appends one member of an object.
+pub(in crate::matrix) fn write_member(out: &mut String, key: &str, value: &Value) {
+    write_string(out, key);
+    out.push(':');
+    write_value(out, value);
 }
 
 /// Appends a string with its quotes: control characters, quotes and backslashes escaped in the shortest way, the
