@@ -9,9 +9,12 @@
 //! - [`federation`]: the Server-Server API, inbound and outbound.
 //! - [`client`]: the part of the Client-Server API through which local users act.
 //! - [`server`]: one homeserver as a value: configuration, platform, and the routing of requests.
-//! - `edge` (wasm32 only): the only place that names Cloudflare.
+//! - `edge`: the only place that names Cloudflare.
+//!
+//! On wasm32 the crate is the Worker, whose two events, `fetch` and `scheduled`, enter below.
 
 pub mod client;
+pub mod config;
 pub mod error;
 pub mod federation;
 pub mod matrix;
@@ -21,5 +24,26 @@ pub mod router;
 pub mod server;
 pub mod store;
 
-#[cfg(target_arch = "wasm32")]
+#[cfg(any(test, target_arch = "wasm32"))]
 mod edge;
+
+#[cfg(target_arch = "wasm32")]
+use worker::{Context, Env, ScheduleContext, ScheduledEvent, event, web_sys};
+
+#[cfg(target_arch = "wasm32")]
+#[event(start)]
+fn start() {
+    console_error_panic_hook::set_once();
+}
+
+#[cfg(target_arch = "wasm32")]
+#[event(fetch)]
+async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker::Result<web_sys::Response> {
+    edge::fetch(request, env, context).await
+}
+
+#[cfg(target_arch = "wasm32")]
+#[event(scheduled)]
+async fn scheduled(_: ScheduledEvent, env: Env, context: ScheduleContext) {
+    edge::scheduled(env, context).await;
+}

@@ -1,1 +1,118 @@
-//! The only place that names Cloudflare.
+//! The only place that names Cloudflare: the Worker's events, and the platform traits over what the runtime offers.
+//!
+//! `fetch` and `scheduled` make a [`Server`] for each event, because an isolate may share plain values between its
+//! events, but never a handle of one event's (a binding, a stream, a future) with another. What every event reads
+//! alike, the configuration, is parsed once for each isolate.
+//!
+//! Natively only `http1` is compiled, for its tests.
+
+mod http1;
+
+#[cfg(target_arch = "wasm32")]
+mod database;
+#[cfg(target_arch = "wasm32")]
+mod message;
+#[cfg(target_arch = "wasm32")]
+mod runtime;
+#[cfg(target_arch = "wasm32")]
+mod socket;
+#[cfg(target_arch = "wasm32")]
+mod stream;
+#[cfg(target_arch = "wasm32")]
+mod transport;
+
+#[cfg(target_arch = "wasm32")]
+pub(crate) use worker_events::{fetch, scheduled};
+
+#[cfg(target_arch = "wasm32")]
+mod worker_events {
+    use std::{cell::RefCell, rc::Rc};
+
+    use worker::{Context, Env, ScheduleContext, web_sys};
+
+    use super::{
+        database::D1,
+        message,
+        runtime::{Console, EventLifetime, SystemRandom, WorkerClock},
+        transport::WorkerTransport,
+    };
+    use crate::{
+        config::Config,
+        error::MatrixError,
+        platform::{Background, Log, Platform},
+        router::{Response, json_response},
+        server::Server,
+    };
+
+    thread_local! {
+        /// The configuration, once an event has found it sound. Variables cannot change while an isolate lives.
+        static CONFIG: RefCell<Option<Rc<Config>>> = const { RefCell::new(None) };
+    }
+
+    /// Answers one HTTP request.
+    pub(crate) async fn fetch(
+        request: web_sys::Request,
+        env: Env,
+        context: Context,
+    ) -> worker::Result<web_sys::Response> {
+        let background = Rc::new(EventLifetime::of_request(context));
+        let response = match server(&env, background) {
+            Ok((server, costs)) => {
+                let response = match message::incoming(&request).await {
+                    Ok(request) => server.handle(request).await,
+                    Err(error) => refusal(&error),
+                };
+                if let Some(database) = costs {
+                    let line = format!("{} {} {}", response.status().as_u16(), request.method(), request.url());
+                    Console.warn(&database.costs(&line));
+                }
+                response
+            }
+            Err(why) => {
+                Console.warn(&why);
+                refusal(&MatrixError::internal())
+            }
+        };
+        message::outgoing(response)
+    }
+
+    /// Does what the clock asks for, once a minute.
+    pub(crate) async fn scheduled(env: Env, context: ScheduleContext) {
+        match server(&env, Rc::new(EventLifetime::of_schedule(context))) {
+            Ok((server, _)) => server.scheduled().await,
+            Err(why) => Console.warn(&why),
+        }
+    }
+
+    /// The server for one event, with its database once more where `LOG_COSTS` asks for what each request cost.
+    /// The error is a sentence for the log.
+    fn server(env: &Env, background: Rc<dyn Background>) -> Result<(Server, Option<Rc<D1>>), String> {
+        let variable = |name: &str| env.var(name).ok().map(|value| value.to_string());
+        let config = configuration(&variable)?;
+        let log_costs = variable("LOG_COSTS").is_some_and(|value| value == "1");
+        let database = Rc::new(D1::binding(env, "DB", log_costs)?);
+        let platform = Platform {
+            database: database.clone(),
+            transport: Rc::new(WorkerTransport),
+            clock: Rc::new(WorkerClock),
+            random: Rc::new(SystemRandom),
+            background,
+            log: Rc::new(Console),
+        };
+        Ok((Server::new(config, platform), log_costs.then_some(database)))
+    }
+
+    fn configuration(variable: &dyn Fn(&str) -> Option<String>) -> Result<Rc<Config>, String> {
+        if let Some(config) = CONFIG.with_borrow(Clone::clone) {
+            return Ok(config);
+        }
+        let config = Config::parse(variable).map_err(|error| format!("The configuration is refused: {error}"))?;
+        let config = Rc::new(config);
+        CONFIG.set(Some(config.clone()));
+        Ok(config)
+    }
+
+    fn refusal(error: &MatrixError) -> Response {
+        json_response(error.status, &error.body())
+    }
+}

@@ -1,0 +1,314 @@
+//! The configuration of one homeserver, from the variables and secrets of its deployment.
+//!
+//! The README describes each variable to operators. Everything is checked here, once, so that a mistake is a sentence
+//! in the log at the first request and not a surprise later. No error and no debug output ever shows a secret.
+
+use std::{collections::BTreeMap, fmt};
+
+use http::Uri;
+
+use crate::matrix::{
+    identifiers::ServerName,
+    json::{self, Object, Value},
+    keys::{self, OldKey},
+    room_version::RoomVersion,
+    signing::{SigningKey, VerifyKey},
+};
+
+/// The resolver that is asked when `DNS_OVER_HTTPS` names none; it answers the JSON form of DNS over HTTPS.
+const DEFAULT_DNS_OVER_HTTPS: &str = "https://cloudflare-dns.com/dns-query";
+
+/// The configuration of one homeserver.
+#[derive(Debug)]
+pub struct Config {
+    /// `SERVER_NAME`: the name that stands in this server's user ids, for ever.
+    pub server_name: ServerName,
+    /// `WELL_KNOWN_SERVER`: what `/.well-known/matrix/server` delegates to; the name's host with `:443` by default,
+    /// because a Worker is reached there.
+    pub well_known_server: ServerName,
+    /// `REGISTRATION`: who may register; nobody by default.
+    pub registration: Registration,
+    /// `DEFAULT_ROOM_VERSION`: the version of rooms that are created without naming one.
+    pub default_room_version: &'static RoomVersion,
+    /// `TRUSTED_KEY_SERVERS`: notaries that are asked for keys their origin does not give; none by default.
+    pub trusted_key_servers: Vec<TrustedKeyServer>,
+    /// `DNS_OVER_HTTPS`: the `https` URL of the resolver for SRV records.
+    pub dns_over_https: Uri,
+    /// `SIGNING_KEY`: signs this server's events and requests.
+    pub signing_key: SigningKey,
+    /// `OLD_SIGNING_KEYS`: key ids and keys that this server signed with before; published as `old_verify_keys`.
+    pub old_signing_keys: Vec<(Box<str>, OldKey)>,
+}
+
+/// Who may register an account.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Registration {
+    /// Nobody.
+    Closed,
+    /// Who knows this token (`REGISTRATION_TOKEN`), with `m.login.registration_token`.
+    Token(String),
+    /// Everybody, with `m.login.dummy`.
+    Open,
+}
+
+/// A server that is asked for other servers' keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedKeyServer {
+    /// Its name.
+    pub name: ServerName,
+    /// Its own keys by key id, where they are pinned; otherwise they are fetched from it.
+    pub verify_keys: BTreeMap<String, VerifyKey>,
+}
+
+impl Config {
+    /// The configuration in what `variable` answers by name. A variable that is empty counts as not set.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first variable that is missing or malformed.
+    pub fn parse(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let variable =
+            |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let required = |name: &'static str, example: &str| {
+            variable(name).ok_or_else(|| ConfigError::new(name, format!("is not set; it is needed, such as {example}")))
+        };
+        let server_name = server_name("SERVER_NAME", &required("SERVER_NAME", "example.org")?)?;
+        let well_known_server = match variable("WELL_KNOWN_SERVER") {
+            Some(name) => self::server_name("WELL_KNOWN_SERVER", &name)?,
+            None => self::server_name("SERVER_NAME", &format!("{}:443", host(&server_name)))?,
+        };
+        let signing_key = required("SIGNING_KEY", "the line that `npm run keygen` prints")?;
+        Ok(Self {
+            server_name,
+            well_known_server,
+            registration: registration(variable("REGISTRATION").as_deref(), variable("REGISTRATION_TOKEN"))?,
+            default_room_version: room_version(variable("DEFAULT_ROOM_VERSION").as_deref().unwrap_or("12"))?,
+            trusted_key_servers: match variable("TRUSTED_KEY_SERVERS") {
+                Some(list) => trusted_key_servers(&list)?,
+                None => Vec::new(),
+            },
+            dns_over_https: resolver(variable("DNS_OVER_HTTPS").as_deref().unwrap_or(DEFAULT_DNS_OVER_HTTPS))?,
+            signing_key: SigningKey::from_line(&signing_key).map_err(|_| {
+                let form = "is not a line of the form `ed25519 a_AbCd <unpadded base64 of 32 bytes>`";
+                ConfigError::new("SIGNING_KEY", form)
+            })?,
+            old_signing_keys: match variable("OLD_SIGNING_KEYS") {
+                Some(keys) => old_signing_keys(&keys)?,
+                None => Vec::new(),
+            },
+        })
+    }
+}
+
+/// A variable that is missing or malformed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Its name.
+    pub variable: &'static str,
+    /// What is wrong with it: the rest of a sentence that begins with the name. Never a secret's value.
+    pub problem: String,
+}
+
+impl ConfigError {
+    fn new(variable: &'static str, problem: impl Into<String>) -> Self {
+        Self { variable, problem: problem.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}.", self.variable, self.problem)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "Closed",
+            Self::Token(_) => "Token(…)",
+            Self::Open => "Open",
+        })
+    }
+}
+
+fn server_name(variable: &'static str, name: &str) -> Result<ServerName, ConfigError> {
+    ServerName::parse(name)
+        .map_err(|_| ConfigError::new(variable, format!("is {name:?}, which is not a server name such as example.org")))
+}
+
+/// The host as it stands in the name, an IPv6 literal in its brackets.
+fn host(name: &ServerName) -> &str {
+    let name = name.as_str();
+    match name.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => host,
+        _ => name,
+    }
+}
+
+fn registration(mode: Option<&str>, token: Option<String>) -> Result<Registration, ConfigError> {
+    match mode {
+        None | Some("closed") => Ok(Registration::Closed),
+        Some("open") => Ok(Registration::Open),
+        Some("token") => match token {
+            // The characters and the length that the specification allows a token.
+            Some(token)
+                if token.len() <= 64 && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~-".contains(&b)) =>
+            {
+                Ok(Registration::Token(token))
+            }
+            Some(_) => {
+                let rule = "must consist of at most 64 letters, digits, `.`, `_`, `~` and `-`";
+                Err(ConfigError::new("REGISTRATION_TOKEN", rule))
+            }
+            None => Err(ConfigError::new("REGISTRATION_TOKEN", "is not set, although REGISTRATION is `token`")),
+        },
+        Some(other) => {
+            Err(ConfigError::new("REGISTRATION", format!("is {other:?}, and must be `closed`, `token` or `open`")))
+        }
+    }
+}
+
+fn room_version(version: &str) -> Result<&'static RoomVersion, ConfigError> {
+    RoomVersion::get(version).ok_or_else(|| {
+        ConfigError::new("DEFAULT_ROOM_VERSION", format!("is {version:?}, which is not a room version of this server"))
+    })
+}
+
+fn resolver(url: &str) -> Result<Uri, ConfigError> {
+    url.parse::<Uri>()
+        .ok()
+        .filter(|uri| uri.scheme_str() == Some("https") && uri.host().is_some())
+        .ok_or_else(|| ConfigError::new("DNS_OVER_HTTPS", format!("is {url:?}, which is not an https URL")))
+}
+
+fn trusted_key_servers(list: &str) -> Result<Vec<TrustedKeyServer>, ConfigError> {
+    const VARIABLE: &str = "TRUSTED_KEY_SERVERS";
+    const FORM: &str = "must be a JSON list of server names, or of objects with `server_name` and perhaps `verify_keys` (key id to key)";
+    let list = json::parse(list.as_bytes()).map_err(|_| ConfigError::new(VARIABLE, FORM))?;
+    let entries = list.as_array().ok_or_else(|| ConfigError::new(VARIABLE, FORM))?;
+    let entry = |entry: &Value| -> Result<TrustedKeyServer, ConfigError> {
+        let (name, pinned) = match entry.as_str() {
+            Some(name) => (name, None),
+            None => {
+                let name = entry.get("server_name").and_then(Value::as_str);
+                (name.ok_or_else(|| ConfigError::new(VARIABLE, FORM))?, entry.get("verify_keys"))
+            }
+        };
+        let mut verify_keys = BTreeMap::new();
+        if let Some(pinned) = pinned {
+            for (id, key) in pinned.as_object().ok_or_else(|| ConfigError::new(VARIABLE, FORM))?.iter() {
+                let key = key.as_str().and_then(VerifyKey::from_base64).ok_or_else(|| {
+                    ConfigError::new(VARIABLE, format!("pins under {id:?} no key in unpadded base64"))
+                })?;
+                verify_keys.insert(id.to_owned(), key);
+            }
+        }
+        Ok(TrustedKeyServer { name: server_name(VARIABLE, name)?, verify_keys })
+    };
+    entries.iter().map(entry).collect()
+}
+
+fn old_signing_keys(keys: &str) -> Result<Vec<(Box<str>, OldKey)>, ConfigError> {
+    let form = "must be JSON such as {\"ed25519:a_AbCd\": {\"key\": \"<base64>\", \"expired_ts\": 1700000000000}}";
+    let listed = json::parse(keys.as_bytes()).map_err(|_| ConfigError::new("OLD_SIGNING_KEYS", form))?;
+    let response = Object::from_iter([("old_verify_keys", listed)]);
+    keys::read_old_keys(&response).map_err(|_| ConfigError::new("OLD_SIGNING_KEYS", form))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// The specification's test key (appendices, "Cryptographic Test Vectors").
+    const SIGNING_KEY: &str = "ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1";
+    const PUBLIC_KEY: &str = "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI";
+
+    fn parse(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let minimal = [("SERVER_NAME", "example.org"), ("SIGNING_KEY", SIGNING_KEY)];
+        let find =
+            |name: &str| variables.iter().chain(&minimal).find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        Config::parse(find)
+    }
+
+    #[test]
+    fn what_is_not_set_has_its_default() {
+        let config = parse(&[("REGISTRATION", ""), ("OLD_SIGNING_KEYS", " ")]).unwrap();
+        assert_eq!(config.well_known_server.as_str(), "example.org:443");
+        assert_eq!(config.registration, Registration::Closed);
+        assert_eq!(config.default_room_version.id, "12");
+        assert_eq!(config.dns_over_https, DEFAULT_DNS_OVER_HTTPS);
+        assert!(config.trusted_key_servers.is_empty() && config.old_signing_keys.is_empty());
+    }
+
+    #[test]
+    fn the_default_delegation_keeps_the_host_of_every_kind_of_name() {
+        for (name, delegation) in [
+            ("localhost:8448", "localhost:443"),
+            ("1.2.3.4", "1.2.3.4:443"),
+            ("[2001:db8::1]", "[2001:db8::1]:443"),
+            ("[2001:db8::1]:8448", "[2001:db8::1]:443"),
+        ] {
+            assert_eq!(parse(&[("SERVER_NAME", name)]).unwrap().well_known_server.as_str(), delegation);
+        }
+        let config = parse(&[("WELL_KNOWN_SERVER", "matrix.example.org:8443")]).unwrap();
+        assert_eq!(config.well_known_server.as_str(), "matrix.example.org:8443");
+    }
+
+    #[test]
+    fn keys_and_notaries_are_read() {
+        let old = format!(r#"{{"ed25519:old": {{"key": "{PUBLIC_KEY}", "expired_ts": 1700000000000}}}}"#);
+        let notaries = format!(
+            r#"["matrix.org", {{"server_name": "keys.example.org", "verify_keys": {{"ed25519:1": "{PUBLIC_KEY}"}}}}]"#
+        );
+        let config = parse(&[("OLD_SIGNING_KEYS", &old), ("TRUSTED_KEY_SERVERS", &notaries)]).unwrap();
+        assert_eq!(config.old_signing_keys[0].0.as_ref(), "ed25519:old");
+        assert_eq!(config.old_signing_keys[0].1.expired_ts, 1_700_000_000_000);
+        assert_eq!(config.signing_key.verify_key(), config.old_signing_keys[0].1.key);
+        assert_eq!(config.trusted_key_servers[0].name.as_str(), "matrix.org");
+        assert_eq!(config.trusted_key_servers[1].verify_keys["ed25519:1"], config.signing_key.verify_key());
+    }
+
+    #[test]
+    fn a_malformed_variable_is_named() {
+        for (name, value) in [
+            ("SERVER_NAME", "https://example.org"),
+            ("SERVER_NAME", ""),
+            ("WELL_KNOWN_SERVER", "exa mple.org"),
+            ("REGISTRATION", "yes"),
+            ("DEFAULT_ROOM_VERSION", "99"),
+            ("DNS_OVER_HTTPS", "http://example.org/dns-query"),
+            ("TRUSTED_KEY_SERVERS", "matrix.org"),
+            ("TRUSTED_KEY_SERVERS", r#"[{"verify_keys": {}}]"#),
+            ("TRUSTED_KEY_SERVERS", r#"[{"server_name": "a", "verify_keys": {"ed25519:1": "short"}}]"#),
+            ("SIGNING_KEY", ""),
+            ("SIGNING_KEY", "ed25519 1"),
+            ("SIGNING_KEY", "ed25519 1 short"),
+            ("OLD_SIGNING_KEYS", "[]"),
+            ("OLD_SIGNING_KEYS", r#"{"ed25519:old": {"expired_ts": 1}}"#),
+        ] {
+            assert_eq!(parse(&[(name, value)]).unwrap_err().variable, name, "{value}");
+        }
+        assert_eq!(parse(&[("REGISTRATION", "token")]).unwrap_err().variable, "REGISTRATION_TOKEN");
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        let token = [("REGISTRATION", "token"), ("REGISTRATION_TOKEN", "s3cret")];
+        let shown = format!("{:?}", parse(&token).unwrap());
+        assert!(!shown.contains("s3cret") && !shown.contains("YJDBA9"), "{shown}");
+        let broken = format!("{SIGNING_KEY} s3cret");
+        let errors = [
+            parse(&[("SIGNING_KEY", &broken)]),
+            parse(&[("REGISTRATION", "token"), ("REGISTRATION_TOKEN", "s3cret?")]),
+        ];
+        for error in errors {
+            let error = error.unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("s3cret") && !shown.contains("YJDBA9"), "{shown}");
+        }
+    }
+}

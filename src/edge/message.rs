@@ -1,0 +1,109 @@
+//! Requests and responses of the runtime as the values of the `http` crate, and back.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use worker::{
+    js_sys::{Array, Uint8Array},
+    wasm_bindgen::JsCast,
+    wasm_bindgen_futures::JsFuture,
+    web_sys,
+};
+
+use super::stream::{self, ReadError};
+use crate::{
+    error::MatrixError,
+    router::{BodyTooLarge, Request, Response},
+};
+
+/// The longest body that is read: a transaction of 50 PDUs of 65,536 bytes and 100 EDUs, with room for the JSON that
+/// a peer did not write canonically.
+const MAX_BODY_BYTES: usize = 13 * 1024 * 1024;
+
+/// The request with its body read; with [`BodyTooLarge`] and no body where that is longer than the server reads.
+///
+/// # Errors
+/// 400 where the request cannot be represented or its body breaks off.
+pub(super) async fn incoming(request: &web_sys::Request) -> Result<Request, MatrixError> {
+    let malformed = |what: &str| MatrixError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", format!("Malformed {what}."));
+    let mut incoming = Request::new(Bytes::new());
+    *incoming.method_mut() =
+        Method::from_bytes(request.method().as_bytes()).map_err(|_| malformed("request method"))?;
+    *incoming.uri_mut() = path_and_query(&request.url()).ok_or_else(|| malformed("request path"))?;
+    read_headers(&request.headers(), incoming.headers_mut());
+    match body(request, incoming.headers()).await {
+        Ok(bytes) => *incoming.body_mut() = bytes,
+        Err(ReadError::TooLong) => {
+            incoming.extensions_mut().insert(BodyTooLarge);
+        }
+        Err(ReadError::Broken(_)) => return Err(malformed("request body")),
+    }
+    Ok(incoming)
+}
+
+/// The response as the runtime sends it.
+pub(super) fn outgoing(response: Response) -> worker::Result<web_sys::Response> {
+    let (parts, body) = response.into_parts();
+    let headers = write_headers(&parts.headers)?;
+    let init = web_sys::ResponseInit::new();
+    init.set_status(parts.status.as_u16());
+    init.set_headers(&headers);
+    // The runtime refuses even an empty body with these.
+    let null_body =
+        matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    let body = (!null_body).then(|| Uint8Array::from(body.as_ref()));
+    Ok(web_sys::Response::new_with_opt_js_u8_array_and_init(body.as_ref(), &init)?)
+}
+
+/// Adds every header of the runtime's `headers` to `to`; values that are no header values are left out.
+///
+/// The runtime joins the values of a name that was sent more than once with `, `.
+pub(super) fn read_headers(headers: &web_sys::Headers, to: &mut http::HeaderMap) {
+    for entry in headers.entries().into_iter().flatten() {
+        let entry: Array = entry.unchecked_into();
+        let (Some(name), Some(value)) = (entry.get(0).as_string(), entry.get(1).as_string()) else { continue };
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+        {
+            to.append(name, value);
+        }
+    }
+}
+
+/// The runtime's form of `headers`.
+pub(super) fn write_headers(headers: &http::HeaderMap) -> worker::Result<web_sys::Headers> {
+    let written = web_sys::Headers::new()?;
+    for (name, value) in headers {
+        written.append(name.as_str(), &String::from_utf8_lossy(value.as_bytes()))?;
+    }
+    Ok(written)
+}
+
+/// Path and query of an absolute URL, byte for byte as they stand in it.
+///
+/// `Request.url` is what the sender wrote, with its percent-encodings as they were (`%21`, `%2D`, `%2f`, `%7E`) and
+/// empty segments kept; only `.` and `..` segments, `%2e` among them, are resolved, and characters that may not stand in
+/// a URL are escaped. No path of the API holds either, and a signature over such a one does not verify.
+pub(super) fn path_and_query(url: &str) -> Option<Uri> {
+    let (_, after_scheme) = url.split_once("://")?;
+    let path = after_scheme.find(['/', '?']).map_or("/", |start| &after_scheme[start..]);
+    let path = path.split_once('#').map_or(path, |(path, _)| path);
+    if path.starts_with('?') { format!("/{path}").parse().ok() } else { path.parse().ok() }
+}
+
+async fn body(request: &web_sys::Request, headers: &http::HeaderMap) -> Result<Bytes, ReadError> {
+    let Some(body) = request.body() else { return Ok(Bytes::new()) };
+    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if length > MAX_BODY_BYTES as u64 => {
+            let _ = JsFuture::from(body.cancel()).await;
+            Err(ReadError::TooLong)
+        }
+        // HTTP holds the sender to the length it has announced, so the whole can be taken at once.
+        Some(_) => {
+            let promise = request.array_buffer().map_err(|error| ReadError::Broken(stream::describe(&error)))?;
+            let buffer = JsFuture::from(promise).await.map_err(|error| ReadError::Broken(stream::describe(&error)))?;
+            Ok(Uint8Array::new(&buffer).to_vec().into())
+        }
+        None => stream::read_all(&body, MAX_BODY_BYTES).await.map(Bytes::from),
+    }
+}
