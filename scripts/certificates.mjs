@@ -1,0 +1,50 @@
+// Test certificates: an own certificate authority, made once for each clone, and leaves for the names of servers.
+
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { isIP } from "node:net";
+import { join } from "node:path";
+import { output, work } from "./common.mjs";
+
+/** The authority's key and certificate in `folder`, made where they are missing. */
+export async function authority(folder = join(work, "ca")) {
+  const [key, certificate] = [join(folder, "ca.key"), join(folder, "ca.crt")];
+  if (!existsSync(certificate)) {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    await newKey(key);
+    await openssl(
+      ["req", "-x509", "-new", "-key", key, "-days", "3650", "-subj", "/CN=Verge development CA", "-out", certificate],
+      ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"],
+    );
+  }
+  return { key, certificate };
+}
+
+/** A key and a certificate for `hosts` in `folder`, signed by `ca`; made where they are missing. */
+export async function leaf(folder, hosts, ca) {
+  const [key, certificate] = [join(folder, "tls.key"), join(folder, "tls.crt")];
+  if (!existsSync(certificate)) {
+    const [request, extensions] = [join(folder, "tls.csr"), join(folder, "tls.ext")];
+    const names = hosts.map((host) => (isIP(host) ? `IP:${host}` : `DNS:${host}`));
+    writeFileSync(
+      extensions,
+      `basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth\nsubjectAltName=${names}\n`,
+    );
+    await newKey(key);
+    await openssl(["req", "-new", "-key", key, "-subj", `/CN=${hosts[0].slice(0, 60)}`, "-out", request]);
+    await openssl(
+      ["x509", "-req", "-in", request, "-CA", ca.certificate, "-CAkey", ca.key, "-days", "825", "-CAcreateserial"],
+      ["-extfile", extensions, "-out", certificate],
+    );
+    for (const file of [request, extensions]) rmSync(file);
+  }
+  return { key, certificate };
+}
+
+async function newKey(path) {
+  writeFileSync(path, "", { mode: 0o600 });
+  await openssl(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path]);
+}
+
+async function openssl(...args) {
+  if ((await output("openssl", args.flat())) === null) throw new Error(`openssl ${args.flat().join(" ")} failed`);
+}

@@ -1,0 +1,87 @@
+// What the scripts share: where things are, running programs, showing progress.
+
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, readdirSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** The project's folder. */
+export const root = dirname(dirname(fileURLToPath(import.meta.url)));
+
+/** Where set-up puts the programs that it builds. */
+export const tools = join(root, "target", "tools");
+
+/** Where development servers and tests keep what they make. */
+export const work = join(root, ".verge");
+
+/** The environment for all programs: the project's own programs come first, and nobody phones home. */
+export const environment = {
+  ...process.env,
+  PATH: [join(root, "node_modules", ".bin"), join(tools, "bin"), process.env.PATH].join(":"),
+  WASM_BINDGEN_BIN: join(tools, "bin", "wasm-bindgen"),
+  WASM_OPT_BIN: join(root, "node_modules", ".bin", "wasm-opt"),
+  ESBUILD_BIN: join(root, "node_modules", ".bin", "esbuild"),
+  WRANGLER_SEND_METRICS: "false",
+  CLOUDFLARE_CF_FETCH_ENABLED: "false",
+  X_LOCAL_OBSERVABILITY: "false",
+  X_LOCAL_EXPLORER: "false",
+};
+
+/** A sentence on what happens now. */
+export function say(line) {
+  console.log(`\x1b[36m==>\x1b[0m ${line}`);
+}
+
+/** Runs a program to its end and shows its output; throws where it fails. */
+export function run(program, args, options = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { cwd: root, env: environment, stdio: "inherit", ...options });
+    child.on("error", (error) => reject(new Error(`${program} cannot be started: ${error.message}`)));
+    child.on("exit", (code, signal) => {
+      if (code === 0) resolve();
+      else reject(new Error(`${program} ${args.join(" ")} ended with ${signal ?? `status ${code}`}`));
+    });
+  });
+}
+
+/** Runs a program and answers with what it printed; `null` where it fails or is not there. */
+export function output(program, args, options = {}) {
+  return new Promise((resolve) => {
+    const child = spawn(program, args, { cwd: root, env: environment, stdio: ["ignore", "pipe", "pipe"], ...options });
+    let text = "";
+    child.stdout.on("data", (data) => (text += data));
+    child.on("error", () => resolve(null));
+    child.on("close", (code) => resolve(code === 0 ? text.trim() : null));
+  });
+}
+
+/** A hash of the contents of files and of whole folders: changes when anything in them does. */
+export function fingerprint(paths) {
+  const hash = createHash("sha256");
+  const add = (path) => {
+    if (!existsSync(path)) return;
+    if (statSync(path).isDirectory()) {
+      for (const name of readdirSync(path).sort()) add(join(path, name));
+    } else {
+      hash.update(path).update("\0").update(readFileSync(path)).update("\0");
+    }
+  };
+  for (const path of paths) add(join(root, path));
+  return hash.digest("hex");
+}
+
+/** Runs a script's main function; a failure is one line and status 1. */
+export async function main(body) {
+  try {
+    await body();
+  } catch (error) {
+    console.error(`\x1b[31merror:\x1b[0m ${error.message}`);
+    process.exitCode = 1;
+  }
+}
+
+/** Whether the module with this `import.meta.url` is what `node` was started with. */
+export function isMain(url) {
+  return process.argv[1] === fileURLToPath(url);
+}

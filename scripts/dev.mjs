@@ -1,0 +1,206 @@
+// npm run dev: one homeserver on this machine, on the real runtime. `npm run dev -- --help` lists the options.
+
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { request } from "node:https";
+import { createServer } from "node:net";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { build } from "./build.mjs";
+import { authority, leaf } from "./certificates.mjs";
+import { environment, fingerprint, main, root, run, say, work } from "./common.mjs";
+import { newSigningKey } from "./keygen.mjs";
+import { setUp } from "./setup.mjs";
+
+const HELP = `npm run dev -- [options]
+  --server-name NAME        the name in user ids (localhost:8448)
+  --ip ADDRESS              where to listen (127.0.0.1)
+  --port PORT               where to listen (8448)
+  --persist-to DIR          the data: database, signing key, certificates (.verge/dev/<server name>)
+  --tls-key F --tls-cert F  the certificate to serve; by default one is made, signed by .verge/ca/ca.crt
+  --ca F                    trust this authority too, besides the system's and our own
+  --registration MODE       open (default here), token, closed
+  --registration-token T    the token for --registration token
+  --well-known HOST:PORT    what /.well-known/matrix/server says (the name's host, port 443)
+  --doh URL                 the DNS over HTTPS resolver
+  --trusted-key-servers JSON
+  --cron-seconds N          how often the scheduled trigger fires (60, as the platform does)
+  --log-costs               a log line for each request: D1 calls, rows read and written`;
+
+const OPTIONS = {
+  "server-name": { type: "string", default: "localhost:8448" },
+  ip: { type: "string", default: "127.0.0.1" },
+  port: { type: "string", default: "8448" },
+  "persist-to": { type: "string" },
+  "tls-key": { type: "string" },
+  "tls-cert": { type: "string" },
+  ca: { type: "string" },
+  registration: { type: "string", default: "open" },
+  "registration-token": { type: "string" },
+  "well-known": { type: "string" },
+  doh: { type: "string" },
+  "trusted-key-servers": { type: "string" },
+  "cron-seconds": { type: "string", default: "60" },
+  "log-costs": { type: "boolean" },
+  help: { type: "boolean" },
+};
+
+await main(async () => {
+  const { values: options } = parseArgs({ options: OPTIONS });
+  if (options.help) return console.log(HELP);
+  if (Boolean(options["tls-key"]) !== Boolean(options["tls-cert"])) {
+    throw new Error("--tls-key and --tls-cert go together");
+  }
+  await setUp();
+  await build();
+
+  const name = options["server-name"];
+  const folder = resolve(options["persist-to"] ?? join(work, "dev", name.replaceAll(/[^a-z0-9.-]/gi, "_")));
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const tls = await certificate(options, folder);
+  const config = configuration(options, folder);
+  await migrate(config, folder);
+  await serve(options, folder, config, tls);
+});
+
+/** The certificate to serve, and a file with the authorities to trust besides the system's. */
+async function certificate(options, folder) {
+  const ca = await authority();
+  const trusted = join(folder, "trusted.pem");
+  const authorities = [ca.certificate, options.ca].filter(Boolean).map((file) => readFileSync(file, "utf8"));
+  writeFileSync(trusted, authorities.join("\n"));
+  if (options["tls-key"]) {
+    return { key: resolve(options["tls-key"]), certificate: resolve(options["tls-cert"]), trusted };
+  }
+  const host = options["server-name"].replace(/:\d+$/, "").replaceAll(/[[\]]/g, "");
+  const hosts = [...new Set([host, options.ip, "localhost"])];
+  return { ...(await leaf(folder, hosts, ca)), trusted, ca: ca.certificate };
+}
+
+/** Writes the configuration of this one server: wrangler.toml's, with the variables and secrets of the options. */
+function configuration(options, folder) {
+  const key = join(folder, "signing.key");
+  if (!existsSync(key)) writeFileSync(key, `${newSigningKey()}\n`, { mode: 0o600 });
+
+  const shared = readFileSync(join(root, "wrangler.toml"), "utf8");
+  const setting = (name) => shared.match(new RegExp(`^${name} = "(.*)"`, "m"))[1];
+  const vars = {
+    SERVER_NAME: options["server-name"],
+    WELL_KNOWN_SERVER: options["well-known"],
+    REGISTRATION: options.registration,
+    DNS_OVER_HTTPS: options.doh,
+    TRUSTED_KEY_SERVERS: options["trusted-key-servers"],
+    LOG_COSTS: options["log-costs"] ? "1" : undefined,
+  };
+  const path = join(folder, "wrangler.json");
+  const config = {
+    name: "verge",
+    main: join(root, setting("main")),
+    compatibility_date: setting("compatibility_date"),
+    vars,
+    d1_databases: [
+      {
+        binding: "DB",
+        database_name: "verge",
+        database_id: setting("database_id"),
+        migrations_dir: join(root, "migrations"),
+      },
+    ],
+    triggers: { crons: ["* * * * *"] },
+  };
+  writeFileSync(path, JSON.stringify(config, null, 2));
+  const secrets = { SIGNING_KEY: readFileSync(key, "utf8").trim(), REGISTRATION_TOKEN: options["registration-token"] };
+  const lines = Object.entries(secrets).filter(([, value]) => value).map(([name, value]) => `${name}="${value}"\n`);
+  writeFileSync(join(folder, ".dev.vars"), lines.join(""), { mode: 0o600 });
+  return path;
+}
+
+/** Applies the migrations that this folder's database does not have yet. */
+async function migrate(config, folder) {
+  const marker = join(folder, "migrations.applied");
+  const wanted = fingerprint(["migrations"]);
+  if (existsSync(marker) && readFileSync(marker, "utf8") === wanted) return;
+  say("Applying the migrations");
+  const args = ["d1", "migrations", "apply", "DB", "--local", "--persist-to", folder, "--config", config];
+  await run("wrangler", args, { cwd: folder, env: { ...environment, CI: "1", XDG_CONFIG_HOME: folder } });
+  writeFileSync(marker, wanted);
+}
+
+/** Runs the server until it is asked to stop. */
+async function serve(options, folder, config, tls) {
+  const args = ["dev", "--config", config, "--persist-to", folder, "--test-scheduled", "--show-interactive-dev-session=false"];
+  args.push("--ip", options.ip, "--port", options.port, "--inspector-port", String(await freePort()));
+  args.push("--local-protocol", "https", "--https-key-path", tls.key, "--https-cert-path", tls.certificate);
+  const env = { ...environment, CI: "1", XDG_CONFIG_HOME: folder, NODE_EXTRA_CA_CERTS: tls.trusted };
+  // A group of its own: a signal to the group reaches wrangler and all that it starts.
+  const wrangler = spawn("wrangler", args, { cwd: folder, env, stdio: ["ignore", "inherit", "inherit"], detached: true });
+  const ended = new Promise((done) => wrangler.on("exit", done).on("error", done));
+
+  let stopping = false;
+  const stop = () => {
+    if (stopping) return;
+    stopping = true;
+    signalGroup(wrangler, "SIGTERM");
+    setTimeout(() => signalGroup(wrangler, "SIGKILL"), 5000).unref();
+  };
+  process.on("SIGINT", stop).on("SIGTERM", stop).on("SIGHUP", stop);
+
+  const get = (path) => localGet(options, path);
+  let up = false;
+  while (!up && !stopping && wrangler.exitCode === null) {
+    up = (await get("/_matrix/federation/v1/version")) !== null;
+    if (!up) await Promise.race([sleep(100), ended]);
+  }
+  if (up && !stopping) {
+    if (tls.ca) say(`The certificate is signed by ${tls.ca}`);
+    console.log(`ready https://${urlHost(options)} server_name=${options["server-name"]}`);
+    const timer = setInterval(() => get("/__scheduled?cron=*+*+*+*+*"), Number(options["cron-seconds"]) * 1000);
+    ended.then(() => clearInterval(timer));
+  }
+  await ended;
+  // Whatever of the group is left, such as the children of a wrangler that was killed.
+  signalGroup(wrangler, "SIGKILL");
+  if (!stopping) throw new Error("the server has ended by itself");
+}
+
+function signalGroup(child, signal) {
+  try {
+    process.kill(-child.pid, signal);
+  } catch {
+    // It has ended already.
+  }
+}
+
+/** The host and port that reach the server from this machine. */
+function urlHost(options) {
+  const host = options.ip === "127.0.0.1" ? "localhost" : options.ip.includes(":") ? `[${options.ip}]` : options.ip;
+  return `${host}:${options.port}`;
+}
+
+/** The status that our own server answers with; `null` where it does not answer. */
+function localGet(options, path) {
+  return new Promise((resolve) => {
+    // This connection stays on this machine and asks only whether the server is there.
+    const target = { host: options.ip, port: options.port, path, rejectUnauthorized: false, agent: false };
+    const call = request({ ...target, timeout: 60_000 }, (answer) => {
+      answer.resume();
+      answer.on("end", () => resolve(answer.statusCode)).on("error", () => resolve(null));
+    });
+    call.on("error", () => resolve(null)).on("timeout", () => call.destroy());
+    call.end();
+  });
+}
+
+function freePort() {
+  return new Promise((resolve, reject) => {
+    const server = createServer().on("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+function sleep(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
