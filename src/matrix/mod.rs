@@ -10,4 +10,5 @@ pub mod redaction;
 pub mod room_version;
 pub mod server_name;
 pub mod signing;
+pub mod state_trie;
 pub mod x_matrix;

@@ -7,6 +7,7 @@ pub mod commit;
 pub mod discovery;
 pub mod events;
 pub mod rooms;
+pub mod state_sql;
 
 use std::rc::Rc;
 
