@@ -1,0 +1,139 @@
+//! Rule 5: `m.room.member`, by the membership that the event asks for.
+
+use super::{AuthError, AuthState, Room, third_party_invite};
+use crate::matrix::{
+    event::Event,
+    identifiers::UserId,
+    json::Value,
+    power_levels::{Level, PowerLevel},
+};
+
+/// Judges a membership event. That the server of a restricted join's authorising user signed it was verified before.
+pub(super) fn check<S: AuthState + ?Sized>(event: &Event, room: &Room<'_, S>) -> Result<(), AuthError> {
+    let target = event.state_key().ok_or(AuthError::MemberWithoutTarget)?;
+    UserId::parse(target).map_err(|_| AuthError::MemberWithoutTarget)?;
+    match event.membership() {
+        Some("join") => join(event, target, room),
+        Some("invite") => match event.content().get("third_party_invite") {
+            Some(invite) => third_party_invite::check(event, target, invite, room),
+            None => invite(event, target, room),
+        },
+        Some("leave") => leave(event, target, room),
+        Some("ban") => ban(event, target, room),
+        Some("knock") if event.version().knock => knock(event, target, room),
+        _ => Err(AuthError::UnknownMembership),
+    }
+}
+
+fn join<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+    let version = event.version();
+    if event.prev_events() == std::slice::from_ref(room.create.event_id()) && creator(room.create) == Some(target) {
+        return Ok(());
+    }
+    if event.sender().as_str() != target {
+        return Err(AuthError::SenderIsNotTarget);
+    }
+    let membership = room.membership(target);
+    if membership == "ban" {
+        return Err(AuthError::TargetBanned);
+    }
+    let invited = matches!(membership, "invite" | "join");
+    match room.join_rule() {
+        "public" => Ok(()),
+        "restricted" if version.restricted => restricted_join(event, invited, room),
+        "knock_restricted" if version.knock_restricted => restricted_join(event, invited, room),
+        "invite" if invited => Ok(()),
+        "knock" if invited && version.knock => Ok(()),
+        _ => Err(AuthError::NotInvited),
+    }
+}
+
+/// A join by the rule `restricted`: of one who is invited, or let in by a member who may invite.
+fn restricted_join<S: AuthState + ?Sized>(event: &Event, invited: bool, room: &Room<'_, S>) -> Result<(), AuthError> {
+    if invited {
+        return Ok(());
+    }
+    let authorising_user = event.content().get("join_authorised_via_users_server").and_then(Value::as_str);
+    let authorising_user = authorising_user.ok_or(AuthError::NotInvited)?;
+    if room.membership(authorising_user) != "join" {
+        return Err(AuthError::AuthorisingUserNotJoined);
+    }
+    let levels = room.levels();
+    AuthError::unless_enough(&levels.user(authorising_user)?, &levels.level(Level::Invite)?)
+}
+
+fn invite<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+    let sender = event.sender().as_str();
+    if room.membership(sender) != "join" {
+        return Err(AuthError::SenderNotJoined);
+    }
+    match room.membership(target) {
+        "join" => return Err(AuthError::TargetJoined),
+        "ban" => return Err(AuthError::TargetBanned),
+        _ => {}
+    }
+    let levels = room.levels();
+    AuthError::unless_enough(&levels.user(sender)?, &levels.level(Level::Invite)?)
+}
+
+fn leave<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+    let sender = event.sender().as_str();
+    let membership = room.membership(sender);
+    if sender == target {
+        return match membership {
+            "invite" | "join" => Ok(()),
+            "knock" if event.version().knock => Ok(()),
+            _ => Err(AuthError::SenderNotJoined),
+        };
+    }
+    if membership != "join" {
+        return Err(AuthError::SenderNotJoined);
+    }
+    let levels = room.levels();
+    let power = levels.user(sender)?;
+    if room.membership(target) == "ban" {
+        AuthError::unless_enough(&power, &levels.level(Level::Ban)?)?;
+    }
+    AuthError::unless_enough(&power, &levels.level(Level::Kick)?)?;
+    outranks(&power, &levels.user(target)?)
+}
+
+fn ban<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+    let sender = event.sender().as_str();
+    if room.membership(sender) != "join" {
+        return Err(AuthError::SenderNotJoined);
+    }
+    let levels = room.levels();
+    let power = levels.user(sender)?;
+    AuthError::unless_enough(&power, &levels.level(Level::Ban)?)?;
+    outranks(&power, &levels.user(target)?)
+}
+
+fn knock<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+    match room.join_rule() {
+        "knock" => {}
+        "knock_restricted" if event.version().knock_restricted => {}
+        _ => return Err(AuthError::KnockingNotAllowed),
+    }
+    if event.sender().as_str() != target {
+        return Err(AuthError::SenderIsNotTarget);
+    }
+    match room.membership(target) {
+        "ban" => Err(AuthError::TargetBanned),
+        "invite" | "join" => Err(AuthError::TargetJoined),
+        _ => Ok(()),
+    }
+}
+
+/// The one creator whose first join needs no permission. Additional creators have to be invited.
+fn creator(create: &Event) -> Option<&str> {
+    if create.version().creator_is_sender {
+        Some(create.sender().as_str())
+    } else {
+        create.content().get("creator").and_then(Value::as_str)
+    }
+}
+
+fn outranks(power: &PowerLevel, target: &PowerLevel) -> Result<(), AuthError> {
+    if power > target { Ok(()) } else { Err(AuthError::TargetNotOutranked) }
+}

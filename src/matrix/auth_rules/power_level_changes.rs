@@ -1,0 +1,106 @@
+//! Rule 10: `m.room.power_levels`, and which changes its sender may make.
+
+use super::{AuthError, Room};
+use crate::matrix::{
+    event::Event,
+    identifiers::UserId,
+    json::{Object, Value},
+    power_levels::{self, Level, PowerLevel},
+};
+
+/// Judges a power levels event of a sender with this power.
+pub(super) fn check<S: ?Sized>(event: &Event, room: &Room<'_, S>, power: &PowerLevel) -> Result<(), AuthError> {
+    let version = event.version();
+    let new = event.content();
+    let integers_only = version.integer_power_levels;
+    if integers_only {
+        for level in Level::ALL {
+            parse(new.get(level.name()), integers_only)?;
+        }
+        for property in ["events", "notifications"] {
+            for (_, level) in entries(new, property)? {
+                PowerLevel::parse(level, integers_only)?;
+            }
+        }
+    }
+    for (user_id, level) in entries(new, "users")? {
+        UserId::parse(user_id).map_err(|_| AuthError::UsersNotUserIds)?;
+        PowerLevel::parse(level, integers_only)?;
+    }
+    if version.privileged_creators
+        && let Some(users) = object(new, "users")?
+        && power_levels::creators(room.create).any(|creator| users.contains_key(creator))
+    {
+        return Err(AuthError::CreatorInUsers);
+    }
+    let Some(old) = room.power_levels.map(Event::content) else { return Ok(()) };
+
+    for level in Level::ALL {
+        let change = (old.get(level.name()), new.get(level.name()));
+        check_change(change, integers_only, |old| old <= power, power)?;
+    }
+    for property in ["events", "notifications"] {
+        if property == "notifications" && !version.notifications_auth_rule {
+            continue;
+        }
+        for (_, change) in changes(old, new, property)? {
+            check_change(change, integers_only, |old| old <= power, power)?;
+        }
+    }
+    for (user_id, change) in changes(old, new, "users")? {
+        let own = user_id == event.sender().as_str();
+        check_change(change, integers_only, |old| own || old < power, power)?;
+    }
+    Ok(())
+}
+
+/// What stands under a key before and after.
+type Change<'a> = (Option<&'a Value>, Option<&'a Value>);
+
+/// Allows to keep a value, to remove or change one that `may_change`, and to set one up to the sender's power.
+fn check_change(
+    (old, new): Change<'_>,
+    integers_only: bool,
+    may_change: impl Fn(&PowerLevel) -> bool,
+    power: &PowerLevel,
+) -> Result<(), AuthError> {
+    if old == new && matches!(old, None | Some(Value::Integer(_))) {
+        return Ok(());
+    }
+    let (old, new) = (parse(old, integers_only)?, parse(new, integers_only)?);
+    if old == new || (old.is_none_or(|old| may_change(&old)) && new.is_none_or(|new| new <= *power)) {
+        Ok(())
+    } else {
+        Err(AuthError::LevelTooHigh)
+    }
+}
+
+fn parse(value: Option<&Value>, integers_only: bool) -> Result<Option<PowerLevel>, AuthError> {
+    Ok(value.map(|value| PowerLevel::parse(value, integers_only)).transpose()?)
+}
+
+/// The keys of a property in either content, with what stands under them.
+fn changes<'a>(
+    old: &'a Object,
+    new: &'a Object,
+    property: &str,
+) -> Result<impl Iterator<Item = (&'a str, Change<'a>)>, AuthError> {
+    let (old, new) = (object(old, property)?, object(new, property)?);
+    let kept = old.into_iter().flat_map(Object::iter);
+    let kept = kept.map(move |(key, level)| (key, (Some(level), new.and_then(|new| new.get(key)))));
+    let added = new.into_iter().flat_map(Object::iter);
+    let added = added.filter(move |(key, _)| !old.is_some_and(|old| old.contains_key(key)));
+    Ok(kept.chain(added.map(|(key, level)| (key, (None, Some(level))))))
+}
+
+fn entries<'a>(content: &'a Object, property: &str) -> Result<impl Iterator<Item = (&'a str, &'a Value)>, AuthError> {
+    Ok(object(content, property)?.into_iter().flat_map(Object::iter))
+}
+
+fn object<'a>(content: &'a Object, property: &str) -> Result<Option<&'a Object>, AuthError> {
+    match content.get(property) {
+        None => Ok(None),
+        Some(Value::Object(object)) => Ok(Some(object)),
+        Some(_) => Err(AuthError::MalformedPowerLevels),
+    }
+}
