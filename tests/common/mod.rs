@@ -1,5 +1,6 @@
 //! What several test binaries share.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+pub mod internet;
 pub mod network;
 pub mod sqlite;
