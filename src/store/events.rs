@@ -2,10 +2,17 @@
 
 use std::collections::HashMap;
 
-use super::{Store, json_list};
+use super::{
+    Store, json_list,
+    rooms::{Room, room, rooms_statement},
+};
 use crate::{
-    matrix::{event::Event, identifiers::EventId, room_version::RoomVersion},
-    platform::{DatabaseError, Row, Statement},
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName},
+        room_version::RoomVersion,
+    },
+    platform::{DatabaseError, Row, SqlValue, Statement},
 };
 
 /// An event as we hold it, with what we think of it.
@@ -35,10 +42,19 @@ macro_rules! event_columns {
     };
 }
 
+/// The events in ?1, a JSON list.
 const BY_ID: &str = concat!(
     "SELECT ",
     event_columns!(),
     " FROM json_each(?1) AS wanted JOIN events AS e ON e.event_id = wanted.value JOIN rooms AS r ON r.room_id = e.room_id"
+);
+
+/// The forward extremities of the rooms in ?1, a JSON list.
+const EXTREMITIES: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM json_each(?1) AS wanted JOIN rooms AS r ON r.room_id = wanted.value, json_each(r.extremities) AS x \
+     JOIN events AS e ON e.event_id = x.value ->> 0"
 );
 
 const AUTH_CHAIN: &str = concat!(
@@ -53,25 +69,33 @@ const AUTH_CHAIN: &str = concat!(
     " FROM chain JOIN events AS e ON e.event_id = chain.event_id JOIN rooms AS r ON r.room_id = e.room_id"
 );
 
-/// The nodes on the paths of each key (a JSON list, ?2) under each root (a JSON list, ?1).
-const NODES: &str = "\
-    WITH RECURSIVE walk(node_id, key, depth) AS ( \
-      SELECT roots.value, keys.value, 1 FROM json_each(?1) AS roots, json_each(?2) AS keys \
-      UNION \
-      SELECT substr(n.node, 2 + 22 * (instr('0123456789abcdef', substr(walk.key, walk.depth, 1)) - 1), 22), walk.key, \
-        walk.depth + 1 \
-      FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id WHERE substr(n.node, 1, 1) = 'I' \
-    ) SELECT DISTINCT n.node_id, n.node FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id";
+/// The start of a walk down the paths of each key (a JSON list, ?2) under each root: the roots in ?1, the current states
+/// of the rooms in ?3, and the states after the events in ?4 (all JSON lists).
+macro_rules! walk {
+    () => {
+        "WITH RECURSIVE roots(root) AS ( \
+          SELECT value FROM json_each(?1) \
+          UNION SELECT rooms.state FROM json_each(?3) AS wanted JOIN rooms ON rooms.room_id = wanted.value \
+          UNION SELECT events.state_after FROM json_each(?4) AS wanted JOIN events ON events.event_id = wanted.value \
+            WHERE events.state_after IS NOT NULL \
+        ), walk(node_id, key, depth) AS ( \
+          SELECT root, keys.value, 1 FROM roots, json_each(?2) AS keys \
+          UNION \
+          SELECT substr(n.node, 2 + 22 * (instr('0123456789abcdef', substr(walk.key, walk.depth, 1)) - 1), 22), \
+            walk.key, walk.depth + 1 \
+          FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id WHERE substr(n.node, 1, 1) = 'I' \
+        )"
+    };
+}
 
-/// The events that stand at each key (a JSON list, ?2) under each root (a JSON list, ?1).
+/// The nodes on those paths.
+const NODES: &str =
+    concat!(walk!(), " SELECT DISTINCT n.node_id, n.node FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id");
+
+/// The events that stand at the ends of those paths.
 const AT_KEYS: &str = concat!(
-    "WITH RECURSIVE walk(node_id, key, depth) AS ( \
-      SELECT roots.value, keys.value, 1 FROM json_each(?1) AS roots, json_each(?2) AS keys \
-      UNION \
-      SELECT substr(n.node, 2 + 22 * (instr('0123456789abcdef', substr(walk.key, walk.depth, 1)) - 1), 22), walk.key, \
-        walk.depth + 1 \
-      FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id WHERE substr(n.node, 1, 1) = 'I' \
-    ), found(event_id) AS ( \
+    walk!(),
+    ", found(event_id) AS ( \
       SELECT DISTINCT json_extract(n.node, '$.\"' || walk.key || '\"') FROM walk \
       JOIN state_nodes AS n ON n.node_id = walk.node_id WHERE substr(n.node, 1, 1) = '{' \
     ) SELECT ",
@@ -113,10 +137,15 @@ pub type NodeText = (String, String);
 pub struct Wanted {
     /// Events by id.
     pub events: Vec<EventId>,
-    /// Trie roots, and
-    pub roots: Vec<String>,
-    /// key hashes: read the nodes on the path of each key under each root, and the events that stand there.
+    /// Rooms: their rows and their forward extremities.
+    pub rooms: Vec<RoomId>,
+    /// Key hashes: the events at each of them, and the nodes on the way, in `roots`, in the current states of `rooms`, and
+    /// in the states after `after`.
     pub keys: Vec<String>,
+    /// Trie roots.
+    pub roots: Vec<String>,
+    /// Events in the state after which to look.
+    pub after: Vec<EventId>,
     /// Roots of which all nodes are read.
     pub whole: Vec<String>,
 }
@@ -124,6 +153,8 @@ pub struct Wanted {
 /// What was read.
 #[derive(Debug, Default)]
 pub struct Found {
+    /// The rooms that exist.
+    pub rooms: Vec<Room>,
     /// The events that exist, by id or by key.
     pub events: HashMap<EventId, StoredEvent>,
     /// The nodes that exist.
@@ -131,40 +162,52 @@ pub struct Found {
 }
 
 impl Store {
-    /// Reads events, and state by key, in one round trip.
+    /// Reads rooms, events, and state by key, in one round trip. `own` is this server's name.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn find(&self, wanted: &Wanted) -> Result<Found, DatabaseError> {
+    pub async fn find(&self, own: &ServerName, wanted: &Wanted) -> Result<Found, DatabaseError> {
         let mut statements = Vec::new();
-        if !wanted.events.is_empty() {
-            statements.push(Statement::new(BY_ID, [json_list(wanted.events.iter().map(EventId::as_str)).into()]));
+        let mut kinds = Vec::new();
+        let mut ask = |kind: Kind, statement: Statement| {
+            kinds.push(kind);
+            statements.push(statement);
+        };
+        let room_ids = json_list(wanted.rooms.iter().map(RoomId::as_str));
+        if !wanted.rooms.is_empty() {
+            ask(Kind::Rooms, rooms_statement(own, &wanted.rooms));
+            ask(Kind::Events, Statement::new(EXTREMITIES, [room_ids.as_str().into()]));
         }
-        let events_first = statements.len();
-        if !wanted.roots.is_empty() && !wanted.keys.is_empty() {
-            let roots = json_list(wanted.roots.iter().map(String::as_str));
-            let keys = json_list(wanted.keys.iter().map(String::as_str));
-            statements.push(Statement::new(AT_KEYS, [roots.as_str().into(), keys.as_str().into()]));
-            statements.push(Statement::new(NODES, [roots.into(), keys.into()]));
+        if !wanted.events.is_empty() {
+            ask(Kind::Events, Statement::new(BY_ID, [ids(&wanted.events).into()]));
+        }
+        if !wanted.keys.is_empty() {
+            let parameters: [SqlValue; 4] = [
+                json_list(wanted.roots.iter().map(String::as_str)).into(),
+                json_list(wanted.keys.iter().map(String::as_str)).into(),
+                room_ids.into(),
+                ids(&wanted.after).into(),
+            ];
+            ask(Kind::Events, Statement::new(AT_KEYS, parameters.clone()));
+            ask(Kind::Nodes, Statement::new(NODES, parameters));
         }
         if !wanted.whole.is_empty() {
-            statements.push(Statement::new(ALL_NODES, [json_list(wanted.whole.iter().map(String::as_str)).into()]));
+            let roots = json_list(wanted.whole.iter().map(String::as_str));
+            ask(Kind::Nodes, Statement::new(ALL_NODES, [roots.into()]));
         }
         let mut found = Found::default();
         if statements.is_empty() {
             return Ok(found);
         }
-        let by_key = statements.len() > events_first && !wanted.roots.is_empty() && !wanted.keys.is_empty();
-        let answers = self.batch(statements).await?;
-        for (index, rows) in answers.into_iter().enumerate() {
-            if index < events_first || (by_key && index == events_first) {
-                for row in rows {
-                    let stored = stored_event(&row)?;
-                    found.events.insert(stored.event.event_id().clone(), stored);
-                }
-            } else {
-                for row in rows {
-                    found.nodes.push((row.text(0)?.to_owned(), row.text(1)?.to_owned()));
+        for (kind, rows) in kinds.into_iter().zip(self.batch(statements).await?) {
+            for row in &rows {
+                match kind {
+                    Kind::Rooms => found.rooms.push(room(row)?),
+                    Kind::Nodes => found.nodes.push((row.text(0)?.to_owned(), row.text(1)?.to_owned())),
+                    Kind::Events => {
+                        let stored = stored_event(row)?;
+                        found.events.insert(stored.event.event_id().clone(), stored);
+                    }
                 }
             }
         }
@@ -179,7 +222,7 @@ impl Store {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.query(Statement::new(BY_ID, [json_list(ids.iter().map(EventId::as_str)).into()])).await?;
+        let rows = self.query(Statement::new(BY_ID, [self::ids(ids).into()])).await?;
         rows.iter().map(stored_event).collect()
     }
 
@@ -191,7 +234,7 @@ impl Store {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.query(Statement::new(AUTH_CHAIN, [json_list(ids.iter().map(EventId::as_str)).into()])).await?;
+        let rows = self.query(Statement::new(AUTH_CHAIN, [self::ids(ids).into()])).await?;
         rows.iter().map(stored_event).collect()
     }
 
@@ -205,7 +248,18 @@ impl Store {
     }
 }
 
-/// An event from a row of [`event_columns`].
+/// What the rows of a statement of [`Store::find`] are.
+enum Kind {
+    Rooms,
+    Events,
+    Nodes,
+}
+
+fn ids(events: &[EventId]) -> String {
+    json_list(events.iter().map(EventId::as_str))
+}
+
+/// An event from a row of `event_columns`.
 pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
     let version = row.text(8)?;
     let version = RoomVersion::get(version)

@@ -104,12 +104,12 @@ impl Store {
     }
 }
 
-fn rooms_statement(own: &ServerName, ids: &[RoomId]) -> Statement {
+pub(super) fn rooms_statement(own: &ServerName, ids: &[RoomId]) -> Statement {
     Statement::new(ROOMS, [own.as_str().into(), json_list(ids.iter().map(RoomId::as_str)).into()])
 }
 
 /// A room from a row of [`room_columns`].
-fn room(row: &Row) -> Result<Room, DatabaseError> {
+pub(super) fn room(row: &Row) -> Result<Room, DatabaseError> {
     let shape = |what: &str| DatabaseError::Shape(format!("a stored room has {what}"));
     let version = row.text(1)?;
     let extremities: Vec<Value> = serde_json::from_str(row.text(3)?).map_err(|_| shape("unreadable extremities"))?;
