@@ -356,6 +356,19 @@ impl Event {
         self.0.version
     }
 
+    /// The event as another one names it in its `auth_events` or `prev_events`: its id; in room versions 1 and 2 a pair of
+    /// its id and its reference hash.
+    pub fn reference(&self) -> Value {
+        let id = Value::String(self.event_id().as_str().into());
+        if self.0.version.event_ids != EventIds::Given {
+            return id;
+        }
+        let hash = hashes::reference_hash(&redaction::signed_text(&self.0.object, self.0.version));
+        let mut hashes = Object::new();
+        hashes.insert("sha256", base64::encode(&hash));
+        Value::Array(vec![id, Value::Object(hashes)])
+    }
+
     /// The whole PDU without `unsigned`.
     pub fn object(&self) -> &Object {
         &self.0.object

@@ -67,7 +67,7 @@ impl EventId {
     }
 
     /// As [`EventId::parse`], for the members of events, whose length is judged apart.
-    pub(super) fn parse_any_length(text: &str) -> Result<Self, IdentifierError> {
+    pub(crate) fn parse_any_length(text: &str) -> Result<Self, IdentifierError> {
         opaque(text, '$', usize::MAX)?;
         Ok(Self(text.into()))
     }
@@ -89,7 +89,7 @@ impl RoomId {
     }
 
     /// As [`RoomId::parse`], for the members of events, whose length is judged apart.
-    pub(super) fn parse_any_length(text: &str) -> Result<Self, IdentifierError> {
+    pub(crate) fn parse_any_length(text: &str) -> Result<Self, IdentifierError> {
         opaque(text, '!', usize::MAX)?;
         Ok(Self(text.into()))
     }
@@ -121,7 +121,7 @@ impl UserId {
     }
 
     /// As [`UserId::parse`], for the members of events, whose length is judged apart.
-    pub(super) fn parse_any_length(text: &str) -> Result<Self, IdentifierError> {
+    pub(crate) fn parse_any_length(text: &str) -> Result<Self, IdentifierError> {
         with_domain(text, '@', usize::MAX)?;
         Ok(Self(text.into()))
     }

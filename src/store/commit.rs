@@ -9,6 +9,7 @@ use crate::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName, UserId},
         room_version::RoomVersion,
+        state_trie::NodeId,
     },
     platform::{DatabaseError, Statement},
 };
@@ -25,7 +26,7 @@ pub struct RoomCommit {
     /// The forward extremities after it.
     pub extremities: Vec<(EventId, i64)>,
     /// The trie root of the current state after it.
-    pub state: String,
+    pub state: NodeId,
     /// Whether `state` differs from what it was.
     pub state_changed: bool,
     /// New events, or outliers that found their place.
@@ -54,9 +55,9 @@ pub struct NewEvent {
     /// Whether it was soft-failed.
     pub soft_failed: bool,
     /// The trie root of the state before it, where known.
-    pub state_before: Option<String>,
+    pub state_before: Option<NodeId>,
     /// The trie root of the state after it, where known.
-    pub state_after: Option<String>,
+    pub state_after: Option<NodeId>,
     /// Whether the room's other servers must hear of it from us.
     pub outbox: Option<Outgoing>,
 }
@@ -242,14 +243,14 @@ impl RoomCommit {
                     room_id.into(),
                     version.into(),
                     extremities.into(),
-                    self.state.as_str().into(),
+                    self.state.to_string().into(),
                     notice.into(),
                     (!outgoing.is_empty()).into(),
                 ],
             ),
             None => Statement::new(
                 NEW_ROOM,
-                [room_id.into(), self.room_version.id.into(), extremities.into(), self.state.as_str().into()],
+                [room_id.into(), self.room_version.id.into(), extremities.into(), self.state.to_string().into()],
             ),
         });
         let mut each = |sql: &'static str, items: Vec<String>| {
@@ -267,7 +268,7 @@ impl RoomCommit {
             BACKFILLED,
             backfilled.map(|(i, new)| json!([new.event.event_id().as_str(), i + 1]).to_string()).collect(),
         );
-        each(NODES, self.nodes.iter().map(|(id, node)| json!([id, node]).to_string()).collect());
+        each(NODES, self.nodes.iter().map(|(id, node)| json!([id.to_string(), node]).to_string()).collect());
         let last = outgoing.len();
         let outgoing = outgoing.iter().enumerate();
         each(
@@ -282,7 +283,7 @@ impl RoomCommit {
         each(MEMBERSHIPS, self.memberships.iter().map(membership_row).collect());
         each(REDACTIONS, self.redactions.iter().map(redaction_row).collect());
         if self.state_changed {
-            statements.push(Statement::new(STATE, [room_id.into(), self.state.as_str().into()]));
+            statements.push(Statement::new(STATE, [room_id.into(), self.state.to_string().into()]));
         }
         if self.joins_anew {
             statements.push(Statement::new(CLOSE_SERVERS, [room_id.into()]));
@@ -327,8 +328,8 @@ fn event_row(new: &NewEvent) -> String {
         i64::from(new.place == Place::Outlier),
         new.rejected,
         i64::from(new.soft_failed),
-        new.state_before,
-        new.state_after,
+        new.state_before.map(|root| root.to_string()),
+        new.state_after.map(|root| root.to_string()),
     ])
     .to_string()
 }

@@ -11,6 +11,7 @@ use crate::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
+        state_trie::{NodeId, StateKeyHash},
     },
     platform::{DatabaseError, Row, SqlValue, Statement},
 };
@@ -29,9 +30,9 @@ pub struct StoredEvent {
     /// The accepted redaction of it.
     pub redacted_by: Option<String>,
     /// The trie root of the state before it, where known.
-    pub state_before: Option<String>,
+    pub state_before: Option<NodeId>,
     /// The trie root of the state after it, where known.
-    pub state_after: Option<String>,
+    pub state_after: Option<NodeId>,
 }
 
 /// The columns that [`stored_event`] reads, of the tables `events AS e` and `rooms AS r`.
@@ -130,7 +131,7 @@ const WHOLE_STATE: &str = concat!(
 );
 
 /// One trie node: its id and its text.
-pub type NodeText = (String, String);
+pub type NodeText = (NodeId, String);
 
 /// What to read in one round trip.
 #[derive(Debug, Default)]
@@ -141,13 +142,13 @@ pub struct Wanted {
     pub rooms: Vec<RoomId>,
     /// Key hashes: the events at each of them, and the nodes on the way, in `roots`, in the current states of `rooms`, and
     /// in the states after `after`.
-    pub keys: Vec<String>,
+    pub keys: Vec<StateKeyHash>,
     /// Trie roots.
-    pub roots: Vec<String>,
+    pub roots: Vec<NodeId>,
     /// Events in the state after which to look.
     pub after: Vec<EventId>,
     /// Roots of which all nodes are read.
-    pub whole: Vec<String>,
+    pub whole: Vec<NodeId>,
 }
 
 /// What was read.
@@ -182,18 +183,13 @@ impl Store {
             ask(Kind::Events, Statement::new(BY_ID, [ids(&wanted.events).into()]));
         }
         if !wanted.keys.is_empty() {
-            let parameters: [SqlValue; 4] = [
-                json_list(wanted.roots.iter().map(String::as_str)).into(),
-                json_list(wanted.keys.iter().map(String::as_str)).into(),
-                room_ids.into(),
-                ids(&wanted.after).into(),
-            ];
+            let parameters: [SqlValue; 4] =
+                [texts(&wanted.roots).into(), texts(&wanted.keys).into(), room_ids.into(), ids(&wanted.after).into()];
             ask(Kind::Events, Statement::new(AT_KEYS, parameters.clone()));
             ask(Kind::Nodes, Statement::new(NODES, parameters));
         }
         if !wanted.whole.is_empty() {
-            let roots = json_list(wanted.whole.iter().map(String::as_str));
-            ask(Kind::Nodes, Statement::new(ALL_NODES, [roots.into()]));
+            ask(Kind::Nodes, Statement::new(ALL_NODES, [texts(&wanted.whole).into()]));
         }
         let mut found = Found::default();
         if statements.is_empty() {
@@ -203,7 +199,7 @@ impl Store {
             for row in &rows {
                 match kind {
                     Kind::Rooms => found.rooms.push(room(row)?),
-                    Kind::Nodes => found.nodes.push((row.text(0)?.to_owned(), row.text(1)?.to_owned())),
+                    Kind::Nodes => found.nodes.push((node_id(row.text(0)?)?, row.text(1)?.to_owned())),
                     Kind::Events => {
                         let stored = stored_event(row)?;
                         found.events.insert(stored.event.event_id().clone(), stored);
@@ -242,8 +238,8 @@ impl Store {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn whole_state(&self, root: &str) -> Result<Vec<StoredEvent>, DatabaseError> {
-        let rows = self.query(Statement::new(WHOLE_STATE, [root.into()])).await?;
+    pub async fn whole_state(&self, root: NodeId) -> Result<Vec<StoredEvent>, DatabaseError> {
+        let rows = self.query(Statement::new(WHOLE_STATE, [root.to_string().into()])).await?;
         rows.iter().map(stored_event).collect()
     }
 }
@@ -253,6 +249,16 @@ enum Kind {
     Rooms,
     Events,
     Nodes,
+}
+
+/// The id of a trie node as it is stored.
+pub(super) fn node_id(text: &str) -> Result<NodeId, DatabaseError> {
+    NodeId::parse(text).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is no id of a state node")))
+}
+
+fn texts(items: &[impl ToString]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    json_list(items.iter().map(String::as_str))
 }
 
 fn ids(events: &[EventId]) -> String {
@@ -273,7 +279,7 @@ pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
         rejected: row.optional_text(3)?.map(str::to_owned),
         soft_failed: row.integer(4)? != 0,
         redacted_by: row.optional_text(5)?.map(str::to_owned),
-        state_before: row.optional_text(6)?.map(str::to_owned),
-        state_after: row.optional_text(7)?.map(str::to_owned),
+        state_before: row.optional_text(6)?.map(node_id).transpose()?,
+        state_after: row.optional_text(7)?.map(node_id).transpose()?,
     })
 }

@@ -6,7 +6,9 @@
 pub mod commit;
 pub mod discovery;
 pub mod events;
+pub(crate) mod memberships;
 pub mod rooms;
+pub mod staging;
 pub mod state_sql;
 
 use std::rc::Rc;

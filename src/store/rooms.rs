@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-use super::{Store, json_list};
+use super::{Store, events::node_id, json_list};
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
+        state_trie::NodeId,
     },
     platform::{DatabaseError, Row, Statement},
 };
@@ -23,7 +24,7 @@ pub struct Room {
     /// The forward extremities, with their depths.
     pub extremities: Vec<(EventId, i64)>,
     /// The trie root of the current state.
-    pub state: String,
+    pub state: NodeId,
     /// The newest position in the timeline.
     pub latest_pos: i64,
     /// How many local users are joined.
@@ -44,6 +45,13 @@ const ROOMS: &str =
 const ANSWER: &str = "SELECT response FROM transactions WHERE origin = ?1 AND txn_id = ?2";
 
 const SERVERS: &str = "SELECT server FROM room_servers WHERE room_id = ?1 AND to_pos IS NULL ORDER BY server";
+
+/// Looks at the oldest end of the timeline only, where history is lacking.
+const MISSING_PREVIOUS: &str = "\
+    SELECT DISTINCT CASE p.type WHEN 'array' THEN p.value ->> 0 ELSE p.value END AS previous \
+    FROM (SELECT event_nid FROM timeline WHERE room_id = ?1 ORDER BY pos LIMIT 200) AS oldest \
+      JOIN events AS e ON e.event_nid = oldest.event_nid, json_each(e.json, '$.prev_events') AS p \
+    WHERE NOT EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = previous AND NOT held.outlier) LIMIT 20";
 
 const SERVER_JOINED: &str = "SELECT 1 FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL";
 
@@ -94,6 +102,19 @@ impl Store {
             .collect()
     }
 
+    /// Events that the oldest events in the room's timeline cite as previous ones, and that have no place in our graph.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn missing_previous(&self, room_id: &RoomId) -> Result<Vec<EventId>, DatabaseError> {
+        let rows = self.query(Statement::new(MISSING_PREVIOUS, [room_id.as_str().into()])).await?;
+        let mut ids = Vec::with_capacity(rows.len());
+        for row in &rows {
+            ids.extend(EventId::parse(row.text(0)?).ok());
+        }
+        Ok(ids)
+    }
+
     /// Whether `server` has joined members in the room.
     ///
     /// # Errors
@@ -123,7 +144,7 @@ pub(super) fn room(row: &Row) -> Result<Room, DatabaseError> {
         room_version: RoomVersion::get(version).ok_or_else(|| shape("an unknown version"))?,
         version: row.integer(2)?,
         extremities,
-        state: row.text(4)?.to_owned(),
+        state: node_id(row.text(4)?)?,
         latest_pos: row.integer(5)?,
         local_joined: row.integer(6)?,
     })

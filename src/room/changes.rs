@@ -1,0 +1,109 @@
+//! From a judgement to a commit: what the change of the current state means for memberships and for the servers that
+//! must hear of the room.
+
+use std::collections::BTreeMap;
+
+use super::{
+    RoomError, Rooms,
+    judge::Judgement,
+    view::{View, event_id},
+};
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::{EventId, ServerName, UserId},
+        state_trie::Difference,
+    },
+    store::commit::{MembershipChange, RoomCommit},
+};
+
+impl Rooms {
+    /// The commit that makes a judgement true. `from_version` is `None` for a new room.
+    pub(super) async fn commit_of(
+        &self,
+        view: &mut View<'_>,
+        judgement: Judgement,
+        from_version: Option<i64>,
+    ) -> Result<RoomCommit, RoomError> {
+        let Judgement { room, extremities, state, new, redactions } = judgement;
+        let differences = if state == room.state { Vec::new() } else { view.diff(room.state, state).await? };
+        let changed = changed_members(view, &differences).await?;
+        let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
+        let mut memberships = Vec::new();
+        for ChangedMember { user_id, before, after } in changed {
+            let is_joined = |event: &Option<Event>| i64::from(membership(event.as_ref()) == "join");
+            let change = is_joined(&after) - is_joined(&before);
+            if let Ok(server) = ServerName::parse(user_id.server_name())
+                && change != 0
+            {
+                *joined.entry(server).or_default() += change;
+            }
+            if user_id.server_name() == self.server_name.as_str()
+                && let Some(event) = after.as_ref().or(before.as_ref())
+            {
+                memberships.push(MembershipChange {
+                    user_id,
+                    membership: if after.is_some() { membership(after.as_ref()) } else { "leave" }.to_owned(),
+                    event_id: event.event_id().clone(),
+                    invite_state: None,
+                });
+            }
+        }
+        Ok(RoomCommit {
+            room_id: room.room_id,
+            from_version,
+            room_version: room.room_version,
+            extremities,
+            state,
+            state_changed: state != room.state,
+            events: new,
+            nodes: view.made(),
+            joined: joined.into_iter().filter(|(_, change)| *change != 0).collect(),
+            memberships,
+            redactions,
+            joins_anew: false,
+        })
+    }
+}
+
+/// A user whose membership event in the current state changed.
+struct ChangedMember {
+    user_id: UserId,
+    before: Option<Event>,
+    after: Option<Event>,
+}
+
+/// The members among what differs. Reads what is not at hand, in one call.
+async fn changed_members(view: &mut View<'_>, differences: &[Difference]) -> Result<Vec<ChangedMember>, RoomError> {
+    let id = |text: &Option<std::rc::Rc<str>>| text.as_ref().map(|text| event_id(text)).transpose();
+    let mut pairs: Vec<(Option<EventId>, Option<EventId>)> = Vec::with_capacity(differences.len());
+    for difference in differences {
+        pairs.push((id(&difference.before)?, id(&difference.after)?));
+    }
+    // Both events of a pair have one key: where one is known and no member, the other need not be read.
+    let is_other = |view: &View<'_>, id: &Option<EventId>| {
+        let stored = id.as_ref().and_then(|id| view.stored(id));
+        stored.is_some_and(|stored| stored.event.event_type() != "m.room.member")
+    };
+    pairs.retain(|(before, after)| !is_other(view, before) && !is_other(view, after));
+    let ids: Vec<EventId> = pairs.iter().flat_map(|(before, after)| before.iter().chain(after)).cloned().collect();
+    view.load_events(&ids).await?;
+    let mut changed = Vec::new();
+    for (before, after) in pairs {
+        let event = |id: Option<EventId>| id.and_then(|id| view.stored(&id)).map(|stored| stored.event.clone());
+        let (before, after) = (event(before), event(after));
+        let Some(any) = after.as_ref().or(before.as_ref()) else { continue };
+        if any.event_type() != "m.room.member" {
+            continue;
+        }
+        // A state key that is no user ID cannot have been joined.
+        let Some(Ok(user_id)) = any.state_key().map(UserId::parse) else { continue };
+        changed.push(ChangedMember { user_id, before, after });
+    }
+    Ok(changed)
+}
+
+/// What a membership event says; a user without one has left.
+pub(super) fn membership(event: Option<&Event>) -> &str {
+    event.and_then(Event::membership).unwrap_or("leave")
+}

@@ -1,0 +1,210 @@
+//! Events from before what we hold: history that a local user pages back to, and events whose state another server
+//! vouches for.
+//!
+//! Server-Server API, "Backfilling and retrieving missing events".
+
+use std::collections::HashSet;
+
+use super::{
+    ATTEMPTS, Room, RoomError, Rooms,
+    remote::{StateIndex, judge_outliers, snapshot},
+    view::View,
+};
+use crate::{
+    matrix::{
+        auth_rules,
+        event::Event,
+        identifiers::{EventId, RoomId},
+    },
+    platform::DatabaseError,
+    store::commit::{NewEvent, Place, RoomCommit},
+};
+
+impl Rooms {
+    /// Events that the oldest events in the timeline cite as previous ones and that have no place here: what to ask
+    /// another server for. Empty when the timeline goes back to the room's creation.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn before_the_oldest(&self, room_id: &RoomId) -> Result<Vec<EventId>, RoomError> {
+        Ok(self.store.missing_previous(room_id).await?)
+    }
+
+    /// Puts history before everything in the room's timeline. `events` were asked for because the room's oldest events
+    /// cite them ([`Rooms::before_the_oldest`]); what no event here leads back to is left out. Signatures and hashes were
+    /// checked; each event is judged by its auth events. `auth_events` are those that came with them.
+    ///
+    /// Returns how many events have found a place.
+    ///
+    /// # Errors
+    /// [`RoomError::MissingEvents`] where auth events are lacking, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn backfilled(
+        &self,
+        room_id: &RoomId,
+        events: &[Event],
+        auth_events: &[Event],
+    ) -> Result<usize, RoomError> {
+        for _ in 0..ATTEMPTS {
+            let mut view = View::new(&self.store, &self.server_name);
+            let mut ids: Vec<EventId> = events.iter().map(|event| event.event_id().clone()).collect();
+            ids.extend(events.iter().chain(auth_events).flat_map(|event| event.auth_events().iter().cloned()));
+            if let Some(first) = events.first()
+                && first.version().room_id_is_create_hash
+            {
+                ids.push(room_id.create_event_id());
+            }
+            let room = view.load_rooms(vec![room_id.clone()], &[], ids, Vec::new()).await?.pop();
+            let room = room.ok_or(RoomError::UnknownRoom)?;
+            let connected = connected(self.before_the_oldest(room_id).await?, events);
+            let new = self.judge_history(&view, &room, &connected, auth_events)?;
+            let placed = new.iter().filter(|new| new.place == Place::Backfilled).count();
+            if new.is_empty() {
+                return Ok(0);
+            }
+            match self.store.commit(&[unchanged(&room, new, Vec::new())], Vec::new()).await {
+                Ok(()) => return Ok(placed),
+                Err(DatabaseError::Constraint(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
+    /// Takes over the state before `event` from another server that vouches for it (`/state_ids`), so that what cites
+    /// `event` can be judged. The event is judged by its auth events and by that state; it is shown to nobody.
+    ///
+    /// # Errors
+    /// [`RoomError::MissingEvents`], [`RoomError::Invalid`], [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn place(&self, event: &Event, state: &[Event], auth_chain: &[Event]) -> Result<(), RoomError> {
+        let outliers = judge_outliers(event.room_id(), auth_chain.iter().chain(state));
+        let good: Vec<&Event> = state
+            .iter()
+            .filter(|event| outliers.by_id.get(event.event_id()).is_some_and(|(_, rejected)| rejected.is_none()))
+            .collect();
+        let snapshot = snapshot(&good)?;
+        let state_events: Vec<Event> = good.iter().map(|event| (*event).clone()).collect();
+        let rejected = auth_rules::check(event, &StateIndex::new(&state_events)).err().map(|error| error.to_string());
+        for _ in 0..ATTEMPTS {
+            let mut view = View::new(&self.store, &self.server_name);
+            let ids = vec![event.event_id().clone()];
+            let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
+            let room = room.ok_or(RoomError::UnknownRoom)?;
+            if view.stored(event.event_id()).is_some_and(|stored| stored.state_after.is_some()) {
+                return Ok(());
+            }
+            for (id, text) in &snapshot.nodes {
+                view.add_made(*id, text.clone())?;
+            }
+            let after = match &rejected {
+                Some(_) => snapshot.root,
+                None => view.with_event(snapshot.root, event).await?,
+            };
+            let mut new = outliers.new.clone();
+            new.retain(|outlier| outlier.event.event_id() != event.event_id());
+            new.push(NewEvent {
+                event: event.clone(),
+                place: Place::Hidden,
+                rejected: rejected.clone(),
+                soft_failed: false,
+                state_before: Some(snapshot.root),
+                state_after: Some(after),
+                outbox: None,
+            });
+            match self.store.commit(&[unchanged(&room, new, view.made())], Vec::new()).await {
+                Ok(()) => return Ok(()),
+                Err(DatabaseError::Constraint(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
+    /// Judges history, given newest first, by the auth events of each, which are here or among `auth_events`.
+    fn judge_history(
+        &self,
+        view: &View<'_>,
+        room: &Room,
+        history: &[Event],
+        auth_events: &[Event],
+    ) -> Result<Vec<NewEvent>, RoomError> {
+        let mut missing: Vec<EventId> = Vec::new();
+        let given: HashSet<&EventId> = history.iter().chain(auth_events).map(Event::event_id).collect();
+        let mut known: Vec<Event> = Vec::new();
+        for event in history.iter().chain(auth_events) {
+            for id in event.auth_events() {
+                match view.stored(id) {
+                    Some(stored) if stored.rejected.is_none() => known.push(stored.event.clone()),
+                    Some(_) => {}
+                    None if given.contains(id) => {}
+                    None => missing.push(id.clone()),
+                }
+            }
+        }
+        if let Some(stored) = view.stored(&room.room_id.create_event_id()) {
+            known.push(stored.event.clone());
+        }
+        if !missing.is_empty() {
+            missing.sort();
+            missing.dedup();
+            return Err(RoomError::MissingEvents(missing));
+        }
+        // Known events were accepted before and are so again by the same rules, given their own auth events; those that
+        // are not at hand are judged by what is stored.
+        let judged =
+            super::remote::judge_outliers_with(&room.room_id, known.into_iter(), history.iter().chain(auth_events));
+        let mut new: Vec<NewEvent> = Vec::new();
+        for event in history {
+            if view.stored(event.event_id()).is_some_and(|stored| !stored.outlier) {
+                continue;
+            }
+            let Some((_, rejected)) = judged.by_id.get(event.event_id()) else { continue };
+            new.push(NewEvent {
+                event: event.clone(),
+                place: if rejected.is_some() { Place::Hidden } else { Place::Backfilled },
+                rejected: rejected.clone(),
+                soft_failed: false,
+                state_before: None,
+                state_after: None,
+                outbox: None,
+            });
+        }
+        let history: HashSet<&EventId> = history.iter().map(Event::event_id).collect();
+        new.extend(judged.new.into_iter().filter(|new| !history.contains(new.event.event_id())));
+        Ok(new)
+    }
+}
+
+/// Those of `events` that `oldest` leads back to, newest first.
+fn connected(oldest: Vec<EventId>, events: &[Event]) -> Vec<Event> {
+    let mut reached: HashSet<EventId> = oldest.into_iter().collect();
+    let mut waiting: Vec<&Event> = events.iter().collect();
+    let mut connected = Vec::new();
+    loop {
+        // Of what is reached the greatest depth comes first: depth orders honest history, and orders only the view of it.
+        waiting.sort_by_key(|event| std::cmp::Reverse((event.depth(), event.origin_server_ts())));
+        let Some(index) = waiting.iter().position(|event| reached.contains(event.event_id())) else {
+            return connected;
+        };
+        let event = waiting.remove(index);
+        reached.extend(event.prev_events().iter().cloned());
+        connected.push(event.clone());
+    }
+}
+
+/// A commit that adds events and leaves the room as it is.
+fn unchanged(room: &Room, events: Vec<NewEvent>, nodes: Vec<crate::store::events::NodeText>) -> RoomCommit {
+    RoomCommit {
+        room_id: room.room_id.clone(),
+        from_version: Some(room.version),
+        room_version: room.room_version,
+        extremities: room.extremities.clone(),
+        state: room.state,
+        state_changed: false,
+        events,
+        nodes,
+        joined: Vec::new(),
+        memberships: Vec::new(),
+        redactions: Vec::new(),
+        joins_anew: false,
+    }
+}

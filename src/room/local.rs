@@ -1,0 +1,330 @@
+//! Events that are made here: by local users, and templates of events for the users of other servers.
+//!
+//! Client-Server API, "Creation" and "Sending events to a room"; Server-Server API, "Signing Events", "Auth events
+//! selection", `make_join` and its kin.
+
+use super::{
+    ATTEMPTS, Draft, Room, RoomError, Rooms,
+    judge::{Judgement, Source, Verdict, key},
+    view::{StateKey, View},
+};
+use crate::{
+    matrix::{
+        auth_events, auth_rules,
+        event::{Event, MAX_PREV_EVENTS},
+        identifiers::{EventId, RoomId, UserId},
+        json::{Object, Value},
+        room_version::{EventIds, RoomVersion},
+        state_trie::NodeId,
+    },
+    platform::{DatabaseError, Statement},
+};
+
+/// The greatest depth that canonical JSON can say.
+const MAX_DEPTH: i64 = (1 << 53) - 1;
+
+/// A room that a local user creates: its version, what its create event says, and the events that follow.
+#[derive(Debug, Clone)]
+pub struct NewRoom {
+    /// The room version.
+    pub version: &'static RoomVersion,
+    /// The content of the create event, without `room_version` and (where the version has one) `creator`.
+    pub create_content: Object,
+    /// The events after the create event, in order; the first is the creator's join.
+    pub drafts: Vec<Draft>,
+}
+
+/// An event that is made but for its hashes and signatures, and the state by which it is allowed.
+struct Proto {
+    object: Object,
+    state: Vec<Event>,
+    before: NodeId,
+}
+
+impl Rooms {
+    /// Makes an event of a local user and commits it. The caller starts the sending.
+    ///
+    /// # Errors
+    /// [`RoomError::NotAllowed`] where the room's rules forbid it, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn send(&self, room_id: &RoomId, sender: &UserId, draft: Draft) -> Result<Event, RoomError> {
+        self.send_with(room_id, sender, draft, |_| Vec::new()).await
+    }
+
+    /// As [`Rooms::send`], with further statements in the same atomic batch: what the caller must remember if and only if
+    /// the event is committed.
+    ///
+    /// # Errors
+    /// As [`Rooms::send`]. A constraint that `others` breaks counts as a commit that came first.
+    pub async fn send_with(
+        &self,
+        room_id: &RoomId,
+        sender: &UserId,
+        draft: Draft,
+        others: impl Fn(&Event) -> Vec<Statement>,
+    ) -> Result<Event, RoomError> {
+        for _ in 0..ATTEMPTS {
+            let mut view = View::new(&self.store, &self.server_name);
+            let room = self.read_for_draft(&mut view, room_id, sender, &draft).await?;
+            let version = room.version;
+            let mut judgement = Judgement::new(room);
+            let event = self.append(&mut view, &mut judgement, sender, &draft).await?;
+            let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
+            match self.store.commit(&[commit], others(&event)).await {
+                Ok(()) => return Ok(event),
+                Err(DatabaseError::Constraint(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
+    /// Makes and signs an event of a local user without committing it: an invite, which the invited user's server must
+    /// sign too. [`Rooms::commit_signed`] commits it.
+    ///
+    /// # Errors
+    /// As [`Rooms::send`].
+    pub async fn draft_event(&self, room_id: &RoomId, sender: &UserId, draft: &Draft) -> Result<Event, RoomError> {
+        let mut view = View::new(&self.store, &self.server_name);
+        let room = self.read_for_draft(&mut view, room_id, sender, draft).await?;
+        let mut judgement = Judgement::new(room);
+        self.append(&mut view, &mut judgement, sender, draft).await
+    }
+
+    /// Commits an event of a local user that [`Rooms::draft_event`] made, with whatever signatures it got since.
+    ///
+    /// # Errors
+    /// As [`Rooms::send`].
+    pub async fn commit_signed(&self, event: &Event) -> Result<(), RoomError> {
+        self.commit_one(event, &Source::PassOn { given_by: None }).await.map(|_| ())
+    }
+
+    /// Judges one event that is ours to pass on, and commits it if it is accepted. Returns the state before it.
+    pub(super) async fn commit_one(&self, event: &Event, source: &Source) -> Result<NodeId, RoomError> {
+        for _ in 0..ATTEMPTS {
+            let mut view = View::new(&self.store, &self.server_name);
+            let mut ids = vec![event.event_id().clone()];
+            ids.extend(event.prev_events().iter().chain(event.auth_events()).cloned());
+            let previous = event.prev_events().to_vec();
+            let keys = super::judge::auth_keys(event);
+            let rooms = view.load_rooms(vec![event.room_id().clone()], &keys, ids, previous).await?;
+            let room = rooms.into_iter().find(|room| room.local_joined > 0).ok_or(RoomError::UnknownRoom)?;
+            let version = room.version;
+            let mut judgement = Judgement::new(room);
+            match judgement.judge(&mut view, event, source).await? {
+                Verdict::Accepted | Verdict::Known(None) => {}
+                Verdict::SoftFailed(why) | Verdict::Rejected(why) | Verdict::Known(Some(why)) => {
+                    return Err(RoomError::NotAllowed(why));
+                }
+                Verdict::Missing { mut previous, auth } => {
+                    previous.extend(auth);
+                    return Err(RoomError::MissingEvents(previous));
+                }
+            }
+            let before = view.stored(event.event_id()).and_then(|stored| stored.state_before);
+            let before = before.ok_or_else(|| RoomError::Corrupt("an accepted event without a state".to_owned()))?;
+            if judgement.is_unchanged() {
+                return Ok(before);
+            }
+            let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
+            match self.store.commit(&[commit], Vec::new()).await {
+                Ok(()) => return Ok(before),
+                Err(DatabaseError::Constraint(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
+    /// An unsigned event for another server's user, with its place in the room filled in: what `make_join`, `make_leave`
+    /// and `make_knock` answer with.
+    ///
+    /// # Errors
+    /// As [`Rooms::send`].
+    pub async fn template(
+        &self,
+        room_id: &RoomId,
+        sender: &UserId,
+        draft: &Draft,
+    ) -> Result<(Object, &'static RoomVersion), RoomError> {
+        let mut view = View::new(&self.store, &self.server_name);
+        let room = self.read_for_draft(&mut view, room_id, sender, draft).await?;
+        let version = room.room_version;
+        let judgement = Judgement::new(room);
+        let proto = self.propose(&mut view, &judgement, sender, draft).await?;
+        // The rules judge an event; signing it here is the way to have one, and the signature goes nowhere.
+        let event = Event::create(proto.object.clone(), version, self.server_name.as_str(), &self.signing_key)?;
+        auth_rules::check(&event, proto.state.as_slice()).map_err(|error| RoomError::NotAllowed(error.to_string()))?;
+        Ok((proto.object, version))
+    }
+
+    /// Creates a room with all its first events in one commit.
+    ///
+    /// # Errors
+    /// As [`Rooms::send`]; [`RoomError::NotAllowed`] names the first event that the rules forbid.
+    pub async fn create(&self, creator: &UserId, new: &NewRoom) -> Result<(RoomId, Vec<Event>), RoomError> {
+        let version = new.version;
+        let mut view = View::new(&self.store, &self.server_name);
+        let create = self.create_event(creator, new)?;
+        if let Err(error) = auth_rules::check_auth_event_list(&create, |_| None) {
+            return Err(RoomError::NotAllowed(error.to_string()));
+        }
+        let room = Room {
+            room_id: create.room_id().clone(),
+            room_version: version,
+            version: 0,
+            extremities: Vec::new(),
+            state: NodeId::EMPTY,
+            latest_pos: 0,
+            local_joined: 0,
+        };
+        let room_id = room.room_id.clone();
+        let mut judgement = Judgement::new(room);
+        let source = Source::PassOn { given_by: None };
+        judgement.take(&mut view, &create, NodeId::EMPTY, &Verdict::Accepted, &source).await?;
+        let mut events = vec![create];
+        for draft in &new.drafts {
+            events.push(self.append(&mut view, &mut judgement, creator, draft).await?);
+        }
+        // Nobody else is in the room yet.
+        judgement.new.iter_mut().for_each(|new| new.outbox = None);
+        let commit = self.commit_of(&mut view, judgement, None).await?;
+        self.store.commit(&[commit], Vec::new()).await?;
+        Ok((room_id, events))
+    }
+
+    fn create_event(&self, creator: &UserId, new: &NewRoom) -> Result<Event, RoomError> {
+        let version = new.version;
+        let mut content = new.create_content.clone();
+        content.insert("room_version", version.id);
+        if !version.creator_is_sender {
+            content.insert("creator", creator.as_str());
+        }
+        let mut object = Object::new();
+        object.insert("type", "m.room.create");
+        object.insert("state_key", "");
+        object.insert("sender", creator.as_str());
+        object.insert("content", Value::Object(content));
+        object.insert("auth_events", Value::Array(Vec::new()));
+        object.insert("prev_events", Value::Array(Vec::new()));
+        object.insert("depth", 1);
+        object.insert("origin_server_ts", self.clock.now_ms());
+        if !version.room_id_is_create_hash {
+            object.insert("room_id", format!("!{}:{}", self.random_name(), self.server_name));
+        }
+        self.give_id(&mut object, version);
+        Ok(Event::create(object, version, self.server_name.as_str(), &self.signing_key)?)
+    }
+
+    /// Makes the event of `draft`, checks it, and takes it into the judgement.
+    async fn append(
+        &self,
+        view: &mut View<'_>,
+        judgement: &mut Judgement,
+        sender: &UserId,
+        draft: &Draft,
+    ) -> Result<Event, RoomError> {
+        let version = judgement.room.room_version;
+        let proto = self.propose(view, judgement, sender, draft).await?;
+        let event = Event::create(proto.object, version, self.server_name.as_str(), &self.signing_key)?;
+        auth_rules::check(&event, proto.state.as_slice()).map_err(|error| RoomError::NotAllowed(error.to_string()))?;
+        let source = Source::PassOn { given_by: None };
+        judgement.take(view, &event, proto.before, &Verdict::Accepted, &source).await?;
+        Ok(event)
+    }
+
+    /// Gives `draft` its place at the end of the room.
+    async fn propose(
+        &self,
+        view: &mut View<'_>,
+        judgement: &Judgement,
+        sender: &UserId,
+        draft: &Draft,
+    ) -> Result<Proto, RoomError> {
+        let version = judgement.room.room_version;
+        let mut extremities = judgement.extremities.clone();
+        let all = extremities.len() <= MAX_PREV_EVENTS;
+        extremities.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
+        extremities.truncate(MAX_PREV_EVENTS);
+        let previous: Vec<EventId> = extremities.iter().map(|(id, _)| id.clone()).collect();
+        view.load_events(&previous).await?;
+        let before = if all {
+            judgement.state
+        } else {
+            let roots = previous.iter().filter_map(|id| view.stored(id)?.state_after).collect();
+            view.resolve(version, roots).await?
+        };
+        let selected = selection(version, sender, draft);
+        let mut keys = selected.clone();
+        if version.room_id_is_create_hash {
+            keys.push(key("m.room.create", ""));
+        }
+        let state = view.state(before, &keys).await?;
+        let auth: Vec<&Event> = state.iter().filter(|event| selects(&selected, event)).collect();
+        let previous: Vec<&Event> = previous.iter().filter_map(|id| Some(&view.stored(id)?.event)).collect();
+        let depth = extremities.iter().map(|(_, depth)| *depth).max().unwrap_or(0).saturating_add(1).min(MAX_DEPTH);
+        let mut object = Object::new();
+        object.insert("type", draft.event_type.as_str());
+        if let Some(state_key) = &draft.state_key {
+            object.insert("state_key", state_key.as_str());
+        }
+        object.insert("sender", sender.as_str());
+        object.insert("room_id", judgement.room.room_id.as_str());
+        let mut content = draft.content.clone();
+        if let Some(redacts) = &draft.redacts {
+            let holder = if version.redacts_in_content { &mut content } else { &mut object };
+            holder.insert("redacts", redacts.as_str());
+        }
+        object.insert("content", Value::Object(content));
+        object.insert("auth_events", Value::Array(auth.iter().map(|event| event.reference()).collect()));
+        object.insert("prev_events", Value::Array(previous.iter().map(|event| event.reference()).collect()));
+        object.insert("depth", depth);
+        object.insert("origin_server_ts", self.clock.now_ms());
+        self.give_id(&mut object, version);
+        Ok(Proto { object, state, before })
+    }
+
+    async fn read_for_draft(
+        &self,
+        view: &mut View<'_>,
+        room_id: &RoomId,
+        sender: &UserId,
+        draft: &Draft,
+    ) -> Result<Room, RoomError> {
+        // The room's version is not known before it is read: the selection of the newest asks for most.
+        let newest = RoomVersion::all().last().copied().ok_or(RoomError::UnknownRoom)?;
+        let mut keys = selection(newest, sender, draft);
+        keys.push(key("m.room.create", ""));
+        if let Some(state_key) = &draft.state_key {
+            keys.push(key(&draft.event_type, state_key));
+        }
+        let rooms = view.load_rooms(vec![room_id.clone()], &keys, Vec::new(), Vec::new()).await?;
+        rooms.into_iter().find(|room| room.local_joined > 0).ok_or(RoomError::UnknownRoom)
+    }
+
+    /// In room versions 1 and 2 the server names its events.
+    fn give_id(&self, object: &mut Object, version: &RoomVersion) {
+        if version.event_ids == EventIds::Given {
+            object.insert("event_id", format!("${}:{}", self.random_name(), self.server_name));
+        }
+    }
+
+    /// 18 random letters, digits, `-` and `_`.
+    fn random_name(&self) -> String {
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut bytes = [0; 18];
+        self.random.fill(&mut bytes);
+        bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 64)])).collect()
+    }
+}
+
+fn selection(version: &RoomVersion, sender: &UserId, draft: &Draft) -> Vec<StateKey> {
+    let state_key = draft.state_key.as_deref();
+    auth_events::selection(version, &draft.event_type, sender.as_str(), state_key, &draft.content)
+        .into_iter()
+        .map(|(event_type, state_key)| key(event_type, state_key))
+        .collect()
+}
+
+fn selects(selected: &[StateKey], event: &Event) -> bool {
+    selected.iter().any(|(event_type, state_key)| event.is_state(event_type, state_key))
+}

@@ -1,0 +1,295 @@
+//! Receiving a transaction's PDUs (Server-Server API, "Transactions" and "Checks performed on receipt of a PDU").
+//!
+//! What can be judged is judged and committed with the transaction's answer in one batch. What cites events that we do
+//! not hold is staged in the same batch, and judged when [`crate::federation`] has fetched them.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, json};
+
+use super::{
+    ATTEMPTS, Room, RoomError, Rooms,
+    judge::{Judgement, Source, Verdict, auth_keys},
+    view::{StateKey, View},
+};
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName},
+    },
+    platform::{DatabaseError, Statement},
+    store::staging::{StagedPdu, record_transaction, stage},
+};
+
+/// A transaction that begins: the answer that it got before, or the rooms that its PDUs are of.
+#[derive(Debug)]
+pub enum Transaction {
+    /// It was answered before; this is the answer's body.
+    Answered(String),
+    /// It is new. These of its rooms are known here.
+    New(HashMap<RoomId, Room>),
+}
+
+/// What became of received PDUs.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// The body of the transaction's answer: `{"pdus": {…}}`.
+    pub answer: String,
+    /// Rooms in which PDUs were staged: what they cite must be fetched.
+    pub staged: Vec<RoomId>,
+    /// Events that were accepted.
+    pub accepted: usize,
+    /// Of events that were not staged because the caller fetches itself: what they cite and we lack.
+    pub missing: Vec<Lacking>,
+}
+
+/// An event that cannot be judged yet.
+#[derive(Debug, Clone)]
+pub struct Lacking {
+    /// The event.
+    pub event: Event,
+    /// Its previous events that we do not hold, or not the state after them.
+    pub previous: Vec<EventId>,
+    /// Its auth events that we do not hold.
+    pub auth: Vec<EventId>,
+}
+
+/// What came with a transaction.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// Its sender.
+    pub origin: &'a ServerName,
+    /// Its id.
+    pub txn_id: &'a str,
+}
+
+impl Rooms {
+    /// Begins transaction `txn_id` of `origin`, whose PDUs are of the rooms `room_ids`. One round trip.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn begin(
+        &self,
+        origin: &ServerName,
+        txn_id: &str,
+        room_ids: &[RoomId],
+    ) -> Result<Transaction, RoomError> {
+        let (answer, rooms) = self.store.transaction(&self.server_name, origin, txn_id, room_ids).await?;
+        Ok(match answer {
+            Some(answer) => Transaction::Answered(answer),
+            None => Transaction::New(rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect()),
+        })
+    }
+
+    /// Judges the events of a transaction, whose signatures and hashes were checked, and commits the outcome together
+    /// with the answer. `refused` are PDUs that failed before, with the reason for each.
+    ///
+    /// # Errors
+    /// [`RoomError::Busy`] when other commits come first again and again, and as the database says.
+    pub async fn receive(
+        &self,
+        record: Record<'_>,
+        rooms: HashMap<RoomId, Room>,
+        events: &[Event],
+        refused: &[(EventId, String)],
+    ) -> Result<Received, RoomError> {
+        let mut rooms = Some(rooms);
+        for _ in 0..ATTEMPTS {
+            let rooms = match rooms.take() {
+                Some(rooms) => rooms,
+                None => {
+                    let mut ids: Vec<RoomId> = events.iter().map(|event| event.room_id().clone()).collect();
+                    ids.sort();
+                    ids.dedup();
+                    match self.begin(record.origin, record.txn_id, &ids).await? {
+                        Transaction::Answered(answer) => return Ok(Received { answer, ..Received::default() }),
+                        Transaction::New(rooms) => rooms,
+                    }
+                }
+            };
+            match self.try_receive(Some(record), rooms, events, refused).await {
+                Err(RoomError::Database(DatabaseError::Constraint(_))) => {}
+                other => return other,
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
+    /// Judges events of one room that were fetched because others cite them. Nothing is staged: what cannot be judged
+    /// yet is named in the answer.
+    ///
+    /// # Errors
+    /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and as the database says.
+    pub async fn receive_fetched(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
+        for _ in 0..ATTEMPTS {
+            let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
+            let rooms = HashMap::from([(room_id.clone(), room)]);
+            match self.try_receive(None, rooms, events, &[]).await {
+                Err(RoomError::Database(DatabaseError::Constraint(_))) => {}
+                other => return other,
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
+    async fn try_receive(
+        &self,
+        record: Option<Record<'_>>,
+        rooms: HashMap<RoomId, Room>,
+        events: &[Event],
+        refused: &[(EventId, String)],
+    ) -> Result<Received, RoomError> {
+        let now = self.clock.now_ms();
+        let mut view = View::new(&self.store, &self.server_name);
+        self.read_for(&mut view, &rooms, events).await?;
+        let mut results: HashMap<EventId, Option<String>> =
+            refused.iter().map(|(id, why)| (id.clone(), Some(why.clone()))).collect();
+        let mut received = Received::default();
+        let mut commits = Vec::new();
+        let mut others: Vec<Statement> = Vec::new();
+        for (room_id, events) in by_room(events) {
+            let Some(room) = rooms.get(&room_id).filter(|room| room.local_joined > 0) else {
+                let error = RoomError::UnknownRoom.to_string();
+                results.extend(events.iter().map(|event| (event.event_id().clone(), Some(error.clone()))));
+                continue;
+            };
+            let version = room.version;
+            let mut judgement = Judgement::new(room.clone());
+            let mut staged = Vec::new();
+            for event in in_order(events) {
+                match judgement.judge(&mut view, &event, &Source::Transaction).await? {
+                    Verdict::Accepted => {
+                        received.accepted += 1;
+                        results.insert(event.event_id().clone(), None);
+                    }
+                    Verdict::SoftFailed(_) | Verdict::Known(None) => {
+                        results.insert(event.event_id().clone(), None);
+                    }
+                    Verdict::Rejected(why) | Verdict::Known(Some(why)) => {
+                        results.insert(event.event_id().clone(), Some(format!("The event was rejected: {why}.")));
+                    }
+                    Verdict::Missing { previous, auth } => {
+                        results.insert(event.event_id().clone(), None);
+                        staged.push(Lacking { event, previous, auth });
+                    }
+                }
+            }
+            match record {
+                Some(record) if !staged.is_empty() => {
+                    others.extend(stage(staged.iter().map(|lacking| StagedPdu {
+                        event: &lacking.event,
+                        origin: record.origin,
+                        received_ts: now,
+                    })));
+                    received.staged.push(room_id.clone());
+                }
+                Some(_) => {}
+                None => received.missing.extend(staged),
+            }
+            if !judgement.is_unchanged() {
+                commits.push(self.commit_of(&mut view, judgement, Some(version)).await?);
+            }
+        }
+        received.answer = answer(&results);
+        if let Some(record) = record {
+            others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
+        }
+        self.store.commit(&commits, others).await?;
+        Ok(received)
+    }
+
+    /// Reads in one call what judging `events` will ask for.
+    async fn read_for(
+        &self,
+        view: &mut View<'_>,
+        rooms: &HashMap<RoomId, Room>,
+        events: &[Event],
+    ) -> Result<(), RoomError> {
+        let known: Vec<&Event> = events
+            .iter()
+            .filter(|event| rooms.get(event.room_id()).is_some_and(|room| room.local_joined > 0))
+            .collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let mut keys: HashSet<StateKey> = HashSet::new();
+        let mut ids: Vec<EventId> = Vec::new();
+        let mut previous: Vec<EventId> = Vec::new();
+        for event in &known {
+            keys.extend(auth_keys(event));
+            if let Some(state_key) = event.state_key() {
+                keys.insert((event.event_type().to_owned(), state_key.to_owned()));
+            }
+            ids.push(event.event_id().clone());
+            ids.extend(event.auth_events().iter().cloned());
+            ids.extend(event.prev_events().iter().cloned());
+            previous.extend(event.prev_events().iter().cloned());
+            if event.version().room_id_is_create_hash {
+                ids.push(event.room_id().create_event_id());
+            }
+        }
+        previous.sort();
+        previous.dedup();
+        let keys: Vec<StateKey> = keys.into_iter().collect();
+        let mut room_ids: Vec<RoomId> = known.iter().map(|event| event.room_id().clone()).collect();
+        room_ids.sort();
+        room_ids.dedup();
+        view.load_rooms(room_ids, &keys, ids, previous).await.map(|_| ())
+    }
+}
+
+/// The body of a transaction's answer.
+fn answer(results: &HashMap<EventId, Option<String>>) -> String {
+    let pdus: Map<_, _> = results
+        .iter()
+        .map(|(id, error)| {
+            let result = error.as_ref().map_or_else(|| json!({}), |error| json!({ "error": error }));
+            (id.as_str().to_owned(), result)
+        })
+        .collect();
+    json!({ "pdus": pdus }).to_string()
+}
+
+/// The events of each room, in the order in which they came, each event once.
+fn by_room(events: &[Event]) -> Vec<(RoomId, Vec<Event>)> {
+    let mut rooms: Vec<(RoomId, Vec<Event>)> = Vec::new();
+    let mut seen = HashSet::new();
+    for event in events {
+        if !seen.insert(event.event_id().clone()) {
+            continue;
+        }
+        match rooms.iter_mut().find(|(room_id, _)| room_id == event.room_id()) {
+            Some((_, events)) => events.push(event.clone()),
+            None => rooms.push((event.room_id().clone(), vec![event.clone()])),
+        }
+    }
+    rooms
+}
+
+/// Events such that each comes after those of its previous and auth events that are among them; else in the order given.
+/// Events cannot cite each other in a circle, because an event's id is a hash of what it cites; in room versions 1 and 2,
+/// where it is not, what stands in a circle keeps the order given.
+fn in_order(events: Vec<Event>) -> Vec<Event> {
+    let mut left: HashSet<EventId> = events.iter().map(|event| event.event_id().clone()).collect();
+    let mut waiting = events;
+    let mut ordered = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let before = ordered.len();
+        let mut still = Vec::new();
+        for event in waiting {
+            let blocked = event.prev_events().iter().chain(event.auth_events()).any(|id| left.contains(id));
+            if blocked {
+                still.push(event);
+            } else {
+                left.remove(event.event_id());
+                ordered.push(event);
+            }
+        }
+        if ordered.len() == before {
+            ordered.extend(still);
+            break;
+        }
+        waiting = still;
+    }
+    ordered
+}

@@ -1,0 +1,352 @@
+//! What other servers and we do to each other's memberships: joins, leaves and invites.
+//!
+//! Server-Server API, "Joining Rooms", "Inviting to a room", "Leaving Rooms (Rejecting Invites)". As the resident server
+//! we judge another server's membership event and pass it on; as the joining server we take over the state that a
+//! resident server vouches for, after checking all of it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{ATTEMPTS, RoomError, Rooms, changes::membership, judge::Source, view::View};
+use crate::{
+    matrix::{
+        auth_rules::{self, AuthEvent},
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName, UserId},
+        json::{Object, Value},
+        room_version::RoomVersion,
+        state_trie::{self, NodeId, StateKeyHash},
+    },
+    platform::DatabaseError,
+    store::{
+        commit::{MembershipChange, NewEvent, Place, RoomCommit},
+        memberships::remember_membership,
+    },
+};
+
+/// Another server's membership event that we as a resident server let in.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The state before the event: what the other server is told.
+    pub state_before: NodeId,
+}
+
+/// What a resident server answered to our join. Signatures and hashes of all events were checked.
+#[derive(Debug, Clone)]
+pub struct RemoteJoin {
+    /// Our join.
+    pub join: Event,
+    /// The state before it.
+    pub state: Vec<Event>,
+    /// The auth chain of the join and of the state.
+    pub auth_chain: Vec<Event>,
+}
+
+/// Events that stand outside our graph, and which of them were rejected.
+pub(super) struct Outliers {
+    pub(super) new: Vec<NewEvent>,
+    pub(super) by_id: HashMap<EventId, (Event, Option<String>)>,
+}
+
+impl Rooms {
+    /// Judges a membership event that `origin` asks us, as a resident server, to let in (`send_join`, `send_leave`,
+    /// `send_knock`), commits it, and has the room's other servers told of it.
+    ///
+    /// # Errors
+    /// [`RoomError::NotAllowed`] where the room's rules forbid it, [`RoomError::MissingEvents`] where it was not made from
+    /// our template, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn admit(&self, origin: &ServerName, event: &Event) -> Result<Admitted, RoomError> {
+        let source = Source::PassOn { given_by: Some(origin.clone()) };
+        Ok(Admitted { state_before: self.commit_one(event, &source).await? })
+    }
+
+    /// Takes over a room from the answer to our `send_join`: every event is judged by its auth events, in order, and
+    /// what the rules forbid stays out of the state.
+    ///
+    /// # Errors
+    /// [`RoomError::Invalid`] where the answer is not a room that our join could be in, [`RoomError::Busy`].
+    pub async fn install_join(&self, answer: &RemoteJoin) -> Result<(), RoomError> {
+        let join = &answer.join;
+        let version = join.version();
+        let outliers = judge_outliers(join.room_id(), answer.auth_chain.iter().chain(&answer.state));
+        let state: Vec<&Event> = answer
+            .state
+            .iter()
+            .filter(|event| outliers.by_id.get(event.event_id()).is_some_and(|(_, rejected)| rejected.is_none()))
+            .collect();
+        let snapshot = snapshot(&state)?;
+        check_create(&state, version)?;
+        let state_events: Vec<Event> = state.iter().map(|event| (*event).clone()).collect();
+        let find = |id: &EventId| {
+            let (event, rejected) = outliers.by_id.get(id)?;
+            Some(AuthEvent { event, rejected: rejected.is_some() })
+        };
+        auth_rules::check_auth_event_list(join, find)
+            .and_then(|()| auth_rules::check(join, &StateIndex::new(&state_events)))
+            .map_err(|error| {
+                RoomError::Invalid(format!("The room that was answered does not allow our join: {error}."))
+            })?;
+        for _ in 0..ATTEMPTS {
+            let mut view = View::new(&self.store, &self.server_name);
+            let held = view
+                .load_rooms(vec![join.room_id().clone()], &[], vec![join.event_id().clone()], Vec::new())
+                .await?
+                .pop();
+            if held.as_ref().is_some_and(|room| room.local_joined > 0) {
+                // Another local user joined meanwhile: the join is an event like any other.
+                return match self.receive_fetched(join.room_id(), std::slice::from_ref(join)).await {
+                    Ok(received) if received.missing.is_empty() => Ok(()),
+                    Ok(_) => Err(RoomError::MissingEvents(join.prev_events().to_vec())),
+                    Err(error) => Err(error),
+                };
+            }
+            for (id, text) in &snapshot.nodes {
+                view.add_made(*id, text.clone())?;
+            }
+            let after = view.with_event(snapshot.root, join).await?;
+            let mut new = outliers.new.clone();
+            new.push(NewEvent {
+                event: join.clone(),
+                place: Place::Newest,
+                rejected: None,
+                soft_failed: false,
+                state_before: Some(snapshot.root),
+                state_after: Some(after),
+                outbox: None,
+            });
+            let (joined, memberships) = self.members_of(state.iter().copied().chain([join]));
+            let commit = RoomCommit {
+                room_id: join.room_id().clone(),
+                from_version: held.as_ref().map(|room| room.version),
+                room_version: version,
+                extremities: vec![(join.event_id().clone(), join.depth())],
+                state: after,
+                state_changed: true,
+                events: new,
+                nodes: view.made(),
+                joined,
+                memberships,
+                redactions: Vec::new(),
+                joins_anew: true,
+            };
+            match self.store.commit(&[commit], Vec::new()).await {
+                Ok(()) => return Ok(()),
+                Err(DatabaseError::Constraint(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
+    /// Remembers an invite of a local user. `invite_state` is the room's state as the inviting server describes it,
+    /// stripped or whole. In a room that we are in the invite also becomes part of the room, where we hold what it cites.
+    ///
+    /// # Errors
+    /// [`RoomError::NotAllowed`] where the user is joined already, and as the database says.
+    pub async fn receive_invite(&self, invite: &Event, invite_state: Vec<Object>) -> Result<(), RoomError> {
+        let Some(Ok(user_id)) = invite.state_key().map(UserId::parse) else {
+            return Err(RoomError::Invalid("The invite's state key is no user ID.".to_owned()));
+        };
+        let current = self.current(invite.room_id(), &[("m.room.member", user_id.as_str())]).await?;
+        if let Some((room, members)) = current
+            && room.local_joined > 0
+        {
+            if membership(members.first()) == "join" {
+                return Err(RoomError::NotAllowed("the user is in the room already".to_owned()));
+            }
+            let received = self.receive_fetched(invite.room_id(), std::slice::from_ref(invite)).await?;
+            if received.accepted > 0 {
+                return Ok(());
+            }
+        }
+        let mut state: Vec<Value> = invite_state.into_iter().map(Value::Object).collect();
+        state.retain(|event| {
+            let is = |name: &str, value: &str| event.get(name).and_then(Value::as_str) == Some(value);
+            !(is("type", "m.room.member") && is("state_key", user_id.as_str()))
+        });
+        state.push(Value::Object(invite.object().clone()));
+        let change = MembershipChange {
+            user_id,
+            membership: "invite".to_owned(),
+            event_id: invite.event_id().clone(),
+            invite_state: Some(Value::Array(state).to_text()),
+        };
+        Ok(self.store.batch(remember_membership(invite.room_id(), &change)).await.map(|_| ())?)
+    }
+
+    /// Remembers that a local user left a room that we are not in, by way of another server: a rejected invite.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn left_elsewhere(
+        &self,
+        user_id: &UserId,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(), RoomError> {
+        let change = MembershipChange {
+            user_id: user_id.clone(),
+            membership: "leave".to_owned(),
+            event_id: event_id.clone(),
+            invite_state: None,
+        };
+        Ok(self.store.batch(remember_membership(room_id, &change)).await.map(|_| ())?)
+    }
+
+    /// How many users of each server are joined, and what local users' memberships are, in a whole state.
+    fn members_of<'a>(
+        &self,
+        state: impl Iterator<Item = &'a Event>,
+    ) -> (Vec<(ServerName, i64)>, Vec<MembershipChange>) {
+        let mut current: BTreeMap<UserId, &Event> = BTreeMap::new();
+        for event in state.filter(|event| event.event_type() == "m.room.member") {
+            if let Some(Ok(user_id)) = event.state_key().map(UserId::parse) {
+                current.insert(user_id, event);
+            }
+        }
+        let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
+        let mut memberships = Vec::new();
+        for (user_id, event) in current {
+            let membership = membership(Some(event));
+            if let Ok(server) = ServerName::parse(user_id.server_name())
+                && membership == "join"
+            {
+                *joined.entry(server).or_default() += 1;
+            }
+            if user_id.server_name() == self.server_name.as_str() {
+                memberships.push(MembershipChange {
+                    user_id,
+                    membership: membership.to_owned(),
+                    event_id: event.event_id().clone(),
+                    invite_state: None,
+                });
+            }
+        }
+        (joined.into_iter().collect(), memberships)
+    }
+}
+
+/// Judges events that come without a place in our graph, each by its auth events (check 4), auth events first.
+pub(super) fn judge_outliers<'a>(room_id: &RoomId, events: impl Iterator<Item = &'a Event>) -> Outliers {
+    judge_outliers_with(room_id, std::iter::empty(), events)
+}
+
+/// As [`judge_outliers`], where some events, `known`, were judged and accepted before.
+pub(super) fn judge_outliers_with<'a>(
+    room_id: &RoomId,
+    known: impl Iterator<Item = Event>,
+    events: impl Iterator<Item = &'a Event>,
+) -> Outliers {
+    let mut waiting: HashMap<EventId, Event> = events.map(|event| (event.event_id().clone(), event.clone())).collect();
+    let mut outliers = Outliers { new: Vec::new(), by_id: HashMap::new() };
+    for event in known {
+        waiting.remove(event.event_id());
+        outliers.by_id.insert(event.event_id().clone(), (event, None));
+    }
+    let mut order: Vec<EventId> = waiting.keys().cloned().collect();
+    order.sort();
+    // Depth first without recursion: an event is judged after all of its auth events that came with it.
+    for start in order {
+        let mut stack = vec![(start, false)];
+        while let Some((id, auth_events_done)) = stack.pop() {
+            let Some(event) = waiting.get(&id) else { continue };
+            if !auth_events_done {
+                let auth_events: Vec<EventId> =
+                    event.auth_events().iter().filter(|id| waiting.contains_key(*id)).cloned().collect();
+                stack.push((id.clone(), true));
+                // An event whose auth events lead back to itself is on the stack already and has no place to go.
+                stack.extend(auth_events.into_iter().filter(|next| *next != id).map(|id| (id, false)));
+                if stack.len() > 10 * waiting.len() + 10 {
+                    break;
+                }
+                continue;
+            }
+            if let Some(event) = waiting.remove(&id) {
+                outliers.judge(room_id, event);
+            }
+        }
+    }
+    outliers
+}
+
+impl Outliers {
+    fn judge(&mut self, room_id: &RoomId, event: Event) {
+        let find = |id: &EventId| {
+            let (event, rejected) = self.by_id.get(id)?;
+            Some(AuthEvent { event, rejected: rejected.is_some() })
+        };
+        let rejected = if event.room_id() != room_id {
+            Some("it is of another room".to_owned())
+        } else if let Some(member) = event.oversized_member() {
+            Some(format!("`{member}` is too long"))
+        } else {
+            let mut auth_events: Vec<Event> =
+                event.auth_events().iter().filter_map(|id| Some(self.by_id.get(id)?.0.clone())).collect();
+            if event.version().room_id_is_create_hash
+                && let Some((create, _)) = self.by_id.get(&room_id.create_event_id())
+            {
+                auth_events.push(create.clone());
+            }
+            auth_rules::check_auth_event_list(&event, find)
+                .and_then(|()| auth_rules::check(&event, auth_events.as_slice()))
+                .err()
+                .map(|error| error.to_string())
+        };
+        self.new.push(NewEvent {
+            event: event.clone(),
+            place: Place::Outlier,
+            rejected: rejected.clone(),
+            soft_failed: false,
+            state_before: None,
+            state_after: None,
+            outbox: None,
+        });
+        self.by_id.insert(event.event_id().clone(), (event, rejected));
+    }
+}
+
+/// The snapshot of a whole state.
+pub(super) fn snapshot(state: &[&Event]) -> Result<state_trie::Updated, RoomError> {
+    let mut entries: HashMap<StateKeyHash, std::rc::Rc<str>> = HashMap::new();
+    for event in state {
+        let Some(state_key) = event.state_key() else {
+            return Err(RoomError::Invalid(format!("{} in the state is no state event.", event.event_id())));
+        };
+        let key = StateKeyHash::new(event.event_type(), state_key);
+        let id: std::rc::Rc<str> = event.event_id().as_str().into();
+        if entries.insert(key, id.clone()).is_some_and(|other| other != id) {
+            return Err(RoomError::Invalid(format!(
+                "The state has two events for {:?}, {state_key:?}.",
+                event.event_type()
+            )));
+        }
+    }
+    Ok(state_trie::build(entries))
+}
+
+/// The state of a room has a create event, of the version that we were told.
+fn check_create(state: &[&Event], version: &RoomVersion) -> Result<(), RoomError> {
+    let create = state
+        .iter()
+        .find(|event| event.is_state("m.room.create", ""))
+        .ok_or_else(|| RoomError::Invalid("The state has no valid create event.".to_owned()))?;
+    let stated = create.content().get("room_version").map_or(Some("1"), Value::as_str);
+    if stated != Some(version.id) {
+        return Err(RoomError::Invalid(format!("The room is not of version {version}, as the resident server said.")));
+    }
+    Ok(())
+}
+
+/// A whole state, to look up by key.
+pub(super) struct StateIndex<'a>(HashMap<(&'a str, &'a str), &'a Event>);
+
+impl<'a> StateIndex<'a> {
+    pub(super) fn new(state: &'a [Event]) -> Self {
+        Self(state.iter().filter_map(|event| Some(((event.event_type(), event.state_key()?), event))).collect())
+    }
+}
+
+impl auth_rules::AuthState for StateIndex<'_> {
+    fn get(&self, event_type: &str, state_key: &str) -> Option<&Event> {
+        self.0.get(&(event_type, state_key)).copied()
+    }
+}

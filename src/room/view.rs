@@ -1,0 +1,199 @@
+//! What one piece of work has read of rooms so far: a cache that lives as long as the work, and fills itself from the
+//! database in as few calls as it can.
+
+use std::collections::{HashMap, HashSet};
+
+use super::RoomError;
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName},
+        state_trie::{self, Change, Difference, MissingNodes, NodeId, Nodes, StateKeyHash},
+    },
+    store::{
+        Store,
+        events::{NodeText, StoredEvent, Wanted},
+        rooms::Room,
+    },
+};
+
+/// A pair of event type and state key.
+pub(super) type StateKey = (String, String);
+
+/// The most times that one question may go back to the database: the depth of a trie is bounded, so more is a loop.
+const MAX_READS: usize = 64;
+
+/// See the module.
+pub(super) struct View<'s> {
+    store: &'s Store,
+    own: &'s ServerName,
+    nodes: Nodes,
+    events: HashMap<EventId, StoredEvent>,
+    absent: HashSet<EventId>,
+    /// Nodes made by this work, which its commit must write.
+    made: HashMap<NodeId, String>,
+}
+
+impl<'s> View<'s> {
+    pub(super) fn new(store: &'s Store, own: &'s ServerName) -> Self {
+        Self {
+            store,
+            own,
+            nodes: Nodes::default(),
+            events: HashMap::new(),
+            absent: HashSet::new(),
+            made: HashMap::new(),
+        }
+    }
+
+    /// Reads what is wanted, in one call, and returns the rooms.
+    pub(super) async fn load(&mut self, mut wanted: Wanted) -> Result<Vec<Room>, RoomError> {
+        wanted.events.retain(|id| !self.events.contains_key(id) && !self.absent.contains(id));
+        wanted.events.sort();
+        wanted.events.dedup();
+        wanted.keys.sort();
+        wanted.keys.dedup();
+        let found = self.store.find(self.own, &wanted).await?;
+        self.absent.extend(wanted.events.into_iter().filter(|id| !found.events.contains_key(id)));
+        for (id, stored) in found.events {
+            self.absent.remove(&id);
+            self.events.entry(id).or_insert(stored);
+        }
+        for (id, text) in found.nodes {
+            self.add_node(id, &text)?;
+        }
+        Ok(found.rooms)
+    }
+
+    /// Reads those of `ids` that were not read before.
+    pub(super) async fn load_events(&mut self, ids: &[EventId]) -> Result<(), RoomError> {
+        if ids.iter().all(|id| self.events.contains_key(id) || self.absent.contains(id)) {
+            return Ok(());
+        }
+        self.load(Wanted { events: ids.to_vec(), ..Wanted::default() }).await.map(|_| ())
+    }
+
+    /// The event, if we hold it; it must have been read.
+    pub(super) fn stored(&self, id: &EventId) -> Option<&StoredEvent> {
+        self.events.get(id)
+    }
+
+    /// Makes `stored` known to this work, before it is committed.
+    pub(super) fn put(&mut self, stored: StoredEvent) {
+        self.absent.remove(stored.event.event_id());
+        self.events.insert(stored.event.event_id().clone(), stored);
+    }
+
+    /// The events that stand at `keys` in the snapshot `root`.
+    pub(super) async fn state(&mut self, root: NodeId, keys: &[StateKey]) -> Result<Vec<Event>, RoomError> {
+        let hashes: Vec<StateKeyHash> = keys.iter().map(|(t, k)| StateKeyHash::new(t, k)).collect();
+        for _ in 0..MAX_READS {
+            let found = match state_trie::lookup(root, &hashes, &self.nodes) {
+                Ok(found) => found,
+                Err(MissingNodes(_)) => {
+                    self.read_state(root, hashes.clone()).await?;
+                    continue;
+                }
+            };
+            let ids: Vec<EventId> = found.into_iter().flatten().map(|id| event_id(&id)).collect::<Result<_, _>>()?;
+            self.load_events(&ids).await?;
+            return ids
+                .iter()
+                .map(|id| {
+                    let stored = self.events.get(id);
+                    stored.map(|stored| stored.event.clone()).ok_or_else(|| corrupt(format!("{id} is not held")))
+                })
+                .collect();
+        }
+        Err(corrupt(format!("the snapshot {root} has missing nodes")))
+    }
+
+    /// The snapshot `root` with `event` in it.
+    pub(super) async fn with_event(&mut self, root: NodeId, event: &Event) -> Result<NodeId, RoomError> {
+        let Some(state_key) = event.state_key() else { return Ok(root) };
+        let key = StateKeyHash::new(event.event_type(), state_key);
+        self.update(root, &[(key, Some(event.event_id().as_str().into()))]).await
+    }
+
+    /// The snapshot `root` with `changes`.
+    pub(super) async fn update(&mut self, root: NodeId, changes: &[Change]) -> Result<NodeId, RoomError> {
+        for _ in 0..MAX_READS {
+            match state_trie::update(root, changes, &self.nodes) {
+                Ok(updated) => {
+                    for (id, text) in updated.nodes {
+                        self.add_made(id, text)?;
+                    }
+                    return Ok(updated.root);
+                }
+                Err(MissingNodes(missing)) => {
+                    self.read_state(root, changes.iter().map(|(key, _)| *key).collect()).await?;
+                    // A merge of leaves needs siblings that lie on no path.
+                    let missing: Vec<_> = missing.into_iter().filter(|id| !self.nodes.contains(*id)).collect();
+                    if !missing.is_empty() {
+                        self.load(Wanted { whole: missing, ..Wanted::default() }).await?;
+                    }
+                }
+            }
+        }
+        Err(corrupt(format!("the snapshot {root} has missing nodes")))
+    }
+
+    /// What differs between two snapshots.
+    pub(super) async fn diff(&mut self, before: NodeId, after: NodeId) -> Result<Vec<Difference>, RoomError> {
+        for _ in 0..MAX_READS {
+            match state_trie::diff(before, after, &self.nodes) {
+                Ok(differences) => return Ok(differences),
+                Err(MissingNodes(missing)) => {
+                    self.load(Wanted { whole: missing, ..Wanted::default() }).await?;
+                }
+            }
+        }
+        Err(corrupt(format!("the snapshots {before} and {after} have missing nodes")))
+    }
+
+    /// The nodes at hand.
+    pub(super) fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// Adds a node that this work made, which its commit must write.
+    pub(super) fn add_made(&mut self, id: NodeId, text: String) -> Result<(), RoomError> {
+        self.add_node(id, &text)?;
+        self.made.insert(id, text);
+        Ok(())
+    }
+
+    /// The nodes that the commit must write.
+    pub(super) fn made(&self) -> Vec<NodeText> {
+        self.made.iter().map(|(id, text)| (*id, text.clone())).collect()
+    }
+
+    /// Rooms that were read, with the current state at `keys` and `events`, in one call.
+    pub(super) async fn load_rooms(
+        &mut self,
+        rooms: Vec<RoomId>,
+        keys: &[StateKey],
+        events: Vec<EventId>,
+        after: Vec<EventId>,
+    ) -> Result<Vec<Room>, RoomError> {
+        let keys = keys.iter().map(|(t, k)| StateKeyHash::new(t, k)).collect();
+        self.load(Wanted { rooms, keys, events, after, ..Wanted::default() }).await
+    }
+
+    async fn read_state(&mut self, root: NodeId, keys: Vec<StateKeyHash>) -> Result<(), RoomError> {
+        self.load(Wanted { roots: vec![root], keys, ..Wanted::default() }).await.map(|_| ())
+    }
+
+    fn add_node(&mut self, id: NodeId, text: &str) -> Result<(), RoomError> {
+        self.nodes.insert_text(id, text).map_err(|_| corrupt(format!("the state node {id} is malformed")))
+    }
+}
+
+/// An event id that a snapshot holds.
+pub(super) fn event_id(text: &str) -> Result<EventId, RoomError> {
+    EventId::parse_any_length(text).map_err(|_| corrupt(format!("{text:?} in a snapshot is no event ID")))
+}
+
+fn corrupt(why: String) -> RoomError {
+    RoomError::Corrupt(why)
+}

@@ -1,0 +1,130 @@
+//! Transactions' answers, and PDUs that wait for what they cite.
+
+use serde_json::json;
+
+use super::{Store, json_list, json_lists};
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName},
+    },
+    platform::{DatabaseError, Statement},
+};
+
+/// A PDU to stage.
+#[derive(Debug, Clone, Copy)]
+pub struct StagedPdu<'a> {
+    /// The event; its signatures and hash were checked.
+    pub event: &'a Event,
+    /// Who sent it.
+    pub origin: &'a ServerName,
+    /// When it came, in milliseconds.
+    pub received_ts: i64,
+}
+
+/// A staged PDU as it is stored.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Its event id.
+    pub event_id: String,
+    /// Who sent it.
+    pub origin: String,
+    /// Its text.
+    pub json: String,
+    /// How often what it cites was looked for in vain.
+    pub attempts: i64,
+}
+
+const RECORD: &str = "INSERT INTO transactions (origin, txn_id, response, received_ts) VALUES (?1, ?2, ?3, ?4)";
+
+const STAGE: &str = "\
+    INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts) \
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \
+    ON CONFLICT (room_id, event_id) DO NOTHING";
+
+const ROOMS_WAITING: &str = "SELECT DISTINCT room_id FROM staged_pdus WHERE retry_at <= ?1 LIMIT 50";
+
+const WAITING: &str = "\
+    SELECT event_id, origin, json, attempts FROM staged_pdus WHERE room_id = ?1 ORDER BY received_ts LIMIT ?2";
+
+const DELAY: &str = "\
+    UPDATE staged_pdus SET attempts = attempts + 1, retry_at = ?3 \
+    WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
+
+const DROP: &str = "DELETE FROM staged_pdus WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
+
+const FORGET: &str = "DELETE FROM transactions WHERE received_ts < ?1";
+
+/// Records the answer to a transaction. Aborts its batch when the transaction was answered before.
+pub(crate) fn record_transaction(origin: &ServerName, txn_id: &str, response: &str, now: i64) -> Statement {
+    Statement::new(RECORD, [origin.as_str().into(), txn_id.into(), response.into(), now.into()])
+}
+
+/// Stages PDUs.
+pub(crate) fn stage<'a>(pdus: impl Iterator<Item = StagedPdu<'a>>) -> Vec<Statement> {
+    let rows = pdus.map(|pdu| {
+        let event = pdu.event;
+        json!([event.room_id().as_str(), event.event_id().as_str(), pdu.origin.as_str(), event.json(), pdu.received_ts])
+            .to_string()
+    });
+    json_lists(rows).into_iter().map(|list| Statement::new(STAGE, [list.into()])).collect()
+}
+
+impl Store {
+    /// Rooms with staged PDUs that are due at `now`.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn rooms_waiting(&self, now: i64) -> Result<Vec<RoomId>, DatabaseError> {
+        let rows = self.query(Statement::new(ROOMS_WAITING, [now.into()])).await?;
+        let mut rooms = Vec::with_capacity(rows.len());
+        for row in &rows {
+            rooms.extend(RoomId::parse(row.text(0)?).ok());
+        }
+        Ok(rooms)
+    }
+
+    /// The staged PDUs of a room, the oldest first, `limit` at most.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn waiting(&self, room_id: &RoomId, limit: i64) -> Result<Vec<Waiting>, DatabaseError> {
+        let rows = self.query(Statement::new(WAITING, [room_id.as_str().into(), limit.into()])).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Waiting {
+                    event_id: row.text(0)?.to_owned(),
+                    origin: row.text(1)?.to_owned(),
+                    json: row.text(2)?.to_owned(),
+                    attempts: row.integer(3)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Notes that staged PDUs were looked at in vain, and must not be again before `retry_at`.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn delay(&self, room_id: &RoomId, ids: &[EventId], retry_at: i64) -> Result<(), DatabaseError> {
+        let ids = json_list(ids.iter().map(EventId::as_str));
+        self.query(Statement::new(DELAY, [room_id.as_str().into(), ids.into(), retry_at.into()])).await.map(|_| ())
+    }
+
+    /// Gives staged PDUs up.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn unstage(&self, room_id: &RoomId, ids: &[String]) -> Result<(), DatabaseError> {
+        let ids = json_list(ids.iter().map(String::as_str));
+        self.query(Statement::new(DROP, [room_id.as_str().into(), ids.into()])).await.map(|_| ())
+    }
+
+    /// Forgets the answers to transactions received before `before`: nobody repeats one that old.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn forget_transactions(&self, before: i64) -> Result<(), DatabaseError> {
+        self.query(Statement::new(FORGET, [before.into()])).await.map(|_| ())
+    }
+}
