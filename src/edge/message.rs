@@ -4,12 +4,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use worker::{
     js_sys::{Array, Uint8Array},
-    wasm_bindgen::JsCast,
+    wasm_bindgen::{JsCast, JsValue},
     wasm_bindgen_futures::JsFuture,
     web_sys,
 };
 
-use super::stream::{self, ReadError};
+use super::stream::{self, Excess, ReadError};
 use crate::{
     error::MatrixError,
     router::{BodyTooLarge, Request, Response},
@@ -92,18 +92,13 @@ pub(super) fn path_and_query(url: &str) -> Option<Uri> {
 
 async fn body(request: &web_sys::Request, headers: &http::HeaderMap) -> Result<Bytes, ReadError> {
     let Some(body) = request.body() else { return Ok(Bytes::new()) };
-    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match length {
-        Some(length) if length > MAX_BODY_BYTES as u64 => {
-            let _ = JsFuture::from(body.cancel()).await;
-            Err(ReadError::TooLong)
-        }
+    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length <= MAX_BODY_BYTES) {
         // HTTP holds the sender to the length it has announced, so the whole can be taken at once.
-        Some(_) => {
-            let promise = request.array_buffer().map_err(|error| ReadError::Broken(stream::describe(&error)))?;
-            let buffer = JsFuture::from(promise).await.map_err(|error| ReadError::Broken(stream::describe(&error)))?;
-            Ok(Uint8Array::new(&buffer).to_vec().into())
-        }
-        None => stream::read_all(&body, MAX_BODY_BYTES).await.map(Bytes::from),
+        let broken = |error: JsValue| ReadError::Broken(stream::describe(&error));
+        let buffer = JsFuture::from(request.array_buffer().map_err(broken)?).await.map_err(broken)?;
+        return Ok(Uint8Array::new(&buffer).to_vec().into());
     }
+    // The platform itself ends a body of more than 100 MB (on its smaller plans), so there is an end to this.
+    stream::read_all(&body, MAX_BODY_BYTES, Excess::Discarded).await.map(Bytes::from)
 }

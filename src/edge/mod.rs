@@ -64,7 +64,7 @@ mod worker_events {
                 };
                 if let Some(database) = costs {
                     let line = format!("{} {} {}", response.status().as_u16(), request.method(), request.url());
-                    Console.warn(&database.costs(&line));
+                    worker::console_log!("{}", database.costs(&line));
                 }
                 response
             }

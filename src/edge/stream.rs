@@ -9,21 +9,31 @@ use worker::{
 
 /// Why a stream was not read to its end.
 pub(super) enum ReadError {
-    /// There is more than the limit; the stream has been cancelled.
+    /// There is more than the limit.
     TooLong,
     /// The sender stopped in the middle; what the runtime says about it.
     Broken(String),
 }
 
+/// What becomes of the part of a stream that is beyond the limit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Excess {
+    /// It is not read; the sender is cut off.
+    Cancelled,
+    /// It is read and thrown away, so that the sender lives to read the answer.
+    Discarded,
+}
+
 /// All that `stream` holds, at most `limit` bytes.
-pub(super) async fn read_all(stream: &ReadableStream, limit: usize) -> Result<Vec<u8>, ReadError> {
+pub(super) async fn read_all(stream: &ReadableStream, limit: usize, excess: Excess) -> Result<Vec<u8>, ReadError> {
     let reader: ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
     let mut bytes = Vec::new();
+    let mut too_long = false;
     loop {
         let result = JsFuture::from(reader.read()).await.map_err(|error| ReadError::Broken(describe(&error)))?;
         let done = Reflect::get(&result, &"done".into()).is_ok_and(|done| done.is_truthy());
         if done {
-            return Ok(bytes);
+            return if too_long { Err(ReadError::TooLong) } else { Ok(bytes) };
         }
         let chunk = Reflect::get(&result, &"value".into())
             .ok()
@@ -31,9 +41,14 @@ pub(super) async fn read_all(stream: &ReadableStream, limit: usize) -> Result<Ve
             .ok_or_else(|| ReadError::Broken("the stream does not consist of bytes".to_owned()))?;
         let start = bytes.len();
         let end = start + chunk.length() as usize;
-        if end > limit {
-            let _ = JsFuture::from(reader.cancel()).await;
-            return Err(ReadError::TooLong);
+        if too_long || end > limit {
+            if excess == Excess::Cancelled {
+                let _ = JsFuture::from(reader.cancel()).await;
+                return Err(ReadError::TooLong);
+            }
+            too_long = true;
+            bytes = Vec::new();
+            continue;
         }
         bytes.resize(end, 0);
         chunk.copy_to(&mut bytes[start..]);

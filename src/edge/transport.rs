@@ -15,7 +15,7 @@ use worker::{
 
 use super::{
     message, socket,
-    stream::{self, ReadError, describe},
+    stream::{self, Excess, ReadError, describe},
 };
 use crate::platform::{LocalBoxFuture, OutboundRequest, Transport, TransportError};
 
@@ -85,10 +85,12 @@ async fn fetch(
         return Err(TransportError::Failed(format!("the server could not be reached (status {status})")));
     }
     let body = match response.body() {
-        Some(body) => stream::read_all(&body, request.max_response_bytes).await.map_err(|error| match error {
-            ReadError::TooLong => TransportError::TooLarge,
-            ReadError::Broken(why) => TransportError::Failed(why),
-        })?,
+        Some(body) => stream::read_all(&body, request.max_response_bytes, Excess::Cancelled).await.map_err(
+            |error| match error {
+                ReadError::TooLong => TransportError::TooLarge,
+                ReadError::Broken(why) => TransportError::Failed(why),
+            },
+        )?,
         None => Vec::new(),
     };
     let mut answer = http::Response::new(Bytes::from(body));
