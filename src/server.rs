@@ -5,21 +5,31 @@ use std::rc::Rc;
 use crate::{
     config::Config,
     platform::Platform,
+    room::Rooms,
     router::{Request, Response},
+    store::Store,
 };
 
 /// One homeserver. It holds no state of its own beyond caches of facts: any number of them may serve one database.
+/// Cheap to clone, so that work which outlives a request may have it.
+#[derive(Clone)]
 pub struct Server {
     /// What its operator has set.
     pub config: Rc<Config>,
     /// All it needs of the world.
     pub platform: Platform,
+    /// Its database.
+    pub store: Store,
+    /// Its rooms.
+    pub rooms: Rc<Rooms>,
 }
 
 impl Server {
     /// A server of this configuration on this platform.
     pub fn new(config: Rc<Config>, platform: Platform) -> Self {
-        Self { config, platform }
+        let store = Store::new(platform.database.clone());
+        let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
+        Self { config, platform, store, rooms }
     }
 
     /// Answers one request.

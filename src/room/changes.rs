@@ -38,7 +38,7 @@ impl Rooms {
             {
                 *joined.entry(server).or_default() += change;
             }
-            if user_id.server_name() == self.server_name.as_str()
+            if user_id.server_name() == self.server_name().as_str()
                 && let Some(event) = after.as_ref().or(before.as_ref())
             {
                 memberships.push(MembershipChange {

@@ -45,7 +45,7 @@ impl Rooms {
         auth_events: &[Event],
     ) -> Result<usize, RoomError> {
         for _ in 0..ATTEMPTS {
-            let mut view = View::new(&self.store, &self.server_name);
+            let mut view = View::new(&self.store, self.server_name());
             let mut ids: Vec<EventId> = events.iter().map(|event| event.event_id().clone()).collect();
             ids.extend(events.iter().chain(auth_events).flat_map(|event| event.auth_events().iter().cloned()));
             if let Some(first) = events.first()
@@ -85,7 +85,7 @@ impl Rooms {
         let state_events: Vec<Event> = good.iter().map(|event| (*event).clone()).collect();
         let rejected = auth_rules::check(event, &StateIndex::new(&state_events)).err().map(|error| error.to_string());
         for _ in 0..ATTEMPTS {
-            let mut view = View::new(&self.store, &self.server_name);
+            let mut view = View::new(&self.store, self.server_name());
             let ids = vec![event.event_id().clone()];
             let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;

@@ -63,7 +63,7 @@ impl Rooms {
         others: impl Fn(&Event) -> Vec<Statement>,
     ) -> Result<Event, RoomError> {
         for _ in 0..ATTEMPTS {
-            let mut view = View::new(&self.store, &self.server_name);
+            let mut view = View::new(&self.store, self.server_name());
             let room = self.read_for_draft(&mut view, room_id, sender, &draft).await?;
             let version = room.version;
             let mut judgement = Judgement::new(room);
@@ -84,7 +84,7 @@ impl Rooms {
     /// # Errors
     /// As [`Rooms::send`].
     pub async fn draft_event(&self, room_id: &RoomId, sender: &UserId, draft: &Draft) -> Result<Event, RoomError> {
-        let mut view = View::new(&self.store, &self.server_name);
+        let mut view = View::new(&self.store, self.server_name());
         let room = self.read_for_draft(&mut view, room_id, sender, draft).await?;
         let mut judgement = Judgement::new(room);
         self.append(&mut view, &mut judgement, sender, draft).await
@@ -101,7 +101,7 @@ impl Rooms {
     /// Judges one event that is ours to pass on, and commits it if it is accepted. Returns the state before it.
     pub(super) async fn commit_one(&self, event: &Event, source: &Source) -> Result<NodeId, RoomError> {
         for _ in 0..ATTEMPTS {
-            let mut view = View::new(&self.store, &self.server_name);
+            let mut view = View::new(&self.store, self.server_name());
             let mut ids = vec![event.event_id().clone()];
             ids.extend(event.prev_events().iter().chain(event.auth_events()).cloned());
             let previous = event.prev_events().to_vec();
@@ -146,13 +146,14 @@ impl Rooms {
         sender: &UserId,
         draft: &Draft,
     ) -> Result<(Object, &'static RoomVersion), RoomError> {
-        let mut view = View::new(&self.store, &self.server_name);
+        let mut view = View::new(&self.store, self.server_name());
         let room = self.read_for_draft(&mut view, room_id, sender, draft).await?;
         let version = room.room_version;
         let judgement = Judgement::new(room);
         let proto = self.propose(&mut view, &judgement, sender, draft).await?;
         // The rules judge an event; signing it here is the way to have one, and the signature goes nowhere.
-        let event = Event::create(proto.object.clone(), version, self.server_name.as_str(), &self.signing_key)?;
+        let event =
+            Event::create(proto.object.clone(), version, self.server_name().as_str(), &self.config.signing_key)?;
         auth_rules::check(&event, proto.state.as_slice()).map_err(|error| RoomError::NotAllowed(error.to_string()))?;
         Ok((proto.object, version))
     }
@@ -163,7 +164,7 @@ impl Rooms {
     /// As [`Rooms::send`]; [`RoomError::NotAllowed`] names the first event that the rules forbid.
     pub async fn create(&self, creator: &UserId, new: &NewRoom) -> Result<(RoomId, Vec<Event>), RoomError> {
         let version = new.version;
-        let mut view = View::new(&self.store, &self.server_name);
+        let mut view = View::new(&self.store, self.server_name());
         let create = self.create_event(creator, new)?;
         if let Err(error) = auth_rules::check_auth_event_list(&create, |_| None) {
             return Err(RoomError::NotAllowed(error.to_string()));
@@ -209,10 +210,10 @@ impl Rooms {
         object.insert("depth", 1);
         object.insert("origin_server_ts", self.clock.now_ms());
         if !version.room_id_is_create_hash {
-            object.insert("room_id", format!("!{}:{}", self.random_name(), self.server_name));
+            object.insert("room_id", format!("!{}:{}", self.random_name(), self.server_name()));
         }
         self.give_id(&mut object, version);
-        Ok(Event::create(object, version, self.server_name.as_str(), &self.signing_key)?)
+        Ok(Event::create(object, version, self.server_name().as_str(), &self.config.signing_key)?)
     }
 
     /// Makes the event of `draft`, checks it, and takes it into the judgement.
@@ -225,7 +226,7 @@ impl Rooms {
     ) -> Result<Event, RoomError> {
         let version = judgement.room.room_version;
         let proto = self.propose(view, judgement, sender, draft).await?;
-        let event = Event::create(proto.object, version, self.server_name.as_str(), &self.signing_key)?;
+        let event = Event::create(proto.object, version, self.server_name().as_str(), &self.config.signing_key)?;
         auth_rules::check(&event, proto.state.as_slice()).map_err(|error| RoomError::NotAllowed(error.to_string()))?;
         let source = Source::PassOn { given_by: None };
         judgement.take(view, &event, proto.before, &Verdict::Accepted, &source).await?;
@@ -304,7 +305,7 @@ impl Rooms {
     /// In room versions 1 and 2 the server names its events.
     fn give_id(&self, object: &mut Object, version: &RoomVersion) {
         if version.event_ids == EventIds::Given {
-            object.insert("event_id", format!("${}:{}", self.random_name(), self.server_name));
+            object.insert("event_id", format!("${}:{}", self.random_name(), self.server_name()));
         }
     }
 

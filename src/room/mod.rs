@@ -28,13 +28,13 @@ pub use remote::{Admitted, RemoteJoin};
 
 pub use crate::store::{events::StoredEvent, rooms::Room};
 use crate::{
+    config::Config,
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
-        signing::SigningKey,
         state_trie::{NodeId, StateKeyHash},
     },
-    platform::{Clock, Random},
+    platform::{Clock, Platform, Random},
     store::{Store, events::Wanted},
 };
 
@@ -44,22 +44,19 @@ const ATTEMPTS: usize = 12;
 /// The rooms of one server.
 pub struct Rooms {
     store: Store,
-    server_name: ServerName,
-    signing_key: Rc<SigningKey>,
+    config: Rc<Config>,
     clock: Rc<dyn Clock>,
     random: Rc<dyn Random>,
 }
 
 impl Rooms {
-    /// The rooms in `store`, for the server `server_name`, which signs with `signing_key`.
-    pub fn new(
-        store: Store,
-        server_name: ServerName,
-        signing_key: Rc<SigningKey>,
-        clock: Rc<dyn Clock>,
-        random: Rc<dyn Random>,
-    ) -> Self {
-        Self { store, server_name, signing_key, clock, random }
+    /// The rooms in `store`, for the server that `config` describes.
+    pub fn new(store: Store, config: Rc<Config>, platform: &Platform) -> Self {
+        Self { store, config, clock: platform.clock.clone(), random: platform.random.clone() }
+    }
+
+    fn server_name(&self) -> &ServerName {
+        &self.config.server_name
     }
 
     /// The room, if we know it.
@@ -67,7 +64,7 @@ impl Rooms {
     /// # Errors
     /// As the database says.
     pub async fn room(&self, room_id: &RoomId) -> Result<Option<Room>, RoomError> {
-        Ok(self.store.rooms(&self.server_name, std::slice::from_ref(room_id)).await?.pop())
+        Ok(self.store.rooms(self.server_name(), std::slice::from_ref(room_id)).await?.pop())
     }
 
     /// The event, if we hold it.
@@ -101,7 +98,7 @@ impl Rooms {
             keys: keys.iter().map(|(event_type, state_key)| StateKeyHash::new(event_type, state_key)).collect(),
             ..Wanted::default()
         };
-        let found = self.store.find(&self.server_name, &wanted).await?;
+        let found = self.store.find(self.server_name(), &wanted).await?;
         let Some(room) = found.rooms.into_iter().next() else { return Ok(None) };
         let extremities: Vec<&EventId> = room.extremities.iter().map(|(id, _)| id).collect();
         let events = found

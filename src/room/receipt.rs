@@ -74,7 +74,7 @@ impl Rooms {
         txn_id: &str,
         room_ids: &[RoomId],
     ) -> Result<Transaction, RoomError> {
-        let (answer, rooms) = self.store.transaction(&self.server_name, origin, txn_id, room_ids).await?;
+        let (answer, rooms) = self.store.transaction(self.server_name(), origin, txn_id, room_ids).await?;
         Ok(match answer {
             Some(answer) => Transaction::Answered(answer),
             None => Transaction::New(rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect()),
@@ -140,7 +140,7 @@ impl Rooms {
         refused: &[(EventId, String)],
     ) -> Result<Received, RoomError> {
         let now = self.clock.now_ms();
-        let mut view = View::new(&self.store, &self.server_name);
+        let mut view = View::new(&self.store, self.server_name());
         self.read_for(&mut view, &rooms, events).await?;
         let mut results: HashMap<EventId, Option<String>> =
             refused.iter().map(|(id, why)| (id.clone(), Some(why.clone()))).collect();

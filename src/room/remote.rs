@@ -86,7 +86,7 @@ impl Rooms {
                 RoomError::Invalid(format!("The room that was answered does not allow our join: {error}."))
             })?;
         for _ in 0..ATTEMPTS {
-            let mut view = View::new(&self.store, &self.server_name);
+            let mut view = View::new(&self.store, self.server_name());
             let held = view
                 .load_rooms(vec![join.room_id().clone()], &[], vec![join.event_id().clone()], Vec::new())
                 .await?
@@ -212,7 +212,7 @@ impl Rooms {
             {
                 *joined.entry(server).or_default() += 1;
             }
-            if user_id.server_name() == self.server_name.as_str() {
+            if user_id.server_name() == self.server_name().as_str() {
                 memberships.push(MembershipChange {
                     user_id,
                     membership: membership.to_owned(),
