@@ -72,6 +72,8 @@ CREATE TABLE room_servers (
     PRIMARY KEY (room_id, server, from_pos)
 ) WITHOUT ROWID;
 
+CREATE INDEX room_servers_by_server ON room_servers (server, room_id);
+
 -- Local users' memberships, as their syncs and room lists need them.
 CREATE TABLE local_memberships (
     user_id      TEXT    NOT NULL,

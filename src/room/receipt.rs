@@ -26,8 +26,13 @@ use crate::{
 pub enum Transaction {
     /// It was answered before; this is the answer's body.
     Answered(String),
-    /// It is new. These of its rooms are known here.
-    New(HashMap<RoomId, Room>),
+    /// It is new.
+    New {
+        /// Those of its rooms that are known here.
+        rooms: HashMap<RoomId, Room>,
+        /// Whether its sender was thought away until now: what it has not had can be sent at once.
+        was_away: bool,
+    },
 }
 
 /// What became of received PDUs.
@@ -74,10 +79,13 @@ impl Rooms {
         txn_id: &str,
         room_ids: &[RoomId],
     ) -> Result<Transaction, RoomError> {
-        let (answer, rooms) = self.store.transaction(self.server_name(), origin, txn_id, room_ids).await?;
+        let (answer, was_away, rooms) = self.store.transaction(self.server_name(), origin, txn_id, room_ids).await?;
         Ok(match answer {
             Some(answer) => Transaction::Answered(answer),
-            None => Transaction::New(rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect()),
+            None => Transaction::New {
+                rooms: rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect(),
+                was_away,
+            },
         })
     }
 
@@ -103,7 +111,7 @@ impl Rooms {
                     ids.dedup();
                     match self.begin(record.origin, record.txn_id, &ids).await? {
                         Transaction::Answered(answer) => return Ok(Received { answer, ..Received::default() }),
-                        Transaction::New(rooms) => rooms,
+                        Transaction::New { rooms, .. } => rooms,
                     }
                 }
             };

@@ -7,6 +7,7 @@ pub mod commit;
 pub mod discovery;
 pub mod events;
 pub(crate) mod memberships;
+pub mod queue;
 pub mod rooms;
 pub mod staging;
 pub mod state_sql;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Store, events::node_id, json_list};
+use super::{Store, events::node_id, json_list, queue::heard_from};
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId, ServerName},
@@ -64,8 +64,8 @@ impl Store {
         self.query(rooms_statement(own, ids)).await?.iter().map(room).collect()
     }
 
-    /// The answer already given to transaction `txn_id` of `origin`, and the rooms of `ids` that we know, in one round
-    /// trip.
+    /// The answer already given to transaction `txn_id` of `origin`, whether `origin` was thought away until now, and the
+    /// rooms of `ids` that we know. One round trip.
     ///
     /// # Errors
     /// As the database says.
@@ -75,16 +75,21 @@ impl Store {
         origin: &ServerName,
         txn_id: &str,
         ids: &[RoomId],
-    ) -> Result<(Option<String>, Vec<Room>), DatabaseError> {
+    ) -> Result<(Option<String>, bool, Vec<Room>), DatabaseError> {
         let answers = self
-            .batch(vec![Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]), rooms_statement(own, ids)])
+            .batch(vec![
+                heard_from(origin),
+                Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]),
+                rooms_statement(own, ids),
+            ])
             .await?;
         let mut answers = answers.into_iter();
+        let was_away = !answers.next().unwrap_or_default().is_empty();
         let answer = match answers.next().unwrap_or_default().first() {
             Some(row) => Some(row.text(0)?.to_owned()),
             None => None,
         };
-        Ok((answer, answers.next().unwrap_or_default().iter().map(room).collect::<Result<_, _>>()?))
+        Ok((answer, was_away, answers.next().unwrap_or_default().iter().map(room).collect::<Result<_, _>>()?))
     }
 
     /// The servers with joined members in the room.

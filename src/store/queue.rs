@@ -1,0 +1,185 @@
+//! The transaction queue: who has something to hear, and what.
+//!
+//! The outbox is one log; a destination is a cursor into it. A destination's row also holds the transaction in flight,
+//! by the positions that it covers, so that a retry is the same transaction; and a lease, by the database's clock, so
+//! that one isolate at a time sends to it.
+
+use super::{Store, json_list};
+use crate::{
+    matrix::identifiers::{RoomId, ServerName},
+    platform::{DatabaseError, Rows, Statement},
+};
+
+/// How long a destination stays leased to who sends to it, in milliseconds: longer than a request may take.
+const LEASE_MS: i64 = 90_000;
+
+/// A transaction to send (again).
+#[derive(Debug, Clone)]
+pub struct OutgoingTransaction {
+    /// Its id.
+    pub txn_id: String,
+    /// Its `origin_server_ts`.
+    pub origin_server_ts: i64,
+    /// Its PDUs, in the order in which they were committed; at most 50.
+    pub pdus: Vec<String>,
+    /// How many attempts to reach the destination have failed in a row.
+    pub failures: i64,
+}
+
+/// Who asks for work, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// The destination.
+    pub destination: &'a ServerName,
+    /// A name of this sender that nobody else has.
+    pub owner: &'a str,
+    /// The id for a transaction that begins now.
+    pub new_txn_id: &'a str,
+    /// Milliseconds since the epoch.
+    pub now: i64,
+}
+
+/// ?1: this server's name, ?2: now, ?3: the rooms to look at as a JSON list, or NULL for all.
+const DUE: &str = "\
+    SELECT DISTINCT s.server FROM room_servers AS s JOIN rooms AS r ON r.room_id = s.room_id \
+      LEFT JOIN destinations AS d ON d.destination = s.server \
+    WHERE s.server <> ?1 AND (?3 IS NULL OR s.room_id IN (SELECT value FROM json_each(?3))) \
+      AND MIN(r.outbox_pos, COALESCE(s.to_pos, r.outbox_pos)) > MAX(s.from_pos, COALESCE(d.cursor, 0)) \
+      AND COALESCE(d.retry_at, 0) <= ?2 AND COALESCE(d.lease_until, 0) <= unixepoch() * 1000 LIMIT 1000";
+
+const KNOW: &str = "INSERT INTO destinations (destination) VALUES (?1) ON CONFLICT (destination) DO NOTHING";
+
+const COMPLETE: &str = "\
+    UPDATE destinations SET cursor = txn_to, txn_id = NULL, txn_to = NULL, txn_ts = NULL, failures = 0, retry_at = 0 \
+    WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3";
+
+const LEASE: &str = "\
+    UPDATE destinations SET lease_until = unixepoch() * 1000 + ?3, lease_owner = ?2 \
+    WHERE destination = ?1 AND retry_at <= ?4 AND (lease_until <= unixepoch() * 1000 OR lease_owner = ?2)";
+
+/// The outbox positions that the destination `d` has not had, in order.
+macro_rules! pending {
+    () => {
+        "FROM room_servers AS s JOIN outbox AS o ON o.room_id = s.room_id AND o.pos > MAX(s.from_pos, d.cursor) \
+           AND o.pos <= COALESCE(s.to_pos, o.pos) \
+         WHERE s.server = d.destination AND (o.exclude IS NULL OR o.exclude <> d.destination)"
+    };
+}
+
+/// Begins a transaction where none is in flight. Where there is nothing to send the cursor moves to the end.
+const BEGIN: &str = concat!(
+    "UPDATE destinations AS d SET txn_id = ?3, txn_ts = ?4, \
+       txn_to = (SELECT MAX(pos) FROM (SELECT o.pos AS pos ",
+    pending!(),
+    " ORDER BY o.pos LIMIT 50)) \
+     WHERE d.destination = ?1 AND d.lease_owner = ?2 AND d.txn_id IS NULL AND EXISTS (SELECT 1 ",
+    pending!(),
+    ")"
+);
+
+/// Nothing is left: the lease ends in the same batch that saw so, and whoever commits more after it can take it.
+const RELEASE: &str = "\
+    UPDATE destinations SET lease_until = 0, lease_owner = NULL, \
+      cursor = (SELECT position FROM streams WHERE name = 'outbox') \
+    WHERE destination = ?1 AND lease_owner = ?2 AND txn_id IS NULL";
+
+const IN_FLIGHT: &str = "\
+    SELECT txn_id, txn_ts, failures FROM destinations \
+    WHERE destination = ?1 AND lease_owner = ?2 AND retry_at <= ?3 AND txn_id IS NOT NULL";
+
+const PDUS: &str = "\
+    SELECT e.json FROM destinations AS d JOIN room_servers AS s ON s.server = d.destination \
+      JOIN outbox AS o ON o.room_id = s.room_id AND o.pos > MAX(s.from_pos, d.cursor) \
+        AND o.pos <= COALESCE(s.to_pos, o.pos) AND o.pos <= d.txn_to \
+      JOIN events AS e ON e.event_nid = o.event_nid \
+    WHERE d.destination = ?1 AND d.lease_owner = ?2 AND (o.exclude IS NULL OR o.exclude <> d.destination) \
+    ORDER BY o.pos";
+
+const FAIL: &str = "\
+    UPDATE destinations SET failures = failures + 1, retry_at = ?3, lease_until = 0, lease_owner = NULL \
+    WHERE destination = ?1 AND lease_owner = ?2";
+
+const HEARD_FROM: &str = "\
+    UPDATE destinations SET failures = 0, retry_at = 0 WHERE destination = ?1 AND failures > 0 RETURNING destination";
+
+const FORGET: &str = "\
+    DELETE FROM outbox WHERE pos <= (SELECT MIN(COALESCE(d.cursor, 0)) FROM \
+      (SELECT DISTINCT server FROM room_servers WHERE server <> ?1) AS s \
+      LEFT JOIN destinations AS d ON d.destination = s.server)";
+
+impl Store {
+    /// The servers that have something to hear and may be tried at `now`, of `rooms` or of all rooms.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn due(
+        &self,
+        own: &ServerName,
+        now: i64,
+        rooms: Option<&[RoomId]>,
+    ) -> Result<Vec<ServerName>, DatabaseError> {
+        let rooms = rooms.map(|rooms| json_list(rooms.iter().map(RoomId::as_str)));
+        let rows = self.query(Statement::new(DUE, [own.as_str().into(), now.into(), rooms.into()])).await?;
+        let mut servers = Vec::with_capacity(rows.len());
+        for row in &rows {
+            servers.extend(ServerName::parse(row.text(0)?).ok());
+        }
+        Ok(servers)
+    }
+
+    /// Takes the lease of a destination and the transaction to send to it: the one in flight, else the next. `None` where
+    /// somebody else has the lease, or nothing is to be sent. `completed` is the transaction that the destination has
+    /// just taken. One round trip.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn claim(
+        &self,
+        claim: Claim<'_>,
+        completed: Option<&str>,
+    ) -> Result<Option<OutgoingTransaction>, DatabaseError> {
+        let destination = claim.destination.as_str();
+        let who = || [destination.into(), claim.owner.into()];
+        let with = |more: Vec<crate::platform::SqlValue>| who().into_iter().chain(more).collect::<Vec<_>>();
+        let mut statements = vec![match completed {
+            Some(txn_id) => Statement::new(COMPLETE, with(vec![txn_id.into()])),
+            None => Statement::new(KNOW, [destination.into()]),
+        }];
+        statements.push(Statement::new(LEASE, with(vec![LEASE_MS.into(), claim.now.into()])));
+        statements.push(Statement::new(BEGIN, with(vec![claim.new_txn_id.into(), claim.now.into()])));
+        statements.push(Statement::new(RELEASE, who()));
+        statements.push(Statement::new(IN_FLIGHT, with(vec![claim.now.into()])));
+        statements.push(Statement::new(PDUS, who()));
+        let mut answers = self.batch(statements).await?;
+        let pdus: Rows = answers.pop().unwrap_or_default();
+        let Some(row) = answers.pop().unwrap_or_default().into_iter().next() else { return Ok(None) };
+        Ok(Some(OutgoingTransaction {
+            txn_id: row.text(0)?.to_owned(),
+            origin_server_ts: row.integer(1)?,
+            failures: row.integer(2)?,
+            pdus: pdus.iter().map(|row| row.text(0).map(str::to_owned)).collect::<Result<_, _>>()?,
+        }))
+    }
+
+    /// Notes that a transaction could not be delivered, and ends the lease. It is not tried again before `retry_at`,
+    /// unless the destination is heard from.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn fail(&self, destination: &ServerName, owner: &str, retry_at: i64) -> Result<(), DatabaseError> {
+        self.query(Statement::new(FAIL, [destination.as_str().into(), owner.into(), retry_at.into()])).await.map(|_| ())
+    }
+
+    /// Forgets what every destination has had.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn forget_outbox(&self, own: &ServerName) -> Result<(), DatabaseError> {
+        self.query(Statement::new(FORGET, [own.as_str().into()])).await.map(|_| ())
+    }
+}
+
+/// Notes that a server is there: what it has not had may be sent at once. Returns a row where it was thought away.
+pub(super) fn heard_from(server: &ServerName) -> Statement {
+    Statement::new(HEARD_FROM, [server.as_str().into()])
+}
