@@ -1,0 +1,13 @@
+//! Formats and identity of events, of keys and of requests, against what we did not write: the spec's vectors
+//! and examples, and ruma.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod against_ruma;
+mod generate;
+mod hostile;
+mod keys;
+mod limits;
+mod signatures;
+mod vectors;
+mod x_matrix;

@@ -1,0 +1,158 @@
+//! Who must have signed an event, and with keys valid when.
+
+use verge::matrix::{
+    event::{PduError, ReceivedPdu, hash_and_sign},
+    json::{self, Object},
+    keys::{KeyRing, KnownKey, MAX_VALIDITY_MS},
+    room_version::RoomVersion,
+    signing::{SigningKey, SigningKeyError, VerifyKey},
+};
+
+use crate::generate::{SEED, signing_key};
+
+const SENT: i64 = 1_000_000_000_000;
+
+fn event(version: &RoomVersion, members: &str) -> Object {
+    let text = format!(
+        r#"{{"auth_events":[],"content":{{}},"depth":1,"event_id":"$e:ids","hashes":{{}},"origin_server_ts":{SENT},
+        "prev_events":[],"room_id":"!r:room","sender":"@u:sender","signatures":{{}},"type":"m.room.member",{members}}}"#
+    );
+    let mut event = json::parse(text.as_bytes()).unwrap().into_object().unwrap();
+    if !matches!(version.id, "1" | "2") {
+        event.remove("event_id");
+    }
+    event
+}
+
+fn ring(servers: &[&str]) -> KeyRing {
+    let mut keys = KeyRing::new();
+    for server in servers {
+        keys.insert(server, "ed25519:1", known(i64::MAX, None, SENT));
+    }
+    keys
+}
+
+fn known(valid_until_ts: i64, expired_ts: Option<i64>, fetched_ts: i64) -> KnownKey {
+    KnownKey { key: signing_key().verify_key(), valid_until_ts, expired_ts, fetched_ts }
+}
+
+#[test]
+fn the_servers_that_the_spec_names_must_have_signed() {
+    let join = r#""content":{"membership":"join"}"#;
+    let restricted = r#""content":{"membership":"join","join_authorised_via_users_server":"@b:authoriser"}"#;
+    let same = r#""content":{"membership":"join","join_authorised_via_users_server":"@b:sender"}"#;
+    let invite = r#""content":{"membership":"invite"}"#;
+    let third_party = r#""content":{"membership":"invite","third_party_invite":{}}"#;
+    let message = r#""type":"m.room.message","content":{"membership":"invite","third_party_invite":{}}"#;
+    for version in RoomVersion::all() {
+        let early = matches!(version.id, "1" | "2");
+        for (members, expected) in [
+            (join, vec!["sender"]),
+            (restricted, if version.restricted { vec!["sender", "authoriser"] } else { vec!["sender"] }),
+            (same, vec!["sender"]),
+            (invite, vec!["sender"]),
+            (third_party, vec![]),
+            (message, vec!["sender"]),
+        ] {
+            let mut expected = expected;
+            if early {
+                expected.push("ids");
+            }
+            let mut event = event(version, members);
+            hash_and_sign(&mut event, version, "nobody", &signing_key());
+            for server in &expected {
+                hash_and_sign(&mut event, version, server, &signing_key());
+            }
+            let received = || ReceivedPdu::from_value(event.clone().into(), version).unwrap();
+            let mut required = received().required_servers().into_iter().map(str::to_owned).collect::<Vec<_>>();
+            required.sort();
+            let mut sorted = expected.clone();
+            sorted.sort_unstable();
+            assert_eq!(required, sorted, "{version} {members}");
+            assert!(received().verify(&ring(&expected)).is_ok(), "{version} {members}");
+            for missing in &expected {
+                let others: Vec<_> = expected.iter().copied().filter(|server| server != missing).collect();
+                let received = received();
+                assert_eq!(received.keys_to_fetch(&ring(&others)), [(*missing, vec!["ed25519:1"])]);
+                assert_eq!(received.verify(&ring(&others)).unwrap_err(), PduError::NotSigned((*missing).into()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_malformed_authorising_user_drops_the_event() {
+    for version in RoomVersion::all() {
+        for user in ["1", "\"b\"", "\"@b\"", "null"] {
+            let members = format!(r#""content":{{"membership":"join","join_authorised_via_users_server":{user}}}"#);
+            let outcome = ReceivedPdu::from_value(event(version, &members).into(), version);
+            assert_eq!(outcome.is_err(), version.restricted, "{version} {user}");
+        }
+    }
+}
+
+#[test]
+fn keys_verify_only_what_was_sent_while_they_were_valid() {
+    let day = MAX_VALIDITY_MS / 7;
+    for version in RoomVersion::all() {
+        let mut event = event(version, r#""content":{"membership":"join"},"event_id":"$e:sender""#);
+        if !matches!(version.id, "1" | "2") {
+            event.remove("event_id");
+        }
+        hash_and_sign(&mut event, version, "sender", &signing_key());
+        let enforced = !matches!(version.id, "1" | "2" | "3" | "4");
+        for (key, valid) in [
+            (known(SENT, None, SENT), true),
+            (known(SENT - 1, None, SENT), false),
+            (known(i64::MAX, None, SENT - 7 * day), true),
+            (known(i64::MAX, None, SENT - 7 * day - 1), false),
+            (known(0, Some(SENT + 1), SENT + 100 * day), true),
+            (known(i64::MAX, Some(SENT - 1), SENT), false),
+        ] {
+            let mut keys = KeyRing::new();
+            keys.insert("sender", "ed25519:1", key.clone());
+            let received = ReceivedPdu::from_value(event.clone().into(), version).unwrap();
+            let expected = valid || !enforced;
+            assert_eq!(received.keys_to_fetch(&keys).is_empty(), expected, "{version} {key:?}");
+            assert_eq!(received.verify(&keys).is_ok(), expected, "{version} {key:?}");
+        }
+    }
+}
+
+#[test]
+fn signing_keys_are_read_from_synapses_line_and_never_shown() {
+    let line = format!("ed25519 a_AbCd {SEED}");
+    let key = SigningKey::from_line(&format!("{line}\n")).unwrap();
+    assert_eq!(key.key_id(), "ed25519:a_AbCd");
+    // From the spec's seed; the public key as PyNaCl derives it.
+    assert_eq!(key.public_base64(), "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI");
+    assert!(!format!("{key:?}").contains(SEED) && !format!("{key:#?}").contains("60"));
+    for (line, error) in [
+        ("", SigningKeyError::Shape),
+        ("ed25519 a_AbCd", SigningKeyError::Shape),
+        (&format!("{line} more"), SigningKeyError::Shape),
+        (&format!("rsa a {SEED}"), SigningKeyError::Algorithm),
+        (&format!("ed25519 a-b {SEED}"), SigningKeyError::Version),
+        ("ed25519 a AAAA", SigningKeyError::Seed),
+        ("ed25519 a not!base64", SigningKeyError::Seed),
+    ] {
+        assert_eq!(SigningKey::from_line(line).unwrap_err(), error);
+    }
+}
+
+#[test]
+fn keys_that_libsodium_refuses_are_refused() {
+    let key = |bytes: [u8; 32]| VerifyKey::from_base64(&verge::matrix::base64::encode(&bytes));
+    // Small order: the identity, and the point of order 2.
+    let mut identity = [0; 32];
+    identity[0] = 1;
+    assert_eq!(key(identity), None);
+    let mut minus_one = [0xff; 32];
+    (minus_one[0], minus_one[31]) = (0xec, 0x7f);
+    assert_eq!(key(minus_one), None);
+    // y = 3 written as 3 + p.
+    let mut not_canonical = [0xff; 32];
+    (not_canonical[0], not_canonical[31]) = (0xf0, 0x7f);
+    assert_eq!(key(not_canonical), None);
+    assert!(VerifyKey::from_base64("AAAA").is_none() && VerifyKey::from_base64("").is_none());
+}
