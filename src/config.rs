@@ -5,14 +5,15 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use http::Uri;
-
-use crate::matrix::{
-    identifiers::ServerName,
-    json::{self, Object, Value},
-    keys::{self, OldKey},
-    room_version::RoomVersion,
-    signing::{SigningKey, VerifyKey},
+use crate::{
+    federation::outbound::dns::DnsOverHttps,
+    matrix::{
+        identifiers::ServerName,
+        json::{self, Object, Value},
+        keys::{self, OldKey},
+        room_version::RoomVersion,
+        signing::{SigningKey, VerifyKey},
+    },
 };
 
 /// The resolver that is asked when `DNS_OVER_HTTPS` names none; it answers the JSON form of DNS over HTTPS.
@@ -33,7 +34,7 @@ pub struct Config {
     /// `TRUSTED_KEY_SERVERS`: notaries that are asked for keys their origin does not give; none by default.
     pub trusted_key_servers: Vec<TrustedKeyServer>,
     /// `DNS_OVER_HTTPS`: the `https` URL of the resolver for SRV records.
-    pub dns_over_https: Uri,
+    pub dns_over_https: DnsOverHttps,
     /// `SIGNING_KEY`: signs this server's events and requests.
     pub signing_key: SigningKey,
     /// `OLD_SIGNING_KEYS`: key ids and keys that this server signed with before; published as `old_verify_keys`.
@@ -176,11 +177,8 @@ fn room_version(version: &str) -> Result<&'static RoomVersion, ConfigError> {
     })
 }
 
-fn resolver(url: &str) -> Result<Uri, ConfigError> {
-    url.parse::<Uri>()
-        .ok()
-        .filter(|uri| uri.scheme_str() == Some("https") && uri.host().is_some())
-        .ok_or_else(|| ConfigError::new("DNS_OVER_HTTPS", format!("is {url:?}, which is not an https URL")))
+fn resolver(url: &str) -> Result<DnsOverHttps, ConfigError> {
+    DnsOverHttps::parse(url).map_err(|why| ConfigError::new("DNS_OVER_HTTPS", format!("is {url:?}, but {why}")))
 }
 
 fn trusted_key_servers(list: &str) -> Result<Vec<TrustedKeyServer>, ConfigError> {
@@ -240,7 +238,7 @@ mod tests {
         assert_eq!(config.well_known_server.as_str(), "example.org:443");
         assert_eq!(config.registration, Registration::Closed);
         assert_eq!(config.default_room_version.id, "12");
-        assert_eq!(config.dns_over_https, DEFAULT_DNS_OVER_HTTPS);
+        assert_eq!(config.dns_over_https, DnsOverHttps::parse(DEFAULT_DNS_OVER_HTTPS).unwrap());
         assert!(config.trusted_key_servers.is_empty() && config.old_signing_keys.is_empty());
     }
 

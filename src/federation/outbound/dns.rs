@@ -59,7 +59,7 @@ pub(super) struct Target {
 }
 
 /// The address of a resolver, such as `https://cloudflare-dns.com/dns-query` or `https://dns.google/resolve`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DnsOverHttps {
     destination: Destination,
     path: String,

@@ -2,4 +2,6 @@
 
 pub mod discovery;
 pub mod dns;
+pub mod endpoints;
+pub mod requests;
 pub mod well_known;

@@ -1,0 +1,469 @@
+//! One typed function for each endpoint of the Server-Server API that this server calls.
+//!
+//! PDUs are returned as the text in which they came, unverified: a slice of the response for each, for
+//! `matrix::event::ReceivedPdu`. PDUs that are sent are given as canonical JSON, so that the body is canonical too.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::Method;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::requests::{Call, FederationClient, Limits, RequestError, path, with_query};
+use crate::matrix::{
+    identifiers::{EventId, RoomAlias, RoomId, ServerName, UserId},
+    json::{self, Object, Value},
+};
+
+const V1: &str = "/_matrix/federation/v1";
+const V2: &str = "/_matrix/federation/v2";
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Answers of a few members.
+const SMALL: Limits = Limits { timeout_ms: 10_000, max_response_bytes: 128 * KIB };
+/// Templates of events, and single events (64 KiB, and as much again for their envelope).
+const ONE_EVENT: Limits = Limits { timeout_ms: 20_000, max_response_bytes: 256 * KIB };
+/// Lists of names or keys.
+const LIST: Limits = Limits { timeout_ms: 10_000, max_response_bytes: MIB };
+/// Up to a hundred events.
+const EVENTS: Limits = Limits { timeout_ms: 30_000, max_response_bytes: 8 * MIB };
+/// A room's state, or its event IDs.
+const STATE: Limits = Limits { timeout_ms: 60_000, max_response_bytes: 20 * MIB };
+/// The state of a room that is being joined, however large.
+const JOIN: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 50 * MIB };
+/// The verdicts on a transaction; the receiver may fetch missing events before it answers.
+const TRANSACTION: Limits = Limits { timeout_ms: 60_000, max_response_bytes: MIB };
+
+/// A membership event to complete: the answer of `make_join` and `make_leave`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MembershipTemplate {
+    /// The room's version (`1` where the server does not say).
+    pub room_version: String,
+    /// The unsigned event.
+    pub event: Object,
+}
+
+/// The answer of `send_join`: the room before the join. PDUs are unverified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendJoin {
+    /// The join event, with the resident server's signature where the join is restricted.
+    pub event: Option<Bytes>,
+    /// The state before the join.
+    pub state: Vec<Bytes>,
+    /// The auth chain of the state and the join.
+    pub auth_chain: Vec<Bytes>,
+    /// Whether members are missing from `state`. They are never asked to be.
+    pub members_omitted: bool,
+    /// The servers in the room, where the server names them.
+    pub servers_in_room: Option<Vec<String>>,
+}
+
+/// The answer of `state`: the state before an event. PDUs are unverified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomState {
+    /// The state events.
+    pub pdus: Vec<Bytes>,
+    /// Their auth chain.
+    pub auth_chain: Vec<Bytes>,
+}
+
+/// The answer of `state_ids`: the state before an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateIds {
+    /// The state events.
+    pub pdu_ids: Vec<EventId>,
+    /// Their auth chain.
+    pub auth_chain_ids: Vec<EventId>,
+}
+
+/// The answer of `query/directory`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedAlias {
+    /// The room.
+    pub room_id: RoomId,
+    /// Servers through which it may be joined; what is no server name is left out.
+    pub servers: Vec<ServerName>,
+}
+
+/// What `send` carries.
+#[derive(Debug, Clone, Copy)]
+pub struct Transaction<'a> {
+    /// When it was made, in milliseconds since the epoch.
+    pub origin_server_ts: i64,
+    /// At most 50 events, as canonical JSON.
+    pub pdus: &'a [&'a str],
+    /// At most 100 EDUs.
+    pub edus: &'a [Value],
+}
+
+/// One key that a notary is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyQuery {
+    /// Whose key.
+    pub server: ServerName,
+    /// Which key, such as `ed25519:a_AbCd`.
+    pub key_id: String,
+    /// Until when it should be valid, in milliseconds since the epoch.
+    pub minimum_valid_until_ts: i64,
+}
+
+/// Every function's errors are [`RequestError`]: the server could not be reached, refused, or answered something else
+/// than the spec's answer.
+#[allow(clippy::missing_errors_doc)]
+impl FederationClient {
+    /// `GET /_matrix/federation/v1/version`: the software's name and version.
+    pub async fn version(&self, server: &ServerName) -> Result<Object, RequestError> {
+        let body = self.get(server, path(V1, &["version"]), SMALL).await?;
+        object(&body)?.remove("server").and_then(Value::into_object).ok_or_else(|| missing("server"))
+    }
+
+    /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}` with each of `versions` as `ver`.
+    pub async fn make_join(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        user_id: &UserId,
+        versions: &[&str],
+    ) -> Result<MembershipTemplate, RequestError> {
+        let path = path(V1, &["make_join", room_id.as_str(), user_id.as_str()]);
+        template(
+            &self.get(server, with_query(path, versions.iter().map(|version| ("ver", *version))), ONE_EVENT).await?,
+        )
+    }
+
+    /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`, or v1 where the server has no v2.
+    pub async fn send_join(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        pdu: &str,
+    ) -> Result<SendJoin, RequestError> {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            event: Option<&'a RawValue>,
+            #[serde(borrow)]
+            state: Vec<&'a RawValue>,
+            #[serde(borrow)]
+            auth_chain: Vec<&'a RawValue>,
+            #[serde(default)]
+            members_omitted: bool,
+            servers_in_room: Option<Vec<String>>,
+        }
+        let segments = ["send_join", room_id.as_str(), event_id.as_str()];
+        let body = self.put_v2_or_v1(server, &segments, pdu, JOIN).await?;
+        let answer: Answer<'_> = decode(&body)?;
+        Ok(SendJoin {
+            event: answer.event.map(|event| slice(&body, event)),
+            state: slices(&body, &answer.state),
+            auth_chain: slices(&body, &answer.auth_chain),
+            members_omitted: answer.members_omitted,
+            servers_in_room: answer.servers_in_room,
+        })
+    }
+
+    /// `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`.
+    pub async fn make_leave(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<MembershipTemplate, RequestError> {
+        let path = path(V1, &["make_leave", room_id.as_str(), user_id.as_str()]);
+        template(&self.get(server, path, ONE_EVENT).await?)
+    }
+
+    /// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`, or v1 where the server has no v2.
+    pub async fn send_leave(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        pdu: &str,
+    ) -> Result<(), RequestError> {
+        let segments = ["send_leave", room_id.as_str(), event_id.as_str()];
+        self.put_v2_or_v1(server, &segments, pdu, SMALL).await.map(drop)
+    }
+
+    /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`: the invite with the invited server's signature.
+    /// `invite_room_state` holds whole PDUs as canonical JSON, the create event among them.
+    pub async fn invite(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        room_version: &str,
+        pdu: &str,
+        invite_room_state: &[&str],
+    ) -> Result<Bytes, RequestError> {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            event: &'a RawValue,
+        }
+        let room_state = invite_room_state.join(",");
+        let room_version = Value::from(room_version).to_text();
+        let body = format!(r#"{{"event":{pdu},"invite_room_state":[{room_state}],"room_version":{room_version}}}"#);
+        let target = path(V2, &["invite", room_id.as_str(), event_id.as_str()]);
+        let call = Call { method: Method::PUT, target, body: Some(body), limits: ONE_EVENT };
+        let body = self.send(server, &call).await?;
+        let answer: Answer<'_> = decode(&body)?;
+        Ok(slice(&body, answer.event))
+    }
+
+    /// `GET /_matrix/federation/v1/event/{eventId}`.
+    pub async fn event(&self, server: &ServerName, event_id: &EventId) -> Result<Bytes, RequestError> {
+        let body = self.get(server, path(V1, &["event", event_id.as_str()]), ONE_EVENT).await?;
+        let answer: Pdus<'_> = decode(&body)?;
+        answer.pdus.first().map(|pdu| slice(&body, pdu)).ok_or_else(|| missing("pdus"))
+    }
+
+    /// `GET /_matrix/federation/v1/state/{roomId}?event_id=`.
+    pub async fn state(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<RoomState, RequestError> {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            pdus: Vec<&'a RawValue>,
+            #[serde(borrow)]
+            auth_chain: Vec<&'a RawValue>,
+        }
+        let target = with_query(path(V1, &["state", room_id.as_str()]), [("event_id", event_id.as_str())]);
+        let body = self.get(server, target, STATE).await?;
+        let answer: Answer<'_> = decode(&body)?;
+        Ok(RoomState { pdus: slices(&body, &answer.pdus), auth_chain: slices(&body, &answer.auth_chain) })
+    }
+
+    /// `GET /_matrix/federation/v1/state_ids/{roomId}?event_id=`.
+    pub async fn state_ids(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<StateIds, RequestError> {
+        let target = with_query(path(V1, &["state_ids", room_id.as_str()]), [("event_id", event_id.as_str())]);
+        let answer = object(&self.get(server, target, STATE).await?)?;
+        let ids = |name: &str| -> Result<Vec<EventId>, RequestError> {
+            let ids = answer.get(name).and_then(Value::as_array).ok_or_else(|| missing(name))?;
+            let parsed = ids.iter().map(|id| id.as_str().and_then(|id| EventId::parse(id).ok()));
+            parsed.collect::<Option<_>>().ok_or_else(|| missing(name))
+        };
+        Ok(StateIds { pdu_ids: ids("pdu_ids")?, auth_chain_ids: ids("auth_chain_ids")? })
+    }
+
+    /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`: the event's auth chain.
+    pub async fn event_auth(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<Vec<Bytes>, RequestError> {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            auth_chain: Vec<&'a RawValue>,
+        }
+        let body = self.get(server, path(V1, &["event_auth", room_id.as_str(), event_id.as_str()]), STATE).await?;
+        let answer: Answer<'_> = decode(&body)?;
+        Ok(slices(&body, &answer.auth_chain))
+    }
+
+    /// `GET /_matrix/federation/v1/backfill/{roomId}`: up to `limit` events, `from` and those before them.
+    pub async fn backfill(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        from: &[EventId],
+        limit: usize,
+    ) -> Result<Vec<Bytes>, RequestError> {
+        let limit = limit.to_string();
+        let from = from.iter().map(|id| ("v", id.as_str()));
+        let target = with_query(path(V1, &["backfill", room_id.as_str()]), from.chain([("limit", limit.as_str())]));
+        let body = self.get(server, target, EVENTS).await?;
+        let answer: Pdus<'_> = decode(&body)?;
+        Ok(slices(&body, &answer.pdus))
+    }
+
+    /// `POST /_matrix/federation/v1/get_missing_events/{roomId}`: up to `limit` events between `earliest` and `latest`.
+    pub async fn get_missing_events(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        earliest: &[EventId],
+        latest: &[EventId],
+        limit: i64,
+        min_depth: i64,
+    ) -> Result<Vec<Bytes>, RequestError> {
+        #[derive(Deserialize)]
+        struct Answer<'a> {
+            #[serde(borrow)]
+            events: Vec<&'a RawValue>,
+        }
+        let ids = |ids: &[EventId]| Value::Array(ids.iter().map(|id| Value::from(id.as_str())).collect());
+        let mut content = Object::default();
+        content.insert("earliest_events", ids(earliest));
+        content.insert("latest_events", ids(latest));
+        content.insert("limit", limit);
+        content.insert("min_depth", min_depth);
+        let target = path(V1, &["get_missing_events", room_id.as_str()]);
+        let body = self.post(server, target, &content, EVENTS).await?;
+        let answer: Answer<'_> = decode(&body)?;
+        Ok(slices(&body, &answer.events))
+    }
+
+    /// `GET /_matrix/federation/v1/query/directory?room_alias=`.
+    pub async fn query_directory(&self, server: &ServerName, alias: &RoomAlias) -> Result<ResolvedAlias, RequestError> {
+        let target = with_query(path(V1, &["query", "directory"]), [("room_alias", alias.as_str())]);
+        let answer = object(&self.get(server, target, LIST).await?)?;
+        let room_id = answer.get("room_id").and_then(Value::as_str).and_then(|id| RoomId::parse(id).ok());
+        let servers = answer.get("servers").and_then(Value::as_array).unwrap_or_default();
+        Ok(ResolvedAlias {
+            room_id: room_id.ok_or_else(|| missing("room_id"))?,
+            servers: servers.iter().filter_map(|name| ServerName::parse(name.as_str()?).ok()).collect(),
+        })
+    }
+
+    /// `GET /_matrix/federation/v1/query/profile?user_id=`: the whole profile, or one `field` of it.
+    pub async fn query_profile(
+        &self,
+        server: &ServerName,
+        user_id: &UserId,
+        field: Option<&str>,
+    ) -> Result<Object, RequestError> {
+        let pairs = [("user_id", user_id.as_str())].into_iter().chain(field.map(|field| ("field", field)));
+        object(&self.get(server, with_query(path(V1, &["query", "profile"]), pairs), SMALL).await?)
+    }
+
+    /// `PUT /_matrix/federation/v1/send/{txnId}`: the transaction is done; what it says of single PDUs, where it says
+    /// that they failed, by event ID.
+    pub async fn send_transaction(
+        &self,
+        server: &ServerName,
+        txn_id: &str,
+        transaction: Transaction<'_>,
+    ) -> Result<BTreeMap<String, String>, RequestError> {
+        let Transaction { origin_server_ts, pdus, edus } = transaction;
+        let edus = match edus {
+            [] => String::new(),
+            edus => format!(r#""edus":{},"#, Value::Array(edus.to_vec()).to_text()),
+        };
+        let origin = Value::from(self.server_name().as_str()).to_text();
+        let pdus = pdus.join(",");
+        let body = format!(r#"{{{edus}"origin":{origin},"origin_server_ts":{origin_server_ts},"pdus":[{pdus}]}}"#);
+        let call =
+            Call { method: Method::PUT, target: path(V1, &["send", txn_id]), body: Some(body), limits: TRANSACTION };
+        let body = self.send(server, &call).await?;
+        // A 200 completes the transaction, whatever its body says.
+        let answer = object(&body).unwrap_or_default();
+        let verdicts = answer.get("pdus").and_then(Value::as_object);
+        let errors = verdicts
+            .into_iter()
+            .flat_map(Object::iter)
+            .filter_map(|(id, verdict)| Some((id.to_owned(), verdict.get("error")?.as_str()?.to_owned())));
+        Ok(errors.collect())
+    }
+
+    /// `GET /_matrix/key/v2/server`: the server's own keys, unverified.
+    pub async fn server_keys(&self, server: &ServerName) -> Result<Value, RequestError> {
+        self.get(server, "/_matrix/key/v2/server".to_owned(), SMALL).await.and_then(|body| value(&body))
+    }
+
+    /// `POST /_matrix/key/v2/query`: other servers' keys as `notary` knows them, unverified.
+    pub async fn query_keys(&self, notary: &ServerName, queries: &[KeyQuery]) -> Result<Vec<Value>, RequestError> {
+        let mut servers: BTreeMap<&str, Object> = BTreeMap::new();
+        for query in queries {
+            let mut criteria = Object::default();
+            criteria.insert("minimum_valid_until_ts", query.minimum_valid_until_ts);
+            servers.entry(query.server.as_str()).or_default().insert(query.key_id.as_str(), criteria);
+        }
+        let mut content = Object::default();
+        content.insert("server_keys", servers.into_iter().collect::<Object>());
+        let body = self.post(notary, "/_matrix/key/v2/query".to_owned(), &content, EVENTS).await?;
+        object(&body)?.remove("server_keys").and_then(Value::into_array).ok_or_else(|| missing("server_keys"))
+    }
+
+    async fn get(&self, server: &ServerName, target: String, limits: Limits) -> Result<Bytes, RequestError> {
+        self.send(server, &Call { method: Method::GET, target, body: None, limits }).await
+    }
+
+    async fn post(
+        &self,
+        server: &ServerName,
+        target: String,
+        content: &Object,
+        limits: Limits,
+    ) -> Result<Bytes, RequestError> {
+        let call = Call { method: Method::POST, target, body: Some(content.to_text()), limits };
+        self.send(server, &call).await
+    }
+
+    /// The body of version 2 of an endpoint, or what version 1 wraps as `[200, body]`.
+    async fn put_v2_or_v1(
+        &self,
+        server: &ServerName,
+        segments: &[&str],
+        pdu: &str,
+        limits: Limits,
+    ) -> Result<Bytes, RequestError> {
+        let call =
+            |prefix| Call { method: Method::PUT, target: path(prefix, segments), body: Some(pdu.to_owned()), limits };
+        match self.send(server, &call(V2)).await {
+            Err(error) if error.is_unknown_endpoint() => {
+                let body = self.send(server, &call(V1)).await?;
+                let (_, wrapped): (u16, &RawValue) = decode(&body)?;
+                Ok(slice(&body, wrapped))
+            }
+            answer => answer,
+        }
+    }
+}
+
+/// `{"pdus": […]}`
+#[derive(Deserialize)]
+struct Pdus<'a> {
+    #[serde(borrow)]
+    pdus: Vec<&'a RawValue>,
+}
+
+fn decode<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, RequestError> {
+    serde_json::from_slice(body).map_err(|error| RequestError::BadResponse(error.to_string()))
+}
+
+fn value(body: &Bytes) -> Result<Value, RequestError> {
+    json::parse(body).map_err(|error| RequestError::BadResponse(error.to_string()))
+}
+
+fn object(body: &Bytes) -> Result<Object, RequestError> {
+    value(body)?.into_object().ok_or_else(|| RequestError::BadResponse("it is not an object".to_owned()))
+}
+
+fn template(body: &Bytes) -> Result<MembershipTemplate, RequestError> {
+    let mut answer = object(body)?;
+    let room_version = match answer.get("room_version") {
+        Some(version) => version.as_str().ok_or_else(|| missing("room_version"))?.to_owned(),
+        None => "1".to_owned(),
+    };
+    let event = answer.remove("event").and_then(Value::into_object).ok_or_else(|| missing("event"))?;
+    Ok(MembershipTemplate { room_version, event })
+}
+
+/// The part of `body` that `raw` is, without a copy.
+fn slice(body: &Bytes, raw: &RawValue) -> Bytes {
+    body.slice_ref(raw.get().as_bytes())
+}
+
+fn slices(body: &Bytes, raw: &[&RawValue]) -> Vec<Bytes> {
+    raw.iter().map(|raw| slice(body, raw)).collect()
+}
+
+fn missing(name: &str) -> RequestError {
+    RequestError::BadResponse(format!("`{name}` is missing or of the wrong kind"))
+}

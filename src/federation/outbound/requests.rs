@@ -1,0 +1,242 @@
+//! Signed requests to other homeservers: Server-Server API, "Request Authentication", and "Server discovery" for where
+//! they go. [`super::endpoints`] has a typed function for each endpoint.
+//!
+//! What is signed is what is sent: the path and query are built once as a string, the body once as canonical JSON.
+
+use std::{fmt, rc::Rc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::discovery::{Destination, Discovery, DiscoveryError};
+use crate::{
+    config::Config,
+    matrix::{
+        identifiers::ServerName,
+        json::{self, Value},
+        x_matrix::SignedRequest,
+    },
+    platform::{Platform, TransportError},
+};
+
+/// Sends signed requests as one homeserver.
+pub struct FederationClient {
+    platform: Platform,
+    discovery: Discovery,
+    config: Rc<Config>,
+}
+
+/// Why a request did not bring what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// There is no such request: it is too long, or what was to be sent is not JSON.
+    Invalid(String),
+    /// The server's name leads nowhere.
+    Discovery(DiscoveryError),
+    /// The platform cannot make the connection that the server asks for: to an IP literal, for a certificate of another
+    /// name than the host's (SRV), or to a port that it does not reach.
+    Unsupported(String),
+    /// The server was not reached, not trusted, or gave no whole answer in time.
+    Unreachable(String),
+    /// The server answered with an error.
+    Status {
+        /// The HTTP status.
+        status: StatusCode,
+        /// `errcode`; empty where the answer is no Matrix error.
+        errcode: String,
+        /// `error`; empty where the answer is no Matrix error.
+        error: String,
+        /// `retry_after_ms` of a 429.
+        retry_after_ms: Option<i64>,
+    },
+    /// The server answered with something else than the spec's answer, or with too much.
+    BadResponse(String),
+}
+
+impl RequestError {
+    /// Whether the same request may well succeed later: the server was away, overloaded or failing, or could not check
+    /// our signature (401) because it could not reach us. Anything else is its last word.
+    pub fn is_worth_retrying(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Status { status, .. } => {
+                status.is_server_error()
+                    || matches!(
+                        *status,
+                        StatusCode::UNAUTHORIZED | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+                    )
+            }
+            Self::Invalid(_) | Self::Discovery(_) | Self::Unsupported(_) | Self::BadResponse(_) => false,
+        }
+    }
+
+    /// Whether the server does not know the endpoint: `M_UNRECOGNIZED`, or from older servers a bare 404 or 405. Then
+    /// an older version of the endpoint may do.
+    pub(super) fn is_unknown_endpoint(&self) -> bool {
+        match self {
+            Self::Status { status, errcode, .. } => match status.as_u16() {
+                404 | 405 => errcode.is_empty() || errcode == "M_UNRECOGNIZED",
+                400 => errcode == "M_UNRECOGNIZED",
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(why) => write!(f, "the request cannot be made: {why}"),
+            Self::Discovery(error) => error.fmt(f),
+            Self::Unsupported(why) => write!(f, "this platform cannot connect to the server: {why}"),
+            Self::Unreachable(why) => write!(f, "the server cannot be reached: {why}"),
+            Self::Status { status, errcode, error, .. } => {
+                write!(f, "the server answers {} {errcode}: {error}", status.as_u16())
+            }
+            Self::BadResponse(why) => write!(f, "the server's answer cannot be used: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for RequestError {}
+
+/// A request to be signed and sent.
+pub(super) struct Call {
+    pub(super) method: Method,
+    /// Path and query, percent-encoded, as signed and sent.
+    pub(super) target: String,
+    /// The body as canonical JSON.
+    pub(super) body: Option<String>,
+    pub(super) limits: Limits,
+}
+
+/// What one request may cost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// All of it together, after discovery.
+    pub(super) timeout_ms: u32,
+    /// The longest body that is read.
+    pub(super) max_response_bytes: usize,
+}
+
+impl FederationClient {
+    /// A client that signs with the name and key of `config`.
+    pub fn new(platform: Platform, config: Rc<Config>) -> Self {
+        let discovery = Discovery::new(&platform, config.server_name.as_str(), Some(config.dns_over_https.clone()));
+        Self { platform, discovery, config }
+    }
+
+    /// The name that requests are signed with.
+    pub fn server_name(&self) -> &ServerName {
+        &self.config.server_name
+    }
+
+    /// Sends `call` to `destination` and reads the body of its 200.
+    ///
+    /// Where there are several ways to the server, the next is tried after one that fails; every endpoint of the
+    /// federation may be asked twice.
+    pub(super) async fn send(&self, destination: &ServerName, call: &Call) -> Result<Bytes, RequestError> {
+        let routes = self.discovery.resolve(destination.as_str()).await.map_err(RequestError::Discovery)?;
+        let request = self.sign(destination, call)?;
+        let deadline = self.platform.clock.now_ms() + i64::from(call.limits.timeout_ms);
+        let mut failure = None;
+        for (index, route) in routes.iter().enumerate() {
+            let left = deadline - self.platform.clock.now_ms();
+            let share = left / i64::try_from(routes.len() - index).unwrap_or(1);
+            let timeout_ms = u32::try_from(share).ok().filter(|ms| *ms > 0).unwrap_or(1);
+            match self.send_along(route, &request, timeout_ms, call.limits.max_response_bytes).await {
+                Ok(response) => return read(response),
+                Err(error @ (RequestError::Unreachable(_) | RequestError::Unsupported(_))) => {
+                    // The first failure tells most.
+                    failure.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| RequestError::Unreachable("there is no way to it".to_owned())))
+    }
+
+    /// `call` as it goes over the wire.
+    fn sign(&self, destination: &ServerName, call: &Call) -> Result<http::Request<Bytes>, RequestError> {
+        let content = call.body.as_deref().map(|body| json::parse(body.as_bytes())).transpose();
+        let content = content.map_err(|error| RequestError::Invalid(format!("its body is not JSON: {error}")))?;
+        let authorization = SignedRequest {
+            method: call.method.as_str(),
+            uri: &call.target,
+            origin: self.config.server_name.as_str(),
+            destination: destination.as_str(),
+            content: content.as_ref(),
+        }
+        .authorization(&self.config.signing_key);
+        let mut request = http::Request::builder()
+            .method(call.method.clone())
+            .uri(&call.target)
+            .header(header::USER_AGENT, HeaderValue::from_static(concat!("Verge/", env!("CARGO_PKG_VERSION"))))
+            .header(header::AUTHORIZATION, authorization);
+        if call.body.is_some() {
+            request = request.header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let body = call.body.clone().map(Bytes::from).unwrap_or_default();
+        request.body(body).map_err(|error| RequestError::Invalid(error.to_string()))
+    }
+
+    async fn send_along(
+        &self,
+        route: &Destination,
+        request: &http::Request<Bytes>,
+        timeout_ms: u32,
+        max_response_bytes: usize,
+    ) -> Result<Response<Bytes>, RequestError> {
+        let transport = &self.platform.transport;
+        let mut answer = transport.send(route.request(request.clone(), timeout_ms, max_response_bytes)).await;
+        if let (Err(TransportError::Unsupported(_)), Some(route)) = (&answer, route.under_its_own_name()) {
+            answer = transport.send(route.request(request.clone(), timeout_ms, max_response_bytes)).await;
+        }
+        match answer {
+            // What the networks in front of a server answer where the server itself is not reached.
+            Ok(response) if (520..=530).contains(&response.status().as_u16()) => {
+                Err(RequestError::Unreachable(format!("its proxy answers {}", response.status().as_u16())))
+            }
+            Ok(response) => Ok(response),
+            Err(TransportError::Unsupported(why)) => Err(RequestError::Unsupported(why)),
+            Err(error @ TransportError::TooLarge) => Err(RequestError::BadResponse(error.to_string())),
+            Err(error) => Err(RequestError::Unreachable(error.to_string())),
+        }
+    }
+}
+
+/// The body of a 200, else the error that the response is.
+fn read(response: Response<Bytes>) -> Result<Bytes, RequestError> {
+    let status = response.status();
+    if status == StatusCode::OK {
+        return Ok(response.into_body());
+    }
+    let body = json::parse(response.body()).unwrap_or(Value::Null);
+    let text = |name| body.get(name).and_then(Value::as_str).unwrap_or_default().chars().take(500).collect();
+    Err(RequestError::Status {
+        status,
+        errcode: text("errcode"),
+        error: text("error"),
+        retry_after_ms: body.get("retry_after_ms").and_then(Value::as_i64),
+    })
+}
+
+/// `prefix` and one percent-encoded segment for each of `segments`.
+pub(super) fn path(prefix: &str, segments: &[&str]) -> String {
+    segments.iter().fold(prefix.to_owned(), |path, segment| format!("{path}/{}", encode(segment)))
+}
+
+/// `path` with a query.
+pub(super) fn with_query<'a>(path: String, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let pairs: Vec<_> = pairs.into_iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+    if pairs.is_empty() { path } else { format!("{path}?{}", pairs.join("&")) }
+}
+
+/// Everything but RFC 3986's unreserved characters, as other homeservers do.
+fn encode(text: &str) -> impl fmt::Display + '_ {
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, RESERVED)
+}
