@@ -6,6 +6,7 @@
 pub mod commit;
 pub mod discovery;
 pub mod events;
+pub mod keys;
 pub(crate) mod memberships;
 pub mod queue;
 pub mod rooms;

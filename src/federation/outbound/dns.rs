@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::BTreeMap,
 };
 
 use bytes::Bytes;
@@ -94,7 +94,7 @@ impl DnsOverHttps {
 pub(super) struct Resolver {
     platform: Platform,
     endpoint: Option<DnsOverHttps>,
-    cache: RefCell<HashMap<String, (Vec<Record>, i64)>>,
+    cache: RefCell<BTreeMap<String, (Vec<Record>, i64)>>,
     down_until: Cell<i64>,
 }
 

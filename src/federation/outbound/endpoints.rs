@@ -99,7 +99,7 @@ pub struct Transaction<'a> {
     pub edus: &'a [Value],
 }
 
-/// One key that a notary is asked for.
+/// A key, and until when it should be valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyQuery {
     /// Whose key.
@@ -308,7 +308,7 @@ impl FederationClient {
             events: Vec<&'a RawValue>,
         }
         let ids = |ids: &[EventId]| Value::Array(ids.iter().map(|id| Value::from(id.as_str())).collect());
-        let mut content = Object::default();
+        let mut content = Object::new();
         content.insert("earliest_events", ids(earliest));
         content.insert("latest_events", ids(latest));
         content.insert("limit", limit);
@@ -372,22 +372,19 @@ impl FederationClient {
     }
 
     /// `GET /_matrix/key/v2/server`: the server's own keys, unverified.
-    pub async fn server_keys(&self, server: &ServerName) -> Result<Value, RequestError> {
-        self.get(server, "/_matrix/key/v2/server".to_owned(), SMALL).await.and_then(|body| value(&body))
+    pub async fn server_keys(&self, server: &ServerName) -> Result<Object, RequestError> {
+        object(&self.get(server, "/_matrix/key/v2/server".to_owned(), SMALL).await?)
     }
 
     /// `POST /_matrix/key/v2/query`: other servers' keys as `notary` knows them, unverified.
-    pub async fn query_keys(&self, notary: &ServerName, queries: &[KeyQuery]) -> Result<Vec<Value>, RequestError> {
+    pub async fn query_keys(&self, notary: &ServerName, queries: &[KeyQuery]) -> Result<Object, RequestError> {
         let mut servers: BTreeMap<&str, Object> = BTreeMap::new();
         for query in queries {
-            let mut criteria = Object::default();
-            criteria.insert("minimum_valid_until_ts", query.minimum_valid_until_ts);
+            let criteria = Object::from_iter([("minimum_valid_until_ts", query.minimum_valid_until_ts)]);
             servers.entry(query.server.as_str()).or_default().insert(query.key_id.as_str(), criteria);
         }
-        let mut content = Object::default();
-        content.insert("server_keys", servers.into_iter().collect::<Object>());
-        let body = self.post(notary, "/_matrix/key/v2/query".to_owned(), &content, EVENTS).await?;
-        object(&body)?.remove("server_keys").and_then(Value::into_array).ok_or_else(|| missing("server_keys"))
+        let content = Object::from_iter([("server_keys", servers.into_iter().collect::<Object>())]);
+        object(&self.post(notary, "/_matrix/key/v2/query".to_owned(), &content, EVENTS).await?)
     }
 
     async fn get(&self, server: &ServerName, target: String, limits: Limits) -> Result<Bytes, RequestError> {

@@ -3,5 +3,6 @@
 pub mod discovery;
 pub mod dns;
 pub mod endpoints;
+pub mod keys;
 pub mod requests;
 pub mod well_known;

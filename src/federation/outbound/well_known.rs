@@ -4,7 +4,7 @@
 //! within bounds, failures with exponential backoff. Once an answer is stale, it is used a little longer where asking
 //! again fails for a passing reason: a web server that is down should not take the homeserver's name with it.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::BTreeMap};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, Uri, header};
@@ -44,7 +44,7 @@ pub(super) struct WellKnown {
     platform: Platform,
     store: Store,
     scope: Scope,
-    cache: RefCell<HashMap<String, WellKnownRow>>,
+    cache: RefCell<BTreeMap<String, WellKnownRow>>,
 }
 
 impl WellKnown {

@@ -1,0 +1,434 @@
+//! Fetching other servers' signing keys: Server-Server API, "Retrieving server keys".
+//!
+//! Keys are looked for in this isolate, in the database, at their own server, and at the notaries that the operator
+//! trusts, in this order, until they are valid for long enough. Where very many servers are concerned at once, as
+//! when a large room is joined, the notaries are asked first: one request to them saves one for each server.
+//!
+//! Anybody can make us need a key, by naming any server and any key ID in a request or an event. So a server that could
+//! not give what was needed is left alone for a while, longer each time, and that is remembered in the database. What
+//! responses count is decided in [`crate::matrix::keys`].
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use futures_util::stream::{self, StreamExt};
+
+use super::{endpoints::KeyQuery, requests::FederationClient};
+use crate::{
+    config::{Config, TrustedKeyServer},
+    matrix::{
+        identifiers::ServerName,
+        keys::{self, KeyRing, KnownKey, MAX_VALIDITY_MS, ServerKeys},
+    },
+    platform::{DatabaseError, Platform},
+    store::{Store, keys::KeyFetch},
+};
+
+/// How many servers are asked at the same time: the platform has 6 connections for a request, and one is the database's.
+const MAX_CONNECTIONS: usize = 5;
+/// From how many servers on the notaries are asked before them.
+const MANY_SERVERS: usize = 16;
+/// No server is asked any more when looking took this long.
+const BUDGET_MS: i64 = 20_000;
+/// How many keys one request to a notary asks for.
+const MAX_QUERIES: usize = 500;
+
+/// How long a server is left alone after the first fetch that did not bring what was needed, doubled by each further one
+/// up to a limit: one for servers that answered, where a new key may appear, and one for those that did not.
+const FIRST_BACKOFF_MS: i64 = 60_000;
+const MAX_BACKOFF_ANSWERED_MS: i64 = 10 * 60_000;
+const MAX_BACKOFF_SILENT_MS: i64 = 60 * 60_000;
+/// How long a notary that failed is left alone.
+const NOTARY_BACKOFF_MS: i64 = 5 * 60_000;
+
+/// How long to wait for another request of this isolate that is fetching the same server's keys.
+const MAX_WAIT_MS: i64 = 3_000;
+const WAIT_STEP_MS: u32 = 50;
+/// How many keys this isolate remembers.
+const MAX_REMEMBERED: usize = 8192;
+
+/// Finds keys. One for each homeserver and isolate: it holds the cache.
+pub struct KeyFetcher {
+    platform: Platform,
+    store: Store,
+    client: Rc<FederationClient>,
+    config: Rc<Config>,
+    remembered: RefCell<Remembered>,
+    /// The servers whose keys some request of this isolate is fetching, and since when.
+    under_way: RefCell<BTreeMap<String, i64>>,
+    notaries: RefCell<BTreeMap<ServerName, Notary>>,
+}
+
+#[derive(Default)]
+struct Remembered {
+    servers: BTreeMap<String, BTreeMap<String, KnownKey>>,
+    count: usize,
+}
+
+/// What this isolate knows of a notary.
+#[derive(Clone, Default)]
+struct Notary {
+    /// The keys it signs with, where they are not pinned.
+    keys: KeyRing,
+    keys_until: i64,
+    retry_at: i64,
+}
+
+/// Server and key ID, and until when the key must be valid.
+type Wanted<'a> = BTreeMap<(&'a str, &'a str), i64>;
+/// By server and key ID.
+type Found = BTreeMap<(String, String), KnownKey>;
+
+impl KeyFetcher {
+    /// A fetcher that asks through `client`, and the notaries of `config`.
+    pub fn new(platform: Platform, client: Rc<FederationClient>, config: Rc<Config>) -> Self {
+        Self {
+            store: Store::new(platform.database.clone()),
+            platform,
+            client,
+            config,
+            remembered: RefCell::default(),
+            under_way: RefCell::default(),
+            notaries: RefCell::default(),
+        }
+    }
+
+    /// The keys with which a request of `origin` may be signed now; to be given to
+    /// [`crate::matrix::x_matrix::verify`].
+    ///
+    /// # Errors
+    /// Where the database fails. A key that cannot be found is just not in the ring.
+    pub async fn for_request(&self, origin: &ServerName, key_ids: &[&str]) -> Result<KeyRing, DatabaseError> {
+        let minimum_valid_until_ts = self.platform.clock.now_ms();
+        let query =
+            |key_id: &&str| KeyQuery { server: origin.clone(), key_id: (*key_id).to_owned(), minimum_valid_until_ts };
+        self.fetch(&key_ids.iter().map(query).collect::<Vec<_>>()).await
+    }
+
+    /// The keys `needed`, as far as they can be found. One that is known, but not to be valid for long enough, is in the
+    /// ring too: whoever verifies with it checks that. Where a room version ignores validity, `minimum_valid_until_ts`
+    /// is 0.
+    ///
+    /// # Errors
+    /// Where the database fails. A key that cannot be found is just not in the ring.
+    pub async fn fetch(&self, needed: &[KeyQuery]) -> Result<KeyRing, DatabaseError> {
+        let mut ring = KeyRing::new();
+        let mut wanted = Wanted::new();
+        for query in needed {
+            if query.server == self.config.server_name {
+                self.add_own(&mut ring, &query.key_id);
+            } else if is_plausible(&query.key_id) {
+                let minimum = wanted.entry((query.server.as_str(), &query.key_id)).or_insert(i64::MIN);
+                *minimum = (*minimum).max(query.minimum_valid_until_ts);
+            }
+        }
+        for ((server, key_id), key) in self.look(&wanted).await? {
+            ring.insert(&server, &key_id, key);
+        }
+        Ok(ring)
+    }
+
+    /// Looks everywhere for what is wanted.
+    async fn look(&self, wanted: &Wanted<'_>) -> Result<Found, DatabaseError> {
+        let mut found = self.recall(wanted);
+        let mut lacking = lacking(wanted, &found);
+        if !lacking.is_empty() && self.wait_for_others(&lacking).await {
+            found = self.recall(wanted);
+            lacking = self::lacking(wanted, &found);
+        }
+        if lacking.is_empty() {
+            return Ok(found);
+        }
+        let _under_way = self.mark_under_way(&lacking);
+
+        // In the database.
+        let pairs: Vec<_> = lacking.keys().copied().collect();
+        let stored = self.store.keys(&pairs).await?;
+        self.remember(&mut found, stored.keys);
+        let fetches: BTreeMap<String, KeyFetch> = stored.fetches.into_iter().collect();
+        let now = self.platform.clock.now_ms();
+        let mut lacking = self::lacking(wanted, &found);
+        lacking.retain(|(server, _), minimum| {
+            // No response makes a key valid for longer than 7 days.
+            *minimum <= now.saturating_add(MAX_VALIDITY_MS)
+                && fetches.get(*server).is_none_or(|fetch| fetch.retry_at <= now)
+        });
+        if lacking.is_empty() {
+            return Ok(found);
+        }
+
+        // On the network.
+        let asked = self.ask(&lacking, now).await;
+        let rest = asked.lacking(&lacking, &found);
+        let mut outcomes = Vec::new();
+        for server in servers(&lacking) {
+            let before = fetches.get(server).copied().unwrap_or_default();
+            let after = if rest.keys().any(|(lacks, _)| *lacks == server) {
+                after_failure(before, asked.has_answered(server), self.platform.clock.now_ms())
+            } else {
+                KeyFetch::default()
+            };
+            if after != before {
+                outcomes.push((server, after));
+            }
+        }
+        let pairs: Vec<_> = lacking.keys().copied().collect();
+        let known = self.store.put_keys(&asked.from_servers, &asked.from_notaries, &outcomes, &pairs).await?;
+        self.remember(&mut found, known);
+        Ok(found)
+    }
+
+    /// Asks servers and notaries for what is lacking.
+    async fn ask(&self, lacking: &Wanted<'_>, now: i64) -> Asked {
+        let nothing = Found::new();
+        let mut asked = Asked::default();
+        let many = servers(lacking).len() >= MANY_SERVERS;
+        if many {
+            self.ask_notaries(lacking, &mut asked).await;
+        }
+        let rest = asked.lacking(lacking, &nothing);
+        self.ask_servers(&servers(&rest), now + BUDGET_MS, &mut asked).await;
+        let rest = asked.lacking(lacking, &nothing);
+        if !many && !rest.is_empty() {
+            self.ask_notaries(&rest, &mut asked).await;
+        }
+        asked
+    }
+
+    /// Asks each of `names` for its own keys, a few at a time.
+    async fn ask_servers(&self, names: &[&str], deadline: i64, asked: &mut Asked) {
+        let answers =
+            stream::iter(names.iter().filter_map(|name| ServerName::parse(name).ok())).map(|name| async move {
+                if self.platform.clock.now_ms() >= deadline {
+                    return Err(format!("the keys of {name} are not asked for: others took too long"));
+                }
+                self.ask_server(&name).await.map_err(|why| format!("no keys from {name}: {why}"))
+            });
+        let mut answers = answers.buffer_unordered(MAX_CONNECTIONS);
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(keys) => asked.from_servers.push(keys),
+                Err(why) => self.platform.log.warn(&why),
+            }
+        }
+    }
+
+    async fn ask_server(&self, name: &ServerName) -> Result<ServerKeys, String> {
+        let object = self.client.server_keys(name).await.map_err(|error| error.to_string())?;
+        let now = self.platform.clock.now_ms();
+        ServerKeys::parse_and_check(object, name.as_str(), now).map_err(|error| error.to_string())
+    }
+
+    /// Asks one notary after the other for what is lacking still.
+    async fn ask_notaries(&self, lacking: &Wanted<'_>, asked: &mut Asked) {
+        for notary in &self.config.trusted_key_servers {
+            let rest = asked.lacking(lacking, &Found::new());
+            if rest.is_empty() || notary.name == self.config.server_name {
+                continue;
+            }
+            let mut known = self.notaries.borrow().get(&notary.name).cloned().unwrap_or_default();
+            if self.platform.clock.now_ms() < known.retry_at {
+                continue;
+            }
+            if let Err(why) = self.ask_notary(notary, &mut known, &rest, asked).await {
+                self.platform.log.warn(&format!("no keys from the notary {}: {why}", notary.name));
+                known.retry_at = self.platform.clock.now_ms() + NOTARY_BACKOFF_MS;
+            }
+            self.notaries.borrow_mut().insert(notary.name.clone(), known);
+        }
+    }
+
+    async fn ask_notary(
+        &self,
+        notary: &TrustedKeyServer,
+        known: &mut Notary,
+        lacking: &Wanted<'_>,
+        asked: &mut Asked,
+    ) -> Result<(), String> {
+        let ring = self.notary_keys(notary, known).await?;
+        let queries: Vec<_> = lacking
+            .iter()
+            .filter_map(|((server, key_id), minimum)| {
+                let server = ServerName::parse(server).ok()?;
+                Some(KeyQuery { server, key_id: (*key_id).to_owned(), minimum_valid_until_ts: *minimum })
+            })
+            .collect();
+        for queries in queries.chunks(MAX_QUERIES) {
+            let response = self.client.query_keys(&notary.name, queries).await.map_err(|error| error.to_string())?;
+            let now = self.platform.clock.now_ms();
+            let entries = keys::check_notary_response(response, notary.name.as_str(), &ring, now)
+                .map_err(|error| error.to_string())?;
+            for entry in entries {
+                match entry {
+                    // What nobody asked for is not taken from it.
+                    Ok(keys) if queries.iter().any(|query| query.server.as_str() == &*keys.server_name) => {
+                        asked.from_notaries.push(keys);
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        self.platform.log.warn(&format!("an entry of the notary {} is refused: {error}", notary.name));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys that the notary may sign with: those that the operator pinned, else those that it publishes.
+    async fn notary_keys(&self, notary: &TrustedKeyServer, known: &mut Notary) -> Result<KeyRing, String> {
+        let now = self.platform.clock.now_ms();
+        if !notary.verify_keys.is_empty() {
+            let mut ring = KeyRing::new();
+            for (key_id, key) in &notary.verify_keys {
+                let key = KnownKey { key: key.clone(), valid_until_ts: i64::MAX, expired_ts: None, fetched_ts: now };
+                ring.insert(notary.name.as_str(), key_id, key);
+            }
+            return Ok(ring);
+        }
+        if now >= known.keys_until {
+            let keys = self.ask_server(&notary.name).await?;
+            known.keys = KeyRing::new();
+            known.keys.add(&keys);
+            known.keys_until = keys.valid_until_ts.min(now.saturating_add(MAX_VALIDITY_MS));
+        }
+        Ok(known.keys.clone())
+    }
+
+    /// Our own keys need no looking for.
+    fn add_own(&self, ring: &mut KeyRing, key_id: &str) {
+        let (name, fetched_ts) = (self.config.server_name.as_str(), self.platform.clock.now_ms());
+        let current = &self.config.signing_key;
+        if key_id == current.key_id() {
+            let key = current.verify_key();
+            ring.insert(name, key_id, KnownKey { key, valid_until_ts: i64::MAX, expired_ts: None, fetched_ts });
+        }
+        for (_, old) in self.config.old_signing_keys.iter().filter(|(old_id, _)| **old_id == *key_id) {
+            let (key, expired_ts) = (old.key.clone(), Some(old.expired_ts));
+            ring.insert(name, key_id, KnownKey { key, valid_until_ts: old.expired_ts, expired_ts, fetched_ts });
+        }
+    }
+
+    /// What this isolate remembers of what is wanted.
+    fn recall(&self, wanted: &Wanted<'_>) -> Found {
+        let remembered = self.remembered.borrow();
+        let known = wanted.keys().filter_map(|(server, key_id)| {
+            let key = remembered.servers.get(*server)?.get(*key_id)?;
+            Some((((*server).to_owned(), (*key_id).to_owned()), key.clone()))
+        });
+        known.collect()
+    }
+
+    fn remember(&self, found: &mut Found, keys: Vec<(String, String, KnownKey)>) {
+        let mut remembered = self.remembered.borrow_mut();
+        for (server, key_id, key) in keys {
+            if remembered.count >= MAX_REMEMBERED {
+                *remembered = Remembered::default();
+            }
+            if remembered.servers.entry(server.clone()).or_default().insert(key_id.clone(), key.clone()).is_none() {
+                remembered.count += 1;
+            }
+            found.insert((server, key_id), key);
+        }
+    }
+
+    /// Waits while another request of this isolate fetches keys of the same servers; says whether there was one. Only
+    /// plain values are shared with it, as requests must not wait for each other's promises.
+    async fn wait_for_others(&self, lacking: &Wanted<'_>) -> bool {
+        let begun = self.platform.clock.now_ms();
+        let mut waited = false;
+        loop {
+            let now = self.platform.clock.now_ms();
+            let busy = servers(lacking).into_iter().any(|server| {
+                // One that began long ago was cut off.
+                self.under_way.borrow().get(server).is_some_and(|since| now - since < 2 * BUDGET_MS)
+            });
+            if !busy || now - begun >= MAX_WAIT_MS {
+                return waited;
+            }
+            waited = true;
+            self.platform.clock.sleep(WAIT_STEP_MS).await;
+        }
+    }
+
+    fn mark_under_way(&self, lacking: &Wanted<'_>) -> UnderWay<'_> {
+        let now = self.platform.clock.now_ms();
+        let servers: Vec<_> = servers(lacking).into_iter().map(str::to_owned).collect();
+        self.under_way.borrow_mut().extend(servers.iter().map(|server| (server.clone(), now)));
+        UnderWay { fetcher: self, servers }
+    }
+}
+
+/// Ends the marks when the fetch ends, however it does.
+struct UnderWay<'a> {
+    fetcher: &'a KeyFetcher,
+    servers: Vec<String>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.fetcher.under_way.borrow_mut();
+        for server in &self.servers {
+            under_way.remove(server);
+        }
+    }
+}
+
+/// What the network answered.
+#[derive(Default)]
+struct Asked {
+    from_servers: Vec<ServerKeys>,
+    from_notaries: Vec<ServerKeys>,
+}
+
+impl Asked {
+    /// What is lacking still, of `wanted`, beside what was known before.
+    fn lacking<'a>(&self, wanted: &Wanted<'a>, before: &Found) -> Wanted<'a> {
+        let mut found = before.clone();
+        for keys in self.from_notaries.iter().chain(&self.from_servers) {
+            for (key_id, key) in &keys.keys {
+                let at = (keys.server_name.to_string(), key_id.to_string());
+                if found.get(&at).is_none_or(|known| reach(known) < reach(key)) {
+                    found.insert(at, key.clone());
+                }
+            }
+        }
+        lacking(wanted, &found)
+    }
+
+    fn has_answered(&self, server: &str) -> bool {
+        self.from_servers.iter().any(|keys| &*keys.server_name == server)
+    }
+}
+
+/// What of `wanted` is not found, or not valid for long enough.
+fn lacking<'a>(wanted: &Wanted<'a>, found: &Found) -> Wanted<'a> {
+    let lacks = |((server, key_id), minimum): &(&(&str, &str), &i64)| {
+        let key = found.get(&((*server).to_owned(), (*key_id).to_owned()));
+        key.is_none_or(|key| reach(key) < **minimum)
+    };
+    wanted.iter().filter(lacks).map(|(at, minimum)| (*at, *minimum)).collect()
+}
+
+/// Up to which time a key may have signed.
+fn reach(key: &KnownKey) -> i64 {
+    key.expired_ts.unwrap_or_else(|| key.valid_until())
+}
+
+fn servers<'a>(wanted: &Wanted<'a>) -> Vec<&'a str> {
+    let mut servers: Vec<_> = wanted.keys().map(|(server, _)| *server).collect();
+    servers.dedup();
+    servers
+}
+
+/// Whether a server might have such a key.
+fn is_plausible(key_id: &str) -> bool {
+    key_id.len() <= 255 && key_id.starts_with("ed25519:")
+}
+
+fn after_failure(before: KeyFetch, answered: bool, now: i64) -> KeyFetch {
+    let doublings = before.failures.clamp(0, 16);
+    let limit = if answered { MAX_BACKOFF_ANSWERED_MS } else { MAX_BACKOFF_SILENT_MS };
+    KeyFetch {
+        failures: before.failures.saturating_add(1),
+        retry_at: now.saturating_add((FIRST_BACKOFF_MS << doublings).min(limit)),
+    }
+}
