@@ -3,10 +3,15 @@
 //! Lists travel as one JSON parameter through `json_each`, so that a read or a write of fifty events is the same number of
 //! round trips as one of a single event.
 
+pub mod client_data;
+pub mod client_directory;
+pub mod client_rooms;
+pub mod client_state;
+pub mod client_sync;
+pub mod client_users;
 pub mod commit;
 pub mod discovery;
 pub mod events;
-pub mod keys;
 pub(crate) mod memberships;
 pub mod queue;
 pub mod rooms;

@@ -1,0 +1,139 @@
+//! What clients keep on the server: filters, account data, and the transaction IDs of their requests.
+
+use super::Store;
+use crate::platform::{DatabaseError, Statement};
+
+/// For how long a transaction ID is remembered, in milliseconds: far longer than a client repeats a request.
+const TRANSACTION_LIFETIME_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+
+/// A request that a device named with a transaction ID.
+#[derive(Debug, Clone)]
+pub struct ClientTransaction {
+    /// The full user ID.
+    pub user_id: String,
+    /// The device.
+    pub device_id: String,
+    /// What the ID is unique for, besides the device: the request's path before the ID.
+    pub endpoint: String,
+    /// The ID.
+    pub txn_id: String,
+}
+
+impl ClientTransaction {
+    /// Remembers that this request made `event_id`; for the batch that commits the event.
+    pub fn remember(&self, event_id: &str, now_ms: i64) -> Statement {
+        const INSERT: &str = "INSERT INTO client_transactions (user_id, device_id, endpoint, txn_id, event_id, created_ts) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        Statement::new(
+            INSERT,
+            [
+                self.user_id.as_str().into(),
+                self.device_id.as_str().into(),
+                self.endpoint.as_str().into(),
+                self.txn_id.as_str().into(),
+                event_id.into(),
+                now_ms.into(),
+            ],
+        )
+    }
+}
+
+/// A statement that drops the transaction IDs which no client repeats any more; for the scheduled trigger.
+pub fn forget_client_transactions(now_ms: i64) -> Statement {
+    let before = now_ms.saturating_sub(TRANSACTION_LIFETIME_MS);
+    Statement::new("DELETE FROM client_transactions WHERE created_ts < ?1", [before.into()])
+}
+
+impl Store {
+    /// Who the token speaks for, as [`Store::token`], and the event that they made with this transaction ID before.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn token_and_transaction(
+        &self,
+        token_hash: &str,
+        endpoint: &str,
+        txn_id: &str,
+    ) -> Result<Option<(super::client_users::TokenRow, Option<String>)>, DatabaseError> {
+        const SELECT: &str = "SELECT d.user_id, d.device_id, t.event_id FROM devices AS d \
+             LEFT JOIN client_transactions AS t ON t.user_id = d.user_id AND t.device_id = d.device_id \
+               AND t.endpoint = ?2 AND t.txn_id = ?3 \
+             WHERE d.token_hash = ?1";
+        let rows = self.query(Statement::new(SELECT, [token_hash.into(), endpoint.into(), txn_id.into()])).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let token =
+            super::client_users::TokenRow { user_id: row.text(0)?.to_owned(), device_id: row.text(1)?.to_owned() };
+        Ok(Some((token, row.optional_text(2)?.map(str::to_owned))))
+    }
+
+    /// The event that this request made before.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn client_transaction(&self, transaction: &ClientTransaction) -> Result<Option<String>, DatabaseError> {
+        const SELECT: &str = "SELECT event_id FROM client_transactions \
+             WHERE user_id = ?1 AND device_id = ?2 AND endpoint = ?3 AND txn_id = ?4";
+        let parameters = [
+            transaction.user_id.as_str().into(),
+            transaction.device_id.as_str().into(),
+            transaction.endpoint.as_str().into(),
+            transaction.txn_id.as_str().into(),
+        ];
+        let rows = self.query(Statement::new(SELECT, parameters)).await?;
+        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
+    }
+
+    /// Keeps a filter, whose text is canonical JSON.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn put_filter(&self, user_id: &str, filter_id: &str, filter: &str) -> Result<(), DatabaseError> {
+        const INSERT: &str =
+            "INSERT INTO filters (user_id, filter_id, filter) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+        self.query(Statement::new(INSERT, [user_id.into(), filter_id.into(), filter.into()])).await.map(drop)
+    }
+
+    /// The text of a stored filter.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn filter(&self, user_id: &str, filter_id: &str) -> Result<Option<String>, DatabaseError> {
+        const SELECT: &str = "SELECT filter FROM filters WHERE user_id = ?1 AND filter_id = ?2";
+        let rows = self.query(Statement::new(SELECT, [user_id.into(), filter_id.into()])).await?;
+        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
+    }
+
+    /// Sets one type of account data; `room_id` is empty for what belongs to no room.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn put_account_data(
+        &self,
+        user_id: &str,
+        room_id: &str,
+        event_type: &str,
+        content: &str,
+    ) -> Result<(), DatabaseError> {
+        const MOVE: &str = "UPDATE streams SET position = position + 1 WHERE name = 'account_data'";
+        const UPSERT: &str = "INSERT INTO account_data (user_id, room_id, event_type, content, pos) \
+             SELECT ?1, ?2, ?3, ?4, position FROM streams WHERE name = 'account_data' \
+             ON CONFLICT (user_id, room_id, event_type) DO UPDATE SET content = excluded.content, pos = excluded.pos";
+        let parameters = [user_id.into(), room_id.into(), event_type.into(), content.into()];
+        self.batch(vec![Statement::new(MOVE, []), Statement::new(UPSERT, parameters)]).await.map(drop)
+    }
+
+    /// The content of one type of account data.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn account_data(
+        &self,
+        user_id: &str,
+        room_id: &str,
+        event_type: &str,
+    ) -> Result<Option<String>, DatabaseError> {
+        const SELECT: &str = "SELECT content FROM account_data WHERE user_id = ?1 AND room_id = ?2 AND event_type = ?3";
+        let rows = self.query(Statement::new(SELECT, [user_id.into(), room_id.into(), event_type.into()])).await?;
+        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
+    }
+}

@@ -1,0 +1,87 @@
+//! Room aliases of this server, and its published room directory.
+
+use super::Store;
+use crate::platform::{DatabaseError, Statement};
+
+/// One alias of this server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasRow {
+    /// The room that it stands for.
+    pub room_id: String,
+    /// The user who made it.
+    pub creator: String,
+}
+
+impl Store {
+    /// What `alias` stands for.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn alias(&self, alias: &str) -> Result<Option<AliasRow>, DatabaseError> {
+        const SELECT: &str = "SELECT room_id, creator FROM room_aliases WHERE alias = ?1";
+        let rows = self.query(Statement::new(SELECT, [alias.into()])).await?;
+        rows.first()
+            .map(|row| Ok(AliasRow { room_id: row.text(0)?.to_owned(), creator: row.text(1)?.to_owned() }))
+            .transpose()
+    }
+
+    /// Makes an alias; `false` where it exists.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn put_alias(
+        &self,
+        alias: &str,
+        room_id: &str,
+        creator: &str,
+        now_ms: i64,
+    ) -> Result<bool, DatabaseError> {
+        const INSERT: &str = "INSERT INTO room_aliases (alias, room_id, creator, created_ts) VALUES (?1, ?2, ?3, ?4)";
+        let parameters = [alias.into(), room_id.into(), creator.into(), now_ms.into()];
+        match self.query(Statement::new(INSERT, parameters)).await {
+            Ok(_) => Ok(true),
+            Err(DatabaseError::Constraint(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes an alias.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn remove_alias(&self, alias: &str) -> Result<(), DatabaseError> {
+        self.query(Statement::new("DELETE FROM room_aliases WHERE alias = ?1", [alias.into()])).await.map(drop)
+    }
+
+    /// All aliases of a room on this server.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn aliases_of(&self, room_id: &str) -> Result<Vec<String>, DatabaseError> {
+        const SELECT: &str = "SELECT alias FROM room_aliases WHERE room_id = ?1 ORDER BY alias";
+        let rows = self.query(Statement::new(SELECT, [room_id.into()])).await?;
+        rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
+    }
+
+    /// Puts a room into the published room directory, or takes it out.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn publish_room(&self, room_id: &str, published: bool) -> Result<(), DatabaseError> {
+        let sql = if published {
+            "INSERT INTO published_rooms (room_id) VALUES (?1) ON CONFLICT DO NOTHING"
+        } else {
+            "DELETE FROM published_rooms WHERE room_id = ?1"
+        };
+        self.query(Statement::new(sql, [room_id.into()])).await.map(drop)
+    }
+
+    /// Whether a room is in the published room directory.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn is_published(&self, room_id: &str) -> Result<bool, DatabaseError> {
+        const SELECT: &str = "SELECT 1 FROM published_rooms WHERE room_id = ?1";
+        Ok(!self.query(Statement::new(SELECT, [room_id.into()])).await?.is_empty())
+    }
+}

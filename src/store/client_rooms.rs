@@ -1,0 +1,317 @@
+//! Rooms as a local user sees them: their membership, and pages of the timeline.
+
+use serde_json::json;
+
+use super::Store;
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, UserId},
+        room_version::RoomVersion,
+        state_trie::NodeId,
+    },
+    platform::{DatabaseError, Row, SqlValue, Statement},
+};
+
+/// An event as clients see it: redacted where it was.
+#[derive(Debug, Clone)]
+pub struct SeenEvent {
+    /// The event, redacted where it was.
+    pub event: Event,
+    /// The event that redacted it.
+    pub redaction: Option<Event>,
+    /// The root of the state before it, where known.
+    pub state_before: Option<NodeId>,
+    /// The root of the state after it, where known.
+    pub state_after: Option<NodeId>,
+}
+
+/// An event in the timeline.
+#[derive(Debug, Clone)]
+pub struct TimelineEvent {
+    /// Its position.
+    pub pos: i64,
+    /// The event.
+    pub seen: SeenEvent,
+    /// The transaction ID with which the reading device sent it.
+    pub txn_id: Option<String>,
+}
+
+/// What a user has to do with a room that we know.
+#[derive(Debug, Clone)]
+pub struct RoomView {
+    /// The rules of the room.
+    pub version: &'static RoomVersion,
+    /// The root of the current state.
+    pub state: NodeId,
+    /// The user's membership, where they have or had one.
+    pub membership: Option<Membership>,
+}
+
+/// A local user's membership in a room.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// `join`, `invite`, `leave`, `ban` or `knock`.
+    pub membership: String,
+    /// The position at which it became so.
+    pub pos: i64,
+    /// The root of the room's state at that position.
+    pub state: Option<NodeId>,
+    /// The root of the state before the membership event.
+    pub state_before: Option<NodeId>,
+}
+
+/// Which events a page may hold; empty lists hold all.
+#[derive(Debug, Clone, Default)]
+pub struct PageFilter {
+    /// Types, with `*` as a wildcard.
+    pub types: Option<Vec<String>>,
+    /// Types to leave out, with `*` as a wildcard.
+    pub not_types: Vec<String>,
+    /// Senders.
+    pub senders: Option<Vec<String>>,
+    /// Senders to leave out.
+    pub not_senders: Vec<String>,
+    /// Whether the content has a `url`.
+    pub contains_url: Option<bool>,
+}
+
+/// The columns of [`SeenEvent::of_row`], of `events AS e` with [`seen_joins`].
+macro_rules! seen_columns {
+    () => {
+        "e.event_id, e.json, version_of.room_version, e.redacted_by, redaction.json, e.state_before, e.state_after"
+    };
+}
+pub(super) use seen_columns;
+
+/// What [`seen_columns`] needs beside `events AS e`.
+macro_rules! seen_joins {
+    () => {
+        " JOIN rooms AS version_of ON version_of.room_id = e.room_id \
+          LEFT JOIN events AS redaction ON redaction.event_id = e.redacted_by "
+    };
+}
+pub(super) use seen_joins;
+
+/// ?1 the room, ?2 and ?3 the positions (after, up to and with), ?4 the limit, ?5 user, ?6 device, ?7 the filter as JSON.
+macro_rules! page {
+    ($order:literal) => {
+        concat!(
+            "SELECT ",
+            seen_columns!(),
+            ", t.pos, txn.txn_id FROM timeline AS t JOIN events AS e ON e.event_nid = t.event_nid ",
+            seen_joins!(),
+            "LEFT JOIN client_transactions AS txn \
+               ON txn.event_id = e.event_id AND txn.user_id = ?5 AND txn.device_id = ?6 \
+             WHERE t.room_id = ?1 AND t.pos > ?2 AND t.pos <= ?3 \
+               AND (?7 ->> 'types' IS NULL OR EXISTS \
+                 (SELECT 1 FROM json_each(?7, '$.types') AS f WHERE e.event_type GLOB f.value)) \
+               AND NOT EXISTS (SELECT 1 FROM json_each(?7, '$.not_types') AS f WHERE e.event_type GLOB f.value) \
+               AND (?7 ->> 'senders' IS NULL OR e.sender IN (SELECT value FROM json_each(?7, '$.senders'))) \
+               AND e.sender NOT IN (SELECT value FROM json_each(?7, '$.not_senders')) \
+               AND (?7 ->> 'contains_url' IS NULL \
+                 OR (json_type(e.json, '$.content.url') IS NOT NULL) = (?7 ->> 'contains_url')) \
+             ORDER BY t.pos ",
+            $order,
+            " LIMIT ?4"
+        )
+    };
+}
+
+const OLDER: &str = page!("DESC");
+const NEWER: &str = page!("ASC");
+
+const ONE: &str = concat!(
+    "SELECT ",
+    seen_columns!(),
+    ", t.pos, txn.txn_id FROM events AS e \
+       JOIN timeline AS t ON t.room_id = e.room_id AND t.event_nid = e.event_nid ",
+    seen_joins!(),
+    "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?3 AND txn.device_id = ?4 \
+     WHERE e.event_id = ?1 AND e.room_id = ?2"
+);
+
+const VIEW: &str = "\
+    SELECT r.room_version, r.state, m.membership, m.pos, \
+      (SELECT s.state FROM room_states AS s WHERE s.room_id = r.room_id AND s.pos <= m.pos ORDER BY s.pos DESC LIMIT 1), \
+      (SELECT e.state_before FROM events AS e WHERE e.event_id = m.event_id) \
+    FROM rooms AS r LEFT JOIN local_memberships AS m ON m.room_id = r.room_id AND m.user_id = ?2 \
+    WHERE r.room_id = ?1";
+
+impl SeenEvent {
+    /// How many columns [`seen_columns`] has.
+    pub(super) const COLUMNS: usize = 7;
+
+    /// The event in the first columns of `row`.
+    pub(super) fn of_row(row: &Row) -> Result<Self, DatabaseError> {
+        let version = room_version(row.text(2)?)?;
+        let event = event(row.text(0)?, row.text(1)?, version)?;
+        let redaction = match (row.optional_text(3)?, row.optional_text(4)?) {
+            (Some(id), Some(json)) => Some(self::event(id, json, version)?),
+            _ => None,
+        };
+        let event = if row.optional_text(3)?.is_some() { event.redacted() } else { event };
+        Ok(Self { event, redaction, state_before: root(row, 5)?, state_after: root(row, 6)? })
+    }
+}
+
+impl TimelineEvent {
+    /// The event in a row of [`seen_columns`], position and transaction ID.
+    pub(super) fn of_row(row: &Row) -> Result<Self, DatabaseError> {
+        Ok(Self {
+            pos: row.integer(SeenEvent::COLUMNS)?,
+            seen: SeenEvent::of_row(row)?,
+            txn_id: row.optional_text(SeenEvent::COLUMNS + 1)?.map(str::to_owned),
+        })
+    }
+}
+
+impl PageFilter {
+    fn to_json(&self) -> String {
+        let globs = |types: &[String]| -> Vec<String> { types.iter().map(|text| glob(text)).collect() };
+        json!({
+            "types": self.types.as_deref().map(globs),
+            "not_types": globs(&self.not_types),
+            "senders": self.senders,
+            "not_senders": self.not_senders,
+            "contains_url": self.contains_url.map(i64::from),
+        })
+        .to_string()
+    }
+}
+
+/// A filter's pattern, in which only `*` is special, as SQL's GLOB, in which `?` and `[` are too.
+fn glob(pattern: &str) -> String {
+    pattern.replace('[', "[[]").replace('?', "[?]")
+}
+
+impl Store {
+    /// What `user_id` has to do with `room_id`; `None` where we do not know the room.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn room_view(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<RoomView>, DatabaseError> {
+        let rows = self.query(Statement::new(VIEW, [room_id.as_str().into(), user_id.as_str().into()])).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let membership = match row.optional_text(2)? {
+            Some(membership) => Some(Membership {
+                membership: membership.to_owned(),
+                pos: row.integer(3)?,
+                state: root(row, 4)?,
+                state_before: root(row, 5)?,
+            }),
+            None => None,
+        };
+        let state = root(row, 1)?.ok_or_else(|| DatabaseError::Shape("a room without state".to_owned()))?;
+        Ok(Some(RoomView { version: room_version(row.text(0)?)?, state, membership }))
+    }
+
+    /// Events of a room with positions in (`after`, `to`], the newest first where `backwards`.
+    ///
+    /// # Errors
+    /// As the database says.
+    #[allow(clippy::too_many_arguments)]
+    pub async fn page(
+        &self,
+        room_id: &RoomId,
+        (after, to): (i64, i64),
+        backwards: bool,
+        limit: i64,
+        (user_id, device_id): (&str, &str),
+        filter: &PageFilter,
+    ) -> Result<Vec<TimelineEvent>, DatabaseError> {
+        let parameters: [SqlValue; 7] = [
+            room_id.as_str().into(),
+            after.into(),
+            to.into(),
+            limit.into(),
+            user_id.into(),
+            device_id.into(),
+            filter.to_json().into(),
+        ];
+        let rows = self.query(Statement::new(if backwards { OLDER } else { NEWER }, parameters)).await?;
+        rows.iter().map(TimelineEvent::of_row).collect()
+    }
+
+    /// One event of a room's timeline.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn timeline_event(
+        &self,
+        room_id: &RoomId,
+        event_id: &EventId,
+        (user_id, device_id): (&str, &str),
+    ) -> Result<Option<TimelineEvent>, DatabaseError> {
+        let parameters = [event_id.as_str().into(), room_id.as_str().into(), user_id.into(), device_id.into()];
+        self.query(Statement::new(ONE, parameters)).await?.first().map(TimelineEvent::of_row).transpose()
+    }
+
+    /// The newest position that was given out.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn newest_position(&self) -> Result<i64, DatabaseError> {
+        let rows = self.query(Statement::new("SELECT position FROM streams WHERE name = 'events'", [])).await?;
+        rows.first().map_or(Ok(0), |row| row.integer(0))
+    }
+
+    /// The state of a room as it was at a position.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn state_at_position(&self, room_id: &RoomId, pos: i64) -> Result<Option<NodeId>, DatabaseError> {
+        const SELECT: &str = "SELECT state FROM room_states WHERE room_id = ?1 AND pos <= ?2 ORDER BY pos DESC LIMIT 1";
+        let rows = self.query(Statement::new(SELECT, [room_id.as_str().into(), pos.into()])).await?;
+        rows.first().map_or(Ok(None), |row| root(row, 0))
+    }
+
+    /// The rooms in which `user_id` has the membership `membership`.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn rooms_of(&self, user_id: &UserId, membership: &str) -> Result<Vec<RoomId>, DatabaseError> {
+        const SELECT: &str = "SELECT room_id FROM local_memberships WHERE user_id = ?1 AND membership = ?2";
+        let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), membership.into()])).await?;
+        rows.iter()
+            .map(|row| {
+                RoomId::parse(row.text(0)?).map_err(|_| DatabaseError::Shape("a membership in no room".to_owned()))
+            })
+            .collect()
+    }
+
+    /// The membership of `user_id` in a room that we may not know.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<String>, DatabaseError> {
+        const SELECT: &str = "SELECT membership FROM local_memberships WHERE user_id = ?1 AND room_id = ?2";
+        let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), room_id.as_str().into()])).await?;
+        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
+    }
+
+    /// Forgets a room that the user has left.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn forget_room(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), DatabaseError> {
+        const DELETE: &str = "DELETE FROM local_memberships WHERE user_id = ?1 AND room_id = ?2 \
+             AND membership IN ('leave', 'ban')";
+        self.query(Statement::new(DELETE, [user_id.as_str().into(), room_id.as_str().into()])).await.map(drop)
+    }
+}
+
+pub(super) fn room_version(id: &str) -> Result<&'static RoomVersion, DatabaseError> {
+    RoomVersion::get(id).ok_or_else(|| DatabaseError::Shape(format!("a stored room has the unknown version {id:?}")))
+}
+
+/// The trie root in a column.
+pub(super) fn root(row: &Row, column: usize) -> Result<Option<NodeId>, DatabaseError> {
+    let Some(text) = row.optional_text(column)? else { return Ok(None) };
+    NodeId::parse(text).map(Some).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is no state root")))
+}
+
+fn event(event_id: &str, json: &str, version: &'static RoomVersion) -> Result<Event, DatabaseError> {
+    Event::from_store(event_id, json, version)
+        .map_err(|error| DatabaseError::Shape(format!("the stored event {event_id} cannot be read: {error}")))
+}

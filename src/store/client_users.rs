@@ -1,0 +1,151 @@
+//! Local users, their devices with the access tokens, and their profiles.
+
+use super::Store;
+use crate::platform::{DatabaseError, Statement};
+
+/// Who a valid access token speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRow {
+    /// The full user ID.
+    pub user_id: String,
+    /// The device that the token was made for.
+    pub device_id: String,
+}
+
+/// A new login: what a row of `devices` holds.
+#[derive(Debug, Clone)]
+pub struct NewDevice {
+    /// The full user ID.
+    pub user_id: String,
+    /// The device; an existing one loses its access token.
+    pub device_id: String,
+    /// SHA-256 of the new access token.
+    pub token_hash: String,
+    /// Ignored for a device that exists.
+    pub display_name: Option<String>,
+    /// Milliseconds since the epoch.
+    pub created_ts: i64,
+}
+
+/// A user's display name and avatar.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// `displayname`
+    pub displayname: Option<String>,
+    /// `avatar_url`, an `mxc:` URI.
+    pub avatar_url: Option<String>,
+}
+
+impl Store {
+    /// Creates a user, and logs them in where `device` is given. `false` where the user ID is taken.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn create_user(
+        &self,
+        user_id: &str,
+        password: &str,
+        now_ms: i64,
+        device: Option<&NewDevice>,
+    ) -> Result<bool, DatabaseError> {
+        const INSERT: &str = "INSERT INTO users (user_id, password, displayname, created_ts) VALUES (?1, ?2, ?3, ?4)";
+        let localpart = user_id.split(':').next().and_then(|local| local.get(1..)).unwrap_or_default();
+        let mut statements =
+            vec![Statement::new(INSERT, [user_id.into(), password.into(), localpart.into(), now_ms.into()])];
+        statements.extend(device.map(put_device));
+        match self.batch(statements).await {
+            Ok(_) => Ok(true),
+            Err(DatabaseError::Constraint(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The password hash of `user_id`.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn password_hash(&self, user_id: &str) -> Result<Option<String>, DatabaseError> {
+        let rows =
+            self.query(Statement::new("SELECT password FROM users WHERE user_id = ?1", [user_id.into()])).await?;
+        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
+    }
+
+    /// Logs a device in.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn log_in(&self, device: &NewDevice) -> Result<(), DatabaseError> {
+        self.query(put_device(device)).await.map(drop)
+    }
+
+    /// Who the access token with this hash speaks for.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn token(&self, token_hash: &str) -> Result<Option<TokenRow>, DatabaseError> {
+        const SELECT: &str = "SELECT user_id, device_id FROM devices WHERE token_hash = ?1";
+        let rows = self.query(Statement::new(SELECT, [token_hash.into()])).await?;
+        rows.first()
+            .map(|row| Ok(TokenRow { user_id: row.text(0)?.to_owned(), device_id: row.text(1)?.to_owned() }))
+            .transpose()
+    }
+
+    /// Ends the login of one device, or of all of the user's devices.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn log_out(&self, user_id: &str, device_id: Option<&str>) -> Result<(), DatabaseError> {
+        let parameters = [user_id.into(), device_id.into()];
+        self.batch(vec![
+            Statement::new(
+                "DELETE FROM devices WHERE user_id = ?1 AND (?2 IS NULL OR device_id = ?2)",
+                parameters.clone(),
+            ),
+            Statement::new(
+                "DELETE FROM client_transactions WHERE user_id = ?1 AND (?2 IS NULL OR device_id = ?2)",
+                parameters,
+            ),
+        ])
+        .await
+        .map(drop)
+    }
+
+    /// The profile of a local user; `None` where there is no such user.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn profile(&self, user_id: &str) -> Result<Option<Profile>, DatabaseError> {
+        const SELECT: &str = "SELECT displayname, avatar_url FROM users WHERE user_id = ?1";
+        let rows = self.query(Statement::new(SELECT, [user_id.into()])).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(Profile {
+            displayname: row.optional_text(0)?.map(str::to_owned),
+            avatar_url: row.optional_text(1)?.map(str::to_owned),
+        }))
+    }
+
+    /// Sets both members of a local user's profile.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn put_profile(&self, user_id: &str, profile: &Profile) -> Result<(), DatabaseError> {
+        const UPDATE: &str = "UPDATE users SET displayname = ?2, avatar_url = ?3 WHERE user_id = ?1";
+        let parameters = [user_id.into(), profile.displayname.as_deref().into(), profile.avatar_url.as_deref().into()];
+        self.query(Statement::new(UPDATE, parameters)).await.map(drop)
+    }
+}
+
+fn put_device(device: &NewDevice) -> Statement {
+    const UPSERT: &str = "INSERT INTO devices (user_id, device_id, token_hash, display_name, created_ts) \
+         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (user_id, device_id) DO UPDATE SET token_hash = excluded.token_hash";
+    Statement::new(
+        UPSERT,
+        [
+            device.user_id.as_str().into(),
+            device.device_id.as_str().into(),
+            device.token_hash.as_str().into(),
+            device.display_name.as_deref().into(),
+            device.created_ts.into(),
+        ],
+    )
+}
