@@ -12,6 +12,7 @@ pub mod client_users;
 pub mod commit;
 pub mod discovery;
 pub mod events;
+pub mod keys;
 pub(crate) mod memberships;
 pub mod queue;
 pub mod rooms;

@@ -1,0 +1,140 @@
+//! Other servers' signing keys, and when they were asked for.
+//!
+//! Which response counts and when to ask again is decided in `matrix::keys` and `federation::outbound::keys`.
+
+use serde_json::json;
+
+use super::{Store, json_list, json_lists};
+use crate::{
+    matrix::{
+        json::MAX_INTEGER,
+        keys::{KnownKey, ServerKeys},
+        signing::VerifyKey,
+    },
+    platform::{DatabaseError, Row, Rows, Statement},
+};
+
+/// When a server's keys may be asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeyFetch {
+    /// How many times in a row asking did not bring what was needed.
+    pub failures: i64,
+    /// Not before this time, in milliseconds since the epoch.
+    pub retry_at: i64,
+}
+
+/// What the store knows of some keys and their servers.
+#[derive(Debug, Clone, Default)]
+pub struct StoredKeys {
+    /// Server, key id and key.
+    pub keys: Vec<(String, String, KnownKey)>,
+    /// Server, and when it may be asked again.
+    pub fetches: Vec<(String, KeyFetch)>,
+}
+
+const SELECT_KEYS: &str = "SELECT k.server, k.key_id, k.public_key, k.valid_until_ts, k.expired_ts, k.fetched_ts \
+     FROM json_each(?1) AS wanted JOIN server_keys AS k \
+     ON k.server = json_extract(wanted.value, '$[0]') AND k.key_id = json_extract(wanted.value, '$[1]')";
+
+const SELECT_FETCHES: &str = "SELECT f.server, f.failures, f.retry_at \
+     FROM json_each(?1) AS wanted JOIN key_fetches AS f ON f.server = wanted.value";
+
+/// The server's own word replaces what is known. A notary's word adds keys, and to known ones it adds that they
+/// expired or are valid longer; it neither exchanges a key nor revives an expired one.
+const UPSERT_KEYS: &str = "INSERT INTO server_keys (server, key_id, public_key, valid_until_ts, expired_ts, fetched_ts) \
+     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), \
+     json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(?1) WHERE true \
+     ON CONFLICT (server, key_id) DO UPDATE SET public_key = excluded.public_key, \
+     valid_until_ts = excluded.valid_until_ts, expired_ts = excluded.expired_ts, fetched_ts = excluded.fetched_ts \
+     WHERE CASE WHEN ?2 THEN excluded.fetched_ts >= fetched_ts ELSE excluded.public_key = public_key \
+     AND expired_ts IS NULL AND (excluded.expired_ts IS NOT NULL OR excluded.valid_until_ts > valid_until_ts) END";
+
+const UPSERT_FETCHES: &str = "INSERT INTO key_fetches (server, failures, retry_at) \
+     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]') \
+     FROM json_each(?1) WHERE true \
+     ON CONFLICT (server) DO UPDATE SET failures = excluded.failures, retry_at = excluded.retry_at";
+
+impl Store {
+    /// The keys of `wanted` (server and key id) that are known, and when their servers may be asked. One call.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn keys(&self, wanted: &[(&str, &str)]) -> Result<StoredKeys, DatabaseError> {
+        let mut answers = self.batch(vec![select_keys(wanted), select_fetches(wanted)]).await?;
+        let fetches = answers.pop().unwrap_or_default();
+        Ok(StoredKeys {
+            keys: read_keys(&answers.pop().unwrap_or_default())?,
+            fetches: fetches.iter().map(read_fetch).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Stores checked responses of servers about themselves and of notaries about others, and when servers may be asked
+    /// again. Answers with what is then known of `wanted`. One call.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn put_keys(
+        &self,
+        from_servers: &[ServerKeys],
+        from_notaries: &[ServerKeys],
+        fetches: &[(&str, KeyFetch)],
+        wanted: &[(&str, &str)],
+    ) -> Result<Vec<(String, String, KnownKey)>, DatabaseError> {
+        let mut statements = Vec::new();
+        for (responses, own_word) in [(from_servers, true), (from_notaries, false)] {
+            let rows = responses.iter().flat_map(|response| {
+                response.keys.iter().map(|(key_id, key)| {
+                    let public_key = key.key.to_base64();
+                    let expired_ts = key.expired_ts.map(within_range);
+                    let valid_until_ts = within_range(key.valid_until());
+                    json!([response.server_name, key_id, public_key, valid_until_ts, expired_ts, key.fetched_ts])
+                        .to_string()
+                })
+            });
+            let lists = json_lists(rows).into_iter();
+            statements.extend(lists.map(|rows| Statement::new(UPSERT_KEYS, [rows.into(), own_word.into()])));
+        }
+        let rows = fetches.iter().map(|(server, fetch)| json!([server, fetch.failures, fetch.retry_at]).to_string());
+        statements.extend(json_lists(rows).into_iter().map(|rows| Statement::new(UPSERT_FETCHES, [rows.into()])));
+        statements.push(select_keys(wanted));
+        let mut answers = self.batch(statements).await?;
+        read_keys(&answers.pop().unwrap_or_default())
+    }
+}
+
+fn select_keys(wanted: &[(&str, &str)]) -> Statement {
+    // A list of strings always serialises.
+    Statement::new(SELECT_KEYS, [serde_json::to_string(wanted).unwrap_or_default().into()])
+}
+
+fn select_fetches(wanted: &[(&str, &str)]) -> Statement {
+    let mut servers: Vec<_> = wanted.iter().map(|(server, _)| *server).collect();
+    servers.sort_unstable();
+    servers.dedup();
+    Statement::new(SELECT_FETCHES, [json_list(servers).into()])
+}
+
+fn read_keys(rows: &Rows) -> Result<Vec<(String, String, KnownKey)>, DatabaseError> {
+    rows.iter().map(read_key).collect()
+}
+
+fn read_key(row: &Row) -> Result<(String, String, KnownKey), DatabaseError> {
+    let key = VerifyKey::from_base64(row.text(2)?)
+        .ok_or_else(|| DatabaseError::Shape("a stored public key is none".to_owned()))?;
+    let known = KnownKey {
+        key,
+        valid_until_ts: row.integer(3)?,
+        expired_ts: row.optional_integer(4)?,
+        fetched_ts: row.integer(5)?,
+    };
+    Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned(), known))
+}
+
+fn read_fetch(row: &Row) -> Result<(String, KeyFetch), DatabaseError> {
+    Ok((row.text(0)?.to_owned(), KeyFetch { failures: row.integer(1)?, retry_at: row.integer(2)? }))
+}
+
+/// A time that somebody else chose, within what the database keeps exactly.
+fn within_range(ts: i64) -> i64 {
+    ts.clamp(-MAX_INTEGER, MAX_INTEGER)
+}
