@@ -1,0 +1,153 @@
+"""A Matrix client over plain HTTP, for the users of both our server and Synapse."""
+
+import time
+from itertools import count
+from urllib.parse import quote
+
+import requests
+
+from net import wait_for
+
+
+class ApiError(Exception):
+    """An error response."""
+
+    def __init__(self, status, body, what):
+        self.status = status
+        self.errcode = body.get("errcode") if isinstance(body, dict) else None
+        self.body = body
+        super().__init__(f"{what}: {status} {body}")
+
+
+def segment(text):
+    """`text` as one segment of a path."""
+    return quote(text, safe="")
+
+
+class Client:
+    """One user of one server."""
+
+    _transactions = count(1)
+
+    def __init__(self, base, ca=None, token=None, user_id=None):
+        self.base = base
+        self.token = token
+        self.user_id = user_id
+        self.session = requests.Session()
+        self.session.verify = str(ca) if ca else True
+        self.since = None
+
+    def call(self, method, path, body=None, patience=60, **query):
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        query = {name: value for name, value in query.items() if value is not None}
+        url = f"{self.base}/_matrix/client/v3{path}" if not path.startswith("/_") else self.base + path
+        if body is None and method in ("POST", "PUT"):
+            body = {}
+        answer = self.session.request(method, url, json=body, params=query, headers=headers, timeout=patience)
+        try:
+            decoded = answer.json()
+        except ValueError:
+            decoded = answer.text
+        if answer.status_code != 200:
+            raise ApiError(answer.status_code, decoded, f"{method} {path}")
+        return decoded
+
+    def get(self, path, **query):
+        return self.call("GET", path, **query)
+
+    def post(self, path, body=None, **query):
+        return self.call("POST", path, body, **query)
+
+    def put(self, path, body=None, **query):
+        return self.call("PUT", path, body, **query)
+
+    # Rooms
+
+    def create_room(self, **options):
+        return self.post("/createRoom", options)["room_id"]
+
+    def join(self, room, via=None):
+        return self.post(f"/join/{segment(room)}", {}, via=via, server_name=via, patience=120)["room_id"]
+
+    def leave(self, room):
+        self.post(f"/rooms/{segment(room)}/leave")
+
+    def membership(self, room, action, user_id, **body):
+        self.post(f"/rooms/{segment(room)}/{action}", {"user_id": user_id, **body})
+
+    def invite(self, room, user_id):
+        self.membership(room, "invite", user_id)
+
+    def send(self, room, content, event_type="m.room.message", transaction=None):
+        transaction = transaction or f"t{time.time_ns()}.{next(self._transactions)}"
+        path = f"/rooms/{segment(room)}/send/{segment(event_type)}/{segment(transaction)}"
+        return self.put(path, content)["event_id"]
+
+    def say(self, room, text, **more):
+        return self.send(room, {"msgtype": "m.text", "body": text}, **more)
+
+    def set_state(self, room, event_type, content, key=""):
+        return self.put(f"/rooms/{segment(room)}/state/{segment(event_type)}/{segment(key)}", content)["event_id"]
+
+    def get_state(self, room, event_type, key=""):
+        """The content of one state event, `None` where there is none."""
+        try:
+            return self.get(f"/rooms/{segment(room)}/state/{segment(event_type)}/{segment(key)}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def state(self, room):
+        """The current state: (type, state key) to event id."""
+        events = self.get(f"/rooms/{segment(room)}/state")
+        return {(event["type"], event["state_key"]): event["event_id"] for event in events}
+
+    def event(self, room, event_id):
+        """The event, `None` where it is not there."""
+        try:
+            return self.get(f"/rooms/{segment(room)}/event/{segment(event_id)}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def history(self, room, limit=100):
+        """All events of the room that this user can page back to, the newest first."""
+        events, token = [], None
+        while True:
+            page = self.get(f"/rooms/{segment(room)}/messages", dir="b", limit=limit, **{"from": token})
+            events += page["chunk"]
+            if not page.get("end") or page["end"] == token:
+                return events
+            token = page["end"]
+
+    def bodies(self, room):
+        """The texts of the messages in the room, the oldest first."""
+        events = reversed(self.history(room))
+        return [event["content"].get("body") for event in events if event["type"] == "m.room.message"]
+
+    def members(self, room, membership="join"):
+        """The users whose membership is this."""
+        events = self.get(f"/rooms/{segment(room)}/members")["chunk"]
+        return {event["state_key"] for event in events if event["content"]["membership"] == membership}
+
+    # Waiting
+
+    def sync(self, timeout_ms=0):
+        """The next sync; this client remembers how far it has come."""
+        answer = self.get("/sync", patience=timeout_ms / 1000 + 60, timeout=timeout_ms, since=self.since)
+        self.since = answer["next_batch"]
+        return answer
+
+    def wait_for_event(self, room, event_id, timeout=30):
+        return wait_for(lambda: self.event(room, event_id), f"{event_id} at {self.user_id}", timeout)
+
+    def wait_for_invite(self, room, timeout=30):
+        def invited():
+            return room in self.get("/sync", timeout=0)["rooms"].get("invite", {})
+
+        wait_for(invited, f"an invite of {self.user_id} to {room}", timeout, 0.3)
+
+    def wait_for_members(self, room, members, timeout=30):
+        wait_for(lambda: self.members(room) == set(members), f"{members} joined, says {self.user_id}", timeout, 0.2)

@@ -1,0 +1,54 @@
+"""Fixtures: servers that are started once for a test file, and always ended."""
+
+import pytest
+
+from net import Authority
+from synapse_peer import Synapse
+from worker import Worker
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """The certificate authority that all servers trust."""
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, authority, request):
+    """Makes and starts servers: `start(Worker)`, `start(Synapse, with_line=True)`; they end with the file's tests."""
+    servers = []
+
+    def make(kind, **options):
+        folder = tmp_path_factory.mktemp(f"{request.module.__name__}-{kind.__name__.lower()}")
+        server = kind(folder, authority, **options)
+        servers.append(server)
+        return server.start()
+
+    yield make
+    for server in reversed(servers):
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def worker(start):
+    """Our server."""
+    return start(Worker)
+
+
+@pytest.fixture(scope="module")
+def synapse(start):
+    """A Synapse."""
+    return start(Synapse)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """The ends of the servers' logs, beside what failed."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, (Worker, Synapse)):
+                path = value.log_path if isinstance(value, Worker) else value.folder / "synapse.log"
+                if path.exists():
+                    report.sections.append((f"{name}: {path}", path.read_text(errors="replace")[-4000:]))

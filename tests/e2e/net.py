@@ -1,0 +1,140 @@
+"""Ports, certificates, waiting, and a line between servers that a test can cut."""
+
+import socket
+import subprocess
+import threading
+import time
+from ipaddress import ip_address
+from pathlib import Path
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(condition, what, timeout=30.0, step=0.1):
+    """The first true value of `condition()`; fails with `what` when there is none in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what}")
+        time.sleep(step)
+
+
+class Authority:
+    """A certificate authority that all servers of one test run trust, and nobody else does."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.key, self.certificate = folder / "ca.key", folder / "ca.crt"
+        _new_key(self.key)
+        _openssl(
+            "req", "-x509", "-new", "-key", self.key, "-days", "30", "-subj", "/CN=end-to-end tests",
+            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign",
+            "-out", self.certificate,
+        )  # fmt: skip
+
+    def leaf(self, folder: Path, *hosts):
+        """Paths of a key and a certificate for `hosts`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        key, certificate, request, extensions = (folder / f"tls.{end}" for end in ("key", "crt", "csr", "ext"))
+        names = ",".join(f"{'IP' if _is_ip(host) else 'DNS'}:{host}" for host in hosts)
+        extensions.write_text(f"basicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\nsubjectAltName={names}\n")
+        _new_key(key)
+        _openssl("req", "-new", "-key", key, "-subj", f"/CN={hosts[0]}", "-out", request)
+        _openssl(
+            "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial",
+            "-days", "30", "-extfile", extensions, "-out", certificate,
+        )  # fmt: skip
+        return key, certificate
+
+
+class Line:
+    """A TCP port through which a server is reached, until the test cuts it."""
+
+    def __init__(self, target_port):
+        self.target_port = target_port
+        self.port = free_port()
+        self._lock = threading.Lock()
+        self._listener = None
+        self._open = set()
+        self.restore()
+
+    def restore(self):
+        listener = socket.create_server(("127.0.0.1", self.port))
+        with self._lock:
+            self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def cut(self):
+        """From now on connections are refused, and those that exist are closed."""
+        with self._lock:
+            listener, self._listener = self._listener, None
+            connections, self._open = self._open, set()
+        if listener:
+            # Wakes the thread that is in accept, which a close alone would not.
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        for connection in connections:
+            _close(connection)
+
+    close = cut
+
+    def _accept(self, listener):
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target_port))
+            except OSError:
+                near.close()
+                continue
+            with self._lock:
+                if self._listener is not listener:
+                    near.close()
+                    far.close()
+                    return
+                self._open |= {near, far}
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    def _pump(self, source, target):
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            _close(source)
+            _close(target)
+
+
+def _close(connection):
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    connection.close()
+
+
+def _is_ip(host):
+    try:
+        ip_address(host)
+        return True
+    except ValueError:
+        return False
+
+
+def _new_key(path):
+    _openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path)
+
+
+def _openssl(*args):
+    subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True)

@@ -1,0 +1,128 @@
+"""Our server on the real runtime, started as a developer starts it: `scripts/dev.mjs`."""
+
+import glob
+import os
+import signal
+import sqlite3
+import subprocess
+from pathlib import Path
+
+from client import Client
+from net import Line, free_port, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+_BINARIES = ROOT / "node_modules" / ".bin"
+
+
+class Worker:
+    """One Worker with its data folder. `with_line` puts a line before its port that a test can cut."""
+
+    def __init__(self, folder: Path, authority, with_line=False, cron_seconds=1, options=()):
+        self.folder = folder
+        self.authority = authority
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.line = Line(self.port) if with_line else None
+        self.name = f"localhost:{self.line.port if self.line else self.port}"
+        self.base = f"https://localhost:{self.port}"
+        self.log_path = folder / "dev.log"
+        self.cron_seconds = cron_seconds
+        self.options = list(options)
+        self.tls = authority.leaf(folder, "localhost", "127.0.0.1")
+        self.process = None
+
+    def start(self):
+        key, certificate = self.tls
+        command = [_BINARIES / "node", ROOT / "scripts" / "dev.mjs", "--server-name", self.name, "--port", str(self.port)]
+        command += ["--persist-to", self.folder / "data", "--tls-key", key, "--tls-cert", certificate]
+        command += ["--ca", self.authority.certificate, "--cron-seconds", str(self.cron_seconds), *self.options]
+        start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        with open(self.log_path, "ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
+        wait_for(lambda: self._is_ready(start), f"a Worker in {self.folder}", 120)
+        return self
+
+    def stop(self):
+        if self.process:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                for pid in [*self._descendants(), self.process.pid]:
+                    _kill(pid)
+                self.process.wait()
+            self.process = None
+
+    def crash(self):
+        """SIGKILL for the runtime's processes, without a warning; then whatever is left of the launcher."""
+        descendants = self._descendants()
+        runtime = [pid for pid in descendants if b"workerd" in _command(pid)]
+        assert runtime, "no workerd is running"
+        for pid in runtime:
+            _kill(pid)
+        for pid in [*self._descendants(), *descendants, self.process.pid]:
+            _kill(pid)
+        self.process.wait()
+        self.process = None
+
+    def close(self):
+        self.stop()
+        if self.line:
+            self.line.close()
+
+    def user(self, name, password="password"):
+        """Registers a user, and answers with a client for it."""
+        client = self.client()
+        body = {"username": name, "password": password, "auth": {"type": "m.login.dummy"}}
+        answer = client.post("/register", body)
+        client.token, client.user_id = answer["access_token"], answer["user_id"]
+        return client
+
+    def client(self):
+        """A client that is not logged in."""
+        return Client(self.base, self.authority.certificate)
+
+    def rows(self, sql, *parameters):
+        """What the database answers; only for reading."""
+        pattern = f"{self.folder}/data/v3/d1/miniflare-D1DatabaseObject/*.sqlite"
+        (path,) = [path for path in glob.glob(pattern) if "metadata" not in path]
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+            return database.execute(sql, parameters).fetchall()
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def _is_ready(self, start):
+        if self.process.poll() is not None:
+            raise AssertionError(f"the Worker has ended: {self.log()[-3000:]}")
+        return "\nready https://" in "\n" + self.log()[start:]
+
+    def _descendants(self):
+        children = {}
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    fields = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()
+                except OSError:
+                    continue
+                children.setdefault(int(fields[1]), []).append(int(entry))
+        found, todo = [], [self.process.pid]
+        while todo:
+            below = children.get(todo.pop(), [])
+            found += below
+            todo += below
+        return found
+
+
+def _command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
