@@ -125,7 +125,7 @@ class Synapse:
                 "destination_retry_multiplier": 1,
                 "destination_max_retry_interval": "1s",
                 "max_short_retries": 1,
-                "max_short_retry_delay": "200ms",
+                "max_short_retry_delay": 200,
                 "max_long_retries": 2,
                 "max_long_retry_delay": "1s",
             },

@@ -1,0 +1,93 @@
+// npm test: everything that must hold, on a fresh clone too. Ends at the first step that fails.
+//
+//   npm test                    all steps
+//   npm test -- e2e             only the end-to-end tests; likewise any other step by its name
+//   npm test -- e2e -- -k fork  with arguments for the step's program
+
+import { spawn } from "node:child_process";
+import { environment, main, root } from "./common.mjs";
+import { build } from "./build.mjs";
+import { python, setUp } from "./setup.mjs";
+
+const WASM = ["--target", "wasm32-unknown-unknown"];
+
+const STEPS = [
+  ["set-up", () => setUp({ tests: true })],
+  ["format", program("cargo", ["fmt", "--check"])],
+  ["clippy", program("cargo", ["clippy", "--locked", "--all-targets", "--", "-D", "warnings"])],
+  ["clippy-wasm", program("cargo", ["clippy", "--locked", ...WASM, "--", "-D", "warnings"])],
+  ["rustdoc", program("cargo", ["doc", "--locked", "--no-deps", "--document-private-items"], { RUSTDOCFLAGS: "-D warnings" })],
+  ["native", program("cargo", ["test", "--locked"])],
+  ["build", () => build()],
+  ["e2e", program(python, ["-m", "pytest", "-c", "tests/e2e/pytest.ini", "tests/e2e"])],
+];
+
+const tests = { passed: 0, failed: 0 };
+
+await main(async () => {
+  const [names, extra] = commandLine();
+  const times = [];
+  let failure = null;
+  for (const [name, step] of STEPS) {
+    if (names.length > 0 && !names.includes(name)) continue;
+    console.log(`\n\x1b[1m[${name}]\x1b[0m`);
+    const start = performance.now();
+    try {
+      await step(extra);
+    } catch (error) {
+      failure = `${name}: ${error.message}`;
+    }
+    times.push([name, (performance.now() - start) / 1000]);
+    if (failure) break;
+  }
+  console.log();
+  for (const [name, seconds] of times) console.log(`${name.padEnd(12)} ${seconds.toFixed(1).padStart(7)} s`);
+  if (failure) {
+    // A step that is no test counts as one that failed.
+    tests.failed ||= 1;
+    console.log(failure);
+    process.exitCode = 1;
+  }
+  console.log(`${tests.passed} passed, ${tests.failed} failed`);
+});
+
+/** The steps that were asked for, and what comes after a second `--`. */
+function commandLine() {
+  const args = process.argv.slice(2);
+  const end = args.indexOf("--");
+  const names = end < 0 ? args : args.slice(0, end);
+  for (const name of names) {
+    if (!STEPS.some(([step]) => step === name)) throw new Error(`there is no step ${name}`);
+  }
+  return [names, end < 0 ? [] : args.slice(end + 1)];
+}
+
+/** A step that runs a program, shows what it prints, and adds up the tests that it reports. */
+function program(name, args, variables = {}) {
+  return (extra) =>
+    new Promise((resolve, reject) => {
+      const env = { ...environment, ...variables };
+      const child = spawn(name, [...args, ...extra], { cwd: root, env, stdio: ["ignore", "pipe", "inherit"] });
+      let line = "";
+      child.stdout.on("data", (data) => {
+        process.stdout.write(data);
+        const lines = (line + data).split("\n");
+        line = lines.pop();
+        lines.forEach(count);
+      });
+      child.on("error", (error) => reject(new Error(`${name} cannot be started: ${error.message}`)));
+      child.on("close", (code, signal) => {
+        count(line);
+        if (code === 0) resolve();
+        else reject(new Error(`${name} ended with ${signal ?? `status ${code}`}`));
+      });
+    });
+}
+
+/** Adds the figures of a summary line: cargo's `test result: ok. 3 passed; 0 failed; …` or pytest's `2 failed, 1 passed in 3s`. */
+function count(line) {
+  if (!/^test result: |^=*.*\b(passed|failed|errors?)\b.* in [0-9.]+s/.test(line)) return;
+  const figure = (word) => Number(line.match(new RegExp(`(\\d+) ${word}`))?.[1] ?? 0);
+  tests.passed += figure("passed");
+  tests.failed += figure("failed") + figure("error");
+}
