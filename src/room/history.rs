@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::{
     ATTEMPTS, Room, RoomError, Rooms,
-    remote::{StateIndex, judge_outliers, snapshot},
+    remote::{StateIndex, judge_outliers, judge_outliers_with, snapshot},
     view::View,
 };
 use crate::{
@@ -119,6 +119,50 @@ impl Rooms {
         Err(RoomError::Busy)
     }
 
+    /// Takes in events that others cite as auth events; each is judged by its own auth events, which are here or among
+    /// `events`. Those whose auth events are lacking stay out.
+    ///
+    /// # Errors
+    /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn add_auth_events(&self, room_id: &RoomId, events: &[Event]) -> Result<(), RoomError> {
+        for _ in 0..ATTEMPTS {
+            let mut view = View::new(&self.store, self.server_name());
+            let cited = events.iter().flat_map(|event| event.auth_events().iter().chain([event.event_id()]));
+            let mut ids: Vec<EventId> = cited.cloned().collect();
+            if events.iter().any(|event| event.version().room_id_is_create_hash) {
+                ids.push(room_id.create_event_id());
+            }
+            let room = view.load_rooms(vec![room_id.clone()], &[], ids.clone(), Vec::new()).await?.pop();
+            let room = room.ok_or(RoomError::UnknownRoom)?;
+            let held = ids.iter().filter_map(|id| view.stored(id)).filter(|stored| stored.rejected.is_none());
+            let known: Vec<Event> = held.map(|stored| stored.event.clone()).collect();
+            let mut given: Vec<&Event> =
+                events.iter().filter(|event| view.stored(event.event_id()).is_none()).collect();
+            // An event that lacks an auth event would count as rejected for ever, and with it what cites it.
+            loop {
+                let at_hand: HashSet<&EventId> = given.iter().map(|event| event.event_id()).collect();
+                let complete = |event: &&Event| {
+                    event.auth_events().iter().all(|id| at_hand.contains(id) || view.stored(id).is_some())
+                };
+                let kept: Vec<&Event> = given.iter().copied().filter(complete).collect();
+                if kept.len() == given.len() {
+                    break;
+                }
+                given = kept;
+            }
+            if given.is_empty() {
+                return Ok(());
+            }
+            let judged = judge_outliers_with(room_id, known.into_iter(), given.into_iter());
+            match self.store.commit(&[unchanged(&room, judged.new, Vec::new())], Vec::new()).await {
+                Ok(()) => return Ok(()),
+                Err(DatabaseError::Constraint(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
     /// Judges history, given newest first, by the auth events of each, which are here or among `auth_events`.
     fn judge_history(
         &self,
@@ -150,8 +194,7 @@ impl Rooms {
         }
         // Known events were accepted before and are so again by the same rules, given their own auth events; those that
         // are not at hand are judged by what is stored.
-        let judged =
-            super::remote::judge_outliers_with(&room.room_id, known.into_iter(), history.iter().chain(auth_events));
+        let judged = judge_outliers_with(&room.room_id, known.into_iter(), history.iter().chain(auth_events));
         let mut new: Vec<NewEvent> = Vec::new();
         for event in history {
             if view.stored(event.event_id()).is_some_and(|stored| !stored.outlier) {
