@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use crate::{
     config::Config,
+    federation::outbound::{keys::KeyFetcher, requests::FederationClient},
     platform::Platform,
     room::Rooms,
     router::{Request, Response},
@@ -22,6 +23,10 @@ pub struct Server {
     pub store: Store,
     /// Its rooms.
     pub rooms: Rc<Rooms>,
+    /// Signed requests to other servers.
+    pub federation: Rc<FederationClient>,
+    /// Other servers' signing keys.
+    pub keys: Rc<KeyFetcher>,
 }
 
 impl Server {
@@ -29,7 +34,9 @@ impl Server {
     pub fn new(config: Rc<Config>, platform: Platform) -> Self {
         let store = Store::new(platform.database.clone());
         let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
-        Self { config, platform, store, rooms }
+        let federation = Rc::new(FederationClient::new(platform.clone(), config.clone()));
+        let keys = Rc::new(KeyFetcher::new(platform.clone(), federation.clone(), config.clone()));
+        Self { config, platform, store, rooms, federation, keys }
     }
 
     /// Answers one request.
@@ -38,6 +45,8 @@ impl Server {
         Response::default()
     }
 
-    /// Does what the scheduled trigger is for.
-    pub async fn scheduled(&self) {}
+    /// Does what the scheduled trigger is for, once a minute: whatever a request began and could not finish.
+    pub async fn scheduled(&self) {
+        self.sweep_queue().await;
+    }
 }

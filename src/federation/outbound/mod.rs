@@ -4,5 +4,6 @@ pub mod discovery;
 pub mod dns;
 pub mod endpoints;
 pub mod keys;
+pub mod queue;
 pub mod requests;
 pub mod well_known;
