@@ -4,7 +4,10 @@ use std::rc::Rc;
 
 use crate::{
     config::Config,
-    federation::outbound::{keys::KeyFetcher, requests::FederationClient},
+    federation::{
+        inbound,
+        outbound::{keys::KeyFetcher, requests::FederationClient},
+    },
     platform::Platform,
     room::Rooms,
     router::{Request, Response},
@@ -41,12 +44,12 @@ impl Server {
 
     /// Answers one request.
     pub async fn handle(&self, request: Request) -> Response {
-        let _ = request;
-        Response::default()
+        inbound::handle(self, request).await
     }
 
     /// Does what the scheduled trigger is for, once a minute: whatever a request began and could not finish.
     pub async fn scheduled(&self) {
+        self.sweep_staged().await;
         self.sweep_queue().await;
     }
 }

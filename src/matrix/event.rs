@@ -166,6 +166,16 @@ impl ReceivedPdu {
         &self.event.fields.sender
     }
 
+    /// `origin_server_ts`
+    pub fn origin_server_ts(&self) -> i64 {
+        self.event.fields.origin_server_ts
+    }
+
+    /// The room version, by whose rules the PDU was read.
+    pub fn version(&self) -> &'static RoomVersion {
+        self.event.version
+    }
+
     /// The servers that must have signed the event (Server-Server API, "Validating hashes and signatures on received
     /// events"), each once.
     pub fn required_servers(&self) -> Vec<&str> {
@@ -188,6 +198,13 @@ impl ReceivedPdu {
             servers.push(server);
         }
         servers
+    }
+
+    /// Adds the signature of `server`, which vouches for the event: that of a restricted join is due before the others
+    /// can be checked.
+    pub fn sign(&mut self, server: &str, key: &SigningKey) {
+        signing::add_signature(&mut self.event.object, server, key.key_id(), key.sign_text(&self.signed_text));
+        self.event.json = self.event.object.to_text();
     }
 
     /// The keys that must be known before [`ReceivedPdu::verify`] can pass: server names and key ids, for those required
@@ -266,6 +283,23 @@ impl Event {
         let mut object = self.0.object.clone();
         signing::add_signature(&mut object, server, key.key_id(), signature);
         Self(Rc::new(self.0.with_object(object)))
+    }
+
+    /// The event with a signature of `server` that another copy of it carries.
+    ///
+    /// # Errors
+    /// Where it was not made by `key` on this event.
+    pub fn with_signature(
+        &self,
+        server: &str,
+        key_id: &str,
+        signature: &str,
+        key: &signing::VerifyKey,
+    ) -> Result<Self, SignatureError> {
+        key.verify_text(&redaction::signed_text(&self.0.object, self.0.version), signature)?;
+        let mut object = self.0.object.clone();
+        signing::add_signature(&mut object, server, key_id, signature.to_owned());
+        Ok(Self(Rc::new(self.0.with_object(object))))
     }
 
     /// An event of the store, which holds only events that were checked before they were put there.
@@ -390,6 +424,12 @@ impl Event {
     pub fn redacted(&self) -> Self {
         Self(Rc::new(self.0.redacted()))
     }
+}
+
+/// The id that a PDU would have were it well-formed, for what is said about one that is not.
+pub fn id_of_malformed(pdu: &Value, version: &RoomVersion) -> Option<EventId> {
+    let object = pdu.as_object()?;
+    read_event_id(object, &redaction::signed_text(object, version), version).ok()
 }
 
 /// Adds its content hash and the signature of `server` to an event, whatever it is made of. As [`Event::create`] does,

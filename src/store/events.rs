@@ -43,6 +43,8 @@ macro_rules! event_columns {
     };
 }
 
+pub(super) use event_columns;
+
 /// The events in ?1, a JSON list.
 const BY_ID: &str = concat!(
     "SELECT ",

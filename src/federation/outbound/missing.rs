@@ -116,8 +116,7 @@ impl Server {
         }
         let outcome = work.run().await;
         let left: HashSet<EventId> = work.events.iter().map(|event| event.event_id().clone()).collect();
-        let done: Vec<String> =
-            all.into_iter().filter(|id| !left.iter().any(|left| left.as_str() == id)).collect();
+        let done: Vec<String> = all.into_iter().filter(|id| !left.iter().any(|left| left.as_str() == id)).collect();
         self.store.unstage(room_id, &done).await.map_err(RoomError::from)?;
         let now = self.platform.clock.now_ms();
         for (event_id, tried) in attempts.into_iter().filter(|(id, _)| left.contains(id)) {
@@ -211,7 +210,7 @@ impl Work<'_> {
             .federation
             .get_missing_events(&origin, &self.room.room_id, &earliest, &latest, GAP_LIMIT, 0)
             .await?;
-        let fetched = self.check(&texts).await;
+        let fetched = self.check(&texts).await?;
         let mut new = false;
         for event in fetched {
             if !self.origins.contains_key(event.event_id()) {
@@ -230,7 +229,7 @@ impl Work<'_> {
             return Ok(false);
         }
         let texts = self.server.federation.event_auth(&origin, &self.room.room_id, event.event_id()).await?;
-        let chain = self.check(&texts).await;
+        let chain = self.check(&texts).await?;
         self.server.rooms.add_auth_events(&self.room.room_id, &chain).await?;
         Ok(!chain.is_empty())
     }
@@ -259,7 +258,7 @@ impl Work<'_> {
         let fetched = if missing.len() > MAX_SINGLE_EVENTS {
             let state = self.server.federation.state(&origin, &self.room.room_id, edge).await?;
             let texts: Vec<_> = state.pdus.into_iter().chain(state.auth_chain).collect();
-            self.check(&texts).await
+            self.check(&texts).await?
         } else {
             let single = |id: EventId| {
                 let (server, origin) = (self.server, origin.clone());
@@ -267,7 +266,7 @@ impl Work<'_> {
             };
             let texts: Vec<_> = stream::iter(missing).map(single).buffered(4).collect().await;
             let texts: Vec<_> = texts.into_iter().flatten().collect();
-            self.check(&texts).await
+            self.check(&texts).await?
         };
         known.extend(fetched.into_iter().map(|event| (event.event_id().clone(), event)));
         let pick = |ids: &[EventId]| ids.iter().filter_map(|id| known.get(id).cloned()).collect::<Vec<Event>>();
@@ -277,13 +276,14 @@ impl Work<'_> {
 
     async fn single(&self, origin: &ServerName, event_id: &EventId) -> Result<Option<Event>, Failure> {
         let text = self.server.federation.event(origin, event_id).await?;
-        let event = self.check(&[text]).await.pop();
+        let event = self.check(&[text]).await?.pop();
         Ok(event.filter(|event| event.event_id() == event_id))
     }
 
     /// Checks fetched PDUs: format, signatures, hashes. Those that fail are left out.
-    async fn check<T: AsRef<[u8]>>(&self, texts: &[T]) -> Vec<Event> {
+    async fn check<T: AsRef<[u8]>>(&self, texts: &[T]) -> Result<Vec<Event>, Failure> {
         let version: &'static RoomVersion = self.room.room_version;
-        pdus::verify_history(self.server, &self.room.room_id, version, texts).await
+        let checked = pdus::verify_history(self.server, &self.room.room_id, version, texts).await;
+        Ok(checked.map_err(RoomError::from)?)
     }
 }

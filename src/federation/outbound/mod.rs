@@ -1,9 +1,14 @@
 //! Talking to other homeservers: finding them, signing requests to them, fetching the keys they sign with.
 
+pub mod directory;
 pub mod discovery;
 pub mod dns;
 pub mod endpoints;
+pub mod history;
 pub mod keys;
+pub mod membership;
+mod missing;
 pub mod queue;
+mod refusals;
 pub mod requests;
 pub mod well_known;

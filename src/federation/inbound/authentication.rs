@@ -1,0 +1,99 @@
+//! Who sent a request (Server-Server API, "Request Authentication").
+//!
+//! The checks go from cheap to dear, so that hostile input costs little: the header's form and destination, the body's
+//! size and form, and only then the origin's keys, which may have to be fetched.
+
+use http::Method;
+
+use super::malformed;
+use crate::{
+    error::MatrixError,
+    matrix::{
+        identifiers::ServerName,
+        json::{Object, Value},
+        x_matrix::{self, SignedRequest, XMatrixError},
+    },
+    router::Call,
+    server::Server,
+};
+
+/// The server that a request is proven to come from. Only [`authenticate`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin(ServerName);
+
+impl Origin {
+    /// The server's name.
+    pub fn name(&self) -> &ServerName {
+        &self.0
+    }
+}
+
+/// A request whose signature was checked.
+#[derive(Debug)]
+pub(super) struct Signed {
+    /// Who signed it.
+    pub(super) origin: Origin,
+    /// The request, and the values of its path's parameters.
+    pub(super) call: Call,
+    /// The body, for requests that have one.
+    content: Option<Object>,
+}
+
+impl Signed {
+    /// The value of the path's `index`th parameter.
+    pub(super) fn parameter(&self, index: usize) -> &str {
+        self.call.parameter(index)
+    }
+
+    /// The body of a `PUT` or `POST`.
+    ///
+    /// # Errors
+    /// 400 for other requests, which have none.
+    pub(super) fn object(&self) -> Result<&Object, MatrixError> {
+        self.content.as_ref().ok_or_else(|| malformed("body"))
+    }
+
+    /// As [`Signed::object`], without a copy.
+    ///
+    /// # Errors
+    /// 400 for other requests, which have none.
+    pub(super) fn into_object(self) -> Result<(Origin, Object), MatrixError> {
+        Ok((self.origin, self.content.ok_or_else(|| malformed("body"))?))
+    }
+}
+
+/// Checks that the request is signed by the server that it says it is from.
+///
+/// # Errors
+/// 401 `M_UNAUTHORIZED` where it is not, or is meant for another server; 400 `M_UNAUTHORIZED` for a malformed header;
+/// 413 and 400 for a body that cannot be read.
+pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, MatrixError> {
+    let own_name = server.config.server_name.as_str();
+    let headers = call.request.headers().get_all(http::header::AUTHORIZATION);
+    let headers = x_matrix::parse_all(headers.iter().map(http::HeaderValue::as_bytes))?;
+    x_matrix::check_destination(&headers, own_name)?;
+    let origin = headers.first().map(|header| header.origin.clone()).ok_or(XMatrixError::Missing)?;
+    if origin == own_name {
+        return Err(MatrixError::unauthorized("A server does not send requests to itself."));
+    }
+    let content = match *call.request.method() {
+        Method::GET => None,
+        // All other endpoints have a body, which is an object.
+        _ => Some(call.json()?),
+    };
+    if content.as_ref().is_some_and(|content| content.as_object().is_none()) {
+        return Err(MatrixError::bad_json("The body is not a JSON object."));
+    }
+    let key_ids: Vec<&str> = headers.iter().map(|header| header.key_id.as_str()).collect();
+    let keys = server.keys.for_request(&origin, &key_ids).await?;
+    let uri = call.request.uri();
+    let request = SignedRequest {
+        method: call.request.method().as_str(),
+        uri: uri.path_and_query().map_or(uri.path(), |target| target.as_str()),
+        origin: origin.as_str(),
+        destination: own_name,
+        content: content.as_ref(),
+    };
+    x_matrix::verify(&headers, &request, &keys, server.platform.clock.now_ms())?;
+    Ok(Signed { origin: Origin(origin), call, content: content.and_then(Value::into_object) })
+}

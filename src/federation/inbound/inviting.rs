@@ -1,0 +1,125 @@
+//! The invited user's server's side of an invite (Server-Server API, "Inviting to a room").
+//!
+//! We countersign what is shown to be an invite of one of our users by a user of the origin, and nothing else.
+
+use http::StatusCode;
+
+use super::{
+    answer::object_text,
+    authentication::{Origin, Signed},
+    joining, malformed,
+};
+use crate::{
+    error::MatrixError,
+    federation::pdus,
+    matrix::{
+        event::{Event, ReceivedPdu},
+        identifiers::{RoomId, UserId},
+        json::{Object, Value},
+        room_version::RoomVersion,
+    },
+    router::{self, Handled},
+    server::Server,
+};
+
+/// The most events of `invite_room_state` that are looked at: each may take a key to check.
+const MAX_ROOM_STATE: usize = 100;
+
+/// The state that tells an invited user what the room is (Client-Server API, "Stripped state"), besides the inviter.
+const SHOWN: [&str; 8] = [
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+    "m.room.member",
+];
+
+/// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
+pub(super) async fn invite(server: &Server, request: Signed) -> Handled {
+    let room_id = RoomId::parse(request.parameter(0));
+    let room_id = room_id.map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
+    let event_id = request.parameter(1).to_owned();
+    let (origin, mut body) = request.into_object()?;
+    let version = body.get("room_version").and_then(Value::as_str).ok_or_else(|| malformed("room_version"))?;
+    let version = RoomVersion::get(version).ok_or_else(|| joining::incompatible(version))?;
+    let pdu = body.remove("event").and_then(Value::into_object).ok_or_else(|| malformed("event"))?;
+    check_purpose(server, &origin, &pdu)?;
+    let pdu = ReceivedPdu::from_value(Value::Object(pdu), version).map_err(pdus::refused)?;
+    if *pdu.room_id() != room_id || *pdu.event_id() != *event_id {
+        return Err(MatrixError::invalid_param("The event is not the one that the path names."));
+    }
+    let invite = pdus::verify_one(server, pdu).await?;
+    let room_state = body.remove("invite_room_state").and_then(Value::into_array).unwrap_or_default();
+    let room_state = check_room_state(server, &invite, room_state).await?;
+    let target = invite.state_key().unwrap_or_default();
+    if server.store.profile(target).await?.is_none() {
+        return Err(MatrixError::not_found("There is no such user on this server."));
+    }
+    let invite = invite.signed_by(server.config.server_name.as_str(), &server.config.signing_key);
+    server.rooms.receive_invite(&invite, room_state).await?;
+    Ok(router::raw_json_response(StatusCode::OK, object_text(&[("event", invite.json())])))
+}
+
+/// What the spec demands of the event before it may be signed.
+fn check_purpose(server: &Server, origin: &Origin, pdu: &Object) -> Result<(), MatrixError> {
+    let user = |name: &str| pdu.get(name).and_then(Value::as_str).and_then(|user| UserId::parse(user).ok());
+    let content = pdu.get("content").and_then(Value::as_object).ok_or_else(|| malformed("content"))?;
+    let is_user_of = |user: Option<UserId>, server: &str| user.is_some_and(|user| user.server_name() == server);
+    let refusal = if pdu.get("type").and_then(Value::as_str) != Some("m.room.member") {
+        "The event is not of type m.room.member."
+    } else if content.get("membership").and_then(Value::as_str) != Some("invite") {
+        "The event is not an invite."
+    } else if !is_user_of(user("sender"), origin.name().as_str()) {
+        "The event's sender is not a user of your server."
+    } else if !is_user_of(user("state_key"), server.config.server_name.as_str()) {
+        "The invited user is not a user of this server."
+    } else {
+        return Ok(());
+    };
+    Err(MatrixError::invalid_param(refusal))
+}
+
+/// The state that came with the invite, stripped to what users are shown.
+///
+/// From room version 12 on it must be events of the room, signed as events are, the create event among them. Before, servers
+/// sent it stripped already, and it is taken as what it is: what the inviter's server says.
+async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) -> Result<Vec<Object>, MatrixError> {
+    let version = invite.version();
+    if state.len() > MAX_ROOM_STATE {
+        return Err(MatrixError::invalid_param("`invite_room_state` holds more than 100 events."));
+    }
+    if !version.room_id_is_create_hash {
+        return Ok(state.iter().filter_map(|event| strip(event.as_object()?, invite)).collect());
+    }
+    let events = state.into_iter().map(|event| ReceivedPdu::from_history(event, version));
+    let events = events.collect::<Result<Vec<_>, _>>().map_err(pdus::refused)?;
+    if events.iter().any(|event| event.room_id() != invite.room_id()) {
+        return Err(MatrixError::invalid_param("`invite_room_state` holds an event of another room."));
+    }
+    let events =
+        pdus::verify(server, events).await?.into_iter().collect::<Result<Vec<_>, _>>().map_err(pdus::refused)?;
+    if !events.iter().any(|event| event.is_state("m.room.create", "")) {
+        return Err(MatrixError::missing_param("`invite_room_state` lacks the m.room.create event."));
+    }
+    Ok(events.iter().filter_map(|event| strip(event.object(), invite)).collect())
+}
+
+/// The stripped form of a state event that is shown; of members, the inviter and the invited.
+fn strip(event: &Object, invite: &Event) -> Option<Object> {
+    let text = |name: &str| event.get(name).and_then(Value::as_str);
+    let (event_type, state_key, sender) = (text("type")?, text("state_key")?, text("sender")?);
+    let is_party = state_key == invite.sender().as_str() || Some(state_key) == invite.state_key();
+    if !SHOWN.contains(&event_type) || (event_type == "m.room.member" && !is_party) {
+        return None;
+    }
+    let content = event.get("content")?.as_object()?.clone();
+    Some(Object::from_iter([
+        ("content", Value::Object(content)),
+        ("sender", Value::from(sender)),
+        ("state_key", Value::from(state_key)),
+        ("type", Value::from(event_type)),
+    ]))
+}

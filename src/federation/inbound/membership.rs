@@ -1,0 +1,99 @@
+//! What the handshakes of joining and leaving share (Server-Server API, "Joining Rooms", "Leaving Rooms"): a template
+//! is asked for, filled in and signed elsewhere, and comes back to be admitted to the room.
+
+use super::{answer, authentication::Signed, malformed, restricted};
+use crate::{
+    error::MatrixError,
+    federation::pdus,
+    matrix::{
+        event::{Event, ReceivedPdu},
+        identifiers::UserId,
+        json::{Object, Value},
+    },
+    room::{Admitted, Draft, Room},
+    router::{self, Handled},
+    server::Server,
+};
+
+/// The user in the path's second parameter, who must be one of the origin's.
+///
+/// # Errors
+/// 400 for what is no user ID, 403 for another server's user.
+pub(super) fn user_of_origin(request: &Signed) -> Result<UserId, MatrixError> {
+    let user = UserId::parse(request.parameter(1)).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
+    if user.server_name() == request.origin.name().as_str() {
+        Ok(user)
+    } else {
+        Err(MatrixError::forbidden("A server may ask only for its own users."))
+    }
+}
+
+/// The room in the path's first parameter, with members of ours in it.
+///
+/// # Errors
+/// 404 for a room that we do not know or are no longer in.
+pub(super) async fn resident_room(server: &Server, request: &Signed) -> Result<Room, MatrixError> {
+    let room = answer::room(server, request.parameter(0)).await?;
+    if room.local_joined > 0 { Ok(room) } else { Err(answer::unknown_room()) }
+}
+
+/// Answers `make_join` and `make_leave`: the event that would make `user`'s membership `membership`, unsigned.
+pub(super) async fn template(
+    server: &Server,
+    room: &Room,
+    user: &UserId,
+    membership: &str,
+    content: Object,
+) -> Handled {
+    let draft = Draft::membership(user.as_str(), membership, content);
+    let (event, version) = server.rooms.template(&room.room_id, user, &draft).await?;
+    router::ok(&Object::from_iter([("event", Value::Object(event)), ("room_version", Value::from(version.id))]))
+}
+
+/// The checks and the commit of `send_join` and `send_leave`.
+///
+/// The event comes back too, perhaps with our signature.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` where the event is not what the endpoint is for, or not signed as it must be; 403 where the
+/// room's rules do not allow it.
+pub(super) async fn admit(
+    server: &Server,
+    request: Signed,
+    membership: &str,
+) -> Result<(Event, Admitted), MatrixError> {
+    let room = resident_room(server, &request).await?;
+    let event_id = request.parameter(1).to_owned();
+    let (origin, object) = request.into_object()?;
+    let text = |name: &str| object.get(name).and_then(Value::as_str).ok_or_else(|| malformed(name));
+    let content = object.get("content").and_then(Value::as_object).ok_or_else(|| malformed("content"))?;
+    let sender = UserId::parse(text("sender")?).map_err(|_| malformed("sender"))?;
+    let refusal = if text("room_id")? != room.room_id.as_str() {
+        Some("The event is not of the room in the path.")
+    } else if text("type")? != "m.room.member" {
+        Some("The event is not of type m.room.member.")
+    } else if content.get("membership").and_then(Value::as_str) != Some(membership) {
+        Some("The event's membership is not the one that this endpoint is for.")
+    } else if sender.server_name() != origin.name().as_str() {
+        Some("The event's sender is not a user of your server.")
+    } else if text("state_key")? != sender.as_str() {
+        Some("The event's state key is not its sender.")
+    } else {
+        None
+    };
+    if let Some(refusal) = refusal {
+        return Err(MatrixError::invalid_param(refusal));
+    }
+    let countersign = restricted::must_countersign(server, &room, &sender, content).await?;
+    let mut pdu = ReceivedPdu::from_value(Value::Object(object), room.room_version).map_err(pdus::refused)?;
+    if countersign {
+        pdu.sign(server.config.server_name.as_str(), &server.config.signing_key);
+    }
+    if *pdu.event_id() != *event_id {
+        return Err(MatrixError::invalid_param("The event's ID is not the one in the path."));
+    }
+    let event = pdus::verify_one(server, pdu).await?;
+    let admitted = server.rooms.admit(origin.name(), &event).await?;
+    server.flush(event.room_id());
+    Ok((event, admitted))
+}

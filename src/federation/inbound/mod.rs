@@ -1,0 +1,143 @@
+//! The inbound half of the Server-Server API: a file for each section of the spec.
+//!
+//! | Section | File |
+//! |---|---|
+//! | Server discovery; Server implementation | [`discovery`] |
+//! | Publishing Keys | [`keys`] |
+//! | Request Authentication | [`authentication`] |
+//! | Transactions; PDUs (checks 1 to 3 on receipt); EDUs | [`transactions`] |
+//! | Retrieving event authorisation information; Retrieving events | [`retrieving`] |
+//! | Backfilling and retrieving missing events | [`backfill`] |
+//! | Joining Rooms | [`joining`], Restricted rooms: [`restricted`] |
+//! | Inviting to a room | [`inviting`] |
+//! | Leaving Rooms (Rejecting Invites) | [`leaving`] |
+//! | Querying for information | [`queries`] |
+//!
+//! What an accepted event does to its room is decided in [`crate::room`].
+
+mod answer;
+mod authentication;
+mod backfill;
+mod discovery;
+mod inviting;
+mod joining;
+mod keys;
+mod leaving;
+mod membership;
+mod queries;
+mod restricted;
+mod retrieving;
+mod transactions;
+
+use http::{Method, StatusCode};
+
+pub use self::authentication::Origin;
+use self::authentication::Signed;
+use crate::{
+    error::MatrixError,
+    platform::LocalBoxFuture,
+    router::{self, Handled, Handler, Request, Response, Route},
+    server::Server,
+};
+
+/// A handler of an endpoint that only authenticated servers reach.
+type SignedHandler = for<'a> fn(&'a Server, Signed) -> LocalBoxFuture<'a, Handled>;
+
+/// The endpoints that anybody may ask.
+const PUBLIC: &[Route<Handler>] = &[
+    public(Method::GET, "/.well-known/matrix/server", |server, call| Box::pin(discovery::well_known(server, call))),
+    public(Method::GET, "/_matrix/federation/v1/version", |server, call| Box::pin(discovery::version(server, call))),
+    public(Method::GET, "/_matrix/key/v2/server", |server, call| Box::pin(keys::server_keys(server, call))),
+    // Deprecated, and asked by older servers with an empty or any key ID: the answer holds all keys anyway.
+    public(Method::GET, "/_matrix/key/v2/server/{keyId}", |server, call| Box::pin(keys::server_keys(server, call))),
+];
+
+/// The endpoints that a request must be signed for.
+const SIGNED: &[Route<SignedHandler>] = &[
+    signed(Method::PUT, "/_matrix/federation/v1/send/{txnId}", |server, request| {
+        Box::pin(transactions::send(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/event_auth/{roomId}/{eventId}", |server, request| {
+        Box::pin(retrieving::event_auth(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/backfill/{roomId}", |server, request| {
+        Box::pin(backfill::backfill(server, request))
+    }),
+    signed(Method::POST, "/_matrix/federation/v1/get_missing_events/{roomId}", |server, request| {
+        Box::pin(backfill::get_missing_events(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/state/{roomId}", |server, request| {
+        Box::pin(retrieving::state(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/state_ids/{roomId}", |server, request| {
+        Box::pin(retrieving::state_ids(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/event/{eventId}", |server, request| {
+        Box::pin(retrieving::event(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/make_join/{roomId}/{userId}", |server, request| {
+        Box::pin(joining::make_join(server, request))
+    }),
+    signed(Method::PUT, "/_matrix/federation/v1/send_join/{roomId}/{eventId}", |server, request| {
+        Box::pin(joining::send_join_v1(server, request))
+    }),
+    signed(Method::PUT, "/_matrix/federation/v2/send_join/{roomId}/{eventId}", |server, request| {
+        Box::pin(joining::send_join(server, request))
+    }),
+    signed(Method::PUT, "/_matrix/federation/v2/invite/{roomId}/{eventId}", |server, request| {
+        Box::pin(inviting::invite(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/make_leave/{roomId}/{userId}", |server, request| {
+        Box::pin(leaving::make_leave(server, request))
+    }),
+    signed(Method::PUT, "/_matrix/federation/v1/send_leave/{roomId}/{eventId}", |server, request| {
+        Box::pin(leaving::send_leave_v1(server, request))
+    }),
+    signed(Method::PUT, "/_matrix/federation/v2/send_leave/{roomId}/{eventId}", |server, request| {
+        Box::pin(leaving::send_leave(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/query/directory", |server, request| {
+        Box::pin(queries::directory(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/query/profile", |server, request| {
+        Box::pin(queries::profile(server, request))
+    }),
+];
+
+/// Answers one request whose path begins with `/_matrix/federation`, `/_matrix/key` or `/_matrix/media`, or is
+/// `/.well-known/matrix/server`.
+pub async fn handle(server: &Server, request: Request) -> Response {
+    let line = format!("{} {}", request.method(), request.uri().path());
+    route(server, request).await.unwrap_or_else(|error| {
+        if error.status.is_server_error() {
+            server.platform.log.warn(&format!("{line}: {error}"));
+        }
+        router::json_response(error.status, &error.body())
+    })
+}
+
+async fn route(server: &Server, request: Request) -> Handled {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    match router::find(PUBLIC, &method, &path) {
+        Ok((handler, parameters)) => handler(server, &router::call(request, parameters)).await,
+        // Unsupported endpoints are told apart before anything is checked (Server-Server API, "Unsupported endpoints").
+        Err(error) if error.status == StatusCode::NOT_FOUND => {
+            let (handler, parameters) = router::find(SIGNED, &method, &path)?;
+            handler(server, authentication::authenticate(server, router::call(request, parameters)).await?).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+const fn public(method: Method, template: &'static str, handler: Handler) -> Route<Handler> {
+    Route { method, template, handler }
+}
+
+const fn signed(method: Method, template: &'static str, handler: SignedHandler) -> Route<SignedHandler> {
+    Route { method, template, handler }
+}
+
+/// The `error` of a request that lacks something, or has something else there.
+fn malformed(what: &str) -> MatrixError {
+    MatrixError::bad_json(format!("`{what}` is missing or malformed."))
+}

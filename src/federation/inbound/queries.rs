@@ -1,0 +1,52 @@
+//! Room aliases and profiles (Server-Server API, "Querying for information").
+
+use serde_json::{Map, Value, json};
+
+use super::authentication::Signed;
+use crate::{
+    error::MatrixError,
+    matrix::identifiers::{RoomAlias, RoomId, UserId},
+    router::{self, Handled},
+    server::Server,
+};
+
+/// `GET /_matrix/federation/v1/query/directory?room_alias=…`
+pub(super) async fn directory(server: &Server, request: Signed) -> Handled {
+    let alias = RoomAlias::parse(&required(&request, "room_alias")?).map_err(|error| invalid("room_alias", error))?;
+    if alias.server_name() != server.config.server_name.as_str() {
+        return Err(MatrixError::invalid_param("The alias is not one of this server's."));
+    }
+    let found = server.store.alias(alias.as_str()).await?;
+    let room_id = found.and_then(|found| RoomId::parse(&found.room_id).ok());
+    let room_id = room_id.ok_or_else(|| MatrixError::not_found("Room alias not found."))?;
+    let servers = server.store.servers(&room_id).await?;
+    router::ok(&json!({ "room_id": room_id, "servers": servers }))
+}
+
+/// `GET /_matrix/federation/v1/query/profile?user_id=…&field=…`
+pub(super) async fn profile(server: &Server, request: Signed) -> Handled {
+    let user = UserId::parse(&required(&request, "user_id")?).map_err(|error| invalid("user_id", error))?;
+    if user.server_name() != server.config.server_name.as_str() {
+        return Err(MatrixError::invalid_param("The user is not one of this server's."));
+    }
+    let found = server.store.profile(user.as_str()).await?;
+    let found = found.ok_or_else(|| MatrixError::not_found("User does not exist."))?;
+    let field = request.call.query("field");
+    let mut answer = Map::new();
+    for (name, value) in [("displayname", found.displayname), ("avatar_url", found.avatar_url)] {
+        if let Some(value) = value
+            && field.as_deref().is_none_or(|field| field == name)
+        {
+            answer.insert(name.to_owned(), Value::String(value));
+        }
+    }
+    router::ok(&answer)
+}
+
+fn required(request: &Signed, name: &str) -> Result<String, MatrixError> {
+    request.call.query(name).ok_or_else(|| MatrixError::missing_param(format!("`{name}` is missing.")))
+}
+
+fn invalid(name: &str, error: impl std::fmt::Display) -> MatrixError {
+    MatrixError::invalid_param(format!("`{name}`: {error}."))
+}

@@ -1,0 +1,119 @@
+//! What other servers push to us (Server-Server API, "Transactions", "PDUs", "EDUs").
+//!
+//! Checks 1 to 3 on receipt of a PDU are made here, for all PDUs together; [`crate::room`] judges and commits
+//! those that pass, together with the transaction's answer. Every PDU gets an answer of its own under its event ID, and
+//! nothing but our own failure makes the sender repeat the transaction.
+
+use std::{cell::OnceCell, collections::HashMap};
+
+use http::StatusCode;
+
+use super::{authentication::Signed, malformed};
+use crate::{
+    error::MatrixError,
+    federation::pdus,
+    matrix::{
+        event::{self, Event, ReceivedPdu},
+        identifiers::{EventId, RoomId},
+        json::Value,
+    },
+    platform::DatabaseError,
+    room::{Record, Room, Transaction},
+    router::{self, Handled},
+    server::Server,
+};
+
+/// The most PDUs in a transaction.
+const MAX_PDUS: usize = 50;
+/// The most EDUs in a transaction.
+const MAX_EDUS: usize = 100;
+/// The longest transaction ID that is kept.
+const MAX_TXN_ID: usize = 255;
+
+/// `PUT /_matrix/federation/v1/send/{txnId}`
+pub(super) async fn send(server: &Server, request: Signed) -> Handled {
+    let txn_id = request.parameter(0).to_owned();
+    if txn_id.is_empty() || txn_id.len() > MAX_TXN_ID {
+        return Err(MatrixError::invalid_param("The transaction ID is empty or longer than 255 bytes."));
+    }
+    let body = request.call.request.body().clone();
+    let (origin, mut transaction) = request.into_object()?;
+    let pdus = transaction.remove("pdus").and_then(Value::into_array).ok_or_else(|| malformed("pdus"))?;
+    let edus = match transaction.remove("edus") {
+        Some(edus) => edus.into_array().ok_or_else(|| malformed("edus"))?,
+        None => Vec::new(),
+    };
+    if pdus.len() > MAX_PDUS || edus.len() > MAX_EDUS {
+        return Err(MatrixError::invalid_param("A transaction holds at most 50 PDUs and 100 EDUs."));
+    }
+    // No EDU types are handled yet, and those that a server does not know it ignores.
+    drop(edus);
+
+    let room_ids = room_ids(&pdus);
+    let (rooms, was_away) = match server.rooms.begin(origin.name(), &txn_id, &room_ids).await? {
+        Transaction::Answered(answer) => return Ok(router::raw_json_response(StatusCode::OK, answer)),
+        Transaction::New { rooms, was_away } => (rooms, was_away),
+    };
+    let (events, refused) = check(server, &rooms, pdus, &body).await?;
+    let record = Record { origin: origin.name(), txn_id: &txn_id };
+    let received = server.rooms.receive(record, rooms, &events, &refused).await?;
+    received.staged.iter().for_each(|room_id| server.fetch_missing(room_id));
+    if was_away {
+        server.flush_to(origin.name());
+    }
+    Ok(router::raw_json_response(StatusCode::OK, received.answer))
+}
+
+/// The rooms of the PDUs, each once, as far as the PDUs name them.
+fn room_ids(pdus: &[Value]) -> Vec<RoomId> {
+    let mut ids: Vec<RoomId> = pdus.iter().filter_map(room_id).collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// A create event of room version 12 names no room, but nobody sends us one: we hold it before we hold its room.
+fn room_id(pdu: &Value) -> Option<RoomId> {
+    RoomId::parse(pdu.get("room_id")?.as_str()?).ok()
+}
+
+/// Checks 1 to 3: the events that pass, and the others' IDs with the reason.
+async fn check(
+    server: &Server,
+    rooms: &HashMap<RoomId, Room>,
+    pdus: Vec<Value>,
+    body: &[u8],
+) -> Result<(Vec<Event>, Vec<(EventId, String)>), DatabaseError> {
+    let mut refused = Vec::new();
+    let mut received = Vec::new();
+    // Parsing takes the PDU with it. What a malformed one would be called is read from the body again.
+    let again = OnceCell::new();
+    let original = |index: usize| -> Option<&Value> {
+        let body = again.get_or_init(|| crate::matrix::json::parse(body).unwrap_or(Value::Null));
+        body.get("pdus")?.as_array()?.get(index)
+    };
+    for (index, pdu) in pdus.into_iter().enumerate() {
+        // Without the room's version there is neither a format nor an ID. Such a PDU gets no answer, as at other servers.
+        let Some(room) = room_id(&pdu).and_then(|id| rooms.get(&id)) else { continue };
+        match ReceivedPdu::from_value(pdu, room.room_version) {
+            Ok(pdu) => received.push(pdu),
+            Err(error) => {
+                let id = original(index).and_then(|pdu| event::id_of_malformed(pdu, room.room_version));
+                refused.extend(id.map(|id| (id, sentence(&error))));
+            }
+        }
+    }
+    let ids: Vec<EventId> = received.iter().map(|pdu| pdu.event_id().clone()).collect();
+    let mut events = Vec::new();
+    for (id, outcome) in ids.into_iter().zip(pdus::verify(server, received).await?) {
+        match outcome {
+            Ok(event) => events.push(event),
+            Err(error) => refused.push((id, sentence(&error))),
+        }
+    }
+    Ok((events, refused))
+}
+
+fn sentence(error: &event::PduError) -> String {
+    format!("The event was dropped: {error}.")
+}

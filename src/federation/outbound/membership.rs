@@ -1,0 +1,265 @@
+//! Our users' memberships in rooms that other servers hold: joining, leaving without having joined, and inviting other
+//! servers' users (Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room").
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::{
+    directory::server_of,
+    endpoints::{MembershipTemplate, SendJoin},
+    refusals::Refusals,
+};
+use crate::{
+    error::MatrixError,
+    federation::pdus,
+    matrix::{
+        event::{Event, ReceivedPdu},
+        identifiers::{EventId, RoomId, ServerName, UserId},
+        json::{self, Object, Value},
+        room_version::RoomVersion,
+        signing,
+    },
+    room::{Draft, RemoteJoin},
+    server::Server,
+};
+
+/// How many resident servers are tried.
+const MAX_RESIDENTS: usize = 8;
+
+/// The state that an invite is sent with (Client-Server API, "Stripped state"), besides the inviter's membership.
+const SHOWN_TO_INVITED: [&str; 7] = [
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+];
+
+/// Joins `user` to a room that nobody here is in, through one of the servers `via` or those that an invite or the room ID
+/// points to. `content_extra` is what the membership says besides: display name, avatar, reason.
+///
+/// # Errors
+/// What the servers say, 404 where none is known, 502 where none can be reached.
+pub async fn join(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    via: Vec<ServerName>,
+    content_extra: Object,
+) -> Result<(), MatrixError> {
+    let mut refusals = Refusals::default();
+    for resident in residents(server, user, room_id, via).await? {
+        match join_through(server, &resident, user, room_id, content_extra.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => refusals.add(error),
+        }
+    }
+    Err(refusals.into_error("No server is known through which to join that room."))
+}
+
+/// Makes `user` leave a room that nobody here is in: rejects an invite, or retracts a knock. Where no resident server helps,
+/// the user is rid of it all the same, and only the room does not know.
+///
+/// # Errors
+/// 403 where the user has neither an invite nor a knock there, and as the database says.
+pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId) -> Result<(), MatrixError> {
+    let invitation = server.store.invitation(user, room_id).await?;
+    let invitation = invitation.ok_or_else(|| MatrixError::forbidden("You are not in that room."))?;
+    let mut left = invitation.event_id;
+    for resident in residents(server, user, room_id, Vec::new()).await? {
+        match leave_through(server, &resident, user, room_id).await {
+            Ok(event) => {
+                left = event.event_id().clone();
+                break;
+            }
+            Err(error) => {
+                server.platform.log.warn(&format!("leaving {room_id} through {resident}: {error}"));
+            }
+        }
+    }
+    Ok(server.rooms.left_elsewhere(user, room_id, &left).await?)
+}
+
+/// Invites another server's user: that server signs the invite before anybody else sees it.
+///
+/// # Errors
+/// 403 where the room does not allow it or the user's server refuses, 502 where that server cannot be reached.
+pub async fn invite(
+    server: &Server,
+    sender: &UserId,
+    target: &UserId,
+    room_id: &RoomId,
+    content: Object,
+) -> Result<(), MatrixError> {
+    let destination = server_of(target.server_name())?;
+    let invite =
+        server.rooms.draft_event(room_id, sender, &Draft::membership(target.as_str(), "invite", content)).await?;
+    let mut keys: Vec<(&str, &str)> = SHOWN_TO_INVITED.into_iter().map(|event_type| (event_type, "")).collect();
+    keys.push(("m.room.member", sender.as_str()));
+    let state = server.rooms.current(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
+    let state: Vec<&str> = state.iter().map(Event::json).collect();
+    let version = invite.version();
+    let federation = &server.federation;
+    let answer = federation.invite(&destination, room_id, invite.event_id(), version.id, invite.json(), &state).await?;
+    let invite = countersigned(server, &invite, &destination, &answer).await?;
+    server.rooms.commit_signed(&invite).await?;
+    server.flush(room_id);
+    Ok(())
+}
+
+/// Where to ask about a room that we are not in, the likeliest to help first, each once.
+async fn residents(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    via: Vec<ServerName>,
+) -> Result<Vec<ServerName>, MatrixError> {
+    let inviter = server.store.invitation(user, room_id).await?.and_then(|invitation| invitation.inviter);
+    let more = [inviter.as_ref().map(UserId::server_name), room_id.server_name()];
+    let more = more.into_iter().flatten().filter_map(|name| ServerName::parse(name).ok());
+    let mut residents: Vec<ServerName> = Vec::new();
+    for name in via.into_iter().chain(more) {
+        if name != server.config.server_name && !residents.contains(&name) {
+            residents.push(name);
+        }
+    }
+    residents.truncate(MAX_RESIDENTS);
+    Ok(residents)
+}
+
+async fn join_through(
+    server: &Server,
+    resident: &ServerName,
+    user: &UserId,
+    room_id: &RoomId,
+    mut content: Object,
+) -> Result<(), MatrixError> {
+    let versions: Vec<&str> = RoomVersion::all().iter().map(|version| version.id).collect();
+    let template = server.federation.make_join(resident, room_id, user, &versions).await?;
+    // Who vouches for a restricted join; nothing else of the template's content is ours to sign.
+    let authorised_via = template.event.get("content").and_then(|content| content.get(AUTHORISED_VIA));
+    if let Some(authorised_via) = authorised_via {
+        content.insert(AUTHORISED_VIA, authorised_via.clone());
+    }
+    let join = complete(server, template, user, room_id, "join", content)?;
+    let answer = server.federation.send_join(resident, room_id, join.event_id(), join.json()).await?;
+    let joined = check_joined(server, join, answer).await?;
+    Ok(server.rooms.install_join(&joined).await?)
+}
+
+async fn leave_through(
+    server: &Server,
+    resident: &ServerName,
+    user: &UserId,
+    room_id: &RoomId,
+) -> Result<Event, MatrixError> {
+    let template = server.federation.make_leave(resident, room_id, user).await?;
+    let leave = complete(server, template, user, room_id, "leave", Object::new())?;
+    server.federation.send_leave(resident, room_id, leave.event_id(), leave.json()).await?;
+    Ok(leave)
+}
+
+/// The member of a join's content that names who vouches for it.
+const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
+
+/// Makes our own event of a template, of which only the place in the room is taken over, once it is shown to be about what was
+/// asked.
+fn complete(
+    server: &Server,
+    template: MembershipTemplate,
+    user: &UserId,
+    room_id: &RoomId,
+    membership: &str,
+    mut content: Object,
+) -> Result<Event, MatrixError> {
+    let MembershipTemplate { room_version, event: template } = template;
+    let version = RoomVersion::get(&room_version).ok_or_else(|| {
+        let message = format!("The room has version {room_version:?}, which this server does not know.");
+        MatrixError::new(StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION", message)
+            .with("room_version", room_version.as_str())
+    })?;
+    let text = |name: &str| template.get(name).and_then(Value::as_str);
+    let stated = template.get("content").and_then(|content| content.get("membership")).and_then(Value::as_str);
+    let is_as_asked = text("type") == Some("m.room.member")
+        && text("room_id") == Some(room_id.as_str())
+        && text("sender") == Some(user.as_str())
+        && text("state_key") == Some(user.as_str())
+        && stated == Some(membership);
+    if !is_as_asked {
+        return Err(bad_answer("a template for something else than was asked"));
+    }
+    content.insert("membership", membership);
+    let mut event = Object::from_iter([
+        ("content", Value::Object(content)),
+        ("origin_server_ts", Value::from(server.platform.clock.now_ms())),
+        ("room_id", Value::from(room_id)),
+        ("sender", Value::from(user)),
+        ("state_key", Value::from(user)),
+        ("type", Value::from("m.room.member")),
+    ]);
+    for name in ["auth_events", "depth", "prev_events"] {
+        event.insert(name, template.get(name).cloned().unwrap_or(Value::Null));
+    }
+    let own_name = server.config.server_name.as_str();
+    Event::create(event, version, own_name, &server.config.signing_key)
+        .map_err(|error| bad_answer(&format!("a template of which no event can be made: {error}")))
+}
+
+/// What a resident server answered to our join, with every event checked that comes with it.
+async fn check_joined(server: &Server, join: Event, answer: SendJoin) -> Result<RemoteJoin, MatrixError> {
+    let version = join.version();
+    if answer.members_omitted {
+        return Err(bad_answer("members are left out of the room's state"));
+    }
+    // Most of the auth chain is in the state too, and need be checked only once.
+    let mut received: HashMap<EventId, ReceivedPdu> = HashMap::new();
+    let mut parse = |texts: &[Bytes]| -> Vec<EventId> {
+        let pdus = texts.iter().filter_map(|text| pdus::from_history(text, join.room_id(), version));
+        pdus.map(|pdu| {
+            let id = pdu.event_id().clone();
+            received.entry(id.clone()).or_insert(pdu);
+            id
+        })
+        .collect()
+    };
+    let (state, auth_chain) = (parse(&answer.state), parse(&answer.auth_chain));
+    let signed = answer.event.and_then(|text| pdus::from_history(&text, join.room_id(), version));
+    let signed = signed.filter(|pdu| pdu.event_id() == join.event_id());
+    received.extend(signed.map(|pdu| (pdu.event_id().clone(), pdu)));
+    let checked = pdus::verify(server, received.into_values().collect()).await?;
+    let checked: HashMap<EventId, Event> =
+        checked.into_iter().flatten().map(|event| (event.event_id().clone(), event)).collect();
+    let find = |ids: Vec<EventId>| -> Vec<Event> { ids.iter().filter_map(|id| checked.get(id).cloned()).collect() };
+    let (state, auth_chain) = (find(state), find(auth_chain));
+    let join = checked.get(join.event_id()).cloned().unwrap_or(join);
+    Ok(RemoteJoin { join, state, auth_chain })
+}
+
+/// Our `invite` with the signature that the invited user's server added to it; of the answer nothing else is taken.
+async fn countersigned(
+    server: &Server,
+    invite: &Event,
+    destination: &ServerName,
+    answer: &[u8],
+) -> Result<Event, MatrixError> {
+    let answer = json::parse(answer).ok().and_then(Value::into_object);
+    let answer = answer.ok_or_else(|| bad_answer("an invite that is not an object"))?;
+    let signatures: Vec<(&str, &str)> = signing::signatures_of(&answer, destination.as_str()).collect();
+    let key_ids: Vec<&str> = signatures.iter().map(|(key_id, _)| *key_id).collect();
+    let keys = server.keys.for_request(destination, &key_ids).await?;
+    let now = server.platform.clock.now_ms();
+    let countersigned = signatures.into_iter().find_map(|(key_id, signature)| {
+        let known = keys.get(destination.as_str(), key_id).filter(|known| known.is_valid_now(now))?;
+        invite.with_signature(destination.as_str(), key_id, signature, &known.key).ok()
+    });
+    countersigned.ok_or_else(|| bad_answer("an invite that it has not signed"))
+}
+
+/// 502: another server answered what nobody can use.
+fn bad_answer(what: &str) -> MatrixError {
+    MatrixError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", format!("Another server answered with {what}."))
+}

@@ -1,0 +1,52 @@
+//! What a client is told when another server, asked on its behalf, refuses or cannot be reached.
+
+use http::StatusCode;
+
+use super::requests::RequestError;
+use crate::error::MatrixError;
+
+/// The error codes that are passed on as they come, because a client can make sense of them (Server-Server API, `make_join`
+/// and others: "The error should be passed through to clients").
+const PASSED_ON: [&str; 8] = [
+    "M_FORBIDDEN",
+    "M_NOT_FOUND",
+    "M_INCOMPATIBLE_ROOM_VERSION",
+    "M_UNSUPPORTED_ROOM_VERSION",
+    "M_UNABLE_TO_AUTHORISE_JOIN",
+    "M_UNABLE_TO_GRANT_JOIN",
+    "M_INVITE_BLOCKED",
+    "M_LIMIT_EXCEEDED",
+];
+
+impl From<RequestError> for MatrixError {
+    fn from(error: RequestError) -> Self {
+        if let RequestError::Status { status, errcode, error, .. } = &error
+            && status.is_client_error()
+            && let Some(errcode) = PASSED_ON.into_iter().find(|known| known == errcode)
+        {
+            return Self::new(*status, errcode, error.clone());
+        }
+        Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", format!("Another server is needed for this: {error}."))
+    }
+}
+
+/// The errors of several servers that were asked for the same thing in turn: the most telling one is passed on.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Option<MatrixError>);
+
+impl Refusals {
+    /// Remembers one more.
+    pub(super) fn add(&mut self, error: impl Into<MatrixError>) {
+        let error = error.into();
+        // What a server says of the room tells more than that a server is away.
+        let tells_more = |known: &MatrixError| known.status.is_server_error() && error.status.is_client_error();
+        if self.0.as_ref().is_none_or(tells_more) {
+            self.0 = Some(error);
+        }
+    }
+
+    /// The error to answer with; `otherwise` where no server was asked.
+    pub(super) fn into_error(self, otherwise: &str) -> MatrixError {
+        self.0.unwrap_or_else(|| MatrixError::not_found(otherwise))
+    }
+}

@@ -1,0 +1,79 @@
+//! Checks 2 and 3 on received PDUs, signatures and hashes, with the keys that they take (Server-Server API, "Checks
+//! performed on receipt of a PDU").
+//!
+//! Check 1 and the arithmetic are [`ReceivedPdu`]'s; the later checks are [`crate::room`]'s. Here is what both
+//! directions need: the keys for any number of PDUs are fetched together.
+
+use crate::{
+    error::MatrixError,
+    federation::outbound::endpoints::KeyQuery,
+    matrix::{
+        event::{Event, PduError, ReceivedPdu},
+        identifiers::{RoomId, ServerName},
+        json,
+        keys::KeyRing,
+        room_version::RoomVersion,
+    },
+    platform::DatabaseError,
+    server::Server,
+};
+
+/// Checks PDUs, and returns the outcome for each in the order given.
+///
+/// # Errors
+/// Where the database fails. A key that is not to be had is no error but an outcome.
+pub async fn verify(server: &Server, pdus: Vec<ReceivedPdu>) -> Result<Vec<Result<Event, PduError>>, DatabaseError> {
+    let none = KeyRing::new();
+    let mut needed = Vec::new();
+    for pdu in &pdus {
+        // Where the room version ignores when a key was valid, any key that was ever valid will do.
+        let minimum_valid_until_ts = if pdu.version().enforce_key_validity { pdu.origin_server_ts() } else { 0 };
+        for (name, key_ids) in pdu.keys_to_fetch(&none) {
+            let Ok(name) = ServerName::parse(name) else { continue };
+            needed.extend(key_ids.into_iter().map(|key_id| KeyQuery {
+                server: name.clone(),
+                key_id: key_id.to_owned(),
+                minimum_valid_until_ts,
+            }));
+        }
+    }
+    let keys = server.keys.fetch(&needed).await?;
+    Ok(pdus.into_iter().map(|pdu| pdu.verify(&keys)).collect())
+}
+
+/// Checks a PDU that is what a request is about.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` where it is not signed as it must be.
+pub async fn verify_one(server: &Server, pdu: ReceivedPdu) -> Result<Event, MatrixError> {
+    let outcome = verify(server, vec![pdu]).await?.pop().unwrap_or(Err(PduError::Format("event")));
+    outcome.map_err(refused)
+}
+
+/// Parses and checks PDUs of one room that another server holds as part of its history or state; those that cannot be used
+/// are left out, as the room must stand without them.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn verify_history<T: AsRef<[u8]>>(
+    server: &Server,
+    room_id: &RoomId,
+    version: &'static RoomVersion,
+    texts: &[T],
+) -> Result<Vec<Event>, DatabaseError> {
+    let pdus = texts.iter().filter_map(|text| from_history(text.as_ref(), room_id, version)).collect();
+    Ok(verify(server, pdus).await?.into_iter().flatten().collect())
+}
+
+/// Parses a PDU that another server holds as part of the history or state of the room `room_id`; `None` where it is none.
+pub fn from_history(text: &[u8], room_id: &RoomId, version: &'static RoomVersion) -> Option<ReceivedPdu> {
+    ReceivedPdu::from_history(json::parse(text).ok()?, version).ok().filter(|pdu| pdu.room_id() == room_id)
+}
+
+/// The answer to a request about a PDU that fails the checks.
+pub fn refused(error: PduError) -> MatrixError {
+    match error {
+        PduError::TooLarge(_) => MatrixError::too_large(format!("The event is refused: {error}.")),
+        error => MatrixError::invalid_param(format!("The event is refused: {error}.")),
+    }
+}
