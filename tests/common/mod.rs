@@ -3,4 +3,7 @@
 
 pub mod internet;
 pub mod network;
+pub mod rooms;
+pub mod ruma;
 pub mod sqlite;
+pub mod synapse;

@@ -1,0 +1,127 @@
+//! The authorisation rules, rule by rule, and against `ruma-state-res` on generated rooms of every version.
+
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod rules;
+mod scene;
+
+use common::{
+    rooms::{Numbers, Room, RoomEvent},
+    ruma::{self, RumaEvent},
+};
+use ruma_state_res::{auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules};
+use verge::matrix::{
+    auth_events,
+    auth_rules::{self, AuthState},
+    room_version::RoomVersion,
+};
+
+const ROOMS_OF_A_VERSION: u64 = 60;
+
+#[test]
+fn generated_rooms_agree_with_ruma() {
+    let (mut compared, mut accepted, mut rejected) = (0, 0, 0);
+    for version in RoomVersion::all() {
+        for seed in 0..ROOMS_OF_A_VERSION {
+            let room = Room::generate(version, seed, 60, Numbers::Plain);
+            let oracle = Oracle::new(&room);
+            for (position, event) in room.events.iter().enumerate() {
+                let Some(theirs) = oracle.verdict(position) else { continue };
+                let ours = verdict(&room, event);
+                compared += 1;
+                accepted += usize::from(ours.is_ok());
+                rejected += usize::from(ours.is_err());
+                if ours.is_ok() != theirs.is_ok() && !is_known(&room, event, &theirs) {
+                    panic!(
+                        "version {version}, seed {seed}, event {position}: {ours:?} here, {theirs:?} in ruma\n{}",
+                        event.event.json()
+                    );
+                }
+                oracle.compare_selection(position);
+            }
+        }
+    }
+    println!("{compared} events compared, {accepted} accepted, {rejected} rejected");
+    assert!(accepted > compared / 4 && rejected > compared / 10);
+}
+
+fn verdict(room: &Room, event: &RoomEvent) -> Result<(), String> {
+    auth_rules::check_auth_event_list(&event.event, |id| room.auth_event(id)).map_err(|error| error.to_string())?;
+    auth_rules::check(&event.event, &room.with_events(&event.state)).map_err(|error| error.to_string())
+}
+
+/// Where ruma refuses what the spec, or where it says nothing Synapse, allows. Each is a case of [`rules`].
+fn is_known(room: &Room, event: &RoomEvent, ruma: &Result<(), String>) -> bool {
+    let Err(reason) = ruma else { return false };
+    let state = room.with_events(&event.state);
+    let absent = |property: &str| {
+        let old = state.get("m.room.power_levels", "").map(|old| old.content().contains_key(property));
+        old == Some(false) || !event.event.content().contains_key(property)
+    };
+    let of_absent = reason
+        .strip_prefix("sender does not have enough power to change the power level of `")
+        .is_some_and(|property| absent(property.trim_end_matches('`')));
+    of_absent
+        || reason.contains("no `m.room.join_rules` event") && state.get("m.room.join_rules", "").is_none()
+        || reason.contains("`notifications` field") && !room.version.notifications_auth_rule
+}
+
+struct Oracle<'a> {
+    room: &'a Room,
+    rules: ruma_common::room_version_rules::RoomVersionRules,
+    events: Vec<Option<RumaEvent>>,
+}
+
+impl<'a> Oracle<'a> {
+    fn new(room: &'a Room) -> Self {
+        let events = room.events.iter().map(|event| RumaEvent::new(&event.event, event.rejected)).collect();
+        Self { room, rules: ruma::rules(room.version), events }
+    }
+
+    /// `None` where ruma does not read the event, or one that it needs.
+    fn verdict(&self, position: usize) -> Option<Result<(), String>> {
+        let event = self.events[position].as_ref()?;
+        let state = &self.room.events[position].state;
+        let independent = check_state_independent_auth_rules(&self.rules.authorization, event, |id| {
+            let position = self.room.events.iter().position(|event| event.event.event_id().as_str() == id.as_str())?;
+            self.events[position].as_ref()
+        });
+        if let Err(error) = independent {
+            return Some(Err(error));
+        }
+        Some(check_state_dependent_auth_rules(&self.rules.authorization, event, |event_type, state_key| {
+            let position = state.get(&(event_type.to_string(), state_key.to_owned()))?;
+            self.events[*position].as_ref()
+        }))
+    }
+
+    fn compare_selection(&self, position: usize) {
+        let Some(event) = &self.events[position] else { return };
+        let ours = &self.room.events[position].event;
+        let theirs = auth_types_for_event(
+            ruma_state_res::Event::event_type(event),
+            ruma_state_res::Event::sender(event),
+            ours.state_key(),
+            ruma_state_res::Event::content(event),
+            &self.rules.authorization,
+        );
+        // Content that ruma does not read selects nothing there.
+        let Ok(mut theirs) = theirs.map(|keys| keys.into_iter().map(|(t, k)| (t.to_string(), k)).collect::<Vec<_>>())
+        else {
+            return;
+        };
+        let selected = auth_events::selection(
+            ours.version(),
+            ours.event_type(),
+            ours.sender().as_str(),
+            ours.state_key(),
+            ours.content(),
+        );
+        let mut selected: Vec<_> = selected.into_iter().map(|(t, k)| (t.to_owned(), k.to_owned())).collect();
+        selected.sort();
+        theirs.sort();
+        assert_eq!(selected, theirs, "{}", ours.json());
+    }
+}

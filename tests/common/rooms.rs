@@ -1,0 +1,578 @@
+//! Whole rooms from a seed: forked and merged graphs of events in which people fight over power, race each other with
+//! bans, joins, leaves and knocks, join restricted rooms, redeem third-party invites, and lie.
+//!
+//! The events are built by the real hash and ID functions and are unsigned. The state before an event with several
+//! prev events is *not* resolved: for each key that differs one of the candidates is drawn. What the rooms serve for is to
+//! compare what implementations decide given a state, and any state will do; it need not be a fair one.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use ed25519_dalek::{Signer, SigningKey};
+use serde_json::json;
+use verge::matrix::{
+    auth_events,
+    auth_rules::{self, AuthEvent, AuthState},
+    base64,
+    event::{Event, ReceivedPdu},
+    hashes,
+    identifiers::EventId,
+    json::{self, Object, Value},
+    room_version::{EventIds, RoomVersion},
+};
+
+/// `(type, state_key)`.
+pub type Key = (String, String);
+/// A state: the position of its events in [`Room::events`].
+pub type State = BTreeMap<Key, usize>;
+
+/// A generated room.
+pub struct Room {
+    /// What it was generated from.
+    pub seed: u64,
+    /// Its version.
+    pub version: &'static RoomVersion,
+    /// Its events, each after those that it refers to; the first creates the room.
+    pub events: Vec<RoomEvent>,
+}
+
+/// An event, and how the room stood before it.
+pub struct RoomEvent {
+    /// The event.
+    pub event: Event,
+    /// The states after each of its prev events.
+    pub states: Vec<Rc<State>>,
+    /// The state that it is judged by.
+    pub state: Rc<State>,
+    /// Whether it broke a rule.
+    pub rejected: bool,
+    /// The state after it.
+    pub after: Rc<State>,
+}
+
+impl Room {
+    /// The room of version `version` and at most `length` events that this seed gives.
+    pub fn generate(version: &'static RoomVersion, seed: u64, length: usize, numbers: Numbers) -> Self {
+        let mut generator = Generator::new(version, seed, numbers);
+        for _ in generator.room.events.len()..length {
+            generator.step();
+        }
+        generator.room
+    }
+
+    /// The position of an event.
+    pub fn position(&self, id: &EventId) -> Option<usize> {
+        self.events.iter().position(|event| event.event.event_id() == id)
+    }
+
+    /// An event with what became of it, as the authorisation rules ask for it.
+    pub fn auth_event(&self, id: &EventId) -> Option<AuthEvent<'_>> {
+        let found = self.events.get(self.position(id)?)?;
+        Some(AuthEvent { event: &found.event, rejected: found.rejected })
+    }
+
+    /// A state with its events.
+    pub fn with_events<'a>(&'a self, state: &'a State) -> StateOf<'a> {
+        StateOf { room: self, state }
+    }
+}
+
+/// A state of a generated room, as the authorisation rules ask for it.
+#[derive(Clone, Copy)]
+pub struct StateOf<'a> {
+    room: &'a Room,
+    state: &'a State,
+}
+
+impl AuthState for StateOf<'_> {
+    fn get(&self, event_type: &str, state_key: &str) -> Option<&Event> {
+        let position = self.state.get(&(event_type.to_owned(), state_key.to_owned()))?;
+        Some(&self.room.events[*position].event)
+    }
+}
+
+/// Which numbers stand in power levels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Numbers {
+    /// Integers, and strings where the version has them.
+    Plain,
+    /// Floats too, where the version has them.
+    Floats,
+}
+
+/// A small generator of random numbers (SplitMix64): the same on every machine.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+
+    /// True in this many of a hundred cases.
+    pub fn percent(&mut self, chance: usize) -> bool {
+        self.below(100) < chance
+    }
+
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len())]
+    }
+}
+
+const USERS: [&str; 7] = [
+    "@alice:a.example",
+    "@bob:a.example",
+    "@carol:b.example",
+    "@dave:c.example:8448",
+    "@erin:b.example",
+    "@Fräulein /=:b.example",
+    "@:a.example",
+];
+const LEVELS: [i64; 9] = [0, 1, 25, 49, 50, 51, 75, 99, 100];
+const NAMED_LEVELS: [&str; 7] = ["users_default", "events_default", "state_default", "ban", "redact", "kick", "invite"];
+const EVENT_TYPES: [&str; 6] =
+    ["m.room.name", "m.room.message", "m.room.power_levels", "m.room.join_rules", "m.room.redaction", "x.custom"];
+
+/// An event before it has a place in the graph.
+struct Draft {
+    event_type: &'static str,
+    sender: String,
+    state_key: Option<String>,
+    content: Object,
+    redacts: Option<String>,
+}
+
+impl Draft {
+    fn new(event_type: &'static str, sender: &str, state_key: Option<&str>, content: serde_json::Value) -> Self {
+        Self {
+            event_type,
+            sender: sender.to_owned(),
+            state_key: state_key.map(str::to_owned),
+            content: Value::from(content).into_object().unwrap(),
+            redacts: None,
+        }
+    }
+}
+
+struct Generator {
+    random: Random,
+    room: Room,
+    room_id: String,
+    /// Positions of events that nothing follows yet.
+    tips: Vec<usize>,
+    /// The identity server's key, and one that nobody trusts.
+    keys: [SigningKey; 2],
+    numbers: Numbers,
+}
+
+impl Generator {
+    fn new(version: &'static RoomVersion, seed: u64, numbers: Numbers) -> Self {
+        let mut random = Random::new(seed ^ version.id.parse::<u64>().unwrap() << 56);
+        let keys = [random.next(), random.next()].map(|half| {
+            let mut bytes = [7; 32];
+            bytes[..8].copy_from_slice(&half.to_le_bytes());
+            SigningKey::from_bytes(&bytes)
+        });
+        let room = Room { seed, version, events: Vec::new() };
+        let room_id = "!room:a.example".to_owned();
+        let mut generator = Self { random, room, room_id, tips: Vec::new(), keys, numbers };
+        generator.start();
+        generator
+    }
+
+    fn start(&mut self) {
+        let creator = USERS[0];
+        let version = self.room.version;
+        let mut content = json!({ "room_version": version.id });
+        if !version.creator_is_sender {
+            content["creator"] = json!(creator);
+        }
+        if version.privileged_creators && self.random.percent(40) {
+            content["additional_creators"] = json!([self.random.pick(&USERS), "@nobody:d.example"]);
+        }
+        if self.random.percent(10) {
+            content["m.federate"] = json!(self.random.percent(30));
+        }
+        self.add(Draft::new("m.room.create", creator, Some(""), content), &[]);
+        if version.room_id_is_create_hash {
+            self.room_id = self.room.events[0].event.room_id().to_string();
+        }
+        self.add_to_tips(Draft::new("m.room.member", creator, Some(creator), json!({ "membership": "join" })));
+        if self.random.percent(90) {
+            let mut users = json!({ USERS[1]: 50 });
+            if !version.privileged_creators {
+                users[creator] = json!(100);
+            }
+            let mut content = json!({ "users": users, "events": { "m.room.name": 50 } });
+            for name in NAMED_LEVELS {
+                if self.random.percent(50) {
+                    content[name] = json!(if name.ends_with("s_default") { 0 } else { *self.random.pick(&LEVELS) });
+                }
+            }
+            self.add_to_tips(Draft::new("m.room.power_levels", creator, Some(""), content));
+        }
+        if self.random.percent(90) {
+            let content = self.join_rules();
+            self.add_to_tips(Draft::new("m.room.join_rules", creator, Some(""), content));
+        }
+    }
+
+    fn step(&mut self) {
+        let prev_events = self.prev_events();
+        let states: Vec<_> = prev_events.iter().map(|position| self.room.events[*position].after.clone()).collect();
+        let state = self.merge(&states);
+        let draft = self.draft(&state);
+        self.push(draft, &prev_events, states, state);
+    }
+
+    fn add_to_tips(&mut self, draft: Draft) {
+        let tips = self.tips.clone();
+        self.add(draft, &tips);
+    }
+
+    fn add(&mut self, draft: Draft, prev_events: &[usize]) {
+        let states: Vec<_> = prev_events.iter().map(|position| self.room.events[*position].after.clone()).collect();
+        let state = self.merge(&states);
+        self.push(draft, prev_events, states, state);
+    }
+
+    /// Where the next event stands: mostly after one or all of the tips, at times after an old event, which forks.
+    fn prev_events(&mut self) -> Vec<usize> {
+        if self.random.percent(20) {
+            let recent = self.room.events.len().min(12);
+            let position = self.room.events.len() - 1 - self.random.below(recent);
+            if !self.room.events[position].rejected {
+                return vec![position];
+            }
+        }
+        let mut prev_events = self.tips.clone();
+        if self.random.percent(60) {
+            let kept = *self.random.pick(&prev_events);
+            prev_events = vec![kept];
+        }
+        prev_events.truncate(5);
+        prev_events
+    }
+
+    fn merge(&mut self, states: &[Rc<State>]) -> Rc<State> {
+        if let [state] = states {
+            return state.clone();
+        }
+        let mut merged = State::new();
+        for state in states {
+            for (key, position) in state.iter() {
+                match merged.get_mut(key) {
+                    Some(chosen) if chosen != position && self.random.percent(50) => *chosen = *position,
+                    Some(_) => {}
+                    None => {
+                        merged.insert(key.clone(), *position);
+                    }
+                }
+            }
+        }
+        Rc::new(merged)
+    }
+
+    fn push(&mut self, draft: Draft, prev_events: &[usize], states: Vec<Rc<State>>, state: Rc<State>) {
+        let event = self.build(&draft, prev_events, &state);
+        if self.room.position(event.event_id()).is_some() {
+            return;
+        }
+        let find = |id: &EventId| self.room.auth_event(id);
+        let rejected = auth_rules::check_auth_event_list(&event, find).is_err()
+            || auth_rules::check(&event, &self.room.with_events(&state)).is_err();
+        let position = self.room.events.len();
+        let mut after = state.clone();
+        if !rejected {
+            if let Some(state_key) = event.state_key() {
+                let key = (event.event_type().to_owned(), state_key.to_owned());
+                Rc::make_mut(&mut after).insert(key, position);
+            }
+            self.tips.retain(|tip| !prev_events.contains(tip));
+            self.tips.push(position);
+        }
+        self.room.events.push(RoomEvent { event, states, state, rejected, after });
+    }
+
+    fn build(&mut self, draft: &Draft, prev_events: &[usize], state: &State) -> Event {
+        let version = self.room.version;
+        let id_of = |position: &usize| self.room.events[*position].event.event_id().as_str().to_owned();
+        let keys = auth_events::selection(
+            version,
+            draft.event_type,
+            &draft.sender,
+            draft.state_key.as_deref(),
+            &draft.content,
+        );
+        let selected = keys.iter().filter_map(|(t, k)| state.get(&((*t).to_owned(), (*k).to_owned())));
+        let mut auth: Vec<usize> = selected.copied().collect();
+        if self.random.percent(6) && !auth.is_empty() {
+            match self.random.below(4) {
+                0 => drop(auth.remove(self.random.below(auth.len()))),
+                1 => auth.push(*self.random.pick(&auth)),
+                2 => auth.push(self.random.below(self.room.events.len())),
+                _ => {
+                    // Another event of the same key: an old one, or one of a fork.
+                    let replaced = self.random.below(auth.len());
+                    let old = self.room.events[auth[replaced]].event.clone();
+                    let same_key = |event: &RoomEvent| {
+                        event.event.event_type() == old.event_type() && event.event.state_key() == old.state_key()
+                    };
+                    let others: Vec<_> =
+                        (0..self.room.events.len()).filter(|i| same_key(&self.room.events[*i])).collect();
+                    auth[replaced] = *self.random.pick(&others);
+                }
+            }
+        }
+        let references = |positions: &[usize]| -> Vec<Value> {
+            let reference = |id: String| match version.event_ids {
+                EventIds::Given => Value::from(vec![Value::from(id), json!({ "sha256": "AAAA" }).into()]),
+                _ => Value::from(id),
+            };
+            positions.iter().map(|position| reference(id_of(position))).collect()
+        };
+        let mut depth =
+            prev_events.iter().map(|position| self.room.events[*position].event.depth()).max().unwrap_or(0) + 1;
+        if self.random.percent(2) {
+            depth = self.random.below(100) as i64;
+        }
+        let timestamp = 1_700_000_000_000 + self.room.events.len() as i64 / 4 + self.random.below(3) as i64;
+        let mut event = Object::new();
+        event.insert("type", draft.event_type);
+        event.insert("sender", draft.sender.as_str());
+        event.insert("content", draft.content.clone());
+        event.insert("depth", depth);
+        event.insert("origin_server_ts", timestamp);
+        event.insert("prev_events", references(prev_events));
+        event.insert("auth_events", references(&auth));
+        if let Some(state_key) = &draft.state_key {
+            event.insert("state_key", state_key.as_str());
+        }
+        if let Some(redacts) = &draft.redacts {
+            event.insert("redacts", redacts.as_str());
+        }
+        if !(version.room_id_is_create_hash && draft.event_type == "m.room.create") {
+            event.insert("room_id", self.room_id.as_str());
+        }
+        if version.event_ids == EventIds::Given {
+            let server = draft.sender.split_once(':').unwrap().1;
+            event.insert("event_id", format!("${:04x}:{server}", self.random.below(0x10000)));
+        }
+        event_of(event, version)
+    }
+
+    fn draft(&mut self, state: &State) -> Draft {
+        let joined = self.users_with(state, "join");
+        let sender = match joined.is_empty() || self.random.percent(25) {
+            true => *self.random.pick(&USERS),
+            false => *self.random.pick(&joined),
+        };
+        let other = *self.random.pick(&USERS);
+        let membership = |sender: &str, target: &str, membership: &str| {
+            Draft::new("m.room.member", sender, Some(target), json!({ "membership": membership }))
+        };
+        match self.random.below(100) {
+            0..20 => {
+                let joiner = if self.random.percent(95) { other } else { sender };
+                self.join(joiner, other, &joined)
+            }
+            20..27 => membership(sender, other, "invite"),
+            27..34 => membership(sender, other, "ban"),
+            34..40 => membership(sender, other, "leave"),
+            40..45 => membership(sender, sender, "leave"),
+            45..50 => membership(other, if self.random.percent(90) { other } else { sender }, "knock"),
+            50..68 => self.power_levels(sender, state),
+            68..75 => {
+                let content = self.join_rules();
+                Draft::new("m.room.join_rules", sender, Some(""), content)
+            }
+            75..79 => self.third_party_invite(sender),
+            79..84 => self.redeem_third_party_invite(sender, other),
+            84..87 => self.redaction(sender),
+            87..90 => Draft::new("m.room.message", sender, None, json!({ "body": "hello" })),
+            90..93 => Draft::new("m.room.name", sender, Some(""), json!({ "name": self.random.below(5) })),
+            93..95 => {
+                let key = *self.random.pick(&["", "a", sender, other]);
+                Draft::new("x.custom", sender, Some(key), json!({ "n": self.random.below(5) }))
+            }
+            95..97 => {
+                let own = sender.split_once(':').unwrap().1;
+                let key = *self.random.pick(&[Some("b.example"), Some(own), Some(own), None, Some("")]);
+                Draft::new("m.room.aliases", sender, key, json!({ "aliases": [] }))
+            }
+            _ => self.hostile(sender, other),
+        }
+    }
+
+    fn users_with(&self, state: &State, membership: &str) -> Vec<&'static str> {
+        let has = |user: &&str| {
+            let member = state.get(&("m.room.member".to_owned(), (*user).to_owned()));
+            member.is_some_and(|position| self.room.events[*position].event.membership() == Some(membership))
+        };
+        USERS.iter().copied().filter(has).collect()
+    }
+
+    fn join(&mut self, joiner: &str, target: &str, joined: &[&str]) -> Draft {
+        let mut content = json!({ "membership": "join" });
+        if self.room.version.restricted && self.random.percent(40) {
+            let authorising =
+                if joined.is_empty() || self.random.percent(10) { target } else { *self.random.pick(joined) };
+            content["join_authorised_via_users_server"] = json!(authorising);
+        }
+        Draft::new("m.room.member", joiner, Some(target), content)
+    }
+
+    fn join_rules(&mut self) -> serde_json::Value {
+        let rules = ["public", "public", "invite", "knock", "restricted", "knock_restricted", "private"];
+        let mut content = json!({ "join_rule": self.random.pick(&rules) });
+        if self.random.percent(20) {
+            content["allow"] = json!([{ "type": "m.room_membership", "room_id": "!other:a.example" }]);
+        }
+        content
+    }
+
+    /// The levels in force with up to three changes.
+    fn power_levels(&mut self, sender: &str, state: &State) -> Draft {
+        let current = state.get(&("m.room.power_levels".to_owned(), String::new()));
+        let current = current.map(|position| self.room.events[*position].event.content().clone());
+        let has_current = current.is_some();
+        let mut content = current.unwrap_or_default();
+        for _ in 0..=self.random.below(3) {
+            let level = self.level();
+            let (property, key) = match self.random.below(10) {
+                0..5 => ("users", *self.random.pick(&USERS)),
+                5..7 => ("events", *self.random.pick(&EVENT_TYPES)),
+                7 => ("notifications", "room"),
+                _ => {
+                    let name = *self.random.pick(&NAMED_LEVELS);
+                    match self.random.percent(30) {
+                        true => drop(content.remove(name)),
+                        false => drop(content.insert(name, level)),
+                    }
+                    continue;
+                }
+            };
+            let mut levels = content.get(property).and_then(Value::as_object).cloned().unwrap_or_default();
+            match self.random.percent(30) {
+                true => drop(levels.remove(key)),
+                false => drop(levels.insert(key, level)),
+            }
+            content.insert(property, levels);
+        }
+        if has_current && self.random.percent(5) {
+            let junk =
+                [json!("fifty"), json!([1]), json!({}), json!("x"), json!({ "@a": 5 }), json!({ USERS[0]: "x" })];
+            let property = *self.random.pick(&["users", "events", "notifications", "ban", "users_default"]);
+            content.insert(property, self.random.pick(&junk).clone());
+        }
+        let mut draft = Draft::new("m.room.power_levels", sender, Some(""), json!({}));
+        draft.content = content;
+        draft
+    }
+
+    /// A level, written in one of the ways that the room version has.
+    fn level(&mut self) -> Value {
+        let level = *self.random.pick(&LEVELS);
+        let version = self.room.version;
+        if !version.integer_power_levels && self.random.percent(12) {
+            let text = match self.random.below(5) {
+                0 => format!("  +{level} "),
+                1 => format!("000{level}"),
+                2 => format!("-{level}"),
+                3 => format!("\u{a0}{level}\n"),
+                _ => level.to_string(),
+            };
+            return Value::from(text);
+        }
+        if !version.strict_json && self.numbers == Numbers::Floats && self.random.percent(8) {
+            let number = *self.random.pick(&["50.57", "-0.5", "0.99", "5.0e1", "99.999", "1e-3", "49.9999"]);
+            return json::parse(number.as_bytes()).unwrap();
+        }
+        Value::from(if self.random.percent(5) { -level } else { level })
+    }
+
+    fn third_party_invite(&mut self, sender: &str) -> Draft {
+        let key = |key: &SigningKey| base64::encode(key.verifying_key().as_bytes());
+        let mut content = json!({ "display_name": "j...", "key_validity_url": "https://id.example/valid" });
+        content["public_key"] = json!(key(&self.keys[usize::from(self.random.percent(30))]));
+        if self.random.percent(50) {
+            content["public_keys"] = json!([{ "public_key": key(&self.keys[usize::from(self.random.percent(50))]) }]);
+        }
+        let token = *self.random.pick(&["token", "token2"]);
+        Draft::new("m.room.third_party_invite", sender, Some(token), content)
+    }
+
+    fn redeem_third_party_invite(&mut self, sender: &str, target: &str) -> Draft {
+        let mxid = if self.random.percent(90) { target } else { sender };
+        let mut signed = json!({ "mxid": mxid, "token": self.random.pick(&["token", "token2"]) });
+        let mut signature =
+            base64::encode(&self.keys[0].sign(Value::from(signed.clone()).to_text().as_bytes()).to_bytes());
+        if self.random.percent(10) {
+            signature.replace_range(3..4, "A");
+        }
+        signed["signatures"] = json!({ "id.example": { "ed25519:0": signature } });
+        match self.random.below(20) {
+            0 => signed = json!({}),
+            1 => drop(signed.as_object_mut().unwrap().remove("token")),
+            2 => drop(signed.as_object_mut().unwrap().remove("mxid")),
+            3 => drop(signed.as_object_mut().unwrap().remove("signatures")),
+            _ => {}
+        }
+        let content =
+            json!({ "membership": "invite", "third_party_invite": { "display_name": "j", "signed": signed } });
+        Draft::new("m.room.member", sender, Some(target), content)
+    }
+
+    fn redaction(&mut self, sender: &str) -> Draft {
+        let position = self.random.below(self.room.events.len());
+        let redacts = self.room.events[position].event.event_id().to_string();
+        let mut draft = Draft::new("m.room.redaction", sender, None, json!({}));
+        if self.room.version.redacts_in_content {
+            draft.content.insert("redacts", redacts);
+        } else {
+            draft.redacts = Some(redacts);
+        }
+        draft
+    }
+
+    /// What no honest server makes.
+    fn hostile(&mut self, sender: &str, other: &str) -> Draft {
+        match self.random.below(11) {
+            0 => Draft::new("m.room.member", sender, Some(sender), json!({})),
+            1 => Draft::new("m.room.member", sender, Some(sender), json!({ "membership": 5 })),
+            2 => Draft::new("m.room.member", sender, Some(other), json!({ "membership": "owner" })),
+            3 => Draft::new("m.room.member", sender, Some("nobody"), json!({ "membership": "invite" })),
+            4 => Draft::new("m.room.member", sender, None, json!({ "membership": "join" })),
+            5 => Draft::new("m.room.member", sender, Some(""), json!({ "membership": "ban" })),
+            6 => Draft::new("m.room.join_rules", sender, Some(""), json!({ "join_rule": 3 })),
+            7 => Draft::new("m.room.power_levels", sender, Some(""), json!({ "users": [sender] })),
+            8 => Draft::new(
+                "m.room.member",
+                sender,
+                Some(other),
+                json!({ "membership": "invite", "third_party_invite": 1 }),
+            ),
+            9 => Draft::new("x.custom", sender, Some("@"), json!({})),
+            _ => Draft::new("m.room.create", sender, Some(""), json!({ "creator": sender, "room_version": "1" })),
+        }
+    }
+}
+
+/// The event that an object without `hashes` describes.
+pub fn event_of(mut object: Object, version: &'static RoomVersion) -> Event {
+    let hash = base64::encode(&hashes::content_hash(&object));
+    object.insert("hashes", Value::from(json!({ "sha256": hash })));
+    object.insert("signatures", Object::new());
+    let pdu = ReceivedPdu::from_value(Value::from(object.clone()), version).unwrap();
+    Event::from_store(pdu.event_id().as_str(), &object.to_text(), version).unwrap()
+}

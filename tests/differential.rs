@@ -1,0 +1,148 @@
+//! Every decision about generated rooms of every version, compared with Synapse's own code: ids, hashes, redaction, auth
+//! events selection, authorisation rules and state resolution.
+//!
+//! `VERGE_ROOMS` is the number of rooms (2,400 by default) and `VERGE_SEED` the first seed (0). A failure names the version
+//! and the seed, and how few of the room's events it takes.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::{env, thread};
+
+use common::{
+    rooms::{Numbers, Room, RoomEvent, State},
+    synapse::{Answer, Synapse},
+};
+use verge::matrix::{
+    auth_events,
+    auth_rules::{self, AuthError},
+    base64,
+    event::Event,
+    hashes, redaction,
+    room_version::RoomVersion,
+};
+
+const THREADS: u64 = 2;
+
+#[test]
+fn generated_rooms_agree_with_synapse() {
+    let number = |name: &str, default: u64| env::var(name).map_or(default, |text| text.parse().unwrap());
+    let (rooms, first_seed) = (number("VERGE_ROOMS", 2_400), number("VERGE_SEED", 0));
+    let seeds = rooms.div_ceil(RoomVersion::all().len() as u64);
+    let compared: Vec<Counts> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let mut counts = Counts::default();
+                    let Some(mut synapse) = Synapse::start() else { return counts };
+                    for seed in (first_seed..first_seed + seeds).filter(|seed| seed % THREADS == thread) {
+                        for version in RoomVersion::all() {
+                            let length = 20 + seed as usize % 41;
+                            let room = Room::generate(version, seed, length, Numbers::Floats);
+                            if let Err(disagreement) = compare(&room, &mut synapse, &mut counts) {
+                                report(room, disagreement, &mut synapse);
+                            }
+                        }
+                    }
+                    counts
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    println!("{compared:?}");
+}
+
+/// What was compared.
+#[derive(Debug, Default)]
+#[expect(dead_code, reason = "they are printed")]
+struct Counts {
+    rooms: usize,
+    accepted: usize,
+    rejected: usize,
+    resolved: usize,
+}
+
+/// Compares all that is decided about a room.
+fn compare(room: &Room, synapse: &mut Synapse, counts: &mut Counts) -> Result<(), String> {
+    let merges: Vec<&RoomEvent> = room.events.iter().filter(|event| event.states.len() > 1).collect();
+    let states: Vec<Vec<&State>> =
+        merges.iter().map(|event| event.states.iter().map(|state| &**state).collect()).collect();
+    let answer = synapse.judge(room, &states);
+    for (position, event) in room.events.iter().enumerate() {
+        compare_event(room, event, position, &answer)
+            .map_err(|what| format!("event {position}, {what}\n{}", event.event.json()))?;
+        *(if event.rejected { &mut counts.rejected } else { &mut counts.accepted }) += 1;
+    }
+    counts.rooms += 1;
+    Ok(())
+}
+
+fn compare_event(room: &Room, event: &RoomEvent, position: usize, synapse: &Answer) -> Result<(), String> {
+    let ours = &event.event;
+    let differ = |what: &str, ours: &str, theirs: &str| match ours == theirs {
+        true => Ok(()),
+        false => Err(format!("{what}: {ours} here, {theirs} in Synapse")),
+    };
+    differ("event ID", ours.event_id().as_str(), synapse.text(position, "id"))?;
+    differ("content hash", &base64::encode(&hashes::content_hash(ours.object())), synapse.text(position, "hash"))?;
+    let redacted = redaction::redact(ours.object(), ours.version()).to_text();
+    differ("redacted", &redacted, synapse.text(position, "redacted"))?;
+    let selected = auth_events::selection(
+        ours.version(),
+        ours.event_type(),
+        ours.sender().as_str(),
+        ours.state_key(),
+        ours.content(),
+    );
+    let mut selected: Vec<_> = selected.into_iter().map(|(t, k)| (t.to_owned(), k.to_owned())).collect();
+    selected.sort();
+    let independent = auth_rules::check_auth_event_list(ours, |id| room.auth_event(id));
+    let dependent = auth_rules::check(ours, &room.with_events(&event.state));
+    match synapse.keys(position) {
+        Some(mut keys) => {
+            // Synapse adds the event that the room ID implies.
+            keys.retain(|key| !room.version.room_id_is_create_hash || key.0 != "m.room.create");
+            differ("auth events", &format!("{selected:?}"), &format!("{keys:?}"))?;
+            for (rules, verdict) in [("independent", independent), ("dependent", dependent)] {
+                let theirs = synapse.refusal(position, rules);
+                if verdict.is_err() != theirs.is_some() && !is_decided_by_the_spec(ours, &verdict, theirs) {
+                    return Err(format!("state-{rules} rules: {verdict:?} here, {theirs:?} in Synapse"));
+                }
+            }
+            Ok(())
+        }
+        // Synapse fails on malformed content while it selects, so before any rule.
+        None if independent.is_ok() && dependent.is_ok() => Err("accepted here, malformed in Synapse".to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// The disagreements in which the spec's text is on our side; each is a case of `tests/auth_rules.rs`.
+fn is_decided_by_the_spec(event: &Event, ours: &Result<(), AuthError>, synapse: Option<&str>) -> bool {
+    match (ours, synapse) {
+        // `m.federate` is about the sender of an event; Synapse looks at the target of a membership too.
+        (Ok(()), Some(reason)) => event.event_type() == "m.room.member" && reason.contains("unfederatable"),
+        // Rule 1 is a state-independent one, which we check again.
+        (Err(_), None) => event.event_type() == "m.room.create",
+        _ => false,
+    }
+}
+
+/// Fails with the smallest beginning of the room that still disagrees.
+fn report(mut room: Room, mut disagreement: String, synapse: &mut Synapse) {
+    let length = room.events.len();
+    while room.events.pop().is_some() {
+        match compare(&room, synapse, &mut Counts::default()) {
+            Ok(()) => break,
+            Err(smaller) => disagreement = smaller,
+        }
+    }
+    panic!(
+        "version {}, VERGE_SEED={}, the first {} of {length} events: {disagreement}",
+        room.version,
+        room.seed,
+        room.events.len() + 1
+    );
+}
