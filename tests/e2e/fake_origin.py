@@ -1,0 +1,253 @@
+"""A homeserver that says whatever a test wants: its own keys and TLS, rooms joined properly, and then any lie.
+
+Hashes, event ids, signatures and auth events come from Synapse's own code, not from ours.
+"""
+
+import json
+import ssl
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from urllib.parse import unquote
+
+import requests
+from signedjson.key import generate_signing_key, get_verify_key
+from signedjson.sign import sign_json
+from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
+from synapse.crypto.event_signing import add_hashes_and_signatures
+from synapse.event_auth import auth_types_for_event
+from synapse.events import make_event_from_dict
+from unpaddedbase64 import encode_base64
+
+from client import segment
+from net import free_port
+
+
+class FakeOrigin:
+    """One such homeserver, on its own port."""
+
+    def __init__(self, folder: Path, authority):
+        self.authority = authority
+        self.port = free_port()
+        self.name = f"localhost:{self.port}"
+        self.key = generate_signing_key("a_fake")
+        self.valid_for_ms = 24 * 3600 * 1000
+        self.events = {}
+        self.received = []
+        self._transactions = count(1)
+        self._server = _Server(self, *authority.leaf(folder, "localhost", "127.0.0.1"))
+
+    def start(self):
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def user(self, localpart):
+        return f"@{localpart}:{self.name}"
+
+    # Requests
+
+    def authorization(self, method, uri, destination, content=None, key=None):
+        """The X-Matrix header for a request, signed with `key`, by default the published one."""
+        key = key or self.key
+        signed = {"method": method, "uri": uri, "origin": self.name, "destination": destination}
+        if content is not None:
+            signed["content"] = content
+        signature = sign_json(signed, self.name, key)["signatures"][self.name][f"{key.alg}:{key.version}"]
+        return (
+            f'X-Matrix origin="{self.name}",destination="{destination}",'
+            f'key="{key.alg}:{key.version}",sig="{signature}"'
+        )
+
+    def request(self, server, method, uri, content=None, authorization=None):
+        """A signed request to one of the harness's servers; the answer as `requests` has it."""
+        headers = {"Authorization": authorization or self.authorization(method, uri, server.name, content)}
+        data = None
+        if content is not None:
+            data = json.dumps(content).encode()
+            headers["Content-Type"] = "application/json"
+        url = f"https://localhost:{server.port}{uri}"
+        return requests.request(
+            method, url, data=data, headers=headers, verify=str(self.authority.certificate), timeout=120
+        )
+
+    def send(self, server, pdus, edus=None, transaction=None):
+        """A transaction; the HTTP answer."""
+        transaction = transaction or f"fake{next(self._transactions)}"
+        content = {"origin": self.name, "origin_server_ts": now_ms(), "pdus": [_json_of(pdu) for pdu in pdus]}
+        if edus is not None:
+            content["edus"] = edus
+        return self.request(server, "PUT", f"/_matrix/federation/v1/send/{transaction}", content)
+
+    def join(self, server, room_id, user):
+        """Joins a room through `server`, which has it, as the specification says; answers with the room."""
+        versions = "&".join(f"ver={version}" for version in KNOWN_ROOM_VERSIONS)
+        path = f"/{segment(room_id)}/{segment(user)}"
+        answer = self.request(server, "GET", f"/_matrix/federation/v1/make_join{path}?{versions}")
+        assert answer.ok, answer.text
+        made = answer.json()
+        version = KNOWN_ROOM_VERSIONS[made["room_version"]]
+        template = made["event"]
+        join = self.signed(version, template)
+        uri = f"/_matrix/federation/v2/send_join/{segment(room_id)}/{segment(join.event_id)}"
+        answer = self.request(server, "PUT", uri, join.get_pdu_json())
+        assert answer.ok, answer.text
+        room = Room(self, version, room_id)
+        for pdu in answer.json()["state"]:
+            room.add(make_event_from_dict(pdu, version))
+        room.add(join)
+        room.tips, room.depth = [join.event_id], join.depth
+        return room
+
+    def signed(self, version, event, key=None):
+        """A PDU with hashes and signature of this server, as Synapse's event."""
+        event = {name: value for name, value in event.items() if name not in ("hashes", "signatures", "event_id")}
+        event.setdefault("origin_server_ts", now_ms())
+        add_hashes_and_signatures(version, event, self.name, key or self.key)
+        made = make_event_from_dict(event, version)
+        self.events[made.event_id] = made
+        return made
+
+    # What it answers
+
+    def answer(self, method, path, content):
+        """The status and body of its answer to another server's request."""
+        if path == "/_matrix/key/v2/server":
+            return 200, self._keys()
+        if path == "/_matrix/federation/v1/version":
+            return 200, {"server": {"name": "Fake", "version": "1"}}
+        parts = [unquote(part) for part in path.split("/")[4:]]
+        match method, parts:
+            case "PUT", ["send", transaction]:
+                self.received.append((transaction, content))
+                return 200, {"pdus": {}}
+            case "GET", ["event", event_id] if event_id in self.events:
+                return 200, {"origin": self.name, "origin_server_ts": now_ms(), "pdus": [self._pdu(event_id)]}
+            case "POST", ["get_missing_events", _]:
+                return 200, {"events": self._before(content)}
+            case "GET", ["query", "profile"]:
+                return 200, {"displayname": "Fake"}
+        return 404, {"errcode": "M_UNRECOGNIZED", "error": "The fake knows nothing of it."}
+
+    def _keys(self):
+        keys = {
+            "server_name": self.name,
+            "valid_until_ts": now_ms() + self.valid_for_ms,
+            "verify_keys": {f"{self.key.alg}:{self.key.version}": {"key": _public(self.key)}},
+            "old_verify_keys": {},
+        }
+        return sign_json(keys, self.name, self.key)
+
+    def _pdu(self, event_id):
+        return self.events[event_id].get_pdu_json()
+
+    def _before(self, content):
+        known, todo, found = set(content["earliest_events"]), list(content["latest_events"]), []
+        while todo and len(found) < content.get("limit", 10):
+            event = self.events.get(todo.pop(0))
+            for event_id in event.prev_event_ids() if event else ():
+                if event_id in self.events and event_id not in known:
+                    known.add(event_id)
+                    found.insert(0, self._pdu(event_id))
+                    todo.append(event_id)
+        return found
+
+
+class Room:
+    """A room as the fake homeserver sees it."""
+
+    def __init__(self, origin, version, room_id):
+        self.origin = origin
+        self.version = version
+        self.room_id = room_id
+        self.state = {}
+        self.tips = []
+        self.depth = 0
+
+    def add(self, event):
+        """Takes a state event into the state."""
+        self.state[(event.type, event.state_key)] = event
+
+    def event(self, sender, event_type, content, state_key=None, key=None, advance=True, **other):
+        """An event after the last ones, with the auth events that it needs; `other` members override."""
+        event = {
+            "room_id": self.room_id,
+            "sender": sender,
+            "type": event_type,
+            "content": content,
+            "depth": self.depth + 1,
+            "prev_events": self.tips,
+            "origin_server_ts": now_ms(),
+        }
+        if state_key is not None:
+            event["state_key"] = state_key
+        event["auth_events"] = self.auth_events(event)
+        made = self.origin.signed(self.version, {**event, **other}, key)
+        if advance:
+            self.tips, self.depth = [made.event_id], made.depth
+            if state_key is not None:
+                self.add(made)
+        return made
+
+    def message(self, sender, body, **other):
+        return self.event(sender, "m.room.message", {"msgtype": "m.text", "body": body}, **other)
+
+    def auth_events(self, event):
+        draft = make_event_from_dict({**event, "auth_events": [], "hashes": {}, "signatures": {}}, self.version)
+        needed = auth_types_for_event(self.version, draft)
+        return [self.state[key].event_id for key in needed if key in self.state]
+
+
+def now_ms():
+    return int(time.time() * 1000)
+
+
+def _json_of(pdu):
+    return pdu if isinstance(pdu, dict) else pdu.get_pdu_json()
+
+
+def _public(key):
+    return encode_base64(get_verify_key(key).encode())
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, origin, key, certificate):
+        self.origin = origin
+        super().__init__(("127.0.0.1", origin.port), _Handler)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(certificate, key)
+
+    def get_request(self):
+        connection, address = super().get_request()
+        # The handshake waits for the handler's thread, so that a silent client stops nobody else.
+        return self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+
+    def handle_error(self, request, client_address):
+        """Clients may hang up."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def _handle(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = json.loads(body) if body else None
+        status, answer = self.server.origin.answer(self.command, self.path.split("?")[0], content)
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PUT = do_POST = _handle
+
+    def log_message(self, *_):
+        """Says nothing."""
