@@ -65,8 +65,10 @@ class FakeOrigin:
         )
 
     def request(self, server, method, uri, content=None, authorization=None):
-        """A signed request to one of the harness's servers; the answer as `requests` has it."""
-        headers = {"Authorization": authorization or self.authorization(method, uri, server.name, content)}
+        """A request to one of the harness's servers, by default signed, with `False` not; the answer."""
+        headers = {}
+        if authorization is not False:
+            headers["Authorization"] = authorization or self.authorization(method, uri, server.name, content)
         data = None
         if content is not None:
             data = json.dumps(content).encode()
@@ -199,7 +201,10 @@ class Room:
 
     def auth_events(self, event):
         draft = make_event_from_dict({**event, "auth_events": [], "hashes": {}, "signatures": {}}, self.version)
-        needed = auth_types_for_event(self.version, draft)
+        needed = set(auth_types_for_event(self.version, draft))
+        if self.version.msc4291_room_ids_as_hashes:
+            # The room id itself names the create event.
+            needed.discard(("m.room.create", ""))
         return [self.state[key].event_id for key in needed if key in self.state]
 
 

@@ -102,9 +102,14 @@ def test_a_wrong_destination(scene, nothing_changes):
 
 
 def test_no_signature_at_all(scene, nothing_changes):
-    for authorization in ("X-Matrix", "Bearer x", "X-Matrix origin=a,key=b"):
+    answer = scene.origin.request(scene.worker, "PUT", f"{SEND}/3", {"pdus": []}, authorization=False)
+    assert refusal(answer) == (401, "M_UNAUTHORIZED")
+
+
+def test_a_malformed_signature(scene, nothing_changes):
+    for authorization in ("X-Matrix", "X-Matrix origin=a,key=b"):
         answer = scene.origin.request(scene.worker, "PUT", f"{SEND}/3", {"pdus": []}, authorization)
-        assert refusal(answer) == (401, "M_UNAUTHORIZED")
+        assert refusal(answer) == (400, "M_UNAUTHORIZED")
 
 
 def test_an_expired_key(scene, start, nothing_changes):
