@@ -151,11 +151,6 @@ impl<'s> View<'s> {
         Err(corrupt(format!("the snapshots {before} and {after} have missing nodes")))
     }
 
-    /// The nodes at hand.
-    pub(super) fn nodes(&self) -> &Nodes {
-        &self.nodes
-    }
-
     /// Adds a node that this work made, which its commit must write.
     pub(super) fn add_made(&mut self, id: NodeId, text: String) -> Result<(), RoomError> {
         self.add_node(id, &text)?;

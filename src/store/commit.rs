@@ -253,6 +253,8 @@ impl RoomCommit {
                 [room_id.into(), self.room_version.id.into(), extremities.into(), self.state.to_string().into()],
             ),
         });
+        let nodes = self.nodes.iter().map(|(id, node)| json!([id.to_string(), node]).to_string());
+        statements.extend(json_lists(nodes).into_iter().map(|list| Statement::new(NODES, [list.into()])));
         let mut each = |sql: &'static str, items: Vec<String>| {
             for list in json_lists(items) {
                 statements.push(Statement::new(sql, [list.into(), room_id.into()]));
@@ -268,7 +270,6 @@ impl RoomCommit {
             BACKFILLED,
             backfilled.map(|(i, new)| json!([new.event.event_id().as_str(), i + 1]).to_string()).collect(),
         );
-        each(NODES, self.nodes.iter().map(|(id, node)| json!([id.to_string(), node]).to_string()).collect());
         let last = outgoing.len();
         let outgoing = outgoing.iter().enumerate();
         each(

@@ -76,13 +76,13 @@ const AUTH_CHAIN: &str = concat!(
 /// of the rooms in ?3, and the states after the events in ?4 (all JSON lists).
 macro_rules! walk {
     () => {
-        "WITH RECURSIVE roots(root) AS ( \
+        "WITH RECURSIVE starts(node_id) AS ( \
           SELECT value FROM json_each(?1) \
           UNION SELECT rooms.state FROM json_each(?3) AS wanted JOIN rooms ON rooms.room_id = wanted.value \
           UNION SELECT events.state_after FROM json_each(?4) AS wanted JOIN events ON events.event_id = wanted.value \
             WHERE events.state_after IS NOT NULL \
         ), walk(node_id, key, depth) AS ( \
-          SELECT root, keys.value, 1 FROM roots, json_each(?2) AS keys \
+          SELECT starts.node_id, keys.value, 1 FROM starts, json_each(?2) AS keys \
           UNION \
           SELECT substr(n.node, 2 + 22 * (instr('0123456789abcdef', substr(walk.key, walk.depth, 1)) - 1), 22), \
             walk.key, walk.depth + 1 \
