@@ -173,6 +173,10 @@ impl KeyFetcher {
         }
         let pairs: Vec<_> = lacking.keys().copied().collect();
         let known = self.store.put_keys(&asked.from_servers, &asked.from_notaries, &outcomes, &pairs).await?;
+        for keys in asked.from_servers.iter().chain(&asked.from_notaries) {
+            // The response may say something new of other keys too.
+            self.forget(&keys.server_name);
+        }
         self.remember(&mut found, known);
         Ok(found)
     }
@@ -328,6 +332,12 @@ impl KeyFetcher {
             }
             found.insert((server, key_id), key);
         }
+    }
+
+    fn forget(&self, server: &str) {
+        let mut remembered = self.remembered.borrow_mut();
+        let count = remembered.servers.remove(server).map_or(0, |keys| keys.len());
+        remembered.count -= count;
     }
 
     /// Waits while another request of this isolate fetches keys of the same servers; says whether there was one. Only
