@@ -1,6 +1,9 @@
-//! A small room to try one event in, with ruma's opinion beside ours.
+//! A small room to try one event in, with ruma's and Synapse's opinion beside ours.
 
-use std::ops::RangeInclusive;
+use std::{
+    ops::RangeInclusive,
+    sync::{Mutex, OnceLock},
+};
 
 use ruma_state_res::{check_state_dependent_auth_rules, check_state_independent_auth_rules};
 use serde_json::{Value as Json, json};
@@ -15,6 +18,7 @@ use verge::matrix::{
 use crate::common::{
     rooms::event_of,
     ruma::{self, RumaEvent},
+    synapse::Synapse,
 };
 
 pub const ALICE: &str = "@alice:a.example";
@@ -34,6 +38,13 @@ pub struct Scene {
     version: &'static RoomVersion,
     state: Vec<Event>,
     ruma_differs: bool,
+    synapse_differs: bool,
+}
+
+/// The one Synapse that all tests ask.
+fn synapse() -> Option<&'static Mutex<Synapse>> {
+    static SYNAPSE: OnceLock<Option<Mutex<Synapse>>> = OnceLock::new();
+    SYNAPSE.get_or_init(|| Synapse::start().map(Mutex::new)).as_ref()
 }
 
 impl Scene {
@@ -47,7 +58,7 @@ impl Scene {
 
     /// The room with this content in its create event.
     pub fn created_with(version: &'static RoomVersion, create: Json) -> Self {
-        let scene = Self { version, state: Vec::new(), ruma_differs: false };
+        let scene = Self { version, state: Vec::new(), ruma_differs: false, synapse_differs: false };
         let mut levels = json!({ "users": { ALICE: 100, BOB: 50 }, "invite": 10, "users_default": 10 });
         if version.privileged_creators {
             levels["users"] = json!({ BOB: 50 });
@@ -97,6 +108,12 @@ impl Scene {
     /// The spec decides against ruma in what is asked next.
     pub fn where_ruma_differs(mut self) -> Self {
         self.ruma_differs = true;
+        self
+    }
+
+    /// The spec decides against Synapse in what is asked next.
+    pub fn where_synapse_differs(mut self) -> Self {
+        self.synapse_differs = true;
         self
     }
 
@@ -162,14 +179,36 @@ impl Scene {
         ids.iter().map(reference).collect()
     }
 
-    /// What the state says of an event, here and, unless it is known to differ, in ruma.
+    /// What the state says of an event, here and in ruma and Synapse, which agree unless they are said to differ.
     pub fn judge(&self, event: &Event) -> Result<(), AuthError> {
         let verdict = auth_rules::check(event, self.state.as_slice());
         if let Some(theirs) = self.ruma(event) {
             let agrees = theirs.is_ok() == verdict.is_ok();
             assert!(agrees != self.ruma_differs, "{}: {verdict:?}, {theirs:?} in ruma: {}", self.version, event.json());
         }
+        if let Some(theirs) = self.synapse(event) {
+            let agrees = theirs.is_ok() == verdict.is_ok();
+            assert!(
+                agrees != self.synapse_differs,
+                "{}: {verdict:?}, {theirs:?} in Synapse: {}",
+                self.version,
+                event.json()
+            );
+        }
         verdict
+    }
+
+    fn synapse(&self, event: &Event) -> Option<Result<(), String>> {
+        let mut events: Vec<_> =
+            self.state.iter().map(|event| json!({ "json": event.json(), "rejected": false, "state": null })).collect();
+        let position = events.len();
+        let state: Vec<usize> = (0..position).collect();
+        events.push(json!({ "json": event.json(), "rejected": false, "state": state }));
+        let request = json!({ "version": self.version.id, "events": events, "resolve": [] });
+        let answer = synapse()?.lock().unwrap_or_else(std::sync::PoisonError::into_inner).ask(&request);
+        // The rules of create events are all state-independent there.
+        let rules = if event.event_type() == "m.room.create" { "independent" } else { "dependent" };
+        Some(answer.refusal(position, rules).map_or(Ok(()), |reason| Err(reason.to_owned())))
     }
 
     fn ruma(&self, event: &Event) -> Option<Result<(), String>> {

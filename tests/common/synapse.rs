@@ -50,7 +50,11 @@ impl Synapse {
             .collect();
         let resolve: Vec<Vec<_>> =
             resolve.iter().map(|states| states.iter().map(|state| positions(state)).collect()).collect();
-        let request = json!({ "version": room.version.id, "events": events, "resolve": resolve });
+        self.ask(&json!({ "version": room.version.id, "events": events, "resolve": resolve }))
+    }
+
+    /// The answer to a request as the script describes it.
+    pub fn ask(&mut self, request: &Value) -> Answer {
         writeln!(self.requests, "{request}").unwrap();
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();

@@ -1,8 +1,8 @@
 """What Synapse's own code says about a room: one JSON request a line on stdin, one answer a line on stdout.
 
-A request is {"version", "events": [{"json", "id", "rejected", "state"}], "resolve": [[set, ...], ...]}. `json` is the event
-as text, `id` its ID (used in room versions 1 and 2, whose events carry it, only to be compared), `state` the positions of the
-state events it is judged by, a `set` the positions of the events of one state.
+A request is {"version", "events": [{"json", "rejected", "state"}], "resolve": [[set, ...], ...]}. `json` is the event
+as text, `state` the positions of the state events that it is judged by (null: it is not judged), a `set` the positions of
+the events of one state.
 
 An answer is {"events": [{"id", "hash", "redacted", "keys", "independent", "dependent"}], "resolved": [...]}: the event ID,
 the content hash, the redacted event as canonical JSON, the (type, state_key) pairs that auth events selection selects, and
@@ -116,7 +116,8 @@ def answer(request):
     ]
     store = Store({event.event_id: event for event in events})
     verdicts = [
-        judge(event, [events[i] for i in e["state"]], store, version) for event, e in zip(events, request["events"])
+        e["state"] is not None and judge(event, [events[i] for i in e["state"]], store, version)
+        for event, e in zip(events, request["events"])
     ]
     resolved = []
     for state_sets in request["resolve"]:
