@@ -34,6 +34,8 @@ class Client:
         self.token = token
         self.user_id = user_id
         self.session = requests.Session()
+        # Otherwise the environment's authorities would take the place of ours.
+        self.session.trust_env = False
         self.session.verify = str(ca) if ca else True
         self.since = None
 
