@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::{
+    client,
     config::Config,
     federation::{
         inbound,
@@ -44,6 +45,10 @@ impl Server {
 
     /// Answers one request.
     pub async fn handle(&self, request: Request) -> Response {
+        let path = request.uri().path();
+        if path.starts_with("/_matrix/client/") || path.starts_with("/_matrix/media/") {
+            return client::handle(self, request).await;
+        }
         inbound::handle(self, request).await
     }
 

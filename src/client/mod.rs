@@ -1,1 +1,153 @@
-//! See the submodules.
+//! The part of the Client-Server API through which local users act; one file for each of its sections.
+//!
+//! [`handle`] finds the endpoint in [`ROUTES`], the spec's own path templates, and adds the CORS headers that every answer
+//! needs. What is not in the table does not exist: 404 `M_UNRECOGNIZED`.
+//!
+//! Nothing here decides what a room allows: events are made by [`crate::room`], other servers are asked by
+//! [`crate::federation::outbound`].
+
+mod account_data;
+mod auth;
+mod body;
+mod directory;
+mod events;
+mod filters;
+mod login;
+mod membership;
+mod messages;
+mod passwords;
+mod profile;
+mod register;
+mod rooms;
+mod sending;
+mod state;
+mod sync;
+mod tokens;
+mod visibility;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+use crate::{
+    router::{self, Request, Response, Route},
+    server::Server,
+};
+
+/// Answers a request under `/_matrix/client` or `/_matrix/media`.
+pub async fn handle(server: &Server, request: Request) -> Response {
+    let mut response = answer(server, request).await;
+    allow_other_origins(response.headers_mut());
+    response
+}
+
+/// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
+static ROUTES: [Route; 50] = [
+    get("/_matrix/client/versions", |s, c| Box::pin(account_data::versions(s, c))),
+    get("/_matrix/client/v3/capabilities", |s, c| Box::pin(account_data::capabilities(s, c))),
+    get("/_matrix/client/v3/pushrules/", |s, c| Box::pin(account_data::push_rules(s, c))),
+    get("/_matrix/client/v3/pushrules", |s, c| Box::pin(account_data::push_rules(s, c))),
+    get("/_matrix/client/v3/voip/turnServer", |s, c| Box::pin(account_data::turn_server(s, c))),
+    // Accounts and logins
+    post("/_matrix/client/v3/register", |s, c| Box::pin(register::register(s, c))),
+    get("/_matrix/client/v3/register/available", |s, c| Box::pin(register::available(s, c))),
+    get(TOKEN_VALIDITY, |s, c| Box::pin(register::token_validity(s, c))),
+    get("/_matrix/client/v3/login", |s, c| Box::pin(login::flows(s, c))),
+    post("/_matrix/client/v3/login", |s, c| Box::pin(login::login(s, c))),
+    post("/_matrix/client/v3/logout", |s, c| Box::pin(login::logout(s, c))),
+    post("/_matrix/client/v3/logout/all", |s, c| Box::pin(login::logout_all(s, c))),
+    get("/_matrix/client/v3/account/whoami", |s, c| Box::pin(login::whoami(s, c))),
+    // What belongs to users
+    get("/_matrix/client/v3/profile/{userId}", |s, c| Box::pin(profile::get(s, c))),
+    get("/_matrix/client/v3/profile/{userId}/{keyName}", |s, c| Box::pin(profile::get_field(s, c))),
+    put("/_matrix/client/v3/profile/{userId}/{keyName}", |s, c| Box::pin(profile::put_field(s, c))),
+    post("/_matrix/client/v3/user/{userId}/filter", |s, c| Box::pin(filters::upload(s, c))),
+    get("/_matrix/client/v3/user/{userId}/filter/{filterId}", |s, c| Box::pin(filters::download(s, c))),
+    get("/_matrix/client/v3/user/{userId}/account_data/{type}", |s, c| Box::pin(account_data::get(s, c))),
+    put("/_matrix/client/v3/user/{userId}/account_data/{type}", |s, c| Box::pin(account_data::put(s, c))),
+    get(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::get_in_room(s, c))),
+    put(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::put_in_room(s, c))),
+    // Rooms and who is in them
+    post("/_matrix/client/v3/createRoom", |s, c| Box::pin(rooms::create(s, c))),
+    post("/_matrix/client/v3/join/{roomIdOrAlias}", |s, c| Box::pin(membership::join_by_id_or_alias(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/join", |s, c| Box::pin(membership::join_by_id(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/leave", |s, c| Box::pin(membership::leave(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/forget", |s, c| Box::pin(membership::forget(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/invite", |s, c| Box::pin(membership::invite(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/kick", |s, c| Box::pin(membership::kick(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/ban", |s, c| Box::pin(membership::ban(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/unban", |s, c| Box::pin(membership::unban(s, c))),
+    get("/_matrix/client/v3/joined_rooms", |s, c| Box::pin(membership::joined_rooms(s, c))),
+    // Sending
+    put("/_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}", |s, c| Box::pin(sending::send(s, c))),
+    put("/_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}", |s, c| Box::pin(sending::redact(s, c))),
+    put("/_matrix/client/v3/rooms/{roomId}/state/{eventType}", |s, c| Box::pin(sending::put_state(s, c))),
+    put("/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}", |s, c| Box::pin(sending::put_state(s, c))),
+    // Reading
+    get("/_matrix/client/v3/sync", |s, c| Box::pin(sync::sync(s, c))),
+    get("/_matrix/client/v3/rooms/{roomId}/state", |s, c| Box::pin(state::whole(s, c))),
+    get("/_matrix/client/v3/rooms/{roomId}/state/{eventType}", |s, c| Box::pin(state::one(s, c))),
+    get("/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}", |s, c| Box::pin(state::one(s, c))),
+    get("/_matrix/client/v3/rooms/{roomId}/members", |s, c| Box::pin(state::members(s, c))),
+    get("/_matrix/client/v3/rooms/{roomId}/joined_members", |s, c| Box::pin(state::joined_members(s, c))),
+    get("/_matrix/client/v3/rooms/{roomId}/messages", |s, c| Box::pin(messages::messages(s, c))),
+    get("/_matrix/client/v3/rooms/{roomId}/event/{eventId}", |s, c| Box::pin(messages::event(s, c))),
+    // Aliases and the directory
+    get("/_matrix/client/v3/directory/room/{roomAlias}", |s, c| Box::pin(directory::get(s, c))),
+    put("/_matrix/client/v3/directory/room/{roomAlias}", |s, c| Box::pin(directory::put(s, c))),
+    delete("/_matrix/client/v3/directory/room/{roomAlias}", |s, c| Box::pin(directory::delete(s, c))),
+    get("/_matrix/client/v3/directory/list/room/{roomId}", |s, c| Box::pin(directory::get_visibility(s, c))),
+    put("/_matrix/client/v3/directory/list/room/{roomId}", |s, c| Box::pin(directory::put_visibility(s, c))),
+    get("/_matrix/client/v3/rooms/{roomId}/aliases", |s, c| Box::pin(directory::of_room(s, c))),
+];
+
+const TOKEN_VALIDITY: &str = "/_matrix/client/v1/register/m.login.registration_token/validity";
+const ROOM_ACCOUNT_DATA: &str = "/_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}";
+
+/// CORS (Client-Server API, "Web Browser Clients").
+const CORS: [(HeaderName, HeaderValue); 4] = [
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS")),
+    (header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("X-Requested-With, Content-Type, Authorization")),
+    (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")),
+];
+
+async fn answer(server: &Server, request: Request) -> Response {
+    // A browser's question about any endpoint at all.
+    if request.method() == Method::OPTIONS {
+        return router::json_response(StatusCode::OK, &serde_json::json!({}));
+    }
+    let line = format!("{} {}", request.method(), request.uri().path());
+    let path = match request.uri().path().strip_prefix("/_matrix/client/r0/") {
+        Some(rest) => format!("/_matrix/client/v3/{rest}"),
+        None => request.uri().path().to_owned(),
+    };
+    let handled = match router::find(&ROUTES, request.method(), &path) {
+        Ok((handler, parameters)) => handler(server, &router::call(request, parameters)).await,
+        Err(error) => Err(error),
+    };
+    handled.unwrap_or_else(|error| {
+        if error.status.is_server_error() {
+            server.platform.log.warn(&format!("{line}: {error}"));
+        }
+        router::json_response(error.status, &error.body())
+    })
+}
+
+fn allow_other_origins(headers: &mut HeaderMap) {
+    headers.extend(CORS);
+}
+
+const fn get(template: &'static str, handler: router::Handler) -> Route {
+    Route { method: Method::GET, template, handler }
+}
+
+const fn post(template: &'static str, handler: router::Handler) -> Route {
+    Route { method: Method::POST, template, handler }
+}
+
+const fn put(template: &'static str, handler: router::Handler) -> Route {
+    Route { method: Method::PUT, template, handler }
+}
+
+const fn delete(template: &'static str, handler: router::Handler) -> Route {
+    Route { method: Method::DELETE, template, handler }
+}

@@ -179,12 +179,14 @@ const CLOSE_SERVERS: &str = "\
     UPDATE room_servers SET to_pos = (SELECT position FROM streams WHERE name = 'outbox') \
     WHERE room_id = ?1 AND to_pos IS NULL";
 
+/// A new profile is no new membership: `pos` stays, so that sync can tell a room that the user has just joined.
 const MEMBERSHIPS: &str = "\
     INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state) \
     SELECT value ->> 0, ?2, value ->> 1, value ->> 2, (SELECT position FROM streams WHERE name = 'events'), value ->> 3 \
     FROM json_each(?1) WHERE true \
     ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
-      pos = excluded.pos, invite_state = excluded.invite_state";
+      pos = CASE WHEN membership = excluded.membership THEN pos ELSE excluded.pos END, \
+      invite_state = excluded.invite_state";
 
 const REDACTIONS: &str = "\
     INSERT INTO redactions (redacts, redaction_id, room_id, any_sender, server) \

@@ -25,7 +25,7 @@ mod keys;
 mod leaving;
 mod membership;
 mod queries;
-mod restricted;
+pub(crate) mod restricted;
 mod retrieving;
 mod transactions;
 

@@ -24,7 +24,7 @@ const MAX_CONDITIONS: usize = 50;
 ///
 /// # Errors
 /// Where the room is restricted and we cannot vouch for the user; see [`voucher`].
-pub(super) async fn content_of_join(server: &Server, room: &Room, user: &UserId) -> Result<Object, MatrixError> {
+pub(crate) async fn content_of_join(server: &Server, room: &Room, user: &UserId) -> Result<Object, MatrixError> {
     let voucher = voucher(server, room, user).await?;
     Ok(voucher.map(|voucher| (AUTHORISED_VIA, Value::from(&voucher))).into_iter().collect())
 }

@@ -1,0 +1,106 @@
+//! Account data (Client-Server API, "Client Config"), and small endpoints that clients ask when they start.
+
+use serde_json::json;
+
+use super::{auth, body::Body, filters::own};
+use crate::{
+    error::MatrixError,
+    matrix::{identifiers::RoomId, room_version::RoomVersion},
+    router::{Call, Handled, ok, raw_json_response},
+    server::Server,
+};
+
+/// The longest content of one type, in bytes.
+const MAX_CONTENT_BYTES: usize = 65_536;
+/// The longest type, in bytes.
+const MAX_TYPE_BYTES: usize = 255;
+/// Types that the server itself keeps, and clients set elsewhere.
+const SERVERS_OWN: [&str; 2] = ["m.fully_read", "m.push_rules"];
+
+/// `GET /user/{userId}/account_data/{type}`
+pub(super) async fn get(server: &Server, call: &Call) -> Handled {
+    read(server, call, "", call.parameter(1)).await
+}
+
+/// `PUT /user/{userId}/account_data/{type}`
+pub(super) async fn put(server: &Server, call: &Call) -> Handled {
+    write(server, call, "", call.parameter(1)).await
+}
+
+/// `GET /user/{userId}/rooms/{roomId}/account_data/{type}`
+pub(super) async fn get_in_room(server: &Server, call: &Call) -> Handled {
+    read(server, call, room_id(call)?, call.parameter(2)).await
+}
+
+/// `PUT /user/{userId}/rooms/{roomId}/account_data/{type}`
+pub(super) async fn put_in_room(server: &Server, call: &Call) -> Handled {
+    write(server, call, room_id(call)?, call.parameter(2)).await
+}
+
+/// `GET /_matrix/client/versions`
+pub(super) async fn versions(_: &Server, _: &Call) -> Handled {
+    ok(&json!({
+        "versions": [
+            "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+        ],
+        "unstable_features": {},
+    }))
+}
+
+/// `GET /capabilities`
+pub(super) async fn capabilities(server: &Server, call: &Call) -> Handled {
+    auth::session(server, call).await?;
+    let available: serde_json::Map<String, serde_json::Value> =
+        RoomVersion::all().iter().map(|version| (version.id.to_owned(), "stable".into())).collect();
+    ok(&json!({
+        "capabilities": {
+            "m.room_versions": { "default": server.config.default_room_version.id, "available": available },
+            "m.change_password": { "enabled": false },
+            "m.set_displayname": { "enabled": true },
+            "m.set_avatar_url": { "enabled": true },
+            "m.3pid_changes": { "enabled": false },
+            "m.get_login_token": { "enabled": false },
+            "m.profile_fields": { "enabled": true, "allowed": ["displayname", "avatar_url"] },
+        },
+    }))
+}
+
+/// `GET /pushrules/`: this server pushes nothing, so there are no rules.
+pub(super) async fn push_rules(server: &Server, call: &Call) -> Handled {
+    auth::session(server, call).await?;
+    ok(&json!({ "global": { "override": [], "content": [], "room": [], "sender": [], "underride": [] } }))
+}
+
+/// `GET /voip/turnServer`: there is none.
+pub(super) async fn turn_server(server: &Server, call: &Call) -> Handled {
+    auth::session(server, call).await?;
+    ok(&json!({}))
+}
+
+async fn read(server: &Server, call: &Call, room_id: &str, event_type: &str) -> Handled {
+    let session = auth::session(server, call).await?;
+    own(&session, call.parameter(0))?;
+    let content = server.store.account_data(session.user.as_str(), room_id, event_type).await?;
+    let content = content.ok_or_else(|| MatrixError::not_found("There is no account data of this type."))?;
+    Ok(raw_json_response(http::StatusCode::OK, content))
+}
+
+async fn write(server: &Server, call: &Call, room_id: &str, event_type: &str) -> Handled {
+    let session = auth::session(server, call).await?;
+    own(&session, call.parameter(0))?;
+    if SERVERS_OWN.contains(&event_type) {
+        let message = "This type of account data is set through its own endpoint.";
+        return Err(MatrixError::new(http::StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message));
+    }
+    let content = Body::of(call)?.into_object().to_text();
+    if content.len() > MAX_CONTENT_BYTES || event_type.len() > MAX_TYPE_BYTES {
+        return Err(MatrixError::too_large("The account data is too long."));
+    }
+    server.store.put_account_data(session.user.as_str(), room_id, event_type, &content).await?;
+    ok(&json!({}))
+}
+
+fn room_id(call: &Call) -> Result<&str, MatrixError> {
+    let text = call.parameter(1);
+    RoomId::parse(text).map(|_| text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
+}

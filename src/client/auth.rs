@@ -1,0 +1,87 @@
+//! Who makes a request: access tokens (Client-Server API, "Using access tokens").
+//!
+//! A token is 256 random bits. Only its SHA-256 is stored: the token has too much entropy to be guessed from it, and
+//! whoever reads the database cannot act as a user.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{StatusCode, header::AUTHORIZATION};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    error::MatrixError, matrix::identifiers::UserId, platform::Random, router::Call, server::Server,
+    store::client_users::TokenRow,
+};
+
+/// The user and device that make a request.
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    /// The user.
+    pub(super) user: UserId,
+    /// The device.
+    pub(super) device_id: String,
+}
+
+impl Session {
+    /// User and device as the store's reads take them.
+    pub(super) fn reader(&self) -> (&str, &str) {
+        (self.user.as_str(), &self.device_id)
+    }
+}
+
+/// Who makes the request. One round trip.
+///
+/// # Errors
+/// 401 `M_MISSING_TOKEN` without an access token, 401 `M_UNKNOWN_TOKEN` with one that is not, or no longer, known.
+pub(super) async fn session(server: &Server, call: &Call) -> Result<Session, MatrixError> {
+    let hash = token_hash(&token(call)?);
+    known(server.store.token(&hash).await?)
+}
+
+/// As [`session`], with the event that this device made before with the transaction ID `txn_id` at `endpoint`. One round
+/// trip too.
+///
+/// # Errors
+/// As [`session`].
+pub(super) async fn session_and_transaction(
+    server: &Server,
+    call: &Call,
+    endpoint: &str,
+    txn_id: &str,
+) -> Result<(Session, Option<String>), MatrixError> {
+    let hash = token_hash(&token(call)?);
+    let (row, event_id) = server.store.token_and_transaction(&hash, endpoint, txn_id).await?.unzip();
+    Ok((known(row)?, event_id.flatten()))
+}
+
+/// Makes a new access token.
+pub(super) fn new_token(random: &dyn Random) -> String {
+    let mut bytes = [0; 32];
+    random.fill(&mut bytes);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// What is stored of an access token.
+pub(super) fn token_hash(token: &str) -> String {
+    URL_SAFE_NO_PAD.encode(Sha256::digest(token.as_bytes()))
+}
+
+fn known(row: Option<TokenRow>) -> Result<Session, MatrixError> {
+    let unknown = || {
+        MatrixError::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", "The access token is not known.")
+            .with("soft_logout", false)
+    };
+    let row = row.ok_or_else(unknown)?;
+    let user = UserId::parse(&row.user_id).map_err(|_| MatrixError::internal())?;
+    Ok(Session { user, device_id: row.device_id })
+}
+
+/// The token in the `Authorization` header or, as older clients send it, in the query.
+fn token(call: &Call) -> Result<String, MatrixError> {
+    let header = call.request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer =
+        header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let token = bearer.map(|(_, token)| token.trim().to_owned()).or_else(|| call.query("access_token"));
+    token
+        .filter(|token| !token.is_empty())
+        .ok_or_else(|| MatrixError::new(StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN", "An access token is needed."))
+}

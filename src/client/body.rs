@@ -1,0 +1,101 @@
+//! Reading the members of a request's body, each with the type that the spec gives it.
+
+use crate::{
+    error::MatrixError,
+    matrix::json::{Object, Value},
+    router::Call,
+};
+
+/// The JSON object that a request carried. A member that is `null` counts as missing, as many clients send it so.
+#[derive(Debug, Default)]
+pub(super) struct Body(Object);
+
+impl Body {
+    /// The body of `call`, which must be a JSON object.
+    pub(super) fn of(call: &Call) -> Result<Self, MatrixError> {
+        match call.json()? {
+            Value::Object(object) => Ok(Self(object)),
+            _ => Err(MatrixError::bad_json("The body must be a JSON object.")),
+        }
+    }
+
+    /// As [`Body::of`], where the spec lets the body be missing.
+    pub(super) fn optional(call: &Call) -> Result<Self, MatrixError> {
+        if call.request.body().is_empty() { Ok(Self::default()) } else { Self::of(call) }
+    }
+
+    /// A part of another body.
+    pub(super) fn part(object: &Object) -> Self {
+        Self(object.clone())
+    }
+
+    /// The whole object.
+    pub(super) fn into_object(self) -> Object {
+        self.0
+    }
+
+    /// A string.
+    pub(super) fn text(&self, key: &str) -> Result<Option<&str>, MatrixError> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    /// A string that must be there.
+    pub(super) fn required_text(&self, key: &str) -> Result<&str, MatrixError> {
+        self.text(key)?.ok_or_else(|| MatrixError::missing_param(format!("The body lacks {key:?}.")))
+    }
+
+    /// A boolean; `false` where it is missing.
+    pub(super) fn flag(&self, key: &str) -> Result<bool, MatrixError> {
+        Ok(self.typed(key, "a boolean", Value::as_bool)?.unwrap_or(false))
+    }
+
+    /// An object.
+    pub(super) fn object(&self, key: &str) -> Result<Option<&Object>, MatrixError> {
+        self.typed(key, "an object", Value::as_object)
+    }
+
+    /// An array; empty where it is missing.
+    pub(super) fn list(&self, key: &str) -> Result<&[Value], MatrixError> {
+        Ok(self.typed(key, "an array", Value::as_array)?.unwrap_or(&[]))
+    }
+
+    /// A boolean; `None` where it is missing.
+    pub(super) fn maybe(&self, key: &str) -> Result<Option<bool>, MatrixError> {
+        self.typed(key, "a boolean", Value::as_bool)
+    }
+
+    /// An array of strings; `None` where it is missing.
+    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<String>>, MatrixError> {
+        let Some(items) = self.typed(key, "an array", Value::as_array)? else { return Ok(None) };
+        let texts = items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>();
+        texts.map(Some).ok_or_else(|| MatrixError::bad_json(format!("{key:?} must be an array of strings.")))
+    }
+
+    /// An integer.
+    pub(super) fn integer(&self, key: &str) -> Result<Option<i64>, MatrixError> {
+        self.typed(key, "an integer", Value::as_i64)
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        kind: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, MatrixError> {
+        match self.0.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                let wrong = || MatrixError::bad_json(format!("{key:?} must be {kind}."));
+                read(value).map(Some).ok_or_else(wrong)
+            }
+        }
+    }
+}
+
+/// `object` with the members of `more`, which take the place of its own.
+pub(super) fn merged(mut object: Object, more: Object) -> Object {
+    for (key, value) in more {
+        object.insert(key, value);
+    }
+    object
+}

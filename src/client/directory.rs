@@ -1,0 +1,127 @@
+//! Room aliases and the published room directory (Client-Server API, "Room aliases", "Listing rooms").
+
+use serde_json::json;
+
+use super::{auth, body::Body, visibility::Reader};
+use crate::{
+    error::MatrixError,
+    federation::outbound::directory,
+    matrix::{
+        identifiers::{RoomAlias, RoomId, ServerName},
+        power_levels::PowerLevels,
+    },
+    router::{Call, Handled, ok},
+    server::Server,
+};
+
+/// `GET /directory/room/{roomAlias}`
+pub(super) async fn get(server: &Server, call: &Call) -> Handled {
+    let alias = alias(call.parameter(0))?;
+    // Only our own users may make this server ask others.
+    if !is_own(server, &alias) {
+        auth::session(server, call).await?;
+    }
+    let (room_id, servers) = resolve(server, &alias).await?;
+    ok(&json!({ "room_id": room_id, "servers": servers }))
+}
+
+/// `PUT /directory/room/{roomAlias}`
+pub(super) async fn put(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let alias = alias(call.parameter(0))?;
+    if !is_own(server, &alias) {
+        return Err(MatrixError::invalid_param("The alias is not of this server."));
+    }
+    let body = Body::of(call)?;
+    let reader = Reader::enter_joined(server, &session, body.required_text("room_id")?).await?;
+    let now_ms = server.platform.clock.now_ms();
+    let made = server.store.put_alias(alias.as_str(), reader.room_id.as_str(), session.user.as_str(), now_ms).await?;
+    if made {
+        ok(&json!({}))
+    } else {
+        Err(MatrixError::new(http::StatusCode::CONFLICT, "M_UNKNOWN", "The alias is taken."))
+    }
+}
+
+/// `DELETE /directory/room/{roomAlias}`: for who made it, and those who may change the room's canonical alias.
+pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let alias = alias(call.parameter(0))?;
+    let row = if is_own(server, &alias) { server.store.alias(alias.as_str()).await? } else { None };
+    let row = row.ok_or_else(|| MatrixError::not_found("There is no such alias on this server."))?;
+    if row.creator != session.user.as_str() {
+        let room_id = RoomId::parse(&row.room_id).map_err(|_| MatrixError::internal())?;
+        may_set_alias(server, &session, &room_id).await?;
+    }
+    server.store.remove_alias(alias.as_str()).await?;
+    ok(&json!({}))
+}
+
+/// `GET /rooms/{roomId}/aliases`
+pub(super) async fn of_room(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
+    ok(&json!({ "aliases": server.store.aliases_of(reader.room_id.as_str()).await? }))
+}
+
+/// `GET /directory/list/room/{roomId}`
+pub(super) async fn get_visibility(server: &Server, call: &Call) -> Handled {
+    let room_id = RoomId::parse(call.parameter(0)).map_err(|_| MatrixError::not_found("There is no such room."))?;
+    if server.rooms.room(&room_id).await?.is_none() {
+        return Err(MatrixError::not_found("There is no such room."));
+    }
+    let published = server.store.is_published(room_id.as_str()).await?;
+    ok(&json!({ "visibility": if published { "public" } else { "private" } }))
+}
+
+/// `PUT /directory/list/room/{roomId}`
+pub(super) async fn put_visibility(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let body = Body::optional(call)?;
+    let published = match body.text("visibility")? {
+        None | Some("public") => true,
+        Some("private") => false,
+        Some(_) => return Err(MatrixError::invalid_param("\"visibility\" must be public or private.")),
+    };
+    let reader = Reader::enter_joined(server, &session, call.parameter(0)).await?;
+    may_set_alias(server, &session, &reader.room_id).await?;
+    server.store.publish_room(reader.room_id.as_str(), published).await?;
+    ok(&json!({}))
+}
+
+/// The room that an alias stands for, and servers through which it may be joined.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` where there is no such alias; what another server says.
+pub(super) async fn resolve(server: &Server, alias: &RoomAlias) -> Result<(RoomId, Vec<ServerName>), MatrixError> {
+    if !is_own(server, alias) {
+        return directory::resolve_alias(server, alias).await;
+    }
+    let row = server.store.alias(alias.as_str()).await?;
+    let row = row.ok_or_else(|| MatrixError::not_found("There is no such alias."))?;
+    let room_id = RoomId::parse(&row.room_id).map_err(|_| MatrixError::internal())?;
+    let servers = server.rooms.servers(&room_id).await?;
+    Ok((room_id, servers))
+}
+
+fn is_own(server: &Server, alias: &RoomAlias) -> bool {
+    alias.server_name() == server.config.server_name.as_str()
+}
+
+fn alias(text: &str) -> Result<RoomAlias, MatrixError> {
+    RoomAlias::parse(text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
+}
+
+async fn may_set_alias(server: &Server, session: &auth::Session, room_id: &RoomId) -> Result<(), MatrixError> {
+    let keys = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", session.user.as_str())];
+    let (_, state) =
+        server.rooms.current(room_id, &keys).await?.ok_or_else(|| MatrixError::not_found("Unknown room."))?;
+    let joined = state.iter().any(|event| event.event_type() == "m.room.member" && event.membership() == Some("join"));
+    let find = |event_type| state.iter().find(|event| event.event_type() == event_type);
+    let allowed = find("m.room.create").is_some_and(|create| {
+        let levels = PowerLevels::from_state(create, find("m.room.power_levels"));
+        let levels = (levels.user(session.user.as_str()), levels.event("m.room.canonical_alias", true));
+        matches!(levels, (Ok(has), Ok(needs)) if has >= needs)
+    });
+    if joined && allowed { Ok(()) } else { Err(MatrixError::forbidden("You may not change the aliases of this room.")) }
+}

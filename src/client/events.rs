@@ -1,0 +1,87 @@
+//! Events as clients see them (Client-Server API, "Room event format", "Stripped state", "Unsigned").
+
+use crate::{
+    matrix::{
+        event::Event,
+        json::{Object, Value},
+    },
+    store::client_rooms::{SeenEvent, TimelineEvent},
+};
+
+/// What a client is told of an event beyond the event itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Telling<'a> {
+    /// The time, for `age`.
+    pub(super) now_ms: i64,
+    /// Whether the event says in which room it is: not within `/sync`, where the place says it.
+    pub(super) room_id: bool,
+    /// The state event that it replaced.
+    pub(super) replaces: Option<&'a Event>,
+}
+
+/// An event of the timeline in the client format.
+pub(super) fn timeline_event(event: &TimelineEvent, telling: Telling<'_>) -> Value {
+    let mut object = client_object(&event.seen, telling);
+    if let (Some(txn_id), Some(unsigned)) = (&event.txn_id, object.get_mut("unsigned").and_then(Value::as_object_mut)) {
+        unsigned.insert("transaction_id", txn_id.as_str());
+    }
+    Value::Object(object)
+}
+
+/// An event in the client format.
+pub(super) fn client_event(seen: &SeenEvent, telling: Telling<'_>) -> Value {
+    Value::Object(client_object(seen, telling))
+}
+
+/// An event of the state that an invited user is shown: enough to tell what the room is.
+pub(super) fn stripped(event: &Object) -> Value {
+    let keep = ["type", "state_key", "sender", "content", "origin_server_ts", "event_id"];
+    let members = keep.into_iter().filter_map(|key| Some((key, event.get(key)?.clone())));
+    Value::Object(members.collect())
+}
+
+fn client_object(seen: &SeenEvent, telling: Telling<'_>) -> Object {
+    let event = &seen.event;
+    let mut unsigned = Object::new();
+    unsigned.insert("age", telling.now_ms.saturating_sub(event.origin_server_ts()));
+    if let Some(replaced) = telling.replaces {
+        unsigned.insert("prev_content", replaced.content().clone());
+        unsigned.insert("prev_sender", replaced.sender().as_str());
+        unsigned.insert("replaces_state", replaced.event_id().as_str());
+    }
+    if let Some(redaction) = &seen.redaction {
+        let mut because = members(redaction, telling.room_id);
+        let mut unsigned_of_it = Object::new();
+        unsigned_of_it.insert("age", telling.now_ms.saturating_sub(redaction.origin_server_ts()));
+        because.insert("unsigned", unsigned_of_it);
+        unsigned.insert("redacted_because", because);
+    }
+    let mut object = members(event, telling.room_id);
+    object.insert("unsigned", unsigned);
+    object
+}
+
+/// What the client format takes from an event.
+fn members(event: &Event, room_id: bool) -> Object {
+    let mut object = Object::new();
+    object.insert("event_id", event.event_id().as_str());
+    object.insert("type", event.event_type());
+    object.insert("sender", event.sender().as_str());
+    object.insert("origin_server_ts", event.origin_server_ts());
+    if let Some(state_key) = event.state_key() {
+        object.insert("state_key", state_key);
+    }
+    if room_id {
+        object.insert("room_id", event.room_id().as_str());
+    }
+    let mut content = event.content().clone();
+    // Room versions have `redacts` in one place; clients are served it in both.
+    if event.event_type() == "m.room.redaction"
+        && let Some(redacts) = event.redacts()
+    {
+        object.insert("redacts", redacts);
+        content.insert("redacts", redacts);
+    }
+    object.insert("content", content);
+    object
+}

@@ -1,0 +1,242 @@
+//! Filters (Client-Server API, "Filtering"): stored ones, inline ones, and what they let through.
+//!
+//! Honoured are: of `room` `rooms`, `not_rooms`, `include_leave`; of its `timeline` and `state` the lists of types, senders
+//! and rooms, `contains_url`, `limit` and `lazy_load_members`; of both `account_data` the types. There is nothing yet
+//! for `presence` and `ephemeral` to filter, and `event_fields` lets a server send more than was asked for.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{auth, body::Body};
+use crate::{
+    error::MatrixError,
+    matrix::{
+        event::Event,
+        json::{self, Object},
+    },
+    router::{Call, Handled, ok, raw_json_response},
+    server::Server,
+    store::client_rooms::PageFilter,
+};
+
+/// The longest filter, in bytes of canonical JSON.
+const MAX_FILTER_BYTES: usize = 65_536;
+/// How many timeline events of a room a sync holds where the filter does not say.
+const DEFAULT_LIMIT: i64 = 10;
+/// How many it holds at most.
+const MAX_LIMIT: i64 = 100;
+
+/// `POST /user/{userId}/filter`
+pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    own(&session, call.parameter(0))?;
+    let filter = Body::of(call)?.into_object();
+    Filter::of(&filter)?;
+    let text = filter.to_text();
+    if text.len() > MAX_FILTER_BYTES {
+        return Err(MatrixError::too_large("The filter is too long."));
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    let filter_id = URL_SAFE_NO_PAD.encode(digest.get(..12).unwrap_or_default());
+    server.store.put_filter(session.user.as_str(), &filter_id, &text).await?;
+    ok(&json!({ "filter_id": filter_id }))
+}
+
+/// `GET /user/{userId}/filter/{filterId}`
+pub(super) async fn download(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    own(&session, call.parameter(0))?;
+    let filter = server.store.filter(session.user.as_str(), call.parameter(1)).await?;
+    let filter = filter.ok_or_else(|| MatrixError::not_found("There is no such filter."))?;
+    Ok(raw_json_response(http::StatusCode::OK, filter))
+}
+
+/// Checks that a user's own things are asked for.
+///
+/// # Errors
+/// 403 `M_FORBIDDEN` for those of somebody else.
+pub(super) fn own(session: &auth::Session, user_id: &str) -> Result<(), MatrixError> {
+    if session.user.as_str() == user_id { Ok(()) } else { Err(MatrixError::forbidden("This belongs to another user.")) }
+}
+
+/// A filter of `/sync`.
+#[derive(Debug, Default)]
+pub(super) struct Filter {
+    /// What of the timelines is sent.
+    pub(super) timeline: EventFilter,
+    /// What of the state is sent.
+    pub(super) state: EventFilter,
+    /// What of the account data of no room is sent.
+    pub(super) account_data: EventFilter,
+    /// What of the rooms' account data is sent.
+    pub(super) room_account_data: EventFilter,
+    /// Whether rooms that were left before are sent at first.
+    pub(super) include_leave: bool,
+    rooms: Option<Vec<String>>,
+    not_rooms: Vec<String>,
+}
+
+impl Filter {
+    /// The filter that a sync asks for: inline, by the ID of a stored one, or none.
+    ///
+    /// # Errors
+    /// 400 where it is malformed or there is none of that ID.
+    pub(super) async fn asked(
+        server: &Server,
+        session: &auth::Session,
+        asked: Option<&str>,
+    ) -> Result<Self, MatrixError> {
+        let Some(asked) = asked.filter(|text| !text.is_empty()) else { return Ok(Self::default()) };
+        let text = if asked.starts_with('{') {
+            asked.to_owned()
+        } else {
+            let unknown = || MatrixError::invalid_param("There is no filter of this ID.");
+            server.store.filter(session.user.as_str(), asked).await?.ok_or_else(unknown)?
+        };
+        Self::of(&parse(&text)?)
+    }
+
+    fn of(filter: &Object) -> Result<Self, MatrixError> {
+        let filter = Body::part(filter);
+        let part = |body: &Body, key: &str| -> Result<EventFilter, MatrixError> {
+            body.object(key)?.map_or(Ok(EventFilter::default()), EventFilter::of)
+        };
+        let room = filter.object("room")?.map(Body::part).unwrap_or_default();
+        Ok(Self {
+            timeline: part(&room, "timeline")?,
+            state: part(&room, "state")?,
+            account_data: part(&filter, "account_data")?,
+            room_account_data: part(&room, "account_data")?,
+            include_leave: room.flag("include_leave")?,
+            rooms: room.texts("rooms")?,
+            not_rooms: room.texts("not_rooms")?.unwrap_or_default(),
+        })
+    }
+
+    /// Whether anything of this room is sent.
+    pub(super) fn room(&self, room_id: &str) -> bool {
+        allows(self.rooms.as_deref(), &self.not_rooms, room_id, str::eq)
+    }
+}
+
+/// A filter of events.
+#[derive(Debug, Default)]
+pub(super) struct EventFilter {
+    /// How many events, where it says.
+    limit: Option<i64>,
+    /// Whether only the members that matter for the events shown are sent.
+    pub(super) lazy_load_members: bool,
+    page: PageFilter,
+    rooms: Option<Vec<String>>,
+    not_rooms: Vec<String>,
+}
+
+impl EventFilter {
+    /// Reads the JSON text of a filter, as `/messages` has it in its query.
+    ///
+    /// # Errors
+    /// 400 where it is malformed.
+    pub(super) fn parse(text: Option<&str>) -> Result<Self, MatrixError> {
+        text.filter(|text| !text.is_empty()).map_or(Ok(Self::default()), |text| Self::of(&parse(text)?))
+    }
+
+    fn of(filter: &Object) -> Result<Self, MatrixError> {
+        let filter = Body::part(filter);
+        Ok(Self {
+            limit: filter.integer("limit")?,
+            lazy_load_members: filter.flag("lazy_load_members")?,
+            page: PageFilter {
+                types: filter.texts("types")?,
+                not_types: filter.texts("not_types")?.unwrap_or_default(),
+                senders: filter.texts("senders")?,
+                not_senders: filter.texts("not_senders")?.unwrap_or_default(),
+                contains_url: filter.maybe("contains_url")?,
+            },
+            rooms: filter.texts("rooms")?,
+            not_rooms: filter.texts("not_rooms")?.unwrap_or_default(),
+        })
+    }
+
+    /// How many events.
+    pub(super) fn limit(&self) -> i64 {
+        self.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
+    }
+
+    /// What the store's pages take.
+    pub(super) fn page(&self) -> &PageFilter {
+        &self.page
+    }
+
+    /// Whether an event of the room is let through.
+    pub(super) fn event(&self, room_id: &str, event: &Event) -> bool {
+        let url = event.content().contains_key("url");
+        self.event_type(event.event_type())
+            && allows(self.page.senders.as_deref(), &self.page.not_senders, event.sender().as_str(), str::eq)
+            && self.page.contains_url.is_none_or(|wanted| wanted == url)
+            && self.room(room_id)
+    }
+
+    /// Whether events of this type are let through.
+    pub(super) fn event_type(&self, event_type: &str) -> bool {
+        allows(self.page.types.as_deref(), &self.page.not_types, event_type, matches)
+    }
+
+    /// Whether events of this room are let through.
+    pub(super) fn room(&self, room_id: &str) -> bool {
+        allows(self.rooms.as_deref(), &self.not_rooms, room_id, str::eq)
+    }
+}
+
+fn parse(text: &str) -> Result<Object, MatrixError> {
+    let value = json::parse(text.as_bytes()).map_err(|error| MatrixError::not_json(format!("The filter: {error}.")))?;
+    value.into_object().ok_or_else(|| MatrixError::bad_json("The filter must be a JSON object."))
+}
+
+fn allows(only: Option<&[String]>, never: &[String], text: &str, like: impl Fn(&str, &str) -> bool) -> bool {
+    only.is_none_or(|only| only.iter().any(|item| like(item, text))) && !never.iter().any(|item| like(item, text))
+}
+
+/// Whether `text` matches `pattern`, in which `*` stands for any characters. Linear but for the pieces' own searches.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let Some(mut rest) = text.strip_prefix(pieces.next().unwrap_or_default()) else { return false };
+    let Some(last) = pieces.next_back() else { return rest.is_empty() };
+    for piece in pieces {
+        let Some((_, after)) = rest.split_once(piece) else { return false };
+        rest = after;
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn wildcards() {
+        let yes = [
+            ("m.room.message", "m.room.message"),
+            ("m.*", "m.room.name"),
+            ("*", ""),
+            ("*.name", "m.room.name"),
+            ("m.*.n*e", "m.room.name"),
+            ("m.room.**", "m.room."),
+        ];
+        for (pattern, text) in yes {
+            assert!(matches(pattern, text), "{pattern} {text}");
+        }
+        let no = [
+            ("m.room.message", "m.room.messages"),
+            ("m.*", "org.m.x"),
+            ("*.name", "m.room.names"),
+            ("", "x"),
+            ("a*a", "a"),
+            ("?", "x"),
+            ("[a]", "a"),
+        ];
+        for (pattern, text) in no {
+            assert!(!matches(pattern, text), "{pattern} {text}");
+        }
+    }
+}

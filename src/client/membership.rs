@@ -1,0 +1,263 @@
+//! Joining, leaving, inviting, kicking and banning (Client-Server API, "Room membership").
+//!
+//! Where this server is in the room, it makes the events itself; where it is not, or where another server's user is
+//! invited, `federation::outbound::membership` asks another server.
+
+use serde_json::json;
+
+use super::{
+    auth::{self, Session},
+    body::{Body, merged},
+    directory,
+    profile::member_content,
+};
+use crate::{
+    error::MatrixError,
+    federation::{inbound::restricted, outbound::membership as remote},
+    matrix::{
+        event::Event,
+        identifiers::{RoomAlias, RoomId, ServerName, UserId},
+        json::{Object, Value},
+    },
+    room::{Draft, RoomError},
+    router::{Call, Handled, ok},
+    server::Server,
+    store::client_users::Profile,
+};
+
+/// How many servers a client may name for a join.
+const MAX_VIA: usize = 20;
+/// The longest reason, in bytes.
+const MAX_REASON_BYTES: usize = 2_048;
+
+/// `POST /join/{roomIdOrAlias}`
+pub(super) async fn join_by_id_or_alias(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let target = call.parameter(0);
+    let (room_id, mut via) = if target.starts_with('#') {
+        let alias = RoomAlias::parse(target).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
+        directory::resolve(server, &alias).await?
+    } else {
+        (room_id(target)?, Vec::new())
+    };
+    via.extend(named_servers(call));
+    join(server, &session, call, room_id, via).await
+}
+
+/// `POST /rooms/{roomId}/join`
+pub(super) async fn join_by_id(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    join(server, &session, call, room_id(call.parameter(0))?, named_servers(call)).await
+}
+
+/// `POST /rooms/{roomId}/leave`
+pub(super) async fn leave(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let room_id = room_id(call.parameter(0))?;
+    let content = with_reason(Object::new(), &Body::optional(call)?)?;
+    let membership = server.store.membership(&room_id, &session.user).await?;
+    match membership.as_deref() {
+        Some("join" | "invite" | "knock") => {}
+        // Nothing to do, as for a request that is repeated.
+        Some("leave") => return ok(&json!({})),
+        _ => return Err(MatrixError::forbidden("You are not in that room.")),
+    }
+    let draft = Draft::membership(session.user.as_str(), "leave", content);
+    match server.rooms.send(&room_id, &session.user, draft).await {
+        Ok(_) => server.flush(&room_id),
+        Err(RoomError::UnknownRoom) => remote::leave(server, &session.user, &room_id).await?,
+        Err(error) => return Err(error.into()),
+    }
+    ok(&json!({}))
+}
+
+/// `POST /rooms/{roomId}/forget`
+pub(super) async fn forget(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let room_id = room_id(call.parameter(0))?;
+    let membership = server.store.membership(&room_id, &session.user).await?;
+    if let Some("join" | "invite" | "knock") = membership.as_deref() {
+        let message = "You must leave the room before you forget it.";
+        return Err(MatrixError::new(http::StatusCode::BAD_REQUEST, "M_UNKNOWN", message));
+    }
+    server.store.forget_room(&room_id, &session.user).await?;
+    ok(&json!({}))
+}
+
+/// `POST /rooms/{roomId}/invite`
+pub(super) async fn invite(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let room_id = room_id(call.parameter(0))?;
+    let body = Body::of(call)?;
+    let target = user_id(&body)?;
+    invite_user(server, &session.user, &target, &room_id, with_reason(Object::new(), &body)?).await?;
+    ok(&json!({}))
+}
+
+/// `POST /rooms/{roomId}/kick`
+pub(super) async fn kick(server: &Server, call: &Call) -> Handled {
+    let only_from = ["join", "invite", "knock"];
+    change_other(server, call, "leave", &only_from, "The user is not in the room.").await
+}
+
+/// `POST /rooms/{roomId}/ban`
+pub(super) async fn ban(server: &Server, call: &Call) -> Handled {
+    change_other(server, call, "ban", &[], "").await
+}
+
+/// `POST /rooms/{roomId}/unban`
+pub(super) async fn unban(server: &Server, call: &Call) -> Handled {
+    change_other(server, call, "leave", &["ban"], "The user is not banned.").await
+}
+
+/// `GET /joined_rooms`
+pub(super) async fn joined_rooms(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    ok(&json!({ "joined_rooms": server.store.rooms_of(&session.user, "join").await? }))
+}
+
+/// Invites a user of this or another server, with `content` beside the membership.
+///
+/// # Errors
+/// As the room and the user's server say.
+pub(super) async fn invite_user(
+    server: &Server,
+    sender: &UserId,
+    target: &UserId,
+    room_id: &RoomId,
+    content: Object,
+) -> Result<(), MatrixError> {
+    if target.server_name() == server.config.server_name.as_str() {
+        let profile = server.store.profile(target.as_str()).await?;
+        let profile = profile.ok_or_else(|| MatrixError::not_found("There is no such user on this server."))?;
+        let content = merged(content, member_content(&profile));
+        server.rooms.send(room_id, sender, Draft::membership(target.as_str(), "invite", content)).await?;
+    } else {
+        remote::invite(server, sender, target, room_id, content).await?;
+    }
+    server.flush(room_id);
+    Ok(())
+}
+
+/// Tells all rooms that `user` is in of their new profile. A room that does not allow it keeps the old one.
+///
+/// # Errors
+/// As the database says.
+pub(super) async fn tell_profile(server: &Server, user: &UserId, profile: &Profile) -> Result<(), MatrixError> {
+    for room_id in server.store.rooms_of(user, "join").await? {
+        let Some((_, state)) = server.rooms.current(&room_id, &[("m.room.member", user.as_str())]).await? else {
+            continue;
+        };
+        let Some(member) = state.iter().find(|event| event.membership() == Some("join")) else { continue };
+        let mut content = member.content().clone();
+        // Who vouched for the join has nothing to say to what follows it.
+        for name in ["displayname", "avatar_url", "reason", "join_authorised_via_users_server"] {
+            content.remove(name);
+        }
+        let content = merged(content, member_content(profile));
+        if content == *member.content() {
+            continue;
+        }
+        match server.rooms.send(&room_id, user, Draft::membership(user.as_str(), "join", content)).await {
+            Ok(_) => server.flush(&room_id),
+            Err(error @ RoomError::Database(_)) => return Err(error.into()),
+            Err(error) => server.platform.log.warn(&format!("the new profile of {user} in {room_id}: {error}")),
+        }
+    }
+    Ok(())
+}
+
+async fn join(server: &Server, session: &Session, call: &Call, room_id: RoomId, mut via: Vec<ServerName>) -> Handled {
+    let body = Body::optional(call)?;
+    let user = &session.user;
+    let profile = server.store.profile(user.as_str()).await?.unwrap_or_default();
+    let content = with_reason(member_content(&profile), &body)?;
+    let known = server.rooms.current(&room_id, &[("m.room.member", user.as_str())]).await?;
+    let done = ok(&json!({ "room_id": room_id }));
+    let here = match known {
+        Some((room, state)) if room.local_joined > 0 => {
+            if state.iter().any(|event| event.membership() == Some("join")) {
+                return done;
+            }
+            match restricted::content_of_join(server, &room, user).await {
+                Ok(vouched) => {
+                    let draft = Draft::membership(user.as_str(), "join", merged(content.clone(), vouched));
+                    server.rooms.send(&room_id, user, draft).await.map_err(MatrixError::from)
+                }
+                Err(error) => Err(error),
+            }
+        }
+        _ => Err(MatrixError::not_found("This server is not in that room.")),
+    };
+    via.retain(|name| *name != server.config.server_name);
+    match here {
+        Ok(_) => {
+            server.flush(&room_id);
+            done
+        }
+        // Another server may be able to vouch for the user where this one is not.
+        Err(error)
+            if matches!(error.errcode, "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN" | "M_NOT_FOUND") =>
+        {
+            if via.is_empty() && error.errcode != "M_NOT_FOUND" {
+                via = server.rooms.servers(&room_id).await?;
+            }
+            remote::join(server, user, &room_id, via, content).await?;
+            done
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn change_other(server: &Server, call: &Call, membership: &str, only_from: &[&str], otherwise: &str) -> Handled {
+    let session = auth::session(server, call).await?;
+    let room_id = room_id(call.parameter(0))?;
+    let body = Body::of(call)?;
+    let target = user_id(&body)?;
+    let content = with_reason(Object::new(), &body)?;
+    if !only_from.is_empty() {
+        let current = server.rooms.current(&room_id, &[("m.room.member", target.as_str())]).await?;
+        let state = current.map(|(_, state)| state).unwrap_or_default();
+        let now = state.first().and_then(Event::membership).unwrap_or("leave");
+        if !only_from.contains(&now) {
+            return Err(MatrixError::forbidden(otherwise));
+        }
+    }
+    let draft = Draft::membership(target.as_str(), membership, content);
+    server.rooms.send(&room_id, &session.user, draft).await.map_err(not_in_room)?;
+    server.flush(&room_id);
+    ok(&json!({}))
+}
+
+/// The servers through which a client asks to join: `via`, and `server_name` as older clients call it.
+fn named_servers(call: &Call) -> Vec<ServerName> {
+    let names = call.queries("via").into_iter().chain(call.queries("server_name"));
+    names.filter_map(|name| ServerName::parse(&name).ok()).take(MAX_VIA).collect()
+}
+
+/// A room that we do not know is one that the user is not in.
+pub(super) fn not_in_room(error: RoomError) -> MatrixError {
+    match error {
+        RoomError::UnknownRoom => MatrixError::forbidden("You are not in this room."),
+        error => error.into(),
+    }
+}
+
+/// The room ID in a path.
+pub(super) fn room_id(text: &str) -> Result<RoomId, MatrixError> {
+    RoomId::parse(text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
+}
+
+fn user_id(body: &Body) -> Result<UserId, MatrixError> {
+    UserId::parse(body.required_text("user_id")?).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
+}
+
+fn with_reason(mut content: Object, body: &Body) -> Result<Object, MatrixError> {
+    if let Some(reason) = body.text("reason")? {
+        if reason.len() > MAX_REASON_BYTES {
+            return Err(MatrixError::too_large("The reason is too long."));
+        }
+        content.insert("reason", Value::from(reason));
+    }
+    Ok(content)
+}

@@ -1,0 +1,189 @@
+//! Paging through a room, and single events of it (Client-Server API, "Getting events for a room").
+
+use http::StatusCode;
+
+use super::{
+    auth::{self, Session},
+    events::{self, Telling},
+    filters::EventFilter,
+    tokens::Token,
+    visibility::{self, Reader},
+};
+use crate::{
+    error::MatrixError,
+    federation::outbound::history,
+    matrix::{
+        identifiers::EventId,
+        json::{Object, Value},
+        state_trie::StateKeyHash,
+    },
+    router::{Call, Handled, raw_json_response},
+    server::Server,
+    store::{client_rooms::TimelineEvent, client_state::StateReads},
+};
+
+/// How many events a page has where the client does not say, and at most.
+const LIMIT: (i64, i64) = (10, 1_000);
+/// How often other servers are asked for one page.
+const MAX_BACKFILLS: usize = 3;
+/// The oldest position there can be.
+const OLDEST: i64 = -(1 << 53) + 1;
+
+/// `GET /rooms/{roomId}/messages`
+pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let backwards = match call.query("dir").as_deref() {
+        Some("b") => true,
+        Some("f") => false,
+        Some(_) => return Err(MatrixError::invalid_param("\"dir\" must be b or f.")),
+        None => return Err(MatrixError::missing_param("The query lacks \"dir\".")),
+    };
+    let limit = match call.query("limit") {
+        Some(text) => text.parse::<i64>().map_err(|_| MatrixError::invalid_param("\"limit\" must be an integer."))?,
+        None => LIMIT.0,
+    };
+    let limit = limit.clamp(1, LIMIT.1);
+    let filter = EventFilter::parse(call.query("filter").as_deref())?;
+    let token =
+        |name: &str| call.query(name).filter(|text| !text.is_empty()).map(|text| Token::parse(&text)).transpose();
+    let (from, to) = (token("from")?, token("to")?);
+    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
+    let from = match from {
+        Some(token) => token.events,
+        None if backwards => server.store.newest_position().await?,
+        None => OLDEST,
+    };
+    let page = Page { server, session: &session, reader: &reader, filter: &filter, limit };
+    let (events, end) = if backwards {
+        page.backwards(from, to.map_or(OLDEST, |to| to.events)).await?
+    } else {
+        page.forwards(from, to.map_or(i64::MAX >> 11, |to| to.events)).await?
+    };
+    page.answer(from, events, end).await
+}
+
+/// `GET /rooms/{roomId}/event/{eventId}`
+pub(super) async fn event(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let event_id = EventId::parse(call.parameter(1)).map_err(|_| visibility::no_such_event())?;
+    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
+    let now_ms = server.platform.clock.now_ms();
+    let placed = server.store.timeline_event(&reader.room_id, &event_id, session.reader()).await?;
+    let text = match placed {
+        Some(event) if event.pos <= reader.last => {
+            let events = [event];
+            let mut reads = StateReads::default();
+            reader.wants(&events, &mut reads);
+            visibility::wants_replaced(&events, &mut reads);
+            let found = server.store.read_states(&reads).await?;
+            let [event] = &events;
+            if !reader.sees(event, &found) {
+                return Err(visibility::no_such_event());
+            }
+            let telling = Telling { now_ms, room_id: true, replaces: visibility::replaced(event, &found) };
+            events::timeline_event(event, telling).to_text()
+        }
+        Some(_) => return Err(visibility::no_such_event()),
+        // The state that came with a join has no place in the timeline, but who sees the state sees it.
+        None => {
+            let stored = server.rooms.event(&event_id).await?.map(|stored| stored.event);
+            let stored = stored.filter(|event| *event.room_id() == reader.room_id);
+            let key = stored.and_then(|event| Some(StateKeyHash::new(event.event_type(), event.state_key()?)));
+            let key = key.ok_or_else(visibility::no_such_event)?;
+            let reads = StateReads { at: vec![(reader.state, key)], ..StateReads::default() };
+            let found = server.store.read_states(&reads).await?;
+            let seen = found.at(reader.state, key).filter(|seen| *seen.event.event_id() == event_id);
+            let telling = Telling { now_ms, room_id: true, replaces: None };
+            events::client_event(seen.ok_or_else(visibility::no_such_event)?, telling).to_text()
+        }
+    };
+    Ok(raw_json_response(StatusCode::OK, text))
+}
+
+/// What pages are read for.
+struct Page<'a> {
+    server: &'a Server,
+    session: &'a Session,
+    reader: &'a Reader,
+    filter: &'a EventFilter,
+    limit: i64,
+}
+
+impl Page<'_> {
+    /// Events up to position `from`, the newest first, and where the next page begins, unless there is none.
+    async fn backwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
+        let from = from.min(self.reader.last);
+        for round in 0..=MAX_BACKFILLS {
+            let events = self.read((to, from), true).await?;
+            let begun = events.last().is_some_and(|event| event.seen.event.is_state("m.room.create", ""));
+            if !begun && events.len() as i64 >= self.limit {
+                let end = events.last().map(|event| event.pos - 1);
+                return Ok((events, end));
+            }
+            if begun || to > OLDEST || !self.reader.joined {
+                return Ok((events, None));
+            }
+            // Nothing more is held: other servers may hold more.
+            if round == MAX_BACKFILLS || !self.backfill().await? {
+                return Ok((events, None));
+            }
+        }
+        Ok((Vec::new(), None))
+    }
+
+    /// Events after position `from`, the oldest first, and where the next page begins. At the newest event there may be
+    /// more at any time.
+    async fn forwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
+        let events = self.read((from, to.min(self.reader.last)), false).await?;
+        let end = events.last().map(|event| event.pos);
+        Ok((events, end))
+    }
+
+    async fn read(&self, range: (i64, i64), backwards: bool) -> Result<Vec<TimelineEvent>, MatrixError> {
+        let room_id = &self.reader.room_id;
+        if !self.filter.room(room_id.as_str()) {
+            return Ok(Vec::new());
+        }
+        let store = &self.server.store;
+        Ok(store.page(room_id, range, backwards, self.limit, self.session.reader(), self.filter.page()).await?)
+    }
+
+    async fn backfill(&self) -> Result<bool, MatrixError> {
+        let Some(room) = self.server.rooms.room(&self.reader.room_id).await? else { return Ok(false) };
+        history::backfill(self.server, &room, usize::try_from(self.limit).unwrap_or(100).clamp(20, 100)).await
+    }
+
+    async fn answer(&self, from: i64, events: Vec<TimelineEvent>, end: Option<i64>) -> Handled {
+        let mut reads = StateReads::default();
+        self.reader.wants(&events, &mut reads);
+        visibility::wants_replaced(&events, &mut reads);
+        let member = |event: &TimelineEvent| StateKeyHash::new("m.room.member", event.seen.event.sender().as_str());
+        let mut members: Vec<StateKeyHash> = Vec::new();
+        if self.filter.lazy_load_members {
+            members = events.iter().map(member).collect();
+            members.sort();
+            members.dedup();
+            reads.at.extend(members.iter().map(|key| (self.reader.state, *key)));
+        }
+        let found = self.server.store.read_states(&reads).await?;
+        let now_ms = self.server.platform.clock.now_ms();
+        let seen = events.iter().filter(|event| self.reader.sees(event, &found));
+        let chunk = seen.map(|event| {
+            let replaces = visibility::replaced(event, &found);
+            events::timeline_event(event, Telling { now_ms, room_id: true, replaces })
+        });
+        let mut answer = Object::new();
+        answer.insert("chunk", Value::Array(chunk.collect()));
+        answer.insert("start", Token::at(from).to_string());
+        if let Some(end) = end {
+            answer.insert("end", Token::at(end).to_string());
+        }
+        if self.filter.lazy_load_members {
+            let state = members.iter().filter_map(|key| found.at(self.reader.state, *key));
+            let telling = Telling { now_ms, room_id: true, replaces: None };
+            let state = state.map(|seen| events::client_event(seen, telling)).collect();
+            answer.insert("state", Value::Array(state));
+        }
+        Ok(raw_json_response(StatusCode::OK, answer.to_text()))
+    }
+}

@@ -1,0 +1,93 @@
+//! Passwords: salted and slow to try.
+//!
+//! Argon2id with 19 MiB, two passes, one lane: the cost that OWASP recommends where memory is scarce. An isolate has 128 MB
+//! for all requests it serves at once; hashing does not await, so at most one hash holds its 19 MiB at a time. One
+//! hash takes some 50 ms of CPU in wasm, against the 30 s that a request may use. The cost is kept with each hash, so
+//! that it can be raised later.
+
+use argon2::{
+    Algorithm, Argon2, Params, Version,
+    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
+};
+
+use crate::{error::MatrixError, platform::Random};
+
+/// Memory, in KiB.
+const MEMORY_KIB: u32 = 19 * 1024;
+/// Passes over the memory.
+const PASSES: u32 = 2;
+/// Lanes.
+const LANES: u32 = 1;
+/// The longest password, in bytes. Longer ones only cost.
+const MAX_LENGTH: usize = 512;
+
+/// A password that is as good as none in its hash: what a login of an unknown user is compared with, so that it takes
+/// as long as one of a known user.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// The hash of a new password, as a PHC string with its salt and cost.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` for an empty password, or one over 512 bytes.
+pub(super) fn hash(password: &str, random: &dyn Random) -> Result<String, MatrixError> {
+    if password.is_empty() || password.len() > MAX_LENGTH {
+        return Err(MatrixError::invalid_param("The password must have between 1 and 512 bytes."));
+    }
+    let mut salt = [0; 16];
+    random.fill(&mut salt);
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|_| MatrixError::internal())?;
+    let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let hash: PasswordHash =
+        hasher.hash_password_with_salt(password.as_bytes(), &salt).map_err(|_| MatrixError::internal())?;
+    Ok(hash.to_string())
+}
+
+/// Whether `password` is the one that was hashed; `None` stands for a user who does not exist.
+pub(super) fn matches(password: &str, stored: Option<&str>) -> bool {
+    if password.len() > MAX_LENGTH {
+        return false;
+    }
+    let Ok(hash) = PasswordHash::new(stored.unwrap_or(NOBODY)) else { return false };
+    Argon2::default().verify_password(password.as_bytes(), &hash).is_ok() && stored.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    struct Counter(std::cell::Cell<u8>);
+
+    impl Random for Counter {
+        fn fill(&self, bytes: &mut [u8]) {
+            self.0.set(self.0.get() + 1);
+            bytes.fill(self.0.get());
+        }
+    }
+
+    #[test]
+    fn a_hash_matches_its_password_only() {
+        let random = Counter(std::cell::Cell::new(0));
+        let first = hash("correct horse", &random).unwrap();
+        assert!(first.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{first}");
+        assert!(matches("correct horse", Some(&first)));
+        assert!(!matches("correct hors", Some(&first)));
+        assert!(!matches("correct horse", None));
+        assert_ne!(first, hash("correct horse", &random).unwrap(), "each has its own salt");
+    }
+
+    #[test]
+    fn a_hash_of_another_implementation_matches() {
+        // Made with argon2-cffi 23.1 (the reference C library): PasswordHasher(2, 8192, 1).hash("password").
+        assert!(PasswordHash::new(NOBODY).is_ok());
+    }
+
+    #[test]
+    fn lengths_are_bounded() {
+        let random = Counter(std::cell::Cell::new(0));
+        assert!(hash("", &random).is_err());
+        assert!(hash(&"x".repeat(513), &random).is_err());
+        assert!(!matches(&"x".repeat(1 << 20), Some(NOBODY)));
+    }
+}

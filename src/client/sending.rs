@@ -1,0 +1,137 @@
+//! Sending events (Client-Server API, "Sending events to a room", "Redactions").
+//!
+//! A request is named by a transaction ID that is unique for the device and the endpoint, room and event type included. The ID is
+//! committed together with the event: a repetition, even one at the same moment, makes no second event.
+
+use serde_json::json;
+
+use super::{
+    auth::{self, Session},
+    body::Body,
+    membership::{not_in_room, room_id},
+};
+use crate::{
+    error::MatrixError,
+    matrix::{
+        identifiers::{EventId, RoomId},
+        json::{Object, Value},
+    },
+    room::Draft,
+    router::{Call, Handled, ok},
+    server::Server,
+    store::client_data::ClientTransaction,
+};
+
+/// The longest transaction ID, in bytes.
+const MAX_TXN_ID_BYTES: usize = 255;
+
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
+pub(super) async fn send(server: &Server, call: &Call) -> Handled {
+    let (room, event_type, txn_id) = (call.parameter(0), call.parameter(1), call.parameter(2));
+    let draft = |body: Body| {
+        let mut content = body.into_object();
+        if event_type != "m.room.redaction" {
+            return Ok(Draft::message(event_type, content));
+        }
+        let redacts = content.remove("redacts").and_then(|redacts| redacts.as_str().map(str::to_owned));
+        let redacts = redacts.ok_or_else(|| MatrixError::missing_param("A redaction must say what it redacts."))?;
+        redaction(redacts, content)
+    };
+    once(server, call, room, &format!("send {room} {event_type}"), txn_id, draft).await
+}
+
+/// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`
+pub(super) async fn redact(server: &Server, call: &Call) -> Handled {
+    let (room, redacts, txn_id) = (call.parameter(0), call.parameter(1), call.parameter(2));
+    let draft = |body: Body| {
+        let mut content = Object::new();
+        if let Some(reason) = body.text("reason")? {
+            content.insert("reason", Value::from(reason));
+        }
+        redaction(redacts.to_owned(), content)
+    };
+    once(server, call, room, &format!("redact {room} {redacts}"), txn_id, draft).await
+}
+
+fn redaction(redacts: String, content: Object) -> Result<Draft, MatrixError> {
+    EventId::parse(&redacts).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
+    Ok(Draft { event_type: "m.room.redaction".to_owned(), state_key: None, content, redacts: Some(redacts) })
+}
+
+/// Makes the event of a request that is named by a transaction ID, or finds the one that it made before.
+async fn once(
+    server: &Server,
+    call: &Call,
+    room: &str,
+    endpoint: &str,
+    txn_id: &str,
+    draft: impl FnOnce(Body) -> Result<Draft, MatrixError>,
+) -> Handled {
+    let (session, before) = auth::session_and_transaction(server, call, endpoint, txn_id).await?;
+    if let Some(event_id) = before {
+        return ok(&json!({ "event_id": event_id }));
+    }
+    if txn_id.is_empty() || txn_id.len() > MAX_TXN_ID_BYTES {
+        return Err(MatrixError::invalid_param("The transaction ID must have between 1 and 255 bytes."));
+    }
+    let room_id = room_id(room)?;
+    let draft = draft(Body::optional(call)?)?;
+    let transaction = ClientTransaction {
+        user_id: session.user.as_str().to_owned(),
+        device_id: session.device_id.clone(),
+        endpoint: endpoint.to_owned(),
+        txn_id: txn_id.to_owned(),
+    };
+    let now_ms = server.platform.clock.now_ms();
+    let remember = |event: &crate::matrix::event::Event| vec![transaction.remember(event.event_id().as_str(), now_ms)];
+    let event_id = match server.rooms.send_with(&room_id, &session.user, draft, remember).await {
+        Ok(event) => event.event_id().as_str().to_owned(),
+        // The same request at the same moment may have come first, or this one's own commit whose answer was lost.
+        Err(error) => match server.store.client_transaction(&transaction).await? {
+            Some(event_id) => event_id,
+            None => return Err(not_in_room(error)),
+        },
+    };
+    server.flush(&room_id);
+    ok(&json!({ "event_id": event_id }))
+}
+
+/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`; the state key may be missing.
+pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let room_id = room_id(call.parameter(0))?;
+    let content = Body::of(call)?.into_object();
+    let (event_type, state_key) = (call.parameter(1), call.parameter(2));
+    if event_type == "m.room.canonical_alias" {
+        check_aliases(server, &room_id, &content).await?;
+    }
+    put(server, &session, &room_id, Draft::state(event_type, state_key, content)).await
+}
+
+async fn put(server: &Server, session: &Session, room_id: &RoomId, draft: Draft) -> Handled {
+    let event = server.rooms.send(room_id, &session.user, draft).await.map_err(not_in_room)?;
+    server.flush(room_id);
+    ok(&json!({ "event_id": event.event_id() }))
+}
+
+/// Aliases of this server that a canonical alias event names must exist and stand for the room. Other servers' are taken as they
+/// are: to ask would make every change wait for them.
+async fn check_aliases(server: &Server, room_id: &RoomId, content: &Object) -> Result<(), MatrixError> {
+    let named = content
+        .get("alias")
+        .into_iter()
+        .chain(content.get("alt_aliases").and_then(Value::as_array).into_iter().flatten());
+    for alias in named.filter(|alias| !matches!(alias, Value::Null)).take(50) {
+        let bad = || MatrixError::new(http::StatusCode::BAD_REQUEST, "M_INVALID_PARAM", "This is no room alias.");
+        let alias = crate::matrix::identifiers::RoomAlias::parse(alias.as_str().ok_or_else(bad)?).map_err(|_| bad())?;
+        if alias.server_name() != server.config.server_name.as_str() {
+            continue;
+        }
+        let row = server.store.alias(alias.as_str()).await?;
+        if row.is_none_or(|row| row.room_id != room_id.as_str()) {
+            let message = format!("The alias {alias} does not stand for this room.");
+            return Err(MatrixError::new(http::StatusCode::BAD_REQUEST, "M_BAD_ALIAS", message));
+        }
+    }
+    Ok(())
+}

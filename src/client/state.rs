@@ -1,0 +1,107 @@
+//! Reading a room's state and members (Client-Server API, "Getting events for a room").
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::{
+    auth,
+    events::{self, Telling},
+    tokens::Token,
+    visibility::Reader,
+};
+use crate::{
+    error::MatrixError,
+    matrix::{
+        json::{Object, Value},
+        state_trie::{NodeId, StateKeyHash},
+    },
+    router::{Call, Handled, ok, raw_json_response},
+    server::Server,
+    store::{client_rooms::SeenEvent, client_state::StateReads},
+};
+
+const MEMBERSHIPS: [&str; 5] = ["join", "invite", "knock", "leave", "ban"];
+
+/// `GET /rooms/{roomId}/state`
+pub(super) async fn whole(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
+    let state = read_whole(server, reader.state).await?;
+    let events = state.iter().map(|seen| events::client_event(seen, telling(server))).collect();
+    Ok(raw_json_response(StatusCode::OK, Value::Array(events).to_text()))
+}
+
+/// `GET /rooms/{roomId}/state/{eventType}/{stateKey}`; the state key may be missing.
+pub(super) async fn one(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let format = call.query("format");
+    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
+    let key = StateKeyHash::new(call.parameter(1), call.parameter(2));
+    let reads = StateReads { at: vec![(reader.state, key)], ..StateReads::default() };
+    let found = server.store.read_states(&reads).await?;
+    let seen = found.at(reader.state, key).ok_or_else(|| MatrixError::not_found("The room has no such state."))?;
+    let text = match format.as_deref() {
+        None | Some("content") => seen.event.content().to_text(),
+        Some("event") => events::client_event(seen, telling(server)).to_text(),
+        Some(_) => return Err(MatrixError::invalid_param("\"format\" must be content or event.")),
+    };
+    Ok(raw_json_response(StatusCode::OK, text))
+}
+
+/// `GET /rooms/{roomId}/members`
+pub(super) async fn members(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let only = membership(call, "membership")?;
+    let never = membership(call, "not_membership")?;
+    let at = call.query("at").map(|at| Token::parse(&at)).transpose()?;
+    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
+    let mut root = reader.state;
+    if let Some(at) = at {
+        let pos = at.events.min(reader.last);
+        root = server.store.state_at_position(&reader.room_id, pos).await?.unwrap_or(root);
+    }
+    let state = read_whole(server, root).await?;
+    let members = state.iter().filter(|seen| {
+        let membership = seen.event.membership();
+        seen.event.event_type() == "m.room.member"
+            && only.as_deref().is_none_or(|only| membership == Some(only))
+            && never.as_deref().is_none_or(|never| membership != Some(never))
+    });
+    let chunk = members.map(|seen| events::client_event(seen, telling(server))).collect();
+    let answer: Object = [("chunk", Value::Array(chunk))].into_iter().collect();
+    Ok(raw_json_response(StatusCode::OK, answer.to_text()))
+}
+
+/// `GET /rooms/{roomId}/joined_members`
+pub(super) async fn joined_members(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let reader = Reader::enter_joined(server, &session, call.parameter(0)).await?;
+    let state = read_whole(server, reader.state).await?;
+    let mut joined = serde_json::Map::new();
+    for seen in state.iter().filter(|seen| seen.event.membership() == Some("join")) {
+        let Some(user) = seen.event.state_key().filter(|_| seen.event.event_type() == "m.room.member") else {
+            continue;
+        };
+        let text = |name: &str| seen.event.content().get(name).and_then(Value::as_str);
+        joined
+            .insert(user.to_owned(), json!({ "display_name": text("displayname"), "avatar_url": text("avatar_url") }));
+    }
+    ok(&json!({ "joined": joined }))
+}
+
+async fn read_whole(server: &Server, root: NodeId) -> Result<Vec<SeenEvent>, MatrixError> {
+    let reads = StateReads { whole: vec![root], ..StateReads::default() };
+    Ok(server.store.read_states(&reads).await?.whole(root).to_vec())
+}
+
+fn telling(server: &Server) -> Telling<'static> {
+    Telling { now_ms: server.platform.clock.now_ms(), room_id: true, replaces: None }
+}
+
+fn membership(call: &Call, name: &str) -> Result<Option<String>, MatrixError> {
+    let membership = call.query(name);
+    if membership.as_deref().is_some_and(|text| !MEMBERSHIPS.contains(&text)) {
+        return Err(MatrixError::invalid_param(format!("{name:?} must be a membership.")));
+    }
+    Ok(membership)
+}

@@ -1,0 +1,427 @@
+//! `GET /sync` (Client-Server API, "Syncing").
+//!
+//! A sync with nothing new costs one round trip a poll. One with new messages costs one more for what the state
+//! says about them, where it says anything: see [`Plan`].
+
+use std::collections::BTreeSet;
+
+use http::StatusCode;
+
+use super::{
+    auth,
+    events::{self, Telling},
+    filters::Filter,
+    tokens::Token,
+    visibility::{self, Reader},
+};
+use crate::{
+    error::MatrixError,
+    matrix::{
+        identifiers::{RoomId, UserId},
+        json::{self, Object, Value},
+        state_trie::{NodeId, StateKeyHash},
+    },
+    router::{Call, Handled, raw_json_response},
+    server::Server,
+    store::{
+        client_rooms::{SeenEvent, TimelineEvent},
+        client_state::{Members, StateFound, StateReads},
+        client_sync::{SyncFound, SyncRead, SyncRoom},
+    },
+};
+
+/// The longest a sync waits, in milliseconds.
+const MAX_TIMEOUT_MS: i64 = 30_000;
+/// How long it sleeps before it looks again, in milliseconds: at first, and at most.
+const POLL_MS: (u32, u32) = (100, 500);
+
+/// State events that tell an invited user what the room is (Client-Server API, "Stripped state").
+const STRIPPED: [&str; 8] = [
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+    "m.room.history_visibility",
+];
+
+/// `GET /sync`
+pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let filter = Filter::asked(server, &session, call.query("filter").as_deref()).await?;
+    let since = call.query("since").filter(|since| !since.is_empty()).map(|since| Token::parse(&since)).transpose()?;
+    let full_state = boolean(call, "full_state")?;
+    let state_after = boolean(call, "use_state_after")?;
+    let timeout = match call.query("timeout") {
+        Some(text) => text.parse::<i64>().map_err(|_| MatrixError::invalid_param("\"timeout\" must be an integer."))?,
+        None => 0,
+    };
+    let from = since.unwrap_or_default();
+    // A token from /messages may stand before the beginning of what syncs tell.
+    let events_since = from.events.max(0);
+    let mut read = SyncRead {
+        user_id: session.user.as_str(),
+        device_id: &session.device_id,
+        since: events_since,
+        checked: events_since,
+        account_data_since: from.account_data,
+        all_joined: full_state || events_since == 0,
+        include_leave: filter.include_leave,
+        limit: filter.timeline.limit(),
+    };
+    let wait = since.is_some() && !full_state;
+    let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
+    let mut pause = POLL_MS.0;
+    let found = loop {
+        let found = server.store.sync(&read).await?;
+        let left = deadline.saturating_sub(server.platform.clock.now_ms());
+        if !found.is_empty() || !wait || left <= 0 {
+            break found;
+        }
+        read.checked = found.events;
+        read.account_data_since = found.account_data.max(read.account_data_since);
+        server.platform.clock.sleep(pause.min(u32::try_from(left).unwrap_or(pause))).await;
+        pause = pause.saturating_mul(2).min(POLL_MS.1);
+    };
+    let answer = Answer { server, user: &session.user, filter: &filter, since: events_since, full_state, state_after };
+    answer.write(found).await
+}
+
+/// What an answer is made for.
+struct Answer<'a> {
+    server: &'a Server,
+    user: &'a UserId,
+    filter: &'a Filter,
+    since: i64,
+    full_state: bool,
+    state_after: bool,
+}
+
+/// What is sent of one joined or left room, and what must be read of its state for it.
+struct Plan {
+    room: SyncRoom,
+    /// The state now, or when the user left.
+    state: NodeId,
+    reader: Reader,
+    timeline: Vec<TimelineEvent>,
+    limited: bool,
+    prev_batch: i64,
+    /// Where the state to send comes from.
+    source: StateSource,
+    /// Whether events must be judged by what the user may see: a member sees everything from the join on.
+    judged: bool,
+    /// Whether the numbers of members are sent.
+    summary: bool,
+}
+
+/// Where the state that a room is sent with comes from.
+#[derive(Clone, Copy)]
+enum StateSource {
+    /// The whole snapshot.
+    Whole,
+    /// What changed since the snapshot that the client knows.
+    Since(NodeId),
+    /// Nothing changed but by the events of the timeline.
+    Timeline,
+}
+
+impl Answer<'_> {
+    async fn write(&self, mut found: SyncFound) -> Handled {
+        let next_batch = Token { events: found.events, account_data: found.account_data };
+        let (mut plans, mut invites) = (Vec::new(), Vec::new());
+        for room in std::mem::take(&mut found.rooms) {
+            if !self.filter.room(room.room_id.as_str()) {
+                continue;
+            }
+            let timeline = found.timelines.remove(&room.room_id).unwrap_or_default();
+            match room.membership.as_str() {
+                "invite" => invites.push(room),
+                "join" | "leave" | "ban" => plans.push(self.plan(room, timeline)),
+                _ => {}
+            }
+        }
+        let mut reads = StateReads::default();
+        plans.iter().flatten().for_each(|plan| plan.wants(&mut reads));
+        invites.iter().for_each(|room| invite_wants(room, self.user, &mut reads));
+        let state = self.server.store.read_states(&reads).await?;
+        let (mut join, mut leave, mut invite) = (Object::new(), Object::new(), Object::new());
+        for plan in plans {
+            match plan {
+                Ok(plan) if plan.room.membership == "join" => {
+                    let room_id = plan.room.room_id.clone();
+                    join.insert(room_id.as_str(), self.joined(plan, &state, &found));
+                }
+                Ok(plan) => {
+                    let room_id = plan.room.room_id.clone();
+                    leave.insert(room_id.as_str(), self.left(plan, &state));
+                }
+                Err(room_id) => {
+                    leave.insert(room_id.as_str(), left_unknown_room());
+                }
+            }
+        }
+        // Account data that changed in a room where nothing else did.
+        for (room_id, _, _) in &found.changed_account_data {
+            if !room_id.is_empty() && !join.contains_key(room_id) && self.filter.room(room_id) {
+                join.insert(room_id.as_str(), self.quiet_room(room_id, &found));
+            }
+        }
+        for room in invites {
+            invite.insert(room.room_id.as_str(), invited(&room, self.user, &state));
+        }
+        let rooms: Object =
+            [("join", join), ("invite", invite), ("leave", leave), ("knock", Object::new())].into_iter().collect();
+        let mut answer = Object::new();
+        answer.insert("next_batch", next_batch.to_string());
+        answer.insert("rooms", rooms);
+        answer.insert("account_data", events_object(self.account_data("", &found)));
+        answer.insert("presence", events_object(Vec::new()));
+        answer.insert("to_device", events_object(Vec::new()));
+        let no_devices: Object =
+            [("changed", Value::Array(Vec::new())), ("left", Value::Array(Vec::new()))].into_iter().collect();
+        answer.insert("device_lists", no_devices);
+        answer.insert("device_one_time_keys_count", Object::new());
+        Ok(raw_json_response(StatusCode::OK, answer.to_text()))
+    }
+
+    /// Plans a joined or left room; its ID back where we know nothing of the room.
+    fn plan(&self, room: SyncRoom, mut timeline: Vec<TimelineEvent>) -> Result<Plan, RoomId> {
+        let Some((_, current)) = room.room else { return Err(room.room_id) };
+        let joined = room.membership == "join";
+        let state = if joined { current } else { room.state_at_pos.unwrap_or(current) };
+        let newly = joined && room.pos > self.since;
+        let limit = usize::try_from(self.filter.timeline.limit()).unwrap_or(usize::MAX);
+        let limited = timeline.len() > limit;
+        if limited {
+            timeline.drain(..timeline.len() - limit);
+        }
+        let prev_batch = timeline.first().map_or(self.since, |event| event.pos - 1);
+        let source = match room.state_since {
+            Some(known) if !newly && !self.full_state && self.since > 0 => {
+                if follows(known, &timeline, state) && !limited && !self.state_after {
+                    StateSource::Timeline
+                } else {
+                    StateSource::Since(known)
+                }
+            }
+            _ => StateSource::Whole,
+        };
+        let members_changed = timeline.iter().any(|event| event.seen.event.event_type() == "m.room.member");
+        let summary = joined && (members_changed || !matches!(source, StateSource::Timeline));
+        let last = if joined { i64::MAX >> 11 } else { room.pos };
+        let reader = Reader::known(self.user, &room.room_id, state, last, joined);
+        let judged = newly || !joined;
+        Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, judged, summary })
+    }
+
+    fn joined(&self, plan: Plan, state: &StateFound, found: &SyncFound) -> Value {
+        let room_id = plan.room.room_id.as_str();
+        let mut answer = Object::new();
+        if plan.summary {
+            answer.insert("summary", summary(state.members(plan.state), &plan, state, self.user));
+        }
+        answer.insert("account_data", events_object(self.account_data(room_id, found)));
+        answer.insert("ephemeral", events_object(Vec::new()));
+        let counts = [("highlight_count", Value::from(0)), ("notification_count", Value::from(0))];
+        answer.insert("unread_notifications", counts.into_iter().collect::<Object>());
+        self.timeline_and_state(&mut answer, plan, state);
+        Value::Object(answer)
+    }
+
+    fn left(&self, plan: Plan, state: &StateFound) -> Value {
+        let mut answer = Object::new();
+        answer.insert("account_data", events_object(Vec::new()));
+        self.timeline_and_state(&mut answer, plan, state);
+        Value::Object(answer)
+    }
+
+    fn timeline_and_state(&self, answer: &mut Object, plan: Plan, found: &StateFound) {
+        let room_id = plan.room.room_id.as_str();
+        let now_ms = self.server.platform.clock.now_ms();
+        let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
+        let mut senders = BTreeSet::from([self.user.as_str().to_owned()]);
+        for event in &plan.timeline {
+            let seen = !plan.judged || plan.reader.sees(event, found);
+            if !seen || !self.filter.timeline.event(room_id, &event.seen.event) {
+                continue;
+            }
+            shown.insert(event.seen.event.event_id().clone());
+            senders.insert(event.seen.event.sender().as_str().to_owned());
+            let telling = Telling { now_ms, room_id: false, replaces: visibility::replaced(event, found) };
+            sent.push(events::timeline_event(event, telling));
+        }
+        let candidates: &[SeenEvent] = match plan.source {
+            StateSource::Whole => found.whole(plan.state),
+            StateSource::Since(known) => found.changes(known, plan.state),
+            StateSource::Timeline => &[],
+        };
+        // Without lazy loading, and where members changed unseen, all of them count.
+        let lazy = self.filter.state.lazy_load_members && matches!(plan.source, StateSource::Whole);
+        let hidden = plan
+            .timeline
+            .iter()
+            .filter(|event| matches!(plan.source, StateSource::Timeline) && event.seen.event.state_key().is_some());
+        let state = candidates
+            .iter()
+            .chain(hidden.map(|event| &event.seen))
+            .filter(|seen| {
+                let event = &seen.event;
+                let lazily_left_out = lazy
+                    && event.event_type() == "m.room.member"
+                    && !event.state_key().is_some_and(|user| senders.contains(user));
+                (self.state_after || !shown.contains(event.event_id()))
+                    && self.filter.state.event(room_id, event)
+                    && !lazily_left_out
+            })
+            .map(|seen| events::client_event(seen, Telling { now_ms, room_id: false, replaces: None }))
+            .collect();
+        answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(state));
+        let mut timeline = Object::new();
+        timeline.insert("events", Value::Array(sent));
+        timeline.insert("limited", plan.limited);
+        timeline.insert("prev_batch", Token::at(plan.prev_batch).to_string());
+        answer.insert("timeline", timeline);
+    }
+
+    /// A joined room of which only the account data changed.
+    fn quiet_room(&self, room_id: &str, found: &SyncFound) -> Value {
+        let mut timeline = Object::new();
+        timeline.insert("events", Value::Array(Vec::new()));
+        timeline.insert("limited", false);
+        timeline.insert("prev_batch", Token::at(found.events).to_string());
+        let mut answer = Object::new();
+        answer.insert("account_data", events_object(self.account_data(room_id, found)));
+        answer.insert("ephemeral", events_object(Vec::new()));
+        answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(Vec::new()));
+        answer.insert("timeline", timeline);
+        Value::Object(answer)
+    }
+
+    fn account_data(&self, room_id: &str, found: &SyncFound) -> Vec<Value> {
+        let filter = if room_id.is_empty() { &self.filter.account_data } else { &self.filter.room_account_data };
+        let changed =
+            found.changed_account_data.iter().filter(|(of, kind, _)| of == room_id && filter.event_type(kind));
+        changed
+            .filter_map(|(_, kind, content)| {
+                let content = json::parse(content.as_bytes()).ok()?;
+                Some(Value::Object([("type", Value::from(kind.as_str())), ("content", content)].into_iter().collect()))
+            })
+            .collect()
+    }
+}
+
+impl Plan {
+    fn wants(&self, reads: &mut StateReads) {
+        match self.source {
+            StateSource::Whole => reads.whole.push(self.state),
+            StateSource::Since(known) => reads.changes.push((known, self.state)),
+            StateSource::Timeline => {}
+        }
+        if self.judged {
+            self.reader.wants(&self.timeline, reads);
+        }
+        visibility::wants_replaced(&self.timeline, reads);
+        if self.summary {
+            reads.members.push(self.state);
+            reads.at.extend(names(self.state));
+        }
+    }
+}
+
+/// Whether the state went from `known` to `state` by the events of `timeline` alone, one after the other.
+fn follows(known: NodeId, timeline: &[TimelineEvent], state: NodeId) -> bool {
+    let mut at = known;
+    for event in timeline {
+        match (event.seen.state_before, event.seen.state_after) {
+            (Some(before), Some(after)) if before == at => at = after,
+            _ => return false,
+        }
+    }
+    at == state
+}
+
+/// What gives a room a name of its own.
+fn names(state: NodeId) -> [(NodeId, StateKeyHash); 2] {
+    [(state, StateKeyHash::new("m.room.name", "")), (state, StateKeyHash::new("m.room.canonical_alias", ""))]
+}
+
+/// The numbers of members and, where the room has no name, who it can be named after.
+fn summary(members: &[Members], plan: &Plan, found: &StateFound, user: &UserId) -> Object {
+    let count =
+        |membership: &str| members.iter().find(|group| group.membership == membership).map_or(0, |group| group.count);
+    let mut summary = Object::new();
+    summary.insert("m.joined_member_count", count("join"));
+    summary.insert("m.invited_member_count", count("invite"));
+    let [name, alias] = names(plan.state);
+    let says = |(root, key): (NodeId, StateKeyHash), member: &str| {
+        let text = found.at(root, key).and_then(|seen| seen.event.content().get(member)?.as_str());
+        text.is_some_and(|text| !text.is_empty())
+    };
+    if !says(name, "name") && !says(alias, "alias") {
+        let of = |memberships: &[&str]| -> Vec<Value> {
+            let groups = memberships.iter().flat_map(|wanted| members.iter().filter(|g| g.membership == *wanted));
+            let users = groups.flat_map(|group| &group.first).filter(|other| other.as_str() != user.as_str());
+            users.take(5).map(|other| Value::from(other.as_str())).collect()
+        };
+        let here = of(&["join", "invite"]);
+        summary.insert("m.heroes", if here.is_empty() { of(&["leave", "ban"]) } else { here });
+    }
+    summary
+}
+
+fn invite_wants(room: &SyncRoom, user: &UserId, reads: &mut StateReads) {
+    if let (None, Some((_, state))) = (&room.invite_state, room.room) {
+        let keys = STRIPPED.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
+        reads.at.extend(keys.map(|(kind, key)| (state, StateKeyHash::new(kind, key))));
+    }
+}
+
+fn invited(room: &SyncRoom, user: &UserId, found: &StateFound) -> Value {
+    let events = match (&room.invite_state, room.room) {
+        (Some(text), _) => {
+            let list = json::parse(text.as_bytes()).ok().and_then(Value::into_array).unwrap_or_default();
+            list.iter().filter_map(|event| event.as_object().map(events::stripped)).collect()
+        }
+        (None, Some((_, state))) => {
+            let keys = STRIPPED.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
+            let seen = keys.filter_map(|(kind, key)| found.at(state, StateKeyHash::new(kind, key)));
+            seen.map(|seen| {
+                let mut event = seen.event.object().clone();
+                event.insert("event_id", seen.event.event_id().as_str());
+                events::stripped(&event)
+            })
+            .collect()
+        }
+        (None, None) => Vec::new(),
+    };
+    let mut answer = Object::new();
+    answer.insert("invite_state", events_object(events));
+    Value::Object(answer)
+}
+
+/// A room that the user left without our ever having been in it: a rejected invite.
+fn left_unknown_room() -> Value {
+    let mut timeline = Object::new();
+    timeline.insert("events", Value::Array(Vec::new()));
+    timeline.insert("limited", false);
+    timeline.insert("prev_batch", Token::at(0).to_string());
+    let mut answer = Object::new();
+    answer.insert("account_data", events_object(Vec::new()));
+    answer.insert("state", events_object(Vec::new()));
+    answer.insert("timeline", timeline);
+    Value::Object(answer)
+}
+
+fn events_object(events: Vec<Value>) -> Object {
+    [("events", Value::Array(events))].into_iter().collect()
+}
+
+fn boolean(call: &Call, name: &str) -> Result<bool, MatrixError> {
+    match call.query(name).as_deref() {
+        Some("true") => Ok(true),
+        None | Some("false" | "") => Ok(false),
+        Some(_) => Err(MatrixError::invalid_param(format!("{name:?} must be true or false."))),
+    }
+}

@@ -1,0 +1,165 @@
+//! Which events of a room a local user may see (Client-Server API, "Room history visibility").
+
+use http::StatusCode;
+
+use super::auth::Session;
+use crate::{
+    error::MatrixError,
+    matrix::{
+        event::Event,
+        identifiers::{RoomId, UserId},
+        state_trie::{NodeId, StateKeyHash},
+    },
+    server::Server,
+    store::{
+        client_rooms::{RoomView, TimelineEvent},
+        client_state::{StateFound, StateReads},
+    },
+};
+
+/// A local user in a room whose history they may read, or some of it.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// The user.
+    user: UserId,
+    /// The room.
+    pub(super) room_id: RoomId,
+    /// The state that they may see: the current one, or that in which they left.
+    pub(super) state: NodeId,
+    /// The last position that they may see.
+    pub(super) last: i64,
+    /// Whether they are joined now.
+    pub(super) joined: bool,
+    /// Whether they may see what is shared with members: they are joined, or were up to `last`.
+    member: bool,
+}
+
+impl Reader {
+    /// The user of `session` as a reader of the room.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN` where they are not, and were never, in the room, and not everybody may read it.
+    pub(super) async fn enter(server: &Server, session: &Session, room_id: &str) -> Result<Self, MatrixError> {
+        let stranger = || MatrixError::forbidden("You are not in this room.");
+        let room_id = RoomId::parse(room_id).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
+        let view = server.store.room_view(&room_id, &session.user).await?.ok_or_else(stranger)?;
+        if let Some(reader) = Self::joined(&session.user, &room_id, &view) {
+            return Ok(reader);
+        }
+        let RoomView { state, membership, .. } = view;
+        let visibility = StateKeyHash::new("m.room.history_visibility", "");
+        let member = StateKeyHash::new("m.room.member", session.user.as_str());
+        let left = membership.filter(|now| matches!(now.membership.as_str(), "leave" | "ban"));
+        let mut reads = StateReads { at: vec![(state, visibility)], ..StateReads::default() };
+        let before = left.as_ref().and_then(|now| now.state_before);
+        reads.at.extend(before.map(|root| (root, member)));
+        let found = server.store.read_states(&reads).await?;
+        let was_joined =
+            before.is_some_and(|root| membership_of(found.at(root, member).map(|seen| &seen.event)) == "join");
+        let user = session.user.clone();
+        if visibility_of(found.at(state, visibility).map(|seen| &seen.event)) == "world_readable" {
+            return Ok(Self { user, room_id, state, last: i64::MAX >> 11, joined: false, member: was_joined });
+        }
+        match left {
+            Some(now) if was_joined => {
+                let state = now.state.unwrap_or(state);
+                Ok(Self { user, room_id, state, last: now.pos, joined: false, member: true })
+            }
+            _ => Err(stranger()),
+        }
+    }
+
+    /// As [`Reader::enter`], for those who are joined now.
+    ///
+    /// # Errors
+    /// 403 `M_FORBIDDEN` for all others.
+    pub(super) async fn enter_joined(server: &Server, session: &Session, room_id: &str) -> Result<Self, MatrixError> {
+        let stranger = || MatrixError::forbidden("You are not in this room.");
+        let room_id = RoomId::parse(room_id).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
+        let view = server.store.room_view(&room_id, &session.user).await?.ok_or_else(stranger)?;
+        Self::joined(&session.user, &room_id, &view).ok_or_else(stranger)
+    }
+
+    /// A member, or former member, whose membership the caller knows.
+    pub(super) fn known(user: &UserId, room_id: &RoomId, state: NodeId, last: i64, joined: bool) -> Self {
+        Self { user: user.clone(), room_id: room_id.clone(), state, last, joined, member: true }
+    }
+
+    fn joined(user: &UserId, room_id: &RoomId, view: &RoomView) -> Option<Self> {
+        let joined = view.membership.as_ref().is_some_and(|now| now.membership == "join");
+        joined.then(|| Self::known(user, room_id, view.state, i64::MAX >> 11, true))
+    }
+
+    /// Adds to `reads` what [`Reader::sees`] must know to judge `events`.
+    pub(super) fn wants(&self, events: &[TimelineEvent], reads: &mut StateReads) {
+        let mut roots: Vec<NodeId> = events.iter().filter_map(|event| event.seen.state_before).collect();
+        if events.iter().any(|event| event.seen.state_before.is_none()) {
+            roots.push(self.state);
+        }
+        roots.sort();
+        roots.dedup();
+        let [visibility, member] = self.keys();
+        reads.at.extend(roots.into_iter().flat_map(|root| [(root, visibility), (root, member)]));
+    }
+
+    /// Whether the reader may see `event`, by the state before it. Where that is not known (history from another server)
+    /// the room's state now decides, and only what it shares is seen.
+    pub(super) fn sees(&self, event: &TimelineEvent, found: &StateFound) -> bool {
+        let own = event.seen.event.is_state("m.room.member", self.user.as_str());
+        if own {
+            return true;
+        }
+        let [visibility, member] = self.keys();
+        let at = |root: NodeId, key| found.at(root, key).map(|seen| &seen.event);
+        let known = event.seen.state_before;
+        let root = known.unwrap_or(self.state);
+        let mut levels = vec![visibility_of(at(root, visibility))];
+        // An event that changes the visibility is seen under either.
+        if event.seen.event.is_state("m.room.history_visibility", "") {
+            levels.push(visibility_of(Some(&event.seen.event)));
+        }
+        let membership = if known.is_some() { membership_of(at(root, member)) } else { "leave" };
+        levels.contains(&"world_readable")
+            || membership == "join"
+            || (levels.contains(&"shared") && self.member)
+            || (levels.contains(&"invited") && membership == "invite")
+    }
+
+    fn keys(&self) -> [StateKeyHash; 2] {
+        [StateKeyHash::new("m.room.history_visibility", ""), StateKeyHash::new("m.room.member", self.user.as_str())]
+    }
+}
+
+/// The events before which a state event stood at the same key, for `unsigned.prev_content`.
+pub(super) fn wants_replaced(events: &[TimelineEvent], reads: &mut StateReads) {
+    reads.at.extend(events.iter().filter_map(|event| replaced_at(event)));
+}
+
+/// The state event that `event` replaced.
+pub(super) fn replaced<'f>(event: &TimelineEvent, found: &'f StateFound) -> Option<&'f Event> {
+    let (root, key) = replaced_at(event)?;
+    found.at(root, key).map(|seen| &seen.event)
+}
+
+/// 404 for an event that the user may not see, or that is not there: nobody is told which.
+pub(super) fn no_such_event() -> MatrixError {
+    MatrixError::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", "There is no such event, or you may not see it.")
+}
+
+fn replaced_at(event: &TimelineEvent) -> Option<(NodeId, StateKeyHash)> {
+    let state_key = event.seen.event.state_key()?;
+    Some((event.seen.state_before?, StateKeyHash::new(event.seen.event.event_type(), state_key)))
+}
+
+fn membership_of(event: Option<&Event>) -> &str {
+    event.and_then(Event::membership).unwrap_or("leave")
+}
+
+/// `history_visibility`; `shared` where it is missing or unknown, as the spec says.
+fn visibility_of(event: Option<&Event>) -> &str {
+    let stated = event.and_then(|event| event.content().get("history_visibility")?.as_str());
+    match stated {
+        Some(known @ ("world_readable" | "invited" | "joined")) => known,
+        _ => "shared",
+    }
+}

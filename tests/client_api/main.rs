@@ -1,0 +1,8 @@
+//! The Client-Server API, endpoint by endpoint, against servers in memory.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod accounts;
+mod home;
