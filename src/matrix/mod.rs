@@ -13,5 +13,6 @@ pub mod redaction;
 pub mod room_version;
 pub mod server_name;
 pub mod signing;
+pub mod state_resolution;
 pub mod state_trie;
 pub mod x_matrix;

@@ -135,6 +135,13 @@ impl Nodes {
         self.0.extend(other.0);
     }
 
+    /// Adds some nodes of another set. Whether there were any of them.
+    pub fn copy_from(&mut self, other: &Self, ids: &[NodeId]) -> bool {
+        let found = self.0.len();
+        self.0.extend(ids.iter().filter_map(|id| Some((*id, other.0.get(id)?.clone()))));
+        self.0.len() > found
+    }
+
     /// Whether the node is at hand.
     pub fn contains(&self, id: NodeId) -> bool {
         self.0.contains_key(&id)
@@ -247,7 +254,12 @@ pub fn entries(root: NodeId, nodes: &Nodes) -> Result<Vec<Entry>, MissingNodes> 
     Ok(all.into_iter().filter_map(|difference| Some((difference.key, difference.after?))).collect())
 }
 
-fn lookup_one<'a>(root: NodeId, key: &StateKeyHash, nodes: &'a Nodes) -> Result<Option<&'a Rc<str>>, NodeId> {
+/// As [`lookup`], for one key, without copying the event id.
+pub(super) fn lookup_one<'a>(
+    root: NodeId,
+    key: &StateKeyHash,
+    nodes: &'a Nodes,
+) -> Result<Option<&'a Rc<str>>, NodeId> {
     let mut id = root;
     for level in 0..StateKeyHash::DIGITS {
         match nodes.get(id).ok_or(id)? {

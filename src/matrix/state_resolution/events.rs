@@ -1,0 +1,247 @@
+//! The events that a resolution has heard of, each under a small number.
+
+use std::{collections::HashMap, rc::Rc};
+
+use super::{Need, ResolutionError, StateEvent};
+use crate::matrix::{
+    auth_rules::AuthState,
+    event::Event,
+    identifiers::{EventId, RoomId},
+    room_version::RoomVersion,
+    state_trie::StateKeyHash,
+};
+
+/// An event's number in [`Events`].
+pub(super) type Index = usize;
+
+#[derive(Debug)]
+pub(super) struct Events {
+    room_id: RoomId,
+    /// The create event by the room's id, from room version 12 on.
+    create: Option<Index>,
+    indices: HashMap<EventId, Index>,
+    slots: Vec<Slot>,
+    asked: Vec<Index>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    event_id: EventId,
+    content: Content,
+    key: Option<StateKeyHash>,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Nobody asked for it.
+    Unknown,
+    /// It does not exist, or is not a state event of this room.
+    Absent,
+    Event {
+        event: StateEvent,
+        auth_events: Box<[Index]>,
+    },
+}
+
+impl Events {
+    pub(super) fn new(version: &'static RoomVersion, room_id: &RoomId) -> Self {
+        let mut events = Self {
+            room_id: room_id.clone(),
+            create: None,
+            indices: HashMap::new(),
+            slots: Vec::new(),
+            asked: Vec::new(),
+        };
+        if version.room_id_is_create_hash {
+            events.create = Some(events.index(&room_id.create_event_id()));
+        }
+        events
+    }
+
+    /// Takes what was supplied. What was asked for and did not come does not exist.
+    pub(super) fn accept(&mut self, supplied: Vec<StateEvent>) {
+        for event in supplied {
+            let index = self.index(event.event.event_id());
+            if matches!(self.slots.get(index), Some(Slot { content: Content::Event { .. }, .. })) {
+                continue;
+            }
+            let content = if event.event.room_id() == &self.room_id && event.event.state_key().is_some() {
+                let auth_events = event.event.auth_events().iter().map(|id| self.index(id)).collect();
+                Content::Event { event, auth_events }
+            } else {
+                Content::Absent
+            };
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.content = content;
+            }
+        }
+        for index in std::mem::take(&mut self.asked) {
+            if let Some(slot @ Slot { content: Content::Unknown, .. }) = self.slots.get_mut(index) {
+                slot.content = Content::Absent;
+            }
+        }
+    }
+
+    pub(super) fn index(&mut self, event_id: &EventId) -> Index {
+        if let Some(index) = self.indices.get(event_id) {
+            return *index;
+        }
+        let index = self.slots.len();
+        self.indices.insert(event_id.clone(), index);
+        self.slots.push(Slot { event_id: event_id.clone(), content: Content::Unknown, key: None });
+        index
+    }
+
+    pub(super) fn index_of_text(&mut self, event_id: &Rc<str>) -> Result<Index, ResolutionError> {
+        let parsed = EventId::parse_any_length(event_id);
+        Ok(self.index(&parsed.map_err(|_| ResolutionError::MalformedEventId(event_id.clone()))?))
+    }
+
+    pub(super) fn index_of_optional_text(
+        &mut self,
+        event_id: Option<&Rc<str>>,
+    ) -> Result<Option<Index>, ResolutionError> {
+        event_id.map(|event_id| self.index_of_text(event_id)).transpose()
+    }
+
+    /// How many events were heard of; indices are below it.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn event_id(&self, index: Index) -> Option<&EventId> {
+        self.slots.get(index).map(|slot| &slot.event_id)
+    }
+
+    pub(super) fn get(&self, index: Index) -> Option<&StateEvent> {
+        match self.slots.get(index) {
+            Some(Slot { content: Content::Event { event, .. }, .. }) => Some(event),
+            _ => None,
+        }
+    }
+
+    /// The event, unless it was rejected.
+    pub(super) fn accepted(&self, index: Index) -> Option<&Event> {
+        self.get(index).filter(|event| !event.rejected).map(|event| &event.event)
+    }
+
+    /// The auth events of an event; none where it is not known.
+    pub(super) fn auth_events(&self, index: Index) -> &[Index] {
+        match self.slots.get(index) {
+            Some(Slot { content: Content::Event { auth_events, .. }, .. }) => auth_events,
+            _ => &[],
+        }
+    }
+
+    /// Whether it is settled what the event is, or that it does not exist.
+    pub(super) fn is_settled(&self, index: Index) -> bool {
+        !matches!(self.slots.get(index), Some(Slot { content: Content::Unknown, .. }))
+    }
+
+    /// Sees to it that the event is settled in the next step. Whether it is already.
+    pub(super) fn want(&mut self, index: Index, need: &mut Need) -> bool {
+        match self.slots.get(index) {
+            Some(Slot { content: Content::Unknown, event_id, .. }) => {
+                need.events.push(event_id.clone());
+                self.asked.push(index);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Asks for the event with its whole auth chain.
+    pub(super) fn want_chain(&mut self, index: Index, need: &mut Need) {
+        if let Some(slot) = self.slots.get(index) {
+            need.chains.push(slot.event_id.clone());
+            self.asked.push(index);
+        }
+    }
+
+    /// The key of a state event that is known, or of which a citation told.
+    pub(super) fn key(&mut self, index: Index) -> Option<StateKeyHash> {
+        let slot = self.slots.get_mut(index)?;
+        if slot.key.is_none()
+            && let Content::Event { event, .. } = &slot.content
+        {
+            slot.key = Some(StateKeyHash::new(event.event.event_type(), event.event.state_key()?));
+        }
+        slot.key
+    }
+
+    pub(super) fn set_key(&mut self, index: Index, key: StateKeyHash) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.key = Some(key);
+        }
+    }
+
+    /// The create event that the room's id names, from room version 12 on.
+    pub(super) fn create_by_room_id(&self) -> Option<Index> {
+        self.create
+    }
+
+    /// The event of this type and state key in the auth events of an event. Of several the last one counts.
+    pub(super) fn auth_event(&self, index: Index, event_type: &str, state_key: &str) -> Option<Index> {
+        let of_that_key =
+            |index: &Index| self.get(*index).is_some_and(|other| other.event.is_state(event_type, state_key));
+        self.auth_events(index).iter().copied().rev().find(of_that_key)
+    }
+}
+
+/// Events by type and state key.
+#[derive(Debug, Default)]
+pub(super) struct StateMap(HashMap<Box<str>, HashMap<Box<str>, Index>>);
+
+impl StateMap {
+    pub(super) fn get(&self, event_type: &str, state_key: &str) -> Option<Index> {
+        self.0.get(event_type)?.get(state_key).copied()
+    }
+
+    pub(super) fn contains(&self, event_type: &str, state_key: &str) -> bool {
+        self.get(event_type, state_key).is_some()
+    }
+
+    pub(super) fn insert(&mut self, event_type: &str, state_key: &str, event: Index) {
+        if !self.0.contains_key(event_type) {
+            self.0.insert(event_type.into(), HashMap::new());
+        }
+        if let Some(events) = self.0.get_mut(event_type) {
+            match events.get_mut(state_key) {
+                Some(value) => *value = event,
+                None => {
+                    events.insert(state_key.into(), event);
+                }
+            }
+        }
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = Index> {
+        self.0.values().flat_map(HashMap::values).copied()
+    }
+}
+
+/// The state that an event is judged by during a resolution: what is resolved so far, then the state that the resolution
+/// began with, then, if `auth_events_of` is given, that event's own auth events. Rejected events are passed over.
+pub(super) struct StateSoFar<'a> {
+    pub(super) events: &'a Events,
+    pub(super) resolved: &'a StateMap,
+    pub(super) initial: &'a StateMap,
+    pub(super) auth_events_of: Option<Index>,
+}
+
+impl AuthState for StateSoFar<'_> {
+    fn get(&self, event_type: &str, state_key: &str) -> Option<&Event> {
+        if let Some(create) = self.events.create
+            && event_type == "m.room.create"
+        {
+            return self.events.accepted(create);
+        }
+        let resolved = self.resolved.get(event_type, state_key).or_else(|| self.initial.get(event_type, state_key));
+        if let Some(event) = resolved.and_then(|index| self.events.accepted(index)) {
+            return Some(event);
+        }
+        let auth_events = self.events.auth_events(self.auth_events_of?);
+        let mut accepted = auth_events.iter().rev().filter_map(|index| self.events.accepted(*index));
+        accepted.find(|event| event.is_state(event_type, state_key))
+    }
+}

@@ -1,0 +1,254 @@
+//! The full conflicted set: the conflicted state set, the auth difference and, in algorithm 2.1, the conflicted state
+//! subgraph.
+//!
+//! The auth difference is found from the events in which the states differ, not from their whole auth chains. Let *U* be
+//! the events that stand in all states and *D<sub>i</sub>* the further ones of state *i*. The auth chain of *i* is that of
+//! *U* and that of *D<sub>i</sub>* together, so the difference is made of the events that are not in the chain of *U*, and
+//! are in the chains of some *D<sub>i</sub>* but not of all. If an event is in the chain of *U*, so is all that it cites:
+//! the walk from the *D<sub>i</sub>* ends there.
+
+use super::{
+    Citation, Conflicts, Events, Index, Interrupt, Known, Need, StateResolution, World,
+    citations::{self, Citations, Verdicts},
+};
+
+#[derive(Debug, Default)]
+pub(super) struct FullConflictedSet {
+    citations: Citations,
+    places: Vec<Place>,
+    /// Events whose place is to be found in the next round.
+    queue: Vec<Index>,
+    begun: bool,
+    chains_asked: bool,
+    subgraph: Option<Vec<Index>>,
+    found: Option<Vec<Index>>,
+}
+
+/// Where an event stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Place {
+    /// The walk has not come to it.
+    #[default]
+    Unseen,
+    /// The walk has come to it, but it is not decided.
+    Open,
+    /// In the auth chain of what all states share.
+    Shared,
+    /// Not in it.
+    Apart,
+    /// In the conflicted state set; whether it is in that chain as well does not matter.
+    Conflicted,
+}
+
+impl FullConflictedSet {
+    pub(super) fn accept(&mut self, citations: Vec<Citation>, events: &mut Events) {
+        self.citations.accept(citations, events);
+    }
+
+    /// The full conflicted set, without the events that do not exist.
+    pub(super) fn find(&mut self, world: &mut World, conflicts: &Conflicts) -> Result<&[Index], Interrupt> {
+        if self.found.is_none() {
+            let conflicted = conflicts.events();
+            if world.version.state_resolution == StateResolution::V2_1 && self.subgraph.is_none() {
+                self.ask_chains(&conflicted, world)?;
+                self.subgraph = Some(conflicted_state_subgraph(&conflicted, world));
+            }
+            self.walk(&conflicted, world, conflicts)?;
+            let mut found = self.auth_difference(world, conflicts);
+            found.extend(self.subgraph.take().unwrap_or_default());
+            found.extend(conflicted);
+            found.retain(|event| world.events.get(*event).is_some());
+            found.sort_unstable();
+            found.dedup();
+            self.found = Some(found);
+        }
+        Ok(self.found.as_deref().unwrap_or_default())
+    }
+
+    /// The auth chains of the conflicted events, which the subgraph is a part of.
+    fn ask_chains(&mut self, conflicted: &[Index], world: &mut World) -> Result<(), Interrupt> {
+        let mut need = Need::default();
+        if !std::mem::replace(&mut self.chains_asked, true) {
+            for event in conflicted {
+                world.events.want_chain(*event, &mut need);
+            }
+        }
+        need.check()
+    }
+
+    /// Finds the place of everything that the conflicted events cite, as far as it is not in the shared auth chain.
+    fn walk(&mut self, conflicted: &[Index], world: &mut World, conflicts: &Conflicts) -> Result<(), Interrupt> {
+        if !self.begun {
+            self.begun = true;
+            self.queue.extend(conflicted);
+            for event in conflicted {
+                self.put(*event, Place::Conflicted);
+            }
+        }
+        let mut need = Need::default();
+        let mut suspects = Vec::new();
+        let mut waiting = Vec::new();
+        loop {
+            while let Some(event) = self.queue.pop() {
+                if !world.events.want(event, &mut need) {
+                    waiting.push(event);
+                    continue;
+                }
+                match self.place(event) {
+                    Place::Open => match citations::is_shared_state(event, world, conflicts, &mut need)? {
+                        Known::Yes(true) => self.put(event, Place::Shared),
+                        Known::Yes(false) => suspects.push(event),
+                        Known::NotYet => waiting.push(event),
+                    },
+                    Place::Conflicted | Place::Apart => {
+                        for cited in world.events.auth_events(event) {
+                            if self.place(*cited) == Place::Unseen {
+                                self.put(*cited, Place::Open);
+                                self.queue.push(*cited);
+                            }
+                        }
+                    }
+                    Place::Unseen | Place::Shared => {}
+                }
+            }
+            if suspects.is_empty() {
+                break;
+            }
+            let places = &self.places;
+            let known = |event: Index| match places.get(event) {
+                Some(Place::Shared) => Some(true),
+                Some(Place::Apart) => Some(false),
+                _ => None,
+            };
+            let suspects = std::mem::take(&mut suspects);
+            let Verdicts { shared, apart, open } =
+                self.citations.decide(suspects, known, world, conflicts, &mut need)?;
+            for event in shared {
+                self.put(event, Place::Shared);
+            }
+            for event in apart {
+                self.put(event, Place::Apart);
+                self.queue.push(event);
+            }
+            waiting.extend(open);
+        }
+        self.queue = waiting;
+        need.check()?;
+        Ok(())
+    }
+
+    fn place(&self, event: Index) -> Place {
+        self.places.get(event).copied().unwrap_or_default()
+    }
+
+    fn put(&mut self, event: Index, place: Place) {
+        if self.places.len() <= event {
+            self.places.resize(event + 1, Place::Unseen);
+        }
+        if let Some(slot) = self.places.get_mut(event) {
+            *slot = place;
+        }
+    }
+
+    /// Which of the events apart from the shared chain are in the chains of some states but not of all.
+    fn auth_difference(&self, world: &World, conflicts: &Conflicts) -> Vec<Index> {
+        let is_member = |event: Index| matches!(self.place(event), Place::Apart | Place::Conflicted);
+        let roots = conflicts.by_key.values().flatten().flatten().copied();
+        let order = citing_first(roots, self.places.len(), |event| world.events.auth_events(event), is_member);
+        // For each event as many words as it takes to have a bit for each state.
+        let words = conflicts.forks.div_ceil(64);
+        let mut reached_by = vec![0_u64; words * self.places.len()];
+        for values in conflicts.by_key.values() {
+            for (fork, event) in values.iter().enumerate() {
+                if let Some(word) = event.and_then(|event| reached_by.get_mut(event * words + fork / 64)) {
+                    *word |= 1 << (fork % 64);
+                }
+            }
+        }
+        // Once is enough, but for citations that go round in a circle.
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for event in &order {
+                for cited in world.events.auth_events(*event).iter().filter(|cited| is_member(**cited)) {
+                    for word in 0..words {
+                        let bits = reached_by.get(event * words + word).copied().unwrap_or(0);
+                        if let Some(target) = reached_by.get_mut(cited * words + word) {
+                            changed |= *target | bits != *target;
+                            *target |= bits;
+                        }
+                    }
+                }
+            }
+        }
+        let reached_by_all = |event: &Index| {
+            let words = reached_by.get(event * words..(event + 1) * words).unwrap_or_default();
+            words.iter().map(|word| word.count_ones() as usize).sum::<usize>() == conflicts.forks
+        };
+        order.into_iter().filter(|event| self.place(*event) == Place::Apart && !reached_by_all(event)).collect()
+    }
+}
+
+/// The events on all paths of citations from one conflicted event to another, endpoints included. Their auth chains must
+/// be there.
+fn conflicted_state_subgraph(conflicted: &[Index], world: &World) -> Vec<Index> {
+    let count = world.events.len();
+    let order = citing_first(conflicted.iter().copied(), count, |event| world.events.auth_events(event), |_| true);
+    let mut leads_to_conflicted = vec![false; count];
+    for event in conflicted {
+        if let Some(leads) = leads_to_conflicted.get_mut(*event) {
+            *leads = true;
+        }
+    }
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for event in order.iter().rev() {
+            let leads = |event: &Index| leads_to_conflicted.get(*event).copied().unwrap_or(false);
+            if !leads(event) && world.events.auth_events(*event).iter().any(leads) {
+                if let Some(leads) = leads_to_conflicted.get_mut(*event) {
+                    *leads = true;
+                }
+                changed = true;
+            }
+        }
+    }
+    order.into_iter().filter(|event| leads_to_conflicted.get(*event) == Some(&true)).collect()
+}
+
+/// All events that can be reached from `roots` through events for which `enter` holds, each before those it cites (unless
+/// they cite each other in a circle). `count` is above every index.
+fn citing_first<'a>(
+    roots: impl Iterator<Item = Index>,
+    count: usize,
+    cited: impl Fn(Index) -> &'a [Index],
+    enter: impl Fn(Index) -> bool,
+) -> Vec<Index> {
+    let mut seen = vec![false; count];
+    let mut first_time = |event: Index| match seen.get_mut(event) {
+        Some(seen) if enter(event) => !std::mem::replace(seen, true),
+        _ => false,
+    };
+    let mut order = Vec::new();
+    for root in roots {
+        if !first_time(root) {
+            continue;
+        }
+        let mut stack = vec![(root, cited(root).iter())];
+        while let Some((event, rest)) = stack.last_mut() {
+            match rest.next() {
+                Some(next) => {
+                    if first_time(*next) {
+                        stack.push((*next, cited(*next).iter()));
+                    }
+                }
+                None => {
+                    order.push(*event);
+                    stack.pop();
+                }
+            }
+        }
+    }
+    order.reverse();
+    order
+}

@@ -1,0 +1,365 @@
+//! State resolution: the one state of a room after a fork.
+//!
+//! Spec: rooms, "State resolution" of version 1 (algorithm 1), of version 2 (algorithm 2, up to version 11) and of
+//! version 12 (algorithm 2.1). [`RoomVersion`] says which one applies.
+//!
+//! [`Resolution`] takes the snapshots after the previous events ([`state_trie`]) and gives one snapshot. It is pure: a
+//! step either is the answer or says what it needs next ([`Need`]), which the caller reads in one round trip. What it
+//! needs depends on what the forks differ in, not on the size of the room:
+//!
+//! | step | where |
+//! |---|---|
+//! | unconflicted state map, conflicted state set | [`state_trie::diff`], which skips what is equal |
+//! | auth difference, conflicted state subgraph, full conflicted set | `full_conflicted_set` |
+//! | "is it also in the auth chain of what the forks share?" | `citations` |
+//! | reverse topological power ordering, mainline ordering | `ordering` |
+//! | iterative auth checks, algorithms 2 and 2.1 | `v2` |
+//! | algorithm 1 | `v1` |
+//!
+//! Where Synapse and the other homeservers agree on more than the spec says, this follows them, since servers that
+//! resolve differently split the room:
+//!
+//! - The auth chain of a state includes the events of the state themselves.
+//! - `m.room.create` counts as a power event; `m.room.power_levels` and `m.room.join_rules` do so with the empty state
+//!   key only.
+//! - The auth chain by which a power event enlarges the set *X* is followed inside the full conflicted set.
+//! - Events that are not known, or that are of another room, are left out wherever they are cited.
+//! - Algorithm 1: the memberships of one user are a list of their own; where a state has no event at a key there is no
+//!   conflict; without any allowed event the one of least depth counts.
+//!
+//! Rejected events take part as the spec says (version 12, "Rejected events"), and as ruma does: they may be put into
+//! the state, but no event is judged by one.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    rc::Rc,
+};
+
+use super::{
+    event::Event,
+    identifiers::{EventId, RoomId},
+    room_version::{RoomVersion, StateResolution},
+    state_trie::{self, MissingNodes, NodeId, Nodes, StateKeyHash},
+};
+
+mod citations;
+mod events;
+mod full_conflicted_set;
+pub mod memory;
+mod ordering;
+mod v1;
+mod v2;
+
+use events::{Events, Index};
+use full_conflicted_set::FullConflictedSet;
+
+/// A state resolution under way.
+///
+/// Call [`Resolution::step`] with an empty [`Supplied`] first, and then with what the [`Need`] before asked for.
+#[derive(Debug)]
+pub struct Resolution {
+    roots: Vec<NodeId>,
+    world: World,
+    conflicts: Option<Conflicts>,
+    full_conflicted_set: FullConflictedSet,
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub enum Step {
+    /// Read this, and take the next step with it.
+    Need(Need),
+    /// The resolved state.
+    Done(Resolved),
+}
+
+/// What the next step needs; everything can be read in one round trip. It does no harm to supply more.
+///
+/// What is asked for and not supplied does not exist. `store::state_sql` has a statement for each member.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// Roots: the nodes in which these snapshots differ.
+    pub differing: Vec<NodeId>,
+    /// Nodes by id.
+    pub nodes: Vec<NodeId>,
+    /// Roots and keys: the nodes on the way to the key. The event that stands there will be needed next.
+    pub paths: Vec<(NodeId, StateKeyHash)>,
+    /// Events. Their auth events are likely to be needed next.
+    pub events: Vec<EventId>,
+    /// Events with their whole auth chains.
+    pub chains: Vec<EventId>,
+    /// `m.room.power_levels` events, the ones in their auth events, and so on.
+    pub mainlines: Vec<EventId>,
+    /// Events of which it must be known which state events cite them.
+    pub citations: Vec<CitationsWanted>,
+}
+
+/// Asks which state events have an event in their `auth_events`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CitationsWanted {
+    /// The cited event.
+    pub cited: EventId,
+    /// Only citing events whose ids sort after this one.
+    pub after: Option<EventId>,
+    /// At most this many of them, sorted by event id. Fewer mean that there are no more.
+    pub limit: usize,
+    /// The snapshot in which the citing events will be looked up: the nodes on the way to their keys will be needed next.
+    pub root: NodeId,
+}
+
+/// What was read for a [`Need`].
+#[derive(Debug, Default)]
+pub struct Supplied {
+    /// Trie nodes.
+    pub nodes: Nodes,
+    /// Events.
+    pub events: Vec<StateEvent>,
+    /// Citations, sorted by citing event for each cited one.
+    pub citations: Vec<Citation>,
+}
+
+/// An event, with what became of it.
+#[derive(Debug, Clone)]
+pub struct StateEvent {
+    /// The event.
+    pub event: Event,
+    /// Whether it was rejected when it was received.
+    pub rejected: bool,
+}
+
+/// A state event that has another one in its `auth_events`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Citation {
+    /// The cited event.
+    pub cited: EventId,
+    /// The state event that cites it.
+    pub citing: EventId,
+    /// The citing event's key in the state.
+    pub key: StateKeyHash,
+}
+
+/// The outcome.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The root of the resolved state.
+    pub root: NodeId,
+    /// The nodes to store for it. Some may be stored already.
+    pub nodes: Vec<(NodeId, String)>,
+    /// Whether the states differed at all.
+    pub conflicted: bool,
+}
+
+/// Why a resolution failed: the store is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResolutionError {
+    /// A node of a snapshot was asked for and not supplied.
+    MissingNode(NodeId),
+    /// A snapshot holds something that is no event id.
+    MalformedEventId(Rc<str>),
+    /// There is no state to resolve.
+    NoState,
+}
+
+impl fmt::Display for ResolutionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MissingNode(id) => write!(f, "the node {id} of a state snapshot is missing"),
+            Self::MalformedEventId(id) => write!(f, "a state snapshot holds {id:?} for an event id"),
+            Self::NoState => f.write_str("there is no state to resolve"),
+        }
+    }
+}
+
+impl std::error::Error for ResolutionError {}
+
+impl Resolution {
+    /// The resolution of the snapshots `roots` in a room. Their order does not matter, nor does it if some are the same.
+    pub fn new(version: &'static RoomVersion, room_id: &RoomId, roots: &[NodeId]) -> Self {
+        let mut roots = roots.to_vec();
+        roots.sort_unstable();
+        roots.dedup();
+        let base = roots.first().copied().unwrap_or(NodeId::EMPTY);
+        Self {
+            roots,
+            world: World {
+                version,
+                base,
+                nodes: Nodes::default(),
+                asked_nodes: HashMap::new(),
+                steps: 0,
+                mainlines_supplied: false,
+                events: Events::new(version, room_id),
+            },
+            conflicts: None,
+            full_conflicted_set: FullConflictedSet::default(),
+        }
+    }
+
+    /// Goes on with what was supplied.
+    ///
+    /// # Errors
+    /// Where the store is damaged.
+    pub fn step(&mut self, supplied: Supplied) -> Result<Step, ResolutionError> {
+        self.world.steps += 1;
+        self.world.nodes.extend(supplied.nodes);
+        self.world.events.accept(supplied.events);
+        self.full_conflicted_set.accept(supplied.citations, &mut self.world.events);
+        match self.advance() {
+            Ok(resolved) => Ok(Step::Done(resolved)),
+            Err(Interrupt::Need(need)) => Ok(Step::Need(*need)),
+            Err(Interrupt::Failed(error)) => Err(error),
+        }
+    }
+
+    fn advance(&mut self) -> Result<Resolved, Interrupt> {
+        if self.roots.len() < 2 {
+            let root = self.roots.first().copied().ok_or(ResolutionError::NoState)?;
+            return Ok(Resolved { root, nodes: Vec::new(), conflicted: false });
+        }
+        let conflicts = match &mut self.conflicts {
+            Some(conflicts) => conflicts,
+            none => none.insert(Conflicts::find(&self.roots, &mut self.world)?),
+        };
+        let changes = if self.world.version.state_resolution == StateResolution::V1 {
+            v1::resolve(&mut self.world, conflicts)?
+        } else {
+            let full_conflicted_set = self.full_conflicted_set.find(&mut self.world, conflicts)?;
+            v2::resolve(&mut self.world, conflicts, full_conflicted_set)?
+        };
+        let updated = state_trie::update(self.world.base, &changes, &self.world.nodes);
+        let updated = updated.map_err(|missing| self.world.missing_nodes(missing))?;
+        Ok(Resolved { root: updated.root, nodes: updated.nodes, conflicted: true })
+    }
+}
+
+/// Why a step ends early.
+#[derive(Debug)]
+enum Interrupt {
+    Need(Box<Need>),
+    Failed(ResolutionError),
+}
+
+impl From<ResolutionError> for Interrupt {
+    fn from(error: ResolutionError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Need {
+    /// Whether nothing is needed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Ends the step if anything is needed.
+    fn check(self) -> Result<(), Interrupt> {
+        if self.is_empty() { Ok(()) } else { Err(Interrupt::Need(Box::new(self))) }
+    }
+}
+
+/// What is known so far.
+#[derive(Debug)]
+struct World {
+    version: &'static RoomVersion,
+    /// The snapshot against which all others are compared. Where there is no conflict it stands for all of them.
+    base: NodeId,
+    nodes: Nodes,
+    /// The nodes asked for, and in which step.
+    asked_nodes: HashMap<NodeId, u32>,
+    steps: u32,
+    /// Whether the power levels events before others were asked for, so that those not known do not exist.
+    mainlines_supplied: bool,
+    events: Events,
+}
+
+/// Whether something is known already; if not, it is among what is needed.
+enum Known<T> {
+    Yes(T),
+    NotYet,
+}
+
+impl World {
+    /// The event at a key of the base snapshot.
+    fn in_base(&mut self, key: StateKeyHash, need: &mut Need) -> Result<Known<Option<Index>>, ResolutionError> {
+        match state_trie::lookup_one(self.base, &key, &self.nodes) {
+            Ok(None) => Ok(Known::Yes(None)),
+            Ok(Some(event_id)) => Ok(Known::Yes(Some(self.events.index_of_text(event_id)?))),
+            Err(node) => {
+                self.ask_node(node)?;
+                need.paths.push((self.base, key));
+                Ok(Known::NotYet)
+            }
+        }
+    }
+
+    fn missing_nodes(&mut self, MissingNodes(nodes): MissingNodes) -> Interrupt {
+        match nodes.iter().try_for_each(|node| self.ask_node(*node)) {
+            Ok(()) => Interrupt::Need(Box::new(Need { nodes, ..Need::default() })),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Notes that a node is asked for in this step, and fails if it was in an earlier one.
+    fn ask_node(&mut self, node: NodeId) -> Result<(), ResolutionError> {
+        match self.asked_nodes.insert(node, self.steps) {
+            Some(step) if step < self.steps => Err(ResolutionError::MissingNode(node)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The keys at which the states differ, with the event that each state has there.
+#[derive(Debug)]
+struct Conflicts {
+    forks: usize,
+    by_key: BTreeMap<StateKeyHash, Vec<Option<Index>>>,
+}
+
+impl Conflicts {
+    fn find(roots: &[NodeId], world: &mut World) -> Result<Self, Interrupt> {
+        let mut by_key: BTreeMap<StateKeyHash, Vec<Option<Index>>> = BTreeMap::new();
+        let mut missing = Vec::new();
+        for (fork, root) in roots.iter().enumerate().skip(1) {
+            match state_trie::diff(world.base, *root, &world.nodes) {
+                Err(MissingNodes(nodes)) => missing.extend(nodes),
+                Ok(differences) => {
+                    for difference in differences {
+                        let before = world.events.index_of_optional_text(difference.before.as_ref())?;
+                        let after = world.events.index_of_optional_text(difference.after.as_ref())?;
+                        let values = by_key.entry(difference.key).or_insert_with(|| vec![before; roots.len()]);
+                        if let Some(value) = values.get_mut(fork) {
+                            *value = after;
+                        }
+                    }
+                }
+            }
+        }
+        if missing.is_empty() {
+            return Ok(Self { forks: roots.len(), by_key });
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        let first = world.asked_nodes.is_empty();
+        let mut interrupt = world.missing_nodes(MissingNodes(missing));
+        if let Interrupt::Need(need) = &mut interrupt
+            && first
+        {
+            **need = Need { differing: roots.to_vec(), ..Need::default() };
+        }
+        Err(interrupt)
+    }
+
+    fn contains(&self, key: &StateKeyHash) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// The conflicted state set, without duplicates.
+    fn events(&self) -> Vec<Index> {
+        let mut events: Vec<Index> = self.by_key.values().flatten().flatten().copied().collect();
+        events.sort_unstable();
+        events.dedup();
+        events
+    }
+}

@@ -1,0 +1,154 @@
+//! The orders in which events are applied: reverse topological power ordering and mainline ordering.
+//!
+//! Spec: rooms, version 2 and version 12, "State resolution", "Definitions".
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet},
+};
+
+use super::{Index, Interrupt, Need, World};
+use crate::matrix::power_levels::{PowerLevel, PowerLevels};
+
+const POWER_LEVELS: &str = "m.room.power_levels";
+
+/// The power events among `full_conflicted_set`, which is sorted, with those of their auth chains that are in it too, in
+/// reverse topological power ordering.
+pub(super) fn reverse_topological_power_ordering(full_conflicted_set: &[Index], world: &World) -> Vec<Index> {
+    let power_events: Vec<Index> =
+        full_conflicted_set.iter().copied().filter(|event| is_power_event(*event, world)).collect();
+    let cited_in_set = |event: Index| {
+        let cited = world.events.auth_events(event).iter().copied();
+        cited.filter(|cited| full_conflicted_set.binary_search(cited).is_ok())
+    };
+    let mut seen: HashSet<Index> = power_events.iter().copied().collect();
+    let mut queue = power_events.clone();
+    let mut ranked = power_events;
+    while let Some(event) = queue.pop() {
+        for cited in cited_in_set(event) {
+            if seen.insert(cited) {
+                queue.push(cited);
+                ranked.push(cited);
+            }
+        }
+    }
+    ranked.sort_by_cached_key(|event| {
+        let known = world.events.get(*event).map(|known| (known.event.origin_server_ts(), known.event.event_id()));
+        (Reverse(sender_power_level(*event, world)), known)
+    });
+
+    // Kahn's algorithm, from the events that cite nothing in the set; the smallest candidate is the one of lowest rank.
+    let ranks: HashMap<Index, usize> = ranked.iter().enumerate().map(|(rank, event)| (*event, rank)).collect();
+    let mut cited_by: Vec<Vec<usize>> = vec![Vec::new(); ranked.len()];
+    let mut cites: Vec<usize> = vec![0; ranked.len()];
+    for (rank, event) in ranked.iter().enumerate() {
+        let mut cited: Vec<usize> = cited_in_set(*event).filter_map(|cited| ranks.get(&cited).copied()).collect();
+        cited.sort_unstable();
+        cited.dedup();
+        for cited in &cited {
+            cited_by[*cited].push(rank);
+        }
+        cites[rank] = cited.len();
+    }
+    let mut candidates: BinaryHeap<Reverse<usize>> = BinaryHeap::new();
+    candidates.extend(cites.iter().enumerate().filter(|(_, cites)| **cites == 0).map(|(rank, _)| Reverse(rank)));
+    let mut ordered = Vec::with_capacity(ranked.len());
+    while let Some(Reverse(rank)) = candidates.pop() {
+        ordered.push(ranked[rank]);
+        for citing in &cited_by[rank] {
+            cites[*citing] -= 1;
+            if cites[*citing] == 0 {
+                candidates.push(Reverse(*citing));
+            }
+        }
+    }
+    ordered
+}
+
+/// `events` in the mainline ordering based on a power levels event. Their auth events must be settled.
+pub(super) fn mainline_ordering(
+    events: Vec<Index>,
+    power_levels: Option<Index>,
+    world: &mut World,
+) -> Result<Vec<Index>, Interrupt> {
+    let first_ancestors: Vec<Option<Index>> =
+        events.iter().map(|event| world.events.auth_event(*event, POWER_LEVELS, "")).collect();
+    // The mainline is followed until it has met all of these, which as a rule is at once.
+    let mut unmet: HashSet<Index> = first_ancestors.iter().flatten().copied().collect();
+    let mut mainline: HashMap<Index, usize> = HashMap::new();
+    let mut next = power_levels;
+    while let Some(event) = next.filter(|event| !unmet.is_empty() && !mainline.contains_key(event)) {
+        mainline.insert(event, mainline.len());
+        unmet.remove(&event);
+        if !unmet.is_empty() {
+            next = world.cited_power_levels(event, &unmet)?;
+        }
+    }
+    // Those beside the mainline have the position of the first ancestor that is on it.
+    let mut positions = mainline;
+    for start in unmet {
+        let mut path = Vec::new();
+        let mut next = Some(start);
+        let mut seen = HashSet::new();
+        let position = loop {
+            let Some(event) = next.filter(|event| seen.insert(*event)) else { break usize::MAX };
+            if let Some(position) = positions.get(&event) {
+                break *position;
+            }
+            path.push(event);
+            next = world.cited_power_levels(event, &HashSet::new())?;
+        };
+        positions.extend(path.into_iter().map(|event| (event, position)));
+    }
+    let position = |ancestor: Option<Index>| ancestor.and_then(|event| positions.get(&event)).copied();
+    let mut ordered: Vec<(Reverse<usize>, Index)> = first_ancestors
+        .into_iter()
+        .zip(events)
+        .map(|(ancestor, event)| (Reverse(position(ancestor).unwrap_or(usize::MAX)), event))
+        .collect();
+    let time_and_id =
+        |event: Index| world.events.get(event).map(|known| (known.event.origin_server_ts(), known.event.event_id()));
+    ordered.sort_by(|(a, x), (b, y)| a.cmp(b).then_with(|| time_and_id(*x).cmp(&time_and_id(*y))));
+    Ok(ordered.into_iter().map(|(_, event)| event).collect())
+}
+
+impl World {
+    /// The power levels event in the auth events of another one. `others` are asked for along with it.
+    fn cited_power_levels(&mut self, event: Index, others: &HashSet<Index>) -> Result<Option<Index>, Interrupt> {
+        if !self.mainlines_supplied
+            && !self.events.auth_events(event).iter().all(|cited| self.events.is_settled(*cited))
+        {
+            // From then on whatever is not known is no power levels event.
+            self.mainlines_supplied = true;
+            let events = others.iter().chain([&event]);
+            let mainlines = events.filter_map(|event| self.events.event_id(*event).cloned()).collect();
+            Need { mainlines, ..Need::default() }.check()?;
+        }
+        Ok(self.events.auth_event(event, POWER_LEVELS, ""))
+    }
+}
+
+/// The level of the event's sender, as its own auth events have it.
+fn sender_power_level(event: Index, world: &World) -> PowerLevel {
+    let get = |index: Option<Index>| index.and_then(|index| world.events.get(index)).map(|known| &known.event);
+    let create = world.events.create_by_room_id().or_else(|| world.events.auth_event(event, "m.room.create", ""));
+    let power_levels = get(world.events.auth_event(event, POWER_LEVELS, ""));
+    match (get(Some(event)), get(create)) {
+        (Some(event), Some(create)) => PowerLevels::from_state(create, power_levels).user(event.sender().as_str()),
+        _ => Ok(PowerLevel::from(0)),
+    }
+    .unwrap_or(PowerLevel::from(0))
+}
+
+/// Whether the event might take somebody's ability to do something away.
+fn is_power_event(event: Index, world: &World) -> bool {
+    let Some(known) = world.events.get(event) else { return false };
+    let event = &known.event;
+    match event.event_type() {
+        "m.room.create" | POWER_LEVELS | "m.room.join_rules" => event.state_key() == Some(""),
+        "m.room.member" => {
+            matches!(event.membership(), Some("leave" | "ban")) && event.state_key() != Some(event.sender().as_str())
+        }
+        _ => false,
+    }
+}
