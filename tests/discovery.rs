@@ -894,6 +894,25 @@ fn srv_weights() {
     assert_eq!(internet.times_asked("SRV"), 1);
 }
 
+/// Strangers choose the names that are looked up; what nobody uses any more does not stay for ever.
+#[test]
+fn old_answers_are_forgotten() {
+    let internet = Internet::new();
+    let database = Sqlite::in_memory();
+    let discovery = Discovery::new(&internet.platform(&database), "us.org", None);
+    let look_up = |kind: &str| {
+        for number in 0..1500 {
+            block_on(discovery.resolve(&format!("{kind}{number}.org"))).unwrap();
+        }
+    };
+    look_up("old");
+    internet.now.set(internet.now.get() + 2 * 24 * HOUR);
+    look_up("new");
+    let count =
+        |kind| database.rows(&format!("SELECT count(*) FROM well_known WHERE host LIKE '{kind}%'"))[0][0].clone();
+    assert_eq!((count("old").as_str(), count("new").as_str()), ("0", "1500"));
+}
+
 /// An answer that would not end is not read.
 #[test]
 fn a_resolver_that_floods() {

@@ -895,6 +895,34 @@ fn a_hundred_silent_servers() {
     assert!(world.internet.now.get() - world.started <= 70 * SECOND);
 }
 
+/// Strangers choose the servers whose keys are looked for; those that never answered do not stay for ever.
+#[test]
+fn old_failures_are_forgotten() {
+    let world = World::new(&[]);
+    let fetcher = world.fetcher();
+    let look = |kind: &str| {
+        for number in 0..1500 {
+            world.event_key(&fetcher, "10", &format!("{kind}{number}.org:1"), "ed25519:1", 0);
+        }
+    };
+    look("old");
+    world.internet.now.set(world.internet.now.get() + 2 * DAY);
+    look("new");
+    let count = |kind| world.database.rows(&format!("SELECT count(*) FROM key_fetches WHERE server LIKE '{kind}%'"));
+    assert_eq!((count("old")[0][0].as_str(), count("new")[0][0].as_str()), ("0", "1500"));
+}
+
+/// More keys than one parameter of the database holds.
+#[test]
+fn very_many_keys() {
+    let world = World::new(&[]);
+    world.internet.delay_ms.set(HOUR);
+    let key_id = format!("ed25519:{}", "x".repeat(240));
+    let queries: Vec<_> = queries(9000).into_iter().map(|query| KeyQuery { key_id: key_id.clone(), ..query }).collect();
+    block_on(world.fetcher().fetch(&queries)).unwrap();
+    assert_eq!(world.database.calls.get(), 2);
+}
+
 /// The notary is asked for what is needed, as the spec's example has it.
 #[test]
 fn the_query() {

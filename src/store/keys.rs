@@ -2,9 +2,11 @@
 //!
 //! Which response counts and when to ask again is decided in `matrix::keys` and `federation::outbound::keys`.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
-use super::{Store, json_list, json_lists};
+use super::{Store, json_lists};
 use crate::{
     matrix::{
         json::MAX_INTEGER,
@@ -54,22 +56,28 @@ const UPSERT_FETCHES: &str = "INSERT INTO key_fetches (server, failures, retry_a
      FROM json_each(?1) WHERE true \
      ON CONFLICT (server) DO UPDATE SET failures = excluded.failures, retry_at = excluded.retry_at";
 
+const FORGET_FETCHES: &str = "DELETE FROM key_fetches WHERE retry_at < ?1";
+
 impl Store {
     /// The keys of `wanted` (server and key id) that are known, and when their servers may be asked. One call.
     ///
     /// # Errors
     /// As the database says.
     pub async fn keys(&self, wanted: &[(&str, &str)]) -> Result<StoredKeys, DatabaseError> {
-        let mut answers = self.batch(vec![select_keys(wanted), select_fetches(wanted)]).await?;
-        let fetches = answers.pop().unwrap_or_default();
+        let mut statements = select_keys(wanted);
+        let lists = statements.len();
+        statements.extend(select_fetches(wanted));
+        let answers = self.batch(statements).await?;
+        let (keys, fetches) = answers.split_at_checked(lists).unwrap_or((&answers, &[]));
         Ok(StoredKeys {
-            keys: read_keys(&answers.pop().unwrap_or_default())?,
-            fetches: fetches.iter().map(read_fetch).collect::<Result<_, _>>()?,
+            keys: read_keys(keys)?,
+            fetches: fetches.iter().flatten().map(read_fetch).collect::<Result<_, _>>()?,
         })
     }
 
     /// Stores checked responses of servers about themselves and of notaries about others, and when servers may be asked
-    /// again. Answers with what is then known of `wanted`. One call.
+    /// again. Answers with what is then known of `wanted`. With `forget_before`, forgets servers that could be asked again
+    /// before that time. One call.
     ///
     /// # Errors
     /// As the database says.
@@ -79,8 +87,10 @@ impl Store {
         from_notaries: &[ServerKeys],
         fetches: &[(&str, KeyFetch)],
         wanted: &[(&str, &str)],
+        forget_before: Option<i64>,
     ) -> Result<Vec<(String, String, KnownKey)>, DatabaseError> {
-        let mut statements = Vec::new();
+        let mut statements: Vec<_> =
+            forget_before.map(|ts| Statement::new(FORGET_FETCHES, [ts.into()])).into_iter().collect();
         for (responses, own_word) in [(from_servers, true), (from_notaries, false)] {
             let rows = responses.iter().flat_map(|response| {
                 response.keys.iter().map(|(key_id, key)| {
@@ -96,26 +106,26 @@ impl Store {
         }
         let rows = fetches.iter().map(|(server, fetch)| json!([server, fetch.failures, fetch.retry_at]).to_string());
         statements.extend(json_lists(rows).into_iter().map(|rows| Statement::new(UPSERT_FETCHES, [rows.into()])));
-        statements.push(select_keys(wanted));
-        let mut answers = self.batch(statements).await?;
-        read_keys(&answers.pop().unwrap_or_default())
+        let writes = statements.len();
+        statements.extend(select_keys(wanted));
+        let answers = self.batch(statements).await?;
+        read_keys(answers.get(writes..).unwrap_or_default())
     }
 }
 
-fn select_keys(wanted: &[(&str, &str)]) -> Statement {
-    // A list of strings always serialises.
-    Statement::new(SELECT_KEYS, [serde_json::to_string(wanted).unwrap_or_default().into()])
+fn select_keys(wanted: &[(&str, &str)]) -> Vec<Statement> {
+    let pairs = wanted.iter().map(|pair| json!(pair).to_string());
+    json_lists(pairs).into_iter().map(|list| Statement::new(SELECT_KEYS, [list.into()])).collect()
 }
 
-fn select_fetches(wanted: &[(&str, &str)]) -> Statement {
-    let mut servers: Vec<_> = wanted.iter().map(|(server, _)| *server).collect();
-    servers.sort_unstable();
-    servers.dedup();
-    Statement::new(SELECT_FETCHES, [json_list(servers).into()])
+fn select_fetches(wanted: &[(&str, &str)]) -> Vec<Statement> {
+    let servers: BTreeSet<_> = wanted.iter().map(|(server, _)| *server).collect();
+    let servers = servers.into_iter().map(|server| json!(server).to_string());
+    json_lists(servers).into_iter().map(|list| Statement::new(SELECT_FETCHES, [list.into()])).collect()
 }
 
-fn read_keys(rows: &Rows) -> Result<Vec<(String, String, KnownKey)>, DatabaseError> {
-    rows.iter().map(read_key).collect()
+fn read_keys(answers: &[Rows]) -> Result<Vec<(String, String, KnownKey)>, DatabaseError> {
+    answers.iter().flatten().map(read_key).collect()
 }
 
 fn read_key(row: &Row) -> Result<(String, String, KnownKey), DatabaseError> {

@@ -12,7 +12,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use futures_util::stream::{self, StreamExt};
 
-use super::{endpoints::KeyQuery, requests::FederationClient};
+use super::{endpoints::KeyQuery, requests::FederationClient, well_known::forget_before};
 use crate::{
     config::{Config, TrustedKeyServer},
     matrix::{
@@ -172,7 +172,9 @@ impl KeyFetcher {
             }
         }
         let pairs: Vec<_> = lacking.keys().copied().collect();
-        let known = self.store.put_keys(&asked.from_servers, &asked.from_notaries, &outcomes, &pairs).await?;
+        let forget_before = forget_before(&self.platform);
+        let (own_words, others_words) = (&asked.from_servers, &asked.from_notaries);
+        let known = self.store.put_keys(own_words, others_words, &outcomes, &pairs, forget_before).await?;
         for keys in asked.from_servers.iter().chain(&asked.from_notaries) {
             // The response may say something new of other keys too.
             self.forget(&keys.server_name);
@@ -198,21 +200,26 @@ impl KeyFetcher {
         asked
     }
 
-    /// Asks each of `names` for its own keys, a few at a time.
+    /// Asks each of `names` for its own keys, a few at a time, and none after the deadline.
     async fn ask_servers(&self, names: &[&str], deadline: i64, asked: &mut Asked) {
         let answers =
             stream::iter(names.iter().filter_map(|name| ServerName::parse(name).ok())).map(|name| async move {
                 if self.platform.clock.now_ms() >= deadline {
-                    return Err(format!("the keys of {name} are not asked for: others took too long"));
+                    return None;
                 }
-                self.ask_server(&name).await.map_err(|why| format!("no keys from {name}: {why}"))
+                Some(self.ask_server(&name).await.map_err(|why| format!("no keys from {name}: {why}")))
             });
         let mut answers = answers.buffer_unordered(MAX_CONNECTIONS);
+        let mut left_out = 0;
         while let Some(answer) = answers.next().await {
             match answer {
-                Ok(keys) => asked.from_servers.push(keys),
-                Err(why) => self.platform.log.warn(&why),
+                Some(Ok(keys)) => asked.from_servers.push(keys),
+                Some(Err(why)) => self.platform.log.warn(&why),
+                None => left_out += 1,
             }
+        }
+        if left_out > 0 {
+            self.platform.log.warn(&format!("{left_out} servers were not asked for their keys: others took too long"));
         }
     }
 
