@@ -11,6 +11,7 @@
 
 mod float;
 mod parser;
+mod scan;
 mod writer;
 
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
@@ -261,7 +262,7 @@ impl Object {
 
     /// The canonical text; see [`Value::to_text`].
     pub fn to_text(&self) -> String {
-        let mut text = String::new();
+        let mut text = String::with_capacity(1024);
         writer::write_object(&mut text, self);
         text
     }

@@ -1,6 +1,6 @@
 //! The parser: RFC 8259, with a limit on nesting so that no input exhausts the stack.
 
-use super::{Error, Object, Value};
+use super::{Error, Object, Value, scan::plain_length};
 
 /// How many arrays and objects may stand inside each other. Other servers read events a few hundred levels deep; the
 /// limit must hold for our stack, also where a value is written or dropped.
@@ -178,8 +178,7 @@ impl Parser<'_> {
 
     /// Goes to the next quote, backslash or control character.
     fn skip_plain(&mut self) {
-        let plain = self.rest().iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
-        self.at += plain.unwrap_or(self.bytes.len() - self.at);
+        self.at += plain_length(self.rest());
     }
 
     fn escape(&mut self) -> Result<char, Error> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Object, Value, float};
+use super::{Object, Value, float, scan::plain_length};
 
 /// Appends the canonical text of `value`.
 pub(in crate::matrix) fn write_value(out: &mut String, value: &Value) {
@@ -66,14 +66,13 @@ pub(in crate::matrix) fn write_member(out: &mut String, key: &str, value: &Value
 /// rest as it is.
 pub(in crate::matrix) fn write_string(out: &mut String, text: &str) {
     out.push('"');
-    let mut plain = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        // Escaped bytes are ASCII, so both ends are character boundaries.
-        out.push_str(text.get(plain..at).unwrap_or_default());
-        plain = at + 1;
+    let mut rest = text;
+    loop {
+        // What must be escaped is ASCII, so both of its sides are character boundaries.
+        let (plain, escaped) = rest.split_at(plain_length(rest.as_bytes()));
+        out.push_str(plain);
+        let Some(byte) = escaped.bytes().next() else { break };
+        rest = escaped.get(1..).unwrap_or_default();
         match byte {
             b'"' => out.push_str("\\\""),
             b'\\' => out.push_str("\\\\"),
@@ -86,7 +85,6 @@ pub(in crate::matrix) fn write_string(out: &mut String, text: &str) {
             control => drop(write!(out, "\\u{control:04x}")),
         }
     }
-    out.push_str(text.get(plain..).unwrap_or_default());
     out.push('"');
 }
 
