@@ -12,7 +12,9 @@
 use std::rc::Rc;
 
 use super::{
-    base64, hashes,
+    base64,
+    event_format::{Fields, read_event_id, read_room_id},
+    hashes,
     identifiers::{EventId, RoomId, UserId},
     json::{self, Object, Value},
     keys::KeyRing,
@@ -88,20 +90,6 @@ struct EventData {
     json: String,
     oversized: Option<&'static str>,
     version: &'static RoomVersion,
-}
-
-/// The members that the protocol itself reads.
-#[derive(Debug, Clone)]
-struct Fields {
-    sender: UserId,
-    event_type: Box<str>,
-    state_key: Option<Box<str>>,
-    origin_server_ts: i64,
-    depth: i64,
-    auth_events: Vec<EventId>,
-    prev_events: Vec<EventId>,
-    /// `content.join_authorised_via_users_server` of a membership event, where the room version knows it.
-    authoriser: Option<UserId>,
 }
 
 impl ReceivedPdu {
@@ -483,86 +471,5 @@ impl EventData {
             oversized = oversized.or(Some(member));
         }
         Ok(oversized)
-    }
-}
-
-impl Fields {
-    fn read(object: &Object, version: &RoomVersion) -> Result<Self, PduError> {
-        let text = |name| object.get(name).and_then(Value::as_str).ok_or(PduError::Format(name));
-        let integer = |name| object.get(name).and_then(Value::as_i64).ok_or(PduError::Format(name));
-        let ids = |name| -> Result<Vec<EventId>, PduError> {
-            let items = object.get(name).and_then(Value::as_array).ok_or(PduError::Format(name))?;
-            items.iter().map(|item| read_reference(item, version).ok_or(PduError::Format(name))).collect()
-        };
-        let content = object.get("content").and_then(Value::as_object).ok_or(PduError::Format("content"))?;
-        let event_type = text("type")?;
-        let authoriser = match content.get("join_authorised_via_users_server") {
-            Some(user) if version.restricted && event_type == "m.room.member" => {
-                let user = user.as_str().and_then(|user| UserId::parse_any_length(user).ok());
-                Some(user.ok_or(PduError::Format("join_authorised_via_users_server"))?)
-            }
-            _ => None,
-        };
-        let state_key = match object.get("state_key") {
-            None => None,
-            Some(_) => Some(text("state_key")?.into()),
-        };
-        let depth = integer("depth")?;
-        if depth < 0 {
-            return Err(PduError::Format("depth"));
-        }
-        Ok(Self {
-            sender: UserId::parse_any_length(text("sender")?).map_err(|_| PduError::Format("sender"))?,
-            event_type: event_type.into(),
-            state_key,
-            origin_server_ts: integer("origin_server_ts")?,
-            depth,
-            auth_events: ids("auth_events")?,
-            prev_events: ids("prev_events")?,
-            authoriser,
-        })
-    }
-}
-
-/// One entry of `auth_events` or `prev_events`.
-fn read_reference(item: &Value, version: &RoomVersion) -> Option<EventId> {
-    let id = match version.event_ids {
-        EventIds::Given => match item.as_array()? {
-            [id, Value::Object(_)] => id,
-            _ => return None,
-        },
-        _ => item,
-    };
-    EventId::parse_any_length(id.as_str()?).ok()
-}
-
-fn read_event_id(object: &Object, signed_text: &str, version: &RoomVersion) -> Result<EventId, PduError> {
-    let id = match hashes::event_id(&hashes::reference_hash(signed_text), version.event_ids) {
-        Some(id) => EventId::parse(&id),
-        None => {
-            let given = object.get("event_id").and_then(Value::as_str).unwrap_or_default();
-            EventId::parse_any_length(given)
-        }
-    };
-    id.map_err(|_| PduError::Format("event_id"))
-}
-
-fn read_room_id(
-    object: &Object,
-    fields: &Fields,
-    event_id: &EventId,
-    version: &RoomVersion,
-) -> Result<RoomId, PduError> {
-    match object.get("room_id") {
-        None if version.room_id_is_create_hash
-            && &*fields.event_type == "m.room.create"
-            && fields.state_key.as_deref() == Some("") =>
-        {
-            Ok(RoomId::of_create_event(event_id))
-        }
-        room_id => room_id
-            .and_then(Value::as_str)
-            .and_then(|id| RoomId::parse_any_length(id).ok())
-            .ok_or(PduError::Format("room_id")),
     }
 }

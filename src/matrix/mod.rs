@@ -1,9 +1,17 @@
 //! The protocol as pure functions: no I/O, no clock, no async.
+//!
+//! - What everything is made of: [`json`] (and canonical JSON), [`base64`], [`identifiers`], [`server_name`].
+//! - What differs between room versions, in one table: [`room_version`].
+//! - Events: [`event`] (check 1 to 3 on receipt), its format, [`redaction`], [`hashes`].
+//! - Signatures: [`signing`], [`keys`] (whose, and valid when), [`x_matrix`] (on requests).
+//! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
+//! - State: [`state_trie`] (snapshots), [`state_resolution`].
 
 pub mod auth_events;
 pub mod auth_rules;
 pub mod base64;
 pub mod event;
+mod event_format;
 pub mod hashes;
 pub mod identifiers;
 pub mod json;
