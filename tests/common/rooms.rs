@@ -17,6 +17,7 @@ use verge::matrix::{
     hashes,
     identifiers::EventId,
     json::{self, Object, Value},
+    power_levels::{PowerLevel, PowerLevels},
     room_version::{EventIds, RoomVersion},
 };
 
@@ -377,6 +378,7 @@ impl Generator {
             true => *self.random.pick(&USERS),
             false => *self.random.pick(&joined),
         };
+        let powerful = self.powerful(state, &joined, sender);
         let other = *self.random.pick(&USERS);
         let membership = |sender: &str, target: &str, membership: &str| {
             Draft::new("m.room.member", sender, Some(target), json!({ "membership": membership }))
@@ -387,20 +389,20 @@ impl Generator {
                 self.join(joiner, other, &joined)
             }
             20..27 => membership(sender, other, "invite"),
-            27..34 => membership(sender, other, "ban"),
-            34..40 => membership(sender, other, "leave"),
+            27..34 => membership(powerful, other, "ban"),
+            34..40 => membership(powerful, other, "leave"),
             40..45 => membership(sender, sender, "leave"),
             45..50 => membership(other, if self.random.percent(90) { other } else { sender }, "knock"),
-            50..68 => self.power_levels(sender, state),
+            50..68 => self.power_levels(powerful, state),
             68..75 => {
                 let content = self.join_rules();
-                Draft::new("m.room.join_rules", sender, Some(""), content)
+                Draft::new("m.room.join_rules", powerful, Some(""), content)
             }
             75..79 => self.third_party_invite(sender),
             79..84 => self.redeem_third_party_invite(sender, other),
             84..87 => self.redaction(sender),
             87..90 => Draft::new("m.room.message", sender, None, json!({ "body": "hello" })),
-            90..93 => Draft::new("m.room.name", sender, Some(""), json!({ "name": self.random.below(5) })),
+            90..93 => Draft::new("m.room.name", powerful, Some(""), json!({ "name": self.random.below(5) })),
             93..95 => {
                 let key = *self.random.pick(&["", "a", sender, other]);
                 Draft::new("x.custom", sender, Some(key), json!({ "n": self.random.below(5) }))
@@ -412,6 +414,19 @@ impl Generator {
             }
             _ => self.hostile(sender, other),
         }
+    }
+
+    /// Mostly one of the joined users who may send state events; otherwise `sender`.
+    fn powerful(&mut self, state: &State, joined: &[&'static str], sender: &'static str) -> &'static str {
+        let of = |event_type: &str| {
+            let position = state.get(&(event_type.to_owned(), String::new()))?;
+            Some(&self.room.events[*position].event)
+        };
+        let Some(create) = of("m.room.create") else { return sender };
+        let levels = PowerLevels::from_state(create, of("m.room.power_levels"));
+        let can = |user: &&&str| levels.user(user).is_ok_and(|level| level >= PowerLevel::from(50));
+        let powerful: Vec<&'static str> = joined.iter().filter(can).copied().collect();
+        if powerful.is_empty() || self.random.percent(30) { sender } else { *self.random.pick(&powerful) }
     }
 
     fn users_with(&self, state: &State, membership: &str) -> Vec<&'static str> {

@@ -124,11 +124,7 @@ pub fn check<S: AuthState + ?Sized>(event: &Event, state: &S) -> Result<(), Auth
     if event.event_type() == "m.room.create" {
         return create::check(event);
     }
-    let room = Room {
-        state,
-        create: state.get("m.room.create", "").ok_or(AuthError::NoCreateEvent)?,
-        power_levels: state.get("m.room.power_levels", ""),
-    };
+    let room = Room { state, create: state.get("m.room.create", "").ok_or(AuthError::NoCreateEvent)? };
     let sender = event.sender();
     if room.create.content().get("m.federate") == Some(&Value::Bool(false))
         && sender.server_name() != room.create.sender().server_name()
@@ -170,12 +166,15 @@ pub fn check<S: AuthState + ?Sized>(event: &Event, state: &S) -> Result<(), Auth
 struct Room<'a, S: ?Sized> {
     state: &'a S,
     create: &'a Event,
-    power_levels: Option<&'a Event>,
 }
 
 impl<'a, S: AuthState + ?Sized> Room<'a, S> {
+    fn power_levels(&self) -> Option<&'a Event> {
+        self.state.get("m.room.power_levels", "")
+    }
+
     fn levels(&self) -> PowerLevels<'a> {
-        PowerLevels::from_state(self.create, self.power_levels)
+        PowerLevels::from_state(self.create, self.power_levels())
     }
 
     /// A user's current membership state. Who has no event is as one who left.

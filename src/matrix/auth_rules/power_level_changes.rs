@@ -1,6 +1,6 @@
 //! Rule 10: `m.room.power_levels`, and which changes its sender may make.
 
-use super::{AuthError, Room};
+use super::{AuthError, AuthState, Room};
 use crate::matrix::{
     event::Event,
     identifiers::UserId,
@@ -9,7 +9,11 @@ use crate::matrix::{
 };
 
 /// Judges a power levels event of a sender with this power.
-pub(super) fn check<S: ?Sized>(event: &Event, room: &Room<'_, S>, power: &PowerLevel) -> Result<(), AuthError> {
+pub(super) fn check<S: AuthState + ?Sized>(
+    event: &Event,
+    room: &Room<'_, S>,
+    power: &PowerLevel,
+) -> Result<(), AuthError> {
     let version = event.version();
     let new = event.content();
     let integers_only = version.integer_power_levels;
@@ -33,7 +37,7 @@ pub(super) fn check<S: ?Sized>(event: &Event, room: &Room<'_, S>, power: &PowerL
     {
         return Err(AuthError::CreatorInUsers);
     }
-    let Some(old) = room.power_levels.map(Event::content) else { return Ok(()) };
+    let Some(old) = room.power_levels().map(Event::content) else { return Ok(()) };
 
     for level in Level::ALL {
         let change = (old.get(level.name()), new.get(level.name()));
