@@ -5,4 +5,8 @@
 mod common;
 
 mod accounts;
+mod elsewhere;
 mod home;
+mod people;
+mod rooms;
+mod syncing;

@@ -1,0 +1,155 @@
+//! Rooms and users of other servers, as local users reach them.
+
+use serde_json::{Value, json};
+
+use crate::{
+    common::network::World,
+    home::{Home, User, quote, refused},
+};
+
+fn two() -> (Home, Home) {
+    let world = World::new();
+    let open = [("REGISTRATION", "open")];
+    (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open))
+}
+
+fn bodies(page: &Value) -> Vec<&str> {
+    page["chunk"].as_array().unwrap().iter().filter_map(|event| event["content"]["body"].as_str()).collect()
+}
+
+#[test]
+fn a_room_elsewhere_is_joined_read_back_and_left() {
+    let (one, two) = two();
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "preset": "public_chat", "room_alias_name": "hall", "name": "Hall" }));
+    for i in 0..30 {
+        one.say(&alice, &room, &format!("m{i}"), &format!("t{i}"));
+    }
+    let start = two.sync(&bob, "");
+    let (status, answer) = two.post(&bob, "/join/%23hall%3Aone.test", json!({}));
+    assert_eq!((status, &answer["room_id"]), (200, &json!(room)), "{answer} {:?}", two.world.logs());
+    two.world.settle();
+    let since = start["next_batch"].as_str().unwrap();
+    let joined = two.sync(&bob, &format!("since={since}"));
+    let hall = &joined["rooms"]["join"][&room];
+    assert!(hall.is_object(), "{joined}");
+    let named = hall["state"]["events"].as_array().unwrap().iter().any(|e| e["content"]["name"] == "Hall");
+    assert!(named, "{hall}");
+    assert_eq!(hall["summary"]["m.joined_member_count"], 2);
+    // Back to the creation, page by page.
+    let mut from = hall["timeline"]["prev_batch"].as_str().map(str::to_owned);
+    let (mut said, mut types) = (Vec::new(), Vec::new());
+    while let Some(token) = from {
+        let path = format!("/rooms/{}/messages?dir=b&limit=7&from={token}", quote(&room));
+        let (status, page) = two.get(&bob, &path);
+        assert_eq!(status, 200, "{page}");
+        said.extend(bodies(&page).into_iter().map(str::to_owned));
+        types.extend(page["chunk"].as_array().unwrap().iter().map(|e| e["type"].as_str().unwrap().to_owned()));
+        from = page["end"].as_str().map(str::to_owned);
+        assert!(types.len() < 100);
+    }
+    let expected: Vec<String> = (0..30).rev().map(|i| format!("m{i}")).collect();
+    assert_eq!(said, expected, "{:?}", two.world.logs());
+    assert_eq!(types.last().unwrap(), "m.room.create");
+    // Both ways.
+    two.say(&bob, &room, "hello from two", "b1");
+    one.world.settle();
+    let (_, page) = one.get(&alice, &format!("/rooms/{}/messages?dir=b&limit=1", quote(&room)));
+    assert_eq!(bodies(&page), ["hello from two"]);
+    assert_eq!(two.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
+    two.world.settle();
+    let (_, members) = one.get(&alice, &format!("/rooms/{}/joined_members", quote(&room)));
+    assert_eq!(members["joined"].as_object().unwrap().len(), 1);
+}
+
+fn invited(home: &Home, user: &User) -> Value {
+    home.sync(user, "")["rooms"]["invite"].clone()
+}
+
+#[test]
+fn users_elsewhere_are_invited_accept_and_reject() {
+    let (one, two) = two();
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    for accepts in [true, false] {
+        let room = one.room(&alice, json!({ "name": "Den" }));
+        let body = json!({ "user_id": bob.id, "reason": "come" });
+        let (status, answer) = one.post(&alice, &format!("/rooms/{}/invite", quote(&room)), body);
+        assert_eq!(status, 200, "{answer} {:?}", one.world.logs());
+        one.world.settle();
+        let invite = invited(&two, &bob);
+        let events = invite[&room]["invite_state"]["events"].as_array().unwrap();
+        assert!(events.iter().any(|event| event["content"]["name"] == "Den"), "{invite}");
+        assert!(events.iter().all(|event| event.get("signatures").is_none()), "stripped");
+        assert!(events.iter().any(|event| event["state_key"] == json!(bob.id)));
+        if accepts {
+            let (status, answer) = two.post(&bob, &format!("/rooms/{}/join", quote(&room)), json!({}));
+            assert_eq!(status, 200, "{answer} {:?}", two.world.logs());
+        } else {
+            let (status, answer) = two.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({}));
+            assert_eq!(status, 200, "{answer} {:?}", two.world.logs());
+        }
+        two.world.settle();
+        assert_eq!(invited(&two, &bob), json!({}));
+        let path = format!("/rooms/{}/state/m.room.member/{}", quote(&room), quote(&bob.id));
+        let expected = if accepts { "join" } else { "leave" };
+        assert_eq!(one.get(&alice, &path).1["membership"], expected, "{:?}", one.world.logs());
+    }
+}
+
+#[test]
+fn an_invite_from_a_dead_server_can_be_rejected() {
+    let (one, two) = two();
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "invite": [bob.id] }));
+    one.world.settle();
+    let before = two.sync(&bob, "");
+    assert!(before["rooms"]["invite"][&room].is_object(), "{:?}", one.world.logs());
+    one.world.disconnect("one.test");
+    let (status, answer) = two.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({}));
+    assert_eq!(status, 200, "{answer}");
+    let after = two.sync(&bob, &format!("since={}", before["next_batch"].as_str().unwrap()));
+    assert!(after["rooms"]["leave"][&room]["timeline"].is_object(), "{after}");
+    assert_eq!(invited(&two, &bob), json!({}));
+}
+
+#[test]
+fn profiles_and_aliases_elsewhere() {
+    let (one, two) = two();
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "room_alias_name": "hall" }));
+    let (_, profile) = two.get(&bob, "/profile/%40alice%3Aone.test");
+    assert_eq!(profile, json!({ "displayname": "alice" }), "{:?}", two.world.logs());
+    let (_, alias) = two.get(&bob, "/directory/room/%23hall%3Aone.test");
+    assert_eq!(alias["room_id"], json!(room));
+    refused(&two.get(&bob, "/directory/room/%23none%3Aone.test"), 404, "M_NOT_FOUND");
+    refused(&two.get(&bob, "/profile/%40none%3Aone.test"), 404, "M_NOT_FOUND");
+    let (status, answer) = two.get(&bob, "/directory/room/%23hall%3Anowhere.test");
+    assert!(status == 502 || status == 404 || status == 504, "{status} {answer}");
+}
+
+#[test]
+fn a_room_of_nobodys_is_not_found() {
+    let (_, two) = two();
+    let bob = two.register("bob");
+    let (status, answer) = two.post(&bob, "/join/%21abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG", json!({}));
+    assert_eq!((status, answer["errcode"].as_str()), (404, Some("M_NOT_FOUND")), "{answer}");
+    refused(&two.post(&bob, "/join/nonsense", json!({})), 400, "M_INVALID_PARAM");
+}
+
+#[test]
+fn members_of_another_room_may_join_a_restricted_one() {
+    let (one, two) = two();
+    let (alice, carol, bob) = (one.register("alice"), one.register("carol"), two.register("bob"));
+    let club = one.room(&alice, json!({ "preset": "public_chat" }));
+    let rules = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
+    let state = json!([{ "type": "m.room.join_rules", "content": rules }]);
+    let back_room = one.room(&alice, json!({ "initial_state": state }));
+    refused(&one.post(&carol, &format!("/join/{}", quote(&back_room)), json!({})), 403, "M_FORBIDDEN");
+    for (home, user) in [(&one, &carol), (&two, &bob)] {
+        for room in [&club, &back_room] {
+            let path = format!("/join/{}?via=one.test", quote(room));
+            let (status, answer) = home.post(user, &path, json!({}));
+            assert_eq!(status, 200, "{answer} {:?}", home.world.logs());
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! `/sync`.
+
+use serde_json::{Value, json};
+
+use crate::home::{Home, User, quote, refused};
+
+fn next(answer: &Value) -> String {
+    format!("since={}", answer["next_batch"].as_str().unwrap())
+}
+
+fn bodies(room: &Value) -> Vec<&str> {
+    let events = room["timeline"]["events"].as_array().unwrap();
+    events.iter().filter_map(|event| event["content"]["body"].as_str()).collect()
+}
+
+fn state_of<'a>(room: &'a Value, kind: &str) -> Vec<&'a Value> {
+    room["state"]["events"].as_array().unwrap().iter().filter(|event| event["type"] == kind).collect()
+}
+
+#[test]
+fn a_first_sync_tells_everything_and_the_next_what_is_new() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&alice, json!({ "name": "Den", "preset": "public_chat" }));
+    for i in 0..15 {
+        home.say(&alice, &room, &format!("m{i}"), &format!("t{i}"));
+    }
+    let first = home.sync(&alice, "");
+    let joined = &first["rooms"]["join"][&room];
+    assert_eq!(bodies(joined), ["m5", "m6", "m7", "m8", "m9", "m10", "m11", "m12", "m13", "m14"]);
+    assert_eq!(joined["timeline"]["limited"], true);
+    assert_eq!(state_of(joined, "m.room.name")[0]["content"]["name"], "Den");
+    assert_eq!(state_of(joined, "m.room.create").len(), 1);
+    assert_eq!(joined["summary"]["m.joined_member_count"], 1);
+    for member in ["account_data", "ephemeral", "unread_notifications", "state", "timeline"] {
+        assert!(joined[member].is_object(), "{member}");
+    }
+    // What is older is behind prev_batch.
+    let before = joined["timeline"]["prev_batch"].as_str().unwrap();
+    let (_, page) = home.get(&alice, &format!("/rooms/{}/messages?dir=b&limit=2&from={before}", quote(&room)));
+    assert_eq!(page["chunk"][0]["content"]["body"], "m4");
+
+    let quiet = home.sync(&alice, &next(&first));
+    assert_eq!(quiet["rooms"]["join"], json!({}));
+    home.say(&alice, &room, "new", "t99");
+    home.put(&alice, &format!("/rooms/{}/state/m.room.name", quote(&room)), json!({ "name": "Lair" }));
+    home.post(&bob, &format!("/join/{}", quote(&room)), json!({}));
+    let second = home.sync(&alice, &next(&quiet));
+    let joined = &second["rooms"]["join"][&room];
+    let events = joined["timeline"]["events"].as_array().unwrap();
+    assert_eq!(events.len(), 3, "{joined}");
+    assert_eq!(events[0]["unsigned"]["transaction_id"], "t99");
+    assert!(events[0]["unsigned"]["age"].is_i64() && events[0].get("room_id").is_none());
+    assert_eq!(events[1]["unsigned"]["prev_content"], json!({ "name": "Den" }));
+    assert_eq!(events[2]["state_key"], json!(bob.id));
+    assert_eq!(joined["timeline"]["limited"], false);
+    assert_eq!(joined["state"]["events"], json!([]), "the timeline tells it");
+    assert_eq!(joined["summary"]["m.joined_member_count"], 2);
+    // Another device does not get this one's transaction IDs.
+    let login = json!({ "type": "m.login.password", "user": "alice", "password": "alice's" });
+    let laptop = User::of(&home.call(None, "POST", "/login", Some(login)).1);
+    let theirs = home.sync(&laptop, &next(&quiet));
+    assert!(theirs["rooms"]["join"][&room]["timeline"]["events"][0]["unsigned"].get("transaction_id").is_none());
+}
+
+#[test]
+fn a_gap_is_told_with_the_state_that_changed_in_it() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    let first = home.sync(&alice, "");
+    let topic = |text: &str| {
+        home.put(&alice, &format!("/rooms/{}/state/m.room.topic", quote(&room)), json!({ "topic": text }));
+    };
+    topic("one");
+    home.post(&bob, &format!("/join/{}", quote(&room)), json!({}));
+    for i in 0..12 {
+        home.say(&alice, &room, &format!("m{i}"), &format!("t{i}"));
+    }
+    let filter = quote(r#"{"room":{"timeline":{"limit":4}}}"#);
+    let second = home.sync(&alice, &format!("{}&filter={filter}", next(&first)));
+    let joined = &second["rooms"]["join"][&room];
+    assert_eq!(bodies(joined), ["m8", "m9", "m10", "m11"]);
+    assert_eq!(joined["timeline"]["limited"], true);
+    assert_eq!(state_of(joined, "m.room.topic")[0]["content"]["topic"], "one");
+    assert_eq!(state_of(joined, "m.room.member")[0]["state_key"], json!(bob.id));
+    assert_eq!(joined["state"]["events"].as_array().unwrap().len(), 2, "only what changed");
+    // The state after the timeline, for clients that ask for it.
+    topic("two");
+    let third = home.sync(&alice, &format!("{}&use_state_after=true", next(&second)));
+    let joined = &third["rooms"]["join"][&room];
+    assert!(joined.get("state").is_none());
+    assert_eq!(joined["state_after"]["events"][0]["content"]["topic"], "two");
+    let full = home.sync(&alice, &format!("{}&full_state=true", next(&third)));
+    assert_eq!(state_of(&full["rooms"]["join"][&room], "m.room.create").len(), 1);
+}
+
+#[test]
+fn state_changes_that_a_filter_keeps_from_the_timeline_are_state() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let first = home.sync(&alice, "");
+    home.put(&alice, &format!("/rooms/{}/state/m.room.topic", quote(&room)), json!({ "topic": "x" }));
+    home.say(&alice, &room, "hi", "t1");
+    let filter = quote(r#"{"room":{"timeline":{"types":["m.room.message"]}}}"#);
+    let joined = &home.sync(&alice, &format!("{}&filter={filter}", next(&first)))["rooms"]["join"][&room];
+    assert_eq!(joined["timeline"]["events"].as_array().unwrap().len(), 1);
+    assert_eq!(state_of(joined, "m.room.topic").len(), 1);
+    let other = quote(r#"{"room":{"not_rooms":["ROOM"]}}"#.replace("ROOM", &room).as_str());
+    assert_eq!(home.sync(&alice, &format!("{}&filter={other}", next(&first)))["rooms"]["join"], json!({}));
+}
+
+#[test]
+fn invites_joins_and_leaves() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let start = home.sync(&bob, "");
+    let room = home.room(&alice, json!({ "name": "Den", "invite": [bob.id] }));
+    home.say(&alice, &room, "before", "t0");
+    let invited = home.sync(&bob, &next(&start));
+    let events = invited["rooms"]["invite"][&room]["invite_state"]["events"].as_array().unwrap();
+    let find = |kind: &str, key: &str| events.iter().find(|e| e["type"] == kind && e["state_key"] == key);
+    assert_eq!(find("m.room.name", "").unwrap()["content"]["name"], "Den");
+    let own = find("m.room.member", &bob.id).unwrap();
+    assert_eq!((&own["content"]["membership"], &own["sender"]), (&json!("invite"), &json!(alice.id)));
+    assert_eq!((&invited["rooms"]["join"], &invited["rooms"]["leave"]), (&json!({}), &json!({})));
+    assert_eq!(home.sync(&bob, &next(&invited))["rooms"]["invite"], json!({}), "told once");
+
+    home.post(&bob, &format!("/join/{}", quote(&room)), json!({}));
+    home.say(&alice, &room, "hi bob", "t1");
+    let joined = home.sync(&bob, &next(&invited));
+    let den = &joined["rooms"]["join"][&room];
+    assert_eq!(state_of(den, "m.room.create").len() + state_of(den, "m.room.name").len(), 2, "the whole state: {den}");
+    assert!(bodies(den).ends_with(&["before", "hi bob"]), "{:?}", bodies(den));
+
+    home.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({}));
+    home.say(&alice, &room, "bob is gone", "t2");
+    let left = home.sync(&bob, &next(&joined));
+    let den = &left["rooms"]["leave"][&room];
+    assert_eq!(bodies(den), [""; 0]);
+    let last = den["timeline"]["events"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["content"]["membership"], &last["state_key"]), (&json!("leave"), &json!(bob.id)));
+    assert_eq!(home.sync(&bob, &next(&left))["rooms"]["leave"], json!({}), "told once");
+    assert_eq!(home.sync(&bob, "")["rooms"]["leave"], json!({}), "a first sync tells of no old leaves");
+    let include = quote(r#"{"room":{"include_leave":true}}"#);
+    assert!(home.sync(&bob, &format!("filter={include}"))["rooms"]["leave"][&room].is_object());
+}
+
+#[test]
+fn a_new_profile_is_no_new_room() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let first = home.sync(&alice, "");
+    home.put(&alice, &format!("/profile/{}/displayname", quote(&alice.id)), json!({ "displayname": "A" }));
+    let second = home.sync(&alice, &next(&first));
+    let joined = &second["rooms"]["join"][&room];
+    assert_eq!(joined["timeline"]["events"].as_array().unwrap().len(), 1);
+    assert_eq!(joined["state"]["events"], json!([]));
+    assert_eq!(joined["timeline"]["events"][0]["unsigned"]["prev_content"]["displayname"], "alice");
+}
+
+#[test]
+fn a_sync_waits_for_news_and_no_longer_than_asked() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let first = home.sync(&alice, "");
+    let began = home.world.now_ms();
+    let calls = home.database.calls.get();
+    let quiet = home.sync(&alice, &format!("{}&timeout=5000", next(&first)));
+    assert_eq!(home.world.now_ms() - began, 5000);
+    assert_eq!(quiet["rooms"]["join"], json!({}));
+    assert!(home.database.calls.get() - calls < 20, "{}", home.database.calls.get() - calls);
+    // News that come while it waits end the wait.
+    let request = http::Request::get(format!("/_matrix/client/v3/sync?{}&timeout=30000", next(&quiet)))
+        .header("Authorization", format!("Bearer {}", alice.token))
+        .body(bytes::Bytes::new())
+        .unwrap();
+    let send = http::Request::put(format!("/_matrix/client/v3/rooms/{}/send/m.room.message/t1", quote(&room)))
+        .header("Authorization", format!("Bearer {}", alice.token))
+        .body(bytes::Bytes::from_static(b"{\"body\":\"at last\"}"))
+        .unwrap();
+    let began = home.world.now_ms();
+    let later = async {
+        use verge::platform::Clock;
+        home.world.sleep(3_000).await;
+        home.server.handle(send).await
+    };
+    let (answer, _) = home.world.run(futures_util::future::join(home.server.handle(request), later));
+    let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+    assert_eq!(bodies(&answer["rooms"]["join"][&room]), ["at last"]);
+    assert!(home.world.now_ms() - began <= 3_600, "{}", home.world.now_ms() - began);
+}
+
+#[test]
+fn a_sync_of_new_messages_is_few_round_trips() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let first = home.sync(&alice, "");
+    home.say(&alice, &room, "x", "t1");
+    home.world.settle();
+    let calls = home.database.calls.get();
+    let second = home.sync(&alice, &next(&first));
+    assert_eq!(home.database.calls.get() - calls, 2, "who asks, and what is new");
+    assert_eq!(bodies(&second["rooms"]["join"][&room]), ["x"]);
+}
+
+#[test]
+fn account_data_is_synced() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let first = home.sync(&alice, "");
+    home.put(&alice, &format!("/user/{}/account_data/m.direct", quote(&alice.id)), json!({ "a": 1 }));
+    let tag = format!("/user/{}/rooms/{}/account_data/m.tag", quote(&alice.id), quote(&room));
+    home.put(&alice, &tag, json!({ "b": 2 }));
+    let second = home.sync(&alice, &next(&first));
+    assert_eq!(second["account_data"]["events"], json!([{ "type": "m.direct", "content": { "a": 1 } }]));
+    let events = &second["rooms"]["join"][&room]["account_data"]["events"];
+    assert_eq!(*events, json!([{ "type": "m.tag", "content": { "b": 2 } }]));
+    let third = home.sync(&alice, &next(&second));
+    assert_eq!((&third["account_data"]["events"], &third["rooms"]["join"]), (&json!([]), &json!({})));
+    let fresh = home.sync(&alice, "");
+    assert_eq!(fresh["account_data"]["events"].as_array().unwrap().len(), 1);
+    assert_eq!(fresh["rooms"]["join"][&room]["account_data"]["events"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn lazy_loading_sends_the_members_that_matter() {
+    let home = Home::new();
+    let (alice, bob, carol) = (home.register("alice"), home.register("bob"), home.register("carol"));
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    for user in [&bob, &carol] {
+        home.post(user, &format!("/join/{}", quote(&room)), json!({}));
+    }
+    for i in 0..10 {
+        home.say(&carol, &room, "x", &format!("t{i}"));
+    }
+    let lazy = quote(r#"{"room":{"state":{"lazy_load_members":true}}}"#);
+    let answer = home.sync(&alice, &format!("filter={lazy}"));
+    let mut members: Vec<&str> = state_of(&answer["rooms"]["join"][&room], "m.room.member")
+        .iter()
+        .map(|event| event["state_key"].as_str().unwrap())
+        .collect();
+    members.sort_unstable();
+    assert_eq!(members, [&*alice.id, &carol.id]);
+    let heroes = &answer["rooms"]["join"][&room]["summary"]["m.heroes"];
+    assert_eq!(heroes, &json!([bob.id, carol.id]));
+}
+
+#[test]
+fn what_a_sync_cannot_understand_it_refuses() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let sync = |query: &str| home.get(&alice, &format!("/sync?{query}"));
+    refused(&sync("since=nonsense"), 400, "M_INVALID_PARAM");
+    refused(&sync("since=s72594_4483_1934"), 400, "M_INVALID_PARAM");
+    refused(&sync("timeout=soon"), 400, "M_INVALID_PARAM");
+    refused(&sync("full_state=maybe"), 400, "M_INVALID_PARAM");
+    refused(&sync("filter=%7B"), 400, "M_NOT_JSON");
+    refused(&sync("filter=none"), 400, "M_INVALID_PARAM");
+    refused(&home.call(None, "GET", "/sync", None), 401, "M_MISSING_TOKEN");
+}
