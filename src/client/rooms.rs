@@ -12,10 +12,11 @@ use super::{
 use crate::{
     error::MatrixError,
     matrix::{
-        identifiers::{RoomAlias, UserId},
+        identifiers::{RoomAlias, RoomId, UserId},
         json::{Object, Value},
         room_version::RoomVersion,
     },
+    platform::DatabaseError,
     room::{Draft, NewRoom, RoomError},
     router::{Call, Handled, ok},
     server::Server,
@@ -24,12 +25,15 @@ use crate::{
 /// How many users may be invited, and how many state events given, at the creation of a room.
 const MAX_LIST: usize = 100;
 
+/// How often the creation of a room is tried.
+const MAX_ATTEMPTS: usize = 10;
+
 /// What rooms are created like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Preset {
-    PrivateChat,
-    TrustedPrivateChat,
-    PublicChat,
+    Private,
+    TrustedPrivate,
+    Public,
 }
 
 /// A room as a client asks for it.
@@ -58,12 +62,7 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     }
     let profile = server.store.profile(session.user.as_str()).await?.unwrap_or_default();
     let new = wish.to_room(&session.user, member_content(&profile));
-    let (room_id, _) = server.rooms.create(&session.user, &new).await.map_err(|error| match error {
-        RoomError::NotAllowed(_) => {
-            MatrixError::new(StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", error.to_string())
-        }
-        error => error.into(),
-    })?;
+    let room_id = create_room(server, &session.user, &new).await?;
     if let Some(alias) = &wish.alias {
         let now_ms = server.platform.clock.now_ms();
         if !server.store.put_alias(alias.as_str(), room_id.as_str(), session.user.as_str(), now_ms).await? {
@@ -86,6 +85,23 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "room_id": room_id }))
 }
 
+/// From room version 12 on a room's ID is the hash of its create event: two rooms that one user creates in the same
+/// millisecond would be one. The second waits for the next.
+async fn create_room(server: &Server, creator: &UserId, new: &NewRoom) -> Result<RoomId, MatrixError> {
+    for _ in 0..MAX_ATTEMPTS {
+        match server.rooms.create(creator, new).await {
+            Ok((room_id, _)) => return Ok(room_id),
+            Err(RoomError::Database(DatabaseError::Constraint(_))) => server.platform.clock.sleep(1).await,
+            Err(error @ RoomError::NotAllowed(_)) => {
+                let message = error.to_string();
+                return Err(MatrixError::new(StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", message));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(RoomError::Busy.into())
+}
+
 impl Wish {
     fn read(server: &Server, creator: &UserId, body: &Body) -> Result<Self, MatrixError> {
         let version = match body.text("room_version")? {
@@ -101,12 +117,12 @@ impl Wish {
             Some(_) => return Err(MatrixError::invalid_param("\"visibility\" must be public or private.")),
         };
         let preset = match body.text("preset")? {
-            Some("private_chat") => Preset::PrivateChat,
-            Some("trusted_private_chat") => Preset::TrustedPrivateChat,
-            Some("public_chat") => Preset::PublicChat,
+            Some("private_chat") => Preset::Private,
+            Some("trusted_private_chat") => Preset::TrustedPrivate,
+            Some("public_chat") => Preset::Public,
             Some(_) => return Err(MatrixError::invalid_param("There is no such preset.")),
-            None if published => Preset::PublicChat,
-            None => Preset::PrivateChat,
+            None if published => Preset::Public,
+            None => Preset::Private,
         };
         let alias = match body.text("room_alias_name")? {
             Some(name) => Some(new_alias(server, name)?),
@@ -151,8 +167,8 @@ impl Wish {
             drafts.push(Draft::state("m.room.canonical_alias", "", one("alias", alias.as_str())));
         }
         let (join_rule, guest_access) = match self.preset {
-            Preset::PrivateChat | Preset::TrustedPrivateChat => ("invite", "can_join"),
-            Preset::PublicChat => ("public", "forbidden"),
+            Preset::Private | Preset::TrustedPrivate => ("invite", "can_join"),
+            Preset::Public => ("public", "forbidden"),
         };
         let preset = [
             Draft::state("m.room.join_rules", "", one("join_rule", join_rule)),
@@ -174,7 +190,7 @@ impl Wish {
         let mut content = self.create_content.clone();
         content.remove("creator");
         content.remove("room_version");
-        if self.version.privileged_creators && self.preset == Preset::TrustedPrivateChat && !self.invite.is_empty() {
+        if self.version.privileged_creators && self.preset == Preset::TrustedPrivate && !self.invite.is_empty() {
             let given = content.get("additional_creators").and_then(Value::as_array).unwrap_or_default();
             let mut creators = given.to_vec();
             for user in self.invite.iter().map(Value::from) {
@@ -193,7 +209,7 @@ impl Wish {
         // Where creators have infinite power, the event must not name them.
         if !self.version.privileged_creators {
             users.insert(creator.as_str(), 100);
-            if self.preset == Preset::TrustedPrivateChat {
+            if self.preset == Preset::TrustedPrivate {
                 for user in &self.invite {
                     users.insert(user.as_str(), 100);
                 }
@@ -215,7 +231,7 @@ impl Wish {
         for (name, level) in [("ban", 50), ("events_default", 0), ("kick", 50), ("redact", 50), ("state_default", 50)] {
             content.insert(name, level);
         }
-        content.insert("invite", if self.preset == Preset::PublicChat { 50 } else { 0 });
+        content.insert("invite", if self.preset == Preset::Public { 50 } else { 0 });
         content.insert("users_default", 0);
         content.insert("users", users);
         content.insert("events", events);

@@ -132,7 +132,7 @@ impl Reader {
 
 /// The events before which a state event stood at the same key, for `unsigned.prev_content`.
 pub(super) fn wants_replaced(events: &[TimelineEvent], reads: &mut StateReads) {
-    reads.at.extend(events.iter().filter_map(|event| replaced_at(event)));
+    reads.at.extend(events.iter().filter_map(replaced_at));
 }
 
 /// The state event that `event` replaced.

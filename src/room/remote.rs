@@ -243,7 +243,8 @@ pub(super) fn judge_outliers_with<'a>(
         outliers.by_id.insert(event.event_id().clone(), (event, None));
     }
     let mut order: Vec<EventId> = waiting.keys().cloned().collect();
-    order.sort();
+    // No event cites the create event from room version 12 on, and all need it.
+    order.sort_by_key(|id| (*id != room_id.create_event_id(), id.clone()));
     // Depth first without recursion: an event is judged after all of its auth events that came with it.
     for start in order {
         let mut stack = vec![(start, false)];
