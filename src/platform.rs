@@ -33,7 +33,8 @@ pub struct Platform {
 /// An SQL database (SQLite dialect).
 pub trait Database {
     /// Runs `statements` in order as one atomic transaction and one round trip: all of them take effect, or none does.
-    /// Answers with the rows of each statement, in order.
+    /// Answers with the rows of each statement, in order. The columns of a statement must have distinct names that are
+    /// no numbers: D1 gives rows as JavaScript objects.
     fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>>;
 }
 

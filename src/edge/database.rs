@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use worker::{
-    Env,
+    Env, console_error,
     js_sys::{self, Array, Reflect},
     wasm_bindgen::{self, JsCast, JsValue, prelude::wasm_bindgen},
     wasm_bindgen_futures,
@@ -114,7 +114,15 @@ impl D1 {
 
 impl Database for D1 {
     fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
-        Box::pin(self.run(statements))
+        Box::pin(async move {
+            let first = statements.first().map_or("", |statement| statement.sql);
+            let outcome = self.run(statements).await;
+            if let Err(error @ (DatabaseError::Unavailable(_) | DatabaseError::Shape(_))) = &outcome {
+                // The answer to the client says nothing of it. A lost race is no news.
+                console_error!("{error}, in a batch that begins with: {first}");
+            }
+            outcome
+        })
     }
 }
 

@@ -79,7 +79,7 @@ pub struct PageFilter {
 /// The columns of [`SeenEvent::of_row`], of `events AS e` with [`seen_joins`].
 macro_rules! seen_columns {
     () => {
-        "e.event_id, e.json, version_of.room_version, e.redacted_by, redaction.json, e.state_before, e.state_after"
+        "e.event_id, e.json, version_of.room_version, e.redacted_by, redaction.json AS redaction_json, e.state_before, e.state_after"
     };
 }
 pub(super) use seen_columns;

@@ -89,6 +89,9 @@ impl Database for Sqlite {
 fn run(connection: &Connection, statement: &Statement) -> Result<Rows, DatabaseError> {
     let mut prepared = connection.prepare_cached(statement.sql).map_err(failure)?;
     let columns = prepared.column_count();
+    let names: std::collections::BTreeSet<_> = prepared.column_names().into_iter().collect();
+    assert_eq!(names.len(), columns, "D1 answers with objects, which have each name once: {}", statement.sql);
+    assert!(names.iter().all(|name| name.parse::<u32>().is_err()), "objects sort such names: {}", statement.sql);
     let parameters = statement.parameters.iter().map(|value| match value {
         SqlValue::Null => rusqlite::types::Value::Null,
         SqlValue::Integer(integer) => {
