@@ -1,11 +1,11 @@
-//! Account data (Client-Server API, "Client Config"), and small endpoints that clients ask when they start.
+//! Account data (Client-Server API, "Client Config").
 
 use serde_json::json;
 
 use super::{auth, body::Body, filters::own};
 use crate::{
     error::MatrixError,
-    matrix::{identifiers::RoomId, room_version::RoomVersion},
+    matrix::identifiers::RoomId,
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
 };
@@ -35,46 +35,6 @@ pub(super) async fn get_in_room(server: &Server, call: &Call) -> Handled {
 /// `PUT /user/{userId}/rooms/{roomId}/account_data/{type}`
 pub(super) async fn put_in_room(server: &Server, call: &Call) -> Handled {
     write(server, call, room_id(call)?, call.parameter(2)).await
-}
-
-/// `GET /_matrix/client/versions`
-pub(super) async fn versions(_: &Server, _: &Call) -> Handled {
-    ok(&json!({
-        "versions": [
-            "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
-        ],
-        "unstable_features": {},
-    }))
-}
-
-/// `GET /capabilities`
-pub(super) async fn capabilities(server: &Server, call: &Call) -> Handled {
-    auth::session(server, call).await?;
-    let available: serde_json::Map<String, serde_json::Value> =
-        RoomVersion::all().iter().map(|version| (version.id.to_owned(), "stable".into())).collect();
-    ok(&json!({
-        "capabilities": {
-            "m.room_versions": { "default": server.config.default_room_version.id, "available": available },
-            "m.change_password": { "enabled": false },
-            "m.set_displayname": { "enabled": true },
-            "m.set_avatar_url": { "enabled": true },
-            "m.3pid_changes": { "enabled": false },
-            "m.get_login_token": { "enabled": false },
-            "m.profile_fields": { "enabled": true, "allowed": ["displayname", "avatar_url"] },
-        },
-    }))
-}
-
-/// `GET /pushrules/`: this server pushes nothing, so there are no rules.
-pub(super) async fn push_rules(server: &Server, call: &Call) -> Handled {
-    auth::session(server, call).await?;
-    ok(&json!({ "global": { "override": [], "content": [], "room": [], "sender": [], "underride": [] } }))
-}
-
-/// `GET /voip/turnServer`: there is none.
-pub(super) async fn turn_server(server: &Server, call: &Call) -> Handled {
-    auth::session(server, call).await?;
-    ok(&json!({}))
 }
 
 async fn read(server: &Server, call: &Call, room_id: &str, event_type: &str) -> Handled {

@@ -9,6 +9,7 @@
 mod account_data;
 mod auth;
 mod body;
+mod capabilities;
 mod directory;
 mod events;
 mod filters;
@@ -41,11 +42,11 @@ pub async fn handle(server: &Server, request: Request) -> Response {
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
 static ROUTES: [Route; 50] = [
-    get("/_matrix/client/versions", |s, c| Box::pin(account_data::versions(s, c))),
-    get("/_matrix/client/v3/capabilities", |s, c| Box::pin(account_data::capabilities(s, c))),
-    get("/_matrix/client/v3/pushrules/", |s, c| Box::pin(account_data::push_rules(s, c))),
-    get("/_matrix/client/v3/pushrules", |s, c| Box::pin(account_data::push_rules(s, c))),
-    get("/_matrix/client/v3/voip/turnServer", |s, c| Box::pin(account_data::turn_server(s, c))),
+    get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
+    get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
+    get("/_matrix/client/v3/pushrules/", |s, c| Box::pin(capabilities::push_rules(s, c))),
+    get("/_matrix/client/v3/pushrules", |s, c| Box::pin(capabilities::push_rules(s, c))),
+    get("/_matrix/client/v3/voip/turnServer", |s, c| Box::pin(capabilities::turn_server(s, c))),
     // Accounts and logins
     post("/_matrix/client/v3/register", |s, c| Box::pin(register::register(s, c))),
     get("/_matrix/client/v3/register/available", |s, c| Box::pin(register::available(s, c))),

@@ -24,12 +24,8 @@ pub(super) async fn get(server: &Server, call: &Call) -> Handled {
 pub(super) async fn get_field(server: &Server, call: &Call) -> Handled {
     let profile = profile_of(server, call).await?;
     let name = call.parameter(1);
-    match profile.get(name) {
-        Some(value) => ok(&json!({ name: value })),
-        // Clients take an empty answer for a field that is not set, and an error for a user who does not exist.
-        None if matches!(name, "displayname" | "avatar_url") => ok(&json!({})),
-        None => Err(MatrixError::not_found("The profile has no such field.")),
-    }
+    let value = profile.get(name).ok_or_else(|| MatrixError::not_found("The profile has no such field."))?;
+    ok(&json!({ name: value }))
 }
 
 /// `PUT /profile/{userId}/{keyName}`, which also tells the rooms that the user is in.

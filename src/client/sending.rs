@@ -13,8 +13,10 @@ use super::{
 use crate::{
     error::MatrixError,
     matrix::{
-        identifiers::{EventId, RoomId},
+        event::Event,
+        identifiers::{EventId, RoomAlias, RoomId, UserId},
         json::{Object, Value},
+        power_levels::{Level, PowerLevels},
     },
     room::Draft,
     router::{Call, Handled, ok},
@@ -76,6 +78,9 @@ async fn once(
     }
     let room_id = room_id(room)?;
     let draft = draft(Body::optional(call)?)?;
+    if let Some(redacts) = &draft.redacts {
+        may_redact(server, &session.user, &room_id, redacts).await?;
+    }
     let transaction = ClientTransaction {
         user_id: session.user.as_str().to_owned(),
         device_id: session.device_id.clone(),
@@ -83,7 +88,16 @@ async fn once(
         txn_id: txn_id.to_owned(),
     };
     let now_ms = server.platform.clock.now_ms();
-    let remember = |event: &crate::matrix::event::Event| vec![transaction.remember(event.event_id().as_str(), now_ms)];
+    // Old IDs go on one request in many: a device that sends nothing leaves none.
+    let mut drawn = [0];
+    server.platform.random.fill(&mut drawn);
+    let remember = |event: &Event| {
+        let mut statements = vec![transaction.remember(event.event_id().as_str(), now_ms)];
+        if drawn == [0] {
+            statements.push(transaction.forget_old(now_ms));
+        }
+        statements
+    };
     let event_id = match server.rooms.send_with(&room_id, &session.user, draft, remember).await {
         Ok(event) => event.event_id().as_str().to_owned(),
         // The same request at the same moment may have come first, or this one's own commit whose answer was lost.
@@ -94,6 +108,29 @@ async fn once(
     };
     server.flush(&room_id);
     ok(&json!({ "event_id": event_id }))
+}
+
+/// The rooms let everybody send redactions and then take no notice of those that are not allowed; users are told.
+///
+/// # Errors
+/// 403 `M_FORBIDDEN` where the event is somebody else's and the user may not redact those, 404 where there is no such event.
+async fn may_redact(server: &Server, user: &UserId, room_id: &RoomId, redacts: &str) -> Result<(), MatrixError> {
+    let unknown = || MatrixError::not_found("There is no such event in this room.");
+    let event_id = EventId::parse(redacts).map_err(|_| unknown())?;
+    let event = server.rooms.event(&event_id).await?.filter(|stored| stored.event.room_id() == room_id);
+    let event = event.ok_or_else(unknown)?.event;
+    if event.sender() == user {
+        return Ok(());
+    }
+    let keys = [("m.room.create", ""), ("m.room.power_levels", "")];
+    let state = server.rooms.current(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
+    let find = |event_type| state.iter().find(|event| event.event_type() == event_type);
+    let create = find("m.room.create").ok_or_else(unknown)?;
+    let levels = PowerLevels::from_state(create, find("m.room.power_levels"));
+    match (levels.user(user.as_str()), levels.level(Level::Redact)) {
+        (Ok(has), Ok(needs)) if has >= needs => Ok(()),
+        _ => Err(MatrixError::forbidden("You may not redact other users' events in this room.")),
+    }
 }
 
 /// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`; the state key may be missing.
@@ -123,7 +160,7 @@ async fn check_aliases(server: &Server, room_id: &RoomId, content: &Object) -> R
         .chain(content.get("alt_aliases").and_then(Value::as_array).into_iter().flatten());
     for alias in named.filter(|alias| !matches!(alias, Value::Null)).take(50) {
         let bad = || MatrixError::new(http::StatusCode::BAD_REQUEST, "M_INVALID_PARAM", "This is no room alias.");
-        let alias = crate::matrix::identifiers::RoomAlias::parse(alias.as_str().ok_or_else(bad)?).map_err(|_| bad())?;
+        let alias = RoomAlias::parse(alias.as_str().ok_or_else(bad)?).map_err(|_| bad())?;
         if alias.server_name() != server.config.server_name.as_str() {
             continue;
         }

@@ -36,12 +36,14 @@ impl ClientTransaction {
             ],
         )
     }
-}
 
-/// A statement that drops the transaction IDs which no client repeats any more; for the scheduled trigger.
-pub fn forget_client_transactions(now_ms: i64) -> Statement {
-    let before = now_ms.saturating_sub(TRANSACTION_LIFETIME_MS);
-    Statement::new("DELETE FROM client_transactions WHERE created_ts < ?1", [before.into()])
+    /// Forgets the device's IDs that no client repeats any more.
+    pub fn forget_old(&self, now_ms: i64) -> Statement {
+        const DELETE: &str =
+            "DELETE FROM client_transactions WHERE user_id = ?1 AND device_id = ?2 AND created_ts < ?3";
+        let before = now_ms.saturating_sub(TRANSACTION_LIFETIME_MS);
+        Statement::new(DELETE, [self.user_id.as_str().into(), self.device_id.as_str().into(), before.into()])
+    }
 }
 
 impl Store {

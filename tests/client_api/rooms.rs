@@ -234,6 +234,7 @@ fn a_redacted_event_is_served_redacted() {
             let path = format!("/rooms/{}/redact/{}/{txn}", quote(&room), quote(&event_id));
             home.put(user, &path, json!({ "reason": "oops" }))
         };
+        refused(&redact(&bob, "r1"), 403, "M_FORBIDDEN");
         let (status, answer) = redact(&alice, "r1");
         assert_eq!(status, 200, "{answer}");
         assert_eq!(redact(&alice, "r1").1, answer, "idempotent");
@@ -244,10 +245,25 @@ fn a_redacted_event_is_served_redacted() {
         assert_eq!(because["event_id"], answer["event_id"]);
         assert_eq!((&because["redacts"], &because["content"]["redacts"]), (&json!(event_id), &json!(event_id)));
         assert_eq!(because["content"]["reason"], "oops");
+        let nothing = format!("/rooms/{}/redact/%24nothing/r2", quote(&room));
+        refused(&home.put(&alice, &nothing, json!({})), 404, "M_NOT_FOUND");
         let (_, page) = home.get(&bob, &format!("/rooms/{}/messages?dir=b&limit=2", quote(&room)));
         assert_eq!(types(&page["chunk"]), ["m.room.redaction", "m.room.message"]);
         assert_eq!(page["chunk"][1]["content"], json!({}));
     }
+}
+
+#[test]
+fn who_has_the_power_redacts_for_others() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    home.post(&bob, &format!("/join/{}", quote(&room)), json!({}));
+    let event_id = home.say(&bob, &room, "rude", "t1");
+    let path = format!("/rooms/{}/redact/{}/r1", quote(&room), quote(&event_id));
+    assert_eq!(home.put(&alice, &path, json!({})).0, 200);
+    let (_, event) = home.get(&bob, &format!("/rooms/{}/event/{}", quote(&room), quote(&event_id)));
+    assert_eq!(event["content"], json!({}));
 }
 
 #[test]
