@@ -411,6 +411,16 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
+        name: "a web server that fails is asked again soon",
+        script: &[
+            Page(A, 503, &[], ""),
+            Finds("a.org", BY_NAME),
+            WellKnown("a.org", "b.org:443"),
+            Wait(2 * MINUTE),
+            Finds("a.org", DELEGATED),
+        ],
+    },
+    Case {
         name: "and at least once an hour",
         script: &[
             Page(A, 503, &[], ""),

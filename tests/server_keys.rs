@@ -513,7 +513,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "no second notary where the first knows",
-        notaries: &[(N, Some(100)), (M, Some(100))],
+        notaries: &[(N, Some(100)), (M, None)],
         script: &[
             Silent(A),
             Notary(N, A, ONE_DAY),
