@@ -162,7 +162,7 @@ impl Judgement {
     /// The state before `event`: the resolution of the states after its previous events.
     async fn state_before(&self, view: &mut View<'_>, event: &Event) -> Result<NodeId, RoomError> {
         let roots = event.prev_events().iter().filter_map(|id| view.stored(id)?.state_after).collect();
-        view.resolve(self.room.room_version, roots).await
+        view.resolve(&self.room, roots).await
     }
 
     /// The room's current state: the resolution of the states after its forward extremities.
@@ -170,7 +170,7 @@ impl Judgement {
         let ids: Vec<EventId> = self.extremities.iter().map(|(id, _)| id.clone()).collect();
         view.load_events(&ids).await?;
         let roots = ids.iter().filter_map(|id| view.stored(id)?.state_after).collect();
-        view.resolve(self.room.room_version, roots).await
+        view.resolve(&self.room, roots).await
     }
 
     /// Checks 4 and 5: which rule `event` breaks, if any.

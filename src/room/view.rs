@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::RoomError;
+use super::{RoomError, resolve::Question};
 use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
+        state_resolution::{Citation, Need, StateEvent, Supplied},
         state_trie::{self, Change, Difference, MissingNodes, NodeId, Nodes, StateKeyHash},
     },
     store::{
@@ -32,6 +33,10 @@ pub(super) struct View<'s> {
     absent: HashSet<EventId>,
     /// Nodes made by this work, which its commit must write.
     made: HashMap<NodeId, String>,
+    /// Events judged by this work, which its commit must write: the database does not know what they cite.
+    judged: HashMap<EventId, Event>,
+    /// Resolutions whose outcome this work's commit must write.
+    resolved: HashMap<Question, NodeId>,
 }
 
 impl<'s> View<'s> {
@@ -43,6 +48,8 @@ impl<'s> View<'s> {
             events: HashMap::new(),
             absent: HashSet::new(),
             made: HashMap::new(),
+            judged: HashMap::new(),
+            resolved: HashMap::new(),
         }
     }
 
@@ -81,6 +88,7 @@ impl<'s> View<'s> {
     /// Makes `stored` known to this work, before it is committed.
     pub(super) fn put(&mut self, stored: StoredEvent) {
         self.absent.remove(stored.event.event_id());
+        self.judged.insert(stored.event.event_id().clone(), stored.event.clone());
         self.events.insert(stored.event.event_id().clone(), stored);
     }
 
@@ -175,6 +183,98 @@ impl<'s> View<'s> {
         self.load(Wanted { rooms, keys, events, after, ..Wanted::default() }).await
     }
 
+    /// What a step of a state resolution needs: from the database, and from this work, which is not there yet.
+    pub(super) async fn supply(&mut self, need: &Need) -> Result<Supplied, RoomError> {
+        let mut asked = need.clone();
+        let mut own = HashSet::new();
+        for list in [&mut asked.events, &mut asked.chains, &mut asked.mainlines] {
+            self.follow_judged(list, &mut own);
+        }
+        let mut supplied = self.store.supply(&asked).await?;
+        supplied.events.extend(own.iter().filter_map(|id| self.events.get(id)).map(state_event));
+        self.nodes.extend(std::mem::take(&mut supplied.nodes));
+        self.add_citations(need, &mut supplied.citations);
+        let cited = supplied.citations.iter().flat_map(|citation| {
+            let wanted = need.citations.iter().find(|wanted| wanted.cited == citation.cited);
+            wanted.map(|wanted| (wanted.root, citation.key))
+        });
+        let paths: Vec<(NodeId, StateKeyHash)> = need.paths.iter().copied().chain(cited).collect();
+        self.read_paths(&paths).await?;
+        supplied.nodes = self.nodes.clone();
+        Ok(supplied)
+    }
+
+    /// What the first step of a resolution may know without asking.
+    pub(super) fn at_hand(&self) -> Supplied {
+        Supplied { nodes: self.nodes.clone(), ..Supplied::default() }
+    }
+
+    /// A resolution made by this work.
+    pub(super) fn resolved(&self, question: &Question) -> Option<NodeId> {
+        self.resolved.get(question).copied()
+    }
+
+    pub(super) fn note_resolved(&mut self, question: Question, root: NodeId) {
+        self.resolved.insert(question, root);
+    }
+
+    /// The resolutions whose outcome the commit writes.
+    pub(super) fn take_resolved(&mut self) -> HashMap<Question, NodeId> {
+        std::mem::take(&mut self.resolved)
+    }
+
+    /// Adds to `list` what its events of this work cite, and so on through events of this work, which are put into `own`.
+    fn follow_judged(&self, list: &mut Vec<EventId>, own: &mut HashSet<EventId>) {
+        let mut seen: HashSet<EventId> = list.iter().cloned().collect();
+        let mut next = 0;
+        while let Some(id) = list.get(next).cloned() {
+            next += 1;
+            let Some(event) = self.judged.get(&id) else { continue };
+            list.extend(event.auth_events().iter().filter(|id| seen.insert((*id).clone())).cloned());
+            own.insert(id);
+        }
+    }
+
+    /// Adds the citations by events of this work to those of the database, in the order and number asked for.
+    fn add_citations(&self, need: &Need, citations: &mut Vec<Citation>) {
+        for wanted in &need.citations {
+            for event in self.judged.values().filter(|event| event.auth_events().contains(&wanted.cited)) {
+                if let Some(state_key) = event.state_key()
+                    && wanted.after.as_ref().is_none_or(|after| event.event_id() > after)
+                {
+                    let (cited, citing) = (wanted.cited.clone(), event.event_id().clone());
+                    let key = StateKeyHash::new(event.event_type(), state_key);
+                    citations.push(Citation { cited, citing, key });
+                }
+            }
+        }
+        citations.sort_by(|a, b| (&a.cited, &a.citing).cmp(&(&b.cited, &b.citing)));
+        citations.dedup();
+        let mut taken: HashMap<EventId, usize> = HashMap::new();
+        citations.retain(|citation| {
+            let limit = need.citations.iter().find(|wanted| wanted.cited == citation.cited).map_or(0, |w| w.limit);
+            let taken = taken.entry(citation.cited.clone()).or_default();
+            *taken += 1;
+            *taken <= limit
+        });
+    }
+
+    /// Reads the nodes on the way to keys. Below a root that the database does not know yet, level by level.
+    async fn read_paths(&mut self, paths: &[(NodeId, StateKeyHash)]) -> Result<(), RoomError> {
+        for _ in 0..MAX_READS {
+            let lookups = paths.iter().map(|(root, key)| state_trie::lookup(*root, &[*key], &self.nodes));
+            let mut missing: Vec<NodeId> = lookups.filter_map(Result::err).flat_map(|MissingNodes(ids)| ids).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            missing.sort();
+            missing.dedup();
+            let found = self.store.supply(&Need { nodes: missing, ..Need::default() }).await?;
+            self.nodes.extend(found.nodes);
+        }
+        Err(corrupt("the way to a key has missing nodes".to_owned()))
+    }
+
     async fn read_state(&mut self, root: NodeId, keys: Vec<StateKeyHash>) -> Result<(), RoomError> {
         self.load(Wanted { roots: vec![root], keys, ..Wanted::default() }).await.map(|_| ())
     }
@@ -187,6 +287,10 @@ impl<'s> View<'s> {
 /// An event id that a snapshot holds.
 pub(super) fn event_id(text: &str) -> Result<EventId, RoomError> {
     EventId::parse_any_length(text).map_err(|_| corrupt(format!("{text:?} in a snapshot is no event ID")))
+}
+
+fn state_event(stored: &StoredEvent) -> StateEvent {
+    StateEvent { event: stored.event.clone(), rejected: stored.rejected.is_some() }
 }
 
 fn corrupt(why: String) -> RoomError {

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Store, events::NodeText, json_list, json_lists};
+use super::{resolution::cite, Store, events::NodeText, json_list, json_lists};
 use crate::{
     matrix::{
         event::Event,
@@ -257,6 +257,7 @@ impl RoomCommit {
         });
         let nodes = self.nodes.iter().map(|(id, node)| json!([id.to_string(), node]).to_string());
         statements.extend(json_lists(nodes).into_iter().map(|list| Statement::new(NODES, [list.into()])));
+        statements.extend(cite(self.events.iter().map(|new| &new.event)));
         let mut each = |sql: &'static str, items: Vec<String>| {
             for list in json_lists(items) {
                 statements.push(Statement::new(sql, [list.into(), room_id.into()]));

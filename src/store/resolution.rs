@@ -1,0 +1,175 @@
+//! What state resolution reads, a step in one round trip.
+
+use serde_json::json;
+
+use super::{
+    Store,
+    events::{event_columns, node_id, stored_event},
+    json_list, state_sql,
+};
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::EventId,
+        state_resolution::{Citation, Need, StateEvent, Supplied},
+        state_trie::{NodeId, StateKeyHash},
+    },
+    platform::{DatabaseError, Row, Statement},
+};
+
+/// The events in ?1 and their auth events, JSON lists.
+const EVENTS: &str = concat!(
+    "WITH wanted(event_id) AS ( \
+       SELECT value FROM json_each(?1) \
+       UNION SELECT CASE a.type WHEN 'array' THEN a.value ->> 0 ELSE a.value END \
+         FROM json_each(?1) AS start JOIN events AS s ON s.event_id = start.value, json_each(s.json, '$.auth_events') AS a \
+     ) SELECT ",
+    event_columns!(),
+    " FROM wanted JOIN events AS e ON e.event_id = wanted.event_id JOIN rooms AS r ON r.room_id = e.room_id"
+);
+
+/// The events in ?1 with their auth chains.
+const CHAINS: &str = concat!(
+    "WITH RECURSIVE chain(event_id) AS ( \
+       SELECT value FROM json_each(?1) \
+       UNION SELECT CASE a.type WHEN 'array' THEN a.value ->> 0 ELSE a.value END \
+         FROM chain JOIN events AS s ON s.event_id = chain.event_id, json_each(s.json, '$.auth_events') AS a \
+     ) SELECT ",
+    event_columns!(),
+    " FROM chain JOIN events AS e ON e.event_id = chain.event_id JOIN rooms AS r ON r.room_id = e.room_id"
+);
+
+/// The `m.room.power_levels` events in ?1, those in their auth events, and so on.
+const MAINLINES: &str = concat!(
+    "WITH RECURSIVE line(event_id) AS ( \
+       SELECT value FROM json_each(?1) \
+       UNION SELECT p.event_id \
+         FROM line JOIN events AS s ON s.event_id = line.event_id, json_each(s.json, '$.auth_events') AS a \
+           JOIN events AS p ON p.event_id = CASE a.type WHEN 'array' THEN a.value ->> 0 ELSE a.value END \
+             AND p.event_type = 'm.room.power_levels' \
+     ) SELECT ",
+    event_columns!(),
+    " FROM line JOIN events AS e ON e.event_id = line.event_id JOIN rooms AS r ON r.room_id = e.room_id"
+);
+
+/// ?1: a list of [cited, after]; ?2: how many for each.
+const CITATIONS: &str = "\
+    SELECT c.cited, c.citing, c.key FROM json_each(?1) AS wanted JOIN citations AS c \
+      ON c.cited = wanted.value ->> 0 AND c.citing IN ( \
+        SELECT citing FROM citations WHERE cited = wanted.value ->> 0 AND citing > COALESCE(wanted.value ->> 1, '') \
+        ORDER BY citing LIMIT ?2) \
+    ORDER BY c.cited, c.citing";
+
+/// The nodes on the way to the keys of those citing events. ?1: a list of [cited, after, root]; ?2: how many for each.
+const CITED_PATHS: &str = "\
+    WITH RECURSIVE path(node_id, key, level) AS ( \
+      SELECT wanted.value ->> 2, c.key, 0 FROM json_each(?1) AS wanted JOIN citations AS c \
+        ON c.cited = wanted.value ->> 0 AND c.citing IN ( \
+          SELECT citing FROM citations WHERE cited = wanted.value ->> 0 AND citing > COALESCE(wanted.value ->> 1, '') \
+          ORDER BY citing LIMIT ?2) \
+      UNION \
+      SELECT substr(node, 2 + 22 * (instr('0123456789abcdef', substr(key, level + 1, 1)) - 1), 22), key, level + 1 \
+      FROM path JOIN state_nodes USING (node_id) WHERE substr(node, 1, 1) = 'I' \
+    ) SELECT node_id, node FROM state_nodes WHERE node_id IN (SELECT node_id FROM path)";
+
+const CITE: &str = "\
+    INSERT INTO citations (cited, citing, key) SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1) WHERE true \
+    ON CONFLICT (cited, citing) DO NOTHING";
+
+/// What the rows of a statement are.
+enum Kind {
+    Nodes,
+    Events,
+    Citations,
+}
+
+impl Store {
+    /// Reads what a step of a state resolution needs.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn supply(&self, need: &Need) -> Result<Supplied, DatabaseError> {
+        let mut kinds = Vec::new();
+        let mut statements = Vec::new();
+        let mut ask = |kind: Kind, sql: &'static str, list: String| {
+            kinds.push(kind);
+            statements.push(Statement::new(sql, [list.into()]));
+        };
+        if !need.differing.is_empty() {
+            ask(Kind::Nodes, state_sql::DIFFERING, node_list(&need.differing));
+        }
+        if !need.nodes.is_empty() {
+            ask(Kind::Nodes, state_sql::NODES, node_list(&need.nodes));
+        }
+        if !need.paths.is_empty() {
+            let pairs: Vec<_> = need.paths.iter().map(|(root, key)| json!([root.to_string(), key.to_string()])).collect();
+            ask(Kind::Nodes, state_sql::PATHS, json!(pairs).to_string());
+        }
+        for (sql, ids) in [(EVENTS, &need.events), (CHAINS, &need.chains), (MAINLINES, &need.mainlines)] {
+            if !ids.is_empty() {
+                ask(Kind::Events, sql, json_list(ids.iter().map(EventId::as_str)));
+            }
+        }
+        if !need.citations.is_empty() {
+            let limit = need.citations.iter().map(|wanted| wanted.limit).max().unwrap_or(1);
+            let limit = i64::try_from(limit).unwrap_or(i64::from(u16::MAX));
+            let wanted: Vec<_> = need
+                .citations
+                .iter()
+                .map(|wanted| {
+                    json!([wanted.cited.as_str(), wanted.after.as_ref().map(EventId::as_str), wanted.root.to_string()])
+                })
+                .collect();
+            let wanted = json!(wanted).to_string();
+            kinds.push(Kind::Citations);
+            statements.push(Statement::new(CITATIONS, [wanted.as_str().into(), limit.into()]));
+            kinds.push(Kind::Nodes);
+            statements.push(Statement::new(CITED_PATHS, [wanted.into(), limit.into()]));
+        }
+        let mut supplied = Supplied::default();
+        for (kind, rows) in kinds.into_iter().zip(self.batch(statements).await?) {
+            for row in &rows {
+                match kind {
+                    Kind::Nodes => {
+                        let id = node_id(row.text(0)?)?;
+                        let malformed = |_| DatabaseError::Shape(format!("the state node {id} is malformed"));
+                        supplied.nodes.insert_text(id, row.text(1)?).map_err(malformed)?;
+                    }
+                    Kind::Events => {
+                        let stored = stored_event(row)?;
+                        supplied.events.push(StateEvent { event: stored.event, rejected: stored.rejected.is_some() });
+                    }
+                    Kind::Citations => supplied.citations.push(citation(row)?),
+                }
+            }
+        }
+        Ok(supplied)
+    }
+}
+
+/// The rows of the table `citations` for new state events.
+pub(super) fn cite<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<Statement> {
+    let mut rows = Vec::new();
+    for event in events {
+        let Some(state_key) = event.state_key() else { continue };
+        let key = StateKeyHash::new(event.event_type(), state_key).to_string();
+        rows.extend(
+            event.auth_events().iter().map(|cited| json!([cited.as_str(), event.event_id().as_str(), key]).to_string()),
+        );
+    }
+    super::json_lists(rows).into_iter().map(|list| Statement::new(CITE, [list.into()])).collect()
+}
+
+fn node_list(nodes: &[NodeId]) -> String {
+    json!(nodes.iter().map(NodeId::to_string).collect::<Vec<_>>()).to_string()
+}
+
+fn citation(row: &Row) -> Result<Citation, DatabaseError> {
+    let shape = |what: &str| DatabaseError::Shape(format!("a row of citations has {what}"));
+    let id = |index| EventId::parse_any_length(row.text(index)?).map_err(|_| shape("no event ID"));
+    Ok(Citation {
+        cited: id(0)?,
+        citing: id(1)?,
+        key: StateKeyHash::parse(row.text(2)?).ok_or_else(|| shape("no key"))?,
+    })
+}
