@@ -302,8 +302,8 @@ impl Rooms {
         rooms.into_iter().find(|room| room.local_joined > 0).ok_or(RoomError::UnknownRoom)
     }
 
-    /// In room versions 1 and 2 the server names its events.
-    fn give_id(&self, object: &mut Object, version: &RoomVersion) {
+    /// Names an event of this server where the room version (1 and 2) leaves that to us.
+    pub fn give_id(&self, object: &mut Object, version: &RoomVersion) {
         if version.event_ids == EventIds::Given {
             object.insert("event_id", format!("${}:{}", self.random_name(), self.server_name()));
         }

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{resolution::cite, Store, events::NodeText, json_list, json_lists};
+use super::{Store, events::NodeText, json_list, json_lists, resolution::cite};
 use crate::{
     matrix::{
         event::Event,

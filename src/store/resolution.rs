@@ -102,7 +102,8 @@ impl Store {
             ask(Kind::Nodes, state_sql::NODES, node_list(&need.nodes));
         }
         if !need.paths.is_empty() {
-            let pairs: Vec<_> = need.paths.iter().map(|(root, key)| json!([root.to_string(), key.to_string()])).collect();
+            let pairs: Vec<_> =
+                need.paths.iter().map(|(root, key)| json!([root.to_string(), key.to_string()])).collect();
             ask(Kind::Nodes, state_sql::PATHS, json!(pairs).to_string());
         }
         for (sql, ids) in [(EVENTS, &need.events), (CHAINS, &need.chains), (MAINLINES, &need.mainlines)] {

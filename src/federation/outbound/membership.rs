@@ -204,6 +204,7 @@ fn complete(
     for name in ["auth_events", "depth", "prev_events"] {
         event.insert(name, template.get(name).cloned().unwrap_or(Value::Null));
     }
+    server.rooms.give_id(&mut event, version);
     let own_name = server.config.server_name.as_str();
     Event::create(event, version, own_name, &server.config.signing_key)
         .map_err(|error| bad_answer(&format!("a template of which no event can be made: {error}")))
