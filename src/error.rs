@@ -16,12 +16,21 @@ pub struct MatrixError {
     pub message: String,
     /// Further members of the body, such as `room_version` or `soft_logout`.
     pub extra: Map<String, Value>,
+    /// What went wrong inside, for the log only.
+    pub cause: Option<String>,
 }
 
 impl MatrixError {
     /// An error of any kind.
     pub fn new(status: StatusCode, errcode: &'static str, message: impl Into<String>) -> Self {
-        Self { status, errcode, message: message.into(), extra: Map::new() }
+        Self { status, errcode, message: message.into(), extra: Map::new(), cause: None }
+    }
+
+    /// With what went wrong inside, for the log only.
+    #[must_use]
+    pub fn because(mut self, cause: impl std::fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
     }
 
     /// With one more member in the body.
@@ -88,7 +97,8 @@ impl MatrixError {
 
 impl std::fmt::Display for MatrixError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}: {}", self.status.as_u16(), self.errcode, self.message)
+        write!(f, "{} {}: {}", self.status.as_u16(), self.errcode, self.message)?;
+        self.cause.as_ref().map_or(Ok(()), |cause| write!(f, " ({cause})"))
     }
 }
 
@@ -97,14 +107,10 @@ impl std::error::Error for MatrixError {}
 impl From<DatabaseError> for MatrixError {
     /// 503: the sender repeats the request, and nothing is lost.
     fn from(error: DatabaseError) -> Self {
-        let mut answer =
-            Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", "The database could not be used; try again.");
-        // For the log; `body` never shows it.
-        answer.extra = Map::new();
-        answer.message = match error {
-            DatabaseError::Constraint(_) => "The database refused a concurrent change; try again.".to_owned(),
-            _ => answer.message,
+        let message = match error {
+            DatabaseError::Constraint(_) => "The database refused a concurrent change; try again.",
+            _ => "The database could not be used; try again.",
         };
-        answer
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).because(error)
     }
 }

@@ -67,7 +67,7 @@ impl From<RoomError> for MatrixError {
             RoomError::Malformed(_) => Self::bad_json(message),
             RoomError::Invalid(_) => Self::invalid_param(message),
             RoomError::MissingEvents(_) => Self::new(StatusCode::BAD_REQUEST, "M_BAD_STATE", message),
-            RoomError::Corrupt(_) => Self::internal(),
+            RoomError::Corrupt(why) => Self::internal().because(why),
         }
     }
 }

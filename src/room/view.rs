@@ -98,8 +98,8 @@ impl<'s> View<'s> {
         for _ in 0..MAX_READS {
             let found = match state_trie::lookup(root, &hashes, &self.nodes) {
                 Ok(found) => found,
-                Err(MissingNodes(_)) => {
-                    self.read_state(root, hashes.clone()).await?;
+                Err(missing) => {
+                    self.read_state(root, &hashes, missing).await?;
                     continue;
                 }
             };
@@ -133,13 +133,9 @@ impl<'s> View<'s> {
                     }
                     return Ok(updated.root);
                 }
-                Err(MissingNodes(missing)) => {
-                    self.read_state(root, changes.iter().map(|(key, _)| *key).collect()).await?;
-                    // A merge of leaves needs siblings that lie on no path.
-                    let missing: Vec<_> = missing.into_iter().filter(|id| !self.nodes.contains(*id)).collect();
-                    if !missing.is_empty() {
-                        self.load(Wanted { whole: missing, ..Wanted::default() }).await?;
-                    }
+                Err(missing) => {
+                    let keys: Vec<StateKeyHash> = changes.iter().map(|(key, _)| *key).collect();
+                    self.read_state(root, &keys, missing).await?;
                 }
             }
         }
@@ -263,20 +259,36 @@ impl<'s> View<'s> {
     async fn read_paths(&mut self, paths: &[(NodeId, StateKeyHash)]) -> Result<(), RoomError> {
         for _ in 0..MAX_READS {
             let lookups = paths.iter().map(|(root, key)| state_trie::lookup(*root, &[*key], &self.nodes));
-            let mut missing: Vec<NodeId> = lookups.filter_map(Result::err).flat_map(|MissingNodes(ids)| ids).collect();
+            let missing: Vec<NodeId> = lookups.filter_map(Result::err).flat_map(|MissingNodes(ids)| ids).collect();
             if missing.is_empty() {
                 return Ok(());
             }
-            missing.sort();
-            missing.dedup();
-            let found = self.store.supply(&Need { nodes: missing, ..Need::default() }).await?;
-            self.nodes.extend(found.nodes);
+            self.read_nodes(missing).await?;
         }
         Err(corrupt("the way to a key has missing nodes".to_owned()))
     }
 
-    async fn read_state(&mut self, root: NodeId, keys: Vec<StateKeyHash>) -> Result<(), RoomError> {
-        self.load(Wanted { roots: vec![root], keys, ..Wanted::default() }).await.map(|_| ())
+    /// Reads the nodes on the way from a root to keys, which `missing` are among. The database walks from a root that it
+    /// has; below one that this work made, and for the siblings that a merge of leaves needs, it is asked by id.
+    async fn read_state(
+        &mut self,
+        root: NodeId,
+        keys: &[StateKeyHash],
+        MissingNodes(missing): MissingNodes,
+    ) -> Result<(), RoomError> {
+        if !self.nodes.contains(root) {
+            self.load(Wanted { roots: vec![root], keys: keys.to_vec(), ..Wanted::default() }).await?;
+        }
+        let missing: Vec<NodeId> = missing.into_iter().filter(|id| !self.nodes.contains(*id)).collect();
+        if missing.is_empty() { Ok(()) } else { self.read_nodes(missing).await }
+    }
+
+    async fn read_nodes(&mut self, mut missing: Vec<NodeId>) -> Result<(), RoomError> {
+        missing.sort();
+        missing.dedup();
+        let found = self.store.supply(&Need { nodes: missing, ..Need::default() }).await?;
+        self.nodes.extend(found.nodes);
+        Ok(())
     }
 
     fn add_node(&mut self, id: NodeId, text: &str) -> Result<(), RoomError> {
