@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::{
     RoomError, Rooms,
     judge::Judgement,
-    resolve,
     view::{View, event_id},
 };
 use crate::{
@@ -15,23 +14,10 @@ use crate::{
         identifiers::{EventId, ServerName, UserId},
         state_trie::Difference,
     },
-    platform::{DatabaseError, Statement},
     store::commit::{MembershipChange, RoomCommit},
 };
 
 impl Rooms {
-    /// Commits, and remembers the state resolutions whose outcome is in the database then.
-    pub(super) async fn commit(
-        &self,
-        view: &mut View<'_>,
-        commits: &[RoomCommit],
-        others: Vec<Statement>,
-    ) -> Result<(), DatabaseError> {
-        self.store.commit(commits, others).await?;
-        resolve::remember(view.take_resolved());
-        Ok(())
-    }
-
     /// The commit that makes a judgement true. `from_version` is `None` for a new room.
     pub(super) async fn commit_of(
         &self,

@@ -69,7 +69,7 @@ impl Rooms {
             let mut judgement = Judgement::new(room);
             let event = self.append(&mut view, &mut judgement, sender, &draft).await?;
             let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
-            match self.commit(&mut view, &[commit], others(&event)).await {
+            match self.store.commit(&[commit], others(&event)).await {
                 Ok(()) => return Ok(event),
                 Err(DatabaseError::Constraint(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -126,7 +126,7 @@ impl Rooms {
                 return Ok(before);
             }
             let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
-            match self.commit(&mut view, &[commit], Vec::new()).await {
+            match self.store.commit(&[commit], Vec::new()).await {
                 Ok(()) => return Ok(before),
                 Err(DatabaseError::Constraint(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -189,7 +189,7 @@ impl Rooms {
         // Nobody else is in the room yet.
         judgement.new.iter_mut().for_each(|new| new.outbox = None);
         let commit = self.commit_of(&mut view, judgement, None).await?;
-        self.commit(&mut view, &[commit], Vec::new()).await?;
+        self.store.commit(&[commit], Vec::new()).await?;
         Ok((room_id, events))
     }
 

@@ -202,7 +202,7 @@ impl Rooms {
         if let Some(record) = record {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
         }
-        self.commit(&mut view, &commits, others).await?;
+        self.store.commit(&commits, others).await?;
         Ok(received)
     }
 

@@ -128,7 +128,7 @@ impl Rooms {
                 redactions: Vec::new(),
                 joins_anew: true,
             };
-            match self.commit(&mut view, &[commit], Vec::new()).await {
+            match self.store.commit(&[commit], Vec::new()).await {
                 Ok(()) => return Ok(()),
                 Err(DatabaseError::Constraint(_)) => {}
                 Err(error) => return Err(error.into()),

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{RoomError, resolve::Question};
+use super::RoomError;
 use crate::{
     matrix::{
         event::Event,
@@ -35,8 +35,8 @@ pub(super) struct View<'s> {
     made: HashMap<NodeId, String>,
     /// Events judged by this work, which its commit must write: the database does not know what they cite.
     judged: HashMap<EventId, Event>,
-    /// Resolutions whose outcome this work's commit must write.
-    resolved: HashMap<Question, NodeId>,
+    /// Resolutions made by this work: the snapshots, sorted, and what they resolve to.
+    resolved: HashMap<Vec<NodeId>, NodeId>,
 }
 
 impl<'s> View<'s> {
@@ -205,18 +205,14 @@ impl<'s> View<'s> {
         Supplied { nodes: self.nodes.clone(), ..Supplied::default() }
     }
 
-    /// A resolution made by this work.
-    pub(super) fn resolved(&self, question: &Question) -> Option<NodeId> {
-        self.resolved.get(question).copied()
+    /// What the snapshots `roots`, sorted, resolve to, where this work has found that out.
+    pub(super) fn resolved(&self, roots: &[NodeId]) -> Option<NodeId> {
+        self.resolved.get(roots).copied()
     }
 
-    pub(super) fn note_resolved(&mut self, question: Question, root: NodeId) {
-        self.resolved.insert(question, root);
-    }
-
-    /// The resolutions whose outcome the commit writes.
-    pub(super) fn take_resolved(&mut self) -> HashMap<Question, NodeId> {
-        std::mem::take(&mut self.resolved)
+    /// Keeps a resolution for as long as this work goes on.
+    pub(super) fn note_resolved(&mut self, roots: Vec<NodeId>, root: NodeId) {
+        self.resolved.insert(roots, root);
     }
 
     /// Adds to `list` what its events of this work cite, and so on through events of this work, which are put into `own`.
