@@ -11,17 +11,10 @@ mod common;
 use std::{env, thread};
 
 use common::{
-    rooms::{Numbers, Room, RoomEvent, State},
+    rooms::{Numbers, Resolver, Room, RoomEvent, State},
     synapse::{Answer, Synapse},
 };
-use verge::matrix::{
-    auth_events,
-    auth_rules::{self, AuthError},
-    base64,
-    event::Event,
-    hashes, redaction,
-    room_version::RoomVersion,
-};
+use verge::matrix::{auth_events, auth_rules, base64, hashes, redaction, room_version::RoomVersion};
 
 const THREADS: u64 = 2;
 
@@ -75,6 +68,20 @@ fn compare(room: &Room, synapse: &mut Synapse, counts: &mut Counts) -> Result<()
             .map_err(|what| format!("event {position}, {what}\n{}", event.event.json()))?;
         *(if event.rejected { &mut counts.rejected } else { &mut counts.accepted }) += 1;
     }
+    let mut resolver = Resolver::new(room);
+    for (position, states) in states.iter().enumerate() {
+        let resolved = resolver.resolve(room, states).into_iter().map(|((event_type, state_key), event)| {
+            (event_type, state_key, room.events[event].event.event_id().as_str().to_owned())
+        });
+        let (ours, theirs) = (resolved.collect::<Vec<_>>(), answer.resolved(position)?);
+        if ours != theirs {
+            let differing: Vec<_> = ours.iter().filter(|entry| !theirs.contains(entry)).collect();
+            let expected: Vec<_> = theirs.iter().filter(|entry| !ours.contains(entry)).collect();
+            let event = merges[position].event.event_id();
+            return Err(format!("resolution before {event}: {differing:?} here, {expected:?} in Synapse"));
+        }
+        counts.resolved += 1;
+    }
     counts.rooms += 1;
     Ok(())
 }
@@ -99,7 +106,11 @@ fn compare_event(room: &Room, event: &RoomEvent, position: usize, synapse: &Answ
     let mut selected: Vec<_> = selected.into_iter().map(|(t, k)| (t.to_owned(), k.to_owned())).collect();
     selected.sort();
     let independent = auth_rules::check_auth_event_list(ours, |id| room.auth_event(id));
-    let dependent = auth_rules::check(ours, &room.with_events(&event.state));
+    let dependent = match ours.event_type() {
+        // Rule 1 is a state-independent one, which we check with the others too.
+        "m.room.create" => Ok(()),
+        _ => auth_rules::check(ours, &room.with_events(&event.state)),
+    };
     match synapse.keys(position) {
         Some(mut keys) => {
             // Synapse adds the event that the room ID implies.
@@ -107,7 +118,7 @@ fn compare_event(room: &Room, event: &RoomEvent, position: usize, synapse: &Answ
             differ("auth events", &format!("{selected:?}"), &format!("{keys:?}"))?;
             for (rules, verdict) in [("independent", independent), ("dependent", dependent)] {
                 let theirs = synapse.refusal(position, rules);
-                if verdict.is_err() != theirs.is_some() && !is_decided_by_the_spec(ours, &verdict, theirs) {
+                if verdict.is_err() != theirs.is_some() {
                     return Err(format!("state-{rules} rules: {verdict:?} here, {theirs:?} in Synapse"));
                 }
             }
@@ -116,17 +127,6 @@ fn compare_event(room: &Room, event: &RoomEvent, position: usize, synapse: &Answ
         // Synapse fails on malformed content while it selects, so before any rule.
         None if independent.is_ok() && dependent.is_ok() => Err("accepted here, malformed in Synapse".to_owned()),
         None => Ok(()),
-    }
-}
-
-/// The disagreements in which the spec's text is on our side; each is a case of `tests/auth_rules.rs`.
-fn is_decided_by_the_spec(event: &Event, ours: &Result<(), AuthError>, synapse: Option<&str>) -> bool {
-    match (ours, synapse) {
-        // `m.federate` is about the sender of an event; Synapse looks at the target of a membership too.
-        (Ok(()), Some(reason)) => event.event_type() == "m.room.member" && reason.contains("unfederatable"),
-        // Rule 1 is a state-independent one, which we check again.
-        (Err(_), None) => event.event_type() == "m.room.create",
-        _ => false,
     }
 }
 
