@@ -17,7 +17,7 @@ const STEPS = [
   ["clippy", program("cargo", ["clippy", "--locked", "--all-targets", "--", "-D", "warnings"])],
   ["clippy-wasm", program("cargo", ["clippy", "--locked", ...WASM, "--", "-D", "warnings"])],
   ["rustdoc", program("cargo", ["doc", "--locked", "--no-deps", "--document-private-items"], { RUSTDOCFLAGS: "-D warnings -A rustdoc::private_intra_doc_links" })],
-  ["native", program("cargo", ["test", "--locked"])],
+  ["native", program("cargo", ["test", "--locked"], { VERGE_SYNAPSE_PYTHON: python, VERGE_REQUIRE_ORACLES: "1" })],
   ["build", () => build()],
   ["e2e", program(python, ["-m", "pytest", "-c", "tests/e2e/pytest.ini", "tests/e2e"])],
 ];
