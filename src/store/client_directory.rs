@@ -81,7 +81,7 @@ impl Store {
     /// # Errors
     /// As the database says.
     pub async fn is_published(&self, room_id: &str) -> Result<bool, DatabaseError> {
-        const SELECT: &str = "SELECT 1 FROM published_rooms WHERE room_id = ?1";
+        const SELECT: &str = "SELECT room_id FROM published_rooms WHERE room_id = ?1";
         Ok(!self.query(Statement::new(SELECT, [room_id.into()])).await?.is_empty())
     }
 }

@@ -53,7 +53,7 @@ const MISSING_PREVIOUS: &str = "\
       JOIN events AS e ON e.event_nid = oldest.event_nid, json_each(e.json, '$.prev_events') AS p \
     WHERE NOT EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = previous AND NOT held.outlier) LIMIT 20";
 
-const SERVER_JOINED: &str = "SELECT 1 FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL";
+const SERVER_JOINED: &str = "SELECT joined FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL";
 
 impl Store {
     /// The rooms of `ids` that we know. `own` is this server's name.

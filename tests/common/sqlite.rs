@@ -73,11 +73,10 @@ impl Database for Sqlite {
             let mut answers = Vec::new();
             for statement in &statements {
                 assert!(statement.parameters.len() <= 100, "D1 allows 100 parameters");
-                answers.push(run(&transaction, statement).map_err(|error| {
-                    if let DatabaseError::Unavailable(why) = &error {
+                answers.push(run(&transaction, statement).inspect_err(|error| {
+                    if let DatabaseError::Unavailable(why) = error {
                         eprintln!("sqlite: {why} in {}", statement.sql);
                     }
-                    error
                 })?);
             }
             transaction.commit().map_err(failure)?;
@@ -89,7 +88,7 @@ impl Database for Sqlite {
 fn run(connection: &Connection, statement: &Statement) -> Result<Rows, DatabaseError> {
     let mut prepared = connection.prepare_cached(statement.sql).map_err(failure)?;
     let columns = prepared.column_count();
-    let names: std::collections::BTreeSet<_> = prepared.column_names().into_iter().collect();
+    let names: std::collections::BTreeSet<_> = prepared.column_names().collect();
     assert_eq!(names.len(), columns, "D1 answers with objects, which have each name once: {}", statement.sql);
     assert!(names.iter().all(|name| name.parse::<u32>().is_err()), "objects sort such names: {}", statement.sql);
     let parameters = statement.parameters.iter().map(|value| match value {
