@@ -15,6 +15,9 @@ use crate::{
     store::Store,
 };
 
+/// How long the answer to a transaction is kept for its sender to ask again, in milliseconds: two weeks.
+const KEEP_TRANSACTIONS_MS: i64 = 14 * 24 * 60 * 60 * 1_000;
+
 /// One homeserver. It holds no state of its own beyond caches of facts: any number of them may serve one database.
 /// Cheap to clone, so that work which outlives a request may have it.
 #[derive(Clone)]
@@ -56,5 +59,19 @@ impl Server {
     pub async fn scheduled(&self) {
         self.sweep_staged().await;
         self.sweep_queue().await;
+        self.forget().await;
+    }
+
+    /// Once an hour: forgets what nobody will ask for any more.
+    async fn forget(&self) {
+        let now = self.platform.clock.now_ms();
+        if (now / 60_000) % 60 != 0 {
+            return;
+        }
+        let transactions = self.store.forget_transactions(now - KEEP_TRANSACTIONS_MS).await;
+        let outbox = self.store.forget_outbox(&self.config.server_name).await;
+        for error in [transactions, outbox].into_iter().filter_map(Result::err) {
+            self.platform.log.warn(&format!("Old rows cannot be deleted: {error}"));
+        }
     }
 }

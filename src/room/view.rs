@@ -144,12 +144,16 @@ impl<'s> View<'s> {
 
     /// What differs between two snapshots.
     pub(super) async fn diff(&mut self, before: NodeId, after: NodeId) -> Result<Vec<Difference>, RoomError> {
+        let mut asked = false;
         for _ in 0..MAX_READS {
             match state_trie::diff(before, after, &self.nodes) {
                 Ok(differences) => return Ok(differences),
-                Err(MissingNodes(missing)) => {
-                    self.load(Wanted { whole: missing, ..Wanted::default() }).await?;
+                // The database walks both in lockstep, as far down as it has them.
+                Err(MissingNodes(_)) if !asked => {
+                    asked = true;
+                    self.load(Wanted { differing: vec![before, after], ..Wanted::default() }).await?;
                 }
+                Err(MissingNodes(missing)) => self.read_nodes(missing).await?,
             }
         }
         Err(corrupt(format!("the snapshots {before} and {after} have missing nodes")))

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::{
     Store, json_list,
     rooms::{Room, room, rooms_statement},
+    state_sql,
 };
 use crate::{
     matrix::{
@@ -106,16 +107,6 @@ const AT_KEYS: &str = concat!(
     " FROM found JOIN events AS e ON e.event_id = found.event_id JOIN rooms AS r ON r.room_id = e.room_id"
 );
 
-/// All nodes under the roots in ?1, a JSON list.
-const ALL_NODES: &str = "\
-    WITH RECURSIVE walk(node_id) AS ( \
-      SELECT value FROM json_each(?1) \
-      UNION \
-      SELECT substr(n.node, 2 + 22 * slot.value, 22) \
-      FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id AND substr(n.node, 1, 1) = 'I', \
-        json_each('[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]') AS slot \
-    ) SELECT n.node_id, n.node FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id";
-
 /// All events in the snapshot ?1.
 const WHOLE_STATE: &str = concat!(
     "WITH RECURSIVE walk(node_id) AS ( \
@@ -149,8 +140,8 @@ pub struct Wanted {
     pub roots: Vec<NodeId>,
     /// Events in the state after which to look.
     pub after: Vec<EventId>,
-    /// Roots of which all nodes are read.
-    pub whole: Vec<NodeId>,
+    /// Roots: the nodes in which the first differs from the others.
+    pub differing: Vec<NodeId>,
 }
 
 /// What was read.
@@ -190,8 +181,8 @@ impl Store {
             ask(Kind::Events, Statement::new(AT_KEYS, parameters.clone()));
             ask(Kind::Nodes, Statement::new(NODES, parameters));
         }
-        if !wanted.whole.is_empty() {
-            ask(Kind::Nodes, Statement::new(ALL_NODES, [texts(&wanted.whole).into()]));
+        if !wanted.differing.is_empty() {
+            ask(Kind::Nodes, Statement::new(state_sql::DIFFERING, [texts(&wanted.differing).into()]));
         }
         let mut found = Found::default();
         if statements.is_empty() {
