@@ -12,7 +12,7 @@ const LOCAL_MEMBERS: &str =
 /// The invite itself is the member of the state that came with it whose state key is the invited user.
 const INVITATION: &str = "\
     SELECT m.event_id, (SELECT j.value ->> 'sender' FROM json_each(m.invite_state) AS j \
-      WHERE j.value ->> 'type' = 'm.room.member' AND j.value ->> 'state_key' = m.user_id LIMIT 1) \
+      WHERE j.value ->> 'type' = 'm.room.member' AND j.value ->> 'state_key' = m.user_id LIMIT 1) AS inviter \
     FROM local_memberships AS m WHERE m.user_id = ?1 AND m.room_id = ?2 AND m.membership IN ('invite', 'knock')";
 
 /// An invite to (or a knock on) a room that we need not be in.

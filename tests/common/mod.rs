@@ -1,8 +1,10 @@
 //! What several test binaries share.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+pub mod homeserver;
 pub mod internet;
 pub mod network;
+pub mod peer;
 pub mod rooms;
 pub mod ruma;
 pub mod sqlite;

@@ -13,6 +13,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     future::{Future, poll_fn},
+    ops::Deref,
     pin::{Pin, pin},
     rc::{Rc, Weak},
     sync::{
@@ -22,9 +23,12 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use sha2::{Digest, Sha256};
 use verge::{
+    config::Config,
     platform::{
         Background, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Rows,
         Statement, Transport, TransportError,
@@ -53,6 +57,26 @@ struct Inner {
     random: Cell<u64>,
     interleave: Cell<bool>,
     logs: RefCell<Vec<String>>,
+}
+
+/// A server of this world.
+#[derive(Clone)]
+pub struct Homeserver {
+    pub server: Rc<Server>,
+    pub database: Sqlite,
+}
+
+impl Deref for Homeserver {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+/// The signing key of the server `name`: as good as any other, and the same in every run.
+pub fn signing_key(name: &str) -> String {
+    format!("ed25519 auto {}", STANDARD_NO_PAD.encode(Sha256::digest(name)))
 }
 
 /// One request that one server sent another, whether it arrived or not.
@@ -92,6 +116,26 @@ impl World {
     /// same time is interleaved at random.
     pub fn interleave(&self) {
         self.0.interleave.set(true);
+    }
+
+    /// A new homeserver called `name` over a database of its own, reached under its name.
+    pub fn server(&self, name: &str) -> Homeserver {
+        self.server_over(name, Sqlite::in_memory(), &[])
+    }
+
+    /// As [`World::server`], over a given database and with further configuration variables. Several of one name over one
+    /// database are isolates of one server; the last one made is the one that is reached.
+    pub fn server_over(&self, name: &str, database: Sqlite, variables: &[(&str, &str)]) -> Homeserver {
+        let signing_key = signing_key(name);
+        let own = [("SERVER_NAME", name), ("SIGNING_KEY", &signing_key), ("REGISTRATION", "open")];
+        let find = |wanted: &str| {
+            let mut all = variables.iter().chain(&own);
+            all.find(|(name, _)| *name == wanted).map(|(_, value)| (*value).to_owned())
+        };
+        let config = Rc::new(Config::parse(find).unwrap());
+        let server = Rc::new(Server::new(config, self.platform(name, database.clone())));
+        self.connect_server(name.split(':').next().unwrap(), &server);
+        Homeserver { server, database }
     }
 
     /// A platform for the server `name` over `database`, connected to this world.

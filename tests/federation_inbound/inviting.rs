@@ -1,0 +1,137 @@
+//! Invites of our users by other servers.
+
+use std::rc::Rc;
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use serde_json::{Value, json};
+
+use crate::{
+    accepted,
+    common::{
+        network::{Homeserver, World},
+        peer::{Peer, assert_signed, encode, event_id},
+    },
+};
+
+/// A room of the peer, of which our server knows nothing, and an invite to it.
+struct Invited {
+    a: Homeserver,
+    peer: Rc<Peer>,
+    version: &'static str,
+    room_id: String,
+    create: Value,
+    invite: Value,
+}
+
+fn invited(version: &'static str) -> Invited {
+    let world = World::new();
+    let a = world.server("a.example");
+    a.user(&world, "alice");
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let mut create = json!({
+        "type": "m.room.create", "state_key": "", "sender": bob, "origin_server_ts": world.now_ms(), "depth": 1,
+        "auth_events": [], "prev_events": [], "content": { "room_version": version },
+    });
+    if version == "10" {
+        create["content"]["creator"] = json!(bob);
+    }
+    if version != "12" {
+        create["room_id"] = json!("!room:peer.example");
+    }
+    let (create_id, create) = peer.sign(version, create);
+    let room_id = if version == "12" { create_id.replace('$', "!") } else { "!room:peer.example".to_owned() };
+    let invite = json!({
+        "type": "m.room.member", "state_key": "@alice:a.example", "sender": bob, "room_id": room_id,
+        "origin_server_ts": world.now_ms(), "depth": 5, "auth_events": ["$auth"], "prev_events": ["$previous"],
+        "content": { "membership": "invite" },
+    });
+    Invited { a, peer, version, room_id, create, invite }
+}
+
+impl Invited {
+    fn send(&self, event: Value, room_state: &Value) -> (u16, Value) {
+        let id = event_id(self.version, &event);
+        let target = format!("/_matrix/federation/v2/invite/{}/{}", encode(&self.room_id), encode(&id));
+        let body = json!({ "room_version": self.version, "event": event, "invite_room_state": room_state });
+        self.peer.put(&self.a, &target, &body)
+    }
+
+    fn signed(&self, change: impl Fn(&mut Value)) -> Value {
+        let mut invite = self.invite.clone();
+        change(&mut invite);
+        self.peer.sign(self.version, invite).1
+    }
+}
+
+#[test]
+fn an_invite_is_signed_and_shown_to_the_invited() {
+    for version in ["10", "11", "12"] {
+        let invited = invited(version);
+        let (_, name) = invited.peer.sign(version, json!({
+            "type": "m.room.name", "state_key": "", "sender": invited.peer.user("bob"), "room_id": invited.room_id,
+            "origin_server_ts": 1, "depth": 2, "auth_events": [], "prev_events": [], "content": { "name": "Theirs" },
+        }));
+        let invite = invited.signed(|_| {});
+        let (status, answer) = invited.send(invite.clone(), &json!([invited.create, name]));
+        assert_eq!(status, 200, "{answer}");
+        let ours = STANDARD_NO_PAD.decode(invited.a.config.signing_key.public_base64()).unwrap();
+        let theirs = invited.peer.public_key();
+        let keys = [("a.example", "ed25519:auto", ours), ("peer.example", "ed25519:peer", theirs)];
+        assert!(answer["event"]["signatures"]["a.example"].is_object());
+        assert_signed(version, &answer["event"], &keys);
+        let mut without_ours = answer["event"].clone();
+        without_ours["signatures"].as_object_mut().unwrap().remove("a.example");
+        assert_eq!(without_ours, invite);
+        let rows = invited.a.database.rows("SELECT user_id, room_id, membership, invite_state FROM local_memberships");
+        assert_eq!(rows[0][..3], ["@alice:a.example".to_owned(), invited.room_id.clone(), "invite".to_owned()]);
+        let shown: Value = serde_json::from_str(&rows[0][3]).unwrap();
+        assert!(shown.as_array().unwrap().iter().any(|event| event["content"]["name"] == "Theirs"));
+    }
+}
+
+#[test]
+fn nothing_but_an_invite_of_our_user_by_theirs_is_signed() {
+    let invited = invited("12");
+    let before = accepted(&invited.a);
+    let state = json!([invited.create]);
+    let refused = |event: Value, state: &Value, expected: (u16, &str)| {
+        let (status, answer) = invited.send(event, state);
+        assert_eq!((status, answer["errcode"].as_str().unwrap_or_default()), expected, "{answer}");
+        assert!(answer.get("event").is_none());
+    };
+    let invalid = (400, "M_INVALID_PARAM");
+    refused(invited.signed(|event| event["type"] = json!("m.room.topic")), &state, invalid);
+    refused(invited.signed(|event| event["content"]["membership"] = json!("join")), &state, invalid);
+    refused(invited.signed(|event| event["sender"] = json!("@carol:other.example")), &state, invalid);
+    refused(invited.signed(|event| event["state_key"] = json!("@alice:b.example")), &state, invalid);
+    refused(invited.signed(|event| event["room_id"] = json!("!other:peer.example")), &state, invalid);
+    refused(invited.signed(|event| event["state_key"] = json!("@nobody:a.example")), &state, (404, "M_NOT_FOUND"));
+    let mut forged = invited.signed(|_| {});
+    forged["depth"] = json!(6);
+    refused(forged, &state, invalid);
+    // The room's state must be the room's, with its beginning, and signed.
+    let invite = invited.signed(|_| {});
+    refused(invite.clone(), &json!([]), (400, "M_MISSING_PARAM"));
+    let stripped = json!({ "type": "m.room.create", "state_key": "", "sender": "@bob:peer.example", "content": {} });
+    refused(invite.clone(), &json!([stripped]), invalid);
+    let mut forged = invited.create.clone();
+    forged["depth"] = json!(2);
+    refused(invite.clone(), &json!([forged]), invalid);
+    let target = format!("/_matrix/federation/v2/invite/{}/$other", encode(&invited.room_id));
+    let body = json!({ "room_version": "12", "event": invite, "invite_room_state": state });
+    assert_eq!(invited.peer.put(&invited.a, &target, &body).0, 400);
+    let body = json!({ "room_version": "99", "event": {}, "invite_room_state": [] });
+    let (status, answer) = invited.peer.put(&invited.a, &target, &body);
+    assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_INCOMPATIBLE_ROOM_VERSION")));
+    assert_eq!(accepted(&invited.a), before);
+}
+
+#[test]
+fn older_servers_may_send_the_state_stripped() {
+    let invited = invited("11");
+    let stripped = json!({ "type": "m.room.name", "state_key": "", "sender": "@bob:peer.example", "content": { "name": "Theirs" } });
+    assert_eq!(invited.send(invited.signed(|_| {}), &json!([stripped, 1, {}])).0, 200);
+    let rows = invited.a.database.rows("SELECT invite_state FROM local_memberships");
+    assert!(rows[0][0].contains("Theirs"));
+}

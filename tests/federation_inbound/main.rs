@@ -1,0 +1,64 @@
+//! The inbound Server-Server API, endpoint by endpoint, against a peer whose requests and events ruma signs; and whole
+//! servers of ours with each other.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod authentication;
+mod inviting;
+mod joining;
+mod leaving;
+mod public;
+mod queries;
+mod retrieving;
+mod servers;
+mod transactions;
+
+use std::rc::Rc;
+
+use common::{
+    network::{Homeserver, World},
+    peer::{Peer, PeerRoom},
+};
+use verge::matrix::identifiers::{RoomId, UserId};
+
+/// Alice on our server `a.example` has made a room that everybody may join, and Bob on a peer has joined it.
+struct Scene {
+    world: World,
+    a: Homeserver,
+    alice: UserId,
+    room: RoomId,
+    peer: Rc<Peer>,
+    bob: String,
+    theirs: PeerRoom,
+}
+
+fn scene(version: &str) -> Scene {
+    let world = World::new();
+    let a = world.server("a.example");
+    let alice = a.user(&world, "alice");
+    let room = a.public_room(&world, &alice, version);
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let theirs = peer.join(&a, room.as_str(), &bob);
+    world.settle();
+    Scene { world, a, alice, room, peer, bob, theirs }
+}
+
+/// All that counts as accepted: what hostile input must not change.
+fn accepted(server: &Homeserver) -> Vec<Vec<Vec<String>>> {
+    [
+        "SELECT event_id, json, soft_failed, redacted_by FROM events WHERE rejected IS NULL ORDER BY event_id",
+        "SELECT room_id, extremities, state, latest_pos, outbox_pos FROM rooms ORDER BY room_id",
+        "SELECT * FROM room_servers ORDER BY room_id, server, from_pos",
+        "SELECT * FROM local_memberships ORDER BY user_id, room_id",
+        "SELECT * FROM timeline ORDER BY room_id, pos",
+        "SELECT * FROM outbox ORDER BY pos",
+        "SELECT * FROM staged_pdus ORDER BY room_id, event_id",
+    ]
+    .into_iter()
+    .map(|sql| server.database.rows(sql))
+    .collect()
+}

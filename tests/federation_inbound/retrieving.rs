@@ -1,0 +1,181 @@
+//! Single events, states, auth chains and history.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::{
+    Scene,
+    common::{
+        homeserver::object,
+        peer::{Peer, encode, event_id},
+    },
+    scene,
+};
+use verge::room::Draft;
+
+fn room_path(scene: &Scene, endpoint: &str) -> String {
+    format!("/_matrix/federation/v1/{endpoint}/{}", encode(scene.room.as_str()))
+}
+
+fn ids(version: &str, events: &Value) -> Vec<String> {
+    events.as_array().unwrap().iter().map(|event| event_id(version, event)).collect()
+}
+
+#[test]
+fn an_event_is_given_to_servers_in_the_room() {
+    for version in ["10", "11", "12"] {
+        let scene = scene(version);
+        let said = scene.a.say(&scene.world, &scene.room, &scene.alice, "hello");
+        let target = format!("/_matrix/federation/v1/event/{}", encode(said.event_id().as_str()));
+        let (status, answer) = scene.peer.get(&scene.a, &target);
+        assert_eq!((status, answer["origin"].as_str()), (200, Some("a.example")));
+        assert!(answer["origin_server_ts"].is_i64());
+        assert_eq!(ids(version, &answer["pdus"]), [said.event_id().as_str()]);
+        assert_eq!(answer["pdus"][0]["content"]["body"], "hello");
+
+        let (status, answer) = Peer::new(&scene.world, "stranger.example").get(&scene.a, &target);
+        assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_FORBIDDEN")));
+        let (status, answer) = scene.peer.get(&scene.a, "/_matrix/federation/v1/event/%24unknown");
+        assert_eq!((status, answer["errcode"].as_str()), (404, Some("M_NOT_FOUND")));
+
+        // Redacted, it is given as redacted, and is the same event still.
+        let mut redaction = Draft::message("m.room.redaction", object(json!({})));
+        redaction.redacts = Some(said.event_id().to_string());
+        scene.a.send(&scene.world, &scene.room, &scene.alice, redaction);
+        let (_, answer) = scene.peer.get(&scene.a, &target);
+        assert_eq!(answer["pdus"][0]["content"], json!({}));
+        assert_eq!(ids(version, &answer["pdus"]), [said.event_id().as_str()]);
+    }
+}
+
+#[test]
+fn the_state_at_an_event_is_that_before_it() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        let before: BTreeSet<String> =
+            scene.a.state(&scene.world, &scene.room).into_iter().map(|(_, _, id)| id).collect();
+        let name = Draft::state("m.room.name", "", object(json!({ "name": "A room" })));
+        let name = scene.a.send(&scene.world, &scene.room, &scene.alice, name);
+        let at = format!("?event_id={}", encode(name.event_id().as_str()));
+        let (status, answer) = scene.peer.get(&scene.a, &(room_path(&scene, "state") + &at));
+        assert_eq!(status, 200);
+        let state: BTreeSet<String> = ids(version, &answer["pdus"]).into_iter().collect();
+        assert_eq!(state, before);
+        // Every auth event of what was given is given.
+        let chain: BTreeSet<String> = ids(version, &answer["auth_chain"]).into_iter().collect();
+        let given = answer["pdus"].as_array().unwrap().iter().chain(answer["auth_chain"].as_array().unwrap());
+        for auth_event in given.flat_map(|event| event["auth_events"].as_array().unwrap()) {
+            assert!(chain.contains(auth_event.as_str().unwrap()));
+        }
+        let (status, by_id) = scene.peer.get(&scene.a, &(room_path(&scene, "state_ids") + &at));
+        assert_eq!(status, 200);
+        let set = |value: &Value| -> BTreeSet<String> {
+            value.as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!((set(&by_id["pdu_ids"]), set(&by_id["auth_chain_ids"])), (state, chain));
+    }
+}
+
+#[test]
+fn an_auth_chain_is_closed() {
+    let scene = scene("11");
+    let said = scene.a.say(&scene.world, &scene.room, &scene.alice, "hello");
+    let target = format!("{}/{}", room_path(&scene, "event_auth"), encode(said.event_id().as_str()));
+    let (status, answer) = scene.peer.get(&scene.a, &target);
+    assert_eq!(status, 200);
+    let chain: BTreeSet<String> = ids("11", &answer["auth_chain"]).into_iter().collect();
+    let auth_events =
+        answer["auth_chain"].as_array().unwrap().iter().flat_map(|e| e["auth_events"].as_array().unwrap());
+    let cited: BTreeSet<String> = auth_events
+        .map(|id| id.as_str().unwrap().to_owned())
+        .chain(said.auth_events().iter().map(ToString::to_string))
+        .collect();
+    assert_eq!(chain, cited);
+}
+
+#[test]
+fn only_servers_in_the_room_are_told_anything_of_it() {
+    let scene = scene("12");
+    let stranger = Peer::new(&scene.world, "stranger.example");
+    let last = encode(&scene.theirs.last);
+    let unknown = "%21unknown%3Aa.example";
+    for endpoint in ["state", "state_ids", "backfill"] {
+        let query = format!("?event_id={last}&v={last}&limit=1");
+        let (status, answer) = stranger.get(&scene.a, &(room_path(&scene, endpoint) + &query));
+        assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_FORBIDDEN")), "{endpoint}");
+        let (status, answer) = scene.peer.get(&scene.a, &format!("/_matrix/federation/v1/{endpoint}/{unknown}{query}"));
+        assert_eq!((status, answer["errcode"].as_str()), (404, Some("M_NOT_FOUND")), "{endpoint}");
+        let (status, answer) = scene.peer.get(&scene.a, &room_path(&scene, endpoint));
+        assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_MISSING_PARAM")), "{endpoint}");
+    }
+    let (status, _) = stranger.get(&scene.a, &format!("{}/{last}", room_path(&scene, "event_auth")));
+    assert_eq!(status, 403);
+    let wanted = json!({ "earliest_events": [], "latest_events": [scene.theirs.last] });
+    assert_eq!(stranger.post(&scene.a, &room_path(&scene, "get_missing_events"), &wanted).0, 403);
+    // A server that has left is told nothing more.
+    let leave = json!({ "type": "m.room.member", "state_key": scene.bob, "content": { "membership": "leave" } });
+    let (_, leave) = scene.peer.sign("12", scene.theirs.draft(scene.world.now_ms(), &scene.bob, leave));
+    assert_eq!(scene.peer.send(&scene.a, "1", &[leave]).0, 200);
+    assert_eq!(scene.peer.get(&scene.a, &(room_path(&scene, "state_ids") + &format!("?event_id={last}"))).0, 403);
+    // An event of one room is not found in another.
+    let other = scene.a.public_room(&scene.world, &scene.alice, "12");
+    let theirs = scene.peer.join(&scene.a, other.as_str(), &scene.bob);
+    let target =
+        |event: &str| format!("/_matrix/federation/v1/state_ids/{}?event_id={}", encode(other.as_str()), encode(event));
+    assert_eq!(scene.peer.get(&scene.a, &target(&theirs.last)).0, 200);
+    assert_eq!(scene.peer.get(&scene.a, &target(&scene.theirs.last)).0, 404);
+}
+
+#[test]
+fn history_is_walked_from_the_newest_back() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        let said: Vec<String> = (0..30)
+            .map(|i| scene.a.say(&scene.world, &scene.room, &scene.alice, &i.to_string()).event_id().to_string())
+            .collect();
+        let backfill = |from: &str, limit: &str| {
+            let target = format!("{}?v={}&limit={limit}", room_path(&scene, "backfill"), encode(from));
+            let (status, answer) = scene.peer.get(&scene.a, &target);
+            assert_eq!(status, 200, "{answer}");
+            ids(version, &answer["pdus"])
+        };
+        let newest: Vec<String> = said.iter().rev().cloned().collect();
+        assert_eq!(backfill(&said[29], "4"), newest[..4]);
+        assert_eq!(backfill(&said[10], "2"), newest[19..21]);
+        // To the very beginning, and no further.
+        let all = backfill(&said[29], "1000");
+        assert_eq!(all[..30], newest);
+        let rows = scene.a.database.rows("SELECT count(*) FROM events WHERE NOT outlier");
+        assert_eq!(all.len().to_string(), rows[0][0]);
+        assert!(backfill("$unknown", "5").is_empty());
+        let target = format!("{}?v={}&limit=x", room_path(&scene, "backfill"), encode(&said[0]));
+        assert_eq!(scene.peer.get(&scene.a, &target).0, 400);
+
+        let missing = |earliest: &[&String], latest: &[&String], more: Value| {
+            let mut body = json!({ "earliest_events": earliest, "latest_events": latest });
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let (status, answer) = scene.peer.post(&scene.a, &room_path(&scene, "get_missing_events"), &body);
+            assert_eq!(status, 200, "{answer}");
+            ids(version, &answer["events"])
+        };
+        assert_eq!(missing(&[&said[3]], &[&said[8]], json!({})), said[4..8]);
+        assert_eq!(missing(&[&said[3]], &[&said[8]], json!({ "limit": 2 })), said[6..8]);
+        assert_eq!(missing(&[], &[&said[29]], json!({})), said[19..29]);
+        assert_eq!(missing(&[], &[&said[29]], json!({ "limit": 1000 })), said[9..29]);
+        let depth = scene.world.run(scene.a.store.events(&[said[26].as_str().parse_id()])).unwrap()[0].event.depth();
+        assert_eq!(missing(&[], &[&said[29]], json!({ "min_depth": depth })), said[26..29]);
+        let malformed = json!({ "earliest_events": 1, "latest_events": [] });
+        assert_eq!(scene.peer.post(&scene.a, &room_path(&scene, "get_missing_events"), &malformed).0, 400);
+    }
+}
+
+trait ParseId {
+    fn parse_id(&self) -> verge::matrix::identifiers::EventId;
+}
+
+impl ParseId for str {
+    fn parse_id(&self) -> verge::matrix::identifiers::EventId {
+        verge::matrix::identifiers::EventId::parse(self).unwrap()
+    }
+}

@@ -1,0 +1,224 @@
+//! Transactions, and the first three checks on the receipt of their PDUs.
+
+use serde_json::{Value, json};
+
+use crate::{
+    Scene, accepted,
+    common::{
+        homeserver::object,
+        peer::{Peer, event_id},
+    },
+    scene,
+};
+use verge::room::Draft;
+
+/// Bob's unsigned message at the end of the room.
+fn message(scene: &Scene, body: &str) -> Value {
+    let content = json!({ "msgtype": "m.text", "body": body });
+    scene.theirs.draft(scene.world.now_ms(), &scene.bob, json!({ "type": "m.room.message", "content": content }))
+}
+
+/// Sends one PDU that must be refused with an error of its own, and change nothing.
+fn refused(scene: &Scene, txn_id: &str, pdu: &Value) -> String {
+    let before = accepted(&scene.a);
+    let id = event_id(&scene.theirs.version, pdu);
+    let (status, answer) = scene.peer.send(&scene.a, txn_id, std::slice::from_ref(pdu));
+    assert_eq!(status, 200);
+    assert_eq!(answer["pdus"].as_object().unwrap().len(), 1, "{answer}");
+    scene.world.settle();
+    assert_eq!(accepted(&scene.a), before);
+    answer["pdus"][&id]["error"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+#[test]
+fn events_of_a_transaction_are_accepted_each_under_its_id() {
+    for version in ["10", "11", "12"] {
+        let mut scene = scene(version);
+        let said: Vec<(String, Value)> =
+            (0..50).map(|i| scene.theirs.say(&scene.peer, &scene.bob, &format!("message {i}"))).collect();
+        // In no particular order.
+        let pdus: Vec<Value> = said.iter().rev().map(|(_, event)| event.clone()).collect();
+        let (status, answer) = scene.peer.send(&scene.a, "1", &pdus);
+        assert_eq!(status, 200);
+        for (id, _) in &said {
+            assert_eq!(answer["pdus"][id], json!({}));
+            assert!(scene.a.shows(id));
+        }
+        let room = scene.world.run(scene.a.rooms.room(&scene.room)).unwrap().unwrap();
+        let extremities: Vec<_> = room.extremities.iter().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(extremities, [said[49].0.as_str()]);
+    }
+}
+
+#[test]
+fn a_transaction_is_processed_once() {
+    let mut scene = scene("12");
+    let (first, event) = scene.theirs.say(&scene.peer, &scene.bob, "once");
+    let pdus = [event];
+    let answer = scene.peer.send(&scene.a, "1", &pdus);
+    let after = accepted(&scene.a);
+    assert_eq!(scene.peer.send(&scene.a, "1", &pdus), answer);
+    assert_eq!(accepted(&scene.a), after);
+    // The ID names the transaction, whatever it holds.
+    let (second, event) = scene.theirs.say(&scene.peer, &scene.bob, "never");
+    assert_eq!(scene.peer.send(&scene.a, "1", std::slice::from_ref(&event)), answer);
+    assert!(scene.a.shows(&first) && !scene.a.shows(&second));
+    // Of another server it is another transaction; and an event that comes again is the same event.
+    let other = Peer::new(&scene.world, "other.example");
+    let (status, answer) = other.send(&scene.a, "1", &[pdus[0].clone(), event]);
+    assert_eq!((status, answer), (200, json!({ "pdus": { first: {}, second.as_str(): {} } })));
+    assert!(scene.a.shows(&second));
+}
+
+#[test]
+fn a_transaction_of_too_much_or_of_the_wrong_shape_is_refused_whole() {
+    let mut scene = scene("12");
+    let (_, event) = scene.theirs.say(&scene.peer, &scene.bob, "hello");
+    let before = accepted(&scene.a);
+    let edu = json!({ "edu_type": "m.unknown", "content": {} });
+    for (body, errcode) in [
+        (json!({ "pdus": vec![event.clone(); 51] }), "M_INVALID_PARAM"),
+        (json!({ "pdus": [event.clone()], "edus": vec![edu.clone(); 101] }), "M_INVALID_PARAM"),
+        (json!({ "edus": [] }), "M_BAD_JSON"),
+        (json!({ "pdus": {} }), "M_BAD_JSON"),
+    ] {
+        let (status, answer) = scene.peer.put(&scene.a, "/_matrix/federation/v1/send/1", &body);
+        assert_eq!((status, answer["errcode"].as_str()), (400, Some(errcode)));
+    }
+    assert_eq!(accepted(&scene.a), before);
+    // As many as allowed, malformed ones among them, and none of the malformed ones in the way.
+    let mut edus = vec![edu; 97];
+    edus.extend([json!(1), json!({}), json!({ "edu_type": "m.typing", "content": 1 })]);
+    let body = json!({ "pdus": vec![event; 50], "edus": edus });
+    let (status, answer) = scene.peer.put(&scene.a, "/_matrix/federation/v1/send/1", &body);
+    assert_eq!((status, answer["pdus"].as_object().unwrap().len()), (200, 1));
+}
+
+#[test]
+fn a_forged_or_missing_signature_drops_the_event() {
+    let scene = scene("12");
+    let (_, mut forged) = scene.peer.sign("12", message(&scene, "forged"));
+    forged["depth"] = json!(99);
+    let error = refused(&scene, "1", &forged);
+    assert!(error.contains("peer.example"), "{error}");
+
+    // Somebody else's user, whose server has not signed, member or not.
+    let carol = "@carol:other.example";
+    let mut event = message(&scene, "not mine");
+    event["sender"] = json!(carol);
+    let (_, unsigned) = scene.peer.sign("12", event);
+    let error = refused(&scene, "2", &unsigned);
+    assert!(error.contains("other.example"), "{error}");
+}
+
+#[test]
+fn an_event_with_a_wrong_content_hash_is_stored_redacted() {
+    for version in ["10", "11", "12"] {
+        let scene = scene(version);
+        let (id, mut event) = scene.peer.sign(version, message(&scene, "what was hashed"));
+        event["content"]["body"] = json!("what was not");
+        assert_eq!(event_id(version, &event), id);
+        let (status, answer) = scene.peer.send(&scene.a, "1", &[event]);
+        assert_eq!((status, answer), (200, json!({ "pdus": { id.as_str(): {} } })));
+        let stored = scene.a.database.rows(&format!("SELECT json FROM events WHERE event_id = '{id}'"));
+        let stored: Value = serde_json::from_str(&stored[0][0]).unwrap();
+        assert_eq!(stored["content"], json!({}));
+    }
+}
+
+#[test]
+fn what_the_rules_forbid_is_rejected_and_changes_nothing() {
+    let scene = scene("12");
+    let name = json!({ "type": "m.room.name", "state_key": "", "content": { "name": "Bob's" } });
+    let (id, event) = scene.peer.sign("12", scene.theirs.draft(scene.world.now_ms(), &scene.bob, name));
+    refused(&scene, "1", &event);
+    assert!(!scene.a.shows(&id));
+    // It is remembered, so that what cites it can be judged.
+    let rejected = scene.a.database.rows(&format!("SELECT rejected IS NOT NULL FROM events WHERE event_id = '{id}'"));
+    assert_eq!(rejected, [["1"]]);
+}
+
+#[test]
+fn sizes_are_checked_to_the_byte() {
+    let scene = scene("12");
+    let length = |body: &str| scene.peer.sign("12", message(&scene, body)).1.to_string().len();
+    let largest = "x".repeat(65_536 - length(""));
+    assert_eq!(length(&largest), 65_536);
+    let (_, too_large) = scene.peer.sign("12", message(&scene, &format!("{largest}x")));
+    refused(&scene, "1", &too_large);
+    let (id, event) = scene.peer.sign("12", message(&scene, &largest));
+    let (_, answer) = scene.peer.send(&scene.a, "2", &[event]);
+    assert_eq!(answer["pdus"][id], json!({}));
+}
+
+#[test]
+fn malformed_events_get_an_answer_each_and_do_not_harm_the_others() {
+    let mut scene = scene("12");
+    let malformed: Vec<Value> = [
+        json!({ "depth": "deep" }),
+        json!({ "depth": -1 }),
+        json!({ "auth_events": vec!["$x"; 11] }),
+        json!({ "prev_events": vec!["$x"; 21] }),
+        json!({ "type": "x".repeat(256) }),
+    ]
+    .into_iter()
+    .map(|wrong| {
+        let mut event = message(&scene, "malformed");
+        for (name, value) in wrong.as_object().unwrap() {
+            event[name] = value.clone();
+        }
+        scene.peer.sign("12", event).1
+    })
+    .collect();
+    let (good, event) = scene.theirs.say(&scene.peer, &scene.bob, "well-formed");
+    let mut pdus = vec![json!(1), json!({}), json!({ "room_id": 1 }), json!({ "room_id": scene.room.as_str() })];
+    pdus.extend(malformed.clone());
+    pdus.push(event);
+    let before = accepted(&scene.a);
+    let (status, answer) = scene.peer.send(&scene.a, "1", &pdus);
+    assert_eq!(status, 200);
+    assert_eq!(answer["pdus"][&good], json!({}));
+    for event in &malformed {
+        assert!(answer["pdus"][event_id("12", event)]["error"].is_string(), "{answer}");
+    }
+    assert_ne!(accepted(&scene.a), before);
+    assert!(scene.a.shows(&good));
+}
+
+#[test]
+fn events_of_rooms_that_we_are_not_in_are_not_taken() {
+    let mut scene = scene("12");
+    let (_, mut event) = scene.theirs.say(&scene.peer, &scene.bob, "elsewhere");
+    event["room_id"] = json!("!AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    let before = accepted(&scene.a);
+    assert_eq!(scene.peer.send(&scene.a, "1", &[event]), (200, json!({ "pdus": {} })));
+    // Of a room that all of us have left, each is told.
+    let leave = Draft::membership(scene.alice.as_str(), "leave", object(json!({})));
+    assert_eq!(accepted(&scene.a), before);
+    scene.a.send(&scene.world, &scene.room, &scene.alice, leave);
+    scene.world.settle();
+    let (id, event) = scene.theirs.say(&scene.peer, &scene.bob, "to nobody");
+    let (status, answer) = scene.peer.send(&scene.a, "2", &[event]);
+    assert_eq!(status, 200);
+    assert!(answer["pdus"][&id]["error"].is_string(), "{answer}");
+    assert!(!scene.a.shows(&id));
+}
+
+#[test]
+fn missing_events_are_fetched_from_the_sender() {
+    let mut scene = scene("12");
+    let said: Vec<(String, Value)> =
+        (0..4).map(|i| scene.theirs.say(&scene.peer, &scene.bob, &format!("message {i}"))).collect();
+    let between: Vec<Value> = said[..3].iter().map(|(_, event)| event.clone()).collect();
+    scene.peer.answers(move |request| {
+        let asked = request.uri().path().contains("/get_missing_events/");
+        asked.then(|| verge::router::json_response(http::StatusCode::OK, &json!({ "events": between })))
+    });
+    let (status, answer) = scene.peer.send(&scene.a, "1", &[said[3].1.clone()]);
+    assert_eq!((status, answer), (200, json!({ "pdus": { said[3].0.as_str(): {} } })));
+    scene.world.settle();
+    for (id, _) in &said {
+        assert!(scene.a.shows(id), "{id} is not shown; {:?}", scene.world.logs());
+    }
+    assert!(scene.a.database.rows("SELECT 1 FROM staged_pdus").is_empty());
+}
