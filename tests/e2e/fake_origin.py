@@ -81,7 +81,7 @@ class FakeOrigin:
     def send(self, server, pdus, edus=None, transaction=None):
         """A transaction; the HTTP answer."""
         transaction = transaction or f"fake{next(self._transactions)}"
-        content = {"origin": self.name, "origin_server_ts": now_ms(), "pdus": [_json_of(pdu) for pdu in pdus]}
+        content = {"origin": self.name, "origin_server_ts": now_ms(), "pdus": [json_of(pdu) for pdu in pdus]}
         if edus is not None:
             content["edus"] = edus
         return self.request(server, "PUT", f"/_matrix/federation/v1/send/{transaction}", content)
@@ -97,7 +97,7 @@ class FakeOrigin:
         template = made["event"]
         join = self.signed(version, template)
         uri = f"/_matrix/federation/v2/send_join/{segment(room_id)}/{segment(join.event_id)}"
-        answer = self.request(server, "PUT", uri, join.get_pdu_json())
+        answer = self.request(server, "PUT", uri, json_of(join))
         assert answer.ok, answer.text
         room = Room(self, version, room_id)
         for pdu in answer.json()["state"]:
@@ -146,7 +146,7 @@ class FakeOrigin:
         return sign_json(keys, self.name, self.key)
 
     def _pdu(self, event_id):
-        return self.events[event_id].get_pdu_json()
+        return json_of(self.events[event_id])
 
     def _before(self, content):
         known, todo, found = set(content["earliest_events"]), list(content["latest_events"]), []
@@ -212,8 +212,13 @@ def now_ms():
     return int(time.time() * 1000)
 
 
-def _json_of(pdu):
-    return pdu if isinstance(pdu, dict) else pdu.get_pdu_json()
+def json_of(event):
+    """The PDU as it is sent; one that is JSON already stays what it is."""
+    if isinstance(event, dict):
+        return event
+    pdu = event.get_pdu_json()
+    pdu.pop("unsigned", None)
+    return pdu
 
 
 def _public(key):
