@@ -44,6 +44,9 @@ pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
     };
     let limit = limit.clamp(1, LIMIT.1);
     let filter = EventFilter::parse(call.query("filter").as_deref())?;
+    if filter.page().is_too_complex() {
+        return Err(MatrixError::invalid_param("A type with a wildcard is too long."));
+    }
     let token =
         |name: &str| call.query(name).filter(|text| !text.is_empty()).map(|text| Token::parse(&text)).transpose();
     let (from, to) = (token("from")?, token("to")?);

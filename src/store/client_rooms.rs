@@ -104,9 +104,10 @@ macro_rules! page {
             "LEFT JOIN client_transactions AS txn \
                ON txn.event_id = e.event_id AND txn.user_id = ?5 AND txn.device_id = ?6 \
              WHERE t.room_id = ?1 AND t.pos > ?2 AND t.pos <= ?3 \
-               AND (?7 ->> 'types' IS NULL OR EXISTS \
-                 (SELECT 1 FROM json_each(?7, '$.types') AS f WHERE e.event_type GLOB f.value)) \
-               AND NOT EXISTS (SELECT 1 FROM json_each(?7, '$.not_types') AS f WHERE e.event_type GLOB f.value) \
+               AND (?7 ->> 'types' IS NULL OR e.event_type IN (SELECT value FROM json_each(?7, '$.types')) OR EXISTS \
+                 (SELECT 1 FROM json_each(?7, '$.type_globs') AS f WHERE e.event_type GLOB f.value)) \
+               AND e.event_type NOT IN (SELECT value FROM json_each(?7, '$.not_types')) AND NOT EXISTS \
+                 (SELECT 1 FROM json_each(?7, '$.not_type_globs') AS f WHERE e.event_type GLOB f.value) \
                AND (?7 ->> 'senders' IS NULL OR e.sender IN (SELECT value FROM json_each(?7, '$.senders'))) \
                AND e.sender NOT IN (SELECT value FROM json_each(?7, '$.not_senders')) \
                AND (?7 ->> 'contains_url' IS NULL \
@@ -166,12 +167,26 @@ impl TimelineEvent {
     }
 }
 
+/// The longest pattern that D1 matches, in bytes.
+const MAX_GLOB_BYTES: usize = 50;
+
 impl PageFilter {
+    /// Whether it holds a pattern that is too long for the database. Types without a wildcard may have any length.
+    pub fn is_too_complex(&self) -> bool {
+        let mut patterns = self.types.iter().flatten().chain(&self.not_types).filter(|text| text.contains('*'));
+        patterns.any(|pattern| glob(pattern).len() > MAX_GLOB_BYTES)
+    }
+
     fn to_json(&self) -> String {
-        let globs = |types: &[String]| -> Vec<String> { types.iter().map(|text| glob(text)).collect() };
+        let exact = |types: &[String]| types.iter().filter(|text| !text.contains('*')).cloned().collect::<Vec<_>>();
+        let globs = |types: &[String]| -> Vec<String> {
+            types.iter().filter(|text| text.contains('*')).map(|text| glob(text)).collect()
+        };
         json!({
-            "types": self.types.as_deref().map(globs),
-            "not_types": globs(&self.not_types),
+            "types": self.types.as_deref().map(exact),
+            "type_globs": globs(self.types.as_deref().unwrap_or_default()),
+            "not_types": exact(&self.not_types),
+            "not_type_globs": globs(&self.not_types),
             "senders": self.senders,
             "not_senders": self.not_senders,
             "contains_url": self.contains_url.map(i64::from),

@@ -305,6 +305,24 @@ fn messages_go_both_ways_page_by_page() {
     refused(&messages("dir=b&from=nonsense"), 400, "M_INVALID_PARAM");
     refused(&messages("dir=b&limit=many"), 400, "M_INVALID_PARAM");
     refused(&messages("dir=b&filter=%7B"), 400, "M_NOT_JSON");
+    let count = |filter: Value| {
+        let (status, page) = messages(&format!("dir=b&limit=100&filter={}", quote(&filter.to_string())));
+        assert_eq!(status, 200, "{page}");
+        page["chunk"].as_array().unwrap().len()
+    };
+    let all = count(json!({}));
+    assert_eq!(count(json!({ "types": ["m.room.message"] })), 25);
+    assert_eq!(count(json!({ "not_types": ["m.room.message"] })), all - 25);
+    assert_eq!(count(json!({ "not_types": ["*.message"] })), all - 25);
+    assert_eq!(count(json!({ "types": ["*"], "not_types": ["m.room.message", "m.room.c*"] })), all - 26);
+    assert_eq!(count(json!({ "types": ["m.room.messag?", "m.room.[m]essage", "x".repeat(200)] })), 0);
+    assert_eq!(count(json!({ "types": [] })), 0);
+    assert_eq!(count(json!({ "senders": [alice.id] })), all);
+    assert_eq!(count(json!({ "not_senders": [alice.id] })), 0);
+    assert_eq!(count(json!({ "contains_url": true })), 0);
+    assert_eq!(count(json!({ "contains_url": false })), all);
+    let long = json!({ "types": [format!("{}*", "x".repeat(50))] }).to_string();
+    refused(&messages(&format!("dir=b&filter={}", quote(&long))), 400, "M_INVALID_PARAM");
     let bob = home.register("bob");
     refused(&home.get(&bob, &format!("/rooms/{}/messages?dir=b", quote(&room))), 403, "M_FORBIDDEN");
 }
