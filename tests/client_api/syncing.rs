@@ -266,3 +266,42 @@ fn what_a_sync_cannot_understand_it_refuses() {
     refused(&sync("filter=none"), 400, "M_INVALID_PARAM");
     refused(&home.call(None, "GET", "/sync", None), 401, "M_MISSING_TOKEN");
 }
+
+#[test]
+fn a_gap_in_a_room_of_much_state_is_told_exactly() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let given: Vec<Value> = (0..95)
+        .map(|i| json!({ "type": "org.example", "state_key": format!("k{i}"), "content": { "n": i } }))
+        .collect();
+    let room = home.room(&alice, json!({ "initial_state": given }));
+    let put = |key: &str, n: i64| {
+        let (status, answer) =
+            home.put(&alice, &format!("/rooms/{}/state/org.example/{key}", quote(&room)), json!({ "n": n }));
+        assert_eq!(status, 200, "{answer}");
+    };
+    (95..190).for_each(|i| put(&format!("k{i}"), i));
+    let (_, whole) = home.get(&alice, &format!("/rooms/{}/state", quote(&room)));
+    assert_eq!(whole.as_array().unwrap().len(), 190 + 6);
+    let (_, one) = home.get(&alice, &format!("/rooms/{}/state/org.example/k123", quote(&room)));
+    assert_eq!(one, json!({ "n": 123 }));
+    let first = home.sync(&alice, "");
+    let joined = &first["rooms"]["join"][&room];
+    assert_eq!(joined["state"]["events"].as_array().unwrap().len() + 10, 190 + 6, "ten are in the timeline");
+
+    put("k7", 1007);
+    put("k150", 1150);
+    (190..195).for_each(|i| put(&format!("k{i}"), i));
+    for i in 0..3 {
+        home.say(&alice, &room, "x", &format!("t{i}"));
+    }
+    let filter = quote(r#"{"room":{"timeline":{"limit":3}}}"#);
+    let second = home.sync(&alice, &format!("{}&filter={filter}", next(&first)));
+    let mut changed: Vec<i64> = state_of(&second["rooms"]["join"][&room], "org.example")
+        .iter()
+        .map(|event| event["content"]["n"].as_i64().unwrap())
+        .collect();
+    changed.sort_unstable();
+    assert_eq!(changed, [190, 191, 192, 193, 194, 1007, 1150]);
+    assert_eq!(second["rooms"]["join"][&room]["state"]["events"].as_array().unwrap().len(), 7);
+}
