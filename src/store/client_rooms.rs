@@ -225,7 +225,6 @@ impl Store {
     ///
     /// # Errors
     /// As the database says.
-    #[allow(clippy::too_many_arguments)]
     pub async fn page(
         &self,
         room_id: &RoomId,
