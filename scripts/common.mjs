@@ -33,10 +33,48 @@ export function say(line) {
   console.log(`\x1b[36m==>\x1b[0m ${line}`);
 }
 
+const running = new Set();
+let asked = false;
+
+/** Whether this script was asked to stop, by Ctrl-C or a signal. */
+export function stopping() {
+  return asked;
+}
+
+/** Starts a program in a process group of its own, which ends, with all it has started, when this script is to stop. */
+export function start(program, args, options = {}) {
+  const child = spawn(program, args, { cwd: root, env: environment, stdio: "inherit", ...options, detached: true });
+  running.add(child);
+  child.on("exit", () => {
+    running.delete(child);
+    // Whatever of the group outlives its first process.
+    signalGroup(child, "SIGKILL");
+  });
+  return child;
+}
+
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) {
+  process.on(signal, () => {
+    if (running.size === 0) process.exit(130);
+    if (asked) return;
+    asked = true;
+    for (const child of running) signalGroup(child, "SIGTERM");
+    setTimeout(() => running.forEach((child) => signalGroup(child, "SIGKILL")), 5000).unref();
+  });
+}
+
+function signalGroup(child, signal) {
+  try {
+    process.kill(-child.pid, signal);
+  } catch {
+    // It has ended already.
+  }
+}
+
 /** Runs a program to its end and shows its output; throws where it fails. */
 export function run(program, args, options = {}) {
   return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { cwd: root, env: environment, stdio: "inherit", ...options });
+    const child = start(program, args, options);
     child.on("error", (error) => reject(new Error(`${program} cannot be started: ${error.message}`)));
     child.on("exit", (code, signal) => {
       if (code === 0) resolve();
@@ -76,8 +114,9 @@ export async function main(body) {
   try {
     await body();
   } catch (error) {
-    console.error(`\x1b[31merror:\x1b[0m ${error.message}`);
     process.exitCode = 1;
+    if (asked) return;
+    console.error(`\x1b[31merror:\x1b[0m ${error.message}`);
   }
 }
 

@@ -1,6 +1,5 @@
 // npm run dev: one homeserver on this machine, on the real runtime. `npm run dev -- --help` lists the options.
 
-import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
 import { createServer } from "node:net";
@@ -8,7 +7,7 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { build } from "./build.mjs";
 import { authority, leaf } from "./certificates.mjs";
-import { environment, fingerprint, main, root, run, say, work } from "./common.mjs";
+import { environment, fingerprint, main, root, run, say, start, stopping, work } from "./common.mjs";
 import { newSigningKey } from "./keygen.mjs";
 import { setUp } from "./setup.mjs";
 
@@ -25,6 +24,7 @@ const HELP = `npm run dev -- [options]
   --doh URL                 the DNS over HTTPS resolver
   --trusted-key-servers JSON
   --cron-seconds N          how often the scheduled trigger fires (60, as the platform does)
+  --as-built                run what build/ holds, without set-up and build
   --log-costs               a log line for each request: D1 calls, rows read and written`;
 
 const OPTIONS = {
@@ -41,6 +41,7 @@ const OPTIONS = {
   doh: { type: "string" },
   "trusted-key-servers": { type: "string" },
   "cron-seconds": { type: "string", default: "60" },
+  "as-built": { type: "boolean" },
   "log-costs": { type: "boolean" },
   help: { type: "boolean" },
 };
@@ -51,9 +52,10 @@ await main(async () => {
   if (Boolean(options["tls-key"]) !== Boolean(options["tls-cert"])) {
     throw new Error("--tls-key and --tls-cert go together");
   }
-  await setUp();
-  await build();
-
+  if (!options["as-built"]) {
+    await setUp();
+    await build();
+  }
   const name = options["server-name"];
   const folder = resolve(options["persist-to"] ?? join(work, "dev", name.replaceAll(/[^a-z0-9.-]/gi, "_")));
   mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -132,43 +134,23 @@ async function serve(options, folder, config, tls) {
   args.push("--ip", options.ip, "--port", options.port, "--inspector-port", String(await freePort()));
   args.push("--local-protocol", "https", "--https-key-path", tls.key, "--https-cert-path", tls.certificate);
   const env = { ...environment, CI: "1", XDG_CONFIG_HOME: folder, NODE_EXTRA_CA_CERTS: tls.trusted };
-  // A group of its own: a signal to the group reaches wrangler and all that it starts.
-  const wrangler = spawn("wrangler", args, { cwd: folder, env, stdio: ["ignore", "inherit", "inherit"], detached: true });
+  const wrangler = start("wrangler", args, { cwd: folder, env, stdio: ["ignore", "inherit", "inherit"] });
   const ended = new Promise((done) => wrangler.on("exit", done).on("error", done));
-
-  let stopping = false;
-  const stop = () => {
-    if (stopping) return;
-    stopping = true;
-    signalGroup(wrangler, "SIGTERM");
-    setTimeout(() => signalGroup(wrangler, "SIGKILL"), 5000).unref();
-  };
-  process.on("SIGINT", stop).on("SIGTERM", stop).on("SIGHUP", stop);
 
   const get = (path) => localGet(options, path);
   let up = false;
-  while (!up && !stopping && wrangler.exitCode === null) {
+  while (!up && !stopping() && wrangler.exitCode === null) {
     up = (await get("/_matrix/federation/v1/version")) !== null;
     if (!up) await Promise.race([sleep(100), ended]);
   }
-  if (up && !stopping) {
+  if (up && !stopping()) {
     if (tls.ca) say(`The certificate is signed by ${tls.ca}`);
     console.log(`ready https://${urlHost(options)} server_name=${options["server-name"]}`);
     const timer = setInterval(() => get("/__scheduled?cron=*+*+*+*+*"), Number(options["cron-seconds"]) * 1000);
     ended.then(() => clearInterval(timer));
   }
   await ended;
-  // Whatever of the group is left, such as the children of a wrangler that was killed.
-  signalGroup(wrangler, "SIGKILL");
-  if (!stopping) throw new Error("the server has ended by itself");
-}
-
-function signalGroup(child, signal) {
-  try {
-    process.kill(-child.pid, signal);
-  } catch {
-    // It has ended already.
-  }
+  if (!stopping()) throw new Error("the server has ended by itself");
 }
 
 /** The host and port that reach the server from this machine. */

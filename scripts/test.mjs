@@ -4,8 +4,7 @@
 //   npm test -- e2e             only the end-to-end tests; likewise any other step by its name
 //   npm test -- e2e -- -k fork  with arguments for the step's program
 
-import { spawn } from "node:child_process";
-import { environment, main, root } from "./common.mjs";
+import { environment, main, start } from "./common.mjs";
 import { build } from "./build.mjs";
 import { python, setUp } from "./setup.mjs";
 
@@ -67,7 +66,7 @@ function program(name, args, variables = {}) {
   return (extra) =>
     new Promise((resolve, reject) => {
       const env = { ...environment, ...variables };
-      const child = spawn(name, [...args, ...extra], { cwd: root, env, stdio: ["ignore", "pipe", "inherit"] });
+      const child = start(name, [...args, ...extra], { env, stdio: ["ignore", "pipe", "inherit"] });
       let line = "";
       child.stdout.on("data", (data) => {
         process.stdout.write(data);

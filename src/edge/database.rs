@@ -6,7 +6,6 @@ use worker::{
     Env, console_error,
     js_sys::{self, Array, Reflect},
     wasm_bindgen::{self, JsCast, JsValue, prelude::wasm_bindgen},
-    wasm_bindgen_futures,
 };
 
 use super::stream::describe;

@@ -35,7 +35,7 @@ class Worker:
         key, certificate = self.tls
         command = [_BINARIES / "node", ROOT / "scripts" / "dev.mjs", "--server-name", self.name, "--port", str(self.port)]
         command += ["--persist-to", self.folder / "data", "--tls-key", key, "--tls-cert", certificate]
-        command += ["--ca", self.authority.certificate, "--cron-seconds", str(self.cron_seconds), *self.options]
+        command += ["--ca", self.authority.certificate, "--cron-seconds", str(self.cron_seconds), "--as-built", *self.options]
         start = self.log_path.stat().st_size if self.log_path.exists() else 0
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
