@@ -34,7 +34,8 @@ use crate::{
 /// The most events to walk back through from one that cites rejected or soft-failed events.
 const MAX_WALK: usize = 200;
 
-/// The most forward extremities to keep. More would make each state resolution dearer; those of the greatest depth stay.
+/// The most forward extremities to keep. More would make each state resolution dearer; an event that would be one more is
+/// accepted without becoming one.
 const MAX_EXTREMITIES: usize = 40;
 
 /// What became of an event.
@@ -95,7 +96,26 @@ impl Judgement {
             && !stored.outlier
             && stored.state_after.is_some()
         {
-            return Ok(Verdict::Known(stored.rejected.clone()));
+            return Ok(match stored.soft_failed {
+                true => Verdict::SoftFailed("it was soft-failed before".to_owned()),
+                false => Verdict::Known(stored.rejected.clone()),
+            });
+        }
+        if event.event_type() == "m.room.create" {
+            // Every room that is known here was created already; ours never come this way.
+            let held = view.stored(event.event_id()).is_some();
+            return Ok(if held {
+                Verdict::Known(None)
+            } else {
+                Verdict::Rejected("the room exists already".to_owned())
+            });
+        }
+        let previous = event.prev_events().iter().filter_map(|id| view.stored(id));
+        if previous.into_iter().any(|stored| stored.event.room_id() != event.room_id()) {
+            // The state of another room has no say here: the event is rejected, on top of our own state.
+            let verdict = Verdict::Rejected("it cites an event of another room as a previous one".to_owned());
+            self.take(view, event, self.state, &verdict, source).await?;
+            return Ok(verdict);
         }
         let missing = missing(view, event);
         if let Some(missing) = missing {
@@ -128,6 +148,8 @@ impl Judgement {
             _ => None,
         };
         let soft_failed = matches!(verdict, Verdict::SoftFailed(_));
+        // Backfilled history has its place in the timeline, and is nothing new.
+        let is_history = view.stored(event.event_id()).is_some_and(|stored| !stored.outlier);
         let after = if rejected.is_some() { before } else { view.with_event(before, event).await? };
         view.put(StoredEvent {
             event: event.clone(),
@@ -138,7 +160,7 @@ impl Judgement {
             state_before: Some(before),
             state_after: Some(after),
         });
-        let accepted = *verdict == Verdict::Accepted;
+        let accepted = *verdict == Verdict::Accepted && !is_history;
         if accepted {
             self.extend(view, event).await?;
             self.state = self.state_of_extremities(view).await?;
@@ -228,11 +250,11 @@ impl Judgement {
                 behind.extend(further);
             }
         }
+        let before = self.extremities.len();
         self.extremities.retain(|(id, _)| !behind.contains(id) && id != event.event_id());
-        self.extremities.push((event.event_id().clone(), event.depth()));
-        if self.extremities.len() > MAX_EXTREMITIES {
-            self.extremities.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
-            self.extremities.truncate(MAX_EXTREMITIES);
+        // What is held is never dropped for what claims to be newer: a flood of forks would roll the state back.
+        if before < MAX_EXTREMITIES || self.extremities.len() < before {
+            self.extremities.push((event.event_id().clone(), event.depth()));
         }
         Ok(())
     }
@@ -245,18 +267,10 @@ impl Judgement {
         }
         let Some(redacts) = event.redacts() else { return Ok(()) };
         let keys = [key("m.room.create", ""), key("m.room.power_levels", "")];
-        let state = view.state(before, &keys).await?;
-        let any_sender = match AuthState::get(state.as_slice(), "m.room.create", "") {
-            Some(create) => {
-                let levels =
-                    PowerLevels::from_state(create, AuthState::get(state.as_slice(), "m.room.power_levels", ""));
-                match (levels.user(event.sender().as_str()), levels.level(Level::Redact)) {
-                    (Ok(user), Ok(needed)) => user >= needed,
-                    _ => false,
-                }
-            }
-            None => false,
-        };
+        // The power must be there before the redaction and still now: an old state could be cited at will.
+        let then = view.state(before, &keys).await?;
+        let now = view.state(self.state, &keys).await?;
+        let any_sender = may_redact(event, &then) && may_redact(event, &now);
         let Ok(server) = ServerName::parse(event.sender().server_name()) else { return Ok(()) };
         self.redactions.push(Redaction {
             redaction_id: event.event_id().clone(),
@@ -265,6 +279,16 @@ impl Judgement {
             server,
         });
         Ok(())
+    }
+}
+
+/// Whether the sender of `event` has the power to redact anybody's events in `state`.
+fn may_redact(event: &Event, state: &[Event]) -> bool {
+    let Some(create) = AuthState::get(state, "m.room.create", "") else { return false };
+    let levels = PowerLevels::from_state(create, AuthState::get(state, "m.room.power_levels", ""));
+    match (levels.user(event.sender().as_str()), levels.level(Level::Redact)) {
+        (Ok(user), Ok(needed)) => user >= needed,
+        _ => false,
     }
 }
 

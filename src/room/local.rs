@@ -244,7 +244,6 @@ impl Rooms {
         let version = judgement.room.room_version;
         let mut extremities = judgement.extremities.clone();
         let all = extremities.len() <= MAX_PREV_EVENTS;
-        extremities.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
         extremities.truncate(MAX_PREV_EVENTS);
         let previous: Vec<EventId> = extremities.iter().map(|(id, _)| id.clone()).collect();
         view.load_events(&previous).await?;
