@@ -7,12 +7,12 @@ use std::collections::HashSet;
 
 use super::{
     ATTEMPTS, Room, RoomError, Rooms,
-    remote::{StateIndex, judge_outliers, judge_outliers_with, snapshot},
+    remote::{StateIndex, check_create, judge_outliers_with, snapshot},
     view::View,
 };
 use crate::{
     matrix::{
-        auth_rules,
+        auth_rules::{self, AuthEvent},
         event::Event,
         identifiers::{EventId, RoomId},
     },
@@ -71,19 +71,31 @@ impl Rooms {
     }
 
     /// Takes over the state before `event` from another server that vouches for it (`/state_ids`), so that what cites
-    /// `event` can be judged. The event is judged by its auth events and by that state; it is shown to nobody.
+    /// `event` can be judged. The event must be allowed by its auth events and by that state; it is shown to nobody.
     ///
     /// # Errors
     /// [`RoomError::MissingEvents`], [`RoomError::Invalid`], [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn place(&self, event: &Event, state: &[Event], auth_chain: &[Event]) -> Result<(), RoomError> {
-        let outliers = judge_outliers(event.room_id(), auth_chain.iter().chain(state));
+        let given = auth_chain.iter().chain(state);
+        let known = self.held_auth_events(given.clone()).await?;
+        let outliers = judge_outliers_with(event.room_id(), known.into_iter(), given);
         let good: Vec<&Event> = state
             .iter()
             .filter(|event| outliers.by_id.get(event.event_id()).is_some_and(|(_, rejected)| rejected.is_none()))
             .collect();
         let snapshot = snapshot(&good)?;
+        check_create(&good, event.version())?;
         let state_events: Vec<Event> = good.iter().map(|event| (*event).clone()).collect();
-        let rejected = auth_rules::check(event, &StateIndex::new(&state_events)).err().map(|error| error.to_string());
+        let find = |id: &EventId| {
+            let (event, rejected) = outliers.by_id.get(id)?;
+            Some(AuthEvent { event, rejected: rejected.is_some() })
+        };
+        // A claim rejects nothing: where the event does not fit the state that is claimed, the claim is not believed.
+        auth_rules::check_auth_event_list(event, find)
+            .and_then(|()| auth_rules::check(event, &StateIndex::new(&state_events)))
+            .map_err(|error| {
+                RoomError::Invalid(format!("The state before {} forbids it: {error}.", event.event_id()))
+            })?;
         for _ in 0..ATTEMPTS {
             let mut view = View::new(&self.store, self.server_name());
             let ids = vec![event.event_id().clone()];
@@ -95,16 +107,13 @@ impl Rooms {
             for (id, text) in &snapshot.nodes {
                 view.add_made(*id, text.clone())?;
             }
-            let after = match &rejected {
-                Some(_) => snapshot.root,
-                None => view.with_event(snapshot.root, event).await?,
-            };
+            let after = view.with_event(snapshot.root, event).await?;
             let mut new = outliers.new.clone();
             new.retain(|outlier| outlier.event.event_id() != event.event_id());
             new.push(NewEvent {
                 event: event.clone(),
-                place: Place::Hidden,
-                rejected: rejected.clone(),
+                place: Place::Edge,
+                rejected: None,
                 soft_failed: false,
                 state_before: Some(snapshot.root),
                 state_after: Some(after),

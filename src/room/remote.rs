@@ -4,7 +4,7 @@
 //! we judge another server's membership event and pass it on; as the joining server we take over the state that a
 //! resident server vouches for, after checking all of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{ATTEMPTS, RoomError, Rooms, changes::membership, judge::Source, view::View};
 use crate::{
@@ -67,7 +67,9 @@ impl Rooms {
     pub async fn install_join(&self, answer: &RemoteJoin) -> Result<(), RoomError> {
         let join = &answer.join;
         let version = join.version();
-        let outliers = judge_outliers(join.room_id(), answer.auth_chain.iter().chain(&answer.state));
+        let known = self.held_auth_events(answer.auth_chain.iter().chain(&answer.state)).await?;
+        let events = answer.auth_chain.iter().chain(&answer.state);
+        let outliers = judge_outliers_with(join.room_id(), known.into_iter(), events);
         let state: Vec<&Event> = answer
             .state
             .iter()
@@ -93,11 +95,7 @@ impl Rooms {
                 .pop();
             if held.as_ref().is_some_and(|room| room.local_joined > 0) {
                 // Another local user joined meanwhile: the join is an event like any other.
-                return match self.receive_fetched(join.room_id(), std::slice::from_ref(join)).await {
-                    Ok(received) if received.missing.is_empty() => Ok(()),
-                    Ok(_) => Err(RoomError::MissingEvents(join.prev_events().to_vec())),
-                    Err(error) => Err(error),
-                };
+                return self.receive_own(join).await;
             }
             for (id, text) in &snapshot.nodes {
                 view.add_made(*id, text.clone())?;
@@ -153,9 +151,9 @@ impl Rooms {
             if membership(members.first()) == "join" {
                 return Err(RoomError::NotAllowed("the user is in the room already".to_owned()));
             }
-            let received = self.receive_fetched(invite.room_id(), std::slice::from_ref(invite)).await?;
-            if received.accepted > 0 {
-                return Ok(());
+            match self.receive_own(invite).await {
+                Err(RoomError::MissingEvents(_)) => {}
+                other => return other,
             }
         }
         let mut state: Vec<Value> = invite_state.into_iter().map(Value::Object).collect();
@@ -171,6 +169,21 @@ impl Rooms {
             invite_state: Some(Value::Array(state).to_text()),
         };
         Ok(self.store.batch(remember_membership(invite.room_id(), &change)).await.map(|_| ())?)
+    }
+
+    /// Judges one event of a room that we are in, which came by another way than a transaction.
+    async fn receive_own(&self, event: &Event) -> Result<(), RoomError> {
+        let received = self.receive_fetched(event.room_id(), std::slice::from_ref(event)).await?;
+        if !received.missing.is_empty() {
+            return Err(RoomError::MissingEvents(event.prev_events().to_vec()));
+        }
+        match self.event(event.event_id()).await? {
+            Some(stored) if stored.rejected.is_none() && !stored.soft_failed => Ok(()),
+            Some(stored) => {
+                Err(RoomError::NotAllowed(stored.rejected.unwrap_or_else(|| "it was soft-failed".to_owned())))
+            }
+            None => Err(RoomError::UnknownRoom),
+        }
     }
 
     /// Remembers that a local user left a room that we are not in, by way of another server: a rejected invite.
@@ -190,6 +203,20 @@ impl Rooms {
             invite_state: None,
         };
         Ok(self.store.batch(remember_membership(room_id, &change)).await.map(|_| ())?)
+    }
+
+    /// The auth events of `events` that did not come with them and that we hold.
+    pub(super) async fn held_auth_events(
+        &self,
+        events: impl Iterator<Item = &Event> + Clone,
+    ) -> Result<Vec<Event>, RoomError> {
+        let given: HashSet<&EventId> = events.clone().map(Event::event_id).collect();
+        let mut lacking: Vec<EventId> =
+            events.flat_map(Event::auth_events).filter(|id| !given.contains(id)).cloned().collect();
+        lacking.sort();
+        lacking.dedup();
+        let held = self.store.events(&lacking).await?;
+        Ok(held.into_iter().filter(|stored| stored.rejected.is_none()).map(|stored| stored.event).collect())
     }
 
     /// How many users of each server are joined, and what local users' memberships are, in a whole state.
@@ -225,12 +252,8 @@ impl Rooms {
     }
 }
 
-/// Judges events that come without a place in our graph, each by its auth events (check 4), auth events first.
-pub(super) fn judge_outliers<'a>(room_id: &RoomId, events: impl Iterator<Item = &'a Event>) -> Outliers {
-    judge_outliers_with(room_id, std::iter::empty(), events)
-}
-
-/// As [`judge_outliers`], where some events, `known`, were judged and accepted before.
+/// Judges events that come without a place in our graph, each by its auth events (check 4), auth events first. Some events,
+/// `known`, were judged and accepted before.
 pub(super) fn judge_outliers_with<'a>(
     room_id: &RoomId,
     known: impl Iterator<Item = Event>,
@@ -270,7 +293,11 @@ pub(super) fn judge_outliers_with<'a>(
 }
 
 impl Outliers {
+    /// An event that lacks an auth event is left out: as a rejected one it would count for ever, and with it what cites it.
     fn judge(&mut self, room_id: &RoomId, event: Event) {
+        if event.auth_events().iter().any(|id| !self.by_id.contains_key(id)) {
+            return;
+        }
         let find = |id: &EventId| {
             let (event, rejected) = self.by_id.get(id)?;
             Some(AuthEvent { event, rejected: rejected.is_some() })
@@ -325,7 +352,7 @@ pub(super) fn snapshot(state: &[&Event]) -> Result<state_trie::Updated, RoomErro
 }
 
 /// The state of a room has a create event, of the version that we were told.
-fn check_create(state: &[&Event], version: &RoomVersion) -> Result<(), RoomError> {
+pub(super) fn check_create(state: &[&Event], version: &RoomVersion) -> Result<(), RoomError> {
     let create = state
         .iter()
         .find(|event| event.is_state("m.room.create", ""))

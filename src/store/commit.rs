@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Store, events::NodeText, json_list, json_lists, resolution::cite};
+use super::{Store, events::NodeText, json_lists, resolution::cite};
 use crate::{
     matrix::{
         event::Event,
@@ -67,12 +67,22 @@ pub struct NewEvent {
 pub enum Place {
     /// Known only as an auth or state event.
     Outlier,
+    /// Known only for the state around it, for which another server vouches: what cites it can be judged, and it can itself
+    /// when it comes.
+    Edge,
     /// In the graph, but not for local users to see: rejected, soft-failed, or known only for the state at it.
     Hidden,
     /// At the new end of the timeline.
     Newest,
     /// Before everything in the timeline; of several such events the first is the newest.
     Backfilled,
+}
+
+impl Place {
+    /// Whether the event stands nowhere in our graph.
+    fn is_outlier(self) -> bool {
+        matches!(self, Self::Outlier | Self::Edge)
+    }
 }
 
 /// An event that the room's other servers must hear of from us.
@@ -128,9 +138,9 @@ const EVENTS: &str = "\
       rejected, soft_failed, state_before, state_after) \
     SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
       value ->> 8, value ->> 9, value ->> 10, value ->> 11 FROM json_each(?1) WHERE true \
-    ON CONFLICT (event_id) DO UPDATE SET outlier = excluded.outlier, rejected = excluded.rejected, \
+    ON CONFLICT (event_id) DO UPDATE SET outlier = MIN(events.outlier, excluded.outlier), rejected = excluded.rejected, \
       soft_failed = excluded.soft_failed, state_before = excluded.state_before, state_after = excluded.state_after \
-      WHERE events.state_after IS NULL AND NOT excluded.outlier";
+      WHERE (events.state_after IS NULL OR events.outlier) AND (NOT excluded.outlier OR excluded.state_after IS NOT NULL)";
 
 /// ?1: a list of [event id, how far from the end of the stream].
 const NEWEST: &str = "\
@@ -299,14 +309,16 @@ impl RoomCommit {
             statements.push(Statement::new(SERVERS, [list.into(), room_id.into()]));
         }
         let placed = self.events.iter().filter(|new| matches!(new.place, Place::Newest | Place::Backfilled));
-        let touched = json_list(
-            placed
-                .map(|new| new.event.event_id().as_str())
-                .chain(self.redactions.iter().map(|redaction| redaction.redacts.as_str())),
-        );
-        statements.push(Statement::new(REDACT, [touched.into()]));
-        let judged = json_list(self.events.iter().map(|new| new.event.event_id().as_str()));
-        statements.push(Statement::new(UNSTAGE, [judged.into(), room_id.into()]));
+        let touched = placed
+            .map(|new| new.event.event_id().as_str())
+            .chain(self.redactions.iter().map(|redaction| redaction.redacts.as_str()));
+        for list in json_lists(touched.map(|id| json!(id).to_string())) {
+            statements.push(Statement::new(REDACT, [list.into()]));
+        }
+        let judged = self.events.iter().filter(|new| !new.place.is_outlier());
+        for list in json_lists(judged.map(|new| json!(new.event.event_id().as_str()).to_string())) {
+            statements.push(Statement::new(UNSTAGE, [list.into(), room_id.into()]));
+        }
     }
 }
 
@@ -329,7 +341,7 @@ fn event_row(new: &NewEvent) -> String {
         event.depth(),
         event.origin_server_ts(),
         event.json(),
-        i64::from(new.place == Place::Outlier),
+        i64::from(new.place.is_outlier()),
         new.rejected,
         i64::from(new.soft_failed),
         new.state_before.map(|root| root.to_string()),
