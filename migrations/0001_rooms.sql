@@ -140,3 +140,4 @@ CREATE TABLE staged_pdus (
     retry_at    INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (room_id, event_id)
 ) WITHOUT ROWID;
+CREATE INDEX staged_pdus_by_origin ON staged_pdus (origin);

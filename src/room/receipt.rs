@@ -21,6 +21,9 @@ use crate::{
     store::staging::{StagedPdu, record_transaction, stage},
 };
 
+/// How many PDUs of one server may wait for what they cite.
+const MAX_STAGED: usize = 1_000;
+
 /// A transaction that begins: the answer that it got before, or the rooms that its PDUs are of.
 #[derive(Debug)]
 pub enum Transaction {
@@ -183,7 +186,7 @@ impl Rooms {
                 }
             }
             match record {
-                Some(record) if !staged.is_empty() => {
+                Some(record) if !staged.is_empty() && self.may_stage(record.origin, staged.len()).await? => {
                     others.extend(stage(staged.iter().map(|lacking| StagedPdu {
                         event: &lacking.event,
                         origin: record.origin,
@@ -191,7 +194,11 @@ impl Rooms {
                     })));
                     received.staged.push(room_id.clone());
                 }
-                Some(_) => {}
+                Some(_) => {
+                    let error =
+                        "The event cites events that are not known here, and too many such are waiting already.";
+                    results.extend(staged.iter().map(|l| (l.event.event_id().clone(), Some(error.to_owned()))));
+                }
                 None => received.missing.extend(staged),
             }
             if !judgement.is_unchanged() {
@@ -204,6 +211,12 @@ impl Rooms {
         }
         self.store.commit(&commits, others).await?;
         Ok(received)
+    }
+
+    /// Whether `count` more PDUs of `origin` may wait for what they cite.
+    async fn may_stage(&self, origin: &ServerName, count: usize) -> Result<bool, RoomError> {
+        let staged = usize::try_from(self.store.staged_by(origin).await?).unwrap_or(usize::MAX);
+        Ok(staged.saturating_add(count) <= MAX_STAGED)
     }
 
     /// Reads in one call what judging `events` will ask for.

@@ -53,6 +53,11 @@ const MISSING_PREVIOUS: &str = "\
       JOIN events AS e ON e.event_nid = oldest.event_nid, json_each(e.json, '$.prev_events') AS p \
     WHERE NOT EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = previous AND NOT held.outlier) LIMIT 20";
 
+/// The event by which we came into the room.
+const FIRST_DEPTH: &str = "\
+    SELECT e.depth FROM timeline AS t JOIN events AS e ON e.event_nid = t.event_nid \
+    WHERE t.room_id = ?1 AND t.pos > 0 ORDER BY t.pos LIMIT 1";
+
 const SERVER_JOINED: &str = "SELECT joined FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL";
 
 impl Store {
@@ -118,6 +123,15 @@ impl Store {
             ids.extend(EventId::parse(row.text(0)?).ok());
         }
         Ok(ids)
+    }
+
+    /// The depth of the oldest event in the timeline that was not backfilled: what is deeper in the past is history.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn first_depth(&self, room_id: &RoomId) -> Result<i64, DatabaseError> {
+        let rows = self.query(Statement::new(FIRST_DEPTH, [room_id.as_str().into()])).await?;
+        rows.first().map_or(Ok(0), |row| row.integer(0))
     }
 
     /// Whether `server` has joined members in the room.

@@ -6,7 +6,7 @@ use super::{Store, json_list, json_lists};
 use crate::{
     matrix::{
         event::Event,
-        identifiers::{EventId, RoomId, ServerName},
+        identifiers::{RoomId, ServerName},
     },
     platform::{DatabaseError, Statement},
 };
@@ -33,6 +33,8 @@ pub struct Waiting {
     pub json: String,
     /// How often what it cites was looked for in vain.
     pub attempts: i64,
+    /// When it came, in milliseconds.
+    pub received_ts: i64,
 }
 
 const RECORD: &str = "INSERT INTO transactions (origin, txn_id, response, received_ts) VALUES (?1, ?2, ?3, ?4)";
@@ -45,10 +47,13 @@ const STAGE: &str = "\
 const ROOMS_WAITING: &str = "SELECT DISTINCT room_id FROM staged_pdus WHERE retry_at <= ?1 LIMIT 50";
 
 const WAITING: &str = "\
-    SELECT event_id, origin, json, attempts FROM staged_pdus WHERE room_id = ?1 ORDER BY received_ts LIMIT ?2";
+    SELECT event_id, origin, json, attempts, received_ts FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
+    ORDER BY received_ts LIMIT ?2";
+
+const STAGED_BY: &str = "SELECT count(*) AS staged FROM staged_pdus WHERE origin = ?1";
 
 const DELAY: &str = "\
-    UPDATE staged_pdus SET attempts = attempts + 1, retry_at = ?3 \
+    UPDATE staged_pdus SET attempts = attempts + ?4, retry_at = ?3 \
     WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
 
 const DROP: &str = "DELETE FROM staged_pdus WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
@@ -84,12 +89,12 @@ impl Store {
         Ok(rooms)
     }
 
-    /// The staged PDUs of a room, the oldest first, `limit` at most.
+    /// The staged PDUs of a room that are due at `now`, the oldest first, `limit` at most.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn waiting(&self, room_id: &RoomId, limit: i64) -> Result<Vec<Waiting>, DatabaseError> {
-        let rows = self.query(Statement::new(WAITING, [room_id.as_str().into(), limit.into()])).await?;
+    pub async fn waiting(&self, room_id: &RoomId, limit: i64, now: i64) -> Result<Vec<Waiting>, DatabaseError> {
+        let rows = self.query(Statement::new(WAITING, [room_id.as_str().into(), limit.into(), now.into()])).await?;
         rows.iter()
             .map(|row| {
                 Ok(Waiting {
@@ -97,18 +102,35 @@ impl Store {
                     origin: row.text(1)?.to_owned(),
                     json: row.text(2)?.to_owned(),
                     attempts: row.integer(3)?,
+                    received_ts: row.integer(4)?,
                 })
             })
             .collect()
     }
 
-    /// Notes that staged PDUs were looked at in vain, and must not be again before `retry_at`.
+    /// Keeps staged PDUs from being looked at before `retry_at`, and counts `attempts` more looks at them.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn delay(&self, room_id: &RoomId, ids: &[EventId], retry_at: i64) -> Result<(), DatabaseError> {
-        let ids = json_list(ids.iter().map(EventId::as_str));
-        self.query(Statement::new(DELAY, [room_id.as_str().into(), ids.into(), retry_at.into()])).await.map(|_| ())
+    pub async fn delay(
+        &self,
+        room_id: &RoomId,
+        ids: &[&str],
+        retry_at: i64,
+        attempts: i64,
+    ) -> Result<(), DatabaseError> {
+        let ids = json_list(ids.iter().copied());
+        let parameters = [room_id.as_str().into(), ids.into(), retry_at.into(), attempts.into()];
+        self.query(Statement::new(DELAY, parameters)).await.map(|_| ())
+    }
+
+    /// How many PDUs that `origin` sent are staged.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn staged_by(&self, origin: &ServerName) -> Result<i64, DatabaseError> {
+        let rows = self.query(Statement::new(STAGED_BY, [origin.as_str().into()])).await?;
+        rows.first().map_or(Ok(0), |row| row.integer(0))
     }
 
     /// Gives staged PDUs up.

@@ -14,7 +14,7 @@ use super::requests::RequestError;
 use crate::{
     federation::pdus,
     matrix::{
-        event::Event,
+        event::{Event, MAX_AUTH_EVENTS, MAX_PREV_EVENTS},
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
     },
@@ -37,11 +37,18 @@ const GAP_LIMIT: i64 = 50;
 /// Of more missing state events than this the whole state is asked for, not one by one.
 const MAX_SINGLE_EVENTS: usize = 60;
 
-/// After so many looks in vain a staged PDU is given up.
-const MAX_ATTEMPTS: i64 = 12;
+/// How many requests for auth events or for a state one round may make.
+const MAX_ASKED_AT_ONCE: usize = 5;
 
-/// The pause after the first look in vain, in milliseconds; it grows with each.
+/// For so long, in milliseconds, what a staged PDU cites is looked for: two days.
+const GIVE_UP_AFTER_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
+
+/// The pause after the first look in vain, in milliseconds; it grows with each, up to the longest.
 const PAUSE_MS: i64 = 15_000;
+const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
+
+/// While somebody looks, nobody else does, for this long in milliseconds.
+const LOOK_MS: i64 = 2 * 60 * 1_000;
 
 /// Why what is missing could not be had.
 enum Failure {
@@ -98,18 +105,32 @@ impl Server {
     }
 
     async fn try_judge_staged(&self, room_id: &RoomId) -> Result<(), Failure> {
-        let waiting = self.store.waiting(room_id, STAGED_AT_ONCE).await.map_err(RoomError::from)?;
+        let now = self.platform.clock.now_ms();
+        let waiting = self.store.waiting(room_id, STAGED_AT_ONCE, now).await.map_err(RoomError::from)?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        // Before the work: one that is cut off must not be begun again at once, for ever.
+        let ids: Vec<&str> = waiting.iter().map(|staged| staged.event_id.as_str()).collect();
+        self.store.delay(room_id, &ids, now + LOOK_MS, 1).await.map_err(RoomError::from)?;
         let all: Vec<String> = waiting.iter().map(|staged| staged.event_id.clone()).collect();
         let Some(room) = self.rooms.room(room_id).await?.filter(|room| room.local_joined > 0) else {
             // Nobody here is in the room any more.
             return Ok(self.store.unstage(room_id, &all).await.map_err(RoomError::from)?);
         };
-        let mut work = Work { server: self, room, events: Vec::new(), origins: HashMap::new(), asked: HashSet::new() };
-        let mut attempts: HashMap<EventId, i64> = HashMap::new();
+        let first_depth = self.store.first_depth(room_id).await.map_err(RoomError::from)?;
+        let mut work = Work {
+            server: self,
+            room,
+            first_depth,
+            events: Vec::new(),
+            origins: HashMap::new(),
+            asked: HashSet::new(),
+            failed: HashSet::new(),
+        };
         for staged in &waiting {
             let event = Event::from_store(&staged.event_id, &staged.json, work.room.room_version);
             if let (Ok(event), Ok(origin)) = (event, ServerName::parse(&staged.origin)) {
-                attempts.insert(event.event_id().clone(), staged.attempts);
                 work.origins.insert(event.event_id().clone(), origin);
                 work.events.push(event);
             }
@@ -119,14 +140,15 @@ impl Server {
         let done: Vec<String> = all.into_iter().filter(|id| !left.iter().any(|left| left.as_str() == id)).collect();
         self.store.unstage(room_id, &done).await.map_err(RoomError::from)?;
         let now = self.platform.clock.now_ms();
-        for (event_id, tried) in attempts.into_iter().filter(|(id, _)| left.contains(id)) {
-            let ids = [event_id.clone()];
-            if tried + 1 >= MAX_ATTEMPTS {
-                self.platform.log.warn(&format!("{event_id} in {room_id} is given up: what it cites cannot be had"));
-                self.store.unstage(room_id, &[event_id.to_string()]).await.map_err(RoomError::from)?;
+        for staged in waiting.iter().filter(|staged| left.iter().any(|left| left.as_str() == staged.event_id)) {
+            let id = staged.event_id.as_str();
+            if now - staged.received_ts > GIVE_UP_AFTER_MS {
+                self.platform.log.warn(&format!("{id} in {room_id} is given up: what it cites cannot be had"));
+                self.store.unstage(room_id, &[id.to_owned()]).await.map_err(RoomError::from)?;
             } else {
-                let retry_at = now + PAUSE_MS * (tried + 1) * (tried + 1);
-                self.store.delay(room_id, &ids, retry_at).await.map_err(RoomError::from)?;
+                let looks = staged.attempts.saturating_add(1);
+                let pause = PAUSE_MS.saturating_mul(looks.saturating_mul(looks)).min(LONGEST_PAUSE_MS);
+                self.store.delay(room_id, &[id], now + pause, 0).await.map_err(RoomError::from)?;
             }
         }
         outcome
@@ -143,6 +165,10 @@ struct Work<'s> {
     origins: HashMap<EventId, ServerName>,
     /// What was asked for already, so that no answer is asked for twice.
     asked: HashSet<(&'static str, EventId)>,
+    /// Servers that did not answer, and are left alone for the rest of the look.
+    failed: HashSet<ServerName>,
+    /// The depth of the event by which we came into the room; what was before it is history.
+    first_depth: i64,
 }
 
 impl Work<'_> {
@@ -165,12 +191,19 @@ impl Work<'_> {
             let mut progress = false;
             let without_auth: Vec<&Lacking> =
                 lacking.iter().filter(|l| l.auth.iter().any(|id| !at_hand.contains(id))).copied().collect();
-            for lacking in &without_auth {
-                progress |= self.fetch_auth_events(&lacking.event).await?;
+            for lacking in without_auth.iter().take(MAX_ASKED_AT_ONCE) {
+                let outcome = self.fetch_auth_events(&lacking.event).await;
+                progress |= self.unless_failed(lacking.event.event_id(), outcome)?;
             }
             if !progress && gap_rounds < MAX_GAP_ROUNDS {
                 gap_rounds += 1;
-                progress = self.fill_gap(&lacking).await?;
+                for origin in self.origins_of(&lacking) {
+                    let asked: Vec<&Lacking> =
+                        lacking.iter().filter(|l| self.origin(l) == Some(&origin)).copied().collect();
+                    let Some(first) = asked.first() else { continue };
+                    let outcome = self.fill_gap(&origin, &asked).await;
+                    progress |= self.unless_failed(first.event.event_id(), outcome)?;
+                }
             }
             if !progress {
                 let edges: Vec<(EventId, EventId)> = lacking
@@ -178,8 +211,9 @@ impl Work<'_> {
                     .flat_map(|l| l.previous.iter().map(|id| (id.clone(), l.event.event_id().clone())))
                     .filter(|(id, _)| !at_hand.contains(id))
                     .collect();
-                for (edge, cited_by) in edges {
-                    progress |= self.fetch_state(&edge, &cited_by).await?;
+                for (edge, cited_by) in edges.into_iter().take(MAX_ASKED_AT_ONCE) {
+                    let outcome = self.fetch_state(&edge, &cited_by).await;
+                    progress |= self.unless_failed(&cited_by, outcome)?;
                 }
             }
             if !progress {
@@ -189,28 +223,59 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// A server that does not answer, or answers nonsense, costs only what it sent.
+    fn unless_failed(&mut self, event_id: &EventId, outcome: Result<bool, Failure>) -> Result<bool, Failure> {
+        match outcome {
+            Err(Failure::Request(error)) => {
+                if let Some(origin) = self.origins.get(event_id) {
+                    self.server.platform.log.warn(&format!("{origin} does not give what {event_id} cites: {error}"));
+                    self.failed.insert(origin.clone());
+                }
+                Ok(false)
+            }
+            Err(Failure::Room(RoomError::Invalid(why))) => {
+                self.server.platform.log.warn(&format!("What {event_id} cites is not believed: {why}"));
+                Ok(false)
+            }
+            other => other,
+        }
+    }
+
+    /// Whom to ask about an event, unless they have failed to answer.
+    fn origin(&self, lacking: &Lacking) -> Option<&ServerName> {
+        self.origins.get(lacking.event.event_id()).filter(|origin| !self.failed.contains(*origin))
+    }
+
+    /// Whom to ask about these events, each server once.
+    fn origins_of(&self, lacking: &[&Lacking]) -> Vec<ServerName> {
+        let mut origins: Vec<ServerName> = lacking.iter().filter_map(|l| self.origin(l)).cloned().collect();
+        origins.sort();
+        origins.dedup();
+        origins
+    }
+
     /// Asks for the events between ours and those that lack previous events. Whether any came.
-    async fn fill_gap(&mut self, lacking: &[&Lacking]) -> Result<bool, Failure> {
-        let Some(origin) = lacking.first().and_then(|l| self.origins.get(l.event.event_id())).cloned() else {
-            return Ok(false);
-        };
-        let latest: Vec<EventId> = lacking
-            .iter()
-            .filter(|l| self.origins.get(l.event.event_id()) == Some(&origin) && !l.previous.is_empty())
-            .map(|l| l.event.event_id().clone())
-            .take(20)
-            .collect();
+    async fn fill_gap(&mut self, origin: &ServerName, lacking: &[&Lacking]) -> Result<bool, Failure> {
+        let latest: Vec<EventId> =
+            lacking.iter().filter(|l| !l.previous.is_empty()).map(|l| l.event.event_id().clone()).take(20).collect();
         if latest.is_empty() {
             return Ok(false);
         }
         let room = self.server.rooms.room(&self.room.room_id).await?.ok_or(RoomError::UnknownRoom)?;
         let earliest: Vec<EventId> = room.extremities.iter().map(|(id, _)| id.clone()).take(20).collect();
-        let texts = self
+        let mut texts = self
             .server
             .federation
-            .get_missing_events(&origin, &self.room.room_id, &earliest, &latest, GAP_LIMIT, 0)
+            .get_missing_events(origin, &self.room.room_id, &earliest, &latest, GAP_LIMIT, self.first_depth)
             .await?;
-        let fetched = self.check(&texts).await?;
+        texts.truncate(usize::try_from(GAP_LIMIT).unwrap_or(0));
+        let mut fetched = self.check(&texts).await?;
+        // History stays history, and what is new keeps to the limits of a received PDU.
+        fetched.retain(|event| {
+            event.depth() >= self.first_depth
+                && event.prev_events().len() <= MAX_PREV_EVENTS
+                && event.auth_events().len() <= MAX_AUTH_EVENTS
+        });
         let mut new = false;
         for event in fetched {
             if !self.origins.contains_key(event.event_id()) {
@@ -224,7 +289,8 @@ impl Work<'_> {
 
     /// Asks for the auth chain of `event`. Whether it was asked for the first time.
     async fn fetch_auth_events(&mut self, event: &Event) -> Result<bool, Failure> {
-        let Some(origin) = self.origins.get(event.event_id()).cloned() else { return Ok(false) };
+        let origin = self.origins.get(event.event_id()).filter(|origin| !self.failed.contains(*origin)).cloned();
+        let Some(origin) = origin else { return Ok(false) };
         if !self.asked.insert(("auth", event.event_id().clone())) {
             return Ok(false);
         }
@@ -236,12 +302,17 @@ impl Work<'_> {
 
     /// Asks for the event `edge` and the state before it, and takes both over. Whether it was asked for the first time.
     async fn fetch_state(&mut self, edge: &EventId, cited_by: &EventId) -> Result<bool, Failure> {
-        let Some(origin) = self.origins.get(cited_by).cloned() else { return Ok(false) };
+        let origin = self.origins.get(cited_by).filter(|origin| !self.failed.contains(*origin)).cloned();
+        let Some(origin) = origin else { return Ok(false) };
         if !self.asked.insert(("state", edge.clone())) {
             return Ok(false);
         }
         let held = self.server.rooms.event(edge).await?;
         let event = match held {
+            // What was rejected stays so, and nobody's word makes another room's event one of this room.
+            Some(stored) if stored.rejected.is_some() || stored.event.room_id() != &self.room.room_id => {
+                return Ok(false);
+            }
             Some(stored) => stored.event,
             None => match self.single(&origin, edge).await? {
                 Some(event) => event,
