@@ -31,9 +31,9 @@ class Synapse:
         self.authority = authority
         self.settings = settings or {}
         folder.mkdir(parents=True, exist_ok=True)
-        self.federation_port, self.client_port = free_port(), free_port()
-        self.line = Line(self.federation_port) if with_line else None
-        self.name = f"localhost:{self.line.port if self.line else self.federation_port}"
+        self.port, self.client_port = free_port(), free_port()
+        self.line = Line(self.port) if with_line else None
+        self.name = f"localhost:{self.line.port if self.line else self.port}"
         self.base = f"http://127.0.0.1:{self.client_port}"
         self.process = None
         self._write_configuration()
@@ -99,7 +99,7 @@ class Synapse:
             "pid_file": str(folder / "synapse.pid"),
             "public_baseurl": self.base,
             "listeners": [
-                {**listener, "port": self.federation_port, "tls": True, "resources": [{"names": ["federation"]}]},
+                {**listener, "port": self.port, "tls": True, "resources": [{"names": ["federation"]}]},
                 {**listener, "port": self.client_port, "tls": False, "resources": [{"names": ["client"]}]},
             ],
             "tls_private_key_path": str(key),

@@ -92,6 +92,16 @@ class Worker:
     def log(self):
         return self.log_path.read_text(errors="replace")
 
+    def runtime(self):
+        """The id of the process that runs the Worker and its database: the one that has the database open."""
+
+        def opens_database(pid):
+            links = [link for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists()]
+            return any("miniflare-D1DatabaseObject" in os.readlink(link) for link in links)
+
+        (found,) = [pid for pid in self._descendants() if opens_database(pid)]
+        return found
+
     def _is_ready(self, start):
         if self.process.poll() is not None:
             raise AssertionError(f"the Worker has ended: {self.log()[-3000:]}")

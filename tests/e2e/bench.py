@@ -1,0 +1,289 @@
+"""npm run bench: the Worker and a Synapse take the same load in the same run.
+
+A fake origin joins a room on each and sends 40 transactions of 50 signed PDUs, then 200 transactions of one PDU. A
+transaction is sent when the one before it is stored. The two servers take turns, so that whatever else the machine does
+slows both; what is sent in a turn is signed before the clock starts. On a machine so busy that the turns take too long,
+there are fewer of them.
+
+Stored means, for both servers: the transaction is answered with 200 and every PDU of it with `{}`, and then the last of
+them can be read by a user of the server, through the Client-Server API. (Synapse answers before it has stored.) What those
+reads cost is measured apart and taken off the servers' CPU time.
+"""
+
+import http.client
+import json
+import os
+import re
+import signal
+import ssl
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import NamedTuple
+
+import bundle
+from client import segment
+from fake_origin import FakeOrigin, now_ms
+from net import Authority
+from synapse_peer import Synapse
+from worker import Worker
+
+SEND = "/_matrix/federation/v1/send"
+ROOM_VERSION = "12"
+
+
+class Stretch(NamedTuple):
+    """A part of the load."""
+
+    # How many PDUs a transaction has.
+    size: int
+    # How many transactions a server gets in its turn, and how many turns.
+    transactions: int
+    rounds: int
+    # After how many seconds no further round begins.
+    seconds: int
+    # How long to wait before asking again whether a transaction is stored: asking slows the server down.
+    pause: float
+
+
+FULL = Stretch(50, 8, 5, 90, 0.02)
+SINGLE = Stretch(1, 40, 5, 30, 0.004)
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    say("Starting a Synapse and the Worker, with a room on each")
+    with tempfile.TemporaryDirectory(prefix="verge-bench-") as folder:
+        folder = Path(folder)
+        authority = Authority(folder / "ca")
+        worker = Worker(folder / "worker", authority, cron_seconds=60, options=["--log-costs"])
+        synapse = Synapse(folder / "synapse", authority)
+        origins = []
+        try:
+            contestants = []
+            for server in (synapse, worker):
+                server.start()
+                origins.append(FakeOrigin(folder / f"origin{len(origins)}", authority).start())
+                contestants.append(Contestant(server, origins[-1]))
+            compete(contestants)
+            costs = Costs(worker)
+        finally:
+            worker.close()
+            synapse.close()
+            for origin in origins:
+                origin.close()
+    say("Weighing the bundle, and starting it cold")
+    report(*contestants, costs, bundle.compressed_kb(), bundle.cold_start_ms())
+
+
+def compete(contestants):
+    """The load, in turns."""
+    for contestant in contestants:
+        contestant.warm_up()
+    for stretch in (FULL, SINGLE):
+        say(f"{stretch.rounds} rounds of {stretch.transactions} transactions of {stretch.size} PDUs to each")
+        start = time.monotonic()
+        for _ in range(stretch.rounds):
+            if time.monotonic() - start > stretch.seconds:
+                say("The machine is busy: the other rounds are left out")
+                break
+            for contestant in contestants:
+                contestant.take(stretch)
+    for contestant in contestants:
+        contestant.settle()
+
+
+@dataclass
+class Transaction:
+    """A transaction, ready to be sent."""
+
+    uri: str
+    headers: dict
+    body: bytes
+    event_ids: list
+
+
+@dataclass
+class Taken:
+    """What the transactions of one size have taken, in seconds."""
+
+    pdus: int = 0
+    clock: float = 0.0
+    cpu: float = 0.0
+    reads: int = 0
+    latencies: list = field(default_factory=list)
+
+
+class Contestant:
+    """A server under test, with a room on it that the fake origin has joined."""
+
+    def __init__(self, server, origin):
+        self.server, self.origin = server, origin
+        self.name = type(server).__name__
+        self.user = server.user("alice")
+        self.room_id = self.user.create_room(preset="public_chat", room_version=ROOM_VERSION)
+        self.room = origin.join(server, self.room_id, origin.user("mallory"))
+        self.pid = server.runtime() if isinstance(server, Worker) else server.process.pid
+        self._serial = 0
+        self._connection = None
+        self.first = self._transaction(1)
+        self.taken = {FULL.size: Taken(), SINGLE.size: Taken()}
+        self.read_cpu = 0.0
+
+    def warm_up(self):
+        """Keys are fetched, and what the join set in motion comes to rest."""
+        self._connect()
+        self._send(self.first)
+        while not self._holds(self.first.event_ids[-1]):
+            time.sleep(0.1)
+        time.sleep(1)
+
+    def take(self, stretch):
+        """One turn: sends transactions, each when the one before it is stored."""
+        size, taken = stretch.size, self.taken[stretch.size]
+        batch = [self._transaction(size) for _ in range(stretch.transactions)]
+        self._connect()
+        cpu, clock = cpu_seconds(self.pid), time.perf_counter()
+        for transaction in batch:
+            start = time.perf_counter()
+            self._send(transaction)
+            taken.reads += 1
+            while not self._holds(transaction.event_ids[-1]):
+                time.sleep(stretch.pause)
+                taken.reads += 1
+            taken.latencies.append(time.perf_counter() - start)
+            taken.pdus += size
+        taken.clock += time.perf_counter() - clock
+        taken.cpu += cpu_seconds(self.pid) - cpu
+
+    def settle(self):
+        """What a read costs, for `cpu_ms`; and whether everything is there."""
+        self.memory = resident_mb(self.pid)
+        times = 200
+        cpu = cpu_seconds(self.pid)
+        for _ in range(times):
+            assert self._holds(self.first.event_ids[0])
+        self.read_cpu = (cpu_seconds(self.pid) - cpu) / times
+        bodies = [body for body in self.user.bodies(self.room_id) if body]
+        sent = sum(taken.pdus for taken in self.taken.values()) + 1
+        assert len(bodies) == len(set(bodies)) == sent, f"{self.name} shows {len(bodies)} of {sent} messages"
+
+    def cpu_ms(self, size):
+        """CPU time for one PDU, without the reads."""
+        taken = self.taken[size]
+        return (taken.cpu - taken.reads * self.read_cpu) / taken.pdus * 1000
+
+    def rate(self, size):
+        return self.taken[size].pdus / self.taken[size].clock
+
+    def _transaction(self, size):
+        serial, self._serial = self._serial, self._serial + size
+        sender = self.origin.user("mallory")
+        text = "a message of the length that people write, more or less"
+        pdus = [self.room.message(sender, f"{text}, number {serial + index}") for index in range(size)]
+        content = {"origin": self.origin.name, "origin_server_ts": now_ms(), "pdus": [pdu.get_pdu_json() for pdu in pdus]}
+        uri = f"{SEND}/bench{size}.{serial}"
+        headers = {
+            "Authorization": self.origin.authorization("PUT", uri, self.server.name, content),
+            "Content-Type": "application/json",
+        }
+        return Transaction(uri, headers, json.dumps(content).encode(), [pdu.event_id for pdu in pdus])
+
+    def _connect(self):
+        """A connection for the transactions of one turn; the servers close one that is idle while others have theirs."""
+        if self._connection:
+            self._connection.close()
+        context = ssl.create_default_context(cafile=str(self.server.authority.certificate))
+        self._connection = http.client.HTTPSConnection("localhost", self.server.port, context=context, timeout=60)
+        self._connection.connect()
+
+    def _send(self, transaction):
+        self._connection.request("PUT", transaction.uri, transaction.body, transaction.headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        assert answer.status == 200, text
+        assert json.loads(text)["pdus"] == {event_id: {} for event_id in transaction.event_ids}, text
+
+    def _holds(self, event_id):
+        return self.user.event(self.room_id, event_id) is not None
+
+
+class Costs:
+    """What the Worker's log says of its transactions: of those of each size, the mean D1 calls, rows read and written."""
+
+    LINE = re.compile(r"cost d1_calls=(\d+) rows_read=(\d+) rows_written=(\d+) 200 PUT .*/bench(\d+)\.(\d+)")
+
+    def __init__(self, worker):
+        by_size = {}
+        for *figures, size, serial in self.LINE.findall(worker.log()):
+            # The first one fetched the keys.
+            if serial != "0":
+                by_size.setdefault(int(size), []).append([int(figure) for figure in figures])
+        assert by_size.keys() == {FULL.size, SINGLE.size}, f"the log names costs of {by_size.keys()}"
+        self.mean = {size: [sum(column) / len(rows) for column in zip(*rows)] for size, rows in by_size.items()}
+        self.most_calls = {size: max(row[0] for row in rows) for size, rows in by_size.items()}
+
+
+def report(synapse, verge, costs, bundle_kb, cold_ms):
+    full, single = FULL.size, SINGLE.size
+    rows = [("", "Synapse", "Verge", "target", "")]
+
+    def line(what, theirs, ours, target="", reached=None):
+        verdict = "" if reached is None else "reached" if reached else "MISSED"
+        rows.append((what, theirs, ours, target, verdict))
+
+    def milliseconds(size):
+        for what, figure in (("median", median), ("95th percentile", lambda values: quantiles(values, n=20)[-1])):
+            theirs, ours = (figure(c.taken[size].latencies) * 1000 for c in (synapse, verge))
+            line(f"  until stored, {what}", f"{theirs:.1f} ms", f"{ours:.1f} ms")
+
+    line(f"{len(verge.taken[full].latencies)} transactions of {full} PDUs", "", "")
+    faster = verge.rate(full) / synapse.rate(full)
+    line("  PDUs stored a second", f"{synapse.rate(full):.0f}", f"{verge.rate(full):.0f}", f"x20: x{faster:.1f}", faster >= 20)
+    cheaper = synapse.cpu_ms(full) / verge.cpu_ms(full)
+    ours, theirs = verge.cpu_ms(full), synapse.cpu_ms(full)
+    line("  CPU per PDU", f"{theirs:.2f} ms", f"{ours:.2f} ms", f"1/20: 1/{cheaper:.1f}", cheaper >= 20)
+    milliseconds(full)
+    line(f"{len(verge.taken[single].latencies)} transactions of one PDU", "", "")
+    milliseconds(single)
+    line("  CPU per PDU", f"{synapse.cpu_ms(single):.2f} ms", f"{verge.cpu_ms(single):.2f} ms")
+    line("memory (RSS) after it", f"{synapse.memory:.0f} MB", f"{verge.memory:.0f} MB")
+    line("D1, of a transaction of", "", f"{full} | {single}")
+    calls = costs.most_calls
+    alike = calls[full] == calls[single]
+    line("  calls, at most", "", f"{calls[full]} | {calls[single]}", "5, alike", max(calls.values()) <= 5 and alike)
+    for index, what in ((1, "read"), (2, "written")):
+        of_full, of_single = costs.mean[full][index], costs.mean[single][index]
+        line(f"  rows {what}", "", f"{of_full:.1f} | {of_single:.1f}")
+        per_pdu = of_full / full
+        target = ("5 of 50", per_pdu <= 5) if what == "written" else ()
+        line(f"  rows {what} per PDU", "", f"{per_pdu:.2f} | {of_single:.1f}", *target)
+    line("bundle, compressed", "", f"{bundle_kb:.0f} KB", "700 KB", bundle_kb < 700)
+    line("cold start", "", f"{cold_ms:.0f} ms")
+
+    print(f"\nStored: answered with 200, and the last PDU readable by a local user. Load average {os.getloadavg()[0]:.1f}.")
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for what, *figures, verdict in rows:
+        cells = (f"{figure:>{width}}" for figure, width in zip(figures, widths[1:]))
+        print(f"{what:<{widths[0]}}  {'  '.join(cells)}  {verdict}".rstrip())
+
+
+def cpu_seconds(pid):
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(pid):
+    (kb,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(kb) / 1000
+
+
+def say(line):
+    print(f"\033[36m==>\033[0m {line}", flush=True)
+
+
+main()
