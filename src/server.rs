@@ -9,7 +9,10 @@ use crate::{
     config::Config,
     federation::{
         inbound,
-        outbound::{keys::KeyFetcher, requests::FederationClient},
+        outbound::{
+            keys::{KeyCache, KeyFetcher},
+            requests::FederationClient,
+        },
     },
     platform::Platform,
     room::Rooms,
@@ -39,12 +42,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of this configuration on this platform.
+    /// A server of this configuration on this platform, which remembers nothing of other servers yet.
     pub fn new(config: Rc<Config>, platform: Platform) -> Self {
+        Self::with_keys(config, platform, Rc::default())
+    }
+
+    /// A server of this configuration on this platform, which shares what it knows of other servers' keys with others
+    /// of the same configuration.
+    pub fn with_keys(config: Rc<Config>, platform: Platform, keys: Rc<KeyCache>) -> Self {
         let store = Store::new(platform.database.clone());
         let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
         let federation = Rc::new(FederationClient::new(platform.clone(), config.clone()));
-        let keys = Rc::new(KeyFetcher::new(platform.clone(), federation.clone(), config.clone()));
+        let keys = Rc::new(KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), keys));
         Self { config, platform, store, rooms, federation, keys }
     }
 

@@ -17,7 +17,11 @@ use futures_util::future::join;
 use serde_json::{Value, json};
 use verge::{
     config::Config,
-    federation::outbound::{endpoints::KeyQuery, keys::KeyFetcher, requests::FederationClient},
+    federation::outbound::{
+        endpoints::KeyQuery,
+        keys::{KeyCache, KeyFetcher},
+        requests::FederationClient,
+    },
     matrix::{identifiers::ServerName, room_version::RoomVersion},
 };
 
@@ -731,9 +735,13 @@ impl World {
     }
 
     fn fetcher(&self) -> KeyFetcher {
+        self.fetcher_with(Rc::default())
+    }
+
+    fn fetcher_with(&self, cache: Rc<KeyCache>) -> KeyFetcher {
         let platform = self.internet.platform(&self.database);
         let client = Rc::new(FederationClient::new(platform.clone(), self.config.clone()));
-        KeyFetcher::new(platform, client, self.config.clone())
+        KeyFetcher::new(platform, client, self.config.clone(), cache)
     }
 
     fn publish(&self, server: &str, lie: Lie, keys: Keys) {
@@ -809,16 +817,30 @@ impl World {
     }
 }
 
+/// Each request has a fetcher of its own. What one has found, the isolate's next one knows without any question.
+#[test]
+fn one_request_after_the_other() {
+    let world = World::new(&[]);
+    world.publish(A, Lie::Truth, ONE_DAY);
+    let cache = Rc::<KeyCache>::default();
+    assert_eq!(world.request_key(&world.fetcher_with(cache.clone()), A, "ed25519:1"), Some(1));
+    let calls = world.database.calls.get();
+    assert_eq!(world.request_key(&world.fetcher_with(cache), A, "ed25519:1"), Some(1));
+    assert_eq!(world.database.calls.get(), calls);
+    assert_eq!(world.internet.times_asked(FROM_A), 1);
+}
+
 /// Requests at the same time ask once, and the second has the key as soon as the first.
 #[test]
 fn requests_at_the_same_time() {
     let world = World::new(&[]);
     world.publish(A, Lie::Truth, ONE_DAY);
-    let fetcher = world.fetcher();
+    let cache = Rc::<KeyCache>::default();
+    let (one, other) = (world.fetcher_with(cache.clone()), world.fetcher_with(cache));
     let server = ServerName::parse(A).unwrap();
     let (first, second) = block_on(join(
-        fetcher.for_request(&server, &["ed25519:1"]),
-        fetcher.for_request(&server, &["ed25519:1", "ed25519:1"]),
+        one.for_request(&server, &["ed25519:1"]),
+        other.for_request(&server, &["ed25519:1", "ed25519:1"]),
     ));
     assert!(first.unwrap().get(A, "ed25519:1").is_some() && second.unwrap().get(A, "ed25519:1").is_some());
     assert_eq!(world.internet.times_asked(FROM_A), 1);

@@ -46,12 +46,18 @@ const WAIT_STEP_MS: u32 = 50;
 /// How many keys this isolate remembers.
 const MAX_REMEMBERED: usize = 8192;
 
-/// Finds keys. One for each homeserver and isolate: it holds the cache.
+/// Finds keys.
 pub struct KeyFetcher {
     platform: Platform,
     store: Store,
     client: Rc<FederationClient>,
     config: Rc<Config>,
+    cache: Rc<KeyCache>,
+}
+
+/// What one isolate knows of keys, for the fetchers of all its events: plain values only.
+#[derive(Default)]
+pub struct KeyCache {
     remembered: RefCell<Remembered>,
     /// The servers whose keys some request of this isolate is fetching, and since when.
     under_way: RefCell<BTreeMap<String, i64>>,
@@ -80,16 +86,8 @@ type Found = BTreeMap<(String, String), KnownKey>;
 
 impl KeyFetcher {
     /// A fetcher that asks through `client`, and the notaries of `config`.
-    pub fn new(platform: Platform, client: Rc<FederationClient>, config: Rc<Config>) -> Self {
-        Self {
-            store: Store::new(platform.database.clone()),
-            platform,
-            client,
-            config,
-            remembered: RefCell::default(),
-            under_way: RefCell::default(),
-            notaries: RefCell::default(),
-        }
+    pub fn new(platform: Platform, client: Rc<FederationClient>, config: Rc<Config>, cache: Rc<KeyCache>) -> Self {
+        Self { store: Store::new(platform.database.clone()), platform, client, config, cache }
     }
 
     /// The keys with which a request of `origin` may be signed now; to be given to
@@ -236,7 +234,7 @@ impl KeyFetcher {
             if rest.is_empty() || notary.name == self.config.server_name {
                 continue;
             }
-            let mut known = self.notaries.borrow().get(&notary.name).cloned().unwrap_or_default();
+            let mut known = self.cache.notaries.borrow().get(&notary.name).cloned().unwrap_or_default();
             if self.platform.clock.now_ms() < known.retry_at {
                 continue;
             }
@@ -244,7 +242,7 @@ impl KeyFetcher {
                 self.platform.log.warn(&format!("no keys from the notary {}: {why}", notary.name));
                 known.retry_at = self.platform.clock.now_ms() + NOTARY_BACKOFF_MS;
             }
-            self.notaries.borrow_mut().insert(notary.name.clone(), known);
+            self.cache.notaries.borrow_mut().insert(notary.name.clone(), known);
         }
     }
 
@@ -320,7 +318,7 @@ impl KeyFetcher {
 
     /// What this isolate remembers of what is wanted.
     fn recall(&self, wanted: &Wanted<'_>) -> Found {
-        let remembered = self.remembered.borrow();
+        let remembered = self.cache.remembered.borrow();
         let known = wanted.keys().filter_map(|(server, key_id)| {
             let key = remembered.servers.get(*server)?.get(*key_id)?;
             Some((((*server).to_owned(), (*key_id).to_owned()), key.clone()))
@@ -329,7 +327,7 @@ impl KeyFetcher {
     }
 
     fn remember(&self, found: &mut Found, keys: Vec<(String, String, KnownKey)>) {
-        let mut remembered = self.remembered.borrow_mut();
+        let mut remembered = self.cache.remembered.borrow_mut();
         for (server, key_id, key) in keys {
             if remembered.count >= MAX_REMEMBERED {
                 *remembered = Remembered::default();
@@ -342,7 +340,7 @@ impl KeyFetcher {
     }
 
     fn forget(&self, server: &str) {
-        let mut remembered = self.remembered.borrow_mut();
+        let mut remembered = self.cache.remembered.borrow_mut();
         let count = remembered.servers.remove(server).map_or(0, |keys| keys.len());
         remembered.count -= count;
     }
@@ -356,7 +354,7 @@ impl KeyFetcher {
             let now = self.platform.clock.now_ms();
             let busy = servers(lacking).into_iter().any(|server| {
                 // One that began long ago was cut off.
-                self.under_way.borrow().get(server).is_some_and(|since| now - since < 2 * BUDGET_MS)
+                self.cache.under_way.borrow().get(server).is_some_and(|since| now - since < 2 * BUDGET_MS)
             });
             if !busy || now - begun >= MAX_WAIT_MS {
                 return waited;
@@ -369,20 +367,20 @@ impl KeyFetcher {
     fn mark_under_way(&self, lacking: &Wanted<'_>) -> UnderWay<'_> {
         let now = self.platform.clock.now_ms();
         let servers: Vec<_> = servers(lacking).into_iter().map(str::to_owned).collect();
-        self.under_way.borrow_mut().extend(servers.iter().map(|server| (server.clone(), now)));
-        UnderWay { fetcher: self, servers }
+        self.cache.under_way.borrow_mut().extend(servers.iter().map(|server| (server.clone(), now)));
+        UnderWay { cache: &self.cache, servers }
     }
 }
 
 /// Ends the marks when the fetch ends, however it does.
 struct UnderWay<'a> {
-    fetcher: &'a KeyFetcher,
+    cache: &'a KeyCache,
     servers: Vec<String>,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        let mut under_way = self.fetcher.under_way.borrow_mut();
+        let mut under_way = self.cache.under_way.borrow_mut();
         for server in &self.servers {
             under_way.remove(server);
         }
