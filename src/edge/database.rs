@@ -4,8 +4,9 @@ use std::cell::Cell;
 
 use worker::{
     Env, console_error,
-    js_sys::{self, Array, Reflect},
+    js_sys::{self, Array, Promise, Reflect},
     wasm_bindgen::{self, JsCast, JsValue, prelude::wasm_bindgen},
+    wasm_bindgen_futures::JsFuture,
 };
 
 use super::stream::describe;
@@ -26,7 +27,7 @@ extern "C" {
     #[wasm_bindgen(method, structural, catch)]
     fn prepare(this: &D1Database, sql: &str) -> Result<D1Statement, JsValue>;
     #[wasm_bindgen(method, structural, catch)]
-    async fn batch(this: &D1Database, statements: Array) -> Result<JsValue, JsValue>;
+    fn batch(this: &D1Database, statements: Array) -> Result<Promise, JsValue>;
 
     type D1Statement;
     #[wasm_bindgen(method, structural, catch, variadic)]
@@ -78,7 +79,8 @@ impl D1 {
         }
         let prepared = statements.into_iter().map(|statement| self.prepare(statement)).collect::<Result<Array, _>>()?;
         self.calls.set(self.calls.get() + 1);
-        let results = self.database.batch(prepared).await.map_err(|error| refused(&error))?;
+        let results = self.database.batch(prepared).map_err(|error| refused(&error))?;
+        let results = JsFuture::from(results).await.map_err(|error| refused(&error))?;
         let results: Array = results.dyn_into().map_err(|_| shape("the answer is no list"))?;
         if results.length() as usize != count {
             return Err(shape("the answer has another number of results than there were statements"));

@@ -32,14 +32,16 @@ def test_nothing_is_lost_or_doubled_when_the_runtime_is_killed(start):
                 time.sleep(0.01)
 
     kills = 0
-    talking = threading.Thread(target=talk)
+    talking = threading.Thread(target=talk, daemon=True)
     talking.start()
-    for _ in range(KILLS):
-        time.sleep(moments.uniform(0.05, 0.8))
-        worker.crash()
-        kills += 1
-        worker.start()
-    done.set()
+    try:
+        for _ in range(KILLS):
+            time.sleep(moments.uniform(0.05, 0.8))
+            worker.crash()
+            kills += 1
+            worker.start()
+    finally:
+        done.set()
     talking.join(120)
     assert len(sent) == MESSAGES
 

@@ -105,7 +105,7 @@ class Worker:
     def _is_ready(self, start):
         if self.process.poll() is not None:
             raise AssertionError(f"the Worker has ended: {self.log()[-3000:]}")
-        return "\nready https://" in "\n" + self.log()[start:]
+        return b"\nready https://" in self.log_path.read_bytes()[start:]
 
     def _descendants(self):
         children = {}
