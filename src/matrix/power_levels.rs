@@ -272,3 +272,50 @@ fn entry<'a>(content: &'a Object, property: &str, key: &str) -> Result<Option<&'
 fn is_whitespace(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::matrix::json;
+
+    fn level(text: &str) -> Result<PowerLevel, MalformedPowerLevel> {
+        PowerLevel::parse(&json::parse(text.as_bytes()).unwrap(), false)
+    }
+
+    /// The examples of the spec's "Deprecated event content schemas".
+    #[test]
+    fn strings_and_floats_of_the_spec() {
+        for text in ["\"100\"", "\"000100\"", "\"+100\"", "\" 100 \"", "\" 00100 \"", "\" +100 \"", "100.99"] {
+            assert_eq!(level(text), Ok(PowerLevel::from(100)), "{text}");
+        }
+        assert_eq!(level("\" -100 \""), Ok(PowerLevel::from(-100)));
+        assert_eq!(level("5.114698E4"), Ok(PowerLevel::from(51146)));
+        assert_eq!(level("50.57"), Ok(PowerLevel::from(50)));
+        assert_eq!(level("1e400"), Err(MalformedPowerLevel), "beyond a double");
+    }
+
+    #[test]
+    fn order_beyond_64_bits() {
+        let ascending = [
+            "-1e300",
+            "\"-18446744073709551617\"",
+            "\"-18446744073709551616\"",
+            "-9223372036854775808",
+            "-1",
+            "0",
+            "9223372036854775807",
+            "\"0009223372036854775808\"",
+            "9223372036854775809",
+            "1e30",
+        ];
+        let levels: Vec<PowerLevel> = ascending.iter().map(|text| level(text).unwrap()).collect();
+        assert!(levels.is_sorted_by(|a, b| a < b), "{levels:?}");
+        assert!(levels.iter().all(|level| *level < PowerLevel::INFINITE));
+        assert_eq!(level("\"000000000000000000000000000000000000000007\""), Ok(PowerLevel::from(7)));
+        assert_eq!(level("1e30"), level("\"1000000000000000019884624838656\""), "as the double is");
+        assert_eq!(levels.first().unwrap().saturating(), i64::MIN);
+        assert_eq!(PowerLevel::INFINITE.saturating(), i64::MAX);
+    }
+}

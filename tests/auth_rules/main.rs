@@ -8,13 +8,15 @@ mod rules;
 mod scene;
 
 use common::{
-    rooms::{Numbers, Room, RoomEvent},
+    rooms::{Numbers, Random, Room, RoomEvent, try_event_of},
     ruma::{self, RumaEvent},
 };
 use ruma_state_res::{auth_types_for_event, check_state_dependent_auth_rules, check_state_independent_auth_rules};
 use verge::matrix::{
     auth_events,
     auth_rules::{self, AuthState},
+    event::Event,
+    json::{self, Value},
     room_version::RoomVersion,
 };
 
@@ -45,6 +47,55 @@ fn generated_rooms_agree_with_ruma() {
     }
     println!("{compared} events compared, {accepted} accepted, {rejected} rejected");
     assert!(accepted > compared / 4 && rejected > compared / 10);
+}
+
+/// Whatever stands in the content of an event, or of the state that it is judged by, there is a verdict.
+#[test]
+fn no_content_makes_the_rules_panic() {
+    let mut random = Random::new(1);
+    let (mut accepted, mut rejected) = (0, 0);
+    for version in RoomVersion::all() {
+        for seed in 0..20 {
+            let room = Room::generate(version, seed, 40, Numbers::Floats);
+            for event in &room.events {
+                let mut state: Vec<Event> =
+                    event.state.values().map(|position| room.events[*position].event.clone()).collect();
+                if random.percent(50) && !state.is_empty() {
+                    let spoiled = random.below(state.len());
+                    state[spoiled] = with_junk(&state[spoiled], &mut random);
+                }
+                let event = with_junk(&event.event, &mut random);
+                let verdict = auth_rules::check_auth_event_list(&event, |id| room.auth_event(id))
+                    .and_then(|()| auth_rules::check(&event, state.as_slice()));
+                *(if verdict.is_ok() { &mut accepted } else { &mut rejected }) += 1;
+            }
+        }
+    }
+    assert!(accepted > 100 && rejected > 1_000, "{accepted} accepted, {rejected} rejected");
+}
+
+/// The event with something else in one place of its content.
+fn with_junk(event: &Event, random: &mut Random) -> Event {
+    let junk = ["null", "true", "-1", "1e9", "\"\"", "\"@\"", r#""\u0000:""#, "[]", "[[{}]]", "{}", "{\"@a:b\":{}}"];
+    let junk = json::parse(random.pick(&junk).as_bytes()).unwrap();
+    let mut object = event.object().clone();
+    spoil(object.get_mut("content").unwrap(), junk, random);
+    if object.get("content").and_then(Value::as_object).is_none() {
+        object.insert("content", json::Object::new());
+    }
+    try_event_of(object, event.version()).unwrap_or_else(|_| event.clone())
+}
+
+/// Puts the junk in the place of a value, or of one somewhere within it.
+fn spoil(value: &mut Value, junk: Value, random: &mut Random) {
+    if let Value::Object(object) = value
+        && !object.is_empty()
+        && random.percent(70)
+    {
+        let key = object.keys().nth(random.below(object.len())).unwrap().to_owned();
+        return spoil(object.get_mut(&key).unwrap(), junk, random);
+    }
+    *value = junk;
 }
 
 fn verdict(room: &Room, event: &RoomEvent) -> Result<(), String> {
