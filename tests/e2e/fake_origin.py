@@ -26,18 +26,18 @@ from net import free_port
 
 
 class FakeOrigin:
-    """One such homeserver, on its own port."""
+    """One such homeserver, on its own port; its name has that port unless it is given another."""
 
-    def __init__(self, folder: Path, authority):
+    def __init__(self, folder: Path, authority, name=None):
         self.authority = authority
         self.port = free_port()
-        self.name = f"localhost:{self.port}"
+        self.name = name or f"localhost:{self.port}"
         self.key = generate_signing_key("a_fake")
         self.valid_for_ms = 24 * 3600 * 1000
         self.events = {}
         self.received = []
         self._transactions = count(1)
-        self._server = _Server(self, *authority.leaf(folder, "localhost", "127.0.0.1"))
+        self._server = HttpsServer(self, *authority.leaf(folder, "localhost", "127.0.0.1"))
 
     def start(self):
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -119,6 +119,7 @@ class FakeOrigin:
 
     def answer(self, method, path, content):
         """The status and body of its answer to another server's request."""
+        path = path.split("?")[0]
         if path == "/_matrix/key/v2/server":
             return 200, self._keys()
         if path == "/_matrix/federation/v1/version":
@@ -225,7 +226,9 @@ def _public(key):
     return encode_base64(get_verify_key(key).encode())
 
 
-class _Server(ThreadingHTTPServer):
+class HttpsServer(ThreadingHTTPServer):
+    """Answers every request with what `origin.answer(method, path, content)` returns, on `origin.port`."""
+
     daemon_threads = True
 
     def __init__(self, origin, key, certificate):
@@ -249,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         content = json.loads(body) if body else None
-        status, answer = self.server.origin.answer(self.command, self.path.split("?")[0], content)
+        status, answer = self.server.origin.answer(self.command, self.path, content)
         data = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
