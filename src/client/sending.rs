@@ -98,7 +98,8 @@ async fn once(
         }
         statements
     };
-    let event_id = match server.rooms.send_with(&room_id, &session.user, draft, remember).await {
+    let is_repetition = async || Ok(server.store.client_transaction(&transaction).await?.is_some());
+    let event_id = match server.rooms.send_with(&room_id, &session.user, draft, remember, is_repetition).await {
         Ok(event) => event.event_id().as_str().to_owned(),
         // The same request at the same moment may have come first, or this one's own commit whose answer was lost.
         Err(error) => match server.store.client_transaction(&transaction).await? {

@@ -44,7 +44,8 @@ impl Rooms {
         events: &[Event],
         auth_events: &[Event],
     ) -> Result<usize, RoomError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            self.give_way(attempt).await;
             let mut view = View::new(&self.store, self.server_name());
             let mut ids: Vec<EventId> = events.iter().map(|event| event.event_id().clone()).collect();
             ids.extend(events.iter().chain(auth_events).flat_map(|event| event.auth_events().iter().cloned()));
@@ -96,7 +97,8 @@ impl Rooms {
             .map_err(|error| {
                 RoomError::Invalid(format!("The state before {} forbids it: {error}.", event.event_id()))
             })?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            self.give_way(attempt).await;
             let mut view = View::new(&self.store, self.server_name());
             let ids = vec![event.event_id().clone()];
             let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
@@ -134,7 +136,8 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn add_auth_events(&self, room_id: &RoomId, events: &[Event]) -> Result<(), RoomError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            self.give_way(attempt).await;
             let mut view = View::new(&self.store, self.server_name());
             let cited = events.iter().flat_map(|event| event.auth_events().iter().chain([event.event_id()]));
             let mut ids: Vec<EventId> = cited.cloned().collect();

@@ -47,22 +47,27 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::NotAllowed`] where the room's rules forbid it, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn send(&self, room_id: &RoomId, sender: &UserId, draft: Draft) -> Result<Event, RoomError> {
-        self.send_with(room_id, sender, draft, |_| Vec::new()).await
+        self.send_with(room_id, sender, draft, |_| Vec::new(), async || Ok(false)).await
     }
 
     /// As [`Rooms::send`], with further statements in the same atomic batch: what the caller must remember if and only if
-    /// the event is committed.
+    /// the event is committed. `is_repetition` is asked when another commit came first: the same request may have made it.
     ///
     /// # Errors
-    /// As [`Rooms::send`]. A constraint that `others` breaks counts as a commit that came first.
+    /// As [`Rooms::send`]; [`RoomError::Busy`] also for a repetition, at once.
     pub async fn send_with(
         &self,
         room_id: &RoomId,
         sender: &UserId,
         draft: Draft,
         others: impl Fn(&Event) -> Vec<Statement>,
+        is_repetition: impl AsyncFn() -> Result<bool, DatabaseError>,
     ) -> Result<Event, RoomError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 && is_repetition().await? {
+                break;
+            }
+            self.give_way(attempt).await;
             let mut view = View::new(&self.store, self.server_name());
             let room = self.read_for_draft(&mut view, room_id, sender, &draft).await?;
             let version = room.version;
@@ -100,7 +105,8 @@ impl Rooms {
 
     /// Judges one event that is ours to pass on, and commits it if it is accepted. Returns the state before it.
     pub(super) async fn commit_one(&self, event: &Event, source: &Source) -> Result<NodeId, RoomError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            self.give_way(attempt).await;
             let mut view = View::new(&self.store, self.server_name());
             let mut ids = vec![event.event_id().clone()];
             ids.extend(event.prev_events().iter().chain(event.auth_events()).cloned());

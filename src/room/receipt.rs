@@ -105,7 +105,8 @@ impl Rooms {
         refused: &[(EventId, String)],
     ) -> Result<Received, RoomError> {
         let mut rooms = Some(rooms);
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            self.give_way(attempt).await;
             let rooms = match rooms.take() {
                 Some(rooms) => rooms,
                 None => {
@@ -132,7 +133,8 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and as the database says.
     pub async fn receive_fetched(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            self.give_way(attempt).await;
             let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
             let rooms = HashMap::from([(room_id.clone(), room)]);
             match self.try_receive(None, rooms, events, &[]).await {

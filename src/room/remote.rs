@@ -87,7 +87,8 @@ impl Rooms {
             .map_err(|error| {
                 RoomError::Invalid(format!("The room that was answered does not allow our join: {error}."))
             })?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            self.give_way(attempt).await;
             let mut view = View::new(&self.store, self.server_name());
             let held = view
                 .load_rooms(vec![join.room_id().clone()], &[], vec![join.event_id().clone()], Vec::new())
