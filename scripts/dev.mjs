@@ -130,7 +130,8 @@ async function migrate(config, folder) {
 
 /** Runs the server until it is asked to stop. */
 async function serve(options, folder, config, tls) {
-  const args = ["dev", "--config", config, "--persist-to", folder, "--test-scheduled", "--show-interactive-dev-session=false"];
+  const args = ["dev", "--config", config, "--persist-to", folder];
+  args.push("--test-scheduled", "--show-interactive-dev-session=false");
   args.push("--ip", options.ip, "--port", options.port, "--inspector-port", String(await freePort()));
   args.push("--local-protocol", "https", "--https-key-path", tls.key, "--https-cert-path", tls.certificate);
   const env = { ...environment, CI: "1", XDG_CONFIG_HOME: folder, NODE_EXTRA_CA_CERTS: tls.trusted };

@@ -10,12 +10,15 @@ import { python, setUp } from "./setup.mjs";
 
 const WASM = ["--target", "wasm32-unknown-unknown"];
 
+// The documentation is for those who work on the crate: links to private items are welcome.
+const RUSTDOC = { RUSTDOCFLAGS: "-D warnings -A rustdoc::private_intra_doc_links" };
+
 const STEPS = [
   ["set-up", () => setUp({ tests: true })],
   ["format", program("cargo", ["fmt", "--check"])],
   ["clippy", program("cargo", ["clippy", "--locked", "--all-targets", "--", "-D", "warnings"])],
   ["clippy-wasm", program("cargo", ["clippy", "--locked", ...WASM, "--", "-D", "warnings"])],
-  ["rustdoc", program("cargo", ["doc", "--locked", "--no-deps", "--document-private-items"], { RUSTDOCFLAGS: "-D warnings -A rustdoc::private_intra_doc_links" })],
+  ["rustdoc", program("cargo", ["doc", "--locked", "--no-deps", "--document-private-items"], RUSTDOC)],
   ["native", program("cargo", ["test", "--locked"], { VERGE_SYNAPSE_PYTHON: python, VERGE_REQUIRE_ORACLES: "1" })],
   ["build", () => build()],
   ["e2e", program(python, ["-m", "pytest", "-c", "tests/e2e/pytest.ini", "tests/e2e"])],
@@ -83,7 +86,7 @@ function program(name, args, variables = {}) {
     });
 }
 
-/** Adds the figures of a summary line: cargo's `test result: ok. 3 passed; 0 failed; …` or pytest's `2 failed, 1 passed in 3s`. */
+/** Adds the figures of cargo's `test result: ok. 3 passed; 0 failed; …` and of pytest's `2 failed, 1 passed in 3s`. */
 function count(line) {
   if (!/^test result: |^=*.*\b(passed|failed|errors?)\b.* in [0-9.]+s/.test(line)) return;
   const figure = (word) => Number(line.match(new RegExp(`(\\d+) ${word}`))?.[1] ?? 0);

@@ -41,7 +41,8 @@ def play(worker, synapse):
     tell(HERE, "alice", f"made {alias}, room version {version}: {room}")
     bob.join(alias)
     tell(THERE, "bob", f"joined {alias}: asked the Worker for the room by make_join and send_join")
-    talk(room, [(alice, "Hello Bob! This server is a Worker."), (bob, "Hello Alice! I could not tell."), (alice, "Good.")], alice, bob)
+    lines = [(alice, "Hello Bob! This server is a Worker."), (bob, "Hello Alice! I could not tell."), (alice, "Good.")]
+    talk(room, lines, alice, bob)
     compare(room, alice, bob)
 
     chapter("Bob makes a room on Synapse, Alice joins it and reads what was said before")

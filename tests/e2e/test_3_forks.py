@@ -67,10 +67,14 @@ def test_a_fork_heals_to_one_state(servers, version):
 
     def difference():
         here, there = alice.state(room), bob.state(room)
-        return {key: (here.get(key), there.get(key)) for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
+        keys = [key for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
+        return {key: (here.get(key), there.get(key)) for key in keys}
 
     def described():
-        return [(key, [client.event(room, event_id) for client, event_id in zip((alice, bob), ids)]) for key, ids in difference().items()]
+        return [
+            (key, here and alice.event(room, here), there and bob.event(room, there))
+            for key, (here, there) in difference().items()
+        ]
 
     try:
         wait_for(lambda: not difference(), "the same state at both servers", 60, 0.5)

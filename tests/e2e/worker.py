@@ -33,9 +33,9 @@ class Worker:
 
     def start(self):
         key, certificate = self.tls
-        command = [_BINARIES / "node", ROOT / "scripts" / "dev.mjs", "--server-name", self.name, "--port", str(self.port)]
-        command += ["--persist-to", self.folder / "data", "--tls-key", key, "--tls-cert", certificate]
-        command += ["--ca", self.authority.certificate, "--cron-seconds", str(self.cron_seconds), "--as-built", *self.options]
+        command = [_BINARIES / "node", ROOT / "scripts" / "dev.mjs", "--as-built", "--persist-to", self.folder / "data"]
+        command += ["--server-name", self.name, "--port", str(self.port), "--cron-seconds", str(self.cron_seconds)]
+        command += ["--tls-key", key, "--tls-cert", certificate, "--ca", self.authority.certificate, *self.options]
         start = self.log_path.stat().st_size if self.log_path.exists() else 0
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
