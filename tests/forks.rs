@@ -158,3 +158,35 @@ fn a_fork_ends_in_the_same_state_on_both_sides() {
         });
     }
 }
+
+#[test]
+fn what_everybody_has_heard_is_forgotten_and_nothing_else() {
+    let world = World::new();
+    let (a, a_database) = server(&world, "a.example");
+    let (b, _) = server(&world, "b.example");
+    let (alice, bob) = (user("@alice:a.example"), user("@bob:b.example"));
+    let version = RoomVersion::get("12").unwrap();
+    let room = world.run(async {
+        let (room, _) = a.rooms.create(&alice, &public_room(version, &alice, &bob)).await.unwrap();
+        let via = vec![ServerName::parse("a.example").unwrap()];
+        membership::join(&b, &bob, &room, via, Object::new()).await.unwrap();
+        send(&a, &room, &alice, message("heard")).await;
+        room
+    });
+    world.settle();
+    world.cut("a.example", "b.example");
+    world.run(async {
+        send(&a, &room, &alice, message("not heard")).await;
+    });
+    world.settle();
+    world.run(async { a.store.forget_outbox(&a.config.server_name).await.unwrap() });
+    assert_eq!(a_database.rows("SELECT count(*) FROM outbox"), [["1"]]);
+    world.mend("a.example", "b.example");
+    world.advance(3_600_000);
+    world.run(async {
+        a.scheduled().await;
+        a.store.forget_outbox(&a.config.server_name).await.unwrap();
+    });
+    world.settle();
+    assert_eq!(a_database.rows("SELECT count(*) FROM outbox"), [["0"]]);
+}

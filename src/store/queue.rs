@@ -102,10 +102,14 @@ const FAIL: &str = "\
 const HEARD_FROM: &str = "\
     UPDATE destinations SET failures = 0, retry_at = 0 WHERE destination = ?1 AND failures > 0 RETURNING destination";
 
+/// Up to where the slowest of those begins that still have something to hear; all of it where nobody has.
 const FORGET: &str = "\
-    DELETE FROM outbox WHERE pos <= (SELECT MIN(COALESCE(d.cursor, 0)) FROM \
-      (SELECT DISTINCT server FROM room_servers WHERE server <> ?1) AS s \
-      LEFT JOIN destinations AS d ON d.destination = s.server)";
+    DELETE FROM outbox WHERE pos <= COALESCE( \
+      (SELECT MIN(MAX(s.from_pos, COALESCE(d.cursor, 0))) FROM room_servers AS s JOIN rooms AS r ON r.room_id = s.room_id \
+        LEFT JOIN destinations AS d ON d.destination = s.server \
+        WHERE s.server <> ?1 \
+          AND MIN(r.outbox_pos, COALESCE(s.to_pos, r.outbox_pos)) > MAX(s.from_pos, COALESCE(d.cursor, 0))), \
+      (SELECT position FROM streams WHERE name = 'outbox'))";
 
 impl Store {
     /// The servers that have something to hear and may be tried at `now`, of `rooms` or of all rooms.
