@@ -49,6 +49,13 @@ impl RumaEvent {
     }
 }
 
+impl RumaEvent {
+    /// The ids in `auth_events`.
+    pub fn auth_event_ids(&self) -> &[OwnedEventId] {
+        &self.auth_events
+    }
+}
+
 /// What ruma knows of a room version.
 pub fn rules(version: &RoomVersion) -> RoomVersionRules {
     RoomVersionId::try_from(version.id).unwrap().rules().unwrap()
