@@ -63,6 +63,12 @@ impl StateKeyHash {
         Some(Self(bytes))
     }
 
+    /// The 32 hex digits, in ASCII.
+    fn hex(&self) -> [u8; Self::DIGITS] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        std::array::from_fn(|level| DIGITS[self.digit(level)])
+    }
+
     /// The hex digit by which the node at `level` picks a child.
     fn digit(&self, level: usize) -> usize {
         let byte = self.0.get(level / 2).copied().unwrap_or(0);
@@ -72,7 +78,7 @@ impl StateKeyHash {
 
 impl fmt::Display for StateKeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(str::from_utf8(&self.hex()).map_err(|_| fmt::Error)?)
     }
 }
 

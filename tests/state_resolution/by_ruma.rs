@@ -38,18 +38,33 @@ impl RumaRoom {
     /// The resolved state.
     pub(crate) fn resolve(&self, states: &[PlainState]) -> Result<PlainState, String> {
         let states: Vec<StateMap<OwnedEventId>> = states.iter().map(to_ruma).collect();
-        let chains = states.iter().map(|state| self.chain(state.values())).collect();
+        let chains = self.chains(&states);
+        let resolved = self.resolve_with(&states, chains, |conflicted| self.subgraph(conflicted))?;
+        Ok(resolved.into_iter().map(|((t, k), id)| ((t.to_string(), k), id.to_string())).collect())
+    }
+
+    /// The resolved state, of states with their full auth chains.
+    pub(crate) fn resolve_with(
+        &self,
+        states: &[StateMap<OwnedEventId>],
+        chains: Vec<EventIdSet<OwnedEventId>>,
+        subgraph: impl Fn(&StateMap<Vec<OwnedEventId>>) -> EventIdSet<OwnedEventId>,
+    ) -> Result<StateMap<OwnedEventId>, String> {
         let rules = rules(self.version);
         let resolved = ruma_state_res::resolve(
             &rules.authorization,
             rules.state_res.v2_rules().unwrap(),
-            &states,
+            states,
             chains,
             |id| self.events.get(id).cloned().map(ByRc),
-            |conflicted| Some(self.subgraph(conflicted)),
+            |conflicted| Some(subgraph(conflicted)),
         );
-        let resolved = resolved.map_err(|error| error.to_string())?;
-        Ok(resolved.into_iter().map(|((t, k), id)| ((t.to_string(), k), id.to_string())).collect())
+        resolved.map_err(|error| error.to_string())
+    }
+
+    /// The full auth chains of states.
+    pub(crate) fn chains(&self, states: &[StateMap<OwnedEventId>]) -> Vec<EventIdSet<OwnedEventId>> {
+        states.iter().map(|state| self.chain(state.values())).collect()
     }
 
     /// The events and their auth chains.
@@ -66,18 +81,29 @@ impl RumaRoom {
         seen.into_iter().cloned().collect()
     }
 
-    /// The events on the paths between conflicted events.
-    fn subgraph(&self, conflicted: &StateMap<Vec<OwnedEventId>>) -> EventIdSet<OwnedEventId> {
-        let conflicted: HashSet<&OwnedEventId> = conflicted.values().flatten().collect();
-        let below = self.chain(conflicted.iter().copied());
-        below
-            .into_iter()
-            .filter(|id| self.chain([id].into_iter()).iter().any(|cited| conflicted.contains(cited)))
-            .collect()
+    /// The events on the paths between conflicted events: of those that a conflicted event stands on, the ones that stand
+    /// on a conflicted event themselves.
+    pub(crate) fn subgraph(&self, conflicted: &StateMap<Vec<OwnedEventId>>) -> EventIdSet<OwnedEventId> {
+        let below = self.chain(conflicted.values().flatten());
+        let mut cited_by: HashMap<&EventId, Vec<&OwnedEventId>> = HashMap::new();
+        for id in below.iter() {
+            for cited in self.events.get(id).map(|event| event.auth_event_ids()).unwrap_or_default() {
+                cited_by.entry(cited).or_default().push(id);
+            }
+        }
+        let mut subgraph: HashSet<&OwnedEventId> = HashSet::new();
+        let mut stack: Vec<&OwnedEventId> = conflicted.values().flatten().collect();
+        while let Some(id) = stack.pop() {
+            if subgraph.insert(id) {
+                stack.extend(cited_by.get(&**id).into_iter().flatten());
+            }
+        }
+        subgraph.into_iter().cloned().collect()
     }
 }
 
-fn to_ruma(state: &PlainState) -> StateMap<OwnedEventId> {
+/// A state as ruma takes it.
+pub(crate) fn to_ruma(state: &PlainState) -> StateMap<OwnedEventId> {
     state
         .iter()
         .map(|((event_type, state_key), id)| {

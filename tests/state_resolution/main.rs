@@ -8,3 +8,5 @@ mod common;
 
 mod by_ruma;
 mod differential;
+mod disasters;
+mod properties;

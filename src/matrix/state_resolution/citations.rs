@@ -94,6 +94,7 @@ impl Citations {
                     Some(false) => {}
                     None => match is_shared_state(other, world, conflicts, need)? {
                         Known::Yes(true) => shared.push(other),
+                        Known::Yes(false) if world.events.is_uncitable(other) => {}
                         Known::Yes(false) => queue.push(other),
                         Known::NotYet => open.push(other),
                     },

@@ -11,6 +11,10 @@ use crate::matrix::{
     state_trie::StateKeyHash,
 };
 
+/// The types that auth events selection selects (Server-Server API, "Auth events selection").
+const CITED_TYPES: [&str; 5] =
+    ["m.room.create", "m.room.join_rules", "m.room.member", "m.room.power_levels", "m.room.third_party_invite"];
+
 /// An event's number in [`Events`].
 pub(super) type Index = usize;
 
@@ -173,6 +177,11 @@ impl Events {
         if let Some(slot) = self.slots.get_mut(index) {
             slot.key = Some(key);
         }
+    }
+
+    /// Whether the event is known to be of a type that no accepted event has in its `auth_events`.
+    pub(super) fn is_uncitable(&self, index: Index) -> bool {
+        self.get(index).is_some_and(|known| !CITED_TYPES.contains(&known.event.event_type()))
     }
 
     /// The create event that the room's id names, from room version 12 on.

@@ -56,6 +56,11 @@ impl Memory {
         entries.iter().filter_map(|(_, event_id)| self.events.get(&EventId::parse(event_id).ok()?)).collect()
     }
 
+    /// All nodes and events there are, for a caller that has them at hand.
+    pub fn everything(&self) -> Supplied {
+        Supplied { nodes: self.nodes.clone(), events: self.events.values().cloned().collect(), citations: Vec::new() }
+    }
+
     /// Resolves snapshots; also how many round trips it would have taken.
     ///
     /// # Errors

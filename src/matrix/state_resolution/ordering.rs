@@ -12,25 +12,24 @@ use crate::matrix::power_levels::{PowerLevel, PowerLevels};
 
 const POWER_LEVELS: &str = "m.room.power_levels";
 
-/// The power events among `full_conflicted_set`, which is sorted, with those of their auth chains that are in it too, in
+/// The power events among `full_conflicted_set`, with those of their auth chains that are in it too, in
 /// reverse topological power ordering.
 pub(super) fn reverse_topological_power_ordering(full_conflicted_set: &[Index], world: &World) -> Vec<Index> {
-    let power_events: Vec<Index> =
+    let mut in_set = vec![false; world.events.len()];
+    for event in full_conflicted_set {
+        in_set[*event] = true;
+    }
+    let cited_in_set = |event: Index| world.events.auth_events(event).iter().copied().filter(|cited| in_set[*cited]);
+    let mut ranked: Vec<Index> =
         full_conflicted_set.iter().copied().filter(|event| is_power_event(*event, world)).collect();
-    let cited_in_set = |event: Index| {
-        let cited = world.events.auth_events(event).iter().copied();
-        cited.filter(|cited| full_conflicted_set.binary_search(cited).is_ok())
-    };
-    let mut seen: HashSet<Index> = power_events.iter().copied().collect();
-    let mut queue = power_events.clone();
-    let mut ranked = power_events;
-    while let Some(event) = queue.pop() {
-        for cited in cited_in_set(event) {
-            if seen.insert(cited) {
-                queue.push(cited);
-                ranked.push(cited);
-            }
-        }
+    let mut seen = vec![false; world.events.len()];
+    for event in &ranked {
+        seen[*event] = true;
+    }
+    let mut next = 0;
+    while let Some(event) = ranked.get(next).copied() {
+        next += 1;
+        ranked.extend(cited_in_set(event).filter(|cited| !std::mem::replace(&mut seen[*cited], true)));
     }
     ranked.sort_by_cached_key(|event| {
         let known = world.events.get(*event).map(|known| (known.event.origin_server_ts(), known.event.event_id()));
@@ -38,11 +37,14 @@ pub(super) fn reverse_topological_power_ordering(full_conflicted_set: &[Index], 
     });
 
     // Kahn's algorithm, from the events that cite nothing in the set; the smallest candidate is the one of lowest rank.
-    let ranks: HashMap<Index, usize> = ranked.iter().enumerate().map(|(rank, event)| (*event, rank)).collect();
+    let mut ranks = vec![0; world.events.len()];
+    for (rank, event) in ranked.iter().enumerate() {
+        ranks[*event] = rank;
+    }
     let mut cited_by: Vec<Vec<usize>> = vec![Vec::new(); ranked.len()];
     let mut cites: Vec<usize> = vec![0; ranked.len()];
     for (rank, event) in ranked.iter().enumerate() {
-        let mut cited: Vec<usize> = cited_in_set(*event).filter_map(|cited| ranks.get(&cited).copied()).collect();
+        let mut cited: Vec<usize> = cited_in_set(*event).map(|cited| ranks[cited]).collect();
         cited.sort_unstable();
         cited.dedup();
         for cited in &cited {

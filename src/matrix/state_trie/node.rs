@@ -71,9 +71,17 @@ impl Node {
                 let mut text = String::with_capacity(2 + entries.len() * 83);
                 for (index, (key, event_id)) in entries.iter().enumerate() {
                     text.push(if index == 0 { '{' } else { ',' });
-                    text.push_str(&format!("\"{key}\":"));
+                    text.push('"');
+                    text.extend(key.hex().map(char::from));
+                    text.push_str("\":");
                     // Event ids of room versions 1 and 2 are chosen by their server and may need escapes.
-                    text.push_str(&serde_json::Value::from(&**event_id).to_string());
+                    if event_id.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+                        text.push_str(&serde_json::Value::from(&**event_id).to_string());
+                    } else {
+                        text.push('"');
+                        text.push_str(event_id);
+                        text.push('"');
+                    }
                 }
                 text.push_str(if entries.is_empty() { "{}" } else { "}" });
                 text
