@@ -1,6 +1,9 @@
 //! State resolution by ruma. Auth chains and the conflicted state subgraph come from plain walks here, straight from the
 //! definitions, and not from our code.
 
+// The test and the bench each use a part of it.
+#![allow(dead_code)]
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,

@@ -1,6 +1,6 @@
 //! Every merge of generated rooms, resolved by us, by ruma and by Synapse.
 //!
-//! `VERGE_MERGES` is the number of rooms for each version (200 by default), `VERGE_SEED` the first seed.
+//! `VERGE_MERGES` is the number of rooms for each version (60 by default), `VERGE_SEED` the first seed.
 
 use std::{collections::BTreeSet, env};
 
@@ -22,7 +22,7 @@ use crate::{
 #[test]
 fn merges_of_generated_rooms_resolve_as_in_ruma_and_synapse() {
     let number = |name: &str, default: u64| env::var(name).map_or(default, |text| text.parse().unwrap());
-    let (rooms, first) = (number("VERGE_MERGES", 200), number("VERGE_SEED", 0));
+    let (rooms, first) = (number("VERGE_MERGES", 60), number("VERGE_SEED", 0));
     let mut synapse = Synapse::start();
     let mut disagreements = Vec::new();
     let (mut merges, mut by_ruma, mut by_synapse, mut known) = (0, 0, 0, 0);
