@@ -9,8 +9,10 @@ use common::{network::World, sqlite::Sqlite};
 use verge::{
     config::Config,
     matrix::{
+        event::{Event, PduError, ReceivedPdu},
         identifiers::{EventId, RoomId, UserId},
-        json::{self, Object},
+        json::{self, Object, Value},
+        keys::KeyRing,
         room_version::RoomVersion,
     },
     room::{Draft, NewRoom, RoomError},
@@ -111,4 +113,88 @@ fn a_redaction_takes_effect_on_what_its_sender_may_redact() {
         assert_eq!(stored.redacted_by.as_deref(), Some(redaction.as_str()));
     });
     assert_eq!(database.rows("SELECT count(*) FROM events WHERE redacted_by IS NOT NULL"), [["1"]]);
+}
+
+/// An event of `sender`, made outside of any room's rules: what a hostile server could sign.
+fn forged(server: &Server, room: &RoomId, sender: &UserId, auth: &[EventId], previous: &[EventId]) -> Event {
+    let ids = |ids: &[EventId]| Value::Array(ids.iter().map(|id| Value::from(id.as_str())).collect());
+    let mut event = object(r#"{"type":"m.room.message","content":{"body":"forged"},"depth":100,"origin_server_ts":1}"#);
+    event.insert("room_id", room.as_str());
+    event.insert("sender", sender.as_str());
+    event.insert("auth_events", ids(auth));
+    event.insert("prev_events", ids(previous));
+    let version = RoomVersion::get("12").unwrap();
+    Event::create(event, version, server.config.server_name.as_str(), &server.config.signing_key).unwrap()
+}
+
+#[test]
+fn the_state_of_another_room_has_no_say() {
+    let world = World::new();
+    let (server, database) = server(&world, "a.example");
+    let (alice, bob) = (UserId::parse("@alice:a.example").unwrap(), UserId::parse("@bob:a.example").unwrap());
+    let (room, event) = world.run(async {
+        let (room, events) = server.rooms.create(&alice, &new_room("12", alice.as_str())).await.unwrap();
+        let (other, _) = server.rooms.create(&bob, &new_room("12", bob.as_str())).await.unwrap();
+        let other = server.rooms.room(&other).await.unwrap().unwrap();
+        let auth: Vec<EventId> = events[1..3].iter().map(|event| event.event_id().clone()).collect();
+        let event = forged(&server, &room, &alice, &auth, &[other.extremities[0].0.clone()]);
+        let before = server.rooms.room(&room).await.unwrap().unwrap();
+        let received = server.rooms.receive_fetched(&room, std::slice::from_ref(&event)).await.unwrap();
+        assert_eq!(received.accepted, 0);
+        let after = server.rooms.room(&room).await.unwrap().unwrap();
+        assert_eq!((before.state, before.extremities), (after.state, after.extremities));
+        (room, event)
+    });
+    let rejected = format!("SELECT room_id, rejected IS NOT NULL FROM events WHERE event_id = '{}'", event.event_id());
+    assert_eq!(database.rows(&rejected), [[room.as_str(), "1"]]);
+}
+
+#[test]
+fn a_claim_about_the_state_before_an_event_rejects_nothing() {
+    let world = World::new();
+    let (server, database) = server(&world, "a.example");
+    let alice = UserId::parse("@alice:a.example").unwrap();
+    world.run(async {
+        let (room, events) = server.rooms.create(&alice, &new_room("12", alice.as_str())).await.unwrap();
+        let auth: Vec<EventId> = events[1..3].iter().map(|event| event.event_id().clone()).collect();
+        let unknown =
+            forged(&server, &room, &alice, &auth, &[EventId::parse(&format!("${}", "A".repeat(43))).unwrap()]);
+        // "Nothing at all stood in the room before it."
+        let refused = server.rooms.place(&unknown, &[], &[]).await;
+        assert!(matches!(refused, Err(RoomError::Invalid(_))), "{refused:?}");
+        // Without its power levels, which the event cites, the state is not believed either.
+        let some = [events[0].clone()];
+        let refused = server.rooms.place(&unknown, &some, &some).await;
+        assert!(matches!(refused, Err(RoomError::Invalid(_))), "{refused:?}");
+        // The true one is.
+        let chain = &events[..3];
+        server.rooms.place(&unknown, chain, chain).await.unwrap();
+    });
+    assert_eq!(database.rows("SELECT count(*) FROM events WHERE rejected IS NOT NULL"), [["0"]]);
+    assert_eq!(database.rows("SELECT outlier FROM events WHERE depth = 100"), [["1"]]);
+}
+
+#[test]
+fn an_invite_is_not_excused_from_a_signature_by_what_redaction_takes_away() {
+    for version in RoomVersion::all().iter().filter(|version| version.id.parse::<u8>().unwrap() >= 3) {
+        for third_party_invite in [r#""x""#, r#"{}"#, r#"{"signed":{"mxid":"@eve:evil.example","token":"t"}}"#] {
+            let pdu = format!(
+                r#"{{"type":"m.room.member","state_key":"@eve:evil.example","sender":"@admin:a.example",
+                    "room_id":"!{room}","content":{{"membership":"invite","third_party_invite":{third_party_invite}}},
+                    "depth":5,"origin_server_ts":1,"auth_events":[],"prev_events":[],
+                    "hashes":{{"sha256":"{hash}"}},"signatures":{{}}}}"#,
+                room = if version.room_id_is_create_hash { "A".repeat(43) } else { "a:a.example".to_owned() },
+                hash = "A".repeat(43),
+            );
+            let pdu = ReceivedPdu::parse(pdu.as_bytes(), version).unwrap();
+            match pdu.verify(&KeyRing::new()) {
+                Err(error) => assert_eq!(error, PduError::NotSigned("a.example".into()), "{version}"),
+                Ok(event) => assert!(
+                    event.content().get("third_party_invite").is_some(),
+                    "{version}: an ordinary invite in the name of {}",
+                    event.sender()
+                ),
+            }
+        }
+    }
 }
