@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { environment, fingerprint, isMain, main, output, root, run, say, tools, work } from "./common.mjs";
 
 const WORKER_BUILD = "0.8.7";
+const WASM_TARGET = "wasm32-unknown-unknown";
 
 /** The Python of the tests. */
 export const python = join(work, "venv", "bin", "python");
@@ -31,9 +32,13 @@ async function npmPackages() {
 
 async function rust() {
   // rust-toolchain.toml names the toolchain, its components and the wasm32 target; rustup installs what is missing.
-  if ((await output("cargo", ["--version"])) !== null) return;
-  say("Installing the Rust toolchain that rust-toolchain.toml names");
-  await run("rustup", ["toolchain", "install"]);
+  if ((await output("cargo", ["--version"])) === null) {
+    say("Installing the Rust toolchain that rust-toolchain.toml names");
+    await run("rustup", ["toolchain", "install"]);
+  }
+  // A toolchain that was there before is not given the target by rustup on its own.
+  const targets = await output("rustup", ["target", "list", "--installed"]);
+  if (targets !== null && !targets.includes(WASM_TARGET)) await run("rustup", ["target", "add", WASM_TARGET]);
 }
 
 async function cargoTool(crate, version, flags) {
