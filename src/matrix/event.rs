@@ -174,8 +174,7 @@ impl ReceivedPdu {
         let mut servers = Vec::new();
         // Whoever completes a third-party invite sends it in the name of the user who made it.
         let membership = content.get("membership").and_then(Value::as_str);
-        let signed = content.get("third_party_invite").and_then(|invite| invite.get("signed"));
-        if !(member && membership == Some("invite") && signed.is_some_and(|signed| signed.as_object().is_some())) {
+        if !(member && membership == Some("invite") && content.contains_key("third_party_invite")) {
             servers.push(sender_server);
         }
         if event.version.event_ids == EventIds::Given {
@@ -216,17 +215,7 @@ impl ReceivedPdu {
     /// Where the event is to be dropped.
     pub fn verify(self, keys: &KeyRing) -> Result<Event, PduError> {
         for server in self.required_servers() {
-            let mut signed = false;
-            for (key_id, signature) in self.signatures_of(server) {
-                if let Some(key) = self.usable_key(keys, server, key_id) {
-                    key.verify_text(&self.signed_text, signature)
-                        .map_err(|_: SignatureError| PduError::WrongSignature(server.into()))?;
-                    signed = true;
-                }
-            }
-            if !signed {
-                return Err(PduError::NotSigned(server.into()));
-            }
+            self.verify_signatures_of(server, keys)?;
         }
         let hash = self.event.object.get("hashes").and_then(|hashes| hashes.get("sha256"));
         let hash = hash.and_then(Value::as_str).ok_or(PduError::Format("hashes"))?;
@@ -238,10 +227,22 @@ impl ReceivedPdu {
         let vouched_for = self.required_servers().contains(&sender_server);
         let redacted = self.event.redacted();
         if !vouched_for && redacted.content().get("third_party_invite").is_none() {
-            // Without what excused it from its sender's signature it would be an ordinary invite in the sender's name.
-            return Err(PduError::NotSigned(sender_server.into()));
+            // Without what excused it from its sender's signature it is an ordinary invite in the sender's name.
+            self.verify_signatures_of(sender_server, keys)?;
         }
         Ok(Event(Rc::new(redacted)))
+    }
+
+    fn verify_signatures_of(&self, server: &str, keys: &KeyRing) -> Result<(), PduError> {
+        let mut signed = false;
+        for (key_id, signature) in self.signatures_of(server) {
+            if let Some(key) = self.usable_key(keys, server, key_id) {
+                key.verify_text(&self.signed_text, signature)
+                    .map_err(|_: SignatureError| PduError::WrongSignature(server.into()))?;
+                signed = true;
+            }
+        }
+        if signed { Ok(()) } else { Err(PduError::NotSigned(server.into())) }
     }
 
     fn signatures_of(&self, server: &str) -> impl Iterator<Item = (&str, &str)> {

@@ -121,10 +121,20 @@ fn damaged_events_are_judged_the_same() {
         let ring = BTreeMap::from([(SERVER.to_owned(), known)]);
         let expected = ruma_signatures::verify_event(&ring, &to_ruma(&event), &rules(version));
         let verified = ReceivedPdu::parse(event.to_text().as_bytes(), version).unwrap().verify(&keys());
+        let content = event.get("content").unwrap();
+        let is_third_party_invite = content.get("third_party_invite").is_some()
+            && content.get("membership").and_then(Value::as_str) == Some("invite");
         let outcome = match &expected {
             Ok(Verified::All) => {
                 assert_eq!(verified.unwrap().json(), event.to_text());
                 "whole"
+            }
+            // Redacted, a third-party invite of these versions is an ordinary invite, which ruma takes without its sender's
+            // signature and this server does not: anybody could invite in anybody's name.
+            Ok(Verified::Signatures) if is_third_party_invite && verified.is_err() => {
+                let redacted = canonical_json::redact(to_ruma(&event), &rules(version).redaction, None).unwrap();
+                assert!(from_ruma(&redacted).contains(r#""content":{"membership":"invite"}"#));
+                "not excused"
             }
             Ok(Verified::Signatures) => {
                 let redacted = canonical_json::redact(to_ruma(&event), &rules(version).redaction, None).unwrap();
@@ -139,7 +149,9 @@ fn damaged_events_are_judged_the_same() {
         };
         *outcomes.entry(outcome).or_insert(0) += 1;
     });
-    assert!(outcomes.len() == 3 && outcomes.values().all(|count| *count > 50), "{outcomes:?}");
+    let many = |outcome| outcomes.get(outcome).is_some_and(|count| *count > 50);
+    assert!(many("whole") && many("redacted") && many("dropped"), "{outcomes:?}");
+    assert!(outcomes.contains_key("not excused"), "{outcomes:?}");
 }
 
 #[test]
