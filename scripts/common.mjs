@@ -94,18 +94,19 @@ export function output(program, args, options = {}) {
   });
 }
 
-/** A hash of the contents of files and of whole folders: changes when anything in them does. */
+/** A hash of the contents of files and of whole folders of the project: changes when anything in them does. */
 export function fingerprint(paths) {
   const hash = createHash("sha256");
-  const add = (path) => {
+  const add = (name) => {
+    const path = join(root, name);
     if (!existsSync(path)) return;
     if (statSync(path).isDirectory()) {
-      for (const name of readdirSync(path).sort()) add(join(path, name));
+      for (const entry of readdirSync(path).sort()) add(join(name, entry));
     } else {
-      hash.update(path).update("\0").update(readFileSync(path)).update("\0");
+      hash.update(name).update("\0").update(readFileSync(path)).update("\0");
     }
   };
-  for (const path of paths) add(join(root, path));
+  paths.forEach(add);
   return hash.digest("hex");
 }
 
