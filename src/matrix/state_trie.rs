@@ -16,18 +16,24 @@
 //! read it from the database and call again.
 
 use std::{
-    collections::{HashMap, hash_map},
+    collections::hash_map,
     fmt,
+    hash::{Hash, Hasher},
     rc::Rc,
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
+mod diff;
 mod node;
+mod update;
 
-use node::{Children, FAN_OUT, Node};
+use super::hash_map::HashMap;
+pub use diff::{Difference, diff, entries};
+use node::Node;
 pub use node::{EMPTY_SLOT, Entry, LEAF_ENTRIES, MalformedNode};
+pub use update::{Change, Updated, build, update};
 
 /// The key of an entry: the first 16 bytes of the SHA-256 of event type and state key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,10 +69,12 @@ impl StateKeyHash {
         Some(Self(bytes))
     }
 
-    /// The 32 hex digits, in ASCII.
-    fn hex(&self) -> [u8; Self::DIGITS] {
+    /// Appends the 32 hex digits.
+    fn write(&self, text: &mut String) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        std::array::from_fn(|level| DIGITS[self.digit(level)])
+        let hex: [u8; Self::DIGITS] = std::array::from_fn(|level| DIGITS[self.digit(level)]);
+        // They are ASCII.
+        text.push_str(str::from_utf8(&hex).unwrap_or_default());
     }
 
     /// The hex digit by which the node at `level` picks a child.
@@ -78,7 +86,9 @@ impl StateKeyHash {
 
 impl fmt::Display for StateKeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(str::from_utf8(&self.hex()).map_err(|_| fmt::Error)?)
+        let mut text = String::with_capacity(Self::DIGITS);
+        self.write(&mut text);
+        f.write_str(&text)
     }
 }
 
@@ -88,29 +98,49 @@ impl fmt::Debug for StateKeyHash {
     }
 }
 
-/// The name of a node: the first 16 bytes of the SHA-256 of its text; as text 22 characters of unpadded base64url.
-/// The id of a root names a whole snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId([u8; 16]);
+/// The name of a node: the first 16 bytes of the SHA-256 of its text, as 22 characters of unpadded base64url, which is
+/// how nodes name each other. The id of a root names a whole snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodeId([u8; NodeId::LENGTH]);
 
 impl NodeId {
+    /// How many characters an id has.
+    const LENGTH: usize = 22;
+
     /// The root of the state without entries, whose node is `{}`. It need not be stored.
-    pub const EMPTY: Self = Self([68, 19, 111, 163, 85, 179, 103, 138, 17, 70, 173, 22, 247, 232, 100, 158]);
+    pub const EMPTY: Self = Self(*b"RBNvo1WzZ4oRRq0W9-hkng");
 
     /// Reads the 22 characters that [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Self> {
-        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(Self)
+        let is_base64url = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        text.as_bytes().try_into().ok().filter(|id: &[u8; Self::LENGTH]| id.iter().all(is_base64url)).map(Self)
+    }
+
+    /// The 22 characters.
+    fn as_str(&self) -> &str {
+        // They are ASCII.
+        str::from_utf8(&self.0).unwrap_or_default()
     }
 
     /// The id of the node with this text.
     fn of(text: &str) -> Self {
-        Self(first_16(&Sha256::digest(text.as_bytes())))
+        let mut id = [0; Self::LENGTH];
+        // 16 bytes always fill 22 characters.
+        let _ = URL_SAFE_NO_PAD.encode_slice(first_16(&Sha256::digest(text.as_bytes())), &mut id);
+        Self(id)
+    }
+}
+
+impl Hash for NodeId {
+    /// A part of a hash is as good as the whole.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.first_chunk().map_or(0, |first| u64::from_ne_bytes(*first)));
     }
 }
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+        f.write_str(self.as_str())
     }
 }
 
@@ -138,14 +168,35 @@ impl Nodes {
 
     /// Adds all nodes of another set.
     pub fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
+        if self.is_empty() {
+            self.0 = other.0;
+        } else {
+            self.0.extend(other.0);
+        }
     }
 
-    /// Adds some nodes of another set. Whether there were any of them.
-    pub fn copy_from(&mut self, other: &Self, ids: &[NodeId]) -> bool {
-        let found = self.0.len();
-        self.0.extend(ids.iter().filter_map(|id| Some((*id, other.0.get(id)?.clone()))));
-        self.0.len() > found
+    /// Adds some nodes of another set.
+    pub fn copy_from(&mut self, other: &Self, ids: &[NodeId]) {
+        for id in ids {
+            self.copy(other, *id);
+        }
+    }
+
+    /// Adds those nodes of another set that [`lookup`] will ask for.
+    pub fn copy_path(&mut self, other: &Self, root: NodeId, key: &StateKeyHash) {
+        let mut next = Some(root);
+        for level in 0..StateKeyHash::DIGITS {
+            next = match next.and_then(|id| self.copy(other, id)) {
+                Some(Node::Inner { children, .. }) => children[key.digit(level)],
+                _ => return,
+            };
+        }
+    }
+
+    fn copy<'a>(&mut self, other: &'a Self, id: NodeId) -> Option<&'a Node> {
+        let node = other.0.get(&id)?;
+        self.0.entry(id).or_insert_with(|| node.clone());
+        Some(node)
     }
 
     /// Whether the node is at hand.
@@ -181,29 +232,6 @@ impl fmt::Display for MissingNodes {
 
 impl std::error::Error for MissingNodes {}
 
-/// A change of one entry: set to an event id, or removed.
-pub type Change = (StateKeyHash, Option<Rc<str>>);
-
-/// A snapshot made from another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Updated {
-    /// Its root.
-    pub root: NodeId,
-    /// The nodes to store: those of the new snapshot that the old one has not. Some may be stored already.
-    pub nodes: Vec<(NodeId, String)>,
-}
-
-/// An entry in which two snapshots differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// The entry's key.
-    pub key: StateKeyHash,
-    /// The event id in the first snapshot.
-    pub before: Option<Rc<str>>,
-    /// The event id in the second snapshot.
-    pub after: Option<Rc<str>>,
-}
-
 /// The event ids at `keys` in the snapshot `root`, in the order of `keys`.
 ///
 /// # Errors
@@ -218,46 +246,6 @@ pub fn lookup(root: NodeId, keys: &[StateKeyHash], nodes: &Nodes) -> Result<Vec<
         }
     }
     or_missing(found, missing)
-}
-
-/// The snapshot `root` with `changes` applied. Of several changes to one key the last one counts.
-///
-/// # Errors
-/// The nodes that are missing, for all changes at once (of each path the first one).
-pub fn update(root: NodeId, changes: &[Change], nodes: &Nodes) -> Result<Updated, MissingNodes> {
-    let mut sorted: Vec<&Change> = changes.iter().rev().collect();
-    sorted.sort_by_key(|(key, _)| *key);
-    sorted.dedup_by_key(|(key, _)| *key);
-    let mut writer = Writer { nodes, written: Vec::new(), missing: Vec::new() };
-    let subtree = writer.apply(Some(root), 0, &sorted);
-    let root = writer.write(subtree).unwrap_or(NodeId::EMPTY);
-    or_missing(Updated { root, nodes: writer.written }, writer.missing)
-}
-
-/// The snapshot that holds `entries`. Of several entries with one key the last one counts.
-pub fn build(entries: impl IntoIterator<Item = Entry>) -> Updated {
-    let changes: Vec<Change> = entries.into_iter().map(|(key, event_id)| (key, Some(event_id))).collect();
-    // The empty snapshot's only node is always at hand.
-    update(NodeId::EMPTY, &changes, &Nodes::default()).unwrap_or(Updated { root: NodeId::EMPTY, nodes: Vec::new() })
-}
-
-/// The entries in which the snapshot `after` differs from `before`, sorted by key.
-///
-/// # Errors
-/// The nodes that are missing, level by level.
-pub fn diff(before: NodeId, after: NodeId, nodes: &Nodes) -> Result<Vec<Difference>, MissingNodes> {
-    let mut walk = DiffWalk { nodes, differences: Vec::new(), missing: Vec::new() };
-    walk.compare(Side::Node(before), Side::Node(after), 0);
-    or_missing(walk.differences, walk.missing)
-}
-
-/// All entries of the snapshot `root`, sorted by key.
-///
-/// # Errors
-/// The nodes that are missing, level by level.
-pub fn entries(root: NodeId, nodes: &Nodes) -> Result<Vec<Entry>, MissingNodes> {
-    let all = diff(NodeId::EMPTY, root, nodes)?;
-    Ok(all.into_iter().filter_map(|difference| Some((difference.key, difference.after?))).collect())
 }
 
 /// As [`lookup`], for one key, without copying the event id.
@@ -289,241 +277,6 @@ fn or_missing<T>(value: T, mut missing: Vec<NodeId>) -> Result<T, MissingNodes> 
     missing.sort_unstable();
     missing.dedup();
     Err(MissingNodes(missing))
-}
-
-/// What a change makes of a subtree. Leaves stay in memory until it is certain that they merge no further.
-enum Subtree {
-    /// No entries.
-    Empty,
-    /// The node that was there already, unchanged. `entries` counts what is below it.
-    Stored { id: NodeId, entries: usize },
-    /// A new leaf.
-    Leaf(Vec<Entry>),
-    /// A new inner node, whose children are written.
-    Inner { children: Box<Children>, entries: usize },
-}
-
-impl Subtree {
-    fn entries(&self) -> usize {
-        match self {
-            Self::Empty => 0,
-            Self::Leaf(entries) => entries.len(),
-            Self::Stored { entries, .. } | Self::Inner { entries, .. } => *entries,
-        }
-    }
-}
-
-/// One update: what it reads, what it wrote so far and what it lacks.
-struct Writer<'a> {
-    nodes: &'a Nodes,
-    written: Vec<(NodeId, String)>,
-    missing: Vec<NodeId>,
-}
-
-impl Writer<'_> {
-    /// The subtree `id` with `changes`, which are sorted and all lie in it. Recursion ends at the last digit of the keys.
-    fn apply(&mut self, id: Option<NodeId>, level: usize, changes: &[&Change]) -> Subtree {
-        let Some(id) = id else { return self.make(level, apply_to_entries(&[], changes)) };
-        match self.nodes.get(id) {
-            None => {
-                self.missing.push(id);
-                Subtree::Empty
-            }
-            Some(Node::Leaf(entries)) => {
-                let changed = apply_to_entries(entries, changes);
-                if changed == *entries {
-                    return Subtree::Stored { id, entries: changed.len() };
-                }
-                self.make(level, changed)
-            }
-            Some(Node::Inner { children, entries }) => self.apply_to_inner(id, children, *entries, level, changes),
-        }
-    }
-
-    fn apply_to_inner(
-        &mut self,
-        id: NodeId,
-        children: &Children,
-        entries: usize,
-        level: usize,
-        changes: &[&Change],
-    ) -> Subtree {
-        let mut new_children = Box::new(*children);
-        let mut new_entries = entries;
-        let mut changed: [Option<Subtree>; FAN_OUT] = Default::default();
-        for group in changes.chunk_by(|a, b| a.0.digit(level) == b.0.digit(level)) {
-            let Some(first) = group.first() else { continue };
-            let digit = first.0.digit(level);
-            let child = self.apply(children[digit], level + 1, group);
-            if !matches!(child, Subtree::Stored { .. }) {
-                new_entries = (new_entries + child.entries()).saturating_sub(self.count(children[digit]));
-                changed[digit] = Some(child);
-            }
-        }
-        if changed.iter().all(Option::is_none) {
-            return Subtree::Stored { id, entries };
-        }
-        if new_entries <= LEAF_ENTRIES {
-            return Subtree::Leaf(self.merge(children, changed));
-        }
-        for (slot, child) in new_children.iter_mut().zip(changed) {
-            if let Some(child) = child {
-                *slot = self.write(child);
-            }
-        }
-        Subtree::Inner { children: new_children, entries: new_entries }
-    }
-
-    /// A subtree of these entries, which are sorted.
-    fn make(&mut self, level: usize, entries: Vec<Entry>) -> Subtree {
-        if entries.is_empty() {
-            return Subtree::Empty;
-        }
-        if entries.len() <= LEAF_ENTRIES {
-            return Subtree::Leaf(entries);
-        }
-        let mut children = Box::new([None; FAN_OUT]);
-        for group in entries.chunk_by(|a, b| a.0.digit(level) == b.0.digit(level)) {
-            let Some(first) = group.first() else { continue };
-            let child = self.make(level + 1, group.to_vec());
-            children[first.0.digit(level)] = self.write(child);
-        }
-        Subtree::Inner { children, entries: entries.len() }
-    }
-
-    /// All entries below an inner node that has become so small that it is a leaf now: so are all its children.
-    fn merge(&mut self, children: &Children, changed: [Option<Subtree>; FAN_OUT]) -> Vec<Entry> {
-        let mut merged = Vec::new();
-        for (child, changed) in children.iter().zip(changed) {
-            match (changed, child) {
-                (Some(Subtree::Leaf(entries)), _) => merged.extend(entries),
-                (None, Some(id)) => match self.nodes.get(*id) {
-                    Some(Node::Leaf(entries)) => merged.extend(entries.iter().cloned()),
-                    Some(Node::Inner { .. }) => {}
-                    None => self.missing.push(*id),
-                },
-                _ => {}
-            }
-        }
-        merged
-    }
-
-    fn count(&self, id: Option<NodeId>) -> usize {
-        match id.and_then(|id| self.nodes.get(id)) {
-            Some(Node::Leaf(entries)) => entries.len(),
-            Some(Node::Inner { entries, .. }) => *entries,
-            None => 0,
-        }
-    }
-
-    fn write(&mut self, subtree: Subtree) -> Option<NodeId> {
-        let node = match subtree {
-            Subtree::Empty => return None,
-            Subtree::Stored { id, .. } => return Some(id),
-            Subtree::Leaf(entries) => Node::Leaf(entries),
-            Subtree::Inner { children, entries } => Node::Inner { children, entries },
-        };
-        let text = node.to_text();
-        let id = NodeId::of(&text);
-        self.written.push((id, text));
-        Some(id)
-    }
-}
-
-/// `entries` with `changes`; both sorted, and the result too.
-fn apply_to_entries(entries: &[Entry], changes: &[&Change]) -> Vec<Entry> {
-    let mut result = Vec::with_capacity(entries.len() + changes.len());
-    let mut entries = entries.iter().peekable();
-    for (key, event_id) in changes {
-        while let Some(entry) = entries.next_if(|(other, _)| other < key) {
-            result.push(entry.clone());
-        }
-        entries.next_if(|(other, _)| other == key);
-        if let Some(event_id) = event_id {
-            result.push((*key, event_id.clone()));
-        }
-    }
-    result.extend(entries.cloned());
-    result
-}
-
-/// One side of a comparison: a node, or a part of a leaf which the other side has split further.
-#[derive(Clone, Copy)]
-enum Side<'a> {
-    Node(NodeId),
-    Entries(&'a [Entry]),
-}
-
-/// A side, one level down.
-enum Opened<'a> {
-    Entries(&'a [Entry]),
-    Inner(&'a Children),
-}
-
-struct DiffWalk<'a> {
-    nodes: &'a Nodes,
-    differences: Vec<Difference>,
-    missing: Vec<NodeId>,
-}
-
-impl<'a> DiffWalk<'a> {
-    /// Recursion ends at the last digit of the keys.
-    fn compare(&mut self, before: Side<'a>, after: Side<'a>, level: usize) {
-        if matches!((before, after), (Side::Node(before), Side::Node(after)) if before == after) {
-            return;
-        }
-        let (before, after) = (self.open(before), self.open(after));
-        match (before, after) {
-            (Some(Opened::Entries(before)), Some(Opened::Entries(after))) => self.compare_entries(before, after),
-            (Some(before), Some(after)) if level < StateKeyHash::DIGITS => {
-                for digit in 0..FAN_OUT {
-                    self.compare(child(&before, digit, level), child(&after, digit, level), level + 1);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn open(&mut self, side: Side<'a>) -> Option<Opened<'a>> {
-        match side {
-            Side::Entries(entries) => Some(Opened::Entries(entries)),
-            Side::Node(id) => match self.nodes.get(id) {
-                Some(Node::Leaf(entries)) => Some(Opened::Entries(entries)),
-                Some(Node::Inner { children, .. }) => Some(Opened::Inner(children)),
-                None => {
-                    self.missing.push(id);
-                    None
-                }
-            },
-        }
-    }
-
-    fn compare_entries(&mut self, before: &[Entry], after: &[Entry]) {
-        let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
-        loop {
-            let key = match (before.peek(), after.peek()) {
-                (Some((a, _)), Some((b, _))) => *a.min(b),
-                (Some((key, _)), None) | (None, Some((key, _))) => *key,
-                (None, None) => return,
-            };
-            let old = before.next_if(|(other, _)| *other == key).map(|(_, event_id)| event_id);
-            let new = after.next_if(|(other, _)| *other == key).map(|(_, event_id)| event_id);
-            if old != new {
-                self.differences.push(Difference { key, before: old.cloned(), after: new.cloned() });
-            }
-        }
-    }
-}
-
-fn child<'a>(opened: &Opened<'a>, digit: usize, level: usize) -> Side<'a> {
-    match opened {
-        Opened::Inner(children) => children[digit].map_or(Side::Entries(&[]), Side::Node),
-        Opened::Entries(entries) => {
-            let start = entries.partition_point(|(key, _)| key.digit(level) < digit);
-            let end = entries.partition_point(|(key, _)| key.digit(level) <= digit);
-            Side::Entries(entries.get(start..end).unwrap_or_default())
-        }
-    }
 }
 
 fn first_16(hash: &[u8]) -> [u8; 16] {
@@ -642,6 +395,36 @@ mod tests {
         assert_eq!(unchanged, Updated { root: big.root, nodes: Vec::new() });
         let twice = [(key(3), None), (key(3), Some("$new".into()))];
         assert_eq!(update(big.root, &twice, &nodes).unwrap().root, updated.root, "the last change of a key counts");
+    }
+
+    #[test]
+    fn copied_nodes_are_those_that_a_walk_asks_for() {
+        let mut random = Random(11);
+        for size in [0, 5, 200, 5_000] {
+            let (mut all, big) = (Nodes::default(), build((0..size).map(|n| (key(n), "$old".into()))));
+            add(&mut all, &big);
+            for changes in [1, 10, 300] {
+                let change = |_| {
+                    let event_id = (random.below(3) > 0).then(|| "$new".into());
+                    (key(random.below(size + 100)), event_id)
+                };
+                let changes: Vec<Change> = (0..changes).map(change).collect();
+                let other = update(big.root, &changes, &all).unwrap();
+                add(&mut all, &other);
+                let mut copied = Nodes::default();
+                copied.copy_differing(&all, big.root, other.root);
+                assert_eq!(diff(big.root, other.root, &copied), diff(big.root, other.root, &all));
+                let needed = copied.0.keys().all(|id| {
+                    let mut without = copied.clone();
+                    without.0.remove(id);
+                    *id == NodeId::EMPTY || diff(big.root, other.root, &without).is_err()
+                });
+                assert!(needed, "a node is copied for nothing");
+                let (mut path, wanted) = (Nodes::default(), changes.first().unwrap().0);
+                path.copy_path(&all, other.root, &wanted);
+                assert_eq!(lookup(other.root, &[wanted], &path), lookup(other.root, &[wanted], &all));
+            }
+        }
     }
 
     #[test]

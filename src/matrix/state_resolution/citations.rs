@@ -6,10 +6,11 @@
 //! always one of the first events that cite it is there; if none is, nearly always there are only a few to go through,
 //! those of branches that lost. Which citations are looked at, and when, makes no difference to the answer.
 
-use std::collections::{HashMap, HashSet};
-
 use super::{Citation, CitationsWanted, Conflicts, Index, Known, Need, ResolutionError, World, events::Events};
-use crate::matrix::identifiers::EventId;
+use crate::matrix::{
+    hash_map::{HashMap, HashSet},
+    identifiers::EventId,
+};
 
 /// How many citations of an event are read at first, and by what factor more of them each time after.
 const FIRST_PAGE: usize = 32;
@@ -72,7 +73,7 @@ impl Citations {
         need: &mut Need,
     ) -> Result<Verdicts, ResolutionError> {
         // The events that cite a suspect, directly or not, as far as is known; and which of them cite which.
-        let mut cites: HashMap<Index, Vec<Index>> = HashMap::new();
+        let mut cites: HashMap<Index, Vec<Index>> = HashMap::default();
         let mut reached: HashSet<Index> = suspects.iter().copied().collect();
         let mut queue = suspects.clone();
         let (mut shared, mut incomplete, mut open) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,11 +1,12 @@
 //! The events that a resolution has heard of, each under a small number.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use super::{Need, ResolutionError, StateEvent};
 use crate::matrix::{
     auth_rules::AuthState,
     event::Event,
+    hash_map::HashMap,
     identifiers::{EventId, RoomId},
     room_version::RoomVersion,
     state_trie::StateKeyHash,
@@ -52,7 +53,7 @@ impl Events {
         let mut events = Self {
             room_id: room_id.clone(),
             create: None,
-            indices: HashMap::new(),
+            indices: HashMap::default(),
             slots: Vec::new(),
             asked: Vec::new(),
         };
@@ -97,6 +98,9 @@ impl Events {
     }
 
     pub(super) fn index_of_text(&mut self, event_id: &Rc<str>) -> Result<Index, ResolutionError> {
+        if let Some(index) = self.indices.get(&**event_id) {
+            return Ok(*index);
+        }
         let parsed = EventId::parse_any_length(event_id);
         Ok(self.index(&parsed.map_err(|_| ResolutionError::MalformedEventId(event_id.clone()))?))
     }
@@ -212,7 +216,7 @@ impl StateMap {
 
     pub(super) fn insert(&mut self, event_type: &str, state_key: &str, event: Index) {
         if !self.0.contains_key(event_type) {
-            self.0.insert(event_type.into(), HashMap::new());
+            self.0.insert(event_type.into(), HashMap::default());
         }
         if let Some(events) = self.0.get_mut(event_type) {
             match events.get_mut(state_key) {

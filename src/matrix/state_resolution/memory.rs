@@ -1,16 +1,14 @@
 //! State resolution over events and snapshots in memory: for tests, benches and tools. It also shows how a caller answers
 //! a [`Need`].
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    ops::Bound,
-};
+use std::{collections::BTreeMap, ops::Bound};
 
 use super::{Citation, Need, Resolution, ResolutionError, Resolved, StateEvent, Step, Supplied};
 use crate::matrix::{
+    hash_map::{HashMap, HashSet},
     identifiers::{EventId, RoomId},
     room_version::RoomVersion,
-    state_trie::{self, Entry, MissingNodes, NodeId, Nodes, StateKeyHash},
+    state_trie::{self, Entry, NodeId, Nodes, StateKeyHash},
 };
 
 /// A room's events and snapshots.
@@ -89,11 +87,11 @@ impl Memory {
         nodes.copy_from(&self.nodes, &need.nodes);
         if let Some((first, others)) = need.differing.split_first() {
             for other in others {
-                self.until_found(&mut nodes, |nodes| state_trie::diff(*first, *other, nodes));
+                nodes.copy_differing(&self.nodes, *first, *other);
             }
         }
         for (root, key) in &need.paths {
-            self.until_found(&mut nodes, |nodes| state_trie::lookup(*root, &[*key], nodes));
+            nodes.copy_path(&self.nodes, *root, key);
         }
         let mut wanted: HashSet<&EventId> = need.events.iter().collect();
         for event in need.events.iter().filter_map(|event_id| self.events.get(event_id)) {
@@ -107,20 +105,11 @@ impl Memory {
             let after = wanted.after.clone().map_or(Bound::Unbounded, Bound::Excluded);
             for (citing, key) in all.range((after, Bound::Unbounded)).take(wanted.limit) {
                 citations.push(Citation { cited: wanted.cited.clone(), citing: citing.clone(), key: *key });
-                self.until_found(&mut nodes, |nodes| state_trie::lookup(wanted.root, &[*key], nodes));
+                nodes.copy_path(&self.nodes, wanted.root, key);
             }
         }
         let events = wanted.into_iter().filter_map(|event_id| self.events.get(event_id)).cloned().collect();
         Supplied { nodes, events, citations }
-    }
-
-    /// Adds the nodes that `walk` misses until it misses none that are there.
-    fn until_found<T>(&self, nodes: &mut Nodes, walk: impl Fn(&Nodes) -> Result<T, MissingNodes>) {
-        while let Err(MissingNodes(missing)) = walk(nodes) {
-            if !nodes.copy_from(&self.nodes, &missing) {
-                return;
-            }
-        }
     }
 
     fn collect<'a>(

@@ -30,17 +30,14 @@
 //! Rejected events take part as the spec says (version 12, "Rejected events"), and as ruma does: they may be put into
 //! the state, but no event is judged by one.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    rc::Rc,
-};
+use std::{collections::BTreeMap, fmt, rc::Rc};
 
 use super::{
     event::Event,
+    hash_map::HashMap,
     identifiers::{EventId, RoomId},
     room_version::{RoomVersion, StateResolution},
-    state_trie::{self, MissingNodes, NodeId, Nodes, StateKeyHash},
+    state_trie::{self, Change, MissingNodes, NodeId, Nodes, StateKeyHash},
 };
 
 mod citations;
@@ -187,7 +184,7 @@ impl Resolution {
                 version,
                 base,
                 nodes: Nodes::default(),
-                asked_nodes: HashMap::new(),
+                asked_nodes: HashMap::default(),
                 steps: 0,
                 mainlines_supplied: false,
                 events: Events::new(version, room_id),
@@ -222,13 +219,14 @@ impl Resolution {
             Some(conflicts) => conflicts,
             none => none.insert(Conflicts::find(&self.roots, &mut self.world)?),
         };
-        let changes = if self.world.version.state_resolution == StateResolution::V1 {
+        let outcome = if self.world.version.state_resolution == StateResolution::V1 {
             v1::resolve(&mut self.world, conflicts)?
         } else {
             let full_conflicted_set = self.full_conflicted_set.find(&mut self.world, conflicts)?;
             v2::resolve(&mut self.world, conflicts, full_conflicted_set)?
         };
-        let updated = state_trie::update(self.world.base, &changes, &self.world.nodes);
+        let (nearest, changes) = conflicts.nearest(&self.roots, &outcome, &self.world.events);
+        let updated = state_trie::update(nearest, &changes, &self.world.nodes);
         let updated = updated.map_err(|missing| self.world.missing_nodes(missing))?;
         Ok(Resolved { root: updated.root, nodes: updated.nodes, conflicted: true })
     }
@@ -310,6 +308,9 @@ impl World {
     }
 }
 
+/// What stands at each key at which the states differ, and at those where none of them has an event and one was found.
+type Outcome = BTreeMap<StateKeyHash, Option<Index>>;
+
 /// The keys at which the states differ, with the event that each state has there.
 #[derive(Debug)]
 struct Conflicts {
@@ -349,6 +350,33 @@ impl Conflicts {
             **need = Need { differing: roots.to_vec(), ..Need::default() };
         }
         Err(interrupt)
+    }
+
+    /// The state that the outcome is nearest to, and what to change in it. Its nodes are at hand, as it shares them with the
+    /// base or differs from it in them.
+    fn nearest(&self, roots: &[NodeId], outcome: &Outcome, events: &Events) -> (NodeId, Vec<Change>) {
+        let mut distances = vec![0; roots.len()];
+        for (key, values) in &self.by_key {
+            let outcome = outcome.get(key).copied().flatten();
+            for (distance, value) in distances.iter_mut().zip(values) {
+                *distance += usize::from(*value != outcome);
+            }
+        }
+        let (_, fork, root) = distances
+            .into_iter()
+            .zip(roots)
+            .enumerate()
+            .map(|(fork, (distance, root))| (distance, fork, *root))
+            .min()
+            .unwrap_or((0, 0, NodeId::EMPTY));
+        let differs =
+            |key: &StateKeyHash, event| self.by_key.get(key).and_then(|values| values.get(fork)) != Some(event);
+        let event_id = |event: Index| events.event_id(event).map(|event_id| event_id.as_str().into());
+        let changes = outcome
+            .iter()
+            .filter(|(key, event)| differs(key, event))
+            .map(|(key, event)| (*key, event.and_then(event_id)));
+        (root, changes.collect())
     }
 
     fn contains(&self, key: &StateKeyHash) -> bool {

@@ -2,12 +2,10 @@
 //!
 //! Spec: rooms, version 2 and version 12, "State resolution", "Definitions".
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet},
-};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::{Index, Interrupt, Need, World};
+use crate::matrix::hash_map::{HashMap, HashSet};
 use crate::matrix::power_levels::{PowerLevel, PowerLevels};
 
 const POWER_LEVELS: &str = "m.room.power_levels";
@@ -77,7 +75,7 @@ pub(super) fn mainline_ordering(
         events.iter().map(|event| world.events.auth_event(*event, POWER_LEVELS, "")).collect();
     // The mainline is followed until it has met all of these, which as a rule is at once.
     let mut unmet: HashSet<Index> = first_ancestors.iter().flatten().copied().collect();
-    let mut mainline: HashMap<Index, usize> = HashMap::new();
+    let mut mainline: HashMap<Index, usize> = HashMap::default();
     let mut next = power_levels;
     while let Some(event) = next.filter(|event| !unmet.is_empty() && !mainline.contains_key(event)) {
         mainline.insert(event, mainline.len());
@@ -91,14 +89,14 @@ pub(super) fn mainline_ordering(
     for start in unmet {
         let mut path = Vec::new();
         let mut next = Some(start);
-        let mut seen = HashSet::new();
+        let mut seen = HashSet::default();
         let position = loop {
             let Some(event) = next.filter(|event| seen.insert(*event)) else { break usize::MAX };
             if let Some(position) = positions.get(&event) {
                 break *position;
             }
             path.push(event);
-            next = world.cited_power_levels(event, &HashSet::new())?;
+            next = world.cited_power_levels(event, &HashSet::default())?;
         };
         positions.extend(path.into_iter().map(|event| (event, position)));
     }

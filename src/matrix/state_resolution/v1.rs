@@ -8,17 +8,13 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use sha1::{Digest, Sha1};
 
 use super::{
-    Conflicts, Index, Interrupt, Known, Need, World,
+    Conflicts, Index, Interrupt, Known, Need, Outcome, World,
     events::{StateMap, StateSoFar},
 };
-use crate::matrix::{
-    auth_events, auth_rules,
-    event::Event,
-    state_trie::{Change, StateKeyHash},
-};
+use crate::matrix::{auth_events, auth_rules, event::Event, state_trie::StateKeyHash};
 
-/// The changes that make the resolved state out of the base snapshot.
-pub(super) fn resolve(world: &mut World, conflicts: &Conflicts) -> Result<Vec<Change>, Interrupt> {
+/// The resolved state, where it is not what all states agree on.
+pub(super) fn resolve(world: &mut World, conflicts: &Conflicts) -> Result<Outcome, Interrupt> {
     // Where states have different events there is a conflict; where one state has none there is not.
     let mut conflicted: BTreeMap<StateKeyHash, Vec<Index>> = BTreeMap::new();
     let mut agreed: BTreeMap<StateKeyHash, Index> = BTreeMap::new();
@@ -79,8 +75,7 @@ pub(super) fn resolve(world: &mut World, conflicts: &Conflicts) -> Result<Vec<Ch
         }
     }
 
-    let event_id = |index: Index| world.events.event_id(index).map(|event_id| event_id.as_str().into());
-    Ok(conflicts.by_key.keys().map(|key| (*key, result.get(key).and_then(|index| event_id(*index)))).collect())
+    Ok(conflicts.by_key.keys().map(|key| (*key, result.get(key).copied())).collect())
 }
 
 /// Gets the conflicted events, and the unconflicted state at the keys by which they are judged, which is the result.

@@ -3,18 +3,18 @@
 //! Spec: rooms, version 2 and version 12, "State resolution", "Algorithm"; the numbers are its steps.
 
 use super::{
-    Conflicts, Index, Interrupt, Known, Need, StateResolution, World,
+    Conflicts, Index, Interrupt, Known, Need, Outcome, StateResolution, World,
     events::{StateMap, StateSoFar},
     ordering,
 };
-use crate::matrix::{auth_events, auth_rules, state_trie::Change};
+use crate::matrix::{auth_events, auth_rules};
 
-/// The changes that make the resolved state out of the base snapshot.
+/// The resolved state, where it is not what all states agree on.
 pub(super) fn resolve(
     world: &mut World,
     conflicts: &Conflicts,
     full_conflicted_set: &[Index],
-) -> Result<Vec<Change>, Interrupt> {
+) -> Result<Outcome, Interrupt> {
     let unconflicted = prepare(world, conflicts, full_conflicted_set)?;
 
     // 1 and 2: the power events, on the unconflicted state map, or in algorithm 2.1 on an empty one.
@@ -32,7 +32,7 @@ pub(super) fn resolve(
     iterative_auth_checks(&others, &unconflicted, &mut resolved, world);
 
     // 5: where the states agree, they are right.
-    changes(&resolved, world, conflicts)
+    outcome(&resolved, world, conflicts)
 }
 
 /// Gets everything that the auth checks will look at: the auth events of all events in the full conflicted set, and, in
@@ -95,17 +95,17 @@ fn iterative_auth_checks(events: &[Index], initial: &StateMap, resolved: &mut St
     }
 }
 
-fn changes(resolved: &StateMap, world: &mut World, conflicts: &Conflicts) -> Result<Vec<Change>, Interrupt> {
+fn outcome(resolved: &StateMap, world: &mut World, conflicts: &Conflicts) -> Result<Outcome, Interrupt> {
     // A conflicted key without an event that is allowed is left without one.
-    let mut changes: Vec<Change> = conflicts.by_key.keys().map(|key| (*key, None)).collect();
+    let mut outcome: Outcome = conflicts.by_key.keys().map(|key| (*key, None)).collect();
     let mut need = Need::default();
     for event in resolved.values() {
         let Some(key) = world.events.key(event) else { continue };
         let conflicted = conflicts.contains(&key);
         if conflicted || matches!(world.in_base(key, &mut need)?, Known::Yes(None)) {
-            changes.push((key, world.events.event_id(event).map(|event_id| event_id.as_str().into())));
+            outcome.insert(key, Some(event));
         }
     }
     need.check()?;
-    Ok(changes)
+    Ok(outcome)
 }

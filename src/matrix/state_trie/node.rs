@@ -5,6 +5,7 @@ use std::{borrow::Cow, fmt, rc::Rc};
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 
 use super::{NodeId, StateKeyHash};
+use crate::matrix::json::write_string;
 
 /// How many entries a leaf may hold; more make it an inner node.
 pub const LEAF_ENTRIES: usize = 64;
@@ -72,16 +73,10 @@ impl Node {
                 for (index, (key, event_id)) in entries.iter().enumerate() {
                     text.push(if index == 0 { '{' } else { ',' });
                     text.push('"');
-                    text.extend(key.hex().map(char::from));
+                    key.write(&mut text);
                     text.push_str("\":");
                     // Event ids of room versions 1 and 2 are chosen by their server and may need escapes.
-                    if event_id.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
-                        text.push_str(&serde_json::Value::from(&**event_id).to_string());
-                    } else {
-                        text.push('"');
-                        text.push_str(event_id);
-                        text.push('"');
-                    }
+                    write_string(&mut text, event_id);
                 }
                 text.push_str(if entries.is_empty() { "{}" } else { "}" });
                 text
@@ -91,7 +86,7 @@ impl Node {
                 text.push('I');
                 for child in children.iter() {
                     match child {
-                        Some(id) => text.push_str(&id.to_string()),
+                        Some(id) => text.push_str(id.as_str()),
                         None => text.push_str(EMPTY_SLOT),
                     }
                 }
