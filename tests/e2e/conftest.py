@@ -13,6 +13,12 @@ def authority(tmp_path_factory):
     return Authority(tmp_path_factory.mktemp("ca"))
 
 
+@pytest.fixture(scope="session")
+def unknown_authority(tmp_path_factory):
+    """A certificate authority that no server trusts."""
+    return Authority(tmp_path_factory.mktemp("unknown-ca"))
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, authority, request):
     """Makes and starts servers: `start(Worker)`, `start(Synapse, with_line=True)`; they end with the file's tests."""
@@ -49,6 +55,5 @@ def pytest_runtest_makereport(item, call):
     if report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
             if isinstance(value, (Worker, Synapse)):
-                path = value.log_path if isinstance(value, Worker) else value.folder / "synapse.log"
-                if path.exists():
-                    report.sections.append((f"{name}: {path}", path.read_text(errors="replace")[-4000:]))
+                if value.log_path.exists():
+                    report.sections.append((f"{name}: {value.log_path}", value.log()[-4000:]))

@@ -26,18 +26,28 @@ from net import free_port
 
 
 class FakeOrigin:
-    """One such homeserver, on its own port; its name has that port unless it is given another."""
+    """One such homeserver, on its own port; its name has that port unless it is given another. It trusts `authority`,
+    which also certifies it, unless that is left to a `certifier` of its own or is `certified_for` other hosts."""
 
-    def __init__(self, folder: Path, authority, name=None):
+    def __init__(
+        self,
+        folder: Path,
+        authority,
+        name=None,
+        host="localhost",
+        certifier=None,
+        certified_for=("localhost", "127.0.0.1"),
+    ):
         self.authority = authority
         self.port = free_port()
-        self.name = name or f"localhost:{self.port}"
+        self.name = name or f"{host}:{self.port}"
         self.key = generate_signing_key("a_fake")
         self.valid_for_ms = 24 * 3600 * 1000
         self.events = {}
         self.received = []
+        self.asked = []
         self._transactions = count(1)
-        self._server = HttpsServer(self, *authority.leaf(folder, "localhost", "127.0.0.1"))
+        self._server = HttpsServer(self, *(certifier or authority).leaf(folder, *certified_for))
 
     def start(self):
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -120,6 +130,7 @@ class FakeOrigin:
     def answer(self, method, path, content):
         """The status and body of its answer to another server's request."""
         path = path.split("?")[0]
+        self.asked.append(f"{method} {path}")
         if path == "/_matrix/key/v2/server":
             return 200, self._keys()
         if path == "/_matrix/federation/v1/version":

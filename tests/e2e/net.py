@@ -27,7 +27,7 @@ def wait_for(condition, what, timeout=30.0, step=0.1):
 
 
 class Authority:
-    """A certificate authority that all servers of one test run trust, and nobody else does."""
+    """A certificate authority. All servers of one test run trust the same one, and nobody else does."""
 
     def __init__(self, folder: Path):
         self.folder = folder

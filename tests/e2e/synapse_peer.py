@@ -35,6 +35,7 @@ class Synapse:
         self.line = Line(self.port) if with_line else None
         self.name = f"localhost:{self.line.port if self.line else self.port}"
         self.base = f"http://127.0.0.1:{self.client_port}"
+        self.log_path = folder / "synapse.log"
         self.process = None
         self._write_configuration()
 
@@ -70,6 +71,9 @@ class Synapse:
         answer = requests.post(path, json=body, timeout=30).json()
         return Client(self.base, token=answer["access_token"], user_id=answer["user_id"])
 
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
     def _answers(self):
         if self.process.poll() is not None:
             raise AssertionError(f"Synapse has ended: {(self.folder / 'stdout.log').read_text()[-3000:]}")
@@ -83,7 +87,7 @@ class Synapse:
         key, certificate = self.authority.leaf(folder, "localhost", "127.0.0.1")
         seed = secrets.token_bytes(32)
         (folder / "signing.key").write_text(f"ed25519 a_test {encode_base64(seed)}\n")
-        handler = {"class": "logging.FileHandler", "filename": str(folder / "synapse.log"), "formatter": "line"}
+        handler = {"class": "logging.FileHandler", "filename": str(self.log_path), "formatter": "line"}
         line = {"format": "%(asctime)s %(levelname)s %(name)s %(request)s %(message)s"}
         logging = {
             "version": 1,

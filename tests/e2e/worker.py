@@ -15,9 +15,10 @@ _BINARIES = ROOT / "node_modules" / ".bin"
 
 
 class Worker:
-    """One Worker with its data folder. `with_line` puts a line before its port that a test can cut."""
+    """One Worker with its data folder. `with_line` puts a line before its port that a test can cut. It trusts
+    `authority`, which also certifies it, unless that is left to a `certifier` of its own."""
 
-    def __init__(self, folder: Path, authority, with_line=False, cron_seconds=1, options=()):
+    def __init__(self, folder: Path, authority, with_line=False, cron_seconds=1, options=(), certifier=None):
         self.folder = folder
         self.authority = authority
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,8 +29,13 @@ class Worker:
         self.log_path = folder / "dev.log"
         self.cron_seconds = cron_seconds
         self.options = list(options)
-        self.tls = authority.leaf(folder, "localhost", "127.0.0.1")
+        self.certify(certifier or authority)
         self.process = None
+
+    def certify(self, certifier):
+        """From its next start on it serves a certificate of this authority."""
+        self.certifier = certifier
+        self.tls = certifier.leaf(self.folder, "localhost", "127.0.0.1")
 
     def start(self):
         key, certificate = self.tls
@@ -80,7 +86,7 @@ class Worker:
 
     def client(self):
         """A client that is not logged in."""
-        return Client(self.base, self.authority.certificate)
+        return Client(self.base, self.certifier.certificate)
 
     def rows(self, sql, *parameters):
         """What the database answers; only for reading."""
