@@ -16,12 +16,12 @@ use crate::{
 const WALK_BACK: &str = concat!(
     "WITH RECURSIVE walk(event_id, depth) AS ( \
        SELECT s.event_id, s.depth FROM json_each(?1) AS start JOIN events AS s ON s.event_id = start.value \
-         WHERE s.room_id = ?2 AND NOT s.outlier AND s.event_id NOT IN (SELECT value FROM json_each(?3)) \
+         WHERE s.room_id = ?2 AND s.event_id NOT IN (SELECT value FROM json_each(?3)) \
        UNION \
        SELECT p.event_id, p.depth FROM walk JOIN events AS s ON s.event_id = walk.event_id, \
            json_each(s.json, '$.prev_events') AS j \
          JOIN events AS p ON p.event_id = CASE j.type WHEN 'array' THEN j.value ->> 0 ELSE j.value END \
-         WHERE p.room_id = ?2 AND NOT p.outlier AND p.event_id NOT IN (SELECT value FROM json_each(?3)) \
+         WHERE p.room_id = ?2 AND p.event_id NOT IN (SELECT value FROM json_each(?3)) \
        ORDER BY 2 DESC LIMIT ?4 \
      ) SELECT ",
     event_columns!(),
@@ -31,7 +31,8 @@ const WALK_BACK: &str = concat!(
 
 impl Store {
     /// The events `from` of a room and what precedes them in the graph, the deepest first: at most `limit`, and neither
-    /// the events of `until` nor what only they lead to. Rejected events are walked through and left out.
+    /// the events of `until` nor what only they lead to. Rejected events are walked through and left out. Outliers count
+    /// too: they precede the others, and whoever asks may find nobody else who has them.
     ///
     /// # Errors
     /// As the database says.

@@ -12,7 +12,11 @@ use crate::{
     },
     scene,
 };
-use verge::room::Draft;
+use verge::{
+    federation::outbound::membership,
+    matrix::{identifiers::ServerName, json::Object},
+    room::Draft,
+};
 
 fn room_path(scene: &Scene, endpoint: &str) -> String {
     format!("/_matrix/federation/v1/{endpoint}/{}", encode(scene.room.as_str()))
@@ -177,5 +181,30 @@ trait ParseId {
 impl ParseId for str {
     fn parse_id(&self) -> verge::matrix::identifiers::EventId {
         verge::matrix::identifiers::EventId::parse(self).unwrap()
+    }
+}
+
+#[test]
+fn what_is_held_only_as_state_is_history_too() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        let b = scene.world.server("b.example");
+        let carol = b.user(&scene.world, "carol");
+        let via = vec![ServerName::parse("a.example").unwrap()];
+        scene.world.run(membership::join(&b, &carol, &scene.room, via, Object::new())).unwrap();
+        scene.world.settle();
+        let held = "SELECT event_id FROM events WHERE outlier ORDER BY depth DESC";
+        let outliers: Vec<String> = b.database.rows(held).into_iter().map(|row| row[0].clone()).collect();
+        assert_eq!(outliers[0], scene.theirs.last);
+        assert_eq!(outliers.len(), 6);
+
+        let target = format!("{}?v={}&limit=100", room_path(&scene, "backfill"), encode(&outliers[0]));
+        let (status, answer) = scene.peer.get(&b, &target);
+        assert_eq!((status, ids(version, &answer["pdus"])), (200, outliers.clone()));
+        let joins = format!("SELECT event_id FROM local_memberships WHERE user_id = '{carol}'");
+        let body = json!({ "earliest_events": [outliers[5]], "latest_events": [b.database.rows(&joins)[0][0]] });
+        let (status, answer) = scene.peer.post(&b, &room_path(&scene, "get_missing_events"), &body);
+        let oldest_first: Vec<String> = outliers[..5].iter().rev().cloned().collect();
+        assert_eq!((status, ids(version, &answer["events"])), (200, oldest_first));
     }
 }
