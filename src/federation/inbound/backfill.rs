@@ -35,6 +35,10 @@ pub(super) async fn backfill(server: &Server, request: Signed) -> Handled {
     let limit: i64 = limit.parse().map_err(|_| MatrixError::invalid_param("`limit` is not a number."))?;
     let from = event_ids(from.iter().map(String::as_str))?;
     let events = server.store.walk_back(&room.room_id, &from, &[], limit.clamp(1, MAX_BACKFILL)).await?;
+    if events.is_empty() {
+        // Synapse takes an empty list for the room's beginning. After an error it asks the next server.
+        return Err(MatrixError::not_found("None of these events is held here."));
+    }
     Ok(answer::transaction(server, &events))
 }
 
