@@ -24,6 +24,12 @@ def segment(text):
     return quote(text, safe="")
 
 
+def facts(event):
+    """What every server must say alike of an event."""
+    members = ("event_id", "type", "state_key", "sender", "origin_server_ts", "content")
+    return {member: event[member] for member in members if member in event}
+
+
 class Client:
     """One user of one server."""
 
@@ -100,10 +106,13 @@ class Client:
                 return None
             raise
 
+    def state_events(self, room):
+        """The events of the current state."""
+        return self.get(f"/rooms/{segment(room)}/state")
+
     def state(self, room):
         """The current state: (type, state key) to event id."""
-        events = self.get(f"/rooms/{segment(room)}/state")
-        return {(event["type"], event["state_key"]): event["event_id"] for event in events}
+        return {(event["type"], event["state_key"]): event["event_id"] for event in self.state_events(room)}
 
     def event(self, room, event_id):
         """The event, `None` where it is not there."""
@@ -114,15 +123,20 @@ class Client:
                 return None
             raise
 
-    def history(self, room, limit=100):
-        """All events of the room that this user can page back to, the newest first."""
-        events, token = [], None
+    def pages(self, room, limit):
+        """What this user can page back to: pages of at most so many events, the newest first."""
+        token = None
         while True:
             page = self.get(f"/rooms/{segment(room)}/messages", dir="b", limit=limit, **{"from": token})
-            events += page["chunk"]
+            assert len(page["chunk"]) <= limit
+            yield page["chunk"]
             if not page.get("end") or page["end"] == token:
-                return events
+                return
             token = page["end"]
+
+    def history(self, room, limit=100):
+        """All events of the room that this user can page back to, the newest first."""
+        return [event for page in self.pages(room, limit) for event in page]
 
     def bodies(self, room):
         """The texts of the messages in the room, the oldest first."""
@@ -134,22 +148,53 @@ class Client:
         events = self.get(f"/rooms/{segment(room)}/members")["chunk"]
         return {event["state_key"] for event in events if event["content"]["membership"] == membership}
 
+    def membership_of(self, room, user_id):
+        """What the current state says of a user."""
+        return (self.get_state(room, "m.room.member", user_id) or {}).get("membership")
+
     # Waiting
 
     def sync(self, timeout_ms=0):
         """The next sync; this client remembers how far it has come."""
-        answer = self.get("/sync", patience=timeout_ms / 1000 + 60, timeout=timeout_ms, since=self.since)
+        query = {"timeout": timeout_ms, "since": self.since, "filter": '{"room":{"timeline":{"limit":100}}}'}
+        answer = self.get("/sync", patience=timeout_ms / 1000 + 60, **query)
         self.since = answer["next_batch"]
         return answer
+
+    def news(self, room):
+        """The events in the room's timeline that have come since the last sync, in the order in which they came."""
+        joined = self.sync().get("rooms", {}).get("join", {})
+        timeline = joined.get(room, {}).get("timeline", {"events": []})
+        assert not timeline.get("limited"), f"more has come to {self.user_id} than one sync holds"
+        return timeline["events"]
 
     def wait_for_event(self, room, event_id, timeout=30):
         return wait_for(lambda: self.event(room, event_id), f"{event_id} at {self.user_id}", timeout)
 
-    def wait_for_invite(self, room, timeout=30):
-        def invited():
-            return room in self.get("/sync", timeout=0)["rooms"].get("invite", {})
+    def wait_for_history(self, room, event_ids, timeout=30):
+        """The room's history, the oldest first, once these events are in it: Synapse fetches what it lacks after it has
+        answered."""
 
-        wait_for(invited, f"an invite of {self.user_id} to {room}", timeout, 0.3)
+        def history():
+            events = self.history(room)[::-1]
+            return events if set(event_ids) <= {event["event_id"] for event in events} else None
+
+        return wait_for(history, f"the whole history at {self.user_id}", timeout, 0.3)
+
+    def wait_for_invite(self, room, timeout=30):
+        wait_for(lambda: self._is_invited(room), f"an invite of {self.user_id} to {room}", timeout, 0.3)
+
+    def wait_for_no_invite(self, room, timeout=30):
+        wait_for(lambda: not self._is_invited(room), f"no invite of {self.user_id} to {room}", timeout, 0.3)
+
+    def _is_invited(self, room):
+        return room in self.get("/sync", timeout=0).get("rooms", {}).get("invite", {})
+
+    def wait_for_membership(self, room, user_id, membership, timeout=30):
+        def has():
+            return self.membership_of(room, user_id) == membership
+
+        wait_for(has, f"{membership} of {user_id}, says {self.user_id}", timeout)
 
     def wait_for_members(self, room, members, timeout=30):
         wait_for(lambda: self.members(room) == set(members), f"{members} joined, says {self.user_id}", timeout, 0.2)

@@ -144,6 +144,8 @@ class Synapse:
             "rc_joins": {"local": _UNLIMITED, "remote": _UNLIMITED},
             "rc_login": {"address": _UNLIMITED, "account": _UNLIMITED, "failed_attempts": _UNLIMITED},
             "rc_invites": {"per_room": _UNLIMITED, "per_user": _UNLIMITED, "per_issuer": _UNLIMITED},
+            # Otherwise a sync that is asked for again gets the answer of some time ago.
+            "caches": {"sync_response_cache_duration": "0s"},
             "rc_presence": {"per_user": _UNLIMITED},
             **{limit: _UNLIMITED for limit in _LIMITS},
             **self.settings,
