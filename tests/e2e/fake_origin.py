@@ -42,6 +42,7 @@ class FakeOrigin:
         self.port = free_port()
         self.name = name or f"{host}:{self.port}"
         self.key = generate_signing_key("a_fake")
+        self.old_key, self.old_key_expired_ts = generate_signing_key("a_old"), now_ms() - 3600 * 1000
         self.valid_for_ms = 24 * 3600 * 1000
         self.events = {}
         self.received = []
@@ -68,11 +69,8 @@ class FakeOrigin:
         signed = {"method": method, "uri": uri, "origin": self.name, "destination": destination}
         if content is not None:
             signed["content"] = content
-        signature = sign_json(signed, self.name, key)["signatures"][self.name][f"{key.alg}:{key.version}"]
-        return (
-            f'X-Matrix origin="{self.name}",destination="{destination}",'
-            f'key="{key.alg}:{key.version}",sig="{signature}"'
-        )
+        signature = sign_json(signed, self.name, key)["signatures"][self.name][_key_id(key)]
+        return f'X-Matrix origin="{self.name}",destination="{destination}",key="{_key_id(key)}",sig="{signature}"'
 
     def request(self, server, method, uri, content=None, authorization=None):
         """A request to one of the harness's servers, by default signed, with `False` not; the answer."""
@@ -152,8 +150,10 @@ class FakeOrigin:
         keys = {
             "server_name": self.name,
             "valid_until_ts": now_ms() + self.valid_for_ms,
-            "verify_keys": {f"{self.key.alg}:{self.key.version}": {"key": _public(self.key)}},
-            "old_verify_keys": {},
+            "verify_keys": {_key_id(self.key): {"key": _public(self.key)}},
+            "old_verify_keys": {
+                _key_id(self.old_key): {"key": _public(self.old_key), "expired_ts": self.old_key_expired_ts}
+            },
         }
         return sign_json(keys, self.name, self.key)
 
@@ -231,6 +231,10 @@ def json_of(event):
     pdu = event.get_pdu_json()
     pdu.pop("unsigned", None)
     return pdu
+
+
+def _key_id(key):
+    return f"{key.alg}:{key.version}"
 
 
 def _public(key):
