@@ -2,6 +2,7 @@
 
 import pytest
 
+from client import ApiError, facts
 from net import wait_for
 from synapse_peer import Synapse
 from worker import Worker
@@ -16,8 +17,8 @@ def servers(start):
 @pytest.mark.parametrize("version", ["10", "11", "12"])
 def test_a_fork_heals_to_one_state(servers, version):
     worker, synapse = servers
-    alice, alan = worker.user(f"alice{version}"), worker.user(f"alan{version}")
-    bob, bert = synapse.user(f"bob{version}"), synapse.user(f"bert{version}")
+    alice, alan, carol = (worker.user(f"{name}{version}") for name in ("alice", "alan", "carol"))
+    bob, bert, dora = (synapse.user(f"{name}{version}") for name in ("bob", "bert", "dora"))
     everyone = [alice, alan, bob, bert]
     room = alice.create_room(
         preset="public_chat",
@@ -37,21 +38,26 @@ def test_a_fork_heals_to_one_state(servers, version):
 
     for server in servers:
         server.line.cut()
-    # Here: a new name, the second local user promoted, Synapse's second user banned.
+    # Here: a new name, the second local user promoted, Synapse's second user banned; a third user comes.
     alice.set_state(room, "m.room.name", {"name": "Alice's"})
-    here = alice.get_state(room, "m.room.power_levels")
-    here["users"][alan.user_id] = 75
-    alice.set_state(room, "m.room.power_levels", here)
+    promote(alice, room, alan, 75)
     alice.membership(room, "ban", bert.user_id)
-    # There: another name, the banned one promoted, the promoted one banned.
+    carol.join(room)
+    # There: another name, the banned one promoted, the promoted one banned; a third user comes.
     bob.set_state(room, "m.room.name", {"name": "Bob's"})
-    there = bob.get_state(room, "m.room.power_levels")
-    there["users"][bert.user_id] = 60
-    bob.set_state(room, "m.room.power_levels", there)
-    bob.membership(room, "ban", alan.user_id)
+    promote(bob, room, bert, 60)
     bert.set_state(room, "m.room.topic", {"topic": "Bert's"})
+    bob.membership(room, "ban", alan.user_id)
+    dora.join(room)
     last = [alice.say(room, "on this side"), bob.say(room, "on that side")]
-    assert alice.state(room) != bob.state(room)
+
+    # Neither has heard anything of it, though ours has tried to tell.
+    failed = "SELECT 1 FROM destinations WHERE destination = ? AND failures > 0"
+    wait_for(lambda: worker.rows(failed, synapse.name), "a transaction that failed")
+    people = (alan, bert, carol, dora)
+    assert memberships(alice, room, people) == ["join", "ban", "join", None]
+    assert memberships(bob, room, people) == ["ban", "join", None, "join"]
+    assert alice.event(room, last[1]) is None and bob.event(room, last[0]) is None
 
     for server in servers:
         server.line.restore()
@@ -64,23 +70,44 @@ def test_a_fork_heals_to_one_state(servers, version):
     # One more event after all tips are known leaves each side with one forward extremity and one state.
     merged = alice.say(room, "merged")
     bob.wait_for_event(room, merged, 60)
+    assert_same_state(room, alice, bob)
+    # Both bans were in the power of who made them, and no ban stands in the way of the joins.
+    for client in (alice, bob):
+        assert memberships(client, room, people) == ["ban", "ban", "join", "join"]
+        assert client.get_state(room, "m.room.name")["name"] in ("Alice's", "Bob's")
+    for client in (alan, bert):
+        with pytest.raises(ApiError) as refused:
+            client.say(room, "still here")
+        assert (refused.value.status, refused.value.errcode) == (403, "M_FORBIDDEN")
+
+    # What the state lets each side do, it lets the other see.
+    for client, other in ((alice, bob), (bob, alice)):
+        renamed = client.set_state(room, "m.room.name", {"name": f"{client.user_id}'s"})
+        other.wait_for_event(room, renamed, 60)
+        assert_same_state(room, alice, bob)
+        assert other.get_state(room, "m.room.name")["name"] == f"{client.user_id}'s"
+
+
+def promote(client, room, user, level):
+    """Gives a user another power level."""
+    levels = client.get_state(room, "m.room.power_levels")
+    levels["users"][user.user_id] = level
+    client.set_state(room, "m.room.power_levels", levels)
+
+
+def memberships(client, room, users):
+    """What one side says of these users."""
+    return [client.membership_of(room, user.user_id) for user in users]
+
+
+def assert_same_state(room, *sides):
+    """Both sides hold the same events as the room's state, by now or soon."""
 
     def difference():
-        here, there = alice.state(room), bob.state(room)
-        keys = [key for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
-        return {key: (here.get(key), there.get(key)) for key in keys}
-
-    def described():
-        return [
-            (key, here and alice.event(room, here), there and bob.event(room, there))
-            for key, (here, there) in difference().items()
-        ]
+        here, there = ({(e["type"], e["state_key"]): facts(e) for e in side.state_events(room)} for side in sides)
+        return [(here.get(key), there.get(key)) for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
 
     try:
         wait_for(lambda: not difference(), "the same state at both servers", 60, 0.5)
     except AssertionError:
-        raise AssertionError(f"the states differ in {described()}") from None
-    state = alice.state(room)
-    assert ("m.room.name", "") in state
-    for event_type, state_key in state:
-        assert alice.get_state(room, event_type, state_key) == bob.get_state(room, event_type, state_key)
+        raise AssertionError(f"the states differ in {difference()}") from None

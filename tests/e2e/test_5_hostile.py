@@ -258,6 +258,10 @@ def forged_signature(scene):
 
 
 def of_a_user_whose_server_did_not_sign(scene):
+    return scene.room.message(scene.guest_origin.user("guest"), "in the guest's name", advance=False)
+
+
+def of_our_user(scene):
     return scene.room.message(scene.alice.user_id, "in Alice's name", advance=False)
 
 
@@ -285,6 +289,7 @@ def of_65537_bytes(scene):
 EVENTS = [
     (forged_signature, True),
     (of_a_user_whose_server_did_not_sign, True),
+    (of_our_user, True),
     (signed_after_its_key_expired, True),
     (dated_after_what_its_key_is_valid_for, True),
     (breaking_an_auth_rule, False),
