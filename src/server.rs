@@ -80,7 +80,8 @@ impl Server {
         }
         let transactions = self.store.forget_transactions(now - KEEP_TRANSACTIONS_MS).await;
         let outbox = self.store.forget_outbox(&self.config.server_name).await;
-        for error in [transactions, outbox].into_iter().filter_map(Result::err) {
+        let joins = self.store.forget_joins(now).await;
+        for error in [transactions, outbox, joins].into_iter().filter_map(Result::err) {
             self.platform.log.warn(&format!("Old rows cannot be deleted: {error}"));
         }
     }

@@ -23,7 +23,7 @@ use std::rc::Rc;
 pub use draft::Draft;
 pub use error::RoomError;
 pub use local::NewRoom;
-pub use receipt::{Lacking, Received, Record, Transaction};
+pub use receipt::{KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
 
 pub use crate::store::{events::StoredEvent, rooms::Room};

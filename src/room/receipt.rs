@@ -1,7 +1,8 @@
 //! Receiving a transaction's PDUs (Server-Server API, "Transactions" and "Checks performed on receipt of a PDU").
 //!
 //! What can be judged is judged and committed with the transaction's answer in one batch. What cites events that we do
-//! not hold is staged in the same batch, and judged when [`crate::federation`] has fetched them.
+//! not hold is staged in the same batch, and judged when [`crate::federation`] has fetched them. So is what belongs to a
+//! room that we are joining, and is judged when that room is ours.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,12 +17,13 @@ use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
+        room_version::RoomVersion,
     },
     platform::{DatabaseError, Statement},
     store::staging::{StagedPdu, record_transaction, stage},
 };
 
-/// How many PDUs of one server may wait for what they cite.
+/// How many PDUs of one server may wait for what they cite, or for rooms that we are joining.
 const MAX_STAGED: usize = 1_000;
 
 /// A transaction that begins: the answer that it got before, or the rooms that its PDUs are of.
@@ -31,11 +33,30 @@ pub enum Transaction {
     Answered(String),
     /// It is new.
     New {
-        /// Those of its rooms that are known here.
-        rooms: HashMap<RoomId, Room>,
+        /// What is known here of its rooms.
+        rooms: KnownRooms,
         /// Whether its sender was thought away until now: what it has not had can be sent at once.
         was_away: bool,
     },
+}
+
+/// What is known here of rooms.
+#[derive(Debug, Default)]
+pub struct KnownRooms {
+    rooms: HashMap<RoomId, Room>,
+    joining: HashMap<RoomId, &'static RoomVersion>,
+}
+
+impl KnownRooms {
+    /// The version of the room, which we are or were in, or are joining.
+    pub fn version(&self, room_id: &RoomId) -> Option<&'static RoomVersion> {
+        self.rooms.get(room_id).map(|room| room.room_version).or_else(|| self.joining.get(room_id).copied())
+    }
+
+    /// The room, if anybody here is in it.
+    fn ours(&self, room_id: &RoomId) -> Option<&Room> {
+        self.rooms.get(room_id).filter(|room| room.local_joined > 0)
+    }
 }
 
 /// What became of received PDUs.
@@ -82,12 +103,16 @@ impl Rooms {
         txn_id: &str,
         room_ids: &[RoomId],
     ) -> Result<Transaction, RoomError> {
-        let (answer, was_away, rooms) = self.store.transaction(self.server_name(), origin, txn_id, room_ids).await?;
-        Ok(match answer {
+        let now = self.clock.now_ms();
+        let begun = self.store.transaction(self.server_name(), origin, txn_id, room_ids, now).await?;
+        Ok(match begun.answer {
             Some(answer) => Transaction::Answered(answer),
             None => Transaction::New {
-                rooms: rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect(),
-                was_away,
+                rooms: KnownRooms {
+                    rooms: begun.rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect(),
+                    joining: begun.joining.into_iter().collect(),
+                },
+                was_away: begun.was_away,
             },
         })
     }
@@ -100,7 +125,7 @@ impl Rooms {
     pub async fn receive(
         &self,
         record: Record<'_>,
-        rooms: HashMap<RoomId, Room>,
+        rooms: KnownRooms,
         events: &[Event],
         refused: &[(EventId, String)],
     ) -> Result<Received, RoomError> {
@@ -136,7 +161,7 @@ impl Rooms {
         for attempt in 0..ATTEMPTS {
             self.give_way(attempt).await;
             let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
-            let rooms = HashMap::from([(room_id.clone(), room)]);
+            let rooms = KnownRooms { rooms: HashMap::from([(room_id.clone(), room)]), ..KnownRooms::default() };
             match self.try_receive(None, rooms, events, &[]).await {
                 Err(RoomError::Database(DatabaseError::Constraint(_))) => {}
                 other => return other,
@@ -148,7 +173,7 @@ impl Rooms {
     async fn try_receive(
         &self,
         record: Option<Record<'_>>,
-        rooms: HashMap<RoomId, Room>,
+        rooms: KnownRooms,
         events: &[Event],
         refused: &[(EventId, String)],
     ) -> Result<Received, RoomError> {
@@ -161,29 +186,36 @@ impl Rooms {
         let mut commits = Vec::new();
         let mut others: Vec<Statement> = Vec::new();
         for (room_id, events) in by_room(events) {
-            let Some(room) = rooms.get(&room_id).filter(|room| room.local_joined > 0) else {
-                let error = RoomError::UnknownRoom.to_string();
-                results.extend(events.iter().map(|event| (event.event_id().clone(), Some(error.clone()))));
-                continue;
-            };
-            let version = room.version;
-            let mut judgement = Judgement::new(room.clone());
             let mut staged = Vec::new();
-            for event in in_order(events) {
-                match judgement.judge(&mut view, &event, &Source::Transaction).await? {
-                    Verdict::Accepted => {
-                        received.accepted += 1;
-                        results.insert(event.event_id().clone(), None);
-                    }
-                    Verdict::SoftFailed(_) | Verdict::Known(None) => {
-                        results.insert(event.event_id().clone(), None);
-                    }
-                    Verdict::Rejected(why) | Verdict::Known(Some(why)) => {
-                        results.insert(event.event_id().clone(), Some(format!("The event was rejected: {why}.")));
-                    }
-                    Verdict::Missing { previous, auth } => {
-                        results.insert(event.event_id().clone(), None);
-                        staged.push(Lacking { event, previous, auth });
+            let mut judged = None;
+            if let Some(room) = rooms.ours(&room_id) {
+                let mut judgement = Judgement::new(room.clone());
+                for event in in_order(events) {
+                    let id = event.event_id().clone();
+                    let result = match judgement.judge(&mut view, &event, &Source::Transaction).await? {
+                        Verdict::Accepted => {
+                            received.accepted += 1;
+                            None
+                        }
+                        Verdict::SoftFailed(_) | Verdict::Known(None) => None,
+                        Verdict::Rejected(why) | Verdict::Known(Some(why)) => {
+                            Some(format!("The event was rejected: {why}."))
+                        }
+                        Verdict::Missing { previous, auth } => {
+                            staged.push(Lacking { event, previous, auth });
+                            None
+                        }
+                    };
+                    results.insert(id, result);
+                }
+                judged = Some((judgement, room.version));
+            } else {
+                let joining = rooms.joining.contains_key(&room_id);
+                for event in events {
+                    let result = (!joining).then(|| RoomError::UnknownRoom.to_string());
+                    results.insert(event.event_id().clone(), result);
+                    if joining {
+                        staged.push(Lacking { event, previous: Vec::new(), auth: Vec::new() });
                     }
                 }
             }
@@ -197,13 +229,14 @@ impl Rooms {
                     received.staged.push(room_id.clone());
                 }
                 Some(_) => {
-                    let error =
-                        "The event cites events that are not known here, and too many such are waiting already.";
+                    let error = "The event cannot be judged yet, and too many such are waiting already.";
                     results.extend(staged.iter().map(|l| (l.event.event_id().clone(), Some(error.to_owned()))));
                 }
                 None => received.missing.extend(staged),
             }
-            if !judgement.is_unchanged() {
+            if let Some((judgement, version)) = judged
+                && !judgement.is_unchanged()
+            {
                 commits.push(self.commit_of(&mut view, judgement, Some(version)).await?);
             }
         }
@@ -215,23 +248,15 @@ impl Rooms {
         Ok(received)
     }
 
-    /// Whether `count` more PDUs of `origin` may wait for what they cite.
+    /// Whether `count` more PDUs of `origin` may wait.
     async fn may_stage(&self, origin: &ServerName, count: usize) -> Result<bool, RoomError> {
         let staged = usize::try_from(self.store.staged_by(origin).await?).unwrap_or(usize::MAX);
         Ok(staged.saturating_add(count) <= MAX_STAGED)
     }
 
     /// Reads in one call what judging `events` will ask for.
-    async fn read_for(
-        &self,
-        view: &mut View<'_>,
-        rooms: &HashMap<RoomId, Room>,
-        events: &[Event],
-    ) -> Result<(), RoomError> {
-        let known: Vec<&Event> = events
-            .iter()
-            .filter(|event| rooms.get(event.room_id()).is_some_and(|room| room.local_joined > 0))
-            .collect();
+    async fn read_for(&self, view: &mut View<'_>, rooms: &KnownRooms, events: &[Event]) -> Result<(), RoomError> {
+        let known: Vec<&Event> = events.iter().filter(|event| rooms.ours(event.room_id()).is_some()).collect();
         if known.is_empty() {
             return Ok(());
         }

@@ -10,6 +10,7 @@ mod authentication;
 mod inviting;
 mod joining;
 mod leaving;
+mod pending_joins;
 mod public;
 mod queries;
 mod retrieving;

@@ -4,7 +4,7 @@
 //! those that pass, together with the transaction's answer. Every PDU gets an answer of its own under its event ID, and
 //! nothing but our own failure makes the sender repeat the transaction.
 
-use std::{cell::OnceCell, collections::HashMap};
+use std::cell::OnceCell;
 
 use http::StatusCode;
 
@@ -18,7 +18,7 @@ use crate::{
         json::Value,
     },
     platform::DatabaseError,
-    room::{Record, Room, Transaction},
+    room::{KnownRooms, Record, Transaction},
     router::{self, Handled},
     server::Server,
 };
@@ -80,7 +80,7 @@ fn room_id(pdu: &Value) -> Option<RoomId> {
 /// Checks 1 to 3: the events that pass, and the others' IDs with the reason.
 async fn check(
     server: &Server,
-    rooms: &HashMap<RoomId, Room>,
+    rooms: &KnownRooms,
     pdus: Vec<Value>,
     body: &[u8],
 ) -> Result<(Vec<Event>, Vec<(EventId, String)>), DatabaseError> {
@@ -94,11 +94,11 @@ async fn check(
     };
     for (index, pdu) in pdus.into_iter().enumerate() {
         // Without the room's version there is neither a format nor an ID. Such a PDU gets no answer, as at other servers.
-        let Some(room) = room_id(&pdu).and_then(|id| rooms.get(&id)) else { continue };
-        match ReceivedPdu::from_value(pdu, room.room_version) {
+        let Some(version) = room_id(&pdu).and_then(|id| rooms.version(&id)) else { continue };
+        match ReceivedPdu::from_value(pdu, version) {
             Ok(pdu) => received.push(pdu),
             Err(error) => {
-                let id = original(index).and_then(|pdu| event::id_of_malformed(pdu, room.room_version));
+                let id = original(index).and_then(|pdu| event::id_of_malformed(pdu, version));
                 refused.extend(id.map(|id| (id, sentence(&error))));
             }
         }

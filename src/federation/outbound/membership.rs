@@ -28,6 +28,10 @@ use crate::{
 /// How many resident servers are tried.
 const MAX_RESIDENTS: usize = 8;
 
+/// How long one server may take to let us in, and we to check what it answers, in milliseconds. So long what others send
+/// us of the room is staged.
+const JOIN_MS: i64 = 10 * 60 * 1_000;
+
 /// The state that an invite is sent with (Client-Server API, "Stripped state"), besides the inviter's membership.
 const SHOWN_TO_INVITED: [&str; 7] = [
     "m.room.create",
@@ -51,14 +55,15 @@ pub async fn join(
     via: Vec<ServerName>,
     content_extra: Object,
 ) -> Result<(), MatrixError> {
-    let mut refusals = Refusals::default();
-    for resident in residents(server, user, room_id, via).await? {
-        match join_through(server, &resident, user, room_id, content_extra.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(error) => refusals.add(error),
-        }
+    let residents = residents(server, user, room_id, via).await?;
+    let join_id = server.random_id();
+    let outcome = join_through_any(server, &residents, &join_id, user, room_id, content_extra).await;
+    if let Err(error) = server.store.end_join(room_id, &join_id).await {
+        // What is staged for the room waits until the note counts no longer.
+        server.platform.log.warn(&format!("the end of the join of {room_id} cannot be noted: {error}"));
     }
-    Err(refusals.into_error("No server is known through which to join that room."))
+    server.fetch_missing(room_id);
+    outcome
 }
 
 /// Makes `user` leave a room that nobody here is in: rejects an invite, or retracts a knock. Where no resident server helps,
@@ -131,9 +136,28 @@ async fn residents(
     Ok(residents)
 }
 
+async fn join_through_any(
+    server: &Server,
+    residents: &[ServerName],
+    join_id: &str,
+    user: &UserId,
+    room_id: &RoomId,
+    content: Object,
+) -> Result<(), MatrixError> {
+    let mut refusals = Refusals::default();
+    for resident in residents {
+        match join_through(server, resident, join_id, user, room_id, content.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => refusals.add(error),
+        }
+    }
+    Err(refusals.into_error("No server is known through which to join that room."))
+}
+
 async fn join_through(
     server: &Server,
     resident: &ServerName,
+    join_id: &str,
     user: &UserId,
     room_id: &RoomId,
     mut content: Object,
@@ -146,6 +170,9 @@ async fn join_through(
         content.insert(AUTHORISED_VIA, authorised_via.clone());
     }
     let join = complete(server, template, user, room_id, "join", content)?;
+    // From here on the room's servers may send us what happens in it.
+    let until = server.platform.clock.now_ms() + JOIN_MS;
+    server.store.begin_join(room_id, join_id, join.version(), until).await?;
     let answer = server.federation.send_join(resident, room_id, join.event_id(), join.json()).await?;
     let joined = check_joined(server, join, answer).await?;
     Ok(server.rooms.install_join(&joined).await?)

@@ -78,7 +78,8 @@ impl From<RoomError> for Failure {
 }
 
 impl Server {
-    /// Starts fetching what the staged PDUs of the room cite. Called after a commit that staged some.
+    /// Starts judging the staged PDUs of the room, and fetching what they cite. Called after a commit that staged some,
+    /// and when a join of the room has ended.
     pub fn fetch_missing(&self, room_id: &RoomId) {
         let (server, room_id) = (self.clone(), room_id.clone());
         self.platform.background.spawn(Box::pin(async move {
@@ -106,6 +107,11 @@ impl Server {
 
     async fn try_judge_staged(&self, room_id: &RoomId) -> Result<(), Failure> {
         let now = self.platform.clock.now_ms();
+        let Some(room) = self.rooms.room(room_id).await?.filter(|room| room.local_joined > 0) else {
+            // Nobody here is in the room any more, or yet.
+            let abandoned = self.store.abandon(&self.config.server_name, room_id, now).await;
+            return Ok(abandoned.map_err(RoomError::from)?);
+        };
         let waiting = self.store.waiting(room_id, STAGED_AT_ONCE, now).await.map_err(RoomError::from)?;
         if waiting.is_empty() {
             return Ok(());
@@ -114,10 +120,6 @@ impl Server {
         let ids: Vec<&str> = waiting.iter().map(|staged| staged.event_id.as_str()).collect();
         self.store.delay(room_id, &ids, now + LOOK_MS, 1).await.map_err(RoomError::from)?;
         let all: Vec<String> = waiting.iter().map(|staged| staged.event_id.clone()).collect();
-        let Some(room) = self.rooms.room(room_id).await?.filter(|room| room.local_joined > 0) else {
-            // Nobody here is in the room any more.
-            return Ok(self.store.unstage(room_id, &all).await.map_err(RoomError::from)?);
-        };
         let first_depth = self.store.first_depth(room_id).await.map_err(RoomError::from)?;
         let mut work = Work {
             server: self,

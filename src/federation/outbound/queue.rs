@@ -107,7 +107,7 @@ impl Server {
     }
 
     /// 22 characters that nobody else has.
-    fn random_id(&self) -> String {
+    pub(super) fn random_id(&self) -> String {
         let mut bytes = [0; 16];
         self.platform.random.fill(&mut bytes);
         crate::matrix::base64::encode_url_safe(&bytes)

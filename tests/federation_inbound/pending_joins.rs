@@ -1,0 +1,188 @@
+//! What other servers send of a room between their hearing of our join and our having taken the room over.
+
+use std::rc::Rc;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::{
+    federation::outbound::membership,
+    matrix::{
+        identifiers::{RoomId, ServerName, UserId},
+        json::Object,
+        room_version::RoomVersion,
+    },
+    platform::Clock,
+    room::Draft,
+    router::json_response,
+};
+
+use crate::{
+    common::{
+        homeserver::object,
+        network::{Homeserver, World},
+        peer::event_id,
+    },
+    scene,
+};
+
+fn via(names: &[&str]) -> Vec<ServerName> {
+    names.iter().map(|name| ServerName::parse(name).unwrap()).collect()
+}
+
+/// From now on `resident` answers to `send_join` five seconds late, and `sender` has said something in the meantime. Where
+/// `fails`, what it answers is no use.
+fn answer_joins_late(world: &World, resident: &Homeserver, room: &RoomId, sender: &UserId, fails: bool) {
+    let name = resident.config.server_name.to_string();
+    let (server, clock) = (Rc::clone(&resident.server), world.clone());
+    let (room, sender) = (room.clone(), sender.clone());
+    world.connect(
+        &name,
+        Rc::new(move |request| {
+            let (server, clock, room, sender) = (Rc::clone(&server), clock.clone(), room.clone(), sender.clone());
+            Box::pin(async move {
+                let joins = request.uri().path().contains("/send_join/");
+                let response = server.handle(request).await;
+                if !joins {
+                    return response;
+                }
+                assert_eq!(response.status(), 200);
+                let content = object(json!({ "msgtype": "m.text", "body": "meanwhile" }));
+                server.rooms.send(&room, &sender, Draft::message("m.room.message", content)).await.unwrap();
+                server.flush(&room);
+                clock.sleep(5_000).await;
+                let error = json!({ "errcode": "M_UNKNOWN", "error": "?" });
+                if fails { json_response(StatusCode::INTERNAL_SERVER_ERROR, &error) } else { response }
+            })
+        }),
+    );
+}
+
+fn said_meanwhile(server: &Homeserver) -> String {
+    server.database.rows("SELECT event_id FROM events WHERE json LIKE '%meanwhile%'")[0][0].clone()
+}
+
+fn transactions(world: &World, from: &str, to: &str) -> usize {
+    let sent = world.traffic();
+    sent.iter().filter(|sent| sent.from == from && sent.to == to && sent.line.contains("/v1/send/")).count()
+}
+
+/// Whether the one transaction that `server` got was taken, every PDU of it.
+fn took_all(server: &Homeserver) -> bool {
+    server.database.rows("SELECT response LIKE '%:{}}}' FROM transactions") == [["1"]]
+}
+
+/// Nothing is left of a join, whatever became of it.
+fn assert_nothing_left(server: &Homeserver) {
+    for table in ["staged_pdus", "pending_joins"] {
+        assert!(server.database.rows(&format!("SELECT 1 FROM {table}")).is_empty(), "{table}");
+    }
+}
+
+#[test]
+fn what_is_sent_while_a_join_is_answered_is_part_of_the_room() {
+    for version in ["1", "10", "12"] {
+        let world = World::new();
+        let (a, b) = (world.server("a.example"), world.server("b.example"));
+        let (alice, bob) = (a.user(&world, "alice"), b.user(&world, "bob"));
+        let room = a.public_room(&world, &alice, version);
+        answer_joins_late(&world, &a, &room, &alice, false);
+        world.run(membership::join(&b, &bob, &room, via(&["a.example"]), Object::new())).unwrap();
+        world.settle();
+        assert!(b.shows(&said_meanwhile(&a)), "{:?}", world.logs());
+        // It came once, was taken at once, and nothing that cites it has come since.
+        assert_eq!(transactions(&world, "a.example", "b.example"), 1);
+        assert!(took_all(&b));
+        assert!(!world.logs().iter().any(|line| line.contains("did not take")), "{:?}", world.logs());
+        assert_nothing_left(&b);
+    }
+}
+
+#[test]
+fn what_is_sent_during_an_attempt_that_failed_is_kept_for_the_next() {
+    let world = World::new();
+    let (a, b, c) = (world.server("a.example"), world.server("b.example"), world.server("c.example"));
+    let (alice, bob, carol) = (a.user(&world, "alice"), b.user(&world, "bob"), c.user(&world, "carol"));
+    let room = a.public_room(&world, &alice, "12");
+    world.run(membership::join(&c, &carol, &room, via(&["a.example"]), Object::new())).unwrap();
+    world.settle();
+    answer_joins_late(&world, &a, &room, &alice, true);
+    world.run(membership::join(&b, &bob, &room, via(&["a.example", "c.example"]), Object::new())).unwrap();
+    world.settle();
+    assert!(b.shows(&said_meanwhile(&a)), "{:?}", world.logs());
+    assert_eq!(transactions(&world, "a.example", "b.example"), 1);
+    assert_nothing_left(&b);
+}
+
+#[test]
+fn a_join_that_fails_leaves_nothing_behind() {
+    let world = World::new();
+    let (a, b) = (world.server("a.example"), world.server("b.example"));
+    let (alice, bob) = (a.user(&world, "alice"), b.user(&world, "bob"));
+    let room = a.public_room(&world, &alice, "12");
+    answer_joins_late(&world, &a, &room, &alice, true);
+    let error = world.run(membership::join(&b, &bob, &room, via(&["a.example"]), Object::new())).unwrap_err();
+    assert_eq!(error.status, 502);
+    world.settle();
+    assert_eq!(transactions(&world, "a.example", "b.example"), 1);
+    assert!(took_all(&b));
+    assert_nothing_left(&b);
+    assert!(b.database.rows("SELECT 1 FROM events").is_empty());
+}
+
+#[test]
+fn what_waits_for_a_join_was_checked_and_goes_with_it() {
+    let mut scene = scene("12");
+    let b = scene.world.server("b.example");
+    let version = RoomVersion::get("12").unwrap();
+    let until = scene.world.now_ms() + 60_000;
+    scene.world.run(b.store.begin_join(&scene.room, "join", version, until)).unwrap();
+    let staged = || b.database.rows("SELECT event_id, origin FROM staged_pdus ORDER BY event_id");
+
+    let (id, event) = scene.theirs.say(&scene.peer, &scene.bob, "hello");
+    let mut forged = event.clone();
+    forged["depth"] = json!(99);
+    let (status, answer) = scene.peer.send(&b, "1", &[event, forged.clone()]);
+    assert_eq!((status, &answer["pdus"][&id]), (200, &json!({})), "{answer}");
+    assert!(answer["pdus"][event_id("12", &forged)]["error"].is_string(), "{answer}");
+    scene.world.settle();
+    assert_eq!(staged(), [[id.as_str(), "peer.example"]]);
+    // The scheduled trigger leaves it alone for as long as the join may take.
+    scene.world.advance(59_000);
+    scene.world.run(b.scheduled());
+    assert_eq!(staged().len(), 1);
+
+    // One server may not fill the table.
+    b.database.rows(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 999) \
+         INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts) \
+         SELECT '!other', '$' || n, 'peer.example', '{}', 0 FROM n",
+    );
+    let (id, event) = scene.theirs.say(&scene.peer, &scene.bob, "too much");
+    let (_, answer) = scene.peer.send(&b, "2", &[event]);
+    assert!(answer["pdus"][&id]["error"].is_string(), "{answer}");
+    assert_eq!(staged().len(), 1_000);
+
+    // A join that was cut off counts no longer once its time is up.
+    scene.world.advance(2_000);
+    scene.world.run(b.scheduled());
+    scene.world.settle();
+    let (_, event) = scene.theirs.say(&scene.peer, &scene.bob, "too late");
+    assert_eq!(scene.peer.send(&b, "3", &[event]), (200, json!({ "pdus": {} })));
+    scene.world.advance(3_600_000 - scene.world.now_ms() % 3_600_000);
+    scene.world.run(b.scheduled());
+    assert_nothing_left(&b);
+}
+
+#[test]
+fn a_transaction_of_a_known_room_takes_three_round_trips() {
+    let mut scene = scene("12");
+    let mut pdus: Vec<Value> = (0..50).map(|_| scene.theirs.say(&scene.peer, &scene.bob, "hello").1).collect();
+    scene.peer.send(&scene.a, "1", &[pdus.remove(0)]);
+    scene.world.settle();
+    for (txn_id, pdus) in [("2", &pdus[..1]), ("3", &pdus[1..])] {
+        let calls = scene.a.database.calls.get();
+        scene.peer.send(&scene.a, txn_id, pdus);
+        scene.world.settle();
+        assert_eq!(scene.a.database.calls.get() - calls, 3);
+    }
+}
