@@ -7,7 +7,7 @@ use super::{
     events::{self, Telling},
     filters::EventFilter,
     tokens::Token,
-    visibility::{self, Reader},
+    visibility::{self, END, Reader},
 };
 use crate::{
     error::MatrixError,
@@ -60,7 +60,7 @@ pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
     let (events, end) = if backwards {
         page.backwards(from, to.map_or(OLDEST, |to| to.events)).await?
     } else {
-        page.forwards(from, to.map_or(i64::MAX >> 11, |to| to.events)).await?
+        page.forwards(from, to.map_or(END, |to| to.events)).await?
     };
     page.answer(from, events, end).await
 }

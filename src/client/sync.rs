@@ -190,7 +190,8 @@ impl Answer<'_> {
     fn plan(&self, room: SyncRoom, mut timeline: Vec<TimelineEvent>) -> Result<Plan, RoomId> {
         let Some((_, current)) = room.room else { return Err(room.room_id) };
         let joined = room.membership == "join";
-        let state = if joined { current } else { room.state_at_pos.unwrap_or(current) };
+        // Who never was in the room is told nothing of its state.
+        let state = if joined { current } else { room.state_when_left.unwrap_or(NodeId::EMPTY) };
         let newly = joined && room.pos > self.since;
         let limit = usize::try_from(self.filter.timeline.limit()).unwrap_or(usize::MAX);
         let limited = timeline.len() > limit;
@@ -199,6 +200,10 @@ impl Answer<'_> {
         }
         let prev_batch = timeline.first().map_or(self.since, |event| event.pos - 1);
         let source = match room.state_since {
+            // All that they may know of the state was told before.
+            _ if !joined && self.since > 0 && room.joined_until.is_none_or(|until| until <= self.since) => {
+                StateSource::Timeline
+            }
             Some(known) if !newly && !self.full_state && self.since > 0 => {
                 if follows(known, &timeline, state) && !limited && !self.state_after {
                     StateSource::Timeline
@@ -210,8 +215,7 @@ impl Answer<'_> {
         };
         let members_changed = timeline.iter().any(|event| event.seen.event.event_type() == "m.room.member");
         let summary = joined && (members_changed || !matches!(source, StateSource::Timeline));
-        let last = if joined { i64::MAX >> 11 } else { room.pos };
-        let reader = Reader::known(self.user, &room.room_id, state, last, joined);
+        let reader = Reader::known(self.user, &room.room_id, state, joined, room.joined_until);
         let judged = newly || !joined;
         Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, judged, summary })
     }
@@ -242,9 +246,10 @@ impl Answer<'_> {
         let now_ms = self.server.platform.clock.now_ms();
         let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
         let mut senders = BTreeSet::from([self.user.as_str().to_owned()]);
-        for event in &plan.timeline {
-            let seen = !plan.judged || plan.reader.sees(event, found);
-            if !seen || !self.filter.timeline.event(room_id, &event.seen.event) {
+        let mut timeline = plan.timeline;
+        timeline.retain(|event| !plan.judged || plan.reader.sees(event, found));
+        for event in &timeline {
+            if !self.filter.timeline.event(room_id, &event.seen.event) {
                 continue;
             }
             shown.insert(event.seen.event.event_id().clone());
@@ -259,8 +264,7 @@ impl Answer<'_> {
         };
         // Without lazy loading, and where members changed unseen, all of them count.
         let lazy = self.filter.state.lazy_load_members && matches!(plan.source, StateSource::Whole);
-        let hidden = plan
-            .timeline
+        let hidden = timeline
             .iter()
             .filter(|event| matches!(plan.source, StateSource::Timeline) && event.seen.event.state_key().is_some());
         let state = candidates
@@ -278,11 +282,11 @@ impl Answer<'_> {
             .map(|seen| events::client_event(seen, Telling { now_ms, room_id: false, replaces: None }))
             .collect();
         answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(state));
-        let mut timeline = Object::new();
-        timeline.insert("events", Value::Array(sent));
-        timeline.insert("limited", plan.limited);
-        timeline.insert("prev_batch", Token::at(plan.prev_batch).to_string());
-        answer.insert("timeline", timeline);
+        let mut told = Object::new();
+        told.insert("events", Value::Array(sent));
+        told.insert("limited", plan.limited);
+        told.insert("prev_batch", Token::at(plan.prev_batch).to_string());
+        answer.insert("timeline", told);
     }
 
     /// A joined room of which only the account data changed.

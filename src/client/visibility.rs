@@ -30,9 +30,14 @@ pub(super) struct Reader {
     pub(super) last: i64,
     /// Whether they are joined now.
     pub(super) joined: bool,
-    /// Whether they may see what is shared with members: they are joined, or were up to `last`.
-    member: bool,
+    /// The last position at which they may see what is shared with members: where they left, if they did.
+    member_until: i64,
 }
+
+/// Beyond every position.
+pub(super) const END: i64 = i64::MAX >> 11;
+/// Before every position.
+const NOWHERE: i64 = i64::MIN;
 
 impl Reader {
     /// The user of `session` as a reader of the room.
@@ -47,26 +52,17 @@ impl Reader {
             return Ok(reader);
         }
         let RoomView { state, membership, .. } = view;
-        let visibility = StateKeyHash::new("m.room.history_visibility", "");
-        let member = StateKeyHash::new("m.room.member", session.user.as_str());
         let left = membership.filter(|now| matches!(now.membership.as_str(), "leave" | "ban"));
-        let mut reads = StateReads { at: vec![(state, visibility)], ..StateReads::default() };
-        let before = left.as_ref().and_then(|now| now.state_before);
-        reads.at.extend(before.map(|root| (root, member)));
+        let until = left.as_ref().and_then(|now| now.joined_until);
+        let visibility = StateKeyHash::new("m.room.history_visibility", "");
+        let reads = StateReads { at: vec![(state, visibility)], ..StateReads::default() };
         let found = server.store.read_states(&reads).await?;
-        let was_joined =
-            before.is_some_and(|root| membership_of(found.at(root, member).map(|seen| &seen.event)) == "join");
-        let user = session.user.clone();
         if visibility_of(found.at(state, visibility).map(|seen| &seen.event)) == "world_readable" {
-            return Ok(Self { user, room_id, state, last: i64::MAX >> 11, joined: false, member: was_joined });
+            let user = session.user.clone();
+            return Ok(Self { user, room_id, state, last: END, joined: false, member_until: until.unwrap_or(NOWHERE) });
         }
-        match left {
-            Some(now) if was_joined => {
-                let state = now.state.unwrap_or(state);
-                Ok(Self { user, room_id, state, last: now.pos, joined: false, member: true })
-            }
-            _ => Err(stranger()),
-        }
+        let when_left = left.and_then(|now| now.state).unwrap_or(state);
+        until.map(|_| Self::known(&session.user, &room_id, when_left, false, until)).ok_or_else(stranger)
     }
 
     /// As [`Reader::enter`], for those who are joined now.
@@ -80,14 +76,15 @@ impl Reader {
         Self::joined(&session.user, &room_id, &view).ok_or_else(stranger)
     }
 
-    /// A member, or former member, whose membership the caller knows.
-    pub(super) fn known(user: &UserId, room_id: &RoomId, state: NodeId, last: i64, joined: bool) -> Self {
-        Self { user: user.clone(), room_id: room_id.clone(), state, last, joined, member: true }
+    /// Somebody whose membership the caller knows: joined, or joined until some position, or never.
+    pub(super) fn known(user: &UserId, room_id: &RoomId, state: NodeId, joined: bool, until: Option<i64>) -> Self {
+        let last = if joined { END } else { until.unwrap_or(NOWHERE) };
+        Self { user: user.clone(), room_id: room_id.clone(), state, last, joined, member_until: last }
     }
 
     fn joined(user: &UserId, room_id: &RoomId, view: &RoomView) -> Option<Self> {
         let joined = view.membership.as_ref().is_some_and(|now| now.membership == "join");
-        joined.then(|| Self::known(user, room_id, view.state, i64::MAX >> 11, true))
+        joined.then(|| Self::known(user, room_id, view.state, true, None))
     }
 
     /// Adds to `reads` what [`Reader::sees`] must know to judge `events`.
@@ -121,7 +118,7 @@ impl Reader {
         let membership = if known.is_some() { membership_of(at(root, member)) } else { "leave" };
         levels.contains(&"world_readable")
             || membership == "join"
-            || (levels.contains(&"shared") && self.member)
+            || (levels.contains(&"shared") && event.pos <= self.member_until)
             || (levels.contains(&"invited") && membership == "invite")
     }
 

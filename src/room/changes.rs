@@ -14,7 +14,7 @@ use crate::{
         identifiers::{EventId, ServerName, UserId},
         state_trie::Difference,
     },
-    store::commit::{MembershipChange, RoomCommit},
+    store::commit::{MembershipChange, RoomCommit, StateFrom},
 };
 
 impl Rooms {
@@ -25,29 +25,43 @@ impl Rooms {
         judgement: Judgement,
         from_version: Option<i64>,
     ) -> Result<RoomCommit, RoomError> {
-        let Judgement { room, extremities, state, new, redactions } = judgement;
-        let differences = if state == room.state { Vec::new() } else { view.diff(room.state, state).await? };
-        let changed = changed_members(view, &differences).await?;
+        let Judgement { room, extremities, state, states: after_each, new, redactions } = judgement;
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
-        let mut memberships = Vec::new();
-        for ChangedMember { user_id, before, after } in changed {
-            let is_joined = |event: &Option<Event>| i64::from(membership(event.as_ref()) == "join");
-            let change = is_joined(&after) - is_joined(&before);
-            if let Ok(server) = ServerName::parse(user_id.server_name())
-                && change != 0
-            {
-                *joined.entry(server).or_default() += change;
+        let (mut memberships, mut states): (Vec<MembershipChange>, Vec<StateFrom>) = (Vec::new(), Vec::new());
+        let (mut before, mut later) = (room.state, after_each.len());
+        // Event by event: whom one removes must not see the next.
+        for after in after_each {
+            later -= 1;
+            if after == before {
+                continue;
             }
-            if user_id.server_name() == self.server_name().as_str()
-                && let Some(event) = after.as_ref().or(before.as_ref())
-            {
-                memberships.push(MembershipChange {
-                    user_id,
-                    membership: if after.is_some() { membership(after.as_ref()) } else { "leave" }.to_owned(),
-                    event_id: event.event_id().clone(),
-                    invite_state: None,
-                });
+            let differences = view.diff(before, after).await?;
+            let known = memberships.len();
+            for ChangedMember { user_id, before, after } in changed_members(view, &differences).await? {
+                let is_joined = |event: &Option<Event>| i64::from(membership(event.as_ref()) == "join");
+                let change = is_joined(&after) - is_joined(&before);
+                if let Ok(server) = ServerName::parse(user_id.server_name())
+                    && change != 0
+                {
+                    *joined.entry(server).or_default() += change;
+                }
+                if user_id.server_name() == self.server_name().as_str()
+                    && let Some(event) = after.as_ref().or(before.as_ref())
+                {
+                    memberships.push(MembershipChange {
+                        user_id,
+                        membership: if after.is_some() { membership(after.as_ref()) } else { "leave" }.to_owned(),
+                        event_id: event.event_id().clone(),
+                        invite_state: None,
+                        later,
+                    });
+                }
             }
+            // Who left sees the state as it was then; else the last one is enough.
+            if memberships.len() > known || after == state {
+                states.push(StateFrom { later, state: after });
+            }
+            before = after;
         }
         Ok(RoomCommit {
             room_id: room.room_id,
@@ -55,7 +69,7 @@ impl Rooms {
             room_version: room.room_version,
             extremities,
             state,
-            state_changed: state != room.state,
+            states,
             events: new,
             nodes: view.made(),
             joined: joined.into_iter().filter(|(_, change)| *change != 0).collect(),

@@ -254,7 +254,7 @@ fn unchanged(room: &Room, events: Vec<NewEvent>, nodes: Vec<crate::store::events
         room_version: room.room_version,
         extremities: room.extremities.clone(),
         state: room.state,
-        state_changed: false,
+        states: Vec::new(),
         events,
         nodes,
         joined: Vec::new(),

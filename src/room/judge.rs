@@ -59,6 +59,8 @@ pub(super) struct Judgement {
     pub(super) room: Room,
     pub(super) extremities: Vec<(EventId, i64)>,
     pub(super) state: NodeId,
+    /// The current state after each of `new` that goes to the timeline.
+    pub(super) states: Vec<NodeId>,
     pub(super) new: Vec<NewEvent>,
     pub(super) redactions: Vec<Redaction>,
 }
@@ -74,7 +76,14 @@ pub(super) enum Source {
 
 impl Judgement {
     pub(super) fn new(room: Room) -> Self {
-        Self { extremities: room.extremities.clone(), state: room.state, room, new: Vec::new(), redactions: Vec::new() }
+        Self {
+            extremities: room.extremities.clone(),
+            state: room.state,
+            states: Vec::new(),
+            room,
+            new: Vec::new(),
+            redactions: Vec::new(),
+        }
     }
 
     /// Whether there is anything to commit.
@@ -164,6 +173,7 @@ impl Judgement {
         if accepted {
             self.extend(view, event).await?;
             self.state = self.state_of_extremities(view).await?;
+            self.states.push(self.state);
             self.redact(view, event, before).await?;
         }
         self.new.push(NewEvent {

@@ -18,7 +18,7 @@ use crate::{
     },
     platform::DatabaseError,
     store::{
-        commit::{MembershipChange, NewEvent, Place, RoomCommit},
+        commit::{MembershipChange, NewEvent, Place, RoomCommit, StateFrom},
         memberships::remember_membership,
     },
 };
@@ -119,7 +119,7 @@ impl Rooms {
                 room_version: version,
                 extremities: vec![(join.event_id().clone(), join.depth())],
                 state: after,
-                state_changed: true,
+                states: vec![StateFrom { later: 0, state: after }],
                 events: new,
                 nodes: view.made(),
                 joined,
@@ -168,6 +168,7 @@ impl Rooms {
             membership: "invite".to_owned(),
             event_id: invite.event_id().clone(),
             invite_state: Some(Value::Array(state).to_text()),
+            later: 0,
         };
         Ok(self.store.batch(remember_membership(invite.room_id(), &change)).await.map(|_| ())?)
     }
@@ -202,6 +203,7 @@ impl Rooms {
             membership: "leave".to_owned(),
             event_id: event_id.clone(),
             invite_state: None,
+            later: 0,
         };
         Ok(self.store.batch(remember_membership(room_id, &change)).await.map(|_| ())?)
     }
@@ -246,6 +248,7 @@ impl Rooms {
                     membership: membership.to_owned(),
                     event_id: event.event_id().clone(),
                     invite_state: None,
+                    later: 0,
                 });
             }
         }

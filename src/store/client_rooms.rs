@@ -53,12 +53,10 @@ pub struct RoomView {
 pub struct Membership {
     /// `join`, `invite`, `leave`, `ban` or `knock`.
     pub membership: String,
-    /// The position at which it became so.
-    pub pos: i64,
+    /// Of somebody who was joined and is so no more: the position up to which they were, their leaving with it.
+    pub joined_until: Option<i64>,
     /// The root of the room's state at that position.
     pub state: Option<NodeId>,
-    /// The root of the state before the membership event.
-    pub state_before: Option<NodeId>,
 }
 
 /// Which events a page may hold; empty lists hold all.
@@ -133,9 +131,8 @@ const ONE: &str = concat!(
 );
 
 const VIEW: &str = "\
-    SELECT r.room_version, r.state, m.membership, m.pos, \
-      (SELECT s.state FROM room_states AS s WHERE s.room_id = r.room_id AND s.pos <= m.pos ORDER BY s.pos DESC LIMIT 1), \
-      (SELECT e.state_before FROM events AS e WHERE e.event_id = m.event_id) \
+    SELECT r.room_version, r.state, m.membership, m.joined_until, (SELECT s.state FROM room_states AS s \
+      WHERE s.room_id = r.room_id AND s.pos <= m.joined_until ORDER BY s.pos DESC LIMIT 1) \
     FROM rooms AS r LEFT JOIN local_memberships AS m ON m.room_id = r.room_id AND m.user_id = ?2 \
     WHERE r.room_id = ?1";
 
@@ -211,9 +208,8 @@ impl Store {
         let membership = match row.optional_text(2)? {
             Some(membership) => Some(Membership {
                 membership: membership.to_owned(),
-                pos: row.integer(3)?,
+                joined_until: row.optional_integer(3)?,
                 state: root(row, 4)?,
-                state_before: root(row, 5)?,
             }),
             None => None,
         };

@@ -65,8 +65,10 @@ pub struct SyncRoom {
     pub room: Option<(&'static RoomVersion, NodeId)>,
     /// The state as it was at the client's position.
     pub state_since: Option<NodeId>,
-    /// The state as it was at `pos`.
-    pub state_at_pos: Option<NodeId>,
+    /// Of somebody who was joined and is so no more: the position up to which they were, their leaving with it.
+    pub joined_until: Option<i64>,
+    /// The state as it was at that position.
+    pub state_when_left: Option<NodeId>,
 }
 
 /// The user's rooms with something new. ?1 user, ?2 since, ?3 checked, ?4 all joined, ?5 include left. The stream comes
@@ -83,7 +85,8 @@ macro_rules! rooms_with_news {
 const ROOMS: &str = concat!(
     "SELECT m.room_id, m.membership, m.event_id, m.pos, m.invite_state, r.room_version, r.state, \
        (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= ?2 ORDER BY x.pos DESC LIMIT 1), \
-       (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= m.pos ORDER BY x.pos DESC LIMIT 1) ",
+       m.joined_until, (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= m.joined_until \
+         ORDER BY x.pos DESC LIMIT 1) ",
     rooms_with_news!()
 );
 
@@ -160,7 +163,8 @@ impl Store {
                 invite_state: row.optional_text(4)?.map(str::to_owned),
                 room: version.zip(root(&row, 6)?),
                 state_since: root(&row, 7)?,
-                state_at_pos: root(&row, 8)?,
+                joined_until: row.optional_integer(8)?,
+                state_when_left: root(&row, 9)?,
             });
         }
         for row in next() {

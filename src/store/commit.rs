@@ -27,15 +27,15 @@ pub struct RoomCommit {
     pub extremities: Vec<(EventId, i64)>,
     /// The trie root of the current state after it.
     pub state: NodeId,
-    /// Whether `state` differs from what it was.
-    pub state_changed: bool,
+    /// The current states that clients may be told of, in order; none where it does not change.
+    pub states: Vec<StateFrom>,
     /// New events, or outliers that found their place.
     pub events: Vec<NewEvent>,
     /// New trie nodes.
     pub nodes: Vec<NodeText>,
     /// How many users more (or fewer) of each server are joined.
     pub joined: Vec<(ServerName, i64)>,
-    /// What became of local users' memberships.
+    /// What became of local users' memberships, in order.
     pub memberships: Vec<MembershipChange>,
     /// Redactions that were accepted.
     pub redactions: Vec<Redaction>,
@@ -103,6 +103,17 @@ pub struct MembershipChange {
     pub event_id: EventId,
     /// For an invite to a room that we are not in: the state that came with it, as a JSON list.
     pub invite_state: Option<String>,
+    /// How many events of the commit come later in the timeline than the one by which it became so.
+    pub later: usize,
+}
+
+/// The current state from a position on.
+#[derive(Debug, Clone, Copy)]
+pub struct StateFrom {
+    /// How many events of the commit come later in the timeline than the one by which it became so.
+    pub later: usize,
+    /// The trie root.
+    pub state: NodeId,
 }
 
 /// An accepted redaction.
@@ -158,9 +169,11 @@ const NODES: &str = "\
     INSERT INTO state_nodes (node_id, node) SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true \
     ON CONFLICT (node_id) DO NOTHING";
 
-const STATE: &str = "\
+/// ?1: a list of [how far from the end of the stream, trie root].
+const STATES: &str = "\
     INSERT INTO room_states (room_id, pos, state) \
-    VALUES (?1, (SELECT position FROM streams WHERE name = 'events'), ?2) \
+    SELECT ?2, (SELECT position FROM streams WHERE name = 'events') - (value ->> 0), value ->> 1 \
+    FROM json_each(?1) WHERE true \
     ON CONFLICT (room_id, pos) DO UPDATE SET state = excluded.state";
 
 /// ?1: a list of [event id, how far from the end of the stream, excluded server].
@@ -189,12 +202,15 @@ const CLOSE_SERVERS: &str = "\
     UPDATE room_servers SET to_pos = (SELECT position FROM streams WHERE name = 'outbox') \
     WHERE room_id = ?1 AND to_pos IS NULL";
 
-/// A new profile is no new membership: `pos` stays, so that sync can tell a room that the user has just joined.
+/// ?1: a list of [user, membership, event id, invite state, how far from the end of the stream]. A new profile is no new
+/// membership: `pos` stays, so that sync can tell a room that the user has just joined.
 const MEMBERSHIPS: &str = "\
     INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state) \
-    SELECT value ->> 0, ?2, value ->> 1, value ->> 2, (SELECT position FROM streams WHERE name = 'events'), value ->> 3 \
+    SELECT value ->> 0, ?2, value ->> 1, value ->> 2, \
+      (SELECT position FROM streams WHERE name = 'events') - (value ->> 4), value ->> 3 \
     FROM json_each(?1) WHERE true \
     ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
+      joined_until = CASE 'join' WHEN excluded.membership THEN NULL WHEN membership THEN excluded.pos ELSE joined_until END, \
       pos = CASE WHEN membership = excluded.membership THEN pos ELSE excluded.pos END, \
       invite_state = excluded.invite_state";
 
@@ -238,7 +254,7 @@ impl RoomCommit {
         let outgoing: Vec<(&NewEvent, &Outgoing)> =
             self.events.iter().filter_map(|new| Some((new, new.outbox.as_ref()?))).collect();
         // A position for what sync must notice even where no event is new in the timeline.
-        let notice = !newest.is_empty() || self.state_changed || !self.memberships.is_empty();
+        let notice = !newest.is_empty() || !self.states.is_empty() || !self.memberships.is_empty();
         if notice {
             let count = newest.len().max(1) as i64;
             statements.push(Statement::new(ADVANCE, ["events".into(), count.into()]));
@@ -294,11 +310,9 @@ impl RoomCommit {
                 })
                 .collect(),
         );
+        each(STATES, self.states.iter().map(|from| json!([from.later, from.state.to_string()]).to_string()).collect());
         each(MEMBERSHIPS, self.memberships.iter().map(membership_row).collect());
         each(REDACTIONS, self.redactions.iter().map(redaction_row).collect());
-        if self.state_changed {
-            statements.push(Statement::new(STATE, [room_id.into(), self.state.to_string().into()]));
-        }
         if self.joins_anew {
             statements.push(Statement::new(CLOSE_SERVERS, [room_id.into()]));
         }
@@ -323,7 +337,8 @@ impl RoomCommit {
 }
 
 fn membership_row(change: &MembershipChange) -> String {
-    json!([change.user_id.as_str(), change.membership, change.event_id.as_str(), change.invite_state]).to_string()
+    let MembershipChange { user_id, membership, event_id, invite_state, later } = change;
+    json!([user_id.as_str(), membership, event_id.as_str(), invite_state, later]).to_string()
 }
 
 fn redaction_row(redaction: &Redaction) -> String {

@@ -7,6 +7,7 @@ mod common;
 mod accounts;
 mod elsewhere;
 mod home;
+mod leaving;
 mod people;
 mod rooms;
 mod syncing;

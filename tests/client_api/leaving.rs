@@ -1,0 +1,195 @@
+//! What somebody may see of a room that they were put out of, that they left, or that they never were in.
+
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+
+use crate::{
+    common::{
+        network::{Homeserver, World},
+        peer::{Peer, PeerRoom},
+    },
+    home::{Home, User, quote, refused},
+};
+
+/// Alice's room with Carol in it; Bob, of another server, may put people out.
+struct Scene {
+    home: Home,
+    alice: User,
+    carol: User,
+    room: String,
+    peer: Rc<Peer>,
+    bob: String,
+    theirs: PeerRoom,
+    transactions: u32,
+}
+
+fn scene() -> Scene {
+    let world = World::new();
+    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+    let (alice, carol) = (home.register("alice"), home.register("carol"));
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let levels = json!({ "users": { &alice.id: 100, &bob: 50 }, "invite": 0 });
+    let body = json!({ "preset": "public_chat", "room_version": "11", "power_level_content_override": levels });
+    let room = home.room(&alice, body);
+    assert_eq!(home.post(&carol, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let theirs = peer.join(&homeserver(&home), &room, &bob);
+    world.settle();
+    Scene { home, alice, carol, room, peer, bob, theirs, transactions: 0 }
+}
+
+fn homeserver(home: &Home) -> Homeserver {
+    Homeserver { server: Rc::clone(&home.server), database: home.database.clone() }
+}
+
+impl Scene {
+    /// Bob's event at the end of the room.
+    fn event(&mut self, fields: Value) -> (String, Value) {
+        let now = self.peer.world.now_ms();
+        let mut draft = self.theirs.draft(now, &self.bob, fields.clone());
+        if let Some(target) = fields["state_key"].as_str().filter(|key| key.starts_with('@')) {
+            let target = self.theirs.state_id("m.room.member", target);
+            draft["auth_events"].as_array_mut().unwrap().extend(target.map(Value::from));
+        }
+        let (id, event) = self.peer.sign("11", draft);
+        self.theirs.advance(&id);
+        if let Some(key) = event["state_key"].as_str() {
+            let key = (event["type"].as_str().unwrap().to_owned(), key.to_owned());
+            self.theirs.state.insert(key, event.clone());
+        }
+        (id, event)
+    }
+
+    fn says(&mut self, text: &str) -> (String, Value) {
+        self.event(json!({ "type": "m.room.message", "content": { "msgtype": "m.text", "body": text } }))
+    }
+
+    fn makes(&mut self, user: &User, membership: &str) -> (String, Value) {
+        let content = json!({ "membership": membership });
+        self.event(json!({ "type": "m.room.member", "state_key": user.id, "content": content }))
+    }
+
+    fn sets_topic(&mut self, topic: &str) -> (String, Value) {
+        self.event(json!({ "type": "m.room.topic", "state_key": "", "content": { "topic": topic } }))
+    }
+
+    /// All of it in one transaction, every event of which must be accepted.
+    fn send(&mut self, events: &[&(String, Value)]) {
+        self.transactions += 1;
+        let pdus: Vec<Value> = events.iter().map(|(_, event)| event.clone()).collect();
+        let (status, answer) = self.peer.send(&homeserver(&self.home), &self.transactions.to_string(), &pdus);
+        assert_eq!(status, 200, "{answer}");
+        for (id, _) in events {
+            assert_eq!(answer["pdus"][id], json!({}), "{answer}");
+        }
+        self.home.world.settle();
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("/rooms/{}/{rest}", quote(&self.room))
+    }
+
+    /// The events that `user` finds going back from the end.
+    fn history(&self, user: &User) -> Vec<String> {
+        let (status, page) = self.home.get(user, &self.path("messages?dir=b&limit=100"));
+        assert_eq!(status, 200, "{page}");
+        ids(&page["chunk"])
+    }
+}
+
+fn ids(events: &Value) -> Vec<String> {
+    events.as_array().unwrap().iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn since(answer: &Value) -> String {
+    format!("since={}", answer["next_batch"].as_str().unwrap())
+}
+
+#[test]
+fn who_is_put_out_does_not_see_what_comes_after_in_the_same_transaction() {
+    let mut scene = scene();
+    let carol = scene.carol.clone();
+    let before = scene.home.sync(&carol, "");
+    let said = scene.says("still here");
+    let kick = scene.makes(&carol, "leave");
+    let (topic, secret) = (scene.sets_topic("without Carol"), scene.says("she is gone"));
+    scene.send(&[&said, &kick, &topic, &secret]);
+
+    let after = scene.home.sync(&carol, &since(&before));
+    let left = &after["rooms"]["leave"][&scene.room];
+    assert_eq!(ids(&left["timeline"]["events"]), [said.0.as_str(), &kick.0]);
+    assert_eq!(left["state"]["events"], json!([]));
+    assert_eq!(scene.history(&carol)[..2], [kick.0.clone(), said.0.clone()]);
+    let from = before["next_batch"].as_str().unwrap();
+    let (_, forwards) = scene.home.get(&carol, &scene.path(&format!("messages?dir=f&from={from}")));
+    assert_eq!(ids(&forwards["chunk"]), [said.0.as_str(), &kick.0]);
+    for hidden in [&topic.0, &secret.0] {
+        refused(&scene.home.get(&carol, &scene.path(&format!("event/{}", quote(hidden)))), 404, "M_NOT_FOUND");
+    }
+    assert_eq!(scene.home.get(&carol, &scene.path(&format!("event/{}", quote(&kick.0)))).0, 200);
+    // The state is the one in which she left.
+    refused(&scene.home.get(&carol, &scene.path("state/m.room.topic")), 404, "M_NOT_FOUND");
+    let (_, members) = scene.home.get(&carol, &scene.path("members?membership=leave"));
+    assert_eq!(ids(&members["chunk"]), [kick.0.as_str()]);
+    // Alice sees all of it.
+    assert_eq!(scene.history(&scene.alice)[..4], [secret.0, topic.0, kick.0, said.0]);
+}
+
+#[test]
+fn who_is_banned_after_having_left_does_not_see_what_was_between() {
+    let mut scene = scene();
+    let carol = scene.carol.clone();
+    let kick = scene.makes(&carol, "leave");
+    scene.send(&[&kick]);
+    let before = scene.home.sync(&carol, "");
+    let (secret, topic, ban) = (scene.says("and never come back"), scene.sets_topic("x"), scene.makes(&carol, "ban"));
+    let more = scene.says("she is banned");
+    scene.send(&[&secret, &topic, &ban, &more]);
+    let after = scene.home.sync(&carol, &since(&before));
+    let left = &after["rooms"]["leave"][&scene.room];
+    assert_eq!(ids(&left["timeline"]["events"]), [ban.0]);
+    assert_eq!(left["state"]["events"], json!([]));
+    assert_eq!(scene.history(&carol)[0], kick.0);
+    refused(&scene.home.get(&carol, &scene.path("state/m.room.topic")), 404, "M_NOT_FOUND");
+
+    // Once everybody may read the room, what was said before is still not for her.
+    let world_readable = json!({ "history_visibility": "world_readable" });
+    let path = scene.path("state/m.room.history_visibility/");
+    assert_eq!(scene.home.put(&scene.alice, &path, world_readable).0, 200);
+    let open = scene.home.say(&scene.alice, &scene.room, "for everybody", "t1");
+    let seen = scene.history(&carol);
+    assert!(seen.contains(&open) && seen.contains(&kick.0));
+    assert!(!seen.contains(&secret.0) && !seen.contains(&more.0) && !seen.contains(&topic.0));
+}
+
+#[test]
+fn who_rejects_an_invite_has_seen_nothing() {
+    let mut scene = scene();
+    let dave = scene.home.register("dave");
+    let before = scene.home.sync(&dave, "");
+    let (invite, secret) = (scene.makes(&dave, "invite"), scene.says("shall we tell Dave?"));
+    let topic = scene.sets_topic("Dave");
+    scene.send(&[&invite, &secret, &topic]);
+    assert_eq!(scene.home.post(&dave, &scene.path("leave"), json!({})).0, 200);
+    let after = scene.home.sync(&dave, &since(&before));
+    let left = &after["rooms"]["leave"][&scene.room];
+    let told = left["timeline"]["events"].as_array().unwrap();
+    assert!(told.iter().all(|event| event["state_key"] == json!(dave.id)), "{left}");
+    assert_eq!(told.last().unwrap()["content"]["membership"], "leave");
+    assert_eq!(left["state"]["events"], json!([]));
+    refused(&scene.home.get(&dave, &scene.path("messages?dir=b")), 403, "M_FORBIDDEN");
+    let include = quote(r#"{"room":{"include_leave":true}}"#);
+    let first = scene.home.sync(&dave, &format!("filter={include}"));
+    assert_eq!(first["rooms"]["leave"][&scene.room]["state"]["events"], json!([]));
+}
+
+#[test]
+fn who_comes_back_sees_what_is_shared() {
+    let mut scene = scene();
+    let carol = scene.carol.clone();
+    let (kick, said) = (scene.makes(&carol, "leave"), scene.says("while she was away"));
+    scene.send(&[&kick, &said]);
+    assert_eq!(scene.home.post(&carol, &scene.path("join"), json!({})).0, 200);
+    assert!(scene.history(&carol).contains(&said.0));
+}
