@@ -198,3 +198,30 @@ fn an_invite_is_not_excused_from_a_signature_by_what_redaction_takes_away() {
         }
     }
 }
+
+#[test]
+fn a_list_longer_than_a_parameter_is_read_in_parts() {
+    let world = World::new();
+    let (server, database) = server(&world, "a.example");
+    let alice = UserId::parse("@alice:a.example").unwrap();
+    world.run(async {
+        let (room, events) = server.rooms.create(&alice, &new_room("12", alice.as_str())).await.unwrap();
+        // As many as the state of a room of 50,000 members.
+        let mut ids: Vec<EventId> = (0..50_000).map(|i| EventId::parse(&format!("${i:043}")).unwrap()).collect();
+        ids.push(events[0].event_id().clone());
+        ids.insert(0, events[1].event_id().clone());
+        let calls = database.calls.get();
+        let mut held: Vec<EventId> =
+            server.rooms.events(&ids).await.unwrap().iter().map(|stored| stored.event.event_id().clone()).collect();
+        held.sort();
+        let mut expected = vec![events[0].event_id().clone(), events[1].event_id().clone()];
+        expected.sort();
+        assert_eq!(held, expected);
+        assert_eq!(database.calls.get() - calls, 1);
+        // The same where events are to be judged that cite so many.
+        let citing: Vec<Event> =
+            ids[1..40_001].chunks(20).map(|previous| forged(&server, &room, &alice, &[], previous)).collect();
+        let received = server.rooms.receive_fetched(&room, &citing).await.unwrap();
+        assert_eq!(received.missing.len(), 2_000);
+    });
+}

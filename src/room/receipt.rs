@@ -26,6 +26,9 @@ use crate::{
 /// How many PDUs of one server may wait for what they cite, or for rooms that we are joining.
 const MAX_STAGED: usize = 1_000;
 
+/// The most characters of the reason for which a PDU is refused: some quote the event, and all are kept together.
+const MAX_REASON: usize = 500;
+
 /// A transaction that begins: the answer that it got before, or the rooms that its PDUs are of.
 #[derive(Debug)]
 pub enum Transaction {
@@ -291,7 +294,8 @@ fn answer(results: &HashMap<EventId, Option<String>>) -> String {
     let pdus: Map<_, _> = results
         .iter()
         .map(|(id, error)| {
-            let result = error.as_ref().map_or_else(|| json!({}), |error| json!({ "error": error }));
+            let reason = |error: &String| error.chars().take(MAX_REASON).collect::<String>();
+            let result = error.as_ref().map_or_else(|| json!({}), |error| json!({ "error": reason(error) }));
             (id.as_str().to_owned(), result)
         })
         .collect();
@@ -340,4 +344,19 @@ fn in_order(events: Vec<Event>) -> Vec<Event> {
         waiting = still;
     }
     ordered
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn reasons_that_quote_long_events_are_cut() {
+        let id = |i: usize| EventId::parse(&format!("${i}")).unwrap();
+        let results = (0..50).map(|i| (id(i), Some("\u{1}é".repeat(60_000)))).collect();
+        let answer: serde_json::Value = serde_json::from_str(&answer(&results)).unwrap();
+        assert_eq!(answer["pdus"]["$7"]["error"], "\u{1}é".repeat(MAX_REASON / 2));
+    }
 }

@@ -10,7 +10,7 @@ use super::{ATTEMPTS, RoomError, Rooms, changes::membership, judge::Source, view
 use crate::{
     matrix::{
         auth_rules::{self, AuthEvent},
-        event::Event,
+        event::{Event, PduError},
         identifiers::{EventId, RoomId, ServerName, UserId},
         json::{Object, Value},
         room_version::RoomVersion,
@@ -22,6 +22,9 @@ use crate::{
         memberships::remember_membership,
     },
 };
+
+/// The most bytes of the state that comes with an invite: it is kept in one row, and goes with each sync of the invited user.
+const MAX_INVITE_STATE_BYTES: usize = 1 << 20;
 
 /// Another server's membership event that we as a resident server let in.
 #[derive(Debug, Clone)]
@@ -163,11 +166,15 @@ impl Rooms {
             !(is("type", "m.room.member") && is("state_key", user_id.as_str()))
         });
         state.push(Value::Object(invite.object().clone()));
+        let invite_state = Value::Array(state).to_text();
+        if invite_state.len() > MAX_INVITE_STATE_BYTES {
+            return Err(PduError::TooLarge("invite_room_state").into());
+        }
         let change = MembershipChange {
             user_id,
             membership: "invite".to_owned(),
             event_id: invite.event_id().clone(),
-            invite_state: Some(Value::Array(state).to_text()),
+            invite_state: Some(invite_state),
             later: 0,
         };
         Ok(self.store.batch(remember_membership(invite.room_id(), &change)).await.map(|_| ())?)

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     Store,
     client_rooms::{SeenEvent, seen_columns, seen_joins},
-    json_list,
+    json_list, json_lists,
 };
 use crate::{
     matrix::state_trie::{NodeId, StateKeyHash},
@@ -173,24 +173,23 @@ impl Store {
         if reads.is_empty() {
             return Ok(found);
         }
-        let at: Vec<_> = reads.at.iter().map(|(root, key)| json!([root.to_string(), key.to_string()])).collect();
+        let at = json_lists(reads.at.iter().map(|(root, key)| json!([root.to_string(), key.to_string()]).to_string()));
+        let at_lists = at.len();
         let changes: Vec<_> =
             reads.changes.iter().map(|(old, new)| json!([old.to_string(), new.to_string()])).collect();
-        let answers = self
-            .batch(vec![
-                Statement::new(AT, [json!(at).to_string().into()]),
-                Statement::new(WHOLE, [roots(&reads.whole).into()]),
-                Statement::new(CHANGES, [json!(changes).to_string().into()]),
-                Statement::new(MEMBERS, [roots(&reads.members).into()]),
-            ])
-            .await?;
-        let mut answers = answers.into_iter();
-        let mut next = || -> Rows { answers.next().unwrap_or_default() };
-        for row in next() {
+        let mut statements: Vec<Statement> = at.into_iter().map(|list| Statement::new(AT, [list.into()])).collect();
+        statements.extend([
+            Statement::new(WHOLE, [roots(&reads.whole).into()]),
+            Statement::new(CHANGES, [json!(changes).to_string().into()]),
+            Statement::new(MEMBERS, [roots(&reads.members).into()]),
+        ]);
+        let mut answers = self.batch(statements).await?.into_iter();
+        for row in answers.by_ref().take(at_lists).flatten() {
             let key = StateKeyHash::parse(row.text(SEEN + 1)?)
                 .ok_or_else(|| DatabaseError::Shape("a state key that is no hash".to_owned()))?;
             found.at.insert((node_id(&row, SEEN)?, key), SeenEvent::of_row(&row)?);
         }
+        let mut next = || -> Rows { answers.next().unwrap_or_default() };
         for row in next() {
             found.whole.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
         }

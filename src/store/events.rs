@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{
     Store, json_list,
     rooms::{Room, room, rooms_statement},
-    state_sql,
+    state_sql, text_lists,
 };
 use crate::{
     matrix::{
@@ -172,14 +172,22 @@ impl Store {
             ask(Kind::Rooms, rooms_statement(own, &wanted.rooms));
             ask(Kind::Events, Statement::new(EXTREMITIES, [room_ids.as_str().into()]));
         }
-        if !wanted.events.is_empty() {
-            ask(Kind::Events, Statement::new(BY_ID, [ids(&wanted.events).into()]));
+        for list in text_lists(&wanted.events) {
+            ask(Kind::Events, Statement::new(BY_ID, [list.into()]));
         }
         if !wanted.keys.is_empty() {
-            let parameters: [SqlValue; 4] =
-                [texts(&wanted.roots).into(), texts(&wanted.keys).into(), room_ids.into(), ids(&wanted.after).into()];
-            ask(Kind::Events, Statement::new(AT_KEYS, parameters.clone()));
-            ask(Kind::Nodes, Statement::new(NODES, parameters));
+            let (mut roots, mut rooms) = (texts(&wanted.roots), room_ids);
+            let mut after = text_lists(&wanted.after);
+            if after.is_empty() {
+                after.push("[]".to_owned());
+            }
+            for after in after {
+                let parameters: [SqlValue; 4] = [roots.into(), texts(&wanted.keys).into(), rooms.into(), after.into()];
+                // Once is enough.
+                (roots, rooms) = ("[]".to_owned(), "[]".to_owned());
+                ask(Kind::Events, Statement::new(AT_KEYS, parameters.clone()));
+                ask(Kind::Nodes, Statement::new(NODES, parameters));
+            }
         }
         if !wanted.differing.is_empty() {
             ask(Kind::Nodes, Statement::new(state_sql::DIFFERING, [texts(&wanted.differing).into()]));
@@ -208,11 +216,12 @@ impl Store {
     /// # Errors
     /// As the database says.
     pub async fn events(&self, ids: &[EventId]) -> Result<Vec<StoredEvent>, DatabaseError> {
-        if ids.is_empty() {
+        let lists = text_lists(ids);
+        if lists.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.query(Statement::new(BY_ID, [self::ids(ids).into()])).await?;
-        rows.iter().map(stored_event).collect()
+        let answers = self.batch(lists.into_iter().map(|list| Statement::new(BY_ID, [list.into()])).collect()).await?;
+        answers.iter().flatten().map(stored_event).collect()
     }
 
     /// The auth chain of `ids` (Server-Server API, "auth chain"): their auth events, those events' auth events, and so on.

@@ -58,11 +58,16 @@ impl Store {
 /// The longest JSON list to put into one parameter: D1 allows 2 MB, less a margin for multi-byte counting.
 const MAX_LIST_BYTES: usize = 1_900_000;
 
-/// A JSON list of texts.
+/// A JSON list of texts, which are few. Where another server may have a say in how many there are, [`text_lists`].
 pub(crate) fn json_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     let items: Vec<&str> = items.into_iter().collect();
     // A list of strings always serialises.
     serde_json::to_string(&items).unwrap_or_default()
+}
+
+/// Texts as JSON lists, each below the limit of one parameter.
+pub(crate) fn text_lists<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> Vec<String> {
+    json_lists(items.into_iter().map(|item| serde_json::Value::from(item.as_ref()).to_string()))
 }
 
 /// Joins items that are JSON text already into JSON lists, each below the limit of one parameter.

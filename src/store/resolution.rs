@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{
     Store,
     events::{event_columns, node_id, stored_event},
-    json_list, state_sql,
+    json_lists, state_sql, text_lists,
 };
 use crate::{
     matrix::{
@@ -95,37 +95,34 @@ impl Store {
             kinds.push(kind);
             statements.push(Statement::new(sql, [list.into()]));
         };
+        // Not to be cut, and short: a room has at most so many extremities.
         if !need.differing.is_empty() {
-            ask(Kind::Nodes, state_sql::DIFFERING, node_list(&need.differing));
+            let roots: Vec<String> = need.differing.iter().map(NodeId::to_string).collect();
+            ask(Kind::Nodes, state_sql::DIFFERING, json!(roots).to_string());
         }
-        if !need.nodes.is_empty() {
-            ask(Kind::Nodes, state_sql::NODES, node_list(&need.nodes));
+        for list in text_lists(need.nodes.iter().map(NodeId::to_string)) {
+            ask(Kind::Nodes, state_sql::NODES, list);
         }
-        if !need.paths.is_empty() {
-            let pairs: Vec<_> =
-                need.paths.iter().map(|(root, key)| json!([root.to_string(), key.to_string()])).collect();
-            ask(Kind::Nodes, state_sql::PATHS, json!(pairs).to_string());
+        let paths = need.paths.iter().map(|(root, key)| json!([root.to_string(), key.to_string()]).to_string());
+        for list in json_lists(paths) {
+            ask(Kind::Nodes, state_sql::PATHS, list);
         }
         for (sql, ids) in [(EVENTS, &need.events), (CHAINS, &need.chains), (MAINLINES, &need.mainlines)] {
-            if !ids.is_empty() {
-                ask(Kind::Events, sql, json_list(ids.iter().map(EventId::as_str)));
+            for list in text_lists(ids) {
+                ask(Kind::Events, sql, list);
             }
         }
-        if !need.citations.is_empty() {
-            let limit = need.citations.iter().map(|wanted| wanted.limit).max().unwrap_or(1);
-            let limit = i64::try_from(limit).unwrap_or(i64::from(u16::MAX));
-            let wanted: Vec<_> = need
-                .citations
-                .iter()
-                .map(|wanted| {
-                    json!([wanted.cited.as_str(), wanted.after.as_ref().map(EventId::as_str), wanted.root.to_string()])
-                })
-                .collect();
-            let wanted = json!(wanted).to_string();
+        let limit = need.citations.iter().map(|wanted| wanted.limit).max().unwrap_or(1);
+        let limit = i64::try_from(limit).unwrap_or(i64::from(u16::MAX));
+        let wanted = need.citations.iter().map(|wanted| {
+            let after = wanted.after.as_ref().map(EventId::as_str);
+            json!([wanted.cited.as_str(), after, wanted.root.to_string()]).to_string()
+        });
+        for list in json_lists(wanted) {
             kinds.push(Kind::Citations);
-            statements.push(Statement::new(CITATIONS, [wanted.as_str().into(), limit.into()]));
+            statements.push(Statement::new(CITATIONS, [list.as_str().into(), limit.into()]));
             kinds.push(Kind::Nodes);
-            statements.push(Statement::new(CITED_PATHS, [wanted.into(), limit.into()]));
+            statements.push(Statement::new(CITED_PATHS, [list.into(), limit.into()]));
         }
         let mut supplied = Supplied::default();
         for (kind, rows) in kinds.into_iter().zip(self.batch(statements).await?) {
@@ -158,11 +155,7 @@ pub(super) fn cite<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<Statement
             event.auth_events().iter().map(|cited| json!([cited.as_str(), event.event_id().as_str(), key]).to_string()),
         );
     }
-    super::json_lists(rows).into_iter().map(|list| Statement::new(CITE, [list.into()])).collect()
-}
-
-fn node_list(nodes: &[NodeId]) -> String {
-    json!(nodes.iter().map(NodeId::to_string).collect::<Vec<_>>()).to_string()
+    json_lists(rows).into_iter().map(|list| Statement::new(CITE, [list.into()])).collect()
 }
 
 fn citation(row: &Row) -> Result<Citation, DatabaseError> {

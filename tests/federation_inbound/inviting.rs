@@ -135,3 +135,17 @@ fn older_servers_may_send_the_state_stripped() {
     let rows = invited.a.database.rows("SELECT invite_state FROM local_memberships");
     assert!(rows[0][0].contains("Theirs"));
 }
+
+#[test]
+fn an_invite_with_more_state_than_a_row_may_hold_is_refused() {
+    let invited = invited("11");
+    let topic = |i: usize| {
+        json!({ "type": "m.room.topic", "state_key": i.to_string(), "sender": invited.peer.user("bob"),
+            "content": { "topic": "x".repeat(60_000) } })
+    };
+    let before = accepted(&invited.a);
+    let (status, answer) = invited.send(invited.signed(|_| {}), &(0..100).map(topic).collect());
+    assert_eq!((status, answer["errcode"].as_str()), (413, Some("M_TOO_LARGE")), "{answer}");
+    assert_eq!(accepted(&invited.a), before);
+    assert_eq!(invited.send(invited.signed(|_| {}), &(0..10).map(topic).collect()).0, 200);
+}

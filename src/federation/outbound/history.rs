@@ -34,14 +34,16 @@ pub async fn backfill(server: &Server, room: &Room, limit: usize) -> Result<bool
     if from.is_empty() {
         return Ok(false);
     }
+    let limit = limit.clamp(1, MAX_LIMIT);
     for resident in candidates(server, room).await? {
-        let texts = match server.federation.backfill(&resident, &room.room_id, &from, limit.clamp(1, MAX_LIMIT)).await {
+        let mut texts = match server.federation.backfill(&resident, &room.room_id, &from, limit).await {
             Ok(texts) => texts,
             Err(error) => {
                 server.platform.log.warn(&format!("backfill of {} from {resident}: {error}", room.room_id));
                 continue;
             }
         };
+        texts.truncate(limit);
         let events = pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?;
         if place(server, room, &resident, events).await? > 0 {
             return Ok(true);
