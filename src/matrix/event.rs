@@ -43,7 +43,7 @@ pub enum PduError {
     Format(&'static str),
     /// This member, or the whole event, is longer than allowed.
     TooLarge(&'static str),
-    /// It has more than 10 auth events or 20 previous events.
+    /// It names more than 10 auth events or 20 previous events.
     TooManyReferences,
     /// This server must have signed it, and has not with any key that is known and was valid at the time.
     NotSigned(Box<str>),
@@ -107,15 +107,12 @@ impl ReceivedPdu {
     /// Where the PDU is to be dropped.
     pub fn from_value(pdu: Value, version: &'static RoomVersion) -> Result<Self, PduError> {
         let pdu = Self::from_history(pdu, version)?;
-        let fields = &pdu.event.fields;
-        if fields.auth_events.len() > MAX_AUTH_EVENTS || fields.prev_events.len() > MAX_PREV_EVENTS {
-            return Err(PduError::TooManyReferences);
-        }
+        pdu.event.check_references()?;
         Ok(pdu)
     }
 
     /// As [`ReceivedPdu::from_value`] for events that others have accepted already (backfill, state, auth chains): rooms
-    /// hold old events with more auth events and previous events than are allowed now.
+    /// hold old events with more or longer references to auth events and previous events than are allowed now.
     ///
     /// # Errors
     /// Where the PDU is to be dropped.
@@ -379,6 +376,11 @@ impl Event {
         &self.0.fields.prev_events
     }
 
+    /// Whether its references are as few and as short as those of a received PDU must be, which history is not held to.
+    pub fn has_limited_references(&self) -> bool {
+        self.0.check_references().is_ok()
+    }
+
     /// `redacts`, from where this room version has it.
     pub fn redacts(&self) -> Option<&str> {
         let holder = if self.0.version.redacts_in_content { self.content() } else { &self.0.object };
@@ -464,6 +466,20 @@ impl EventData {
         }
     }
 
+    /// Errs where it has more references than allowed, or one that is no event's ID for its length.
+    fn check_references(&self) -> Result<(), PduError> {
+        let Fields { auth_events, prev_events, .. } = &self.fields;
+        if auth_events.len() > MAX_AUTH_EVENTS || prev_events.len() > MAX_PREV_EVENTS {
+            return Err(PduError::TooManyReferences);
+        }
+        for (member, ids) in [("auth_events", auth_events), ("prev_events", prev_events)] {
+            if ids.iter().any(|id| self.is_too_long(id.as_str())) {
+                return Err(PduError::TooLarge(member));
+            }
+        }
+        Ok(())
+    }
+
     /// Errs where a string is longer than any server takes; otherwise names one that is longer than the spec allows.
     fn check_string_sizes(&self) -> Result<Option<&'static str>, PduError> {
         let mut oversized = None;
@@ -477,11 +493,16 @@ impl EventData {
             if text.len() <= MAX_STRING {
                 continue;
             }
-            if self.version.strict_byte_limits || text.chars().count() > MAX_STRING {
+            if self.is_too_long(text) {
                 return Err(PduError::TooLarge(member));
             }
             oversized = oversized.or(Some(member));
         }
         Ok(oversized)
+    }
+
+    /// Whether no server takes an event with this string in it.
+    fn is_too_long(&self, text: &str) -> bool {
+        text.len() > MAX_STRING && (self.version.strict_byte_limits || text.chars().count() > MAX_STRING)
     }
 }

@@ -222,3 +222,47 @@ fn missing_events_are_fetched_from_the_sender() {
     }
     assert!(scene.a.database.rows("SELECT 1 FROM staged_pdus").is_empty());
 }
+
+/// 50 of Bob's messages that cite, each in its own order, as many events as they may, whose IDs are `id` and a number.
+fn citing(scene: &Scene, id: impl Fn(usize) -> String) -> Vec<(String, Value)> {
+    let cite = |from: usize, count: usize| (from..from + count).map(&id).collect::<Vec<_>>();
+    let event = |i: usize| {
+        let mut event = message(scene, "citing");
+        event["auth_events"] = json!(cite(100 * i, 10));
+        event["prev_events"] = json!(cite(100 * i + 10, 20));
+        scene.peer.sign(&scene.theirs.version, event)
+    };
+    (0..50).map(event).collect()
+}
+
+#[test]
+fn references_longer_than_event_ids_refuse_the_event() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        let before = accepted(&scene.a);
+        let sent = citing(&scene, |i| format!("${i}{}", "x".repeat(1_900)));
+        let pdus: Vec<Value> = sent.iter().map(|(_, event)| event.clone()).collect();
+        let (status, answer) = scene.peer.send(&scene.a, "1", &pdus);
+        assert_eq!(status, 200, "{answer}");
+        for (id, _) in &sent {
+            let error = answer["pdus"][id]["error"].as_str().unwrap();
+            assert!(error.contains("`auth_events` is too large"), "{error}");
+        }
+        assert_eq!(accepted(&scene.a), before);
+    }
+}
+
+#[test]
+fn references_that_take_more_room_than_they_have_bytes_do_no_harm() {
+    let scene = scene("12");
+    // 255 bytes, of which each but a few takes six in JSON: together more than the database takes in a parameter.
+    let sent = citing(&scene, |i| format!("${i:04}{}", "\u{1}".repeat(250)));
+    let pdus: Vec<Value> = sent.iter().map(|(_, event)| event.clone()).collect();
+    let (status, answer) = scene.peer.send(&scene.a, "1", &pdus);
+    assert_eq!(status, 200, "{answer}");
+    for (id, _) in &sent {
+        assert_eq!(answer["pdus"][id], json!({}));
+    }
+    scene.world.settle();
+    assert!(!scene.world.logs().iter().any(|line| line.contains("parameter")), "{:?}", scene.world.logs());
+}

@@ -228,3 +228,29 @@ fn redacts_is_where_its_version_has_it() {
         assert_eq!(event.redacts(), Some(expected));
     }
 }
+
+#[test]
+fn references_are_no_longer_than_event_ids_except_in_history() {
+    for version in RoomVersion::all() {
+        for member in ["auth_events", "prev_events"] {
+            let event_with = |id: String| {
+                let mut event = message(version);
+                let id = match version.event_ids {
+                    EventIds::Given => vec![Value::from(id), Object::new().into()].into(),
+                    _ => Value::from(id),
+                };
+                event.insert(member, vec![id]);
+                event
+            };
+            let id = |character: &str, length: usize| format!("${}", character.repeat(length - 1));
+            assert!(parse(event_with(id("a", 255)), version).is_ok());
+            for long in [id("a", 256), id("é", 256), id("a", 60_000)] {
+                assert_eq!(parse(event_with(long.clone()), version).unwrap_err(), PduError::TooLarge(member));
+                assert!(ReceivedPdu::from_history(event_with(long).into(), version).is_ok());
+            }
+            // 255 characters, but more bytes: such event IDs are in rooms of versions 1 and 2.
+            let lenient = !matches!(version.id, "11" | "12");
+            assert_eq!(parse(event_with(id("é", 255)), version).is_ok(), lenient, "{version}");
+        }
+    }
+}

@@ -14,7 +14,7 @@ use super::requests::RequestError;
 use crate::{
     federation::pdus,
     matrix::{
-        event::{Event, MAX_AUTH_EVENTS, MAX_PREV_EVENTS},
+        event::Event,
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
     },
@@ -33,6 +33,9 @@ const MAX_GAP_ROUNDS: usize = 4;
 
 /// How many events are asked for to fill a gap; other servers give fewer as they please.
 const GAP_LIMIT: i64 = 50;
+
+/// How many events one look judges together; those that would be more are not fetched.
+const MAX_AT_ONCE: usize = 500;
 
 /// Of more missing state events than this the whole state is asked for, not one by one.
 const MAX_SINGLE_EVENTS: usize = 60;
@@ -273,14 +276,10 @@ impl Work<'_> {
         texts.truncate(usize::try_from(GAP_LIMIT).unwrap_or(0));
         let mut fetched = self.check(&texts).await?;
         // History stays history, and what is new keeps to the limits of a received PDU.
-        fetched.retain(|event| {
-            event.depth() >= self.first_depth
-                && event.prev_events().len() <= MAX_PREV_EVENTS
-                && event.auth_events().len() <= MAX_AUTH_EVENTS
-        });
+        fetched.retain(|event| event.depth() >= self.first_depth && event.has_limited_references());
         let mut new = false;
         for event in fetched {
-            if !self.origins.contains_key(event.event_id()) {
+            if self.events.len() < MAX_AT_ONCE && !self.origins.contains_key(event.event_id()) {
                 self.origins.insert(event.event_id().clone(), origin.clone());
                 self.events.push(event);
                 new = true;
