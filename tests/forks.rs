@@ -69,7 +69,7 @@ async fn send(server: &Server, room: &RoomId, sender: &UserId, draft: Draft) -> 
 /// The current state: event IDs by type and state key.
 async fn state(server: &Server, room: &RoomId) -> BTreeMap<(String, String), String> {
     let row = server.rooms.room(room).await.unwrap().unwrap();
-    let state = server.rooms.whole_state(row.state).await.unwrap();
+    let state = common::homeserver::state_events(server, row.state).await;
     state
         .iter()
         .map(|event| {

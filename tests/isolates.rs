@@ -450,7 +450,7 @@ async fn call(server: &Server, token: &str, method: &str, path: &str, body: Opti
 /// The current state: event IDs by type and state key.
 async fn state(server: &Server, room: &RoomId) -> BTreeMap<(String, String), String> {
     let row = server.rooms.room(room).await.unwrap().unwrap();
-    let state = server.rooms.whole_state(row.state).await.unwrap();
+    let state = common::homeserver::state_events(server, row.state).await;
     let key =
         |event: &verge::matrix::event::Event| (event.event_type().to_owned(), event.state_key().unwrap().to_owned());
     state.iter().map(|event| (key(event), event.event_id().to_string())).collect()

@@ -73,7 +73,7 @@ fn a_room_of_every_version_is_made_and_takes_events() {
                 server.rooms.current(&room, &[("m.room.name", ""), ("m.room.topic", "")]).await.unwrap().unwrap();
             assert_eq!(state.iter().map(|event| event.event_id()).collect::<Vec<_>>(), [&name]);
             assert_eq!(row.extremities.len(), 1);
-            assert_eq!(server.rooms.whole_state(row.state).await.unwrap().len(), 5);
+            assert_eq!(common::homeserver::state_events(&server, row.state).await.len(), 5);
             let join = Draft::membership(bob.as_str(), "join", Object::new());
             send(&server, &room, &bob, join).await.unwrap();
         });
@@ -223,5 +223,20 @@ fn a_list_longer_than_a_parameter_is_read_in_parts() {
             ids[1..40_001].chunks(20).map(|previous| forged(&server, &room, &alice, &[], previous)).collect();
         let received = server.rooms.receive_fetched(&room, &citing).await.unwrap();
         assert_eq!(received.missing.len(), 2_000);
+    });
+}
+
+#[test]
+fn texts_of_many_events_are_read_in_parts() {
+    let world = World::new();
+    let (server, database) = server(&world, "a.example");
+    let alice = UserId::parse("@alice:a.example").unwrap();
+    world.run(async {
+        let (_, events) = server.rooms.create(&alice, &new_room("12", alice.as_str())).await.unwrap();
+        let ids = vec![events[0].event_id().clone(); 10_001];
+        let calls = database.calls.get();
+        let list = server.store.pdu_list(&ids).await.unwrap();
+        assert_eq!(database.calls.get() - calls, 3);
+        assert_eq!(list, format!("[{}]", vec![events[0].json(); 10_001].join(",")));
     });
 }

@@ -26,16 +26,19 @@ pub use local::NewRoom;
 pub use receipt::{KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
 
+use self::{
+    judge::key,
+    view::{StateKey, View},
+};
 pub use crate::store::{events::StoredEvent, rooms::Room};
 use crate::{
     config::Config,
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
-        state_trie::{NodeId, StateKeyHash},
     },
     platform::{Clock, Platform, Random},
-    store::{Store, events::Wanted},
+    store::Store,
 };
 
 /// How often a commit that lost to another one is tried anew before the caller is told to come back.
@@ -112,41 +115,12 @@ impl Rooms {
         room_id: &RoomId,
         keys: &[(&str, &str)],
     ) -> Result<Option<(Room, Vec<Event>)>, RoomError> {
-        let wanted = Wanted {
-            rooms: vec![room_id.clone()],
-            keys: keys.iter().map(|(event_type, state_key)| StateKeyHash::new(event_type, state_key)).collect(),
-            ..Wanted::default()
-        };
-        let found = self.store.find(self.server_name(), &wanted).await?;
-        let Some(room) = found.rooms.into_iter().next() else { return Ok(None) };
-        let extremities: Vec<&EventId> = room.extremities.iter().map(|(id, _)| id).collect();
-        let events = found
-            .events
-            .into_values()
-            .map(|stored| stored.event)
-            .filter(|event| {
-                keys.iter().any(|(event_type, state_key)| event.is_state(event_type, state_key))
-                    // An extremity is read too, and may have the key of a state event that state resolution put aside.
-                    && (!extremities.contains(&event.event_id()) || stands(&found.nodes, room.state, event))
-            })
-            .collect();
-        Ok(Some((room, events)))
-    }
-
-    /// Every state event of the snapshot `root`.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn whole_state(&self, root: NodeId) -> Result<Vec<Event>, RoomError> {
-        Ok(self.store.whole_state(root).await?.into_iter().map(|stored| stored.event).collect())
-    }
-
-    /// The auth chain of `event_ids`, without those events themselves unless others of them cite them.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn auth_chain(&self, event_ids: &[EventId]) -> Result<Vec<Event>, RoomError> {
-        Ok(self.store.auth_chain(event_ids).await?.into_iter().map(|stored| stored.event).collect())
+        let keys: Vec<StateKey> = keys.iter().map(|(event_type, state_key)| key(event_type, state_key)).collect();
+        let mut view = View::new(&self.store, self.server_name());
+        let room = view.load_rooms(vec![room_id.clone()], &keys, Vec::new(), Vec::new()).await?.pop();
+        let Some(room) = room else { return Ok(None) };
+        let state = view.state(room.state, &keys).await?;
+        Ok(Some((room, state)))
     }
 
     /// Whether `server` has joined members in the room.
@@ -164,17 +138,4 @@ impl Rooms {
     pub async fn servers(&self, room_id: &RoomId) -> Result<Vec<ServerName>, RoomError> {
         Ok(self.store.servers(room_id).await?)
     }
-}
-
-/// Whether `event` is what the snapshot `root` has at the event's key, given the nodes on its path.
-fn stands(nodes: &[(NodeId, String)], root: NodeId, event: &Event) -> bool {
-    let mut at_hand = crate::matrix::state_trie::Nodes::default();
-    for (id, text) in nodes {
-        // A malformed node is then missing, which the lookup reports.
-        let _ = at_hand.insert_text(*id, text);
-    }
-    let Some(state_key) = event.state_key() else { return false };
-    let key = StateKeyHash::new(event.event_type(), state_key);
-    crate::matrix::state_trie::lookup(root, &[key], &at_hand)
-        .is_ok_and(|found| found.into_iter().flatten().any(|id| *id == *event.event_id().as_str()))
 }

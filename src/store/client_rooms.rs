@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Store;
+use super::{Store, events};
 use crate::{
     matrix::{
         event::Event,
@@ -142,10 +142,10 @@ impl SeenEvent {
 
     /// The event in the first columns of `row`.
     pub(super) fn of_row(row: &Row) -> Result<Self, DatabaseError> {
-        let version = room_version(row.text(2)?)?;
-        let event = event(row.text(0)?, row.text(1)?, version)?;
+        let version = row.text(2)?;
+        let event = events::read(row.text(0)?, row.text(1)?, version)?;
         let redaction = match (row.optional_text(3)?, row.optional_text(4)?) {
-            (Some(id), Some(json)) => Some(self::event(id, json, version)?),
+            (Some(id), Some(json)) => Some(events::read(id, json, version)?),
             _ => None,
         };
         let event = if row.optional_text(3)?.is_some() { event.redacted() } else { event };
@@ -319,9 +319,4 @@ pub(super) fn room_version(id: &str) -> Result<&'static RoomVersion, DatabaseErr
 pub(super) fn root(row: &Row, column: usize) -> Result<Option<NodeId>, DatabaseError> {
     let Some(text) = row.optional_text(column)? else { return Ok(None) };
     NodeId::parse(text).map(Some).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is no state root")))
-}
-
-fn event(event_id: &str, json: &str, version: &'static RoomVersion) -> Result<Event, DatabaseError> {
-    Event::from_store(event_id, json, version)
-        .map_err(|error| DatabaseError::Shape(format!("the stored event {event_id} cannot be read: {error}")))
 }

@@ -1,6 +1,4 @@
 //! Reading state snapshots for clients: of any number of rooms, in one round trip.
-//!
-//! The shape of the nodes is `matrix::state_trie`'s; the walks are here because they are SQL.
 
 use std::collections::HashMap;
 
@@ -10,6 +8,7 @@ use super::{
     Store,
     client_rooms::{SeenEvent, seen_columns, seen_joins},
     json_list, json_lists,
+    state_sql::{entries, found, pairs, paths},
 };
 use crate::{
     matrix::state_trie::{NodeId, StateKeyHash},
@@ -51,83 +50,51 @@ pub struct Members {
 
 /// Pairs of root and key, as a JSON list, in ?1.
 const AT: &str = concat!(
-    "WITH RECURSIVE walk(root, node_id, key, depth) AS ( \
-       SELECT value ->> 0, value ->> 0, value ->> 1, 1 FROM json_each(?1) \
-       UNION \
-       SELECT walk.root, \
-         substr(n.node, 2 + 22 * (instr('0123456789abcdef', substr(walk.key, walk.depth, 1)) - 1), 22), \
-         walk.key, walk.depth + 1 \
-       FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id WHERE substr(n.node, 1, 1) = 'I' \
-     ), found(root, key, event_id) AS ( \
-       SELECT walk.root, walk.key, json_extract(n.node, '$.\"' || walk.key || '\"') FROM walk \
-       JOIN state_nodes AS n ON n.node_id = walk.node_id WHERE substr(n.node, 1, 1) = '{' \
-     ) SELECT ",
+    "WITH RECURSIVE ",
+    paths!("snapshot, ", "SELECT value ->> 0, value ->> 0, value ->> 1, 0 FROM json_each(?1)"),
+    ", ",
+    found!("snapshot, key, "),
+    " SELECT ",
     seen_columns!(),
-    ", found.root, found.key FROM found JOIN events AS e ON e.event_id = found.event_id ",
+    ", found.snapshot, found.key FROM found JOIN events AS e ON e.event_id = found.event_id ",
     seen_joins!()
 );
 
-/// Walks all nodes under the roots in ?1, a JSON list, to the entries of their leaves.
-macro_rules! entries {
-    () => {
-        "WITH RECURSIVE walk(root, node_id) AS ( \
-           SELECT value, value FROM json_each(?1) \
-           UNION \
-           SELECT walk.root, substr(n.node, 2 + 22 * slot.value, 22) \
-           FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id AND substr(n.node, 1, 1) = 'I', \
-             json_each('[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]') AS slot \
-         ), leaves(root, node) AS ( \
-           SELECT walk.root, n.node FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id \
-           WHERE substr(n.node, 1, 1) = '{' \
-         )"
-    };
-}
-
+/// All events of the roots in ?1, a JSON list.
 const WHOLE: &str = concat!(
-    entries!(),
+    "WITH RECURSIVE ",
+    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
     " SELECT ",
     seen_columns!(),
-    ", leaves.root FROM leaves, json_each(leaves.node) AS entry JOIN events AS e ON e.event_id = entry.value ",
+    ", entry.snapshot FROM entry JOIN events AS e ON e.event_id = entry.event_id ",
     seen_joins!()
 );
 
 const MEMBERS: &str = concat!(
-    entries!(),
-    ", member(root, user_id, membership, event_nid) AS ( \
-       SELECT leaves.root, e.state_key, json_extract(e.json, '$.content.membership'), e.event_nid \
-       FROM leaves, json_each(leaves.node) AS entry JOIN events AS e ON e.event_id = entry.value \
-       WHERE e.event_type = 'm.room.member' \
-     ), ranked(root, membership, user_id, total, rank) AS ( \
-       SELECT root, membership, user_id, count(*) OVER (PARTITION BY root, membership), \
-         row_number() OVER (PARTITION BY root, membership ORDER BY event_nid) FROM member \
-     ) SELECT root, membership, total, user_id FROM ranked WHERE rank <= 6 ORDER BY root, membership, rank"
+    "WITH RECURSIVE ",
+    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
+    ", member(snapshot, user_id, membership, event_nid) AS ( \
+       SELECT entry.snapshot, e.state_key, json_extract(e.json, '$.content.membership'), e.event_nid \
+       FROM entry JOIN events AS e ON e.event_id = entry.event_id WHERE e.event_type = 'm.room.member' \
+     ), ranked(snapshot, membership, user_id, total, rank) AS ( \
+       SELECT snapshot, membership, user_id, count(*) OVER (PARTITION BY snapshot, membership), \
+         row_number() OVER (PARTITION BY snapshot, membership ORDER BY event_nid) FROM member \
+     ) SELECT snapshot, membership, total, user_id FROM ranked WHERE rank <= 6 ORDER BY snapshot, membership, rank"
 );
 
-/// Walks two snapshots side by side, past what they share. Pairs of roots, as a JSON list, in ?1. A subtree that is a
-/// leaf in one and an inner node in the other is paired with each of the other's children.
+/// The events of the second of two snapshots that are not in the first. Pairs of roots, as a JSON list, in ?1.
 const CHANGES: &str = concat!(
-    "WITH RECURSIVE walk(old_root, new_root, old, new) AS ( \
-       SELECT value ->> 0, value ->> 1, value ->> 0, value ->> 1 FROM json_each(?1) \
-       UNION \
-       SELECT w.old_root, w.new_root, \
-         CASE WHEN substr(o.node, 1, 1) = 'I' THEN substr(o.node, 2 + 22 * slot.value, 22) ELSE w.old END AS old_child, \
-         CASE WHEN substr(n.node, 1, 1) = 'I' THEN substr(n.node, 2 + 22 * slot.value, 22) ELSE w.new END AS new_child \
-       FROM walk AS w LEFT JOIN state_nodes AS o ON o.node_id = w.old LEFT JOIN state_nodes AS n ON n.node_id = w.new, \
-         json_each('[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]') AS slot \
-       WHERE (substr(o.node, 1, 1) = 'I' OR substr(n.node, 1, 1) = 'I') AND old_child <> new_child \
-     ), old_leaves(old_root, new_root, node) AS ( \
-       SELECT w.old_root, w.new_root, n.node FROM walk AS w JOIN state_nodes AS n ON n.node_id = w.old \
-       WHERE substr(n.node, 1, 1) = '{' \
-     ), new_leaves(old_root, new_root, node) AS ( \
-       SELECT w.old_root, w.new_root, n.node FROM walk AS w JOIN state_nodes AS n ON n.node_id = w.new \
-       WHERE substr(n.node, 1, 1) = '{' \
-     ), changed(old_root, new_root, event_id) AS ( \
-       SELECT old_root, new_root, entry.value FROM new_leaves, json_each(new_leaves.node) AS entry \
+    "WITH RECURSIVE ",
+    pairs!("old, new, ", "SELECT value ->> 0, value ->> 1, value ->> 0, value ->> 1 FROM json_each(?1)"),
+    ", changed(old, new, event_id) AS ( \
+       SELECT old, new, item.value FROM pair JOIN state_nodes ON node_id = b JOIN json_each(node) AS item \
+       WHERE substr(node, 1, 1) = '{' \
        EXCEPT \
-       SELECT old_root, new_root, entry.value FROM old_leaves, json_each(old_leaves.node) AS entry \
+       SELECT old, new, item.value FROM pair JOIN state_nodes ON node_id = a JOIN json_each(node) AS item \
+       WHERE substr(node, 1, 1) = '{' \
      ) SELECT ",
     seen_columns!(),
-    ", changed.old_root, changed.new_root FROM changed JOIN events AS e ON e.event_id = changed.event_id ",
+    ", changed.old, changed.new FROM changed JOIN events AS e ON e.event_id = changed.event_id ",
     seen_joins!()
 );
 

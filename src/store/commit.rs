@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Store, events::NodeText, json_lists, resolution::cite};
+use super::{Store, events::NodeText, json_lists, resolution::cite, state_sql};
 use crate::{
     matrix::{
         event::Event,
@@ -165,10 +165,6 @@ const BACKFILLED: &str = "\
     SELECT ?2, MIN(0, COALESCE((SELECT MIN(pos) FROM timeline WHERE room_id = ?2), 0)) - (value ->> 1), e.event_nid \
     FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
 
-const NODES: &str = "\
-    INSERT INTO state_nodes (node_id, node) SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true \
-    ON CONFLICT (node_id) DO NOTHING";
-
 /// ?1: a list of [how far from the end of the stream, trie root].
 const STATES: &str = "\
     INSERT INTO room_states (room_id, pos, state) \
@@ -282,7 +278,7 @@ impl RoomCommit {
             ),
         });
         let nodes = self.nodes.iter().map(|(id, node)| json!([id.to_string(), node]).to_string());
-        statements.extend(json_lists(nodes).into_iter().map(|list| Statement::new(NODES, [list.into()])));
+        statements.extend(json_lists(nodes).into_iter().map(|list| Statement::new(state_sql::INSERT, [list.into()])));
         statements.extend(cite(self.events.iter().map(|new| &new.event)));
         let mut each = |sql: &'static str, items: Vec<String>| {
             for list in json_lists(items) {

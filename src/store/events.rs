@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use super::{
     Store, json_list,
     rooms::{Room, room, rooms_statement},
-    state_sql, text_lists,
+    state_sql::{self, entries, found, nodes_of_paths, paths},
+    text_lists,
 };
 use crate::{
     matrix::{
@@ -61,67 +62,76 @@ const EXTREMITIES: &str = concat!(
      JOIN events AS e ON e.event_id = x.value ->> 0"
 );
 
+/// The id of an event that another one names, in the row of its `auth_events` or `prev_events` that is called so: room
+/// versions 1 and 2 have pairs of id and hashes.
+macro_rules! cited {
+    ($entry:literal) => {
+        concat!("CASE ", $entry, ".type WHEN 'array' THEN ", $entry, ".value ->> 0 ELSE ", $entry, ".value END")
+    };
+}
+pub(super) use cited;
+
+/// Selects the auth events of the events in a table with a column `event_id`.
+macro_rules! auth_events_of {
+    ($table:literal) => {
+        concat!(
+            "SELECT ",
+            cited!("a"),
+            " FROM ",
+            $table,
+            " AS citing JOIN events AS s ON s.event_id = citing.event_id, json_each(s.json, '$.auth_events') AS a"
+        )
+    };
+}
+pub(super) use auth_events_of;
+
+/// The auth chain of the state ?1, a trie root, and of the events ?2, a JSON list.
 const AUTH_CHAIN: &str = concat!(
-    "WITH RECURSIVE chain(event_id) AS ( \
-       SELECT a.value FROM json_each(?1) AS start JOIN events AS s ON s.event_id = start.value, \
-         json_each(s.json, '$.auth_events') AS j, json_each(json_array(CASE j.type WHEN 'array' THEN j.value ->> 0 ELSE j.value END)) AS a \
-       UNION \
-       SELECT a.value FROM chain JOIN events AS s ON s.event_id = chain.event_id, \
-         json_each(s.json, '$.auth_events') AS j, json_each(json_array(CASE j.type WHEN 'array' THEN j.value ->> 0 ELSE j.value END)) AS a \
-     ) SELECT ",
-    event_columns!(),
-    " FROM chain JOIN events AS e ON e.event_id = chain.event_id JOIN rooms AS r ON r.room_id = e.room_id"
+    "WITH RECURSIVE ",
+    entries!("", "SELECT ?1"),
+    ", first(event_id) AS ( SELECT event_id FROM entry UNION SELECT value FROM json_each(?2) ), chain(event_id) AS ( ",
+    auth_events_of!("first"),
+    " UNION ",
+    auth_events_of!("chain"),
+    " ) SELECT e.event_id FROM chain JOIN events AS e ON e.event_id = chain.event_id"
 );
 
-/// The start of a walk down the paths of each key (a JSON list, ?2) under each root: the roots in ?1, the current states
-/// of the rooms in ?3, and the states after the events in ?4 (all JSON lists).
-macro_rules! walk {
+/// The texts of the events in ?1, a JSON list. Of a redacted one also what its redaction takes.
+const TEXTS: &str = "\
+    SELECT e.json, e.event_id, CASE WHEN e.redacted_by IS NOT NULL THEN r.room_version END AS redact_by \
+    FROM json_each(?1) AS wanted JOIN events AS e ON e.event_id = wanted.value JOIN rooms AS r ON r.room_id = e.room_id";
+
+/// The start of walks down to each key (a JSON list, ?2) from each root: the roots in ?1, the current states of the rooms
+/// in ?3, and the states after the events in ?4 (all JSON lists).
+macro_rules! paths_from_all {
     () => {
-        "WITH RECURSIVE starts(node_id) AS ( \
-          SELECT value FROM json_each(?1) \
-          UNION SELECT rooms.state FROM json_each(?3) AS wanted JOIN rooms ON rooms.room_id = wanted.value \
-          UNION SELECT events.state_after FROM json_each(?4) AS wanted JOIN events ON events.event_id = wanted.value \
-            WHERE events.state_after IS NOT NULL \
-        ), walk(node_id, key, depth) AS ( \
-          SELECT starts.node_id, keys.value, 1 FROM starts, json_each(?2) AS keys \
-          UNION \
-          SELECT substr(n.node, 2 + 22 * (instr('0123456789abcdef', substr(walk.key, walk.depth, 1)) - 1), 22), \
-            walk.key, walk.depth + 1 \
-          FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id WHERE substr(n.node, 1, 1) = 'I' \
-        )"
+        concat!(
+            "WITH RECURSIVE starts(node_id) AS ( \
+               SELECT value FROM json_each(?1) \
+               UNION SELECT rooms.state FROM json_each(?3) AS wanted JOIN rooms ON rooms.room_id = wanted.value \
+               UNION SELECT events.state_after FROM json_each(?4) AS wanted JOIN events ON events.event_id = wanted.value \
+                 WHERE events.state_after IS NOT NULL \
+             ), ",
+            paths!("", "SELECT starts.node_id, keys.value, 0 FROM starts, json_each(?2) AS keys")
+        )
     };
 }
 
 /// The nodes on those paths.
-const NODES: &str =
-    concat!(walk!(), " SELECT DISTINCT n.node_id, n.node FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id");
+const NODES: &str = concat!(paths_from_all!(), nodes_of_paths!());
 
 /// The events that stand at the ends of those paths.
 const AT_KEYS: &str = concat!(
-    walk!(),
-    ", found(event_id) AS ( \
-      SELECT DISTINCT json_extract(n.node, '$.\"' || walk.key || '\"') FROM walk \
-      JOIN state_nodes AS n ON n.node_id = walk.node_id WHERE substr(n.node, 1, 1) = '{' \
-    ) SELECT ",
+    paths_from_all!(),
+    ", ",
+    found!(""),
+    " SELECT ",
     event_columns!(),
     " FROM found JOIN events AS e ON e.event_id = found.event_id JOIN rooms AS r ON r.room_id = e.room_id"
 );
 
-/// All events in the snapshot ?1.
-const WHOLE_STATE: &str = concat!(
-    "WITH RECURSIVE walk(node_id) AS ( \
-      SELECT ?1 \
-      UNION \
-      SELECT substr(n.node, 2 + 22 * slot.value, 22) \
-      FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id AND substr(n.node, 1, 1) = 'I', \
-        json_each('[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]') AS slot \
-    ), leaves(node) AS ( \
-      SELECT n.node FROM walk JOIN state_nodes AS n ON n.node_id = walk.node_id WHERE substr(n.node, 1, 1) = '{' \
-    ) SELECT ",
-    event_columns!(),
-    " FROM leaves, json_each(leaves.node) AS entry JOIN events AS e ON e.event_id = entry.value \
-      JOIN rooms AS r ON r.room_id = e.room_id"
-);
+/// How many texts of events are read at once: what is read and what is made of it must be in memory together.
+const TEXTS_AT_ONCE: usize = 5_000;
 
 /// One trie node: its id and its text.
 pub type NodeText = (NodeId, String);
@@ -224,26 +234,55 @@ impl Store {
         answers.iter().flatten().map(stored_event).collect()
     }
 
-    /// The auth chain of `ids` (Server-Server API, "auth chain"): their auth events, those events' auth events, and so on.
+    /// The ids of the events of the snapshot `root`, and of the auth chain (Server-Server API, "auth chain") of those and
+    /// of the events `others`: their auth events, those events' auth events, and so on. No event is read for it.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn auth_chain(&self, ids: &[EventId]) -> Result<Vec<StoredEvent>, DatabaseError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows = self.query(Statement::new(AUTH_CHAIN, [self::ids(ids).into()])).await?;
-        rows.iter().map(stored_event).collect()
+    pub async fn state_ids(&self, root: NodeId, others: &[EventId]) -> Result<StateIds, DatabaseError> {
+        let root = root.to_string();
+        let others = json_list(others.iter().map(EventId::as_str));
+        let answers = self
+            .batch(vec![
+                Statement::new(state_sql::EVENT_IDS, [root.as_str().into()]),
+                Statement::new(AUTH_CHAIN, [root.into(), others.into()]),
+            ])
+            .await?;
+        let mut answers = answers.iter().map(|rows| rows.iter().map(event_id).collect::<Result<Vec<_>, _>>());
+        let mut next = || answers.next().unwrap_or(Ok(Vec::new()));
+        Ok(StateIds { state: next()?, auth_chain: next()? })
     }
 
-    /// Every state event of the snapshot `root`.
+    /// The texts of those of `ids` that we hold, redacted ones as redacted, as a JSON list.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn whole_state(&self, root: NodeId) -> Result<Vec<StoredEvent>, DatabaseError> {
-        let rows = self.query(Statement::new(WHOLE_STATE, [root.to_string().into()])).await?;
-        rows.iter().map(stored_event).collect()
+    pub async fn pdu_list(&self, ids: &[EventId]) -> Result<String, DatabaseError> {
+        let mut list = String::from("[");
+        for ids in ids.chunks(TEXTS_AT_ONCE) {
+            let lists = text_lists(ids).into_iter().map(|list| Statement::new(TEXTS, [list.into()]));
+            for row in self.batch(lists.collect()).await?.iter().flatten() {
+                if list.len() > 1 {
+                    list.push(',');
+                }
+                match row.optional_text(2)? {
+                    None => list.push_str(row.text(0)?),
+                    Some(version) => list.push_str(read(row.text(1)?, row.text(0)?, version)?.redacted().json()),
+                }
+            }
+        }
+        list.push(']');
+        Ok(list)
     }
+}
+
+/// The ids of the events of a state and of its auth chain.
+#[derive(Debug)]
+pub struct StateIds {
+    /// The events of the state.
+    pub state: Vec<EventId>,
+    /// Those of the auth chain.
+    pub auth_chain: Vec<EventId>,
 }
 
 /// What the rows of a statement of [`Store::find`] are.
@@ -263,20 +302,10 @@ fn texts(items: &[impl ToString]) -> String {
     json_list(items.iter().map(String::as_str))
 }
 
-fn ids(events: &[EventId]) -> String {
-    json_list(events.iter().map(EventId::as_str))
-}
-
 /// An event from a row of `event_columns`.
 pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
-    let version = row.text(8)?;
-    let version = RoomVersion::get(version)
-        .ok_or_else(|| DatabaseError::Shape(format!("a stored room has the unknown version {version:?}")))?;
-    let event_id = row.text(0)?;
-    let event = Event::from_store(event_id, row.text(1)?, version)
-        .map_err(|error| DatabaseError::Shape(format!("the stored event {event_id} cannot be read: {error}")))?;
     Ok(StoredEvent {
-        event,
+        event: read(row.text(0)?, row.text(1)?, row.text(8)?)?,
         outlier: row.integer(2)? != 0,
         rejected: row.optional_text(3)?.map(str::to_owned),
         soft_failed: row.integer(4)? != 0,
@@ -284,4 +313,17 @@ pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
         state_before: row.optional_text(6)?.map(node_id).transpose()?,
         state_after: row.optional_text(7)?.map(node_id).transpose()?,
     })
+}
+
+/// The event of this id and text in a room of this version, as they are stored.
+pub(super) fn read(event_id: &str, json: &str, version: &str) -> Result<Event, DatabaseError> {
+    let version = RoomVersion::get(version)
+        .ok_or_else(|| DatabaseError::Shape(format!("a stored room has the unknown version {version:?}")))?;
+    Event::from_store(event_id, json, version)
+        .map_err(|error| DatabaseError::Shape(format!("the stored event {event_id} cannot be read: {error}")))
+}
+
+fn event_id(row: &Row) -> Result<EventId, DatabaseError> {
+    let id = row.text(0)?;
+    EventId::parse_any_length(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is no event ID")))
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Store,
-    events::{StoredEvent, event_columns, stored_event},
+    events::{StoredEvent, cited, event_columns, stored_event},
     json_list,
 };
 use crate::{
@@ -11,17 +11,16 @@ use crate::{
 };
 
 /// The events ?1 (a JSON list) of the room ?2 and their ancestors, the deepest first, not past the events ?3 (a JSON
-/// list), at most ?4. `ORDER BY` in a recursive query makes its queue a priority queue. `prev_events` are pairs of ID and
-/// hashes in room versions 1 and 2.
+/// list), at most ?4. `ORDER BY` in a recursive query makes its queue a priority queue.
 const WALK_BACK: &str = concat!(
     "WITH RECURSIVE walk(event_id, depth) AS ( \
        SELECT s.event_id, s.depth FROM json_each(?1) AS start JOIN events AS s ON s.event_id = start.value \
          WHERE s.room_id = ?2 AND s.event_id NOT IN (SELECT value FROM json_each(?3)) \
        UNION \
        SELECT p.event_id, p.depth FROM walk JOIN events AS s ON s.event_id = walk.event_id, \
-           json_each(s.json, '$.prev_events') AS j \
-         JOIN events AS p ON p.event_id = CASE j.type WHEN 'array' THEN j.value ->> 0 ELSE j.value END \
-         WHERE p.room_id = ?2 AND p.event_id NOT IN (SELECT value FROM json_each(?3)) \
+           json_each(s.json, '$.prev_events') AS j JOIN events AS p ON p.event_id = ",
+    cited!("j"),
+    " WHERE p.room_id = ?2 AND p.event_id NOT IN (SELECT value FROM json_each(?3)) \
        ORDER BY 2 DESC LIMIT ?4 \
      ) SELECT ",
     event_columns!(),

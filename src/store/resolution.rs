@@ -4,8 +4,10 @@ use serde_json::json;
 
 use super::{
     Store,
-    events::{event_columns, node_id, stored_event},
-    json_lists, state_sql, text_lists,
+    events::{auth_events_of, cited, event_columns, node_id, stored_event},
+    json_lists,
+    state_sql::{self, nodes_of_paths, paths},
+    text_lists,
 };
 use crate::{
     matrix::{
@@ -19,22 +21,18 @@ use crate::{
 
 /// The events in ?1 and their auth events, JSON lists.
 const EVENTS: &str = concat!(
-    "WITH wanted(event_id) AS ( \
-       SELECT value FROM json_each(?1) \
-       UNION SELECT CASE a.type WHEN 'array' THEN a.value ->> 0 ELSE a.value END \
-         FROM json_each(?1) AS start JOIN events AS s ON s.event_id = start.value, json_each(s.json, '$.auth_events') AS a \
-     ) SELECT ",
+    "WITH first(event_id) AS ( SELECT value FROM json_each(?1) ), wanted(event_id) AS ( SELECT event_id FROM first UNION ",
+    auth_events_of!("first"),
+    " ) SELECT ",
     event_columns!(),
     " FROM wanted JOIN events AS e ON e.event_id = wanted.event_id JOIN rooms AS r ON r.room_id = e.room_id"
 );
 
 /// The events in ?1 with their auth chains.
 const CHAINS: &str = concat!(
-    "WITH RECURSIVE chain(event_id) AS ( \
-       SELECT value FROM json_each(?1) \
-       UNION SELECT CASE a.type WHEN 'array' THEN a.value ->> 0 ELSE a.value END \
-         FROM chain JOIN events AS s ON s.event_id = chain.event_id, json_each(s.json, '$.auth_events') AS a \
-     ) SELECT ",
+    "WITH RECURSIVE chain(event_id) AS ( SELECT value FROM json_each(?1) UNION ",
+    auth_events_of!("chain"),
+    " ) SELECT ",
     event_columns!(),
     " FROM chain JOIN events AS e ON e.event_id = chain.event_id JOIN rooms AS r ON r.room_id = e.room_id"
 );
@@ -45,32 +43,30 @@ const MAINLINES: &str = concat!(
        SELECT value FROM json_each(?1) \
        UNION SELECT p.event_id \
          FROM line JOIN events AS s ON s.event_id = line.event_id, json_each(s.json, '$.auth_events') AS a \
-           JOIN events AS p ON p.event_id = CASE a.type WHEN 'array' THEN a.value ->> 0 ELSE a.value END \
-             AND p.event_type = 'm.room.power_levels' \
-     ) SELECT ",
+           JOIN events AS p ON p.event_type = 'm.room.power_levels' AND p.event_id = ",
+    cited!("a"),
+    " ) SELECT ",
     event_columns!(),
     " FROM line JOIN events AS e ON e.event_id = line.event_id JOIN rooms AS r ON r.room_id = e.room_id"
 );
 
-/// ?1: a list of [cited, after]; ?2: how many for each.
-const CITATIONS: &str = "\
-    SELECT c.cited, c.citing, c.key FROM json_each(?1) AS wanted JOIN citations AS c \
-      ON c.cited = wanted.value ->> 0 AND c.citing IN ( \
-        SELECT citing FROM citations WHERE cited = wanted.value ->> 0 AND citing > COALESCE(wanted.value ->> 1, '') \
-        ORDER BY citing LIMIT ?2) \
-    ORDER BY c.cited, c.citing";
+/// ?1: a list of [cited, after, root]; ?2: how many for each.
+macro_rules! wanted_citations {
+    () => {
+        " FROM json_each(?1) AS wanted JOIN citations AS c ON c.cited = wanted.value ->> 0 AND c.citing IN ( \
+            SELECT citing FROM citations WHERE cited = wanted.value ->> 0 AND citing > COALESCE(wanted.value ->> 1, '') \
+            ORDER BY citing LIMIT ?2)"
+    };
+}
 
-/// The nodes on the way to the keys of those citing events. ?1: a list of [cited, after, root]; ?2: how many for each.
-const CITED_PATHS: &str = "\
-    WITH RECURSIVE path(node_id, key, level) AS ( \
-      SELECT wanted.value ->> 2, c.key, 0 FROM json_each(?1) AS wanted JOIN citations AS c \
-        ON c.cited = wanted.value ->> 0 AND c.citing IN ( \
-          SELECT citing FROM citations WHERE cited = wanted.value ->> 0 AND citing > COALESCE(wanted.value ->> 1, '') \
-          ORDER BY citing LIMIT ?2) \
-      UNION \
-      SELECT substr(node, 2 + 22 * (instr('0123456789abcdef', substr(key, level + 1, 1)) - 1), 22), key, level + 1 \
-      FROM path JOIN state_nodes USING (node_id) WHERE substr(node, 1, 1) = 'I' \
-    ) SELECT node_id, node FROM state_nodes WHERE node_id IN (SELECT node_id FROM path)";
+const CITATIONS: &str = concat!("SELECT c.cited, c.citing, c.key", wanted_citations!(), " ORDER BY c.cited, c.citing");
+
+/// The nodes on the way to the keys of those citing events.
+const CITED_PATHS: &str = concat!(
+    "WITH RECURSIVE ",
+    paths!("", concat!("SELECT wanted.value ->> 2, c.key, 0", wanted_citations!())),
+    nodes_of_paths!()
+);
 
 const CITE: &str = "\
     INSERT INTO citations (cited, citing, key) SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1) WHERE true \

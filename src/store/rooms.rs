@@ -2,7 +2,12 @@
 
 use serde_json::Value;
 
-use super::{Store, events::node_id, json_list, queue::heard_from};
+use super::{
+    Store,
+    events::{cited, node_id},
+    json_list,
+    queue::heard_from,
+};
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId, ServerName},
@@ -65,11 +70,14 @@ const JOINING: &str = "\
 const SERVERS: &str = "SELECT server FROM room_servers WHERE room_id = ?1 AND to_pos IS NULL ORDER BY server";
 
 /// Looks at the oldest end of the timeline only, where history is lacking.
-const MISSING_PREVIOUS: &str = "\
-    SELECT DISTINCT CASE p.type WHEN 'array' THEN p.value ->> 0 ELSE p.value END AS previous \
+const MISSING_PREVIOUS: &str = concat!(
+    "SELECT DISTINCT ",
+    cited!("p"),
+    " AS previous \
     FROM (SELECT event_nid FROM timeline WHERE room_id = ?1 ORDER BY pos LIMIT 200) AS oldest \
       JOIN events AS e ON e.event_nid = oldest.event_nid, json_each(e.json, '$.prev_events') AS p \
-    WHERE NOT EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = previous AND NOT held.outlier) LIMIT 20";
+    WHERE NOT EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = previous AND NOT held.outlier) LIMIT 20"
+);
 
 /// The event by which we came into the room.
 const FIRST_DEPTH: &str = "\

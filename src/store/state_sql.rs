@@ -1,89 +1,127 @@
 //! SQL that walks the tries of state snapshots (`matrix::state_trie`) inside the database, so that a snapshot of any
 //! size takes one round trip.
 //!
-//! Each constant is one statement over `state_nodes(node_id, node)`. Roots and keys travel as one JSON parameter. A slot
-//! of an inner node that has no child names no row, so the walks need no case for it.
+//! The walks are common table expressions over `state_nodes(node_id, node)`; statements here and beside are made of them.
+//! Each is given the select with which it starts, and a label: columns, each with its comma, that are carried along from
+//! there, or none. Roots and keys (32 hex digits) travel in JSON parameters. A slot of an inner node that has no child names
+//! no row, so the walks need no case for it.
 
-/// The nodes on the way from roots to keys: what `state_trie::lookup` and `update` need.
-///
-/// `?1`: JSON list of `[root, key]`, the key as 32 hex digits. Rows: `node_id, node`.
+/// `path`: the nodes on the way from roots to keys, which is what `state_trie::lookup` and `update` need. It starts with
+/// label, root, key and 0.
 ///
 /// An update that removes entries may have to merge a leaf with its siblings, which are not on the way; it then asks for
 /// them ([`NODES`]).
-pub const PATHS: &str = "
-WITH RECURSIVE path(node_id, key, level) AS (
-    SELECT value ->> 0, value ->> 1, 0 FROM json_each(?1)
-    UNION
-    SELECT substr(node, 2 + 22 * (instr('0123456789abcdef', substr(key, level + 1, 1)) - 1), 22), key, level + 1
-    FROM path JOIN state_nodes USING (node_id)
-    WHERE substr(node, 1, 1) = 'I'
-)
-SELECT node_id, node FROM state_nodes WHERE node_id IN (SELECT node_id FROM path)";
+macro_rules! paths {
+    ($label:literal, $start:expr) => {
+        concat!(
+            "path(",
+            $label,
+            "node_id, key, level) AS ( ",
+            $start,
+            " UNION SELECT ",
+            $label,
+            "substr(node, 2 + 22 * (instr('0123456789abcdef', substr(key, level + 1, 1)) - 1), 22), key, level + 1 \
+              FROM path JOIN state_nodes USING (node_id) WHERE substr(node, 1, 1) = 'I' )"
+        )
+    };
+}
+pub(super) use paths;
 
-/// The event ids at keys, without their nodes.
+/// `found`: the events at the ends of `path`.
+macro_rules! found {
+    ($label:literal) => {
+        concat!(
+            "found(",
+            $label,
+            "event_id) AS ( SELECT DISTINCT ",
+            $label,
+            "node ->> ('$.' || key) FROM path JOIN state_nodes USING (node_id) WHERE substr(node, 1, 1) = '{' )"
+        )
+    };
+}
+pub(super) use found;
+
+/// Selects the nodes of `path`.
+macro_rules! nodes_of_paths {
+    () => {
+        " SELECT node_id, node FROM state_nodes WHERE node_id IN (SELECT node_id FROM path)"
+    };
+}
+pub(super) use nodes_of_paths;
+
+/// `slot`: where the slots of an inner node begin.
+macro_rules! slots {
+    () => {
+        "slot(at) AS ( SELECT 2 UNION ALL SELECT at + 22 FROM slot WHERE at < 332 )"
+    };
+}
+pub(super) use slots;
+
+/// `entry`: all events of snapshots. It starts with label and root.
+macro_rules! entries {
+    ($label:literal, $start:expr) => {
+        concat!(
+            $crate::store::state_sql::slots!(),
+            ", tree(",
+            $label,
+            "node_id) AS ( ",
+            $start,
+            " UNION SELECT ",
+            $label,
+            "substr(node, at, 22) FROM tree JOIN state_nodes USING (node_id) JOIN slot WHERE substr(node, 1, 1) = 'I' \
+             ), entry(",
+            $label,
+            "event_id) AS ( SELECT ",
+            $label,
+            "item.value FROM tree JOIN state_nodes USING (node_id) JOIN json_each(node) AS item \
+             WHERE substr(node, 1, 1) = '{' )"
+        )
+    };
+}
+pub(super) use entries;
+
+/// `pair`: the nodes `a` and `b` in which two snapshots differ. The walk goes down in lockstep and stops where both sides
+/// are the same node; below a leaf there is nothing on its side. It starts with label and two roots.
+macro_rules! pairs {
+    ($label:literal, $start:expr) => {
+        concat!(
+            $crate::store::state_sql::slots!(),
+            ", pair(",
+            $label,
+            "a, b) AS ( ",
+            $start,
+            " UNION SELECT ",
+            $label,
+            "CASE substr(x.node, 1, 1) WHEN 'I' THEN substr(x.node, at, 22) ELSE '' END AS child_a, \
+             CASE substr(y.node, 1, 1) WHEN 'I' THEN substr(y.node, at, 22) ELSE '' END AS child_b \
+             FROM pair LEFT JOIN state_nodes AS x ON x.node_id = a LEFT JOIN state_nodes AS y ON y.node_id = b JOIN slot \
+             WHERE child_a <> child_b )"
+        )
+    };
+}
+pub(super) use pairs;
+
+/// The nodes on the way from roots to keys.
 ///
-/// `?1`: JSON list of `[root, key]`, the key as 32 hex digits. Rows: `root, key, event_id`; none for a key without entry.
-pub const LOOKUP: &str = "
-WITH RECURSIVE path(node_id, root, key, level) AS (
-    SELECT value ->> 0, value ->> 0, value ->> 1, 0 FROM json_each(?1)
-    UNION
-    SELECT substr(node, 2 + 22 * (instr('0123456789abcdef', substr(key, level + 1, 1)) - 1), 22), root, key, level + 1
-    FROM path JOIN state_nodes USING (node_id)
-    WHERE substr(node, 1, 1) = 'I'
-)
-SELECT root, key, node ->> ('$.' || key) AS event_id
-FROM path JOIN state_nodes USING (node_id)
-WHERE substr(node, 1, 1) = '{' AND event_id IS NOT NULL";
+/// `?1`: JSON list of `[root, key]`. Rows: `node_id, node`.
+pub const PATHS: &str =
+    concat!("WITH RECURSIVE ", paths!("", "SELECT value ->> 0, value ->> 1, 0 FROM json_each(?1)"), nodes_of_paths!());
 
-/// All nodes of snapshots, each once.
-///
-/// `?1`: JSON list of roots. Rows: `node_id, node`.
-pub const WHOLE: &str = "
-WITH RECURSIVE slot(at) AS (SELECT 2 UNION ALL SELECT at + 22 FROM slot WHERE at < 332),
-tree(node_id) AS (
-    SELECT value FROM json_each(?1)
-    UNION
-    SELECT substr(node, at, 22) FROM tree JOIN state_nodes USING (node_id) JOIN slot
-    WHERE substr(node, 1, 1) = 'I'
-)
-SELECT node_id, node FROM state_nodes WHERE node_id IN (SELECT node_id FROM tree)";
-
-/// All event ids of one snapshot.
+/// All events of one snapshot.
 ///
 /// `?1`: its root. Rows: `event_id`.
-pub const EVENT_IDS: &str = "
-WITH RECURSIVE slot(at) AS (SELECT 2 UNION ALL SELECT at + 22 FROM slot WHERE at < 332),
-tree(node_id) AS (
-    SELECT ?1
-    UNION
-    SELECT substr(node, at, 22) FROM tree JOIN state_nodes USING (node_id) JOIN slot
-    WHERE substr(node, 1, 1) = 'I'
-)
-SELECT entry.value AS event_id
-FROM tree JOIN state_nodes USING (node_id) JOIN json_each(node) AS entry
-WHERE substr(node, 1, 1) = '{'";
+pub const EVENT_IDS: &str = concat!("WITH RECURSIVE ", entries!("", "SELECT ?1"), " SELECT event_id FROM entry");
 
 /// The nodes in which snapshots differ: what `state_trie::diff` needs to compare the first one with each of the others.
-/// The walk goes down in lockstep and stops where both sides are the same node.
 ///
 /// `?1`: JSON list of roots. Rows: `node_id, node`.
-pub const DIFFERING: &str = "
-WITH RECURSIVE slot(at) AS (SELECT 2 UNION ALL SELECT at + 22 FROM slot WHERE at < 332),
-pair(a, b) AS (
-    SELECT ?1 ->> 0, value FROM json_each(?1) WHERE value <> ?1 ->> 0
-    UNION
-    SELECT
-        CASE substr(x.node, 1, 1) WHEN 'I' THEN substr(x.node, at, 22) ELSE '' END AS child_a,
-        CASE substr(y.node, 1, 1) WHEN 'I' THEN substr(y.node, at, 22) ELSE '' END AS child_b
-    FROM pair
-    LEFT JOIN state_nodes AS x ON x.node_id = a
-    LEFT JOIN state_nodes AS y ON y.node_id = b
-    JOIN slot
-    WHERE child_a <> child_b
-)
-SELECT node_id, node FROM state_nodes WHERE node_id IN (SELECT a FROM pair UNION SELECT b FROM pair)";
+pub const DIFFERING: &str = concat!(
+    "WITH RECURSIVE ",
+    pairs!("", "SELECT ?1 ->> 0, value FROM json_each(?1) WHERE value <> ?1 ->> 0"),
+    " SELECT node_id, node FROM state_nodes WHERE node_id IN (SELECT a FROM pair UNION SELECT b FROM pair)"
+);
 
-/// Nodes by id, for whatever the walks above did not bring.
+/// Nodes by id, for whatever the walks did not bring.
 ///
 /// `?1`: JSON list of node ids. Rows: `node_id, node`.
 pub const NODES: &str = "SELECT node_id, node FROM state_nodes WHERE node_id IN (SELECT value FROM json_each(?1))";
@@ -91,8 +129,8 @@ pub const NODES: &str = "SELECT node_id, node FROM state_nodes WHERE node_id IN 
 /// Stores nodes. Storing one again changes nothing and writes no row.
 ///
 /// `?1`: JSON list of `[node_id, node]`.
-pub const INSERT: &str = "
-INSERT OR IGNORE INTO state_nodes (node_id, node) SELECT value ->> 0, value ->> 1 FROM json_each(?1)";
+pub const INSERT: &str = "\
+    INSERT OR IGNORE INTO state_nodes (node_id, node) SELECT value ->> 0, value ->> 1 FROM json_each(?1)";
 
 #[cfg(test)]
 mod tests {
@@ -130,6 +168,15 @@ mod tests {
             let id: String = row.get(0).unwrap();
             let text: String = row.get(1).unwrap();
             nodes.insert_text(NodeId::parse(&id).unwrap(), &text).unwrap();
+        }
+        nodes
+    }
+
+    /// All nodes of a snapshot, without the database.
+    fn whole(snapshots: &[&Updated]) -> Nodes {
+        let mut nodes = Nodes::default();
+        for (id, text) in snapshots.iter().flat_map(|snapshot| &snapshot.nodes) {
+            nodes.insert_text(*id, text).unwrap();
         }
         nodes
     }
@@ -173,7 +220,14 @@ mod tests {
             let snapshot = state_trie::build(all.clone());
             let connection = database(&[&snapshot]);
             let keys: Vec<_> = (0..size + 2).step_by(7).map(key).collect();
-            let mut statement = connection.prepare(LOOKUP).unwrap();
+            let sql = concat!(
+                "WITH RECURSIVE ",
+                paths!("snapshot, ", "SELECT value ->> 0, value ->> 0, value ->> 1, 0 FROM json_each(?1)"),
+                ", ",
+                found!("snapshot, key, "),
+                " SELECT snapshot, key, event_id FROM found WHERE event_id IS NOT NULL"
+            );
+            let mut statement = connection.prepare(sql).unwrap();
             let mut found: Vec<(String, String, String)> = statement
                 .query_map(params![pairs(snapshot.root, &keys).to_string()], |row| {
                     Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -198,8 +252,6 @@ mod tests {
             let all: BTreeSet<_> = entries(0..size).into_iter().collect();
             let snapshot = state_trie::build(all.clone());
             let connection = database(&[&snapshot]);
-            let whole = nodes(&connection, WHOLE, &json!([snapshot.root.to_string()]));
-            assert_eq!(state_trie::entries(snapshot.root, &whole).unwrap(), all.iter().cloned().collect::<Vec<_>>());
             let mut statement = connection.prepare(EVENT_IDS).unwrap();
             let rows = statement.query_map(params![snapshot.root.to_string()], |row| row.get::<_, String>(0)).unwrap();
             let event_ids: BTreeSet<_> = rows.map(Result::unwrap).collect();
@@ -211,7 +263,7 @@ mod tests {
     fn a_diff_reads_only_what_differs() {
         let base = state_trie::build(entries(0..5000));
         let mut connection = database(&[&base]);
-        let whole = nodes(&connection, WHOLE, &json!([base.root.to_string()]));
+        let whole = whole(&[&base]);
         let one = state_trie::update(base.root, &[(key(5), Some("$a".into()))], &whole).unwrap();
         let two = state_trie::update(base.root, &[(key(6), Some("$b".into())), (key(7000), Some("$c".into()))], &whole)
             .unwrap();
@@ -233,8 +285,7 @@ mod tests {
             connection = database(&[&a, &b]);
             let some = nodes(&connection, DIFFERING, &json!([a.root.to_string(), b.root.to_string()]));
             let found = state_trie::diff(a.root, b.root, &some).unwrap();
-            let all = nodes(&connection, WHOLE, &json!([a.root.to_string(), b.root.to_string()]));
-            assert_eq!(found, state_trie::diff(a.root, b.root, &all).unwrap());
+            assert_eq!(found, state_trie::diff(a.root, b.root, &self::whole(&[&a, &b])).unwrap());
         }
     }
 

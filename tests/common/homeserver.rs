@@ -7,8 +7,10 @@ use verge::{
         identifiers::{RoomId, UserId},
         json::{Object, Value as Json},
         room_version::RoomVersion,
+        state_trie::NodeId,
     },
     room::{Draft, NewRoom},
+    server::Server,
 };
 
 use super::network::{Homeserver, World};
@@ -62,7 +64,7 @@ impl Homeserver {
     /// The current state of the room: the event IDs by type and state key.
     pub fn state(&self, world: &World, room: &RoomId) -> Vec<(String, String, String)> {
         let Some(found) = world.run(self.rooms.room(room)).unwrap() else { return Vec::new() };
-        let events = world.run(self.rooms.whole_state(found.state)).unwrap();
+        let events = world.run(state_events(&self.server, found.state));
         let mut state: Vec<_> = events
             .iter()
             .map(|event| {
@@ -88,6 +90,12 @@ impl Homeserver {
         assert!(self.database.rows(&sql).len() <= 1);
         !self.database.rows(&sql).is_empty()
     }
+}
+
+/// Every event of the state `root`.
+pub async fn state_events(server: &Server, root: NodeId) -> Vec<Event> {
+    let ids = server.store.state_ids(root, &[]).await.unwrap();
+    server.rooms.events(&ids.state).await.unwrap().into_iter().map(|stored| stored.event).collect()
 }
 
 /// A JSON object as the library has it.

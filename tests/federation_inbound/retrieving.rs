@@ -82,6 +82,36 @@ fn the_state_at_an_event_is_that_before_it() {
 }
 
 #[test]
+fn a_state_is_told_without_reading_its_events() {
+    let scene = scene("12");
+    let name = Draft::state("m.room.name", "", object(json!({ "name": "A room" })));
+    let name = scene.a.send(&scene.world, &scene.room, &scene.alice, name);
+    let mut redaction = Draft::message("m.room.redaction", object(json!({})));
+    redaction.redacts = Some(name.event_id().to_string());
+    let last = scene.a.send(&scene.world, &scene.room, &scene.alice, redaction);
+    let at = format!("?event_id={}", encode(last.event_id().as_str()));
+    let (_, before) = scene.peer.get(&scene.a, &(room_path(&scene, "state_ids") + &at));
+    let (_, state) = scene.peer.get(&scene.a, &(room_path(&scene, "state") + &at));
+    let find = |state: &Value, kind: &str| {
+        let events = state["pdus"].as_array().unwrap();
+        events.iter().find(|event| event["type"] == kind).unwrap().clone()
+    };
+    assert_eq!(find(&state, "m.room.name")["content"], json!({}), "redacted, it is given as redacted");
+
+    // What could not be read is told as it is.
+    scene
+        .a
+        .database
+        .rows("UPDATE events SET json = json_set(json, '$.depth', 'deep') WHERE event_type = 'm.room.join_rules'");
+    let (status, after) = scene.peer.get(&scene.a, &(room_path(&scene, "state_ids") + &at));
+    assert_eq!((status, &after), (200, &before));
+    let calls = scene.a.database.calls.get();
+    let (status, state) = scene.peer.get(&scene.a, &(room_path(&scene, "state") + &at));
+    assert_eq!((status, &find(&state, "m.room.join_rules")["depth"]), (200, &json!("deep")));
+    assert!(scene.a.database.calls.get() - calls <= 6);
+}
+
+#[test]
 fn an_auth_chain_is_closed() {
     let scene = scene("11");
     let said = scene.a.say(&scene.world, &scene.room, &scene.alice, "hello");

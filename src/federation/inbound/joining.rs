@@ -3,13 +3,13 @@
 use http::StatusCode;
 
 use super::{
-    answer::{json_text, object_text, pdu_list},
+    answer::{json_text, object_text},
     authentication::Signed,
     membership, restricted,
 };
 use crate::{
     error::MatrixError,
-    matrix::identifiers::{EventId, RoomId, ServerName},
+    matrix::identifiers::{RoomId, ServerName},
     router::{self, Handled},
     server::Server,
 };
@@ -44,20 +44,19 @@ pub(super) async fn send_join_v1(server: &Server, request: Signed) -> Handled {
 async fn joined(server: &Server, request: Signed) -> Result<String, MatrixError> {
     let servers = servers_before(server, &request).await?;
     let (join, admitted) = membership::admit(server, request, "join").await?;
-    let state = server.store.whole_state(admitted.state_before).await?;
     // The auth chain of the join itself, too: its auth events are part of the state or of that state's chain, unless the
     // join was made on another branch.
-    let ids: Vec<EventId> =
-        std::iter::once(join.event_id()).chain(state.iter().map(|stored| stored.event.event_id())).cloned().collect();
-    let auth_chain = server.store.auth_chain(&ids).await?;
+    let ids = server.store.state_ids(admitted.state_before, std::slice::from_ref(join.event_id())).await?;
+    let auth_chain = server.store.pdu_list(&ids.auth_chain).await?;
+    let state = server.store.pdu_list(&ids.state).await?;
     // Members are never left out, whatever `omit_members` says: nothing of it is larger for us to send than to leave out.
     Ok(object_text(&[
-        ("auth_chain", &pdu_list(&auth_chain)),
+        ("auth_chain", &auth_chain),
         ("event", join.json()),
         ("members_omitted", "false"),
         ("origin", &json_text(&server.config.server_name)),
         ("servers_in_room", &json_text(&servers)),
-        ("state", &pdu_list(&state)),
+        ("state", &state),
     ]))
 }
 

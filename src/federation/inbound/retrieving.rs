@@ -3,18 +3,19 @@
 //!
 //! Only servers with joined members in the room are answered.
 
-use serde_json::json;
-
 use super::{
-    answer::{self, pdu_list},
+    answer::{self, json_text},
     authentication::Signed,
 };
 use crate::{
     error::MatrixError,
-    matrix::identifiers::EventId,
-    router::{self, Handled},
+    matrix::{identifiers::EventId, state_trie::NodeId},
+    router::Handled,
     server::Server,
-    store::{events::StoredEvent, rooms::Room},
+    store::{
+        events::{StateIds, StoredEvent},
+        rooms::Room,
+    },
 };
 
 /// `GET /_matrix/federation/v1/event/{eventId}`
@@ -30,23 +31,26 @@ pub(super) async fn event(server: &Server, request: Signed) -> Handled {
 pub(super) async fn event_auth(server: &Server, request: Signed) -> Handled {
     let room = answer::room_of(server, &request).await?;
     let found = event_in(server, &room, request.parameter(1)).await?;
-    let auth_chain = server.store.auth_chain(&[found.event.event_id().clone()]).await?;
-    Ok(answer::raw_object(&[("auth_chain", &pdu_list(&auth_chain))]))
+    let ids = server.store.state_ids(NodeId::EMPTY, &[found.event.event_id().clone()]).await?;
+    let auth_chain = server.store.pdu_list(&ids.auth_chain).await?;
+    Ok(answer::raw_object(&[("auth_chain", &auth_chain)]))
 }
 
 /// `GET /_matrix/federation/v1/state/{roomId}?event_id=…`: the state before the event.
 pub(super) async fn state(server: &Server, request: Signed) -> Handled {
-    let (state, auth_chain) = state_at(server, &request).await?;
-    Ok(answer::raw_object(&[("auth_chain", &pdu_list(&auth_chain)), ("pdus", &pdu_list(&state))]))
+    let ids = state_at(server, &request).await?;
+    let auth_chain = server.store.pdu_list(&ids.auth_chain).await?;
+    let state = server.store.pdu_list(&ids.state).await?;
+    Ok(answer::raw_object(&[("auth_chain", &auth_chain), ("pdus", &state)]))
 }
 
 /// `GET /_matrix/federation/v1/state_ids/{roomId}?event_id=…`: the same as IDs.
 pub(super) async fn state_ids(server: &Server, request: Signed) -> Handled {
-    let (state, auth_chain) = state_at(server, &request).await?;
-    router::ok(&json!({ "auth_chain_ids": ids(&auth_chain), "pdu_ids": ids(&state) }))
+    let ids = state_at(server, &request).await?;
+    Ok(answer::raw_object(&[("auth_chain_ids", &json_text(&ids.auth_chain)), ("pdu_ids", &json_text(&ids.state))]))
 }
 
-async fn state_at(server: &Server, request: &Signed) -> Result<(Vec<StoredEvent>, Vec<StoredEvent>), MatrixError> {
+async fn state_at(server: &Server, request: &Signed) -> Result<StateIds, MatrixError> {
     let room = answer::room_of(server, request).await?;
     let event_id =
         request.call.query("event_id").ok_or_else(|| MatrixError::missing_param("`event_id` is missing."))?;
@@ -54,10 +58,7 @@ async fn state_at(server: &Server, request: &Signed) -> Result<(Vec<StoredEvent>
     let root = found
         .state_before
         .ok_or_else(|| MatrixError::not_found(format!("The state at {event_id} is not known to this server.")))?;
-    let state = server.store.whole_state(root).await?;
-    let state_ids: Vec<EventId> = state.iter().map(|stored| stored.event.event_id().clone()).collect();
-    let auth_chain = server.store.auth_chain(&state_ids).await?;
-    Ok((state, auth_chain))
+    Ok(server.store.state_ids(root, &[]).await?)
 }
 
 async fn event_in(server: &Server, room: &Room, event_id: &str) -> Result<StoredEvent, MatrixError> {
@@ -72,8 +73,4 @@ async fn known_event(server: &Server, event_id: &str) -> Result<StoredEvent, Mat
 
 fn unknown_event(event_id: &str) -> MatrixError {
     MatrixError::not_found(format!("This server does not know the event {event_id}."))
-}
-
-fn ids(events: &[StoredEvent]) -> Vec<&str> {
-    events.iter().map(|stored| stored.event.event_id().as_str()).collect()
 }
