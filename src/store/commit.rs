@@ -3,7 +3,14 @@
 
 use serde_json::json;
 
-use super::{Store, events::NodeText, json_lists, resolution::cite, state_sql};
+use super::{
+    Store,
+    events::NodeText,
+    json_lists,
+    memberships::{advance, change},
+    resolution::cite,
+    state_sql,
+};
 use crate::{
     matrix::{
         event::Event,
@@ -142,8 +149,6 @@ const NEW_ROOM: &str = "\
     VALUES (?1, ?2, 1, ?3, ?4, (SELECT position FROM streams WHERE name = 'events'), \
       (SELECT position FROM streams WHERE name = 'outbox'))";
 
-const ADVANCE: &str = "UPDATE streams SET position = position + ?2 WHERE name = ?1";
-
 const EVENTS: &str = "\
     INSERT INTO events (event_id, room_id, event_type, state_key, sender, depth, origin_server_ts, json, outlier, \
       rejected, soft_failed, state_before, state_after) \
@@ -198,18 +203,6 @@ const CLOSE_SERVERS: &str = "\
     UPDATE room_servers SET to_pos = (SELECT position FROM streams WHERE name = 'outbox') \
     WHERE room_id = ?1 AND to_pos IS NULL";
 
-/// ?1: a list of [user, membership, event id, invite state, how far from the end of the stream]. A new profile is no new
-/// membership: `pos` stays, so that sync can tell a room that the user has just joined.
-const MEMBERSHIPS: &str = "\
-    INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state) \
-    SELECT value ->> 0, ?2, value ->> 1, value ->> 2, \
-      (SELECT position FROM streams WHERE name = 'events') - (value ->> 4), value ->> 3 \
-    FROM json_each(?1) WHERE true \
-    ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
-      joined_until = CASE 'join' WHEN excluded.membership THEN NULL WHEN membership THEN excluded.pos ELSE joined_until END, \
-      pos = CASE WHEN membership = excluded.membership THEN pos ELSE excluded.pos END, \
-      invite_state = excluded.invite_state";
-
 const REDACTIONS: &str = "\
     INSERT INTO redactions (redacts, redaction_id, room_id, any_sender, server) \
     SELECT value ->> 0, value ->> 1, ?2, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true \
@@ -252,11 +245,10 @@ impl RoomCommit {
         // A position for what sync must notice even where no event is new in the timeline.
         let notice = !newest.is_empty() || !self.states.is_empty() || !self.memberships.is_empty();
         if notice {
-            let count = newest.len().max(1) as i64;
-            statements.push(Statement::new(ADVANCE, ["events".into(), count.into()]));
+            statements.push(advance("events", newest.len().max(1)));
         }
         if !outgoing.is_empty() {
-            statements.push(Statement::new(ADVANCE, ["outbox".into(), (outgoing.len() as i64).into()]));
+            statements.push(advance("outbox", outgoing.len()));
         }
         let extremities: Vec<_> = self.extremities.iter().map(|(id, depth)| json!([id.as_str(), depth])).collect();
         let extremities = json!(extremities).to_string();
@@ -307,8 +299,8 @@ impl RoomCommit {
                 .collect(),
         );
         each(STATES, self.states.iter().map(|from| json!([from.later, from.state.to_string()]).to_string()).collect());
-        each(MEMBERSHIPS, self.memberships.iter().map(membership_row).collect());
         each(REDACTIONS, self.redactions.iter().map(redaction_row).collect());
+        statements.extend(change(&self.room_id, &self.memberships));
         if self.joins_anew {
             statements.push(Statement::new(CLOSE_SERVERS, [room_id.into()]));
         }
@@ -330,11 +322,6 @@ impl RoomCommit {
             statements.push(Statement::new(UNSTAGE, [list.into(), room_id.into()]));
         }
     }
-}
-
-fn membership_row(change: &MembershipChange) -> String {
-    let MembershipChange { user_id, membership, event_id, invite_state, later } = change;
-    json!([user_id.as_str(), membership, event_id.as_str(), invite_state, later]).to_string()
 }
 
 fn redaction_row(redaction: &Redaction) -> String {

@@ -1,29 +1,51 @@
-//! Local users' memberships in rooms that we are not in.
+//! Local users' memberships, as their syncs and room lists need them.
 
-use super::commit::MembershipChange;
+use serde_json::json;
+
+use super::{commit::MembershipChange, json_lists};
 use crate::{matrix::identifiers::RoomId, platform::Statement};
 
-const ADVANCE: &str = "UPDATE streams SET position = position + 1 WHERE name = 'events'";
+const ADVANCE: &str = "UPDATE streams SET position = position + ?2 WHERE name = ?1";
 
-const REMEMBER: &str = "\
+/// ?1: a list of [user, membership, event id, invite state, how far from the end of the stream], ?3: whether it becomes so
+/// in a room that we are in, where alone a user who is joined can cease to be. What is told already, and a new profile,
+/// leave `pos` as it is: by it sync tells a room that the user has just joined.
+const MEMBERSHIPS: &str = "\
     INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state) \
-    VALUES (?1, ?2, ?3, ?4, (SELECT position FROM streams WHERE name = 'events'), ?5) \
+    SELECT value ->> 0, ?2, value ->> 1, value ->> 2, \
+      (SELECT position FROM streams WHERE name = 'events') - (value ->> 4), value ->> 3 \
+    FROM json_each(?1) WHERE true \
     ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
-      pos = excluded.pos, invite_state = excluded.invite_state WHERE local_memberships.membership <> 'join'";
+      joined_until = CASE 'join' WHEN excluded.membership THEN NULL WHEN membership THEN excluded.pos ELSE joined_until END, \
+      pos = CASE WHEN membership = excluded.membership AND (membership = 'join' OR event_id = excluded.event_id) \
+        THEN pos ELSE excluded.pos END, \
+      invite_state = excluded.invite_state \
+    WHERE ?3 OR membership <> 'join'";
 
-/// Remembers what became of a local user's membership, at a new position of the stream that sync reads.
+/// Moves a stream on by so many positions.
+pub(super) fn advance(stream: &'static str, by: usize) -> Statement {
+    // There are never so many.
+    Statement::new(ADVANCE, [stream.into(), i64::try_from(by).unwrap_or(i64::MAX).into()])
+}
+
+/// What becomes of memberships in a room that we are in, in order.
+pub(super) fn change(room_id: &RoomId, changes: &[MembershipChange]) -> Vec<Statement> {
+    statements(room_id, changes, true)
+}
+
+/// Remembers what became of a local user's membership in a room that we are not in, at a new position of the stream that
+/// sync reads.
 pub(crate) fn remember_membership(room_id: &RoomId, change: &MembershipChange) -> Vec<Statement> {
-    vec![
-        Statement::new(ADVANCE, []),
-        Statement::new(
-            REMEMBER,
-            [
-                change.user_id.as_str().into(),
-                room_id.as_str().into(),
-                change.membership.as_str().into(),
-                change.event_id.as_str().into(),
-                change.invite_state.clone().into(),
-            ],
-        ),
-    ]
+    let mut statements = statements(room_id, std::slice::from_ref(change), false);
+    statements.insert(0, advance("events", 1));
+    statements
+}
+
+fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool) -> Vec<Statement> {
+    let row = |change: &MembershipChange| {
+        let MembershipChange { user_id, membership, event_id, invite_state, later } = change;
+        json!([user_id.as_str(), membership, event_id.as_str(), invite_state, later]).to_string()
+    };
+    let lists = json_lists(changes.iter().map(row)).into_iter();
+    lists.map(|list| Statement::new(MEMBERSHIPS, [list.into(), room_id.as_str().into(), in_room.into()])).collect()
 }

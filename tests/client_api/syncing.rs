@@ -305,3 +305,18 @@ fn a_gap_in_a_room_of_much_state_is_told_exactly() {
     assert_eq!(changed, [190, 191, 192, 193, 194, 1007, 1150]);
     assert_eq!(second["rooms"]["join"][&room]["state"]["events"].as_array().unwrap().len(), 7);
 }
+
+#[test]
+fn a_repeated_invite_is_told_again() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&alice, json!({ "invite": [bob.id] }));
+    let first = home.sync(&bob, "");
+    assert!(first["rooms"]["invite"][&room].is_object());
+    let body = json!({ "user_id": bob.id, "reason": "please" });
+    assert_eq!(home.post(&alice, &format!("/rooms/{}/invite", quote(&room)), body).0, 200);
+    let second = home.sync(&bob, &next(&first));
+    let events = second["rooms"]["invite"][&room]["invite_state"]["events"].as_array().unwrap();
+    assert!(events.iter().any(|event| event["content"]["reason"] == "please"), "{second}");
+    assert_eq!(home.sync(&bob, &next(&second))["rooms"]["invite"], json!({}));
+}
