@@ -7,5 +7,6 @@ pub mod network;
 pub mod peer;
 pub mod rooms;
 pub mod ruma;
+pub mod shrink;
 pub mod sqlite;
 pub mod synapse;

@@ -36,6 +36,8 @@ pub struct Room {
     pub version: &'static RoomVersion,
     /// Its events, each after those that it refers to; the first creates the room.
     pub events: Vec<RoomEvent>,
+    /// Resolves states where several meet; `None` where they are drawn.
+    resolver: Option<Resolver>,
 }
 
 /// An event, and how the room stood before it.
@@ -60,6 +62,72 @@ impl Room {
             generator.step();
         }
         generator.room
+    }
+
+    /// A room without events, in which states that meet are resolved, or drawn.
+    pub fn new(version: &'static RoomVersion, seed: u64, resolves: bool) -> Self {
+        Self { seed, version, events: Vec::new(), resolver: resolves.then(Resolver::default) }
+    }
+
+    /// Whether states that meet are resolved.
+    pub fn resolves(&self) -> bool {
+        self.resolver.is_some()
+    }
+
+    /// The states after events.
+    pub fn states_after(&self, events: &[usize]) -> Vec<Rc<State>> {
+        events.iter().map(|position| self.events[*position].after.clone()).collect()
+    }
+
+    /// The state that an event is judged by which stands where these meet. Where it is drawn, `draws` says for a key
+    /// whether to change from the first position to the second.
+    pub fn merge(&mut self, states: &[Rc<State>], mut draws: impl FnMut(&Key, usize, usize) -> bool) -> Rc<State> {
+        if let [state] = states {
+            return state.clone();
+        }
+        if !states.is_empty()
+            && let Some(mut resolver) = self.resolver.take()
+        {
+            let states: Vec<&State> = states.iter().map(|state| &**state).collect();
+            let resolved = resolver.resolve(self, &states);
+            self.resolver = Some(resolver);
+            return Rc::new(resolved);
+        }
+        let mut merged = State::new();
+        for state in states {
+            for (key, position) in state.iter() {
+                match merged.get_mut(key) {
+                    Some(chosen) if chosen != position && draws(key, *chosen, *position) => *chosen = *position,
+                    Some(_) => {}
+                    None => {
+                        merged.insert(key.clone(), *position);
+                    }
+                }
+            }
+        }
+        Rc::new(merged)
+    }
+
+    /// Judges an event and adds it, unless it is there already; the position is then `None`.
+    pub fn add(&mut self, event: Event, states: Vec<Rc<State>>, state: Rc<State>) -> Option<usize> {
+        if self.position(event.event_id()).is_some() {
+            return None;
+        }
+        let find = |id: &EventId| self.auth_event(id);
+        let rejected = auth_rules::check_auth_event_list(&event, find).is_err()
+            || auth_rules::check(&event, &self.with_events(&state)).is_err();
+        let position = self.events.len();
+        let mut after = state.clone();
+        if let (false, Some(state_key)) = (rejected, event.state_key()) {
+            let key = (event.event_type().to_owned(), state_key.to_owned());
+            Rc::make_mut(&mut after).insert(key, position);
+        }
+        let event = RoomEvent { event, states, state, rejected, after };
+        if let Some(resolver) = &mut self.resolver {
+            resolver.insert(&event);
+        }
+        self.events.push(event);
+        Some(position)
     }
 
     /// The position of an event.
@@ -207,8 +275,6 @@ struct Generator {
     /// The identity server's key, and one that nobody trusts.
     keys: [SigningKey; 2],
     numbers: Numbers,
-    /// Resolves states where several meet; `None` where they are drawn.
-    resolver: Option<Resolver>,
 }
 
 impl Generator {
@@ -219,10 +285,9 @@ impl Generator {
             bytes[..8].copy_from_slice(&half.to_le_bytes());
             SigningKey::from_bytes(&bytes)
         });
-        let room = Room { seed, version, events: Vec::new() };
+        let room = Room::new(version, seed, random.percent(50));
         let room_id = "!room:a.example".to_owned();
-        let resolver = random.percent(50).then(Resolver::default);
-        let mut generator = Self { random, room, room_id, tips: Vec::new(), keys, numbers, resolver };
+        let mut generator = Self { random, room, room_id, tips: Vec::new(), keys, numbers };
         generator.start();
         generator
     }
@@ -266,7 +331,7 @@ impl Generator {
 
     fn step(&mut self) {
         let prev_events = self.prev_events();
-        let states: Vec<_> = prev_events.iter().map(|position| self.room.events[*position].after.clone()).collect();
+        let states = self.room.states_after(&prev_events);
         let state = self.merge(&states);
         let mut draft = self.draft(&state);
         self.spare_remote_targets(&mut draft);
@@ -279,7 +344,7 @@ impl Generator {
     }
 
     fn add(&mut self, draft: Draft, prev_events: &[usize]) {
-        let states: Vec<_> = prev_events.iter().map(|position| self.room.events[*position].after.clone()).collect();
+        let states = self.room.states_after(prev_events);
         let state = self.merge(&states);
         self.push(draft, prev_events, states, state);
     }
@@ -303,26 +368,7 @@ impl Generator {
     }
 
     fn merge(&mut self, states: &[Rc<State>]) -> Rc<State> {
-        if let [state] = states {
-            return state.clone();
-        }
-        if let (Some(resolver), false) = (&mut self.resolver, states.is_empty()) {
-            let states: Vec<&State> = states.iter().map(|state| &**state).collect();
-            return Rc::new(resolver.resolve(&self.room, &states));
-        }
-        let mut merged = State::new();
-        for state in states {
-            for (key, position) in state.iter() {
-                match merged.get_mut(key) {
-                    Some(chosen) if chosen != position && self.random.percent(50) => *chosen = *position,
-                    Some(_) => {}
-                    None => {
-                        merged.insert(key.clone(), *position);
-                    }
-                }
-            }
-        }
-        Rc::new(merged)
+        self.room.merge(states, |_, _, _| self.random.percent(50))
     }
 
     fn push(&mut self, draft: Draft, prev_events: &[usize], states: Vec<Rc<State>>, state: Rc<State>) {
@@ -331,32 +377,15 @@ impl Generator {
         if self.random.percent(3) && draft.event_type != "m.room.redaction" && !self.room.events.is_empty() {
             event = event.redacted();
         }
-        if self.room.position(event.event_id()).is_some() {
-            return;
-        }
-        let find = |id: &EventId| self.room.auth_event(id);
-        let rejected = auth_rules::check_auth_event_list(&event, find).is_err()
-            || auth_rules::check(&event, &self.room.with_events(&state)).is_err();
-        let position = self.room.events.len();
-        let mut after = state.clone();
-        if !rejected {
-            if let Some(state_key) = event.state_key() {
-                let key = (event.event_type().to_owned(), state_key.to_owned());
-                Rc::make_mut(&mut after).insert(key, position);
-            }
+        let Some(position) = self.room.add(event, states, state) else { return };
+        if !self.room.events[position].rejected {
             self.tips.retain(|tip| !prev_events.contains(tip));
             self.tips.push(position);
         }
-        let event = RoomEvent { event, states, state, rejected, after };
-        if let Some(resolver) = &mut self.resolver {
-            resolver.insert(&event);
-        }
-        self.room.events.push(event);
     }
 
     fn build(&mut self, draft: &Draft, prev_events: &[usize], state: &State) -> Event {
         let version = self.room.version;
-        let id_of = |position: &usize| self.room.events[*position].event.event_id().as_str().to_owned();
         let keys = auth_events::selection(
             version,
             draft.event_type,
@@ -385,11 +414,7 @@ impl Generator {
             }
         }
         let references = |positions: &[usize]| -> Vec<Value> {
-            let reference = |id: String| match version.event_ids {
-                EventIds::Given => Value::from(vec![Value::from(id), json!({ "sha256": "AAAA" }).into()]),
-                _ => Value::from(id),
-            };
-            positions.iter().map(|position| reference(id_of(position))).collect()
+            positions.iter().map(|position| self.room.events[*position].event.reference()).collect()
         };
         let mut depth =
             prev_events.iter().map(|position| self.room.events[*position].event.depth()).max().unwrap_or(0) + 1;

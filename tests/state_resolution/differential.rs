@@ -1,6 +1,7 @@
 //! Every merge of generated rooms, resolved by us, by ruma and by Synapse.
 //!
-//! `VERGE_MERGES` is the number of rooms for each version (60 by default), `VERGE_SEED` the first seed.
+//! `VERGE_MERGES` is the number of rooms for each version (60 by default), `VERGE_SEED` the first seed. A failure
+//! names the version and the seed, and shows as few of the room's events as it takes.
 
 use std::{collections::BTreeSet, env};
 
@@ -15,6 +16,7 @@ use crate::{
     by_ruma::{PlainState, RumaRoom},
     common::{
         rooms::{Numbers, Room, State},
+        shrink,
         synapse::Synapse,
     },
 };
@@ -24,51 +26,70 @@ fn merges_of_generated_rooms_resolve_as_in_ruma_and_synapse() {
     let number = |name: &str, default: u64| env::var(name).map_or(default, |text| text.parse().unwrap());
     let (rooms, first) = (number("VERGE_MERGES", 60), number("VERGE_SEED", 0));
     let mut synapse = Synapse::start();
-    let mut disagreements = Vec::new();
-    let (mut merges, mut by_ruma, mut by_synapse, mut known) = (0, 0, 0, 0);
+    let mut counts = Counts::default();
     for version in RoomVersion::all() {
         for seed in first..first + rooms {
             let room = Room::generate(version, seed, 20 + seed as usize % 60, Numbers::Plain);
-            let forks: Vec<Vec<&State>> = forks(&room);
-            let answer = synapse.as_mut().map(|synapse| synapse.judge(&room, &forks));
-            let memory = memory(&room);
-            let ruma = RumaRoom::new(version, room.events.iter().map(|event| (&event.event, event.rejected)));
-            for (position, states) in forks.iter().enumerate() {
-                let states: Vec<PlainState> = states.iter().map(|state| plain(&room, state)).collect();
-                let ours = resolve(&memory, &room, &states);
-                merges += 1;
-                let mut compare = |oracle: &str, theirs: Result<PlainState, String>| {
-                    if theirs.as_ref() == Ok(&ours) {
-                    } else if oracle == "ruma" && ruma_judges_otherwise(&room, &states) {
-                        known += 1;
-                    } else {
-                        disagreements.push(format!(
-                            "{oracle}, version {version} VERGE_SEED={seed} merge {position}: {}",
-                            theirs.map_or_else(|error| error, |theirs| difference(&ours, &theirs))
-                        ));
-                    }
-                };
-                if version.state_resolution != StateResolution::V1
-                    && let Some(ruma) = &ruma
-                {
-                    compare("ruma", ruma.resolve(&states));
-                    by_ruma += 1;
-                }
-                if let Some(answer) = &answer
-                    && !keeps_others_out(&room)
-                {
-                    let theirs = answer.resolved(position).map_err(str::to_owned);
-                    compare("Synapse", theirs.map(|all| all.into_iter().map(|(t, k, id)| ((t, k), id)).collect()));
-                    by_synapse += 1;
-                }
+            if let Err(disagreement) = compare(&room, synapse.as_mut(), &mut counts) {
+                let compare = |room: &Room| compare(room, synapse.as_mut(), &mut Counts::default()).err();
+                shrink::report(room, disagreement, compare);
             }
         }
     }
+    let Counts { merges, by_ruma, by_synapse, known } = counts;
     println!(
         "{merges} merges, {by_ruma} compared with ruma, {known} of them known to differ, {by_synapse} with Synapse"
     );
     assert!(known <= by_ruma / 40, "too many differ from ruma");
-    assert!(disagreements.is_empty(), "{} disagreements\n{}", disagreements.len(), disagreements.join("\n"));
+}
+
+/// What was compared.
+#[derive(Default)]
+struct Counts {
+    merges: usize,
+    by_ruma: usize,
+    by_synapse: usize,
+    /// Of those by ruma, the ones that are known to differ.
+    known: usize,
+}
+
+/// Compares every merge of a room.
+fn compare(room: &Room, synapse: Option<&mut Synapse>, counts: &mut Counts) -> Result<(), String> {
+    let forks: Vec<Vec<&State>> = forks(room);
+    let answer = synapse.map(|synapse| synapse.judge(room, &forks));
+    let memory = memory(room);
+    let ruma = RumaRoom::new(room.version, room.events.iter().map(|event| (&event.event, event.rejected)));
+    for (position, states) in forks.iter().enumerate() {
+        let states: Vec<PlainState> = states.iter().map(|state| plain(room, state)).collect();
+        let ours = resolve(&memory, room, &states);
+        counts.merges += 1;
+        let disagreement = |oracle: &str, theirs: Result<PlainState, String>| {
+            let what = theirs.map_or_else(|error| error, |theirs| difference(&ours, &theirs));
+            Err(format!("{oracle}, merge {position}: {what}"))
+        };
+        if room.version.state_resolution != StateResolution::V1
+            && let Some(ruma) = &ruma
+        {
+            counts.by_ruma += 1;
+            let theirs = ruma.resolve(&states);
+            match theirs.as_ref() == Ok(&ours) {
+                true => {}
+                false if ruma_judges_otherwise(room, &states) => counts.known += 1,
+                false => return disagreement("ruma", theirs),
+            }
+        }
+        if let Some(answer) = &answer
+            && !keeps_others_out(room)
+        {
+            counts.by_synapse += 1;
+            let theirs = answer.resolved(position).map_err(str::to_owned);
+            let theirs = theirs.map(|all| all.into_iter().map(|(t, k, id)| ((t, k), id)).collect());
+            if theirs.as_ref() != Ok(&ours) {
+                return disagreement("Synapse", theirs);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn difference(ours: &PlainState, theirs: &PlainState) -> String {

@@ -235,7 +235,7 @@ struct Scene {
 
 impl Scene {
     fn new(version: &'static RoomVersion) -> Self {
-        let room = Room { seed: 0, version, events: Vec::new() };
+        let room = Room::new(version, 0, false);
         Self { room, room_id: "!room:a.example".to_owned(), labels: BTreeMap::new(), lost: Vec::new() }
     }
 
