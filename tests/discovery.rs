@@ -715,6 +715,8 @@ const CASES: &[Case] = &[
             Refuses("0x7f000001:80", Refusal::InvalidName),
             Refuses("a.0x1:80", Refusal::InvalidName),
             Refuses("127.0.0.1.:80", Refusal::InvalidName),
+            Refuses("127.0.0.01:80", Refusal::InvalidName),
+            Refuses("127.0.0.256:80", Refusal::InvalidName),
         ],
     },
     Case {

@@ -55,12 +55,8 @@ fn parse_host(text: &str) -> Option<Host<'_>> {
     if text.is_empty() || text.len() > MAX_HOST || !of_dns_characters {
         return None;
     }
-    // Four numbers are an IPv4 literal or nothing: `1.2.3.400` is no DNS name either.
-    let numbers = text.split('.').filter(|label| (1..=3).contains(&label.len()) && is_digits(label)).count();
-    if numbers == 4 && text.split('.').count() == 4 {
-        return text.parse().ok().map(Host::Ipv4);
-    }
-    Some(Host::Dns(text))
+    // The grammar does not mind numbers beyond an address's, such as `1.2.3.400`: they make a DNS name, if no host.
+    Some(text.parse().map_or(Host::Dns(text), Host::Ipv4))
 }
 
 fn parse_port(text: &str) -> Option<u16> {
