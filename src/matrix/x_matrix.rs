@@ -156,8 +156,12 @@ fn strip_scheme(header: &[u8]) -> Option<&[u8]> {
 fn parse_parameters(parameters: &[u8]) -> Option<Authorization> {
     let mut parser = Parser { rest: std::str::from_utf8(parameters).ok()? };
     let (mut origin, mut destination, mut key, mut signature) = (None, None, None, None);
-    parser.skip_blanks();
     loop {
+        // Empty elements of a list are skipped (RFC 9110, section 5.6.1.2).
+        parser.take_while(|c| is_blank(c) || c == ',');
+        if parser.rest.is_empty() {
+            break;
+        }
         let (name, value) = parser.parameter()?;
         let slot = match name.to_ascii_lowercase().as_str() {
             "origin" => Some(&mut origin),
@@ -170,11 +174,9 @@ fn parse_parameters(parameters: &[u8]) -> Option<Authorization> {
             return None;
         }
         parser.skip_blanks();
-        if parser.rest.is_empty() {
-            break;
+        if !parser.rest.is_empty() {
+            parser.expect(',')?;
         }
-        parser.expect(',')?;
-        parser.skip_blanks();
     }
     Some(Authorization { origin: ServerName::parse(&origin?).ok()?, destination, key_id: key?, signature: signature? })
 }
@@ -217,7 +219,7 @@ impl<'a> Parser<'a> {
     }
 
     fn skip_blanks(&mut self) {
-        self.take_while(|c| c == ' ' || c == '\t');
+        self.take_while(is_blank);
     }
 
     fn expect(&mut self, character: char) -> Option<()> {
@@ -230,6 +232,10 @@ impl<'a> Parser<'a> {
         self.rest = rest;
         taken
     }
+}
+
+fn is_blank(character: char) -> bool {
+    matches!(character, ' ' | '\t')
 }
 
 /// A character of a token: RFC 9110, section 5.6.2.
