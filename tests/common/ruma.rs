@@ -5,8 +5,9 @@ use ruma_common::{
     room_version_rules::RoomVersionRules,
 };
 use ruma_events::TimelineEventType;
+use ruma_state_res::{check_state_dependent_auth_rules, check_state_independent_auth_rules};
 use serde_json::value::{RawValue, to_raw_value};
-use verge::matrix::{event::Event, json::Value, room_version::RoomVersion};
+use verge::matrix::{auth_rules::AuthState, event::Event, json::Value, room_version::RoomVersion};
 
 /// An event for `ruma-state-res`.
 pub struct RumaEvent {
@@ -54,6 +55,34 @@ impl RumaEvent {
     pub fn auth_event_ids(&self) -> &[OwnedEventId] {
         &self.auth_events
     }
+}
+
+/// What ruma's authorisation rules say of an event. `find` knows the events that it cites, `state` those of the state that it
+/// is judged by.
+pub fn verdict<'a>(
+    version: &RoomVersion,
+    event: &RumaEvent,
+    find: impl Fn(&str) -> Option<&'a RumaEvent>,
+    state: impl Fn(&str, &str) -> Option<&'a RumaEvent>,
+) -> Result<(), String> {
+    let rules = rules(version).authorization;
+    check_state_independent_auth_rules(&rules, event, |id| find(id.as_str()))?;
+    check_state_dependent_auth_rules(&rules, event, |event_type, state_key| state(&event_type.to_string(), state_key))
+}
+
+/// Whether ruma refuses, for this reason, what the spec, or where it says nothing Synapse, allows. Each is a case of the
+/// tests of the authorisation rules.
+pub fn is_too_strict(event: &Event, state: &(impl AuthState + ?Sized), reason: &str) -> bool {
+    let absent = |property: &str| {
+        let old = state.get("m.room.power_levels", "").map(|old| old.content().contains_key(property));
+        old == Some(false) || !event.content().contains_key(property)
+    };
+    let of_absent = reason
+        .strip_prefix("sender does not have enough power to change the power level of `")
+        .is_some_and(|property| absent(property.trim_end_matches('`')));
+    of_absent
+        || reason.contains("no `m.room.join_rules` event") && state.get("m.room.join_rules", "").is_none()
+        || reason.contains("`notifications` field") && !event.version().notifications_auth_rule
 }
 
 /// What ruma knows of a room version.
