@@ -75,13 +75,14 @@ fn read_reference(item: &Value, version: &RoomVersion) -> Option<EventId> {
     EventId::parse_any_length(id.as_str()?).ok()
 }
 
-/// The event's id: its own in versions 1 and 2, else the reference hash, of the text that is signed.
+/// The event's id: its own in versions 1 and 2, with the server name whose signature is asked for; else the reference
+/// hash, of the text that is signed.
 pub(super) fn read_event_id(object: &Object, signed_text: &str, version: &RoomVersion) -> Result<EventId, PduError> {
     let id = match hashes::event_id(&hashes::reference_hash(signed_text), version.event_ids) {
         Some(id) => EventId::parse(&id),
         None => {
             let given = object.get("event_id").and_then(Value::as_str).unwrap_or_default();
-            EventId::parse_any_length(given)
+            EventId::parse_with_domain(given)
         }
     };
     id.map_err(|_| PduError::Format("event_id"))

@@ -72,6 +72,12 @@ impl EventId {
         Ok(Self(text.into()))
     }
 
+    /// As [`EventId::parse_any_length`], with the domain that ids of room versions 1 and 2 have.
+    pub(super) fn parse_with_domain(text: &str) -> Result<Self, IdentifierError> {
+        with_domain(text, '$', usize::MAX)?;
+        Ok(Self(text.into()))
+    }
+
     /// The server that made the id, in room versions 1 and 2.
     pub fn server_name(&self) -> Option<&str> {
         domain(&self.0)

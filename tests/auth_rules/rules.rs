@@ -4,8 +4,9 @@
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::{Value as Json, json};
 use verge::matrix::{
-    auth_rules::AuthError,
+    auth_rules::{self, AuthError},
     base64,
+    event::Event,
     json::{self, Value},
     power_levels::PowerLevel,
 };
@@ -147,8 +148,8 @@ fn rule_2_room_id_of_another_event() {
         let member = scene.get("m.room.member", BOB).unwrap().clone();
         let room_id = json!({ "room_id": member.event_id().as_str().replace('$', "!") });
         let event = scene.event_with("m.room.message", BOB, None, json!({}), room_id);
-        let find = |_: &_| Some(verge::matrix::auth_rules::AuthEvent { event: &member, rejected: false });
-        let verdict = verge::matrix::auth_rules::check_auth_event_list(&event, find);
+        let find = |_: &_| Some(auth_rules::AuthEvent { event: &member, rejected: false });
+        let verdict = auth_rules::check_auth_event_list(&event, find);
         assert_eq!(verdict, Err(AuthError::RoomIdOfNoCreateEvent));
     }
 }
@@ -545,7 +546,7 @@ fn levels_as_strings_and_floats() {
             let mut event = scene.event("m.room.power_levels", ALICE, Some(""), json!({})).object().clone();
             event.insert("content", content);
             let event = crate::common::rooms::event_of(event, version);
-            let verdict = verge::matrix::auth_rules::check(&event, scene.events());
+            let verdict = auth_rules::check(&event, scene.events());
             assert_eq!(verdict, if allowed { Ok(()) } else { Err(AuthError::LevelTooHigh) }, "{level}");
         }
     }
@@ -672,5 +673,13 @@ fn rule_11_of_versions_1_and_2_redaction() {
         assert_eq!(redact(&nothing, CAROL, json!({})), refused);
         let listed = scene.level("events", json!({ "m.room.redaction": 20 }));
         assert_eq!(redact(&listed, CAROL, of_b), too_low(10, 20));
+    }
+    // No id of these versions lacks its domain. If two did, they would not be of the same server for that.
+    for version in versions(1..=2) {
+        let scene = Scene::new(version);
+        let members = json!({ "redacts": "$event" });
+        let redaction = scene.event_with("m.room.redaction", CAROL, None, json!({}), members);
+        let redaction = Event::from_store("$redaction", redaction.json(), version).unwrap();
+        assert_eq!(auth_rules::check(&redaction, scene.events()), too_low(10, 50));
     }
 }

@@ -59,6 +59,22 @@ fn every_member_is_needed_and_of_its_type() {
     }
 }
 
+/// An id without a domain would need no server's signature but the sender's, whoever gave it.
+#[test]
+fn given_event_ids_name_a_server() {
+    for version in RoomVersion::all().iter().filter(|version| version.event_ids == EventIds::Given) {
+        let with_id = |id: &str| {
+            let mut event = message(version);
+            event.insert("event_id", id);
+            parse(event, version).map(|event| event.event_id().server_name().map(str::to_owned))
+        };
+        assert_eq!(with_id("$e:domain:8448"), Ok(Some("domain:8448".to_owned())));
+        for id in ["$e", "$", "$e:", "$e:a b", "$e:domain:port", "$e:@domain"] {
+            assert_eq!(with_id(id), Err(PduError::Format("event_id")), "{version} {id}");
+        }
+    }
+}
+
 #[test]
 fn references_have_the_form_of_their_version() {
     let pairs = json::parse(br#"[["$a:domain", {"sha256": "x"}]]"#).unwrap();

@@ -153,7 +153,8 @@ pub fn check<S: AuthState + ?Sized>(event: &Event, state: &S) -> Result<(), Auth
     match event.event_type() {
         "m.room.power_levels" => power_level_changes::check(event, &room, &power),
         "m.room.redaction" if event.version().redaction_auth_rule => {
-            if event.redacts().is_some_and(|redacted| server_of(redacted) == event.event_id().server_name()) {
+            let domain = event.event_id().server_name();
+            if domain.is_some() && event.redacts().and_then(server_of) == domain {
                 return Ok(());
             }
             AuthError::unless_enough(&power, &levels.level(Level::Redact)?)
