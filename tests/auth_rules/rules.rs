@@ -347,7 +347,19 @@ fn rule_5_4_1_third_party_invite() {
         // Any signature may match. Synapse gives up on a key at the first signature that is not by it.
         let mut both = good;
         both["signatures"]["bad.example"] = json!({ "ed25519:0": base64::encode(&[0; 64]) });
-        assert_eq!(invite(&scene.where_synapse_differs(), CAROL, both), Ok(()));
+        assert_eq!(invite(&scene.clone().where_synapse_differs(), CAROL, both), Ok(()));
+
+        // At most 20 keys are tried, or an event could keep this server busy for long. No identity server lists so many, and
+        // both oracles try them all.
+        let after = |others: usize| {
+            let mut keys = vec![json!({ "public_key": public(&other) }); others];
+            keys.push(json!({ "public_key": public(&trusted) }));
+            scene.clone().with("m.room.third_party_invite", "token", CAROL, json!({ "public_keys": keys }))
+        };
+        let by_trusted = signed(&trusted, DAVE, "token");
+        assert_eq!(invite(&after(19), CAROL, by_trusted.clone()), Ok(()));
+        let one_more = after(20).where_synapse_differs().where_ruma_differs();
+        assert_eq!(invite(&one_more, CAROL, by_trusted), Err(AuthError::ThirdPartyInviteUnsigned));
     }
 }
 
