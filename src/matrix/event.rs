@@ -125,9 +125,7 @@ impl ReceivedPdu {
             object.get(name).and_then(Value::as_object).ok_or(PduError::Format(name))?;
         }
         let (json, content_hash) = hashes::text_and_content_hash(&object);
-        if json.len() > MAX_EVENT_BYTES {
-            return Err(PduError::TooLarge("event"));
-        }
+        let json = within_limit(json)?;
         let signed_text = redaction::signed_text(&object, version);
         let event_id = read_event_id(&object, &signed_text, version)?;
         let room_id = read_room_id(&object, &fields, &event_id, version)?;
@@ -187,9 +185,13 @@ impl ReceivedPdu {
 
     /// Adds the signature of `server`, which vouches for the event: that of a restricted join is due before the others
     /// can be checked.
-    pub fn sign(&mut self, server: &str, key: &SigningKey) {
+    ///
+    /// # Errors
+    /// Where the event has no room for it.
+    pub fn sign(&mut self, server: &str, key: &SigningKey) -> Result<(), PduError> {
         signing::add_signature(&mut self.event.object, server, key.key_id(), key.sign_text(&self.signed_text));
-        self.event.json = self.event.object.to_text();
+        self.event.json = within_limit(self.event.object.to_text())?;
+        Ok(())
     }
 
     /// The keys that must be known before [`ReceivedPdu::verify`] can pass: server names and key ids, for those required
@@ -273,30 +275,37 @@ impl Event {
         }
     }
 
-    /// The event with the signature of `server` added, as for invites and restricted joins. The id stays the same.
-    #[must_use]
-    pub fn signed_by(&self, server: &str, key: &SigningKey) -> Self {
+    /// The event with the signature of `server` added, as for invites. The id stays the same.
+    ///
+    /// # Errors
+    /// Where the event has no room for it.
+    pub fn signed_by(&self, server: &str, key: &SigningKey) -> Result<Self, PduError> {
         let signature = key.sign_text(&redaction::signed_text(&self.0.object, self.0.version));
-        let mut object = self.0.object.clone();
-        signing::add_signature(&mut object, server, key.key_id(), signature);
-        Self(Rc::new(self.0.with_object(object)))
+        self.with_added(server, key.key_id(), signature)
     }
 
     /// The event with a signature of `server` that another copy of it carries.
     ///
     /// # Errors
-    /// Where it was not made by `key` on this event.
+    /// Where it was not made by `key` on this event, or the event has no room for it.
     pub fn with_signature(
         &self,
         server: &str,
         key_id: &str,
         signature: &str,
         key: &signing::VerifyKey,
-    ) -> Result<Self, SignatureError> {
-        key.verify_text(&redaction::signed_text(&self.0.object, self.0.version), signature)?;
+    ) -> Result<Self, PduError> {
+        key.verify_text(&redaction::signed_text(&self.0.object, self.0.version), signature)
+            .map_err(|_: SignatureError| PduError::WrongSignature(server.into()))?;
+        self.with_added(server, key_id, signature.to_owned())
+    }
+
+    fn with_added(&self, server: &str, key_id: &str, signature: String) -> Result<Self, PduError> {
         let mut object = self.0.object.clone();
-        signing::add_signature(&mut object, server, key_id, signature.to_owned());
-        Ok(Self(Rc::new(self.0.with_object(object))))
+        signing::add_signature(&mut object, server, key_id, signature);
+        let mut event = self.0.with_object(object);
+        event.json = within_limit(event.json)?;
+        Ok(Self(Rc::new(event)))
     }
 
     /// An event of the store, which holds only events that were checked before they were put there.
@@ -441,6 +450,11 @@ pub fn hash_and_sign(event: &mut Object, version: &RoomVersion, server: &str, ke
     event.insert("hashes", Object::from_iter([("sha256", hash)]));
     let signature = key.sign_text(&redaction::signed_text(event, version));
     signing::add_signature(event, server, key.key_id(), signature);
+}
+
+/// The text of an event, unless it is too long for one.
+fn within_limit(json: String) -> Result<String, PduError> {
+    if json.len() > MAX_EVENT_BYTES { Err(PduError::TooLarge("event")) } else { Ok(json) }
 }
 
 impl EventData {

@@ -126,6 +126,42 @@ fn an_event_may_have_65536_bytes() {
     }
 }
 
+/// Signatures are part of what is sent on, so nobody would take an event that they made too long.
+#[test]
+fn a_countersignature_must_fit_too() {
+    let key = signing_key();
+    let signature = format!(r#","other":{{"ed25519:1":"{}"}}"#, "x".repeat(86)).len();
+    for version in RoomVersion::all() {
+        let event_of = |length: usize| {
+            let mut event = message(version);
+            hash_and_sign(&mut event, version, SERVER, &key);
+            let missing = length - event.to_text().len();
+            event.object_at("content").insert("body", "x".repeat(missing + 1));
+            hash_and_sign(&mut event, version, SERVER, &key);
+            event
+        };
+        let made = |length: usize| Event::create(event_of(length), version, SERVER, &key).unwrap();
+        let by_other = |event: &Event| {
+            let mut redacted = event.redacted().object().clone();
+            key.sign_object(&mut redacted, "other");
+            let signature = redacted.get("signatures").and_then(|all| all.get("other")?.get("ed25519:1")?.as_str());
+            signature.unwrap().to_owned()
+        };
+        for (room, fits) in [(signature, true), (signature - 1, false)] {
+            let event = made(MAX_EVENT_BYTES - room);
+            assert_eq!(event.json().len(), MAX_EVENT_BYTES - room);
+            let mut pdu = parse(event.object().clone(), version).unwrap();
+            let outcomes = [
+                pdu.sign("other", &key),
+                event.signed_by("other", &key).map(drop),
+                event.with_signature("other", "ed25519:1", &by_other(&event), &key.verify_key()).map(drop),
+            ];
+            let expected = if fits { Ok(()) } else { Err(PduError::TooLarge("event")) };
+            assert!(outcomes.iter().all(|outcome| *outcome == expected), "{version} {room}: {outcomes:?}");
+        }
+    }
+}
+
 #[test]
 fn strings_may_have_255_bytes() {
     for (member, prefix, suffix) in

@@ -59,6 +59,7 @@ pub(super) async fn invite(server: &Server, request: Signed) -> Handled {
         return Err(MatrixError::not_found("There is no such user on this server."));
     }
     let invite = invite.signed_by(server.config.server_name.as_str(), &server.config.signing_key);
+    let invite = invite.map_err(pdus::refused)?;
     server.rooms.receive_invite(&invite, room_state).await?;
     Ok(router::raw_json_response(StatusCode::OK, object_text(&[("event", invite.json())])))
 }

@@ -87,7 +87,7 @@ pub(super) async fn admit(
     let countersign = restricted::must_countersign(server, &room, &sender, content).await?;
     let mut pdu = ReceivedPdu::from_value(Value::Object(object), room.room_version).map_err(pdus::refused)?;
     if countersign {
-        pdu.sign(server.config.server_name.as_str(), &server.config.signing_key);
+        pdu.sign(server.config.server_name.as_str(), &server.config.signing_key).map_err(pdus::refused)?;
     }
     if *pdu.event_id() != *event_id {
         return Err(MatrixError::invalid_param("The event's ID is not the one in the path."));
