@@ -6,7 +6,7 @@
 //! its crate alone.
 //!
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 #[path = "../tests/state_resolution/by_ruma.rs"]
 mod by_ruma;

@@ -5,9 +5,11 @@
 //!
 //! - [`ReceivedPdu`] has passed check 1, the format of its room version, and has its event id.
 //! - [`Event`] has also passed checks 2 and 3 (signatures; content hash, redacted where that was wrong),
-//!   was made here, or comes from the store, where nothing else is put.
+//!   was made here, or comes from the store, where nothing else is put. `clippy.toml` keeps [`Event::from_store`] to `store`.
 //!
-//! Checks 4 and later need other events: they are in [`super::auth_rules`] and `room`.
+//! Checks 4 and later need other events: they are in [`super::auth_rules`] and `room`. An event does not tell their verdict,
+//! because a verdict is an opinion that may change and belongs to a room: `room` and `store` pair the two
+//! (`StoredEvent`, [`super::auth_rules::AuthEvent`], [`super::state_resolution::StateEvent`]).
 
 use std::rc::Rc;
 

@@ -303,6 +303,7 @@ fn texts(items: &[impl ToString]) -> String {
 }
 
 /// An event from a row of `event_columns`.
+#[expect(clippy::disallowed_methods, reason = "only checked events are stored")]
 pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
     Ok(StoredEvent {
         event: read(row.text(0)?, row.text(1)?, row.text(8)?)?,

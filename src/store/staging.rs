@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Store, json_list, json_lists};
 use crate::{
     matrix::{
-        event::Event,
+        event::{Event, PduError},
         identifiers::{RoomId, ServerName},
         room_version::RoomVersion,
     },
@@ -30,12 +30,22 @@ pub struct Waiting {
     pub event_id: String,
     /// Who sent it.
     pub origin: String,
-    /// Its text.
-    pub json: String,
+    json: String,
     /// How often what it cites was looked for in vain.
     pub attempts: i64,
     /// When it came, in milliseconds.
     pub received_ts: i64,
+}
+
+impl Waiting {
+    /// The event, of a room of this version.
+    ///
+    /// # Errors
+    /// Where what is stored is none.
+    #[expect(clippy::disallowed_methods, reason = "only checked events are staged")]
+    pub fn event(&self, version: &'static RoomVersion) -> Result<Event, PduError> {
+        Event::from_store(&self.event_id, &self.json, version)
+    }
 }
 
 const RECORD: &str = "INSERT INTO transactions (origin, txn_id, response, received_ts) VALUES (?1, ?2, ?3, ?4)";

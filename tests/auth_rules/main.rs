@@ -1,6 +1,6 @@
 //! The authorisation rules, rule by rule, and against `ruma-state-res` on generated rooms of every version.
 
-#![allow(unreachable_pub, clippy::unwrap_used, clippy::panic)]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
 //! What several test binaries share.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 pub mod homeserver;
 pub mod internet;

@@ -134,7 +134,7 @@ impl Server {
             failed: HashSet::new(),
         };
         for staged in &waiting {
-            let event = Event::from_store(&staged.event_id, &staged.json, work.room.room_version);
+            let event = staged.event(work.room.room_version);
             if let (Ok(event), Ok(origin)) = (event, ServerName::parse(&staged.origin)) {
                 work.origins.insert(event.event_id().clone(), origin);
                 work.events.push(event);

@@ -255,7 +255,7 @@ fn citing_first<'a>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
     use std::collections::{BTreeMap, BTreeSet, HashMap};
 
