@@ -59,8 +59,7 @@ pub(super) fn event_id(hash: &Hash, format: EventIds) -> Option<String> {
     }
 }
 
-/// Whether the content hash covers this member. The spec names three that it does not; Synapse leaves out three more,
-/// which it once added itself, and an event hashes either as it does there or to nobody's satisfaction.
+/// Whether the content hash covers this member.
 fn is_hashed(key: &str) -> bool {
-    !matches!(key, "hashes" | "signatures" | "unsigned" | "age_ts" | "destinations" | "outlier")
+    !matches!(key, "hashes" | "signatures" | "unsigned")
 }
