@@ -68,8 +68,11 @@ pub enum KeyError {
 impl KnownKey {
     /// Whether it may verify an event of this room version, sent at `origin_server_ts`.
     pub fn is_valid_for_event(&self, origin_server_ts: i64, version: &RoomVersion) -> bool {
-        // Versions 1 to 4 ignore validity. An event of the very millisecond in which a key expired is taken, as Synapse does.
-        !version.enforce_key_validity || origin_server_ts <= self.expired_ts.unwrap_or_else(|| self.valid_until())
+        match self.expired_ts {
+            // In every version. An event of the very millisecond in which the key expired is taken, as Synapse does.
+            Some(expired_ts) => origin_server_ts <= expired_ts,
+            None => !version.enforce_key_validity || origin_server_ts <= self.valid_until(),
+        }
     }
 
     /// Whether it may verify a request, or a response, now.

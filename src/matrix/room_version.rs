@@ -16,7 +16,8 @@ pub struct RoomVersion {
     pub state_resolution: StateResolution,
     /// Canonical JSON is enforced: integers within ±(2^53 - 1), no floats (6 on).
     pub strict_json: bool,
-    /// A signing key must have been valid at the event's `origin_server_ts` (5 on).
+    /// A signing key's `valid_until_ts` must reach to the event's `origin_server_ts` (5 on). That a key must not have expired
+    /// before holds for all.
     pub enforce_key_validity: bool,
     /// A string of more than 255 bytes but at most 255 characters drops the event (11 on); before, Synapse let
     /// such events into rooms, so they are kept as rejected.

@@ -100,21 +100,22 @@ fn keys_verify_only_what_was_sent_while_they_were_valid() {
             event.remove("event_id");
         }
         hash_and_sign(&mut event, version, "sender", &signing_key());
-        let enforced = !matches!(version.id, "1" | "2" | "3" | "4");
+        let ignored = matches!(version.id, "1" | "2" | "3" | "4");
         for (key, valid) in [
             (known(SENT, None, SENT), true),
-            (known(SENT - 1, None, SENT), false),
+            (known(SENT - 1, None, SENT), ignored),
             (known(i64::MAX, None, SENT - 7 * day), true),
-            (known(i64::MAX, None, SENT - 7 * day - 1), false),
+            (known(i64::MAX, None, SENT - 7 * day - 1), ignored),
             (known(0, Some(SENT + 1), SENT + 100 * day), true),
+            // Versions 1 to 4 are told to ignore `valid_until_ts`. That a key of `old_verify_keys` verifies nothing that was
+            // sent after it expired is said of all versions. Synapse does not look at either in versions 1 to 4.
             (known(i64::MAX, Some(SENT - 1), SENT), false),
         ] {
             let mut keys = KeyRing::new();
             keys.insert("sender", "ed25519:1", key.clone());
             let received = ReceivedPdu::from_value(event.clone().into(), version).unwrap();
-            let expected = valid || !enforced;
-            assert_eq!(received.keys_to_fetch(&keys).is_empty(), expected, "{version} {key:?}");
-            assert_eq!(received.verify(&keys).is_ok(), expected, "{version} {key:?}");
+            assert_eq!(received.keys_to_fetch(&keys).is_empty(), valid, "{version} {key:?}");
+            assert_eq!(received.verify(&keys).is_ok(), valid, "{version} {key:?}");
         }
     }
 }
