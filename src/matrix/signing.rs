@@ -130,17 +130,6 @@ impl VerifyKey {
     }
 }
 
-/// Checks the signature that `server` made with `key_id` on `object`.
-///
-/// # Errors
-/// Where there is none, or it is malformed or wrong.
-pub fn verify_object(object: &Object, server: &str, key_id: &str, key: &VerifyKey) -> Result<(), SignatureError> {
-    let signature = signatures_of(object, server)
-        .find_map(|(id, signature)| (id == key_id).then_some(signature))
-        .ok_or(SignatureError::Missing)?;
-    key.verify_text(&signed_text(object), signature)
-}
-
 /// The key ids and signatures of `server` on `object`, of the algorithm that we know.
 pub fn signatures_of<'a>(object: &'a Object, server: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
     let signatures = object.get("signatures").and_then(|signatures| signatures.get(server)).and_then(Value::as_object);

@@ -5,7 +5,7 @@ use crate::matrix::{
     event::Event,
     identifiers::UserId,
     json::Value,
-    power_levels::{Level, PowerLevel},
+    power_levels::{self, Level, PowerLevel},
 };
 
 /// Judges a membership event. That the server of a restricted join's authorising user signed it was verified before.
@@ -27,7 +27,10 @@ pub(super) fn check<S: AuthState + ?Sized>(event: &Event, room: &Room<'_, S>) ->
 
 fn join<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
     let version = event.version();
-    if event.prev_events() == std::slice::from_ref(room.create.event_id()) && creator(room.create) == Some(target) {
+    // Additional creators, who come after the first, have to be invited.
+    if event.prev_events() == std::slice::from_ref(room.create.event_id())
+        && power_levels::creators(room.create).next() == Some(target)
+    {
         return Ok(());
     }
     if event.sender().as_str() != target {
@@ -122,15 +125,6 @@ fn knock<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>)
         "ban" => Err(AuthError::TargetBanned),
         "invite" | "join" => Err(AuthError::TargetJoined),
         _ => Ok(()),
-    }
-}
-
-/// The one creator whose first join needs no permission. Additional creators have to be invited.
-fn creator(create: &Event) -> Option<&str> {
-    if create.version().creator_is_sender {
-        Some(create.sender().as_str())
-    } else {
-        create.content().get("creator").and_then(Value::as_str)
     }
 }
 

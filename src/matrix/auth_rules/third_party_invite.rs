@@ -7,7 +7,7 @@ use super::{AuthError, AuthState, Room};
 use crate::matrix::{
     event::Event,
     json::{Object, Value},
-    signing::VerifyKey,
+    signing::{self, VerifyKey},
 };
 
 /// How many pairs of a signature and a key are tried, and how many keys are read. The two events could name a million, in
@@ -55,10 +55,7 @@ fn public_keys(content: &Object) -> impl Iterator<Item = &str> {
 
 fn is_signed_by_any<'a>(signed: &Object, keys: impl Iterator<Item = &'a str>) -> bool {
     let signatures: Vec<&str> = signatures(signed).collect();
-    let mut message = signed.clone();
-    message.remove("signatures");
-    message.remove("unsigned");
-    let message = message.to_text();
+    let message = signing::signed_text(signed);
     keys.take(MAX_ATTEMPTS)
         .filter_map(VerifyKey::from_base64)
         .flat_map(|key| signatures.iter().map(move |signature| (key.clone(), signature)))
@@ -70,5 +67,5 @@ fn is_signed_by_any<'a>(signed: &Object, keys: impl Iterator<Item = &'a str>) ->
 fn signatures(signed: &Object) -> impl Iterator<Item = &str> {
     let servers = signed.get("signatures").and_then(Value::as_object).into_iter().flat_map(Object::values);
     let of_server = servers.filter_map(Value::as_object).flat_map(Object::iter);
-    of_server.filter(|(key_id, _)| key_id.starts_with("ed25519:")).filter_map(|(_, signature)| signature.as_str())
+    of_server.filter(|(key_id, _)| signing::is_known_algorithm(key_id)).filter_map(|(_, signature)| signature.as_str())
 }
