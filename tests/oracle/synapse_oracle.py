@@ -36,7 +36,7 @@ def run(coroutine):
 
 
 class Store:
-    """The events of one room, and the walks over them that Synapse's database would make."""
+    """Events, and the walks over them that Synapse's database would make."""
 
     def __init__(self, events):
         self.events = events
@@ -45,21 +45,22 @@ class Store:
         return {i: self.events[i] for i in event_ids if i in self.events}
 
     def chain(self, event_ids):
-        """The events and all that they stand on."""
+        """The events and all that they stand on, as far as it is known."""
         seen, stack = set(), list(event_ids)
         while stack:
             event_id = stack.pop()
-            if event_id not in seen:
+            if event_id in self.events and event_id not in seen:
                 seen.add(event_id)
                 stack.extend(self.events[event_id].auth_event_ids())
         return seen
 
-    async def get_auth_chain_difference(self, _room_id, state_sets, conflicted_state, _more):
+    async def get_auth_chain_difference(self, _room_id, state_sets, conflicted_state, backwards_too):
+        """Of events that are not in Synapse's `event_map`."""
         chains = [self.chain(state_set) for state_set in state_sets]
         difference = set.union(*chains) - set.intersection(*chains)
         subgraph = None
         if conflicted_state is not None:
-            backwards = self.chain(conflicted_state)
+            backwards = self.chain(conflicted_state | backwards_too)
             subgraph = {i for i in backwards if not self.chain([i]).isdisjoint(conflicted_state)}
         return StateDifference(auth_difference=difference, conflicted_subgraph=subgraph)
 
@@ -97,12 +98,14 @@ def judge(event, state, store, version):
     }
 
 
-def resolve(sets, store, version, room_id):
+def resolve(sets, events, version, room_id):
     try:
+        # They are all as it were in flight, so that Synapse's own walk finds the auth difference.
+        event_map, store = dict(events), Store(events)
         if version.state_res == StateResolutionVersions.V1:
-            answer = run(v1.resolve_events_with_store(room_id, version, sets, None, store.get_events))
+            answer = run(v1.resolve_events_with_store(room_id, version, sets, event_map, store.get_events))
         else:
-            answer = run(v2.resolve_events_with_store(Clock(), room_id, version, sets, None, store))
+            answer = run(v2.resolve_events_with_store(Clock(), room_id, version, sets, event_map, store))
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
     return sorted([event_type, state_key, event_id] for (event_type, state_key), event_id in answer.items())
@@ -120,9 +123,14 @@ def answer(request):
         for event, e in zip(events, request["events"])
     ]
     resolved = []
-    for state_sets in request["resolve"]:
-        sets = [{(events[i].type, events[i].state_key): events[i].event_id for i in s} for s in state_sets]
-        resolved.append(resolve(sets, store, version, events[0].room_id))
+    if request["resolve"]:
+        room_id = events[0].room_id
+        # Synapse stores no event of version 12 that cites the create event, and cannot walk through one.
+        readable = (event for event in events if reason_of(event.auth_event_ids) is None)
+        own = {event.event_id: event for event in readable if event.room_id == room_id}
+        for state_sets in request["resolve"]:
+            sets = [{(events[i].type, events[i].state_key): events[i].event_id for i in s} for s in state_sets]
+            resolved.append(resolve(sets, own, version, room_id))
     return {"events": verdicts, "resolved": resolved}
 
 
