@@ -204,7 +204,7 @@ impl Scene {
         let position = events.len();
         let state: Vec<usize> = (0..position).collect();
         events.push(json!({ "json": event.json(), "rejected": false, "state": state }));
-        let request = json!({ "version": self.version.id, "events": events, "resolve": [] });
+        let request = json!({ "version": self.version.id, "events": events, "resolve": [], "pdus": [] });
         let answer = synapse()?.lock().unwrap_or_else(std::sync::PoisonError::into_inner).ask(&request);
         // The rules of create events are all state-independent there.
         let rules = if event.event_type() == "m.room.create" { "independent" } else { "dependent" };

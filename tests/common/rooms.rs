@@ -13,7 +13,7 @@ use verge::matrix::{
     auth_events,
     auth_rules::{self, AuthEvent, AuthState},
     base64,
-    event::{Event, PduError, ReceivedPdu},
+    event::{Event, MAX_PREV_EVENTS, PduError, ReceivedPdu},
     hashes,
     identifiers::EventId,
     json::{self, Object, Value},
@@ -36,6 +36,8 @@ pub struct Room {
     pub version: &'static RoomVersion,
     /// Its events, each after those that it refers to; the first creates the room.
     pub events: Vec<RoomEvent>,
+    /// Events of another room, which some of its events cite.
+    pub foreign: Vec<Event>,
     /// Resolves states where several meet; `None` where they are drawn.
     resolver: Option<Resolver>,
 }
@@ -57,7 +59,12 @@ pub struct RoomEvent {
 impl Room {
     /// The room of version `version` and at most `length` events that this seed gives.
     pub fn generate(version: &'static RoomVersion, seed: u64, length: usize, numbers: Numbers) -> Self {
-        let mut generator = Generator::new(version, seed, numbers);
+        Self::generate_with(version, seed, length, Options { numbers, complete: false, graph: Graph::Usual })
+    }
+
+    /// As [`Room::generate`], of a certain kind.
+    pub fn generate_with(version: &'static RoomVersion, seed: u64, length: usize, options: Options) -> Self {
+        let mut generator = Generator::new(version, seed, options);
         for _ in generator.room.events.len()..length {
             generator.step();
         }
@@ -66,7 +73,8 @@ impl Room {
 
     /// A room without events, in which states that meet are resolved, or drawn.
     pub fn new(version: &'static RoomVersion, seed: u64, resolves: bool) -> Self {
-        Self { seed, version, events: Vec::new(), resolver: resolves.then(Resolver::default) }
+        let foreign = foreign_room(version);
+        Self { seed, version, events: Vec::new(), foreign, resolver: resolves.then(Resolver::default) }
     }
 
     /// Whether states that meet are resolved.
@@ -114,7 +122,8 @@ impl Room {
             return None;
         }
         let find = |id: &EventId| self.auth_event(id);
-        let rejected = auth_rules::check_auth_event_list(&event, find).is_err()
+        let rejected = event.oversized_member().is_some()
+            || auth_rules::check_auth_event_list(&event, find).is_err()
             || auth_rules::check(&event, &self.with_events(&state)).is_err();
         let position = self.events.len();
         let mut after = state.clone();
@@ -137,8 +146,16 @@ impl Room {
 
     /// An event with what became of it, as the authorisation rules ask for it.
     pub fn auth_event(&self, id: &EventId) -> Option<AuthEvent<'_>> {
-        let found = self.events.get(self.position(id)?)?;
-        Some(AuthEvent { event: &found.event, rejected: found.rejected })
+        match self.position(id) {
+            Some(position) => {
+                let found = &self.events[position];
+                Some(AuthEvent { event: &found.event, rejected: found.rejected })
+            }
+            None => {
+                let event = self.foreign.iter().find(|event| event.event_id() == id)?;
+                Some(AuthEvent { event, rejected: false })
+            }
+        }
     }
 
     /// A state with its events.
@@ -192,13 +209,36 @@ impl AuthState for StateOf<'_> {
     }
 }
 
-/// Which numbers stand in power levels.
+/// What a generated room is like.
+#[derive(Clone, Copy)]
+pub struct Options {
+    /// Which numbers stand in it.
+    pub numbers: Numbers,
+    /// Whether it always has join rules and power levels, and those name every level, so that what an absent one counts as is
+    /// never in question.
+    pub complete: bool,
+    /// How its events stand to each other.
+    pub graph: Graph,
+}
+
+/// Which numbers stand in power levels and in the content of other events.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Numbers {
-    /// Integers, and strings where the version has them.
+    /// Integers, and in power levels strings, where the version has them.
     Plain,
-    /// Floats too, where the version has them.
+    /// Floats too, and integers of any size, where the version has them.
     Floats,
+}
+
+/// How the events of a room stand to each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Graph {
+    /// They fork and merge all the time.
+    Usual,
+    /// They mostly follow one another.
+    Deep,
+    /// They mostly stand side by side, and up to 20 branches meet at once.
+    Wide,
 }
 
 /// A small generator of random numbers (SplitMix64): the same on every machine.
@@ -240,6 +280,7 @@ const USERS: [&str; 7] = [
     "@Fräulein /=:b.example",
     "@:a.example",
 ];
+const SERVERS: [&str; 3] = ["a.example", "b.example", "c.example:8448"];
 const LEVELS: [i64; 9] = [0, 1, 25, 49, 50, 51, 75, 99, 100];
 const NAMED_LEVELS: [&str; 7] = ["users_default", "events_default", "state_default", "ban", "redact", "kick", "invite"];
 const EVENT_TYPES: [&str; 6] =
@@ -274,11 +315,11 @@ struct Generator {
     tips: Vec<usize>,
     /// The identity server's key, and one that nobody trusts.
     keys: [SigningKey; 2],
-    numbers: Numbers,
+    options: Options,
 }
 
 impl Generator {
-    fn new(version: &'static RoomVersion, seed: u64, numbers: Numbers) -> Self {
+    fn new(version: &'static RoomVersion, seed: u64, options: Options) -> Self {
         let mut random = Random::new(seed ^ version.id.parse::<u64>().unwrap() << 56);
         let keys = [random.next(), random.next()].map(|half| {
             let mut bytes = [7; 32];
@@ -287,7 +328,7 @@ impl Generator {
         });
         let room = Room::new(version, seed, random.percent(50));
         let room_id = "!room:a.example".to_owned();
-        let mut generator = Self { random, room, room_id, tips: Vec::new(), keys, numbers };
+        let mut generator = Self { random, room, room_id, tips: Vec::new(), keys, options };
         generator.start();
         generator
     }
@@ -310,20 +351,21 @@ impl Generator {
             self.room_id = self.room.events[0].event.room_id().to_string();
         }
         self.add_to_tips(Draft::new("m.room.member", creator, Some(creator), json!({ "membership": "join" })));
-        if self.random.percent(90) {
+        let complete = self.options.complete;
+        if complete || self.random.percent(90) {
             let mut users = json!({ USERS[1]: 50 });
             if !version.privileged_creators {
                 users[creator] = json!(100);
             }
             let mut content = json!({ "users": users, "events": { "m.room.name": 50 } });
             for name in NAMED_LEVELS {
-                if self.random.percent(50) {
+                if complete || self.random.percent(50) {
                     content[name] = json!(if name.ends_with("s_default") { 0 } else { *self.random.pick(&LEVELS) });
                 }
             }
             self.add_to_tips(Draft::new("m.room.power_levels", creator, Some(""), content));
         }
-        if self.random.percent(90) {
+        if complete || self.random.percent(90) {
             let content = self.join_rules();
             self.add_to_tips(Draft::new("m.room.join_rules", creator, Some(""), content));
         }
@@ -351,19 +393,24 @@ impl Generator {
 
     /// Where the next event stands: mostly after one or all of the tips, at times after an old event, which forks.
     fn prev_events(&mut self) -> Vec<usize> {
-        if self.random.percent(20) {
-            let recent = self.room.events.len().min(12);
+        let (forks, behind, keeps_one, most) = match self.options.graph {
+            Graph::Usual => (20, 12, 60, 5),
+            Graph::Deep => (5, 12, 60, 5),
+            Graph::Wide => (50, 60, 95, MAX_PREV_EVENTS),
+        };
+        if self.random.percent(forks) {
+            let recent = self.room.events.len().min(behind);
             let position = self.room.events.len() - 1 - self.random.below(recent);
             if !self.room.events[position].rejected {
                 return vec![position];
             }
         }
         let mut prev_events = self.tips.clone();
-        if self.random.percent(60) {
+        if self.random.percent(keeps_one) {
             let kept = *self.random.pick(&prev_events);
             prev_events = vec![kept];
         }
-        prev_events.truncate(5);
+        prev_events.truncate(most);
         prev_events
     }
 
@@ -374,7 +421,12 @@ impl Generator {
     fn push(&mut self, draft: Draft, prev_events: &[usize], states: Vec<Rc<State>>, state: Rc<State>) {
         let mut event = self.build(&draft, prev_events, &state);
         // A redaction without `redacts` is a case of its own in the tests of the rules.
-        if self.random.percent(3) && draft.event_type != "m.room.redaction" && !self.room.events.is_empty() {
+        let is_redactable = match draft.event_type {
+            "m.room.redaction" => false,
+            "m.room.power_levels" => !self.options.complete,
+            _ => !self.room.events.is_empty(),
+        };
+        if self.random.percent(3) && is_redactable {
             event = event.redacted();
         }
         let Some(position) = self.room.add(event, states, state) else { return };
@@ -395,11 +447,14 @@ impl Generator {
         );
         let selected = keys.iter().filter_map(|(t, k)| state.get(&((*t).to_owned(), (*k).to_owned())));
         let mut auth: Vec<usize> = selected.copied().collect();
+        let mut unknown = None;
         if self.random.percent(6) && !auth.is_empty() {
-            match self.random.below(4) {
+            match self.random.below(6) {
                 0 => drop(auth.remove(self.random.below(auth.len()))),
                 1 => auth.push(*self.random.pick(&auth)),
                 2 => auth.push(self.random.below(self.room.events.len())),
+                3 => unknown = Some(reference_to_nothing(version)),
+                4 => unknown = Some(self.random.pick(&self.room.foreign).reference()),
                 _ => {
                     // Another event of the same key: an old one, or one of a fork.
                     let replaced = self.random.below(auth.len());
@@ -422,14 +477,28 @@ impl Generator {
             depth = self.random.below(100) as i64;
         }
         let timestamp = 1_700_000_000_000 + self.room.events.len() as i64 / 4 + self.random.below(3) as i64;
+        let auth_events: Vec<Value> = references(&auth).into_iter().chain(unknown).collect();
+        let prev_events = references(prev_events);
         let mut event = Object::new();
+        if self.random.percent(5) {
+            // What earlier servers added, and what is in no version of the spec.
+            let members = [
+                ("origin", json!(self.random.pick(&SERVERS))),
+                ("membership", json!("join")),
+                ("prev_state", json!([])),
+                ("replaces_state", json!("$replaced")),
+                ("org.example.unknown", json!({ "b": [null, true], "a": "\u{2028}\"\\" })),
+            ];
+            let (member, value) = self.random.pick(&members).clone();
+            event.insert(member, Value::from(value));
+        }
         event.insert("type", draft.event_type);
         event.insert("sender", draft.sender.as_str());
-        event.insert("content", draft.content.clone());
+        event.insert("content", self.with_more(draft.content.clone()));
         event.insert("depth", depth);
         event.insert("origin_server_ts", timestamp);
-        event.insert("prev_events", references(prev_events));
-        event.insert("auth_events", references(&auth));
+        event.insert("prev_events", prev_events);
+        event.insert("auth_events", auth_events);
         if let Some(state_key) = &draft.state_key {
             event.insert("state_key", state_key.as_str());
         }
@@ -440,10 +509,26 @@ impl Generator {
             event.insert("room_id", self.room_id.as_str());
         }
         if version.event_ids == EventIds::Given {
-            let server = draft.sender.split_once(':').unwrap().1;
+            let own = draft.sender.split_once(':').unwrap().1;
+            let server = if self.random.percent(90) { own } else { *self.random.pick(&SERVERS) };
             event.insert("event_id", format!("${:04x}:{server}", self.random.below(0x10000)));
         }
         event_of(event, version)
+    }
+
+    /// The content, at times with a member more that no rule asks for.
+    fn with_more(&mut self, mut content: Object) -> Object {
+        if self.random.percent(10) {
+            let number = match self.unusual_numbers() {
+                true => self.number(),
+                false => Value::from(self.random.next() as i64 >> 10),
+            };
+            content.insert("x.number", Value::Array(vec![number]));
+        }
+        if self.random.percent(5) {
+            content.insert("reason", "because\n");
+        }
+        content
     }
 
     fn draft(&mut self, state: &State) -> Draft {
@@ -477,9 +562,13 @@ impl Generator {
             84..87 => self.redaction(sender),
             87..90 => Draft::new("m.room.message", sender, None, json!({ "body": "hello" })),
             90..93 => Draft::new("m.room.name", powerful, Some(""), json!({ "name": self.random.below(5) })),
-            93..95 => {
+            93 => {
                 let key = *self.random.pick(&["", "a", sender, other]);
                 Draft::new("x.custom", sender, Some(key), json!({ "n": self.random.below(5) }))
+            }
+            94 => {
+                let content = json!({ "history_visibility": "shared", "n": self.random.below(5) });
+                Draft::new("m.room.history_visibility", powerful, Some(""), content)
             }
             95..97 => {
                 let own = sender.split_once(':').unwrap().1;
@@ -563,7 +652,7 @@ impl Generator {
                 7 => ("notifications", "room"),
                 _ => {
                     let name = *self.random.pick(&NAMED_LEVELS);
-                    match self.random.percent(30) {
+                    match self.random.percent(30) && !self.options.complete {
                         true => drop(content.remove(name)),
                         false => drop(content.insert(name, level)),
                     }
@@ -577,7 +666,7 @@ impl Generator {
             }
             content.insert(property, levels);
         }
-        if has_current && self.random.percent(5) {
+        if has_current && self.random.percent(5) && !self.options.complete {
             let junk =
                 [json!("fifty"), json!([1]), json!({}), json!("x"), json!({ "@a": 5 }), json!({ USERS[0]: "x" })];
             let property = *self.random.pick(&["users", "events", "notifications", "ban", "users_default"]);
@@ -602,11 +691,45 @@ impl Generator {
             };
             return Value::from(text);
         }
-        if !version.strict_json && self.numbers == Numbers::Floats && self.random.percent(8) {
+        if self.unusual_numbers() && self.random.percent(15) {
+            // Near the other levels, or anything.
             let number = *self.random.pick(&["50.57", "-0.5", "0.99", "5.0e1", "99.999", "1e-3", "49.9999"]);
-            return json::parse(number.as_bytes()).unwrap();
+            return if self.random.percent(60) { json::parse(number.as_bytes()).unwrap() } else { self.number() };
         }
         Value::from(if self.random.percent(5) { -level } else { level })
+    }
+
+    fn unusual_numbers(&self) -> bool {
+        !self.room.version.strict_json && self.options.numbers == Numbers::Floats
+    }
+
+    /// Any number that JSON can write and a float or an integer can hold.
+    fn number(&mut self) -> Value {
+        let sign = if self.random.percent(50) { "-" } else { "" };
+        let digits = |random: &mut Random, count: usize| -> String {
+            let first = char::from(b'1' + random.below(9) as u8);
+            let rest = (1..count).map(|_| char::from(b'0' + random.below(10) as u8));
+            std::iter::once(first).chain(rest).collect()
+        };
+        let text = match self.random.below(5) {
+            0 => "-0".to_owned(),
+            1 => {
+                let count = 1 + self.random.below(60);
+                format!("{sign}{}", digits(&mut self.random, count))
+            }
+            2 => format!("{sign}{}.0", digits(&mut self.random, 18)),
+            3 => {
+                let (whole, exponent) = (digits(&mut self.random, 3), self.random.below(640) as i64 - 340);
+                format!("{sign}{whole}.{}E{exponent:+}", digits(&mut self.random, 5))
+            }
+            _ => loop {
+                let float = f64::from_bits(self.random.next());
+                if float.is_finite() {
+                    break format!("{float:e}");
+                }
+            },
+        };
+        json::parse(text.as_bytes()).unwrap()
     }
 
     fn third_party_invite(&mut self, sender: &str) -> Draft {
@@ -655,7 +778,7 @@ impl Generator {
 
     /// What no honest server makes.
     fn hostile(&mut self, sender: &str, other: &str) -> Draft {
-        match self.random.below(11) {
+        match self.random.below(12) {
             0 => Draft::new("m.room.member", sender, Some(sender), json!({})),
             1 => Draft::new("m.room.member", sender, Some(sender), json!({ "membership": 5 })),
             2 => Draft::new("m.room.member", sender, Some(other), json!({ "membership": "owner" })),
@@ -671,8 +794,60 @@ impl Generator {
                 json!({ "membership": "invite", "third_party_invite": 1 }),
             ),
             9 => Draft::new("x.custom", sender, Some("@"), json!({})),
+            10 => {
+                // Over 255 bytes, which from version 11 on is no event at all.
+                let length = if self.room.version.strict_byte_limits { 127 } else { 150 };
+                Draft::new("x.custom", sender, Some(&"é".repeat(length)), json!({}))
+            }
             _ => Draft::new("m.room.create", sender, Some(""), json!({ "creator": sender, "room_version": "1" })),
         }
+    }
+}
+
+/// Another room with the same people in it: its events have the types and state keys that events of the room cite.
+fn foreign_room(version: &'static RoomVersion) -> Vec<Event> {
+    let (alice, bob) = (USERS[0], USERS[1]);
+    let mut events: Vec<Event> = Vec::new();
+    let mut room_id = "!elsewhere:a.example".to_owned();
+    for (event_type, sender, state_key, content) in [
+        ("m.room.create", alice, "", json!({ "creator": alice, "room_version": version.id, "x.elsewhere": true })),
+        ("m.room.member", alice, alice, json!({ "membership": "join" })),
+        ("m.room.power_levels", alice, "", json!({ "users_default": 100 })),
+        ("m.room.join_rules", alice, "", json!({ "join_rule": "public" })),
+        ("m.room.member", bob, bob, json!({ "membership": "join" })),
+    ] {
+        let is_create = event_type == "m.room.create";
+        let cited =
+            events.iter().filter(|event| !version.room_id_is_create_hash || event.event_type() != "m.room.create");
+        let mut event = Object::from_iter([
+            ("auth_events", Value::Array(cited.map(Event::reference).collect())),
+            ("content", Value::from(content)),
+            ("depth", Value::from(events.len() as i64)),
+            ("origin_server_ts", Value::from(1_700_000_000_000_i64)),
+            ("prev_events", Value::Array(events.last().map(Event::reference).into_iter().collect())),
+            ("sender", Value::from(sender)),
+            ("state_key", Value::from(state_key)),
+            ("type", Value::from(event_type)),
+        ]);
+        if version.event_ids == EventIds::Given {
+            event.insert("event_id", format!("$elsewhere{}:a.example", events.len()));
+        }
+        if !(is_create && version.room_id_is_create_hash) {
+            event.insert("room_id", room_id.as_str());
+        }
+        events.push(event_of(event, version));
+        if is_create {
+            room_id = events[0].room_id().to_string();
+        }
+    }
+    events
+}
+
+/// How an event cites one that does not exist.
+fn reference_to_nothing(version: &RoomVersion) -> Value {
+    match version.event_ids {
+        EventIds::Given => json!(["$nothing:a.example", { "sha256": "AAAA" }]).into(),
+        EventIds::HashBase64 | EventIds::HashUrlSafe => json!(format!("${}", "A".repeat(43))).into(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fmt::Display, ops::Range};
 
 use verge::matrix::{
     event::{Event, MAX_PREV_EVENTS},
+    identifiers::EventId,
     json::{Object, Value},
 };
 
@@ -159,28 +160,29 @@ impl Remnant<'_> {
     /// The event as it refers to the new room. Where an auth event is gone, the one that now has its key is cited.
     fn rewritten(&self, event: &Event, prev_events: &[usize], state: &State) -> Event {
         let now = |position: &usize| &self.room.events[*position].event;
-        let mut auth_events: Vec<&Event> = Vec::new();
-        for id in event.auth_events() {
-            let old = self.old.position(id).unwrap();
-            match &self.places[old] {
-                Place::Kept(position) => auth_events.push(now(position)),
-                Place::Gone(_) => {
-                    let old = &self.old.events[old].event;
+        let cite = |event: &Event| (event.event_id().clone(), event.reference());
+        let mut auth_events: Vec<(EventId, Value)> = Vec::new();
+        let written = event.object().get("auth_events").and_then(Value::as_array).unwrap();
+        for (id, reference) in event.auth_events().iter().zip(written) {
+            match self.old.position(id).map(|old| (&self.old.events[old].event, &self.places[old])) {
+                Some((_, Place::Kept(position))) => auth_events.push(cite(now(position))),
+                Some((old, Place::Gone(_))) => {
                     let key = old.state_key().map(|key| (old.event_type().to_owned(), key.to_owned()));
                     let successor = key.and_then(|key| state.get(&key)).map(now);
-                    auth_events.extend(
-                        successor.filter(|event| !auth_events.iter().any(|a| a.event_id() == event.event_id())),
-                    );
+                    let successor = successor.filter(|event| !auth_events.iter().any(|(id, _)| id == event.event_id()));
+                    auth_events.extend(successor.map(cite));
                 }
+                // It is not of the room.
+                None => auth_events.push((id.clone(), reference.clone())),
             }
         }
         let mut object = event.object().clone();
-        let prev_events: Vec<&Event> = prev_events.iter().map(now).collect();
+        let prev_events: Vec<(EventId, Value)> = prev_events.iter().map(now).map(cite).collect();
         for (member, old, new) in
             [("auth_events", event.auth_events(), auth_events), ("prev_events", event.prev_events(), prev_events)]
         {
-            if !old.iter().eq(new.iter().map(|event| event.event_id())) {
-                object.insert(member, new.into_iter().map(Event::reference).collect::<Vec<Value>>());
+            if !old.iter().eq(new.iter().map(|(id, _)| id)) {
+                object.insert(member, new.into_iter().map(|(_, reference)| reference).collect::<Vec<Value>>());
             }
         }
         if let Some(new) = self.redacts(event) {

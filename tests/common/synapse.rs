@@ -43,14 +43,15 @@ impl Synapse {
     /// What Synapse says of each event of a room, and of the resolution of each list of states.
     pub fn judge(&mut self, room: &Room, resolve: &[Vec<&State>]) -> Answer {
         let positions = |state: &State| state.values().copied().collect::<Vec<_>>();
-        let events: Vec<_> = room
-            .events
-            .iter()
-            .map(|event| json!({ "json": event.event.json(), "rejected": event.rejected, "state": positions(&event.state) }))
-            .collect();
+        let own = room.events.iter().map(
+            |event| json!({ "json": event.event.json(), "rejected": event.rejected, "state": positions(&event.state) }),
+        );
+        let foreign =
+            room.foreign.iter().map(|event| json!({ "json": event.json(), "rejected": false, "state": null }));
+        let events: Vec<_> = own.chain(foreign).collect();
         let resolve: Vec<Vec<_>> =
             resolve.iter().map(|states| states.iter().map(|state| positions(state)).collect()).collect();
-        self.ask(&json!({ "version": room.version.id, "events": events, "resolve": resolve }))
+        self.ask(&json!({ "version": room.version.id, "events": events, "resolve": resolve, "pdus": [] }))
     }
 
     /// The answer to a request as the script describes it.
