@@ -1,7 +1,8 @@
 //! Joining, leaving, inviting, kicking and banning (Client-Server API, "Room membership").
 //!
 //! Where this server is in the room, it makes the events itself; where it is not, or where another server's user is
-//! invited, `federation::outbound::membership` asks another server.
+//! invited, `federation::outbound::membership` asks another server. A membership that is put as a state event ([`put`]) goes
+//! the same ways.
 
 use serde_json::json;
 
@@ -15,8 +16,9 @@ use crate::{
     error::MatrixError,
     federation::{inbound::restricted, outbound::membership as remote},
     matrix::{
+        auth_events::AUTHORISED_VIA,
         event::Event,
-        identifiers::{RoomAlias, RoomId, ServerName, UserId},
+        identifiers::{EventId, RoomAlias, RoomId, ServerName, UserId},
         json::{Object, Value},
     },
     room::{Draft, RoomError},
@@ -62,12 +64,7 @@ pub(super) async fn leave(server: &Server, call: &Call) -> Handled {
         Some("leave") => return ok(&json!({})),
         _ => return Err(MatrixError::forbidden("You are not in that room.")),
     }
-    let draft = Draft::membership(session.user.as_str(), "leave", content);
-    match server.rooms.send(&room_id, &session.user, draft).await {
-        Ok(_) => server.flush(&room_id),
-        Err(RoomError::UnknownRoom) => remote::leave(server, &session.user, &room_id).await?,
-        Err(error) => return Err(error.into()),
-    }
+    leave_room(server, &session.user, &room_id, content).await?;
     ok(&json!({}))
 }
 
@@ -116,6 +113,52 @@ pub(super) async fn joined_rooms(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "joined_rooms": server.store.rooms_of(&session.user, "join").await? }))
 }
 
+/// Makes the membership of the user `target` what `content` says, as the endpoint for that membership would.
+///
+/// # Errors
+/// As that endpoint.
+pub(super) async fn put(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    target: &str,
+    mut content: Object,
+) -> Result<EventId, MatrixError> {
+    let target = UserId::parse(target).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
+    // Who vouches for a join is found by this server, and not said by who wants to join.
+    content.remove(AUTHORISED_VIA);
+    let body = Body::part(&content);
+    match body.required_text("membership")? {
+        "join" if target == *user => {
+            let profile = server.store.profile(user.as_str()).await?.unwrap_or_default();
+            let content = merged(member_content(&profile), content);
+            match join_room(server, user, room_id, Vec::new(), content.clone()).await? {
+                Some(event_id) => Ok(event_id),
+                // In the room already: what changes is what the room knows of them.
+                None => send(server, user, room_id, Draft::membership(user.as_str(), "join", content)).await,
+            }
+        }
+        "leave" if target == *user => leave_room(server, user, room_id, content).await,
+        "invite" => invite_user(server, user, &target, room_id, content).await,
+        membership => send(server, user, room_id, Draft::membership(target.as_str(), membership, content)).await,
+    }
+}
+
+/// Makes an event in a room that this server is in, and has the room's other servers told of it.
+///
+/// # Errors
+/// As the room says; 403 where this server is not in the room.
+pub(super) async fn send(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    draft: Draft,
+) -> Result<EventId, MatrixError> {
+    let event = server.rooms.send(room_id, user, draft).await.map_err(not_in_room)?;
+    server.flush(room_id);
+    Ok(event.event_id().clone())
+}
+
 /// Invites a user of this or another server, with `content` beside the membership.
 ///
 /// # Errors
@@ -126,17 +169,15 @@ pub(super) async fn invite_user(
     target: &UserId,
     room_id: &RoomId,
     content: Object,
-) -> Result<(), MatrixError> {
+) -> Result<EventId, MatrixError> {
     if target.server_name() == server.config.server_name.as_str() {
         let profile = server.store.profile(target.as_str()).await?;
         let profile = profile.ok_or_else(|| MatrixError::not_found("There is no such user on this server."))?;
         let content = merged(content, member_content(&profile));
-        server.rooms.send(room_id, sender, Draft::membership(target.as_str(), "invite", content)).await?;
+        send(server, sender, room_id, Draft::membership(target.as_str(), "invite", content)).await
     } else {
-        remote::invite(server, sender, target, room_id, content).await?;
+        remote::invite(server, sender, target, room_id, content).await
     }
-    server.flush(room_id);
-    Ok(())
 }
 
 /// Tells all rooms that `user` is in of their new profile. A room that does not allow it keeps the old one.
@@ -151,7 +192,7 @@ pub(super) async fn tell_profile(server: &Server, user: &UserId, profile: &Profi
         let Some(member) = state.iter().find(|event| event.membership() == Some("join")) else { continue };
         let mut content = member.content().clone();
         // Who vouched for the join has nothing to say to what follows it.
-        for name in ["displayname", "avatar_url", "reason", "join_authorised_via_users_server"] {
+        for name in ["displayname", "avatar_url", "reason", AUTHORISED_VIA] {
             content.remove(name);
         }
         let content = merged(content, member_content(profile));
@@ -167,22 +208,32 @@ pub(super) async fn tell_profile(server: &Server, user: &UserId, profile: &Profi
     Ok(())
 }
 
-async fn join(server: &Server, session: &Session, call: &Call, room_id: RoomId, mut via: Vec<ServerName>) -> Handled {
+async fn join(server: &Server, session: &Session, call: &Call, room_id: RoomId, via: Vec<ServerName>) -> Handled {
     let body = Body::optional(call)?;
-    let user = &session.user;
-    let profile = server.store.profile(user.as_str()).await?.unwrap_or_default();
+    let profile = server.store.profile(session.user.as_str()).await?.unwrap_or_default();
     let content = with_reason(member_content(&profile), &body)?;
-    let known = server.rooms.current(&room_id, &[("m.room.member", user.as_str())]).await?;
-    let done = ok(&json!({ "room_id": room_id }));
+    join_room(server, &session.user, &room_id, via, content).await?;
+    ok(&json!({ "room_id": room_id }))
+}
+
+/// Joins `user` to a room, with `content` beside the membership; `None` where they are in it already.
+async fn join_room(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    mut via: Vec<ServerName>,
+    content: Object,
+) -> Result<Option<EventId>, MatrixError> {
+    let known = server.rooms.current(room_id, &[("m.room.member", user.as_str())]).await?;
     let here = match known {
         Some((room, state)) if room.local_joined > 0 => {
             if state.iter().any(|event| event.membership() == Some("join")) {
-                return done;
+                return Ok(None);
             }
             match restricted::content_of_join(server, &room, user).await {
                 Ok(vouched) => {
                     let draft = Draft::membership(user.as_str(), "join", merged(content.clone(), vouched));
-                    server.rooms.send(&room_id, user, draft).await.map_err(MatrixError::from)
+                    server.rooms.send(room_id, user, draft).await.map_err(MatrixError::from)
                 }
                 Err(error) => Err(error),
             }
@@ -191,21 +242,32 @@ async fn join(server: &Server, session: &Session, call: &Call, room_id: RoomId, 
     };
     via.retain(|name| *name != server.config.server_name);
     match here {
-        Ok(_) => {
-            server.flush(&room_id);
-            done
+        Ok(event) => {
+            server.flush(room_id);
+            Ok(Some(event.event_id().clone()))
         }
         // Another server may be able to vouch for the user where this one is not.
         Err(error)
             if matches!(error.errcode, "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN" | "M_NOT_FOUND") =>
         {
             if via.is_empty() && error.errcode != "M_NOT_FOUND" {
-                via = server.rooms.servers(&room_id).await?;
+                via = server.rooms.servers(room_id).await?;
             }
-            remote::join(server, user, &room_id, via, content).await?;
-            done
+            remote::join(server, user, room_id, via, content).await.map(Some)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Ends the membership of `user`, with `content` beside it: also where this server is not in the room.
+async fn leave_room(server: &Server, user: &UserId, room_id: &RoomId, content: Object) -> Result<EventId, MatrixError> {
+    match server.rooms.send(room_id, user, Draft::membership(user.as_str(), "leave", content)).await {
+        Ok(event) => {
+            server.flush(room_id);
+            Ok(event.event_id().clone())
+        }
+        Err(RoomError::UnknownRoom) => remote::leave(server, user, room_id).await,
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -223,9 +285,7 @@ async fn change_other(server: &Server, call: &Call, membership: &str, only_from:
             return Err(MatrixError::forbidden(otherwise));
         }
     }
-    let draft = Draft::membership(target.as_str(), membership, content);
-    server.rooms.send(&room_id, &session.user, draft).await.map_err(not_in_room)?;
-    server.flush(&room_id);
+    send(server, &session.user, &room_id, Draft::membership(target.as_str(), membership, content)).await?;
     ok(&json!({}))
 }
 

@@ -244,7 +244,12 @@ fn state_draft(event: &Value) -> Result<Draft, MatrixError> {
     let event = Body::part(event);
     let content = event.object("content")?.cloned();
     let content = content.ok_or_else(|| MatrixError::bad_json("A state event lacks its content."))?;
-    Ok(Draft::state(event.required_text("type")?, event.text("state_key")?.unwrap_or_default(), content))
+    let event_type = event.required_text("type")?;
+    // Who comes into the room is invited, which that user's server must hear of first.
+    if event_type == "m.room.member" && content.get("membership").and_then(Value::as_str) != Some("ban") {
+        return Err(MatrixError::invalid_param("Of members, \"initial_state\" may hold bans only; see \"invite\"."));
+    }
+    Ok(Draft::state(event_type, event.text("state_key")?.unwrap_or_default(), content))
 }
 
 fn same_key(one: &Draft, other: &Draft) -> bool {

@@ -6,9 +6,9 @@
 use serde_json::json;
 
 use super::{
-    auth::{self, Session},
+    auth,
     body::Body,
-    membership::{not_in_room, room_id},
+    membership::{self, not_in_room, room_id},
 };
 use crate::{
     error::MatrixError,
@@ -143,13 +143,12 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
     if event_type == "m.room.canonical_alias" {
         check_aliases(server, &room_id, &content).await?;
     }
-    put(server, &session, &room_id, Draft::state(event_type, state_key, content)).await
-}
-
-async fn put(server: &Server, session: &Session, room_id: &RoomId, draft: Draft) -> Handled {
-    let event = server.rooms.send(room_id, &session.user, draft).await.map_err(not_in_room)?;
-    server.flush(room_id);
-    ok(&json!({ "event_id": event.event_id() }))
+    let event_id = if event_type == "m.room.member" {
+        membership::put(server, &session.user, &room_id, state_key, content).await?
+    } else {
+        membership::send(server, &session.user, &room_id, Draft::state(event_type, state_key, content)).await?
+    };
+    ok(&json!({ "event_id": event_id }))
 }
 
 /// Aliases of this server that a canonical alias event names must exist and stand for the room. Other servers' are taken as they

@@ -8,6 +8,9 @@ use super::{
     room_version::RoomVersion,
 };
 
+/// The member of a join's content that names who vouches for it in a restricted room.
+pub const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
+
 /// The `(type, state_key)` pairs whose events, where the room has them, belong into the `auth_events` of an event of this
 /// type, without duplicates. They are also all that the authorisation rules ever look up for it, but for
 /// `m.room.create`, which from room version 12 on is implied by the room ID and not selected.
@@ -46,7 +49,7 @@ pub fn selection<'a>(
         }
         if membership == Some("join")
             && version.restricted
-            && let Some(user_id) = content.get("join_authorised_via_users_server").and_then(Value::as_str)
+            && let Some(user_id) = content.get(AUTHORISED_VIA).and_then(Value::as_str)
             && !keys.contains(&("m.room.member", user_id))
         {
             keys.push(("m.room.member", user_id));

@@ -153,3 +153,81 @@ fn members_of_another_room_may_join_a_restricted_one() {
         }
     }
 }
+
+fn put_member(home: &Home, user: &User, room: &str, target: &str, content: Value) -> (u16, Value) {
+    home.put(user, &format!("/rooms/{}/state/m.room.member/{}", quote(room), quote(target)), content)
+}
+
+fn member(home: &Home, user: &User, room: &str, target: &str) -> Value {
+    home.get(user, &format!("/rooms/{}/state/m.room.member/{}", quote(room), quote(target))).1
+}
+
+#[test]
+fn nobody_comes_into_a_restricted_room_by_naming_who_might_have_let_them_in() {
+    for version in ["10", "12"] {
+        let home = Home::new();
+        let (alice, carol) = (home.register("alice"), home.register("carol"));
+        let club = home.room(&alice, json!({ "preset": "public_chat" }));
+        let rules = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
+        let state = json!([{ "type": "m.room.join_rules", "content": rules }]);
+        let room = home.room(&alice, json!({ "initial_state": state, "room_version": version }));
+        let join = json!({ "membership": "join", "join_authorised_via_users_server": alice.id, "displayname": "Caz" });
+        refused(&put_member(&home, &carol, &room, &carol.id, join.clone()), 403, "M_FORBIDDEN");
+        assert_eq!(member(&home, &alice, &room, &carol.id)["errcode"], "M_NOT_FOUND");
+        // Who meets the condition joins this way too, and this server says who vouches.
+        home.post(&carol, &format!("/join/{}", quote(&club)), json!({}));
+        let mut lie = join.clone();
+        lie["join_authorised_via_users_server"] = json!(carol.id);
+        let (status, answer) = put_member(&home, &carol, &room, &carol.id, lie);
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(member(&home, &alice, &room, &carol.id), join);
+        // And changes what the room knows of them, for which nobody vouches.
+        let (status, answer) = put_member(&home, &carol, &room, &carol.id, join.clone());
+        assert_eq!((status, answer["event_id"].is_string()), (200, true), "{answer}");
+        assert_eq!(member(&home, &alice, &room, &carol.id), json!({ "membership": "join", "displayname": "Caz" }));
+    }
+}
+
+#[test]
+fn a_membership_that_is_put_as_state_is_asked_of_the_server_that_it_concerns() {
+    let (one, two) = two();
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({}));
+    let invite = json!({ "membership": "invite", "reason": "come" });
+    let (status, answer) = put_member(&one, &alice, &room, &bob.id, invite.clone());
+    assert_eq!((status, answer["event_id"].is_string()), (200, true), "{answer}");
+    assert!(invited(&two, &bob)[&room].is_object(), "{:?}", one.world.logs());
+    let signed = one.database.rows("SELECT json FROM events WHERE json LIKE '%\"membership\":\"invite\"%'");
+    assert!(signed[0][0].contains("\"two.test\":{\"ed25519:"), "not countersigned: {}", signed[0][0]);
+    // Rejected, and accepted, in a room that nobody there is in.
+    let (status, answer) = put_member(&two, &bob, &room, &bob.id, json!({ "membership": "leave" }));
+    assert_eq!((status, answer["event_id"].is_string()), (200, true), "{answer}");
+    assert_eq!(member(&one, &alice, &room, &bob.id)["membership"], "leave");
+    assert_eq!(put_member(&one, &alice, &room, &bob.id, invite.clone()).0, 200);
+    let (status, answer) = put_member(&two, &bob, &room, &bob.id, json!({ "membership": "join" }));
+    assert_eq!((status, answer["event_id"].is_string()), (200, true), "{answer} {:?}", two.world.logs());
+    assert_eq!(member(&one, &alice, &room, &bob.id), json!({ "membership": "join", "displayname": "bob" }));
+    // Nobody is invited whose server does not hear of it.
+    let zoe = "@zoe:nowhere.test";
+    refused(&put_member(&one, &alice, &room, zoe, invite.clone()), 502, "M_UNKNOWN");
+    assert_eq!(member(&one, &alice, &room, zoe)["errcode"], "M_NOT_FOUND");
+    let given = |membership: &str| {
+        let content = json!({ "membership": membership });
+        let state = json!([{ "type": "m.room.member", "state_key": zoe, "content": content }]);
+        one.post(&alice, "/createRoom", json!({ "initial_state": state }))
+    };
+    refused(&given("invite"), 400, "M_INVALID_PARAM");
+    let (status, answer) = given("ban");
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(member(&one, &alice, answer["room_id"].as_str().unwrap(), zoe)["membership"], "ban");
+    // What needs no other server.
+    let kick = json!({ "membership": "leave", "reason": "enough" });
+    refused(&put_member(&two, &bob, &room, &alice.id, kick.clone()), 403, "M_FORBIDDEN");
+    assert_eq!(put_member(&one, &alice, &room, &bob.id, kick.clone()).0, 200);
+    assert_eq!(member(&one, &alice, &room, &bob.id), kick);
+    refused(&put_member(&one, &alice, &room, "bob", kick), 400, "M_INVALID_PARAM");
+    refused(&put_member(&one, &alice, &room, &bob.id, json!({})), 400, "M_MISSING_PARAM");
+    refused(&put_member(&one, &alice, &room, &bob.id, json!({ "membership": 1 })), 400, "M_BAD_JSON");
+    let message = format!("/rooms/{}/send/m.room.member/1", quote(&room));
+    refused(&one.put(&alice, &message, json!({ "membership": "join" })), 403, "M_FORBIDDEN");
+}

@@ -6,6 +6,7 @@ use http::StatusCode;
 use crate::{
     error::MatrixError,
     matrix::{
+        auth_events::AUTHORISED_VIA,
         event::Event,
         identifiers::{RoomId, UserId},
         json::{Object, Value},
@@ -15,8 +16,6 @@ use crate::{
     server::Server,
 };
 
-/// The member of a join's content that names who vouches for it.
-const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 /// The most conditions that are looked at: each may be a room to read.
 const MAX_CONDITIONS: usize = 50;
 

@@ -15,6 +15,7 @@ use crate::{
     error::MatrixError,
     federation::pdus,
     matrix::{
+        auth_events::AUTHORISED_VIA,
         event::{Event, ReceivedPdu},
         identifiers::{EventId, RoomId, ServerName, UserId},
         json::{self, Object, Value},
@@ -54,7 +55,7 @@ pub async fn join(
     room_id: &RoomId,
     via: Vec<ServerName>,
     content_extra: Object,
-) -> Result<(), MatrixError> {
+) -> Result<EventId, MatrixError> {
     let residents = residents(server, user, room_id, via).await?;
     let join_id = server.random_id();
     let outcome = join_through_any(server, &residents, &join_id, user, room_id, content_extra).await;
@@ -71,7 +72,7 @@ pub async fn join(
 ///
 /// # Errors
 /// 403 where the user has neither an invite nor a knock there, and as the database says.
-pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId) -> Result<(), MatrixError> {
+pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId) -> Result<EventId, MatrixError> {
     let invitation = server.store.invitation(user, room_id).await?;
     let invitation = invitation.ok_or_else(|| MatrixError::forbidden("You are not in that room."))?;
     let mut left = invitation.event_id;
@@ -86,7 +87,8 @@ pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId) -> Result<(
             }
         }
     }
-    Ok(server.rooms.left_elsewhere(user, room_id, &left).await?)
+    server.rooms.left_elsewhere(user, room_id, &left).await?;
+    Ok(left)
 }
 
 /// Invites another server's user: that server signs the invite before anybody else sees it.
@@ -99,7 +101,7 @@ pub async fn invite(
     target: &UserId,
     room_id: &RoomId,
     content: Object,
-) -> Result<(), MatrixError> {
+) -> Result<EventId, MatrixError> {
     let destination = server_of(target.server_name())?;
     let invite =
         server.rooms.draft_event(room_id, sender, &Draft::membership(target.as_str(), "invite", content)).await?;
@@ -113,7 +115,7 @@ pub async fn invite(
     let invite = countersigned(server, &invite, &destination, &answer).await?;
     server.rooms.commit_signed(&invite).await?;
     server.flush(room_id);
-    Ok(())
+    Ok(invite.event_id().clone())
 }
 
 /// Where to ask about a room that we are not in, the likeliest to help first, each once.
@@ -143,11 +145,11 @@ async fn join_through_any(
     user: &UserId,
     room_id: &RoomId,
     content: Object,
-) -> Result<(), MatrixError> {
+) -> Result<EventId, MatrixError> {
     let mut refusals = Refusals::default();
     for resident in residents {
         match join_through(server, resident, join_id, user, room_id, content.clone()).await {
-            Ok(()) => return Ok(()),
+            Ok(event_id) => return Ok(event_id),
             Err(error) => refusals.add(error),
         }
     }
@@ -161,7 +163,7 @@ async fn join_through(
     user: &UserId,
     room_id: &RoomId,
     mut content: Object,
-) -> Result<(), MatrixError> {
+) -> Result<EventId, MatrixError> {
     let versions: Vec<&str> = RoomVersion::all().iter().map(|version| version.id).collect();
     let template = server.federation.make_join(resident, room_id, user, &versions).await?;
     // Who vouches for a restricted join; nothing else of the template's content is ours to sign.
@@ -175,7 +177,8 @@ async fn join_through(
     server.store.begin_join(room_id, join_id, join.version(), until).await?;
     let answer = server.federation.send_join(resident, room_id, join.event_id(), join.json()).await?;
     let joined = check_joined(server, join, answer).await?;
-    Ok(server.rooms.install_join(&joined).await?)
+    server.rooms.install_join(&joined).await?;
+    Ok(joined.join.event_id().clone())
 }
 
 async fn leave_through(
@@ -189,9 +192,6 @@ async fn leave_through(
     server.federation.send_leave(resident, room_id, leave.event_id(), leave.json()).await?;
     Ok(leave)
 }
-
-/// The member of a join's content that names who vouches for it.
-const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 
 /// Makes our own event of a template, of which only the place in the room is taken over, once it is shown to be about what was
 /// asked.
