@@ -66,15 +66,35 @@ impl Call {
     }
 }
 
+/// The longest body that is read of a request for `path`.
+///
+/// A transaction may hold 50 PDUs of 65,536 bytes and 100 EDUs, in JSON that its sender need not write canonically, and an
+/// invite some state events. No other request needs to be long.
+pub fn max_body_bytes(path: &str) -> usize {
+    const MIB: usize = 1024 * 1024;
+    if path.starts_with("/_matrix/federation/v1/send/") {
+        13 * MIB
+    } else if path.starts_with("/_matrix/federation/v2/invite/") {
+        2 * MIB
+    } else {
+        MIB
+    }
+}
+
 /// The body of `request` as JSON; see [`Call::json`].
 ///
 /// # Errors
 /// 413 `M_TOO_LARGE` or 400 `M_NOT_JSON`.
 pub fn body_json(request: &Request) -> Result<json::Value, MatrixError> {
-    if request.extensions().get::<BodyTooLarge>().is_some() {
-        return Err(MatrixError::too_large("The request body is larger than this server reads."));
+    let too_large = || MatrixError::too_large("The request body is larger than this server reads.");
+    let is_too_large = request.extensions().get::<BodyTooLarge>().is_some();
+    if is_too_large || request.body().len() > max_body_bytes(request.uri().path()) {
+        return Err(too_large());
     }
-    json::parse(request.body()).map_err(|error| MatrixError::not_json(format!("The body is not JSON: {error}.")))
+    json::parse(request.body()).map_err(|error| match error.is_too_large() {
+        true => too_large(),
+        false => MatrixError::not_json(format!("The body is not JSON: {error}.")),
+    })
 }
 
 /// Finds the route for `method` and `path` (still percent-encoded) and the decoded values of its braces.

@@ -159,7 +159,7 @@ fn send_join() {
         exchange(answer, |client| async move { client.send_join(&b(), &room(), &event("$e"), PDU).await });
     assert_eq!(sent.line, "PUT /_matrix/federation/v2/send_join/%21r%2F%C3%B6%3Ab.org/%24e");
     assert_eq!(sent.body, PDU);
-    assert_eq!(sent.limit, 50 << 20);
+    assert_eq!(sent.limit, 20 << 20);
     let answer = answer.unwrap();
     assert_eq!(answer.event.unwrap(), r#"{"a" : 1}"#);
     assert_eq!(answer.state, [r#"{ "z":1.50, "a":2, "z" : 3 }"#, "{}"]);

@@ -12,12 +12,11 @@ use worker::{
 use super::stream::{self, Excess, ReadError};
 use crate::{
     error::MatrixError,
-    router::{BodyTooLarge, Request, Response},
+    router::{BodyTooLarge, Request, Response, max_body_bytes},
 };
 
-/// The longest body that is read: a transaction of 50 PDUs of 65,536 bytes and 100 EDUs, with room for the JSON that
-/// a peer did not write canonically.
-const MAX_BODY_BYTES: usize = 13 * 1024 * 1024;
+/// A longer body is taken piece by piece, so that it is not in memory twice: as the runtime has it, and as we do.
+const MAX_BYTES_AT_ONCE: usize = 1024 * 1024;
 
 /// The request with its body read; with [`BodyTooLarge`] and no body where that is longer than the server reads.
 ///
@@ -30,7 +29,8 @@ pub(super) async fn incoming(request: &web_sys::Request) -> Result<Request, Matr
         Method::from_bytes(request.method().as_bytes()).map_err(|_| malformed("request method"))?;
     *incoming.uri_mut() = path_and_query(&request.url()).ok_or_else(|| malformed("request path"))?;
     read_headers(&request.headers(), incoming.headers_mut());
-    match body(request, incoming.headers()).await {
+    let limit = max_body_bytes(incoming.uri().path());
+    match body(request, incoming.headers(), limit).await {
         Ok(bytes) => *incoming.body_mut() = bytes,
         Err(ReadError::TooLong) => {
             incoming.extensions_mut().insert(BodyTooLarge);
@@ -90,15 +90,15 @@ pub(super) fn path_and_query(url: &str) -> Option<Uri> {
     if path.starts_with('?') { format!("/{path}").parse().ok() } else { path.parse().ok() }
 }
 
-async fn body(request: &web_sys::Request, headers: &http::HeaderMap) -> Result<Bytes, ReadError> {
+async fn body(request: &web_sys::Request, headers: &http::HeaderMap, limit: usize) -> Result<Bytes, ReadError> {
     let Some(body) = request.body() else { return Ok(Bytes::new()) };
     let length = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if length.is_some_and(|length| length <= MAX_BODY_BYTES) {
+    if length.is_some_and(|length| length <= limit.min(MAX_BYTES_AT_ONCE)) {
         // HTTP holds the sender to the length it has announced, so the whole can be taken at once.
         let broken = |error: JsValue| ReadError::Broken(stream::describe(&error));
         let buffer = JsFuture::from(request.array_buffer().map_err(broken)?).await.map_err(broken)?;
         return Ok(Uint8Array::new(&buffer).to_vec().into());
     }
     // The platform itself ends a body of more than 100 MB (on its smaller plans), so there is an end to this.
-    stream::read_all(&body, MAX_BODY_BYTES, Excess::Discarded).await.map(Bytes::from)
+    stream::read_all(&body, limit, Excess::Discarded).await.map(Bytes::from)
 }

@@ -50,6 +50,10 @@ pub(super) async fn read_all(stream: &ReadableStream, limit: usize, excess: Exce
             bytes = Vec::new();
             continue;
         }
+        if end > bytes.capacity() {
+            // Never more than the limit: while it grows it is in two places.
+            bytes.reserve_exact((2 * bytes.capacity()).clamp(end, limit) - start);
+        }
         bytes.resize(end, 0);
         chunk.copy_to(&mut bytes[start..]);
     }

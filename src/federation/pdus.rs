@@ -50,8 +50,16 @@ pub async fn verify_one(server: &Server, pdu: ReceivedPdu) -> Result<Event, Matr
     outcome.map_err(refused)
 }
 
+/// The memory, in bytes, that the PDUs of one answer may take.
+pub const ANSWER_MEMORY: usize = 56 * 1024 * 1024;
+
+/// What a PDU takes besides its values: so many times the length of its text (as canonical text, as what is signed of it, and
+/// as the members that were read), and so many bytes more.
+const TEXTS: usize = 3;
+const PDU_BYTES: usize = 512;
+
 /// Parses and checks PDUs of one room that another server holds as part of its history or state; those that cannot be used
-/// are left out, as the room must stand without them.
+/// are left out, as the room must stand without them. Of an answer that takes more than [`ANSWER_MEMORY`] nothing is used.
 ///
 /// # Errors
 /// Where the database fails.
@@ -61,13 +69,39 @@ pub async fn verify_history<T: AsRef<[u8]>>(
     version: &'static RoomVersion,
     texts: &[T],
 ) -> Result<Vec<Event>, DatabaseError> {
-    let pdus = texts.iter().filter_map(|text| from_history(text.as_ref(), room_id, version)).collect();
-    Ok(verify(server, pdus).await?.into_iter().flatten().collect())
+    let mut memory = ANSWER_MEMORY;
+    let pdus = texts.iter().map(|text| from_history(text.as_ref(), room_id, version, &mut memory));
+    match pdus.collect::<Result<Vec<_>, _>>() {
+        Ok(pdus) => Ok(verify(server, pdus.into_iter().flatten().collect()).await?.into_iter().flatten().collect()),
+        Err(error) => {
+            server.platform.log.warn(&format!("Events of {room_id} that another server sent are not used: {error}"));
+            Ok(Vec::new())
+        }
+    }
 }
 
 /// Parses a PDU that another server holds as part of the history or state of the room `room_id`; `None` where it is none.
-pub fn from_history(text: &[u8], room_id: &RoomId, version: &'static RoomVersion) -> Option<ReceivedPdu> {
-    ReceivedPdu::from_history(json::parse(text).ok()?, version).ok().filter(|pdu| pdu.room_id() == room_id)
+/// What it takes is taken out of `memory`.
+///
+/// # Errors
+/// Where that is more than there is left.
+pub fn from_history(
+    text: &[u8],
+    room_id: &RoomId,
+    version: &'static RoomVersion,
+    memory: &mut usize,
+) -> Result<Option<ReceivedPdu>, json::Error> {
+    let mut left = *memory;
+    let value = match json::parse_within(text, &mut left) {
+        Err(error) if error.is_too_large() => return Err(error),
+        value => value,
+    };
+    let pdu = value.ok().and_then(|value| ReceivedPdu::from_history(value, version).ok());
+    let pdu = pdu.filter(|pdu| pdu.room_id() == room_id);
+    if pdu.is_some() {
+        *memory = left.checked_sub(TEXTS * text.len() + PDU_BYTES).ok_or_else(json::Error::too_large)?;
+    }
+    Ok(pdu)
 }
 
 /// The answer to a request about a PDU that fails the checks.

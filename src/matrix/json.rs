@@ -16,7 +16,7 @@ mod writer;
 
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
-pub use parser::{MAX_DEPTH, parse};
+pub use parser::{MAX_DEPTH, MAX_MEMORY, parse, parse_within};
 pub(super) use writer::{write_member, write_members, write_string, write_value};
 
 /// The largest integer of canonical JSON, 2^53 - 1; the smallest is its negative.
@@ -320,6 +320,18 @@ impl IntoIterator for Object {
 }
 
 impl Error {
+    const TOO_LARGE: &str = "more values than there is memory for";
+
+    /// That values take more memory than they may.
+    pub fn too_large() -> Self {
+        Self::at(Self::TOO_LARGE, 0)
+    }
+
+    /// Whether it is that values take more memory than they may; the text may well be JSON.
+    pub fn is_too_large(&self) -> bool {
+        self.what == Self::TOO_LARGE
+    }
+
     fn at(what: &'static str, offset: usize) -> Self {
         Self { what, offset }
     }

@@ -4,9 +4,9 @@
 //! those that pass, together with the transaction's answer. Every PDU gets an answer of its own under its event ID, and
 //! nothing but our own failure makes the sender repeat the transaction.
 
-use std::cell::OnceCell;
-
 use http::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{authentication::Signed, malformed};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     matrix::{
         event::{self, Event, ReceivedPdu},
         identifiers::{EventId, RoomId},
-        json::Value,
+        json::{self, Value},
     },
     platform::DatabaseError,
     room::{KnownRooms, Record, Transaction},
@@ -86,19 +86,14 @@ async fn check(
 ) -> Result<(Vec<Event>, Vec<(EventId, String)>), DatabaseError> {
     let mut refused = Vec::new();
     let mut received = Vec::new();
-    // Parsing takes the PDU with it. What a malformed one would be called is read from the body again.
-    let again = OnceCell::new();
-    let original = |index: usize| -> Option<&Value> {
-        let body = again.get_or_init(|| crate::matrix::json::parse(body).unwrap_or(Value::Null));
-        body.get("pdus")?.as_array()?.get(index)
-    };
     for (index, pdu) in pdus.into_iter().enumerate() {
         // Without the room's version there is neither a format nor an ID. Such a PDU gets no answer, as at other servers.
         let Some(version) = room_id(&pdu).and_then(|id| rooms.version(&id)) else { continue };
         match ReceivedPdu::from_value(pdu, version) {
             Ok(pdu) => received.push(pdu),
             Err(error) => {
-                let id = original(index).and_then(|pdu| event::id_of_malformed(pdu, version));
+                // Reading the PDU has used it up.
+                let id = again(body, index).and_then(|pdu| event::id_of_malformed(&pdu, version));
                 refused.extend(id.map(|id| (id, sentence(&error))));
             }
         }
@@ -112,6 +107,17 @@ async fn check(
         }
     }
     Ok((events, refused))
+}
+
+/// The PDU that stands in this place of the body, and nothing else of it: the other PDUs are in memory already.
+fn again(body: &[u8], index: usize) -> Option<Value> {
+    #[derive(Deserialize)]
+    struct Pdus<'a> {
+        #[serde(borrow)]
+        pdus: Vec<&'a RawValue>,
+    }
+    let pdus = serde_json::from_slice::<Pdus<'_>>(body).ok()?.pdus;
+    json::parse(pdus.get(index)?.get().as_bytes()).ok()
 }
 
 fn sentence(error: &event::PduError) -> String {

@@ -32,8 +32,8 @@ const LIST: Limits = Limits { timeout_ms: 10_000, max_response_bytes: MIB };
 const EVENTS: Limits = Limits { timeout_ms: 30_000, max_response_bytes: 8 * MIB };
 /// A room's state, or its event IDs.
 const STATE: Limits = Limits { timeout_ms: 60_000, max_response_bytes: 20 * MIB };
-/// The state of a room that is being joined, however large.
-const JOIN: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 50 * MIB };
+/// The state of a room that is being joined.
+const JOIN: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 20 * MIB };
 /// The verdicts on a transaction; the receiver may fetch missing events before it answers.
 const TRANSACTION: Limits = Limits { timeout_ms: 60_000, max_response_bytes: MIB };
 

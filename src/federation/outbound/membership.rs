@@ -1,7 +1,7 @@
 //! Our users' memberships in rooms that other servers hold: joining, leaving without having joined, and inviting other
 //! servers' users (Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room").
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -245,18 +245,24 @@ async fn check_joined(server: &Server, join: Event, answer: SendJoin) -> Result<
     }
     // Most of the auth chain is in the state too, and need be checked only once.
     let mut received: HashMap<EventId, ReceivedPdu> = HashMap::new();
-    let mut parse = |texts: &[Bytes]| -> Vec<EventId> {
-        let pdus = texts.iter().filter_map(|text| pdus::from_history(text, join.room_id(), version));
-        pdus.map(|pdu| {
-            let id = pdu.event_id().clone();
-            received.entry(id.clone()).or_insert(pdu);
-            id
-        })
-        .collect()
+    let mut memory = pdus::ANSWER_MEMORY;
+    let mut parse = |texts: &[Bytes]| -> Result<Vec<EventId>, MatrixError> {
+        let mut ids = Vec::with_capacity(texts.len());
+        for text in texts {
+            let mut left = memory;
+            let pdu = pdus::from_history(text, join.room_id(), version, &mut left).map_err(|_| too_large_a_room())?;
+            let Some(pdu) = pdu else { continue };
+            ids.push(pdu.event_id().clone());
+            if let Entry::Vacant(place) = received.entry(pdu.event_id().clone()) {
+                place.insert(pdu);
+                memory = left;
+            }
+        }
+        Ok(ids)
     };
-    let (state, auth_chain) = (parse(&answer.state), parse(&answer.auth_chain));
-    let signed = answer.event.and_then(|text| pdus::from_history(&text, join.room_id(), version));
-    let signed = signed.filter(|pdu| pdu.event_id() == join.event_id());
+    let (state, auth_chain) = (parse(&answer.state)?, parse(&answer.auth_chain)?);
+    let signed = answer.event.map(|text| pdus::from_history(&text, join.room_id(), version, &mut memory)).transpose();
+    let signed = signed.map_err(|_| too_large_a_room())?.flatten().filter(|pdu| pdu.event_id() == join.event_id());
     received.extend(signed.map(|pdu| (pdu.event_id().clone(), pdu)));
     let checked = pdus::verify(server, received.into_values().collect()).await?;
     let checked: HashMap<EventId, Event> =
@@ -285,6 +291,11 @@ async fn countersigned(
         invite.with_signature(destination.as_str(), key_id, signature, &known.key).ok()
     });
     countersigned.ok_or_else(|| bad_answer("an invite that it has not signed"))
+}
+
+/// A room whose state and auth chain together take more memory than there is.
+fn too_large_a_room() -> MatrixError {
+    MatrixError::too_large("The room has more state than this server has memory for.")
 }
 
 /// 502: another server answered what nobody can use.

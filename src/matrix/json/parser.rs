@@ -1,4 +1,5 @@
-//! The parser: RFC 8259, with a limit on nesting so that no input exhausts the stack.
+//! The parser: RFC 8259, with a limit on nesting so that no input exhausts the stack, and one on memory: values take up to
+//! twelve times as much of it as their text, and the platform gives 128 MB for all that goes on at one time.
 
 use super::{Error, Object, Value, scan::plain_length};
 
@@ -6,23 +7,54 @@ use super::{Error, Object, Value, scan::plain_length};
 /// limit must hold for our stack, also where a value is written or dropped.
 pub const MAX_DEPTH: usize = 500;
 
+/// How much memory the values of one text may take, in bytes. Fifty PDUs of 65,536 bytes fit, whatever they consist of.
+pub const MAX_MEMORY: usize = 48 * 1024 * 1024;
+
+/// What a [`Value`] and a member of an [`Object`] take on wasm32, by which memory is counted wherever this runs.
+const VALUE_BYTES: usize = 16;
+const MEMBER_BYTES: usize = 24;
+#[cfg(target_arch = "wasm32")]
+const _: () = assert!(size_of::<Value>() == VALUE_BYTES && size_of::<(Box<str>, Value)>() == MEMBER_BYTES);
+
+/// How many items a list has room for at first.
+const MIN_CAPACITY: usize = 4;
+
 /// Python refuses to read integers of more digits, and so do all Synapses: such an event exists nowhere.
 const MAX_DIGITS: usize = 4300;
 
 /// Parses a whole text as one JSON value. Of equal keys in an object the last one stands.
 ///
 /// # Errors
-/// Where it is not JSON (RFC 8259), not UTF-8, nested deeper than [`MAX_DEPTH`], or holds half a surrogate pair.
+/// Where it is not JSON (RFC 8259), not UTF-8, nested deeper than [`MAX_DEPTH`], holds half a surrogate pair, or takes more
+/// than [`MAX_MEMORY`].
 pub fn parse(text: &[u8]) -> Result<Value, Error> {
+    parse_within(text, &mut { MAX_MEMORY })
+}
+
+/// As [`parse`], for texts whose values are held at the same time: takes what the value needs out of `memory`.
+///
+/// # Errors
+/// As [`parse`]; [`Error::is_too_large`] where that is more than there is left.
+pub fn parse_within(text: &[u8], memory: &mut usize) -> Result<Value, Error> {
     let text = std::str::from_utf8(text).map_err(|error| Error::at("not UTF-8", error.valid_up_to()))?;
-    let mut parser = Parser { text, bytes: text.as_bytes(), at: 0, depth: 0 };
+    let mut parser = Parser { text, bytes: text.as_bytes(), at: 0, depth: 0, memory: *memory };
     parser.skip_whitespace();
     let value = parser.value()?;
     parser.skip_whitespace();
     if parser.at != parser.bytes.len() {
         return Err(parser.error("text after the end of the value"));
     }
+    *memory = parser.memory;
     Ok(value)
+}
+
+/// What the allocator of wasm32 takes for `bytes`.
+const fn allocation(bytes: usize) -> usize {
+    match bytes {
+        0 => 0,
+        1..=12 => 16,
+        _ => (bytes + 11) & !7,
+    }
 }
 
 struct Parser<'a> {
@@ -30,6 +62,8 @@ struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
+    /// What is left of it.
+    memory: usize,
 }
 
 impl Parser<'_> {
@@ -73,9 +107,12 @@ impl Parser<'_> {
                 return Err(self.error("expected a colon"));
             }
             self.skip_whitespace();
-            members.push((key, self.value()?));
+            let value = self.value()?;
+            self.make_room(&mut members, MEMBER_BYTES)?;
+            members.push((key, value));
             self.skip_whitespace();
             if self.take(b'}') {
+                self.give_back(&mut members, MEMBER_BYTES);
                 return Ok(Value::Object(Object::from_members(members)));
             }
             if !self.take(b',') {
@@ -91,9 +128,12 @@ impl Parser<'_> {
             return Ok(Value::Array(items));
         }
         loop {
-            items.push(self.value()?);
+            let value = self.value()?;
+            self.make_room(&mut items, VALUE_BYTES)?;
+            items.push(value);
             self.skip_whitespace();
             if self.take(b']') {
+                self.give_back(&mut items, VALUE_BYTES);
                 return Ok(Value::Array(items));
             }
             if !self.take(b',') {
@@ -139,7 +179,7 @@ impl Parser<'_> {
         let text = self.slice(start);
         match text.parse() {
             Ok(number) if integer && text != "-0" => Ok(Value::Integer(number)),
-            _ => Ok(Value::Number(text.into())),
+            _ => self.keep(start).map(Value::Number),
         }
     }
 
@@ -155,7 +195,7 @@ impl Parser<'_> {
         let start = self.at;
         self.skip_plain();
         if self.peek() == Some(b'"') {
-            let plain = self.slice(start).into();
+            let plain = self.keep(start)?;
             self.at += 1;
             return Ok(plain);
         }
@@ -164,6 +204,7 @@ impl Parser<'_> {
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
+                    self.spend(allocation(string.len()))?;
                     return Ok(string.into());
                 }
                 Some(b'\\') => string.push(self.escape()?),
@@ -217,6 +258,34 @@ impl Parser<'_> {
             self.at += 1;
         }
         Ok(code)
+    }
+
+    /// From `start` to here, as text of its own.
+    fn keep(&mut self, start: usize) -> Result<Box<str>, Error> {
+        self.spend(allocation(self.at - start))?;
+        Ok(self.slice(start).into())
+    }
+
+    /// Makes room for one more item. A list that grows is for a moment in two places.
+    fn make_room<T>(&mut self, items: &mut Vec<T>, item_bytes: usize) -> Result<(), Error> {
+        let held = items.capacity();
+        if items.len() == held {
+            self.spend(allocation((2 * held).max(MIN_CAPACITY) * item_bytes))?;
+            items.reserve_exact((2 * held).max(MIN_CAPACITY) - held);
+            self.memory += allocation(held * item_bytes);
+        }
+        Ok(())
+    }
+
+    /// Gives back the room that a complete list does not need.
+    fn give_back<T>(&mut self, items: &mut Vec<T>, item_bytes: usize) {
+        self.memory += allocation(items.capacity() * item_bytes) - allocation(items.len() * item_bytes);
+        items.shrink_to_fit();
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<(), Error> {
+        self.memory = self.memory.checked_sub(bytes).ok_or_else(|| self.error(Error::TOO_LARGE))?;
+        Ok(())
     }
 
     fn skip_whitespace(&mut self) {

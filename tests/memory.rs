@@ -1,0 +1,246 @@
+//! What strangers send takes no more memory than there is: a Worker has 128 MB for all that goes on in it at one time.
+//!
+//! Allocations are counted, of each test by itself. A `Value` takes twice as much here as on wasm32 (pointers and lengths
+//! are twice as long), a string as much; so what fits here twice fits there.
+
+#![allow(unsafe_code, clippy::unwrap_used, clippy::panic)]
+
+#[path = "common/mod.rs"]
+mod common;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+use bytes::Bytes;
+use common::{
+    network::World,
+    peer::{Peer, request, send},
+};
+use http::{Method, StatusCode};
+use serde_json::json;
+use verge::{
+    federation::{outbound::membership, pdus::ANSWER_MEMORY},
+    matrix::{
+        event::MAX_EVENT_BYTES,
+        identifiers::{RoomId, ServerName},
+        json::{self, MAX_DEPTH, MAX_MEMORY, Object},
+    },
+    router::json_response,
+};
+
+const MIB: usize = 1024 * 1024;
+const ROOM: &str = "!room:peer.example";
+
+thread_local! {
+    static HELD: Cell<usize> = const { Cell::new(0) };
+    static MOST: Cell<usize> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+impl Counting {
+    fn take(bytes: usize) {
+        let held = HELD.get() + bytes;
+        HELD.set(held);
+        MOST.set(MOST.get().max(held));
+    }
+
+    fn give_back(bytes: usize) {
+        HELD.set(HELD.get().saturating_sub(bytes));
+    }
+}
+
+// SAFETY: all is done by the system's allocator; this only counts.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Self::take(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        Self::give_back(layout.size());
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // As if the block were always copied.
+        Self::take(size);
+        Self::give_back(layout.size());
+        unsafe { System.realloc(block, layout, size) }
+    }
+}
+
+/// What `work` returns, how much memory it held at most, and how much of it stays.
+fn measured<T>(work: impl FnOnce() -> T) -> (T, usize, usize) {
+    let before = HELD.get();
+    MOST.set(before);
+    let result = work();
+    (result, MOST.get() - before, HELD.get().saturating_sub(before))
+}
+
+/// Values that take much memory for their text: what is repeated, and how deep it can stand in itself.
+const SHAPES: [(&str, &str, usize); 11] = [
+    ("[", "]", MAX_DEPTH - 10),
+    ("{\"\":", "}", MAX_DEPTH - 10),
+    ("[0,", "]", MAX_DEPTH - 10),
+    ("[[0],", "]", MAX_DEPTH - 10),
+    ("[0]", "", 1),
+    ("[]", "", 1),
+    ("0", "", 1),
+    ("1.5", "", 1),
+    ("\"a\"", "", 1),
+    ("{\"a\":0,\"b\":0}", "", 1),
+    ("\"\\n\"", "", 1),
+];
+
+/// A list of at most `bytes` bytes that consists of nothing but this shape.
+fn list((open, close, depth): (&str, &str, usize), bytes: usize) -> String {
+    let innermost = if open.ends_with([',', ':']) { "0" } else { "" };
+    let item = format!("{}{innermost}{}", open.repeat(depth), close.repeat(depth));
+    let count = (bytes - 1) / (item.len() + 1);
+    format!("[{}]", vec![item; count].join(","))
+}
+
+#[test]
+fn fifty_pdus_are_read_whatever_they_consist_of() {
+    for shape in SHAPES {
+        let content = list(shape, MAX_EVENT_BYTES - 3);
+        let text = format!("{{\"pdus\":[{}]}}", vec![content; 50].join(","));
+        let read = json::parse(text.as_bytes());
+        assert!(read.is_ok(), "{shape:?}: {}", read.unwrap_err());
+    }
+}
+
+#[test]
+fn a_text_takes_no_more_memory_than_is_given_to_it() {
+    for shape in SHAPES {
+        let text = list(shape, 13 * MIB);
+        let (outcome, most, _) = measured(|| json::parse(text.as_bytes()));
+        assert!(most <= 2 * MAX_MEMORY + 64 * 1024, "{shape:?} took {most}");
+        assert!(outcome.is_ok() || most > MAX_MEMORY / 2, "{shape:?} was refused at {most}");
+        // What is counted is what is taken.
+        let text = list(shape, MIB);
+        let mut left = MAX_MEMORY;
+        let (outcome, _, stays) = measured(|| json::parse_within(text.as_bytes(), &mut left));
+        outcome.unwrap();
+        let counted = MAX_MEMORY - left;
+        assert!(stays <= 2 * counted, "{shape:?} took {stays} and counted {counted}");
+    }
+    let long = format!("[\"{}\"]", "\\n".repeat(13 * MIB / 2));
+    let (outcome, most, _) = measured(|| json::parse(long.as_bytes()));
+    assert!(outcome.is_ok() && most <= 3 * 13 * MIB, "{most}");
+}
+
+#[test]
+fn a_body_is_refused_before_it_takes_the_memory() {
+    let world = World::new();
+    let a = world.server("a.example");
+    let peer = Peer::new(&world, "peer.example");
+    let ask = |method: Method, target: &str, body: String| {
+        let header = peer.authorization(method.as_str(), target, "a.example", Some(&json!({})));
+        let request = request(method, target, &[&header], Bytes::from(body));
+        measured(|| {
+            let (status, answer) = send(&world, &a, request);
+            (status, answer["errcode"].as_str().unwrap().to_owned())
+        })
+    };
+    let too_large = (413, "M_TOO_LARGE".to_owned());
+    for shape in SHAPES {
+        let body = format!("{{\"pdus\":{}}}", list(shape, 12 * MIB));
+        let (answer, most, _) = ask(Method::PUT, "/_matrix/federation/v1/send/1", body);
+        // Refused for what it takes, or for its signature.
+        assert!(answer == too_large || answer.0 == 401, "{shape:?}: {answer:?}");
+        assert!(most <= 2 * MAX_MEMORY + 3 * 12 * MIB, "{shape:?} took {most}");
+    }
+    let body = || format!("{{\"pdus\":[],\"x\":\"{}\"}}", "x".repeat(2 * MIB));
+    let join = "/_matrix/federation/v2/send_join/!room:a.example/$join";
+    for (method, target) in [
+        (Method::POST, "/_matrix/client/v3/login"),
+        (Method::POST, "/_matrix/client/v3/register"),
+        (Method::PUT, join),
+        (Method::PUT, "/_matrix/federation/v2/invite/!room:a.example/$invite"),
+    ] {
+        let (answer, most, _) = ask(method, target, body());
+        assert_eq!(answer, too_large, "{target}");
+        assert!(most < MIB, "{target} took {most}");
+    }
+    let answer = ask(Method::PUT, "/_matrix/federation/v1/send/1", body()).0;
+    assert_eq!(answer.0, 401, "a transaction may be long: {answer:?}");
+}
+
+/// What comes of joining a room whose state and auth chain are these, and the memory that it takes.
+fn joins(state: &str, auth_chain: &str) -> (Result<(), (u16, &'static str)>, usize) {
+    let world = &World::new();
+    let b = world.server("b.example");
+    let bob = b.user(world, "bob");
+    let peer = Peer::new(world, "peer.example");
+    let event = json!({
+        "type": "m.room.member", "room_id": ROOM, "sender": bob.as_str(), "state_key": bob.as_str(), "depth": 1,
+        "auth_events": [], "prev_events": [], "content": { "membership": "join" },
+    });
+    let template = json!({ "room_version": "10", "event": event });
+    let answer = Bytes::from(format!("{{\"state\":[{state}],\"auth_chain\":[{auth_chain}]}}"));
+    peer.answers(move |request| {
+        let path = request.uri().path();
+        if path.contains("/make_join/") {
+            return Some(json_response(StatusCode::OK, &template));
+        }
+        path.contains("/send_join/").then(|| http::Response::new(answer.clone()))
+    });
+    let via = vec![ServerName::parse("peer.example").unwrap()];
+    let room = RoomId::parse(ROOM).unwrap();
+    let (joined, most, _) = measured(|| world.run(membership::join(&b, &bob, &room, via, Object::new())));
+    (joined.map(drop).map_err(|error| (error.status.as_u16(), error.errcode)), most)
+}
+
+/// State events with `content`, each another.
+fn state(count: usize, content: &str) -> String {
+    let event = |at: usize| {
+        format!(
+            "{{\"auth_events\":[],\"content\":{{\"c\":{content}}},\"depth\":1,\"hashes\":{{\"sha256\":\"x\"}},\
+             \"origin_server_ts\":{at},\"prev_events\":[],\"room_id\":\"!room:peer.example\",\"signatures\":{{}},\
+             \"sender\":\"@bob:peer.example\",\"state_key\":\"{at}\",\"type\":\"x.state\"}}"
+        )
+    };
+    (0..count).map(event).collect::<Vec<_>>().join(",")
+}
+
+/// Members as rooms have them.
+fn members(count: usize) -> String {
+    let member = |at: usize| {
+        let (id, user) = ("x".repeat(43), format!("@somebody.{at}:homeserver.example"));
+        json!({
+            "auth_events": [format!("$a{id}"), format!("$b{id}"), format!("$c{id}")], "prev_events": [format!("$d{id}")],
+            "content": { "membership": "join", "displayname": "Some Body", "avatar_url": "mxc://homeserver.example/x" },
+            "depth": at, "hashes": { "sha256": id }, "origin_server_ts": 1_600_000_000_000_i64, "room_id": ROOM,
+            "sender": user, "state_key": user, "type": "m.room.member",
+            "signatures": { "homeserver.example": { "ed25519:a_AbCd": "x".repeat(86) } },
+        })
+    };
+    (0..count).map(|at| member(at).to_string()).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn a_room_that_is_joined_takes_no_more_memory_than_there_is() {
+    let bound = 2 * ANSWER_MEMORY + 2 * 20 * MIB;
+    for shape in SHAPES {
+        let state = state(9 * MIB / 65_000, &list(shape, 64_000));
+        let (joined, most) = joins(&state, &state);
+        // Too much, or no room: nobody has signed any of it.
+        assert!(joined.is_err());
+        assert!(most <= bound, "{shape:?} took {most}");
+    }
+    let too_large = Err((413, "M_TOO_LARGE"));
+    assert_eq!(joins(&state(19 * MIB / 65_000, &list(SHAPES[0], 64_000)), "").0, too_large);
+    // As many events as fit, which are small.
+    let (joined, most) = joins(&state(19 * MIB / 250, "0"), "");
+    assert!(joined == too_large && most <= bound, "{joined:?} {most}");
+    // What an honest room may have; this one is refused for something else.
+    let (joined, _) = joins(&members(12_000), "");
+    assert_ne!(joined, too_large);
+}
