@@ -62,7 +62,8 @@ CREATE TABLE streams (
 INSERT INTO streams (name, position) VALUES ('events', 0), ('outbox', 0);
 
 -- Which servers have joined members in a room, over which stretch of the outbox: a server hears of the outbox positions
--- in (from_pos, to_pos]. At most one stretch of a server in a room is open (to_pos NULL).
+-- in (from_pos, to_pos]. At most one stretch of a server in a room is open (to_pos NULL). A server that was never in the room
+-- has a stretch of one position for the event that ends an invite of its user.
 CREATE TABLE room_servers (
     room_id  TEXT    NOT NULL,
     server   TEXT    NOT NULL,

@@ -151,6 +151,11 @@ impl ReceivedPdu {
         &self.event.fields.sender
     }
 
+    /// `auth_events`
+    pub fn auth_events(&self) -> &[EventId] {
+        &self.event.fields.auth_events
+    }
+
     /// `origin_server_ts`
     pub fn origin_server_ts(&self) -> i64 {
         self.event.fields.origin_server_ts

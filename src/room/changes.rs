@@ -14,7 +14,7 @@ use crate::{
         identifiers::{EventId, ServerName, UserId},
         state_trie::Difference,
     },
-    store::commit::{MembershipChange, RoomCommit, StateFrom},
+    store::commit::{MembershipChange, NewEvent, RoomCommit, StateFrom},
 };
 
 impl Rooms {
@@ -25,7 +25,7 @@ impl Rooms {
         judgement: Judgement,
         from_version: Option<i64>,
     ) -> Result<RoomCommit, RoomError> {
-        let Judgement { room, extremities, state, states: after_each, new, redactions } = judgement;
+        let Judgement { room, extremities, state, states: after_each, mut new, redactions } = judgement;
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
         let (mut memberships, mut states): (Vec<MembershipChange>, Vec<StateFrom>) = (Vec::new(), Vec::new());
         let (mut before, mut later) = (room.state, after_each.len());
@@ -40,6 +40,9 @@ impl Rooms {
             for ChangedMember { user_id, before, after } in changed_members(view, &differences).await? {
                 let is_joined = |event: &Option<Event>| i64::from(membership(event.as_ref()) == "join");
                 let change = is_joined(&after) - is_joined(&before);
+                if let Some(event) = after.as_ref().filter(|after| ends_what_is_pending(before.as_ref(), after)) {
+                    self.tell_also(&user_id, event, &mut new);
+                }
                 if let Ok(server) = ServerName::parse(user_id.server_name())
                     && change != 0
                 {
@@ -78,6 +81,21 @@ impl Rooms {
             joins_anew: false,
         })
     }
+
+    /// Has the server of `user_id` told of `event`, if it is for us to tell others of it.
+    fn tell_also(&self, user_id: &UserId, event: &Event, new: &mut [NewEvent]) {
+        let server = ServerName::parse(user_id.server_name()).ok().filter(|server| server != self.server_name());
+        let new = new.iter_mut().find(|new| new.event.event_id() == event.event_id());
+        if let Some(outgoing) = new.and_then(|new| new.outbox.as_mut()) {
+            outgoing.also = server;
+        }
+    }
+}
+
+/// Whether somebody else ends an invite or a knock: the user's server may not be in the room, and must hear of it all the same.
+fn ends_what_is_pending(before: Option<&Event>, after: &Event) -> bool {
+    let is_other = after.state_key() != Some(after.sender().as_str());
+    is_other && matches!(membership(before), "invite" | "knock") && matches!(membership(Some(after)), "leave" | "ban")
 }
 
 /// A user whose membership event in the current state changed.

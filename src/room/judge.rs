@@ -184,7 +184,7 @@ impl Judgement {
             state_before: Some(before),
             state_after: Some(after),
             outbox: match source {
-                Source::PassOn { given_by } if accepted => Some(Outgoing { exclude: given_by.clone() }),
+                Source::PassOn { given_by } if accepted => Some(Outgoing { exclude: given_by.clone(), also: None }),
                 _ => None,
             },
         });

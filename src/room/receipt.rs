@@ -56,8 +56,13 @@ impl KnownRooms {
         self.rooms.get(room_id).map(|room| room.room_version).or_else(|| self.joining.get(room_id).copied())
     }
 
+    /// Whether we are joining the room.
+    pub fn is_joining(&self, room_id: &RoomId) -> bool {
+        self.joining.contains_key(room_id)
+    }
+
     /// The room, if anybody here is in it.
-    fn ours(&self, room_id: &RoomId) -> Option<&Room> {
+    pub fn ours(&self, room_id: &RoomId) -> Option<&Room> {
         self.rooms.get(room_id).filter(|room| room.local_joined > 0)
     }
 }
@@ -213,7 +218,7 @@ impl Rooms {
                 }
                 judged = Some((judgement, room.version));
             } else {
-                let joining = rooms.joining.contains_key(&room_id);
+                let joining = rooms.is_joining(&room_id);
                 for event in events {
                     let result = (!joining).then(|| RoomError::UnknownRoom.to_string());
                     results.insert(event.event_id().clone(), result);

@@ -19,7 +19,7 @@ use crate::{
     platform::DatabaseError,
     store::{
         commit::{MembershipChange, NewEvent, Place, RoomCommit, StateFrom},
-        memberships::remember_membership,
+        memberships::{end_invite, remember_membership},
     },
 };
 
@@ -213,6 +213,21 @@ impl Rooms {
             later: 0,
         };
         Ok(self.store.batch(remember_membership(room_id, &change)).await.map(|_| ())?)
+    }
+
+    /// Remembers the event that ended the invite `invite` of a local user to a room that we are not in.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn invite_ended(&self, user_id: &UserId, invite: &EventId, event: &Event) -> Result<(), RoomError> {
+        let change = MembershipChange {
+            user_id: user_id.clone(),
+            membership: membership(Some(event)).to_owned(),
+            event_id: event.event_id().clone(),
+            invite_state: None,
+            later: 0,
+        };
+        Ok(self.store.batch(end_invite(event.room_id(), invite, &change)).await.map(|_| ())?)
     }
 
     /// The auth events of `events` that did not come with them and that we hold.

@@ -97,6 +97,8 @@ impl Place {
 pub struct Outgoing {
     /// The server that gave it to us, if one did.
     pub exclude: Option<ServerName>,
+    /// A server that must hear of it too, whether it is in the room or not.
+    pub also: Option<ServerName>,
 }
 
 /// What became of a local user's membership.
@@ -182,6 +184,14 @@ const OUTBOX: &str = "\
     INSERT INTO outbox (pos, room_id, event_nid, exclude) \
     SELECT (SELECT position FROM streams WHERE name = 'outbox') - (value ->> 1), ?2, e.event_nid, value ->> 2 \
     FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
+
+/// ?1: a list of [server, how far from the end of the stream]. A stretch of one position, for who is not in the room.
+const ALSO: &str = "\
+    INSERT INTO room_servers (room_id, server, from_pos, to_pos, joined) \
+    SELECT ?2, value ->> 0, s.position - (value ->> 1) - 1, s.position - (value ->> 1), 0 \
+    FROM json_each(?1) JOIN streams AS s ON s.name = 'outbox' WHERE NOT EXISTS \
+      (SELECT 1 FROM room_servers AS r WHERE r.room_id = ?2 AND r.server = value ->> 0 AND r.to_pos IS NULL) \
+    ON CONFLICT (room_id, server, from_pos) DO UPDATE SET to_pos = excluded.to_pos";
 
 /// ?1: a list of [server, users more].
 const JOINED: &str = "\
@@ -289,6 +299,8 @@ impl RoomCommit {
         );
         let last = outgoing.len();
         let outgoing = outgoing.iter().enumerate();
+        let also = outgoing.clone().filter_map(|(i, (_, outgoing))| Some((outgoing.also.as_ref()?, last - 1 - i)));
+        let also = also.map(|(server, before_last)| json!([server.as_str(), before_last]).to_string()).collect();
         each(
             OUTBOX,
             outgoing
@@ -298,6 +310,7 @@ impl RoomCommit {
                 })
                 .collect(),
         );
+        each(ALSO, also);
         each(STATES, self.states.iter().map(|from| json!([from.later, from.state.to_string()]).to_string()).collect());
         each(REDACTIONS, self.redactions.iter().map(redaction_row).collect());
         statements.extend(change(&self.room_id, &self.memberships));

@@ -1,27 +1,42 @@
 //! The local users of a room.
 
+use serde_json::json;
+
 use super::Store;
 use crate::{
-    matrix::identifiers::{EventId, RoomId, UserId},
+    matrix::{
+        identifiers::{EventId, RoomId, UserId},
+        room_version::RoomVersion,
+    },
     platform::{DatabaseError, Statement},
 };
 
 const LOCAL_MEMBERS: &str =
     "SELECT user_id FROM local_memberships WHERE room_id = ?1 AND membership = 'join' ORDER BY user_id";
 
-/// The invite itself is the member of the state that came with it whose state key is the invited user.
-const INVITATION: &str = "\
-    SELECT m.event_id, (SELECT j.value ->> 'sender' FROM json_each(m.invite_state) AS j \
-      WHERE j.value ->> 'type' = 'm.room.member' AND j.value ->> 'state_key' = m.user_id LIMIT 1) AS inviter \
-    FROM local_memberships AS m WHERE m.user_id = ?1 AND m.room_id = ?2 AND m.membership IN ('invite', 'knock')";
+/// ?1: a list of [user, room]. The invite itself is the member of the state that came with it whose state key is the invited
+/// user.
+const INVITATIONS: &str = "\
+    SELECT m.user_id, m.room_id, m.event_id, (SELECT j.value ->> 'sender' FROM json_each(m.invite_state) AS j \
+      WHERE j.value ->> 'type' = 'm.room.member' AND j.value ->> 'state_key' = m.user_id LIMIT 1) AS inviter, \
+      (SELECT j.value ->> '$.content.room_version' FROM json_each(m.invite_state) AS j \
+      WHERE j.value ->> 'type' = 'm.room.create' LIMIT 1) AS room_version \
+    FROM json_each(?1) AS wanted JOIN local_memberships AS m \
+      ON m.user_id = wanted.value ->> 0 AND m.room_id = wanted.value ->> 1 AND m.membership IN ('invite', 'knock')";
 
 /// An invite to (or a knock on) a room that we need not be in.
 #[derive(Debug, Clone)]
 pub struct Invitation {
+    /// Who is invited,
+    pub user_id: UserId,
+    /// and to where.
+    pub room_id: RoomId,
     /// The membership event.
     pub event_id: EventId,
     /// Who invited, where that is known.
     pub inviter: Option<UserId>,
+    /// The version of the room, where what came with the invite says it.
+    pub room_version: Option<&'static RoomVersion>,
 }
 
 impl Store {
@@ -30,13 +45,32 @@ impl Store {
     /// # Errors
     /// As the database says.
     pub async fn invitation(&self, user: &UserId, room_id: &RoomId) -> Result<Option<Invitation>, DatabaseError> {
-        let rows = self.query(Statement::new(INVITATION, [user.as_str().into(), room_id.as_str().into()])).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let id = row.text(0)?;
-        Ok(Some(Invitation {
-            event_id: EventId::parse(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is no event ID")))?,
-            inviter: row.optional_text(1)?.map(user_id).transpose()?,
-        }))
+        Ok(self.invitations([(user, room_id)]).await?.pop())
+    }
+
+    /// The invites and knocks of local users among these, pairs of user and room.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn invitations<'a>(
+        &self,
+        of: impl IntoIterator<Item = (&'a UserId, &'a RoomId)>,
+    ) -> Result<Vec<Invitation>, DatabaseError> {
+        let of: Vec<_> = of.into_iter().map(|(user, room_id)| json!([user.as_str(), room_id.as_str()])).collect();
+        let rows = self.query(Statement::new(INVITATIONS, [json!(of).to_string().into()])).await?;
+        rows.iter()
+            .map(|row| {
+                let shape = |what: &str, text: &str| DatabaseError::Shape(format!("{text:?} is no {what}"));
+                let (room_id, event_id) = (row.text(1)?, row.text(2)?);
+                Ok(Invitation {
+                    user_id: user_id(row.text(0)?)?,
+                    room_id: RoomId::parse(room_id).map_err(|_| shape("room ID", room_id))?,
+                    event_id: EventId::parse(event_id).map_err(|_| shape("event ID", event_id))?,
+                    inviter: row.optional_text(3)?.map(user_id).transpose()?,
+                    room_version: row.optional_text(4)?.and_then(RoomVersion::get),
+                })
+            })
+            .collect()
     }
 
     /// The local users who are joined to the room.

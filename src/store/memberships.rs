@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::{commit::MembershipChange, json_lists};
-use crate::{matrix::identifiers::RoomId, platform::Statement};
+use crate::{
+    matrix::identifiers::{EventId, RoomId},
+    platform::Statement,
+};
 
 const ADVANCE: &str = "UPDATE streams SET position = position + ?2 WHERE name = ?1";
 
@@ -22,6 +25,12 @@ const MEMBERSHIPS: &str = "\
       invite_state = excluded.invite_state \
     WHERE ?3 OR membership <> 'join'";
 
+/// Changes nothing where the user has by now another invite, or is in the room.
+const END_INVITE: &str = "\
+    UPDATE local_memberships SET membership = ?4, event_id = ?5, invite_state = NULL, \
+      pos = (SELECT position FROM streams WHERE name = 'events') \
+    WHERE user_id = ?1 AND room_id = ?2 AND membership = 'invite' AND event_id = ?3";
+
 /// Moves a stream on by so many positions.
 pub(super) fn advance(stream: &'static str, by: usize) -> Statement {
     // There are never so many.
@@ -39,6 +48,18 @@ pub(crate) fn remember_membership(room_id: &RoomId, change: &MembershipChange) -
     let mut statements = statements(room_id, std::slice::from_ref(change), false);
     statements.insert(0, advance("events", 1));
     statements
+}
+
+/// Remembers what ended the invite `invite` of a local user, at a new position of the stream that sync reads.
+pub(crate) fn end_invite(room_id: &RoomId, invite: &EventId, change: &MembershipChange) -> Vec<Statement> {
+    let parameters = [
+        change.user_id.as_str().into(),
+        room_id.as_str().into(),
+        invite.as_str().into(),
+        change.membership.as_str().into(),
+        change.event_id.as_str().into(),
+    ];
+    vec![advance("events", 1), Statement::new(END_INVITE, parameters)]
 }
 
 fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool) -> Vec<Statement> {

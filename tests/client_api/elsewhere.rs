@@ -231,3 +231,42 @@ fn a_membership_that_is_put_as_state_is_asked_of_the_server_that_it_concerns() {
     let message = format!("/rooms/{}/send/m.room.member/1", quote(&room));
     refused(&one.put(&alice, &message, json!({ "membership": "join" })), 403, "M_FORBIDDEN");
 }
+
+#[test]
+fn an_invite_that_is_taken_back_is_taken_back_elsewhere_too() {
+    let (one, two) = two();
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let body = json!({ "user_id": bob.id });
+    let transactions = || one.world.traffic().iter().filter(|sent| sent.line.contains("/v1/send/")).count();
+    for (how, version) in [("kick", "10"), ("ban", "12")] {
+        let room = one.room(&alice, json!({ "room_version": version }));
+        let path = |what: &str| format!("/rooms/{}/{what}", quote(&room));
+        // A second time to a room that two.test has been in.
+        for is_second in [false, true] {
+            assert_eq!(one.post(&alice, &path("invite"), body.clone()).0, 200);
+            let before = two.sync(&bob, "");
+            assert!(before["rooms"]["invite"][&room].is_object(), "{:?}", one.world.logs());
+            assert_eq!(one.post(&alice, &path(how), body.clone()).0, 200);
+            one.world.settle();
+            let since = before["next_batch"].as_str().unwrap();
+            let after = two.sync(&bob, &format!("since={since}"));
+            assert!(after["rooms"]["leave"][&room].is_object(), "{how} {is_second}: {after} {:?}", one.world.logs());
+            assert_eq!(invited(&two, &bob), json!({}));
+            // Nothing else of the room is told, also when there is more to tell.
+            let sent = transactions();
+            one.say(&alice, &room, "we are alone", &format!("{how}-{is_second}"));
+            one.world.settle();
+            assert_eq!(transactions(), sent);
+            if is_second {
+                break;
+            }
+            if how == "ban" {
+                assert_eq!(one.post(&alice, &path("unban"), body.clone()).0, 200);
+            }
+            assert_eq!(one.post(&alice, &path("invite"), body.clone()).0, 200);
+            assert_eq!(two.post(&bob, &path("join"), json!({})).0, 200, "{:?}", two.world.logs());
+            assert_eq!(two.post(&bob, &path("leave"), json!({})).0, 200);
+            one.world.settle();
+        }
+    }
+}

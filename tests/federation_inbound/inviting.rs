@@ -1,6 +1,6 @@
 //! Invites of our users by other servers.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use serde_json::{Value, json};
@@ -148,4 +148,46 @@ fn an_invite_with_more_state_than_a_row_may_hold_is_refused() {
     assert_eq!((status, answer["errcode"].as_str()), (413, Some("M_TOO_LARGE")), "{answer}");
     assert_eq!(accepted(&invited.a), before);
     assert_eq!(invited.send(invited.signed(|_| {}), &(0..10).map(topic).collect()).0, 200);
+}
+
+#[test]
+fn an_invite_is_taken_back_by_the_inviter_and_nobody_else() {
+    for version in ["10", "11", "12"] {
+        let invited = invited(version);
+        let invite = invited.signed(|_| {});
+        assert_eq!(invited.send(invite.clone(), &json!([invited.create])).0, 200);
+        let membership = || invited.a.database.rows("SELECT membership FROM local_memberships");
+        let sent = Cell::new(0);
+        let leave = |change: &dyn Fn(&mut Value)| {
+            let mut leave = invited.invite.clone();
+            leave["content"]["membership"] = json!("leave");
+            leave["auth_events"].as_array_mut().unwrap().push(json!(event_id(version, &invite)));
+            change(&mut leave);
+            invited.peer.sign(version, leave).1
+        };
+        let send = |leave: Value| {
+            sent.set(sent.get() + 1);
+            let (status, answer) = invited.peer.send(&invited.a, &sent.get().to_string(), &[leave]);
+            assert_eq!((status, answer), (200, json!({ "pdus": {} })));
+        };
+        send(leave(&|leave| leave["sender"] = json!("@mallory:peer.example")));
+        send(leave(&|leave| leave["auth_events"] = json!(["$other"])));
+        send(leave(&|leave| leave["content"]["membership"] = json!("knock")));
+        send(leave(&|leave| leave["state_key"] = json!("@nobody:a.example")));
+        send(leave(&|leave| leave["room_id"] = json!("!other:peer.example")));
+        let mut forged = leave(&|_| {});
+        forged["depth"] = json!(7);
+        send(forged);
+        assert_eq!(membership(), [["invite"]]);
+        let position = || invited.a.database.rows("SELECT position FROM streams WHERE name = 'events'");
+        let before = position();
+        send(leave(&|_| {}));
+        assert_eq!(membership(), [["leave"]]);
+        assert_ne!(position(), before, "sync must notice");
+        // An old leave does not end a new invite.
+        let again = invited.signed(|invite| invite["depth"] = json!(9));
+        assert_eq!(invited.send(again, &json!([invited.create])).0, 200);
+        send(leave(&|_| {}));
+        assert_eq!(membership(), [["invite"]]);
+    }
 }

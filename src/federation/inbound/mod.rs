@@ -9,7 +9,7 @@
 //! | Retrieving event authorisation information; Retrieving events | [`retrieving`] |
 //! | Backfilling and retrieving missing events | [`backfill`] |
 //! | Joining Rooms | [`joining`], Restricted rooms: [`restricted`] |
-//! | Inviting to a room | [`inviting`] |
+//! | Inviting to a room | [`inviting`]; invites that are taken back: [`rescinding`] |
 //! | Leaving Rooms (Rejecting Invites) | [`leaving`] |
 //! | Querying for information | [`queries`] |
 //!
@@ -25,6 +25,7 @@ mod keys;
 mod leaving;
 mod membership;
 mod queries;
+mod rescinding;
 pub(crate) mod restricted;
 mod retrieving;
 mod transactions;

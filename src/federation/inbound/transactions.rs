@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{authentication::Signed, malformed};
+use super::{authentication::Signed, malformed, rescinding};
 use crate::{
     error::MatrixError,
     federation::pdus,
@@ -38,7 +38,7 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     }
     let body = request.call.request.body().clone();
     let (origin, mut transaction) = request.into_object()?;
-    let pdus = transaction.remove("pdus").and_then(Value::into_array).ok_or_else(|| malformed("pdus"))?;
+    let mut pdus = transaction.remove("pdus").and_then(Value::into_array).ok_or_else(|| malformed("pdus"))?;
     let edus = match transaction.remove("edus") {
         Some(edus) => edus.into_array().ok_or_else(|| malformed("edus"))?,
         None => Vec::new(),
@@ -54,6 +54,7 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
         Transaction::Answered(answer) => return Ok(router::raw_json_response(StatusCode::OK, answer)),
         Transaction::New { rooms, was_away } => (rooms, was_away),
     };
+    rescinding::take(server, &rooms, &mut pdus).await?;
     let (events, refused) = check(server, &rooms, pdus, &body).await?;
     let record = Record { origin: origin.name(), txn_id: &txn_id };
     let received = server.rooms.receive(record, rooms, &events, &refused).await?;

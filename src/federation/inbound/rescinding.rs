@@ -1,0 +1,70 @@
+//! Invites that are taken back (Client-Server API, `m.room.member`: from `invite` to `leave` or `ban` by somebody else).
+//!
+//! Who is invited to a room that nobody here is in hears of it as the room's members do, in a transaction. It is the only
+//! event of such a room that means something here. Whether the room allows it we cannot tell: only the inviter is believed.
+
+use crate::{
+    error::MatrixError,
+    federation::pdus,
+    matrix::{
+        event::ReceivedPdu,
+        identifiers::{RoomId, UserId},
+        json::Value,
+    },
+    room::KnownRooms,
+    server::Server,
+    store::members::Invitation,
+};
+
+/// Takes from `pdus` those that end the invite of a local user to a room that nobody here is in, and remembers those of them
+/// that the inviter sent.
+///
+/// # Errors
+/// As the database says.
+pub(super) async fn take(server: &Server, rooms: &KnownRooms, pdus: &mut [Value]) -> Result<(), MatrixError> {
+    let candidates = pdus.iter_mut().filter_map(|pdu| Some((invited(server, rooms, pdu)?, pdu)));
+    let candidates: Vec<((UserId, RoomId), &mut Value)> = candidates.collect();
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    let invitations = server.store.invitations(candidates.iter().map(|((user, room_id), _)| (user, room_id))).await?;
+    let mut received = Vec::new();
+    let mut of = Vec::new();
+    for ((user, room_id), pdu) in candidates {
+        let invitation = invitations.iter().find(|known| known.user_id == user && known.room_id == room_id);
+        let Some(invitation) = invitation else { continue };
+        let Some(version) = rooms.version(&room_id).or(invitation.room_version) else { continue };
+        // Where somebody is joining at this moment, it will be an event of the room like any other.
+        let pdu = if rooms.is_joining(&room_id) { pdu.clone() } else { std::mem::replace(pdu, Value::Null) };
+        if let Ok(pdu) = ReceivedPdu::from_value(pdu, version)
+            && ends(&pdu, invitation)
+        {
+            received.push(pdu);
+            of.push(invitation);
+        }
+    }
+    for (outcome, invitation) in pdus::verify(server, received).await?.into_iter().zip(of) {
+        if let Ok(event) = outcome {
+            server.rooms.invite_ended(&invitation.user_id, &invitation.event_id, &event).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The local user whom the PDU puts out of a room that nobody here is in, and that room.
+fn invited(server: &Server, rooms: &KnownRooms, pdu: &Value) -> Option<(UserId, RoomId)> {
+    let text = |name: &str| pdu.get(name).and_then(Value::as_str);
+    let membership = pdu.get("content")?.get("membership")?.as_str()?;
+    if text("type")? != "m.room.member" || !matches!(membership, "leave" | "ban") || text("sender") == text("state_key")
+    {
+        return None;
+    }
+    let (user, room_id) = (UserId::parse(text("state_key")?).ok()?, RoomId::parse(text("room_id")?).ok()?);
+    let is_ours = user.server_name() == server.config.server_name.as_str();
+    (is_ours && rooms.ours(&room_id).is_none()).then_some((user, room_id))
+}
+
+/// Whether the PDU is the inviter's, and about this invite and no other.
+fn ends(pdu: &ReceivedPdu, invitation: &Invitation) -> bool {
+    Some(pdu.sender()) == invitation.inviter.as_ref() && pdu.auth_events().contains(&invitation.event_id)
+}
