@@ -14,20 +14,25 @@ use crate::{
 /// The room that the path's first parameter names, which the origin must be in.
 ///
 /// # Errors
-/// 404 for a room that we do not know, 403 for an origin without joined members in it.
+/// 403 for an origin without joined members in it: also where we do not know the room, for that is nobody else's business.
 pub(super) async fn room_of(server: &Server, request: &Signed) -> Result<Room, MatrixError> {
-    let room = room(server, request.parameter(0)).await?;
-    if server.store.server_joined(&room.room_id, request.origin.name()).await? { Ok(room) } else { Err(not_in_room()) }
+    let room_id = room_id(request.parameter(0))?;
+    if !server.store.server_joined(&room_id, request.origin.name()).await? {
+        return Err(not_in_room());
+    }
+    server.rooms.room(&room_id).await?.ok_or_else(not_in_room)
 }
 
 /// The room with this ID.
 ///
 /// # Errors
 /// 404 for a room that we do not know.
-pub(super) async fn room(server: &Server, room_id: &str) -> Result<Room, MatrixError> {
-    let id = RoomId::parse(room_id).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
-    let mut rooms = server.store.rooms(&server.config.server_name, &[id]).await?;
-    rooms.pop().ok_or_else(unknown_room)
+pub(super) async fn room(server: &Server, id: &str) -> Result<Room, MatrixError> {
+    server.rooms.room(&room_id(id)?).await?.ok_or_else(unknown_room)
+}
+
+fn room_id(text: &str) -> Result<RoomId, MatrixError> {
+    RoomId::parse(text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
 }
 
 /// 404: a room that we do not know, or are no longer in.
