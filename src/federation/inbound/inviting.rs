@@ -103,7 +103,7 @@ async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) ->
     let events =
         pdus::verify(server, events).await?.into_iter().collect::<Result<Vec<_>, _>>().map_err(pdus::refused)?;
     if !events.iter().any(|event| event.is_state("m.room.create", "")) {
-        return Err(MatrixError::missing_param("`invite_room_state` lacks the m.room.create event."));
+        return Err(MatrixError::invalid_param("`invite_room_state` lacks the m.room.create event."));
     }
     Ok(events.iter().filter_map(|event| strip(event.object(), invite)).collect())
 }
