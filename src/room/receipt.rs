@@ -34,13 +34,8 @@ const MAX_REASON: usize = 500;
 pub enum Transaction {
     /// It was answered before; this is the answer's body.
     Answered(String),
-    /// It is new.
-    New {
-        /// What is known here of its rooms.
-        rooms: KnownRooms,
-        /// Whether its sender was thought away until now: what it has not had can be sent at once.
-        was_away: bool,
-    },
+    /// It is new; this is known here of its rooms.
+    New(KnownRooms),
 }
 
 /// What is known here of rooms.
@@ -115,13 +110,10 @@ impl Rooms {
         let begun = self.store.transaction(self.server_name(), origin, txn_id, room_ids, now).await?;
         Ok(match begun.answer {
             Some(answer) => Transaction::Answered(answer),
-            None => Transaction::New {
-                rooms: KnownRooms {
-                    rooms: begun.rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect(),
-                    joining: begun.joining.into_iter().collect(),
-                },
-                was_away: begun.was_away,
-            },
+            None => Transaction::New(KnownRooms {
+                rooms: begun.rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect(),
+                joining: begun.joining.into_iter().collect(),
+            }),
         })
     }
 
@@ -148,7 +140,7 @@ impl Rooms {
                     ids.dedup();
                     match self.begin(record.origin, record.txn_id, &ids).await? {
                         Transaction::Answered(answer) => return Ok(Received { answer, ..Received::default() }),
-                        Transaction::New { rooms, .. } => rooms,
+                        Transaction::New(rooms) => rooms,
                     }
                 }
             };

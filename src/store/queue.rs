@@ -183,7 +183,7 @@ impl Store {
     }
 }
 
-/// Notes that a server is there: what it has not had may be sent at once. Returns a row where it was thought away.
+/// Lets what a server has not had be sent at once. Returns a row where it was thought away.
 pub(super) fn heard_from(server: &ServerName) -> Statement {
     Statement::new(HEARD_FROM, [server.as_str().into()])
 }

@@ -6,7 +6,6 @@ use super::{
     Store,
     events::{cited, node_id},
     json_list,
-    queue::heard_from,
 };
 use crate::{
     matrix::{
@@ -41,8 +40,6 @@ pub struct Room {
 pub struct Beginning {
     /// The answer that it got before.
     pub answer: Option<String>,
-    /// Whether its sender was thought away until now.
-    pub was_away: bool,
     /// Those of its rooms that we know.
     pub rooms: Vec<Room>,
     /// Those of its rooms that we are joining, with the version that each is said to have.
@@ -110,7 +107,6 @@ impl Store {
     ) -> Result<Beginning, DatabaseError> {
         let answers = self
             .batch(vec![
-                heard_from(origin),
                 Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]),
                 rooms_statement(own, ids),
                 Statement::new(JOINING, [json_list(ids.iter().map(RoomId::as_str)).into(), now.into()]),
@@ -118,13 +114,12 @@ impl Store {
             .await?;
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or_default();
-        let was_away = !next().is_empty();
         let answer = match next().first() {
             Some(row) => Some(row.text(0)?.to_owned()),
             None => None,
         };
         let rooms = next().iter().map(room).collect::<Result<_, _>>()?;
-        Ok(Beginning { answer, was_away, rooms, joining: next().iter().map(joining).collect::<Result<_, _>>()? })
+        Ok(Beginning { answer, rooms, joining: next().iter().map(joining).collect::<Result<_, _>>()? })
     }
 
     /// The servers with joined members in the room.

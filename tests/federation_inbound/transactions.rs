@@ -1,16 +1,19 @@
 //! Transactions, and the first three checks on the receipt of their PDUs.
 
+use std::{cell::Cell, rc::Rc};
+
+use http::StatusCode;
 use serde_json::{Value, json};
+use verge::{room::Draft, router::json_response};
 
 use crate::{
     Scene, accepted,
     common::{
         homeserver::object,
-        peer::{Peer, event_id},
+        peer::{Peer, encode, event_id},
     },
     scene,
 };
-use verge::room::Draft;
 
 /// Bob's unsigned message at the end of the room.
 fn message(scene: &Scene, body: &str) -> Value {
@@ -212,7 +215,7 @@ fn missing_events_are_fetched_from_the_sender() {
     let between: Vec<Value> = said[..3].iter().map(|(_, event)| event.clone()).collect();
     scene.peer.answers(move |request| {
         let asked = request.uri().path().contains("/get_missing_events/");
-        asked.then(|| verge::router::json_response(http::StatusCode::OK, &json!({ "events": between })))
+        asked.then(|| json_response(StatusCode::OK, &json!({ "events": between })))
     });
     let (status, answer) = scene.peer.send(&scene.a, "1", &[said[3].1.clone()]);
     assert_eq!((status, answer), (200, json!({ "pdus": { said[3].0.as_str(): {} } })));
@@ -265,4 +268,63 @@ fn references_that_take_more_room_than_they_have_bytes_do_no_harm() {
     }
     scene.world.settle();
     assert!(!scene.world.logs().iter().any(|line| line.contains("parameter")), "{:?}", scene.world.logs());
+}
+
+#[test]
+fn a_server_that_is_heard_from_gets_at_once_what_it_has_not_had() {
+    let profile = "/_matrix/federation/v1/query/profile?user_id=%40alice%3Aa.example";
+    let asks: [&dyn Fn(&Scene) -> u16; 5] = [
+        &|scene| scene.peer.get(&scene.a, profile).0,
+        &|scene| {
+            let room = encode(scene.room.as_str());
+            let event = encode(&scene.theirs.last);
+            scene.peer.get(&scene.a, &format!("/_matrix/federation/v1/state_ids/{room}?event_id={event}")).0
+        },
+        &|scene| {
+            let body = json!({ "earliest_events": [], "latest_events": [scene.theirs.last] });
+            let target = format!("/_matrix/federation/v1/get_missing_events/{}", encode(scene.room.as_str()));
+            scene.peer.post(&scene.a, &target, &body).0
+        },
+        &|scene| scene.peer.send(&scene.a, "1", &[]).0,
+        // The answer to a repetition counts as well.
+        &|scene| scene.peer.send(&scene.a, "0", &[]).0,
+    ];
+    for ask in asks {
+        let scene = scene("12");
+        assert_eq!(scene.peer.send(&scene.a, "0", &[]).0, 200);
+        let is_up = Rc::new(Cell::new(false));
+        let up = Rc::clone(&is_up);
+        scene.peer.answers(move |request| {
+            let status = if up.get() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
+            request.uri().path().contains("/v1/send/").then(|| json_response(status, &json!({ "pdus": {} })))
+        });
+        let received = || {
+            let requests = scene.peer.received.borrow();
+            requests.iter().filter(|request| request.uri().path().contains("/v1/send/")).count()
+        };
+        let said = scene.a.say(&scene.world, &scene.room, &scene.alice, "are you there?");
+        scene.world.settle();
+        let before = received();
+        let failures = || scene.a.database.rows("SELECT failures FROM destinations WHERE destination = 'peer.example'");
+        assert_eq!((before, failures()), (1, vec![vec!["1".to_owned()]]));
+        // Nobody else is the server.
+        let other = Peer::new(&scene.world, "other.example");
+        assert_eq!(other.get(&scene.a, profile).0, 200);
+        scene.world.settle();
+        assert_eq!(received(), before);
+        is_up.set(true);
+        assert_eq!(ask(&scene), 200);
+        scene.world.settle();
+        assert_eq!((received(), failures()), (before + 1, vec![vec!["0".to_owned()]]));
+        let requests = scene.peer.received.borrow();
+        let body: Value = serde_json::from_slice(requests.last().unwrap().body()).unwrap();
+        assert_eq!(event_id("12", &body["pdus"][0]), said.event_id().as_str());
+        drop(requests);
+        // Whom nobody thinks away costs no call and no row more.
+        let cost = || (scene.a.database.calls.get(), scene.a.database.rows("SELECT total_changes()"));
+        let (calls, changes) = cost();
+        assert_eq!(scene.peer.get(&scene.a, profile).0, 200);
+        scene.world.settle();
+        assert_eq!(cost(), (calls + 1, changes));
+    }
 }

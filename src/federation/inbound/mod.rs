@@ -124,7 +124,14 @@ async fn route(server: &Server, request: Request) -> Handled {
         // Unsupported endpoints are told apart before anything is checked (Server-Server API, "Unsupported endpoints").
         Err(error) if error.status == StatusCode::NOT_FOUND => {
             let (handler, parameters) = router::find(SIGNED, &method, &path)?;
-            handler(server, authentication::authenticate(server, router::call(request, parameters)).await?).await
+            let signed = authentication::authenticate(server, router::call(request, parameters)).await?;
+            let origin = signed.origin.name().clone();
+            server.store.heard_from(&origin);
+            let handled = handler(server, signed).await;
+            if server.store.is_back(&origin) {
+                server.flush_to(&origin);
+            }
+            handled
         }
         Err(error) => Err(error),
     }

@@ -50,18 +50,15 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     drop(edus);
 
     let room_ids = room_ids(&pdus);
-    let (rooms, was_away) = match server.rooms.begin(origin.name(), &txn_id, &room_ids).await? {
+    let rooms = match server.rooms.begin(origin.name(), &txn_id, &room_ids).await? {
         Transaction::Answered(answer) => return Ok(router::raw_json_response(StatusCode::OK, answer)),
-        Transaction::New { rooms, was_away } => (rooms, was_away),
+        Transaction::New(rooms) => rooms,
     };
     rescinding::take(server, &rooms, &mut pdus).await?;
     let (events, refused) = check(server, &rooms, pdus, &body).await?;
     let record = Record { origin: origin.name(), txn_id: &txn_id };
     let received = server.rooms.receive(record, rooms, &events, &refused).await?;
     received.staged.iter().for_each(|room_id| server.fetch_missing(room_id));
-    if was_away {
-        server.flush_to(origin.name());
-    }
     Ok(router::raw_json_response(StatusCode::OK, received.answer))
 }
 
