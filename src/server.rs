@@ -10,6 +10,7 @@ use crate::{
     federation::{
         inbound,
         outbound::{
+            discovery::DiscoveryCache,
             keys::{KeyCache, KeyFetcher},
             requests::FederationClient,
         },
@@ -41,19 +42,26 @@ pub struct Server {
     pub keys: Rc<KeyFetcher>,
 }
 
+/// What servers of the same configuration in one isolate know together of other servers: plain values only.
+#[derive(Clone, Default)]
+pub struct Caches {
+    keys: Rc<KeyCache>,
+    discovery: Rc<DiscoveryCache>,
+}
+
 impl Server {
     /// A server of this configuration on this platform, which remembers nothing of other servers yet.
     pub fn new(config: Rc<Config>, platform: Platform) -> Self {
-        Self::with_keys(config, platform, Rc::default())
+        Self::with_caches(config, platform, Caches::default())
     }
 
-    /// A server of this configuration on this platform, which shares what it knows of other servers' keys with others
-    /// of the same configuration.
-    pub fn with_keys(config: Rc<Config>, platform: Platform, keys: Rc<KeyCache>) -> Self {
+    /// A server of this configuration on this platform, which shares what it knows of other servers with others of the
+    /// same configuration.
+    pub fn with_caches(config: Rc<Config>, platform: Platform, caches: Caches) -> Self {
         let store = Store::new(platform.database.clone());
         let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
-        let federation = Rc::new(FederationClient::new(platform.clone(), config.clone()));
-        let keys = Rc::new(KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), keys));
+        let federation = Rc::new(FederationClient::new(platform.clone(), config.clone(), caches.discovery));
+        let keys = Rc::new(KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), caches.keys));
         Self { config, platform, store, rooms, federation, keys }
     }
 

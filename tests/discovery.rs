@@ -12,7 +12,7 @@ use common::{
 };
 use futures_executor::block_on;
 use verge::federation::outbound::{
-    discovery::{Discovery, DiscoveryError},
+    discovery::{Discovery, DiscoveryCache, DiscoveryError},
     dns::DnsOverHttps,
 };
 
@@ -797,7 +797,7 @@ fn run(case: &Case) {
     let mut own_name = "us.org";
     let mut resolver = Some(DnsOverHttps::parse(RESOLVER).unwrap());
     let isolate = |own_name, resolver: &Option<DnsOverHttps>| {
-        Discovery::new(&internet.platform(&database), own_name, resolver.clone())
+        Discovery::new(&internet.platform(&database), own_name, resolver.clone(), Rc::default())
     };
     let mut discovery = isolate(own_name, &resolver);
     for (number, step) in case.script.iter().enumerate() {
@@ -893,7 +893,7 @@ fn srv_weights() {
     let records = ["5 10 1 c.org.", "5 0 2 d.org.", "5 30 3 e.org."].map(str::to_owned).to_vec();
     internet.srv.borrow_mut().insert("_matrix-fed._tcp.a.org".to_owned(), Ok(records));
     let resolver = DnsOverHttps::parse(RESOLVER).ok();
-    let discovery = Discovery::new(&internet.platform(&Sqlite::in_memory()), "us.org", resolver);
+    let discovery = Discovery::new(&internet.platform(&Sqlite::in_memory()), "us.org", resolver, Rc::default());
     let mut first: BTreeMap<u16, i32> = BTreeMap::new();
     for _ in 0..DRAWS {
         let ports: Vec<u16> = block_on(discovery.resolve("a.org")).unwrap().iter().map(|d| d.connect_port).collect();
@@ -906,12 +906,39 @@ fn srv_weights() {
     assert_eq!(internet.times_asked("SRV"), 1);
 }
 
+/// At the edge each event has a discovery of its own, and all of an isolate's events one cache.
+#[test]
+fn what_one_event_finds_out_the_next_one_knows() {
+    let internet = Internet::new();
+    let database = Sqlite::in_memory();
+    let cache = Rc::default();
+    let event = |cache: &Rc<DiscoveryCache>| {
+        let resolver = DnsOverHttps::parse(RESOLVER).ok();
+        Discovery::new(&internet.platform(&database), "us.org", resolver, cache.clone())
+    };
+    internet.srv.borrow_mut().insert("_matrix-fed._tcp.a.org".to_owned(), Ok(vec!["5 10 1 c.org.".to_owned()]));
+    let found = block_on(event(&cache).resolve("a.org"));
+    let known = (internet.asked.borrow().len(), database.calls.get());
+    assert_eq!(block_on(event(&cache).resolve("a.org")), found);
+    assert_eq!((internet.asked.borrow().len(), database.calls.get()), known);
+    // A resolver that is away is left alone by all of them.
+    let down = || verge::platform::TransportError::Failed("down".to_owned());
+    *internet.resolver.borrow_mut() = Some(Rc::new(move |_| Err(down())));
+    for name in ["b.org", "d.org", "e.org"] {
+        block_on(event(&cache).resolve(name)).unwrap();
+    }
+    assert_eq!(internet.times_asked("SRV"), 2);
+    // Another isolate knows what the database does.
+    block_on(event(&Rc::default()).resolve("a.org")).unwrap();
+    assert_eq!((internet.times_asked("SRV"), internet.times_asked("a.org/.well-known")), (3, 1));
+}
+
 /// Strangers choose the names that are looked up; what nobody uses any more does not stay for ever.
 #[test]
 fn old_answers_are_forgotten() {
     let internet = Internet::new();
     let database = Sqlite::in_memory();
-    let discovery = Discovery::new(&internet.platform(&database), "us.org", None);
+    let discovery = Discovery::new(&internet.platform(&database), "us.org", None, Rc::default());
     let look_up = |kind: &str| {
         for number in 0..1500 {
             block_on(discovery.resolve(&format!("{kind}{number}.org"))).unwrap();
@@ -934,7 +961,7 @@ fn a_resolver_that_floods() {
         Err(verge::platform::TransportError::TooLarge)
     }));
     let resolver = DnsOverHttps::parse(RESOLVER).ok();
-    let discovery = Discovery::new(&internet.platform(&Sqlite::in_memory()), "us.org", resolver);
+    let discovery = Discovery::new(&internet.platform(&Sqlite::in_memory()), "us.org", resolver, Rc::default());
     assert_eq!(block_on(discovery.resolve("a.org")).unwrap()[0].connect_port, 8448);
     assert!(internet.logged.borrow()[0].contains("too large"));
 }

@@ -39,7 +39,7 @@ fn client(internet: &Rc<Internet>) -> FederationClient {
         "DNS_OVER_HTTPS" => Some(RESOLVER.to_owned()),
         _ => None,
     });
-    FederationClient::new(internet.platform(&Sqlite::in_memory()), Rc::new(config.unwrap()))
+    FederationClient::new(internet.platform(&Sqlite::in_memory()), Rc::new(config.unwrap()), Rc::default())
 }
 
 fn b() -> ServerName {

@@ -740,7 +740,7 @@ impl World {
 
     fn fetcher_with(&self, cache: Rc<KeyCache>) -> KeyFetcher {
         let platform = self.internet.platform(&self.database);
-        let client = Rc::new(FederationClient::new(platform.clone(), self.config.clone()));
+        let client = Rc::new(FederationClient::new(platform.clone(), self.config.clone(), Rc::default()));
         KeyFetcher::new(platform, client, self.config.clone(), cache)
     }
 

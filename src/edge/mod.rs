@@ -2,7 +2,7 @@
 //!
 //! `fetch` and `scheduled` make a [`Server`] for each event, because an isolate may share plain values between its
 //! events, but never a handle of one event's (a binding, a stream, a future) with another. What every event reads
-//! alike is kept for each isolate: the configuration, parsed once, and other servers' keys.
+//! alike is kept for each isolate: the configuration, parsed once, and what is known of other servers.
 //!
 //! Natively only `http1` is compiled, for its tests.
 
@@ -39,17 +39,16 @@ mod worker_events {
     use crate::{
         config::Config,
         error::MatrixError,
-        federation::outbound::keys::KeyCache,
         platform::{Background, Log, Platform},
         router::{Response, json_response},
-        server::Server,
+        server::{Caches, Server},
     };
 
     thread_local! {
         /// The configuration, once an event has found it sound. Variables cannot change while an isolate lives.
         static CONFIG: RefCell<Option<Rc<Config>>> = const { RefCell::new(None) };
-        /// Other servers' keys: without them each signed request would cost a round trip more.
-        static KEYS: Rc<KeyCache> = Rc::default();
+        /// Other servers' keys, without which each signed request would cost a round trip more, and where they are.
+        static CACHES: Caches = Caches::default();
     }
 
     /// Answers one HTTP request.
@@ -102,7 +101,7 @@ mod worker_events {
             background,
             log: Rc::new(Console),
         };
-        Ok((Server::with_keys(config, platform, KEYS.with(Rc::clone)), log_costs.then_some(database)))
+        Ok((Server::with_caches(config, platform, CACHES.with(Clone::clone)), log_costs.then_some(database)))
     }
 
     fn configuration(variable: &dyn Fn(&str) -> Option<String>) -> Result<Rc<Config>, String> {

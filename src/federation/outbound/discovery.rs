@@ -11,13 +11,14 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    rc::Rc,
 };
 
 use bytes::Bytes;
 
 use super::{
-    dns::{DnsOverHttps, Resolver, SrvAnswer},
-    well_known::WellKnown,
+    dns::{DnsOverHttps, Resolver, SrvAnswer, SrvCache},
+    well_known::{WellKnown, WellKnownCache},
 };
 use crate::{
     matrix::server_name::{self, Host},
@@ -27,7 +28,14 @@ use crate::{
 /// The port of a server whose name, well-known and DNS name none.
 const DEFAULT_PORT: u16 = 8448;
 
-/// Finds servers. One for each homeserver and isolate: it holds the caches.
+/// What one isolate knows of where servers are, for the discoveries of all its events: plain values only.
+#[derive(Default)]
+pub struct DiscoveryCache {
+    pub(super) well_known: WellKnownCache,
+    pub(super) srv: SrvCache,
+}
+
+/// Finds servers.
 pub struct Discovery {
     own_name: String,
     scope: Scope,
@@ -108,13 +116,18 @@ impl std::error::Error for DiscoveryError {}
 
 impl Discovery {
     /// For the server `own_name`, asking `dns_over_https` for SRV records; without it no server has any.
-    pub fn new(platform: &Platform, own_name: &str, dns_over_https: Option<DnsOverHttps>) -> Self {
+    pub fn new(
+        platform: &Platform,
+        own_name: &str,
+        dns_over_https: Option<DnsOverHttps>,
+        cache: Rc<DiscoveryCache>,
+    ) -> Self {
         let scope = Name::parse(own_name).map_or(Scope::Public, |name| name.scope());
         Self {
             own_name: own_name.to_owned(),
             scope,
-            well_known: WellKnown::new(platform.clone(), scope),
-            resolver: Resolver::new(platform.clone(), dns_over_https),
+            well_known: WellKnown::new(platform.clone(), scope, cache.clone()),
+            resolver: Resolver::new(platform.clone(), dns_over_https, cache),
         }
     }
 

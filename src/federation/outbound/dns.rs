@@ -6,12 +6,13 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    rc::Rc,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
 
-use super::discovery::{Destination, Name, is_dns_name};
+use super::discovery::{Destination, DiscoveryCache, Name, is_dns_name};
 use crate::{
     matrix::json::{self, Value},
     platform::{Platform, Random},
@@ -94,13 +95,21 @@ impl DnsOverHttps {
 pub(super) struct Resolver {
     platform: Platform,
     endpoint: Option<DnsOverHttps>,
-    cache: RefCell<BTreeMap<String, (Vec<Record>, i64)>>,
+    cache: Rc<DiscoveryCache>,
+}
+
+/// What one isolate knows of SRV records.
+#[derive(Default)]
+pub(super) struct SrvCache {
+    /// The records of a name, and until when they count.
+    records: RefCell<BTreeMap<String, (Vec<Record>, i64)>>,
+    /// Until when the resolver is left alone.
     down_until: Cell<i64>,
 }
 
 impl Resolver {
-    pub(super) fn new(platform: Platform, endpoint: Option<DnsOverHttps>) -> Self {
-        Self { platform, endpoint, cache: RefCell::default(), down_until: Cell::new(0) }
+    pub(super) fn new(platform: Platform, endpoint: Option<DnsOverHttps>, cache: Rc<DiscoveryCache>) -> Self {
+        Self { platform, endpoint, cache }
     }
 
     /// The SRV records of `host` for `_matrix-fed._tcp`, else for `_matrix._tcp`.
@@ -124,18 +133,19 @@ impl Resolver {
     async fn records(&self, name: &str) -> Option<Vec<Record>> {
         let endpoint = self.endpoint.as_ref()?;
         let now = self.platform.clock.now_ms();
-        if let Some((records, until)) = self.cache.borrow().get(name)
+        let SrvCache { records: known, down_until } = &self.cache.srv;
+        if let Some((records, until)) = known.borrow().get(name)
             && now < *until
         {
             return Some(records.clone());
         }
-        if now < self.down_until.get() {
+        if now < down_until.get() {
             return None;
         }
         let records = match self.ask(endpoint, name).await {
             Ok(records) => records,
             Err(why) => {
-                self.down_until.set(now + DOWN_MS);
+                down_until.set(now + DOWN_MS);
                 self.platform.log.warn(&format!("no SRV lookups for {} s: {why}", DOWN_MS / 1000));
                 return None;
             }
@@ -145,11 +155,11 @@ impl Resolver {
             .map(|record| record.ttl.saturating_mul(1000))
             .min()
             .map_or(CACHE_ABSENCE_MS, |ms| ms.clamp(*CACHE_MS.start(), *CACHE_MS.end()));
-        let mut cache = self.cache.borrow_mut();
-        if cache.len() >= MAX_CACHED {
-            cache.clear();
+        let mut known = known.borrow_mut();
+        if known.len() >= MAX_CACHED {
+            known.clear();
         }
-        cache.insert(name.to_owned(), (records.clone(), now + keep_ms));
+        known.insert(name.to_owned(), (records.clone(), now + keep_ms));
         Some(records)
     }
 

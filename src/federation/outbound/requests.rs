@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::discovery::{Destination, Discovery, DiscoveryError};
+use super::discovery::{Destination, Discovery, DiscoveryCache, DiscoveryError};
 use crate::{
     config::Config,
     matrix::{
@@ -124,8 +124,9 @@ pub(super) struct Limits {
 
 impl FederationClient {
     /// A client that signs with the name and key of `config`.
-    pub fn new(platform: Platform, config: Rc<Config>) -> Self {
-        let discovery = Discovery::new(&platform, config.server_name.as_str(), Some(config.dns_over_https.clone()));
+    pub fn new(platform: Platform, config: Rc<Config>, cache: Rc<DiscoveryCache>) -> Self {
+        let resolver = Some(config.dns_over_https.clone());
+        let discovery = Discovery::new(&platform, config.server_name.as_str(), resolver, cache);
         Self { platform, discovery, config }
     }
 

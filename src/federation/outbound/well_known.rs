@@ -4,12 +4,12 @@
 //! within bounds, failures with exponential backoff. Once an answer is stale, it is used a little longer where asking
 //! again fails for a passing reason: a web server that is down should not take the homeserver's name with it.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, Uri, header};
 
-use super::discovery::{Destination, Name, Scope};
+use super::discovery::{Destination, DiscoveryCache, Name, Scope};
 use crate::{
     matrix::json::{self, Value},
     platform::{Platform, TransportError},
@@ -44,12 +44,16 @@ pub(super) struct WellKnown {
     platform: Platform,
     store: Store,
     scope: Scope,
-    cache: RefCell<BTreeMap<String, WellKnownRow>>,
+    cache: Rc<DiscoveryCache>,
 }
 
+/// What one isolate knows of delegations, by host.
+#[derive(Default)]
+pub(super) struct WellKnownCache(RefCell<BTreeMap<String, WellKnownRow>>);
+
 impl WellKnown {
-    pub(super) fn new(platform: Platform, scope: Scope) -> Self {
-        Self { store: Store::new(platform.database.clone()), platform, scope, cache: RefCell::default() }
+    pub(super) fn new(platform: Platform, scope: Scope, cache: Rc<DiscoveryCache>) -> Self {
+        Self { store: Store::new(platform.database.clone()), platform, scope, cache }
     }
 
     /// The server name that `host` delegates to, if it does. It is a valid server name.
@@ -80,7 +84,7 @@ impl WellKnown {
 
     /// What is known of `host`: from this isolate while it is fresh there, else from the database.
     async fn cached(&self, host: &str, now: i64) -> Option<WellKnownRow> {
-        if let Some(row) = self.cache.borrow().get(host)
+        if let Some(row) = self.cache.well_known.0.borrow().get(host)
             && now < row.fresh_until_ts
         {
             return Some(row.clone());
@@ -100,7 +104,7 @@ impl WellKnown {
     }
 
     fn remember(&self, host: &str, row: WellKnownRow) {
-        let mut cache = self.cache.borrow_mut();
+        let mut cache = self.cache.well_known.0.borrow_mut();
         if cache.len() >= MAX_CACHED {
             cache.clear();
         }
