@@ -58,19 +58,23 @@ pub enum XMatrixError {
     Signature(SignatureError),
 }
 
-/// Parses all `Authorization` headers of a request; those of other schemes are skipped.
+/// Parses all `Authorization` headers of a request; those of other schemes are skipped. Several may stand in one value, with
+/// commas between them, which is how some platforms hand over a name that was sent more than once (RFC 9110, section 5.3).
 ///
 /// # Errors
 /// Where none is left, one is malformed, or they do not all name the same origin.
 pub fn parse_all<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Authorization>, XMatrixError> {
     let mut parsed: Vec<Authorization> = Vec::new();
     for header in headers {
-        let Some(parameters) = strip_scheme(header) else { continue };
-        let authorization = parse_parameters(parameters).ok_or(XMatrixError::Malformed)?;
-        if parsed.first().is_some_and(|first| first.origin != authorization.origin) || parsed.len() == MAX_HEADERS {
-            return Err(XMatrixError::Malformed);
+        let mut rest = strip_scheme(header);
+        while let Some(parameters) = rest {
+            let (authorization, next) = parse_parameters(parameters).ok_or(XMatrixError::Malformed)?;
+            if parsed.first().is_some_and(|first| first.origin != authorization.origin) || parsed.len() == MAX_HEADERS {
+                return Err(XMatrixError::Malformed);
+            }
+            parsed.push(authorization);
+            rest = next;
         }
-        parsed.push(authorization);
     }
     if parsed.is_empty() { Err(XMatrixError::Missing) } else { Ok(parsed) }
 }
@@ -153,14 +157,20 @@ fn strip_scheme(header: &[u8]) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(SCHEME.as_bytes()) && matches!(rest.first(), None | Some(b' '))).then_some(rest)
 }
 
-fn parse_parameters(parameters: &[u8]) -> Option<Authorization> {
+/// One header's parameters, and what follows the scheme of the next header, where one stands in the same value.
+fn parse_parameters(parameters: &[u8]) -> Option<(Authorization, Option<&[u8]>)> {
     let mut parser = Parser { rest: std::str::from_utf8(parameters).ok()? };
     let (mut origin, mut destination, mut key, mut signature) = (None, None, None, None);
-    loop {
+    let next = loop {
         // Empty elements of a list are skipped (RFC 9110, section 5.6.1.2).
         parser.take_while(|c| is_blank(c) || c == ',');
         if parser.rest.is_empty() {
-            break;
+            break None;
+        }
+        // A parameter may be called as the scheme is; then it has a value.
+        let next = strip_scheme(parser.rest.as_bytes());
+        if next.is_some_and(|next| next.trim_ascii_start().first() != Some(&b'=')) {
+            break next;
         }
         let (name, value) = parser.parameter()?;
         let slot = match name.to_ascii_lowercase().as_str() {
@@ -177,8 +187,9 @@ fn parse_parameters(parameters: &[u8]) -> Option<Authorization> {
         if !parser.rest.is_empty() {
             parser.expect(',')?;
         }
-    }
-    Some(Authorization { origin: ServerName::parse(&origin?).ok()?, destination, key_id: key?, signature: signature? })
+    };
+    let origin = ServerName::parse(&origin?).ok()?;
+    Some((Authorization { origin, destination, key_id: key?, signature: signature? }, next))
 }
 
 struct Parser<'a> {

@@ -49,6 +49,8 @@ fn a_signed_request_is_answered() {
     // A server that signs with several keys sends several headers.
     let unknown_key = good.replace("ed25519:peer", "ed25519:other");
     assert_eq!(with_headers(&world, &a, &[&unknown_key, &good]).0, 200);
+    // The runtime joins them.
+    assert_eq!(with_headers(&world, &a, &[&format!("{unknown_key}, {good}")]).0, 200);
 }
 
 #[test]

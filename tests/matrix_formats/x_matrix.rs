@@ -82,6 +82,27 @@ fn malformed_headers_are_refused() {
     assert_eq!(parse_all(both).unwrap().len(), 1);
 }
 
+#[test]
+fn several_headers_may_stand_in_one_value() {
+    let header = |key: &str| format!(r#"X-Matrix origin="a",destination="b, X-Matrix c",key="{key}",sig="s""#);
+    let (one, two) = (header("ed25519:1"), header("ed25519:2"));
+    let apart = parse_all([one.as_bytes(), two.as_bytes()]).unwrap();
+    assert_eq!(apart.len(), 2);
+    for comma in [", ", ",", " ,\t"] {
+        let joined = format!("{one}{comma}{}", two.replace("X-Matrix origin", "x-matrix  origin"));
+        assert_eq!(parse_all([joined.as_bytes()]), Ok(apart.clone()), "{joined}");
+    }
+    // A parameter of that name is none of a header's.
+    assert_eq!(parse("X-Matrix origin=a,key=b,X-Matrix =c,sig=d").unwrap().signature, "d");
+    for malformed in [
+        format!("{one}, X-Matrix"),
+        format!("{one}, X-Matrix origin=x,key=b,sig=c"),
+        format!("{one}, {}", vec![two; 10].join(", ")),
+    ] {
+        assert_eq!(parse_all([malformed.as_bytes()]), Err(XMatrixError::Malformed), "{malformed}");
+    }
+}
+
 fn ring() -> KeyRing {
     let mut ring = KeyRing::new();
     let key = signing_key().verify_key();
