@@ -303,7 +303,6 @@ fn texts(items: &[impl ToString]) -> String {
 }
 
 /// An event from a row of `event_columns`.
-#[expect(clippy::disallowed_methods, reason = "only checked events are stored")]
 pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
     Ok(StoredEvent {
         event: read(row.text(0)?, row.text(1)?, row.text(8)?)?,
@@ -317,6 +316,7 @@ pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
 }
 
 /// The event of this id and text in a room of this version, as they are stored.
+#[expect(clippy::disallowed_methods, reason = "only checked events are stored")]
 pub(super) fn read(event_id: &str, json: &str, version: &str) -> Result<Event, DatabaseError> {
     let version = RoomVersion::get(version)
         .ok_or_else(|| DatabaseError::Shape(format!("a stored room has the unknown version {version:?}")))?;
