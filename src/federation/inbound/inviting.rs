@@ -2,6 +2,8 @@
 //!
 //! We countersign what is shown to be an invite of one of our users by a user of the origin, and nothing else.
 
+use std::collections::BTreeSet;
+
 use http::StatusCode;
 
 use super::{
@@ -93,7 +95,7 @@ async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) ->
         return Err(MatrixError::invalid_param("`invite_room_state` holds more than 100 events."));
     }
     if !version.room_id_is_create_hash {
-        return Ok(state.iter().filter_map(|event| strip(event.as_object()?, invite)).collect());
+        return Ok(shown(state.iter().filter_map(Value::as_object), invite));
     }
     let events = state.into_iter().map(|event| ReceivedPdu::from_history(event, version));
     let events = events.collect::<Result<Vec<_>, _>>().map_err(pdus::refused)?;
@@ -105,7 +107,18 @@ async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) ->
     if !events.iter().any(|event| event.is_state("m.room.create", "")) {
         return Err(MatrixError::invalid_param("`invite_room_state` lacks the m.room.create event."));
     }
-    Ok(events.iter().filter_map(|event| strip(event.object(), invite)).collect())
+    Ok(shown(events.iter().map(Event::object), invite))
+}
+
+/// What is shown of a state, one event for each key; the first, where there are more.
+fn shown<'a>(state: impl Iterator<Item = &'a Object>, invite: &Event) -> Vec<Object> {
+    let mut stripped: Vec<Object> = state.filter_map(|event| strip(event, invite)).collect();
+    let mut known = BTreeSet::new();
+    stripped.retain(|event| {
+        let text = |name: &str| event.get(name).and_then(Value::as_str).map(str::to_owned);
+        known.insert((text("type"), text("state_key")))
+    });
+    stripped
 }
 
 /// The stripped form of a state event that is shown; of members, the inviter and the invited.
@@ -113,7 +126,8 @@ fn strip(event: &Object, invite: &Event) -> Option<Object> {
     let text = |name: &str| event.get(name).and_then(Value::as_str);
     let (event_type, state_key, sender) = (text("type")?, text("state_key")?, text("sender")?);
     let is_party = state_key == invite.sender().as_str() || Some(state_key) == invite.state_key();
-    if !SHOWN.contains(&event_type) || (event_type == "m.room.member" && !is_party) {
+    let is_shown = if event_type == "m.room.member" { is_party } else { state_key.is_empty() };
+    if !SHOWN.contains(&event_type) || !is_shown {
         return None;
     }
     let content = event.get("content")?.as_object()?.clone();
