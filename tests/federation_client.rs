@@ -178,8 +178,8 @@ fn a_pdu_nested_ten_thousand_deep_is_only_passed_on() {
 #[test]
 fn invite() {
     let (sent, answer) = exchange(r#"{"event": {"signed": true}}"#, |client| async move {
-        let state = [r#"{"type":"m.room.create"}"#, r#"{"type":"m.room.name"}"#];
-        client.invite(&b(), &room(), &event("$e"), "12", PDU, &state).await
+        let state = r#"[{"type":"m.room.create"},{"type":"m.room.name"}]"#;
+        client.invite(&b(), &room(), &event("$e"), "12", PDU, state).await
     });
     assert_eq!(sent.line, "PUT /_matrix/federation/v2/invite/%21r%2F%C3%B6%3Ab.org/%24e");
     let body: serde_json::Value = serde_json::from_str(&sent.body).unwrap();

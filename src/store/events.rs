@@ -1,6 +1,6 @@
 //! Reading events and the state that snapshots hold.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use super::{
     Store, json_list,
@@ -96,10 +96,21 @@ const AUTH_CHAIN: &str = concat!(
     " ) SELECT e.event_id FROM chain JOIN events AS e ON e.event_id = chain.event_id"
 );
 
-/// The texts of the events in ?1, a JSON list. Of a redacted one also what its redaction takes.
-const TEXTS: &str = "\
-    SELECT e.json, e.event_id, CASE WHEN e.redacted_by IS NOT NULL THEN r.room_version END AS redact_by \
-    FROM json_each(?1) AS wanted JOIN events AS e ON e.event_id = wanted.value JOIN rooms AS r ON r.room_id = e.room_id";
+/// The columns that [`shown_text`] reads, of the tables `events AS e` and `rooms AS r`: of a redacted event also what its
+/// redaction takes.
+macro_rules! shown_columns {
+    () => {
+        "e.json, e.event_id, CASE WHEN e.redacted_by IS NOT NULL THEN r.room_version END AS redact_by"
+    };
+}
+pub(super) use shown_columns;
+
+/// The texts of the events in ?1, a JSON list.
+const TEXTS: &str = concat!(
+    "SELECT ",
+    shown_columns!(),
+    " FROM json_each(?1) AS wanted JOIN events AS e ON e.event_id = wanted.value JOIN rooms AS r ON r.room_id = e.room_id"
+);
 
 /// The start of walks down to each key (a JSON list, ?2) from each root: the roots in ?1, the current states of the rooms
 /// in ?3, and the states after the events in ?4 (all JSON lists).
@@ -265,10 +276,7 @@ impl Store {
                 if list.len() > 1 {
                     list.push(',');
                 }
-                match row.optional_text(2)? {
-                    None => list.push_str(row.text(0)?),
-                    Some(version) => list.push_str(read(row.text(1)?, row.text(0)?, version)?.redacted().json()),
-                }
+                list.push_str(&shown_text(row)?);
             }
         }
         list.push(']');
@@ -312,6 +320,14 @@ pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
         redacted_by: row.optional_text(5)?.map(str::to_owned),
         state_before: row.optional_text(6)?.map(node_id).transpose()?,
         state_after: row.optional_text(7)?.map(node_id).transpose()?,
+    })
+}
+
+/// The text of the event in a row of [`shown_columns`], as others may see it: redacted where it was.
+pub(super) fn shown_text(row: &Row) -> Result<Cow<'_, str>, DatabaseError> {
+    Ok(match row.optional_text(2)? {
+        None => row.text(0)?.into(),
+        Some(version) => read(row.text(1)?, row.text(0)?, version)?.redacted().json().to_owned().into(),
     })
 }
 

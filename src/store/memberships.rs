@@ -52,14 +52,9 @@ pub(crate) fn remember_membership(room_id: &RoomId, change: &MembershipChange) -
 
 /// Remembers what ended the invite `invite` of a local user, at a new position of the stream that sync reads.
 pub(crate) fn end_invite(room_id: &RoomId, invite: &EventId, change: &MembershipChange) -> Vec<Statement> {
-    let parameters = [
-        change.user_id.as_str().into(),
-        room_id.as_str().into(),
-        invite.as_str().into(),
-        change.membership.as_str().into(),
-        change.event_id.as_str().into(),
-    ];
-    vec![advance("events", 1), Statement::new(END_INVITE, parameters)]
+    let texts =
+        [change.user_id.as_str(), room_id.as_str(), invite.as_str(), &change.membership, change.event_id.as_str()];
+    vec![advance("events", 1), Statement::new(END_INVITE, texts.map(Into::into))]
 }
 
 fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool) -> Vec<Statement> {

@@ -4,7 +4,13 @@
 //! by the positions that it covers, so that a retry is the same transaction; and a lease, by the database's clock, so
 //! that one isolate at a time sends to it.
 
-use super::{Store, json_list};
+use std::borrow::Cow;
+
+use super::{
+    Store,
+    events::{shown_columns, shown_text},
+    json_list,
+};
 use crate::{
     matrix::identifiers::{RoomId, ServerName},
     platform::{DatabaseError, Rows, Statement},
@@ -87,13 +93,16 @@ const IN_FLIGHT: &str = "\
     SELECT txn_id, txn_ts, failures FROM destinations \
     WHERE destination = ?1 AND lease_owner = ?2 AND retry_at <= ?3 AND txn_id IS NOT NULL";
 
-const PDUS: &str = "\
-    SELECT e.json FROM destinations AS d JOIN room_servers AS s ON s.server = d.destination \
+const PDUS: &str = concat!(
+    "SELECT ",
+    shown_columns!(),
+    " FROM destinations AS d JOIN room_servers AS s ON s.server = d.destination \
       JOIN outbox AS o ON o.room_id = s.room_id AND o.pos > MAX(s.from_pos, d.cursor) \
         AND o.pos <= COALESCE(s.to_pos, o.pos) AND o.pos <= d.txn_to \
-      JOIN events AS e ON e.event_nid = o.event_nid \
+      JOIN events AS e ON e.event_nid = o.event_nid JOIN rooms AS r ON r.room_id = e.room_id \
     WHERE d.destination = ?1 AND d.lease_owner = ?2 AND (o.exclude IS NULL OR o.exclude <> d.destination) \
-    ORDER BY o.pos";
+    ORDER BY o.pos"
+);
 
 const FAIL: &str = "\
     UPDATE destinations SET failures = failures + 1, retry_at = ?3, lease_until = 0, lease_owner = NULL \
@@ -161,7 +170,7 @@ impl Store {
             txn_id: row.text(0)?.to_owned(),
             origin_server_ts: row.integer(1)?,
             failures: row.integer(2)?,
-            pdus: pdus.iter().map(|row| row.text(0).map(str::to_owned)).collect::<Result<_, _>>()?,
+            pdus: pdus.iter().map(|row| shown_text(row).map(Cow::into_owned)).collect::<Result<_, _>>()?,
         }))
     }
 

@@ -270,3 +270,44 @@ fn an_invite_that_is_taken_back_is_taken_back_elsewhere_too() {
         }
     }
 }
+
+#[test]
+fn what_was_redacted_leaves_redacted() {
+    for version in ["10", "12"] {
+        let (one, two) = two();
+        let (alice, bob) = (one.register("alice"), two.register("bob"));
+        let room = one.room(&alice, json!({ "preset": "public_chat", "room_version": version }));
+        let redact = |event_id: &str| {
+            let path = format!("/rooms/{}/redact/{}/r{}", quote(&room), quote(event_id), quote(event_id));
+            let (status, answer) = one.put(&alice, &path, json!({}));
+            assert_eq!(status, 200, "{answer}");
+        };
+        let (_, topic) =
+            one.put(&alice, &format!("/rooms/{}/state/m.room.topic", quote(&room)), json!({ "topic": "the secret" }));
+        redact(topic["event_id"].as_str().unwrap());
+        // Whom we invite is not told what was taken back.
+        let (status, answer) =
+            one.post(&alice, &format!("/rooms/{}/invite", quote(&room)), json!({ "user_id": bob.id }));
+        assert_eq!(status, 200, "{answer}");
+        let shown = invited(&two, &bob)[&room]["invite_state"]["events"].clone();
+        let topic = shown.as_array().unwrap().iter().find(|event| event["type"] == "m.room.topic").unwrap();
+        assert_eq!(topic["content"], json!({}));
+        // Nor is who was away meanwhile.
+        assert_eq!(two.post(&bob, &format!("/rooms/{}/join", quote(&room)), json!({})).0, 200);
+        one.world.settle();
+        one.world.cut("one.test", "two.test");
+        let said = one.say(&alice, &room, "the other secret", "t1");
+        let kept = one.say(&alice, &room, "no secret", "t2");
+        one.world.settle();
+        redact(&said);
+        one.world.mend("one.test", "two.test");
+        one.world.advance(60_000);
+        one.world.run(one.server.scheduled());
+        one.world.settle();
+        let held = |event_id: &str| {
+            two.database.rows(&format!("SELECT json FROM events WHERE event_id = '{event_id}'"))[0][0].clone()
+        };
+        assert!(!held(&said).contains("secret"), "{}", held(&said));
+        assert!(held(&kept).contains("no secret"));
+    }
+}

@@ -190,7 +190,7 @@ impl FederationClient {
     }
 
     /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`: the invite with the invited server's signature.
-    /// `invite_room_state` holds whole PDUs as canonical JSON, the create event among them.
+    /// `invite_room_state` is a JSON list of whole PDUs, the create event among them.
     pub async fn invite(
         &self,
         server: &ServerName,
@@ -198,16 +198,16 @@ impl FederationClient {
         event_id: &EventId,
         room_version: &str,
         pdu: &str,
-        invite_room_state: &[&str],
+        invite_room_state: &str,
     ) -> Result<Bytes, RequestError> {
         #[derive(Deserialize)]
         struct Answer<'a> {
             #[serde(borrow)]
             event: &'a RawValue,
         }
-        let room_state = invite_room_state.join(",");
         let room_version = Value::from(room_version).to_text();
-        let body = format!(r#"{{"event":{pdu},"invite_room_state":[{room_state}],"room_version":{room_version}}}"#);
+        let body =
+            format!(r#"{{"event":{pdu},"invite_room_state":{invite_room_state},"room_version":{room_version}}}"#);
         let target = path(V2, &["invite", room_id.as_str(), event_id.as_str()]);
         let call = Call { method: Method::PUT, target, body: Some(body), limits: ONE_EVENT };
         let body = self.send(server, &call).await?;

@@ -108,7 +108,9 @@ pub async fn invite(
     let mut keys: Vec<(&str, &str)> = SHOWN_TO_INVITED.into_iter().map(|event_type| (event_type, "")).collect();
     keys.push(("m.room.member", sender.as_str()));
     let state = server.rooms.current(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
-    let state: Vec<&str> = state.iter().map(Event::json).collect();
+    let ids: Vec<EventId> = state.iter().map(|event| event.event_id().clone()).collect();
+    // Redacted where they were.
+    let state = server.store.pdu_list(&ids).await?;
     let version = invite.version();
     let federation = &server.federation;
     let answer = federation.invite(&destination, room_id, invite.event_id(), version.id, invite.json(), &state).await?;
