@@ -66,7 +66,8 @@ impl Rooms {
     /// what the rules forbid stays out of the state.
     ///
     /// # Errors
-    /// [`RoomError::Invalid`] where the answer is not a room that our join could be in, [`RoomError::Busy`].
+    /// [`RoomError::Invalid`] where the answer is not a room that our join could be in, [`RoomError::MissingEvents`] where
+    /// somebody here came into the room meanwhile and the join cites what we do not hold, [`RoomError::Busy`].
     pub async fn install_join(&self, answer: &RemoteJoin) -> Result<(), RoomError> {
         let join = &answer.join;
         let version = join.version();
@@ -98,8 +99,11 @@ impl Rooms {
                 .await?
                 .pop();
             if held.as_ref().is_some_and(|room| room.local_joined > 0) {
-                // Another local user joined meanwhile: the join is an event like any other.
-                return self.receive_own(join).await;
+                // Another local user joined meanwhile: the join is an event like any other, if the room has not got it by then.
+                let key = ("m.room.member", join.sender().as_str());
+                let current = self.current(join.room_id(), &[key]).await?.map(|(_, state)| state).unwrap_or_default();
+                let is_there = current.iter().any(|event| event.event_id() == join.event_id());
+                return if is_there { Ok(()) } else { self.receive_own(join).await };
             }
             for (id, text) in &snapshot.nodes {
                 view.add_made(*id, text.clone())?;
@@ -181,7 +185,11 @@ impl Rooms {
     }
 
     /// Judges one event of a room that we are in, which came by another way than a transaction.
-    async fn receive_own(&self, event: &Event) -> Result<(), RoomError> {
+    ///
+    /// # Errors
+    /// [`RoomError::NotAllowed`] where it is not accepted, [`RoomError::MissingEvents`] where it cannot be judged,
+    /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn receive_own(&self, event: &Event) -> Result<(), RoomError> {
         let received = self.receive_fetched(event.room_id(), std::slice::from_ref(event)).await?;
         if !received.missing.is_empty() {
             return Err(RoomError::MissingEvents(event.prev_events().to_vec()));

@@ -1,6 +1,6 @@
 //! What other servers send of a room between their hearing of our join and our having taken the room over.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -170,6 +170,74 @@ fn what_waits_for_a_join_was_checked_and_goes_with_it() {
     assert_eq!(scene.peer.send(&b, "3", &[event]), (200, json!({ "pdus": {} })));
     scene.world.advance(3_600_000 - scene.world.now_ms() % 3_600_000);
     scene.world.run(b.scheduled());
+    assert_nothing_left(&b);
+}
+
+#[test]
+fn a_second_user_comes_in_through_a_server_that_knows_more_than_we_do() {
+    for version in ["1", "10", "12"] {
+        let world = World::new();
+        let (a, b, c) = (world.server("a.example"), world.server("b.example"), world.server("c.example"));
+        let (alice, dave) = (a.user(&world, "alice"), c.user(&world, "dave"));
+        let (bob, carol) = (b.user(&world, "bob"), b.user(&world, "carol"));
+        let room = a.public_room(&world, &alice, version);
+        world.run(membership::join(&c, &dave, &room, via(&["a.example"]), Object::new())).unwrap();
+        world.settle();
+        world.cut("a.example", "c.example");
+        a.say(&world, &room, &alice, "here");
+        c.say(&world, &room, &dave, "there");
+        world.settle();
+        // As at the same time: neither knows of the other's.
+        world.run(membership::join(&b, &bob, &room, via(&["a.example"]), Object::new())).unwrap();
+        let joined = world.run(membership::join(&b, &carol, &room, via(&["c.example"]), Object::new()));
+        assert!(joined.is_ok(), "{joined:?} {:?}", world.logs());
+        for user in [&bob, &carol] {
+            assert_eq!(b.membership(&world, &room, user.as_str()).as_deref(), Some("join"));
+        }
+        world.settle();
+        assert_nothing_left(&b);
+        world.mend("a.example", "c.example");
+        world.advance(3_600_000);
+        for server in [&a, &c, &b] {
+            world.run(server.scheduled());
+            world.settle();
+        }
+        let state = b.state(&world, &room);
+        assert!(a.state(&world, &room) == state && c.state(&world, &room) == state, "{:?}", world.logs());
+    }
+}
+
+#[test]
+fn a_second_user_comes_in_by_a_join_that_the_first_one_s_answer_holds() {
+    let world = World::new();
+    let (a, b) = (world.server("a.example"), world.server("b.example"));
+    let (alice, bob, carol) = (a.user(&world, "alice"), b.user(&world, "bob"), b.user(&world, "carol"));
+    let room = a.public_room(&world, &alice, "12");
+    // Bob's join is let in first, and its answer comes last.
+    let (servers, is_first) = ((a.clone(), b.clone()), Cell::new(true));
+    let (alice, second, joined) = (alice, carol.clone(), room.clone());
+    world.connect(
+        "a.example",
+        Rc::new(move |request| {
+            let late = request.uri().path().contains("/send_join/") && is_first.replace(false);
+            let ((a, b), alice, carol, room) = (servers.clone(), alice.clone(), second.clone(), joined.clone());
+            Box::pin(async move {
+                let answer = a.handle(request).await;
+                if late {
+                    let text = object(json!({ "body": "between" }));
+                    a.rooms.send(&room, &alice, Draft::message("m.room.message", text)).await.unwrap();
+                    membership::join(&b, &carol, &room, via(&["a.example"]), Object::new()).await.unwrap();
+                }
+                answer
+            })
+        }),
+    );
+    let joined = world.run(membership::join(&b, &bob, &room, via(&["a.example"]), Object::new()));
+    assert!(joined.is_ok(), "{joined:?} {:?}", world.logs());
+    for user in [&bob, &carol] {
+        assert_eq!(b.membership(&world, &room, user.as_str()).as_deref(), Some("join"));
+    }
+    world.settle();
     assert_nothing_left(&b);
 }
 

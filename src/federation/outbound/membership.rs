@@ -22,7 +22,7 @@ use crate::{
         room_version::RoomVersion,
         signing,
     },
-    room::{Draft, RemoteJoin},
+    room::{Draft, RemoteJoin, RoomError},
     server::Server,
 };
 
@@ -179,7 +179,10 @@ async fn join_through(
     server.store.begin_join(room_id, join_id, join.version(), until).await?;
     let answer = server.federation.send_join(resident, room_id, join.event_id(), join.json()).await?;
     let joined = check_joined(server, join, answer).await?;
-    server.rooms.install_join(&joined).await?;
+    match server.rooms.install_join(&joined).await {
+        Err(RoomError::MissingEvents(_)) => server.judge_given(resident, &joined.join).await?,
+        installed => installed?,
+    }
     Ok(joined.join.event_id().clone())
 }
 

@@ -20,6 +20,7 @@ use crate::{
     },
     room::{Lacking, Room, RoomError},
     server::Server,
+    store::staging::{StagedPdu, stage},
 };
 
 /// How many staged PDUs of a room are looked at together.
@@ -88,6 +89,21 @@ impl Server {
         self.platform.background.spawn(Box::pin(async move {
             server.judge_staged(&room_id).await;
         }));
+    }
+
+    /// Judges an event that `origin` has let into a room that we are in too, after fetching what it cites. Where that cannot
+    /// be had now it is looked for later, as for any other event.
+    ///
+    /// # Errors
+    /// [`RoomError::NotAllowed`] where the room does not allow it, and as the database says.
+    pub(super) async fn judge_given(&self, origin: &ServerName, event: &Event) -> Result<(), RoomError> {
+        let received_ts = self.platform.clock.now_ms();
+        self.store.batch(stage(std::iter::once(StagedPdu { event, origin, received_ts }))).await?;
+        self.judge_staged(event.room_id()).await;
+        match self.rooms.receive_own(event).await {
+            Err(RoomError::MissingEvents(_)) => Ok(()),
+            judged => judged,
+        }
     }
 
     /// Looks again at all staged PDUs that are due.
