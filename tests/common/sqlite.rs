@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, fs, path::Path, rc::Rc};
 
-use rusqlite::{Connection, ErrorCode, params_from_iter, types::ValueRef};
+use rusqlite::{Connection, ErrorCode, backup::Backup, params_from_iter, types::ValueRef};
 use verge::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement};
 
 /// An SQLite database that keeps count of what D1 would charge for.
@@ -29,7 +29,9 @@ impl Sqlite {
         let tables: i64 =
             connection.query_row("SELECT count(*) FROM sqlite_master WHERE name = 'events'", [], |r| r.get(0)).unwrap();
         if tables == 0 {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+            // The package is this one, or the one of the fuzz targets in a folder of it.
+            let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|folder| folder.join("migrations"));
+            let folder = folders.into_iter().find(|folder| folder.is_dir()).unwrap();
             let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
             files.sort();
             for file in files {
@@ -37,6 +39,13 @@ impl Sqlite {
             }
         }
         Self { connection: Rc::new(RefCell::new(connection)), calls: Rc::default() }
+    }
+
+    /// A copy, which goes its own way.
+    pub fn copy(&self) -> Self {
+        let mut connection = Connection::open_in_memory().unwrap();
+        Backup::new(&self.connection.borrow(), &mut connection).unwrap().step(-1).unwrap();
+        Self::over(connection)
     }
 
     /// Runs one query outside the count and returns its rows; for what tests assert.

@@ -163,3 +163,37 @@ pub(crate) fn event(random: &mut Random, version: &RoomVersion) -> Object {
     }
     event
 }
+
+/// Changes some bytes of `text`: single ones, cuts, copies, and tokens that mean something.
+pub(crate) fn mutated(random: &mut Random, text: &[u8]) -> Vec<u8> {
+    let tokens: [&[u8]; 14] = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"\"",
+        b"\\",
+        b"\\ud800",
+        b"null",
+        b"-0",
+        b"1e999",
+        b"9223372036854775808",
+        b":",
+        b"\xff",
+        b"$",
+    ];
+    let mut bytes = text.to_vec();
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len() + 1);
+        match random.below(4) {
+            0 if at < bytes.len() => bytes[at] = u8::try_from(random.below(256)).unwrap(),
+            1 => bytes.truncate(at),
+            2 => drop(bytes.splice(at..at, random.pick(&tokens).iter().copied())),
+            _ => {
+                let end = (at + random.below(20)).min(bytes.len());
+                bytes.drain(at..end);
+            }
+        }
+    }
+    bytes
+}
