@@ -30,7 +30,8 @@ async function npmPackages() {
   writeFileSync(marker, wanted);
 }
 
-async function rust() {
+/** The toolchain that rust-toolchain.toml names. */
+export async function rust() {
   // rust-toolchain.toml names the toolchain, its components and the wasm32 target; rustup installs what is missing.
   if ((await output("cargo", ["--version"])) === null) {
     say("Installing the Rust toolchain that rust-toolchain.toml names");

@@ -13,11 +13,17 @@ const WASM = ["--target", "wasm32-unknown-unknown"];
 // The documentation is for those who work on the crate: links to private items are welcome.
 const RUSTDOC = { RUSTDOCFLAGS: "-D warnings -A rustdoc::private_intra_doc_links" };
 
+// Checked without libFuzzer, which takes a C++ compiler to build, and sharing what the other checks have built.
+const FUZZ = ["--manifest-path", "fuzz/Cargo.toml"];
+const UNLINKED = ["--no-default-features", "--target-dir", "target"];
+
 const STEPS = [
   ["set-up", () => setUp({ tests: true })],
   ["format", program("cargo", ["fmt", "--check"])],
+  ["format-fuzz", program("cargo", ["fmt", "--check", ...FUZZ])],
   ["clippy", program("cargo", ["clippy", "--locked", "--all-targets", "--", "-D", "warnings"])],
   ["clippy-wasm", program("cargo", ["clippy", "--locked", ...WASM, "--", "-D", "warnings"])],
+  ["clippy-fuzz", program("cargo", ["clippy", "--locked", ...FUZZ, ...UNLINKED, "--", "-D", "warnings"])],
   ["rustdoc", program("cargo", ["doc", "--locked", "--no-deps", "--document-private-items"], RUSTDOC)],
   ["native", program("cargo", ["test", "--locked"], { VERGE_SYNAPSE_PYTHON: python, VERGE_REQUIRE_ORACLES: "1" })],
   ["build", () => build()],
