@@ -22,6 +22,9 @@ pub(super) use writer::{write_member, write_members, write_string, write_value};
 /// The largest integer of canonical JSON, 2^53 - 1; the smallest is its negative.
 pub const MAX_INTEGER: i64 = (1 << 53) - 1;
 
+/// In so few members the one that is looked for is found sooner by comparing its length with each than by order.
+const FEW: usize = 16;
+
 /// A JSON value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
@@ -179,12 +182,12 @@ impl Object {
 
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.find(key).ok().and_then(|at| self.members.get(at)).map(|(_, value)| value)
+        self.members.get(self.position(key)?).map(|(_, value)| value)
     }
 
     /// The value of `key`, to change.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
-        let at = self.find(key).ok()?;
+        let at = self.position(key)?;
         self.members.get_mut(at).map(|(_, value)| value)
     }
 
@@ -221,7 +224,7 @@ impl Object {
 
     /// Removes `key`, and returns the value that it had.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        let at = self.find(key).ok()?;
+        let at = self.position(key)?;
         Some(self.members.remove(at).1)
     }
 
@@ -232,7 +235,7 @@ impl Object {
 
     /// Whether there is a member `key`.
     pub fn contains_key(&self, key: &str) -> bool {
-        self.find(key).is_ok()
+        self.position(key).is_some()
     }
 
     /// How many members there are.
@@ -283,6 +286,14 @@ impl Object {
         self.values().try_for_each(Value::check_loose)
     }
 
+    fn position(&self, key: &str) -> Option<usize> {
+        if self.members.len() <= FEW {
+            return self.members.iter().position(|(member, _)| **member == *key);
+        }
+        self.find(key).ok()
+    }
+
+    /// Where `key` is, or else belongs.
     fn find(&self, key: &str) -> Result<usize, usize> {
         self.members.binary_search_by(|(member, _)| (**member).cmp(key))
     }
