@@ -11,8 +11,18 @@ use super::{
 /// The member of a join's content that names who vouches for it in a restricted room.
 pub const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
 
+/// The most pairs that are selected.
+pub(super) const MAX_SELECTED: usize = 6;
+
+/// Up to six `(type, state_key)` pairs, without duplicates.
+#[derive(Debug, Clone, Copy)]
+pub struct Selection<'a> {
+    keys: [(&'static str, &'a str); MAX_SELECTED],
+    length: usize,
+}
+
 /// The `(type, state_key)` pairs whose events, where the room has them, belong into the `auth_events` of an event of this
-/// type, without duplicates. They are also all that the authorisation rules ever look up for it, but for
+/// type. They are also all that the authorisation rules ever look up for it, but for
 /// `m.room.create`, which from room version 12 on is implied by the room ID and not selected.
 ///
 /// Content that is malformed selects less; the authorisation rules refuse such an event.
@@ -22,8 +32,8 @@ pub fn selection<'a>(
     sender: &'a str,
     state_key: Option<&'a str>,
     content: &'a Object,
-) -> Vec<(&'static str, &'a str)> {
-    let mut keys = Vec::with_capacity(6);
+) -> Selection<'a> {
+    let mut keys = Selection { keys: [("", ""); MAX_SELECTED], length: 0 };
     if event_type == "m.room.create" {
         return keys;
     }
@@ -56,6 +66,32 @@ pub fn selection<'a>(
         }
     }
     keys
+}
+
+impl<'a> Selection<'a> {
+    fn push(&mut self, key: (&'static str, &'a str)) {
+        if let Some(place) = self.keys.get_mut(self.length) {
+            *place = key;
+            self.length += 1;
+        }
+    }
+}
+
+impl<'a> std::ops::Deref for Selection<'a> {
+    type Target = [(&'static str, &'a str)];
+
+    fn deref(&self) -> &Self::Target {
+        self.keys.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl<'a> IntoIterator for Selection<'a> {
+    type Item = (&'static str, &'a str);
+    type IntoIter = std::iter::Take<std::array::IntoIter<Self::Item, MAX_SELECTED>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.keys.into_iter().take(self.length)
+    }
 }
 
 fn third_party_invite_token(content: &Object) -> Option<&str> {

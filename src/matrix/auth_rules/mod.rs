@@ -92,7 +92,7 @@ pub fn check_auth_event_list<'a>(
         event.state_key(),
         event.content(),
     );
-    let mut seen = vec![false; allowed.len()];
+    let mut seen = [false; auth_events::MAX_SELECTED];
     for id in event.auth_events() {
         let AuthEvent { event: auth_event, rejected } =
             find(id).ok_or_else(|| AuthError::MissingAuthEvent(id.clone()))?;
@@ -109,7 +109,7 @@ pub fn check_auth_event_list<'a>(
             return Err(AuthError::AuthEventOfAnotherRoom(id.clone()));
         }
     }
-    let has_create = allowed.iter().zip(&seen).any(|((event_type, _), seen)| *seen && *event_type == "m.room.create");
+    let has_create = allowed.iter().zip(seen).any(|((event_type, _), seen)| seen && *event_type == "m.room.create");
     if !has_create && !event.version().room_id_is_create_hash {
         return Err(AuthError::NoCreateEvent);
     }
