@@ -102,12 +102,12 @@ impl RoomId {
 
     /// The id of the room that the event `create` makes, in room version 12 and later.
     pub fn of_create_event(create: &EventId) -> Self {
-        Self(format!("!{}", create.0.get(1..).unwrap_or_default()).into())
+        Self(["!", create.0.get(1..).unwrap_or_default()].concat().into())
     }
 
     /// The id of the create event, in room version 12 and later.
     pub fn create_event_id(&self) -> EventId {
-        EventId(format!("${}", self.0.get(1..).unwrap_or_default()).into())
+        EventId(["$", self.0.get(1..).unwrap_or_default()].concat().into())
     }
 
     /// The server that made the id, before room version 12.
@@ -124,6 +124,11 @@ impl UserId {
     pub fn parse(text: &str) -> Result<Self, IdentifierError> {
         with_domain(text, '@', MAX_LENGTH)?;
         Ok(Self(text.into()))
+    }
+
+    /// Whether [`UserId::parse`] would take it.
+    pub fn is_valid(text: &str) -> bool {
+        with_domain(text, '@', MAX_LENGTH).is_ok()
     }
 
     /// As [`UserId::parse`], for the members of events, whose length is judged apart.
@@ -270,11 +275,17 @@ text_like!(EventId, RoomId, UserId, RoomAlias, ServerName);
 
 /// What follows the first colon. Only server names hold colons too, so it is the domain.
 fn domain(text: &str) -> Option<&str> {
-    text.split_once(':').map(|(_, domain)| domain)
+    split_at_colon(text).map(|(_, domain)| domain)
 }
 
 fn localpart(text: &str) -> &str {
-    text.split(':').next().and_then(|local| local.get(1..)).unwrap_or_default()
+    split_at_colon(text).and_then(|(local, _)| local.get(1..)).unwrap_or_default()
+}
+
+/// What stands on either side of the first colon. As `split_once`, but faster in so short a text.
+fn split_at_colon(text: &str) -> Option<(&str, &str)> {
+    let colon = text.bytes().position(|byte| byte == b':')?;
+    Some((text.get(..colon)?, text.get(colon + 1..)?))
 }
 
 fn opaque(text: &str, sigil: char, max_length: usize) -> Result<(), IdentifierError> {
@@ -282,7 +293,7 @@ fn opaque(text: &str, sigil: char, max_length: usize) -> Result<(), IdentifierEr
     if text.len() > max_length {
         return Err(IdentifierError::TooLong);
     }
-    if rest.is_empty() || rest.contains('\0') { Err(IdentifierError::Characters) } else { Ok(()) }
+    if rest.is_empty() || rest.as_bytes().contains(&0) { Err(IdentifierError::Characters) } else { Ok(()) }
 }
 
 fn with_domain(text: &str, sigil: char, max_length: usize) -> Result<(), IdentifierError> {
@@ -290,8 +301,8 @@ fn with_domain(text: &str, sigil: char, max_length: usize) -> Result<(), Identif
     if text.len() > max_length {
         return Err(IdentifierError::TooLong);
     }
-    let (local, domain) = rest.split_once(':').ok_or(IdentifierError::Domain)?;
-    if local.contains('\0') {
+    let (local, domain) = split_at_colon(rest).ok_or(IdentifierError::Domain)?;
+    if local.as_bytes().contains(&0) {
         return Err(IdentifierError::Characters);
     }
     server_name::split(domain).map(drop).ok_or(IdentifierError::Domain)

@@ -33,12 +33,12 @@ pub struct Parts<'a> {
 ///
 /// Names are not normalised: servers treat them case-sensitively.
 pub fn split(name: &str) -> Option<Parts<'_>> {
-    let (host_text, port) = if name.starts_with('[') {
-        let end = name.find(']')? + 1;
-        (name.get(..end)?, name.get(end..)?)
+    let host_length = if name.starts_with('[') {
+        name.find(']')? + 1
     } else {
-        name.split_at(name.find(':').unwrap_or(name.len()))
+        name.bytes().position(|byte| !IN_DNS_NAMES[usize::from(byte)]).unwrap_or(name.len())
     };
+    let (host_text, port) = name.split_at_checked(host_length)?;
     let port = match port.strip_prefix(':') {
         Some(port) => Some(parse_port(port)?),
         None if port.is_empty() => None,
@@ -47,16 +47,30 @@ pub fn split(name: &str) -> Option<Parts<'_>> {
     Some(Parts { host: parse_host(host_text)?, host_text, port })
 }
 
+/// The bytes of DNS names: letters, digits, hyphens and dots.
+const IN_DNS_NAMES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let character = byte as u8;
+        table[byte] = character.is_ascii_alphanumeric() || character == b'-' || character == b'.';
+        byte += 1;
+    }
+    table
+};
+
+/// Of a text in brackets or of bytes of DNS names.
 fn parse_host(text: &str) -> Option<Host<'_>> {
     if let Some(literal) = text.strip_prefix('[') {
         return literal.strip_suffix(']')?.parse().ok().map(Host::Ipv6);
     }
-    let of_dns_characters = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.');
-    if text.is_empty() || text.len() > MAX_HOST || !of_dns_characters {
+    if text.is_empty() || text.len() > MAX_HOST {
         return None;
     }
     // The grammar does not mind numbers beyond an address's, such as `1.2.3.400`: they make a DNS name, if no host.
-    Some(text.parse().map_or(Host::Dns(text), Host::Ipv4))
+    let may_be_address = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let address = if may_be_address { text.parse().ok() } else { None };
+    Some(address.map_or(Host::Dns(text), Host::Ipv4))
 }
 
 fn parse_port(text: &str) -> Option<u16> {

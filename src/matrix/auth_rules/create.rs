@@ -28,7 +28,7 @@ pub(super) fn check(event: &Event) -> Result<(), AuthError> {
     if version.privileged_creators
         && let Some(creators) = content.get("additional_creators")
     {
-        let is_user_id = |creator: &Value| creator.as_str().is_some_and(|creator| UserId::parse(creator).is_ok());
+        let is_user_id = |creator: &Value| creator.as_str().is_some_and(UserId::is_valid);
         if !creators.as_array().is_some_and(|creators| creators.iter().all(is_user_id)) {
             return Err(AuthError::AdditionalCreators);
         }

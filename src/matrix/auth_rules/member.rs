@@ -11,7 +11,9 @@ use crate::matrix::{
 /// Judges a membership event. That the server of a restricted join's authorising user signed it was verified before.
 pub(super) fn check<S: AuthState + ?Sized>(event: &Event, room: &Room<'_, S>) -> Result<(), AuthError> {
     let target = event.state_key().ok_or(AuthError::MemberWithoutTarget)?;
-    UserId::parse(target).map_err(|_| AuthError::MemberWithoutTarget)?;
+    if !UserId::is_valid(target) {
+        return Err(AuthError::MemberWithoutTarget);
+    }
     match event.membership() {
         Some("join") => join(event, target, room),
         Some("invite") => match event.content().get("third_party_invite") {

@@ -1,5 +1,7 @@
 //! Rule 10: `m.room.power_levels`, and which changes its sender may make.
 
+use std::cmp::Ordering;
+
 use super::{AuthError, AuthState, Room};
 use crate::matrix::{
     event::Event,
@@ -28,7 +30,9 @@ pub(super) fn check<S: AuthState + ?Sized>(
         }
     }
     for (user_id, level) in entries(new, "users")? {
-        UserId::parse(user_id).map_err(|_| AuthError::UsersNotUserIds)?;
+        if !UserId::is_valid(user_id) {
+            return Err(AuthError::UsersNotUserIds);
+        }
         PowerLevel::parse(level, integers_only)?;
     }
     if version.privileged_creators
@@ -83,18 +87,24 @@ fn parse(value: Option<&Value>, integers_only: bool) -> Result<Option<PowerLevel
     Ok(value.map(|value| PowerLevel::parse(value, integers_only)).transpose()?)
 }
 
-/// The keys of a property in either content, with what stands under them.
+/// The keys of a property in either content, with what stands under them. Both are sorted, so one walk finds them.
 fn changes<'a>(
     old: &'a Object,
     new: &'a Object,
     property: &str,
 ) -> Result<impl Iterator<Item = (&'a str, Change<'a>)>, AuthError> {
-    let (old, new) = (object(old, property)?, object(new, property)?);
-    let kept = old.into_iter().flat_map(Object::iter);
-    let kept = kept.map(move |(key, level)| (key, (Some(level), new.and_then(|new| new.get(key)))));
-    let added = new.into_iter().flat_map(Object::iter);
-    let added = added.filter(move |(key, _)| !old.is_some_and(|old| old.contains_key(key)));
-    Ok(kept.chain(added.map(|(key, level)| (key, (None, Some(level))))))
+    let (mut old, mut new) = (entries(old, property)?.peekable(), entries(new, property)?.peekable());
+    Ok(std::iter::from_fn(move || {
+        let order = match (old.peek(), new.peek()) {
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        let old = if order.is_le() { old.next() } else { None };
+        let new = if order.is_ge() { new.next() } else { None };
+        let (key, _) = old.or(new)?;
+        Some((key, (old.map(|(_, level)| level), new.map(|(_, level)| level))))
+    }))
 }
 
 fn entries<'a>(content: &'a Object, property: &str) -> Result<impl Iterator<Item = (&'a str, &'a Value)>, AuthError> {
