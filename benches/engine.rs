@@ -20,7 +20,7 @@
 //!   Both get their events ready-made, ours parsed and ruma's as its trait asks for them (content as text), and find
 //!   them in a list of five. An event of the size that is allowed lists some 2,000 users; 10,000 is beyond that.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 #[path = "../tests/common/ruma.rs"]
 #[allow(dead_code, unreachable_pub)]

@@ -8,7 +8,7 @@
 //! This program runs itself under valgrind, so many times each and then twice as many times: the difference is what is
 //! counted, without what comes before. `--json` prints each row as JSON.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 mod inputs;
 

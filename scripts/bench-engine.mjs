@@ -18,24 +18,22 @@ const TO_REACH = [
   [/^/, 0.95],
 ];
 
+/** What a fork may cost in a room of 100,000 state events, for what it costs in one of 1,000. */
+const LARGE_ROOM_AT_MOST = 1.3;
+
 await main(async () => {
   const filter = process.argv.slice(2);
   const began = Date.now();
   for (const bench of BENCHES) await run("cargo", ["bench", "--locked", "--bench", bench, "--", ...filter]);
   const rows = compared(began);
+  rows.push(...bySize(began));
   if (filter.length === 0) rows.push(...(await counted()));
   print([["what", "ours", "ruma", "ratio", "to reach", "reached?"], ...rows]);
 });
 
 /** The rows of what criterion has measured since then, in the order in which it did. */
 function compared(since) {
-  const groups = new Map();
-  for (const result of results(join(root, "target", "criterion"), since).sort((a, b) => a.at - b.at)) {
-    const { group_id, function_id, value_str } = result.benchmark;
-    const name = [group_id, value_str].filter(Boolean).join("/");
-    if (!groups.has(name)) groups.set(name, new Map());
-    groups.get(name).set(function_id, result.nanoseconds);
-  }
+  const groups = measured(since);
   const rows = [];
   for (const [name, times] of groups) {
     const ours = times.get("verge");
@@ -48,6 +46,30 @@ function compared(since) {
     }
   }
   return rows;
+}
+
+/** How much more the same fork takes in a room of 100,000 state events than in one of 1,000. */
+function bySize(since) {
+  const groups = measured(since);
+  return [...groups].flatMap(([name, times]) => {
+    const small = groups.get(name.replace("/100000 events/", "/1000 events/"))?.get("verge");
+    if (!name.includes("/100000 events/") || small === undefined) return [];
+    const [large, ratio] = [times.get("verge"), times.get("verge") / small];
+    const reached = ratio <= LARGE_ROOM_AT_MOST ? "yes" : "NO";
+    return [[`${name}, in a room of 1,000`, time(large), `ours: ${time(small)}`, ratio.toFixed(2), `at most ${LARGE_ROOM_AT_MOST}`, reached]];
+  });
+}
+
+/** What criterion has measured since then: for each group and parameter the medians by function, in nanoseconds. */
+function measured(since) {
+  const groups = new Map();
+  for (const result of results(join(root, "target", "criterion"), since).sort((a, b) => a.at - b.at)) {
+    const { group_id, function_id, value_str } = result.benchmark;
+    const name = [group_id, value_str].filter(Boolean).join("/");
+    if (!groups.has(name)) groups.set(name, new Map());
+    groups.get(name).set(function_id, result.nanoseconds);
+  }
+  return groups;
 }
 
 function judge(ratio, toReach) {

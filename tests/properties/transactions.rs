@@ -23,6 +23,7 @@ use verge::{
 };
 
 use crate::common::{
+    homeserver::state_events,
     network::{Homeserver, World, signing_key},
     peer::{request, send},
     ruma,
@@ -102,7 +103,7 @@ impl Scene {
             world.run(membership::join(&them, &bob, &room, via, Object::new())).unwrap();
             world.settle();
             let found = world.run(us.rooms.room(&room)).unwrap().unwrap();
-            let state = world.run(us.rooms.whole_state(found.state)).unwrap();
+            let state = world.run(state_events(&us, found.state));
             let (last, _) = &found.extremities[0];
             let last = state.iter().find(|event| event.event_id() == last).unwrap().clone();
             TheirRoom { id: room.to_string(), version: found.room_version, state, last }
