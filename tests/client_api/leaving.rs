@@ -193,3 +193,31 @@ fn who_comes_back_sees_what_is_shared() {
     assert_eq!(scene.home.post(&carol, &scene.path("join"), json!({})).0, 200);
     assert!(scene.history(&carol).contains(&said.0));
 }
+
+#[test]
+fn who_is_banned_without_ever_having_been_in_is_told_that_and_nothing_else() {
+    for (visibility, sees) in [("joined", false), ("invited", false), ("shared", false), ("world_readable", true)] {
+        let home = Home::new();
+        let (alice, dave) = (home.register("alice"), home.register("dave"));
+        let content = json!({ "history_visibility": visibility });
+        let state = json!([{ "type": "m.room.history_visibility", "content": content }]);
+        let room = home.room(&alice, json!({ "initial_state": state }));
+        let before = home.sync(&dave, "");
+        let secret = home.say(&alice, &room, "before", "t1");
+        let topic = format!("/rooms/{}/state/m.room.topic", quote(&room));
+        assert_eq!(home.put(&alice, &topic, json!({ "topic": "without Dave" })).0, 200);
+        let ban = format!("/rooms/{}/ban", quote(&room));
+        assert_eq!(home.post(&alice, &ban, json!({ "user_id": dave.id })).0, 200);
+        home.say(&alice, &room, "after", "t2");
+        let include = quote(r#"{"room":{"include_leave":true}}"#);
+        for query in [since(&before), format!("{}&full_state=true", since(&before)), format!("filter={include}")] {
+            let answer = home.sync(&dave, &query);
+            let left = &answer["rooms"]["leave"][&room];
+            let told = left["timeline"]["events"].as_array().unwrap();
+            assert_eq!(told.last().unwrap()["content"]["membership"], "ban", "{visibility}, {query}: {answer}");
+            assert_eq!(told.iter().any(|event| event["event_id"] == json!(secret)), sees, "{visibility}, {query}");
+            assert!(sees || told.len() == 1, "{visibility}, {query}: {left}");
+            assert_eq!(left["state"]["events"], json!([]), "{visibility}, {query}");
+        }
+    }
+}
