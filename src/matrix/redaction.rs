@@ -3,8 +3,10 @@
 //!
 //! Spec: rooms, "Redactions" of each version. Which redactions apply to which events is for `room`.
 
+use std::borrow::Cow;
+
 use super::{
-    json::{Object, Value, write_member, write_members, write_string, write_value},
+    json::{Object, Value, write_member, write_members, write_string},
     room_version::{Redaction, RoomVersion},
 };
 
@@ -95,30 +97,29 @@ impl ContentRules {
     }
 
     fn apply(&self, content: &Object) -> Object {
-        let mut kept = Object::new();
-        let keys = match self {
-            Self::Everything => return content.clone(),
-            Self::Keys(keys) | Self::KeysAndSignedInvite(keys) => *keys,
-        };
-        for key in keys {
-            if let Some(value) = content.get(key) {
-                kept.insert(*key, value.clone());
-            }
-        }
-        if let (Self::KeysAndSignedInvite(_), Some(Value::Object(invite))) = (self, content.get("third_party_invite")) {
-            let signed = invite.get("signed").map(|signed| ("signed", signed.clone()));
-            kept.insert("third_party_invite", signed.into_iter().collect::<Object>());
-        }
-        kept
+        content.iter().filter_map(|(key, value)| Some((key, self.keep(key, value)?.into_owned()))).collect()
     }
 
     /// Appends the canonical text of what is kept.
     fn write(&self, out: &mut String, content: &Object) {
-        match self {
-            Self::Keys([]) => out.push_str("{}"),
-            Self::Everything | Self::Keys(_) | Self::KeysAndSignedInvite(_) => {
-                write_value(out, &Value::Object(self.apply(content)));
+        write_members(out, content, |out, key, value| {
+            let kept = self.keep(key, value);
+            if let Some(value) = &kept {
+                write_member(out, key, value);
             }
+            kept.is_some()
+        });
+    }
+
+    /// What is kept of one member.
+    fn keep<'a>(&self, key: &str, value: &'a Value) -> Option<Cow<'a, Value>> {
+        match (self, value) {
+            (Self::KeysAndSignedInvite(_), Value::Object(invite)) if key == "third_party_invite" => {
+                let signed = invite.get("signed").map(|signed| ("signed", signed.clone()));
+                Some(Cow::Owned(Value::Object(signed.into_iter().collect())))
+            }
+            (Self::Keys(keys) | Self::KeysAndSignedInvite(keys), _) if !keys.contains(&key) => None,
+            _ => Some(Cow::Borrowed(value)),
         }
     }
 }
