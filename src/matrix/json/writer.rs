@@ -89,19 +89,15 @@ pub(in crate::matrix) fn write_string(out: &mut String, text: &str) {
 }
 
 fn write_integer(out: &mut String, number: i64) {
-    let mut digits = [0; 20];
-    let mut rest = number.unsigned_abs();
-    let mut start = digits.len();
-    for (at, digit) in digits.iter_mut().enumerate().rev() {
-        *digit = b'0' + u8::try_from(rest % 10).unwrap_or_default();
-        rest /= 10;
-        start = at;
-        if rest == 0 {
-            break;
-        }
-    }
     if number < 0 {
         out.push('-');
     }
-    out.push_str(digits.get(start..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default());
+    write_digits(out, number.unsigned_abs());
+}
+
+fn write_digits(out: &mut String, number: u64) {
+    if number >= 10 {
+        write_digits(out, number / 10);
+    }
+    out.push(char::from(b'0' + (number % 10) as u8));
 }
