@@ -8,11 +8,11 @@
 
 mod common;
 
-use std::{env, thread};
+use std::thread;
 
 use common::{
     rooms::{Numbers, Random, Resolver, Room, RoomEvent, State},
-    shrink,
+    setting, shrink,
     synapse::{Answer, Synapse},
 };
 use verge::matrix::{
@@ -23,8 +23,7 @@ const THREADS: u64 = 2;
 
 #[test]
 fn generated_rooms_agree_with_synapse() {
-    let number = |name: &str, default: u64| env::var(name).map_or(default, |text| text.parse().unwrap());
-    let (rooms, first_seed) = (number("VERGE_ROOMS", 2_400), number("VERGE_SEED", 0));
+    let (rooms, first_seed) = (setting("VERGE_ROOMS", 2_400), setting("VERGE_SEED", 0));
     let seeds = rooms.div_ceil(RoomVersion::all().len() as u64);
     let compared: Vec<Counts> = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)

@@ -10,3 +10,8 @@ pub mod ruma;
 pub mod shrink;
 pub mod sqlite;
 pub mod synapse;
+
+/// How many, or from which seed on: the number that an environment variable gives.
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}

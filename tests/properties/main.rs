@@ -19,8 +19,9 @@ mod server_names;
 mod transactions;
 mod x_matrix;
 
-use std::{env, fs, path::Path, thread};
+use std::{fs, path::Path, thread};
 
+use common::setting;
 use generate::{Random, mutated};
 
 #[test]
@@ -62,8 +63,7 @@ fn check(name: &str, count: u64, generate: fn(&mut Random) -> Vec<u8>, holds: fn
     }
     assert!(valid * 2 > kept.len() as u64, "of the kept inputs of {name} only {valid} are valid");
 
-    let number = |name: &str, default: u64| env::var(name).map_or(default, |text| text.parse().unwrap());
-    let (count, first) = (number("VERGE_INPUTS", count), number("VERGE_SEED", 0));
+    let (count, first) = (setting("VERGE_INPUTS", count), setting("VERGE_SEED", 0));
     let mut valid = 0;
     for seed in first..first + count {
         let mut random = Random(seed);

@@ -3,7 +3,7 @@
 //! `VERGE_MERGES` is the number of rooms for each version (60 by default), `VERGE_SEED` the first seed. A failure
 //! names the version and the seed, and shows as few of the room's events as it takes.
 
-use std::{collections::BTreeSet, env};
+use std::collections::BTreeSet;
 
 use verge::matrix::{
     json::Value,
@@ -16,15 +16,14 @@ use crate::{
     by_ruma::{PlainState, RumaRoom},
     common::{
         rooms::{Numbers, Room, State},
-        shrink,
+        setting, shrink,
         synapse::Synapse,
     },
 };
 
 #[test]
 fn merges_of_generated_rooms_resolve_as_in_ruma_and_synapse() {
-    let number = |name: &str, default: u64| env::var(name).map_or(default, |text| text.parse().unwrap());
-    let (rooms, first) = (number("VERGE_MERGES", 60), number("VERGE_SEED", 0));
+    let (rooms, first) = (setting("VERGE_MERGES", 60), setting("VERGE_SEED", 0));
     let mut synapse = Synapse::start();
     let mut counts = Counts::default();
     for version in RoomVersion::all() {
