@@ -40,5 +40,5 @@ async function fuzz() {
   const found = join(work, "fuzz", target);
   mkdirSync(found, { recursive: true });
   const inputs = existsSync(what) ? [what] : [found, join(root, "fuzz", "corpus", target), `-max_total_time=${what}`];
-  await run(join(built, host, "release", target), [...inputs, `-artifact_prefix=${found}-`, "-max_len=65536"]);
+  await run(join(built, host, "release", target), [...inputs, `-artifact_prefix=${found}-`, "-max_len=65536", "-timeout=10"]);
 }
