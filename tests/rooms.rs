@@ -80,7 +80,8 @@ fn a_room_of_every_version_is_made_and_takes_events() {
         let members = database.rows("SELECT user_id, membership FROM local_memberships ORDER BY 1");
         assert_eq!(members, [["@alice:a.example", "join"], ["@bob:a.example", "join"]], "{version}");
         assert_eq!(database.rows("SELECT server, joined FROM room_servers"), [["a.example", "2"]]);
-        assert_eq!(database.rows("SELECT count(*), min(pos), max(pos) FROM timeline"), [["7", "1", "7"]]);
+        assert_eq!(database.rows("SELECT count(*), count(DISTINCT pos) FROM timeline"), [["7", "7"]]);
+        assert_eq!(database.rows("SELECT count(*) FROM gaps"), [["0"]]);
     }
 }
 

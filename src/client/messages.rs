@@ -19,7 +19,11 @@ use crate::{
     },
     router::{Call, Handled, raw_json_response},
     server::Server,
-    store::{client_rooms::TimelineEvent, client_state::StateReads},
+    store::{
+        client_rooms::{PageRead, TimelineEvent},
+        client_state::StateReads,
+        history::Gap,
+    },
 };
 
 /// How many events a page has where the client does not say, and at most.
@@ -113,47 +117,59 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// Events up to position `from`, the newest first, and where the next page begins, unless there is none.
+    /// Events up to position `from`, the newest first, and where the next page begins, unless there is none. Where history
+    /// is lacking between them, other servers are asked for it.
     async fn backwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
         let from = from.min(self.reader.last);
-        for round in 0..=MAX_BACKFILLS {
-            let events = self.read((to, from), true).await?;
-            let begun = events.last().is_some_and(|event| event.seen.event.is_state("m.room.create", ""));
-            if !begun && events.len() as i64 >= self.limit {
-                let end = events.last().map(|event| event.pos - 1);
-                return Ok((events, end));
+        // Only members have history fetched for them.
+        let mut gaps_to = if self.reader.joined { from.saturating_add(1) } else { to };
+        let mut fillings = 0;
+        loop {
+            let (mut events, gap) = self.read((to, from), true, gaps_to).await?;
+            let last = events.last().filter(|_| events.len() as i64 >= self.limit).map(|event| event.pos);
+            let Some(gap) = gap.filter(|gap| last.is_none_or(|last| gap.pos > last)) else {
+                let begun = events.last().is_some_and(|event| event.seen.event.is_state("m.room.create", ""));
+                return Ok((events, last.filter(|_| !begun).map(|last| last - 1)));
+            };
+            if fillings == MAX_BACKFILLS {
+                // The next page begins with the gap.
+                events.retain(|event| event.pos >= gap.pos);
+                return Ok((events, Some(gap.pos - 1)));
             }
-            if begun || to > OLDEST || !self.reader.joined {
-                return Ok((events, None));
-            }
-            // Nothing more is held: other servers may hold more.
-            if round == MAX_BACKFILLS || !self.backfill().await? {
-                return Ok((events, None));
+            fillings += 1;
+            if !self.fill(&gap).await? {
+                gaps_to = gap.pos - 1;
             }
         }
-        Ok((Vec::new(), None))
     }
 
     /// Events after position `from`, the oldest first, and where the next page begins. At the newest event there may be
     /// more at any time.
     async fn forwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
-        let events = self.read((from, to.min(self.reader.last)), false).await?;
+        let (events, _) = self.read((from, to.min(self.reader.last)), false, from).await?;
         let end = events.last().map(|event| event.pos);
         Ok((events, end))
     }
 
-    async fn read(&self, range: (i64, i64), backwards: bool) -> Result<Vec<TimelineEvent>, MatrixError> {
+    async fn read(
+        &self,
+        (after, to): (i64, i64),
+        backwards: bool,
+        gaps_to: i64,
+    ) -> Result<(Vec<TimelineEvent>, Option<Gap>), MatrixError> {
         let room_id = &self.reader.room_id;
         if !self.filter.room(room_id.as_str()) {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         }
-        let store = &self.server.store;
-        Ok(store.page(room_id, range, backwards, self.limit, self.session.reader(), self.filter.page()).await?)
+        let (user_id, device_id) = self.session.reader();
+        let (limit, filter) = (self.limit, self.filter.page());
+        let read = PageRead { room_id, after, to, backwards, gaps_to, limit, user_id, device_id, filter };
+        Ok(self.server.store.page(&read).await?)
     }
 
-    async fn backfill(&self) -> Result<bool, MatrixError> {
+    async fn fill(&self, gap: &Gap) -> Result<bool, MatrixError> {
         let Some(room) = self.server.rooms.room(&self.reader.room_id).await? else { return Ok(false) };
-        history::backfill(self.server, &room, usize::try_from(self.limit).unwrap_or(100).clamp(20, 100)).await
+        history::backfill(self.server, &room, gap, usize::try_from(self.limit).unwrap_or(100).clamp(20, 100)).await
     }
 
     async fn answer(&self, from: i64, events: Vec<TimelineEvent>, end: Option<i64>) -> Handled {

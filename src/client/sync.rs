@@ -26,7 +26,7 @@ use crate::{
     store::{
         client_rooms::{SeenEvent, TimelineEvent},
         client_state::{Members, StateFound, StateReads},
-        client_sync::{SyncFound, SyncRead, SyncRoom},
+        client_sync::{NewEvents, SyncFound, SyncRead, SyncRoom},
     },
 };
 
@@ -187,17 +187,17 @@ impl Answer<'_> {
     }
 
     /// Plans a joined or left room; its ID back where we know nothing of the room.
-    fn plan(&self, room: SyncRoom, mut timeline: Vec<TimelineEvent>) -> Result<Plan, RoomId> {
+    fn plan(&self, room: SyncRoom, new: NewEvents) -> Result<Plan, RoomId> {
         let Some((_, current)) = room.room else { return Err(room.room_id) };
         let joined = room.membership == "join";
         // Who never was in the room is told nothing of its state.
         let state = if joined { current } else { room.state_when_left.unwrap_or(NodeId::EMPTY) };
         let newly = joined && room.pos > self.since;
         let limit = usize::try_from(self.filter.timeline.limit()).unwrap_or(usize::MAX);
-        let limited = timeline.len() > limit;
-        if limited {
-            timeline.drain(..timeline.len() - limit);
-        }
+        let NewEvents { events: mut timeline, after_gap } = new;
+        // Clients page back over a gap from `prev_batch`, and only where they are told of it.
+        let limited = after_gap || timeline.len() > limit;
+        timeline.drain(..timeline.len().saturating_sub(limit));
         let prev_batch = timeline.first().map_or(self.since, |event| event.pos - 1);
         let source = match room.state_since {
             // All that they may know of the state was told before.

@@ -14,7 +14,7 @@ use crate::{
         identifiers::{EventId, ServerName, UserId},
         state_trie::Difference,
     },
-    store::commit::{MembershipChange, NewEvent, RoomCommit, StateFrom},
+    store::commit::{Before, MembershipChange, Missing, NewEvent, RoomCommit, StateFrom},
 };
 
 impl Rooms {
@@ -25,7 +25,11 @@ impl Rooms {
         judgement: Judgement,
         from_version: Option<i64>,
     ) -> Result<RoomCommit, RoomError> {
-        let Judgement { room, extremities, state, states: after_each, mut new, redactions } = judgement;
+        let Judgement { room, extremities, state, states: after_each, mut new, redactions, missing } = judgement;
+        let last = after_each.len().saturating_sub(1);
+        let missing = missing
+            .into_iter()
+            .map(|(earlier, event_id)| Missing { event_id, before: Before::Newest(last.saturating_sub(earlier)) });
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
         let (mut memberships, mut states): (Vec<MembershipChange>, Vec<StateFrom>) = (Vec::new(), Vec::new());
         let (mut before, mut later) = (room.state, after_each.len());
@@ -78,6 +82,8 @@ impl Rooms {
             joined: joined.into_iter().filter(|(_, change)| *change != 0).collect(),
             memberships,
             redactions,
+            missing: missing.collect(),
+            filled: None,
             joins_anew: false,
         })
     }

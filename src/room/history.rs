@@ -17,37 +17,30 @@ use crate::{
         identifiers::{EventId, RoomId},
     },
     platform::DatabaseError,
-    store::commit::{NewEvent, Place, RoomCommit},
+    store::commit::{Before, Missing, NewEvent, Place, RoomCommit},
 };
 
 impl Rooms {
-    /// Events that the oldest events in the timeline cite as previous ones and that have no place here: what to ask
-    /// another server for. Empty when the timeline goes back to the room's creation.
+    /// Puts history into the gap that ends at the position `gap_pos` of the room's timeline. `events` were asked for
+    /// because events after the gap cite them; what does not lead there from the gap's newer end is left out. Signatures and
+    /// hashes were checked; each event is judged by its auth events. `auth_events` are those that came with them.
     ///
-    /// # Errors
-    /// As the database says.
-    pub async fn before_the_oldest(&self, room_id: &RoomId) -> Result<Vec<EventId>, RoomError> {
-        Ok(self.store.missing_previous(room_id).await?)
-    }
-
-    /// Puts history before everything in the room's timeline. `events` were asked for because the room's oldest events
-    /// cite them ([`Rooms::before_the_oldest`]); what no event here leads back to is left out. Signatures and hashes were
-    /// checked; each event is judged by its auth events. `auth_events` are those that came with them.
-    ///
-    /// Returns how many events have found a place.
+    /// Says whether any event has found a place.
     ///
     /// # Errors
     /// [`RoomError::MissingEvents`] where auth events are lacking, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn backfilled(
+    pub async fn fill(
         &self,
         room_id: &RoomId,
+        gap_pos: i64,
         events: &[Event],
         auth_events: &[Event],
-    ) -> Result<usize, RoomError> {
+    ) -> Result<bool, RoomError> {
         for attempt in 0..ATTEMPTS {
             self.give_way(attempt).await;
             let mut view = View::new(&self.store, self.server_name());
             let mut ids: Vec<EventId> = events.iter().map(|event| event.event_id().clone()).collect();
+            ids.extend(events.iter().flat_map(|event| event.prev_events().iter().cloned()));
             ids.extend(events.iter().chain(auth_events).flat_map(|event| event.auth_events().iter().cloned()));
             if let Some(first) = events.first()
                 && first.version().room_id_is_create_hash
@@ -56,14 +49,34 @@ impl Rooms {
             }
             let room = view.load_rooms(vec![room_id.clone()], &[], ids, Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
-            let connected = connected(self.before_the_oldest(room_id).await?, events);
-            let new = self.judge_history(&view, &room, &connected, auth_events)?;
-            let placed = new.iter().filter(|new| new.place == Place::Backfilled).count();
-            if new.is_empty() {
-                return Ok(0);
+            let gap = self.store.newest_gap(room_id, (gap_pos - 1, gap_pos)).await?;
+            let Some(gap) = gap else { return Ok(false) };
+            let mut history = connected(&gap.missing, events, |id| is_placed(&view, id));
+            // At the oldest end of the timeline there is room without end.
+            let end = if gap.below.is_some() { gap.pos } else { gap.pos.min(0) };
+            let room_left = gap.below.map_or(i64::MAX, |below| end - below - 1);
+            history.truncate(usize::try_from(room_left).unwrap_or(usize::MAX));
+            let new = self.judge_history(&view, &room, end, &history, auth_events)?;
+            let placed: HashSet<&EventId> =
+                new.iter().filter(|new| new.place != Place::Outlier).map(|new| new.event.event_id()).collect();
+            if placed.is_empty() {
+                return Ok(false);
             }
-            match self.store.commit(&[unchanged(&room, new, Vec::new())], Vec::new()).await {
-                Ok(()) => return Ok(placed),
+            let oldest = new.iter().filter_map(|new| match new.place {
+                Place::Filled(pos) => Some(pos),
+                _ => None,
+            });
+            let oldest = oldest.min().unwrap_or(gap.pos);
+            let previous =
+                history.iter().filter(|event| placed.contains(event.event_id())).flat_map(Event::prev_events);
+            let lacking: HashSet<&EventId> =
+                previous.filter(|id| !placed.contains(*id) && !is_placed(&view, id)).collect();
+            let missing =
+                lacking.into_iter().map(|id| Missing { event_id: id.clone(), before: Before::Position(oldest) });
+            let (missing, filled) = (missing.collect(), Some((gap.pos, oldest)));
+            let commit = RoomCommit { missing, filled, ..unchanged(&room, new, Vec::new()) };
+            match self.store.commit(&[commit], Vec::new()).await {
+                Ok(()) => return Ok(true),
                 Err(DatabaseError::Constraint(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -175,11 +188,13 @@ impl Rooms {
         Err(RoomError::Busy)
     }
 
-    /// Judges history, given newest first, by the auth events of each, which are here or among `auth_events`.
+    /// Judges history, given newest first, by the auth events of each, which are here or among `auth_events`. It goes
+    /// just before the position `end`.
     fn judge_history(
         &self,
         view: &View<'_>,
         room: &Room,
+        end: i64,
         history: &[Event],
         auth_events: &[Event],
     ) -> Result<Vec<NewEvent>, RoomError> {
@@ -208,18 +223,19 @@ impl Rooms {
         // are not at hand are judged by what is stored.
         let judged = judge_outliers_with(&room.room_id, known.into_iter(), history.iter().chain(auth_events));
         let mut new: Vec<NewEvent> = Vec::new();
+        let mut pos = end;
         for event in history {
-            if view.stored(event.event_id()).is_some_and(|stored| !stored.outlier) {
-                continue;
-            }
             let Some((_, rejected)) = judged.by_id.get(event.event_id()) else { continue };
+            pos -= i64::from(rejected.is_none());
+            // The state around it may be known, as another server vouched for it.
+            let stored = view.stored(event.event_id());
             new.push(NewEvent {
                 event: event.clone(),
-                place: if rejected.is_some() { Place::Hidden } else { Place::Backfilled },
+                place: if rejected.is_some() { Place::Hidden } else { Place::Filled(pos) },
                 rejected: rejected.clone(),
                 soft_failed: false,
-                state_before: None,
-                state_after: None,
+                state_before: stored.and_then(|stored| stored.state_before),
+                state_after: stored.and_then(|stored| stored.state_after),
                 outbox: None,
             });
         }
@@ -229,10 +245,15 @@ impl Rooms {
     }
 }
 
-/// Those of `events` that `oldest` leads back to, newest first.
-fn connected(oldest: Vec<EventId>, events: &[Event]) -> Vec<Event> {
-    let mut reached: HashSet<EventId> = oldest.into_iter().collect();
-    let mut waiting: Vec<&Event> = events.iter().collect();
+/// Whether the event has a place in our graph.
+fn is_placed(view: &View<'_>, id: &EventId) -> bool {
+    view.stored(id).is_some_and(|stored| !stored.outlier)
+}
+
+/// Those of `events` that `missing` lead back to, newest first, not past those that have a place already.
+fn connected(missing: &[EventId], events: &[Event], is_placed: impl Fn(&EventId) -> bool) -> Vec<Event> {
+    let mut reached: HashSet<EventId> = missing.iter().cloned().collect();
+    let mut waiting: Vec<&Event> = events.iter().filter(|event| !is_placed(event.event_id())).collect();
     let mut connected = Vec::new();
     loop {
         // Of what is reached the greatest depth comes first: depth orders honest history, and orders only the view of it.
@@ -260,6 +281,8 @@ fn unchanged(room: &Room, events: Vec<NewEvent>, nodes: Vec<crate::store::events
         joined: Vec::new(),
         memberships: Vec::new(),
         redactions: Vec::new(),
+        missing: Vec::new(),
+        filled: None,
         joins_anew: false,
     }
 }

@@ -63,6 +63,8 @@ pub(super) struct Judgement {
     pub(super) states: Vec<NodeId>,
     pub(super) new: Vec<NewEvent>,
     pub(super) redactions: Vec<Redaction>,
+    /// Previous events of `new` that have no place: how many of `new` go to the timeline before the one that cites each.
+    pub(super) missing: Vec<(usize, EventId)>,
 }
 
 /// Who made an event, and so who else must hear of it.
@@ -83,6 +85,7 @@ impl Judgement {
             room,
             new: Vec::new(),
             redactions: Vec::new(),
+            missing: Vec::new(),
         }
     }
 
@@ -171,6 +174,9 @@ impl Judgement {
         });
         let accepted = *verdict == Verdict::Accepted && !is_history;
         if accepted {
+            // Known only by a claim about the state around them.
+            let outliers = event.prev_events().iter().filter(|id| view.stored(id).is_some_and(|stored| stored.outlier));
+            self.missing.extend(outliers.map(|id| (self.states.len(), id.clone())));
             self.extend(view, event).await?;
             self.state = self.state_of_extremities(view).await?;
             self.states.push(self.state);

@@ -18,7 +18,7 @@ use crate::{
     },
     platform::DatabaseError,
     store::{
-        commit::{MembershipChange, NewEvent, Place, RoomCommit, StateFrom},
+        commit::{Before, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom},
         memberships::{end_invite, remember_membership},
     },
 };
@@ -94,10 +94,8 @@ impl Rooms {
         for attempt in 0..ATTEMPTS {
             self.give_way(attempt).await;
             let mut view = View::new(&self.store, self.server_name());
-            let held = view
-                .load_rooms(vec![join.room_id().clone()], &[], vec![join.event_id().clone()], Vec::new())
-                .await?
-                .pop();
+            let ids = join.prev_events().iter().chain([join.event_id()]).cloned().collect();
+            let held = view.load_rooms(vec![join.room_id().clone()], &[], ids, Vec::new()).await?.pop();
             if held.as_ref().is_some_and(|room| room.local_joined > 0) {
                 // Another local user joined meanwhile: the join is an event like any other, if the room has not got it by then.
                 let key = ("m.room.member", join.sender().as_str());
@@ -119,6 +117,9 @@ impl Rooms {
                 state_after: Some(after),
                 outbox: None,
             });
+            let is_placed = |id: &&EventId| view.stored(id).is_some_and(|stored| !stored.outlier);
+            let missing = join.prev_events().iter().filter(|id| !is_placed(id));
+            let missing = missing.map(|id| Missing { event_id: id.clone(), before: Before::Newest(0) }).collect();
             let (joined, memberships) = self.members_of(state.iter().copied().chain([join]));
             let commit = RoomCommit {
                 room_id: join.room_id().clone(),
@@ -132,6 +133,8 @@ impl Rooms {
                 joined,
                 memberships,
                 redactions: Vec::new(),
+                missing,
+                filled: None,
                 joins_anew: true,
             };
             match self.store.commit(&[commit], Vec::new()).await {

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::{Store, events};
+use super::{
+    Store, events,
+    history::{Gap, gap, newest_gap_statement},
+};
 use crate::{
     matrix::{
         event::Event,
@@ -72,6 +75,29 @@ pub struct PageFilter {
     pub not_senders: Vec<String>,
     /// Whether the content has a `url`.
     pub contains_url: Option<bool>,
+}
+
+/// Which events of a room to read.
+#[derive(Debug, Clone, Copy)]
+pub struct PageRead<'a> {
+    /// The room.
+    pub room_id: &'a RoomId,
+    /// Events after this position,
+    pub after: i64,
+    /// up to this one and with it.
+    pub to: i64,
+    /// The newest first.
+    pub backwards: bool,
+    /// The last position at which a gap may end; none after it counts.
+    pub gaps_to: i64,
+    /// The most events.
+    pub limit: i64,
+    /// The reading user,
+    pub user_id: &'a str,
+    /// and device.
+    pub device_id: &'a str,
+    /// What they want.
+    pub filter: &'a PageFilter,
 }
 
 /// The columns of [`SeenEvent::of_row`], of `events AS e` with [`seen_joins`].
@@ -217,30 +243,25 @@ impl Store {
         Ok(Some(RoomView { version: room_version(row.text(0)?)?, state, membership }))
     }
 
-    /// Events of a room with positions in (`after`, `to`], the newest first where `backwards`.
+    /// Events of a room; and the newest gap among them or just before them. One round trip.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn page(
-        &self,
-        room_id: &RoomId,
-        (after, to): (i64, i64),
-        backwards: bool,
-        limit: i64,
-        (user_id, device_id): (&str, &str),
-        filter: &PageFilter,
-    ) -> Result<Vec<TimelineEvent>, DatabaseError> {
+    pub async fn page(&self, read: &PageRead<'_>) -> Result<(Vec<TimelineEvent>, Option<Gap>), DatabaseError> {
         let parameters: [SqlValue; 7] = [
-            room_id.as_str().into(),
-            after.into(),
-            to.into(),
-            limit.into(),
-            user_id.into(),
-            device_id.into(),
-            filter.to_json().into(),
+            read.room_id.as_str().into(),
+            read.after.into(),
+            read.to.into(),
+            read.limit.into(),
+            read.user_id.into(),
+            read.device_id.into(),
+            read.filter.to_json().into(),
         ];
-        let rows = self.query(Statement::new(if backwards { OLDER } else { NEWER }, parameters)).await?;
-        rows.iter().map(TimelineEvent::of_row).collect()
+        let page = Statement::new(if read.backwards { OLDER } else { NEWER }, parameters);
+        let answers = self.batch(vec![page, newest_gap_statement(read.room_id, (read.after, read.gaps_to))]).await?;
+        let mut answers = answers.into_iter();
+        let events = answers.next().unwrap_or_default().iter().map(TimelineEvent::of_row).collect::<Result<_, _>>()?;
+        Ok((events, gap(&answers.next().unwrap_or_default())?))
     }
 
     /// One event of a room's timeline.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::{
     Store,
     client_rooms::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
+    history::open,
 };
 use crate::{
     matrix::{identifiers::RoomId, room_version::RoomVersion, state_trie::NodeId},
@@ -42,10 +43,19 @@ pub struct SyncFound {
     pub account_data: i64,
     /// The rooms with something new.
     pub rooms: Vec<SyncRoom>,
-    /// By room, the new events, oldest first.
-    pub timelines: HashMap<RoomId, Vec<TimelineEvent>>,
+    /// By room, the new events.
+    pub timelines: HashMap<RoomId, NewEvents>,
     /// New account data: room (empty for none), type, content.
     pub changed_account_data: Vec<(String, String, String)>,
+}
+
+/// The new events of a room since the last gap in its timeline.
+#[derive(Debug, Default)]
+pub struct NewEvents {
+    /// The events, oldest first.
+    pub events: Vec<TimelineEvent>,
+    /// Whether there is a gap just before them.
+    pub after_gap: bool,
 }
 
 /// A room with something new for the user.
@@ -98,7 +108,10 @@ const TIMELINES: &str = concat!(
     rooms_with_news!(),
     " AND m.membership IN ('join', 'leave', 'ban')) SELECT ",
     seen_columns!(),
-    ", t.pos, txn.txn_id, t.room_id FROM mine CROSS JOIN timeline AS t ON t.room_id = mine.room_id AND t.pos <= mine.high \
+    ", t.pos, txn.txn_id, t.room_id, \
+       EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = t.room_id AND g.pos = t.pos AND ",
+    open!(),
+    ") AS after_gap FROM mine CROSS JOIN timeline AS t ON t.room_id = mine.room_id AND t.pos <= mine.high \
        AND t.pos > max(mine.low, COALESCE((SELECT x.pos FROM timeline AS x WHERE x.room_id = mine.room_id \
          AND x.pos <= mine.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?7), mine.low)) \
      JOIN events AS e ON e.event_nid = t.event_nid ",
@@ -169,7 +182,11 @@ impl Store {
         }
         for row in next() {
             let room = room_id(row.text(SeenEvent::COLUMNS + 2)?)?;
-            found.timelines.entry(room).or_default().push(TimelineEvent::of_row(&row)?);
+            let new = found.timelines.entry(room).or_default();
+            if row.integer(SeenEvent::COLUMNS + 3)? != 0 {
+                *new = NewEvents { events: Vec::new(), after_gap: true };
+            }
+            new.events.push(TimelineEvent::of_row(&row)?);
         }
         for row in next() {
             let text = |column| row.text(column).map(str::to_owned);

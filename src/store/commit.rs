@@ -46,6 +46,10 @@ pub struct RoomCommit {
     pub memberships: Vec<MembershipChange>,
     /// Redactions that were accepted.
     pub redactions: Vec<Redaction>,
+    /// Events without a place that new events in the timeline cite as previous ones.
+    pub missing: Vec<Missing>,
+    /// The gap that history was filled into: the position before which it was, and that before which it is now.
+    pub filled: Option<(i64, i64)>,
     /// Whether this is a join to a room that other servers lead: `joined` then counts from nothing.
     pub joins_anew: bool,
 }
@@ -81,8 +85,8 @@ pub enum Place {
     Hidden,
     /// At the new end of the timeline.
     Newest,
-    /// Before everything in the timeline; of several such events the first is the newest.
-    Backfilled,
+    /// At this position of the timeline, where there was a gap.
+    Filled(i64),
 }
 
 impl Place {
@@ -116,6 +120,24 @@ pub struct MembershipChange {
     pub later: usize,
 }
 
+/// An event without a place, and the position of the event in the timeline that cites it.
+#[derive(Debug, Clone)]
+pub struct Missing {
+    /// The event.
+    pub event_id: EventId,
+    /// Where it is missing.
+    pub before: Before,
+}
+
+/// A position in the timeline.
+#[derive(Debug, Clone, Copy)]
+pub enum Before {
+    /// That of a new event, after which so many events of the commit come.
+    Newest(usize),
+    /// This one.
+    Position(i64),
+}
+
 /// The current state from a position on.
 #[derive(Debug, Clone, Copy)]
 pub struct StateFrom {
@@ -137,6 +159,10 @@ pub struct Redaction {
     /// The server of its sender, whose own events it may redact anyway.
     pub server: ServerName,
 }
+
+/// How far positions of the timeline are apart: in between is room for what is filled into a gap. The positions last for
+/// four billion events.
+const STEP: i64 = 1 << 20;
 
 /// Aborts the batch when the room's version has moved: `version` is NOT NULL, and CASE yields NULL.
 const MOVE_ROOM: &str = "\
@@ -166,11 +192,27 @@ const NEWEST: &str = "\
     SELECT ?2, (SELECT position FROM streams WHERE name = 'events') - (value ->> 1), e.event_nid \
     FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
 
-/// ?1: a list of [event id, how far before the oldest position]. An event that has a place keeps it.
-const BACKFILLED: &str = "\
+/// ?1: a list of [event id, position].
+const FILLED: &str = "\
     INSERT INTO timeline (room_id, pos, event_nid) \
-    SELECT ?2, MIN(0, COALESCE((SELECT MIN(pos) FROM timeline WHERE room_id = ?2), 0)) - (value ->> 1), e.event_nid \
-    FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
+    SELECT ?2, value ->> 1, e.event_nid FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
+
+const MOVE_GAP: &str = "UPDATE gaps SET pos = ?3 WHERE room_id = ?1 AND pos = ?2";
+
+const CLOSE_GAPS: &str = "\
+    DELETE FROM gaps WHERE room_id = ?1 \
+      AND EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = gaps.event_id AND NOT held.outlier)";
+
+/// ?1: a list of [event id, how far from the end of the stream, or else position].
+const GAPS: &str = "\
+    INSERT INTO gaps (room_id, pos, event_id) \
+    SELECT ?2, COALESCE(value ->> 2, (SELECT position FROM streams WHERE name = 'events') - (value ->> 1)), value ->> 0 \
+    FROM json_each(?1) WHERE true ON CONFLICT (room_id, pos, event_id) DO NOTHING";
+
+/// An event belongs before all that lead to it.
+const OLDEST_GAPS: &str = "\
+    DELETE FROM gaps WHERE room_id = ?1 AND EXISTS (SELECT 1 FROM gaps AS older \
+      WHERE older.room_id = ?1 AND older.event_id = gaps.event_id AND older.pos < gaps.pos)";
 
 /// ?1: a list of [how far from the end of the stream, trie root].
 const STATES: &str = "\
@@ -255,10 +297,10 @@ impl RoomCommit {
         // A position for what sync must notice even where no event is new in the timeline.
         let notice = !newest.is_empty() || !self.states.is_empty() || !self.memberships.is_empty();
         if notice {
-            statements.push(advance("events", newest.len().max(1)));
+            statements.push(advance("events", STEP.saturating_mul(count(newest.len().max(1)))));
         }
         if !outgoing.is_empty() {
-            statements.push(advance("outbox", outgoing.len()));
+            statements.push(advance("outbox", count(outgoing.len())));
         }
         let extremities: Vec<_> = self.extremities.iter().map(|(id, depth)| json!([id.as_str(), depth])).collect();
         let extremities = json!(extremities).to_string();
@@ -290,13 +332,15 @@ impl RoomCommit {
         each(EVENTS, self.events.iter().map(event_row).collect());
         let last = newest.len();
         let newest = newest.iter().enumerate();
-        each(NEWEST, newest.map(|(i, new)| json!([new.event.event_id().as_str(), last - 1 - i]).to_string()).collect());
-        // Fits one parameter, and must: each statement reads the oldest position before it writes.
-        let backfilled = self.events.iter().filter(|new| new.place == Place::Backfilled).enumerate();
         each(
-            BACKFILLED,
-            backfilled.map(|(i, new)| json!([new.event.event_id().as_str(), i + 1]).to_string()).collect(),
+            NEWEST,
+            newest.map(|(i, new)| json!([new.event.event_id().as_str(), from_end(last - 1 - i)]).to_string()).collect(),
         );
+        let filled = self.events.iter().filter_map(|new| match new.place {
+            Place::Filled(pos) => Some(json!([new.event.event_id().as_str(), pos]).to_string()),
+            _ => None,
+        });
+        each(FILLED, filled.collect());
         let last = outgoing.len();
         let outgoing = outgoing.iter().enumerate();
         let also = outgoing.clone().filter_map(|(i, (_, outgoing))| Some((outgoing.also.as_ref()?, last - 1 - i)));
@@ -311,7 +355,8 @@ impl RoomCommit {
                 .collect(),
         );
         each(ALSO, also);
-        each(STATES, self.states.iter().map(|from| json!([from.later, from.state.to_string()]).to_string()).collect());
+        let states = self.states.iter();
+        each(STATES, states.map(|from| json!([from_end(from.later), from.state.to_string()]).to_string()).collect());
         each(REDACTIONS, self.redactions.iter().map(redaction_row).collect());
         statements.extend(change(&self.room_id, &self.memberships));
         if self.joins_anew {
@@ -323,7 +368,7 @@ impl RoomCommit {
             statements.push(Statement::new(JOINED, [list.as_str().into(), room_id.into()]));
             statements.push(Statement::new(SERVERS, [list.into(), room_id.into()]));
         }
-        let placed = self.events.iter().filter(|new| matches!(new.place, Place::Newest | Place::Backfilled));
+        let placed = self.events.iter().filter(|new| matches!(new.place, Place::Newest | Place::Filled(_)));
         let touched = placed
             .map(|new| new.event.event_id().as_str())
             .chain(self.redactions.iter().map(|redaction| redaction.redacts.as_str()));
@@ -334,7 +379,36 @@ impl RoomCommit {
         for list in json_lists(judged.map(|new| json!(new.event.event_id().as_str()).to_string())) {
             statements.push(Statement::new(UNSTAGE, [list.into(), room_id.into()]));
         }
+        self.gaps(statements);
     }
+
+    fn gaps(&self, statements: &mut Vec<Statement>) {
+        let room_id = self.room_id.as_str();
+        if let Some((from, to)) = self.filled {
+            statements.push(Statement::new(MOVE_GAP, [room_id.into(), from.into(), to.into()]));
+            statements.push(Statement::new(CLOSE_GAPS, [room_id.into()]));
+        }
+        let rows = self.missing.iter().map(|missing| match missing.before {
+            Before::Newest(later) => json!([missing.event_id.as_str(), from_end(later)]).to_string(),
+            Before::Position(pos) => json!([missing.event_id.as_str(), null, pos]).to_string(),
+        });
+        let lists = json_lists(rows);
+        if lists.is_empty() {
+            return;
+        }
+        statements.extend(lists.into_iter().map(|list| Statement::new(GAPS, [list.into(), room_id.into()])));
+        statements.push(Statement::new(OLDEST_GAPS, [room_id.into()]));
+    }
+}
+
+/// How far before the end of the stream an event stands after which so many of its commit come.
+pub(super) fn from_end(later: usize) -> i64 {
+    STEP.saturating_mul(count(later))
+}
+
+/// A number of things in memory, of which there are never so many.
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn redaction_row(redaction: &Redaction) -> String {

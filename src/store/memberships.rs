@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::{commit::MembershipChange, json_lists};
+use super::{
+    commit::{MembershipChange, from_end},
+    json_lists,
+};
 use crate::{
     matrix::identifiers::{EventId, RoomId},
     platform::Statement,
@@ -32,9 +35,8 @@ const END_INVITE: &str = "\
     WHERE user_id = ?1 AND room_id = ?2 AND membership = 'invite' AND event_id = ?3";
 
 /// Moves a stream on by so many positions.
-pub(super) fn advance(stream: &'static str, by: usize) -> Statement {
-    // There are never so many.
-    Statement::new(ADVANCE, [stream.into(), i64::try_from(by).unwrap_or(i64::MAX).into()])
+pub(super) fn advance(stream: &'static str, by: i64) -> Statement {
+    Statement::new(ADVANCE, [stream.into(), by.into()])
 }
 
 /// What becomes of memberships in a room that we are in, in order.
@@ -60,7 +62,7 @@ pub(crate) fn end_invite(room_id: &RoomId, invite: &EventId, change: &Membership
 fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool) -> Vec<Statement> {
     let row = |change: &MembershipChange| {
         let MembershipChange { user_id, membership, event_id, invite_state, later } = change;
-        json!([user_id.as_str(), membership, event_id.as_str(), invite_state, later]).to_string()
+        json!([user_id.as_str(), membership, event_id.as_str(), invite_state, from_end(*later)]).to_string()
     };
     let lists = json_lists(changes.iter().map(row)).into_iter();
     lists.map(|list| Statement::new(MEMBERSHIPS, [list.into(), room_id.as_str().into(), in_room.into()])).collect()

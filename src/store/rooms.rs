@@ -2,11 +2,7 @@
 
 use serde_json::Value;
 
-use super::{
-    Store,
-    events::{cited, node_id},
-    json_list,
-};
+use super::{Store, events::node_id, json_list};
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId, ServerName},
@@ -65,16 +61,6 @@ const JOINING: &str = "\
     WHERE j.room_id = wanted.value AND j.until_ts > ?2";
 
 const SERVERS: &str = "SELECT server FROM room_servers WHERE room_id = ?1 AND to_pos IS NULL ORDER BY server";
-
-/// Looks at the oldest end of the timeline only, where history is lacking.
-const MISSING_PREVIOUS: &str = concat!(
-    "SELECT DISTINCT ",
-    cited!("p"),
-    " AS previous \
-    FROM (SELECT event_nid FROM timeline WHERE room_id = ?1 ORDER BY pos LIMIT 200) AS oldest \
-      JOIN events AS e ON e.event_nid = oldest.event_nid, json_each(e.json, '$.prev_events') AS p \
-    WHERE NOT EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = previous AND NOT held.outlier) LIMIT 20"
-);
 
 /// The event by which we came into the room.
 const FIRST_DEPTH: &str = "\
@@ -135,19 +121,6 @@ impl Store {
                     .map_err(|_| DatabaseError::Shape(format!("{name:?} in room_servers is no server name")))
             })
             .collect()
-    }
-
-    /// Events that the oldest events in the room's timeline cite as previous ones, and that have no place in our graph.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn missing_previous(&self, room_id: &RoomId) -> Result<Vec<EventId>, DatabaseError> {
-        let rows = self.query(Statement::new(MISSING_PREVIOUS, [room_id.as_str().into()])).await?;
-        let mut ids = Vec::with_capacity(rows.len());
-        for row in &rows {
-            ids.extend(EventId::parse(row.text(0)?).ok());
-        }
-        Ok(ids)
     }
 
     /// The depth of the oldest event in the timeline that was not backfilled: what is deeper in the past is history.

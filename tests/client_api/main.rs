@@ -6,6 +6,7 @@ mod common;
 
 mod accounts;
 mod elsewhere;
+mod gaps;
 mod home;
 mod leaving;
 mod people;

@@ -14,6 +14,7 @@ use crate::{
     },
     room::{Room, RoomError},
     server::Server,
+    store::history::Gap,
 };
 
 /// How many events to ask for at once; other servers answer with no more.
@@ -24,19 +25,15 @@ const MAX_SERVERS: usize = 4;
 const AUTH_ROUNDS: usize = 12;
 const AUTH_AT_ONCE: usize = 8;
 
-/// Fetches up to `limit` events that precede the oldest that we hold of the room. Says whether there are any new ones;
-/// if not, either the room's beginning is reached or no server could help.
+/// Fetches up to `limit` events into a gap in the room's timeline, from its newer end on. Says whether there are any new
+/// ones; if not, no server could help.
 ///
 /// # Errors
 /// As the room layer says. Servers that do not answer are no error.
-pub async fn backfill(server: &Server, room: &Room, limit: usize) -> Result<bool, MatrixError> {
-    let from = server.rooms.before_the_oldest(&room.room_id).await?;
-    if from.is_empty() {
-        return Ok(false);
-    }
+pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> Result<bool, MatrixError> {
     let limit = limit.clamp(1, MAX_LIMIT);
     for resident in candidates(server, room).await? {
-        let mut texts = match server.federation.backfill(&resident, &room.room_id, &from, limit).await {
+        let mut texts = match server.federation.backfill(&resident, &room.room_id, &gap.missing, limit).await {
             Ok(texts) => texts,
             Err(error) => {
                 server.platform.log.warn(&format!("backfill of {} from {resident}: {error}", room.room_id));
@@ -45,7 +42,7 @@ pub async fn backfill(server: &Server, room: &Room, limit: usize) -> Result<bool
         };
         texts.truncate(limit);
         let events = pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?;
-        if place(server, room, &resident, events).await? > 0 {
+        if place(server, room, gap, &resident, events).await? {
             return Ok(true);
         }
     }
@@ -63,20 +60,21 @@ async fn candidates(server: &Server, room: &Room) -> Result<Vec<ServerName>, Mat
     Ok(servers)
 }
 
-/// Gives `events` their place in the room, with the auth events that they take; returns how many found one. Those whose auth
-/// events are not to be had are left out.
+/// Gives `events` their place in the room, with the auth events that they take; says whether any found one. Those whose
+/// auth events are not to be had are left out.
 async fn place(
     server: &Server,
     room: &Room,
+    gap: &Gap,
     resident: &ServerName,
     mut events: Vec<Event>,
-) -> Result<usize, MatrixError> {
+) -> Result<bool, MatrixError> {
     let mut auth_events: Vec<Event> = Vec::new();
     for round in 0..=AUTH_ROUNDS {
         if events.is_empty() {
-            return Ok(0);
+            return Ok(false);
         }
-        let missing = match server.rooms.backfilled(&room.room_id, &events, &auth_events).await {
+        let missing = match server.rooms.fill(&room.room_id, gap.pos, &events, &auth_events).await {
             Err(RoomError::MissingEvents(missing)) => missing,
             placed => return Ok(placed?),
         };
@@ -95,7 +93,7 @@ async fn place(
             auth_events.retain(|event| !cites(event, &missing));
         }
     }
-    Ok(0)
+    Ok(false)
 }
 
 fn cites(event: &Event, missing: &HashSet<EventId>) -> bool {

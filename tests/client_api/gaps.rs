@@ -1,0 +1,236 @@
+//! Paging back over history that this server never had: after a rejoin, and where too much was missed.
+
+use std::rc::Rc;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::router::json_response;
+
+use crate::{
+    common::{
+        network::{Homeserver, World},
+        peer::Peer,
+    },
+    home::{Home, User, quote},
+};
+
+/// Alice on one server, Bob on another, who has joined her room through it.
+struct Scene {
+    one: Home,
+    two: Home,
+    alice: User,
+    bob: User,
+    room: String,
+}
+
+fn scene(version: &str) -> Scene {
+    let world = World::new();
+    let open = [("REGISTRATION", "open")];
+    let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "preset": "public_chat", "room_version": version }));
+    let scene = Scene { one, two, alice, bob, room };
+    scene.says(0..5);
+    scene.join();
+    scene.says(5..8);
+    scene
+}
+
+impl Scene {
+    fn says(&self, numbers: std::ops::Range<usize>) {
+        for i in numbers {
+            self.one.say(&self.alice, &self.room, &format!("m{i}"), &format!("t{i}"));
+        }
+        self.one.world.settle();
+    }
+
+    fn join(&self) {
+        let path = format!("/join/{}?via=one.test", quote(&self.room));
+        let (status, answer) = self.two.post(&self.bob, &path, json!({}));
+        assert_eq!(status, 200, "{answer}");
+        self.two.world.settle();
+    }
+
+    /// Alice's server sends nothing of what it has, now or ever.
+    fn forget_to_send(&self) {
+        self.one.database.rows("DELETE FROM outbox");
+    }
+
+    fn synced(&self, since: &Value) -> Value {
+        let synced = self.two.sync(&self.bob, &format!("since={}", since["next_batch"].as_str().unwrap()));
+        synced["rooms"]["join"][&self.room]["timeline"].clone()
+    }
+
+    /// The requests for history so far.
+    fn backfills(&self) -> usize {
+        self.two.world.traffic().iter().filter(|sent| sent.line.contains("/backfill/")).count()
+    }
+}
+
+fn ids(events: &Value) -> Vec<String> {
+    events.as_array().unwrap().iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// All that is found paging back from `from`.
+fn back(home: &Home, user: &User, room: &str, from: Option<&str>, limit: usize, more: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut from = from.map(str::to_owned);
+    for _ in 0..100 {
+        let from_query = from.map(|token| format!("&from={token}")).unwrap_or_default();
+        let path = format!("/rooms/{}/messages?dir=b&limit={limit}{from_query}{more}", quote(room));
+        let (status, page) = home.get(user, &path);
+        assert_eq!(status, 200, "{page}");
+        found.extend(ids(&page["chunk"]));
+        from = page["end"].as_str().map(str::to_owned);
+        if from.is_none() {
+            return found;
+        }
+    }
+    panic!("the history has no end")
+}
+
+#[test]
+fn what_happened_between_a_leave_and_a_rejoin_is_paged_back_to() {
+    for version in ["1", "10", "12"] {
+        for limit in [7, 1_000] {
+            let scene = scene(version);
+            let leave = format!("/rooms/{}/leave", quote(&scene.room));
+            assert_eq!(scene.two.post(&scene.bob, &leave, json!({})).0, 200);
+            scene.two.world.settle();
+            let before = scene.two.sync(&scene.bob, "");
+            scene.says(8..58);
+            scene.join();
+            scene.says(58..60);
+            let timeline = scene.synced(&before);
+            assert_eq!(timeline["limited"], true, "there is a gap before it");
+            let told = ids(&timeline["events"]);
+            assert_eq!(told.len(), 3, "the join, and what came after it: {timeline}");
+
+            // Alice has it all.
+            let all = back(&scene.one, &scene.alice, &scene.room, None, 1_000, "");
+            let from = timeline["prev_batch"].as_str();
+            assert_eq!(back(&scene.two, &scene.bob, &scene.room, from, limit, ""), all[3..], "{version}");
+            assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, limit, ""), all, "{version}");
+            // What was fetched is kept, in its order, which is the same the other way round.
+            let asked = scene.backfills();
+            assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, 7, ""), all);
+            let (_, forwards) =
+                scene.two.get(&scene.bob, &format!("/rooms/{}/messages?dir=f&limit=1000", quote(&scene.room)));
+            assert!(ids(&forwards["chunk"]).iter().rev().eq(&all));
+            assert_eq!(scene.backfills(), asked);
+            assert!(scene.two.database.rows("SELECT 1 FROM gaps").is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_gap_too_wide_to_be_fetched_at_once_is_paged_back_over() {
+    let scene = scene("12");
+    let before = scene.two.sync(&scene.bob, "");
+    scene.one.world.cut("one.test", "two.test");
+    scene.says(8..208);
+    scene.forget_to_send();
+    scene.one.world.mend("one.test", "two.test");
+    scene.one.world.advance(3_600_000);
+    scene.says(208..209);
+    scene.two.world.settle();
+    let all = back(&scene.one, &scene.alice, &scene.room, None, 1_000, "");
+
+    let timeline = scene.synced(&before);
+    assert_eq!(ids(&timeline["events"]).last(), all.first(), "{:?}", scene.two.world.logs());
+    assert_eq!(timeline["limited"], true);
+    let from = timeline["prev_batch"].as_str();
+    let told = ids(&timeline["events"]).len();
+    assert!(told < 200);
+    assert_eq!(back(&scene.two, &scene.bob, &scene.room, from, 30, ""), all[told..]);
+    assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, 30, ""), all);
+    // Who syncs only now is told of no gap.
+    let timeline = scene.synced(&before);
+    assert!(ids(&timeline["events"]).iter().rev().eq(&all[..10]), "{timeline}");
+    // The room goes on as if nothing had been missed.
+    scene.says(209..211);
+    assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, 1_000, "").len(), all.len() + 2);
+    assert!(scene.two.database.rows("SELECT 1 FROM gaps").is_empty());
+}
+
+#[test]
+fn where_nobody_can_fill_a_gap_the_page_goes_on_behind_it() {
+    let scene = scene("12");
+    let leave = format!("/rooms/{}/leave", quote(&scene.room));
+    assert_eq!(scene.two.post(&scene.bob, &leave, json!({})).0, 200);
+    scene.two.world.settle();
+    let had = back(&scene.two, &scene.bob, &scene.room, None, 100, "");
+    scene.says(8..20);
+    scene.join();
+    scene.one.world.cut("one.test", "two.test");
+    let found = back(&scene.two, &scene.bob, &scene.room, None, 2, "");
+    assert_eq!(found[1..], had);
+    scene.one.world.mend("one.test", "two.test");
+    let all = back(&scene.one, &scene.alice, &scene.room, None, 1_000, "");
+    assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, 2, ""), all);
+}
+
+#[test]
+fn a_page_of_what_is_rare_goes_on_to_the_beginning() {
+    let scene = scene("12");
+    scene.two.post(&scene.bob, &format!("/rooms/{}/leave", quote(&scene.room)), json!({}));
+    scene.two.world.settle();
+    scene.says(8..508);
+    scene.join();
+    let all = back(&scene.one, &scene.alice, &scene.room, None, 1_000, "");
+    let filter = format!("&filter={}", quote(r#"{"types":["m.room.create"]}"#));
+    let found = back(&scene.two, &scene.bob, &scene.room, None, 20, &filter);
+    assert_eq!(found[..], all[all.len() - 1..]);
+}
+
+#[test]
+fn what_several_events_cite_stands_before_all_of_them() {
+    let world = World::new();
+    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
+    let mut theirs = peer.join(&server, &room, &bob);
+    world.settle();
+    let missed = theirs.say(&peer, &bob, "missed");
+    let fork = theirs.clone();
+    let (first, second) = (theirs.say(&peer, &bob, "first"), fork.clone().say(&peer, &bob, "second"));
+    // The peer has lost all but that event and the state before it, and later finds its history again.
+    let state: Vec<String> = theirs.state.values().map(|event| crate::common::peer::event_id("11", event)).collect();
+    let (event, found) = (missed.1.clone(), Rc::new(std::cell::Cell::new(false)));
+    let finds = Rc::clone(&found);
+    peer.answers(move |request| {
+        let path = request.uri().path();
+        let body = if path.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else if path.contains("/state_ids/") {
+            json!({ "pdu_ids": state, "auth_chain_ids": state })
+        } else if path.contains("/v1/event/") || (path.contains("/backfill/") && finds.get()) {
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [event] })
+        } else {
+            return None;
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+    for (txn_id, event) in [("1", &first.1), ("2", &second.1)] {
+        let (status, answer) = peer.send(&server, txn_id, std::slice::from_ref(event));
+        assert_eq!(status, 200, "{answer}");
+        world.settle();
+    }
+    let newest = [second.0.clone(), first.0.clone()];
+    let history = back(&home, &alice, &room, None, 10, "");
+    assert_eq!(history[..2], newest, "{:?}", world.logs());
+    assert!(!history.contains(&missed.0));
+    found.set(true);
+    let history = back(&home, &alice, &room, None, 10, "");
+    assert_eq!(history[..2], newest);
+    assert_eq!(history[2], missed.0);
+    assert!(home.database.rows("SELECT 1 FROM gaps").is_empty());
+    // The state around it is known as before, so that what cites it is still judged.
+    let third = fork.clone().say(&peer, &bob, "third");
+    let (_, answer) = peer.send(&server, "3", &[third.1]);
+    assert_eq!(answer["pdus"][&third.0], json!({}));
+    assert_eq!(back(&home, &alice, &room, None, 10, "")[0], third.0);
+}
