@@ -242,15 +242,18 @@ fn a_second_user_comes_in_by_a_join_that_the_first_one_s_answer_holds() {
 }
 
 #[test]
-fn a_transaction_of_a_known_room_takes_three_round_trips() {
+fn a_transaction_of_a_known_room_costs_three_round_trips_and_few_rows() {
     let mut scene = scene("12");
     let mut pdus: Vec<Value> = (0..50).map(|_| scene.theirs.say(&scene.peer, &scene.bob, "hello").1).collect();
     scene.peer.send(&scene.a, "1", &[pdus.remove(0)]);
     scene.world.settle();
+    let written = || scene.a.database.rows("SELECT total_changes()")[0][0].parse::<usize>().unwrap();
     for (txn_id, pdus) in [("2", &pdus[..1]), ("3", &pdus[1..])] {
-        let calls = scene.a.database.calls.get();
+        let (calls, rows) = (scene.a.database.calls.get(), written());
         scene.peer.send(&scene.a, txn_id, pdus);
         scene.world.settle();
         assert_eq!(scene.a.database.calls.get() - calls, 3);
+        // Each event and its place; and the stream, the room and the transaction.
+        assert_eq!(written() - rows, 2 * pdus.len() + 3);
     }
 }
