@@ -3,11 +3,13 @@
 
 pub mod homeserver;
 pub mod internet;
+pub mod junk;
 pub mod network;
 pub mod peer;
 pub mod rooms;
 pub mod ruma;
 pub mod shrink;
+pub mod signed;
 pub mod sqlite;
 pub mod synapse;
 

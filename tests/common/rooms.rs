@@ -5,7 +5,10 @@
 //! with several prev events is resolved; in the others one of the candidates for each key that differs is drawn. What the
 //! rooms serve for is to compare what implementations decide given a state, and any state will do; it need not be a fair one.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use ed25519_dalek::{Signer, SigningKey};
 use serde_json::json;
@@ -133,7 +136,7 @@ impl Room {
         }
         let event = RoomEvent { event, states, state, rejected, after };
         if let Some(resolver) = &mut self.resolver {
-            resolver.insert(&event);
+            resolver.insert(&event, rejected);
         }
         self.events.push(event);
         Some(position)
@@ -158,6 +161,12 @@ impl Room {
         }
     }
 
+    /// A state by event ids.
+    pub fn plain(&self, state: &State) -> BTreeMap<Key, String> {
+        let id = |position: &usize| self.events[*position].event.event_id().to_string();
+        state.iter().map(|(key, position)| (key.clone(), id(position))).collect()
+    }
+
     /// A state with its events.
     pub fn with_events<'a>(&'a self, state: &'a State) -> StateOf<'a> {
         StateOf { room: self, state }
@@ -169,15 +178,17 @@ impl Room {
 pub struct Resolver(Memory);
 
 impl Resolver {
-    /// With all events of a room.
-    pub fn new(room: &Room) -> Self {
+    /// With all events of a room, and these of them rejected besides those that are.
+    pub fn new(room: &Room, rejected: &BTreeSet<usize>) -> Self {
         let mut resolver = Self::default();
-        room.events.iter().for_each(|event| resolver.insert(event));
+        for (position, event) in room.events.iter().enumerate() {
+            resolver.insert(event, event.rejected || rejected.contains(&position));
+        }
         resolver
     }
 
-    fn insert(&mut self, event: &RoomEvent) {
-        self.0.insert(StateEvent { event: event.event.clone(), rejected: event.rejected });
+    fn insert(&mut self, event: &RoomEvent, rejected: bool) {
+        self.0.insert(StateEvent { event: event.event.clone(), rejected });
     }
 
     /// What the states resolve to.
@@ -313,6 +324,8 @@ struct Generator {
     room_id: String,
     /// Positions of events that nothing follows yet.
     tips: Vec<usize>,
+    /// The first event at which the room may fork. What comes before is as an honest server makes it.
+    first_fork: Option<usize>,
     /// The identity server's key, and one that nobody trusts.
     keys: [SigningKey; 2],
     options: Options,
@@ -328,8 +341,9 @@ impl Generator {
         });
         let room = Room::new(version, seed, random.percent(50));
         let room_id = "!room:a.example".to_owned();
-        let mut generator = Self { random, room, room_id, tips: Vec::new(), keys, options };
+        let mut generator = Self { random, room, room_id, tips: Vec::new(), first_fork: None, keys, options };
         generator.start();
+        generator.first_fork = Some(if options.complete { generator.room.events.len() - 1 } else { 0 });
         generator
     }
 
@@ -399,7 +413,8 @@ impl Generator {
             Graph::Wide => (50, 60, 95, MAX_PREV_EVENTS),
         };
         if self.random.percent(forks) {
-            let recent = self.room.events.len().min(behind);
+            let first = self.first_fork.unwrap_or_default();
+            let recent = (self.room.events.len() - first).min(behind);
             let position = self.room.events.len() - 1 - self.random.below(recent);
             if !self.room.events[position].rejected {
                 return vec![position];
@@ -448,7 +463,8 @@ impl Generator {
         let selected = keys.iter().filter_map(|(t, k)| state.get(&((*t).to_owned(), (*k).to_owned())));
         let mut auth: Vec<usize> = selected.copied().collect();
         let mut unknown = None;
-        if self.random.percent(6) && !auth.is_empty() {
+        let honest = self.options.complete && self.first_fork.is_none();
+        if self.random.percent(6) && !auth.is_empty() && !honest {
             match self.random.below(6) {
                 0 => drop(auth.remove(self.random.below(auth.len()))),
                 1 => auth.push(*self.random.pick(&auth)),
@@ -644,6 +660,13 @@ impl Generator {
         let current = current.map(|position| self.room.events[*position].event.content().clone());
         let has_current = current.is_some();
         let mut content = current.unwrap_or_default();
+        if self.options.complete {
+            for name in NAMED_LEVELS {
+                if !content.contains_key(name) {
+                    content.insert(name, 0);
+                }
+            }
+        }
         for _ in 0..=self.random.below(3) {
             let level = self.level();
             let (property, key) = match self.random.below(10) {

@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::rooms::{Room, State};
+use super::{
+    rooms::{Room, State},
+    signed::SignedPdu,
+};
 
 /// A Python process that answers one request after another.
 pub struct Synapse {
@@ -40,8 +43,8 @@ impl Synapse {
         Some(Self { process, requests, answers })
     }
 
-    /// What Synapse says of each event of a room, and of the resolution of each list of states.
-    pub fn judge(&mut self, room: &Room, resolve: &[Vec<&State>]) -> Answer {
+    /// What Synapse says of each event of a room, of the resolution of each list of states, and of signed PDUs.
+    pub fn judge(&mut self, room: &Room, resolve: &[Vec<&State>], signed: &[SignedPdu]) -> Answer {
         let positions = |state: &State| state.values().copied().collect::<Vec<_>>();
         let own = room.events.iter().map(
             |event| json!({ "json": event.event.json(), "rejected": event.rejected, "state": positions(&event.state) }),
@@ -51,7 +54,9 @@ impl Synapse {
         let events: Vec<_> = own.chain(foreign).collect();
         let resolve: Vec<Vec<_>> =
             resolve.iter().map(|states| states.iter().map(|state| positions(state)).collect()).collect();
-        self.ask(&json!({ "version": room.version.id, "events": events, "resolve": resolve, "pdus": [] }))
+        let pdus: Vec<_> =
+            signed.iter().map(|signed| json!({ "json": signed.pdu.to_text(), "keys": signed.keys() })).collect();
+        self.ask(&json!({ "version": room.version.id, "events": events, "resolve": resolve, "pdus": pdus }))
     }
 
     /// The answer to a request as the script describes it.
@@ -89,6 +94,15 @@ impl Answer {
     /// Why a set of rules, `independent` or `dependent` of state, refuses an event.
     pub fn refusal(&self, position: usize, rules: &str) -> Option<&str> {
         self.0["events"][position][rules].as_str()
+    }
+
+    /// What becomes of a signed PDU: the event that is taken, whole or redacted, or why it is dropped.
+    pub fn checked(&self, position: usize) -> Result<&str, &str> {
+        let pdu = &self.0["pdus"][position];
+        match pdu["dropped"].as_str().or(pdu["unsigned"].as_str()) {
+            Some(reason) => Err(reason),
+            None => pdu["checked"].as_str().ok_or("the content hash cannot be checked"),
+        }
     }
 
     /// The resolution of a list of states: keys and event IDs, in order.

@@ -1,5 +1,5 @@
-//! State resolution against implementations that we did not write, in the disasters that it is there to prevent, and as
-//! properties that must always hold.
+//! State resolution in the disasters that it is there to prevent, where the oracles differ, and as properties that must always
+//! hold. `tests/differential` compares it over generated rooms.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
@@ -7,6 +7,7 @@
 mod common;
 
 mod by_ruma;
-mod differential;
+mod differences;
 mod disasters;
 mod properties;
+mod scene;
