@@ -11,7 +11,8 @@ mod rules;
 mod scene;
 
 use common::{
-    rooms::{Numbers, Random, Room, RoomEvent, try_event_of},
+    generator::{Numbers, Random},
+    rooms::{Room, RoomEvent, try_event_of},
     ruma::{self, RumaEvent},
     setting, shrink,
 };

@@ -5,7 +5,7 @@ use verge::matrix::{
     json::{self, Value},
 };
 
-use super::rooms::{Random, try_event_of};
+use super::{generator::Random, rooms::try_event_of};
 
 /// The event with something else in one place of its content.
 pub fn with_junk(event: &Event, random: &mut Random) -> Event {

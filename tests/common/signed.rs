@@ -15,7 +15,7 @@ use verge::matrix::{
     signing::SigningKey,
 };
 
-use super::rooms::Random;
+use super::generator::Random;
 
 /// A PDU, and the keys that its receiver knows.
 pub struct SignedPdu {

@@ -9,7 +9,8 @@ use verge::matrix::{
 
 use crate::{
     common::{
-        rooms::{Numbers, Options, Room, RoomEvent},
+        generator::{Numbers, Options},
+        rooms::{Room, RoomEvent},
         ruma::{self, RumaEvent},
         synapse::Answer,
     },

@@ -24,7 +24,8 @@ mod signatures;
 use std::{env, thread};
 
 use common::{
-    rooms::{Graph, Numbers, Options, Room, State},
+    generator::{Graph, Numbers, Options},
+    rooms::{Room, State},
     setting, shrink,
     signed::SignedPdu,
     synapse::Synapse,

@@ -9,7 +9,8 @@ use verge::matrix::{
 use crate::{
     by_ruma::{PlainState, RumaRoom},
     common::{
-        rooms::{Graph, Key, Numbers, Options, Random, Resolver, Room, State},
+        generator::{Graph, Numbers, Options, Random},
+        rooms::{Key, Resolver, Room, State},
         synapse::Answer,
     },
     counts::Counts,

@@ -3,7 +3,8 @@
 use verge::matrix::{auth_rules, event::ReceivedPdu, json, room_version::RoomVersion};
 
 use crate::common::{
-    rooms::{Numbers, Random, Room, RoomEvent},
+    generator::{Numbers, Random},
+    rooms::{Room, RoomEvent},
     shrink,
 };
 

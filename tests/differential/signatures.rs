@@ -13,7 +13,7 @@ use verge::matrix::{
 
 use crate::{
     common::{
-        rooms::{Numbers, Options},
+        generator::{Numbers, Options},
         ruma,
         signed::{Damage, SignedPdu},
         synapse::Answer,

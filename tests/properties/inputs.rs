@@ -9,7 +9,7 @@ use verge::matrix::{
 };
 
 use crate::{
-    common::rooms::{Numbers, Room},
+    common::{generator::Numbers, rooms::Room},
     generate::{self, Random, SERVER, signing_key},
 };
 

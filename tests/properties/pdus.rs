@@ -19,7 +19,8 @@ use verge::matrix::{
 
 use crate::{
     common::{
-        rooms::{Numbers, Room, State, try_event_of},
+        generator::Numbers,
+        rooms::{Room, State, try_event_of},
         ruma::{self, RumaEvent},
     },
     generate::{SERVER, signing_key},

@@ -11,8 +11,9 @@ use verge::matrix::{
 };
 
 use crate::common::{
+    generator::{Numbers, Random},
     junk::with_junk,
-    rooms::{Key, Numbers, Random, Resolver, Room, RoomEvent},
+    rooms::{Key, Resolver, Room, RoomEvent},
 };
 
 fn each_room(mut check: impl FnMut(&Room, &mut Random)) {
