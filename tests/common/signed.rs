@@ -42,6 +42,8 @@ pub enum Damage {
     Hash,
     /// The content hash, which is signed.
     SignedHash,
+    /// As that, and it is no base64.
+    MalformedHash,
     /// It was redacted, as servers do that have redacted it.
     Redacted,
     /// A third-party invite was put in, which would excuse the sender's server from signing.
@@ -71,12 +73,13 @@ pub enum Damage {
     JustExpired,
 }
 
-const DAMAGES: [Damage; 18] = [
+const DAMAGES: [Damage; 19] = [
     Damage::Content,
     Damage::Member,
     Damage::SignedMember,
     Damage::Hash,
     Damage::SignedHash,
+    Damage::MalformedHash,
     Damage::Redacted,
     Damage::Excuse,
     Damage::Unsigned,
@@ -118,10 +121,11 @@ impl SignedPdu {
         }
         let signers = signers(&pdu, version);
         let damage = if random.percent(25) { Damage::None } else { *random.pick(&DAMAGES) };
-        if damage == Damage::SignedHash {
+        if matches!(damage, Damage::SignedHash | Damage::MalformedHash) {
             // `hash_and_sign` would put it right: sign by hand.
-            let hash = Object::from_iter([("sha256", base64::encode(&[7; 32]))]);
-            pdu.insert("hashes", hash);
+            let wrong = base64::encode(&[7; 32]);
+            let hash = if damage == Damage::SignedHash { &*wrong } else { "A" };
+            pdu.insert("hashes", Object::from_iter([("sha256", hash)]));
             for server in &signers {
                 let mut signed = redaction::redact(&pdu, version);
                 with_key(server, 1, |key| key.sign_object(&mut signed, server));
@@ -149,7 +153,7 @@ impl SignedPdu {
         let sent = self.pdu.get("origin_server_ts").and_then(Value::as_i64).unwrap();
         let wrong = base64::encode(&Sha256::digest("wrong").repeat(2));
         match self.damage {
-            Damage::None | Damage::SignedHash => {}
+            Damage::None | Damage::SignedHash | Damage::MalformedHash => {}
             Damage::Content => drop(self.pdu.object_at("content").insert("x.damage", 1)),
             Damage::Member => drop(self.pdu.insert("org.example.damage", 1)),
             Damage::SignedMember => drop(self.pdu.insert("depth", 987_654)),

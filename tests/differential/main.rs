@@ -92,6 +92,6 @@ fn compare(room: &Room, options: Options, synapse: Option<&mut Synapse>, counts:
     events::compare(room, options, answer, counts)?;
     signatures::compare(&signed, options, answer, counts)?;
     resolution::compare(room, options, &merges, answer, counts)?;
-    counts.rooms += 1;
+    counts.count(if options.graph == Graph::Deep { "deep rooms" } else { "other rooms" });
     Ok(())
 }

@@ -9,7 +9,7 @@ use verge::matrix::{
 use crate::{
     by_ruma::{PlainState, RumaRoom},
     common::{
-        generator::{Graph, Numbers, Options, Random},
+        generator::{Numbers, Options, Random},
         rooms::{Key, Resolver, Room, State},
         synapse::Answer,
     },
@@ -94,18 +94,22 @@ pub(crate) fn compare(
         {
             let states: Vec<PlainState> = states.iter().map(|state| room.plain(state)).collect();
             compare("ruma", ruma.resolve(&states))?;
-            counts.resolved_by_ruma += 1;
+            counts.count("states resolved by ruma");
+            if !merge.rejected.is_empty() {
+                counts.count("merges with a rejected event");
+            }
         }
         if let Some(answer) = synapse
             && synapse_follows(room, merge)
         {
             let theirs = answer.resolved(position).map_err(str::to_owned);
             compare("Synapse", theirs.map(|all| all.into_iter().map(|(t, k, id)| ((t, k), id)).collect()))?;
-            counts.resolved_by_synapse += 1;
+            counts.count("states resolved by Synapse");
+            if merge.states.len() > 64 {
+                counts.count("merges of more than 64 states by Synapse");
+            }
         }
-        counts.merge(merge.states.len(), !merge.rejected.is_empty());
     }
-    counts.deep += usize::from(options.graph == Graph::Deep);
     Ok(())
 }
 
