@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use verge::matrix::room_version::RoomVersion;
 
 use super::{
     rooms::{Room, State},
@@ -59,6 +60,12 @@ impl Synapse {
         self.ask(&json!({ "version": room.version.id, "events": events, "resolve": resolve, "pdus": pdus }))
     }
 
+    /// What Synapse says of PDUs that stand by themselves, as texts.
+    pub fn check(&mut self, version: &RoomVersion, pdus: &[String]) -> Answer {
+        let pdus: Vec<_> = pdus.iter().map(|text| json!({ "json": text, "keys": null })).collect();
+        self.ask(&json!({ "version": version.id, "events": [], "resolve": [], "pdus": pdus }))
+    }
+
     /// The answer to a request as the script describes it.
     pub fn ask(&mut self, request: &Value) -> Answer {
         writeln!(self.requests, "{request}").unwrap();
@@ -94,6 +101,15 @@ impl Answer {
     /// Why a set of rules, `independent` or `dependent` of state, refuses an event.
     pub fn refusal(&self, position: usize, rules: &str) -> Option<&str> {
         self.0["events"][position][rules].as_str()
+    }
+
+    /// Whether a PDU has the right format: why it is rejected, if it is, or why it is dropped.
+    pub fn format(&self, position: usize) -> Result<Option<&str>, &str> {
+        let pdu = &self.0["pdus"][position];
+        match pdu["dropped"].as_str() {
+            Some(reason) => Err(reason),
+            None => Ok(pdu["rejected"].as_str()),
+        }
     }
 
     /// What becomes of a signed PDU: the event that is taken, whole or redacted, or why it is dropped.

@@ -43,6 +43,10 @@ fn the_servers_that_the_spec_names_must_have_signed() {
     let same = r#""content":{"membership":"join","join_authorised_via_users_server":"@b:sender"}"#;
     let invite = r#""content":{"membership":"invite"}"#;
     let third_party = r#""content":{"membership":"invite","third_party_invite":{}}"#;
+    // Rule 4.2 is about every membership. Synapse looks at joins only.
+    let leave = r#""content":{"membership":"leave","join_authorised_via_users_server":"@b:authoriser"}"#;
+    let authorised_invite = r#""content":{"membership":"invite","third_party_invite":{},
+        "join_authorised_via_users_server":"@b:authoriser"}"#;
     let message = r#""type":"m.room.message","content":{"membership":"invite","third_party_invite":{}}"#;
     for version in RoomVersion::all() {
         let early = matches!(version.id, "1" | "2");
@@ -50,6 +54,8 @@ fn the_servers_that_the_spec_names_must_have_signed() {
             (join, vec!["sender"]),
             (restricted, if version.restricted { vec!["sender", "authoriser"] } else { vec!["sender"] }),
             (same, vec!["sender"]),
+            (leave, if version.restricted { vec!["sender", "authoriser"] } else { vec!["sender"] }),
+            (authorised_invite, if version.restricted { vec!["authoriser"] } else { vec![] }),
             (invite, vec!["sender"]),
             (third_party, vec![]),
             (message, vec!["sender"]),
@@ -76,6 +82,46 @@ fn the_servers_that_the_spec_names_must_have_signed() {
                 assert_eq!(received.keys_to_fetch(&ring(&others)), [(*missing, vec!["ed25519:1"])]);
                 assert_eq!(received.verify(&ring(&others)).unwrap_err(), PduError::NotSigned((*missing).into()));
             }
+        }
+    }
+}
+
+/// The server of the event id must sign "if it differs from the originating server", and that one need not sign a third-party
+/// invite. ruma asks the server of the id all the same.
+#[test]
+fn an_id_of_the_senders_server_asks_for_no_signature() {
+    for version in RoomVersion::all().iter().filter(|version| matches!(version.id, "1" | "2")) {
+        let mut event = event(version, r#""content":{"membership":"invite","third_party_invite":{}}"#);
+        event.insert("event_id", "$e:sender");
+        hash_and_sign(&mut event, version, "nobody", &signing_key());
+        let received = ReceivedPdu::from_value(event.clone().into(), version).unwrap();
+        assert_eq!(received.required_servers(), [""; 0]);
+        assert!(received.verify(&ring(&[])).is_ok());
+        let theirs = serde_json::from_str(&event.to_text()).unwrap();
+        let rules = ruma_common::RoomVersionId::try_from(version.id).unwrap().rules().unwrap();
+        let asked = ruma_signatures::required_server_signatures_to_verify_event(&theirs, &rules.signatures).unwrap();
+        assert_eq!(asked.iter().map(|server| server.as_str()).collect::<Vec<_>>(), ["sender"]);
+    }
+}
+
+/// A hash that is no base64 is not equal to the right one, so the event is redacted. Synapse drops it.
+#[test]
+fn a_malformed_content_hash_redacts_the_event() {
+    for version in RoomVersion::all() {
+        for hash in ["not base64!", "A", ""] {
+            let mut event = event(version, r#""type":"m.room.message","content":{"body":"x"}"#);
+            event.object_at("hashes").insert("sha256", hash);
+            let mut signed = verge::matrix::redaction::redact(&event, version);
+            for server in ["sender", "ids"] {
+                signing_key().sign_object(&mut signed, server);
+            }
+            event.insert("signatures", signed.get("signatures").unwrap().clone());
+            let received = ReceivedPdu::from_value(event.into(), version).unwrap();
+            assert_eq!(
+                received.verify(&ring(&["sender", "ids"])).unwrap().json(),
+                signed.to_text(),
+                "{version} {hash}"
+            );
         }
     }
 }
