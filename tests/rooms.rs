@@ -9,11 +9,12 @@ use common::{network::World, sqlite::Sqlite};
 use verge::{
     config::Config,
     matrix::{
+        auth_rules,
         event::{Event, PduError, ReceivedPdu},
         identifiers::{EventId, RoomId, UserId},
         json::{self, Object, Value},
         keys::KeyRing,
-        room_version::RoomVersion,
+        room_version::{EventIds, RoomVersion},
     },
     room::{Draft, NewRoom, RoomError},
     server::Server,
@@ -173,6 +174,40 @@ fn a_claim_about_the_state_before_an_event_rejects_nothing() {
     });
     assert_eq!(database.rows("SELECT count(*) FROM events WHERE rejected IS NOT NULL"), [["0"]]);
     assert_eq!(database.rows("SELECT outlier FROM events WHERE depth = 100"), [["1"]]);
+}
+
+/// Nothing in the rules before version 12, nor in state resolution, tells a room's create event from another of the same
+/// server: that there is one already does.
+#[test]
+fn a_room_is_created_once() {
+    for version in RoomVersion::all().iter().filter(|version| !version.room_id_is_create_hash) {
+        let world = World::new();
+        let (server, database) = server(&world, "a.example");
+        let (alice, mallory) =
+            (UserId::parse("@alice:a.example").unwrap(), UserId::parse("@mallory:a.example").unwrap());
+        world.run(async {
+            let (room, _) = server.rooms.create(&alice, &new_room(version.id, alice.as_str())).await.unwrap();
+            let mut event = object(
+                r#"{"type":"m.room.create","state_key":"","auth_events":[],"prev_events":[],"depth":1,"origin_server_ts":1}"#,
+            );
+            event.insert("content", object(&format!(r#"{{"creator":"{mallory}","room_version":"{}"}}"#, version.id)));
+            event.insert("room_id", room.as_str());
+            event.insert("sender", mallory.as_str());
+            if version.event_ids == EventIds::Given {
+                event.insert("event_id", "$second:a.example");
+            }
+            let name = server.config.server_name.as_str();
+            let event = Event::create(event, version, name, &server.config.signing_key).unwrap();
+            assert_eq!(auth_rules::check_auth_event_list(&event, |_| None), Ok(()), "the rules allow it");
+            let before = server.rooms.room(&room).await.unwrap().unwrap();
+            let received = server.rooms.receive_fetched(&room, std::slice::from_ref(&event)).await.unwrap();
+            assert_eq!(received.accepted, 0, "version {version}");
+            let after = server.rooms.room(&room).await.unwrap().unwrap();
+            assert_eq!((before.state, before.extremities), (after.state, after.extremities));
+        });
+        let created = "SELECT sender FROM events WHERE event_type = 'm.room.create' AND rejected IS NULL";
+        assert_eq!(database.rows(created), [["@alice:a.example"]], "version {version}");
+    }
 }
 
 #[test]

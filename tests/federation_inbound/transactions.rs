@@ -129,6 +129,56 @@ fn an_event_with_a_wrong_content_hash_is_stored_redacted() {
     }
 }
 
+/// Rooms v3, "Handling redactions": a redaction is an event like others, but redacts only what its sender's server sent, or
+/// with the power to.
+#[test]
+fn a_redaction_of_somebody_elses_message_takes_power() {
+    for version in ["10", "11", "12"] {
+        let mut scene = scene(version);
+        let text = object(json!({ "msgtype": "m.text", "body": "hers" }));
+        let hers = scene.a.send(&scene.world, &scene.room, &scene.alice, Draft::message("m.room.message", text));
+        let hers = hers.event_id().to_string();
+        let (his, event) = scene.theirs.say(&scene.peer, &scene.bob, "his");
+        assert_eq!(scene.peer.send(&scene.a, "1", &[event]).1["pdus"][&his], json!({}));
+
+        let redact = |scene: &mut Scene, txn_id: &str, redacts: &str| {
+            let mut fields = json!({ "type": "m.room.redaction", "content": {} });
+            match version {
+                "10" => fields["redacts"] = json!(redacts),
+                _ => fields["content"]["redacts"] = json!(redacts),
+            }
+            let draft = scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields);
+            let (id, event) = scene.peer.sign(version, draft);
+            assert_eq!(
+                scene.peer.send(&scene.a, txn_id, &[event]).1["pdus"][&id],
+                json!({}),
+                "it is an event like others"
+            );
+            scene.theirs.advance(&id);
+            scene.world.settle();
+            let stored = format!("SELECT ifnull(redacted_by, '') FROM events WHERE event_id = '{redacts}'");
+            (id, scene.a.database.rows(&stored).remove(0).remove(0))
+        };
+        let (_, redacted_by) = redact(&mut scene, "2", &hers);
+        assert_eq!(redacted_by, "", "version {version}: Bob has no power");
+        let (id, redacted_by) = redact(&mut scene, "3", &his);
+        assert_eq!(redacted_by, id, "version {version}: it is of his own server");
+
+        let users = if version == "12" {
+            json!({ &scene.bob: 50 })
+        } else {
+            json!({ scene.alice.as_str(): 100, &scene.bob: 50 })
+        };
+        let levels = Draft::state("m.room.power_levels", "", object(json!({ "users": users })));
+        let levels = scene.a.send(&scene.world, &scene.room, &scene.alice, levels);
+        let text = serde_json::from_str(levels.json()).unwrap();
+        scene.theirs.state.insert(("m.room.power_levels".to_owned(), String::new()), text);
+        scene.theirs.advance(levels.event_id().as_str());
+        let (id, redacted_by) = redact(&mut scene, "4", &hers);
+        assert_eq!(redacted_by, id, "version {version}: now he has it");
+    }
+}
+
 #[test]
 fn what_the_rules_forbid_is_rejected_and_changes_nothing() {
     let scene = scene("12");
