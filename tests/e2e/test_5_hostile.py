@@ -19,7 +19,8 @@ from synapse_peer import Synapse
 SEND = "/_matrix/federation/v1/send"
 
 # Everything that an accepted event, a membership or the queue would change. What may change is not looked at:
-# rejected events (which move a room's version), answers to transactions, key caches.
+# rejected events (which move a room's version), answers to transactions, key caches. Of the outbox it is how far it has
+# been written: what everybody has had is deleted from it once an hour.
 STATE_OF_AFFAIRS = {
     "events": "SELECT event_id, json, redacted_by FROM events WHERE rejected IS NULL AND soft_failed = 0 ORDER BY 1",
     "soft-failed events": "SELECT event_id FROM events WHERE soft_failed = 1 ORDER BY 1",
@@ -29,7 +30,7 @@ STATE_OF_AFFAIRS = {
     "state changes": "SELECT * FROM room_states ORDER BY room_id, pos",
     "servers": "SELECT * FROM room_servers ORDER BY room_id, server, from_pos",
     "memberships": "SELECT * FROM local_memberships ORDER BY user_id, room_id",
-    "outbox": "SELECT * FROM outbox ORDER BY pos",
+    "outbox": "SELECT position FROM streams WHERE name = 'outbox'",
     "destinations": "SELECT * FROM destinations ORDER BY destination",
     "staged PDUs": "SELECT * FROM staged_pdus ORDER BY room_id, event_id",
     "redactions": "SELECT * FROM redactions ORDER BY redacts, redaction_id",
