@@ -4,6 +4,8 @@
 //! those that pass, together with the transaction's answer. Every PDU gets an answer of its own under its event ID, and
 //! nothing but our own failure makes the sender repeat the transaction.
 
+use std::cell::LazyCell;
+
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -84,6 +86,7 @@ async fn check(
 ) -> Result<(Vec<Event>, Vec<(EventId, String)>), DatabaseError> {
     let mut refused = Vec::new();
     let mut received = Vec::new();
+    let texts = LazyCell::new(|| pdu_texts(body));
     for (index, pdu) in pdus.into_iter().enumerate() {
         // Without the room's version there is neither a format nor an ID. Such a PDU gets no answer, as at other servers.
         let Some(version) = room_id(&pdu).and_then(|id| rooms.version(&id)) else { continue };
@@ -91,7 +94,8 @@ async fn check(
             Ok(pdu) => received.push(pdu),
             Err(error) => {
                 // Reading the PDU has used it up.
-                let id = again(body, index).and_then(|pdu| event::id_of_malformed(&pdu, version));
+                let again = texts.get(index).and_then(|text| json::parse(text.get().as_bytes()).ok());
+                let id = again.and_then(|pdu| event::id_of_malformed(&pdu, version));
                 refused.extend(id.map(|id| (id, sentence(&error))));
             }
         }
@@ -107,15 +111,14 @@ async fn check(
     Ok((events, refused))
 }
 
-/// The PDU that stands in this place of the body, and nothing else of it: the other PDUs are in memory already.
-fn again(body: &[u8], index: usize) -> Option<Value> {
+/// Where in the body each PDU stands: reading one again takes the memory of one, and the body is scanned once for all.
+fn pdu_texts(body: &[u8]) -> Vec<&RawValue> {
     #[derive(Deserialize)]
     struct Pdus<'a> {
         #[serde(borrow)]
         pdus: Vec<&'a RawValue>,
     }
-    let pdus = serde_json::from_slice::<Pdus<'_>>(body).ok()?.pdus;
-    json::parse(pdus.get(index)?.get().as_bytes()).ok()
+    serde_json::from_slice::<Pdus<'_>>(body).map(|transaction| transaction.pdus).unwrap_or_default()
 }
 
 fn sentence(error: &event::PduError) -> String {
