@@ -1,6 +1,13 @@
 //! Who must have signed an event, and with keys valid when.
 
+use curve25519_dalek::{
+    Scalar,
+    constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION},
+};
+use ed25519_dalek::{Signature, Verifier, VerifyingKey};
+use sha2::{Digest, Sha512};
 use verge::matrix::{
+    base64,
     event::{PduError, ReceivedPdu, hash_and_sign},
     json::{self, Object},
     keys::{KeyRing, KnownKey, MAX_VALIDITY_MS},
@@ -189,7 +196,7 @@ fn signing_keys_are_read_from_synapses_line_and_never_shown() {
 
 #[test]
 fn keys_that_libsodium_refuses_are_refused() {
-    let key = |bytes: [u8; 32]| VerifyKey::from_base64(&verge::matrix::base64::encode(&bytes));
+    let key = |bytes: [u8; 32]| VerifyKey::from_base64(&base64::encode(&bytes));
     // Small order: the identity, and the point of order 2.
     let mut identity = [0; 32];
     identity[0] = 1;
@@ -202,4 +209,55 @@ fn keys_that_libsodium_refuses_are_refused() {
     (not_canonical[0], not_canonical[31]) = (0xf0, 0x7f);
     assert_eq!(key(not_canonical), None);
     assert!(VerifyKey::from_base64("AAAA").is_none() && VerifyKey::from_base64("").is_none());
+}
+
+/// Signatures whose R is of small order, which `verify` takes and `verify_strict` and libsodium do not.
+#[test]
+fn signatures_that_libsodium_refuses_are_refused() {
+    let secret = Scalar::from(1_234_567_u64);
+    // A key of mixed order: with it the R of a signature can be any point of small order.
+    let public = (ED25519_BASEPOINT_POINT * secret + EIGHT_TORSION[1]).compress();
+    let dalek = VerifyingKey::from_bytes(public.as_bytes()).unwrap();
+    let ours = VerifyKey::from_base64(&base64::encode(public.as_bytes())).unwrap();
+    for point in EIGHT_TORSION {
+        let r = point.compress();
+        let (text, signature) = (0..)
+            .find_map(|number: u64| {
+                let text = number.to_string();
+                let hash = Sha512::new().chain_update(r.as_bytes()).chain_update(public.as_bytes()).chain_update(&text);
+                let challenge = Scalar::from_bytes_mod_order_wide(&hash.finalize().into());
+                let signature = Signature::from_components(*r.as_bytes(), (challenge * secret).to_bytes());
+                dalek.verify(text.as_bytes(), &signature).is_ok().then_some((text, signature))
+            })
+            .unwrap();
+        assert!(dalek.verify_strict(text.as_bytes(), &signature).is_err());
+        assert!(ours.verify_text(&text, &base64::encode(&signature.to_bytes())).is_err(), "{:?}", r.as_bytes());
+    }
+}
+
+/// Whatever else is done to a signature or its key, there is the same verdict as that of `verify_strict`.
+#[test]
+fn damaged_signatures_are_judged_as_strictly() {
+    let ours = signing_key().verify_key();
+    let dalek = VerifyingKey::from_bytes(&base64::decode(&ours.to_base64()).unwrap().try_into().unwrap()).unwrap();
+    let signature = base64::decode(&signing_key().sign_text("text")).unwrap();
+    // The order of the group, which added to s gives a second form of the same signature.
+    let order = (Scalar::ZERO - Scalar::ONE).to_bytes();
+    let mut second_form = signature.clone();
+    let mut carry = 1;
+    for (byte, more) in second_form[32..].iter_mut().zip(order) {
+        let sum = u16::from(*byte) + u16::from(more) + carry;
+        (*byte, carry) = ((sum & 0xff) as u8, sum >> 8);
+    }
+    let mut signatures = vec![signature.clone(), second_form];
+    for bit in 0..512 {
+        let mut damaged = signature.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        signatures.push(damaged);
+    }
+    for (number, signature) in signatures.iter().enumerate() {
+        let strict = Signature::from_slice(signature).is_ok_and(|s| dalek.verify_strict(b"text", &s).is_ok());
+        assert_eq!(strict, number == 0);
+        assert_eq!(ours.verify_text("text", &base64::encode(signature)).is_ok(), strict, "{number}");
+    }
 }
