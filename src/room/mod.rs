@@ -115,11 +115,24 @@ impl Rooms {
         room_id: &RoomId,
         keys: &[(&str, &str)],
     ) -> Result<Option<(Room, Vec<Event>)>, RoomError> {
+        let current = self.current_stored(room_id, keys).await?;
+        Ok(current.map(|(room, state)| (room, state.into_iter().map(|stored| stored.event).collect())))
+    }
+
+    /// What [`Rooms::current`] reads, with what we think of each event.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn current_stored(
+        &self,
+        room_id: &RoomId,
+        keys: &[(&str, &str)],
+    ) -> Result<Option<(Room, Vec<StoredEvent>)>, RoomError> {
         let keys: Vec<StateKey> = keys.iter().map(|(event_type, state_key)| key(event_type, state_key)).collect();
         let mut view = View::new(&self.store, self.server_name());
         let room = view.load_rooms(vec![room_id.clone()], &keys, Vec::new(), Vec::new()).await?.pop();
         let Some(room) = room else { return Ok(None) };
-        let state = view.state(room.state, &keys).await?;
+        let state = view.stored_state(room.state, &keys).await?.into_iter().cloned().collect();
         Ok(Some((room, state)))
     }
 

@@ -94,6 +94,15 @@ impl<'s> View<'s> {
 
     /// The events that stand at `keys` in the snapshot `root`.
     pub(super) async fn state(&mut self, root: NodeId, keys: &[StateKey]) -> Result<Vec<Event>, RoomError> {
+        Ok(self.stored_state(root, keys).await?.into_iter().map(|stored| stored.event.clone()).collect())
+    }
+
+    /// The events that stand at `keys` in the snapshot `root`, with what we think of each.
+    pub(super) async fn stored_state(
+        &mut self,
+        root: NodeId,
+        keys: &[StateKey],
+    ) -> Result<Vec<&StoredEvent>, RoomError> {
         let hashes: Vec<StateKeyHash> = keys.iter().map(|(t, k)| StateKeyHash::new(t, k)).collect();
         for _ in 0..MAX_READS {
             let found = match state_trie::lookup(root, &hashes, &self.nodes) {
@@ -107,10 +116,7 @@ impl<'s> View<'s> {
             self.load_events(&ids).await?;
             return ids
                 .iter()
-                .map(|id| {
-                    let stored = self.events.get(id);
-                    stored.map(|stored| stored.event.clone()).ok_or_else(|| corrupt(format!("{id} is not held")))
-                })
+                .map(|id| self.events.get(id).ok_or_else(|| corrupt(format!("{id} is not held"))))
                 .collect();
         }
         Err(corrupt(format!("the snapshot {root} has missing nodes")))

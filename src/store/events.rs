@@ -323,6 +323,24 @@ pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
     })
 }
 
+/// A JSON list of the events as others may see them: redacted where they were.
+#[must_use]
+pub fn pdu_list(events: &[StoredEvent]) -> String {
+    let mut list = String::from("[");
+    for (index, stored) in events.iter().enumerate() {
+        if index > 0 {
+            list.push(',');
+        }
+        if stored.redacted_by.is_some() {
+            list.push_str(stored.event.redacted().json());
+        } else {
+            list.push_str(stored.event.json());
+        }
+    }
+    list.push(']');
+    list
+}
+
 /// The text of the event in a row of [`shown_columns`], as others may see it: redacted where it was.
 pub(super) fn shown_text(row: &Row) -> Result<Cow<'_, str>, DatabaseError> {
     Ok(match row.optional_text(2)? {

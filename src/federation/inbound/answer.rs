@@ -8,7 +8,10 @@ use crate::{
     matrix::identifiers::RoomId,
     router::{self, Response},
     server::Server,
-    store::{events::StoredEvent, rooms::Room},
+    store::{
+        events::{StoredEvent, pdu_list},
+        rooms::Room,
+    },
 };
 
 /// The room that the path's first parameter names, which the origin must be in.
@@ -61,23 +64,6 @@ pub(super) fn raw_object(members: &[(&str, &str)]) -> Response {
 pub(super) fn object_text(members: &[(&str, &str)]) -> String {
     let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}}}", members.join(","))
-}
-
-/// A JSON list of PDUs, redacted ones as redacted.
-pub(super) fn pdu_list(events: &[StoredEvent]) -> String {
-    let mut list = String::from("[");
-    for (index, stored) in events.iter().enumerate() {
-        if index > 0 {
-            list.push(',');
-        }
-        if stored.redacted_by.is_some() {
-            list.push_str(stored.event.redacted().json());
-        } else {
-            list.push_str(stored.event.json());
-        }
-    }
-    list.push(']');
-    list
 }
 
 /// The JSON text of a value that always has one: a string or a list of strings.

@@ -1,10 +1,6 @@
 //! Walks back through a room's graph (Server-Server API, "Backfilling and retrieving missing events").
 
-use super::{
-    answer::{self, pdu_list},
-    authentication::Signed,
-    malformed,
-};
+use super::{answer, authentication::Signed, malformed};
 use crate::{
     error::MatrixError,
     matrix::{
@@ -13,6 +9,7 @@ use crate::{
     },
     router::Handled,
     server::Server,
+    store::events::pdu_list,
 };
 
 /// The most events that one `backfill` answers with, and what Synapse asks for.
