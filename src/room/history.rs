@@ -51,7 +51,7 @@ impl Rooms {
             let room = room.ok_or(RoomError::UnknownRoom)?;
             let gap = self.store.newest_gap(room_id, (gap_pos - 1, gap_pos)).await?;
             let Some(gap) = gap else { return Ok(false) };
-            let mut history = connected(&gap.missing, events, |id| is_placed(&view, id));
+            let mut history = connected(&gap.missing, events, |id| view.is_placed(id));
             // At the oldest end of the timeline there is room without end.
             let end = if gap.below.is_some() { gap.pos } else { gap.pos.min(0) };
             let room_left = gap.below.map_or(i64::MAX, |below| end - below - 1);
@@ -70,7 +70,7 @@ impl Rooms {
             let previous =
                 history.iter().filter(|event| placed.contains(event.event_id())).flat_map(Event::prev_events);
             let lacking: HashSet<&EventId> =
-                previous.filter(|id| !placed.contains(*id) && !is_placed(&view, id)).collect();
+                previous.filter(|id| !placed.contains(*id) && !view.is_placed(id)).collect();
             let missing =
                 lacking.into_iter().map(|id| Missing { event_id: id.clone(), before: Before::Position(oldest) });
             let (missing, filled) = (missing.collect(), Some((gap.pos, oldest)));
@@ -243,11 +243,6 @@ impl Rooms {
         new.extend(judged.new.into_iter().filter(|new| !history.contains(new.event.event_id())));
         Ok(new)
     }
-}
-
-/// Whether the event has a place in our graph.
-fn is_placed(view: &View<'_>, id: &EventId) -> bool {
-    view.stored(id).is_some_and(|stored| !stored.outlier)
 }
 
 /// Those of `events` that `missing` lead back to, newest first, not past those that have a place already.

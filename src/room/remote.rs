@@ -117,8 +117,7 @@ impl Rooms {
                 state_after: Some(after),
                 outbox: None,
             });
-            let is_placed = |id: &&EventId| view.stored(id).is_some_and(|stored| !stored.outlier);
-            let missing = join.prev_events().iter().filter(|id| !is_placed(id));
+            let missing = join.prev_events().iter().filter(|id| !view.is_placed(id));
             let missing = missing.map(|id| Missing { event_id: id.clone(), before: Before::Newest(0) }).collect();
             let (joined, memberships) = self.members_of(state.iter().copied().chain([join]));
             let commit = RoomCommit {

@@ -85,6 +85,11 @@ impl<'s> View<'s> {
         self.events.get(id)
     }
 
+    /// Whether the event has a place in our graph; it must have been read.
+    pub(super) fn is_placed(&self, id: &EventId) -> bool {
+        self.stored(id).is_some_and(|stored| !stored.outlier)
+    }
+
     /// Makes `stored` known to this work, before it is committed.
     pub(super) fn put(&mut self, stored: StoredEvent) {
         self.absent.remove(stored.event.event_id());
