@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{
     Store,
     events::NodeText,
+    history::open,
     json_lists,
     memberships::{advance, change},
     resolution::cite,
@@ -199,9 +200,7 @@ const FILLED: &str = "\
 
 const MOVE_GAP: &str = "UPDATE gaps SET pos = ?3 WHERE room_id = ?1 AND pos = ?2";
 
-const CLOSE_GAPS: &str = "\
-    DELETE FROM gaps WHERE room_id = ?1 \
-      AND EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = gaps.event_id AND NOT held.outlier)";
+const CLOSE_GAPS: &str = concat!("DELETE FROM gaps AS g WHERE g.room_id = ?1 AND NOT ", open!());
 
 /// ?1: a list of [event id, how far from the end of the stream, or else position].
 const GAPS: &str = "\
