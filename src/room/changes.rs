@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 use super::{
     RoomError, Rooms,
     judge::Judgement,
-    view::{View, event_id},
+    view::{EventPair, View},
 };
 use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, ServerName, UserId},
-        state_trie::Difference,
     },
     store::commit::{Before, MembershipChange, Missing, NewEvent, RoomCommit, StateFrom},
 };
@@ -41,7 +40,7 @@ impl Rooms {
             }
             let differences = view.diff(before, after).await?;
             let known = memberships.len();
-            for ChangedMember { user_id, before, after } in changed_members(view, &differences).await? {
+            for ChangedMember { user_id, before, after } in changed_members(view, differences).await? {
                 let is_joined = |event: &Option<Event>| i64::from(membership(event.as_ref()) == "join");
                 let change = is_joined(&after) - is_joined(&before);
                 if let Some(event) = after.as_ref().filter(|after| ends_what_is_pending(before.as_ref(), after)) {
@@ -112,12 +111,7 @@ struct ChangedMember {
 }
 
 /// The members among what differs. Reads what is not at hand, in one call.
-async fn changed_members(view: &mut View<'_>, differences: &[Difference]) -> Result<Vec<ChangedMember>, RoomError> {
-    let id = |text: &Option<std::rc::Rc<str>>| text.as_ref().map(|text| event_id(text)).transpose();
-    let mut pairs: Vec<(Option<EventId>, Option<EventId>)> = Vec::with_capacity(differences.len());
-    for difference in differences {
-        pairs.push((id(&difference.before)?, id(&difference.after)?));
-    }
+async fn changed_members(view: &mut View<'_>, mut pairs: Vec<EventPair>) -> Result<Vec<ChangedMember>, RoomError> {
     // Both events of a pair have one key: where one is known and no member, the other need not be read.
     let is_other = |view: &View<'_>, id: &Option<EventId>| {
         let stored = id.as_ref().and_then(|id| view.stored(id));

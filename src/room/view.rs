@@ -9,7 +9,7 @@ use crate::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
         state_resolution::{Citation, Need, StateEvent, Supplied},
-        state_trie::{self, Change, Difference, MissingNodes, NodeId, Nodes, StateKeyHash},
+        state_trie::{self, Change, MissingNodes, NodeId, Nodes, StateKeyHash},
     },
     store::{
         Store,
@@ -20,6 +20,9 @@ use crate::{
 
 /// A pair of event type and state key.
 pub(super) type StateKey = (String, String);
+
+/// The events that stand at one key in two snapshots.
+pub(super) type EventPair = (Option<EventId>, Option<EventId>);
 
 /// The most times that one question may go back to the database: the depth of a trie is bounded, so more is a loop.
 const MAX_READS: usize = 64;
@@ -117,7 +120,7 @@ impl<'s> View<'s> {
                     continue;
                 }
             };
-            let ids: Vec<EventId> = found.into_iter().flatten().map(|id| event_id(&id)).collect::<Result<_, _>>()?;
+            let ids: Vec<EventId> = found.into_iter().flatten().map(event_id).collect::<Result<_, _>>()?;
             self.load_events(&ids).await?;
             return ids
                 .iter()
@@ -153,12 +156,15 @@ impl<'s> View<'s> {
         Err(corrupt(format!("the snapshot {root} has missing nodes")))
     }
 
-    /// What differs between two snapshots.
-    pub(super) async fn diff(&mut self, before: NodeId, after: NodeId) -> Result<Vec<Difference>, RoomError> {
+    /// What differs between two snapshots: the events that stand at one key, in either.
+    pub(super) async fn diff(&mut self, before: NodeId, after: NodeId) -> Result<Vec<EventPair>, RoomError> {
         let mut asked = false;
         for _ in 0..MAX_READS {
-            match state_trie::diff(before, after, &self.nodes) {
-                Ok(differences) => return Ok(differences),
+            match state_trie::diff(&[before, after], &self.nodes) {
+                Ok(differences) => {
+                    let id = |text: Option<&Option<&str>>| text.copied().flatten().map(event_id).transpose();
+                    return differences.iter().map(|(_, ids)| Ok((id(ids.first())?, id(ids.last())?))).collect();
+                }
                 // The database walks both in lockstep, as far down as it has them.
                 Err(MissingNodes(_)) if !asked => {
                     asked = true;

@@ -112,7 +112,7 @@ pub const PATHS: &str =
 /// `?1`: its root. Rows: `event_id`.
 pub const EVENT_IDS: &str = concat!("WITH RECURSIVE ", entries!("", "SELECT ?1"), " SELECT event_id FROM entry");
 
-/// The nodes in which snapshots differ: what `state_trie::diff` needs to compare the first one with each of the others.
+/// The nodes in which snapshots differ: what `state_trie::diff` needs to compare them.
 ///
 /// `?1`: JSON list of roots. Rows: `node_id, node`.
 pub const DIFFERING: &str = concat!(
@@ -202,7 +202,7 @@ mod tests {
         let path = nodes(&connection, PATHS, &pairs(snapshot.root, &keys));
         assert!(path.len() <= 9, "only what lies on the paths: {}", path.len());
         let found = state_trie::lookup(snapshot.root, &keys, &path).unwrap();
-        assert_eq!(found, [Some(all[17].1.clone()), Some(all[4711].1.clone()), None]);
+        assert_eq!(found, [Some(&*all[17].1), Some(&*all[4711].1), None]);
 
         let changes: Vec<_> = keys.iter().map(|key| (*key, Some("$new".into()))).collect();
         let updated = state_trie::update(snapshot.root, &changes, &path).unwrap();
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(written, updated.nodes.len());
         assert_eq!(store(&connection, &updated), 0, "storing again writes nothing");
         let again = nodes(&connection, PATHS, &pairs(updated.root, &keys));
-        assert_eq!(state_trie::lookup(updated.root, &keys, &again).unwrap(), vec![Some("$new".into()); 3]);
+        assert_eq!(state_trie::lookup(updated.root, &keys, &again).unwrap(), vec![Some("$new"); 3]);
     }
 
     #[test]
@@ -272,8 +272,9 @@ mod tests {
         let roots = [base.root, one.root, two.root];
         let some = nodes(&connection, DIFFERING, &json!(roots.map(|root| root.to_string())));
         assert!(some.len() <= 20, "{} nodes", some.len());
-        let differing =
-            |root| state_trie::diff(base.root, root, &some).map(|all| all.iter().map(|d| d.key).collect::<Vec<_>>());
+        let differing = |root| {
+            state_trie::diff(&[base.root, root], &some).map(|all| all.iter().map(|(key, _)| key).collect::<Vec<_>>())
+        };
         assert_eq!(differing(one.root).unwrap(), [key(5)]);
         let mut expected = [key(6), key(7000)];
         expected.sort();
@@ -284,8 +285,9 @@ mod tests {
             let (a, b) = (state_trie::build(entries(0..a)), state_trie::build(entries(1..b)));
             connection = database(&[&a, &b]);
             let some = nodes(&connection, DIFFERING, &json!([a.root.to_string(), b.root.to_string()]));
-            let found = state_trie::diff(a.root, b.root, &some).unwrap();
-            assert_eq!(found, state_trie::diff(a.root, b.root, &self::whole(&[&a, &b])).unwrap());
+            let whole = self::whole(&[&a, &b]);
+            let found = state_trie::diff(&[a.root, b.root], &some).unwrap();
+            assert_eq!(found, state_trie::diff(&[a.root, b.root], &whole).unwrap());
         }
     }
 

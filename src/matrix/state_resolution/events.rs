@@ -1,7 +1,5 @@
 //! The events that a resolution has heard of, each under a small number.
 
-use std::rc::Rc;
-
 use super::{Need, ResolutionError, StateEvent};
 use crate::matrix::{
     auth_rules::AuthState,
@@ -97,18 +95,15 @@ impl Events {
         index
     }
 
-    pub(super) fn index_of_text(&mut self, event_id: &Rc<str>) -> Result<Index, ResolutionError> {
-        if let Some(index) = self.indices.get(&**event_id) {
+    pub(super) fn index_of_text(&mut self, event_id: &str) -> Result<Index, ResolutionError> {
+        if let Some(index) = self.indices.get(event_id) {
             return Ok(*index);
         }
         let parsed = EventId::parse_any_length(event_id);
-        Ok(self.index(&parsed.map_err(|_| ResolutionError::MalformedEventId(event_id.clone()))?))
+        Ok(self.index(&parsed.map_err(|_| ResolutionError::MalformedEventId(event_id.into()))?))
     }
 
-    pub(super) fn index_of_optional_text(
-        &mut self,
-        event_id: Option<&Rc<str>>,
-    ) -> Result<Option<Index>, ResolutionError> {
+    pub(super) fn index_of_optional_text(&mut self, event_id: Option<&str>) -> Result<Option<Index>, ResolutionError> {
         event_id.map(|event_id| self.index_of_text(event_id)).transpose()
     }
 

@@ -153,12 +153,12 @@ impl FullConflictedSet {
     /// Which of the events apart from the shared chain are in the chains of some states but not of all.
     fn auth_difference(&self, world: &World, conflicts: &Conflicts) -> Vec<Index> {
         let is_member = |event: Index| matches!(self.place(event), Place::Apart | Place::Conflicted);
-        let roots = conflicts.by_key.values().flatten().flatten().copied();
+        let roots = conflicts.events.iter().flatten().copied();
         let order = citing_first(roots, self.places.len(), |event| world.events.auth_events(event), is_member);
         // For each event as many words as it takes to have a bit for each state.
         let words = conflicts.forks.div_ceil(64);
         let mut reached_by = vec![0_u64; words * self.places.len()];
-        for values in conflicts.by_key.values() {
+        for values in conflicts.events.chunks_exact(conflicts.forks.max(1)) {
             for (fork, event) in values.iter().enumerate() {
                 if let Some(word) = event.and_then(|event| reached_by.get_mut(event * words + fork / 64)) {
                     *word |= 1 << (fork % 64);

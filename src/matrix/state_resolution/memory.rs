@@ -85,11 +85,7 @@ impl Memory {
     pub fn supply(&self, need: &Need) -> Supplied {
         let mut nodes = Nodes::default();
         nodes.copy_from(&self.nodes, &need.nodes);
-        if let Some((first, others)) = need.differing.split_first() {
-            for other in others {
-                nodes.copy_differing(&self.nodes, *first, *other);
-            }
-        }
+        nodes.copy_differing(&self.nodes, &need.differing);
         for (root, key) in &need.paths {
             nodes.copy_path(&self.nodes, *root, key);
         }

@@ -315,35 +315,29 @@ type Outcome = BTreeMap<StateKeyHash, Option<Index>>;
 #[derive(Debug)]
 struct Conflicts {
     forks: usize,
-    by_key: BTreeMap<StateKeyHash, Vec<Option<Index>>>,
+    /// Sorted.
+    keys: Vec<StateKeyHash>,
+    /// For each key as many as there are forks.
+    events: Vec<Option<Index>>,
 }
 
 impl Conflicts {
     fn find(roots: &[NodeId], world: &mut World) -> Result<Self, Interrupt> {
-        let mut by_key: BTreeMap<StateKeyHash, Vec<Option<Index>>> = BTreeMap::new();
-        let mut missing = Vec::new();
-        for (fork, root) in roots.iter().enumerate().skip(1) {
-            match state_trie::diff(world.base, *root, &world.nodes) {
-                Err(MissingNodes(nodes)) => missing.extend(nodes),
-                Ok(differences) => {
-                    for difference in differences {
-                        let before = world.events.index_of_optional_text(difference.before.as_ref())?;
-                        let after = world.events.index_of_optional_text(difference.after.as_ref())?;
-                        let values = by_key.entry(difference.key).or_insert_with(|| vec![before; roots.len()]);
-                        if let Some(value) = values.get_mut(fork) {
-                            *value = after;
-                        }
+        let missing = match state_trie::diff(roots, &world.nodes) {
+            Ok(differences) => {
+                let mut conflicts = Self { forks: roots.len(), keys: Vec::new(), events: Vec::new() };
+                for (key, event_ids) in differences.iter() {
+                    conflicts.keys.push(key);
+                    for event_id in event_ids {
+                        conflicts.events.push(world.events.index_of_optional_text(*event_id)?);
                     }
                 }
+                return Ok(conflicts);
             }
-        }
-        if missing.is_empty() {
-            return Ok(Self { forks: roots.len(), by_key });
-        }
-        missing.sort_unstable();
-        missing.dedup();
+            Err(missing) => missing,
+        };
         let first = world.asked_nodes.is_empty();
-        let mut interrupt = world.missing_nodes(MissingNodes(missing));
+        let mut interrupt = world.missing_nodes(missing);
         if let Interrupt::Need(need) = &mut interrupt
             && first
         {
@@ -356,8 +350,8 @@ impl Conflicts {
     /// base or differs from it in them.
     fn nearest(&self, roots: &[NodeId], outcome: &Outcome, events: &Events) -> (NodeId, Vec<Change>) {
         let mut distances = vec![0; roots.len()];
-        for (key, values) in &self.by_key {
-            let outcome = outcome.get(key).copied().flatten();
+        for (key, values) in self.by_key() {
+            let outcome = outcome.get(&key).copied().flatten();
             for (distance, value) in distances.iter_mut().zip(values) {
                 *distance += usize::from(*value != outcome);
             }
@@ -369,8 +363,7 @@ impl Conflicts {
             .map(|(fork, (distance, root))| (distance, fork, *root))
             .min()
             .unwrap_or((0, 0, NodeId::EMPTY));
-        let differs =
-            |key: &StateKeyHash, event| self.by_key.get(key).and_then(|values| values.get(fork)) != Some(event);
+        let differs = |key: &StateKeyHash, event| self.at(key).and_then(|values| values.get(fork)) != Some(event);
         let event_id = |event: Index| events.event_id(event).map(|event_id| event_id.as_str().into());
         let changes = outcome
             .iter()
@@ -379,13 +372,23 @@ impl Conflicts {
         (root, changes.collect())
     }
 
+    /// The keys, each with the event that each state has there.
+    fn by_key(&self) -> impl Iterator<Item = (StateKeyHash, &[Option<Index>])> {
+        self.keys.iter().copied().zip(self.events.chunks_exact(self.forks.max(1)))
+    }
+
+    fn at(&self, key: &StateKeyHash) -> Option<&[Option<Index>]> {
+        let start = self.keys.binary_search(key).ok()? * self.forks;
+        self.events.get(start..start + self.forks)
+    }
+
     fn contains(&self, key: &StateKeyHash) -> bool {
-        self.by_key.contains_key(key)
+        self.keys.binary_search(key).is_ok()
     }
 
     /// The conflicted state set, without duplicates.
     fn events(&self) -> Vec<Index> {
-        let mut events: Vec<Index> = self.by_key.values().flatten().flatten().copied().collect();
+        let mut events: Vec<Index> = self.events.iter().flatten().copied().collect();
         events.sort_unstable();
         events.dedup();
         events

@@ -18,16 +18,16 @@ pub(super) fn resolve(world: &mut World, conflicts: &Conflicts) -> Result<Outcom
     // Where states have different events there is a conflict; where one state has none there is not.
     let mut conflicted: BTreeMap<StateKeyHash, Vec<Index>> = BTreeMap::new();
     let mut agreed: BTreeMap<StateKeyHash, Index> = BTreeMap::new();
-    for (key, values) in &conflicts.by_key {
+    for (key, values) in conflicts.by_key() {
         let mut events: Vec<Index> = values.iter().flatten().copied().collect();
         events.sort_unstable();
         events.dedup();
         match events.as_slice() {
             [event] => {
-                agreed.insert(*key, *event);
+                agreed.insert(key, *event);
             }
             _ => {
-                conflicted.insert(*key, events);
+                conflicted.insert(key, events);
             }
         }
     }
@@ -75,7 +75,7 @@ pub(super) fn resolve(world: &mut World, conflicts: &Conflicts) -> Result<Outcom
         }
     }
 
-    Ok(conflicts.by_key.keys().map(|key| (*key, result.get(key).copied())).collect())
+    Ok(conflicts.keys.iter().map(|key| (*key, result.get(key).copied())).collect())
 }
 
 /// Gets the conflicted events, and the unconflicted state at the keys by which they are judged, which is the result.

@@ -97,7 +97,7 @@ fn iterative_auth_checks(events: &[Index], initial: &StateMap, resolved: &mut St
 
 fn outcome(resolved: &StateMap, world: &mut World, conflicts: &Conflicts) -> Result<Outcome, Interrupt> {
     // A conflicted key without an event that is allowed is left without one.
-    let mut outcome: Outcome = conflicts.by_key.keys().map(|key| (*key, None)).collect();
+    let mut outcome: Outcome = conflicts.keys.iter().map(|key| (*key, None)).collect();
     let mut need = Need::default();
     for event in resolved.values() {
         let Some(key) = world.events.key(event) else { continue };

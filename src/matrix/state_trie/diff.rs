@@ -1,31 +1,36 @@
-//! Comparing two snapshots.
-
-use std::rc::Rc;
+//! Comparing snapshots.
 
 use super::{
     Entry, MissingNodes, NodeId, Nodes, StateKeyHash,
-    node::{Children, FAN_OUT, Node},
+    node::{Children, Entries, FAN_OUT, Node},
     or_missing,
 };
 
-/// An entry in which two snapshots differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// The entry's key.
-    pub key: StateKeyHash,
-    /// The event id in the first snapshot.
-    pub before: Option<Rc<str>>,
-    /// The event id in the second snapshot.
-    pub after: Option<Rc<str>>,
+/// The keys at which snapshots differ, sorted, and what each snapshot has there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Differences<'a> {
+    keys: Vec<StateKeyHash>,
+    /// For each key as many as there are snapshots.
+    event_ids: Vec<Option<&'a str>>,
+    snapshots: usize,
 }
 
-/// The entries in which the snapshot `after` differs from `before`, sorted by key.
+impl<'a> Differences<'a> {
+    /// Each key, with the event ids in the order of the snapshots.
+    pub fn iter(&self) -> impl Iterator<Item = (StateKeyHash, &[Option<&'a str>])> {
+        self.keys.iter().copied().zip(self.event_ids.chunks_exact(self.snapshots.max(1)))
+    }
+}
+
+/// Where the snapshots `roots` differ. What they share is not looked at.
 ///
 /// # Errors
 /// The nodes that are missing, level by level.
-pub fn diff(before: NodeId, after: NodeId, nodes: &Nodes) -> Result<Vec<Difference>, MissingNodes> {
-    let mut walk = DiffWalk { nodes, differences: Vec::new(), missing: Vec::new() };
-    walk.compare(Side::Node(before), Side::Node(after), 0);
+pub fn diff<'a>(roots: &[NodeId], nodes: &'a Nodes) -> Result<Differences<'a>, MissingNodes> {
+    let differences = Differences { snapshots: roots.len(), ..Differences::default() };
+    let mut walk = DiffWalk { nodes, differences, missing: Vec::new() };
+    let sides: Vec<Side<'_>> = roots.iter().copied().map(Side::Node).collect();
+    walk.compare(&sides, 0);
     or_missing(walk.differences, walk.missing)
 }
 
@@ -34,80 +39,99 @@ pub fn diff(before: NodeId, after: NodeId, nodes: &Nodes) -> Result<Vec<Differen
 /// # Errors
 /// The nodes that are missing, level by level.
 pub fn entries(root: NodeId, nodes: &Nodes) -> Result<Vec<Entry>, MissingNodes> {
-    let all = diff(NodeId::EMPTY, root, nodes)?;
-    Ok(all.into_iter().filter_map(|difference| Some((difference.key, difference.after?))).collect())
+    let all = diff(&[NodeId::EMPTY, root], nodes)?;
+    Ok(all.iter().filter_map(|(key, event_ids)| Some((key, (*event_ids.last()?)?.into()))).collect())
 }
 
 impl Nodes {
     /// Adds those nodes of another set that [`diff`] will ask for.
-    pub fn copy_differing(&mut self, other: &Self, before: NodeId, after: NodeId) {
-        if before == after {
+    pub fn copy_differing(&mut self, other: &Self, roots: &[NodeId]) {
+        if all_the_same(roots) {
             return;
         }
-        match (self.copy(other, before), self.copy(other, after)) {
-            (Some(Node::Inner { children: before, .. }), Some(Node::Inner { children: after, .. })) => {
-                for (before, after) in before.iter().zip(after.iter()) {
-                    // Where one side has nothing, all that the other has is a difference.
-                    let (before, after) = (before.unwrap_or(NodeId::EMPTY), after.unwrap_or(NodeId::EMPTY));
-                    self.copy_differing(other, before, after);
-                }
-            }
-            (before, after) => {
-                for node in [before, after].into_iter().flatten() {
-                    if let Node::Inner { children, .. } = node {
-                        children.iter().flatten().for_each(|child| self.copy_differing(other, NodeId::EMPTY, *child));
-                    }
-                }
-            }
+        let inner = |id: &NodeId| match self.copy(other, *id) {
+            Some(Node::Inner { children, .. }) => Some(children.as_ref()),
+            _ => None,
+        };
+        let all: Vec<Option<&Children>> = roots.iter().map(inner).collect();
+        if all.iter().all(Option::is_none) {
+            return;
+        }
+        let mut below = Vec::with_capacity(roots.len());
+        for digit in 0..FAN_OUT {
+            // Where one has a leaf, or nothing, all that the others have is a difference.
+            let child = |children: &Option<&Children>| children.and_then(|children| children[digit]);
+            below.clear();
+            below.extend(all.iter().map(|children| child(children).unwrap_or(NodeId::EMPTY)));
+            self.copy_differing(other, &below);
         }
     }
+}
+
+fn all_the_same<T: PartialEq>(items: &[T]) -> bool {
+    items.windows(2).all(|pair| matches!(pair, [a, b] if a == b))
 }
 
 /// One side of a comparison: a node, or a part of a leaf which the other side has split further.
 #[derive(Clone, Copy)]
 enum Side<'a> {
     Node(NodeId),
-    Entries(&'a [Entry]),
-}
-
-impl Side<'_> {
-    fn child(id: &Option<NodeId>) -> Self {
-        id.map_or(Side::Entries(&[]), Side::Node)
-    }
+    Entries(Entries<'a>),
 }
 
 /// A side, one level down.
+#[derive(Clone, Copy)]
 enum Opened<'a> {
-    Entries(&'a [Entry]),
+    Entries(Entries<'a>),
     Inner(&'a Children),
+}
+
+impl<'a> Opened<'a> {
+    fn child(self, digit: usize, level: usize) -> Side<'a> {
+        match self {
+            Self::Inner(children) => children[digit].map_or(Side::Entries(Entries::default()), Side::Node),
+            Self::Entries(entries) => Side::Entries(entries.with_digit(digit, level)),
+        }
+    }
+}
+
+/// Whether all are inner nodes and have the same child.
+fn are_alike(opened: &[Opened<'_>], digit: usize) -> bool {
+    let Some(Opened::Inner(first)) = opened.first() else { return false };
+    opened.iter().all(|side| matches!(side, Opened::Inner(children) if children[digit] == first[digit]))
 }
 
 struct DiffWalk<'a> {
     nodes: &'a Nodes,
-    differences: Vec<Difference>,
+    differences: Differences<'a>,
     missing: Vec<NodeId>,
 }
 
 impl<'a> DiffWalk<'a> {
-    /// Recursion ends at the last digit of the keys.
-    fn compare(&mut self, before: Side<'a>, after: Side<'a>, level: usize) {
-        if matches!((before, after), (Side::Node(before), Side::Node(after)) if before == after) {
+    /// Compares what all snapshots have at one place. Recursion ends at the last digit of the keys.
+    fn compare(&mut self, sides: &[Side<'a>], level: usize) {
+        let is_first =
+            |side: &Side<'_>| matches!((side, sides.first()), (Side::Node(a), Some(Side::Node(b))) if a == b);
+        if sides.iter().all(is_first) {
             return;
         }
-        let (before, after) = (self.open(before), self.open(after));
-        match (before, after) {
-            (Some(Opened::Entries(before)), Some(Opened::Entries(after))) => self.compare_entries(before, after),
-            (Some(Opened::Inner(before)), Some(Opened::Inner(after))) => {
-                for (before, after) in before.iter().zip(after).filter(|(before, after)| before != after) {
-                    self.compare(Side::child(before), Side::child(after), level + 1);
-                }
+        // Where a side is missing, the others still tell what is missing below them.
+        let opened: Vec<Opened<'a>> = sides.iter().filter_map(|side| self.open(*side)).collect();
+        let leaf = |side: &Opened<'a>| if let Opened::Entries(entries) = side { Some(*entries) } else { None };
+        if let Some(leaves) = opened.iter().map(leaf).collect::<Option<Vec<Entries<'a>>>>() {
+            if self.missing.is_empty() {
+                self.compare_entries(&leaves);
             }
-            (Some(before), Some(after)) if level < StateKeyHash::DIGITS => {
-                for digit in 0..FAN_OUT {
-                    self.compare(child(&before, digit, level), child(&after, digit, level), level + 1);
+        } else if level < StateKeyHash::DIGITS {
+            let mut below = Vec::with_capacity(opened.len());
+            for digit in 0..FAN_OUT {
+                if are_alike(&opened, digit) {
+                    continue;
                 }
+                below.clear();
+                below.extend(opened.iter().map(|side| side.child(digit, level)));
+                self.compare(&below, level + 1);
             }
-            _ => {}
         }
     }
 
@@ -115,7 +139,7 @@ impl<'a> DiffWalk<'a> {
         match side {
             Side::Entries(entries) => Some(Opened::Entries(entries)),
             Side::Node(id) => match self.nodes.get(id) {
-                Some(Node::Leaf(entries)) => Some(Opened::Entries(entries)),
+                Some(Node::Leaf(leaf)) => Some(Opened::Entries(leaf.entries())),
                 Some(Node::Inner { children, .. }) => Some(Opened::Inner(children)),
                 None => {
                     self.missing.push(id);
@@ -125,30 +149,27 @@ impl<'a> DiffWalk<'a> {
         }
     }
 
-    fn compare_entries(&mut self, before: &[Entry], after: &[Entry]) {
-        let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    fn compare_entries(&mut self, leaves: &[Entries<'a>]) {
+        let mut leaves = leaves.to_vec();
+        let event_ids = &mut self.differences.event_ids;
         loop {
-            let key = match (before.peek(), after.peek()) {
-                (Some((a, _)), Some((b, _))) => *a.min(b),
-                (Some((key, _)), None) | (None, Some((key, _))) => *key,
-                (None, None) => return,
-            };
-            let old = before.next_if(|(other, _)| *other == key).map(|(_, event_id)| event_id);
-            let new = after.next_if(|(other, _)| *other == key).map(|(_, event_id)| event_id);
-            if old != new {
-                self.differences.push(Difference { key, before: old.cloned(), after: new.cloned() });
+            // Leaves that differ do so in few of their entries.
+            if let Some((first, others)) = leaves.split_first() {
+                let same = others.iter().map(|other| first.same_at_start(*other)).min().unwrap_or(0);
+                leaves.iter_mut().for_each(|leaf| leaf.skip(same));
             }
-        }
-    }
-}
-
-fn child<'a>(opened: &Opened<'a>, digit: usize, level: usize) -> Side<'a> {
-    match opened {
-        Opened::Inner(children) => Side::child(&children[digit]),
-        Opened::Entries(entries) => {
-            let start = entries.partition_point(|(key, _)| key.digit(level) < digit);
-            let end = entries.partition_point(|(key, _)| key.digit(level) <= digit);
-            Side::Entries(entries.get(start..end).unwrap_or_default())
+            let Some(key) = leaves.iter().filter_map(|leaf| leaf.first_key()).min() else { return };
+            let start = event_ids.len();
+            for leaf in &mut leaves {
+                let event_id = leaf.iter().next().filter(|(other, _)| *other == key).map(|(_, event_id)| event_id);
+                leaf.skip(usize::from(event_id.is_some()));
+                event_ids.push(event_id);
+            }
+            if all_the_same(event_ids.get(start..).unwrap_or_default()) {
+                event_ids.truncate(start);
+            } else {
+                self.differences.keys.push(key);
+            }
         }
     }
 }

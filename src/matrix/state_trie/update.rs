@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{
     Entry, LEAF_ENTRIES, MissingNodes, NodeId, Nodes, StateKeyHash,
-    node::{Children, FAN_OUT, Node},
+    node::{Children, Entries, FAN_OUT, Leaf, Node},
     or_missing,
 };
 
@@ -48,7 +48,7 @@ enum Subtree {
     /// The node that was there already, unchanged. `entries` counts what is below it.
     Stored { id: NodeId, entries: usize },
     /// A new leaf.
-    Leaf(Vec<Entry>),
+    Leaf(Leaf),
     /// A new inner node, whose children are written.
     Inner { children: Box<Children>, entries: usize },
 }
@@ -57,7 +57,7 @@ impl Subtree {
     fn entries(&self) -> usize {
         match self {
             Self::Empty => 0,
-            Self::Leaf(entries) => entries.len(),
+            Self::Leaf(leaf) => leaf.len(),
             Self::Stored { entries, .. } | Self::Inner { entries, .. } => *entries,
         }
     }
@@ -73,15 +73,15 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// The subtree `id` with `changes`, which are sorted and all lie in it. Recursion ends at the last digit of the keys.
     fn apply(&mut self, id: Option<NodeId>, level: usize, changes: &[&Change]) -> Subtree {
-        let Some(id) = id else { return self.make(level, apply_to_entries(&[], changes)) };
+        let Some(id) = id else { return self.make(level, changed(Entries::default(), changes)) };
         match self.nodes.get(id) {
             None => {
                 self.missing.push(id);
                 Subtree::Empty
             }
-            Some(Node::Leaf(entries)) => {
-                let changed = apply_to_entries(entries, changes);
-                if changed == *entries {
+            Some(Node::Leaf(leaf)) => {
+                let changed = changed(leaf.entries(), changes);
+                if changed == *leaf {
                     return Subtree::Stored { id, entries: changed.len() };
                 }
                 self.make(level, changed)
@@ -124,31 +124,37 @@ impl Writer<'_> {
         Subtree::Inner { children: new_children, entries: new_entries }
     }
 
-    /// A subtree of these entries, which are sorted.
-    fn make(&mut self, level: usize, entries: Vec<Entry>) -> Subtree {
-        if entries.is_empty() {
-            return Subtree::Empty;
+    /// A subtree of the entries of a leaf, which may be more than a leaf may hold.
+    fn make(&mut self, level: usize, leaf: Leaf) -> Subtree {
+        match leaf.len() {
+            0 => Subtree::Empty,
+            1..=LEAF_ENTRIES => Subtree::Leaf(leaf),
+            _ => self.split(level, leaf.entries()),
         }
-        if entries.len() <= LEAF_ENTRIES {
-            return Subtree::Leaf(entries);
-        }
+    }
+
+    fn split(&mut self, level: usize, entries: Entries<'_>) -> Subtree {
         let mut children = Box::new([None; FAN_OUT]);
-        for group in entries.chunk_by(|a, b| a.0.digit(level) == b.0.digit(level)) {
-            let Some(first) = group.first() else { continue };
-            let child = self.make(level + 1, group.to_vec());
-            children[first.0.digit(level)] = self.write(child);
+        for (digit, child) in children.iter_mut().enumerate() {
+            let below = entries.with_digit(digit, level);
+            let subtree = match below.len() {
+                0 => continue,
+                1..=LEAF_ENTRIES => Subtree::Leaf(Leaf::from(below)),
+                _ => self.split(level + 1, below),
+            };
+            *child = self.write(subtree);
         }
         Subtree::Inner { children, entries: entries.len() }
     }
 
     /// All entries below an inner node that has become so small that it is a leaf now: so are all its children.
-    fn merge(&mut self, children: &Children, changed: [Option<Subtree>; FAN_OUT]) -> Vec<Entry> {
-        let mut merged = Vec::new();
+    fn merge(&mut self, children: &Children, changed: [Option<Subtree>; FAN_OUT]) -> Leaf {
+        let mut merged = Leaf::with_capacity(LEAF_ENTRIES);
         for (child, changed) in children.iter().zip(changed) {
             match (changed, child) {
-                (Some(Subtree::Leaf(entries)), _) => merged.extend(entries),
+                (Some(Subtree::Leaf(leaf)), _) => merged.extend(leaf.entries()),
                 (None, Some(id)) => match self.nodes.get(*id) {
-                    Some(Node::Leaf(entries)) => merged.extend(entries.iter().cloned()),
+                    Some(Node::Leaf(leaf)) => merged.extend(leaf.entries()),
                     Some(Node::Inner { .. }) => {}
                     None => self.missing.push(*id),
                 },
@@ -160,7 +166,7 @@ impl Writer<'_> {
 
     fn count(&self, id: Option<NodeId>) -> usize {
         match id.and_then(|id| self.nodes.get(id)) {
-            Some(Node::Leaf(entries)) => entries.len(),
+            Some(Node::Leaf(leaf)) => leaf.len(),
             Some(Node::Inner { entries, .. }) => *entries,
             None => 0,
         }
@@ -170,7 +176,7 @@ impl Writer<'_> {
         let node = match subtree {
             Subtree::Empty => return None,
             Subtree::Stored { id, .. } => return Some(id),
-            Subtree::Leaf(entries) => Node::Leaf(entries),
+            Subtree::Leaf(leaf) => Node::Leaf(leaf),
             Subtree::Inner { children, entries } => Node::Inner { children, entries },
         };
         let text = node.to_text();
@@ -181,18 +187,17 @@ impl Writer<'_> {
 }
 
 /// `entries` with `changes`; both sorted, and the result too.
-fn apply_to_entries(entries: &[Entry], changes: &[&Change]) -> Vec<Entry> {
-    let mut result = Vec::with_capacity(entries.len() + changes.len());
-    let mut entries = entries.iter().peekable();
+fn changed(mut entries: Entries<'_>, changes: &[&Change]) -> Leaf {
+    let mut result = Leaf::with_capacity(entries.len() + changes.len());
     for (key, event_id) in changes {
-        while let Some(entry) = entries.next_if(|(other, _)| other < key) {
-            result.push(entry.clone());
-        }
-        entries.next_if(|(other, _)| other == key);
+        let (before, mut others) = entries.split_at(key);
+        result.extend(before);
+        others.skip(usize::from(others.first_key() == Some(*key)));
         if let Some(event_id) = event_id {
-            result.push((*key, event_id.clone()));
+            result.push(*key, event_id);
         }
+        entries = others;
     }
-    result.extend(entries.cloned());
+    result.extend(entries);
     result
 }
