@@ -1,69 +1,107 @@
-//! What a PDU's checks cost beside the one thing in them that cannot be cheaper, counted in instructions: these are the
-//! same whatever else the machine does. Needs valgrind.
+//! What must not cost much more than something else, counted in instructions: these are the same whatever else the machine
+//! does. Needs valgrind.
 //!
-//! - **whole**: a message PDU from its text to an event, with its ID, content hash and signature checked, then judged by
-//!   the list of its auth events, and by three states: those of its auth events, before it, and now.
-//! - **bare**: its signature, checked by `VerifyKey::verify_text`.
+//! - A message PDU's whole check beside its bare signature, the one thing in it that cannot be cheaper. The whole check
+//!   goes from its text to an event, with its ID, content hash and signature checked, then judged by the list of its auth
+//!   events, and by three states: those of its auth events, before it, and now. The bare signature is checked by
+//!   `VerifyKey::verify_text`.
+//! - The resolution of a fork in a room of 100,000 state events beside the same fork in a room of 1,000.
 //!
 //! This program runs itself under valgrind, so many times each and then twice as many times: the difference is what is
 //! counted, without what comes before. `--json` prints each row as JSON.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
+#[path = "inputs/forked_room.rs"]
+mod forked_room;
 mod inputs;
 
-use std::{env, hint::black_box, io::ErrorKind, process::Command};
+use std::{
+    env,
+    hint::black_box,
+    io::ErrorKind,
+    process::{Child, Command, Stdio},
+};
 
+use forked_room::ForkedRoom;
 use inputs::{Room, SERVER, as_sent, key_ring, signing_key, version};
 use serde_json::json;
 use verge::matrix::{event::ReceivedPdu, redaction, signing::signatures_of};
 
-const TIMES: u64 = 100;
-/// How many times its bare signature a PDU may cost.
-const AT_MOST: f64 = 2.0;
+/// How many times the instructions of its bare signature a PDU may cost.
+const PDU_AT_MOST: f64 = 2.0;
+/// How many times the instructions that it costs in a room of 1,000 state events a fork may cost in a room of 100,000.
+const LARGE_ROOM_AT_MOST: f64 = 1.3;
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    if let [_, part, version, times] = arguments.as_slice() {
-        return do_it(part, version, times.parse().unwrap());
+    if let [first, times, part @ ..] = arguments.as_slice()
+        && first == "--do"
+    {
+        return do_it(&part.iter().map(String::as_str).collect::<Vec<_>>(), times.parse().unwrap());
     }
-    for version in ["6", "10", "11", "12"] {
-        let (Some(whole), Some(bare)) = (count("whole", version), count("bare", version)) else {
-            eprintln!("valgrind is not installed, so no instructions are counted.");
-            return;
-        };
-        let what = format!("instructions/v{version}/a PDU of 1 KB");
-        if has("--json") {
-            println!("{}", json!({ "what": what, "ours": whole, "bare": bare, "atMost": AT_MOST }));
+    if let Err(error) = Command::new("valgrind").arg("--version").output()
+        && error.kind() == ErrorKind::NotFound
+    {
+        eprintln!("valgrind is not installed, so no instructions are counted.");
+        return;
+    }
+    let as_json = arguments.iter().any(|argument| argument == "--json");
+    let print = |what: &str, ours: u64, other: u64, at_most: f64| {
+        if as_json {
+            println!("{}", json!({ "what": what, "ours": ours, "other": other, "atMost": at_most }));
         } else {
-            let ratio = whole as f64 / bare as f64;
-            println!("{what}: {whole}, of which its signature {bare}: {ratio:.2} times (at most {AT_MOST})");
+            println!("{what}: {ours} to {other}, {:.2} times (at most {at_most})", ours as f64 / other as f64);
+        }
+    };
+    for version in ["6", "10", "11", "12"] {
+        let what = format!("instructions/v{version}/a PDU of 1 KB, to its bare signature");
+        print(&what, count(&["whole", version], 100), count(&["bare", version], 100), PDU_AT_MOST);
+    }
+    for version in ["11", "12"] {
+        for (forks, conflicts) in [("2", "10"), ("2", "100"), ("2", "1000"), ("8", "100"), ("8", "1000")] {
+            let what = format!("instructions/v{version}/100000 events/{forks} forks/{conflicts}, to a room of 1,000");
+            let of_size = |size| count(&["fork", version, size, forks, conflicts], 10);
+            print(&what, of_size("100000"), of_size("1000"), LARGE_ROOM_AT_MOST);
         }
     }
 }
 
-/// The instructions of one time. `None` where there is no valgrind.
-fn count(part: &str, version: &str) -> Option<u64> {
-    let once = count_all(part, version, TIMES)?;
-    Some((count_all(part, version, 2 * TIMES)? - once) / TIMES)
+/// The instructions of one time.
+fn count(part: &[&str], times: u64) -> u64 {
+    let (once, twice) = (start(part, times), start(part, 2 * times));
+    let once = counted(once);
+    (counted(twice) - once) / times
 }
 
-fn count_all(part: &str, version: &str, times: u64) -> Option<u64> {
-    let program = env::current_exe().unwrap();
+fn start(part: &[&str], times: u64) -> Child {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]);
-    let output = match valgrind.arg(program).args(["--do", part, version, &times.to_string()]).output() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
-        output => output.unwrap(),
-    };
+    valgrind.arg(env::current_exe().unwrap()).args(["--do", &times.to_string()]).args(part);
+    valgrind.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn counted(valgrind: Child) -> u64 {
+    let output = valgrind.wait_with_output().unwrap();
     let printed = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{printed}");
     let refs = printed.lines().find_map(|line| line.split_once("refs:")).unwrap().1;
-    Some(refs.trim().replace(',', "").parse().unwrap())
+    refs.trim().replace(',', "").parse().unwrap()
 }
 
-fn do_it(part: &str, version_id: &str, times: u64) {
+fn do_it(part: &[&str], times: u64) {
+    match *part {
+        ["fork", version, size, forks, conflicts] => {
+            let number = |text: &str| text.parse().unwrap();
+            let room = ForkedRoom::new(version, number(size), number(forks), number(conflicts));
+            (0..times).for_each(|_| drop(black_box(black_box(&room).resolve())));
+        }
+        [part, version] => check(part, version, times),
+        _ => panic!("{part:?} is no part"),
+    }
+}
+
+fn check(part: &str, version_id: &str, times: u64) {
     let version = version(version_id);
     let (room, keys, key) = (Room::new(version, 1, "public"), key_ring(), signing_key().verify_key());
     let pdu = room.message(1_000, 0);
