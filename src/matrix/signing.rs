@@ -3,7 +3,7 @@
 //! Spec: appendices, "Signing JSON". Events are signed in their redacted form: see [`super::event`]. When a key may
 //! be used is for [`super::keys`].
 
-use ed25519_dalek::{Signature, Signer};
+use ed25519_dalek::{Signature, Signer, Verifier};
 
 use super::{
     base64,
@@ -119,14 +119,18 @@ impl VerifyKey {
     /// Checks a signature in base64 on a text.
     ///
     /// Strictly, which is what libsodium does and so all Synapses do: no small-order points, no second form of the
-    /// same signature. Servers that disagreed on such a signature would disagree on the room.
+    /// same signature. Servers that disagreed on such a signature would disagree on the room. A key of small order
+    /// never becomes a [`VerifyKey`]; `verify` compares R with the one form that it computes, so only R's order is left.
     ///
     /// # Errors
     /// Where it is malformed or wrong.
     pub fn verify_text(&self, text: &str, signature: &str) -> Result<(), SignatureError> {
         let signature = base64::decode(signature).ok_or(SignatureError::Malformed)?;
         let signature = Signature::from_slice(&signature).map_err(|_| SignatureError::Malformed)?;
-        self.0.verify_strict(text.as_bytes(), &signature).map_err(|_| SignatureError::Wrong)
+        if is_of_small_order(signature.r_bytes()) {
+            return Err(SignatureError::Wrong);
+        }
+        self.0.verify(text.as_bytes(), &signature).map_err(|_| SignatureError::Wrong)
     }
 }
 
@@ -162,6 +166,30 @@ pub(super) fn signed_text(object: &Object) -> String {
         covered
     });
     out
+}
+
+/// The y coordinates of the eight points of small order: 1, -1, 0, and two of order 8. The highest bit is for x.
+const SMALL_ORDER: [[u8; 32]; 5] = [
+    [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [
+        0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
+    ],
+    [0; 32],
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+        0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+        0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+];
+
+/// Whether this is a point of small order, in the one form that is canonical. To look costs less than to decompress it.
+fn is_of_small_order(point: &[u8; 32]) -> bool {
+    let [y @ .., last] = point;
+    SMALL_ORDER.iter().any(|[other @ .., other_last]| y == other && last & 0x7f == *other_last)
 }
 
 /// Whether the encoded y coordinate is below 2^255 - 19: libsodium refuses the few keys that could be written in two ways.
