@@ -18,6 +18,11 @@ pub(super) const FAN_OUT: usize = 16;
 /// An entry of a snapshot: its key and the event id.
 pub type Entry = (StateKeyHash, Rc<str>);
 
+/// How long most event ids are.
+const EVENT_ID: usize = 44;
+/// How long the text of an entry with such an event id is.
+const ENTRY: usize = "\"\":\"\",".len() + StateKeyHash::DIGITS + EVENT_ID;
+
 /// The text is not that of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MalformedNode;
@@ -49,7 +54,7 @@ impl Node {
             Some(rest) => Self::parse_inner(rest),
             None => {
                 let mut json = serde_json::Deserializer::from_str(text);
-                let leaf = json.deserialize_map(LeafVisitor).map_err(|_| MalformedNode)?;
+                let leaf = json.deserialize_map(LeafVisitor { length: text.len() }).map_err(|_| MalformedNode)?;
                 json.end().map_err(|_| MalformedNode)?;
                 Ok(Self::Leaf(leaf))
             }
@@ -71,7 +76,7 @@ impl Node {
     pub(super) fn to_text(&self) -> String {
         match self {
             Self::Leaf(leaf) => {
-                let mut text = String::with_capacity(2 + leaf.len() * 83);
+                let mut text = String::with_capacity(2 + leaf.len() * ENTRY);
                 for (index, (key, event_id)) in leaf.entries().iter().enumerate() {
                     text.push(if index == 0 { '{' } else { ',' });
                     text.push('"');
@@ -113,11 +118,8 @@ pub(super) struct Leaf {
 impl Leaf {
     pub(super) const EMPTY: Self = Self { places: Vec::new(), event_ids: String::new() };
 
-    /// How long most event ids are.
-    const EVENT_ID: usize = 44;
-
     pub(super) fn with_capacity(entries: usize) -> Self {
-        Self { places: Vec::with_capacity(entries), event_ids: String::with_capacity(entries * Self::EVENT_ID) }
+        Self { places: Vec::with_capacity(entries), event_ids: String::with_capacity(entries * EVENT_ID) }
     }
 
     /// Adds an entry, whose key must be greater than those before.
@@ -197,7 +199,7 @@ impl<'a> Entries<'a> {
         self.places = rest;
     }
 
-    /// How many entries at the start are the same in both. It may be a few more.
+    /// How many entries at the start are the same in both, or a few fewer.
     pub(super) fn same_at_start(self, other: Self) -> usize {
         let chunks =
             |entries: Self| entries.event_ids.as_bytes().get(entries.start..).unwrap_or_default().as_chunks::<32>().0;
@@ -219,7 +221,10 @@ impl<'a> Entries<'a> {
 }
 
 /// Reads a leaf, and sees to it that its keys are sorted.
-struct LeafVisitor;
+struct LeafVisitor {
+    /// How long its text is.
+    length: usize,
+}
 
 impl<'de> Visitor<'de> for LeafVisitor {
     type Value = Leaf;
@@ -229,7 +234,7 @@ impl<'de> Visitor<'de> for LeafVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut leaf = Leaf::with_capacity(LEAF_ENTRIES);
+        let mut leaf = Leaf::with_capacity((self.length / ENTRY).min(LEAF_ENTRIES));
         while let Some((Text(key), Text(event_id))) = map.next_entry()? {
             let key = StateKeyHash::parse(&key).ok_or_else(|| serde::de::Error::custom("a key is malformed"))?;
             if leaf.places.last().is_some_and(|(last, _)| *last >= key) {
