@@ -1,30 +1,14 @@
-//! Server discovery (Server-Server API, "Resolving server names") against scripted web sites and DNS: a table of cases,
-//! each a small script. What each must find was read out of the spec, step by step.
-#![allow(clippy::unwrap_used, clippy::panic)]
+//! The cases: what there is in the world, what a server name leads to, and what was asked for it.
 
-mod common;
-
-use std::{collections::BTreeMap, rc::Rc};
-
-use common::{
-    internet::{Internet, RESOLVER, page},
-    sqlite::Sqlite,
-};
-use futures_executor::block_on;
-use verge::federation::outbound::{
-    discovery::{Discovery, DiscoveryCache, DiscoveryError},
-    dns::DnsOverHttps,
-};
-
-struct Case {
-    name: &'static str,
-    script: &'static [Step],
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) script: &'static [Step],
 }
 
 /// How to reach a server: what to connect to, the port, the certificate's name, the `Host` header.
-type Route = (&'static str, u16, &'static str, &'static str);
+pub(crate) type Route = (&'static str, u16, &'static str, &'static str);
 
-enum Step {
+pub(crate) enum Step {
     /// Our own name is this one, instead of `us.org`.
     We(&'static str),
     /// Our server has no resolver configured.
@@ -65,7 +49,7 @@ enum Step {
 use Step::*;
 
 #[derive(Debug, PartialEq)]
-enum Refusal {
+pub(crate) enum Refusal {
     InvalidName,
     Ourselves,
     Private,
@@ -73,19 +57,19 @@ enum Refusal {
     NoUsableTarget,
 }
 
-const SECOND: i64 = 1000;
-const MINUTE: i64 = 60 * SECOND;
-const HOUR: i64 = 60 * MINUTE;
+pub(crate) const SECOND: i64 = 1000;
+pub(crate) const MINUTE: i64 = 60 * SECOND;
+pub(crate) const HOUR: i64 = 60 * MINUTE;
 
 /// What is found where nothing but the name is known.
-const BY_NAME: &[Route] = &[("a.org", 8448, "a.org", "a.org")];
+pub(crate) const BY_NAME: &[Route] = &[("a.org", 8448, "a.org", "a.org")];
 /// What is found through the delegation that most cases set up.
-const DELEGATED: &[Route] = &[("b.org", 443, "b.org", "b.org:443")];
-const WELL_KNOWN: &str = "a.org/.well-known/matrix/server";
-const A: &str = "https://a.org/.well-known/matrix/server";
-const TO_B: &str = r#"{"m.server": "b.org:443"}"#;
+pub(crate) const DELEGATED: &[Route] = &[("b.org", 443, "b.org", "b.org:443")];
+pub(crate) const WELL_KNOWN: &str = "a.org/.well-known/matrix/server";
+pub(crate) const A: &str = "https://a.org/.well-known/matrix/server";
+pub(crate) const TO_B: &str = r#"{"m.server": "b.org:443"}"#;
 
-const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     // Steps 1 and 2.
     Case {
         name: "an IPv4 literal",
@@ -777,204 +761,3 @@ const CASES: &[Case] = &[
         ],
     },
 ];
-
-#[test]
-fn every_case() {
-    let mut failures = Vec::new();
-    for case in CASES {
-        let outcome = std::panic::catch_unwind(|| run(case));
-        if outcome.is_err() {
-            failures.push(case.name);
-        }
-    }
-    assert!(CASES.len() >= 40);
-    assert!(failures.is_empty(), "{failures:#?}");
-}
-
-fn run(case: &Case) {
-    let internet = Internet::new();
-    let database = Sqlite::in_memory();
-    let mut own_name = "us.org";
-    let mut resolver = Some(DnsOverHttps::parse(RESOLVER).unwrap());
-    let isolate = |own_name, resolver: &Option<DnsOverHttps>| {
-        Discovery::new(&internet.platform(&database), own_name, resolver.clone(), Rc::default())
-    };
-    let mut discovery = isolate(own_name, &resolver);
-    for (number, step) in case.script.iter().enumerate() {
-        let at = format!("{}, step {number}", case.name);
-        match step {
-            We(name) => {
-                own_name = name;
-                discovery = isolate(own_name, &resolver);
-            }
-            NoResolver => {
-                resolver = None;
-                discovery = isolate(own_name, &resolver);
-            }
-            NewIsolate => discovery = isolate(own_name, &resolver),
-            WellKnown(host, delegated) => {
-                let body = format!("{{\"m.server\": \"{delegated}\"}}");
-                internet.serve(&well_known(host), move |_| Ok(page(200, &[], &body)));
-            }
-            Page(url, status, headers, body) => internet.serve(url, |_| Ok(page(*status, headers, body))),
-            Padded(host, body, length) => {
-                internet.serve(&well_known(host), move |_| Ok(page(200, &[], &format!("{body:length$}"))));
-            }
-            RedirectChain(length) => {
-                let mut url = A.to_owned();
-                for hop in 1..=*length {
-                    let next = format!("https://a.org/hop{hop}");
-                    let headers = next.clone();
-                    internet.serve(&url, move |_| Ok(page(302, &[("location", &headers)], "")));
-                    url = next;
-                }
-                internet.serve(&url, |_| Ok(page(200, &[], TO_B)));
-            }
-            Off(url) => {
-                internet.sites.borrow_mut().remove(*url);
-            }
-            Srv(name, records) => {
-                let records = records.iter().map(|record| (*record).to_owned()).collect();
-                internet.srv.borrow_mut().insert((*name).to_owned(), Ok(records));
-            }
-            DnsStatus(name, status) => {
-                internet.srv.borrow_mut().insert((*name).to_owned(), Err(*status));
-            }
-            ResolverSays(status, body) => {
-                *internet.resolver.borrow_mut() = Some(Rc::new(|_| Ok(page(*status, &[], body))));
-            }
-            ResolverOff => {
-                let down = || verge::platform::TransportError::Failed("down".to_owned());
-                *internet.resolver.borrow_mut() = Some(Rc::new(move |_| Err(down())));
-            }
-            ResolverOn => *internet.resolver.borrow_mut() = None,
-            Slow(ms) => internet.delay_ms.set(*ms),
-            Wait(ms) => internet.now.set(internet.now.get() + ms),
-            Finds(server, expected) => {
-                let found = block_on(discovery.resolve(server));
-                let found = found.unwrap_or_else(|error| panic!("{at}: {server} is refused: {error}"));
-                let found: Vec<_> =
-                    found.iter().map(|d| (&*d.connect_host, d.connect_port, &*d.tls_name, &*d.host_header)).collect();
-                assert_eq!(found, *expected, "{at}");
-            }
-            Refuses(server, expected) => {
-                let error = block_on(discovery.resolve(server)).expect_err(&at);
-                assert_eq!(refusal(&error), *expected, "{at}");
-                assert!(error.to_string().len() > 20, "{at}: `{error}` is a sentence");
-            }
-            Asked(what, times) => {
-                assert_eq!(internet.times_asked(what), *times, "{at}: {:#?}", internet.asked.borrow());
-            }
-            DatabaseCalls(calls) => assert_eq!(database.calls.get(), *calls, "{at}"),
-        }
-    }
-}
-
-fn well_known(host: &str) -> String {
-    format!("https://{host}/.well-known/matrix/server")
-}
-
-fn refusal(error: &DiscoveryError) -> Refusal {
-    match error {
-        DiscoveryError::InvalidName(_) => Refusal::InvalidName,
-        DiscoveryError::Ourselves => Refusal::Ourselves,
-        DiscoveryError::Private(_) => Refusal::Private,
-        DiscoveryError::ServiceRefused(_) => Refusal::ServiceRefused,
-        DiscoveryError::NoUsableTarget(_) => Refusal::NoUsableTarget,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// RFC 2782: within one priority a target is drawn first as often as its weight says, and one of weight 0 rarely.
-#[test]
-fn srv_weights() {
-    const DRAWS: i32 = 4000;
-    let internet = Internet::new();
-    let records = ["5 10 1 c.org.", "5 0 2 d.org.", "5 30 3 e.org."].map(str::to_owned).to_vec();
-    internet.srv.borrow_mut().insert("_matrix-fed._tcp.a.org".to_owned(), Ok(records));
-    let resolver = DnsOverHttps::parse(RESOLVER).ok();
-    let discovery = Discovery::new(&internet.platform(&Sqlite::in_memory()), "us.org", resolver, Rc::default());
-    let mut first: BTreeMap<u16, i32> = BTreeMap::new();
-    for _ in 0..DRAWS {
-        let ports: Vec<u16> = block_on(discovery.resolve("a.org")).unwrap().iter().map(|d| d.connect_port).collect();
-        assert_eq!(ports.iter().sum::<u16>(), 6, "each stands there once");
-        *first.entry(ports[0]).or_default() += 1;
-    }
-    // 41 equally likely numbers: one for the weight of 0, 10 and 30 for the others.
-    let close = |port, share: i32| (first[&port] - DRAWS * share / 41).abs() < DRAWS / 50;
-    assert!(close(1, 10) && close(2, 1) && close(3, 30), "{first:?}");
-    assert_eq!(internet.times_asked("SRV"), 1);
-}
-
-/// At the edge each event has a discovery of its own, and all of an isolate's events one cache.
-#[test]
-fn what_one_event_finds_out_the_next_one_knows() {
-    let internet = Internet::new();
-    let database = Sqlite::in_memory();
-    let cache = Rc::default();
-    let event = |cache: &Rc<DiscoveryCache>| {
-        let resolver = DnsOverHttps::parse(RESOLVER).ok();
-        Discovery::new(&internet.platform(&database), "us.org", resolver, cache.clone())
-    };
-    internet.srv.borrow_mut().insert("_matrix-fed._tcp.a.org".to_owned(), Ok(vec!["5 10 1 c.org.".to_owned()]));
-    let found = block_on(event(&cache).resolve("a.org"));
-    let known = (internet.asked.borrow().len(), database.calls.get());
-    assert_eq!(block_on(event(&cache).resolve("a.org")), found);
-    assert_eq!((internet.asked.borrow().len(), database.calls.get()), known);
-    // A resolver that is away is left alone by all of them.
-    let down = || verge::platform::TransportError::Failed("down".to_owned());
-    *internet.resolver.borrow_mut() = Some(Rc::new(move |_| Err(down())));
-    for name in ["b.org", "d.org", "e.org"] {
-        block_on(event(&cache).resolve(name)).unwrap();
-    }
-    assert_eq!(internet.times_asked("SRV"), 2);
-    // Another isolate knows what the database does.
-    block_on(event(&Rc::default()).resolve("a.org")).unwrap();
-    assert_eq!((internet.times_asked("SRV"), internet.times_asked("a.org/.well-known")), (3, 1));
-}
-
-/// Strangers choose the names that are looked up; what nobody uses any more does not stay for ever.
-#[test]
-fn old_answers_are_forgotten() {
-    let internet = Internet::new();
-    let database = Sqlite::in_memory();
-    let discovery = Discovery::new(&internet.platform(&database), "us.org", None, Rc::default());
-    let look_up = |kind: &str| {
-        for number in 0..1500 {
-            block_on(discovery.resolve(&format!("{kind}{number}.org"))).unwrap();
-        }
-    };
-    look_up("old");
-    internet.now.set(internet.now.get() + 2 * 24 * HOUR);
-    look_up("new");
-    let count =
-        |kind| database.rows(&format!("SELECT count(*) FROM well_known WHERE host LIKE '{kind}%'"))[0][0].clone();
-    assert_eq!((count("old").as_str(), count("new").as_str()), ("0", "1500"));
-}
-
-/// An answer that would not end is not read.
-#[test]
-fn a_resolver_that_floods() {
-    let internet = Internet::new();
-    *internet.resolver.borrow_mut() = Some(Rc::new(|request| {
-        assert!(request.max_response_bytes <= 65_536 && request.timeout_ms <= 5_000);
-        Err(verge::platform::TransportError::TooLarge)
-    }));
-    let resolver = DnsOverHttps::parse(RESOLVER).ok();
-    let discovery = Discovery::new(&internet.platform(&Sqlite::in_memory()), "us.org", resolver, Rc::default());
-    assert_eq!(block_on(discovery.resolve("a.org")).unwrap()[0].connect_port, 8448);
-    assert!(internet.logged.borrow()[0].contains("too large"));
-}
-
-#[test]
-fn resolver_urls() {
-    for url in ["https://dns.google/resolve", "https://cloudflare-dns.com/dns-query", "https://10.0.0.1:8443", RESOLVER]
-    {
-        assert!(DnsOverHttps::parse(url).is_ok(), "{url}");
-    }
-    for url in
-        ["http://dns.google/resolve", "dns.google", "https://", "https:///x", "https://a.org/x?y=z", "https://a@b/"]
-    {
-        assert!(DnsOverHttps::parse(url).is_err(), "{url}");
-    }
-}

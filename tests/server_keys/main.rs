@@ -1,0 +1,222 @@
+//! Fetching signing keys (Server-Server API, "Retrieving server keys") from scripted servers and notaries: a table of
+//! cases, each a small script. The responses are made and signed here with `serde_json` and `ed25519-dalek`.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod cases;
+#[path = "../common/mod.rs"]
+mod common;
+mod world;
+
+use std::rc::Rc;
+
+use cases::{A, CASES, Case, DAY, FROM_A, FROM_N, HOUR, Lie, N, ONE_DAY, PINNED, SECOND, Step::*, TRUSTED};
+use common::internet::page;
+use futures_executor::block_on;
+use futures_util::future::join;
+use serde_json::{Value, json};
+use verge::{
+    federation::outbound::{endpoints::KeyQuery, keys::KeyCache},
+    matrix::identifiers::ServerName,
+};
+use world::{World, own_url, query_url};
+
+#[test]
+fn every_case() {
+    let mut failures = Vec::new();
+    for case in CASES {
+        if std::panic::catch_unwind(|| run(case)).is_err() {
+            failures.push(case.name);
+        }
+    }
+    assert!(CASES.len() >= 40);
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+fn run(case: &Case) {
+    let world = World::new(case.notaries);
+    let mut fetcher = world.fetcher();
+    for (number, step) in case.script.iter().enumerate() {
+        let at = format!("{}, step {number}", case.name);
+        match step {
+            Publishes(server, keys) => world.publish(server, Lie::Truth, *keys),
+            Lies(server, lie, keys) => world.publish(server, *lie, *keys),
+            Answers(server, status, body) => {
+                world.internet.serve(&own_url(server), |_| Ok(page(*status, &[], body)));
+            }
+            Silent(server) => {
+                world.internet.sites.borrow_mut().remove(&own_url(server));
+            }
+            Notary(notary, server, keys) => world.notarise(notary, Lie::Truth, server, *keys),
+            NotaryLies(notary, lie, server, keys) => world.notarise(notary, *lie, server, *keys),
+            NotarySilent(notary) => {
+                world.internet.sites.borrow_mut().remove(&query_url(notary));
+            }
+            Wait(ms) => world.internet.now.set(world.internet.now.get() + ms),
+            NewIsolate => fetcher = world.fetcher(),
+            Verifies(server, key_id, sent, seed) => {
+                assert_eq!(world.event_key(&fetcher, "10", server, key_id, *sent), Some(*seed), "{at}");
+            }
+            Fails(server, key_id, sent) => {
+                assert_eq!(world.event_key(&fetcher, "10", server, key_id, *sent), None, "{at}");
+            }
+            VerifiesInVersion4(server, key_id, sent, seed) => {
+                assert_eq!(world.event_key(&fetcher, "4", server, key_id, *sent), Some(*seed), "{at}");
+            }
+            RequestVerifies(server, key_id, seed) => {
+                assert_eq!(world.request_key(&fetcher, server, key_id), Some(*seed), "{at}");
+            }
+            RequestFails(server, key_id) => assert_eq!(world.request_key(&fetcher, server, key_id), None, "{at}"),
+            MadeUpKeys(server, count) => {
+                for number in 0..*count {
+                    let key_id = format!("ed25519:made_up_{number}");
+                    assert_eq!(world.event_key(&fetcher, "10", server, &key_id, 0), None, "{at}");
+                }
+            }
+            Asked(what, times) => {
+                assert_eq!(world.internet.times_asked(what), *times, "{at}: {:#?}", world.internet.asked.borrow());
+            }
+            DatabaseCalls(calls) => assert_eq!(world.database.calls.get(), *calls, "{at}"),
+        }
+    }
+}
+
+/// Each request has a fetcher of its own. What one has found, the isolate's next one knows without any question.
+#[test]
+fn one_request_after_the_other() {
+    let world = World::new(&[]);
+    world.publish(A, Lie::Truth, ONE_DAY);
+    let cache = Rc::<KeyCache>::default();
+    assert_eq!(world.request_key(&world.fetcher_with(cache.clone()), A, "ed25519:1"), Some(1));
+    let calls = world.database.calls.get();
+    assert_eq!(world.request_key(&world.fetcher_with(cache), A, "ed25519:1"), Some(1));
+    assert_eq!(world.database.calls.get(), calls);
+    assert_eq!(world.internet.times_asked(FROM_A), 1);
+}
+
+/// Requests at the same time ask once, and the second has the key as soon as the first.
+#[test]
+fn requests_at_the_same_time() {
+    let world = World::new(&[]);
+    world.publish(A, Lie::Truth, ONE_DAY);
+    let cache = Rc::<KeyCache>::default();
+    let (one, other) = (world.fetcher_with(cache.clone()), world.fetcher_with(cache));
+    let server = ServerName::parse(A).unwrap();
+    let (first, second) = block_on(join(
+        one.for_request(&server, &["ed25519:1"]),
+        other.for_request(&server, &["ed25519:1", "ed25519:1"]),
+    ));
+    assert!(first.unwrap().get(A, "ed25519:1").is_some() && second.unwrap().get(A, "ed25519:1").is_some());
+    assert_eq!(world.internet.times_asked(FROM_A), 1);
+    assert!(world.internet.now.get() - world.started < SECOND);
+}
+
+/// A fetch that was cut off does not hold up the next.
+#[test]
+fn a_fetch_that_was_cut_off() {
+    let world = World::new(&[]);
+    world.publish(A, Lie::Truth, ONE_DAY);
+    let fetcher = world.fetcher();
+    let server = ServerName::parse(A).unwrap();
+    {
+        let mut cut_off = Box::pin(fetcher.for_request(&server, &["ed25519:1"]));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(cut_off.as_mut().poll(&mut context).is_pending());
+    }
+    assert_eq!(world.request_key(&fetcher, A, "ed25519:1"), Some(1));
+    assert_eq!(world.internet.now.get(), world.started);
+}
+
+fn queries(count: usize) -> Vec<KeyQuery> {
+    let query = |number| KeyQuery {
+        server: ServerName::parse(&format!("s{number}.org:8448")).unwrap(),
+        key_id: "ed25519:1".to_owned(),
+        minimum_valid_until_ts: 0,
+    };
+    (0..count).map(query).collect()
+}
+
+/// Servers are asked side by side, but never on more connections than the platform has.
+#[test]
+fn a_dozen_servers() {
+    let world = World::new(TRUSTED);
+    let queries = queries(12);
+    for query in &queries {
+        world.publish(query.server.as_str(), Lie::Truth, ONE_DAY);
+    }
+    let ring = block_on(world.fetcher().fetch(&queries)).unwrap();
+    assert!(queries.iter().all(|query| ring.get(query.server.as_str(), "ed25519:1").is_some()));
+    assert_eq!(world.internet.under_way.get().1, 5);
+    assert_eq!(world.internet.times_asked("n.org"), 0);
+    // One to read, one to write.
+    assert_eq!(world.database.calls.get(), 2);
+}
+
+/// Where very many servers are concerned, one request to a notary saves asking those that it knows.
+#[test]
+fn a_hundred_servers() {
+    let world = World::new(PINNED);
+    let queries = queries(100);
+    for (number, query) in queries.iter().enumerate() {
+        world.publish(query.server.as_str(), Lie::Truth, ONE_DAY);
+        if number >= 10 {
+            world.notarise(N, Lie::Truth, query.server.as_str(), ONE_DAY);
+        }
+    }
+    let ring = block_on(world.fetcher().fetch(&queries)).unwrap();
+    assert!(queries.iter().all(|query| ring.get(query.server.as_str(), "ed25519:1").is_some()));
+    assert_eq!(world.internet.times_asked(FROM_N), 1);
+    assert_eq!(world.internet.times_asked("/_matrix/key/v2/server"), 10);
+    assert_eq!(world.database.calls.get(), 2);
+}
+
+/// Servers that do not answer cost a bounded time altogether.
+#[test]
+fn a_hundred_silent_servers() {
+    let world = World::new(&[]);
+    world.internet.delay_ms.set(HOUR);
+    let ring = block_on(world.fetcher().fetch(&queries(100))).unwrap();
+    assert!(ring.get("s0.org:8448", "ed25519:1").is_none());
+    // The clock of the test counts the seconds of each, also of those that pass side by side.
+    assert!(world.internet.now.get() - world.started <= 70 * SECOND);
+}
+
+/// Strangers choose the servers whose keys are looked for; those that never answered do not stay for ever.
+#[test]
+fn old_failures_are_forgotten() {
+    let world = World::new(&[]);
+    let fetcher = world.fetcher();
+    let look = |kind: &str| {
+        for number in 0..1500 {
+            world.event_key(&fetcher, "10", &format!("{kind}{number}.org:1"), "ed25519:1", 0);
+        }
+    };
+    look("old");
+    world.internet.now.set(world.internet.now.get() + 2 * DAY);
+    look("new");
+    let count = |kind| world.database.rows(&format!("SELECT count(*) FROM key_fetches WHERE server LIKE '{kind}%'"));
+    assert_eq!((count("old")[0][0].as_str(), count("new")[0][0].as_str()), ("0", "1500"));
+}
+
+/// More keys than one parameter of the database holds.
+#[test]
+fn very_many_keys() {
+    let world = World::new(&[]);
+    world.internet.delay_ms.set(HOUR);
+    let key_id = format!("ed25519:{}", "x".repeat(240));
+    let queries: Vec<_> = queries(9000).into_iter().map(|query| KeyQuery { key_id: key_id.clone(), ..query }).collect();
+    block_on(world.fetcher().fetch(&queries)).unwrap();
+    assert_eq!(world.database.calls.get(), 2);
+}
+
+/// The notary is asked for what is needed, as the spec's example has it.
+#[test]
+fn the_query() {
+    let world = World::new(PINNED);
+    world.notarise(N, Lie::Truth, A, ONE_DAY);
+    let fetcher = world.fetcher();
+    assert_eq!(world.event_key(&fetcher, "10", A, "ed25519:1", HOUR), Some(1));
+    let requests = world.internet.requests.borrow();
+    let body: Value = serde_json::from_slice(requests.last().unwrap().request.body()).unwrap();
+    let expected = json!({ "minimum_valid_until_ts": world.started + HOUR });
+    assert_eq!(body, json!({ "server_keys": { A: { "ed25519:1": expected } } }));
+}
