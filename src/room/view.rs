@@ -158,19 +158,18 @@ impl<'s> View<'s> {
 
     /// What differs between two snapshots: the events that stand at one key, in either.
     pub(super) async fn diff(&mut self, before: NodeId, after: NodeId) -> Result<Vec<EventPair>, RoomError> {
-        let mut asked = false;
         for _ in 0..MAX_READS {
             match state_trie::diff(&[before, after], &self.nodes) {
                 Ok(differences) => {
                     let id = |text: Option<&Option<&str>>| text.copied().flatten().map(event_id).transpose();
                     return differences.iter().map(|(_, ids)| Ok((id(ids.first())?, id(ids.last())?))).collect();
                 }
-                // The database walks both in lockstep, as far down as it has them.
-                Err(MissingNodes(_)) if !asked => {
-                    asked = true;
-                    self.load(Wanted { differing: vec![before, after], ..Wanted::default() }).await?;
+                Err(MissingNodes(missing)) => {
+                    let need =
+                        self.of_stored(Need { differing: vec![before, after], nodes: missing, ..Need::default() });
+                    let found = self.store.supply(&need).await?;
+                    self.nodes.extend(found.nodes);
                 }
-                Err(MissingNodes(missing)) => self.read_nodes(missing).await?,
             }
         }
         Err(corrupt(format!("the snapshots {before} and {after} have missing nodes")))
@@ -202,7 +201,7 @@ impl<'s> View<'s> {
 
     /// What a step of a state resolution needs: from the database, and from this work, which is not there yet.
     pub(super) async fn supply(&mut self, need: &Need) -> Result<Supplied, RoomError> {
-        let mut asked = need.clone();
+        let mut asked = self.of_stored(need.clone());
         let mut own = HashSet::new();
         for list in [&mut asked.events, &mut asked.chains, &mut asked.mainlines] {
             self.follow_judged(list, &mut own);
@@ -219,6 +218,18 @@ impl<'s> View<'s> {
         self.read_paths(&paths).await?;
         supplied.nodes = self.nodes.clone();
         Ok(supplied)
+    }
+
+    /// `need`, with nothing in it that the database cannot tell: it compares only snapshots that it has, and would take all of
+    /// one for different from another that it has not.
+    fn of_stored(&self, mut need: Need) -> Need {
+        need.differing.retain(|root| !self.made.contains_key(root));
+        if need.differing.len() < 2 {
+            need.differing.clear();
+        }
+        // These come with what differs below them.
+        need.nodes.retain(|id| !need.differing.contains(id));
+        need
     }
 
     /// What the first step of a resolution may know without asking.

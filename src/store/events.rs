@@ -161,8 +161,6 @@ pub struct Wanted {
     pub roots: Vec<NodeId>,
     /// Events in the state after which to look.
     pub after: Vec<EventId>,
-    /// Roots: the nodes in which the first differs from the others.
-    pub differing: Vec<NodeId>,
 }
 
 /// What was read.
@@ -209,9 +207,6 @@ impl Store {
                 ask(Kind::Events, Statement::new(AT_KEYS, parameters.clone()));
                 ask(Kind::Nodes, Statement::new(NODES, parameters));
             }
-        }
-        if !wanted.differing.is_empty() {
-            ask(Kind::Nodes, Statement::new(state_sql::DIFFERING, [texts(&wanted.differing).into()]));
         }
         let mut found = Found::default();
         if statements.is_empty() {

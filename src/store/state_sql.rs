@@ -112,7 +112,8 @@ pub const PATHS: &str =
 /// `?1`: its root. Rows: `event_id`.
 pub const EVENT_IDS: &str = concat!("WITH RECURSIVE ", entries!("", "SELECT ?1"), " SELECT event_id FROM entry");
 
-/// The nodes in which snapshots differ: what `state_trie::diff` needs to compare them.
+/// The nodes in which snapshots differ: what `state_trie::diff` needs to compare them, where
+/// all of them are stored.
 ///
 /// `?1`: JSON list of roots. Rows: `node_id, node`.
 pub const DIFFERING: &str = concat!(

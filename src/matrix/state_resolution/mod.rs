@@ -76,7 +76,7 @@ pub enum Step {
 /// What is asked for and not supplied does not exist. `store::state_sql` has a statement for each member.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Need {
-    /// Roots: the nodes in which these snapshots differ.
+    /// Roots: the nodes in which these snapshots differ, which spares asking for them level by level. May be left unanswered.
     pub differing: Vec<NodeId>,
     /// Nodes by id.
     pub nodes: Vec<NodeId>,
@@ -261,7 +261,7 @@ impl Need {
 #[derive(Debug)]
 struct World {
     version: &'static RoomVersion,
-    /// The snapshot against which all others are compared. Where there is no conflict it stands for all of them.
+    /// One of the snapshots. Where there is no conflict it stands for all of them.
     base: NodeId,
     nodes: Nodes,
     /// The nodes asked for, and in which step.
@@ -341,7 +341,7 @@ impl Conflicts {
         if let Interrupt::Need(need) = &mut interrupt
             && first
         {
-            **need = Need { differing: roots.to_vec(), ..Need::default() };
+            need.differing = roots.to_vec();
         }
         Err(interrupt)
     }
