@@ -25,7 +25,7 @@ def test_a_fork_heals_to_one_state(servers, version):
         room_version=version,
         room_alias_name=f"fork{version}",
         # More state than one node of a snapshot holds.
-        initial_state=[{"type": "x.setting", "state_key": str(number), "content": {}} for number in range(200)],
+        initial_state=[{"type": "x.setting", "state_key": str(number), "content": {}} for number in range(100)],
         # From version 12 on the creator outranks all levels, and must not be listed.
         power_level_content_override={"users": {} if version == "12" else {alice.user_id: 100}},
     )
