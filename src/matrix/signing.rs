@@ -186,7 +186,8 @@ const SMALL_ORDER: [[u8; 32]; 5] = [
     ],
 ];
 
-/// Whether this is a point of small order, in the one form that is canonical. To look costs less than to decompress it.
+/// Whether this is a point of small order. Forms that are not canonical need not be told, for no R that is computed has one; to
+/// look costs less than to decompress it.
 fn is_of_small_order(point: &[u8; 32]) -> bool {
     let [y @ .., last] = point;
     SMALL_ORDER.iter().any(|[other @ .., other_last]| y == other && last & 0x7f == *other_last)

@@ -119,7 +119,7 @@ impl Rooms {
         Ok(current.map(|(room, state)| (room, state.into_iter().map(|stored| stored.event).collect())))
     }
 
-    /// What [`Rooms::current`] reads, with what we think of each event.
+    /// What [`Rooms::current`] reads, with what is noted of each event: whether it is redacted, rejected, soft-failed.
     ///
     /// # Errors
     /// As the database says.

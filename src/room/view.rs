@@ -105,7 +105,7 @@ impl<'s> View<'s> {
         Ok(self.stored_state(root, keys).await?.into_iter().map(|stored| stored.event.clone()).collect())
     }
 
-    /// The events that stand at `keys` in the snapshot `root`, with what we think of each.
+    /// The events that stand at `keys` in the snapshot `root`, with what is noted of each.
     pub(super) async fn stored_state(
         &mut self,
         root: NodeId,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{
     Store,
     client_rooms::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
-    history::open,
+    history::closed,
 };
 use crate::{
     matrix::{identifiers::RoomId, room_version::RoomVersion, state_trie::NodeId},
@@ -109,8 +109,8 @@ const TIMELINES: &str = concat!(
     " AND m.membership IN ('join', 'leave', 'ban')) SELECT ",
     seen_columns!(),
     ", t.pos, txn.txn_id, t.room_id, \
-       EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = t.room_id AND g.pos = t.pos AND ",
-    open!(),
+       EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = t.room_id AND g.pos = t.pos AND NOT ",
+    closed!(),
     ") AS after_gap FROM mine CROSS JOIN timeline AS t ON t.room_id = mine.room_id AND t.pos <= mine.high \
        AND t.pos > max(mine.low, COALESCE((SELECT x.pos FROM timeline AS x WHERE x.room_id = mine.room_id \
          AND x.pos <= mine.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?7), mine.low)) \

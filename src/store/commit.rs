@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     Store,
     events::NodeText,
-    history::open,
+    history::closed,
     json_lists,
     memberships::{advance, change},
     resolution::cite,
@@ -200,7 +200,7 @@ const FILLED: &str = "\
 
 const MOVE_GAP: &str = "UPDATE gaps SET pos = ?3 WHERE room_id = ?1 AND pos = ?2";
 
-const CLOSE_GAPS: &str = concat!("DELETE FROM gaps AS g WHERE g.room_id = ?1 AND NOT ", open!());
+const CLOSE_GAPS: &str = concat!("DELETE FROM gaps AS g WHERE g.room_id = ?1 AND ", closed!());
 
 /// ?1: a list of [event id, how far from the end of the stream, or else position].
 const GAPS: &str = "\

@@ -320,7 +320,7 @@ pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
 
 /// A JSON list of the events as others may see them: redacted where they were.
 #[must_use]
-pub fn pdu_list(events: &[StoredEvent]) -> String {
+pub fn shown_list(events: &[StoredEvent]) -> String {
     let mut list = String::from("[");
     for (index, stored) in events.iter().enumerate() {
         if index > 0 {

@@ -28,20 +28,20 @@ const WALK_BACK: &str = concat!(
       WHERE e.rejected IS NULL ORDER BY e.depth DESC, e.event_id"
 );
 
-/// The gaps `g` that history has not closed meanwhile.
-macro_rules! open {
+/// The gaps `g` that history has closed meanwhile.
+macro_rules! closed {
     () => {
-        "NOT EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = g.event_id AND NOT held.outlier)"
+        "EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = g.event_id AND NOT held.outlier)"
     };
 }
-pub(super) use open;
+pub(super) use closed;
 
 /// ?1: the room, ?2 and ?3: the positions (after, up to and with). The events are at most what one request asks for.
 const NEWEST_GAP: &str = concat!(
     "SELECT g.pos, g.event_id, \
        (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 AND t.pos < g.pos ORDER BY t.pos DESC LIMIT 1) AS below \
-     FROM gaps AS g WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND ",
-    open!(),
+     FROM gaps AS g WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND NOT ",
+    closed!(),
     " ORDER BY g.pos DESC, g.event_id LIMIT 20"
 );
 

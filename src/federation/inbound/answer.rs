@@ -9,7 +9,7 @@ use crate::{
     router::{self, Response},
     server::Server,
     store::{
-        events::{StoredEvent, pdu_list},
+        events::{StoredEvent, shown_list},
         rooms::Room,
     },
 };
@@ -52,7 +52,7 @@ pub(super) fn not_in_room() -> MatrixError {
 pub(super) fn transaction(server: &Server, events: &[StoredEvent]) -> Response {
     let origin = json_text(&server.config.server_name);
     let now = server.platform.clock.now_ms().to_string();
-    raw_object(&[("origin", &origin), ("origin_server_ts", &now), ("pdus", &pdu_list(events))])
+    raw_object(&[("origin", &origin), ("origin_server_ts", &now), ("pdus", &shown_list(events))])
 }
 
 /// A 200 response with an object whose values are JSON text already: PDUs are stored as text and leave as text.

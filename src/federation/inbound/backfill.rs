@@ -9,7 +9,7 @@ use crate::{
     },
     router::Handled,
     server::Server,
-    store::events::pdu_list,
+    store::events::shown_list,
 };
 
 /// The most events that one `backfill` answers with, and what Synapse asks for.
@@ -57,7 +57,7 @@ pub(super) async fn get_missing_events(server: &Server, request: Signed) -> Hand
     events.retain(|stored| !latest.contains(stored.event.event_id()) && stored.event.depth() >= min_depth);
     events.truncate(usize::try_from(limit).unwrap_or_default());
     events.reverse();
-    Ok(answer::raw_object(&[("events", &pdu_list(&events))]))
+    Ok(answer::raw_object(&[("events", &shown_list(&events))]))
 }
 
 fn id_list(body: &Object, name: &str) -> Result<Vec<EventId>, MatrixError> {

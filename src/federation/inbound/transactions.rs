@@ -111,7 +111,7 @@ async fn check(
     Ok((events, refused))
 }
 
-/// Where in the body each PDU stands: reading one again takes the memory of one, and the body is scanned once for all.
+/// The text of each PDU in the body, which is scanned once for all of them; nothing of it is parsed.
 fn pdu_texts(body: &[u8]) -> Vec<&RawValue> {
     #[derive(Deserialize)]
     struct Pdus<'a> {

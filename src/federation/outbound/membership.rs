@@ -24,7 +24,7 @@ use crate::{
     },
     room::{Draft, RemoteJoin, RoomError},
     server::Server,
-    store::events::pdu_list,
+    store::events::shown_list,
 };
 
 /// How many resident servers are tried.
@@ -108,7 +108,7 @@ pub async fn invite(
         server.rooms.draft_event(room_id, sender, &Draft::membership(target.as_str(), "invite", content)).await?;
     let mut keys: Vec<(&str, &str)> = SHOWN_TO_INVITED.into_iter().map(|event_type| (event_type, "")).collect();
     keys.push(("m.room.member", sender.as_str()));
-    let state = server.rooms.current_stored(room_id, &keys).await?.map(|(_, state)| pdu_list(&state));
+    let state = server.rooms.current_stored(room_id, &keys).await?.map(|(_, state)| shown_list(&state));
     let state = state.unwrap_or_else(|| "[]".to_owned());
     let version = invite.version();
     let federation = &server.federation;

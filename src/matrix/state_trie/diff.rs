@@ -59,7 +59,7 @@ impl Nodes {
         }
         let mut below = Vec::with_capacity(roots.len());
         for digit in 0..FAN_OUT {
-            // Where one has a leaf, or nothing, all that the others have is a difference.
+            // Where one has a leaf, or nothing, all that the others have is looked at.
             let child = |children: &Option<&Children>| children.and_then(|children| children[digit]);
             below.clear();
             below.extend(all.iter().map(|children| child(children).unwrap_or(NodeId::EMPTY)));
@@ -72,7 +72,7 @@ fn all_the_same<T: PartialEq>(items: &[T]) -> bool {
     items.windows(2).all(|pair| matches!(pair, [a, b] if a == b))
 }
 
-/// One side of a comparison: a node, or a part of a leaf which the other side has split further.
+/// One side of a comparison: a node, or a part of a leaf which another side has split further.
 #[derive(Clone, Copy)]
 enum Side<'a> {
     Node(NodeId),
