@@ -47,22 +47,23 @@ fn main() {
         return;
     }
     let as_json = arguments.iter().any(|argument| argument == "--json");
-    let print = |what: &str, ours: u64, other: u64, at_most: f64| {
+    let print = |what: &str, ours: u64, (than, other): (&str, u64), at_most: f64| {
         if as_json {
-            println!("{}", json!({ "what": what, "ours": ours, "other": other, "atMost": at_most }));
+            println!("{}", json!({ "what": what, "ours": ours, "than": than, "other": other, "atMost": at_most }));
         } else {
-            println!("{what}: {ours} to {other}, {:.2} times (at most {at_most})", ours as f64 / other as f64);
+            println!("{what}: {ours}, {than}: {other}, {:.2} times (at most {at_most})", ours as f64 / other as f64);
         }
     };
     for version in ["6", "10", "11", "12"] {
-        let what = format!("instructions/v{version}/a PDU of 1 KB, to its bare signature");
-        print(&what, count(&["whole", version], 100), count(&["bare", version], 100), PDU_AT_MOST);
+        let what = format!("instructions/v{version}/a PDU of 1 KB");
+        let bare = ("its signature", count(&["bare", version], 100));
+        print(&what, count(&["whole", version], 100), bare, PDU_AT_MOST);
     }
     for version in ["11", "12"] {
         for (forks, conflicts) in [("2", "10"), ("2", "100"), ("2", "1000"), ("8", "100"), ("8", "1000")] {
-            let what = format!("instructions/v{version}/100000 events/{forks} forks/{conflicts}, to a room of 1,000");
+            let what = format!("instructions/v{version}/100000 events/{forks} forks/{conflicts}");
             let of_size = |size| count(&["fork", version, size, forks, conflicts], 10);
-            print(&what, of_size("100000"), of_size("1000"), LARGE_ROOM_AT_MOST);
+            print(&what, of_size("100000"), ("in 1000", of_size("1000")), LARGE_ROOM_AT_MOST);
         }
     }
 }

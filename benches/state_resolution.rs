@@ -43,7 +43,13 @@ fn resolution_of(criterion: &mut Criterion, version: &str, size: usize, forks: u
         let events = forked.events.iter().map(|event| (event, false));
         RumaRoom::new(forked.version, events).unwrap()
     });
-    let chains = LazyCell::new(|| (ruma.chains(&maps), ruma.subgraph(&conflicted(&forked.forks))));
+    let chains = LazyCell::new(|| {
+        let (chains, subgraph) = (ruma.chains(&maps), ruma.subgraph(&conflicted(&forked.forks)));
+        let theirs = ruma.resolve_with(&maps, chains.clone(), |_| subgraph.clone()).unwrap();
+        let theirs = theirs.into_iter().map(|((t, k), id)| ((t.to_string(), k), id.to_string())).collect();
+        assert_eq!(forked.resolve().root, build(entries(&theirs)).root, "both resolve to the same");
+        (chains, subgraph)
+    });
 
     let mut group = criterion.benchmark_group(format!("v{version}/{size} events/{forks} forks"));
     group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
@@ -60,9 +66,6 @@ fn resolution_of(criterion: &mut Criterion, version: &str, size: usize, forks: u
     });
     group.bench_function(BenchmarkId::new("ruma, chains given", conflicts), |bencher| {
         let (ruma, maps, (chains, subgraph)) = (&*ruma, &*maps, &*chains);
-        let theirs = ruma.resolve_with(maps, chains.clone(), |_| subgraph.clone()).unwrap();
-        let theirs = theirs.into_iter().map(|((t, k), id)| ((t.to_string(), k), id.to_string())).collect();
-        assert_eq!(forked.resolve().root, build(entries(&theirs)).root, "both resolve to the same");
         bencher.iter_batched(
             || chains.clone(),
             |chains| black_box(ruma.resolve_with(maps, chains, |_| subgraph.clone()).unwrap()),

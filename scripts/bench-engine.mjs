@@ -24,7 +24,7 @@ await main(async () => {
   for (const bench of BENCHES) await run("cargo", ["bench", "--locked", "--bench", bench, "--", ...filter]);
   const rows = compared(measured(began));
   if (filter.length === 0) rows.push(...(await counted()));
-  print([["what", "ours", "ruma", "ratio", "to reach", "reached?"], ...rows]);
+  print([["what", "ours", "ruma, or as named", "ratio", "to reach", "reached?"], ...rows]);
 });
 
 /** The rows of what criterion has measured, in the order in which it did. */
@@ -76,10 +76,10 @@ async function counted() {
   if (printed === null) throw new Error("the instructions could not be counted");
   const lines = printed.split("\n").filter(Boolean);
   if (lines.length === 0) say("valgrind is not installed, so no instructions were counted.");
-  return lines.map((line) => JSON.parse(line)).map(({ what, ours, other, atMost }) => {
+  return lines.map((line) => JSON.parse(line)).map(({ what, ours, than, other, atMost }) => {
     const ratio = ours / other;
     const reached = ratio <= atMost ? "yes" : "NO";
-    return [what, number(ours), `other: ${number(other)}`, ratio.toFixed(2), `at most ${atMost}`, reached];
+    return [what, number(ours), `${than}: ${number(other)}`, ratio.toFixed(2), `at most ${atMost}`, reached];
   });
 }
 
