@@ -14,9 +14,7 @@
 use std::rc::Rc;
 
 use super::{
-    base64,
-    event_format::{Fields, read_event_id, read_room_id},
-    hashes,
+    base64, hashes,
     identifiers::{EventId, RoomId, UserId},
     json::{self, Object, Value},
     redaction,
@@ -24,8 +22,10 @@ use super::{
     signing::{self, SignatureError, SigningKey},
 };
 
+mod format;
 mod received_pdu;
 
+use format::{Fields, read_event_id, read_room_id};
 pub use received_pdu::ReceivedPdu;
 
 /// The longest event in its canonical form, with signatures and without `unsigned`, in bytes.

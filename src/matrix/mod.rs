@@ -11,7 +11,6 @@ pub mod auth_events;
 pub mod auth_rules;
 pub mod base64;
 pub mod event;
-mod event_format;
 mod hash_map;
 pub mod hashes;
 pub mod identifiers;

@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 
-use super::{Event, EventData, PduError, within_limit};
+use super::{
+    Event, EventData, PduError,
+    format::{Fields, read_event_id, read_room_id},
+    within_limit,
+};
 use crate::matrix::{
-    base64,
-    event_format::{Fields, read_event_id, read_room_id},
-    hashes,
+    base64, hashes,
     identifiers::{EventId, RoomId, UserId},
     json::{self, Value},
     keys::KeyRing,

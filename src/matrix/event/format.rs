@@ -2,8 +2,8 @@
 //!
 //! Spec: rooms, "Event format" and "Event IDs" of versions 1, 3, 4, 6, 11 and 12.
 
-use super::{
-    event::PduError,
+use super::PduError;
+use crate::matrix::{
     hashes,
     identifiers::{EventId, RoomId, UserId},
     json::{Object, Value},
