@@ -1,9 +1,23 @@
 //! Forks in rooms whose state is a trie of many nodes, most of which nobody has read when it comes to resolving.
 
-use serde_json::{Value, json};
-use verge::room::Draft;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Scene, common::homeserver::object, scene};
+use serde_json::{Value, json};
+use verge::{
+    matrix::{
+        event::Event,
+        room_version::RoomVersion,
+        state_resolution::{StateEvent, memory::Memory},
+        state_trie::{NodeId, StateKeyHash},
+    },
+    room::Draft,
+};
+
+use crate::{
+    Scene,
+    common::{generator::Random, homeserver::object},
+    scene,
+};
 
 /// Bob has the power to change everything in a room of so many settings.
 fn large_room(version: &str, settings: usize) -> Scene {
@@ -77,6 +91,120 @@ fn changes_in_two_forks_both_count() {
             for (state_key, (id, _)) in [("follows", &follows), ("merge", &merge), ("merges all", &merges_all)] {
                 assert_eq!(scene.setting(state_key), *id, "version {version}, {settings} settings");
             }
+        }
+    }
+}
+
+/// The engine over a room's events in memory, which knows nothing of databases, rooms and transactions.
+struct Engine<'a> {
+    scene: &'a Scene,
+    memory: Memory,
+    /// The state after each event.
+    after: BTreeMap<String, NodeId>,
+}
+
+impl<'a> Engine<'a> {
+    /// Of all events so far, up to `last`.
+    fn new(scene: &'a Scene, last: &str) -> Self {
+        let mut engine = Self { scene, memory: Memory::default(), after: BTreeMap::new() };
+        for row in scene.a.database.rows("SELECT event_id, json FROM events") {
+            engine.know(&row[0], &row[1]);
+        }
+        let state = scene.a.state(&scene.world, &scene.room);
+        let entries = state.iter().map(|(t, k, id)| (StateKeyHash::new(t, k), id.as_str().into()));
+        let root = engine.memory.snapshot(entries);
+        engine.after.insert(last.to_owned(), root);
+        engine
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the server has checked them")]
+    fn know(&mut self, event_id: &str, json: &str) {
+        let version = RoomVersion::get(&self.scene.theirs.version).unwrap();
+        let event = Event::from_store(event_id, json, version).unwrap();
+        if event.state_key().is_some() {
+            self.memory.insert(StateEvent { event, rejected: false });
+        }
+    }
+
+    /// The state after `events`, resolved.
+    fn state<'e>(&mut self, events: impl IntoIterator<Item = &'e String>) -> NodeId {
+        let roots: Vec<NodeId> = events.into_iter().map(|id| self.after[id]).collect();
+        let version = RoomVersion::get(&self.scene.theirs.version).unwrap();
+        let (resolved, _) = self.memory.resolve(version, &self.scene.room, &roots).unwrap();
+        self.memory.add_nodes(&resolved.nodes);
+        resolved.root
+    }
+
+    /// A state event of Bob's after `prev_events`, which cites what that state has for it.
+    fn change(&mut self, prev_events: &BTreeSet<String>, depth: usize, fields: Value) -> (String, Value) {
+        let before = self.state(prev_events);
+        let id_of = |event: &StateEvent| event.event.event_id().to_string();
+        let at = |t: &str, k: &str| {
+            self.memory.state(before).into_iter().find(|event| event.event.is_state(t, k)).map(id_of)
+        };
+        let mut auth_events = vec![at("m.room.power_levels", ""), at("m.room.member", &self.scene.bob)];
+        if self.scene.theirs.version != "12" {
+            auth_events.push(at("m.room.create", ""));
+        }
+        let (now, theirs) = (self.scene.world.now_ms(), &self.scene.theirs);
+        let mut draft = theirs.draft(now + depth as i64, &self.scene.bob, fields);
+        draft["auth_events"] = json!(auth_events);
+        draft["prev_events"] = json!(prev_events);
+        draft["depth"] = json!(theirs.depth + depth as i64);
+        let (id, event) = self.scene.peer.sign(&theirs.version, draft);
+        self.know(&id, &event.to_string());
+        let key = |event: &Event| StateKeyHash::new(event.event_type(), event.state_key().unwrap());
+        let mut entries: BTreeMap<StateKeyHash, String> =
+            self.memory.state(before).into_iter().map(|known| (key(&known.event), id_of(known))).collect();
+        let changed = StateKeyHash::new(event["type"].as_str().unwrap(), event["state_key"].as_str().unwrap());
+        entries.insert(changed, id.clone());
+        let root = self.memory.snapshot(entries.into_iter().map(|(key, id)| (key, id.as_str().into())));
+        self.after.insert(id.clone(), root);
+        (id, event)
+    }
+}
+
+/// However a room forks, and in whatever transactions it arrives, its state is the one that the engine alone resolves.
+#[test]
+fn random_forks_end_in_the_state_that_the_engine_resolves() {
+    for (version, seed) in ["10", "12"].into_iter().flat_map(|version| (0..6).map(move |seed| (version, seed))) {
+        let scene = large_room(version, 150);
+        let mut random = Random::new(seed);
+        let mut engine = Engine::new(&scene, &scene.theirs.last);
+        let mut events = vec![scene.theirs.last.clone()];
+        let mut tips = BTreeSet::from([scene.theirs.last.clone()]);
+        let mut depth = 0;
+        for txn in 0..12 {
+            let mut arriving = Vec::new();
+            for _ in 0..=random.below(6) {
+                depth += 1;
+                let newest = &events[events.len().saturating_sub(8)..];
+                let prev_events: BTreeSet<String> =
+                    (0..=random.below(3)).map(|_| random.pick(newest).clone()).collect();
+                let fields = match random.below(8) {
+                    0 => {
+                        let mut users = json!({ &scene.bob: 50 });
+                        if version == "10" {
+                            users[scene.alice.as_str()] = json!(100);
+                        }
+                        let content = json!({ "users": users, "notifications": { "room": random.below(50) } });
+                        json!({ "type": "m.room.power_levels", "state_key": "", "content": content })
+                    }
+                    1 => json!({ "type": "m.room.name", "state_key": "", "content": { "name": depth.to_string() } }),
+                    _ => {
+                        let state_key = random.below(300).to_string();
+                        json!({ "type": "x.setting", "state_key": state_key, "content": { "value": depth } })
+                    }
+                };
+                let event = engine.change(&prev_events, depth, fields);
+                tips.retain(|id| !prev_events.contains(id));
+                tips.insert(event.0.clone());
+                events.push(event.0.clone());
+                arriving.push(event);
+            }
+            scene.arrive(&txn.to_string(), &arriving.iter().collect::<Vec<_>>());
+            let found = scene.a.database.rows("SELECT state FROM rooms");
+            assert_eq!(found, [[engine.state(&tips).to_string()]], "version {version}, seed {seed}, transaction {txn}");
         }
     }
 }
