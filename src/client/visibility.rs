@@ -93,7 +93,7 @@ impl Reader {
         if events.iter().any(|event| event.seen.state_before.is_none()) {
             roots.push(self.state);
         }
-        roots.sort();
+        roots.sort_unstable();
         roots.dedup();
         let [visibility, member] = self.keys();
         reads.at.extend(roots.into_iter().flat_map(|root| [(root, visibility), (root, member)]));

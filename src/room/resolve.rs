@@ -12,7 +12,7 @@ const MAX_STEPS: usize = 1_000;
 impl View<'_> {
     /// The resolution of the snapshots `roots` in `room`.
     pub(super) async fn resolve(&mut self, room: &Room, mut roots: Vec<NodeId>) -> Result<NodeId, RoomError> {
-        roots.sort();
+        roots.sort_unstable();
         roots.dedup();
         match roots.as_slice() {
             [] => return Ok(NodeId::EMPTY),

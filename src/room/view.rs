@@ -312,7 +312,7 @@ impl<'s> View<'s> {
     }
 
     async fn read_nodes(&mut self, mut missing: Vec<NodeId>) -> Result<(), RoomError> {
-        missing.sort();
+        missing.sort_unstable();
         missing.dedup();
         let found = self.store.supply(&Need { nodes: missing, ..Need::default() }).await?;
         self.nodes.extend(found.nodes);

@@ -116,6 +116,11 @@ pub(crate) fn text_lists<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> V
 
 /// Joins items that are JSON text already into JSON lists, each below the limit of one parameter.
 pub(crate) fn json_lists(items: impl IntoIterator<Item = String>) -> Vec<String> {
+    join(&mut items.into_iter())
+}
+
+/// Not generic: it would be in the bundle again for each kind of items.
+fn join(items: &mut dyn Iterator<Item = String>) -> Vec<String> {
     let mut lists = Vec::new();
     let mut list = String::from("[");
     for item in items {

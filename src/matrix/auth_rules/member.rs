@@ -1,6 +1,6 @@
 //! Rule 5: `m.room.member`, by the membership that the event asks for.
 
-use super::{AuthError, AuthState, Room, third_party_invite};
+use super::{AuthError, Room, third_party_invite};
 use crate::matrix::{
     event::Event,
     identifiers::UserId,
@@ -9,7 +9,7 @@ use crate::matrix::{
 };
 
 /// Judges a membership event. That the server of a restricted join's authorising user signed it was verified before.
-pub(super) fn check<S: AuthState + ?Sized>(event: &Event, room: &Room<'_, S>) -> Result<(), AuthError> {
+pub(super) fn check(event: &Event, room: &Room<'_>) -> Result<(), AuthError> {
     let target = event.state_key().ok_or(AuthError::MemberWithoutTarget)?;
     if !UserId::is_valid(target) {
         return Err(AuthError::MemberWithoutTarget);
@@ -27,7 +27,7 @@ pub(super) fn check<S: AuthState + ?Sized>(event: &Event, room: &Room<'_, S>) ->
     }
 }
 
-fn join<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+fn join(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
     let version = event.version();
     // Additional creators, who come after the first, have to be invited.
     if event.prev_events() == std::slice::from_ref(room.create.event_id())
@@ -54,7 +54,7 @@ fn join<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) 
 }
 
 /// A join by the rule `restricted`: of one who is invited, or let in by a member who may invite.
-fn restricted_join<S: AuthState + ?Sized>(event: &Event, invited: bool, room: &Room<'_, S>) -> Result<(), AuthError> {
+fn restricted_join(event: &Event, invited: bool, room: &Room<'_>) -> Result<(), AuthError> {
     if invited {
         return Ok(());
     }
@@ -67,7 +67,7 @@ fn restricted_join<S: AuthState + ?Sized>(event: &Event, invited: bool, room: &R
     AuthError::unless_enough(&levels.user(authorising_user)?, &levels.level(Level::Invite)?)
 }
 
-fn invite<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+fn invite(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
     let sender = event.sender().as_str();
     if room.membership(sender) != "join" {
         return Err(AuthError::SenderNotJoined);
@@ -81,7 +81,7 @@ fn invite<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>
     AuthError::unless_enough(&levels.user(sender)?, &levels.level(Level::Invite)?)
 }
 
-fn leave<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+fn leave(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
     let sender = event.sender().as_str();
     let membership = room.membership(sender);
     if sender == target {
@@ -103,7 +103,7 @@ fn leave<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>)
     outranks(&power, &levels.user(target)?)
 }
 
-fn ban<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+fn ban(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
     let sender = event.sender().as_str();
     if room.membership(sender) != "join" {
         return Err(AuthError::SenderNotJoined);
@@ -114,7 +114,7 @@ fn ban<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -
     outranks(&power, &levels.user(target)?)
 }
 
-fn knock<S: AuthState + ?Sized>(event: &Event, target: &str, room: &Room<'_, S>) -> Result<(), AuthError> {
+fn knock(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
     match room.join_rule() {
         "knock" => {}
         "knock_restricted" if event.version().knock_restricted => {}

@@ -48,6 +48,12 @@ pub trait AuthState {
     fn get(&self, event_type: &str, state_key: &str) -> Option<&Event>;
 }
 
+impl<S: AuthState + ?Sized> AuthState for &S {
+    fn get(&self, event_type: &str, state_key: &str) -> Option<&Event> {
+        (**self).get(event_type, state_key)
+    }
+}
+
 /// A list of state events, such as an event's auth events. Of two with one key the first counts.
 impl AuthState for [Event] {
     fn get(&self, event_type: &str, state_key: &str) -> Option<&Event> {
@@ -120,7 +126,12 @@ pub fn check_auth_event_list<'a>(
 ///
 /// # Errors
 /// The first rule that is broken.
-pub fn check<S: AuthState + ?Sized>(event: &Event, state: &S) -> Result<(), AuthError> {
+pub fn check(event: &Event, state: &(impl AuthState + ?Sized)) -> Result<(), AuthError> {
+    check_by(event, &state)
+}
+
+/// Not generic: the rules are much code, and would be there again for each kind of state.
+fn check_by(event: &Event, state: &dyn AuthState) -> Result<(), AuthError> {
     if event.event_type() == "m.room.create" {
         return create::check(event);
     }
@@ -164,12 +175,12 @@ pub fn check<S: AuthState + ?Sized>(event: &Event, state: &S) -> Result<(), Auth
 }
 
 /// The room's state as the rules see it.
-struct Room<'a, S: ?Sized> {
-    state: &'a S,
+struct Room<'a> {
+    state: &'a dyn AuthState,
     create: &'a Event,
 }
 
-impl<'a, S: AuthState + ?Sized> Room<'a, S> {
+impl<'a> Room<'a> {
     fn power_levels(&self) -> Option<&'a Event> {
         self.state.get("m.room.power_levels", "")
     }

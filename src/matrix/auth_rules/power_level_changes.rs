@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{AuthError, AuthState, Room};
+use super::{AuthError, Room};
 use crate::matrix::{
     event::Event,
     identifiers::UserId,
@@ -11,11 +11,7 @@ use crate::matrix::{
 };
 
 /// Judges a power levels event of a sender with this power.
-pub(super) fn check<S: AuthState + ?Sized>(
-    event: &Event,
-    room: &Room<'_, S>,
-    power: &PowerLevel,
-) -> Result<(), AuthError> {
+pub(super) fn check(event: &Event, room: &Room<'_>, power: &PowerLevel) -> Result<(), AuthError> {
     let version = event.version();
     let new = event.content();
     let integers_only = version.integer_power_levels;

@@ -3,7 +3,7 @@
 //! The identity server has signed who the identifier belongs to; the keys it may use stand in the room's
 //! `m.room.third_party_invite`. It vouches for this pairing only, so the inviting member needs no power any more.
 
-use super::{AuthError, AuthState, Room};
+use super::{AuthError, Room};
 use crate::matrix::{
     event::Event,
     json::{Object, Value},
@@ -16,12 +16,7 @@ use crate::matrix::{
 const MAX_ATTEMPTS: usize = 20;
 
 /// Judges an invite of `target` whose content has `third_party_invite`.
-pub(super) fn check<S: AuthState + ?Sized>(
-    event: &Event,
-    target: &str,
-    invite: &Value,
-    room: &Room<'_, S>,
-) -> Result<(), AuthError> {
+pub(super) fn check(event: &Event, target: &str, invite: &Value, room: &Room<'_>) -> Result<(), AuthError> {
     if room.membership(target) == "ban" {
         return Err(AuthError::TargetBanned);
     }
