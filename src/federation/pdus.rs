@@ -59,7 +59,7 @@ const TEXTS: usize = 3;
 const PDU_BYTES: usize = 512;
 
 /// Parses and checks PDUs of one room that another server holds as part of its history or state; those that cannot be used
-/// are left out, as the room must stand without them. Of an answer that takes more than [`ANSWER_MEMORY`] nothing is used.
+/// are left out, as the room must stand without them. `None` for an answer that takes more than [`ANSWER_MEMORY`].
 ///
 /// # Errors
 /// Where the database fails.
@@ -68,14 +68,17 @@ pub async fn verify_history<T: AsRef<[u8]>>(
     room_id: &RoomId,
     version: &'static RoomVersion,
     texts: &[T],
-) -> Result<Vec<Event>, DatabaseError> {
+) -> Result<Option<Vec<Event>>, DatabaseError> {
     let mut memory = ANSWER_MEMORY;
     let pdus = texts.iter().map(|text| from_history(text.as_ref(), room_id, version, &mut memory));
     match pdus.collect::<Result<Vec<_>, _>>() {
-        Ok(pdus) => Ok(verify(server, pdus.into_iter().flatten().collect()).await?.into_iter().flatten().collect()),
+        Ok(pdus) => {
+            let checked = verify(server, pdus.into_iter().flatten().collect()).await?;
+            Ok(Some(checked.into_iter().flatten().collect()))
+        }
         Err(error) => {
             server.platform.log.warn(&format!("Events of {room_id} that another server sent are not used: {error}"));
-            Ok(Vec::new())
+            Ok(None)
         }
     }
 }

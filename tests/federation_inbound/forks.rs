@@ -1,7 +1,12 @@
 //! Forks in rooms whose state is a trie of many nodes, most of which nobody has read when it comes to resolving.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
+use http::StatusCode;
 use serde_json::{Value, json};
 use verge::{
     matrix::{
@@ -11,11 +16,12 @@ use verge::{
         state_trie::{NodeId, StateKeyHash},
     },
     room::Draft,
+    router::json_response,
 };
 
 use crate::{
     Scene,
-    common::{generator::Random, homeserver::object},
+    common::{generator::Random, homeserver::object, peer::event_id},
     scene,
 };
 
@@ -207,4 +213,40 @@ fn random_forks_end_in_the_state_that_the_engine_resolves() {
             assert_eq!(found, [[engine.state(&tips).to_string()]], "version {version}, seed {seed}, transaction {txn}");
         }
     }
+}
+
+/// Other servers' word for a state counts for as long as the room does: a part of it that is only late must not be left out.
+#[test]
+fn a_state_is_taken_over_whole_or_not_at_all() {
+    let mut scene = large_room("12", 1);
+    let unseen = scene.change(&[&scene.theirs.last], "unseen", "by us");
+    scene.theirs.advance(&unseen.0);
+    let edge = scene.theirs.say(&scene.peer, &scene.bob, "unseen too");
+    let seen = scene.theirs.say(&scene.peer, &scene.bob, "seen");
+    let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+    state.push(unseen.0.clone());
+    let is_late = Rc::new(Cell::new(true));
+    let (late, events) = (Rc::clone(&is_late), [unseen.clone(), edge.clone()]);
+    scene.peer.answers(move |request| {
+        let path = request.uri().path();
+        let (status, body) = if path.contains("/get_missing_events/") {
+            (StatusCode::OK, json!({ "events": [] }))
+        } else if path.contains("/state_ids/") {
+            (StatusCode::OK, json!({ "pdu_ids": state, "auth_chain_ids": [] }))
+        } else if path.ends_with(&events[0].0[1..]) && late.get() {
+            (StatusCode::SERVICE_UNAVAILABLE, json!({ "errcode": "M_UNKNOWN", "error": "Later." }))
+        } else {
+            let (_, event) = events.iter().find(|(id, _)| path.ends_with(&id[1..]))?;
+            (StatusCode::OK, json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [event] }))
+        };
+        Some(json_response(status, &body))
+    });
+    scene.arrive("1", &[&seen]);
+    assert!(!scene.a.shows(&seen.0), "{:?}", scene.world.logs());
+    is_late.set(false);
+    scene.world.advance(3_600_000);
+    scene.world.run(scene.a.scheduled());
+    scene.world.settle();
+    assert!(scene.a.shows(&seen.0), "{:?}", scene.world.logs());
+    assert_eq!(scene.setting("unseen"), unseen.0);
 }

@@ -41,7 +41,7 @@ pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> 
             }
         };
         texts.truncate(limit);
-        let events = pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?;
+        let events = pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?.unwrap_or_default();
         if place(server, room, gap, &resident, events).await? {
             return Ok(true);
         }
@@ -108,5 +108,5 @@ async fn fetch_auth_chains(
 ) -> Result<Vec<Event>, MatrixError> {
     let fetch = |id| server.federation.event_auth(resident, &room.room_id, id);
     let texts: Vec<_> = join_all(ids.iter().map(fetch)).await.into_iter().flatten().flatten().collect();
-    Ok(pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?)
+    Ok(pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?.unwrap_or_default())
 }

@@ -6,9 +6,9 @@
 //! single events). Every fetched event is checked as a received one; what the sender says about the room's state is
 //! judged by the room's rules.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::requests::RequestError;
 use crate::{
@@ -161,16 +161,24 @@ impl Server {
         let done: Vec<String> = all.into_iter().filter(|id| !left.iter().any(|left| left.as_str() == id)).collect();
         self.store.unstage(room_id, &done).await.map_err(RoomError::from)?;
         let now = self.platform.clock.now_ms();
+        let mut given_up = Vec::new();
+        let mut delayed: BTreeMap<i64, Vec<&str>> = BTreeMap::new();
         for staged in waiting.iter().filter(|staged| left.iter().any(|left| left.as_str() == staged.event_id)) {
             let id = staged.event_id.as_str();
             if now - staged.received_ts > GIVE_UP_AFTER_MS {
                 self.platform.log.warn(&format!("{id} in {room_id} is given up: what it cites cannot be had"));
-                self.store.unstage(room_id, &[id.to_owned()]).await.map_err(RoomError::from)?;
+                given_up.push(id.to_owned());
             } else {
                 let looks = staged.attempts.saturating_add(1);
                 let pause = PAUSE_MS.saturating_mul(looks.saturating_mul(looks)).min(LONGEST_PAUSE_MS);
-                self.store.delay(room_id, &[id], now + pause, 0).await.map_err(RoomError::from)?;
+                delayed.entry(pause).or_default().push(id);
             }
+        }
+        if !given_up.is_empty() {
+            self.store.unstage(room_id, &given_up).await.map_err(RoomError::from)?;
+        }
+        for (pause, ids) in delayed {
+            self.store.delay(room_id, &ids, now + pause, 0).await.map_err(RoomError::from)?;
         }
         outcome
     }
@@ -212,7 +220,9 @@ impl Work<'_> {
             let mut progress = false;
             let without_auth: Vec<&Lacking> =
                 lacking.iter().filter(|l| l.auth.iter().any(|id| !at_hand.contains(id))).copied().collect();
-            for lacking in without_auth.iter().take(MAX_ASKED_AT_ONCE) {
+            let without_auth =
+                without_auth.into_iter().filter(|l| self.may_ask("auth", l.event.event_id(), l.event.event_id()));
+            for lacking in without_auth.take(MAX_ASKED_AT_ONCE).collect::<Vec<_>>() {
                 let outcome = self.fetch_auth_events(&lacking.event).await;
                 progress |= self.unless_failed(lacking.event.event_id(), outcome)?;
             }
@@ -230,7 +240,7 @@ impl Work<'_> {
                 let edges: Vec<(EventId, EventId)> = lacking
                     .iter()
                     .flat_map(|l| l.previous.iter().map(|id| (id.clone(), l.event.event_id().clone())))
-                    .filter(|(id, _)| !at_hand.contains(id))
+                    .filter(|(id, cited_by)| !at_hand.contains(id) && self.may_ask("state", id, cited_by))
                     .collect();
                 for (edge, cited_by) in edges.into_iter().take(MAX_ASKED_AT_ONCE) {
                     let outcome = self.fetch_state(&edge, &cited_by).await;
@@ -260,6 +270,12 @@ impl Work<'_> {
             }
             other => other,
         }
+    }
+
+    /// Whether `what` of the event was not asked for yet, and the server that sent what cites it has not failed to answer.
+    fn may_ask(&self, what: &'static str, event_id: &EventId, cited_by: &EventId) -> bool {
+        let origin = self.origins.get(cited_by);
+        origin.is_some_and(|origin| !self.failed.contains(origin)) && !self.asked.contains(&(what, event_id.clone()))
     }
 
     /// Whom to ask about an event, unless they have failed to answer.
@@ -346,16 +362,24 @@ impl Work<'_> {
         let fetched = if missing.len() > MAX_SINGLE_EVENTS {
             let state = self.server.federation.state(&origin, &self.room.room_id, edge).await?;
             let texts: Vec<_> = state.pdus.into_iter().chain(state.auth_chain).collect();
-            self.check(&texts).await?
+            if texts.len() < wanted.len() { None } else { self.check_all(&texts).await? }
         } else {
             let single = |id: EventId| {
                 let (server, origin) = (self.server, origin.clone());
-                async move { server.federation.event(&origin, &id).await }
+                async move {
+                    match server.federation.event(&origin, &id).await {
+                        Err(error) if error.is_worth_retrying() => Err(error),
+                        // Its last word: a room stands without an event that nobody has any more.
+                        answer => Ok(answer.ok()),
+                    }
+                }
             };
-            let texts: Vec<_> = stream::iter(missing).map(single).buffered(4).collect().await;
+            let texts: Vec<Option<_>> = stream::iter(missing).map(single).buffered(4).try_collect().await?;
             let texts: Vec<_> = texts.into_iter().flatten().collect();
-            self.check(&texts).await?
+            self.check_all(&texts).await?
         };
+        // A state of which a part did not come is another state, and would be believed for ever.
+        let Some(fetched) = fetched else { return Ok(false) };
         known.extend(fetched.into_iter().map(|event| (event.event_id().clone(), event)));
         let pick = |ids: &[EventId]| ids.iter().filter_map(|id| known.get(id).cloned()).collect::<Vec<Event>>();
         self.server.rooms.place(&event, &pick(&ids.pdu_ids), &pick(&ids.auth_chain_ids)).await?;
@@ -368,10 +392,15 @@ impl Work<'_> {
         Ok(event.filter(|event| event.event_id() == event_id))
     }
 
-    /// Checks fetched PDUs: format, signatures, hashes. Those that fail are left out.
-    async fn check<T: AsRef<[u8]>>(&self, texts: &[T]) -> Result<Vec<Event>, Failure> {
+    /// As [`Work::check`]; `None` where they take more memory than there is.
+    async fn check_all<T: AsRef<[u8]>>(&self, texts: &[T]) -> Result<Option<Vec<Event>>, Failure> {
         let version: &'static RoomVersion = self.room.room_version;
         let checked = pdus::verify_history(self.server, &self.room.room_id, version, texts).await;
         Ok(checked.map_err(RoomError::from)?)
+    }
+
+    /// Checks fetched PDUs: format, signatures, hashes. Those that fail are left out.
+    async fn check<T: AsRef<[u8]>>(&self, texts: &[T]) -> Result<Vec<Event>, Failure> {
+        Ok(self.check_all(texts).await?.unwrap_or_default())
     }
 }
