@@ -62,9 +62,9 @@ const JOINING: &str = "\
 
 const SERVERS: &str = "SELECT server FROM room_servers WHERE room_id = ?1 AND to_pos IS NULL ORDER BY server";
 
-/// The event by which we came into the room.
+/// The event by which we came into the room. Old rooms have depths that D1 cannot tell.
 const FIRST_DEPTH: &str = "\
-    SELECT e.depth FROM timeline AS t JOIN events AS e ON e.event_nid = t.event_nid \
+    SELECT MIN(e.depth, 9007199254740991) FROM timeline AS t JOIN events AS e ON e.event_nid = t.event_nid \
     WHERE t.room_id = ?1 AND t.pos > 0 ORDER BY t.pos LIMIT 1";
 
 const SERVER_JOINED: &str = "SELECT joined FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL";
