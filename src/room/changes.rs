@@ -77,7 +77,7 @@ impl Rooms {
             state,
             states,
             events: new,
-            nodes: view.made(),
+            nodes: view.take_made(),
             joined: joined.into_iter().filter(|(_, change)| *change != 0).collect(),
             memberships,
             redactions,

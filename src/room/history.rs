@@ -134,7 +134,7 @@ impl Rooms {
                 state_after: Some(after),
                 outbox: None,
             });
-            match self.store.commit(&[unchanged(&room, new, view.made())], Vec::new()).await {
+            match self.store.commit(&[unchanged(&room, new, view.take_made())], Vec::new()).await {
                 Ok(()) => return Ok(()),
                 Err(DatabaseError::Constraint(_)) => {}
                 Err(error) => return Err(error.into()),

@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// The most bytes of the state that comes with an invite: it is kept in one row, and goes with each sync of the invited user.
-const MAX_INVITE_STATE_BYTES: usize = 1 << 20;
+/// On its way into the database it is a string in JSON, which may double it, and D1 takes 2 MB.
+const MAX_INVITE_STATE_BYTES: usize = 900_000;
 
 /// Another server's membership event that we as a resident server let in.
 #[derive(Debug, Clone)]
@@ -128,7 +129,7 @@ impl Rooms {
                 state: after,
                 states: vec![StateFrom { later: 0, state: after }],
                 events: new,
-                nodes: view.made(),
+                nodes: view.take_made(),
                 joined,
                 memberships,
                 redactions: Vec::new(),

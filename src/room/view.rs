@@ -34,8 +34,10 @@ pub(super) struct View<'s> {
     nodes: Nodes,
     events: HashMap<EventId, StoredEvent>,
     absent: HashSet<EventId>,
-    /// Nodes made by this work, which its commit must write.
-    made: HashMap<NodeId, String>,
+    /// Nodes made by this work, which the database has not.
+    made: HashSet<NodeId>,
+    /// Those of them that no commit of this work has taken to write.
+    unwritten: Vec<NodeText>,
     /// Events judged by this work, which its commit must write: the database does not know what they cite.
     judged: HashMap<EventId, Event>,
     /// Resolutions made by this work: the snapshots, sorted, and what they resolve to.
@@ -50,7 +52,8 @@ impl<'s> View<'s> {
             nodes: Nodes::default(),
             events: HashMap::new(),
             absent: HashSet::new(),
-            made: HashMap::new(),
+            made: HashSet::new(),
+            unwritten: Vec::new(),
             judged: HashMap::new(),
             resolved: HashMap::new(),
         }
@@ -178,13 +181,15 @@ impl<'s> View<'s> {
     /// Adds a node that this work made, which its commit must write.
     pub(super) fn add_made(&mut self, id: NodeId, text: String) -> Result<(), RoomError> {
         self.add_node(id, &text)?;
-        self.made.insert(id, text);
+        if self.made.insert(id) {
+            self.unwritten.push((id, text));
+        }
         Ok(())
     }
 
-    /// The nodes that the commit must write.
-    pub(super) fn made(&self) -> Vec<NodeText> {
-        self.made.iter().map(|(id, text)| (*id, text.clone())).collect()
+    /// The nodes that the commit must write. All commits of this work are one batch, so the first takes them all.
+    pub(super) fn take_made(&mut self) -> Vec<NodeText> {
+        std::mem::take(&mut self.unwritten)
     }
 
     /// Rooms that were read, with the current state at `keys` and `events`, in one call.
@@ -207,7 +212,9 @@ impl<'s> View<'s> {
             self.follow_judged(list, &mut own);
         }
         let mut supplied = self.store.supply(&asked).await?;
-        supplied.events.extend(own.iter().filter_map(|id| self.events.get(id)).map(state_event));
+        // Of an event that the database has too, what this work has found comes first, and counts.
+        let own = own.iter().filter_map(|id| self.events.get(id)).map(state_event);
+        supplied.events = own.chain(std::mem::take(&mut supplied.events)).collect();
         self.nodes.extend(std::mem::take(&mut supplied.nodes));
         self.add_citations(need, &mut supplied.citations);
         let cited = supplied.citations.iter().flat_map(|citation| {
@@ -223,7 +230,7 @@ impl<'s> View<'s> {
     /// `need`, with nothing in it that the database cannot tell: it compares only snapshots that it has, and would take all of
     /// one for different from another that it has not.
     fn of_stored(&self, mut need: Need) -> Need {
-        need.differing.retain(|root| !self.made.contains_key(root));
+        need.differing.retain(|root| !self.made.contains(root));
         if need.differing.len() < 2 {
             need.differing.clear();
         }
