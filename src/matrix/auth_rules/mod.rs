@@ -82,6 +82,11 @@ pub fn check_auth_event_list<'a>(
     event: &Event,
     find: impl Fn(&EventId) -> Option<AuthEvent<'a>>,
 ) -> Result<(), AuthError> {
+    check_list_by(event, &find)
+}
+
+/// Not generic: the rules are much code, and would be there again for each kind of list and state.
+fn check_list_by<'a>(event: &Event, find: &dyn Fn(&EventId) -> Option<AuthEvent<'a>>) -> Result<(), AuthError> {
     if event.event_type() == "m.room.create" {
         return create::check(event);
     }
@@ -130,7 +135,6 @@ pub fn check(event: &Event, state: &(impl AuthState + ?Sized)) -> Result<(), Aut
     check_by(event, &state)
 }
 
-/// Not generic: the rules are much code, and would be there again for each kind of state.
 fn check_by(event: &Event, state: &dyn AuthState) -> Result<(), AuthError> {
     if event.event_type() == "m.room.create" {
         return create::check(event);
