@@ -31,8 +31,6 @@ pub struct Waiting {
     /// Who sent it.
     pub origin: String,
     json: String,
-    /// How often what it cites was looked for in vain.
-    pub attempts: i64,
     /// When it came, in milliseconds.
     pub received_ts: i64,
 }
@@ -58,13 +56,17 @@ const STAGE: &str = "\
 const ROOMS_WAITING: &str = "SELECT DISTINCT room_id FROM staged_pdus WHERE retry_at <= ?1 LIMIT 50";
 
 const WAITING: &str = "\
-    SELECT event_id, origin, json, attempts, received_ts FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
+    SELECT event_id, origin, json, received_ts FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
     ORDER BY received_ts LIMIT ?2";
 
 const STAGED_BY: &str = "SELECT count(*) AS staged FROM staged_pdus WHERE origin = ?1";
 
-const DELAY: &str = "\
-    UPDATE staged_pdus SET attempts = attempts + ?4, retry_at = ?3 \
+const BEGIN_LOOK: &str = "\
+    UPDATE staged_pdus SET attempts = attempts + 1, retry_at = ?3 \
+    WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
+
+const PAUSE: &str = "\
+    UPDATE staged_pdus SET retry_at = ?3 + MIN(?4 * attempts * attempts, ?5) \
     WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
 
 const DROP: &str = "DELETE FROM staged_pdus WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
@@ -126,27 +128,37 @@ impl Store {
                     event_id: row.text(0)?.to_owned(),
                     origin: row.text(1)?.to_owned(),
                     json: row.text(2)?.to_owned(),
-                    attempts: row.integer(3)?,
-                    received_ts: row.integer(4)?,
+                    received_ts: row.integer(3)?,
                 })
             })
             .collect()
     }
 
-    /// Keeps staged PDUs from being looked at before `retry_at`, and counts `attempts` more looks at them.
+    /// Counts one more look at staged PDUs, and keeps them from being looked at again before `retry_at`.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn delay(
+    pub async fn begin_look(&self, room_id: &RoomId, ids: &[&str], retry_at: i64) -> Result<(), DatabaseError> {
+        let ids = json_list(ids.iter().copied());
+        let parameters = [room_id.as_str().into(), ids.into(), retry_at.into()];
+        self.query(Statement::new(BEGIN_LOOK, parameters)).await.map(|_| ())
+    }
+
+    /// Keeps staged PDUs from being looked at from `now` on for `pause_ms` after the first look at them, longer with the square
+    /// of their looks, at most `longest_ms`.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn pause(
         &self,
         room_id: &RoomId,
         ids: &[&str],
-        retry_at: i64,
-        attempts: i64,
+        now: i64,
+        (pause_ms, longest_ms): (i64, i64),
     ) -> Result<(), DatabaseError> {
         let ids = json_list(ids.iter().copied());
-        let parameters = [room_id.as_str().into(), ids.into(), retry_at.into(), attempts.into()];
-        self.query(Statement::new(DELAY, parameters)).await.map(|_| ())
+        let parameters = [room_id.as_str().into(), ids.into(), now.into(), pause_ms.into(), longest_ms.into()];
+        self.query(Statement::new(PAUSE, parameters)).await.map(|_| ())
     }
 
     /// How many PDUs that `origin` sent are staged.

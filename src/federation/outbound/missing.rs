@@ -6,9 +6,9 @@
 //! single events). Every fetched event is checked as a received one; what the sender says about the room's state is
 //! judged by the room's rules.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 
 use super::requests::RequestError;
 use crate::{
@@ -137,7 +137,7 @@ impl Server {
         }
         // Before the work: one that is cut off must not be begun again at once, for ever.
         let ids: Vec<&str> = waiting.iter().map(|staged| staged.event_id.as_str()).collect();
-        self.store.delay(room_id, &ids, now + LOOK_MS, 1).await.map_err(RoomError::from)?;
+        self.store.begin_look(room_id, &ids, now + LOOK_MS).await.map_err(RoomError::from)?;
         let all: Vec<String> = waiting.iter().map(|staged| staged.event_id.clone()).collect();
         let first_depth = self.store.first_depth(room_id).await.map_err(RoomError::from)?;
         let mut work = Work {
@@ -162,23 +162,22 @@ impl Server {
         self.store.unstage(room_id, &done).await.map_err(RoomError::from)?;
         let now = self.platform.clock.now_ms();
         let mut given_up = Vec::new();
-        let mut delayed: BTreeMap<i64, Vec<&str>> = BTreeMap::new();
+        let mut left_waiting = Vec::new();
         for staged in waiting.iter().filter(|staged| left.iter().any(|left| left.as_str() == staged.event_id)) {
             let id = staged.event_id.as_str();
             if now - staged.received_ts > GIVE_UP_AFTER_MS {
                 self.platform.log.warn(&format!("{id} in {room_id} is given up: what it cites cannot be had"));
                 given_up.push(id.to_owned());
             } else {
-                let looks = staged.attempts.saturating_add(1);
-                let pause = PAUSE_MS.saturating_mul(looks.saturating_mul(looks)).min(LONGEST_PAUSE_MS);
-                delayed.entry(pause).or_default().push(id);
+                left_waiting.push(id);
             }
         }
         if !given_up.is_empty() {
             self.store.unstage(room_id, &given_up).await.map_err(RoomError::from)?;
         }
-        for (pause, ids) in delayed {
-            self.store.delay(room_id, &ids, now + pause, 0).await.map_err(RoomError::from)?;
+        if !left_waiting.is_empty() {
+            let pauses = (PAUSE_MS, LONGEST_PAUSE_MS);
+            self.store.pause(room_id, &left_waiting, now, pauses).await.map_err(RoomError::from)?;
         }
         outcome
     }
@@ -218,13 +217,15 @@ impl Work<'_> {
                 return Ok(());
             }
             let mut progress = false;
-            let without_auth: Vec<&Lacking> =
-                lacking.iter().filter(|l| l.auth.iter().any(|id| !at_hand.contains(id))).copied().collect();
-            let without_auth =
-                without_auth.into_iter().filter(|l| self.may_ask("auth", l.event.event_id(), l.event.event_id()));
-            for lacking in without_auth.take(MAX_ASKED_AT_ONCE).collect::<Vec<_>>() {
-                let outcome = self.fetch_auth_events(&lacking.event).await;
-                progress |= self.unless_failed(lacking.event.event_id(), outcome)?;
+            let lacks_auth = |l: &Lacking| l.auth.iter().any(|id| !at_hand.contains(id));
+            let mut asked = 0;
+            for lacking in &lacking {
+                let id = lacking.event.event_id();
+                if asked < MAX_ASKED_AT_ONCE && lacks_auth(lacking) && self.may_ask("auth", id, id) {
+                    asked += 1;
+                    let outcome = self.fetch_auth_events(&lacking.event).await;
+                    progress |= self.unless_failed(id, outcome)?;
+                }
             }
             if !progress && gap_rounds < MAX_GAP_ROUNDS {
                 gap_rounds += 1;
@@ -366,16 +367,18 @@ impl Work<'_> {
         } else {
             let single = |id: EventId| {
                 let (server, origin) = (self.server, origin.clone());
-                async move {
-                    match server.federation.event(&origin, &id).await {
-                        Err(error) if error.is_worth_retrying() => Err(error),
-                        // Its last word: a room stands without an event that nobody has any more.
-                        answer => Ok(answer.ok()),
-                    }
-                }
+                async move { server.federation.event(&origin, &id).await }
             };
-            let texts: Vec<Option<_>> = stream::iter(missing).map(single).buffered(4).try_collect().await?;
-            let texts: Vec<_> = texts.into_iter().flatten().collect();
+            let answers: Vec<_> = stream::iter(missing).map(single).buffered(4).collect().await;
+            let mut texts = Vec::with_capacity(answers.len());
+            for answer in answers {
+                match answer {
+                    Ok(text) => texts.push(text),
+                    Err(error) if error.is_worth_retrying() => return Err(error.into()),
+                    // Its last word: a room stands without an event that nobody has any more.
+                    Err(_) => {}
+                }
+            }
             self.check_all(&texts).await?
         };
         // A state of which a part did not come is another state, and would be believed for ever.
