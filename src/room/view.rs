@@ -34,10 +34,8 @@ pub(super) struct View<'s> {
     nodes: Nodes,
     events: HashMap<EventId, StoredEvent>,
     absent: HashSet<EventId>,
-    /// Nodes made by this work, which the database has not.
-    made: HashSet<NodeId>,
-    /// Those of them that no commit of this work has taken to write.
-    unwritten: Vec<NodeText>,
+    /// Nodes made by this work, until one of its commits takes them to write.
+    made: HashMap<NodeId, String>,
     /// Events judged by this work, which its commit must write: the database does not know what they cite.
     judged: HashMap<EventId, Event>,
     /// Resolutions made by this work: the snapshots, sorted, and what they resolve to.
@@ -52,8 +50,7 @@ impl<'s> View<'s> {
             nodes: Nodes::default(),
             events: HashMap::new(),
             absent: HashSet::new(),
-            made: HashSet::new(),
-            unwritten: Vec::new(),
+            made: HashMap::new(),
             judged: HashMap::new(),
             resolved: HashMap::new(),
         }
@@ -181,15 +178,13 @@ impl<'s> View<'s> {
     /// Adds a node that this work made, which its commit must write.
     pub(super) fn add_made(&mut self, id: NodeId, text: String) -> Result<(), RoomError> {
         self.add_node(id, &text)?;
-        if self.made.insert(id) {
-            self.unwritten.push((id, text));
-        }
+        self.made.insert(id, text);
         Ok(())
     }
 
     /// The nodes that the commit must write. All commits of this work are one batch, so the first takes them all.
     pub(super) fn take_made(&mut self) -> Vec<NodeText> {
-        std::mem::take(&mut self.unwritten)
+        std::mem::take(&mut self.made).into_iter().collect()
     }
 
     /// Rooms that were read, with the current state at `keys` and `events`, in one call.
@@ -213,8 +208,8 @@ impl<'s> View<'s> {
         }
         let mut supplied = self.store.supply(&asked).await?;
         // Of an event that the database has too, what this work has found comes first, and counts.
-        let own = own.iter().filter_map(|id| self.events.get(id)).map(state_event);
-        supplied.events = own.chain(std::mem::take(&mut supplied.events)).collect();
+        supplied.events.extend(own.iter().filter_map(|id| self.events.get(id)).map(state_event));
+        supplied.events.reverse();
         self.nodes.extend(std::mem::take(&mut supplied.nodes));
         self.add_citations(need, &mut supplied.citations);
         let cited = supplied.citations.iter().flat_map(|citation| {
@@ -230,7 +225,7 @@ impl<'s> View<'s> {
     /// `need`, with nothing in it that the database cannot tell: it compares only snapshots that it has, and would take all of
     /// one for different from another that it has not.
     fn of_stored(&self, mut need: Need) -> Need {
-        need.differing.retain(|root| !self.made.contains(root));
+        need.differing.retain(|root| !self.made.contains_key(root));
         if need.differing.len() < 2 {
             need.differing.clear();
         }
