@@ -363,7 +363,8 @@ impl Work<'_> {
         let fetched = if missing.len() > MAX_SINGLE_EVENTS {
             let state = self.server.federation.state(&origin, &self.room.room_id, edge).await?;
             let texts: Vec<_> = state.pdus.into_iter().chain(state.auth_chain).collect();
-            if texts.len() < wanted.len() { None } else { self.check_all(&texts).await? }
+            let distinct: HashSet<&EventId> = wanted.iter().collect();
+            if texts.len() < distinct.len() { None } else { self.check_all(&texts).await? }
         } else {
             let single = |id: EventId| {
                 let (server, origin) = (self.server, origin.clone());
