@@ -158,23 +158,19 @@ impl Server {
         }
         let outcome = work.run().await;
         let left: HashSet<EventId> = work.events.iter().map(|event| event.event_id().clone()).collect();
-        let done: Vec<String> = all.into_iter().filter(|id| !left.iter().any(|left| left.as_str() == id)).collect();
-        self.store.unstage(room_id, &done).await.map_err(RoomError::from)?;
+        let mut done: Vec<String> = all.into_iter().filter(|id| !left.iter().any(|left| left.as_str() == id)).collect();
         let now = self.platform.clock.now_ms();
-        let mut given_up = Vec::new();
         let mut left_waiting = Vec::new();
         for staged in waiting.iter().filter(|staged| left.iter().any(|left| left.as_str() == staged.event_id)) {
             let id = staged.event_id.as_str();
             if now - staged.received_ts > GIVE_UP_AFTER_MS {
                 self.platform.log.warn(&format!("{id} in {room_id} is given up: what it cites cannot be had"));
-                given_up.push(id.to_owned());
+                done.push(id.to_owned());
             } else {
                 left_waiting.push(id);
             }
         }
-        if !given_up.is_empty() {
-            self.store.unstage(room_id, &given_up).await.map_err(RoomError::from)?;
-        }
+        self.store.unstage(room_id, &done).await.map_err(RoomError::from)?;
         if !left_waiting.is_empty() {
             let pauses = (PAUSE_MS, LONGEST_PAUSE_MS);
             self.store.pause(room_id, &left_waiting, now, pauses).await.map_err(RoomError::from)?;
