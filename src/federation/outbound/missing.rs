@@ -217,7 +217,7 @@ impl Work<'_> {
             let mut asked = 0;
             for lacking in &lacking {
                 let id = lacking.event.event_id();
-                if asked < MAX_ASKED_AT_ONCE && lacks_auth(lacking) && self.may_ask("auth", id, id) {
+                if asked < MAX_ASKED_AT_ONCE && lacks_auth(lacking) && self.whom_to_ask("auth", id, id).is_some() {
                     asked += 1;
                     let outcome = self.fetch_auth_events(&lacking.event).await;
                     progress |= self.unless_failed(id, outcome)?;
@@ -227,7 +227,7 @@ impl Work<'_> {
                 gap_rounds += 1;
                 for origin in self.origins_of(&lacking) {
                     let asked: Vec<&Lacking> =
-                        lacking.iter().filter(|l| self.origin(l) == Some(&origin)).copied().collect();
+                        lacking.iter().filter(|l| self.origin(l.event.event_id()) == Some(&origin)).copied().collect();
                     let Some(first) = asked.first() else { continue };
                     let outcome = self.fill_gap(&origin, &asked).await;
                     progress |= self.unless_failed(first.event.event_id(), outcome)?;
@@ -237,7 +237,7 @@ impl Work<'_> {
                 let edges: Vec<(EventId, EventId)> = lacking
                     .iter()
                     .flat_map(|l| l.previous.iter().map(|id| (id.clone(), l.event.event_id().clone())))
-                    .filter(|(id, cited_by)| !at_hand.contains(id) && self.may_ask("state", id, cited_by))
+                    .filter(|(id, cited_by)| !at_hand.contains(id) && self.whom_to_ask("state", id, cited_by).is_some())
                     .collect();
                 for (edge, cited_by) in edges.into_iter().take(MAX_ASKED_AT_ONCE) {
                     let outcome = self.fetch_state(&edge, &cited_by).await;
@@ -269,20 +269,20 @@ impl Work<'_> {
         }
     }
 
-    /// Whether `what` of the event was not asked for yet, and the server that sent what cites it has not failed to answer.
-    fn may_ask(&self, what: &'static str, event_id: &EventId, cited_by: &EventId) -> bool {
-        let origin = self.origins.get(cited_by);
-        origin.is_some_and(|origin| !self.failed.contains(origin)) && !self.asked.contains(&(what, event_id.clone()))
+    /// Whom to ask for `what` of an event that the event `cited_by` cites; `None` where it was asked for already.
+    fn whom_to_ask(&self, what: &'static str, event_id: &EventId, cited_by: &EventId) -> Option<&ServerName> {
+        self.origin(cited_by).filter(|_| !self.asked.contains(&(what, event_id.clone())))
     }
 
-    /// Whom to ask about an event, unless they have failed to answer.
-    fn origin(&self, lacking: &Lacking) -> Option<&ServerName> {
-        self.origins.get(lacking.event.event_id()).filter(|origin| !self.failed.contains(*origin))
+    /// The server that sent an event, unless it has failed to answer.
+    fn origin(&self, event_id: &EventId) -> Option<&ServerName> {
+        self.origins.get(event_id).filter(|origin| !self.failed.contains(*origin))
     }
 
     /// Whom to ask about these events, each server once.
     fn origins_of(&self, lacking: &[&Lacking]) -> Vec<ServerName> {
-        let mut origins: Vec<ServerName> = lacking.iter().filter_map(|l| self.origin(l)).cloned().collect();
+        let mut origins: Vec<ServerName> =
+            lacking.iter().filter_map(|l| self.origin(l.event.event_id())).cloned().collect();
         origins.sort();
         origins.dedup();
         origins
@@ -319,12 +319,10 @@ impl Work<'_> {
 
     /// Asks for the auth chain of `event`. Whether it was asked for the first time.
     async fn fetch_auth_events(&mut self, event: &Event) -> Result<bool, Failure> {
-        let origin = self.origins.get(event.event_id()).filter(|origin| !self.failed.contains(*origin)).cloned();
-        let Some(origin) = origin else { return Ok(false) };
-        if !self.asked.insert(("auth", event.event_id().clone())) {
-            return Ok(false);
-        }
-        let texts = self.server.federation.event_auth(&origin, &self.room.room_id, event.event_id()).await?;
+        let id = event.event_id();
+        let Some(origin) = self.whom_to_ask("auth", id, id).cloned() else { return Ok(false) };
+        self.asked.insert(("auth", id.clone()));
+        let texts = self.server.federation.event_auth(&origin, &self.room.room_id, id).await?;
         let chain = self.check(&texts).await?;
         self.server.rooms.add_auth_events(&self.room.room_id, &chain).await?;
         Ok(!chain.is_empty())
@@ -332,11 +330,8 @@ impl Work<'_> {
 
     /// Asks for the event `edge` and the state before it, and takes both over. Whether it was asked for the first time.
     async fn fetch_state(&mut self, edge: &EventId, cited_by: &EventId) -> Result<bool, Failure> {
-        let origin = self.origins.get(cited_by).filter(|origin| !self.failed.contains(*origin)).cloned();
-        let Some(origin) = origin else { return Ok(false) };
-        if !self.asked.insert(("state", edge.clone())) {
-            return Ok(false);
-        }
+        let Some(origin) = self.whom_to_ask("state", edge, cited_by).cloned() else { return Ok(false) };
+        self.asked.insert(("state", edge.clone()));
         let held = self.server.rooms.event(edge).await?;
         let event = match held {
             // What was rejected stays so, and nobody's word makes another room's event one of this room.
