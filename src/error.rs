@@ -105,12 +105,12 @@ impl std::fmt::Display for MatrixError {
 impl std::error::Error for MatrixError {}
 
 impl From<DatabaseError> for MatrixError {
-    /// 503: the sender repeats the request, and nothing is lost.
+    /// 503, so that the sender repeats the request and nothing is lost; 500 where that would end as before.
     fn from(error: DatabaseError) -> Self {
-        let message = match error {
-            DatabaseError::Constraint(_) => "The database refused a concurrent change; try again.",
-            _ => "The database could not be used; try again.",
-        };
+        if matches!(error, DatabaseError::Constraint(_)) {
+            return Self::internal().because(error);
+        }
+        let message = "The database could not be used; try again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).because(error)
     }
 }

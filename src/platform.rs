@@ -152,7 +152,8 @@ impl Row {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DatabaseError {
-    /// A constraint did not hold, so nothing of the batch took effect: how a commit learns that it lost a race.
+    /// A constraint did not hold, so nothing of the batch took effect: how a commit learns that it lost a race, unless we are
+    /// at fault. The text holds the sentence by which SQLite names the constraint.
     Constraint(String),
     /// The database could not be reached or failed. The batch may or may not have taken effect.
     Unavailable(String),

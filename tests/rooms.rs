@@ -1,5 +1,5 @@
 //! One room over time, over SQLite: local events, what they cost, and what they leave behind.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
@@ -8,6 +8,7 @@ use std::rc::Rc;
 use common::{network::World, sqlite::Sqlite};
 use verge::{
     config::Config,
+    error::MatrixError,
     matrix::{
         auth_rules,
         event::{Event, PduError, ReceivedPdu},
@@ -96,6 +97,28 @@ fn a_message_costs_two_calls() {
         let before = database.calls.get();
         send(&server, &room, &alice, Draft::message("m.room.message", object(r#"{"body":"1"}"#))).await.unwrap();
         assert_eq!(database.calls.get() - before, 2);
+    });
+}
+
+/// A commit that lost a race is tried again; one that breaks a rule of the tables would break it again.
+#[test]
+fn a_broken_constraint_that_is_no_lost_race_is_told_at_once() {
+    let world = World::new();
+    let (server, database) = server(&world, "a.example");
+    let alice = UserId::parse("@alice:a.example").unwrap();
+    world.run(async {
+        let (room, _) = server.rooms.create(&alice, &new_room("12", alice.as_str())).await.unwrap();
+        // The next event gets a position that is taken.
+        database.rows("UPDATE streams SET position = 0 WHERE name = 'events'");
+        let before = database.calls.get();
+        let message = Draft::message("m.room.message", object(r#"{"body":"1"}"#));
+        let refused = server.rooms.send(&room, &alice, message).await.unwrap_err();
+        assert_eq!(database.calls.get() - before, 2, "{refused:?}");
+        let RoomError::Corrupt(why) = &refused else { panic!("{refused:?}") };
+        assert!(why.contains("timeline"), "{why}");
+        let answer = MatrixError::from(refused);
+        assert_eq!(answer.status, 500);
+        assert!(answer.cause.unwrap().contains("timeline"));
     });
 }
 

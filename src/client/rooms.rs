@@ -16,7 +16,6 @@ use crate::{
         json::{Object, Value},
         room_version::RoomVersion,
     },
-    platform::DatabaseError,
     room::{Draft, NewRoom, RoomError},
     router::{Call, Handled, ok},
     server::Server,
@@ -24,9 +23,6 @@ use crate::{
 
 /// How many users may be invited, and how many state events given, at the creation of a room.
 const MAX_LIST: usize = 100;
-
-/// How often the creation of a room is tried.
-const MAX_ATTEMPTS: usize = 10;
 
 /// What rooms are created like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,21 +81,14 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "room_id": room_id }))
 }
 
-/// From room version 12 on a room's ID is the hash of its create event: two rooms that one user creates in the same
-/// millisecond would be one. The second waits for the next.
 async fn create_room(server: &Server, creator: &UserId, new: &NewRoom) -> Result<RoomId, MatrixError> {
-    for _ in 0..MAX_ATTEMPTS {
-        match server.rooms.create(creator, new).await {
-            Ok((room_id, _)) => return Ok(room_id),
-            Err(RoomError::Database(DatabaseError::Constraint(_))) => server.platform.clock.sleep(1).await,
-            Err(error @ RoomError::NotAllowed(_)) => {
-                let message = error.to_string();
-                return Err(MatrixError::new(StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", message));
-            }
-            Err(error) => return Err(error.into()),
+    match server.rooms.create(creator, new).await {
+        Ok((room_id, _)) => Ok(room_id),
+        Err(error @ RoomError::NotAllowed(_)) => {
+            Err(MatrixError::new(StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", error.to_string()))
         }
+        Err(error) => Err(error.into()),
     }
-    Err(RoomError::Busy.into())
 }
 
 impl Wish {

@@ -44,8 +44,13 @@ impl std::fmt::Display for RoomError {
 impl std::error::Error for RoomError {}
 
 impl From<DatabaseError> for RoomError {
+    /// A broken constraint comes here only where no race explains it ([`crate::store::commit`]): a fault of ours, which would
+    /// repeat itself.
     fn from(error: DatabaseError) -> Self {
-        Self::Database(error)
+        match error {
+            DatabaseError::Constraint(_) => Self::Corrupt(error.to_string()),
+            error => Self::Database(error),
+        }
     }
 }
 

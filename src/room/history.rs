@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::{
-    ATTEMPTS, Room, RoomError, Rooms,
+    Room, RoomError, Rooms,
     remote::{StateIndex, check_create, judge_outliers_with, snapshot},
     view::View,
 };
@@ -16,8 +16,7 @@ use crate::{
         event::Event,
         identifiers::{EventId, RoomId},
     },
-    platform::DatabaseError,
-    store::commit::{Before, Missing, NewEvent, Place, RoomCommit},
+    store::commit::{Before, Committed, Missing, NewEvent, Place, RoomCommit},
 };
 
 impl Rooms {
@@ -36,8 +35,7 @@ impl Rooms {
         events: &[Event],
         auth_events: &[Event],
     ) -> Result<bool, RoomError> {
-        for attempt in 0..ATTEMPTS {
-            self.give_way(attempt).await;
+        self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let mut ids: Vec<EventId> = events.iter().map(|event| event.event_id().clone()).collect();
             ids.extend(events.iter().flat_map(|event| event.prev_events().iter().cloned()));
@@ -50,7 +48,7 @@ impl Rooms {
             let room = view.load_rooms(vec![room_id.clone()], &[], ids, Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
             let gap = self.store.newest_gap(room_id, (gap_pos - 1, gap_pos)).await?;
-            let Some(gap) = gap else { return Ok(false) };
+            let Some(gap) = gap else { return Ok(Committed::Done(false)) };
             let mut history = connected(&gap.missing, events, |id| view.is_placed(id));
             // At the oldest end of the timeline there is room without end.
             let end = if gap.below.is_some() { gap.pos } else { gap.pos.min(0) };
@@ -60,7 +58,7 @@ impl Rooms {
             let placed: HashSet<&EventId> =
                 new.iter().filter(|new| new.place != Place::Outlier).map(|new| new.event.event_id()).collect();
             if placed.is_empty() {
-                return Ok(false);
+                return Ok(Committed::Done(false));
             }
             let oldest = new.iter().filter_map(|new| match new.place {
                 Place::Filled(pos) => Some(pos),
@@ -75,13 +73,9 @@ impl Rooms {
                 lacking.into_iter().map(|id| Missing { event_id: id.clone(), before: Before::Position(oldest) });
             let (missing, filled) = (missing.collect(), Some((gap.pos, oldest)));
             let commit = RoomCommit { missing, filled, ..unchanged(&room, new, Vec::new()) };
-            match self.store.commit(&[commit], Vec::new()).await {
-                Ok(()) => return Ok(true),
-                Err(DatabaseError::Constraint(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RoomError::Busy)
+            Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
+        })
+        .await
     }
 
     /// Takes over the state before `event` from another server that vouches for it (`/state_ids`), so that what cites
@@ -110,14 +104,13 @@ impl Rooms {
             .map_err(|error| {
                 RoomError::Invalid(format!("The state before {} forbids it: {error}.", event.event_id()))
             })?;
-        for attempt in 0..ATTEMPTS {
-            self.give_way(attempt).await;
+        self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let ids = vec![event.event_id().clone()];
             let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
             if view.stored(event.event_id()).is_some_and(|stored| stored.state_after.is_some()) {
-                return Ok(());
+                return Ok(Committed::Done(()));
             }
             for (id, text) in &snapshot.nodes {
                 view.add_made(*id, text.clone())?;
@@ -134,13 +127,9 @@ impl Rooms {
                 state_after: Some(after),
                 outbox: None,
             });
-            match self.store.commit(&[unchanged(&room, new, view.take_made())], Vec::new()).await {
-                Ok(()) => return Ok(()),
-                Err(DatabaseError::Constraint(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RoomError::Busy)
+            Ok(self.store.commit(&[unchanged(&room, new, view.take_made())], Vec::new()).await?)
+        })
+        .await
     }
 
     /// Takes in events that others cite as auth events; each is judged by its own auth events, which are here or among
@@ -149,8 +138,7 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn add_auth_events(&self, room_id: &RoomId, events: &[Event]) -> Result<(), RoomError> {
-        for attempt in 0..ATTEMPTS {
-            self.give_way(attempt).await;
+        self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let cited = events.iter().flat_map(|event| event.auth_events().iter().chain([event.event_id()]));
             let mut ids: Vec<EventId> = cited.cloned().collect();
@@ -176,16 +164,12 @@ impl Rooms {
                 given = kept;
             }
             if given.is_empty() {
-                return Ok(());
+                return Ok(Committed::Done(()));
             }
             let judged = judge_outliers_with(room_id, known.into_iter(), given.into_iter());
-            match self.store.commit(&[unchanged(&room, judged.new, Vec::new())], Vec::new()).await {
-                Ok(()) => return Ok(()),
-                Err(DatabaseError::Constraint(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RoomError::Busy)
+            Ok(self.store.commit(&[unchanged(&room, judged.new, Vec::new())], Vec::new()).await?)
+        })
+        .await
     }
 
     /// Judges history, given newest first, by the auth events of each, which are here or among `auth_events`. It goes

@@ -4,7 +4,7 @@
 //! selection", `make_join` and its kin.
 
 use super::{
-    ATTEMPTS, Draft, Room, RoomError, Rooms,
+    Draft, Room, RoomError, Rooms,
     judge::{Judgement, Source, Verdict, key},
     view::{StateKey, View},
 };
@@ -18,6 +18,7 @@ use crate::{
         state_trie::NodeId,
     },
     platform::{DatabaseError, Statement},
+    store::commit::Committed,
 };
 
 /// The greatest depth that canonical JSON can say.
@@ -63,24 +64,21 @@ impl Rooms {
         others: impl Fn(&Event) -> Vec<Statement>,
         is_repetition: impl AsyncFn() -> Result<bool, DatabaseError>,
     ) -> Result<Event, RoomError> {
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 && is_repetition().await? {
-                break;
+        let mut is_first = true;
+        self.until_committed(async || {
+            if !std::mem::take(&mut is_first) && is_repetition().await? {
+                return Err(RoomError::Busy);
             }
-            self.give_way(attempt).await;
             let mut view = View::new(&self.store, self.server_name());
             let room = self.read_for_draft(&mut view, room_id, sender, &draft).await?;
             let version = room.version;
             let mut judgement = Judgement::new(room);
             let event = self.append(&mut view, &mut judgement, sender, &draft).await?;
             let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
-            match self.store.commit(&[commit], others(&event)).await {
-                Ok(()) => return Ok(event),
-                Err(DatabaseError::Constraint(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RoomError::Busy)
+            let committed = self.store.commit(&[commit], others(&event)).await?;
+            Ok(committed.with(event))
+        })
+        .await
     }
 
     /// Makes and signs an event of a local user without committing it: an invite, which the invited user's server must
@@ -105,8 +103,7 @@ impl Rooms {
 
     /// Judges one event that is ours to pass on, and commits it if it is accepted. Returns the state before it.
     pub(super) async fn commit_one(&self, event: &Event, source: &Source) -> Result<NodeId, RoomError> {
-        for attempt in 0..ATTEMPTS {
-            self.give_way(attempt).await;
+        self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let mut ids = vec![event.event_id().clone()];
             ids.extend(event.prev_events().iter().chain(event.auth_events()).cloned());
@@ -129,16 +126,12 @@ impl Rooms {
             let before = view.stored(event.event_id()).and_then(|stored| stored.state_before);
             let before = before.ok_or_else(|| RoomError::Corrupt("an accepted event without a state".to_owned()))?;
             if judgement.is_unchanged() {
-                return Ok(before);
+                return Ok(Committed::Done(before));
             }
             let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
-            match self.store.commit(&[commit], Vec::new()).await {
-                Ok(()) => return Ok(before),
-                Err(DatabaseError::Constraint(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RoomError::Busy)
+            Ok(self.store.commit(&[commit], Vec::new()).await?.with(before))
+        })
+        .await
     }
 
     /// An unsigned event for another server's user, with its place in the room filled in: what `make_join`, `make_leave`
@@ -164,11 +157,16 @@ impl Rooms {
         Ok((proto.object, version))
     }
 
-    /// Creates a room with all its first events in one commit.
+    /// Creates a room with all its first events in one commit. From room version 12 on a room's ID is the hash of its create
+    /// event: where one user creates two rooms in the same millisecond, which would be one, the second waits for the next.
     ///
     /// # Errors
     /// As [`Rooms::send`]; [`RoomError::NotAllowed`] names the first event that the rules forbid.
     pub async fn create(&self, creator: &UserId, new: &NewRoom) -> Result<(RoomId, Vec<Event>), RoomError> {
+        self.until_committed(async || self.try_create(creator, new).await).await
+    }
+
+    async fn try_create(&self, creator: &UserId, new: &NewRoom) -> Result<Committed<(RoomId, Vec<Event>)>, RoomError> {
         let version = new.version;
         let mut view = View::new(&self.store, self.server_name());
         let create = self.create_event(creator, new)?;
@@ -195,8 +193,7 @@ impl Rooms {
         // Nobody else is in the room yet.
         judgement.new.iter_mut().for_each(|new| new.outbox = None);
         let commit = self.commit_of(&mut view, judgement, None).await?;
-        self.store.commit(&[commit], Vec::new()).await?;
-        Ok((room_id, events))
+        Ok(self.store.commit(&[commit], Vec::new()).await?.with((room_id, events)))
     }
 
     fn create_event(&self, creator: &UserId, new: &NewRoom) -> Result<Event, RoomError> {

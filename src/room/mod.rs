@@ -7,6 +7,7 @@
 //! Every change follows one pattern: read the room ([`view`]), judge the new events on that view ([`judge`]), commit the
 //! outcome as one batch guarded by the room's version; when another commit came first, read again and repeat.
 
+mod attempts;
 mod changes;
 mod draft;
 mod error;
@@ -41,17 +42,6 @@ use crate::{
     store::Store,
 };
 
-/// How often a commit that lost to another one is tried anew before the caller is told to come back.
-const ATTEMPTS: usize = 30;
-
-/// The longest pause before the second attempt, in milliseconds; it doubles with each further one. About what a commit
-/// takes.
-const FIRST_PAUSE_MS: u32 = 8;
-
-/// The longest pause before any attempt, in milliseconds. Short, because who has lost often must not come more seldom than
-/// those who have just arrived.
-const LONGEST_PAUSE_MS: u32 = 250;
-
 /// The rooms of one server.
 pub struct Rooms {
     store: Store,
@@ -68,17 +58,6 @@ impl Rooms {
 
     fn server_name(&self) -> &ServerName {
         &self.config.server_name
-    }
-
-    /// Waits before another attempt, at random and longer each time. Without it those who lose to each other meet again
-    /// at once, and the slowest of them, a transaction of many PDUs, loses for ever.
-    async fn give_way(&self, attempt: usize) {
-        let Some(doublings) = attempt.checked_sub(1) else { return };
-        let doublings = u32::try_from(doublings).unwrap_or(u32::MAX);
-        let longest = FIRST_PAUSE_MS.saturating_mul(2u32.saturating_pow(doublings)).min(LONGEST_PAUSE_MS);
-        let mut random = [0; 4];
-        self.random.fill(&mut random);
-        self.clock.sleep(u32::from_le_bytes(random) % (longest + 1)).await;
     }
 
     /// The room, if we know it.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, json};
 
 use super::{
-    ATTEMPTS, Room, RoomError, Rooms,
+    Room, RoomError, Rooms,
     judge::{Judgement, Source, Verdict, auth_keys},
     view::{StateKey, View},
 };
@@ -19,8 +19,11 @@ use crate::{
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
     },
-    platform::{DatabaseError, Statement},
-    store::staging::{StagedPdu, record_transaction, stage},
+    platform::Statement,
+    store::{
+        commit::Committed,
+        staging::{StagedPdu, record_transaction, stage},
+    },
 };
 
 /// How many PDUs of one server may wait for what they cite, or for rooms that we are joining.
@@ -130,8 +133,7 @@ impl Rooms {
         refused: &[(EventId, String)],
     ) -> Result<Received, RoomError> {
         let mut rooms = Some(rooms);
-        for attempt in 0..ATTEMPTS {
-            self.give_way(attempt).await;
+        self.until_committed(async || {
             let rooms = match rooms.take() {
                 Some(rooms) => rooms,
                 None => {
@@ -139,17 +141,16 @@ impl Rooms {
                     ids.sort();
                     ids.dedup();
                     match self.begin(record.origin, record.txn_id, &ids).await? {
-                        Transaction::Answered(answer) => return Ok(Received { answer, ..Received::default() }),
+                        Transaction::Answered(answer) => {
+                            return Ok(Committed::Done(Received { answer, ..Received::default() }));
+                        }
                         Transaction::New(rooms) => rooms,
                     }
                 }
             };
-            match self.try_receive(Some(record), rooms, events, refused).await {
-                Err(RoomError::Database(DatabaseError::Constraint(_))) => {}
-                other => return other,
-            }
-        }
-        Err(RoomError::Busy)
+            self.try_receive(Some(record), rooms, events, refused).await
+        })
+        .await
     }
 
     /// Judges events of one room that were fetched because others cite them. Nothing is staged: what cannot be judged
@@ -158,16 +159,12 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and as the database says.
     pub async fn receive_fetched(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
-        for attempt in 0..ATTEMPTS {
-            self.give_way(attempt).await;
+        self.until_committed(async || {
             let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
             let rooms = KnownRooms { rooms: HashMap::from([(room_id.clone(), room)]), ..KnownRooms::default() };
-            match self.try_receive(None, rooms, events, &[]).await {
-                Err(RoomError::Database(DatabaseError::Constraint(_))) => {}
-                other => return other,
-            }
-        }
-        Err(RoomError::Busy)
+            self.try_receive(None, rooms, events, &[]).await
+        })
+        .await
     }
 
     async fn try_receive(
@@ -176,7 +173,7 @@ impl Rooms {
         rooms: KnownRooms,
         events: &[Event],
         refused: &[(EventId, String)],
-    ) -> Result<Received, RoomError> {
+    ) -> Result<Committed<Received>, RoomError> {
         let now = self.clock.now_ms();
         let mut view = View::new(&self.store, self.server_name());
         self.read_for(&mut view, &rooms, events).await?;
@@ -244,8 +241,7 @@ impl Rooms {
         if let Some(record) = record {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
         }
-        self.store.commit(&commits, others).await?;
-        Ok(received)
+        Ok(self.store.commit(&commits, others).await?.with(received))
     }
 
     /// Whether `count` more PDUs of `origin` may wait.

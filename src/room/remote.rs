@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{ATTEMPTS, RoomError, Rooms, changes::membership, judge::Source, view::View};
+use super::{RoomError, Rooms, changes::membership, judge::Source, view::View};
 use crate::{
     matrix::{
         auth_rules::{self, AuthEvent},
@@ -16,9 +16,8 @@ use crate::{
         room_version::RoomVersion,
         state_trie::{self, NodeId, StateKeyHash},
     },
-    platform::DatabaseError,
     store::{
-        commit::{Before, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom},
+        commit::{Before, Committed, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom},
         memberships::{end_invite, remember_membership},
     },
 };
@@ -92,8 +91,7 @@ impl Rooms {
             .map_err(|error| {
                 RoomError::Invalid(format!("The room that was answered does not allow our join: {error}."))
             })?;
-        for attempt in 0..ATTEMPTS {
-            self.give_way(attempt).await;
+        self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let ids = join.prev_events().iter().chain([join.event_id()]).cloned().collect();
             let held = view.load_rooms(vec![join.room_id().clone()], &[], ids, Vec::new()).await?.pop();
@@ -102,7 +100,10 @@ impl Rooms {
                 let key = ("m.room.member", join.sender().as_str());
                 let current = self.current(join.room_id(), &[key]).await?.map(|(_, state)| state).unwrap_or_default();
                 let is_there = current.iter().any(|event| event.event_id() == join.event_id());
-                return if is_there { Ok(()) } else { self.receive_own(join).await };
+                if !is_there {
+                    self.receive_own(join).await?;
+                }
+                return Ok(Committed::Done(()));
             }
             for (id, text) in &snapshot.nodes {
                 view.add_made(*id, text.clone())?;
@@ -137,13 +138,9 @@ impl Rooms {
                 filled: None,
                 joins_anew: true,
             };
-            match self.store.commit(&[commit], Vec::new()).await {
-                Ok(()) => return Ok(()),
-                Err(DatabaseError::Constraint(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(RoomError::Busy)
+            Ok(self.store.commit(&[commit], Vec::new()).await?)
+        })
+        .await
     }
 
     /// Remembers an invite of a local user. `invite_state` is the room's state as the inviting server describes it,

@@ -1,6 +1,6 @@
 //! Room aliases of this server, and its published room directory.
 
-use super::Store;
+use super::{Store, races::Race};
 use crate::platform::{DatabaseError, Statement};
 
 /// One alias of this server.
@@ -40,7 +40,7 @@ impl Store {
         let parameters = [alias.into(), room_id.into(), creator.into(), now_ms.into()];
         match self.query(Statement::new(INSERT, parameters)).await {
             Ok(_) => Ok(true),
-            Err(DatabaseError::Constraint(_)) => Ok(false),
+            Err(error) if Race::AliasTaken.has_lost(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -1,6 +1,6 @@
 //! Local users, their devices with the access tokens, and their profiles.
 
-use super::Store;
+use super::{Store, races::Race};
 use crate::platform::{DatabaseError, Statement};
 
 /// Who a valid access token speaks for.
@@ -55,7 +55,7 @@ impl Store {
         statements.extend(device.map(put_device));
         match self.batch(statements).await {
             Ok(_) => Ok(true),
-            Err(DatabaseError::Constraint(_)) => Ok(false),
+            Err(error) if Race::UserTaken.has_lost(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -9,6 +9,7 @@ use super::{
     history::closed,
     json_lists,
     memberships::{advance, change},
+    races::Race,
     resolution::cite,
     state_sql,
 };
@@ -21,6 +22,26 @@ use crate::{
     },
     platform::{DatabaseError, Statement},
 };
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Committed<T = ()> {
+    /// It took effect.
+    Done(T),
+    /// Somebody else came first, and nothing of it took effect: read again, judge again, and try again.
+    Lost,
+}
+
+impl Committed {
+    /// With what the commit was for.
+    pub fn with<T>(self, value: T) -> Committed<T> {
+        match self {
+            Self::Done(()) => Committed::Done(value),
+            Self::Lost => Committed::Lost,
+        }
+    }
+}
 
 /// All that one commit changes about one room.
 #[derive(Debug)]
@@ -273,17 +294,21 @@ impl Store {
     /// Commits what `commits` say, and `others` with them, as one batch.
     ///
     /// # Errors
-    /// [`DatabaseError::Constraint`] when a room has moved: read again and retry.
-    pub async fn commit(&self, commits: &[RoomCommit], others: Vec<Statement>) -> Result<(), DatabaseError> {
+    /// As the database fails. [`DatabaseError::Constraint`] is a fault of ours: a lost race is none.
+    pub async fn commit(&self, commits: &[RoomCommit], others: Vec<Statement>) -> Result<Committed, DatabaseError> {
         let mut statements = Vec::new();
         for commit in commits {
             commit.statements(&mut statements);
         }
         statements.extend(others);
         if statements.is_empty() {
-            return Ok(());
+            return Ok(Committed::Done(()));
         }
-        self.batch(statements).await.map(|_| ())
+        match self.batch(statements).await {
+            Ok(_) => Ok(Committed::Done(())),
+            Err(error) if Race::OF_COMMITS.iter().any(|race| race.has_lost(&error)) => Ok(Committed::Lost),
+            Err(error) => Err(error),
+        }
     }
 }
 

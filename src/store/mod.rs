@@ -17,6 +17,7 @@ pub mod keys;
 pub mod members;
 pub(crate) mod memberships;
 pub mod queue;
+mod races;
 mod resolution;
 pub mod rooms;
 pub mod staging;

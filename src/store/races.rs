@@ -1,0 +1,43 @@
+//! The constraints that a batch may break though nothing is wrong: somebody else came first. Any other broken constraint is a
+//! fault of ours.
+
+use crate::platform::DatabaseError;
+
+/// What somebody else did first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Race {
+    /// Moved the room that a commit was made from.
+    RoomMoved,
+    /// Made the room.
+    RoomMade,
+    /// Answered the other server's transaction.
+    Answered,
+    /// Made the event of the client's request.
+    Sent,
+    /// Took the user ID.
+    UserTaken,
+    /// Took the alias.
+    AliasTaken,
+}
+
+impl Race {
+    /// Those that another commit wins.
+    pub(super) const OF_COMMITS: [Self; 4] = [Self::RoomMoved, Self::RoomMade, Self::Answered, Self::Sent];
+
+    /// The sentence by which SQLite names the constraint; D1 gives no code, but hands it on.
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::RoomMoved => "NOT NULL constraint failed: rooms.version",
+            Self::RoomMade => "UNIQUE constraint failed: rooms.room_id",
+            Self::Answered => "UNIQUE constraint failed: transactions.origin, transactions.txn_id",
+            Self::Sent => "UNIQUE constraint failed: client_transactions.user_id, client_transactions.device_id",
+            Self::UserTaken => "UNIQUE constraint failed: users.user_id",
+            Self::AliasTaken => "UNIQUE constraint failed: room_aliases.alias",
+        }
+    }
+
+    /// Whether this is why a batch failed.
+    pub(super) fn has_lost(self, error: &DatabaseError) -> bool {
+        matches!(error, DatabaseError::Constraint(why) if why.contains(self.sentence()))
+    }
+}
