@@ -10,8 +10,8 @@ use crate::{
     matrix::{
         identifiers::ServerName,
         json::{self, Object, Value},
-        keys::{self, OldKey},
         room_version::RoomVersion,
+        server_keys::{self, OldKey},
         signing::{SigningKey, VerifyKey},
     },
 };
@@ -212,7 +212,7 @@ fn old_signing_keys(keys: &str) -> Result<Vec<(Box<str>, OldKey)>, ConfigError> 
     let form = "must be JSON such as {\"ed25519:a_AbCd\": {\"key\": \"<base64>\", \"expired_ts\": 1700000000000}}";
     let listed = json::parse(keys.as_bytes()).map_err(|_| ConfigError::new("OLD_SIGNING_KEYS", form))?;
     let response = Object::from_iter([("old_verify_keys", listed)]);
-    keys::read_old_keys(&response).map_err(|_| ConfigError::new("OLD_SIGNING_KEYS", form))
+    server_keys::read_old_keys(&response).map_err(|_| ConfigError::new("OLD_SIGNING_KEYS", form))
 }
 
 #[cfg(test)]

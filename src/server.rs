@@ -11,7 +11,7 @@ use crate::{
         inbound,
         outbound::{
             discovery::DiscoveryCache,
-            keys::{KeyCache, KeyFetcher},
+            key_fetcher::{KeyCache, KeyFetcher},
             requests::FederationClient,
         },
     },

@@ -10,8 +10,8 @@ use verge::matrix::{
     event::{Event, hash_and_sign, id_of_malformed},
     identifiers::EventId,
     json::{Object, Value},
-    keys::{KeyRing, KnownKey},
     room_version::RoomVersion,
+    server_keys::{KeyRing, KnownKey},
     signing::SigningKey,
 };
 

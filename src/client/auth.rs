@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     error::MatrixError, matrix::identifiers::UserId, platform::Random, router::Call, server::Server,
-    store::client_users::TokenRow,
+    store::accounts::TokenRow,
 };
 
 /// The user and device that make a request.

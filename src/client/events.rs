@@ -5,7 +5,7 @@ use crate::{
         event::Event,
         json::{Object, Value},
     },
-    store::client_rooms::{SeenEvent, TimelineEvent},
+    store::timeline::{SeenEvent, TimelineEvent},
 };
 
 /// What a client is told of an event beyond the event itself.

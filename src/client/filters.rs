@@ -17,7 +17,7 @@ use crate::{
     },
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
-    store::client_rooms::PageFilter,
+    store::timeline::PageFilter,
 };
 
 /// The longest filter, in bytes of canonical JSON.

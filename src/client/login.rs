@@ -14,7 +14,7 @@ use crate::{
     platform::Random,
     router::{Call, Handled, ok},
     server::Server,
-    store::client_users::NewDevice,
+    store::accounts::NewDevice,
 };
 
 /// The longest device ID and device name, in bytes.

@@ -24,7 +24,7 @@ use crate::{
     room::{Draft, RoomError},
     router::{Call, Handled, ok},
     server::Server,
-    store::client_users::Profile,
+    store::accounts::Profile,
 };
 
 /// How many servers a client may name for a join.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::MatrixError,
-    federation::outbound::history,
+    federation::outbound::backfill,
     matrix::{
         identifiers::EventId,
         json::{Object, Value},
@@ -20,9 +20,9 @@ use crate::{
     router::{Call, Handled, raw_json_response},
     server::Server,
     store::{
-        client_rooms::{PageRead, TimelineEvent},
-        client_state::StateReads,
-        history::Gap,
+        event_graph::Gap,
+        snapshots::StateReads,
+        timeline::{PageRead, TimelineEvent},
     },
 };
 
@@ -169,7 +169,7 @@ impl Page<'_> {
 
     async fn fill(&self, gap: &Gap) -> Result<bool, MatrixError> {
         let Some(room) = self.server.rooms.room(&self.reader.room_id).await? else { return Ok(false) };
-        history::backfill(self.server, &room, gap, usize::try_from(self.limit).unwrap_or(100).clamp(20, 100)).await
+        backfill::backfill(self.server, &room, gap, usize::try_from(self.limit).unwrap_or(100).clamp(20, 100)).await
     }
 
     async fn answer(&self, from: i64, events: Vec<TimelineEvent>, end: Option<i64>) -> Handled {

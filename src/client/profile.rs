@@ -9,7 +9,7 @@ use crate::{
     matrix::{identifiers::UserId, json::Object},
     router::{Call, Handled, ok},
     server::Server,
-    store::client_users::Profile,
+    store::accounts::Profile,
 };
 
 /// The longest display name or avatar URI, in bytes, so that a membership event stays small.

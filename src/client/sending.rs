@@ -21,7 +21,7 @@ use crate::{
     room::Draft,
     router::{Call, Handled, ok},
     server::Server,
-    store::client_data::ClientTransaction,
+    store::account_data::ClientTransaction,
 };
 
 /// The longest transaction ID, in bytes.

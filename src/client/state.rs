@@ -17,7 +17,7 @@ use crate::{
     },
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
-    store::{client_rooms::SeenEvent, client_state::StateReads},
+    store::{snapshots::StateReads, timeline::SeenEvent},
 };
 
 const MEMBERSHIPS: [&str; 5] = ["join", "invite", "knock", "leave", "ban"];

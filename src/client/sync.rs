@@ -24,9 +24,9 @@ use crate::{
     router::{Call, Handled, raw_json_response},
     server::Server,
     store::{
-        client_rooms::{SeenEvent, TimelineEvent},
-        client_state::{Members, StateFound, StateReads},
-        client_sync::{NewEvents, SyncFound, SyncRead, SyncRoom},
+        snapshots::{Members, StateFound, StateReads},
+        sync::{NewEvents, SyncFound, SyncRead, SyncRoom},
+        timeline::{SeenEvent, TimelineEvent},
     },
 };
 

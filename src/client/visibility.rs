@@ -12,8 +12,8 @@ use crate::{
     },
     server::Server,
     store::{
-        client_rooms::{RoomView, TimelineEvent},
-        client_state::{StateFound, StateReads},
+        snapshots::{StateFound, StateReads},
+        timeline::{RoomView, TimelineEvent},
     },
 };
 

@@ -3,7 +3,7 @@
 //! - What everything is made of: [`json`] (and canonical JSON), [`base64`], [`identifiers`], [`server_name`].
 //! - What differs between room versions, in one table: [`room_version`].
 //! - Events: [`event`] (check 1 to 3 on receipt), its format, [`redaction`], [`hashes`].
-//! - Signatures: [`signing`], [`keys`] (whose, and valid when), [`x_matrix`] (on requests).
+//! - Signatures: [`signing`], [`server_keys`] (whose, and valid when), [`x_matrix`] (on requests).
 //! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
 
@@ -15,10 +15,10 @@ mod hash_map;
 pub mod hashes;
 pub mod identifiers;
 pub mod json;
-pub mod keys;
 pub mod power_levels;
 pub mod redaction;
 pub mod room_version;
+pub mod server_keys;
 pub mod server_name;
 pub mod signing;
 pub mod state_resolution;

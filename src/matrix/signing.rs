@@ -1,7 +1,7 @@
 //! Signatures on JSON objects, and the keys that make and check them.
 //!
 //! Spec: appendices, "Signing JSON". Events are signed in their redacted form: see [`super::event`]. When a key may
-//! be used is for [`super::keys`].
+//! be used is for [`super::server_keys`].
 
 use ed25519_dalek::{Signature, Signer, Verifier};
 

@@ -6,7 +6,7 @@
 use super::{
     identifiers::ServerName,
     json::{Value, write_string, write_value},
-    keys::KeyRing,
+    server_keys::KeyRing,
     signing::{SignatureError, SigningKey},
 };
 use crate::error::MatrixError;

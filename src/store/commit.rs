@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::{
     Store,
+    event_graph::closed,
     events::NodeText,
-    history::closed,
     json_lists,
     memberships::{advance, change},
     races::Race,

@@ -3,25 +3,25 @@
 //! Lists travel as one JSON parameter through `json_each`, so that a read or a write of fifty events is the same number of
 //! round trips as one of a single event.
 
-pub mod client_data;
-pub mod client_directory;
-pub mod client_rooms;
-pub mod client_state;
-pub mod client_sync;
-pub mod client_users;
+pub mod account_data;
+pub mod accounts;
+pub mod aliases;
 pub mod commit;
-pub mod discovery;
+pub mod event_graph;
 pub mod events;
-pub mod history;
-pub mod keys;
+pub mod known_keys;
 pub mod members;
 pub(crate) mod memberships;
 pub mod queue;
 mod races;
 mod resolution;
 pub mod rooms;
+pub mod snapshots;
 pub mod staging;
 pub mod state_sql;
+pub mod sync;
+pub mod timeline;
+pub mod well_known;
 
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
 

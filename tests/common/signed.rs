@@ -9,9 +9,9 @@ use verge::matrix::{
     event::{Event, hash_and_sign},
     identifiers::UserId,
     json::{Object, Value},
-    keys::{KeyRing, KnownKey},
     redaction,
     room_version::{EventIds, RoomVersion},
+    server_keys::{KeyRing, KnownKey},
     signing::SigningKey,
 };
 

@@ -30,7 +30,7 @@ fn a_profile_is_given_whole_or_by_field() {
     let scene = scene("12");
     let query = |user: &str, rest: &str| format!("/_matrix/federation/v1/query/profile?user_id={}{rest}", encode(user));
     let alice = scene.alice.as_str();
-    let profile = verge::store::client_users::Profile {
+    let profile = verge::store::accounts::Profile {
         displayname: Some("Alice".to_owned()),
         avatar_url: Some("mxc://a.example/picture".to_owned()),
     };

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use verge::{
-    federation::outbound::{directory, history, membership},
+    federation::outbound::{backfill, directory, membership},
     matrix::{
         identifiers::{RoomAlias, RoomId, ServerName, UserId},
         json::Object,
@@ -178,7 +178,7 @@ fn history_is_fetched_page_by_page_to_the_beginning() {
         loop {
             let found = world.run(b.rooms.room(&room)).unwrap().unwrap();
             let Some(gap) = world.run(b.store.newest_gap(&room, EVERYWHERE)).unwrap() else { break };
-            assert!(world.run(history::backfill(&b, &found, &gap, 25)).unwrap());
+            assert!(world.run(backfill::backfill(&b, &found, &gap, 25)).unwrap());
             pages += 1;
             assert!(pages < 20);
         }
@@ -195,7 +195,7 @@ fn history_is_fetched_page_by_page_to_the_beginning() {
         world.cut("a.example", "b.example");
         let found = world.run(b.rooms.room(&other)).unwrap().unwrap();
         let gap = world.run(b.store.newest_gap(&other, EVERYWHERE)).unwrap().unwrap();
-        assert!(!world.run(history::backfill(&b, &found, &gap, 25)).unwrap());
+        assert!(!world.run(backfill::backfill(&b, &found, &gap, 25)).unwrap());
     }
 }
 

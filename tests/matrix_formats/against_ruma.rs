@@ -10,9 +10,9 @@ use verge::matrix::{
     event::{Event, PduError, ReceivedPdu, hash_and_sign},
     hashes,
     json::{self, Object, Value},
-    keys::{KeyRing, KnownKey},
     redaction,
     room_version::{EventIds, RoomVersion},
+    server_keys::{KeyRing, KnownKey},
 };
 
 use crate::generate::{self, Random, SEED, SERVER, signing_key};

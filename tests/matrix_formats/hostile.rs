@@ -3,7 +3,7 @@
 use verge::matrix::{
     identifiers::UserId,
     json,
-    keys::{KeyRing, ServerKeys, check_notary_response, own_server_keys},
+    server_keys::{KeyRing, ServerKeys, check_notary_response, own_server_keys},
 };
 
 use crate::generate::{Random, SERVER, mutated, signing_key};

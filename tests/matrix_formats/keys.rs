@@ -2,7 +2,7 @@
 
 use verge::matrix::{
     json::{self, Object, Value},
-    keys::{
+    server_keys::{
         KeyError, KeyRing, KnownKey, MAX_VALIDITY_MS, OldKey, ServerKeys, check_notary_response, own_server_keys,
         read_old_keys,
     },

@@ -10,8 +10,8 @@ use verge::matrix::{
     base64,
     event::{PduError, ReceivedPdu, hash_and_sign},
     json::{self, Object},
-    keys::{KeyRing, KnownKey, MAX_VALIDITY_MS},
     room_version::RoomVersion,
+    server_keys::{KeyRing, KnownKey, MAX_VALIDITY_MS},
     signing::{SigningKey, SigningKeyError, VerifyKey},
 };
 

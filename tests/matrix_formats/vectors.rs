@@ -6,9 +6,9 @@ use verge::matrix::{
     hashes::content_hash,
     identifiers::{EventId, IdentifierError, RoomAlias, RoomId, ServerName, UserId},
     json::{self, NumberError, Object},
-    keys::{KeyRing, KnownKey},
     redaction::redact,
     room_version::{EventIds, Redaction, RoomVersion},
+    server_keys::{KeyRing, KnownKey},
     server_name::{Host, split},
     signing::{SignatureError, VerifyKey, signatures_of},
 };

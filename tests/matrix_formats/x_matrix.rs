@@ -5,7 +5,7 @@ use verge::{
     error::MatrixError,
     matrix::{
         json,
-        keys::{KeyRing, KnownKey},
+        server_keys::{KeyRing, KnownKey},
         signing::SignatureError,
         x_matrix::{Authorization, SignedRequest, XMatrixError, check_destination, parse_all, verify},
     },

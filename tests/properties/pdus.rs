@@ -12,9 +12,9 @@ use verge::matrix::{
     event::{self, Event, MAX_EVENT_BYTES, PduError, ReceivedPdu, hash_and_sign},
     identifiers::EventId,
     json::{self, Object, Value},
-    keys::{KeyRing, KnownKey},
     redaction,
     room_version::{EventIds, Redaction, RoomVersion},
+    server_keys::{KeyRing, KnownKey},
 };
 
 use crate::{

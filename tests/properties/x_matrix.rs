@@ -7,7 +7,7 @@ use ruma_federation_api::authentication::XMatrix;
 use verge::matrix::{
     base64,
     identifiers::ServerName,
-    keys::{KeyRing, KnownKey},
+    server_keys::{KeyRing, KnownKey},
     x_matrix::{Authorization, SignedRequest, parse_all, verify},
 };
 

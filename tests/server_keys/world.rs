@@ -10,7 +10,7 @@ use verge::{
     config::Config,
     federation::outbound::{
         endpoints::KeyQuery,
-        keys::{KeyCache, KeyFetcher},
+        key_fetcher::{KeyCache, KeyFetcher},
         requests::FederationClient,
     },
     matrix::{identifiers::ServerName, room_version::RoomVersion},

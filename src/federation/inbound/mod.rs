@@ -3,7 +3,7 @@
 //! | Section | File |
 //! |---|---|
 //! | Server discovery; Server implementation | [`discovery`] |
-//! | Publishing Keys | [`keys`] |
+//! | Publishing Keys | [`own_keys`] |
 //! | Request Authentication | [`authentication`] |
 //! | Transactions; PDUs (checks 1 to 3 on receipt); EDUs | [`transactions`] |
 //! | Retrieving event authorisation information; Retrieving events | [`retrieving`] |
@@ -21,9 +21,9 @@ mod backfill;
 mod discovery;
 mod inviting;
 mod joining;
-mod keys;
 mod leaving;
 mod membership;
+mod own_keys;
 mod queries;
 mod rescinding;
 pub(crate) mod restricted;
@@ -48,9 +48,9 @@ type SignedHandler = for<'a> fn(&'a Server, Signed) -> LocalBoxFuture<'a, Handle
 const PUBLIC: &[Route<Handler>] = &[
     public(Method::GET, "/.well-known/matrix/server", |server, call| Box::pin(discovery::well_known(server, call))),
     public(Method::GET, "/_matrix/federation/v1/version", |server, call| Box::pin(discovery::version(server, call))),
-    public(Method::GET, "/_matrix/key/v2/server", |server, call| Box::pin(keys::server_keys(server, call))),
+    public(Method::GET, "/_matrix/key/v2/server", |server, call| Box::pin(own_keys::server_keys(server, call))),
     // Deprecated, and asked by older servers with an empty or any key ID: the answer holds all keys anyway.
-    public(Method::GET, "/_matrix/key/v2/server/{keyId}", |server, call| Box::pin(keys::server_keys(server, call))),
+    public(Method::GET, "/_matrix/key/v2/server/{keyId}", |server, call| Box::pin(own_keys::server_keys(server, call))),
 ];
 
 /// The endpoints that a request must be signed for.

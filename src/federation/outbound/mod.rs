@@ -1,11 +1,11 @@
 //! Talking to other homeservers: finding them, signing requests to them, fetching the keys they sign with.
 
+pub mod backfill;
 pub mod directory;
 pub mod discovery;
 pub mod dns;
 pub mod endpoints;
-pub mod history;
-pub mod keys;
+pub mod key_fetcher;
 pub mod membership;
 mod missing;
 pub mod queue;

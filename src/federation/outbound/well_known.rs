@@ -13,7 +13,7 @@ use super::discovery::{Destination, DiscoveryCache, Name, Scope};
 use crate::{
     matrix::json::{self, Value},
     platform::{Platform, TransportError},
-    store::{Store, discovery::WellKnownRow},
+    store::{Store, well_known::WellKnownRow},
 };
 
 const PATH: &str = "/.well-known/matrix/server";

@@ -11,9 +11,9 @@ use crate::matrix::{
     base64, hashes,
     identifiers::{EventId, RoomId, UserId},
     json::{self, Value},
-    keys::KeyRing,
     redaction,
     room_version::{EventIds, RoomVersion},
+    server_keys::KeyRing,
     signing::{self, SignatureError, SigningKey},
 };
 

@@ -14,7 +14,7 @@ use crate::{
     },
     room::{Room, RoomError},
     server::Server,
-    store::history::Gap,
+    store::event_graph::Gap,
 };
 
 /// How many events to ask for at once; other servers answer with no more.

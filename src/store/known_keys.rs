@@ -1,6 +1,6 @@
 //! Other servers' signing keys, and when they were asked for.
 //!
-//! Which response counts and when to ask again is decided in `matrix::keys` and `federation::outbound::keys`.
+//! Which response counts and when to ask again is decided in `matrix::server_keys` and `federation::outbound::key_fetcher`.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::{Store, json_lists};
 use crate::{
     matrix::{
         json::MAX_INTEGER,
-        keys::{KnownKey, ServerKeys},
+        server_keys::{KnownKey, ServerKeys},
         signing::VerifyKey,
     },
     platform::{DatabaseError, Row, Rows, Statement},

@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::{
-    Store, events,
-    history::{Gap, gap, newest_gap_statement},
+    Store,
+    event_graph::{Gap, gap, newest_gap_statement},
+    events,
 };
 use crate::{
     matrix::{

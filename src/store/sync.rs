@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use super::{
     Store,
-    client_rooms::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
-    history::closed,
+    event_graph::closed,
+    timeline::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
 };
 use crate::{
     matrix::{identifiers::RoomId, room_version::RoomVersion, state_trie::NodeId},

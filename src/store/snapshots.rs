@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::{
-    Store,
-    client_rooms::{SeenEvent, seen_columns, seen_joins},
-    json_list, json_lists,
+    Store, json_list, json_lists,
     state_sql::{entries, found, pairs, paths},
+    timeline::{SeenEvent, seen_columns, seen_joins},
 };
 use crate::{
     matrix::state_trie::{NodeId, StateKeyHash},

@@ -56,15 +56,14 @@ impl Store {
         token_hash: &str,
         endpoint: &str,
         txn_id: &str,
-    ) -> Result<Option<(super::client_users::TokenRow, Option<String>)>, DatabaseError> {
+    ) -> Result<Option<(super::accounts::TokenRow, Option<String>)>, DatabaseError> {
         const SELECT: &str = "SELECT d.user_id, d.device_id, t.event_id FROM devices AS d \
              LEFT JOIN client_transactions AS t ON t.user_id = d.user_id AND t.device_id = d.device_id \
                AND t.endpoint = ?2 AND t.txn_id = ?3 \
              WHERE d.token_hash = ?1";
         let rows = self.query(Statement::new(SELECT, [token_hash.into(), endpoint.into(), txn_id.into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let token =
-            super::client_users::TokenRow { user_id: row.text(0)?.to_owned(), device_id: row.text(1)?.to_owned() };
+        let token = super::accounts::TokenRow { user_id: row.text(0)?.to_owned(), device_id: row.text(1)?.to_owned() };
         Ok(Some((token, row.optional_text(2)?.map(str::to_owned))))
     }
 

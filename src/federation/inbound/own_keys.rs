@@ -1,7 +1,7 @@
 //! Our own signing keys (Server-Server API, "Publishing Keys").
 
 use crate::{
-    matrix::keys::own_server_keys,
+    matrix::server_keys::own_server_keys,
     router::{self, Call, Handled},
     server::Server,
 };

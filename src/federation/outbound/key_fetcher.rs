@@ -6,7 +6,7 @@
 //!
 //! Anybody can make us need a key, by naming any server and any key ID in a request or an event. So a server that could
 //! not give what was needed is left alone for a while, longer each time, and that is remembered in the database. What
-//! responses count is decided in [`crate::matrix::keys`].
+//! responses count is decided in [`crate::matrix::server_keys`].
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -17,10 +17,10 @@ use crate::{
     config::{Config, TrustedKeyServer},
     matrix::{
         identifiers::ServerName,
-        keys::{self, KeyRing, KnownKey, MAX_VALIDITY_MS, ServerKeys},
+        server_keys::{self, KeyRing, KnownKey, MAX_VALIDITY_MS, ServerKeys},
     },
     platform::{DatabaseError, Platform},
-    store::{Store, keys::KeyFetch},
+    store::{Store, known_keys::KeyFetch},
 };
 
 /// How many servers are asked at the same time: the platform has 6 connections for a request, and one is the database's.
@@ -264,7 +264,7 @@ impl KeyFetcher {
         for queries in queries.chunks(MAX_QUERIES) {
             let response = self.client.query_keys(&notary.name, queries).await.map_err(|error| error.to_string())?;
             let now = self.platform.clock.now_ms();
-            let entries = keys::check_notary_response(response, notary.name.as_str(), &ring, now)
+            let entries = server_keys::check_notary_response(response, notary.name.as_str(), &ring, now)
                 .map_err(|error| error.to_string())?;
             for entry in entries {
                 match entry {
