@@ -22,7 +22,8 @@ use crate::{
     platform::Statement,
     store::{
         commit::Committed,
-        staging::{StagedPdu, record_transaction, stage},
+        staging::{StagedPdu, stage},
+        transactions::record_transaction,
     },
 };
 

@@ -12,6 +12,7 @@ pub mod events;
 pub mod known_keys;
 pub mod members;
 pub(crate) mod memberships;
+pub mod pending_joins;
 pub mod queue;
 mod races;
 mod resolution;
@@ -21,6 +22,7 @@ pub mod staging;
 pub mod state_sql;
 pub mod sync;
 pub mod timeline;
+pub mod transactions;
 pub mod well_known;
 
 use std::{cell::RefCell, collections::BTreeSet, rc::Rc};

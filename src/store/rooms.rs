@@ -31,17 +31,6 @@ pub struct Room {
     pub local_joined: i64,
 }
 
-/// What a transaction begins with.
-#[derive(Debug, Default)]
-pub struct Beginning {
-    /// The answer that it got before.
-    pub answer: Option<String>,
-    /// Those of its rooms that we know.
-    pub rooms: Vec<Room>,
-    /// Those of its rooms that we are joining, with the version that each is said to have.
-    pub joining: Vec<(RoomId, &'static RoomVersion)>,
-}
-
 /// The columns that [`room`] reads, of `rooms AS r`; ?1 is this server's name.
 macro_rules! room_columns {
     () => {
@@ -52,13 +41,6 @@ macro_rules! room_columns {
 
 const ROOMS: &str =
     concat!("SELECT ", room_columns!(), " FROM json_each(?2) AS wanted JOIN rooms AS r ON r.room_id = wanted.value");
-
-const ANSWER: &str = "SELECT response FROM transactions WHERE origin = ?1 AND txn_id = ?2";
-
-/// ?1: rooms as a JSON list, ?2: now. The table comes first, for it is all but empty.
-const JOINING: &str = "\
-    SELECT j.room_id, j.room_version FROM pending_joins AS j CROSS JOIN json_each(?1) AS wanted \
-    WHERE j.room_id = wanted.value AND j.until_ts > ?2";
 
 const SERVERS: &str = "SELECT server FROM room_servers WHERE room_id = ?1 AND to_pos IS NULL ORDER BY server";
 
@@ -76,36 +58,6 @@ impl Store {
     /// As the database says.
     pub async fn rooms(&self, own: &ServerName, ids: &[RoomId]) -> Result<Vec<Room>, DatabaseError> {
         self.query(rooms_statement(own, ids)).await?.iter().map(room).collect()
-    }
-
-    /// What transaction `txn_id` of `origin`, which came at `now` and whose PDUs are of the rooms `ids`, begins with. One
-    /// round trip.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn transaction(
-        &self,
-        own: &ServerName,
-        origin: &ServerName,
-        txn_id: &str,
-        ids: &[RoomId],
-        now: i64,
-    ) -> Result<Beginning, DatabaseError> {
-        let answers = self
-            .batch(vec![
-                Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]),
-                rooms_statement(own, ids),
-                Statement::new(JOINING, [json_list(ids.iter().map(RoomId::as_str)).into(), now.into()]),
-            ])
-            .await?;
-        let mut answers = answers.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        let answer = match next().first() {
-            Some(row) => Some(row.text(0)?.to_owned()),
-            None => None,
-        };
-        let rooms = next().iter().map(room).collect::<Result<_, _>>()?;
-        Ok(Beginning { answer, rooms, joining: next().iter().map(joining).collect::<Result<_, _>>()? })
     }
 
     /// The servers with joined members in the room.
@@ -144,12 +96,6 @@ impl Store {
 
 pub(super) fn rooms_statement(own: &ServerName, ids: &[RoomId]) -> Statement {
     Statement::new(ROOMS, [own.as_str().into(), json_list(ids.iter().map(RoomId::as_str)).into()])
-}
-
-fn joining(row: &Row) -> Result<(RoomId, &'static RoomVersion), DatabaseError> {
-    let shape = || DatabaseError::Shape("a pending join of an invalid room ID or an unknown version".to_owned());
-    let room_id = RoomId::parse(row.text(0)?).map_err(|_| shape())?;
-    Ok((room_id, RoomVersion::get(row.text(1)?).ok_or_else(shape)?))
 }
 
 /// A room from a row of [`room_columns`].

@@ -1,4 +1,4 @@
-//! Transactions' answers, and PDUs that wait: for what they cite, or for the room that we are joining.
+//! PDUs that wait: for what they cite, or for the room that we are joining.
 
 use serde_json::json;
 
@@ -46,8 +46,6 @@ impl Waiting {
     }
 }
 
-const RECORD: &str = "INSERT INTO transactions (origin, txn_id, response, received_ts) VALUES (?1, ?2, ?3, ?4)";
-
 const STAGE: &str = "\
     INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts) \
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \
@@ -76,21 +74,6 @@ const ABANDON: &str = "\
     DELETE FROM staged_pdus WHERE room_id = ?1 \
       AND NOT EXISTS (SELECT 1 FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL) \
       AND NOT EXISTS (SELECT 1 FROM pending_joins WHERE room_id = ?1 AND until_ts > ?3)";
-
-const BEGIN_JOIN: &str = "\
-    INSERT INTO pending_joins (room_id, join_id, room_version, until_ts) VALUES (?1, ?2, ?3, ?4) \
-    ON CONFLICT (room_id, join_id) DO UPDATE SET room_version = excluded.room_version, until_ts = excluded.until_ts";
-
-const END_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id = ?2";
-
-const FORGET_JOINS: &str = "DELETE FROM pending_joins WHERE until_ts <= ?1";
-
-const FORGET: &str = "DELETE FROM transactions WHERE received_ts < ?1";
-
-/// Records the answer to a transaction. Aborts its batch when the transaction was answered before.
-pub(crate) fn record_transaction(origin: &ServerName, txn_id: &str, response: &str, now: i64) -> Statement {
-    Statement::new(RECORD, [origin.as_str().into(), txn_id.into(), response.into(), now.into()])
-}
 
 /// Stages PDUs.
 pub(crate) fn stage<'a>(pdus: impl Iterator<Item = StagedPdu<'a>>) -> Vec<Statement> {
@@ -186,44 +169,5 @@ impl Store {
     pub async fn abandon(&self, own: &ServerName, room_id: &RoomId, now: i64) -> Result<(), DatabaseError> {
         let parameters = [room_id.as_str().into(), own.as_str().into(), now.into()];
         self.query(Statement::new(ABANDON, parameters)).await.map(drop)
-    }
-
-    /// Notes that the room is being joined until `until_ts`: PDUs of it are staged.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn begin_join(
-        &self,
-        room_id: &RoomId,
-        join_id: &str,
-        version: &RoomVersion,
-        until_ts: i64,
-    ) -> Result<(), DatabaseError> {
-        let parameters = [room_id.as_str().into(), join_id.into(), version.id.into(), until_ts.into()];
-        self.query(Statement::new(BEGIN_JOIN, parameters)).await.map(drop)
-    }
-
-    /// Takes back what [`Store::begin_join`] has noted.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn end_join(&self, room_id: &RoomId, join_id: &str) -> Result<(), DatabaseError> {
-        self.query(Statement::new(END_JOIN, [room_id.as_str().into(), join_id.into()])).await.map(drop)
-    }
-
-    /// Forgets the joins that were cut off and count no longer at `now`.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn forget_joins(&self, now: i64) -> Result<(), DatabaseError> {
-        self.query(Statement::new(FORGET_JOINS, [now.into()])).await.map(drop)
-    }
-
-    /// Forgets the answers to transactions received before `before`: nobody repeats one that old.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn forget_transactions(&self, before: i64) -> Result<(), DatabaseError> {
-        self.query(Statement::new(FORGET, [before.into()])).await.map(|_| ())
     }
 }

@@ -1,0 +1,76 @@
+//! Transactions that others send us: what one begins with, and the answer that it is given again when it is repeated.
+
+use super::{
+    Store,
+    pending_joins::{joining, joining_statement},
+    rooms::{Room, room, rooms_statement},
+};
+use crate::{
+    matrix::{
+        identifiers::{RoomId, ServerName},
+        room_version::RoomVersion,
+    },
+    platform::{DatabaseError, Statement},
+};
+
+/// What a transaction begins with.
+#[derive(Debug, Default)]
+pub struct Beginning {
+    /// The answer that it got before.
+    pub answer: Option<String>,
+    /// Those of its rooms that we know.
+    pub rooms: Vec<Room>,
+    /// Those of its rooms that we are joining, with the version that each is said to have.
+    pub joining: Vec<(RoomId, &'static RoomVersion)>,
+}
+
+const ANSWER: &str = "SELECT response FROM transactions WHERE origin = ?1 AND txn_id = ?2";
+
+const RECORD: &str = "INSERT INTO transactions (origin, txn_id, response, received_ts) VALUES (?1, ?2, ?3, ?4)";
+
+const FORGET: &str = "DELETE FROM transactions WHERE received_ts < ?1";
+
+/// Records the answer to a transaction. Aborts its batch when the transaction was answered before.
+pub(crate) fn record_transaction(origin: &ServerName, txn_id: &str, response: &str, now: i64) -> Statement {
+    Statement::new(RECORD, [origin.as_str().into(), txn_id.into(), response.into(), now.into()])
+}
+
+impl Store {
+    /// What transaction `txn_id` of `origin`, which came at `now` and whose PDUs are of the rooms `ids`, begins with. One
+    /// round trip.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn transaction(
+        &self,
+        own: &ServerName,
+        origin: &ServerName,
+        txn_id: &str,
+        ids: &[RoomId],
+        now: i64,
+    ) -> Result<Beginning, DatabaseError> {
+        let answers = self
+            .batch(vec![
+                Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]),
+                rooms_statement(own, ids),
+                joining_statement(ids, now),
+            ])
+            .await?;
+        let mut answers = answers.into_iter();
+        let mut next = || answers.next().unwrap_or_default();
+        let answer = match next().first() {
+            Some(row) => Some(row.text(0)?.to_owned()),
+            None => None,
+        };
+        let rooms = next().iter().map(room).collect::<Result<_, _>>()?;
+        Ok(Beginning { answer, rooms, joining: next().iter().map(joining).collect::<Result<_, _>>()? })
+    }
+
+    /// Forgets the answers to transactions received before `before`: nobody repeats one that old.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn forget_transactions(&self, before: i64) -> Result<(), DatabaseError> {
+        self.query(Statement::new(FORGET, [before.into()])).await.map(|_| ())
+    }
+}
