@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
-    federation::outbound::dns::DnsOverHttps,
+    federation::peers::dns::DnsOverHttps,
     matrix::{
         identifiers::ServerName,
         json::{self, Object, Value},

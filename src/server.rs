@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     federation::{
         inbound,
-        outbound::{
+        peers::{
             discovery::DiscoveryCache,
             key_fetcher::{KeyCache, KeyFetcher},
             requests::FederationClient,

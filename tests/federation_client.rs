@@ -18,7 +18,7 @@ use http::StatusCode;
 use serde_json::json;
 use verge::{
     config::Config,
-    federation::outbound::{
+    federation::peers::{
         discovery::DiscoveryError,
         endpoints::Transaction,
         requests::{FederationClient, RequestError},

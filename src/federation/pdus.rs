@@ -6,7 +6,7 @@
 
 use crate::{
     error::MatrixError,
-    federation::outbound::endpoints::KeyQuery,
+    federation::peers::endpoints::KeyQuery,
     matrix::{
         event::{Event, PduError, ReceivedPdu},
         identifiers::{RoomId, ServerName},

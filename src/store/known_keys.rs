@@ -1,6 +1,6 @@
 //! Other servers' signing keys, and when they were asked for.
 //!
-//! Which response counts and when to ask again is decided in `matrix::server_keys` and `federation::outbound::key_fetcher`.
+//! Which response counts and when to ask again is decided in `matrix::server_keys` and `federation::peers::key_fetcher`.
 
 use std::collections::BTreeSet;
 

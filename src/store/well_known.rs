@@ -1,6 +1,6 @@
 //! The cache of `/.well-known/matrix/server` answers (Server-Server API, "Resolving server names", step 3).
 //!
-//! What an answer means and how long it holds is decided in `federation::outbound::well_known`.
+//! What an answer means and how long it holds is decided in `federation::peers::well_known`.
 
 use super::Store;
 use crate::platform::{DatabaseError, SqlValue, Statement};

@@ -14,7 +14,7 @@ use common::{
     sqlite::Sqlite,
 };
 use futures_executor::block_on;
-use verge::federation::outbound::{
+use verge::federation::peers::{
     discovery::{Discovery, DiscoveryCache, DiscoveryError},
     dns::DnsOverHttps,
 };

@@ -15,7 +15,7 @@ use futures_executor::block_on;
 use futures_util::future::join;
 use serde_json::{Value, json};
 use verge::{
-    federation::outbound::{endpoints::KeyQuery, key_fetcher::KeyCache},
+    federation::peers::{endpoints::KeyQuery, key_fetcher::KeyCache},
     matrix::identifiers::ServerName,
 };
 use world::{World, own_url, query_url};

@@ -8,7 +8,7 @@ use futures_executor::block_on;
 use serde_json::{Value, json};
 use verge::{
     config::Config,
-    federation::outbound::{
+    federation::peers::{
         endpoints::KeyQuery,
         key_fetcher::{KeyCache, KeyFetcher},
         requests::FederationClient,

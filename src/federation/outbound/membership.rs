@@ -6,14 +6,13 @@ use std::collections::{HashMap, hash_map::Entry};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{
-    directory::server_of,
-    endpoints::{MembershipTemplate, SendJoin},
-    refusals::Refusals,
-};
+use super::{directory::server_of, refusals::Refusals};
 use crate::{
     error::MatrixError,
-    federation::pdus,
+    federation::{
+        pdus,
+        peers::endpoints::{MembershipTemplate, SendJoin},
+    },
     matrix::{
         auth_events::AUTHORISED_VIA,
         event::{Event, ReceivedPdu},

@@ -10,9 +10,8 @@ use std::collections::{HashMap, HashSet};
 
 use futures_util::{StreamExt, stream};
 
-use super::requests::RequestError;
 use crate::{
-    federation::pdus,
+    federation::{pdus, peers::requests::RequestError},
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},

@@ -1,14 +1,9 @@
-//! Talking to other homeservers: finding them, signing requests to them, fetching the keys they sign with.
+//! What we ask of other servers for our rooms and users, and what we tell them: joins and invites, missing events and
+//! history, directories, the transaction queue. How a server is found and asked at all is in [`super::peers`].
 
 pub mod backfill;
 pub mod directory;
-pub mod discovery;
-pub mod dns;
-pub mod endpoints;
-pub mod key_fetcher;
 pub mod membership;
 mod missing;
 pub mod queue;
 mod refusals;
-pub mod requests;
-pub mod well_known;

@@ -6,8 +6,8 @@
 
 use futures_util::{StreamExt, stream};
 
-use super::endpoints::Transaction;
 use crate::{
+    federation::peers::endpoints::Transaction,
     matrix::identifiers::{RoomId, ServerName},
     server::Server,
     store::queue::{Claim, OutgoingTransaction},

@@ -2,8 +2,7 @@
 
 use http::StatusCode;
 
-use super::requests::RequestError;
-use crate::error::MatrixError;
+use crate::{error::MatrixError, federation::peers::requests::RequestError};
 
 /// The error codes that are passed on as they come, because a client can make sense of them (Server-Server API, `make_join`
 /// and others: "The error should be passed through to clients").
