@@ -1,13 +1,12 @@
 // npm run bench: the Worker and a Synapse under the same load in the same run, and one table of what each took.
 
-import { isMain, main, run } from "./common.mjs";
-import { build } from "./build.mjs";
-import { python, setUp } from "./setup.mjs";
+import { buildStep } from "./build.mjs";
+import { isMain, main, perform, run } from "./common.mjs";
+import { python, setUpSteps } from "./setup.mjs";
 
 if (isMain(import.meta.url)) {
   await main(async () => {
-    await setUp({ tests: true });
-    await build();
+    await perform([...(await setUpSteps({ tests: true })), buildStep()]);
     await run(python, ["tests/e2e/bench.py"]);
   });
 }

@@ -33,6 +33,28 @@ export function say(line) {
   console.log(`\x1b[36m==>\x1b[0m ${line}`);
 }
 
+/**
+ * Does those of the steps that are needed, numbered, and shows how long each and all of them took. A step is
+ * `{ title, needed: async () => boolean, run: async () => … }`.
+ */
+export async function perform(steps) {
+  const needed = [];
+  for (const step of steps) if (await step.needed()) needed.push(step);
+  const began = performance.now();
+  for (const [index, { title, run }] of needed.entries()) {
+    const [number, start] = [`[${index + 1}/${needed.length}]`, performance.now()];
+    say(`${number} ${title}`);
+    await run();
+    say(`${number} done after ${duration(performance.now() - start)}`);
+  }
+  if (needed.length > 1) say(`All ${needed.length} steps took ${duration(performance.now() - began)}`);
+}
+
+function duration(ms) {
+  const seconds = Math.round(ms / 1000);
+  return seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+}
+
 const running = new Set();
 let asked = false;
 

@@ -2,14 +2,14 @@
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
-import { createServer } from "node:net";
+import { createServer, isIP } from "node:net";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { build } from "./build.mjs";
+import { buildStep } from "./build.mjs";
 import { authority, leaf } from "./certificates.mjs";
-import { environment, fingerprint, main, root, run, say, start, stopping, work } from "./common.mjs";
+import { environment, fingerprint, main, perform, root, run, say, start, stopping, work } from "./common.mjs";
 import { newSigningKey } from "./keygen.mjs";
-import { setUp } from "./setup.mjs";
+import { setUpSteps } from "./setup.mjs";
 
 const HELP = `npm run dev -- [options]
   --server-name NAME        the name in user ids (localhost:8448)
@@ -20,6 +20,7 @@ const HELP = `npm run dev -- [options]
   --ca F                    trust this authority too, besides the system's and our own
   --registration MODE       open (default here), token, closed
   --registration-token T    the token for --registration token
+  --default-room-version V  the version of new rooms (12)
   --well-known HOST:PORT    what /.well-known/matrix/server says (the name's host, port 443)
   --doh URL                 the DNS over HTTPS resolver
   --trusted-key-servers JSON
@@ -37,6 +38,7 @@ const OPTIONS = {
   ca: { type: "string" },
   registration: { type: "string", default: "open" },
   "registration-token": { type: "string" },
+  "default-room-version": { type: "string" },
   "well-known": { type: "string" },
   doh: { type: "string" },
   "trusted-key-servers": { type: "string" },
@@ -49,13 +51,9 @@ const OPTIONS = {
 await main(async () => {
   const { values: options } = parseArgs({ options: OPTIONS });
   if (options.help) return console.log(HELP);
-  if (Boolean(options["tls-key"]) !== Boolean(options["tls-cert"])) {
-    throw new Error("--tls-key and --tls-cert go together");
-  }
-  if (!options["as-built"]) {
-    await setUp();
-    await build();
-  }
+  check(options);
+  await checkFree(options);
+  if (!options["as-built"]) await perform([...(await setUpSteps()), buildStep()]);
   const name = options["server-name"];
   const folder = resolve(options["persist-to"] ?? join(work, "dev", name.replaceAll(/[^a-z0-9.-]/gi, "_")));
   mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -64,6 +62,48 @@ await main(async () => {
   await migrate(config, folder);
   await serve(options, folder, config, tls);
 });
+
+/** Refuses options that cannot be meant, before minutes are spent on them. What only the server can judge it says itself. */
+function check(options) {
+  const port = Number(options.port);
+  if (!/^[0-9]+$/.test(options.port) || port < 1 || port > 65_535) {
+    throw new Error(`--port ${options.port} is no port: it is a number from 1 to 65535`);
+  }
+  if (!(Number(options["cron-seconds"]) > 0)) {
+    throw new Error(`--cron-seconds ${options["cron-seconds"]} is no number of seconds above 0`);
+  }
+  if (isIP(options.ip) === 0) throw new Error(`--ip ${options.ip} is no IP address`);
+  if (Boolean(options["tls-key"]) !== Boolean(options["tls-cert"])) {
+    throw new Error("--tls-key and --tls-cert go together");
+  }
+  for (const option of ["tls-key", "tls-cert", "ca"]) {
+    if (options[option] && !existsSync(options[option])) throw new Error(`--${option} ${options[option]}: no such file`);
+  }
+  if (options.registration === "token" && !options["registration-token"]) {
+    throw new Error("--registration token needs --registration-token");
+  }
+}
+
+/** Refuses an address that is taken: the runtime would be silent about it, and another server answer in our place. */
+async function checkFree({ ip, port }) {
+  let error = await listeningFails(ip, port);
+  // A server that was killed a moment ago may not be gone yet.
+  for (let tries = 0; error?.code === "EADDRINUSE" && tries < 20; tries += 1) {
+    await sleep(100);
+    error = await listeningFails(ip, port);
+  }
+  if (error === null) return;
+  const why = { EADDRINUSE: "is in use", EACCES: "is not for this user", EADDRNOTAVAIL: "is not of this machine" };
+  throw new Error(`port ${port} on ${ip} ${why[error.code] ?? `cannot be used: ${error.message}`}`);
+}
+
+/** Why nobody can listen there; `null` where one can. */
+function listeningFails(ip, port) {
+  return new Promise((resolve) => {
+    const server = createServer().on("error", resolve);
+    server.listen(Number(port), ip, () => server.close(() => resolve(null)));
+  });
+}
 
 /** The certificate to serve, and a file with the authorities to trust besides the system's. */
 async function certificate(options, folder) {
@@ -90,6 +130,7 @@ function configuration(options, folder) {
     SERVER_NAME: options["server-name"],
     WELL_KNOWN_SERVER: options["well-known"],
     REGISTRATION: options.registration,
+    DEFAULT_ROOM_VERSION: options["default-room-version"],
     DNS_OVER_HTTPS: options.doh,
     TRUSTED_KEY_SERVERS: options["trusted-key-servers"],
     LOG_COSTS: options["log-costs"] ? "1" : undefined,
@@ -138,20 +179,42 @@ async function serve(options, folder, config, tls) {
   const wrangler = start("wrangler", args, { cwd: folder, env, stdio: ["ignore", "inherit", "inherit"] });
   const ended = new Promise((done) => wrangler.on("exit", done).on("error", done));
 
-  const get = (path) => localGet(options, path);
-  let up = false;
-  while (!up && !stopping() && wrangler.exitCode === null) {
-    up = (await get("/_matrix/federation/v1/version")) !== null;
-    if (!up) await Promise.race([sleep(100), ended]);
+  let answer = null;
+  while (answer === null && !stopping() && wrangler.exitCode === null) {
+    answer = await localGet(options, "/_matrix/key/v2/server");
+    if (answer === null) await Promise.race([sleep(100), ended]);
   }
-  if (up && !stopping()) {
+  const wrong = answer === null ? null : mistake(options, answer);
+  if (wrong && !stopping()) {
+    // What the server has logged about it is on its way to the terminal.
+    await Promise.race([sleep(500), ended]);
+    wrangler.kill("SIGTERM");
+    await ended;
+    throw new Error(wrong);
+  }
+  if (answer !== null && !stopping()) {
     if (tls.ca) say(`The certificate is signed by ${tls.ca}`);
     console.log(`ready https://${urlHost(options)} server_name=${options["server-name"]}`);
-    const timer = setInterval(() => get("/__scheduled?cron=*+*+*+*+*"), Number(options["cron-seconds"]) * 1000);
+    const fire = () => localGet(options, "/__scheduled?cron=*+*+*+*+*");
+    const timer = setInterval(fire, Number(options["cron-seconds"]) * 1000);
     ended.then(() => clearInterval(timer));
   }
   await ended;
   if (!stopping()) throw new Error("the server has ended by itself");
+}
+
+/** What is wrong where the server's keys are not answered as our own: the whole way was gone, from TLS to the secrets. */
+function mistake(options, { status, body }) {
+  if (status !== 200) {
+    return `the server does not work and answers ${status} ${body.trim()}; its log above says why (a setting or the signing key?)`;
+  }
+  let name;
+  try {
+    name = JSON.parse(body).server_name;
+  } catch {
+    return "what answers there is no homeserver";
+  }
+  return name === options["server-name"] ? null : `the server calls itself ${name}, not ${options["server-name"]}`;
 }
 
 /** The host and port that reach the server from this machine. */
@@ -160,14 +223,15 @@ function urlHost(options) {
   return `${host}:${options.port}`;
 }
 
-/** The status that our own server answers with; `null` where it does not answer. */
+/** The status and body that our own server answers with; `null` where it does not answer. */
 function localGet(options, path) {
   return new Promise((resolve) => {
     // This connection stays on this machine and asks only whether the server is there.
     const target = { host: options.ip, port: options.port, path, rejectUnauthorized: false, agent: false };
     const call = request({ ...target, timeout: 60_000 }, (answer) => {
-      answer.resume();
-      answer.on("end", () => resolve(answer.statusCode)).on("error", () => resolve(null));
+      let body = "";
+      answer.setEncoding("utf8").on("data", (data) => (body += data));
+      answer.on("end", () => resolve({ status: answer.statusCode, body })).on("error", () => resolve(null));
     });
     call.on("error", () => resolve(null)).on("timeout", () => call.destroy());
     call.end();

@@ -3,64 +3,131 @@
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { environment, fingerprint, isMain, main, output, root, run, say, tools, work } from "./common.mjs";
+import { environment, fingerprint, isMain, main, output, perform, root, run, tools, work } from "./common.mjs";
 
 const WORKER_BUILD = "0.8.7";
 const WASM_TARGET = "wasm32-unknown-unknown";
+
+/** The oldest Node that runs these scripts. The runtime needs a newer one, which comes as an npm package. */
+const OLDEST_NODE = 20;
+const OLDEST_PYTHON = [3, 11];
+
+/** The tools run for seconds and are built once: what optimising them takes is never won back. */
+const UNOPTIMISED = {
+  CARGO_PROFILE_RELEASE_OPT_LEVEL: "0",
+  CARGO_PROFILE_RELEASE_LTO: "off",
+  CARGO_PROFILE_RELEASE_CODEGEN_UNITS: "256",
+  CARGO_PROFILE_RELEASE_DEBUG: "false",
+};
 
 /** The Python of the tests. */
 export const python = join(work, "venv", "bin", "python");
 
 /** Sets up what building and running need, and with `tests` what the end-to-end tests need too. */
-export async function setUp({ tests = false } = {}) {
-  await npmPackages();
-  await rust();
-  await cargoTool("worker-build", WORKER_BUILD, ["--locked"]);
-  // It must be the very version that the crate uses. Its published lock file does not resolve.
-  await cargoTool("wasm-bindgen-cli", lockedVersion("wasm-bindgen"), []);
-  if (tests) await pythonPackages();
+export async function setUp(options) {
+  await perform(await setUpSteps(options));
 }
 
-async function npmPackages() {
+/**
+ * The steps of setting up.
+ *
+ * Throws, before anything is built, where a program is missing that must be there.
+ */
+export async function setUpSteps({ tests = false } = {}) {
+  await requirements(tests);
+  return [
+    npmPackages(),
+    toolchain(),
+    cargoTool("worker-build", WORKER_BUILD, ["--locked"]),
+    // It must be the very version that the crate uses. Its published lock file does not resolve.
+    cargoTool("wasm-bindgen-cli", lockedVersion("wasm-bindgen"), []),
+    ...(tests ? [pythonPackages()] : []),
+  ];
+}
+
+/** Says in one sentence what this machine lacks. */
+async function requirements(tests) {
+  const lacking = [];
+  const node = process.versions.node;
+  if (Number(node.split(".")[0]) < OLDEST_NODE) lacking.push(`Node ${OLDEST_NODE} or newer (this is ${node})`);
+  const has = async (program, ...args) => (await output(program, args)) !== null;
+  if (!(await has("npm", "--version"))) lacking.push("npm");
+  // Where Rust was installed without rustup, cargo does not know the toolchain of rust-toolchain.toml.
+  if (!(await has("rustup", "--version"))) lacking.push("rustup, which brings Rust");
+  if (!(await has("openssl", "version"))) lacking.push("openssl, which makes the test certificates");
+  const [major, minor] = OLDEST_PYTHON;
+  const check = `import sys, venv, ensurepip; sys.exit(sys.version_info < (${major}, ${minor}))`;
+  if (tests && !(await has("python3", "-c", check))) {
+    lacking.push(`Python ${major}.${minor} or newer with venv (python3), for the end-to-end tests`);
+  }
+  if (lacking.length > 0) throw new Error(`this machine lacks ${lacking.join("; ")}`);
+}
+
+function npmPackages() {
   const marker = join(root, "node_modules", ".verge");
   const wanted = fingerprint(["package-lock.json"]);
-  if (read(marker) === wanted) return;
-  say("Installing npm packages (wrangler, esbuild, binaryen, node; about 500 MB)");
-  await run("npm", ["ci", "--no-audit", "--no-fund"], { env: process.env });
-  writeFileSync(marker, wanted);
+  return {
+    title: "Installing npm packages: wrangler, esbuild, binaryen, node (about 500 MB)",
+    needed: async () => read(marker) !== wanted,
+    run: async () => {
+      await run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel", "error"], { env: process.env });
+      writeFileSync(marker, wanted);
+    },
+  };
 }
 
-/** The toolchain that rust-toolchain.toml names. */
+/** The toolchain that rust-toolchain.toml names, with its components and the wasm32 target. */
+function toolchain() {
+  return {
+    title: "Installing the Rust toolchain that rust-toolchain.toml names",
+    needed: async () => {
+      if ((await output("cargo", ["--version"])) === null) return true;
+      const targets = await output("rustup", ["target", "list", "--installed"]);
+      return targets === null || !targets.includes(WASM_TARGET);
+    },
+    run: async () => {
+      await run("rustup", ["toolchain", "install"]);
+      // A toolchain that was there before is not given the target by rustup on its own.
+      await run("rustup", ["target", "add", WASM_TARGET]);
+    },
+  };
+}
+
+/** Installs the toolchain where it is missing. */
 export async function rust() {
-  // rust-toolchain.toml names the toolchain, its components and the wasm32 target; rustup installs what is missing.
-  if ((await output("cargo", ["--version"])) === null) {
-    say("Installing the Rust toolchain that rust-toolchain.toml names");
-    await run("rustup", ["toolchain", "install"]);
-  }
-  // A toolchain that was there before is not given the target by rustup on its own.
-  const targets = await output("rustup", ["target", "list", "--installed"]);
-  if (targets !== null && !targets.includes(WASM_TARGET)) await run("rustup", ["target", "add", WASM_TARGET]);
+  await perform([toolchain()]);
 }
 
-async function cargoTool(crate, version, flags) {
+function cargoTool(crate, version, flags) {
   const program = { "wasm-bindgen-cli": "wasm-bindgen" }[crate] ?? crate;
-  const installed = await output(join(tools, "bin", program), ["--version"]);
-  if (installed?.split(" ").at(-1) === version) return;
-  say(`Building ${crate} ${version} (once, 2 to 4 minutes)`);
-  const places = ["--root", tools, "--target-dir", join(root, "target", "tools-build")];
-  await run("cargo", ["install", crate, "--version", version, "--force", ...places, ...flags]);
+  return {
+    title: `Building ${crate} ${version} (once, 1 to 2 minutes)`,
+    needed: async () => {
+      const installed = await output(join(tools, "bin", program), ["--version"]);
+      return installed?.split(" ").at(-1) !== version;
+    },
+    run: async () => {
+      const places = ["--root", tools, "--target-dir", join(root, "target", "tools-build")];
+      const env = { ...environment, ...UNOPTIMISED };
+      await run("cargo", ["install", crate, "--version", version, "--force", ...places, ...flags], { env });
+    },
+  };
 }
 
-async function pythonPackages() {
+function pythonPackages() {
   const requirements = "tests/e2e/requirements.txt";
   const marker = join(work, "venv", ".verge");
   const wanted = fingerprint([requirements]);
-  if (existsSync(python) && read(marker) === wanted) return;
-  say("Installing Synapse, matrix-nio and pytest for the end-to-end tests (about 300 MB)");
-  mkdirSync(work, { recursive: true });
-  await run("python3", ["-m", "venv", join(work, "venv")]);
-  await run(python, ["-m", "pip", "install", "--quiet", "-r", join(root, requirements)], { env: environment });
-  writeFileSync(marker, wanted);
+  return {
+    title: "Installing Synapse, matrix-nio and pytest for the end-to-end tests (about 300 MB)",
+    needed: async () => !existsSync(python) || read(marker) !== wanted,
+    run: async () => {
+      mkdirSync(work, { recursive: true });
+      await run("python3", ["-m", "venv", join(work, "venv")]);
+      await run(python, ["-m", "pip", "install", "--quiet", "-r", join(root, requirements)], { env: environment });
+      writeFileSync(marker, wanted);
+    },
+  };
 }
 
 function lockedVersion(crate) {

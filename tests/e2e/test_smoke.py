@@ -9,7 +9,6 @@ from signedjson.sign import verify_signed_json
 from unpaddedbase64 import decode_base64
 
 from client import segment
-from net import wait_for
 from worker import Worker
 
 
@@ -62,13 +61,3 @@ def test_synapse_fetches_our_key_and_trusts_our_signature(worker, synapse):
     alice.put(f"/profile/{segment(alice.user_id)}/displayname", {"displayname": "Alice"})
     bob = synapse.user("bob")
     assert bob.get(f"/profile/{segment(alice.user_id)}")["displayname"] == "Alice"
-
-
-def test_a_missing_setting_is_told_to_the_operator_only(start):
-    """The server answers 500, and its log says what is wrong."""
-    worker = start(Worker, options=["--doh", "http://example.org"])
-    answer = get(worker, "/_matrix/federation/v1/version")
-    assert (answer.status_code, answer.json()["errcode"]) == (500, "M_UNKNOWN")
-    assert "DNS_OVER_HTTPS" not in answer.text
-    sentence = 'The configuration is refused: DNS_OVER_HTTPS is "http://example.org"'
-    wait_for(lambda: sentence in worker.log(), "the sentence in the log")

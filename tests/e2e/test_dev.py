@@ -1,0 +1,78 @@
+"""`npm run dev`: says that it is ready only when it is, and else what is wrong."""
+
+import re
+import socket
+import subprocess
+
+import pytest
+
+from net import free_port
+from worker import ROOT, Worker
+
+NODE = ROOT / "node_modules" / ".bin" / "node"
+
+
+def dev(folder, *options):
+    """What the launcher prints that ends by itself, with a failure."""
+    command = [NODE, ROOT / "scripts" / "dev.mjs", "--as-built", "--persist-to", folder, *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    printed = ended.stdout + ended.stderr
+    assert ended.returncode == 1, printed
+    assert "ready https://" not in printed
+    return printed
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--port", "abc"], "--port abc is no port"),
+        (["--port", "65536"], "--port 65536 is no port"),
+        (["--ip", "localhost"], "--ip localhost is no IP address"),
+        (["--cron-seconds", "soon"], "--cron-seconds soon is no number of seconds"),
+        (["--ca", "/nowhere.pem"], "--ca /nowhere.pem: no such file"),
+        (["--tls-key", "key.pem"], "--tls-key and --tls-cert go together"),
+        (["--registration", "token"], "--registration token needs --registration-token"),
+        (["--colour", "blue"], "--colour"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(tmp_path, options, sentence):
+    assert sentence in dev(tmp_path, *options)
+
+
+def test_a_port_in_use_is_told(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        assert f"port {port} on 127.0.0.1 is in use" in dev(tmp_path, "--port", port)
+
+
+@pytest.mark.parametrize(
+    "options, setting",
+    [
+        (["--doh", "http://example.org"], 'DNS_OVER_HTTPS is "http://example.org"'),
+        (["--server-name", "not a name"], "SERVER_NAME"),
+        (["--default-room-version", "99"], 'DEFAULT_ROOM_VERSION is "99"'),
+    ],
+)
+def test_a_setting_that_the_server_refuses_is_told_to_the_operator_only(tmp_path, options, setting):
+    """The server answers 500, and its log says what is wrong."""
+    printed = dev(tmp_path, "--port", str(free_port()), *options)
+    assert f"The configuration is refused: {setting}" in printed
+    answered = re.search(r"answers 500 (\{.*\})", printed).group(1)
+    assert "M_UNKNOWN" in answered and setting.split()[0] not in answered
+
+
+def test_a_damaged_signing_key_is_told_and_not_shown(tmp_path):
+    secret = "ed25519 a_AbCd tooShortToBeASeed"
+    (tmp_path / "signing.key").write_text(secret)
+    printed = dev(tmp_path, "--port", str(free_port()))
+    assert "The configuration is refused: SIGNING_KEY" in printed
+    assert "tooShortToBeASeed" not in printed
+
+
+def test_the_version_of_new_rooms_can_be_chosen(start):
+    worker = start(Worker, options=["--default-room-version", "10"])
+    alice = worker.user("alice")
+    room = alice.create_room()
+    assert alice.get_state(room, "m.room.create")["room_version"] == "10"
