@@ -281,21 +281,27 @@ impl Judgement {
         if event.event_type() != "m.room.redaction" {
             return Ok(());
         }
-        let Some(redacts) = event.redacts() else { return Ok(()) };
-        let keys = [key("m.room.create", ""), key("m.room.power_levels", "")];
-        // The power must be there before the redaction and still now: an old state could be cited at will.
+        let keys = REDACTION_KEYS.map(|(event_type, state_key)| key(event_type, state_key));
         let then = view.state(before, &keys).await?;
         let now = view.state(self.state, &keys).await?;
-        let any_sender = may_redact(event, &then) && may_redact(event, &now);
-        let Ok(server) = ServerName::parse(event.sender().server_name()) else { return Ok(()) };
-        self.redactions.push(Redaction {
-            redaction_id: event.event_id().clone(),
-            redacts: redacts.to_owned(),
-            any_sender,
-            server,
-        });
+        self.redactions.extend(redaction(event, &then, &now));
         Ok(())
     }
+}
+
+/// What of the state decides whom a redaction may redact.
+pub(super) const REDACTION_KEYS: [(&str, &str); 2] = [("m.room.create", ""), ("m.room.power_levels", "")];
+
+/// What the accepted event `event` redacts, if it is a redaction. The power to redact others' events must have been there
+/// `then`, before the redaction, and must be there still `now`: an old state could be cited at will.
+pub(super) fn redaction(event: &Event, then: &[Event], now: &[Event]) -> Option<Redaction> {
+    let redacts = event.redacts().filter(|_| event.event_type() == "m.room.redaction")?;
+    Some(Redaction {
+        redaction_id: event.event_id().clone(),
+        redacts: redacts.to_owned(),
+        any_sender: may_redact(event, then) && may_redact(event, now),
+        server: ServerName::parse(event.sender().server_name()).ok()?,
+    })
 }
 
 /// Whether the sender of `event` has the power to redact anybody's events in `state`.

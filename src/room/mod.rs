@@ -11,6 +11,7 @@ mod attempts;
 mod changes;
 mod draft;
 mod error;
+mod filling;
 mod history;
 mod judge;
 mod local;

@@ -392,8 +392,10 @@ impl RoomCommit {
             statements.push(Statement::new(JOINED, [list.as_str().into(), room_id.into()]));
             statements.push(Statement::new(SERVERS, [list.into(), room_id.into()]));
         }
-        let placed = self.events.iter().filter(|new| matches!(new.place, Place::Newest | Place::Filled(_)));
-        let touched = placed
+        // Of a room that we know, any event may be one whose redaction came before it.
+        let known = self.from_version.is_some();
+        let new = self.events.iter().filter(|new| known || new.place == Place::Newest);
+        let touched = new
             .map(|new| new.event.event_id().as_str())
             .chain(self.redactions.iter().map(|redaction| redaction.redacts.as_str()));
         for list in json_lists(touched.map(|id| json!(id).to_string())) {

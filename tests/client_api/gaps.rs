@@ -234,3 +234,74 @@ fn what_several_events_cite_stands_before_all_of_them() {
     assert_eq!(answer["pdus"][&third.0], json!({}));
     assert_eq!(back(&home, &alice, &room, None, 10, "")[0], third.0);
 }
+
+/// The events of a page back from the newest event, by ID.
+fn newest(home: &Home, user: &User, room: &str) -> std::collections::BTreeMap<String, Value> {
+    let (status, page) = home.get(user, &format!("/rooms/{}/messages?dir=b&limit=1000", quote(room)));
+    assert_eq!(status, 200, "{page}");
+    let events = page["chunk"].as_array().unwrap().iter();
+    events.map(|event| (event["event_id"].as_str().unwrap().to_owned(), event.clone())).collect()
+}
+
+#[test]
+fn a_redaction_that_was_missed_takes_effect_when_it_is_paged_back_to() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        let bobs = scene.two.say(&scene.bob, &scene.room, "Bob's", "b1");
+        let kept = scene.two.say(&scene.bob, &scene.room, "Bob's other", "b2");
+        scene.two.world.settle();
+        scene.one.world.cut("one.test", "two.test");
+        scene.says(8..20);
+        let hers = scene.one.say(&scene.alice, &scene.room, "secret", "s1");
+        for redacted in [&bobs, &hers] {
+            let path = format!("/rooms/{}/redact/{}/r{}", quote(&scene.room), quote(redacted), quote(redacted));
+            assert_eq!(scene.one.put(&scene.alice, &path, json!({})).0, 200);
+        }
+        scene.says(20..120);
+        scene.forget_to_send();
+        scene.one.world.mend("one.test", "two.test");
+        scene.one.world.advance(3_600_000);
+        scene.says(120..121);
+        scene.two.world.settle();
+        back(&scene.two, &scene.bob, &scene.room, None, 1_000, "");
+        let seen = newest(&scene.two, &scene.bob, &scene.room);
+        for redacted in [&bobs, &hers] {
+            assert_eq!(seen[redacted]["content"], json!({}), "{version}");
+            assert_eq!(seen[redacted]["unsigned"]["redacted_because"]["sender"], json!(scene.alice.id));
+        }
+        assert_eq!(seen[&kept]["content"]["body"], "Bob's other");
+    }
+}
+
+#[test]
+fn what_comes_after_its_redaction_as_an_auth_event_is_redacted_too() {
+    let world = World::new();
+    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
+    let mut theirs = peer.join(&server, &room, &bob);
+    world.settle();
+    // A fork in which Bob has another name, and the redaction of that event, which we know of first.
+    let member = json!({ "membership": "join", "displayname": "Not Bob" });
+    let fields = json!({ "type": "m.room.member", "state_key": bob, "content": member });
+    let (named_id, named) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
+    let fields = json!({ "type": "m.room.redaction", "content": { "redacts": named_id } });
+    let (redaction_id, redaction) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
+    assert_eq!(peer.send(&server, "1", &[redaction]).1["pdus"][&redaction_id], json!({}));
+    theirs.advance(&redaction_id);
+    theirs.state.insert(("m.room.member".to_owned(), bob.clone()), named.clone());
+    let chain: Vec<Value> = theirs.state.values().cloned().collect();
+    peer.answers(move |request| {
+        let is_asked = request.uri().path().contains("/event_auth/");
+        is_asked.then(|| json_response(StatusCode::OK, &json!({ "auth_chain": chain })))
+    });
+    let (said, event) = theirs.say(&peer, &bob, "by another name");
+    assert_eq!(peer.send(&server, "2", &[event]).0, 200);
+    world.settle();
+    assert!(newest(&home, &alice, &room).contains_key(&said), "{:?}", world.logs());
+    let redacted = home.database.rows(&format!("SELECT redacted_by FROM events WHERE event_id = '{named_id}'"));
+    assert_eq!(redacted[0][0], json!(redaction_id));
+}
