@@ -14,8 +14,8 @@ use verge::{
         json::{self, Object},
         room_version::RoomVersion,
     },
-    room::{Draft, NewRoom},
     program::Program,
+    room::{Draft, NewRoom},
     server::Server,
 };
 

@@ -25,9 +25,9 @@ use verge::{
         json::{self, Object},
     },
     platform::{Clock, Random},
+    program::Program,
     room::Draft,
     router::{Request, Response},
-    program::Program,
     server::Server,
 };
 

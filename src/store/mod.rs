@@ -13,6 +13,7 @@ pub mod known_keys;
 pub mod members;
 pub(crate) mod memberships;
 pub mod pending_joins;
+mod positions;
 pub mod queue;
 mod races;
 mod resolution;

@@ -22,20 +22,19 @@ mod discovery;
 mod inviting;
 mod joining;
 mod leaving;
+mod malformed;
 mod membership;
 mod own_keys;
 mod queries;
 mod rescinding;
-pub(crate) mod restricted;
 mod retrieving;
 mod transactions;
 
 use http::{Method, StatusCode};
 
 pub use self::authentication::Origin;
-use self::authentication::Signed;
+use self::{authentication::Signed, malformed::malformed};
 use crate::{
-    error::MatrixError,
     platform::LocalBoxFuture,
     router::{self, Handled, Request, Response, Route},
     server::Server,
@@ -146,9 +145,4 @@ const fn public(method: Method, template: &'static str, handler: PublicHandler) 
 
 const fn signed(method: Method, template: &'static str, handler: SignedHandler) -> Route<SignedHandler> {
     Route { method, template, handler }
-}
-
-/// The `error` of a request that lacks something, or has something else there.
-fn malformed(what: &str) -> MatrixError {
-    MatrixError::bad_json(format!("`{what}` is missing or malformed."))
 }

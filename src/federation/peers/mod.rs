@@ -1,6 +1,7 @@
 //! Other homeservers, as whoever knows no room sees them: finding them, signing requests to them, fetching the keys that they
 //! sign with.
 
+pub mod destination;
 pub mod discovery;
 pub mod dns;
 pub mod endpoints;
