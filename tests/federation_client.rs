@@ -19,7 +19,7 @@ use serde_json::json;
 use verge::{
     config::Config,
     federation::peers::{
-        destination::DiscoveryError,
+        discovery::DiscoveryError,
         endpoints::Transaction,
         requests::{FederationClient, RequestError},
     },

@@ -1,4 +1,4 @@
-//! Several isolates of one server: three `Program` values over one database, and another server, take a thousand events
+//! Several isolates of one server: three `Server` values over one database, and another server, take a thousand events
 //! of one room while all their database calls and requests are interleaved at random. No update may be lost, no event
 //! may be there twice, every transaction has one answer, and no sync may skip or repeat an event.
 //!
@@ -25,7 +25,6 @@ use verge::{
         json::{self, Object},
     },
     platform::{Clock, Random},
-    program::Program,
     room::Draft,
     router::{Request, Response},
     server::Server,
@@ -64,7 +63,7 @@ struct Scene {
     world: World,
     isolates: Rc<Isolates>,
     a_database: Sqlite,
-    b: Rc<Program>,
+    b: Rc<Server>,
     b_database: Sqlite,
     /// The local users, with their access tokens.
     users: Vec<(UserId, String)>,
@@ -78,13 +77,13 @@ struct Scene {
 /// The isolates of one server, and the transactions that they took.
 struct Isolates {
     world: World,
-    servers: Vec<Rc<Program>>,
+    servers: Vec<Rc<Server>>,
     turn: Cell<usize>,
     transactions: RefCell<BTreeMap<String, (Request, String)>>,
 }
 
 impl Isolates {
-    fn any(&self) -> &Rc<Program> {
+    fn any(&self) -> &Rc<Server> {
         &self.servers[random(&self.world, self.servers.len())]
     }
 
@@ -420,7 +419,7 @@ impl Watcher {
     }
 }
 
-fn server(world: &World, name: &str, database: &Sqlite) -> Rc<Program> {
+fn server(world: &World, name: &str, database: &Sqlite) -> Rc<Server> {
     // Any 32 bytes are a seed; each server has its own.
     let seed = format!("{:A<43}", name.replace('.', ""));
     let config = Config::parse(|variable| match variable {
@@ -430,11 +429,11 @@ fn server(world: &World, name: &str, database: &Sqlite) -> Rc<Program> {
         _ => None,
     })
     .unwrap();
-    Rc::new(Server::new(Rc::new(config), world.platform(name, database.clone())).into())
+    Rc::new(Server::new(Rc::new(config), world.platform(name, database.clone())))
 }
 
 /// A request to the Client-Server API that succeeds.
-async fn call(server: &Program, token: &str, method: &str, path: &str, body: Option<Value>) -> Value {
+async fn call(server: &Server, token: &str, method: &str, path: &str, body: Option<Value>) -> Value {
     let body = body.map_or_else(String::new, |body| body.to_string());
     let request = http::Request::builder()
         .method(method)

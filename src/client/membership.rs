@@ -8,12 +8,13 @@ use serde_json::json;
 
 use super::{
     auth::{self, Session},
-    body::{Body, member_content, merged},
+    body::{Body, merged},
     directory,
+    profile::member_content,
 };
 use crate::{
     error::MatrixError,
-    federation::outbound::membership as remote,
+    federation::{inbound::restricted, outbound::membership as remote},
     matrix::{
         auth_events::AUTHORISED_VIA,
         event::Event,
@@ -229,15 +230,15 @@ async fn join_room(
             if state.iter().any(|event| event.membership() == Some("join")) {
                 return Ok(None);
             }
-            match server.rooms.content_of_join(&room, user).await {
+            match restricted::content_of_join(server, &room, user).await {
                 Ok(vouched) => {
                     let draft = Draft::membership(user.as_str(), "join", merged(content.clone(), vouched));
-                    server.rooms.send(room_id, user, draft).await
+                    server.rooms.send(room_id, user, draft).await.map_err(MatrixError::from)
                 }
                 Err(error) => Err(error),
             }
         }
-        _ => Err(RoomError::UnknownRoom),
+        _ => Err(MatrixError::not_found("This server is not in that room.")),
     };
     via.retain(|name| *name != server.config.server_name);
     match here {
@@ -246,13 +247,15 @@ async fn join_room(
             Ok(Some(event.event_id().clone()))
         }
         // Another server may be able to vouch for the user where this one is not.
-        Err(error @ (RoomError::UnknownRoom | RoomError::CannotGrant | RoomError::CannotAuthorise)) => {
-            if via.is_empty() && !matches!(error, RoomError::UnknownRoom) {
+        Err(error)
+            if matches!(error.errcode, "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN" | "M_NOT_FOUND") =>
+        {
+            if via.is_empty() && error.errcode != "M_NOT_FOUND" {
                 via = server.rooms.servers(room_id).await?;
             }
             remote::join(server, user, room_id, via, content).await.map(Some)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

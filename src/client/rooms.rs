@@ -5,8 +5,9 @@ use serde_json::json;
 
 use super::{
     auth,
-    body::{Body, member_content, merged},
+    body::{Body, merged},
     membership::invite_user,
+    profile::member_content,
 };
 use crate::{
     error::MatrixError,

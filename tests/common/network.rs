@@ -33,7 +33,6 @@ use verge::{
         Background, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Rows,
         Statement, Transport, TransportError,
     },
-    program::Program,
     router::{Request, Response},
     server::Server,
 };
@@ -63,14 +62,14 @@ struct Inner {
 /// A server of this world.
 #[derive(Clone)]
 pub struct Homeserver {
-    pub server: Rc<Program>,
+    pub server: Rc<Server>,
     pub database: Sqlite,
 }
 
 impl Deref for Homeserver {
-    type Target = Program;
+    type Target = Server;
 
-    fn deref(&self) -> &Program {
+    fn deref(&self) -> &Server {
         &self.server
     }
 }
@@ -134,7 +133,7 @@ impl World {
             all.find(|(name, _)| *name == wanted).map(|(_, value)| (*value).to_owned())
         };
         let config = Rc::new(Config::parse(find).unwrap());
-        let server = Rc::new(Program::from(Server::new(config, self.platform(name, database.clone()))));
+        let server = Rc::new(Server::new(config, self.platform(name, database.clone())));
         self.connect_server(name.split(':').next().unwrap(), &server);
         Homeserver { server, database }
     }
@@ -157,7 +156,7 @@ impl World {
     }
 
     /// Lets requests to `host` reach `server`.
-    pub fn connect_server(&self, host: &str, server: &Rc<Program>) {
+    pub fn connect_server(&self, host: &str, server: &Rc<Server>) {
         let server = Rc::clone(server);
         self.connect(
             host,

@@ -14,12 +14,9 @@ use common::{
     sqlite::Sqlite,
 };
 use futures_executor::block_on;
-use verge::{
-    config::DnsOverHttps,
-    federation::peers::{
-        destination::DiscoveryError,
-        discovery::{Discovery, DiscoveryCache},
-    },
+use verge::federation::peers::{
+    discovery::{Discovery, DiscoveryCache, DiscoveryError},
+    dns::DnsOverHttps,
 };
 
 #[test]

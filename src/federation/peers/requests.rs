@@ -9,10 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{
-    destination::{Destination, DiscoveryError},
-    discovery::{Discovery, DiscoveryCache},
-};
+use super::discovery::{Destination, Discovery, DiscoveryCache, DiscoveryError};
 use crate::{
     config::Config,
     matrix::{
