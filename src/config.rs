@@ -5,15 +5,13 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{
-    federation::peers::dns::DnsOverHttps,
-    matrix::{
-        identifiers::ServerName,
-        json::{self, Object, Value},
-        room_version::RoomVersion,
-        server_keys::{self, OldKey},
-        signing::{SigningKey, VerifyKey},
-    },
+use crate::matrix::{
+    identifiers::ServerName,
+    json::{self, Object, Value},
+    room_version::RoomVersion,
+    server_keys::{self, OldKey},
+    server_name,
+    signing::{SigningKey, VerifyKey},
 };
 
 /// The resolver that is asked when `DNS_OVER_HTTPS` names none; it answers the JSON form of DNS over HTTPS.
@@ -62,6 +60,38 @@ pub struct TrustedKeyServer {
     pub verify_keys: BTreeMap<String, VerifyKey>,
 }
 
+/// The address of a resolver, such as `https://cloudflare-dns.com/dns-query` or `https://dns.google/resolve`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsOverHttps {
+    /// The host to connect to: a DNS name or an IP literal (IPv6 without brackets).
+    pub host: String,
+    /// Its TCP port.
+    pub port: u16,
+    /// Host and port as they are written.
+    pub authority: String,
+    /// The path, which needs no escaping.
+    pub path: String,
+}
+
+impl DnsOverHttps {
+    /// Reads an `https` URL without a query.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with `url`.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        let rest = url.strip_prefix("https://").ok_or("the resolver's URL must begin with https://")?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let parts = server_name::split(authority).filter(|parts| parts.port != Some(0));
+        let host = parts.and_then(|parts| Some((parts.connect_host()?, parts.port)));
+        let (host, port) = host.ok_or("the resolver's URL names no valid host")?;
+        let path = if path.is_empty() { "/" } else { path };
+        if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%".contains(&b)) {
+            return Err("the resolver's URL must have a plain path and no query".to_owned());
+        }
+        Ok(Self { host, port: port.unwrap_or(443), authority: authority.to_owned(), path: path.to_owned() })
+    }
+}
+
 impl Config {
     /// The configuration in what `variable` answers by name. A variable that is empty counts as not set.
     ///
@@ -73,10 +103,10 @@ impl Config {
         let required = |name: &'static str, example: &str| {
             variable(name).ok_or_else(|| ConfigError::new(name, format!("is not set; it is needed, such as {example}")))
         };
-        let server_name = server_name("SERVER_NAME", &required("SERVER_NAME", "example.org")?)?;
+        let server_name = read_server_name("SERVER_NAME", &required("SERVER_NAME", "example.org")?)?;
         let well_known_server = match variable("WELL_KNOWN_SERVER") {
-            Some(name) => self::server_name("WELL_KNOWN_SERVER", &name)?,
-            None => self::server_name("SERVER_NAME", &format!("{}:443", host(&server_name)))?,
+            Some(name) => read_server_name("WELL_KNOWN_SERVER", &name)?,
+            None => read_server_name("SERVER_NAME", &format!("{}:443", host(&server_name)))?,
         };
         let signing_key = required("SIGNING_KEY", "the line that `npm run keygen` prints")?;
         Ok(Self {
@@ -134,7 +164,7 @@ impl fmt::Debug for Registration {
     }
 }
 
-fn server_name(variable: &'static str, name: &str) -> Result<ServerName, ConfigError> {
+fn read_server_name(variable: &'static str, name: &str) -> Result<ServerName, ConfigError> {
     ServerName::parse(name)
         .map_err(|_| ConfigError::new(variable, format!("is {name:?}, which is not a server name such as example.org")))
 }
@@ -203,7 +233,7 @@ fn trusted_key_servers(list: &str) -> Result<Vec<TrustedKeyServer>, ConfigError>
                 verify_keys.insert(id.to_owned(), key);
             }
         }
-        Ok(TrustedKeyServer { name: server_name(VARIABLE, name)?, verify_keys })
+        Ok(TrustedKeyServer { name: read_server_name(VARIABLE, name)?, verify_keys })
     };
     entries.iter().map(entry).collect()
 }

@@ -8,7 +8,8 @@
 //! - [`room`]: one room over time: receipt of PDUs, state snapshots, the event graph, local events.
 //! - [`federation`]: the Server-Server API, inbound and outbound.
 //! - [`client`]: the part of the Client-Server API through which local users act.
-//! - [`server`]: one homeserver as a value: configuration, platform, and the routing of requests.
+//! - [`server`]: one homeserver as a value: configuration, platform, stores, what is known of other servers.
+//! - [`program`]: routes requests to the two APIs, and does what is due by the clock.
 //! - `edge`: the only place that names Cloudflare.
 //!
 //! On wasm32 the crate is the Worker, whose two events, `fetch` and `scheduled`, enter below.
@@ -19,6 +20,7 @@ pub mod error;
 pub mod federation;
 pub mod matrix;
 pub mod platform;
+pub mod program;
 pub mod room;
 pub mod router;
 pub mod server;

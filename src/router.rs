@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use crate::{error::MatrixError, matrix::json, platform::LocalBoxFuture, server::Server};
+use crate::{error::MatrixError, matrix::json, platform::LocalBoxFuture};
 
 /// A request as it arrived, with its body read.
 pub type Request = http::Request<Bytes>;
@@ -19,11 +19,11 @@ pub struct BodyTooLarge;
 /// What every handler returns.
 pub type Handled = Result<Response, MatrixError>;
 
-/// A handler: an async function from a call to a response.
-pub type Handler = for<'a> fn(&'a Server, &'a Call) -> LocalBoxFuture<'a, Handled>;
+/// A handler: an async function from a call to a response. `S` is what handlers work with, the server.
+pub type Handler<S> = for<'a> fn(&'a S, &'a Call) -> LocalBoxFuture<'a, Handled>;
 
 /// One endpoint: a method, the spec's path template such as `/_matrix/federation/v1/send/{txnId}`, its handler.
-pub struct Route<H = Handler> {
+pub struct Route<H> {
     /// The HTTP method.
     pub method: Method,
     /// The path template; a segment in braces matches any one segment.

@@ -19,7 +19,7 @@ use serde_json::json;
 use verge::{
     config::Config,
     federation::peers::{
-        discovery::DiscoveryError,
+        destination::DiscoveryError,
         endpoints::Transaction,
         requests::{FederationClient, RequestError},
     },

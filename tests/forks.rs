@@ -14,11 +14,12 @@ use verge::{
         json::{self, Object},
         room_version::RoomVersion,
     },
+    program::Program,
     room::{Draft, NewRoom},
     server::Server,
 };
 
-fn server(world: &World, name: &str) -> (Rc<Server>, Sqlite) {
+fn server(world: &World, name: &str) -> (Rc<Program>, Sqlite) {
     let database = Sqlite::in_memory();
     let owned = name.to_owned();
     // Any 32 bytes are a seed; each server has its own.
@@ -29,7 +30,7 @@ fn server(world: &World, name: &str) -> (Rc<Server>, Sqlite) {
         _ => None,
     })
     .unwrap();
-    let server = Rc::new(Server::new(Rc::new(config), world.platform(name, database.clone())));
+    let server = Rc::new(Program::from(Server::new(Rc::new(config), world.platform(name, database.clone()))));
     world.connect_server(name, &server);
     (server, database)
 }

@@ -1,4 +1,4 @@
-//! Several isolates of one server: three `Server` values over one database, and another server, take a thousand events
+//! Several isolates of one server: three `Program` values over one database, and another server, take a thousand events
 //! of one room while all their database calls and requests are interleaved at random. No update may be lost, no event
 //! may be there twice, every transaction has one answer, and no sync may skip or repeat an event.
 //!
@@ -25,6 +25,7 @@ use verge::{
         json::{self, Object},
     },
     platform::{Clock, Random},
+    program::Program,
     room::Draft,
     router::{Request, Response},
     server::Server,
@@ -63,7 +64,7 @@ struct Scene {
     world: World,
     isolates: Rc<Isolates>,
     a_database: Sqlite,
-    b: Rc<Server>,
+    b: Rc<Program>,
     b_database: Sqlite,
     /// The local users, with their access tokens.
     users: Vec<(UserId, String)>,
@@ -77,13 +78,13 @@ struct Scene {
 /// The isolates of one server, and the transactions that they took.
 struct Isolates {
     world: World,
-    servers: Vec<Rc<Server>>,
+    servers: Vec<Rc<Program>>,
     turn: Cell<usize>,
     transactions: RefCell<BTreeMap<String, (Request, String)>>,
 }
 
 impl Isolates {
-    fn any(&self) -> &Rc<Server> {
+    fn any(&self) -> &Rc<Program> {
         &self.servers[random(&self.world, self.servers.len())]
     }
 
@@ -419,7 +420,7 @@ impl Watcher {
     }
 }
 
-fn server(world: &World, name: &str, database: &Sqlite) -> Rc<Server> {
+fn server(world: &World, name: &str, database: &Sqlite) -> Rc<Program> {
     // Any 32 bytes are a seed; each server has its own.
     let seed = format!("{:A<43}", name.replace('.', ""));
     let config = Config::parse(|variable| match variable {
@@ -429,11 +430,11 @@ fn server(world: &World, name: &str, database: &Sqlite) -> Rc<Server> {
         _ => None,
     })
     .unwrap();
-    Rc::new(Server::new(Rc::new(config), world.platform(name, database.clone())))
+    Rc::new(Server::new(Rc::new(config), world.platform(name, database.clone())).into())
 }
 
 /// A request to the Client-Server API that succeeds.
-async fn call(server: &Server, token: &str, method: &str, path: &str, body: Option<Value>) -> Value {
+async fn call(server: &Program, token: &str, method: &str, path: &str, body: Option<Value>) -> Value {
     let body = body.map_or_else(String::new, |body| body.to_string());
     let request = http::Request::builder()
         .method(method)

@@ -1,9 +1,10 @@
-//! Reading the members of a request's body, each with the type that the spec gives it.
+//! Reading the members of a request's body, each with the type that the spec gives it; and contents of events made of them.
 
 use crate::{
     error::MatrixError,
     matrix::json::{Object, Value},
     router::Call,
+    store::accounts::Profile,
 };
 
 /// The JSON object that a request carried. A member that is `null` counts as missing, as many clients send it so.
@@ -98,4 +99,10 @@ pub(super) fn merged(mut object: Object, more: Object) -> Object {
         object.insert(key, value);
     }
     object
+}
+
+/// What a membership event says of its user's profile.
+pub(super) fn member_content(profile: &Profile) -> Object {
+    let fields = [("displayname", &profile.displayname), ("avatar_url", &profile.avatar_url)];
+    fields.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
 }

@@ -8,13 +8,12 @@ use serde_json::json;
 
 use super::{
     auth::{self, Session},
-    body::{Body, merged},
+    body::{Body, member_content, merged},
     directory,
-    profile::member_content,
 };
 use crate::{
     error::MatrixError,
-    federation::{inbound::restricted, outbound::membership as remote},
+    federation::outbound::membership as remote,
     matrix::{
         auth_events::AUTHORISED_VIA,
         event::Event,
@@ -230,15 +229,15 @@ async fn join_room(
             if state.iter().any(|event| event.membership() == Some("join")) {
                 return Ok(None);
             }
-            match restricted::content_of_join(server, &room, user).await {
+            match server.rooms.content_of_join(&room, user).await {
                 Ok(vouched) => {
                     let draft = Draft::membership(user.as_str(), "join", merged(content.clone(), vouched));
-                    server.rooms.send(room_id, user, draft).await.map_err(MatrixError::from)
+                    server.rooms.send(room_id, user, draft).await
                 }
                 Err(error) => Err(error),
             }
         }
-        _ => Err(MatrixError::not_found("This server is not in that room.")),
+        _ => Err(RoomError::UnknownRoom),
     };
     via.retain(|name| *name != server.config.server_name);
     match here {
@@ -247,15 +246,13 @@ async fn join_room(
             Ok(Some(event.event_id().clone()))
         }
         // Another server may be able to vouch for the user where this one is not.
-        Err(error)
-            if matches!(error.errcode, "M_UNABLE_TO_GRANT_JOIN" | "M_UNABLE_TO_AUTHORISE_JOIN" | "M_NOT_FOUND") =>
-        {
-            if via.is_empty() && error.errcode != "M_NOT_FOUND" {
+        Err(error @ (RoomError::UnknownRoom | RoomError::CannotGrant | RoomError::CannotAuthorise)) => {
+            if via.is_empty() && !matches!(error, RoomError::UnknownRoom) {
                 via = server.rooms.servers(room_id).await?;
             }
             remote::join(server, user, room_id, via, content).await.map(Some)
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -29,9 +29,12 @@ mod visibility;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    router::{self, Request, Response, Route},
+    router::{self, Request, Response},
     server::Server,
 };
+
+type Handler = router::Handler<Server>;
+type Route = router::Route<Handler>;
 
 /// Answers a request under `/_matrix/client` or `/_matrix/media`.
 pub async fn handle(server: &Server, request: Request) -> Response {
@@ -137,18 +140,18 @@ fn allow_other_origins(headers: &mut HeaderMap) {
     headers.extend(CORS);
 }
 
-const fn get(template: &'static str, handler: router::Handler) -> Route {
+const fn get(template: &'static str, handler: Handler) -> Route {
     Route { method: Method::GET, template, handler }
 }
 
-const fn post(template: &'static str, handler: router::Handler) -> Route {
+const fn post(template: &'static str, handler: Handler) -> Route {
     Route { method: Method::POST, template, handler }
 }
 
-const fn put(template: &'static str, handler: router::Handler) -> Route {
+const fn put(template: &'static str, handler: Handler) -> Route {
     Route { method: Method::PUT, template, handler }
 }
 
-const fn delete(template: &'static str, handler: router::Handler) -> Route {
+const fn delete(template: &'static str, handler: Handler) -> Route {
     Route { method: Method::DELETE, template, handler }
 }

@@ -2,14 +2,18 @@
 
 use serde_json::{Map, json};
 
-use super::{auth, body::Body, filters::own, membership};
+use super::{
+    auth,
+    body::{Body, member_content},
+    filters::own,
+    membership,
+};
 use crate::{
     error::MatrixError,
     federation::outbound::directory,
-    matrix::{identifiers::UserId, json::Object},
+    matrix::identifiers::UserId,
     router::{Call, Handled, ok},
     server::Server,
-    store::accounts::Profile,
 };
 
 /// The longest display name or avatar URI, in bytes, so that a membership event stays small.
@@ -47,12 +51,6 @@ pub(super) async fn put_field(server: &Server, call: &Call) -> Handled {
     server.store.put_profile(session.user.as_str(), &profile).await?;
     membership::tell_profile(server, &session.user, &profile).await?;
     ok(&json!({}))
-}
-
-/// What a membership event says of its user's profile.
-pub(super) fn member_content(profile: &Profile) -> Object {
-    let fields = [("displayname", &profile.displayname), ("avatar_url", &profile.avatar_url)];
-    fields.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
 }
 
 async fn profile_of(server: &Server, call: &Call) -> Result<Map<String, serde_json::Value>, MatrixError> {

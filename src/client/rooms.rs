@@ -5,9 +5,8 @@ use serde_json::json;
 
 use super::{
     auth,
-    body::{Body, merged},
+    body::{Body, member_content, merged},
     membership::invite_user,
-    profile::member_content,
 };
 use crate::{
     error::MatrixError,

@@ -1,6 +1,6 @@
 //! The only place that names Cloudflare: the Worker's events, and the platform traits over what the runtime offers.
 //!
-//! `fetch` and `scheduled` make a [`Server`] for each event, because an isolate may share plain values between its
+//! `fetch` and `scheduled` make a [`Program`](crate::program::Program) for each event, because an isolate may share plain values between its
 //! events, but never a handle of one event's (a binding, a stream, a future) with another. What every event reads
 //! alike is kept for each isolate: the configuration, parsed once, and what is known of other servers.
 //!
@@ -40,6 +40,7 @@ mod worker_events {
         config::Config,
         error::MatrixError,
         platform::{Background, Log, Platform},
+        program::Program,
         router::{Response, json_response},
         server::{Caches, Server},
     };
@@ -58,10 +59,10 @@ mod worker_events {
         context: Context,
     ) -> worker::Result<web_sys::Response> {
         let background = Rc::new(EventLifetime::of_request(context));
-        let response = match server(&env, background) {
-            Ok((server, costs)) => {
+        let response = match program(&env, background) {
+            Ok((program, costs)) => {
                 let response = match message::incoming(&request).await {
-                    Ok(request) => server.handle(request).await,
+                    Ok(request) => program.handle(request).await,
                     Err(error) => refusal(&error),
                 };
                 if let Some(database) = costs {
@@ -80,15 +81,15 @@ mod worker_events {
 
     /// Does what the clock asks for, once a minute.
     pub(crate) async fn scheduled(env: Env, context: ScheduleContext) {
-        match server(&env, Rc::new(EventLifetime::of_schedule(context))) {
-            Ok((server, _)) => server.scheduled().await,
+        match program(&env, Rc::new(EventLifetime::of_schedule(context))) {
+            Ok((program, _)) => program.scheduled().await,
             Err(why) => Console.warn(&why),
         }
     }
 
-    /// The server for one event, with its database once more where `LOG_COSTS` asks for what each request cost.
+    /// The program for one event, with its database once more where `LOG_COSTS` asks for what each request cost.
     /// The error is a sentence for the log.
-    fn server(env: &Env, background: Rc<dyn Background>) -> Result<(Server, Option<Rc<D1>>), String> {
+    fn program(env: &Env, background: Rc<dyn Background>) -> Result<(Program, Option<Rc<D1>>), String> {
         let variable = |name: &str| env.var(name).ok().map(|value| value.to_string());
         let config = configuration(&variable)?;
         let log_costs = variable("LOG_COSTS").is_some_and(|value| value == "1");
@@ -101,7 +102,8 @@ mod worker_events {
             background,
             log: Rc::new(Console),
         };
-        Ok((Server::with_caches(config, platform, CACHES.with(Clone::clone)), log_costs.then_some(database)))
+        let server = Server::with_caches(config, platform, CACHES.with(Clone::clone));
+        Ok((server.into(), log_costs.then_some(database)))
     }
 
     fn configuration(variable: &dyn Fn(&str) -> Option<String>) -> Result<Rc<Config>, String> {

@@ -29,6 +29,18 @@ pub struct Parts<'a> {
     pub port: Option<u16>,
 }
 
+impl Parts<'_> {
+    /// What to connect to: a DNS name in lower case, or an IP literal without brackets. `None` for a DNS name that
+    /// [`is_dns_name`] refuses.
+    pub fn connect_host(&self) -> Option<String> {
+        match self.host {
+            Host::Ipv4(ip) => Some(ip.to_string()),
+            Host::Ipv6(ip) => Some(ip.to_string()),
+            Host::Dns(name) => is_dns_name(name).then(|| name.to_ascii_lowercase()),
+        }
+    }
+}
+
 /// Splits a server name into host and port. `None` where it is not a server name.
 ///
 /// Names are not normalised: servers treat them case-sensitively.
@@ -45,6 +57,19 @@ pub fn split(name: &str) -> Option<Parts<'_>> {
         None => return None,
     };
     Some(Parts { host: parse_host(host_text)?, host_text, port })
+}
+
+/// A host name of letters, digits and hyphens that no URL parser reads as an IP address: those take `127.1`,
+/// `2130706433` and `0x7f000001` for 127.0.0.1, and go by the last label.
+pub fn is_dns_name(host: &str) -> bool {
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    let last = labels.rsplit('.').next().unwrap_or_default();
+    labels.len() <= 253
+        && labels.split('.').all(|label| {
+            (1..=63).contains(&label.len()) && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        })
+        && !last.bytes().all(|b| b.is_ascii_digit())
+        && !last.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("0x"))
 }
 
 /// The bytes of DNS names: letters, digits, hyphens and dots.

@@ -9,7 +9,6 @@ use super::{
     server_keys::KeyRing,
     signing::{SignatureError, SigningKey},
 };
-use crate::error::MatrixError;
 
 const SCHEME: &str = "X-Matrix";
 /// The most such headers on one request; several come only from servers that sign with several keys.
@@ -267,13 +266,3 @@ impl std::fmt::Display for XMatrixError {
 }
 
 impl std::error::Error for XMatrixError {}
-
-impl From<XMatrixError> for MatrixError {
-    fn from(error: XMatrixError) -> Self {
-        let mut answer = Self::unauthorized(error.to_string());
-        if error == XMatrixError::Malformed {
-            answer.status = http::StatusCode::BAD_REQUEST;
-        }
-        answer
-    }
-}

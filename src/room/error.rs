@@ -16,6 +16,10 @@ pub enum RoomError {
     UnknownRoom,
     /// The room's rules do not allow the event; the sentence says which.
     NotAllowed(String),
+    /// The user's join to a restricted room cannot be authorised here: whether they meet its conditions is not known.
+    CannotAuthorise,
+    /// The user's join to a restricted room cannot be granted here: nobody on this server may invite to it.
+    CannotGrant,
     /// The event has not the form that it must have.
     Malformed(PduError),
     /// The request makes no sense in this room; the sentence says why.
@@ -33,6 +37,10 @@ impl std::fmt::Display for RoomError {
             Self::Busy => f.write_str("The room is busy; try again."),
             Self::UnknownRoom => f.write_str("This server is not in that room."),
             Self::NotAllowed(why) => write!(f, "The room does not allow this: {why}."),
+            Self::CannotAuthorise => {
+                f.write_str("This server cannot tell whether the user may join the room; try another server.")
+            }
+            Self::CannotGrant => f.write_str("Nobody on this server may invite to the room; try another server."),
             Self::Malformed(error) => write!(f, "The event is malformed: {error}."),
             Self::Invalid(why) => f.write_str(why),
             Self::MissingEvents(_) => f.write_str("The event cites events that this server does not hold."),
@@ -68,6 +76,8 @@ impl From<RoomError> for MatrixError {
             RoomError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message),
             RoomError::UnknownRoom => Self::not_found(message),
             RoomError::NotAllowed(_) => Self::forbidden(message),
+            RoomError::CannotAuthorise => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN", message),
+            RoomError::CannotGrant => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN", message),
             RoomError::Malformed(PduError::TooLarge(_)) => Self::too_large(message),
             RoomError::Malformed(_) => Self::bad_json(message),
             RoomError::Invalid(_) => Self::invalid_param(message),

@@ -7,7 +7,6 @@
 //! Every change follows one pattern: read the room ([`view`]), judge the new events on that view ([`judge`]), commit the
 //! outcome as one batch guarded by the room's version; when another commit came first, read again and repeat.
 
-mod allowance;
 mod attempts;
 mod changes;
 mod draft;
@@ -16,9 +15,11 @@ mod filling;
 mod history;
 mod judge;
 mod local;
+mod reading;
 mod receipt;
 mod remote;
 mod resolve;
+mod restricted;
 mod view;
 
 use std::rc::Rc;
@@ -29,17 +30,10 @@ pub use local::NewRoom;
 pub use receipt::{KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
 
-use self::{
-    judge::key,
-    view::{StateKey, View},
-};
 pub use crate::store::{events::StoredEvent, rooms::Room};
 use crate::{
     config::Config,
-    matrix::{
-        event::Event,
-        identifiers::{EventId, RoomId, ServerName},
-    },
+    matrix::identifiers::{EventId, RoomId, ServerName},
     platform::{Clock, Platform, Random},
     store::Store,
 };
@@ -84,37 +78,6 @@ impl Rooms {
     /// As the database says.
     pub async fn events(&self, event_ids: &[EventId]) -> Result<Vec<StoredEvent>, RoomError> {
         Ok(self.store.events(event_ids).await?)
-    }
-
-    /// The room, and those state events of `keys`, pairs of type and state key, that its current state has. One round
-    /// trip.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn current(
-        &self,
-        room_id: &RoomId,
-        keys: &[(&str, &str)],
-    ) -> Result<Option<(Room, Vec<Event>)>, RoomError> {
-        let current = self.current_stored(room_id, keys).await?;
-        Ok(current.map(|(room, state)| (room, state.into_iter().map(|stored| stored.event).collect())))
-    }
-
-    /// What [`Rooms::current`] reads, with what is noted of each event: whether it is redacted, rejected, soft-failed.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn current_stored(
-        &self,
-        room_id: &RoomId,
-        keys: &[(&str, &str)],
-    ) -> Result<Option<(Room, Vec<StoredEvent>)>, RoomError> {
-        let keys: Vec<StateKey> = keys.iter().map(|(event_type, state_key)| key(event_type, state_key)).collect();
-        let mut view = View::new(&self.store, self.server_name());
-        let room = view.load_rooms(vec![room_id.clone()], &keys, Vec::new(), Vec::new()).await?.pop();
-        let Some(room) = room else { return Ok(None) };
-        let state = view.stored_state(room.state, &keys).await?.into_iter().cloned().collect();
-        Ok(Some((room, state)))
     }
 
     /// Whether `server` has joined members in the room.

@@ -8,7 +8,8 @@ use super::{
     event_graph::closed,
     events::NodeText,
     json_lists,
-    memberships::{advance, change},
+    memberships::change,
+    positions::{advance, advance_timeline, count, from_end},
     races::Race,
     resolution::cite,
     state_sql,
@@ -16,12 +17,14 @@ use super::{
 use crate::{
     matrix::{
         event::Event,
-        identifiers::{EventId, RoomId, ServerName, UserId},
+        identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
         state_trie::NodeId,
     },
     platform::{DatabaseError, Statement},
 };
+
+pub use super::memberships::MembershipChange;
 
 /// What became of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,21 +130,6 @@ pub struct Outgoing {
     pub also: Option<ServerName>,
 }
 
-/// What became of a local user's membership.
-#[derive(Debug, Clone)]
-pub struct MembershipChange {
-    /// The user.
-    pub user_id: UserId,
-    /// `join`, `invite`, `leave`, `ban` or `knock`.
-    pub membership: String,
-    /// The membership event.
-    pub event_id: EventId,
-    /// For an invite to a room that we are not in: the state that came with it, as a JSON list.
-    pub invite_state: Option<String>,
-    /// How many events of the commit come later in the timeline than the one by which it became so.
-    pub later: usize,
-}
-
 /// An event without a place, and the position of the event in the timeline that cites it.
 #[derive(Debug, Clone)]
 pub struct Missing {
@@ -181,10 +169,6 @@ pub struct Redaction {
     /// The server of its sender, whose own events it may redact anyway.
     pub server: ServerName,
 }
-
-/// How far positions of the timeline are apart: in between is room for what is filled into a gap. The positions last for
-/// four billion events.
-const STEP: i64 = 1 << 20;
 
 /// Aborts the batch when the room's version has moved: `version` is NOT NULL, and CASE yields NULL.
 const MOVE_ROOM: &str = "\
@@ -321,7 +305,7 @@ impl RoomCommit {
         // A position for what sync must notice even where no event is new in the timeline.
         let notice = !newest.is_empty() || !self.states.is_empty() || !self.memberships.is_empty();
         if notice {
-            statements.push(advance("events", STEP.saturating_mul(count(newest.len().max(1)))));
+            statements.push(advance_timeline(newest.len().max(1)));
         }
         if !outgoing.is_empty() {
             statements.push(advance("outbox", count(outgoing.len())));
@@ -425,16 +409,6 @@ impl RoomCommit {
         statements.extend(lists.into_iter().map(|list| Statement::new(GAPS, [list.into(), room_id.into()])));
         statements.push(Statement::new(OLDEST_GAPS, [room_id.into()]));
     }
-}
-
-/// How far before the end of the stream an event stands after which so many of its commit come.
-pub(super) fn from_end(later: usize) -> i64 {
-    STEP.saturating_mul(count(later))
-}
-
-/// A number of things in memory, of which there are never so many.
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn redaction_row(redaction: &Redaction) -> String {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashMap};
 use super::{
     Store, json_list,
     rooms::{Room, room, rooms_statement},
-    state_sql::{self, entries, found, nodes_of_paths, paths},
+    state_sql::{self, entries, found, node_id, nodes_of_paths, paths},
     text_lists,
 };
 use crate::{
@@ -293,11 +293,6 @@ enum Kind {
     Rooms,
     Events,
     Nodes,
-}
-
-/// The id of a trie node as it is stored.
-pub(super) fn node_id(text: &str) -> Result<NodeId, DatabaseError> {
-    NodeId::parse(text).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is no id of a state node")))
 }
 
 fn texts(items: &[impl ToString]) -> String {

@@ -3,15 +3,28 @@
 use serde_json::json;
 
 use super::{
-    commit::{MembershipChange, from_end},
     json_lists,
+    positions::{advance, from_end},
 };
 use crate::{
-    matrix::identifiers::{EventId, RoomId},
+    matrix::identifiers::{EventId, RoomId, UserId},
     platform::Statement,
 };
 
-const ADVANCE: &str = "UPDATE streams SET position = position + ?2 WHERE name = ?1";
+/// What became of a local user's membership.
+#[derive(Debug, Clone)]
+pub struct MembershipChange {
+    /// The user.
+    pub user_id: UserId,
+    /// `join`, `invite`, `leave`, `ban` or `knock`.
+    pub membership: String,
+    /// The membership event.
+    pub event_id: EventId,
+    /// For an invite to a room that we are not in: the state that came with it, as a JSON list.
+    pub invite_state: Option<String>,
+    /// How many events of the commit come later in the timeline than the one by which it became so.
+    pub later: usize,
+}
 
 /// ?1: a list of [user, membership, event id, invite state, how far from the end of the stream], ?3: whether it becomes so
 /// in a room that we are in, where alone a user who is joined can cease to be. What is told already, and a new profile,
@@ -33,11 +46,6 @@ const END_INVITE: &str = "\
     UPDATE local_memberships SET membership = ?4, event_id = ?5, invite_state = NULL, \
       pos = (SELECT position FROM streams WHERE name = 'events') \
     WHERE user_id = ?1 AND room_id = ?2 AND membership = 'invite' AND event_id = ?3";
-
-/// Moves a stream on by so many positions.
-pub(super) fn advance(stream: &'static str, by: i64) -> Statement {
-    Statement::new(ADVANCE, [stream.into(), by.into()])
-}
 
 /// What becomes of memberships in a room that we are in, in order.
 pub(super) fn change(room_id: &RoomId, changes: &[MembershipChange]) -> Vec<Statement> {

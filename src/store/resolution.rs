@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::{
     Store,
-    events::{auth_events_of, cited, event_columns, node_id, stored_event},
+    events::{auth_events_of, cited, event_columns, stored_event},
     json_lists,
-    state_sql::{self, nodes_of_paths, paths},
+    state_sql::{self, node_id, nodes_of_paths, paths},
     text_lists,
 };
 use crate::{

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Store, events::node_id, json_list};
+use super::{Store, json_list, state_sql::node_id};
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId, ServerName},

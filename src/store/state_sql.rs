@@ -6,6 +6,8 @@
 //! there, or none. Roots and keys (32 hex digits) travel in JSON parameters. A slot of an inner node that has no child names
 //! no row, so the walks need no case for it.
 
+use crate::{matrix::state_trie::NodeId, platform::DatabaseError};
+
 /// `path`: the nodes on the way from roots to keys, which is what `state_trie::lookup` and `update` need. It starts with
 /// label, root, key and 0.
 ///
@@ -132,6 +134,11 @@ pub const NODES: &str = "SELECT node_id, node FROM state_nodes WHERE node_id IN 
 /// `?1`: JSON list of `[node_id, node]`.
 pub const INSERT: &str = "\
     INSERT OR IGNORE INTO state_nodes (node_id, node) SELECT value ->> 0, value ->> 1 FROM json_each(?1)";
+
+/// The id of a trie node as it is stored.
+pub(super) fn node_id(text: &str) -> Result<NodeId, DatabaseError> {
+    NodeId::parse(text).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is no id of a state node")))
+}
 
 #[cfg(test)]
 mod tests {

@@ -4,14 +4,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use verge::{config::Config, router::Response, server::Server};
+use verge::{config::Config, program::Program, router::Response, server::Server};
 
 use crate::common::{network::World, sqlite::Sqlite};
 
 /// One server in a world of its own or of others.
 pub struct Home {
     pub world: World,
-    pub server: Rc<Server>,
+    pub server: Rc<Program>,
     pub database: Sqlite,
 }
 
@@ -44,7 +44,7 @@ impl Home {
             })
         })
         .unwrap();
-        let server = Rc::new(Server::new(Rc::new(config), world.platform(name, database.clone())));
+        let server = Rc::new(Program::from(Server::new(Rc::new(config), world.platform(name, database.clone()))));
         world.connect_server(name, &server);
         Self { world: world.clone(), server, database }
     }

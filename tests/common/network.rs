@@ -33,6 +33,7 @@ use verge::{
         Background, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Rows,
         Statement, Transport, TransportError,
     },
+    program::Program,
     router::{Request, Response},
     server::Server,
 };
@@ -62,14 +63,14 @@ struct Inner {
 /// A server of this world.
 #[derive(Clone)]
 pub struct Homeserver {
-    pub server: Rc<Server>,
+    pub server: Rc<Program>,
     pub database: Sqlite,
 }
 
 impl Deref for Homeserver {
-    type Target = Server;
+    type Target = Program;
 
-    fn deref(&self) -> &Server {
+    fn deref(&self) -> &Program {
         &self.server
     }
 }
@@ -133,7 +134,7 @@ impl World {
             all.find(|(name, _)| *name == wanted).map(|(_, value)| (*value).to_owned())
         };
         let config = Rc::new(Config::parse(find).unwrap());
-        let server = Rc::new(Server::new(config, self.platform(name, database.clone())));
+        let server = Rc::new(Program::from(Server::new(config, self.platform(name, database.clone()))));
         self.connect_server(name.split(':').next().unwrap(), &server);
         Homeserver { server, database }
     }
@@ -156,7 +157,7 @@ impl World {
     }
 
     /// Lets requests to `host` reach `server`.
-    pub fn connect_server(&self, host: &str, server: &Rc<Server>) {
+    pub fn connect_server(&self, host: &str, server: &Rc<Program>) {
         let server = Rc::clone(server);
         self.connect(
             host,

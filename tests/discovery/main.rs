@@ -14,9 +14,12 @@ use common::{
     sqlite::Sqlite,
 };
 use futures_executor::block_on;
-use verge::federation::peers::{
-    discovery::{Discovery, DiscoveryCache, DiscoveryError},
-    dns::DnsOverHttps,
+use verge::{
+    config::DnsOverHttps,
+    federation::peers::{
+        destination::DiscoveryError,
+        discovery::{Discovery, DiscoveryCache},
+    },
 };
 
 #[test]

@@ -11,7 +11,6 @@ mod forks;
 mod inviting;
 mod joining;
 mod leaving;
-mod missing;
 mod pending_joins;
 mod public;
 mod queries;

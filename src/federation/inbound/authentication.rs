@@ -97,3 +97,13 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
     x_matrix::verify(&headers, &request, &keys, server.platform.clock.now_ms())?;
     Ok(Signed { origin: Origin(origin), call, content: content.and_then(Value::into_object) })
 }
+
+impl From<XMatrixError> for MatrixError {
+    fn from(error: XMatrixError) -> Self {
+        let mut answer = Self::unauthorized(error.to_string());
+        if error == XMatrixError::Malformed {
+            answer.status = http::StatusCode::BAD_REQUEST;
+        }
+        answer
+    }
+}

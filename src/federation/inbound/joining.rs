@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::{
     answer::{json_text, object_text},
     authentication::Signed,
-    membership, restricted,
+    membership,
 };
 use crate::{
     error::MatrixError,
@@ -25,7 +25,7 @@ pub(super) async fn make_join(server: &Server, request: Signed) -> Handled {
     if !versions.iter().any(|version| version == room.room_version.id) {
         return Err(incompatible(room.room_version.id));
     }
-    let content = restricted::content_of_join(server, &room, &user).await?;
+    let content = server.rooms.content_of_join(&room, &user).await?;
     membership::template(server, &room, &user, "join", content).await
 }
 

@@ -1,7 +1,7 @@
 //! What the handshakes of joining and leaving share (Server-Server API, "Joining Rooms", "Leaving Rooms"): a template
 //! is asked for, filled in and signed elsewhere, and comes back to be admitted to the room.
 
-use super::{answer, authentication::Signed, malformed, restricted};
+use super::{answer, authentication::Signed, malformed};
 use crate::{
     error::MatrixError,
     federation::pdus,
@@ -84,7 +84,7 @@ pub(super) async fn admit(
     if let Some(refusal) = refusal {
         return Err(MatrixError::invalid_param(refusal));
     }
-    let countersign = restricted::must_countersign(server, &room, &sender, content).await?;
+    let countersign = server.rooms.must_countersign(&room, &sender, content).await?;
     let mut pdu = ReceivedPdu::from_value(Value::Object(object), room.room_version).map_err(pdus::refused)?;
     if countersign {
         pdu.sign(server.config.server_name.as_str(), &server.config.signing_key).map_err(pdus::refused)?;

@@ -22,30 +22,32 @@ mod discovery;
 mod inviting;
 mod joining;
 mod leaving;
+mod malformed;
 mod membership;
 mod own_keys;
 mod queries;
 mod rescinding;
-pub(crate) mod restricted;
 mod retrieving;
 mod transactions;
 
 use http::{Method, StatusCode};
 
 pub use self::authentication::Origin;
-use self::authentication::Signed;
+use self::{authentication::Signed, malformed::malformed};
 use crate::{
-    error::MatrixError,
     platform::LocalBoxFuture,
-    router::{self, Handled, Handler, Request, Response, Route},
+    router::{self, Handled, Request, Response, Route},
     server::Server,
 };
+
+/// A handler of an endpoint that anybody may ask.
+type PublicHandler = router::Handler<Server>;
 
 /// A handler of an endpoint that only authenticated servers reach.
 type SignedHandler = for<'a> fn(&'a Server, Signed) -> LocalBoxFuture<'a, Handled>;
 
 /// The endpoints that anybody may ask.
-const PUBLIC: &[Route<Handler>] = &[
+const PUBLIC: &[Route<PublicHandler>] = &[
     public(Method::GET, "/.well-known/matrix/server", |server, call| Box::pin(discovery::well_known(server, call))),
     public(Method::GET, "/_matrix/federation/v1/version", |server, call| Box::pin(discovery::version(server, call))),
     public(Method::GET, "/_matrix/key/v2/server", |server, call| Box::pin(own_keys::server_keys(server, call))),
@@ -137,15 +139,10 @@ async fn route(server: &Server, request: Request) -> Handled {
     }
 }
 
-const fn public(method: Method, template: &'static str, handler: Handler) -> Route<Handler> {
+const fn public(method: Method, template: &'static str, handler: PublicHandler) -> Route<PublicHandler> {
     Route { method, template, handler }
 }
 
 const fn signed(method: Method, template: &'static str, handler: SignedHandler) -> Route<SignedHandler> {
     Route { method, template, handler }
-}
-
-/// The `error` of a request that lacks something, or has something else there.
-fn malformed(what: &str) -> MatrixError {
-    MatrixError::bad_json(format!("`{what}` is missing or malformed."))
 }

@@ -1,7 +1,7 @@
 //! SRV records through DNS over HTTPS, as JSON (`application/dns-json`, which Cloudflare's and Google's resolvers speak).
 //!
 //! Server-Server API, "Resolving server names", steps 3.3, 3.4, 4 and 5; RFC 2782 for the order of the records. A Worker
-//! has no resolver of its own for SRV. Which names may be connected to is decided in [`super::discovery`].
+//! has no resolver of its own for SRV. Which names may be connected to is decided in [`super::destination`].
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,9 +12,13 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, header};
 
-use super::discovery::{Destination, DiscoveryCache, Name, is_dns_name};
+use super::destination::Destination;
 use crate::{
-    matrix::json::{self, Value},
+    config::DnsOverHttps,
+    matrix::{
+        json::{self, Value},
+        server_name::is_dns_name,
+    },
     platform::{Platform, Random},
 };
 
@@ -59,43 +63,11 @@ pub(super) struct Target {
     pub(super) port: u16,
 }
 
-/// The address of a resolver, such as `https://cloudflare-dns.com/dns-query` or `https://dns.google/resolve`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DnsOverHttps {
-    destination: Destination,
-    path: String,
-}
-
-impl DnsOverHttps {
-    /// Reads an `https` URL without a query.
-    ///
-    /// # Errors
-    /// A sentence that says what is wrong with `url`.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = url.strip_prefix("https://").ok_or("the resolver's URL must begin with https://")?;
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let name = Name::parse(authority).map_err(|_| "the resolver's URL names no valid host")?;
-        let path = if path.is_empty() { "/" } else { path };
-        if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%".contains(&b)) {
-            return Err("the resolver's URL must have a plain path and no query".to_owned());
-        }
-        Ok(Self {
-            destination: Destination {
-                connect_host: name.host.clone(),
-                connect_port: name.port.unwrap_or(443),
-                tls_name: name.host,
-                host_header: authority.to_owned(),
-            },
-            path: path.to_owned(),
-        })
-    }
-}
-
 /// Asks a resolver, and remembers its answers in this isolate.
 pub(super) struct Resolver {
     platform: Platform,
     endpoint: Option<DnsOverHttps>,
-    cache: Rc<DiscoveryCache>,
+    cache: Rc<SrvCache>,
 }
 
 /// What one isolate knows of SRV records.
@@ -108,7 +80,7 @@ pub(super) struct SrvCache {
 }
 
 impl Resolver {
-    pub(super) fn new(platform: Platform, endpoint: Option<DnsOverHttps>, cache: Rc<DiscoveryCache>) -> Self {
+    pub(super) fn new(platform: Platform, endpoint: Option<DnsOverHttps>, cache: Rc<SrvCache>) -> Self {
         Self { platform, endpoint, cache }
     }
 
@@ -133,7 +105,7 @@ impl Resolver {
     async fn records(&self, name: &str) -> Option<Vec<Record>> {
         let endpoint = self.endpoint.as_ref()?;
         let now = self.platform.clock.now_ms();
-        let SrvCache { records: known, down_until } = &self.cache.srv;
+        let SrvCache { records: known, down_until } = &*self.cache;
         if let Some((records, until)) = known.borrow().get(name)
             && now < *until
         {
@@ -168,7 +140,13 @@ impl Resolver {
             .header(header::ACCEPT, HeaderValue::from_static("application/dns-json"))
             .body(Bytes::new())
             .map_err(|error| error.to_string())?;
-        let request = endpoint.destination.request(request, TIMEOUT_MS, MAX_ANSWER_BYTES);
+        let destination = Destination {
+            connect_host: endpoint.host.clone(),
+            connect_port: endpoint.port,
+            tls_name: endpoint.host.clone(),
+            host_header: endpoint.authority.clone(),
+        };
+        let request = destination.request(request, TIMEOUT_MS, MAX_ANSWER_BYTES);
         let response = self.platform.transport.send(request).await.map_err(|error| error.to_string())?;
         if response.status() != http::StatusCode::OK {
             return Err(format!("the DNS resolver answers {}", response.status().as_u16()));

@@ -1,10 +1,10 @@
 //! Other homeservers, as whoever knows no room sees them: finding them, signing requests to them, fetching the keys that they
 //! sign with.
 
+pub mod destination;
 pub mod discovery;
 pub mod dns;
 pub mod endpoints;
 pub mod key_fetcher;
-pub mod looks;
 pub mod requests;
 pub mod well_known;

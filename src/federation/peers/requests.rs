@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::discovery::{Destination, Discovery, DiscoveryCache, DiscoveryError};
+use super::{
+    destination::{Destination, DiscoveryError},
+    discovery::{Discovery, DiscoveryCache},
+};
 use crate::{
     config::Config,
     matrix::{

@@ -9,7 +9,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, Uri, header};
 
-use super::discovery::{Destination, DiscoveryCache, Name, Scope};
+use super::destination::{Destination, Name, Scope};
 use crate::{
     matrix::json::{self, Value},
     platform::{Platform, TransportError},
@@ -44,7 +44,7 @@ pub(super) struct WellKnown {
     platform: Platform,
     store: Store,
     scope: Scope,
-    cache: Rc<DiscoveryCache>,
+    cache: Rc<WellKnownCache>,
 }
 
 /// What one isolate knows of delegations, by host.
@@ -52,7 +52,7 @@ pub(super) struct WellKnown {
 pub(super) struct WellKnownCache(RefCell<BTreeMap<String, WellKnownRow>>);
 
 impl WellKnown {
-    pub(super) fn new(platform: Platform, scope: Scope, cache: Rc<DiscoveryCache>) -> Self {
+    pub(super) fn new(platform: Platform, scope: Scope, cache: Rc<WellKnownCache>) -> Self {
         Self { store: Store::new(platform.database.clone()), platform, scope, cache }
     }
 
@@ -84,7 +84,7 @@ impl WellKnown {
 
     /// What is known of `host`: from this isolate while it is fresh there, else from the database.
     async fn cached(&self, host: &str, now: i64) -> Option<WellKnownRow> {
-        if let Some(row) = self.cache.well_known.0.borrow().get(host)
+        if let Some(row) = self.cache.0.borrow().get(host)
             && now < row.fresh_until_ts
         {
             return Some(row.clone());
@@ -104,7 +104,7 @@ impl WellKnown {
     }
 
     fn remember(&self, host: &str, row: WellKnownRow) {
-        let mut cache = self.cache.well_known.0.borrow_mut();
+        let mut cache = self.cache.0.borrow_mut();
         if cache.len() >= MAX_CACHED {
             cache.clear();
         }

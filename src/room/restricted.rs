@@ -1,0 +1,108 @@
+//! Joins to restricted rooms (Server-Server API, "Restricted rooms"): the resident server checks the conditions of the
+//! join rules, names one of its users who could have invited, and countersigns.
+
+use super::{Room, RoomError, Rooms};
+use crate::matrix::{
+    auth_events::AUTHORISED_VIA,
+    event::Event,
+    identifiers::{RoomId, UserId},
+    json::{Object, Value},
+    power_levels::{Level, PowerLevels},
+};
+
+/// The most conditions that are looked at: each may be a room to read.
+const MAX_CONDITIONS: usize = 50;
+
+impl Rooms {
+    /// What the content of `user`'s join must hold besides the membership.
+    ///
+    /// # Errors
+    /// Where the room is restricted and we cannot vouch for the user: [`RoomError::NotAllowed`] where they meet no condition,
+    /// [`RoomError::CannotAuthorise`] where we cannot tell, [`RoomError::CannotGrant`] where nobody here may invite.
+    pub async fn content_of_join(&self, room: &Room, user: &UserId) -> Result<Object, RoomError> {
+        let voucher = self.voucher(room, user).await?;
+        Ok(voucher.map(|voucher| (AUTHORISED_VIA, Value::from(&voucher))).into_iter().collect())
+    }
+
+    /// Whether we have to sign a membership event of `sender`, because it says that one of our users vouches for it; that is
+    /// checked again.
+    ///
+    /// # Errors
+    /// [`RoomError::Invalid`] where another server would have to vouch; else as [`Rooms::content_of_join`].
+    pub async fn must_countersign(&self, room: &Room, sender: &UserId, content: &Object) -> Result<bool, RoomError> {
+        let Some(named) = content.get(AUTHORISED_VIA) else { return Ok(false) };
+        let is_join = content.get("membership").and_then(Value::as_str) == Some("join");
+        if !is_join || !room.room_version.restricted {
+            return Ok(false);
+        }
+        let named = named.as_str().and_then(|named| UserId::parse(named).ok());
+        if named.is_none_or(|named| named.server_name() != self.server_name().as_str()) {
+            return Err(RoomError::Invalid(format!("`{AUTHORISED_VIA}` names no user of this server.")));
+        }
+        self.voucher(room, sender).await?;
+        Ok(true)
+    }
+
+    /// The local user who vouches for `user`'s join; `None` where nobody has to.
+    async fn voucher(&self, room: &Room, user: &UserId) -> Result<Option<UserId>, RoomError> {
+        if !room.room_version.restricted {
+            return Ok(None);
+        }
+        let keys = [
+            ("m.room.create", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.power_levels", ""),
+            ("m.room.member", user.as_str()),
+        ];
+        let Some((_, state)) = self.current(&room.room_id, &keys).await? else { return Ok(None) };
+        let find = |event_type| state.iter().find(|event| event.event_type() == event_type);
+        let Some(rules) = find("m.room.join_rules") else { return Ok(None) };
+        let is_restricted = match rules.content().get("join_rule").and_then(Value::as_str) {
+            Some("restricted") => true,
+            Some("knock_restricted") => room.room_version.knock_restricted,
+            _ => false,
+        };
+        let membership = find("m.room.member").and_then(Event::membership);
+        // Who is invited or in the room needs nobody; who is banned is told by the auth rules.
+        if !is_restricted || matches!(membership, Some("join" | "invite" | "ban")) {
+            return Ok(None);
+        }
+        self.check_conditions(rules, user).await?;
+        let create =
+            find("m.room.create").ok_or_else(|| RoomError::Corrupt("a state without a create event".to_owned()))?;
+        let levels = PowerLevels::from_state(create, find("m.room.power_levels"));
+        for local in self.store.local_members(&room.room_id).await? {
+            if let (Ok(has), Ok(needs)) = (levels.user(local.as_str()), levels.level(Level::Invite))
+                && has >= needs
+            {
+                return Ok(Some(local));
+            }
+        }
+        Err(RoomError::CannotGrant)
+    }
+
+    /// Errs unless `user` meets one of the conditions of `rules`.
+    async fn check_conditions(&self, rules: &Event, user: &UserId) -> Result<(), RoomError> {
+        let conditions = rules.content().get("allow").and_then(Value::as_array).unwrap_or_default();
+        let rooms = conditions
+            .iter()
+            .filter(|condition| condition.get("type").and_then(Value::as_str) == Some("m.room_membership"));
+        let rooms = rooms.filter_map(|condition| RoomId::parse(condition.get("room_id")?.as_str()?).ok());
+        let mut all_known = true;
+        for room_id in rooms.take(MAX_CONDITIONS) {
+            match self.current(&room_id, &[("m.room.member", user.as_str())]).await? {
+                Some((room, state)) if room.local_joined > 0 => {
+                    if state.iter().any(|event| event.membership() == Some("join")) {
+                        return Ok(());
+                    }
+                }
+                _ => all_known = false,
+            }
+        }
+        if all_known {
+            let why = "the user is in none of the rooms whose members may join it";
+            return Err(RoomError::NotAllowed(why.to_owned()));
+        }
+        Err(RoomError::CannotAuthorise)
+    }
+}

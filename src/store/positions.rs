@@ -1,0 +1,29 @@
+//! Positions in the streams: the timeline's, which sync reads, and the outbox's.
+
+use crate::platform::Statement;
+
+/// How far positions of the timeline are apart: in between is room for what is filled into a gap. The positions last for
+/// four billion events.
+const STEP: i64 = 1 << 20;
+
+const ADVANCE: &str = "UPDATE streams SET position = position + ?2 WHERE name = ?1";
+
+/// Moves a stream on by so many positions.
+pub(super) fn advance(stream: &'static str, by: i64) -> Statement {
+    Statement::new(ADVANCE, [stream.into(), by.into()])
+}
+
+/// Moves the timeline's stream on by so many events.
+pub(super) fn advance_timeline(events: usize) -> Statement {
+    advance("events", STEP.saturating_mul(count(events)))
+}
+
+/// How far before the end of the stream an event stands after which so many of its commit come.
+pub(super) fn from_end(later: usize) -> i64 {
+    STEP.saturating_mul(count(later))
+}
+
+/// A number of things in memory, of which there are never so many.
+pub(super) fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
