@@ -129,6 +129,7 @@ function configuration(options, folder) {
   const vars = {
     SERVER_NAME: options["server-name"],
     WELL_KNOWN_SERVER: options["well-known"],
+    CLIENT_BASE_URL: `https://${urlHost(options)}`,
     REGISTRATION: options.registration,
     DEFAULT_ROOM_VERSION: options["default-room-version"],
     DNS_OVER_HTTPS: options.doh,

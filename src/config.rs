@@ -25,6 +25,8 @@ pub struct Config {
     /// `WELL_KNOWN_SERVER`: what `/.well-known/matrix/server` delegates to; the name's host with `:443` by default,
     /// because a Worker is reached there.
     pub well_known_server: ServerName,
+    /// `CLIENT_BASE_URL`: where clients reach this server, without a slash at its end; by default where other servers do.
+    pub client_base_url: String,
     /// `REGISTRATION`: who may register; nobody by default.
     pub registration: Registration,
     /// `DEFAULT_ROOM_VERSION`: the version of rooms that are created without naming one.
@@ -108,10 +110,18 @@ impl Config {
             Some(name) => read_server_name("WELL_KNOWN_SERVER", &name)?,
             None => read_server_name("SERVER_NAME", &format!("{}:443", host(&server_name)))?,
         };
+        let client_base_url = match variable("CLIENT_BASE_URL") {
+            Some(url) => base_url(&url)?,
+            None => {
+                let name = well_known_server.as_str();
+                format!("https://{}", name.strip_suffix(":443").unwrap_or(name))
+            }
+        };
         let signing_key = required("SIGNING_KEY", "the line that `npm run keygen` prints")?;
         Ok(Self {
             server_name,
             well_known_server,
+            client_base_url,
             registration: registration(variable("REGISTRATION").as_deref(), variable("REGISTRATION_TOKEN"))?,
             default_room_version: room_version(variable("DEFAULT_ROOM_VERSION").as_deref().unwrap_or("12"))?,
             trusted_key_servers: match variable("TRUSTED_KEY_SERVERS") {
@@ -176,6 +186,19 @@ fn host(name: &ServerName) -> &str {
         Some((host, port)) if !port.ends_with(']') => host,
         _ => name,
     }
+}
+
+/// An `https` URL to which paths are appended.
+fn base_url(url: &str) -> Result<String, ConfigError> {
+    let base = url.trim_end_matches('/');
+    let uri: Option<http::Uri> = base.parse().ok();
+    let is_base =
+        uri.is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some() && uri.query().is_none());
+    if is_base && !base.contains('#') {
+        return Ok(base.to_owned());
+    }
+    let form = format!("is {url:?}, which is not an https URL such as https://matrix.example.org");
+    Err(ConfigError::new("CLIENT_BASE_URL", form))
 }
 
 fn registration(mode: Option<&str>, token: Option<String>) -> Result<Registration, ConfigError> {
@@ -307,6 +330,9 @@ mod tests {
             ("SERVER_NAME", ""),
             ("WELL_KNOWN_SERVER", "exa mple.org"),
             ("REGISTRATION", "yes"),
+            ("CLIENT_BASE_URL", "http://matrix.example.org"),
+            ("CLIENT_BASE_URL", "matrix.example.org"),
+            ("CLIENT_BASE_URL", "https://matrix.example.org/?x"),
             ("DEFAULT_ROOM_VERSION", "99"),
             ("DNS_OVER_HTTPS", "http://example.org/dns-query"),
             ("TRUSTED_KEY_SERVERS", "matrix.org"),

@@ -36,7 +36,7 @@ impl Program {
     /// Answers one request.
     pub async fn handle(&self, request: Request) -> Response {
         let path = request.uri().path();
-        if path.starts_with("/_matrix/client/") || path.starts_with("/_matrix/media/") {
+        if path.starts_with("/_matrix/client/") || path.starts_with("/_matrix/media/") || path == client::WELL_KNOWN {
             return client::handle(&self.0, request).await;
         }
         inbound::handle(&self.0, request).await
@@ -57,7 +57,8 @@ impl Program {
         let transactions = self.store.forget_transactions(now - KEEP_TRANSACTIONS_MS).await;
         let outbox = self.store.forget_outbox(&self.config.server_name).await;
         let joins = self.store.forget_joins(now).await;
-        for error in [transactions, outbox, joins].into_iter().filter_map(Result::err) {
+        let registrations = self.store.forget_registrations(now).await;
+        for error in [transactions, outbox, joins, registrations].into_iter().filter_map(Result::err) {
             self.platform.log.warn(&format!("Old rows cannot be deleted: {error}"));
         }
     }

@@ -10,13 +10,21 @@ use crate::{
     server::Server,
 };
 
-/// `GET /_matrix/client/versions`
+/// `GET /_matrix/client/versions`: the newest whose promises clients act upon and find kept. From v1.11 on they ask for
+/// authenticated media.
 pub(super) async fn versions(_: &Server, _: &Call) -> Handled {
     ok(&json!({
-        "versions": [
-            "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
-        ],
+        "versions": ["r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10"],
         "unstable_features": {},
+    }))
+}
+
+/// `GET /.well-known/matrix/client` ("Server Discovery"). Element is told not to encrypt by default while this server keeps
+/// no device keys: nobody could read what it sends.
+pub(super) async fn well_known(server: &Server, _: &Call) -> Handled {
+    ok(&json!({
+        "m.homeserver": { "base_url": server.config.client_base_url },
+        "io.element.e2ee": { "force_disable": true },
     }))
 }
 

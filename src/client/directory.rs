@@ -8,8 +8,10 @@ use crate::{
     federation::outbound::directory,
     matrix::{
         identifiers::{RoomAlias, RoomId, ServerName},
+        json::Value,
         power_levels::PowerLevels,
     },
+    room::Draft,
     router::{Call, Handled, ok},
     server::Server,
 };
@@ -54,7 +56,43 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
         may_set_alias(server, &session, &room_id).await?;
     }
     server.store.remove_alias(alias.as_str()).await?;
+    if let Err(error) = leave_canonical_alias(server, &session, &alias, &row.room_id).await {
+        // The alias is gone all the same: who made it need not have power over the room's event.
+        server.platform.log.warn(&format!("{alias} stays in the canonical alias event of {}: {error}", row.room_id));
+    }
     ok(&json!({}))
+}
+
+/// Takes a deleted alias out of the room's `m.room.canonical_alias` event, as far as the user may change that.
+async fn leave_canonical_alias(
+    server: &Server,
+    session: &auth::Session,
+    alias: &RoomAlias,
+    room_id: &str,
+) -> Result<(), MatrixError> {
+    const TYPE: &str = "m.room.canonical_alias";
+    let room_id = RoomId::parse(room_id).map_err(|_| MatrixError::internal())?;
+    let current = server.rooms.current(&room_id, &[(TYPE, "")]).await?;
+    let Some(mut content) = current.and_then(|(_, state)| Some(state.first()?.content().clone())) else {
+        return Ok(());
+    };
+    let is_alias = |value: &Value| value.as_str() == Some(alias.as_str());
+    let mut names_it = content.get("alias").is_some_and(is_alias);
+    if names_it {
+        content.remove("alias");
+    }
+    if let Some(others) = content.get("alt_aliases").and_then(Value::as_array)
+        && others.iter().any(is_alias)
+    {
+        names_it = true;
+        let others = others.iter().filter(|other| !is_alias(other)).cloned().collect();
+        content.insert("alt_aliases", Value::Array(others));
+    }
+    if names_it {
+        server.rooms.send(&room_id, &session.user, Draft::state(TYPE, "", content)).await?;
+        server.flush(&room_id);
+    }
+    Ok(())
 }
 
 /// `GET /rooms/{roomId}/aliases`

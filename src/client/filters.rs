@@ -160,7 +160,7 @@ impl EventFilter {
 
     /// How many events.
     pub(super) fn limit(&self) -> i64 {
-        self.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT)
+        self.limit.unwrap_or(DEFAULT_LIMIT).clamp(0, MAX_LIMIT)
     }
 
     /// What the store's pages take.

@@ -133,10 +133,10 @@ fn user_name(body: &Body) -> Result<String, MatrixError> {
 /// The local user of this name, which is a local part or a whole user ID. Local parts given out here are lower case.
 fn local_user(server: &Server, name: &str) -> Option<UserId> {
     let own = &server.config.server_name;
-    let user = if name.starts_with('@') {
-        UserId::parse(name).ok()?
-    } else {
-        UserId::parse(&format!("@{}:{own}", name.to_lowercase())).ok()?
+    let localpart = match name.strip_prefix('@') {
+        Some(id) => id.strip_suffix(own.as_str())?.strip_suffix(':')?,
+        None => name,
     };
+    let user = UserId::parse(&format!("@{}:{own}", localpart.to_lowercase())).ok()?;
     (user.server_name() == own.as_str()).then_some(user)
 }

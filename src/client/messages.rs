@@ -73,7 +73,10 @@ pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
 pub(super) async fn event(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let event_id = EventId::parse(call.parameter(1)).map_err(|_| visibility::no_such_event())?;
-    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
+    let reader = match Reader::enter(server, &session, call.parameter(0)).await {
+        Err(error) if error.status == StatusCode::FORBIDDEN => return Err(visibility::no_such_event()),
+        entered => entered?,
+    };
     let now_ms = server.platform.clock.now_ms();
     let placed = server.store.timeline_event(&reader.room_id, &event_id, session.reader()).await?;
     let text = match placed {

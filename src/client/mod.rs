@@ -36,7 +36,7 @@ use crate::{
 type Handler = router::Handler<Server>;
 type Route = router::Route<Handler>;
 
-/// Answers a request under `/_matrix/client` or `/_matrix/media`.
+/// Answers a request under `/_matrix/client` or `/_matrix/media`, or for [`WELL_KNOWN`].
 pub async fn handle(server: &Server, request: Request) -> Response {
     let mut response = answer(server, request).await;
     allow_other_origins(response.headers_mut());
@@ -44,7 +44,8 @@ pub async fn handle(server: &Server, request: Request) -> Response {
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
-static ROUTES: [Route; 50] = [
+static ROUTES: [Route; 51] = [
+    get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
     get("/_matrix/client/v3/pushrules/", |s, c| Box::pin(capabilities::push_rules(s, c))),
@@ -103,6 +104,8 @@ static ROUTES: [Route; 50] = [
     get("/_matrix/client/v3/rooms/{roomId}/aliases", |s, c| Box::pin(directory::of_room(s, c))),
 ];
 
+/// The one endpoint outside `/_matrix/client`.
+pub const WELL_KNOWN: &str = "/.well-known/matrix/client";
 const TOKEN_VALIDITY: &str = "/_matrix/client/v1/register/m.login.registration_token/validity";
 const ROOM_ACCOUNT_DATA: &str = "/_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}";
 

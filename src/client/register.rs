@@ -1,6 +1,8 @@
 //! Registration (Client-Server API, "Legacy account registration", "User-Interactive Authentication API").
 //!
-//! Each flow has one stage, so that a session has nothing to remember: its ID is given out and not stored.
+//! Open registration has one stage, so that its sessions have nothing to remember. Registration by token has a second one,
+//! `m.login.dummy`, as Synapse has and clients expect: a session is stored between the two, once it has shown the token, so
+//! that nobody else can make this server store any.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;
@@ -16,12 +18,17 @@ use crate::{
     config::Registration,
     error::MatrixError,
     matrix::identifiers::UserId,
-    router::{Call, Handled, json_response, ok},
+    router::{Call, Handled, Response, json_response, ok},
     server::Server,
 };
 
 const DUMMY: &str = "m.login.dummy";
 const REGISTRATION_TOKEN: &str = "m.login.registration_token";
+
+/// For so long, in milliseconds, a session that has shown the token may go on to its second stage.
+const SESSION_MS: i64 = 60 * 60 * 1_000;
+/// The longest session ID, in bytes. Ours are shorter.
+const MAX_SESSION_BYTES: usize = 64;
 
 /// `POST /register`
 pub(super) async fn register(server: &Server, call: &Call) -> Handled {
@@ -30,9 +37,9 @@ pub(super) async fn register(server: &Server, call: &Call) -> Handled {
         Some("guest") => return Err(MatrixError::forbidden("This server has no guests.")),
         Some(_) => return Err(MatrixError::invalid_param("Unknown kind of account.")),
     }
-    let stage = match server.config.registration {
-        Registration::Open => DUMMY,
-        Registration::Token(_) => REGISTRATION_TOKEN,
+    let stages: &[&str] = match server.config.registration {
+        Registration::Open => &[DUMMY],
+        Registration::Token(_) => &[REGISTRATION_TOKEN, DUMMY],
         _ => return Err(MatrixError::forbidden("Registration is closed on this server.")),
     };
     let body = Body::of(call)?;
@@ -42,17 +49,18 @@ pub(super) async fn register(server: &Server, call: &Call) -> Handled {
         Some(name) => Some(new_user_id(server, name)?),
         None => None,
     };
-    let auth = body.object("auth")?.map(Body::part);
-    if let Some(refusal) = refuse(server, stage, auth.as_ref())? {
+    let auth = body.object("auth")?.map(Body::part).unwrap_or_default();
+    let progress = authenticate(server, &auth).await?;
+    if !matches!(progress, Progress::Done) {
         // Whoever asks before authenticating is told at once that the name cannot be had.
         if let Some(user) = &user {
             must_be_free(server, user).await?;
         }
-        return Ok(refusal);
+        return Ok(unfinished(server, stages, auth.text("session")?, &progress));
     }
     let user = match user {
         Some(user) => user,
-        None => new_user_id(server, &random_letters(&*server.platform.random, 12).to_lowercase())?,
+        None => new_user_id(server, &random_letters(&*server.platform.random, 12))?,
     };
     let password = passwords::hash(body.required_text("password")?, &*server.platform.random)?;
     let now_ms = server.platform.clock.now_ms();
@@ -93,41 +101,65 @@ pub(super) async fn token_validity(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "valid": same(&token, expected) }))
 }
 
-/// The answer of the User-Interactive Authentication API where `auth` does not complete `stage`; `None` where it does.
-fn refuse(server: &Server, stage: &str, auth: Option<&Body>) -> Result<Option<crate::router::Response>, MatrixError> {
-    let given = match auth {
-        Some(auth) => auth.text("type")?,
-        None => None,
-    };
-    let mut answer = json!({
-        "flows": [{ "stages": [stage] }],
-        "params": {},
-        "completed": [],
-        "session": match auth {
-            Some(auth) => auth.text("session")?.map(str::to_owned),
-            None => None,
-        }.unwrap_or_else(|| {
-            let mut bytes = [0; 16];
-            server.platform.random.fill(&mut bytes);
-            URL_SAFE_NO_PAD.encode(bytes)
-        }),
-    });
-    let problem = match (given, &server.config.registration, auth) {
-        (None, ..) => None,
-        (Some(DUMMY), Registration::Open, _) => return Ok(None),
-        (Some(REGISTRATION_TOKEN), Registration::Token(expected), Some(auth)) => {
-            if same(auth.required_text("token")?, expected) {
-                return Ok(None);
+/// How far a registration has authenticated itself.
+enum Progress {
+    /// All stages are done.
+    Done,
+    /// These are.
+    Completed(&'static [&'static str]),
+    /// A stage was tried in vain: `errcode` and a sentence.
+    Failed(&'static str, &'static str),
+}
+
+/// What `auth` brings a registration.
+async fn authenticate(server: &Server, auth: &Body) -> Result<Progress, MatrixError> {
+    let session = auth.text("session")?;
+    match (auth.text("type")?, &server.config.registration) {
+        (None, _) => Ok(Progress::Completed(&[])),
+        (Some(DUMMY), Registration::Open) => Ok(Progress::Done),
+        (Some(REGISTRATION_TOKEN), Registration::Token(expected)) => {
+            if !same(auth.required_text("token")?, expected) {
+                return Ok(Progress::Failed("M_UNAUTHORIZED", "The registration token is not valid."));
             }
-            Some(("M_UNAUTHORIZED", "The registration token is not valid."))
+            // Who shows the token at once has not been told of a second stage.
+            let Some(session) = session else { return Ok(Progress::Done) };
+            if session.len() > MAX_SESSION_BYTES {
+                return Ok(Progress::Failed("M_UNKNOWN", "There is no such session."));
+            }
+            server.store.note_registration(session, server.platform.clock.now_ms() + SESSION_MS).await?;
+            Ok(Progress::Completed(&[REGISTRATION_TOKEN]))
         }
-        _ => Some(("M_FORBIDDEN", "This stage belongs to no flow of this server.")),
-    };
-    if let (Some((errcode, error)), Some(object)) = (problem, answer.as_object_mut()) {
-        object.insert("errcode".to_owned(), errcode.into());
-        object.insert("error".to_owned(), error.into());
+        (Some(DUMMY), Registration::Token(_)) => {
+            let now_ms = server.platform.clock.now_ms();
+            let shown = match session {
+                Some(session) => server.store.take_registration(session, now_ms).await?,
+                None => false,
+            };
+            Ok(if shown { Progress::Done } else { Progress::Completed(&[]) })
+        }
+        _ => Ok(Progress::Failed("M_FORBIDDEN", "This stage belongs to no flow of this server.")),
     }
-    Ok(Some(json_response(StatusCode::UNAUTHORIZED, &answer)))
+}
+
+/// The 401 of the User-Interactive Authentication API to a registration that has not completed `stages`.
+fn unfinished(server: &Server, stages: &[&str], session: Option<&str>, progress: &Progress) -> Response {
+    let new_session = || {
+        let mut bytes = [0; 16];
+        server.platform.random.fill(&mut bytes);
+        URL_SAFE_NO_PAD.encode(bytes)
+    };
+    let completed = if let Progress::Completed(completed) = progress { *completed } else { &[] };
+    let mut answer = json!({
+        "flows": [{ "stages": stages }],
+        "params": {},
+        "completed": completed,
+        "session": session.map_or_else(new_session, str::to_owned),
+    });
+    if let (Progress::Failed(errcode, error), Some(object)) = (progress, answer.as_object_mut()) {
+        object.insert("errcode".to_owned(), (*errcode).into());
+        object.insert("error".to_owned(), (*error).into());
+    }
+    json_response(StatusCode::UNAUTHORIZED, &answer)
 }
 
 /// Compares in a time that says nothing about where the two differ.
@@ -135,15 +167,17 @@ fn same(given: &str, expected: &str) -> bool {
     Sha256::digest(given.as_bytes()) == Sha256::digest(expected.as_bytes())
 }
 
-/// The ID of a new user: local parts that begin with `_` belong to application services by custom.
+/// The ID of a new user, in lower case however it was typed. Local parts that begin with `_` belong to application services by
+/// custom.
 fn new_user_id(server: &Server, name: &str) -> Result<UserId, MatrixError> {
+    let name = name.to_ascii_lowercase();
     let invalid = || {
         let message = "User names may hold a-z, 0-9 and ._=-/+, must not begin with _, and have a limited length.";
         MatrixError::new(StatusCode::BAD_REQUEST, "M_INVALID_USERNAME", message)
     };
     let user = UserId::parse(&format!("@{name}:{}", server.config.server_name)).map_err(|_| invalid())?;
     // A name with a colon would be another local part, on another server.
-    if user.localpart() != name || !user.is_strict() || name.starts_with('_') {
+    if user.localpart() != name.as_str() || !user.is_strict() || name.starts_with('_') {
         return Err(invalid());
     }
     Ok(user)

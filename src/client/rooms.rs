@@ -7,6 +7,7 @@ use super::{
     auth,
     body::{Body, member_content, merged},
     membership::invite_user,
+    sending::{check_creators_unnamed, check_levels},
 };
 use crate::{
     error::MatrixError,
@@ -130,7 +131,7 @@ impl Wish {
         if invite.len() > MAX_LIST || initial_state.len() > MAX_LIST {
             return Err(MatrixError::invalid_param("Too many invites or state events for one request."));
         }
-        Ok(Self {
+        let wish = Self {
             version,
             preset,
             published,
@@ -142,10 +143,32 @@ impl Wish {
             initial_state: initial_state.iter().map(state_draft).collect::<Result<_, _>>()?,
             name: body.text("name")?.map(str::to_owned),
             topic: body.text("topic")?.map(str::to_owned),
-        })
+        };
+        wish.check_power_levels(creator)?;
+        Ok(wish)
     }
 
-    /// The room's events, in the spec's order.
+    /// Refuses power levels that no client may ask for.
+    fn check_power_levels(&self, creator: &UserId) -> Result<(), MatrixError> {
+        let levels = self.power_levels(creator);
+        check_levels(&levels)?;
+        if self.version.privileged_creators {
+            let content = self.create_content(creator);
+            let more = content.get("additional_creators").and_then(Value::as_array).into_iter().flatten();
+            check_creators_unnamed(&levels, [creator.as_str()].into_iter().chain(more.filter_map(Value::as_str)))?;
+        }
+        Ok(())
+    }
+
+    /// The power levels that `initial_state` gives.
+    fn given_power_levels(&self) -> Option<&Object> {
+        let is_given =
+            |draft: &&Draft| draft.event_type == "m.room.power_levels" && draft.state_key.as_deref() == Some("");
+        self.initial_state.iter().rev().find(is_given).map(|draft| &draft.content)
+    }
+
+    /// The room's events, in the spec's order. Power levels in `initial_state` are the room's first: after others the creator
+    /// could not raise their own.
     fn to_room(&self, creator: &UserId, profile: Object) -> NewRoom {
         let mut drafts = vec![
             Draft::membership(creator.as_str(), "join", profile),
@@ -168,7 +191,11 @@ impl Wish {
         let name = self.name.as_deref().map(|name| Draft::state("m.room.name", "", one("name", name)));
         let topic = self.topic.as_deref().map(|topic| Draft::state("m.room.topic", "", topic_content(topic)));
         let last: Vec<Draft> = name.into_iter().chain(topic).collect();
-        let initial = self.initial_state.iter().filter(|draft| !last.iter().any(|other| same_key(other, draft)));
+        let power_levels = Draft::state("m.room.power_levels", "", Object::new());
+        let initial = self
+            .initial_state
+            .iter()
+            .filter(|draft| !same_key(draft, &power_levels) && !last.iter().any(|other| same_key(other, draft)));
         drafts.extend(initial.cloned());
         drafts.extend(last);
         NewRoom { version: self.version, create_content: self.create_content(creator), drafts }
@@ -193,6 +220,9 @@ impl Wish {
     }
 
     fn power_levels(&self, creator: &UserId) -> Object {
+        if let Some(given) = self.given_power_levels() {
+            return given.clone();
+        }
         let mut users = Object::new();
         // Where creators have infinite power, the event must not name them.
         if !self.version.privileged_creators {
@@ -233,6 +263,9 @@ fn state_draft(event: &Value) -> Result<Draft, MatrixError> {
     let content = event.object("content")?.cloned();
     let content = content.ok_or_else(|| MatrixError::bad_json("A state event lacks its content."))?;
     let event_type = event.required_text("type")?;
+    if event_type == "m.room.create" {
+        return Err(MatrixError::invalid_param("The create event is asked for by \"creation_content\"."));
+    }
     // Who comes into the room is invited, which that user's server must hear of first.
     if event_type == "m.room.member" && content.get("membership").and_then(Value::as_str) != Some("ban") {
         return Err(MatrixError::invalid_param("Of members, \"initial_state\" may hold bans only; see \"invite\"."));

@@ -16,7 +16,7 @@ use crate::{
         event::Event,
         identifiers::{EventId, RoomAlias, RoomId, UserId},
         json::{Object, Value},
-        power_levels::{Level, PowerLevels},
+        power_levels::{Level, PowerLevels, creators},
     },
     room::Draft,
     router::{Call, Handled, ok},
@@ -114,12 +114,16 @@ async fn once(
 /// The rooms let everybody send redactions and then take no notice of those that are not allowed; users are told.
 ///
 /// # Errors
-/// 403 `M_FORBIDDEN` where the event is somebody else's and the user may not redact those, 404 where there is no such event.
+/// 403 `M_FORBIDDEN` where the event is somebody else's and the user may not redact those, 404 where it is of another room.
+/// An event that only others hold may be redacted: whether that takes effect they judge by its sender.
 async fn may_redact(server: &Server, user: &UserId, room_id: &RoomId, redacts: &str) -> Result<(), MatrixError> {
     let unknown = || MatrixError::not_found("There is no such event in this room.");
     let event_id = EventId::parse(redacts).map_err(|_| unknown())?;
-    let event = server.rooms.event(&event_id).await?.filter(|stored| stored.event.room_id() == room_id);
-    let event = event.ok_or_else(unknown)?.event;
+    let Some(stored) = server.rooms.event(&event_id).await? else { return Ok(()) };
+    let event = stored.event;
+    if event.room_id() != room_id {
+        return Err(unknown());
+    }
     if event.sender() == user {
         return Ok(());
     }
@@ -140,8 +144,18 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
     let room_id = room_id(call.parameter(0))?;
     let content = Body::of(call)?.into_object();
     let (event_type, state_key) = (call.parameter(1), call.parameter(2));
-    if event_type == "m.room.canonical_alias" {
-        check_aliases(server, &room_id, &content).await?;
+    match event_type {
+        "m.room.canonical_alias" => check_aliases(server, &room_id, &content).await?,
+        "m.room.create" => return Err(MatrixError::invalid_param("A room has one create event, its first.")),
+        "m.room.power_levels" => {
+            check_levels(&content)?;
+            let create = server.rooms.current(&room_id, &[("m.room.create", "")]).await?;
+            let create = create.as_ref().and_then(|(_, state)| state.first());
+            if let Some(create) = create.filter(|create| create.version().privileged_creators) {
+                check_creators_unnamed(&content, creators(create))?;
+            }
+        }
+        _ => {}
     }
     let event_id = if event_type == "m.room.member" {
         membership::put(server, &session.user, &room_id, state_key, content).await?
@@ -149,6 +163,48 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
         membership::send(server, &session.user, &room_id, Draft::state(event_type, state_key, content)).await?
     };
     ok(&json!({ "event_id": event_id }))
+}
+
+/// The content of `m.room.power_levels` as clients must send it: every level an integer, in every room version. Some take
+/// levels as strings, but only so that old rooms go on.
+///
+/// # Errors
+/// 400 `M_BAD_JSON` for anything else.
+pub(super) fn check_levels(content: &Object) -> Result<(), MatrixError> {
+    const LEVELS: [&str; 7] = ["ban", "events_default", "invite", "kick", "redact", "state_default", "users_default"];
+    let wrong = |name: &str| MatrixError::bad_json(format!("{name:?} in power levels must be an integer."));
+    for name in LEVELS {
+        if content.get(name).is_some_and(|level| level.as_i64().is_none()) {
+            return Err(wrong(name));
+        }
+    }
+    for name in ["events", "notifications", "users"] {
+        let Some(levels) = content.get(name) else { continue };
+        let levels = levels.as_object();
+        let levels =
+            levels.ok_or_else(|| MatrixError::bad_json(format!("{name:?} in power levels must be an object.")))?;
+        if let Some((key, _)) = levels.iter().find(|(_, level)| level.as_i64().is_none()) {
+            return Err(wrong(key));
+        }
+    }
+    Ok(())
+}
+
+/// Where creators stand above all levels (from room version 12 on) no power levels name one.
+///
+/// # Errors
+/// 400 `M_BAD_JSON` where they do.
+pub(super) fn check_creators_unnamed<'a>(
+    content: &Object,
+    mut creators: impl Iterator<Item = &'a str>,
+) -> Result<(), MatrixError> {
+    let users = content.get("users").and_then(Value::as_object);
+    match creators.find(|creator| users.is_some_and(|users| users.contains_key(creator))) {
+        Some(creator) => {
+            Err(MatrixError::bad_json(format!("{creator} created the room and stands above power levels.")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Aliases of this server that a canonical alias event names must exist and stand for the room. Other servers' are taken as they

@@ -197,8 +197,10 @@ impl Answer<'_> {
         let NewEvents { events: mut timeline, after_gap } = new;
         // Clients page back over a gap from `prev_batch`, and only where they are told of it.
         let limited = after_gap || timeline.len() > limit;
+        // With a limit of none all of it is left to be paged back to.
+        let newest = timeline.last().map_or(self.since, |event| event.pos);
         timeline.drain(..timeline.len().saturating_sub(limit));
-        let prev_batch = timeline.first().map_or(self.since, |event| event.pos - 1);
+        let prev_batch = timeline.first().map_or(newest, |event| event.pos - 1);
         let source = match room.state_since {
             // All that they may know of the state was told before.
             _ if !joined && self.since > 0 && room.joined_until.is_none_or(|until| until <= self.since) => {

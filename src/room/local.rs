@@ -71,6 +71,9 @@ impl Rooms {
             }
             let mut view = View::new(&self.store, self.server_name());
             let room = self.read_for_draft(&mut view, room_id, sender, &draft).await?;
+            if let Some(same) = self.same_state(&mut view, &room, sender, &draft).await? {
+                return Ok(Committed::Done(same));
+            }
             let version = room.version;
             let mut judgement = Judgement::new(room);
             let event = self.append(&mut view, &mut judgement, sender, &draft).await?;
@@ -79,6 +82,23 @@ impl Rooms {
             Ok(committed.with(event))
         })
         .await
+    }
+
+    /// The event of the current state that `draft` would only repeat: of the same sender, with the same content.
+    async fn same_state(
+        &self,
+        view: &mut View<'_>,
+        room: &Room,
+        sender: &UserId,
+        draft: &Draft,
+    ) -> Result<Option<Event>, RoomError> {
+        let Some(state_key) = &draft.state_key else { return Ok(None) };
+        let current = view.stored_state(room.state, &[key(&draft.event_type, state_key)]).await?;
+        let same = current.into_iter().find(|stored| {
+            let event = &stored.event;
+            stored.redacted_by.is_none() && event.sender() == sender && *event.content() == draft.content
+        });
+        Ok(same.map(|stored| stored.event.clone()))
     }
 
     /// Makes and signs an event of a local user without committing it: an invite, which the invited user's server must

@@ -70,6 +70,34 @@ impl Store {
         rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
     }
 
+    /// Notes until when the registration `session` may go on, which has shown the registration token.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn note_registration(&self, session: &str, until_ts: i64) -> Result<(), DatabaseError> {
+        const NOTE: &str = "INSERT INTO registrations (session, until_ts) VALUES (?1, ?2) \
+             ON CONFLICT (session) DO UPDATE SET until_ts = excluded.until_ts";
+        self.query(Statement::new(NOTE, [session.into(), until_ts.into()])).await.map(drop)
+    }
+
+    /// Whether the registration `session` has shown the registration token and may go on at `now_ms`; it may do so once.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn take_registration(&self, session: &str, now_ms: i64) -> Result<bool, DatabaseError> {
+        const TAKE: &str = "DELETE FROM registrations WHERE session = ?1 RETURNING until_ts";
+        let rows = self.query(Statement::new(TAKE, [session.into()])).await?;
+        rows.first().map_or(Ok(false), |row| Ok(row.integer(0)? > now_ms))
+    }
+
+    /// Forgets registrations that can no longer go on at `now_ms`. They are few: only who knows the token makes any.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn forget_registrations(&self, now_ms: i64) -> Result<(), DatabaseError> {
+        self.query(Statement::new("DELETE FROM registrations WHERE until_ts <= ?1", [now_ms.into()])).await.map(drop)
+    }
+
     /// Logs a device in.
     ///
     /// # Errors

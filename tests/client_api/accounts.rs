@@ -94,7 +94,10 @@ fn registration_by_token_wants_the_token() {
         home.call(None, "POST", "/register", Some(json!({ "username": "bob", "password": "x", "auth": auth })))
     };
     let (status, flows) = home.call(None, "POST", "/register", Some(json!({})));
-    assert_eq!((status, &flows["flows"]), (401, &json!([{ "stages": ["m.login.registration_token"] }])));
+    assert_eq!(
+        (status, &flows["flows"]),
+        (401, &json!([{ "stages": ["m.login.registration_token", "m.login.dummy"] }]))
+    );
     let (status, answer) = register(json!({ "type": "m.login.dummy" }));
     assert_eq!((status, answer["flows"].is_array()), (401, true));
     let (status, answer) = register(json!({ "type": "m.login.registration_token", "token": "wrong" }));
@@ -112,7 +115,7 @@ fn registration_by_token_wants_the_token() {
 fn user_names_are_checked_before_anything_else() {
     let home = Home::new();
     home.register("alice");
-    let invalid = ["Alice", "al ice", "alice:evil.test", "_alice", "", "ålice", &"a".repeat(250), "a\u{0}b", "a@b"];
+    let invalid = ["Al ice", "al ice", "alice:evil.test", "_alice", "", "ålice", &"a".repeat(250), "a\u{0}b", "a@b"];
     for name in invalid {
         let body = json!({ "username": name, "password": "x" });
         refused(&home.call(None, "POST", "/register", Some(body)), 400, "M_INVALID_USERNAME");
@@ -122,7 +125,7 @@ fn user_names_are_checked_before_anything_else() {
     let taken = json!({ "username": "alice", "password": "x", "auth": { "type": "m.login.dummy" } });
     refused(&home.call(None, "POST", "/register", Some(taken)), 400, "M_USER_IN_USE");
     refused(&home.call(None, "GET", "/register/available?username=alice", None), 400, "M_USER_IN_USE");
-    refused(&home.call(None, "GET", "/register/available?username=A", None), 400, "M_INVALID_USERNAME");
+    refused(&home.call(None, "GET", "/register/available?username=%C3%85", None), 400, "M_INVALID_USERNAME");
     refused(&home.call(None, "GET", "/register/available", None), 400, "M_MISSING_PARAM");
     assert_eq!(home.call(None, "GET", "/register/available?username=bob", None), (200, json!({ "available": true })));
 }

@@ -5,6 +5,7 @@
 mod common;
 
 mod accounts;
+mod conformance;
 mod elsewhere;
 mod gaps;
 mod home;

@@ -245,8 +245,9 @@ fn a_redacted_event_is_served_redacted() {
         assert_eq!(because["event_id"], answer["event_id"]);
         assert_eq!((&because["redacts"], &because["content"]["redacts"]), (&json!(event_id), &json!(event_id)));
         assert_eq!(because["content"]["reason"], "oops");
-        let nothing = format!("/rooms/{}/redact/%24nothing/r2", quote(&room));
-        refused(&home.put(&alice, &nothing, json!({})), 404, "M_NOT_FOUND");
+        let elsewhere = home.room(&alice, json!({ "room_version": version }));
+        let other = format!("/rooms/{}/redact/{}/r2", quote(&elsewhere), quote(&event_id));
+        refused(&home.put(&alice, &other, json!({})), 404, "M_NOT_FOUND");
         let (_, page) = home.get(&bob, &format!("/rooms/{}/messages?dir=b&limit=2", quote(&room)));
         assert_eq!(types(&page["chunk"]), ["m.room.redaction", "m.room.message"]);
         assert_eq!(page["chunk"][1]["content"], json!({}));
