@@ -8,6 +8,7 @@ use crate::{
     federation::peers::{
         discovery::DiscoveryCache,
         key_fetcher::{KeyCache, KeyFetcher},
+        looks::Looks,
         requests::FederationClient,
     },
     platform::Platform,
@@ -31,13 +32,17 @@ pub struct Server {
     pub federation: Rc<FederationClient>,
     /// Other servers' signing keys.
     pub keys: Rc<KeyFetcher>,
+    /// The looks at staged PDUs that run.
+    pub looks: Rc<Looks>,
 }
 
-/// What servers of the same configuration in one isolate know together of other servers: plain values only.
+/// What servers of the same configuration in one isolate know together of other servers, and have under way: plain values
+/// only.
 #[derive(Clone, Default)]
 pub struct Caches {
     keys: Rc<KeyCache>,
     discovery: Rc<DiscoveryCache>,
+    looks: Rc<Looks>,
 }
 
 impl Server {
@@ -53,6 +58,6 @@ impl Server {
         let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
         let federation = Rc::new(FederationClient::new(platform.clone(), config.clone(), caches.discovery));
         let keys = Rc::new(KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), caches.keys));
-        Self { config, platform, store, rooms, federation, keys }
+        Self { config, platform, store, rooms, federation, keys, looks: caches.looks }
     }
 }

@@ -58,6 +58,14 @@ pub const ANSWER_MEMORY: usize = 56 * 1024 * 1024;
 const TEXTS: usize = 3;
 const PDU_BYTES: usize = 512;
 
+/// What the text of a parsed event is at most taken for, so many times its length: its values take as much again and more.
+const PARSED: usize = 6;
+
+/// The memory that an event takes which we hold, whose text has so many bytes.
+pub fn memory_of_held(bytes: usize) -> usize {
+    PARSED * bytes + PDU_BYTES
+}
+
 /// Parses and checks PDUs of one room that another server holds as part of its history or state; those that cannot be used
 /// are left out, as the room must stand without them. `None` for an answer that takes more than [`ANSWER_MEMORY`].
 ///

@@ -10,6 +10,7 @@ use serde_json::{Map, json};
 
 use super::{
     Room, RoomError, Rooms,
+    allowance::Allowance,
     judge::{Judgement, Source, Verdict, auth_keys},
     view::{StateKey, View},
 };
@@ -22,16 +23,19 @@ use crate::{
     platform::Statement,
     store::{
         commit::Committed,
-        staging::{StagedPdu, stage},
+        staging::{StagedAlready, StagedPdu, stage},
         transactions::record_transaction,
     },
 };
 
-/// How many PDUs of one server may wait for what they cite, or for rooms that we are joining.
-const MAX_STAGED: usize = 1_000;
-
 /// The most characters of the reason for which a PDU is refused: some quote the event, and all are kept together.
 const MAX_REASON: usize = 500;
+
+/// How many fetched events are judged and committed together.
+const SLICE: usize = 100;
+
+/// What the sender of a PDU is told that can neither be judged nor wait.
+const TOO_MANY_WAIT: &str = "The event cannot be judged yet, and too many such are waiting already.";
 
 /// A transaction that begins: the answer that it got before, or the rooms that its PDUs are of.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub enum Transaction {
 pub struct KnownRooms {
     rooms: HashMap<RoomId, Room>,
     joining: HashMap<RoomId, &'static RoomVersion>,
+    /// What bounds how much of the transaction may be staged.
+    staged: StagedAlready,
 }
 
 impl KnownRooms {
@@ -117,6 +123,7 @@ impl Rooms {
             None => Transaction::New(KnownRooms {
                 rooms: begun.rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect(),
                 joining: begun.joining.into_iter().collect(),
+                staged: begun.staged,
             }),
         })
     }
@@ -160,12 +167,20 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and as the database says.
     pub async fn receive_fetched(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
-        self.until_committed(async || {
-            let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
-            let rooms = KnownRooms { rooms: HashMap::from([(room_id.clone(), room)]), ..KnownRooms::default() };
-            self.try_receive(None, rooms, events, &[]).await
-        })
-        .await
+        let mut received = Received::default();
+        // What is judged stays so, wherever the work is cut off.
+        for slice in in_order(events.to_vec()).chunks(SLICE) {
+            let of_slice = self
+                .until_committed(async || {
+                    let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
+                    let rooms = KnownRooms { rooms: HashMap::from([(room_id.clone(), room)]), ..KnownRooms::default() };
+                    self.try_receive(None, rooms, slice, &[]).await
+                })
+                .await?;
+            received.accepted += of_slice.accepted;
+            received.missing.extend(of_slice.missing);
+        }
+        Ok(received)
     }
 
     async fn try_receive(
@@ -183,6 +198,7 @@ impl Rooms {
         let mut received = Received::default();
         let mut commits = Vec::new();
         let mut others: Vec<Statement> = Vec::new();
+        let mut allowance = Allowance::new(&rooms.staged);
         for (room_id, events) in by_room(events) {
             let mut staged = Vec::new();
             let mut judged = None;
@@ -218,17 +234,24 @@ impl Rooms {
                 }
             }
             match record {
-                Some(record) if !staged.is_empty() && self.may_stage(record.origin, staged.len()).await? => {
-                    others.extend(stage(staged.iter().map(|lacking| StagedPdu {
-                        event: &lacking.event,
-                        origin: record.origin,
-                        received_ts: now,
-                    })));
-                    received.staged.push(room_id.clone());
-                }
-                Some(_) => {
-                    let error = "The event cannot be judged yet, and too many such are waiting already.";
-                    results.extend(staged.iter().map(|l| (l.event.event_id().clone(), Some(error.to_owned()))));
+                Some(record) => {
+                    let joining = rooms.ours(&room_id).is_none();
+                    let mut waiting = Vec::with_capacity(staged.len());
+                    for Lacking { event, .. } in &staged {
+                        match allowance.take(&room_id, joining, event.json().len()) {
+                            Some(stranger) => {
+                                let origin = record.origin;
+                                waiting.push(StagedPdu { event, origin, stranger, received_ts: now });
+                            }
+                            None => {
+                                results.insert(event.event_id().clone(), Some(TOO_MANY_WAIT.to_owned()));
+                            }
+                        }
+                    }
+                    if !waiting.is_empty() {
+                        received.staged.push(room_id.clone());
+                    }
+                    others.extend(stage(waiting.into_iter()));
                 }
                 None => received.missing.extend(staged),
             }
@@ -243,12 +266,6 @@ impl Rooms {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
         }
         Ok(self.store.commit(&commits, others).await?.with(received))
-    }
-
-    /// Whether `count` more PDUs of `origin` may wait.
-    async fn may_stage(&self, origin: &ServerName, count: usize) -> Result<bool, RoomError> {
-        let staged = usize::try_from(self.store.staged_by(origin).await?).unwrap_or(usize::MAX);
-        Ok(staged.saturating_add(count) <= MAX_STAGED)
     }
 
     /// Reads in one call what judging `events` will ask for.

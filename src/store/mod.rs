@@ -9,6 +9,7 @@ pub mod aliases;
 pub mod commit;
 pub mod event_graph;
 pub mod events;
+pub mod headers;
 pub mod known_keys;
 pub mod members;
 pub(crate) mod memberships;

@@ -1,5 +1,7 @@
 //! PDUs that wait: for what they cite, or for the room that we are joining.
 
+use std::collections::HashMap;
+
 use serde_json::json;
 
 use super::{Store, json_list, json_lists};
@@ -9,7 +11,7 @@ use crate::{
         identifiers::{RoomId, ServerName},
         room_version::RoomVersion,
     },
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Rows, Statement},
 };
 
 /// A PDU to stage.
@@ -19,8 +21,39 @@ pub struct StagedPdu<'a> {
     pub event: &'a Event,
     /// Who sent it.
     pub origin: &'a ServerName,
+    /// Whether that server is not in the room by our state.
+    pub stranger: bool,
     /// When it came, in milliseconds.
     pub received_ts: i64,
+}
+
+/// So much is staged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// How many PDUs.
+    pub pdus: usize,
+    /// How many bytes they are long.
+    pub bytes: usize,
+}
+
+/// What bounds how much more a server may stage.
+#[derive(Debug, Clone, Default)]
+pub struct StagedAlready {
+    /// What it has staged.
+    pub by_origin: Amount,
+    /// What of that it has staged in rooms that it is not in.
+    pub as_stranger: Amount,
+    /// The rooms that were asked about.
+    pub rooms: HashMap<RoomId, StagedOfRoom>,
+}
+
+/// The same of one room.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StagedOfRoom {
+    /// Whether the server is in the room by our state.
+    pub is_member: bool,
+    /// What servers have staged of it that are not.
+    pub by_strangers: Amount,
 }
 
 /// A staged PDU as it is stored.
@@ -28,8 +61,8 @@ pub struct StagedPdu<'a> {
 pub struct Waiting {
     /// Its event id.
     pub event_id: String,
-    /// Who sent it.
-    pub origin: String,
+    /// Who sent it, the first first.
+    pub senders: Vec<ServerName>,
     json: String,
     /// When it came, in milliseconds.
     pub received_ts: i64,
@@ -46,25 +79,56 @@ impl Waiting {
     }
 }
 
-const STAGE: &str = "\
-    INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts) \
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \
-    ON CONFLICT (room_id, event_id) DO NOTHING";
+/// How many PDUs that are due are looked for at once: of that many the rooms are named.
+const MAX_DUE: i64 = 2_000;
 
-const ROOMS_WAITING: &str = "SELECT DISTINCT room_id FROM staged_pdus WHERE retry_at <= ?1 LIMIT 50";
+/// A PDU that waits already is remembered to have been sent by one more server, and looked at anew: that server may give what
+/// the others do not. Strangers give way to a server in the room.
+const STAGE: &str = "\
+    INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts, stranger, bytes, retry_at) \
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 4 \
+    FROM json_each(?1) WHERE true \
+    ON CONFLICT (room_id, event_id) DO UPDATE SET \
+      origin = CASE WHEN staged_pdus.stranger > excluded.stranger THEN excluded.origin ELSE staged_pdus.origin END, \
+      also = CASE WHEN staged_pdus.stranger > excluded.stranger THEN '[]' \
+        ELSE json_insert(staged_pdus.also, '$[#]', excluded.origin) END, \
+      stranger = excluded.stranger, attempts = 0, retry_at = MAX(staged_pdus.look_until, excluded.received_ts) \
+    WHERE excluded.stranger < staged_pdus.stranger \
+      OR (excluded.stranger = staged_pdus.stranger AND excluded.origin <> staged_pdus.origin \
+        AND json_array_length(staged_pdus.also) < 4 \
+        AND NOT EXISTS (SELECT 1 FROM json_each(staged_pdus.also) AS a WHERE a.value = excluded.origin))";
+
+/// What server ?1 has staged, and of each room in ?2, a JSON list, what strangers have, and whether the server is in it.
+const STAGED_ALREADY: &str = "\
+    SELECT NULL AS room_id, 0 AS is_member, count(*) AS pdus, COALESCE(SUM(bytes), 0) AS bytes, \
+      COALESCE(SUM(stranger), 0) AS as_stranger, COALESCE(SUM(bytes * stranger), 0) AS as_stranger_bytes \
+    FROM staged_pdus WHERE origin = ?1 \
+    UNION ALL \
+    SELECT wanted.value, \
+      EXISTS (SELECT 1 FROM room_servers AS r WHERE r.room_id = wanted.value AND r.server = ?1 AND r.to_pos IS NULL), \
+      0, 0, \
+      (SELECT count(*) FROM staged_pdus AS s WHERE s.room_id = wanted.value AND s.stranger), \
+      (SELECT COALESCE(SUM(s.bytes), 0) FROM staged_pdus AS s WHERE s.room_id = wanted.value AND s.stranger) \
+    FROM json_each(?2) AS wanted";
+
+/// The rooms of those ?2 PDUs that have been due for longest. What waits for a join is not due before it has ended.
+const ROOMS_WAITING: &str = "\
+    SELECT room_id FROM ( \
+      SELECT s.room_id, s.retry_at FROM staged_pdus AS s WHERE s.retry_at <= ?1 AND NOT EXISTS \
+        (SELECT 1 FROM pending_joins AS j WHERE j.room_id = s.room_id AND j.until_ts > ?1) \
+      ORDER BY s.retry_at LIMIT ?2) \
+    GROUP BY room_id ORDER BY MIN(retry_at), room_id";
 
 const WAITING: &str = "\
-    SELECT event_id, origin, json, received_ts FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
-    ORDER BY received_ts LIMIT ?2";
-
-const STAGED_BY: &str = "SELECT count(*) AS staged FROM staged_pdus WHERE origin = ?1";
+    SELECT event_id, origin, json, received_ts, also FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
+    ORDER BY stranger, received_ts LIMIT ?2";
 
 const BEGIN_LOOK: &str = "\
-    UPDATE staged_pdus SET attempts = attempts + 1, retry_at = ?3 \
+    UPDATE staged_pdus SET attempts = attempts + 1, retry_at = ?3, look_until = ?3 \
     WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
 
 const PAUSE: &str = "\
-    UPDATE staged_pdus SET retry_at = ?3 + MIN(?4 * attempts * attempts, ?5) \
+    UPDATE staged_pdus SET retry_at = ?3 + MIN(?4 * attempts * attempts, ?5), look_until = 0 \
     WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
 
 const DROP: &str = "DELETE FROM staged_pdus WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
@@ -79,19 +143,54 @@ const ABANDON: &str = "\
 pub(crate) fn stage<'a>(pdus: impl Iterator<Item = StagedPdu<'a>>) -> Vec<Statement> {
     let rows = pdus.map(|pdu| {
         let event = pdu.event;
-        json!([event.room_id().as_str(), event.event_id().as_str(), pdu.origin.as_str(), event.json(), pdu.received_ts])
-            .to_string()
+        json!([
+            event.room_id().as_str(),
+            event.event_id().as_str(),
+            pdu.origin.as_str(),
+            event.json(),
+            pdu.received_ts,
+            i64::from(pdu.stranger),
+            event.json().len(),
+        ])
+        .to_string()
     });
     json_lists(rows).into_iter().map(|list| Statement::new(STAGE, [list.into()])).collect()
 }
 
+/// Asks what bounds how much `origin` may stage in the rooms `room_ids`; [`staged_already`] reads the answer.
+pub(super) fn ask_staged_already(origin: &ServerName, room_ids: &[RoomId]) -> Statement {
+    let room_ids = json_list(room_ids.iter().map(RoomId::as_str));
+    Statement::new(STAGED_ALREADY, [origin.as_str().into(), room_ids.into()])
+}
+
+/// The answer to [`ask_staged_already`].
+pub(super) fn staged_already(rows: &Rows) -> Result<StagedAlready, DatabaseError> {
+    let mut already = StagedAlready::default();
+    for row in rows {
+        let number = |index| Ok::<_, DatabaseError>(usize::try_from(row.integer(index)?).unwrap_or(0));
+        let of_strangers = Amount { pdus: number(4)?, bytes: number(5)? };
+        match row.optional_text(0)? {
+            None => {
+                already.by_origin = Amount { pdus: number(2)?, bytes: number(3)? };
+                already.as_stranger = of_strangers;
+            }
+            Some(room_id) => {
+                let Ok(room_id) = RoomId::parse(room_id) else { continue };
+                let of_room = StagedOfRoom { is_member: row.integer(1)? != 0, by_strangers: of_strangers };
+                already.rooms.insert(room_id, of_room);
+            }
+        }
+    }
+    Ok(already)
+}
+
 impl Store {
-    /// Rooms with staged PDUs that are due at `now`.
+    /// Rooms with staged PDUs that are due at `now`, those first that have been so for longest.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn rooms_waiting(&self, now: i64) -> Result<Vec<RoomId>, DatabaseError> {
-        let rows = self.query(Statement::new(ROOMS_WAITING, [now.into()])).await?;
+        let rows = self.query(Statement::new(ROOMS_WAITING, [now.into(), MAX_DUE.into()])).await?;
         let mut rooms = Vec::with_capacity(rows.len());
         for row in &rows {
             rooms.extend(RoomId::parse(row.text(0)?).ok());
@@ -102,14 +201,17 @@ impl Store {
     /// The staged PDUs of a room that are due at `now`, the oldest first, `limit` at most.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn waiting(&self, room_id: &RoomId, limit: i64, now: i64) -> Result<Vec<Waiting>, DatabaseError> {
         let rows = self.query(Statement::new(WAITING, [room_id.as_str().into(), limit.into(), now.into()])).await?;
         rows.iter()
             .map(|row| {
+                let also: Vec<String> = serde_json::from_str(row.text(4)?)
+                    .map_err(|_| DatabaseError::Shape("a staged PDU with an unreadable list of senders".to_owned()))?;
+                let senders = [row.text(1)?].into_iter().chain(also.iter().map(String::as_str));
                 Ok(Waiting {
                     event_id: row.text(0)?.to_owned(),
-                    origin: row.text(1)?.to_owned(),
+                    senders: senders.filter_map(|name| ServerName::parse(name).ok()).collect(),
                     json: row.text(2)?.to_owned(),
                     received_ts: row.integer(3)?,
                 })
@@ -120,7 +222,7 @@ impl Store {
     /// Counts one more look at staged PDUs, and keeps them from being looked at again before `retry_at`.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn begin_look(&self, room_id: &RoomId, ids: &[&str], retry_at: i64) -> Result<(), DatabaseError> {
         let ids = json_list(ids.iter().copied());
         let parameters = [room_id.as_str().into(), ids.into(), retry_at.into()];
@@ -131,7 +233,7 @@ impl Store {
     /// of their looks, at most `longest_ms`.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn pause(
         &self,
         room_id: &RoomId,
@@ -144,19 +246,10 @@ impl Store {
         self.query(Statement::new(PAUSE, parameters)).await.map(|_| ())
     }
 
-    /// How many PDUs that `origin` sent are staged.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn staged_by(&self, origin: &ServerName) -> Result<i64, DatabaseError> {
-        let rows = self.query(Statement::new(STAGED_BY, [origin.as_str().into()])).await?;
-        rows.first().map_or(Ok(0), |row| row.integer(0))
-    }
-
     /// Gives staged PDUs up.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn unstage(&self, room_id: &RoomId, ids: &[String]) -> Result<(), DatabaseError> {
         let ids = json_list(ids.iter().map(String::as_str));
         self.query(Statement::new(DROP, [room_id.as_str().into(), ids.into()])).await.map(|_| ())
@@ -165,7 +258,7 @@ impl Store {
     /// Gives up the staged PDUs of a room that nobody here is in, or is joining at `now`. `own` is this server's name.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn abandon(&self, own: &ServerName, room_id: &RoomId, now: i64) -> Result<(), DatabaseError> {
         let parameters = [room_id.as_str().into(), own.as_str().into(), now.into()];
         self.query(Statement::new(ABANDON, parameters)).await.map(drop)

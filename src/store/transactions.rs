@@ -4,6 +4,7 @@ use super::{
     Store,
     pending_joins::{joining, joining_statement},
     rooms::{Room, room, rooms_statement},
+    staging::{StagedAlready, ask_staged_already, staged_already},
 };
 use crate::{
     matrix::{
@@ -22,6 +23,8 @@ pub struct Beginning {
     pub rooms: Vec<Room>,
     /// Those of its rooms that we are joining, with the version that each is said to have.
     pub joining: Vec<(RoomId, &'static RoomVersion)>,
+    /// What bounds how much of it may be staged.
+    pub staged: StagedAlready,
 }
 
 const ANSWER: &str = "SELECT response FROM transactions WHERE origin = ?1 AND txn_id = ?2";
@@ -54,6 +57,7 @@ impl Store {
                 Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]),
                 rooms_statement(own, ids),
                 joining_statement(ids, now),
+                ask_staged_already(origin, ids),
             ])
             .await?;
         let mut answers = answers.into_iter();
@@ -63,7 +67,8 @@ impl Store {
             None => None,
         };
         let rooms = next().iter().map(room).collect::<Result<_, _>>()?;
-        Ok(Beginning { answer, rooms, joining: next().iter().map(joining).collect::<Result<_, _>>()? })
+        let joining = next().iter().map(joining).collect::<Result<_, _>>()?;
+        Ok(Beginning { answer, rooms, joining, staged: staged_already(&next())? })
     }
 
     /// Forgets the answers to transactions received before `before`: nobody repeats one that old.

@@ -11,6 +11,7 @@ mod forks;
 mod inviting;
 mod joining;
 mod leaving;
+mod missing;
 mod pending_joins;
 mod public;
 mod queries;

@@ -6,5 +6,6 @@ pub mod discovery;
 pub mod dns;
 pub mod endpoints;
 pub mod key_fetcher;
+pub mod looks;
 pub mod requests;
 pub mod well_known;

@@ -89,6 +89,11 @@ impl ReceivedPdu {
         &self.event.fields.auth_events
     }
 
+    /// `prev_events`
+    pub fn prev_events(&self) -> &[EventId] {
+        &self.event.fields.prev_events
+    }
+
     /// `origin_server_ts`
     pub fn origin_server_ts(&self) -> i64 {
         self.event.fields.origin_server_ts

@@ -1,0 +1,191 @@
+//! Fetching what received events cite and we do not hold (Server-Server API, "Backfilling and retrieving missing
+//! events"), so that staged PDUs can be judged.
+//!
+//! - [`look`]: one look at a room's staged PDUs, which judges and fetches in turns.
+//! - [`state`]: the state before the far edge of a gap that is too wide to be filled.
+//! - [`whom`]: which server is asked for what.
+//!
+//! Every fetched event is checked as a received one; what a server says about the room's state is judged by the room's
+//! rules.
+
+mod look;
+mod state;
+mod whom;
+
+use std::{
+    cell::RefCell,
+    collections::{HashSet, VecDeque},
+};
+
+use futures_util::future;
+
+use self::look::Look;
+use crate::{
+    federation::peers::looks::Slot,
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName},
+    },
+    room::RoomError,
+    server::Server,
+    store::staging::{StagedPdu, stage},
+};
+
+/// How many staged PDUs of a room are looked at together.
+const STAGED_AT_ONCE: i64 = 200;
+
+/// For so long, in milliseconds, what a staged PDU cites is looked for: two days.
+const GIVE_UP_AFTER_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
+
+/// The pause after the first look in vain, in milliseconds; it grows with each, up to the longest.
+const PAUSE_MS: i64 = 15_000;
+const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
+
+/// While somebody looks, nobody else does, for this long in milliseconds.
+const LOOK_MS: i64 = 2 * 60 * 1_000;
+
+/// How long a look may take that a request begins, in milliseconds: the platform allows 30 s after the answer.
+const AFTER_REQUEST_MS: i64 = 25_000;
+
+/// How many further looks it goes on with that found others running.
+const MAX_FURTHER: usize = 20;
+
+/// How long the scheduled trigger may begin further looks, in milliseconds: it comes again after a minute.
+const SWEEP_MS: i64 = 50_000;
+
+/// How long a user's request waits for other looks to end, and how often it asks, in milliseconds.
+const WAIT_MS: i64 = 10_000;
+const WAIT_STEP_MS: u32 = 250;
+
+impl Server {
+    /// Starts judging the staged PDUs of the room, and fetching what they cite. Called after a commit that staged some,
+    /// and when a join of the room has ended. Where enough looks are running, one of them goes on with the room.
+    pub fn fetch_missing(&self, room_id: &RoomId) {
+        let (server, room_id) = (self.clone(), room_id.clone());
+        self.platform.background.spawn(Box::pin(async move {
+            let until = server.platform.clock.now_ms() + AFTER_REQUEST_MS;
+            let Some(_slot) = server.begin_look(until) else { return };
+            server.judge_staged(&room_id, until).await;
+            for _ in 0..MAX_FURTHER {
+                if !server.looks.is_more_wanted() || server.platform.clock.now_ms() >= until {
+                    return;
+                }
+                match server.rooms_due().await.into_iter().next() {
+                    Some(room_id) => server.judge_staged(&room_id, until).await,
+                    None => server.looks.want_no_more(),
+                }
+            }
+        }));
+    }
+
+    /// Judges an event that `origin` has let into a room that we are in too, after fetching what it cites. Where that cannot
+    /// be had now it is looked for later, as for any other event.
+    ///
+    /// # Errors
+    /// [`RoomError::NotAllowed`] where the room does not allow it, and where the database fails.
+    pub(super) async fn judge_given(&self, origin: &ServerName, event: &Event) -> Result<(), RoomError> {
+        let received_ts = self.platform.clock.now_ms();
+        let staged = StagedPdu { event, origin, stranger: false, received_ts };
+        self.store.batch(stage(std::iter::once(staged))).await?;
+        let give_up = received_ts + WAIT_MS;
+        loop {
+            let now = self.platform.clock.now_ms();
+            let until = now + LOOK_MS;
+            if let Some(_slot) = self.begin_look(until) {
+                self.judge_staged(event.room_id(), until).await;
+                break;
+            }
+            if now >= give_up {
+                break;
+            }
+            self.platform.clock.sleep(WAIT_STEP_MS).await;
+        }
+        match self.rooms.receive_own(event).await {
+            Err(RoomError::MissingEvents(_)) => Ok(()),
+            judged => judged,
+        }
+    }
+
+    /// Looks again at the staged PDUs that are due, those first that have been so for longest. What is left when the time is
+    /// up is first in the next run.
+    pub async fn sweep_staged(&self) {
+        let stop = self.platform.clock.now_ms() + SWEEP_MS;
+        let rooms = RefCell::new(VecDeque::from(self.rooms_due().await));
+        let work = async || {
+            while self.platform.clock.now_ms() < stop {
+                let until = self.platform.clock.now_ms() + LOOK_MS;
+                let Some(_slot) = self.begin_look(until) else { return };
+                let Some(room_id) = rooms.borrow_mut().pop_front() else { return };
+                self.judge_staged(&room_id, until).await;
+            }
+        };
+        future::join(work(), work()).await;
+    }
+
+    async fn rooms_due(&self) -> Vec<RoomId> {
+        let rooms = self.store.rooms_waiting(self.platform.clock.now_ms()).await;
+        rooms.unwrap_or_else(|error| {
+            self.platform.log.warn(&format!("The staged PDUs cannot be read: {error}"));
+            Vec::new()
+        })
+    }
+
+    fn begin_look(&self, until: i64) -> Option<Slot> {
+        let slot = self.looks.begin(self.platform.clock.now_ms(), until);
+        if slot.is_none() {
+            self.looks.want_more();
+        }
+        slot
+    }
+
+    async fn judge_staged(&self, room_id: &RoomId, until: i64) {
+        if let Err(error) = self.try_judge_staged(room_id, until).await {
+            self.platform.log.warn(&format!("The staged PDUs of {room_id} cannot be judged: {error}"));
+        }
+    }
+
+    async fn try_judge_staged(&self, room_id: &RoomId, until: i64) -> Result<(), RoomError> {
+        let now = self.platform.clock.now_ms();
+        let Some(room) = self.rooms.room(room_id).await?.filter(|room| room.local_joined > 0) else {
+            // Nobody here is in the room any more, or yet.
+            return Ok(self.store.abandon(&self.config.server_name, room_id, now).await?);
+        };
+        let waiting = self.store.waiting(room_id, STAGED_AT_ONCE, now).await?;
+        if waiting.is_empty() {
+            // Another look may have them, which began before their last sender was known.
+            self.looks.want_more();
+            return Ok(());
+        }
+        // Before the work: one that is cut off must not be begun again at once, for ever.
+        let ids: Vec<&str> = waiting.iter().map(|staged| staged.event_id.as_str()).collect();
+        self.store.begin_look(room_id, &ids, now + LOOK_MS).await?;
+        let first_depth = self.store.first_depth(room_id).await?;
+        let mut look = Look::new(self, room, first_depth, until);
+        for staged in &waiting {
+            if let Ok(event) = staged.event(look.version()) {
+                look.add_staged(event, &staged.senders);
+            }
+        }
+        let outcome = look.run().await;
+        let left: HashSet<EventId> = look.into_left();
+        let now = self.platform.clock.now_ms();
+        let (mut done, mut left_waiting) = (Vec::new(), Vec::new());
+        for staged in &waiting {
+            let id = staged.event_id.as_str();
+            if !left.iter().any(|left| left.as_str() == id) {
+                done.push(id.to_owned());
+            } else if now - staged.received_ts > GIVE_UP_AFTER_MS {
+                self.platform.log.warn(&format!("{id} in {room_id} is given up: what it cites cannot be had"));
+                done.push(id.to_owned());
+            } else {
+                left_waiting.push(id);
+            }
+        }
+        self.store.unstage(room_id, &done).await?;
+        if !left_waiting.is_empty() {
+            let pauses = (PAUSE_MS, LONGEST_PAUSE_MS);
+            self.store.pause(room_id, &left_waiting, now, pauses).await?;
+        }
+        outcome
+    }
+}

@@ -1,0 +1,181 @@
+//! Whom to ask about an event: a server that knows it, has not failed to answer, and was not asked yet.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::{
+    federation::peers::requests::RequestError,
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName},
+    },
+    platform::Random,
+    room::RoomError,
+    server::Server,
+};
+
+/// How many of the room's servers are asked that have nothing to do with the event.
+const MAX_OTHERS: usize = 3;
+
+/// After so many answers that were of no use a question is let be.
+const MAX_ANSWERS: usize = 4;
+
+/// What may be asked of a server about an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Question {
+    /// The event's auth chain.
+    AuthChain,
+    /// The events between ours and it.
+    EventsBefore,
+    /// It, and the state before it.
+    StateBefore,
+}
+
+/// See the module.
+pub(super) struct Whom<'s> {
+    server: &'s Server,
+    room_id: RoomId,
+    /// The servers that should know an event, the best first.
+    sources: HashMap<EventId, Vec<ServerName>>,
+    /// Some of the room's servers, once they were needed.
+    others: Option<Vec<ServerName>>,
+    asked: HashSet<(Question, EventId, ServerName)>,
+    /// How many servers were asked a question.
+    answers: HashMap<(Question, EventId), usize>,
+    failed: HashSet<ServerName>,
+}
+
+impl<'s> Whom<'s> {
+    pub(super) fn new(server: &'s Server, room_id: &RoomId) -> Self {
+        Self {
+            server,
+            room_id: room_id.clone(),
+            sources: HashMap::new(),
+            others: None,
+            asked: HashSet::new(),
+            answers: HashMap::new(),
+            failed: HashSet::new(),
+        }
+    }
+
+    /// Whether the event is known already.
+    pub(super) fn knows(&self, event_id: &EventId) -> bool {
+        self.sources.contains_key(event_id)
+    }
+
+    /// An event that servers have sent us. Its own server knows it best: anybody may have relayed it to us first, so as to be
+    /// the one who is asked.
+    pub(super) fn sent(&mut self, event: &Event, senders: &[ServerName]) {
+        let servers = own_server(event).into_iter().chain(senders.iter().cloned());
+        self.put(event, servers);
+    }
+
+    /// An event that `giver` has given us when it was asked: so it may know what comes before it.
+    pub(super) fn given(&mut self, event: &Event, giver: &ServerName) {
+        self.put(event, [giver.clone()].into_iter().chain(own_server(event)));
+    }
+
+    fn put(&mut self, event: &Event, servers: impl Iterator<Item = ServerName>) {
+        let mut sources: Vec<ServerName> = Vec::new();
+        for server in servers {
+            if server != self.server.config.server_name && !sources.contains(&server) {
+                sources.push(server);
+            }
+        }
+        self.sources.insert(event.event_id().clone(), sources);
+    }
+
+    /// The next server to put `question` about the event `about` to, which `known` cites or is; `None` where nobody is left.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub(super) async fn next(
+        &mut self,
+        question: Question,
+        about: &EventId,
+        known: &EventId,
+    ) -> Result<Option<ServerName>, RoomError> {
+        if self.answers.get(&(question, about.clone())).is_some_and(|answers| *answers >= MAX_ANSWERS) {
+            return Ok(None);
+        }
+        let sources = self.sources.get(known).cloned().unwrap_or_default();
+        if let Some(first) = sources.first()
+            && self.may_ask(question, about, first)
+        {
+            return Ok(Some(first.clone()));
+        }
+        let others = self.others().await?;
+        let others = others.iter().filter(|name| !sources.contains(name)).take(MAX_OTHERS).cloned();
+        let mut order = in_turns(sources.iter().skip(1).cloned(), others);
+        Ok(order.find(|name| self.may_ask(question, about, name)))
+    }
+
+    fn may_ask(&self, question: Question, about: &EventId, name: &ServerName) -> bool {
+        !self.failed.contains(name) && !self.asked.contains(&(question, about.clone(), name.clone()))
+    }
+
+    /// Notes that a server is asked, so that it is not asked again.
+    pub(super) fn note(&mut self, question: Question, about: &EventId, name: &ServerName) {
+        self.asked.insert((question, about.clone(), name.clone()));
+    }
+
+    /// Notes that a server's answer has not helped.
+    pub(super) fn note_useless(&mut self, question: Question, about: &EventId) {
+        *self.answers.entry((question, about.clone())).or_default() += 1;
+    }
+
+    /// Notes why a server has not given what it was asked for. A definite answer is no failure to answer.
+    pub(super) fn note_error(&mut self, name: &ServerName, error: &RequestError) {
+        let is_definite = match error {
+            RequestError::Status { .. } => !error.is_worth_retrying(),
+            RequestError::Invalid(_) | RequestError::BadResponse(_) => true,
+            _ => false,
+        };
+        if !is_definite {
+            self.failed.insert(name.clone());
+        }
+    }
+
+    /// Whether a server has failed to answer.
+    pub(super) fn has_failed(&self, name: &ServerName) -> bool {
+        self.failed.contains(name)
+    }
+
+    async fn others(&mut self) -> Result<Vec<ServerName>, RoomError> {
+        if let Some(others) = &self.others {
+            return Ok(others.clone());
+        }
+        let mut others = self.server.rooms.servers(&self.room_id).await?;
+        others.retain(|name| *name != self.server.config.server_name);
+        // A few more than are asked: some of them are sources already.
+        draw(&mut others, 4 * MAX_OTHERS, &*self.server.platform.random);
+        self.others = Some(others.clone());
+        Ok(others)
+    }
+}
+
+fn own_server(event: &Event) -> Option<ServerName> {
+    ServerName::parse(event.sender().server_name()).ok()
+}
+
+/// Leaves at most `count` of `names`, at random.
+fn draw(names: &mut Vec<ServerName>, count: usize, random: &dyn Random) {
+    let count = count.min(names.len());
+    for at in 0..count {
+        let mut bytes = [0; 4];
+        random.fill(&mut bytes);
+        let left = names.len() - at;
+        let drawn = usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(0) % left;
+        names.swap(at, at + drawn);
+    }
+    names.truncate(count);
+}
+
+/// One of each in turns: however many servers have relayed an event, others are asked too.
+fn in_turns<T>(one: impl Iterator<Item = T>, other: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    let (mut one, mut other) = (one.fuse(), other.fuse());
+    let mut turn = false;
+    std::iter::from_fn(move || {
+        turn = !turn;
+        if turn { one.next().or_else(|| other.next()) } else { other.next().or_else(|| one.next()) }
+    })
+}

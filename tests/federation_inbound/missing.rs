@@ -1,0 +1,561 @@
+//! Fetching what staged PDUs cite: who is asked for it, what is believed, and how much of it there may be.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::{
+    matrix::identifiers::RoomId,
+    platform::Clock,
+    router::{Request, Response, json_response},
+};
+
+use crate::{
+    Scene,
+    common::{
+        network::World,
+        peer::{Peer, PeerRoom, event_id},
+    },
+    scene,
+};
+
+/// An event and its ID.
+type Known = (String, Value);
+
+fn not_found() -> Response {
+    json_response(StatusCode::NOT_FOUND, &json!({ "errcode": "M_NOT_FOUND", "error": "?" }))
+}
+
+/// What a server answers that holds `events` and the room's state before them.
+fn answer_of(events: &[Known], request: &Request) -> Option<Response> {
+    let by_id: BTreeMap<&str, &Value> = events.iter().map(|(id, event)| (id.as_str(), event)).collect();
+    let path = request.uri().path();
+    let previous = |event: &Value| -> Vec<String> {
+        event["prev_events"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+    };
+    if path.contains("/get_missing_events/") {
+        let body: Value = serde_json::from_slice(request.body()).unwrap();
+        let limit = body["limit"].as_u64().unwrap().min(20) as usize;
+        let ids = |name: &str| -> Vec<String> {
+            body[name].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+        };
+        let earliest = ids("earliest_events");
+        let mut found: Vec<&Value> = Vec::new();
+        let mut waiting: Vec<String> = ids("latest_events")
+            .iter()
+            .filter_map(|id| by_id.get(id.as_str()))
+            .flat_map(|event| previous(event))
+            .collect();
+        while let Some(id) = waiting.pop()
+            && found.len() < limit
+        {
+            let Some(event) = by_id.get(id.as_str()) else { continue };
+            if !earliest.contains(&id) && !found.contains(event) {
+                found.push(event);
+                waiting.extend(previous(event));
+            }
+        }
+        return Some(json_response(StatusCode::OK, &json!({ "events": found })));
+    }
+    if path.contains("/v1/event/") {
+        let event = by_id.iter().find(|(id, _)| path.ends_with(&id[1..]));
+        let Some((_, event)) = event else { return Some(not_found()) };
+        return Some(json_response(StatusCode::OK, &json!({ "pdus": [event] })));
+    }
+    None
+}
+
+/// From now on the peer has these events.
+fn holds(peer: &Peer, events: &[Known]) {
+    let events = events.to_vec();
+    peer.answers(move |request| answer_of(&events, request));
+}
+
+/// From now on the peer answers, but has nothing to say.
+fn is_empty_handed(peer: &Peer) {
+    peer.answers(|request| {
+        let path = request.uri().path();
+        if path.contains("/get_missing_events/") {
+            return Some(json_response(StatusCode::OK, &json!({ "events": [] })));
+        }
+        path.contains("/_matrix/federation/v1/").then(not_found)
+    });
+}
+
+/// How many requests the peer has got whose path holds `part`.
+fn asked(peer: &Peer, part: &str) -> usize {
+    peer.received.borrow().iter().filter(|request| request.uri().path().contains(part)).count()
+}
+
+impl Scene {
+    /// Another peer, whose user has joined the room too.
+    fn member(&mut self, name: &str, localpart: &str) -> (Rc<Peer>, PeerRoom) {
+        let peer = Peer::new(&self.world, name);
+        let theirs = peer.join(&self.a, self.room.as_str(), &peer.user(localpart));
+        self.world.settle();
+        // Bob's server has heard of it.
+        self.theirs.advance(&theirs.last);
+        (peer, theirs)
+    }
+
+    /// So many messages of Bob's.
+    fn say(&mut self, count: usize) -> Vec<Known> {
+        (0..count).map(|i| self.theirs.say(&self.peer, &self.bob, &format!("message {i}"))).collect()
+    }
+
+    fn is_shown(&self, events: &[Known]) {
+        for (id, _) in events {
+            assert!(self.a.shows(id), "{id} is not shown; {:#?}", self.world.logs());
+        }
+        assert!(self.a.database.rows("SELECT 1 FROM staged_pdus").is_empty());
+    }
+}
+
+fn takes(peer: &Peer, scene: &Scene, txn_id: &str, event: &Known) {
+    let answer = peer.send(&scene.a, txn_id, std::slice::from_ref(&event.1));
+    assert_eq!(answer, (200, json!({ "pdus": { event.0.as_str(): {} } })));
+}
+
+#[test]
+fn the_sender_s_own_server_is_asked_whoever_relays_an_event() {
+    let mut scene = scene("12");
+    let (relay, _) = scene.member("relay.example", "mallory");
+    is_empty_handed(&relay);
+    let said = scene.say(3);
+    holds(&scene.peer, &said);
+    takes(&relay, &scene, "1", &said[2]);
+    scene.world.settle();
+    scene.is_shown(&said);
+}
+
+#[test]
+fn others_in_the_room_are_asked_where_the_sender_s_server_is_gone() {
+    let mut scene = scene("12");
+    let (relay, _) = scene.member("relay.example", "mallory");
+    let (third, _) = scene.member("third.example", "carol");
+    is_empty_handed(&relay);
+    let said = scene.say(3);
+    holds(&third, &said);
+    scene.world.disconnect("peer.example");
+    takes(&relay, &scene, "1", &said[2]);
+    scene.world.settle();
+    scene.is_shown(&said);
+}
+
+#[test]
+fn all_who_sent_an_event_are_remembered_and_asked() {
+    let mut scene = scene("12");
+    let (relay, _) = scene.member("relay.example", "mallory");
+    is_empty_handed(&relay);
+    let said = scene.say(2);
+    scene.world.disconnect("peer.example");
+    takes(&relay, &scene, "1", &said[1]);
+    scene.world.settle();
+    assert!(!scene.a.shows(&said[1].0));
+    // Its own server is back, and sends it as if for the first time: it is looked for at once.
+    let back = Peer::new(&scene.world, "peer.example");
+    holds(&back, &said);
+    takes(&back, &scene, "1", &said[1]);
+    scene.world.settle();
+    scene.is_shown(&said);
+}
+
+#[test]
+fn a_server_in_the_room_takes_the_place_of_strangers() {
+    let mut scene = scene("12");
+    scene.world.disconnect("peer.example");
+    let said = scene.say(2);
+    let senders = || scene.a.database.rows("SELECT origin, also, stranger FROM staged_pdus");
+    for number in 0..7 {
+        let stranger = Peer::new(&scene.world, &format!("stranger{number}.example"));
+        takes(&stranger, &scene, "1", &said[1]);
+        scene.world.settle();
+    }
+    let [origin, also, stranger] = &senders()[0][..] else { panic!() };
+    assert_eq!((origin.as_str(), stranger.as_str()), ("stranger0.example", "1"));
+    assert_eq!(serde_json::from_str::<Vec<String>>(also).unwrap().len(), 4);
+    let back = Peer::new(&scene.world, "peer.example");
+    is_empty_handed(&back);
+    takes(&back, &scene, "1", &said[1]);
+    scene.world.settle();
+    assert_eq!(senders(), [["peer.example", "[]", "0"]]);
+}
+
+#[test]
+fn a_server_that_does_not_give_the_auth_chain_may_give_the_rest() {
+    let mut scene = scene("12");
+    let carol = scene.peer.user("carol");
+    let join = json!({ "type": "m.room.member", "state_key": carol, "content": { "membership": "join" } });
+    let mut draft = scene.theirs.draft(scene.world.now_ms(), &carol, join);
+    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+    draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+    let join = scene.peer.sign("12", draft);
+    scene.theirs.state.insert(("m.room.member".to_owned(), carol.clone()), join.1.clone());
+    scene.theirs.advance(&join.0);
+    let said = scene.theirs.say(&scene.peer, &carol, "hello");
+    let events = [join, said];
+    // `event_auth` is answered with 404.
+    holds(&scene.peer, &events);
+    takes(&scene.peer, &scene, "1", &events[1]);
+    scene.world.settle();
+    scene.is_shown(&events);
+    assert_eq!(asked(&scene.peer, "/event_auth/"), 1);
+}
+
+#[test]
+fn a_wide_gap_is_filled_page_by_page() {
+    let mut scene = scene("12");
+    let said = scene.say(130);
+    holds(&scene.peer, &said);
+    takes(&scene.peer, &scene, "1", &said[129]);
+    scene.world.settle();
+    scene.is_shown(&said);
+    assert_eq!(asked(&scene.peer, "/get_missing_events/"), 7);
+}
+
+/// A state that is claimed is what to fall back on where nobody knows what was between.
+#[test]
+fn other_servers_are_asked_for_the_rest_of_a_gap() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let said = scene.say(30);
+    // The sender's own server has lost what is old.
+    holds(&scene.peer, &said[20..]);
+    holds(&third, &said);
+    takes(&scene.peer, &scene, "1", &said[29]);
+    scene.world.settle();
+    scene.is_shown(&said);
+}
+
+#[test]
+fn a_server_that_never_answers_costs_only_its_time() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let said = scene.say(3);
+    holds(&third, &said);
+    takes(&scene.peer, &scene, "1", &said[0]);
+    let (clock, begun) = (scene.world.clone(), scene.world.now_ms());
+    scene.world.connect(
+        "peer.example",
+        Rc::new(move |request| {
+            // What we send it is another matter.
+            let (clock, waits) = (clock.clone(), !request.uri().path().contains("/send/"));
+            Box::pin(async move {
+                if waits {
+                    clock.sleep(3_600_000).await;
+                }
+                not_found()
+            })
+        }),
+    );
+    takes(&third, &scene, "1", &said[2]);
+    scene.world.settle();
+    scene.is_shown(&said);
+    assert!(scene.world.now_ms() - begun < 30_000);
+}
+
+#[test]
+fn a_copy_that_is_refused_is_asked_for_of_another_server() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let said = scene.say(3);
+    let mut tampered = said.clone();
+    let signature = &mut tampered[1].1["signatures"]["peer.example"]["ed25519:peer"];
+    let text = signature.as_str().unwrap().to_owned();
+    *signature = json!(format!("{}{}", if text.starts_with('A') { 'B' } else { 'A' }, &text[1..]));
+    assert_eq!(event_id("12", &tampered[1].1), said[1].0);
+    holds(&scene.peer, &tampered);
+    holds(&third, &said);
+    takes(&scene.peer, &scene, "1", &said[2]);
+    scene.world.settle();
+    scene.is_shown(&said);
+    assert_eq!(asked(&scene.peer, "/get_missing_events/"), 1);
+}
+
+#[test]
+fn what_nobody_asked_for_is_not_kept() {
+    let mut scene = scene("12");
+    let carol = scene.peer.user("carol");
+    // Good events all, but no part of what is asked for.
+    let fork = scene.theirs.clone();
+    let extra: Vec<Known> = (0..5)
+        .map(|i| {
+            let fields = json!({ "type": "m.room.message", "content": { "body": format!("extra {i}") } });
+            scene.peer.sign("12", fork.draft(scene.world.now_ms(), &scene.bob, fields))
+        })
+        .collect();
+    let join = json!({ "type": "m.room.member", "state_key": carol, "content": { "membership": "join" } });
+    let mut draft = scene.theirs.draft(scene.world.now_ms(), &carol, join);
+    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+    draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+    let join = scene.peer.sign("12", draft);
+    scene.theirs.state.insert(("m.room.member".to_owned(), carol.clone()), join.1.clone());
+    scene.theirs.advance(&join.0);
+    let said = scene.theirs.say(&scene.peer, &carol, "hello");
+    let (given, chain) = (vec![join.1.clone()], join.1.clone());
+    let all: Vec<Value> = given.into_iter().chain(extra.iter().map(|(_, event)| event.clone())).collect();
+    scene.peer.answers(move |request| {
+        let path = request.uri().path();
+        let body = if path.contains("/get_missing_events/") {
+            json!({ "events": all })
+        } else if path.contains("/event_auth/") {
+            let more: Vec<&Value> = all.iter().chain([&chain]).collect();
+            json!({ "auth_chain": more })
+        } else {
+            return None;
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+    takes(&scene.peer, &scene, "1", &said);
+    scene.world.settle();
+    scene.is_shown(&[join, said]);
+    for (id, _) in &extra {
+        let rows = scene.a.database.rows(&format!("SELECT 1 FROM events WHERE event_id = '{id}'"));
+        assert!(rows.is_empty(), "{id} was kept");
+    }
+}
+
+/// Bob's server has lost all but an event and what it says the state before it is.
+fn claims(scene: &Scene, edge: &Known, state: Vec<String>) {
+    let edge = edge.1.clone();
+    scene.peer.answers(move |request| {
+        let path = request.uri().path();
+        let body = if path.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else if path.contains("/state_ids/") {
+            json!({ "pdu_ids": state, "auth_chain_ids": state })
+        } else if path.contains("/v1/event/") {
+            json!({ "pdus": [edge] })
+        } else {
+            return path.contains("/_matrix/federation/v1/").then(not_found);
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+}
+
+#[test]
+fn a_claimed_state_makes_us_load_no_more_than_a_state() {
+    let mut scene = scene("12");
+    let messages: Vec<Known> = (0..3).map(|_| scene.say(1).remove(0)).collect();
+    for (number, event) in messages.iter().enumerate() {
+        takes(&scene.peer, &scene, &number.to_string(), event);
+    }
+    let other = scene.a.public_room(&scene.world, &scene.alice, "12");
+    let elsewhere = scene.a.say(&scene.world, &other, &scene.alice, "secret").event_id().to_string();
+    let said = scene.say(2);
+    let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+    // What is no state of this room, though we hold it, makes no difference.
+    state.extend(messages.iter().map(|(id, _)| id.clone()).chain([elsewhere]));
+    claims(&scene, &said[0], state);
+    takes(&scene.peer, &scene, "9", &said[1]);
+    scene.world.settle();
+    scene.is_shown(&said[1..]);
+}
+
+#[test]
+fn a_claimed_state_without_end_is_not_used() {
+    let mut scene = scene("12");
+    let said = scene.say(2);
+    let state: Vec<String> = (0..120_000).map(|i| format!("${i:043}")).collect();
+    claims(&scene, &said[0], state);
+    takes(&scene.peer, &scene, "1", &said[1]);
+    scene.world.settle();
+    assert!(!scene.a.shows(&said[1].0));
+    assert_eq!((asked(&scene.peer, "/state_ids/"), asked(&scene.peer, "/v1/state/")), (1, 0));
+}
+
+/// Events of a user whose server is not in the room by our state, which cite what nobody knows.
+fn of_stranger(scene: &Scene, stranger: &Peer, count: usize, bytes: usize) -> Vec<Value> {
+    (0..count)
+        .map(|i| {
+            let content = json!({ "body": "x".repeat(bytes) });
+            let fields =
+                json!({ "type": "m.room.message", "content": content, "prev_events": [format!("$no{i:041}")] });
+            stranger.sign("12", scene.theirs.draft(scene.world.now_ms(), &stranger.user("x"), fields)).1
+        })
+        .collect()
+}
+
+#[test]
+fn strangers_may_stage_little() {
+    let scene = scene("12");
+    let staged = || {
+        let rows = scene.a.database.rows("SELECT count(*), COALESCE(SUM(length(json)), 0) FROM staged_pdus");
+        (rows[0][0].parse::<usize>().unwrap(), rows[0][1].parse::<usize>().unwrap())
+    };
+    let small = Peer::new(&scene.world, "small.example");
+    for txn_id in ["1", "2", "3"] {
+        let pdus = of_stranger(&scene, &small, 50, 10 + txn_id.len());
+        assert_eq!(small.send(&scene.a, txn_id, &pdus).0, 200);
+        scene.world.settle();
+    }
+    assert_eq!(staged().0, 20);
+    let large = Peer::new(&scene.world, "large.example");
+    let before = staged().1;
+    let (status, answer) = large.send(&scene.a, "1", &of_stranger(&scene, &large, 10, 60_000));
+    assert_eq!(status, 200);
+    let refused = answer["pdus"].as_object().unwrap().values().filter(|result| result["error"].is_string()).count();
+    assert_eq!(refused, 6, "{answer}");
+    assert!(staged().1 - before <= 256 * 1024);
+    // However many they are.
+    for number in 0..15 {
+        let stranger = Peer::new(&scene.world, &format!("stranger{number}.example"));
+        assert_eq!(stranger.send(&scene.a, "1", &of_stranger(&scene, &stranger, 50, 10)).0, 200);
+        scene.world.settle();
+    }
+    assert_eq!(staged().0, 200);
+    // Who is in the room may have more waiting.
+    let mut of_member = of_stranger(&scene, &scene.peer, 50, 10);
+    for (number, event) in of_member.iter_mut().enumerate() {
+        let fields = json!({ "type": "m.room.message", "content": {}, "prev_events": [format!("$m{number:042}")] });
+        *event = scene.peer.sign("12", scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields)).1;
+    }
+    assert_eq!(scene.peer.send(&scene.a, "1", &of_member).0, 200);
+    assert_eq!(staged().0, 250);
+}
+
+/// Rooms of Alice's that Bob has joined.
+fn rooms(scene: &Scene, count: usize) -> Vec<PeerRoom> {
+    let rooms: Vec<RoomId> = (0..count).map(|_| scene.a.public_room(&scene.world, &scene.alice, "12")).collect();
+    let rooms = rooms.iter().map(|room| scene.peer.join(&scene.a, room.as_str(), &scene.bob)).collect();
+    scene.world.settle();
+    rooms
+}
+
+#[test]
+fn a_transaction_that_is_staged_costs_three_round_trips_whatever_the_number_of_its_rooms() {
+    let scene = scene("12");
+    let staged: Vec<Value> = rooms(&scene, 5)
+        .iter_mut()
+        .map(|room| {
+            room.say(&scene.peer, &scene.bob, "missing");
+            room.say(&scene.peer, &scene.bob, "staged").1
+        })
+        .collect();
+    // So that keys are known.
+    assert_eq!(scene.peer.send(&scene.a, "1", &[]).0, 200);
+    let calls = scene.a.database.calls.get();
+    assert_eq!(scene.peer.send(&scene.a, "2", &staged).0, 200);
+    assert_eq!(scene.a.database.calls.get() - calls, 3);
+    assert_eq!(scene.a.database.rows("SELECT count(*) FROM staged_pdus"), [["5"]]);
+}
+
+/// A host that holds `events`, counts how many requests for missing events it has at a time, and takes so many milliseconds
+/// for each.
+fn slow(world: &World, name: &str, events: Vec<Known>, ms: u32) -> Rc<Cell<usize>> {
+    let (most, now) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (clock, counted) = (world.clone(), Rc::clone(&most));
+    world.connect(
+        name,
+        Rc::new(move |request| {
+            let (clock, now, most) = (clock.clone(), Rc::clone(&now), Rc::clone(&counted));
+            let answer = answer_of(&events, &request).unwrap_or_else(not_found);
+            Box::pin(async move {
+                now.set(now.get() + 1);
+                most.set(most.get().max(now.get()));
+                clock.sleep(ms).await;
+                now.set(now.get() - 1);
+                answer
+            })
+        }),
+    );
+    most
+}
+
+#[test]
+fn at_most_two_rooms_are_looked_at_at_a_time() {
+    let scene = scene("12");
+    let (mut all, mut staged) = (Vec::new(), Vec::new());
+    for room in &mut rooms(&scene, 6) {
+        all.push(room.say(&scene.peer, &scene.bob, "missing"));
+        all.push(room.say(&scene.peer, &scene.bob, "staged"));
+        staged.push(all[all.len() - 1].1.clone());
+    }
+    assert_eq!(scene.peer.send(&scene.a, "1", &[]).0, 200);
+    let most = slow(&scene.world, "peer.example", all.clone(), 2_000);
+    assert_eq!(scene.peer.send(&scene.a, "2", &staged).0, 200);
+    scene.world.settle();
+    assert_eq!(most.get(), 2);
+    // Those that found two running are looked at all the same, without anybody's doing.
+    scene.is_shown(&all);
+}
+
+#[test]
+fn the_scheduled_trigger_looks_at_rooms_side_by_side_and_at_those_first_that_wait_longest() {
+    let scene = scene("12");
+    let mut rooms = rooms(&scene, 60);
+    is_empty_handed(&scene.peer);
+    let (mut all, mut order) = (Vec::new(), Vec::new());
+    for (number, room) in rooms.iter_mut().enumerate() {
+        all.push(room.say(&scene.peer, &scene.bob, "missing"));
+        all.push(room.say(&scene.peer, &scene.bob, "staged"));
+        order.push(room.room_id.clone());
+        takes(&scene.peer, &scene, &number.to_string(), &all[all.len() - 1]);
+        scene.world.settle();
+        scene.world.advance(1_000);
+    }
+    // Of 60 rooms all are found, though none but the trigger looks.
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let (events, rooms_asked) = (all.clone(), Rc::clone(&asked));
+    scene.world.connect(
+        "peer.example",
+        Rc::new(move |request| {
+            let path = request.uri().path().to_owned();
+            if path.contains("/get_missing_events/") {
+                rooms_asked.borrow_mut().push(path);
+            }
+            let answer = answer_of(&events, &request).unwrap_or_else(not_found);
+            Box::pin(async move { answer })
+        }),
+    );
+    scene.world.advance(3_600_000);
+    scene.world.run(scene.a.scheduled());
+    scene.is_shown(&all);
+    let asked: Vec<String> = asked.borrow().clone();
+    let position = |room: &String| asked.iter().position(|path| path.contains(&room[1..])).unwrap();
+    assert!(order.iter().map(position).is_sorted());
+}
+
+#[test]
+fn a_server_that_never_answers_keeps_no_other_room_from_being_looked_at() {
+    let mut scene = scene("12");
+    let mut others = rooms(&scene, 3);
+    let lost = scene.say(2);
+    let third = Peer::new(&scene.world, "third.example");
+    let mut theirs = Vec::new();
+    scene.world.disconnect("peer.example");
+    takes(&third, &scene, "0", &lost[1]);
+    for (number, room) in others.iter_mut().enumerate() {
+        theirs.push(room.say(&scene.peer, &scene.bob, "missing"));
+        theirs.push(room.say(&scene.peer, &scene.bob, "staged"));
+        let staged = [theirs[theirs.len() - 1].1.clone()];
+        assert_eq!(third.send(&scene.a, &format!("1{number}"), &staged).0, 200);
+    }
+    scene.world.settle();
+    // Bob's server answers about all rooms but one.
+    let (clock, events, dead) = (scene.world.clone(), theirs.clone(), scene.room.to_string());
+    scene.world.connect(
+        "peer.example",
+        Rc::new(move |request| {
+            let (clock, waits) = (clock.clone(), request.uri().path().contains(&dead[1..]));
+            let answer = answer_of(&events, &request).unwrap_or_else(not_found);
+            Box::pin(async move {
+                if waits {
+                    clock.sleep(3_600_000).await;
+                }
+                answer
+            })
+        }),
+    );
+    scene.world.advance(600_000);
+    let begun = scene.world.now_ms();
+    scene.world.run(scene.a.scheduled());
+    assert!(scene.world.now_ms() - begun < 130_000);
+    for (id, _) in &theirs {
+        assert!(scene.a.shows(id), "{:#?}", scene.world.logs());
+    }
+}
