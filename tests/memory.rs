@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use common::{
     network::World,
-    peer::{Peer, request, send},
+    peer::{Peer, encode, request, send},
 };
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -114,6 +114,26 @@ fn fifty_pdus_are_read_whatever_they_consist_of() {
         let read = json::parse(text.as_bytes());
         assert!(read.is_ok(), "{shape:?}: {}", read.unwrap_err());
     }
+}
+
+#[test]
+fn a_state_is_in_memory_once_beside_what_is_read_of_it() {
+    let world = World::new();
+    let a = world.server("a.example");
+    let alice = a.user(&world, "alice");
+    let room = a.public_room(&world, &alice, "12");
+    let peer = Peer::new(&world, "peer.example");
+    peer.join(&a, room.as_str(), &peer.user("bob"));
+    let last = a.say(&world, &room, &alice, "hello");
+    a.give_state(&world, &last, 2_000, 4_000);
+    let target =
+        format!("/_matrix/federation/v1/state/{}?event_id={}", encode(room.as_str()), encode(last.event_id().as_str()));
+    let request = peer.request(&a, Method::GET, &target, None);
+    let (response, most, _) = measured(|| world.run(a.handle(request)));
+    assert_eq!(response.status(), StatusCode::OK);
+    let bytes = response.body().len();
+    assert!(bytes > 8_000_000, "{bytes}");
+    assert!(most < bytes * 9 / 4, "{} KiB for an answer of {} KiB", most / 1024, bytes / 1024);
 }
 
 #[test]

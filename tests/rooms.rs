@@ -284,18 +284,3 @@ fn a_list_longer_than_a_parameter_is_read_in_parts() {
         assert_eq!(received.missing.len(), 2_000);
     });
 }
-
-#[test]
-fn texts_of_many_events_are_read_in_parts() {
-    let world = World::new();
-    let (server, database) = server(&world, "a.example");
-    let alice = UserId::parse("@alice:a.example").unwrap();
-    world.run(async {
-        let (_, events) = server.rooms.create(&alice, &new_room("12", alice.as_str())).await.unwrap();
-        let ids = vec![events[0].event_id().clone(); 10_001];
-        let calls = database.calls.get();
-        let list = server.store.pdu_list(&ids).await.unwrap();
-        assert_eq!(database.calls.get() - calls, 3);
-        assert_eq!(list, format!("[{}]", vec![events[0].json(); 10_001].join(",")));
-    });
-}

@@ -19,6 +19,7 @@ mod local;
 mod reading;
 mod receipt;
 mod remote;
+mod remote_reading;
 mod resolve;
 mod restricted;
 mod view;
@@ -30,6 +31,7 @@ pub use error::RoomError;
 pub use local::NewRoom;
 pub use receipt::{KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
+pub use remote_reading::{ReadRefusal, RemoteReader, VisibleEvent};
 
 pub use crate::store::{events::StoredEvent, rooms::Room};
 use crate::{
@@ -79,14 +81,6 @@ impl Rooms {
     /// As the database says.
     pub async fn events(&self, event_ids: &[EventId]) -> Result<Vec<StoredEvent>, RoomError> {
         Ok(self.store.events(event_ids).await?)
-    }
-
-    /// Whether `server` has joined members in the room.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn server_joined(&self, room_id: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
-        Ok(self.store.server_joined(room_id, server).await?)
     }
 
     /// The servers with joined members in the room, this one included.

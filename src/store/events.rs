@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashMap};
 use super::{
     Store, json_list,
     rooms::{Room, room, rooms_statement},
-    state_sql::{self, entries, found, node_id, nodes_of_paths, paths},
+    state_sql::{found, node_id, nodes_of_paths, paths},
     text_lists,
 };
 use crate::{
@@ -37,6 +37,17 @@ pub struct StoredEvent {
     pub state_after: Option<NodeId>,
 }
 
+impl StoredEvent {
+    /// The event's text as others may see it: redacted where it was.
+    #[must_use]
+    pub fn shown(&self) -> Cow<'_, str> {
+        match self.redacted_by {
+            Some(_) => self.event.redacted().json().to_owned().into(),
+            None => self.event.json().into(),
+        }
+    }
+}
+
 /// The columns that [`stored_event`] reads, of the tables `events AS e` and `rooms AS r`.
 macro_rules! event_columns {
     () => {
@@ -51,15 +62,16 @@ pub(super) use event_columns;
 const BY_ID: &str = concat!(
     "SELECT ",
     event_columns!(),
-    " FROM json_each(?1) AS wanted JOIN events AS e ON e.event_id = wanted.value JOIN rooms AS r ON r.room_id = e.room_id"
+    " FROM json_each(?1) AS wanted CROSS JOIN events AS e ON e.event_id = wanted.value \
+      CROSS JOIN rooms AS r ON r.room_id = e.room_id"
 );
 
 /// The forward extremities of the rooms in ?1, a JSON list.
 const EXTREMITIES: &str = concat!(
     "SELECT ",
     event_columns!(),
-    " FROM json_each(?1) AS wanted JOIN rooms AS r ON r.room_id = wanted.value, json_each(r.extremities) AS x \
-     JOIN events AS e ON e.event_id = x.value ->> 0"
+    " FROM json_each(?1) AS wanted CROSS JOIN rooms AS r ON r.room_id = wanted.value \
+      CROSS JOIN json_each(r.extremities) AS x CROSS JOIN events AS e ON e.event_id = x.value ->> 0"
 );
 
 /// The id of an event that another one names, in the row of its `auth_events` or `prev_events` that is called so: room
@@ -71,30 +83,21 @@ macro_rules! cited {
 }
 pub(super) use cited;
 
-/// Selects the auth events of the events in a table with a column `event_id`.
+/// Selects the auth events of the events in a table of ids and rooms, with the room: what an event names of another room is
+/// no auth event of it.
 macro_rules! auth_events_of {
     ($table:literal) => {
         concat!(
             "SELECT ",
             cited!("a"),
-            " FROM ",
+            ", s.room_id FROM ",
             $table,
-            " AS citing JOIN events AS s ON s.event_id = citing.event_id, json_each(s.json, '$.auth_events') AS a"
+            " AS citing CROSS JOIN events AS s ON s.event_id = citing.event_id AND s.room_id = citing.room_id \
+              CROSS JOIN json_each(s.json, '$.auth_events') AS a"
         )
     };
 }
 pub(super) use auth_events_of;
-
-/// The auth chain of the state ?1, a trie root, and of the events ?2, a JSON list.
-const AUTH_CHAIN: &str = concat!(
-    "WITH RECURSIVE ",
-    entries!("", "SELECT ?1"),
-    ", first(event_id) AS ( SELECT event_id FROM entry UNION SELECT value FROM json_each(?2) ), chain(event_id) AS ( ",
-    auth_events_of!("first"),
-    " UNION ",
-    auth_events_of!("chain"),
-    " ) SELECT e.event_id FROM chain JOIN events AS e ON e.event_id = chain.event_id"
-);
 
 /// The columns that [`shown_text`] reads, of the tables `events AS e` and `rooms AS r`: of a redacted event also what its
 /// redaction takes.
@@ -105,13 +108,6 @@ macro_rules! shown_columns {
 }
 pub(super) use shown_columns;
 
-/// The texts of the events in ?1, a JSON list.
-const TEXTS: &str = concat!(
-    "SELECT ",
-    shown_columns!(),
-    " FROM json_each(?1) AS wanted JOIN events AS e ON e.event_id = wanted.value JOIN rooms AS r ON r.room_id = e.room_id"
-);
-
 /// The start of walks down to each key (a JSON list, ?2) from each root: the roots in ?1, the current states of the rooms
 /// in ?3, and the states after the events in ?4 (all JSON lists).
 macro_rules! paths_from_all {
@@ -119,8 +115,8 @@ macro_rules! paths_from_all {
         concat!(
             "WITH RECURSIVE starts(node_id) AS ( \
                SELECT value FROM json_each(?1) \
-               UNION SELECT rooms.state FROM json_each(?3) AS wanted JOIN rooms ON rooms.room_id = wanted.value \
-               UNION SELECT events.state_after FROM json_each(?4) AS wanted JOIN events ON events.event_id = wanted.value \
+               UNION SELECT rooms.state FROM json_each(?3) AS wanted CROSS JOIN rooms ON rooms.room_id = wanted.value \
+               UNION SELECT events.state_after FROM json_each(?4) AS wanted CROSS JOIN events ON events.event_id = wanted.value \
                  WHERE events.state_after IS NOT NULL \
              ), ",
             paths!("", "SELECT starts.node_id, keys.value, 0 FROM starts, json_each(?2) AS keys")
@@ -138,11 +134,8 @@ const AT_KEYS: &str = concat!(
     found!(""),
     " SELECT ",
     event_columns!(),
-    " FROM found JOIN events AS e ON e.event_id = found.event_id JOIN rooms AS r ON r.room_id = e.room_id"
+    " FROM found CROSS JOIN events AS e ON e.event_id = found.event_id CROSS JOIN rooms AS r ON r.room_id = e.room_id"
 );
-
-/// How many texts of events are read at once: what is read and what is made of it must be in memory together.
-const TEXTS_AT_ONCE: usize = 5_000;
 
 /// One trie node: its id and its text.
 pub type NodeText = (NodeId, String);
@@ -239,53 +232,6 @@ impl Store {
         let answers = self.batch(lists.into_iter().map(|list| Statement::new(BY_ID, [list.into()])).collect()).await?;
         answers.iter().flatten().map(stored_event).collect()
     }
-
-    /// The ids of the events of the snapshot `root`, and of the auth chain (Server-Server API, "auth chain") of those and
-    /// of the events `others`: their auth events, those events' auth events, and so on. No event is read for it.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn state_ids(&self, root: NodeId, others: &[EventId]) -> Result<StateIds, DatabaseError> {
-        let root = root.to_string();
-        let others = json_list(others.iter().map(EventId::as_str));
-        let answers = self
-            .batch(vec![
-                Statement::new(state_sql::EVENT_IDS, [root.as_str().into()]),
-                Statement::new(AUTH_CHAIN, [root.into(), others.into()]),
-            ])
-            .await?;
-        let mut answers = answers.iter().map(|rows| rows.iter().map(event_id).collect::<Result<Vec<_>, _>>());
-        let mut next = || answers.next().unwrap_or(Ok(Vec::new()));
-        Ok(StateIds { state: next()?, auth_chain: next()? })
-    }
-
-    /// The texts of those of `ids` that we hold, redacted ones as redacted, as a JSON list.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn pdu_list(&self, ids: &[EventId]) -> Result<String, DatabaseError> {
-        let mut list = String::from("[");
-        for ids in ids.chunks(TEXTS_AT_ONCE) {
-            let lists = text_lists(ids).into_iter().map(|list| Statement::new(TEXTS, [list.into()]));
-            for row in self.batch(lists.collect()).await?.iter().flatten() {
-                if list.len() > 1 {
-                    list.push(',');
-                }
-                list.push_str(&shown_text(row)?);
-            }
-        }
-        list.push(']');
-        Ok(list)
-    }
-}
-
-/// The ids of the events of a state and of its auth chain.
-#[derive(Debug)]
-pub struct StateIds {
-    /// The events of the state.
-    pub state: Vec<EventId>,
-    /// Those of the auth chain.
-    pub auth_chain: Vec<EventId>,
 }
 
 /// What the rows of a statement of [`Store::find`] are.
@@ -316,19 +262,8 @@ pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
 /// A JSON list of the events as others may see them: redacted where they were.
 #[must_use]
 pub fn shown_list(events: &[StoredEvent]) -> String {
-    let mut list = String::from("[");
-    for (index, stored) in events.iter().enumerate() {
-        if index > 0 {
-            list.push(',');
-        }
-        if stored.redacted_by.is_some() {
-            list.push_str(stored.event.redacted().json());
-        } else {
-            list.push_str(stored.event.json());
-        }
-    }
-    list.push(']');
-    list
+    let texts: Vec<Cow<'_, str>> = events.iter().map(StoredEvent::shown).collect();
+    format!("[{}]", texts.join(","))
 }
 
 /// The text of the event in a row of [`shown_columns`], as others may see it: redacted where it was.
@@ -346,9 +281,4 @@ pub(super) fn read(event_id: &str, json: &str, version: &str) -> Result<Event, D
         .ok_or_else(|| DatabaseError::Shape(format!("a stored room has the unknown version {version:?}")))?;
     Event::from_store(event_id, json, version)
         .map_err(|error| DatabaseError::Shape(format!("the stored event {event_id} cannot be read: {error}")))
-}
-
-fn event_id(row: &Row) -> Result<EventId, DatabaseError> {
-    let id = row.text(0)?;
-    EventId::parse_any_length(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is no event ID")))
 }

@@ -2,6 +2,9 @@
 //!
 //! Lists travel as one JSON parameter through `json_each`, so that a read or a write of fifty events is the same number of
 //! round trips as one of a single event.
+//!
+//! D1's SQLite has no statistics of our tables, and may then read a whole table where it should look up a row. `CROSS JOIN`
+//! fixes the order in which tables are read: it stands wherever a list or a walk leads to the rows of a table that grows.
 
 pub mod account_data;
 pub mod accounts;
@@ -17,6 +20,7 @@ pub mod pending_joins;
 mod positions;
 pub mod queue;
 mod races;
+pub mod remote_reads;
 mod resolution;
 pub mod rooms;
 pub mod snapshots;

@@ -19,41 +19,71 @@ use crate::{
     platform::{DatabaseError, Row, Statement},
 };
 
+/// `$table`: those of the events in ?1, a JSON list, that are held, each with its room. What they cite is looked for in that
+/// room only.
+macro_rules! held {
+    ($table:literal) => {
+        concat!(
+            $table,
+            "(event_id, room_id) AS ( SELECT held.event_id, held.room_id \
+             FROM json_each(?1) AS given CROSS JOIN events AS held ON held.event_id = given.value )"
+        )
+    };
+}
+
+/// The events of a table of ids and rooms, for the columns of an event.
+macro_rules! events_of {
+    ($table:literal) => {
+        concat!(
+            " FROM ",
+            $table,
+            " AS wanted CROSS JOIN events AS e ON e.event_id = wanted.event_id AND e.room_id = wanted.room_id \
+              CROSS JOIN rooms AS r ON r.room_id = e.room_id"
+        )
+    };
+}
+
 /// The events in ?1 and their auth events, JSON lists.
 const EVENTS: &str = concat!(
-    "WITH first(event_id) AS ( SELECT value FROM json_each(?1) ), wanted(event_id) AS ( SELECT event_id FROM first UNION ",
+    "WITH ",
+    held!("first"),
+    ", wanted(event_id, room_id) AS ( SELECT event_id, room_id FROM first UNION ",
     auth_events_of!("first"),
     " ) SELECT ",
     event_columns!(),
-    " FROM wanted JOIN events AS e ON e.event_id = wanted.event_id JOIN rooms AS r ON r.room_id = e.room_id"
+    events_of!("wanted")
 );
 
 /// The events in ?1 with their auth chains.
 const CHAINS: &str = concat!(
-    "WITH RECURSIVE chain(event_id) AS ( SELECT value FROM json_each(?1) UNION ",
+    "WITH RECURSIVE ",
+    held!("first"),
+    ", chain(event_id, room_id) AS ( SELECT event_id, room_id FROM first UNION ",
     auth_events_of!("chain"),
     " ) SELECT ",
     event_columns!(),
-    " FROM chain JOIN events AS e ON e.event_id = chain.event_id JOIN rooms AS r ON r.room_id = e.room_id"
+    events_of!("chain")
 );
 
 /// The `m.room.power_levels` events in ?1, those in their auth events, and so on.
 const MAINLINES: &str = concat!(
-    "WITH RECURSIVE line(event_id) AS ( \
-       SELECT value FROM json_each(?1) \
-       UNION SELECT p.event_id \
-         FROM line JOIN events AS s ON s.event_id = line.event_id, json_each(s.json, '$.auth_events') AS a \
-           JOIN events AS p ON p.event_type = 'm.room.power_levels' AND p.event_id = ",
+    "WITH RECURSIVE ",
+    held!("first"),
+    ", line(event_id, room_id) AS ( \
+       SELECT event_id, room_id FROM first \
+       UNION SELECT p.event_id, p.room_id \
+         FROM line CROSS JOIN events AS s ON s.event_id = line.event_id CROSS JOIN json_each(s.json, '$.auth_events') AS a \
+           CROSS JOIN events AS p ON p.event_id = ",
     cited!("a"),
-    " ) SELECT ",
+    " AND p.room_id = line.room_id AND p.event_type = 'm.room.power_levels' ) SELECT ",
     event_columns!(),
-    " FROM line JOIN events AS e ON e.event_id = line.event_id JOIN rooms AS r ON r.room_id = e.room_id"
+    events_of!("line")
 );
 
 /// ?1: a list of [cited, after, root]; ?2: how many for each.
 macro_rules! wanted_citations {
     () => {
-        " FROM json_each(?1) AS wanted JOIN citations AS c ON c.cited = wanted.value ->> 0 AND c.citing IN ( \
+        " FROM json_each(?1) AS wanted CROSS JOIN citations AS c ON c.cited = wanted.value ->> 0 AND c.citing IN ( \
             SELECT citing FROM citations WHERE cited = wanted.value ->> 0 AND citing > COALESCE(wanted.value ->> 1, '') \
             ORDER BY citing LIMIT ?2)"
     };

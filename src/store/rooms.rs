@@ -49,7 +49,9 @@ const FIRST_DEPTH: &str = "\
     SELECT MIN(e.depth, 9007199254740991) FROM timeline AS t JOIN events AS e ON e.event_nid = t.event_nid \
     WHERE t.room_id = ?1 AND t.pos > 0 ORDER BY t.pos LIMIT 1";
 
-const SERVER_JOINED: &str = "SELECT joined FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL";
+/// Whether the server ?2 has joined members in the room ?1.
+pub(super) const SERVER_JOINED: &str =
+    "SELECT joined FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL";
 
 impl Store {
     /// The rooms of `ids` that we know. `own` is this server's name.

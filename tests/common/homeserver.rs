@@ -4,13 +4,15 @@ use serde_json::{Value, json};
 use verge::{
     matrix::{
         event::Event,
-        identifiers::{RoomId, UserId},
+        identifiers::{EventId, RoomId, UserId},
         json::{Object, Value as Json},
         room_version::RoomVersion,
-        state_trie::NodeId,
+        state_trie::{self, NodeId, StateKeyHash},
     },
+    platform::Statement,
     room::{Draft, NewRoom},
     server::Server,
+    store::state_sql::{EVENT_IDS, INSERT},
 };
 
 use super::network::{Homeserver, World};
@@ -82,6 +84,27 @@ impl Homeserver {
         Some(state.first()?.membership()?.to_owned())
     }
 
+    /// Makes the state before `event` one of so many events, each of so many bytes: nobody joins a room so often in a test.
+    pub fn give_state(&self, world: &World, event: &Event, count: usize, bytes: usize) {
+        let id = |n: usize| format!("$large{n:037}");
+        let entries: Vec<_> =
+            (0..count).map(|n| (StateKeyHash::new("m.large", &n.to_string()), id(n).into())).collect();
+        let snapshot = state_trie::build(entries);
+        let nodes: Vec<_> = snapshot.nodes.iter().map(|(id, text)| json!([id.to_string(), text])).collect();
+        let text = format!("{{\"auth_events\":[],\"content\":{{\"body\":\"{}\"}}}}", "x".repeat(bytes));
+        let insert = "INSERT INTO events (event_id, room_id, event_type, state_key, sender, depth, origin_server_ts, json, outlier) \
+             SELECT value, ?2, 'm.large', value, '@large:a.example', 1, 1, ?3, 1 FROM json_each(?1)";
+        let ids = json!((0..count).map(id).collect::<Vec<_>>()).to_string();
+        let before = "UPDATE events SET state_before = ?2 WHERE event_id = ?1";
+        let room_id = event.room_id().as_str();
+        let statements = vec![
+            Statement::new(INSERT, [json!(nodes).to_string().into()]),
+            Statement::new(insert, [ids.into(), room_id.into(), text.into()]),
+            Statement::new(before, [event.event_id().as_str().into(), snapshot.root.to_string().into()]),
+        ];
+        world.run(self.store.batch(statements)).unwrap();
+    }
+
     /// Whether the event is in the timeline that local users see.
     pub fn shows(&self, event_id: &str) -> bool {
         let sql = format!(
@@ -94,8 +117,9 @@ impl Homeserver {
 
 /// Every event of the state `root`.
 pub async fn state_events(server: &Server, root: NodeId) -> Vec<Event> {
-    let ids = server.store.state_ids(root, &[]).await.unwrap();
-    server.rooms.events(&ids.state).await.unwrap().into_iter().map(|stored| stored.event).collect()
+    let rows = server.store.query(Statement::new(EVENT_IDS, [root.to_string().into()])).await.unwrap();
+    let ids: Vec<EventId> = rows.iter().map(|row| EventId::parse(row.text(0).unwrap()).unwrap()).collect();
+    server.rooms.events(&ids).await.unwrap().into_iter().map(|stored| stored.event).collect()
 }
 
 /// A JSON object as the library has it.

@@ -5,25 +5,42 @@ use http::StatusCode;
 use super::authentication::Signed;
 use crate::{
     error::MatrixError,
-    matrix::identifiers::RoomId,
+    matrix::identifiers::{EventId, RoomId},
+    room::{ReadRefusal, RemoteReader, Room, VisibleEvent},
     router::{self, Response},
     server::Server,
-    store::{
-        events::{StoredEvent, shown_list},
-        rooms::Room,
-    },
 };
 
-/// The room that the path's first parameter names, which the origin must be in.
+/// The room that the path's first parameter names, as the origin may read it.
 ///
 /// # Errors
 /// 403 for an origin without joined members in it: also where we do not know the room, for that is nobody else's business.
-pub(super) async fn room_of(server: &Server, request: &Signed) -> Result<Room, MatrixError> {
+pub(super) async fn reader<'s>(server: &'s Server, request: &Signed) -> Result<RemoteReader<'s>, MatrixError> {
+    Ok(server.rooms.remote_reader(request.origin.name(), &room_id(request.parameter(0))?).await?)
+}
+
+/// The room that the path's first parameter names, as the origin may read it, and an event of it.
+///
+/// # Errors
+/// As [`reader`]; 404 for an event that we do not hold in that room, or have rejected.
+pub(super) async fn reader_at<'s>(
+    server: &'s Server,
+    request: &Signed,
+    event_id: &str,
+) -> Result<(RemoteReader<'s>, VisibleEvent), MatrixError> {
     let room_id = room_id(request.parameter(0))?;
-    if !server.store.server_joined(&room_id, request.origin.name()).await? {
-        return Err(not_in_room());
+    Ok(server.rooms.remote_reader_at(request.origin.name(), &room_id, &self::event_id(event_id)?).await?)
+}
+
+impl From<ReadRefusal> for MatrixError {
+    fn from(refusal: ReadRefusal) -> Self {
+        match refusal {
+            ReadRefusal::NotInRoom => Self::forbidden("Your server is not in this room."),
+            ReadRefusal::UnknownEvent => Self::not_found("This server does not know the event."),
+            ReadRefusal::UnknownState => Self::not_found("The state at this event is not known to this server."),
+            ReadRefusal::Failed(error) => error.into(),
+        }
     }
-    server.rooms.room(&room_id).await?.ok_or_else(not_in_room)
 }
 
 /// The room with this ID.
@@ -43,27 +60,64 @@ pub(super) fn unknown_room() -> MatrixError {
     MatrixError::not_found("This server is not in that room.")
 }
 
-/// 403: only servers in the room may ask.
-pub(super) fn not_in_room() -> MatrixError {
-    MatrixError::forbidden("Your server is not in this room.")
+/// The event ID `text`.
+///
+/// # Errors
+/// 400 for what is none.
+pub(super) fn event_id(text: &str) -> Result<EventId, MatrixError> {
+    EventId::parse(text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
 }
 
 /// The `Transaction` shape in which `event` and `backfill` answer.
-pub(super) fn transaction(server: &Server, events: &[StoredEvent]) -> Response {
-    let origin = json_text(&server.config.server_name);
-    let now = server.platform.clock.now_ms().to_string();
-    raw_object(&[("origin", &origin), ("origin_server_ts", &now), ("pdus", &shown_list(events))])
+pub(super) fn transaction<'t>(server: &Server, pdus: impl IntoIterator<Item = &'t str>) -> Response {
+    let mut answer = ObjectText::begin();
+    answer.member("origin").push_str(&json_text(&server.config.server_name));
+    answer.member("origin_server_ts").push_str(&server.platform.clock.now_ms().to_string());
+    answer.list("pdus", pdus);
+    answer.response()
 }
 
-/// A 200 response with an object whose values are JSON text already: PDUs are stored as text and leave as text.
-pub(super) fn raw_object(members: &[(&str, &str)]) -> Response {
-    router::raw_json_response(StatusCode::OK, object_text(members))
+/// An object that is written member by member, of values that are JSON text already: PDUs are stored as text and leave as
+/// text. There is one copy of it, which becomes the response.
+pub(super) struct ObjectText {
+    text: String,
+    is_empty: bool,
+    end: &'static str,
 }
 
-/// The text of an object whose values are JSON text already.
-pub(super) fn object_text(members: &[(&str, &str)]) -> String {
-    let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-    format!("{{{}}}", members.join(","))
+impl ObjectText {
+    /// An object without members yet.
+    pub(super) fn begin() -> Self {
+        Self { text: "{".to_owned(), is_empty: true, end: "}" }
+    }
+
+    /// The same, as version 1 of some endpoints has it: in a list behind the status.
+    pub(super) fn begin_v1() -> Self {
+        Self { text: "[200,{".to_owned(), is_empty: true, end: "}]" }
+    }
+
+    /// Begins the member `name`; the caller appends its value.
+    pub(super) fn member(&mut self, name: &str) -> &mut String {
+        let comma = if std::mem::take(&mut self.is_empty) { "" } else { "," };
+        self.text.extend([comma, "\"", name, "\":"]);
+        &mut self.text
+    }
+
+    /// Writes the member `name`, a list of values that are JSON text already.
+    pub(super) fn list<'t>(&mut self, name: &str, values: impl IntoIterator<Item = &'t str>) {
+        let text = self.member(name);
+        text.push('[');
+        for (index, value) in values.into_iter().enumerate() {
+            text.extend([if index == 0 { "" } else { "," }, value]);
+        }
+        text.push(']');
+    }
+
+    /// A 200 response with the object.
+    pub(super) fn response(mut self) -> Response {
+        self.text.push_str(self.end);
+        router::raw_json_response(StatusCode::OK, self.text)
+    }
 }
 
 /// The JSON text of a value that always has one: a string or a list of strings.

@@ -1,6 +1,10 @@
 //! Walks back through a room's graph (Server-Server API, "Backfilling and retrieving missing events").
 
-use super::{answer, authentication::Signed, malformed};
+use super::{
+    answer::{self, ObjectText},
+    authentication::Signed,
+    malformed,
+};
 use crate::{
     error::MatrixError,
     matrix::{
@@ -9,7 +13,6 @@ use crate::{
     },
     router::Handled,
     server::Server,
-    store::events::shown_list,
 };
 
 /// The most events that one `backfill` answers with, and what Synapse asks for.
@@ -23,7 +26,7 @@ const MAX_IDS: usize = 200;
 
 /// `GET /_matrix/federation/v1/backfill/{roomId}?v=…&limit=…`: the events `v` and what precedes them.
 pub(super) async fn backfill(server: &Server, request: Signed) -> Handled {
-    let room = answer::room_of(server, &request).await?;
+    let reader = answer::reader(server, &request).await?;
     let from = request.call.queries("v");
     if from.is_empty() {
         return Err(MatrixError::missing_param("`v` is missing."));
@@ -31,18 +34,18 @@ pub(super) async fn backfill(server: &Server, request: Signed) -> Handled {
     let limit = request.call.query("limit").ok_or_else(|| MatrixError::missing_param("`limit` is missing."))?;
     let limit: i64 = limit.parse().map_err(|_| MatrixError::invalid_param("`limit` is not a number."))?;
     let from = event_ids(from.iter().map(String::as_str))?;
-    let events = server.store.walk_back(&room.room_id, &from, &[], limit.clamp(1, MAX_BACKFILL)).await?;
+    let events = reader.history(&from, &[], limit.clamp(1, MAX_BACKFILL)).await?;
     if events.is_empty() {
         // Synapse takes an empty list for the room's beginning. After an error it asks the next server.
         return Err(MatrixError::not_found("None of these events is held here."));
     }
-    Ok(answer::transaction(server, &events))
+    Ok(answer::transaction(server, events.iter().map(|event| &*event.text)))
 }
 
 /// `POST /_matrix/federation/v1/get_missing_events/{roomId}`: what lies between events that the asking server has and
 /// events that it has heard of; the oldest first.
 pub(super) async fn get_missing_events(server: &Server, request: Signed) -> Handled {
-    let room = answer::room_of(server, &request).await?;
+    let reader = answer::reader(server, &request).await?;
     let body = request.object()?;
     let latest = id_list(body, "latest_events")?;
     let earliest = id_list(body, "earliest_events")?;
@@ -53,11 +56,13 @@ pub(super) async fn get_missing_events(server: &Server, request: Signed) -> Hand
     let limit = integer("limit", DEFAULT_MISSING)?.clamp(0, MAX_MISSING);
     let min_depth = integer("min_depth", 0)?;
     let walked = limit + i64::try_from(latest.len()).unwrap_or_default();
-    let mut events = server.store.walk_back(&room.room_id, &latest, &earliest, walked).await?;
-    events.retain(|stored| !latest.contains(stored.event.event_id()) && stored.event.depth() >= min_depth);
-    events.truncate(usize::try_from(limit).unwrap_or_default());
-    events.reverse();
-    Ok(answer::raw_object(&[("events", &shown_list(&events))]))
+    let events = reader.history(&latest, &earliest, walked).await?;
+    let wanted = events.iter().filter(|event| !latest.contains(&event.event_id) && event.depth >= min_depth);
+    let deepest_first: Vec<&str> =
+        wanted.take(usize::try_from(limit).unwrap_or_default()).map(|event| &*event.text).collect();
+    let mut answer = ObjectText::begin();
+    answer.list("events", deepest_first.into_iter().rev());
+    Ok(answer.response())
 }
 
 fn id_list(body: &Object, name: &str) -> Result<Vec<EventId>, MatrixError> {

@@ -4,10 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use http::StatusCode;
-
 use super::{
-    answer::object_text,
+    answer::ObjectText,
     authentication::{Origin, Signed},
     joining, malformed,
 };
@@ -20,7 +18,7 @@ use crate::{
         json::{Object, Value},
         room_version::RoomVersion,
     },
-    router::{self, Handled},
+    router::Handled,
     server::Server,
 };
 
@@ -63,7 +61,9 @@ pub(super) async fn invite(server: &Server, request: Signed) -> Handled {
     let invite = invite.signed_by(server.config.server_name.as_str(), &server.config.signing_key);
     let invite = invite.map_err(pdus::refused)?;
     server.rooms.receive_invite(&invite, room_state).await?;
-    Ok(router::raw_json_response(StatusCode::OK, object_text(&[("event", invite.json())])))
+    let mut answer = ObjectText::begin();
+    answer.member("event").push_str(invite.json());
+    Ok(answer.response())
 }
 
 /// What the spec demands of the event before it may be signed.

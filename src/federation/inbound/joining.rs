@@ -3,14 +3,14 @@
 use http::StatusCode;
 
 use super::{
-    answer::{json_text, object_text},
+    answer::{ObjectText, json_text},
     authentication::Signed,
     membership,
 };
 use crate::{
     error::MatrixError,
     matrix::identifiers::{RoomId, ServerName},
-    router::{self, Handled},
+    router::Handled,
     server::Server,
 };
 
@@ -31,33 +31,30 @@ pub(super) async fn make_join(server: &Server, request: Signed) -> Handled {
 
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
 pub(super) async fn send_join(server: &Server, request: Signed) -> Handled {
-    let body = joined(server, request).await?;
-    Ok(router::raw_json_response(StatusCode::OK, body))
+    joined(server, request, ObjectText::begin()).await
 }
 
 /// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`: the same, wrapped in a list.
 pub(super) async fn send_join_v1(server: &Server, request: Signed) -> Handled {
-    let body = joined(server, request).await?;
-    Ok(router::raw_json_response(StatusCode::OK, format!("[200,{body}]")))
+    joined(server, request, ObjectText::begin_v1()).await
 }
 
-async fn joined(server: &Server, request: Signed) -> Result<String, MatrixError> {
+async fn joined(server: &Server, request: Signed, mut answer: ObjectText) -> Handled {
     let servers = servers_before(server, &request).await?;
+    let origin = request.origin.name().clone();
     let (join, admitted) = membership::admit(server, request, "join").await?;
     // The auth chain of the join itself, too: its auth events are part of the state or of that state's chain, unless the
     // join was made on another branch.
-    let ids = server.store.state_ids(admitted.state_before, std::slice::from_ref(join.event_id())).await?;
-    let auth_chain = server.store.pdu_list(&ids.auth_chain).await?;
-    let state = server.store.pdu_list(&ids.state).await?;
+    let reader = server.rooms.remote_reader(&origin, join.room_id()).await?;
+    let texts = reader.state_of_join(admitted.state_before, join.event_id()).await?;
+    reader.write(texts.auth_chain, answer.member("auth_chain")).await?;
+    answer.member("event").push_str(join.json());
     // Members are never left out, whatever `omit_members` says: nothing of it is larger for us to send than to leave out.
-    Ok(object_text(&[
-        ("auth_chain", &auth_chain),
-        ("event", join.json()),
-        ("members_omitted", "false"),
-        ("origin", &json_text(&server.config.server_name)),
-        ("servers_in_room", &json_text(&servers)),
-        ("state", &state),
-    ]))
+    answer.member("members_omitted").push_str("false");
+    answer.member("origin").push_str(&json_text(&server.config.server_name));
+    answer.member("servers_in_room").push_str(&json_text(&servers));
+    reader.write(texts.state, answer.member("state")).await?;
+    Ok(answer.response())
 }
 
 /// The servers with joined members before the join.

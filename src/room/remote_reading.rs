@@ -1,0 +1,183 @@
+//! The gate through which other servers read our rooms.
+//!
+//! Every endpoint that tells another server something of a room goes through a [`RemoteReader`], which only this file makes, and
+//! gets from it only what that server may see. Here alone it is decided who may read.
+
+use std::fmt;
+
+use super::{RoomError, Rooms};
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName},
+        state_trie::NodeId,
+    },
+    platform::DatabaseError,
+    store::{
+        events::StoredEvent,
+        remote_reads::{EventTexts, ShownEvent, StateIds, StateTexts},
+    },
+};
+
+/// A server in a room that it may read: proof that it was let in.
+pub struct RemoteReader<'r> {
+    rooms: &'r Rooms,
+    server: ServerName,
+    room_id: RoomId,
+}
+
+/// An event that the server may see which asked for it: of a room that it may read, and not rejected.
+#[derive(Debug)]
+pub struct VisibleEvent(StoredEvent);
+
+/// Why another server is not told what it asked for.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ReadRefusal {
+    /// It has no joined members in the room. The same is said of a room that we do not know, which is nobody's business.
+    NotInRoom,
+    /// We do not hold the event, or have rejected it.
+    UnknownEvent,
+    /// We do not know the state at the event.
+    UnknownState,
+    /// Something failed here.
+    Failed(RoomError),
+}
+
+impl Rooms {
+    /// Lets `server` into a room that it may read. One round trip.
+    ///
+    /// # Errors
+    /// [`ReadRefusal::NotInRoom`]
+    pub async fn remote_reader(&self, server: &ServerName, room_id: &RoomId) -> Result<RemoteReader<'_>, ReadRefusal> {
+        let joined = self.store.server_joined(room_id, server).await?;
+        self.admit_reader(server, room_id, joined)
+    }
+
+    /// Lets `server` into a room that it may read, to look at an event. One round trip.
+    ///
+    /// # Errors
+    /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::UnknownEvent`]
+    pub async fn remote_reader_at(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(RemoteReader<'_>, VisibleEvent), ReadRefusal> {
+        let (joined, event) = self.store.joined_and_event(server, room_id, event_id).await?;
+        let reader = self.admit_reader(server, room_id, joined)?;
+        Ok((reader, visible(event)?))
+    }
+
+    /// An event of any room that `server` may read. One round trip.
+    ///
+    /// # Errors
+    /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::UnknownEvent`]
+    pub async fn visible_event(&self, server: &ServerName, event_id: &EventId) -> Result<VisibleEvent, ReadRefusal> {
+        let (event, joined) = self.store.event_and_joined(server, event_id).await?.ok_or(ReadRefusal::UnknownEvent)?;
+        self.admit_reader(server, event.event.room_id(), joined)?;
+        visible(Some(event))
+    }
+
+    fn admit_reader(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        joined: bool,
+    ) -> Result<RemoteReader<'_>, ReadRefusal> {
+        let reader = RemoteReader { rooms: self, server: server.clone(), room_id: room_id.clone() };
+        if joined { Ok(reader) } else { Err(ReadRefusal::NotInRoom) }
+    }
+}
+
+fn visible(event: Option<StoredEvent>) -> Result<VisibleEvent, ReadRefusal> {
+    event.filter(|stored| stored.rejected.is_none()).map(VisibleEvent).ok_or(ReadRefusal::UnknownEvent)
+}
+
+impl VisibleEvent {
+    /// Its text, redacted where it was.
+    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+        self.0.shown()
+    }
+
+    /// The event as we hold it.
+    pub fn event(&self) -> &Event {
+        &self.0.event
+    }
+
+    fn state_before(&self) -> Result<NodeId, ReadRefusal> {
+        self.0.state_before.ok_or(ReadRefusal::UnknownState)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the gate")]
+impl RemoteReader<'_> {
+    /// The IDs of the state before the event, and of that state's auth chain. One round trip.
+    ///
+    /// # Errors
+    /// [`ReadRefusal::UnknownState`]
+    pub async fn state_ids_at(&self, event: &VisibleEvent) -> Result<StateIds, ReadRefusal> {
+        Ok(self.rooms.store.state_ids(&self.room_id, event.state_before()?, &[]).await?)
+    }
+
+    /// The state before the event, and its auth chain. One round trip.
+    ///
+    /// # Errors
+    /// [`ReadRefusal::UnknownState`]
+    pub async fn state_at(&self, event: &VisibleEvent) -> Result<StateTexts, ReadRefusal> {
+        Ok(self.rooms.store.state_texts(&self.room_id, event.state_before()?, &[]).await?)
+    }
+
+    /// The state `root`, and the auth chain of it and of `event`: what a server that has just joined by `event` is given. The
+    /// auth events of the join are part of the state or of its chain, unless the join was made on another branch. One round
+    /// trip.
+    ///
+    /// # Errors
+    /// Only where something failed here.
+    pub async fn state_of_join(&self, root: NodeId, event: &EventId) -> Result<StateTexts, ReadRefusal> {
+        Ok(self.rooms.store.state_texts(&self.room_id, root, std::slice::from_ref(event)).await?)
+    }
+
+    /// The auth chain of the event. One round trip.
+    ///
+    /// # Errors
+    /// Only where something failed here.
+    pub async fn auth_chain_of(&self, event: &VisibleEvent) -> Result<EventTexts, ReadRefusal> {
+        let of = std::slice::from_ref(event.event().event_id());
+        Ok(self.rooms.store.state_texts(&self.room_id, NodeId::EMPTY, of).await?.auth_chain)
+    }
+
+    /// Appends a JSON list of the events to `answer`.
+    ///
+    /// # Errors
+    /// Only where something failed here.
+    pub async fn write(&self, texts: EventTexts, answer: &mut String) -> Result<(), ReadRefusal> {
+        Ok(self.rooms.store.write_texts(texts, answer).await?)
+    }
+
+    /// The events `from` and what precedes them, the deepest first: at most `limit`, and neither the events of `until` nor
+    /// what only they lead to. One round trip.
+    ///
+    /// # Errors
+    /// Only where something failed here.
+    pub async fn history(
+        &self,
+        from: &[EventId],
+        until: &[EventId],
+        limit: i64,
+    ) -> Result<Vec<ShownEvent>, ReadRefusal> {
+        Ok(self.rooms.store.walk_back(&self.room_id, from, until, limit).await?)
+    }
+}
+
+impl fmt::Debug for RemoteReader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.server, self.room_id)
+    }
+}
+
+impl From<DatabaseError> for ReadRefusal {
+    fn from(error: DatabaseError) -> Self {
+        Self::Failed(error.into())
+    }
+}

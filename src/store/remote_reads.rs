@@ -1,0 +1,322 @@
+//! What other servers read of a room: events, states with their auth chains, and the graph walked back.
+//!
+//! Everything is of one room, which is named: an event can name one of another room, and what it names must not come along.
+//! Texts leave as they are stored, without being parsed, except those of redacted events.
+
+use super::{
+    Store,
+    events::{StoredEvent, auth_events_of, cited, event_columns, shown_columns, shown_text, stored_event},
+    json_list,
+    rooms::SERVER_JOINED,
+    state_sql::{self, entries},
+    text_lists,
+};
+use crate::{
+    matrix::{
+        identifiers::{EventId, RoomId, ServerName},
+        state_trie::NodeId,
+    },
+    platform::{DatabaseError, Row, Rows, Statement},
+};
+
+/// The event ?1 of the room ?2.
+const ONE: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    " FROM events AS e CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.event_id = ?1 AND e.room_id = ?2"
+);
+
+/// The event ?1, and whether the server ?2 has joined members in its room.
+const ANYWHERE: &str = concat!(
+    "SELECT ",
+    event_columns!(),
+    ", EXISTS (SELECT 1 FROM room_servers AS s WHERE s.room_id = e.room_id AND s.server = ?2 AND s.to_pos IS NULL) AS joined \
+       FROM events AS e CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.event_id = ?1"
+);
+
+/// `chain`: in the room ?3, the auth chain of the state ?1, a trie root, and of the events ?2, a JSON list.
+macro_rules! auth_chain {
+    () => {
+        concat!(
+            entries!("", "SELECT ?1"),
+            ", first(event_id, room_id) AS ( SELECT event_id, ?3 FROM entry UNION SELECT value, ?3 FROM json_each(?2) ), \
+               chain(event_id, room_id) AS ( ",
+            auth_events_of!("first"),
+            " UNION ",
+            auth_events_of!("chain"),
+            " )"
+        )
+    };
+}
+
+const AUTH_CHAIN_IDS: &str = concat!(
+    "WITH RECURSIVE ",
+    auth_chain!(),
+    " SELECT e.event_id FROM chain CROSS JOIN events AS e ON e.event_id = chain.event_id AND e.room_id = chain.room_id"
+);
+
+/// The first events, ?4 at most, of a table with their texts; of the others the IDs, to be read later. ?3: the room.
+macro_rules! first_texts_of {
+    ($table:literal) => {
+        concat!(
+            ", numbered(event_id, number) AS ( SELECT event_id, row_number() OVER () FROM ",
+            $table,
+            " ) SELECT e.json, numbered.event_id, CASE WHEN e.redacted_by IS NOT NULL THEN r.room_version END AS redact_by, \
+                 numbered.number > ?4 AS later \
+               FROM numbered LEFT JOIN events AS e \
+                 ON numbered.number <= ?4 AND e.event_id = numbered.event_id AND e.room_id = ?3 \
+               LEFT JOIN rooms AS r ON r.room_id = e.room_id"
+        )
+    };
+}
+
+/// ?1: the root; ?2 is not used.
+const STATE_TEXTS: &str = concat!("WITH RECURSIVE ", entries!("", "SELECT ?1"), first_texts_of!("entry"));
+
+const AUTH_CHAIN_TEXTS: &str = concat!("WITH RECURSIVE ", auth_chain!(), first_texts_of!("chain"));
+
+/// The texts of the events in ?1, a JSON list, of the room ?2.
+const TEXTS: &str = concat!(
+    "SELECT ",
+    shown_columns!(),
+    " FROM json_each(?1) AS wanted CROSS JOIN events AS e ON e.event_id = wanted.value AND e.room_id = ?2 \
+      CROSS JOIN rooms AS r ON r.room_id = e.room_id"
+);
+
+/// The events ?1 (a JSON list) of the room ?2 and their ancestors, the deepest first, not past the events ?3 (a JSON
+/// list), at most ?4, of at most ?5 that are walked over: `ORDER BY` in a recursive query makes its queue a priority queue, and
+/// the walk ends when there are enough. Rejected events are walked over.
+const WALK_BACK: &str = concat!(
+    "WITH RECURSIVE walk(event_id, depth) AS ( \
+       SELECT s.event_id, s.depth FROM json_each(?1) AS start CROSS JOIN events AS s ON s.event_id = start.value \
+         WHERE s.room_id = ?2 AND s.event_id NOT IN (SELECT value FROM json_each(?3)) \
+       UNION \
+       SELECT p.event_id, p.depth FROM walk CROSS JOIN events AS s ON s.event_id = walk.event_id \
+         CROSS JOIN json_each(s.json, '$.prev_events') AS j CROSS JOIN events AS p ON p.event_id = ",
+    cited!("j"),
+    " WHERE p.room_id = ?2 AND p.event_id NOT IN (SELECT value FROM json_each(?3)) \
+       ORDER BY 2 DESC LIMIT ?5 \
+     ) SELECT ",
+    shown_columns!(),
+    ", MIN(e.depth, 9007199254740991) AS depth FROM walk CROSS JOIN events AS e ON e.event_id = walk.event_id \
+      CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.rejected IS NULL LIMIT ?4"
+);
+
+/// How many texts of events are read at once: what is read and what is made of it must be in memory together.
+const TEXTS_AT_ONCE: usize = 2_500;
+
+/// How many rejected events are walked over, at most.
+const MOST_REJECTED: i64 = 500;
+
+/// The ids of the events of a state and of its auth chain.
+#[derive(Debug)]
+pub struct StateIds {
+    /// The events of the state.
+    pub state: Vec<EventId>,
+    /// Those of the auth chain.
+    pub auth_chain: Vec<EventId>,
+}
+
+/// The texts of a state and of its auth chain, of which the first are read. [`Store::write_texts`] writes them.
+#[derive(Debug)]
+pub struct StateTexts {
+    /// The events of the state.
+    pub state: EventTexts,
+    /// Those of the auth chain.
+    pub auth_chain: EventTexts,
+}
+
+/// Texts of events of one room, of which the first are read.
+#[derive(Debug)]
+pub struct EventTexts {
+    room_id: RoomId,
+    rows: Rows,
+}
+
+/// An event as other servers may see it, with its place in the graph.
+#[derive(Debug, Clone)]
+pub struct ShownEvent {
+    /// Its ID.
+    pub event_id: EventId,
+    /// Its depth; the greatest that canonical JSON can say where it is deeper.
+    pub depth: i64,
+    /// Its text, redacted where it was.
+    pub text: String,
+}
+
+impl Store {
+    /// Whether `server` has joined members in a room, and the event of that room.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn joined_and_event(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(bool, Option<StoredEvent>), DatabaseError> {
+        let answers = self
+            .batch(vec![
+                Statement::new(SERVER_JOINED, [room_id.as_str().into(), server.as_str().into()]),
+                Statement::new(ONE, [event_id.as_str().into(), room_id.as_str().into()]),
+            ])
+            .await?;
+        let mut answers = answers.iter();
+        let joined = answers.next().is_some_and(|rows| !rows.is_empty());
+        Ok((joined, answers.next().and_then(|rows| rows.first()).map(stored_event).transpose()?))
+    }
+
+    /// The event, and whether `server` has joined members in its room.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn event_and_joined(
+        &self,
+        server: &ServerName,
+        event_id: &EventId,
+    ) -> Result<Option<(StoredEvent, bool)>, DatabaseError> {
+        let rows = self.query(Statement::new(ANYWHERE, [event_id.as_str().into(), server.as_str().into()])).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some((stored_event(row)?, row.integer(9)? != 0)))
+    }
+
+    /// The ids of the events of the snapshot `root` of a room, and of the auth chain (Server-Server API, "auth chain") of those
+    /// and of the events `others`: their auth events, those events' auth events, and so on. No event is read for it.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn state_ids(
+        &self,
+        room_id: &RoomId,
+        root: NodeId,
+        others: &[EventId],
+    ) -> Result<StateIds, DatabaseError> {
+        let text = root.to_string();
+        let others = json_list(others.iter().map(EventId::as_str));
+        let answers = self
+            .batch(vec![
+                Statement::new(state_sql::EVENT_IDS, [text.as_str().into()]),
+                Statement::new(AUTH_CHAIN_IDS, [text.into(), others.into(), room_id.as_str().into()]),
+            ])
+            .await?;
+        let mut answers =
+            answers.iter().map(|rows| rows.iter().map(|row| event_id(row, 0)).collect::<Result<Vec<_>, _>>());
+        let mut next = || answers.next().unwrap_or(Ok(Vec::new()));
+        Ok(StateIds { state: next()?, auth_chain: next()? })
+    }
+
+    /// The texts of what [`Store::state_ids`] names. One round trip, and one more for each further [`TEXTS_AT_ONCE`] when they
+    /// are written.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn state_texts(
+        &self,
+        room_id: &RoomId,
+        root: NodeId,
+        others: &[EventId],
+    ) -> Result<StateTexts, DatabaseError> {
+        let others = json_list(others.iter().map(EventId::as_str));
+        let at_once = i64::try_from(TEXTS_AT_ONCE).unwrap_or(i64::MAX);
+        let statement = |sql: &'static str| {
+            Statement::new(
+                sql,
+                [root.to_string().into(), others.as_str().into(), room_id.as_str().into(), at_once.into()],
+            )
+        };
+        let mut statements = vec![statement(AUTH_CHAIN_TEXTS)];
+        if root != NodeId::EMPTY {
+            statements.push(statement(STATE_TEXTS));
+        }
+        let mut answers = self.batch(statements).await?.into_iter();
+        let mut next = || EventTexts { room_id: room_id.clone(), rows: answers.next().unwrap_or_default() };
+        Ok(StateTexts { auth_chain: next(), state: next() })
+    }
+
+    /// Appends a JSON list of the texts to `answer`, redacted ones as redacted. Each is let go of once it is written, so that
+    /// there is one copy of them all, and never a second.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn write_texts(&self, texts: EventTexts, answer: &mut String) -> Result<(), DatabaseError> {
+        let EventTexts { room_id, rows } = texts;
+        let mut later = Vec::new();
+        let mut list = List::begin(answer, &rows)?;
+        for row in rows {
+            if row.integer(3)? != 0 {
+                later.push(event_id(&row, 1)?);
+            } else if row.optional_text(0)?.is_some() {
+                list.push(&row)?;
+            }
+        }
+        for ids in later.chunks(TEXTS_AT_ONCE) {
+            let lists = text_lists(ids).into_iter();
+            let texts = lists.map(|list| Statement::new(TEXTS, [list.into(), room_id.as_str().into()])).collect();
+            for row in self.batch(texts).await?.into_iter().flatten() {
+                list.push(&row)?;
+            }
+        }
+        list.end();
+        Ok(())
+    }
+
+    /// The events `from` of a room and what precedes them in the graph, the deepest first: at most `limit`, and neither
+    /// the events of `until` nor what only they lead to. Rejected events are walked over and left out. Outliers count
+    /// too: they precede the others, and whoever asks may find nobody else who has them.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn walk_back(
+        &self,
+        room_id: &RoomId,
+        from: &[EventId],
+        until: &[EventId],
+        limit: i64,
+    ) -> Result<Vec<ShownEvent>, DatabaseError> {
+        let ids = |ids: &[EventId]| json_list(ids.iter().map(EventId::as_str));
+        let walked = limit.saturating_add(MOST_REJECTED);
+        let parameters = [ids(from).into(), room_id.as_str().into(), ids(until).into(), limit.into(), walked.into()];
+        let rows = self.query(Statement::new(WALK_BACK, parameters)).await?;
+        let shown = |row: &Row| {
+            Ok(ShownEvent { event_id: event_id(row, 1)?, depth: row.integer(3)?, text: shown_text(row)?.into_owned() })
+        };
+        rows.iter().map(shown).collect()
+    }
+}
+
+/// A JSON list that is being written.
+struct List<'a> {
+    text: &'a mut String,
+    is_empty: bool,
+}
+
+impl<'a> List<'a> {
+    /// Begins a list that will hold the texts of `rows`.
+    fn begin(text: &'a mut String, rows: &Rows) -> Result<Self, DatabaseError> {
+        let mut bytes = 2;
+        for row in rows {
+            bytes += row.optional_text(0)?.map_or(0, |text| text.len() + 1);
+        }
+        text.reserve(bytes);
+        text.push('[');
+        Ok(Self { text, is_empty: true })
+    }
+
+    /// Writes the text in a row of [`shown_columns`].
+    fn push(&mut self, row: &Row) -> Result<(), DatabaseError> {
+        if !std::mem::take(&mut self.is_empty) {
+            self.text.push(',');
+        }
+        self.text.push_str(&shown_text(row)?);
+        Ok(())
+    }
+
+    fn end(self) {
+        self.text.push(']');
+    }
+}
+
+fn event_id(row: &Row, column: usize) -> Result<EventId, DatabaseError> {
+    let id = row.text(column)?;
+    EventId::parse_any_length(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is no event ID")))
+}
