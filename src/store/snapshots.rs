@@ -55,7 +55,7 @@ const AT: &str = concat!(
     found!("snapshot, key, "),
     " SELECT ",
     seen_columns!(),
-    ", found.snapshot, found.key FROM found JOIN events AS e ON e.event_id = found.event_id ",
+    ", found.snapshot, found.key FROM found CROSS JOIN events AS e ON e.event_id = found.event_id ",
     seen_joins!()
 );
 
@@ -65,7 +65,7 @@ const WHOLE: &str = concat!(
     entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
     " SELECT ",
     seen_columns!(),
-    ", entry.snapshot FROM entry JOIN events AS e ON e.event_id = entry.event_id ",
+    ", entry.snapshot FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
     seen_joins!()
 );
 
@@ -74,7 +74,7 @@ const MEMBERS: &str = concat!(
     entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
     ", member(snapshot, user_id, membership, event_nid) AS ( \
        SELECT entry.snapshot, e.state_key, json_extract(e.json, '$.content.membership'), e.event_nid \
-       FROM entry JOIN events AS e ON e.event_id = entry.event_id WHERE e.event_type = 'm.room.member' \
+       FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id WHERE e.event_type = 'm.room.member' \
      ), ranked(snapshot, membership, user_id, total, rank) AS ( \
        SELECT snapshot, membership, user_id, count(*) OVER (PARTITION BY snapshot, membership), \
          row_number() OVER (PARTITION BY snapshot, membership ORDER BY event_nid) FROM member \
@@ -86,14 +86,14 @@ const CHANGES: &str = concat!(
     "WITH RECURSIVE ",
     pairs!("old, new, ", "SELECT value ->> 0, value ->> 1, value ->> 0, value ->> 1 FROM json_each(?1)"),
     ", changed(old, new, event_id) AS ( \
-       SELECT old, new, item.value FROM pair JOIN state_nodes ON node_id = b JOIN json_each(node) AS item \
+       SELECT old, new, item.value FROM pair CROSS JOIN state_nodes ON node_id = b CROSS JOIN json_each(node) AS item \
        WHERE substr(node, 1, 1) = '{' \
        EXCEPT \
-       SELECT old, new, item.value FROM pair JOIN state_nodes ON node_id = a JOIN json_each(node) AS item \
+       SELECT old, new, item.value FROM pair CROSS JOIN state_nodes ON node_id = a CROSS JOIN json_each(node) AS item \
        WHERE substr(node, 1, 1) = '{' \
      ) SELECT ",
     seen_columns!(),
-    ", changed.old, changed.new FROM changed JOIN events AS e ON e.event_id = changed.event_id ",
+    ", changed.old, changed.new FROM changed CROSS JOIN events AS e ON e.event_id = changed.event_id ",
     seen_joins!()
 );
 
@@ -144,26 +144,30 @@ impl Store {
         let changes: Vec<_> =
             reads.changes.iter().map(|(old, new)| json!([old.to_string(), new.to_string()])).collect();
         let mut statements: Vec<Statement> = at.into_iter().map(|list| Statement::new(AT, [list.into()])).collect();
-        statements.extend([
-            Statement::new(WHOLE, [roots(&reads.whole).into()]),
-            Statement::new(CHANGES, [json!(changes).to_string().into()]),
-            Statement::new(MEMBERS, [roots(&reads.members).into()]),
-        ]);
+        let others = [
+            (WHOLE, !reads.whole.is_empty(), roots(&reads.whole)),
+            (CHANGES, !changes.is_empty(), json!(changes).to_string()),
+            (MEMBERS, !reads.members.is_empty(), roots(&reads.members)),
+        ];
+        let asked = others.each_ref().map(|(_, wanted, _)| *wanted);
+        let wanted = others.into_iter().filter(|(_, wanted, _)| *wanted);
+        statements.extend(wanted.map(|(sql, _, list)| Statement::new(sql, [list.into()])));
         let mut answers = self.batch(statements).await?.into_iter();
         for row in answers.by_ref().take(at_lists).flatten() {
             let key = StateKeyHash::parse(row.text(SEEN + 1)?)
                 .ok_or_else(|| DatabaseError::Shape("a state key that is no hash".to_owned()))?;
             found.at.insert((node_id(&row, SEEN)?, key), SeenEvent::of_row(&row)?);
         }
-        let mut next = || -> Rows { answers.next().unwrap_or_default() };
-        for row in next() {
+        let mut next = |asked: bool| -> Rows { asked.then(|| answers.next()).flatten().unwrap_or_default() };
+        let [whole, changes, members] = asked;
+        for row in next(whole) {
             found.whole.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
         }
-        for row in next() {
+        for row in next(changes) {
             let pair = (node_id(&row, SEEN)?, node_id(&row, SEEN + 1)?);
             found.changes.entry(pair).or_default().push(SeenEvent::of_row(&row)?);
         }
-        for row in next() {
+        for row in next(members) {
             let groups = found.members.entry(node_id(&row, 0)?).or_default();
             let membership = row.optional_text(1)?.unwrap_or("leave");
             if groups.last().is_none_or(|group| group.membership != membership) {

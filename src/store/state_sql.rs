@@ -23,7 +23,7 @@ macro_rules! paths {
             " UNION SELECT ",
             $label,
             "substr(node, 2 + 22 * (instr('0123456789abcdef', substr(key, level + 1, 1)) - 1), 22), key, level + 1 \
-              FROM path JOIN state_nodes USING (node_id) WHERE substr(node, 1, 1) = 'I' )"
+              FROM path CROSS JOIN state_nodes USING (node_id) WHERE substr(node, 1, 1) = 'I' )"
         )
     };
 }
@@ -37,7 +37,7 @@ macro_rules! found {
             $label,
             "event_id) AS ( SELECT DISTINCT ",
             $label,
-            "node ->> ('$.' || key) FROM path JOIN state_nodes USING (node_id) WHERE substr(node, 1, 1) = '{' )"
+            "node ->> ('$.' || key) FROM path CROSS JOIN state_nodes USING (node_id) WHERE substr(node, 1, 1) = '{' )"
         )
     };
 }
@@ -70,12 +70,12 @@ macro_rules! entries {
             $start,
             " UNION SELECT ",
             $label,
-            "substr(node, at, 22) FROM tree JOIN state_nodes USING (node_id) JOIN slot WHERE substr(node, 1, 1) = 'I' \
+            "substr(node, at, 22) FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN slot WHERE substr(node, 1, 1) = 'I' \
              ), entry(",
             $label,
             "event_id) AS ( SELECT ",
             $label,
-            "item.value FROM tree JOIN state_nodes USING (node_id) JOIN json_each(node) AS item \
+            "item.value FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN json_each(node) AS item \
              WHERE substr(node, 1, 1) = '{' )"
         )
     };
@@ -96,7 +96,7 @@ macro_rules! pairs {
             $label,
             "CASE substr(x.node, 1, 1) WHEN 'I' THEN substr(x.node, at, 22) ELSE '' END AS child_a, \
              CASE substr(y.node, 1, 1) WHEN 'I' THEN substr(y.node, at, 22) ELSE '' END AS child_b \
-             FROM pair LEFT JOIN state_nodes AS x ON x.node_id = a LEFT JOIN state_nodes AS y ON y.node_id = b JOIN slot \
+             FROM pair LEFT JOIN state_nodes AS x ON x.node_id = a LEFT JOIN state_nodes AS y ON y.node_id = b CROSS JOIN slot \
              WHERE child_a <> child_b )"
         )
     };

@@ -114,7 +114,7 @@ const TIMELINES: &str = concat!(
     ") AS after_gap FROM mine CROSS JOIN timeline AS t ON t.room_id = mine.room_id AND t.pos <= mine.high \
        AND t.pos > max(mine.low, COALESCE((SELECT x.pos FROM timeline AS x WHERE x.room_id = mine.room_id \
          AND x.pos <= mine.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?7), mine.low)) \
-     JOIN events AS e ON e.event_nid = t.event_nid ",
+     CROSS JOIN events AS e ON e.event_nid = t.event_nid ",
     seen_joins!(),
     "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?1 AND txn.device_id = ?6 \
      ORDER BY t.room_id, t.pos"

@@ -112,7 +112,7 @@ pub(super) use seen_columns;
 /// What [`seen_columns`] needs beside `events AS e`.
 macro_rules! seen_joins {
     () => {
-        " JOIN rooms AS version_of ON version_of.room_id = e.room_id \
+        " CROSS JOIN rooms AS version_of ON version_of.room_id = e.room_id \
           LEFT JOIN events AS redaction ON redaction.event_id = e.redacted_by "
     };
 }
@@ -124,7 +124,7 @@ macro_rules! page {
         concat!(
             "SELECT ",
             seen_columns!(),
-            ", t.pos, txn.txn_id FROM timeline AS t JOIN events AS e ON e.event_nid = t.event_nid ",
+            ", t.pos, txn.txn_id FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid ",
             seen_joins!(),
             "LEFT JOIN client_transactions AS txn \
                ON txn.event_id = e.event_id AND txn.user_id = ?5 AND txn.device_id = ?6 \
@@ -151,7 +151,7 @@ const ONE: &str = concat!(
     "SELECT ",
     seen_columns!(),
     ", t.pos, txn.txn_id FROM events AS e \
-       JOIN timeline AS t ON t.room_id = e.room_id AND t.event_nid = e.event_nid ",
+       CROSS JOIN timeline AS t ON t.room_id = e.room_id AND t.event_nid = e.event_nid ",
     seen_joins!(),
     "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?3 AND txn.device_id = ?4 \
      WHERE e.event_id = ?1 AND e.room_id = ?2"
