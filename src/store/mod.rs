@@ -45,6 +45,10 @@ pub struct Store {
     heard: Rc<RefCell<Heard>>,
 }
 
+/// Lets what a server has not had be sent at once. Returns a row where it had been taken to be away.
+const HEARD_FROM: &str = "\
+    UPDATE destinations SET failures = 0, retry_at = 0 WHERE destination = ?1 AND failures > 0 RETURNING destination";
+
 /// The servers that were heard from.
 #[derive(Default)]
 struct Heard {
@@ -70,7 +74,7 @@ impl Store {
             return self.database.batch(statements).await;
         }
         let own = statements.len();
-        statements.extend(untold.iter().map(queue::heard_from));
+        statements.extend(untold.iter().map(|server| Statement::new(HEARD_FROM, [server.as_str().into()])));
         let outcome = self.database.batch(statements).await;
         let mut heard = self.heard.borrow_mut();
         match outcome {

@@ -108,9 +108,6 @@ const FAIL: &str = "\
     UPDATE destinations SET failures = failures + 1, retry_at = ?3, lease_until = 0, lease_owner = NULL \
     WHERE destination = ?1 AND lease_owner = ?2";
 
-const HEARD_FROM: &str = "\
-    UPDATE destinations SET failures = 0, retry_at = 0 WHERE destination = ?1 AND failures > 0 RETURNING destination";
-
 /// Up to where the slowest of those begins that still have something to hear; all of it where nobody has.
 const FORGET: &str = "\
     DELETE FROM outbox WHERE pos <= COALESCE( \
@@ -190,9 +187,4 @@ impl Store {
     pub async fn forget_outbox(&self, own: &ServerName) -> Result<(), DatabaseError> {
         self.query(Statement::new(FORGET, [own.as_str().into()])).await.map(|_| ())
     }
-}
-
-/// Lets what a server has not had be sent at once. Returns a row where it was thought away.
-pub(super) fn heard_from(server: &ServerName) -> Statement {
-    Statement::new(HEARD_FROM, [server.as_str().into()])
 }

@@ -13,6 +13,7 @@ mod common;
 mod generate;
 
 mod canonical_json;
+mod imports;
 mod inputs;
 mod pdus;
 mod server_names;
