@@ -142,7 +142,8 @@ impl Config {
 }
 
 /// A variable that is missing or malformed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{variable} {problem}.")]
 pub struct ConfigError {
     /// Its name.
     pub variable: &'static str,
@@ -155,14 +156,6 @@ impl ConfigError {
         Self { variable, problem: problem.into() }
     }
 }
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}.", self.variable, self.problem)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

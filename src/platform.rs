@@ -6,7 +6,7 @@
 //! The traits are used as `Rc<dyn …>`: a boxed future costs nothing beside a round trip, and nothing above this module
 //! is generic, which keeps both the wasm and the signatures small. Nothing here is `Send`: an isolate has one thread.
 
-use std::{fmt, future::Future, pin::Pin, rc::Rc};
+use std::{future::Future, pin::Pin, rc::Rc};
 
 use bytes::Bytes;
 
@@ -149,29 +149,20 @@ impl Row {
 }
 
 /// Why a batch failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatabaseError {
     /// A constraint did not hold, so nothing of the batch took effect: how a commit learns that it lost a race, unless we are
     /// at fault. The text holds the sentence by which SQLite names the constraint.
+    #[error("database constraint: {0}")]
     Constraint(String),
     /// The database could not be reached or failed. The batch may or may not have taken effect.
+    #[error("database unavailable: {0}")]
     Unavailable(String),
     /// The database answered with something else than the schema promises.
+    #[error("database answer of an unexpected shape: {0}")]
     Shape(String),
 }
-
-impl fmt::Display for DatabaseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Constraint(why) => write!(f, "database constraint: {why}"),
-            Self::Unavailable(why) => write!(f, "database unavailable: {why}"),
-            Self::Shape(why) => write!(f, "database answer of an unexpected shape: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for DatabaseError {}
 
 /// Outbound HTTPS. Certificates are always verified; redirects are never followed.
 pub trait Transport {
@@ -199,31 +190,22 @@ pub struct OutboundRequest {
 }
 
 /// Why a request got no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransportError {
     /// Not resolved, not reached, not trusted, or cut off.
+    #[error("{0}")]
     Failed(String),
     /// No whole answer within the time limit.
+    #[error("no answer in time")]
     TimedOut,
     /// The answer is longer than the limit.
+    #[error("the answer is too large")]
     TooLarge,
     /// The platform cannot make such a connection; the sentence says why.
+    #[error("this platform cannot connect: {0}")]
     Unsupported(String),
 }
-
-impl fmt::Display for TransportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Failed(why) => write!(f, "{why}"),
-            Self::TimedOut => write!(f, "no answer in time"),
-            Self::TooLarge => write!(f, "the answer is too large"),
-            Self::Unsupported(why) => write!(f, "this platform cannot connect: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for TransportError {}
 
 /// Wall clock and timers.
 pub trait Clock {

@@ -38,39 +38,30 @@ pub const MAX_AUTH_EVENTS: usize = 10;
 pub const MAX_PREV_EVENTS: usize = 20;
 
 /// Why a PDU is dropped. It must not be stored; one that is to be stored as rejected is an [`Event`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PduError {
     /// It is not JSON.
+    #[error("the event is not JSON: {0}")]
     Json(json::Error),
     /// It holds a number that its room version forbids.
+    #[error("the event is not canonical JSON: {0}")]
     Number(json::NumberError),
     /// This member is missing, or is not what its room version's event format says.
+    #[error("`{0}` is missing or malformed")]
     Format(&'static str),
     /// This member, or the whole event, is longer than allowed.
+    #[error("`{0}` is too large")]
     TooLarge(&'static str),
     /// It names more than 10 auth events or 20 previous events.
+    #[error("more than 10 auth events or 20 previous events")]
     TooManyReferences,
     /// This server must have signed it, and has not with any key that is known and was valid at the time.
+    #[error("not signed by {0} with a known and valid key")]
     NotSigned(Box<str>),
     /// A signature of this server is malformed or wrong.
+    #[error("the signature of {0} is wrong")]
     WrongSignature(Box<str>),
 }
-
-impl std::fmt::Display for PduError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Json(error) => write!(f, "the event is not JSON: {error}"),
-            Self::Number(error) => write!(f, "the event is not canonical JSON: {error}"),
-            Self::Format(member) => write!(f, "`{member}` is missing or malformed"),
-            Self::TooLarge(member) => write!(f, "`{member}` is too large"),
-            Self::TooManyReferences => f.write_str("more than 10 auth events or 20 previous events"),
-            Self::NotSigned(server) => write!(f, "not signed by {server} with a known and valid key"),
-            Self::WrongSignature(server) => write!(f, "the signature of {server} is wrong"),
-        }
-    }
-}
-
-impl std::error::Error for PduError {}
 
 /// An event that has passed the checks that need no other event. Cheap to clone.
 #[derive(Debug, Clone)]

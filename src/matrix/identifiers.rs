@@ -11,30 +11,21 @@ use super::server_name::{self, Host, Parts};
 pub const MAX_LENGTH: usize = 255;
 
 /// Why a text is not an identifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifierError {
     /// It does not begin with the sigil of its kind.
+    #[error("the identifier does not begin with its sigil")]
     Sigil,
     /// It is longer than 255 bytes.
+    #[error("the identifier is longer than 255 bytes")]
     TooLong,
     /// It has no domain, or a domain that is no server name.
+    #[error("the identifier does not end in a server name")]
     Domain,
     /// It is empty, or holds a character that it must not.
+    #[error("the identifier holds a character that it must not")]
     Characters,
 }
-
-impl fmt::Display for IdentifierError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sigil => "the identifier does not begin with its sigil",
-            Self::TooLong => "the identifier is longer than 255 bytes",
-            Self::Domain => "the identifier does not end in a server name",
-            Self::Characters => "the identifier holds a character that it must not",
-        })
-    }
-}
-
-impl std::error::Error for IdentifierError {}
 
 /// An event id: `$` and, by room version, a hash or a local part and the server's name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -51,20 +51,24 @@ pub struct Object {
 }
 
 /// Why a text is not JSON, or not JSON that we read: a sentence with the place in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at byte {offset}")]
 pub struct Error {
     what: &'static str,
     offset: usize,
 }
 
 /// Why a value has no canonical form in a room version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NumberError {
     /// An integer outside ±(2^53 - 1).
+    #[error("an integer is outside the range of canonical JSON")]
     OutOfRange,
     /// A fraction, an exponent or a negative zero.
+    #[error("a number is not an integer")]
     NotAnInteger,
     /// A float too large for a double, which no server can hash.
+    #[error("a number is too large")]
     Infinite,
 }
 
@@ -347,26 +351,6 @@ impl Error {
         Self { what, offset }
     }
 }
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} at byte {}", self.what, self.offset)
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl std::fmt::Display for NumberError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::OutOfRange => "an integer is outside the range of canonical JSON",
-            Self::NotAnInteger => "a number is not an integer",
-            Self::Infinite => "a number is too large",
-        })
-    }
-}
-
-impl std::error::Error for NumberError {}
 
 impl From<serde_json::Value> for Value {
     fn from(value: serde_json::Value) -> Self {

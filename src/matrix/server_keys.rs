@@ -51,17 +51,22 @@ pub struct ServerKeys {
 }
 
 /// Why a key response is refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// This member is missing or malformed.
+    #[error("`{0}` is missing or malformed")]
     Format(&'static str),
     /// The keys are another server's.
+    #[error("the keys are those of {0:?}")]
     WrongServer(Box<str>),
     /// None of the keys that it lists has signed it, or one has signed it wrongly.
+    #[error("not signed by the server itself: {0}")]
     SelfSignature(SignatureError),
     /// The notary has not signed it with a current key, or wrongly.
+    #[error("not signed by the notary: {0}")]
     NotarySignature(SignatureError),
     /// It lists more keys or servers than we read.
+    #[error("more keys or servers than this server reads")]
     TooMany,
 }
 
@@ -255,17 +260,3 @@ fn known_keys(listed: &Object) -> Result<impl Iterator<Item = (&str, &Value)>, K
 fn read_key(entry: &Value) -> Option<VerifyKey> {
     VerifyKey::from_base64(entry.get("key")?.as_str()?)
 }
-
-impl std::fmt::Display for KeyError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Format(member) => write!(f, "`{member}` is missing or malformed"),
-            Self::WrongServer(name) => write!(f, "the keys are those of {name:?}"),
-            Self::SelfSignature(error) => write!(f, "not signed by the server itself: {error}"),
-            Self::NotarySignature(error) => write!(f, "not signed by the notary: {error}"),
-            Self::TooMany => f.write_str("more keys or servers than this server reads"),
-        }
-    }
-}
-
-impl std::error::Error for KeyError {}

@@ -24,26 +24,33 @@ pub struct SigningKey {
 pub struct VerifyKey(ed25519_dalek::VerifyingKey);
 
 /// Why a line is not a signing key. Says nothing of what the line holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SigningKeyError {
     /// Not three words.
+    #[error("a signing key is one line of three words: `ed25519 <version> <base64 seed>`")]
     Shape,
     /// The first word is not `ed25519`.
+    #[error("the first word of a signing key must be `ed25519`")]
     Algorithm,
     /// The second word, the key's version, is empty or holds other characters than `[a-zA-Z0-9_]`.
+    #[error("the version of a signing key may hold only letters, digits and underscores")]
     Version,
     /// The third word is not 32 bytes in unpadded base64.
+    #[error("the seed of a signing key must be 32 bytes in unpadded base64")]
     Seed,
 }
 
 /// Why an object does not count as signed by a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// There is no signature of this server with this key.
+    #[error("there is no signature")]
     Missing,
     /// The signature is not base64 of 64 bytes.
+    #[error("the signature is malformed")]
     Malformed,
     /// The signature is of another object or by another key.
+    #[error("the signature is wrong")]
     Wrong,
 }
 
@@ -198,28 +205,3 @@ fn is_canonical(key: &[u8; 32]) -> bool {
     let [first, middle @ .., last] = key;
     *first < 0xed || *last & 0x7f != 0x7f || middle.iter().any(|byte| *byte != 0xff)
 }
-
-impl std::fmt::Display for SigningKeyError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Shape => "a signing key is one line of three words: `ed25519 <version> <base64 seed>`",
-            Self::Algorithm => "the first word of a signing key must be `ed25519`",
-            Self::Version => "the version of a signing key may hold only letters, digits and underscores",
-            Self::Seed => "the seed of a signing key must be 32 bytes in unpadded base64",
-        })
-    }
-}
-
-impl std::error::Error for SigningKeyError {}
-
-impl std::fmt::Display for SignatureError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Missing => "there is no signature",
-            Self::Malformed => "the signature is malformed",
-            Self::Wrong => "the signature is wrong",
-        })
-    }
-}
-
-impl std::error::Error for SignatureError {}

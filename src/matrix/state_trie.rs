@@ -226,16 +226,9 @@ impl Nodes {
 }
 
 /// These nodes are needed and were not given. There may be more below them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} nodes of a state snapshot are missing", .0.len())]
 pub struct MissingNodes(pub Vec<NodeId>);
-
-impl fmt::Display for MissingNodes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} nodes of a state snapshot are missing", self.0.len())
-    }
-}
-
-impl std::error::Error for MissingNodes {}
 
 /// The event ids at `keys` in the snapshot `root`, in the order of `keys`.
 ///

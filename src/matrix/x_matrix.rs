@@ -43,17 +43,22 @@ pub struct SignedRequest<'a> {
 }
 
 /// Why a request is not authenticated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum XMatrixError {
     /// There is no such header.
+    #[error("The request has no X-Matrix Authorization header.")]
     Missing,
     /// A header is malformed, or headers name different origins.
+    #[error("The Authorization header is malformed.")]
     Malformed,
     /// The request is for another server.
+    #[error("The request is meant for another server.")]
     WrongDestination,
     /// No signature is by a key that we know and that is valid now.
+    #[error("The request is not signed with a key that is known and valid now.")]
     UnknownKey,
     /// A signature by a known key is malformed or wrong.
+    #[error("The request is not signed by its origin: {0}.")]
     Signature(SignatureError),
 }
 
@@ -252,17 +257,3 @@ fn is_blank(character: char) -> bool {
 fn is_token(character: char) -> bool {
     character.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(character)
 }
-
-impl std::fmt::Display for XMatrixError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Missing => f.write_str("The request has no X-Matrix Authorization header."),
-            Self::Malformed => f.write_str("The Authorization header is malformed."),
-            Self::WrongDestination => f.write_str("The request is meant for another server."),
-            Self::UnknownKey => f.write_str("The request is not signed with a key that is known and valid now."),
-            Self::Signature(error) => write!(f, "The request is not signed by its origin: {error}."),
-        }
-    }
-}
-
-impl std::error::Error for XMatrixError {}

@@ -2,54 +2,47 @@
 
 use http::StatusCode;
 
-use crate::{error::MatrixError, matrix::event::PduError, platform::DatabaseError};
+use crate::{
+    error::MatrixError,
+    matrix::{event::PduError, identifiers::EventId},
+    platform::DatabaseError,
+};
 
 /// Why something could not be done in a room.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RoomError {
     /// The database failed.
+    #[error(transparent)]
     Database(DatabaseError),
     /// Other commits to the same room came first, again and again.
+    #[error("The room is busy; try again.")]
     Busy,
     /// We do not know the room, or nobody here is in it.
+    #[error("This server is not in that room.")]
     UnknownRoom,
     /// The room's rules do not allow the event; the sentence says which.
+    #[error("The room does not allow this: {0}.")]
     NotAllowed(String),
     /// The user's join to a restricted room cannot be authorised here: whether they meet its conditions is not known.
+    #[error("This server cannot tell whether the user may join the room; try another server.")]
     CannotAuthorise,
     /// The user's join to a restricted room cannot be granted here: nobody on this server may invite to it.
+    #[error("Nobody on this server may invite to the room; try another server.")]
     CannotGrant,
     /// The event has not the form that it must have.
-    Malformed(PduError),
+    #[error("The event is malformed: {0}.")]
+    Malformed(#[from] PduError),
     /// The request makes no sense in this room; the sentence says why.
+    #[error("{0}")]
     Invalid(String),
     /// The event cites events that we do not hold.
-    MissingEvents(Vec<crate::matrix::identifiers::EventId>),
+    #[error("The event cites events that this server does not hold.")]
+    MissingEvents(Vec<EventId>),
     /// What the database holds contradicts itself; the sentence is for the log.
+    #[error("the stored room contradicts itself: {0}")]
     Corrupt(String),
 }
-
-impl std::fmt::Display for RoomError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Database(error) => error.fmt(f),
-            Self::Busy => f.write_str("The room is busy; try again."),
-            Self::UnknownRoom => f.write_str("This server is not in that room."),
-            Self::NotAllowed(why) => write!(f, "The room does not allow this: {why}."),
-            Self::CannotAuthorise => {
-                f.write_str("This server cannot tell whether the user may join the room; try another server.")
-            }
-            Self::CannotGrant => f.write_str("Nobody on this server may invite to the room; try another server."),
-            Self::Malformed(error) => write!(f, "The event is malformed: {error}."),
-            Self::Invalid(why) => f.write_str(why),
-            Self::MissingEvents(_) => f.write_str("The event cites events that this server does not hold."),
-            Self::Corrupt(why) => write!(f, "the stored room contradicts itself: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for RoomError {}
 
 impl From<DatabaseError> for RoomError {
     /// A broken constraint comes here only where no race explains it ([`crate::store::commit`]): a fault of ours, which would
@@ -59,12 +52,6 @@ impl From<DatabaseError> for RoomError {
             DatabaseError::Constraint(_) => Self::Corrupt(error.to_string()),
             error => Self::Database(error),
         }
-    }
-}
-
-impl From<PduError> for RoomError {
-    fn from(error: PduError) -> Self {
-        Self::Malformed(error)
     }
 }
 

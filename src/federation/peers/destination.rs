@@ -4,10 +4,7 @@
 //! is public never connects to private addresses and names, whichever step they came from. A server whose own name is
 //! itself private (`localhost:8448`, `hs1`, `verge.test`) lives in such a network and may.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
 
@@ -61,34 +58,25 @@ impl Destination {
 
 /// Why a server name leads nowhere. What cannot be known before connecting (that the platform refuses an IP literal,
 /// say) is a [`crate::platform::TransportError`] instead.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiscoveryError {
     /// Not a server name, or one with a port that does not exist.
+    #[error("`{0}` is not a server name")]
     InvalidName(String),
     /// The server's own name: nobody federates with themselves.
+    #[error("this is the server's own name")]
     Ourselves,
     /// A private name or address, which a server with a public name does not connect to.
+    #[error("`{0}` is in a private network, which this server does not connect to")]
     Private(String),
     /// An SRV record says that this host runs no such service (RFC 2782: the target is `.`).
+    #[error("the DNS says that `{0}` runs no Matrix server")]
     ServiceRefused(String),
     /// SRV records exist, and none of them can be used.
+    #[error("no SRV record of `{0}` can be used")]
     NoUsableTarget(String),
 }
-
-impl fmt::Display for DiscoveryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::InvalidName(name) => write!(f, "`{name}` is not a server name"),
-            Self::Ourselves => write!(f, "this is the server's own name"),
-            Self::Private(name) => write!(f, "`{name}` is in a private network, which this server does not connect to"),
-            Self::ServiceRefused(name) => write!(f, "the DNS says that `{name}` runs no Matrix server"),
-            Self::NoUsableTarget(name) => write!(f, "no SRV record of `{name}` can be used"),
-        }
-    }
-}
-
-impl std::error::Error for DiscoveryError {}
 
 /// Which networks a server may connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

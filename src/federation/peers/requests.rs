@@ -31,19 +31,24 @@ pub struct FederationClient {
 }
 
 /// Why a request did not bring what was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
     /// There is no such request: it is too long, or what was to be sent is not JSON.
+    #[error("the request cannot be made: {0}")]
     Invalid(String),
     /// The server's name leads nowhere.
+    #[error(transparent)]
     Discovery(DiscoveryError),
     /// The platform cannot make the connection that the server asks for: to an IP literal, for a certificate of another
     /// name than the host's (SRV), or to a port that it does not reach.
+    #[error("this platform cannot connect to the server: {0}")]
     Unsupported(String),
     /// The server was not reached, not trusted, or gave no whole answer in time.
+    #[error("the server cannot be reached: {0}")]
     Unreachable(String),
     /// The server answered with an error.
+    #[error("the server answers {} {errcode}: {error}", .status.as_u16())]
     Status {
         /// The HTTP status.
         status: StatusCode,
@@ -55,6 +60,7 @@ pub enum RequestError {
         retry_after_ms: Option<i64>,
     },
     /// The server answered with something else than the spec's answer, or with too much.
+    #[error("the server's answer cannot be used: {0}")]
     BadResponse(String),
 }
 
@@ -88,23 +94,6 @@ impl RequestError {
         }
     }
 }
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Invalid(why) => write!(f, "the request cannot be made: {why}"),
-            Self::Discovery(error) => error.fmt(f),
-            Self::Unsupported(why) => write!(f, "this platform cannot connect to the server: {why}"),
-            Self::Unreachable(why) => write!(f, "the server cannot be reached: {why}"),
-            Self::Status { status, errcode, error, .. } => {
-                write!(f, "the server answers {} {errcode}: {error}", status.as_u16())
-            }
-            Self::BadResponse(why) => write!(f, "the server's answer cannot be used: {why}"),
-        }
-    }
-}
-
-impl std::error::Error for RequestError {}
 
 /// A request to be signed and sent.
 pub(super) struct Call {

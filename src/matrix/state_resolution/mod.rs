@@ -30,7 +30,7 @@
 //! Rejected events take part as the spec says (version 12, "Rejected events"), and as ruma does: they may be put into
 //! the state, but no event is judged by one.
 
-use std::{collections::BTreeMap, fmt, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 use super::{
     event::Event,
@@ -148,28 +148,19 @@ pub struct Resolved {
 }
 
 /// Why a resolution failed: the store is damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolutionError {
     /// A node of a snapshot was asked for and not supplied.
+    #[error("the node {0} of a state snapshot is missing")]
     MissingNode(NodeId),
     /// A snapshot holds something that is no event id.
+    #[error("a state snapshot holds {0:?} for an event id")]
     MalformedEventId(Rc<str>),
     /// There is no state to resolve.
+    #[error("there is no state to resolve")]
     NoState,
 }
-
-impl fmt::Display for ResolutionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MissingNode(id) => write!(f, "the node {id} of a state snapshot is missing"),
-            Self::MalformedEventId(id) => write!(f, "a state snapshot holds {id:?} for an event id"),
-            Self::NoState => f.write_str("there is no state to resolve"),
-        }
-    }
-}
-
-impl std::error::Error for ResolutionError {}
 
 impl Resolution {
     /// The resolution of the snapshots `roots` in a room. Their order does not matter, nor does it if some are the same.

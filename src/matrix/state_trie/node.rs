@@ -24,16 +24,9 @@ const EVENT_ID: usize = 44;
 const ENTRY: usize = "\"\":\"\",".len() + StateKeyHash::DIGITS + EVENT_ID;
 
 /// The text is not that of a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a node of a state snapshot is malformed")]
 pub struct MalformedNode;
-
-impl fmt::Display for MalformedNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a node of a state snapshot is malformed")
-    }
-}
-
-impl std::error::Error for MalformedNode {}
 
 /// A child for each hex digit.
 pub(super) type Children = [Option<NodeId>; FAN_OUT];
