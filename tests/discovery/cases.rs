@@ -338,6 +338,26 @@ pub(crate) const CASES: &[Case] = &[
         ],
     },
     Case {
+        name: "until the date that Expires gives in RFC 850's form",
+        script: &[
+            Page(A, 200, &[("expires", "Wednesday, 15-Nov-23 00:13:20 GMT")], TO_B),
+            Finds("a.org", DELEGATED),
+            Wait(2 * HOUR - 1),
+            Finds("a.org", DELEGATED),
+            Asked(WELL_KNOWN, 1),
+        ],
+    },
+    Case {
+        name: "until the date that Expires gives in asctime's form",
+        script: &[
+            Page(A, 200, &[("expires", "Wed Nov 15 00:13:20 2023")], TO_B),
+            Finds("a.org", DELEGATED),
+            Wait(2 * HOUR - 1),
+            Finds("a.org", DELEGATED),
+            Asked(WELL_KNOWN, 1),
+        ],
+    },
+    Case {
         name: "an invalid Expires lies in the past",
         script: &[
             Page(A, 200, &[("expires", "0")], TO_B),

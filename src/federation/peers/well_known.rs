@@ -4,7 +4,7 @@
 //! within bounds, failures with exponential backoff. Once an answer is stale, it is used a little longer where asking
 //! again fails for a passing reason: a web server that is down should not take the homeserver's name with it.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, Uri, header};
@@ -238,23 +238,10 @@ fn seconds(digits: &str) -> Option<i64> {
         .then(|| digits.parse().unwrap_or(i64::MAX).min(1_000_000_000))
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT` (the form that RFC 9110 lets servers send) in milliseconds since the epoch.
+/// A date as HTTP writes it, in each of the three forms of RFC 9110, in milliseconds since the epoch.
 fn http_date_ms(text: &str) -> Option<i64> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let mut fields = text.split_once(", ")?.1.split(' ');
-    let day = seconds(fields.next()?).filter(|day| (1..=31).contains(day))?;
-    let name = fields.next()?;
-    let month = i64::try_from(MONTHS.iter().position(|month| *month == name)?).ok()? + 1;
-    let year = seconds(fields.next()?).filter(|year| (1970..=9999).contains(year))?;
-    let mut time = fields.next()?.split(':').map(|part| seconds(part).filter(|part| *part <= 60));
-    let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
-    if fields.next() != Some("GMT") || fields.next().is_some() || time.next().is_some() || hour > 23 {
-        return None;
-    }
-    // Days from the civil date, counted in years that begin in March.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000)
+    let since_epoch = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since_epoch.as_millis()).ok()
 }
 
 /// An `https` URL: its authority, and its path and query.
