@@ -19,6 +19,7 @@ use crate::{
     matrix::{
         identifiers::{RoomId, UserId},
         json::{self, Object, Value},
+        state_content::STRIPPED_STATE,
         state_trie::{NodeId, StateKeyHash},
     },
     router::{Call, Handled, raw_json_response},
@@ -34,18 +35,6 @@ use crate::{
 const MAX_TIMEOUT_MS: i64 = 30_000;
 /// How long it sleeps before it looks again, in milliseconds: at first, and at most.
 const POLL_MS: (u32, u32) = (100, 500);
-
-/// State events that tell an invited user what the room is (Client-Server API, "Stripped state").
-const STRIPPED: [&str; 8] = [
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-    "m.room.history_visibility",
-];
 
 /// `GET /sync`
 pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
@@ -379,7 +368,7 @@ fn summary(members: &[Members], plan: &Plan, found: &StateFound, user: &UserId) 
 
 fn invite_wants(room: &SyncRoom, user: &UserId, reads: &mut StateReads) {
     if let (None, Some((_, state))) = (&room.invite_state, room.room) {
-        let keys = STRIPPED.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
+        let keys = STRIPPED_STATE.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
         reads.at.extend(keys.map(|(kind, key)| (state, StateKeyHash::new(kind, key))));
     }
 }
@@ -391,7 +380,7 @@ fn invited(room: &SyncRoom, user: &UserId, found: &StateFound) -> Value {
             list.iter().filter_map(|event| event.as_object().map(events::stripped)).collect()
         }
         (None, Some((_, state))) => {
-            let keys = STRIPPED.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
+            let keys = STRIPPED_STATE.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
             let seen = keys.filter_map(|(kind, key)| found.at(state, StateKeyHash::new(kind, key)));
             seen.map(|seen| {
                 let mut event = seen.event.object().clone();

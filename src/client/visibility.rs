@@ -8,6 +8,7 @@ use crate::{
     matrix::{
         event::Event,
         identifiers::{RoomId, UserId},
+        state_content::HistoryVisibility,
         state_trie::{NodeId, StateKeyHash},
     },
     server::Server,
@@ -57,7 +58,9 @@ impl Reader {
         let visibility = StateKeyHash::new("m.room.history_visibility", "");
         let reads = StateReads { at: vec![(state, visibility)], ..StateReads::default() };
         let found = server.store.read_states(&reads).await?;
-        if visibility_of(found.at(state, visibility).map(|seen| &seen.event)) == "world_readable" {
+        if HistoryVisibility::of(found.at(state, visibility).map(|seen| &seen.event))
+            == HistoryVisibility::WorldReadable
+        {
             let user = session.user.clone();
             return Ok(Self { user, room_id, state, last: END, joined: false, member_until: until.unwrap_or(NOWHERE) });
         }
@@ -110,16 +113,16 @@ impl Reader {
         let at = |root: NodeId, key| found.at(root, key).map(|seen| &seen.event);
         let known = event.seen.state_before;
         let root = known.unwrap_or(self.state);
-        let mut levels = vec![visibility_of(at(root, visibility))];
+        let mut levels = vec![HistoryVisibility::of(at(root, visibility))];
         // An event that changes the visibility is seen under either.
         if event.seen.event.is_state("m.room.history_visibility", "") {
-            levels.push(visibility_of(Some(&event.seen.event)));
+            levels.push(HistoryVisibility::of(Some(&event.seen.event)));
         }
         let membership = if known.is_some() { membership_of(at(root, member)) } else { "leave" };
-        levels.contains(&"world_readable")
+        levels.contains(&HistoryVisibility::WorldReadable)
             || membership == "join"
-            || (levels.contains(&"shared") && event.pos <= self.member_until)
-            || (levels.contains(&"invited") && membership == "invite")
+            || (levels.contains(&HistoryVisibility::Shared) && event.pos <= self.member_until)
+            || (levels.contains(&HistoryVisibility::Invited) && membership == "invite")
     }
 
     fn keys(&self) -> [StateKeyHash; 2] {
@@ -150,13 +153,4 @@ fn replaced_at(event: &TimelineEvent) -> Option<(NodeId, StateKeyHash)> {
 
 fn membership_of(event: Option<&Event>) -> &str {
     event.and_then(Event::membership).unwrap_or("leave")
-}
-
-/// `history_visibility`; `shared` where it is missing or unknown, as the spec says.
-fn visibility_of(event: Option<&Event>) -> &str {
-    let stated = event.and_then(|event| event.content().get("history_visibility")?.as_str());
-    match stated {
-        Some(known @ ("world_readable" | "invited" | "joined")) => known,
-        _ => "shared",
-    }
 }

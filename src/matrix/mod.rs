@@ -5,6 +5,7 @@
 //! - Events: [`event`] (check 1 to 3 on receipt), its format, [`redaction`], [`hashes`].
 //! - Signatures: [`signing`], [`server_keys`] (whose, and valid when), [`x_matrix`] (on requests).
 //! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
+//! - What state decides: [`state_content`].
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
 
 pub mod auth_events;
@@ -21,6 +22,7 @@ pub mod room_version;
 pub mod server_keys;
 pub mod server_name;
 pub mod signing;
+pub mod state_content;
 pub mod state_resolution;
 pub mod state_trie;
 pub mod x_matrix;

@@ -70,11 +70,8 @@ impl Rooms {
             before = after;
         }
         Ok(RoomCommit {
-            room_id: room.room_id,
             from_version,
-            room_version: room.room_version,
             extremities,
-            state,
             states,
             events: new,
             nodes: view.take_made(),
@@ -82,8 +79,7 @@ impl Rooms {
             memberships,
             redactions,
             missing: missing.collect(),
-            filled: None,
-            joins_anew: false,
+            ..RoomCommit::new(room.room_id, room.room_version, state)
         })
     }
 

@@ -6,7 +6,6 @@ use std::collections::HashSet;
 
 use super::{
     Room, RoomError, Rooms,
-    history::unchanged,
     judge::{REDACTION_KEYS, key, redaction},
     remote::judge_outliers_with,
     view::View,
@@ -74,7 +73,7 @@ impl Rooms {
             let missing =
                 lacking.into_iter().map(|id| Missing { event_id: id.clone(), before: Before::Position(oldest) });
             let (missing, filled) = (missing.collect(), Some((gap.pos, oldest)));
-            let commit = RoomCommit { missing, filled, redactions, ..unchanged(&room, new, Vec::new()) };
+            let commit = RoomCommit { events: new, missing, filled, redactions, ..RoomCommit::unchanged(&room) };
             Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
         })
         .await

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Room, RoomError, Rooms,
+    RoomError, Rooms,
     remote::{StateIndex, check_create, judge_outliers_with, snapshot},
     view::View,
 };
@@ -68,7 +68,8 @@ impl Rooms {
                 state_after: Some(after),
                 outbox: None,
             });
-            Ok(self.store.commit(&[unchanged(&room, new, view.take_made())], Vec::new()).await?)
+            let commit = RoomCommit { events: new, nodes: view.take_made(), ..RoomCommit::unchanged(&room) };
+            Ok(self.store.commit(&[commit], Vec::new()).await?)
         })
         .await
     }
@@ -108,28 +109,9 @@ impl Rooms {
                 return Ok(Committed::Done(()));
             }
             let judged = judge_outliers_with(room_id, known.into_iter(), given.into_iter());
-            Ok(self.store.commit(&[unchanged(&room, judged.new, Vec::new())], Vec::new()).await?)
+            let commit = RoomCommit { events: judged.new, ..RoomCommit::unchanged(&room) };
+            Ok(self.store.commit(&[commit], Vec::new()).await?)
         })
         .await
-    }
-}
-
-/// A commit that adds events and leaves the room as it is.
-pub(super) fn unchanged(room: &Room, events: Vec<NewEvent>, nodes: Vec<crate::store::events::NodeText>) -> RoomCommit {
-    RoomCommit {
-        room_id: room.room_id.clone(),
-        from_version: Some(room.version),
-        room_version: room.room_version,
-        extremities: room.extremities.clone(),
-        state: room.state,
-        states: Vec::new(),
-        events,
-        nodes,
-        joined: Vec::new(),
-        memberships: Vec::new(),
-        redactions: Vec::new(),
-        missing: Vec::new(),
-        filled: None,
-        joins_anew: false,
     }
 }

@@ -123,20 +123,16 @@ impl Rooms {
             let missing = missing.map(|id| Missing { event_id: id.clone(), before: Before::Newest(0) }).collect();
             let (joined, memberships) = self.members_of(state.iter().copied().chain([join]));
             let commit = RoomCommit {
-                room_id: join.room_id().clone(),
                 from_version: held.as_ref().map(|room| room.version),
-                room_version: version,
                 extremities: vec![(join.event_id().clone(), join.depth())],
-                state: after,
                 states: vec![StateFrom { later: 0, state: after }],
                 events: new,
                 nodes: view.take_made(),
                 joined,
                 memberships,
-                redactions: Vec::new(),
                 missing,
-                filled: None,
                 joins_anew: true,
+                ..RoomCommit::new(join.room_id().clone(), version, after)
             };
             Ok(self.store.commit(&[commit], Vec::new()).await?)
         })

@@ -8,6 +8,7 @@ use crate::matrix::{
     identifiers::{RoomId, UserId},
     json::{Object, Value},
     power_levels::{Level, PowerLevels},
+    state_content::JoinRule,
 };
 
 /// The most conditions that are looked at: each may be a room to read.
@@ -57,14 +58,12 @@ impl Rooms {
         let Some((_, state)) = self.current(&room.room_id, &keys).await? else { return Ok(None) };
         let find = |event_type| state.iter().find(|event| event.event_type() == event_type);
         let Some(rules) = find("m.room.join_rules") else { return Ok(None) };
-        let is_restricted = match rules.content().get("join_rule").and_then(Value::as_str) {
-            Some("restricted") => true,
-            Some("knock_restricted") => room.room_version.knock_restricted,
-            _ => false,
-        };
+        let rule = JoinRule::of(Some(rules), room.room_version);
         let membership = find("m.room.member").and_then(Event::membership);
         // Who is invited or in the room needs nobody; who is banned is told by the auth rules.
-        if !is_restricted || matches!(membership, Some("join" | "invite" | "ban")) {
+        if !matches!(rule, JoinRule::Restricted | JoinRule::KnockRestricted)
+            || matches!(membership, Some("join" | "invite" | "ban"))
+        {
             return Ok(None);
         }
         self.check_conditions(rules, user).await?;

@@ -12,6 +12,7 @@ use super::{
     positions::{advance, advance_timeline, count, from_end},
     races::Race,
     resolution::cite,
+    rooms::Room,
     state_sql,
 };
 use crate::{
@@ -77,6 +78,35 @@ pub struct RoomCommit {
     pub filled: Option<(i64, i64)>,
     /// Whether this is a join to a room that other servers lead: `joined` then counts from nothing.
     pub joins_anew: bool,
+}
+
+impl RoomCommit {
+    /// A commit that leaves the room as it is: what it changes is filled in.
+    pub fn unchanged(room: &Room) -> Self {
+        let Room { version, state, extremities, .. } = room;
+        let new = Self::new(room.room_id.clone(), room.room_version, *state);
+        Self { from_version: Some(*version), extremities: extremities.clone(), ..new }
+    }
+
+    /// A commit that makes the room with this current state, and no more: what else it brings is filled in.
+    pub fn new(room_id: RoomId, room_version: &'static RoomVersion, state: NodeId) -> Self {
+        Self {
+            room_id,
+            from_version: None,
+            room_version,
+            extremities: Vec::new(),
+            state,
+            states: Vec::new(),
+            events: Vec::new(),
+            nodes: Vec::new(),
+            joined: Vec::new(),
+            memberships: Vec::new(),
+            redactions: Vec::new(),
+            missing: Vec::new(),
+            filled: None,
+            joins_anew: false,
+        }
+    }
 }
 
 /// An event to write, with what we think of it.

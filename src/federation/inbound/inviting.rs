@@ -17,6 +17,7 @@ use crate::{
         identifiers::{RoomId, UserId},
         json::{Object, Value},
         room_version::RoomVersion,
+        state_content::STRIPPED_STATE,
     },
     router::Handled,
     server::Server,
@@ -24,18 +25,6 @@ use crate::{
 
 /// The most events of `invite_room_state` that are looked at: each may take a key to check.
 const MAX_ROOM_STATE: usize = 100;
-
-/// The state that tells an invited user what the room is (Client-Server API, "Stripped state"), besides the inviter.
-const SHOWN: [&str; 8] = [
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-    "m.room.member",
-];
 
 /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
 pub(super) async fn invite(server: &Server, request: Signed) -> Handled {
@@ -126,8 +115,11 @@ fn strip(event: &Object, invite: &Event) -> Option<Object> {
     let text = |name: &str| event.get(name).and_then(Value::as_str);
     let (event_type, state_key, sender) = (text("type")?, text("state_key")?, text("sender")?);
     let is_party = state_key == invite.sender().as_str() || Some(state_key) == invite.state_key();
-    let is_shown = if event_type == "m.room.member" { is_party } else { state_key.is_empty() };
-    if !SHOWN.contains(&event_type) || !is_shown {
+    let is_shown = match event_type {
+        "m.room.member" => is_party,
+        event_type => STRIPPED_STATE.contains(&event_type) && state_key.is_empty(),
+    };
+    if !is_shown {
         return None;
     }
     let content = event.get("content")?.as_object()?.clone();

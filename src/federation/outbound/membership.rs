@@ -20,6 +20,7 @@ use crate::{
         json::{self, Object, Value},
         room_version::RoomVersion,
         signing,
+        state_content::STRIPPED_STATE,
     },
     room::{Draft, RemoteJoin, RoomError},
     server::Server,
@@ -32,17 +33,6 @@ const MAX_RESIDENTS: usize = 8;
 /// How long one server may take to let us in, and we to check what it answers, in milliseconds. So long what others send
 /// us of the room is staged.
 const JOIN_MS: i64 = 10 * 60 * 1_000;
-
-/// The state that an invite is sent with (Client-Server API, "Stripped state"), besides the inviter's membership.
-const SHOWN_TO_INVITED: [&str; 7] = [
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-];
 
 /// Joins `user` to a room that nobody here is in, through one of the servers `via` or those that an invite or the room ID
 /// points to. `content_extra` is what the membership says besides: display name, avatar, reason.
@@ -105,7 +95,7 @@ pub async fn invite(
     let destination = server_of(target.server_name())?;
     let invite =
         server.rooms.draft_event(room_id, sender, &Draft::membership(target.as_str(), "invite", content)).await?;
-    let mut keys: Vec<(&str, &str)> = SHOWN_TO_INVITED.into_iter().map(|event_type| (event_type, "")).collect();
+    let mut keys: Vec<(&str, &str)> = STRIPPED_STATE.into_iter().map(|event_type| (event_type, "")).collect();
     keys.push(("m.room.member", sender.as_str()));
     let state = server.rooms.current_stored(room_id, &keys).await?.map(|(_, state)| shown_list(&state));
     let state = state.unwrap_or_else(|| "[]".to_owned());

@@ -6,6 +6,7 @@ use crate::matrix::{
     identifiers::UserId,
     json::Value,
     power_levels::{self, Level, PowerLevel},
+    state_content::JoinRule,
 };
 
 /// Judges a membership event. That the server of a restricted join's authorising user signed it was verified before.
@@ -28,7 +29,6 @@ pub(super) fn check(event: &Event, room: &Room<'_>) -> Result<(), AuthError> {
 }
 
 fn join(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
-    let version = event.version();
     // Additional creators, who come after the first, have to be invited.
     if event.prev_events() == std::slice::from_ref(room.create.event_id())
         && power_levels::creators(room.create).next() == Some(target)
@@ -44,12 +44,10 @@ fn join(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
     }
     let invited = matches!(membership, "invite" | "join");
     match room.join_rule() {
-        "public" => Ok(()),
-        "restricted" if version.restricted => restricted_join(event, invited, room),
-        "knock_restricted" if version.knock_restricted => restricted_join(event, invited, room),
-        "invite" if invited => Ok(()),
-        "knock" if invited && version.knock => Ok(()),
-        _ => Err(AuthError::NotInvited),
+        JoinRule::Public => Ok(()),
+        JoinRule::Restricted | JoinRule::KnockRestricted => restricted_join(event, invited, room),
+        JoinRule::Invite | JoinRule::Knock if invited => Ok(()),
+        JoinRule::Invite | JoinRule::Knock | JoinRule::Private => Err(AuthError::NotInvited),
     }
 }
 
@@ -115,10 +113,8 @@ fn ban(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
 }
 
 fn knock(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
-    match room.join_rule() {
-        "knock" => {}
-        "knock_restricted" if event.version().knock_restricted => {}
-        _ => return Err(AuthError::KnockingNotAllowed),
+    if !matches!(room.join_rule(), JoinRule::Knock | JoinRule::KnockRestricted) {
+        return Err(AuthError::KnockingNotAllowed);
     }
     if event.sender().as_str() != target {
         return Err(AuthError::SenderIsNotTarget);

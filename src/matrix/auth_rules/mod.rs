@@ -37,6 +37,7 @@ use super::{
     identifiers::EventId,
     json::Value,
     power_levels::{Level, PowerLevels},
+    state_content::JoinRule,
 };
 
 /// The state of a room that an event is judged by.
@@ -198,12 +199,8 @@ impl<'a> Room<'a> {
         self.state.get("m.room.member", user_id).and_then(Event::membership).unwrap_or("leave")
     }
 
-    fn join_rule(&self) -> &'a str {
-        let event = self.state.get("m.room.join_rules", "");
-        match event.and_then(|event| event.content().get("join_rule")) {
-            None => "invite",
-            Some(rule) => rule.as_str().unwrap_or_default(),
-        }
+    fn join_rule(&self) -> JoinRule {
+        JoinRule::of(self.state.get("m.room.join_rules", ""), self.create.version())
     }
 }
 

@@ -1,0 +1,117 @@
+//! What the contents of those state events say that decide who is in a room, who may come, and who may read.
+//!
+//! Spec: Client-Server API, "Room Events" (`m.room.member`, `m.room.join_rules`) and "Room History Visibility".
+
+use super::{event::Event, json::Value, room_version::RoomVersion};
+
+/// The state events that tell somebody who is not in a room what it is, besides the memberships of who invites and who is
+/// invited (Client-Server API, "Stripped state").
+pub const STRIPPED_STATE: [&str; 7] = [
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+];
+
+/// `membership` of `m.room.member`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Membership {
+    /// In the room.
+    Join,
+    /// Invited to it.
+    Invite,
+    /// Asking to be invited.
+    Knock,
+    /// Not in it.
+    Leave,
+    /// Kept out of it.
+    Ban,
+}
+
+impl Membership {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Join, Self::Invite, Self::Knock, Self::Leave, Self::Ban];
+
+    /// The membership of this name; `None` for another text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|membership| membership.as_str() == text)
+    }
+
+    /// Its name in the protocol.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Invite => "invite",
+            Self::Knock => "knock",
+            Self::Leave => "leave",
+            Self::Ban => "ban",
+        }
+    }
+}
+
+impl std::fmt::Display for Membership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// `join_rule` of `m.room.join_rules`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinRule {
+    /// Anybody may join.
+    Public,
+    /// Who is invited may join.
+    Invite,
+    /// Who is invited may join, and anybody may ask to be.
+    Knock,
+    /// Members of certain rooms may join, and who is invited.
+    Restricted,
+    /// As `Restricted`, and anybody may ask to be invited.
+    KnockRestricted,
+    /// Nobody may join: `private`, which is reserved, or a rule that the room version does not know.
+    Private,
+}
+
+impl JoinRule {
+    /// The rule that `m.room.join_rules` states in a room of this version; where there is no such event, or none is stated,
+    /// `Invite`.
+    pub fn of(event: Option<&Event>, version: &RoomVersion) -> Self {
+        let Some(stated) = event.and_then(|event| event.content().get("join_rule")) else { return Self::Invite };
+        match stated.as_str() {
+            Some("public") => Self::Public,
+            Some("invite") => Self::Invite,
+            Some("knock") if version.knock => Self::Knock,
+            Some("restricted") if version.restricted => Self::Restricted,
+            Some("knock_restricted") if version.knock_restricted => Self::KnockRestricted,
+            _ => Self::Private,
+        }
+    }
+}
+
+/// `history_visibility` of `m.room.history_visibility`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryVisibility {
+    /// Anybody may read.
+    WorldReadable,
+    /// Who is in the room may read what was before them, too.
+    Shared,
+    /// Members may read from their invitation on.
+    Invited,
+    /// Members may read from their join on.
+    Joined,
+}
+
+impl HistoryVisibility {
+    /// The visibility that `m.room.history_visibility` states; `Shared` where there is no such event, or none that is known.
+    pub fn of(event: Option<&Event>) -> Self {
+        match event.and_then(|event| event.content().get("history_visibility")).and_then(Value::as_str) {
+            Some("world_readable") => Self::WorldReadable,
+            Some("invited") => Self::Invited,
+            Some("joined") => Self::Joined,
+            _ => Self::Shared,
+        }
+    }
+}
