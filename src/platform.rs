@@ -9,6 +9,7 @@
 use std::{future::Future, pin::Pin, rc::Rc};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 /// A future that borrows for `'a` and stays on its thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -28,6 +29,19 @@ pub struct Platform {
     pub background: Rc<dyn Background>,
     /// Where operators read what happened.
     pub log: Rc<dyn Log>,
+}
+
+impl Platform {
+    /// Runs `work` to its end even where whoever waits for it goes away. A client that hangs up ends its request, but what
+    /// other servers have taken part in must not stay half done.
+    pub async fn to_the_end<T: Clone + 'static>(&self, work: impl Future<Output = T> + 'static) -> T {
+        let work = work.boxed_local().shared();
+        let also = work.clone();
+        self.background.spawn(Box::pin(async move {
+            also.await;
+        }));
+        work.await
+    }
 }
 
 /// An SQL database (SQLite dialect).

@@ -9,6 +9,7 @@ mod conformance;
 mod elsewhere;
 mod gaps;
 mod home;
+mod joining;
 mod leaving;
 mod people;
 mod rooms;

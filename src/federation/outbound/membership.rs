@@ -46,6 +46,18 @@ pub async fn join(
     via: Vec<ServerName>,
     content_extra: Object,
 ) -> Result<EventId, MatrixError> {
+    let (joining, user, room_id) = (server.clone(), user.clone(), room_id.clone());
+    let work = async move { join_all_the_way(&joining, &user, &room_id, via, content_extra).await };
+    server.platform.to_the_end(work).await
+}
+
+async fn join_all_the_way(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    via: Vec<ServerName>,
+    content_extra: Object,
+) -> Result<EventId, MatrixError> {
     let residents = residents(server, user, room_id, via).await?;
     let join_id = server.random_id();
     let outcome = join_through_any(server, &residents, &join_id, user, room_id, content_extra).await;
@@ -63,6 +75,12 @@ pub async fn join(
 /// # Errors
 /// 403 where the user has neither an invite nor a knock there, and as the database says.
 pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId) -> Result<EventId, MatrixError> {
+    let (leaving, user, room_id) = (server.clone(), user.clone(), room_id.clone());
+    let work = async move { leave_all_the_way(&leaving, &user, &room_id).await };
+    server.platform.to_the_end(work).await
+}
+
+async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> Result<EventId, MatrixError> {
     let invitation = server.store.invitation(user, room_id).await?;
     let invitation = invitation.ok_or_else(|| MatrixError::forbidden("You are not in that room."))?;
     let mut left = invitation.event_id;
@@ -86,6 +104,19 @@ pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId) -> Result<E
 /// # Errors
 /// 403 where the room does not allow it or the user's server refuses, 502 where that server cannot be reached.
 pub async fn invite(
+    server: &Server,
+    sender: &UserId,
+    target: &UserId,
+    room_id: &RoomId,
+    content: Object,
+) -> Result<EventId, MatrixError> {
+    let inviting = server.clone();
+    let (sender, target, room_id) = (sender.clone(), target.clone(), room_id.clone());
+    let work = async move { invite_all_the_way(&inviting, &sender, &target, &room_id, content).await };
+    server.platform.to_the_end(work).await
+}
+
+async fn invite_all_the_way(
     server: &Server,
     sender: &UserId,
     target: &UserId,

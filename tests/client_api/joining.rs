@@ -1,0 +1,125 @@
+//! Joins through other servers that do not go the usual way.
+
+use std::{pin::pin, rc::Rc};
+
+use futures_util::future::select;
+use serde_json::json;
+use verge::platform::Clock;
+
+use crate::{
+    common::network::World,
+    home::{Home, User, quote, refused},
+};
+
+const OPEN: [(&str, &str); 1] = [("REGISTRATION", "open")];
+
+/// From now on `home` answers five seconds late to requests whose path holds `part`.
+fn answer_late(home: &Home, name: &str, part: &'static str) {
+    let (server, clock) = (Rc::clone(&home.server), home.world.clone());
+    home.world.connect(
+        name,
+        Rc::new(move |request| {
+            let (server, clock) = (Rc::clone(&server), clock.clone());
+            Box::pin(async move {
+                let late = request.uri().path().contains(part);
+                let response = server.handle(request).await;
+                if late {
+                    clock.sleep(5_000).await;
+                }
+                response
+            })
+        }),
+    );
+}
+
+/// Sends a request as a client that hangs up after a second.
+fn hang_up(home: &Home, user: &User, path: &str, body: &str) {
+    let request = http::Request::builder()
+        .method("POST")
+        .uri(format!("/_matrix/client/v3{path}"))
+        .header("Authorization", format!("Bearer {}", user.token))
+        .body(body.to_owned().into())
+        .unwrap();
+    home.world.run(async {
+        select(pin!(home.server.handle(request)), home.world.sleep(1_000)).await;
+    });
+}
+
+#[test]
+fn a_join_runs_on_when_the_client_hangs_up() {
+    let world = World::new();
+    let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "preset": "public_chat" }));
+    answer_late(&one, "one.test", "/send_join/");
+    hang_up(&two, &bob, &format!("/join/{}?via=one.test", quote(&room)), "{}");
+    let meanwhile = one.say(&alice, &room, "meanwhile", "t1");
+    world.settle();
+    assert_eq!(two.get(&bob, "/joined_rooms").1["joined_rooms"], json!([room]));
+    let (status, event) = two.get(&bob, &format!("/rooms/{}/event/{}", quote(&room), quote(&meanwhile)));
+    assert_eq!((status, &event["content"]["body"]), (200, &json!("meanwhile")), "{event} {:?}", world.logs());
+    for table in ["staged_pdus", "pending_joins"] {
+        assert!(two.database.rows(&format!("SELECT 1 FROM {table}")).is_empty(), "{table}");
+    }
+}
+
+#[test]
+fn a_rejected_invite_and_an_invite_run_on_when_the_client_hangs_up() {
+    let world = World::new();
+    let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "preset": "private_chat" }));
+    answer_late(&two, "two.test", "/invite/");
+    hang_up(&one, &alice, &format!("/rooms/{}/invite", quote(&room)), &json!({ "user_id": bob.id }).to_string());
+    world.settle();
+    let member = format!("/rooms/{}/state/m.room.member/{}", quote(&room), quote(&bob.id));
+    assert_eq!(one.get(&alice, &member).1["membership"], "invite", "{:?}", world.logs());
+    answer_late(&one, "one.test", "/send_leave/");
+    hang_up(&two, &bob, &format!("/rooms/{}/leave", quote(&room)), "{}");
+    world.settle();
+    assert_eq!(one.get(&alice, &member).1["membership"], "leave");
+    let memberships = two.database.rows("SELECT membership FROM local_memberships");
+    assert_eq!(memberships, [["leave"]]);
+}
+
+#[test]
+fn nobody_can_rejoin_a_room_that_everybody_has_left() {
+    for version in ["10", "12"] {
+        let home = Home::new();
+        let (alice, bob) = (home.register("alice"), home.register("bob"));
+        let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": version, "invite": [bob.id] }));
+        assert_eq!(home.post(&alice, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
+        for user in [&alice, &bob] {
+            for path in [format!("/rooms/{}/join", quote(&room)), format!("/join/{}?via=hs.test", quote(&room))] {
+                refused(&home.post(user, &path, json!({})), 404, "M_NOT_FOUND");
+            }
+        }
+        assert!(!home.world.logs().iter().any(|line| line.contains("500")), "{:?}", home.world.logs());
+    }
+}
+
+#[test]
+fn an_invite_is_accepted_through_any_server_in_the_room_when_the_inviter_has_left() {
+    for version in ["10", "12"] {
+        let world = World::new();
+        let [one, two, three] = ["one.test", "two.test", "three.test"].map(|name| Home::with(&world, name, &OPEN));
+        let (alice, bob, carol) = (one.register("alice"), two.register("bob"), three.register("carol"));
+        // Dora is of the inviter's own server.
+        let dora = one.register("dora");
+        let body = json!({ "preset": "private_chat", "room_version": version, "invite": [carol.id, bob.id, dora.id] });
+        let room = one.room(&alice, body);
+        world.settle();
+        let join = format!("/join/{}?via=three.test", quote(&room));
+        assert_eq!(three.post(&carol, &format!("/join/{}?via=one.test", quote(&room)), json!({})).0, 200);
+        world.settle();
+        assert_eq!(one.post(&alice, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
+        world.settle();
+        for (home, user) in [(&two, &bob), (&one, &dora)] {
+            let (status, answer) = home.post(user, &join, json!({}));
+            assert_eq!(status, 200, "{answer} {:?}", world.logs());
+            world.settle();
+            let member = format!("/rooms/{}/state/m.room.member/{}", quote(&room), quote(&user.id));
+            assert_eq!(three.get(&carol, &member).1["membership"], "join");
+        }
+    }
+}
