@@ -33,7 +33,7 @@ pub(super) fn client_event(seen: &SeenEvent, telling: Telling<'_>) -> Value {
     Value::Object(client_object(seen, telling))
 }
 
-/// An event of the state that an invited user is shown: enough to tell what the room is.
+/// An event of a room that we are not in, as a client is shown it.
 pub(super) fn stripped(event: &Object) -> Value {
     let keep = ["type", "state_key", "sender", "content", "origin_server_ts", "event_id"];
     let members = keep.into_iter().filter_map(|key| Some((key, event.get(key)?.clone())));

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::MatrixError,
     matrix::{
-        identifiers::{RoomId, UserId},
+        identifiers::UserId,
         json::{self, Object, Value},
         state_content::STRIPPED_STATE,
         state_trie::{NodeId, StateKeyHash},
@@ -146,8 +146,8 @@ impl Answer<'_> {
                     let room_id = plan.room.room_id.clone();
                     leave.insert(room_id.as_str(), self.left(plan, &state));
                 }
-                Err(room_id) => {
-                    leave.insert(room_id.as_str(), left_unknown_room());
+                Err(room) => {
+                    leave.insert(room.room_id.as_str(), self.left_elsewhere(&room));
                 }
             }
         }
@@ -175,10 +175,11 @@ impl Answer<'_> {
         Ok(raw_json_response(StatusCode::OK, answer.to_text()))
     }
 
-    /// Plans a joined or left room; its ID back where we know nothing of the room.
-    fn plan(&self, room: SyncRoom, new: NewEvents) -> Result<Plan, RoomId> {
-        let Some((_, current)) = room.room else { return Err(room.room_id) };
+    /// Plans a joined or left room; the room back where it was left by way of another server.
+    fn plan(&self, room: SyncRoom, new: NewEvents) -> Result<Plan, Box<SyncRoom>> {
         let joined = room.membership == "join";
+        let here = room.room.filter(|_| joined || room.invite_state.is_none());
+        let Some((_, current)) = here else { return Err(Box::new(room)) };
         // Who never was in the room is told nothing of its state.
         let state = if joined { current } else { room.state_when_left.unwrap_or(NodeId::EMPTY) };
         let newly = joined && room.pos > self.since;
@@ -229,6 +230,28 @@ impl Answer<'_> {
         let mut answer = Object::new();
         answer.insert("account_data", events_object(Vec::new()));
         self.timeline_and_state(&mut answer, plan, state);
+        Value::Object(answer)
+    }
+
+    /// A room that the user left when we were not in it: an invite that was rejected or taken back.
+    fn left_elsewhere(&self, room: &SyncRoom) -> Value {
+        let told = room.invite_state.as_deref().and_then(|text| json::parse(text.as_bytes()).ok());
+        let room_id = room.room_id.as_str();
+        let events: Vec<Value> = told
+            .and_then(Value::into_array)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(Value::into_object)
+            .map(|event| events::stripped(&event))
+            .collect();
+        let mut timeline = Object::new();
+        timeline.insert("events", Value::Array(if self.filter.timeline.room(room_id) { events } else { Vec::new() }));
+        timeline.insert("limited", false);
+        timeline.insert("prev_batch", Token::at(0).to_string());
+        let mut answer = Object::new();
+        answer.insert("account_data", events_object(Vec::new()));
+        answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(Vec::new()));
+        answer.insert("timeline", timeline);
         Value::Object(answer)
     }
 
@@ -393,19 +416,6 @@ fn invited(room: &SyncRoom, user: &UserId, found: &StateFound) -> Value {
     };
     let mut answer = Object::new();
     answer.insert("invite_state", events_object(events));
-    Value::Object(answer)
-}
-
-/// A room that the user left without our ever having been in it: a rejected invite.
-fn left_unknown_room() -> Value {
-    let mut timeline = Object::new();
-    timeline.insert("events", Value::Array(Vec::new()));
-    timeline.insert("limited", false);
-    timeline.insert("prev_batch", Token::at(0).to_string());
-    let mut answer = Object::new();
-    answer.insert("account_data", events_object(Vec::new()));
-    answer.insert("state", events_object(Vec::new()));
-    answer.insert("timeline", timeline);
     Value::Object(answer)
 }
 

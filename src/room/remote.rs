@@ -199,7 +199,8 @@ impl Rooms {
         }
     }
 
-    /// Remembers that a local user left a room that we are not in, by way of another server: a rejected invite.
+    /// Remembers that a local user left a room that we are not in, by way of another server: a rejected invite. `event` is
+    /// what the user's clients are told.
     ///
     /// # Errors
     /// As the database says.
@@ -208,12 +209,13 @@ impl Rooms {
         user_id: &UserId,
         room_id: &RoomId,
         event_id: &EventId,
+        event: &Object,
     ) -> Result<(), RoomError> {
         let change = MembershipChange {
             user_id: user_id.clone(),
             membership: "leave".to_owned(),
             event_id: event_id.clone(),
-            invite_state: None,
+            invite_state: Some(told(event_id, event)),
             later: 0,
         };
         Ok(self.store.batch(remember_membership(room_id, &change)).await.map(|_| ())?)
@@ -228,7 +230,7 @@ impl Rooms {
             user_id: user_id.clone(),
             membership: membership(Some(event)).to_owned(),
             event_id: event.event_id().clone(),
-            invite_state: None,
+            invite_state: Some(told(event.event_id(), event.object())),
             later: 0,
         };
         Ok(self.store.batch(end_invite(event.room_id(), invite, &change)).await.map(|_| ())?)
@@ -280,6 +282,13 @@ impl Rooms {
         }
         (joined.into_iter().collect(), memberships)
     }
+}
+
+/// The one event that is kept of a room that we are not in, once the invite has ended.
+fn told(event_id: &EventId, event: &Object) -> String {
+    let mut event = event.clone();
+    event.insert("event_id", event_id.as_str());
+    Value::Array(vec![Value::Object(event)]).to_text()
 }
 
 /// Judges events that come without a place in our graph, each by its auth events (check 4), auth events first. Some events,

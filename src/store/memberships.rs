@@ -43,7 +43,7 @@ const MEMBERSHIPS: &str = "\
 
 /// Changes nothing where the user has by now another invite, or is in the room.
 const END_INVITE: &str = "\
-    UPDATE local_memberships SET membership = ?4, event_id = ?5, invite_state = NULL, \
+    UPDATE local_memberships SET membership = ?4, event_id = ?5, invite_state = ?6, \
       pos = (SELECT position FROM streams WHERE name = 'events') \
     WHERE user_id = ?1 AND room_id = ?2 AND membership = 'invite' AND event_id = ?3";
 
@@ -62,9 +62,15 @@ pub(crate) fn remember_membership(room_id: &RoomId, change: &MembershipChange) -
 
 /// Remembers what ended the invite `invite` of a local user, at a new position of the stream that sync reads.
 pub(crate) fn end_invite(room_id: &RoomId, invite: &EventId, change: &MembershipChange) -> Vec<Statement> {
-    let texts =
-        [change.user_id.as_str(), room_id.as_str(), invite.as_str(), &change.membership, change.event_id.as_str()];
-    vec![advance("events", 1), Statement::new(END_INVITE, texts.map(Into::into))]
+    let parameters = [
+        change.user_id.as_str().into(),
+        room_id.as_str().into(),
+        invite.as_str().into(),
+        change.membership.as_str().into(),
+        change.event_id.as_str().into(),
+        change.invite_state.as_deref().into(),
+    ];
+    vec![advance("events", 1), Statement::new(END_INVITE, parameters)]
 }
 
 fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool) -> Vec<Statement> {

@@ -28,7 +28,7 @@ pub struct SyncRead<'a> {
     pub account_data_since: i64,
     /// All joined rooms, whether there is anything new in them or not.
     pub all_joined: bool,
-    /// The rooms that were left long ago too, where the client knows nothing.
+    /// The rooms that the user left long ago of their own will too, where the client knows nothing.
     pub include_leave: bool,
     /// The most timeline events of a room; one more is read, to tell whether there are more.
     pub limit: i64,
@@ -69,7 +69,8 @@ pub struct SyncRoom {
     pub event_id: String,
     /// The position at which the membership became so.
     pub pos: i64,
-    /// For an invite to a room that we are not in: the state that came with it, a JSON list.
+    /// For an invite to a room that we are not in: the state that came with it, a JSON list; once the invite has ended, the
+    /// event that ended it.
     pub invite_state: Option<String>,
     /// The rules and the current state, where we know the room.
     pub room: Option<(&'static RoomVersion, NodeId)>,
@@ -81,14 +82,15 @@ pub struct SyncRoom {
     pub state_when_left: Option<NodeId>,
 }
 
-/// The user's rooms with something new. ?1 user, ?2 since, ?3 checked, ?4 all joined, ?5 include left. The stream comes
-/// first, so that nothing is read while it has not moved.
+/// The user's rooms with something new. ?1 user, ?2 since, ?3 checked, ?4 all joined, ?5 include left; who was put out is
+/// always told. The stream comes first, so that nothing is read while it has not moved.
 macro_rules! rooms_with_news {
     () => {
         "FROM streams AS s CROSS JOIN local_memberships AS m LEFT JOIN rooms AS r ON r.room_id = m.room_id \
          WHERE s.name = 'events' AND (s.position > ?3 OR ?4) AND m.user_id = ?1 \
            AND (m.pos > ?2 OR m.membership = 'join' AND (?4 OR r.latest_pos > ?2)) \
-           AND (?2 > 0 OR m.membership IN ('join', 'invite', 'knock') OR ?5)"
+           AND (?2 > 0 OR m.membership IN ('join', 'invite', 'knock') OR ?5 OR m.user_id <> COALESCE( \
+             (SELECT k.sender FROM events AS k WHERE k.event_id = m.event_id), m.invite_state ->> '$[0].sender'))"
     };
 }
 
@@ -122,9 +124,17 @@ const TIMELINES: &str = concat!(
 
 const POSITIONS: &str = "SELECT name, position FROM streams WHERE name IN ('events', 'account_data')";
 
+/// ?1 the user, ?2 the 'account_data' position, ?3 and ?4 since and checked. Of rooms that the user is in; of those newly
+/// joined, all that there is.
 const ACCOUNT_DATA: &str = "\
     SELECT a.room_id, a.event_type, a.content FROM streams AS s CROSS JOIN account_data AS a \
-    WHERE s.name = 'account_data' AND s.position > ?2 AND a.user_id = ?1 AND a.pos > ?2";
+      LEFT JOIN local_memberships AS m ON m.user_id = a.user_id AND m.room_id = a.room_id \
+    WHERE s.name = 'account_data' AND s.position > ?2 AND a.user_id = ?1 AND a.pos > ?2 \
+      AND (a.room_id = '' OR m.membership = 'join') \
+    UNION \
+    SELECT a.room_id, a.event_type, a.content FROM streams AS s CROSS JOIN local_memberships AS m \
+      CROSS JOIN account_data AS a ON a.user_id = m.user_id AND a.room_id = m.room_id \
+    WHERE s.name = 'events' AND s.position > ?4 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?3";
 
 impl SyncFound {
     /// Whether there is nothing to tell.
@@ -153,7 +163,10 @@ impl Store {
                 Statement::new(POSITIONS, []),
                 Statement::new(ROOMS, selection),
                 Statement::new(TIMELINES, timelines),
-                Statement::new(ACCOUNT_DATA, [read.user_id.into(), read.account_data_since.into()]),
+                Statement::new(
+                    ACCOUNT_DATA,
+                    [read.user_id.into(), read.account_data_since.into(), read.since.into(), read.checked.into()],
+                ),
             ])
             .await?;
         let mut answers = answers.into_iter();

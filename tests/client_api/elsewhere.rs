@@ -108,8 +108,45 @@ fn an_invite_from_a_dead_server_can_be_rejected() {
     let (status, answer) = two.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({}));
     assert_eq!(status, 200, "{answer}");
     let after = two.sync(&bob, &format!("since={}", before["next_batch"].as_str().unwrap()));
-    assert!(after["rooms"]["leave"][&room]["timeline"].is_object(), "{after}");
+    let told = &after["rooms"]["leave"][&room]["timeline"]["events"];
+    assert_eq!((&told[0]["content"]["membership"], &told[0]["sender"]), (&json!("leave"), &json!(bob.id)), "{after}");
+    let invite = before["rooms"]["invite"][&room]["invite_state"]["events"].as_array().unwrap();
+    assert!(told[0]["event_id"].is_string());
+    assert!(invite.iter().all(|event| event["event_id"] != told[0]["event_id"]), "it is another event");
     assert_eq!(invited(&two, &bob), json!({}));
+}
+
+#[test]
+fn an_invite_ends_with_the_event_that_ended_it() {
+    for rescinded in [true, false] {
+        let (one, two) = two();
+        let (alice, bob) = (one.register("alice"), two.register("bob"));
+        let room = one.room(&alice, json!({ "invite": [bob.id] }));
+        one.world.settle();
+        let before = two.sync(&bob, "");
+        let (home, user, path) = if rescinded { (&one, &alice, "kick") } else { (&two, &bob, "leave") };
+        let body = if rescinded { json!({ "user_id": bob.id, "reason": "no" }) } else { json!({}) };
+        let (status, answer) = home.post(user, &format!("/rooms/{}/{path}", quote(&room)), body);
+        assert_eq!(status, 200, "{answer}");
+        one.world.settle();
+        let (_, member) =
+            one.get(&alice, &format!("/rooms/{}/state/m.room.member/{}?format=event", quote(&room), quote(&bob.id)));
+        let since = before["next_batch"].as_str().unwrap();
+        let include = quote(r#"{"room":{"include_leave":true}}"#);
+        for query in [format!("since={since}"), format!("filter={include}"), String::new()] {
+            let answer = two.sync(&bob, &query);
+            let left = &answer["rooms"]["leave"][&room];
+            if query.is_empty() && !rescinded {
+                assert!(left.is_null(), "what one does oneself one is not told anew: {answer}");
+                continue;
+            }
+            let told = left["timeline"]["events"].as_array().unwrap();
+            assert_eq!(told.len(), 1, "{query}: {answer}");
+            assert_eq!(told[0]["content"]["membership"], "leave");
+            assert_eq!(told[0]["sender"], json!(user.id), "{query}: {member}");
+            assert_eq!(told[0]["state_key"], json!(bob.id));
+        }
+    }
 }
 
 #[test]

@@ -185,6 +185,47 @@ fn who_rejects_an_invite_has_seen_nothing() {
 }
 
 #[test]
+fn a_first_sync_tells_whoever_was_put_out() {
+    for (membership, told) in [("leave", true), ("ban", true), ("own leave", false)] {
+        let mut scene = scene();
+        let carol = scene.carol.clone();
+        if membership == "own leave" {
+            assert_eq!(scene.home.post(&carol, &scene.path("leave"), json!({})).0, 200);
+        } else {
+            let out = scene.makes(&carol, membership);
+            scene.send(&[&out]);
+        }
+        let left = &scene.home.sync(&carol, "")["rooms"]["leave"][&scene.room];
+        assert_eq!(left.is_object(), told, "{membership}");
+        if told {
+            let events = left["timeline"]["events"].as_array().unwrap();
+            let last = events.last().unwrap();
+            assert_eq!((&last["content"]["membership"], &last["sender"]), (&json!(membership), &json!(scene.bob)));
+        }
+    }
+}
+
+#[test]
+fn account_data_of_a_room_is_told_to_who_is_in_it() {
+    let scene = scene();
+    let (carol, dave) = (scene.carol.clone(), scene.home.register("dave"));
+    let tags = |user: &User| format!("/user/{}/rooms/{}/account_data/m.tag", quote(&user.id), quote(&scene.room));
+    let before = scene.home.sync(&dave, "");
+    assert_eq!(scene.home.post(&scene.alice, &scene.path("invite"), json!({ "user_id": dave.id })).0, 200);
+    assert_eq!(scene.home.post(&carol, &scene.path("leave"), json!({})).0, 200);
+    for user in [&carol, &dave] {
+        assert_eq!(scene.home.put(user, &tags(user), json!({ "tags": { "u.work": {} } })).0, 200);
+        assert_eq!(scene.home.sync(user, "")["rooms"]["join"], json!({}));
+    }
+    let invited = scene.home.sync(&dave, &since(&before));
+    assert_eq!(invited["rooms"]["join"], json!({}), "{invited}");
+    assert_eq!(scene.home.post(&dave, &scene.path("join"), json!({})).0, 200);
+    let joined = scene.home.sync(&dave, &since(&invited));
+    let data = &joined["rooms"]["join"][&scene.room]["account_data"]["events"];
+    assert_eq!(data, &json!([{ "type": "m.tag", "content": { "tags": { "u.work": {} } } }]), "{joined}");
+}
+
+#[test]
 fn who_comes_back_sees_what_is_shared() {
     let mut scene = scene();
     let carol = scene.carol.clone();

@@ -83,11 +83,11 @@ pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId) -> Result<E
 async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> Result<EventId, MatrixError> {
     let invitation = server.store.invitation(user, room_id).await?;
     let invitation = invitation.ok_or_else(|| MatrixError::forbidden("You are not in that room."))?;
-    let mut left = invitation.event_id;
+    let mut left = None;
     for resident in residents(server, user, room_id, Vec::new()).await? {
         match leave_through(server, &resident, user, room_id).await {
             Ok(event) => {
-                left = event.event_id().clone();
+                left = Some((event.event_id().clone(), event.object().clone()));
                 break;
             }
             Err(error) => {
@@ -95,8 +95,30 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
             }
         }
     }
-    server.rooms.left_elsewhere(user, room_id, &left).await?;
+    let (left, event) = match left {
+        Some(left) => left,
+        None => {
+            // It has an ID of its own for clients, which tell events apart by it.
+            let id = EventId::parse(&format!("${}", server.random_id())).unwrap_or(invitation.event_id);
+            (id, leave_for_clients(server, user))
+        }
+    };
+    server.rooms.left_elsewhere(user, room_id, &left, &event).await?;
     Ok(left)
+}
+
+/// What the clients of a user are told who left a room that has not heard of it.
+fn leave_for_clients(server: &Server, user: &UserId) -> Object {
+    let content: Object = [("membership", Value::from("leave"))].into_iter().collect();
+    [
+        ("type", Value::from("m.room.member")),
+        ("state_key", Value::from(user.as_str())),
+        ("sender", Value::from(user.as_str())),
+        ("content", Value::Object(content)),
+        ("origin_server_ts", Value::from(server.platform.clock.now_ms())),
+    ]
+    .into_iter()
+    .collect()
 }
 
 /// Invites another server's user: that server signs the invite before anybody else sees it.
