@@ -27,17 +27,23 @@ fn resolution(criterion: &mut Criterion) {
                 for conflicts in [10, 100, 1_000, 10_000] {
                     // As many as the room can hold.
                     if conflicts <= size * forks / 2 {
-                        resolution_of(criterion, version, size, forks, conflicts);
+                        let name = format!("v{version}/{size} events/{forks} forks");
+                        measure(criterion, &name, conflicts, || ForkedRoom::new(version, size, forks, conflicts));
                     }
                 }
             }
         }
+        let name = format!("v{version}/1000 events/one side a chain");
+        measure(criterion, &name, CHAIN, || ForkedRoom::with_chain(version, 1_000, CHAIN));
     }
 }
 
+/// How long a chain any member can make in an afternoon.
+const CHAIN: usize = 5_000;
+
 /// Measures the resolution of one fork. What the command line's filter leaves out is not made either.
-fn resolution_of(criterion: &mut Criterion, version: &str, size: usize, forks: usize, conflicts: usize) {
-    let forked = LazyCell::new(|| ForkedRoom::new(version, size, forks, conflicts));
+fn measure(criterion: &mut Criterion, name: &str, number: usize, make: impl FnOnce() -> ForkedRoom) {
+    let forked = LazyCell::new(make);
     let maps = LazyCell::new(|| forked.forks.iter().map(to_ruma).collect::<Vec<_>>());
     let ruma = LazyCell::new(|| {
         let events = forked.events.iter().map(|event| (event, false));
@@ -51,20 +57,20 @@ fn resolution_of(criterion: &mut Criterion, version: &str, size: usize, forks: u
         (chains, subgraph)
     });
 
-    let mut group = criterion.benchmark_group(format!("v{version}/{size} events/{forks} forks"));
+    let mut group = criterion.benchmark_group(name);
     group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
-    group.bench_function(BenchmarkId::new("verge", conflicts), |bencher| {
+    group.bench_function(BenchmarkId::new("verge", number), |bencher| {
         let forked = &*forked;
         bencher.iter(|| black_box(forked.resolve()));
     });
-    group.bench_function(BenchmarkId::new("ruma", conflicts), |bencher| {
+    group.bench_function(BenchmarkId::new("ruma", number), |bencher| {
         let (ruma, maps) = (&*ruma, &*maps);
         bencher.iter(|| {
             let chains = ruma.chains(maps);
             black_box(ruma.resolve_with(maps, chains, |set| ruma.subgraph(set)).unwrap())
         });
     });
-    group.bench_function(BenchmarkId::new("ruma, chains given", conflicts), |bencher| {
+    group.bench_function(BenchmarkId::new("ruma, chains given", number), |bencher| {
         let (ruma, maps, (chains, subgraph)) = (&*ruma, &*maps, &*chains);
         bencher.iter_batched(
             || chains.clone(),

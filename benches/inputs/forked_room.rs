@@ -37,11 +37,38 @@ const MODERATORS: usize = 20;
 impl ForkedRoom {
     /// A room of `size` state events. The forks make `conflicts` events together, for the same keys.
     pub(crate) fn new(version: &str, size: usize, forks: usize, conflicts: usize) -> Self {
+        let mut room = Self::empty(version, size);
+        let state = room.grow();
+        room.forks = (0..forks).map(|fork| room.fork(fork, conflicts / forks, state.clone())).collect();
+        room.with_roots()
+    }
+
+    /// A room of `size` state events, in one fork of which a member changes their profile so many times, and once in the
+    /// other.
+    pub(crate) fn with_chain(version: &str, size: usize, length: usize) -> Self {
+        let mut room = Self::empty(version, size);
+        let state = room.grow();
+        let member = user(MODERATORS);
+        room.forks = [length, 1]
+            .into_iter()
+            .map(|changes| {
+                let mut state = state.clone();
+                for change in 0..changes {
+                    let content = json!({ "membership": "join", "displayname": change.to_string() });
+                    room.send(&mut state, "m.room.member", &member, &member, &content);
+                }
+                state
+            })
+            .collect();
+        room.with_roots()
+    }
+
+    fn empty(version: &str, size: usize) -> Self {
         let version = RoomVersion::get(version).unwrap();
         let create_id = format!("${:0>43}", "create");
         let room_id =
             if version.room_id_is_create_hash { create_id.replace('$', "!") } else { "!room:example.org".into() };
-        let mut room = Self {
+        Self {
             version,
             events: Vec::new(),
             forks: Vec::new(),
@@ -49,11 +76,12 @@ impl ForkedRoom {
             members: size - 4,
             memory: Memory::default(),
             roots: Vec::new(),
-        };
-        let state = room.grow();
-        room.forks = (0..forks).map(|fork| room.fork(fork, conflicts / forks, state.clone())).collect();
-        room.roots = room.forks.iter().map(|state| room.memory.snapshot(entries(state))).collect();
-        room
+        }
+    }
+
+    fn with_roots(mut self) -> Self {
+        self.roots = self.forks.iter().map(|state| self.memory.snapshot(entries(state))).collect();
+        self
     }
 
     pub(crate) fn resolve(&self) -> Resolved {

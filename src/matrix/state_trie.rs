@@ -261,6 +261,19 @@ pub(super) fn lookup_one<'a>(root: NodeId, key: &StateKeyHash, nodes: &'a Nodes)
     Ok(None)
 }
 
+/// The first node on the way to `key` that is missing, and its level; none where [`lookup`] finds all it needs.
+pub fn first_missing(root: NodeId, key: &StateKeyHash, nodes: &Nodes) -> Option<(NodeId, usize)> {
+    let mut id = root;
+    for level in 0..StateKeyHash::DIGITS {
+        match nodes.get(id) {
+            None => return Some((id, level)),
+            Some(Node::Leaf(_)) => return None,
+            Some(Node::Inner { children, .. }) => id = children[key.digit(level)]?,
+        }
+    }
+    None
+}
+
 fn or_missing<T>(value: T, mut missing: Vec<NodeId>) -> Result<T, MissingNodes> {
     if missing.is_empty() {
         return Ok(value);

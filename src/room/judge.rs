@@ -177,8 +177,12 @@ impl Judgement {
             // Known only by a claim about the state around them.
             let outliers = event.prev_events().iter().filter(|id| view.stored(id).is_some_and(|stored| stored.outlier));
             self.missing.extend(outliers.map(|id| (self.states.len(), id.clone())));
+            let extremities = self.extremities.clone();
             self.extend(view, event).await?;
-            self.state = self.state_of_extremities(view).await?;
+            match self.state_of_extremities(view).await? {
+                Some(state) => self.state = state,
+                None => self.extremities = extremities,
+            }
             self.states.push(self.state);
             self.redact(view, event, before).await?;
         }
@@ -197,14 +201,16 @@ impl Judgement {
         Ok(())
     }
 
-    /// The state before `event`: the resolution of the states after its previous events.
+    /// The state before `event`: the resolution of the states after its previous events. Where that is too much to be
+    /// resolved, the current state takes its place, so that the room goes on.
     async fn state_before(&self, view: &mut View<'_>, event: &Event) -> Result<NodeId, RoomError> {
         let roots = event.prev_events().iter().filter_map(|id| view.stored(id)?.state_after).collect();
-        view.resolve(&self.room, roots).await
+        Ok(view.resolve(&self.room, roots).await?.unwrap_or(self.state))
     }
 
-    /// The room's current state: the resolution of the states after its forward extremities.
-    async fn state_of_extremities(&self, view: &mut View<'_>) -> Result<NodeId, RoomError> {
+    /// The room's current state: the resolution of the states after its forward extremities, unless that is too much to be
+    /// resolved.
+    async fn state_of_extremities(&self, view: &mut View<'_>) -> Result<Option<NodeId>, RoomError> {
         let ids: Vec<EventId> = self.extremities.iter().map(|(id, _)| id.clone()).collect();
         view.load_events(&ids).await?;
         let roots = ids.iter().filter_map(|id| view.stored(id)?.state_after).collect();

@@ -274,7 +274,7 @@ impl Rooms {
             judgement.state
         } else {
             let roots = previous.iter().filter_map(|id| view.stored(id)?.state_after).collect();
-            view.resolve(&judgement.room, roots).await?
+            view.resolve(&judgement.room, roots).await?.unwrap_or(judgement.state)
         };
         let selected = selection(version, sender, draft);
         let mut keys = selected.clone();

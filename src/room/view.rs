@@ -8,7 +8,7 @@ use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
-        state_resolution::{Citation, Need, StateEvent, Supplied},
+        state_resolution::{Citation, Facts, Need, StateEvent, Supplied},
         state_trie::{self, Change, MissingNodes, NodeId, Nodes, StateKeyHash},
     },
     store::{
@@ -38,6 +38,10 @@ pub(super) struct View<'s> {
     made: HashMap<NodeId, String>,
     /// Events judged by this work, which its commit must write: the database does not know what they cite.
     judged: HashMap<EventId, Event>,
+    /// Those of them of which the database knows nothing at all.
+    unheld: HashSet<EventId>,
+    /// What the last resolution has learnt of its room's events.
+    facts: Option<(RoomId, Facts)>,
     /// Resolutions made by this work: the snapshots, sorted, and what they resolve to.
     resolved: HashMap<Vec<NodeId>, NodeId>,
 }
@@ -52,6 +56,8 @@ impl<'s> View<'s> {
             absent: HashSet::new(),
             made: HashMap::new(),
             judged: HashMap::new(),
+            unheld: HashSet::new(),
+            facts: None,
             resolved: HashMap::new(),
         }
     }
@@ -63,6 +69,10 @@ impl<'s> View<'s> {
         wanted.events.dedup();
         wanted.keys.sort();
         wanted.keys.dedup();
+        if !wanted.rooms.is_empty() {
+            // What others have committed meanwhile may cite what was known before.
+            self.facts = None;
+        }
         let found = self.store.find(self.own, &wanted).await?;
         self.absent.extend(wanted.events.into_iter().filter(|id| !found.events.contains_key(id)));
         for (id, stored) in found.events {
@@ -95,7 +105,15 @@ impl<'s> View<'s> {
 
     /// Makes `stored` known to this work, before it is committed.
     pub(super) fn put(&mut self, stored: StoredEvent) {
-        self.absent.remove(stored.event.event_id());
+        let is_new = self.absent.remove(stored.event.event_id());
+        if is_new {
+            self.unheld.insert(stored.event.event_id().clone());
+        }
+        if let Some((room_id, facts)) = &mut self.facts
+            && room_id == stored.event.room_id()
+        {
+            facts.learn(state_event(&stored), is_new);
+        }
         self.judged.insert(stored.event.event_id().clone(), stored.event.clone());
         self.events.insert(stored.event.event_id().clone(), stored);
     }
@@ -202,21 +220,32 @@ impl<'s> View<'s> {
     /// What a step of a state resolution needs: from the database, and from this work, which is not there yet.
     pub(super) async fn supply(&mut self, need: &Need) -> Result<Supplied, RoomError> {
         let mut asked = self.of_stored(need.clone());
+        asked.paths.retain(|(root, _)| !self.nodes.contains(*root));
         let mut own = HashSet::new();
-        for list in [&mut asked.events, &mut asked.chains, &mut asked.mainlines] {
+        for list in [&mut asked.events, &mut asked.mainlines] {
             self.follow_judged(list, &mut own);
+        }
+        if let Some(chains) = &mut asked.chains {
+            let before = chains.from.len();
+            self.follow_judged(&mut chains.from, &mut own);
+            chains.limit += chains.from.len() - before;
         }
         let mut supplied = self.store.supply(&asked).await?;
         // Of an event that the database has too, what this work has found comes first, and counts.
         supplied.events.extend(own.iter().filter_map(|id| self.events.get(id)).map(state_event));
         supplied.events.reverse();
         self.nodes.extend(std::mem::take(&mut supplied.nodes));
-        self.add_citations(need, &mut supplied.citations);
-        let cited = supplied.citations.iter().flat_map(|citation| {
-            let wanted = need.citations.iter().find(|wanted| wanted.cited == citation.cited);
-            wanted.map(|wanted| (wanted.root, citation.key))
-        });
-        let paths: Vec<(NodeId, StateKeyHash)> = need.paths.iter().copied().chain(cited).collect();
+        self.add_citations(need, &mut supplied);
+        let roots: HashMap<&EventId, NodeId> =
+            need.citations.iter().map(|wanted| (&wanted.cited, wanted.root)).collect();
+        let ascents = need.ascents.as_ref().map(|ascents| ascents.root);
+        let cited = supplied
+            .citations
+            .iter()
+            .filter_map(|citation| Some((roots.get(&citation.cited).copied().or(ascents)?, citation.key)));
+        let mut paths: Vec<(NodeId, StateKeyHash)> = need.paths.iter().copied().chain(cited).collect();
+        paths.sort_unstable();
+        paths.dedup();
         self.read_paths(&paths).await?;
         supplied.nodes = self.nodes.clone();
         Ok(supplied)
@@ -244,6 +273,16 @@ impl<'s> View<'s> {
         self.resolved.get(roots).copied()
     }
 
+    /// Takes what the last resolution has learnt of the room's events, if that was in this room.
+    pub(super) fn take_facts(&mut self, room_id: &RoomId) -> Option<Facts> {
+        self.facts.take().filter(|(of, _)| of == room_id).map(|(_, facts)| facts)
+    }
+
+    /// Keeps what a resolution has learnt for the next one.
+    pub(super) fn note_facts(&mut self, room_id: &RoomId, facts: Facts) {
+        self.facts = Some((room_id.clone(), facts));
+    }
+
     /// Keeps a resolution for as long as this work goes on.
     pub(super) fn note_resolved(&mut self, roots: Vec<NodeId>, root: NodeId) {
         self.resolved.insert(roots, root);
@@ -262,40 +301,61 @@ impl<'s> View<'s> {
     }
 
     /// Adds the citations by events of this work to those of the database, in the order and number asked for.
-    fn add_citations(&self, need: &Need, citations: &mut Vec<Citation>) {
-        for wanted in &need.citations {
-            for event in self.judged.values().filter(|event| event.auth_events().contains(&wanted.cited)) {
-                if let Some(state_key) = event.state_key()
-                    && wanted.after.as_ref().is_none_or(|after| event.event_id() > after)
-                {
-                    let (cited, citing) = (wanted.cited.clone(), event.event_id().clone());
-                    let key = StateKeyHash::new(event.event_type(), state_key);
-                    citations.push(Citation { cited, citing, key });
-                }
+    fn add_citations(&self, need: &Need, supplied: &mut Supplied) {
+        let mut own: HashMap<&EventId, Vec<Citation>> = HashMap::new();
+        for event in self.judged.values() {
+            let Some(state_key) = event.state_key() else { continue };
+            let key = StateKeyHash::new(event.event_type(), state_key);
+            for cited in event.auth_events() {
+                let citation = Citation { cited: cited.clone(), citing: event.event_id().clone(), key };
+                own.entry(cited).or_default().push(citation);
             }
         }
+        let mut limits: HashMap<EventId, usize> = HashMap::new();
+        for wanted in &need.citations {
+            limits.insert(wanted.cited.clone(), wanted.limit);
+            let after = |citation: &&Citation| wanted.after.as_ref().is_none_or(|after| citation.citing > *after);
+            supplied.citations.extend(own.get(&wanted.cited).into_iter().flatten().filter(after).cloned());
+        }
+        if let Some(ascents) = &need.ascents {
+            let mut visited: HashSet<EventId> = supplied.visited.iter().cloned().collect();
+            let mut next = 0;
+            while let Some(cited) = supplied.visited.get(next).cloned() {
+                next += 1;
+                for citation in own.get(&cited).into_iter().flatten() {
+                    // The database cannot tell of those that it does not hold, and nothing there cites them.
+                    if self.unheld.contains(&citation.citing) && visited.insert(citation.citing.clone()) {
+                        supplied.visited.push(citation.citing.clone());
+                    }
+                    supplied.citations.push(citation.clone());
+                }
+                limits.insert(cited, ascents.page);
+            }
+        }
+        let citations = &mut supplied.citations;
         citations.sort_by(|a, b| (&a.cited, &a.citing).cmp(&(&b.cited, &b.citing)));
         citations.dedup();
         let mut taken: HashMap<EventId, usize> = HashMap::new();
         citations.retain(|citation| {
-            let limit = need.citations.iter().find(|wanted| wanted.cited == citation.cited).map_or(0, |w| w.limit);
             let taken = taken.entry(citation.cited.clone()).or_default();
             *taken += 1;
-            *taken <= limit
+            *taken <= limits.get(&citation.cited).copied().unwrap_or(0)
         });
     }
 
-    /// Reads the nodes on the way to keys. Below a root that the database does not know yet, level by level.
+    /// Reads the nodes on the way to keys that are missing. The first nodes of a way may be of this work; what is missing
+    /// below them is stored.
     async fn read_paths(&mut self, paths: &[(NodeId, StateKeyHash)]) -> Result<(), RoomError> {
-        for _ in 0..MAX_READS {
-            let lookups = paths.iter().map(|(root, key)| state_trie::lookup(*root, &[*key], &self.nodes));
-            let missing: Vec<NodeId> = lookups.filter_map(Result::err).flat_map(|MissingNodes(ids)| ids).collect();
-            if missing.is_empty() {
-                return Ok(());
-            }
-            self.read_nodes(missing).await?;
+        let missing = |(root, key): &(NodeId, StateKeyHash)| {
+            let (node, level) = state_trie::first_missing(*root, key, &self.nodes)?;
+            Some((node, level, *key))
+        };
+        let missing: Vec<_> = paths.iter().filter_map(missing).collect();
+        if !missing.is_empty() {
+            let nodes = self.store.paths_from(&missing).await?;
+            self.nodes.extend(nodes);
         }
-        Err(corrupt("the way to a key has missing nodes".to_owned()))
+        Ok(())
     }
 
     /// Reads the nodes on the way from a root to keys, which `missing` are among. The database walks from a root that it

@@ -103,11 +103,14 @@ macro_rules! pairs {
 }
 pub(super) use pairs;
 
-/// The nodes on the way from roots to keys.
+/// The nodes on the way from nodes to keys.
 ///
-/// `?1`: JSON list of `[root, key]`. Rows: `node_id, node`.
-pub const PATHS: &str =
-    concat!("WITH RECURSIVE ", paths!("", "SELECT value ->> 0, value ->> 1, 0 FROM json_each(?1)"), nodes_of_paths!());
+/// `?1`: JSON list of `[node, key, level of the node]`. Rows: `node_id, node`.
+pub const PATHS: &str = concat!(
+    "WITH RECURSIVE ",
+    paths!("", "SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1)"),
+    nodes_of_paths!()
+);
 
 /// All events of one snapshot.
 ///
@@ -201,13 +204,17 @@ mod tests {
         keys.iter().map(|key| json!([root.to_string(), key.to_string()])).collect()
     }
 
+    fn starts(root: NodeId, keys: &[StateKeyHash]) -> serde_json::Value {
+        keys.iter().map(|key| json!([root.to_string(), key.to_string(), 0])).collect()
+    }
+
     #[test]
     fn paths_bring_what_lookups_and_updates_need() {
         let all = entries(0..5000);
         let snapshot = state_trie::build(all.clone());
         let connection = database(&[&snapshot]);
         let keys: Vec<_> = [17, 4711, 999_999].into_iter().map(key).collect();
-        let path = nodes(&connection, PATHS, &pairs(snapshot.root, &keys));
+        let path = nodes(&connection, PATHS, &starts(snapshot.root, &keys));
         assert!(path.len() <= 9, "only what lies on the paths: {}", path.len());
         let found = state_trie::lookup(snapshot.root, &keys, &path).unwrap();
         assert_eq!(found, [Some(&*all[17].1), Some(&*all[4711].1), None]);
@@ -217,7 +224,7 @@ mod tests {
         let written = store(&connection, &updated);
         assert_eq!(written, updated.nodes.len());
         assert_eq!(store(&connection, &updated), 0, "storing again writes nothing");
-        let again = nodes(&connection, PATHS, &pairs(updated.root, &keys));
+        let again = nodes(&connection, PATHS, &starts(updated.root, &keys));
         assert_eq!(state_trie::lookup(updated.root, &keys, &again).unwrap(), vec![Some("$new"); 3]);
     }
 
@@ -303,7 +310,7 @@ mod tests {
     fn a_merge_asks_for_the_siblings() {
         let full = state_trie::build(entries(0..65));
         let connection = database(&[&full]);
-        let mut path = nodes(&connection, PATHS, &pairs(full.root, &[key(64)]));
+        let mut path = nodes(&connection, PATHS, &starts(full.root, &[key(64)]));
         let MissingNodes(missing) = state_trie::update(full.root, &[(key(64), None)], &path).unwrap_err();
         let ids: Vec<_> = missing.iter().map(NodeId::to_string).collect();
         let rest = nodes(&connection, NODES, &json!(ids));

@@ -7,6 +7,7 @@
 mod common;
 
 mod authentication;
+mod chains;
 mod forks;
 mod inviting;
 mod joining;

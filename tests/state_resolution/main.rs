@@ -7,6 +7,7 @@
 mod common;
 
 mod by_ruma;
+mod chains;
 mod differences;
 mod disasters;
 mod properties;

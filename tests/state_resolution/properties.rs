@@ -141,6 +141,61 @@ fn it_makes_no_difference_whether_the_snapshots_are_compared_for_it() {
     });
 }
 
+#[test]
+fn it_makes_no_difference_whether_events_are_outlined_first() {
+    each_room_with_states(|room, memory, roots, _| {
+        let expected = resolve(room, memory, roots);
+        let mut resolution = Resolution::new(room.version, room.events[0].event.room_id(), roots);
+        let mut supplied = Supplied::default();
+        let root = loop {
+            match resolution.step(supplied).unwrap() {
+                Step::Done(resolved) => break resolved.root,
+                Step::Need(need) => supplied = memory.supply_outlines(&need),
+            }
+        };
+        assert_eq!(root, expected, "version {} seed {}", room.version, room.seed);
+    });
+}
+
+/// What one resolution has learnt serves the next, also when there are new events meanwhile.
+#[test]
+fn it_makes_no_difference_what_was_learnt_before() {
+    each_room(|room, random| {
+        let (first, then) = room.events.split_at(room.events.len() / 2);
+        let mut known = Memory::default();
+        let state_event = |event: &RoomEvent| StateEvent { event: event.event.clone(), rejected: event.rejected };
+        first.iter().for_each(|event| known.insert(state_event(event)));
+        let entries = |((t, k), id): (&(String, String), &String)| (StateKeyHash::new(t, k), id.as_str().into());
+        let mut states = |of: &[RoomEvent], memory: &mut Memory| -> Vec<NodeId> {
+            let states = (0..3).map(|_| room.plain(&random.pick(of).after));
+            states.map(|state| memory.snapshot(state.iter().map(entries))).collect()
+        };
+        let room_id = room.events[0].event.room_id();
+        let mut facts = None;
+        for events in [first, &room.events[..]] {
+            let roots = states(events, &mut known);
+            let mut resolution = match facts.take() {
+                Some(facts) => Resolution::with(room.version, &roots, facts),
+                None => Resolution::new(room.version, room_id, &roots),
+            };
+            let mut supplied = Supplied::default();
+            let root = loop {
+                match resolution.step(supplied).unwrap() {
+                    Step::Done(resolved) => break resolved.root,
+                    Step::Need(need) => supplied = known.supply_outlines(&need),
+                }
+            };
+            assert_eq!(root, resolve(room, &known, &roots), "version {} seed {}", room.version, room.seed);
+            let mut learnt = resolution.into_facts();
+            for event in then {
+                known.insert(state_event(event));
+                learnt.learn(state_event(event), true);
+            }
+            facts = Some(learnt);
+        }
+    });
+}
+
 /// Whatever stands in the content of the events, and however little they have to do with the states that they stand in, there
 /// is a resolution.
 #[test]

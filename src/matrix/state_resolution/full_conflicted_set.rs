@@ -6,18 +6,37 @@
 //! *U* and that of *D<sub>i</sub>* together, so the difference is made of the events that are not in the chain of *U*, and
 //! are in the chains of some *D<sub>i</sub>* but not of all. If an event is in the chain of *U*, so is all that it cites:
 //! the walk from the *D<sub>i</sub>* ends there.
+//!
+//! The walk goes level by level at first, which as a rule is all there is to it. Chains may be as long as somebody likes,
+//! a member's profile changes for one, so from the third round on it asks for many levels at once, and for more each time:
+//! how often it asks depends on the logarithm of their length.
 
 use super::{
-    Citation, Conflicts, Events, Index, Interrupt, Known, Need, StateResolution, World,
-    citations::{self, Citations, Verdicts},
+    Conflicts, Index, Interrupt, Known, MAX_OUTLINES, Need, ResolutionError, StateResolution, World,
+    citations::{self, Citations, Verdict, Verdicts},
 };
+use crate::matrix::hash_map::HashSet;
+
+/// In how many rounds the walk goes level by level.
+const LEVEL_BY_LEVEL: u32 = 2;
+
+/// Of the rounds after that: how many events more to ask for in either direction, and how many citations of each.
+const LEAPS: [(usize, usize); 6] = [
+    (1_024, 32),
+    (32_768, 256),
+    (MAX_OUTLINES, 2_048),
+    (MAX_OUTLINES, 16_384),
+    (MAX_OUTLINES, 131_072),
+    (MAX_OUTLINES, 131_072),
+];
 
 #[derive(Debug, Default)]
 pub(super) struct FullConflictedSet {
-    citations: Citations,
     places: Vec<Place>,
+    verdicts: Verdicts,
     /// Events whose place is to be found in the next round.
     queue: Vec<Index>,
+    rounds: u32,
     begun: bool,
     chains_asked: bool,
     subgraph: Option<Vec<Index>>,
@@ -41,23 +60,27 @@ enum Place {
 }
 
 impl FullConflictedSet {
-    pub(super) fn accept(&mut self, citations: Vec<Citation>, events: &mut Events) {
-        self.citations.accept(citations, events);
-    }
-
     /// The full conflicted set, without the events that do not exist.
-    pub(super) fn find(&mut self, world: &mut World, conflicts: &Conflicts) -> Result<&[Index], Interrupt> {
+    pub(super) fn find(
+        &mut self,
+        world: &mut World,
+        citations: &mut Citations,
+        conflicts: &Conflicts,
+    ) -> Result<&[Index], Interrupt> {
         if self.found.is_none() {
             let conflicted = conflicts.events();
             if world.version.state_resolution == StateResolution::V2_1 && self.subgraph.is_none() {
                 self.ask_chains(&conflicted, world)?;
+                if world.is_cut {
+                    return Err(ResolutionError::TooLarge.into());
+                }
                 self.subgraph = Some(conflicted_state_subgraph(&conflicted, world));
             }
-            self.walk(&conflicted, world, conflicts)?;
+            self.walk(&conflicted, world, citations, conflicts)?;
             let mut found = self.auth_difference(world, conflicts);
             found.extend(self.subgraph.take().unwrap_or_default());
             found.extend(conflicted);
-            found.retain(|event| world.events.get(*event).is_some());
+            found.retain(|event| world.events.exists(*event));
             found.sort_unstable();
             found.dedup();
             self.found = Some(found);
@@ -65,19 +88,26 @@ impl FullConflictedSet {
         Ok(self.found.as_deref().unwrap_or_default())
     }
 
-    /// The auth chains of the conflicted events, which the subgraph is a part of.
+    /// The auth chains of the conflicted events, which the subgraph is a part of, as far as they are not known.
     fn ask_chains(&mut self, conflicted: &[Index], world: &mut World) -> Result<(), Interrupt> {
         let mut need = Need::default();
         if !std::mem::replace(&mut self.chains_asked, true) {
-            for event in conflicted {
-                world.events.want_chain(*event, &mut need);
-            }
+            let (roots, count) = (conflicted.iter().copied(), world.events.len());
+            let mut unknown = citing_first(roots, count, |event| world.events.auth_events(event), |_| true);
+            unknown.retain(|event| !world.events.is_outlined(*event));
+            world.events.want_chains(&unknown, MAX_OUTLINES, &mut need);
         }
-        need.check()
+        world.ask(need)
     }
 
     /// Finds the place of everything that the conflicted events cite, as far as it is not in the shared auth chain.
-    fn walk(&mut self, conflicted: &[Index], world: &mut World, conflicts: &Conflicts) -> Result<(), Interrupt> {
+    fn walk(
+        &mut self,
+        conflicted: &[Index],
+        world: &mut World,
+        citations: &mut Citations,
+        conflicts: &Conflicts,
+    ) -> Result<(), Interrupt> {
         if !self.begun {
             self.begun = true;
             self.queue.extend(conflicted);
@@ -86,11 +116,12 @@ impl FullConflictedSet {
             }
         }
         let mut need = Need::default();
-        let mut suspects = Vec::new();
-        let mut waiting = Vec::new();
+        let (mut suspects, mut waiting) = (Vec::new(), Vec::new());
+        let (mut unknown, mut uncited) = (Vec::new(), Vec::new());
         loop {
             while let Some(event) = self.queue.pop() {
-                if !world.events.want(event, &mut need) {
+                if !world.events.is_outlined(event) {
+                    unknown.push(event);
                     waiting.push(event);
                     continue;
                 }
@@ -114,26 +145,85 @@ impl FullConflictedSet {
             if suspects.is_empty() {
                 break;
             }
-            let places = &self.places;
-            let known = |event: Index| match places.get(event) {
-                Some(Place::Shared) => Some(true),
-                Some(Place::Apart) => Some(false),
-                _ => None,
-            };
-            let suspects = std::mem::take(&mut suspects);
-            let Verdicts { shared, apart, open } =
-                self.citations.decide(suspects, known, world, conflicts, &mut need)?;
-            for event in shared {
-                self.put(event, Place::Shared);
+            let undecided: Vec<Index> =
+                suspects.iter().copied().filter(|event| self.verdicts.of(*event) == Verdict::Open).collect();
+            uncited.extend(citations.decide(&undecided, &mut self.verdicts, world, conflicts, &mut need)?);
+            for event in std::mem::take(&mut suspects) {
+                match self.verdicts.of(event) {
+                    Verdict::Shared => self.put(event, Place::Shared),
+                    Verdict::Apart => {
+                        self.put(event, Place::Apart);
+                        self.queue.push(event);
+                    }
+                    Verdict::Open => waiting.push(event),
+                }
             }
-            for event in apart {
-                self.put(event, Place::Apart);
-                self.queue.push(event);
-            }
-            waiting.extend(open);
         }
         self.queue = waiting;
-        need.check()?;
+        if self.queue.is_empty() {
+            return Ok(());
+        }
+        self.rounds += 1;
+        match self.rounds.checked_sub(LEVEL_BY_LEVEL + 1) {
+            None => {
+                for event in unknown {
+                    world.events.want(event);
+                }
+                for event in uncited {
+                    citations.ask(event, world, &mut need);
+                }
+            }
+            Some(leap) => {
+                let (limit, page) = *LEAPS.get(leap as usize).ok_or(ResolutionError::TooLarge)?;
+                self.look_ahead(limit, &mut unknown, &mut uncited, world, citations, conflicts, &mut need)?;
+                world.events.want_chains(&unknown, limit, &mut need);
+                citations.ascend(&uncited, limit, page, world, &mut need);
+            }
+        }
+        world.ask(need)
+    }
+
+    /// Adds what will have to be known of the events below those that wait, should these be apart from the shared chain.
+    #[expect(clippy::too_many_arguments, reason = "it is a part of the walk, with what the walk has in hand")]
+    fn look_ahead(
+        &self,
+        limit: usize,
+        unknown: &mut Vec<Index>,
+        uncited: &mut Vec<Index>,
+        world: &mut World,
+        citations: &Citations,
+        conflicts: &Conflicts,
+        need: &mut Need,
+    ) -> Result<(), ResolutionError> {
+        let mut seen: HashSet<Index> = self.queue.iter().chain(uncited.iter()).copied().collect();
+        let most = seen.len().saturating_add(limit);
+        let mut ahead = self.queue.clone();
+        let mut next = 0;
+        while let Some(event) = ahead.get(next).copied() {
+            next += 1;
+            for cited in world.events.auth_events(event).to_vec() {
+                if seen.len() >= most || !seen.insert(cited) {
+                    continue;
+                }
+                if !world.events.is_outlined(cited) {
+                    unknown.push(cited);
+                    continue;
+                }
+                let shared = match self.verdicts.of(cited) {
+                    Verdict::Shared => Known::Yes(true),
+                    Verdict::Apart => Known::Yes(false),
+                    Verdict::Open => citations::is_shared_state(cited, world, conflicts, need)?,
+                };
+                if matches!(shared, Known::Yes(false)) {
+                    ahead.push(cited);
+                    if self.verdicts.of(cited) == Verdict::Open && !citations.are_complete(cited) {
+                        uncited.push(cited);
+                    }
+                }
+            }
+        }
+        uncited.sort_unstable();
+        uncited.dedup();
         Ok(())
     }
 
@@ -261,7 +351,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::{Resolution, StateEvent, Step, Supplied, memory::Memory};
+    use super::super::{Need, Resolution, StateEvent, Step, Supplied, memory::Memory};
     use crate::matrix::{
         event::Event,
         identifiers::{EventId, RoomId},
@@ -389,7 +479,7 @@ mod tests {
             set
         }
 
-        fn by_walking(&self) -> Ids {
+        fn by_walking(&self, supply: impl Fn(&Memory, &Need) -> Supplied) -> Ids {
             let mut memory = self.memory.clone();
             let mut snapshot = |state: &State| {
                 let entry = |((t, k), id): (&(String, String), &EventId)| (StateKeyHash::new(t, k), id.as_str().into());
@@ -399,7 +489,7 @@ mod tests {
             let mut resolution = Resolution::new(self.version, &self.room_id, &roots);
             let mut supplied = Supplied::default();
             while let Step::Need(need) = resolution.step(supplied).unwrap() {
-                supplied = memory.supply(&need);
+                supplied = supply(&memory, &need);
             }
             let found = resolution.full_conflicted_set.found.unwrap_or_default();
             found.iter().filter_map(|index| resolution.world.events.event_id(*index)).cloned().collect()
@@ -414,7 +504,8 @@ mod tests {
                 let graph = Graph::random(RoomVersion::get(version).unwrap(), seed);
                 let expected = graph.by_definition();
                 found += expected.len();
-                assert_eq!(graph.by_walking(), expected, "version {version} seed {seed}");
+                assert_eq!(graph.by_walking(Memory::supply), expected, "version {version} seed {seed}");
+                assert_eq!(graph.by_walking(Memory::supply_outlines), expected, "version {version} seed {seed}");
             }
         }
         assert!(found > 8_000, "the graphs are too easy: {found} events in their full conflicted sets");

@@ -48,8 +48,14 @@ mod ordering;
 mod v1;
 mod v2;
 
+use citations::Citations;
 use events::{Events, Index};
 use full_conflicted_set::FullConflictedSet;
+
+/// The most events of which to read where they stand.
+const MAX_OUTLINES: usize = 65_536;
+/// The most citations that a step may be supplied with. As many say that there may be more, and that it is too many.
+pub const MAX_CITATIONS: usize = 150_000;
 
 /// A state resolution under way.
 ///
@@ -58,6 +64,7 @@ use full_conflicted_set::FullConflictedSet;
 pub struct Resolution {
     roots: Vec<NodeId>,
     world: World,
+    citations: Citations,
     conflicts: Option<Conflicts>,
     full_conflicted_set: FullConflictedSet,
 }
@@ -84,12 +91,36 @@ pub struct Need {
     pub paths: Vec<(NodeId, StateKeyHash)>,
     /// Events. Their auth events are likely to be needed next.
     pub events: Vec<EventId>,
-    /// Events with their whole auth chains.
-    pub chains: Vec<EventId>,
-    /// `m.room.power_levels` events, the ones in their auth events, and so on.
+    /// Events and their auth chains. Outlines will do.
+    pub chains: Option<ChainsWanted>,
+    /// `m.room.power_levels` events, the ones in their auth events, and so on. Outlines will do.
     pub mainlines: Vec<EventId>,
     /// Events of which it must be known which state events cite them.
     pub citations: Vec<CitationsWanted>,
+    /// Events of which it must be known which state events cite them, directly or not.
+    pub ascents: Option<Ascents>,
+}
+
+/// Asks for events and what stands in their `auth_events`, directly or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainsWanted {
+    /// Where to begin.
+    pub from: Vec<EventId>,
+    /// At most this many events, the ones that are nearest to the beginning.
+    pub limit: usize,
+}
+
+/// Asks for the state events that have `from` in their `auth_events`, for those that have these, and so on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ascents {
+    /// Where to begin.
+    pub from: Vec<EventId>,
+    /// Of how many events to tell at most, the ones that are nearest to the beginning. Which they are is part of the answer.
+    pub limit: usize,
+    /// How many citations of each, those that sort first by citing event. Fewer mean that there are no more.
+    pub page: usize,
+    /// As [`CitationsWanted::root`].
+    pub root: NodeId,
 }
 
 /// Asks which state events have an event in their `auth_events`.
@@ -112,8 +143,31 @@ pub struct Supplied {
     pub nodes: Nodes,
     /// Events.
     pub events: Vec<StateEvent>,
+    /// What is to be known of events that are not needed whole.
+    pub outlines: Vec<Outline>,
+    /// Whether there is more to the chains that were asked for than their limit allowed.
+    pub is_cut: bool,
     /// Citations, sorted by citing event for each cited one.
     pub citations: Vec<Citation>,
+    /// The events of which an ascent tells.
+    pub visited: Vec<EventId>,
+}
+
+/// Where a state event stands.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// The event.
+    pub event_id: EventId,
+    /// `room_id`
+    pub room_id: Box<str>,
+    /// `type`
+    pub event_type: Box<str>,
+    /// `state_key`
+    pub state_key: Box<str>,
+    /// `auth_events`
+    pub auth_events: Vec<EventId>,
+    /// How many bytes of text it will be when it is supplied whole.
+    pub length: usize,
 }
 
 /// An event, with what became of it.
@@ -147,7 +201,7 @@ pub struct Resolved {
     pub conflicted: bool,
 }
 
-/// Why a resolution failed: the store is damaged.
+/// Why a resolution failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResolutionError {
@@ -160,11 +214,42 @@ pub enum ResolutionError {
     /// There is no state to resolve.
     #[error("there is no state to resolve")]
     NoState,
+    /// The states differ in more than we are willing to read.
+    #[error("the states differ in too much")]
+    TooLarge,
+}
+
+/// What a resolution has learnt of a room's events, for the next one in the same room.
+#[derive(Debug)]
+pub struct Facts {
+    events: Events,
+    citations: Citations,
+}
+
+impl Facts {
+    /// Takes in an event that is new, so that nothing cites it yet, or of which it may have been thought otherwise.
+    pub fn learn(&mut self, event: StateEvent, is_new: bool) {
+        let Some(state_key) = event.event.state_key() else { return };
+        let key = StateKeyHash::new(event.event.event_type(), state_key);
+        let index = self.events.index(event.event.event_id());
+        self.events.put(index, event);
+        let cited = self.events.auth_events(index).to_vec();
+        self.citations.learn(index, key, &cited, &mut self.events);
+        if is_new {
+            self.citations.note_uncited(index);
+        }
+    }
 }
 
 impl Resolution {
     /// The resolution of the snapshots `roots` in a room. Their order does not matter, nor does it if some are the same.
     pub fn new(version: &'static RoomVersion, room_id: &RoomId, roots: &[NodeId]) -> Self {
+        let facts = Facts { events: Events::new(version, room_id), citations: Citations::default() };
+        Self::with(version, roots, facts)
+    }
+
+    /// As [`Resolution::new`], with what was learnt before of the events of the same room.
+    pub fn with(version: &'static RoomVersion, roots: &[NodeId], facts: Facts) -> Self {
         let mut roots = roots.to_vec();
         roots.sort_unstable();
         roots.dedup();
@@ -178,8 +263,10 @@ impl Resolution {
                 asked_nodes: HashMap::default(),
                 steps: 0,
                 mainlines_supplied: false,
-                events: Events::new(version, room_id),
+                is_cut: false,
+                events: facts.events,
             },
+            citations: facts.citations,
             conflicts: None,
             full_conflicted_set: FullConflictedSet::default(),
         }
@@ -188,17 +275,26 @@ impl Resolution {
     /// Goes on with what was supplied.
     ///
     /// # Errors
-    /// Where the store is damaged.
+    /// Where the store is damaged, and [`ResolutionError::TooLarge`].
     pub fn step(&mut self, supplied: Supplied) -> Result<Step, ResolutionError> {
         self.world.steps += 1;
         self.world.nodes.extend(supplied.nodes);
-        self.world.events.accept(supplied.events);
-        self.full_conflicted_set.accept(supplied.citations, &mut self.world.events);
+        self.world.is_cut = supplied.is_cut;
+        self.world.events.accept(supplied.events, supplied.outlines);
+        if supplied.citations.len() >= MAX_CITATIONS {
+            return Err(ResolutionError::TooLarge);
+        }
+        self.citations.accept(supplied.citations, supplied.visited, &mut self.world.events);
         match self.advance() {
             Ok(resolved) => Ok(Step::Done(resolved)),
             Err(Interrupt::Need(need)) => Ok(Step::Need(*need)),
             Err(Interrupt::Failed(error)) => Err(error),
         }
+    }
+
+    /// What was learnt of the room's events by a resolution that is done.
+    pub fn into_facts(self) -> Facts {
+        Facts { events: self.world.events, citations: self.citations }
     }
 
     fn advance(&mut self) -> Result<Resolved, Interrupt> {
@@ -213,7 +309,7 @@ impl Resolution {
         let outcome = if self.world.version.state_resolution == StateResolution::V1 {
             v1::resolve(&mut self.world, conflicts)?
         } else {
-            let full_conflicted_set = self.full_conflicted_set.find(&mut self.world, conflicts)?;
+            let full_conflicted_set = self.full_conflicted_set.find(&mut self.world, &mut self.citations, conflicts)?;
             v2::resolve(&mut self.world, conflicts, full_conflicted_set)?
         };
         let (nearest, changes) = conflicts.nearest(&self.roots, &outcome, &self.world.events);
@@ -241,11 +337,6 @@ impl Need {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-
-    /// Ends the step if anything is needed.
-    fn check(self) -> Result<(), Interrupt> {
-        if self.is_empty() { Ok(()) } else { Err(Interrupt::Need(Box::new(self))) }
-    }
 }
 
 /// What is known so far.
@@ -260,6 +351,8 @@ struct World {
     steps: u32,
     /// Whether the power levels events before others were asked for, so that those not known do not exist.
     mainlines_supplied: bool,
+    /// Whether the chains that were supplied last are not whole.
+    is_cut: bool,
     events: Events,
 }
 
@@ -281,6 +374,14 @@ impl World {
                 Ok(Known::NotYet)
             }
         }
+    }
+
+    /// Ends the step if anything is needed, the whole events that are wanted among it.
+    fn ask(&mut self, mut need: Need) -> Result<(), Interrupt> {
+        self.events.ask_wanted(&mut need)?;
+        need.paths.sort_unstable();
+        need.paths.dedup();
+        if need.is_empty() { Ok(()) } else { Err(Interrupt::Need(Box::new(need))) }
     }
 
     fn missing_nodes(&mut self, MissingNodes(nodes): MissingNodes) -> Interrupt {

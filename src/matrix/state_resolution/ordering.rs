@@ -7,6 +7,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use super::{Index, Interrupt, Need, World};
 use crate::matrix::hash_map::{HashMap, HashSet};
 use crate::matrix::power_levels::{PowerLevel, PowerLevels};
+use crate::matrix::state_trie::StateKeyHash;
 
 const POWER_LEVELS: &str = "m.room.power_levels";
 
@@ -116,15 +117,15 @@ impl World {
     /// The power levels event in the auth events of another one. `others` are asked for along with it.
     fn cited_power_levels(&mut self, event: Index, others: &HashSet<Index>) -> Result<Option<Index>, Interrupt> {
         if !self.mainlines_supplied
-            && !self.events.auth_events(event).iter().all(|cited| self.events.is_settled(*cited))
+            && !self.events.auth_events(event).iter().all(|cited| self.events.is_outlined(*cited))
         {
             // From then on whatever is not known is no power levels event.
             self.mainlines_supplied = true;
             let events = others.iter().chain([&event]);
             let mainlines = events.filter_map(|event| self.events.event_id(*event).cloned()).collect();
-            Need { mainlines, ..Need::default() }.check()?;
+            self.ask(Need { mainlines, ..Need::default() })?;
         }
-        Ok(self.events.auth_event(event, POWER_LEVELS, ""))
+        Ok(self.events.outlined_auth_event(event, StateKeyHash::new(POWER_LEVELS, "")))
     }
 }
 

@@ -85,11 +85,10 @@ fn prepare(
     conflicted: &BTreeMap<StateKeyHash, Vec<Index>>,
     agreed: &BTreeMap<StateKeyHash, Index>,
 ) -> Result<StateMap, Interrupt> {
-    let mut need = Need::default();
     for event in conflicted.values().flatten() {
-        world.events.want(*event, &mut need);
+        world.events.want(*event);
     }
-    need.check()?;
+    world.ask(Need::default())?;
     let mut keys = Vec::new();
     for event in conflicted.values().flatten().filter_map(|index| event(*index, world)) {
         let sender = event.sender().as_str();
@@ -112,11 +111,11 @@ fn prepare(
             }
         };
         if let Some(event) = event {
-            world.events.want(event, &mut need);
+            world.events.want(event);
             unconflicted.insert(event_type, &state_key, event);
         }
     }
-    need.check()?;
+    world.ask(need)?;
     Ok(unconflicted)
 }
 

@@ -41,12 +41,17 @@ fn prepare(world: &mut World, conflicts: &Conflicts, full_conflicted_set: &[Inde
     let mut need = Need::default();
     let mut unconflicted = StateMap::default();
     if let Some(create) = world.events.create_by_room_id() {
-        world.events.want(create, &mut need);
+        world.events.want(create);
     }
+    let mut whole = true;
     for event in full_conflicted_set {
+        whole &= world.events.want(*event);
         for cited in world.events.auth_events(*event).to_vec() {
-            world.events.want(cited, &mut need);
+            world.events.want(cited);
         }
+    }
+    if !whole {
+        world.ask(std::mem::take(&mut need))?;
     }
     if world.version.state_resolution == StateResolution::V2 {
         // The empty entry keeps a key from being looked up again for the next event.
@@ -75,12 +80,12 @@ fn prepare(world: &mut World, conflicts: &Conflicts, full_conflicted_set: &[Inde
             if !conflicts.contains(&key)
                 && let Known::Yes(Some(event)) = world.in_base(key, &mut need)?
             {
-                world.events.want(event, &mut need);
+                world.events.want(event);
                 unconflicted.insert(&event_type, &state_key, event);
             }
         }
     }
-    need.check()?;
+    world.ask(need)?;
     Ok(unconflicted)
 }
 
@@ -106,6 +111,6 @@ fn outcome(resolved: &StateMap, world: &mut World, conflicts: &Conflicts) -> Res
             outcome.insert(key, Some(event));
         }
     }
-    need.check()?;
+    world.ask(need)?;
     Ok(outcome)
 }
