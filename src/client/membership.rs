@@ -223,13 +223,13 @@ async fn join_room(
     mut via: Vec<ServerName>,
     content: Object,
 ) -> Result<Option<EventId>, MatrixError> {
-    let known = server.rooms.current(room_id, &[("m.room.member", user.as_str())]).await?;
+    let known = server.rooms.entrance(room_id, user).await?;
     let here = match known {
-        Some((room, state)) if room.local_joined > 0 => {
-            if state.iter().any(|event| event.membership() == Some("join")) {
+        Some(entrance) if entrance.room.local_joined > 0 => {
+            if entrance.membership() == Some("join") {
                 return Ok(None);
             }
-            match server.rooms.content_of_join(&room, user).await {
+            match server.rooms.content_of_join(&entrance).await {
                 Ok(vouched) => {
                     let draft = Draft::membership(user.as_str(), "join", merged(content.clone(), vouched));
                     server.rooms.send(room_id, user, draft).await

@@ -32,6 +32,7 @@ pub use local::NewRoom;
 pub use receipt::{KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
 pub use remote_reading::{ReadRefusal, RemoteReader, VisibleEvent};
+pub use restricted::Entrance;
 
 pub use crate::store::{events::StoredEvent, rooms::Room};
 use crate::{

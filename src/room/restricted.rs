@@ -14,14 +14,49 @@ use crate::matrix::{
 /// The most conditions that are looked at: each may be a room to read.
 const MAX_CONDITIONS: usize = 50;
 
+/// A room as somebody finds it who wants to join, and what its state says of that.
+#[derive(Debug)]
+pub struct Entrance {
+    /// The room.
+    pub room: Room,
+    user: UserId,
+    state: Vec<Event>,
+}
+
+impl Entrance {
+    /// The user's membership, where they have one.
+    pub fn membership(&self) -> Option<&str> {
+        self.find("m.room.member").and_then(Event::membership)
+    }
+
+    fn find(&self, event_type: &str) -> Option<&Event> {
+        self.state.iter().find(|event| event.event_type() == event_type)
+    }
+}
+
 impl Rooms {
-    /// What the content of `user`'s join must hold besides the membership.
+    /// The room as `user` finds it, if we know it. One round trip.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn entrance(&self, room_id: &RoomId, user: &UserId) -> Result<Option<Entrance>, RoomError> {
+        let keys = [
+            ("m.room.create", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.power_levels", ""),
+            ("m.room.member", user.as_str()),
+        ];
+        let current = self.current(room_id, &keys).await?;
+        Ok(current.map(|(room, state)| Entrance { room, user: user.clone(), state }))
+    }
+
+    /// What the content of the user's join must hold besides the membership.
     ///
     /// # Errors
     /// Where the room is restricted and we cannot vouch for the user: [`RoomError::NotAllowed`] where they meet no condition,
     /// [`RoomError::CannotAuthorise`] where we cannot tell, [`RoomError::CannotGrant`] where nobody here may invite.
-    pub async fn content_of_join(&self, room: &Room, user: &UserId) -> Result<Object, RoomError> {
-        let voucher = self.voucher(room, user).await?;
+    pub async fn content_of_join(&self, entrance: &Entrance) -> Result<Object, RoomError> {
+        let voucher = self.voucher(entrance).await?;
         Ok(voucher.map(|voucher| (AUTHORISED_VIA, Value::from(&voucher))).into_iter().collect())
     }
 
@@ -40,36 +75,30 @@ impl Rooms {
         if named.is_none_or(|named| named.server_name() != self.server_name().as_str()) {
             return Err(RoomError::Invalid(format!("`{AUTHORISED_VIA}` names no user of this server.")));
         }
-        self.voucher(room, sender).await?;
+        let entrance = self.entrance(&room.room_id, sender).await?.ok_or(RoomError::UnknownRoom)?;
+        self.voucher(&entrance).await?;
         Ok(true)
     }
 
-    /// The local user who vouches for `user`'s join; `None` where nobody has to.
-    async fn voucher(&self, room: &Room, user: &UserId) -> Result<Option<UserId>, RoomError> {
+    /// The local user who vouches for the user's join; `None` where nobody has to.
+    async fn voucher(&self, entrance: &Entrance) -> Result<Option<UserId>, RoomError> {
+        let room = &entrance.room;
         if !room.room_version.restricted {
             return Ok(None);
         }
-        let keys = [
-            ("m.room.create", ""),
-            ("m.room.join_rules", ""),
-            ("m.room.power_levels", ""),
-            ("m.room.member", user.as_str()),
-        ];
-        let Some((_, state)) = self.current(&room.room_id, &keys).await? else { return Ok(None) };
-        let find = |event_type| state.iter().find(|event| event.event_type() == event_type);
-        let Some(rules) = find("m.room.join_rules") else { return Ok(None) };
+        let Some(rules) = entrance.find("m.room.join_rules") else { return Ok(None) };
         let rule = JoinRule::of(Some(rules), room.room_version);
-        let membership = find("m.room.member").and_then(Event::membership);
         // Who is invited or in the room needs nobody; who is banned is told by the auth rules.
         if !matches!(rule, JoinRule::Restricted | JoinRule::KnockRestricted)
-            || matches!(membership, Some("join" | "invite" | "ban"))
+            || matches!(entrance.membership(), Some("join" | "invite" | "ban"))
         {
             return Ok(None);
         }
-        self.check_conditions(rules, user).await?;
-        let create =
-            find("m.room.create").ok_or_else(|| RoomError::Corrupt("a state without a create event".to_owned()))?;
-        let levels = PowerLevels::from_state(create, find("m.room.power_levels"));
+        self.check_conditions(rules, &entrance.user).await?;
+        let create = entrance
+            .find("m.room.create")
+            .ok_or_else(|| RoomError::Corrupt("a state without a create event".to_owned()))?;
+        let levels = PowerLevels::from_state(create, entrance.find("m.room.power_levels"));
         for local in self.store.local_members(&room.room_id).await? {
             if let (Ok(has), Ok(needs)) = (levels.user(local.as_str()), levels.level(Level::Invite))
                 && has >= needs

@@ -51,7 +51,11 @@ pub(super) async fn room(server: &Server, id: &str) -> Result<Room, MatrixError>
     server.rooms.room(&room_id(id)?).await?.ok_or_else(unknown_room)
 }
 
-fn room_id(text: &str) -> Result<RoomId, MatrixError> {
+/// The room ID `text`.
+///
+/// # Errors
+/// 400 for what is none.
+pub(super) fn room_id(text: &str) -> Result<RoomId, MatrixError> {
     RoomId::parse(text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
 }
 

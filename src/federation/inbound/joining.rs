@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::{
-    answer::{ObjectText, json_text},
+    answer::{self, ObjectText, json_text},
     authentication::Signed,
     membership,
 };
@@ -17,7 +17,9 @@ use crate::{
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}?ver=…`
 pub(super) async fn make_join(server: &Server, request: Signed) -> Handled {
     let user = membership::user_of_origin(&request)?;
-    let room = membership::resident_room(server, &request).await?;
+    let entrance = server.rooms.entrance(&answer::room_id(request.parameter(0))?, &user).await?;
+    let entrance = entrance.filter(|found| found.room.local_joined > 0).ok_or_else(answer::unknown_room)?;
+    let room = &entrance.room;
     let mut versions = request.call.queries("ver");
     if versions.is_empty() {
         versions.push("1".to_owned());
@@ -25,8 +27,8 @@ pub(super) async fn make_join(server: &Server, request: Signed) -> Handled {
     if !versions.iter().any(|version| version == room.room_version.id) {
         return Err(incompatible(room.room_version.id));
     }
-    let content = server.rooms.content_of_join(&room, &user).await?;
-    membership::template(server, &room, &user, "join", content).await
+    let content = server.rooms.content_of_join(&entrance).await?;
+    membership::template(server, room, &user, "join", content).await
 }
 
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
@@ -43,8 +45,6 @@ async fn joined(server: &Server, request: Signed, mut answer: ObjectText) -> Han
     let servers = servers_before(server, &request).await?;
     let origin = request.origin.name().clone();
     let (join, admitted) = membership::admit(server, request, "join").await?;
-    // The auth chain of the join itself, too: its auth events are part of the state or of that state's chain, unless the
-    // join was made on another branch.
     let reader = server.rooms.remote_reader(&origin, join.room_id()).await?;
     let texts = reader.state_of_join(admitted.state_before, join.event_id()).await?;
     reader.write(texts.auth_chain, answer.member("auth_chain")).await?;
