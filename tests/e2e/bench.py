@@ -8,6 +8,8 @@ there are fewer of them.
 Stored means, for both servers: the transaction is answered with 200 and every PDU of it with `{}`, and then the last of
 them can be read by a user of the server, through the Client-Server API. (Synapse answers before it has stored.) What those
 reads cost is measured apart and taken off the servers' CPU time.
+
+Then the fake origin reads that room from both, as other servers do: `bench_reads.py`.
 """
 
 import http.client
@@ -24,6 +26,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
+import bench_reads
 import bundle
 from client import segment
 from fake_origin import FakeOrigin, now_ms
@@ -70,13 +73,15 @@ def main():
                 contestants.append(Contestant(server, origins[-1]))
             compete(contestants)
             costs = Costs(worker)
+            say("What other servers read")
+            reads = bench_reads.measure(contestants)
         finally:
             worker.close()
             synapse.close()
             for origin in origins:
                 origin.close()
     say("Weighing the bundle, and starting it cold")
-    report(*contestants, costs, bundle.compressed_kb(), bundle.cold_start_ms())
+    report(*contestants, costs, reads, bundle.compressed_kb(), bundle.cold_start_ms())
 
 
 def compete(contestants):
@@ -124,18 +129,20 @@ class Contestant:
         self.server, self.origin = server, origin
         self.name = type(server).__name__
         self.user = server.user("alice")
-        self.room_id = self.user.create_room(preset="public_chat", room_version=ROOM_VERSION)
+        self.room_id = self.user.create_room(preset="public_chat", room_version=ROOM_VERSION, room_alias_name="bench")
+        self.alias = f"#bench:{server.name}"
         self.room = origin.join(server, self.room_id, origin.user("mallory"))
         self.pid = server.runtime() if isinstance(server, Worker) else server.process.pid
         self._serial = 0
-        self._connection = None
+        self.event_ids = []
+        self.connection = None
         self.first = self._transaction(1)
         self.taken = {FULL.size: Taken(), SINGLE.size: Taken()}
         self.read_cpu = 0.0
 
     def warm_up(self):
         """Keys are fetched, and what the join set in motion comes to rest."""
-        self._connect()
+        self.connect()
         self._send(self.first)
         while not self._holds(self.first.event_ids[-1]):
             time.sleep(0.1)
@@ -145,7 +152,7 @@ class Contestant:
         """One turn: sends transactions, each when the one before it is stored."""
         size, taken = stretch.size, self.taken[stretch.size]
         batch = [self._transaction(size) for _ in range(stretch.transactions)]
-        self._connect()
+        self.connect()
         cpu, clock = cpu_seconds(self.pid), time.perf_counter()
         for transaction in batch:
             start = time.perf_counter()
@@ -184,6 +191,7 @@ class Contestant:
         sender = self.origin.user("mallory")
         text = "a message of the length that people write, more or less"
         pdus = [self.room.message(sender, f"{text}, number {serial + index}") for index in range(size)]
+        self.event_ids += [pdu.event_id for pdu in pdus]
         content = {"origin": self.origin.name, "origin_server_ts": now_ms(), "pdus": [pdu.get_pdu_json() for pdu in pdus]}
         uri = f"{SEND}/bench{size}.{serial}"
         headers = {
@@ -192,17 +200,17 @@ class Contestant:
         }
         return Transaction(uri, headers, json.dumps(content).encode(), [pdu.event_id for pdu in pdus])
 
-    def _connect(self):
+    def connect(self):
         """A connection for the transactions of one turn; the servers close one that is idle while others have theirs."""
-        if self._connection:
-            self._connection.close()
+        if self.connection:
+            self.connection.close()
         context = ssl.create_default_context(cafile=str(self.server.authority.certificate))
-        self._connection = http.client.HTTPSConnection("localhost", self.server.port, context=context, timeout=60)
-        self._connection.connect()
+        self.connection = http.client.HTTPSConnection("localhost", self.server.port, context=context, timeout=60)
+        self.connection.connect()
 
     def _send(self, transaction):
-        self._connection.request("PUT", transaction.uri, transaction.body, transaction.headers)
-        answer = self._connection.getresponse()
+        self.connection.request("PUT", transaction.uri, transaction.body, transaction.headers)
+        answer = self.connection.getresponse()
         text = answer.read()
         assert answer.status == 200, text
         assert json.loads(text)["pdus"] == {event_id: {} for event_id in transaction.event_ids}, text
@@ -227,7 +235,7 @@ class Costs:
         self.most_calls = {size: max(row[0] for row in rows) for size, rows in by_size.items()}
 
 
-def report(synapse, verge, costs, bundle_kb, cold_ms):
+def report(synapse, verge, costs, reads, bundle_kb, cold_ms):
     full, single = FULL.size, SINGLE.size
     rows = [("", "Synapse", "Verge", "target", "")]
 
@@ -261,6 +269,10 @@ def report(synapse, verge, costs, bundle_kb, cold_ms):
         per_pdu = of_full / full
         target = ("5 of 50", per_pdu <= 5) if what == "written" else ()
         line(f"  rows {what} per PDU", "", f"{per_pdu:.2f} | {of_single:.1f}", *target)
+    version = reads.pop("version")
+    line("other servers read", *(f"version: {figure:.1f} ms" for figure in version), "theirs + 3 x our version")
+    for name, (theirs, ours) in reads.items():
+        line(*bench_reads.line_of(name, theirs, ours, version[1]))
     line("bundle, compressed", "", f"{bundle_kb:.0f} KB", "700 KB", bundle_kb < 700)
     line("cold start", "", f"{cold_ms:.0f} ms")
 
