@@ -270,7 +270,7 @@ def report(synapse, verge, costs, reads, bundle_kb, cold_ms):
         target = ("5 of 50", per_pdu <= 5) if what == "written" else ()
         line(f"  rows {what} per PDU", "", f"{per_pdu:.2f} | {of_single:.1f}", *target)
     version = reads.pop("version")
-    line("other servers read", *(f"version: {figure:.1f} ms" for figure in version), "theirs + 3 x our version")
+    line(f"other servers read, {len(verge.event_ids)} messages", *(f"version: {figure:.1f} ms" for figure in version), "theirs + 3 x our version")
     for name, (theirs, ours) in reads.items():
         line(*bench_reads.line_of(name, theirs, ours, version[1]))
     line("bundle, compressed", "", f"{bundle_kb:.0f} KB", "700 KB", bundle_kb < 700)
