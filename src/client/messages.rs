@@ -126,13 +126,16 @@ impl Page<'_> {
         let from = from.min(self.reader.last);
         // Only members have history fetched for them.
         let mut gaps_to = if self.reader.joined { from.saturating_add(1) } else { to };
-        let mut fillings = 0;
+        let (mut fillings, mut unfilled) = (0, None);
         loop {
             let (mut events, gap) = self.read((to, from), true, gaps_to).await?;
             let last = events.last().filter(|_| events.len() as i64 >= self.limit).map(|event| event.pos);
             let Some(gap) = gap.filter(|gap| last.is_none_or(|last| gap.pos > last)) else {
                 let begun = events.last().is_some_and(|event| event.seen.event.is_state("m.room.create", ""));
-                return Ok((events, last.filter(|_| !begun).map(|last| last - 1)));
+                // What nobody could be asked for now may be had later: the next page begins with it.
+                let behind = unfilled.filter(|gap: &Gap| gap.below.is_none() && gap.is_open() && !gap.at_create);
+                let next = last.filter(|_| !begun).or(behind.map(|gap| gap.pos));
+                return Ok((events, next.map(|next| next - 1)));
             };
             if fillings == MAX_BACKFILLS {
                 // The next page begins with the gap.
@@ -142,6 +145,7 @@ impl Page<'_> {
             fillings += 1;
             if !self.fill(&gap).await? {
                 gaps_to = gap.pos - 1;
+                unfilled = Some(gap);
             }
         }
     }
@@ -166,7 +170,8 @@ impl Page<'_> {
         }
         let (user_id, device_id) = self.session.reader();
         let (limit, filter) = (self.limit, self.filter.page());
-        let read = PageRead { room_id, after, to, backwards, gaps_to, limit, user_id, device_id, filter };
+        let now = self.server.platform.clock.now_ms();
+        let read = PageRead { room_id, after, to, backwards, gaps_to, now, limit, user_id, device_id, filter };
         Ok(self.server.store.page(&read).await?)
     }
 

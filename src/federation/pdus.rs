@@ -8,7 +8,7 @@ use crate::{
     error::MatrixError,
     federation::peers::endpoints::KeyQuery,
     matrix::{
-        event::{Event, PduError, ReceivedPdu},
+        event::{Ancestor, Event, PduError, ReceivedPdu, Unusable},
         identifiers::{RoomId, ServerName},
         json,
         room_version::RoomVersion,
@@ -78,17 +78,37 @@ pub async fn verify_history<T: AsRef<[u8]>>(
     texts: &[T],
 ) -> Result<Option<Vec<Event>>, DatabaseError> {
     let mut memory = ANSWER_MEMORY;
-    let pdus = texts.iter().map(|text| from_history(text.as_ref(), room_id, version, &mut memory));
-    match pdus.collect::<Result<Vec<_>, _>>() {
-        Ok(pdus) => {
-            let checked = verify(server, pdus.into_iter().flatten().collect()).await?;
-            Ok(Some(checked.into_iter().flatten().collect()))
-        }
+    let checked = verify_ancestors(server, room_id, version, texts, &mut memory).await?;
+    let usable = |ancestor| match ancestor {
+        Ancestor::Event(event) => Some(event),
+        Ancestor::Unusable(_) => None,
+    };
+    Ok(checked.map(|checked| checked.into_iter().filter_map(usable).collect()))
+}
+
+/// As [`verify_history`], but of what fails check 2 the place in the graph is kept. What the PDUs take is taken out of
+/// `memory`; `None` for an answer that takes more than there is.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn verify_ancestors<T: AsRef<[u8]>>(
+    server: &Server,
+    room_id: &RoomId,
+    version: &'static RoomVersion,
+    texts: &[T],
+    memory: &mut usize,
+) -> Result<Option<Vec<Ancestor>>, DatabaseError> {
+    let pdus = texts.iter().map(|text| from_history(text.as_ref(), room_id, version, memory));
+    let pdus: Vec<ReceivedPdu> = match pdus.collect::<Result<Vec<_>, _>>() {
+        Ok(pdus) => pdus.into_iter().flatten().collect(),
         Err(error) => {
             server.platform.log.warn(&format!("Events of {room_id} that another server sent are not used: {error}"));
-            Ok(None)
+            return Ok(None);
         }
-    }
+    };
+    let places: Vec<Unusable> = pdus.iter().map(Unusable::of_pdu).collect();
+    let checked = verify(server, pdus).await?.into_iter().zip(places);
+    Ok(Some(checked.map(|(event, place)| event.map_or(Ancestor::Unusable(place), Ancestor::Event)).collect()))
 }
 
 /// Parses a PDU that another server holds as part of the history or state of the room `room_id`; `None` where it is none.

@@ -22,9 +22,11 @@ use super::{
     signing::{self, SignatureError, SigningKey},
 };
 
+mod ancestor;
 mod format;
 mod received_pdu;
 
+pub use ancestor::{Ancestor, Unusable};
 use format::{Fields, read_event_id, read_room_id};
 pub use received_pdu::ReceivedPdu;
 
@@ -63,6 +65,16 @@ pub enum PduError {
     WrongSignature(Box<str>),
 }
 
+/// What check 3 on receipt of a PDU found: whether the content hash of an event is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentHash {
+    /// The event is as its sender made it.
+    Right,
+    /// The content was altered, or redacted elsewhere; what is kept is the redacted event. A copy with the right hash is the
+    /// same event, and says more.
+    Wrong,
+}
+
 /// An event that has passed the checks that need no other event. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Event(Rc<EventData>);
@@ -75,6 +87,7 @@ struct EventData {
     object: Object,
     json: String,
     oversized: Option<&'static str>,
+    content_hash: ContentHash,
     version: &'static RoomVersion,
 }
 
@@ -136,7 +149,21 @@ impl Event {
     ///
     /// # Errors
     /// Where the text is not an event of this version all the same.
+    #[expect(clippy::disallowed_methods, reason = "this one is kept to `store` likewise")]
     pub fn from_store(event_id: &str, json: &str, version: &'static RoomVersion) -> Result<Self, PduError> {
+        Self::from_store_as(event_id, json, ContentHash::Right, version)
+    }
+
+    /// As [`Event::from_store`], with what check 3 found when the event came.
+    ///
+    /// # Errors
+    /// As [`Event::from_store`].
+    pub fn from_store_as(
+        event_id: &str,
+        json: &str,
+        content_hash: ContentHash,
+        version: &'static RoomVersion,
+    ) -> Result<Self, PduError> {
         let value = json::parse(json.as_bytes()).map_err(PduError::Json)?;
         let mut object = value.into_object().ok_or(PduError::Format("event"))?;
         object.remove("unsigned");
@@ -144,7 +171,7 @@ impl Event {
         let fields = Fields::read(&object, version)?;
         let room_id = read_room_id(&object, &fields, &event_id, version)?;
         let json = object.to_text();
-        let mut event = EventData { event_id, fields, room_id, object, json, oversized: None, version };
+        let mut event = EventData { event_id, fields, room_id, object, json, oversized: None, content_hash, version };
         event.oversized = event.check_string_sizes()?;
         Ok(Self(Rc::new(event)))
     }
@@ -250,6 +277,17 @@ impl Event {
         &self.0.json
     }
 
+    /// Whether its content hash was right when it came, or else what is here is the redacted event.
+    pub fn content_hash(&self) -> ContentHash {
+        self.0.content_hash
+    }
+
+    /// Whether this is the whole event of which `held` is what was left without its content.
+    pub fn completes(&self, held: &Self) -> bool {
+        self.event_id() == held.event_id()
+            && (self.content_hash(), held.content_hash()) == (ContentHash::Right, ContentHash::Wrong)
+    }
+
     /// A member of 256 bytes or more but at most 255 characters, which room versions up to 10 have let in: such an
     /// event is kept, but as rejected.
     pub fn oversized_member(&self) -> Option<&'static str> {
@@ -302,6 +340,7 @@ impl EventData {
             json: object.to_text(),
             object,
             oversized: self.oversized,
+            content_hash: self.content_hash,
             version: self.version,
         }
     }

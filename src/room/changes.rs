@@ -24,11 +24,14 @@ impl Rooms {
         judgement: Judgement,
         from_version: Option<i64>,
     ) -> Result<RoomCommit, RoomError> {
-        let Judgement { room, extremities, state, states: after_each, mut new, redactions, missing } = judgement;
+        let Judgement { room, extremities, state, states: after_each, mut new, copies, redactions, missing } =
+            judgement;
         let last = after_each.len().saturating_sub(1);
-        let missing = missing
-            .into_iter()
-            .map(|(earlier, event_id)| Missing { event_id, before: Before::Newest(last.saturating_sub(earlier)) });
+        let missing = missing.into_iter().map(|(earlier, event_id)| Missing {
+            event_id,
+            before: Before::Newest(last.saturating_sub(earlier)),
+            passed: 0,
+        });
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
         let (mut memberships, mut states): (Vec<MembershipChange>, Vec<StateFrom>) = (Vec::new(), Vec::new());
         let (mut before, mut later) = (room.state, after_each.len());
@@ -74,6 +77,7 @@ impl Rooms {
             extremities,
             states,
             events: new,
+            copies,
             nodes: view.take_made(),
             joined: joined.into_iter().filter(|(_, change)| *change != 0).collect(),
             memberships,

@@ -2,28 +2,42 @@
 //!
 //! Server-Server API, "Backfilling and retrieving missing events".
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
-    Room, RoomError, Rooms,
+    RoomError, Rooms,
     judge::{REDACTION_KEYS, key, redaction},
-    remote::judge_outliers_with,
+    remote::{Outliers, judge_outliers_with},
     view::View,
 };
 use crate::{
     matrix::{
-        event::Event,
+        event::{Ancestor, Event},
         identifiers::{EventId, RoomId},
     },
-    store::commit::{Before, Committed, Missing, NewEvent, Place, Redaction, RoomCommit},
+    store::{
+        commit::{Before, Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit},
+        event_graph::Gap,
+    },
 };
 
+/// After so many events in a row that cannot be used, history is not followed further: another server could make them up
+/// without end.
+const MAX_PASSED_IN_A_ROW: i64 = 500;
+
+/// How often an event that cannot be used is asked for: over about two weeks.
+const MAX_ATTEMPTS: i64 = 8;
+
+/// The pause after the first time in milliseconds; four times as long with each further one.
+const FIRST_RETRY_MS: i64 = 60 * 1_000;
+
 impl Rooms {
-    /// Puts history into the gap that ends at the position `gap_pos` of the room's timeline. `events` were asked for
-    /// because events after the gap cite them; what does not lead there from the gap's newer end is left out. Signatures and
-    /// hashes were checked; each event is judged by its auth events. `auth_events` are those that came with them.
+    /// Puts history into the gap that ends at the position `gap_pos` of the room's timeline. `ancestors` were asked for
+    /// because events after the gap cite them; what does not lead there from the gap's newer end is left out. Each event is
+    /// judged by its auth events; `auth_events` are those that came with them. What cannot be used is passed over: it keeps a place
+    /// in case that it comes yet.
     ///
-    /// Says whether any event has found a place.
+    /// Says whether the gap is now another one.
     ///
     /// # Errors
     /// [`RoomError::MissingEvents`] where auth events are lacking, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
@@ -31,132 +45,243 @@ impl Rooms {
         &self,
         room_id: &RoomId,
         gap_pos: i64,
-        events: &[Event],
+        ancestors: &[Ancestor],
         auth_events: &[Event],
     ) -> Result<bool, RoomError> {
+        let now = self.clock.now_ms();
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
-            let mut ids: Vec<EventId> = events.iter().map(|event| event.event_id().clone()).collect();
-            ids.extend(events.iter().flat_map(|event| event.prev_events().iter().cloned()));
-            ids.extend(events.iter().chain(auth_events).flat_map(|event| event.auth_events().iter().cloned()));
-            if let Some(first) = events.first()
-                && first.version().room_id_is_create_hash
-            {
-                ids.push(room_id.create_event_id());
-            }
+            let mut ids: Vec<EventId> = vec![room_id.create_event_id()];
+            ids.extend(ancestors.iter().flat_map(|one| one.prev_events().iter().chain([one.event_id()])).cloned());
+            let judged = ancestors.iter().filter_map(Ancestor::event).chain(auth_events);
+            ids.extend(judged.flat_map(|event| event.auth_events().iter().chain([event.event_id()])).cloned());
             let keys = REDACTION_KEYS.map(|(event_type, state_key)| key(event_type, state_key));
             let room = view.load_rooms(vec![room_id.clone()], &keys, ids, Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
             let power_now = view.state(room.state, &keys).await?;
-            let gap = self.store.newest_gap(room_id, (gap_pos - 1, gap_pos)).await?;
+            let ancestors = with_held(&mut view, ancestors).await?;
+            let gap = self.store.newest_gap(room_id, (gap_pos - 1, gap_pos), now).await?;
             let Some(gap) = gap else { return Ok(Committed::Done(false)) };
-            let mut history = connected(&gap.missing, events, |id| view.is_placed(id));
-            // At the oldest end of the timeline there is room without end.
-            let end = if gap.below.is_some() { gap.pos } else { gap.pos.min(0) };
-            let room_left = gap.below.map_or(i64::MAX, |below| end - below - 1);
-            history.truncate(usize::try_from(room_left).unwrap_or(usize::MAX));
-            let (new, redactions) = self.judge_history(&view, &room, end, &history, auth_events, &power_now)?;
-            let placed: HashSet<&EventId> =
-                new.iter().filter(|new| new.place != Place::Outlier).map(|new| new.event.event_id()).collect();
-            if placed.is_empty() {
+            let filling = Filling { gap: &gap, view: &view, room_id, power_now: &power_now, now };
+            let filled = filling.fill(&ancestors, auth_events)?;
+            let changed = filled.changed;
+            if !changed && filled.is_nothing() {
                 return Ok(Committed::Done(false));
             }
-            let oldest = new.iter().filter_map(|new| match new.place {
-                Place::Filled(pos) => Some(pos),
-                _ => None,
-            });
-            let oldest = oldest.min().unwrap_or(gap.pos);
-            let previous =
-                history.iter().filter(|event| placed.contains(event.event_id())).flat_map(Event::prev_events);
-            let lacking: HashSet<&EventId> =
-                previous.filter(|id| !placed.contains(*id) && !view.is_placed(id)).collect();
-            let missing =
-                lacking.into_iter().map(|id| Missing { event_id: id.clone(), before: Before::Position(oldest) });
-            let (missing, filled) = (missing.collect(), Some((gap.pos, oldest)));
-            let commit = RoomCommit { events: new, missing, filled, redactions, ..RoomCommit::unchanged(&room) };
-            Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
+            let commit = RoomCommit {
+                events: filled.new,
+                copies: filled.copies,
+                missing: filled.missing,
+                redactions: filled.redactions,
+                filled: Some(filled.gap),
+                ..RoomCommit::unchanged(&room)
+            };
+            Ok(self.store.commit(&[commit], Vec::new()).await?.with(changed))
         })
         .await
     }
+}
 
-    /// Judges history, given newest first, by the auth events of each, which are here or among `auth_events`. It goes
-    /// just before the position `end`. `power_now` is what decides in the current state whom a redaction may redact; what
-    /// decided it then are the redaction's auth events.
-    fn judge_history(
-        &self,
-        view: &View<'_>,
-        room: &Room,
-        end: i64,
-        history: &[Event],
-        auth_events: &[Event],
-        power_now: &[Event],
-    ) -> Result<(Vec<NewEvent>, Vec<Redaction>), RoomError> {
+/// The ancestors, with what we hold of them in place of worse copies.
+async fn with_held(view: &mut View<'_>, ancestors: &[Ancestor]) -> Result<Vec<Ancestor>, RoomError> {
+    let better = |view: &View<'_>, one: &Ancestor| {
+        let held = view.stored(one.event_id()).map(|stored| &stored.event)?;
+        one.event().is_none_or(|given| held.completes(given)).then(|| held.clone())
+    };
+    let held: Vec<Event> = ancestors.iter().filter_map(|one| better(view, one)).collect();
+    let cited: Vec<EventId> = held.iter().flat_map(|event| event.auth_events().iter().cloned()).collect();
+    view.load_events(&cited).await?;
+    let judgeable = |event: &Event| event.auth_events().iter().all(|id| view.stored(id).is_some());
+    let best = |one: &Ancestor| better(view, one).filter(judgeable).map_or_else(|| one.clone(), Ancestor::Event);
+    Ok(ancestors.iter().map(best).collect())
+}
+
+/// What history is put into a gap by.
+struct Filling<'a> {
+    gap: &'a Gap,
+    view: &'a View<'a>,
+    room_id: &'a RoomId,
+    /// What decides in the current state whom a redaction may redact.
+    power_now: &'a [Event],
+    now: i64,
+}
+
+/// What a commit must write for it.
+struct Outcome {
+    new: Vec<NewEvent>,
+    copies: Vec<Event>,
+    redactions: Vec<Redaction>,
+    missing: Vec<Missing>,
+    gap: Filled,
+    /// Whether the gap is now another one.
+    changed: bool,
+}
+
+impl Outcome {
+    fn is_nothing(&self) -> bool {
+        self.copies.is_empty() && self.gap.reached.is_empty()
+    }
+}
+
+impl Filling<'_> {
+    fn fill(&self, ancestors: &[Ancestor], auth_events: &[Event]) -> Result<Outcome, RoomError> {
+        let (gap, view) = (self.gap, self.view);
+        let mut history = connected(gap.missing.iter().map(|lack| &lack.event_id), ancestors, |id| view.is_placed(id));
+        let given: HashSet<&EventId> = ancestors.iter().map(Ancestor::event_id).collect();
+        // Asked for again in vain.
+        let still: Vec<_> =
+            gap.missing.iter().filter(|lack| lack.attempts > 0 && !given.contains(&lack.event_id)).collect();
+        // At the oldest end of the timeline there is room without end.
+        let end = if gap.below.is_some() { gap.pos } else { gap.pos.min(0) };
+        let end = end.saturating_sub(gap.reserved + i64::try_from(still.len()).unwrap_or_default());
+        let room_left = gap.below.map_or(i64::MAX, |below| (end - below - 1).max(0));
+        history.truncate(usize::try_from(room_left).unwrap_or(usize::MAX));
+        let judged = self.judge(&history, auth_events)?;
+
+        let attempts_so_far = |id: &EventId| {
+            let lack = gap.missing.iter().find(|lack| lack.event_id == *id);
+            lack.map_or(0, |lack| lack.attempts)
+        };
+        let passed_over = |event_id: &EventId, pos: i64| {
+            let attempts = attempts_so_far(event_id) + 1;
+            let pause = FIRST_RETRY_MS << (2 * (attempts - 1)).clamp(0, 32);
+            let passed = PassedOver { event_id: event_id.clone(), pos, attempts, retry_at: self.now + pause };
+            (attempts <= MAX_ATTEMPTS).then_some(passed)
+        };
+        let mut passed: Vec<PassedOver> =
+            still.iter().filter_map(|lack| passed_over(&lack.event_id, gap.pos)).collect();
+        let mut reached: Vec<EventId> = still.iter().map(|lack| lack.event_id.clone()).collect();
+        let mut in_a_row: HashMap<&EventId, i64> =
+            gap.missing.iter().map(|lack| (&lack.event_id, lack.passed)).collect();
+        let (mut new, mut redactions): (Vec<NewEvent>, Vec<Redaction>) = Default::default();
+        let (mut pos, mut after, mut changed) = (end, gap.pos, false);
+        for ancestor in &history {
+            let id = ancestor.event_id();
+            let row = match (ancestor, judged.by_id.get(id)) {
+                (Ancestor::Event(event), Some((_, rejected))) => {
+                    changed = true;
+                    if rejected.is_none() {
+                        pos -= 1;
+                        after = pos;
+                        redactions.extend(redaction(event, &self.power_then(event, &judged), self.power_now));
+                    }
+                    new.push(self.new_event(event, rejected.clone(), pos));
+                    0
+                }
+                // It has been passed over, or lacks an auth event.
+                _ => {
+                    changed |= attempts_so_far(id) == 0;
+                    pos -= 1;
+                    passed.extend(passed_over(id, after));
+                    in_a_row.get(id).copied().unwrap_or_default() + 1
+                }
+            };
+            reached.push(id.clone());
+            for id in ancestor.prev_events() {
+                let least = in_a_row.entry(id).or_insert(row);
+                *least = (*least).min(row);
+            }
+        }
+        let done: HashSet<&EventId> = reached.iter().collect();
+        let cited: HashSet<&EventId> = history.iter().flat_map(|one| one.prev_events()).collect();
+        let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !view.is_placed(id));
+        let missing = lacking.filter_map(|id| {
+            let passed = in_a_row.get(id).copied().unwrap_or_default();
+            let missing = Missing { event_id: id.clone(), before: Before::Position(after), passed };
+            (passed <= MAX_PASSED_IN_A_ROW).then_some(missing)
+        });
+        let missing: Vec<Missing> = missing.collect();
+        let history_ids: HashSet<&EventId> = history.iter().map(|one| one.event_id()).collect();
+        new.extend(judged.new.into_iter().filter(|new| !history_ids.contains(new.event.event_id())));
+        let (copies, of_copies) = self.copies(ancestors.iter().filter_map(Ancestor::event).chain(auth_events));
+        redactions.extend(of_copies);
+        let gap = Filled { from: gap.pos, to: after, reached, passed };
+        Ok(Outcome { new, copies, redactions, missing, gap, changed })
+    }
+
+    /// Judges the events of history by the auth events of each, which are here, among them, or among `auth_events`.
+    fn judge(&self, history: &[&Ancestor], auth_events: &[Event]) -> Result<Outliers, RoomError> {
+        let history = || history.iter().filter_map(|one| one.event());
         let mut missing: Vec<EventId> = Vec::new();
-        let given: HashSet<&EventId> = history.iter().chain(auth_events).map(Event::event_id).collect();
-        let mut known: Vec<Event> = Vec::new();
-        for event in history.iter().chain(auth_events) {
+        let given: HashSet<&EventId> = history().chain(auth_events).map(Event::event_id).collect();
+        let mut known: Vec<(Event, Option<String>)> = Vec::new();
+        for event in history().chain(auth_events) {
             for id in event.auth_events() {
-                match view.stored(id) {
-                    Some(stored) if stored.rejected.is_none() => known.push(stored.event.clone()),
-                    Some(_) => {}
+                match self.view.stored(id) {
+                    Some(stored) => known.push((stored.event.clone(), stored.rejected.clone())),
                     None if given.contains(id) => {}
                     None => missing.push(id.clone()),
                 }
             }
         }
-        if let Some(stored) = view.stored(&room.room_id.create_event_id()) {
-            known.push(stored.event.clone());
+        if let Some(stored) = self.view.stored(&self.room_id.create_event_id()) {
+            known.push((stored.event.clone(), None));
         }
         if !missing.is_empty() {
             missing.sort();
             missing.dedup();
             return Err(RoomError::MissingEvents(missing));
         }
-        // Known events were accepted before and are so again by the same rules, given their own auth events; those that
-        // are not at hand are judged by what is stored.
-        let judged = judge_outliers_with(&room.room_id, known.into_iter(), history.iter().chain(auth_events));
-        let (mut new, mut redactions): (Vec<NewEvent>, Vec<Redaction>) = Default::default();
-        let mut pos = end;
-        for event in history {
-            let Some((_, rejected)) = judged.by_id.get(event.event_id()) else { continue };
-            pos -= i64::from(rejected.is_none());
-            if rejected.is_none() {
-                let create = room.room_id.create_event_id();
-                let cited = event.auth_events().iter().chain([&create]).filter_map(|id| judged.by_id.get(id));
-                let power_then: Vec<Event> = cited.map(|(event, _)| event.clone()).collect();
-                redactions.extend(redaction(event, &power_then, power_now));
-            }
-            // The state around it may be known, as another server vouched for it.
-            let stored = view.stored(event.event_id());
-            new.push(NewEvent {
-                event: event.clone(),
-                place: if rejected.is_some() { Place::Hidden } else { Place::Filled(pos) },
-                rejected: rejected.clone(),
-                soft_failed: false,
-                state_before: stored.and_then(|stored| stored.state_before),
-                state_after: stored.and_then(|stored| stored.state_after),
-                outbox: None,
-            });
+        Ok(judge_outliers_with(self.room_id, known.into_iter(), history().chain(auth_events)))
+    }
+
+    fn new_event(&self, event: &Event, rejected: Option<String>, pos: i64) -> NewEvent {
+        // The state around it may be known, as another server vouched for it.
+        let stored = self.view.stored(event.event_id());
+        NewEvent {
+            event: event.clone(),
+            place: if rejected.is_some() { Place::Hidden } else { Place::Filled(pos) },
+            rejected,
+            soft_failed: false,
+            state_before: stored.and_then(|stored| stored.state_before),
+            state_after: stored.and_then(|stored| stored.state_after),
+            outbox: None,
         }
-        let history: HashSet<&EventId> = history.iter().map(Event::event_id).collect();
-        new.extend(judged.new.into_iter().filter(|new| !history.contains(new.event.event_id())));
-        Ok((new, redactions))
+    }
+
+    /// The auth events of an event of history: the state before it is not known.
+    fn power_then(&self, event: &Event, judged: &Outliers) -> Vec<Event> {
+        let create = self.room_id.create_event_id();
+        let cited = event.auth_events().iter().chain([&create]);
+        cited.filter_map(|id| Some(judged.by_id.get(id).map(|(event, _)| event).or(self.stored(id))?.clone())).collect()
+    }
+
+    fn stored(&self, id: &EventId) -> Option<&Event> {
+        self.view.stored(id).map(|stored| &stored.event)
+    }
+
+    /// Whole copies of events that are held without their content, and what they redact.
+    fn copies<'e>(&self, events: impl Iterator<Item = &'e Event>) -> (Vec<Event>, Vec<Redaction>) {
+        let none = Outliers::default();
+        let (mut copies, mut redactions) = (Vec::new(), Vec::new());
+        for event in events {
+            let Some(held) = self.view.stored(event.event_id()).filter(|held| event.completes(&held.event)) else {
+                continue;
+            };
+            copies.push(event.clone());
+            if !held.outlier && held.rejected.is_none() && !held.soft_failed {
+                redactions.extend(redaction(event, &self.power_then(event, &none), self.power_now));
+            }
+        }
+        (copies, redactions)
     }
 }
 
-/// Those of `events` that `missing` lead back to, newest first, not past those that have a place already.
-fn connected(missing: &[EventId], events: &[Event], is_placed: impl Fn(&EventId) -> bool) -> Vec<Event> {
-    let mut reached: HashSet<EventId> = missing.iter().cloned().collect();
-    let mut waiting: Vec<&Event> = events.iter().filter(|event| !is_placed(event.event_id())).collect();
+/// Those of `ancestors` that `missing` lead back to, newest first, not past those that have a place already.
+fn connected<'a>(
+    missing: impl Iterator<Item = &'a EventId>,
+    ancestors: &'a [Ancestor],
+    is_placed: impl Fn(&EventId) -> bool,
+) -> Vec<&'a Ancestor> {
+    let mut reached: HashSet<&EventId> = missing.collect();
+    let mut waiting: Vec<&Ancestor> = ancestors.iter().filter(|one| !is_placed(one.event_id())).collect();
+    // Of what is reached the greatest depth comes first: depth orders honest history, and orders only the view of it.
+    waiting.sort_by_key(|one| std::cmp::Reverse(one.age()));
     let mut connected = Vec::new();
-    loop {
-        // Of what is reached the greatest depth comes first: depth orders honest history, and orders only the view of it.
-        waiting.sort_by_key(|event| std::cmp::Reverse((event.depth(), event.origin_server_ts())));
-        let Some(index) = waiting.iter().position(|event| reached.contains(event.event_id())) else {
-            return connected;
-        };
-        let event = waiting.remove(index);
-        reached.extend(event.prev_events().iter().cloned());
-        connected.push(event.clone());
+    while let Some(index) = waiting.iter().position(|one| reached.contains(one.event_id())) {
+        let next = waiting.remove(index);
+        reached.extend(next.prev_events());
+        connected.push(next);
     }
+    connected
 }

@@ -6,13 +6,13 @@ use std::collections::HashSet;
 
 use super::{
     RoomError, Rooms,
-    remote::{StateIndex, check_create, judge_outliers_with, snapshot},
+    remote::{StateIndex, accepted, check_create, judge_outliers_with, snapshot},
     view::View,
 };
 use crate::{
     matrix::{
         auth_rules::{self, AuthEvent},
-        event::Event,
+        event::{ContentHash, Event},
         identifiers::{EventId, RoomId},
     },
     store::commit::{Committed, NewEvent, Place, RoomCommit},
@@ -27,7 +27,7 @@ impl Rooms {
     pub async fn place(&self, event: &Event, state: &[Event], auth_chain: &[Event]) -> Result<(), RoomError> {
         let given = auth_chain.iter().chain(state);
         let known = self.held_auth_events(given.clone()).await?;
-        let outliers = judge_outliers_with(event.room_id(), known.into_iter(), given);
+        let outliers = judge_outliers_with(event.room_id(), accepted(known), given);
         let good: Vec<&Event> = state
             .iter()
             .filter(|event| outliers.by_id.get(event.event_id()).is_some_and(|(_, rejected)| rejected.is_none()))
@@ -90,9 +90,14 @@ impl Rooms {
             let room = view.load_rooms(vec![room_id.clone()], &[], ids.clone(), Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
             let held = ids.iter().filter_map(|id| view.stored(id)).filter(|stored| stored.rejected.is_none());
-            let known: Vec<Event> = held.map(|stored| stored.event.clone()).collect();
-            let mut given: Vec<&Event> =
-                events.iter().filter(|event| view.stored(event.event_id()).is_none()).collect();
+            let is_given = |held: &Event| {
+                held.content_hash() == ContentHash::Wrong && events.iter().any(|event| event.completes(held))
+            };
+            let known: Vec<Event> = held.map(|stored| stored.event.clone()).filter(|event| !is_given(event)).collect();
+            let mut given: Vec<&Event> = events
+                .iter()
+                .filter(|event| view.stored(event.event_id()).is_none_or(|held| event.completes(&held.event)))
+                .collect();
             // An event that lacks an auth event would count as rejected for ever, and with it what cites it.
             loop {
                 let at_hand: HashSet<&EventId> = given.iter().map(|event| event.event_id()).collect();
@@ -108,7 +113,7 @@ impl Rooms {
             if given.is_empty() {
                 return Ok(Committed::Done(()));
             }
-            let judged = judge_outliers_with(room_id, known.into_iter(), given.into_iter());
+            let judged = judge_outliers_with(room_id, accepted(known), given.into_iter());
             let commit = RoomCommit { events: judged.new, ..RoomCommit::unchanged(&room) };
             Ok(self.store.commit(&[commit], Vec::new()).await?)
         })

@@ -62,6 +62,8 @@ pub(super) struct Judgement {
     /// The current state after each of `new` that goes to the timeline.
     pub(super) states: Vec<NodeId>,
     pub(super) new: Vec<NewEvent>,
+    /// Whole copies of events that are held without their content.
+    pub(super) copies: Vec<Event>,
     pub(super) redactions: Vec<Redaction>,
     /// Previous events of `new` that have no place: how many of `new` go to the timeline before the one that cites each.
     pub(super) missing: Vec<(usize, EventId)>,
@@ -84,6 +86,7 @@ impl Judgement {
             states: Vec::new(),
             room,
             new: Vec::new(),
+            copies: Vec::new(),
             redactions: Vec::new(),
             missing: Vec::new(),
         }
@@ -91,7 +94,7 @@ impl Judgement {
 
     /// Whether there is anything to commit.
     pub(super) fn is_unchanged(&self) -> bool {
-        self.new.is_empty()
+        self.new.is_empty() && self.copies.is_empty()
     }
 
     /// Judges `event` and takes the outcome into the room.
@@ -104,6 +107,7 @@ impl Judgement {
         let cited: Vec<EventId> = event.prev_events().iter().chain(event.auth_events()).cloned().collect();
         view.load_events(&cited).await?;
         view.load_events(std::slice::from_ref(event.event_id())).await?;
+        self.complete(view, event).await?;
         if let Some(stored) = view.stored(event.event_id())
             && !stored.outlier
             && stored.state_after.is_some()
@@ -144,6 +148,28 @@ impl Judgement {
         };
         self.take(view, event, before, &verdict, source).await?;
         Ok(verdict)
+    }
+
+    /// Takes the content of `event` where it is held without. What was thought of it stays, for all that the rules read of it
+    /// was there (but the level for invites, up to room version 10). A redaction that stands in the room takes effect: up to
+    /// that version, what it redacts was lost too.
+    async fn complete(&mut self, view: &mut View<'_>, event: &Event) -> Result<(), RoomError> {
+        let held = view.stored(event.event_id()).filter(|held| event.completes(&held.event)).cloned();
+        let Some(held) = held else { return Ok(()) };
+        self.copies.push(event.clone());
+        let stands = !held.outlier && held.rejected.is_none() && !held.soft_failed;
+        let before = held.state_before;
+        view.put(StoredEvent { event: event.clone(), ..held });
+        if stands && event.event_type() == "m.room.redaction" {
+            let keys = REDACTION_KEYS.map(|(event_type, state_key)| key(event_type, state_key));
+            let then = match before {
+                Some(before) => view.state(before, &keys).await?,
+                None => power_by_auth_events(view, event).await?,
+            };
+            let now = view.state(self.state, &keys).await?;
+            self.redactions.extend(redaction(event, &then, &now));
+        }
+        Ok(())
     }
 
     /// Takes `event`, whose verdict is known, into the room.
@@ -293,6 +319,13 @@ impl Judgement {
         self.redactions.extend(redaction(event, &then, &now));
         Ok(())
     }
+}
+
+/// The auth events of an event of history, by which it was judged: the state before it is not known.
+async fn power_by_auth_events(view: &mut View<'_>, event: &Event) -> Result<Vec<Event>, RoomError> {
+    let cited: Vec<EventId> = event.auth_events().iter().cloned().chain([event.room_id().create_event_id()]).collect();
+    view.load_events(&cited).await?;
+    Ok(cited.iter().filter_map(|id| Some(view.stored(id)?.event.clone())).collect())
 }
 
 /// What of the state decides whom a redaction may redact.

@@ -313,14 +313,18 @@ fn answer(results: &HashMap<EventId, Option<String>>) -> String {
     json!({ "pdus": pdus }).to_string()
 }
 
-/// The events of each room, in the order in which they came, each event once.
+/// The events of each room, in the order in which they came, each event once, with its content if any copy has it.
 fn by_room(events: &[Event]) -> Vec<(RoomId, Vec<Event>)> {
     let mut rooms: Vec<(RoomId, Vec<Event>)> = Vec::new();
-    let mut seen = HashSet::new();
+    let mut whole: HashMap<&EventId, &Event> = HashMap::new();
     for event in events {
-        if !seen.insert(event.event_id().clone()) {
-            continue;
+        let copy = whole.entry(event.event_id()).or_insert(event);
+        if event.completes(copy) {
+            *copy = event;
         }
+    }
+    for event in events {
+        let Some(event) = whole.remove(event.event_id()) else { continue };
         match rooms.iter_mut().find(|(room_id, _)| room_id == event.room_id()) {
             Some((_, events)) => events.push(event.clone()),
             None => rooms.push((event.room_id().clone(), vec![event.clone()])),

@@ -45,6 +45,7 @@ pub struct RemoteJoin {
 }
 
 /// Events that stand outside our graph, and which of them were rejected.
+#[derive(Default)]
 pub(super) struct Outliers {
     pub(super) new: Vec<NewEvent>,
     pub(super) by_id: HashMap<EventId, (Event, Option<String>)>,
@@ -73,7 +74,7 @@ impl Rooms {
         let version = join.version();
         let known = self.held_auth_events(answer.auth_chain.iter().chain(&answer.state)).await?;
         let events = answer.auth_chain.iter().chain(&answer.state);
-        let outliers = judge_outliers_with(join.room_id(), known.into_iter(), events);
+        let outliers = judge_outliers_with(join.room_id(), accepted(known), events);
         let state: Vec<&Event> = answer
             .state
             .iter()
@@ -120,7 +121,8 @@ impl Rooms {
                 outbox: None,
             });
             let missing = join.prev_events().iter().filter(|id| !view.is_placed(id));
-            let missing = missing.map(|id| Missing { event_id: id.clone(), before: Before::Newest(0) }).collect();
+            let missing =
+                missing.map(|id| Missing { event_id: id.clone(), before: Before::Newest(0), passed: 0 }).collect();
             let (joined, memberships) = self.members_of(state.iter().copied().chain([join]));
             let commit = RoomCommit {
                 from_version: held.as_ref().map(|room| room.version),
@@ -291,18 +293,29 @@ fn told(event_id: &EventId, event: &Object) -> String {
     Value::Array(vec![Value::Object(event)]).to_text()
 }
 
+/// Events that were accepted before, for [`judge_outliers_with`].
+pub(super) fn accepted(events: Vec<Event>) -> impl Iterator<Item = (Event, Option<String>)> {
+    events.into_iter().map(|event| (event, None))
+}
+
 /// Judges events that come without a place in our graph, each by its auth events (check 4), auth events first. Some events,
-/// `known`, were judged and accepted before.
+/// `known`, were judged before; with each is why it was rejected, if it was.
 pub(super) fn judge_outliers_with<'a>(
     room_id: &RoomId,
-    known: impl Iterator<Item = Event>,
+    known: impl Iterator<Item = (Event, Option<String>)>,
     events: impl Iterator<Item = &'a Event>,
 ) -> Outliers {
-    let mut waiting: HashMap<EventId, Event> = events.map(|event| (event.event_id().clone(), event.clone())).collect();
+    let mut waiting: HashMap<EventId, Event> = HashMap::new();
+    for event in events {
+        let held = waiting.entry(event.event_id().clone()).or_insert_with(|| event.clone());
+        if event.completes(held) {
+            *held = event.clone();
+        }
+    }
     let mut outliers = Outliers { new: Vec::new(), by_id: HashMap::new() };
-    for event in known {
+    for (event, rejected) in known {
         waiting.remove(event.event_id());
-        outliers.by_id.insert(event.event_id().clone(), (event, None));
+        outliers.by_id.insert(event.event_id().clone(), (event, rejected));
     }
     let mut order: Vec<EventId> = waiting.keys().cloned().collect();
     // No event cites the create event from room version 12 on, and all need it.

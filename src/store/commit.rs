@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::Event,
+        event::{ContentHash, Event},
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
         state_trie::NodeId,
@@ -64,6 +64,8 @@ pub struct RoomCommit {
     pub states: Vec<StateFrom>,
     /// New events, or outliers that found their place.
     pub events: Vec<NewEvent>,
+    /// Whole copies of events that are held without their content; nothing else about those changes.
+    pub copies: Vec<Event>,
     /// New trie nodes.
     pub nodes: Vec<NodeText>,
     /// How many users more (or fewer) of each server are joined.
@@ -74,8 +76,8 @@ pub struct RoomCommit {
     pub redactions: Vec<Redaction>,
     /// Events without a place that new events in the timeline cite as previous ones.
     pub missing: Vec<Missing>,
-    /// The gap that history was filled into: the position before which it was, and that before which it is now.
-    pub filled: Option<(i64, i64)>,
+    /// The gap that history was filled into.
+    pub filled: Option<Filled>,
     /// Whether this is a join to a room that other servers lead: `joined` then counts from nothing.
     pub joins_anew: bool,
 }
@@ -98,6 +100,7 @@ impl RoomCommit {
             state,
             states: Vec::new(),
             events: Vec::new(),
+            copies: Vec::new(),
             nodes: Vec::new(),
             joined: Vec::new(),
             memberships: Vec::new(),
@@ -167,6 +170,34 @@ pub struct Missing {
     pub event_id: EventId,
     /// Where it is missing.
     pub before: Before,
+    /// How many events in a row were passed over between the two.
+    pub passed: i64,
+}
+
+/// What became of a gap.
+#[derive(Debug)]
+pub struct Filled {
+    /// The position before which it was,
+    pub from: i64,
+    /// and that before which it is now.
+    pub to: i64,
+    /// Events that are no longer lacking, or are among `passed`.
+    pub reached: Vec<EventId>,
+    /// Events that were passed over, behind which history goes on.
+    pub passed: Vec<PassedOver>,
+}
+
+/// An event that could not be used, so that history goes on behind it.
+#[derive(Debug)]
+pub struct PassedOver {
+    /// The event.
+    pub event_id: EventId,
+    /// The position of the event after it.
+    pub pos: i64,
+    /// How often it was passed over.
+    pub attempts: i64,
+    /// When to ask for it again.
+    pub retry_at: i64,
 }
 
 /// A position in the timeline.
@@ -213,14 +244,45 @@ const NEW_ROOM: &str = "\
     VALUES (?1, ?2, 1, ?3, ?4, (SELECT position FROM streams WHERE name = 'events'), \
       (SELECT position FROM streams WHERE name = 'outbox'))";
 
-const EVENTS: &str = "\
-    INSERT INTO events (event_id, room_id, event_type, state_key, sender, depth, origin_server_ts, json, outlier, \
-      rejected, soft_failed, state_before, state_after) \
+/// Whether what is thought of an event `events` that is held gives way to what `excluded` says.
+macro_rules! knows_better {
+    () => {
+        "((events.state_after IS NULL OR events.outlier) AND (NOT excluded.outlier OR excluded.state_after IS NOT NULL))"
+    };
+}
+
+/// Takes over what `excluded` says of this column, if it knows better.
+macro_rules! better {
+    ($column:literal) => {
+        concat!($column, " = CASE WHEN ", knows_better!(), " THEN excluded.", $column, " ELSE events.", $column, " END")
+    };
+}
+
+/// An event that is held without its content gets it, whatever else is thought of it.
+const EVENTS: &str = concat!(
+    "INSERT INTO events (event_id, room_id, event_type, state_key, sender, depth, origin_server_ts, json, outlier, \
+      rejected, soft_failed, state_before, state_after, hash_wrong) \
     SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
-      value ->> 8, value ->> 9, value ->> 10, value ->> 11 FROM json_each(?1) WHERE true \
-    ON CONFLICT (event_id) DO UPDATE SET outlier = MIN(events.outlier, excluded.outlier), rejected = excluded.rejected, \
-      soft_failed = excluded.soft_failed, state_before = excluded.state_before, state_after = excluded.state_after \
-      WHERE (events.state_after IS NULL OR events.outlier) AND (NOT excluded.outlier OR excluded.state_after IS NOT NULL)";
+      value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12 FROM json_each(?1) WHERE true \
+     ON CONFLICT (event_id) DO UPDATE SET \
+       json = CASE WHEN events.hash_wrong > excluded.hash_wrong THEN excluded.json ELSE events.json END, \
+       hash_wrong = MIN(events.hash_wrong, excluded.hash_wrong), \
+       outlier = MIN(events.outlier, excluded.outlier), ",
+    better!("rejected"),
+    ", ",
+    better!("soft_failed"),
+    ", ",
+    better!("state_before"),
+    ", ",
+    better!("state_after"),
+    " WHERE events.hash_wrong > excluded.hash_wrong OR ",
+    knows_better!()
+);
+
+/// ?1: a list of [event id, text], of events with the right content hash.
+const COMPLETE: &str = "\
+    UPDATE events SET json = (SELECT value ->> 1 FROM json_each(?1) WHERE value ->> 0 = events.event_id), hash_wrong = 0 \
+    WHERE event_id IN (SELECT value ->> 0 FROM json_each(?1)) AND room_id = ?2 AND hash_wrong";
 
 /// ?1: a list of [event id, how far from the end of the stream].
 const NEWEST: &str = "\
@@ -233,15 +295,24 @@ const FILLED: &str = "\
     INSERT INTO timeline (room_id, pos, event_nid) \
     SELECT ?2, value ->> 1, e.event_nid FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
 
-const MOVE_GAP: &str = "UPDATE gaps SET pos = ?3 WHERE room_id = ?1 AND pos = ?2";
+const MOVE_GAP: &str = "UPDATE OR REPLACE gaps SET pos = ?3 WHERE room_id = ?1 AND pos = ?2 AND attempts = 0";
+
+/// ?1: a list of event ids.
+const REACHED: &str = "DELETE FROM gaps WHERE room_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
+
+/// ?1: a list of [event id, position, how often, when again].
+const PASSED_OVER: &str = "\
+    INSERT INTO gaps (room_id, pos, event_id, attempts, retry_at) \
+    SELECT ?2, value ->> 1, value ->> 0, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true \
+    ON CONFLICT (room_id, pos, event_id) DO UPDATE SET attempts = excluded.attempts, retry_at = excluded.retry_at";
 
 const CLOSE_GAPS: &str = concat!("DELETE FROM gaps AS g WHERE g.room_id = ?1 AND ", closed!());
 
-/// ?1: a list of [event id, how far from the end of the stream, or else position].
+/// ?1: a list of [event id, how far from the end of the stream, or else position, events passed over].
 const GAPS: &str = "\
-    INSERT INTO gaps (room_id, pos, event_id) \
-    SELECT ?2, COALESCE(value ->> 2, (SELECT position FROM streams WHERE name = 'events') - (value ->> 1)), value ->> 0 \
-    FROM json_each(?1) WHERE true ON CONFLICT (room_id, pos, event_id) DO NOTHING";
+    INSERT INTO gaps (room_id, pos, event_id, passed) \
+    SELECT ?2, COALESCE(value ->> 2, (SELECT position FROM streams WHERE name = 'events') - (value ->> 1)), value ->> 0, \
+      value ->> 3 FROM json_each(?1) WHERE true ON CONFLICT (room_id, pos, event_id) DO NOTHING";
 
 /// An event belongs before all that lead to it.
 const OLDEST_GAPS: &str = "\
@@ -368,6 +439,10 @@ impl RoomCommit {
             }
         };
         each(EVENTS, self.events.iter().map(event_row).collect());
+        each(
+            COMPLETE,
+            self.copies.iter().map(|event| json!([event.event_id().as_str(), event.json()]).to_string()).collect(),
+        );
         let last = newest.len();
         let newest = newest.iter().enumerate();
         each(
@@ -424,13 +499,23 @@ impl RoomCommit {
 
     fn gaps(&self, statements: &mut Vec<Statement>) {
         let room_id = self.room_id.as_str();
-        if let Some((from, to)) = self.filled {
-            statements.push(Statement::new(MOVE_GAP, [room_id.into(), from.into(), to.into()]));
+        if let Some(Filled { from, to, reached, passed }) = &self.filled {
+            let lists = json_lists(reached.iter().map(|id| json!(id.as_str()).to_string()));
+            statements.extend(lists.into_iter().map(|list| Statement::new(REACHED, [list.into(), room_id.into()])));
+            statements.push(Statement::new(MOVE_GAP, [room_id.into(), (*from).into(), (*to).into()]));
             statements.push(Statement::new(CLOSE_GAPS, [room_id.into()]));
+            let rows = passed.iter().map(|passed| {
+                let PassedOver { event_id, pos, attempts, retry_at } = passed;
+                json!([event_id.as_str(), pos, attempts, retry_at]).to_string()
+            });
+            let lists = json_lists(rows);
+            statements.extend(lists.into_iter().map(|list| Statement::new(PASSED_OVER, [list.into(), room_id.into()])));
         }
         let rows = self.missing.iter().map(|missing| match missing.before {
-            Before::Newest(later) => json!([missing.event_id.as_str(), from_end(later)]).to_string(),
-            Before::Position(pos) => json!([missing.event_id.as_str(), null, pos]).to_string(),
+            Before::Newest(later) => {
+                json!([missing.event_id.as_str(), from_end(later), null, missing.passed]).to_string()
+            }
+            Before::Position(pos) => json!([missing.event_id.as_str(), null, pos, missing.passed]).to_string(),
         });
         let lists = json_lists(rows);
         if lists.is_empty() {
@@ -461,6 +546,7 @@ fn event_row(new: &NewEvent) -> String {
         i64::from(new.soft_failed),
         new.state_before.map(|root| root.to_string()),
         new.state_after.map(|root| root.to_string()),
+        i64::from(event.content_hash() == ContentHash::Wrong),
     ])
     .to_string()
 }

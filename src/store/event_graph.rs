@@ -1,6 +1,8 @@
 //! Where a room's timeline lacks history.
 
-use super::Store;
+use std::collections::HashSet;
+
+use super::{Store, json_list};
 use crate::{
     matrix::identifiers::{EventId, RoomId},
     platform::{DatabaseError, Rows, Statement},
@@ -14,14 +16,27 @@ macro_rules! closed {
 }
 pub(super) use closed;
 
-/// ?1: the room, ?2 and ?3: the positions (after, up to and with). The events are at most what one request asks for.
+/// ?1: the room, ?2 and ?3: the positions (after, up to and with), ?4: now. The events are at most what one request asks for.
+/// Those that were passed over and are not due have places kept for them below the same position.
 const NEWEST_GAP: &str = concat!(
-    "SELECT g.pos, g.event_id, \
-       (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 AND t.pos < g.pos ORDER BY t.pos DESC LIMIT 1) AS below \
-     FROM gaps AS g WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND NOT ",
+    "SELECT g.pos, g.event_id, g.attempts, g.passed, \
+       (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 AND t.pos < g.pos ORDER BY t.pos DESC LIMIT 1) AS below, \
+       (SELECT count(*) FROM gaps AS w WHERE w.room_id = ?1 AND w.pos = g.pos AND w.retry_at > ?4) AS reserved, \
+       EXISTS (SELECT 1 FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid \
+         WHERE t.room_id = ?1 AND t.pos = g.pos AND e.event_type = 'm.room.create') AS at_create \
+     FROM gaps AS g WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND g.retry_at <= ?4 AND NOT ",
     closed!(),
     " ORDER BY g.pos DESC, g.event_id LIMIT 20"
 );
+
+/// Events that were passed over and are due are not asked for again before ?5.
+const DEFER: &str = "UPDATE gaps SET retry_at = ?5 \
+    WHERE room_id = ?1 AND pos > ?2 AND pos <= ?3 AND attempts > 0 AND retry_at <= ?4";
+
+/// Those of the events ?2, a JSON list, that accepted redactions of the room ?1 name.
+const NAMED_BY_REDACTIONS: &str = "\
+    SELECT DISTINCT r.redacts FROM json_each(?2) AS wanted CROSS JOIN redactions AS r ON r.redacts = wanted.value \
+    WHERE r.room_id = ?1";
 
 /// Where the timeline lacks history.
 #[derive(Debug, Clone)]
@@ -30,22 +45,77 @@ pub struct Gap {
     pub pos: i64,
     /// The position of the event before it, if any is held.
     pub below: Option<i64>,
+    /// How many positions just before it are kept for events that were passed over.
+    pub reserved: i64,
+    /// Whether the event after it is the one that created the room: nothing that counts was before that.
+    pub at_create: bool,
     /// The events at its newer end, which the events after it cite.
-    pub missing: Vec<EventId>,
+    pub missing: Vec<Lack>,
 }
 
-impl Store {
-    /// The newest gap in a room's timeline that ends at a position in (`after`, `to`].
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn newest_gap(&self, room_id: &RoomId, (after, to): (i64, i64)) -> Result<Option<Gap>, DatabaseError> {
-        gap(&self.query(newest_gap_statement(room_id, (after, to))).await?)
+/// An event that is lacking in the timeline.
+#[derive(Debug, Clone)]
+pub struct Lack {
+    /// The event.
+    pub event_id: EventId,
+    /// How often it was passed over: the history behind it is known then. 0 where it is not.
+    pub attempts: i64,
+    /// How many events in a row were passed over on the way to it.
+    pub passed: i64,
+}
+
+impl Gap {
+    /// Whether history is not known behind it.
+    pub fn is_open(&self) -> bool {
+        self.missing.iter().any(|lack| lack.attempts == 0)
+    }
+
+    /// The IDs of the events at its newer end.
+    pub fn ids(&self) -> Vec<EventId> {
+        self.missing.iter().map(|lack| lack.event_id.clone()).collect()
     }
 }
 
-pub(super) fn newest_gap_statement(room_id: &RoomId, (after, to): (i64, i64)) -> Statement {
-    Statement::new(NEWEST_GAP, [room_id.as_str().into(), after.into(), to.into()])
+impl Store {
+    /// The newest gap in a room's timeline that ends at a position in (`after`, `to`], and for which there is to be asked `now`.
+    ///
+    /// # Errors
+    /// As the database fails.
+    pub async fn newest_gap(
+        &self,
+        room_id: &RoomId,
+        (after, to): (i64, i64),
+        now: i64,
+    ) -> Result<Option<Gap>, DatabaseError> {
+        gap(&self.query(newest_gap_statement(room_id, (after, to), now)).await?)
+    }
+
+    /// Notes that nobody could be asked `now` for events at the gap that were passed over; they are asked for again `later`.
+    ///
+    /// # Errors
+    /// As the database fails.
+    pub async fn defer_passed(&self, room_id: &RoomId, gap: &Gap, now: i64, later: i64) -> Result<(), DatabaseError> {
+        let parameters = [room_id.as_str().into(), (gap.pos - 1).into(), gap.pos.into(), now.into(), later.into()];
+        self.query(Statement::new(DEFER, parameters)).await.map(drop)
+    }
+
+    /// Those of `ids` that accepted redactions of the room name.
+    ///
+    /// # Errors
+    /// As the database fails.
+    pub async fn named_by_redactions(
+        &self,
+        room_id: &RoomId,
+        ids: &[EventId],
+    ) -> Result<HashSet<String>, DatabaseError> {
+        let ids = json_list(ids.iter().map(EventId::as_str));
+        let rows = self.query(Statement::new(NAMED_BY_REDACTIONS, [room_id.as_str().into(), ids.into()])).await?;
+        rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
+    }
+}
+
+pub(super) fn newest_gap_statement(room_id: &RoomId, (after, to): (i64, i64), now: i64) -> Statement {
+    Statement::new(NEWEST_GAP, [room_id.as_str().into(), after.into(), to.into(), now.into()])
 }
 
 /// The gap in rows of [`newest_gap_statement`]. What has a name that no server answers to cannot be asked for.
@@ -56,10 +126,16 @@ pub(super) fn gap(rows: &Rows) -> Result<Option<Gap>, DatabaseError> {
         let Ok(event_id) = EventId::parse(row.text(1)?) else { continue };
         let gap = match &mut gap {
             Some(gap) => gap,
-            None => gap.insert(Gap { pos, below: row.optional_integer(2)?, missing: Vec::new() }),
+            None => gap.insert(Gap {
+                pos,
+                below: row.optional_integer(4)?,
+                reserved: row.integer(5)?,
+                at_create: row.integer(6)? != 0,
+                missing: Vec::new(),
+            }),
         };
         if gap.pos == pos {
-            gap.missing.push(event_id);
+            gap.missing.push(Lack { event_id, attempts: row.integer(2)?, passed: row.integer(3)? });
         }
     }
     Ok(gap)

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::Event,
+        event::{ContentHash, Event},
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
         state_trie::{NodeId, StateKeyHash},
@@ -52,11 +52,14 @@ impl StoredEvent {
 macro_rules! event_columns {
     () => {
         "e.event_id, e.json, e.outlier, e.rejected, e.soft_failed, e.redacted_by, e.state_before, e.state_after, \
-         r.room_version"
+         r.room_version, e.hash_wrong"
     };
 }
 
 pub(super) use event_columns;
+
+/// How many columns those are.
+pub(super) const EVENT_COLUMNS: usize = 10;
 
 /// The events in ?1, a JSON list.
 const BY_ID: &str = concat!(
@@ -249,7 +252,7 @@ fn texts(items: &[impl ToString]) -> String {
 /// An event from a row of `event_columns`.
 pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
     Ok(StoredEvent {
-        event: read(row.text(0)?, row.text(1)?, row.text(8)?)?,
+        event: read_as(row.text(0)?, row.text(1)?, content_hash(row.integer(9)?), row.text(8)?)?,
         outlier: row.integer(2)? != 0,
         rejected: row.optional_text(3)?.map(str::to_owned),
         soft_failed: row.integer(4)? != 0,
@@ -274,11 +277,20 @@ pub(super) fn shown_text(row: &Row) -> Result<Cow<'_, str>, DatabaseError> {
     })
 }
 
-/// The event of this id and text in a room of this version, as they are stored.
-#[expect(clippy::disallowed_methods, reason = "only checked events are stored")]
+/// The event of this id and text in a room of this version, as they are stored, for who is shown it.
 pub(super) fn read(event_id: &str, json: &str, version: &str) -> Result<Event, DatabaseError> {
+    read_as(event_id, json, ContentHash::Right, version)
+}
+
+/// What the column `hash_wrong` says.
+pub(super) fn content_hash(hash_wrong: i64) -> ContentHash {
+    if hash_wrong == 0 { ContentHash::Right } else { ContentHash::Wrong }
+}
+
+#[expect(clippy::disallowed_methods, reason = "only checked events are stored")]
+fn read_as(event_id: &str, json: &str, content_hash: ContentHash, version: &str) -> Result<Event, DatabaseError> {
     let version = RoomVersion::get(version)
         .ok_or_else(|| DatabaseError::Shape(format!("a stored room has the unknown version {version:?}")))?;
-    Event::from_store(event_id, json, version)
+    Event::from_store_as(event_id, json, content_hash, version)
         .map_err(|error| DatabaseError::Shape(format!("the stored event {event_id} cannot be read: {error}")))
 }

@@ -5,7 +5,9 @@
 
 use super::{
     Store,
-    events::{StoredEvent, auth_events_of, cited, event_columns, shown_columns, shown_text, stored_event},
+    events::{
+        EVENT_COLUMNS, StoredEvent, auth_events_of, cited, event_columns, shown_columns, shown_text, stored_event,
+    },
     json_list,
     rooms::SERVER_JOINED,
     state_sql::{self, entries},
@@ -177,7 +179,7 @@ impl Store {
     ) -> Result<Option<(StoredEvent, bool)>, DatabaseError> {
         let rows = self.query(Statement::new(ANYWHERE, [event_id.as_str().into(), server.as_str().into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        Ok(Some((stored_event(row)?, row.integer(9)? != 0)))
+        Ok(Some((stored_event(row)?, row.integer(EVENT_COLUMNS)? != 0)))
     }
 
     /// The ids of the events of the snapshot `root` of a room, and of the auth chain (Server-Server API, "auth chain") of those

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::{Store, json_list, json_lists};
+use super::{Store, events::content_hash, json_list, json_lists};
 use crate::{
     matrix::{
-        event::{Event, PduError},
+        event::{ContentHash, Event, PduError},
         identifiers::{RoomId, ServerName},
         room_version::RoomVersion,
     },
@@ -64,6 +64,7 @@ pub struct Waiting {
     /// Who sent it, the first first.
     pub senders: Vec<ServerName>,
     json: String,
+    content_hash: ContentHash,
     /// When it came, in milliseconds.
     pub received_ts: i64,
 }
@@ -75,28 +76,41 @@ impl Waiting {
     /// Where what is stored is none.
     #[expect(clippy::disallowed_methods, reason = "only checked events are staged")]
     pub fn event(&self, version: &'static RoomVersion) -> Result<Event, PduError> {
-        Event::from_store(&self.event_id, &self.json, version)
+        Event::from_store_as(&self.event_id, &self.json, self.content_hash, version)
     }
 }
 
 /// How many PDUs that are due are looked for at once: of that many the rooms are named.
 const MAX_DUE: i64 = 2_000;
 
+/// Whether the server that sends a PDU which waits already is one more to ask.
+macro_rules! one_more {
+    () => {
+        "(excluded.stranger = staged_pdus.stranger AND excluded.origin <> staged_pdus.origin \
+          AND json_array_length(staged_pdus.also) < 4 \
+          AND NOT EXISTS (SELECT 1 FROM json_each(staged_pdus.also) AS a WHERE a.value = excluded.origin))"
+    };
+}
+
 /// A PDU that waits already is remembered to have been sent by one more server, and looked at anew: that server may give what
-/// the others do not. Strangers give way to a server in the room.
-const STAGE: &str = "\
-    INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts, stranger, bytes, retry_at) \
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 4 \
-    FROM json_each(?1) WHERE true \
-    ON CONFLICT (room_id, event_id) DO UPDATE SET \
-      origin = CASE WHEN staged_pdus.stranger > excluded.stranger THEN excluded.origin ELSE staged_pdus.origin END, \
-      also = CASE WHEN staged_pdus.stranger > excluded.stranger THEN '[]' \
-        ELSE json_insert(staged_pdus.also, '$[#]', excluded.origin) END, \
-      stranger = excluded.stranger, attempts = 0, retry_at = MAX(staged_pdus.look_until, excluded.received_ts) \
-    WHERE excluded.stranger < staged_pdus.stranger \
-      OR (excluded.stranger = staged_pdus.stranger AND excluded.origin <> staged_pdus.origin \
-        AND json_array_length(staged_pdus.also) < 4 \
-        AND NOT EXISTS (SELECT 1 FROM json_each(staged_pdus.also) AS a WHERE a.value = excluded.origin))";
+/// the others do not. Strangers give way to a server in the room, and a copy without its content to a whole one.
+const STAGE: &str = concat!(
+    "INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts, stranger, bytes, retry_at, hash_wrong) \
+     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 4, \
+       value ->> 7 FROM json_each(?1) WHERE true \
+     ON CONFLICT (room_id, event_id) DO UPDATE SET \
+       json = CASE WHEN staged_pdus.hash_wrong > excluded.hash_wrong THEN excluded.json ELSE staged_pdus.json END, \
+       bytes = CASE WHEN staged_pdus.hash_wrong > excluded.hash_wrong THEN excluded.bytes ELSE staged_pdus.bytes END, \
+       hash_wrong = MIN(staged_pdus.hash_wrong, excluded.hash_wrong), \
+       origin = CASE WHEN staged_pdus.stranger > excluded.stranger THEN excluded.origin ELSE staged_pdus.origin END, \
+       also = CASE WHEN staged_pdus.stranger > excluded.stranger THEN '[]' WHEN ",
+    one_more!(),
+    "    THEN json_insert(staged_pdus.also, '$[#]', excluded.origin) ELSE staged_pdus.also END, \
+       stranger = MIN(staged_pdus.stranger, excluded.stranger), attempts = 0, \
+       retry_at = MAX(staged_pdus.look_until, excluded.received_ts) \
+     WHERE excluded.stranger < staged_pdus.stranger OR staged_pdus.hash_wrong > excluded.hash_wrong OR ",
+    one_more!()
+);
 
 /// What server ?1 has staged, and of each room in ?2, a JSON list, what strangers have, and whether the server is in it.
 const STAGED_ALREADY: &str = "\
@@ -120,7 +134,7 @@ const ROOMS_WAITING: &str = "\
     GROUP BY room_id ORDER BY MIN(retry_at), room_id";
 
 const WAITING: &str = "\
-    SELECT event_id, origin, json, received_ts, also FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
+    SELECT event_id, origin, json, received_ts, also, hash_wrong FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
     ORDER BY stranger, received_ts LIMIT ?2";
 
 const BEGIN_LOOK: &str = "\
@@ -151,6 +165,7 @@ pub(crate) fn stage<'a>(pdus: impl Iterator<Item = StagedPdu<'a>>) -> Vec<Statem
             pdu.received_ts,
             i64::from(pdu.stranger),
             event.json().len(),
+            i64::from(event.content_hash() == ContentHash::Wrong),
         ])
         .to_string()
     });
@@ -214,6 +229,7 @@ impl Store {
                     senders: senders.filter_map(|name| ServerName::parse(name).ok()).collect(),
                     json: row.text(2)?.to_owned(),
                     received_ts: row.integer(3)?,
+                    content_hash: content_hash(row.integer(5)?),
                 })
             })
             .collect()

@@ -111,7 +111,7 @@ const TIMELINES: &str = concat!(
     " AND m.membership IN ('join', 'leave', 'ban')) SELECT ",
     seen_columns!(),
     ", t.pos, txn.txn_id, t.room_id, \
-       EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = t.room_id AND g.pos = t.pos AND NOT ",
+       EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = t.room_id AND g.pos = t.pos AND g.attempts = 0 AND NOT ",
     closed!(),
     ") AS after_gap FROM mine CROSS JOIN timeline AS t ON t.room_id = mine.room_id AND t.pos <= mine.high \
        AND t.pos > max(mine.low, COALESCE((SELECT x.pos FROM timeline AS x WHERE x.room_id = mine.room_id \

@@ -91,6 +91,8 @@ pub struct PageRead<'a> {
     pub backwards: bool,
     /// The last position at which a gap may end; none after it counts.
     pub gaps_to: i64,
+    /// Gaps for which there is to be asked at this time count, in milliseconds.
+    pub now: i64,
     /// The most events.
     pub limit: i64,
     /// The reading user,
@@ -259,7 +261,8 @@ impl Store {
             read.filter.to_json().into(),
         ];
         let page = Statement::new(if read.backwards { OLDER } else { NEWER }, parameters);
-        let answers = self.batch(vec![page, newest_gap_statement(read.room_id, (read.after, read.gaps_to))]).await?;
+        let answers =
+            self.batch(vec![page, newest_gap_statement(read.room_id, (read.after, read.gaps_to), read.now)]).await?;
         let mut answers = answers.into_iter();
         let events = answers.next().unwrap_or_default().iter().map(TimelineEvent::of_row).collect::<Result<_, _>>()?;
         Ok((events, gap(&answers.next().unwrap_or_default())?))

@@ -15,15 +15,15 @@ use crate::{
 };
 
 /// Alice on one server, Bob on another, who has joined her room through it.
-struct Scene {
-    one: Home,
-    two: Home,
-    alice: User,
-    bob: User,
-    room: String,
+pub struct Scene {
+    pub one: Home,
+    pub two: Home,
+    pub alice: User,
+    pub bob: User,
+    pub room: String,
 }
 
-fn scene(version: &str) -> Scene {
+pub fn scene(version: &str) -> Scene {
     let world = World::new();
     let open = [("REGISTRATION", "open")];
     let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
@@ -37,14 +37,14 @@ fn scene(version: &str) -> Scene {
 }
 
 impl Scene {
-    fn says(&self, numbers: std::ops::Range<usize>) {
+    pub fn says(&self, numbers: std::ops::Range<usize>) {
         for i in numbers {
             self.one.say(&self.alice, &self.room, &format!("m{i}"), &format!("t{i}"));
         }
         self.one.world.settle();
     }
 
-    fn join(&self) {
+    pub fn join(&self) {
         let path = format!("/join/{}?via=one.test", quote(&self.room));
         let (status, answer) = self.two.post(&self.bob, &path, json!({}));
         assert_eq!(status, 200, "{answer}");
@@ -52,27 +52,33 @@ impl Scene {
     }
 
     /// Alice's server sends nothing of what it has, now or ever.
-    fn forget_to_send(&self) {
+    pub fn forget_to_send(&self) {
         self.one.database.rows("DELETE FROM outbox");
     }
 
-    fn synced(&self, since: &Value) -> Value {
+    pub fn synced(&self, since: &Value) -> Value {
         let synced = self.two.sync(&self.bob, &format!("since={}", since["next_batch"].as_str().unwrap()));
         synced["rooms"]["join"][&self.room]["timeline"].clone()
     }
 
+    pub fn leave(&self) {
+        let path = format!("/rooms/{}/leave", quote(&self.room));
+        assert_eq!(self.two.post(&self.bob, &path, json!({})).0, 200);
+        self.two.world.settle();
+    }
+
     /// The requests for history so far.
-    fn backfills(&self) -> usize {
+    pub fn backfills(&self) -> usize {
         self.two.world.traffic().iter().filter(|sent| sent.line.contains("/backfill/")).count()
     }
 }
 
-fn ids(events: &Value) -> Vec<String> {
+pub fn ids(events: &Value) -> Vec<String> {
     events.as_array().unwrap().iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect()
 }
 
 /// All that is found paging back from `from`.
-fn back(home: &Home, user: &User, room: &str, from: Option<&str>, limit: usize, more: &str) -> Vec<String> {
+pub fn back(home: &Home, user: &User, room: &str, from: Option<&str>, limit: usize, more: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut from = from.map(str::to_owned);
     for _ in 0..100 {
@@ -81,10 +87,12 @@ fn back(home: &Home, user: &User, room: &str, from: Option<&str>, limit: usize, 
         let (status, page) = home.get(user, &path);
         assert_eq!(status, 200, "{page}");
         found.extend(ids(&page["chunk"]));
-        from = page["end"].as_str().map(str::to_owned);
-        if from.is_none() {
+        // Where the end is the start, a client has come no further, and stops.
+        let end = page["end"].as_str().filter(|end| page["start"] != **end).map(str::to_owned);
+        if end.is_none() {
             return found;
         }
+        from = end;
     }
     panic!("the history has no end")
 }
@@ -236,7 +244,7 @@ fn what_several_events_cite_stands_before_all_of_them() {
 }
 
 /// The events of a page back from the newest event, by ID.
-fn newest(home: &Home, user: &User, room: &str) -> std::collections::BTreeMap<String, Value> {
+pub fn newest(home: &Home, user: &User, room: &str) -> std::collections::BTreeMap<String, Value> {
     let (status, page) = home.get(user, &format!("/rooms/{}/messages?dir=b&limit=1000", quote(room)));
     assert_eq!(status, 200, "{page}");
     let events = page["chunk"].as_array().unwrap().iter();

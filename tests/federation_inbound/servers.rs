@@ -177,7 +177,7 @@ fn history_is_fetched_page_by_page_to_the_beginning() {
         let mut pages = 0;
         loop {
             let found = world.run(b.rooms.room(&room)).unwrap().unwrap();
-            let Some(gap) = world.run(b.store.newest_gap(&room, EVERYWHERE)).unwrap() else { break };
+            let Some(gap) = world.run(b.store.newest_gap(&room, EVERYWHERE, world.now_ms())).unwrap() else { break };
             assert!(world.run(backfill::backfill(&b, &found, &gap, 25)).unwrap());
             pages += 1;
             assert!(pages < 20);
@@ -194,7 +194,7 @@ fn history_is_fetched_page_by_page_to_the_beginning() {
         join(&world, &b, &carol, &other, &["a.example"]);
         world.cut("a.example", "b.example");
         let found = world.run(b.rooms.room(&other)).unwrap().unwrap();
-        let gap = world.run(b.store.newest_gap(&other, EVERYWHERE)).unwrap().unwrap();
+        let gap = world.run(b.store.newest_gap(&other, EVERYWHERE, world.now_ms())).unwrap().unwrap();
         assert!(!world.run(backfill::backfill(&b, &found, &gap, 25)).unwrap());
     }
 }

@@ -1,7 +1,7 @@
 //! Fetching a room's history from other servers when local users page back beyond what we hold (Server-Server API,
 //! "Backfilling and retrieving missing events").
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::future::join_all;
 
@@ -9,8 +9,9 @@ use crate::{
     error::MatrixError,
     federation::pdus,
     matrix::{
-        event::Event,
+        event::{Ancestor, ContentHash, Event, Unusable},
         identifiers::{EventId, ServerName},
+        room_version::{EventIds, RoomVersion},
     },
     room::{Room, RoomError},
     server::Server,
@@ -25,15 +26,24 @@ const MAX_SERVERS: usize = 4;
 const AUTH_ROUNDS: usize = 12;
 const AUTH_AT_ONCE: usize = 8;
 
-/// Fetches up to `limit` events into a gap in the room's timeline, from its newer end on. Says whether there are any new
-/// ones; if not, no server could help.
+/// So long, in milliseconds, nobody is asked again for an event that was passed over, where nobody has answered.
+const DEFER_MS: i64 = 10 * 60 * 1_000;
+
+/// Fetches up to `limit` events into a gap in the room's timeline, from its newer end on. Says whether the gap is now another
+/// one; if not, no server could help.
+///
+/// An answer that holds events with a wrong signature or a wrong content hash is not taken before others were asked for better
+/// copies of them. What nobody gives any better is passed over, or kept without its content.
 ///
 /// # Errors
 /// As the room layer says. Servers that do not answer are no error.
 pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> Result<bool, MatrixError> {
-    let limit = limit.clamp(1, MAX_LIMIT);
+    // Behind an event that was passed over, history is known.
+    let limit = if gap.is_open() { limit.clamp(1, MAX_LIMIT) } else { gap.missing.len() };
+    let (ids, mut memory) = (gap.ids(), pdus::ANSWER_MEMORY);
+    let mut copies = Copies::new(room.room_version);
     for resident in candidates(server, room).await? {
-        let mut texts = match server.federation.backfill(&resident, &room.room_id, &gap.missing, limit).await {
+        let mut texts = match server.federation.backfill(&resident, &room.room_id, &ids, limit).await {
             Ok(texts) => texts,
             Err(error) => {
                 server.platform.log.warn(&format!("backfill of {} from {resident}: {error}", room.room_id));
@@ -41,12 +51,99 @@ pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> 
             }
         };
         texts.truncate(limit);
-        let events = pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?.unwrap_or_default();
-        if place(server, room, gap, &resident, events).await? {
+        let (room_id, version) = (&room.room_id, room.room_version);
+        let given = pdus::verify_ancestors(server, room_id, version, &texts, &mut memory).await?;
+        copies.take(resident, given.unwrap_or_default());
+        if copies.are_good(server, room).await? && place(server, room, gap, &copies).await? {
             return Ok(true);
         }
     }
+    if !copies.are_good(server, room).await? && place(server, room, gap, &copies).await? {
+        return Ok(true);
+    }
+    if copies.servers.is_empty() {
+        let now = server.platform.clock.now_ms();
+        server.store.defer_passed(&room.room_id, gap, now, now + DEFER_MS).await?;
+    }
     Ok(false)
+}
+
+/// What servers have given of a room's past: of each event the best copy.
+struct Copies {
+    version: &'static RoomVersion,
+    by_id: HashMap<EventId, Ancestor>,
+    /// Of events that cannot be used: the places in the graph that servers have given, and how many gave each.
+    places: HashMap<EventId, Vec<(Unusable, usize)>>,
+    /// The servers that have answered.
+    servers: Vec<ServerName>,
+}
+
+impl Copies {
+    fn new(version: &'static RoomVersion) -> Self {
+        Self { version, by_id: HashMap::new(), places: HashMap::new(), servers: Vec::new() }
+    }
+
+    fn take(&mut self, server: ServerName, given: Vec<Ancestor>) {
+        self.servers.push(server);
+        let mut seen = HashSet::new();
+        for ancestor in given.into_iter().filter(|ancestor| seen.insert(ancestor.event_id().clone())) {
+            if let Ancestor::Unusable(place) = &ancestor {
+                let places = self.places.entry(ancestor.event_id().clone()).or_default();
+                match places.iter_mut().find(|(known, _)| known == place) {
+                    Some((_, servers)) => *servers += 1,
+                    None => places.push((place.clone(), 1)),
+                }
+            }
+            match self.by_id.get(ancestor.event_id()) {
+                Some(held) if worth(held) >= worth(&ancestor) => {}
+                _ => {
+                    self.by_id.insert(ancestor.event_id().clone(), ancestor);
+                }
+            }
+        }
+    }
+
+    /// Whether there is nothing of which another server might have a better copy. What the room's redactions name is given
+    /// without its content by every server, and is no reason to ask on.
+    async fn are_good(&self, server: &Server, room: &Room) -> Result<bool, MatrixError> {
+        let events = || self.by_id.values().filter_map(Ancestor::event);
+        if events().count() < self.by_id.len() {
+            return Ok(false);
+        }
+        let redacted: HashSet<&str> = events().filter_map(Event::redacts).collect();
+        let stripped = events().filter(|event| event.content_hash() == ContentHash::Wrong);
+        let stripped = stripped.filter(|event| !redacted.contains(event.event_id().as_str()));
+        let stripped: Vec<EventId> = stripped.map(|event| event.event_id().clone()).collect();
+        if stripped.is_empty() {
+            return Ok(true);
+        }
+        let named = server.store.named_by_redactions(&room.room_id, &stripped).await?;
+        Ok(stripped.iter().all(|id| named.contains(id.as_str())))
+    }
+
+    /// The best copies. In room versions 1 and 2 nothing binds an ID to what the event cites: where no signature does, two
+    /// servers must say the same.
+    fn best(&self) -> Vec<Ancestor> {
+        let bound = self.version.event_ids != EventIds::Given;
+        let best = self.by_id.values().filter_map(|ancestor| match ancestor {
+            Ancestor::Unusable(_) if !bound => {
+                let places = self.places.get(ancestor.event_id()).into_iter().flatten();
+                let vouched_for = places.filter(|(_, servers)| *servers > 1).map(|(place, _)| place).next();
+                vouched_for.map(|place| Ancestor::Unusable(place.clone()))
+            }
+            other => Some(other.clone()),
+        });
+        best.collect()
+    }
+}
+
+/// What a copy is worth beside another one of the same event.
+fn worth(ancestor: &Ancestor) -> u8 {
+    match ancestor.event().map(Event::content_hash) {
+        Some(ContentHash::Right) => 2,
+        Some(ContentHash::Wrong) => 1,
+        None => 0,
+    }
 }
 
 /// The servers to ask: whoever made the room knows most of it.
@@ -60,40 +157,58 @@ async fn candidates(server: &Server, room: &Room) -> Result<Vec<ServerName>, Mat
     Ok(servers)
 }
 
-/// Gives `events` their place in the room, with the auth events that they take; says whether any found one. Those whose
-/// auth events are not to be had are left out.
-async fn place(
-    server: &Server,
-    room: &Room,
-    gap: &Gap,
-    resident: &ServerName,
-    mut events: Vec<Event>,
-) -> Result<bool, MatrixError> {
+/// Gives the copies their place in the room, with the auth events that they take; says whether the gap is now another one.
+/// Those whose auth events are not to be had are passed over.
+async fn place(server: &Server, room: &Room, gap: &Gap, copies: &Copies) -> Result<bool, MatrixError> {
+    let mut ancestors = copies.best();
     let mut auth_events: Vec<Event> = Vec::new();
-    for round in 0..=AUTH_ROUNDS {
-        if events.is_empty() {
-            return Ok(false);
-        }
-        let missing = match server.rooms.fill(&room.room_id, gap.pos, &events, &auth_events).await {
+    let (mut rounds, mut residents) = (AUTH_ROUNDS, copies.servers.iter().rev());
+    let mut resident = residents.next();
+    loop {
+        let missing = match server.rooms.fill(&room.room_id, gap.pos, &ancestors, &auth_events).await {
             Err(RoomError::MissingEvents(missing)) => missing,
             placed => return Ok(placed?),
         };
         let missing: HashSet<EventId> = missing.into_iter().collect();
-        let before = auth_events.len();
-        if round < AUTH_ROUNDS {
-            let citing = events.iter().chain(&auth_events).filter(|event| cites(event, &missing));
-            let citing: Vec<EventId> = citing.take(AUTH_AT_ONCE).map(|event| event.event_id().clone()).collect();
-            let more = fetch_auth_chains(server, room, resident, &citing).await?;
+        if let Some(asked) = resident.filter(|_| rounds > 0) {
+            rounds -= 1;
+            let citing = ancestors.iter().filter_map(Ancestor::event).chain(&auth_events);
+            let citing = citing.filter(|event| cites(event, &missing)).take(AUTH_AT_ONCE);
+            let citing: Vec<EventId> = citing.map(|event| event.event_id().clone()).collect();
+            let more = fetch_auth_chains(server, room, asked, &citing).await?;
             let mut known: HashSet<EventId> = auth_events.iter().map(|event| event.event_id().clone()).collect();
-            auth_events.extend(more.into_iter().filter(|event| known.insert(event.event_id().clone())));
-        }
-        if auth_events.len() == before {
-            // Nothing more is to be had.
-            events.retain(|event| !cites(event, &missing));
-            auth_events.retain(|event| !cites(event, &missing));
+            let mut more: Vec<Event> =
+                more.into_iter().filter(|event| known.insert(event.event_id().clone())).collect();
+            if more.is_empty() {
+                resident = residents.next();
+            }
+            auth_events.append(&mut more);
+        } else {
+            pass_over(&mut ancestors, &mut auth_events, missing);
         }
     }
-    Ok(false)
+}
+
+/// Passes over what cites events that are not to be had, and what takes those as auth events that do.
+fn pass_over(ancestors: &mut [Ancestor], auth_events: &mut Vec<Event>, mut missing: HashSet<EventId>) {
+    loop {
+        let before = missing.len();
+        let lost = auth_events.iter().filter(|event| cites(event, &missing)).map(|event| event.event_id().clone());
+        let lost: Vec<EventId> = lost.collect();
+        missing.extend(lost);
+        auth_events.retain(|event| !cites(event, &missing));
+        for ancestor in ancestors.iter_mut() {
+            if let Ancestor::Event(event) = ancestor
+                && cites(event, &missing)
+            {
+                missing.insert(event.event_id().clone());
+                *ancestor = Ancestor::Unusable(Unusable::of_event(event));
+            }
+        }
+        if missing.len() == before {
+            return;
+        }
+    }
 }
 
 fn cites(event: &Event, missing: &HashSet<EventId>) -> bool {

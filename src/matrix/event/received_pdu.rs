@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{
-    Event, EventData, PduError,
+    ContentHash, Event, EventData, PduError,
     format::{Fields, read_event_id, read_room_id},
     within_limit,
 };
@@ -64,7 +64,9 @@ impl ReceivedPdu {
         let signed_text = redaction::signed_text(&object, version);
         let event_id = read_event_id(&object, &signed_text, version)?;
         let room_id = read_room_id(&object, &fields, &event_id, version)?;
-        let mut event = EventData { event_id, fields, room_id, object, json, oversized: None, version };
+        let right = ContentHash::Right; // until check 3
+        let mut event =
+            EventData { event_id, fields, room_id, object, json, oversized: None, content_hash: right, version };
         event.oversized = event.check_string_sizes()?;
         Ok(Self { event, signed_text, content_hash })
     }
@@ -169,7 +171,8 @@ impl ReceivedPdu {
         }
         let sender_server = self.event.fields.sender.server_name();
         let vouched_for = self.required_servers().contains(&sender_server);
-        let redacted = self.event.redacted();
+        let mut redacted = self.event.redacted();
+        redacted.content_hash = ContentHash::Wrong;
         if !vouched_for && redacted.content().get("third_party_invite").is_none() {
             // Without what excused it from its sender's signature it is an ordinary invite in the sender's name.
             self.verify_signatures_of(sender_server, keys)?;

@@ -1,0 +1,81 @@
+//! Events of a room's past as another server gives them, usable or not.
+
+use super::{Event, ReceivedPdu};
+use crate::matrix::identifiers::EventId;
+
+/// An event that leads back to older ones.
+#[derive(Debug, Clone)]
+pub enum Ancestor {
+    /// It can be judged.
+    Event(Event),
+    /// It cannot be used, but history goes on behind it.
+    Unusable(Unusable),
+}
+
+/// What is known of an event that failed check 2, or whose auth events are not to be had: its place in the graph, nothing that
+/// could be judged, stored or shown. From room version 3 on its ID is a hash of it, so that whoever cites it vouches for its
+/// place; before, nobody does but the server that gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    event_id: EventId,
+    prev_events: Vec<EventId>,
+    depth: i64,
+    origin_server_ts: i64,
+}
+
+impl Ancestor {
+    /// The event's ID.
+    pub fn event_id(&self) -> &EventId {
+        match self {
+            Self::Event(event) => event.event_id(),
+            Self::Unusable(unusable) => &unusable.event_id,
+        }
+    }
+
+    /// The IDs in its `prev_events`.
+    pub fn prev_events(&self) -> &[EventId] {
+        match self {
+            Self::Event(event) => event.prev_events(),
+            Self::Unusable(unusable) => &unusable.prev_events,
+        }
+    }
+
+    /// What orders it among others: its `depth`, then when it was sent, as its sender claims.
+    pub fn age(&self) -> (i64, i64) {
+        match self {
+            Self::Event(event) => (event.depth(), event.origin_server_ts()),
+            Self::Unusable(unusable) => (unusable.depth, unusable.origin_server_ts),
+        }
+    }
+
+    /// The event, if it can be judged.
+    pub fn event(&self) -> Option<&Event> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Unusable(_) => None,
+        }
+    }
+}
+
+impl Unusable {
+    /// The place of an event that has failed check 2 or may yet fail it.
+    pub fn of_pdu(pdu: &ReceivedPdu) -> Self {
+        let fields = &pdu.event.fields;
+        Self {
+            event_id: pdu.event.event_id.clone(),
+            prev_events: fields.prev_events.clone(),
+            depth: fields.depth,
+            origin_server_ts: fields.origin_server_ts,
+        }
+    }
+
+    /// The place of an event that cannot be judged.
+    pub fn of_event(event: &Event) -> Self {
+        Self {
+            event_id: event.event_id().clone(),
+            prev_events: event.prev_events().to_vec(),
+            depth: event.depth(),
+            origin_server_ts: event.origin_server_ts(),
+        }
+    }
+}

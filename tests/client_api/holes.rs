@@ -1,0 +1,329 @@
+//! History with events in it that cannot be used: it goes on behind them.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::router::json_response;
+
+use crate::{
+    common::{
+        network::{Homeserver, World},
+        peer::Peer,
+    },
+    gaps::{Scene, back, scene},
+    home::{Home, User, quote},
+};
+
+/// From now on what `home` answers to requests whose path holds `path` has passed through `alter`.
+pub fn alter(home: &Home, path: &'static str, alter: impl Fn(&mut Value) + 'static) {
+    let (server, alter) = (Rc::clone(&home.server), Rc::new(alter));
+    home.world.connect(
+        home.server.config.server_name.as_str(),
+        Rc::new(move |request| {
+            let (server, alter) = (Rc::clone(&server), Rc::clone(&alter));
+            Box::pin(async move {
+                let is_meant = request.uri().path().contains(path);
+                let response = server.handle(request).await;
+                if !is_meant || response.status() != StatusCode::OK {
+                    return response;
+                }
+                let mut body: Value = serde_json::from_slice(response.body()).unwrap();
+                alter(&mut body);
+                response.map(|_| Bytes::from(body.to_string()))
+            })
+        }),
+    );
+}
+
+/// The message `body` among `pdus`.
+pub fn message<'a>(pdus: &'a mut Value, body: &str) -> Option<&'a mut Value> {
+    pdus.as_array_mut().unwrap().iter_mut().find(|pdu| pdu["content"]["body"] == body)
+}
+
+/// Makes one character of an event's signatures another one.
+fn spoil_signatures(event: &mut Value) {
+    for of_server in event["signatures"].as_object_mut().unwrap().values_mut() {
+        for signature in of_server.as_object_mut().unwrap().values_mut() {
+            let text = signature.as_str().unwrap();
+            let first = if text.starts_with('A') { "B" } else { "A" };
+            *signature = json!(format!("{first}{}", &text[1..]));
+        }
+    }
+}
+
+fn spoil(home: &Home, body: &'static str) {
+    alter(home, "/backfill/", move |answer| {
+        if let Some(event) = message(&mut answer["pdus"], body) {
+            spoil_signatures(event);
+        }
+    });
+}
+
+impl Scene {
+    /// What Alice sees, but not the message `body`.
+    fn all_but(&self, body: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        let seen = crate::gaps::newest(&self.one, &self.alice, &self.room);
+        all.extend(back(&self.one, &self.alice, &self.room, None, 1_000, ""));
+        all.retain(|id| seen[id]["content"]["body"] != body);
+        all
+    }
+
+    fn bob_finds(&self, limit: usize) -> Vec<String> {
+        back(&self.two, &self.bob, &self.room, None, limit, "")
+    }
+}
+
+#[test]
+fn a_wrong_signature_does_not_end_history() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        scene.leave();
+        scene.says(8..48);
+        scene.join();
+        spoil(&scene.one, "m28");
+        let without = scene.all_but("m28");
+        assert_eq!(scene.bob_finds(7), without, "{version}");
+        // It is not asked for again at once,
+        let asked = scene.backfills();
+        assert_eq!(scene.bob_finds(1_000), without);
+        assert_eq!(scene.backfills(), asked);
+        // but later, more and more seldom,
+        for _ in 0..30 {
+            scene.two.world.advance(24 * 3_600_000);
+            assert_eq!(scene.bob_finds(1_000), without);
+        }
+        assert!(scene.backfills() - asked <= 8, "{}", scene.backfills() - asked);
+        assert!(scene.two.database.rows("SELECT 1 FROM gaps").is_empty());
+    }
+}
+
+#[test]
+fn what_was_passed_over_takes_its_place_when_it_comes() {
+    let scene = scene("12");
+    scene.leave();
+    scene.says(8..48);
+    scene.join();
+    spoil(&scene.one, "m28");
+    assert_eq!(scene.bob_finds(10), scene.all_but("m28"));
+    scene.two.world.connect_server("one.test", &scene.one.server);
+    scene.two.world.advance(3_600_000);
+    assert_eq!(scene.bob_finds(1_000), scene.all_but(""));
+    assert!(scene.two.database.rows("SELECT 1 FROM gaps").is_empty());
+}
+
+#[test]
+fn another_server_has_a_good_copy() {
+    for version in ["1", "11"] {
+        let scene = scene(version);
+        let three = Home::with(&scene.one.world, "three.test", &[("REGISTRATION", "open")]);
+        let carol = three.register("carol");
+        let join = format!("/join/{}?via=one.test", quote(&scene.room));
+        assert_eq!(three.post(&carol, &join, json!({})).0, 200);
+        scene.one.world.settle();
+        scene.leave();
+        scene.says(8..48);
+        scene.join();
+        alter(&scene.one, "/backfill/", |answer| {
+            if let Some(event) = message(&mut answer["pdus"], "m28") {
+                spoil_signatures(event);
+            }
+            if let Some(event) = message(&mut answer["pdus"], "m30") {
+                event["content"]["body"] = json!("altered");
+            }
+        });
+        assert_eq!(scene.bob_finds(10), scene.all_but(""), "{version}");
+        let seen = crate::gaps::newest(&scene.two, &scene.bob, &scene.room);
+        for body in ["m28", "m30"] {
+            assert!(seen.values().any(|event| event["content"]["body"] == body), "{body}");
+        }
+    }
+}
+
+/// In versions 1 and 2 whoever relays an event may say of it what he likes, but for its signature.
+#[test]
+fn where_nothing_binds_an_id_two_servers_must_say_what_was_before_it() {
+    let scene = scene("1");
+    let three = Home::with(&scene.one.world, "three.test", &[("REGISTRATION", "open")]);
+    let carol = three.register("carol");
+    let join = format!("/join/{}?via=one.test", quote(&scene.room));
+    assert_eq!(three.post(&carol, &join, json!({})).0, 200);
+    scene.one.world.settle();
+    scene.leave();
+    scene.says(8..48);
+    scene.join();
+    spoil(&scene.one, "m28");
+    spoil(&three, "m28");
+    scene.one.world.cut("two.test", "three.test");
+    let path = format!("/rooms/{}/messages?dir=b&limit=1000", quote(&scene.room));
+    let (_, page) = scene.two.get(&scene.bob, &path);
+    let newest = page["chunk"].as_array().unwrap().iter().filter(|event| event["content"]["body"].is_string()).count();
+    assert!(newest < 28, "{newest}");
+    scene.one.world.mend("two.test", "three.test");
+    scene.one.world.advance(3_600_000);
+    assert_eq!(scene.bob_finds(1_000), scene.all_but("m28"));
+}
+
+#[test]
+fn events_of_a_dead_server_do_not_end_history() {
+    let scene = scene("12");
+    scene.leave();
+    let three = Home::with(&scene.one.world, "three.test", &[("REGISTRATION", "open")]);
+    let carol = three.register("carol");
+    scene.says(8..20);
+    let join = format!("/join/{}?via=one.test", quote(&scene.room));
+    assert_eq!(three.post(&carol, &join, json!({})).0, 200);
+    for i in 0..3 {
+        three.say(&carol, &scene.room, &format!("c{i}"), &format!("c{i}"));
+        three.say(&carol, &scene.room, &format!("d{i}"), &format!("d{i}"));
+        scene.one.world.settle();
+        scene.says(20 + 10 * i..30 + 10 * i);
+    }
+    scene.one.world.disconnect("three.test");
+    scene.join();
+    let all = scene.all_but("");
+    let alices = crate::gaps::newest(&scene.one, &scene.alice, &scene.room);
+    let without: Vec<String> = all.iter().filter(|id| alices[*id]["sender"] != json!(carol.id)).cloned().collect();
+    assert_eq!(all.len(), without.len() + 7);
+    assert_eq!(scene.bob_finds(10), without);
+    scene.one.world.connect_server("three.test", &three.server);
+    scene.one.world.advance(24 * 3_600_000);
+    scene.bob_finds(1_000);
+    assert_eq!(scene.bob_finds(1_000), all, "{:?}", scene.one.world.logs());
+    assert!(scene.two.database.rows("SELECT 1 FROM gaps").is_empty());
+}
+
+#[test]
+fn history_that_nobody_can_be_asked_for_now_may_be_asked_for_later() {
+    let scene = scene("12");
+    scene.one.world.cut("one.test", "two.test");
+    let messages = format!("/rooms/{}/messages?dir=b&limit=100", quote(&scene.room));
+    let (_, page) = scene.two.get(&scene.bob, &messages);
+    let end = page["end"].as_str().expect("history goes on").to_owned();
+    // Here a client may stop for now: it has come no further.
+    let (_, page) = scene.two.get(&scene.bob, &format!("{messages}&from={end}"));
+    assert_eq!((&page["start"], &page["end"], &page["chunk"]), (&json!(end), &json!(end), &json!([])));
+    scene.one.world.mend("one.test", "two.test");
+    scene.one.world.advance(3_600_000);
+    let older = back(&scene.two, &scene.bob, &scene.room, Some(&end), 5, "");
+    assert_eq!(older.last(), scene.all_but("").last());
+}
+
+/// A chain of events that nobody has signed costs a bounded number of requests and rows.
+#[test]
+fn what_is_made_up_is_not_followed_for_ever() {
+    let world = World::new();
+    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
+    let mut theirs = peer.join(&server, &room, &bob);
+    world.settle();
+    // The newest event cites the end of a chain whose oldest events nobody ever reaches.
+    let (tip, depth) = (theirs.last.clone(), theirs.depth);
+    let mut chain: Vec<Value> = Vec::new();
+    for i in 0..5_000 {
+        theirs.depth = depth + i;
+        let (id, mut event) = theirs.clone().say(&peer, &bob, "made up");
+        spoil_signatures(&mut event);
+        theirs.last = id;
+        chain.push(event);
+    }
+    let by_id: std::collections::HashMap<String, Value> =
+        chain.iter().map(|event| (crate::common::peer::event_id("11", event), event.clone())).collect();
+    let content = json!({ "msgtype": "m.text", "body": "hello" });
+    let fields = json!({ "type": "m.room.message", "content": content, "prev_events": [theirs.last, tip] });
+    let (said, event) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
+    let state: Vec<String> = theirs.state.values().map(|event| crate::common::peer::event_id("11", event)).collect();
+    let first = chain.last().unwrap().clone();
+    let good = peer.sign("11", {
+        let mut good = first.clone();
+        good.as_object_mut().unwrap().remove("signatures");
+        good
+    });
+    peer.answers(move |request| {
+        let path = request.uri().path().to_owned();
+        let body = if path.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else if path.contains("/state_ids/") {
+            json!({ "pdu_ids": state, "auth_chain_ids": state })
+        } else if path.contains("/v1/event/") {
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [good.1] })
+        } else if path.contains("/backfill/") {
+            let query = request.uri().query().unwrap_or_default();
+            let from = query.split('&').filter_map(|pair| pair.strip_prefix("v="));
+            let mut at = from.map(|id| percent_encoding::percent_decode_str(id).decode_utf8().unwrap().into_owned());
+            let mut at = at.find(|id| by_id.contains_key(id));
+            let mut pdus = Vec::new();
+            while let Some(event) = at.and_then(|id| by_id.get(&id)).filter(|_| pdus.len() < 100) {
+                pdus.push(event.clone());
+                at = event["prev_events"][0].as_str().map(str::to_owned);
+            }
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": pdus })
+        } else {
+            return None;
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+    assert_eq!(peer.send(&server, "1", &[event]).0, 200);
+    world.settle();
+    assert!(crate::gaps::newest(&home, &alice, &room).contains_key(&said), "{:?}", world.logs());
+    let found = back(&home, &alice, &room, None, 1_000, "");
+    assert!(found.len() < 20, "the room itself");
+    let asked = world.traffic().iter().filter(|sent| sent.line.contains("/backfill/")).count();
+    assert!((5..20).contains(&asked), "{asked}");
+    let rows = home.database.rows("SELECT 1 FROM gaps").len();
+    assert!(rows < 700, "{rows}");
+}
+
+/// An event that cites what we hold as rejected is rejected too, and history goes on behind it.
+#[test]
+fn an_event_that_cites_a_rejected_one_does_not_end_history() {
+    let world = World::new();
+    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+    let alice: User = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
+    let mut theirs = peer.join(&server, &room, &bob);
+    world.settle();
+    let fields = json!({ "type": "m.room.name", "state_key": "", "content": { "name": "Bob's" } });
+    let (rejected, event) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
+    let (_, answer) = peer.send(&server, "1", &[event]);
+    assert!(answer["pdus"][&rejected]["error"].is_string(), "{answer}");
+    let missed = theirs.say(&peer, &bob, "missed");
+    let content = json!({ "msgtype": "m.text", "body": "cites" });
+    let mut draft = theirs.draft(world.now_ms(), &bob, json!({ "type": "m.room.message", "content": content }));
+    draft["auth_events"].as_array_mut().unwrap().push(json!(rejected));
+    let citing = peer.sign("11", draft);
+    theirs.advance(&citing.0);
+    let edge = theirs.say(&peer, &bob, "edge");
+    let said = theirs.say(&peer, &bob, "said");
+    let state: Vec<String> = theirs.state.values().map(|event| crate::common::peer::event_id("11", event)).collect();
+    let history = [edge.1.clone(), citing.1.clone(), missed.1.clone()];
+    peer.answers(move |request| {
+        let path = request.uri().path();
+        let body = if path.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else if path.contains("/state_ids/") {
+            json!({ "pdu_ids": state, "auth_chain_ids": state })
+        } else if path.contains("/v1/event/") {
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [history[0]] })
+        } else if path.contains("/backfill/") {
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": history })
+        } else {
+            return None;
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+    assert_eq!(peer.send(&server, "2", &[said.1]).0, 200);
+    world.settle();
+    let found = back(&home, &alice, &room, None, 10, "");
+    assert_eq!(found[..3], [said.0, edge.0, missed.0], "{:?}", world.logs());
+    assert!(home.database.rows("SELECT 1 FROM gaps").is_empty());
+}

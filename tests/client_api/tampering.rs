@@ -1,0 +1,168 @@
+//! Copies of events whose content was altered on the way: they are kept without their content until a good one comes.
+
+use std::{cell::Cell, rc::Rc};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::router::json_response;
+
+use crate::{
+    common::{
+        network::{Homeserver, World},
+        peer::{Peer, PeerRoom},
+    },
+    gaps::{newest, scene},
+    holes::{alter, message},
+    home::{Home, User, quote},
+};
+
+/// Alice's room, in which Bob of a peer is.
+struct Visited {
+    home: Home,
+    alice: User,
+    room: String,
+    peer: Rc<Peer>,
+    bob: String,
+    theirs: PeerRoom,
+    server: Homeserver,
+}
+
+fn visited(version: &str) -> Visited {
+    let world = World::new();
+    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": version }));
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
+    let theirs = peer.join(&server, &room, &bob);
+    world.settle();
+    Visited { home, alice, room, peer, bob, theirs, server }
+}
+
+impl Visited {
+    fn send(&self, txn_id: &str, pdus: &[Value]) {
+        let (status, answer) = self.peer.send(&self.server, txn_id, pdus);
+        assert_eq!(status, 200, "{answer}");
+        self.home.world.settle();
+    }
+
+    fn content(&self, event_id: &str) -> Value {
+        let path = format!("/rooms/{}/event/{}", quote(&self.room), quote(event_id));
+        let (status, event) = self.home.get(&self.alice, &path);
+        assert_eq!(status, 200, "{event}");
+        event["content"].clone()
+    }
+}
+
+fn tampered(event: &Value) -> Value {
+    let mut event = event.clone();
+    event["content"]["body"] = json!("altered");
+    event
+}
+
+#[test]
+fn a_good_copy_takes_the_place_of_an_altered_one() {
+    let mut room = visited("11");
+    let (id, event) = room.theirs.say(&room.peer, &room.bob, "as it was said");
+    room.send("1", &[tampered(&event)]);
+    assert_eq!(room.content(&id), json!({}));
+    let position = room.home.sync(&room.alice, "")["next_batch"].clone();
+    room.send("2", std::slice::from_ref(&event));
+    assert_eq!(room.content(&id)["body"], "as it was said");
+    assert_eq!(newest(&room.home, &room.alice, &room.room)[&id]["content"]["body"], "as it was said");
+    assert_eq!(room.home.sync(&room.alice, "")["next_batch"], position, "it is nothing new");
+    room.send("3", &[tampered(&event)]);
+    assert_eq!(room.content(&id)["body"], "as it was said");
+    // Both at once.
+    let (id, event) = room.theirs.say(&room.peer, &room.bob, "again");
+    room.send("4", &[tampered(&event), event]);
+    assert_eq!(room.content(&id)["body"], "again");
+}
+
+#[test]
+fn a_redaction_that_was_altered_takes_effect_when_it_comes_whole() {
+    // In version 10 the hash covers what is redacted, and the signature does not.
+    let mut room = visited("10");
+    let (said, event) = room.theirs.say(&room.peer, &room.bob, "a slip");
+    room.send("1", &[event]);
+    let fields = json!({ "type": "m.room.redaction", "content": {}, "redacts": said });
+    let draft = room.theirs.draft(room.home.world.now_ms(), &room.bob, fields);
+    let (redaction_id, redaction) = room.peer.sign("10", draft);
+    let mut altered = redaction.clone();
+    altered["redacts"] = json!("$nothing");
+    room.send("2", &[altered]);
+    assert_eq!(room.content(&said)["body"], "a slip");
+    room.send("3", &[redaction]);
+    assert_eq!(room.content(&said), json!({}));
+    let seen = &newest(&room.home, &room.alice, &room.room)[&said];
+    assert_eq!(seen["unsigned"]["redacted_because"]["event_id"], json!(redaction_id));
+}
+
+#[test]
+fn a_good_copy_takes_the_place_of_an_altered_one_that_waits() {
+    let mut room = visited("12");
+    let (_, missed) = room.theirs.say(&room.peer, &room.bob, "missed");
+    let (id, event) = room.theirs.say(&room.peer, &room.bob, "as it was said");
+    let gives = Rc::new(Cell::new(false));
+    let given = Rc::clone(&gives);
+    room.peer.answers(move |request| {
+        let is_asked = request.uri().path().contains("/get_missing_events/") && given.get();
+        is_asked.then(|| json_response(StatusCode::OK, &json!({ "events": [missed] })))
+    });
+    room.send("1", &[tampered(&event)]);
+    gives.set(true);
+    room.home.world.advance(3_600_000);
+    room.send("2", &[event]);
+    assert_eq!(room.content(&id)["body"], "as it was said", "{:?}", room.home.world.logs());
+}
+
+#[test]
+fn a_state_event_that_was_altered_is_made_whole_by_joining_anew() {
+    let scene = scene("11");
+    let topic = |text: &str| {
+        let path = format!("/rooms/{}/state/m.room.topic", quote(&scene.room));
+        assert_eq!(scene.one.put(&scene.alice, &path, json!({ "topic": text })).0, 200);
+        scene.one.world.settle();
+    };
+    let read = || {
+        let path = format!("/rooms/{}/state/m.room.topic", quote(&scene.room));
+        scene.two.get(&scene.bob, &path).1["topic"].clone()
+    };
+    scene.leave();
+    topic("ours");
+    alter(&scene.one, "/send_join/", |answer| {
+        for event in answer["state"].as_array_mut().unwrap() {
+            if event["type"] == "m.room.topic" {
+                event["content"]["topic"] = json!("altered");
+            }
+        }
+    });
+    scene.join();
+    assert_eq!(read(), Value::Null);
+    scene.leave();
+    scene.two.world.connect_server("one.test", &scene.one.server);
+    scene.join();
+    assert_eq!(read(), "ours");
+}
+
+#[test]
+fn what_every_server_gives_altered_is_not_asked_for_on_and_on() {
+    let scene = scene("12");
+    scene.leave();
+    scene.says(8..28);
+    scene.join();
+    alter(&scene.one, "/backfill/", |answer| {
+        if let Some(event) = message(&mut answer["pdus"], "m18") {
+            event["content"]["body"] = json!("altered");
+        }
+    });
+    let page = || newest(&scene.two, &scene.bob, &scene.room);
+    let history = page();
+    assert_eq!(history.len(), newest(&scene.one, &scene.alice, &scene.room).len());
+    assert_eq!(history.values().filter(|event| event["content"] == json!({})).count(), 1);
+    let asked = scene.backfills();
+    scene.two.world.advance(24 * 3_600_000);
+    assert!(page().keys().eq(history.keys()));
+    assert_eq!(scene.backfills(), asked);
+}
