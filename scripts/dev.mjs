@@ -24,9 +24,13 @@ const HELP = `npm run dev -- [options]
   --well-known HOST:PORT    what /.well-known/matrix/server says (the name's host, port 443)
   --doh URL                 the DNS over HTTPS resolver
   --trusted-key-servers JSON
+  --limits                  bound how often may be asked, as a deployment does by default
   --cron-seconds N          how often the scheduled trigger fires (60, as the platform does)
   --as-built                run what build/ holds, without set-up and build
   --log-costs               a log line for each request: D1 calls, rows read and written`;
+
+/** The variables that bound how often may be asked. */
+const RATES = ["LOGIN_RATE", "REGISTRATION_RATE", "TOKEN_VALIDITY_RATE", "FEDERATION_RATE"];
 
 const OPTIONS = {
   "server-name": { type: "string", default: "localhost:8448" },
@@ -43,6 +47,7 @@ const OPTIONS = {
   doh: { type: "string" },
   "trusted-key-servers": { type: "string" },
   "cron-seconds": { type: "string", default: "60" },
+  limits: { type: "boolean" },
   "as-built": { type: "boolean" },
   "log-costs": { type: "boolean" },
   help: { type: "boolean" },
@@ -135,6 +140,7 @@ function configuration(options, folder) {
     DNS_OVER_HTTPS: options.doh,
     TRUSTED_KEY_SERVERS: options["trusted-key-servers"],
     LOG_COSTS: options["log-costs"] ? "1" : undefined,
+    ...(options.limits ? {} : Object.fromEntries(RATES.map((name) => [name, "off"]))),
   };
   const path = join(folder, "wrangler.json");
   const config = {

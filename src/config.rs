@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use crate::admission::Rate;
 use crate::matrix::{
     identifiers::ServerName,
     json::{self, Object, Value},
@@ -37,8 +38,23 @@ pub struct Config {
     pub dns_over_https: DnsOverHttps,
     /// `SIGNING_KEY`: signs this server's events and requests.
     pub signing_key: SigningKey,
+    /// How often strangers may ask.
+    pub rates: Rates,
     /// `OLD_SIGNING_KEYS`: key ids and keys that this server signed with before; published as `old_verify_keys`.
     pub old_signing_keys: Vec<(Box<str>, OldKey)>,
+}
+
+/// How often may be asked what costs this server much; `None`: as often as one likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    /// `LOGIN_RATE`: log-ins from an address, and to an account.
+    pub login: Option<Rate>,
+    /// `REGISTRATION_RATE`: registrations from an address; each takes two or three requests.
+    pub registration: Option<Rate>,
+    /// `TOKEN_VALIDITY_RATE`: questions from an address whether a registration token is valid.
+    pub token_validity: Option<Rate>,
+    /// `FEDERATION_RATE`: signed requests of an origin.
+    pub federation: Option<Rate>,
 }
 
 /// Who may register an account.
@@ -133,6 +149,12 @@ impl Config {
                 let form = "is not a line of the form `ed25519 a_AbCd <unpadded base64 of 32 bytes>`";
                 ConfigError::new("SIGNING_KEY", form)
             })?,
+            rates: Rates {
+                login: rate("LOGIN_RATE", variable("LOGIN_RATE"), "10/60")?,
+                registration: rate("REGISTRATION_RATE", variable("REGISTRATION_RATE"), "15/300")?,
+                token_validity: rate("TOKEN_VALIDITY_RATE", variable("TOKEN_VALIDITY_RATE"), "5/60")?,
+                federation: rate("FEDERATION_RATE", variable("FEDERATION_RATE"), "500/10")?,
+            },
             old_signing_keys: match variable("OLD_SIGNING_KEYS") {
                 Some(keys) => old_signing_keys(&keys)?,
                 None => Vec::new(),
@@ -179,6 +201,22 @@ fn host(name: &ServerName) -> &str {
         Some((host, port)) if !port.ends_with(']') => host,
         _ => name,
     }
+}
+
+/// A rate as operators write it: `10/60`, ten at once and ten more a minute; or `off`.
+fn rate(variable: &'static str, given: Option<String>, default: &str) -> Result<Option<Rate>, ConfigError> {
+    let text = given.as_deref().unwrap_or(default);
+    if text == "off" {
+        return Ok(None);
+    }
+    let read = || {
+        let (burst, seconds) = text.split_once('/')?;
+        let rate = Rate { burst: burst.parse().ok()?, seconds: seconds.parse().ok()? };
+        (rate.burst > 0 && (1..=86_400).contains(&rate.seconds)).then_some(rate)
+    };
+    let form =
+        || format!("is {text:?}, and must be `off` or so many and again as many in so many seconds, such as {default}");
+    read().map(Some).ok_or_else(|| ConfigError::new(variable, form()))
 }
 
 /// An `https` URL to which paths are appended.
@@ -324,6 +362,10 @@ mod tests {
             ("WELL_KNOWN_SERVER", "exa mple.org"),
             ("REGISTRATION", "yes"),
             ("CLIENT_BASE_URL", "http://matrix.example.org"),
+            ("LOGIN_RATE", "0/60"),
+            ("LOGIN_RATE", "10"),
+            ("FEDERATION_RATE", "10/0"),
+            ("REGISTRATION_RATE", "often"),
             ("CLIENT_BASE_URL", "matrix.example.org"),
             ("CLIENT_BASE_URL", "https://matrix.example.org/?x"),
             ("DEFAULT_ROOM_VERSION", "99"),

@@ -16,6 +16,8 @@ pub struct MatrixError {
     pub message: String,
     /// Further members of the body, such as `room_version` or `soft_logout`.
     pub extra: Map<String, Value>,
+    /// After how many milliseconds the same may be asked again, where that is known.
+    pub retry_after_ms: Option<u32>,
     /// What went wrong inside, for the log only.
     pub cause: Option<String>,
 }
@@ -23,7 +25,7 @@ pub struct MatrixError {
 impl MatrixError {
     /// An error of any kind.
     pub fn new(status: StatusCode, errcode: &'static str, message: impl Into<String>) -> Self {
-        Self { status, errcode, message: message.into(), extra: Map::new(), cause: None }
+        Self { status, errcode, message: message.into(), extra: Map::new(), retry_after_ms: None, cause: None }
     }
 
     /// With what went wrong inside, for the log only.
@@ -31,6 +33,19 @@ impl MatrixError {
     pub fn because(mut self, cause: impl std::fmt::Display) -> Self {
         self.cause = Some(cause.to_string());
         self
+    }
+
+    /// With the time after which the same may be asked again.
+    #[must_use]
+    pub fn retry_after(mut self, ms: u32) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+
+    /// 429 `M_LIMIT_EXCEEDED`: too often; after `ms` milliseconds it may be asked again.
+    pub fn limit_exceeded(ms: u32) -> Self {
+        let message = "This was asked for too often; try again later.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED", message).with("retry_after_ms", ms).retry_after(ms)
     }
 
     /// With one more member in the body.

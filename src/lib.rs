@@ -4,6 +4,7 @@
 //!
 //! - [`matrix`]: the protocol as pure functions: no I/O, no clock, no async.
 //! - [`platform`]: the few things the world must provide: a database, an HTTP transport, a clock, randomness.
+//! - [`admission`]: how many bytes and how often, bounded before any work is done.
 //! - [`store`]: every SQL statement, typed.
 //! - [`room`]: one room over time: receipt of PDUs, state snapshots, the event graph, local events.
 //! - [`federation`]: the Server-Server API, inbound and outbound.
@@ -14,6 +15,7 @@
 //!
 //! On wasm32 the crate is the Worker, whose two events, `fetch` and `scheduled`, enter below.
 
+pub mod admission;
 pub mod client;
 pub mod config;
 pub mod error;

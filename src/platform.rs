@@ -221,6 +221,21 @@ pub enum TransportError {
     Unsupported(String),
 }
 
+/// The body of a request that arrived, which nobody has read.
+pub trait UnreadBody {
+    /// Reads it to its end: at most `limit` bytes; of a longer one none are kept.
+    fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, BodyError>>;
+}
+
+/// Why a body could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyError {
+    /// It is longer than the limit.
+    TooLong,
+    /// It broke off.
+    Broken,
+}
+
 /// Wall clock and timers.
 pub trait Clock {
     /// Milliseconds since the Unix epoch.

@@ -7,7 +7,7 @@ use futures_util::future;
 use crate::{
     client,
     federation::inbound,
-    router::{Request, Response},
+    router::{RequestBody, Response},
     server::Server,
 };
 
@@ -34,7 +34,8 @@ impl Deref for Program {
 
 impl Program {
     /// Answers one request.
-    pub async fn handle(&self, request: Request) -> Response {
+    pub async fn handle(&self, request: http::Request<impl Into<RequestBody>>) -> Response {
+        let request = request.map(Into::into);
         let path = request.uri().path();
         if path.starts_with("/_matrix/client/") || path.starts_with("/_matrix/media/") || path == client::WELL_KNOWN {
             return client::handle(&self.0, request).await;

@@ -1,20 +1,49 @@
 //! Finding the handler of a request: tables of the spec's own path templates, and what a handler is given.
 
+use std::{cell::RefCell, fmt};
+
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
-use crate::{error::MatrixError, matrix::json, platform::LocalBoxFuture};
+use crate::{
+    admission::{Admission, Reservation},
+    error::MatrixError,
+    matrix::json,
+    platform::{BodyError, LocalBoxFuture, UnreadBody},
+};
 
-/// A request as it arrived, with its body read.
+/// A request with its whole body.
 pub type Request = http::Request<Bytes>;
+
+/// A request as it arrives: its body is read when it is known who sends it.
+pub type Incoming = http::Request<RequestBody>;
+
+/// The body of a request.
+pub enum RequestBody {
+    /// It was read.
+    Read(Bytes),
+    /// It still comes.
+    Unread(Box<dyn UnreadBody>),
+}
+
+impl From<Bytes> for RequestBody {
+    fn from(bytes: Bytes) -> Self {
+        Self::Read(bytes)
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read(_) => "Read",
+            Self::Unread(_) => "Unread",
+        })
+    }
+}
 
 /// A response, with its whole body.
 pub type Response = http::Response<Bytes>;
-
-/// Marks a request (as an extension) whose body was longer than the server reads; the body is then empty.
-#[derive(Debug, Clone, Copy)]
-pub struct BodyTooLarge;
 
 /// What every handler returns.
 pub type Handled = Result<Response, MatrixError>;
@@ -35,10 +64,20 @@ pub struct Route<H> {
 /// A request whose path matched a template.
 #[derive(Debug)]
 pub struct Call {
-    /// The request as it arrived.
-    pub request: Request,
+    /// The request as it arrived, without its body.
+    pub request: http::Request<()>,
+    body: RefCell<CallBody>,
     /// The percent-decoded values of the template's braces, in order.
     parameters: Vec<String>,
+}
+
+/// The body of a call, read once.
+#[derive(Debug)]
+enum CallBody {
+    Waiting(RequestBody),
+    Read(Bytes, Reservation),
+    /// Somebody reads it, or it could not be read.
+    Gone,
 }
 
 impl Call {
@@ -57,13 +96,67 @@ impl Call {
         query_pairs(self.request.uri().query().unwrap_or("")).filter(|(key, _)| key == name).map(|(_, v)| v).collect()
     }
 
+    /// The body, which is read the first time.
+    ///
+    /// # Errors
+    /// 413 `M_TOO_LARGE` for one over the server's limit, 503 where too much is in work, 400 where it breaks off.
+    pub async fn bytes(&self, admission: &Admission, now: i64) -> Result<Bytes, MatrixError> {
+        let waiting = match self.body.replace(CallBody::Gone) {
+            CallBody::Waiting(waiting) => waiting,
+            CallBody::Read(bytes, reservation) => {
+                self.body.replace(CallBody::Read(bytes.clone(), reservation));
+                return Ok(bytes);
+            }
+            CallBody::Gone => return Err(broken_off()),
+        };
+        let limit = max_body_bytes(self.request.uri().path());
+        let announced = match &waiting {
+            RequestBody::Read(bytes) => Some(bytes.len()),
+            RequestBody::Unread(_) => self.announced_length(),
+        };
+        let reservation = admission.reserve(announced.unwrap_or(limit).min(limit), now).ok_or_else(too_busy)?;
+        let bytes = match waiting {
+            RequestBody::Read(bytes) if bytes.len() > limit => Err(BodyError::TooLong),
+            RequestBody::Read(bytes) => Ok(bytes),
+            RequestBody::Unread(body) => body.read(limit).await,
+        };
+        let bytes = bytes.map_err(|error| match error {
+            BodyError::TooLong => too_large(),
+            BodyError::Broken => broken_off(),
+        })?;
+        reservation.shrink(bytes.len());
+        self.body.replace(CallBody::Read(bytes.clone(), reservation));
+        Ok(bytes)
+    }
+
     /// The body as JSON.
     ///
     /// # Errors
-    /// 413 `M_TOO_LARGE` for a body over the server's limit, 400 `M_NOT_JSON` for one that is not JSON.
-    pub fn json(&self) -> Result<json::Value, MatrixError> {
-        body_json(&self.request)
+    /// As [`Call::bytes`]; 400 `M_NOT_JSON` for one that is not JSON.
+    pub async fn json(&self, admission: &Admission, now: i64) -> Result<json::Value, MatrixError> {
+        let bytes = self.bytes(admission, now).await?;
+        json::parse(&bytes).map_err(|error| match error.is_too_large() {
+            true => too_large(),
+            false => MatrixError::not_json(format!("The body is not JSON: {error}.")),
+        })
     }
+
+    fn announced_length(&self) -> Option<usize> {
+        self.request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+}
+
+fn too_large() -> MatrixError {
+    MatrixError::too_large("The request body is larger than this server reads.")
+}
+
+fn broken_off() -> MatrixError {
+    MatrixError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The request body breaks off.")
+}
+
+fn too_busy() -> MatrixError {
+    const MESSAGE: &str = "This server works on as much as it can hold; try again.";
+    MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(1_000)
 }
 
 /// The longest body that is read of a request for `path`.
@@ -76,25 +169,12 @@ pub fn max_body_bytes(path: &str) -> usize {
         13 * MIB
     } else if path.starts_with("/_matrix/federation/v2/invite/") {
         2 * MIB
+    } else if path.ends_with("/login") || path.ends_with("/register") {
+        // Anybody may send these.
+        MIB / 16
     } else {
         MIB
     }
-}
-
-/// The body of `request` as JSON; see [`Call::json`].
-///
-/// # Errors
-/// 413 `M_TOO_LARGE` or 400 `M_NOT_JSON`.
-pub fn body_json(request: &Request) -> Result<json::Value, MatrixError> {
-    let too_large = || MatrixError::too_large("The request body is larger than this server reads.");
-    let is_too_large = request.extensions().get::<BodyTooLarge>().is_some();
-    if is_too_large || request.body().len() > max_body_bytes(request.uri().path()) {
-        return Err(too_large());
-    }
-    json::parse(request.body()).map_err(|error| match error.is_too_large() {
-        true => too_large(),
-        false => MatrixError::not_json(format!("The body is not JSON: {error}.")),
-    })
 }
 
 /// Finds the route for `method` and `path` (still percent-encoded) and the decoded values of its braces.
@@ -119,8 +199,18 @@ pub fn find<'r, H>(routes: &'r [Route<H>], method: &Method, path: &str) -> Resul
 }
 
 /// Makes a call of a request whose path matched.
-pub fn call(request: Request, parameters: Vec<String>) -> Call {
-    Call { request, parameters }
+pub fn call(request: Incoming, parameters: Vec<String>) -> Call {
+    let (parts, body) = request.into_parts();
+    Call { request: http::Request::from_parts(parts, ()), body: RefCell::new(CallBody::Waiting(body)), parameters }
+}
+
+/// The answer that an error is.
+pub fn error_response(error: &MatrixError) -> Response {
+    let mut response = json_response(error.status, &error.body());
+    if let Some(ms) = error.retry_after_ms {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000)));
+    }
+    response
 }
 
 /// A JSON response with `status`.
@@ -134,7 +224,7 @@ pub fn json_response(status: StatusCode, body: &impl serde::Serialize) -> Respon
 pub fn raw_json_response(status: StatusCode, body: impl Into<Bytes>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use crate::{
+    admission::Admission,
     config::Config,
     federation::peers::{
         discovery::DiscoveryCache,
@@ -34,6 +35,8 @@ pub struct Server {
     pub keys: Rc<KeyFetcher>,
     /// The looks at staged PDUs that run.
     pub looks: Rc<Looks>,
+    /// What this isolate lets in.
+    pub admission: Rc<Admission>,
 }
 
 /// What servers of the same configuration in one isolate know together of other servers, and have under way: plain values
@@ -43,6 +46,7 @@ pub struct Caches {
     keys: Rc<KeyCache>,
     discovery: Rc<DiscoveryCache>,
     looks: Rc<Looks>,
+    admission: Rc<Admission>,
 }
 
 impl Server {
@@ -58,6 +62,6 @@ impl Server {
         let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
         let federation = Rc::new(FederationClient::new(platform.clone(), config.clone(), caches.discovery));
         let keys = Rc::new(KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), caches.keys));
-        Self { config, platform, store, rooms, federation, keys, looks: caches.looks }
+        Self { config, platform, store, rooms, federation, keys, looks: caches.looks, admission: caches.admission }
     }
 }

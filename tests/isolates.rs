@@ -427,6 +427,7 @@ fn server(world: &World, name: &str, database: &Sqlite) -> Rc<Program> {
         "SERVER_NAME" => Some(name.to_owned()),
         "SIGNING_KEY" => Some(format!("ed25519 a_test {seed}")),
         "REGISTRATION" => Some("open".to_owned()),
+        "FEDERATION_RATE" | "REGISTRATION_RATE" | "LOGIN_RATE" => Some("off".to_owned()),
         _ => None,
     })
     .unwrap();

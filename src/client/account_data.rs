@@ -52,7 +52,7 @@ async fn write(server: &Server, call: &Call, room_id: &str, event_type: &str) ->
         let message = "This type of account data is set through its own endpoint.";
         return Err(MatrixError::new(http::StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message));
     }
-    let content = Body::of(call)?.into_object().to_text();
+    let content = Body::of(server, call).await?.into_object().to_text();
     if content.len() > MAX_CONTENT_BYTES || event_type.len() > MAX_TYPE_BYTES {
         return Err(MatrixError::too_large("The account data is too long."));
     }

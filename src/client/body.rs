@@ -4,6 +4,7 @@ use crate::{
     error::MatrixError,
     matrix::json::{Object, Value},
     router::Call,
+    server::Server,
     store::accounts::Profile,
 };
 
@@ -13,16 +14,17 @@ pub(super) struct Body(Object);
 
 impl Body {
     /// The body of `call`, which must be a JSON object.
-    pub(super) fn of(call: &Call) -> Result<Self, MatrixError> {
-        match call.json()? {
+    pub(super) async fn of(server: &Server, call: &Call) -> Result<Self, MatrixError> {
+        match call.json(&server.admission, server.platform.clock.now_ms()).await? {
             Value::Object(object) => Ok(Self(object)),
             _ => Err(MatrixError::bad_json("The body must be a JSON object.")),
         }
     }
 
     /// As [`Body::of`], where the spec lets the body be missing.
-    pub(super) fn optional(call: &Call) -> Result<Self, MatrixError> {
-        if call.request.body().is_empty() { Ok(Self::default()) } else { Self::of(call) }
+    pub(super) async fn optional(server: &Server, call: &Call) -> Result<Self, MatrixError> {
+        let bytes = call.bytes(&server.admission, server.platform.clock.now_ms()).await?;
+        if bytes.is_empty() { Ok(Self::default()) } else { Self::of(server, call).await }
     }
 
     /// A part of another body.

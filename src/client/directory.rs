@@ -34,7 +34,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     if !is_own(server, &alias) {
         return Err(MatrixError::invalid_param("The alias is not of this server."));
     }
-    let body = Body::of(call)?;
+    let body = Body::of(server, call).await?;
     let reader = Reader::enter_joined(server, &session, body.required_text("room_id")?).await?;
     let now_ms = server.platform.clock.now_ms();
     let made = server.store.put_alias(alias.as_str(), reader.room_id.as_str(), session.user.as_str(), now_ms).await?;
@@ -115,7 +115,7 @@ pub(super) async fn get_visibility(server: &Server, call: &Call) -> Handled {
 /// `PUT /directory/list/room/{roomId}`
 pub(super) async fn put_visibility(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    let body = Body::optional(call)?;
+    let body = Body::optional(server, call).await?;
     let published = match body.text("visibility")? {
         None | Some("public") => true,
         Some("private") => false,

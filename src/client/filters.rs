@@ -31,7 +31,7 @@ const MAX_LIMIT: i64 = 100;
 pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     own(&session, call.parameter(0))?;
-    let filter = Body::of(call)?.into_object();
+    let filter = Body::of(server, call).await?.into_object();
     Filter::of(&filter)?;
     let text = filter.to_text();
     if text.len() > MAX_FILTER_BYTES {

@@ -6,9 +6,10 @@ use serde_json::json;
 use super::{
     auth::{self, new_token, token_hash},
     body::Body,
-    passwords,
+    passwords, throttle,
 };
 use crate::{
+    admission::Kind,
     error::MatrixError,
     matrix::identifiers::UserId,
     platform::Random,
@@ -27,7 +28,8 @@ pub(super) async fn flows(_: &Server, _: &Call) -> Handled {
 
 /// `POST /login`
 pub(super) async fn login(server: &Server, call: &Call) -> Handled {
-    let body = Body::of(call)?;
+    throttle::by_address(server, call, Kind::Login, server.config.rates.login)?;
+    let body = Body::of(server, call).await?;
     if body.required_text("type")? != "m.login.password" {
         return Err(MatrixError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "Unknown login type."));
     }
@@ -35,6 +37,8 @@ pub(super) async fn login(server: &Server, call: &Call) -> Handled {
     let password = body.required_text("password")?;
     let device = DeviceWish::read(&body)?;
     let user = local_user(server, &name);
+    // Whether there is such a user or not: the answer must not tell.
+    throttle::by_name(server, Kind::Login, server.config.rates.login, &name.to_lowercase())?;
     let stored = match &user {
         Some(user) => server.store.password_hash(user.as_str()).await?,
         None => None,

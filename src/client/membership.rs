@@ -55,7 +55,7 @@ pub(super) async fn join_by_id(server: &Server, call: &Call) -> Handled {
 pub(super) async fn leave(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let room_id = room_id(call.parameter(0))?;
-    let content = with_reason(Object::new(), &Body::optional(call)?)?;
+    let content = with_reason(Object::new(), &Body::optional(server, call).await?)?;
     let membership = server.store.membership(&room_id, &session.user).await?;
     match membership.as_deref() {
         Some("join" | "invite" | "knock") => {}
@@ -84,7 +84,7 @@ pub(super) async fn forget(server: &Server, call: &Call) -> Handled {
 pub(super) async fn invite(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let room_id = room_id(call.parameter(0))?;
-    let body = Body::of(call)?;
+    let body = Body::of(server, call).await?;
     let target = user_id(&body)?;
     invite_user(server, &session.user, &target, &room_id, with_reason(Object::new(), &body)?).await?;
     ok(&json!({}))
@@ -208,7 +208,7 @@ pub(super) async fn tell_profile(server: &Server, user: &UserId, profile: &Profi
 }
 
 async fn join(server: &Server, session: &Session, call: &Call, room_id: RoomId, via: Vec<ServerName>) -> Handled {
-    let body = Body::optional(call)?;
+    let body = Body::optional(server, call).await?;
     let profile = server.store.profile(session.user.as_str()).await?.unwrap_or_default();
     let content = with_reason(member_content(&profile), &body)?;
     join_room(server, &session.user, &room_id, via, content).await?;
@@ -271,7 +271,7 @@ async fn leave_room(server: &Server, user: &UserId, room_id: &RoomId, content: O
 async fn change_other(server: &Server, call: &Call, membership: &str, only_from: &[&str], otherwise: &str) -> Handled {
     let session = auth::session(server, call).await?;
     let room_id = room_id(call.parameter(0))?;
-    let body = Body::of(call)?;
+    let body = Body::of(server, call).await?;
     let target = user_id(&body)?;
     let content = with_reason(Object::new(), &body)?;
     if !only_from.is_empty() {

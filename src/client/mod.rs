@@ -23,13 +23,14 @@ mod rooms;
 mod sending;
 mod state;
 mod sync;
+mod throttle;
 mod tokens;
 mod visibility;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
-    router::{self, Request, Response},
+    router::{self, Incoming, Response},
     server::Server,
 };
 
@@ -37,7 +38,7 @@ type Handler = router::Handler<Server>;
 type Route = router::Route<Handler>;
 
 /// Answers a request under `/_matrix/client` or `/_matrix/media`, or for [`WELL_KNOWN`].
-pub async fn handle(server: &Server, request: Request) -> Response {
+pub async fn handle(server: &Server, request: Incoming) -> Response {
     let mut response = answer(server, request).await;
     allow_other_origins(response.headers_mut());
     response
@@ -117,7 +118,7 @@ const CORS: [(HeaderName, HeaderValue); 4] = [
     (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")),
 ];
 
-async fn answer(server: &Server, request: Request) -> Response {
+async fn answer(server: &Server, request: Incoming) -> Response {
     // A browser's question about any endpoint at all.
     if request.method() == Method::OPTIONS {
         return router::json_response(StatusCode::OK, &serde_json::json!({}));
@@ -135,7 +136,7 @@ async fn answer(server: &Server, request: Request) -> Response {
         if error.status.is_server_error() {
             server.platform.log.warn(&format!("{line}: {error}"));
         }
-        router::json_response(error.status, &error.body())
+        router::error_response(&error)
     })
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn put_field(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     own(&session, call.parameter(0))?;
     let name = call.parameter(1);
-    let body = Body::of(call)?;
+    let body = Body::of(server, call).await?;
     let value = body.text(name)?.filter(|value| !value.is_empty()).map(str::to_owned);
     if value.as_ref().is_some_and(|value| value.len() > MAX_FIELD_BYTES) {
         return Err(MatrixError::too_large("The value is too long."));

@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 use super::{
     body::Body,
     login::{DeviceWish, random_letters},
-    passwords,
+    passwords, throttle,
 };
 use crate::{
+    admission::Kind,
     config::Registration,
     error::MatrixError,
     matrix::identifiers::UserId,
@@ -37,12 +38,13 @@ pub(super) async fn register(server: &Server, call: &Call) -> Handled {
         Some("guest") => return Err(MatrixError::forbidden("This server has no guests.")),
         Some(_) => return Err(MatrixError::invalid_param("Unknown kind of account.")),
     }
+    throttle::by_address(server, call, Kind::Registration, server.config.rates.registration)?;
     let stages: &[&str] = match server.config.registration {
         Registration::Open => &[DUMMY],
         Registration::Token(_) => &[REGISTRATION_TOKEN, DUMMY],
         _ => return Err(MatrixError::forbidden("Registration is closed on this server.")),
     };
-    let body = Body::of(call)?;
+    let body = Body::of(server, call).await?;
     let device = DeviceWish::read(&body)?;
     let inhibit_login = body.flag("inhibit_login")?;
     let user = match body.text("username")? {
@@ -97,6 +99,7 @@ pub(super) async fn token_validity(server: &Server, call: &Call) -> Handled {
     let Registration::Token(expected) = &server.config.registration else {
         return Err(MatrixError::forbidden("This server does not register by token."));
     };
+    throttle::by_address(server, call, Kind::TokenValidity, server.config.rates.token_validity)?;
     let token = call.query("token").ok_or_else(|| MatrixError::missing_param("The query lacks \"token\"."))?;
     ok(&json!({ "valid": same(&token, expected) }))
 }

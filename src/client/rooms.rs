@@ -50,7 +50,7 @@ struct Wish {
 /// `POST /createRoom`
 pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    let wish = Wish::read(server, &session.user, &Body::of(call)?)?;
+    let wish = Wish::read(server, &session.user, &Body::of(server, call).await?)?;
     if let Some(alias) = &wish.alias
         && server.store.alias(alias.as_str()).await?.is_some()
     {

@@ -77,7 +77,7 @@ async fn once(
         return Err(MatrixError::invalid_param("The transaction ID must have between 1 and 255 bytes."));
     }
     let room_id = room_id(room)?;
-    let draft = draft(Body::optional(call)?)?;
+    let draft = draft(Body::optional(server, call).await?)?;
     if let Some(redacts) = &draft.redacts {
         may_redact(server, &session.user, &room_id, redacts).await?;
     }
@@ -142,7 +142,7 @@ async fn may_redact(server: &Server, user: &UserId, room_id: &RoomId, redacts: &
 pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let room_id = room_id(call.parameter(0))?;
-    let content = Body::of(call)?.into_object();
+    let content = Body::of(server, call).await?.into_object();
     let (event_type, state_key) = (call.parameter(1), call.parameter(2));
     match event_type {
         "m.room.canonical_alias" => check_aliases(server, &room_id, &content).await?,

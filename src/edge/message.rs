@@ -12,32 +12,46 @@ use worker::{
 use super::stream::{self, Excess, ReadError};
 use crate::{
     error::MatrixError,
-    router::{BodyTooLarge, Request, Response, max_body_bytes},
+    platform::{BodyError, LocalBoxFuture, UnreadBody},
+    router::{Incoming, RequestBody, Response},
 };
 
 /// A longer body is taken piece by piece, so that it is not in memory twice: as the runtime has it, and as we do.
 const MAX_BYTES_AT_ONCE: usize = 1024 * 1024;
 
-/// The request with its body read; with [`BodyTooLarge`] and no body where that is longer than the server reads.
+/// The request, its body not read yet.
 ///
 /// # Errors
-/// 400 where the request cannot be represented or its body breaks off.
-pub(super) async fn incoming(request: &web_sys::Request) -> Result<Request, MatrixError> {
+/// 400 where the request cannot be represented.
+pub(super) fn incoming(request: web_sys::Request) -> Result<Incoming, MatrixError> {
     let malformed = |what: &str| MatrixError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", format!("Malformed {what}."));
-    let mut incoming = Request::new(Bytes::new());
+    let mut incoming = Incoming::new(Bytes::new().into());
     *incoming.method_mut() =
         Method::from_bytes(request.method().as_bytes()).map_err(|_| malformed("request method"))?;
     *incoming.uri_mut() = path_and_query(&request.url()).ok_or_else(|| malformed("request path"))?;
     read_headers(&request.headers(), incoming.headers_mut());
-    let limit = max_body_bytes(incoming.uri().path());
-    match body(request, incoming.headers(), limit).await {
-        Ok(bytes) => *incoming.body_mut() = bytes,
-        Err(ReadError::TooLong) => {
-            incoming.extensions_mut().insert(BodyTooLarge);
-        }
-        Err(ReadError::Broken(_)) => return Err(malformed("request body")),
-    }
+    let length = incoming.headers().get(http::header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    *incoming.body_mut() = RequestBody::Unread(Box::new(Unread { request, length }));
     Ok(incoming)
+}
+
+/// The body of a request that the runtime has.
+struct Unread {
+    request: web_sys::Request,
+    /// As its header says.
+    length: Option<usize>,
+}
+
+impl UnreadBody for Unread {
+    fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, BodyError>> {
+        Box::pin(async move {
+            body(&self.request, self.length, limit).await.map_err(|error| match error {
+                ReadError::TooLong => BodyError::TooLong,
+                ReadError::Broken(_) => BodyError::Broken,
+            })
+        })
+    }
 }
 
 /// The response as the runtime sends it.
@@ -90,9 +104,8 @@ pub(super) fn path_and_query(url: &str) -> Option<Uri> {
     if path.starts_with('?') { format!("/{path}").parse().ok() } else { path.parse().ok() }
 }
 
-async fn body(request: &web_sys::Request, headers: &http::HeaderMap, limit: usize) -> Result<Bytes, ReadError> {
+async fn body(request: &web_sys::Request, length: Option<usize>, limit: usize) -> Result<Bytes, ReadError> {
     let Some(body) = request.body() else { return Ok(Bytes::new()) };
-    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length <= limit.min(MAX_BYTES_AT_ONCE)) {
         // HTTP holds the sender to the length it has announced, so the whole can be taken at once.
         let broken = |error: JsValue| ReadError::Broken(stream::describe(&error));

@@ -61,13 +61,14 @@ mod worker_events {
         let background = Rc::new(EventLifetime::of_request(context));
         let response = match program(&env, background) {
             Ok((program, costs)) => {
-                let response = match message::incoming(&request).await {
+                // Never the query: older clients send their access token in it.
+                let line = format!("{} {}", request.method(), path(&request.url()));
+                let response = match message::incoming(request) {
                     Ok(request) => program.handle(request).await,
                     Err(error) => refusal(&error),
                 };
                 if let Some(database) = costs {
-                    let line = format!("{} {} {}", response.status().as_u16(), request.method(), request.url());
-                    worker::console_log!("{}", database.costs(&line));
+                    worker::console_log!("{}", database.costs(&format!("{} {line}", response.status().as_u16())));
                 }
                 response
             }
@@ -114,6 +115,11 @@ mod worker_events {
         let config = Rc::new(config);
         CONFIG.set(Some(config.clone()));
         Ok(config)
+    }
+
+    fn path(url: &str) -> &str {
+        let after_host = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|start| &rest[start..]));
+        after_host.and_then(|rest| rest.split(['?', '#']).next()).unwrap_or("/")
     }
 
     fn refusal(error: &MatrixError) -> Response {

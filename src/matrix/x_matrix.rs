@@ -92,6 +92,17 @@ pub fn check_destination(headers: &[Authorization], own_name: &str) -> Result<()
     if headers.iter().all(is_ours) { Ok(()) } else { Err(XMatrixError::WrongDestination) }
 }
 
+/// Whether any of the keys that `headers` name is known and valid at `now`: else no body need be read.
+///
+/// # Errors
+/// [`XMatrixError::UnknownKey`] where none is.
+pub fn check_keys(headers: &[Authorization], keys: &KeyRing, now: i64) -> Result<(), XMatrixError> {
+    let is_valid = |header: &Authorization| {
+        keys.get(header.origin.as_str(), &header.key_id).is_some_and(|known| known.is_valid_now(now))
+    };
+    if headers.iter().any(is_valid) { Ok(()) } else { Err(XMatrixError::UnknownKey) }
+}
+
 /// Checks the signatures of a request at `now`: every one by a key that is known and valid must be right, and there must be one.
 ///
 /// # Errors

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use verge::{config::Config, program::Program, router::Response, server::Server};
 
-use crate::common::{network::World, sqlite::Sqlite};
+use crate::common::{
+    network::{RATES, World},
+    sqlite::Sqlite,
+};
 
 /// One server in a world of its own or of others.
 pub struct Home {
@@ -38,6 +41,7 @@ impl Home {
         let config = Config::parse(|variable| {
             let given = variables.iter().find(|(name, _)| *name == variable).map(|(_, value)| (*value).to_owned());
             given.or_else(|| match variable {
+                rate if RATES.contains(&rate) => Some("off".to_owned()),
                 "SERVER_NAME" => Some(name.to_owned()),
                 "SIGNING_KEY" => Some(format!("ed25519 a_test {seed}")),
                 _ => None,

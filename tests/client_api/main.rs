@@ -16,3 +16,4 @@ mod people;
 mod rooms;
 mod syncing;
 mod tampering;
+mod throttling;

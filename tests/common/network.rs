@@ -60,6 +60,9 @@ struct Inner {
     logs: RefCell<Vec<String>>,
 }
 
+/// The variables that bound how often may be asked; tests ask as often as they like, unless they set one.
+pub const RATES: [&str; 4] = ["LOGIN_RATE", "REGISTRATION_RATE", "TOKEN_VALIDITY_RATE", "FEDERATION_RATE"];
+
 /// A server of this world.
 #[derive(Clone)]
 pub struct Homeserver {
@@ -129,8 +132,9 @@ impl World {
     pub fn server_over(&self, name: &str, database: Sqlite, variables: &[(&str, &str)]) -> Homeserver {
         let signing_key = signing_key(name);
         let own = [("SERVER_NAME", name), ("SIGNING_KEY", &signing_key), ("REGISTRATION", "open")];
+        let rates = RATES.map(|name| (name, "off"));
         let find = |wanted: &str| {
-            let mut all = variables.iter().chain(&own);
+            let mut all = variables.iter().chain(&own).chain(&rates);
             all.find(|(name, _)| *name == wanted).map(|(_, value)| (*value).to_owned())
         };
         let config = Rc::new(Config::parse(find).unwrap());

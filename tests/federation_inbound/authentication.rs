@@ -2,7 +2,6 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use verge::router::BodyTooLarge;
 
 use crate::{
     accepted,
@@ -128,8 +127,7 @@ fn a_body_that_cannot_be_read_gets_its_own_error() {
     assert_eq!(errcode(String::new()), (400, "M_NOT_JSON".to_owned()));
     assert_eq!(errcode(deep), (400, "M_NOT_JSON".to_owned()));
     assert_eq!(errcode("[]".to_owned()), (400, "M_BAD_JSON".to_owned()));
-    let mut too_long = request(Method::PUT, target, &[&header], "");
-    too_long.extensions_mut().insert(BodyTooLarge);
+    let too_long = request(Method::PUT, target, &[&header], vec![b' '; 13 * 1024 * 1024 + 1]);
     let (status, answer) = send(&scene.world, &scene.a, too_long);
     assert_eq!((status, answer["errcode"].as_str()), (413, Some("M_TOO_LARGE")));
     assert_eq!(accepted(&scene.a), before);

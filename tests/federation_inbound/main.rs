@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod admission;
 mod authentication;
 mod chains;
 mod forks;

@@ -1,12 +1,13 @@
 //! Who sent a request (Server-Server API, "Request Authentication").
 //!
-//! The checks go from cheap to dear, so that hostile input costs little: the header's form and destination, the body's
-//! size and form, and only then the origin's keys, which may have to be fetched.
+//! Nothing is read or kept for who has not shown a key: first the header's form and destination, then the origin's keys,
+//! which may have to be fetched from a server that dawdles, and only then the body, within what this isolate can hold.
 
 use http::Method;
 
 use super::malformed;
 use crate::{
+    admission::{Kind, Turn},
     error::MatrixError,
     matrix::{
         identifiers::ServerName,
@@ -16,6 +17,9 @@ use crate::{
     router::Call,
     server::Server,
 };
+
+/// For so long, in milliseconds, a request of an origin that asks too often waits before it is refused.
+const PATIENCE_MS: u32 = 5_000;
 
 /// The server that a request is proven to come from. Only [`authenticate`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,16 +80,17 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
     if origin == own_name {
         return Err(MatrixError::unauthorized("A server does not send requests to itself."));
     }
+    let key_ids: Vec<&str> = headers.iter().map(|header| header.key_id.as_str()).collect();
+    let keys = server.keys.for_request(&origin, &key_ids).await?;
+    x_matrix::check_keys(&headers, &keys, server.platform.clock.now_ms())?;
     let content = match *call.request.method() {
         Method::GET => None,
         // All other endpoints have a body, which is an object.
-        _ => Some(call.json()?),
+        _ => Some(call.json(&server.admission, server.platform.clock.now_ms()).await?),
     };
     if content.as_ref().is_some_and(|content| content.as_object().is_none()) {
         return Err(MatrixError::bad_json("The body is not a JSON object."));
     }
-    let key_ids: Vec<&str> = headers.iter().map(|header| header.key_id.as_str()).collect();
-    let keys = server.keys.for_request(&origin, &key_ids).await?;
     let uri = call.request.uri();
     let request = SignedRequest {
         method: call.request.method().as_str(),
@@ -95,7 +100,27 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
         content: content.as_ref(),
     };
     x_matrix::verify(&headers, &request, &keys, server.platform.clock.now_ms())?;
+    wait_for_turn(server, &origin).await?;
     Ok(Signed { origin: Origin(origin), call, content: content.and_then(Value::into_object) })
+}
+
+/// Lets an origin that asks too often wait, one request after the other: who sends one at a time is never refused.
+///
+/// # Errors
+/// 429 `M_LIMIT_EXCEEDED` where more would have to wait than one could bear.
+async fn wait_for_turn(server: &Server, origin: &ServerName) -> Result<(), MatrixError> {
+    let Some(rate) = server.config.rates.federation else { return Ok(()) };
+    let now = server.platform.clock.now_ms();
+    // Longer than the rate takes for one request, so that one at a time always has its turn.
+    let patience = PATIENCE_MS.max(rate.ms_for_one());
+    match server.admission.take(Kind::Federation, origin.as_str(), rate, patience, now) {
+        Turn::Now => Ok(()),
+        Turn::After(ms) => {
+            server.platform.clock.sleep(ms).await;
+            Ok(())
+        }
+        Turn::Refused(ms) => Err(MatrixError::limit_exceeded(ms)),
+    }
 }
 
 impl From<XMatrixError> for MatrixError {

@@ -36,7 +36,7 @@ pub use self::authentication::Origin;
 use self::{authentication::Signed, malformed::malformed};
 use crate::{
     platform::LocalBoxFuture,
-    router::{self, Handled, Request, Response, Route},
+    router::{self, Handled, Incoming, Response, Route},
     server::Server,
 };
 
@@ -109,17 +109,17 @@ const SIGNED: &[Route<SignedHandler>] = &[
 
 /// Answers one request whose path begins with `/_matrix/federation`, `/_matrix/key` or `/_matrix/media`, or is
 /// `/.well-known/matrix/server`.
-pub async fn handle(server: &Server, request: Request) -> Response {
+pub async fn handle(server: &Server, request: Incoming) -> Response {
     let line = format!("{} {}", request.method(), request.uri().path());
     route(server, request).await.unwrap_or_else(|error| {
         if error.status.is_server_error() {
             server.platform.log.warn(&format!("{line}: {error}"));
         }
-        router::json_response(error.status, &error.body())
+        router::error_response(&error)
     })
 }
 
-async fn route(server: &Server, request: Request) -> Handled {
+async fn route(server: &Server, request: Incoming) -> Handled {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     match router::find(PUBLIC, &method, &path) {
         Ok((handler, parameters)) => handler(server, &router::call(request, parameters)).await,

@@ -1,0 +1,250 @@
+//! What one isolate lets in: the bytes that it works on, and how often somebody may ask.
+//!
+//! All of it is bounded before any work is done, and lives in the isolate's memory as plain values: nothing of it costs a
+//! row, and each isolate counts for itself.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::IpAddr,
+    rc::Rc,
+};
+
+/// How many bytes of memory the requests in work may take together; an isolate has 128 MB for everything.
+const IN_WORK_BYTES: usize = 80 * 1024 * 1024;
+/// What a body takes for each of its bytes while it is worked on: its text, the values read of it, what is written of them.
+const MEMORY_FOR_A_BYTE: usize = 6;
+/// For so long, in milliseconds, a request is believed to be in work. One that the platform has cut off does not say so.
+const LONGEST_WORK_MS: i64 = 5 * 60 * 1_000;
+/// How many of those who ask are remembered for each kind of request.
+const MAX_BUCKETS: usize = 8_192;
+
+/// What the servers of one isolate share of this.
+#[derive(Default)]
+pub struct Admission {
+    in_work: InWork,
+    buckets: [RefCell<HashMap<String, Bucket>>; Kind::ALL],
+}
+
+/// What is counted apart from all else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `POST /login`, by address and by account.
+    Login,
+    /// `POST /register`, by address.
+    Registration,
+    /// Whether a registration token is valid, by address.
+    TokenValidity,
+    /// Signed requests, by origin.
+    Federation,
+}
+
+impl Kind {
+    const ALL: usize = 4;
+}
+
+/// How often something may be asked: so many times at once, and as many again over so much time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many at once.
+    pub burst: u32,
+    /// In so many seconds as many again are allowed.
+    pub seconds: u32,
+}
+
+impl Rate {
+    /// How many milliseconds it takes until one more is allowed.
+    pub fn ms_for_one(self) -> u32 {
+        self.seconds.saturating_mul(1_000).div_ceil(self.burst)
+    }
+}
+
+/// Whether a request may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Now.
+    Now,
+    /// After so many milliseconds.
+    After(u32),
+    /// Not at all; it may be asked again in so many milliseconds.
+    Refused(u32),
+}
+
+/// Bytes that a request works on, until it is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    held: Rc<RefCell<HashMap<u64, Held>>>,
+    id: u64,
+}
+
+#[derive(Default)]
+struct InWork {
+    held: Rc<RefCell<HashMap<u64, Held>>>,
+    last_id: Cell<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    bytes: usize,
+    until: i64,
+}
+
+/// A bucket that fills with tokens up to its rate's burst; below zero stand those who wait.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    at: i64,
+}
+
+impl Admission {
+    /// Makes room for a body of `body_bytes` at `now`; `None` where too much is in work. One body has room whatever its size.
+    pub fn reserve(&self, body_bytes: usize, now: i64) -> Option<Reservation> {
+        let mut held = self.in_work.held.borrow_mut();
+        held.retain(|_, held| held.until > now);
+        let bytes = body_bytes.saturating_mul(MEMORY_FOR_A_BYTE);
+        let others: usize = held.values().map(|held| held.bytes).sum();
+        if others > 0 && others.saturating_add(bytes) > IN_WORK_BYTES {
+            return None;
+        }
+        let id = self.in_work.last_id.get().wrapping_add(1);
+        self.in_work.last_id.set(id);
+        held.insert(id, Held { bytes, until: now + LONGEST_WORK_MS });
+        Some(Reservation { held: Rc::clone(&self.in_work.held), id })
+    }
+
+    /// Takes one of what `rate` allows `who`, at `now`. Those who would have to wait for at most `patience_ms` are told to,
+    /// one after the other; all others are refused and cost nothing.
+    pub fn take(&self, kind: Kind, who: &str, rate: Rate, patience_ms: u32, now: i64) -> Turn {
+        let mut buckets = self.buckets[kind as usize].borrow_mut();
+        let per_ms = f64::from(rate.burst) / (f64::from(rate.seconds) * 1_000.0);
+        let full = f64::from(rate.burst);
+        let filled = |bucket: &Bucket| (bucket.tokens + (now - bucket.at).max(0) as f64 * per_ms).min(full);
+        if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(who) {
+            buckets.retain(|_, bucket| filled(bucket) < full);
+            if buckets.len() >= MAX_BUCKETS {
+                // So many names at once are an attacker's: whom it forgets of them does not matter.
+                buckets.clear();
+            }
+        }
+        let bucket = buckets.entry(who.to_owned()).or_insert(Bucket { tokens: full, at: now });
+        let tokens = filled(bucket) - 1.0;
+        // Rounding up: who comes back at that time must find a token.
+        let wait = if tokens >= 0.0 { 0 } else { (-tokens / per_ms).ceil() as u32 };
+        if wait > patience_ms {
+            return Turn::Refused(wait);
+        }
+        *bucket = Bucket { tokens, at: now };
+        if wait == 0 { Turn::Now } else { Turn::After(wait) }
+    }
+}
+
+impl Reservation {
+    /// Corrects it to what the body has turned out to be.
+    pub fn shrink(&self, body_bytes: usize) {
+        if let Some(held) = self.held.borrow_mut().get_mut(&self.id) {
+            held.bytes = held.bytes.min(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE));
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.held.borrow_mut().remove(&self.id);
+    }
+}
+
+/// Whom an address stands for: a household has a whole /64 of IPv6.
+pub fn network_of(address: &str) -> String {
+    match address.trim().parse() {
+        Ok(IpAddr::V6(address)) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+        Ok(IpAddr::V4(address)) => address.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const RATE: Rate = Rate { burst: 10, seconds: 60 };
+
+    #[test]
+    fn a_bucket_empties_and_fills_again() {
+        let admission = Admission::default();
+        for _ in 0..10 {
+            assert_eq!(admission.take(Kind::Login, "a", RATE, 0, 1_000), Turn::Now);
+        }
+        assert_eq!(admission.take(Kind::Login, "a", RATE, 0, 1_000), Turn::Refused(6_000));
+        // Being refused costs nothing, and others are not concerned.
+        assert_eq!(admission.take(Kind::Login, "a", RATE, 0, 1_000), Turn::Refused(6_000));
+        assert_eq!(admission.take(Kind::Login, "b", RATE, 0, 1_000), Turn::Now);
+        assert_eq!(admission.take(Kind::Federation, "a", RATE, 0, 1_000), Turn::Now);
+        assert_eq!(admission.take(Kind::Login, "a", RATE, 0, 7_000), Turn::Now);
+        assert_eq!(admission.take(Kind::Login, "a", RATE, 0, 7_000), Turn::Refused(6_000));
+        // The clock may stand or go back.
+        assert_eq!(admission.take(Kind::Login, "a", RATE, 0, 0), Turn::Refused(6_000));
+    }
+
+    #[test]
+    fn who_is_patient_waits_in_turn() {
+        let admission = Admission::default();
+        for _ in 0..10 {
+            admission.take(Kind::Federation, "a", RATE, 13_000, 0);
+        }
+        assert_eq!(admission.take(Kind::Federation, "a", RATE, 13_000, 0), Turn::After(6_000));
+        assert_eq!(admission.take(Kind::Federation, "a", RATE, 13_000, 0), Turn::After(12_000));
+        assert_eq!(admission.take(Kind::Federation, "a", RATE, 13_000, 0), Turn::Refused(18_000));
+        // One at a time is never refused, whatever the rate.
+        let mut now = 0;
+        for _ in 0..100 {
+            let turn = admission.take(Kind::Federation, "b", RATE, 6_000, now);
+            assert!(!matches!(turn, Turn::Refused(_)), "refused at {now}");
+            if let Turn::After(ms) = turn {
+                now += i64::from(ms);
+            }
+        }
+        assert_eq!(now, 90 * 6_000);
+    }
+
+    #[test]
+    fn names_without_end_take_bounded_memory() {
+        let admission = Admission::default();
+        for i in 0..3 * MAX_BUCKETS {
+            admission.take(Kind::Login, &i.to_string(), RATE, 0, 0);
+            assert!(admission.buckets[Kind::Login as usize].borrow().len() <= MAX_BUCKETS);
+        }
+    }
+
+    #[test]
+    fn bytes_in_work_are_bounded_and_come_back() {
+        const MIB: usize = 1024 * 1024;
+        let admission = Admission::default();
+        let large = admission.reserve(100 * MIB, 0).unwrap();
+        assert!(admission.reserve(1, 0).is_none());
+        large.shrink(MIB);
+        let more: Vec<_> = (0..12).map(|_| admission.reserve(MIB, 0).unwrap()).collect();
+        assert!(admission.reserve(MIB, 0).is_none());
+        drop(more);
+        drop(large);
+        let cut_off = admission.reserve(13 * MIB, 0).unwrap();
+        assert!(admission.reserve(MIB, LONGEST_WORK_MS - 1).is_none());
+        let next = admission.reserve(13 * MIB, LONGEST_WORK_MS).unwrap();
+        // One that was given up lets go of nothing that is another's.
+        drop(cut_off);
+        assert!(admission.reserve(MIB, LONGEST_WORK_MS).is_none());
+        drop(next);
+    }
+
+    #[test]
+    fn addresses_stand_for_networks() {
+        assert_eq!(network_of("203.0.113.7"), "203.0.113.7");
+        assert_eq!(network_of("2001:db8:1:2:3:4:5:6"), network_of("2001:db8:1:2::1"));
+        assert_ne!(network_of("2001:db8:1:2::1"), network_of("2001:db8:1:3::1"));
+        assert_eq!(network_of("junk"), network_of(""));
+    }
+}

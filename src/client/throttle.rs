@@ -1,0 +1,40 @@
+//! How often may be asked what anybody may ask without a token (Client-Server API, "Rate limiting").
+
+use crate::{
+    admission::{Kind, Rate, Turn, network_of},
+    error::MatrixError,
+    router::Call,
+    server::Server,
+};
+
+/// Where the platform says from which address a request comes. It takes away whatever a client sends under this name.
+const ADDRESS: &str = "cf-connecting-ip";
+/// The longest name of an account that is told from others, in characters.
+const MAX_NAME: usize = 255;
+
+/// Counts a request against its sender's address.
+///
+/// # Errors
+/// 429 `M_LIMIT_EXCEEDED` where it is one too many.
+pub(super) fn by_address(server: &Server, call: &Call, kind: Kind, rate: Option<Rate>) -> Result<(), MatrixError> {
+    let address = call.request.headers().get(ADDRESS).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    take(server, kind, rate, &network_of(address))
+}
+
+/// Counts a request against the account that it names.
+///
+/// # Errors
+/// 429 `M_LIMIT_EXCEEDED` where it is one too many.
+pub(super) fn by_name(server: &Server, kind: Kind, rate: Option<Rate>, name: &str) -> Result<(), MatrixError> {
+    // No network is written so.
+    let who: String = "account ".chars().chain(name.chars().take(MAX_NAME)).collect();
+    take(server, kind, rate, &who)
+}
+
+fn take(server: &Server, kind: Kind, rate: Option<Rate>, who: &str) -> Result<(), MatrixError> {
+    let Some(rate) = rate else { return Ok(()) };
+    match server.admission.take(kind, who, rate, 0, server.platform.clock.now_ms()) {
+        Turn::Now | Turn::After(_) => Ok(()),
+        Turn::Refused(ms) => Err(MatrixError::limit_exceeded(ms)),
+    }
+}

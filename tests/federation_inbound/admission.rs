@@ -1,0 +1,151 @@
+//! What is let in: nothing is read for strangers, bytes in work are bounded, and each origin has its turn.
+
+use std::{cell::Cell, rc::Rc};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::Method;
+use serde_json::{Value, json};
+use verge::{
+    platform::{BodyError, LocalBoxFuture, UnreadBody},
+    router::{Incoming, RequestBody, Response},
+};
+
+use crate::common::{
+    network::{Homeserver, World},
+    peer::{Peer, request},
+    sqlite::Sqlite,
+};
+
+const SEND: &str = "/_matrix/federation/v1/send/t";
+
+/// A body that counts how often it was read.
+struct Watched {
+    bytes: Bytes,
+    reads: Rc<Cell<usize>>,
+}
+
+impl UnreadBody for Watched {
+    fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, BodyError>> {
+        self.reads.set(self.reads.get() + 1);
+        Box::pin(async move { if self.bytes.len() > limit { Err(BodyError::TooLong) } else { Ok(self.bytes) } })
+    }
+}
+
+fn world(variables: &[(&str, &str)]) -> (World, Homeserver, Rc<Peer>) {
+    let world = World::new();
+    let a = world.server_over("a.example", Sqlite::in_memory(), variables);
+    let peer = Peer::new(&world, "peer.example");
+    (world, a, peer)
+}
+
+/// A transaction with these `Authorization` headers whose body is watched.
+fn watched(headers: &[&str], body: &Value, announced: Option<usize>) -> (Incoming, Rc<Cell<usize>>) {
+    let reads = Rc::new(Cell::new(0));
+    let bytes = Bytes::from(body.to_string());
+    let mut incoming = request(Method::PUT, SEND, headers, "")
+        .map(|_| RequestBody::Unread(Box::new(Watched { bytes, reads: Rc::clone(&reads) })));
+    if let Some(length) = announced {
+        incoming.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+    }
+    (incoming, reads)
+}
+
+fn outcome(response: &Response) -> (u16, String) {
+    let body: Value = serde_json::from_slice(response.body()).unwrap();
+    (response.status().as_u16(), body["errcode"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn no_body_is_read_for_who_has_shown_no_key() {
+    let (world, a, peer) = world(&[]);
+    let body = json!({ "pdus": [] });
+    let good = peer.authorization("PUT", SEND, "a.example", Some(&body));
+    let elsewhere = peer.authorization("PUT", SEND, "b.example", Some(&body));
+    let no_such_key = good.replace("ed25519:peer", "ed25519:other");
+    let nobody = good.replace("peer.example", "nobody.example");
+    let cases: [(&[&str], u16); 5] =
+        [(&[], 401), (&["X-Matrix nonsense"], 400), (&[&elsewhere], 401), (&[&no_such_key], 401), (&[&nobody], 401)];
+    for (headers, expected) in cases {
+        let (incoming, reads) = watched(headers, &body, None);
+        let response = world.run(a.handle(incoming));
+        assert_eq!((outcome(&response), reads.get()), ((expected, "M_UNAUTHORIZED".to_owned()), 0), "{headers:?}");
+    }
+    let (incoming, reads) = watched(&[&good], &body, None);
+    let response = world.run(a.handle(incoming));
+    assert_eq!((response.status().as_u16(), reads.get()), (200, 1));
+}
+
+#[test]
+fn no_body_of_a_client_is_read_without_a_token() {
+    let (world, a, _) = world(&[]);
+    let reads = Rc::new(Cell::new(0));
+    let paths = [
+        ("POST", "/_matrix/client/v3/createRoom"),
+        ("PUT", "/_matrix/client/v3/rooms/!r:a.example/send/m.room.message/1"),
+        ("PUT", "/_matrix/client/v3/user/@alice:a.example/account_data/x"),
+        ("POST", "/_matrix/client/v3/user/@alice:a.example/filter"),
+    ];
+    for (method, path) in paths {
+        let body = Watched { bytes: Bytes::from_static(b"{}"), reads: Rc::clone(&reads) };
+        let incoming = http::Request::builder().method(method).uri(path);
+        let incoming = incoming.header("Authorization", "Bearer wrong").body(RequestBody::Unread(Box::new(body)));
+        let response = world.run(a.handle(incoming.unwrap()));
+        assert_eq!((outcome(&response), reads.get()), ((401, "M_UNKNOWN_TOKEN".to_owned()), 0), "{path}");
+    }
+}
+
+#[test]
+fn what_is_too_much_at_once_is_refused_for_now() {
+    let (world, a, peer) = world(&[]);
+    let body = json!({ "pdus": [] });
+    let good = peer.authorization("PUT", SEND, "a.example", Some(&body));
+    // As if a large transaction were in work.
+    let in_work = a.admission.reserve(12 * 1024 * 1024, world.now_ms()).unwrap();
+    let (incoming, reads) = watched(&[&good], &body, Some(12 * 1024 * 1024));
+    let response = world.run(a.handle(incoming));
+    assert_eq!((outcome(&response), reads.get()), ((503, "M_UNKNOWN".to_owned()), 0));
+    assert_eq!(response.headers()["retry-after"], "1");
+    // A small one has room beside it, and the large one when the other is done.
+    let (incoming, _) = watched(&[&good], &body, Some(body.to_string().len()));
+    assert_eq!(world.run(a.handle(incoming)).status(), 200);
+    drop(in_work);
+    for _ in 0..20 {
+        let (incoming, _) = watched(&[&good], &body, Some(12 * 1024 * 1024));
+        assert_eq!(world.run(a.handle(incoming)).status(), 200);
+    }
+}
+
+#[test]
+fn an_origin_that_asks_too_often_waits_and_is_refused_at_last() {
+    let (world, a, peer) = world(&[("FEDERATION_RATE", "10/10")]);
+    let other = Peer::new(&world, "other.example");
+    let target = "/_matrix/federation/v1/query/profile?user_id=%40nobody%3Aa.example";
+    let began = world.now_ms();
+    // One at a time is never refused, however many there are.
+    for _ in 0..30 {
+        assert_eq!(peer.get(&a, target).0, 404);
+    }
+    assert_eq!(world.now_ms() - began, 20_000);
+    let ask = |peer: &Rc<Peer>| {
+        let header = peer.authorization("GET", target, "a.example", None);
+        a.handle(request(Method::GET, target, &[&header], ""))
+    };
+    let answers = world.run(join_all((0..20).map(|_| ask(&peer))));
+    let refused: Vec<&Response> = answers.iter().filter(|answer| answer.status() == 429).collect();
+    // Five wait for their turns, a second each.
+    assert_eq!((refused.len(), answers.iter().filter(|answer| answer.status() == 404).count()), (15, 5));
+    let body: Value = serde_json::from_slice(refused[0].body()).unwrap();
+    assert_eq!((body["errcode"].as_str(), body["retry_after_ms"].as_i64()), (Some("M_LIMIT_EXCEEDED"), Some(6_000)));
+    assert_eq!(refused[0].headers()["retry-after"], "6");
+    // Others are not concerned, and nobody can use up another's turns: they are counted once the signature is right.
+    assert_eq!(other.get(&a, target).0, 404);
+    let forged = other.authorization("GET", target, "a.example", None).replace("other.example", "peer.example");
+    for _ in 0..50 {
+        world.run(a.handle(request(Method::GET, target, &[&forged], "")));
+    }
+    world.advance(6_000);
+    let before = world.now_ms();
+    assert_eq!(peer.get(&a, target).0, 404);
+    assert_eq!(world.now_ms(), before);
+}
