@@ -38,7 +38,7 @@ fn hang_up(home: &Home, user: &User, path: &str, body: &str) {
         .method("POST")
         .uri(format!("/_matrix/client/v3{path}"))
         .header("Authorization", format!("Bearer {}", user.token))
-        .body(body.to_owned().into())
+        .body(bytes::Bytes::from(body.to_owned()))
         .unwrap();
     home.world.run(async {
         select(pin!(home.server.handle(request)), home.world.sleep(1_000)).await;
