@@ -45,9 +45,11 @@ pub struct Store {
     heard: Rc<RefCell<Heard>>,
 }
 
-/// Lets what a server has not had be sent at once. Returns a row where it had been taken to be away.
+/// Lets what a server has not had be sent as soon as it may. How often it has failed is not forgotten: a server that fails and
+/// talks all the same is still failing.
 const HEARD_FROM: &str = "\
-    UPDATE destinations SET failures = 0, retry_at = 0 WHERE destination = ?1 AND failures > 0 RETURNING destination";
+    UPDATE destinations SET retry_at = not_before WHERE destination = ?1 AND retry_at > not_before \
+    RETURNING not_before";
 
 /// The servers that were heard from.
 #[derive(Default)]

@@ -1,8 +1,8 @@
 //! The transaction queue: who has something to hear, and what.
 //!
 //! The outbox is one log; a destination is a cursor into it. A destination's row also holds the transaction in flight,
-//! by the positions that it covers, so that a retry is the same transaction; and a lease, by the database's clock, so
-//! that one isolate at a time sends to it.
+//! by the positions that it covers, so that a retry is the same transaction; how large the next one may be; and a lease, by
+//! the database's clock, so that one isolate at a time sends to it.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     matrix::identifiers::{RoomId, ServerName},
-    platform::{DatabaseError, Rows, Statement},
+    platform::{DatabaseError, Row, Rows, SqlValue, Statement},
 };
 
 /// How long a destination stays leased to who sends to it, in milliseconds: longer than a request may take.
@@ -27,9 +27,63 @@ pub struct OutgoingTransaction {
     /// Its `origin_server_ts`.
     pub origin_server_ts: i64,
     /// Its PDUs, in the order in which they were committed; at most 50.
-    pub pdus: Vec<String>,
+    pub pdus: Vec<OutgoingPdu>,
     /// How many attempts to reach the destination have failed in a row.
     pub failures: i64,
+    /// How often the destination has answered it with 400.
+    pub refusals: i64,
+    /// When it did so first.
+    pub refused_since: Option<i64>,
+    /// Whether it holds only, or begins with, what a larger transaction held that was refused for good.
+    pub is_suspect: bool,
+}
+
+/// One PDU of a transaction to send.
+#[derive(Debug, Clone)]
+pub struct OutgoingPdu {
+    /// Its event id.
+    pub event_id: String,
+    /// Its text.
+    pub json: String,
+}
+
+/// What became of the transaction that was sent before the one that is asked for now.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// There was none.
+    None,
+    /// The destination has taken it.
+    Taken {
+        /// Its id.
+        txn_id: String,
+    },
+    /// The destination will never take it: the next one covers less.
+    Halved {
+        /// Its id.
+        txn_id: String,
+        /// How many PDUs the next one may hold.
+        max_pdus: i64,
+        /// Whether what it covered is halved again without asking for long, if it is refused again.
+        is_suspect: bool,
+    },
+    /// The destination will never take its only event, which is left out.
+    LeftOut {
+        /// Its id.
+        txn_id: String,
+    },
+}
+
+/// A transaction that could not be delivered, and is to be sent again as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure {
+    /// Now, in milliseconds since the epoch.
+    pub now: i64,
+    /// When it is tried again.
+    pub retry_at: i64,
+    /// Not before this time, even where the destination is heard from.
+    pub not_before: i64,
+    /// Whether the destination answered with 400.
+    pub was_refused: bool,
 }
 
 /// Who asks for work, and when.
@@ -55,8 +109,22 @@ const DUE: &str = "\
 
 const KNOW: &str = "INSERT INTO destinations (destination) VALUES (?1) ON CONFLICT (destination) DO NOTHING";
 
-const COMPLETE: &str = "\
-    UPDATE destinations SET cursor = txn_to, txn_id = NULL, txn_to = NULL, txn_ts = NULL, failures = 0, retry_at = 0 \
+const TAKEN: &str = "\
+    UPDATE destinations SET cursor = txn_to, txn_id = NULL, txn_to = NULL, txn_ts = NULL, failures = 0, retry_at = 0, \
+      not_before = 0, max_pdus = MIN(max_pdus + 1, 50), refusals = 0, refused_since = NULL, \
+      refused_to = CASE WHEN refused_to > txn_to THEN refused_to END \
+    WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3";
+
+/// ?4: the most PDUs from now on, ?5: whether what the transaction covered is suspect.
+const HALVED: &str = "\
+    UPDATE destinations SET txn_id = NULL, txn_to = NULL, txn_ts = NULL, max_pdus = ?4, refusals = 0, \
+      refused_since = NULL, refused_to = CASE WHEN ?5 THEN MAX(COALESCE(refused_to, 0), txn_to) ELSE refused_to END \
+    WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3";
+
+/// With the event that was refused the suspicion goes too: what follows it is judged by itself.
+const LEFT_OUT: &str = "\
+    UPDATE destinations SET cursor = txn_to, txn_id = NULL, txn_to = NULL, txn_ts = NULL, refusals = 0, \
+      refused_since = NULL, refused_to = NULL, failures = 0, retry_at = 0, not_before = 0 \
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3";
 
 const LEASE: &str = "\
@@ -77,7 +145,7 @@ const BEGIN: &str = concat!(
     "UPDATE destinations AS d SET txn_id = ?3, txn_ts = ?4, \
        txn_to = (SELECT MAX(pos) FROM (SELECT o.pos AS pos ",
     pending!(),
-    " ORDER BY o.pos LIMIT 50)) \
+    " ORDER BY o.pos LIMIT (SELECT max_pdus FROM destinations WHERE destination = ?1))) \
      WHERE d.destination = ?1 AND d.lease_owner = ?2 AND d.txn_id IS NULL AND EXISTS (SELECT 1 ",
     pending!(),
     ")"
@@ -90,7 +158,8 @@ const RELEASE: &str = "\
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id IS NULL";
 
 const IN_FLIGHT: &str = "\
-    SELECT txn_id, txn_ts, failures FROM destinations \
+    SELECT txn_id, txn_ts, failures, refusals, refused_since, COALESCE(refused_to, 0) > cursor AS suspect \
+    FROM destinations \
     WHERE destination = ?1 AND lease_owner = ?2 AND retry_at <= ?3 AND txn_id IS NOT NULL";
 
 const PDUS: &str = concat!(
@@ -104,8 +173,11 @@ const PDUS: &str = concat!(
     ORDER BY o.pos"
 );
 
+/// ?5: whether it was refused, ?6: now.
 const FAIL: &str = "\
-    UPDATE destinations SET failures = failures + 1, retry_at = ?3, lease_until = 0, lease_owner = NULL \
+    UPDATE destinations SET failures = failures + 1, retry_at = ?3, not_before = ?4, refusals = refusals + ?5, \
+      refused_since = CASE WHEN ?5 THEN COALESCE(refused_since, ?6) ELSE refused_since END, \
+      lease_until = 0, lease_owner = NULL \
     WHERE destination = ?1 AND lease_owner = ?2";
 
 /// Up to where the slowest of those begins that still have something to hear; all of it where nobody has.
@@ -138,22 +210,27 @@ impl Store {
     }
 
     /// Takes the lease of a destination and the transaction to send to it: the one in flight, else the next. `None` where
-    /// somebody else has the lease, or nothing is to be sent. `completed` is the transaction that the destination has
-    /// just taken. One round trip.
+    /// somebody else has the lease, or nothing is to be sent. `outcome` is what became of the transaction that this lease
+    /// gave before. One round trip.
     ///
     /// # Errors
     /// As the database says.
     pub async fn claim(
         &self,
         claim: Claim<'_>,
-        completed: Option<&str>,
+        outcome: &Outcome,
     ) -> Result<Option<OutgoingTransaction>, DatabaseError> {
         let destination = claim.destination.as_str();
         let who = || [destination.into(), claim.owner.into()];
-        let with = |more: Vec<crate::platform::SqlValue>| who().into_iter().chain(more).collect::<Vec<_>>();
-        let mut statements = vec![match completed {
-            Some(txn_id) => Statement::new(COMPLETE, with(vec![txn_id.into()])),
-            None => Statement::new(KNOW, [destination.into()]),
+        let with = |more: Vec<SqlValue>| who().into_iter().chain(more).collect::<Vec<_>>();
+        let mut statements = vec![match outcome {
+            Outcome::None => Statement::new(KNOW, [destination.into()]),
+            Outcome::Taken { txn_id } => Statement::new(TAKEN, with(vec![txn_id.as_str().into()])),
+            Outcome::Halved { txn_id, max_pdus, is_suspect } => {
+                let parameters = vec![txn_id.as_str().into(), (*max_pdus).into(), (*is_suspect).into()];
+                Statement::new(HALVED, with(parameters))
+            }
+            Outcome::LeftOut { txn_id } => Statement::new(LEFT_OUT, with(vec![txn_id.as_str().into()])),
         }];
         statements.push(Statement::new(LEASE, with(vec![LEASE_MS.into(), claim.now.into()])));
         statements.push(Statement::new(BEGIN, with(vec![claim.new_txn_id.into(), claim.now.into()])));
@@ -163,21 +240,34 @@ impl Store {
         let mut answers = self.batch(statements).await?;
         let pdus: Rows = answers.pop().unwrap_or_default();
         let Some(row) = answers.pop().unwrap_or_default().into_iter().next() else { return Ok(None) };
+        let pdu = |row: &Row| {
+            Ok(OutgoingPdu { event_id: row.text(1)?.to_owned(), json: shown_text(row).map(Cow::into_owned)? })
+        };
         Ok(Some(OutgoingTransaction {
             txn_id: row.text(0)?.to_owned(),
             origin_server_ts: row.integer(1)?,
             failures: row.integer(2)?,
-            pdus: pdus.iter().map(|row| shown_text(row).map(Cow::into_owned)).collect::<Result<_, _>>()?,
+            refusals: row.integer(3)?,
+            refused_since: row.optional_integer(4)?,
+            is_suspect: row.integer(5)? != 0,
+            pdus: pdus.iter().map(pdu).collect::<Result<_, DatabaseError>>()?,
         }))
     }
 
-    /// Notes that a transaction could not be delivered, and ends the lease. It is not tried again before `retry_at`,
-    /// unless the destination is heard from.
+    /// Notes that a transaction could not be delivered, and ends the lease.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn fail(&self, destination: &ServerName, owner: &str, retry_at: i64) -> Result<(), DatabaseError> {
-        self.query(Statement::new(FAIL, [destination.as_str().into(), owner.into(), retry_at.into()])).await.map(|_| ())
+    pub async fn fail(&self, destination: &ServerName, owner: &str, failure: Failure) -> Result<(), DatabaseError> {
+        let parameters = [
+            destination.as_str().into(),
+            owner.into(),
+            failure.retry_at.into(),
+            failure.not_before.into(),
+            failure.was_refused.into(),
+            failure.now.into(),
+        ];
+        self.query(Statement::new(FAIL, parameters)).await.map(drop)
     }
 
     /// Forgets what every destination has had.

@@ -17,6 +17,7 @@ mod missing;
 mod pending_joins;
 mod public;
 mod queries;
+mod queue;
 mod retrieving;
 mod servers;
 mod transactions;

@@ -1,16 +1,21 @@
 //! The transaction queue (Server-Server API, "Transactions"): at most one transaction in flight to each destination,
 //! in the order of our commits, repeated until the destination has answered 200.
 //!
+//! A transaction that will never be taken must not hold up all that follows. What is too large (413), or is refused as
+//! malformed (400) for an hour, is sent again in halves; a single event that is refused so is left out. Any other answer may be
+//! a proxy's or a passing fault's, and the transaction is repeated as it is.
+//!
 //! Sending starts at once after a commit ([`Server::flush`]) and is swept up by the scheduled trigger
 //! ([`Server::sweep_queue`]): retries, what a restart cut off, destinations that came back.
 
 use futures_util::{StreamExt, stream};
+use http::StatusCode;
 
 use crate::{
-    federation::peers::endpoints::Transaction,
+    federation::peers::{endpoints::Transaction, requests::RequestError},
     matrix::identifiers::{RoomId, ServerName},
     server::Server,
-    store::queue::{Claim, OutgoingTransaction},
+    store::queue::{Claim, Failure, Outcome, OutgoingTransaction},
 };
 
 /// How many destinations are sent to at the same time: the platform keeps six connections open for an event, and the
@@ -23,6 +28,15 @@ const FIRST_PAUSE_MS: i64 = 10_000;
 /// The longest pause between two attempts, in milliseconds.
 const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
 
+/// How soon at the earliest a destination that answers, but with an error, is tried again because it was heard from, in
+/// milliseconds: that it is there was known before.
+const PAUSE_IF_HEARD_MS: i64 = 60 * 1_000;
+
+/// A transaction that is answered with 400 so often, and for so long in milliseconds, will never be taken. Fewer times may be a
+/// fault that somebody is mending.
+const LASTING_REFUSALS: i64 = 3;
+const LASTING_REFUSAL_MS: i64 = 60 * 60 * 1_000;
+
 impl Server {
     /// Starts sending what the servers in the room have not had. Called after a commit that appended to the outbox.
     pub fn flush(&self, room_id: &RoomId) {
@@ -32,7 +46,7 @@ impl Server {
         }));
     }
 
-    /// Starts sending to a server that was thought away and was heard from.
+    /// Starts sending to a server that could not be reached and was heard from.
     pub fn flush_to(&self, destination: &ServerName) {
         let (server, destination) = (self.clone(), destination.clone());
         self.platform.background.spawn(Box::pin(async move {
@@ -60,12 +74,12 @@ impl Server {
     /// Sends to one destination until it has had everything, or fails, or somebody else is at it.
     async fn drive(&self, destination: &ServerName) {
         let owner = self.random_id();
-        let mut completed: Option<String> = None;
+        let mut outcome = Outcome::None;
         loop {
             let new_txn_id = self.random_id();
             let claim =
                 Claim { destination, owner: &owner, new_txn_id: &new_txn_id, now: self.platform.clock.now_ms() };
-            let transaction = match self.store.claim(claim, completed.as_deref()).await {
+            let transaction = match self.store.claim(claim, &outcome).await {
                 Ok(Some(transaction)) => transaction,
                 Ok(None) => return,
                 Err(error) => {
@@ -74,36 +88,79 @@ impl Server {
                     return;
                 }
             };
-            if let Err(why) = self.deliver(destination, &transaction).await {
-                let now = self.platform.clock.now_ms();
-                let retry_at = now + pause(transaction.failures, self.random_part());
-                self.platform.log.warn(&format!(
-                    "Transaction {} to {destination} failed ({why}); next attempt in {} s or when it is heard from",
-                    transaction.txn_id,
-                    (retry_at - now) / 1_000
-                ));
-                if let Err(error) = self.store.fail(destination, &owner, retry_at).await {
-                    self.platform.log.warn(&format!("The queue to {destination} cannot be written: {error}"));
+            outcome = match self.deliver(destination, &transaction).await {
+                Ok(()) => Outcome::Taken { txn_id: transaction.txn_id },
+                Err(error) => {
+                    let now = self.platform.clock.now_ms();
+                    if is_lasting(&error, &transaction, now) {
+                        self.make_smaller(destination, transaction, &error)
+                    } else {
+                        self.put_off(destination, &owner, &transaction, &error).await;
+                        return;
+                    }
                 }
-                return;
-            }
-            completed = Some(transaction.txn_id);
+            };
+        }
+    }
+
+    /// What follows on a transaction that will never be taken.
+    fn make_smaller(
+        &self,
+        destination: &ServerName,
+        transaction: OutgoingTransaction,
+        error: &RequestError,
+    ) -> Outcome {
+        let (txn_id, count) = (transaction.txn_id, transaction.pdus.len());
+        if count > 1 {
+            self.platform
+                .log
+                .warn(&format!("{destination} refuses transaction {txn_id} of {count} PDUs ({error}): it is halved"));
+            let max_pdus = i64::try_from(count / 2).unwrap_or(1);
+            return Outcome::Halved { txn_id, max_pdus, is_suspect: is_status(error, StatusCode::BAD_REQUEST) };
+        }
+        let event_id = transaction.pdus.first().map_or("nothing", |pdu| pdu.event_id.as_str());
+        self.platform.log.warn(&format!("{destination} refuses {event_id} ({error}): the event is left out"));
+        Outcome::LeftOut { txn_id }
+    }
+
+    /// Notes when the same transaction is to be sent again.
+    async fn put_off(
+        &self,
+        destination: &ServerName,
+        owner: &str,
+        transaction: &OutgoingTransaction,
+        error: &RequestError,
+    ) {
+        let now = self.platform.clock.now_ms();
+        let own_pause = pause(transaction.failures, self.random_part());
+        let asked_for = asked_for(error);
+        let if_heard = if is_away(error) { 0 } else { own_pause.min(PAUSE_IF_HEARD_MS) }.max(asked_for);
+        let failure = Failure {
+            now,
+            retry_at: now + own_pause.max(asked_for),
+            not_before: if if_heard > 0 { now + if_heard } else { 0 },
+            was_refused: is_status(error, StatusCode::BAD_REQUEST),
+        };
+        self.platform.log.warn(&format!(
+            "Transaction {} to {destination} failed ({error}); next attempt in {} s, or {} s if it is heard from",
+            transaction.txn_id,
+            (failure.retry_at - now) / 1_000,
+            if_heard / 1_000,
+        ));
+        if let Err(error) = self.store.fail(destination, owner, failure).await {
+            self.platform.log.warn(&format!("The queue to {destination} cannot be written: {error}"));
         }
     }
 
     /// Sends one transaction. Only a 200 counts; what it says about single PDUs is for the log.
-    async fn deliver(&self, destination: &ServerName, transaction: &OutgoingTransaction) -> Result<(), String> {
-        let pdus: Vec<&str> = transaction.pdus.iter().map(String::as_str).collect();
+    async fn deliver(&self, destination: &ServerName, transaction: &OutgoingTransaction) -> Result<(), RequestError> {
+        let pdus: Vec<&str> = transaction.pdus.iter().map(|pdu| pdu.json.as_str()).collect();
         let body = Transaction { origin_server_ts: transaction.origin_server_ts, pdus: &pdus, edus: &[] };
-        match self.federation.send_transaction(destination, &transaction.txn_id, body).await {
-            Ok(results) => {
-                for (event_id, error) in results {
-                    self.platform.log.warn(&format!("{destination} did not take {event_id}: {error}"));
-                }
-                Ok(())
-            }
-            Err(error) => Err(error.to_string()),
+        let results = self.federation.send_transaction(destination, &transaction.txn_id, body).await?;
+        for (event_id, error) in results {
+            self.platform.log.warn(&format!("{destination} did not take {event_id}: {error}"));
         }
+        Ok(())
     }
 
     /// 22 characters that nobody else has.
@@ -118,6 +175,43 @@ impl Server {
         let mut byte = [0];
         self.platform.random.fill(&mut byte);
         byte[0]
+    }
+}
+
+/// Whether the transaction will never be taken as it is.
+fn is_lasting(error: &RequestError, transaction: &OutgoingTransaction, now: i64) -> bool {
+    match error {
+        // A request that we cannot even make is none in an hour either.
+        RequestError::Invalid(_) => true,
+        RequestError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => true,
+        RequestError::Status { status: StatusCode::BAD_REQUEST, .. } => {
+            let since = transaction.refused_since.unwrap_or(now);
+            transaction.is_suspect
+                || (transaction.refusals + 1 >= LASTING_REFUSALS && now - since >= LASTING_REFUSAL_MS)
+        }
+        _ => false,
+    }
+}
+
+/// Whether the destination was not reached, so that hearing from it is news.
+fn is_away(error: &RequestError) -> bool {
+    match error {
+        RequestError::Status { status, .. } => {
+            matches!(*status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+        }
+        _ => true,
+    }
+}
+
+fn is_status(error: &RequestError, wanted: StatusCode) -> bool {
+    matches!(error, RequestError::Status { status, .. } if *status == wanted)
+}
+
+/// For how long the destination asks to be left alone, within reason.
+fn asked_for(error: &RequestError) -> i64 {
+    match error {
+        RequestError::Status { retry_after_ms: Some(ms), .. } => (*ms).clamp(0, LONGEST_PAUSE_MS),
+        _ => 0,
     }
 }
 

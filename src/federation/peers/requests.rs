@@ -6,12 +6,13 @@
 use std::{fmt, rc::Rc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
     destination::{Destination, DiscoveryError},
     discovery::{Discovery, DiscoveryCache},
+    well_known,
 };
 use crate::{
     config::Config,
@@ -56,7 +57,7 @@ pub enum RequestError {
         errcode: String,
         /// `error`; empty where the answer is no Matrix error.
         error: String,
-        /// `retry_after_ms` of a 429.
+        /// For how long it asks to be left alone: the `Retry-After` header, else `retry_after_ms` of the body.
         retry_after_ms: Option<i64>,
     },
     /// The server answered with something else than the spec's answer, or with too much.
@@ -141,7 +142,7 @@ impl FederationClient {
             let share = left / i64::try_from(routes.len() - index).unwrap_or(1);
             let timeout_ms = u32::try_from(share).ok().filter(|ms| *ms > 0).unwrap_or(1);
             match self.send_along(route, &request, timeout_ms, call.limits.max_response_bytes).await {
-                Ok(response) => return read(response),
+                Ok(response) => return read(response, self.platform.clock.now_ms()),
                 Err(error @ (RequestError::Unreachable(_) | RequestError::Unsupported(_))) => {
                     // The first failure tells most.
                     failure.get_or_insert(error);
@@ -201,8 +202,8 @@ impl FederationClient {
     }
 }
 
-/// The body of a 200, else the error that the response is.
-fn read(response: Response<Bytes>) -> Result<Bytes, RequestError> {
+/// The body of a 200, else the error that the response, received at `now`, is.
+fn read(response: Response<Bytes>, now: i64) -> Result<Bytes, RequestError> {
     let status = response.status();
     if status == StatusCode::OK {
         return Ok(response.into_body());
@@ -213,8 +214,16 @@ fn read(response: Response<Bytes>) -> Result<Bytes, RequestError> {
         status,
         errcode: text("errcode"),
         error: text("error"),
-        retry_after_ms: body.get("retry_after_ms").and_then(Value::as_i64),
+        retry_after_ms: retry_after(response.headers(), now)
+            .or_else(|| body.get("retry_after_ms").and_then(Value::as_i64)),
     })
+}
+
+/// `Retry-After` (RFC 9110, section 10.2.3), a number of seconds or a date, in milliseconds from `now`.
+fn retry_after(headers: &HeaderMap, now: i64) -> Option<i64> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let from_seconds = well_known::seconds(value).map(|seconds| seconds * 1_000);
+    from_seconds.or_else(|| Some((well_known::http_date_ms(value)? - now).max(0)))
 }
 
 /// `prefix` and one percent-encoded segment for each of `segments`.

@@ -233,13 +233,13 @@ fn freshness_ms(headers: &HeaderMap, now: i64) -> Option<i64> {
 }
 
 /// A number of seconds, at most about 30 years.
-fn seconds(digits: &str) -> Option<i64> {
+pub(super) fn seconds(digits: &str) -> Option<i64> {
     (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
         .then(|| digits.parse().unwrap_or(i64::MAX).min(1_000_000_000))
 }
 
 /// A date as HTTP writes it, in each of the three forms of RFC 9110, in milliseconds since the epoch.
-fn http_date_ms(text: &str) -> Option<i64> {
+pub(super) fn http_date_ms(text: &str) -> Option<i64> {
     let since_epoch = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(since_epoch.as_millis()).ok()
 }
