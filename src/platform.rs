@@ -6,7 +6,12 @@
 //! The traits are used as `Rc<dyn …>`: a boxed future costs nothing beside a round trip, and nothing above this module
 //! is generic, which keeps both the wasm and the signatures small. Nothing here is `Send`: an isolate has one thread.
 
-use std::{future::Future, pin::Pin, rc::Rc};
+use std::{
+    cell::Cell,
+    future::{self, Future},
+    pin::Pin,
+    rc::Rc,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -50,6 +55,57 @@ pub trait Database {
     /// Answers with the rows of each statement, in order. The columns of a statement must have distinct names that are
     /// no numbers: D1 gives rows as JavaScript objects.
     fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>>;
+}
+
+/// A database whose calls are counted: the platform allows so many for an event, and to use them up in one place would let all
+/// others fail.
+pub struct Meter {
+    database: Rc<dyn Database>,
+    calls: Cell<u64>,
+    wall: Option<u64>,
+}
+
+impl Meter {
+    /// Counts the calls to `database`.
+    pub fn new(database: Rc<dyn Database>) -> Self {
+        Self { database, calls: Cell::new(0), wall: None }
+    }
+
+    /// Counts the calls to `database`, and makes no more than `wall` of them: further ones fail as if it were away. Work that
+    /// looks at its [`Budget`] ends before that.
+    pub fn with_wall(database: Rc<dyn Database>, wall: u64) -> Self {
+        Self { database, calls: Cell::new(0), wall: Some(wall) }
+    }
+
+    /// So many calls from now on, by whomever.
+    pub fn budget(self: &Rc<Self>, calls: u64) -> Budget {
+        Budget { meter: self.clone(), until: self.calls.get().saturating_add(calls) }
+    }
+}
+
+impl Database for Meter {
+    fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        if self.wall.is_some_and(|wall| self.calls.get() >= wall) {
+            let why = "the calls of this event are used up".to_owned();
+            return Box::pin(future::ready(Err(DatabaseError::Unavailable(why))));
+        }
+        self.calls.set(self.calls.get() + 1);
+        self.database.batch(statements)
+    }
+}
+
+/// How many calls to the database some work may make. Whoever has something to do asks before each part of it.
+#[derive(Clone)]
+pub struct Budget {
+    meter: Rc<Meter>,
+    until: u64,
+}
+
+impl Budget {
+    /// Whether nothing more should be begun.
+    pub fn is_spent(&self) -> bool {
+        self.meter.calls.get() >= self.until
+    }
 }
 
 /// One SQL statement with its parameters, bound to `?1`, `?2`, … (at most 100).

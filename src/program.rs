@@ -7,12 +7,27 @@ use futures_util::future;
 use crate::{
     client,
     federation::inbound,
+    platform::{Budget, DatabaseError},
     router::{RequestBody, Response},
     server::Server,
 };
 
 /// How long the answer to a transaction is kept for its sender to ask again, in milliseconds: two weeks.
 const KEEP_TRANSACTIONS_MS: i64 = 14 * 24 * 60 * 60 * 1_000;
+
+/// How many calls to the database each job of the scheduled trigger may make. The platform allows 1,000 for all of them.
+const FORGET_CALLS: u64 = 80;
+const QUEUE_CALLS: u64 = 330;
+const STAGED_CALLS: u64 = 580;
+
+/// How many of them are kept for what is under way when a job should end.
+const RESERVE: u64 = 30;
+
+/// The same for looks at staged PDUs, each of which makes many.
+const LOOKS_RESERVE: u64 = 100;
+
+/// How many rows of the outbox are deleted at a time.
+const SLICE: i64 = 1_000;
 
 /// A server that answers requests and does its clock's work.
 #[derive(Clone)]
@@ -45,22 +60,35 @@ impl Program {
 
     /// Does what the scheduled trigger is for, once a minute: whatever a request began and could not finish.
     pub async fn scheduled(&self) {
+        let [forgetting, queue, staged] = [FORGET_CALLS, QUEUE_CALLS, STAGED_CALLS].map(|calls| self.with_wall(calls));
+        let forget_budget = forgetting.meter.budget(FORGET_CALLS - RESERVE);
+        let queue_budget = queue.meter.budget(QUEUE_CALLS - RESERVE);
+        let staged_budget = staged.meter.budget(STAGED_CALLS - LOOKS_RESERVE);
         // Side by side: a server that answers slowly about missing events must not keep the queue from moving.
-        future::join3(self.forget(), self.0.sweep_queue(), self.0.sweep_staged()).await;
+        future::join3(
+            forget(&forgetting, &forget_budget),
+            queue.sweep_queue(&queue_budget),
+            staged.sweep_staged(&staged_budget),
+        )
+        .await;
     }
+}
 
-    /// Once an hour: forgets what nobody will ask for any more.
-    async fn forget(&self) {
-        let now = self.platform.clock.now_ms();
-        if (now / 60_000) % 60 != 0 {
-            return;
-        }
-        let transactions = self.store.forget_transactions(now - KEEP_TRANSACTIONS_MS).await;
-        let outbox = self.store.forget_outbox(&self.config.server_name).await;
-        let joins = self.store.forget_joins(now).await;
-        let registrations = self.store.forget_registrations(now).await;
-        for error in [transactions, outbox, joins, registrations].into_iter().filter_map(Result::err) {
-            self.platform.log.warn(&format!("Old rows cannot be deleted: {error}"));
-        }
+/// Once an hour: forgets what nobody will ask for any more.
+async fn forget(server: &Server, budget: &Budget) {
+    let now = server.platform.clock.now_ms();
+    if (now / 60_000) % 60 != 0 {
+        return;
+    }
+    let outcome = async {
+        server.store.forget_transactions(now - KEEP_TRANSACTIONS_MS).await?;
+        server.store.forget_joins(now).await?;
+        server.store.forget_registrations(now).await?;
+        let last = server.store.heard_by_all().await?;
+        while !budget.is_spent() && server.store.forget_outbox(last, SLICE).await? {}
+        Ok::<_, DatabaseError>(())
+    };
+    if let Err(error) = outcome.await {
+        server.platform.log.warn(&format!("Old rows cannot be deleted: {error}"));
     }
 }

@@ -8,11 +8,12 @@ use crate::{
     config::Config,
     federation::peers::{
         discovery::DiscoveryCache,
+        heard::LastHeard,
         key_fetcher::{KeyCache, KeyFetcher},
         looks::Looks,
         requests::FederationClient,
     },
-    platform::Platform,
+    platform::{Meter, Platform},
     room::Rooms,
     store::Store,
 };
@@ -37,6 +38,11 @@ pub struct Server {
     pub looks: Rc<Looks>,
     /// What this isolate lets in.
     pub admission: Rc<Admission>,
+    /// Counts its calls to the database.
+    pub meter: Rc<Meter>,
+    /// Which servers were heard from lately.
+    pub heard: Rc<LastHeard>,
+    caches: Caches,
 }
 
 /// What servers of the same configuration in one isolate know together of other servers, and have under way: plain values
@@ -47,6 +53,7 @@ pub struct Caches {
     discovery: Rc<DiscoveryCache>,
     looks: Rc<Looks>,
     admission: Rc<Admission>,
+    heard: Rc<LastHeard>,
 }
 
 impl Server {
@@ -58,10 +65,26 @@ impl Server {
     /// A server of this configuration on this platform, which shares what it knows of other servers with others of the
     /// same configuration.
     pub fn with_caches(config: Rc<Config>, platform: Platform, caches: Caches) -> Self {
+        let meter = Meter::new(platform.database.clone());
+        Self::over(config, platform, caches, meter)
+    }
+
+    /// The same server, which makes no more than so many calls to the database. For one of several jobs of one event, which
+    /// must not use up what the platform allows them all.
+    #[must_use]
+    pub fn with_wall(&self, calls: u64) -> Self {
+        let meter = Meter::with_wall(self.platform.database.clone(), calls);
+        Self::over(self.config.clone(), self.platform.clone(), self.caches.clone(), meter)
+    }
+
+    fn over(config: Rc<Config>, platform: Platform, caches: Caches, meter: Meter) -> Self {
+        let meter = Rc::new(meter);
+        let platform = Platform { database: meter.clone(), ..platform };
         let store = Store::new(platform.database.clone());
         let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
-        let federation = Rc::new(FederationClient::new(platform.clone(), config.clone(), caches.discovery));
-        let keys = Rc::new(KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), caches.keys));
-        Self { config, platform, store, rooms, federation, keys, looks: caches.looks, admission: caches.admission }
+        let federation = Rc::new(FederationClient::new(platform.clone(), config.clone(), caches.discovery.clone()));
+        let keys = KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), caches.keys.clone());
+        let Caches { admission, heard, looks, .. } = caches.clone();
+        Self { config, platform, store, rooms, federation, keys: Rc::new(keys), looks, admission, meter, heard, caches }
     }
 }

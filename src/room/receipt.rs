@@ -37,6 +37,15 @@ const SLICE: usize = 100;
 /// What the sender of a PDU is told that can neither be judged nor wait.
 const TOO_MANY_WAIT: &str = "The event cannot be judged yet, and too many such are waiting already.";
 
+/// What a transaction begins with.
+#[derive(Debug)]
+pub struct Begun {
+    /// Its answer, or its rooms.
+    pub transaction: Transaction,
+    /// Whether its origin could not be reached, lacks something, and may be sent it now that it is heard from.
+    pub origin_is_back: bool,
+}
+
 /// A transaction that begins: the answer that it got before, or the rooms that its PDUs are of.
 #[derive(Debug)]
 pub enum Transaction {
@@ -110,22 +119,18 @@ impl Rooms {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn begin(
-        &self,
-        origin: &ServerName,
-        txn_id: &str,
-        room_ids: &[RoomId],
-    ) -> Result<Transaction, RoomError> {
+    pub async fn begin(&self, origin: &ServerName, txn_id: &str, room_ids: &[RoomId]) -> Result<Begun, RoomError> {
         let now = self.clock.now_ms();
         let begun = self.store.transaction(self.server_name(), origin, txn_id, room_ids, now).await?;
-        Ok(match begun.answer {
+        let transaction = match begun.answer {
             Some(answer) => Transaction::Answered(answer),
             None => Transaction::New(KnownRooms {
                 rooms: begun.rooms.into_iter().map(|room| (room.room_id.clone(), room)).collect(),
                 joining: begun.joining.into_iter().collect(),
                 staged: begun.staged,
             }),
-        })
+        };
+        Ok(Begun { transaction, origin_is_back: begun.origin_is_back })
     }
 
     /// Judges the events of a transaction, whose signatures and hashes were checked, and commits the outcome together
@@ -148,7 +153,7 @@ impl Rooms {
                     let mut ids: Vec<RoomId> = events.iter().map(|event| event.room_id().clone()).collect();
                     ids.sort();
                     ids.dedup();
-                    match self.begin(record.origin, record.txn_id, &ids).await? {
+                    match self.begin(record.origin, record.txn_id, &ids).await?.transaction {
                         Transaction::Answered(answer) => {
                             return Ok(Committed::Done(Received { answer, ..Received::default() }));
                         }

@@ -19,6 +19,7 @@ pub(crate) mod memberships;
 pub mod pending_joins;
 mod positions;
 pub mod queue;
+pub mod queue_sweep;
 mod races;
 pub mod remote_reads;
 mod resolution;
@@ -31,78 +32,28 @@ pub mod timeline;
 pub mod transactions;
 pub mod well_known;
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+use std::rc::Rc;
 
-use crate::{
-    matrix::identifiers::ServerName,
-    platform::{Database, DatabaseError, Rows, Statement},
-};
+use crate::platform::{Database, DatabaseError, Rows, Statement};
 
 /// The database of one server. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     database: Rc<dyn Database>,
-    heard: Rc<RefCell<Heard>>,
-}
-
-/// Lets what a server has not had be sent as soon as it may. How often it has failed is not forgotten: a server that fails and
-/// talks all the same is still failing.
-const HEARD_FROM: &str = "\
-    UPDATE destinations SET retry_at = not_before WHERE destination = ?1 AND retry_at > not_before \
-    RETURNING not_before";
-
-/// The servers that were heard from.
-#[derive(Default)]
-struct Heard {
-    /// Those of which the database has not been told.
-    untold: BTreeSet<ServerName>,
-    /// Those that turned out to have been thought away.
-    back: BTreeSet<ServerName>,
 }
 
 impl Store {
     /// A store over `database`, to which all migrations were applied.
     pub fn new(database: Rc<dyn Database>) -> Self {
-        Self { database, heard: Rc::default() }
+        Self { database }
     }
 
     /// Runs `statements` as one atomic batch and one round trip; see [`Database::batch`].
     ///
     /// # Errors
     /// As the database says.
-    pub async fn batch(&self, mut statements: Vec<Statement>) -> Result<Vec<Rows>, DatabaseError> {
-        let untold = std::mem::take(&mut self.heard.borrow_mut().untold);
-        if untold.is_empty() {
-            return self.database.batch(statements).await;
-        }
-        let own = statements.len();
-        statements.extend(untold.iter().map(|server| Statement::new(HEARD_FROM, [server.as_str().into()])));
-        let outcome = self.database.batch(statements).await;
-        let mut heard = self.heard.borrow_mut();
-        match outcome {
-            Ok(mut answers) => {
-                let told = answers.split_off(own.min(answers.len()));
-                heard
-                    .back
-                    .extend(untold.into_iter().zip(told).filter(|(_, rows)| !rows.is_empty()).map(|(name, _)| name));
-                Ok(answers)
-            }
-            Err(error) => {
-                heard.untold.extend(untold);
-                Err(error)
-            }
-        }
-    }
-
-    /// Notes that a server is there: what it has not had may be sent at once. The next batch tells the database, so that it
-    /// takes no round trip, and where the server was not thought away no row is written.
-    pub fn heard_from(&self, server: &ServerName) {
-        self.heard.borrow_mut().untold.insert(server.clone());
-    }
-
-    /// Whether a server that was heard from had been thought away; says so once.
-    pub fn is_back(&self, server: &ServerName) -> bool {
-        self.heard.borrow_mut().back.remove(server)
+    pub async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, DatabaseError> {
+        self.database.batch(statements).await
     }
 
     /// Runs one statement.

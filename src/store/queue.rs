@@ -99,13 +99,22 @@ pub struct Claim<'a> {
     pub now: i64,
 }
 
-/// ?1: this server's name, ?2: now, ?3: the rooms to look at as a JSON list, or NULL for all.
-const DUE: &str = "\
-    SELECT DISTINCT s.server FROM room_servers AS s JOIN rooms AS r ON r.room_id = s.room_id \
-      LEFT JOIN destinations AS d ON d.destination = s.server \
-    WHERE s.server <> ?1 AND (?3 IS NULL OR s.room_id IN (SELECT value FROM json_each(?3))) \
-      AND MIN(r.outbox_pos, COALESCE(s.to_pos, r.outbox_pos)) > MAX(s.from_pos, COALESCE(d.cursor, 0)) \
-      AND COALESCE(d.retry_at, 0) <= ?2 AND COALESCE(d.lease_until, 0) <= unixepoch() * 1000 LIMIT 1000";
+/// Whether the destination `d` may be tried now, ?2.
+macro_rules! is_free {
+    () => {
+        "COALESCE(d.retry_at, 0) <= ?2 AND COALESCE(d.lease_until, 0) <= unixepoch() * 1000"
+    };
+}
+pub(super) use is_free;
+
+/// ?1: this server's name, ?2: now, ?3: rooms as a JSON list.
+const DUE: &str = concat!(
+    "SELECT DISTINCT s.server FROM json_each(?3) AS wanted CROSS JOIN rooms AS r ON r.room_id = wanted.value \
+       CROSS JOIN room_servers AS s ON s.room_id = r.room_id LEFT JOIN destinations AS d ON d.destination = s.server \
+     WHERE s.server <> ?1 \
+       AND MIN(r.outbox_pos, COALESCE(s.to_pos, r.outbox_pos)) > MAX(s.from_pos, COALESCE(d.cursor, 0)) AND ",
+    is_free!()
+);
 
 const KNOW: &str = "INSERT INTO destinations (destination) VALUES (?1) ON CONFLICT (destination) DO NOTHING";
 
@@ -131,12 +140,13 @@ const LEASE: &str = "\
     UPDATE destinations SET lease_until = unixepoch() * 1000 + ?3, lease_owner = ?2 \
     WHERE destination = ?1 AND retry_at <= ?4 AND (lease_until <= unixepoch() * 1000 OR lease_owner = ?2)";
 
-/// The outbox positions that the destination `d` has not had, in order.
+/// The outbox positions that the destination `d` has not had. They are found in the outbox, of which little is new, and not
+/// through the rooms that the destination is in, which may be thousands.
 macro_rules! pending {
     () => {
-        "FROM room_servers AS s JOIN outbox AS o ON o.room_id = s.room_id AND o.pos > MAX(s.from_pos, d.cursor) \
-           AND o.pos <= COALESCE(s.to_pos, o.pos) \
-         WHERE s.server = d.destination AND (o.exclude IS NULL OR o.exclude <> d.destination)"
+        "FROM outbox AS o CROSS JOIN room_servers AS s ON s.room_id = o.room_id AND s.server = d.destination \
+           AND s.from_pos < o.pos AND o.pos <= COALESCE(s.to_pos, o.pos) \
+         WHERE o.pos > d.cursor AND (o.exclude IS NULL OR o.exclude <> d.destination)"
     };
 }
 
@@ -153,7 +163,7 @@ const BEGIN: &str = concat!(
 
 /// Nothing is left: the lease ends in the same batch that saw so, and whoever commits more after it can take it.
 const RELEASE: &str = "\
-    UPDATE destinations SET lease_until = 0, lease_owner = NULL, \
+    UPDATE destinations SET lease_until = 0, lease_owner = NULL, behind = 0, \
       cursor = (SELECT position FROM streams WHERE name = 'outbox') \
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id IS NULL";
 
@@ -165,10 +175,10 @@ const IN_FLIGHT: &str = "\
 const PDUS: &str = concat!(
     "SELECT ",
     shown_columns!(),
-    " FROM destinations AS d JOIN room_servers AS s ON s.server = d.destination \
-      JOIN outbox AS o ON o.room_id = s.room_id AND o.pos > MAX(s.from_pos, d.cursor) \
-        AND o.pos <= COALESCE(s.to_pos, o.pos) AND o.pos <= d.txn_to \
-      JOIN events AS e ON e.event_nid = o.event_nid JOIN rooms AS r ON r.room_id = e.room_id \
+    " FROM destinations AS d CROSS JOIN outbox AS o ON o.pos > d.cursor AND o.pos <= d.txn_to \
+      CROSS JOIN room_servers AS s ON s.room_id = o.room_id AND s.server = d.destination \
+        AND s.from_pos < o.pos AND o.pos <= COALESCE(s.to_pos, o.pos) \
+      CROSS JOIN events AS e ON e.event_nid = o.event_nid CROSS JOIN rooms AS r ON r.room_id = e.room_id \
     WHERE d.destination = ?1 AND d.lease_owner = ?2 AND (o.exclude IS NULL OR o.exclude <> d.destination) \
     ORDER BY o.pos"
 );
@@ -177,36 +187,28 @@ const PDUS: &str = concat!(
 const FAIL: &str = "\
     UPDATE destinations SET failures = failures + 1, retry_at = ?3, not_before = ?4, refusals = refusals + ?5, \
       refused_since = CASE WHEN ?5 THEN COALESCE(refused_since, ?6) ELSE refused_since END, \
-      lease_until = 0, lease_owner = NULL \
+      behind = 1, lease_until = 0, lease_owner = NULL \
     WHERE destination = ?1 AND lease_owner = ?2";
 
-/// Up to where the slowest of those begins that still have something to hear; all of it where nobody has.
-const FORGET: &str = "\
-    DELETE FROM outbox WHERE pos <= COALESCE( \
-      (SELECT MIN(MAX(s.from_pos, COALESCE(d.cursor, 0))) FROM room_servers AS s JOIN rooms AS r ON r.room_id = s.room_id \
-        LEFT JOIN destinations AS d ON d.destination = s.server \
-        WHERE s.server <> ?1 \
-          AND MIN(r.outbox_pos, COALESCE(s.to_pos, r.outbox_pos)) > MAX(s.from_pos, COALESCE(d.cursor, 0))), \
-      (SELECT position FROM streams WHERE name = 'outbox'))";
+/// The destination goes to the end of those that wait.
+const PAUSE: &str = "\
+    UPDATE destinations SET behind = 1, retry_at = ?3, lease_until = 0, lease_owner = NULL \
+    WHERE destination = ?1 AND lease_owner = ?2";
+
+/// How often it has failed is not forgotten: a server that fails and talks all the same is still failing.
+const HEARD_FROM: &str = "\
+    UPDATE destinations SET retry_at = not_before WHERE destination = ?1 AND retry_at > not_before \
+    RETURNING not_before";
 
 impl Store {
-    /// The servers that have something to hear and may be tried at `now`, of `rooms` or of all rooms.
+    /// The servers that have something to hear of these rooms and may be tried at `now`.
     ///
     /// # Errors
     /// As the database says.
-    pub async fn due(
-        &self,
-        own: &ServerName,
-        now: i64,
-        rooms: Option<&[RoomId]>,
-    ) -> Result<Vec<ServerName>, DatabaseError> {
-        let rooms = rooms.map(|rooms| json_list(rooms.iter().map(RoomId::as_str)));
+    pub async fn due(&self, own: &ServerName, now: i64, rooms: &[RoomId]) -> Result<Vec<ServerName>, DatabaseError> {
+        let rooms = json_list(rooms.iter().map(RoomId::as_str));
         let rows = self.query(Statement::new(DUE, [own.as_str().into(), now.into(), rooms.into()])).await?;
-        let mut servers = Vec::with_capacity(rows.len());
-        for row in &rows {
-            servers.extend(ServerName::parse(row.text(0)?).ok());
-        }
-        Ok(servers)
+        names(&rows)
     }
 
     /// Takes the lease of a destination and the transaction to send to it: the one in flight, else the next. `None` where
@@ -220,23 +222,9 @@ impl Store {
         claim: Claim<'_>,
         outcome: &Outcome,
     ) -> Result<Option<OutgoingTransaction>, DatabaseError> {
-        let destination = claim.destination.as_str();
-        let who = || [destination.into(), claim.owner.into()];
-        let with = |more: Vec<SqlValue>| who().into_iter().chain(more).collect::<Vec<_>>();
-        let mut statements = vec![match outcome {
-            Outcome::None => Statement::new(KNOW, [destination.into()]),
-            Outcome::Taken { txn_id } => Statement::new(TAKEN, with(vec![txn_id.as_str().into()])),
-            Outcome::Halved { txn_id, max_pdus, is_suspect } => {
-                let parameters = vec![txn_id.as_str().into(), (*max_pdus).into(), (*is_suspect).into()];
-                Statement::new(HALVED, with(parameters))
-            }
-            Outcome::LeftOut { txn_id } => Statement::new(LEFT_OUT, with(vec![txn_id.as_str().into()])),
-        }];
-        statements.push(Statement::new(LEASE, with(vec![LEASE_MS.into(), claim.now.into()])));
-        statements.push(Statement::new(BEGIN, with(vec![claim.new_txn_id.into(), claim.now.into()])));
-        statements.push(Statement::new(RELEASE, who()));
-        statements.push(Statement::new(IN_FLIGHT, with(vec![claim.now.into()])));
-        statements.push(Statement::new(PDUS, who()));
+        let mut statements = claim.statements(outcome);
+        statements.push(Statement::new(IN_FLIGHT, claim.parameters([claim.now.into()])));
+        statements.push(Statement::new(PDUS, claim.parameters([])));
         let mut answers = self.batch(statements).await?;
         let pdus: Rows = answers.pop().unwrap_or_default();
         let Some(row) = answers.pop().unwrap_or_default().into_iter().next() else { return Ok(None) };
@@ -270,11 +258,67 @@ impl Store {
         self.query(Statement::new(FAIL, parameters)).await.map(drop)
     }
 
-    /// Forgets what every destination has had.
+    /// Ends the lease where more may be left to be sent, which somebody else goes on with. `outcome` is as for
+    /// [`Store::claim`].
     ///
     /// # Errors
     /// As the database says.
-    pub async fn forget_outbox(&self, own: &ServerName) -> Result<(), DatabaseError> {
-        self.query(Statement::new(FORGET, [own.as_str().into()])).await.map(|_| ())
+    pub async fn hand_over(&self, claim: Claim<'_>, outcome: &Outcome) -> Result<(), DatabaseError> {
+        let mut statements = claim.statements(outcome);
+        statements.push(Statement::new(PAUSE, claim.parameters([claim.now.into()])));
+        self.batch(statements).await.map(drop)
     }
+
+    /// Notes that a server is there, so that what it has not had may be sent at once. Whether there is something, and
+    /// the server has not asked to be left alone.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn heard_from(&self, server: &ServerName, now: i64) -> Result<bool, DatabaseError> {
+        is_back(&self.query(heard_from(server)).await?, now)
+    }
+}
+
+impl Claim<'_> {
+    fn parameters<const N: usize>(&self, more: [SqlValue; N]) -> Vec<SqlValue> {
+        [self.destination.as_str().into(), self.owner.into()].into_iter().chain(more).collect()
+    }
+
+    /// Writes down the outcome, takes the lease, begins the next transaction, and ends the lease where there is none.
+    fn statements(&self, outcome: &Outcome) -> Vec<Statement> {
+        let ended = match outcome {
+            Outcome::None => Statement::new(KNOW, [self.destination.as_str().into()]),
+            Outcome::Taken { txn_id } => Statement::new(TAKEN, self.parameters([txn_id.as_str().into()])),
+            Outcome::Halved { txn_id, max_pdus, is_suspect } => {
+                let parameters = [txn_id.as_str().into(), (*max_pdus).into(), (*is_suspect).into()];
+                Statement::new(HALVED, self.parameters(parameters))
+            }
+            Outcome::LeftOut { txn_id } => Statement::new(LEFT_OUT, self.parameters([txn_id.as_str().into()])),
+        };
+        vec![
+            ended,
+            Statement::new(LEASE, self.parameters([LEASE_MS.into(), self.now.into()])),
+            Statement::new(BEGIN, self.parameters([self.new_txn_id.into(), self.now.into()])),
+            Statement::new(RELEASE, self.parameters([])),
+        ]
+    }
+}
+
+/// Names of servers, in the first column.
+pub(super) fn names(rows: &Rows) -> Result<Vec<ServerName>, DatabaseError> {
+    let mut servers = Vec::with_capacity(rows.len());
+    for row in rows {
+        servers.extend(ServerName::parse(row.text(0)?).ok());
+    }
+    Ok(servers)
+}
+
+/// Lets what a server has not had be sent as soon as it may; [`is_back`] reads the answer.
+pub(super) fn heard_from(server: &ServerName) -> Statement {
+    Statement::new(HEARD_FROM, [server.as_str().into()])
+}
+
+/// Whether a server that was heard from lacks something that may be sent to it at `now`.
+pub(super) fn is_back(rows: &Rows, now: i64) -> Result<bool, DatabaseError> {
+    rows.first().map_or(Ok(false), |row| Ok(row.integer(0)? <= now))
 }

@@ -3,6 +3,7 @@
 use super::{
     Store,
     pending_joins::{joining, joining_statement},
+    queue,
     rooms::{Room, room, rooms_statement},
     staging::{StagedAlready, ask_staged_already, staged_already},
 };
@@ -25,6 +26,8 @@ pub struct Beginning {
     pub joining: Vec<(RoomId, &'static RoomVersion)>,
     /// What bounds how much of it may be staged.
     pub staged: StagedAlready,
+    /// Whether its origin could not be reached, lacks something, and may be sent it now that it is heard from.
+    pub origin_is_back: bool,
 }
 
 const ANSWER: &str = "SELECT response FROM transactions WHERE origin = ?1 AND txn_id = ?2";
@@ -39,8 +42,8 @@ pub(crate) fn record_transaction(origin: &ServerName, txn_id: &str, response: &s
 }
 
 impl Store {
-    /// What transaction `txn_id` of `origin`, which came at `now` and whose PDUs are of the rooms `ids`, begins with. One
-    /// round trip.
+    /// What transaction `txn_id` of `origin`, which came at `now` and whose PDUs are of the rooms `ids`, begins with. That
+    /// the origin is there is noted. One round trip.
     ///
     /// # Errors
     /// As the database says.
@@ -58,6 +61,7 @@ impl Store {
                 rooms_statement(own, ids),
                 joining_statement(ids, now),
                 ask_staged_already(origin, ids),
+                queue::heard_from(origin),
             ])
             .await?;
         let mut answers = answers.into_iter();
@@ -68,7 +72,8 @@ impl Store {
         };
         let rooms = next().iter().map(room).collect::<Result<_, _>>()?;
         let joining = next().iter().map(joining).collect::<Result<_, _>>()?;
-        Ok(Beginning { answer, rooms, joining, staged: staged_already(&next())? })
+        let staged = staged_already(&next())?;
+        Ok(Beginning { answer, rooms, joining, staged, origin_is_back: queue::is_back(&next(), now)? })
     }
 
     /// Forgets the answers to transactions received before `before`: nobody repeats one that old.

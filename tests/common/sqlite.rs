@@ -1,8 +1,13 @@
 //! The database trait over SQLite: the same SQL text and the same migrations as at the edge, in this process.
 
-use std::{cell::RefCell, fs, path::Path, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    fs,
+    path::Path,
+    rc::Rc,
+};
 
-use rusqlite::{Connection, ErrorCode, backup::Backup, params_from_iter, types::ValueRef};
+use rusqlite::{Connection, ErrorCode, StatementStatus, backup::Backup, params_from_iter, types::ValueRef};
 use verge::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement};
 
 /// An SQLite database that keeps count of what D1 would charge for.
@@ -10,7 +15,13 @@ use verge::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlVal
 pub struct Sqlite {
     connection: Rc<RefCell<Connection>>,
     /// Round trips made.
-    pub calls: Rc<std::cell::Cell<u64>>,
+    pub calls: Rc<Cell<u64>>,
+    /// Steps of SQLite's virtual machine taken: what the statements cost, in proportion to the rows that they look at.
+    pub steps: Rc<Cell<u64>>,
+    /// The most rows that one statement has changed.
+    pub most_changed: Rc<Cell<u64>>,
+    /// A batch with this text in a parameter is refused, as D1 refuses what is too large.
+    pub refuses: Rc<RefCell<Option<String>>>,
 }
 
 impl Sqlite {
@@ -38,7 +49,13 @@ impl Sqlite {
                 connection.execute_batch(&fs::read_to_string(file).unwrap()).unwrap();
             }
         }
-        Self { connection: Rc::new(RefCell::new(connection)), calls: Rc::default() }
+        Self {
+            connection: Rc::new(RefCell::new(connection)),
+            calls: Rc::default(),
+            steps: Rc::default(),
+            most_changed: Rc::default(),
+            refuses: Rc::default(),
+        }
     }
 
     /// A copy, which goes its own way.
@@ -46,6 +63,17 @@ impl Sqlite {
         let mut connection = Connection::open_in_memory().unwrap();
         Backup::new(&self.connection.borrow(), &mut connection).unwrap().step(-1).unwrap();
         Self::over(connection)
+    }
+
+    fn refuse(&self, statement: &Statement) -> Result<(), DatabaseError> {
+        let marked = |value: &SqlValue| {
+            let refuses = self.refuses.borrow();
+            matches!((value, &*refuses), (SqlValue::Text(text), Some(marker)) if text.contains(marker))
+        };
+        if statement.parameters.iter().any(marked) {
+            return Err(DatabaseError::Unavailable("string or blob too big".to_owned()));
+        }
+        Ok(())
     }
 
     /// Runs one query outside the count and returns its rows; for what tests assert.
@@ -81,12 +109,17 @@ impl Database for Sqlite {
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(failure)?;
             let mut answers = Vec::new();
             for statement in &statements {
+                self.refuse(statement)?;
+                let before = transaction.total_changes();
                 assert!(statement.parameters.len() <= 100, "D1 allows 100 parameters");
-                answers.push(run(&transaction, statement).inspect_err(|error| {
+                let (rows, steps) = run(&transaction, statement).inspect_err(|error| {
                     if let DatabaseError::Unavailable(why) = error {
                         eprintln!("sqlite: {why} in {}", statement.sql);
                     }
-                })?);
+                })?;
+                answers.push(rows);
+                self.steps.set(self.steps.get() + steps);
+                self.most_changed.set(self.most_changed.get().max(transaction.total_changes() - before));
             }
             transaction.commit().map_err(failure)?;
             Ok(answers)
@@ -94,7 +127,8 @@ impl Database for Sqlite {
     }
 }
 
-fn run(connection: &Connection, statement: &Statement) -> Result<Rows, DatabaseError> {
+/// The rows of a statement, and how many steps it took.
+fn run(connection: &Connection, statement: &Statement) -> Result<(Rows, u64), DatabaseError> {
     let mut prepared = connection.prepare_cached(statement.sql).map_err(failure)?;
     let columns = prepared.column_count();
     let names: std::collections::BTreeSet<_> = prepared.column_names().collect();
@@ -122,7 +156,9 @@ fn run(connection: &Connection, statement: &Statement) -> Result<Rows, DatabaseE
         });
         answer.push(Row(values.collect::<Result<_, _>>()?));
     }
-    Ok(answer)
+    drop(rows);
+    let steps = prepared.reset_status(StatementStatus::VmStep);
+    Ok((answer, u64::try_from(steps).unwrap()))
 }
 
 fn failure(error: rusqlite::Error) -> DatabaseError {

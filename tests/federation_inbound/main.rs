@@ -20,6 +20,7 @@ mod queries;
 mod queue;
 mod retrieving;
 mod servers;
+mod sweeping;
 mod transactions;
 
 use std::rc::Rc;

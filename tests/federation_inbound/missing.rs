@@ -513,7 +513,11 @@ fn the_scheduled_trigger_looks_at_rooms_side_by_side_and_at_those_first_that_wai
         }),
     );
     scene.world.advance(3_600_000);
-    scene.world.run(scene.a.scheduled());
+    // Once does not do: there are no more calls to the database for it than the jobs of an event have together.
+    for _ in 0..3 {
+        scene.world.run(scene.a.scheduled());
+        scene.world.advance(60_000);
+    }
     scene.is_shown(&all);
     let asked: Vec<String> = asked.borrow().clone();
     let position = |room: &String| asked.iter().position(|path| path.contains(&room[1..])).unwrap();

@@ -128,11 +128,8 @@ async fn route(server: &Server, request: Incoming) -> Handled {
             let (handler, parameters) = router::find(SIGNED, &method, &path)?;
             let signed = authentication::authenticate(server, router::call(request, parameters)).await?;
             let origin = signed.origin.name().clone();
-            server.store.heard_from(&origin);
             let handled = handler(server, signed).await;
-            if server.store.is_back(&origin) {
-                server.flush_to(&origin);
-            }
+            server.heard_from(&origin);
             handled
         }
         Err(error) => Err(error),

@@ -52,7 +52,13 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     drop(edus);
 
     let room_ids = room_ids(&pdus);
-    let rooms = match server.rooms.begin(origin.name(), &txn_id, &room_ids).await? {
+    let begun = server.rooms.begin(origin.name(), &txn_id, &room_ids).await?;
+    // The database knows by now.
+    server.heard.is_news(origin.name(), server.platform.clock.now_ms());
+    if begun.origin_is_back {
+        server.flush_to(origin.name());
+    }
+    let rooms = match begun.transaction {
         Transaction::Answered(answer) => return Ok(router::raw_json_response(StatusCode::OK, answer)),
         Transaction::New(rooms) => rooms,
     };

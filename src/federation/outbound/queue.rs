@@ -14,6 +14,7 @@ use http::StatusCode;
 use crate::{
     federation::peers::{endpoints::Transaction, requests::RequestError},
     matrix::identifiers::{RoomId, ServerName},
+    platform::{Budget, DatabaseError},
     server::Server,
     store::queue::{Claim, Failure, Outcome, OutgoingTransaction},
 };
@@ -21,6 +22,20 @@ use crate::{
 /// How many destinations are sent to at the same time: the platform keeps six connections open for an event, and the
 /// database needs one.
 const CONCURRENT: usize = 5;
+
+/// For so long, in milliseconds, one destination may keep the place from others before a next transaction to it is left to the
+/// scheduled trigger. Below the 30 s for which work may go on after an answer, so that as a rule nothing is cut off.
+const TURN_MS: i64 = 20 * 1_000;
+
+/// For so long, in milliseconds, the scheduled trigger begins to send: it has 15 minutes, and the next one comes by anyway.
+const SWEEP_MS: i64 = 10 * 60 * 1_000;
+
+/// How many destinations of each kind the scheduled trigger looks for at a time.
+const PAGE: i64 = 50;
+
+/// How many calls to the database may be made after a request for the sake of the queue; the scheduled trigger does the rest. The
+/// platform allows 1,000 for each request.
+const FLUSH_CALLS: u64 = 400;
 
 /// The first pause after a failure, in milliseconds; it doubles with each further one.
 const FIRST_PAUSE_MS: i64 = 10_000;
@@ -37,12 +52,19 @@ const PAUSE_IF_HEARD_MS: i64 = 60 * 1_000;
 const LASTING_REFUSALS: i64 = 3;
 const LASTING_REFUSAL_MS: i64 = 60 * 60 * 1_000;
 
+/// The database does not let the queue be read or written; that is logged.
+struct QueueUnusable;
+
 impl Server {
     /// Starts sending what the servers in the room have not had. Called after a commit that appended to the outbox.
     pub fn flush(&self, room_id: &RoomId) {
         let (server, room_id) = (self.clone(), room_id.clone());
         self.platform.background.spawn(Box::pin(async move {
-            server.send_due(Some(&[room_id])).await;
+            let now = server.platform.clock.now_ms();
+            match server.store.due(&server.config.server_name, now, &[room_id]).await {
+                Ok(due) => drop(server.drive_all(due, &server.meter.budget(FLUSH_CALLS)).await),
+                Err(error) => server.platform.log.warn(&format!("The outbox cannot be read: {error}")),
+            }
         }));
     }
 
@@ -50,56 +72,103 @@ impl Server {
     pub fn flush_to(&self, destination: &ServerName) {
         let (server, destination) = (self.clone(), destination.clone());
         self.platform.background.spawn(Box::pin(async move {
-            server.drive(&destination).await;
+            let _ = server.drive(&destination, &server.meter.budget(FLUSH_CALLS)).await;
         }));
     }
 
-    /// Sends whatever is due to anybody.
-    pub async fn sweep_queue(&self) {
-        self.send_due(None).await;
+    /// Notes, beside the request that says so, that `origin` is there: what it has not had is sent to it. Most often it is no
+    /// news, and costs nothing.
+    pub fn heard_from(&self, origin: &ServerName) {
+        let now = self.platform.clock.now_ms();
+        if !self.heard.is_news(origin, now) {
+            return;
+        }
+        let (server, origin) = (self.clone(), origin.clone());
+        self.platform.background.spawn(Box::pin(async move {
+            match server.store.heard_from(&origin, now).await {
+                Ok(true) => drop(server.drive(&origin, &server.meter.budget(FLUSH_CALLS)).await),
+                Ok(false) => {}
+                Err(error) => {
+                    server.heard.forget(&origin);
+                    server.platform.log.warn(&format!("That {origin} is there cannot be noted: {error}"));
+                }
+            }
+        }));
     }
 
-    async fn send_due(&self, rooms: Option<&[RoomId]>) {
-        let now = self.platform.clock.now_ms();
-        match self.store.due(&self.config.server_name, now, rooms).await {
-            Ok(due) => {
-                stream::iter(due)
-                    .for_each_concurrent(CONCURRENT, |destination| async move { self.drive(&destination).await })
-                    .await;
+    /// Sends to whoever has not had everything, those who have waited for longest first, until nobody is left or the calls to the
+    /// database that `budget` allows are made. What is left then comes first the next time.
+    pub async fn sweep_queue(&self, budget: &Budget) {
+        let until = self.platform.clock.now_ms() + SWEEP_MS;
+        let own = &self.config.server_name;
+        let outcome = async {
+            while !budget.is_spent() && self.platform.clock.now_ms() < until {
+                let due = self.store.overdue(own, self.platform.clock.now_ms(), PAGE).await?;
+                if due.is_empty() || self.drive_all(due, budget).await.is_err() {
+                    break;
+                }
             }
-            Err(error) => self.platform.log.warn(&format!("The outbox cannot be read: {error}")),
+            self.store.note_swept(own).await
+        };
+        if let Err(error) = outcome.await {
+            self.platform.log.warn(&format!("The outbox cannot be swept: {error}"));
         }
     }
 
-    /// Sends to one destination until it has had everything, or fails, or somebody else is at it.
-    async fn drive(&self, destination: &ServerName) {
+    /// Sends to each of them; fails where the queue of one could not be read or written.
+    async fn drive_all(&self, destinations: Vec<ServerName>, budget: &Budget) -> Result<(), QueueUnusable> {
+        stream::iter(destinations)
+            .map(|destination| async move { self.drive(&destination, budget).await })
+            .buffer_unordered(CONCURRENT)
+            .fold(Ok(()), |all, one| async move { all.and(one) })
+            .await
+    }
+
+    /// Sends to one destination until it has had everything, or fails, or its turn is over, or somebody else is at it.
+    async fn drive(&self, destination: &ServerName, budget: &Budget) -> Result<(), QueueUnusable> {
         let owner = self.random_id();
+        let until = self.platform.clock.now_ms() + TURN_MS;
         let mut outcome = Outcome::None;
         loop {
             let new_txn_id = self.random_id();
-            let claim =
-                Claim { destination, owner: &owner, new_txn_id: &new_txn_id, now: self.platform.clock.now_ms() };
-            let transaction = match self.store.claim(claim, &outcome).await {
-                Ok(Some(transaction)) => transaction,
-                Ok(None) => return,
-                Err(error) => {
-                    // The lease runs out, and the scheduled trigger comes by.
-                    self.platform.log.warn(&format!("The queue to {destination} cannot be read: {error}"));
-                    return;
-                }
-            };
+            let now = self.platform.clock.now_ms();
+            let claim = Claim { destination, owner: &owner, new_txn_id: &new_txn_id, now };
+            let next = self.next_transaction(claim, &outcome, until, budget).await;
+            let Some(transaction) = self.usable(destination, next)? else { return Ok(()) };
             outcome = match self.deliver(destination, &transaction).await {
                 Ok(()) => Outcome::Taken { txn_id: transaction.txn_id },
+                Err(error) if is_lasting(&error, &transaction, self.platform.clock.now_ms()) => {
+                    self.make_smaller(destination, transaction, &error)
+                }
                 Err(error) => {
-                    let now = self.platform.clock.now_ms();
-                    if is_lasting(&error, &transaction, now) {
-                        self.make_smaller(destination, transaction, &error)
-                    } else {
-                        self.put_off(destination, &owner, &transaction, &error).await;
-                        return;
-                    }
+                    let noted = self.put_off(destination, &owner, &transaction, &error).await;
+                    return self.usable(destination, noted);
                 }
             };
+        }
+    }
+
+    /// Logs where the queue could not be read or written: the lease runs out, and the scheduled trigger comes by.
+    fn usable<T>(&self, destination: &ServerName, result: Result<T, DatabaseError>) -> Result<T, QueueUnusable> {
+        result.map_err(|error| {
+            self.platform.log.warn(&format!("The queue to {destination} cannot be used: {error}"));
+            QueueUnusable
+        })
+    }
+
+    /// What to send next, unless that is left to the scheduled trigger.
+    async fn next_transaction(
+        &self,
+        claim: Claim<'_>,
+        outcome: &Outcome,
+        until: i64,
+        budget: &Budget,
+    ) -> Result<Option<OutgoingTransaction>, DatabaseError> {
+        match outcome {
+            Outcome::None if budget.is_spent() => Ok(None),
+            Outcome::None => self.store.claim(claim, outcome).await,
+            _ if budget.is_spent() || claim.now >= until => self.store.hand_over(claim, outcome).await.map(|()| None),
+            _ => self.store.claim(claim, outcome).await,
         }
     }
 
@@ -130,8 +199,10 @@ impl Server {
         owner: &str,
         transaction: &OutgoingTransaction,
         error: &RequestError,
-    ) {
+    ) -> Result<(), DatabaseError> {
         let now = self.platform.clock.now_ms();
+        // From now on it is news that it is there.
+        self.heard.forget(destination);
         let own_pause = pause(transaction.failures, self.random_part());
         let asked_for = asked_for(error);
         let if_heard = if is_away(error) { 0 } else { own_pause.min(PAUSE_IF_HEARD_MS) }.max(asked_for);
@@ -147,9 +218,7 @@ impl Server {
             (failure.retry_at - now) / 1_000,
             if_heard / 1_000,
         ));
-        if let Err(error) = self.store.fail(destination, owner, failure).await {
-            self.platform.log.warn(&format!("The queue to {destination} cannot be written: {error}"));
-        }
+        self.store.fail(destination, owner, failure).await
     }
 
     /// Sends one transaction. Only a 200 counts; what it says about single PDUs is for the log.

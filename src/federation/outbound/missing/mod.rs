@@ -26,6 +26,7 @@ use crate::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
     },
+    platform::Budget,
     room::RoomError,
     server::Server,
     store::staging::{StagedPdu, stage},
@@ -107,12 +108,12 @@ impl Server {
     }
 
     /// Looks again at the staged PDUs that are due, those first that have been so for longest. What is left when the time is
-    /// up is first in the next run.
-    pub async fn sweep_staged(&self) {
+    /// up, or the calls to the database that `budget` allows are made, is first in the next run.
+    pub async fn sweep_staged(&self, budget: &Budget) {
         let stop = self.platform.clock.now_ms() + SWEEP_MS;
         let rooms = RefCell::new(VecDeque::from(self.rooms_due().await));
         let work = async || {
-            while self.platform.clock.now_ms() < stop {
+            while self.platform.clock.now_ms() < stop && !budget.is_spent() {
                 let until = self.platform.clock.now_ms() + LOOK_MS;
                 let Some(_slot) = self.begin_look(until) else { return };
                 let Some(room_id) = rooms.borrow_mut().pop_front() else { return };

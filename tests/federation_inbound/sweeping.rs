@@ -1,0 +1,217 @@
+//! What the scheduled trigger sees to: whoever has not had all of the outbox, and what is too old to be kept.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+};
+
+use http::StatusCode;
+use serde_json::json;
+use verge::{
+    matrix::identifiers::{RoomId, UserId},
+    platform::Clock,
+    router::json_response,
+};
+
+use crate::common::network::{Homeserver, World};
+
+/// What a Worker may ask of D1 in one event.
+const MOST_CALLS: u64 = 1_000;
+
+struct Room {
+    world: World,
+    a: Homeserver,
+    alice: UserId,
+    room: RoomId,
+}
+
+fn room() -> Room {
+    let world = World::new();
+    let a = world.server("a.example");
+    let alice = a.user(&world, "alice");
+    let room = a.public_room(&world, &alice, "12");
+    Room { world, a, alice, room }
+}
+
+impl Room {
+    /// From now on users of these servers are in the room.
+    fn fill(&self, servers: impl IntoIterator<Item = String>) {
+        for server in servers {
+            let sql = format!(
+                "INSERT INTO room_servers (room_id, server, from_pos, joined) \
+                 SELECT '{}', '{server}', position, 1 FROM streams WHERE name = 'outbox'",
+                self.room
+            );
+            self.a.database.rows(&sql);
+        }
+    }
+
+    fn say(&self, body: &str) {
+        self.a.say(&self.world, &self.room, &self.alice, body);
+    }
+
+    /// A minute passes; how many calls to the database the scheduled trigger makes then.
+    fn minute(&self) -> u64 {
+        self.world.advance(60_000);
+        let before = self.a.database.calls.get();
+        self.world.run(self.a.scheduled());
+        self.world.settle();
+        self.a.database.calls.get() - before
+    }
+
+    fn count(&self, sql: &str) -> i64 {
+        self.a.database.rows(sql)[0][0].parse().unwrap()
+    }
+}
+
+/// Answers everything with 200 after `ms`, and notes when transactions came.
+fn slow(world: &World, host: &str, ms: u32) -> Rc<RefCell<Vec<i64>>> {
+    let came: Rc<RefCell<Vec<i64>>> = Rc::default();
+    let (notes, clock) = (Rc::clone(&came), world.clone());
+    world.connect(
+        host,
+        Rc::new(move |request| {
+            let (notes, clock) = (Rc::clone(&notes), clock.clone());
+            Box::pin(async move {
+                if !request.uri().path().contains("/v1/send/") {
+                    return json_response(StatusCode::NOT_FOUND, &json!({}));
+                }
+                notes.borrow_mut().push(clock.now_ms());
+                clock.sleep(ms).await;
+                json_response(StatusCode::OK, &json!({ "pdus": {} }))
+            })
+        }),
+    );
+    came
+}
+
+#[test]
+fn a_local_event_costs_what_its_room_is_and_not_what_the_server_holds() {
+    let cost = |others: usize| {
+        let scene = room();
+        scene.fill((0..5).map(|n| format!("s{n}.example")));
+        (0..5).for_each(|n| drop(slow(&scene.world, &format!("s{n}.example"), 1)));
+        let sql = format!(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {others}) \
+             INSERT INTO room_servers (room_id, server, from_pos, joined) \
+             SELECT '!r' || (n / 20) || ':other.example', 's' || (n % 20) || '.example', 0, 1 FROM n"
+        );
+        scene.a.database.rows(&sql);
+        let sql = format!(
+            "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < {others} / 20) \
+             INSERT INTO rooms SELECT '!r' || n || ':other.example', '12', 1, '[]', '', 0, 0 FROM n"
+        );
+        scene.a.database.rows(&sql);
+        scene.say("first");
+        scene.world.settle();
+        let steps = |work: &dyn Fn()| {
+            let before = scene.a.database.steps.get();
+            work();
+            scene.a.database.steps.get() - before
+        };
+        let event = steps(&|| {
+            scene.say("second");
+            scene.world.settle();
+        });
+        // The second one, as the first looks at the outbox from its beginning.
+        scene.minute();
+        let sweep = steps(&|| {
+            scene.minute();
+        });
+        (event, sweep)
+    };
+    let (few, many) = (cost(100), cost(20_000));
+    assert!(many.0 < few.0 * 11 / 10, "a local event: {few:?}, {many:?}");
+    assert!(many.1 < few.1 * 11 / 10, "the scheduled trigger: {few:?}, {many:?}");
+}
+
+#[test]
+fn everybody_has_a_turn_within_the_calls_of_an_event() {
+    let scene = room();
+    scene.fill((0..600).map(|n| format!("s{n}.example")));
+    scene.say("hello");
+    scene.world.settle();
+    let tried = || scene.count("SELECT count(*) FROM destinations WHERE failures > 0");
+    let mut minutes = 0;
+    while tried() < 600 {
+        let calls = scene.minute();
+        assert!(calls < MOST_CALLS, "{calls} calls");
+        minutes += 1;
+        assert!(minutes < 60, "{} of 600 had a turn in an hour", tried());
+    }
+    // And so it goes on: who waits for longest comes first.
+    let turns = || scene.a.database.rows("SELECT destination, failures FROM destinations");
+    let before: BTreeMap<String, i64> =
+        turns().into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect();
+    for _ in 0..20 {
+        let calls = scene.minute();
+        assert!(calls < MOST_CALLS, "{calls} calls");
+    }
+    for row in turns() {
+        assert!(row[1].parse::<i64>().unwrap() > before[&row[0]], "{} had no further turn in 20 minutes", row[0]);
+    }
+    // Nobody who was away is forgotten for it.
+    let came: Vec<_> = (0..600).map(|n| slow(&scene.world, &format!("s{n}.example"), 1)).collect();
+    for _ in 0..61 {
+        scene.minute();
+    }
+    assert!(came.iter().all(|came| came.borrow().len() == 1));
+    assert_eq!(scene.count("SELECT count(*) FROM destinations WHERE behind"), 0);
+    assert_eq!(scene.count("SELECT count(*) FROM outbox"), 0);
+}
+
+#[test]
+fn who_takes_long_keeps_nobody_waiting() {
+    let scene = room();
+    let slow_ones: Vec<_> = (0..6).map(|n| slow(&scene.world, &format!("slow{n}.example"), 20_000)).collect();
+    let last = slow(&scene.world, "z.example", 1);
+    scene.fill((0..6).map(|n| format!("slow{n}.example")).chain(["z.example".to_owned()]));
+    // Nothing is sent at once.
+    let room_id = &scene.room;
+    for n in 0..500 {
+        let content = crate::common::homeserver::object(json!({ "body": n }));
+        let draft = verge::room::Draft::message("m.room.message", content);
+        scene.world.run(scene.a.rooms.send(room_id, &scene.alice, draft)).unwrap();
+    }
+    let begun = scene.world.now_ms();
+    scene.world.run(scene.a.scheduled());
+    let waited = last.borrow()[0] - begun;
+    assert!(waited <= 60_000, "{waited} ms");
+    // They have had ten transactions each all the same, some of them later.
+    for _ in 0..10 {
+        scene.minute();
+    }
+    for came in slow_ones {
+        assert_eq!(came.borrow().len(), 10);
+    }
+    assert_eq!(scene.count("SELECT count(*) FROM destinations WHERE behind"), 0);
+}
+
+#[test]
+fn what_a_cut_off_event_left_is_sent_by_the_trigger() {
+    let scene = room();
+    let up = Rc::new(Cell::new(true));
+    let came = slow(&scene.world, "b.example", 1);
+    scene.fill(["b.example".to_owned()]);
+    // The event that commits is cut off before anything is sent, over and over.
+    for n in 0..3 {
+        let content = crate::common::homeserver::object(json!({ "body": n }));
+        let draft = verge::room::Draft::message("m.room.message", content);
+        scene.world.run(scene.a.rooms.send(&scene.room, &scene.alice, draft)).unwrap();
+        assert_eq!(came.borrow().len(), n);
+        scene.minute();
+        assert_eq!(came.borrow().len(), n + 1);
+    }
+    // Or while it sends: the lease is left behind, and runs out.
+    scene.a.database.rows("UPDATE destinations SET lease_owner = 'cut off', lease_until = unixepoch() * 1000 + 90000");
+    scene.say("under a lease");
+    scene.world.settle();
+    scene.minute();
+    scene.minute();
+    assert_eq!(came.borrow().len(), 3);
+    scene.a.database.rows("UPDATE destinations SET lease_until = 0");
+    scene.minute();
+    assert_eq!(came.borrow().len(), 4);
+    drop(up);
+}
