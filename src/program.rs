@@ -10,10 +10,8 @@ use crate::{
     platform::{Budget, DatabaseError},
     router::{RequestBody, Response},
     server::Server,
+    store::forgetting::WALKS,
 };
-
-/// How long the answer to a transaction is kept for its sender to ask again, in milliseconds: two weeks.
-const KEEP_TRANSACTIONS_MS: i64 = 14 * 24 * 60 * 60 * 1_000;
 
 /// How many calls to the database each job of the scheduled trigger may make. The platform allows 1,000 for all of them.
 const FORGET_CALLS: u64 = 80;
@@ -28,6 +26,9 @@ const LOOKS_RESERVE: u64 = 100;
 
 /// How many rows of the outbox are deleted at a time.
 const SLICE: i64 = 1_000;
+
+/// How many slices of each other table are looked through in a minute.
+const SLICES: usize = 5;
 
 /// A server that answers requests and does its clock's work.
 #[derive(Clone)]
@@ -74,18 +75,25 @@ impl Program {
     }
 }
 
-/// Once an hour: forgets what nobody will ask for any more.
+/// Begins once an hour to forget what nobody will ask for any more, a slice at a time, and goes on with what is not done.
 async fn forget(server: &Server, budget: &Budget) {
     let now = server.platform.clock.now_ms();
-    if (now / 60_000) % 60 != 0 {
-        return;
-    }
+    let is_hour = (now / 60_000) % 60 == 0;
     let outcome = async {
-        server.store.forget_transactions(now - KEEP_TRANSACTIONS_MS).await?;
-        server.store.forget_joins(now).await?;
-        server.store.forget_registrations(now).await?;
-        let last = server.store.heard_by_all().await?;
-        while !budget.is_spent() && server.store.forget_outbox(last, SLICE).await? {}
+        let mut walked = server.store.walked().await?;
+        for walk in &WALKS {
+            let mut slices = 0;
+            let mut goes_on = is_hour || walked.is_under_way(walk);
+            while goes_on && slices < SLICES && !budget.is_spent() {
+                server.store.walk_on(walk, &mut walked, now).await?;
+                goes_on = walked.is_under_way(walk);
+                slices += 1;
+            }
+        }
+        if is_hour {
+            let last = server.store.heard_by_all().await?;
+            while !budget.is_spent() && server.store.forget_outbox(last, SLICE).await? {}
+        }
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = outcome.await {

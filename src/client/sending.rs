@@ -88,16 +88,7 @@ async fn once(
         txn_id: txn_id.to_owned(),
     };
     let now_ms = server.platform.clock.now_ms();
-    // Old IDs go on one request in many: a device that sends nothing leaves none.
-    let mut drawn = [0];
-    server.platform.random.fill(&mut drawn);
-    let remember = |event: &Event| {
-        let mut statements = vec![transaction.remember(event.event_id().as_str(), now_ms)];
-        if drawn == [0] {
-            statements.push(transaction.forget_old(now_ms));
-        }
-        statements
-    };
+    let remember = |event: &Event| vec![transaction.remember(event.event_id().as_str(), now_ms)];
     let is_repetition = async || Ok(server.store.client_transaction(&transaction).await?.is_some());
     let event_id = match server.rooms.send_with(&room_id, &session.user, draft, remember, is_repetition).await {
         Ok(event) => event.event_id().as_str().to_owned(),

@@ -3,9 +3,6 @@
 use super::Store;
 use crate::platform::{DatabaseError, Statement};
 
-/// For how long a transaction ID is remembered, in milliseconds: far longer than a client repeats a request.
-const TRANSACTION_LIFETIME_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-
 /// A request that a device named with a transaction ID.
 #[derive(Debug, Clone)]
 pub struct ClientTransaction {
@@ -35,14 +32,6 @@ impl ClientTransaction {
                 now_ms.into(),
             ],
         )
-    }
-
-    /// Forgets the device's IDs that no client repeats any more.
-    pub fn forget_old(&self, now_ms: i64) -> Statement {
-        const DELETE: &str =
-            "DELETE FROM client_transactions WHERE user_id = ?1 AND device_id = ?2 AND created_ts < ?3";
-        let before = now_ms.saturating_sub(TRANSACTION_LIFETIME_MS);
-        Statement::new(DELETE, [self.user_id.as_str().into(), self.device_id.as_str().into(), before.into()])
     }
 }
 

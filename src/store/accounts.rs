@@ -90,14 +90,6 @@ impl Store {
         rows.first().map_or(Ok(false), |row| Ok(row.integer(0)? > now_ms))
     }
 
-    /// Forgets registrations that can no longer go on at `now_ms`. They are few: only who knows the token makes any.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn forget_registrations(&self, now_ms: i64) -> Result<(), DatabaseError> {
-        self.query(Statement::new("DELETE FROM registrations WHERE until_ts <= ?1", [now_ms.into()])).await.map(drop)
-    }
-
     /// Logs a device in.
     ///
     /// # Errors

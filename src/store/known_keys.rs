@@ -56,8 +56,6 @@ const UPSERT_FETCHES: &str = "INSERT INTO key_fetches (server, failures, retry_a
      FROM json_each(?1) WHERE true \
      ON CONFLICT (server) DO UPDATE SET failures = excluded.failures, retry_at = excluded.retry_at";
 
-const FORGET_FETCHES: &str = "DELETE FROM key_fetches WHERE retry_at < ?1";
-
 impl Store {
     /// The keys of `wanted` (server and key id) that are known, and when their servers may be asked. One call.
     ///
@@ -76,8 +74,7 @@ impl Store {
     }
 
     /// Stores checked responses of servers about themselves and of notaries about others, and when servers may be asked
-    /// again. Answers with what is then known of `wanted`. With `forget_before`, forgets servers that could be asked again
-    /// before that time. One call.
+    /// again. Answers with what is then known of `wanted`. One call.
     ///
     /// # Errors
     /// As the database says.
@@ -87,10 +84,8 @@ impl Store {
         from_notaries: &[ServerKeys],
         fetches: &[(&str, KeyFetch)],
         wanted: &[(&str, &str)],
-        forget_before: Option<i64>,
     ) -> Result<Vec<(String, String, KnownKey)>, DatabaseError> {
-        let mut statements: Vec<_> =
-            forget_before.map(|ts| Statement::new(FORGET_FETCHES, [ts.into()])).into_iter().collect();
+        let mut statements = Vec::new();
         for (responses, own_word) in [(from_servers, true), (from_notaries, false)] {
             let rows = responses.iter().flat_map(|response| {
                 response.keys.iter().map(|(key_id, key)| {

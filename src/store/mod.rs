@@ -12,6 +12,7 @@ pub mod aliases;
 pub mod commit;
 pub mod event_graph;
 pub mod events;
+pub mod forgetting;
 pub mod headers;
 pub mod known_keys;
 pub mod members;

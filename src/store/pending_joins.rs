@@ -17,8 +17,6 @@ const BEGIN_JOIN: &str = "\
 
 const END_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id = ?2";
 
-const FORGET_JOINS: &str = "DELETE FROM pending_joins WHERE until_ts <= ?1";
-
 /// Those of `ids` that are being joined at `now`; read by [`joining`].
 pub(super) fn joining_statement(ids: &[RoomId], now: i64) -> Statement {
     Statement::new(JOINING, [json_list(ids.iter().map(RoomId::as_str)).into(), now.into()])
@@ -53,13 +51,5 @@ impl Store {
     /// As the database says.
     pub async fn end_join(&self, room_id: &RoomId, join_id: &str) -> Result<(), DatabaseError> {
         self.query(Statement::new(END_JOIN, [room_id.as_str().into(), join_id.into()])).await.map(drop)
-    }
-
-    /// Forgets the joins that were cut off and count no longer at `now`.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn forget_joins(&self, now: i64) -> Result<(), DatabaseError> {
-        self.query(Statement::new(FORGET_JOINS, [now.into()])).await.map(drop)
     }
 }

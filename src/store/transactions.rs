@@ -34,8 +34,6 @@ const ANSWER: &str = "SELECT response FROM transactions WHERE origin = ?1 AND tx
 
 const RECORD: &str = "INSERT INTO transactions (origin, txn_id, response, received_ts) VALUES (?1, ?2, ?3, ?4)";
 
-const FORGET: &str = "DELETE FROM transactions WHERE received_ts < ?1";
-
 /// Records the answer to a transaction. Aborts its batch when the transaction was answered before.
 pub(crate) fn record_transaction(origin: &ServerName, txn_id: &str, response: &str, now: i64) -> Statement {
     Statement::new(RECORD, [origin.as_str().into(), txn_id.into(), response.into(), now.into()])
@@ -74,13 +72,5 @@ impl Store {
         let joining = next().iter().map(joining).collect::<Result<_, _>>()?;
         let staged = staged_already(&next())?;
         Ok(Beginning { answer, rooms, joining, staged, origin_is_back: queue::is_back(&next(), now)? })
-    }
-
-    /// Forgets the answers to transactions received before `before`: nobody repeats one that old.
-    ///
-    /// # Errors
-    /// As the database says.
-    pub async fn forget_transactions(&self, before: i64) -> Result<(), DatabaseError> {
-        self.query(Statement::new(FORGET, [before.into()])).await.map(|_| ())
     }
 }

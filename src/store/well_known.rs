@@ -36,22 +36,15 @@ impl Store {
         }))
     }
 
-    /// Writes the row of `host`. With `forget_before`, forgets the hosts of which nothing could be used after that time.
-    /// One call.
+    /// Writes the row of `host`. One call.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn put_well_known(
-        &self,
-        host: &str,
-        row: &WellKnownRow,
-        forget_before: Option<i64>,
-    ) -> Result<(), DatabaseError> {
+    pub async fn put_well_known(&self, host: &str, row: &WellKnownRow) -> Result<(), DatabaseError> {
         const UPSERT: &str = "INSERT INTO well_known (host, delegated, fresh_until_ts, usable_until_ts, failures) \
              VALUES (?1, ?2, ?3, ?4, ?5) \
              ON CONFLICT (host) DO UPDATE SET delegated = excluded.delegated, fresh_until_ts = excluded.fresh_until_ts, \
              usable_until_ts = excluded.usable_until_ts, failures = excluded.failures";
-        const FORGET: &str = "DELETE FROM well_known WHERE max(fresh_until_ts, usable_until_ts) < ?1";
         let parameters: [SqlValue; 5] = [
             host.into(),
             row.delegated.as_deref().into(),
@@ -59,8 +52,6 @@ impl Store {
             row.usable_until_ts.into(),
             row.failures.into(),
         ];
-        let mut statements = vec![Statement::new(UPSERT, parameters)];
-        statements.extend(forget_before.map(|ts| Statement::new(FORGET, [ts.into()])));
-        self.batch(statements).await.map(drop)
+        self.query(Statement::new(UPSERT, parameters)).await.map(drop)
     }
 }

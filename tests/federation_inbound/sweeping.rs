@@ -19,6 +19,8 @@ use crate::common::network::{Homeserver, World};
 /// What a Worker may ask of D1 in one event.
 const MOST_CALLS: u64 = 1_000;
 
+const HOUR_MS: i64 = 3_600_000;
+
 struct Room {
     world: World,
     a: Homeserver,
@@ -214,4 +216,40 @@ fn what_a_cut_off_event_left_is_sent_by_the_trigger() {
     scene.minute();
     assert_eq!(came.borrow().len(), 4);
     drop(up);
+}
+
+#[test]
+fn what_is_old_is_forgotten_a_slice_at_a_time() {
+    let scene = room();
+    let database = &scene.a.database;
+    let now = scene.world.now_ms();
+    let (old, new) = (now - 30 * 24 * HOUR_MS, now - HOUR_MS);
+    let numbers = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 10000)";
+    // Every seventh is new.
+    let ts = format!("CASE n % 7 WHEN 0 THEN {new} ELSE {old} END");
+    for insert in [
+        format!("INSERT INTO transactions SELECT 's' || (n % 30) || '.example', n, '{{}}', {ts} FROM n"),
+        format!(
+            "INSERT INTO client_transactions SELECT '@u' || (n % 9), 'D' || (n % 3), 'send', n, '$e' || n, {ts} FROM n"
+        ),
+        format!("INSERT INTO key_fetches SELECT 'k' || n || '.example', 1, {ts} FROM n"),
+        format!("INSERT INTO well_known SELECT 'w' || n || '.example', NULL, {ts}, {ts}, 0 FROM n"),
+        "INSERT INTO outbox SELECT n, '!gone:a.example', n, NULL FROM n".to_owned(),
+        format!("INSERT INTO pending_joins SELECT '!p' || n || ':b.example', 'id', '12', {ts} FROM n"),
+    ] {
+        database.rows(&format!("{numbers} {insert}"));
+    }
+    database.rows("UPDATE streams SET position = 10000 WHERE name = 'outbox'");
+    database.most_changed.set(0);
+    for _ in 0..130 {
+        let calls = scene.minute();
+        assert!(calls < MOST_CALLS, "{calls} calls");
+    }
+    assert!(database.most_changed.get() <= 1_000, "{} rows at once", database.most_changed.get());
+    for table in ["transactions", "client_transactions", "key_fetches", "well_known"] {
+        assert_eq!(scene.count(&format!("SELECT count(*) FROM {table}")), 1_428, "{table}");
+    }
+    assert_eq!(scene.count("SELECT count(*) FROM outbox"), 0);
+    // Those are over for an hour.
+    assert_eq!(scene.count("SELECT count(*) FROM pending_joins"), 0);
 }

@@ -12,7 +12,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use futures_util::stream::{self, StreamExt};
 
-use super::{endpoints::KeyQuery, requests::FederationClient, well_known::forget_before};
+use super::{endpoints::KeyQuery, requests::FederationClient};
 use crate::{
     config::{Config, TrustedKeyServer},
     matrix::{
@@ -170,9 +170,8 @@ impl KeyFetcher {
             }
         }
         let pairs: Vec<_> = lacking.keys().copied().collect();
-        let forget_before = forget_before(&self.platform);
         let (own_words, others_words) = (&asked.from_servers, &asked.from_notaries);
-        let known = self.store.put_keys(own_words, others_words, &outcomes, &pairs, forget_before).await?;
+        let known = self.store.put_keys(own_words, others_words, &outcomes, &pairs).await?;
         for keys in asked.from_servers.iter().chain(&asked.from_notaries) {
             // The response may say something new of other keys too.
             self.forget(&keys.server_name);

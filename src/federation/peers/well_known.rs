@@ -74,7 +74,7 @@ impl WellKnown {
             },
             Err(failure) => after_failure(known, failure, now),
         };
-        if let Err(error) = self.store.put_well_known(host, &row, forget_before(&self.platform)).await {
+        if let Err(error) = self.store.put_well_known(host, &row).await {
             self.platform.log.warn(&format!("the .well-known of {host} could not be stored: {error}"));
         }
         let delegated = row.delegated.clone();
@@ -151,14 +151,6 @@ impl WellKnown {
             Err(_) => Err(Failure::Passing),
         }
     }
-}
-
-/// Before which time to forget what could have been used again, on one write in many: strangers choose the names that are
-/// asked, and nobody else would ever remove them. A day, so that backoff is not forgotten with them.
-pub(super) fn forget_before(platform: &Platform) -> Option<i64> {
-    let mut drawn = [0];
-    platform.random.fill(&mut drawn);
-    (drawn == [0]).then(|| platform.clock.now_ms() - 24 * HOUR_MS)
 }
 
 /// A valid answer.

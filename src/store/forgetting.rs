@@ -1,0 +1,154 @@
+//! Forgetting what nobody will ask for any more, a slice at a time.
+//!
+//! A table is walked through by its primary key, and of each slice what is old goes. That takes no index on the age of rows,
+//! which would be a further row written for each, while reading costs a thousandth; and no statement runs for long, however
+//! much there is.
+
+use std::collections::HashMap;
+
+use super::Store;
+use crate::platform::{DatabaseError, Statement};
+
+/// A walk through one table.
+#[derive(Debug)]
+pub struct Walk {
+    /// The table.
+    pub table: &'static str,
+    /// How long after the time in its rows they are kept, in milliseconds.
+    pub keep_ms: i64,
+    advance: &'static str,
+    forget: &'static str,
+}
+
+/// Where every walk begins, and where it is when it has come to the end: before all keys.
+const START: &str = r#"["","","",""]"#;
+
+/// Notes how far a walk through `$table` by `$key` comes by its next 1,000 rows, ?1 being `$after`, the last key before them: to
+/// its start, ?2, where they are the last ones.
+macro_rules! advance {
+    ($table:literal, $key:literal, $after:literal) => {
+        concat!(
+            "INSERT INTO walks (name, after) VALUES ('",
+            $table,
+            "', COALESCE((SELECT json_array(",
+            $key,
+            ") FROM ",
+            $table,
+            " WHERE (",
+            $key,
+            ") > (",
+            $after,
+            ") ORDER BY ",
+            $key,
+            " LIMIT 1 OFFSET 999), ?2)) ON CONFLICT (name) DO UPDATE SET after = excluded.after RETURNING after"
+        )
+    };
+}
+
+/// Deletes those of the same rows that are old: `$old`, with ?2.
+macro_rules! forget {
+    ($table:literal, $key:literal, $after:literal, $old:literal) => {
+        concat!(
+            "DELETE FROM ",
+            $table,
+            " WHERE ",
+            $old,
+            " AND (",
+            $key,
+            ") IN (SELECT ",
+            $key,
+            " FROM ",
+            $table,
+            " WHERE (",
+            $key,
+            ") > (",
+            $after,
+            ") ORDER BY ",
+            $key,
+            " LIMIT 1000)"
+        )
+    };
+}
+
+const ADVANCE_TRANSACTIONS: &str = advance!("transactions", "origin, txn_id", "?1 ->> 0, ?1 ->> 1");
+const FORGET_TRANSACTIONS: &str = forget!("transactions", "origin, txn_id", "?1 ->> 0, ?1 ->> 1", "received_ts < ?2");
+const ADVANCE_CLIENT_TRANSACTIONS: &str =
+    advance!("client_transactions", "user_id, device_id, endpoint, txn_id", "?1 ->> 0, ?1 ->> 1, ?1 ->> 2, ?1 ->> 3");
+const FORGET_CLIENT_TRANSACTIONS: &str = forget!(
+    "client_transactions",
+    "user_id, device_id, endpoint, txn_id",
+    "?1 ->> 0, ?1 ->> 1, ?1 ->> 2, ?1 ->> 3",
+    "created_ts < ?2"
+);
+const ADVANCE_KEY_FETCHES: &str = advance!("key_fetches", "server", "?1 ->> 0");
+const FORGET_KEY_FETCHES: &str = forget!("key_fetches", "server", "?1 ->> 0", "retry_at < ?2");
+const ADVANCE_WELL_KNOWN: &str = advance!("well_known", "host", "?1 ->> 0");
+const FORGET_WELL_KNOWN: &str = forget!("well_known", "host", "?1 ->> 0", "max(fresh_until_ts, usable_until_ts) < ?2");
+const ADVANCE_PENDING_JOINS: &str = advance!("pending_joins", "room_id, join_id", "?1 ->> 0, ?1 ->> 1");
+const FORGET_PENDING_JOINS: &str = forget!("pending_joins", "room_id, join_id", "?1 ->> 0, ?1 ->> 1", "until_ts <= ?2");
+const ADVANCE_REGISTRATIONS: &str = advance!("registrations", "session", "?1 ->> 0");
+const FORGET_REGISTRATIONS: &str = forget!("registrations", "session", "?1 ->> 0", "until_ts <= ?2");
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// The walks there are.
+pub const WALKS: [Walk; 6] = [
+    // Nobody repeats a transaction that is two weeks old.
+    Walk { table: "transactions", keep_ms: 14 * DAY_MS, advance: ADVANCE_TRANSACTIONS, forget: FORGET_TRANSACTIONS },
+    // Far longer than a client repeats a request.
+    Walk {
+        table: "client_transactions",
+        keep_ms: 7 * DAY_MS,
+        advance: ADVANCE_CLIENT_TRANSACTIONS,
+        forget: FORGET_CLIENT_TRANSACTIONS,
+    },
+    // Strangers choose the names that are asked. A day longer than they count, so that backoff is not forgotten with them.
+    Walk { table: "key_fetches", keep_ms: DAY_MS, advance: ADVANCE_KEY_FETCHES, forget: FORGET_KEY_FETCHES },
+    Walk { table: "well_known", keep_ms: DAY_MS, advance: ADVANCE_WELL_KNOWN, forget: FORGET_WELL_KNOWN },
+    Walk { table: "pending_joins", keep_ms: 0, advance: ADVANCE_PENDING_JOINS, forget: FORGET_PENDING_JOINS },
+    Walk { table: "registrations", keep_ms: 0, advance: ADVANCE_REGISTRATIONS, forget: FORGET_REGISTRATIONS },
+];
+
+/// How far the walks have come.
+#[derive(Debug, Default)]
+pub struct Walked(HashMap<String, String>);
+
+impl Walked {
+    /// Whether this walk is somewhere on its way.
+    pub fn is_under_way(&self, walk: &Walk) -> bool {
+        self.after(walk) != START
+    }
+
+    fn after(&self, walk: &Walk) -> &str {
+        self.0.get(walk.table).map_or(START, String::as_str)
+    }
+}
+
+impl Store {
+    /// How far the walks have come.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn walked(&self) -> Result<Walked, DatabaseError> {
+        let rows = self.query(Statement::new("SELECT name, after FROM walks", [])).await?;
+        let walked = rows.iter().map(|row| Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned())));
+        Ok(Walked(walked.collect::<Result<_, DatabaseError>>()?))
+    }
+
+    /// Forgets what is old at `now` of the next 1,000 rows of a walk, and notes how far it has come.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn walk_on(&self, walk: &Walk, walked: &mut Walked, now: i64) -> Result<(), DatabaseError> {
+        let after = walked.after(walk).to_owned();
+        let statements = vec![
+            Statement::new(walk.advance, [after.as_str().into(), START.into()]),
+            Statement::new(walk.forget, [after.into(), now.saturating_sub(walk.keep_ms).into()]),
+        ];
+        let answers = self.batch(statements).await?;
+        let row = answers.first().and_then(|rows| rows.first());
+        let after = row.ok_or_else(|| DatabaseError::Shape("a walk that leads nowhere".to_owned()))?.text(0)?;
+        walked.0.insert(walk.table.to_owned(), after.to_owned());
+        Ok(())
+    }
+}
