@@ -120,8 +120,11 @@ impl std::fmt::Display for MatrixError {
 impl std::error::Error for MatrixError {}
 
 impl From<DatabaseError> for MatrixError {
-    /// 503, so that the sender repeats the request and nothing is lost; 500 where that would end as before.
+    /// 503, so that the sender repeats the request and nothing is lost; 413 or 500 where that would end as before.
     fn from(error: DatabaseError) -> Self {
+        if matches!(error, DatabaseError::Refused(_)) {
+            return Self::too_large("This is more than the database takes.").because(error);
+        }
         if matches!(error, DatabaseError::Constraint(_)) {
             return Self::internal().because(error);
         }

@@ -226,6 +226,10 @@ pub enum DatabaseError {
     /// at fault. The text holds the sentence by which SQLite names the constraint.
     #[error("database constraint: {0}")]
     Constraint(String),
+    /// The database will never take such a batch: it is too large, or makes no sense to it. Nothing of it took effect, and
+    /// nothing is gained by trying again.
+    #[error("refused by the database: {0}")]
+    Refused(String),
     /// The database could not be reached or failed. The batch may or may not have taken effect.
     #[error("database unavailable: {0}")]
     Unavailable(String),

@@ -9,7 +9,7 @@ use worker::{
     wasm_bindgen_futures::JsFuture,
 };
 
-use super::stream::describe;
+use super::{d1_error, stream::describe};
 use crate::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement};
 
 /// D1 takes at most 2 MB in a parameter. The local runtime takes more; here both refuse it alike.
@@ -79,8 +79,8 @@ impl D1 {
         }
         let prepared = statements.into_iter().map(|statement| self.prepare(statement)).collect::<Result<Array, _>>()?;
         self.calls.set(self.calls.get() + 1);
-        let results = self.database.batch(prepared).map_err(|error| refused(&error))?;
-        let results = JsFuture::from(results).await.map_err(|error| refused(&error))?;
+        let results = self.database.batch(prepared).map_err(|error| d1_error::kind(describe(&error)))?;
+        let results = JsFuture::from(results).await.map_err(|error| d1_error::kind(describe(&error)))?;
         let results: Array = results.dyn_into().map_err(|_| shape("the answer is no list"))?;
         if results.length() as usize != count {
             return Err(shape("the answer has another number of results than there were statements"));
@@ -90,11 +90,11 @@ impl D1 {
 
     fn prepare(&self, statement: Statement) -> Result<D1Statement, DatabaseError> {
         if statement.parameters.len() > MAX_PARAMETERS {
-            return Err(DatabaseError::Unavailable(format!("D1 takes at most {MAX_PARAMETERS} parameters")));
+            return Err(DatabaseError::Refused(format!("D1 takes at most {MAX_PARAMETERS} parameters")));
         }
         let values = statement.parameters.iter().map(parameter).collect::<Result<Array, _>>()?;
-        let prepared = self.database.prepare(statement.sql).map_err(|error| refused(&error))?;
-        prepared.bind(values).map_err(|error| refused(&error))
+        let prepared = self.database.prepare(statement.sql).map_err(|error| d1_error::kind(describe(&error)))?;
+        prepared.bind(values).map_err(|error| d1_error::kind(describe(&error)))
     }
 
     fn rows(&self, result: &D1Result) -> Result<Rows, DatabaseError> {
@@ -118,7 +118,9 @@ impl Database for D1 {
         Box::pin(async move {
             let first = statements.first().map_or("", |statement| statement.sql);
             let outcome = self.run(statements).await;
-            if let Err(error @ (DatabaseError::Unavailable(_) | DatabaseError::Shape(_))) = &outcome {
+            if let Err(error) = &outcome
+                && !matches!(error, DatabaseError::Constraint(_))
+            {
                 // The answer to the client says nothing of it. A lost race is no news.
                 console_error!("{error}, in a batch that begins with: {first}");
             }
@@ -133,9 +135,9 @@ fn parameter(value: &SqlValue) -> Result<JsValue, DatabaseError> {
         SqlValue::Integer(integer) if integer.unsigned_abs() <= MAX_INTEGER.unsigned_abs() => {
             Ok(JsValue::from_f64(*integer as f64))
         }
-        SqlValue::Integer(_) => Err(DatabaseError::Unavailable("D1 takes no integers beyond 2^53".to_owned())),
+        SqlValue::Integer(_) => Err(DatabaseError::Refused("D1 takes no integers beyond 2^53".to_owned())),
         SqlValue::Text(text) if text.len() <= MAX_PARAMETER_BYTES => Ok(JsValue::from_str(text)),
-        SqlValue::Text(_) => Err(DatabaseError::Unavailable("D1 takes at most 2 MB in a parameter".to_owned())),
+        SqlValue::Text(_) => Err(DatabaseError::Refused("D1 takes at most 2 MB in a parameter".to_owned())),
     }
 }
 
@@ -156,14 +158,4 @@ fn column(value: &JsValue) -> Result<SqlValue, DatabaseError> {
 
 fn shape(what: &str) -> DatabaseError {
     DatabaseError::Shape(what.to_owned())
-}
-
-/// D1 tells its errors apart by their text only, which holds SQLite's own: `UNIQUE constraint failed: …`.
-fn refused(error: &JsValue) -> DatabaseError {
-    let message = describe(error);
-    if message.contains("constraint failed") || message.contains("SQLITE_CONSTRAINT") {
-        DatabaseError::Constraint(message)
-    } else {
-        DatabaseError::Unavailable(message)
-    }
 }

@@ -4,8 +4,9 @@
 //! events, but never a handle of one event's (a binding, a stream, a future) with another. What every event reads
 //! alike is kept for each isolate: the configuration, parsed once, and what is known of other servers.
 //!
-//! Natively only `http1` is compiled, for its tests.
+//! Natively only `http1` and `d1_error` are compiled, for their tests.
 
+mod d1_error;
 mod http1;
 
 #[cfg(target_arch = "wasm32")]

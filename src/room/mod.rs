@@ -38,7 +38,7 @@ pub use crate::store::{events::StoredEvent, rooms::Room};
 use crate::{
     config::Config,
     matrix::identifiers::{EventId, RoomId, ServerName},
-    platform::{Clock, Platform, Random},
+    platform::{Clock, Log, Platform, Random},
     store::Store,
 };
 
@@ -47,13 +47,15 @@ pub struct Rooms {
     store: Store,
     config: Rc<Config>,
     clock: Rc<dyn Clock>,
+    log: Rc<dyn Log>,
     random: Rc<dyn Random>,
 }
 
 impl Rooms {
     /// The rooms in `store`, for the server that `config` describes.
     pub fn new(store: Store, config: Rc<Config>, platform: &Platform) -> Self {
-        Self { store, config, clock: platform.clock.clone(), random: platform.random.clone() }
+        let Platform { clock, log, random, .. } = platform.clone();
+        Self { store, config, clock, log, random }
     }
 
     fn server_name(&self) -> &ServerName {

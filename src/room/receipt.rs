@@ -20,7 +20,7 @@ use crate::{
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
     },
-    platform::Statement,
+    platform::{DatabaseError, Statement},
     store::{
         commit::Committed,
         staging::{StagedAlready, StagedPdu, stage},
@@ -90,6 +90,8 @@ pub struct Received {
     pub staged: Vec<RoomId>,
     /// Events that were accepted.
     pub accepted: usize,
+    /// What became of each PDU: why it was refused, if it was.
+    results: HashMap<EventId, Option<String>>,
     /// Of events that were not staged because the caller fetches itself: what they cite and we lack.
     pub missing: Vec<Lacking>,
 }
@@ -112,6 +114,8 @@ pub struct Record<'a> {
     pub origin: &'a ServerName,
     /// Its id.
     pub txn_id: &'a str,
+    /// Whether only some of its PDUs are received now: its answer is recorded later.
+    pub is_part: bool,
 }
 
 impl Rooms {
@@ -139,6 +143,19 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::Busy`] when other commits come first again and again, and as the database says.
     pub async fn receive(
+        &self,
+        record: Record<'_>,
+        rooms: KnownRooms,
+        events: &[Event],
+        refused: &[(EventId, String)],
+    ) -> Result<Received, RoomError> {
+        match self.receive_whole(record, rooms, events, refused).await {
+            Err(RoomError::Database(DatabaseError::Refused(_))) => self.receive_in_parts(record, events, refused).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn receive_whole(
         &self,
         record: Record<'_>,
         rooms: KnownRooms,
@@ -175,17 +192,98 @@ impl Rooms {
         let mut received = Received::default();
         // What is judged stays so, wherever the work is cut off.
         for slice in in_order(events.to_vec()).chunks(SLICE) {
-            let of_slice = self
-                .until_committed(async || {
-                    let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
-                    let rooms = KnownRooms { rooms: HashMap::from([(room_id.clone(), room)]), ..KnownRooms::default() };
-                    self.try_receive(None, rooms, slice, &[]).await
-                })
-                .await?;
+            let of_slice = match self.receive_slice(room_id, slice).await {
+                Err(RoomError::Database(DatabaseError::Refused(_))) => {
+                    self.part_by_part(slice, async |part| self.receive_slice(room_id, part).await).await?
+                }
+                outcome => outcome?,
+            };
             received.accepted += of_slice.accepted;
             received.missing.extend(of_slice.missing);
         }
         Ok(received)
+    }
+
+    /// Receives a transaction of which something cannot be stored: that gets an answer of its own, and all else its due. The
+    /// answer is recorded when all are received; until then a repetition begins again, which does no harm.
+    async fn receive_in_parts(
+        &self,
+        record: Record<'_>,
+        events: &[Event],
+        refused: &[(EventId, String)],
+    ) -> Result<Received, RoomError> {
+        let part = Record { is_part: true, ..record };
+        let receive = async |events: &[Event]| {
+            let ids: Vec<RoomId> = by_room(events).into_iter().map(|(room_id, _)| room_id).collect();
+            match self.begin(record.origin, record.txn_id, &ids).await?.transaction {
+                Transaction::Answered(answer) => Ok(Received { answer, ..Received::default() }),
+                Transaction::New(rooms) => self.receive_whole(part, rooms, events, &[]).await,
+            }
+        };
+        let mut received = self.part_by_part(events, receive).await?;
+        received.results.extend(refused.iter().map(|(id, why)| (id.clone(), Some(why.clone()))));
+        received.answer = answer(&received.results);
+        let recorded =
+            self.until_committed(async || match self.begin(record.origin, record.txn_id, &[]).await?.transaction {
+                Transaction::Answered(answer) => Ok(Committed::Done(Some(answer))),
+                Transaction::New(_) => {
+                    let now = self.clock.now_ms();
+                    let answer = record_transaction(record.origin, record.txn_id, &received.answer, now);
+                    Ok(self.store.commit(&[], vec![answer]).await?.with(None))
+                }
+            });
+        match recorded.await {
+            Ok(None) | Err(RoomError::Database(DatabaseError::Refused(_))) => {}
+            Ok(Some(before)) => received.answer = before,
+            Err(error) => return Err(error),
+        }
+        Ok(received)
+    }
+
+    /// Receives events of which some cannot be stored, in halves of halves, so that only those are refused.
+    async fn part_by_part(
+        &self,
+        events: &[Event],
+        receive: impl AsyncFn(&[Event]) -> Result<Received, RoomError>,
+    ) -> Result<Received, RoomError> {
+        let mut all = Received::default();
+        let mut parts = vec![in_order(events.to_vec())];
+        while let Some(mut part) = parts.pop() {
+            match receive(&part).await {
+                Ok(received) => {
+                    all.staged.extend(received.staged);
+                    all.accepted += received.accepted;
+                    all.results.extend(received.results);
+                    all.missing.extend(received.missing);
+                }
+                Err(RoomError::Database(DatabaseError::Refused(why))) => {
+                    let rest = part.split_off(part.len() / 2);
+                    if !part.is_empty() {
+                        parts.extend([rest, part]);
+                        continue;
+                    }
+                    let id = match rest.first() {
+                        Some(event) => event.event_id().clone(),
+                        None => return Err(DatabaseError::Refused(why).into()),
+                    };
+                    self.log.warn(&format!("{id} cannot be stored: {why}"));
+                    all.results.insert(id, Some("The event is more than this server can store.".to_owned()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        all.staged.sort();
+        all.staged.dedup();
+        Ok(all)
+    }
+
+    async fn receive_slice(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
+        self.until_committed(async || {
+            let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
+            let rooms = KnownRooms { rooms: HashMap::from([(room_id.clone(), room)]), ..KnownRooms::default() };
+            self.try_receive(None, rooms, events, &[]).await
+        })
+        .await
     }
 
     async fn try_receive(
@@ -267,7 +365,8 @@ impl Rooms {
             }
         }
         received.answer = answer(&results);
-        if let Some(record) = record {
+        received.results = results;
+        if let Some(record) = record.filter(|record| !record.is_part) {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
         }
         Ok(self.store.commit(&commits, others).await?.with(received))

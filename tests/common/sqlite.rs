@@ -71,7 +71,7 @@ impl Sqlite {
             matches!((value, &*refuses), (SqlValue::Text(text), Some(marker)) if text.contains(marker))
         };
         if statement.parameters.iter().any(marked) {
-            return Err(DatabaseError::Unavailable("string or blob too big".to_owned()));
+            return Err(DatabaseError::Refused("string or blob too big".to_owned()));
         }
         Ok(())
     }
@@ -164,6 +164,7 @@ fn run(connection: &Connection, statement: &Statement) -> Result<(Rows, u64), Da
 fn failure(error: rusqlite::Error) -> DatabaseError {
     match error.sqlite_error_code() {
         Some(ErrorCode::ConstraintViolation) => DatabaseError::Constraint(error.to_string()),
+        Some(ErrorCode::TooBig | ErrorCode::TypeMismatch) => DatabaseError::Refused(error.to_string()),
         _ => DatabaseError::Unavailable(error.to_string()),
     }
 }

@@ -20,6 +20,7 @@ mod queries;
 mod queue;
 mod retrieving;
 mod servers;
+mod storing;
 mod sweeping;
 mod transactions;
 

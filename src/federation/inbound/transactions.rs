@@ -64,7 +64,7 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     };
     rescinding::take(server, &rooms, &mut pdus).await?;
     let (events, refused) = check(server, &rooms, pdus, &body).await?;
-    let record = Record { origin: origin.name(), txn_id: &txn_id };
+    let record = Record { origin: origin.name(), txn_id: &txn_id, is_part: false };
     let received = server.rooms.receive(record, rooms, &events, &refused).await?;
     received.staged.iter().for_each(|room_id| server.fetch_missing(room_id));
     Ok(router::raw_json_response(StatusCode::OK, received.answer))
