@@ -5,6 +5,7 @@
 
 use super::{
     Draft, Room, RoomError, Rooms,
+    changes::membership,
     judge::{Judgement, Source, Verdict, key},
     view::{StateKey, View},
 };
@@ -146,6 +147,11 @@ impl Rooms {
             let before = view.stored(event.event_id()).and_then(|stored| stored.state_before);
             let before = before.ok_or_else(|| RoomError::Corrupt("an accepted event without a state".to_owned()))?;
             if judgement.is_unchanged() {
+                // It came before. Whoever asks again because the first answer was lost is told all that goes with a join;
+                // whoever was removed since then is not.
+                if membership(Some(event)) == "join" && !is_joined(&mut view, &judgement, event.sender()).await? {
+                    return Err(RoomError::NotAllowed("the user is not in the room any more".to_owned()));
+                }
                 return Ok(Committed::Done(before));
             }
             let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
@@ -338,6 +344,12 @@ impl Rooms {
         self.random.fill(&mut bytes);
         bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 64)])).collect()
     }
+}
+
+/// Whether the user is joined by the current state.
+async fn is_joined(view: &mut View<'_>, judgement: &Judgement, user: &UserId) -> Result<bool, RoomError> {
+    let members = view.state(judgement.state, &[key("m.room.member", user.as_str())]).await?;
+    Ok(membership(members.first()) == "join")
 }
 
 fn selection(version: &RoomVersion, sender: &UserId, draft: &Draft) -> Vec<StateKey> {

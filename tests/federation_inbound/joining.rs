@@ -230,3 +230,35 @@ fn where_we_cannot_vouch_another_server_is_to_be_tried() {
     });
     assert_eq!(errcode(&send_join(&scene, &forged.0, &forged.1)), (400, "M_INVALID_PARAM"));
 }
+
+/// Its answer may have been lost; but it names the servers in the room, and tells its state.
+#[test]
+fn a_join_that_comes_again_is_answered_while_it_holds() {
+    for version in ["10", "12"] {
+        for membership in ["leave", "ban"] {
+            let scene = scene(version);
+            let (id, event) = signed_join(&scene, &scene.peer.user("dave"), |_| {});
+            let first = send_join(&scene, &id, &event);
+            assert_eq!(first.0, 200, "{}", first.1);
+            let again = send_join(&scene, &id, &event);
+            assert_eq!((again.0, &again.1["state"]), (200, &first.1["state"]));
+            // Also by whoever of the server is in the room still.
+            let remove = |user: &str| {
+                let removed = Draft::membership(user, membership, object(json!({})));
+                scene.a.send(&scene.world, &scene.room, &scene.alice, removed);
+                scene.world.settle();
+            };
+            remove(&scene.peer.user("dave"));
+            assert_eq!(errcode(&send_join(&scene, &id, &event)), (403, "M_FORBIDDEN"), "{version}, {membership}");
+            remove(&scene.bob);
+            let refused = send_join(&scene, &id, &event);
+            assert_eq!(errcode(&refused), (403, "M_FORBIDDEN"), "{version}, {membership}");
+            assert!(refused.1.get("state").is_none() && refused.1.get("servers_in_room").is_none());
+            // Without a ban the user may come back, by a join of that day.
+            if membership == "leave" {
+                let (id, event) = signed_join(&scene, &scene.peer.user("dave"), |_| {});
+                assert_eq!(send_join(&scene, &id, &event).0, 200);
+            }
+        }
+    }
+}
