@@ -220,7 +220,7 @@ async fn join_room(
     server: &Server,
     user: &UserId,
     room_id: &RoomId,
-    mut via: Vec<ServerName>,
+    via: Vec<ServerName>,
     content: Object,
 ) -> Result<Option<EventId>, MatrixError> {
     let known = server.rooms.entrance(room_id, user).await?;
@@ -239,25 +239,37 @@ async fn join_room(
         }
         _ => Err(RoomError::UnknownRoom),
     };
-    via.retain(|name| *name != server.config.server_name);
-    match here {
+    let error = match here {
         Ok(event) => {
             server.flush(room_id);
-            Ok(Some(event.event_id().clone()))
+            return Ok(Some(event.event_id().clone()));
         }
+        Err(error) => error,
+    };
+    let may_be_let_in_elsewhere = match &error {
         // Another server may be able to vouch for the user where this one is not.
-        Err(error @ (RoomError::UnknownRoom | RoomError::CannotGrant | RoomError::CannotAuthorise)) => {
-            if via.is_empty() && !matches!(error, RoomError::UnknownRoom) {
-                via = server.rooms.servers(room_id).await?;
-            }
-            remote::join(server, user, room_id, via, content).await.map(Some)
-        }
-        Err(error) => Err(error.into()),
+        RoomError::UnknownRoom | RoomError::CannotGrant | RoomError::CannotAuthorise => true,
+        RoomError::NotAllowed(_) => is_invited_outside(server, user, room_id).await?,
+        _ => false,
+    };
+    if !may_be_let_in_elsewhere {
+        return Err(error.into());
     }
+    remote::join(server, user, room_id, via, content).await.map(Some)
 }
 
-/// Ends the membership of `user`, with `content` beside it: also where this server is not in the room.
+/// Whether the user has an invite that the room as we hold it has not got: it came before the events that it stands on.
+async fn is_invited_outside(server: &Server, user: &UserId, room_id: &RoomId) -> Result<bool, MatrixError> {
+    Ok(server.store.invitation(user, room_id).await?.is_some_and(|invitation| invitation.is_outside))
+}
+
+/// Ends the membership of `user`, with `content` beside it: also where this server is not in the room, or the room as it is
+/// here does not know of the membership.
 async fn leave_room(server: &Server, user: &UserId, room_id: &RoomId, content: Object) -> Result<EventId, MatrixError> {
+    // A leave of the room as it is here would end another membership, or be refused.
+    if is_invited_outside(server, user, room_id).await? {
+        return remote::leave(server, user, room_id).await;
+    }
     match server.rooms.send(room_id, user, Draft::membership(user.as_str(), "leave", content)).await {
         Ok(event) => {
             server.flush(room_id);

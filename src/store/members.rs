@@ -20,7 +20,7 @@ const INVITATIONS: &str = "\
     SELECT m.user_id, m.room_id, m.event_id, (SELECT j.value ->> 'sender' FROM json_each(m.invite_state) AS j \
       WHERE j.value ->> 'type' = 'm.room.member' AND j.value ->> 'state_key' = m.user_id LIMIT 1) AS inviter, \
       (SELECT j.value ->> '$.content.room_version' FROM json_each(m.invite_state) AS j \
-      WHERE j.value ->> 'type' = 'm.room.create' LIMIT 1) AS room_version \
+      WHERE j.value ->> 'type' = 'm.room.create' LIMIT 1) AS room_version, m.invite_state IS NOT NULL \
     FROM json_each(?1) AS wanted JOIN local_memberships AS m \
       ON m.user_id = wanted.value ->> 0 AND m.room_id = wanted.value ->> 1 AND m.membership IN ('invite', 'knock')";
 
@@ -37,6 +37,8 @@ pub struct Invitation {
     pub inviter: Option<UserId>,
     /// The version of the room, where what came with the invite says it.
     pub room_version: Option<&'static RoomVersion>,
+    /// Whether it came by itself: the room as we hold it, if we do, has not got it.
+    pub is_outside: bool,
 }
 
 impl Store {
@@ -68,6 +70,7 @@ impl Store {
                     event_id: EventId::parse(event_id).map_err(|_| shape("event ID", event_id))?,
                     inviter: row.optional_text(3)?.map(user_id).transpose()?,
                     room_version: row.optional_text(4)?.and_then(RoomVersion::get),
+                    is_outside: row.integer(5)? != 0,
                 })
             })
             .collect()

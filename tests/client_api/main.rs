@@ -12,6 +12,7 @@ mod holes;
 mod home;
 mod joining;
 mod leaving;
+mod outside;
 mod people;
 mod rooms;
 mod syncing;

@@ -34,7 +34,7 @@ const MAX_RESIDENTS: usize = 8;
 /// us of the room is staged.
 const JOIN_MS: i64 = 10 * 60 * 1_000;
 
-/// Joins `user` to a room that nobody here is in, through one of the servers `via` or those that an invite or the room ID
+/// Joins `user` to a room that nobody here is in, or into which nobody here can let them, through one of the servers `via` or those that an invite or the room ID
 /// points to. `content_extra` is what the membership says besides: display name, avatar, reason.
 ///
 /// # Errors
@@ -69,8 +69,9 @@ async fn join_all_the_way(
     outcome
 }
 
-/// Makes `user` leave a room that nobody here is in: rejects an invite, or retracts a knock. Where no resident server helps,
-/// the user is rid of it all the same, and only the room does not know.
+/// Makes `user` leave a room that nobody here is in, or that as we hold it does not know of their membership: rejects an
+/// invite, or retracts a knock. Where no resident server helps, it ends for the user all the same, and only the room does
+/// not know.
 ///
 /// # Errors
 /// 403 where the user has neither an invite nor a knock there, and as the database says.
@@ -87,7 +88,7 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
     for resident in residents(server, user, room_id, Vec::new()).await? {
         match leave_through(server, &resident, user, room_id).await {
             Ok(event) => {
-                left = Some((event.event_id().clone(), event.object().clone()));
+                left = Some((resident, event));
                 break;
             }
             Err(error) => {
@@ -95,16 +96,20 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
             }
         }
     }
-    let (left, event) = match left {
-        Some(left) => left,
-        None => {
-            // It has an ID of its own for clients, which tell events apart by it.
-            let id = EventId::parse(&format!("${}", server.random_id())).unwrap_or(invitation.event_id);
-            (id, leave_for_clients(server, user))
-        }
+    let Some((resident, left)) = left else {
+        // It has an ID of its own for clients, which tell events apart by it.
+        let id = EventId::parse(&format!("${}", server.random_id())).unwrap_or(invitation.event_id);
+        server.rooms.left_elsewhere(user, room_id, &id, &leave_for_clients(server, user)).await?;
+        return Ok(id);
     };
-    server.rooms.left_elsewhere(user, room_id, &left, &event).await?;
-    Ok(left)
+    server.rooms.left_elsewhere(user, room_id, left.event_id(), left.object()).await?;
+    // The resident server does not send us what it has from us.
+    if server.rooms.servers(room_id).await?.contains(&server.config.server_name)
+        && let Err(error) = server.judge_given(&resident, &left).await
+    {
+        server.platform.log.warn(&format!("the leave of {user} from {room_id}: {error}"));
+    }
+    Ok(left.event_id().clone())
 }
 
 /// What the clients of a user are told who left a room that has not heard of it.
@@ -161,7 +166,8 @@ async fn invite_all_the_way(
     Ok(invite.event_id().clone())
 }
 
-/// Where to ask about a room that we are not in, the likeliest to help first, each once.
+/// Where to ask about a room: the servers that the client names, the inviter's, the one in the room ID, and, of a room that
+/// we are in, the others in it; each once.
 async fn residents(
     server: &Server,
     user: &UserId,
@@ -171,8 +177,13 @@ async fn residents(
     let inviter = server.store.invitation(user, room_id).await?.and_then(|invitation| invitation.inviter);
     let more = [inviter.as_ref().map(UserId::server_name), room_id.server_name()];
     let more = more.into_iter().flatten().filter_map(|name| ServerName::parse(name).ok());
+    let mut members = server.rooms.servers(room_id).await?;
+    if !members.contains(&server.config.server_name) {
+        // Who is in a room that we have left we cannot tell.
+        members.clear();
+    }
     let mut residents: Vec<ServerName> = Vec::new();
-    for name in via.into_iter().chain(more) {
+    for name in via.into_iter().chain(more).chain(members) {
         if name != server.config.server_name && !residents.contains(&name) {
             residents.push(name);
         }
