@@ -30,14 +30,9 @@ const MAX_TXN_ID_BYTES: usize = 255;
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
 pub(super) async fn send(server: &Server, call: &Call) -> Handled {
     let (room, event_type, txn_id) = (call.parameter(0), call.parameter(1), call.parameter(2));
-    let draft = |body: Body| {
-        let mut content = body.into_object();
-        if event_type != "m.room.redaction" {
-            return Ok(Draft::message(event_type, content));
-        }
-        let redacts = content.remove("redacts").and_then(|redacts| redacts.as_str().map(str::to_owned));
-        let redacts = redacts.ok_or_else(|| MatrixError::missing_param("A redaction must say what it redacts."))?;
-        redaction(redacts, content)
+    let draft = |body: Body| match event_type {
+        "m.room.redaction" => given_redaction(body.into_object()),
+        event_type => Ok(Draft::message(event_type, body.into_object())),
     };
     once(server, call, room, &format!("send {room} {event_type}"), txn_id, draft).await
 }
@@ -53,6 +48,12 @@ pub(super) async fn redact(server: &Server, call: &Call) -> Handled {
         redaction(redacts.to_owned(), content)
     };
     once(server, call, room, &format!("redact {room} {redacts}"), txn_id, draft).await
+}
+
+/// A redaction that a client gives as an event, with `redacts` in its content in every room version.
+fn given_redaction(mut content: Object) -> Result<Draft, MatrixError> {
+    let redacts = content.remove("redacts").and_then(|redacts| redacts.as_str().map(str::to_owned));
+    redaction(redacts.ok_or_else(|| MatrixError::missing_param("A redaction must say what it redacts."))?, content)
 }
 
 fn redaction(redacts: String, content: Object) -> Result<Draft, MatrixError> {
@@ -148,11 +149,22 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
         }
         _ => {}
     }
-    let event_id = if event_type == "m.room.member" {
-        membership::put(server, &session.user, &room_id, state_key, content).await?
-    } else {
-        membership::send(server, &session.user, &room_id, Draft::state(event_type, state_key, content)).await?
+    let draft = match event_type {
+        "m.room.member" => {
+            let event_id = membership::put(server, &session.user, &room_id, state_key, content).await?;
+            return ok(&json!({ "event_id": event_id }));
+        }
+        // One with a state key redacts as any other.
+        "m.room.redaction" => {
+            let draft = given_redaction(content)?;
+            if let Some(redacts) = &draft.redacts {
+                may_redact(server, &session.user, &room_id, redacts).await?;
+            }
+            Draft { state_key: Some(state_key.to_owned()), ..draft }
+        }
+        _ => Draft::state(event_type, state_key, content),
     };
+    let event_id = membership::send(server, &session.user, &room_id, draft).await?;
     ok(&json!({ "event_id": event_id }))
 }
 

@@ -94,6 +94,10 @@ impl Rooms {
         draft: &Draft,
     ) -> Result<Option<Event>, RoomError> {
         let Some(state_key) = &draft.state_key else { return Ok(None) };
+        if draft.redacts.is_some() {
+            // What it redacts stands beside the content in most room versions.
+            return Ok(None);
+        }
         let current = view.stored_state(room.state, &[key(&draft.event_type, state_key)]).await?;
         let same = current.into_iter().find(|stored| {
             let event = &stored.event;

@@ -268,6 +268,33 @@ fn who_has_the_power_redacts_for_others() {
 }
 
 #[test]
+fn a_redaction_that_is_put_as_state_needs_the_same_power() {
+    for version in ["10", "12"] {
+        let home = Home::new();
+        let (alice, bob) = (home.register("alice"), home.register("bob"));
+        let levels = json!({ "state_default": 0 });
+        let body = json!({ "preset": "public_chat", "room_version": version, "power_level_content_override": levels });
+        let room = home.room(&alice, body);
+        home.post(&bob, &format!("/join/{}", quote(&room)), json!({}));
+        let [first, second] = ["t1", "t2"].map(|txn_id| home.say(&alice, &room, "hers", txn_id));
+        let path = format!("/rooms/{}/state/m.room.redaction/x", quote(&room));
+        let content = |event_id: &str| {
+            let (_, event) = home.get(&bob, &format!("/rooms/{}/event/{}", quote(&room), quote(event_id)));
+            event["content"].clone()
+        };
+        refused(&home.put(&bob, &path, json!({ "redacts": first })), 403, "M_FORBIDDEN");
+        refused(&home.put(&bob, &path, json!({})), 400, "M_MISSING_PARAM");
+        assert_eq!(content(&first)["body"], "hers", "{version}");
+        // Whoever may redact can do it so, one event after the other.
+        for event_id in [&first, &second] {
+            let (status, answer) = home.put(&alice, &path, json!({ "redacts": event_id }));
+            assert_eq!(status, 200, "{answer}");
+            assert_eq!(content(event_id), json!({}), "{version}");
+        }
+    }
+}
+
+#[test]
 fn messages_go_both_ways_page_by_page() {
     let home = Home::new();
     let alice = home.register("alice");
