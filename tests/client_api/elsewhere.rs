@@ -309,6 +309,26 @@ fn an_invite_that_is_taken_back_is_taken_back_elsewhere_too() {
 }
 
 #[test]
+fn nobody_elsewhere_is_invited_to_a_room_that_does_not_federate() {
+    for version in ["10", "12"] {
+        let (one, two) = two();
+        let (alice, bob, carol) = (one.register("alice"), two.register("bob"), one.register("carol"));
+        let closed = json!({ "m.federate": false });
+        let body = json!({ "room_version": version, "creation_content": closed, "invite": [bob.id] });
+        let room = one.room(&alice, body);
+        let invite = format!("/rooms/{}/invite", quote(&room));
+        refused(&one.post(&alice, &invite, json!({ "user_id": bob.id })), 403, "M_FORBIDDEN");
+        let content = json!({ "membership": "invite" });
+        refused(&put_member(&one, &alice, &room, &bob.id, content), 403, "M_FORBIDDEN");
+        one.world.settle();
+        assert_eq!(invited(&two, &bob), json!({}));
+        assert_eq!(member(&one, &alice, &room, &bob.id)["errcode"], "M_NOT_FOUND");
+        assert!(!one.world.traffic().iter().any(|sent| sent.line.contains("/invite/")));
+        assert_eq!(one.post(&alice, &invite, json!({ "user_id": carol.id })).0, 200);
+    }
+}
+
+#[test]
 fn what_was_redacted_leaves_redacted() {
     for version in ["10", "12"] {
         let (one, two) = two();

@@ -155,8 +155,13 @@ async fn invite_all_the_way(
         server.rooms.draft_event(room_id, sender, &Draft::membership(target.as_str(), "invite", content)).await?;
     let mut keys: Vec<(&str, &str)> = STRIPPED_STATE.into_iter().map(|event_type| (event_type, "")).collect();
     keys.push(("m.room.member", sender.as_str()));
-    let state = server.rooms.current_stored(room_id, &keys).await?.map(|(_, state)| shown_list(&state));
-    let state = state.unwrap_or_else(|| "[]".to_owned());
+    let state = server.rooms.current_stored(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
+    // The rules let a local user invite whom they would never let in.
+    let create = state.iter().map(|stored| &stored.event).find(|event| event.event_type() == "m.room.create");
+    if create.is_some_and(|create| create.content().get("m.federate") == Some(&Value::Bool(false))) {
+        return Err(MatrixError::forbidden("Users of other servers cannot join this room."));
+    }
+    let state = shown_list(&state);
     let version = invite.version();
     let federation = &server.federation;
     let answer = federation.invite(&destination, room_id, invite.event_id(), version.id, invite.json(), &state).await?;
