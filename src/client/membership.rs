@@ -35,13 +35,15 @@ const MAX_REASON_BYTES: usize = 2_048;
 pub(super) async fn join_by_id_or_alias(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let target = call.parameter(0);
-    let (room_id, mut via) = if target.starts_with('#') {
+    let (room_id, known) = if target.starts_with('#') {
         let alias = RoomAlias::parse(target).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
         directory::resolve(server, &alias).await?
     } else {
         (room_id(target)?, Vec::new())
     };
-    via.extend(named_servers(call));
+    // An alias may name more servers than are asked.
+    let mut via = named_servers(call);
+    via.extend(known);
     join(server, &session, call, room_id, via).await
 }
 

@@ -123,3 +123,25 @@ fn an_invite_is_accepted_through_any_server_in_the_room_when_the_inviter_has_lef
         }
     }
 }
+
+#[test]
+fn the_servers_that_a_client_names_are_asked_first() {
+    for parameter in ["via", "server_name"] {
+        for by_alias in [true, false] {
+            let world = World::new();
+            let [one, two, three] = ["one.test", "two.test", "three.test"].map(|name| Home::with(&world, name, &OPEN));
+            let (alice, bob, carol) = (one.register("alice"), two.register("bob"), three.register("carol"));
+            let room = one.room(&alice, json!({ "preset": "public_chat", "room_alias_name": "hall" }));
+            assert_eq!(three.post(&carol, "/join/%23hall%3Aone.test", json!({})).0, 200);
+            world.settle();
+            let target = if by_alias { "#hall:one.test" } else { room.as_str() };
+            let path = format!("/join/{}?{parameter}=three.test", quote(target));
+            let (status, answer) = two.post(&bob, &path, json!({}));
+            assert_eq!(status, 200, "{answer} {:?}", world.logs());
+            let traffic = world.traffic();
+            let asked = traffic.iter().filter(|sent| sent.from == "two.test" && sent.line.contains("/make_join/"));
+            let asked: Vec<&str> = asked.map(|sent| sent.to.as_str()).collect();
+            assert_eq!(asked, ["three.test"], "{parameter}, {target}");
+        }
+    }
+}
