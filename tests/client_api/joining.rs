@@ -3,8 +3,9 @@
 use std::{pin::pin, rc::Rc};
 
 use futures_util::future::select;
-use serde_json::json;
-use verge::platform::Clock;
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::{platform::Clock, router::json_response};
 
 use crate::{
     common::network::World,
@@ -142,6 +143,67 @@ fn the_servers_that_a_client_names_are_asked_first() {
             let asked = traffic.iter().filter(|sent| sent.from == "two.test" && sent.line.contains("/make_join/"));
             let asked: Vec<&str> = asked.map(|sent| sent.to.as_str()).collect();
             assert_eq!(asked, ["three.test"], "{parameter}, {target}");
+        }
+    }
+}
+
+/// From now on `home` answers to `send_join` with what `change` makes of its answer.
+fn change_joins(home: &Home, name: &str, change: fn(&mut Value)) {
+    let server = Rc::clone(&home.server);
+    home.world.connect(
+        name,
+        Rc::new(move |request| {
+            let server = Rc::clone(&server);
+            Box::pin(async move {
+                let joins = request.uri().path().contains("/send_join/");
+                let response = server.handle(request).await;
+                if !joins {
+                    return response;
+                }
+                let mut answer: Value = serde_json::from_slice(response.body()).unwrap();
+                change(&mut answer);
+                json_response(StatusCode::OK, &answer)
+            })
+        }),
+    );
+}
+
+#[test]
+fn a_restricted_join_is_ours_only_with_the_signature_of_who_vouches_for_it() {
+    let without: [fn(&mut Value); 3] = [
+        |answer| drop(answer.as_object_mut().unwrap().remove("event")),
+        |answer| drop(answer["event"]["signatures"].as_object_mut().unwrap().remove("one.test")),
+        |answer| {
+            let other = answer["state"][0]["signatures"]["one.test"].clone();
+            answer["event"]["signatures"]["one.test"] = other;
+        },
+    ];
+    // Of the answer nothing counts but the signature.
+    let with: [fn(&mut Value); 2] = [|_| {}, |answer| answer["event"]["content"]["displayname"] = json!("Mallory")];
+    let all = without.map(|change| (change, false)).into_iter().chain(with.map(|change| (change, true)));
+    for (index, (change, joins)) in all.enumerate() {
+        let world = World::new();
+        let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
+        let (alice, bob) = (one.register("alice"), two.register("bob"));
+        let club = one.room(&alice, json!({ "preset": "public_chat" }));
+        let rules = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
+        let state = json!([{ "type": "m.room.join_rules", "content": rules }]);
+        let room = one.room(&alice, json!({ "initial_state": state }));
+        let path = |room: &str| format!("/join/{}?via=one.test", quote(room));
+        assert_eq!(two.post(&bob, &path(&club), json!({})).0, 200);
+        change_joins(&one, "one.test", change);
+        let answer = two.post(&bob, &path(&room), json!({}));
+        let held =
+            two.database.rows(&format!("SELECT json FROM events WHERE room_id = '{room}' AND sender = '{}'", bob.id));
+        if joins {
+            assert_eq!(answer.0, 200, "{index}: {}", answer.1);
+            let join: Value = serde_json::from_str(&held[0][0]).unwrap();
+            assert!(join["signatures"]["one.test"].is_object() && join["signatures"]["two.test"].is_object(), "{join}");
+            assert_eq!(join["content"]["displayname"], "bob");
+        } else {
+            refused(&answer, 502, "M_UNKNOWN");
+            assert!(held.is_empty(), "{index}: {held:?}");
+            assert_eq!(two.get(&bob, "/joined_rooms").1["joined_rooms"], json!([club]));
         }
     }
 }

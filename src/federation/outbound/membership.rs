@@ -323,36 +323,44 @@ async fn check_joined(server: &Server, join: Event, answer: SendJoin) -> Result<
         Ok(ids)
     };
     let (state, auth_chain) = (parse(&answer.state)?, parse(&answer.auth_chain)?);
-    let signed = answer.event.map(|text| pdus::from_history(&text, join.room_id(), version, &mut memory)).transpose();
-    let signed = signed.map_err(|_| too_large_a_room())?.flatten().filter(|pdu| pdu.event_id() == join.event_id());
-    received.extend(signed.map(|pdu| (pdu.event_id().clone(), pdu)));
     let checked = pdus::verify(server, received.into_values().collect()).await?;
     let checked: HashMap<EventId, Event> =
         checked.into_iter().flatten().map(|event| (event.event_id().clone(), event)).collect();
     let find = |ids: Vec<EventId>| -> Vec<Event> { ids.iter().filter_map(|id| checked.get(id).cloned()).collect() };
     let (state, auth_chain) = (find(state), find(auth_chain));
-    let join = checked.get(join.event_id()).cloned().unwrap_or(join);
+    let join = vouched_for(server, join, answer.event).await?;
     Ok(RemoteJoin { join, state, auth_chain })
 }
 
-/// Our `invite` with the signature that the invited user's server added to it; of the answer nothing else is taken.
+/// Our `join` with the signature of the server whose user vouches for it, if somebody has to: without it no server accepts
+/// the join. `answer` is the join as the resident server has it.
+async fn vouched_for(server: &Server, join: Event, answer: Option<Bytes>) -> Result<Event, MatrixError> {
+    let Some(voucher) = join.content().get(AUTHORISED_VIA) else { return Ok(join) };
+    let voucher = voucher.as_str().and_then(|voucher| UserId::parse(voucher).ok());
+    let voucher = voucher.ok_or_else(|| bad_answer("a voucher for the join who is no user"))?;
+    let answer = answer.ok_or_else(|| bad_answer("no signature for the join"))?;
+    countersigned(server, &join, &server_of(voucher.server_name())?, &answer).await
+}
+
+/// Our `event` with the signature that the server `signer` added to it, which others want to see; of the answer nothing else
+/// is taken.
 async fn countersigned(
     server: &Server,
-    invite: &Event,
-    destination: &ServerName,
+    event: &Event,
+    signer: &ServerName,
     answer: &[u8],
 ) -> Result<Event, MatrixError> {
     let answer = json::parse(answer).ok().and_then(Value::into_object);
-    let answer = answer.ok_or_else(|| bad_answer("an invite that is not an object"))?;
-    let signatures: Vec<(&str, &str)> = signing::signatures_of(&answer, destination.as_str()).collect();
+    let answer = answer.ok_or_else(|| bad_answer("an event that is not an object"))?;
+    let signatures: Vec<(&str, &str)> = signing::signatures_of(&answer, signer.as_str()).collect();
     let key_ids: Vec<&str> = signatures.iter().map(|(key_id, _)| *key_id).collect();
-    let keys = server.keys.for_request(destination, &key_ids).await?;
+    let keys = server.keys.for_request(signer, &key_ids).await?;
     let now = server.platform.clock.now_ms();
     let countersigned = signatures.into_iter().find_map(|(key_id, signature)| {
-        let known = keys.get(destination.as_str(), key_id).filter(|known| known.is_valid_now(now))?;
-        invite.with_signature(destination.as_str(), key_id, signature, &known.key).ok()
+        let known = keys.get(signer.as_str(), key_id).filter(|known| known.is_valid_now(now))?;
+        event.with_signature(signer.as_str(), key_id, signature, &known.key).ok()
     });
-    countersigned.ok_or_else(|| bad_answer("an invite that it has not signed"))
+    countersigned.ok_or_else(|| bad_answer("an event without the signature that it needs"))
 }
 
 /// A room whose state and auth chain together take more memory than there is.
