@@ -261,7 +261,7 @@ impl Answer<'_> {
         let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
         let mut senders = BTreeSet::from([self.user.as_str().to_owned()]);
         let mut timeline = plan.timeline;
-        timeline.retain(|event| !plan.judged || plan.reader.sees(event, found));
+        timeline.retain(|event| if plan.judged { plan.reader.sees(event, found) } else { !event.seen.is_powerless });
         for event in &timeline {
             if !self.filter.timeline.event(room_id, &event.seen.event) {
                 continue;

@@ -103,8 +103,12 @@ impl Reader {
     }
 
     /// Whether the reader may see `event`, by the state before it. Where that is not known (history from another server)
-    /// the room's state now decides, and only what it shares is seen.
+    /// the room's state now decides, and only what it shares is seen. A redaction without effect nobody sees (rooms v3,
+    /// "Handling redactions").
     pub(super) fn sees(&self, event: &TimelineEvent, found: &StateFound) -> bool {
+        if event.seen.is_powerless {
+            return false;
+        }
         let own = event.seen.event.is_state("m.room.member", self.user.as_str());
         if own {
             return true;

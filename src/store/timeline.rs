@@ -28,6 +28,9 @@ pub struct SeenEvent {
     pub state_before: Option<NodeId>,
     /// The root of the state after it, where known.
     pub state_after: Option<NodeId>,
+    /// Whether it is a redaction without effect: of an event that we hold, of another server's user, and without the power.
+    /// Clients would believe it.
+    pub is_powerless: bool,
 }
 
 /// An event in the timeline.
@@ -106,7 +109,11 @@ pub struct PageRead<'a> {
 /// The columns of [`SeenEvent::of_row`], of `events AS e` with [`seen_joins`].
 macro_rules! seen_columns {
     () => {
-        "e.event_id, e.json, version_of.room_version, e.redacted_by, redaction.json AS redaction_json, e.state_before, e.state_after"
+        "e.event_id, e.json, version_of.room_version, e.redacted_by, redaction.json AS redaction_json, \
+          e.state_before, e.state_after, e.event_type = 'm.room.redaction' AND EXISTS (SELECT 1 FROM redactions AS r \
+            CROSS JOIN events AS target ON target.event_id = r.redacts AND target.room_id = r.room_id \
+            WHERE r.redacts IN (e.json ->> '$.redacts', e.json ->> '$.content.redacts') AND r.redaction_id = e.event_id \
+              AND NOT r.any_sender AND substr(target.sender, instr(target.sender, ':') + 1) <> r.server) AS is_powerless"
     };
 }
 pub(super) use seen_columns;
@@ -167,7 +174,7 @@ const VIEW: &str = "\
 
 impl SeenEvent {
     /// How many columns [`seen_columns`] has.
-    pub(super) const COLUMNS: usize = 7;
+    pub(super) const COLUMNS: usize = 8;
 
     /// The event in the first columns of `row`.
     pub(super) fn of_row(row: &Row) -> Result<Self, DatabaseError> {
@@ -178,7 +185,8 @@ impl SeenEvent {
             _ => None,
         };
         let event = if row.optional_text(3)?.is_some() { event.redacted() } else { event };
-        Ok(Self { event, redaction, state_before: root(row, 5)?, state_after: root(row, 6)? })
+        let (state_before, state_after) = (root(row, 5)?, root(row, 6)?);
+        Ok(Self { event, redaction, state_before, state_after, is_powerless: row.integer(7)? != 0 })
     }
 }
 

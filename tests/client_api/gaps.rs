@@ -313,3 +313,48 @@ fn what_comes_after_its_redaction_as_an_auth_event_is_redacted_too() {
     let redacted = home.database.rows(&format!("SELECT redacted_by FROM events WHERE event_id = '{named_id}'"));
     assert_eq!(redacted[0][0], json!(redaction_id));
 }
+
+#[test]
+fn a_redaction_without_power_is_shown_to_nobody() {
+    for version in ["10", "11"] {
+        let world = World::new();
+        let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+        let alice = home.register("alice");
+        let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": version }));
+        let peer = Peer::new(&world, "peer.example");
+        let bob = peer.user("bob");
+        let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
+        let mut theirs = peer.join(&server, &room, &bob);
+        world.settle();
+        let hers = home.say(&alice, &room, "hers", "t1");
+        theirs.advance(&hers);
+        let (own, said) = theirs.say(&peer, &bob, "Bob's own");
+        let before = home.sync(&alice, "");
+        let mut redact = |event_id: &str| {
+            let fields = if version == "10" {
+                json!({ "type": "m.room.redaction", "content": {}, "redacts": event_id })
+            } else {
+                json!({ "type": "m.room.redaction", "content": { "redacts": event_id } })
+            };
+            let redaction = peer.sign(version, theirs.draft(world.now_ms(), &bob, fields));
+            theirs.advance(&redaction.0);
+            redaction
+        };
+        let (powerless, allowed) = (redact(&hers), redact(&own));
+        let (status, answer) = peer.send(&server, "1", &[said, powerless.1, allowed.1]);
+        assert_eq!((status, &answer["pdus"][&powerless.0]), (200, &json!({})), "{answer}");
+        world.settle();
+        let since = format!("since={}", before["next_batch"].as_str().unwrap());
+        for query in [since.as_str(), ""] {
+            let synced = home.sync(&alice, query);
+            let timeline = synced["rooms"]["join"][&room]["timeline"]["events"].as_array().unwrap();
+            let told = |id: &str| timeline.iter().any(|event| event["event_id"] == json!(id));
+            assert_eq!((told(&powerless.0), told(&allowed.0)), (false, true), "{version}, {query}: {synced}");
+        }
+        let seen = newest(&home, &alice, &room);
+        assert!(!seen.contains_key(&powerless.0) && seen.contains_key(&allowed.0), "{version}: {seen:?}");
+        assert_eq!((&seen[&hers]["content"]["body"], &seen[&own]["content"]), (&json!("hers"), &json!({})));
+        let one = |id: &str| home.get(&alice, &format!("/rooms/{}/event/{}", quote(&room), quote(id)));
+        assert_eq!((one(&powerless.0).0, one(&allowed.0).0), (404, 200));
+    }
+}
