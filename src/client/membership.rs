@@ -28,6 +28,8 @@ use crate::{
 
 /// How many servers a client may name for a join.
 const MAX_VIA: usize = 20;
+/// How many rooms are told of a new profile in one commit: any of them may be in the way of it.
+const ROOMS_TOLD_AT_ONCE: usize = 25;
 /// The longest reason, in bytes.
 const MAX_REASON_BYTES: usize = 2_048;
 
@@ -186,25 +188,47 @@ pub(super) async fn invite_user(
 /// # Errors
 /// As the database says.
 pub(super) async fn tell_profile(server: &Server, user: &UserId, profile: &Profile) -> Result<(), MatrixError> {
-    for room_id in server.store.rooms_of(user, "join").await? {
-        let Some((_, state)) = server.rooms.current(&room_id, &[("m.room.member", user.as_str())]).await? else {
-            continue;
-        };
-        let Some(member) = state.iter().find(|event| event.membership() == Some("join")) else { continue };
+    let (telling, user, profile) = (server.clone(), user.clone(), profile.clone());
+    // What some rooms know the others must learn too, whether the client waits for it or not.
+    let work = async move { tell_all(&telling, &user, &profile).await };
+    server.platform.to_the_end(work).await
+}
+
+async fn tell_all(server: &Server, user: &UserId, profile: &Profile) -> Result<(), MatrixError> {
+    let rooms = server.store.rooms_of(user, "join").await?;
+    for rooms in rooms.chunks(ROOMS_TOLD_AT_ONCE) {
+        match tell(server, user, profile, rooms).await {
+            // One of them changes all the time: the others need not wait for it.
+            Err(RoomError::Busy) => {
+                for room_id in rooms {
+                    match tell(server, user, profile, std::slice::from_ref(room_id)).await {
+                        Err(RoomError::Busy) => {
+                            server.platform.log.warn(&format!("the new profile of {user} in {room_id}: it is busy"));
+                        }
+                        told => told?,
+                    }
+                }
+            }
+            told => told?,
+        }
+    }
+    Ok(())
+}
+
+async fn tell(server: &Server, user: &UserId, profile: &Profile, rooms: &[RoomId]) -> Result<(), RoomError> {
+    let change = |member: &Event| {
         let mut content = member.content().clone();
         // Who vouched for the join has nothing to say to what follows it.
         for name in ["displayname", "avatar_url", "reason", AUTHORISED_VIA] {
             content.remove(name);
         }
         let content = merged(content, member_content(profile));
-        if content == *member.content() {
-            continue;
-        }
-        match server.rooms.send(&room_id, user, Draft::membership(user.as_str(), "join", content)).await {
-            Ok(_) => server.flush(&room_id),
-            Err(error @ RoomError::Database(_)) => return Err(error.into()),
-            Err(error) => server.platform.log.warn(&format!("the new profile of {user} in {room_id}: {error}")),
-        }
+        (content != *member.content()).then_some(content)
+    };
+    let told = server.rooms.change_member(rooms, user, change).await?;
+    told.changed.iter().for_each(|room_id| server.flush(room_id));
+    for (room_id, why) in told.forbidden {
+        server.platform.log.warn(&format!("the new profile of {user} in {room_id}: {why}"));
     }
     Ok(())
 }

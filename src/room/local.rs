@@ -36,6 +36,15 @@ pub struct NewRoom {
     pub drafts: Vec<Draft>,
 }
 
+/// What became of a change in several rooms.
+#[derive(Debug, Clone, Default)]
+pub struct ChangedRooms {
+    /// Where there is a new event.
+    pub changed: Vec<RoomId>,
+    /// Where the rules forbid it, and why.
+    pub forbidden: Vec<(RoomId, String)>,
+}
+
 /// An event that is made but for its hashes and signatures, and the state by which it is allowed.
 struct Proto {
     object: Object,
@@ -81,6 +90,47 @@ impl Rooms {
             let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
             let committed = self.store.commit(&[commit], others(&event)).await?;
             Ok(committed.with(event))
+        })
+        .await
+    }
+
+    /// Changes the membership event of a local user in each of `rooms` that they are joined to, where `change` has another
+    /// content for it: one read and one commit for all of them. A room whose rules forbid it is left out. Returns the rooms
+    /// in which there is a new event, and those that were left out with the reason. The caller starts the sending.
+    ///
+    /// # Errors
+    /// [`RoomError::Busy`] where one of the rooms changed again and again meanwhile; as the database says.
+    pub async fn change_member(
+        &self,
+        rooms: &[RoomId],
+        user: &UserId,
+        change: impl Fn(&Event) -> Option<Object>,
+    ) -> Result<ChangedRooms, RoomError> {
+        self.until_committed(async || {
+            let mut view = View::new(&self.store, self.server_name());
+            let read = self.rooms_for_draft(&mut view, rooms.to_vec(), user, &joined(user, Object::new())).await?;
+            let (mut changed, mut commits) = (ChangedRooms::default(), Vec::new());
+            for room in read {
+                let (room_id, version) = (room.room_id.clone(), room.version);
+                let member = view.state(room.state, &[key("m.room.member", user.as_str())]).await?.pop();
+                let member = member.filter(|member| member.membership() == Some("join"));
+                let Some(content) = member.and_then(|member| change(&member)) else { continue };
+                let mut judgement = Judgement::new(room);
+                match self.append(&mut view, &mut judgement, user, &joined(user, content)).await {
+                    Ok(_) => {}
+                    Err(RoomError::NotAllowed(why)) => {
+                        changed.forbidden.push((room_id, why));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+                commits.push(self.commit_of(&mut view, judgement, Some(version)).await?);
+                changed.changed.push(room_id);
+            }
+            if commits.is_empty() {
+                return Ok(Committed::Done(changed));
+            }
+            Ok(self.store.commit(&commits, Vec::new()).await?.with(changed))
         })
         .await
     }
@@ -323,6 +373,18 @@ impl Rooms {
         sender: &UserId,
         draft: &Draft,
     ) -> Result<Room, RoomError> {
+        let rooms = self.rooms_for_draft(view, vec![room_id.clone()], sender, draft).await?;
+        rooms.into_iter().next().ok_or(RoomError::UnknownRoom)
+    }
+
+    /// Those of `rooms` that this server is in, with the state that `draft` needs in each.
+    async fn rooms_for_draft(
+        &self,
+        view: &mut View<'_>,
+        rooms: Vec<RoomId>,
+        sender: &UserId,
+        draft: &Draft,
+    ) -> Result<Vec<Room>, RoomError> {
         // The room's version is not known before it is read: the selection of the newest asks for most.
         let newest = RoomVersion::all().last().copied().ok_or(RoomError::UnknownRoom)?;
         let mut keys = selection(newest, sender, draft);
@@ -330,8 +392,8 @@ impl Rooms {
         if let Some(state_key) = &draft.state_key {
             keys.push(key(&draft.event_type, state_key));
         }
-        let rooms = view.load_rooms(vec![room_id.clone()], &keys, Vec::new(), Vec::new()).await?;
-        rooms.into_iter().find(|room| room.local_joined > 0).ok_or(RoomError::UnknownRoom)
+        let rooms = view.load_rooms(rooms, &keys, Vec::new(), Vec::new()).await?;
+        Ok(rooms.into_iter().filter(|room| room.local_joined > 0).collect())
     }
 
     /// Names an event of this server where the room version (1 and 2) leaves that to us.
@@ -354,6 +416,10 @@ impl Rooms {
 async fn is_joined(view: &mut View<'_>, judgement: &Judgement, user: &UserId) -> Result<bool, RoomError> {
     let members = view.state(judgement.state, &[key("m.room.member", user.as_str())]).await?;
     Ok(membership(members.first()) == "join")
+}
+
+fn joined(user: &UserId, content: Object) -> Draft {
+    Draft::membership(user.as_str(), "join", content)
 }
 
 fn selection(version: &RoomVersion, sender: &UserId, draft: &Draft) -> Vec<StateKey> {

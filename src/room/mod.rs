@@ -28,7 +28,7 @@ use std::rc::Rc;
 
 pub use draft::Draft;
 pub use error::RoomError;
-pub use local::NewRoom;
+pub use local::{ChangedRooms, NewRoom};
 pub use receipt::{Begun, KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
 pub use remote_reading::{ReadRefusal, RemoteReader, VisibleEvent};

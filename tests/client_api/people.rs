@@ -183,3 +183,32 @@ fn what_clients_ask_when_they_start() {
     assert!(home.get(&alice, "/pushrules/").1["global"]["override"].is_array());
     assert_eq!(home.get(&alice, "/voip/turnServer"), (200, json!({})));
 }
+
+#[test]
+fn a_new_profile_is_told_to_many_rooms_at_once() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let versions = ["10", "11", "12"].into_iter().cycle();
+    let rooms: Vec<String> =
+        versions.take(30).map(|version| home.room(&alice, json!({ "room_version": version }))).collect();
+    let shared = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&shared)), json!({})).0, 200);
+    home.world.settle();
+    let before = home.database.calls.get();
+    let name = format!("/profile/{}/displayname", quote(&alice.id));
+    assert_eq!(home.put(&alice, &name, json!({ "displayname": "Alicia" })).0, 200);
+    let calls = home.database.calls.get() - before;
+    home.world.settle();
+    for room in rooms.iter().chain([&shared]) {
+        let member = format!("/rooms/{}/state/m.room.member/{}", quote(room), quote(&alice.id));
+        let expected = json!({ "membership": "join", "displayname": "Alicia" });
+        assert_eq!(home.get(&alice, &member).1, expected, "{:?}", home.world.logs());
+    }
+    // Two for each 25 rooms, and what reads the session, the profile and the rooms.
+    assert!(calls <= 12, "{calls}");
+    // Nothing changes where it is the same already.
+    let count = || home.database.rows("SELECT count(*) FROM events");
+    let events = count();
+    assert_eq!(home.put(&alice, &name, json!({ "displayname": "Alicia" })).0, 200);
+    assert_eq!(count(), events);
+}
