@@ -13,19 +13,20 @@ use crate::{
         event::Event,
         identifiers::{EventId, ServerName, UserId},
     },
-    store::commit::{Before, MembershipChange, Missing, NewEvent, RoomCommit, StateFrom},
+    store::commit::{Before, Guard, MembershipChange, Missing, NewEvent, RoomCommit, StateFrom},
 };
 
 impl Rooms {
-    /// The commit that makes a judgement true. `from_version` is `None` for a new room.
+    /// The commit that makes a judgement true.
     pub(super) async fn commit_of(
         &self,
         view: &mut View<'_>,
         judgement: Judgement,
-        from_version: Option<i64>,
+        guard: Guard,
     ) -> Result<RoomCommit, RoomError> {
-        let Judgement { room, extremities, state, states: after_each, mut new, copies, redactions, missing } =
+        let Judgement { room, extremities, state, states: after_each, mut new, copies, redactions, missing, .. } =
             judgement;
+        let Judgement { rejected, unplaced, readmitted, .. } = judgement;
         let last = after_each.len().saturating_sub(1);
         let missing = missing.into_iter().map(|(earlier, event_id)| Missing {
             event_id,
@@ -73,7 +74,7 @@ impl Rooms {
             before = after;
         }
         Ok(RoomCommit {
-            from_version,
+            guard,
             extremities,
             states,
             events: new,
@@ -82,6 +83,10 @@ impl Rooms {
             joined: joined.into_iter().filter(|(_, change)| *change != 0).collect(),
             memberships,
             redactions,
+            rejected,
+            unplaced,
+            readmitted,
+            forgets_provisional: false,
             missing: missing.collect(),
             ..RoomCommit::new(room.room_id, room.room_version, state)
         })
@@ -114,15 +119,15 @@ struct ChangedMember {
 async fn changed_members(view: &mut View<'_>, mut pairs: Vec<EventPair>) -> Result<Vec<ChangedMember>, RoomError> {
     // Both events of a pair have one key: where one is known and no member, the other need not be read.
     let is_other = |view: &View<'_>, id: &Option<EventId>| {
-        let stored = id.as_ref().and_then(|id| view.stored(id));
-        stored.is_some_and(|stored| stored.event.event_type() != "m.room.member")
+        let event = id.as_ref().and_then(|id| view.event(id));
+        event.is_some_and(|event| event.event_type() != "m.room.member")
     };
     pairs.retain(|(before, after)| !is_other(view, before) && !is_other(view, after));
     let ids: Vec<EventId> = pairs.iter().flat_map(|(before, after)| before.iter().chain(after)).cloned().collect();
     view.load_events(&ids).await?;
     let mut changed = Vec::new();
     for (before, after) in pairs {
-        let event = |id: Option<EventId>| id.and_then(|id| view.stored(&id)).map(|stored| stored.event.clone());
+        let event = |id: Option<EventId>| id.and_then(|id| view.event(&id)).cloned();
         let (before, after) = (event(before), event(after));
         let Some(any) = after.as_ref().or(before.as_ref()) else { continue };
         if any.event_type() != "m.room.member" {

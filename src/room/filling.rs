@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     RoomError, Rooms,
     judge::{REDACTION_KEYS, key, redaction},
-    remote::{Outliers, judge_outliers_with},
+    outliers::{Held, Outlier, Outliers, judge_outliers},
     view::View,
 };
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     store::{
         commit::{Before, Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit},
         event_graph::Gap,
+        rejected::NewRejected,
     },
 };
 
@@ -70,6 +71,8 @@ impl Rooms {
             }
             let commit = RoomCommit {
                 events: filled.new,
+                rejected: filled.rejected,
+                readmitted: filled.readmitted,
                 copies: filled.copies,
                 missing: filled.missing,
                 redactions: filled.redactions,
@@ -109,6 +112,8 @@ struct Filling<'a> {
 /// What a commit must write for it.
 struct Outcome {
     new: Vec<NewEvent>,
+    rejected: Vec<NewRejected>,
+    readmitted: Vec<EventId>,
     copies: Vec<Event>,
     redactions: Vec<Redaction>,
     missing: Vec<Missing>,
@@ -119,7 +124,7 @@ struct Outcome {
 
 impl Outcome {
     fn is_nothing(&self) -> bool {
-        self.copies.is_empty() && self.gap.reached.is_empty()
+        self.copies.is_empty() && self.rejected.is_empty() && self.gap.reached.is_empty()
     }
 }
 
@@ -158,14 +163,16 @@ impl Filling<'_> {
         for ancestor in &history {
             let id = ancestor.event_id();
             let row = match (ancestor, judged.by_id.get(id)) {
-                (Ancestor::Event(event), Some((_, rejected))) => {
+                (Ancestor::Event(event), Some(Outlier::Accepted(_))) => {
                     changed = true;
-                    if rejected.is_none() {
-                        pos -= 1;
-                        after = pos;
-                        redactions.extend(redaction(event, &self.power_then(event, &judged), self.power_now));
-                    }
-                    new.push(self.new_event(event, rejected.clone(), pos));
+                    pos -= 1;
+                    after = pos;
+                    redactions.extend(redaction(event, &self.power_then(event, &judged), self.power_now));
+                    new.push(self.new_event(event, pos));
+                    0
+                }
+                (Ancestor::Event(_), Some(Outlier::Rejected { .. })) => {
+                    changed = true;
                     0
                 }
                 // It has been passed over, or lacks an auth event.
@@ -192,11 +199,12 @@ impl Filling<'_> {
         });
         let missing: Vec<Missing> = missing.collect();
         let history_ids: HashSet<&EventId> = history.iter().map(|one| one.event_id()).collect();
-        new.extend(judged.new.into_iter().filter(|new| !history_ids.contains(new.event.event_id())));
+        let Outliers { new: judged_new, rejected, readmitted, .. } = judged;
+        new.extend(judged_new.into_iter().filter(|new| !history_ids.contains(new.event.event_id())));
         let (copies, of_copies) = self.copies(ancestors.iter().filter_map(Ancestor::event).chain(auth_events));
         redactions.extend(of_copies);
         let gap = Filled { from: gap.pos, to: after, reached, passed };
-        Ok(Outcome { new, copies, redactions, missing, gap, changed })
+        Ok(Outcome { new, rejected, readmitted, copies, redactions, missing, gap, changed })
     }
 
     /// Judges the events of history by the auth events of each, which are here, among them, or among `auth_events`.
@@ -204,35 +212,33 @@ impl Filling<'_> {
         let history = || history.iter().filter_map(|one| one.event());
         let mut missing: Vec<EventId> = Vec::new();
         let given: HashSet<&EventId> = history().chain(auth_events).map(Event::event_id).collect();
-        let mut known: Vec<(Event, Option<String>)> = Vec::new();
+        let mut cited: Vec<EventId> = vec![self.room_id.create_event_id()];
         for event in history().chain(auth_events) {
             for id in event.auth_events() {
-                match self.view.stored(id) {
-                    Some(stored) => known.push((stored.event.clone(), stored.rejected.clone())),
-                    None if given.contains(id) => {}
-                    None => missing.push(id.clone()),
+                if self.view.knows(id) {
+                    cited.push(id.clone());
+                } else if !given.contains(id) {
+                    missing.push(id.clone());
                 }
             }
-        }
-        if let Some(stored) = self.view.stored(&self.room_id.create_event_id()) {
-            known.push((stored.event.clone(), None));
         }
         if !missing.is_empty() {
             missing.sort();
             missing.dedup();
             return Err(RoomError::MissingEvents(missing));
         }
-        Ok(judge_outliers_with(self.room_id, known.into_iter(), history().chain(auth_events)))
+        let held = Held::in_view(self.view, cited.iter());
+        Ok(judge_outliers(self.room_id, held, history().chain(auth_events)))
     }
 
-    fn new_event(&self, event: &Event, rejected: Option<String>, pos: i64) -> NewEvent {
+    fn new_event(&self, event: &Event, pos: i64) -> NewEvent {
         // The state around it may be known, as another server vouched for it.
         let stored = self.view.stored(event.event_id());
         NewEvent {
             event: event.clone(),
-            place: if rejected.is_some() { Place::Hidden } else { Place::Filled(pos) },
-            rejected,
+            place: Place::Filled(pos),
             soft_failed: false,
+            claimed: stored.is_some_and(|stored| stored.claimed),
             state_before: stored.and_then(|stored| stored.state_before),
             state_after: stored.and_then(|stored| stored.state_after),
             outbox: None,
@@ -243,7 +249,7 @@ impl Filling<'_> {
     fn power_then(&self, event: &Event, judged: &Outliers) -> Vec<Event> {
         let create = self.room_id.create_event_id();
         let cited = event.auth_events().iter().chain([&create]);
-        cited.filter_map(|id| Some(judged.by_id.get(id).map(|(event, _)| event).or(self.stored(id))?.clone())).collect()
+        cited.filter_map(|id| Some(judged.accepted(id).or(self.stored(id))?.clone())).collect()
     }
 
     fn stored(&self, id: &EventId) -> Option<&Event> {
@@ -259,7 +265,7 @@ impl Filling<'_> {
                 continue;
             };
             copies.push(event.clone());
-            if !held.outlier && held.rejected.is_none() && !held.soft_failed {
+            if !held.outlier && !held.soft_failed {
                 redactions.extend(redaction(event, &self.power_then(event, &none), self.power_now));
             }
         }

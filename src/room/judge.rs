@@ -13,20 +13,21 @@
 
 use super::{
     RoomError,
-    view::{StateKey, View},
+    view::{StateAt, StateKey, View},
 };
 use crate::{
     matrix::{
         auth_events,
-        auth_rules::{self, AuthEvent, AuthState},
+        auth_rules::{self, AuthError, AuthEvent, AuthState},
         event::Event,
         identifiers::{EventId, ServerName},
         power_levels::{Level, PowerLevels},
         state_trie::NodeId,
     },
     store::{
-        commit::{NewEvent, Outgoing, Place, Redaction},
+        commit::{Guard, NewEvent, Outgoing, Place, Redaction},
         events::StoredEvent,
+        rejected::NewRejected,
         rooms::Room,
     },
 };
@@ -45,13 +46,28 @@ pub(super) enum Verdict {
     Accepted,
     /// It is part of the graph, but neither shown nor built upon; the sentence says why.
     SoftFailed(String),
-    /// The room's rules forbid it; the sentence says why.
-    Rejected(String),
-    /// It was judged before, with this outcome.
+    /// The room's rules forbid it.
+    Rejected(Rejection),
+    /// It was judged before, with this outcome: accepted, or rejected for the reason in the sentence.
     Known(Option<String>),
     /// It cites these events as previous ones, and we do not hold them or not the state after them, and these as auth
     /// events.
     Missing { previous: Vec<EventId>, auth: Vec<EventId> },
+}
+
+/// Why the room's rules forbid an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rejection {
+    /// A sentence without a full stop.
+    pub(super) why: String,
+    /// Whether the verdict rests on what another server claims of the room's state: better evidence may overturn it.
+    pub(super) provisional: bool,
+}
+
+impl Rejection {
+    pub(super) fn for_good(why: impl Into<String>) -> Self {
+        Self { why: why.into(), provisional: false }
+    }
 }
 
 /// A room while events are judged: its row, and what the commit will change.
@@ -64,6 +80,11 @@ pub(super) struct Judgement {
     pub(super) new: Vec<NewEvent>,
     /// Whole copies of events that are held without their content.
     pub(super) copies: Vec<Event>,
+    pub(super) rejected: Vec<NewRejected>,
+    /// Those of them that were held.
+    pub(super) unplaced: Vec<EventId>,
+    /// Those of `new` that were rejected before.
+    pub(super) readmitted: Vec<EventId>,
     pub(super) redactions: Vec<Redaction>,
     /// Previous events of `new` that have no place: how many of `new` go to the timeline before the one that cites each.
     pub(super) missing: Vec<(usize, EventId)>,
@@ -87,6 +108,9 @@ impl Judgement {
             room,
             new: Vec::new(),
             copies: Vec::new(),
+            rejected: Vec::new(),
+            unplaced: Vec::new(),
+            readmitted: Vec::new(),
             redactions: Vec::new(),
             missing: Vec::new(),
         }
@@ -94,7 +118,19 @@ impl Judgement {
 
     /// Whether there is anything to commit.
     pub(super) fn is_unchanged(&self) -> bool {
-        self.new.is_empty() && self.copies.is_empty()
+        self.new.is_empty() && self.copies.is_empty() && self.rejected.is_empty()
+    }
+
+    /// What the commit rests on. A rejection rests on what was before the event, which does not change; every other verdict
+    /// on the current state. Who sends what is rejected must not be able to keep others from committing.
+    pub(super) fn guard(&self) -> Guard {
+        if self.new.is_empty() && self.copies.is_empty() && self.redactions.is_empty() {
+            Guard::Free
+        } else if self.states.is_empty() && self.extremities == self.room.extremities {
+            Guard::Holds(self.room.version)
+        } else {
+            Guard::Moves(self.room.version)
+        }
     }
 
     /// Judges `event` and takes the outcome into the room.
@@ -108,14 +144,8 @@ impl Judgement {
         view.load_events(&cited).await?;
         view.load_events(std::slice::from_ref(event.event_id())).await?;
         self.complete(view, event).await?;
-        if let Some(stored) = view.stored(event.event_id())
-            && !stored.outlier
-            && stored.state_after.is_some()
-        {
-            return Ok(match stored.soft_failed {
-                true => Verdict::SoftFailed("it was soft-failed before".to_owned()),
-                false => Verdict::Known(stored.rejected.clone()),
-            });
+        if let Some(known) = known(view, event.event_id()) {
+            return Ok(known);
         }
         if event.event_type() == "m.room.create" {
             // Every room that is known here was created already; ours never come this way.
@@ -123,31 +153,30 @@ impl Judgement {
             return Ok(if held {
                 Verdict::Known(None)
             } else {
-                Verdict::Rejected("the room exists already".to_owned())
+                Verdict::Rejected(Rejection::for_good("the room exists already"))
             });
         }
-        let previous = event.prev_events().iter().filter_map(|id| view.stored(id));
-        if previous.into_iter().any(|stored| stored.event.room_id() != event.room_id()) {
+        if event.prev_events().iter().filter_map(|id| view.room_of(id)).any(|room_id| room_id != event.room_id()) {
             // The state of another room has no say here: the event is rejected, on top of our own state.
-            let verdict = Verdict::Rejected("it cites an event of another room as a previous one".to_owned());
-            self.take(view, event, self.state, &verdict, source).await?;
-            return Ok(verdict);
+            let rejection = Rejection::for_good("it cites an event of another room as a previous one");
+            self.reject(view, event, StateAt { root: self.state, claimed: true }, &rejection);
+            return Ok(Verdict::Rejected(rejection));
         }
         let missing = missing(view, event);
         if let Some(missing) = missing {
             return Ok(missing);
         }
         let before = self.state_before(view, event).await?;
-        let verdict = match self.broken_rule(view, event, before).await? {
-            Some(why) => Verdict::Rejected(why),
-            None if before == self.state => Verdict::Accepted,
-            None => match self.check_state(view, event, self.state).await? {
-                Some(why) => Verdict::SoftFailed(why),
-                None => Verdict::Accepted,
-            },
+        if let Some(rejection) = self.broken_rule(view, event, before).await? {
+            self.reject(view, event, before, &rejection);
+            return Ok(Verdict::Rejected(rejection));
+        }
+        let soft_failed = match before.root == self.state {
+            true => None,
+            false => self.check_state(view, event, self.state).await?,
         };
-        self.take(view, event, before, &verdict, source).await?;
-        Ok(verdict)
+        self.take(view, event, before, soft_failed.is_some(), source).await?;
+        Ok(soft_failed.map_or(Verdict::Accepted, Verdict::SoftFailed))
     }
 
     /// Takes the content of `event` where it is held without. What was thought of it stays, for all that the rules read of it
@@ -157,7 +186,7 @@ impl Judgement {
         let held = view.stored(event.event_id()).filter(|held| event.completes(&held.event)).cloned();
         let Some(held) = held else { return Ok(()) };
         self.copies.push(event.clone());
-        let stands = !held.outlier && held.rejected.is_none() && !held.soft_failed;
+        let stands = !held.outlier && !held.soft_failed;
         let before = held.state_before;
         view.put(StoredEvent { event: event.clone(), ..held });
         if stands && event.event_type() == "m.room.redaction" {
@@ -172,33 +201,47 @@ impl Judgement {
         Ok(())
     }
 
-    /// Takes `event`, whose verdict is known, into the room.
+    /// Remembers that `event` is rejected.
+    fn reject(&mut self, view: &mut View<'_>, event: &Event, before: StateAt, rejection: &Rejection) {
+        let new = NewRejected {
+            event: event.clone(),
+            reason: rejection.why.clone(),
+            state_before: Some(before.root),
+            claimed: before.claimed,
+            provisional: rejection.provisional,
+        };
+        if view.put_rejected(&new) {
+            self.unplaced.push(event.event_id().clone());
+        }
+        self.rejected.push(new);
+    }
+
+    /// Takes `event`, which is accepted or soft-failed, into the room.
     pub(super) async fn take(
         &mut self,
         view: &mut View<'_>,
         event: &Event,
-        before: NodeId,
-        verdict: &Verdict,
+        before: StateAt,
+        soft_failed: bool,
         source: &Source,
     ) -> Result<(), RoomError> {
-        let rejected = match verdict {
-            Verdict::Rejected(why) => Some(why.clone()),
-            _ => None,
-        };
-        let soft_failed = matches!(verdict, Verdict::SoftFailed(_));
         // Backfilled history has its place in the timeline, and is nothing new.
         let is_history = view.stored(event.event_id()).is_some_and(|stored| !stored.outlier);
-        let after = if rejected.is_some() { before } else { view.with_event(before, event).await? };
-        view.put(StoredEvent {
+        let after = view.with_event(before.root, event).await?;
+        let was_rejected = view.put(StoredEvent {
             event: event.clone(),
             outlier: false,
-            rejected: rejected.clone(),
+            rejected: false,
             soft_failed,
             redacted_by: None,
-            state_before: Some(before),
+            claimed: before.claimed,
+            state_before: Some(before.root),
             state_after: Some(after),
         });
-        let accepted = *verdict == Verdict::Accepted && !is_history;
+        if was_rejected {
+            self.readmitted.push(event.event_id().clone());
+        }
+        let accepted = !soft_failed && !is_history;
         if accepted {
             // Known only by a claim about the state around them.
             let outliers = event.prev_events().iter().filter(|id| view.stored(id).is_some_and(|stored| stored.outlier));
@@ -210,14 +253,14 @@ impl Judgement {
                 None => self.extremities = extremities,
             }
             self.states.push(self.state);
-            self.redact(view, event, before).await?;
+            self.redact(view, event, before.root).await?;
         }
         self.new.push(NewEvent {
             event: event.clone(),
             place: if accepted { Place::Newest } else { Place::Hidden },
-            rejected,
             soft_failed,
-            state_before: Some(before),
+            claimed: before.claimed,
+            state_before: Some(before.root),
             state_after: Some(after),
             outbox: match source {
                 Source::PassOn { given_by } if accepted => Some(Outgoing { exclude: given_by.clone(), also: None }),
@@ -229,9 +272,11 @@ impl Judgement {
 
     /// The state before `event`: the resolution of the states after its previous events. Where that is too much to be
     /// resolved, the current state takes its place, so that the room goes on.
-    async fn state_before(&self, view: &mut View<'_>, event: &Event) -> Result<NodeId, RoomError> {
-        let roots = event.prev_events().iter().filter_map(|id| view.stored(id)?.state_after).collect();
-        Ok(view.resolve(&self.room, roots).await?.unwrap_or(self.state))
+    async fn state_before(&self, view: &mut View<'_>, event: &Event) -> Result<StateAt, RoomError> {
+        let states: Vec<StateAt> = event.prev_events().iter().filter_map(|id| view.state_after(id)).collect();
+        let claimed = states.iter().any(|state| state.claimed);
+        let root = view.resolve(&self.room, states.iter().map(|state| state.root).collect()).await?;
+        Ok(root.map_or(StateAt { root: self.state, claimed: true }, |root| StateAt { root, claimed }))
     }
 
     /// The room's current state: the resolution of the states after its forward extremities, unless that is too much to be
@@ -248,13 +293,18 @@ impl Judgement {
         &self,
         view: &mut View<'_>,
         event: &Event,
-        before: NodeId,
-    ) -> Result<Option<String>, RoomError> {
+        before: StateAt,
+    ) -> Result<Option<Rejection>, RoomError> {
+        let for_good = |why: String| Ok(Some(Rejection::for_good(why)));
         if event.room_id() != &self.room.room_id {
-            return Ok(Some("it is of another room".to_owned()));
+            return for_good("it is of another room".to_owned());
         }
         if let Some(member) = event.oversized_member() {
-            return Ok(Some(format!("`{member}` is too long")));
+            return for_good(format!("`{member}` is too long"));
+        }
+        let rejected = event.auth_events().iter().filter_map(|id| Some((id, view.rejected(id)?.provisional)));
+        if let Some(rejection) = rejected_auth_event(rejected) {
+            return Ok(Some(rejection));
         }
         let mut needed = event.auth_events().to_vec();
         if event.version().room_id_is_create_hash {
@@ -263,16 +313,17 @@ impl Judgement {
         }
         let find = |id: &EventId| {
             let stored = view.stored(id)?;
-            Some(AuthEvent { event: &stored.event, rejected: stored.rejected.is_some() })
+            Some(AuthEvent { event: &stored.event, rejected: false })
         };
         if let Err(error) = auth_rules::check_auth_event_list(event, find) {
-            return Ok(Some(error.to_string()));
+            return for_good(error.to_string());
         }
         let auth_events: Vec<Event> = needed.iter().filter_map(|id| Some(view.stored(id)?.event.clone())).collect();
         if let Err(error) = auth_rules::check(event, auth_events.as_slice()) {
-            return Ok(Some(format!("{error} (by its auth events)")));
+            return for_good(format!("{error} (by its auth events)"));
         }
-        self.check_state(view, event, before).await
+        let forbidden = self.check_state(view, event, before.root).await?;
+        Ok(forbidden.map(|why| Rejection { why, provisional: before.claimed }))
     }
 
     /// Which rule `event` breaks in the state `root`, if any.
@@ -291,12 +342,13 @@ impl Judgement {
             if next > MAX_WALK {
                 break;
             }
-            let Some(stored) = view.stored(&id) else { continue };
-            if stored.rejected.is_some() || stored.soft_failed {
-                let further: Vec<EventId> = stored.event.prev_events().to_vec();
-                view.load_events(&further).await?;
-                behind.extend(further);
-            }
+            let further: Vec<EventId> = match (view.rejected(&id), view.stored(&id)) {
+                (Some(rejected), _) => rejected.prev_events.clone(),
+                (None, Some(stored)) if stored.soft_failed => stored.event.prev_events().to_vec(),
+                _ => continue,
+            };
+            view.load_events(&further).await?;
+            behind.extend(further);
         }
         let before = self.extremities.len();
         self.extremities.retain(|(id, _)| !behind.contains(id) && id != event.event_id());
@@ -343,6 +395,12 @@ pub(super) fn redaction(event: &Event, then: &[Event], now: &[Event]) -> Option<
     })
 }
 
+/// Why an event is rejected that cites these rejected auth events, each with whether that verdict is provisional.
+pub(super) fn rejected_auth_event<'a>(rejected: impl Iterator<Item = (&'a EventId, bool)>) -> Option<Rejection> {
+    let (id, provisional) = rejected.min_by_key(|(_, provisional)| *provisional)?;
+    Some(Rejection { why: AuthError::RejectedAuthEvent(id.clone()).to_string(), provisional })
+}
+
 /// Whether the sender of `event` has the power to redact anybody's events in `state`.
 fn may_redact(event: &Event, state: &[Event]) -> bool {
     let Some(create) = AuthState::get(state, "m.room.create", "") else { return false };
@@ -353,15 +411,24 @@ fn may_redact(event: &Event, state: &[Event]) -> bool {
     }
 }
 
+/// What became of the event when it was judged by itself, if it was, and for good.
+fn known(view: &View<'_>, event_id: &EventId) -> Option<Verdict> {
+    if let Some(rejected) = view.rejected(event_id) {
+        let is_final = !rejected.provisional && rejected.state_before.is_some();
+        return is_final.then(|| Verdict::Known(Some(rejected.reason.clone())));
+    }
+    let stored = view.stored(event_id).filter(|stored| !stored.outlier && stored.state_after.is_some())?;
+    Some(match stored.soft_failed {
+        true => Verdict::SoftFailed("it was soft-failed before".to_owned()),
+        false => Verdict::Known(None),
+    })
+}
+
 /// What `event` cites and cannot be judged without, if anything.
 fn missing(view: &View<'_>, event: &Event) -> Option<Verdict> {
-    let previous: Vec<EventId> = event
-        .prev_events()
-        .iter()
-        .filter(|id| view.stored(id).is_none_or(|stored| stored.state_after.is_none()))
-        .cloned()
-        .collect();
-    let auth: Vec<EventId> = event.auth_events().iter().filter(|id| view.stored(id).is_none()).cloned().collect();
+    let previous: Vec<EventId> =
+        event.prev_events().iter().filter(|id| view.state_after(id).is_none()).cloned().collect();
+    let auth: Vec<EventId> = event.auth_events().iter().filter(|id| !view.knows(id)).cloned().collect();
     (!previous.is_empty() || !auth.is_empty()).then_some(Verdict::Missing { previous, auth })
 }
 

@@ -6,8 +6,8 @@
 use super::{
     Draft, Room, RoomError, Rooms,
     changes::membership,
-    judge::{Judgement, Source, Verdict, key},
-    view::{StateKey, View},
+    judge::{Judgement, Rejection, Source, Verdict, key},
+    view::{StateAt, StateKey, View},
 };
 use crate::{
     matrix::{
@@ -19,7 +19,7 @@ use crate::{
         state_trie::NodeId,
     },
     platform::{DatabaseError, Statement},
-    store::commit::Committed,
+    store::commit::{Committed, Guard},
 };
 
 /// The greatest depth that canonical JSON can say.
@@ -49,7 +49,7 @@ pub struct ChangedRooms {
 struct Proto {
     object: Object,
     state: Vec<Event>,
-    before: NodeId,
+    before: StateAt,
 }
 
 impl Rooms {
@@ -84,10 +84,10 @@ impl Rooms {
             if let Some(same) = self.same_state(&mut view, &room, sender, &draft).await? {
                 return Ok(Committed::Done(same));
             }
-            let version = room.version;
             let mut judgement = Judgement::new(room);
             let event = self.append(&mut view, &mut judgement, sender, &draft).await?;
-            let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
+            let guard = judgement.guard();
+            let commit = self.commit_of(&mut view, judgement, guard).await?;
             let committed = self.store.commit(&[commit], others(&event)).await?;
             Ok(committed.with(event))
         })
@@ -111,7 +111,7 @@ impl Rooms {
             let read = self.rooms_for_draft(&mut view, rooms.to_vec(), user, &joined(user, Object::new())).await?;
             let (mut changed, mut commits) = (ChangedRooms::default(), Vec::new());
             for room in read {
-                let (room_id, version) = (room.room_id.clone(), room.version);
+                let room_id = room.room_id.clone();
                 let member = view.state(room.state, &[key("m.room.member", user.as_str())]).await?.pop();
                 let member = member.filter(|member| member.membership() == Some("join"));
                 let Some(content) = member.and_then(|member| change(&member)) else { continue };
@@ -124,7 +124,8 @@ impl Rooms {
                     }
                     Err(error) => return Err(error),
                 }
-                commits.push(self.commit_of(&mut view, judgement, Some(version)).await?);
+                let guard = judgement.guard();
+                commits.push(self.commit_of(&mut view, judgement, guard).await?);
                 changed.changed.push(room_id);
             }
             if commits.is_empty() {
@@ -186,11 +187,10 @@ impl Rooms {
             let keys = super::judge::auth_keys(event);
             let rooms = view.load_rooms(vec![event.room_id().clone()], &keys, ids, previous).await?;
             let room = rooms.into_iter().find(|room| room.local_joined > 0).ok_or(RoomError::UnknownRoom)?;
-            let version = room.version;
             let mut judgement = Judgement::new(room);
             match judgement.judge(&mut view, event, source).await? {
                 Verdict::Accepted | Verdict::Known(None) => {}
-                Verdict::SoftFailed(why) | Verdict::Rejected(why) | Verdict::Known(Some(why)) => {
+                Verdict::SoftFailed(why) | Verdict::Rejected(Rejection { why, .. }) | Verdict::Known(Some(why)) => {
                     return Err(RoomError::NotAllowed(why));
                 }
                 Verdict::Missing { mut previous, auth } => {
@@ -208,7 +208,8 @@ impl Rooms {
                 }
                 return Ok(Committed::Done(before));
             }
-            let commit = self.commit_of(&mut view, judgement, Some(version)).await?;
+            let guard = judgement.guard();
+            let commit = self.commit_of(&mut view, judgement, guard).await?;
             Ok(self.store.commit(&[commit], Vec::new()).await?.with(before))
         })
         .await
@@ -265,14 +266,14 @@ impl Rooms {
         let room_id = room.room_id.clone();
         let mut judgement = Judgement::new(room);
         let source = Source::PassOn { given_by: None };
-        judgement.take(&mut view, &create, NodeId::EMPTY, &Verdict::Accepted, &source).await?;
+        judgement.take(&mut view, &create, StateAt { root: NodeId::EMPTY, claimed: false }, false, &source).await?;
         let mut events = vec![create];
         for draft in &new.drafts {
             events.push(self.append(&mut view, &mut judgement, creator, draft).await?);
         }
         // Nobody else is in the room yet.
         judgement.new.iter_mut().for_each(|new| new.outbox = None);
-        let commit = self.commit_of(&mut view, judgement, None).await?;
+        let commit = self.commit_of(&mut view, judgement, Guard::New).await?;
         Ok(self.store.commit(&[commit], Vec::new()).await?.with((room_id, events)))
     }
 
@@ -312,7 +313,7 @@ impl Rooms {
         let event = Event::create(proto.object, version, self.server_name().as_str(), &self.config.signing_key)?;
         auth_rules::check(&event, proto.state.as_slice()).map_err(|error| RoomError::NotAllowed(error.to_string()))?;
         let source = Source::PassOn { given_by: None };
-        judgement.take(view, &event, proto.before, &Verdict::Accepted, &source).await?;
+        judgement.take(view, &event, proto.before, false, &source).await?;
         Ok(event)
     }
 
@@ -330,18 +331,21 @@ impl Rooms {
         extremities.truncate(MAX_PREV_EVENTS);
         let previous: Vec<EventId> = extremities.iter().map(|(id, _)| id.clone()).collect();
         view.load_events(&previous).await?;
-        let before = if all {
+        let states: Vec<StateAt> = previous.iter().filter_map(|id| view.state_after(id)).collect();
+        let root = if all {
             judgement.state
         } else {
-            let roots = previous.iter().filter_map(|id| view.stored(id)?.state_after).collect();
-            view.resolve(&judgement.room, roots).await?.unwrap_or(judgement.state)
+            view.resolve(&judgement.room, states.iter().map(|state| state.root).collect())
+                .await?
+                .unwrap_or(judgement.state)
         };
+        let before = StateAt { root, claimed: states.iter().any(|state| state.claimed) };
         let selected = selection(version, sender, draft);
         let mut keys = selected.clone();
         if version.room_id_is_create_hash {
             keys.push(key("m.room.create", ""));
         }
-        let state = view.state(before, &keys).await?;
+        let state = view.state(root, &keys).await?;
         let auth: Vec<&Event> = state.iter().filter(|event| selects(&selected, event)).collect();
         let previous: Vec<&Event> = previous.iter().filter_map(|id| Some(&view.stored(id)?.event)).collect();
         let depth = extremities.iter().map(|(_, depth)| *depth).max().unwrap_or(0).saturating_add(1).min(MAX_DEPTH);

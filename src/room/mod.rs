@@ -10,12 +10,14 @@
 mod allowance;
 mod attempts;
 mod changes;
+mod claims;
 mod draft;
 mod error;
 mod filling;
 mod history;
 mod judge;
 mod local;
+mod outliers;
 mod reading;
 mod receipt;
 mod remote;
@@ -26,6 +28,7 @@ mod view;
 
 use std::rc::Rc;
 
+pub use claims::Claim;
 pub use draft::Draft;
 pub use error::RoomError;
 pub use local::{ChangedRooms, NewRoom};

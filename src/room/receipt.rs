@@ -11,7 +11,7 @@ use serde_json::{Map, json};
 use super::{
     Room, RoomError, Rooms,
     allowance::Allowance,
-    judge::{Judgement, Source, Verdict, auth_keys},
+    judge::{Judgement, Rejection, Source, Verdict, auth_keys},
     view::{StateKey, View},
 };
 use crate::{
@@ -315,7 +315,7 @@ impl Rooms {
                             None
                         }
                         Verdict::SoftFailed(_) | Verdict::Known(None) => None,
-                        Verdict::Rejected(why) | Verdict::Known(Some(why)) => {
+                        Verdict::Rejected(Rejection { why, .. }) | Verdict::Known(Some(why)) => {
                             Some(format!("The event was rejected: {why}."))
                         }
                         Verdict::Missing { previous, auth } => {
@@ -325,7 +325,7 @@ impl Rooms {
                     };
                     results.insert(id, result);
                 }
-                judged = Some((judgement, room.version));
+                judged = Some(judgement);
             } else {
                 let joining = rooms.is_joining(&room_id);
                 for event in events {
@@ -358,10 +358,11 @@ impl Rooms {
                 }
                 None => received.missing.extend(staged),
             }
-            if let Some((judgement, version)) = judged
+            if let Some(judgement) = judged
                 && !judgement.is_unchanged()
             {
-                commits.push(self.commit_of(&mut view, judgement, Some(version)).await?);
+                let guard = judgement.guard();
+                commits.push(self.commit_of(&mut view, judgement, guard).await?);
             }
         }
         received.answer = answer(&results);

@@ -91,7 +91,7 @@ impl Rooms {
 }
 
 fn visible(event: Option<StoredEvent>) -> Result<VisibleEvent, ReadRefusal> {
-    event.filter(|stored| stored.rejected.is_none()).map(VisibleEvent).ok_or(ReadRefusal::UnknownEvent)
+    event.filter(|stored| !stored.rejected).map(VisibleEvent).ok_or(ReadRefusal::UnknownEvent)
 }
 
 impl VisibleEvent {

@@ -14,12 +14,22 @@ use crate::{
     store::{
         Store,
         events::{NodeText, StoredEvent, Wanted},
+        rejected::{NewRejected, RejectedEvent},
         rooms::Room,
     },
 };
 
 /// A pair of event type and state key.
 pub(super) type StateKey = (String, String);
+
+/// The state at a place in the graph.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StateAt {
+    /// Its trie root.
+    pub(super) root: NodeId,
+    /// Whether it rests on another server's claim.
+    pub(super) claimed: bool,
+}
 
 /// The events that stand at one key in two snapshots.
 pub(super) type EventPair = (Option<EventId>, Option<EventId>);
@@ -33,6 +43,7 @@ pub(super) struct View<'s> {
     own: &'s ServerName,
     nodes: Nodes,
     events: HashMap<EventId, StoredEvent>,
+    rejected: HashMap<EventId, RejectedEvent>,
     absent: HashSet<EventId>,
     /// Nodes made by this work, until one of its commits takes them to write.
     made: HashMap<NodeId, String>,
@@ -53,6 +64,7 @@ impl<'s> View<'s> {
             own,
             nodes: Nodes::default(),
             events: HashMap::new(),
+            rejected: HashMap::new(),
             absent: HashSet::new(),
             made: HashMap::new(),
             judged: HashMap::new(),
@@ -64,7 +76,7 @@ impl<'s> View<'s> {
 
     /// Reads what is wanted, in one call, and returns the rooms.
     pub(super) async fn load(&mut self, mut wanted: Wanted) -> Result<Vec<Room>, RoomError> {
-        wanted.events.retain(|id| !self.events.contains_key(id) && !self.absent.contains(id));
+        wanted.events.retain(|id| !self.is_read(id));
         wanted.events.sort();
         wanted.events.dedup();
         wanted.keys.sort();
@@ -79,6 +91,10 @@ impl<'s> View<'s> {
             self.absent.remove(&id);
             self.events.entry(id).or_insert(stored);
         }
+        for rejected in found.rejected {
+            self.absent.remove(&rejected.event_id);
+            self.rejected.entry(rejected.event_id.clone()).or_insert(rejected);
+        }
         for (id, text) in found.nodes {
             self.add_node(id, &text)?;
         }
@@ -87,27 +103,93 @@ impl<'s> View<'s> {
 
     /// Reads those of `ids` that were not read before.
     pub(super) async fn load_events(&mut self, ids: &[EventId]) -> Result<(), RoomError> {
-        if ids.iter().all(|id| self.events.contains_key(id) || self.absent.contains(id)) {
+        if ids.iter().all(|id| self.is_read(id)) {
             return Ok(());
         }
         self.load(Wanted { events: ids.to_vec(), ..Wanted::default() }).await.map(|_| ())
     }
 
-    /// The event, if we hold it; it must have been read.
+    /// Whether it is known what there is to know of the event.
+    fn is_read(&self, id: &EventId) -> bool {
+        // What is read by its key in a state comes without the reason for which it was rejected.
+        self.absent.contains(id)
+            || self.rejected.contains_key(id)
+            || self.events.get(id).is_some_and(|stored| !stored.rejected)
+    }
+
+    /// The event, if we hold it and have not rejected it; it must have been read.
     pub(super) fn stored(&self, id: &EventId) -> Option<&StoredEvent> {
-        self.events.get(id)
+        self.events.get(id).filter(|stored| !stored.rejected && !self.rejected.contains_key(id))
     }
 
-    /// Whether the event has a place in our graph; it must have been read.
+    /// The event, if we hold it, be it rejected; it must have been read.
+    pub(super) fn event(&self, id: &EventId) -> Option<&Event> {
+        self.events.get(id).map(|stored| &stored.event)
+    }
+
+    /// What is remembered of the event, if we have rejected it; it must have been read.
+    pub(super) fn rejected(&self, id: &EventId) -> Option<&RejectedEvent> {
+        self.rejected.get(id)
+    }
+
+    /// Whether we hold the event, or have rejected it; it must have been read.
+    pub(super) fn knows(&self, id: &EventId) -> bool {
+        self.stored(id).is_some() || self.rejected.contains_key(id)
+    }
+
+    /// Whether the event has a place in our graph, or would have one; it must have been read.
     pub(super) fn is_placed(&self, id: &EventId) -> bool {
-        self.stored(id).is_some_and(|stored| !stored.outlier)
+        self.rejected.contains_key(id) || self.stored(id).is_some_and(|stored| !stored.outlier)
     }
 
-    /// Makes `stored` known to this work, before it is committed.
-    pub(super) fn put(&mut self, stored: StoredEvent) {
-        let is_new = self.absent.remove(stored.event.event_id());
+    /// The room of the event, if we know the event; it must have been read.
+    pub(super) fn room_of(&self, id: &EventId) -> Option<&RoomId> {
+        self.rejected(id).map(|rejected| &rejected.room_id).or_else(|| self.event(id).map(Event::room_id))
+    }
+
+    /// The state after the event, where known; it must have been read.
+    pub(super) fn state_after(&self, id: &EventId) -> Option<StateAt> {
+        if let Some(rejected) = self.rejected(id) {
+            return Some(StateAt { root: rejected.state_before?, claimed: rejected.claimed });
+        }
+        let stored = self.stored(id)?;
+        Some(StateAt { root: stored.state_after?, claimed: stored.claimed })
+    }
+
+    /// Makes the rejection of an event known to this work, before it is committed. Whether we held the event.
+    pub(super) fn put_rejected(&mut self, new: &NewRejected) -> bool {
+        let id = new.event.event_id();
+        self.absent.remove(id);
+        self.judged.remove(id);
+        let rejected = RejectedEvent {
+            event_id: id.clone(),
+            room_id: new.event.room_id().clone(),
+            reason: new.reason.clone(),
+            prev_events: new.event.prev_events().to_vec(),
+            state_before: new.state_before,
+            claimed: new.claimed,
+            provisional: new.provisional,
+            event: new.provisional.then(|| new.event.clone()),
+        };
+        self.rejected.insert(id.clone(), rejected);
+        let Some(held) = self.events.get_mut(id) else { return false };
+        held.rejected = true;
+        if let Some((room_id, facts)) = &mut self.facts
+            && room_id == held.event.room_id()
+        {
+            facts.learn(state_event(held), false);
+        }
+        true
+    }
+
+    /// Makes `stored` known to this work, before it is committed. Whether it was rejected before.
+    pub(super) fn put(&mut self, stored: StoredEvent) -> bool {
+        let id = stored.event.event_id();
+        let was_rejected = self.rejected.remove(id).is_some();
+        self.absent.remove(id);
+        let is_new = !self.events.contains_key(id);
         if is_new {
-            self.unheld.insert(stored.event.event_id().clone());
+            self.unheld.insert(id.clone());
         }
         if let Some((room_id, facts)) = &mut self.facts
             && room_id == stored.event.room_id()
@@ -116,6 +198,7 @@ impl<'s> View<'s> {
         }
         self.judged.insert(stored.event.event_id().clone(), stored.event.clone());
         self.events.insert(stored.event.event_id().clone(), stored);
+        was_rejected
     }
 
     /// The events that stand at `keys` in the snapshot `root`.
@@ -123,7 +206,8 @@ impl<'s> View<'s> {
         Ok(self.stored_state(root, keys).await?.into_iter().map(|stored| stored.event.clone()).collect())
     }
 
-    /// The events that stand at `keys` in the snapshot `root`, with what is noted of each.
+    /// The events that stand at `keys` in the snapshot `root`, with what is noted of each. What was rejected counts for
+    /// nothing: another server has vouched for it as part of a state.
     pub(super) async fn stored_state(
         &mut self,
         root: NodeId,
@@ -140,8 +224,8 @@ impl<'s> View<'s> {
             };
             let ids: Vec<EventId> = found.into_iter().flatten().map(event_id).collect::<Result<_, _>>()?;
             self.load_events(&ids).await?;
-            return ids
-                .iter()
+            let accepted = ids.iter().filter(|id| !self.rejected.contains_key(*id));
+            return accepted
                 .map(|id| self.events.get(id).ok_or_else(|| corrupt(format!("{id} is not held"))))
                 .collect();
         }
@@ -392,7 +476,7 @@ pub(super) fn event_id(text: &str) -> Result<EventId, RoomError> {
 }
 
 fn state_event(stored: &StoredEvent) -> StateEvent {
-    StateEvent { event: stored.event.clone(), rejected: stored.rejected.is_some() }
+    StateEvent { event: stored.event.clone(), rejected: stored.rejected }
 }
 
 fn corrupt(why: String) -> RoomError {

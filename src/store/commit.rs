@@ -11,9 +11,10 @@ use super::{
     memberships::change,
     positions::{advance, advance_timeline, count, from_end},
     races::Race,
+    rejected::{self, NewRejected},
     resolution::cite,
     rooms::Room,
-    state_sql,
+    state_sql, text_lists,
 };
 use crate::{
     matrix::{
@@ -52,8 +53,8 @@ impl Committed {
 pub struct RoomCommit {
     /// The room.
     pub room_id: RoomId,
-    /// The version of the room that this commit was made from; `None` for a new room.
-    pub from_version: Option<i64>,
+    /// What the commit rests on, and so what may come between.
+    pub guard: Guard,
     /// The rules of the room.
     pub room_version: &'static RoomVersion,
     /// The forward extremities after it.
@@ -74,6 +75,14 @@ pub struct RoomCommit {
     pub memberships: Vec<MembershipChange>,
     /// Redactions that were accepted.
     pub redactions: Vec<Redaction>,
+    /// Events that were rejected.
+    pub rejected: Vec<NewRejected>,
+    /// Those of them that were in the graph, or had a state around them.
+    pub unplaced: Vec<EventId>,
+    /// Events that were rejected before and are no more.
+    pub readmitted: Vec<EventId>,
+    /// Whether all provisional verdicts are forgotten.
+    pub forgets_provisional: bool,
     /// Events without a place that new events in the timeline cite as previous ones.
     pub missing: Vec<Missing>,
     /// The gap that history was filled into.
@@ -87,14 +96,14 @@ impl RoomCommit {
     pub fn unchanged(room: &Room) -> Self {
         let Room { version, state, extremities, .. } = room;
         let new = Self::new(room.room_id.clone(), room.room_version, *state);
-        Self { from_version: Some(*version), extremities: extremities.clone(), ..new }
+        Self { guard: Guard::Moves(*version), extremities: extremities.clone(), ..new }
     }
 
     /// A commit that makes the room with this current state, and no more: what else it brings is filled in.
     pub fn new(room_id: RoomId, room_version: &'static RoomVersion, state: NodeId) -> Self {
         Self {
             room_id,
-            from_version: None,
+            guard: Guard::New,
             room_version,
             extremities: Vec::new(),
             state,
@@ -105,11 +114,28 @@ impl RoomCommit {
             joined: Vec::new(),
             memberships: Vec::new(),
             redactions: Vec::new(),
+            rejected: Vec::new(),
+            unplaced: Vec::new(),
+            readmitted: Vec::new(),
+            forgets_provisional: false,
             missing: Vec::new(),
             filled: None,
             joins_anew: false,
         }
     }
+}
+
+/// What a commit takes for granted about its room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// That there is none.
+    New,
+    /// That it has this version, which is then the next.
+    Moves(i64),
+    /// That it has this version, which stays: what was found rests on the room's current state, and leaves it as it is.
+    Holds(i64),
+    /// Nothing: what was found rests on nothing that may change.
+    Free,
 }
 
 /// An event to write, with what we think of it.
@@ -119,10 +145,10 @@ pub struct NewEvent {
     pub event: Event,
     /// Where it stands.
     pub place: Place,
-    /// Why it was rejected, if it was.
-    pub rejected: Option<String>,
     /// Whether it was soft-failed.
     pub soft_failed: bool,
+    /// Whether the state around it rests on another server's claim.
+    pub claimed: bool,
     /// The trie root of the state before it, where known.
     pub state_before: Option<NodeId>,
     /// The trie root of the state after it, where known.
@@ -139,7 +165,7 @@ pub enum Place {
     /// Known only for the state around it, for which another server vouches: what cites it can be judged, and it can itself
     /// when it comes.
     Edge,
-    /// In the graph, but not for local users to see: rejected, soft-failed, or known only for the state at it.
+    /// In the graph, but not for local users to see: soft-failed, or known only for the state at it.
     Hidden,
     /// At the new end of the timeline.
     Newest,
@@ -238,6 +264,9 @@ const MOVE_ROOM: &str = "\
       outbox_pos = CASE WHEN ?6 THEN (SELECT position FROM streams WHERE name = 'outbox') ELSE outbox_pos END \
     WHERE room_id = ?1";
 
+/// Aborts the batch when the room's version has moved, and leaves it as it is.
+const HOLD_ROOM: &str = "UPDATE rooms SET version = CASE version WHEN ?2 THEN ?2 END WHERE room_id = ?1";
+
 /// Aborts the batch when the room exists already: `room_id` is the primary key.
 const NEW_ROOM: &str = "\
     INSERT INTO rooms (room_id, room_version, version, extremities, state, latest_pos, outbox_pos) \
@@ -247,7 +276,8 @@ const NEW_ROOM: &str = "\
 /// Whether what is thought of an event `events` that is held gives way to what `excluded` says.
 macro_rules! knows_better {
     () => {
-        "((events.state_after IS NULL OR events.outlier) AND (NOT excluded.outlier OR excluded.state_after IS NOT NULL))"
+        "((events.state_after IS NULL OR events.outlier OR events.claimed) \
+          AND (NOT excluded.outlier OR excluded.state_after IS NOT NULL))"
     };
 }
 
@@ -261,14 +291,14 @@ macro_rules! better {
 /// An event that is held without its content gets it, whatever else is thought of it.
 const EVENTS: &str = concat!(
     "INSERT INTO events (event_id, room_id, event_type, state_key, sender, depth, origin_server_ts, json, outlier, \
-      rejected, soft_failed, state_before, state_after, hash_wrong) \
+      claimed, soft_failed, state_before, state_after, hash_wrong) \
     SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
       value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12 FROM json_each(?1) WHERE true \
      ON CONFLICT (event_id) DO UPDATE SET \
        json = CASE WHEN events.hash_wrong > excluded.hash_wrong THEN excluded.json ELSE events.json END, \
        hash_wrong = MIN(events.hash_wrong, excluded.hash_wrong), \
        outlier = MIN(events.outlier, excluded.outlier), ",
-    better!("rejected"),
+    better!("claimed"),
     ", ",
     better!("soft_failed"),
     ", ",
@@ -283,6 +313,12 @@ const EVENTS: &str = concat!(
 const COMPLETE: &str = "\
     UPDATE events SET json = (SELECT value ->> 1 FROM json_each(?1) WHERE value ->> 0 = events.event_id), hash_wrong = 0 \
     WHERE event_id IN (SELECT value ->> 0 FROM json_each(?1)) AND room_id = ?2 AND hash_wrong";
+
+/// What rests on a new claim comes later. Without a claim from before: one that is replaced has been built on already.
+const CLAIMS: &str = "\
+    INSERT INTO claims (room_id, event_id, pos) \
+    SELECT ?2, value, (SELECT position FROM streams WHERE name = 'events') FROM json_each(?1) WHERE true \
+    ON CONFLICT (room_id, event_id) DO NOTHING";
 
 /// ?1: a list of [event id, how far from the end of the stream].
 const NEWEST: &str = "\
@@ -411,25 +447,7 @@ impl RoomCommit {
         if !outgoing.is_empty() {
             statements.push(advance("outbox", count(outgoing.len())));
         }
-        let extremities: Vec<_> = self.extremities.iter().map(|(id, depth)| json!([id.as_str(), depth])).collect();
-        let extremities = json!(extremities).to_string();
-        statements.push(match self.from_version {
-            Some(version) => Statement::new(
-                MOVE_ROOM,
-                [
-                    room_id.into(),
-                    version.into(),
-                    extremities.into(),
-                    self.state.to_string().into(),
-                    notice.into(),
-                    (!outgoing.is_empty()).into(),
-                ],
-            ),
-            None => Statement::new(
-                NEW_ROOM,
-                [room_id.into(), self.room_version.id.into(), extremities.into(), self.state.to_string().into()],
-            ),
-        });
+        statements.extend(self.guard_statement(notice, !outgoing.is_empty()));
         let nodes = self.nodes.iter().map(|(id, node)| json!([id.to_string(), node]).to_string());
         statements.extend(json_lists(nodes).into_iter().map(|list| Statement::new(state_sql::INSERT, [list.into()])));
         statements.extend(cite(self.events.iter().map(|new| &new.event)));
@@ -443,6 +461,8 @@ impl RoomCommit {
             COMPLETE,
             self.copies.iter().map(|event| json!([event.event_id().as_str(), event.json()]).to_string()).collect(),
         );
+        let edges = self.events.iter().filter(|new| new.place == Place::Edge);
+        each(CLAIMS, edges.map(|new| json!(new.event.event_id().as_str()).to_string()).collect());
         let last = newest.len();
         let newest = newest.iter().enumerate();
         each(
@@ -482,7 +502,7 @@ impl RoomCommit {
             statements.push(Statement::new(SERVERS, [list.into(), room_id.into()]));
         }
         // Of a room that we know, any event may be one whose redaction came before it.
-        let known = self.from_version.is_some();
+        let known = self.guard != Guard::New;
         let new = self.events.iter().filter(|new| known || new.place == Place::Newest);
         let touched = new
             .map(|new| new.event.event_id().as_str())
@@ -490,11 +510,40 @@ impl RoomCommit {
         for list in json_lists(touched.map(|id| json!(id).to_string())) {
             statements.push(Statement::new(REDACT, [list.into()]));
         }
-        let judged = self.events.iter().filter(|new| !new.place.is_outlier());
-        for list in json_lists(judged.map(|new| json!(new.event.event_id().as_str()).to_string())) {
+        let judged = self.events.iter().filter(|new| !new.place.is_outlier()).map(|new| &new.event);
+        let judged = judged.chain(self.rejected.iter().map(|rejected| &rejected.event));
+        for list in text_lists(judged.map(|event| event.event_id().as_str())) {
             statements.push(Statement::new(UNSTAGE, [list.into(), room_id.into()]));
         }
+        self.rejections(statements);
         self.gaps(statements);
+    }
+
+    fn rejections(&self, statements: &mut Vec<Statement>) {
+        if self.forgets_provisional {
+            statements.push(rejected::forget_provisional(&self.room_id));
+        }
+        statements.extend(rejected::forget(&self.readmitted));
+        statements.extend(rejected::remember(&self.room_id, &self.rejected));
+        statements.extend(rejected::unplace(&self.room_id, &self.unplaced));
+    }
+
+    fn guard_statement(&self, notice: bool, has_outgoing: bool) -> Option<Statement> {
+        let room_id = self.room_id.as_str();
+        let extremities: Vec<_> = self.extremities.iter().map(|(id, depth)| json!([id.as_str(), depth])).collect();
+        let (extremities, state) = (json!(extremities).to_string(), self.state.to_string());
+        match self.guard {
+            Guard::New => Some(Statement::new(
+                NEW_ROOM,
+                [room_id.into(), self.room_version.id.into(), extremities.into(), state.into()],
+            )),
+            Guard::Moves(version) => Some(Statement::new(
+                MOVE_ROOM,
+                [room_id.into(), version.into(), extremities.into(), state.into(), notice.into(), has_outgoing.into()],
+            )),
+            Guard::Holds(version) => Some(Statement::new(HOLD_ROOM, [room_id.into(), version.into()])),
+            Guard::Free => None,
+        }
     }
 
     fn gaps(&self, statements: &mut Vec<Statement>) {
@@ -542,7 +591,7 @@ fn event_row(new: &NewEvent) -> String {
         event.origin_server_ts(),
         event.json(),
         i64::from(new.place.is_outlier()),
-        new.rejected,
+        i64::from(new.claimed),
         i64::from(new.soft_failed),
         new.state_before.map(|root| root.to_string()),
         new.state_after.map(|root| root.to_string()),

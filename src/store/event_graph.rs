@@ -11,7 +11,8 @@ use crate::{
 /// The gaps `g` that history has closed meanwhile.
 macro_rules! closed {
     () => {
-        "EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = g.event_id AND NOT held.outlier)"
+        "(EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = g.event_id AND NOT held.outlier) \
+         OR EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = g.event_id))"
     };
 }
 pub(super) use closed;

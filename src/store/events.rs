@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::HashMap};
 
 use super::{
     Store, json_list,
+    rejected::{self, RejectedEvent, rejected_event},
     rooms::{Room, room, rooms_statement},
     state_sql::{found, node_id, nodes_of_paths, paths},
     text_lists,
@@ -25,12 +26,14 @@ pub struct StoredEvent {
     pub event: Event,
     /// Known only as an auth or state event; it stands nowhere in our graph.
     pub outlier: bool,
-    /// Why it was rejected, if it was.
-    pub rejected: Option<String>,
+    /// It is an outlier that others vouch for as part of a state, but was rejected when it came by itself.
+    pub rejected: bool,
     /// Whether it was soft-failed (Server-Server API, "Soft failure").
     pub soft_failed: bool,
     /// The accepted redaction of it.
     pub redacted_by: Option<String>,
+    /// Whether the state around it rests on another server's claim.
+    pub claimed: bool,
     /// The trie root of the state before it, where known.
     pub state_before: Option<NodeId>,
     /// The trie root of the state after it, where known.
@@ -51,15 +54,16 @@ impl StoredEvent {
 /// The columns that [`stored_event`] reads, of the tables `events AS e` and `rooms AS r`.
 macro_rules! event_columns {
     () => {
-        "e.event_id, e.json, e.outlier, e.rejected, e.soft_failed, e.redacted_by, e.state_before, e.state_after, \
-         r.room_version, e.hash_wrong"
+        "e.event_id, e.json, e.outlier, e.claimed, e.soft_failed, e.redacted_by, e.state_before, e.state_after, \
+         r.room_version, e.hash_wrong, \
+         e.outlier AND EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = e.event_id) AS rejected"
     };
 }
 
 pub(super) use event_columns;
 
 /// How many columns those are.
-pub(super) const EVENT_COLUMNS: usize = 10;
+pub(super) const EVENT_COLUMNS: usize = 11;
 
 /// The events in ?1, a JSON list.
 const BY_ID: &str = concat!(
@@ -166,6 +170,8 @@ pub struct Found {
     pub rooms: Vec<Room>,
     /// The events that exist, by id or by key.
     pub events: HashMap<EventId, StoredEvent>,
+    /// Those asked for by id that were rejected.
+    pub rejected: Vec<RejectedEvent>,
     /// The nodes that exist.
     pub nodes: Vec<NodeText>,
 }
@@ -190,6 +196,9 @@ impl Store {
         for list in text_lists(&wanted.events) {
             ask(Kind::Events, Statement::new(BY_ID, [list.into()]));
         }
+        for statement in rejected::by_id(&wanted.events) {
+            ask(Kind::Rejected, statement);
+        }
         if !wanted.keys.is_empty() {
             let (mut roots, mut rooms) = (texts(&wanted.roots), room_ids);
             let mut after = text_lists(&wanted.after);
@@ -213,6 +222,7 @@ impl Store {
                 match kind {
                     Kind::Rooms => found.rooms.push(room(row)?),
                     Kind::Nodes => found.nodes.push((node_id(row.text(0)?)?, row.text(1)?.to_owned())),
+                    Kind::Rejected => found.rejected.push(rejected_event(row)?),
                     Kind::Events => {
                         let stored = stored_event(row)?;
                         found.events.insert(stored.event.event_id().clone(), stored);
@@ -223,7 +233,7 @@ impl Store {
         Ok(found)
     }
 
-    /// The events of `ids` that we hold, in no order.
+    /// The events of `ids` that we hold and have not rejected, in no order.
     ///
     /// # Errors
     /// As the database says.
@@ -233,7 +243,8 @@ impl Store {
             return Ok(Vec::new());
         }
         let answers = self.batch(lists.into_iter().map(|list| Statement::new(BY_ID, [list.into()])).collect()).await?;
-        answers.iter().flatten().map(stored_event).collect()
+        let stored: Vec<StoredEvent> = answers.iter().flatten().map(stored_event).collect::<Result<_, _>>()?;
+        Ok(stored.into_iter().filter(|stored| !stored.rejected).collect())
     }
 }
 
@@ -241,6 +252,7 @@ impl Store {
 enum Kind {
     Rooms,
     Events,
+    Rejected,
     Nodes,
 }
 
@@ -254,7 +266,8 @@ pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent, DatabaseError> {
     Ok(StoredEvent {
         event: read_as(row.text(0)?, row.text(1)?, content_hash(row.integer(9)?), row.text(8)?)?,
         outlier: row.integer(2)? != 0,
-        rejected: row.optional_text(3)?.map(str::to_owned),
+        rejected: row.integer(10)? != 0,
+        claimed: row.integer(3)? != 0,
         soft_failed: row.integer(4)? != 0,
         redacted_by: row.optional_text(5)?.map(str::to_owned),
         state_before: row.optional_text(6)?.map(node_id).transpose()?,

@@ -22,6 +22,7 @@ mod positions;
 pub mod queue;
 pub mod queue_sweep;
 mod races;
+pub mod rejected;
 pub mod remote_reads;
 mod resolution;
 pub mod rooms;

@@ -85,23 +85,43 @@ const TEXTS: &str = concat!(
       CROSS JOIN rooms AS r ON r.room_id = e.room_id"
 );
 
+/// The depth of an event of the room ?2 that is held, or was rejected.
+macro_rules! depth_of {
+    ($event_id:expr) => {
+        concat!(
+            "COALESCE((SELECT p.depth FROM events AS p WHERE p.event_id = ",
+            $event_id,
+            " AND p.room_id = ?2), (SELECT q.depth FROM rejected_events AS q WHERE q.event_id = ",
+            $event_id,
+            " AND q.room_id = ?2))"
+        )
+    };
+}
+
 /// The events ?1 (a JSON list) of the room ?2 and their ancestors, the deepest first, not past the events ?3 (a JSON
 /// list), at most ?4, of at most ?5 that are walked over: `ORDER BY` in a recursive query makes its queue a priority queue, and
 /// the walk ends when there are enough. Rejected events are walked over.
 const WALK_BACK: &str = concat!(
     "WITH RECURSIVE walk(event_id, depth) AS ( \
-       SELECT s.event_id, s.depth FROM json_each(?1) AS start CROSS JOIN events AS s ON s.event_id = start.value \
-         WHERE s.room_id = ?2 AND s.event_id NOT IN (SELECT value FROM json_each(?3)) \
+       SELECT start.value, ",
+    depth_of!("start.value"),
+    " AS its_depth FROM json_each(?1) AS start \
+         WHERE its_depth IS NOT NULL AND start.value NOT IN (SELECT value FROM json_each(?3)) \
        UNION \
-       SELECT p.event_id, p.depth FROM walk CROSS JOIN events AS s ON s.event_id = walk.event_id \
-         CROSS JOIN json_each(s.json, '$.prev_events') AS j CROSS JOIN events AS p ON p.event_id = ",
+       SELECT ",
     cited!("j"),
-    " WHERE p.room_id = ?2 AND p.event_id NOT IN (SELECT value FROM json_each(?3)) \
+    " AS previous, ",
+    depth_of!(cited!("j")),
+    " AS its_depth FROM walk CROSS JOIN json_each(COALESCE( \
+         (SELECT s.json FROM events AS s WHERE s.event_id = walk.event_id), \
+         (SELECT x.graph FROM rejected_events AS x WHERE x.event_id = walk.event_id)), '$.prev_events') AS j \
+         WHERE its_depth IS NOT NULL AND previous NOT IN (SELECT value FROM json_each(?3)) \
        ORDER BY 2 DESC LIMIT ?5 \
      ) SELECT ",
     shown_columns!(),
     ", MIN(e.depth, 9007199254740991) AS depth FROM walk CROSS JOIN events AS e ON e.event_id = walk.event_id \
-      CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.rejected IS NULL LIMIT ?4"
+      CROSS JOIN rooms AS r ON r.room_id = e.room_id \
+      WHERE NOT EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = e.event_id) LIMIT ?4"
 );
 
 /// How many texts of events are read at once: what is read and what is made of it must be in memory together.
@@ -165,7 +185,8 @@ impl Store {
             .await?;
         let mut answers = answers.iter();
         let joined = answers.next().is_some_and(|rows| !rows.is_empty());
-        Ok((joined, answers.next().and_then(|rows| rows.first()).map(stored_event).transpose()?))
+        let found = answers.next().and_then(|rows| rows.first()).map(stored_event).transpose()?;
+        Ok((joined, found.filter(|found| !found.rejected)))
     }
 
     /// The event, and whether `server` has joined members in its room.
@@ -179,7 +200,8 @@ impl Store {
     ) -> Result<Option<(StoredEvent, bool)>, DatabaseError> {
         let rows = self.query(Statement::new(ANYWHERE, [event_id.as_str().into(), server.as_str().into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        Ok(Some((stored_event(row)?, row.integer(EVENT_COLUMNS)? != 0)))
+        let (found, joined) = (stored_event(row)?, row.integer(EVENT_COLUMNS)? != 0);
+        Ok((!found.rejected).then_some((found, joined)))
     }
 
     /// The ids of the events of the snapshot `root` of a room, and of the auth chain (Server-Server API, "auth chain") of those

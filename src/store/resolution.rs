@@ -40,7 +40,7 @@ macro_rules! select_events {
         concat!(
             " SELECT e.event_id, ",
             body!(),
-            " AS body, e.rejected, r.room_version FROM wanted CROSS JOIN events AS e ON e.event_id = wanted.event_id \
+            " AS body, e.outlier AND EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = e.event_id) AS rejected, r.room_version FROM wanted CROSS JOIN events AS e ON e.event_id = wanted.event_id \
              CROSS JOIN rooms AS r ON r.room_id = e.room_id"
         )
     };
@@ -284,7 +284,7 @@ fn add_node(row: &Row, nodes: &mut Nodes) -> Result<(), DatabaseError> {
 
 fn state_event(row: &Row) -> Result<StateEvent, DatabaseError> {
     let event = read(row.text(0)?, row.text(1)?, row.text(3)?)?;
-    Ok(StateEvent { event, rejected: row.optional_text(2)?.is_some() })
+    Ok(StateEvent { event, rejected: row.integer(2)? != 0 })
 }
 
 /// The outline of a state event; nothing of another one.

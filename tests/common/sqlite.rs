@@ -22,6 +22,8 @@ pub struct Sqlite {
     pub most_changed: Rc<Cell<u64>>,
     /// A batch with this text in a parameter is refused, as D1 refuses what is too large.
     pub refuses: Rc<RefCell<Option<String>>>,
+    /// Batches that broke a constraint: somebody else came first.
+    pub lost: Rc<Cell<u64>>,
 }
 
 impl Sqlite {
@@ -55,6 +57,7 @@ impl Sqlite {
             steps: Rc::default(),
             most_changed: Rc::default(),
             refuses: Rc::default(),
+            lost: Rc::default(),
         }
     }
 
@@ -112,10 +115,9 @@ impl Database for Sqlite {
                 self.refuse(statement)?;
                 let before = transaction.total_changes();
                 assert!(statement.parameters.len() <= 100, "D1 allows 100 parameters");
-                let (rows, steps) = run(&transaction, statement).inspect_err(|error| {
-                    if let DatabaseError::Unavailable(why) = error {
-                        eprintln!("sqlite: {why} in {}", statement.sql);
-                    }
+                let (rows, steps) = run(&transaction, statement).inspect_err(|error| match error {
+                    DatabaseError::Constraint(_) => self.lost.set(self.lost.get() + 1),
+                    _ => eprintln!("sqlite: {error} in {}", statement.sql),
                 })?;
                 answers.push(rows);
                 self.steps.set(self.steps.get() + steps);

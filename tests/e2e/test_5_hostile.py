@@ -22,7 +22,7 @@ SEND = "/_matrix/federation/v1/send"
 # rejected events (which move a room's version), answers to transactions, key caches. Of the outbox it is how far it has
 # been written: what everybody has had is deleted from it once an hour.
 STATE_OF_AFFAIRS = {
-    "events": "SELECT event_id, json, redacted_by FROM events WHERE rejected IS NULL AND soft_failed = 0 ORDER BY 1",
+    "events": "SELECT event_id, json, redacted_by FROM events WHERE soft_failed = 0 ORDER BY 1",
     "soft-failed events": "SELECT event_id FROM events WHERE soft_failed = 1 ORDER BY 1",
     "extremities": "SELECT room_id, extremities FROM rooms ORDER BY 1",
     "states": "SELECT room_id, state FROM rooms ORDER BY 1",

@@ -187,8 +187,8 @@ fn what_the_rules_forbid_is_rejected_and_changes_nothing() {
     refused(&scene, "1", &event);
     assert!(!scene.a.shows(&id));
     // It is remembered, so that what cites it can be judged.
-    let rejected = scene.a.database.rows(&format!("SELECT rejected IS NOT NULL FROM events WHERE event_id = '{id}'"));
-    assert_eq!(rejected, [["1"]]);
+    let rejected = scene.a.database.rows(&format!("SELECT json FROM rejected_events WHERE event_id = '{id}'"));
+    assert_eq!(rejected, [["NULL"]]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::{
         signing,
         state_content::STRIPPED_STATE,
     },
-    room::{Draft, RemoteJoin, RoomError},
+    room::{Claim, Draft, RemoteJoin, RoomError},
     server::Server,
     store::events::shown_list,
 };
@@ -329,7 +329,7 @@ async fn check_joined(server: &Server, join: Event, answer: SendJoin) -> Result<
     let find = |ids: Vec<EventId>| -> Vec<Event> { ids.iter().filter_map(|id| checked.get(id).cloned()).collect() };
     let (state, auth_chain) = (find(state), find(auth_chain));
     let join = vouched_for(server, join, answer.event).await?;
-    Ok(RemoteJoin { join, state, auth_chain })
+    Ok(RemoteJoin { join, claim: Claim { state, auth_chain } })
 }
 
 /// Our `join` with the signature of the server whose user vouches for it, if somebody has to: without it no server accepts

@@ -12,7 +12,7 @@ use crate::{
         event::{Event, ReceivedPdu},
         identifiers::{EventId, ServerName},
     },
-    room::{Lacking, RoomError},
+    room::{self, Lacking, RoomError},
 };
 
 /// About how many edges one round asks.
@@ -76,8 +76,8 @@ impl Look<'_> {
     /// Takes over what servers say that the state before `edge` is. Whether any of it was believed.
     async fn place(&mut self, edge: &EventId, cited_by: &EventId) -> Result<bool, RoomError> {
         let held = self.server.rooms.event(edge).await?;
-        if held.as_ref().is_some_and(|held| held.rejected.is_some() || held.event.room_id() != &self.room.room_id) {
-            // What was rejected stays so, and nobody's word makes another room's event one of this room.
+        if held.as_ref().is_some_and(|held| held.event.room_id() != &self.room.room_id) {
+            // Nobody's word makes another room's event one of this room.
             return Ok(false);
         }
         let edge_event = held.map(|stored| stored.event);
@@ -90,7 +90,8 @@ impl Look<'_> {
                 continue;
             };
             let pick = |ids: &[EventId]| ids.iter().filter_map(|id| known.events.get(id).cloned()).collect::<Vec<_>>();
-            match self.server.rooms.place(&event, &pick(&claim.state), &pick(&claim.auth_chain)).await {
+            let claim = room::Claim { state: pick(&claim.state), auth_chain: pick(&claim.auth_chain) };
+            match self.server.rooms.place(&event, &[claim]).await {
                 Ok(()) => return Ok(true),
                 Err(RoomError::Invalid(why)) => {
                     let log = &self.server.platform.log;

@@ -1,0 +1,215 @@
+//! What other servers claim of a room's state, where we cannot know it ourselves: at our join, and before an event whose
+//! ancestors we lack.
+//!
+//! Server-Server API, "Joining Rooms" and "Retrieving event authorisation information".
+
+use std::{collections::HashMap, rc::Rc};
+
+use super::{
+    Room, RoomError, Rooms,
+    judge::Rejection,
+    outliers::{Outliers, judge_outliers},
+    view::View,
+};
+use crate::{
+    matrix::{
+        auth_rules,
+        event::Event,
+        json::Value,
+        room_version::RoomVersion,
+        state_trie::{self, NodeId, StateKeyHash},
+    },
+    store::{
+        commit::{Committed, Guard, NewEvent, Place, RoomCommit},
+        events::StoredEvent,
+        rejected::NewRejected,
+    },
+};
+
+/// The state before an event, as another server claims it (`/state_ids`, `/send_join`). Signatures and hashes of all events
+/// were checked.
+#[derive(Debug, Clone, Default)]
+pub struct Claim {
+    /// The events of the state.
+    pub state: Vec<Event>,
+    /// Their auth chain.
+    pub auth_chain: Vec<Event>,
+}
+
+/// A claim whose events were judged.
+pub(super) struct Examined {
+    /// All its events.
+    pub(super) outliers: Outliers,
+    /// Those of the state that the rules allow.
+    pub(super) state: Vec<Event>,
+    snapshot: state_trie::Updated,
+    /// Why the event before which the state was is forbidden by its auth events, if it is.
+    pub(super) rejection: Option<Rejection>,
+    /// Why the state forbids the event, if it does.
+    pub(super) forbids: Option<String>,
+}
+
+impl Rooms {
+    /// Judges the events of a claim about the state before `event`: each by its auth events, in order. What the rules forbid,
+    /// or was rejected before, stays out of the state.
+    ///
+    /// # Errors
+    /// [`RoomError::Invalid`] where this is no state of a room of this version.
+    pub(super) async fn examine(&self, event: &Event, claim: &Claim) -> Result<Examined, RoomError> {
+        let given = claim.auth_chain.iter().chain(&claim.state).filter(|given| given.event_id() != event.event_id());
+        let held = self.held_of(given.clone().chain([event])).await?;
+        let outliers = judge_outliers(event.room_id(), held, given);
+        let accepted = claim.state.iter().filter(|event| outliers.accepted(event.event_id()).is_some());
+        let state: Vec<Event> = accepted.cloned().collect();
+        let snapshot = snapshot(&state)?;
+        check_create(&state, event.version())?;
+        let rejection = outliers.broken_rule(event);
+        let forbids = auth_rules::check(event, &StateIndex::new(&state)).err().map(|error| error.to_string());
+        Ok(Examined { outliers, state, snapshot, rejection, forbids })
+    }
+
+    /// Takes over the state before `event` from other servers that vouch for it, so that what cites `event` can be judged. The
+    /// event is shown to nobody. Where the claims differ, what they resolve to counts: an old state that one server makes
+    /// out to be the newest does no harm.
+    ///
+    /// # Errors
+    /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn place(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
+        let mut believed = Vec::new();
+        let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
+        for claim in claims {
+            match self.examine(event, claim).await {
+                // A claim rejects nothing: where the event does not fit the state that is claimed, the claim is not believed.
+                Ok(Examined { rejection: None, forbids: Some(why), .. }) => {
+                    doubt = RoomError::Invalid(format!("The state before {} forbids it: {why}.", event.event_id()));
+                }
+                Ok(examined) => believed.push(examined),
+                Err(error @ RoomError::Invalid(_)) => doubt = error,
+                Err(error) => return Err(error),
+            }
+        }
+        if believed.is_empty() {
+            return Err(doubt);
+        }
+        self.until_committed(async || {
+            let mut view = View::new(&self.store, self.server_name());
+            let ids = vec![event.event_id().clone()];
+            let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
+            let room = room.ok_or(RoomError::UnknownRoom)?;
+            if view.state_after(event.event_id()).is_some() {
+                return Ok(Committed::Done(()));
+            }
+            let before = resolve(&mut view, &room, &believed).await?;
+            let mut commit = RoomCommit { guard: Guard::Holds(room.version), ..RoomCommit::unchanged(&room) };
+            for examined in &believed {
+                commit.events.extend(examined.outliers.new.iter().cloned());
+                commit.rejected.extend(examined.outliers.rejected.iter().cloned());
+                commit.readmitted.extend(examined.outliers.readmitted.iter().cloned());
+            }
+            match believed.iter().find_map(|examined| examined.rejection.clone()) {
+                Some(Rejection { why: reason, provisional }) => commit.rejected.push(NewRejected {
+                    event: event.clone(),
+                    reason,
+                    state_before: Some(before),
+                    claimed: true,
+                    provisional,
+                }),
+                None => commit.events.push(NewEvent {
+                    event: event.clone(),
+                    place: Place::Edge,
+                    soft_failed: false,
+                    claimed: true,
+                    state_before: Some(before),
+                    state_after: Some(view.with_event(before, event).await?),
+                    outbox: None,
+                }),
+            }
+            commit.nodes = view.take_made();
+            Ok(self.store.commit(&[commit], Vec::new()).await?)
+        })
+        .await
+    }
+}
+
+impl Examined {
+    /// The root of the claimed state, whose nodes `view` then has.
+    pub(super) fn add_to(&self, view: &mut View<'_>) -> Result<NodeId, RoomError> {
+        for (id, text) in &self.snapshot.nodes {
+            view.add_made(*id, text.clone())?;
+        }
+        Ok(self.snapshot.root)
+    }
+}
+
+/// What the claims come to together.
+async fn resolve(view: &mut View<'_>, room: &Room, claims: &[Examined]) -> Result<NodeId, RoomError> {
+    let mut roots = Vec::with_capacity(claims.len());
+    for claim in claims {
+        roots.push(claim.add_to(view)?);
+        if claims.len() > 1 {
+            let new = claim.outliers.new.iter().map(|new| &new.event).filter(|event| !view.knows(event.event_id()));
+            for event in new.cloned().collect::<Vec<Event>>() {
+                view.put(StoredEvent {
+                    event,
+                    outlier: true,
+                    rejected: false,
+                    soft_failed: false,
+                    redacted_by: None,
+                    claimed: false,
+                    state_before: None,
+                    state_after: None,
+                });
+            }
+        }
+    }
+    // Claims that differ in more than can be resolved: the first is of the server that should know best.
+    let first = roots.first().copied().unwrap_or(NodeId::EMPTY);
+    Ok(view.resolve(room, roots).await?.unwrap_or(first))
+}
+
+/// The snapshot of a whole state.
+fn snapshot(state: &[Event]) -> Result<state_trie::Updated, RoomError> {
+    let mut entries: HashMap<StateKeyHash, Rc<str>> = HashMap::new();
+    for event in state {
+        let Some(state_key) = event.state_key() else {
+            return Err(RoomError::Invalid(format!("{} in the state is no state event.", event.event_id())));
+        };
+        let key = StateKeyHash::new(event.event_type(), state_key);
+        let id: Rc<str> = event.event_id().as_str().into();
+        if entries.insert(key, id.clone()).is_some_and(|other| other != id) {
+            return Err(RoomError::Invalid(format!(
+                "The state has two events for {:?}, {state_key:?}.",
+                event.event_type()
+            )));
+        }
+    }
+    Ok(state_trie::build(entries))
+}
+
+/// The state of a room has a create event, of the version that we were told.
+fn check_create(state: &[Event], version: &RoomVersion) -> Result<(), RoomError> {
+    let create = state
+        .iter()
+        .find(|event| event.is_state("m.room.create", ""))
+        .ok_or_else(|| RoomError::Invalid("The state has no valid create event.".to_owned()))?;
+    let stated = create.content().get("room_version").map_or(Some("1"), Value::as_str);
+    if stated != Some(version.id) {
+        return Err(RoomError::Invalid(format!("The room is not of version {version}, as the resident server said.")));
+    }
+    Ok(())
+}
+
+/// A whole state, to look up by key.
+struct StateIndex<'a>(HashMap<(&'a str, &'a str), &'a Event>);
+
+impl<'a> StateIndex<'a> {
+    fn new(state: &'a [Event]) -> Self {
+        Self(state.iter().filter_map(|event| Some(((event.event_type(), event.state_key()?), event))).collect())
+    }
+}
+
+impl auth_rules::AuthState for StateIndex<'_> {
+    fn get(&self, event_type: &str, state_key: &str) -> Option<&Event> {
+        self.0.get(&(event_type, state_key)).copied()
+    }
+}

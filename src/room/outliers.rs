@@ -1,0 +1,201 @@
+//! Events that come without a place in our graph: as auth events of others, or as part of a state that another server vouches
+//! for. Each is judged by its auth events alone (check 4).
+
+use std::collections::HashMap;
+
+use super::{
+    RoomError, Rooms,
+    judge::{Rejection, rejected_auth_event},
+    view::View,
+};
+use crate::{
+    matrix::{
+        auth_rules::{self, AuthEvent},
+        event::Event,
+        identifiers::{EventId, RoomId},
+    },
+    store::{
+        commit::{NewEvent, Place},
+        rejected::{NewRejected, RejectedEvent},
+    },
+};
+
+/// What we hold of the events that are given, and of those that they cite.
+#[derive(Default)]
+pub(super) struct Held {
+    /// Events that were accepted.
+    pub(super) events: Vec<Event>,
+    /// Events that were rejected.
+    pub(super) rejected: Vec<RejectedEvent>,
+}
+
+/// What became of an event.
+pub(super) enum Outlier {
+    Accepted(Event),
+    Rejected { provisional: bool },
+}
+
+/// Events outside our graph, judged.
+#[derive(Default)]
+pub(super) struct Outliers {
+    /// Those to keep.
+    pub(super) new: Vec<NewEvent>,
+    /// Those to remember as rejected.
+    pub(super) rejected: Vec<NewRejected>,
+    /// Those of `new` that were rejected before, because of what is known better now.
+    pub(super) readmitted: Vec<EventId>,
+    /// What became of each, those that were held included.
+    pub(super) by_id: HashMap<EventId, Outlier>,
+}
+
+impl Rooms {
+    /// What we hold of the auth events of `events` that are not among them, and which of all these we have rejected.
+    pub(super) async fn held_of<'a>(&self, events: impl Iterator<Item = &'a Event> + Clone) -> Result<Held, RoomError> {
+        let mut ids: Vec<EventId> = events.clone().map(Event::event_id).cloned().collect();
+        ids.sort();
+        let given = ids.len();
+        let cited = events.flat_map(Event::auth_events).filter(|id| ids.binary_search(id).is_err());
+        let mut lacking: Vec<EventId> = cited.cloned().collect();
+        lacking.sort();
+        lacking.dedup();
+        ids.extend(lacking);
+        let rejected = self.store.rejected(&ids).await?;
+        let held = self.store.events(ids.get(given..).unwrap_or_default()).await?;
+        Ok(Held { events: held.into_iter().map(|stored| stored.event).collect(), rejected })
+    }
+}
+
+impl Held {
+    /// What was read of the events `ids`.
+    pub(super) fn in_view<'a>(view: &View<'_>, ids: impl Iterator<Item = &'a EventId> + Clone) -> Self {
+        Self {
+            events: ids.clone().filter_map(|id| Some(view.stored(id)?.event.clone())).collect(),
+            rejected: ids.filter_map(|id| view.rejected(id)).cloned().collect(),
+        }
+    }
+}
+
+/// Judges `events` of a room, auth events first. What was rejected for good stays so; a provisional rejection counts no
+/// longer once its event comes again.
+pub(super) fn judge_outliers<'a>(room_id: &RoomId, held: Held, events: impl Iterator<Item = &'a Event>) -> Outliers {
+    let mut waiting: HashMap<EventId, Event> = HashMap::new();
+    for event in events {
+        let held = waiting.entry(event.event_id().clone()).or_insert_with(|| event.clone());
+        if event.completes(held) {
+            *held = event.clone();
+        }
+    }
+    let mut outliers = Outliers::default();
+    for event in held.events {
+        // A whole copy of one that is held without its content takes its place.
+        if waiting.get(event.event_id()).is_some_and(|given| given.completes(&event)) {
+            continue;
+        }
+        waiting.remove(event.event_id());
+        outliers.by_id.insert(event.event_id().clone(), Outlier::Accepted(event));
+    }
+    for RejectedEvent { event_id, provisional, .. } in held.rejected {
+        if provisional && waiting.contains_key(&event_id) {
+            outliers.readmitted.push(event_id);
+        } else {
+            waiting.remove(&event_id);
+            outliers.by_id.insert(event_id, Outlier::Rejected { provisional });
+        }
+    }
+    let mut order: Vec<EventId> = waiting.keys().cloned().collect();
+    // No event cites the create event from room version 12 on, and all need it.
+    order.sort_by_key(|id| (*id != room_id.create_event_id(), id.clone()));
+    // Depth first without recursion: an event is judged after all of its auth events that came with it.
+    for start in order {
+        let mut stack = vec![(start, false)];
+        while let Some((id, auth_events_done)) = stack.pop() {
+            let Some(event) = waiting.get(&id) else { continue };
+            if !auth_events_done {
+                let auth_events: Vec<EventId> =
+                    event.auth_events().iter().filter(|id| waiting.contains_key(*id)).cloned().collect();
+                stack.push((id.clone(), true));
+                // An event whose auth events lead back to itself is on the stack already and has no place to go.
+                stack.extend(auth_events.into_iter().filter(|next| *next != id).map(|id| (id, false)));
+                if stack.len() > 10 * waiting.len() + 10 {
+                    break;
+                }
+                continue;
+            }
+            if let Some(event) = waiting.remove(&id) {
+                outliers.judge(room_id, event);
+            }
+        }
+    }
+    let Outliers { by_id, readmitted, .. } = &mut outliers;
+    readmitted.retain(|id| matches!(by_id.get(id), Some(Outlier::Accepted(_))));
+    outliers
+}
+
+impl Outliers {
+    /// The event, if it was accepted.
+    pub(super) fn accepted(&self, id: &EventId) -> Option<&Event> {
+        match self.by_id.get(id)? {
+            Outlier::Accepted(event) => Some(event),
+            Outlier::Rejected { .. } => None,
+        }
+    }
+
+    /// An event that lacks an auth event is left out: as a rejected one it would count for ever, and with it what cites it.
+    fn judge(&mut self, room_id: &RoomId, event: Event) {
+        if event.auth_events().iter().any(|id| !self.by_id.contains_key(id)) {
+            return;
+        }
+        let id = event.event_id().clone();
+        if event.room_id() != room_id {
+            // What becomes of it in its own room is not for this one to say: nothing of it is kept.
+            self.by_id.insert(id, Outlier::Rejected { provisional: false });
+            return;
+        }
+        let outcome = match self.broken_rule(&event) {
+            Some(Rejection { why, provisional }) => {
+                let (reason, state_before, claimed) = (why, None, provisional);
+                self.rejected.push(NewRejected { event, reason, state_before, claimed, provisional });
+                Outlier::Rejected { provisional }
+            }
+            None => {
+                self.new.push(NewEvent {
+                    event: event.clone(),
+                    place: Place::Outlier,
+                    soft_failed: false,
+                    claimed: false,
+                    state_before: None,
+                    state_after: None,
+                    outbox: None,
+                });
+                Outlier::Accepted(event)
+            }
+        };
+        self.by_id.insert(id, outcome);
+    }
+
+    /// Check 4: which rule `event` breaks by its auth events, if any. All of them must be known.
+    pub(super) fn broken_rule(&self, event: &Event) -> Option<Rejection> {
+        if let Some(member) = event.oversized_member() {
+            return Some(Rejection::for_good(format!("`{member}` is too long")));
+        }
+        let rejected = event.auth_events().iter().filter_map(|id| match self.by_id.get(id) {
+            Some(Outlier::Rejected { provisional }) => Some((id, *provisional)),
+            _ => None,
+        });
+        if let Some(rejection) = rejected_auth_event(rejected) {
+            return Some(rejection);
+        }
+        let find = |id: &EventId| Some(AuthEvent { event: self.accepted(id)?, rejected: false });
+        let mut auth_events: Vec<Event> =
+            event.auth_events().iter().filter_map(|id| self.accepted(id).cloned()).collect();
+        if event.version().room_id_is_create_hash
+            && let Some(create) = self.accepted(&event.room_id().create_event_id())
+        {
+            auth_events.push(create.clone());
+        }
+        auth_rules::check_auth_event_list(event, find)
+            .and_then(|()| auth_rules::check(event, auth_events.as_slice()))
+            .err()
+            .map(|error| Rejection::for_good(error.to_string()))
+    }
+}
