@@ -6,7 +6,9 @@ use std::collections::HashSet;
 
 use super::{
     RoomError, Rooms,
+    judge::{Judgement, Source},
     outliers::{Held, judge_outliers},
+    receipt::in_order,
     view::View,
 };
 use crate::{
@@ -19,20 +21,38 @@ use crate::{
 
 impl Rooms {
     /// Takes in events that others cite as auth events; each is judged by its own auth events, which are here or among
-    /// `events`. Those whose auth events are lacking stay out.
+    /// `events`. Those whose auth events are lacking stay out. One whose place we know, as we hold what came before it, takes it
+    /// and is judged like any other: what cites it may be all that we ever hear of it.
     ///
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn add_auth_events(&self, room_id: &RoomId, events: &[Event]) -> Result<(), RoomError> {
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
-            let cited = events.iter().flat_map(|event| event.auth_events().iter().chain([event.event_id()]));
-            let mut ids: Vec<EventId> = cited.cloned().collect();
+            let cited =
+                |event: &Event| event.auth_events().iter().chain(event.prev_events()).cloned().collect::<Vec<_>>();
+            let mut ids: Vec<EventId> = events.iter().flat_map(cited).collect();
+            ids.extend(events.iter().map(|event| event.event_id().clone()));
             if events.iter().any(|event| event.version().room_id_is_create_hash) {
                 ids.push(room_id.create_event_id());
             }
             let room = view.load_rooms(vec![room_id.clone()], &[], ids.clone(), Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
+            let unchanged = RoomCommit::unchanged(&room);
+            let is_ours = room.local_joined > 0;
+            let mut judgement = Judgement::new(room);
+            for event in in_order(events.to_vec()) {
+                if is_ours && event.room_id() == room_id && can_be_judged(&view, &event) {
+                    judgement.judge(&mut view, &event, &Source::Transaction).await?;
+                }
+            }
+            let mut commit = match judgement.is_unchanged() {
+                true => RoomCommit { guard: Guard::Free, ..unchanged },
+                false => {
+                    let guard = judgement.guard();
+                    self.commit_of(&mut view, judgement, guard).await?
+                }
+            };
             let held = Held::in_view(&view, ids.iter());
             let is_new = |event: &&Event| match view.stored(event.event_id()) {
                 Some(held) => event.completes(&held.event),
@@ -50,14 +70,22 @@ impl Rooms {
                 }
                 given = kept;
             }
-            if given.is_empty() {
+            let judged = judge_outliers(room_id, held, given.into_iter());
+            commit.events.extend(judged.new);
+            commit.rejected.extend(judged.rejected);
+            if commit.events.is_empty() && commit.rejected.is_empty() {
                 return Ok(Committed::Done(()));
             }
-            let judged = judge_outliers(room_id, held, given.into_iter());
-            let unchanged = RoomCommit::unchanged(&room);
-            let commit = RoomCommit { guard: Guard::Free, events: judged.new, rejected: judged.rejected, ..unchanged };
             Ok(self.store.commit(&[commit], Vec::new()).await?)
         })
         .await
     }
+}
+
+/// Whether we hold what an event cites, and so can judge it by the state before it.
+fn can_be_judged(view: &View<'_>, event: &Event) -> bool {
+    !event.prev_events().is_empty()
+        && event.has_limited_references()
+        && event.prev_events().iter().all(|id| view.state_after(id).is_some())
+        && event.auth_events().iter().all(|id| view.knows(id))
 }

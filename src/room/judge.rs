@@ -32,13 +32,6 @@ use crate::{
     },
 };
 
-/// The most events to walk back through from one that cites rejected or soft-failed events.
-const MAX_WALK: usize = 200;
-
-/// The most forward extremities to keep. More would make each state resolution dearer; an event that would be one more is
-/// accepted without becoming one.
-const MAX_EXTREMITIES: usize = 40;
-
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -171,9 +164,14 @@ impl Judgement {
             self.reject(view, event, before, &rejection);
             return Ok(Verdict::Rejected(rejection));
         }
-        let soft_failed = match before.root == self.state {
+        // What another server claims of a gap is no part of the current state yet: whoever joined there would be nobody.
+        let current = match before.claimed && before.root != self.state {
+            true => self.state_with(view, event, before.root).await?,
+            false => self.state,
+        };
+        let soft_failed = match before.root == current {
             true => None,
-            false => self.check_state(view, event, self.state).await?,
+            false => self.check_state(view, event, current).await?,
         };
         self.take(view, event, before, soft_failed.is_some(), source).await?;
         Ok(soft_failed.map_or(Verdict::Accepted, Verdict::SoftFailed))
@@ -330,33 +328,6 @@ impl Judgement {
     async fn check_state(&self, view: &mut View<'_>, event: &Event, root: NodeId) -> Result<Option<String>, RoomError> {
         let state = view.state(root, &auth_keys(event)).await?;
         Ok(auth_rules::check(event, state.as_slice()).err().map(|error| error.to_string()))
-    }
-
-    /// Makes `event` a forward extremity in place of those that it builds upon, also through rejected or soft-failed
-    /// events.
-    async fn extend(&mut self, view: &mut View<'_>, event: &Event) -> Result<(), RoomError> {
-        let mut behind: Vec<EventId> = event.prev_events().to_vec();
-        let mut next = 0;
-        while let Some(id) = behind.get(next).cloned() {
-            next += 1;
-            if next > MAX_WALK {
-                break;
-            }
-            let further: Vec<EventId> = match (view.rejected(&id), view.stored(&id)) {
-                (Some(rejected), _) => rejected.prev_events.clone(),
-                (None, Some(stored)) if stored.soft_failed => stored.event.prev_events().to_vec(),
-                _ => continue,
-            };
-            view.load_events(&further).await?;
-            behind.extend(further);
-        }
-        let before = self.extremities.len();
-        self.extremities.retain(|(id, _)| !behind.contains(id) && id != event.event_id());
-        // What is held is never dropped for what claims to be newer: a flood of forks would roll the state back.
-        if before < MAX_EXTREMITIES || self.extremities.len() < before {
-            self.extremities.push((event.event_id().clone(), event.depth()));
-        }
-        Ok(())
     }
 
     /// Notes what an accepted redaction redacts. From room version 3 on the redaction takes effect only where its sender

@@ -13,6 +13,7 @@ mod changes;
 mod claims;
 mod draft;
 mod error;
+mod extremities;
 mod filling;
 mod history;
 mod judge;

@@ -441,7 +441,7 @@ fn by_room(events: &[Event]) -> Vec<(RoomId, Vec<Event>)> {
 /// Events such that each comes after those of its previous and auth events that are among them; else in the order given.
 /// Events cannot cite each other in a circle, because an event's id is a hash of what it cites; in room versions 1 and 2,
 /// where it is not, what stands in a circle keeps the order given.
-fn in_order(events: Vec<Event>) -> Vec<Event> {
+pub(super) fn in_order(events: Vec<Event>) -> Vec<Event> {
     let mut left: HashSet<EventId> = events.iter().map(|event| event.event_id().clone()).collect();
     let mut waiting = events;
     let mut ordered = Vec::with_capacity(waiting.len());

@@ -110,11 +110,16 @@ impl<'s> View<'s> {
     }
 
     /// Whether it is known what there is to know of the event.
-    fn is_read(&self, id: &EventId) -> bool {
+    pub(super) fn is_read(&self, id: &EventId) -> bool {
         // What is read by its key in a state comes without the reason for which it was rejected.
         self.absent.contains(id)
             || self.rejected.contains_key(id)
             || self.events.get(id).is_some_and(|stored| !stored.rejected)
+    }
+
+    /// The events `ids` and those behind them, through rejected and soft-failed ones.
+    pub(super) async fn behind(&self, ids: &[EventId]) -> Result<Vec<EventId>, RoomError> {
+        Ok(self.store.behind(ids).await?)
     }
 
     /// The event, if we hold it and have not rejected it; it must have been read.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Store, json_list};
+use super::{Store, events::cited, json_list};
 use crate::{
     matrix::identifiers::{EventId, RoomId},
     platform::{DatabaseError, Rows, Statement},
@@ -16,6 +16,19 @@ macro_rules! closed {
     };
 }
 pub(super) use closed;
+
+/// The most events to walk back through from one that cites rejected or soft-failed events.
+pub const MAX_WALK: usize = 200;
+
+/// The events ?1, a JSON list, and those that they name as previous ones through rejected and soft-failed events, ?2 at most.
+const BEHIND: &str = concat!(
+    "WITH RECURSIVE behind(event_id) AS ( SELECT value FROM json_each(?1) UNION SELECT ",
+    cited!("j"),
+    " FROM behind CROSS JOIN json_each(COALESCE( \
+         (SELECT x.graph FROM rejected_events AS x WHERE x.event_id = behind.event_id), \
+         (SELECT s.json FROM events AS s WHERE s.event_id = behind.event_id AND s.soft_failed)), '$.prev_events') AS j \
+       LIMIT ?2 ) SELECT event_id FROM behind"
+);
 
 /// ?1: the room, ?2 and ?3: the positions (after, up to and with), ?4: now. The events are at most what one request asks for.
 /// Those that were passed over and are not due have places kept for them below the same position.
@@ -78,6 +91,23 @@ impl Gap {
 }
 
 impl Store {
+    /// The events `ids` and those behind them, through rejected and soft-failed ones; [`MAX_WALK`] at most.
+    ///
+    /// # Errors
+    /// As the database fails.
+    pub async fn behind(&self, ids: &[EventId]) -> Result<Vec<EventId>, DatabaseError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limit = i64::try_from(MAX_WALK).unwrap_or(i64::MAX);
+        let parameters = [json_list(ids.iter().map(EventId::as_str)).into(), limit.into()];
+        let rows = self.query(Statement::new(BEHIND, parameters)).await?;
+        let id = |text: &str| {
+            EventId::parse_any_length(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is no event ID")))
+        };
+        rows.iter().map(|row| id(row.text(0)?)).collect()
+    }
+
     /// The newest gap in a room's timeline that ends at a position in (`after`, `to`], and for which there is to be asked `now`.
     ///
     /// # Errors

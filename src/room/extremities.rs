@@ -1,0 +1,115 @@
+//! The forward extremities while events are judged: what a new one replaces, and which are kept.
+
+use super::{
+    RoomError,
+    judge::{Judgement, key},
+    view::View,
+};
+use crate::{
+    matrix::{
+        auth_rules::AuthState,
+        event::Event,
+        identifiers::EventId,
+        power_levels::{Level, PowerLevels, is_creator},
+        state_trie::NodeId,
+    },
+    store::event_graph::MAX_WALK,
+};
+
+/// The most forward extremities to keep. More would make each state resolution dearer; an event that would be one more is
+/// accepted without becoming one.
+const MAX_EXTREMITIES: usize = 40;
+
+/// The most to keep where the further ones are state events of those who have been given power: forks of others must not keep
+/// a ban from taking effect.
+const MAX_WITH_POWER: usize = 80;
+
+impl Judgement {
+    /// Makes `event`, whose state after it is known, a forward extremity in place of those that it builds upon.
+    pub(super) async fn extend(&mut self, view: &mut View<'_>, event: &Event) -> Result<(), RoomError> {
+        let behind = behind(view, event).await?;
+        let before = self.extremities.len();
+        self.extremities.retain(|(id, _)| !behind.contains(id) && id != event.event_id());
+        // What is held is never dropped for what claims to be newer: a flood of forks would roll the state back.
+        if before < MAX_EXTREMITIES || self.extremities.len() < before {
+            self.extremities.push((event.event_id().clone(), event.depth()));
+        } else if event.state_key().is_some() && self.has_been_given_power(view, event).await? {
+            self.drop_redundant(view).await?;
+            if self.extremities.len() < MAX_WITH_POWER {
+                self.extremities.push((event.event_id().clone(), event.depth()));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the current state would become with `event`, before which the state is `before`; the current state, where that is
+    /// too much to be resolved.
+    pub(super) async fn state_with(
+        &self,
+        view: &mut View<'_>,
+        event: &Event,
+        before: NodeId,
+    ) -> Result<NodeId, RoomError> {
+        let behind = behind(view, event).await?;
+        let others: Vec<EventId> =
+            self.extremities.iter().map(|(id, _)| id).filter(|id| !behind.contains(id)).cloned().collect();
+        view.load_events(&others).await?;
+        let mut roots: Vec<NodeId> = others.iter().filter_map(|id| view.stored(id)?.state_after).collect();
+        roots.push(before);
+        Ok(view.resolve(&self.room, roots).await?.unwrap_or(self.state))
+    }
+
+    /// Whether the sender of `event` has more power in the current state than whoever comes.
+    async fn has_been_given_power(&self, view: &mut View<'_>, event: &Event) -> Result<bool, RoomError> {
+        let state = view.state(self.state, &[key("m.room.create", ""), key("m.room.power_levels", "")]).await?;
+        let Some(create) = AuthState::get(state.as_slice(), "m.room.create", "") else { return Ok(false) };
+        let levels = PowerLevels::from_state(create, AuthState::get(state.as_slice(), "m.room.power_levels", ""));
+        let sender = event.sender().as_str();
+        let has = match (levels.user(sender), levels.level(Level::UsersDefault)) {
+            (Ok(has), Ok(everybody)) => has > everybody,
+            _ => false,
+        };
+        Ok(has || event.version().privileged_creators && is_creator(create, sender))
+    }
+
+    /// Drops an extremity after which the state is what it is after another one: nothing of the current state goes with it.
+    async fn drop_redundant(&mut self, view: &mut View<'_>) -> Result<(), RoomError> {
+        let ids: Vec<EventId> = self.extremities.iter().map(|(id, _)| id.clone()).collect();
+        view.load_events(&ids).await?;
+        let states: Vec<Option<NodeId>> =
+            ids.iter().map(|id| view.stored(id).and_then(|stored| stored.state_after)).collect();
+        let redundant =
+            states.iter().enumerate().position(|(at, state)| states.iter().skip(at + 1).any(|s| s == state));
+        if let Some(at) = redundant {
+            self.extremities.remove(at);
+        }
+        Ok(())
+    }
+}
+
+/// The events that `event` builds upon, also through rejected and soft-failed ones. One round trip where there are such that
+/// were not read yet.
+async fn behind(view: &mut View<'_>, event: &Event) -> Result<Vec<EventId>, RoomError> {
+    let mut behind: Vec<EventId> = event.prev_events().to_vec();
+    let mut unread = Vec::new();
+    let mut next = 0;
+    while next < behind.len().min(MAX_WALK) {
+        let id = &behind[next];
+        next += 1;
+        let further: Vec<EventId> = match (view.rejected(id), view.stored(id)) {
+            (Some(rejected), _) => rejected.prev_events.clone(),
+            (None, Some(stored)) if stored.soft_failed => stored.event.prev_events().to_vec(),
+            _ => continue,
+        };
+        for id in further {
+            if !view.is_read(&id) {
+                unread.push(id.clone());
+            }
+            if !behind.contains(&id) {
+                behind.push(id);
+            }
+        }
+    }
+    behind.extend(view.behind(&unread).await?);
+    Ok(behind)
+}
