@@ -319,22 +319,45 @@ fn what_nobody_asked_for_is_not_kept() {
     }
 }
 
-/// Bob's server has lost all but an event and what it says the state before it is.
-fn claims(scene: &Scene, edge: &Known, state: Vec<String>) {
-    let edge = edge.1.clone();
-    scene.peer.answers(move |request| {
+/// From now on the peer has lost all but these events and what it says that the state before them is.
+fn claims(peer: &Peer, events: &[&Known], state: Vec<String>) {
+    let events: Vec<Known> = events.iter().map(|event| (*event).clone()).collect();
+    peer.answers(move |request| {
         let path = request.uri().path();
         let body = if path.contains("/get_missing_events/") {
             json!({ "events": [] })
         } else if path.contains("/state_ids/") {
             json!({ "pdu_ids": state, "auth_chain_ids": state })
-        } else if path.contains("/v1/event/") {
-            json!({ "pdus": [edge] })
         } else {
-            return path.contains("/_matrix/federation/v1/").then(not_found);
+            let answer = answer_of(&events, request);
+            return answer.or_else(|| path.contains("/_matrix/federation/v1/").then(not_found));
         };
         Some(json_response(StatusCode::OK, &body))
     });
+}
+
+/// A server may claim a state of long ago, or one without what it dislikes.
+#[test]
+fn two_servers_are_asked_for_the_state_before_a_gap() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+    let dave = scene.peer.user("dave");
+    let join = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "join" } });
+    let mut draft = scene.theirs.draft(scene.world.now_ms(), &dave, join);
+    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+    draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+    let join = scene.peer.sign("12", draft);
+    scene.theirs.advance(&join.0);
+    let said = scene.say(2);
+    claims(&scene.peer, &[&said[0]], state.clone());
+    state.push(join.0.clone());
+    claims(&third, &[&said[0], &join], state);
+    takes(&scene.peer, &scene, "1", &said[1]);
+    scene.world.settle();
+    scene.is_shown(&said[1..]);
+    assert_eq!((asked(&scene.peer, "/state_ids/"), asked(&third, "/state_ids/")), (1, 1));
+    assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
 }
 
 #[test]
@@ -350,7 +373,7 @@ fn a_claimed_state_makes_us_load_no_more_than_a_state() {
     let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
     // What is no state of this room, though we hold it, makes no difference.
     state.extend(messages.iter().map(|(id, _)| id.clone()).chain([elsewhere]));
-    claims(&scene, &said[0], state);
+    claims(&scene.peer, &[&said[0]], state);
     takes(&scene.peer, &scene, "9", &said[1]);
     scene.world.settle();
     scene.is_shown(&said[1..]);
@@ -361,7 +384,7 @@ fn a_claimed_state_without_end_is_not_used() {
     let mut scene = scene("12");
     let said = scene.say(2);
     let state: Vec<String> = (0..120_000).map(|i| format!("${i:043}")).collect();
-    claims(&scene, &said[0], state);
+    claims(&scene.peer, &[&said[0]], state);
     takes(&scene.peer, &scene, "1", &said[1]);
     scene.world.settle();
     assert!(!scene.a.shows(&said[1].0));

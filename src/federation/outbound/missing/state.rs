@@ -12,11 +12,14 @@ use crate::{
         event::{Event, ReceivedPdu},
         identifiers::{EventId, ServerName},
     },
-    room::{self, Lacking, RoomError},
+    room::{Claim, Lacking, RoomError},
 };
 
 /// About how many edges one round asks.
 const MAX_EDGES_AT_ONCE: usize = 5;
+
+/// How many servers' claims are taken together: what one of them leaves out, or holds on to, the other may know better.
+const MAX_CLAIMS: usize = 2;
 
 /// The most ids that the answer to `state_ids` may hold.
 const MAX_STATE_IDS: usize = 100_000;
@@ -47,7 +50,7 @@ struct Known {
 }
 
 /// What a server says that the state before an event is.
-struct Claim {
+struct ClaimedIds {
     state: Vec<EventId>,
     auth_chain: Vec<EventId>,
 }
@@ -82,26 +85,32 @@ impl Look<'_> {
         }
         let edge_event = held.map(|stored| stored.event);
         let mut known = Known { edge: edge_event, events: HashMap::new(), memory: pdus::ANSWER_MEMORY };
-        while let Some(name) = self.whom.next(Question::StateBefore, edge, cited_by).await? {
-            self.whom.note(Question::StateBefore, edge, &name);
-            let claim = self.claim(&name, edge, cited_by, &mut known).await?;
-            let (Some(claim), Some(event)) = (claim, known.edge.clone()) else {
-                self.whom.note_useless(Question::StateBefore, edge);
-                continue;
-            };
-            let pick = |ids: &[EventId]| ids.iter().filter_map(|id| known.events.get(id).cloned()).collect::<Vec<_>>();
-            let claim = room::Claim { state: pick(&claim.state), auth_chain: pick(&claim.auth_chain) };
-            match self.server.rooms.place(&event, &[claim]).await {
+        loop {
+            let mut claims = Vec::new();
+            while claims.len() < MAX_CLAIMS
+                && let Some(name) = self.whom.next(Question::StateBefore, edge, cited_by).await?
+            {
+                self.whom.note(Question::StateBefore, edge, &name);
+                match self.claim(&name, edge, cited_by, &mut known).await? {
+                    Some(claim) => {
+                        let events =
+                            |ids: &[EventId]| ids.iter().filter_map(|id| known.events.get(id).cloned()).collect();
+                        claims.push(Claim { state: events(&claim.state), auth_chain: events(&claim.auth_chain) });
+                    }
+                    None => self.whom.note_useless(Question::StateBefore, edge),
+                }
+            }
+            let Some(event) = known.edge.clone().filter(|_| !claims.is_empty()) else { return Ok(false) };
+            match self.server.rooms.place(&event, &claims).await {
                 Ok(()) => return Ok(true),
                 Err(RoomError::Invalid(why)) => {
                     let log = &self.server.platform.log;
-                    log.warn(&format!("What {name} says of the state before {edge} is not believed: {why}"));
+                    log.warn(&format!("What is claimed of the state before {edge} is not believed: {why}"));
                     self.whom.note_useless(Question::StateBefore, edge);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(false)
     }
 
     /// What a server says that the state before `edge` is; the events of it are then known. `None` where it does not say, or
@@ -112,7 +121,7 @@ impl Look<'_> {
         edge: &EventId,
         cited_by: &EventId,
         known: &mut Known,
-    ) -> Result<Option<Claim>, RoomError> {
+    ) -> Result<Option<ClaimedIds>, RoomError> {
         let server = self.server;
         let event = match known.edge.clone() {
             Some(event) => event,
@@ -136,7 +145,7 @@ impl Look<'_> {
             server.platform.log.warn(&format!("{name} says that the state before {edge} is too large to be used."));
             return Ok(None);
         }
-        let mut claim = Claim { state: pdu_ids, auth_chain: auth_chain_ids };
+        let mut claim = ClaimedIds { state: pdu_ids, auth_chain: auth_chain_ids };
         if !self.load_held(name, edge, &mut claim, known).await? {
             return Ok(None);
         }
@@ -178,7 +187,7 @@ impl Look<'_> {
         &self,
         name: &ServerName,
         edge: &EventId,
-        claim: &mut Claim,
+        claim: &mut ClaimedIds,
         known: &mut Known,
     ) -> Result<bool, RoomError> {
         let mut ids: Vec<EventId> = claim.missing(known);
@@ -254,7 +263,7 @@ impl Look<'_> {
     }
 }
 
-impl Claim {
+impl ClaimedIds {
     /// The events of it that are not known yet, each once.
     fn missing(&self, known: &Known) -> Vec<EventId> {
         let mut seen = HashSet::new();
