@@ -121,8 +121,10 @@ const STAGED_ALREADY: &str = "\
     SELECT wanted.value, \
       EXISTS (SELECT 1 FROM room_servers AS r WHERE r.room_id = wanted.value AND r.server = ?1 AND r.to_pos IS NULL), \
       0, 0, \
-      (SELECT count(*) FROM staged_pdus AS s WHERE s.room_id = wanted.value AND s.stranger), \
-      (SELECT COALESCE(SUM(s.bytes), 0) FROM staged_pdus AS s WHERE s.room_id = wanted.value AND s.stranger) \
+      (SELECT count(*) FROM staged_pdus AS s INDEXED BY staged_pdus_of_strangers \
+        WHERE s.room_id = wanted.value AND s.stranger), \
+      (SELECT COALESCE(SUM(s.bytes), 0) FROM staged_pdus AS s INDEXED BY staged_pdus_of_strangers \
+        WHERE s.room_id = wanted.value AND s.stranger) \
     FROM json_each(?2) AS wanted";
 
 /// The rooms of those ?2 PDUs that have been due for longest. What waits for a join is not due before it has ended.

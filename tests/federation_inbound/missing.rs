@@ -211,9 +211,13 @@ fn a_wide_gap_is_filled_page_by_page() {
     let mut scene = scene("12");
     let said = scene.say(130);
     holds(&scene.peer, &said);
+    let version = || scene.a.database.rows("SELECT version FROM rooms")[0][0].parse::<i64>().unwrap();
+    let before = version();
     takes(&scene.peer, &scene, "1", &said[129]);
     scene.world.settle();
     scene.is_shown(&said);
+    // Judged in slices: what one has brought stays, wherever a look is cut off.
+    assert_eq!(version() - before, 2);
     assert_eq!(asked(&scene.peer, "/get_missing_events/"), 7);
 }
 
