@@ -25,9 +25,11 @@ const MAX_EXTREMITIES: usize = 40;
 const MAX_WITH_POWER: usize = 80;
 
 impl Judgement {
-    /// Makes `event`, whose state after it is known, a forward extremity in place of those that it builds upon.
-    pub(super) async fn extend(&mut self, view: &mut View<'_>, event: &Event) -> Result<(), RoomError> {
+    /// Makes `event`, whose state after it is known, a forward extremity in place of those that it builds upon, also through
+    /// rejected or soft-failed ones. Returns all these, which are then read.
+    pub(super) async fn extend(&mut self, view: &mut View<'_>, event: &Event) -> Result<Vec<EventId>, RoomError> {
         let behind = behind(view, event).await?;
+        view.load_events(&behind).await?;
         let before = self.extremities.len();
         self.extremities.retain(|(id, _)| !behind.contains(id) && id != event.event_id());
         // What is held is never dropped for what claims to be newer: a flood of forks would roll the state back.
@@ -39,7 +41,7 @@ impl Judgement {
                 self.extremities.push((event.event_id().clone(), event.depth()));
             }
         }
-        Ok(())
+        Ok(behind)
     }
 
     /// What the current state would become with `event`, before which the state is `before`; the current state, where that is

@@ -241,11 +241,11 @@ impl Judgement {
         }
         let accepted = !soft_failed && !is_history;
         if accepted {
-            // Known only by a claim about the state around them.
-            let outliers = event.prev_events().iter().filter(|id| view.stored(id).is_some_and(|stored| stored.outlier));
-            self.missing.extend(outliers.map(|id| (self.states.len(), id.clone())));
             let extremities = self.extremities.clone();
-            self.extend(view, event).await?;
+            let behind = self.extend(view, event).await?;
+            // Known only by a claim about the state around them.
+            let outliers = behind.into_iter().filter(|id| view.stored(id).is_some_and(|stored| stored.outlier));
+            self.missing.extend(outliers.map(|id| (self.states.len(), id)));
             match self.state_of_extremities(view).await? {
                 Some(state) => self.state = state,
                 None => self.extremities = extremities,

@@ -327,3 +327,50 @@ fn an_event_that_cites_a_rejected_one_does_not_end_history() {
     assert_eq!(found[..3], [said.0, edge.0, missed.0], "{:?}", world.logs());
     assert!(home.database.rows("SELECT 1 FROM gaps").is_empty());
 }
+
+/// What is behind an event that is not shown is history all the same.
+#[test]
+fn a_gap_behind_a_soft_failed_event_is_paged_back_to() {
+    let world = World::new();
+    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
+    let peer = Peer::new(&world, "peer.example");
+    let (bob, carol) = (peer.user("bob"), peer.user("carol"));
+    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
+    peer.join(&server, &room, &bob);
+    let mut theirs = peer.join(&server, &room, &carol);
+    world.settle();
+    let ban = format!("/rooms/{}/ban", quote(&room));
+    assert_eq!(home.post(&alice, &ban, json!({ "user_id": bob })).0, 200);
+    world.settle();
+    // The peer has not heard of it.
+    let missed = theirs.say(&peer, &carol, "missed");
+    let edge = theirs.say(&peer, &carol, "edge");
+    let hidden = theirs.say(&peer, &bob, "too late");
+    let said = theirs.say(&peer, &carol, "said");
+    let state: Vec<String> = theirs.state.values().map(|event| crate::common::peer::event_id("11", event)).collect();
+    let history = [edge.1.clone(), missed.1.clone()];
+    peer.answers(move |request| {
+        let path = request.uri().path();
+        let body = if path.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else if path.contains("/state_ids/") {
+            json!({ "pdu_ids": state, "auth_chain_ids": state })
+        } else if path.contains("/v1/event/") {
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [history[0]] })
+        } else if path.contains("/backfill/") {
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": history })
+        } else {
+            return None;
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+    assert_eq!(peer.send(&server, "1", &[hidden.1, said.1]).0, 200);
+    world.settle();
+    let found = back(&home, &alice, &room, None, 10, "");
+    assert!(!found.contains(&hidden.0), "Bob is banned");
+    for id in [&said.0, &edge.0, &missed.0] {
+        assert!(found.contains(id), "{id} {:?}", world.logs());
+    }
+}
