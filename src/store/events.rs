@@ -3,7 +3,9 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use super::{
-    Store, json_list,
+    Store,
+    event_text::{content_hash, read, read_as},
+    json_list,
     rejected::{self, RejectedEvent, rejected_event},
     rooms::{Room, room, rooms_statement},
     state_sql::{found, node_id, nodes_of_paths, paths},
@@ -11,9 +13,8 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::{ContentHash, Event},
+        event::Event,
         identifiers::{EventId, RoomId, ServerName},
-        room_version::RoomVersion,
         state_trie::{NodeId, StateKeyHash},
     },
     platform::{DatabaseError, Row, SqlValue, Statement},
@@ -288,22 +289,4 @@ pub(super) fn shown_text(row: &Row) -> Result<Cow<'_, str>, DatabaseError> {
         None => row.text(0)?.into(),
         Some(version) => read(row.text(1)?, row.text(0)?, version)?.redacted().json().to_owned().into(),
     })
-}
-
-/// The event of this id and text in a room of this version, as they are stored, for who is shown it.
-pub(super) fn read(event_id: &str, json: &str, version: &str) -> Result<Event, DatabaseError> {
-    read_as(event_id, json, ContentHash::Right, version)
-}
-
-/// What the column `hash_wrong` says.
-pub(super) fn content_hash(hash_wrong: i64) -> ContentHash {
-    if hash_wrong == 0 { ContentHash::Right } else { ContentHash::Wrong }
-}
-
-#[expect(clippy::disallowed_methods, reason = "only checked events are stored")]
-fn read_as(event_id: &str, json: &str, content_hash: ContentHash, version: &str) -> Result<Event, DatabaseError> {
-    let version = RoomVersion::get(version)
-        .ok_or_else(|| DatabaseError::Shape(format!("a stored room has the unknown version {version:?}")))?;
-    Event::from_store_as(event_id, json, content_hash, version)
-        .map_err(|error| DatabaseError::Shape(format!("the stored event {event_id} cannot be read: {error}")))
 }

@@ -11,6 +11,7 @@ pub mod accounts;
 pub mod aliases;
 pub mod commit;
 pub mod event_graph;
+mod event_text;
 pub mod events;
 pub mod forgetting;
 pub mod headers;

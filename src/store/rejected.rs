@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Store, events::read, json_lists, state_sql::node_id, text_lists};
+use super::{Store, event_text::read, json_lists, state_sql::node_id, text_lists};
 use crate::{
     matrix::{
         event::{Event, MAX_PREV_EVENTS},

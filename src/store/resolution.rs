@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::{
     Store,
-    events::{cited, read},
+    event_text::read,
+    events::cited,
     json_lists,
     state_sql::{self, node_id, nodes_of_paths, paths},
     text_lists,

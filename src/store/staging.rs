@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::{Store, events::content_hash, json_list, json_lists};
+use super::{Store, event_text::content_hash, json_list, json_lists};
 use crate::{
     matrix::{
         event::{ContentHash, Event, PduError},

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{
     Store,
     event_graph::{Gap, gap, newest_gap_statement},
-    events,
+    event_text,
 };
 use crate::{
     matrix::{
@@ -179,9 +179,9 @@ impl SeenEvent {
     /// The event in the first columns of `row`.
     pub(super) fn of_row(row: &Row) -> Result<Self, DatabaseError> {
         let version = row.text(2)?;
-        let event = events::read(row.text(0)?, row.text(1)?, version)?;
+        let event = event_text::read(row.text(0)?, row.text(1)?, version)?;
         let redaction = match (row.optional_text(3)?, row.optional_text(4)?) {
-            (Some(id), Some(json)) => Some(events::read(id, json, version)?),
+            (Some(id), Some(json)) => Some(event_text::read(id, json, version)?),
             _ => None,
         };
         let event = if row.optional_text(3)?.is_some() { event.redacted() } else { event };
