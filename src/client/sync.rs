@@ -2,6 +2,9 @@
 //!
 //! A sync with nothing new costs one round trip a poll. One with new messages costs one more for what the state
 //! says about them, where it says anything: see [`Plan`].
+//!
+//! Rooms are told in the order of their IDs. What one answer may hold is bounded; where there is more, its token says
+//! which rooms are still to come ([`Rest`]), and these are told next as they were when the first answer was made.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +14,13 @@ use super::{
     auth,
     events::{self, Telling},
     filters::Filter,
-    tokens::Token,
+    tokens::{Rest, SyncToken, Token},
     visibility::{self, Reader},
 };
 use crate::{
     error::MatrixError,
     matrix::{
-        identifiers::UserId,
+        identifiers::{RoomId, UserId},
         json::{self, Object, Value},
         state_content::STRIPPED_STATE,
         state_trie::{NodeId, StateKeyHash},
@@ -26,7 +29,7 @@ use crate::{
     server::Server,
     store::{
         snapshots::{Members, StateFound, StateReads},
-        sync::{NewEvents, SyncFound, SyncRead, SyncRoom},
+        sync::{NewEvents, RestRead, SyncFound, SyncRead, SyncRoom},
         timeline::{SeenEvent, TimelineEvent},
     },
 };
@@ -36,20 +39,27 @@ const MAX_TIMEOUT_MS: i64 = 30_000;
 /// How long it sleeps before it looks again, in milliseconds: at first, and at most.
 const POLL_MS: (u32, u32) = (100, 500);
 
+/// How many characters of state events an answer holds at most, of one room or several.
+const MAX_STATE: i64 = 8_000_000;
+/// How many a part of a room's state is taken for.
+const PART_OF_STATE: i64 = 40_000;
+
 /// `GET /sync`
 pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let filter = Filter::asked(server, &session, call.query("filter").as_deref()).await?;
-    let since = call.query("since").filter(|since| !since.is_empty()).map(|since| Token::parse(&since)).transpose()?;
-    let full_state = boolean(call, "full_state")?;
+    let since =
+        call.query("since").filter(|since| !since.is_empty()).map(|since| SyncToken::parse(&since)).transpose()?;
+    let is_first = since.is_none();
+    let SyncToken { at: from, rest } = since.unwrap_or_default();
+    let full_state = boolean(call, "full_state")? || rest.as_ref().is_some_and(|rest| rest.whole);
     let state_after = boolean(call, "use_state_after")?;
     let timeout = match call.query("timeout") {
         Some(text) => text.parse::<i64>().map_err(|_| MatrixError::invalid_param("\"timeout\" must be an integer."))?,
         None => 0,
     };
-    let from = since.unwrap_or_default();
     // A token from /messages may stand before the beginning of what syncs tell.
-    let events_since = from.events.max(0);
+    let events_since = rest.as_ref().map_or(from.events, |rest| rest.since).max(0);
     let mut read = SyncRead {
         user_id: session.user.as_str(),
         device_id: &session.device_id,
@@ -59,8 +69,9 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         all_joined: full_state || events_since == 0,
         include_leave: filter.include_leave,
         limit: filter.timeline.limit(),
+        rest: rest.as_ref().map(|rest| RestRead { after: &rest.after, to: from.events }),
     };
-    let wait = since.is_some() && !full_state;
+    let wait = !is_first && !full_state && rest.is_none();
     let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
     let mut pause = POLL_MS.0;
     let found = loop {
@@ -74,7 +85,12 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         server.platform.clock.sleep(pause.min(u32::try_from(left).unwrap_or(pause))).await;
         pause = pause.saturating_mul(2).min(POLL_MS.1);
     };
-    let answer = Answer { server, user: &session.user, filter: &filter, since: events_since, full_state, state_after };
+    let now = match rest {
+        None => Token { events: found.events, account_data: found.account_data },
+        Some(_) => from,
+    };
+    let answer =
+        Answer { server, user: &session.user, filter: &filter, since: events_since, now, full_state, state_after };
     answer.write(found).await
 }
 
@@ -84,6 +100,8 @@ struct Answer<'a> {
     user: &'a UserId,
     filter: &'a Filter,
     since: i64,
+    /// What the rooms are told up to.
+    now: Token,
     full_state: bool,
     state_after: bool,
 }
@@ -99,10 +117,34 @@ struct Plan {
     prev_batch: i64,
     /// Where the state to send comes from.
     source: StateSource,
+    /// Whether the whole state is sent without the members who do not matter for it.
+    lazy: bool,
     /// Whether events must be judged by what the user may see: a member sees everything from the join on.
     judged: bool,
     /// Whether the numbers of members are sent.
     summary: bool,
+}
+
+/// A room with something new.
+enum Entry {
+    /// One that the user is in, or was when we were.
+    Room(Plan),
+    /// One that the user left when we were not in it.
+    Elsewhere(SyncRoom),
+    /// One that the user is invited to.
+    Invite(SyncRoom),
+    /// One of which nothing is told.
+    None(RoomId),
+}
+
+impl Entry {
+    fn room_id(&self) -> &RoomId {
+        match self {
+            Self::Room(plan) => &plan.room.room_id,
+            Self::Elsewhere(room) | Self::Invite(room) => &room.room_id,
+            Self::None(room_id) => room_id,
+        }
+    }
 }
 
 /// Where the state that a room is sent with comes from.
@@ -118,52 +160,65 @@ enum StateSource {
 
 impl Answer<'_> {
     async fn write(&self, mut found: SyncFound) -> Handled {
-        let next_batch = Token { events: found.events, account_data: found.account_data };
-        let (mut plans, mut invites) = (Vec::new(), Vec::new());
+        let mut entries = Vec::new();
         for room in std::mem::take(&mut found.rooms) {
-            if !self.filter.room(room.room_id.as_str()) {
-                continue;
-            }
             let timeline = found.timelines.remove(&room.room_id).unwrap_or_default();
-            match room.membership.as_str() {
-                "invite" => invites.push(room),
-                "join" | "leave" | "ban" => plans.push(self.plan(room, timeline)),
-                _ => {}
+            entries.push(match room.membership.as_str() {
+                _ if !self.filter.room(room.room_id.as_str()) => Entry::None(room.room_id),
+                "invite" => Entry::Invite(room),
+                "join" | "leave" | "ban" => match self.plan(room, timeline) {
+                    Ok(plan) => Entry::Room(plan),
+                    Err(room) => Entry::Elsewhere(*room),
+                },
+                _ => Entry::None(room.room_id),
+            });
+        }
+        let last = self.cut(&mut entries, &mut found.is_cut).await?;
+        let mut reads = StateReads::default();
+        for entry in &entries {
+            match entry {
+                Entry::Room(plan) => plan.wants(&mut reads),
+                Entry::Invite(room) => invite_wants(room, self.user, &mut reads),
+                Entry::Elsewhere(_) | Entry::None(_) => {}
             }
         }
-        let mut reads = StateReads::default();
-        plans.iter().flatten().for_each(|plan| plan.wants(&mut reads));
-        invites.iter().for_each(|room| invite_wants(room, self.user, &mut reads));
         let state = self.server.store.read_states(&reads).await?;
         let (mut join, mut leave, mut invite) = (Object::new(), Object::new(), Object::new());
-        for plan in plans {
-            match plan {
-                Ok(plan) if plan.room.membership == "join" => {
+        for entry in entries {
+            match entry {
+                Entry::Room(plan) => {
                     let room_id = plan.room.room_id.clone();
-                    join.insert(room_id.as_str(), self.joined(plan, &state, &found));
+                    if plan.room.membership == "join" {
+                        join.insert(room_id.as_str(), self.joined(plan, &state, &found));
+                    } else {
+                        leave.insert(room_id.as_str(), self.left(plan, &state));
+                    }
                 }
-                Ok(plan) => {
-                    let room_id = plan.room.room_id.clone();
-                    leave.insert(room_id.as_str(), self.left(plan, &state));
-                }
-                Err(room) => {
+                Entry::Elsewhere(room) => {
                     leave.insert(room.room_id.as_str(), self.left_elsewhere(&room));
                 }
+                Entry::Invite(room) => {
+                    invite.insert(room.room_id.as_str(), invited(&room, self.user, &state));
+                }
+                Entry::None(_) => {}
             }
         }
-        // Account data that changed in a room where nothing else did.
-        for (room_id, _, _) in &found.changed_account_data {
+        // Account data that changed in a room where nothing else did. Of a room that is still to come all is told then.
+        for changed in found.changed_account_data.iter().filter(|changed| changed.is_known_room) {
+            let room_id = changed.room_id.as_str();
             if !room_id.is_empty() && !join.contains_key(room_id) && self.filter.room(room_id) {
-                join.insert(room_id.as_str(), self.quiet_room(room_id, &found));
+                join.insert(room_id, self.quiet_room(room_id, &found));
             }
-        }
-        for room in invites {
-            invite.insert(room.room_id.as_str(), invited(&room, self.user, &state));
         }
         let rooms: Object =
             [("join", join), ("invite", invite), ("leave", leave), ("knock", Object::new())].into_iter().collect();
         let mut answer = Object::new();
-        answer.insert("next_batch", next_batch.to_string());
+        let rest = last.filter(|_| found.is_cut).map(|last| Rest {
+            since: self.since,
+            after: last.to_string(),
+            whole: self.full_state,
+        });
+        answer.insert("next_batch", SyncToken { at: self.now, rest }.to_string());
         answer.insert("rooms", rooms);
         answer.insert("account_data", events_object(self.account_data("", &found)));
         answer.insert("presence", events_object(Vec::new()));
@@ -173,6 +228,39 @@ impl Answer<'_> {
         answer.insert("device_lists", no_devices);
         answer.insert("device_one_time_keys_count", Object::new());
         Ok(raw_json_response(StatusCode::OK, answer.to_text()))
+    }
+
+    /// Leaves out the last rooms, where the state to send would be more than an answer holds; one room always stays. Returns
+    /// the last one that does.
+    async fn cut(&self, entries: &mut Vec<Entry>, is_cut: &mut bool) -> Result<Option<RoomId>, MatrixError> {
+        let whole = |entry: &Entry| match entry {
+            Entry::Room(plan) if matches!(plan.source, StateSource::Whole) && !plan.lazy => Some(plan.state),
+            _ => None,
+        };
+        let sizes = self.server.store.state_sizes(entries.iter().filter_map(whole)).await?;
+        let mut sum = 0;
+        let mut fitting = 0;
+        for entry in entries.iter_mut() {
+            sum += match entry {
+                Entry::Room(plan) => match sizes.get(&plan.state) {
+                    Some(size) if !plan.lazy && *size <= MAX_STATE => *size,
+                    // All of its members would be more than an answer holds, whatever the client asks for.
+                    Some(_) => {
+                        plan.lazy = true;
+                        PART_OF_STATE
+                    }
+                    None => PART_OF_STATE,
+                },
+                _ => 0,
+            };
+            if fitting > 0 && sum > MAX_STATE {
+                break;
+            }
+            fitting += 1;
+        }
+        *is_cut |= fitting < entries.len();
+        entries.truncate(fitting);
+        Ok(entries.last().map(|entry| entry.room_id().clone()))
     }
 
     /// Plans a joined or left room; the room back where it was left by way of another server.
@@ -209,7 +297,8 @@ impl Answer<'_> {
         let summary = joined && (members_changed || !matches!(source, StateSource::Timeline));
         let reader = Reader::known(self.user, &room.room_id, state, joined, room.joined_until);
         let judged = newly || !joined;
-        Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, judged, summary })
+        let lazy = matches!(source, StateSource::Whole) && self.filter.state.lazy_load_members;
+        Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, lazy, judged, summary })
     }
 
     fn joined(&self, plan: Plan, state: &StateFound, found: &SyncFound) -> Value {
@@ -260,6 +349,7 @@ impl Answer<'_> {
         let now_ms = self.server.platform.clock.now_ms();
         let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
         let mut senders = BTreeSet::from([self.user.as_str().to_owned()]);
+        let of_interest = plan.members_of_interest();
         let mut timeline = plan.timeline;
         timeline.retain(|event| if plan.judged { plan.reader.sees(event, found) } else { !event.seen.is_powerless });
         for event in &timeline {
@@ -271,22 +361,24 @@ impl Answer<'_> {
             let telling = Telling { now_ms, room_id: false, replaces: visibility::replaced(event, found) };
             sent.push(events::timeline_event(event, telling));
         }
-        let candidates: &[SeenEvent] = match plan.source {
-            StateSource::Whole => found.whole(plan.state),
-            StateSource::Since(known) => found.changes(known, plan.state),
-            StateSource::Timeline => &[],
+        let candidates: Vec<&SeenEvent> = match plan.source {
+            StateSource::Whole if plan.lazy => {
+                let members = of_interest.iter().filter_map(|(root, key)| found.at(*root, *key));
+                found.but_members(plan.state).iter().chain(members).collect()
+            }
+            StateSource::Whole => found.whole(plan.state).iter().collect(),
+            StateSource::Since(known) => found.changes(known, plan.state).iter().collect(),
+            StateSource::Timeline => Vec::new(),
         };
-        // Without lazy loading, and where members changed unseen, all of them count.
-        let lazy = self.filter.state.lazy_load_members && matches!(plan.source, StateSource::Whole);
         let hidden = timeline
             .iter()
             .filter(|event| matches!(plan.source, StateSource::Timeline) && event.seen.event.state_key().is_some());
         let state = candidates
-            .iter()
+            .into_iter()
             .chain(hidden.map(|event| &event.seen))
             .filter(|seen| {
                 let event = &seen.event;
-                let lazily_left_out = lazy
+                let lazily_left_out = plan.lazy
                     && event.event_type() == "m.room.member"
                     && !event.state_key().is_some_and(|user| senders.contains(user));
                 (self.state_after || !shown.contains(event.event_id()))
@@ -319,20 +411,32 @@ impl Answer<'_> {
 
     fn account_data(&self, room_id: &str, found: &SyncFound) -> Vec<Value> {
         let filter = if room_id.is_empty() { &self.filter.account_data } else { &self.filter.room_account_data };
-        let changed =
-            found.changed_account_data.iter().filter(|(of, kind, _)| of == room_id && filter.event_type(kind));
+        let changed = found.changed_account_data.iter();
         changed
-            .filter_map(|(_, kind, content)| {
-                let content = json::parse(content.as_bytes()).ok()?;
-                Some(Value::Object([("type", Value::from(kind.as_str())), ("content", content)].into_iter().collect()))
+            .filter(|changed| changed.room_id == room_id && filter.event_type(&changed.event_type))
+            .filter_map(|changed| {
+                let content = json::parse(changed.content.as_bytes()).ok()?;
+                let members = [("type", Value::from(changed.event_type.as_str())), ("content", content)];
+                Some(Value::Object(members.into_iter().collect()))
             })
             .collect()
     }
 }
 
 impl Plan {
+    /// Where the members stand who matter for the timeline: its senders, and the user.
+    fn members_of_interest(&self) -> BTreeSet<(NodeId, StateKeyHash)> {
+        let senders = self.timeline.iter().map(|event| event.seen.event.sender().as_str());
+        let users = senders.chain([self.reader.user()]);
+        users.map(|user| (self.state, StateKeyHash::new("m.room.member", user))).collect()
+    }
+
     fn wants(&self, reads: &mut StateReads) {
         match self.source {
+            StateSource::Whole if self.lazy => {
+                reads.but_members.push(self.state);
+                reads.at.extend(self.members_of_interest());
+            }
             StateSource::Whole => reads.whole.push(self.state),
             StateSource::Since(known) => reads.changes.push((known, self.state)),
             StateSource::Timeline => {}

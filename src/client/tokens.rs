@@ -3,6 +3,9 @@
 //! A token is a set of named positions: `s1_e12_a3` says format 1, position 12 in the stream of events, 3 in that of account
 //! data. Positions of further streams (to-device messages, receipts, another database) can join it: a token without a
 //! name that the server knows stands at that stream's beginning.
+//!
+//! A sync that was cut says what is still to come: `s1_e12_r5_m2161` means position 12 for the rooms up to the one whose ID
+//! is `2161` in hex digits, and 5 for the rest. `_w` says that their whole state is.
 
 use crate::error::MatrixError;
 
@@ -33,27 +36,91 @@ impl Token {
     }
 
     fn read(text: &str) -> Option<Self> {
+        SyncToken::read(text).map(|token| token.at)
+    }
+}
+
+/// Where a sync ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct SyncToken {
+    /// Up to where rooms were told.
+    pub(super) at: Token,
+    /// The rooms that were not.
+    pub(super) rest: Option<Rest>,
+}
+
+/// Rooms that did not fit into an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Rest {
+    /// The position up to which they are known.
+    pub(super) since: i64,
+    /// The ID of the last room that did fit.
+    pub(super) after: String,
+    /// Whether their whole state is to come.
+    pub(super) whole: bool,
+}
+
+impl SyncToken {
+    /// Reads a token.
+    ///
+    /// # Errors
+    /// 400 `M_INVALID_PARAM` for anything that this server did not write.
+    pub(super) fn parse(text: &str) -> Result<Self, MatrixError> {
+        Self::read(text).ok_or_else(|| MatrixError::invalid_param("The token is not one of this server's."))
+    }
+
+    fn read(text: &str) -> Option<Self> {
         let mut parts = text.split('_');
         if parts.next()? != "s1" {
             return None;
         }
-        let mut token = Self::default();
+        let (mut token, mut rest) = (Token::default(), Rest::default());
         let mut seen = Vec::new();
         for part in parts {
             let name = part.get(..1)?;
-            let position: i64 = part.get(1..)?.parse().ok()?;
-            if !(-MAX..=MAX).contains(&position) || seen.contains(&name) {
+            if seen.contains(&name) {
                 return None;
             }
             seen.push(name);
+            let value = part.get(1..)?;
+            let position = || value.parse().ok().filter(|position| (-MAX..=MAX).contains(position));
             match name {
-                "e" => token.events = position,
-                "a" => token.account_data = position,
+                "e" => token.events = position()?,
+                "a" => token.account_data = position()?,
+                "r" => rest.since = position()?,
+                "m" => rest.after = from_hex(value)?,
+                "w" if value.is_empty() => rest.whole = true,
                 _ => return None,
             }
         }
-        seen.contains(&"e").then_some(token)
+        let has = |name: &&str| seen.contains(name);
+        let is_cut = ["r", "m"].iter().all(has);
+        let is_whole = !["r", "m", "w"].iter().any(has);
+        (has(&"e") && (is_cut || is_whole)).then(|| Self { at: token, rest: is_cut.then_some(rest) })
     }
+}
+
+impl std::fmt::Display for SyncToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.at)?;
+        if let Some(rest) = &self.rest {
+            write!(f, "_r{}_m", rest.since)?;
+            rest.after.bytes().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+            if rest.whole {
+                f.write_str("_w")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn from_hex(text: &str) -> Option<String> {
+    let digits: Vec<u8> = text.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect::<Option<_>>()?;
+    let bytes = digits.chunks(2).map(|pair| match pair {
+        [high, low] => Some(high << 4 | low),
+        _ => None,
+    });
+    String::from_utf8(bytes.collect::<Option<_>>()?).ok()
 }
 
 impl std::fmt::Display for Token {
@@ -79,6 +146,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_sync_goes_on_where_it_was_cut_and_pages_start_there() {
+        let rest = Rest { since: 5, after: "!örtlich_x:a.example".to_owned(), whole: true };
+        for rest in [rest.clone(), Rest { whole: false, ..rest }] {
+            let token = SyncToken { at: Token { events: 12, account_data: 3 }, rest: Some(rest) };
+            assert_eq!(SyncToken::parse(&token.to_string()).unwrap(), token);
+            assert_eq!(Token::parse(&token.to_string()).unwrap(), token.at);
+        }
+    }
+
+    #[test]
     fn what_this_server_did_not_write_is_refused() {
         let foreign = [
             "",
@@ -94,6 +171,12 @@ mod tests {
             "s1_e9007199254740992",
             "s72594_4483_1934",
             "s1_é1",
+            "s1_e1_r2",
+            "s1_e1_m21",
+            "s1_e1_w",
+            "s1_e1_r2_m2",
+            "s1_e1_r2_mff",
+            "s1_e1_r2_m21_w1",
             "null",
         ];
         for text in foreign {

@@ -90,6 +90,11 @@ impl Reader {
         joined.then(|| Self::known(user, room_id, view.state, true, None))
     }
 
+    /// Who reads.
+    pub(super) fn user(&self) -> &str {
+        self.user.as_str()
+    }
+
     /// Adds to `reads` what [`Reader::sees`] must know to judge `events`.
     pub(super) fn wants(&self, events: &[TimelineEvent], reads: &mut StateReads) {
         let mut roots: Vec<NodeId> = events.iter().filter_map(|event| event.seen.state_before).collect();

@@ -21,6 +21,8 @@ pub struct StateReads {
     pub at: Vec<(NodeId, StateKeyHash)>,
     /// All events of a snapshot.
     pub whole: Vec<NodeId>,
+    /// All events of a snapshot but those of members.
+    pub but_members: Vec<NodeId>,
     /// The events of the second snapshot that are not in the first.
     pub changes: Vec<(NodeId, NodeId)>,
     /// Who is in the room.
@@ -32,6 +34,7 @@ pub struct StateReads {
 pub struct StateFound {
     at: HashMap<(NodeId, StateKeyHash), SeenEvent>,
     whole: HashMap<NodeId, Vec<SeenEvent>>,
+    but_members: HashMap<NodeId, Vec<SeenEvent>>,
     changes: HashMap<(NodeId, NodeId), Vec<SeenEvent>>,
     members: HashMap<NodeId, Vec<Members>>,
 }
@@ -69,6 +72,25 @@ const WHOLE: &str = concat!(
     seen_joins!()
 );
 
+/// All events of the roots in ?1 but those of members.
+const BUT_MEMBERS: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
+    " SELECT ",
+    seen_columns!(),
+    ", entry.snapshot FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
+    seen_joins!(),
+    " WHERE e.event_type <> 'm.room.member'"
+);
+
+/// How long the events of each of the roots in ?1 are together, in characters.
+const SIZES: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
+    " SELECT entry.snapshot, SUM(length(e.json)) AS size \
+      FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id GROUP BY entry.snapshot"
+);
+
 const MEMBERS: &str = concat!(
     "WITH RECURSIVE ",
     entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
@@ -103,7 +125,11 @@ const SEEN: usize = SeenEvent::COLUMNS;
 impl StateReads {
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
-        self.at.is_empty() && self.whole.is_empty() && self.changes.is_empty() && self.members.is_empty()
+        self.at.is_empty()
+            && self.whole.is_empty()
+            && self.but_members.is_empty()
+            && self.changes.is_empty()
+            && self.members.is_empty()
     }
 }
 
@@ -118,6 +144,11 @@ impl StateFound {
         self.whole.get(&root).map_or(&[], Vec::as_slice)
     }
 
+    /// All events of `root` but those of members.
+    pub fn but_members(&self, root: NodeId) -> &[SeenEvent] {
+        self.but_members.get(&root).map_or(&[], Vec::as_slice)
+    }
+
     /// The events of `new` that are not in `old`.
     pub fn changes(&self, old: NodeId, new: NodeId) -> &[SeenEvent] {
         self.changes.get(&(old, new)).map_or(&[], Vec::as_slice)
@@ -130,6 +161,19 @@ impl StateFound {
 }
 
 impl Store {
+    /// How long the events of snapshots are together, in characters; empty ones are left out. No round trip for none.
+    ///
+    /// # Errors
+    /// As the database says.
+    pub async fn state_sizes(&self, of: impl Iterator<Item = NodeId>) -> Result<HashMap<NodeId, i64>, DatabaseError> {
+        let of: Vec<NodeId> = of.collect();
+        if of.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = self.query(Statement::new(SIZES, [roots(&of).into()])).await?;
+        rows.iter().map(|row| Ok((node_id(row, 0)?, row.integer(1)?))).collect()
+    }
+
     /// Reads what is wanted of snapshots, in one round trip; none where nothing is wanted.
     ///
     /// # Errors
@@ -146,6 +190,7 @@ impl Store {
         let mut statements: Vec<Statement> = at.into_iter().map(|list| Statement::new(AT, [list.into()])).collect();
         let others = [
             (WHOLE, !reads.whole.is_empty(), roots(&reads.whole)),
+            (BUT_MEMBERS, !reads.but_members.is_empty(), roots(&reads.but_members)),
             (CHANGES, !changes.is_empty(), json!(changes).to_string()),
             (MEMBERS, !reads.members.is_empty(), roots(&reads.members)),
         ];
@@ -159,9 +204,12 @@ impl Store {
             found.at.insert((node_id(&row, SEEN)?, key), SeenEvent::of_row(&row)?);
         }
         let mut next = |asked: bool| -> Rows { asked.then(|| answers.next()).flatten().unwrap_or_default() };
-        let [whole, changes, members] = asked;
+        let [whole, but_members, changes, members] = asked;
         for row in next(whole) {
             found.whole.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
+        }
+        for row in next(but_members) {
+            found.but_members.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
         }
         for row in next(changes) {
             let pair = (node_id(&row, SEEN)?, node_id(&row, SEEN + 1)?);

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What to read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct SyncRead<'a> {
     /// The reading user,
     pub user_id: &'a str,
@@ -32,6 +32,17 @@ pub struct SyncRead<'a> {
     pub include_leave: bool,
     /// The most timeline events of a room; one more is read, to tell whether there are more.
     pub limit: i64,
+    /// Where the answer before was cut: the rest of the rooms is read, and they as they were at that position.
+    pub rest: Option<RestRead<'a>>,
+}
+
+/// The rooms that did not fit into the answer before.
+#[derive(Debug, Clone, Copy)]
+pub struct RestRead<'a> {
+    /// The last room that did fit, by ID.
+    pub after: &'a str,
+    /// The 'events' position at which that answer stood.
+    pub to: i64,
 }
 
 /// What was read.
@@ -41,12 +52,27 @@ pub struct SyncFound {
     pub events: i64,
     /// The newest 'account_data' position.
     pub account_data: i64,
-    /// The rooms with something new.
+    /// The rooms with something new, by ID; the first of them, where there are too many to be read at once.
     pub rooms: Vec<SyncRoom>,
+    /// Whether there are more.
+    pub is_cut: bool,
     /// By room, the new events.
     pub timelines: HashMap<RoomId, NewEvents>,
-    /// New account data: room (empty for none), type, content.
-    pub changed_account_data: Vec<(String, String, String)>,
+    /// New account data.
+    pub changed_account_data: Vec<ChangedAccountData>,
+}
+
+/// One type of account data that is new to the client.
+#[derive(Debug)]
+pub struct ChangedAccountData {
+    /// The room; empty for none.
+    pub room_id: String,
+    /// The type.
+    pub event_type: String,
+    /// The content.
+    pub content: String,
+    /// Whether the client knows the room already.
+    pub is_known_room: bool,
 }
 
 /// The new events of a room since the last gap in its timeline.
@@ -82,59 +108,100 @@ pub struct SyncRoom {
     pub state_when_left: Option<NodeId>,
 }
 
+/// How many rooms are read at once.
+const MAX_ROOMS: i64 = 300;
+/// How long what came with the invites that are read at once may be together, in characters; and how long the events of their
+/// timelines. The first room is read whatever it has: D1's limits for single rows and what one room's timeline may be are below it.
+const MAX_INVITES: i64 = 3_000_000;
+const MAX_TIMELINES: i64 = 6_000_000;
+
 /// The user's rooms with something new. ?1 user, ?2 since, ?3 checked, ?4 all joined, ?5 include left; who was put out is
-/// always told. The stream comes first, so that nothing is read while it has not moved.
+/// always told. Only rooms after ?6, and as they were at ?7, which is NULL for now. The stream comes first, so that nothing is
+/// read while it has not moved.
 macro_rules! rooms_with_news {
     () => {
         "FROM streams AS s CROSS JOIN local_memberships AS m LEFT JOIN rooms AS r ON r.room_id = m.room_id \
-         WHERE s.name = 'events' AND (s.position > ?3 OR ?4) AND m.user_id = ?1 \
+         WHERE s.name = 'events' AND (s.position > ?3 OR ?4) AND m.user_id = ?1 AND m.room_id > ?6 \
            AND (m.pos > ?2 OR m.membership = 'join' AND (?4 OR r.latest_pos > ?2)) \
+           AND (?7 IS NULL OR m.pos <= ?7 OR m.membership <> 'join') \
            AND (?2 > 0 OR m.membership IN ('join', 'invite', 'knock') OR ?5 OR m.user_id <> COALESCE( \
              (SELECT k.sender FROM events AS k WHERE k.event_id = m.event_id), m.invite_state ->> '$[0].sender'))"
     };
 }
 
+/// The rooms that are read at once. ?8 how many, ?9 how much may come with invites.
+macro_rules! mine {
+    () => {
+        concat!(
+            "picked(room_id, bytes, nth, total) AS ( \
+               SELECT m.room_id, SUM(COALESCE(length(m.invite_state), 0)) OVER (ORDER BY m.room_id), \
+                 row_number() OVER (ORDER BY m.room_id), count(*) OVER () ",
+            rooms_with_news!(),
+            " ), mine(room_id, total) AS ( \
+               SELECT room_id, total FROM picked WHERE nth = 1 OR nth <= ?8 AND bytes <= ?9 ORDER BY room_id )"
+        )
+    };
+}
+
 const ROOMS: &str = concat!(
-    "SELECT m.room_id, m.membership, m.event_id, m.pos, m.invite_state, r.room_version, r.state, \
-       (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= ?2 ORDER BY x.pos DESC LIMIT 1), \
+    "WITH ",
+    mine!(),
+    " SELECT m.room_id, m.membership, m.event_id, m.pos, m.invite_state, r.room_version, \
+       CASE WHEN ?7 IS NULL THEN r.state ELSE \
+         (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= ?7 ORDER BY x.pos DESC LIMIT 1) \
+       END AS state, \
+       (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= ?2 ORDER BY x.pos DESC LIMIT 1) \
+         AS state_since, \
        m.joined_until, (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= m.joined_until \
-         ORDER BY x.pos DESC LIMIT 1) ",
-    rooms_with_news!()
+         ORDER BY x.pos DESC LIMIT 1) AS state_when_left, mine.total \
+     FROM mine CROSS JOIN local_memberships AS m ON m.room_id = mine.room_id AND m.user_id = ?1 \
+       LEFT JOIN rooms AS r ON r.room_id = m.room_id ORDER BY m.room_id"
 );
 
-/// ?6 the device, ?7 how many events. A room that the user has newly joined is shown from before the join on.
+/// ?10 the device, ?11 how many events of each room, ?12 how much of all rooms but the first. A room that the user has newly
+/// joined is shown from before the join on. Where the events are comes first, and what they are only of those that are read.
 const TIMELINES: &str = concat!(
-    "WITH mine(room_id, low, high) AS ( \
+    "WITH ",
+    mine!(),
+    ", stretch(room_id, low, high) AS ( \
        SELECT m.room_id, CASE WHEN m.membership = 'join' AND m.pos > ?2 THEN -9007199254740991 ELSE ?2 END, \
-         CASE m.membership WHEN 'join' THEN s.position ELSE m.pos END ",
-    rooms_with_news!(),
-    " AND m.membership IN ('join', 'leave', 'ban')) SELECT ",
+         CASE m.membership WHEN 'join' THEN COALESCE(?7, s.position) ELSE m.pos END \
+       FROM mine CROSS JOIN streams AS s ON s.name = 'events' \
+         CROSS JOIN local_memberships AS m ON m.room_id = mine.room_id AND m.user_id = ?1 \
+       WHERE m.membership IN ('join', 'leave', 'ban') \
+     ), place(room_id, pos, event_nid, bytes) AS ( \
+       SELECT t.room_id, t.pos, t.event_nid, SUM(length(e.json)) OVER (ORDER BY t.room_id, t.pos) \
+       FROM stretch CROSS JOIN timeline AS t ON t.room_id = stretch.room_id AND t.pos <= stretch.high \
+         AND t.pos > max(stretch.low, COALESCE((SELECT x.pos FROM timeline AS x WHERE x.room_id = stretch.room_id \
+           AND x.pos <= stretch.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?11), stretch.low)) \
+         CROSS JOIN events AS e ON e.event_nid = t.event_nid \
+     ), fitting(room_id) AS ( \
+       SELECT room_id FROM place GROUP BY room_id HAVING max(bytes) <= ?12 OR room_id = (SELECT min(room_id) FROM place) \
+     ) SELECT ",
     seen_columns!(),
-    ", t.pos, txn.txn_id, t.room_id, \
-       EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = t.room_id AND g.pos = t.pos AND g.attempts = 0 AND NOT ",
+    ", place.pos, txn.txn_id, place.room_id, \
+       EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = place.room_id AND g.pos = place.pos AND g.attempts = 0 AND NOT ",
     closed!(),
-    ") AS after_gap FROM mine CROSS JOIN timeline AS t ON t.room_id = mine.room_id AND t.pos <= mine.high \
-       AND t.pos > max(mine.low, COALESCE((SELECT x.pos FROM timeline AS x WHERE x.room_id = mine.room_id \
-         AND x.pos <= mine.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?7), mine.low)) \
-     CROSS JOIN events AS e ON e.event_nid = t.event_nid ",
+    ") AS after_gap, (SELECT min(room_id) FROM place WHERE room_id NOT IN (SELECT room_id FROM fitting)) AS next_room \
+     FROM place CROSS JOIN events AS e ON e.event_nid = place.event_nid ",
     seen_joins!(),
-    "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?1 AND txn.device_id = ?6 \
-     ORDER BY t.room_id, t.pos"
+    "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?1 AND txn.device_id = ?10 \
+     WHERE place.room_id IN (SELECT room_id FROM fitting) ORDER BY place.room_id, place.pos"
 );
 
 const POSITIONS: &str = "SELECT name, position FROM streams WHERE name IN ('events', 'account_data')";
 
-/// ?1 the user, ?2 the 'account_data' position, ?3 and ?4 since and checked. Of rooms that the user is in; of those newly
-/// joined, all that there is.
+/// ?1 the user, ?2 the 'account_data' position, NULL for none; ?3 and ?4 since and checked, ?5 the room after which. Of rooms
+/// that the user is in; of those newly joined, all that there is.
 const ACCOUNT_DATA: &str = "\
-    SELECT a.room_id, a.event_type, a.content FROM streams AS s CROSS JOIN account_data AS a \
+    SELECT a.room_id, a.event_type, a.content, m.pos <= ?3 AS is_known FROM streams AS s CROSS JOIN account_data AS a \
       LEFT JOIN local_memberships AS m ON m.user_id = a.user_id AND m.room_id = a.room_id \
     WHERE s.name = 'account_data' AND s.position > ?2 AND a.user_id = ?1 AND a.pos > ?2 \
       AND (a.room_id = '' OR m.membership = 'join') \
     UNION \
-    SELECT a.room_id, a.event_type, a.content FROM streams AS s CROSS JOIN local_memberships AS m \
+    SELECT a.room_id, a.event_type, a.content, 0 FROM streams AS s CROSS JOIN local_memberships AS m \
       CROSS JOIN account_data AS a ON a.user_id = m.user_id AND a.room_id = m.room_id \
-    WHERE s.name = 'events' AND s.position > ?4 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?3";
+    WHERE s.name = 'events' AND s.position > ?4 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?3 AND m.room_id > ?5";
 
 impl SyncFound {
     /// Whether there is nothing to tell.
@@ -149,24 +216,30 @@ impl Store {
     /// # Errors
     /// As the database says.
     pub async fn sync(&self, read: &SyncRead<'_>) -> Result<SyncFound, DatabaseError> {
-        let selection: [SqlValue; 5] = [
+        let after = read.rest.map_or("", |rest| rest.after);
+        let rooms: Vec<SqlValue> = vec![
             read.user_id.into(),
             read.since.into(),
             read.checked.into(),
             read.all_joined.into(),
             read.include_leave.into(),
+            after.into(),
+            read.rest.map(|rest| rest.to).into(),
+            MAX_ROOMS.into(),
+            MAX_INVITES.into(),
         ];
-        let mut timelines = selection.to_vec();
-        timelines.extend([read.device_id.into(), SqlValue::from(read.limit.saturating_add(1))]);
+        let mut timelines = rooms.clone();
+        timelines.extend([read.device_id.into(), SqlValue::from(read.limit.saturating_add(1)), MAX_TIMELINES.into()]);
+        // The answer before told of all account data that was not the rest's.
+        let account_data_since = read.rest.is_none().then_some(read.account_data_since);
+        let account_data =
+            [read.user_id.into(), account_data_since.into(), read.since.into(), read.checked.into(), after.into()];
         let answers = self
             .batch(vec![
                 Statement::new(POSITIONS, []),
-                Statement::new(ROOMS, selection),
+                Statement::new(ROOMS, rooms),
                 Statement::new(TIMELINES, timelines),
-                Statement::new(
-                    ACCOUNT_DATA,
-                    [read.user_id.into(), read.account_data_since.into(), read.since.into(), read.checked.into()],
-                ),
+                Statement::new(ACCOUNT_DATA, account_data),
             ])
             .await?;
         let mut answers = answers.into_iter();
@@ -179,7 +252,9 @@ impl Store {
                 _ => found.account_data = position,
             }
         }
+        let mut total = 0;
         for row in next() {
+            total = row.integer(10)?;
             let version = row.optional_text(5)?.map(room_version).transpose()?;
             found.rooms.push(SyncRoom {
                 room_id: room_id(row.text(0)?)?,
@@ -193,7 +268,12 @@ impl Store {
                 state_when_left: root(&row, 9)?,
             });
         }
+        found.is_cut = usize::try_from(total).is_ok_and(|total| total > found.rooms.len());
+        let mut next_room = None;
         for row in next() {
+            if next_room.is_none() {
+                next_room = row.optional_text(SeenEvent::COLUMNS + 4)?.map(str::to_owned);
+            }
             let room = room_id(row.text(SeenEvent::COLUMNS + 2)?)?;
             let new = found.timelines.entry(room).or_default();
             if row.integer(SeenEvent::COLUMNS + 3)? != 0 {
@@ -201,9 +281,18 @@ impl Store {
             }
             new.events.push(TimelineEvent::of_row(&row)?);
         }
+        if let Some(next_room) = next_room {
+            found.rooms.retain(|room| *room.room_id.as_str() < *next_room);
+            found.is_cut = true;
+        }
         for row in next() {
             let text = |column| row.text(column).map(str::to_owned);
-            found.changed_account_data.push((text(0)?, text(1)?, text(2)?));
+            found.changed_account_data.push(ChangedAccountData {
+                room_id: text(0)?,
+                event_type: text(1)?,
+                content: text(2)?,
+                is_known_room: row.optional_integer(3)?.unwrap_or(1) != 0,
+            });
         }
         Ok(found)
     }

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use verge::platform::Statement;
+
 use crate::home::{Home, User, quote, refused};
 
 fn next(answer: &Value) -> String {
@@ -319,4 +321,116 @@ fn a_repeated_invite_is_told_again() {
     let events = second["rooms"]["invite"][&room]["invite_state"]["events"].as_array().unwrap();
     assert!(events.iter().any(|event| event["content"]["reason"] == "please"), "{second}");
     assert_eq!(home.sync(&bob, &next(&second))["rooms"]["invite"], json!({}));
+}
+
+/// Syncs until there is no more to come, and gives all answers.
+fn in_parts(home: &Home, user: &User, since: &str) -> Vec<Value> {
+    let mut answers: Vec<Value> = Vec::new();
+    let mut query = since.to_owned();
+    loop {
+        let answer = home.sync(user, &query);
+        assert!(answer.to_string().len() < 20_000_000, "an answer of {} bytes", answer.to_string().len());
+        let next = answer["next_batch"].as_str().unwrap().to_owned();
+        answers.push(answer);
+        // Only a token that names a room says that there is more.
+        if !next.contains("_m") {
+            return answers;
+        }
+        assert!(answers.len() < 60, "no end in sight");
+        query = format!("since={next}");
+    }
+}
+
+#[test]
+fn a_flood_of_invites_is_told_in_parts() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let before = home.sync(&bob, "");
+    let name = "x".repeat(900_000);
+    for number in 0..56 {
+        let state = json!([{
+            "type": "m.room.member", "state_key": bob.id, "sender": "@eve:evil.example",
+            "content": { "membership": "invite", "displayname": name },
+        }]);
+        const INSERT: &str = "INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state) \
+             SELECT ?1, ?2, 'invite', '$invite', position, ?3 FROM streams WHERE name = 'events'";
+        let parameters = [bob.id.as_str().into(), format!("!{number}:evil.example").into(), state.to_string().into()];
+        let statements = vec![
+            Statement::new("UPDATE streams SET position = position + 1 WHERE name = 'events'", []),
+            Statement::new(INSERT, parameters),
+        ];
+        home.world.run(home.server.store.batch(statements)).unwrap();
+    }
+    let room = home.room(&alice, json!({ "invite": [bob.id] }));
+    for since in [String::new(), format!("since={}", before["next_batch"].as_str().unwrap())] {
+        let answers = in_parts(&home, &bob, &since);
+        let mut told: Vec<String> =
+            answers.iter().flat_map(|answer| answer["rooms"]["invite"].as_object().unwrap().keys().cloned()).collect();
+        told.sort();
+        let mut expected: Vec<String> = (0..56).map(|number| format!("!{number}:evil.example")).collect();
+        expected.push(room.clone());
+        expected.sort();
+        assert_eq!(told, expected);
+        let last = answers.last().unwrap()["next_batch"].as_str().unwrap();
+        assert_eq!(home.sync(&bob, &format!("since={last}"))["rooms"]["invite"], json!({}));
+    }
+}
+
+#[test]
+fn a_first_sync_of_large_rooms_is_told_in_parts() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let rooms: Vec<String> = (0..18)
+        .map(|_| {
+            let room = home.room(&alice, json!({}));
+            for number in 0..20 {
+                let path = format!("/rooms/{}/state/x.large/{number}", quote(&room));
+                assert_eq!(home.put(&alice, &path, json!({ "x": "x".repeat(60_000) })).0, 200);
+            }
+            home.say(&alice, &room, "before", "t1");
+            room
+        })
+        .collect();
+    let mut answers = Vec::new();
+    let mut query = String::new();
+    for part in 0.. {
+        let answer = home.sync(&alice, &query);
+        assert!(answer.to_string().len() < 20_000_000);
+        let next = answer["next_batch"].as_str().unwrap().to_owned();
+        answers.push(answer);
+        if part == 0 {
+            // In rooms that were told, and in rooms that were not.
+            rooms.iter().for_each(|room| drop(home.say(&alice, room, "between", "t2")));
+            let path = format!("/user/{}/rooms/{}/account_data/m.tag", quote(&alice.id), quote(&rooms[0]));
+            assert_eq!(home.put(&alice, &path, json!({ "tags": {} })).0, 200);
+        } else if !next.contains("_m") {
+            answers.push(home.sync(&alice, &format!("since={next}")));
+            break;
+        }
+        query = format!("since={next}");
+    }
+    assert!(answers.len() > 3, "in {} parts", answers.len());
+    for room in &rooms {
+        let told: Vec<&Value> =
+            answers.iter().map(|answer| &answer["rooms"]["join"][room]).filter(|room| room.is_object()).collect();
+        let bodies: Vec<&str> = told
+            .iter()
+            .flat_map(|room| room["timeline"]["events"].as_array().unwrap())
+            .filter_map(|event| event["content"]["body"].as_str())
+            .collect();
+        assert_eq!(bodies, ["before", "between"], "each once");
+        let states: usize = told
+            .iter()
+            .flat_map(|room| {
+                let timeline = room["timeline"]["events"].as_array().unwrap();
+                room["state"]["events"].as_array().unwrap().iter().chain(timeline)
+            })
+            .filter(|event| event["type"] == "x.large")
+            .count();
+        assert_eq!(states, 20, "the state is whole and told once");
+    }
+    let tags =
+        answers.iter().filter(|answer| !answer["rooms"]["join"][&rooms[0]]["account_data"]["events"][0].is_null());
+    // Of a room of the rest, which came with it already, once more: it is what it is now, not an event.
+    assert!(tags.count() >= 1);
 }
