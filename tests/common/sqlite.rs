@@ -9,6 +9,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, StatementStatus, backup::Backup, params_from_iter, types::ValueRef};
 use verge::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement};
+use verge::store::{Store, forgetting::WALKS};
 
 /// An SQLite database that keeps count of what D1 would charge for.
 #[derive(Clone)]
@@ -77,6 +78,20 @@ impl Sqlite {
             return Err(DatabaseError::Refused("string or blob too big".to_owned()));
         }
         Ok(())
+    }
+
+    /// Forgets all that is old at `now`, as the scheduled trigger does once an hour, slice by slice.
+    pub fn forget_old(&self, now: i64) {
+        let store = Store::new(Rc::new(self.clone()));
+        futures_executor::block_on(async {
+            let mut walked = store.walked().await.unwrap();
+            for walk in &WALKS {
+                store.walk_on(walk, &mut walked, now).await.unwrap();
+                while walked.is_under_way(walk) {
+                    store.walk_on(walk, &mut walked, now).await.unwrap();
+                }
+            }
+        });
     }
 
     /// Runs one query outside the count and returns its rows; for what tests assert.

@@ -191,6 +191,7 @@ fn old_answers_are_forgotten() {
     look_up("old");
     internet.now.set(internet.now.get() + 2 * 24 * HOUR);
     look_up("new");
+    database.forget_old(internet.now.get());
     let count =
         |kind| database.rows(&format!("SELECT count(*) FROM well_known WHERE host LIKE '{kind}%'"))[0][0].clone();
     assert_eq!((count("old").as_str(), count("new").as_str()), ("0", "1500"));

@@ -193,6 +193,7 @@ fn old_failures_are_forgotten() {
     look("old");
     world.internet.now.set(world.internet.now.get() + 2 * DAY);
     look("new");
+    world.database.forget_old(world.internet.now.get());
     let count = |kind| world.database.rows(&format!("SELECT count(*) FROM key_fetches WHERE server LIKE '{kind}%'"));
     assert_eq!((count("old")[0][0].as_str(), count("new")[0][0].as_str()), ("0", "1500"));
 }
