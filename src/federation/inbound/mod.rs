@@ -8,7 +8,7 @@
 //! | Transactions; PDUs (checks 1 to 3 on receipt); EDUs | [`transactions`] |
 //! | Retrieving event authorisation information; Retrieving events | [`retrieving`] |
 //! | Backfilling and retrieving missing events | [`backfill`] |
-//! | Joining Rooms | [`joining`], Restricted rooms: [`restricted`] |
+//! | Joining Rooms | [`joining`], restricted rooms: `room/restricted.rs` |
 //! | Inviting to a room | [`inviting`]; invites that are taken back: [`rescinding`] |
 //! | Leaving Rooms (Rejecting Invites) | [`leaving`] |
 //! | Querying for information | [`queries`] |
