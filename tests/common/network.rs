@@ -43,6 +43,21 @@ use super::sqlite::Sqlite;
 /// What answers requests that reach a host.
 pub type Host = Rc<dyn Fn(Request) -> LocalBoxFuture<'static, Response>>;
 
+/// What stands between two servers: it may lose, change, double or hold back what passes.
+pub type Wire = Rc<dyn Fn(Passing) -> LocalBoxFuture<'static, Result<Response, TransportError>>>;
+
+/// A request on its way.
+pub struct Passing {
+    /// The server name of the sender.
+    pub from: String,
+    /// The host it is sent to.
+    pub to: String,
+    /// The request as it was sent.
+    pub request: Request,
+    /// What would answer it.
+    pub host: Host,
+}
+
 /// The world of one test. Cheap to clone.
 #[derive(Clone)]
 pub struct World(Rc<Inner>);
@@ -50,6 +65,7 @@ pub struct World(Rc<Inner>);
 struct Inner {
     time: VirtualTime,
     hosts: RefCell<BTreeMap<String, Host>>,
+    wire: RefCell<Option<Wire>>,
     down: RefCell<BTreeSet<(String, String)>>,
     deaf: RefCell<BTreeSet<(String, String)>>,
     traffic: RefCell<Vec<Sent>>,
@@ -105,6 +121,7 @@ impl World {
         Self(Rc::new(Inner {
             time: VirtualTime::default(),
             hosts: RefCell::default(),
+            wire: RefCell::default(),
             down: RefCell::default(),
             deaf: RefCell::default(),
             traffic: RefCell::default(),
@@ -175,6 +192,25 @@ impl World {
     /// Takes the host off the network, as a server that is switched off.
     pub fn disconnect(&self, host: &str) {
         self.0.hosts.borrow_mut().remove(host);
+    }
+
+    /// What answers requests to `host`, if anything does.
+    pub fn host(&self, host: &str) -> Option<Host> {
+        self.0.hosts.borrow().get(host).cloned()
+    }
+
+    /// Lets everything that servers send each other pass through `wire`.
+    pub fn tap(&self, wire: Wire) {
+        *self.0.wire.borrow_mut() = Some(wire);
+    }
+
+    /// Lets go of all servers and of what they are at. They hold the world, and it them: without this a test of many worlds
+    /// keeps them all.
+    pub fn end(&self) {
+        self.0.hosts.borrow_mut().clear();
+        self.0.wire.borrow_mut().take();
+        self.0.spawned.borrow_mut().clear();
+        self.0.tasks.borrow_mut().clear();
     }
 
     /// Cuts the link between two servers, both ways.
@@ -290,9 +326,17 @@ impl World {
         if self.0.down.borrow().contains(&link(&from, &to)) {
             return Err(TransportError::Failed("the link is cut".to_owned()));
         }
-        let host = self.0.hosts.borrow().get(&to).cloned();
-        let Some(host) = host else { return Err(TransportError::Failed(format!("no host is called {to}"))) };
-        let response = host(outbound.request).await;
+        let Some(host) = self.host(&to) else {
+            return Err(TransportError::Failed(format!("no host is called {to}")));
+        };
+        let wire = self.0.wire.borrow().clone();
+        let response = match wire {
+            Some(wire) => {
+                let passing = Passing { from: from.clone(), to: to.clone(), request: outbound.request, host };
+                wire(passing).await?
+            }
+            None => host(outbound.request).await,
+        };
         self.some_turns().await;
         let deaf = self.0.deaf.borrow().contains(&link(&from, &to)) || self.0.down.borrow().contains(&link(&from, &to));
         if deaf {

@@ -40,6 +40,8 @@ impl Sqlite {
 
     fn over(connection: Connection) -> Self {
         connection.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+        // All of the store's statements: by default 16 are kept, and all others compiled again each time.
+        connection.set_prepared_statement_cache_capacity(500);
         let tables: i64 =
             connection.query_row("SELECT count(*) FROM sqlite_master WHERE name = 'events'", [], |r| r.get(0)).unwrap();
         if tables == 0 {

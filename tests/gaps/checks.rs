@@ -1,0 +1,86 @@
+//! What must hold when the network has healed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use verge::matrix::identifiers::RoomId;
+
+use crate::{
+    common::peer::encode,
+    oracle::{Made, Oracle},
+    wire::describe,
+    world::{Member, Scene},
+};
+
+/// The most pages from the room's end to its start.
+const PAGES: usize = 100;
+
+impl Scene {
+    /// What does not hold.
+    pub fn failures(&self, oracle: &Oracle) -> Vec<String> {
+        let mut failures = Vec::new();
+        for member in self.honest() {
+            let name = member.name;
+            match self.page_back(member) {
+                Ok(found) => {
+                    for made in &oracle.accepted {
+                        match found.get(&made.id) {
+                            None => failures.push(format!("{name} does not show {}", self.tell_of(member, made))),
+                            Some(event) if event["content"] != made.json["content"] => {
+                                failures.push(format!("{name} shows {} as {event}", self.tell_of(member, made)));
+                            }
+                            Some(_) => {}
+                        }
+                    }
+                }
+                Err(why) => failures.push(format!("{name}: {why}")),
+            }
+            let database = &member.home.database;
+            for (what, sql) in [
+                ("staged", "SELECT event_id FROM staged_pdus"),
+                ("hidden", "SELECT event_id FROM events WHERE soft_failed OR outlier"),
+            ] {
+                let these: BTreeSet<String> = database.rows(sql).concat().into_iter().collect();
+                let honest = oracle.accepted.iter().filter(|made| these.contains(&made.id));
+                failures.extend(honest.map(|made| format!("{name} has {what} {}", self.tell_of(member, made))));
+            }
+            let state = member.home.state(&self.world, &RoomId::parse(&self.room).unwrap());
+            for (have, entries, others) in [("has", &state, &oracle.state), ("lacks", &oracle.state, &state)] {
+                let different = entries.iter().filter(|entry| !others.contains(entry));
+                failures.extend(different.map(|entry| format!("{name} {have} in its state {entry:?}")));
+            }
+        }
+        failures
+    }
+
+    /// All events that a user finds, paging back to the room's start.
+    fn page_back(&self, member: &Member) -> Result<BTreeMap<String, Value>, String> {
+        let person = *member.joined(&self.room).first().ok_or("nobody is in the room")?;
+        let mut found = BTreeMap::new();
+        let mut from = String::new();
+        for _ in 0..PAGES {
+            let path = format!("/rooms/{}/messages?dir=b&limit=100{from}", encode(&self.room));
+            let (status, page) = member.call(&self.world, person, "GET", &path, None);
+            if status != 200 {
+                return Err(format!("/messages answers {status} {page}"));
+            }
+            for event in page["chunk"].as_array().unwrap() {
+                found.insert(event["event_id"].as_str().unwrap().to_owned(), event.clone());
+            }
+            match page["end"].as_str() {
+                Some(end) => from = format!("&from={end}"),
+                None if found.values().any(|event| event["type"] == "m.room.create") => return Ok(found),
+                None => return Err(format!("/messages ends before the room's start: {:#?}", self.world.logs())),
+            }
+        }
+        Err("the history comes to no end".to_owned())
+    }
+
+    /// An event, and what a server thinks of it.
+    fn tell_of(&self, member: &Member, made: &Made) -> String {
+        let database = &member.home.database;
+        let rows = database.rows(&format!("SELECT * FROM events WHERE event_id = '{}'", made.id));
+        let opinion = rows.first().map_or_else(|| "not held".to_owned(), |row| row[9..].join(" "));
+        format!("{} {} ({opinion})", describe(&made.json), made.id)
+    }
+}

@@ -1,0 +1,106 @@
+//! What the room would be without faults: the same engine, fed every event in the order in which they were made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use verge::matrix::identifiers::RoomId;
+
+use crate::{
+    signing,
+    wire::SEND,
+    world::{HONEST, Image, ORACLE, Scene},
+};
+
+/// An event that one of the servers made.
+pub struct Made {
+    pub id: String,
+    pub sender: String,
+    pub json: Value,
+    made_at: i64,
+}
+
+/// What the oracle says.
+pub struct Oracle {
+    /// The honest servers' events that it accepts.
+    pub accepted: Vec<Made>,
+    /// The room's state in the end: type, state key, event ID.
+    pub state: Vec<(String, String, String)>,
+}
+
+/// A page is no longer than a transaction.
+const AT_ONCE: usize = 50;
+
+impl Oracle {
+    /// Of all that leads to the event `last`, at which all honest servers stand in the end. What does not was heard by nobody
+    /// but its own server, which left the room and came back at another point of it, so that nothing cites what it said
+    /// before: if that was lost on the way, no server can know of it.
+    pub fn new(image: &Image, scene: &Scene, last: &str) -> Result<Self, String> {
+        let world = image.world(1);
+        world.advance(scene.world.now_ms() - world.now_ms());
+        let home = world.server_over(ORACLE, image.database(ORACLE), &[]);
+        let known: BTreeSet<String> = home.database.rows("SELECT event_id FROM events").concat().into_iter().collect();
+        let made = ancestors(all_made(scene), last, &known);
+        for (number, made) in made.chunks(AT_ONCE).enumerate() {
+            let pdus: Vec<&Value> = made.iter().map(|made| &made.json).collect();
+            let body = json!({ "origin": HONEST[0], "origin_server_ts": world.now_ms(), "pdus": pdus });
+            let target = format!("{SEND}{number}");
+            let response = world.run(home.handle(signing::request(HONEST[0], ORACLE, "PUT", &target, Some(&body))));
+            if response.status() != 200 {
+                return Err(format!("the oracle refuses: {:?}", response.body()));
+            }
+        }
+        let extremities =
+            home.database.rows("SELECT x.value ->> 0 FROM rooms, json_each(rooms.extremities) AS x").concat();
+        if extremities != [last] {
+            return Err(format!("the oracle stands at {extremities:?}, not at {last}: {:#?}", world.logs()));
+        }
+        let shown = home
+            .database
+            .rows("SELECT e.event_id FROM timeline AS t JOIN events AS e USING (event_nid) WHERE NOT e.soft_failed");
+        let shown: BTreeSet<String> = shown.concat().into_iter().collect();
+        let is_honest = |made: &Made| HONEST.iter().any(|name| made.sender.ends_with(&format!(":{name}")));
+        let accepted = made.into_iter().filter(|made| is_honest(made) && shown.contains(&made.id)).collect();
+        let state = home.state(&world, &RoomId::parse(&image.room).unwrap());
+        world.end();
+        Ok(Self { accepted, state })
+    }
+}
+
+/// All events by their IDs, each as the server has it that made it. What the malicious server made by hand it does not have.
+fn all_made(scene: &Scene) -> BTreeMap<String, Made> {
+    let mut all = BTreeMap::new();
+    for made in scene.by_hand.borrow().iter() {
+        let (id, json) = made.clone();
+        let (sender, made_at) =
+            (json["sender"].as_str().unwrap().to_owned(), json["origin_server_ts"].as_i64().unwrap());
+        all.insert(id.clone(), Made { id, sender, json, made_at });
+    }
+    for member in &scene.members {
+        let sql = format!(
+            "SELECT event_id, sender, origin_server_ts, json FROM events WHERE sender LIKE '%:{}' AND room_id = '{}'",
+            member.name, scene.room
+        );
+        for row in member.home.database.rows(&sql) {
+            let [id, sender, made_at, json] = row.try_into().unwrap();
+            let (made_at, json) = (made_at.parse().unwrap(), serde_json::from_str(&json).unwrap());
+            all.insert(id.clone(), Made { id, sender, json, made_at });
+        }
+    }
+    all
+}
+
+/// Those that lead to `last` and are not `known`, in the order in which they were made.
+fn ancestors(mut all: BTreeMap<String, Made>, last: &str, known: &BTreeSet<String>) -> Vec<Made> {
+    let mut found = Vec::new();
+    let mut waiting = vec![last.to_owned()];
+    while let Some(id) = waiting.pop() {
+        let Some(made) = all.remove(&id).filter(|made| !known.contains(&made.id)) else { continue };
+        for name in ["prev_events", "auth_events"] {
+            waiting.extend(made.json[name].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()));
+        }
+        found.push(made);
+    }
+    // The clock moves with each event, whoever makes it.
+    found.sort_by_key(|made| made.made_at);
+    found
+}
