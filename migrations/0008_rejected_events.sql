@@ -48,14 +48,3 @@ ALTER TABLE events DROP COLUMN rejected;
 -- 1: the state around the event rests on another server's claim.
 ALTER TABLE events ADD COLUMN claimed INTEGER NOT NULL DEFAULT 0;
 UPDATE events SET claimed = 1 WHERE outlier AND state_after IS NOT NULL;
-
--- The events of which other servers have said what state was before them, as we lack what came before. A row goes when we
--- know better, and all that rests on the claim has been judged again.
-CREATE TABLE claims (
-    room_id  TEXT    NOT NULL,
-    event_id TEXT    NOT NULL,
-    pos      INTEGER NOT NULL,                   -- what rests on the claim comes after this position in the timeline
-    PRIMARY KEY (room_id, event_id)
-) WITHOUT ROWID;
-INSERT INTO claims (room_id, event_id, pos)
-SELECT room_id, event_id, -9007199254740991 FROM events WHERE claimed;

@@ -314,12 +314,6 @@ const COMPLETE: &str = "\
     UPDATE events SET json = (SELECT value ->> 1 FROM json_each(?1) WHERE value ->> 0 = events.event_id), hash_wrong = 0 \
     WHERE event_id IN (SELECT value ->> 0 FROM json_each(?1)) AND room_id = ?2 AND hash_wrong";
 
-/// What rests on a new claim comes later. Without a claim from before: one that is replaced has been built on already.
-const CLAIMS: &str = "\
-    INSERT INTO claims (room_id, event_id, pos) \
-    SELECT ?2, value, (SELECT position FROM streams WHERE name = 'events') FROM json_each(?1) WHERE true \
-    ON CONFLICT (room_id, event_id) DO NOTHING";
-
 /// ?1: a list of [event id, how far from the end of the stream].
 const NEWEST: &str = "\
     INSERT INTO timeline (room_id, pos, event_nid) \
@@ -461,8 +455,6 @@ impl RoomCommit {
             COMPLETE,
             self.copies.iter().map(|event| json!([event.event_id().as_str(), event.json()]).to_string()).collect(),
         );
-        let edges = self.events.iter().filter(|new| new.place == Place::Edge);
-        each(CLAIMS, edges.map(|new| json!(new.event.event_id().as_str()).to_string()).collect());
         let last = newest.len();
         let newest = newest.iter().enumerate();
         each(
