@@ -124,9 +124,10 @@ async fn may_redact(server: &Server, user: &UserId, room_id: &RoomId, redacts: &
     let find = |event_type| state.iter().find(|event| event.event_type() == event_type);
     let create = find("m.room.create").ok_or_else(unknown)?;
     let levels = PowerLevels::from_state(create, find("m.room.power_levels"));
-    match (levels.user(user.as_str()), levels.level(Level::Redact)) {
-        (Ok(has), Ok(needs)) if has >= needs => Ok(()),
-        _ => Err(MatrixError::forbidden("You may not redact other users' events in this room.")),
+    if levels.allow(user.as_str(), Level::Redact) {
+        Ok(())
+    } else {
+        Err(MatrixError::forbidden("You may not redact other users' events in this room."))
     }
 }
 

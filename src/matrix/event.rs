@@ -11,7 +11,7 @@
 //! because a verdict is an opinion that may change and belongs to a room: `room` and `store` pair the two
 //! (`StoredEvent`, [`super::auth_rules::AuthEvent`], [`super::state_resolution::StateEvent`]).
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
 use super::{
     base64, hashes,
@@ -299,6 +299,18 @@ impl Event {
     pub fn redacted(&self) -> Self {
         Self(Rc::new(self.0.redacted()))
     }
+}
+
+/// Each of `events` once, with its content if any copy of it has that.
+pub fn whole_copies<'a>(events: impl IntoIterator<Item = &'a Event>) -> HashMap<&'a EventId, &'a Event> {
+    let mut copies: HashMap<&EventId, &Event> = HashMap::new();
+    for event in events {
+        let copy = copies.entry(event.event_id()).or_insert(event);
+        if event.completes(copy) {
+            *copy = event;
+        }
+    }
+    copies
 }
 
 /// The id that a PDU would have were it well-formed, for what is said about one that is not.

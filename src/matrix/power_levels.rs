@@ -70,6 +70,11 @@ impl<'a> PowerLevels<'a> {
         }
     }
 
+    /// Whether a user has one of these levels at least; not where the event holds something that is no level.
+    pub fn allow(&self, user_id: &str, needed: Level) -> bool {
+        matches!((self.user(user_id), self.level(needed)), (Ok(has), Ok(needed)) if has >= needed)
+    }
+
     /// The level required for a kind of notification (`notifications`), such as `room`; 50 unless the event says otherwise.
     ///
     /// # Errors

@@ -13,20 +13,26 @@ use crate::{
         event::Event,
         identifiers::{EventId, ServerName, UserId},
     },
-    store::commit::{Before, Guard, MembershipChange, Missing, NewEvent, RoomCommit, StateFrom},
+    store::commit::{Before, MembershipChange, Missing, NewEvent, RoomCommit, StateFrom},
 };
 
 impl Rooms {
     /// The commit that makes a judgement true.
-    pub(super) async fn commit_of(
-        &self,
-        view: &mut View<'_>,
-        judgement: Judgement,
-        guard: Guard,
-    ) -> Result<RoomCommit, RoomError> {
-        let Judgement { room, extremities, state, states: after_each, mut new, copies, redactions, missing, .. } =
-            judgement;
-        let Judgement { rejected, unplaced, readmitted, .. } = judgement;
+    pub(super) async fn commit_of(&self, view: &mut View<'_>, judgement: Judgement) -> Result<RoomCommit, RoomError> {
+        let guard = judgement.guard();
+        let Judgement {
+            room,
+            extremities,
+            state,
+            states: after_each,
+            mut new,
+            copies,
+            rejected,
+            unplaced,
+            readmitted,
+            redactions,
+            missing,
+        } = judgement;
         let last = after_each.len().saturating_sub(1);
         let missing = missing.into_iter().map(|(earlier, event_id)| Missing {
             event_id,
@@ -86,7 +92,6 @@ impl Rooms {
             rejected,
             unplaced,
             readmitted,
-            forgets_provisional: false,
             missing: missing.collect(),
             ..RoomCommit::new(room.room_id, room.room_version, state)
         })

@@ -2,7 +2,7 @@
 
 use super::{
     RoomError,
-    judge::{Judgement, key},
+    judge::{Judgement, power_keys},
     view::View,
 };
 use crate::{
@@ -63,7 +63,7 @@ impl Judgement {
 
     /// Whether the sender of `event` has more power in the current state than whoever comes.
     async fn has_been_given_power(&self, view: &mut View<'_>, event: &Event) -> Result<bool, RoomError> {
-        let state = view.state(self.state, &[key("m.room.create", ""), key("m.room.power_levels", "")]).await?;
+        let state = view.state(self.state, &power_keys()).await?;
         let Some(create) = AuthState::get(state.as_slice(), "m.room.create", "") else { return Ok(false) };
         let levels = PowerLevels::from_state(create, AuthState::get(state.as_slice(), "m.room.power_levels", ""));
         let sender = event.sender().as_str();

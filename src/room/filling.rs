@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     RoomError, Rooms,
-    judge::{REDACTION_KEYS, key, redaction},
+    judge::{power_keys, redaction},
     outliers::{Held, Outlier, Outliers, judge_outliers},
     view::View,
 };
@@ -56,7 +56,7 @@ impl Rooms {
             ids.extend(ancestors.iter().flat_map(|one| one.prev_events().iter().chain([one.event_id()])).cloned());
             let judged = ancestors.iter().filter_map(Ancestor::event).chain(auth_events);
             ids.extend(judged.flat_map(|event| event.auth_events().iter().chain([event.event_id()])).cloned());
-            let keys = REDACTION_KEYS.map(|(event_type, state_key)| key(event_type, state_key));
+            let keys = power_keys();
             let room = view.load_rooms(vec![room_id.clone()], &keys, ids, Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
             let power_now = view.state(room.state, &keys).await?;

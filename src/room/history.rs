@@ -48,10 +48,7 @@ impl Rooms {
             }
             let mut commit = match judgement.is_unchanged() {
                 true => RoomCommit { guard: Guard::Free, ..unchanged },
-                false => {
-                    let guard = judgement.guard();
-                    self.commit_of(&mut view, judgement, guard).await?
-                }
+                false => self.commit_of(&mut view, judgement).await?,
             };
             let held = Held::in_view(&view, ids.iter());
             let is_new = |event: &&Event| match view.stored(event.event_id()) {

@@ -187,16 +187,7 @@ impl Judgement {
         let stands = !held.outlier && !held.soft_failed;
         let before = held.state_before;
         view.put(StoredEvent { event: event.clone(), ..held });
-        if stands && event.event_type() == "m.room.redaction" {
-            let keys = REDACTION_KEYS.map(|(event_type, state_key)| key(event_type, state_key));
-            let then = match before {
-                Some(before) => view.state(before, &keys).await?,
-                None => power_by_auth_events(view, event).await?,
-            };
-            let now = view.state(self.state, &keys).await?;
-            self.redactions.extend(redaction(event, &then, &now));
-        }
-        Ok(())
+        if stands { self.redact(view, event, before).await } else { Ok(()) }
     }
 
     /// Remembers that `event` is rejected.
@@ -251,7 +242,7 @@ impl Judgement {
                 None => self.extremities = extremities,
             }
             self.states.push(self.state);
-            self.redact(view, event, before.root).await?;
+            self.redact(view, event, Some(before.root)).await?;
         }
         self.new.push(NewEvent {
             event: event.clone(),
@@ -331,13 +322,17 @@ impl Judgement {
     }
 
     /// Notes what an accepted redaction redacts. From room version 3 on the redaction takes effect only where its sender
-    /// has the power, or is of the same server as the sender of the redacted event (rooms v3, "Handling redactions").
-    async fn redact(&mut self, view: &mut View<'_>, event: &Event, before: NodeId) -> Result<(), RoomError> {
+    /// has the power, or is of the same server as the sender of the redacted event (rooms v3, "Handling redactions"). `before`
+    /// is the state before it, where that is known.
+    async fn redact(&mut self, view: &mut View<'_>, event: &Event, before: Option<NodeId>) -> Result<(), RoomError> {
         if event.event_type() != "m.room.redaction" {
             return Ok(());
         }
-        let keys = REDACTION_KEYS.map(|(event_type, state_key)| key(event_type, state_key));
-        let then = view.state(before, &keys).await?;
+        let keys = power_keys();
+        let then = match before {
+            Some(before) => view.state(before, &keys).await?,
+            None => power_by_auth_events(view, event).await?,
+        };
         let now = view.state(self.state, &keys).await?;
         self.redactions.extend(redaction(event, &then, &now));
         Ok(())
@@ -351,8 +346,10 @@ async fn power_by_auth_events(view: &mut View<'_>, event: &Event) -> Result<Vec<
     Ok(cited.iter().filter_map(|id| Some(view.stored(id)?.event.clone())).collect())
 }
 
-/// What of the state decides whom a redaction may redact.
-pub(super) const REDACTION_KEYS: [(&str, &str); 2] = [("m.room.create", ""), ("m.room.power_levels", "")];
+/// The keys of the state that says what power everybody has.
+pub(super) fn power_keys() -> [StateKey; 2] {
+    [key("m.room.create", ""), key("m.room.power_levels", "")]
+}
 
 /// What the accepted event `event` redacts, if it is a redaction. The power to redact others' events must have been there
 /// `then`, before the redaction, and must be there still `now`: an old state could be cited at will.
@@ -376,10 +373,7 @@ pub(super) fn rejected_auth_event<'a>(rejected: impl Iterator<Item = (&'a EventI
 fn may_redact(event: &Event, state: &[Event]) -> bool {
     let Some(create) = AuthState::get(state, "m.room.create", "") else { return false };
     let levels = PowerLevels::from_state(create, AuthState::get(state, "m.room.power_levels", ""));
-    match (levels.user(event.sender().as_str()), levels.level(Level::Redact)) {
-        (Ok(user), Ok(needed)) => user >= needed,
-        _ => false,
-    }
+    levels.allow(event.sender().as_str(), Level::Redact)
 }
 
 /// What became of the event when it was judged by itself, if it was, and for good.

@@ -19,7 +19,7 @@ use crate::{
         state_trie::NodeId,
     },
     platform::{DatabaseError, Statement},
-    store::commit::{Committed, Guard},
+    store::commit::{Committed, Guard, RoomCommit},
 };
 
 /// The greatest depth that canonical JSON can say.
@@ -86,8 +86,7 @@ impl Rooms {
             }
             let mut judgement = Judgement::new(room);
             let event = self.append(&mut view, &mut judgement, sender, &draft).await?;
-            let guard = judgement.guard();
-            let commit = self.commit_of(&mut view, judgement, guard).await?;
+            let commit = self.commit_of(&mut view, judgement).await?;
             let committed = self.store.commit(&[commit], others(&event)).await?;
             Ok(committed.with(event))
         })
@@ -124,8 +123,7 @@ impl Rooms {
                     }
                     Err(error) => return Err(error),
                 }
-                let guard = judgement.guard();
-                commits.push(self.commit_of(&mut view, judgement, guard).await?);
+                commits.push(self.commit_of(&mut view, judgement).await?);
                 changed.changed.push(room_id);
             }
             if commits.is_empty() {
@@ -208,8 +206,7 @@ impl Rooms {
                 }
                 return Ok(Committed::Done(before));
             }
-            let guard = judgement.guard();
-            let commit = self.commit_of(&mut view, judgement, guard).await?;
+            let commit = self.commit_of(&mut view, judgement).await?;
             Ok(self.store.commit(&[commit], Vec::new()).await?.with(before))
         })
         .await
@@ -273,7 +270,7 @@ impl Rooms {
         }
         // Nobody else is in the room yet.
         judgement.new.iter_mut().for_each(|new| new.outbox = None);
-        let commit = self.commit_of(&mut view, judgement, Guard::New).await?;
+        let commit = RoomCommit { guard: Guard::New, ..self.commit_of(&mut view, judgement).await? };
         Ok(self.store.commit(&[commit], Vec::new()).await?.with((room_id, events)))
     }
 

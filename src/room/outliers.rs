@@ -11,7 +11,7 @@ use super::{
 use crate::{
     matrix::{
         auth_rules::{self, AuthEvent},
-        event::Event,
+        event::{Event, whole_copies},
         identifiers::{EventId, RoomId},
     },
     store::{
@@ -78,13 +78,8 @@ impl Held {
 /// Judges `events` of a room, auth events first. What was rejected for good stays so; a provisional rejection counts no
 /// longer once its event comes again.
 pub(super) fn judge_outliers<'a>(room_id: &RoomId, held: Held, events: impl Iterator<Item = &'a Event>) -> Outliers {
-    let mut waiting: HashMap<EventId, Event> = HashMap::new();
-    for event in events {
-        let held = waiting.entry(event.event_id().clone()).or_insert_with(|| event.clone());
-        if event.completes(held) {
-            *held = event.clone();
-        }
-    }
+    let mut waiting: HashMap<EventId, Event> =
+        whole_copies(events).into_iter().map(|(id, event)| (id.clone(), event.clone())).collect();
     let mut outliers = Outliers::default();
     for event in held.events {
         // A whole copy of one that is held without its content takes its place.

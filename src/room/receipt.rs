@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::Event,
+        event::{Event, whole_copies},
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
     },
@@ -361,8 +361,7 @@ impl Rooms {
             if let Some(judgement) = judged
                 && !judgement.is_unchanged()
             {
-                let guard = judgement.guard();
-                commits.push(self.commit_of(&mut view, judgement, guard).await?);
+                commits.push(self.commit_of(&mut view, judgement).await?);
             }
         }
         received.answer = answer(&results);
@@ -421,13 +420,7 @@ fn answer(results: &HashMap<EventId, Option<String>>) -> String {
 /// The events of each room, in the order in which they came, each event once, with its content if any copy has it.
 fn by_room(events: &[Event]) -> Vec<(RoomId, Vec<Event>)> {
     let mut rooms: Vec<(RoomId, Vec<Event>)> = Vec::new();
-    let mut whole: HashMap<&EventId, &Event> = HashMap::new();
-    for event in events {
-        let copy = whole.entry(event.event_id()).or_insert(event);
-        if event.completes(copy) {
-            *copy = event;
-        }
-    }
+    let mut whole = whole_copies(events);
     for event in events {
         let Some(event) = whole.remove(event.event_id()) else { continue };
         match rooms.iter_mut().find(|(room_id, _)| room_id == event.room_id()) {

@@ -100,9 +100,7 @@ impl Rooms {
             .ok_or_else(|| RoomError::Corrupt("a state without a create event".to_owned()))?;
         let levels = PowerLevels::from_state(create, entrance.find("m.room.power_levels"));
         for local in self.store.local_members(&room.room_id).await? {
-            if let (Ok(has), Ok(needs)) = (levels.user(local.as_str()), levels.level(Level::Invite))
-                && has >= needs
-            {
+            if levels.allow(local.as_str(), Level::Invite) {
                 return Ok(Some(local));
             }
         }
