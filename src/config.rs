@@ -5,14 +5,16 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::admission::Rate;
-use crate::matrix::{
-    identifiers::ServerName,
-    json::{self, Object, Value},
-    room_version::RoomVersion,
-    server_keys::{self, OldKey},
-    server_name,
-    signing::{SigningKey, VerifyKey},
+use crate::{
+    admission::Rate,
+    matrix::{
+        identifiers::ServerName,
+        json::{self, Object, Value},
+        room_version::RoomVersion,
+        server_keys::{self, OldKey},
+        server_name,
+        signing::{SigningKey, VerifyKey},
+    },
 };
 
 /// The resolver that is asked when `DNS_OVER_HTTPS` names none; it answers the JSON form of DNS over HTTPS.

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, fmt};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
 use crate::{
@@ -112,7 +112,7 @@ impl Call {
         let limit = max_body_bytes(self.request.uri().path());
         let announced = match &waiting {
             RequestBody::Read(bytes) => Some(bytes.len()),
-            RequestBody::Unread(_) => self.announced_length(),
+            RequestBody::Unread(_) => announced_length(self.request.headers()),
         };
         let reservation = admission.reserve(announced.unwrap_or(limit).min(limit), now).ok_or_else(too_busy)?;
         let bytes = match waiting {
@@ -140,10 +140,11 @@ impl Call {
             false => MatrixError::not_json(format!("The body is not JSON: {error}.")),
         })
     }
+}
 
-    fn announced_length(&self) -> Option<usize> {
-        self.request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-    }
+/// How long a body is that comes with these headers, as they say.
+pub fn announced_length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn too_large() -> MatrixError {

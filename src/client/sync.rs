@@ -495,9 +495,14 @@ fn summary(members: &[Members], plan: &Plan, found: &StateFound, user: &UserId) 
 
 fn invite_wants(room: &SyncRoom, user: &UserId, reads: &mut StateReads) {
     if let (None, Some((_, state))) = (&room.invite_state, room.room) {
-        let keys = STRIPPED_STATE.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
-        reads.at.extend(keys.map(|(kind, key)| (state, StateKeyHash::new(kind, key))));
+        reads.at.extend(invite_keys(user).map(|key| (state, key)));
     }
+}
+
+/// Where the state stands that an invited user is shown: what describes the room, and the invite itself.
+fn invite_keys(user: &UserId) -> impl Iterator<Item = StateKeyHash> {
+    let keys = STRIPPED_STATE.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
+    keys.map(|(kind, key)| StateKeyHash::new(kind, key))
 }
 
 fn invited(room: &SyncRoom, user: &UserId, found: &StateFound) -> Value {
@@ -507,8 +512,7 @@ fn invited(room: &SyncRoom, user: &UserId, found: &StateFound) -> Value {
             list.iter().filter_map(|event| event.as_object().map(events::stripped)).collect()
         }
         (None, Some((_, state))) => {
-            let keys = STRIPPED_STATE.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
-            let seen = keys.filter_map(|(kind, key)| found.at(state, StateKeyHash::new(kind, key)));
+            let seen = invite_keys(user).filter_map(|key| found.at(state, key));
             seen.map(|seen| {
                 let mut event = seen.event.object().clone();
                 event.insert("event_id", seen.event.event_id().as_str());

@@ -13,7 +13,7 @@ use super::stream::{self, Excess, ReadError};
 use crate::{
     error::MatrixError,
     platform::{BodyError, LocalBoxFuture, UnreadBody},
-    router::{Incoming, RequestBody, Response},
+    router::{Incoming, RequestBody, Response, announced_length},
 };
 
 /// A longer body is taken piece by piece, so that it is not in memory twice: as the runtime has it, and as we do.
@@ -30,8 +30,7 @@ pub(super) fn incoming(request: web_sys::Request) -> Result<Incoming, MatrixErro
         Method::from_bytes(request.method().as_bytes()).map_err(|_| malformed("request method"))?;
     *incoming.uri_mut() = path_and_query(&request.url()).ok_or_else(|| malformed("request path"))?;
     read_headers(&request.headers(), incoming.headers_mut());
-    let length = incoming.headers().get(http::header::CONTENT_LENGTH);
-    let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let length = announced_length(incoming.headers());
     *incoming.body_mut() = RequestBody::Unread(Box::new(Unread { request, length }));
     Ok(incoming)
 }
