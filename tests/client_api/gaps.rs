@@ -7,11 +7,9 @@ use serde_json::{Value, json};
 use verge::router::json_response;
 
 use crate::{
-    common::{
-        network::{Homeserver, World},
-        peer::Peer,
-    },
+    common::network::World,
     home::{Home, User, quote},
+    visited::{Visited, visited},
 };
 
 /// Alice on one server, Bob on another, who has joined her room through it.
@@ -193,15 +191,8 @@ fn a_page_of_what_is_rare_goes_on_to_the_beginning() {
 
 #[test]
 fn what_several_events_cite_stands_before_all_of_them() {
-    let world = World::new();
-    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
-    let alice = home.register("alice");
-    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
-    let peer = Peer::new(&world, "peer.example");
-    let bob = peer.user("bob");
-    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
-    let mut theirs = peer.join(&server, &room, &bob);
-    world.settle();
+    let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("11");
+    let world = home.world.clone();
     let missed = theirs.say(&peer, &bob, "missed");
     let fork = theirs.clone();
     let (first, second) = (theirs.say(&peer, &bob, "first"), fork.clone().say(&peer, &bob, "second"));
@@ -283,15 +274,8 @@ fn a_redaction_that_was_missed_takes_effect_when_it_is_paged_back_to() {
 
 #[test]
 fn what_comes_after_its_redaction_as_an_auth_event_is_redacted_too() {
-    let world = World::new();
-    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
-    let alice = home.register("alice");
-    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
-    let peer = Peer::new(&world, "peer.example");
-    let bob = peer.user("bob");
-    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
-    let mut theirs = peer.join(&server, &room, &bob);
-    world.settle();
+    let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("11");
+    let world = home.world.clone();
     // A fork in which Bob has another name, and the redaction of that event, which we know of first.
     let member = json!({ "membership": "join", "displayname": "Not Bob" });
     let fields = json!({ "type": "m.room.member", "state_key": bob, "content": member });
@@ -317,15 +301,8 @@ fn what_comes_after_its_redaction_as_an_auth_event_is_redacted_too() {
 #[test]
 fn a_redaction_without_power_is_shown_to_nobody() {
     for version in ["10", "11"] {
-        let world = World::new();
-        let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
-        let alice = home.register("alice");
-        let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": version }));
-        let peer = Peer::new(&world, "peer.example");
-        let bob = peer.user("bob");
-        let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
-        let mut theirs = peer.join(&server, &room, &bob);
-        world.settle();
+        let Visited { home, alice, room, peer, bob, mut theirs, server } = visited(version);
+        let world = home.world.clone();
         let hers = home.say(&alice, &room, "hers", "t1");
         theirs.advance(&hers);
         let (own, said) = theirs.say(&peer, &bob, "Bob's own");

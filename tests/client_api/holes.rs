@@ -8,12 +8,9 @@ use serde_json::{Value, json};
 use verge::router::json_response;
 
 use crate::{
-    common::{
-        network::{Homeserver, World},
-        peer::Peer,
-    },
     gaps::{Scene, back, scene},
-    home::{Home, User, quote},
+    home::{Home, quote},
+    visited::{Visited, tells_only, visited},
 };
 
 /// From now on what `home` answers to requests whose path holds `path` has passed through `alter`.
@@ -214,15 +211,8 @@ fn history_that_nobody_can_be_asked_for_now_may_be_asked_for_later() {
 /// A chain of events that nobody has signed costs a bounded number of requests and rows.
 #[test]
 fn what_is_made_up_is_not_followed_for_ever() {
-    let world = World::new();
-    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
-    let alice = home.register("alice");
-    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
-    let peer = Peer::new(&world, "peer.example");
-    let bob = peer.user("bob");
-    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
-    let mut theirs = peer.join(&server, &room, &bob);
-    world.settle();
+    let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("11");
+    let world = home.world.clone();
     // The newest event cites the end of a chain whose oldest events nobody ever reaches.
     let (tip, depth) = (theirs.last.clone(), theirs.depth);
     let mut chain: Vec<Value> = Vec::new();
@@ -283,15 +273,8 @@ fn what_is_made_up_is_not_followed_for_ever() {
 /// An event that cites what we hold as rejected is rejected too, and history goes on behind it.
 #[test]
 fn an_event_that_cites_a_rejected_one_does_not_end_history() {
-    let world = World::new();
-    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
-    let alice: User = home.register("alice");
-    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
-    let peer = Peer::new(&world, "peer.example");
-    let bob = peer.user("bob");
-    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
-    let mut theirs = peer.join(&server, &room, &bob);
-    world.settle();
+    let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("11");
+    let world = home.world.clone();
     let fields = json!({ "type": "m.room.name", "state_key": "", "content": { "name": "Bob's" } });
     let (rejected, event) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
     let (_, answer) = peer.send(&server, "1", &[event]);
@@ -304,23 +287,7 @@ fn an_event_that_cites_a_rejected_one_does_not_end_history() {
     theirs.advance(&citing.0);
     let edge = theirs.say(&peer, &bob, "edge");
     let said = theirs.say(&peer, &bob, "said");
-    let state: Vec<String> = theirs.state.values().map(|event| crate::common::peer::event_id("11", event)).collect();
-    let history = [edge.1.clone(), citing.1.clone(), missed.1.clone()];
-    peer.answers(move |request| {
-        let path = request.uri().path();
-        let body = if path.contains("/get_missing_events/") {
-            json!({ "events": [] })
-        } else if path.contains("/state_ids/") {
-            json!({ "pdu_ids": state, "auth_chain_ids": state })
-        } else if path.contains("/v1/event/") {
-            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [history[0]] })
-        } else if path.contains("/backfill/") {
-            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": history })
-        } else {
-            return None;
-        };
-        Some(json_response(StatusCode::OK, &body))
-    });
+    tells_only(&peer, &theirs, vec![edge.1.clone(), citing.1.clone(), missed.1.clone()]);
     assert_eq!(peer.send(&server, "2", &[said.1]).0, 200);
     world.settle();
     let found = back(&home, &alice, &room, None, 10, "");
@@ -331,14 +298,9 @@ fn an_event_that_cites_a_rejected_one_does_not_end_history() {
 /// What is behind an event that is not shown is history all the same.
 #[test]
 fn a_gap_behind_a_soft_failed_event_is_paged_back_to() {
-    let world = World::new();
-    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
-    let alice = home.register("alice");
-    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "11" }));
-    let peer = Peer::new(&world, "peer.example");
-    let (bob, carol) = (peer.user("bob"), peer.user("carol"));
-    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
-    peer.join(&server, &room, &bob);
+    let Visited { home, alice, room, peer, bob, server, .. } = visited("11");
+    let world = home.world.clone();
+    let carol = peer.user("carol");
     let mut theirs = peer.join(&server, &room, &carol);
     world.settle();
     let ban = format!("/rooms/{}/ban", quote(&room));
@@ -349,23 +311,7 @@ fn a_gap_behind_a_soft_failed_event_is_paged_back_to() {
     let edge = theirs.say(&peer, &carol, "edge");
     let hidden = theirs.say(&peer, &bob, "too late");
     let said = theirs.say(&peer, &carol, "said");
-    let state: Vec<String> = theirs.state.values().map(|event| crate::common::peer::event_id("11", event)).collect();
-    let history = [edge.1.clone(), missed.1.clone()];
-    peer.answers(move |request| {
-        let path = request.uri().path();
-        let body = if path.contains("/get_missing_events/") {
-            json!({ "events": [] })
-        } else if path.contains("/state_ids/") {
-            json!({ "pdu_ids": state, "auth_chain_ids": state })
-        } else if path.contains("/v1/event/") {
-            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [history[0]] })
-        } else if path.contains("/backfill/") {
-            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": history })
-        } else {
-            return None;
-        };
-        Some(json_response(StatusCode::OK, &body))
-    });
+    tells_only(&peer, &theirs, vec![edge.1.clone(), missed.1.clone()]);
     assert_eq!(peer.send(&server, "1", &[hidden.1, said.1]).0, 200);
     world.settle();
     let found = back(&home, &alice, &room, None, 10, "");

@@ -18,3 +18,4 @@ mod rooms;
 mod syncing;
 mod tampering;
 mod throttling;
+mod visited;

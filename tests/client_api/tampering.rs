@@ -7,53 +7,11 @@ use serde_json::{Value, json};
 use verge::router::json_response;
 
 use crate::{
-    common::{
-        network::{Homeserver, World},
-        peer::{Peer, PeerRoom},
-    },
     gaps::{newest, scene},
     holes::{alter, message},
-    home::{Home, User, quote},
+    home::quote,
+    visited::visited,
 };
-
-/// Alice's room, in which Bob of a peer is.
-struct Visited {
-    home: Home,
-    alice: User,
-    room: String,
-    peer: Rc<Peer>,
-    bob: String,
-    theirs: PeerRoom,
-    server: Homeserver,
-}
-
-fn visited(version: &str) -> Visited {
-    let world = World::new();
-    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
-    let alice = home.register("alice");
-    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": version }));
-    let peer = Peer::new(&world, "peer.example");
-    let bob = peer.user("bob");
-    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
-    let theirs = peer.join(&server, &room, &bob);
-    world.settle();
-    Visited { home, alice, room, peer, bob, theirs, server }
-}
-
-impl Visited {
-    fn send(&self, txn_id: &str, pdus: &[Value]) {
-        let (status, answer) = self.peer.send(&self.server, txn_id, pdus);
-        assert_eq!(status, 200, "{answer}");
-        self.home.world.settle();
-    }
-
-    fn content(&self, event_id: &str) -> Value {
-        let path = format!("/rooms/{}/event/{}", quote(&self.room), quote(event_id));
-        let (status, event) = self.home.get(&self.alice, &path);
-        assert_eq!(status, 200, "{event}");
-        event["content"].clone()
-    }
-}
 
 fn tampered(event: &Value) -> Value {
     let mut event = event.clone();
