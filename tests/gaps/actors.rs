@@ -23,15 +23,15 @@ const HOUR_MS: i64 = 60 * 60 * 1_000;
 impl Scene {
     /// A while of the room's life.
     pub fn live(&self) {
-        for _ in 0..15 + self.below(25) {
-            self.world.advance(1 + self.below(20_000) as i64);
-            if self.percent(40) {
+        for _ in 0..15 + self.dice.below(25) {
+            self.world.advance(1 + self.dice.below(20_000) as i64);
+            if self.dice.percent(40) {
                 self.trouble();
             }
             self.act();
-            match self.below(10) {
+            match self.dice.below(10) {
                 0..6 => self.world.settle(),
-                6..8 => self.let_time_pass(60_000 + self.below(20 * 60_000) as i64),
+                6..8 => self.let_time_pass(60_000 + self.dice.below(20 * 60_000) as i64),
                 _ => {}
             }
         }
@@ -84,7 +84,7 @@ impl Scene {
         let mut refusals = Vec::new();
         for _ in 0..2 {
             for person in member.joined(&self.room) {
-                match member.say(&self.world, &self.room, person, text, &format!("t{}", self.count())) {
+                match member.say(&self.world, &self.room, person, text, &format!("t{}", self.dice.count())) {
                     Ok(event_id) => {
                         self.story.tell(&format!("{} says {text:?}: {event_id}", member.people[person].id));
                         self.world.settle();
@@ -117,61 +117,61 @@ impl Scene {
         if possible.is_empty() {
             return;
         }
-        let from = HONEST[self.below(3)];
-        let to = HONEST[self.below(3)];
-        match possible.swap_remove(self.below(possible.len())) {
+        let from = HONEST[self.dice.below(3)];
+        let to = HONEST[self.dice.below(3)];
+        match possible.swap_remove(self.dice.below(possible.len())) {
             (Fault::Outage, _) => {
                 let away = !self.network.is_away(from) && HONEST.iter().all(|name| !self.network.is_away(name));
                 if away || self.network.is_away(from) {
                     self.network.set_away(from, away);
                 }
             }
-            (_, link) if from != to => self.network.set(from, to, link.filter(|_| self.percent(60))),
+            (_, link) if from != to => self.network.set(from, to, link.filter(|_| self.dice.percent(60))),
             _ => {}
         }
     }
 
     /// A user does something.
     fn act(&self) {
-        if self.percent(20) {
+        if self.dice.percent(20) {
             return self.act_of_evil(&self.members[3]);
         }
-        let member = &self.members[self.below(3)];
+        let member = &self.members[self.dice.below(3)];
         let joined = member.joined(&self.room);
-        let Some(person) = joined.get(self.below(joined.len())).copied() else {
-            if self.percent(40) {
-                self.join(member, self.below(2));
+        let Some(person) = joined.get(self.dice.below(joined.len())).copied() else {
+            if self.dice.percent(40) {
+                self.join(member, self.dice.below(2));
             }
             return;
         };
         let has = |person: usize| joined.contains(&person);
-        match self.below(100) {
-            0..36 => self.say(member, person, 1 + self.below(3)),
+        match self.dice.below(100) {
+            0..36 => self.say(member, person, 1 + self.dice.below(3)),
             36..48 => self.behind_a_gap(member, person),
             48..56 => self.change_name(member, person),
             56..62 if has(0) || has(1) => {
-                let (kind, text) = (["name", "topic"][self.below(2)], format!("{}", self.count()));
+                let (kind, text) = (["name", "topic"][self.dice.below(2)], format!("{}", self.dice.count()));
                 let path = format!("/state/m.room.{kind}");
                 self.ask(member, usize::from(!has(0)), "PUT", &path, json!({ kind: text }));
             }
             62..68 if has(0) => self.change_power(member),
             68..73 if has(0) || has(1) => {
-                let path = format!("/state/x.mark/{}", self.below(5));
-                self.ask(member, usize::from(!has(0)), "PUT", &path, json!({ "mark": self.count() }));
+                let path = format!("/state/x.mark/{}", self.dice.below(5));
+                self.ask(member, usize::from(!has(0)), "PUT", &path, json!({ "mark": self.dice.count() }));
             }
             73..82 => match (0..4).find(|person| !has(*person)) {
                 Some(person) => self.join(member, person),
                 None => self.say(member, person, 1),
             },
             82..87 if self.faults.has(Fault::Leave) => {
-                let leaver = 1 + self.below(3);
+                let leaver = 1 + self.dice.below(3);
                 // The first server is always in the room, so that there is always one to join through.
                 if has(leaver) && joined.len() > 1 {
                     self.ask(member, leaver, "POST", "/leave", json!({}));
                 }
             }
             87..92 if has(0) => {
-                let user = &self.members[3].people[self.below(4)].id;
+                let user = &self.members[3].people[self.dice.below(4)].id;
                 self.ask(member, 0, "POST", "/kick", json!({ "user_id": user }));
             }
             92..96 if self.faults.has(Fault::Leave) && member.name != HONEST[0] => {
@@ -186,16 +186,16 @@ impl Scene {
 
     fn act_of_evil(&self, evil: &Member) {
         let joined = evil.joined(&self.room);
-        let Some(person) = joined.get(self.below(joined.len())).copied() else {
-            return self.join(evil, self.below(2));
+        let Some(person) = joined.get(self.dice.below(joined.len())).copied() else {
+            return self.join(evil, self.dice.below(2));
         };
-        match self.below(if self.faults.has(Fault::Forbidden) { 13 } else { 10 }) {
+        match self.dice.below(if self.faults.has(Fault::Forbidden) { 13 } else { 10 }) {
             10.. => self.forbidden(evil, person),
-            0..5 => self.say(evil, person, 1 + self.below(3)),
+            0..5 => self.say(evil, person, 1 + self.dice.below(3)),
             5..7 => self.change_name(evil, person),
             7 => self.ask(evil, person, "PUT", "/state/m.room.topic", json!({ "topic": "of evil" })),
             8 => self.ask(evil, person, "POST", "/leave", json!({})),
-            _ => self.join(evil, self.below(4)),
+            _ => self.join(evil, self.dice.below(4)),
         }
     }
 
@@ -231,9 +231,9 @@ impl Scene {
             previous = id;
             pdus.push(signed);
         }
-        for to in HONEST.into_iter().filter(|to| !self.network.is_away(to) && self.percent(50)) {
+        for to in HONEST.into_iter().filter(|to| !self.network.is_away(to) && self.dice.percent(50)) {
             self.story.tell(&format!("{user} tells {to} what is forbidden, and {previous} after it"));
-            let target = format!("{}forbidden{}", crate::wire::SEND, self.count());
+            let target = format!("{}forbidden{}", crate::wire::SEND, self.dice.count());
             let body = json!({ "origin": evil.name, "origin_server_ts": self.world.now_ms(), "pdus": pdus });
             if let Some(host) = self.world.host(to) {
                 self.world.run(host(crate::signing::request(evil.name, to, "PUT", &target, Some(&body))));
@@ -248,16 +248,16 @@ impl Scene {
         }
         self.world.settle();
         let others: Vec<&str> = HONEST.into_iter().filter(|name| *name != member.name).collect();
-        let deprived = if self.percent(50) { &others[..] } else { &others[self.below(2)..][..1] };
+        let deprived = if self.dice.percent(50) { &others[..] } else { &others[self.dice.below(2)..][..1] };
         deprived.iter().for_each(|to| self.network.set(member.name, to, Some(Link::Loses)));
         let joined = member.joined(&self.room);
-        let newcomer = (0..4).find(|person| !joined.contains(person)).filter(|_| self.percent(60));
+        let newcomer = (0..4).find(|person| !joined.contains(person)).filter(|_| self.dice.percent(60));
         if let Some(newcomer) = newcomer {
             self.join(member, newcomer);
         }
         let speaker = newcomer.unwrap_or(person);
-        self.say(member, speaker, [1, 2, 5, 18, 25, 45][self.below(6)]);
-        if self.percent(30) {
+        self.say(member, speaker, [1, 2, 5, 18, 25, 45][self.dice.below(6)]);
+        if self.dice.percent(30) {
             self.change_name(member, speaker);
         }
         self.world.settle();
@@ -268,7 +268,7 @@ impl Scene {
     fn say(&self, member: &Member, person: usize, times: usize) {
         for _ in 0..times {
             self.world.advance(10);
-            let (text, txn_id) = (format!("m{}", self.count()), format!("t{}", self.count()));
+            let (text, txn_id) = (format!("m{}", self.dice.count()), format!("t{}", self.dice.count()));
             let said = member.say(&self.world, &self.room, person, &text, &txn_id);
             self.story.tell(&format!("{} says {text:?}: {}", member.people[person].id, said.unwrap_or_else(|no| no)));
         }
@@ -276,7 +276,7 @@ impl Scene {
 
     fn change_name(&self, member: &Member, person: usize) {
         let path = format!("/state/m.room.member/{}", encode(&member.people[person].id));
-        let content = json!({ "membership": "join", "displayname": format!("n{}", self.count()) });
+        let content = json!({ "membership": "join", "displayname": format!("n{}", self.dice.count()) });
         self.ask(member, person, "PUT", &path, content);
     }
 
@@ -287,8 +287,8 @@ impl Scene {
         if status != 200 {
             return;
         }
-        levels["users"][&self.members[3].people[self.below(2)].id] = json!(self.below(40));
-        levels["events"]["x.mark"] = json!(self.below(50));
+        levels["users"][&self.members[3].people[self.dice.below(2)].id] = json!(self.dice.below(40));
+        levels["events"]["x.mark"] = json!(self.dice.below(50));
         self.ask(member, 0, "PUT", "/state/m.room.power_levels", levels);
     }
 
@@ -302,7 +302,7 @@ impl Scene {
                 && (!member.joined(&self.room).is_empty() || self.has_heard(other, member))
         };
         let residents: Vec<&Member> = self.honest().iter().filter(is_resident).collect();
-        if let Some(resident) = residents.get(self.below(residents.len())) {
+        if let Some(resident) = residents.get(self.dice.below(residents.len())) {
             self.join_through(member, person, resident);
         }
     }

@@ -16,6 +16,7 @@ mod common;
 
 mod actors;
 mod checks;
+mod dice;
 mod faults;
 mod malice;
 mod oracle;

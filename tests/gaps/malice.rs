@@ -37,14 +37,14 @@ impl Network {
     /// Passes on what an honest server sends it to the others, before they have it from there.
     pub async fn relay(&self, passing: &Passing) {
         let relays = self.has(Fault::Relay) || self.has(Fault::Forge);
-        if !relays || self.percent(40) {
+        if !relays || self.dice.percent(40) {
             return;
         }
         let body: Value = serde_json::from_slice(passing.request.body()).unwrap();
         for to in HONEST.into_iter().filter(|to| *to != passing.from && !self.is_away(to)) {
             let mut pdus = body["pdus"].as_array().unwrap().clone();
-            pdus.retain(|_| self.percent(70));
-            if self.has(Fault::Forge) && (!self.has(Fault::Relay) || self.percent(50)) {
+            pdus.retain(|_| self.dice.percent(70));
+            if self.has(Fault::Forge) && (!self.has(Fault::Relay) || self.dice.percent(50)) {
                 pdus.iter_mut().for_each(|pdu| self.tamper(pdu));
             }
             if pdus.is_empty() {
@@ -52,7 +52,7 @@ impl Network {
             }
             let told: Vec<String> = pdus.iter().map(describe).collect();
             self.story.tell(&format!("   {EVIL} relays to {to}: {}", told.join(", ")));
-            let target = format!("{SEND}relayed{}", self.count());
+            let target = format!("{SEND}relayed{}", self.dice.count());
             let body = json!({ "origin": EVIL, "origin_server_ts": self.world.now_ms(), "pdus": pdus });
             if let Some(host) = self.world.host(to) {
                 host(signing::request(EVIL, to, "PUT", &target, Some(&body))).await;
@@ -63,12 +63,12 @@ impl Network {
     /// What becomes of a transaction of its own.
     pub async fn malicious_transaction(&self, passing: Passing) -> Outcome {
         let Passing { from, to, mut request, host } = passing;
-        if self.has(Fault::Withhold) && self.percent(60) {
-            if self.percent(50) {
+        if self.has(Fault::Withhold) && self.dice.percent(60) {
+            if self.dice.percent(50) {
                 return Ok(json_response(StatusCode::OK, &json!({ "pdus": {} })));
             }
             request = self.with_pdus(&from, &to, &request, |mut pdus| {
-                pdus.retain(|_| self.percent(50));
+                pdus.retain(|_| self.dice.percent(50));
                 pdus
             });
         }
@@ -118,7 +118,7 @@ impl Network {
         ];
         let mut possible: Vec<Lie> = lies.iter().filter(|(fault, _)| self.has(*fault)).map(|(_, lie)| *lie).collect();
         possible.push(Lie::Truth);
-        possible[self.below(possible.len())]
+        possible[self.dice.below(possible.len())]
     }
 
     /// The answer to the same question about an event from long ago.
@@ -161,10 +161,10 @@ impl Network {
             match lie {
                 Lie::Tampered => {
                     list.iter_mut()
-                        .filter(|item| item.is_object() && self.percent(40))
+                        .filter(|item| item.is_object() && self.dice.percent(40))
                         .for_each(|pdu| self.tamper(pdu));
                 }
-                _ => list.retain(|_| self.percent(70)),
+                _ => list.retain(|_| self.dice.percent(70)),
             }
         }
         Ok(json_response(response.status(), &body))
@@ -172,7 +172,7 @@ impl Network {
 
     /// Alters a PDU, in one of the ways that a server must notice.
     fn tamper(&self, pdu: &mut Value) {
-        match self.below(5) {
+        match self.dice.below(5) {
             // The content's hash is wrong, and all that it covers: the event is known by its redacted form.
             0 | 1 => pdu["content"]["body"] = json!("altered"),
             // Another event, which nobody has signed.

@@ -20,6 +20,7 @@ use crate::{
         network::{Passing, World},
         sqlite::Sqlite,
     },
+    dice::Dice,
     faults::{Fault, Faults},
     signing,
     world::{EVIL, HONEST, Story},
@@ -41,14 +42,13 @@ pub struct Network {
     pub story: Story,
     /// The malicious server's database.
     pub evil: Sqlite,
-    random: RefCell<Random>,
+    pub dice: Dice,
     /// What the links from one honest server to another do to transactions at present; good ones are not here.
     links: RefCell<BTreeMap<(String, String), Link>>,
     away: RefCell<BTreeSet<String>>,
     /// Transactions that arrived, to arrive again.
     arrived: RefCell<Vec<(String, Request)>>,
     healed: Cell<bool>,
-    counter: Cell<u64>,
     requests: Cell<u64>,
 }
 
@@ -68,12 +68,11 @@ impl Network {
             faults,
             story,
             evil,
-            random: RefCell::new(Random::new(seed)),
+            dice: Dice::new(Random::new(seed)),
             links: RefCell::default(),
             away: RefCell::default(),
             arrived: RefCell::default(),
             healed: Cell::new(false),
-            counter: Cell::new(0),
             requests: Cell::new(0),
         })
     }
@@ -124,22 +123,6 @@ impl Network {
         self.faults.has(fault) && (!self.healed.get() || self.faults.has(Fault::Persist))
     }
 
-    /// A number below `bound`.
-    pub fn below(&self, bound: usize) -> usize {
-        self.random.borrow_mut().below(bound)
-    }
-
-    /// True in this many of a hundred cases.
-    pub fn percent(&self, chance: usize) -> bool {
-        self.random.borrow_mut().percent(chance)
-    }
-
-    /// A number that was not there before.
-    pub fn count(&self) -> u64 {
-        self.counter.set(self.counter.get() + 1);
-        self.counter.get()
-    }
-
     async fn pass(&self, passing: Passing) -> Outcome {
         self.requests.set(self.requests.get() + 1);
         assert!(self.requests.get() < MAX_REQUESTS, "the servers never come to rest");
@@ -159,7 +142,7 @@ impl Network {
                     && self.faults.has(Fault::Overload)
                     && [from, to].iter().all(|name| HONEST.contains(name))
                     && !path.contains("_join/")
-                    && self.percent(50) =>
+                    && self.dice.percent(50) =>
             {
                 self.story.tell(&format!("   {from} asks {to} for {path}: 503"));
                 Ok(json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "errcode": "M_UNKNOWN", "error": "later" })))
@@ -176,7 +159,7 @@ impl Network {
         if link == Some(Link::Cuts) {
             request = self.with_pdus(&from, &to, &request, |pdus| {
                 let kept = pdus.len() - 1;
-                let mut left = pdus.into_iter().filter(|_| self.percent(50)).collect::<Vec<_>>();
+                let mut left = pdus.into_iter().filter(|_| self.dice.percent(50)).collect::<Vec<_>>();
                 left.truncate(kept);
                 left
             });
@@ -187,14 +170,14 @@ impl Network {
         let response = host(request.clone()).await;
         match link {
             // Not always: two that heard only each other's questions would repeat them for ever.
-            Some(Link::Deafens) if self.percent(60) => {
+            Some(Link::Deafens) if self.dice.percent(60) => {
                 self.world.sleep(60_000).await;
                 return Err(TransportError::TimedOut);
             }
             Some(Link::Doubles) => {
                 host(request.clone()).await;
                 self.arrived.borrow_mut().push((to.clone(), request));
-                let again = self.below(self.arrived.borrow().len());
+                let again = self.dice.below(self.arrived.borrow().len());
                 let (to, request) = self.arrived.borrow()[again].clone();
                 if !self.is_away(&to)
                     && let Some(host) = self.world.host(&to)

@@ -1,9 +1,6 @@
 //! The servers, their users and their room, as they are before anything goes wrong.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-};
+use std::{cell::RefCell, rc::Rc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
@@ -20,6 +17,7 @@ use crate::{
         peer::encode,
         sqlite::Sqlite,
     },
+    dice::Dice,
     faults::Faults,
     wire::Network,
 };
@@ -63,14 +61,13 @@ pub struct Scene {
     pub world: World,
     pub room: String,
     pub faults: Faults,
-    pub random: RefCell<Random>,
+    pub dice: Dice,
     /// Those of [`HONEST`], in their order, and then the other.
     pub members: Vec<Member>,
     pub network: Rc<Network>,
     pub story: Story,
     /// Events that the malicious server made without keeping them.
     pub by_hand: RefCell<Vec<(String, Value)>>,
-    counter: Cell<u64>,
 }
 
 /// What happened, in order.
@@ -176,29 +173,13 @@ impl Scene {
         if faults.has(crate::faults::Fault::Interleave) {
             world.interleave();
         }
-        let (room, random, counter) = (image.room.clone(), RefCell::new(random), Cell::new(0));
-        Self { world, room, faults, random, members, network, story, by_hand: RefCell::default(), counter }
+        let (room, dice) = (image.room.clone(), Dice::new(random));
+        Self { world, room, faults, dice, members, network, story, by_hand: RefCell::default() }
     }
 
     /// The honest servers.
     pub fn honest(&self) -> &[Member] {
         &self.members[..HONEST.len()]
-    }
-
-    /// A number below `bound`.
-    pub fn below(&self, bound: usize) -> usize {
-        self.random.borrow_mut().below(bound)
-    }
-
-    /// True in this many of a hundred cases.
-    pub fn percent(&self, chance: usize) -> bool {
-        self.random.borrow_mut().percent(chance)
-    }
-
-    /// A number that was not there before.
-    pub fn count(&self) -> u64 {
-        self.counter.set(self.counter.get() + 1);
-        self.counter.get()
     }
 }
 
