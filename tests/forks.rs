@@ -13,6 +13,7 @@ use verge::{
         identifiers::{EventId, RoomId, ServerName, UserId},
         json::{self, Object},
         room_version::RoomVersion,
+        state_content::Membership,
     },
     program::Program,
     room::{Draft, NewRoom},
@@ -50,7 +51,7 @@ fn public_room(version: &'static RoomVersion, creator: &UserId, moderator: &User
         version,
         create_content: Object::new(),
         drafts: vec![
-            Draft::membership(creator.as_str(), "join", Object::new()),
+            Draft::membership(creator.as_str(), Membership::Join, Object::new()),
             Draft::state("m.room.power_levels", "", object(&levels)),
             Draft::state("m.room.join_rules", "", object(r#"{"join_rule":"public"}"#)),
         ],
@@ -131,7 +132,7 @@ fn a_fork_ends_in_the_same_state_on_both_sides() {
         world.cut("a.example", "b.example");
         // Alice bans whom Bob promotes, and both change the name.
         world.run(async {
-            send(&a, &room, &alice, Draft::membership(carol.as_str(), "ban", Object::new())).await;
+            send(&a, &room, &alice, Draft::membership(carol.as_str(), Membership::Ban, Object::new())).await;
             send(&a, &room, &alice, Draft::state("m.room.name", "", object(r#"{"name":"A"}"#))).await;
             let creator = if version.privileged_creators { "" } else { r#""@alice:a.example":100,"# };
             let levels = format!(r#"{{"users":{{{creator}"@bob:b.example":90,"@carol:b.example":50}}}}"#);
@@ -155,7 +156,11 @@ fn a_fork_ends_in_the_same_state_on_both_sides() {
             let (a_state, b_state) = (state(&a, &room).await, state(&b, &room).await);
             assert_eq!(a_state, b_state, "{version} {room}: {:?}", world.logs());
             let (_, members) = a.rooms.current(&room, &[("m.room.member", "@carol:b.example")]).await.unwrap().unwrap();
-            assert_eq!(members[0].membership(), Some("ban"), "{version}: the ban holds against the promotion");
+            assert_eq!(
+                members[0].membership(),
+                Some(Membership::Ban),
+                "{version}: the ban holds against the promotion"
+            );
         });
     }
 }

@@ -23,6 +23,7 @@ use verge::{
     matrix::{
         identifiers::{RoomId, ServerName, UserId},
         json::{self, Object},
+        state_content::Membership,
     },
     platform::{Clock, Random},
     program::Program,
@@ -273,7 +274,7 @@ impl Scene {
     async fn come_and_go_there(&self) {
         let carol = user("@carol:b.example");
         for n in 0..21 {
-            let membership = if n % 2 == 0 { "join" } else { "leave" };
+            let membership = if n % 2 == 0 { Membership::Join } else { Membership::Leave };
             self.say_there(&carol, Draft::membership(carol.as_str(), membership, Object::new())).await;
             self.pause(20).await;
         }

@@ -16,6 +16,7 @@ use verge::{
         json::{self, Object, Value},
         room_version::{EventIds, RoomVersion},
         server_keys::KeyRing,
+        state_content::Membership,
     },
     room::{Claim, Draft, NewRoom, RoomError},
     server::Server,
@@ -45,7 +46,7 @@ fn new_room(version: &str, creator: &str) -> NewRoom {
         version,
         create_content: Object::new(),
         drafts: vec![
-            Draft::membership(creator, "join", Object::new()),
+            Draft::membership(creator, Membership::Join, Object::new()),
             Draft::state("m.room.power_levels", "", object(&levels)),
             Draft::state("m.room.join_rules", "", object(r#"{"join_rule":"public"}"#)),
         ],
@@ -76,7 +77,7 @@ fn a_room_of_every_version_is_made_and_takes_events() {
             assert_eq!(state.iter().map(|event| event.event_id()).collect::<Vec<_>>(), [&name]);
             assert_eq!(row.extremities.len(), 1);
             assert_eq!(common::homeserver::state_events(&server, row.state).await.len(), 5);
-            let join = Draft::membership(bob.as_str(), "join", Object::new());
+            let join = Draft::membership(bob.as_str(), Membership::Join, Object::new());
             send(&server, &room, &bob, join).await.unwrap();
         });
         let members = database.rows("SELECT user_id, membership FROM local_memberships ORDER BY 1");

@@ -10,6 +10,7 @@ use crate::{
         identifiers::{RoomAlias, RoomId, ServerName},
         json::Value,
         power_levels::PowerLevels,
+        state_content::Membership,
     },
     room::Draft,
     router::{Call, Handled, ok},
@@ -154,7 +155,8 @@ async fn may_set_alias(server: &Server, session: &auth::Session, room_id: &RoomI
     let keys = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", session.user.as_str())];
     let (_, state) =
         server.rooms.current(room_id, &keys).await?.ok_or_else(|| MatrixError::not_found("Unknown room."))?;
-    let joined = state.iter().any(|event| event.event_type() == "m.room.member" && event.membership() == Some("join"));
+    let joined =
+        state.iter().any(|event| event.event_type() == "m.room.member" && event.membership() == Some(Membership::Join));
     let find = |event_type| state.iter().find(|event| event.event_type() == event_type);
     let allowed = find("m.room.create").is_some_and(|create| {
         let levels = PowerLevels::from_state(create, find("m.room.power_levels"));

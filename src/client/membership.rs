@@ -19,6 +19,7 @@ use crate::{
         event::Event,
         identifiers::{EventId, RoomAlias, RoomId, ServerName, UserId},
         json::{Object, Value},
+        state_content::Membership,
     },
     room::{Draft, RoomError},
     router::{Call, Handled, ok},
@@ -61,10 +62,10 @@ pub(super) async fn leave(server: &Server, call: &Call) -> Handled {
     let room_id = room_id(call.parameter(0))?;
     let content = with_reason(Object::new(), &Body::optional(server, call).await?)?;
     let membership = server.store.membership(&room_id, &session.user).await?;
-    match membership.as_deref() {
-        Some("join" | "invite" | "knock") => {}
+    match membership {
+        Some(Membership::Join | Membership::Invite | Membership::Knock) => {}
         // Nothing to do, as for a request that is repeated.
-        Some("leave") => return ok(&json!({})),
+        Some(Membership::Leave) => return ok(&json!({})),
         _ => return Err(MatrixError::forbidden("You are not in that room.")),
     }
     leave_room(server, &session.user, &room_id, content).await?;
@@ -76,7 +77,7 @@ pub(super) async fn forget(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let room_id = room_id(call.parameter(0))?;
     let membership = server.store.membership(&room_id, &session.user).await?;
-    if let Some("join" | "invite" | "knock") = membership.as_deref() {
+    if let Some(Membership::Join | Membership::Invite | Membership::Knock) = membership {
         let message = "You must leave the room before you forget it.";
         return Err(MatrixError::new(http::StatusCode::BAD_REQUEST, "M_UNKNOWN", message));
     }
@@ -96,24 +97,24 @@ pub(super) async fn invite(server: &Server, call: &Call) -> Handled {
 
 /// `POST /rooms/{roomId}/kick`
 pub(super) async fn kick(server: &Server, call: &Call) -> Handled {
-    let only_from = ["join", "invite", "knock"];
-    change_other(server, call, "leave", &only_from, "The user is not in the room.").await
+    let only_from = [Membership::Join, Membership::Invite, Membership::Knock];
+    change_other(server, call, Membership::Leave, &only_from, "The user is not in the room.").await
 }
 
 /// `POST /rooms/{roomId}/ban`
 pub(super) async fn ban(server: &Server, call: &Call) -> Handled {
-    change_other(server, call, "ban", &[], "").await
+    change_other(server, call, Membership::Ban, &[], "").await
 }
 
 /// `POST /rooms/{roomId}/unban`
 pub(super) async fn unban(server: &Server, call: &Call) -> Handled {
-    change_other(server, call, "leave", &["ban"], "The user is not banned.").await
+    change_other(server, call, Membership::Leave, &[Membership::Ban], "The user is not banned.").await
 }
 
 /// `GET /joined_rooms`
 pub(super) async fn joined_rooms(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    ok(&json!({ "joined_rooms": server.store.rooms_of(&session.user, "join").await? }))
+    ok(&json!({ "joined_rooms": server.store.rooms_of(&session.user, Membership::Join).await? }))
 }
 
 /// Makes the membership of the user `target` what `content` says, as the endpoint for that membership would.
@@ -131,18 +132,20 @@ pub(super) async fn put(
     // Who vouches for a join is found by this server, and not said by who wants to join.
     content.remove(AUTHORISED_VIA);
     let body = Body::part(&content);
-    match body.required_text("membership")? {
-        "join" if target == *user => {
+    let membership = Membership::parse(body.required_text("membership")?)
+        .ok_or_else(|| MatrixError::bad_json("\"membership\" must be join, invite, knock, leave or ban."))?;
+    match membership {
+        Membership::Join if target == *user => {
             let profile = server.store.profile(user.as_str()).await?.unwrap_or_default();
             let content = merged(member_content(&profile), content);
             match join_room(server, user, room_id, Vec::new(), content.clone()).await? {
                 Some(event_id) => Ok(event_id),
                 // In the room already: what changes is what the room knows of them.
-                None => send(server, user, room_id, Draft::membership(user.as_str(), "join", content)).await,
+                None => send(server, user, room_id, Draft::membership(user.as_str(), Membership::Join, content)).await,
             }
         }
-        "leave" if target == *user => leave_room(server, user, room_id, content).await,
-        "invite" => invite_user(server, user, &target, room_id, content).await,
+        Membership::Leave if target == *user => leave_room(server, user, room_id, content).await,
+        Membership::Invite => invite_user(server, user, &target, room_id, content).await,
         membership => send(server, user, room_id, Draft::membership(target.as_str(), membership, content)).await,
     }
 }
@@ -177,7 +180,7 @@ pub(super) async fn invite_user(
         let profile = server.store.profile(target.as_str()).await?;
         let profile = profile.ok_or_else(|| MatrixError::not_found("There is no such user on this server."))?;
         let content = merged(content, member_content(&profile));
-        send(server, sender, room_id, Draft::membership(target.as_str(), "invite", content)).await
+        send(server, sender, room_id, Draft::membership(target.as_str(), Membership::Invite, content)).await
     } else {
         remote::invite(server, sender, target, room_id, content).await
     }
@@ -195,7 +198,7 @@ pub(super) async fn tell_profile(server: &Server, user: &UserId, profile: &Profi
 }
 
 async fn tell_all(server: &Server, user: &UserId, profile: &Profile) -> Result<(), MatrixError> {
-    let rooms = server.store.rooms_of(user, "join").await?;
+    let rooms = server.store.rooms_of(user, Membership::Join).await?;
     for rooms in rooms.chunks(ROOMS_TOLD_AT_ONCE) {
         match tell(server, user, profile, rooms).await {
             // One of them changes all the time: the others need not wait for it.
@@ -252,12 +255,12 @@ async fn join_room(
     let known = server.rooms.entrance(room_id, user).await?;
     let here = match known {
         Some(entrance) if entrance.room.local_joined > 0 => {
-            if entrance.membership() == Some("join") {
+            if entrance.membership() == Some(Membership::Join) {
                 return Ok(None);
             }
             match server.rooms.content_of_join(&entrance).await {
                 Ok(vouched) => {
-                    let draft = Draft::membership(user.as_str(), "join", merged(content.clone(), vouched));
+                    let draft = Draft::membership(user.as_str(), Membership::Join, merged(content.clone(), vouched));
                     server.rooms.send(room_id, user, draft).await
                 }
                 Err(error) => Err(error),
@@ -296,7 +299,7 @@ async fn leave_room(server: &Server, user: &UserId, room_id: &RoomId, content: O
     if is_invited_outside(server, user, room_id).await? {
         return remote::leave(server, user, room_id).await;
     }
-    match server.rooms.send(room_id, user, Draft::membership(user.as_str(), "leave", content)).await {
+    match server.rooms.send(room_id, user, Draft::membership(user.as_str(), Membership::Leave, content)).await {
         Ok(event) => {
             server.flush(room_id);
             Ok(event.event_id().clone())
@@ -306,7 +309,13 @@ async fn leave_room(server: &Server, user: &UserId, room_id: &RoomId, content: O
     }
 }
 
-async fn change_other(server: &Server, call: &Call, membership: &str, only_from: &[&str], otherwise: &str) -> Handled {
+async fn change_other(
+    server: &Server,
+    call: &Call,
+    membership: Membership,
+    only_from: &[Membership],
+    otherwise: &str,
+) -> Handled {
     let session = auth::session(server, call).await?;
     let room_id = room_id(call.parameter(0))?;
     let body = Body::of(server, call).await?;
@@ -315,7 +324,7 @@ async fn change_other(server: &Server, call: &Call, membership: &str, only_from:
     if !only_from.is_empty() {
         let current = server.rooms.current(&room_id, &[("m.room.member", target.as_str())]).await?;
         let state = current.map(|(_, state)| state).unwrap_or_default();
-        let now = state.first().and_then(Event::membership).unwrap_or("leave");
+        let now = state.first().and_then(Event::membership).unwrap_or(Membership::Leave);
         if !only_from.contains(&now) {
             return Err(MatrixError::forbidden(otherwise));
         }

@@ -15,6 +15,7 @@ use crate::{
         identifiers::{RoomAlias, RoomId, UserId},
         json::{Object, Value},
         room_version::RoomVersion,
+        state_content::Membership,
     },
     room::{Draft, NewRoom, RoomError},
     router::{Call, Handled, ok},
@@ -171,7 +172,7 @@ impl Wish {
     /// could not raise their own.
     fn to_room(&self, creator: &UserId, profile: Object) -> NewRoom {
         let mut drafts = vec![
-            Draft::membership(creator.as_str(), "join", profile),
+            Draft::membership(creator.as_str(), Membership::Join, profile),
             Draft::state("m.room.power_levels", "", self.power_levels(creator)),
         ];
         if let Some(alias) = &self.alias {
@@ -267,7 +268,7 @@ fn state_draft(event: &Value) -> Result<Draft, MatrixError> {
         return Err(MatrixError::invalid_param("The create event is asked for by \"creation_content\"."));
     }
     // Who comes into the room is invited, which that user's server must hear of first.
-    if event_type == "m.room.member" && content.get("membership").and_then(Value::as_str) != Some("ban") {
+    if event_type == "m.room.member" && Membership::of(&content) != Some(Membership::Ban) {
         return Err(MatrixError::invalid_param("Of members, \"initial_state\" may hold bans only; see \"invite\"."));
     }
     Ok(Draft::state(event_type, event.text("state_key")?.unwrap_or_default(), content))

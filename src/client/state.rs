@@ -13,14 +13,13 @@ use crate::{
     error::MatrixError,
     matrix::{
         json::{Object, Value},
+        state_content::Membership,
         state_trie::{NodeId, StateKeyHash},
     },
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
     store::{snapshots::StateReads, timeline::SeenEvent},
 };
-
-const MEMBERSHIPS: [&str; 5] = ["join", "invite", "knock", "leave", "ban"];
 
 /// `GET /rooms/{roomId}/state`
 pub(super) async fn whole(server: &Server, call: &Call) -> Handled {
@@ -64,8 +63,8 @@ pub(super) async fn members(server: &Server, call: &Call) -> Handled {
     let members = state.iter().filter(|seen| {
         let membership = seen.event.membership();
         seen.event.event_type() == "m.room.member"
-            && only.as_deref().is_none_or(|only| membership == Some(only))
-            && never.as_deref().is_none_or(|never| membership != Some(never))
+            && only.is_none_or(|only| membership == Some(only))
+            && never.is_none_or(|never| membership != Some(never))
     });
     let chunk = members.map(|seen| events::client_event(seen, telling(server))).collect();
     let answer: Object = [("chunk", Value::Array(chunk))].into_iter().collect();
@@ -78,7 +77,7 @@ pub(super) async fn joined_members(server: &Server, call: &Call) -> Handled {
     let reader = Reader::enter_joined(server, &session, call.parameter(0)).await?;
     let state = read_whole(server, reader.state).await?;
     let mut joined = serde_json::Map::new();
-    for seen in state.iter().filter(|seen| seen.event.membership() == Some("join")) {
+    for seen in state.iter().filter(|seen| seen.event.membership() == Some(Membership::Join)) {
         let Some(user) = seen.event.state_key().filter(|_| seen.event.event_type() == "m.room.member") else {
             continue;
         };
@@ -98,10 +97,8 @@ fn telling(server: &Server) -> Telling<'static> {
     Telling { now_ms: server.platform.clock.now_ms(), room_id: true, replaces: None }
 }
 
-fn membership(call: &Call, name: &str) -> Result<Option<String>, MatrixError> {
-    let membership = call.query(name);
-    if membership.as_deref().is_some_and(|text| !MEMBERSHIPS.contains(&text)) {
-        return Err(MatrixError::invalid_param(format!("{name:?} must be a membership.")));
-    }
-    Ok(membership)
+fn membership(call: &Call, name: &str) -> Result<Option<Membership>, MatrixError> {
+    let Some(text) = call.query(name) else { return Ok(None) };
+    let membership = Membership::parse(&text);
+    membership.map(Some).ok_or_else(|| MatrixError::invalid_param(format!("{name:?} must be a membership.")))
 }

@@ -22,7 +22,7 @@ use crate::{
     matrix::{
         identifiers::{RoomId, UserId},
         json::{self, Object, Value},
-        state_content::STRIPPED_STATE,
+        state_content::{Membership, STRIPPED_STATE},
         state_trie::{NodeId, StateKeyHash},
     },
     router::{Call, Handled, raw_json_response},
@@ -163,14 +163,14 @@ impl Answer<'_> {
         let mut entries = Vec::new();
         for room in std::mem::take(&mut found.rooms) {
             let timeline = found.timelines.remove(&room.room_id).unwrap_or_default();
-            entries.push(match room.membership.as_str() {
+            entries.push(match room.membership {
                 _ if !self.filter.room(room.room_id.as_str()) => Entry::None(room.room_id),
-                "invite" => Entry::Invite(room),
-                "join" | "leave" | "ban" => match self.plan(room, timeline) {
+                Membership::Invite => Entry::Invite(room),
+                Membership::Join | Membership::Leave | Membership::Ban => match self.plan(room, timeline) {
                     Ok(plan) => Entry::Room(plan),
                     Err(room) => Entry::Elsewhere(*room),
                 },
-                _ => Entry::None(room.room_id),
+                Membership::Knock => Entry::None(room.room_id),
             });
         }
         let last = self.cut(&mut entries, &mut found.is_cut).await?;
@@ -188,7 +188,7 @@ impl Answer<'_> {
             match entry {
                 Entry::Room(plan) => {
                     let room_id = plan.room.room_id.clone();
-                    if plan.room.membership == "join" {
+                    if plan.room.membership == Membership::Join {
                         join.insert(room_id.as_str(), self.joined(plan, &state, &found));
                     } else {
                         leave.insert(room_id.as_str(), self.left(plan, &state));
@@ -265,7 +265,7 @@ impl Answer<'_> {
 
     /// Plans a joined or left room; the room back where it was left by way of another server.
     fn plan(&self, room: SyncRoom, new: NewEvents) -> Result<Plan, Box<SyncRoom>> {
-        let joined = room.membership == "join";
+        let joined = room.membership == Membership::Join;
         let here = room.room.filter(|_| joined || room.invite_state.is_none());
         let Some((_, current)) = here else { return Err(Box::new(room)) };
         // Who never was in the room is told nothing of its state.
@@ -471,24 +471,25 @@ fn names(state: NodeId) -> [(NodeId, StateKeyHash); 2] {
 
 /// The numbers of members and, where the room has no name, who it can be named after.
 fn summary(members: &[Members], plan: &Plan, found: &StateFound, user: &UserId) -> Object {
-    let count =
-        |membership: &str| members.iter().find(|group| group.membership == membership).map_or(0, |group| group.count);
+    let count = |membership: Membership| {
+        members.iter().find(|group| group.membership == membership).map_or(0, |group| group.count)
+    };
     let mut summary = Object::new();
-    summary.insert("m.joined_member_count", count("join"));
-    summary.insert("m.invited_member_count", count("invite"));
+    summary.insert("m.joined_member_count", count(Membership::Join));
+    summary.insert("m.invited_member_count", count(Membership::Invite));
     let [name, alias] = names(plan.state);
     let says = |(root, key): (NodeId, StateKeyHash), member: &str| {
         let text = found.at(root, key).and_then(|seen| seen.event.content().get(member)?.as_str());
         text.is_some_and(|text| !text.is_empty())
     };
     if !says(name, "name") && !says(alias, "alias") {
-        let of = |memberships: &[&str]| -> Vec<Value> {
+        let of = |memberships: &[Membership]| -> Vec<Value> {
             let groups = memberships.iter().flat_map(|wanted| members.iter().filter(|g| g.membership == *wanted));
             let users = groups.flat_map(|group| &group.first).filter(|other| other.as_str() != user.as_str());
             users.take(5).map(|other| Value::from(other.as_str())).collect()
         };
-        let here = of(&["join", "invite"]);
-        summary.insert("m.heroes", if here.is_empty() { of(&["leave", "ban"]) } else { here });
+        let here = of(&[Membership::Join, Membership::Invite]);
+        summary.insert("m.heroes", if here.is_empty() { of(&[Membership::Leave, Membership::Ban]) } else { here });
     }
     summary
 }

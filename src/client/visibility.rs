@@ -8,7 +8,7 @@ use crate::{
     matrix::{
         event::Event,
         identifiers::{RoomId, UserId},
-        state_content::HistoryVisibility,
+        state_content::{HistoryVisibility, Membership},
         state_trie::{NodeId, StateKeyHash},
     },
     server::Server,
@@ -53,12 +53,12 @@ impl Reader {
             return Ok(reader);
         }
         let RoomView { state, membership, .. } = view;
-        let left = membership.filter(|now| matches!(now.membership.as_str(), "leave" | "ban"));
+        let left = membership.filter(|now| matches!(now.membership, Membership::Leave | Membership::Ban));
         let until = left.as_ref().and_then(|now| now.joined_until);
         let visibility = StateKeyHash::new("m.room.history_visibility", "");
         let reads = StateReads { at: vec![(state, visibility)], ..StateReads::default() };
         let found = server.store.read_states(&reads).await?;
-        if HistoryVisibility::of(found.at(state, visibility).map(|seen| &seen.event))
+        if HistoryVisibility::of(found.at(state, visibility).map(|seen| seen.event.content()))
             == HistoryVisibility::WorldReadable
         {
             let user = session.user.clone();
@@ -86,7 +86,7 @@ impl Reader {
     }
 
     fn joined(user: &UserId, room_id: &RoomId, view: &RoomView) -> Option<Self> {
-        let joined = view.membership.as_ref().is_some_and(|now| now.membership == "join");
+        let joined = view.membership.as_ref().is_some_and(|now| now.membership == Membership::Join);
         joined.then(|| Self::known(user, room_id, view.state, true, None))
     }
 
@@ -122,16 +122,16 @@ impl Reader {
         let at = |root: NodeId, key| found.at(root, key).map(|seen| &seen.event);
         let known = event.seen.state_before;
         let root = known.unwrap_or(self.state);
-        let mut levels = vec![HistoryVisibility::of(at(root, visibility))];
+        let mut levels = vec![HistoryVisibility::of(at(root, visibility).map(Event::content))];
         // An event that changes the visibility is seen under either.
         if event.seen.event.is_state("m.room.history_visibility", "") {
-            levels.push(HistoryVisibility::of(Some(&event.seen.event)));
+            levels.push(HistoryVisibility::of(Some(event.seen.event.content())));
         }
-        let membership = if known.is_some() { membership_of(at(root, member)) } else { "leave" };
+        let membership = if known.is_some() { membership_of(at(root, member)) } else { Membership::Leave };
         levels.contains(&HistoryVisibility::WorldReadable)
-            || membership == "join"
+            || membership == Membership::Join
             || (levels.contains(&HistoryVisibility::Shared) && event.pos <= self.member_until)
-            || (levels.contains(&HistoryVisibility::Invited) && membership == "invite")
+            || (levels.contains(&HistoryVisibility::Invited) && membership == Membership::Invite)
     }
 
     fn keys(&self) -> [StateKeyHash; 2] {
@@ -160,6 +160,6 @@ fn replaced_at(event: &TimelineEvent) -> Option<(NodeId, StateKeyHash)> {
     Some((event.seen.state_before?, StateKeyHash::new(event.seen.event.event_type(), state_key)))
 }
 
-fn membership_of(event: Option<&Event>) -> &str {
-    event.and_then(Event::membership).unwrap_or("leave")
+fn membership_of(event: Option<&Event>) -> Membership {
+    event.and_then(Event::membership).unwrap_or(Membership::Leave)
 }

@@ -6,6 +6,7 @@
 use super::{
     json::{Object, Value},
     room_version::RoomVersion,
+    state_content::Membership,
 };
 
 /// The member of a join's content that names who vouches for it in a restricted room.
@@ -45,19 +46,19 @@ pub fn selection<'a>(
     if event_type == "m.room.member"
         && let Some(target) = state_key
     {
-        let membership = content.get("membership").and_then(Value::as_str);
+        let membership = Membership::of(content);
         if target != sender {
             keys.push(("m.room.member", target));
         }
-        if let Some("join" | "invite" | "knock") = membership {
+        if let Some(Membership::Join | Membership::Invite | Membership::Knock) = membership {
             keys.push(("m.room.join_rules", ""));
         }
-        if membership == Some("invite")
+        if membership == Some(Membership::Invite)
             && let Some(token) = third_party_invite_token(content)
         {
             keys.push(("m.room.third_party_invite", token));
         }
-        if membership == Some("join")
+        if membership == Some(Membership::Join)
             && version.restricted
             && let Some(user_id) = content.get(AUTHORISED_VIA).and_then(Value::as_str)
             && !keys.contains(&("m.room.member", user_id))

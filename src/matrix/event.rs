@@ -20,6 +20,7 @@ use super::{
     redaction,
     room_version::{EventIds, RoomVersion},
     signing::{self, SignatureError, SigningKey},
+    state_content::Membership,
 };
 
 mod ancestor;
@@ -213,9 +214,9 @@ impl Event {
         self.0.content()
     }
 
-    /// `content.membership`, for `m.room.member` events.
-    pub fn membership(&self) -> Option<&str> {
-        self.content().get("membership")?.as_str()
+    /// `content.membership`, for `m.room.member` events; `None` where it is not one of the protocol's.
+    pub fn membership(&self) -> Option<Membership> {
+        Membership::of(self.content())
     }
 
     /// `origin_server_ts`: milliseconds since the Unix epoch, as the sender's server claims.

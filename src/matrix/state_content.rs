@@ -2,7 +2,10 @@
 //!
 //! Spec: Client-Server API, "Room Events" (`m.room.member`, `m.room.join_rules`) and "Room History Visibility".
 
-use super::{event::Event, json::Value, room_version::RoomVersion};
+use super::{
+    json::{Object, Value},
+    room_version::RoomVersion,
+};
 
 /// The state events that tell somebody who is not in a room what it is, besides the memberships of who invites and who is
 /// invited (Client-Server API, "Stripped state").
@@ -34,6 +37,11 @@ pub enum Membership {
 impl Membership {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Join, Self::Invite, Self::Knock, Self::Leave, Self::Ban];
+
+    /// What the content of `m.room.member` states; `None` where that is not one of the protocol's.
+    pub fn of(content: &Object) -> Option<Self> {
+        Self::parse(content.get("membership")?.as_str()?)
+    }
 
     /// The membership of this name; `None` for another text.
     pub fn parse(text: &str) -> Option<Self> {
@@ -76,10 +84,10 @@ pub enum JoinRule {
 }
 
 impl JoinRule {
-    /// The rule that `m.room.join_rules` states in a room of this version; where there is no such event, or none is stated,
-    /// `Invite`.
-    pub fn of(event: Option<&Event>, version: &RoomVersion) -> Self {
-        let Some(stated) = event.and_then(|event| event.content().get("join_rule")) else { return Self::Invite };
+    /// The rule that the content of `m.room.join_rules` states in a room of this version; where there is no such event, or none
+    /// is stated, `Invite`.
+    pub fn of(content: Option<&Object>, version: &RoomVersion) -> Self {
+        let Some(stated) = content.and_then(|content| content.get("join_rule")) else { return Self::Invite };
         match stated.as_str() {
             Some("public") => Self::Public,
             Some("invite") => Self::Invite,
@@ -105,9 +113,10 @@ pub enum HistoryVisibility {
 }
 
 impl HistoryVisibility {
-    /// The visibility that `m.room.history_visibility` states; `Shared` where there is no such event, or none that is known.
-    pub fn of(event: Option<&Event>) -> Self {
-        match event.and_then(|event| event.content().get("history_visibility")).and_then(Value::as_str) {
+    /// The visibility that the content of `m.room.history_visibility` states; `Shared` where there is no such event, or none that
+    /// is known.
+    pub fn of(content: Option<&Object>) -> Self {
+        match content.and_then(|content| content.get("history_visibility")).and_then(Value::as_str) {
             Some("world_readable") => Self::WorldReadable,
             Some("invited") => Self::Invited,
             Some("joined") => Self::Joined,

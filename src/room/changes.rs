@@ -12,6 +12,7 @@ use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, ServerName, UserId},
+        state_content::Membership,
     },
     store::commit::{Before, MembershipChange, Missing, NewEvent, RoomCommit, StateFrom},
 };
@@ -51,7 +52,7 @@ impl Rooms {
             let differences = view.diff(before, after).await?;
             let known = memberships.len();
             for ChangedMember { user_id, before, after } in changed_members(view, differences).await? {
-                let is_joined = |event: &Option<Event>| i64::from(membership(event.as_ref()) == "join");
+                let is_joined = |event: &Option<Event>| i64::from(membership(event.as_ref()) == Membership::Join);
                 let change = is_joined(&after) - is_joined(&before);
                 if let Some(event) = after.as_ref().filter(|after| ends_what_is_pending(before.as_ref(), after)) {
                     self.tell_also(&user_id, event, &mut new);
@@ -66,7 +67,7 @@ impl Rooms {
                 {
                     memberships.push(MembershipChange {
                         user_id,
-                        membership: if after.is_some() { membership(after.as_ref()) } else { "leave" }.to_owned(),
+                        membership: membership(after.as_ref()),
                         event_id: event.event_id().clone(),
                         invite_state: None,
                         later,
@@ -110,7 +111,9 @@ impl Rooms {
 /// Whether somebody else ends an invite or a knock: the user's server may not be in the room, and must hear of it all the same.
 fn ends_what_is_pending(before: Option<&Event>, after: &Event) -> bool {
     let is_other = after.state_key() != Some(after.sender().as_str());
-    is_other && matches!(membership(before), "invite" | "knock") && matches!(membership(Some(after)), "leave" | "ban")
+    is_other
+        && matches!(membership(before), Membership::Invite | Membership::Knock)
+        && matches!(membership(Some(after)), Membership::Leave | Membership::Ban)
 }
 
 /// A user whose membership event in the current state changed.
@@ -146,6 +149,6 @@ async fn changed_members(view: &mut View<'_>, mut pairs: Vec<EventPair>) -> Resu
 }
 
 /// What a membership event says; a user without one has left.
-pub(super) fn membership(event: Option<&Event>) -> &str {
-    event.and_then(Event::membership).unwrap_or("leave")
+pub(super) fn membership(event: Option<&Event>) -> Membership {
+    event.and_then(Event::membership).unwrap_or(Membership::Leave)
 }

@@ -1,6 +1,9 @@
 //! Events before they are made: what a local user, or a server that asks for a template, wants to say.
 
-use crate::matrix::json::{Object, Value};
+use crate::matrix::{
+    json::{Object, Value},
+    state_content::Membership,
+};
 
 /// An event that is to be made: what it says, without its place in the room.
 #[derive(Debug, Clone)]
@@ -27,8 +30,8 @@ impl Draft {
     }
 
     /// A membership event of `user_id`; `content` holds what else it says.
-    pub fn membership(user_id: &str, membership: &str, mut content: Object) -> Self {
-        content.insert("membership", Value::String(membership.into()));
+    pub fn membership(user_id: &str, membership: Membership, mut content: Object) -> Self {
+        content.insert("membership", Value::from(membership.as_str()));
         Self::state("m.room.member", user_id, content)
     }
 }

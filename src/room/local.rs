@@ -16,6 +16,7 @@ use crate::{
         identifiers::{EventId, RoomId, UserId},
         json::{Object, Value},
         room_version::{EventIds, RoomVersion},
+        state_content::Membership,
         state_trie::NodeId,
     },
     platform::{DatabaseError, Statement},
@@ -112,7 +113,7 @@ impl Rooms {
             for room in read {
                 let room_id = room.room_id.clone();
                 let member = view.state(room.state, &[key("m.room.member", user.as_str())]).await?.pop();
-                let member = member.filter(|member| member.membership() == Some("join"));
+                let member = member.filter(|member| member.membership() == Some(Membership::Join));
                 let Some(content) = member.and_then(|member| change(&member)) else { continue };
                 let mut judgement = Judgement::new(room);
                 match self.append(&mut view, &mut judgement, user, &joined(user, content)).await {
@@ -201,7 +202,9 @@ impl Rooms {
             if judgement.is_unchanged() {
                 // It came before. Whoever asks again because the first answer was lost is told all that goes with a join;
                 // whoever was removed since then is not.
-                if membership(Some(event)) == "join" && !is_joined(&mut view, &judgement, event.sender()).await? {
+                if membership(Some(event)) == Membership::Join
+                    && !is_joined(&mut view, &judgement, event.sender()).await?
+                {
                     return Err(RoomError::NotAllowed("the user is not in the room any more".to_owned()));
                 }
                 return Ok(Committed::Done(before));
@@ -416,11 +419,11 @@ impl Rooms {
 /// Whether the user is joined by the current state.
 async fn is_joined(view: &mut View<'_>, judgement: &Judgement, user: &UserId) -> Result<bool, RoomError> {
     let members = view.state(judgement.state, &[key("m.room.member", user.as_str())]).await?;
-    Ok(membership(members.first()) == "join")
+    Ok(membership(members.first()) == Membership::Join)
 }
 
 fn joined(user: &UserId, content: Object) -> Draft {
-    Draft::membership(user.as_str(), "join", content)
+    Draft::membership(user.as_str(), Membership::Join, content)
 }
 
 fn selection(version: &RoomVersion, sender: &UserId, draft: &Draft) -> Vec<StateKey> {

@@ -12,6 +12,7 @@ use crate::{
         event::{Event, PduError},
         identifiers::{EventId, RoomId, ServerName, UserId},
         json::{Object, Value},
+        state_content::Membership,
         state_trie::NodeId,
     },
     store::{
@@ -129,7 +130,7 @@ impl Rooms {
         if let Some((room, members)) = current
             && room.local_joined > 0
         {
-            if membership(members.first()) == "join" {
+            if membership(members.first()) == Membership::Join {
                 return Err(RoomError::NotAllowed("the user is in the room already".to_owned()));
             }
             match self.receive_own(invite).await {
@@ -149,7 +150,7 @@ impl Rooms {
         }
         let change = MembershipChange {
             user_id,
-            membership: "invite".to_owned(),
+            membership: Membership::Invite,
             event_id: invite.event_id().clone(),
             invite_state: Some(invite_state),
             later: 0,
@@ -191,7 +192,7 @@ impl Rooms {
     ) -> Result<(), RoomError> {
         let change = MembershipChange {
             user_id: user_id.clone(),
-            membership: "leave".to_owned(),
+            membership: Membership::Leave,
             event_id: event_id.clone(),
             invite_state: Some(told(event_id, event)),
             later: 0,
@@ -206,7 +207,7 @@ impl Rooms {
     pub async fn invite_ended(&self, user_id: &UserId, invite: &EventId, event: &Event) -> Result<(), RoomError> {
         let change = MembershipChange {
             user_id: user_id.clone(),
-            membership: membership(Some(event)).to_owned(),
+            membership: membership(Some(event)),
             event_id: event.event_id().clone(),
             invite_state: Some(told(event.event_id(), event.object())),
             later: 0,
@@ -230,14 +231,14 @@ impl Rooms {
         for (user_id, event) in current {
             let membership = membership(Some(event));
             if let Ok(server) = ServerName::parse(user_id.server_name())
-                && membership == "join"
+                && membership == Membership::Join
             {
                 *joined.entry(server).or_default() += 1;
             }
             if user_id.server_name() == self.server_name().as_str() {
                 memberships.push(MembershipChange {
                     user_id,
-                    membership: membership.to_owned(),
+                    membership,
                     event_id: event.event_id().clone(),
                     invite_state: None,
                     later: 0,

@@ -8,7 +8,7 @@ use crate::matrix::{
     identifiers::{RoomId, UserId},
     json::{Object, Value},
     power_levels::{Level, PowerLevels},
-    state_content::JoinRule,
+    state_content::{JoinRule, Membership},
 };
 
 /// The most conditions that are looked at: each may be a room to read.
@@ -25,7 +25,7 @@ pub struct Entrance {
 
 impl Entrance {
     /// The user's membership, where they have one.
-    pub fn membership(&self) -> Option<&str> {
+    pub fn membership(&self) -> Option<Membership> {
         self.find("m.room.member").and_then(Event::membership)
     }
 
@@ -67,7 +67,7 @@ impl Rooms {
     /// [`RoomError::Invalid`] where another server would have to vouch; else as [`Rooms::content_of_join`].
     pub async fn must_countersign(&self, room: &Room, sender: &UserId, content: &Object) -> Result<bool, RoomError> {
         let Some(named) = content.get(AUTHORISED_VIA) else { return Ok(false) };
-        let is_join = content.get("membership").and_then(Value::as_str) == Some("join");
+        let is_join = Membership::of(content) == Some(Membership::Join);
         if !is_join || !room.room_version.restricted {
             return Ok(false);
         }
@@ -87,10 +87,10 @@ impl Rooms {
             return Ok(None);
         }
         let Some(rules) = entrance.find("m.room.join_rules") else { return Ok(None) };
-        let rule = JoinRule::of(Some(rules), room.room_version);
+        let rule = JoinRule::of(Some(rules.content()), room.room_version);
         // Who is invited or in the room needs nobody; who is banned is told by the auth rules.
         if !matches!(rule, JoinRule::Restricted | JoinRule::KnockRestricted)
-            || matches!(entrance.membership(), Some("join" | "invite" | "ban"))
+            || matches!(entrance.membership(), Some(Membership::Join | Membership::Invite | Membership::Ban))
         {
             return Ok(None);
         }
@@ -118,7 +118,7 @@ impl Rooms {
         for room_id in rooms.take(MAX_CONDITIONS) {
             match self.current(&room_id, &[("m.room.member", user.as_str())]).await? {
                 Some((room, state)) if room.local_joined > 0 => {
-                    if state.iter().any(|event| event.membership() == Some("join")) {
+                    if state.iter().any(|event| event.membership() == Some(Membership::Join)) {
                         return Ok(());
                     }
                 }

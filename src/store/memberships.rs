@@ -7,8 +7,11 @@ use super::{
     positions::{advance, from_end},
 };
 use crate::{
-    matrix::identifiers::{EventId, RoomId, UserId},
-    platform::Statement,
+    matrix::{
+        identifiers::{EventId, RoomId, UserId},
+        state_content::Membership,
+    },
+    platform::{DatabaseError, Statement},
 };
 
 /// What became of a local user's membership.
@@ -16,8 +19,8 @@ use crate::{
 pub struct MembershipChange {
     /// The user.
     pub user_id: UserId,
-    /// `join`, `invite`, `leave`, `ban` or `knock`.
-    pub membership: String,
+    /// What it became.
+    pub membership: Membership,
     /// The membership event.
     pub event_id: EventId,
     /// For an invite to a room that we are not in: the state that came with it, as a JSON list.
@@ -46,6 +49,11 @@ const END_INVITE: &str = "\
     UPDATE local_memberships SET membership = ?4, event_id = ?5, invite_state = ?6, \
       pos = (SELECT position FROM streams WHERE name = 'events') \
     WHERE user_id = ?1 AND room_id = ?2 AND membership = 'invite' AND event_id = ?3";
+
+/// A membership as it is stored.
+pub(super) fn stored(text: &str) -> Result<Membership, DatabaseError> {
+    Membership::parse(text).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is no membership")))
+}
 
 /// What becomes of memberships in a room that we are in, in order.
 pub(super) fn change(room_id: &RoomId, changes: &[MembershipChange]) -> Vec<Statement> {
@@ -76,7 +84,7 @@ pub(crate) fn end_invite(room_id: &RoomId, invite: &EventId, change: &Membership
 fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool) -> Vec<Statement> {
     let row = |change: &MembershipChange| {
         let MembershipChange { user_id, membership, event_id, invite_state, later } = change;
-        json!([user_id.as_str(), membership, event_id.as_str(), invite_state, from_end(*later)]).to_string()
+        json!([user_id.as_str(), membership.as_str(), event_id.as_str(), invite_state, from_end(*later)]).to_string()
     };
     let lists = json_lists(changes.iter().map(row)).into_iter();
     lists.map(|list| Statement::new(MEMBERSHIPS, [list.into(), room_id.as_str().into(), in_room.into()])).collect()

@@ -10,7 +10,10 @@ use super::{
     timeline::{SeenEvent, seen_columns, seen_joins},
 };
 use crate::{
-    matrix::state_trie::{NodeId, StateKeyHash},
+    matrix::{
+        state_content::Membership,
+        state_trie::{NodeId, StateKeyHash},
+    },
     platform::{DatabaseError, Row, Rows, Statement},
 };
 
@@ -42,8 +45,8 @@ pub struct StateFound {
 /// The members of a room that share a membership.
 #[derive(Debug, Clone)]
 pub struct Members {
-    /// `join`, `invite`, …
-    pub membership: String,
+    /// Which.
+    pub membership: Membership,
     /// How many there are.
     pub count: i64,
     /// The first six of them.
@@ -217,9 +220,9 @@ impl Store {
         }
         for row in next(members) {
             let groups = found.members.entry(node_id(&row, 0)?).or_default();
-            let membership = row.optional_text(1)?.unwrap_or("leave");
+            let membership = row.optional_text(1)?.and_then(Membership::parse).unwrap_or(Membership::Leave);
             if groups.last().is_none_or(|group| group.membership != membership) {
-                groups.push(Members { membership: membership.to_owned(), count: row.integer(2)?, first: Vec::new() });
+                groups.push(Members { membership, count: row.integer(2)?, first: Vec::new() });
             }
             if let Some(group) = groups.last_mut() {
                 group.first.push(row.text(3)?.to_owned());

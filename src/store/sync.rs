@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use super::{
     Store,
     event_graph::closed,
+    memberships::stored,
     timeline::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
 };
 use crate::{
-    matrix::{identifiers::RoomId, room_version::RoomVersion, state_trie::NodeId},
+    matrix::{identifiers::RoomId, room_version::RoomVersion, state_content::Membership, state_trie::NodeId},
     platform::{DatabaseError, SqlValue, Statement},
 };
 
@@ -90,7 +91,7 @@ pub struct SyncRoom {
     /// The room.
     pub room_id: RoomId,
     /// The user's membership.
-    pub membership: String,
+    pub membership: Membership,
     /// The membership event.
     pub event_id: String,
     /// The position at which the membership became so.
@@ -258,7 +259,7 @@ impl Store {
             let version = row.optional_text(5)?.map(room_version).transpose()?;
             found.rooms.push(SyncRoom {
                 room_id: room_id(row.text(0)?)?,
-                membership: row.text(1)?.to_owned(),
+                membership: stored(row.text(1)?)?,
                 event_id: row.text(2)?.to_owned(),
                 pos: row.integer(3)?,
                 invite_state: row.optional_text(4)?.map(str::to_owned),

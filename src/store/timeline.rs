@@ -6,12 +6,14 @@ use super::{
     Store,
     event_graph::{Gap, gap, newest_gap_statement},
     event_text,
+    memberships::stored,
 };
 use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, UserId},
         room_version::RoomVersion,
+        state_content::Membership,
         state_trie::NodeId,
     },
     platform::{DatabaseError, Row, SqlValue, Statement},
@@ -52,14 +54,14 @@ pub struct RoomView {
     /// The root of the current state.
     pub state: NodeId,
     /// The user's membership, where they have or had one.
-    pub membership: Option<Membership>,
+    pub membership: Option<LocalMembership>,
 }
 
 /// A local user's membership in a room.
 #[derive(Debug, Clone)]
-pub struct Membership {
-    /// `join`, `invite`, `leave`, `ban` or `knock`.
-    pub membership: String,
+pub struct LocalMembership {
+    /// What it is.
+    pub membership: Membership,
     /// Of somebody who was joined and is so no more: the position up to which they were, their leaving with it.
     pub joined_until: Option<i64>,
     /// The root of the room's state at that position.
@@ -243,8 +245,8 @@ impl Store {
         let rows = self.query(Statement::new(VIEW, [room_id.as_str().into(), user_id.as_str().into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let membership = match row.optional_text(2)? {
-            Some(membership) => Some(Membership {
-                membership: membership.to_owned(),
+            Some(membership) => Some(LocalMembership {
+                membership: stored(membership)?,
                 joined_until: row.optional_integer(3)?,
                 state: root(row, 4)?,
             }),
@@ -313,9 +315,9 @@ impl Store {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn rooms_of(&self, user_id: &UserId, membership: &str) -> Result<Vec<RoomId>, DatabaseError> {
+    pub async fn rooms_of(&self, user_id: &UserId, membership: Membership) -> Result<Vec<RoomId>, DatabaseError> {
         const SELECT: &str = "SELECT room_id FROM local_memberships WHERE user_id = ?1 AND membership = ?2";
-        let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), membership.into()])).await?;
+        let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), membership.as_str().into()])).await?;
         rows.iter()
             .map(|row| {
                 RoomId::parse(row.text(0)?).map_err(|_| DatabaseError::Shape("a membership in no room".to_owned()))
@@ -327,10 +329,10 @@ impl Store {
     ///
     /// # Errors
     /// As the database says.
-    pub async fn membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<String>, DatabaseError> {
+    pub async fn membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<Membership>, DatabaseError> {
         const SELECT: &str = "SELECT membership FROM local_memberships WHERE user_id = ?1 AND room_id = ?2";
         let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), room_id.as_str().into()])).await?;
-        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
+        rows.first().map(|row| stored(row.text(0)?)).transpose()
     }
 
     /// Forgets a room that the user has left.

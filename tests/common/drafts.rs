@@ -7,6 +7,7 @@ use verge::matrix::{
     base64,
     json::{self, Object, Value},
     power_levels::{PowerLevel, PowerLevels},
+    state_content::Membership,
 };
 
 use super::{
@@ -130,7 +131,8 @@ impl Generator {
     fn users_with(&self, state: &State, membership: &str) -> Vec<&'static str> {
         let has = |user: &&str| {
             let member = state.get(&("m.room.member".to_owned(), (*user).to_owned()));
-            member.is_some_and(|position| self.room.events[*position].event.membership() == Some(membership))
+            member
+                .is_some_and(|position| self.room.events[*position].event.membership() == Membership::parse(membership))
         };
         USERS.iter().copied().filter(has).collect()
     }

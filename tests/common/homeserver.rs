@@ -7,6 +7,7 @@ use verge::{
         identifiers::{EventId, RoomId, UserId},
         json::{Object, Value as Json},
         room_version::RoomVersion,
+        state_content::Membership,
         state_trie::{self, NodeId, StateKeyHash},
     },
     platform::Statement,
@@ -38,7 +39,7 @@ impl Homeserver {
             version,
             create_content: Object::new(),
             drafts: vec![
-                Draft::membership(creator.as_str(), "join", Object::new()),
+                Draft::membership(creator.as_str(), Membership::Join, Object::new()),
                 Draft::state("m.room.power_levels", "", object(json!({ "users": users, "invite": 0 }))),
                 Draft::state("m.room.join_rules", "", object(join_rules)),
                 Draft::state("m.room.history_visibility", "", object(json!({ "history_visibility": "shared" }))),
@@ -81,7 +82,7 @@ impl Homeserver {
     /// What the room's current state says of the user; `None` for nothing.
     pub fn membership(&self, world: &World, room: &RoomId, user: &str) -> Option<String> {
         let (_, state) = world.run(self.rooms.current(room, &[("m.room.member", user)])).unwrap()?;
-        Some(state.first()?.membership()?.to_owned())
+        Some(state.first()?.membership()?.to_string())
     }
 
     /// Makes the state before `event` one of so many events, each of so many bytes: nobody joins a room so often in a test.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use verge::matrix::auth_rules::AuthState;
+use verge::matrix::{auth_rules::AuthState, state_content::Membership};
 
 use crate::common::rooms::{Room, RoomEvent};
 
@@ -73,11 +73,12 @@ impl Counts {
         let state = room.with_events(&event.state);
         let event = &event.event;
         let content = event.content();
-        let target = event.state_key().and_then(|user| state.get("m.room.member", user)?.membership());
+        let target =
+            event.state_key().and_then(|user| state.get("m.room.member", user)?.membership().map(Membership::as_str));
         let join_rule = state.get("m.room.join_rules", "").and_then(|rules| rules.content().get("join_rule")?.as_str());
         let is_in = matches!(target, Some("join" | "invite"));
         if event.event_type() == "m.room.member" && accepted {
-            match event.membership() {
+            match event.membership().map(Membership::as_str) {
                 Some("join") if !is_in && matches!(join_rule, Some("restricted" | "knock_restricted")) => {
                     count("restricted joins");
                 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use verge::matrix::{
     event::Event, identifiers::EventId, json::Value, power_levels::Level, room_version::StateResolution,
+    state_content::Membership,
 };
 
 use crate::{
@@ -122,7 +123,9 @@ fn is_complete(room: &Room, merge: &Merge) -> bool {
         |id: &EventId| room.auth_event(id).is_some_and(|cited| cited.event.is_state("m.room.join_rules", ""));
     let is_complete = |event: &Event| match event.event_type() {
         "m.room.power_levels" => Level::ALL.iter().all(|level| event.content().contains_key(level.name())),
-        "m.room.member" if matches!(event.membership(), Some("join" | "invite" | "knock")) => {
+        "m.room.member"
+            if matches!(event.membership(), Some(Membership::Join | Membership::Invite | Membership::Knock)) =>
+        {
             let is_first = event.prev_events() == std::slice::from_ref(room.events[0].event.event_id());
             is_first || event.auth_events().iter().any(is_rules)
         }

@@ -1,6 +1,6 @@
 //! That what a failure shows is small, and a room still.
 
-use verge::matrix::{auth_rules, event::ReceivedPdu, json, room_version::RoomVersion};
+use verge::matrix::{auth_rules, event::ReceivedPdu, json, room_version::RoomVersion, state_content::Membership};
 
 use crate::common::{
     generator::{Numbers, Random},
@@ -13,7 +13,7 @@ fn a_failing_room_shrinks_to_the_events_that_it_takes() {
     type Shows = fn(&Room, &RoomEvent) -> bool;
     // What a room shows, and how many events that takes, the one that makes the room among them.
     let cases: [(Shows, usize); 3] = [
-        (|_, event| event.event.membership() == Some("ban"), 2),
+        (|_, event| event.event.membership() == Some(Membership::Ban), 2),
         (bans_as_creator, 3),
         // Two branches, and where they meet.
         (|_, event| event.states.len() > 1, 4),
@@ -71,5 +71,5 @@ fn assert_sound(room: &Room) {
 
 fn bans_as_creator(room: &Room, event: &RoomEvent) -> bool {
     let by_creator = event.event.sender() == room.events[0].event.sender();
-    event.event.membership() == Some("ban") && !event.rejected && by_creator
+    event.event.membership() == Some(Membership::Ban) && !event.rejected && by_creator
 }

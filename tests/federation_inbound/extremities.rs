@@ -1,7 +1,7 @@
 //! What becomes a forward extremity, and what it replaces.
 
 use serde_json::{Value, json};
-use verge::room::Draft;
+use verge::{matrix::state_content::Membership, room::Draft};
 
 use crate::{
     Scene,
@@ -83,7 +83,12 @@ fn the_way_back_through_soft_failed_events_is_one_call() {
     scene.theirs.advance(&theirs.last);
     scene.world.settle();
     let base = scene.theirs.last.clone();
-    scene.a.send(&scene.world, &scene.room, &scene.alice, Draft::membership(&scene.bob, "ban", object(json!({}))));
+    scene.a.send(
+        &scene.world,
+        &scene.room,
+        &scene.alice,
+        Draft::membership(&scene.bob, Membership::Ban, object(json!({}))),
+    );
     scene.world.settle();
     let chain: Vec<(String, Value)> =
         (0..100).map(|n| scene.theirs.say(&scene.peer, &scene.bob, &n.to_string())).collect();

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::Method;
 use serde_json::{Value, json};
-use verge::room::Draft;
+use verge::{matrix::state_content::Membership, room::Draft};
 
 use crate::{
     Scene, accepted,
@@ -71,14 +71,14 @@ fn a_template_is_refused_where_nobody_could_use_it() {
     assert_eq!(errcode(&get(&make_join("!nothing:a.example", &dave, "?ver=12"))), (404, "M_NOT_FOUND"));
     assert_eq!(errcode(&get(&make_join("room", &dave, "?ver=12"))), (400, "M_INVALID_PARAM"));
     assert_eq!(errcode(&get(&make_join(room, "@carol:other.example", "?ver=12"))), (403, "M_FORBIDDEN"));
-    let ban = Draft::membership(&dave, "ban", object(json!({})));
+    let ban = Draft::membership(&dave, Membership::Ban, object(json!({})));
     scene.a.send(&scene.world, &scene.room, &scene.alice, ban);
     assert_eq!(errcode(&get(&make_join(room, &dave, "?ver=12"))), (403, "M_FORBIDDEN"));
     let closed = scene.a.room(&scene.world, &scene.alice, "12", json!({ "join_rule": "invite" }));
     let erin = scene.peer.user("erin");
     assert_eq!(errcode(&get(&make_join(closed.as_str(), &erin, "?ver=12"))), (403, "M_FORBIDDEN"));
     // A room that nobody here is in any more.
-    let leave = Draft::membership(scene.alice.as_str(), "leave", object(json!({})));
+    let leave = Draft::membership(scene.alice.as_str(), Membership::Leave, object(json!({})));
     scene.a.send(&scene.world, &scene.room, &scene.alice, leave);
     assert_eq!(errcode(&get(&make_join(room, &erin, "?ver=12"))), (404, "M_NOT_FOUND"));
 }
@@ -203,7 +203,7 @@ fn a_member_of_the_right_room_joins_a_restricted_one_with_our_signature() {
     assert_eq!(errcode(&answer), (403, "M_FORBIDDEN"));
     // Who is invited needs nobody to vouch.
     let erin = scene.peer.user("erin");
-    let invite = Draft::membership(&erin, "invite", object(json!({})));
+    let invite = Draft::membership(&erin, Membership::Invite, object(json!({})));
     let room_id = verge::matrix::identifiers::RoomId::parse(&room).unwrap();
     scene.a.send(&scene.world, &room_id, &scene.alice, invite);
     let (joined, (_, answer)) = scene.peer.try_join(&scene.a, &room, &erin);
@@ -235,7 +235,7 @@ fn where_we_cannot_vouch_another_server_is_to_be_tried() {
 #[test]
 fn a_join_that_comes_again_is_answered_while_it_holds() {
     for version in ["10", "12"] {
-        for membership in ["leave", "ban"] {
+        for membership in [Membership::Leave, Membership::Ban] {
             let scene = scene(version);
             let (id, event) = signed_join(&scene, &scene.peer.user("dave"), |_| {});
             let first = send_join(&scene, &id, &event);
@@ -255,7 +255,7 @@ fn a_join_that_comes_again_is_answered_while_it_holds() {
             assert_eq!(errcode(&refused), (403, "M_FORBIDDEN"), "{version}, {membership}");
             assert!(refused.1.get("state").is_none() && refused.1.get("servers_in_room").is_none());
             // Without a ban the user may come back, by a join of that day.
-            if membership == "leave" {
+            if membership == Membership::Leave {
                 let (id, event) = signed_join(&scene, &scene.peer.user("dave"), |_| {});
                 assert_eq!(send_join(&scene, &id, &event).0, 200);
             }

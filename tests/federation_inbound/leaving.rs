@@ -1,7 +1,7 @@
 //! Leaving without having joined, with us as the resident server.
 
 use serde_json::{Value, json};
-use verge::room::Draft;
+use verge::{matrix::state_content::Membership, room::Draft};
 
 use crate::{
     Scene, accepted,
@@ -31,7 +31,7 @@ fn an_invite_is_rejected() {
     for (prefix, expected) in [("v2", json!({})), ("v1", json!([200, {}]))] {
         let scene = scene("12");
         let dave = scene.peer.user("dave");
-        let invite = Draft::membership(&dave, "invite", object(json!({})));
+        let invite = Draft::membership(&dave, Membership::Invite, object(json!({})));
         scene.a.send(&scene.world, &scene.room, &scene.alice, invite);
         let (id, leave) = signed_leave(&scene, &dave).unwrap();
         assert_eq!(send_leave(&scene, prefix, &id, &leave), (200, expected));

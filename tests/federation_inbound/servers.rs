@@ -6,6 +6,7 @@ use verge::{
     matrix::{
         identifiers::{RoomAlias, RoomId, ServerName, UserId},
         json::Object,
+        state_content::Membership,
     },
     room::Draft,
 };
@@ -65,7 +66,7 @@ fn three_servers_in_one_room_hear_of_everything() {
                 assert!(server.shows(id), "{id} is missing in {}; {:?}", server.config.server_name, world.logs());
             }
         }
-        let leave = Draft::membership(bob.as_str(), "leave", Object::new());
+        let leave = Draft::membership(bob.as_str(), Membership::Leave, Object::new());
         b.send(&world, &room, &bob, leave);
         world.settle();
         for server in [&a, &c] {
@@ -166,10 +167,10 @@ fn history_is_fetched_page_by_page_to_the_beginning() {
         let room = a.public_room(&world, &alice, version);
         // Somebody who was here once: their membership is no part of the state's auth chain.
         let zoe = a.user(&world, "zoe");
-        a.send(&world, &room, &zoe, Draft::membership(zoe.as_str(), "join", Object::new()));
+        a.send(&world, &room, &zoe, Draft::membership(zoe.as_str(), Membership::Join, Object::new()));
         let mut said: Vec<String> =
             (0..40).map(|i| a.say(&world, &room, &zoe, &i.to_string()).event_id().to_string()).collect();
-        let renamed = Draft::membership(zoe.as_str(), "join", object(json!({ "displayname": "Zoe" })));
+        let renamed = Draft::membership(zoe.as_str(), Membership::Join, object(json!({ "displayname": "Zoe" })));
         a.send(&world, &room, &zoe, renamed);
         said.extend((0..40).map(|i| a.say(&world, &room, &alice, &i.to_string()).event_id().to_string()));
         join(&world, &b, &bob, &room, &["a.example"]);

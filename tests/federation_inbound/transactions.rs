@@ -4,7 +4,7 @@ use std::{cell::Cell, rc::Rc};
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::{room::Draft, router::json_response};
+use verge::{matrix::state_content::Membership, room::Draft, router::json_response};
 
 use crate::{
     Scene, accepted,
@@ -246,7 +246,7 @@ fn events_of_rooms_that_we_are_not_in_are_not_taken() {
     let before = accepted(&scene.a);
     assert_eq!(scene.peer.send(&scene.a, "1", &[event]), (200, json!({ "pdus": {} })));
     // Of a room that all of us have left, each is told.
-    let leave = Draft::membership(scene.alice.as_str(), "leave", object(json!({})));
+    let leave = Draft::membership(scene.alice.as_str(), Membership::Leave, object(json!({})));
     assert_eq!(accepted(&scene.a), before);
     scene.a.send(&scene.world, &scene.room, &scene.alice, leave);
     scene.world.settle();

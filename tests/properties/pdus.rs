@@ -15,6 +15,7 @@ use verge::matrix::{
     redaction,
     room_version::{EventIds, Redaction, RoomVersion},
     server_keys::{KeyRing, KnownKey},
+    state_content::Membership,
 };
 
 use crate::{
@@ -250,7 +251,8 @@ impl Scene {
 fn is_lively(room: &Room) -> bool {
     let state = &room.events.last().unwrap().after;
     let events = || state.values().map(|position| &room.events[*position].event);
-    let members = |membership: &str| events().filter(|event| event.membership() == Some(membership)).count();
+    let members =
+        |membership: &str| events().filter(|event| event.membership() == Membership::parse(membership)).count();
     let has = |event_type: &str| events().any(|event| event.event_type() == event_type);
     let federates = room.events[0].event.content().get("m.federate") != Some(&Value::Bool(false));
     members("join") > 2

@@ -17,7 +17,7 @@ use crate::{
         identifiers::{RoomId, UserId},
         json::{Object, Value},
         room_version::RoomVersion,
-        state_content::STRIPPED_STATE,
+        state_content::{Membership, STRIPPED_STATE},
     },
     router::Handled,
     server::Server,
@@ -62,7 +62,7 @@ fn check_purpose(server: &Server, origin: &Origin, pdu: &Object) -> Result<(), M
     let is_user_of = |user: Option<UserId>, server: &str| user.is_some_and(|user| user.server_name() == server);
     let refusal = if pdu.get("type").and_then(Value::as_str) != Some("m.room.member") {
         "The event is not of type m.room.member."
-    } else if content.get("membership").and_then(Value::as_str) != Some("invite") {
+    } else if Membership::of(content) != Some(Membership::Invite) {
         "The event is not an invite."
     } else if !is_user_of(user("sender"), origin.name().as_str()) {
         "The event's sender is not a user of your server."

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     error::MatrixError,
-    matrix::identifiers::{RoomId, ServerName},
+    matrix::{
+        identifiers::{RoomId, ServerName},
+        state_content::Membership,
+    },
     router::Handled,
     server::Server,
 };
@@ -28,7 +31,7 @@ pub(super) async fn make_join(server: &Server, request: Signed) -> Handled {
         return Err(incompatible(room.room_version.id));
     }
     let content = server.rooms.content_of_join(&entrance).await?;
-    membership::template(server, room, &user, "join", content).await
+    membership::template(server, room, &user, Membership::Join, content).await
 }
 
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
@@ -44,7 +47,7 @@ pub(super) async fn send_join_v1(server: &Server, request: Signed) -> Handled {
 async fn joined(server: &Server, request: Signed, mut answer: ObjectText) -> Handled {
     let servers = servers_before(server, &request).await?;
     let origin = request.origin.name().clone();
-    let (join, admitted) = membership::admit(server, request, "join").await?;
+    let (join, admitted) = membership::admit(server, request, Membership::Join).await?;
     let reader = server.rooms.remote_reader(&origin, join.room_id()).await?;
     let texts = reader.state_of_join(admitted.state_before, join.event_id()).await?;
     reader.write(texts.auth_chain, answer.member("auth_chain")).await?;

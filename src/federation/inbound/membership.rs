@@ -9,6 +9,7 @@ use crate::{
         event::{Event, ReceivedPdu},
         identifiers::UserId,
         json::{Object, Value},
+        state_content::Membership,
     },
     room::{Admitted, Draft, Room},
     router::{self, Handled},
@@ -42,7 +43,7 @@ pub(super) async fn template(
     server: &Server,
     room: &Room,
     user: &UserId,
-    membership: &str,
+    membership: Membership,
     content: Object,
 ) -> Handled {
     let draft = Draft::membership(user.as_str(), membership, content);
@@ -60,7 +61,7 @@ pub(super) async fn template(
 pub(super) async fn admit(
     server: &Server,
     request: Signed,
-    membership: &str,
+    membership: Membership,
 ) -> Result<(Event, Admitted), MatrixError> {
     let room = resident_room(server, &request).await?;
     let event_id = request.parameter(1).to_owned();
@@ -72,7 +73,7 @@ pub(super) async fn admit(
         Some("The event is not of the room in the path.")
     } else if text("type")? != "m.room.member" {
         Some("The event is not of type m.room.member.")
-    } else if content.get("membership").and_then(Value::as_str) != Some(membership) {
+    } else if Membership::of(content) != Some(membership) {
         Some("The event's membership is not the one that this endpoint is for.")
     } else if sender.server_name() != origin.name().as_str() {
         Some("The event's sender is not a user of your server.")

@@ -10,6 +10,7 @@ use crate::{
         event::ReceivedPdu,
         identifiers::{RoomId, UserId},
         json::Value,
+        state_content::Membership,
     },
     room::KnownRooms,
     server::Server,
@@ -54,9 +55,9 @@ pub(super) async fn take(server: &Server, rooms: &KnownRooms, pdus: &mut [Value]
 /// The local user whom the PDU puts out of a room that nobody here is in, and that room.
 fn invited(server: &Server, rooms: &KnownRooms, pdu: &Value) -> Option<(UserId, RoomId)> {
     let text = |name: &str| pdu.get(name).and_then(Value::as_str);
-    let membership = pdu.get("content")?.get("membership")?.as_str()?;
-    if text("type")? != "m.room.member" || !matches!(membership, "leave" | "ban") || text("sender") == text("state_key")
-    {
+    let membership = Membership::of(pdu.get("content")?.as_object()?)?;
+    let is_out = matches!(membership, Membership::Leave | Membership::Ban);
+    if text("type")? != "m.room.member" || !is_out || text("sender") == text("state_key") {
         return None;
     }
     let (user, room_id) = (UserId::parse(text("state_key")?).ok()?, RoomId::parse(text("room_id")?).ok()?);

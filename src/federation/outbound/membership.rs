@@ -20,7 +20,7 @@ use crate::{
         json::{self, Object, Value},
         room_version::RoomVersion,
         signing,
-        state_content::STRIPPED_STATE,
+        state_content::{Membership, STRIPPED_STATE},
     },
     room::{Claim, Draft, RemoteJoin, RoomError},
     server::Server,
@@ -114,7 +114,7 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
 
 /// What the clients of a user are told who left a room that has not heard of it.
 fn leave_for_clients(server: &Server, user: &UserId) -> Object {
-    let content: Object = [("membership", Value::from("leave"))].into_iter().collect();
+    let content: Object = [("membership", Value::from(Membership::Leave.as_str()))].into_iter().collect();
     [
         ("type", Value::from("m.room.member")),
         ("state_key", Value::from(user.as_str())),
@@ -151,8 +151,10 @@ async fn invite_all_the_way(
     content: Object,
 ) -> Result<EventId, MatrixError> {
     let destination = server_of(target.server_name())?;
-    let invite =
-        server.rooms.draft_event(room_id, sender, &Draft::membership(target.as_str(), "invite", content)).await?;
+    let invite = server
+        .rooms
+        .draft_event(room_id, sender, &Draft::membership(target.as_str(), Membership::Invite, content))
+        .await?;
     let mut keys: Vec<(&str, &str)> = STRIPPED_STATE.into_iter().map(|event_type| (event_type, "")).collect();
     keys.push(("m.room.member", sender.as_str()));
     let state = server.rooms.current_stored(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
@@ -230,7 +232,7 @@ async fn join_through(
     if let Some(authorised_via) = authorised_via {
         content.insert(AUTHORISED_VIA, authorised_via.clone());
     }
-    let join = complete(server, template, user, room_id, "join", content)?;
+    let join = complete(server, template, user, room_id, Membership::Join, content)?;
     // From here on the room's servers may send us what happens in it.
     let until = server.platform.clock.now_ms() + JOIN_MS;
     server.store.begin_join(room_id, join_id, join.version(), until).await?;
@@ -250,7 +252,7 @@ async fn leave_through(
     room_id: &RoomId,
 ) -> Result<Event, MatrixError> {
     let template = server.federation.make_leave(resident, room_id, user).await?;
-    let leave = complete(server, template, user, room_id, "leave", Object::new())?;
+    let leave = complete(server, template, user, room_id, Membership::Leave, Object::new())?;
     server.federation.send_leave(resident, room_id, leave.event_id(), leave.json()).await?;
     Ok(leave)
 }
@@ -262,7 +264,7 @@ fn complete(
     template: MembershipTemplate,
     user: &UserId,
     room_id: &RoomId,
-    membership: &str,
+    membership: Membership,
     mut content: Object,
 ) -> Result<Event, MatrixError> {
     let MembershipTemplate { room_version, event: template } = template;
@@ -272,7 +274,7 @@ fn complete(
             .with("room_version", room_version.as_str())
     })?;
     let text = |name: &str| template.get(name).and_then(Value::as_str);
-    let stated = template.get("content").and_then(|content| content.get("membership")).and_then(Value::as_str);
+    let stated = template.get("content").and_then(Value::as_object).and_then(Membership::of);
     let is_as_asked = text("type") == Some("m.room.member")
         && text("room_id") == Some(room_id.as_str())
         && text("sender") == Some(user.as_str())
@@ -281,7 +283,7 @@ fn complete(
     if !is_as_asked {
         return Err(bad_answer("a template for something else than was asked"));
     }
-    content.insert("membership", membership);
+    content.insert("membership", membership.as_str());
     let mut event = Object::from_iter([
         ("content", Value::Object(content)),
         ("origin_server_ts", Value::from(server.platform.clock.now_ms())),

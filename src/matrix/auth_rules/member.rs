@@ -6,7 +6,7 @@ use crate::matrix::{
     identifiers::UserId,
     json::Value,
     power_levels::{self, Level, PowerLevel},
-    state_content::JoinRule,
+    state_content::{JoinRule, Membership},
 };
 
 /// Judges a membership event. That the server of a restricted join's authorising user signed it was verified before.
@@ -16,14 +16,14 @@ pub(super) fn check(event: &Event, room: &Room<'_>) -> Result<(), AuthError> {
         return Err(AuthError::MemberWithoutTarget);
     }
     match event.membership() {
-        Some("join") => join(event, target, room),
-        Some("invite") => match event.content().get("third_party_invite") {
+        Some(Membership::Join) => join(event, target, room),
+        Some(Membership::Invite) => match event.content().get("third_party_invite") {
             Some(invite) => third_party_invite::check(event, target, invite, room),
             None => invite(event, target, room),
         },
-        Some("leave") => leave(event, target, room),
-        Some("ban") => ban(event, target, room),
-        Some("knock") if event.version().knock => knock(event, target, room),
+        Some(Membership::Leave) => leave(event, target, room),
+        Some(Membership::Ban) => ban(event, target, room),
+        Some(Membership::Knock) if event.version().knock => knock(event, target, room),
         _ => Err(AuthError::UnknownMembership),
     }
 }
@@ -39,10 +39,10 @@ fn join(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
         return Err(AuthError::SenderIsNotTarget);
     }
     let membership = room.membership(target);
-    if membership == "ban" {
+    if membership == Membership::Ban {
         return Err(AuthError::TargetBanned);
     }
-    let invited = matches!(membership, "invite" | "join");
+    let invited = matches!(membership, Membership::Invite | Membership::Join);
     match room.join_rule() {
         JoinRule::Public => Ok(()),
         JoinRule::Restricted | JoinRule::KnockRestricted => restricted_join(event, invited, room),
@@ -58,7 +58,7 @@ fn restricted_join(event: &Event, invited: bool, room: &Room<'_>) -> Result<(), 
     }
     let authorising_user = event.content().get("join_authorised_via_users_server").and_then(Value::as_str);
     let authorising_user = authorising_user.ok_or(AuthError::NotInvited)?;
-    if room.membership(authorising_user) != "join" {
+    if room.membership(authorising_user) != Membership::Join {
         return Err(AuthError::AuthorisingUserNotJoined);
     }
     let levels = room.levels();
@@ -67,12 +67,12 @@ fn restricted_join(event: &Event, invited: bool, room: &Room<'_>) -> Result<(), 
 
 fn invite(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
     let sender = event.sender().as_str();
-    if room.membership(sender) != "join" {
+    if room.membership(sender) != Membership::Join {
         return Err(AuthError::SenderNotJoined);
     }
     match room.membership(target) {
-        "join" => return Err(AuthError::TargetJoined),
-        "ban" => return Err(AuthError::TargetBanned),
+        Membership::Join => return Err(AuthError::TargetJoined),
+        Membership::Ban => return Err(AuthError::TargetBanned),
         _ => {}
     }
     let levels = room.levels();
@@ -84,17 +84,17 @@ fn leave(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> 
     let membership = room.membership(sender);
     if sender == target {
         return match membership {
-            "invite" | "join" => Ok(()),
-            "knock" if event.version().knock => Ok(()),
+            Membership::Invite | Membership::Join => Ok(()),
+            Membership::Knock if event.version().knock => Ok(()),
             _ => Err(AuthError::SenderNotJoined),
         };
     }
-    if membership != "join" {
+    if membership != Membership::Join {
         return Err(AuthError::SenderNotJoined);
     }
     let levels = room.levels();
     let power = levels.user(sender)?;
-    if room.membership(target) == "ban" {
+    if room.membership(target) == Membership::Ban {
         AuthError::unless_enough(&power, &levels.level(Level::Ban)?)?;
     }
     AuthError::unless_enough(&power, &levels.level(Level::Kick)?)?;
@@ -103,7 +103,7 @@ fn leave(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> 
 
 fn ban(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> {
     let sender = event.sender().as_str();
-    if room.membership(sender) != "join" {
+    if room.membership(sender) != Membership::Join {
         return Err(AuthError::SenderNotJoined);
     }
     let levels = room.levels();
@@ -120,8 +120,8 @@ fn knock(event: &Event, target: &str, room: &Room<'_>) -> Result<(), AuthError> 
         return Err(AuthError::SenderIsNotTarget);
     }
     match room.membership(target) {
-        "ban" => Err(AuthError::TargetBanned),
-        "invite" | "join" => Err(AuthError::TargetJoined),
+        Membership::Ban => Err(AuthError::TargetBanned),
+        Membership::Invite | Membership::Join => Err(AuthError::TargetJoined),
         _ => Ok(()),
     }
 }

@@ -37,7 +37,7 @@ use super::{
     identifiers::EventId,
     json::Value,
     power_levels::{Level, PowerLevels},
-    state_content::JoinRule,
+    state_content::{JoinRule, Membership},
 };
 
 /// The state of a room that an event is judged by.
@@ -154,7 +154,7 @@ fn check_by(event: &Event, state: &dyn AuthState) -> Result<(), AuthError> {
     if event.event_type() == "m.room.member" {
         return member::check(event, &room);
     }
-    if room.membership(sender.as_str()) != "join" {
+    if room.membership(sender.as_str()) != Membership::Join {
         return Err(AuthError::SenderNotJoined);
     }
     let levels = room.levels();
@@ -195,12 +195,12 @@ impl<'a> Room<'a> {
     }
 
     /// A user's current membership state. Who has no event is as one who left.
-    fn membership(&self, user_id: &str) -> &'a str {
-        self.state.get("m.room.member", user_id).and_then(Event::membership).unwrap_or("leave")
+    fn membership(&self, user_id: &str) -> Membership {
+        self.state.get("m.room.member", user_id).and_then(Event::membership).unwrap_or(Membership::Leave)
     }
 
     fn join_rule(&self) -> JoinRule {
-        JoinRule::of(self.state.get("m.room.join_rules", ""), self.create.version())
+        JoinRule::of(self.state.get("m.room.join_rules", "").map(Event::content), self.create.version())
     }
 }
 

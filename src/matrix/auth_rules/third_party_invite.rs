@@ -8,6 +8,7 @@ use crate::matrix::{
     event::Event,
     json::{Object, Value},
     signing::{self, VerifyKey},
+    state_content::Membership,
 };
 
 /// How many pairs of a signature and a key are tried, and how many keys are read. The two events could name a million, in
@@ -17,7 +18,7 @@ const MAX_ATTEMPTS: usize = 20;
 
 /// Judges an invite of `target` whose content has `third_party_invite`.
 pub(super) fn check(event: &Event, target: &str, invite: &Value, room: &Room<'_>) -> Result<(), AuthError> {
-    if room.membership(target) == "ban" {
+    if room.membership(target) == Membership::Ban {
         return Err(AuthError::TargetBanned);
     }
     let signed = invite.get("signed").and_then(Value::as_object).ok_or(AuthError::ThirdPartyInviteMalformed)?;

@@ -15,6 +15,7 @@ use crate::matrix::{
     room_version::{EventIds, RoomVersion},
     server_keys::KeyRing,
     signing::{self, SignatureError, SigningKey},
+    state_content::Membership,
 };
 
 /// A PDU of the right format, with its event id, whose signatures and hash nobody has checked.
@@ -115,8 +116,8 @@ impl ReceivedPdu {
         let sender_server = event.fields.sender.server_name();
         let mut servers = Vec::new();
         // Whoever completes a third-party invite sends it in the name of the user who made it.
-        let membership = content.get("membership").and_then(Value::as_str);
-        if !(member && membership == Some("invite") && content.contains_key("third_party_invite")) {
+        let invite = Membership::of(content) == Some(Membership::Invite);
+        if !(member && invite && content.contains_key("third_party_invite")) {
             servers.push(sender_server);
         }
         if event.version.event_ids == EventIds::Given {

@@ -7,6 +7,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use super::{Index, Interrupt, Need, World};
 use crate::matrix::hash_map::{HashMap, HashSet};
 use crate::matrix::power_levels::{PowerLevel, PowerLevels};
+use crate::matrix::state_content::Membership;
 use crate::matrix::state_trie::StateKeyHash;
 
 const POWER_LEVELS: &str = "m.room.power_levels";
@@ -148,7 +149,8 @@ fn is_power_event(event: Index, world: &World) -> bool {
     match event.event_type() {
         "m.room.create" | POWER_LEVELS | "m.room.join_rules" => event.state_key() == Some(""),
         "m.room.member" => {
-            matches!(event.membership(), Some("leave" | "ban")) && event.state_key() != Some(event.sender().as_str())
+            matches!(event.membership(), Some(Membership::Leave | Membership::Ban))
+                && event.state_key() != Some(event.sender().as_str())
         }
         _ => false,
     }
