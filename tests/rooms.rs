@@ -163,7 +163,7 @@ fn the_state_of_another_room_has_no_say() {
         let (other, _) = server.rooms.create(&bob, &new_room("12", bob.as_str())).await.unwrap();
         let other = server.rooms.room(&other).await.unwrap().unwrap();
         let auth: Vec<EventId> = events[1..3].iter().map(|event| event.event_id().clone()).collect();
-        let event = forged(&server, &room, &alice, &auth, &[other.extremities[0].0.clone()]);
+        let event = forged(&server, &room, &alice, &auth, &[other.extremities[0].event_id.clone()]);
         let before = server.rooms.room(&room).await.unwrap().unwrap();
         let received = server.rooms.receive_fetched(&room, std::slice::from_ref(&event)).await.unwrap();
         assert_eq!(received.accepted, 0);

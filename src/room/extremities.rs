@@ -13,7 +13,7 @@ use crate::{
         power_levels::{Level, PowerLevels, is_creator},
         state_trie::NodeId,
     },
-    store::event_graph::MAX_WALK,
+    store::{event_graph::MAX_WALK, rooms::Extremity},
 };
 
 /// The most forward extremities to keep. More would make each state resolution dearer; an event that would be one more is
@@ -31,14 +31,14 @@ impl Judgement {
         let behind = behind(view, event).await?;
         view.load_events(&behind).await?;
         let before = self.extremities.len();
-        self.extremities.retain(|(id, _)| !behind.contains(id) && id != event.event_id());
+        self.extremities.retain(|one| !behind.contains(&one.event_id) && one.event_id != *event.event_id());
         // What is held is never dropped for what claims to be newer: a flood of forks would roll the state back.
         if before < MAX_EXTREMITIES || self.extremities.len() < before {
-            self.extremities.push((event.event_id().clone(), event.depth()));
+            self.extremities.push(Extremity::of(event));
         } else if event.state_key().is_some() && self.has_been_given_power(view, event).await? {
             self.drop_redundant(view).await?;
             if self.extremities.len() < MAX_WITH_POWER {
-                self.extremities.push((event.event_id().clone(), event.depth()));
+                self.extremities.push(Extremity::of(event));
             }
         }
         Ok(behind)
@@ -54,7 +54,7 @@ impl Judgement {
     ) -> Result<NodeId, RoomError> {
         let behind = behind(view, event).await?;
         let others: Vec<EventId> =
-            self.extremities.iter().map(|(id, _)| id).filter(|id| !behind.contains(id)).cloned().collect();
+            self.extremities.iter().map(|one| &one.event_id).filter(|id| !behind.contains(id)).cloned().collect();
         view.load_events(&others).await?;
         let mut roots: Vec<NodeId> = others.iter().filter_map(|id| view.stored(id)?.state_after).collect();
         roots.push(before);
@@ -76,7 +76,7 @@ impl Judgement {
 
     /// Drops an extremity after which the state is what it is after another one: nothing of the current state goes with it.
     async fn drop_redundant(&mut self, view: &mut View<'_>) -> Result<(), RoomError> {
-        let ids: Vec<EventId> = self.extremities.iter().map(|(id, _)| id.clone()).collect();
+        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
         view.load_events(&ids).await?;
         let states: Vec<Option<NodeId>> =
             ids.iter().map(|id| view.stored(id).and_then(|stored| stored.state_after)).collect();

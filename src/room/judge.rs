@@ -28,7 +28,7 @@ use crate::{
         commit::{Guard, NewEvent, Outgoing, Place, Redaction},
         events::StoredEvent,
         rejected::NewRejected,
-        rooms::Room,
+        rooms::{Extremity, Room},
     },
 };
 
@@ -66,7 +66,7 @@ impl Rejection {
 /// A room while events are judged: its row, and what the commit will change.
 pub(super) struct Judgement {
     pub(super) room: Room,
-    pub(super) extremities: Vec<(EventId, i64)>,
+    pub(super) extremities: Vec<Extremity>,
     pub(super) state: NodeId,
     /// The current state after each of `new` that goes to the timeline.
     pub(super) states: Vec<NodeId>,
@@ -271,7 +271,7 @@ impl Judgement {
     /// The room's current state: the resolution of the states after its forward extremities, unless that is too much to be
     /// resolved.
     async fn state_of_extremities(&self, view: &mut View<'_>) -> Result<Option<NodeId>, RoomError> {
-        let ids: Vec<EventId> = self.extremities.iter().map(|(id, _)| id.clone()).collect();
+        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
         view.load_events(&ids).await?;
         let roots = ids.iter().filter_map(|id| view.stored(id)?.state_after).collect();
         view.resolve(&self.room, roots).await

@@ -329,7 +329,7 @@ impl Rooms {
         let mut extremities = judgement.extremities.clone();
         let all = extremities.len() <= MAX_PREV_EVENTS;
         extremities.truncate(MAX_PREV_EVENTS);
-        let previous: Vec<EventId> = extremities.iter().map(|(id, _)| id.clone()).collect();
+        let previous: Vec<EventId> = extremities.iter().map(|one| one.event_id.clone()).collect();
         view.load_events(&previous).await?;
         let states: Vec<StateAt> = previous.iter().filter_map(|id| view.state_after(id)).collect();
         let root = if all {
@@ -348,7 +348,7 @@ impl Rooms {
         let state = view.state(root, &keys).await?;
         let auth: Vec<&Event> = state.iter().filter(|event| selects(&selected, event)).collect();
         let previous: Vec<&Event> = previous.iter().filter_map(|id| Some(&view.stored(id)?.event)).collect();
-        let depth = extremities.iter().map(|(_, depth)| *depth).max().unwrap_or(0).saturating_add(1).min(MAX_DEPTH);
+        let depth = extremities.iter().map(|one| one.depth).max().unwrap_or(0).saturating_add(1).min(MAX_DEPTH);
         let mut object = Object::new();
         object.insert("type", draft.event_type.as_str());
         if let Some(state_key) = &draft.state_key {

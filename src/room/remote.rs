@@ -18,6 +18,7 @@ use crate::{
     store::{
         commit::{Before, Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom},
         memberships::{end_invite, remember_membership},
+        rooms::Extremity,
     },
 };
 
@@ -99,7 +100,7 @@ impl Rooms {
             let (joined, memberships) = self.members_of(claim.state.iter().chain([join]));
             let commit = RoomCommit {
                 guard: held.as_ref().map_or(Guard::New, |room| Guard::Moves(room.version)),
-                extremities: vec![(join.event_id().clone(), join.depth())],
+                extremities: vec![Extremity::of(join)],
                 states: vec![StateFrom { later: 0, state: after }],
                 events: new,
                 nodes: view.take_made(),

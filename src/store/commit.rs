@@ -13,7 +13,7 @@ use super::{
     races::Race,
     rejected::{self, NewRejected},
     resolution::cite,
-    rooms::Room,
+    rooms::{Extremity, Room},
     state_sql, text_lists,
 };
 use crate::{
@@ -58,7 +58,7 @@ pub struct RoomCommit {
     /// The rules of the room.
     pub room_version: &'static RoomVersion,
     /// The forward extremities after it.
-    pub extremities: Vec<(EventId, i64)>,
+    pub extremities: Vec<Extremity>,
     /// The trie root of the current state after it.
     pub state: NodeId,
     /// The current states that clients may be told of, in order; none where it does not change.
@@ -522,7 +522,8 @@ impl RoomCommit {
 
     fn guard_statement(&self, notice: bool, has_outgoing: bool) -> Option<Statement> {
         let room_id = self.room_id.as_str();
-        let extremities: Vec<_> = self.extremities.iter().map(|(id, depth)| json!([id.as_str(), depth])).collect();
+        let extremities: Vec<_> =
+            self.extremities.iter().map(|one| json!([one.event_id.as_str(), one.depth])).collect();
         let (extremities, state) = (json!(extremities).to_string(), self.state.to_string());
         match self.guard {
             Guard::New => Some(Statement::new(

@@ -5,12 +5,29 @@ use serde_json::Value;
 use super::{Store, json_list, state_sql::node_id};
 use crate::{
     matrix::{
+        event::Event,
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
         state_trie::NodeId,
     },
     platform::{DatabaseError, Row, Statement},
 };
+
+/// A forward extremity of a room: an event in its timeline that no other there cites.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extremity {
+    /// The event.
+    pub event_id: EventId,
+    /// Its depth, from which that of the events that cite it follows.
+    pub depth: i64,
+}
+
+impl Extremity {
+    /// The event as an extremity.
+    pub fn of(event: &Event) -> Self {
+        Self { event_id: event.event_id().clone(), depth: event.depth() }
+    }
+}
 
 /// What may change about a room, as it was when read.
 #[derive(Debug, Clone)]
@@ -21,8 +38,8 @@ pub struct Room {
     pub room_version: &'static RoomVersion,
     /// Moved by every commit; a commit made from this row holds only while the room still has this value.
     pub version: i64,
-    /// The forward extremities, with their depths.
-    pub extremities: Vec<(EventId, i64)>,
+    /// The forward extremities.
+    pub extremities: Vec<Extremity>,
     /// The trie root of the current state.
     pub state: NodeId,
     /// The newest position in the timeline.
@@ -107,7 +124,10 @@ pub(super) fn room(row: &Row) -> Result<Room, DatabaseError> {
     let extremities: Vec<Value> = serde_json::from_str(row.text(3)?).map_err(|_| shape("unreadable extremities"))?;
     let extremities = extremities
         .iter()
-        .map(|pair| Some((EventId::parse(pair.get(0)?.as_str()?).ok()?, pair.get(1)?.as_i64()?)))
+        .map(|pair| {
+            let event_id = EventId::parse(pair.get(0)?.as_str()?).ok()?;
+            Some(Extremity { event_id, depth: pair.get(1)?.as_i64()? })
+        })
         .collect::<Option<_>>()
         .ok_or_else(|| shape("extremities of the wrong shape"))?;
     Ok(Room {

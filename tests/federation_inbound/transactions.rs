@@ -48,7 +48,7 @@ fn events_of_a_transaction_are_accepted_each_under_its_id() {
             assert!(scene.a.shows(id));
         }
         let room = scene.world.run(scene.a.rooms.room(&scene.room)).unwrap().unwrap();
-        let extremities: Vec<_> = room.extremities.iter().map(|(id, _)| id.as_str()).collect();
+        let extremities: Vec<_> = room.extremities.iter().map(|one| one.event_id.as_str()).collect();
         assert_eq!(extremities, [said[49].0.as_str()]);
     }
 }

@@ -104,7 +104,7 @@ impl Scene {
             world.settle();
             let found = world.run(us.rooms.room(&room)).unwrap().unwrap();
             let state = world.run(state_events(&us, found.state));
-            let (last, _) = &found.extremities[0];
+            let last = &found.extremities[0].event_id;
             let last = state.iter().find(|event| event.event_id() == last).unwrap().clone();
             TheirRoom { id: room.to_string(), version: found.room_version, state, last }
         });

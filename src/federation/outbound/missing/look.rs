@@ -188,7 +188,7 @@ impl<'s> Look<'s> {
     async fn fill_gap(&mut self, name: &ServerName, mut latest: Vec<EventId>) -> Result<bool, RoomError> {
         let (server, room_id) = (self.server, self.room.room_id.clone());
         let room = server.rooms.room(&room_id).await?.ok_or(RoomError::UnknownRoom)?;
-        let earliest: Vec<EventId> = room.extremities.iter().map(|(id, _)| id.clone()).take(GAP_LIMIT).collect();
+        let earliest: Vec<EventId> = room.extremities.iter().map(|one| one.event_id.clone()).take(GAP_LIMIT).collect();
         let mut progress = false;
         while let Some(first) = latest.first().cloned()
             && !self.is_over()
