@@ -65,7 +65,7 @@ pub struct Rates {
 pub enum Registration {
     /// Nobody.
     Closed,
-    /// Who knows this token (`REGISTRATION_TOKEN`), with `m.login.registration_token`.
+    /// Anybody who knows this token (`REGISTRATION_TOKEN`), with `m.login.registration_token`.
     Token(String),
     /// Everybody, with `m.login.dummy`.
     Open,

@@ -46,7 +46,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     }
 }
 
-/// `DELETE /directory/room/{roomAlias}`: for who made it, and those who may change the room's canonical alias.
+/// `DELETE /directory/room/{roomAlias}`: for the user who made it, and those who may change the room's canonical alias.
 pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let alias = alias(call.parameter(0))?;
@@ -58,7 +58,7 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
     }
     server.store.remove_alias(alias.as_str()).await?;
     if let Err(error) = leave_canonical_alias(server, &session, &alias, &row.room_id).await {
-        // The alias is gone all the same: who made it need not have power over the room's event.
+        // The alias is gone in any case: the user who made it need not have power over the room's event.
         server.platform.log.warn(&format!("{alias} stays in the canonical alias event of {}: {error}", row.room_id));
     }
     ok(&json!({}))

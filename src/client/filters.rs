@@ -81,7 +81,7 @@ impl Filter {
     /// The filter that a sync asks for: inline, by the ID of a stored one, or none.
     ///
     /// # Errors
-    /// 400 where it is malformed or there is none of that ID.
+    /// 400 where it is malformed, or where there is no filter of that ID.
     pub(super) async fn asked(
         server: &Server,
         session: &auth::Session,

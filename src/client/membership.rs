@@ -189,7 +189,7 @@ pub(super) async fn invite_user(
 /// Tells all rooms that `user` is in of their new profile. A room that does not allow it keeps the old one.
 ///
 /// # Errors
-/// As the database says.
+/// Where the database fails.
 pub(super) async fn tell_profile(server: &Server, user: &UserId, profile: &Profile) -> Result<(), MatrixError> {
     let (telling, user, profile) = (server.clone(), user.clone(), profile.clone());
     // What some rooms know the others must learn too, whether the client waits for it or not.

@@ -132,7 +132,7 @@ impl Page<'_> {
             let last = events.last().filter(|_| events.len() as i64 >= self.limit).map(|event| event.pos);
             let Some(gap) = gap.filter(|gap| last.is_none_or(|last| gap.pos > last)) else {
                 let begun = events.last().is_some_and(|event| event.seen.event.is_state("m.room.create", ""));
-                // What nobody could be asked for now may be had later: the next page begins with it.
+                // What nobody could be asked for now may come later: the next page begins with it.
                 let behind = unfilled.filter(|gap: &Gap| gap.below.is_none() && gap.is_open() && !gap.at_create);
                 let next = last.filter(|_| !begun).or(behind.map(|gap| gap.pos));
                 return Ok((events, next.map(|next| next - 1)));

@@ -21,7 +21,7 @@ const LANES: u32 = 1;
 /// The longest password, in bytes. Longer ones only cost.
 const MAX_LENGTH: usize = 512;
 
-/// A password that is as good as none in its hash: what a login of an unknown user is compared with, so that it takes
+/// A hash that no password has: what a login of an unknown user is compared with, so that it takes
 /// as long as one of a known user.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";

@@ -54,7 +54,7 @@ pub(super) async fn register(server: &Server, call: &Call) -> Handled {
     let auth = body.object("auth")?.map(Body::part).unwrap_or_default();
     let progress = authenticate(server, &auth).await?;
     if !matches!(progress, Progress::Done) {
-        // Whoever asks before authenticating is told at once that the name cannot be had.
+        // Whoever asks before authenticating is told at once that the name is not available.
         if let Some(user) = &user {
             must_be_free(server, user).await?;
         }

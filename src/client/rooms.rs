@@ -267,7 +267,7 @@ fn state_draft(event: &Value) -> Result<Draft, MatrixError> {
     if event_type == "m.room.create" {
         return Err(MatrixError::invalid_param("The create event is asked for by \"creation_content\"."));
     }
-    // Who comes into the room is invited, which that user's server must hear of first.
+    // A user who comes into the room is invited, of which their server must hear first.
     if event_type == "m.room.member" && Membership::of(&content) != Some(Membership::Ban) {
         return Err(MatrixError::invalid_param("Of members, \"initial_state\" may hold bans only; see \"invite\"."));
     }

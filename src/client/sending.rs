@@ -219,7 +219,7 @@ async fn check_aliases(server: &Server, room_id: &RoomId, content: &Object) -> R
         .into_iter()
         .chain(content.get("alt_aliases").and_then(Value::as_array).into_iter().flatten());
     for alias in named.filter(|alias| !matches!(alias, Value::Null)).take(50) {
-        let bad = || MatrixError::new(http::StatusCode::BAD_REQUEST, "M_INVALID_PARAM", "This is no room alias.");
+        let bad = || MatrixError::new(http::StatusCode::BAD_REQUEST, "M_INVALID_PARAM", "This is not a room alias.");
         let alias = RoomAlias::parse(alias.as_str().ok_or_else(bad)?).map_err(|_| bad())?;
         if alias.server_name() != server.config.server_name.as_str() {
             continue;

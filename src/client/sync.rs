@@ -268,7 +268,7 @@ impl Answer<'_> {
         let joined = room.membership == Membership::Join;
         let here = room.room.filter(|_| joined || room.invite_state.is_none());
         let Some((_, current)) = here else { return Err(Box::new(room)) };
-        // Who never was in the room is told nothing of its state.
+        // Those who never were in the room are told nothing of its state.
         let state = if joined { current } else { room.state_when_left.unwrap_or(NodeId::EMPTY) };
         let newly = joined && room.pos > self.since;
         let limit = usize::try_from(self.filter.timeline.limit()).unwrap_or(usize::MAX);

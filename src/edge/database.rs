@@ -81,7 +81,7 @@ impl D1 {
         self.calls.set(self.calls.get() + 1);
         let results = self.database.batch(prepared).map_err(|error| d1_error::kind(describe(&error)))?;
         let results = JsFuture::from(results).await.map_err(|error| d1_error::kind(describe(&error)))?;
-        let results: Array = results.dyn_into().map_err(|_| shape("the answer is no list"))?;
+        let results: Array = results.dyn_into().map_err(|_| shape("the answer is not a list"))?;
         if results.length() as usize != count {
             return Err(shape("the answer has another number of results than there were statements"));
         }

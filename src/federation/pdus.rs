@@ -21,7 +21,7 @@ use crate::{
 /// Checks PDUs, and returns the outcome for each in the order given.
 ///
 /// # Errors
-/// Where the database fails. A key that is not to be had is no error but an outcome.
+/// Where the database fails. A key that cannot be obtained is not an error: the PDU's own outcome says so.
 pub async fn verify(server: &Server, pdus: Vec<ReceivedPdu>) -> Result<Vec<Result<Event, PduError>>, DatabaseError> {
     let none = KeyRing::new();
     let mut needed = Vec::new();
@@ -58,10 +58,10 @@ pub const ANSWER_MEMORY: usize = 56 * 1024 * 1024;
 const TEXTS: usize = 3;
 const PDU_BYTES: usize = 512;
 
-/// What the text of a parsed event is at most taken for, so many times its length: its values take as much again and more.
+/// The most that the text of a parsed event is counted as, in multiples of its length; its values take as much again and more.
 const PARSED: usize = 6;
 
-/// The memory that an event takes which we hold, whose text has so many bytes.
+/// The memory that an event takes which we hold, whose text has this many bytes.
 pub fn memory_of_held(bytes: usize) -> usize {
     PARSED * bytes + PDU_BYTES
 }
@@ -111,7 +111,7 @@ pub async fn verify_ancestors<T: AsRef<[u8]>>(
     Ok(Some(checked.map(|(event, place)| event.map_or(Ancestor::Unusable(place), Ancestor::Event)).collect()))
 }
 
-/// Parses a PDU that another server holds as part of the history or state of the room `room_id`; `None` where it is none.
+/// Parses a PDU that another server holds as part of the history or state of the room `room_id`; `None` where it is not one.
 /// What it takes is taken out of `memory`.
 ///
 /// # Errors

@@ -149,7 +149,7 @@ impl Event {
     /// An event of the store, which holds only events that were checked before they were put there.
     ///
     /// # Errors
-    /// Where the text is not an event of this version all the same.
+    /// Where the text is not an event of this version after all.
     #[expect(clippy::disallowed_methods, reason = "this one is kept to `store` likewise")]
     pub fn from_store(event_id: &str, json: &str, version: &'static RoomVersion) -> Result<Self, PduError> {
         Self::from_store_as(event_id, json, ContentHash::Right, version)

@@ -19,7 +19,7 @@ pub enum IdentifierError {
     /// It is longer than 255 bytes.
     #[error("the identifier is longer than 255 bytes")]
     TooLong,
-    /// It has no domain, or a domain that is no server name.
+    /// It has no domain, or a domain that is not a server name.
     #[error("the identifier does not end in a server name")]
     Domain,
     /// It is empty, or holds a character that it must not.

@@ -31,7 +31,7 @@ impl<'a> PowerLevels<'a> {
     /// The level of a user.
     ///
     /// # Errors
-    /// Where the event holds something that is no level.
+    /// Where the event holds something that is not a level.
     pub fn user(&self, user_id: &str) -> Result<PowerLevel, MalformedPowerLevel> {
         if self.create.version().privileged_creators && is_creator(self.create, user_id) {
             return Ok(PowerLevel::INFINITE);
@@ -48,7 +48,7 @@ impl<'a> PowerLevels<'a> {
     /// The level required to send an event of a type: the spec's "required power level".
     ///
     /// # Errors
-    /// Where the event holds something that is no level.
+    /// Where the event holds something that is not a level.
     pub fn event(&self, event_type: &str, is_state: bool) -> Result<PowerLevel, MalformedPowerLevel> {
         let default = if is_state { Level::StateDefault } else { Level::EventsDefault };
         let Some(content) = self.content else { return Ok(default.default_value()) };
@@ -61,7 +61,7 @@ impl<'a> PowerLevels<'a> {
     /// One of the levels that have a property of their own.
     ///
     /// # Errors
-    /// Where the event holds something that is no level.
+    /// Where the event holds something that is not a level.
     pub fn level(&self, level: Level) -> Result<PowerLevel, MalformedPowerLevel> {
         match self.content.and_then(|content| content.get(level.name())) {
             // A null counts as absent, as it does for Synapse; such an event can only be a room's first, before version 10.
@@ -78,7 +78,7 @@ impl<'a> PowerLevels<'a> {
     /// The level required for a kind of notification (`notifications`), such as `room`; 50 unless the event says otherwise.
     ///
     /// # Errors
-    /// Where the event holds something that is no level.
+    /// Where the event holds something that is not a level.
     pub fn notification(&self, kind: &str) -> Result<PowerLevel, MalformedPowerLevel> {
         let Some(content) = self.content else { return Ok(PowerLevel::from(50)) };
         entry(content, "notifications", kind)?.map_or(Ok(PowerLevel::from(50)), |level| self.parse(level))
@@ -194,7 +194,7 @@ impl PowerLevel {
     /// hold an integer are, and floats, which are truncated.
     ///
     /// # Errors
-    /// Where the value is no level in that version.
+    /// Where the value is not a level in that version.
     pub fn parse(value: &Value, integers_only: bool) -> Result<Self, MalformedPowerLevel> {
         match value {
             Value::Integer(level) => Ok(Self::from(*level)),
@@ -260,7 +260,7 @@ impl From<i64> for PowerLevel {
     }
 }
 
-/// Something stands where a power level should, and is none.
+/// What stands where a power level should is not one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MalformedPowerLevel;
 

@@ -111,7 +111,7 @@ impl std::fmt::Debug for SigningKey {
 }
 
 impl VerifyKey {
-    /// Reads a key of 32 bytes in unpadded base64. `None` where it is none, or one that Synapse would not take.
+    /// Reads a key of 32 bytes in unpadded base64. `None` where it is not one, or is one that Synapse would not take.
     pub fn from_base64(text: &str) -> Option<Self> {
         let bytes: [u8; 32] = base64::decode(text)?.try_into().ok()?;
         let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).ok()?;

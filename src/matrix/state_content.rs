@@ -7,8 +7,8 @@ use super::{
     room_version::RoomVersion,
 };
 
-/// The state events that tell somebody who is not in a room what it is, besides the memberships of who invites and who is
-/// invited (Client-Server API, "Stripped state").
+/// The state events that tell somebody who is not in a room what it is, besides the memberships of the inviter and the invited
+/// user (Client-Server API, "Stripped state").
 pub const STRIPPED_STATE: [&str; 7] = [
     "m.room.create",
     "m.room.name",
@@ -71,11 +71,11 @@ impl std::fmt::Display for Membership {
 pub enum JoinRule {
     /// Anybody may join.
     Public,
-    /// Who is invited may join.
+    /// Those who are invited may join.
     Invite,
-    /// Who is invited may join, and anybody may ask to be.
+    /// Those who are invited may join, and anybody may ask to be.
     Knock,
-    /// Members of certain rooms may join, and who is invited.
+    /// Members of certain rooms may join, and those who are invited.
     Restricted,
     /// As `Restricted`, and anybody may ask to be invited.
     KnockRestricted,
@@ -104,7 +104,7 @@ impl JoinRule {
 pub enum HistoryVisibility {
     /// Anybody may read.
     WorldReadable,
-    /// Who is in the room may read what was before them, too.
+    /// Members may read what was before them, too.
     Shared,
     /// Members may read from their invitation on.
     Invited,

@@ -106,7 +106,7 @@ pub fn check_keys(headers: &[Authorization], keys: &KeyRing, now: i64) -> Result
 /// Checks the signatures of a request at `now`: every one by a key that is known and valid must be right, and there must be one.
 ///
 /// # Errors
-/// Where that is not so.
+/// Where one of these does not hold.
 pub fn verify(
     headers: &[Authorization],
     request: &SignedRequest<'_>,
@@ -224,7 +224,7 @@ impl<'a> Parser<'a> {
         if self.expect('"').is_some() {
             return Some((name, self.quoted()?));
         }
-        // Base64 and server names hold characters that a token may not; older servers leave them bare all the same.
+        // Base64 and server names hold characters that a token may not; older servers leave them bare nevertheless.
         let value = self.take_while(|c| is_token(c) || matches!(c, ':' | '/' | '=' | '[' | ']'));
         (!value.is_empty()).then(|| (name, value.to_owned()))
     }

@@ -3,15 +3,15 @@
 use super::{RoomError, Rooms};
 use crate::store::commit::Committed;
 
-/// How often a commit that lost to another one is tried anew before the caller is told to come back.
+/// How many times a commit that lost to another one is tried again before the caller is told to come back.
 const ATTEMPTS: usize = 30;
 
 /// The longest pause before the second attempt, in milliseconds; it doubles with each further one. About what a commit
 /// takes.
 const FIRST_PAUSE_MS: u32 = 8;
 
-/// The longest pause before any attempt, in milliseconds. Short, because who has lost often must not come more seldom than
-/// those who have just arrived.
+/// The longest pause before any attempt, in milliseconds. Short, because an attempt that has lost often must not come less often than
+/// those that have just arrived.
 const LONGEST_PAUSE_MS: u32 = 250;
 
 impl Rooms {

@@ -74,7 +74,7 @@ impl Rooms {
                     });
                 }
             }
-            // Who left sees the state as it was then; else the last one is enough.
+            // Those who left see the state as it was then; for all others the last one is enough.
             if memberships.len() > known || after == state {
                 states.push(StateFrom { later, state: after });
             }
@@ -108,7 +108,7 @@ impl Rooms {
     }
 }
 
-/// Whether somebody else ends an invite or a knock: the user's server may not be in the room, and must hear of it all the same.
+/// Whether somebody else ends an invite or a knock: the user's server may not be in the room, and must hear of it nevertheless.
 fn ends_what_is_pending(before: Option<&Event>, after: &Event) -> bool {
     let is_other = after.state_key() != Some(after.sender().as_str());
     is_other
@@ -141,14 +141,14 @@ async fn changed_members(view: &mut View<'_>, mut pairs: Vec<EventPair>) -> Resu
         if any.event_type() != "m.room.member" {
             continue;
         }
-        // A state key that is no user ID cannot have been joined.
+        // A state key that is not a user ID cannot have been joined.
         let Some(Ok(user_id)) = any.state_key().map(UserId::parse) else { continue };
         changed.push(ChangedMember { user_id, before, after });
     }
     Ok(changed)
 }
 
-/// What a membership event says; a user without one has left.
+/// What a membership event says; a user without one counts as having left.
 pub(super) fn membership(event: Option<&Event>) -> Membership {
     event.and_then(Event::membership).unwrap_or(Membership::Leave)
 }

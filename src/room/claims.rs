@@ -172,7 +172,7 @@ fn snapshot(state: &[Event]) -> Result<state_trie::Updated, RoomError> {
     let mut entries: HashMap<StateKeyHash, Rc<str>> = HashMap::new();
     for event in state {
         let Some(state_key) = event.state_key() else {
-            return Err(RoomError::Invalid(format!("{} in the state is no state event.", event.event_id())));
+            return Err(RoomError::Invalid(format!("{} in the state is not a state event.", event.event_id())));
         };
         let key = StateKeyHash::new(event.event_type(), state_key);
         let id: Rc<str> = event.event_id().as_str().into();

@@ -99,7 +99,7 @@ impl Rooms {
     /// in which there is a new event, and those that were left out with the reason. The caller starts the sending.
     ///
     /// # Errors
-    /// [`RoomError::Busy`] where one of the rooms changed again and again meanwhile; as the database says.
+    /// [`RoomError::Busy`] where one of the rooms changed again and again meanwhile; where the database fails.
     pub async fn change_member(
         &self,
         rooms: &[RoomId],

@@ -69,7 +69,7 @@ impl Rooms {
     /// The room, if we know it.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn room(&self, room_id: &RoomId) -> Result<Option<Room>, RoomError> {
         Ok(self.store.rooms(self.server_name(), std::slice::from_ref(room_id)).await?.pop())
     }
@@ -77,7 +77,7 @@ impl Rooms {
     /// The event, if we hold it.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn event(&self, event_id: &EventId) -> Result<Option<StoredEvent>, RoomError> {
         Ok(self.store.events(std::slice::from_ref(event_id)).await?.pop())
     }
@@ -85,7 +85,7 @@ impl Rooms {
     /// Those of the events that we hold, in no order.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn events(&self, event_ids: &[EventId]) -> Result<Vec<StoredEvent>, RoomError> {
         Ok(self.store.events(event_ids).await?)
     }
@@ -93,7 +93,7 @@ impl Rooms {
     /// The servers with joined members in the room, this one included.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn servers(&self, room_id: &RoomId) -> Result<Vec<ServerName>, RoomError> {
         Ok(self.store.servers(room_id).await?)
     }

@@ -12,7 +12,7 @@ impl Rooms {
     /// trip.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn current(
         &self,
         room_id: &RoomId,
@@ -25,7 +25,7 @@ impl Rooms {
     /// What [`Rooms::current`] reads, with what is noted of each event: whether it is redacted, rejected, soft-failed.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn current_stored(
         &self,
         room_id: &RoomId,

@@ -122,7 +122,7 @@ impl Rooms {
     /// Begins transaction `txn_id` of `origin`, whose PDUs are of the rooms `room_ids`. One round trip.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn begin(&self, origin: &ServerName, txn_id: &str, room_ids: &[RoomId]) -> Result<Begun, RoomError> {
         let now = self.clock.now_ms();
         let begun = self.store.transaction(self.server_name(), origin, txn_id, room_ids, now).await?;
@@ -141,7 +141,7 @@ impl Rooms {
     /// with the answer. `refused` are PDUs that failed before, with the reason for each.
     ///
     /// # Errors
-    /// [`RoomError::Busy`] when other commits come first again and again, and as the database says.
+    /// [`RoomError::Busy`] when other commits come first again and again, and where the database fails.
     pub async fn receive(
         &self,
         record: Record<'_>,
@@ -187,7 +187,7 @@ impl Rooms {
     /// yet is named in the answer.
     ///
     /// # Errors
-    /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and as the database says.
+    /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and where the database fails.
     pub async fn receive_fetched(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
         let mut received = Received::default();
         // What is judged stays so, wherever the work is cut off.

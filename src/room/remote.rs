@@ -122,10 +122,10 @@ impl Rooms {
     /// stripped or whole. In a room that we are in the invite also becomes part of the room, where we hold what it cites.
     ///
     /// # Errors
-    /// [`RoomError::NotAllowed`] where the user is joined already, and as the database says.
+    /// [`RoomError::NotAllowed`] where the user is joined already, and where the database fails.
     pub async fn receive_invite(&self, invite: &Event, invite_state: Vec<Object>) -> Result<(), RoomError> {
         let Some(Ok(user_id)) = invite.state_key().map(UserId::parse) else {
-            return Err(RoomError::Invalid("The invite's state key is no user ID.".to_owned()));
+            return Err(RoomError::Invalid("The invite's state key is not a user ID.".to_owned()));
         };
         let current = self.current(invite.room_id(), &[("m.room.member", user_id.as_str())]).await?;
         if let Some((room, members)) = current
@@ -183,7 +183,7 @@ impl Rooms {
     /// what the user's clients are told.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn left_elsewhere(
         &self,
         user_id: &UserId,
@@ -204,7 +204,7 @@ impl Rooms {
     /// Remembers the event that ended the invite `invite` of a local user to a room that we are not in.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn invite_ended(&self, user_id: &UserId, invite: &EventId, event: &Event) -> Result<(), RoomError> {
         let change = MembershipChange {
             user_id: user_id.clone(),

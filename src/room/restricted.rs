@@ -88,7 +88,7 @@ impl Rooms {
         }
         let Some(rules) = entrance.find("m.room.join_rules") else { return Ok(None) };
         let rule = JoinRule::of(Some(rules.content()), room.room_version);
-        // Who is invited or in the room needs nobody; who is banned is told by the auth rules.
+        // Those who are invited or in the room need nobody; those who are banned are refused by the auth rules.
         if !matches!(rule, JoinRule::Restricted | JoinRule::KnockRestricted)
             || matches!(entrance.membership(), Some(Membership::Join | Membership::Invite | Membership::Ban))
         {

@@ -477,7 +477,7 @@ impl<'s> View<'s> {
 
 /// An event id that a snapshot holds.
 pub(super) fn event_id(text: &str) -> Result<EventId, RoomError> {
-    EventId::parse_any_length(text).map_err(|_| corrupt(format!("{text:?} in a snapshot is no event ID")))
+    EventId::parse_any_length(text).map_err(|_| corrupt(format!("{text:?} in a snapshot is not an event ID")))
 }
 
 fn state_event(stored: &StoredEvent) -> StateEvent {

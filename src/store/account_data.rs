@@ -39,7 +39,7 @@ impl Store {
     /// Who the token speaks for, as [`Store::token`], and the event that they made with this transaction ID before.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn token_and_transaction(
         &self,
         token_hash: &str,
@@ -59,7 +59,7 @@ impl Store {
     /// The event that this request made before.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn client_transaction(&self, transaction: &ClientTransaction) -> Result<Option<String>, DatabaseError> {
         const SELECT: &str = "SELECT event_id FROM client_transactions \
              WHERE user_id = ?1 AND device_id = ?2 AND endpoint = ?3 AND txn_id = ?4";
@@ -76,7 +76,7 @@ impl Store {
     /// Keeps a filter, whose text is canonical JSON.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn put_filter(&self, user_id: &str, filter_id: &str, filter: &str) -> Result<(), DatabaseError> {
         const INSERT: &str =
             "INSERT INTO filters (user_id, filter_id, filter) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
@@ -86,7 +86,7 @@ impl Store {
     /// The text of a stored filter.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn filter(&self, user_id: &str, filter_id: &str) -> Result<Option<String>, DatabaseError> {
         const SELECT: &str = "SELECT filter FROM filters WHERE user_id = ?1 AND filter_id = ?2";
         let rows = self.query(Statement::new(SELECT, [user_id.into(), filter_id.into()])).await?;
@@ -96,7 +96,7 @@ impl Store {
     /// Sets one type of account data; `room_id` is empty for what belongs to no room.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn put_account_data(
         &self,
         user_id: &str,
@@ -115,7 +115,7 @@ impl Store {
     /// The content of one type of account data.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn account_data(
         &self,
         user_id: &str,

@@ -40,7 +40,7 @@ impl Store {
     /// Creates a user, and logs them in where `device` is given. `false` where the user ID is taken.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn create_user(
         &self,
         user_id: &str,
@@ -63,7 +63,7 @@ impl Store {
     /// The password hash of `user_id`.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn password_hash(&self, user_id: &str) -> Result<Option<String>, DatabaseError> {
         let rows =
             self.query(Statement::new("SELECT password FROM users WHERE user_id = ?1", [user_id.into()])).await?;
@@ -73,7 +73,7 @@ impl Store {
     /// Notes until when the registration `session` may go on, which has shown the registration token.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn note_registration(&self, session: &str, until_ts: i64) -> Result<(), DatabaseError> {
         const NOTE: &str = "INSERT INTO registrations (session, until_ts) VALUES (?1, ?2) \
              ON CONFLICT (session) DO UPDATE SET until_ts = excluded.until_ts";
@@ -83,7 +83,7 @@ impl Store {
     /// Whether the registration `session` has shown the registration token and may go on at `now_ms`; it may do so once.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn take_registration(&self, session: &str, now_ms: i64) -> Result<bool, DatabaseError> {
         const TAKE: &str = "DELETE FROM registrations WHERE session = ?1 RETURNING until_ts";
         let rows = self.query(Statement::new(TAKE, [session.into()])).await?;
@@ -93,7 +93,7 @@ impl Store {
     /// Logs a device in.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn log_in(&self, device: &NewDevice) -> Result<(), DatabaseError> {
         self.query(put_device(device)).await.map(drop)
     }
@@ -101,7 +101,7 @@ impl Store {
     /// Who the access token with this hash speaks for.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn token(&self, token_hash: &str) -> Result<Option<TokenRow>, DatabaseError> {
         const SELECT: &str = "SELECT user_id, device_id FROM devices WHERE token_hash = ?1";
         let rows = self.query(Statement::new(SELECT, [token_hash.into()])).await?;
@@ -113,7 +113,7 @@ impl Store {
     /// Ends the login of one device, or of all of the user's devices.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn log_out(&self, user_id: &str, device_id: Option<&str>) -> Result<(), DatabaseError> {
         let parameters = [user_id.into(), device_id.into()];
         self.batch(vec![
@@ -133,7 +133,7 @@ impl Store {
     /// The profile of a local user; `None` where there is no such user.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn profile(&self, user_id: &str) -> Result<Option<Profile>, DatabaseError> {
         const SELECT: &str = "SELECT displayname, avatar_url FROM users WHERE user_id = ?1";
         let rows = self.query(Statement::new(SELECT, [user_id.into()])).await?;
@@ -147,7 +147,7 @@ impl Store {
     /// Sets both members of a local user's profile.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn put_profile(&self, user_id: &str, profile: &Profile) -> Result<(), DatabaseError> {
         const UPDATE: &str = "UPDATE users SET displayname = ?2, avatar_url = ?3 WHERE user_id = ?1";
         let parameters = [user_id.into(), profile.displayname.as_deref().into(), profile.avatar_url.as_deref().into()];

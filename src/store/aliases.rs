@@ -16,7 +16,7 @@ impl Store {
     /// What `alias` stands for.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn alias(&self, alias: &str) -> Result<Option<AliasRow>, DatabaseError> {
         const SELECT: &str = "SELECT room_id, creator FROM room_aliases WHERE alias = ?1";
         let rows = self.query(Statement::new(SELECT, [alias.into()])).await?;
@@ -28,7 +28,7 @@ impl Store {
     /// Makes an alias; `false` where it exists.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn put_alias(
         &self,
         alias: &str,
@@ -48,7 +48,7 @@ impl Store {
     /// Removes an alias.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn remove_alias(&self, alias: &str) -> Result<(), DatabaseError> {
         self.query(Statement::new("DELETE FROM room_aliases WHERE alias = ?1", [alias.into()])).await.map(drop)
     }
@@ -56,7 +56,7 @@ impl Store {
     /// All aliases of a room on this server.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn aliases_of(&self, room_id: &str) -> Result<Vec<String>, DatabaseError> {
         const SELECT: &str = "SELECT alias FROM room_aliases WHERE room_id = ?1 ORDER BY alias";
         let rows = self.query(Statement::new(SELECT, [room_id.into()])).await?;
@@ -66,7 +66,7 @@ impl Store {
     /// Puts a room into the published room directory, or takes it out.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn publish_room(&self, room_id: &str, published: bool) -> Result<(), DatabaseError> {
         let sql = if published {
             "INSERT INTO published_rooms (room_id) VALUES (?1) ON CONFLICT DO NOTHING"
@@ -79,7 +79,7 @@ impl Store {
     /// Whether a room is in the published room directory.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn is_published(&self, room_id: &str) -> Result<bool, DatabaseError> {
         const SELECT: &str = "SELECT room_id FROM published_rooms WHERE room_id = ?1";
         Ok(!self.query(Statement::new(SELECT, [room_id.into()])).await?.is_empty())

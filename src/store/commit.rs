@@ -362,7 +362,7 @@ const OUTBOX: &str = "\
     SELECT (SELECT position FROM streams WHERE name = 'outbox') - (value ->> 1), ?2, e.event_nid, value ->> 2 \
     FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
 
-/// ?1: a list of [server, how far from the end of the stream]. A stretch of one position, for who is not in the room.
+/// ?1: a list of [server, how far from the end of the stream]. A stretch of one position, for a server that is not in the room.
 const ALSO: &str = "\
     INSERT INTO room_servers (room_id, server, from_pos, to_pos, joined) \
     SELECT ?2, value ->> 0, s.position - (value ->> 1) - 1, s.position - (value ->> 1), 0 \
@@ -409,7 +409,7 @@ impl Store {
     /// Commits what `commits` say, and `others` with them, as one batch.
     ///
     /// # Errors
-    /// As the database fails. [`DatabaseError::Constraint`] is a fault of ours: a lost race is none.
+    /// Where the database fails. [`DatabaseError::Constraint`] is a fault of ours; a lost race is not.
     pub async fn commit(&self, commits: &[RoomCommit], others: Vec<Statement>) -> Result<Committed, DatabaseError> {
         let mut statements = Vec::new();
         for commit in commits {

@@ -94,7 +94,7 @@ impl Store {
     /// The events `ids` and those behind them, through rejected and soft-failed ones; [`MAX_WALK`] at most.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn behind(&self, ids: &[EventId]) -> Result<Vec<EventId>, DatabaseError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -111,7 +111,7 @@ impl Store {
     /// The newest gap in a room's timeline that ends at a position in (`after`, `to`], and for which there is to be asked `now`.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn newest_gap(
         &self,
         room_id: &RoomId,
@@ -124,7 +124,7 @@ impl Store {
     /// Notes that nobody could be asked `now` for events at the gap that were passed over; they are asked for again `later`.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn defer_passed(&self, room_id: &RoomId, gap: &Gap, now: i64, later: i64) -> Result<(), DatabaseError> {
         let parameters = [room_id.as_str().into(), (gap.pos - 1).into(), gap.pos.into(), now.into(), later.into()];
         self.query(Statement::new(DEFER, parameters)).await.map(drop)
@@ -133,7 +133,7 @@ impl Store {
     /// Those of `ids` that accepted redactions of the room name.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn named_by_redactions(
         &self,
         room_id: &RoomId,

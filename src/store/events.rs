@@ -181,7 +181,7 @@ impl Store {
     /// Reads rooms, events, and state by key, in one round trip. `own` is this server's name.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn find(&self, own: &ServerName, wanted: &Wanted) -> Result<Found, DatabaseError> {
         let mut statements = Vec::new();
         let mut kinds = Vec::new();
@@ -237,7 +237,7 @@ impl Store {
     /// The events of `ids` that we hold and have not rejected, in no order.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn events(&self, ids: &[EventId]) -> Result<Vec<StoredEvent>, DatabaseError> {
         let lists = text_lists(ids);
         if lists.is_empty() {

@@ -128,7 +128,7 @@ impl Store {
     /// How far the walks have come.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn walked(&self) -> Result<Walked, DatabaseError> {
         let rows = self.query(Statement::new("SELECT name, after FROM walks", [])).await?;
         let walked = rows.iter().map(|row| Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned())));
@@ -138,7 +138,7 @@ impl Store {
     /// Forgets what is old at `now` of the next 1,000 rows of a walk, and notes how far it has come.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn walk_on(&self, walk: &Walk, walked: &mut Walked, now: i64) -> Result<(), DatabaseError> {
         let after = walked.after(walk).to_owned();
         let statements = vec![

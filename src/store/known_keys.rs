@@ -60,7 +60,7 @@ impl Store {
     /// The keys of `wanted` (server and key id) that are known, and when their servers may be asked. One call.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn keys(&self, wanted: &[(&str, &str)]) -> Result<StoredKeys, DatabaseError> {
         let mut statements = select_keys(wanted);
         let lists = statements.len();
@@ -77,7 +77,7 @@ impl Store {
     /// again. Answers with what is then known of `wanted`. One call.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn put_keys(
         &self,
         from_servers: &[ServerKeys],
@@ -125,7 +125,7 @@ fn read_keys(answers: &[Rows]) -> Result<Vec<(String, String, KnownKey)>, Databa
 
 fn read_key(row: &Row) -> Result<(String, String, KnownKey), DatabaseError> {
     let key = VerifyKey::from_base64(row.text(2)?)
-        .ok_or_else(|| DatabaseError::Shape("a stored public key is none".to_owned()))?;
+        .ok_or_else(|| DatabaseError::Shape("a stored public key is not a key".to_owned()))?;
     let known = KnownKey {
         key,
         valid_until_ts: row.integer(3)?,

@@ -45,7 +45,7 @@ impl Store {
     /// The invite or knock that a local user has in a room.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn invitation(&self, user: &UserId, room_id: &RoomId) -> Result<Option<Invitation>, DatabaseError> {
         Ok(self.invitations([(user, room_id)]).await?.pop())
     }
@@ -53,7 +53,7 @@ impl Store {
     /// The invites and knocks of local users among these, pairs of user and room.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn invitations<'a>(
         &self,
         of: impl IntoIterator<Item = (&'a UserId, &'a RoomId)>,
@@ -79,7 +79,7 @@ impl Store {
     /// The local users who are joined to the room.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn local_members(&self, room_id: &RoomId) -> Result<Vec<UserId>, DatabaseError> {
         let rows = self.query(Statement::new(LOCAL_MEMBERS, [room_id.as_str().into()])).await?;
         rows.iter().map(|row| user_id(row.text(0)?)).collect()
@@ -87,5 +87,5 @@ impl Store {
 }
 
 fn user_id(text: &str) -> Result<UserId, DatabaseError> {
-    UserId::parse(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is no user ID")))
+    UserId::parse(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is not a user ID")))
 }

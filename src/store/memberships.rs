@@ -52,7 +52,7 @@ const END_INVITE: &str = "\
 
 /// A membership as it is stored.
 pub(super) fn stored(text: &str) -> Result<Membership, DatabaseError> {
-    Membership::parse(text).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is no membership")))
+    Membership::parse(text).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is not a membership")))
 }
 
 /// What becomes of memberships in a room that we are in, in order.

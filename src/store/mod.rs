@@ -54,7 +54,7 @@ impl Store {
     /// Runs `statements` as one atomic batch and one round trip; see [`Database::batch`].
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, DatabaseError> {
         self.database.batch(statements).await
     }
@@ -62,7 +62,7 @@ impl Store {
     /// Runs one statement.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn query(&self, statement: Statement) -> Result<Rows, DatabaseError> {
         Ok(self.batch(vec![statement]).await?.pop().unwrap_or_default())
     }

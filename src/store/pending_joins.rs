@@ -6,7 +6,7 @@ use crate::{
     platform::{DatabaseError, Row, Statement},
 };
 
-/// ?1: rooms as a JSON list, ?2: now. The table comes first, for it is all but empty.
+/// ?1: rooms as a JSON list, ?2: now. The table comes first, as it is nearly empty.
 const JOINING: &str = "\
     SELECT j.room_id, j.room_version FROM pending_joins AS j CROSS JOIN json_each(?1) AS wanted \
     WHERE j.room_id = wanted.value AND j.until_ts > ?2";
@@ -33,7 +33,7 @@ impl Store {
     /// Notes that the room is being joined until `until_ts`: PDUs of it are staged.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn begin_join(
         &self,
         room_id: &RoomId,
@@ -48,7 +48,7 @@ impl Store {
     /// Takes back what [`Store::begin_join`] has noted.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn end_join(&self, room_id: &RoomId, join_id: &str) -> Result<(), DatabaseError> {
         self.query(Statement::new(END_JOIN, [room_id.as_str().into(), join_id.into()])).await.map(drop)
     }

@@ -8,17 +8,17 @@ const STEP: i64 = 1 << 20;
 
 const ADVANCE: &str = "UPDATE streams SET position = position + ?2 WHERE name = ?1";
 
-/// Moves a stream on by so many positions.
+/// Moves a stream on by this many positions.
 pub(super) fn advance(stream: &'static str, by: i64) -> Statement {
     Statement::new(ADVANCE, [stream.into(), by.into()])
 }
 
-/// Moves the timeline's stream on by so many events.
+/// Moves the timeline's stream on by this many events.
 pub(super) fn advance_timeline(events: usize) -> Statement {
     advance("events", STEP.saturating_mul(count(events)))
 }
 
-/// How far before the end of the stream an event stands after which so many of its commit come.
+/// How far before the end of the stream an event stands when this many events of its commit come after it.
 pub(super) fn from_end(later: usize) -> i64 {
     STEP.saturating_mul(count(later))
 }

@@ -16,7 +16,7 @@ use crate::{
     platform::{DatabaseError, Row, Rows, SqlValue, Statement},
 };
 
-/// How long a destination stays leased to who sends to it, in milliseconds: longer than a request may take.
+/// How long a destination stays leased to the isolate that sends to it, in milliseconds: longer than a request may take.
 const LEASE_MS: i64 = 90_000;
 
 /// A transaction to send (again).
@@ -161,7 +161,7 @@ const BEGIN: &str = concat!(
     ")"
 );
 
-/// Nothing is left: the lease ends in the same batch that saw so, and whoever commits more after it can take it.
+/// Nothing is left: the lease ends in the same batch that saw so, and whoever commits more after it can take the lease.
 const RELEASE: &str = "\
     UPDATE destinations SET lease_until = 0, lease_owner = NULL, behind = 0, \
       cursor = (SELECT position FROM streams WHERE name = 'outbox') \
@@ -195,7 +195,7 @@ const PAUSE: &str = "\
     UPDATE destinations SET behind = 1, retry_at = ?3, lease_until = 0, lease_owner = NULL \
     WHERE destination = ?1 AND lease_owner = ?2";
 
-/// How often it has failed is not forgotten: a server that fails and talks all the same is still failing.
+/// How often it has failed is not forgotten: a server that fails while it sends to us is still failing.
 const HEARD_FROM: &str = "\
     UPDATE destinations SET retry_at = not_before WHERE destination = ?1 AND retry_at > not_before \
     RETURNING not_before";
@@ -204,7 +204,7 @@ impl Store {
     /// The servers that have something to hear of these rooms and may be tried at `now`.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn due(&self, own: &ServerName, now: i64, rooms: &[RoomId]) -> Result<Vec<ServerName>, DatabaseError> {
         let rooms = json_list(rooms.iter().map(RoomId::as_str));
         let rows = self.query(Statement::new(DUE, [own.as_str().into(), now.into(), rooms.into()])).await?;
@@ -216,7 +216,7 @@ impl Store {
     /// gave before. One round trip.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn claim(
         &self,
         claim: Claim<'_>,
@@ -245,7 +245,7 @@ impl Store {
     /// Notes that a transaction could not be delivered, and ends the lease.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn fail(&self, destination: &ServerName, owner: &str, failure: Failure) -> Result<(), DatabaseError> {
         let parameters = [
             destination.as_str().into(),
@@ -262,7 +262,7 @@ impl Store {
     /// [`Store::claim`].
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn hand_over(&self, claim: Claim<'_>, outcome: &Outcome) -> Result<(), DatabaseError> {
         let mut statements = claim.statements(outcome);
         statements.push(Statement::new(PAUSE, claim.parameters([claim.now.into()])));
@@ -273,7 +273,7 @@ impl Store {
     /// the server has not asked to be left alone.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn heard_from(&self, server: &ServerName, now: i64) -> Result<bool, DatabaseError> {
         is_back(&self.query(heard_from(server)).await?, now)
     }

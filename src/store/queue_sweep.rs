@@ -68,7 +68,7 @@ impl Store {
     /// waited for longest, first.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn overdue(&self, own: &ServerName, now: i64, limit: i64) -> Result<Vec<ServerName>, DatabaseError> {
         let parameters = || [own.as_str().into(), now.into(), limit.into()];
         let statements = vec![Statement::new(LACKING_NEWS, parameters()), Statement::new(BEHIND, parameters())];
@@ -90,7 +90,7 @@ impl Store {
     /// Notes up to where nobody lacks anything who is not marked as being behind.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn note_swept(&self, own: &ServerName) -> Result<(), DatabaseError> {
         self.query(Statement::new(SWEPT, [own.as_str().into()])).await.map(drop)
     }
@@ -98,7 +98,7 @@ impl Store {
     /// Up to which position of the outbox every destination has had everything.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn heard_by_all(&self) -> Result<i64, DatabaseError> {
         let rows = self.query(Statement::new(HEARD_BY_ALL, [])).await?;
         rows.first().map_or(Ok(0), |row| row.integer(0))
@@ -107,7 +107,7 @@ impl Store {
     /// Forgets the oldest `slice` positions of the outbox, as far as they are not after `last`. Whether there are more.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn forget_outbox(&self, last: i64, slice: i64) -> Result<bool, DatabaseError> {
         let statements = vec![Statement::new(FORGET, [last.into(), slice.into()]), Statement::new(OLDEST, [])];
         let oldest = self.batch(statements).await?.pop().unwrap_or_default();

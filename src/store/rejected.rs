@@ -121,7 +121,7 @@ impl Store {
     /// Those of `ids` that were rejected, in no order.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn rejected(&self, ids: &[EventId]) -> Result<Vec<RejectedEvent>, DatabaseError> {
         let statements = by_id(ids);
         if statements.is_empty() {

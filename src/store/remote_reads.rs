@@ -170,7 +170,7 @@ impl Store {
     /// Whether `server` has joined members in a room, and the event of that room.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn joined_and_event(
         &self,
         server: &ServerName,
@@ -192,7 +192,7 @@ impl Store {
     /// The event, and whether `server` has joined members in its room.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn event_and_joined(
         &self,
         server: &ServerName,
@@ -208,7 +208,7 @@ impl Store {
     /// and of the events `others`: their auth events, those events' auth events, and so on. No event is read for it.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn state_ids(
         &self,
         room_id: &RoomId,
@@ -233,7 +233,7 @@ impl Store {
     /// are written.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn state_texts(
         &self,
         room_id: &RoomId,
@@ -261,7 +261,7 @@ impl Store {
     /// there is one copy of them all, and never a second.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn write_texts(&self, texts: EventTexts, answer: &mut String) -> Result<(), DatabaseError> {
         let EventTexts { room_id, rows } = texts;
         let mut later = Vec::new();
@@ -289,7 +289,7 @@ impl Store {
     /// too: they precede the others, and whoever asks may find nobody else who has them.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn walk_back(
         &self,
         room_id: &RoomId,
@@ -342,5 +342,5 @@ impl<'a> List<'a> {
 
 fn event_id(row: &Row, column: usize) -> Result<EventId, DatabaseError> {
     let id = row.text(column)?;
-    EventId::parse_any_length(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is no event ID")))
+    EventId::parse_any_length(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is not an event ID")))
 }

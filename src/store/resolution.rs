@@ -176,7 +176,7 @@ impl Store {
     /// Reads what a step of a state resolution needs.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn supply(&self, need: &Need) -> Result<Supplied, DatabaseError> {
         let mut kinds = Vec::new();
         let mut statements = Vec::new();
@@ -257,7 +257,7 @@ impl Store {
     /// The nodes on the way to keys, from nodes at these levels on.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn paths_from(&self, starts: &[(NodeId, usize, StateKeyHash)]) -> Result<Nodes, DatabaseError> {
         let lists = json_lists(starts.iter().map(|(node, level, key)| path(*node, key, *level)));
         let mut nodes = Nodes::default();
@@ -326,5 +326,5 @@ fn citation(row: &Row) -> Result<Citation, DatabaseError> {
 }
 
 fn id(text: &str) -> Result<EventId, DatabaseError> {
-    EventId::parse_any_length(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is no event ID")))
+    EventId::parse_any_length(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is not an event ID")))
 }

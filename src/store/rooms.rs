@@ -74,7 +74,7 @@ impl Store {
     /// The rooms of `ids` that we know. `own` is this server's name.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn rooms(&self, own: &ServerName, ids: &[RoomId]) -> Result<Vec<Room>, DatabaseError> {
         self.query(rooms_statement(own, ids)).await?.iter().map(room).collect()
     }
@@ -82,14 +82,14 @@ impl Store {
     /// The servers with joined members in the room.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn servers(&self, room_id: &RoomId) -> Result<Vec<ServerName>, DatabaseError> {
         let rows = self.query(Statement::new(SERVERS, [room_id.as_str().into()])).await?;
         rows.iter()
             .map(|row| {
                 let name = row.text(0)?;
                 ServerName::parse(name)
-                    .map_err(|_| DatabaseError::Shape(format!("{name:?} in room_servers is no server name")))
+                    .map_err(|_| DatabaseError::Shape(format!("{name:?} in room_servers is not a server name")))
             })
             .collect()
     }
@@ -97,7 +97,7 @@ impl Store {
     /// The depth of the oldest event in the timeline that was not backfilled: what is deeper in the past is history.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn first_depth(&self, room_id: &RoomId) -> Result<i64, DatabaseError> {
         let rows = self.query(Statement::new(FIRST_DEPTH, [room_id.as_str().into()])).await?;
         rows.first().map_or(Ok(0), |row| row.integer(0))
@@ -106,7 +106,7 @@ impl Store {
     /// Whether `server` has joined members in the room.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn server_joined(&self, room_id: &RoomId, server: &ServerName) -> Result<bool, DatabaseError> {
         let rows = self.query(Statement::new(SERVER_JOINED, [room_id.as_str().into(), server.as_str().into()])).await?;
         Ok(!rows.is_empty())

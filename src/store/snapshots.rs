@@ -167,7 +167,7 @@ impl Store {
     /// How long the events of snapshots are together, in characters; empty ones are left out. No round trip for none.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn state_sizes(&self, of: impl Iterator<Item = NodeId>) -> Result<HashMap<NodeId, i64>, DatabaseError> {
         let of: Vec<NodeId> = of.collect();
         if of.is_empty() {
@@ -180,7 +180,7 @@ impl Store {
     /// Reads what is wanted of snapshots, in one round trip; none where nothing is wanted.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn read_states(&self, reads: &StateReads) -> Result<StateFound, DatabaseError> {
         let mut found = StateFound::default();
         if reads.is_empty() {
@@ -203,7 +203,7 @@ impl Store {
         let mut answers = self.batch(statements).await?.into_iter();
         for row in answers.by_ref().take(at_lists).flatten() {
             let key = StateKeyHash::parse(row.text(SEEN + 1)?)
-                .ok_or_else(|| DatabaseError::Shape("a state key that is no hash".to_owned()))?;
+                .ok_or_else(|| DatabaseError::Shape("a state key that is not a hash".to_owned()))?;
             found.at.insert((node_id(&row, SEEN)?, key), SeenEvent::of_row(&row)?);
         }
         let mut next = |asked: bool| -> Rows { asked.then(|| answers.next()).flatten().unwrap_or_default() };
@@ -238,5 +238,6 @@ fn roots(roots: &[NodeId]) -> String {
 }
 
 fn node_id(row: &Row, column: usize) -> Result<NodeId, DatabaseError> {
-    NodeId::parse(row.text(column)?).ok_or_else(|| DatabaseError::Shape("a state root that is no node ID".to_owned()))
+    NodeId::parse(row.text(column)?)
+        .ok_or_else(|| DatabaseError::Shape("a state root that is not a node ID".to_owned()))
 }

@@ -73,7 +73,7 @@ impl Waiting {
     /// The event, of a room of this version.
     ///
     /// # Errors
-    /// Where what is stored is none.
+    /// Where what is stored is not an event.
     #[expect(clippy::disallowed_methods, reason = "only checked events are staged")]
     pub fn event(&self, version: &'static RoomVersion) -> Result<Event, PduError> {
         Event::from_store_as(&self.event_id, &self.json, self.content_hash, version)

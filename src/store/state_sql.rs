@@ -140,7 +140,7 @@ pub const INSERT: &str = "\
 
 /// The id of a trie node as it is stored.
 pub(super) fn node_id(text: &str) -> Result<NodeId, DatabaseError> {
-    NodeId::parse(text).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is no id of a state node")))
+    NodeId::parse(text).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is not the id of a state node")))
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ pub struct SyncRoom {
     pub room: Option<(&'static RoomVersion, NodeId)>,
     /// The state as it was at the client's position.
     pub state_since: Option<NodeId>,
-    /// Of somebody who was joined and is so no more: the position up to which they were, their leaving with it.
+    /// For a user who was joined and is no longer: the position up to which they were, their leaving included.
     pub joined_until: Option<i64>,
     /// The state as it was at that position.
     pub state_when_left: Option<NodeId>,
@@ -215,7 +215,7 @@ impl Store {
     /// Reads what is new for a user.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn sync(&self, read: &SyncRead<'_>) -> Result<SyncFound, DatabaseError> {
         let after = read.rest.map_or("", |rest| rest.after);
         let rooms: Vec<SqlValue> = vec![
@@ -300,5 +300,5 @@ impl Store {
 }
 
 fn room_id(text: &str) -> Result<RoomId, DatabaseError> {
-    RoomId::parse(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is no room ID")))
+    RoomId::parse(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is not a room ID")))
 }

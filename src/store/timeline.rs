@@ -62,7 +62,7 @@ pub struct RoomView {
 pub struct LocalMembership {
     /// What it is.
     pub membership: Membership,
-    /// Of somebody who was joined and is so no more: the position up to which they were, their leaving with it.
+    /// For a user who was joined and is no longer: the position up to which they were, their leaving included.
     pub joined_until: Option<i64>,
     /// The root of the room's state at that position.
     pub state: Option<NodeId>,
@@ -240,7 +240,7 @@ impl Store {
     /// What `user_id` has to do with `room_id`; `None` where we do not know the room.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn room_view(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<RoomView>, DatabaseError> {
         let rows = self.query(Statement::new(VIEW, [room_id.as_str().into(), user_id.as_str().into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
@@ -259,7 +259,7 @@ impl Store {
     /// Events of a room; and the newest gap among them or just before them. One round trip.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn page(&self, read: &PageRead<'_>) -> Result<(Vec<TimelineEvent>, Option<Gap>), DatabaseError> {
         let parameters: [SqlValue; 7] = [
             read.room_id.as_str().into(),
@@ -281,7 +281,7 @@ impl Store {
     /// One event of a room's timeline.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn timeline_event(
         &self,
         room_id: &RoomId,
@@ -295,7 +295,7 @@ impl Store {
     /// The newest position that was given out.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn newest_position(&self) -> Result<i64, DatabaseError> {
         let rows = self.query(Statement::new("SELECT position FROM streams WHERE name = 'events'", [])).await?;
         rows.first().map_or(Ok(0), |row| row.integer(0))
@@ -304,7 +304,7 @@ impl Store {
     /// The state of a room as it was at a position.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn state_at_position(&self, room_id: &RoomId, pos: i64) -> Result<Option<NodeId>, DatabaseError> {
         const SELECT: &str = "SELECT state FROM room_states WHERE room_id = ?1 AND pos <= ?2 ORDER BY pos DESC LIMIT 1";
         let rows = self.query(Statement::new(SELECT, [room_id.as_str().into(), pos.into()])).await?;
@@ -314,7 +314,7 @@ impl Store {
     /// The rooms in which `user_id` has the membership `membership`.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn rooms_of(&self, user_id: &UserId, membership: Membership) -> Result<Vec<RoomId>, DatabaseError> {
         const SELECT: &str = "SELECT room_id FROM local_memberships WHERE user_id = ?1 AND membership = ?2";
         let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), membership.as_str().into()])).await?;
@@ -328,7 +328,7 @@ impl Store {
     /// The membership of `user_id` in a room that we may not know.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<Membership>, DatabaseError> {
         const SELECT: &str = "SELECT membership FROM local_memberships WHERE user_id = ?1 AND room_id = ?2";
         let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), room_id.as_str().into()])).await?;
@@ -338,7 +338,7 @@ impl Store {
     /// Forgets a room that the user has left.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn forget_room(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), DatabaseError> {
         const DELETE: &str = "DELETE FROM local_memberships WHERE user_id = ?1 AND room_id = ?2 \
              AND membership IN ('leave', 'ban')";
@@ -353,5 +353,5 @@ pub(super) fn room_version(id: &str) -> Result<&'static RoomVersion, DatabaseErr
 /// The trie root in a column.
 pub(super) fn root(row: &Row, column: usize) -> Result<Option<NodeId>, DatabaseError> {
     let Some(text) = row.optional_text(column)? else { return Ok(None) };
-    NodeId::parse(text).map(Some).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is no state root")))
+    NodeId::parse(text).map(Some).ok_or_else(|| DatabaseError::Shape(format!("{text:?} is not a state root")))
 }

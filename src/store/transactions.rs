@@ -44,7 +44,7 @@ impl Store {
     /// the origin is there is noted. One round trip.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn transaction(
         &self,
         own: &ServerName,

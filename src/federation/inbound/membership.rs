@@ -19,7 +19,7 @@ use crate::{
 /// The user in the path's second parameter, who must be one of the origin's.
 ///
 /// # Errors
-/// 400 for what is no user ID, 403 for another server's user.
+/// 400 for what is not a user ID, 403 for another server's user.
 pub(super) fn user_of_origin(request: &Signed) -> Result<UserId, MatrixError> {
     let user = UserId::parse(request.parameter(1)).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
     if user.server_name() == request.origin.name().as_str() {

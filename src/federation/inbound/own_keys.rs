@@ -6,7 +6,7 @@ use crate::{
     server::Server,
 };
 
-/// For how long other servers may take our keys as current: half of the week that they would cut it to anyway, so that
+/// How long other servers may take our keys as current: half of the week that they would cut it to anyway, so that
 /// a key that leaked is soon of no use, and long enough for everybody while we are away for a day or two.
 const VALIDITY_MS: i64 = 84 * 60 * 60 * 1000;
 

@@ -1,6 +1,6 @@
 //! Invites that are taken back (Client-Server API, `m.room.member`: from `invite` to `leave` or `ban` by somebody else).
 //!
-//! Who is invited to a room that nobody here is in hears of it as the room's members do, in a transaction. It is the only
+//! A user who is invited to a room that nobody here is in hears of it as the room's members do, in a transaction. It is the only
 //! event of such a room that means something here. Whether the room allows it we cannot tell: only the inviter is believed.
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 /// that the inviter sent.
 ///
 /// # Errors
-/// As the database says.
+/// Where the database fails.
 pub(super) async fn take(server: &Server, rooms: &KnownRooms, pdus: &mut [Value]) -> Result<(), MatrixError> {
     let candidates = pdus.iter_mut().filter_map(|pdu| Some((invited(server, rooms, pdu)?, pdu)));
     let candidates: Vec<((UserId, RoomId), &mut Value)> = candidates.collect();

@@ -36,7 +36,7 @@ const DEFER_MS: i64 = 10 * 60 * 1_000;
 /// copies of them. What nobody gives any better is passed over, or kept without its content.
 ///
 /// # Errors
-/// As the room layer says. Servers that do not answer are no error.
+/// As the room layer says. Servers that do not answer are not an error.
 pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> Result<bool, MatrixError> {
     // Behind an event that was passed over, history is known.
     let limit = if gap.is_open() { limit.clamp(1, MAX_LIMIT) } else { gap.missing.len() };
@@ -158,7 +158,7 @@ async fn candidates(server: &Server, room: &Room) -> Result<Vec<ServerName>, Mat
 }
 
 /// Gives the copies their place in the room, with the auth events that they take; says whether the gap is now another one.
-/// Those whose auth events are not to be had are passed over.
+/// Those whose auth events nobody gives us are passed over.
 async fn place(server: &Server, room: &Room, gap: &Gap, copies: &Copies) -> Result<bool, MatrixError> {
     let mut ancestors = copies.best();
     let mut auth_events: Vec<Event> = Vec::new();
@@ -189,7 +189,7 @@ async fn place(server: &Server, room: &Room, gap: &Gap, copies: &Copies) -> Resu
     }
 }
 
-/// Passes over what cites events that are not to be had, and what takes those as auth events that do.
+/// Passes over what cites events that nobody gives us, and what takes those as auth events that do.
 fn pass_over(ancestors: &mut [Ancestor], auth_events: &mut Vec<Event>, mut missing: HashSet<EventId>) {
     loop {
         let before = missing.len();

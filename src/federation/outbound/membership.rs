@@ -30,7 +30,7 @@ use crate::{
 /// How many resident servers are tried.
 const MAX_RESIDENTS: usize = 8;
 
-/// How long one server may take to let us in, and we to check what it answers, in milliseconds. So long what others send
+/// How long one server may take to let us in, and we to check what it answers, in milliseconds. For as long, what others send
 /// us of the room is staged.
 const JOIN_MS: i64 = 10 * 60 * 1_000;
 
@@ -74,7 +74,7 @@ async fn join_all_the_way(
 /// not know.
 ///
 /// # Errors
-/// 403 where the user has neither an invite nor a knock there, and as the database says.
+/// 403 where the user has neither an invite nor a knock there, and where the database fails.
 pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId) -> Result<EventId, MatrixError> {
     let (leaving, user, room_id) = (server.clone(), user.clone(), room_id.clone());
     let work = async move { leave_all_the_way(&leaving, &user, &room_id).await };

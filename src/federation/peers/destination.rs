@@ -50,7 +50,7 @@ impl Destination {
 
     /// The nearest thing for a platform that cannot ask for a certificate of another name than it connects to: the
     /// server's own name on the SRV record's port, which works where both names resolve alike. The certificate is
-    /// verified all the same. `None` where that would change nothing.
+    /// verified either way. `None` where that would change nothing.
     pub fn under_its_own_name(&self) -> Option<Self> {
         (self.connect_host != self.tls_name).then(|| Self { connect_host: self.tls_name.clone(), ..self.clone() })
     }

@@ -50,7 +50,7 @@ impl Discovery {
     /// The ways to reach `server_name`, at least one, in the order in which to try them.
     ///
     /// # Errors
-    /// Where there is none, or none that may be used. That somebody could not be asked is no error: the next step
+    /// Where there is none, or none that may be used. Where somebody could not be asked that is not an error: the next step
     /// applies.
     pub async fn resolve(&self, server_name: &str) -> Result<Vec<Destination>, DiscoveryError> {
         if server_name == self.own_name {

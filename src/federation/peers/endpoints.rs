@@ -84,7 +84,7 @@ pub struct StateIds {
 pub struct ResolvedAlias {
     /// The room.
     pub room_id: RoomId,
-    /// Servers through which it may be joined; what is no server name is left out.
+    /// Servers through which it may be joined; what is not a server name is left out.
     pub servers: Vec<ServerName>,
 }
 

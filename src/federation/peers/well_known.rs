@@ -210,7 +210,7 @@ fn freshness_ms(headers: &HeaderMap, now: i64) -> Option<i64> {
         let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
         match name.trim().to_ascii_lowercase().as_str() {
             "no-store" | "no-cache" => return Some(0),
-            // A number too large for us is a long time, and what is no number is none.
+            // A number too large for us is a long time, and what is not a number is ignored.
             "max-age" => max_age = seconds(value.trim().trim_matches('"')).or(max_age),
             _ => {}
         }

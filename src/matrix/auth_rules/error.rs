@@ -111,7 +111,7 @@ pub enum AuthError {
     #[error("a power level is malformed")]
     MalformedPowerLevels,
     /// The power levels list someone who has no user ID.
-    #[error("users of the power levels has a key that is no user ID")]
+    #[error("users of the power levels has a key that is not a user ID")]
     UsersNotUserIds,
     /// The power levels list a creator, whose power cannot be changed.
     #[error("users of the power levels has a creator")]

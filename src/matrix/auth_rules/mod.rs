@@ -19,7 +19,7 @@
 //! Where the spec leaves a case open, the answer is Synapse's, because a room whose servers differ falls apart:
 //! - A room without `m.room.join_rules`, or without `join_rule` in it, is invite-only.
 //! - A property that is added to `m.room.power_levels`, or removed, is judged by the one value that is there; its default
-//!   is no value.
+//!   is not a value.
 //! - A level of another type than a level's, which before version 10 a room's first `m.room.power_levels` may hold, makes
 //!   the rules that ask for it fail.
 
@@ -194,7 +194,7 @@ impl<'a> Room<'a> {
         PowerLevels::from_state(self.create, self.power_levels())
     }
 
-    /// A user's current membership state. Who has no event is as one who left.
+    /// A user's current membership state. A user without an event counts as one who left.
     fn membership(&self, user_id: &str) -> Membership {
         self.state.get("m.room.member", user_id).and_then(Event::membership).unwrap_or(Membership::Leave)
     }

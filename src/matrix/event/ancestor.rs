@@ -12,7 +12,7 @@ pub enum Ancestor {
     Unusable(Unusable),
 }
 
-/// What is known of an event that failed check 2, or whose auth events are not to be had: its place in the graph, nothing that
+/// What is known of an event that failed check 2, or whose auth events nobody gives us: its place in the graph, nothing that
 /// could be judged, stored or shown. From room version 3 on its ID is a hash of it, so that whoever cites it vouches for its
 /// place; before, nobody does but the server that gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -208,7 +208,7 @@ pub enum ResolutionError {
     /// A node of a snapshot was asked for and not supplied.
     #[error("the node {0} of a state snapshot is missing")]
     MissingNode(NodeId),
-    /// A snapshot holds something that is no event id.
+    /// A snapshot holds something that is not an event id.
     #[error("a state snapshot holds {0:?} for an event id")]
     MalformedEventId(Rc<str>),
     /// There is no state to resolve.

@@ -120,7 +120,7 @@ impl World {
         if !self.mainlines_supplied
             && !self.events.auth_events(event).iter().all(|cited| self.events.is_outlined(*cited))
         {
-            // From then on whatever is not known is no power levels event.
+            // From then on whatever is not known is not a power levels event.
             self.mainlines_supplied = true;
             let events = others.iter().chain([&event]);
             let mainlines = events.filter_map(|event| self.events.event_id(*event).cloned()).collect();

@@ -66,7 +66,7 @@ impl<'s> Look<'s> {
         self.room.room_version
     }
 
-    /// Takes a staged PDU in hand that these servers have sent.
+    /// Takes in hand a staged PDU that these servers have sent.
     pub(super) fn add_staged(&mut self, event: Event, senders: &[ServerName]) {
         self.whom.sent(&event, senders);
         self.events.push(event);
@@ -77,7 +77,7 @@ impl<'s> Look<'s> {
         self.events.iter().map(|event| event.event_id().clone()).collect()
     }
 
-    /// Judges and fetches in turns, until all events are judged or nothing more can be had.
+    /// Judges and fetches in turns, until all events are judged or nothing more can be obtained.
     ///
     /// # Errors
     /// Where the database fails. What a server does not give, or nobody believes, is no error.
@@ -261,7 +261,7 @@ impl<'s> Look<'s> {
         self.ask_for(SOME_EVENTS_MS, name, about, request).await
     }
 
-    /// As [`Look::ask`], for an answer that may take so many milliseconds.
+    /// As [`Look::ask`], for an answer that may take this many milliseconds.
     pub(super) async fn ask_for<T>(
         &mut self,
         ms: i64,
@@ -280,7 +280,7 @@ impl<'s> Look<'s> {
         }
     }
 
-    /// The answer to a request, unless it takes longer than so many milliseconds, or than the look may.
+    /// The answer to a request, unless it takes longer than this many milliseconds, or than the look may.
     pub(super) async fn within<T>(
         &self,
         ms: i64,
@@ -324,7 +324,7 @@ impl<'s> Look<'s> {
         Ok(checked.unwrap_or_default())
     }
 
-    /// As [`Look::check`], within so much memory, of which what the events take is taken away; `None` where it is too little.
+    /// As [`Look::check`], within this much memory, from which what the events take is subtracted; `None` where it is too little.
     pub(super) async fn check_within<T: AsRef<[u8]>>(
         &mut self,
         memory: &mut usize,

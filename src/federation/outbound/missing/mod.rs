@@ -35,7 +35,7 @@ use crate::{
 /// How many staged PDUs of a room are looked at together.
 const STAGED_AT_ONCE: i64 = 200;
 
-/// For so long, in milliseconds, what a staged PDU cites is looked for: two days.
+/// How long, in milliseconds, what a staged PDU cites is looked for: two days.
 const GIVE_UP_AFTER_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
 
 /// The pause after the first look in vain, in milliseconds; it grows with each, up to the longest.
@@ -80,7 +80,7 @@ impl Server {
     }
 
     /// Judges an event that `origin` has let into a room that we are in too, after fetching what it cites. Where that cannot
-    /// be had now it is looked for later, as for any other event.
+    /// be obtained now it is looked for later, as for any other event.
     ///
     /// # Errors
     /// [`RoomError::NotAllowed`] where the room does not allow it, and where the database fails.
@@ -176,7 +176,7 @@ impl Server {
             if !left.iter().any(|left| left.as_str() == id) {
                 done.push(id.to_owned());
             } else if now - staged.received_ts > GIVE_UP_AFTER_MS {
-                self.platform.log.warn(&format!("{id} in {room_id} is given up: what it cites cannot be had"));
+                self.platform.log.warn(&format!("{id} in {room_id} is given up: what it cites cannot be obtained"));
                 done.push(id.to_owned());
             } else {
                 left_waiting.push(id);

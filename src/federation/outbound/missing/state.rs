@@ -24,7 +24,7 @@ const MAX_CLAIMS: usize = 2;
 /// The most ids that the answer to `state_ids` may hold.
 const MAX_STATE_IDS: usize = 100_000;
 
-/// Of more missing events than this the whole state is asked for, not one by one.
+/// Where more events than this are missing, the whole state is asked for, and not each of them.
 const MAX_SINGLE_EVENTS: usize = 60;
 
 /// How many of them are asked for at a time.
@@ -170,7 +170,7 @@ impl Look<'_> {
             && missing.len() <= MAX_SINGLE_EVENTS
             && let Some(other) = self.whom.next(Question::StateBefore, edge, cited_by).await?
         {
-            // What nobody has any more the room stands without.
+            // The room does without what nobody has any more.
             let is_refused = |id: &EventId| self.refused.contains(&(id.clone(), name.clone()));
             let may_come_later = missing.iter().any(is_refused);
             if !self.fetch_single(&other, &missing, known).await? && may_come_later {

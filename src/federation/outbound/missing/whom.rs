@@ -16,7 +16,7 @@ use crate::{
 /// How many of the room's servers are asked that have nothing to do with the event.
 const MAX_OTHERS: usize = 3;
 
-/// After so many answers that were of no use a question is let be.
+/// After this many useless answers a question is dropped.
 const MAX_ANSWERS: usize = 4;
 
 /// What may be asked of a server about an event.
