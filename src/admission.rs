@@ -10,6 +10,8 @@ use std::{
     rc::Rc,
 };
 
+use http::HeaderMap;
+
 /// How many bytes of memory the requests in work may take together; an isolate has 128 MB for everything.
 const IN_WORK_BYTES: usize = 80 * 1024 * 1024;
 /// What a body takes for each of its bytes while it is worked on: its text, the values read of it, what is written of them.
@@ -37,10 +39,14 @@ pub enum Kind {
     TokenValidity,
     /// Signed requests, by origin.
     Federation,
+    /// Questions to other servers that a notary's askers cause, by address.
+    Notary,
+    /// The same, by the server that is asked.
+    NotaryOrigin,
 }
 
 impl Kind {
-    const ALL: usize = 4;
+    const ALL: usize = 6;
 }
 
 /// How often something may be asked: so many times at once, and as many again over so much time.
@@ -151,6 +157,11 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         self.held.borrow_mut().remove(&self.id);
     }
+}
+
+/// The network that a request comes from, as the platform says: it takes away whatever a client sends under that name.
+pub fn network_of_request(headers: &HeaderMap) -> String {
+    network_of(headers.get("cf-connecting-ip").and_then(|value| value.to_str().ok()).unwrap_or_default())
 }
 
 /// Whom an address stands for: a household has a whole /64 of IPv6.

@@ -57,6 +57,8 @@ pub struct Rates {
     pub token_validity: Option<Rate>,
     /// `FEDERATION_RATE`: signed requests of an origin.
     pub federation: Option<Rate>,
+    /// `NOTARY_RATE`: servers that an address has us ask for their keys.
+    pub notary: Option<Rate>,
 }
 
 /// Who may register an account.
@@ -156,6 +158,7 @@ impl Config {
                 registration: rate("REGISTRATION_RATE", variable("REGISTRATION_RATE"), "15/300")?,
                 token_validity: rate("TOKEN_VALIDITY_RATE", variable("TOKEN_VALIDITY_RATE"), "5/60")?,
                 federation: rate("FEDERATION_RATE", variable("FEDERATION_RATE"), "500/10")?,
+                notary: rate("NOTARY_RATE", variable("NOTARY_RATE"), "60/60")?,
             },
             old_signing_keys: match variable("OLD_SIGNING_KEYS") {
                 Some(keys) => old_signing_keys(&keys)?,

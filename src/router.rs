@@ -173,6 +173,9 @@ pub fn max_body_bytes(path: &str) -> usize {
     } else if path.ends_with("/login") || path.ends_with("/register") {
         // Anybody may send these.
         MIB / 16
+    } else if path == "/_matrix/key/v2/query" {
+        // These too, and they name some hundreds of keys.
+        MIB / 8
     } else {
         MIB
     }

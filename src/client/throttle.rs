@@ -1,14 +1,12 @@
 //! How often may be asked what anybody may ask without a token (Client-Server API, "Rate limiting").
 
 use crate::{
-    admission::{Kind, Rate, Turn, network_of},
+    admission::{Kind, Rate, Turn, network_of_request},
     error::MatrixError,
     router::Call,
     server::Server,
 };
 
-/// Where the platform says from which address a request comes. It takes away whatever a client sends under this name.
-const ADDRESS: &str = "cf-connecting-ip";
 /// The longest name of an account that is told from others, in characters.
 const MAX_NAME: usize = 255;
 
@@ -17,8 +15,7 @@ const MAX_NAME: usize = 255;
 /// # Errors
 /// 429 `M_LIMIT_EXCEEDED` where it is one too many.
 pub(super) fn by_address(server: &Server, call: &Call, kind: Kind, rate: Option<Rate>) -> Result<(), MatrixError> {
-    let address = call.request.headers().get(ADDRESS).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    take(server, kind, rate, &network_of(address))
+    take(server, kind, rate, &network_of_request(call.request.headers()))
 }
 
 /// Counts a request against the account that it names.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::{Store, json_lists};
+use super::{Store, json_lists, key_responses};
 use crate::{
     matrix::{
         json::MAX_INTEGER,
@@ -73,8 +73,8 @@ impl Store {
         })
     }
 
-    /// Stores checked responses of servers about themselves and of notaries about others, and when servers may be asked
-    /// again. Answers with what is then known of `wanted`. One call.
+    /// Stores checked responses of servers about themselves, these also as they came, and of notaries about others, and when
+    /// servers may be asked again. Answers with what is then known of `wanted`. One call.
     ///
     /// # Errors
     /// Where the database fails.
@@ -99,6 +99,7 @@ impl Store {
             let lists = json_lists(rows).into_iter();
             statements.extend(lists.map(|rows| Statement::new(UPSERT_KEYS, [rows.into(), own_word.into()])));
         }
+        statements.extend(from_servers.iter().filter_map(key_responses::keep));
         let rows = fetches.iter().map(|(server, fetch)| json!([server, fetch.failures, fetch.retry_at]).to_string());
         statements.extend(json_lists(rows).into_iter().map(|rows| Statement::new(UPSERT_FETCHES, [rows.into()])));
         let writes = statements.len();

@@ -15,6 +15,7 @@ mod event_text;
 pub mod events;
 pub mod forgetting;
 pub mod headers;
+pub mod key_responses;
 pub mod known_keys;
 pub mod members;
 pub(crate) mod memberships;

@@ -137,3 +137,11 @@ impl ruma_state_res::Event for RumaEvent {
         self.rejected
     }
 }
+
+/// The body of a 200 answer as ruma reads it.
+pub fn read_answer<R: ruma_common::api::IncomingResponse>(body: &serde_json::Value) -> R {
+    use ruma_common::api::IncomingResponseExt;
+    let text = body.to_string();
+    let response = http::Response::builder().header("content-type", "application/json").body(text.as_bytes()).unwrap();
+    R::try_from_http_response(response).unwrap_or_else(|error| panic!("{error}: {body}"))
+}

@@ -16,6 +16,7 @@ mod joining;
 mod large_forks;
 mod leaving;
 mod missing;
+mod notary;
 mod pending_joins;
 mod public;
 mod queries;

@@ -58,6 +58,7 @@ fn what_does_not_exist_is_unrecognized_before_anything_else_is_asked() {
         (405, Method::POST, "/_matrix/federation/v1/send/1"),
         (405, Method::PUT, "/_matrix/federation/v1/event/$x"),
         (405, Method::POST, "/_matrix/key/v2/server"),
+        (405, Method::GET, "/_matrix/key/v2/query"),
     ];
     for (status, method, target) in cases {
         let (got, body) = send(&world, &a, request(method, target, &[], ""));

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | Server discovery; Server implementation | [`discovery`] |
 //! | Publishing Keys | [`own_keys`] |
+//! | Querying Keys Through Another Server | [`notary`] |
 //! | Request Authentication | [`authentication`] |
 //! | Transactions; PDUs (checks 1 to 3 on receipt); EDUs | [`transactions`] |
 //! | Retrieving event authorisation information; Retrieving events | [`retrieving`] |
@@ -24,6 +25,7 @@ mod joining;
 mod leaving;
 mod malformed;
 mod membership;
+mod notary;
 mod own_keys;
 mod queries;
 mod rescinding;
@@ -53,6 +55,8 @@ const PUBLIC: &[Route<PublicHandler>] = &[
     public(Method::GET, "/_matrix/key/v2/server", |server, call| Box::pin(own_keys::server_keys(server, call))),
     // Deprecated, and asked by older servers with an empty or any key ID: the answer holds all keys anyway.
     public(Method::GET, "/_matrix/key/v2/server/{keyId}", |server, call| Box::pin(own_keys::server_keys(server, call))),
+    public(Method::GET, "/_matrix/key/v2/query/{serverName}", |server, call| Box::pin(notary::query_one(server, call))),
+    public(Method::POST, "/_matrix/key/v2/query", |server, call| Box::pin(notary::query(server, call))),
 ];
 
 /// The endpoints that a request must be signed for.

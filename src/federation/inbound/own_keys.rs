@@ -1,7 +1,7 @@
 //! Our own signing keys (Server-Server API, "Publishing Keys").
 
 use crate::{
-    matrix::server_keys::own_server_keys,
+    matrix::{json::Object, server_keys::own_server_keys},
     router::{self, Call, Handled},
     server::Server,
 };
@@ -12,8 +12,12 @@ const VALIDITY_MS: i64 = 84 * 60 * 60 * 1000;
 
 /// `GET /_matrix/key/v2/server`. Made anew for each request, so the validity always lies ahead.
 pub(super) async fn server_keys(server: &Server, _: &Call) -> Handled {
+    router::ok(&object(server))
+}
+
+/// Our keys, signed.
+pub(super) fn object(server: &Server) -> Object {
     let config = &server.config;
     let valid_until_ts = server.platform.clock.now_ms().saturating_add(VALIDITY_MS);
-    let name = config.server_name.as_str();
-    router::ok(&own_server_keys(name, &config.signing_key, &config.old_signing_keys, valid_until_ts))
+    own_server_keys(config.server_name.as_str(), &config.signing_key, &config.old_signing_keys, valid_until_ts)
 }

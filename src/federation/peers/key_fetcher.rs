@@ -125,6 +125,19 @@ impl KeyFetcher {
         Ok(ring)
     }
 
+    /// What `server` says of its own keys now; `None` where it says nothing that can be used. Whether it may be asked is for
+    /// the caller to say.
+    pub async fn ask_anew(&self, server: &ServerName) -> Option<ServerKeys> {
+        let _under_way = self.mark_under_way(&Wanted::from([((server.as_str(), ""), 0)]));
+        let answer = self.ask_server(server).await;
+        answer.inspect_err(|why| self.platform.log.warn(&format!("no keys from {server}: {why}"))).ok()
+    }
+
+    /// Waits, where another request of this isolate is asking one of `servers` for its keys; says whether there was one.
+    pub async fn wait_for_answers(&self, servers: &[&ServerName]) -> bool {
+        self.wait_for_others(&servers.iter().map(|server| ((server.as_str(), ""), 0)).collect()).await
+    }
+
     /// Looks everywhere for what is wanted.
     async fn look(&self, wanted: &Wanted<'_>) -> Result<Found, DatabaseError> {
         let mut found = self.recall(wanted);
