@@ -96,6 +96,27 @@ impl Call {
         query_pairs(self.request.uri().query().unwrap_or("")).filter(|(key, _)| key == name).map(|(_, v)| v).collect()
     }
 
+    /// The members of the query of `publicRooms`, as its body has them where it is a `POST`.
+    ///
+    /// # Errors
+    /// 400 `M_INVALID_PARAM` for a number or a boolean that is none.
+    pub fn published_query(&self) -> Result<json::Object, MatrixError> {
+        let invalid = |name: &str| MatrixError::invalid_param(format!("`{name}` is malformed."));
+        let mut query = json::Object::new();
+        if let Some(limit) = self.query("limit") {
+            query.insert("limit", limit.parse::<i64>().map_err(|_| invalid("limit"))?);
+        }
+        if let Some(all) = self.query("include_all_networks") {
+            query.insert("include_all_networks", all.parse::<bool>().map_err(|_| invalid("include_all_networks"))?);
+        }
+        for name in ["since", "third_party_instance_id"] {
+            if let Some(text) = self.query(name) {
+                query.insert(name, text);
+            }
+        }
+        Ok(query)
+    }
+
     /// The body, which is read the first time.
     ///
     /// # Errors

@@ -105,10 +105,7 @@ pub(super) async fn of_room(server: &Server, call: &Call) -> Handled {
 
 /// `GET /directory/list/room/{roomId}`
 pub(super) async fn get_visibility(server: &Server, call: &Call) -> Handled {
-    let room_id = RoomId::parse(call.parameter(0)).map_err(|_| MatrixError::not_found("There is no such room."))?;
-    if server.rooms.room(&room_id).await?.is_none() {
-        return Err(MatrixError::not_found("There is no such room."));
-    }
+    let room_id = known_room(server, call).await?;
     let published = server.store.is_published(room_id.as_str()).await?;
     ok(&json!({ "visibility": if published { "public" } else { "private" } }))
 }
@@ -122,10 +119,21 @@ pub(super) async fn put_visibility(server: &Server, call: &Call) -> Handled {
         Some("private") => false,
         Some(_) => return Err(MatrixError::invalid_param("\"visibility\" must be public or private.")),
     };
-    let reader = Reader::enter_joined(server, &session, call.parameter(0)).await?;
+    let room_id = known_room(server, call).await?;
+    let reader = Reader::enter_joined(server, &session, room_id.as_str()).await?;
     may_set_alias(server, &session, &reader.room_id).await?;
     server.store.publish_room(reader.room_id.as_str(), published).await?;
     ok(&json!({}))
+}
+
+/// The room in the path, which this server knows.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` for others.
+async fn known_room(server: &Server, call: &Call) -> Result<RoomId, MatrixError> {
+    let unknown = || MatrixError::not_found("There is no such room.");
+    let room_id = RoomId::parse(call.parameter(0)).map_err(|_| unknown())?;
+    server.rooms.room(&room_id).await?.map(|room| room.room_id).ok_or_else(unknown)
 }
 
 /// The room that an alias stands for, and servers through which it may be joined.

@@ -18,6 +18,7 @@ mod membership;
 mod messages;
 mod passwords;
 mod profile;
+mod public_rooms;
 mod register;
 mod rooms;
 mod sending;
@@ -45,7 +46,7 @@ pub async fn handle(server: &Server, request: Incoming) -> Response {
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
-static ROUTES: [Route; 51] = [
+static ROUTES: [Route; 53] = [
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
@@ -102,6 +103,8 @@ static ROUTES: [Route; 51] = [
     delete("/_matrix/client/v3/directory/room/{roomAlias}", |s, c| Box::pin(directory::delete(s, c))),
     get("/_matrix/client/v3/directory/list/room/{roomId}", |s, c| Box::pin(directory::get_visibility(s, c))),
     put("/_matrix/client/v3/directory/list/room/{roomId}", |s, c| Box::pin(directory::put_visibility(s, c))),
+    get("/_matrix/client/v3/publicRooms", |s, c| Box::pin(public_rooms::list(s, c))),
+    post("/_matrix/client/v3/publicRooms", |s, c| Box::pin(public_rooms::search(s, c))),
     get("/_matrix/client/v3/rooms/{roomId}/aliases", |s, c| Box::pin(directory::of_room(s, c))),
 ];
 

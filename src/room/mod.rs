@@ -19,12 +19,14 @@ mod history;
 mod judge;
 mod local;
 mod outliers;
+mod published;
 mod reading;
 mod receipt;
 mod remote;
 mod remote_reading;
 mod resolve;
 mod restricted;
+mod summary;
 mod view;
 
 use std::rc::Rc;
@@ -33,10 +35,12 @@ pub use claims::Claim;
 pub use draft::Draft;
 pub use error::RoomError;
 pub use local::{ChangedRooms, NewRoom};
+pub use published::{Asker, PublishedQuery};
 pub use receipt::{Begun, KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
 pub use remote_reading::{ReadRefusal, RemoteReader, VisibleEvent};
 pub use restricted::Entrance;
+pub use summary::Summary;
 
 pub use crate::store::{events::StoredEvent, rooms::Room};
 use crate::{

@@ -41,7 +41,7 @@ impl Store {
     /// What these servers published, as far as it is kept.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn key_responses(&self, servers: &[&str]) -> Result<Vec<KeyResponse>, DatabaseError> {
         let pairs = servers.iter().map(|server| json!([slot(server), server]).to_string());
         let statements = json_lists(pairs).into_iter().map(|list| Statement::new(SELECT, [list.into()])).collect();
@@ -51,7 +51,7 @@ impl Store {
     /// Keeps what servers published, of which the signatures were checked.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn keep_key_responses(&self, responses: &[ServerKeys]) -> Result<(), DatabaseError> {
         let statements: Vec<Statement> = responses.iter().filter_map(keep).collect();
         if statements.is_empty() { Ok(()) } else { self.batch(statements).await.map(drop) }

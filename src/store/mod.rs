@@ -31,6 +31,7 @@ pub mod rooms;
 pub mod snapshots;
 pub mod staging;
 pub mod state_sql;
+pub mod summaries;
 pub mod sync;
 pub mod timeline;
 pub mod transactions;

@@ -55,6 +55,7 @@ macro_rules! room_columns {
          COALESCE((SELECT joined FROM room_servers AS s WHERE s.room_id = r.room_id AND s.server = ?1 AND s.to_pos IS NULL), 0)"
     };
 }
+pub(super) use room_columns;
 
 const ROOMS: &str =
     concat!("SELECT ", room_columns!(), " FROM json_each(?2) AS wanted JOIN rooms AS r ON r.room_id = wanted.value");

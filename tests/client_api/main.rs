@@ -14,6 +14,7 @@ mod joining;
 mod leaving;
 mod outside;
 mod people;
+mod published;
 mod rooms;
 mod syncing;
 mod tampering;

@@ -19,6 +19,7 @@ mod missing;
 mod notary;
 mod pending_joins;
 mod public;
+mod public_rooms;
 mod queries;
 mod queue;
 mod rejected;

@@ -12,6 +12,7 @@
 //! | Joining Rooms | [`joining`], restricted rooms: `room/restricted.rs` |
 //! | Inviting to a room | [`inviting`]; invites that are taken back: [`rescinding`] |
 //! | Leaving Rooms (Rejecting Invites) | [`leaving`] |
+//! | Published Room Directory | [`public_rooms`] |
 //! | Querying for information | [`queries`] |
 //!
 //! What an accepted event does to its room is decided in [`crate::room`].
@@ -27,6 +28,7 @@ mod malformed;
 mod membership;
 mod notary;
 mod own_keys;
+mod public_rooms;
 mod queries;
 mod rescinding;
 mod retrieving;
@@ -102,6 +104,12 @@ const SIGNED: &[Route<SignedHandler>] = &[
     }),
     signed(Method::PUT, "/_matrix/federation/v2/send_leave/{roomId}/{eventId}", |server, request| {
         Box::pin(leaving::send_leave(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/publicRooms", |server, request| {
+        Box::pin(public_rooms::list(server, request))
+    }),
+    signed(Method::POST, "/_matrix/federation/v1/publicRooms", |server, request| {
+        Box::pin(public_rooms::search(server, request))
     }),
     signed(Method::GET, "/_matrix/federation/v1/query/directory", |server, request| {
         Box::pin(queries::directory(server, request))

@@ -331,6 +331,18 @@ impl FederationClient {
         })
     }
 
+    /// `POST /_matrix/federation/v1/publicRooms`, or `GET` where `query` has no `filter`: the answer as it is, an object.
+    pub async fn public_rooms(&self, server: &ServerName, query: &Object) -> Result<Object, RequestError> {
+        let target = path(V1, &["publicRooms"]);
+        if query.contains_key("filter") {
+            return object(&self.post(server, target, query, LIST).await?);
+        }
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_text(), str::to_owned);
+        let pairs: Vec<(&str, String)> = query.iter().map(|(name, value)| (name, text(value))).collect();
+        let target = with_query(target, pairs.iter().map(|(name, value)| (*name, value.as_str())));
+        object(&self.get(server, target, LIST).await?)
+    }
+
     /// `GET /_matrix/federation/v1/query/profile?user_id=`: the whole profile, or one `field` of it.
     pub async fn query_profile(
         &self,
