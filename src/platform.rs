@@ -6,6 +6,8 @@
 //! The traits are used as `Rc<dyn …>`: a boxed future costs nothing beside a round trip, and nothing above this module
 //! is generic, which keeps both the wasm and the signatures small. Nothing here is `Send`: an isolate has one thread.
 
+pub mod news;
+
 use std::{
     cell::Cell,
     future::{self, Future},
@@ -15,6 +17,8 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+
+use self::news::{News, Subject};
 
 /// A future that borrows for `'a` and stays on its thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -26,6 +30,8 @@ pub struct Platform {
     pub database: Rc<dyn Database>,
     /// Outbound HTTPS.
     pub transport: Rc<dyn Transport>,
+    /// Waiting until something has moved.
+    pub news: Rc<dyn News>,
     /// Wall clock and timers.
     pub clock: Rc<dyn Clock>,
     /// Cryptographically secure randomness.
@@ -115,12 +121,21 @@ pub struct Statement {
     pub sql: &'static str,
     /// Values for `?1`, `?2`, ….
     pub parameters: Vec<SqlValue>,
+    /// Who may be waiting for what it does.
+    pub concerns: Vec<Subject>,
 }
 
 impl Statement {
     /// A statement with its parameters.
     pub fn new(sql: &'static str, parameters: impl Into<Vec<SqlValue>>) -> Self {
-        Self { sql, parameters: parameters.into() }
+        Self { sql, parameters: parameters.into(), concerns: Vec::new() }
+    }
+
+    /// The statement, of which those are told who wait for news of these.
+    #[must_use]
+    pub fn concerning(mut self, subjects: impl IntoIterator<Item = Subject>) -> Self {
+        self.concerns.extend(subjects);
+        self
     }
 }
 

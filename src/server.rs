@@ -13,7 +13,7 @@ use crate::{
         looks::Looks,
         requests::FederationClient,
     },
-    platform::{Meter, Platform},
+    platform::{Meter, Platform, news::Announcing},
     room::Rooms,
     store::Store,
 };
@@ -65,7 +65,7 @@ impl Server {
     /// A server of this configuration on this platform, which shares what it knows of other servers with others of the
     /// same configuration.
     pub fn with_caches(config: Rc<Config>, platform: Platform, caches: Caches) -> Self {
-        let meter = Meter::new(platform.database.clone());
+        let meter = Meter::new(Rc::new(Announcing::new(platform.database.clone(), platform.news.clone())));
         Self::over(config, platform, caches, meter)
     }
 

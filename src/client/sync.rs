@@ -1,6 +1,6 @@
 //! `GET /sync` (Client-Server API, "Syncing").
 //!
-//! A sync with nothing new costs one round trip a poll. One with new messages costs one more for what the state
+//! A sync with nothing new costs one round trip a look, and looks again when the platform says that there may be news. One with new messages costs one more for what the state
 //! says about them, where it says anything: see [`Plan`].
 //!
 //! Rooms are told in the order of their IDs. What one answer may hold is bounded; where there is more, its token says
@@ -25,6 +25,7 @@ use crate::{
         state_content::{Membership, STRIPPED_STATE},
         state_trie::{NodeId, StateKeyHash},
     },
+    platform::news::Subject,
     router::{Call, Handled, raw_json_response},
     server::Server,
     store::{
@@ -36,8 +37,6 @@ use crate::{
 
 /// The longest a sync waits, in milliseconds.
 const MAX_TIMEOUT_MS: i64 = 30_000;
-/// How long it sleeps before it looks again, in milliseconds: at first, and at most.
-const POLL_MS: (u32, u32) = (100, 500);
 
 /// How many characters of state events an answer holds at most, of one room or several.
 const MAX_STATE: i64 = 8_000_000;
@@ -73,7 +72,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     };
     let wait = !is_first && !full_state && rest.is_none();
     let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
-    let mut pause = POLL_MS.0;
+    let mut listener = server.platform.news.listen();
     let found = loop {
         let found = server.store.sync(&read).await?;
         let left = deadline.saturating_sub(server.platform.clock.now_ms());
@@ -82,8 +81,12 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         }
         read.checked = found.events;
         read.account_data_since = found.account_data.max(read.account_data_since);
-        server.platform.clock.sleep(pause.min(u32::try_from(left).unwrap_or(pause))).await;
-        pause = pause.saturating_mul(2).min(POLL_MS.1);
+        if listener.is_choosy() {
+            let rooms = server.store.rooms_of(&session.user, Membership::Join).await?;
+            let rooms = rooms.into_iter().map(|room_id| Subject::Room(room_id.to_string()));
+            listener.listen_to(rooms.chain([Subject::User(session.user.to_string())]).collect());
+        }
+        listener.next(u32::try_from(left).unwrap_or(u32::MAX)).await;
     };
     let now = match rest {
         None => Token { events: found.events, account_data: found.account_data },

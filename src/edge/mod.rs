@@ -40,7 +40,7 @@ mod worker_events {
     use crate::{
         config::Config,
         error::MatrixError,
-        platform::{Background, Log, Platform},
+        platform::{Background, Clock, Log, Platform, news::Polling},
         program::Program,
         router::{Response, json_response},
         server::{Caches, Server},
@@ -96,10 +96,12 @@ mod worker_events {
         let config = configuration(&variable)?;
         let log_costs = variable("LOG_COSTS").is_some_and(|value| value == "1");
         let database = Rc::new(D1::binding(env, "DB", log_costs)?);
+        let clock: Rc<dyn Clock> = Rc::new(WorkerClock);
         let platform = Platform {
             database: database.clone(),
             transport: Rc::new(WorkerTransport),
-            clock: Rc::new(WorkerClock),
+            news: Rc::new(Polling::new(clock.clone())),
+            clock,
             random: Rc::new(SystemRandom),
             background,
             log: Rc::new(Console),

@@ -1,7 +1,7 @@
 //! What clients keep on the server: filters, account data, and the transaction IDs of their requests.
 
-use super::Store;
-use crate::platform::{DatabaseError, Statement};
+use super::{Store, positions::advance_for};
+use crate::platform::{DatabaseError, Statement, news::Subject};
 
 /// A request that a device named with a transaction ID.
 #[derive(Debug, Clone)]
@@ -104,12 +104,12 @@ impl Store {
         event_type: &str,
         content: &str,
     ) -> Result<(), DatabaseError> {
-        const MOVE: &str = "UPDATE streams SET position = position + 1 WHERE name = 'account_data'";
         const UPSERT: &str = "INSERT INTO account_data (user_id, room_id, event_type, content, pos) \
              SELECT ?1, ?2, ?3, ?4, position FROM streams WHERE name = 'account_data' \
              ON CONFLICT (user_id, room_id, event_type) DO UPDATE SET content = excluded.content, pos = excluded.pos";
         let parameters = [user_id.into(), room_id.into(), event_type.into(), content.into()];
-        self.batch(vec![Statement::new(MOVE, []), Statement::new(UPSERT, parameters)]).await.map(drop)
+        let advance = advance_for("account_data", 1, [Subject::User(user_id.to_owned())]);
+        self.batch(vec![advance, Statement::new(UPSERT, parameters)]).await.map(drop)
     }
 
     /// The content of one type of account data.

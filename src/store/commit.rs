@@ -23,7 +23,7 @@ use crate::{
         room_version::RoomVersion,
         state_trie::NodeId,
     },
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Statement, news::Subject},
 };
 
 pub use super::memberships::MembershipChange;
@@ -436,7 +436,9 @@ impl RoomCommit {
         // A position for what sync must notice even where no event is new in the timeline.
         let notice = !newest.is_empty() || !self.states.is_empty() || !self.memberships.is_empty();
         if notice {
-            statements.push(advance_timeline(newest.len().max(1)));
+            let room = Subject::Room(room_id.to_owned());
+            let users = self.memberships.iter().map(|change| Subject::User(change.user_id.to_string()));
+            statements.push(advance_timeline(newest.len().max(1), [room].into_iter().chain(users)));
         }
         if !outgoing.is_empty() {
             statements.push(advance("outbox", count(outgoing.len())));

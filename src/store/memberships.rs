@@ -4,14 +4,14 @@ use serde_json::json;
 
 use super::{
     json_lists,
-    positions::{advance, from_end},
+    positions::{advance_for, from_end},
 };
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId, UserId},
         state_content::Membership,
     },
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Statement, news::Subject},
 };
 
 /// What became of a local user's membership.
@@ -64,7 +64,7 @@ pub(super) fn change(room_id: &RoomId, changes: &[MembershipChange]) -> Vec<Stat
 /// sync reads.
 pub(crate) fn remember_membership(room_id: &RoomId, change: &MembershipChange) -> Vec<Statement> {
     let mut statements = statements(room_id, std::slice::from_ref(change), false);
-    statements.insert(0, advance("events", 1));
+    statements.insert(0, advance_for("events", 1, subjects(room_id, change)));
     statements
 }
 
@@ -78,7 +78,12 @@ pub(crate) fn end_invite(room_id: &RoomId, invite: &EventId, change: &Membership
         change.event_id.as_str().into(),
         change.invite_state.as_deref().into(),
     ];
-    vec![advance("events", 1), Statement::new(END_INVITE, parameters)]
+    vec![advance_for("events", 1, subjects(room_id, change)), Statement::new(END_INVITE, parameters)]
+}
+
+/// Whom a change of a membership concerns.
+fn subjects(room_id: &RoomId, change: &MembershipChange) -> [Subject; 2] {
+    [Subject::Room(room_id.to_string()), Subject::User(change.user_id.to_string())]
 }
 
 fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool) -> Vec<Statement> {

@@ -121,6 +121,11 @@ impl User {
     }
 }
 
+/// The query of the sync that goes on where this one ended.
+pub fn next(answer: &Value) -> String {
+    format!("since={}", answer["next_batch"].as_str().unwrap())
+}
+
 /// Percent-encodes a path segment, everything but letters and digits.
 pub fn quote(segment: &str) -> String {
     percent_encoding::utf8_percent_encode(segment, percent_encoding::NON_ALPHANUMERIC).to_string()

@@ -20,3 +20,4 @@ mod syncing;
 mod tampering;
 mod throttling;
 mod visited;
+mod waiting;

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use serde_json::json;
 use verge::platform::{
-    Background, Clock, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Transport, TransportError,
+    Background, Clock, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Transport, TransportError, news::Polling,
 };
 
 use super::sqlite::Sqlite;
@@ -68,6 +68,7 @@ impl Internet {
         Platform {
             database: Rc::new(database.clone()),
             transport: Rc::new(View(self.clone())),
+            news: Rc::new(Polling::new(Rc::new(View(self.clone())))),
             clock: Rc::new(View(self.clone())),
             random: Rc::new(View(self.clone())),
             background: Rc::new(View(self.clone())),

@@ -32,6 +32,7 @@ use verge::{
     platform::{
         Background, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Rows,
         Statement, Transport, TransportError,
+        news::{Polling, Waking},
     },
     program::Program,
     router::{Request, Response},
@@ -73,6 +74,7 @@ struct Inner {
     tasks: RefCell<FuturesUnordered<LocalBoxFuture<'static, ()>>>,
     random: Cell<u64>,
     interleave: Cell<bool>,
+    wakes: Cell<bool>,
     logs: RefCell<Vec<String>>,
 }
 
@@ -129,6 +131,7 @@ impl World {
             tasks: RefCell::default(),
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             interleave: Cell::new(false),
+            wakes: Cell::new(false),
             logs: RefCell::default(),
         }))
     }
@@ -137,6 +140,12 @@ impl World {
     /// same time is interleaved at random.
     pub fn interleave(&self) {
         self.0.interleave.set(true);
+    }
+
+    /// From now on, servers are made so that a commit wakes those who wait for it, as where one object holds the server and its
+    /// database; before, they look again and again.
+    pub fn wake_by_commits(&self) {
+        self.0.wakes.set(true);
     }
 
     /// A new homeserver called `name` over a database of its own, reached under its name.
@@ -165,6 +174,10 @@ impl World {
         Platform {
             database: Rc::new(Interleaved { world: self.clone(), database }),
             transport: Rc::new(Link { world: Rc::downgrade(&self.0), from: name.to_owned() }),
+            news: match self.0.wakes.get() {
+                true => Rc::new(Waking::new(Rc::new(self.clone()))),
+                false => Rc::new(Polling::new(Rc::new(self.clone()))),
+            },
             clock: Rc::new(self.clone()),
             random: Rc::new(self.clone()),
             background: Rc::new(self.clone()),

@@ -1,0 +1,142 @@
+//! Waiting for news: on one engine a commit wakes those whom it concerns, on the other they look again and again.
+
+use std::future::Future;
+
+use futures_util::future::join;
+use serde_json::{Value, json};
+use verge::platform::Clock;
+
+use crate::{
+    common::network::World,
+    home::{Home, User, next, quote},
+};
+
+/// A server in which commits wake those who wait, or do not.
+fn home(wakes: bool) -> Home {
+    let world = World::new();
+    if wakes {
+        world.wake_by_commits();
+    }
+    Home::with(&world, "hs.test", &[("REGISTRATION", "open")])
+}
+
+/// What a sync answers that waits for half a minute since `since` while `meanwhile` is done after 3 s, how long it waited, and
+/// how many calls to the database both made.
+fn wait<T>(home: &Home, user: &User, since: &str, meanwhile: impl Future<Output = T>) -> (Value, i64, u64) {
+    let sync = request(user, "GET", &format!("/sync?{since}&timeout=30000"), "");
+    let (began, calls) = (home.world.now_ms(), home.database.calls.get());
+    let sync = async {
+        let answer = home.server.handle(sync).await;
+        (answer, home.world.now_ms() - began)
+    };
+    let later = async {
+        home.world.sleep(3_000).await;
+        meanwhile.await
+    };
+    let ((answer, waited), _) = home.world.run(join(sync, later));
+    assert_eq!(answer.status(), 200);
+    (serde_json::from_slice(answer.body()).unwrap(), waited, home.database.calls.get() - calls)
+}
+
+fn request(user: &User, method: &str, path: &str, body: &str) -> http::Request<bytes::Bytes> {
+    http::Request::builder()
+        .method(method)
+        .uri(format!("/_matrix/client/v3{path}"))
+        .header("Authorization", format!("Bearer {}", user.token))
+        .body(bytes::Bytes::from(body.to_owned()))
+        .unwrap()
+}
+
+async fn act(home: &Home, user: &User, method: &str, path: &str, body: &str) {
+    let answer = home.server.handle(request(user, method, path, body)).await;
+    assert_eq!(answer.status(), 200, "{answer:?}");
+}
+
+#[test]
+fn looks_at_the_database_become_rarer_while_nothing_happens() {
+    let home = home(false);
+    let alice = home.register("alice");
+    let since = next(&home.sync(&alice, ""));
+    let (_, waited, calls) = wait(&home, &alice, &since, async {});
+    assert_eq!(waited, 30_000);
+    // After 0, 0.25, 0.75, 1.75, 3.75, 7.75, 12.75, 17.75, 22.75, 27.75 and 30 seconds; and one for who asks.
+    assert_eq!(calls, 12);
+}
+
+#[test]
+fn a_commit_wakes_those_whom_it_concerns_at_once() {
+    let home = home(true);
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    home.post(&bob, &format!("/join/{}", quote(&room)), json!({}));
+    let settings = format!("/user/{}/account_data/m.direct", quote(&alice.id));
+    let mut since = next(&home.sync(&alice, ""));
+    let send = format!("/rooms/{}/send/m.room.message/t1", quote(&room));
+    let deeds: [(&User, &str, &str, &str, &str); 4] = [
+        (&bob, "PUT", &send, r#"{"body":"hello"}"#, "/rooms/join"),
+        (&bob, "POST", "/createRoom", &format!(r#"{{"invite":["{}"]}}"#, alice.id), "/rooms/invite"),
+        (&alice, "PUT", &settings, r#"{"a":["b"]}"#, "/account_data/events"),
+        (&bob, "POST", &format!("/rooms/{}/leave", quote(&room)), "{}", "/rooms/join"),
+    ];
+    for (user, method, path, body, news) in deeds {
+        let (answer, waited, _) = wait(&home, &alice, &since, act(&home, user, method, path, body));
+        assert_eq!(waited, 3_000, "{path}");
+        let told = answer.pointer(news).unwrap();
+        assert!(told.as_object().map_or_else(|| !told.as_array().unwrap().is_empty(), |o| !o.is_empty()), "{answer}");
+        since = next(&answer);
+    }
+}
+
+#[test]
+fn what_concerns_others_wakes_nobody_else() {
+    let home = home(true);
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&bob, json!({}));
+    let since = next(&home.sync(&alice, ""));
+    let quiet = wait(&home, &alice, &since, async {}).2;
+    assert!(quiet <= 4, "who asks, a look, what to listen to, a last look: {quiet}");
+    let began = home.database.calls.get();
+    home.say(&bob, &room, "x", "t0");
+    home.world.settle();
+    let message = home.database.calls.get() - began;
+    let send = format!("/rooms/{}/send/m.room.message/t1", quote(&room));
+    let (answer, waited, calls) = wait(&home, &alice, &since, act(&home, &bob, "PUT", &send, "{}"));
+    assert_eq!((waited, calls), (30_000, quiet + message));
+    assert_eq!(answer["rooms"]["join"], json!({}));
+}
+
+#[test]
+fn who_has_just_joined_hears_of_the_room_in_the_same_wait() {
+    let home = home(true);
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&bob, json!({ "preset": "public_chat" }));
+    let since = next(&home.sync(&alice, ""));
+    let join = format!("/join/{}", quote(&room));
+    let (answer, waited, _) = wait(&home, &alice, &since, act(&home, &alice, "POST", &join, "{}"));
+    assert_eq!(waited, 3_000);
+    let send = format!("/rooms/{}/send/m.room.message/t1", quote(&room));
+    let (answer, waited, _) = wait(&home, &alice, &next(&answer), act(&home, &bob, "PUT", &send, "{}"));
+    assert_eq!(waited, 3_000);
+    assert!(answer["rooms"]["join"][&room].is_object());
+}
+
+/// Whatever comes between a look at the database and the wait after it.
+#[test]
+fn nothing_is_missed_between_a_look_and_a_wait() {
+    for seed in 1..=40 {
+        let world = World::seeded(seed);
+        world.wake_by_commits();
+        let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+        let alice = home.register("alice");
+        let room = home.room(&alice, json!({}));
+        let since = next(&home.sync(&alice, ""));
+        world.interleave();
+        let sync = home.server.handle(request(&alice, "GET", &format!("/sync?{since}&timeout=30000"), ""));
+        let send = format!("/rooms/{}/send/m.room.message/t1", quote(&room));
+        let began = world.now_ms();
+        let (answer, ()) = world.run(join(sync, act(&home, &alice, "PUT", &send, "{}")));
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        assert!(answer["rooms"]["join"][&room].is_object(), "seed {seed}");
+        assert_eq!(world.now_ms(), began, "seed {seed}");
+    }
+}
