@@ -1,4 +1,4 @@
-//! Joining, leaving, inviting, kicking and banning (Client-Server API, "Room membership").
+//! Joining, knocking, leaving, inviting, kicking and banning (Client-Server API, "Room membership").
 //!
 //! Where this server is in the room, it makes the events itself; where it is not, or where another server's user is
 //! invited, `federation::outbound::membership` asks another server. A membership that is put as a state event ([`put`]) goes
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::MatrixError,
-    federation::outbound::membership as remote,
+    federation::outbound::{knocking, membership as remote},
     matrix::{
         auth_events::AUTHORISED_VIA,
         event::Event,
@@ -37,6 +37,26 @@ const MAX_REASON_BYTES: usize = 2_048;
 /// `POST /join/{roomIdOrAlias}`
 pub(super) async fn join_by_id_or_alias(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
+    let (room_id, via) = room_by_id_or_alias(server, call).await?;
+    join(server, &session, call, room_id, via).await
+}
+
+/// `POST /knock/{roomIdOrAlias}`
+pub(super) async fn knock(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let (room_id, via) = room_by_id_or_alias(server, call).await?;
+    let body = Body::optional(server, call).await?;
+    let profile = server.store.profile(session.user.as_str()).await?.unwrap_or_default();
+    let content = with_reason(member_content(&profile), &body)?;
+    knock_on(server, &session.user, &room_id, via, content).await?;
+    ok(&json!({ "room_id": room_id }))
+}
+
+/// The room in the path, and the servers through which it may be reached: those that the client names first.
+pub(super) async fn room_by_id_or_alias(
+    server: &Server,
+    call: &Call,
+) -> Result<(RoomId, Vec<ServerName>), MatrixError> {
     let target = call.parameter(0);
     let (room_id, known) = if target.starts_with('#') {
         let alias = RoomAlias::parse(target).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
@@ -47,7 +67,7 @@ pub(super) async fn join_by_id_or_alias(server: &Server, call: &Call) -> Handled
     // An alias may name more servers than are asked.
     let mut via = named_servers(call);
     via.extend(known);
-    join(server, &session, call, room_id, via).await
+    Ok((room_id, via))
 }
 
 /// `POST /rooms/{roomId}/join`
@@ -144,6 +164,7 @@ pub(super) async fn put(
                 None => send(server, user, room_id, Draft::membership(user.as_str(), Membership::Join, content)).await,
             }
         }
+        Membership::Knock if target == *user => knock_on(server, user, room_id, Vec::new(), content).await,
         Membership::Leave if target == *user => leave_room(server, user, room_id, content).await,
         Membership::Invite => invite_user(server, user, &target, room_id, content).await,
         membership => send(server, user, room_id, Draft::membership(target.as_str(), membership, content)).await,
@@ -285,6 +306,24 @@ async fn join_room(
         return Err(error.into());
     }
     remote::join(server, user, room_id, via, content).await.map(Some)
+}
+
+/// Has `user` knock on a room, with `content` beside the membership.
+async fn knock_on(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    via: Vec<ServerName>,
+    content: Object,
+) -> Result<EventId, MatrixError> {
+    match server.rooms.send(room_id, user, Draft::membership(user.as_str(), Membership::Knock, content.clone())).await {
+        Ok(event) => {
+            server.flush(room_id);
+            Ok(event.event_id().clone())
+        }
+        Err(RoomError::UnknownRoom) => knocking::knock(server, user, room_id, via, content).await,
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether the user has an invite that the room as we hold it has not got: it came before the events that it stands on.

@@ -46,7 +46,7 @@ pub async fn handle(server: &Server, request: Incoming) -> Response {
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
-static ROUTES: [Route; 53] = [
+static ROUTES: [Route; 54] = [
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
@@ -76,6 +76,7 @@ static ROUTES: [Route; 53] = [
     post("/_matrix/client/v3/createRoom", |s, c| Box::pin(rooms::create(s, c))),
     post("/_matrix/client/v3/join/{roomIdOrAlias}", |s, c| Box::pin(membership::join_by_id_or_alias(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/join", |s, c| Box::pin(membership::join_by_id(s, c))),
+    post("/_matrix/client/v3/knock/{roomIdOrAlias}", |s, c| Box::pin(membership::knock(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/leave", |s, c| Box::pin(membership::leave(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/forget", |s, c| Box::pin(membership::forget(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/invite", |s, c| Box::pin(membership::invite(s, c))),

@@ -136,6 +136,8 @@ enum Entry {
     Elsewhere(SyncRoom),
     /// One that the user is invited to.
     Invite(SyncRoom),
+    /// One that the user knocks on.
+    Knock(SyncRoom),
     /// One of which nothing is told.
     None(RoomId),
 }
@@ -144,7 +146,7 @@ impl Entry {
     fn room_id(&self) -> &RoomId {
         match self {
             Self::Room(plan) => &plan.room.room_id,
-            Self::Elsewhere(room) | Self::Invite(room) => &room.room_id,
+            Self::Elsewhere(room) | Self::Invite(room) | Self::Knock(room) => &room.room_id,
             Self::None(room_id) => room_id,
         }
     }
@@ -169,11 +171,11 @@ impl Answer<'_> {
             entries.push(match room.membership {
                 _ if !self.filter.room(room.room_id.as_str()) => Entry::None(room.room_id),
                 Membership::Invite => Entry::Invite(room),
+                Membership::Knock => Entry::Knock(room),
                 Membership::Join | Membership::Leave | Membership::Ban => match self.plan(room, timeline) {
                     Ok(plan) => Entry::Room(plan),
                     Err(room) => Entry::Elsewhere(*room),
                 },
-                Membership::Knock => Entry::None(room.room_id),
             });
         }
         let last = self.cut(&mut entries, &mut found.is_cut).await?;
@@ -181,12 +183,13 @@ impl Answer<'_> {
         for entry in &entries {
             match entry {
                 Entry::Room(plan) => plan.wants(&mut reads),
-                Entry::Invite(room) => invite_wants(room, self.user, &mut reads),
+                Entry::Invite(room) | Entry::Knock(room) => shown_outside_wants(room, self.user, &mut reads),
                 Entry::Elsewhere(_) | Entry::None(_) => {}
             }
         }
         let state = self.server.store.read_states(&reads).await?;
-        let (mut join, mut leave, mut invite) = (Object::new(), Object::new(), Object::new());
+        let (mut join, mut leave) = (Object::new(), Object::new());
+        let (mut invite, mut knock) = (Object::new(), Object::new());
         for entry in entries {
             match entry {
                 Entry::Room(plan) => {
@@ -201,7 +204,12 @@ impl Answer<'_> {
                     leave.insert(room.room_id.as_str(), self.left_elsewhere(&room));
                 }
                 Entry::Invite(room) => {
-                    invite.insert(room.room_id.as_str(), invited(&room, self.user, &state));
+                    let events = shown_outside(&room, self.user, &state);
+                    invite.insert(room.room_id.as_str(), Object::from_iter([("invite_state", events)]));
+                }
+                Entry::Knock(room) => {
+                    let events = shown_outside(&room, self.user, &state);
+                    knock.insert(room.room_id.as_str(), Object::from_iter([("knock_state", events)]));
                 }
                 Entry::None(_) => {}
             }
@@ -214,7 +222,7 @@ impl Answer<'_> {
             }
         }
         let rooms: Object =
-            [("join", join), ("invite", invite), ("leave", leave), ("knock", Object::new())].into_iter().collect();
+            [("join", join), ("invite", invite), ("leave", leave), ("knock", knock)].into_iter().collect();
         let mut answer = Object::new();
         let rest = last.filter(|_| found.is_cut).map(|last| Rest {
             since: self.since,
@@ -497,26 +505,26 @@ fn summary(members: &[Members], plan: &Plan, found: &StateFound, user: &UserId) 
     summary
 }
 
-fn invite_wants(room: &SyncRoom, user: &UserId, reads: &mut StateReads) {
+fn shown_outside_wants(room: &SyncRoom, user: &UserId, reads: &mut StateReads) {
     if let (None, Some((_, state))) = (&room.invite_state, room.room) {
-        reads.at.extend(invite_keys(user).map(|key| (state, key)));
+        reads.at.extend(shown_outside_keys(user).map(|key| (state, key)));
     }
 }
 
-/// Where the state stands that an invited user is shown: what describes the room, and the invite itself.
-fn invite_keys(user: &UserId) -> impl Iterator<Item = StateKeyHash> {
+/// Where the state stands that is shown to a user who is invited or knocks: what describes the room, and their membership.
+fn shown_outside_keys(user: &UserId) -> impl Iterator<Item = StateKeyHash> {
     let keys = STRIPPED_STATE.iter().map(|kind| (*kind, "")).chain([("m.room.member", user.as_str())]);
     keys.map(|(kind, key)| StateKeyHash::new(kind, key))
 }
 
-fn invited(room: &SyncRoom, user: &UserId, found: &StateFound) -> Value {
+fn shown_outside(room: &SyncRoom, user: &UserId, found: &StateFound) -> Object {
     let events = match (&room.invite_state, room.room) {
         (Some(text), _) => {
             let list = json::parse(text.as_bytes()).ok().and_then(Value::into_array).unwrap_or_default();
             list.iter().filter_map(|event| event.as_object().map(events::stripped)).collect()
         }
         (None, Some((_, state))) => {
-            let seen = invite_keys(user).filter_map(|key| found.at(state, key));
+            let seen = shown_outside_keys(user).filter_map(|key| found.at(state, key));
             seen.map(|seen| {
                 let mut event = seen.event.object().clone();
                 event.insert("event_id", seen.event.event_id().as_str());
@@ -526,9 +534,7 @@ fn invited(room: &SyncRoom, user: &UserId, found: &StateFound) -> Value {
         }
         (None, None) => Vec::new(),
     };
-    let mut answer = Object::new();
-    answer.insert("invite_state", events_object(events));
-    Value::Object(answer)
+    events_object(events)
 }
 
 fn events_object(events: Vec<Value>) -> Object {

@@ -5,7 +5,7 @@
 //! - Events: [`event`] (check 1 to 3 on receipt), its format, [`redaction`], [`hashes`].
 //! - Signatures: [`signing`], [`server_keys`] (whose, and valid when), [`x_matrix`] (on requests).
 //! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
-//! - What state decides: [`state_content`].
+//! - What state decides: [`state_content`]; what of it is shown outside: [`stripped_state`].
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
 
 pub mod auth_events;
@@ -25,4 +25,5 @@ pub mod signing;
 pub mod state_content;
 pub mod state_resolution;
 pub mod state_trie;
+pub mod stripped_state;
 pub mod x_matrix;

@@ -70,6 +70,7 @@ impl Rooms {
                         membership: membership(after.as_ref()),
                         event_id: event.event_id().clone(),
                         invite_state: None,
+                        via: None,
                         later,
                     });
                 }

@@ -139,24 +139,50 @@ impl Rooms {
                 other => return other,
             }
         }
-        let mut state: Vec<Value> = invite_state.into_iter().map(Value::Object).collect();
+        self.remember_outside(invite, user_id, invite_state, None).await
+    }
+
+    /// Remembers a knock of a local user on a room that we are not in, which the server `via` has let in. `knock_state` is the
+    /// room's state as that server describes it, stripped.
+    ///
+    /// # Errors
+    /// [`RoomError::Malformed`] where that is more than is kept, and where the database fails.
+    pub async fn knocked_elsewhere(
+        &self,
+        knock: &Event,
+        knock_state: Vec<Object>,
+        via: &ServerName,
+    ) -> Result<(), RoomError> {
+        self.remember_outside(knock, knock.sender().clone(), knock_state, Some(via.clone())).await
+    }
+
+    /// Remembers a membership event of `user_id` with the state that goes with it, which the room as it is here has not got.
+    async fn remember_outside(
+        &self,
+        event: &Event,
+        user_id: UserId,
+        state: Vec<Object>,
+        via: Option<ServerName>,
+    ) -> Result<(), RoomError> {
+        let mut state: Vec<Value> = state.into_iter().map(Value::Object).collect();
         state.retain(|event| {
             let is = |name: &str, value: &str| event.get(name).and_then(Value::as_str) == Some(value);
             !(is("type", "m.room.member") && is("state_key", user_id.as_str()))
         });
-        state.push(Value::Object(invite.object().clone()));
-        let invite_state = Value::Array(state).to_text();
-        if invite_state.len() > MAX_INVITE_STATE_BYTES {
-            return Err(PduError::TooLarge("invite_room_state").into());
+        state.push(Value::Object(event.object().clone()));
+        let state = Value::Array(state).to_text();
+        if state.len() > MAX_INVITE_STATE_BYTES {
+            return Err(PduError::TooLarge("the room's state").into());
         }
         let change = MembershipChange {
             user_id,
-            membership: Membership::Invite,
-            event_id: invite.event_id().clone(),
-            invite_state: Some(invite_state),
+            membership: membership(Some(event)),
+            event_id: event.event_id().clone(),
+            invite_state: Some(state),
+            via,
             later: 0,
         };
-        Ok(self.store.batch(remember_membership(invite.room_id(), &change)).await.map(|_| ())?)
+        Ok(self.store.batch(remember_membership(event.room_id(), &change)).await.map(|_| ())?)
     }
 
     /// Judges one event of a room that we are in, which came by another way than a transaction.
@@ -196,12 +222,13 @@ impl Rooms {
             membership: Membership::Leave,
             event_id: event_id.clone(),
             invite_state: Some(told(event_id, event)),
+            via: None,
             later: 0,
         };
         Ok(self.store.batch(remember_membership(room_id, &change)).await.map(|_| ())?)
     }
 
-    /// Remembers the event that ended the invite `invite` of a local user to a room that we are not in.
+    /// Remembers the event that ended the invite, or the knock, `invite` of a local user to a room that we are not in.
     ///
     /// # Errors
     /// Where the database fails.
@@ -211,6 +238,7 @@ impl Rooms {
             membership: membership(Some(event)),
             event_id: event.event_id().clone(),
             invite_state: Some(told(event.event_id(), event.object())),
+            via: None,
             later: 0,
         };
         Ok(self.store.batch(end_invite(event.room_id(), invite, &change)).await.map(|_| ())?)
@@ -242,6 +270,7 @@ impl Rooms {
                     membership,
                     event_id: event.event_id().clone(),
                     invite_state: None,
+                    via: None,
                     later: 0,
                 });
             }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::Store;
 use crate::{
     matrix::{
-        identifiers::{EventId, RoomId, UserId},
+        identifiers::{EventId, RoomId, ServerName, UserId},
         room_version::RoomVersion,
     },
     platform::{DatabaseError, Statement},
@@ -20,7 +20,8 @@ const INVITATIONS: &str = "\
     SELECT m.user_id, m.room_id, m.event_id, (SELECT j.value ->> 'sender' FROM json_each(m.invite_state) AS j \
       WHERE j.value ->> 'type' = 'm.room.member' AND j.value ->> 'state_key' = m.user_id LIMIT 1) AS inviter, \
       (SELECT j.value ->> '$.content.room_version' FROM json_each(m.invite_state) AS j \
-      WHERE j.value ->> 'type' = 'm.room.create' LIMIT 1) AS room_version, m.invite_state IS NOT NULL \
+      WHERE j.value ->> 'type' = 'm.room.create' LIMIT 1) AS room_version, m.invite_state IS NOT NULL, \
+      m.membership = 'knock', m.via \
     FROM json_each(?1) AS wanted JOIN local_memberships AS m \
       ON m.user_id = wanted.value ->> 0 AND m.room_id = wanted.value ->> 1 AND m.membership IN ('invite', 'knock')";
 
@@ -33,8 +34,12 @@ pub struct Invitation {
     pub room_id: RoomId,
     /// The membership event.
     pub event_id: EventId,
-    /// Who invited, where that is known.
+    /// Who invited, where that is known; of a knock, who knocks.
     pub inviter: Option<UserId>,
+    /// Whether it is a knock.
+    pub is_knock: bool,
+    /// The server through which a knock was made.
+    pub via: Option<ServerName>,
     /// The version of the room, where what came with the invite says it.
     pub room_version: Option<&'static RoomVersion>,
     /// Whether it came by itself: the room as we hold it, if we do, has not got it.
@@ -71,6 +76,8 @@ impl Store {
                     inviter: row.optional_text(3)?.map(user_id).transpose()?,
                     room_version: row.optional_text(4)?.and_then(RoomVersion::get),
                     is_outside: row.integer(5)? != 0,
+                    is_knock: row.integer(6)? != 0,
+                    via: row.optional_text(7)?.and_then(|name| ServerName::parse(name).ok()),
                 })
             })
             .collect()

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        identifiers::{EventId, RoomId, UserId},
+        identifiers::{EventId, RoomId, ServerName, UserId},
         state_content::Membership,
     },
     platform::{DatabaseError, Statement, news::Subject},
@@ -23,32 +23,34 @@ pub struct MembershipChange {
     pub membership: Membership,
     /// The membership event.
     pub event_id: EventId,
-    /// For an invite to a room that we are not in: the state that came with it, as a JSON list.
+    /// For an invite to a room that we are not in, or a knock on it: the state that came with it, as a JSON list.
     pub invite_state: Option<String>,
+    /// For a knock on a room that we are not in: the server through which it was made.
+    pub via: Option<ServerName>,
     /// How many events of the commit come later in the timeline than the one by which it became so.
     pub later: usize,
 }
 
-/// ?1: a list of [user, membership, event id, invite state, how far from the end of the stream], ?3: whether it becomes so
+/// ?1: a list of [user, membership, event id, invite state, how far from the end of the stream, via], ?3: whether it becomes so
 /// in a room that we are in, where alone a user who is joined can cease to be. What is told already, and a new profile,
 /// leave `pos` as it is: by it sync tells a room that the user has just joined.
 const MEMBERSHIPS: &str = "\
-    INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state) \
+    INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state, via) \
     SELECT value ->> 0, ?2, value ->> 1, value ->> 2, \
-      (SELECT position FROM streams WHERE name = 'events') - (value ->> 4), value ->> 3 \
+      (SELECT position FROM streams WHERE name = 'events') - (value ->> 4), value ->> 3, value ->> 5 \
     FROM json_each(?1) WHERE true \
     ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
       joined_until = CASE 'join' WHEN excluded.membership THEN NULL WHEN membership THEN excluded.pos ELSE joined_until END, \
       pos = CASE WHEN membership = excluded.membership AND (membership = 'join' OR event_id = excluded.event_id) \
         THEN pos ELSE excluded.pos END, \
-      invite_state = excluded.invite_state \
+      invite_state = excluded.invite_state, via = excluded.via \
     WHERE ?3 OR membership <> 'join'";
 
-/// Changes nothing where the user has by now another invite, or is in the room.
+/// Changes nothing where the user has by now another invite or knock, or is in the room.
 const END_INVITE: &str = "\
-    UPDATE local_memberships SET membership = ?4, event_id = ?5, invite_state = ?6, \
+    UPDATE local_memberships SET membership = ?4, event_id = ?5, invite_state = ?6, via = NULL, \
       pos = (SELECT position FROM streams WHERE name = 'events') \
-    WHERE user_id = ?1 AND room_id = ?2 AND membership = 'invite' AND event_id = ?3";
+    WHERE user_id = ?1 AND room_id = ?2 AND membership IN ('invite', 'knock') AND event_id = ?3";
 
 /// A membership as it is stored.
 pub(super) fn stored(text: &str) -> Result<Membership, DatabaseError> {
@@ -68,7 +70,7 @@ pub(crate) fn remember_membership(room_id: &RoomId, change: &MembershipChange) -
     statements
 }
 
-/// Remembers what ended the invite `invite` of a local user, at a new position of the stream that sync reads.
+/// Remembers what ended the invite, or the knock, `invite` of a local user, at a new position of the stream that sync reads.
 pub(crate) fn end_invite(room_id: &RoomId, invite: &EventId, change: &MembershipChange) -> Vec<Statement> {
     let parameters = [
         change.user_id.as_str().into(),
@@ -88,8 +90,9 @@ fn subjects(room_id: &RoomId, change: &MembershipChange) -> [Subject; 2] {
 
 fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool) -> Vec<Statement> {
     let row = |change: &MembershipChange| {
-        let MembershipChange { user_id, membership, event_id, invite_state, later } = change;
-        json!([user_id.as_str(), membership.as_str(), event_id.as_str(), invite_state, from_end(*later)]).to_string()
+        let MembershipChange { user_id, membership, event_id, invite_state, via, later } = change;
+        json!([user_id.as_str(), membership.as_str(), event_id.as_str(), invite_state, from_end(*later), via])
+            .to_string()
     };
     let lists = json_lists(changes.iter().map(row)).into_iter();
     lists.map(|list| Statement::new(MEMBERSHIPS, [list.into(), room_id.as_str().into(), in_room.into()])).collect()

@@ -11,6 +11,7 @@ mod gaps;
 mod holes;
 mod home;
 mod joining;
+mod knocking;
 mod leaving;
 mod outside;
 mod people;

@@ -13,6 +13,7 @@ mod extremities;
 mod gaps;
 mod inviting;
 mod joining;
+mod knocking;
 mod large_forks;
 mod leaving;
 mod missing;

@@ -2,8 +2,6 @@
 //!
 //! We countersign what is shown to be an invite of one of our users by a user of the origin, and nothing else.
 
-use std::collections::BTreeSet;
-
 use super::{
     answer::ObjectText,
     authentication::{Origin, Signed},
@@ -17,7 +15,8 @@ use crate::{
         identifiers::{RoomId, UserId},
         json::{Object, Value},
         room_version::RoomVersion,
-        state_content::{Membership, STRIPPED_STATE},
+        state_content::Membership,
+        stripped_state::shown,
     },
     router::Handled,
     server::Server,
@@ -80,11 +79,12 @@ fn check_purpose(server: &Server, origin: &Origin, pdu: &Object) -> Result<(), M
 /// sent it stripped already, and it is taken as what it is: what the inviter's server says.
 async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) -> Result<Vec<Object>, MatrixError> {
     let version = invite.version();
+    let parties = [invite.sender().as_str(), invite.state_key().unwrap_or_default()];
     if state.len() > MAX_ROOM_STATE {
         return Err(MatrixError::invalid_param("`invite_room_state` holds more than 100 events."));
     }
     if !version.room_id_is_create_hash {
-        return Ok(shown(state.iter().filter_map(Value::as_object), invite));
+        return Ok(shown(state.iter().filter_map(Value::as_object), &parties));
     }
     let events = state.into_iter().map(|event| ReceivedPdu::from_history(event, version));
     let events = events.collect::<Result<Vec<_>, _>>().map_err(pdus::refused)?;
@@ -96,37 +96,5 @@ async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) ->
     if !events.iter().any(|event| event.is_state("m.room.create", "")) {
         return Err(MatrixError::invalid_param("`invite_room_state` lacks the m.room.create event."));
     }
-    Ok(shown(events.iter().map(Event::object), invite))
-}
-
-/// What is shown of a state, one event for each key; the first, where there are more.
-fn shown<'a>(state: impl Iterator<Item = &'a Object>, invite: &Event) -> Vec<Object> {
-    let mut stripped: Vec<Object> = state.filter_map(|event| strip(event, invite)).collect();
-    let mut known = BTreeSet::new();
-    stripped.retain(|event| {
-        let text = |name: &str| event.get(name).and_then(Value::as_str).map(str::to_owned);
-        known.insert((text("type"), text("state_key")))
-    });
-    stripped
-}
-
-/// The stripped form of a state event that is shown; of members, the inviter and the invited.
-fn strip(event: &Object, invite: &Event) -> Option<Object> {
-    let text = |name: &str| event.get(name).and_then(Value::as_str);
-    let (event_type, state_key, sender) = (text("type")?, text("state_key")?, text("sender")?);
-    let is_party = state_key == invite.sender().as_str() || Some(state_key) == invite.state_key();
-    let is_shown = match event_type {
-        "m.room.member" => is_party,
-        event_type => STRIPPED_STATE.contains(&event_type) && state_key.is_empty(),
-    };
-    if !is_shown {
-        return None;
-    }
-    let content = event.get("content")?.as_object()?.clone();
-    Some(Object::from_iter([
-        ("content", Value::Object(content)),
-        ("sender", Value::from(sender)),
-        ("state_key", Value::from(state_key)),
-        ("type", Value::from(event_type)),
-    ]))
+    Ok(shown(events.iter().map(Event::object), &parties))
 }

@@ -1,4 +1,4 @@
-//! What the handshakes of joining and leaving share (Server-Server API, "Joining Rooms", "Leaving Rooms"): a template
+//! What the handshakes of joining, knocking and leaving share (Server-Server API, "Joining Rooms" and so on): a template
 //! is asked for, filled in and signed elsewhere, and comes back to be admitted to the room.
 
 use super::{answer, authentication::Signed, malformed};
@@ -38,7 +38,7 @@ pub(super) async fn resident_room(server: &Server, request: &Signed) -> Result<R
     if room.local_joined > 0 { Ok(room) } else { Err(answer::unknown_room()) }
 }
 
-/// Answers `make_join` and `make_leave`: the event that would make `user`'s membership `membership`, unsigned.
+/// Answers `make_join`, `make_knock` and `make_leave`: the event that would make `user`'s membership `membership`, unsigned.
 pub(super) async fn template(
     server: &Server,
     room: &Room,
@@ -51,7 +51,7 @@ pub(super) async fn template(
     router::ok(&Object::from_iter([("event", Value::Object(event)), ("room_version", Value::from(version.id))]))
 }
 
-/// The checks and the commit of `send_join` and `send_leave`.
+/// The checks and the commit of `send_join`, `send_knock` and `send_leave`.
 ///
 /// The event comes back too, perhaps with our signature.
 ///

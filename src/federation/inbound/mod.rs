@@ -10,6 +10,7 @@
 //! | Retrieving event authorisation information; Retrieving events | [`retrieving`] |
 //! | Backfilling and retrieving missing events | [`backfill`] |
 //! | Joining Rooms | [`joining`], restricted rooms: `room/restricted.rs` |
+//! | Knocking upon a room | [`knocking`] |
 //! | Inviting to a room | [`inviting`]; invites that are taken back: [`rescinding`] |
 //! | Leaving Rooms (Rejecting Invites) | [`leaving`] |
 //! | Published Room Directory | [`public_rooms`] |
@@ -23,6 +24,7 @@ mod backfill;
 mod discovery;
 mod inviting;
 mod joining;
+mod knocking;
 mod leaving;
 mod malformed;
 mod membership;
@@ -92,6 +94,12 @@ const SIGNED: &[Route<SignedHandler>] = &[
     }),
     signed(Method::PUT, "/_matrix/federation/v2/send_join/{roomId}/{eventId}", |server, request| {
         Box::pin(joining::send_join(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/make_knock/{roomId}/{userId}", |server, request| {
+        Box::pin(knocking::make_knock(server, request))
+    }),
+    signed(Method::PUT, "/_matrix/federation/v1/send_knock/{roomId}/{eventId}", |server, request| {
+        Box::pin(knocking::send_knock(server, request))
     }),
     signed(Method::PUT, "/_matrix/federation/v2/invite/{roomId}/{eventId}", |server, request| {
         Box::pin(inviting::invite(server, request))

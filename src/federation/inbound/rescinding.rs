@@ -1,7 +1,9 @@
-//! Invites that are taken back (Client-Server API, `m.room.member`: from `invite` to `leave` or `ban` by somebody else).
+//! Invites that are taken back and knocks that are rejected (Client-Server API, `m.room.member`: from `invite` or `knock` to
+//! `leave` or `ban` by somebody else).
 //!
 //! A user who is invited to a room that nobody here is in hears of it as the room's members do, in a transaction. It is the only
-//! event of such a room that means something here. Whether the room allows it we cannot tell: only the inviter is believed.
+//! event of such a room that means something here. Whether the room allows it we cannot tell: of an invite only the inviter
+//! is believed. A knock may be rejected by anybody with the power to; an event that cites the knock's is believed.
 
 use crate::{
     error::MatrixError,
@@ -65,7 +67,8 @@ fn invited(server: &Server, rooms: &KnownRooms, pdu: &Value) -> Option<(UserId, 
     (is_ours && rooms.ours(&room_id).is_none()).then_some((user, room_id))
 }
 
-/// Whether the PDU is the inviter's, and about this invite and no other.
+/// Whether the PDU is about this invite and no other, and the inviter's; or about this knock.
 fn ends(pdu: &ReceivedPdu, invitation: &Invitation) -> bool {
-    Some(pdu.sender()) == invitation.inviter.as_ref() && pdu.auth_events().contains(&invitation.event_id)
+    let may_end = invitation.is_knock || Some(pdu.sender()) == invitation.inviter.as_ref();
+    may_end && pdu.auth_events().contains(&invitation.event_id)
 }

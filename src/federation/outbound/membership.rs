@@ -1,5 +1,6 @@
 //! Our users' memberships in rooms that other servers hold: joining, leaving without having joined, and inviting other
-//! servers' users (Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room").
+//! servers' users (Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room"). For
+//! knocks, see [`super::knocking`].
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -173,16 +174,18 @@ async fn invite_all_the_way(
     Ok(invite.event_id().clone())
 }
 
-/// Where to ask about a room: the servers that the client names, the inviter's, the one in the room ID, and, of a room that
+/// Where to ask about a room: the servers that the client names, the inviter's or that of a knock, the one in the room ID, and, of a room that
 /// we are in, the others in it; each once.
-async fn residents(
+pub(super) async fn residents(
     server: &Server,
     user: &UserId,
     room_id: &RoomId,
     via: Vec<ServerName>,
 ) -> Result<Vec<ServerName>, MatrixError> {
-    let inviter = server.store.invitation(user, room_id).await?.and_then(|invitation| invitation.inviter);
-    let more = [inviter.as_ref().map(UserId::server_name), room_id.server_name()];
+    let invitation = server.store.invitation(user, room_id).await?;
+    let (inviter, knocked) = invitation.map_or((None, None), |invitation| (invitation.inviter, invitation.via));
+    let inviter = inviter.as_ref().map(UserId::server_name);
+    let more = [inviter, knocked.as_ref().map(ServerName::as_str), room_id.server_name()];
     let more = more.into_iter().flatten().filter_map(|name| ServerName::parse(name).ok());
     let mut members = server.rooms.servers(room_id).await?;
     if !members.contains(&server.config.server_name) {
@@ -259,7 +262,7 @@ async fn leave_through(
 
 /// Makes our own event of a template, of which only the place in the room is taken over, once it is shown to be about what was
 /// asked.
-fn complete(
+pub(super) fn complete(
     server: &Server,
     template: MembershipTemplate,
     user: &UserId,

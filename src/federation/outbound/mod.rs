@@ -3,6 +3,7 @@
 
 pub mod backfill;
 pub mod directory;
+pub mod knocking;
 pub mod membership;
 mod missing;
 pub mod queue;

@@ -37,7 +37,7 @@ const JOIN: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 20 * MIB 
 /// The verdicts on a transaction; the receiver may fetch missing events before it answers.
 const TRANSACTION: Limits = Limits { timeout_ms: 60_000, max_response_bytes: MIB };
 
-/// A membership event to complete: the answer of `make_join` and `make_leave`.
+/// A membership event to complete: the answer of `make_join`, `make_knock` and `make_leave`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MembershipTemplate {
     /// The room's version (`1` where the server does not say).
@@ -164,6 +164,36 @@ impl FederationClient {
             members_omitted: answer.members_omitted,
             servers_in_room: answer.servers_in_room,
         })
+    }
+
+    /// `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}` with each of `versions` as `ver`.
+    pub async fn make_knock(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        user_id: &UserId,
+        versions: &[&str],
+    ) -> Result<MembershipTemplate, RequestError> {
+        let path = path(V1, &["make_knock", room_id.as_str(), user_id.as_str()]);
+        template(
+            &self.get(server, with_query(path, versions.iter().map(|version| ("ver", *version))), ONE_EVENT).await?,
+        )
+    }
+
+    /// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`: the state that describes the room, unverified.
+    pub async fn send_knock(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        pdu: &str,
+    ) -> Result<Vec<Value>, RequestError> {
+        let target = path(V1, &["send_knock", room_id.as_str(), event_id.as_str()]);
+        let call = Call { method: Method::PUT, target, body: Some(pdu.to_owned()), limits: LIST };
+        let mut answer = object(&self.send(server, &call).await?)?;
+        // Older servers call it so.
+        let state = answer.remove("knock_room_state").or_else(|| answer.remove("knock_state_events"));
+        state.and_then(Value::into_array).ok_or_else(|| missing("knock_room_state"))
     }
 
     /// `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`.

@@ -1,0 +1,97 @@
+//! Knocking on rooms that other servers hold (Server-Server API, "Knocking upon a room").
+
+use super::{
+    membership::{complete, residents},
+    refusals::Refusals,
+};
+use crate::{
+    error::MatrixError,
+    federation::pdus,
+    matrix::{
+        event::{Event, ReceivedPdu},
+        identifiers::{EventId, RoomId, ServerName, UserId},
+        json::{Object, Value},
+        room_version::RoomVersion,
+        state_content::Membership,
+        stripped_state::shown,
+    },
+    server::Server,
+};
+
+/// The most events that are looked at of the state that describes a room: each may take a key to check.
+const MAX_ROOM_STATE: usize = 100;
+
+/// Has `user` knock on a room that nobody here is in, through one of the servers `via` or the one in the room ID.
+/// `content_extra` is what the membership says besides: display name, avatar, reason.
+///
+/// # Errors
+/// What the servers say, 404 where none is known, 502 where none can be reached.
+pub async fn knock(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    via: Vec<ServerName>,
+    content_extra: Object,
+) -> Result<EventId, MatrixError> {
+    let (knocking, user, room_id) = (server.clone(), user.clone(), room_id.clone());
+    let work = async move { knock_through_any(&knocking, &user, &room_id, via, content_extra).await };
+    server.platform.to_the_end(work).await
+}
+
+async fn knock_through_any(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    via: Vec<ServerName>,
+    content: Object,
+) -> Result<EventId, MatrixError> {
+    let mut refusals = Refusals::default();
+    for resident in residents(server, user, room_id, via).await? {
+        match knock_through(server, &resident, user, room_id, content.clone()).await {
+            Ok(event_id) => return Ok(event_id),
+            Err(error) => refusals.add(error),
+        }
+    }
+    Err(refusals.into_error("No server is known through which to knock on that room."))
+}
+
+async fn knock_through(
+    server: &Server,
+    resident: &ServerName,
+    user: &UserId,
+    room_id: &RoomId,
+    content: Object,
+) -> Result<EventId, MatrixError> {
+    let versions: Vec<&str> =
+        RoomVersion::all().iter().filter(|version| version.knock).map(|version| version.id).collect();
+    let template = server.federation.make_knock(resident, room_id, user, &versions).await?;
+    let knock = complete(server, template, user, room_id, Membership::Knock, content)?;
+    let state = server.federation.send_knock(resident, room_id, knock.event_id(), knock.json()).await?;
+    // The room knows of it now, whatever the server says of the room.
+    let state = described(server, &knock, state).await?;
+    server.rooms.knocked_elsewhere(&knock, state, resident).await?;
+    // The resident server does not send us what it has from us.
+    if server.rooms.servers(room_id).await?.contains(&server.config.server_name)
+        && let Err(error) = server.judge_given(resident, &knock).await
+    {
+        server.platform.log.warn(&format!("the knock of {user} on {room_id}: {error}"));
+    }
+    Ok(knock.event_id().clone())
+}
+
+/// The state by which the resident server describes the room, stripped.
+///
+/// From room version 12 on it must be events of the room, signed as events are; others are left out. Before, servers sent it
+/// stripped already, and it is taken as what it is: what that server says.
+async fn described(server: &Server, knock: &Event, mut state: Vec<Value>) -> Result<Vec<Object>, MatrixError> {
+    let version = knock.version();
+    let parties = [knock.sender().as_str()];
+    state.truncate(MAX_ROOM_STATE);
+    if !version.room_id_is_create_hash {
+        return Ok(shown(state.iter().filter_map(Value::as_object), &parties));
+    }
+    let events = state.into_iter().filter_map(|event| ReceivedPdu::from_history(event, version).ok());
+    let events = events.filter(|event| event.room_id() == knock.room_id()).collect();
+    let events: Vec<Event> = pdus::verify(server, events).await?.into_iter().flatten().collect();
+    Ok(shown(events.iter().map(Event::object), &parties))
+}
