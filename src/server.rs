@@ -12,6 +12,7 @@ use crate::{
         key_fetcher::{KeyCache, KeyFetcher},
         looks::Looks,
         requests::FederationClient,
+        spaces::Spaces,
     },
     platform::{Meter, Platform, news::Announcing},
     room::Rooms,
@@ -42,6 +43,8 @@ pub struct Server {
     pub meter: Rc<Meter>,
     /// Which servers were heard from lately.
     pub heard: Rc<LastHeard>,
+    /// What other servers said of spaces.
+    pub spaces: Rc<Spaces>,
     caches: Caches,
 }
 
@@ -54,6 +57,7 @@ pub struct Caches {
     looks: Rc<Looks>,
     admission: Rc<Admission>,
     heard: Rc<LastHeard>,
+    spaces: Rc<Spaces>,
 }
 
 impl Server {
@@ -84,7 +88,20 @@ impl Server {
         let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
         let federation = Rc::new(FederationClient::new(platform.clone(), config.clone(), caches.discovery.clone()));
         let keys = KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), caches.keys.clone());
-        let Caches { admission, heard, looks, .. } = caches.clone();
-        Self { config, platform, store, rooms, federation, keys: Rc::new(keys), looks, admission, meter, heard, caches }
+        let Caches { admission, heard, looks, spaces, .. } = caches.clone();
+        Self {
+            config,
+            platform,
+            store,
+            rooms,
+            federation,
+            keys: Rc::new(keys),
+            looks,
+            admission,
+            meter,
+            heard,
+            spaces,
+            caches,
+        }
     }
 }

@@ -373,7 +373,7 @@ async fn change_other(
 }
 
 /// The servers through which a client asks to join: `via`, and `server_name` as older clients call it.
-fn named_servers(call: &Call) -> Vec<ServerName> {
+pub(super) fn named_servers(call: &Call) -> Vec<ServerName> {
     let names = call.queries("via").into_iter().chain(call.queries("server_name"));
     names.filter_map(|name| ServerName::parse(&name).ok()).take(MAX_VIA).collect()
 }

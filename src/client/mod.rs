@@ -22,6 +22,7 @@ mod public_rooms;
 mod register;
 mod rooms;
 mod sending;
+mod spaces;
 mod state;
 mod sync;
 mod throttle;
@@ -46,7 +47,7 @@ pub async fn handle(server: &Server, request: Incoming) -> Response {
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
-static ROUTES: [Route; 54] = [
+static ROUTES: [Route; 56] = [
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
@@ -104,6 +105,8 @@ static ROUTES: [Route; 54] = [
     delete("/_matrix/client/v3/directory/room/{roomAlias}", |s, c| Box::pin(directory::delete(s, c))),
     get("/_matrix/client/v3/directory/list/room/{roomId}", |s, c| Box::pin(directory::get_visibility(s, c))),
     put("/_matrix/client/v3/directory/list/room/{roomId}", |s, c| Box::pin(directory::put_visibility(s, c))),
+    get("/_matrix/client/v1/rooms/{roomId}/hierarchy", |s, c| Box::pin(spaces::hierarchy(s, c))),
+    get("/_matrix/client/v1/room_summary/{roomIdOrAlias}", |s, c| Box::pin(spaces::summary(s, c))),
     get("/_matrix/client/v3/publicRooms", |s, c| Box::pin(public_rooms::list(s, c))),
     post("/_matrix/client/v3/publicRooms", |s, c| Box::pin(public_rooms::search(s, c))),
     get("/_matrix/client/v3/rooms/{roomId}/aliases", |s, c| Box::pin(directory::of_room(s, c))),

@@ -26,6 +26,7 @@ mod remote;
 mod remote_reading;
 mod resolve;
 mod restricted;
+mod spaces;
 mod summary;
 mod view;
 
@@ -40,6 +41,7 @@ pub use receipt::{Begun, KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
 pub use remote_reading::{ReadRefusal, RemoteReader, VisibleEvent};
 pub use restricted::Entrance;
+pub use spaces::{SpaceChild, SpaceRoom};
 pub use summary::Summary;
 
 pub use crate::store::{events::StoredEvent, rooms::Room};

@@ -1,11 +1,17 @@
-//! Rooms with how many members they have: one by one, and those of the published room directory in pages.
+//! Rooms with how many members they have: one by one, and those of the published room directory in pages; and where spaces
+//! lead.
 
 use super::{
     Store, json_list,
     rooms::{Room, room, room_columns},
+    state_sql::{entries, node_id},
+    timeline::{SeenEvent, seen_columns, seen_joins},
 };
 use crate::{
-    matrix::identifiers::{RoomId, ServerName},
+    matrix::{
+        identifiers::{RoomId, ServerName},
+        state_trie::NodeId,
+    },
     platform::{DatabaseError, Row, Statement},
 };
 
@@ -57,6 +63,33 @@ const PUBLISHED_BEFORE: &str = concat!(
      WHERE p.room_id < ?2 ORDER BY p.room_id DESC LIMIT ?3"
 );
 
+/// The `m.space.child` events of the roots in ?1, a JSON list. What is longer than any needs to be is left out.
+const SPACE_CHILDREN: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
+    " SELECT ",
+    seen_columns!(),
+    ", entry.snapshot FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
+    seen_joins!(),
+    " WHERE e.event_type = 'm.space.child' AND length(e.json) <= 8192 LIMIT 1000"
+);
+
+/// Those of the roots in ?1, a JSON list, by which a user of the server ?2 is invited; among so many events.
+const INVITING: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
+    ", looked_at(snapshot, event_id) AS (SELECT snapshot, event_id FROM entry LIMIT 20000) \
+     SELECT DISTINCT looked_at.snapshot FROM looked_at CROSS JOIN events AS e ON e.event_id = looked_at.event_id \
+     WHERE e.event_type = 'm.room.member' AND substr(e.state_key, instr(e.state_key, ':') + 1) = ?2 \
+       AND e.json ->> '$.content.membership' = 'invite'"
+);
+
+/// Those of the rooms in ?2, a JSON list, in which this server, ?3, and the server ?1 are.
+const JOINED_OF_SERVER: &str = "\
+    SELECT DISTINCT wanted.value FROM json_each(?2) AS wanted \
+    CROSS JOIN room_servers AS own ON own.room_id = wanted.value AND own.server = ?3 AND own.to_pos IS NULL \
+    CROSS JOIN room_servers AS s ON s.room_id = wanted.value AND s.server = ?1 AND s.to_pos IS NULL";
+
 /// How many columns [`room_columns`] has.
 const ROOM: usize = 7;
 
@@ -87,8 +120,52 @@ impl Store {
         let parameters = [own.as_str().into(), room_id.as_str().into(), limit.into()];
         self.query(Statement::new(sql, parameters)).await?.iter().map(counted).collect()
     }
+
+    /// The `m.space.child` events in these states, with the state of each.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn space_children(&self, roots: &[NodeId]) -> Result<Vec<(NodeId, SeenEvent)>, DatabaseError> {
+        let rows = self.query(Statement::new(SPACE_CHILDREN, [root_list(roots).into()])).await?;
+        rows.iter().map(|row| Ok((node_id(row.text(SeenEvent::COLUMNS)?)?, SeenEvent::of_row(row)?))).collect()
+    }
+
+    /// Those of these states by which a user of `server` is invited.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn inviting(&self, server: &ServerName, roots: &[NodeId]) -> Result<Vec<NodeId>, DatabaseError> {
+        let parameters = [root_list(roots).into(), server.as_str().into()];
+        self.query(Statement::new(INVITING, parameters)).await?.iter().map(|row| node_id(row.text(0)?)).collect()
+    }
+
+    /// Those of the rooms in which `server` has joined members, as far as we can tell: `own` is this server's name.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn joined_of_server(
+        &self,
+        own: &ServerName,
+        server: &ServerName,
+        rooms: &[RoomId],
+    ) -> Result<Vec<RoomId>, DatabaseError> {
+        let rooms_of = json_list(rooms.iter().map(RoomId::as_str));
+        let rows = self
+            .query(Statement::new(JOINED_OF_SERVER, [server.as_str().into(), rooms_of.into(), own.as_str().into()]))
+            .await?;
+        let known = |row: &Row| {
+            let id = row.text(0)?;
+            Ok(rooms.iter().find(|room| room.as_str() == id).cloned())
+        };
+        rows.iter().filter_map(|row| known(row).transpose()).collect()
+    }
 }
 
 fn counted(row: &Row) -> Result<CountedRoom, DatabaseError> {
     Ok(CountedRoom { room: room(row)?, joined: row.integer(ROOM)? })
+}
+
+fn root_list(roots: &[NodeId]) -> String {
+    let roots: Vec<String> = roots.iter().map(NodeId::to_string).collect();
+    json_list(roots.iter().map(String::as_str))
 }

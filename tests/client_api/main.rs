@@ -17,6 +17,7 @@ mod outside;
 mod people;
 mod published;
 mod rooms;
+mod spaces;
 mod syncing;
 mod tampering;
 mod throttling;

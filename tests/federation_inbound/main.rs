@@ -26,6 +26,7 @@ mod queue;
 mod rejected;
 mod retrieving;
 mod servers;
+mod spaces;
 mod storing;
 mod sweeping;
 mod transactions;

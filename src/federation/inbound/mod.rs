@@ -14,6 +14,7 @@
 //! | Inviting to a room | [`inviting`]; invites that are taken back: [`rescinding`] |
 //! | Leaving Rooms (Rejecting Invites) | [`leaving`] |
 //! | Published Room Directory | [`public_rooms`] |
+//! | Spaces | [`spaces`] |
 //! | Querying for information | [`queries`] |
 //!
 //! What an accepted event does to its room is decided in [`crate::room`].
@@ -34,6 +35,7 @@ mod public_rooms;
 mod queries;
 mod rescinding;
 mod retrieving;
+mod spaces;
 mod transactions;
 
 use http::{Method, StatusCode};
@@ -118,6 +120,9 @@ const SIGNED: &[Route<SignedHandler>] = &[
     }),
     signed(Method::POST, "/_matrix/federation/v1/publicRooms", |server, request| {
         Box::pin(public_rooms::search(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/hierarchy/{roomId}", |server, request| {
+        Box::pin(spaces::hierarchy(server, request))
     }),
     signed(Method::GET, "/_matrix/federation/v1/query/directory", |server, request| {
         Box::pin(queries::directory(server, request))

@@ -174,9 +174,12 @@ async fn invite_all_the_way(
     Ok(invite.event_id().clone())
 }
 
-/// Where to ask about a room: the servers that the client names, the inviter's or that of a knock, the one in the room ID, and, of a room that
-/// we are in, the others in it; each once.
-pub(super) async fn residents(
+/// Where to ask about a room: the servers that the client names, the inviter's or that of a knock, the one in the room ID,
+/// and, of a room that we are in, the others in it; each once.
+///
+/// # Errors
+/// Where the database fails.
+pub async fn residents(
     server: &Server,
     user: &UserId,
     room_id: &RoomId,

@@ -8,3 +8,4 @@ pub mod membership;
 mod missing;
 pub mod queue;
 mod refusals;
+pub mod spaces;

@@ -373,6 +373,11 @@ impl FederationClient {
         object(&self.get(server, target, LIST).await?)
     }
 
+    /// `GET /_matrix/federation/v1/hierarchy/{roomId}`: the answer as it is.
+    pub async fn hierarchy(&self, server: &ServerName, room_id: &RoomId) -> Result<Bytes, RequestError> {
+        self.get(server, path(V1, &["hierarchy", room_id.as_str()]), LIST).await
+    }
+
     /// `GET /_matrix/federation/v1/query/profile?user_id=`: the whole profile, or one `field` of it.
     pub async fn query_profile(
         &self,

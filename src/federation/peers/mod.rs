@@ -9,4 +9,5 @@ pub mod heard;
 pub mod key_fetcher;
 pub mod looks;
 pub mod requests;
+pub mod spaces;
 pub mod well_known;

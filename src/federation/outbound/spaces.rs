@@ -1,0 +1,94 @@
+//! Asking other servers what a room is that we are not in, and what rooms it leads to (Server-Server API, "Spaces").
+
+use bytes::Bytes;
+
+use crate::{
+    matrix::{
+        identifiers::{RoomId, ServerName},
+        json::{self, Object, Value},
+    },
+    room::{SpaceChild, SpaceRoom},
+    server::Server,
+};
+
+/// How many servers are asked about one room.
+const MAX_SERVERS: usize = 3;
+
+/// A room that another server has told of, with what it said of the rooms that it leads to.
+#[derive(Debug, Clone)]
+pub struct ToldSpace {
+    /// The room.
+    pub room: SpaceRoom,
+    /// The rooms that it leads to, as far as that server knows them, without where those lead.
+    pub children: Vec<SpaceRoom>,
+}
+
+/// What was said of the room lately, without asking anybody; `Some(None)` where nobody knew.
+pub fn recall(server: &Server, room_id: &RoomId) -> Option<Option<ToldSpace>> {
+    let now = server.platform.clock.now_ms();
+    server.spaces.recall(room_id, now).map(|told| told.and_then(|told| read(room_id, &told)))
+}
+
+/// Asks those of `via` in turn about the room, and remembers the answer.
+pub async fn ask(server: &Server, room_id: &RoomId, via: &[ServerName]) -> Option<ToldSpace> {
+    if let Some(told) = recall(server, room_id) {
+        return told;
+    }
+    let others = via.iter().filter(|name| **name != server.config.server_name).take(MAX_SERVERS);
+    let mut found: Option<(Bytes, ToldSpace)> = None;
+    for name in others {
+        match server.federation.hierarchy(name, room_id).await {
+            Ok(text) => found = read(room_id, &text).map(|told| (text, told)),
+            Err(error) => server.platform.log.warn(&format!("the hierarchy of {room_id} from {name}: {error}")),
+        }
+        if found.is_some() {
+            break;
+        }
+    }
+    let (text, told) = found.unzip();
+    server.spaces.remember(room_id, text, server.platform.clock.now_ms());
+    told
+}
+
+/// The answer about the room, if it is one.
+fn read(room_id: &RoomId, text: &[u8]) -> Option<ToldSpace> {
+    let hierarchy = json::parse(text).ok()?.into_object()?;
+    let mut room = space_room(hierarchy.get("room")?.as_object()?).filter(|room| room.room_id == *room_id)?;
+    let list = |name: &str| hierarchy.get(name).and_then(Value::as_array).unwrap_or_default();
+    let children = list("children").iter().filter_map(|child| space_room(child.as_object()?));
+    let inaccessible = list("inaccessible_children").iter().filter_map(|id| RoomId::parse(id.as_str()?).ok());
+    // Nothing is said of rooms that it does not lead to.
+    let is_child = |id: &RoomId| room.children.iter().any(|child| child.room_id == *id);
+    let children = children.filter(|child| is_child(&child.room_id)).collect();
+    room.inaccessible = inaccessible.collect();
+    Some(ToldSpace { room, children })
+}
+
+/// A room as another server describes it, of which only what has the form that it must have is taken.
+fn space_room(object: &Object) -> Option<SpaceRoom> {
+    let text = |name: &str| object.get(name).and_then(Value::as_str);
+    let room_id = RoomId::parse(text("room_id")?).ok()?;
+    let mut summary = Object::new();
+    for name in
+        ["avatar_url", "canonical_alias", "encryption", "join_rule", "name", "room_type", "room_version", "topic"]
+    {
+        if let Some(text) = text(name) {
+            summary.insert(name, text);
+        }
+    }
+    for name in ["guest_can_join", "world_readable"] {
+        summary.insert(name, object.get(name).and_then(Value::as_bool)?);
+    }
+    summary.insert("num_joined_members", object.get("num_joined_members").and_then(Value::as_i64)?);
+    summary.insert("room_id", room_id.as_str());
+    let allowed = object.get("allowed_room_ids").and_then(Value::as_array).unwrap_or_default();
+    let allowed: Vec<Value> = allowed.iter().filter(|id| id.as_str().is_some()).cloned().collect();
+    if !allowed.is_empty() {
+        summary.insert("allowed_room_ids", Value::Array(allowed));
+    }
+    let children = object.get("children_state").and_then(Value::as_array).unwrap_or_default();
+    let mut children: Vec<SpaceChild> =
+        children.iter().filter_map(|event| SpaceChild::of_event(event.as_object()?)).collect();
+    SpaceChild::sort(&mut children);
+    Some(SpaceRoom { room_id, summary, children, inaccessible: Vec::new() })
+}
