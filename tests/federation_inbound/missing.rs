@@ -364,6 +364,45 @@ fn two_servers_are_asked_for_the_state_before_a_gap() {
     assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
 }
 
+/// Bob lets Dave in, who joins: the invite is an auth event of the join, and no part of the state. One server claims the state and
+/// withholds either of them; as long as nobody gives it, the state is not believed without.
+#[test]
+fn a_claimed_state_is_believed_whole_or_not_at_all() {
+    for withheld in ["join", "invite"] {
+        let mut scene = scene("12");
+        let (third, _) = scene.member("third.example", "carol");
+        let dave = scene.peer.user("dave");
+        let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+        let invite = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "invite" } });
+        let mut draft = scene.theirs.draft(scene.world.now_ms(), &scene.bob, invite);
+        let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+        draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        let invite = scene.peer.sign("12", draft);
+        scene.theirs.state.insert(("m.room.member".to_owned(), dave.clone()), invite.1.clone());
+        scene.theirs.advance(&invite.0);
+        let join = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "join" } });
+        let mut draft = scene.theirs.draft(scene.world.now_ms(), &dave, join);
+        draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        let join = scene.peer.sign("12", draft);
+        scene.theirs.advance(&join.0);
+        let said = scene.say(2);
+        state.push(join.0.clone());
+        let (given, kept) = if withheld == "join" { (&invite, &join) } else { (&join, &invite) };
+        claims(&scene.peer, &[&said[0], given], state);
+        is_empty_handed(&third);
+        takes(&scene.peer, &scene, "1", &said[1]);
+        scene.world.settle();
+        assert!(!scene.a.shows(&said[1].0), "without the {withheld}");
+        // Somebody has it.
+        holds(&third, std::slice::from_ref(kept));
+        scene.world.advance(3_600_000);
+        scene.world.run(scene.a.scheduled());
+        scene.world.settle();
+        scene.is_shown(&said[1..]);
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+    }
+}
+
 #[test]
 fn a_claimed_state_makes_us_load_no_more_than_a_state() {
     let mut scene = scene("12");

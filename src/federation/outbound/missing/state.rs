@@ -30,6 +30,9 @@ const MAX_SINGLE_EVENTS: usize = 60;
 /// How many of them are asked for at a time.
 const SINGLE_EVENTS_AT_A_TIME: usize = 4;
 
+/// An event of which so many servers have given copies that fail the checks, and nobody a good one, is left out of a state.
+const MIN_BAD_COPIES: usize = 2;
+
 /// How long one event may take to come, in milliseconds.
 const ONE_EVENT_MS: i64 = 10_000;
 
@@ -45,6 +48,8 @@ struct Known {
     /// The edge itself, once somebody has given it.
     edge: Option<Event>,
     events: HashMap<EventId, Event>,
+    /// Those that we held before, or have rejected: what they cite we know.
+    held: HashSet<EventId>,
     /// The memory that is left for more.
     memory: usize,
 }
@@ -84,7 +89,8 @@ impl Look<'_> {
             return Ok(false);
         }
         let edge_event = held.map(|stored| stored.event);
-        let mut known = Known { edge: edge_event, events: HashMap::new(), memory: pdus::ANSWER_MEMORY };
+        let mut known =
+            Known { edge: edge_event, events: HashMap::new(), held: HashSet::new(), memory: pdus::ANSWER_MEMORY };
         loop {
             let mut claims = Vec::new();
             while claims.len() < MAX_CLAIMS
@@ -149,36 +155,90 @@ impl Look<'_> {
         if !self.load_held(name, edge, &mut claim, known).await? {
             return Ok(None);
         }
-        let missing = claim.missing(known);
-        if missing.len() > MAX_SINGLE_EVENTS {
-            let request = server.federation.state(name, &room_id, edge);
-            let Some(answer) = self.ask_for(self.left_ms(), name, edge, request).await else { return Ok(None) };
-            let texts: Vec<Bytes> = answer.pdus.into_iter().chain(answer.auth_chain).collect();
-            let mut wanted = missing.clone();
-            wanted.extend(event.auth_events().iter().cloned());
-            let distinct: HashSet<&EventId> = claim.state.iter().chain(&claim.auth_chain).collect();
-            if texts.len() < distinct.len() || !self.add(name, &texts, &wanted, known).await? {
-                // A state of which a part did not come is another state, and would be believed for ever.
-                return Ok(None);
-            }
-        } else if !self.fetch_single(name, &missing, known).await? {
+        let listed = claim.missing(known);
+        if !self.fetch(name, &event, &listed, known).await? {
             return Ok(None);
         }
-        // A copy may be refused, or withheld, that another server has.
-        let missing = claim.missing(known);
-        if !missing.is_empty()
-            && missing.len() <= MAX_SINGLE_EVENTS
-            && let Some(other) = self.whom.next(Question::StateBefore, edge, cited_by).await?
-        {
-            // The room does without what nobody has any more.
-            let is_refused = |id: &EventId| self.refused.contains(&(id.clone(), name.clone()));
-            let may_come_later = missing.iter().any(is_refused);
-            if !self.fetch_single(&other, &missing, known).await? && may_come_later {
-                return Ok(None);
+        if !self.make_whole(name, &event, (cited_by, &listed), &claim, known).await? {
+            // A state of which a part is lacking is another state.
+            server.platform.log.warn(&format!("The state before {edge} that {name} claims cannot be had whole."));
+            return Ok(None);
+        }
+        claim.add_cited(&event, known);
+        Ok(Some(claim))
+    }
+
+    /// Gets what is lacking of a claim from others in the room: a copy may be refused, or withheld, that another server has.
+    /// `listed` was asked for of the server that claims it. `false` where something cannot be had.
+    async fn make_whole(
+        &mut self,
+        name: &ServerName,
+        edge: &Event,
+        (cited_by, listed): (&EventId, &[EventId]),
+        claim: &ClaimedIds,
+        known: &mut Known,
+    ) -> Result<bool, RoomError> {
+        loop {
+            let lacking = claim.lacking(edge, known);
+            let Some(first) = lacking.first().cloned() else { return Ok(true) };
+            if self.load_cited(&lacking, known).await? {
+                continue;
+            }
+            if listed.contains(&first) {
+                self.whom.note(Question::Event, &first, name);
+            }
+            let Some(other) = self.whom.next(Question::Event, &first, cited_by).await? else {
+                // Of an event that several have, and nobody has a good copy of, no server can make use.
+                return Ok(lacking.iter().all(|id| self.givers_of_bad_copies(id) >= MIN_BAD_COPIES));
+            };
+            self.whom.note(Question::Event, &first, &other);
+            self.fetch(&other, edge, &lacking, known).await?;
+            if !known.has(&first) {
+                self.whom.note_useless(Question::Event, &first);
             }
         }
-        claim.prune(&event, known);
-        Ok(Some(claim))
+    }
+
+    /// How many servers have given a copy of the event that failed the checks.
+    fn givers_of_bad_copies(&self, id: &EventId) -> usize {
+        self.refused.iter().filter(|(refused, _)| refused == id).count()
+    }
+
+    /// Asks a server for events of the state before `edge`. `false` where it has not answered, or what it gives takes more memory
+    /// than there is; an event that it does not have is left out.
+    async fn fetch(
+        &mut self,
+        name: &ServerName,
+        edge: &Event,
+        ids: &[EventId],
+        known: &mut Known,
+    ) -> Result<bool, RoomError> {
+        if ids.len() <= MAX_SINGLE_EVENTS {
+            return self.fetch_single(name, ids, known).await;
+        }
+        let (server, room_id) = (self.server, self.room.room_id.clone());
+        let request = server.federation.state(name, &room_id, edge.event_id());
+        let Some(answer) = self.ask_for(self.left_ms(), name, edge.event_id(), request).await else { return Ok(false) };
+        let texts: Vec<Bytes> = answer.pdus.into_iter().chain(answer.auth_chain).collect();
+        let wanted: Vec<EventId> = ids.iter().chain(edge.auth_events()).cloned().collect();
+        self.add(name, &texts, &wanted, known).await
+    }
+
+    /// Loads those of the events that claimed ones cite that we hold. Whether any was: rejected ones count too.
+    async fn load_cited(&self, ids: &[EventId], known: &mut Known) -> Result<bool, RoomError> {
+        let headers = self.server.store.headers(ids).await?;
+        let takes = headers.iter().map(|header| pdus::memory_of_held(header.bytes)).sum();
+        let Some(left) = known.memory.checked_sub(takes) else { return Ok(false) };
+        known.memory = left;
+        let before = known.held.len();
+        known.held.extend(headers.into_iter().map(|header| header.event_id));
+        for rejected in self.server.store.rejected(ids).await? {
+            known.held.insert(rejected.event_id);
+        }
+        for stored in self.server.rooms.events(ids).await? {
+            known.events.insert(stored.event.event_id().clone(), stored.event);
+        }
+        Ok(known.held.len() > before)
     }
 
     /// Loads what we hold of a claim, and leaves out of it what cannot be part of a state: a claim must not make us load whatever
@@ -206,14 +266,14 @@ impl Look<'_> {
             return Ok(false);
         };
         known.memory = left;
+        known.held.extend(ids.iter().cloned());
         for stored in self.server.rooms.events(&ids).await? {
             known.events.insert(stored.event.event_id().clone(), stored.event);
         }
         Ok(true)
     }
 
-    /// Asks a server for events one by one. `false` where one of them may come later: an event that it does not have is left
-    /// out.
+    /// Asks a server for events one by one. `false` where it has not answered.
     async fn fetch_single(&mut self, name: &ServerName, ids: &[EventId], known: &mut Known) -> Result<bool, RoomError> {
         if ids.is_empty() {
             return Ok(true);
@@ -268,24 +328,50 @@ impl ClaimedIds {
     fn missing(&self, known: &Known) -> Vec<EventId> {
         let mut seen = HashSet::new();
         let all = self.state.iter().chain(&self.auth_chain);
-        all.filter(|id| !known.events.contains_key(*id) && seen.insert(*id)).cloned().collect()
+        all.filter(|id| !known.has(id) && seen.insert(*id)).cloned().collect()
     }
 
-    /// Leaves of the auth chain only what the state and the edge lead to.
-    fn prune(&mut self, edge: &Event, known: &Known) {
+    /// The events that are lacking for the state to be whole: its own, and those that they and the edge lead to as auth events.
+    fn lacking(&self, edge: &Event, known: &Known) -> Vec<EventId> {
+        let reached = known.auth_chain(self.state.iter().filter_map(|id| known.events.get(id)).chain([edge]));
+        let mut lacking: Vec<EventId> =
+            self.state.iter().chain(&reached).filter(|id| !known.has(id)).cloned().collect();
+        lacking.sort();
+        lacking.dedup();
+        lacking
+    }
+
+    /// Makes the auth chain what the state and the edge lead to.
+    fn add_cited(&mut self, edge: &Event, known: &Known) {
+        let from = self.state.iter().filter_map(|id| known.events.get(id)).chain([edge]);
+        self.auth_chain = known.auth_chain(from).into_iter().collect();
+        self.auth_chain.sort();
+    }
+}
+
+impl Known {
+    /// Whether the event needs not be asked for.
+    fn has(&self, id: &EventId) -> bool {
+        self.events.contains_key(id) || self.held.contains(id)
+    }
+
+    /// The ids of the auth events that events lead to, through those that are known.
+    fn auth_chain<'a>(&'a self, from: impl Iterator<Item = &'a Event>) -> HashSet<EventId> {
         let mut reached: HashSet<EventId> = HashSet::new();
-        let mut waiting: Vec<&Event> = self.state.iter().filter_map(|id| known.events.get(id)).chain([edge]).collect();
+        let mut waiting: Vec<&Event> = from.collect();
         while let Some(event) = waiting.pop() {
             let implied = event.version().room_id_is_create_hash.then(|| event.room_id().create_event_id());
             for id in event.auth_events().iter().cloned().chain(implied) {
-                if let Some(next) = known.events.get(&id)
-                    && reached.insert(id)
+                // What a held event cites is held.
+                let next = self.events.get(&id).filter(|_| !self.held.contains(&id));
+                if reached.insert(id)
+                    && let Some(next) = next
                 {
                     waiting.push(next);
                 }
             }
         }
-        self.auth_chain.retain(|id| reached.contains(id));
+        reached
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) enum Question {
     EventsBefore,
     /// It, and the state before it.
     StateBefore,
+    /// It alone, and others that are lacking with it.
+    Event,
 }
 
 /// See the module.
