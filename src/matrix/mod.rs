@@ -5,13 +5,15 @@
 //! - Events: [`event`] (check 1 to 3 on receipt), its format, [`redaction`], [`hashes`].
 //! - Signatures: [`signing`], [`server_keys`] (whose, and valid when), [`x_matrix`] (on requests).
 //! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
-//! - What state decides: [`state_content`]; what of it is shown outside: [`stripped_state`].
+//! - What state decides: [`state_content`]; what of it is shown outside: [`stripped_state`];
+//!   [`server_acl`] (which servers may take part, by [`glob`]s).
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
 
 pub mod auth_events;
 pub mod auth_rules;
 pub mod base64;
 pub mod event;
+pub mod glob;
 mod hash_map;
 pub mod hashes;
 pub mod identifiers;
@@ -19,6 +21,7 @@ pub mod json;
 pub mod power_levels;
 pub mod redaction;
 pub mod room_version;
+pub mod server_acl;
 pub mod server_keys;
 pub mod server_name;
 pub mod signing;

@@ -24,6 +24,9 @@ pub enum RoomError {
     /// The room's rules do not allow the event; the sentence says which.
     #[error("The room does not allow this: {0}.")]
     NotAllowed(String),
+    /// The room's server ACL keeps the server out that asks.
+    #[error("Your server is denied access to the room by its server ACL.")]
+    Denied,
     /// The user's join to a restricted room cannot be authorised here: whether they meet its conditions is not known.
     #[error("This server cannot tell whether the user may join the room; try another server.")]
     CannotAuthorise,
@@ -62,7 +65,7 @@ impl From<RoomError> for MatrixError {
             RoomError::Database(error) => error.into(),
             RoomError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message),
             RoomError::UnknownRoom => Self::not_found(message),
-            RoomError::NotAllowed(_) => Self::forbidden(message),
+            RoomError::NotAllowed(_) | RoomError::Denied => Self::forbidden(message),
             RoomError::CannotAuthorise => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN", message),
             RoomError::CannotGrant => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN", message),
             RoomError::Malformed(PduError::TooLarge(_)) => Self::too_large(message),

@@ -7,6 +7,7 @@
 //! Every change follows one pattern: read the room ([`view`]), judge the new events on that view ([`judge`]), commit the
 //! outcome as one batch guarded by the room's version; when another commit came first, read again and repeat.
 
+mod acl;
 mod allowance;
 mod attempts;
 mod changes;

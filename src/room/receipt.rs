@@ -10,6 +10,7 @@ use serde_json::{Map, json};
 
 use super::{
     Room, RoomError, Rooms,
+    acl::{acl_in, acl_key},
     allowance::Allowance,
     judge::{Judgement, Rejection, Source, Verdict, auth_keys},
     view::{StateKey, View},
@@ -36,6 +37,9 @@ const SLICE: usize = 100;
 
 /// What the sender of a PDU is told that can neither be judged nor wait.
 const TOO_MANY_WAIT: &str = "The event cannot be judged yet, and too many such are waiting already.";
+
+/// What the sender of a PDU is told that the room's server ACL keeps out.
+const DENIED: &str = "The server ACL of the room denies your server access.";
 
 /// What a transaction begins with.
 #[derive(Debug)]
@@ -306,6 +310,13 @@ impl Rooms {
             let mut staged = Vec::new();
             let mut judged = None;
             if let Some(room) = rooms.ours(&room_id) {
+                if let Some(record) = record
+                    && !acl_in(&mut view, room.state).await?.allows(record.origin)
+                {
+                    let denied = events.iter().map(|event| (event.event_id().clone(), Some(DENIED.to_owned())));
+                    results.extend(denied);
+                    continue;
+                }
                 let mut judgement = Judgement::new(room.clone());
                 for event in in_order(events) {
                     let id = event.event_id().clone();
@@ -396,6 +407,7 @@ impl Rooms {
         }
         previous.sort();
         previous.dedup();
+        keys.insert(acl_key());
         let keys: Vec<StateKey> = keys.into_iter().collect();
         let mut room_ids: Vec<RoomId> = known.iter().map(|event| event.room_id().clone()).collect();
         room_ids.sort();

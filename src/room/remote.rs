@@ -6,7 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Claim, RoomError, Rooms, changes::membership, judge::Source, view::View};
+use super::{
+    Claim, RoomError, Rooms,
+    acl::{ACL, acl_of},
+    changes::membership,
+    judge::Source,
+    view::View,
+};
 use crate::{
     matrix::{
         event::{Event, PduError},
@@ -118,20 +124,30 @@ impl Rooms {
         .await
     }
 
-    /// Remembers an invite of a local user. `invite_state` is the room's state as the inviting server describes it,
+    /// Remembers an invite of a local user, which came from the server `inviter`. `invite_state` is the room's state as the inviting server describes it,
     /// stripped or whole. In a room that we are in the invite also becomes part of the room, where we hold what it cites.
     ///
     /// # Errors
-    /// [`RoomError::NotAllowed`] where the user is joined already, and where the database fails.
-    pub async fn receive_invite(&self, invite: &Event, invite_state: Vec<Object>) -> Result<(), RoomError> {
+    /// [`RoomError::NotAllowed`] where the user is joined already, [`RoomError::Denied`] where the ACL of a room that we are in
+    /// keeps the server out, and where the database fails.
+    pub async fn receive_invite(
+        &self,
+        inviter: &ServerName,
+        invite: &Event,
+        invite_state: Vec<Object>,
+    ) -> Result<(), RoomError> {
         let Some(Ok(user_id)) = invite.state_key().map(UserId::parse) else {
             return Err(RoomError::Invalid("The invite's state key is not a user ID.".to_owned()));
         };
-        let current = self.current(invite.room_id(), &[("m.room.member", user_id.as_str())]).await?;
-        if let Some((room, members)) = current
+        let current = self.current_stored(invite.room_id(), &[("m.room.member", user_id.as_str()), ACL]).await?;
+        if let Some((room, state)) = current
             && room.local_joined > 0
         {
-            if membership(members.first()) == Membership::Join {
+            let find = |event_type: &str| state.iter().find(|stored| stored.event.event_type() == event_type);
+            if !acl_of(find(ACL.0)).allows(inviter) {
+                return Err(RoomError::Denied);
+            }
+            if membership(find("m.room.member").map(|stored| &stored.event)) == Membership::Join {
                 return Err(RoomError::NotAllowed("the user is in the room already".to_owned()));
             }
             match self.receive_own(invite).await {

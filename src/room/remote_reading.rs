@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{RoomError, Rooms};
+use super::{RoomError, Rooms, acl::acl_of};
 use crate::{
     matrix::{
         event::Event,
@@ -15,7 +15,7 @@ use crate::{
     platform::DatabaseError,
     store::{
         events::StoredEvent,
-        remote_reads::{EventTexts, ShownEvent, StateIds, StateTexts},
+        remote_reads::{EventTexts, ShownEvent, Standing, StateIds, StateTexts},
     },
 };
 
@@ -36,6 +36,8 @@ pub struct VisibleEvent(StoredEvent);
 pub enum ReadRefusal {
     /// It has no joined members in the room. The same is said of a room that we do not know, which is nobody's business.
     NotInRoom,
+    /// The room's server ACL keeps it out.
+    Denied,
     /// We do not hold the event, or have rejected it.
     UnknownEvent,
     /// We do not know the state at the event.
@@ -48,34 +50,36 @@ impl Rooms {
     /// Lets `server` into a room that it may read. One round trip.
     ///
     /// # Errors
-    /// [`ReadRefusal::NotInRoom`]
+    /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::Denied`]
     pub async fn remote_reader(&self, server: &ServerName, room_id: &RoomId) -> Result<RemoteReader<'_>, ReadRefusal> {
-        let joined = self.store.server_joined(room_id, server).await?;
-        self.admit_reader(server, room_id, joined)
+        let standing = self.store.standing(server, room_id).await?;
+        self.admit_reader(server, room_id, &standing)
     }
 
     /// Lets `server` into a room that it may read, to look at an event. One round trip.
     ///
     /// # Errors
-    /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::UnknownEvent`]
+    /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::Denied`], [`ReadRefusal::UnknownEvent`]
     pub async fn remote_reader_at(
         &self,
         server: &ServerName,
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<(RemoteReader<'_>, VisibleEvent), ReadRefusal> {
-        let (joined, event) = self.store.joined_and_event(server, room_id, event_id).await?;
-        let reader = self.admit_reader(server, room_id, joined)?;
+        let (standing, event) = self.store.standing_and_event(server, room_id, event_id).await?;
+        let reader = self.admit_reader(server, room_id, &standing)?;
         Ok((reader, visible(event)?))
     }
 
-    /// An event of any room that `server` may read. One round trip.
+    /// An event of any room that `server` may read. A server ACL does not keep it from that, as the spec has it. One round trip.
     ///
     /// # Errors
     /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::UnknownEvent`]
     pub async fn visible_event(&self, server: &ServerName, event_id: &EventId) -> Result<VisibleEvent, ReadRefusal> {
         let (event, joined) = self.store.event_and_joined(server, event_id).await?.ok_or(ReadRefusal::UnknownEvent)?;
-        self.admit_reader(server, event.event.room_id(), joined)?;
+        if !joined {
+            return Err(ReadRefusal::NotInRoom);
+        }
         visible(Some(event))
     }
 
@@ -83,10 +87,15 @@ impl Rooms {
         &self,
         server: &ServerName,
         room_id: &RoomId,
-        joined: bool,
+        standing: &Standing,
     ) -> Result<RemoteReader<'_>, ReadRefusal> {
-        let reader = RemoteReader { rooms: self, server: server.clone(), room_id: room_id.clone() };
-        if joined { Ok(reader) } else { Err(ReadRefusal::NotInRoom) }
+        if !standing.joined {
+            return Err(ReadRefusal::NotInRoom);
+        }
+        if !acl_of(standing.acl.as_ref()).allows(server) {
+            return Err(ReadRefusal::Denied);
+        }
+        Ok(RemoteReader { rooms: self, server: server.clone(), room_id: room_id.clone() })
     }
 }
 

@@ -1,13 +1,17 @@
 //! Joins to restricted rooms (Server-Server API, "Restricted rooms"): the resident server checks the conditions of the
 //! join rules, names one of its users who could have invited, and countersigns.
 
-use super::{Room, RoomError, Rooms};
+use super::{
+    Room, RoomError, Rooms,
+    acl::{ACL, acl_of},
+};
 use crate::matrix::{
     auth_events::AUTHORISED_VIA,
     event::Event,
-    identifiers::{RoomId, UserId},
+    identifiers::{RoomId, ServerName, UserId},
     json::{Object, Value},
     power_levels::{Level, PowerLevels},
+    server_acl::ServerAcl,
     state_content::{JoinRule, Membership},
 };
 
@@ -21,12 +25,21 @@ pub struct Entrance {
     pub room: Room,
     user: UserId,
     state: Vec<Event>,
+    acl: ServerAcl,
 }
 
 impl Entrance {
     /// The user's membership, where they have one.
     pub fn membership(&self) -> Option<Membership> {
         self.find("m.room.member").and_then(Event::membership)
+    }
+
+    /// Lets `server` ask about it.
+    ///
+    /// # Errors
+    /// [`RoomError::Denied`] where the room's ACL keeps it out.
+    pub fn admit(&self, server: &ServerName) -> Result<(), RoomError> {
+        if self.acl.allows(server) { Ok(()) } else { Err(RoomError::Denied) }
     }
 
     fn find(&self, event_type: &str) -> Option<&Event> {
@@ -45,9 +58,12 @@ impl Rooms {
             ("m.room.join_rules", ""),
             ("m.room.power_levels", ""),
             ("m.room.member", user.as_str()),
+            ACL,
         ];
-        let current = self.current(room_id, &keys).await?;
-        Ok(current.map(|(room, state)| Entrance { room, user: user.clone(), state }))
+        let Some((room, stored)) = self.current_stored(room_id, &keys).await? else { return Ok(None) };
+        let acl = acl_of(stored.iter().find(|stored| stored.event.is_state(ACL.0, ACL.1)));
+        let state = stored.into_iter().map(|stored| stored.event).collect();
+        Ok(Some(Entrance { room, user: user.clone(), state, acl }))
     }
 
     /// What the content of the user's join must hold besides the membership.

@@ -257,6 +257,12 @@ enum Kind {
     Nodes,
 }
 
+/// Asks for the events at `keys` in the current state of a room, each a row of [`event_columns`].
+pub(super) fn current_state(room_id: &RoomId, keys: &[StateKeyHash]) -> Statement {
+    let room = json_list([room_id.as_str()]);
+    Statement::new(AT_KEYS, ["[]".into(), texts(keys).into(), room.into(), "[]".into()])
+}
+
 fn texts(items: &[impl ToString]) -> String {
     let items: Vec<String> = items.iter().map(ToString::to_string).collect();
     json_list(items.iter().map(String::as_str))

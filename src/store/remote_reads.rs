@@ -6,7 +6,8 @@
 use super::{
     Store,
     events::{
-        EVENT_COLUMNS, StoredEvent, auth_events_of, cited, event_columns, shown_columns, shown_text, stored_event,
+        EVENT_COLUMNS, StoredEvent, auth_events_of, cited, current_state, event_columns, shown_columns, shown_text,
+        stored_event,
     },
     json_list,
     rooms::SERVER_JOINED,
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId, ServerName},
-        state_trie::NodeId,
+        state_trie::{NodeId, StateKeyHash},
     },
     platform::{DatabaseError, Row, Rows, Statement},
 };
@@ -130,6 +131,15 @@ const TEXTS_AT_ONCE: usize = 2_500;
 /// How many rejected events are walked over, at most.
 const MOST_REJECTED: i64 = 500;
 
+/// What decides whether a server may read a room.
+#[derive(Debug)]
+pub struct Standing {
+    /// Whether it has joined members in it.
+    pub joined: bool,
+    /// The room's `m.room.server_acl`.
+    pub acl: Option<StoredEvent>,
+}
+
 /// The ids of the events of a state and of its auth chain.
 #[derive(Debug)]
 pub struct StateIds {
@@ -167,26 +177,29 @@ pub struct ShownEvent {
 }
 
 impl Store {
-    /// Whether `server` has joined members in a room, and the event of that room.
+    /// What decides whether `server` may read the room.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn joined_and_event(
+    pub async fn standing(&self, server: &ServerName, room_id: &RoomId) -> Result<Standing, DatabaseError> {
+        standing(&self.batch(ask_standing(server, room_id)).await?)
+    }
+
+    /// What decides whether `server` may read the room, and the event of that room.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn standing_and_event(
         &self,
         server: &ServerName,
         room_id: &RoomId,
         event_id: &EventId,
-    ) -> Result<(bool, Option<StoredEvent>), DatabaseError> {
-        let answers = self
-            .batch(vec![
-                Statement::new(SERVER_JOINED, [room_id.as_str().into(), server.as_str().into()]),
-                Statement::new(ONE, [event_id.as_str().into(), room_id.as_str().into()]),
-            ])
-            .await?;
-        let mut answers = answers.iter();
-        let joined = answers.next().is_some_and(|rows| !rows.is_empty());
-        let found = answers.next().and_then(|rows| rows.first()).map(stored_event).transpose()?;
-        Ok((joined, found.filter(|found| !found.rejected)))
+    ) -> Result<(Standing, Option<StoredEvent>), DatabaseError> {
+        let mut statements = ask_standing(server, room_id);
+        statements.push(Statement::new(ONE, [event_id.as_str().into(), room_id.as_str().into()]));
+        let answers = self.batch(statements).await?;
+        let found = answers.last().and_then(|rows| rows.first()).map(stored_event).transpose()?;
+        Ok((standing(&answers)?, found.filter(|found| !found.rejected)))
     }
 
     /// The event, and whether `server` has joined members in its room.
@@ -306,6 +319,22 @@ impl Store {
         };
         rows.iter().map(shown).collect()
     }
+}
+
+/// Asks for the [`Standing`] of a server.
+fn ask_standing(server: &ServerName, room_id: &RoomId) -> Vec<Statement> {
+    let acl = StateKeyHash::new("m.room.server_acl", "");
+    vec![
+        Statement::new(SERVER_JOINED, [room_id.as_str().into(), server.as_str().into()]),
+        current_state(room_id, &[acl]),
+    ]
+}
+
+/// The answer to [`ask_standing`], with which `answers` begin.
+fn standing(answers: &[Rows]) -> Result<Standing, DatabaseError> {
+    let first = |index: usize| answers.get(index).and_then(|rows| rows.first());
+    let acl = first(1).map(stored_event).transpose()?.filter(|acl| !acl.rejected);
+    Ok(Standing { joined: first(0).is_some(), acl })
 }
 
 /// A JSON list that is being written.

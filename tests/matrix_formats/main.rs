@@ -12,6 +12,7 @@ mod hostile;
 mod keys;
 mod limits;
 mod malformed;
+mod server_acls;
 mod signatures;
 mod vectors;
 mod x_matrix;

@@ -6,7 +6,7 @@ use super::authentication::Signed;
 use crate::{
     error::MatrixError,
     matrix::identifiers::{EventId, RoomId},
-    room::{ReadRefusal, RemoteReader, Room, VisibleEvent},
+    room::{ReadRefusal, RemoteReader, RoomError, VisibleEvent},
     router::{self, Response},
     server::Server,
 };
@@ -14,7 +14,8 @@ use crate::{
 /// The room that the path's first parameter names, as the origin may read it.
 ///
 /// # Errors
-/// 403 for an origin without joined members in it: also where we do not know the room, for that is nobody else's business.
+/// 403 for an origin without joined members in it, or that its server ACL keeps out: also where we do not know the room, for
+/// that is nobody else's business.
 pub(super) async fn reader<'s>(server: &'s Server, request: &Signed) -> Result<RemoteReader<'s>, MatrixError> {
     Ok(server.rooms.remote_reader(request.origin.name(), &room_id(request.parameter(0))?).await?)
 }
@@ -36,19 +37,12 @@ impl From<ReadRefusal> for MatrixError {
     fn from(refusal: ReadRefusal) -> Self {
         match refusal {
             ReadRefusal::NotInRoom => Self::forbidden("Your server is not in this room."),
+            ReadRefusal::Denied => RoomError::Denied.into(),
             ReadRefusal::UnknownEvent => Self::not_found("This server does not know the event."),
             ReadRefusal::UnknownState => Self::not_found("The state at this event is not known to this server."),
             ReadRefusal::Failed(error) => error.into(),
         }
     }
-}
-
-/// The room with this ID.
-///
-/// # Errors
-/// 404 for a room that we do not know.
-pub(super) async fn room(server: &Server, id: &str) -> Result<Room, MatrixError> {
-    server.rooms.room(&room_id(id)?).await?.ok_or_else(unknown_room)
 }
 
 /// The room ID `text`.

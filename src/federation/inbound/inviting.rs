@@ -48,7 +48,7 @@ pub(super) async fn invite(server: &Server, request: Signed) -> Handled {
     }
     let invite = invite.signed_by(server.config.server_name.as_str(), &server.config.signing_key);
     let invite = invite.map_err(pdus::refused)?;
-    server.rooms.receive_invite(&invite, room_state).await?;
+    server.rooms.receive_invite(origin.name(), &invite, room_state).await?;
     let mut answer = ObjectText::begin();
     answer.member("event").push_str(invite.json());
     Ok(answer.response())

@@ -22,6 +22,7 @@ pub(super) async fn make_join(server: &Server, request: Signed) -> Handled {
     let user = membership::user_of_origin(&request)?;
     let entrance = server.rooms.entrance(&answer::room_id(request.parameter(0))?, &user).await?;
     let entrance = entrance.filter(|found| found.room.local_joined > 0).ok_or_else(answer::unknown_room)?;
+    entrance.admit(request.origin.name())?;
     let room = &entrance.room;
     let mut versions = request.call.queries("ver");
     if versions.is_empty() {

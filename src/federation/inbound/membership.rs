@@ -32,10 +32,10 @@ pub(super) fn user_of_origin(request: &Signed) -> Result<UserId, MatrixError> {
 /// The room in the path's first parameter, with members of ours in it.
 ///
 /// # Errors
-/// 404 for a room that we do not know or are no longer in.
+/// 404 for a room that we do not know or are no longer in, 403 where its server ACL keeps the origin out.
 pub(super) async fn resident_room(server: &Server, request: &Signed) -> Result<Room, MatrixError> {
-    let room = answer::room(server, request.parameter(0)).await?;
-    if room.local_joined > 0 { Ok(room) } else { Err(answer::unknown_room()) }
+    let room_id = answer::room_id(request.parameter(0))?;
+    Ok(server.rooms.room_for(request.origin.name(), &room_id).await?)
 }
 
 /// Answers `make_join`, `make_knock` and `make_leave`: the event that would make `user`'s membership `membership`, unsigned.

@@ -147,9 +147,13 @@ impl Server {
 
     async fn try_judge_staged(&self, room_id: &RoomId, until: i64) -> Result<(), RoomError> {
         let now = self.platform.clock.now_ms();
-        let Some(room) = self.rooms.room(room_id).await?.filter(|room| room.local_joined > 0) else {
+        let (room, acl) = match self.rooms.room_and_acl(room_id).await {
+            Ok(found) => found,
             // Nobody here is in the room any more, or yet.
-            return Ok(self.store.abandon(&self.config.server_name, room_id, now).await?);
+            Err(RoomError::UnknownRoom) => {
+                return Ok(self.store.abandon(&self.config.server_name, room_id, now).await?);
+            }
+            Err(error) => return Err(error),
         };
         let waiting = self.store.waiting(room_id, STAGED_AT_ONCE, now).await?;
         if waiting.is_empty() {
@@ -163,7 +167,11 @@ impl Server {
         let first_depth = self.store.first_depth(room_id).await?;
         let mut look = Look::new(self, room, first_depth, until);
         for staged in &waiting {
-            if let Ok(event) = staged.event(look.version()) {
+            let Ok(event) = staged.event(look.version()) else { continue };
+            // While we were joining the room we did not know its ACL. What was sent by none but servers that it keeps out is
+            // dropped, unless it is our own event, which came back from a server that let it in.
+            let is_own = event.sender().server_name() == self.config.server_name.as_str();
+            if is_own || staged.senders.iter().any(|sender| acl.allows(sender)) {
                 look.add_staged(event, &staged.senders);
             }
         }

@@ -1,0 +1,79 @@
+//! Servers that a room's ACL keeps out (Server-Server API, "Server Access Control Lists (ACLs)").
+//!
+//! An ACL is about the server that makes a request, not about whoever made an event: it is asked where requests come in, and
+//! no event is judged by it.
+
+use std::collections::HashSet;
+
+use super::{
+    Room, RoomError, Rooms,
+    judge::key,
+    view::{StateKey, View},
+};
+use crate::{
+    matrix::{
+        identifiers::{RoomId, ServerName},
+        server_acl::ServerAcl,
+        state_trie::NodeId,
+    },
+    store::events::StoredEvent,
+};
+
+/// Where the ACL stands in a room's state.
+pub(super) const ACL: (&str, &str) = ("m.room.server_acl", "");
+
+/// The same as a key.
+pub(super) fn acl_key() -> StateKey {
+    key(ACL.0, ACL.1)
+}
+
+/// What the ACL says that was found at [`ACL`]; redacted, it says nothing, and so allows no server.
+pub(super) fn acl_of(stored: Option<&StoredEvent>) -> ServerAcl {
+    match stored {
+        Some(stored) if stored.redacted_by.is_some() => ServerAcl::of(Some(&stored.event.redacted())),
+        stored => ServerAcl::of(stored.map(|stored| &stored.event)),
+    }
+}
+
+/// The ACL in the state `root`.
+pub(super) async fn acl_in(view: &mut View<'_>, root: NodeId) -> Result<ServerAcl, RoomError> {
+    let found = view.stored_state(root, &[acl_key()]).await?;
+    Ok(acl_of(found.first().copied()))
+}
+
+impl Rooms {
+    /// Those of `rooms` that we know and whose ACLs allow `server` now: where an EDU of it may have an effect. One round trip.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn allowing(&self, server: &ServerName, rooms: &[RoomId]) -> Result<HashSet<RoomId>, RoomError> {
+        let mut view = View::new(&self.store, self.server_name());
+        let found = view.load_rooms(rooms.to_vec(), &[acl_key()], Vec::new(), Vec::new()).await?;
+        let mut allowing = HashSet::with_capacity(found.len());
+        for room in found {
+            if acl_in(&mut view, room.state).await?.allows(server) {
+                allowing.insert(room.room_id);
+            }
+        }
+        Ok(allowing)
+    }
+
+    /// A room that somebody here is in, and its ACL. One round trip.
+    ///
+    /// # Errors
+    /// [`RoomError::UnknownRoom`]
+    pub async fn room_and_acl(&self, room_id: &RoomId) -> Result<(Room, ServerAcl), RoomError> {
+        let found = self.current_stored(room_id, &[ACL]).await?.filter(|(room, _)| room.local_joined > 0);
+        let (room, state) = found.ok_or(RoomError::UnknownRoom)?;
+        Ok((room, acl_of(state.first())))
+    }
+
+    /// A room that somebody here is in, for `server` to take part in. One round trip.
+    ///
+    /// # Errors
+    /// [`RoomError::UnknownRoom`]; [`RoomError::Denied`] where the room's ACL keeps the server out.
+    pub async fn room_for(&self, server: &ServerName, room_id: &RoomId) -> Result<Room, RoomError> {
+        let (room, acl) = self.room_and_acl(room_id).await?;
+        if acl.allows(server) { Ok(room) } else { Err(RoomError::Denied) }
+    }
+}
