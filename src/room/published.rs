@@ -1,14 +1,14 @@
 //! The published room directory: the rooms that this server's users have others find (Client-Server API, "Listing rooms";
 //! Server-Server API, "Published Room Directory").
 //!
-//! A page is made when it is asked for, of the rooms as they are then: a room costs nothing more for being listed. Its order
-//! is that of the room IDs, so that a page begins where another ends whatever came in between. Where a search leaves out much,
-//! a page ends early, and the next one goes on.
+//! A page is made when it is asked for, of the rooms as they are then; only the order, by the number of members, is kept by the
+//! commits that change it. A page begins where another ended: a room that moved meanwhile may be told twice or not at all.
+//! Where a search leaves out much, a page ends early, and the next one goes on.
 
 use super::{RoomError, Rooms, summary::Summary};
 use crate::{
     matrix::json::{Object, Value},
-    store::summaries::PublishedAt,
+    store::summaries::{PublishedAt, PublishedPlace},
 };
 
 /// The most rooms of a page; the rooms read at once, and for one page.
@@ -64,7 +64,7 @@ impl PublishedQuery {
             Some(limit) => limit.as_i64().filter(|limit| *limit >= 0).ok_or_else(|| invalid("limit"))?,
         };
         let at = match text("since")? {
-            None => PublishedAt::After(String::new()),
+            None => PublishedAt::Start,
             Some(since) => read_token(since).ok_or_else(|| invalid("since"))?,
         };
         let empty = Object::new();
@@ -110,7 +110,7 @@ impl Rooms {
     /// # Errors
     /// Where the database fails.
     pub async fn published(&self, query: &PublishedQuery, asker: Asker) -> Result<Object, RoomError> {
-        let mut chunk: Vec<(String, Object)> = Vec::new();
+        let mut chunk: Vec<(PublishedPlace, Object)> = Vec::new();
         let mut at = query.at.clone();
         let (mut read, mut bytes) = (0, 0);
         // Whether there is no room further on.
@@ -120,17 +120,17 @@ impl Rooms {
             let count = rooms.len();
             let is_last = (count as i64) < READ_AT_ONCE;
             for (index, summary) in self.sum_up(rooms).await?.into_iter().enumerate() {
-                let room_id = summary.room_id().as_str();
+                let place = PublishedPlace { joined: summary.joined(), room_id: summary.room_id().as_str().to_owned() };
                 at = match at {
-                    PublishedAt::After(_) => PublishedAt::After(room_id.to_owned()),
-                    PublishedAt::Before(_) => PublishedAt::Before(room_id.to_owned()),
+                    PublishedAt::Start | PublishedAt::After(_) => PublishedAt::After(place.clone()),
+                    PublishedAt::Before(_) => PublishedAt::Before(place.clone()),
                 };
                 let is_listed = summary.room.local_joined > 0 && summary.is_open();
                 let is_for_them = asker == Asker::Client || summary.is_federated();
                 if is_listed && is_for_them && query.takes(&summary) {
                     let entry = summary.published();
                     bytes += entry.to_text().len();
-                    chunk.push((room_id.to_owned(), entry));
+                    chunk.push((place, entry));
                     if chunk.len() == query.limit || bytes > MAX_BYTES {
                         is_end = is_last && index + 1 == count;
                         break 'page;
@@ -142,36 +142,55 @@ impl Rooms {
         }
         // Where reading came to a stop the one page goes on; the other is on the far side of what is shown.
         let (next, prev) = match (&query.at, at) {
-            (PublishedAt::After(begun), PublishedAt::After(ended) | PublishedAt::Before(ended)) => {
-                // The room that the page begins after comes before it.
-                let first = chunk.first().map_or_else(|| format!("{begun}\0"), |(first, _)| first.clone());
-                ((!is_end).then_some(ended), (!begun.is_empty()).then_some(first))
-            }
-            (PublishedAt::Before(_), PublishedAt::After(ended) | PublishedAt::Before(ended)) => {
+            (PublishedAt::Before(begun), at) => {
+                let ended = place_of(at);
                 chunk.reverse();
-                let last = chunk.last().map_or_else(|| ended.clone(), |(last, _)| last.clone());
-                (Some(last), (!is_end).then_some(ended))
+                let last = chunk.last().map(|(last, _)| last.clone()).or_else(|| ended.clone());
+                (last.or_else(|| Some(begun.clone())), ended.filter(|_| !is_end))
+            }
+            (begun, at) => {
+                // The room that the page begins after comes before it.
+                let before = |begun: PublishedPlace| PublishedPlace { room_id: String::new(), ..begun };
+                let prev = place_of(begun.clone())
+                    .map(|begun| chunk.first().map_or(before(begun), |(first, _)| first.clone()));
+                (place_of(at).filter(|_| !is_end), prev)
             }
         };
         let mut answer = Object::new();
         answer.insert("chunk", Value::Array(chunk.into_iter().map(|(_, entry)| entry.into()).collect()));
         if let Some(next) = next {
-            answer.insert("next_batch", format!("n{next}"));
+            answer.insert("next_batch", token('n', &next));
         }
         if let Some(prev) = prev {
-            answer.insert("prev_batch", format!("p{prev}"));
+            answer.insert("prev_batch", token('p', &prev));
         }
         Ok(answer)
     }
 }
 
-/// Where a token of ours leads: `n` and the room after which it goes on, or `p` and that before which it does.
+fn place_of(at: PublishedAt) -> Option<PublishedPlace> {
+    match at {
+        PublishedAt::Start => None,
+        PublishedAt::After(place) | PublishedAt::Before(place) => Some(place),
+    }
+}
+
+/// A token that leads on after a place (`n`) or back before it (`p`).
+fn token(kind: char, place: &PublishedPlace) -> String {
+    format!("{kind}{}_{}", place.joined, place.room_id)
+}
+
+/// Where a token of ours leads.
 fn read_token(token: &str) -> Option<PublishedAt> {
-    let (kind, room_id) = token.split_at_checked(1)?;
-    let room_id = room_id.to_owned();
+    let (kind, place) = token.split_at_checked(1)?;
+    let (joined, room_id) = place.split_once('_')?;
+    let place = PublishedPlace {
+        joined: joined.parse().ok().filter(|joined| (0..1 << 52).contains(joined))?,
+        room_id: room_id.to_owned(),
+    };
     match kind {
-        "n" => Some(PublishedAt::After(room_id)),
-        "p" => Some(PublishedAt::Before(room_id)),
+        "n" => Some(PublishedAt::After(place)),
+        "p" => Some(PublishedAt::Before(place)),
         _ => None,
     }
 }

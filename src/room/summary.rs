@@ -66,6 +66,11 @@ impl Rooms {
 }
 
 impl Summary {
+    /// How many users of all servers are joined.
+    pub(super) fn joined(&self) -> i64 {
+        self.joined
+    }
+
     /// The room's ID.
     pub fn room_id(&self) -> &RoomId {
         &self.room.room_id

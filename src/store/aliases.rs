@@ -69,7 +69,9 @@ impl Store {
     /// Where the database fails.
     pub async fn publish_room(&self, room_id: &str, published: bool) -> Result<(), DatabaseError> {
         let sql = if published {
-            "INSERT INTO published_rooms (room_id) VALUES (?1) ON CONFLICT DO NOTHING"
+            // From here on each commit that changes it keeps the number up to date.
+            "INSERT INTO published_rooms (room_id, joined) SELECT ?1, COALESCE(SUM(joined), 0) FROM room_servers \
+             WHERE room_id = ?1 AND to_pos IS NULL ON CONFLICT DO NOTHING"
         } else {
             "DELETE FROM published_rooms WHERE room_id = ?1"
         };

@@ -390,6 +390,12 @@ const CLOSE_SERVERS: &str = "\
     UPDATE room_servers SET to_pos = (SELECT position FROM streams WHERE name = 'outbox') \
     WHERE room_id = ?1 AND to_pos IS NULL";
 
+/// After all that changes how many are joined: where the room is in the published room directory.
+const PUBLISHED: &str = "\
+    UPDATE published_rooms SET joined = \
+      (SELECT COALESCE(SUM(s.joined), 0) FROM room_servers AS s WHERE s.room_id = ?1 AND s.to_pos IS NULL) \
+    WHERE room_id = ?1";
+
 const REDACTIONS: &str = "\
     INSERT INTO redactions (redacts, redaction_id, room_id, any_sender, server) \
     SELECT value ->> 0, value ->> 1, ?2, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true \
@@ -494,6 +500,9 @@ impl RoomCommit {
         for list in json_lists(joined) {
             statements.push(Statement::new(JOINED, [list.as_str().into(), room_id.into()]));
             statements.push(Statement::new(SERVERS, [list.into(), room_id.into()]));
+        }
+        if self.joins_anew || !self.joined.is_empty() {
+            statements.push(Statement::new(PUBLISHED, [room_id.into()]));
         }
         // Of a room that we know, any event may be one whose redaction came before it.
         let known = self.guard != Guard::New;

@@ -24,13 +24,25 @@ pub struct CountedRoom {
     pub joined: i64,
 }
 
-/// Where a page of the published room directory is. Its order is that of the room IDs.
+/// Where a room is in the published room directory: those with the most members come first, and of those with as many the
+/// order is that of their IDs, from the last to the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedPlace {
+    /// How many users are joined.
+    pub joined: i64,
+    /// The room.
+    pub room_id: String,
+}
+
+/// Where a page of the published room directory is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublishedAt {
+    /// The directory's beginning.
+    Start,
     /// The rooms after this one.
-    After(String),
+    After(PublishedPlace),
     /// The rooms before this one, the nearest first.
-    Before(String),
+    Before(PublishedPlace),
 }
 
 /// After [`room_columns`]: how many users of all servers are joined.
@@ -47,21 +59,23 @@ const COUNTED: &str = concat!(
     " FROM json_each(?2) AS wanted CROSS JOIN rooms AS r ON r.room_id = wanted.value"
 );
 
-const PUBLISHED_AFTER: &str = concat!(
-    "SELECT ",
-    room_columns!(),
-    joined_total!(),
-    " FROM published_rooms AS p CROSS JOIN rooms AS r ON r.room_id = p.room_id \
-     WHERE p.room_id > ?2 ORDER BY p.room_id LIMIT ?3"
-);
+/// A published room, with the number of its members by which the directory is in order.
+macro_rules! published {
+    ($rest:literal) => {
+        concat!(
+            "SELECT ",
+            room_columns!(),
+            ", p.joined FROM published_rooms AS p CROSS JOIN rooms AS r ON r.room_id = p.room_id ",
+            $rest
+        )
+    };
+}
 
-const PUBLISHED_BEFORE: &str = concat!(
-    "SELECT ",
-    room_columns!(),
-    joined_total!(),
-    " FROM published_rooms AS p CROSS JOIN rooms AS r ON r.room_id = p.room_id \
-     WHERE p.room_id < ?2 ORDER BY p.room_id DESC LIMIT ?3"
-);
+const PUBLISHED_AFTER: &str =
+    published!("WHERE (p.joined, p.room_id) < (?2, ?3) ORDER BY p.joined DESC, p.room_id DESC LIMIT ?4");
+
+const PUBLISHED_BEFORE: &str =
+    published!("WHERE (p.joined, p.room_id) > (?2, ?3) ORDER BY p.joined, p.room_id LIMIT ?4");
 
 /// The `m.space.child` events of the roots in ?1, a JSON list. What is longer than any needs to be is left out.
 const SPACE_CHILDREN: &str = concat!(
@@ -90,6 +104,9 @@ const JOINED_OF_SERVER: &str = "\
     CROSS JOIN room_servers AS own ON own.room_id = wanted.value AND own.server = ?3 AND own.to_pos IS NULL \
     CROSS JOIN room_servers AS s ON s.room_id = wanted.value AND s.server = ?1 AND s.to_pos IS NULL";
 
+/// No room has so many members. Exact as a number of JavaScript.
+const MORE_THAN_ANY: i64 = 1 << 52;
+
 /// How many columns [`room_columns`] has.
 const ROOM: usize = 7;
 
@@ -113,11 +130,12 @@ impl Store {
         at: &PublishedAt,
         limit: i64,
     ) -> Result<Vec<CountedRoom>, DatabaseError> {
-        let (sql, room_id) = match at {
-            PublishedAt::After(room_id) => (PUBLISHED_AFTER, room_id),
-            PublishedAt::Before(room_id) => (PUBLISHED_BEFORE, room_id),
+        let (sql, joined, room_id) = match at {
+            PublishedAt::Start => (PUBLISHED_AFTER, MORE_THAN_ANY, ""),
+            PublishedAt::After(place) => (PUBLISHED_AFTER, place.joined, place.room_id.as_str()),
+            PublishedAt::Before(place) => (PUBLISHED_BEFORE, place.joined, place.room_id.as_str()),
         };
-        let parameters = [own.as_str().into(), room_id.as_str().into(), limit.into()];
+        let parameters = [own.as_str().into(), joined.into(), room_id.into(), limit.into()];
         self.query(Statement::new(sql, parameters)).await?.iter().map(counted).collect()
     }
 

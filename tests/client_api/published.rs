@@ -40,6 +40,35 @@ fn rooms_are_published_when_made_or_later_and_taken_out_again() {
 }
 
 #[test]
+fn the_largest_rooms_come_first() {
+    let home = Home::new();
+    let users: Vec<_> = ["alice", "bob", "carol"].iter().map(|name| home.register(name)).collect();
+    let room = |_| home.room(&users[0], json!({ "visibility": "public", "preset": "public_chat" }));
+    let mut rooms: Vec<String> = (0..4).map(room).collect();
+    rooms.sort();
+    let join = |user: usize, room: &str| {
+        assert_eq!(home.post(&users[user], &format!("/join/{}", quote(room)), json!({})).0, 200);
+    };
+    join(1, &rooms[1]);
+    join(1, &rooms[2]);
+    join(2, &rooms[1]);
+    let order = |of: [usize; 4]| of.map(|n| rooms[n].as_str());
+    assert_eq!(ids(&home.get(&users[0], "/publicRooms").1), order([1, 2, 3, 0]));
+    // One after the other, and as members go and a room is listed anew.
+    let (_, first) = home.get(&users[0], "/publicRooms?limit=2");
+    let next = quote(first["next_batch"].as_str().unwrap());
+    assert_eq!(ids(&home.get(&users[0], &format!("/publicRooms?since={next}")).1), order([1, 2, 3, 0])[2..]);
+    for user in [1, 2] {
+        assert_eq!(home.post(&users[user], &format!("/rooms/{}/leave", quote(&rooms[1])), json!({})).0, 200);
+    }
+    let list = format!("/directory/list/room/{}", quote(&rooms[2]));
+    for visibility in ["private", "public"] {
+        assert_eq!(home.put(&users[0], &list, json!({ "visibility": visibility })).0, 200);
+    }
+    assert_eq!(ids(&home.get(&users[0], "/publicRooms").1), order([2, 3, 1, 0]));
+}
+
+#[test]
 fn another_servers_directory_is_read_through_ours() {
     let world = World::new();
     let open = [("REGISTRATION", "open")];
@@ -48,6 +77,7 @@ fn another_servers_directory_is_read_through_ours() {
     let mut rooms: Vec<String> =
         (0..3).map(|n| one.room(&alice, json!({ "visibility": "public", "name": format!("Room {n}") }))).collect();
     rooms.sort();
+    rooms.reverse();
     let (status, first) = two.get(&bob, "/publicRooms?server=one.test&limit=2");
     assert_eq!((status, ids(&first)), (200, vec![rooms[0].as_str(), rooms[1].as_str()]), "{first}");
     let next = quote(first["next_batch"].as_str().unwrap());

@@ -101,6 +101,7 @@ fn pages_lead_on_and_back() {
     let scene = scene("12");
     let mut all: Vec<String> = (0..7).map(|n| named(&scene, &format!("Room {n}")).to_string()).collect();
     all.sort();
+    all.reverse();
     let mut page = list(&scene, "?limit=3");
     let mut seen = vec![ids(&page)];
     assert!(page.get("prev_batch").is_none(), "the first page");
