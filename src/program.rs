@@ -65,12 +65,12 @@ impl Program {
         let forget_budget = forgetting.meter.budget(FORGET_CALLS - RESERVE);
         let queue_budget = queue.meter.budget(QUEUE_CALLS - RESERVE);
         let staged_budget = staged.meter.budget(STAGED_CALLS - LOOKS_RESERVE);
+        let settling_budget = staged.meter.budget(STAGED_CALLS - RESERVE);
         // Side by side: a server that answers slowly about missing events must not keep the queue from moving.
-        future::join3(
-            forget(&forgetting, &forget_budget),
-            queue.sweep_queue(&queue_budget),
-            staged.sweep_staged(&staged_budget),
-        )
+        future::join3(forget(&forgetting, &forget_budget), queue.sweep_queue(&queue_budget), async {
+            staged.sweep_staged(&staged_budget).await;
+            staged.sweep_unsettled(&settling_budget).await;
+        })
         .await;
     }
 }

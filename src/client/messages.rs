@@ -177,7 +177,12 @@ impl Page<'_> {
 
     async fn fill(&self, gap: &Gap) -> Result<bool, MatrixError> {
         let Some(room) = self.server.rooms.room(&self.reader.room_id).await? else { return Ok(false) };
-        backfill::backfill(self.server, &room, gap, usize::try_from(self.limit).unwrap_or(100).clamp(20, 100)).await
+        let limit = usize::try_from(self.limit).unwrap_or(100).clamp(20, 100);
+        let filled = backfill::backfill(self.server, &room, gap, limit).await?;
+        if filled {
+            self.server.settle(&self.reader.room_id);
+        }
+        Ok(filled)
     }
 
     async fn answer(&self, from: i64, events: Vec<TimelineEvent>, end: Option<i64>) -> Handled {

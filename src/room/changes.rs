@@ -33,6 +33,8 @@ impl Rooms {
             readmitted,
             redactions,
             missing,
+            rejected_at,
+            unsettled,
         } = judgement;
         let last = after_each.len().saturating_sub(1);
         let missing = missing.into_iter().map(|(earlier, event_id)| Missing {
@@ -94,6 +96,8 @@ impl Rooms {
             rejected,
             unplaced,
             readmitted,
+            rejected_at,
+            unsettled,
             missing: missing.collect(),
             ..RoomCommit::new(room.room_id, room.room_version, state)
         })

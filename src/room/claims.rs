@@ -3,7 +3,10 @@
 //!
 //! Server-Server API, "Joining Rooms" and "Retrieving event authorisation information".
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use super::{
     Room, RoomError, Rooms,
@@ -15,12 +18,13 @@ use crate::{
     matrix::{
         auth_rules,
         event::Event,
+        identifiers::EventId,
         json::Value,
         room_version::RoomVersion,
         state_trie::{self, NodeId, StateKeyHash},
     },
     store::{
-        commit::{Committed, Guard, NewEvent, Place, RoomCommit},
+        commit::{Committed, Guard, NewEvent, Place, RoomCommit, Unsettled},
         events::StoredEvent,
         rejected::NewRejected,
     },
@@ -93,19 +97,37 @@ impl Rooms {
         }
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
-            let ids = vec![event.event_id().clone()];
+            let new = believed.iter().flat_map(|examined| &examined.outliers.new).map(|new| &new.event);
+            let placed: Vec<Event> = new.chain([event]).cloned().collect();
+            let cited =
+                |event: &Event| event.prev_events().iter().chain(event.auth_events()).cloned().collect::<Vec<_>>();
+            let mut ids: Vec<EventId> = placed.iter().flat_map(cited).collect();
+            ids.extend(placed.iter().map(|event| event.event_id().clone()).chain([event.room_id().create_event_id()]));
             let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
             if view.state_after(event.event_id()).is_some() {
                 return Ok(Committed::Done(()));
             }
-            let before = resolve(&mut view, &room, &believed).await?;
-            let mut commit = RoomCommit { guard: Guard::Holds(room.version), ..RoomCommit::unchanged(&room) };
+            let unchanged = RoomCommit { guard: Guard::Holds(room.version), ..RoomCommit::unchanged(&room) };
+            // Of some of it we hold what came before, and need nobody's word.
+            let judged = self.judge_placed(&mut view, room.clone(), &placed).await?;
+            let is_placed = view.state_after(event.event_id()).is_some();
+            let mut commit = judged.unwrap_or(unchanged);
+            if commit.guard == Guard::Free {
+                commit.guard = Guard::Holds(room.version);
+            }
+            let done: HashSet<EventId> = commit.events.iter().map(|new| new.event.event_id().clone()).collect();
             for examined in &believed {
-                commit.events.extend(examined.outliers.new.iter().cloned());
+                let new = examined.outliers.new.iter().filter(|new| !done.contains(new.event.event_id()));
+                commit.events.extend(new.filter(|new| view.rejected(new.event.event_id()).is_none()).cloned());
                 commit.rejected.extend(examined.outliers.rejected.iter().cloned());
                 commit.readmitted.extend(examined.outliers.readmitted.iter().cloned());
             }
+            if is_placed {
+                return Ok(self.store.commit(&[commit], Vec::new()).await?);
+            }
+            let before = resolve(&mut view, &room, &believed).await?;
+            commit.unsettled.get_or_insert(Unsettled::Claimed);
             match believed.iter().find_map(|examined| examined.rejection.clone()) {
                 Some(Rejection { why: reason, provisional }) => commit.rejected.push(NewRejected {
                     event: event.clone(),
@@ -124,7 +146,7 @@ impl Rooms {
                     outbox: None,
                 }),
             }
-            commit.nodes = view.take_made();
+            commit.nodes.extend(view.take_made());
             Ok(self.store.commit(&[commit], Vec::new()).await?)
         })
         .await

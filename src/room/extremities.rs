@@ -91,7 +91,7 @@ impl Judgement {
 
 /// The events that `event` builds upon, also through rejected and soft-failed ones. One round trip where there are such that
 /// were not read yet.
-async fn behind(view: &mut View<'_>, event: &Event) -> Result<Vec<EventId>, RoomError> {
+pub(super) async fn behind(view: &mut View<'_>, event: &Event) -> Result<Vec<EventId>, RoomError> {
     let mut behind: Vec<EventId> = event.prev_events().to_vec();
     let mut unread = Vec::new();
     let mut next = 0;

@@ -16,7 +16,7 @@ use crate::{
         identifiers::{EventId, RoomId},
     },
     store::{
-        commit::{Before, Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit},
+        commit::{Before, Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit, Unsettled},
         event_graph::Gap,
         rejected::NewRejected,
     },
@@ -74,6 +74,8 @@ impl Rooms {
                 rejected: filled.rejected,
                 readmitted: filled.readmitted,
                 copies: filled.copies,
+                // Where nothing is lacking any more, the gap is closed: the states around it can be known.
+                unsettled: (changed && filled.missing.is_empty()).then_some(Unsettled::KnownBetter),
                 missing: filled.missing,
                 redactions: filled.redactions,
                 filled: Some(filled.gap),

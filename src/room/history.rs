@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::{
-    RoomError, Rooms,
+    Room, RoomError, Rooms,
     judge::{Judgement, Source},
     outliers::{Held, judge_outliers},
     receipt::in_order,
@@ -38,18 +38,8 @@ impl Rooms {
             }
             let room = view.load_rooms(vec![room_id.clone()], &[], ids.clone(), Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
-            let unchanged = RoomCommit::unchanged(&room);
-            let is_ours = room.local_joined > 0;
-            let mut judgement = Judgement::new(room);
-            for event in in_order(events.to_vec()) {
-                if is_ours && event.room_id() == room_id && can_be_judged(&view, &event) {
-                    judgement.judge(&mut view, &event, &Source::Transaction).await?;
-                }
-            }
-            let mut commit = match judgement.is_unchanged() {
-                true => RoomCommit { guard: Guard::Free, ..unchanged },
-                false => self.commit_of(&mut view, judgement).await?,
-            };
+            let unchanged = RoomCommit { guard: Guard::Free, ..RoomCommit::unchanged(&room) };
+            let mut commit = self.judge_placed(&mut view, room, events).await?.unwrap_or(unchanged);
             let held = Held::in_view(&view, ids.iter());
             let is_new = |event: &&Event| match view.stored(event.event_id()) {
                 Some(held) => event.completes(&held.event),
@@ -76,6 +66,28 @@ impl Rooms {
             Ok(self.store.commit(&[commit], Vec::new()).await?)
         })
         .await
+    }
+}
+
+impl Rooms {
+    /// Judges those of `events` like any other whose place we know, as we hold what came before them; all that they cite must
+    /// have been read. The commit that comes of it, if anything does.
+    pub(super) async fn judge_placed(
+        &self,
+        view: &mut View<'_>,
+        room: Room,
+        events: &[Event],
+    ) -> Result<Option<RoomCommit>, RoomError> {
+        if room.local_joined == 0 {
+            return Ok(None);
+        }
+        let mut judgement = Judgement::new(room);
+        for event in in_order(events.to_vec()) {
+            if event.room_id() == &judgement.room.room_id && can_be_judged(view, &event) {
+                judgement.judge(view, &event, &Source::Transaction).await?;
+            }
+        }
+        Ok(if judgement.is_unchanged() { None } else { Some(self.commit_of(view, judgement).await?) })
     }
 }
 

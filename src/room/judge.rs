@@ -25,7 +25,7 @@ use crate::{
         state_trie::NodeId,
     },
     store::{
-        commit::{Guard, NewEvent, Outgoing, Place, Redaction},
+        commit::{Guard, NewEvent, Outgoing, Place, Redaction, RejectedAt, Unsettled},
         events::StoredEvent,
         rejected::NewRejected,
         rooms::{Extremity, Room},
@@ -79,8 +79,13 @@ pub(super) struct Judgement {
     /// Those of `new` that were rejected before.
     pub(super) readmitted: Vec<EventId>,
     pub(super) redactions: Vec<Redaction>,
-    /// Previous events of `new` that have no place: how many of `new` go to the timeline before the one that cites each.
+    /// Previous events of `new`, or of `rejected`, that have no place: how many of `new` go to the timeline before the one that
+    /// cites each.
     pub(super) missing: Vec<(usize, EventId)>,
+    /// What state rejected events stand at, where that is better known now.
+    pub(super) rejected_at: Vec<RejectedAt>,
+    /// Whether something of the room is to be settled.
+    pub(super) unsettled: Option<Unsettled>,
 }
 
 /// Who made an event, and so who else must hear of it.
@@ -106,12 +111,14 @@ impl Judgement {
             readmitted: Vec::new(),
             redactions: Vec::new(),
             missing: Vec::new(),
+            rejected_at: Vec::new(),
+            unsettled: None,
         }
     }
 
     /// Whether there is anything to commit.
     pub(super) fn is_unchanged(&self) -> bool {
-        self.new.is_empty() && self.copies.is_empty() && self.rejected.is_empty()
+        self.new.is_empty() && self.copies.is_empty() && self.rejected.is_empty() && self.rejected_at.is_empty()
     }
 
     /// What the commit rests on. A rejection rests on what was before the event, which does not change; every other verdict
@@ -159,22 +166,29 @@ impl Judgement {
         if let Some(missing) = missing {
             return Ok(missing);
         }
-        let before = self.state_before(view, event).await?;
+        let before = self.state_before(view, event.prev_events()).await?;
         if let Some(rejection) = self.broken_rule(view, event, before).await? {
             self.reject(view, event, before, &rejection);
             return Ok(Verdict::Rejected(rejection));
         }
+        let soft_failed = self.soft_failure(view, event, before).await?;
+        self.take(view, event, before, soft_failed.is_some(), source).await?;
+        Ok(soft_failed.map_or(Verdict::Accepted, Verdict::SoftFailed))
+    }
+
+    /// Check 6: why `event` is soft-failed, if it is.
+    pub(super) async fn soft_failure(
+        &self,
+        view: &mut View<'_>,
+        event: &Event,
+        before: StateAt,
+    ) -> Result<Option<String>, RoomError> {
         // What another server claims of a gap is no part of the current state yet: whoever joined there would be nobody.
         let current = match before.claimed && before.root != self.state {
             true => self.state_with(view, event, before.root).await?,
             false => self.state,
         };
-        let soft_failed = match before.root == current {
-            true => None,
-            false => self.check_state(view, event, current).await?,
-        };
-        self.take(view, event, before, soft_failed.is_some(), source).await?;
-        Ok(soft_failed.map_or(Verdict::Accepted, Verdict::SoftFailed))
+        if before.root == current { Ok(None) } else { self.check_state(view, event, current).await }
     }
 
     /// Takes the content of `event` where it is held without. What was thought of it stays, for all that the rules read of it
@@ -191,7 +205,7 @@ impl Judgement {
     }
 
     /// Remembers that `event` is rejected.
-    fn reject(&mut self, view: &mut View<'_>, event: &Event, before: StateAt, rejection: &Rejection) {
+    pub(super) fn reject(&mut self, view: &mut View<'_>, event: &Event, before: StateAt, rejection: &Rejection) {
         let new = NewRejected {
             event: event.clone(),
             reason: rejection.why.clone(),
@@ -203,6 +217,25 @@ impl Judgement {
             self.unplaced.push(event.event_id().clone());
         }
         self.rejected.push(new);
+        if rejection.provisional {
+            self.unsettled.get_or_insert(Unsettled::Claimed);
+            self.note_edges(view, event);
+        }
+    }
+
+    /// Notes the edges of gaps that `event` cites, which goes not to the timeline because of what is claimed there: what is held
+    /// of the gap shows whether that is so.
+    pub(super) fn note_edges(&mut self, view: &View<'_>, event: &Event) {
+        let is_edge = |id: &&EventId| view.stored(id).is_some_and(|stored| stored.outlier);
+        let edges = event.prev_events().iter().filter(is_edge).cloned();
+        self.missing.extend(edges.map(|id| (self.states.len(), id)));
+    }
+
+    /// Whether the current state rests on another server's claim.
+    pub(super) async fn rests_on_claims(&self, view: &mut View<'_>) -> Result<bool, RoomError> {
+        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
+        view.load_events(&ids).await?;
+        Ok(ids.iter().any(|id| view.state_after(id).is_some_and(|state| state.claimed)))
     }
 
     /// Takes `event`, which is accepted or soft-failed, into the room.
@@ -214,8 +247,19 @@ impl Judgement {
         soft_failed: bool,
         source: &Source,
     ) -> Result<(), RoomError> {
+        let held = view.stored(event.event_id());
         // Backfilled history has its place in the timeline, and is nothing new.
-        let is_history = view.stored(event.event_id()).is_some_and(|stored| !stored.outlier);
+        let is_history = held.is_some_and(|held| !held.outlier && !held.soft_failed);
+        if held.is_some_and(|held| held.outlier && held.state_after.is_some()) {
+            // What rests on the claim about the state before it may be judged by the true one.
+            self.unsettled = Some(Unsettled::KnownBetter);
+        }
+        // A soft failure rests on the current state too.
+        let claimed = before.claimed || (soft_failed && self.rests_on_claims(view).await?);
+        if soft_failed && claimed {
+            self.unsettled.get_or_insert(Unsettled::Claimed);
+            self.note_edges(view, event);
+        }
         let after = view.with_event(before.root, event).await?;
         let was_rejected = view.put(StoredEvent {
             event: event.clone(),
@@ -223,7 +267,7 @@ impl Judgement {
             rejected: false,
             soft_failed,
             redacted_by: None,
-            claimed: before.claimed,
+            claimed,
             state_before: Some(before.root),
             state_after: Some(after),
         });
@@ -248,7 +292,7 @@ impl Judgement {
             event: event.clone(),
             place: if accepted { Place::Newest } else { Place::Hidden },
             soft_failed,
-            claimed: before.claimed,
+            claimed,
             state_before: Some(before.root),
             state_after: Some(after),
             outbox: match source {
@@ -259,10 +303,10 @@ impl Judgement {
         Ok(())
     }
 
-    /// The state before `event`: the resolution of the states after its previous events. Where that is too much to be
+    /// The state before an event: the resolution of the states after its previous ones. Where that is too much to be
     /// resolved, the current state takes its place, so that the room goes on.
-    async fn state_before(&self, view: &mut View<'_>, event: &Event) -> Result<StateAt, RoomError> {
-        let states: Vec<StateAt> = event.prev_events().iter().filter_map(|id| view.state_after(id)).collect();
+    pub(super) async fn state_before(&self, view: &mut View<'_>, previous: &[EventId]) -> Result<StateAt, RoomError> {
+        let states: Vec<StateAt> = previous.iter().filter_map(|id| view.state_after(id)).collect();
         let claimed = states.iter().any(|state| state.claimed);
         let root = view.resolve(&self.room, states.iter().map(|state| state.root).collect()).await?;
         Ok(root.map_or(StateAt { root: self.state, claimed: true }, |root| StateAt { root, claimed }))
@@ -270,7 +314,7 @@ impl Judgement {
 
     /// The room's current state: the resolution of the states after its forward extremities, unless that is too much to be
     /// resolved.
-    async fn state_of_extremities(&self, view: &mut View<'_>) -> Result<Option<NodeId>, RoomError> {
+    pub(super) async fn state_of_extremities(&self, view: &mut View<'_>) -> Result<Option<NodeId>, RoomError> {
         let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
         view.load_events(&ids).await?;
         let roots = ids.iter().filter_map(|id| view.stored(id)?.state_after).collect();
@@ -278,7 +322,7 @@ impl Judgement {
     }
 
     /// Checks 4 and 5: which rule `event` breaks, if any.
-    async fn broken_rule(
+    pub(super) async fn broken_rule(
         &self,
         view: &mut View<'_>,
         event: &Event,
@@ -324,7 +368,12 @@ impl Judgement {
     /// Notes what an accepted redaction redacts. From room version 3 on the redaction takes effect only where its sender
     /// has the power, or is of the same server as the sender of the redacted event (rooms v3, "Handling redactions"). `before`
     /// is the state before it, where that is known.
-    async fn redact(&mut self, view: &mut View<'_>, event: &Event, before: Option<NodeId>) -> Result<(), RoomError> {
+    pub(super) async fn redact(
+        &mut self,
+        view: &mut View<'_>,
+        event: &Event,
+        before: Option<NodeId>,
+    ) -> Result<(), RoomError> {
         if event.event_type() != "m.room.redaction" {
             return Ok(());
         }

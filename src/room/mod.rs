@@ -27,6 +27,7 @@ mod remote;
 mod remote_reading;
 mod resolve;
 mod restricted;
+mod settling;
 mod spaces;
 mod summary;
 mod view;
@@ -42,6 +43,7 @@ pub use receipt::{Begun, KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
 pub use remote_reading::{ReadRefusal, RemoteReader, VisibleEvent};
 pub use restricted::Entrance;
+pub use settling::{Left, Settled};
 pub use spaces::{SpaceChild, SpaceRoom};
 pub use summary::Summary;
 

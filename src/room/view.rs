@@ -187,6 +187,14 @@ impl<'s> View<'s> {
         true
     }
 
+    /// Makes known to this work what state a rejected event stands at, before it is committed.
+    pub(super) fn place_rejected(&mut self, id: &EventId, before: StateAt) {
+        if let Some(rejected) = self.rejected.get_mut(id) {
+            rejected.state_before = Some(before.root);
+            rejected.claimed = before.claimed;
+        }
+    }
+
     /// Makes `stored` known to this work, before it is committed. Whether it was rejected before.
     pub(super) fn put(&mut self, stored: StoredEvent) -> bool {
         let id = stored.event.event_id();

@@ -15,6 +15,7 @@ use super::{
     resolution::cite,
     rooms::{Extremity, Room},
     state_sql, text_lists,
+    unsettled::{place_rejected, unsettle},
 };
 use crate::{
     matrix::{
@@ -81,6 +82,10 @@ pub struct RoomCommit {
     pub unplaced: Vec<EventId>,
     /// Events that were rejected before and are no more.
     pub readmitted: Vec<EventId>,
+    /// What state rejected events stand at, where that is better known now.
+    pub rejected_at: Vec<RejectedAt>,
+    /// Whether something of the room is to be settled.
+    pub unsettled: Option<Unsettled>,
     /// Whether all provisional verdicts are forgotten.
     pub forgets_provisional: bool,
     /// Events without a place that new events in the timeline cite as previous ones.
@@ -117,6 +122,8 @@ impl RoomCommit {
             rejected: Vec::new(),
             unplaced: Vec::new(),
             readmitted: Vec::new(),
+            rejected_at: Vec::new(),
+            unsettled: None,
             forgets_provisional: false,
             missing: Vec::new(),
             filled: None,
@@ -224,6 +231,26 @@ pub struct PassedOver {
     pub attempts: i64,
     /// When to ask for it again.
     pub retry_at: i64,
+}
+
+/// The state that a rejected event stands at.
+#[derive(Debug, Clone)]
+pub struct RejectedAt {
+    /// The event.
+    pub event_id: EventId,
+    /// The trie root of the state before it.
+    pub state_before: NodeId,
+    /// Whether that rests on another server's claim.
+    pub claimed: bool,
+}
+
+/// Why something of a room is to be settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsettled {
+    /// Something rests on a claim.
+    Claimed,
+    /// There is more to judge it by.
+    KnownBetter,
 }
 
 /// A position in the timeline.
@@ -529,6 +556,10 @@ impl RoomCommit {
         statements.extend(rejected::forget(&self.readmitted));
         statements.extend(rejected::remember(&self.room_id, &self.rejected));
         statements.extend(rejected::unplace(&self.room_id, &self.unplaced));
+        for RejectedAt { event_id, state_before, claimed } in &self.rejected_at {
+            statements.push(place_rejected(event_id, &state_before.to_string(), *claimed));
+        }
+        statements.extend(self.unsettled.map(|why| unsettle(&self.room_id, why == Unsettled::KnownBetter)));
     }
 
     fn guard_statement(&self, notice: bool, has_outgoing: bool) -> Option<Statement> {

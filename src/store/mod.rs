@@ -35,6 +35,7 @@ pub mod summaries;
 pub mod sync;
 pub mod timeline;
 pub mod transactions;
+pub mod unsettled;
 pub mod well_known;
 
 use std::rc::Rc;

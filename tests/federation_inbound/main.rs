@@ -27,6 +27,7 @@ mod queue;
 mod rejected;
 mod retrieving;
 mod servers;
+mod settling;
 mod spaces;
 mod storing;
 mod sweeping;

@@ -35,6 +35,8 @@ impl Scene {
                 }
                 Err(why) => failures.push(format!("{name}: {why}")),
             }
+            // What paging has brought is judged after the answer.
+            self.world.settle();
             let database = &member.home.database;
             for (what, sql) in [
                 ("staged", "SELECT event_id FROM staged_pdus"),

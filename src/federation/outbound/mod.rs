@@ -8,4 +8,5 @@ pub mod membership;
 mod missing;
 pub mod queue;
 mod refusals;
+mod settling;
 pub mod spaces;

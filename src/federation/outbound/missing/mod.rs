@@ -67,6 +67,7 @@ impl Server {
             let until = server.platform.clock.now_ms() + AFTER_REQUEST_MS;
             let Some(_slot) = server.begin_look(until) else { return };
             server.judge_staged(&room_id, until).await;
+            server.settle_now(&room_id).await;
             for _ in 0..MAX_FURTHER {
                 if !server.looks.is_more_wanted() || server.platform.clock.now_ms() >= until {
                     return;

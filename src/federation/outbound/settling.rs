@@ -1,0 +1,116 @@
+//! Settling rooms in which something rests on another server's claim of a state (`room/settling.rs`): what may be judged again is,
+//! and where a verdict against somebody rests on a claim, the history that shows whether it is right is fetched.
+//!
+//! Else nothing is fetched for it: where only states are claimed, that is settled when somebody pages back over the gap, or when
+//! what is lacking comes by itself.
+
+use super::backfill::backfill;
+use crate::{
+    matrix::identifiers::RoomId,
+    platform::Budget,
+    room::{Left, RoomError, Settled},
+    server::Server,
+};
+
+/// For so long, in milliseconds, a room is taken in hand.
+const IN_HAND_MS: i64 = 2 * 60 * 1_000;
+
+/// The pause after the first time in milliseconds; it grows with the square of the times, up to the longest.
+const PAUSE_MS: i64 = 15_000;
+const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
+
+/// For so long, in milliseconds, what a verdict rests on is looked for: two days. Claims that are left then are believed, until
+/// there is anything new to judge them by.
+const GIVE_UP_AFTER_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
+
+/// How often other servers are asked for history each time, and for how many events.
+const MAX_FETCHES: usize = 5;
+const EVENTS_AT_ONCE: usize = 100;
+
+/// How long the scheduled trigger may begin with further rooms, in milliseconds: it comes again after a minute.
+const SWEEP_MS: i64 = 50_000;
+
+/// How many rooms one run of the scheduled trigger settles.
+const ROOMS_AT_ONCE: i64 = 20;
+
+impl Server {
+    /// Settles the room after the answer, if there is anything to settle now.
+    pub fn settle(&self, room_id: &RoomId) {
+        let (server, room_id) = (self.clone(), room_id.clone());
+        self.platform.background.spawn(Box::pin(async move { server.settle_now(&room_id).await }));
+    }
+
+    /// Settles the rooms that are due, those first that have been so for longest, while `budget` lasts.
+    pub async fn sweep_unsettled(&self, budget: &Budget) {
+        let now = self.platform.clock.now_ms();
+        let rooms = match self.store.unsettled_rooms(now, ROOMS_AT_ONCE).await {
+            Ok(rooms) => rooms,
+            Err(error) => {
+                self.platform.log.warn(&format!("The unsettled rooms cannot be read: {error}"));
+                return;
+            }
+        };
+        for room_id in rooms {
+            if budget.is_spent() || self.platform.clock.now_ms() >= now + SWEEP_MS {
+                return;
+            }
+            self.settle_now(&room_id).await;
+        }
+    }
+
+    pub(super) async fn settle_now(&self, room_id: &RoomId) {
+        if let Err(error) = self.try_settle(room_id).await {
+            self.platform.log.warn(&format!("{room_id} cannot be settled: {error}"));
+        }
+    }
+
+    async fn try_settle(&self, room_id: &RoomId) -> Result<(), RoomError> {
+        let clock = &self.platform.clock;
+        let now = clock.now_ms();
+        let until = now + IN_HAND_MS;
+        let Some(unsettled) = self.store.begin_settling(room_id, now, until).await? else { return Ok(()) };
+        let is_ours = self.rooms.room(room_id).await?.is_some_and(|room| room.local_joined > 0);
+        let left = if is_ours { self.settle_and_fetch(room_id, until).await? } else { Left::Nothing };
+        let now = clock.now_ms();
+        let retry_at = match left {
+            Left::Nothing => None,
+            Left::More => Some(now),
+            Left::States | Left::Verdicts if now - unsettled.since > GIVE_UP_AFTER_MS => None,
+            Left::States | Left::Verdicts => {
+                Some(now + (PAUSE_MS * unsettled.attempts * unsettled.attempts).min(LONGEST_PAUSE_MS))
+            }
+        };
+        Ok(self.store.end_settling(room_id, until, retry_at).await?)
+    }
+
+    async fn settle_and_fetch(&self, room_id: &RoomId, until: i64) -> Result<Left, RoomError> {
+        let mut settled = self.rooms.settle(room_id).await?;
+        for _ in 0..MAX_FETCHES {
+            if settled.left != Left::Verdicts || !self.fetch_history(room_id, &settled, until).await? {
+                break;
+            }
+            settled = self.rooms.settle(room_id).await?;
+        }
+        Ok(settled.left)
+    }
+
+    /// Fetches history into the gaps that lack what `settled` names, beginning with none after `until`. Whether any came.
+    async fn fetch_history(&self, room_id: &RoomId, settled: &Settled, until: i64) -> Result<bool, RoomError> {
+        let mut progress = false;
+        for pos in self.store.gaps_at(room_id, &settled.lacking).await? {
+            let now = self.platform.clock.now_ms();
+            if now >= until {
+                break;
+            }
+            let Some(room) = self.rooms.room(room_id).await? else { return Ok(false) };
+            let Some(gap) = self.store.newest_gap(room_id, (pos - 1, pos), now).await? else { continue };
+            match backfill(self, &room, &gap, EVENTS_AT_ONCE).await {
+                Ok(filled) => progress |= filled,
+                Err(error) => {
+                    self.platform.log.warn(&format!("The history of {room_id} cannot be had: {}", error.message));
+                }
+            }
+        }
+        Ok(progress)
+    }
+}

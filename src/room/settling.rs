@@ -1,0 +1,435 @@
+//! Judging again what rests on other servers' claims of a room's state, once the history is held that shows what the state was.
+//!
+//! The state before an event is *firm* where all of its previous events are held with a firm state after each; the state that
+//! came with our join is firm, for all that we know rests on it. A state that is claimed stands in for the firm one only for as
+//! long as history is lacking. Here the events that rest on claims are judged anew in the order of the graph: each as soon as
+//! its previous events have a state, and again when that of one of them changes. In the end the states, the verdicts that go
+//! against somebody and the room's current state are what they would be had nothing been lost.
+//!
+//! What was accepted, and is forbidden by the firm state, becomes rejected; what was rejected or soft-failed, and is allowed, is
+//! shown. That is committed a hundred events at a time, each time moving the room's version: whoever judges by the old states
+//! at the same time loses.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::{
+    RoomError, Rooms,
+    extremities::behind,
+    judge::{Judgement, Source, auth_keys},
+    view::{StateAt, StateKey, View},
+};
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId},
+    },
+    store::{
+        commit::{Committed, Guard, NewEvent, Place, RejectedAt},
+        events::StoredEvent,
+        rooms::Extremity,
+        unsettled::{Node, Standing},
+    },
+};
+
+/// How many events that rest on claims are looked at. A room that has gone on for longer than that keeps them.
+const MAX_GRAPH: i64 = 20_000;
+
+/// How many events are judged and committed together, and how often at a time.
+const SLICE: usize = 100;
+const MAX_SLICES: usize = 8;
+
+/// How often all is gone through: what is found of the current state decides what was soft-failed.
+const MAX_PASSES: usize = 4;
+
+/// What is left when a room was settled as far as may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// What rests on claims.
+    pub left: Left,
+    /// Events without a place whose history would show what is so: edges of gaps, and what is cited there.
+    pub lacking: Vec<EventId>,
+}
+
+/// What rests on claims in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// States, and what was accepted by them.
+    States,
+    /// Verdicts that go against somebody, too.
+    Verdicts,
+    /// There is more to judge.
+    More,
+}
+
+impl Rooms {
+    /// Judges again what rests on claims in the room, as far as the history is held.
+    ///
+    /// # Errors
+    /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and as the database fails.
+    pub async fn settle(&self, room_id: &RoomId) -> Result<Settled, RoomError> {
+        let mut slices = MAX_SLICES;
+        for _ in 0..MAX_PASSES {
+            let graph = self.claimed_graph(room_id).await?;
+            let (mut changed, mut begin) = (HashSet::new(), 0);
+            loop {
+                let (slice, end) = graph.slice(begin, &changed);
+                begin = end;
+                if slice.is_empty() {
+                    break;
+                }
+                let Some(left) = slices.checked_sub(1) else { return Ok(graph.settled(Some(Left::More))) };
+                slices = left;
+                changed.extend(self.until_committed(async || self.settle_slice(room_id, &slice, &graph).await).await?);
+            }
+            if changed.is_empty() {
+                return Ok(graph.settled(None));
+            }
+        }
+        Ok(self.claimed_graph(room_id).await?.settled(Some(Left::More)))
+    }
+
+    async fn claimed_graph(&self, room_id: &RoomId) -> Result<Graph, RoomError> {
+        let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
+        let nodes = self.store.claimed_graph(room_id, MAX_GRAPH).await?;
+        Ok(Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id)))
+    }
+
+    /// Judges some events again. Answers with those of which anything is different now.
+    async fn settle_slice(
+        &self,
+        room_id: &RoomId,
+        slice: &[EventId],
+        graph: &Graph,
+    ) -> Result<Committed<Vec<EventId>>, RoomError> {
+        let mut view = View::new(&self.store, self.server_name());
+        view.load_events(slice).await?;
+        let events: Vec<Event> = slice.iter().filter_map(|id| text(&view, id)).collect();
+        let keys: HashSet<StateKey> = events.iter().flat_map(auth_keys).collect();
+        let keys: Vec<StateKey> = keys.into_iter().collect();
+        let previous: Vec<EventId> =
+            slice.iter().filter_map(|id| graph.nodes.get(id)).flat_map(|node| node.previous.clone()).collect();
+        let auth = events.iter().flat_map(|event| event.auth_events().iter().cloned());
+        let cited = auth.chain(previous.iter().cloned()).chain([room_id.create_event_id()]).collect();
+        let room = view.load_rooms(vec![room_id.clone()], &keys, cited, previous).await?.pop();
+        let mut judgement = Judgement::new(room.ok_or(RoomError::UnknownRoom)?);
+        let mut changed = Vec::new();
+        for id in slice {
+            if judgement.settle(&mut view, id, graph).await? {
+                changed.push(id.clone());
+            }
+        }
+        judgement.drop_built_upon(graph);
+        judgement.follow_extremities(&mut view).await?;
+        if judgement.is_unchanged() && judgement.extremities == judgement.room.extremities {
+            return Ok(Committed::Done(changed));
+        }
+        // It is being settled.
+        judgement.unsettled = None;
+        let guard = Guard::Moves(judgement.room.version);
+        let mut commit = self.commit_of(&mut view, judgement).await?;
+        commit.guard = guard;
+        Ok(self.store.commit(&[commit], Vec::new()).await?.with(changed))
+    }
+}
+
+/// The event's text, where it is at hand.
+fn text(view: &View<'_>, id: &EventId) -> Option<Event> {
+    let rejected = view.rejected(id).and_then(|rejected| rejected.event.as_ref());
+    rejected.or_else(|| view.event(id)).cloned()
+}
+
+/// What rests on claims, in the order in which it can be judged.
+struct Graph {
+    nodes: HashMap<EventId, Node>,
+    /// Those that rest on claims, or have no state yet: each after those of its previous events that do.
+    order: Vec<EventId>,
+    /// Those of them whose previous events all have a state,
+    ready: HashSet<EventId>,
+    /// and a firm one, when they have been judged.
+    firm: HashSet<EventId>,
+    /// Those on which the room is built: that lead to its forward extremities.
+    adopted: HashSet<EventId>,
+}
+
+impl Graph {
+    fn new(nodes: Vec<Node>, extremities: impl Iterator<Item = EventId>) -> Self {
+        let nodes: HashMap<EventId, Node> = nodes.into_iter().map(|node| (node.event_id.clone(), node)).collect();
+        let order = order(&nodes);
+        let mut graph = Self { nodes, order, ready: HashSet::new(), firm: HashSet::new(), adopted: HashSet::new() };
+        graph.adopted = graph.reachable(extremities);
+        let mut stateful: HashSet<&EventId> = HashSet::new();
+        for id in &graph.order {
+            let Some(node) = graph.nodes.get(id) else { continue };
+            let known = |id: &EventId| graph.nodes.get(id).is_some_and(|node| !is_open(node) && node.has_state);
+            if !node.previous.is_empty() && node.previous.iter().all(|id| stateful.contains(id) || known(id)) {
+                graph.ready.insert(id.clone());
+                if node.previous.iter().all(|id| graph.firm.contains(id) || known(id)) {
+                    graph.firm.insert(id.clone());
+                }
+            }
+            if node.has_state || graph.ready.contains(id) {
+                stateful.insert(id);
+            }
+        }
+        graph
+    }
+
+    /// The events and all that they cite, as far as that is here.
+    fn reachable(&self, from: impl Iterator<Item = EventId>) -> HashSet<EventId> {
+        let mut waiting: Vec<EventId> = from.collect();
+        let mut reached: HashSet<EventId> = HashSet::new();
+        while let Some(id) = waiting.pop() {
+            if let Some(node) = self.nodes.get(&id) {
+                waiting.extend(node.previous.iter().filter(|id| !reached.contains(*id)).cloned());
+            }
+            reached.insert(id);
+        }
+        reached
+    }
+
+    /// The next events of the order, from this place on, that are to be judged again; and the place after them. `changed` are
+    /// events of which something has become different.
+    fn slice(&self, begin: usize, changed: &HashSet<EventId>) -> (Vec<EventId>, usize) {
+        let (mut slice, mut in_slice) = (Vec::new(), HashSet::new());
+        for (at, id) in self.order.iter().enumerate().skip(begin) {
+            if slice.len() == SLICE {
+                return (slice, at);
+            }
+            let Some(node) = self.nodes.get(id).filter(|_| self.ready.contains(id)) else { continue };
+            let rests_on_new = node.previous.iter().any(|id| changed.contains(id) || in_slice.contains(id));
+            let may_change = !node.has_state || !matches!(node.standing, Standing::Accepted) || self.firm.contains(id);
+            if rests_on_new || may_change {
+                in_slice.insert(id);
+                slice.push(id.clone());
+            }
+        }
+        (slice, self.order.len())
+    }
+
+    fn settled(&self, left: Option<Left>) -> Settled {
+        let open = || self.order.iter().filter_map(|id| self.nodes.get(id));
+        let is_against =
+            |node: &Node| matches!(node.standing, Standing::SoftFailed | Standing::Rejected { provisional: true });
+        let left = left.unwrap_or_else(|| {
+            if open().any(is_against) {
+                Left::Verdicts
+            } else if open().any(|node| node.claimed) {
+                Left::States
+            } else {
+                Left::Nothing
+            }
+        });
+        let is_edge = |node: &&Node| matches!(node.standing, Standing::Outlier | Standing::Unknown);
+        let lacking = self.nodes.values().filter(is_edge).map(|node| node.event_id.clone());
+        let mut lacking: Vec<EventId> = lacking.collect();
+        lacking.sort();
+        Settled { left, lacking }
+    }
+}
+
+/// Whether an event rests on claims, or has a place and no state yet.
+fn is_open(node: &Node) -> bool {
+    match node.standing {
+        Standing::Unknown => false,
+        Standing::Outlier => node.has_state,
+        Standing::Accepted => node.claimed || !node.has_state,
+        Standing::SoftFailed => node.claimed,
+        Standing::Rejected { provisional } => node.claimed || provisional,
+    }
+}
+
+/// Those that are open, each after the open ones that it cites.
+fn order(nodes: &HashMap<EventId, Node>) -> Vec<EventId> {
+    let mut lacking: HashMap<&EventId, usize> = HashMap::new();
+    let mut citing: HashMap<&EventId, Vec<&Node>> = HashMap::new();
+    let mut ready: BTreeSet<(i64, &EventId)> = BTreeSet::new();
+    for node in nodes.values().filter(|node| is_open(node)) {
+        let previous: BTreeSet<&EventId> =
+            node.previous.iter().filter(|id| nodes.get(*id).is_some_and(is_open)).collect();
+        if previous.is_empty() {
+            ready.insert((node.depth, &node.event_id));
+        }
+        lacking.insert(&node.event_id, previous.len());
+        previous.into_iter().for_each(|id| citing.entry(id).or_default().push(node));
+    }
+    let mut order = Vec::with_capacity(lacking.len());
+    while let Some((_, id)) = ready.pop_first() {
+        order.push(id.clone());
+        for node in citing.remove(id).unwrap_or_default() {
+            if let Some(count) = lacking.get_mut(&node.event_id) {
+                *count -= 1;
+                if *count == 0 {
+                    ready.insert((node.depth, &node.event_id));
+                }
+            }
+        }
+    }
+    order
+}
+
+impl Judgement {
+    /// Judges an event again by the states after its previous events. Whether anything of it is different now.
+    async fn settle(&mut self, view: &mut View<'_>, id: &EventId, graph: &Graph) -> Result<bool, RoomError> {
+        let Some(node) = graph.nodes.get(id) else { return Ok(false) };
+        view.load_events(&node.previous).await?;
+        let states: Vec<StateAt> = node.previous.iter().filter_map(|id| view.state_after(id)).collect();
+        if states.len() < node.previous.len() {
+            return Ok(false);
+        }
+        let before = self.state_before(view, &node.previous).await?;
+        if before.claimed && states.iter().all(|state| !state.claimed) {
+            // More than can be resolved.
+            return Ok(false);
+        }
+        let is_same = |known: Option<StateAt>, found: Option<StateAt>| {
+            known.map(|state| (state.root, state.claimed)) == found.map(|state| (state.root, state.claimed))
+        };
+        let known = view.state_after(id);
+        let was_rejected = view.rejected(id).cloned();
+        let is_final = was_rejected.as_ref().is_some_and(|rejected| !rejected.provisional);
+        let judgeable = text(view, id).filter(|event| !is_final && event.auth_events().iter().all(|id| view.knows(id)));
+        let Some(event) = judgeable else {
+            if was_rejected.is_some() && !is_same(known, Some(before)) {
+                view.place_rejected(id, before);
+                let StateAt { root, claimed } = before;
+                self.rejected_at.push(RejectedAt { event_id: id.clone(), state_before: root, claimed });
+                return Ok(true);
+            }
+            return Ok(false);
+        };
+        match self.broken_rule(view, &event, before).await? {
+            Some(rejection) => {
+                let same_verdict = was_rejected.is_some_and(|known| known.provisional == rejection.provisional);
+                if same_verdict && is_same(known, Some(before)) {
+                    return Ok(false);
+                }
+                self.leave_extremity(view, &event, graph).await?;
+                self.reject(view, &event, before, &rejection);
+                Ok(true)
+            }
+            None => {
+                let known = view.stored(id).cloned();
+                self.allow(view, &event, before, known, graph.adopted.contains(id)).await
+            }
+        }
+    }
+
+    /// Notes that `event` is allowed by the state `before` it; `known` is what was thought of it, if it was not rejected. Whether
+    /// that is anything new.
+    async fn allow(
+        &mut self,
+        view: &mut View<'_>,
+        event: &Event,
+        before: StateAt,
+        known: Option<StoredEvent>,
+        adopted: bool,
+    ) -> Result<bool, RoomError> {
+        let is_edge = known.as_ref().is_some_and(|known| known.outlier);
+        let stands = known.as_ref().is_some_and(|known| !known.outlier && !known.soft_failed);
+        let after = view.with_event(before.root, event).await?;
+        let is_same = |claimed: bool| {
+            known.as_ref().is_some_and(|known| {
+                (known.state_before, known.state_after, known.claimed) == (Some(before.root), Some(after), claimed)
+            })
+        };
+        if !stands && !adopted {
+            let soft_failed = self.soft_failure(view, event, before).await?.is_some();
+            if soft_failed && !is_edge {
+                let claimed = before.claimed || self.rests_on_claims(view).await?;
+                if is_same(claimed) {
+                    return Ok(false);
+                }
+            }
+            self.take(view, event, before, soft_failed, &Source::Transaction).await?;
+            return Ok(true);
+        }
+        // The gap before an edge is filled when somebody pages back to it.
+        let place = match (stands, is_edge) {
+            (true, _) => Place::Hidden,
+            (false, true) => Place::Edge,
+            (false, false) => Place::Newest,
+        };
+        if place != Place::Newest && is_same(before.claimed) {
+            return Ok(false);
+        }
+        let was_rejected = view.put(StoredEvent {
+            event: event.clone(),
+            outlier: place == Place::Edge,
+            rejected: false,
+            soft_failed: false,
+            redacted_by: known.and_then(|known| known.redacted_by),
+            claimed: before.claimed,
+            state_before: Some(before.root),
+            state_after: Some(after),
+        });
+        if was_rejected {
+            self.readmitted.push(event.event_id().clone());
+        }
+        if place == Place::Newest {
+            // Others have built upon it, and so have we: there is no fork to be kept out.
+            self.note_edges(view, event);
+            self.states.push(self.state);
+            self.redact(view, event, Some(before.root)).await?;
+        }
+        self.new.push(NewEvent {
+            event: event.clone(),
+            place,
+            soft_failed: false,
+            claimed: before.claimed,
+            state_before: Some(before.root),
+            state_after: Some(after),
+            outbox: None,
+        });
+        Ok(true)
+    }
+
+    /// Puts what `event` builds upon in its place, if it is a forward extremity: it is rejected now.
+    async fn leave_extremity(&mut self, view: &mut View<'_>, event: &Event, graph: &Graph) -> Result<(), RoomError> {
+        let before = self.extremities.len();
+        self.extremities.retain(|one| one.event_id != *event.event_id());
+        if self.extremities.len() == before {
+            return Ok(());
+        }
+        let built_upon = graph.reachable(self.extremities.iter().map(|one| one.event_id.clone()));
+        let behind = behind(view, event).await?;
+        view.load_events(&behind).await?;
+        let stand = |id: &EventId| view.stored(id).filter(|stored| !stored.soft_failed && stored.state_after.is_some());
+        let mut next: Vec<&StoredEvent> =
+            behind.iter().filter(|id| !built_upon.contains(*id)).filter_map(stand).collect();
+        if next.iter().any(|stored| !stored.outlier) || !self.extremities.is_empty() {
+            next.retain(|stored| !stored.outlier);
+        }
+        self.extremities.extend(next.into_iter().map(|next| Extremity::of(&next.event)));
+        Ok(())
+    }
+
+    /// Drops forward extremities that others are built upon, as the history between them shows.
+    fn drop_built_upon(&mut self, graph: &Graph) {
+        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
+        for id in &ids {
+            let others = ids.iter().filter(|other| *other != id);
+            let cited = others.filter_map(|other| graph.nodes.get(other)).flat_map(|node| node.previous.clone());
+            if graph.reachable(cited).contains(id) {
+                self.extremities.retain(|one| one.event_id != *id);
+            }
+        }
+    }
+
+    /// Makes the current state what the forward extremities, whose states may be others now, resolve to.
+    async fn follow_extremities(&mut self, view: &mut View<'_>) -> Result<(), RoomError> {
+        if self.is_unchanged() && self.extremities == self.room.extremities {
+            return Ok(());
+        }
+        let Some(state) = self.state_of_extremities(view).await?.filter(|state| *state != self.state) else {
+            return Ok(());
+        };
+        self.state = state;
+        match self.states.last_mut() {
+            Some(last) => *last = state,
+            None => self.states.push(state),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! What rests on other servers' claims of a state, and the rooms in which something does.
+
+use serde_json::Value;
+
+use super::{Store, event_graph::closed, events::cited, json_list};
+use crate::{
+    matrix::identifiers::{EventId, RoomId},
+    platform::{DatabaseError, Row, Statement},
+};
+
+/// The graph from the forward extremities, the edges of gaps, and what was soft-failed or provisionally rejected, back to what
+/// rests on nothing that was claimed, or is not held; ?2 events at most. ?1: the room.
+const GRAPH: &str = concat!(
+    "WITH RECURSIVE graph(event_id) AS ( \
+       SELECT x.value ->> 0 FROM rooms AS r CROSS JOIN json_each(r.extremities) AS x WHERE r.room_id = ?1 \
+       UNION SELECT e.event_id FROM events AS e INDEXED BY events_claimed \
+         WHERE e.room_id = ?1 AND e.claimed AND (e.outlier OR e.soft_failed) \
+       UNION SELECT x.event_id FROM rejected_events AS x INDEXED BY rejected_events_provisional \
+         WHERE x.room_id = ?1 AND x.provisional \
+       UNION SELECT ",
+    cited!("j"),
+    "  FROM graph CROSS JOIN json_each(COALESCE( \
+         (SELECT x.graph FROM rejected_events AS x \
+           WHERE x.event_id = graph.event_id AND x.room_id = ?1 AND (x.claimed OR x.provisional)), \
+         (SELECT e.json FROM events AS e WHERE e.event_id = graph.event_id AND e.room_id = ?1 \
+           AND (e.claimed OR (e.state_after IS NULL AND NOT e.outlier)))), '$.prev_events') AS j \
+       LIMIT ?2 ) \
+     SELECT graph.event_id, COALESCE(e.depth, x.depth, 0) AS depth, \
+       e.event_id IS NOT NULL AND x.event_id IS NULL AS held, x.event_id IS NOT NULL AS rejected, \
+       COALESCE(x.provisional, 0) AS provisional, x.json IS NOT NULL AS has_text, COALESCE(x.claimed, e.claimed, 0) AS claimed, \
+       COALESCE(e.outlier, 0) AS outlier, COALESCE(e.soft_failed, 0) AS soft_failed, \
+       CASE WHEN x.event_id IS NULL THEN e.state_after IS NOT NULL ELSE x.state_before IS NOT NULL END AS has_state, \
+       CASE WHEN x.event_id IS NULL THEN e.json ->> '$.prev_events' ELSE x.graph ->> '$.prev_events' END AS previous \
+     FROM graph LEFT JOIN events AS e ON e.event_id = graph.event_id AND e.room_id = ?1 \
+       LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1"
+);
+
+/// The rooms that are due at ?1, those first that have been so for longest.
+const DUE: &str = "SELECT room_id FROM unsettled_rooms WHERE retry_at <= ?1 ORDER BY retry_at LIMIT ?2";
+
+/// Takes the room ?1 in hand at ?2 until ?3, if it is due: how often that was done, and since when.
+const BEGIN: &str = "\
+    UPDATE unsettled_rooms SET attempts = attempts + 1, retry_at = ?3, since = CASE since WHEN 0 THEN ?2 ELSE since END \
+    WHERE room_id = ?1 AND retry_at <= ?2 RETURNING attempts, since";
+
+/// ?2 is what [`BEGIN`] has set: somebody else may have found something new meanwhile.
+const PAUSE: &str = "UPDATE unsettled_rooms SET retry_at = ?3 WHERE room_id = ?1 AND retry_at = ?2";
+
+const END: &str = "DELETE FROM unsettled_rooms WHERE room_id = ?1 AND retry_at = ?2";
+
+/// A room with something new to settle is due at once (?2); one with something more to settle, when it is.
+const UNSETTLE: &str = "\
+    INSERT INTO unsettled_rooms (room_id) VALUES (?1) ON CONFLICT (room_id) DO UPDATE SET retry_at = 0, attempts = 0, since = 0 \
+    WHERE ?2";
+
+/// The positions of gaps of the room ?1 at whose newer end one of the events ?2, a JSON list, is lacking.
+const GAPS_AT: &str = concat!(
+    "SELECT DISTINCT g.pos FROM gaps AS g WHERE g.room_id = ?1 AND g.event_id IN (SELECT value FROM json_each(?2)) \
+       AND g.attempts = 0 AND NOT ",
+    closed!(),
+    " ORDER BY g.pos DESC LIMIT 5"
+);
+
+/// The state after a rejected event is better known; ?1: its id, ?2: the trie root, ?3: whether it rests on a claim.
+const PLACE_REJECTED: &str = "UPDATE rejected_events SET state_before = ?2, claimed = ?3 WHERE event_id = ?1";
+
+/// An event of the part of a room's graph that rests on claims, or that such an event cites.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The event.
+    pub event_id: EventId,
+    /// Its depth.
+    pub depth: i64,
+    /// The events that it cites as previous ones.
+    pub previous: Vec<EventId>,
+    /// Whether the state after it is known.
+    pub has_state: bool,
+    /// Whether that state, or what was found of the event, rests on a claim.
+    pub claimed: bool,
+    /// What is thought of it.
+    pub standing: Standing,
+}
+
+/// What is thought of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is not held.
+    Unknown,
+    /// It stands nowhere in our graph.
+    Outlier,
+    /// It is part of the room.
+    Accepted,
+    /// It is part of the graph, and shown to nobody.
+    SoftFailed,
+    /// It is rejected: whether its text is there, so that it can be judged again, as the verdict is provisional.
+    Rejected {
+        /// See above.
+        provisional: bool,
+    },
+}
+
+/// A room that somebody has taken in hand.
+#[derive(Debug, Clone, Copy)]
+pub struct Unsettled {
+    /// How often that was done.
+    pub attempts: i64,
+    /// Since when, in milliseconds.
+    pub since: i64,
+}
+
+impl Store {
+    /// The part of the room's graph that rests on claims, with the events that it ends at; `limit` events at most.
+    ///
+    /// # Errors
+    /// As the database fails.
+    pub async fn claimed_graph(&self, room_id: &RoomId, limit: i64) -> Result<Vec<Node>, DatabaseError> {
+        let rows = self.query(Statement::new(GRAPH, [room_id.as_str().into(), limit.into()])).await?;
+        rows.iter().map(node).collect()
+    }
+
+    /// Rooms that are due `now`, those first that have been so for longest, `limit` at most.
+    ///
+    /// # Errors
+    /// As the database fails.
+    pub async fn unsettled_rooms(&self, now: i64, limit: i64) -> Result<Vec<RoomId>, DatabaseError> {
+        let rows = self.query(Statement::new(DUE, [now.into(), limit.into()])).await?;
+        let mut rooms = Vec::with_capacity(rows.len());
+        for row in &rows {
+            rooms.extend(RoomId::parse(row.text(0)?).ok());
+        }
+        Ok(rooms)
+    }
+
+    /// Takes a room in hand `now` that is due, until `until`; `None` where it is not, or there is nothing to settle.
+    ///
+    /// # Errors
+    /// As the database fails.
+    pub async fn begin_settling(
+        &self,
+        room_id: &RoomId,
+        now: i64,
+        until: i64,
+    ) -> Result<Option<Unsettled>, DatabaseError> {
+        let rows = self.query(Statement::new(BEGIN, [room_id.as_str().into(), now.into(), until.into()])).await?;
+        rows.first().map(|row| Ok(Unsettled { attempts: row.integer(0)?, since: row.integer(1)? })).transpose()
+    }
+
+    /// Lets a room be that was taken in hand until `until`: it is due again at `retry_at`, or never.
+    ///
+    /// # Errors
+    /// As the database fails.
+    pub async fn end_settling(&self, room_id: &RoomId, until: i64, retry_at: Option<i64>) -> Result<(), DatabaseError> {
+        let statement = match retry_at {
+            Some(retry_at) => Statement::new(PAUSE, [room_id.as_str().into(), until.into(), retry_at.into()]),
+            None => Statement::new(END, [room_id.as_str().into(), until.into()]),
+        };
+        self.query(statement).await.map(drop)
+    }
+
+    /// The positions of gaps that end at one of the events, the newest first.
+    ///
+    /// # Errors
+    /// As the database fails.
+    pub async fn gaps_at(&self, room_id: &RoomId, ids: &[EventId]) -> Result<Vec<i64>, DatabaseError> {
+        let ids = json_list(ids.iter().map(EventId::as_str));
+        let rows = self.query(Statement::new(GAPS_AT, [room_id.as_str().into(), ids.into()])).await?;
+        rows.iter().map(|row| row.integer(0)).collect()
+    }
+}
+
+/// Notes that something in the room is to be settled; `at_once` where it may have become possible by this very commit.
+pub(super) fn unsettle(room_id: &RoomId, at_once: bool) -> Statement {
+    Statement::new(UNSETTLE, [room_id.as_str().into(), at_once.into()])
+}
+
+/// Notes what state a rejected event stands at.
+pub(super) fn place_rejected(id: &EventId, root: &str, claimed: bool) -> Statement {
+    Statement::new(PLACE_REJECTED, [id.as_str().into(), root.into(), claimed.into()])
+}
+
+fn node(row: &Row) -> Result<Node, DatabaseError> {
+    let shape = |what: &str| DatabaseError::Shape(format!("an event of a graph has {what}"));
+    let id = |text: &str| EventId::parse_any_length(text).map_err(|_| shape("no event ID"));
+    let is = |column: usize| Ok::<_, DatabaseError>(row.integer(column)? != 0);
+    let standing = match (is(2)?, is(3)?) {
+        (_, true) => Standing::Rejected { provisional: is(4)? && is(5)? },
+        (true, false) if is(7)? => Standing::Outlier,
+        (true, false) if is(8)? => Standing::SoftFailed,
+        (true, false) => Standing::Accepted,
+        (false, false) => Standing::Unknown,
+    };
+    let previous: Value = match row.optional_text(10)? {
+        Some(text) => serde_json::from_str(text).map_err(|_| shape("no previous events"))?,
+        None => Value::Array(Vec::new()),
+    };
+    // Room versions 1 and 2 have pairs of id and hashes.
+    let of = |item: &Value| item.get(0).unwrap_or(item).as_str().map(str::to_owned);
+    let previous = previous.as_array().into_iter().flatten().filter_map(of);
+    Ok(Node {
+        event_id: id(row.text(0)?)?,
+        depth: row.integer(1)?,
+        previous: previous.map(|text| id(&text)).collect::<Result<_, _>>()?,
+        has_state: is(9)?,
+        claimed: is(6)?,
+        standing,
+    })
+}

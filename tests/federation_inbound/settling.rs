@@ -1,0 +1,232 @@
+//! What rests on a claimed state is judged again when the history is held that shows what the state was.
+
+use std::{cell::Cell, collections::BTreeMap, rc::Rc};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::{federation::outbound::backfill::backfill, router::json_response};
+
+use crate::{Scene, common::peer::event_id, scene};
+
+/// An event and its ID.
+type Known = (String, Value);
+
+/// Bob's server holds these events, gives of what was between them and ours only what it `remembers` (by `backfill`), and claims
+/// before each of them the state with which Bob joined.
+fn claims_what_is_old(scene: &Scene, events: &[Known], old: &[Value], remembers: &Rc<Cell<bool>>) {
+    let by_id: BTreeMap<String, Value> = events.iter().cloned().collect();
+    let version = scene.theirs.version.clone();
+    let old_ids: Vec<String> = old.iter().map(|event| event_id(&version, event)).collect();
+    let chain: Vec<Value> =
+        old.iter().chain(by_id.values().filter(|event| event["state_key"].is_string())).cloned().collect();
+    let remembers = Rc::clone(remembers);
+    scene.peer.answers(move |request| {
+        let target = request.uri().to_string();
+        let body = if target.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else if target.contains("/event_auth/") {
+            json!({ "auth_chain": chain })
+        } else if target.contains("/state_ids/") {
+            json!({ "pdu_ids": old_ids, "auth_chain_ids": [] })
+        } else if target.contains("/v1/event/") {
+            let (_, event) = by_id.iter().find(|(id, _)| target.ends_with(&id[1..]))?;
+            json!({ "pdus": [event] })
+        } else if target.contains("/backfill/") {
+            let mut found: Vec<&Value> = Vec::new();
+            let mut waiting: Vec<String> = by_id.keys().filter(|id| target.contains(&id[1..])).cloned().collect();
+            while let Some(id) = waiting.pop()
+                && remembers.get()
+                && found.len() < 100
+            {
+                let Some(event) = by_id.get(&id).filter(|event| !found.contains(event)) else { continue };
+                found.push(event);
+                waiting
+                    .extend(event["prev_events"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()));
+            }
+            json!({ "pdus": found })
+        } else {
+            return None;
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+}
+
+impl Scene {
+    /// A membership event of a user of Bob's server by themselves.
+    fn becomes(&mut self, user: &str, membership: &str) -> Known {
+        let fields = json!({ "type": "m.room.member", "state_key": user, "content": { "membership": membership } });
+        let version = self.theirs.version.clone();
+        let mut draft = self.theirs.draft(verge::platform::Clock::now_ms(&self.world), user, fields);
+        if membership == "join" {
+            let rules = self.theirs.state_id("m.room.join_rules", "").unwrap();
+            draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        }
+        let (id, event) = self.peer.sign(&version, draft);
+        self.theirs.state.insert(("m.room.member".to_owned(), user.to_owned()), event.clone());
+        self.theirs.advance(&id);
+        (id, event)
+    }
+
+    fn says(&mut self, user: &str, text: &str) -> Known {
+        self.theirs.say(&self.peer, user, text)
+    }
+
+    fn state(&self) -> Vec<Value> {
+        self.theirs.state.values().cloned().collect()
+    }
+
+    fn receives(&self, txn_id: &str, event: &Known) {
+        assert_eq!(self.peer.send(&self.a, txn_id, std::slice::from_ref(&event.1)).0, 200);
+        self.world.settle();
+    }
+
+    fn an_hour_passes(&self) {
+        self.world.advance(3_600_000);
+        self.world.run(self.a.scheduled());
+        self.world.settle();
+    }
+
+    /// A user pages back over all gaps.
+    fn pages_back(&self) {
+        for _ in 0..10 {
+            let now = verge::platform::Clock::now_ms(&self.world);
+            let room = self.world.run(self.a.rooms.room(&self.room)).unwrap().unwrap();
+            let gap = self.world.run(self.a.store.newest_gap(&self.room, (0, 1 << 52), now)).unwrap();
+            let Some(gap) = gap else { break };
+            if !self.world.run(backfill(&self.a, &room, &gap, 100)).unwrap() {
+                break;
+            }
+        }
+        self.a.settle(&self.room);
+        self.world.settle();
+    }
+
+    fn rows(&self, sql: &str) -> usize {
+        self.a.database.rows(sql).len()
+    }
+
+    fn rests_on_nothing_claimed(&self) {
+        for sql in [
+            "SELECT 1 FROM events WHERE claimed",
+            "SELECT 1 FROM rejected_events WHERE claimed OR provisional",
+            "SELECT 1 FROM events WHERE soft_failed",
+        ] {
+            assert_eq!(self.rows(sql), 0, "{sql}: {:#?}", self.world.logs());
+        }
+        // And nobody looks for more.
+        self.an_hour_passes();
+        assert_eq!(self.rows("SELECT 1 FROM unsettled_rooms"), 0);
+    }
+}
+
+/// Dave joins in a gap, and by the claimed state he has not: what he says is rejected, until the gap is filled, which takes
+/// several answers and commits.
+#[test]
+fn a_rejection_by_a_claim_is_taken_back() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let mut events: Vec<Known> = (0..150).map(|i| scene.says(&bob, &format!("{i}"))).collect();
+        events.push(scene.becomes(&dave, "join"));
+        events.extend((0..80).map(|i| scene.says(&dave, &format!("{i}"))));
+        events.push(scene.says(&bob, "the edge"));
+        let said = scene.says(&dave, "am I heard?");
+        claims_what_is_old(&scene, &events, &old, &remembers);
+        scene.receives("1", &said);
+        assert!(!scene.a.shows(&said.0));
+        assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), 1);
+        // Whoever rests on the claim too has the same fate.
+        let again = scene.says(&dave, "and now?");
+        scene.receives("2", &again);
+        assert!(!scene.a.shows(&again.0));
+        let meanwhile = scene.says(&bob, "meanwhile");
+        scene.receives("3", &meanwhile);
+        assert!(scene.a.shows(&meanwhile.0));
+
+        remembers.set(true);
+        scene.an_hour_passes();
+        for (id, _) in events.iter().chain([&said, &again, &meanwhile]) {
+            assert!(scene.a.shows(id), "version {version}: {:#?}", scene.world.logs());
+        }
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+        scene.rests_on_nothing_claimed();
+        let after = scene.says(&dave, "after it");
+        scene.receives("4", &after);
+        assert!(scene.a.shows(&after.0));
+    }
+}
+
+/// By the claimed state Dave is not in the room, and nothing shows it but the history.
+#[test]
+fn a_claimed_state_gives_way_to_the_true_one() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &events, &old, &remembers);
+        let said: Vec<Known> = (0..5).map(|i| scene.says(&bob, &format!("{i}"))).collect();
+        for (number, said) in said.iter().enumerate() {
+            scene.receives(&number.to_string(), said);
+            assert!(scene.a.shows(&said.0));
+        }
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave), None);
+        remembers.set(true);
+        scene.pages_back();
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+        scene.rests_on_nothing_claimed();
+        let last = scene.a.database.rows("SELECT x.value ->> 0 FROM rooms, json_each(rooms.extremities) AS x");
+        assert_eq!(last, [[said[4].0.clone()]]);
+    }
+}
+
+/// By the claimed state Dave is still in the room. What he says after he has left goes, and what is built upon it stays.
+#[test]
+fn what_was_allowed_by_a_claim_alone_is_rejected() {
+    for cited in [false, true] {
+        let mut scene = scene("12");
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let join = scene.becomes(&dave, "join");
+        scene.receives("1", &join);
+        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+        let left = [scene.says(&bob, "lost"), scene.becomes(&dave, "leave"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &left, &old, &remembers);
+        scene.theirs.state.insert(("m.room.member".to_owned(), dave.clone()), join.1.clone());
+        let bad = scene.says(&dave, "I have left");
+        scene.receives("2", &bad);
+        assert!(scene.a.shows(&bad.0));
+        let good = scene.says(&bob, "on top of it");
+        if cited {
+            scene.receives("3", &good);
+        }
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+        remembers.set(true);
+        scene.pages_back();
+        assert!(!scene.a.shows(&bad.0));
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("leave"));
+        let last = scene.a.database.rows("SELECT x.value ->> 0 FROM rooms, json_each(rooms.extremities) AS x");
+        assert_eq!(last, [[if cited { good.0.clone() } else { left[2].0.clone() }]]);
+        scene.rests_on_nothing_claimed();
+        if !cited {
+            scene.receives("3", &good);
+        }
+        assert!(scene.a.shows(&good.0));
+    }
+}
+
+/// What a claimed state holds, and what we know to come after what we hold, is an event like any other.
+#[test]
+fn what_comes_with_a_claim_and_has_its_place_takes_it() {
+    let mut scene = scene("12");
+    let (old, bob, dave) = (scene.state(), scene.bob.clone(), scene.peer.user("dave"));
+    let join = scene.becomes(&dave, "join");
+    let events = [join.clone(), scene.says(&bob, "lost"), scene.says(&bob, "the edge")];
+    let said = scene.says(&bob, "after it");
+    let mut state = old;
+    state.push(join.1.clone());
+    claims_what_is_old(&scene, &events, &state, &Rc::new(Cell::new(false)));
+    scene.receives("1", &said);
+    assert!(scene.a.shows(&join.0) && scene.a.shows(&said.0), "{:#?}", scene.world.logs());
+    assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+}
