@@ -18,8 +18,6 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use self::news::{News, Subject};
-
 /// A future that borrows for `'a` and stays on its thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
@@ -294,6 +292,34 @@ pub enum TransportError {
     /// The platform cannot make such a connection; the sentence says why.
     #[error("this platform cannot connect: {0}")]
     Unsupported(String),
+}
+
+/// Whom news concern.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// Whoever is in the room with this ID.
+    Room(String),
+    /// The local user with this ID: what is theirs alone, and their memberships.
+    User(String),
+}
+
+/// How news reach whoever waits for them.
+pub trait News {
+    /// Tells those who listen that something has moved which concerns these.
+    fn announce(&self, subjects: &[Subject]);
+    /// A listener, who hears of everything from now on.
+    fn listen(&self) -> Box<dyn Listener>;
+}
+
+/// Somebody who waits for news.
+pub trait Listener {
+    /// Whether it is any use to say what it should listen to: it costs a read to find that out.
+    fn is_choosy(&self) -> bool;
+    /// From now on it hears only of what concerns one of these. What it has heard before counts.
+    fn listen_to(&mut self, subjects: Vec<Subject>);
+    /// Waits until there may be news that were not there when this was called before (or, the first time, when the listener was
+    /// made), at most this many milliseconds.
+    fn next(&mut self, longest_ms: u32) -> LocalBoxFuture<'_, ()>;
 }
 
 /// The body of a request that arrived, which nobody has read.

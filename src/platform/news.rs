@@ -17,34 +17,7 @@ use std::{
 use futures_util::future::select;
 
 use super::{Clock, Database, DatabaseError, LocalBoxFuture, Rows, Statement};
-
-/// Whom news concern.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Subject {
-    /// Whoever is in the room with this ID.
-    Room(String),
-    /// The local user with this ID: what is theirs alone, and their memberships.
-    User(String),
-}
-
-/// How news reach whoever waits for them.
-pub trait News {
-    /// Tells those who listen that something has moved which concerns these.
-    fn announce(&self, subjects: &[Subject]);
-    /// A listener, who hears of everything from now on.
-    fn listen(&self) -> Box<dyn Listener>;
-}
-
-/// Somebody who waits for news.
-pub trait Listener {
-    /// Whether it is any use to say what it should listen to: it costs a read to find that out.
-    fn is_choosy(&self) -> bool;
-    /// From now on it hears only of what concerns one of these. What it has heard before counts.
-    fn listen_to(&mut self, subjects: Vec<Subject>);
-    /// Waits until there may be news that were not there when this was called before (or, the first time, when the listener was
-    /// made), at most this many milliseconds.
-    fn next(&mut self, longest_ms: u32) -> LocalBoxFuture<'_, ()>;
-}
+pub use super::{Listener, News, Subject};
 
 /// The first pause between two looks, and the longest, in milliseconds.
 const PAUSE_MS: (u32, u32) = (250, 5_000);
