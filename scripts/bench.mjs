@@ -1,4 +1,5 @@
-// npm run bench: the Worker and a Synapse under the same load in the same run, and one table of what each took.
+// npm run bench [-- --engine d1|object|both]: the Worker and a Synapse under the same load in the same run, and one table of what
+// each took.
 
 import { buildStep } from "./build.mjs";
 import { isMain, main, perform, run } from "./common.mjs";
@@ -7,6 +8,6 @@ import { python, setUpSteps } from "./setup.mjs";
 if (isMain(import.meta.url)) {
   await main(async () => {
     await perform([...(await setUpSteps({ tests: true })), buildStep()]);
-    await run(python, ["tests/e2e/bench.py"]);
+    await run(python, ["tests/e2e/bench.py", ...process.argv.slice(2)]);
   });
 }

@@ -13,6 +13,7 @@ import { setUpSteps } from "./setup.mjs";
 
 const HELP = `npm run dev -- [options]
   --server-name NAME        the name in user ids (localhost:8448)
+  --engine ENGINE           where it runs: d1 (default) or object
   --ip ADDRESS              where to listen (127.0.0.1)
   --port PORT               where to listen (8448)
   --persist-to DIR          the data: database, signing key, certificates (.verge/dev/<server name>)
@@ -27,13 +28,38 @@ const HELP = `npm run dev -- [options]
   --limits                  bound how often may be asked, as a deployment does by default
   --cron-seconds N          how often the scheduled trigger fires (60, as the platform does)
   --as-built                run what build/ holds, without set-up and build
-  --log-costs               a log line for each request: D1 calls, rows read and written`;
+  --log-costs               a log line for each request: database calls, rows read and written`;
 
 /** The variables that bound how often may be asked. */
 const RATES = ["LOGIN_RATE", "REGISTRATION_RATE", "TOKEN_VALIDITY_RATE", "FEDERATION_RATE"];
 
+/** By engine, where the runtime keeps its data below the folder, and what the configuration binds. */
+const ENGINES = {
+  d1: {
+    data: join("v3", "d1"),
+    bindings: (setting) => ({
+      d1_databases: [
+        {
+          binding: "DB",
+          database_name: "verge",
+          database_id: setting("database_id"),
+          migrations_dir: join(root, "migrations"),
+        },
+      ],
+    }),
+  },
+  object: {
+    data: join("v3", "do"),
+    bindings: () => ({
+      durable_objects: { bindings: [{ name: "OBJECT", class_name: "Homeserver" }] },
+      migrations: [{ tag: "v1", new_sqlite_classes: ["Homeserver"] }],
+    }),
+  },
+};
+
 const OPTIONS = {
   "server-name": { type: "string", default: "localhost:8448" },
+  engine: { type: "string", default: "d1" },
   ip: { type: "string", default: "127.0.0.1" },
   port: { type: "string", default: "8448" },
   "persist-to": { type: "string" },
@@ -62,15 +88,17 @@ await main(async () => {
   const name = options["server-name"];
   const folder = resolve(options["persist-to"] ?? join(work, "dev", name.replaceAll(/[^a-z0-9.-]/gi, "_")));
   mkdirSync(folder, { recursive: true, mode: 0o700 });
+  checkData(options.engine, folder);
   const tls = await certificate(options, folder);
   const config = configuration(options, folder);
-  await migrate(config, folder);
+  if (options.engine === "d1") await migrate(config, folder);
   await serve(options, folder, config, tls);
 });
 
 /** Refuses options that cannot be meant, before minutes are spent on them. What only the server can judge it says itself. */
 function check(options) {
   const port = Number(options.port);
+  if (!Object.hasOwn(ENGINES, options.engine)) throw new Error(`--engine ${options.engine} is neither d1 nor object`);
   if (!/^[0-9]+$/.test(options.port) || port < 1 || port > 65_535) {
     throw new Error(`--port ${options.port} is no port: it is a number from 1 to 65535`);
   }
@@ -86,6 +114,15 @@ function check(options) {
   }
   if (options.registration === "token" && !options["registration-token"]) {
     throw new Error("--registration token needs --registration-token");
+  }
+}
+
+/** Refuses a folder with the data of the other engine: the server would begin anew beside them, under the same name. */
+function checkData(engine, folder) {
+  for (const [other, { data }] of Object.entries(ENGINES)) {
+    if (other !== engine && existsSync(join(folder, data))) {
+      throw new Error(`${folder} holds the data of --engine ${other}; take that, or another --persist-to`);
+    }
   }
 }
 
@@ -133,6 +170,7 @@ function configuration(options, folder) {
   const setting = (name) => shared.match(new RegExp(`^${name} = "(.*)"`, "m"))[1];
   const vars = {
     SERVER_NAME: options["server-name"],
+    ENGINE: options.engine,
     WELL_KNOWN_SERVER: options["well-known"],
     CLIENT_BASE_URL: `https://${urlHost(options)}`,
     REGISTRATION: options.registration,
@@ -148,14 +186,7 @@ function configuration(options, folder) {
     main: join(root, setting("main")),
     compatibility_date: setting("compatibility_date"),
     vars,
-    d1_databases: [
-      {
-        binding: "DB",
-        database_name: "verge",
-        database_id: setting("database_id"),
-        migrations_dir: join(root, "migrations"),
-      },
-    ],
+    ...ENGINES[options.engine].bindings(setting),
     triggers: { crons: ["* * * * *"] },
   };
   writeFileSync(path, JSON.stringify(config, null, 2));
@@ -191,7 +222,7 @@ async function serve(options, folder, config, tls) {
     answer = await localGet(options, "/_matrix/key/v2/server");
     if (answer === null) await Promise.race([sleep(100), ended]);
   }
-  const wrong = answer === null ? null : mistake(options, answer);
+  const wrong = answer === null ? null : (mistake(options, answer) ?? (await databaseMistake(options)));
   if (wrong && !stopping()) {
     // What the server has logged about it is on its way to the terminal.
     await Promise.race([sleep(500), ended]);
@@ -222,6 +253,14 @@ function mistake(options, { status, body }) {
     return "what answers there is no homeserver";
   }
   return name === options["server-name"] ? null : `the server calls itself ${name}, not ${options["server-name"]}`;
+}
+
+/** What is wrong where the server cannot look up an alias in its database, which its keys are answered without. */
+async function databaseMistake(options) {
+  const alias = encodeURIComponent(`#ready:${options["server-name"]}`);
+  const answer = await localGet(options, `/_matrix/client/v3/directory/room/${alias}`);
+  if (answer === null || answer.status < 500) return null;
+  return `the server cannot use its database and answers ${answer.status}; its log above says why`;
 }
 
 /** The host and port that reach the server from this machine. */

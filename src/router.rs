@@ -141,10 +141,7 @@ impl Call {
             RequestBody::Read(bytes) => Ok(bytes),
             RequestBody::Unread(body) => body.read(limit).await,
         };
-        let bytes = bytes.map_err(|error| match error {
-            BodyError::TooLong => too_large(),
-            BodyError::Broken => broken_off(),
-        })?;
+        let bytes = bytes.map_err(refused_body)?;
         reservation.shrink(bytes.len());
         self.body.replace(CallBody::Read(bytes.clone(), reservation));
         Ok(bytes)
@@ -176,7 +173,16 @@ fn broken_off() -> MatrixError {
     MatrixError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The request body breaks off.")
 }
 
-fn too_busy() -> MatrixError {
+/// The refusal of a body that could not be read.
+pub fn refused_body(error: BodyError) -> MatrixError {
+    match error {
+        BodyError::TooLong => too_large(),
+        BodyError::Broken => broken_off(),
+    }
+}
+
+/// The refusal of a body for which there is no room now.
+pub fn too_busy() -> MatrixError {
     const MESSAGE: &str = "This server works on as much as it can hold; try again.";
     MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(1_000)
 }

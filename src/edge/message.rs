@@ -24,15 +24,22 @@ const MAX_BYTES_AT_ONCE: usize = 1024 * 1024;
 /// # Errors
 /// 400 where the request cannot be represented.
 pub(super) fn incoming(request: web_sys::Request) -> Result<Incoming, MatrixError> {
+    let head = head(&request)?;
+    let length = announced_length(head.headers());
+    Ok(head.map(|()| RequestBody::Unread(Box::new(Unread { request, length }))))
+}
+
+/// The request without its body.
+///
+/// # Errors
+/// 400 where the request cannot be represented.
+pub(super) fn head(request: &web_sys::Request) -> Result<http::Request<()>, MatrixError> {
     let malformed = |what: &str| MatrixError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", format!("Malformed {what}."));
-    let mut incoming = Incoming::new(Bytes::new().into());
-    *incoming.method_mut() =
-        Method::from_bytes(request.method().as_bytes()).map_err(|_| malformed("request method"))?;
-    *incoming.uri_mut() = path_and_query(&request.url()).ok_or_else(|| malformed("request path"))?;
-    read_headers(&request.headers(), incoming.headers_mut());
-    let length = announced_length(incoming.headers());
-    *incoming.body_mut() = RequestBody::Unread(Box::new(Unread { request, length }));
-    Ok(incoming)
+    let mut head = http::Request::new(());
+    *head.method_mut() = Method::from_bytes(request.method().as_bytes()).map_err(|_| malformed("request method"))?;
+    *head.uri_mut() = path_and_query(&request.url()).ok_or_else(|| malformed("request path"))?;
+    read_headers(&request.headers(), head.headers_mut());
+    Ok(head)
 }
 
 /// The body of a request that the runtime has.

@@ -9,9 +9,11 @@ Stored means, for both servers: the transaction is answered with 200 and every P
 them can be read by a user of the server, through the Client-Server API. (Synapse answers before it has stored.) What those
 reads cost is measured apart and taken off the servers' CPU time.
 
-Then the fake origin reads that room from both, as other servers do: `bench_reads.py`.
+Then the fake origin reads that room from both, as other servers do: `bench_reads.py`; and clients wait for news, and several
+origins send to one room at once: `bench_live.py`. With `--engine both` the Worker takes part twice, once on each engine.
 """
 
+import argparse
 import http.client
 import json
 import os
@@ -26,6 +28,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
+import bench_live
 import bench_reads
 import bundle
 from client import segment
@@ -58,30 +61,39 @@ SINGLE = Stretch(1, 40, 5, 30, 0.004)
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    parser = argparse.ArgumentParser(prog="npm run bench --")
+    parser.add_argument("--engine", choices=[*Worker.DATABASES, "both"], default="d1", help="where the Worker keeps its data")
+    engine = parser.parse_args().engine
+    engines = list(Worker.DATABASES) if engine == "both" else [engine]
     say("Starting a Synapse and the Worker, with a room on each")
     with tempfile.TemporaryDirectory(prefix="verge-bench-") as folder:
         folder = Path(folder)
         authority = Authority(folder / "ca")
-        worker = Worker(folder / "worker", authority, cron_seconds=60, options=["--log-costs"])
+        workers = [
+            Worker(folder / engine, authority, cron_seconds=60, options=["--log-costs"], engine=engine) for engine in engines
+        ]
         synapse = Synapse(folder / "synapse", authority)
         origins = []
         try:
             contestants = []
-            for server in (synapse, worker):
+            for server in (synapse, *workers):
                 server.start()
                 origins.append(FakeOrigin(folder / f"origin{len(origins)}", authority).start())
                 contestants.append(Contestant(server, origins[-1]))
             compete(contestants)
-            costs = Costs(worker)
+            costs = [Costs(worker) for worker in workers]
             say("What other servers read")
             reads = bench_reads.measure(contestants)
+            say("Waiting syncs, and several origins at once")
+            live = bench_live.measure(contestants, folder, authority, cpu_seconds)
         finally:
-            worker.close()
-            synapse.close()
+            for server in (*workers, synapse):
+                server.close()
             for origin in origins:
                 origin.close()
     say("Weighing the bundle, and starting it cold")
-    report(*contestants, costs, reads, bundle.compressed_kb(), bundle.cold_start_ms())
+    synapse, *verges = contestants
+    report(synapse, verges, costs, reads, live, bundle.compressed_kb(), bundle.cold_start_ms())
 
 
 def compete(contestants):
@@ -127,7 +139,7 @@ class Contestant:
 
     def __init__(self, server, origin):
         self.server, self.origin = server, origin
-        self.name = type(server).__name__
+        self.name = f"Verge, {server.engine}" if isinstance(server, Worker) else type(server).__name__
         self.user = server.user("alice")
         self.room_id = self.user.create_room(preset="public_chat", room_version=ROOM_VERSION, room_alias_name="bench")
         self.alias = f"#bench:{server.name}"
@@ -220,9 +232,9 @@ class Contestant:
 
 
 class Costs:
-    """What the Worker's log says of its transactions: of those of each size, the mean D1 calls, rows read and written."""
+    """What the Worker's log says of its transactions: of those of each size, the mean database calls, rows read and written."""
 
-    LINE = re.compile(r"cost d1_calls=(\d+) rows_read=(\d+) rows_written=(\d+) 200 PUT .*/bench(\d+)\.(\d+)")
+    LINE = re.compile(r"cost calls=(\d+) rows_read=(\d+) rows_written=(\d+) 200 PUT .*/bench(\d+)\.(\d+)")
 
     def __init__(self, worker):
         by_size = {}
@@ -235,49 +247,57 @@ class Costs:
         self.most_calls = {size: max(row[0] for row in rows) for size, rows in by_size.items()}
 
 
-def report(synapse, verge, costs, reads, bundle_kb, cold_ms):
+def report(synapse, verges, costs, reads, live, bundle_kb, cold_ms):
+    everybody = [synapse, *verges]
     full, single = FULL.size, SINGLE.size
-    rows = [("", "Synapse", "Verge", "target", "")]
+    rows = [("", *(contestant.name for contestant in everybody), "target", "")]
 
-    def line(what, theirs, ours, target="", reached=None):
+    def line(what, figures=(), target="", reached=None):
         verdict = "" if reached is None else "reached" if reached else "MISSED"
-        rows.append((what, theirs, ours, target, verdict))
+        rows.append((what, *figures, *[""] * (len(everybody) - len(figures)), target, verdict))
+
+    def ours(figures):
+        return ["", *figures]
 
     def milliseconds(size):
         for what, figure in (("median", median), ("95th percentile", lambda values: quantiles(values, n=20)[-1])):
-            theirs, ours = (figure(c.taken[size].latencies) * 1000 for c in (synapse, verge))
-            line(f"  until stored, {what}", f"{theirs:.1f} ms", f"{ours:.1f} ms")
+            line(f"  until stored, {what}", [f"{figure(c.taken[size].latencies) * 1000:.1f} ms" for c in everybody])
 
-    line(f"{len(verge.taken[full].latencies)} transactions of {full} PDUs", "", "")
-    faster = verge.rate(full) / synapse.rate(full)
-    line("  PDUs stored a second", f"{synapse.rate(full):.0f}", f"{verge.rate(full):.0f}", f"x20: x{faster:.1f}", faster >= 20)
-    cheaper = synapse.cpu_ms(full) / verge.cpu_ms(full)
-    ours, theirs = verge.cpu_ms(full), synapse.cpu_ms(full)
-    line("  CPU per PDU", f"{theirs:.2f} ms", f"{ours:.2f} ms", f"1/20: 1/{cheaper:.1f}", cheaper >= 20)
+    line(f"{len(verges[0].taken[full].latencies)} transactions of {full} PDUs")
+    faster = [verge.rate(full) / synapse.rate(full) for verge in verges]
+    rates = [f"{contestant.rate(full):.0f}" for contestant in everybody]
+    line("  PDUs stored a second", rates, "x20: " + " | ".join(f"x{times:.1f}" for times in faster), min(faster) >= 20)
+    cheaper = [synapse.cpu_ms(full) / verge.cpu_ms(full) for verge in verges]
+    cpu = [f"{contestant.cpu_ms(full):.2f} ms" for contestant in everybody]
+    line("  CPU per PDU", cpu, "1/20: " + " | ".join(f"1/{times:.1f}" for times in cheaper), min(cheaper) >= 20)
     milliseconds(full)
-    line(f"{len(verge.taken[single].latencies)} transactions of one PDU", "", "")
+    line(f"{len(verges[0].taken[single].latencies)} transactions of one PDU")
     milliseconds(single)
-    line("  CPU per PDU", f"{synapse.cpu_ms(single):.2f} ms", f"{verge.cpu_ms(single):.2f} ms")
-    line("memory (RSS) after it", f"{synapse.memory:.0f} MB", f"{verge.memory:.0f} MB")
-    line("D1, of a transaction of", "", f"{full} | {single}")
-    calls = costs.most_calls
-    alike = calls[full] == calls[single]
-    line("  calls, at most", "", f"{calls[full]} | {calls[single]}", "5, alike", max(calls.values()) <= 5 and alike)
+    line("  CPU per PDU", [f"{contestant.cpu_ms(single):.2f} ms" for contestant in everybody])
+    line("memory (RSS) after it", [f"{contestant.memory:.0f} MB" for contestant in everybody])
+    line("the database, for a transaction of", ours(f"{full} | {single}" for _ in verges))
+    calls = [each.most_calls for each in costs]
+    alike = all(each[full] == each[single] for each in calls)
+    most = max(max(each.values()) for each in calls)
+    line("  calls, at most", ours(f"{each[full]} | {each[single]}" for each in calls), "5, alike", most <= 5 and alike)
     for index, what in ((1, "read"), (2, "written")):
-        of_full, of_single = costs.mean[full][index], costs.mean[single][index]
-        line(f"  rows {what}", "", f"{of_full:.1f} | {of_single:.1f}")
-        per_pdu = of_full / full
-        target = ("5 of 50", per_pdu <= 5) if what == "written" else ()
-        line(f"  rows {what} per PDU", "", f"{per_pdu:.2f} | {of_single:.1f}", *target)
-    version = reads.pop("version")
-    line(f"other servers read, {len(verge.event_ids)} messages", *(f"version: {figure:.1f} ms" for figure in version), "theirs + 3 x our version")
-    for name, (theirs, ours) in reads.items():
-        line(*bench_reads.line_of(name, theirs, ours, version[1]))
-    line("bundle, compressed", "", f"{bundle_kb:.0f} KB", "700 KB", bundle_kb < 700)
-    line("cold start", "", f"{cold_ms:.0f} ms")
+        line(f"  rows {what}", ours(f"{each.mean[full][index]:.1f} | {each.mean[single][index]:.1f}" for each in costs))
+        per_pdu = [each.mean[full][index] / full for each in costs]
+        figures = ours(f"{one:.2f} | {each.mean[single][index]:.1f}" for one, each in zip(per_pdu, costs))
+        line(f"  rows {what} per PDU", figures, *(("5 of 50", max(per_pdu) <= 5) if what == "written" else ()))
+    versions = reads.pop("version")
+    messages = len(verges[0].event_ids)
+    line(f"other servers read, {messages} messages", [f"version: {figure:.1f} ms" for figure in versions], "theirs + 3 x our version")
+    for name, times in reads.items():
+        line(*bench_reads.line_of(name, times, versions))
+    line("a room full of life")
+    for what, figures in live.items():
+        line(f"  {what}", figures)
+    line("bundle, compressed", ours([f"{bundle_kb:.0f} KB"]), "700 KB", bundle_kb < 700)
+    line("cold start", ours([f"{cold_ms:.0f} ms"]))
 
     print(f"\nStored: answered with 200, and the last PDU readable by a local user. Load average {os.getloadavg()[0]:.1f}.")
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for what, *figures, verdict in rows:
         cells = (f"{figure:>{width}}" for figure, width in zip(figures, widths[1:]))
         print(f"{what:<{widths[0]}}  {'  '.join(cells)}  {verdict}".rstrip())

@@ -29,10 +29,12 @@ def measure(contestants):
     return {name: [median(values) for values in each] for name, each in times.items()}
 
 
-def line_of(name, theirs, ours, version):
-    """A line of the report: reached where ours takes no longer than theirs and three times our `version`."""
-    limit = theirs + 3 * version
-    return (f"  {name}", f"{theirs:.1f} ms", f"{ours:.1f} ms", f"{limit:.1f} ms", ours <= limit)
+def line_of(name, times, versions):
+    """A line of the report: reached where ours takes no longer than theirs and three times our `version`, on each engine."""
+    theirs, *ours = times
+    limits = [theirs + 3 * version for version in versions[1:]]
+    reached = all(mine <= limit for mine, limit in zip(ours, limits))
+    return (f"  {name}", [f"{time:.1f} ms" for time in times], " | ".join(f"{limit:.1f}" for limit in limits) + " ms", reached)
 
 
 def _requests(contestant):

@@ -7,6 +7,14 @@ from synapse_peer import Synapse
 from worker import Worker
 
 
+def pytest_addoption(parser):
+    parser.addoption("--engine", choices=sorted(Worker.DATABASES), default="d1", help="where our server runs")
+
+
+def pytest_configure(config):
+    Worker.engine = config.getoption("--engine")
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
     """The certificate authority that all servers trust."""

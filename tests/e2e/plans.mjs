@@ -33,6 +33,8 @@ try {
 }
 
 async function migrate(database, folder) {
+  // The table in which wrangler, and the object, note the migrations.
+  await database.prepare("CREATE TABLE d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE)").run();
   for (const file of readdirSync(folder).sort()) {
     const text = readFileSync(join(folder, file), "utf8").replaceAll(/--[^\n]*/g, "");
     const parts = text.split(/;\s*(?:\n|$)/).map((statement) => statement.trim());

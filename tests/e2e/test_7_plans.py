@@ -14,8 +14,8 @@ import statements
 from worker import ROOT, _BINARIES
 
 # Tables that stay small: a row for each stream, for each join under way, for each registration between its stages, for each
-# kind of old rows that is forgotten in slices.
-SMALL = {"streams", "pending_joins", "registrations", "walks"}
+# kind of old rows that is forgotten in slices, for each migration.
+SMALL = {"streams", "pending_joins", "registrations", "walks", "d1_migrations"}
 
 # Statements that may read a whole table, and why.
 MAY_SCAN: dict[str, str] = {}

@@ -16,7 +16,7 @@ from net import wait_for
 from worker import Worker
 
 ROOMS = (10, 1_000)
-COST = re.compile(r"d1_calls\W+(\d+)\W+rows_read\W+(\d+)\W+rows_written\W+(\d+)")
+COST = re.compile(r"\bcalls\W+(\d+)\W+rows_read\W+(\d+)\W+rows_written\W+(\d+)")
 
 
 class Requests:

@@ -15,10 +15,15 @@ _BINARIES = ROOT / "node_modules" / ".bin"
 
 
 class Worker:
-    """One Worker with its data folder. `with_line` puts a line before its port that a test can cut. It trusts
+    """One Worker with its data folder, of the engine that this run of the tests is for. `with_line` puts a line before its port that a test can cut. It trusts
     `authority`, which also certifies it, unless that is left to a `certifier` of its own."""
 
-    def __init__(self, folder: Path, authority, with_line=False, cron_seconds=1, options=(), certifier=None):
+    engine = "d1"
+    # By engine, the folder in which the runtime keeps the database.
+    DATABASES = {"d1": "d1/miniflare-D1DatabaseObject", "object": "do/verge-Homeserver"}
+
+    def __init__(self, folder: Path, authority, with_line=False, cron_seconds=1, options=(), certifier=None, engine=None):
+        self.engine = engine or self.engine
         self.folder = folder
         self.authority = authority
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +46,7 @@ class Worker:
         key, certificate = self.tls
         command = [_BINARIES / "node", ROOT / "scripts" / "dev.mjs", "--as-built", "--persist-to", self.folder / "data"]
         command += ["--server-name", self.name, "--port", str(self.port), "--cron-seconds", str(self.cron_seconds)]
+        command += ["--engine", self.engine]
         command += ["--tls-key", key, "--tls-cert", certificate, "--ca", self.authority.certificate, *self.options]
         start = self.log_path.stat().st_size if self.log_path.exists() else 0
         with open(self.log_path, "ab") as log:
@@ -94,10 +100,14 @@ class Worker:
 
     def rows(self, sql, *parameters):
         """What the database answers; only for reading."""
-        pattern = f"{self.folder}/data/v3/d1/miniflare-D1DatabaseObject/*.sqlite"
-        (path,) = [path for path in glob.glob(pattern) if "metadata" not in path]
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+        with sqlite3.connect(f"file:{self.database()}?mode=ro", uri=True) as database:
             return database.execute(sql, parameters).fetchall()
+
+    def database(self):
+        """The file of the database."""
+        pattern = f"{self.folder}/data/v3/{self.DATABASES[self.engine]}/*.sqlite"
+        (path,) = [path for path in glob.glob(pattern) if "metadata" not in path]
+        return path
 
     def log(self):
         return self.log_path.read_text(errors="replace")
@@ -107,7 +117,7 @@ class Worker:
 
         def opens_database(pid):
             links = [link for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists()]
-            return any("miniflare-D1DatabaseObject" in os.readlink(link) for link in links)
+            return any(self.DATABASES[self.engine] in os.readlink(link) for link in links)
 
         (found,) = [pid for pid in self._descendants() if opens_database(pid)]
         return found

@@ -1,8 +1,8 @@
-//! What D1's errors mean. It tells them apart by their text only, which holds SQLite's own.
+//! What the errors of either engine mean. They are told apart by their text only, which holds SQLite's own.
 
 use crate::platform::DatabaseError;
 
-/// Texts of errors that would come again for ever: SQLite's codes where D1 hands them on, else its sentences, and D1's own.
+/// Texts of errors that would come again for ever: SQLite's codes where they are handed on, else its sentences, and D1's own.
 const REFUSALS: [&str; 12] = [
     "SQLITE_TOOBIG",
     "too big",
@@ -18,7 +18,7 @@ const REFUSALS: [&str; 12] = [
     "Wrong number of parameter bindings",
 ];
 
-/// The kind of error that a message of D1 tells of. What is not known may pass: a table that is not there, too, for the
+/// The kind of error that a message tells of. What is not known may pass: a table that is not there, too, for the
 /// operator applies the migrations when it is noticed, and until then nothing may be lost.
 pub(super) fn kind(message: String) -> DatabaseError {
     if message.contains("constraint failed") || message.contains("SQLITE_CONSTRAINT") {

@@ -1,0 +1,107 @@
+//! [`Database`] over D1. A batch of statements is one call and one transaction.
+
+use std::rc::Rc;
+
+use worker::{
+    Env,
+    js_sys::{self, Array, Promise, Reflect},
+    wasm_bindgen::{self, JsCast, JsValue, prelude::wasm_bindgen},
+    wasm_bindgen_futures::JsFuture,
+};
+
+use super::{
+    costs::Costs,
+    sql_error,
+    sql_values::{column, parameters, report, shape},
+    stream::describe,
+};
+use crate::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, Statement};
+
+// The few methods of the binding that are used, with rows left as JavaScript values: the `worker` crate
+// deserialises each row by its column names, which costs several times as much.
+#[wasm_bindgen]
+extern "C" {
+    type D1Database;
+    #[wasm_bindgen(method, structural, catch)]
+    fn prepare(this: &D1Database, sql: &str) -> Result<D1Statement, JsValue>;
+    #[wasm_bindgen(method, structural, catch)]
+    fn batch(this: &D1Database, statements: Array) -> Result<Promise, JsValue>;
+
+    type D1Statement;
+    #[wasm_bindgen(method, structural, catch, variadic)]
+    fn bind(this: &D1Statement, values: Array) -> Result<D1Statement, JsValue>;
+
+    type D1Result;
+    #[wasm_bindgen(method, structural, getter)]
+    fn results(this: &D1Result) -> Option<Array>;
+    #[wasm_bindgen(method, structural, getter)]
+    fn meta(this: &D1Result) -> JsValue;
+}
+
+/// One D1 database, for the duration of one event.
+pub(super) struct D1 {
+    database: D1Database,
+    costs: Option<Rc<Costs>>,
+}
+
+impl D1 {
+    /// The database that is bound as `name`; the error is a sentence for the log. What its calls cost is added to `costs`.
+    pub(super) fn binding(env: &Env, name: &str, costs: Option<Rc<Costs>>) -> Result<Self, String> {
+        let database = Reflect::get(env, &name.into()).unwrap_or(JsValue::UNDEFINED);
+        if !database.is_object() {
+            return Err(format!("There is no D1 database bound as {name}; wrangler.toml must bind one."));
+        }
+        Ok(Self { database: database.unchecked_into(), costs })
+    }
+
+    async fn run(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, DatabaseError> {
+        let count = statements.len();
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let prepared = statements.into_iter().map(|statement| self.prepare(statement)).collect::<Result<Array, _>>()?;
+        if let Some(costs) = &self.costs {
+            costs.add_call();
+        }
+        let results = self.database.batch(prepared).map_err(|error| sql_error::kind(describe(&error)))?;
+        let results = JsFuture::from(results).await.map_err(|error| sql_error::kind(describe(&error)))?;
+        let results: Array = results.dyn_into().map_err(|_| shape("the answer is not a list"))?;
+        if results.length() as usize != count {
+            return Err(shape("the answer has another number of results than there were statements"));
+        }
+        results.iter().map(|result| self.rows(&result.unchecked_into())).collect()
+    }
+
+    fn prepare(&self, statement: Statement) -> Result<D1Statement, DatabaseError> {
+        let values = parameters(&statement)?;
+        let prepared = self.database.prepare(statement.sql).map_err(|error| sql_error::kind(describe(&error)))?;
+        prepared.bind(values).map_err(|error| sql_error::kind(describe(&error)))
+    }
+
+    fn rows(&self, result: &D1Result) -> Result<Rows, DatabaseError> {
+        if let Some(costs) = &self.costs {
+            let meta = result.meta();
+            let number = |name: &str| Reflect::get(&meta, &name.into()).ok().and_then(|v| v.as_f64()).unwrap_or(0.0);
+            costs.add_rows(number("rows_read"), number("rows_written"));
+        }
+        let Some(rows) = result.results() else { return Ok(Rows::new()) };
+        // D1 builds each row in the order of the statement's columns, which must have distinct names for that.
+        let row = |row: JsValue| {
+            js_sys::Object::values(row.unchecked_ref()).iter().map(|value| column(&value)).collect::<Result<_, _>>()
+        };
+        rows.iter().map(|values| row(values).map(Row)).collect()
+    }
+}
+
+impl Database for D1 {
+    fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        Box::pin(async move {
+            let first = statements.first().map_or("", |statement| statement.sql);
+            let outcome = self.run(statements).await;
+            if let Err(error) = &outcome {
+                report(error, first);
+            }
+            outcome
+        })
+    }
+}

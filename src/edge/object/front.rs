@@ -1,0 +1,201 @@
+//! The Worker in front of the object. What can be answered without data (routes that do not exist, requests that say nothing of
+//! who sends them, versions and keys) is answered here, and what is too long is refused here; all else goes on to the object as
+//! it came.
+
+use std::{cell::Cell, rc::Rc};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future};
+use http::{Method, StatusCode};
+use worker::{
+    Env,
+    js_sys::{Promise, Reflect, Uint8Array},
+    wasm_bindgen::{self, JsCast, JsValue, prelude::wasm_bindgen},
+    wasm_bindgen_futures::JsFuture,
+    web_sys,
+};
+
+use crate::{
+    admission::Admission,
+    config::Config,
+    edge::{
+        events::Settings,
+        message,
+        runtime::{Console, SystemRandom, WorkerClock},
+        stream::{self, Excess, ReadError, describe},
+    },
+    error::MatrixError,
+    platform::{
+        Background, BodyError, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Rows,
+        Statement, Transport, TransportError, UnreadBody, news::Polling,
+    },
+    program::Program,
+    router::{self, RequestBody, Response},
+    server::Server,
+};
+
+/// The path by which the scheduled trigger reaches the object. No request from outside does: it is of no route, and the front
+/// answers such requests itself.
+pub(super) const SCHEDULED: &str = "/scheduled";
+
+// The few methods of the binding that are used.
+#[wasm_bindgen]
+extern "C" {
+    type Namespace;
+    #[wasm_bindgen(method, structural, catch, js_name = idFromName)]
+    fn id_from_name(this: &Namespace, name: &str) -> Result<JsValue, JsValue>;
+    #[wasm_bindgen(method, structural, catch)]
+    fn get(this: &Namespace, id: &JsValue) -> Result<Stub, JsValue>;
+
+    type Stub;
+    #[wasm_bindgen(method, structural, catch)]
+    fn fetch(this: &Stub, request: &web_sys::Request) -> Result<Promise, JsValue>;
+}
+
+thread_local! {
+    /// How many bytes of bodies this isolate holds.
+    static ADMISSION: Admission = Admission::default();
+}
+
+/// Answers one HTTP request, or lets the object do so.
+pub(in crate::edge) async fn fetch(
+    request: web_sys::Request,
+    env: &Env,
+    settings: &Settings,
+) -> worker::Result<web_sys::Response> {
+    let response = match without_data(&request, settings) {
+        Some(response) => response,
+        None => match whole(request).await {
+            Err(error) => router::error_response(&error),
+            Ok(request) => match forward(&request, env, &settings.config).await {
+                Ok(response) => return Ok(response),
+                Err(error) => unreachable(&error),
+            },
+        },
+    };
+    message::outgoing(response)
+}
+
+/// Lets the object do what the clock asks for.
+pub(in crate::edge) async fn scheduled(env: &Env, settings: &Settings) {
+    let init = web_sys::RequestInit::new();
+    init.set_method("POST");
+    let outcome = match web_sys::Request::new_with_str_and_init(&format!("https://object{SCHEDULED}"), &init) {
+        Ok(request) => forward(&request, env, &settings.config).await.map(drop),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = outcome {
+        unreachable(&error);
+    }
+}
+
+async fn forward(request: &web_sys::Request, env: &Env, config: &Config) -> Result<web_sys::Response, JsValue> {
+    let binding = Reflect::get(env, &"OBJECT".into())?;
+    if !binding.is_object() {
+        return Err("there is no Durable Object bound as OBJECT; wrangler.toml must bind one".into());
+    }
+    let namespace: Namespace = binding.unchecked_into();
+    // One object is one homeserver: its name is the server's.
+    let id = namespace.id_from_name(config.server_name.as_str())?;
+    let response = JsFuture::from(namespace.get(&id)?.fetch(request)?).await?;
+    Ok(response.unchecked_into())
+}
+
+/// The answer where the object gives none: it is reset, moved or overloaded. Other servers repeat what they get this for.
+fn unreachable(error: &JsValue) -> Response {
+    Console.warn(&format!("The object does not answer: {}.", describe(error)));
+    const MESSAGE: &str = "This server cannot be reached for a moment; try again.";
+    let error = MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(1_000);
+    router::error_response(&error)
+}
+
+/// The answer that needs nothing but the request's head and the configuration, where there is one.
+fn without_data(request: &web_sys::Request, settings: &Settings) -> Option<Response> {
+    let asked = Rc::new(Asked::default());
+    let clock: Rc<dyn Clock> = Rc::new(WorkerClock);
+    let platform = Platform {
+        database: asked.clone(),
+        transport: asked.clone(),
+        news: Rc::new(Polling::new(clock.clone())),
+        clock,
+        random: Rc::new(SystemRandom),
+        background: asked.clone(),
+        log: Rc::new(Console),
+    };
+    // What it lets in, it counts from nothing: the object counts what reaches it.
+    let program = Program::from(Server::new(settings.config.clone(), platform));
+    let incoming = match message::head(request) {
+        Ok(head) => head.map(|()| RequestBody::Unread(Box::new(Later(asked.clone())))),
+        Err(error) => return Some(router::error_response(&error)),
+    };
+    // It waits for nothing but what it may not have.
+    let answer = program.handle(incoming).now_or_never();
+    answer.filter(|_| !asked.0.get())
+}
+
+/// A world without data, which remembers that it was asked for something and never answers.
+#[derive(Default)]
+struct Asked(Cell<bool>);
+
+impl Asked {
+    fn never<T: 'static>(&self) -> LocalBoxFuture<'static, T> {
+        self.0.set(true);
+        Box::pin(future::pending())
+    }
+}
+
+impl Database for Asked {
+    fn batch(&self, _: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        self.never()
+    }
+}
+
+impl Transport for Asked {
+    fn send(&self, _: OutboundRequest) -> LocalBoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
+        self.never()
+    }
+}
+
+impl Background for Asked {
+    fn spawn(&self, _: LocalBoxFuture<'static, ()>) {
+        self.0.set(true);
+    }
+}
+
+struct Later(Rc<Asked>);
+
+impl UnreadBody for Later {
+    fn read(self: Box<Self>, _: usize) -> LocalBoxFuture<'static, Result<Bytes, BodyError>> {
+        self.0.never()
+    }
+}
+
+/// The request with a body whose length is known and allowed: as it came where it says so itself, else read to its end.
+///
+/// # Errors
+/// 413 for one that is too long, 400 where it breaks off, 503 where this isolate holds too much.
+async fn whole(request: web_sys::Request) -> Result<web_sys::Request, MatrixError> {
+    let Some(body) = request.body() else { return Ok(request) };
+    let head = message::head(&request)?;
+    let limit = router::max_body_bytes(head.uri().path());
+    let announced = router::announced_length(head.headers());
+    if announced.is_some_and(|length| length <= limit) {
+        return Ok(request);
+    }
+    let keep = if announced.is_some() { 0 } else { limit };
+    let reservation = ADMISSION.with(|admission| admission.reserve(keep, WorkerClock.now_ms()));
+    let _reservation = reservation.ok_or_else(router::too_busy)?;
+    // The rest of what is too long is read and thrown away, so that the sender lives to read the answer.
+    let bytes = stream::read_all(&body, keep, Excess::Discarded).await.map_err(|error| match error {
+        ReadError::TooLong => router::refused_body(BodyError::TooLong),
+        ReadError::Broken(_) => router::refused_body(BodyError::Broken),
+    })?;
+    let init = web_sys::RequestInit::new();
+    if head.method() != Method::GET && head.method() != Method::HEAD {
+        init.set_body(&Uint8Array::from(&bytes[..]));
+    }
+    init.set_method(head.method().as_str());
+    init.set_headers(&request.headers());
+    init.set_redirect(web_sys::RequestRedirect::Manual);
+    web_sys::Request::new_with_str_and_init(&request.url(), &init).map_err(|_| router::refused_body(BodyError::Broken))
+}

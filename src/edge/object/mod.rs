@@ -1,0 +1,153 @@
+//! The engine in which the whole server runs beside its data: a Durable Object that holds server and database, and a Worker in
+//! front of it ([`front`]) that forwards to it what it cannot answer itself.
+
+#[cfg(target_arch = "wasm32")]
+mod database;
+#[cfg(target_arch = "wasm32")]
+pub(super) mod front;
+mod migrations;
+
+#[cfg(target_arch = "wasm32")]
+mod class {
+    use std::{cell::OnceCell, rc::Rc};
+
+    use worker::{
+        Env,
+        js_sys::Promise,
+        wasm_bindgen::{self, JsValue, prelude::wasm_bindgen},
+        wasm_bindgen_futures, web_sys,
+    };
+
+    use super::{
+        database::{ObjectDatabase, Storage},
+        front::SCHEDULED,
+        migrations,
+    };
+    use crate::{
+        config::Config,
+        edge::{
+            costs::Costs,
+            events::{self, Settings},
+            message,
+            runtime::{Console, SystemRandom, WorkerClock},
+            transport::WorkerTransport,
+        },
+        platform::{
+            Background, LocalBoxFuture, Log, Platform,
+            news::{News, Waking},
+        },
+        program::Program,
+        router::Response,
+        server::{Caches, Server},
+    };
+
+    #[wasm_bindgen]
+    extern "C" {
+        /// `ctx` of the object.
+        #[derive(Clone)]
+        pub type ObjectState;
+        #[wasm_bindgen(method, structural, getter)]
+        fn storage(this: &ObjectState) -> Storage;
+        #[wasm_bindgen(method, structural, js_name = waitUntil)]
+        fn wait_until(this: &ObjectState, work: &Promise);
+    }
+
+    /// The Durable Object class: one homeserver with its database, for as long as the platform lets it live. All its requests share
+    /// it; a future may go on in the name of any of them.
+    #[wasm_bindgen]
+    pub struct Homeserver {
+        state: ObjectState,
+        env: Env,
+        parts: OnceCell<Parts>,
+    }
+
+    /// What the object keeps for its lifetime.
+    struct Parts {
+        settings: Settings,
+        news: Rc<dyn News>,
+        caches: Caches,
+        program: Program,
+    }
+
+    #[wasm_bindgen(wasm_bindgen_futures = worker::wasm_bindgen_futures, js_sys = worker::js_sys)]
+    impl Homeserver {
+        /// Made by the platform, with the object's `ctx` and the bindings.
+        #[wasm_bindgen(constructor)]
+        pub fn new(state: ObjectState, env: Env) -> Self {
+            Self { state, env, parts: OnceCell::new() }
+        }
+
+        /// Answers what the Worker forwards.
+        pub async fn fetch(&self, request: web_sys::Request) -> Result<web_sys::Response, JsValue> {
+            let response = match self.parts() {
+                Err(why) => {
+                    Console.warn(&why);
+                    events::unusable()
+                }
+                Ok(parts) if events::path(&request.url()) == SCHEDULED => {
+                    parts.program.scheduled().await;
+                    events::done()
+                }
+                Ok(parts) => self.answer(parts, request).await,
+            };
+            message::outgoing(response).map_err(JsValue::from)
+        }
+    }
+
+    impl Homeserver {
+        async fn answer(&self, parts: &Parts, request: web_sys::Request) -> Response {
+            if !parts.settings.log_costs {
+                return events::answer(&parts.program, request).await;
+            }
+            let costs = Rc::<Costs>::default();
+            let program = self.program(parts.settings.config.clone(), &parts.news, &parts.caches, Some(costs.clone()));
+            events::answer_with_costs(&program, request, &costs).await
+        }
+
+        /// What the object keeps, made by the first request that can: what was in its way may pass.
+        fn parts(&self) -> Result<&Parts, String> {
+            if let Some(parts) = self.parts.get() {
+                return Ok(parts);
+            }
+            let settings = Settings::read(&self.env)?;
+            migrations::migrate(&ObjectDatabase::new(self.state.storage(), None))?;
+            let news: Rc<dyn News> = Rc::new(Waking::new(Rc::new(WorkerClock)));
+            let caches = Caches::default();
+            let program = self.program(settings.config.clone(), &news, &caches, None);
+            Ok(self.parts.get_or_init(|| Parts { settings, news, caches, program }))
+        }
+
+        /// The server, or the same one with its costs counted.
+        fn program(
+            &self,
+            config: Rc<Config>,
+            news: &Rc<dyn News>,
+            caches: &Caches,
+            costs: Option<Rc<Costs>>,
+        ) -> Program {
+            let platform = Platform {
+                database: Rc::new(ObjectDatabase::new(self.state.storage(), costs)),
+                transport: Rc::new(WorkerTransport),
+                news: news.clone(),
+                clock: Rc::new(WorkerClock),
+                random: Rc::new(SystemRandom),
+                background: Rc::new(ObjectLifetime(self.state.clone())),
+                log: Rc::new(Console),
+            };
+            Server::with_caches(config, platform, caches.clone()).into()
+        }
+    }
+
+    /// Work goes on for as long as the object lives.
+    struct ObjectLifetime(ObjectState);
+
+    impl Background for ObjectLifetime {
+        fn spawn(&self, work: LocalBoxFuture<'static, ()>) {
+            let promise = wasm_bindgen_futures::future_to_promise(async move {
+                work.await;
+                Ok(JsValue::UNDEFINED)
+            });
+            self.0.wait_until(&promise);
+        }
+    }
+}
