@@ -8,10 +8,12 @@
 //! - What state decides: [`state_content`]; what of it is shown outside: [`stripped_state`];
 //!   [`server_acl`] (which servers may take part, by [`glob`]s).
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
+//! - What servers tell each other besides events: [`edu`].
 
 pub mod auth_events;
 pub mod auth_rules;
 pub mod base64;
+pub mod edu;
 pub mod event;
 pub mod glob;
 mod hash_map;

@@ -10,6 +10,7 @@ pub mod account_data;
 pub mod accounts;
 pub mod aliases;
 pub mod commit;
+pub mod edu_outbox;
 pub mod event_graph;
 mod event_text;
 pub mod events;

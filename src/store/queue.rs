@@ -3,6 +3,9 @@
 //! The outbox is one log; a destination is a cursor into it. A destination's row also holds the transaction in flight,
 //! by the positions that it covers, so that a retry is the same transaction; how large the next one may be; and a lease, by
 //! the database's clock, so that one isolate at a time sends to it.
+//!
+//! A transaction carries events, or the EDUs that wait for the destination ([`super::edu_outbox`]), which come first: messages to
+//! devices hold the keys to the events that follow them.
 
 use std::borrow::Cow;
 
@@ -19,6 +22,9 @@ use crate::{
 /// How long a destination stays leased to the isolate that sends to it, in milliseconds: longer than a request may take.
 const LEASE_MS: i64 = 90_000;
 
+/// How long the EDUs of a transaction may be together, in characters; one may be longer.
+const MAX_EDUS_LENGTH: i64 = 2_000_000;
+
 /// A transaction to send (again).
 #[derive(Debug, Clone)]
 pub struct OutgoingTransaction {
@@ -28,6 +34,8 @@ pub struct OutgoingTransaction {
     pub origin_server_ts: i64,
     /// Its PDUs, in the order in which they were committed; at most 50.
     pub pdus: Vec<OutgoingPdu>,
+    /// Its EDUs, in order; at most 100. Where there are any, there are no PDUs.
+    pub edus: Vec<OutgoingEdu>,
     /// How many attempts to reach the destination have failed in a row.
     pub failures: i64,
     /// How often the destination has answered it with 400.
@@ -47,6 +55,15 @@ pub struct OutgoingPdu {
     pub json: String,
 }
 
+/// One EDU of a transaction to send.
+#[derive(Debug, Clone)]
+pub struct OutgoingEdu {
+    /// Its type.
+    pub edu_type: String,
+    /// The text of its content.
+    pub content: String,
+}
+
 /// What became of the transaction that was sent before the one that is asked for now.
 #[derive(Debug, Clone)]
 pub enum Outcome {
@@ -61,12 +78,12 @@ pub enum Outcome {
     Halved {
         /// Its id.
         txn_id: String,
-        /// How many PDUs the next one may hold.
-        max_pdus: i64,
+        /// How many PDUs the next one may hold, or EDUs if it held those.
+        at_most: i64,
         /// Whether what it covered is halved again without asking for long, if it is refused again.
         is_suspect: bool,
     },
-    /// The destination will never take its only event, which is left out.
+    /// The destination will never take its only event or EDU, which is left out.
     LeftOut {
         /// Its id.
         txn_id: String,
@@ -118,22 +135,32 @@ const DUE: &str = concat!(
 
 const KNOW: &str = "INSERT INTO destinations (destination) VALUES (?1) ON CONFLICT (destination) DO NOTHING";
 
+/// Before the destination's row says that the transaction has ended: the EDUs that it carried, if any.
+const EDUS_DONE: &str = "\
+    DELETE FROM edu_outbox WHERE destination = ?1 AND pos <= \
+      (SELECT txn_edus FROM destinations WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3)";
+
 const TAKEN: &str = "\
-    UPDATE destinations SET cursor = txn_to, txn_id = NULL, txn_to = NULL, txn_ts = NULL, failures = 0, retry_at = 0, \
-      not_before = 0, max_pdus = MIN(max_pdus + 1, 50), refusals = 0, refused_since = NULL, \
-      refused_to = CASE WHEN refused_to > txn_to THEN refused_to END \
+    UPDATE destinations SET cursor = COALESCE(txn_to, cursor), txn_id = NULL, txn_to = NULL, txn_edus = NULL, txn_ts = NULL, \
+      failures = 0, retry_at = 0, not_before = 0, refusals = 0, refused_since = NULL, \
+      max_pdus = CASE WHEN txn_edus IS NULL THEN MIN(max_pdus + 1, 50) ELSE max_pdus END, \
+      max_edus = CASE WHEN txn_edus IS NULL THEN max_edus ELSE MIN(max_edus * 2, 100) END, \
+      refused_to = CASE WHEN txn_to IS NULL OR refused_to > txn_to THEN refused_to END \
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3";
 
-/// ?4: the most PDUs from now on, ?5: whether what the transaction covered is suspect.
+/// ?4: the most PDUs or EDUs from now on, ?5: whether the events that the transaction covered are suspect.
 const HALVED: &str = "\
-    UPDATE destinations SET txn_id = NULL, txn_to = NULL, txn_ts = NULL, max_pdus = ?4, refusals = 0, \
-      refused_since = NULL, refused_to = CASE WHEN ?5 THEN MAX(COALESCE(refused_to, 0), txn_to) ELSE refused_to END \
+    UPDATE destinations SET txn_id = NULL, txn_to = NULL, txn_edus = NULL, txn_ts = NULL, refusals = 0, refused_since = NULL, \
+      max_pdus = CASE WHEN txn_edus IS NULL THEN ?4 ELSE max_pdus END, \
+      max_edus = CASE WHEN txn_edus IS NULL THEN max_edus ELSE ?4 END, \
+      refused_to = CASE WHEN ?5 AND txn_to IS NOT NULL THEN MAX(COALESCE(refused_to, 0), txn_to) ELSE refused_to END \
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3";
 
 /// With the event that was refused the suspicion goes too: what follows it is judged by itself.
 const LEFT_OUT: &str = "\
-    UPDATE destinations SET cursor = txn_to, txn_id = NULL, txn_to = NULL, txn_ts = NULL, refusals = 0, \
-      refused_since = NULL, refused_to = NULL, failures = 0, retry_at = 0, not_before = 0 \
+    UPDATE destinations SET cursor = COALESCE(txn_to, cursor), txn_id = NULL, txn_to = NULL, txn_edus = NULL, txn_ts = NULL, \
+      refusals = 0, refused_since = NULL, refused_to = CASE WHEN txn_to IS NULL THEN refused_to END, \
+      failures = 0, retry_at = 0, not_before = 0 \
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3";
 
 const LEASE: &str = "\
@@ -150,7 +177,16 @@ macro_rules! pending {
     };
 }
 
-/// Begins a transaction where none is in flight. Where there is nothing to send the cursor moves to the end.
+/// Begins a transaction of the first EDUs that wait, where none is in flight: of so many characters, ?5, and always of one.
+const BEGIN_EDUS: &str = "\
+    UPDATE destinations SET txn_id = ?3, txn_ts = ?4, txn_edus = (SELECT MAX(pos) FROM ( \
+      SELECT pos, SUM(length) OVER (ORDER BY pos) AS sum, row_number() OVER (ORDER BY pos) AS nth FROM ( \
+        SELECT pos, length(content) AS length FROM edu_outbox WHERE destination = ?1 \
+        ORDER BY pos LIMIT (SELECT max_edus FROM destinations WHERE destination = ?1))) WHERE nth = 1 OR sum <= ?5) \
+    WHERE destination = ?1 AND lease_owner = ?2 AND txn_id IS NULL \
+      AND EXISTS (SELECT 1 FROM edu_outbox WHERE destination = ?1)";
+
+/// Begins a transaction of events where none is in flight. Where there is nothing to send the cursor moves to the end.
 const BEGIN: &str = concat!(
     "UPDATE destinations AS d SET txn_id = ?3, txn_ts = ?4, \
        txn_to = (SELECT MAX(pos) FROM (SELECT o.pos AS pos ",
@@ -168,7 +204,8 @@ const RELEASE: &str = "\
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id IS NULL";
 
 const IN_FLIGHT: &str = "\
-    SELECT txn_id, txn_ts, failures, refusals, refused_since, COALESCE(refused_to, 0) > cursor AS suspect \
+    SELECT txn_id, txn_ts, failures, refusals, refused_since, \
+      txn_edus IS NULL AND COALESCE(refused_to, 0) > cursor AS suspect \
     FROM destinations \
     WHERE destination = ?1 AND lease_owner = ?2 AND retry_at <= ?3 AND txn_id IS NOT NULL";
 
@@ -182,6 +219,11 @@ const PDUS: &str = concat!(
     WHERE d.destination = ?1 AND d.lease_owner = ?2 AND (o.exclude IS NULL OR o.exclude <> d.destination) \
     ORDER BY o.pos"
 );
+
+const EDUS: &str = "\
+    SELECT o.edu_type, o.content FROM destinations AS d \
+      CROSS JOIN edu_outbox AS o ON o.destination = d.destination AND o.pos <= d.txn_edus \
+    WHERE d.destination = ?1 AND d.lease_owner = ?2 ORDER BY o.pos";
 
 /// ?5: whether it was refused, ?6: now.
 const FAIL: &str = "\
@@ -225,12 +267,15 @@ impl Store {
         let mut statements = claim.statements(outcome);
         statements.push(Statement::new(IN_FLIGHT, claim.parameters([claim.now.into()])));
         statements.push(Statement::new(PDUS, claim.parameters([])));
+        statements.push(Statement::new(EDUS, claim.parameters([])));
         let mut answers = self.batch(statements).await?;
+        let edus: Rows = answers.pop().unwrap_or_default();
         let pdus: Rows = answers.pop().unwrap_or_default();
         let Some(row) = answers.pop().unwrap_or_default().into_iter().next() else { return Ok(None) };
         let pdu = |row: &Row| {
             Ok(OutgoingPdu { event_id: row.text(1)?.to_owned(), json: shown_text(row).map(Cow::into_owned)? })
         };
+        let edu = |row: &Row| Ok(OutgoingEdu { edu_type: row.text(0)?.to_owned(), content: row.text(1)?.to_owned() });
         Ok(Some(OutgoingTransaction {
             txn_id: row.text(0)?.to_owned(),
             origin_server_ts: row.integer(1)?,
@@ -239,6 +284,7 @@ impl Store {
             refused_since: row.optional_integer(4)?,
             is_suspect: row.integer(5)? != 0,
             pdus: pdus.iter().map(pdu).collect::<Result<_, DatabaseError>>()?,
+            edus: edus.iter().map(edu).collect::<Result<_, DatabaseError>>()?,
         }))
     }
 
@@ -286,21 +332,29 @@ impl Claim<'_> {
 
     /// Writes down the outcome, takes the lease, begins the next transaction, and ends the lease where there is none.
     fn statements(&self, outcome: &Outcome) -> Vec<Statement> {
-        let ended = match outcome {
-            Outcome::None => Statement::new(KNOW, [self.destination.as_str().into()]),
-            Outcome::Taken { txn_id } => Statement::new(TAKEN, self.parameters([txn_id.as_str().into()])),
-            Outcome::Halved { txn_id, max_pdus, is_suspect } => {
-                let parameters = [txn_id.as_str().into(), (*max_pdus).into(), (*is_suspect).into()];
-                Statement::new(HALVED, self.parameters(parameters))
+        let mut statements = match outcome {
+            Outcome::None => vec![Statement::new(KNOW, [self.destination.as_str().into()])],
+            Outcome::Taken { txn_id } => self.done(TAKEN, txn_id),
+            Outcome::Halved { txn_id, at_most, is_suspect } => {
+                let parameters = [txn_id.as_str().into(), (*at_most).into(), (*is_suspect).into()];
+                vec![Statement::new(HALVED, self.parameters(parameters))]
             }
-            Outcome::LeftOut { txn_id } => Statement::new(LEFT_OUT, self.parameters([txn_id.as_str().into()])),
+            Outcome::LeftOut { txn_id } => self.done(LEFT_OUT, txn_id),
         };
-        vec![
-            ended,
+        let begun = [self.new_txn_id.into(), self.now.into()];
+        let [id, at] = begun.clone();
+        statements.extend([
             Statement::new(LEASE, self.parameters([LEASE_MS.into(), self.now.into()])),
-            Statement::new(BEGIN, self.parameters([self.new_txn_id.into(), self.now.into()])),
+            Statement::new(BEGIN_EDUS, self.parameters([id, at, MAX_EDUS_LENGTH.into()])),
+            Statement::new(BEGIN, self.parameters(begun)),
             Statement::new(RELEASE, self.parameters([])),
-        ]
+        ]);
+        statements
+    }
+
+    /// What the transaction carried is behind the destination.
+    fn done(&self, outcome: &'static str, txn_id: &str) -> Vec<Statement> {
+        [EDUS_DONE, outcome].map(|sql| Statement::new(sql, self.parameters([txn_id.into()]))).into()
     }
 }
 

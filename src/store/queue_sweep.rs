@@ -1,4 +1,4 @@
-//! Whom the scheduled trigger must send to: whoever has not had all of the outbox and is not being sent to.
+//! Whom the scheduled trigger must send to: whoever has not had all of the outbox, or has EDUs waiting, and is not being sent to.
 //!
 //! Who has failed, or was left with a rest, is marked as `behind`. Whoever else lacks something lacks it since a short time
 //! ago: what was committed since then was sent at once, unless that was cut off. So only the rooms with news after a
@@ -6,6 +6,7 @@
 
 use super::{
     Store,
+    edu_outbox::LACKING_EDUS,
     queue::{is_free, names},
 };
 use crate::{
@@ -64,16 +65,16 @@ const FORGET: &str = "DELETE FROM outbox WHERE pos <= MIN(?1, (SELECT MIN(pos) F
 const OLDEST: &str = "SELECT MIN(pos) AS pos FROM outbox WHERE pos > 0";
 
 impl Store {
-    /// Up to `limit` servers that lack news and as many that are behind, and may be tried at `now`: of each those that have
-    /// waited for longest, first.
+    /// Up to `limit` servers that lack news, as many that EDUs wait for, and as many that are behind, and may be tried at
+    /// `now`: of the first and the last those that have waited for longest, first.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn overdue(&self, own: &ServerName, now: i64, limit: i64) -> Result<Vec<ServerName>, DatabaseError> {
         let parameters = || [own.as_str().into(), now.into(), limit.into()];
-        let statements = vec![Statement::new(LACKING_NEWS, parameters()), Statement::new(BEHIND, parameters())];
-        let mut answers = self.batch(statements).await?.into_iter();
-        let mut lists = [names(&answers.next().unwrap_or_default())?, names(&answers.next().unwrap_or_default())?];
+        let statements = [LACKING_NEWS, LACKING_EDUS, BEHIND].map(|sql| Statement::new(sql, parameters()));
+        let answers = self.batch(statements.into()).await?;
+        let mut lists = answers.iter().map(names).collect::<Result<Vec<_>, _>>()?;
         lists.iter_mut().for_each(|list| list.reverse());
         // In turns: many of the one kind must not be in the way of the other.
         let mut servers: Vec<ServerName> = Vec::new();

@@ -10,6 +10,7 @@ mod acl;
 mod admission;
 mod authentication;
 mod chains;
+mod edu_queue;
 mod extremities;
 mod gaps;
 mod inviting;

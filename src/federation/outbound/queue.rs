@@ -1,5 +1,5 @@
 //! The transaction queue (Server-Server API, "Transactions"): at most one transaction in flight to each destination,
-//! in the order of our commits, repeated until the destination has answered 200.
+//! in the order of our commits, repeated until the destination has answered 200. It carries events, or EDUs that must arrive.
 //!
 //! A transaction that will never be taken must not hold up all that follows. What is too large (413), or is refused as
 //! malformed (400) for an hour, is sent again in halves; a single event that is refused so is left out. Any other answer may be
@@ -13,10 +13,14 @@ use http::StatusCode;
 
 use crate::{
     federation::peers::{endpoints::Transaction, requests::RequestError},
-    matrix::identifiers::{RoomId, ServerName},
+    matrix::{
+        edu::EduType,
+        identifiers::{RoomId, ServerName},
+        json::{self, Value},
+    },
     platform::{Budget, DatabaseError},
     server::Server,
-    store::queue::{Claim, Failure, Outcome, OutgoingTransaction},
+    store::queue::{Claim, Failure, Outcome, OutgoingEdu, OutgoingTransaction},
 };
 
 /// How many destinations are sent to at the same time: the platform keeps six connections open for an event, and the
@@ -70,9 +74,15 @@ impl Server {
 
     /// Starts sending to a server that could not be reached and was heard from.
     pub fn flush_to(&self, destination: &ServerName) {
-        let (server, destination) = (self.clone(), destination.clone());
+        self.flush_to_all(vec![destination.clone()]);
+    }
+
+    /// Starts sending to these servers, each once. Called after a commit that left EDUs for them
+    /// ([`crate::store::edu_outbox`]).
+    pub fn flush_to_all(&self, destinations: Vec<ServerName>) {
+        let server = self.clone();
         self.platform.background.spawn(Box::pin(async move {
-            let _ = server.drive(&destination, &server.meter.budget(FLUSH_CALLS)).await;
+            let _ = server.drive_all(destinations, &server.meter.budget(FLUSH_CALLS)).await;
         }));
     }
 
@@ -179,16 +189,23 @@ impl Server {
         transaction: OutgoingTransaction,
         error: &RequestError,
     ) -> Outcome {
-        let (txn_id, count) = (transaction.txn_id, transaction.pdus.len());
+        let OutgoingTransaction { txn_id, pdus, edus, .. } = transaction;
+        let (count, kind) = if edus.is_empty() { (pdus.len(), "PDUs") } else { (edus.len(), "EDUs") };
         if count > 1 {
-            self.platform
-                .log
-                .warn(&format!("{destination} refuses transaction {txn_id} of {count} PDUs ({error}): it is halved"));
-            let max_pdus = i64::try_from(count / 2).unwrap_or(1);
-            return Outcome::Halved { txn_id, max_pdus, is_suspect: is_status(error, StatusCode::BAD_REQUEST) };
+            self.platform.log.warn(&format!(
+                "{destination} refuses transaction {txn_id} of {count} {kind} ({error}): it is divided"
+            ));
+            let is_suspect = edus.is_empty() && is_status(error, StatusCode::BAD_REQUEST);
+            // Of EDUs each is then tried by itself: nothing tells which one is suspect.
+            let at_most = if edus.is_empty() { i64::try_from(count / 2).unwrap_or(1) } else { 1 };
+            return Outcome::Halved { txn_id, at_most, is_suspect };
         }
-        let event_id = transaction.pdus.first().map_or("nothing", |pdu| pdu.event_id.as_str());
-        self.platform.log.warn(&format!("{destination} refuses {event_id} ({error}): the event is left out"));
+        let what = match (pdus.first(), edus.first()) {
+            (Some(pdu), _) => pdu.event_id.as_str(),
+            (None, Some(edu)) => edu.edu_type.as_str(),
+            (None, None) => "nothing",
+        };
+        self.platform.log.warn(&format!("{destination} refuses {what} ({error}): it is left out"));
         Outcome::LeftOut { txn_id }
     }
 
@@ -224,7 +241,8 @@ impl Server {
     /// Sends one transaction. Only a 200 counts; what it says about single PDUs is for the log.
     async fn deliver(&self, destination: &ServerName, transaction: &OutgoingTransaction) -> Result<(), RequestError> {
         let pdus: Vec<&str> = transaction.pdus.iter().map(|pdu| pdu.json.as_str()).collect();
-        let body = Transaction { origin_server_ts: transaction.origin_server_ts, pdus: &pdus, edus: &[] };
+        let edus: Vec<Value> = transaction.edus.iter().filter_map(edu).collect();
+        let body = Transaction { origin_server_ts: transaction.origin_server_ts, pdus: &pdus, edus: &edus };
         let results = self.federation.send_transaction(destination, &transaction.txn_id, body).await?;
         for (event_id, error) in results {
             self.platform.log.warn(&format!("{destination} did not take {event_id}: {error}"));
@@ -245,6 +263,12 @@ impl Server {
         self.platform.random.fill(&mut byte);
         byte[0]
     }
+}
+
+/// An EDU as transactions carry it. What is stored is what we wrote.
+fn edu(edu: &OutgoingEdu) -> Option<Value> {
+    let content = json::parse(edu.content.as_bytes()).ok()?.into_object()?;
+    Some(EduType::parse(&edu.edu_type)?.with(content))
 }
 
 /// Whether the transaction will never be taken as it is.

@@ -1,0 +1,235 @@
+//! EDUs that must reach their destination, on their way through the transaction queue.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use http::StatusCode;
+use ruma_federation_api::transactions::edu::Edu;
+use serde_json::{Value, json};
+use verge::{
+    matrix::{edu::EduType, identifiers::ServerName},
+    router::json_response,
+    store::edu_outbox::{self, DurableEdu},
+};
+
+use crate::{Scene, common::homeserver::object, scene};
+
+/// What the peer was sent: transaction ID, event count, EDUs; and with what it answered.
+type Sent = (String, usize, Vec<Value>, u16);
+
+struct Line {
+    scene: Scene,
+    sent: Rc<RefCell<Vec<Sent>>>,
+    status: Rc<Cell<u16>>,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self::deciding(|_, _| None)
+    }
+
+    /// The peer answers as `decide` says of events and EDUs, else with `status`.
+    fn deciding(decide: impl Fn(usize, &[Value]) -> Option<u16> + 'static) -> Self {
+        let scene = scene("12");
+        let sent: Rc<RefCell<Vec<Sent>>> = Rc::default();
+        let status = Rc::new(Cell::new(200));
+        let (seen, answer) = (Rc::clone(&sent), Rc::clone(&status));
+        scene.peer.answers(move |request| {
+            let txn_id = request.uri().path().strip_prefix("/_matrix/federation/v1/send/")?.to_owned();
+            let body: Value = serde_json::from_slice(request.body()).unwrap();
+            let edus = body["edus"].as_array().cloned().unwrap_or_default();
+            for edu in &edus {
+                serde_json::from_value::<Edu>(edu.clone()).unwrap();
+            }
+            let pdus = body["pdus"].as_array().unwrap().len();
+            let status = decide(pdus, &edus).unwrap_or(answer.get());
+            seen.borrow_mut().push((txn_id, pdus, edus, status));
+            Some(json_response(StatusCode::from_u16(status).unwrap(), &json!({ "pdus": {} })))
+        });
+        Self { scene, sent, status }
+    }
+
+    fn peer(&self) -> ServerName {
+        ServerName::parse(&self.scene.peer.name).unwrap()
+    }
+
+    /// Leaves EDUs for the peer, as the commit of what they tell of does.
+    fn leave(&self, edus: &[(EduType, Option<&str>, Value)]) {
+        let edus: Vec<DurableEdu> = edus
+            .iter()
+            .map(|(edu_type, about, content)| DurableEdu {
+                destination: self.peer(),
+                edu_type: *edu_type,
+                about: about.map(str::to_owned),
+                content: object(content.clone()),
+            })
+            .collect();
+        self.scene.world.run(self.scene.a.store.batch(edu_outbox::append(&edus))).unwrap();
+    }
+
+    fn message(&self, n: usize) {
+        self.leave(&[(EduType::DirectToDevice, None, message(n))]);
+    }
+
+    fn flush(&self) {
+        self.scene.a.flush_to_all(vec![self.peer()]);
+        self.scene.world.settle();
+    }
+
+    fn minutes(&self, minutes: usize) {
+        for _ in 0..minutes {
+            self.scene.world.advance(60_000);
+            self.scene.world.run(self.scene.a.scheduled());
+            self.scene.world.settle();
+        }
+    }
+
+    /// The IDs of the messages that were taken, in order.
+    fn taken(&self) -> Vec<usize> {
+        let sent = self.sent.borrow();
+        let edus = sent.iter().filter(|sent| sent.3 == 200).flat_map(|(_, _, edus, _)| edus.clone());
+        edus.filter_map(|edu| edu["content"]["message_id"].as_str()?.parse().ok()).collect()
+    }
+
+    fn waiting(&self) -> String {
+        self.scene.a.database.rows("SELECT count(*) FROM edu_outbox")[0][0].clone()
+    }
+
+    /// One transaction has one content, whatever becomes of it.
+    fn assert_one_content_for_each_id(&self) {
+        let sent = self.sent.borrow();
+        for (id, pdus, edus, _) in sent.iter() {
+            assert!(*pdus <= 50 && edus.len() <= 100 && (*pdus == 0 || edus.is_empty()));
+            let (_, first_pdus, first_edus, _) = sent.iter().find(|(other, ..)| other == id).unwrap();
+            assert_eq!((first_pdus, first_edus), (pdus, edus));
+        }
+    }
+}
+
+fn message(n: usize) -> Value {
+    json!({
+        "sender": "@alice:a.example", "type": "m.test", "message_id": n.to_string(),
+        "messages": { "@bob:peer.example": { "*": { "n": n } } },
+    })
+}
+
+fn list_update(user: &str, stream_id: usize) -> Value {
+    json!({ "user_id": user, "device_id": "A", "stream_id": stream_id, "prev_id": [] })
+}
+
+#[test]
+fn messages_arrive_once_and_in_order_before_the_events_after_them() {
+    let line = Line::new();
+    (0..250).for_each(|n| line.message(n));
+    line.scene.a.say(&line.scene.world, &line.scene.room, &line.scene.alice, "hello");
+    line.scene.world.settle();
+    assert_eq!(line.taken(), (0..250).collect::<Vec<_>>());
+    let counts: Vec<_> = line.sent.borrow().iter().map(|(_, pdus, edus, _)| (*pdus, edus.len())).collect();
+    assert_eq!(counts, [(0, 100), (0, 100), (0, 50), (1, 0)]);
+    assert_eq!(line.waiting(), "0");
+    line.assert_one_content_for_each_id();
+}
+
+#[test]
+fn they_survive_an_outage_and_the_same_transaction_is_repeated() {
+    let line = Line::new();
+    line.status.set(503);
+    line.message(0);
+    line.flush();
+    for n in 1..150 {
+        line.message(n);
+        line.flush();
+    }
+    line.minutes(200);
+    let tries = line.sent.borrow().len();
+    assert!((5..40).contains(&tries), "{tries}");
+    assert!(line.sent.borrow().iter().all(|(id, _, edus, _)| *id == line.sent.borrow()[0].0 && edus.len() == 1));
+    line.status.set(200);
+    line.minutes(61);
+    assert_eq!(line.taken(), (0..150).collect::<Vec<_>>());
+    assert_eq!(line.waiting(), "0");
+    line.assert_one_content_for_each_id();
+}
+
+#[test]
+fn what_a_restart_cut_off_is_sent_by_the_scheduled_trigger() {
+    let line = Line::new();
+    // Committed, and then nothing more was done.
+    line.message(1);
+    line.minutes(1);
+    assert_eq!(line.taken(), [1]);
+    line.minutes(3);
+    assert_eq!(line.sent.borrow().len(), 1);
+}
+
+#[test]
+fn of_a_users_device_lists_the_newest_waits_and_what_is_in_flight_stays() {
+    let line = Line::new();
+    line.status.set(503);
+    let update = |user: &str, n| (EduType::DeviceListUpdate, Some(user.to_owned()), list_update(user, n));
+    let leave = |user: &str, n| {
+        let (edu_type, about, content) = update(user, n);
+        line.leave(&[(edu_type, about.as_deref(), content)]);
+    };
+    leave("@alice:a.example", 1);
+    line.flush();
+    for n in 2..20 {
+        leave("@alice:a.example", n);
+        leave("@ann:a.example", 100 + n);
+        line.message(n);
+    }
+    assert_eq!(line.waiting(), (1 + 1 + 1 + 18).to_string());
+    line.status.set(200);
+    line.minutes(2);
+    let sent = line.sent.borrow();
+    let taken = sent.iter().filter(|sent| sent.3 == 200).flat_map(|(_, _, edus, _)| edus.clone());
+    let lists: Vec<_> = taken.filter_map(|edu| edu["content"]["stream_id"].as_i64()).collect();
+    assert_eq!(lists, [1, 19, 119]);
+    drop(sent);
+    assert_eq!(line.taken(), (2..20).collect::<Vec<_>>());
+    line.assert_one_content_for_each_id();
+}
+
+#[test]
+fn one_that_is_never_taken_holds_up_the_others_for_a_while_only() {
+    // 413 at once, 400 after an hour.
+    for status in [413, 400] {
+        let line =
+            Line::deciding(move |_, edus| edus.iter().any(|edu| edu["content"]["message_id"] == "7").then_some(status));
+        (0..20).for_each(|n| line.message(n));
+        line.flush();
+        line.minutes(if status == 413 { 1 } else { 400 });
+        assert_eq!(line.taken(), (0..20).filter(|n| *n != 7).collect::<Vec<_>>(), "{status}");
+        assert_eq!(line.waiting(), "0");
+        assert!(line.scene.world.logs().iter().any(|log| log.contains("refuses m.direct_to_device")));
+        line.assert_one_content_for_each_id();
+    }
+}
+
+#[test]
+fn large_ones_travel_in_parts() {
+    let line = Line::new();
+    for n in 0..60 {
+        let mut content = message(n);
+        content["messages"]["@bob:peer.example"]["*"]["text"] = json!("x".repeat(60_000));
+        line.leave(&[(EduType::DirectToDevice, None, content)]);
+    }
+    line.flush();
+    assert_eq!(line.taken(), (0..60).collect::<Vec<_>>());
+    let sizes: Vec<_> = line.sent.borrow().iter().map(|(_, _, edus, _)| json!(edus).to_string().len()).collect();
+    assert!(sizes.iter().all(|size| *size < 2_100_000), "{sizes:?}");
+}
+
+#[test]
+fn one_message_costs_few_rows() {
+    let line = Line::new();
+    line.message(0);
+    line.flush();
+    let before = line.scene.a.database.calls.get();
+    line.message(1);
+    line.flush();
+    // The append; the claim; the outcome together with the next claim.
+    assert_eq!(line.scene.a.database.calls.get() - before, 3);
+}
