@@ -24,6 +24,7 @@ use crate::{
     platform::{DatabaseError, Statement},
     store::{
         commit::Committed,
+        edus::{EduQuestions, EduRooms},
         staging::{StagedAlready, StagedPdu, stage},
         transactions::record_transaction,
     },
@@ -46,6 +47,8 @@ const DENIED: &str = "The server ACL of the room denies your server access.";
 pub struct Begun {
     /// Its answer, or its rooms.
     pub transaction: Transaction,
+    /// What decides whether its EDUs count.
+    pub edus: EduRooms,
     /// Whether its origin could not be reached, lacks something, and may be sent it now that it is heard from.
     pub origin_is_back: bool,
 }
@@ -118,18 +121,27 @@ pub struct Record<'a> {
     pub origin: &'a ServerName,
     /// Its id.
     pub txn_id: &'a str,
+    /// What its EDUs come to, which takes effect if and only if its answer is recorded.
+    pub edus: &'a [Statement],
     /// Whether only some of its PDUs are received now: its answer is recorded later.
     pub is_part: bool,
 }
 
 impl Rooms {
-    /// Begins transaction `txn_id` of `origin`, whose PDUs are of the rooms `room_ids`. One round trip.
+    /// Begins transaction `txn_id` of `origin`, whose PDUs are of the rooms `room_ids`, and whose EDUs name what `edus` asks about.
+    /// One round trip.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn begin(&self, origin: &ServerName, txn_id: &str, room_ids: &[RoomId]) -> Result<Begun, RoomError> {
+    pub async fn begin(
+        &self,
+        origin: &ServerName,
+        txn_id: &str,
+        room_ids: &[RoomId],
+        edus: &EduQuestions,
+    ) -> Result<Begun, RoomError> {
         let now = self.clock.now_ms();
-        let begun = self.store.transaction(self.server_name(), origin, txn_id, room_ids, now).await?;
+        let begun = self.store.transaction(self.server_name(), origin, txn_id, room_ids, edus, now).await?;
         let transaction = match begun.answer {
             Some(answer) => Transaction::Answered(answer),
             None => Transaction::New(KnownRooms {
@@ -138,7 +150,12 @@ impl Rooms {
                 staged: begun.staged,
             }),
         };
-        Ok(Begun { transaction, origin_is_back: begun.origin_is_back })
+        Ok(Begun { transaction, edus: begun.edu_rooms, origin_is_back: begun.origin_is_back })
+    }
+
+    /// As [`Rooms::begin`], for a transaction whose EDUs have been judged.
+    async fn begin_again(&self, record: Record<'_>, room_ids: &[RoomId]) -> Result<Begun, RoomError> {
+        self.begin(record.origin, record.txn_id, room_ids, &EduQuestions::default()).await
     }
 
     /// Judges the events of a transaction, whose signatures and hashes were checked, and commits the outcome together
@@ -174,7 +191,7 @@ impl Rooms {
                     let mut ids: Vec<RoomId> = events.iter().map(|event| event.room_id().clone()).collect();
                     ids.sort();
                     ids.dedup();
-                    match self.begin(record.origin, record.txn_id, &ids).await?.transaction {
+                    match self.begin_again(record, &ids).await?.transaction {
                         Transaction::Answered(answer) => {
                             return Ok(Committed::Done(Received { answer, ..Received::default() }));
                         }
@@ -219,7 +236,7 @@ impl Rooms {
         let part = Record { is_part: true, ..record };
         let receive = async |events: &[Event]| {
             let ids: Vec<RoomId> = by_room(events).into_iter().map(|(room_id, _)| room_id).collect();
-            match self.begin(record.origin, record.txn_id, &ids).await?.transaction {
+            match self.begin_again(record, &ids).await?.transaction {
                 Transaction::Answered(answer) => Ok(Received { answer, ..Received::default() }),
                 Transaction::New(rooms) => self.receive_whole(part, rooms, events, &[]).await,
             }
@@ -227,15 +244,15 @@ impl Rooms {
         let mut received = self.part_by_part(events, receive).await?;
         received.results.extend(refused.iter().map(|(id, why)| (id.clone(), Some(why.clone()))));
         received.answer = answer(&received.results);
-        let recorded =
-            self.until_committed(async || match self.begin(record.origin, record.txn_id, &[]).await?.transaction {
-                Transaction::Answered(answer) => Ok(Committed::Done(Some(answer))),
-                Transaction::New(_) => {
-                    let now = self.clock.now_ms();
-                    let answer = record_transaction(record.origin, record.txn_id, &received.answer, now);
-                    Ok(self.store.commit(&[], vec![answer]).await?.with(None))
-                }
-            });
+        let recorded = self.until_committed(async || match self.begin_again(record, &[]).await?.transaction {
+            Transaction::Answered(answer) => Ok(Committed::Done(Some(answer))),
+            Transaction::New(_) => {
+                let now = self.clock.now_ms();
+                let mut others = vec![record_transaction(record.origin, record.txn_id, &received.answer, now)];
+                others.extend(record.edus.iter().cloned());
+                Ok(self.store.commit(&[], others).await?.with(None))
+            }
+        });
         match recorded.await {
             Ok(None) | Err(RoomError::Database(DatabaseError::Refused(_))) => {}
             Ok(Some(before)) => received.answer = before,
@@ -379,6 +396,7 @@ impl Rooms {
         received.results = results;
         if let Some(record) = record.filter(|record| !record.is_part) {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
+            others.extend(record.edus.iter().cloned());
         }
         Ok(self.store.commit(&commits, others).await?.with(received))
     }

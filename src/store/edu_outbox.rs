@@ -83,7 +83,7 @@ impl Store {
     /// The other servers that share a room with this local user.
     ///
     /// # Errors
-    /// As the database says.
+    /// Where the database fails.
     pub async fn servers_sharing(&self, user_id: &str, own: &ServerName) -> Result<Vec<ServerName>, DatabaseError> {
         names(&self.query(Statement::new(SHARING, [user_id.into(), own.as_str().into()])).await?)
     }

@@ -2,6 +2,7 @@
 
 use super::{
     Store,
+    edus::{self, EduQuestions, EduRooms},
     pending_joins::{joining, joining_statement},
     queue,
     rooms::{Room, room, rooms_statement},
@@ -26,6 +27,8 @@ pub struct Beginning {
     pub joining: Vec<(RoomId, &'static RoomVersion)>,
     /// What bounds how much of it may be staged.
     pub staged: StagedAlready,
+    /// What decides whether its EDUs count.
+    pub edu_rooms: EduRooms,
     /// Whether its origin could not be reached, lacks something, and may be sent it now that it is heard from.
     pub origin_is_back: bool,
 }
@@ -40,8 +43,8 @@ pub(crate) fn record_transaction(origin: &ServerName, txn_id: &str, response: &s
 }
 
 impl Store {
-    /// What transaction `txn_id` of `origin`, which came at `now` and whose PDUs are of the rooms `ids`, begins with. That
-    /// the origin is there is noted. One round trip.
+    /// What transaction `txn_id` of `origin`, which came at `now` and whose PDUs are of the rooms `ids`, begins with. `edus` are
+    /// what its EDUs name. That the origin is there is noted. One round trip.
     ///
     /// # Errors
     /// Where the database fails.
@@ -51,18 +54,18 @@ impl Store {
         origin: &ServerName,
         txn_id: &str,
         ids: &[RoomId],
+        edus: &EduQuestions,
         now: i64,
     ) -> Result<Beginning, DatabaseError> {
-        let answers = self
-            .batch(vec![
-                Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]),
-                rooms_statement(own, ids),
-                joining_statement(ids, now),
-                ask_staged_already(origin, ids),
-                queue::heard_from(origin),
-            ])
-            .await?;
-        let mut answers = answers.into_iter();
+        let mut statements = vec![
+            Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]),
+            rooms_statement(own, ids),
+            joining_statement(ids, now),
+            ask_staged_already(origin, ids),
+            queue::heard_from(origin),
+        ];
+        statements.extend(edus::ask(own, edus));
+        let mut answers = self.batch(statements).await?.into_iter();
         let mut next = || answers.next().unwrap_or_default();
         let answer = match next().first() {
             Some(row) => Some(row.text(0)?.to_owned()),
@@ -71,6 +74,7 @@ impl Store {
         let rooms = next().iter().map(room).collect::<Result<_, _>>()?;
         let joining = next().iter().map(joining).collect::<Result<_, _>>()?;
         let staged = staged_already(&next())?;
-        Ok(Beginning { answer, rooms, joining, staged, origin_is_back: queue::is_back(&next(), now)? })
+        let origin_is_back = queue::is_back(&next(), now)?;
+        Ok(Beginning { answer, rooms, joining, staged, edu_rooms: edus::facts(answers)?, origin_is_back })
     }
 }

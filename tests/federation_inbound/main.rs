@@ -11,6 +11,7 @@ mod admission;
 mod authentication;
 mod chains;
 mod edu_queue;
+mod edus;
 mod extremities;
 mod gaps;
 mod inviting;

@@ -6,7 +6,8 @@
 //! | Publishing Keys | [`own_keys`] |
 //! | Querying Keys Through Another Server | [`notary`] |
 //! | Request Authentication | [`authentication`] |
-//! | Transactions; PDUs (checks 1 to 3 on receipt); EDUs | [`transactions`] |
+//! | Transactions; PDUs (checks 1 to 3 on receipt) | [`transactions`] |
+//! | EDUs; Typing Notifications; Receipts; Presence | [`edus`] |
 //! | Retrieving event authorisation information; Retrieving events | [`retrieving`] |
 //! | Backfilling and retrieving missing events | [`backfill`] |
 //! | Joining Rooms | [`joining`], restricted rooms: `room/restricted.rs` |
@@ -23,6 +24,7 @@ mod answer;
 mod authentication;
 mod backfill;
 mod discovery;
+mod edus;
 mod inviting;
 mod joining;
 mod knocking;

@@ -1,8 +1,8 @@
 //! What other servers push to us (Server-Server API, "Transactions", "PDUs", "EDUs").
 //!
 //! Checks 1 to 3 on receipt of a PDU are made here, for all PDUs together; [`crate::room`] judges and commits
-//! those that pass, together with the transaction's answer. Every PDU gets an answer of its own under its event ID, and
-//! nothing but our own failure makes the sender repeat the transaction.
+//! those that pass, together with the transaction's answer and what its EDUs come to ([`super::edus`]). Every PDU gets an answer
+//! of its own under its event ID, and nothing but our own failure makes the sender repeat the transaction.
 
 use std::cell::LazyCell;
 
@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{authentication::Signed, malformed, rescinding};
+use super::{authentication::Signed, edus::Received, malformed, rescinding};
 use crate::{
     error::MatrixError,
     federation::pdus,
@@ -48,11 +48,10 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     if pdus.len() > MAX_PDUS || edus.len() > MAX_EDUS {
         return Err(MatrixError::invalid_param("A transaction holds at most 50 PDUs and 100 EDUs."));
     }
-    // No EDU types are handled yet, and those that a server does not know it ignores.
-    drop(edus);
+    let edus = Received::read(server, origin.name(), &txn_id, edus);
 
     let room_ids = room_ids(&pdus);
-    let begun = server.rooms.begin(origin.name(), &txn_id, &room_ids).await?;
+    let begun = server.rooms.begin(origin.name(), &txn_id, &room_ids, &edus.questions()).await?;
     // The database knows by now.
     server.heard.is_news(origin.name(), server.platform.clock.now_ms());
     if begun.origin_is_back {
@@ -62,9 +61,10 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
         Transaction::Answered(answer) => return Ok(router::raw_json_response(StatusCode::OK, answer)),
         Transaction::New(rooms) => rooms,
     };
+    let edus = edus.judged(server, &begun.edus);
     rescinding::take(server, &rooms, &mut pdus).await?;
     let (events, refused) = check(server, &rooms, pdus, &body).await?;
-    let record = Record { origin: origin.name(), txn_id: &txn_id, is_part: false };
+    let record = Record { origin: origin.name(), txn_id: &txn_id, edus: &edus, is_part: false };
     let received = server.rooms.receive(record, rooms, &events, &refused).await?;
     received.staged.iter().for_each(|room_id| server.fetch_missing(room_id));
     Ok(router::raw_json_response(StatusCode::OK, received.answer))

@@ -1,0 +1,102 @@
+//! A transaction's EDUs (Server-Server API, "EDUs"): which of them count, and what they come to.
+//!
+//! What they come to is written in the batch that records the transaction's answer: a transaction that is repeated does not do
+//! it again, and one that was not recorded has done nothing. An EDU that is malformed, or about somebody who is not its origin's
+//! to speak for, is skipped; the log has one line for all of a transaction.
+
+use crate::{
+    matrix::{
+        edu::{Edu, PresenceUpdate, Reader, Receipt, Typing},
+        identifiers::{RoomId, ServerName, UserId},
+        json::Value,
+    },
+    platform::Statement,
+    server::Server,
+    store::{
+        edus::{EduQuestions, EduRooms},
+        presence::{self, PresenceRow},
+        receipts, typing,
+    },
+};
+
+/// How many receipts and users' typing, and how many users' presence, are taken from one transaction. The specification's limits
+/// would let it hold tens of thousands, each a row to be written.
+const MAX_IN_ROOMS: usize = 500;
+const MAX_PRESENCES: usize = 50;
+
+/// For how long, in milliseconds, a user of another server is taken to be typing who is not said to have ceased. Servers
+/// repeat it more often.
+const TYPING_MS: i64 = 60_000;
+
+/// The EDUs of a transaction that speak for users of its origin.
+pub(super) struct Received {
+    origin: ServerName,
+    typing: Vec<Typing>,
+    receipts: Vec<Receipt>,
+    presence: Vec<PresenceUpdate>,
+}
+
+impl Received {
+    /// Reads the EDUs of a transaction.
+    pub(super) fn read(server: &Server, origin: &ServerName, txn_id: &str, edus: Vec<Value>) -> Self {
+        let mut reader = Reader::new(origin);
+        let (mut typing, mut receipts, mut presence) = (Vec::new(), Vec::new(), Vec::new());
+        for edu in edus {
+            match reader.read(edu) {
+                Some(Edu::Typing(one)) => typing.push(one),
+                Some(Edu::Receipts(some)) => receipts.extend(some),
+                Some(Edu::Presence(some)) => presence.extend(some),
+                Some(Edu::DeviceListUpdate(_) | Edu::SigningKeyUpdate(_) | Edu::DirectToDevice(_)) | None => {}
+            }
+        }
+        if let Some((count, why)) = reader.skipped() {
+            let line = format!("Skipped EDUs of transaction {txn_id:?} of {origin}: {count}, the first because {why}");
+            server.platform.log.warn(&line);
+        }
+        // The newest of each is at the end.
+        let too_many = typing.len() + receipts.len() > MAX_IN_ROOMS || presence.len() > MAX_PRESENCES;
+        last(&mut typing, MAX_IN_ROOMS);
+        last(&mut receipts, MAX_IN_ROOMS - typing.len());
+        last(&mut presence, MAX_PRESENCES);
+        if too_many {
+            let line =
+                format!("The EDUs of transaction {txn_id:?} of {origin} are too many; the last of each kind are taken");
+            server.platform.log.warn(&line);
+        }
+        Self { origin: origin.clone(), typing, receipts, presence }
+    }
+
+    /// What must be known to judge them.
+    pub(super) fn questions(&self) -> EduQuestions {
+        let typing = self.typing.iter().map(|typing| (typing.room_id.clone(), typing.user_id.clone()));
+        let receipts = self.receipts.iter().map(|receipt| (receipt.room_id.clone(), receipt.user_id.clone()));
+        EduQuestions::new(typing.chain(receipts).collect())
+    }
+
+    /// What those that count come to. An EDU about a room counts if its user is in the room, and the room's ACL
+    /// allows its origin.
+    pub(super) fn judged(self, server: &Server, rooms: &EduRooms) -> Vec<Statement> {
+        let Self { origin, typing, receipts, presence } = self;
+        let now = server.platform.clock.now_ms();
+        let counts = |room_id: &RoomId, user_id: &UserId| rooms.allows(room_id, &origin) && rooms.has(room_id, user_id);
+        let typing = typing.into_iter().filter(|typing| counts(&typing.room_id, &typing.user_id));
+        let typing: Vec<_> = typing
+            .map(|typing| {
+                let until = if typing.is_typing { now + TYPING_MS } else { 0 };
+                (typing, until)
+            })
+            .collect();
+        let receipts: Vec<Receipt> =
+            receipts.into_iter().filter(|receipt| counts(&receipt.room_id, &receipt.user_id)).collect();
+        let presence: Vec<PresenceRow> = presence.into_iter().map(|update| PresenceRow::of(update, now)).collect();
+        let mut statements = typing::note(&typing, now);
+        statements.extend(receipts::note(&receipts));
+        statements.extend(presence::note(&server.config.server_name, &origin, &presence));
+        statements
+    }
+}
+
+/// Leaves the last `count`.
+fn last<T>(list: &mut Vec<T>, count: usize) {
+    list.drain(..list.len().saturating_sub(count));
+}

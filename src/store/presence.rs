@@ -1,0 +1,247 @@
+//! Who is there.
+//!
+//! Each row names rooms that the user is in, found when it was written: who is in one of them may see it. For a user of another
+//! server these are looked for in the rooms that we share with that server, of which the first are looked at.
+
+use serde_json::json;
+
+use super::{
+    Store, json_lists,
+    state_sql::{found, paths},
+    typing::PAGE,
+};
+use crate::{
+    matrix::{
+        edu::{Presence, PresenceUpdate},
+        identifiers::{ServerName, UserId},
+        state_trie::StateKeyHash,
+    },
+    platform::{DatabaseError, Row, Rows, Statement},
+};
+
+/// Takes over what is news: that a user was active a little later is none.
+macro_rules! unless_known {
+    () => {
+        " ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg, \
+            last_active_ts = excluded.last_active_ts, currently_active = excluded.currently_active, \
+            rooms = excluded.rooms, pos = excluded.pos \
+          WHERE excluded.presence <> presence.presence OR excluded.status_msg IS NOT presence.status_msg \
+            OR excluded.currently_active <> presence.currently_active \
+            OR excluded.last_active_ts >= presence.last_active_ts + 60000"
+    };
+}
+
+/// ?1: a list of [user, key of the member event, presence, status, last active, currently active], ?2: the users' server, ?3:
+/// this server's name. Whom nobody here shares a room with is not kept.
+const NOTE: &str = concat!(
+    "WITH RECURSIVE shared(room_id, state) AS ( \
+       SELECT r.room_id, r.state FROM room_servers AS s CROSS JOIN room_servers AS own ON own.room_id = s.room_id \
+           AND own.server = ?3 AND own.to_pos IS NULL CROSS JOIN rooms AS r ON r.room_id = s.room_id \
+       WHERE s.server = ?2 AND s.to_pos IS NULL LIMIT 50 ), ",
+    paths!(
+        "room_id, user_id, ",
+        "SELECT shared.room_id, new.value ->> 0, shared.state, new.value ->> 1, 0 FROM json_each(?1) AS new CROSS JOIN shared"
+    ),
+    ", ",
+    found!("room_id, user_id, "),
+    ", member(user_id, rooms) AS ( \
+       SELECT f.user_id, json_group_array(f.room_id) FROM found AS f CROSS JOIN events AS e ON e.event_id = f.event_id \
+       WHERE e.json ->> '$.content.membership' = 'join' GROUP BY f.user_id ) \
+     INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, rooms, pos) \
+     SELECT new.value ->> 0, new.value ->> 2, new.value ->> 3, new.value ->> 4, new.value ->> 5, member.rooms, \
+       (SELECT position FROM streams WHERE name = 'presence') + new.key + 1 \
+     FROM json_each(?1) AS new CROSS JOIN member ON member.user_id = new.value ->> 0 WHERE true",
+    unless_known!()
+);
+
+/// The same for a local user, ?1. ?2 to ?5: presence, status, last active, currently active.
+const NOTE_OWN: &str = concat!(
+    "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, rooms, pos) \
+     SELECT ?1, ?2, ?3, ?4, ?5, (SELECT json_group_array(m.room_id) FROM local_memberships AS m \
+         WHERE m.user_id = ?1 AND m.membership = 'join'), \
+       (SELECT position FROM streams WHERE name = 'presence') + 1 WHERE true",
+    unless_known!(),
+    " RETURNING user_id"
+);
+
+/// Moves the stream on to the last position that was taken.
+const ADVANCE: &str = "\
+    UPDATE streams SET position = (SELECT MAX(p.pos) FROM presence AS p WHERE p.pos > position) \
+    WHERE name = 'presence' AND EXISTS (SELECT 1 FROM presence AS p WHERE p.pos > position)";
+
+/// Whether the user ?1 may see the row `p`.
+macro_rules! is_shown {
+    () => {
+        "(p.user_id = ?1 OR EXISTS (SELECT 1 FROM json_each(p.rooms) AS j CROSS JOIN local_memberships AS m \
+            ON m.user_id = ?1 AND m.room_id = j.value AND m.membership = 'join'))"
+    };
+}
+
+/// A page of the stream. ?1: the user, ?2: since, ?3: how many positions.
+const NEWS: &str = concat!(
+    "SELECT p.pos, ",
+    is_shown!(),
+    " AS is_shown, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active \
+     FROM streams AS s CROSS JOIN presence AS p ON p.pos > ?2 WHERE s.name = 'presence' AND s.position > ?2 \
+     ORDER BY p.pos LIMIT ?3"
+);
+
+/// For who knows nothing: the newest of those who are there. ?1: the user, ?3: how many are looked at.
+const NEWEST: &str = concat!(
+    "SELECT p.pos, p.presence <> 'offline' AND ",
+    is_shown!(),
+    " AS is_shown, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active \
+     FROM presence AS p WHERE p.pos > ?2 ORDER BY p.pos DESC LIMIT ?3"
+);
+
+/// ?1: the user who asks, ?2: about whom.
+const ONE: &str = concat!(
+    "SELECT 0 AS pos, ",
+    is_shown!(),
+    " AS is_shown, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active \
+     FROM presence AS p WHERE p.user_id = ?2"
+);
+
+const DESTINATIONS: &str = "\
+    SELECT DISTINCT s.server FROM local_memberships AS m \
+      CROSS JOIN room_servers AS s ON s.room_id = m.room_id AND s.to_pos IS NULL \
+      LEFT JOIN destinations AS d ON d.destination = s.server \
+    WHERE m.user_id = ?1 AND m.membership = 'join' AND s.server <> ?2 AND COALESCE(d.retry_at, 0) <= ?3 LIMIT 200";
+
+/// Somebody's presence, as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresenceRow {
+    /// The user.
+    pub user_id: UserId,
+    /// Whether they are there.
+    pub presence: Presence,
+    /// What they say to it.
+    pub status_msg: Option<String>,
+    /// When they last did something, in milliseconds since the epoch.
+    pub last_active_ts: i64,
+    /// Whether they are at it just now.
+    pub currently_active: bool,
+}
+
+/// Whose presence is new to a user.
+#[derive(Debug, Default)]
+pub struct PresenceNews {
+    /// Up to which position of the stream it was read, where it is not at its end.
+    pub page_end: Option<i64>,
+    /// Those who share a room with the user, and the user.
+    pub users: Vec<PresenceRow>,
+}
+
+impl PresenceRow {
+    /// The row that an update makes at `now`.
+    pub fn of(update: PresenceUpdate, now: i64) -> Self {
+        let PresenceUpdate { user_id, presence, status_msg, last_active_ago, currently_active } = update;
+        Self {
+            user_id,
+            presence,
+            status_msg,
+            last_active_ts: now.saturating_sub(last_active_ago).max(0),
+            currently_active,
+        }
+    }
+
+    /// As others are told it at `now`.
+    pub fn update(&self, now: i64) -> PresenceUpdate {
+        let Self { user_id, presence, status_msg, last_active_ts, currently_active } = self.clone();
+        let last_active_ago = now.saturating_sub(last_active_ts).max(0);
+        PresenceUpdate { user_id, presence, status_msg, last_active_ago, currently_active }
+    }
+
+    fn read(row: &Row) -> Result<Self, DatabaseError> {
+        let shape = |text: &str| DatabaseError::Shape(format!("{text:?} in presence"));
+        let (user, presence) = (row.text(2)?, row.text(3)?);
+        Ok(Self {
+            user_id: UserId::parse(user).map_err(|_| shape(user))?,
+            presence: Presence::parse(presence).ok_or_else(|| shape(presence))?,
+            status_msg: row.optional_text(4)?.map(str::to_owned),
+            last_active_ts: row.integer(5)?,
+            currently_active: row.integer(6)? != 0,
+        })
+    }
+}
+
+/// Statements that note the presence of users of the server `origin`.
+pub fn note(own: &ServerName, origin: &ServerName, users: &[PresenceRow]) -> Vec<Statement> {
+    let rows = users.iter().map(|row| {
+        let key = StateKeyHash::new("m.room.member", row.user_id.as_str()).to_string();
+        let active = i64::from(row.currently_active);
+        json!([row.user_id.as_str(), key, row.presence.as_str(), row.status_msg, row.last_active_ts, active])
+            .to_string()
+    });
+    let mut statements = Vec::new();
+    for list in json_lists(rows) {
+        statements.push(Statement::new(NOTE, [list.into(), origin.as_str().into(), own.as_str().into()]));
+        statements.push(Statement::new(ADVANCE, []));
+    }
+    statements
+}
+
+impl Store {
+    /// Notes the presence of a local user. The other servers that must hear of it, if it is news: those that share a room with
+    /// the user and are not known to be away.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn put_presence(
+        &self,
+        own: &ServerName,
+        row: &PresenceRow,
+        now: i64,
+    ) -> Result<Vec<ServerName>, DatabaseError> {
+        let note = [
+            row.user_id.as_str().into(),
+            row.presence.as_str().into(),
+            row.status_msg.as_deref().into(),
+            row.last_active_ts.into(),
+            row.currently_active.into(),
+        ];
+        let destinations = [row.user_id.as_str().into(), own.as_str().into(), now.into()];
+        let answers = self
+            .batch(vec![
+                Statement::new(NOTE_OWN, note),
+                Statement::new(ADVANCE, []),
+                Statement::new(DESTINATIONS, destinations),
+            ])
+            .await?;
+        match (answers.first(), answers.last()) {
+            (Some(noted), Some(servers)) if !noted.is_empty() => super::queue::names(servers),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The presence of `of`, and whether `asking`, a local user, may see it; `None` where nothing is known.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn presence(&self, asking: &UserId, of: &UserId) -> Result<Option<(PresenceRow, bool)>, DatabaseError> {
+        let rows = self.query(Statement::new(ONE, [asking.as_str().into(), of.as_str().into()])).await?;
+        rows.first().map(|row| Ok((PresenceRow::read(row)?, row.integer(1)? != 0))).transpose()
+    }
+}
+
+/// What a sync asks. `since` is `None` where nothing is known.
+pub fn ask(user: &str, since: Option<i64>) -> Statement {
+    let sql = if since.is_some() { NEWS } else { NEWEST };
+    Statement::new(sql, [user.into(), since.unwrap_or(0).into(), PAGE.into()])
+}
+
+/// What the rows say.
+///
+/// # Errors
+/// Where the database fails.
+pub fn news(rows: &Rows, is_first: bool) -> Result<PresenceNews, DatabaseError> {
+    let is_full = !is_first && i64::try_from(rows.len()).is_ok_and(|rows| rows >= PAGE);
+    let page_end = rows.last().filter(|_| is_full).map(|row| row.integer(0)).transpose()?;
+    let mut users = Vec::new();
+    for row in rows {
+        if row.integer(1)? != 0 {
+            users.push(PresenceRow::read(row)?);
+        }
+    }
+    Ok(PresenceNews { page_end, users })
+}

@@ -1,0 +1,146 @@
+//! Up to where users have read: the newest receipt of each user, type and thread in a room.
+
+use serde_json::json;
+
+use super::{
+    json_lists,
+    typing::{PAGE, room_id},
+};
+use crate::{
+    matrix::{edu::Receipt, identifiers::RoomId},
+    platform::{DatabaseError, Rows, SqlValue, Statement},
+};
+
+/// ?1: a list of [room, user, type, thread, event, time]. A receipt moves forwards only, by the depths of the events as far as
+/// they are held; threads are those whose events are.
+const NOTE: &str = "\
+    INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, ts, pos) \
+    SELECT new.value ->> 0, new.value ->> 1, new.value ->> 2, new.value ->> 3, new.value ->> 4, new.value ->> 5, \
+      (SELECT position FROM streams WHERE name = 'receipts') + new.key + 1 \
+    FROM json_each(?1) AS new WHERE new.value ->> 3 IN ('', 'main') OR EXISTS \
+      (SELECT 1 FROM events AS e WHERE e.event_id = new.value ->> 3 AND e.room_id = new.value ->> 0) \
+    ON CONFLICT (room_id, user_id, receipt_type, thread_id) DO UPDATE \
+      SET event_id = excluded.event_id, ts = excluded.ts, pos = excluded.pos \
+      WHERE excluded.event_id <> receipts.event_id AND NOT EXISTS \
+        (SELECT 1 FROM events AS old CROSS JOIN events AS e ON e.event_id = excluded.event_id \
+         WHERE old.event_id = receipts.event_id AND e.depth < old.depth)";
+
+/// Moves the stream on to the last position that was taken.
+const ADVANCE: &str = "\
+    UPDATE streams SET position = (SELECT MAX(r.pos) FROM receipts AS r WHERE r.pos > position) \
+    WHERE name = 'receipts' AND EXISTS (SELECT 1 FROM receipts AS r WHERE r.pos > position)";
+
+/// What is shown of a receipt `r` to the user `m` in its room.
+macro_rules! shown {
+    () => {
+        "m.room_id IS NOT NULL AND (r.receipt_type = 'm.read' OR r.user_id = m.user_id)"
+    };
+}
+
+/// A page of the stream, of which the user is told what is of rooms that they know. ?1: the user, ?2: since, NULL for nothing;
+/// ?3: the 'events' position up to which rooms are known, ?4: how many positions.
+const NEWS: &str = concat!(
+    "SELECT r.pos, ",
+    shown!(),
+    " AS is_shown, r.room_id, r.user_id, r.receipt_type, r.thread_id, r.event_id, r.ts \
+     FROM streams AS s CROSS JOIN receipts AS r ON r.pos > ?2 \
+       LEFT JOIN local_memberships AS m ON m.user_id = ?1 AND m.room_id = r.room_id AND m.membership = 'join' AND m.pos <= ?3 \
+     WHERE s.name = 'receipts' AND s.position > ?2 ORDER BY r.pos LIMIT ?4"
+);
+
+/// All of rooms that the user has newly joined. ?2: the 'events' position up to which rooms are known, ?3: up to which there is
+/// known to be no other, ?4: the room after which, ?5: how many.
+const OF_NEW_ROOMS: &str = concat!(
+    "SELECT 0 AS pos, ",
+    shown!(),
+    " AS is_shown, r.room_id, r.user_id, r.receipt_type, r.thread_id, r.event_id, r.ts \
+     FROM streams AS s CROSS JOIN local_memberships AS m CROSS JOIN receipts AS r ON r.room_id = m.room_id \
+     WHERE s.name = 'events' AND s.position > ?3 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?2 \
+       AND m.room_id > ?4 LIMIT ?5"
+);
+
+/// How many receipts of newly joined rooms a sync is told.
+const MAX_OF_NEW_ROOMS: i64 = 5_000;
+
+/// A receipt that a client is told of.
+#[derive(Debug, Clone)]
+pub struct ReceiptRow {
+    /// The room.
+    pub room_id: RoomId,
+    /// The user.
+    pub user_id: String,
+    /// `m.read` or `m.read.private`.
+    pub receipt_type: String,
+    /// The thread; `None` for a receipt that is of no thread.
+    pub thread_id: Option<String>,
+    /// The event.
+    pub event_id: String,
+    /// When.
+    pub ts: i64,
+}
+
+/// The receipts that are new to a user.
+#[derive(Debug, Default)]
+pub struct ReceiptNews {
+    /// Up to which position of the stream it was read, where it is not at its end.
+    pub page_end: Option<i64>,
+    /// In rooms that the client knows.
+    pub known: Vec<ReceiptRow>,
+    /// In rooms that the user has newly joined.
+    pub of_new_rooms: Vec<ReceiptRow>,
+}
+
+/// Statements that note receipts.
+pub fn note(receipts: &[Receipt]) -> Vec<Statement> {
+    let rows = receipts.iter().map(|receipt| {
+        let Receipt { room_id, user_id, receipt_type, thread_id, event_id, ts } = receipt;
+        let thread = thread_id.as_deref().unwrap_or_default();
+        json!([room_id.as_str(), user_id.as_str(), receipt_type.as_str(), thread, event_id.as_str(), ts]).to_string()
+    });
+    let mut statements = Vec::new();
+    for list in json_lists(rows) {
+        statements.push(Statement::new(NOTE, [list.into()]));
+        statements.push(Statement::new(ADVANCE, []));
+    }
+    statements
+}
+
+/// What a sync asks. `since` is `None` where nothing is known; `events` is the position up to which rooms are known, `checked`
+/// the one up to which there are no others, `after` the room after which new ones are told.
+pub fn ask(user: &str, since: Option<i64>, events: i64, checked: i64, after: &str) -> [Statement; 2] {
+    let of_new: [SqlValue; 5] =
+        [user.into(), events.into(), checked.into(), after.into(), SqlValue::from(MAX_OF_NEW_ROOMS)];
+    [
+        Statement::new(NEWS, [user.into(), since.into(), events.into(), PAGE.into()]),
+        Statement::new(OF_NEW_ROOMS, of_new),
+    ]
+}
+
+/// What the rows say.
+///
+/// # Errors
+/// Where the database fails.
+pub fn news(page: &Rows, of_new_rooms: &Rows) -> Result<ReceiptNews, DatabaseError> {
+    let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows >= PAGE);
+    let page_end = page.last().filter(|_| is_full).map(|row| row.integer(0)).transpose()?;
+    Ok(ReceiptNews { page_end, known: shown(page)?, of_new_rooms: shown(of_new_rooms)? })
+}
+
+fn shown(rows: &Rows) -> Result<Vec<ReceiptRow>, DatabaseError> {
+    let mut shown = Vec::new();
+    for row in rows {
+        if row.integer(1)? == 0 {
+            continue;
+        }
+        let text = |column| row.text(column).map(str::to_owned);
+        shown.push(ReceiptRow {
+            room_id: room_id(row, 2)?,
+            user_id: text(3)?,
+            receipt_type: text(4)?,
+            thread_id: Some(text(5)?).filter(|thread| !thread.is_empty()),
+            event_id: text(6)?,
+            ts: row.integer(7)?,
+        });
+    }
+    Ok(shown)
+}
