@@ -14,6 +14,7 @@ use crate::{
     },
     platform::DatabaseError,
     store::{
+        by_time::Direction,
         events::StoredEvent,
         remote_reads::{EventTexts, ShownEvent, Standing, StateIds, StateTexts},
     },
@@ -154,6 +155,17 @@ impl RemoteReader<'_> {
     pub async fn auth_chain_of(&self, event: &VisibleEvent) -> Result<EventTexts, ReadRefusal> {
         let of = std::slice::from_ref(event.event().event_id());
         Ok(self.rooms.store.state_texts(&self.room_id, NodeId::EMPTY, of).await?.auth_chain)
+    }
+
+    /// The event nearest to `ts` in this direction, and when it was sent. Two round trips.
+    ///
+    /// # Errors
+    /// Only where something failed here.
+    pub async fn nearest(&self, ts: i64, direction: Direction) -> Result<Option<(EventId, i64)>, ReadRefusal> {
+        let Some(moment) = self.rooms.store.moment(&self.room_id, ts).await? else { return Ok(None) };
+        let events = self.rooms.store.around(&self.room_id, moment, ts, direction, i64::MAX >> 11).await?;
+        let nearest = events.first().map(|event| &event.seen.event);
+        Ok(nearest.map(|event| (event.event_id().clone(), event.origin_server_ts())))
     }
 
     /// Appends a JSON list of the events to `answer`.

@@ -9,6 +9,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod by_time;
 pub mod commit;
 pub mod edu_outbox;
 pub mod edus;

@@ -5,6 +5,7 @@
 mod common;
 
 mod accounts;
+mod by_time;
 mod conformance;
 mod elsewhere;
 mod gaps;

@@ -9,6 +9,7 @@ mod common;
 mod acl;
 mod admission;
 mod authentication;
+mod by_time;
 mod chains;
 mod edu_queue;
 mod edus;

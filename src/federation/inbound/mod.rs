@@ -8,7 +8,7 @@
 //! | Request Authentication | [`authentication`] |
 //! | Transactions; PDUs (checks 1 to 3 on receipt) | [`transactions`] |
 //! | EDUs; Typing Notifications; Receipts; Presence | [`edus`] |
-//! | Retrieving event authorisation information; Retrieving events | [`retrieving`] |
+//! | Retrieving event authorisation information; Retrieving events | [`retrieving`], by their time: [`by_time`] |
 //! | Backfilling and retrieving missing events | [`backfill`] |
 //! | Joining Rooms | [`joining`], restricted rooms: `room/restricted.rs` |
 //! | Knocking upon a room | [`knocking`] |
@@ -23,6 +23,7 @@
 mod answer;
 mod authentication;
 mod backfill;
+mod by_time;
 mod discovery;
 mod edus;
 mod inviting;
@@ -89,6 +90,9 @@ const SIGNED: &[Route<SignedHandler>] = &[
     }),
     signed(Method::GET, "/_matrix/federation/v1/event/{eventId}", |server, request| {
         Box::pin(retrieving::event(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/timestamp_to_event/{roomId}", |server, request| {
+        Box::pin(by_time::timestamp_to_event(server, request))
     }),
     signed(Method::GET, "/_matrix/federation/v1/make_join/{roomId}/{userId}", |server, request| {
         Box::pin(joining::make_join(server, request))

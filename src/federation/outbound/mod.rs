@@ -2,6 +2,7 @@
 //! history, directories, the transaction queue. How a server is found and asked at all is in [`super::peers`].
 
 pub mod backfill;
+pub mod by_time;
 pub mod directory;
 pub mod knocking;
 pub mod membership;

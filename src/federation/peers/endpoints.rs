@@ -378,6 +378,23 @@ impl FederationClient {
         self.get(server, path(V1, &["hierarchy", room_id.as_str()]), LIST).await
     }
 
+    /// `GET /_matrix/federation/v1/timestamp_to_event/{roomId}?ts=&dir=`: the event's ID, and when it was sent.
+    pub async fn timestamp_to_event(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        ts: i64,
+        forwards: bool,
+    ) -> Result<(String, i64), RequestError> {
+        let ts = ts.to_string();
+        let pairs = [("ts", ts.as_str()), ("dir", if forwards { "f" } else { "b" })];
+        let target = with_query(path(V1, &["timestamp_to_event", room_id.as_str()]), pairs);
+        let answer = object(&self.get(server, target, SMALL).await?)?;
+        let event_id = answer.get("event_id").and_then(Value::as_str).ok_or_else(|| missing("event_id"))?;
+        let sent = answer.get("origin_server_ts").and_then(Value::as_i64);
+        Ok((event_id.to_owned(), sent.ok_or_else(|| missing("origin_server_ts"))?))
+    }
+
     /// `GET /_matrix/federation/v1/query/profile?user_id=`: the whole profile, or one `field` of it.
     pub async fn query_profile(
         &self,
