@@ -4,6 +4,7 @@ use crate::{
     matrix::{
         event::Event,
         json::{Object, Value},
+        state_content::Membership,
     },
     store::timeline::{SeenEvent, TimelineEvent},
 };
@@ -17,6 +18,8 @@ pub(super) struct Telling<'a> {
     pub(super) room_id: bool,
     /// The state event that it replaced.
     pub(super) replaces: Option<&'a Event>,
+    /// What the reader was in the room with the event, where that is known.
+    pub(super) membership: Option<Membership>,
 }
 
 /// An event of the timeline in the client format.
@@ -48,6 +51,9 @@ fn client_object(seen: &SeenEvent, telling: Telling<'_>) -> Object {
         unsigned.insert("prev_content", replaced.content().clone());
         unsigned.insert("prev_sender", replaced.sender().as_str());
         unsigned.insert("replaces_state", replaced.event_id().as_str());
+    }
+    if let Some(membership) = telling.membership {
+        unsigned.insert("membership", membership.as_str());
     }
     if let Some(redaction) = &seen.redaction {
         let mut because = members(redaction, telling.room_id);

@@ -90,7 +90,7 @@ pub(super) async fn event(server: &Server, call: &Call) -> Handled {
             if !reader.sees(event, &found) {
                 return Err(visibility::no_such_event());
             }
-            let telling = Telling { now_ms, room_id: true, replaces: visibility::replaced(event, &found) };
+            let telling = reader.telling(event, &found, now_ms);
             events::timeline_event(event, telling).to_text()
         }
         Some(_) => return Err(visibility::no_such_event()),
@@ -103,7 +103,7 @@ pub(super) async fn event(server: &Server, call: &Call) -> Handled {
             let reads = StateReads { at: vec![(reader.state, key)], ..StateReads::default() };
             let found = server.store.read_states(&reads).await?;
             let seen = found.at(reader.state, key).filter(|seen| *seen.event.event_id() == event_id);
-            let telling = Telling { now_ms, room_id: true, replaces: None };
+            let telling = Telling { now_ms, room_id: true, replaces: None, membership: None };
             events::client_event(seen.ok_or_else(visibility::no_such_event)?, telling).to_text()
         }
     };
@@ -111,18 +111,18 @@ pub(super) async fn event(server: &Server, call: &Call) -> Handled {
 }
 
 /// What pages are read for.
-struct Page<'a> {
-    server: &'a Server,
-    session: &'a Session,
-    reader: &'a Reader,
-    filter: &'a EventFilter,
-    limit: i64,
+pub(super) struct Page<'a> {
+    pub(super) server: &'a Server,
+    pub(super) session: &'a Session,
+    pub(super) reader: &'a Reader,
+    pub(super) filter: &'a EventFilter,
+    pub(super) limit: i64,
 }
 
 impl Page<'_> {
     /// Events up to position `from`, the newest first, and where the next page begins, unless there is none. Where history
     /// is lacking between them, other servers are asked for it.
-    async fn backwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
+    pub(super) async fn backwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
         let from = from.min(self.reader.last);
         // Only members have history fetched for them.
         let mut gaps_to = if self.reader.joined { from.saturating_add(1) } else { to };
@@ -152,7 +152,7 @@ impl Page<'_> {
 
     /// Events after position `from`, the oldest first, and where the next page begins. At the newest event there may be
     /// more at any time.
-    async fn forwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
+    pub(super) async fn forwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
         let (events, _) = self.read((from, to.min(self.reader.last)), false, from).await?;
         let end = events.last().map(|event| event.pos);
         Ok((events, end))
@@ -200,10 +200,7 @@ impl Page<'_> {
         let found = self.server.store.read_states(&reads).await?;
         let now_ms = self.server.platform.clock.now_ms();
         let seen = events.iter().filter(|event| self.reader.sees(event, &found));
-        let chunk = seen.map(|event| {
-            let replaces = visibility::replaced(event, &found);
-            events::timeline_event(event, Telling { now_ms, room_id: true, replaces })
-        });
+        let chunk = seen.map(|event| events::timeline_event(event, self.reader.telling(event, &found, now_ms)));
         let mut answer = Object::new();
         answer.insert("chunk", Value::Array(chunk.collect()));
         answer.insert("start", Token::at(from).to_string());
@@ -212,7 +209,7 @@ impl Page<'_> {
         }
         if self.filter.lazy_load_members {
             let state = members.iter().filter_map(|key| found.at(self.reader.state, *key));
-            let telling = Telling { now_ms, room_id: true, replaces: None };
+            let telling = Telling { now_ms, room_id: true, replaces: None, membership: None };
             let state = state.map(|seen| events::client_event(seen, telling)).collect();
             answer.insert("state", Value::Array(state));
         }

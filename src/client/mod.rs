@@ -11,6 +11,7 @@ mod auth;
 mod body;
 mod by_time;
 mod capabilities;
+mod context;
 mod directory;
 mod events;
 mod filters;
@@ -48,7 +49,7 @@ pub async fn handle(server: &Server, request: Incoming) -> Response {
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
-static ROUTES: [Route; 57] = [
+static ROUTES: [Route; 58] = [
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
@@ -99,6 +100,7 @@ static ROUTES: [Route; 57] = [
     get("/_matrix/client/v3/rooms/{roomId}/members", |s, c| Box::pin(state::members(s, c))),
     get("/_matrix/client/v3/rooms/{roomId}/joined_members", |s, c| Box::pin(state::joined_members(s, c))),
     get("/_matrix/client/v3/rooms/{roomId}/messages", |s, c| Box::pin(messages::messages(s, c))),
+    get("/_matrix/client/v3/rooms/{roomId}/context/{eventId}", |s, c| Box::pin(context::context(s, c))),
     get("/_matrix/client/v3/rooms/{roomId}/event/{eventId}", |s, c| Box::pin(messages::event(s, c))),
     get("/_matrix/client/v1/rooms/{roomId}/timestamp_to_event", |s, c| Box::pin(by_time::timestamp_to_event(s, c))),
     // Aliases and the directory

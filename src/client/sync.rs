@@ -369,7 +369,10 @@ impl Answer<'_> {
             }
             shown.insert(event.seen.event.event_id().clone());
             senders.insert(event.seen.event.sender().as_str().to_owned());
-            let telling = Telling { now_ms, room_id: false, replaces: visibility::replaced(event, found) };
+            // Who sees all that there is was joined all the time.
+            let joined = Some(Membership::Join);
+            let membership = if plan.judged { plan.reader.membership_at(event, found) } else { joined };
+            let telling = Telling { now_ms, room_id: false, replaces: visibility::replaced(event, found), membership };
             sent.push(events::timeline_event(event, telling));
         }
         let candidates: Vec<&SeenEvent> = match plan.source {
@@ -396,7 +399,9 @@ impl Answer<'_> {
                     && self.filter.state.event(room_id, event)
                     && !lazily_left_out
             })
-            .map(|seen| events::client_event(seen, Telling { now_ms, room_id: false, replaces: None }))
+            .map(|seen| {
+                events::client_event(seen, Telling { now_ms, room_id: false, replaces: None, membership: None })
+            })
             .collect();
         answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(state));
         let mut told = Object::new();

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::auth::Session;
+use super::{auth::Session, events::Telling};
 use crate::{
     error::MatrixError,
     matrix::{
@@ -132,6 +132,22 @@ impl Reader {
             || membership == Membership::Join
             || (levels.contains(&HistoryVisibility::Shared) && event.pos <= self.member_until)
             || (levels.contains(&HistoryVisibility::Invited) && membership == Membership::Invite)
+    }
+
+    /// What the reader is told of `event` beyond the event itself, where the answer does not say in which room it is. What
+    /// [`Reader::wants`] and [`wants_replaced`] ask for must have been read.
+    pub(super) fn telling<'f>(&self, event: &TimelineEvent, found: &'f StateFound, now_ms: i64) -> Telling<'f> {
+        let membership = self.membership_at(event, found);
+        Telling { now_ms, room_id: true, replaces: replaced(event, found), membership }
+    }
+
+    /// What the reader was in the room with `event`, by what [`Reader::wants`] has had read; `None` where that is not known.
+    pub(super) fn membership_at(&self, event: &TimelineEvent, found: &StateFound) -> Option<Membership> {
+        if event.seen.event.is_state("m.room.member", self.user.as_str()) {
+            return event.seen.event.membership();
+        }
+        let [_, member] = self.keys();
+        Some(membership_of(found.at(event.seen.state_before?, member).map(|seen| &seen.event)))
     }
 
     fn keys(&self) -> [StateKeyHash; 2] {

@@ -7,6 +7,7 @@ mod common;
 mod accounts;
 mod by_time;
 mod conformance;
+mod context;
 mod elsewhere;
 mod gaps;
 mod holes;

@@ -1,0 +1,121 @@
+//! An event with what was around it (Client-Server API, "Event Context").
+
+use http::StatusCode;
+
+use super::{
+    auth,
+    events::{self, Telling},
+    filters::EventFilter,
+    messages::Page,
+    tokens::Token,
+    visibility::{self, END, Reader},
+};
+use crate::{
+    error::MatrixError,
+    matrix::{
+        identifiers::EventId,
+        json::{Object, Value},
+        state_trie::StateKeyHash,
+    },
+    router::{Call, Handled, raw_json_response},
+    server::Server,
+    store::{snapshots::StateReads, timeline::TimelineEvent},
+};
+
+/// How many events there are around the event where the client does not say, and at most.
+const LIMIT: (i64, i64) = (10, 100);
+/// Before every event.
+const OLDEST: i64 = -(1 << 53) + 1;
+
+/// `GET /rooms/{roomId}/context/{eventId}`
+pub(super) async fn context(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let event_id = EventId::parse(call.parameter(1)).map_err(|_| visibility::no_such_event())?;
+    let limit = match call.query("limit") {
+        Some(text) => text.parse::<i64>().map_err(|_| MatrixError::invalid_param("\"limit\" must be an integer."))?,
+        None => LIMIT.0,
+    };
+    let limit = limit.clamp(0, LIMIT.1);
+    let filter = EventFilter::parse(call.query("filter").as_deref())?;
+    if filter.page().is_too_complex() {
+        return Err(MatrixError::invalid_param("A type with a wildcard is too long."));
+    }
+    let reader = match Reader::enter(server, &session, call.parameter(0)).await {
+        Err(error) if error.status == StatusCode::FORBIDDEN => return Err(visibility::no_such_event()),
+        entered => entered?,
+    };
+    let placed = server.store.timeline_event(&reader.room_id, &event_id, session.reader()).await?;
+    let event = placed.filter(|event| event.pos <= reader.last).ok_or_else(visibility::no_such_event)?;
+    // Whether they may see it is asked before anybody is asked for history.
+    if !sees(server, &reader, &event).await? {
+        return Err(visibility::no_such_event());
+    }
+    let page = |limit| Page { server, session: &session, reader: &reader, filter: &filter, limit };
+    let (before, after) = (limit / 2, limit - limit / 2);
+    let before = if before > 0 { page(before).backwards(event.pos - 1, OLDEST).await?.0 } else { Vec::new() };
+    let after = if after > 0 { page(after).forwards(event.pos, END).await?.0 } else { Vec::new() };
+    let around = Around { server, reader: &reader, filter: &filter, before, event, after };
+    Ok(raw_json_response(StatusCode::OK, around.answer().await?.to_text()))
+}
+
+async fn sees(server: &Server, reader: &Reader, event: &TimelineEvent) -> Result<bool, MatrixError> {
+    let mut reads = StateReads::default();
+    reader.wants(std::slice::from_ref(event), &mut reads);
+    let found = server.store.read_states(&reads).await?;
+    Ok(reader.sees(event, &found))
+}
+
+/// What is answered with.
+struct Around<'a> {
+    server: &'a Server,
+    reader: &'a Reader,
+    filter: &'a EventFilter,
+    before: Vec<TimelineEvent>,
+    event: TimelineEvent,
+    after: Vec<TimelineEvent>,
+}
+
+impl Around<'_> {
+    async fn answer(&self) -> Result<Object, MatrixError> {
+        let reader = self.reader;
+        // The state at the last event; where that is not known, the one that the reader may see now.
+        let last = self.after.last().unwrap_or(&self.event);
+        let state = last.seen.state_after.unwrap_or(reader.state);
+        let mut reads = StateReads::default();
+        let parts = [self.before.as_slice(), std::slice::from_ref(&self.event), &self.after];
+        for events in parts {
+            reader.wants(events, &mut reads);
+            visibility::wants_replaced(events, &mut reads);
+        }
+        let senders = parts.into_iter().flatten().map(|event| event.seen.event.sender().as_str());
+        let mut members: Vec<StateKeyHash> = senders.map(|sender| StateKeyHash::new("m.room.member", sender)).collect();
+        members.sort();
+        members.dedup();
+        if self.filter.lazy_load_members {
+            reads.but_members.push(state);
+            reads.at.extend(members.iter().map(|key| (state, *key)));
+        } else {
+            reads.whole.push(state);
+        }
+        let found = self.server.store.read_states(&reads).await?;
+        let now_ms = self.server.platform.clock.now_ms();
+        let told = |events: &[TimelineEvent]| -> Vec<Value> {
+            let seen = events.iter().filter(|event| reader.sees(event, &found));
+            seen.map(|event| events::timeline_event(event, reader.telling(event, &found, now_ms))).collect()
+        };
+        let room_id = reader.room_id.as_str();
+        let telling = Telling { now_ms, room_id: true, replaces: None, membership: None };
+        let others = found.but_members(state).iter().chain(found.whole(state));
+        let needed = members.iter().filter_map(|key| found.at(state, *key)).filter(|_| self.filter.lazy_load_members);
+        let held = others.chain(needed).filter(|seen| self.filter.event(room_id, &seen.event));
+        let oldest = self.before.last().unwrap_or(&self.event);
+        Ok(Object::from_iter([
+            ("end", Value::from(Token::at(last.pos).to_string())),
+            ("event", events::timeline_event(&self.event, reader.telling(&self.event, &found, now_ms))),
+            ("events_after", Value::Array(told(&self.after))),
+            ("events_before", Value::Array(told(&self.before))),
+            ("start", Value::from(Token::at(oldest.pos - 1).to_string())),
+            ("state", Value::Array(held.map(|seen| events::client_event(seen, telling)).collect())),
+        ]))
+    }
+}
