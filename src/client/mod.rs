@@ -18,6 +18,7 @@ mod filters;
 mod login;
 mod membership;
 mod messages;
+mod openid;
 mod passwords;
 mod profile;
 mod public_rooms;
@@ -49,7 +50,7 @@ pub async fn handle(server: &Server, request: Incoming) -> Response {
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
-static ROUTES: [Route; 58] = [
+static ROUTES: [Route; 59] = [
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
@@ -75,6 +76,7 @@ static ROUTES: [Route; 58] = [
     put("/_matrix/client/v3/user/{userId}/account_data/{type}", |s, c| Box::pin(account_data::put(s, c))),
     get(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::get_in_room(s, c))),
     put(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::put_in_room(s, c))),
+    post("/_matrix/client/v3/user/{userId}/openid/request_token", |s, c| Box::pin(openid::request_token(s, c))),
     // Rooms and who is in them
     post("/_matrix/client/v3/createRoom", |s, c| Box::pin(rooms::create(s, c))),
     post("/_matrix/client/v3/join/{roomIdOrAlias}", |s, c| Box::pin(membership::join_by_id_or_alias(s, c))),

@@ -7,6 +7,7 @@
 //! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
 //! - What state decides: [`state_content`]; what of it is shown outside: [`stripped_state`];
 //!   [`server_acl`] (which servers may take part, by [`glob`]s).
+//! - Showing other services who one is: [`openid`].
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
 //! - What servers tell each other besides events: [`edu`].
 
@@ -20,6 +21,7 @@ mod hash_map;
 pub mod hashes;
 pub mod identifiers;
 pub mod json;
+pub mod openid;
 pub mod power_levels;
 pub mod redaction;
 pub mod room_version;

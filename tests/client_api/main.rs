@@ -15,6 +15,7 @@ mod home;
 mod joining;
 mod knocking;
 mod leaving;
+mod openid;
 mod outside;
 mod people;
 mod published;

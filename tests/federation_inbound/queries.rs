@@ -48,3 +48,11 @@ fn a_profile_is_given_whole_or_by_field() {
         assert_eq!((got, answer["errcode"].as_str()), (status, Some(errcode)), "{user}");
     }
 }
+
+#[test]
+fn what_nobody_can_be_asked_is_unrecognized() {
+    let scene = scene("12");
+    let (status, answer) =
+        scene.peer.get(&scene.a, "/_matrix/federation/v1/query/shoe_size?user_id=%40alice%3Aa.example");
+    assert_eq!((status, answer["errcode"].as_str()), (404, Some("M_UNRECOGNIZED")));
+}

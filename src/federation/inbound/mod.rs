@@ -16,6 +16,7 @@
 //! | Leaving Rooms (Rejecting Invites) | [`leaving`] |
 //! | Published Room Directory | [`public_rooms`] |
 //! | Spaces | [`spaces`] |
+//! | OpenID | [`openid`] |
 //! | Querying for information | [`queries`] |
 //!
 //! What an accepted event does to its room is decided in [`crate::room`].
@@ -33,6 +34,7 @@ mod leaving;
 mod malformed;
 mod membership;
 mod notary;
+mod openid;
 mod own_keys;
 mod public_rooms;
 mod queries;
@@ -61,6 +63,9 @@ type SignedHandler = for<'a> fn(&'a Server, Signed) -> LocalBoxFuture<'a, Handle
 const PUBLIC: &[Route<PublicHandler>] = &[
     public(Method::GET, "/.well-known/matrix/server", |server, call| Box::pin(discovery::well_known(server, call))),
     public(Method::GET, "/_matrix/federation/v1/version", |server, call| Box::pin(discovery::version(server, call))),
+    public(Method::GET, "/_matrix/federation/v1/openid/userinfo", |server, call| {
+        Box::pin(openid::userinfo(server, call))
+    }),
     public(Method::GET, "/_matrix/key/v2/server", |server, call| Box::pin(own_keys::server_keys(server, call))),
     // Deprecated, and asked by older servers with an empty or any key ID: the answer holds all keys anyway.
     public(Method::GET, "/_matrix/key/v2/server/{keyId}", |server, call| Box::pin(own_keys::server_keys(server, call))),
