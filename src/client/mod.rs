@@ -30,6 +30,7 @@ mod state;
 mod sync;
 mod throttle;
 mod tokens;
+mod upgrade;
 mod visibility;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -50,7 +51,7 @@ pub async fn handle(server: &Server, request: Incoming) -> Response {
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
-static ROUTES: [Route; 59] = [
+static ROUTES: [Route; 60] = [
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
@@ -79,6 +80,7 @@ static ROUTES: [Route; 59] = [
     post("/_matrix/client/v3/user/{userId}/openid/request_token", |s, c| Box::pin(openid::request_token(s, c))),
     // Rooms and who is in them
     post("/_matrix/client/v3/createRoom", |s, c| Box::pin(rooms::create(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/upgrade", |s, c| Box::pin(upgrade::upgrade(s, c))),
     post("/_matrix/client/v3/join/{roomIdOrAlias}", |s, c| Box::pin(membership::join_by_id_or_alias(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/join", |s, c| Box::pin(membership::join_by_id(s, c))),
     post("/_matrix/client/v3/knock/{roomIdOrAlias}", |s, c| Box::pin(membership::knock(s, c))),

@@ -82,7 +82,7 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "room_id": room_id }))
 }
 
-async fn create_room(server: &Server, creator: &UserId, new: &NewRoom) -> Result<RoomId, MatrixError> {
+pub(super) async fn create_room(server: &Server, creator: &UserId, new: &NewRoom) -> Result<RoomId, MatrixError> {
     match server.rooms.create(creator, new).await {
         Ok((room_id, _)) => Ok(room_id),
         Err(error @ RoomError::NotAllowed(_)) => {

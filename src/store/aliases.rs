@@ -78,6 +78,23 @@ impl Store {
         self.query(Statement::new(sql, [room_id.into()])).await.map(drop)
     }
 
+    /// Has the aliases of a room stand for its successor, which also takes its place in the published room directory.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn move_to_successor(&self, room_id: &str, successor: &str) -> Result<(), DatabaseError> {
+        const ALIASES: &str = "UPDATE room_aliases SET room_id = ?2 WHERE room_id = ?1";
+        const PUBLISHED: &str = "INSERT INTO published_rooms (room_id) \
+            SELECT ?2 FROM published_rooms AS p WHERE p.room_id = ?1 ON CONFLICT DO NOTHING";
+        let rooms = || [room_id.into(), successor.into()];
+        let statements = vec![
+            Statement::new(ALIASES, rooms()),
+            Statement::new(PUBLISHED, rooms()),
+            Statement::new("DELETE FROM published_rooms WHERE room_id = ?1", [room_id.into()]),
+        ];
+        self.batch(statements).await.map(drop)
+    }
+
     /// Whether a room is in the published room directory.
     ///
     /// # Errors

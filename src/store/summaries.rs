@@ -88,6 +88,17 @@ const SPACE_CHILDREN: &str = concat!(
     " WHERE e.event_type = 'm.space.child' AND length(e.json) <= 8192 LIMIT 1000"
 );
 
+/// The bans in the root ?1, at most ?2.
+const BANS: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("", "SELECT ?1"),
+    " SELECT ",
+    seen_columns!(),
+    " FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
+    seen_joins!(),
+    " WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'ban' LIMIT ?2"
+);
+
 /// Those of the roots in ?1, a JSON list, by which a user of the server ?2 is invited; among so many events.
 const INVITING: &str = concat!(
     "WITH RECURSIVE ",
@@ -146,6 +157,15 @@ impl Store {
     pub async fn space_children(&self, roots: &[NodeId]) -> Result<Vec<(NodeId, SeenEvent)>, DatabaseError> {
         let rows = self.query(Statement::new(SPACE_CHILDREN, [root_list(roots).into()])).await?;
         rows.iter().map(|row| Ok((node_id(row.text(SeenEvent::COLUMNS)?)?, SeenEvent::of_row(row)?))).collect()
+    }
+
+    /// The bans of a state, at most so many.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn bans(&self, root: NodeId, limit: usize) -> Result<Vec<SeenEvent>, DatabaseError> {
+        let parameters = [root.to_string().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+        self.query(Statement::new(BANS, parameters)).await?.iter().map(SeenEvent::of_row).collect()
     }
 
     /// Those of these states by which a user of `server` is invited.

@@ -24,5 +24,6 @@ mod spaces;
 mod syncing;
 mod tampering;
 mod throttling;
+mod upgrading;
 mod visited;
 mod waiting;

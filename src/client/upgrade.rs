@@ -1,0 +1,234 @@
+//! Going on with a room in another one of a newer version (Client-Server API, "Room Upgrades").
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::{
+    auth,
+    body::{Body, member_content},
+    membership,
+    rooms::create_room,
+    sending::check_creators_unnamed,
+    visibility::Reader,
+};
+use crate::{
+    error::MatrixError,
+    matrix::{
+        event::Event,
+        identifiers::UserId,
+        json::{Object, Value},
+        power_levels::{PowerLevel, PowerLevels},
+        room_version::RoomVersion,
+        state_content::Membership,
+    },
+    room::{Draft, NewRoom, Room},
+    router::{Call, Handled, ok},
+    server::Server,
+    store::snapshots::StateReads,
+};
+
+/// The state that goes along, as the spec recommends. Power levels come last: under those of a new room its creator may do
+/// everything, under the old ones perhaps not.
+const MOVED: [&str; 9] = [
+    "m.room.server_acl",
+    "m.room.encryption",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.guest_access",
+    "m.room.history_visibility",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+];
+const POWER_LEVELS: &str = "m.room.power_levels";
+const TOMBSTONE: &str = "m.room.tombstone";
+
+/// How many bans, and how many rooms of a space, go along: each is an event.
+const MAX_BANS: usize = 500;
+const MAX_CHILDREN: usize = 200;
+/// The level that a tombstone takes where creators stand above all others, as for new rooms.
+const TOMBSTONE_LEVEL: i64 = 150;
+
+/// `POST /rooms/{roomId}/upgrade`
+pub(super) async fn upgrade(server: &Server, call: &Call) -> Handled {
+    let session = auth::session(server, call).await?;
+    let body = Body::of(server, call).await?;
+    let id = body.required_text("new_version")?;
+    let version = RoomVersion::get(id).ok_or_else(|| {
+        let message = format!("This server does not support room version {id:?}.");
+        MatrixError::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", message)
+    })?;
+    let more_creators = body.texts("additional_creators")?.unwrap_or_default();
+    if more_creators.iter().any(|user| UserId::parse(user).is_err()) {
+        return Err(MatrixError::invalid_param("\"additional_creators\" must hold user IDs."));
+    }
+    let reader = Reader::enter_joined(server, &session, call.parameter(0)).await?;
+    let room = server.rooms.room(&reader.room_id).await?;
+    let room = room.ok_or_else(|| MatrixError::forbidden("You are not in this room."))?;
+    let old = OldRoom::read(server, room).await?;
+    if !old.lets(&session.user, TOMBSTONE) {
+        return Err(MatrixError::forbidden("You cannot upgrade this room."));
+    }
+    let profile = server.store.profile(session.user.as_str()).await?.unwrap_or_default();
+    let new = old.successor(version, &session.user, more_creators, member_content(&profile))?;
+    let replacement = create_room(server, &session.user, &new).await?;
+    let content: Object =
+        [("body", "This room has been replaced"), ("replacement_room", replacement.as_str())].into_iter().collect();
+    membership::send(server, &session.user, &old.room.room_id, Draft::state(TOMBSTONE, "", content)).await?;
+    server.store.move_to_successor(old.room.room_id.as_str(), replacement.as_str()).await?;
+    old.fall_silent(server, &session.user).await;
+    ok(&json!({ "replacement_room": replacement }))
+}
+
+/// A room that is to be replaced.
+struct OldRoom {
+    room: Room,
+    state: Vec<Event>,
+    bans: Vec<Event>,
+}
+
+impl OldRoom {
+    async fn read(server: &Server, room: Room) -> Result<Self, MatrixError> {
+        let reads = StateReads { but_members: vec![room.state], ..StateReads::default() };
+        let found = server.store.read_states(&reads).await?;
+        let state = found.but_members(room.state).iter().map(|seen| seen.event.clone()).collect();
+        let bans = server.store.bans(room.state, MAX_BANS).await?.into_iter().map(|seen| seen.event).collect();
+        Ok(Self { room, state, bans })
+    }
+
+    fn find(&self, event_type: &str) -> Option<&Event> {
+        self.state.iter().find(|event| event.is_state(event_type, ""))
+    }
+
+    /// Whether the power levels let `user` send this state event.
+    fn lets(&self, user: &UserId, event_type: &str) -> bool {
+        self.find("m.room.create").is_some_and(|create| {
+            let levels = PowerLevels::from_state(create, self.find(POWER_LEVELS));
+            matches!((levels.user(user.as_str()), levels.event(event_type, true)), (Ok(has), Ok(needs)) if has >= needs)
+        })
+    }
+
+    /// The room that goes on with this one.
+    fn successor(
+        &self,
+        version: &'static RoomVersion,
+        creator: &UserId,
+        more_creators: Vec<String>,
+        profile: Object,
+    ) -> Result<NewRoom, MatrixError> {
+        let old = self.find("m.room.create").map(Event::content);
+        let mut create = Object::new();
+        for name in ["type", "m.federate"] {
+            if let Some(value) = old.and_then(|old| old.get(name)) {
+                create.insert(name, value.clone());
+            }
+        }
+        let mut predecessor = Object::from_iter([("room_id", self.room.room_id.as_str())]);
+        if let Some(last) = self.room.extremities.first() {
+            predecessor.insert("event_id", last.event_id.as_str());
+        }
+        create.insert("predecessor", predecessor);
+        if version.privileged_creators && !more_creators.is_empty() {
+            create.insert(
+                "additional_creators",
+                more_creators.iter().map(|user| user.as_str().into()).collect::<Vec<Value>>(),
+            );
+        }
+        let mut drafts = vec![Draft::membership(creator.as_str(), Membership::Join, profile)];
+        for event in MOVED.iter().filter_map(|event_type| self.find(event_type)) {
+            drafts.push(Draft::state(event.event_type(), "", event.content().clone()));
+        }
+        if old.and_then(|old| old.get("type")).and_then(Value::as_str) == Some("m.space") {
+            let children = self.state.iter().filter(|event| event.event_type() == "m.space.child");
+            for child in children.filter(|child| !child.content().is_empty()).take(MAX_CHILDREN) {
+                drafts.push(Draft::state(
+                    "m.space.child",
+                    child.state_key().unwrap_or_default(),
+                    child.content().clone(),
+                ));
+            }
+        }
+        for ban in &self.bans {
+            let reason = ban.content().get("reason").and_then(Value::as_str);
+            let content: Object = reason.map(|reason| ("reason", reason)).into_iter().collect();
+            let Some(user) = ban.state_key().filter(|user| *user != creator.as_str()) else { continue };
+            drafts.push(Draft::membership(user, Membership::Ban, content));
+        }
+        let creators: Vec<&str> =
+            std::iter::once(creator.as_str()).chain(more_creators.iter().map(String::as_str)).collect();
+        drafts.push(Draft::state(POWER_LEVELS, "", self.power_levels(version, &creators)?));
+        Ok(NewRoom { version, create_content: create, drafts })
+    }
+
+    /// The power levels of the successor: the same ones, as its version has them.
+    fn power_levels(&self, version: &RoomVersion, creators: &[&str]) -> Result<Object, MatrixError> {
+        let old = self.find(POWER_LEVELS).map(|event| event.content().clone());
+        let has_none = old.is_none();
+        let mut levels = old.unwrap_or_default();
+        if version.integer_power_levels {
+            self.make_integers(&mut levels);
+        }
+        if version.privileged_creators {
+            levels.object_at("users").retain(|user, _| !creators.contains(&user));
+            let events = levels.object_at("events");
+            let tombstone =
+                events.get(TOMBSTONE).and_then(Value::as_i64).unwrap_or(TOMBSTONE_LEVEL).max(TOMBSTONE_LEVEL);
+            events.insert(TOMBSTONE, tombstone);
+            check_creators_unnamed(&levels, creators.iter().copied())?;
+        } else if has_none {
+            // Who made a room has a level by that alone only while there is no such event.
+            let first = creators.first().map(|creator| (*creator, Value::from(100)));
+            levels.insert("users", first.into_iter().collect::<Object>());
+        } else if self.room.room_version.privileged_creators {
+            // Creators stood above all levels there, and need one here.
+            let old = self.find("m.room.create");
+            let more = old.and_then(|create| create.content().get("additional_creators")).and_then(Value::as_array);
+            let first = old.map(|create| create.sender().as_str());
+            let of_old = first.into_iter().chain(more.into_iter().flatten().filter_map(Value::as_str));
+            let of_old: Vec<&str> = of_old.chain(creators.first().copied()).collect();
+            let users = levels.object_at("users");
+            for user in of_old {
+                users.insert(user, 100);
+            }
+        }
+        Ok(levels)
+    }
+
+    /// Levels that older versions let be texts or fractions, as integers.
+    fn make_integers(&self, levels: &mut Object) {
+        let integer = |value: &mut Value| {
+            let level = PowerLevel::parse(value, self.room.room_version.integer_power_levels);
+            if let (true, Ok(level)) = (value.as_i64().is_none(), level) {
+                *value = Value::from(level.saturating());
+            }
+        };
+        levels.retain(|_, value| {
+            match value {
+                Value::Object(inner) => inner.retain(|_, value| {
+                    integer(value);
+                    true
+                }),
+                value => integer(value),
+            }
+            true
+        });
+    }
+
+    /// Keeps new messages and invites out of the old room, as far as the user may.
+    async fn fall_silent(&self, server: &Server, user: &UserId) {
+        if !self.lets(user, POWER_LEVELS) {
+            return;
+        }
+        let mut levels = self.find(POWER_LEVELS).map(|event| event.content().clone()).unwrap_or_default();
+        let level = |levels: &Object, name: &str| levels.get(name).and_then(Value::as_i64).unwrap_or(0);
+        let least = level(&levels, "users_default").saturating_add(1).max(50);
+        for name in ["events_default", "invite"] {
+            let now = level(&levels, name);
+            levels.insert(name, now.max(least));
+        }
+        let draft = Draft::state(POWER_LEVELS, "", levels);
+        if let Err(error) = membership::send(server, user, &self.room.room_id, draft).await {
+            server.platform.log.warn(&format!("the replaced room {} still takes messages: {error}", self.room.room_id));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Rooms that go on in another one of a newer version.
+
+use serde_json::{Value, json};
+
+use crate::home::{Answer, Home, User, quote, refused};
+
+fn upgrade(home: &Home, user: &User, room: &str, body: Value) -> Answer {
+    home.post(user, &format!("/rooms/{}/upgrade", quote(room)), body)
+}
+
+fn state(home: &Home, user: &User, room: &str, kind: &str) -> Value {
+    home.get(user, &format!("/rooms/{}/state/{kind}", quote(room))).1
+}
+
+#[test]
+fn what_a_room_is_goes_along() {
+    for (from, to) in [("6", "10"), ("10", "12"), ("12", "12"), ("12", "11")] {
+        let home = Home::new();
+        let (alice, bob, carol) = (home.register("alice"), home.register("bob"), home.register("carol"));
+        let initial = json!([
+            { "type": "m.room.history_visibility", "content": { "history_visibility": "world_readable" } },
+            { "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } },
+            { "type": "m.room.server_acl", "content": { "allow": ["*"], "deny": ["evil.example"] } },
+            { "type": "org.example.other", "content": { "x": 1 } },
+        ]);
+        let room = home.room(
+            &alice,
+            json!({ "preset": "public_chat", "room_version": from, "name": "Hall",
+            "topic": "All", "room_alias_name": "hall", "visibility": "public", "initial_state": initial }),
+        );
+        for user in [&bob, &carol] {
+            assert_eq!(home.post(user, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+        }
+        let ban = json!({ "user_id": carol.id, "reason": "noise" });
+        assert_eq!(home.post(&alice, &format!("/rooms/{}/ban", quote(&room)), ban).0, 200);
+        let last = home.say(&alice, &room, "the last word", "t");
+        let (status, answer) = upgrade(&home, &alice, &room, json!({ "new_version": to }));
+        assert_eq!(status, 200, "{from} to {to}: {answer}");
+        let new = answer["replacement_room"].as_str().unwrap();
+        let tombstone = state(&home, &alice, &room, "m.room.tombstone");
+        assert_eq!(tombstone["replacement_room"], new);
+        let create = state(&home, &alice, new, "m.room.create");
+        assert_eq!((&create["room_version"], &create["predecessor"]["room_id"]), (&json!(to), &json!(room)));
+        assert_eq!(create["predecessor"]["event_id"], json!(last));
+        for kind in [
+            "m.room.name",
+            "m.room.topic",
+            "m.room.history_visibility",
+            "m.room.encryption",
+            "m.room.server_acl",
+            "m.room.join_rules",
+            "m.room.guest_access",
+            "m.room.canonical_alias",
+        ] {
+            assert_eq!(state(&home, &alice, new, kind), state(&home, &alice, &room, kind), "{kind}");
+        }
+        assert_eq!(state(&home, &alice, new, "org.example.other")["errcode"], "M_NOT_FOUND");
+        let banned = state(&home, &alice, new, &format!("m.room.member/{}", quote(&carol.id)));
+        assert_eq!((&banned["membership"], &banned["reason"]), (&json!("ban"), &json!("noise")));
+        refused(&home.post(&carol, &format!("/join/{}", quote(new)), json!({})), 403, "M_FORBIDDEN");
+        // Nobody else came along by themselves.
+        let members = home.get(&alice, &format!("/rooms/{}/joined_members", quote(new))).1;
+        assert_eq!(members["joined"].as_object().unwrap().len(), 1);
+        // The alias and the place in the directory are the new room's.
+        assert_eq!(home.get(&alice, "/directory/room/%23hall%3Ahs.test").1["room_id"], new);
+        assert_eq!(home.get(&alice, "/publicRooms").1["chunk"][0]["room_id"], new);
+        let levels = state(&home, &alice, new, "m.room.power_levels");
+        match to {
+            "12" => {
+                assert_eq!(levels["users"], json!({}));
+                assert_eq!(levels["events"]["m.room.tombstone"], 150);
+            }
+            _ => assert_eq!(levels["users"][&alice.id], 100),
+        }
+        // The old room has fallen silent.
+        let path = format!("/rooms/{}/send/m.room.message/x", quote(&room));
+        refused(&home.put(&bob, &path, json!({ "msgtype": "m.text", "body": "hello?" })), 403, "M_FORBIDDEN");
+        assert_eq!(home.post(&bob, &format!("/join/{}", quote(new)), json!({})).0, 200);
+    }
+}
+
+#[test]
+fn spaces_lead_on_and_creators_are_those_who_are_named() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let space = home.room(&alice, json!({ "creation_content": { "type": "m.space" }, "room_version": "11" }));
+    for (child, content) in [("!one", json!({ "via": ["hs.test"] })), ("!gone", json!({}))] {
+        let path = format!("/rooms/{}/state/m.space.child/{}", quote(&space), quote(child));
+        assert_eq!(home.put(&alice, &path, content).0, 200);
+    }
+    let levels = json!({ "users": { &alice.id: 100, &bob.id: 100 } });
+    assert_eq!(home.put(&alice, &format!("/rooms/{}/state/m.room.power_levels", quote(&space)), levels).0, 200);
+    let body = json!({ "new_version": "12", "additional_creators": [bob.id] });
+    let (status, answer) = upgrade(&home, &alice, &space, body);
+    assert_eq!(status, 200, "{answer}");
+    let new = answer["replacement_room"].as_str().unwrap();
+    let create = state(&home, &alice, new, "m.room.create");
+    assert_eq!((&create["type"], &create["additional_creators"]), (&json!("m.space"), &json!([bob.id])));
+    assert_eq!(state(&home, &alice, new, "m.room.power_levels")["users"], json!({}));
+    assert_eq!(state(&home, &alice, new, "m.space.child/!one")["via"], json!(["hs.test"]));
+    assert_eq!(state(&home, &alice, new, "m.space.child/!gone")["errcode"], "M_NOT_FOUND");
+}
+
+#[test]
+fn only_who_may_end_a_room_upgrades_it() {
+    let home = Home::new();
+    let (alice, bob, carol) = (home.register("alice"), home.register("bob"), home.register("carol"));
+    let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": "10" }));
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let rooms = || home.database.rows("SELECT room_id FROM rooms").len();
+    let before = rooms();
+    let newer = json!({ "new_version": "11" });
+    refused(&upgrade(&home, &bob, &room, newer.clone()), 403, "M_FORBIDDEN");
+    refused(&upgrade(&home, &carol, &room, newer.clone()), 403, "M_FORBIDDEN");
+    refused(&upgrade(&home, &alice, "!nowhere", newer.clone()), 403, "M_FORBIDDEN");
+    refused(&upgrade(&home, &alice, &room, json!({ "new_version": "99" })), 400, "M_UNSUPPORTED_ROOM_VERSION");
+    refused(&upgrade(&home, &alice, &room, json!({})), 400, "M_MISSING_PARAM");
+    let junk = json!({ "new_version": "12", "additional_creators": ["bob"] });
+    refused(&upgrade(&home, &alice, &room, junk), 400, "M_INVALID_PARAM");
+    let path = format!("/rooms/{}/upgrade", quote(&room));
+    refused(&home.call(None, "POST", &path, Some(newer.clone())), 401, "M_MISSING_TOKEN");
+    assert_eq!(rooms(), before);
+    // Somebody with half the creator's power may, where the room lets them, and has no more of it in the new one.
+    let levels = json!({ "users": { &alice.id: 100, &bob.id: 50 }, "events": { "m.room.tombstone": 50,
+        "m.room.history_visibility": 100, "m.room.power_levels": 100 } });
+    assert_eq!(home.put(&alice, &format!("/rooms/{}/state/m.room.power_levels", quote(&room)), levels.clone()).0, 200);
+    let (status, answer) = upgrade(&home, &bob, &room, newer);
+    assert_eq!(status, 200, "{answer}");
+    let new = answer["replacement_room"].as_str().unwrap();
+    assert_eq!(state(&home, &bob, new, "m.room.power_levels"), levels);
+}
