@@ -23,6 +23,7 @@ mod passwords;
 mod profile;
 mod public_rooms;
 mod register;
+mod reporting;
 mod rooms;
 mod sending;
 mod spaces;
@@ -51,7 +52,7 @@ pub async fn handle(server: &Server, request: Incoming) -> Response {
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
-static ROUTES: [Route; 60] = [
+static ROUTES: [Route; 63] = [
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
@@ -78,9 +79,12 @@ static ROUTES: [Route; 60] = [
     get(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::get_in_room(s, c))),
     put(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::put_in_room(s, c))),
     post("/_matrix/client/v3/user/{userId}/openid/request_token", |s, c| Box::pin(openid::request_token(s, c))),
+    post("/_matrix/client/v3/users/{userId}/report", |s, c| Box::pin(reporting::user(s, c))),
     // Rooms and who is in them
     post("/_matrix/client/v3/createRoom", |s, c| Box::pin(rooms::create(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/upgrade", |s, c| Box::pin(upgrade::upgrade(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/report", |s, c| Box::pin(reporting::room(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/report/{eventId}", |s, c| Box::pin(reporting::event(s, c))),
     post("/_matrix/client/v3/join/{roomIdOrAlias}", |s, c| Box::pin(membership::join_by_id_or_alias(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/join", |s, c| Box::pin(membership::join_by_id(s, c))),
     post("/_matrix/client/v3/knock/{roomIdOrAlias}", |s, c| Box::pin(membership::knock(s, c))),

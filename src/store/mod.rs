@@ -31,6 +31,7 @@ mod races;
 pub mod receipts;
 pub mod rejected;
 pub mod remote_reads;
+pub mod reports;
 mod resolution;
 pub mod rooms;
 pub mod snapshots;

@@ -19,6 +19,7 @@ mod openid;
 mod outside;
 mod people;
 mod published;
+mod reporting;
 mod rooms;
 mod spaces;
 mod syncing;
