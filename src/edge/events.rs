@@ -77,6 +77,14 @@ pub(super) async fn answer_with_costs(program: &Program, request: web_sys::Reque
     response
 }
 
+/// Does what the clock asks for, with a log line of what it cost where costs are counted.
+pub(super) async fn scheduled(program: &Program, costs: Option<&Costs>) {
+    program.scheduled().await;
+    if let Some(costs) = costs {
+        console_log!("{}", costs.line("scheduled"));
+    }
+}
+
 /// The answer of a server that cannot work; the log says why.
 pub(super) fn unusable() -> Response {
     error_response(&MatrixError::internal())

@@ -103,7 +103,9 @@ mod worker_events {
                 Engine::Object => front::scheduled(&env, &settings).await,
                 Engine::D1 => {
                     let lifetime = Rc::new(EventLifetime::of_schedule(context));
-                    program(&env, &settings, lifetime, None)?.scheduled().await;
+                    let costs = settings.log_costs.then(Rc::<Costs>::default);
+                    let program = program(&env, &settings, lifetime, costs.clone())?;
+                    events::scheduled(&program, costs.as_deref()).await;
                 }
             }
             Ok::<_, String>(())

@@ -13,6 +13,7 @@ import pytest
 
 from client import segment
 from fake_origin import FakeOrigin
+from net import wait_for
 from worker import ROOT, Worker
 
 MIGRATIONS = sorted(path.name for path in (ROOT / "migrations").iterdir())
@@ -55,6 +56,16 @@ def test_the_way_of_the_scheduled_trigger_leads_nobody_in_from_outside(worker):
     for method in ("GET", "POST"):
         status, answer = exchange(worker, method, "/scheduled")
         assert (status, answer["errcode"]) == (404, "M_UNRECOGNIZED")
+
+
+def test_the_scheduled_trigger_reaches_the_server_and_costs_little(costing):
+    costing.fire_scheduled()
+    line = r"cost calls=(\d+) rows_read=(\d+) rows_written=(\d+) scheduled"
+    wait_for(lambda: re.search(line, costing.log()), "the line of the trigger")
+    calls, read, written = map(int, re.search(line, costing.log()).groups())
+    print(f"the trigger: {calls} calls, {read} rows read, {written} written")
+    # Once an hour it forgets what is old, too.
+    assert 0 < calls <= 80
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])

@@ -84,10 +84,6 @@ mod class {
                     Console.warn(&why);
                     events::unusable()
                 }
-                Ok(parts) if events::path(&request.url()) == SCHEDULED => {
-                    parts.program.scheduled().await;
-                    events::done()
-                }
                 Ok(parts) => self.answer(parts, request).await,
             };
             message::outgoing(response).map_err(JsValue::from)
@@ -96,12 +92,19 @@ mod class {
 
     impl Homeserver {
         async fn answer(&self, parts: &Parts, request: web_sys::Request) -> Response {
-            if !parts.settings.log_costs {
-                return events::answer(&parts.program, request).await;
+            let costs = parts.settings.log_costs.then(Rc::<Costs>::default);
+            let counted = costs
+                .clone()
+                .map(|costs| self.program(parts.settings.config.clone(), &parts.news, &parts.caches, Some(costs)));
+            let program = counted.as_ref().unwrap_or(&parts.program);
+            if events::path(&request.url()) == SCHEDULED {
+                events::scheduled(program, costs.as_deref()).await;
+                return events::done();
             }
-            let costs = Rc::<Costs>::default();
-            let program = self.program(parts.settings.config.clone(), &parts.news, &parts.caches, Some(costs.clone()));
-            events::answer_with_costs(&program, request, &costs).await
+            match costs {
+                Some(costs) => events::answer_with_costs(program, request, &costs).await,
+                None => events::answer(program, request).await,
+            }
         }
 
         /// What the object keeps, made by the first request that can: what was in its way may pass.
