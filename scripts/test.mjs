@@ -26,6 +26,7 @@ const STEPS = [
   ["set-up", () => setUp({ tests: true })],
   ["format", program("cargo", ["fmt", "--check"])],
   ["format-fuzz", program("cargo", ["fmt", "--check", ...FUZZ])],
+  ["format-waist", program("cargo", ["fmt", "--check", "--manifest-path", "tests/waist/Cargo.toml"])],
   ["clippy", program("cargo", ["clippy", "--locked", "--all-targets", "--", "-D", "warnings"])],
   ["clippy-wasm", program("cargo", ["clippy", "--locked", ...WASM, "--", "-D", "warnings"])],
   ["clippy-fuzz", program("cargo", ["clippy", "--locked", ...FUZZ, ...UNLINKED, "--", "-D", "warnings"])],

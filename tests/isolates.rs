@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{network::World, sqlite::Sqlite};
+use common::{contract, network::World, sqlite::Sqlite};
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use verge::{
@@ -31,6 +31,14 @@ use verge::{
     router::{Request, Response},
     server::Server,
 };
+
+/// The database of these tests does what those of the engines do, in so far as it has to: `tests/waist` asks those.
+#[test]
+fn the_database_keeps_the_contract_of_the_narrow_waist() {
+    let database = Sqlite::in_memory();
+    let broken = World::new().run(contract::broken(&database, contract::CASES));
+    assert!(broken.is_empty(), "{broken:#?}");
+}
 
 /// What is sent on each side.
 const EVENTS_OF_A_SIDE: usize = 500;

@@ -1,6 +1,7 @@
 //! What several test binaries share.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
+pub mod contract;
 pub mod drafts;
 pub mod generator;
 pub mod homeserver;

@@ -5,6 +5,7 @@ import json
 import re
 import sqlite3
 import ssl
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 from client import segment
 from fake_origin import FakeOrigin
 from net import wait_for
-from worker import ROOT, Worker
+from worker import ROOT, Worker, _BINARIES
 
 MIGRATIONS = sorted(path.name for path in (ROOT / "migrations").iterdir())
 # The longest body of a log-in, and some more.
@@ -45,6 +46,18 @@ def exchange(worker, method, path, body=b"", headers=(), chunked=False):
         return answer.status, json.loads(answer.read())
     finally:
         connection.close()
+
+
+def test_the_databases_of_both_engines_keep_the_contract_of_the_narrow_waist():
+    """The cases of `tests/common/contract.rs`, which the database of the native tests keeps too, in a Worker of their own."""
+    package = ROOT / "tests" / "waist"
+    run = {"cwd": ROOT, "capture_output": True, "text": True}
+    built = subprocess.run([_BINARIES / "node", ROOT / "scripts" / "waist.mjs"], timeout=900, **run)
+    assert built.returncode == 0, built.stdout + built.stderr
+    answer = subprocess.run([_BINARIES / "node", package / "run.mjs", package / "build"], timeout=120, **run)
+    assert answer.returncode == 0, answer.stderr
+    for engine, found in json.loads(answer.stdout).items():
+        assert (found["cases"], found["broken"]) == (14, []), engine
 
 
 def test_the_migrations_are_noted_in_one_table_whoever_applies_them(worker):

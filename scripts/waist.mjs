@@ -1,0 +1,17 @@
+// Builds the Worker of tests/waist, unoptimised. Skipped when nothing it is made of has changed.
+
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { environment, fingerprint, main, root, run } from "./common.mjs";
+
+const SOURCES = ["src", "build.rs", "migrations", "Cargo.lock", "tests/waist/Cargo.toml", "tests/waist/src", "tests/common/contract.rs"];
+
+await main(async () => {
+  const marker = join(root, "tests", "waist", "build", ".sources");
+  const wanted = fingerprint(SOURCES);
+  if (existsSync(marker) && readFileSync(marker, "utf8") === wanted) return;
+  // What the server's own builds have made of the dependencies is of no use: they are optimised.
+  const env = { ...environment, CARGO_TARGET_DIR: join(root, "target", "waist") };
+  await run("worker-build", ["--dev"], { cwd: join(root, "tests", "waist"), env });
+  writeFileSync(marker, wanted);
+});

@@ -1,0 +1,18 @@
+//! The files of the server's own `edge` that make its databases, in the places where they look for each other.
+
+#[path = "../../../../src/edge/costs.rs"]
+mod costs;
+#[path = "../../../../src/edge/d1.rs"]
+mod d1;
+pub(crate) mod object;
+#[path = "../../../../src/edge/sql_error.rs"]
+mod sql_error;
+#[path = "../../../../src/edge/sql_values.rs"]
+mod sql_values;
+#[path = "../../../../src/edge/stream.rs"]
+mod stream;
+
+/// The database over D1.
+pub(crate) fn d1(env: &worker::Env) -> Result<impl crate::platform::Database, String> {
+    d1::D1::binding(env, "DB", None)
+}

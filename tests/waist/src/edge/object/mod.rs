@@ -1,0 +1,11 @@
+//! The database of an object.
+
+#[path = "../../../../../src/edge/object/database.rs"]
+mod database;
+
+use worker::wasm_bindgen::{JsCast, JsValue};
+
+/// The database in this storage.
+pub(crate) fn database(storage: JsValue) -> impl crate::platform::Database {
+    database::ObjectDatabase::new(storage.unchecked_into(), None)
+}
