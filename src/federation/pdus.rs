@@ -4,6 +4,8 @@
 //! Check 1 and the arithmetic are [`ReceivedPdu`]'s; the later checks are [`crate::room`]'s. Here is what both
 //! directions need: the keys for any number of PDUs are fetched together.
 
+use std::collections::BTreeSet;
+
 use crate::{
     error::MatrixError,
     federation::peers::endpoints::KeyQuery,
@@ -25,6 +27,7 @@ use crate::{
 pub async fn verify(server: &Server, pdus: Vec<ReceivedPdu>) -> Result<Vec<Result<Event, PduError>>, DatabaseError> {
     let none = KeyRing::new();
     let mut needed = Vec::new();
+    let mut needed_up_to = Vec::new();
     for pdu in &pdus {
         // Where the room version ignores when a key was valid, any key that was ever valid will do.
         let minimum_valid_until_ts = if pdu.version().enforce_key_validity { pdu.origin_server_ts() } else { 0 };
@@ -36,9 +39,21 @@ pub async fn verify(server: &Server, pdus: Vec<ReceivedPdu>) -> Result<Vec<Resul
                 minimum_valid_until_ts,
             }));
         }
+        needed_up_to.push(needed.len());
     }
     let keys = server.keys.fetch(&needed).await?;
-    Ok(pdus.into_iter().map(|pdu| pdu.verify(&keys)).collect())
+    let outcomes: Vec<_> = pdus.into_iter().map(|pdu| pdu.verify(&keys)).collect();
+    let mut have_verified = BTreeSet::new();
+    let mut from = 0;
+    for (outcome, to) in outcomes.iter().zip(needed_up_to) {
+        if outcome.is_ok() {
+            let queries = needed.get(from..to).unwrap_or_default().iter();
+            have_verified.extend(queries.map(|query| (query.server.as_str(), query.key_id.as_str())));
+        }
+        from = to;
+    }
+    server.keys.have_verified(&have_verified.into_iter().collect::<Vec<_>>()).await?;
+    Ok(outcomes)
 }
 
 /// Checks a PDU that is what a request is about.

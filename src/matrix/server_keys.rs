@@ -85,6 +85,16 @@ impl KnownKey {
         self.expired_ts.is_none() && now <= self.valid_until()
     }
 
+    /// Whether this is to be forgotten for what a later response says of the same server and key id. The server's own word
+    /// counts; a notary's only where it says that the key has expired, or is valid longer.
+    pub fn gives_way_to(&self, later: &Self, own_word: bool) -> bool {
+        if own_word {
+            return later.fetched_ts >= self.fetched_ts;
+        }
+        let is_news = later.expired_ts.is_some() || later.valid_until() > self.valid_until();
+        later.key == self.key && self.expired_ts.is_none() && is_news
+    }
+
     /// Until when it is valid, if it is a current key: the lesser of what its server says and 7 days after the fetch.
     pub fn valid_until(&self) -> i64 {
         self.valid_until_ts.min(self.fetched_ts.saturating_add(MAX_VALIDITY_MS))

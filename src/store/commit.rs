@@ -8,6 +8,7 @@ use super::{
     event_graph::closed,
     events::NodeText,
     json_lists,
+    known_keys::keep_keys_of,
     memberships::change,
     positions::{advance, advance_timeline, count, from_end},
     races::Race,
@@ -480,6 +481,7 @@ impl RoomCommit {
         let nodes = self.nodes.iter().map(|(id, node)| json!([id.to_string(), node]).to_string());
         statements.extend(json_lists(nodes).into_iter().map(|list| Statement::new(state_sql::INSERT, [list.into()])));
         statements.extend(cite(self.events.iter().map(|new| &new.event)));
+        statements.extend(keep_keys_of(self.events.iter().map(|new| &new.event)));
         let mut each = |sql: &'static str, items: Vec<String>| {
             for list in json_lists(items) {
                 statements.push(Statement::new(sql, [list.into(), room_id.into()]));

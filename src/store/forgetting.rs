@@ -70,8 +70,6 @@ macro_rules! forget {
     };
 }
 
-const ADVANCE_TRANSACTIONS: &str = advance!("transactions", "origin, txn_id", "?1 ->> 0, ?1 ->> 1");
-const FORGET_TRANSACTIONS: &str = forget!("transactions", "origin, txn_id", "?1 ->> 0, ?1 ->> 1", "received_ts < ?2");
 const ADVANCE_CLIENT_TRANSACTIONS: &str =
     advance!("client_transactions", "user_id, device_id, endpoint, txn_id", "?1 ->> 0, ?1 ->> 1, ?1 ->> 2, ?1 ->> 3");
 const FORGET_CLIENT_TRANSACTIONS: &str = forget!(
@@ -80,10 +78,6 @@ const FORGET_CLIENT_TRANSACTIONS: &str = forget!(
     "?1 ->> 0, ?1 ->> 1, ?1 ->> 2, ?1 ->> 3",
     "created_ts < ?2"
 );
-const ADVANCE_KEY_FETCHES: &str = advance!("key_fetches", "server", "?1 ->> 0");
-const FORGET_KEY_FETCHES: &str = forget!("key_fetches", "server", "?1 ->> 0", "retry_at < ?2");
-const ADVANCE_WELL_KNOWN: &str = advance!("well_known", "host", "?1 ->> 0");
-const FORGET_WELL_KNOWN: &str = forget!("well_known", "host", "?1 ->> 0", "max(fresh_until_ts, usable_until_ts) < ?2");
 const ADVANCE_PENDING_JOINS: &str = advance!("pending_joins", "room_id, join_id", "?1 ->> 0, ?1 ->> 1");
 const FORGET_PENDING_JOINS: &str = forget!("pending_joins", "room_id, join_id", "?1 ->> 0, ?1 ->> 1", "until_ts <= ?2");
 const ADVANCE_REGISTRATIONS: &str = advance!("registrations", "session", "?1 ->> 0");
@@ -92,9 +86,7 @@ const FORGET_REGISTRATIONS: &str = forget!("registrations", "session", "?1 ->> 0
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// The walks there are.
-pub const WALKS: [Walk; 6] = [
-    // Nobody repeats a transaction that is two weeks old.
-    Walk { table: "transactions", keep_ms: 14 * DAY_MS, advance: ADVANCE_TRANSACTIONS, forget: FORGET_TRANSACTIONS },
+pub const WALKS: [Walk; 3] = [
     // Far longer than a client repeats a request.
     Walk {
         table: "client_transactions",
@@ -102,9 +94,6 @@ pub const WALKS: [Walk; 6] = [
         advance: ADVANCE_CLIENT_TRANSACTIONS,
         forget: FORGET_CLIENT_TRANSACTIONS,
     },
-    // Strangers choose the names that are asked. A day longer than they count, so that backoff is not forgotten with them.
-    Walk { table: "key_fetches", keep_ms: DAY_MS, advance: ADVANCE_KEY_FETCHES, forget: FORGET_KEY_FETCHES },
-    Walk { table: "well_known", keep_ms: DAY_MS, advance: ADVANCE_WELL_KNOWN, forget: FORGET_WELL_KNOWN },
     Walk { table: "pending_joins", keep_ms: 0, advance: ADVANCE_PENDING_JOINS, forget: FORGET_PENDING_JOINS },
     Walk { table: "registrations", keep_ms: 0, advance: ADVANCE_REGISTRATIONS, forget: FORGET_REGISTRATIONS },
 ];

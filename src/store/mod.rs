@@ -23,6 +23,7 @@ pub mod known_keys;
 pub mod members;
 pub(crate) mod memberships;
 pub mod pending_joins;
+mod places;
 mod positions;
 pub mod presence;
 pub mod queue;

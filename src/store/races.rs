@@ -29,7 +29,7 @@ impl Race {
         match self {
             Self::RoomMoved => "NOT NULL constraint failed: rooms.version",
             Self::RoomMade => "UNIQUE constraint failed: rooms.room_id",
-            Self::Answered => "UNIQUE constraint failed: transactions.origin, transactions.txn_id",
+            Self::Answered => "NOT NULL constraint failed: transactions.response",
             Self::Sent => "UNIQUE constraint failed: client_transactions.user_id, client_transactions.device_id",
             Self::UserTaken => "UNIQUE constraint failed: users.user_id",
             Self::AliasTaken => "UNIQUE constraint failed: room_aliases.alias",

@@ -4,6 +4,7 @@ use super::{
     Store,
     edus::{self, EduQuestions, EduRooms},
     pending_joins::{joining, joining_statement},
+    places::place_within,
     queue,
     rooms::{Room, room, rooms_statement},
     staging::{StagedAlready, ask_staged_already, staged_already},
@@ -33,13 +34,23 @@ pub struct Beginning {
     pub origin_is_back: bool,
 }
 
-const ANSWER: &str = "SELECT response FROM transactions WHERE origin = ?1 AND txn_id = ?2";
+/// How many origins have places for their transactions' answers. Should another one take over a place too early, nothing is
+/// lost but the answer: the PDUs of a transaction that is repeated are known.
+const ORIGINS: i64 = 4_096;
 
-const RECORD: &str = "INSERT INTO transactions (origin, txn_id, response, received_ts) VALUES (?1, ?2, ?3, ?4)";
+const ANSWER: &str = "SELECT response FROM transactions WHERE place = ?1 AND origin = ?2 AND txn_id = ?3";
+
+/// Breaks a constraint where the transaction was answered before: `response` is NOT NULL.
+const RECORD: &str = "\
+    INSERT INTO transactions (place, origin, txn_id, response, received_ts) VALUES (?1, ?2, ?3, ?4, ?5) \
+    ON CONFLICT (place) DO UPDATE SET origin = excluded.origin, txn_id = excluded.txn_id, \
+      response = CASE WHEN origin <> excluded.origin OR txn_id <> excluded.txn_id THEN excluded.response END, \
+      received_ts = excluded.received_ts";
 
 /// Records the answer to a transaction. Aborts its batch when the transaction was answered before.
 pub(crate) fn record_transaction(origin: &ServerName, txn_id: &str, response: &str, now: i64) -> Statement {
-    Statement::new(RECORD, [origin.as_str().into(), txn_id.into(), response.into(), now.into()])
+    let place = place_within(origin.as_str(), txn_id, ORIGINS);
+    Statement::new(RECORD, [place.into(), origin.as_str().into(), txn_id.into(), response.into(), now.into()])
 }
 
 impl Store {
@@ -57,8 +68,9 @@ impl Store {
         edus: &EduQuestions,
         now: i64,
     ) -> Result<Beginning, DatabaseError> {
+        let place = place_within(origin.as_str(), txn_id, ORIGINS);
         let mut statements = vec![
-            Statement::new(ANSWER, [origin.as_str().into(), txn_id.into()]),
+            Statement::new(ANSWER, [place.into(), origin.as_str().into(), txn_id.into()]),
             rooms_statement(own, ids),
             joining_statement(ids, now),
             ask_staged_already(origin, ids),

@@ -2,8 +2,11 @@
 //!
 //! What an answer means and how long it holds is decided in `federation::peers::well_known`.
 
-use super::Store;
+use super::{Store, places::place};
 use crate::platform::{DatabaseError, SqlValue, Statement};
+
+/// How many hosts are remembered.
+const HOSTS: i64 = 16_384;
 
 /// What is known of one host's `.well-known`. Times in milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,9 +27,8 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn well_known(&self, host: &str) -> Result<Option<WellKnownRow>, DatabaseError> {
-        const SELECT: &str =
-            "SELECT delegated, fresh_until_ts, usable_until_ts, failures FROM well_known WHERE host = ?1";
-        let rows = self.query(Statement::new(SELECT, [host.into()])).await?;
+        const SELECT: &str = "SELECT delegated, fresh_until_ts, usable_until_ts, failures FROM well_known WHERE place = ?1 AND host = ?2";
+        let rows = self.query(Statement::new(SELECT, [place(host, HOSTS).into(), host.into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(WellKnownRow {
             delegated: row.optional_text(0)?.map(str::to_owned),
@@ -41,11 +43,13 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn put_well_known(&self, host: &str, row: &WellKnownRow) -> Result<(), DatabaseError> {
-        const UPSERT: &str = "INSERT INTO well_known (host, delegated, fresh_until_ts, usable_until_ts, failures) \
-             VALUES (?1, ?2, ?3, ?4, ?5) \
-             ON CONFLICT (host) DO UPDATE SET delegated = excluded.delegated, fresh_until_ts = excluded.fresh_until_ts, \
-             usable_until_ts = excluded.usable_until_ts, failures = excluded.failures";
-        let parameters: [SqlValue; 5] = [
+        const UPSERT: &str = "INSERT INTO well_known (place, host, delegated, fresh_until_ts, usable_until_ts, failures) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+             ON CONFLICT (place) DO UPDATE SET host = excluded.host, delegated = excluded.delegated, \
+             fresh_until_ts = excluded.fresh_until_ts, usable_until_ts = excluded.usable_until_ts, \
+             failures = excluded.failures";
+        let parameters: [SqlValue; 6] = [
+            place(host, HOSTS).into(),
             host.into(),
             row.delegated.as_deref().into(),
             row.fresh_until_ts.into(),

@@ -20,6 +20,7 @@ use verge::{
         destination::DiscoveryError,
         discovery::{Discovery, DiscoveryCache},
     },
+    store::{Store, well_known::WellKnownRow},
 };
 
 #[test]
@@ -177,24 +178,19 @@ fn what_one_event_finds_out_the_next_one_knows() {
     assert_eq!((internet.times_asked("SRV"), internet.times_asked("a.org/.well-known")), (3, 1));
 }
 
-/// Strangers choose the names that are looked up; what nobody uses any more does not stay for ever.
+/// Strangers choose the names that are looked up, but not how much is remembered of them.
 #[test]
-fn old_answers_are_forgotten() {
-    let internet = Internet::new();
+fn a_flood_of_names() {
     let database = Sqlite::in_memory();
-    let discovery = Discovery::new(&internet.platform(&database), "us.org", None, Rc::default());
-    let look_up = |kind: &str| {
-        for number in 0..1500 {
-            block_on(discovery.resolve(&format!("{kind}{number}.org"))).unwrap();
-        }
-    };
-    look_up("old");
-    internet.now.set(internet.now.get() + 2 * 24 * HOUR);
-    look_up("new");
-    database.forget_old(internet.now.get());
-    let count =
-        |kind| database.rows(&format!("SELECT count(*) FROM well_known WHERE host LIKE '{kind}%'"))[0][0].clone();
-    assert_eq!((count("old").as_str(), count("new").as_str()), ("0", "1500"));
+    let store = Store::new(Rc::new(database.clone()));
+    let row = WellKnownRow { delegated: None, fresh_until_ts: HOUR, usable_until_ts: 0, failures: 1 };
+    for number in 0..30_000 {
+        block_on(store.put_well_known(&format!("n{number}.org"), &row)).unwrap();
+    }
+    let count: u64 = database.rows("SELECT count(*) FROM well_known")[0][0].parse().unwrap();
+    assert!(count <= 16_384, "{count}");
+    assert_eq!(block_on(store.well_known("n29999.org")).unwrap(), Some(row));
+    assert_eq!(block_on(store.well_known("n30000.org")).unwrap(), None);
 }
 
 /// An answer that would not end is not read.

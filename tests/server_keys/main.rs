@@ -9,16 +9,17 @@ mod world;
 
 use std::rc::Rc;
 
-use cases::{A, CASES, Case, DAY, FROM_A, FROM_N, HOUR, Lie, N, ONE_DAY, PINNED, SECOND, Step::*, TRUSTED};
+use cases::{A, CASES, Case, DAY, FROM_A, FROM_N, HOUR, Keys, Lie, N, ONE_DAY, PINNED, SECOND, Step::*, TRUSTED};
 use common::internet::page;
 use futures_executor::block_on;
 use futures_util::future::join;
 use serde_json::{Value, json};
 use verge::{
     federation::peers::{endpoints::KeyQuery, key_fetcher::KeyCache},
-    matrix::identifiers::ServerName,
+    matrix::{identifiers::ServerName, server_keys::KnownKey, signing::VerifyKey},
+    store::{Store, known_keys::KeyFetch},
 };
-use world::{World, own_url, query_url};
+use world::{World, own_url, public, query_url};
 
 #[test]
 fn every_case() {
@@ -143,12 +144,18 @@ fn a_dozen_servers() {
     for query in &queries {
         world.publish(query.server.as_str(), Lie::Truth, ONE_DAY);
     }
-    let ring = block_on(world.fetcher().fetch(&queries)).unwrap();
+    let fetcher = world.fetcher();
+    let ring = block_on(fetcher.fetch(&queries)).unwrap();
     assert!(queries.iter().all(|query| ring.get(query.server.as_str(), "ed25519:1").is_some()));
     assert_eq!(world.internet.under_way.get().1, 5);
     assert_eq!(world.internet.times_asked("n.org"), 0);
-    // One to read, one to write.
+    // One to read; and one to write, when all of them have verified something.
+    assert_eq!(world.database.calls.get(), 1);
+    let pairs: Vec<_> = queries.iter().map(|query| (query.server.as_str(), "ed25519:1")).collect();
+    block_on(fetcher.have_verified(&pairs)).unwrap();
+    block_on(fetcher.have_verified(&pairs)).unwrap();
     assert_eq!(world.database.calls.get(), 2);
+    assert_eq!(world.count("passing_keys"), 12);
 }
 
 /// Where very many servers are concerned, one request to a notary saves asking those that it knows.
@@ -166,7 +173,7 @@ fn a_hundred_servers() {
     assert!(queries.iter().all(|query| ring.get(query.server.as_str(), "ed25519:1").is_some()));
     assert_eq!(world.internet.times_asked(FROM_N), 1);
     assert_eq!(world.internet.times_asked("/_matrix/key/v2/server"), 10);
-    assert_eq!(world.database.calls.get(), 2);
+    assert_eq!(world.database.calls.get(), 1);
 }
 
 /// Servers that do not answer cost a bounded time altogether.
@@ -180,22 +187,69 @@ fn a_hundred_silent_servers() {
     assert!(world.internet.now.get() - world.started <= 70 * SECOND);
 }
 
-/// Strangers choose the servers whose keys are looked for; those that never answered do not stay for ever.
+/// Anybody can name a server in a request. Of one whose request was not verified nothing is stored, whether it has keys or not;
+/// this isolate leaves alone all the same who did not answer.
 #[test]
-fn old_failures_are_forgotten() {
+fn nothing_is_stored_before_a_request_is_verified() {
     let world = World::new(&[]);
+    world.publish(A, Lie::Truth, ONE_DAY);
     let fetcher = world.fetcher();
-    let look = |kind: &str| {
-        for number in 0..1500 {
-            world.event_key(&fetcher, "10", &format!("{kind}{number}.org:1"), "ed25519:1", 0);
-        }
+    for _ in 0..3 {
+        let silent = ServerName::parse("silent.org:8448").unwrap();
+        assert!(block_on(fetcher.for_request(&silent, &["ed25519:1"])).unwrap().get(A, "ed25519:1").is_none());
+        let ring = block_on(fetcher.for_request(&ServerName::parse(A).unwrap(), &["ed25519:1"])).unwrap();
+        assert!(ring.get(A, "ed25519:1").is_some());
+    }
+    assert_eq!((world.internet.times_asked("silent.org"), world.internet.times_asked(FROM_A)), (1, 1));
+    assert_eq!(["passing_keys", "server_keys", "key_fetches"].map(|table| world.count(table)), [0, 0, 0]);
+    block_on(fetcher.have_verified(&[(A, "ed25519:1"), (A, "ed25519:unknown")])).unwrap();
+    assert_eq!(["passing_keys", "server_keys", "key_fetches"].map(|table| world.count(table)), [1, 0, 0]);
+}
+
+/// Of a response with many keys those are stored that were wanted, and of many that were wanted eight.
+#[test]
+fn a_server_of_many_keys() {
+    let world = World::new(&[]);
+    let current: Vec<(&'static str, u8)> =
+        (1..=200).map(|seed| (&*Box::leak(format!("ed25519:k{seed}").into_boxed_str()), seed)).collect();
+    world.publish(A, Lie::Truth, Keys { current: current.leak(), ..ONE_DAY });
+    let fetcher = world.fetcher();
+    assert_eq!(world.event_key(&fetcher, "10", A, "ed25519:k77", 0), Some(77));
+    assert_eq!(world.count("passing_keys"), 1);
+    for seed in 1..=200 {
+        assert_eq!(world.request_key(&fetcher, A, &format!("ed25519:k{seed}")), Some(seed));
+    }
+    assert_eq!(world.count("passing_keys"), 8);
+    // Other servers are not concerned.
+    world.publish(N, Lie::Truth, ONE_DAY);
+    assert_eq!(world.request_key(&world.fetcher(), N, "ed25519:1"), Some(1));
+    assert_eq!(world.count("passing_keys"), 9);
+}
+
+/// However many servers somebody makes up that have keys, or that do not answer: what is remembered of them is bounded.
+#[test]
+fn a_flood_of_servers() {
+    let world = World::new(&[]);
+    let key = KnownKey {
+        key: VerifyKey::from_base64(&public(1)).unwrap(),
+        valid_until_ts: world.started + DAY,
+        expired_ts: None,
+        fetched_ts: world.started,
     };
-    look("old");
-    world.internet.now.set(world.internet.now.get() + 2 * DAY);
-    look("new");
-    world.database.forget_old(world.internet.now.get());
-    let count = |kind| world.database.rows(&format!("SELECT count(*) FROM key_fetches WHERE server LIKE '{kind}%'"));
-    assert_eq!((count("old")[0][0].as_str(), count("new")[0][0].as_str()), ("0", "1500"));
+    let names: Vec<String> = (0..60_000).map(|number| format!("s{number}.evil.example")).collect();
+    let keys: Vec<_> = names.iter().map(|name| (name.as_str(), "ed25519:1", key.clone())).collect();
+    let store = Store::new(Rc::new(world.database.clone()));
+    block_on(store.put_passing_keys(&keys, &[])).unwrap();
+    let failed = KeyFetch { failures: 1, retry_at: world.started + HOUR };
+    let failed: Vec<_> = names.iter().map(|name| (name.as_str(), failed)).collect();
+    block_on(store.renew_keys(&[], &[], &[], &failed)).unwrap();
+    let counts = ["passing_keys", "key_fetches"].map(|table| world.count(table));
+    assert!(counts[0] <= 32_768 && counts[1] <= 16_384, "{counts:?}");
+    // The last ones are there, and nobody is taken for another.
+    let stored = block_on(store.keys(&["s59999.evil.example", "s60000.evil.example"])).unwrap();
+    let servers = |names: Vec<&String>| names.into_iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+    assert_eq!(servers(stored.keys.iter().map(|key| &key.server).collect()), "s59999.evil.example");
+    assert_eq!(servers(stored.fetches.iter().map(|(server, _)| server).collect()), "s59999.evil.example");
 }
 
 /// More keys than one parameter of the database holds.
@@ -206,6 +260,7 @@ fn very_many_keys() {
     let key_id = format!("ed25519:{}", "x".repeat(240));
     let queries: Vec<_> = queries(9000).into_iter().map(|query| KeyQuery { key_id: key_id.clone(), ..query }).collect();
     block_on(world.fetcher().fetch(&queries)).unwrap();
+    // One to read them, and one to remember who did not answer.
     assert_eq!(world.database.calls.get(), 2);
 }
 

@@ -13,7 +13,7 @@ use verge::{
         key_fetcher::{KeyCache, KeyFetcher},
         requests::FederationClient,
     },
-    matrix::{identifiers::ServerName, room_version::RoomVersion},
+    matrix::{identifiers::ServerName, room_version::RoomVersion, server_keys::KnownKey},
 };
 
 use crate::{
@@ -65,6 +65,11 @@ impl World {
         let platform = self.internet.platform(&self.database);
         let client = Rc::new(FederationClient::new(platform.clone(), self.config.clone(), Rc::default()));
         KeyFetcher::new(platform, client, self.config.clone(), cache)
+    }
+
+    /// How many rows a table has.
+    pub(crate) fn count(&self, table: &str) -> u64 {
+        self.database.rows(&format!("SELECT count(*) FROM {table}"))[0][0].parse().unwrap()
     }
 
     pub(crate) fn publish(&self, server: &str, lie: Lie, keys: Keys) {
@@ -137,13 +142,19 @@ impl World {
             KeyQuery { server: ServerName::parse(server).unwrap(), key_id: key_id.to_owned(), minimum_valid_until_ts };
         let ring = block_on(fetcher.fetch(&[query])).unwrap();
         let known = ring.get(server, key_id)?;
-        known.is_valid_for_event(sent, version).then(|| seed_of(&known.key.to_base64()))
+        Self::seed(fetcher, server, key_id, known.is_valid_for_event(sent, version).then_some(known)?)
     }
 
     pub(crate) fn request_key(&self, fetcher: &KeyFetcher, server: &str, key_id: &str) -> Option<u8> {
         let ring = block_on(fetcher.for_request(&ServerName::parse(server).unwrap(), &[key_id])).unwrap();
         let known = ring.get(server, key_id)?;
-        known.is_valid_now(self.internet.now.get()).then(|| seed_of(&known.key.to_base64()))
+        Self::seed(fetcher, server, key_id, known.is_valid_now(self.internet.now.get()).then_some(known)?)
+    }
+
+    /// The seed of a key that has verified something.
+    fn seed(fetcher: &KeyFetcher, server: &str, key_id: &str, known: &KnownKey) -> Option<u8> {
+        block_on(fetcher.have_verified(&[(server, key_id)])).unwrap();
+        Some(seed_of(&known.key.to_base64()))
     }
 }
 

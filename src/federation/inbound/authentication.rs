@@ -99,7 +99,11 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
         destination: own_name,
         content: content.as_ref(),
     };
-    x_matrix::verify(&headers, &request, &keys, server.platform.clock.now_ms())?;
+    let now = server.platform.clock.now_ms();
+    x_matrix::verify(&headers, &request, &keys, now)?;
+    let have_verified = key_ids.iter().map(|key_id| (origin.as_str(), *key_id));
+    let is_valid = |(server, key_id): &(&str, &str)| keys.get(server, key_id).is_some_and(|key| key.is_valid_now(now));
+    server.keys.have_verified(&have_verified.filter(is_valid).collect::<Vec<_>>()).await?;
     wait_for_turn(server, &origin).await?;
     Ok(Signed { origin: Origin(origin), call, content: content.and_then(Value::into_object) })
 }

@@ -366,9 +366,12 @@ async fn countersigned(
     let now = server.platform.clock.now_ms();
     let countersigned = signatures.into_iter().find_map(|(key_id, signature)| {
         let known = keys.get(signer.as_str(), key_id).filter(|known| known.is_valid_now(now))?;
-        event.with_signature(signer.as_str(), key_id, signature, &known.key).ok()
+        Some((key_id, event.with_signature(signer.as_str(), key_id, signature, &known.key).ok()?))
     });
-    countersigned.ok_or_else(|| bad_answer("an event without the signature that it needs"))
+    let (key_id, countersigned) =
+        countersigned.ok_or_else(|| bad_answer("an event without the signature that it needs"))?;
+    server.keys.have_verified(&[(signer.as_str(), key_id)]).await?;
+    Ok(countersigned)
 }
 
 /// A room whose state and auth chain together take more memory than there is.

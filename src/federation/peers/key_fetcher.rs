@@ -5,8 +5,9 @@
 //! when a large room is joined, the notaries are asked first: one request to them saves one for each server.
 //!
 //! Anybody can make us need a key, by naming any server and any key ID in a request or an event. So a server that could
-//! not give what was needed is left alone for a while, longer each time, and that is remembered in the database. What
-//! responses count is decided in [`crate::matrix::server_keys`].
+//! not give what was needed is left alone for a while, longer each time; and of the keys that were found the database is told
+//! once they have verified something ([`KeyFetcher::have_verified`]), of no others than were wanted. What responses count is
+//! decided in [`crate::matrix::server_keys`].
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -20,7 +21,10 @@ use crate::{
         server_keys::{self, KeyRing, KnownKey, MAX_VALIDITY_MS, ServerKeys},
     },
     platform::{DatabaseError, Platform},
-    store::{Store, known_keys::KeyFetch},
+    store::{
+        Store,
+        known_keys::{KeyFetch, StoredKey},
+    },
 };
 
 /// How many servers are asked at the same time: the platform has 6 connections for a request, and one is the database's.
@@ -45,6 +49,12 @@ const MAX_WAIT_MS: i64 = 3_000;
 const WAIT_STEP_MS: u32 = 50;
 /// How many keys this isolate remembers.
 const MAX_REMEMBERED: usize = 8192;
+/// How many responses this isolate remembers until one of their keys has verified something.
+const MAX_TOLD: usize = 64;
+/// How many keys of one response are remembered that nobody has asked for.
+const MAX_UNASKED: usize = 8;
+/// How many servers this isolate remembers to have asked in vain.
+const MAX_FAILED: usize = 4096;
 
 /// Finds keys.
 pub struct KeyFetcher {
@@ -62,12 +72,31 @@ pub struct KeyCache {
     /// The servers whose keys some request of this isolate is fetching, and since when.
     under_way: RefCell<BTreeMap<String, i64>>,
     notaries: RefCell<BTreeMap<ServerName, Notary>>,
+    /// What servers said of themselves, as long as no key of theirs has verified anything.
+    told: RefCell<BTreeMap<String, ServerKeys>>,
+    /// Who was asked in vain for the sake of a request, of which the database is not told: nobody has signed it.
+    failed: RefCell<BTreeMap<String, KeyFetch>>,
 }
 
 #[derive(Default)]
 struct Remembered {
-    servers: BTreeMap<String, BTreeMap<String, KnownKey>>,
+    servers: BTreeMap<String, BTreeMap<String, RememberedKey>>,
     count: usize,
+}
+
+struct RememberedKey {
+    key: KnownKey,
+    /// Whether the database knows it as it is.
+    is_stored: bool,
+}
+
+/// What keys are wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A request, which anybody may send.
+    Request,
+    /// Events, which somebody sent whose request was verified.
+    Events,
 }
 
 /// What this isolate knows of a notary.
@@ -99,7 +128,7 @@ impl KeyFetcher {
         let minimum_valid_until_ts = self.platform.clock.now_ms();
         let query =
             |key_id: &&str| KeyQuery { server: origin.clone(), key_id: (*key_id).to_owned(), minimum_valid_until_ts };
-        self.fetch(&key_ids.iter().map(query).collect::<Vec<_>>()).await
+        self.find(&key_ids.iter().map(query).collect::<Vec<_>>(), Purpose::Request).await
     }
 
     /// The keys `needed`, as far as they can be found. One that is known, but not to be valid for long enough, is in the
@@ -109,6 +138,39 @@ impl KeyFetcher {
     /// # Errors
     /// Where the database fails. A key that cannot be found is just not in the ring.
     pub async fn fetch(&self, needed: &[KeyQuery]) -> Result<KeyRing, DatabaseError> {
+        self.find(needed, Purpose::Events).await
+    }
+
+    /// Tells the database of those of these keys (server and key ID) that it does not know: they have verified what they were
+    /// fetched for.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn have_verified(&self, keys: &[(&str, &str)]) -> Result<(), DatabaseError> {
+        let unstored: Vec<(&str, &str, KnownKey)> = {
+            let remembered = self.cache.remembered.borrow();
+            let unstored = keys.iter().filter_map(|(server, key_id)| {
+                let known = remembered.servers.get(*server)?.get(*key_id)?;
+                (!known.is_stored).then(|| (*server, *key_id, known.key.clone()))
+            });
+            unstored.collect()
+        };
+        let told: Vec<ServerKeys> = {
+            let mut told = self.cache.told.borrow_mut();
+            keys.iter().filter_map(|(server, _)| told.remove(*server)).collect()
+        };
+        self.store.put_passing_keys(&unstored, &told).await?;
+        let mut remembered = self.cache.remembered.borrow_mut();
+        for (server, key_id, key) in unstored {
+            let known = remembered.servers.get_mut(server).and_then(|keys| keys.get_mut(key_id));
+            if let Some(known) = known.filter(|known| known.key == key) {
+                known.is_stored = true;
+            }
+        }
+        Ok(())
+    }
+
+    async fn find(&self, needed: &[KeyQuery], purpose: Purpose) -> Result<KeyRing, DatabaseError> {
         let mut ring = KeyRing::new();
         let mut wanted = Wanted::new();
         for query in needed {
@@ -119,7 +181,7 @@ impl KeyFetcher {
                 *minimum = (*minimum).max(query.minimum_valid_until_ts);
             }
         }
-        for ((server, key_id), key) in self.look(&wanted).await? {
+        for ((server, key_id), key) in self.look(&wanted, purpose).await? {
             ring.insert(&server, &key_id, key);
         }
         Ok(ring)
@@ -139,7 +201,7 @@ impl KeyFetcher {
     }
 
     /// Looks everywhere for what is wanted.
-    async fn look(&self, wanted: &Wanted<'_>) -> Result<Found, DatabaseError> {
+    async fn look(&self, wanted: &Wanted<'_>, purpose: Purpose) -> Result<Found, DatabaseError> {
         let mut found = self.recall(wanted);
         let mut lacking = lacking(wanted, &found);
         if !lacking.is_empty() && self.wait_for_others(&lacking).await {
@@ -152,10 +214,20 @@ impl KeyFetcher {
         let _under_way = self.mark_under_way(&lacking);
 
         // In the database.
-        let pairs: Vec<_> = lacking.keys().copied().collect();
-        let stored = self.store.keys(&pairs).await?;
-        self.remember(&mut found, stored.keys);
-        let fetches: BTreeMap<String, KeyFetch> = stored.fetches.into_iter().collect();
+        let stored = self.store.keys(&servers(&lacking)).await?;
+        let held = held(stored.keys);
+        for (at, (key, _)) in held.iter().filter(|(at, _)| wanted.contains_key(&(at.0.as_str(), at.1.as_str()))) {
+            self.remember(at, key.clone(), true);
+            found.insert(at.clone(), key.clone());
+        }
+        let mut fetches: BTreeMap<String, KeyFetch> = stored.fetches.into_iter().collect();
+        for server in servers(&lacking) {
+            if let Some(failed) = self.cache.failed.borrow().get(server)
+                && fetches.get(server).is_none_or(|fetch| fetch.retry_at < failed.retry_at)
+            {
+                fetches.insert(server.to_owned(), *failed);
+            }
+        }
         let now = self.platform.clock.now_ms();
         let mut lacking = self::lacking(wanted, &found);
         lacking.retain(|(server, _), minimum| {
@@ -170,8 +242,33 @@ impl KeyFetcher {
         // On the network.
         let asked = self.ask(&lacking, now).await;
         let rest = asked.lacking(&lacking, &found);
+        let outcomes = self.outcomes(&lacking, &rest, &asked, &fetches);
+        self.take_over(wanted, &asked, &held, &mut found);
+        let tells_of_kept = held.iter().any(|((server, _), (_, is_kept))| *is_kept && asked.has_told_of(server));
+        let (own_words, others_words): (&[ServerKeys], &[ServerKeys]) =
+            if tells_of_kept { (&asked.from_servers, &asked.from_notaries) } else { (&[], &[]) };
+        let renewed = held.iter().filter_map(|(at, (before, is_kept))| {
+            let after = found.get(at).filter(|after| !is_kept && *after != before)?;
+            Some((at.0.as_str(), at.1.as_str(), after.clone()))
+        });
+        let outcomes = if purpose == Purpose::Events { outcomes } else { self.note_failures(outcomes) };
+        // Other isolates will not ask them either.
+        let failed = outcomes.iter().filter(|(_, fetch)| fetch.failures > 0);
+        let passing: Vec<_> = renewed.chain(failed.flat_map(|(server, _)| current(&found, server))).collect();
+        self.store.renew_keys(own_words, others_words, &passing, &outcomes).await?;
+        Ok(found)
+    }
+
+    /// When each server may be asked again, where that is news.
+    fn outcomes<'a>(
+        &self,
+        lacking: &Wanted<'a>,
+        rest: &Wanted<'_>,
+        asked: &Asked,
+        fetches: &BTreeMap<String, KeyFetch>,
+    ) -> Vec<(&'a str, KeyFetch)> {
         let mut outcomes = Vec::new();
-        for server in servers(&lacking) {
+        for server in servers(lacking) {
             let before = fetches.get(server).copied().unwrap_or_default();
             let after = if rest.keys().any(|(lacks, _)| *lacks == server) {
                 after_failure(before, asked.has_answered(server), self.platform.clock.now_ms())
@@ -182,15 +279,70 @@ impl KeyFetcher {
                 outcomes.push((server, after));
             }
         }
-        let pairs: Vec<_> = lacking.keys().copied().collect();
-        let (own_words, others_words) = (&asked.from_servers, &asked.from_notaries);
-        let known = self.store.put_keys(own_words, others_words, &outcomes, &pairs).await?;
-        for keys in asked.from_servers.iter().chain(&asked.from_notaries) {
+        outcomes
+    }
+
+    /// Remembers in this isolate alone what came of asking for the sake of a request; those that did not fail are left for the
+    /// database.
+    fn note_failures<'a>(&self, outcomes: Vec<(&'a str, KeyFetch)>) -> Vec<(&'a str, KeyFetch)> {
+        let mut failed = self.cache.failed.borrow_mut();
+        let (failures, successes): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|(_, fetch)| fetch.failures > 0);
+        for (server, _) in &successes {
+            failed.remove(*server);
+        }
+        for (server, fetch) in failures {
+            if failed.len() >= MAX_FAILED {
+                failed.clear();
+            }
+            failed.insert(server.to_owned(), fetch);
+        }
+        successes
+    }
+
+    /// Adds to `found` what was answered about keys that are wanted, and of others some current ones, and remembers it until
+    /// they have verified something.
+    fn take_over(
+        &self,
+        wanted: &Wanted<'_>,
+        asked: &Asked,
+        held: &BTreeMap<(String, String), (KnownKey, bool)>,
+        found: &mut Found,
+    ) {
+        for keys in &asked.from_servers {
+            let mut told = self.cache.told.borrow_mut();
+            if told.len() >= MAX_TOLD {
+                told.clear();
+            }
+            told.insert(keys.server_name.to_string(), keys.clone());
+        }
+        let told = [(&asked.from_servers, true), (&asked.from_notaries, false)];
+        let told =
+            told.into_iter().flat_map(|(responses, own_word)| responses.iter().map(move |keys| (keys, own_word)));
+        for (keys, own_word) in told {
             // The response may say something new of other keys too.
             self.forget(&keys.server_name);
+            let mut unasked = 0;
+            for (key_id, key) in &keys.keys {
+                let at = (keys.server_name.to_string(), key_id.to_string());
+                let is_wanted = wanted.contains_key(&(at.0.as_str(), at.1.as_str()));
+                // Whoever asks for keys that a server does not have must not keep its real ones from being known.
+                let is_taken = is_wanted || held.contains_key(&at) || {
+                    unasked += usize::from(key.expired_ts.is_none());
+                    key.expired_ts.is_none() && unasked <= MAX_UNASKED
+                };
+                let known = found.get(&at).or(held.get(&at).map(|(key, _)| key));
+                let is_news = known.is_none_or(|known| known.gives_way_to(key, own_word));
+                if is_taken && is_news {
+                    // As the database will keep it.
+                    let valid_until_ts = key.valid_until();
+                    found.insert(at, KnownKey { valid_until_ts, ..key.clone() });
+                }
+            }
         }
-        self.remember(&mut found, known);
-        Ok(found)
+        for (at, key) in found.iter().filter(|(at, _)| asked.has_told_of(&at.0)) {
+            // What it holds the database learns anew at once, the rest when it has verified something.
+            self.remember(at, key.clone(), held.contains_key(at));
+        }
     }
 
     /// Asks servers and notaries for what is lacking.
@@ -332,22 +484,20 @@ impl KeyFetcher {
     fn recall(&self, wanted: &Wanted<'_>) -> Found {
         let remembered = self.cache.remembered.borrow();
         let known = wanted.keys().filter_map(|(server, key_id)| {
-            let key = remembered.servers.get(*server)?.get(*key_id)?;
-            Some((((*server).to_owned(), (*key_id).to_owned()), key.clone()))
+            let known = remembered.servers.get(*server)?.get(*key_id)?;
+            Some((((*server).to_owned(), (*key_id).to_owned()), known.key.clone()))
         });
         known.collect()
     }
 
-    fn remember(&self, found: &mut Found, keys: Vec<(String, String, KnownKey)>) {
+    fn remember(&self, (server, key_id): &(String, String), key: KnownKey, is_stored: bool) {
         let mut remembered = self.cache.remembered.borrow_mut();
-        for (server, key_id, key) in keys {
-            if remembered.count >= MAX_REMEMBERED {
-                *remembered = Remembered::default();
-            }
-            if remembered.servers.entry(server.clone()).or_default().insert(key_id.clone(), key.clone()).is_none() {
-                remembered.count += 1;
-            }
-            found.insert((server, key_id), key);
+        if remembered.count >= MAX_REMEMBERED {
+            *remembered = Remembered::default();
+        }
+        let keys = remembered.servers.entry(server.clone()).or_default();
+        if keys.insert(key_id.clone(), RememberedKey { key, is_stored }).is_none() {
+            remembered.count += 1;
         }
     }
 
@@ -421,9 +571,32 @@ impl Asked {
         lacking(wanted, &found)
     }
 
+    fn has_told_of(&self, server: &str) -> bool {
+        self.has_answered(server) || self.from_notaries.iter().any(|keys| &*keys.server_name == server)
+    }
+
     fn has_answered(&self, server: &str) -> bool {
         self.from_servers.iter().any(|keys| &*keys.server_name == server)
     }
+}
+
+/// The current keys of a server among those that were found.
+fn current<'a>(found: &'a Found, server: &'a str) -> impl Iterator<Item = (&'a str, &'a str, KnownKey)> {
+    let of_it = found.iter().filter(move |((name, _), key)| *name == server && key.expired_ts.is_none());
+    of_it.map(|((name, key_id), key)| (name.as_str(), key_id.as_str(), key.clone()))
+}
+
+/// What the database holds, by server and key ID, and whether it is kept there.
+fn held(stored: Vec<StoredKey>) -> BTreeMap<(String, String), (KnownKey, bool)> {
+    let mut held = BTreeMap::new();
+    for StoredKey { server, key_id, key, is_kept } in stored {
+        let at = (server, key_id);
+        // One may be among the passing ones still that is kept by now.
+        if is_kept || !held.contains_key(&at) {
+            held.insert(at, (key, is_kept));
+        }
+    }
+    held
 }
 
 /// What of `wanted` is not found, or not valid for long enough.
