@@ -45,3 +45,18 @@ CREATE TABLE transactions (
     response    TEXT    NOT NULL,
     received_ts INTEGER NOT NULL
 );
+
+-- The server from which an invite came by itself, to a room as we do not hold it; it stays when that invite has ended. NULL: the
+-- membership is one in a room that we are or were in.
+ALTER TABLE local_memberships ADD COLUMN outside_from TEXT;
+-- How many characters came with it.
+ALTER TABLE local_memberships ADD COLUMN outside_bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE local_memberships SET outside_bytes = length(invite_state), outside_from = (
+    SELECT substr(j.value ->> 'sender', instr(j.value ->> 'sender', ':') + 1) FROM json_each(invite_state) AS j
+    WHERE j.value ->> 'type' = 'm.room.member' AND j.value ->> 'state_key' = local_memberships.user_id LIMIT 1)
+WHERE invite_state IS NOT NULL;
+-- What each server has pending,
+CREATE INDEX local_invites_by_server ON local_memberships (outside_from, outside_bytes)
+    WHERE outside_from IS NOT NULL AND membership = 'invite';
+-- and each user; and the invites of theirs that have ended, the oldest first.
+CREATE INDEX local_invites_by_user ON local_memberships (user_id, membership, pos) WHERE outside_from IS NOT NULL;

@@ -39,6 +39,9 @@ pub enum RoomError {
     /// The request makes no sense in this room; the sentence says why.
     #[error("{0}")]
     Invalid(String),
+    /// More invites wait for an answer than we keep, of the user or of the inviting server.
+    #[error("Too many invites of this user, or by your server, wait for an answer.")]
+    TooManyInvites,
     /// The event cites events that we do not hold.
     #[error("The event cites events that this server does not hold.")]
     MissingEvents(Vec<EventId>),
@@ -65,7 +68,7 @@ impl From<RoomError> for MatrixError {
             RoomError::Database(error) => error.into(),
             RoomError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message),
             RoomError::UnknownRoom => Self::not_found(message),
-            RoomError::NotAllowed(_) | RoomError::Denied => Self::forbidden(message),
+            RoomError::NotAllowed(_) | RoomError::Denied | RoomError::TooManyInvites => Self::forbidden(message),
             RoomError::CannotAuthorise => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN", message),
             RoomError::CannotGrant => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN", message),
             RoomError::Malformed(PduError::TooLarge(_)) => Self::too_large(message),

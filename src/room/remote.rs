@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::{Event, PduError},
+        event::Event,
         identifiers::{EventId, RoomId, ServerName, UserId},
         json::{Object, Value},
         state_content::Membership,
@@ -23,14 +23,16 @@ use crate::{
     },
     store::{
         commit::{Before, Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom},
-        memberships::{end_invite, remember_membership},
+        memberships::{Invited, end_invite, remember_membership},
         rooms::Extremity,
     },
 };
 
-/// The most bytes of the state that comes with an invite: it is kept in one row, and goes with each sync of the invited user.
-/// On its way into the database it is a string in JSON, which may double it, and D1 takes 2 MB.
-const MAX_INVITE_STATE_BYTES: usize = 900_000;
+/// The most bytes that are kept of the state that comes with an invite, beside the invite itself: it goes with
+/// each sync of the invited user.
+const MAX_INVITE_STATE_BYTES: usize = 65_536;
+/// The most bytes of the content that are kept of an event that ended an invite.
+const MAX_TOLD_BYTES: usize = 4_096;
 
 /// Another server's membership event that we as a resident server let in.
 #[derive(Debug, Clone)]
@@ -124,12 +126,13 @@ impl Rooms {
         .await
     }
 
-    /// Remembers an invite of a local user, which came from the server `inviter`. `invite_state` is the room's state as the inviting server describes it,
-    /// stripped or whole. In a room that we are in the invite also becomes part of the room, where we hold what it cites.
+    /// Remembers an invite of a local user, which came from the server `inviter`. `invite_state` is the room's state as that
+    /// server describes it, stripped. In a room that we are in the invite also becomes part of the room, where we hold what it
+    /// cites.
     ///
     /// # Errors
     /// [`RoomError::NotAllowed`] where the user is joined already, [`RoomError::Denied`] where the ACL of a room that we are in
-    /// keeps the server out, and where the database fails.
+    /// keeps the server out, [`RoomError::TooManyInvites`], and where the database fails.
     pub async fn receive_invite(
         &self,
         inviter: &ServerName,
@@ -155,50 +158,35 @@ impl Rooms {
                 other => return other,
             }
         }
-        self.remember_outside(invite, user_id, invite_state, None).await
+        let invite_state = shown_state(invite, invite_state);
+        let invited = self.store.invite(inviter.as_str(), &user_id, invite.room_id(), invite.event_id(), &invite_state);
+        match invited.await? {
+            Invited::Done => Ok(()),
+            Invited::TooMany => Err(RoomError::TooManyInvites),
+            Invited::IsJoined => Err(RoomError::NotAllowed("the user is in the room already".to_owned())),
+        }
     }
 
     /// Remembers a knock of a local user on a room that we are not in, which the server `via` has let in. `knock_state` is the
     /// room's state as that server describes it, stripped.
     ///
     /// # Errors
-    /// [`RoomError::Malformed`] where that is more than is kept, and where the database fails.
+    /// Where the database fails.
     pub async fn knocked_elsewhere(
         &self,
         knock: &Event,
         knock_state: Vec<Object>,
         via: &ServerName,
     ) -> Result<(), RoomError> {
-        self.remember_outside(knock, knock.sender().clone(), knock_state, Some(via.clone())).await
-    }
-
-    /// Remembers a membership event of `user_id` with the state that goes with it, which the room as it is here has not got.
-    async fn remember_outside(
-        &self,
-        event: &Event,
-        user_id: UserId,
-        state: Vec<Object>,
-        via: Option<ServerName>,
-    ) -> Result<(), RoomError> {
-        let mut state: Vec<Value> = state.into_iter().map(Value::Object).collect();
-        state.retain(|event| {
-            let is = |name: &str, value: &str| event.get(name).and_then(Value::as_str) == Some(value);
-            !(is("type", "m.room.member") && is("state_key", user_id.as_str()))
-        });
-        state.push(Value::Object(event.object().clone()));
-        let state = Value::Array(state).to_text();
-        if state.len() > MAX_INVITE_STATE_BYTES {
-            return Err(PduError::TooLarge("the room's state").into());
-        }
         let change = MembershipChange {
-            user_id,
-            membership: membership(Some(event)),
-            event_id: event.event_id().clone(),
-            invite_state: Some(state),
-            via,
+            user_id: knock.sender().clone(),
+            membership: Membership::Knock,
+            event_id: knock.event_id().clone(),
+            invite_state: Some(shown_state(knock, knock_state)),
+            via: Some(via.clone()),
             later: 0,
         };
-        Ok(self.store.batch(remember_membership(event.room_id(), &change)).await.map(|_| ())?)
+        Ok(self.store.batch(remember_membership(knock.room_id(), &change)).await.map(|_| ())?)
     }
 
     /// Judges one event of a room that we are in, which came by another way than a transaction.
@@ -295,9 +283,40 @@ impl Rooms {
     }
 }
 
+/// What is kept of the state that came with an invite, as a JSON list: the stripped events as far as they fit, the room's
+/// creation before all others; and last the invite.
+fn shown_state(invite: &Event, state: Vec<Object>) -> String {
+    let is = |event: &Object, name: &str, value: &str| event.get(name).and_then(Value::as_str) == Some(value);
+    let is_invite = |event: &Object| {
+        is(event, "type", "m.room.member") && event.get("state_key").and_then(Value::as_str) == invite.state_key()
+    };
+    let is_create = |event: &Object| is(event, "type", "m.room.create");
+    let mut left = MAX_INVITE_STATE_BYTES;
+    let mut fits = |event: &Object| {
+        let length = event.to_text().len();
+        let fits = length <= left;
+        left -= if fits { length } else { 0 };
+        fits
+    };
+    let mut kept: Vec<bool> = state.iter().map(|event| is_create(event) && fits(event)).collect();
+    for (event, kept) in state.iter().zip(&mut kept) {
+        *kept = *kept || !is_create(event) && !is_invite(event) && fits(event);
+    }
+    let state = state.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(event, _)| Value::Object(event));
+    let members = ["content", "sender", "state_key", "type"];
+    let invite = members.into_iter().filter_map(|name| Some((name, invite.object().get(name)?.clone())));
+    Value::Array(state.chain([Value::Object(invite.collect())]).collect()).to_text()
+}
+
 /// The one event that is kept of a room that we are not in, once the invite has ended.
 fn told(event_id: &EventId, event: &Object) -> String {
-    let mut event = event.clone();
-    event.insert("event_id", event_id.as_str());
-    Value::Array(vec![Value::Object(event)]).to_text()
+    let members = ["origin_server_ts", "sender", "state_key", "type"];
+    let mut told: Object = members.into_iter().filter_map(|name| Some((name, event.get(name)?.clone()))).collect();
+    told.insert("event_id", event_id.as_str());
+    if let Some(content) = event.get("content").and_then(Value::as_object) {
+        let membership = || content.get("membership").map(|membership| ("membership", membership.clone()));
+        let fits = content.to_text().len() <= MAX_TOLD_BYTES;
+        told.insert("content", if fits { content.clone() } else { membership().into_iter().collect() });
+    }
+    Value::Array(vec![Value::Object(told)]).to_text()
 }

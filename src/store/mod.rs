@@ -21,7 +21,7 @@ pub mod headers;
 pub mod key_responses;
 pub mod known_keys;
 pub mod members;
-pub(crate) mod memberships;
+pub mod memberships;
 pub mod pending_joins;
 mod places;
 mod positions;

@@ -14,6 +14,7 @@ mod chains;
 mod edu_queue;
 mod edus;
 mod extremities;
+mod flooding;
 mod gaps;
 mod inviting;
 mod joining;

@@ -1,0 +1,210 @@
+//! What strangers can write: every table is looked at, and holds no more than is said here that a flood may leave in it.
+//!
+//! A stranger is a server that is in no room of ours. It can sign requests, in any number of names, and it can be asked for what
+//! it cites.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use serde_json::{Value, json};
+use verge::{federation::outbound::membership, matrix::identifiers::RoomId};
+
+use crate::{
+    Scene, accepted,
+    common::{
+        network::Homeserver,
+        peer::{Peer, encode, event_id, request},
+    },
+    scene,
+};
+
+/// The most rows and bytes that `strangers` may leave in a table, whatever they send.
+fn bound(table: &str, strangers: u64) -> (u64, u64) {
+    match table {
+        // A row each that is always there.
+        "streams" | "walks" => (0, 100),
+        "passing_keys" => (8 * strangers, 8 * strangers * 800),
+        // What a notary passes on.
+        "key_responses" => (strangers.min(4_096), 17_000 * strangers.min(4_096)),
+        "well_known" => (16_384, 16_384 * 600),
+        // Eight answers of 50 PDUs, each with an ID and a sentence.
+        "transactions" => (8 * strangers, 8 * strangers * 16_384),
+        // 20 PDUs and 256 KB of a server, all that goes with them included; 200 and 2 MB in a room.
+        "staged_pdus" => ((20 * strangers).min(200), (300_000 * strangers).min(2_500_000)),
+        // 500 of a server in a room, without their content, with the IDs of at most 20 events before each.
+        "rejected_events" => ((500 * strangers).min(5_000), (500 * 2_000 * strangers).min(5_000 * 2_000)),
+        // 300 invites of a user, 16 MB of a server.
+        "local_memberships" => (300, (16 * 1024 * 1024 * strangers).min(300 * (3 * 65_536))),
+        // Accepted events write there, and local users, or we do for their sake: strangers do not. Whoever lets them into a
+        // table says here what bounds it.
+        _ => (0, 0),
+    }
+}
+
+/// The rows and bytes of every table.
+fn sizes(server: &Homeserver) -> BTreeMap<String, (u64, u64)> {
+    let database = &server.database;
+    let tables = database.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'");
+    let size = |table: &String| {
+        let columns = database.rows(&format!("SELECT name FROM pragma_table_info('{table}')"));
+        let lengths = columns.iter().map(|column| format!("COALESCE(length(CAST({} AS BLOB)), 0)", column[0]));
+        let bytes = lengths.collect::<Vec<_>>().join(" + ");
+        let row = database.rows(&format!("SELECT count(*), COALESCE(SUM({bytes}), 0) FROM {table}"));
+        (row[0][0].parse().unwrap(), row[0][1].parse().unwrap())
+    };
+    tables.iter().map(|table| (table[0].clone(), size(&table[0]))).collect()
+}
+
+fn strangers(scene: &Scene, count: usize) -> Vec<Rc<Peer>> {
+    (0..count).map(|n| Peer::new(&scene.world, &format!("s{n}.evil.example"))).collect()
+}
+
+/// An invite of Alice by the stranger, to a room of its own; `number` tells it from others.
+fn invite(scene: &Scene, stranger: &Peer, number: usize, topic: &str) -> (u16, Value) {
+    let room_id = format!("!r{number}:{}", stranger.name);
+    let invite = json!({
+        "type": "m.room.member", "state_key": scene.alice.as_str(), "sender": stranger.user("mallory"),
+        "room_id": room_id, "origin_server_ts": 1, "depth": 5, "auth_events": ["$auth"], "prev_events": ["$previous"],
+        "content": { "membership": "invite" },
+    });
+    let invite = stranger.sign("11", invite).1;
+    let topic = json!({
+        "type": "m.room.topic", "state_key": "", "sender": stranger.user("mallory"), "content": { "topic": topic },
+        "unsigned": { "padding": topic }, "signatures": { "padding": topic },
+    });
+    let target = format!("/_matrix/federation/v2/invite/{}/{}", encode(&room_id), encode(&event_id("11", &invite)));
+    let body = json!({ "room_version": "11", "event": invite, "invite_room_state": [topic] });
+    stranger.put(&scene.a, &target, &body)
+}
+
+#[test]
+fn every_table_is_bounded() {
+    let scene = scene("11");
+    let before = sizes(&scene.a);
+    let shown = accepted(&scene.a);
+    let strangers = strangers(&scene, 3);
+    let long = "x".repeat(30_000);
+    for (s, stranger) in strangers.iter().enumerate() {
+        let mallory = stranger.user("mallory");
+        // Requests that are not theirs to sign, in names with keys and in names without.
+        let target = "/_matrix/federation/v1/event/$x";
+        for n in 0..30 {
+            let header = stranger.authorization("GET", target, "a.example", None);
+            let forged = header.replace(&stranger.name, &format!("u{s}-{n}.evil.example"));
+            let other_key = header.replace("ed25519:peer", &format!("ed25519:{n}"));
+            for header in [&forged, &other_key] {
+                let response = scene.world.run(scene.a.handle(request(http::Method::GET, target, &[header], "")));
+                assert_eq!(response.status(), 401);
+            }
+        }
+        // What they have no business to say in Alice's room: of it some can be judged, and some cites what is not to be had;
+        // and of rooms of which we know nothing.
+        let event = |n: usize, kind: usize| {
+            let content = json!({ "body": format!("{n} {long}") });
+            let fields = json!({ "type": "m.room.message", "content": content });
+            let mut draft = scene.theirs.draft(scene.world.now_ms(), &mallory, fields);
+            match kind {
+                0 => {}
+                1 => draft["prev_events"] = json!([format!("${}", "p".repeat(40 + n % 3)), format!("$p{n}")]),
+                _ => draft["room_id"] = json!(format!("!r{n}:{}", stranger.name)),
+            }
+            stranger.sign("11", draft).1
+        };
+        for n in 0..60 {
+            let pdus: Vec<Value> = (0..12).map(|i| event(12 * n + i, i % 3)).collect();
+            let (status, answer) = stranger.send(&scene.a, &format!("{n}{}", "t".repeat(200)), &pdus);
+            assert_eq!(status, 200, "{answer}");
+        }
+        for n in 0..150 {
+            let (status, answer) = invite(&scene, stranger, n, &long);
+            assert!(status == 200 || answer["errcode"] == "M_FORBIDDEN", "{answer}");
+        }
+        scene.world.settle();
+    }
+    let mut touched = Vec::new();
+    for (table, after) in sizes(&scene.a) {
+        let grown = (after.0.saturating_sub(before[&table].0), after.1.saturating_sub(before[&table].1));
+        let bound = bound(&table, 3);
+        assert!(grown.0 <= bound.0 && grown.1 <= bound.1, "{table} grew by {grown:?}, which is more than {bound:?}");
+        if grown.0 > 0 {
+            touched.push(table);
+        }
+    }
+    let expected = [
+        "key_responses",
+        "local_memberships",
+        "passing_keys",
+        "rejected_events",
+        "staged_pdus",
+        "transactions",
+        "well_known",
+    ];
+    assert_eq!(touched, expected);
+    // Nothing of it counts, but the invites.
+    let is_room = |index: usize| ![3, 6].contains(&index);
+    let of_rooms = |all: Vec<Vec<Vec<String>>>| -> Vec<Vec<Vec<String>>> {
+        all.into_iter().enumerate().filter(|(index, _)| is_room(*index)).map(|(_, rows)| rows).collect()
+    };
+    assert_eq!(of_rooms(accepted(&scene.a)), of_rooms(shown));
+}
+
+#[test]
+fn keys_of_members_are_kept() {
+    let scene = scene("11");
+    let servers = |table: &str| scene.a.database.rows(&format!("SELECT DISTINCT server FROM {table}")).concat();
+    // Bob's join is an event of the room.
+    assert_eq!(servers("server_keys"), ["peer.example"]);
+    let stranger = &strangers(&scene, 1)[0];
+    stranger.get(&scene.a, "/_matrix/federation/v1/query/profile?user_id=%40alice%3Aa.example");
+    assert_eq!(servers("server_keys"), ["peer.example"]);
+    assert!(servers("passing_keys").contains(&stranger.name));
+}
+
+#[test]
+fn a_user_has_so_many_invites_that_wait_for_an_answer() {
+    let scene = scene("11");
+    let strangers = strangers(&scene, 2);
+    for n in 0..150 {
+        assert_eq!(invite(&scene, &strangers[0], n, "short").0, 200);
+        assert_eq!(invite(&scene, &strangers[1], n, "short").0, 200);
+    }
+    let position = || scene.a.database.rows("SELECT position FROM streams WHERE name = 'events'");
+    let before = position();
+    let (status, answer) = invite(&scene, &strangers[0], 150, "short");
+    assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_FORBIDDEN")), "{answer}");
+    // Nobody's sync is woken by it.
+    assert_eq!(position(), before);
+    // The same one again is nothing more.
+    assert_eq!(invite(&scene, &strangers[0], 7, "short").0, 200);
+    assert_eq!(position(), before);
+    // One that is answered makes room for another.
+    let room_id = RoomId::parse("!r3:s0.evil.example").unwrap();
+    scene.world.run(membership::leave(&scene.a, &scene.alice, &room_id)).unwrap();
+    assert_eq!(invite(&scene, &strangers[0], 150, "short").0, 200);
+    assert_eq!(invite(&scene, &strangers[1], 150, "short").0, 403);
+}
+
+#[test]
+fn a_server_has_so_many_bytes_of_invites_that_wait_for_an_answer() {
+    let scene = scene("11");
+    let strangers = strangers(&scene, 2);
+    let long = "x".repeat(65_000);
+    let taken = (0..300).take_while(|n| invite(&scene, &strangers[0], *n, &long).0 == 200).count();
+    assert!((250..=260).contains(&taken), "{taken}");
+    // Other servers are not concerned.
+    assert_eq!(invite(&scene, &strangers[1], 0, &long).0, 200);
+}
+
+#[test]
+fn invites_that_have_ended_are_forgotten() {
+    let scene = scene("11");
+    let stranger = &strangers(&scene, 1)[0];
+    for n in 0..310 {
+        assert_eq!(invite(&scene, stranger, n, "short").0, 200);
+        let room_id = RoomId::parse(&format!("!r{n}:{}", stranger.name)).unwrap();
+        scene.world.run(membership::leave(&scene.a, &scene.alice, &room_id)).unwrap();
+    }
+    let left = scene.a.database.rows("SELECT room_id FROM local_memberships WHERE membership = 'leave' ORDER BY pos");
+    assert_eq!((left.len(), left[0][0].as_str()), (300, "!r10:s0.evil.example"));
+    // The room that Alice is in is not among them.
+    assert_eq!(scene.a.database.rows("SELECT 1 FROM local_memberships WHERE membership = 'join'").len(), 1);
+}
