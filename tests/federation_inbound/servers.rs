@@ -1,5 +1,7 @@
 //! Whole servers of ours with each other: joining, talking, inviting, leaving, paging back.
 
+use std::rc::Rc;
+
 use serde_json::json;
 use verge::{
     federation::outbound::{backfill, directory, membership},
@@ -240,4 +242,47 @@ fn aliases_and_profiles_of_other_servers_are_asked_for() {
     assert_eq!(profile.to_text(), r#"{"displayname":"alice"}"#);
     let nobody = UserId::parse("@nobody:a.example").unwrap();
     assert_eq!(world.run(directory::profile(&b, &nobody)).unwrap_err().errcode, "M_NOT_FOUND");
+}
+
+#[test]
+fn two_servers_that_hear_each_other_but_no_answers_pause() {
+    let world = World::new();
+    let (a, b) = (world.server("a.example"), world.server("b.example"));
+    let (alice, bob) = (a.user(&world, "alice"), b.user(&world, "bob"));
+    let room = a.public_room(&world, &alice, "12");
+    join(&world, &b, &bob, &room, &["a.example"]);
+    world.lose_answers("a.example", "b.example");
+    let sent = {
+        let world = world.clone();
+        move || world.traffic().iter().filter(|sent| sent.line.contains("/send/")).count()
+    };
+    let before = sent();
+    // So that a test that fails ends.
+    let (count, mended) = (sent.clone(), world.clone());
+    world.tap(Rc::new(move |passing| {
+        if count() > before + 400 {
+            mended.mend("a.example", "b.example");
+        }
+        Box::pin(async move { Ok((passing.host)(passing.request).await) })
+    }));
+    let said = [a.say(&world, &room, &alice, "to b"), b.say(&world, &room, &bob, "to a")];
+    for _ in 0..10 {
+        world.settle();
+        world.advance(60_000);
+        world.run(a.scheduled());
+        world.run(b.scheduled());
+    }
+    assert!(a.shows(said[1].event_id().as_str()) && b.shows(said[0].event_id().as_str()));
+    let tried = sent() - before;
+    assert!((4..=40).contains(&tried), "{tried} transactions in ten minutes");
+    // When the answers come through, all is well again.
+    world.mend("a.example", "b.example");
+    world.advance(3_600_000);
+    world.run(a.scheduled());
+    world.run(b.scheduled());
+    world.settle();
+    let last = sent();
+    a.say(&world, &room, &alice, "again");
+    world.settle();
+    assert_eq!(sent(), last + 1);
 }

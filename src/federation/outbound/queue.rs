@@ -47,8 +47,8 @@ const FIRST_PAUSE_MS: i64 = 10_000;
 /// The longest pause between two attempts, in milliseconds.
 const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
 
-/// How soon at the earliest a destination that answers, but with an error, is tried again because it was heard from, in
-/// milliseconds: that it is there was known before.
+/// How soon at the earliest a destination that answers, but with an error, or that could not be reached again, is tried again
+/// because it was heard from, in milliseconds: that it is there was known before.
 const PAUSE_IF_HEARD_MS: i64 = 60 * 1_000;
 
 /// A transaction that is answered with 400 so often, and for so long in milliseconds, will never be taken. Fewer times may be a
@@ -222,7 +222,9 @@ impl Server {
         self.heard.forget(destination);
         let own_pause = pause(transaction.failures, self.random_part());
         let asked_for = asked_for(error);
-        let if_heard = if is_away(error) { 0 } else { own_pause.min(PAUSE_IF_HEARD_MS) }.max(asked_for);
+        // Once it may be news. Who is heard from and still not reached is not away: perhaps its answers are lost, as ours are.
+        let is_news = is_away(error) && transaction.failures == 0;
+        let if_heard = if is_news { 0 } else { own_pause.min(PAUSE_IF_HEARD_MS) }.max(asked_for);
         let failure = Failure {
             now,
             retry_at: now + own_pause.max(asked_for),
