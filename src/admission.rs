@@ -43,10 +43,12 @@ pub enum Kind {
     Notary,
     /// The same, by the server that is asked.
     NotaryOrigin,
+    /// One-time keys given out, by origin and device.
+    KeyClaims,
 }
 
 impl Kind {
-    const ALL: usize = 6;
+    const ALL: usize = 7;
 }
 
 /// How often something may be asked: so many times at once, and as many again over so much time.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{contract, network::World, sqlite::Sqlite};
+use common::{contract, devices::Device, network::World, sqlite::Sqlite};
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use verge::{
@@ -54,6 +54,44 @@ fn three_isolates_are_one_server() {
     for seed in seeds {
         let _named = Named(seed);
         Scene::new(seed).play();
+    }
+}
+
+#[test]
+fn a_one_time_key_is_given_out_once_whichever_isolate_is_asked() {
+    for seed in 1..=4 {
+        let _named = Named(seed);
+        let world = World::seeded(seed);
+        let database = Sqlite::in_memory();
+        let isolates: Vec<_> = (0..3).map(|_| server(&world, "a.example", &database)).collect();
+        let (device, token) = world.run(async {
+            let body = json!({ "username": "alice", "password": "secret", "auth": { "type": "m.login.dummy" } });
+            let answer = call(&isolates[0], "", "POST", "/register", Some(body)).await;
+            let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+            let device = Device::new(&text("user_id"), &text("device_id"));
+            let (fallback, key) = device.fallback_key("F");
+            let body = json!({
+                "device_keys": device.keys(), "one_time_keys": device.one_time_keys(150), "fallback_keys": { fallback: key },
+            });
+            call(&isolates[0], &text("access_token"), "POST", "/keys/upload", Some(body)).await;
+            (device, text("access_token"))
+        });
+        world.interleave();
+        let wanted = json!({ "one_time_keys": { &device.user: { &device.id: "signed_curve25519" } } });
+        let claims = (0..200).map(|_| {
+            let isolate = &isolates[random(&world, 3)];
+            call(isolate, &token, "POST", "/keys/claim", Some(wanted.clone()))
+        });
+        let answers = world.run(join_all(claims));
+        let mut given: BTreeMap<String, usize> = BTreeMap::new();
+        for answer in answers {
+            let keys = answer["one_time_keys"][&device.user][&device.id].as_object().unwrap();
+            assert_eq!(keys.len(), 1);
+            *given.entry(keys.keys().next().unwrap().clone()).or_default() += 1;
+        }
+        assert_eq!(given.remove(&device.fallback_key("F").0), Some(50), "{given:?}");
+        assert_eq!(given.len(), 150);
+        assert!(given.values().all(|times| *times == 1), "{given:?}");
     }
 }
 

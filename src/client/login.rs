@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The longest device ID and device name, in bytes.
-const MAX_DEVICE_TEXT: usize = 255;
+pub(super) const MAX_DEVICE_TEXT: usize = 255;
 
 /// `GET /login`
 pub(super) async fn flows(_: &Server, _: &Call) -> Handled {
@@ -59,14 +59,14 @@ pub(super) async fn login(server: &Server, call: &Call) -> Handled {
 /// `POST /logout`
 pub(super) async fn logout(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    server.store.log_out(session.user.as_str(), Some(&session.device_id)).await?;
+    server.store.delete_devices(&session.user, Some(&[&session.device_id])).await?;
     ok(&json!({}))
 }
 
 /// `POST /logout/all`
 pub(super) async fn logout_all(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    server.store.log_out(session.user.as_str(), None).await?;
+    server.store.delete_devices(&session.user, None).await?;
     ok(&json!({}))
 }
 
@@ -123,7 +123,7 @@ pub(super) fn random_letters(random: &dyn Random, count: usize) -> String {
 }
 
 /// The user that a login names: in `identifier`, or in `user` as older clients do.
-fn user_name(body: &Body) -> Result<String, MatrixError> {
+pub(super) fn user_name(body: &Body) -> Result<String, MatrixError> {
     let Some(identifier) = body.object("identifier")? else {
         return body.required_text("user").map(str::to_owned);
     };
@@ -135,7 +135,7 @@ fn user_name(body: &Body) -> Result<String, MatrixError> {
 }
 
 /// The local user of this name, which is a local part or a whole user ID. Local parts given out here are lower case.
-fn local_user(server: &Server, name: &str) -> Option<UserId> {
+pub(super) fn local_user(server: &Server, name: &str) -> Option<UserId> {
     let own = &server.config.server_name;
     let localpart = match name.strip_prefix('@') {
         Some(id) => id.strip_suffix(own.as_str())?.strip_suffix(':')?,

@@ -12,9 +12,13 @@ mod body;
 mod by_time;
 mod capabilities;
 mod context;
+mod cross_signing;
+mod device_lists;
+mod devices;
 mod directory;
 mod events;
 mod filters;
+mod keys;
 mod login;
 mod membership;
 mod messages;
@@ -22,6 +26,7 @@ mod openid;
 mod passwords;
 mod profile;
 mod public_rooms;
+mod reauthentication;
 mod register;
 mod reporting;
 mod rooms;
@@ -52,7 +57,7 @@ pub async fn handle(server: &Server, request: Incoming) -> Response {
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
-static ROUTES: [Route; 63] = [
+static ROUTES: &[Route] = &[
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
@@ -80,6 +85,18 @@ static ROUTES: [Route; 63] = [
     put(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::put_in_room(s, c))),
     post("/_matrix/client/v3/user/{userId}/openid/request_token", |s, c| Box::pin(openid::request_token(s, c))),
     post("/_matrix/client/v3/users/{userId}/report", |s, c| Box::pin(reporting::user(s, c))),
+    // Devices and end-to-end encryption
+    get("/_matrix/client/v3/devices", |s, c| Box::pin(devices::list(s, c))),
+    get("/_matrix/client/v3/devices/{deviceId}", |s, c| Box::pin(devices::get(s, c))),
+    put("/_matrix/client/v3/devices/{deviceId}", |s, c| Box::pin(devices::rename(s, c))),
+    delete("/_matrix/client/v3/devices/{deviceId}", |s, c| Box::pin(devices::delete(s, c))),
+    post("/_matrix/client/v3/delete_devices", |s, c| Box::pin(devices::delete_several(s, c))),
+    post("/_matrix/client/v3/keys/upload", |s, c| Box::pin(keys::upload(s, c))),
+    post("/_matrix/client/v3/keys/query", |s, c| Box::pin(keys::query(s, c))),
+    post("/_matrix/client/v3/keys/claim", |s, c| Box::pin(keys::claim(s, c))),
+    get("/_matrix/client/v3/keys/changes", |s, c| Box::pin(keys::changes(s, c))),
+    post("/_matrix/client/v3/keys/device_signing/upload", |s, c| Box::pin(cross_signing::upload(s, c))),
+    post("/_matrix/client/v3/keys/signatures/upload", |s, c| Box::pin(cross_signing::upload_signatures(s, c))),
     // Rooms and who is in them
     post("/_matrix/client/v3/createRoom", |s, c| Box::pin(rooms::create(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/upgrade", |s, c| Box::pin(upgrade::upgrade(s, c))),
@@ -147,7 +164,7 @@ async fn answer(server: &Server, request: Incoming) -> Response {
         Some(rest) => format!("/_matrix/client/v3/{rest}"),
         None => request.uri().path().to_owned(),
     };
-    let handled = match router::find(&ROUTES, request.method(), &path) {
+    let handled = match router::find(ROUTES, request.method(), &path) {
         Ok((handler, parameters)) => handler(server, &router::call(request, parameters)).await,
         Err(error) => Err(error),
     };

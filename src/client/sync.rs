@@ -12,8 +12,10 @@ use http::StatusCode;
 
 use super::{
     auth,
+    device_lists::{DeviceLists, MemberChanges},
     events::{self, Telling},
     filters::Filter,
+    keys,
     tokens::{Rest, SyncToken, Token},
     visibility::{self, Reader},
 };
@@ -65,6 +67,8 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         since: events_since,
         checked: events_since,
         account_data_since: from.account_data,
+        device_lists_since: (!is_first).then_some(from.device_lists),
+        key_counts: true,
         all_joined: full_state || events_since == 0,
         include_leave: filter.include_leave,
         limit: filter.timeline.limit(),
@@ -73,14 +77,24 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let wait = !is_first && !full_state && rest.is_none();
     let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
     let mut listener = server.platform.news.listen();
-    let found = loop {
-        let found = server.store.sync(&read).await?;
+    let mut key_counts = None;
+    let mut found = loop {
+        let mut found = server.store.sync(&read).await?;
+        key_counts = found.key_counts.take().or(key_counts);
+        if found.is_empty_but_for_keys() {
+            // Somebody's keys change all the time: it is news for those who share a room with them.
+            let others = std::mem::take(&mut found.changed_keys.others);
+            let own_server = server.config.server_name.as_str();
+            found.changed_keys.others = server.store.sharing(own_server, session.user.as_str(), others).await?;
+        }
         let left = deadline.saturating_sub(server.platform.clock.now_ms());
         if !found.is_empty() || !wait || left <= 0 {
             break found;
         }
         read.checked = found.events;
         read.account_data_since = found.account_data.max(read.account_data_since);
+        read.device_lists_since = Some(found.device_lists);
+        read.key_counts = false;
         if listener.is_choosy() {
             let rooms = server.store.rooms_of(&session.user, Membership::Join).await?;
             let rooms = rooms.into_iter().map(|room_id| Subject::Room(room_id.to_string()));
@@ -89,9 +103,11 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         listener.next(u32::try_from(left).unwrap_or(u32::MAX)).await;
     };
     let now = match rest {
-        None => Token { events: found.events, account_data: found.account_data },
-        Some(_) => from,
+        None => Token { events: found.events, account_data: found.account_data, device_lists: found.device_lists },
+        // All other streams were told with the answer before.
+        Some(_) => Token { device_lists: found.device_lists, ..from },
     };
+    found.key_counts = key_counts;
     let answer =
         Answer { server, user: &session.user, filter: &filter, since: events_since, now, full_state, state_after };
     answer.write(found).await
@@ -187,9 +203,13 @@ impl Answer<'_> {
                 Entry::Elsewhere(_) | Entry::None(_) => {}
             }
         }
+        let members: Vec<MemberChanges> = entries.iter().map(|entry| self.members(entry)).collect();
+        members.iter().for_each(|members| members.wants(&mut reads));
         let state = self.server.store.read_states(&reads).await?;
         let (mut join, mut leave) = (Object::new(), Object::new());
         let (mut invite, mut knock) = (Object::new(), Object::new());
+        let changed_keys = std::mem::take(&mut found.changed_keys);
+        let device_lists = DeviceLists::of(self.server, self.user, changed_keys, &members, &state).await?;
         for entry in entries {
             match entry {
                 Entry::Room(plan) => {
@@ -234,10 +254,13 @@ impl Answer<'_> {
         answer.insert("account_data", events_object(self.account_data("", &found)));
         answer.insert("presence", events_object(Vec::new()));
         answer.insert("to_device", events_object(Vec::new()));
-        let no_devices: Object =
-            [("changed", Value::Array(Vec::new())), ("left", Value::Array(Vec::new()))].into_iter().collect();
-        answer.insert("device_lists", no_devices);
-        answer.insert("device_one_time_keys_count", Object::new());
+        let users = |users: BTreeSet<String>| Value::Array(users.into_iter().map(Value::from).collect());
+        let told = [("changed", users(device_lists.changed)), ("left", users(device_lists.left))];
+        answer.insert("device_lists", told.into_iter().collect::<Object>());
+        let counts = found.key_counts.unwrap_or_default();
+        answer.insert("device_one_time_keys_count", keys::told_counts(&counts).into_iter().collect::<Object>());
+        let unused = counts.unused_fallback.into_iter().map(Value::from).collect::<Vec<_>>();
+        answer.insert("device_unused_fallback_key_types", unused);
         Ok(raw_json_response(StatusCode::OK, answer.to_text()))
     }
 
@@ -310,6 +333,13 @@ impl Answer<'_> {
         let judged = newly || !joined;
         let lazy = matches!(source, StateSource::Whole) && self.filter.state.lazy_load_members;
         Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, lazy, judged, summary })
+    }
+
+    /// What became of the members of a room.
+    fn members(&self, entry: &Entry) -> MemberChanges {
+        let Entry::Room(plan) = entry else { return MemberChanges::Same };
+        let timeline = matches!(plan.source, StateSource::Timeline).then_some(plan.timeline.as_slice());
+        MemberChanges::of(&plan.room, plan.state, self.since, timeline)
     }
 
     fn joined(&self, plan: Plan, state: &StateFound, found: &SyncFound) -> Value {

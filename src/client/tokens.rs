@@ -1,7 +1,7 @@
 //! Points in time, as clients hand them back: `next_batch`, `prev_batch`, `start`, `end`.
 //!
 //! A token is a set of named positions: `s1_e12_a3` says format 1, position 12 in the stream of events, 3 in that of account
-//! data. Positions of further streams (to-device messages, receipts, another database) can join it: a token without a
+//! data, and `_k4` is in the changes of users' keys. Positions of further streams (to-device messages, receipts, another database) can join it: a token without a
 //! name that the server knows stands at that stream's beginning.
 //!
 //! A sync that was cut says what is still to come: `s1_e12_r5_m2161` means position 12 for the rooms up to the one whose ID
@@ -19,12 +19,14 @@ pub(super) struct Token {
     pub(super) events: i64,
     /// In account data.
     pub(super) account_data: i64,
+    /// In the changes of users' keys.
+    pub(super) device_lists: i64,
 }
 
 impl Token {
     /// A point in a room's timeline.
     pub(super) fn at(events: i64) -> Self {
-        Self { events, account_data: 0 }
+        Self { events, ..Self::default() }
     }
 
     /// Reads a token.
@@ -87,6 +89,7 @@ impl SyncToken {
             match name {
                 "e" => token.events = position()?,
                 "a" => token.account_data = position()?,
+                "k" => token.device_lists = position()?,
                 "r" => rest.since = position()?,
                 "m" => rest.after = from_hex(value)?,
                 "w" if value.is_empty() => rest.whole = true,
@@ -129,6 +132,9 @@ impl std::fmt::Display for Token {
         if self.account_data != 0 {
             write!(f, "_a{}", self.account_data)?;
         }
+        if self.device_lists != 0 {
+            write!(f, "_k{}", self.device_lists)?;
+        }
         Ok(())
     }
 }
@@ -140,7 +146,7 @@ mod tests {
 
     #[test]
     fn tokens_come_back_as_they_were() {
-        for token in [Token::at(0), Token::at(-77), Token { events: 12, account_data: 3 }] {
+        for token in [Token::at(0), Token::at(-77), Token { events: 12, account_data: 3, device_lists: 4 }] {
             assert_eq!(Token::parse(&token.to_string()).unwrap(), token);
         }
     }
@@ -149,7 +155,7 @@ mod tests {
     fn a_cut_sync_goes_on_where_it_was_cut_and_pages_start_there() {
         let rest = Rest { since: 5, after: "!örtlich_x:a.example".to_owned(), whole: true };
         for rest in [rest.clone(), Rest { whole: false, ..rest }] {
-            let token = SyncToken { at: Token { events: 12, account_data: 3 }, rest: Some(rest) };
+            let token = SyncToken { at: Token { events: 12, account_data: 3, device_lists: 4 }, rest: Some(rest) };
             assert_eq!(SyncToken::parse(&token.to_string()).unwrap(), token);
             assert_eq!(Token::parse(&token.to_string()).unwrap(), token.at);
         }

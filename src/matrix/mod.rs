@@ -4,6 +4,7 @@
 //! - What differs between room versions, in one table: [`room_version`].
 //! - Events: [`event`] (check 1 to 3 on receipt), its format, [`redaction`], [`hashes`].
 //! - Signatures: [`signing`], [`server_keys`] (whose, and valid when), [`x_matrix`] (on requests).
+//! - End-to-end encryption, as far as a server checks it: [`device_keys`].
 //! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
 //! - What state decides: [`state_content`]; what of it is shown outside: [`stripped_state`];
 //!   [`server_acl`] (which servers may take part, by [`glob`]s).
@@ -14,6 +15,7 @@
 pub mod auth_events;
 pub mod auth_rules;
 pub mod base64;
+pub mod device_keys;
 pub mod edu;
 pub mod event;
 pub mod glob;

@@ -110,26 +110,6 @@ impl Store {
             .transpose()
     }
 
-    /// Ends the login of one device, or of all of the user's devices.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn log_out(&self, user_id: &str, device_id: Option<&str>) -> Result<(), DatabaseError> {
-        let parameters = [user_id.into(), device_id.into()];
-        self.batch(vec![
-            Statement::new(
-                "DELETE FROM devices WHERE user_id = ?1 AND (?2 IS NULL OR device_id = ?2)",
-                parameters.clone(),
-            ),
-            Statement::new(
-                "DELETE FROM client_transactions WHERE user_id = ?1 AND (?2 IS NULL OR device_id = ?2)",
-                parameters,
-            ),
-        ])
-        .await
-        .map(drop)
-    }
-
     /// The profile of a local user; `None` where there is no such user.
     ///
     /// # Errors

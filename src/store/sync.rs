@@ -5,8 +5,10 @@ use std::collections::HashMap;
 
 use super::{
     Store,
+    device_lists::{self, KeyChanges},
     event_graph::closed,
     memberships::stored,
+    one_time_keys::{self, KeyCounts},
     timeline::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
 };
 use crate::{
@@ -27,6 +29,10 @@ pub struct SyncRead<'a> {
     pub checked: i64,
     /// The 'account_data' position up to which the client knows everything.
     pub account_data_since: i64,
+    /// The 'device_lists' position up to which the client knows everything; `None` where it is told of none.
+    pub device_lists_since: Option<i64>,
+    /// Whether it is counted which keys the device has left.
+    pub key_counts: bool,
     /// All joined rooms, whether there is anything new in them or not.
     pub all_joined: bool,
     /// The rooms that the user left long ago of their own will too, where the client knows nothing.
@@ -53,6 +59,12 @@ pub struct SyncFound {
     pub events: i64,
     /// The newest 'account_data' position.
     pub account_data: i64,
+    /// The newest 'device_lists' position.
+    pub device_lists: i64,
+    /// Whose keys have changed, whether they share a room with the user or not.
+    pub changed_keys: KeyChanges,
+    /// What keys the device has left.
+    pub key_counts: Option<KeyCounts>,
     /// The rooms with something new, by ID; the first of them, where there are too many to be read at once.
     pub rooms: Vec<SyncRoom>,
     /// Whether there are more.
@@ -190,7 +202,7 @@ const TIMELINES: &str = concat!(
      WHERE place.room_id IN (SELECT room_id FROM fitting) ORDER BY place.room_id, place.pos"
 );
 
-const POSITIONS: &str = "SELECT name, position FROM streams WHERE name IN ('events', 'account_data')";
+const POSITIONS: &str = "SELECT name, position FROM streams WHERE name IN ('events', 'account_data', 'device_lists')";
 
 /// ?1 the user, ?2 the 'account_data' position, NULL for none; ?3 and ?4 since and checked, ?5 the room after which. Of rooms
 /// that the user is in; of those newly joined, all that there is.
@@ -207,6 +219,11 @@ const ACCOUNT_DATA: &str = "\
 impl SyncFound {
     /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
+        self.is_empty_but_for_keys() && self.changed_keys.is_empty()
+    }
+
+    /// Whether there is nothing to tell but whose keys have changed.
+    pub fn is_empty_but_for_keys(&self) -> bool {
         self.rooms.is_empty() && self.changed_account_data.is_empty()
     }
 }
@@ -235,21 +252,23 @@ impl Store {
         let account_data_since = read.rest.is_none().then_some(read.account_data_since);
         let account_data =
             [read.user_id.into(), account_data_since.into(), read.since.into(), read.checked.into(), after.into()];
-        let answers = self
-            .batch(vec![
-                Statement::new(POSITIONS, []),
-                Statement::new(ROOMS, rooms),
-                Statement::new(TIMELINES, timelines),
-                Statement::new(ACCOUNT_DATA, account_data),
-            ])
-            .await?;
-        let mut answers = answers.into_iter();
+        let mut statements = vec![
+            Statement::new(POSITIONS, []),
+            Statement::new(ROOMS, rooms),
+            Statement::new(TIMELINES, timelines),
+            Statement::new(ACCOUNT_DATA, account_data),
+        ];
+        statements.extend(read.device_lists_since.map(|since| device_lists::changes(read.user_id, since)));
+        statements
+            .extend(read.key_counts.then(|| one_time_keys::counts(read.user_id, read.device_id)).into_iter().flatten());
+        let mut answers = self.batch(statements).await?.into_iter();
         let mut next = || answers.next().unwrap_or_default();
         let mut found = SyncFound::default();
         for row in next() {
             let position = row.integer(1)?;
             match row.text(0)? {
                 "events" => found.events = position,
+                "device_lists" => found.device_lists = position,
                 _ => found.account_data = position,
             }
         }
@@ -294,6 +313,12 @@ impl Store {
                 content: text(2)?,
                 is_known_room: row.optional_integer(3)?.unwrap_or(1) != 0,
             });
+        }
+        if read.device_lists_since.is_some() {
+            found.changed_keys = device_lists::read_changes(&next())?;
+        }
+        if read.key_counts {
+            found.key_counts = Some(one_time_keys::read_counts(&next(), &next())?);
         }
         Ok(found)
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic, clippy::disallowed_methods)]
 
 pub mod contract;
+pub mod devices;
 pub mod drafts;
 pub mod generator;
 pub mod homeserver;

@@ -36,6 +36,7 @@ mod spaces;
 mod storing;
 mod sweeping;
 mod transactions;
+mod user_keys;
 
 use std::rc::Rc;
 

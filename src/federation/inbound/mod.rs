@@ -18,6 +18,7 @@
 //! | Spaces | [`spaces`] |
 //! | OpenID | [`openid`] |
 //! | Querying for information | [`queries`] |
+//! | Device Management; End-to-End Encryption | [`user_keys`] |
 //!
 //! What an accepted event does to its room is decided in [`crate::room`].
 
@@ -42,6 +43,7 @@ mod rescinding;
 mod retrieving;
 mod spaces;
 mod transactions;
+mod user_keys;
 
 use http::{Method, StatusCode};
 
@@ -140,6 +142,15 @@ const SIGNED: &[Route<SignedHandler>] = &[
     }),
     signed(Method::GET, "/_matrix/federation/v1/query/profile", |server, request| {
         Box::pin(queries::profile(server, request))
+    }),
+    signed(Method::GET, "/_matrix/federation/v1/user/devices/{userId}", |server, request| {
+        Box::pin(user_keys::devices(server, request))
+    }),
+    signed(Method::POST, "/_matrix/federation/v1/user/keys/query", |server, request| {
+        Box::pin(user_keys::query(server, request))
+    }),
+    signed(Method::POST, "/_matrix/federation/v1/user/keys/claim", |server, request| {
+        Box::pin(user_keys::claim(server, request))
     }),
 ];
 

@@ -11,3 +11,4 @@ pub mod queue;
 mod refusals;
 mod settling;
 pub mod spaces;
+pub mod user_keys;

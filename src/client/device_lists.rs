@@ -1,0 +1,213 @@
+//! Whose keys a client must ask for again, and whose it may forget: `device_lists` of `/sync`, and `/keys/changes`
+//! (Client-Server API, "Tracking the device list for a user").
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{auth::Session, tokens::Token};
+use crate::{
+    error::MatrixError,
+    matrix::{
+        event::Event,
+        identifiers::UserId,
+        state_content::Membership,
+        state_trie::{NodeId, StateKeyHash},
+    },
+    server::Server,
+    store::{
+        device_lists::KeyChanges,
+        snapshots::{StateFound, StateReads},
+        sync::{RestRead, SyncRead, SyncRoom},
+        timeline::TimelineEvent,
+    },
+};
+
+/// What changed.
+#[derive(Debug, Default)]
+pub(super) struct DeviceLists {
+    /// The users whose keys have changed, or who now share an encrypted room.
+    pub(super) changed: BTreeSet<String>,
+    /// The users who no longer share one.
+    pub(super) left: BTreeSet<String>,
+}
+
+/// What became of the members of a room that has news.
+pub(super) enum MemberChanges {
+    /// Nothing, as far as device lists are concerned.
+    Same,
+    /// The events between two snapshots say it.
+    Between(NodeId, NodeId),
+    /// These events do.
+    Told {
+        /// The state after them.
+        state: NodeId,
+        /// The membership events, and where the one stands that each replaces.
+        events: Vec<(Event, Option<(NodeId, StateKeyHash)>)>,
+    },
+    /// All are new to the user.
+    New(NodeId),
+    /// The user has left them.
+    Gone(NodeId),
+}
+
+impl MemberChanges {
+    /// What became of them for one who knows the room as it was at `since`. `state` is the room's state now, or when the user left;
+    /// `timeline` the new events, where they alone have made it from what it was.
+    pub(super) fn of(room: &SyncRoom, state: NodeId, since: i64, timeline: Option<&[TimelineEvent]>) -> Self {
+        let joined = room.membership == Membership::Join;
+        match room.state_since {
+            _ if since == 0 => Self::Same,
+            _ if !joined && room.joined_until.is_some_and(|until| until > since) => Self::Gone(state),
+            _ if !joined => Self::Same,
+            Some(known) if room.pos <= since => match timeline {
+                Some(timeline) => Self::told(state, timeline),
+                None if known == state => Self::Same,
+                None => Self::Between(known, state),
+            },
+            _ => Self::New(state),
+        }
+    }
+
+    fn told(state: NodeId, timeline: &[TimelineEvent]) -> Self {
+        let replaced = |event: &TimelineEvent| {
+            Some((event.seen.state_before?, StateKeyHash::new("m.room.member", event.seen.event.state_key()?)))
+        };
+        let is_member = |event: &&TimelineEvent| {
+            event.seen.event.event_type() == "m.room.member" && event.seen.event.state_key().is_some()
+        };
+        // Who encrypts a room concerns all of its members.
+        if timeline.iter().any(|event| event.seen.event.event_type() == ENCRYPTION) {
+            return Self::New(state);
+        }
+        let events: Vec<_> =
+            timeline.iter().filter(is_member).map(|event| (event.seen.event.clone(), replaced(event))).collect();
+        if events.is_empty() { Self::Same } else { Self::Told { state, events } }
+    }
+
+    /// What must be read for it.
+    pub(super) fn wants(&self, reads: &mut StateReads) {
+        match self {
+            Self::Same => return,
+            Self::Between(known, state) => reads.changes.extend([(*known, *state), (*state, *known)]),
+            Self::Told { events, .. } => reads.at.extend(events.iter().filter_map(|(_, replaced)| *replaced)),
+            Self::New(_) | Self::Gone(_) => {}
+        }
+        reads.at.extend(self.state().map(|state| (state, encryption())));
+    }
+
+    fn state(&self) -> Option<NodeId> {
+        match self {
+            Self::Same => None,
+            Self::Between(_, state) | Self::Told { state, .. } | Self::New(state) | Self::Gone(state) => Some(*state),
+        }
+    }
+}
+
+const ENCRYPTION: &str = "m.room.encryption";
+
+fn encryption() -> StateKeyHash {
+    StateKeyHash::new(ENCRYPTION, "")
+}
+
+impl DeviceLists {
+    /// Of the users in `changed`, those who share a room with `user`; and what became of the members of rooms.
+    pub(super) async fn of(
+        server: &Server,
+        user: &UserId,
+        changed: KeyChanges,
+        rooms: &[MemberChanges],
+        found: &StateFound,
+    ) -> Result<Self, MatrixError> {
+        let (mut lists, mut new, mut gone) = (Self::default(), Vec::new(), Vec::new());
+        let is_encrypted =
+            |room: &&MemberChanges| room.state().is_some_and(|state| found.at(state, encryption()).is_some());
+        for room in rooms.iter().filter(is_encrypted) {
+            match room {
+                MemberChanges::Same => {}
+                MemberChanges::Between(known, state) => {
+                    let of = |from, to| found.changes(from, to).iter().map(|seen| &seen.event);
+                    if of(*known, *state).any(|event| event.event_type() == ENCRYPTION) {
+                        new.push(*state);
+                    }
+                    let key = |event: &Event| (event.event_type().to_owned(), event.state_key().map(str::to_owned));
+                    let before: BTreeMap<_, _> = of(*state, *known).map(|event| (key(event), event)).collect();
+                    of(*known, *state).for_each(|event| lists.note(event, before.get(&key(event)).copied()));
+                }
+                MemberChanges::Told { events, .. } => {
+                    for (event, replaced) in events {
+                        let before = replaced.and_then(|(root, key)| found.at(root, key)).map(|seen| &seen.event);
+                        lists.note(event, before);
+                    }
+                }
+                MemberChanges::New(state) => new.push(*state),
+                MemberChanges::Gone(state) => gone.push(*state),
+            }
+        }
+        if !new.is_empty() {
+            lists.changed.extend(server.store.joined_by(&new).await?);
+        }
+        if !gone.is_empty() {
+            lists.left.extend(server.store.joined_by(&gone).await?);
+        }
+        let me = user.as_str();
+        let ask = changed.others.union(&lists.left).filter(|other| *other != me).cloned().collect();
+        let sharing = server.store.sharing(server.config.server_name.as_str(), me, ask).await?;
+        lists.left.retain(|other| !sharing.contains(other) && other != me);
+        // Who has come and gone is gone.
+        lists.changed.retain(|other| !lists.left.contains(other));
+        lists.changed.extend(changed.others.into_iter().filter(|other| sharing.contains(other)));
+        lists.changed.extend(changed.own);
+        Ok(lists)
+    }
+
+    fn note(&mut self, event: &Event, before: Option<&Event>) {
+        let Some(member) = event.state_key().filter(|_| event.event_type() == "m.room.member") else { return };
+        match event.membership() {
+            Some(Membership::Join) if before.and_then(Event::membership) != Some(Membership::Join) => {
+                self.changed.insert(member.to_owned());
+            }
+            Some(Membership::Leave | Membership::Ban) => {
+                self.left.insert(member.to_owned());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What changed since `from`.
+pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Result<DeviceLists, MatrixError> {
+    let changed = server.store.device_list_changes(session.user.as_str(), from.device_lists).await?;
+    let since = from.events.max(0);
+    let (mut members, mut reads) = (Vec::new(), StateReads::default());
+    let (mut after, mut to) = (String::new(), None);
+    let mut goes_on = since > 0;
+    while goes_on {
+        let read = SyncRead {
+            user_id: session.user.as_str(),
+            device_id: &session.device_id,
+            since,
+            checked: since,
+            account_data_since: from.account_data,
+            device_lists_since: None,
+            key_counts: false,
+            all_joined: false,
+            include_leave: false,
+            limit: 0,
+            rest: to.map(|to| RestRead { after: &after, to }),
+        };
+        let found = server.store.sync(&read).await?;
+        for room in &found.rooms {
+            let state = match room.membership {
+                Membership::Join => room.room.map(|(_, state)| state),
+                _ => room.state_when_left,
+            };
+            members.extend(state.map(|state| MemberChanges::of(room, state, since, None)));
+        }
+        let last = found.rooms.last().filter(|_| found.is_cut);
+        goes_on = last.is_some();
+        after = last.map_or(after, |last| last.room_id.to_string());
+        to = to.or(Some(found.events));
+    }
+    members.iter().for_each(|room| room.wants(&mut reads));
+    let state = server.store.read_states(&reads).await?;
+    DeviceLists::of(server, &session.user, changed, &members, &state).await
+}

@@ -1,0 +1,171 @@
+//! Asking other servers for their users' keys (Server-Server API, "End-to-End Encryption", "Device Management").
+//!
+//! What a local user who shares a room with another server's user has asked for is held, and asked for again once an update
+//! says that it has changed. Of all others each query asks anew.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, stream};
+
+use crate::{
+    error::MatrixError,
+    matrix::{
+        device_keys::UserKeys,
+        identifiers::{ServerName, UserId},
+        json::{self, Object, Value},
+    },
+    server::Server,
+    store::{
+        device_lists::{FetchedList, MAX_LIST_BYTES},
+        one_time_keys::{OneTimeKey, Wanted},
+        user_keys::KeyReader,
+    },
+};
+
+/// How many servers are asked at the same time: the platform keeps six connections open for an event.
+const CONCURRENT: usize = 5;
+
+/// The servers that did not answer, and why.
+pub type Failures = BTreeMap<ServerName, String>;
+
+/// Of each user the devices that are asked for; all where none are named.
+pub type Asked = BTreeMap<String, Vec<String>>;
+
+/// The keys of local users and of other servers' users, for the local user `reader`.
+///
+/// # Errors
+/// Where the database fails. What other servers do not answer is a failure of theirs.
+pub async fn query(
+    server: &Server,
+    reader: &str,
+    local: &Asked,
+    remote: &Asked,
+    timeout_ms: u32,
+) -> Result<(BTreeMap<String, UserKeys>, Failures), MatrixError> {
+    let users: Vec<String> = remote.keys().cloned().collect();
+    let mut found = server.store.user_keys(local, &users, KeyReader::User(reader)).await?;
+    let missing = users.iter().filter(|user| !found.current.contains(user));
+    let missing = by_server(missing.filter_map(|user| Some((UserId::parse(user).ok()?, user.clone()))));
+    let mut failures = Failures::new();
+    if !missing.is_empty() {
+        let seen = server.store.seen().await?;
+        let deadline = server.platform.clock.now_ms() + i64::from(timeout_ms);
+        let answers: Vec<_> = stream::iter(missing)
+            .map(|(name, users)| async move {
+                let answer = ask(server, &name, &users, deadline).await;
+                (name, users, answer)
+            })
+            .buffer_unordered(CONCURRENT)
+            .collect()
+            .await;
+        let mut lists = Vec::new();
+        for (name, users, answer) in answers {
+            match answer {
+                Ok((mut keys, stream_id)) => {
+                    for user_id in users {
+                        let keys = keys.remove(&user_id).unwrap_or_default();
+                        if found.shares.contains_key(&user_id) && length(&keys) <= MAX_LIST_BYTES {
+                            lists.push(FetchedList { user_id: user_id.clone(), keys: keys.clone(), stream_id, seen });
+                        }
+                        found.keys.insert(user_id, keys);
+                    }
+                }
+                Err(why) => {
+                    failures.insert(name, why);
+                }
+            }
+        }
+        server.store.put_fetched(&lists).await?;
+    }
+    for (user, devices) in remote.iter().filter(|(_, devices)| !devices.is_empty()) {
+        if let Some(keys) = found.keys.get_mut(user) {
+            keys.devices.retain(|device, _| devices.contains(device));
+        }
+    }
+    Ok((found.keys, failures))
+}
+
+/// Asks one server for keys; with the number of the newest update that they hold, where it says so, as it does of one user.
+async fn ask(
+    server: &Server,
+    name: &ServerName,
+    users: &[String],
+    deadline: i64,
+) -> Result<(BTreeMap<String, UserKeys>, Option<i64>), String> {
+    let timeout_ms = time_left(server, deadline)?;
+    if let [user] = users {
+        let id = UserId::parse(user).map_err(|error| error.to_string())?;
+        let answer = server.federation.user_devices(name, &id, timeout_ms).await.map_err(|error| error.to_string())?;
+        return Ok((BTreeMap::from([(user.clone(), answer.keys)]), answer.stream_id));
+    }
+    let answer = server.federation.query_user_keys(name, users, timeout_ms).await;
+    Ok((answer.map_err(|error| error.to_string())?, None))
+}
+
+/// Claims keys of other servers' users, each for the device that is named: by user and device, what was given.
+pub async fn claim(
+    server: &Server,
+    wanted: &[(UserId, Wanted)],
+    timeout_ms: u32,
+) -> (BTreeMap<String, Object>, Failures) {
+    let deadline = server.platform.clock.now_ms() + i64::from(timeout_ms);
+    let wanted = by_server(wanted.iter().cloned());
+    let answers: Vec<_> = stream::iter(wanted)
+        .map(|(name, wanted)| async move {
+            let answer = match time_left(server, deadline) {
+                Ok(timeout_ms) => {
+                    let answer = server.federation.claim_user_keys(&name, &wanted, timeout_ms).await;
+                    answer.map_err(|error| error.to_string())
+                }
+                Err(why) => Err(why),
+            };
+            (name, wanted, answer)
+        })
+        .buffer_unordered(CONCURRENT)
+        .collect()
+        .await;
+    let (mut claimed, mut failures) = (BTreeMap::<String, Object>::new(), Failures::new());
+    for (name, wanted, answer) in answers {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(why) => {
+                failures.insert(name, why);
+                continue;
+            }
+        };
+        for Wanted { user_id, device_id, algorithm, .. } in wanted {
+            let keys = answer.get(&user_id).and_then(|devices| devices.get(&device_id)).and_then(Value::as_object);
+            let of_algorithm = |id: &&str| id.split_once(':').is_some_and(|(of, _)| *of == *algorithm);
+            let key = keys.into_iter().flat_map(Object::iter).find(|(id, _)| of_algorithm(id));
+            if let Some((id, key)) = key {
+                claimed.entry(user_id).or_default().object_at(&device_id).insert(id, key.clone());
+            }
+        }
+    }
+    (claimed, failures)
+}
+
+/// A key of ours as answers to claims hold it: its ID with the algorithm, and the key.
+pub fn claimed_key(key: &OneTimeKey) -> Option<(String, Value)> {
+    Some((format!("{}:{}", key.algorithm, key.key_id), json::parse(key.key.as_bytes()).ok()?))
+}
+
+fn by_server<T>(of: impl Iterator<Item = (UserId, T)>) -> BTreeMap<ServerName, Vec<T>> {
+    let mut by_server: BTreeMap<ServerName, Vec<T>> = BTreeMap::new();
+    for (user, item) in of {
+        if let Ok(name) = ServerName::parse(user.server_name()) {
+            by_server.entry(name).or_default().push(item);
+        }
+    }
+    by_server
+}
+
+fn time_left(server: &Server, deadline: i64) -> Result<u32, String> {
+    let left = deadline - server.platform.clock.now_ms();
+    u32::try_from(left).ok().filter(|left| *left > 0).ok_or_else(|| "there was no time left to ask".to_owned())
+}
+
+/// How long the text of a user's keys is.
+fn length(keys: &UserKeys) -> usize {
+    keys.devices.values().chain(keys.cross_signing.values()).map(|keys| keys.to_text().len() + 300).sum()
+}

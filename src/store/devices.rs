@@ -1,0 +1,93 @@
+//! The devices of local users: each is one login.
+
+use super::{Store, json_list};
+use crate::{
+    matrix::identifiers::UserId,
+    platform::{DatabaseError, SqlValue, Statement},
+};
+
+/// A device as its user sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its ID.
+    pub device_id: String,
+    /// What the user calls it.
+    pub display_name: Option<String>,
+}
+
+/// ?1 user, ?2 a list of devices, NULL for all: which of them have published keys.
+const WITH_KEYS: &str = "\
+    SELECT device_id FROM device_keys \
+    WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))";
+
+/// What goes with a device. ?1 user, ?2 a list of devices, NULL for all.
+const DELETIONS: [&str; 6] = [
+    "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1 AND key_name IN ( \
+       SELECT k.device_id FROM device_keys AS k \
+       WHERE k.user_id = ?1 AND (?2 IS NULL OR k.device_id IN (SELECT value FROM json_each(?2))))",
+    "DELETE FROM device_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+    "DELETE FROM one_time_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+    "DELETE FROM fallback_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+    "DELETE FROM client_transactions \
+     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+    "DELETE FROM devices WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+];
+
+impl Store {
+    /// The devices of a user, or one of them.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn devices(&self, user_id: &str, device_id: Option<&str>) -> Result<Vec<Device>, DatabaseError> {
+        const SELECT: &str = "SELECT device_id, display_name FROM devices \
+             WHERE user_id = ?1 AND (?2 IS NULL OR device_id = ?2) ORDER BY device_id";
+        let rows = self.query(Statement::new(SELECT, [user_id.into(), device_id.into()])).await?;
+        rows.iter()
+            .map(|row| {
+                let display_name = row.optional_text(1)?.map(str::to_owned);
+                Ok(Device { device_id: row.text(0)?.to_owned(), display_name })
+            })
+            .collect()
+    }
+
+    /// Gives a device another name. Those who share a room hear of it where the device has keys. `false` where there is no such
+    /// device.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn rename_device(&self, user: &UserId, device_id: &str, name: &str) -> Result<bool, DatabaseError> {
+        const UPDATE: &str =
+            "UPDATE devices SET display_name = ?3 WHERE user_id = ?1 AND device_id = ?2 RETURNING device_id";
+        let user_id = user.as_str();
+        let parameters = [user_id.into(), device_id.into(), name.into()];
+        let answers =
+            self.batch(vec![Statement::new(UPDATE, parameters), with_keys(user_id, Some(&[device_id]))]).await?;
+        let [renamed, with_keys] = answers.as_slice() else { return Ok(false) };
+        if !with_keys.is_empty() {
+            self.batch(self.changed_keys(user, false).await?).await?;
+        }
+        Ok(!renamed.is_empty())
+    }
+
+    /// Deletes devices of a user, or all of them, with their access tokens and keys. Those who share a room hear of it where one
+    /// of them had keys.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn delete_devices(&self, user: &UserId, device_ids: Option<&[&str]>) -> Result<(), DatabaseError> {
+        let user_id = user.as_str();
+        let had_keys = self.query(with_keys(user_id, device_ids)).await?;
+        let list: SqlValue = device_ids.map(|ids| json_list(ids.iter().copied())).into();
+        let mut statements: Vec<Statement> =
+            DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into(), list.clone()])).collect();
+        if !had_keys.is_empty() {
+            statements.extend(self.changed_keys(user, true).await?);
+        }
+        self.batch(statements).await.map(drop)
+    }
+}
+
+fn with_keys(user_id: &str, device_ids: Option<&[&str]>) -> Statement {
+    let list: SqlValue = device_ids.map(|ids| json_list(ids.iter().copied())).into();
+    Statement::new(WITH_KEYS, [user_id.into(), list])
+}

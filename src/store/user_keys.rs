@@ -1,0 +1,243 @@
+//! The identity keys of devices, cross-signing keys, and signatures on them: what key queries read.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::{
+    Store,
+    device_lists::{self, Share},
+    json_list,
+};
+use crate::{
+    matrix::{
+        device_keys::{Usage, UserKeys},
+        identifiers::UserId,
+    },
+    platform::{DatabaseError, Statement},
+};
+
+/// Who asks for keys.
+#[derive(Debug, Clone, Copy)]
+pub enum KeyReader<'a> {
+    /// A local user.
+    User(&'a str),
+    /// Another server.
+    Server,
+}
+
+/// A signature that a local user adds to a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSignature {
+    /// Whose key is signed.
+    pub user_id: String,
+    /// The device ID, or the public part of the master key.
+    pub key_name: String,
+    /// The key that has signed.
+    pub key_id: String,
+    /// The signature.
+    pub signature: String,
+}
+
+/// ?1: a list of [user, device or NULL for all].
+const DEVICE_KEYS: &str = "\
+    SELECT k.user_id, k.device_id, k.keys, d.display_name FROM json_each(?1) AS wanted \
+      CROSS JOIN device_keys AS k ON k.user_id = wanted.value ->> 0 \
+        AND (wanted.value ->> 1 IS NULL OR k.device_id = wanted.value ->> 1) \
+      LEFT JOIN devices AS d ON d.user_id = k.user_id AND d.device_id = k.device_id";
+
+/// ?1: users.
+const CROSS_SIGNING_KEYS: &str = "\
+    SELECT k.user_id, k.usage, k.key FROM json_each(?1) AS wanted \
+      CROSS JOIN cross_signing_keys AS k ON k.user_id = wanted.value";
+
+/// ?1: users, ?2: who reads; NULL for another server. Users' signatures on their own keys, and the reader's.
+const SIGNATURES: &str = "\
+    SELECT s.user_id, s.signer, s.key_name, s.key_id, s.signature FROM json_each(?1) AS wanted \
+      CROSS JOIN key_signatures AS s ON s.user_id = wanted.value AND s.signer IN (wanted.value, ?2)";
+
+const PUT_DEVICE_KEYS: &str = "\
+    INSERT INTO device_keys (user_id, device_id, keys) \
+    SELECT d.user_id, d.device_id, ?3 FROM devices AS d WHERE d.user_id = ?1 AND d.device_id = ?2 \
+    ON CONFLICT (user_id, device_id) DO UPDATE SET keys = excluded.keys";
+
+const DROP_SIGNATURES: &str = "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1 AND key_name = ?2";
+
+const PUT_CROSS_SIGNING_KEY: &str = "\
+    INSERT INTO cross_signing_keys (user_id, usage, key) VALUES (?1, ?2, ?3) \
+    ON CONFLICT (user_id, usage) DO UPDATE SET key = excluded.key";
+
+/// ?1: the signer, ?2: a list of [user, key name, key ID, signature].
+const PUT_SIGNATURES: &str = "\
+    INSERT INTO key_signatures (user_id, signer, key_name, key_id, signature, pos) \
+    SELECT value ->> 0, ?1, value ->> 1, value ->> 2, value ->> 3, s.position \
+    FROM json_each(?2) CROSS JOIN streams AS s ON s.name = 'device_lists' WHERE true \
+    ON CONFLICT (user_id, signer, key_name, key_id) DO UPDATE SET signature = excluded.signature, pos = excluded.pos";
+
+/// What a key query finds: local users' keys, and what is held of others'.
+#[derive(Debug, Default)]
+pub struct KeysFound {
+    /// Of each user of whom something is known, the keys.
+    pub keys: BTreeMap<String, UserKeys>,
+    /// Of each wanted user of another server with whom the reader shares a room, since when.
+    pub shares: BTreeMap<String, Share>,
+    /// The other servers' users among them whose keys are held, and as they are now.
+    pub current: Vec<String>,
+}
+
+impl Store {
+    /// The keys of local users: of each all devices, or those that are named.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn local_keys(
+        &self,
+        wanted: &BTreeMap<String, Vec<String>>,
+        reader: KeyReader<'_>,
+    ) -> Result<BTreeMap<String, UserKeys>, DatabaseError> {
+        Ok(self.user_keys(wanted, &[], reader).await?.keys)
+    }
+
+    /// The keys of local users as [`Store::local_keys`], and of other servers' users `remote` what is held. One round trip.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn user_keys(
+        &self,
+        wanted: &BTreeMap<String, Vec<String>>,
+        remote: &[String],
+        reader: KeyReader<'_>,
+    ) -> Result<KeysFound, DatabaseError> {
+        let devices: Vec<_> = wanted
+            .iter()
+            .flat_map(|(user, devices)| {
+                let all = devices.is_empty().then(|| json!([user, null]));
+                all.into_iter().chain(devices.iter().map(move |device| json!([user, device])))
+            })
+            .collect();
+        let local = json_list(wanted.keys().map(String::as_str));
+        let everybody = json_list(wanted.keys().chain(remote).map(String::as_str));
+        let user = match reader {
+            KeyReader::User(user) => Some(user),
+            KeyReader::Server => None,
+        };
+        let mut statements = vec![
+            Statement::new(DEVICE_KEYS, [json!(devices).to_string().into()]),
+            Statement::new(CROSS_SIGNING_KEYS, [local.into()]),
+            Statement::new(SIGNATURES, [everybody.into(), user.into()]),
+        ];
+        if let (Some(user), false) = (user, remote.is_empty()) {
+            statements.extend(device_lists::held(user, remote));
+        }
+        let mut answers = self.batch(statements).await?.into_iter();
+        let mut next = || answers.next().unwrap_or_default();
+        let (device_rows, cross_signing_rows, signature_rows) = (next(), next(), next());
+        let mut found = KeysFound::default();
+        for row in &device_rows {
+            let mut keys = device_lists::object(row, 2)?;
+            if let (KeyReader::User(_), Some(name)) = (reader, row.optional_text(3)?) {
+                keys.object_at("unsigned").insert("device_display_name", name);
+            }
+            let of = found.keys.entry(row.text(0)?.to_owned()).or_default();
+            of.devices.insert(row.text(1)?.to_owned(), keys);
+        }
+        for row in &cross_signing_rows {
+            let Some(usage) = Usage::parse(row.text(1)?) else { continue };
+            if usage == Usage::UserSigning && user != Some(row.text(0)?) {
+                continue;
+            }
+            let of = found.keys.entry(row.text(0)?.to_owned()).or_default();
+            of.cross_signing.insert(usage, device_lists::object(row, 2)?);
+        }
+        if !remote.is_empty() {
+            let (lists, shares) = (next(), next());
+            found.shares = device_lists::read_shares(&shares)?;
+            for held in device_lists::read_held(&lists, &found.shares)? {
+                found.current.extend(held.is_current.then(|| held.user_id.clone()));
+                found.keys.insert(held.user_id, held.keys);
+            }
+        }
+        for row in &signature_rows {
+            if let Some(of) = found.keys.get_mut(row.text(0)?) {
+                of.add_signature(row.text(1)?, row.text(2)?, row.text(3)?, row.text(4)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Stores the identity keys of a device, unless it is gone. Where they are new, those who share a room hear of it.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn put_device_keys(&self, user: &UserId, device_id: &str, keys: &str) -> Result<(), DatabaseError> {
+        let user_id = user.as_str();
+        let mut statements = vec![
+            Statement::new(PUT_DEVICE_KEYS, [user_id.into(), device_id.into(), keys.into()]),
+            Statement::new(DROP_SIGNATURES, [user_id.into(), device_id.into()]),
+        ];
+        statements.extend(self.changed_keys(user, true).await?);
+        self.batch(statements).await.map(drop)
+    }
+
+    /// The identity keys of one device, as it has signed them.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn device_keys(&self, user_id: &str, device_id: &str) -> Result<Option<String>, DatabaseError> {
+        const SELECT: &str = "SELECT keys FROM device_keys WHERE user_id = ?1 AND device_id = ?2";
+        let rows = self.query(Statement::new(SELECT, [user_id.into(), device_id.into()])).await?;
+        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
+    }
+
+    /// The cross-signing keys of a local user, as they were uploaded.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn cross_signing_keys(&self, user_id: &str) -> Result<BTreeMap<Usage, String>, DatabaseError> {
+        let rows = self.query(Statement::new(CROSS_SIGNING_KEYS, [json_list([user_id]).into()])).await?;
+        let mut keys = BTreeMap::new();
+        for row in rows {
+            keys.extend(Usage::parse(row.text(1)?).zip(Some(row.text(2)?.to_owned())));
+        }
+        Ok(keys)
+    }
+
+    /// Stores cross-signing keys of a local user. With a new master key all earlier ones go.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn put_cross_signing_keys(&self, user: &UserId, keys: &[(Usage, String)]) -> Result<(), DatabaseError> {
+        const DROP: &str = "DELETE FROM cross_signing_keys WHERE user_id = ?1";
+        const DROP_OWN_SIGNATURES: &str = "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1";
+        let user_id = user.as_str();
+        let mut statements = Vec::new();
+        if keys.iter().any(|(usage, _)| *usage == Usage::Master) {
+            statements.push(Statement::new(DROP, [user_id.into()]));
+            statements.push(Statement::new(DROP_OWN_SIGNATURES, [user_id.into()]));
+        }
+        statements.extend(keys.iter().map(|(usage, key)| {
+            Statement::new(PUT_CROSS_SIGNING_KEY, [user_id.into(), usage.as_str().into(), key.as_str().into()])
+        }));
+        statements.extend(self.changed_keys(user, false).await?);
+        self.batch(statements).await.map(drop)
+    }
+
+    /// Adds signatures of a local user. Signatures on their own keys are told to those who share a room, others to
+    /// themselves alone.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn add_signatures(&self, signer: &UserId, signatures: &[NewSignature]) -> Result<(), DatabaseError> {
+        let list: Vec<_> = signatures
+            .iter()
+            .map(|NewSignature { user_id, key_name, key_id, signature }| json!([user_id, key_name, key_id, signature]))
+            .collect();
+        let mut statements = if signatures.iter().any(|signature| signature.user_id == signer.as_str()) {
+            self.changed_keys(signer, true).await?
+        } else {
+            vec![device_lists::advance(signer.as_str())]
+        };
+        statements.push(Statement::new(PUT_SIGNATURES, [signer.as_str().into(), json!(list).to_string().into()]));
+        self.batch(statements).await.map(drop)
+    }
+}

@@ -1,0 +1,392 @@
+//! Device keys, one-time keys and fallback keys; whose keys have changed.
+
+use std::collections::BTreeSet;
+
+use ruma_common::encryption::{DeviceKeys, OneTimeKey};
+use serde_json::{Value, json};
+
+use crate::{
+    common::{devices::Device, network::World},
+    home::{Home, User, quote, refused},
+};
+
+/// The device with which `user` is logged in.
+fn device(user: &User) -> Device {
+    Device::new(&user.id, &user.device_id)
+}
+
+fn upload(home: &Home, user: &User, body: Value) -> Value {
+    let (status, answer) = home.post(user, "/keys/upload", body);
+    assert_eq!(status, 200, "{answer}");
+    answer["one_time_key_counts"].clone()
+}
+
+fn claim(home: &Home, by: &User, of: &User) -> Value {
+    let wanted = json!({ "one_time_keys": { &of.id: { &of.device_id: "signed_curve25519" } } });
+    let (status, answer) = home.post(by, "/keys/claim", wanted);
+    assert_eq!(status, 200, "{answer}");
+    answer["one_time_keys"][&of.id][&of.device_id].clone()
+}
+
+fn encrypted_room(home: &Home, creator: &User) -> String {
+    let encryption =
+        json!({ "type": "m.room.encryption", "state_key": "", "content": { "algorithm": "m.megolm.v1.aes-sha2" } });
+    home.room(creator, json!({ "preset": "public_chat", "initial_state": [encryption] }))
+}
+
+fn join(home: &Home, user: &User, room: &str) {
+    let (status, answer) = home.post(user, &format!("/join/{}?server_name=one.test", quote(room)), json!({}));
+    assert_eq!(status, 200, "{answer}");
+}
+
+fn leave(home: &Home, user: &User, room: &str) {
+    assert_eq!(home.post(user, &format!("/rooms/{}/leave", quote(room)), json!({})).0, 200);
+}
+
+fn next(answer: &Value) -> String {
+    answer["next_batch"].as_str().unwrap().to_owned()
+}
+
+fn lists(answer: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
+    let of = |name: &str| {
+        let users = answer["device_lists"][name].as_array().unwrap();
+        users.iter().map(|user| user.as_str().unwrap().to_owned()).collect()
+    };
+    (of("changed"), of("left"))
+}
+
+fn ids(users: &[&User]) -> BTreeSet<String> {
+    users.iter().map(|user| user.id.clone()).collect()
+}
+
+#[test]
+fn keys_come_back_as_they_were_uploaded() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let phone = device(&alice);
+    let counts = upload(&home, &alice, json!({ "device_keys": phone.keys(), "one_time_keys": phone.one_time_keys(3) }));
+    assert_eq!(counts, json!({ "signed_curve25519": 3 }));
+    assert_eq!(home.put(&alice, &format!("/devices/{}", alice.device_id), json!({ "display_name": "Phone" })).0, 200);
+    let (status, answer) = home.post(&bob, "/keys/query", json!({ "device_keys": { &alice.id: [], &bob.id: [] } }));
+    assert_eq!(status, 200, "{answer}");
+    let mut keys = answer["device_keys"][&alice.id][&alice.device_id].clone();
+    serde_json::from_value::<DeviceKeys>(keys.clone()).unwrap();
+    assert_eq!(keys["unsigned"].take(), json!({ "device_display_name": "Phone" }));
+    keys.as_object_mut().unwrap().remove("unsigned");
+    assert_eq!(keys, phone.keys());
+    assert_eq!(answer["device_keys"][&bob.id], json!({}), "who has uploaded none has none");
+    assert_eq!(answer["failures"], json!({}));
+    // One of several devices, and one that is not there.
+    for (devices, expected) in [(json!([alice.device_id]), 1), (json!(["NONE"]), 0)] {
+        let (_, answer) = home.post(&bob, "/keys/query", json!({ "device_keys": { &alice.id: devices } }));
+        assert_eq!(answer["device_keys"][&alice.id].as_object().unwrap().len(), expected);
+    }
+}
+
+#[test]
+fn only_a_devices_own_keys_are_taken() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let phone = device(&alice);
+    let upload = |body: Value| home.post(&alice, "/keys/upload", body);
+    // One-time keys before there is anything to check them by.
+    refused(&upload(json!({ "one_time_keys": phone.one_time_keys(1) })), 400, "M_INVALID_PARAM");
+    let mut tampered = phone.keys();
+    tampered["algorithms"] = json!(["m.other"]);
+    let mut unsigned = phone.keys();
+    unsigned.as_object_mut().unwrap().remove("signatures");
+    let mut no_ed25519 = phone.keys();
+    no_ed25519["keys"].as_object_mut().unwrap().remove(&format!("ed25519:{}", phone.id));
+    let mut foreign_key = phone.keys();
+    foreign_key["keys"]["ed25519:OTHER"] = json!(phone.public());
+    for (keys, errcode) in [
+        (device(&bob).keys(), "M_INVALID_PARAM"),
+        (Device::new(&alice.id, "OTHER").keys(), "M_INVALID_PARAM"),
+        (tampered, "M_INVALID_SIGNATURE"),
+        (unsigned, "M_INVALID_SIGNATURE"),
+        (no_ed25519, "M_INVALID_PARAM"),
+        (phone.sign(foreign_key), "M_INVALID_PARAM"),
+    ] {
+        refused(&upload(json!({ "device_keys": keys })), 400, errcode);
+    }
+    assert_eq!(upload(json!({ "device_keys": phone.keys() })).0, 200);
+    let (id, mut key) = phone.one_time_key("A");
+    key["key"] = json!("another");
+    let others = Device::new(&alice.id, "OTHER").one_time_keys(1);
+    let too_many = phone.one_time_keys(501);
+    for (keys, status, errcode) in [
+        (json!({ id: key }), 400, "M_INVALID_SIGNATURE"),
+        (others, 400, "M_INVALID_SIGNATURE"),
+        (json!({ "signed_curve25519:": phone.one_time_key("A").1 }), 400, "M_INVALID_PARAM"),
+        (json!({ "curve25519": "key" }), 400, "M_INVALID_PARAM"),
+        (json!({ "curve25519:A": 1 }), 400, "M_INVALID_PARAM"),
+        (too_many, 413, "M_TOO_LARGE"),
+    ] {
+        refused(&upload(json!({ "one_time_keys": keys })), status, errcode);
+        refused(&upload(json!({ "fallback_keys": keys })), status, errcode);
+    }
+    refused(&home.call(None, "POST", "/keys/upload", Some(json!({}))), 401, "M_MISSING_TOKEN");
+    assert_eq!(upload(json!({})), (200, json!({ "one_time_key_counts": { "signed_curve25519": 0 } })));
+    assert!(home.database.rows("SELECT * FROM one_time_keys").is_empty());
+}
+
+#[test]
+fn a_one_time_key_of_a_known_name_must_be_the_same() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let phone = device(&alice);
+    let body = json!({ "device_keys": phone.keys(), "one_time_keys": phone.one_time_keys(2) });
+    assert_eq!(upload(&home, &alice, body.clone()), json!({ "signed_curve25519": 2 }));
+    assert_eq!(upload(&home, &alice, body), json!({ "signed_curve25519": 2 }), "again");
+    let (id, other) = phone.one_time_key("K0000");
+    let other = phone.sign(json!({ "key": other["key"], "extra": 1 }));
+    let (new, key) = phone.one_time_key("NEW");
+    refused(
+        &home.post(&alice, "/keys/upload", json!({ "one_time_keys": { id: other, new: key } })),
+        400,
+        "M_INVALID_PARAM",
+    );
+    assert_eq!(upload(&home, &alice, json!({})), json!({ "signed_curve25519": 2 }), "nothing of it was stored");
+}
+
+#[test]
+fn a_one_time_key_is_given_out_once_and_then_the_fallback_key() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let phone = device(&alice);
+    let (fallback, key) = phone.fallback_key("F");
+    upload(
+        &home,
+        &alice,
+        json!({
+            "device_keys": phone.keys(), "one_time_keys": phone.one_time_keys(2), "fallback_keys": { &fallback: &key },
+        }),
+    );
+    let first = home.sync(&alice, "");
+    assert_eq!(first["device_one_time_keys_count"], json!({ "signed_curve25519": 2 }));
+    assert_eq!(first["device_unused_fallback_key_types"], json!(["signed_curve25519"]));
+    let claimed: Vec<Value> = (0..4).map(|_| claim(&home, &bob, &alice)).collect();
+    let one_time = |name: &str| {
+        let (id, key) = phone.one_time_key(name);
+        json!({ id: key })
+    };
+    // In the order in which they came.
+    assert_eq!(claimed, [one_time("K0000"), one_time("K0001"), json!({ &fallback: &key }), json!({ &fallback: &key })]);
+    for keys in claimed {
+        for key in keys.as_object().unwrap().values() {
+            serde_json::from_value::<OneTimeKey>(key.clone()).unwrap();
+        }
+    }
+    let counts = |home: &Home| {
+        let answer = home.sync(&alice, &format!("since={}", next(&first)));
+        (answer["device_one_time_keys_count"].clone(), answer["device_unused_fallback_key_types"].clone())
+    };
+    assert_eq!(counts(&home), (json!({ "signed_curve25519": 0 }), json!([])));
+    // The same fallback key again stays used, another one is not.
+    upload(&home, &alice, json!({ "fallback_keys": { &fallback: &key } }));
+    assert_eq!(counts(&home).1, json!([]));
+    let (other, key) = phone.fallback_key("G");
+    upload(&home, &alice, json!({ "fallback_keys": { &other: &key } }));
+    assert_eq!(counts(&home).1, json!(["signed_curve25519"]));
+    assert_eq!(claim(&home, &bob, &alice), json!({ other: key }));
+}
+
+#[test]
+fn what_is_not_there_cannot_be_claimed() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    assert_eq!(claim(&home, &bob, &alice), Value::Null);
+    for body in [
+        json!({ "one_time_keys": { &alice.id: "x" } }),
+        json!({ "one_time_keys": { &alice.id: { "D": 1 } } }),
+        json!({ "one_time_keys": [] }),
+    ] {
+        refused(&home.post(&bob, "/keys/claim", body), 400, "M_BAD_JSON");
+    }
+    refused(&home.post(&bob, "/keys/claim", json!({})), 400, "M_MISSING_PARAM");
+    refused(&home.post(&bob, "/keys/claim", json!({ "one_time_keys": { "alice": {} } })), 400, "M_INVALID_PARAM");
+    refused(&home.post(&bob, "/keys/query", json!({})), 400, "M_MISSING_PARAM");
+    refused(&home.post(&bob, "/keys/query", json!({ "device_keys": { "alice": [] } })), 400, "M_INVALID_PARAM");
+    refused(&home.post(&bob, "/keys/query", json!({ "device_keys": { &alice.id: [1] } })), 400, "M_BAD_JSON");
+    refused(&home.call(None, "POST", "/keys/claim", Some(json!({}))), 401, "M_MISSING_TOKEN");
+    refused(&home.call(None, "POST", "/keys/query", Some(json!({}))), 401, "M_MISSING_TOKEN");
+}
+
+#[test]
+fn a_device_keeps_a_bounded_number_of_one_time_keys() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let phone = device(&alice);
+    upload(&home, &alice, json!({ "device_keys": phone.keys() }));
+    for round in 0..3 {
+        let keys: serde_json::Map<_, _> = (0..500).map(|n| phone.one_time_key(&format!("{round}-{n}"))).collect();
+        upload(&home, &alice, json!({ "one_time_keys": keys }));
+    }
+    assert_eq!(upload(&home, &alice, json!({})), json!({ "signed_curve25519": 1_000 }));
+}
+
+#[test]
+fn new_keys_are_told_to_those_who_share_a_room() {
+    let home = Home::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| home.register(name));
+    let room = encrypted_room(&home, &alice);
+    join(&home, &bob, &room);
+    let since = [&alice, &bob, &carol].map(|user| next(&home.sync(user, "")));
+    let phone = device(&alice);
+    upload(&home, &alice, json!({ "device_keys": phone.keys() }));
+    let told = |user: &User, since: &str| lists(&home.sync(user, &format!("since={since}")));
+    assert_eq!(told(&bob, &since[1]), (ids(&[&alice]), ids(&[])));
+    assert_eq!(told(&alice, &since[0]), (ids(&[&alice]), ids(&[])), "also to their own devices");
+    assert_eq!(told(&carol, &since[2]), (ids(&[]), ids(&[])), "and to nobody else");
+    // The same keys again are no news.
+    let since = next(&home.sync(&bob, ""));
+    upload(&home, &alice, json!({ "device_keys": phone.keys(), "one_time_keys": phone.one_time_keys(1) }));
+    assert_eq!(told(&bob, &since), (ids(&[]), ids(&[])));
+    // A new name, and that the device is gone, are.
+    assert_eq!(home.put(&alice, &format!("/devices/{}", alice.device_id), json!({ "display_name": "New" })).0, 200);
+    let (changed, now) = {
+        let answer = home.sync(&bob, &format!("since={since}"));
+        (lists(&answer).0, next(&answer))
+    };
+    assert_eq!(changed, ids(&[&alice]));
+    assert_eq!(home.post(&alice, "/logout", json!({})).0, 200);
+    assert_eq!(told(&bob, &now), (ids(&[&alice]), ids(&[])));
+    let (_, answer) = home.post(&bob, "/keys/query", json!({ "device_keys": { &alice.id: [] } }));
+    assert_eq!(answer["device_keys"], json!({ &alice.id: {} }));
+    assert_eq!(claim(&home, &bob, &alice), Value::Null, "its one-time keys are gone with it");
+}
+
+#[test]
+fn a_sync_that_waits_wakes_for_those_it_concerns_only() {
+    let home = Home::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| home.register(name));
+    let room = encrypted_room(&home, &alice);
+    join(&home, &bob, &room);
+    let since = [&bob, &carol].map(|user| next(&home.sync(user, "")));
+    let keys = json!({ "device_keys": device(&alice).keys() }).to_string();
+    let request = |method: &str, path: String, user: &User, body: String| {
+        let request = http::Request::builder().method(method).uri(format!("/_matrix/client/v3{path}"));
+        request.header("Authorization", format!("Bearer {}", user.token)).body(bytes::Bytes::from(body)).unwrap()
+    };
+    let start = home.world.now_ms();
+    let wait = |user: &User, since: &str| {
+        let path = format!("/sync?since={since}&timeout=20000");
+        let answer = home.server.handle(request("GET", path, user, String::new()));
+        async {
+            let answer: Value = serde_json::from_slice(answer.await.body()).unwrap();
+            (lists(&answer).0, home.world.now_ms() - start)
+        }
+    };
+    let (bobs, carols, _) = home.world.run(async {
+        futures_util::future::join3(wait(&bob, &since[0]), wait(&carol, &since[1]), async {
+            verge::platform::Clock::sleep(&home.world, 3_000).await;
+            home.server.handle(request("POST", "/keys/upload".to_owned(), &alice, keys)).await
+        })
+        .await
+    });
+    assert_eq!(bobs.0, ids(&[&alice]));
+    assert!((3_000..10_000).contains(&bobs.1), "{}", bobs.1);
+    assert_eq!(carols.0, ids(&[]));
+    assert!(carols.1 >= 20_000, "{}", carols.1);
+}
+
+#[test]
+fn who_comes_into_an_encrypted_room_is_new_and_who_goes_has_left() {
+    let home = Home::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| home.register(name));
+    let (room, plain) = (encrypted_room(&home, &alice), home.room(&alice, json!({ "preset": "public_chat" })));
+    let mut since = [&alice, &bob].map(|user| next(&home.sync(user, "")));
+    let mut told = |of: usize| {
+        let user = [&alice, &bob][of];
+        let answer = home.sync(user, &format!("since={}", since[of]));
+        let path = format!("/keys/changes?from={}&to={}", since[of], next(&answer));
+        let (status, changes) = home.get(user, &path);
+        assert_eq!(status, 200, "{changes}");
+        let as_lists = lists(&json!({ "device_lists": changes }));
+        assert_eq!(as_lists, lists(&answer), "/keys/changes says the same");
+        since[of] = next(&answer);
+        lists(&answer)
+    };
+    join(&home, &bob, &plain);
+    assert_eq!(told(0), (ids(&[]), ids(&[])), "nobody encrypts there");
+    assert_eq!(told(1), (ids(&[]), ids(&[])));
+    join(&home, &bob, &room);
+    assert_eq!(told(0), (ids(&[&bob]), ids(&[])));
+    assert_eq!(told(1), (ids(&[&alice, &bob]), ids(&[])), "for who comes all are new");
+    // A new profile is no news.
+    assert_eq!(
+        home.put(&bob, &format!("/profile/{}/displayname", quote(&bob.id)), json!({ "displayname": "B" })).0,
+        200
+    );
+    assert_eq!(told(0), (ids(&[]), ids(&[])));
+    // Somebody who comes and goes between two syncs, among so many events that the timeline has a gap.
+    join(&home, &carol, &room);
+    for n in 0..20 {
+        home.say(&alice, &room, "x", &format!("x{n}"));
+    }
+    assert_eq!(told(0), (ids(&[&carol]), ids(&[])));
+    leave(&home, &carol, &room);
+    assert_eq!(told(0), (ids(&[]), ids(&[&carol])));
+    // Who still shares another room has not left.
+    leave(&home, &bob, &room);
+    assert_eq!(told(0), (ids(&[]), ids(&[])));
+    assert_eq!(told(1), (ids(&[]), ids(&[])), "for who goes nobody has left who shares another room");
+    leave(&home, &bob, &plain);
+    told(0);
+    refused(&home.get(&alice, "/keys/changes?to=s1_e1"), 400, "M_MISSING_PARAM");
+    refused(&home.get(&alice, "/keys/changes?from=s1_e1"), 400, "M_MISSING_PARAM");
+    refused(&home.get(&alice, "/keys/changes?from=x&to=s1_e1"), 400, "M_INVALID_PARAM");
+}
+
+#[test]
+fn keys_of_other_servers_users_are_asked_for_there_and_held() {
+    let world = World::new();
+    let open = [("REGISTRATION", "open")];
+    let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let phone = device(&bob);
+    let keys = json!({ "device_keys": phone.keys(), "one_time_keys": phone.one_time_keys(2) });
+    upload(&two, &bob, keys);
+    let query = |home: &Home| {
+        let (status, answer) =
+            home.post(&alice, "/keys/query", json!({ "device_keys": { &bob.id: [] }, "timeout": 2_000 }));
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let asked = || world.traffic().iter().filter(|sent| sent.line.contains("/user/")).count();
+    // Nobody shares a room: each query asks.
+    for times in 1..3 {
+        let answer = query(&one);
+        assert_eq!(answer["device_keys"][&bob.id][&phone.id], phone.keys(), "{answer}");
+        assert_eq!(asked(), times);
+    }
+    assert!(one.database.rows("SELECT * FROM remote_device_lists").is_empty());
+    // One-time keys are the other server's to give out.
+    let (id, key) = phone.one_time_key("K0000");
+    assert_eq!(claim(&one, &alice, &bob), json!({ id: key }));
+    let room = encrypted_room(&one, &alice);
+    join(&two, &bob, &room);
+    world.settle();
+    let before = asked();
+    for _ in 0..3 {
+        assert_eq!(query(&one)["device_keys"][&bob.id][&phone.id], phone.keys());
+    }
+    assert_eq!(asked(), before + 1, "it is held where a room is shared");
+    // Not those of a room that was left and joined again: what changed meanwhile was not told.
+    leave(&two, &bob, &room);
+    join(&two, &bob, &room);
+    world.settle();
+    query(&one);
+    assert_eq!(asked(), before + 2);
+    // A server that is away is a failure, not an error.
+    world.cut("one.test", "two.test");
+    assert_eq!(query(&one)["device_keys"][&bob.id][&phone.id], phone.keys());
+    let other = json!({ "device_keys": { "@other:two.test": [] }, "timeout": 2_000 });
+    let (status, answer) = one.post(&alice, "/keys/query", other);
+    assert_eq!((status, &answer["device_keys"]), (200, &json!({})));
+    assert!(answer["failures"]["two.test"].is_object(), "{answer}");
+    let wanted = json!({ "one_time_keys": { &bob.id: { &bob.device_id: "signed_curve25519" } }, "timeout": 2_000 });
+    let (status, answer) = one.post(&alice, "/keys/claim", wanted);
+    assert_eq!((status, &answer["one_time_keys"]), (200, &json!({})));
+    assert!(answer["failures"]["two.test"].is_object(), "{answer}");
+}
