@@ -50,6 +50,8 @@ pub(super) fn migrate(database: &super::database::ObjectDatabase) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
