@@ -3,22 +3,28 @@
 //! Every endpoint that tells another server something of a room goes through a [`RemoteReader`], which only this file makes, and
 //! gets from it only what that server may see. Here alone it is decided who may read.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use super::{RoomError, Rooms, acl::acl_of};
 use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
-        state_trie::NodeId,
+        state_content::Membership,
+        state_trie::{NodeId, StateKeyHash},
     },
     platform::DatabaseError,
     store::{
         by_time::Direction,
         events::StoredEvent,
         remote_reads::{EventTexts, ShownEvent, Standing, StateIds, StateTexts},
+        snapshots::StateReads,
     },
 };
+
+/// The most events of a state without its members that are told as such, and the most members that a room is called after.
+const MAX_WITHOUT_MEMBERS: usize = 20_000;
+const MAX_HEROES: usize = 5;
 
 /// A server in a room that it may read: proof that it was let in.
 pub struct RemoteReader<'r> {
@@ -146,6 +152,48 @@ impl RemoteReader<'_> {
     /// Only where something failed here.
     pub async fn state_of_join(&self, root: NodeId, event: &EventId) -> Result<StateTexts, ReadRefusal> {
         Ok(self.rooms.store.state_texts(&self.room_id, root, std::slice::from_ref(event)).await?)
+    }
+
+    /// As [`RemoteReader::state_of_join`], without the members, but for those after whom a room is called that has no name; and
+    /// without what the state has in the auth chain. `None` where that is too much to be told so. Three round trips.
+    ///
+    /// # Errors
+    /// Only where something failed here.
+    pub async fn state_of_join_without_members(
+        &self,
+        root: NodeId,
+        join: &Event,
+    ) -> Result<Option<StateTexts>, ReadRefusal> {
+        let store = &self.rooms.store;
+        let heroes = self.heroes(root, join.sender().as_str()).await?;
+        let state = store.state_without_members(root, &heroes).await?;
+        if state.len() > MAX_WITHOUT_MEMBERS {
+            return Ok(None);
+        }
+        let first: Vec<EventId> = state.iter().chain([join.event_id()]).cloned().collect();
+        let mut auth_chain = store.state_ids(&self.room_id, NodeId::EMPTY, &first).await?.auth_chain;
+        let held: HashSet<&EventId> = state.iter().collect();
+        auth_chain.retain(|id| !held.contains(id));
+        let texts = |ids: &[EventId]| EventTexts::of(&self.room_id, ids);
+        Ok(Some(StateTexts { state: texts(&state), auth_chain: texts(&auth_chain) }))
+    }
+
+    /// The members after whom a room is called that has no name, as `/sync` has them in `m.heroes`.
+    async fn heroes(&self, root: NodeId, joining: &str) -> Result<Vec<String>, ReadRefusal> {
+        let names = ["m.room.name", "m.room.canonical_alias"].map(|event_type| StateKeyHash::new(event_type, ""));
+        let at = names.map(|key| (root, key)).to_vec();
+        let reads = StateReads { at, members: vec![root], ..StateReads::default() };
+        let found = self.rooms.store.read_states(&reads).await?;
+        if names.iter().any(|key| found.at(root, *key).is_some()) {
+            return Ok(Vec::new());
+        }
+        let of = |memberships: &[Membership]| -> Vec<String> {
+            let groups = found.members(root).iter().filter(|group| memberships.contains(&group.membership));
+            let users = groups.flat_map(|group| &group.first).filter(|user| *user != joining);
+            users.take(MAX_HEROES).cloned().collect()
+        };
+        let here = of(&[Membership::Join, Membership::Invite]);
+        Ok(if here.is_empty() { of(&[Membership::Leave, Membership::Ban]) } else { here })
     }
 
     /// The auth chain of the event. One round trip.

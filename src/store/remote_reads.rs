@@ -19,7 +19,7 @@ use crate::{
         identifiers::{EventId, RoomId, ServerName},
         state_trie::{NodeId, StateKeyHash},
     },
-    platform::{DatabaseError, Row, Rows, Statement},
+    platform::{DatabaseError, Row, Rows, SqlValue, Statement},
 };
 
 /// The event ?1 of the room ?2.
@@ -75,6 +75,14 @@ macro_rules! first_texts_of {
 
 /// ?1: the root; ?2 is not used.
 const STATE_TEXTS: &str = concat!("WITH RECURSIVE ", entries!("", "SELECT ?1"), first_texts_of!("entry"));
+
+/// The events of the state ?1, a trie root, but those of members; and those of the members ?2, a JSON list of user IDs.
+const WITHOUT_MEMBERS: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("", "SELECT ?1"),
+    " SELECT e.event_id FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
+      WHERE e.event_type <> 'm.room.member' OR e.state_key IN (SELECT value FROM json_each(?2))"
+);
 
 const AUTH_CHAIN_TEXTS: &str = concat!("WITH RECURSIVE ", auth_chain!(), first_texts_of!("chain"));
 
@@ -165,6 +173,14 @@ pub struct EventTexts {
     rows: Rows,
 }
 
+impl EventTexts {
+    /// These events of the room, all of them still to be read.
+    pub fn of(room_id: &RoomId, ids: &[EventId]) -> Self {
+        let row = |id: &EventId| Row(vec![SqlValue::Null, id.as_str().into(), SqlValue::Null, true.into()]);
+        Self { room_id: room_id.clone(), rows: ids.iter().map(row).collect() }
+    }
+}
+
 /// An event as other servers may see it, with its place in the graph.
 #[derive(Debug, Clone)]
 pub struct ShownEvent {
@@ -240,6 +256,16 @@ impl Store {
             answers.iter().map(|rows| rows.iter().map(|row| event_id(row, 0)).collect::<Result<Vec<_>, _>>());
         let mut next = || answers.next().unwrap_or(Ok(Vec::new()));
         Ok(StateIds { state: next()?, auth_chain: next()? })
+    }
+
+    /// The events of the state `root` but those of members, of whom only these count.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn state_without_members(&self, root: NodeId, but: &[String]) -> Result<Vec<EventId>, DatabaseError> {
+        let parameters = [root.to_string().into(), json_list(but.iter().map(String::as_str)).into()];
+        let rows = self.query(Statement::new(WITHOUT_MEMBERS, parameters)).await?;
+        rows.iter().map(|row| event_id(row, 0)).collect()
     }
 
     /// The texts of what [`Store::state_ids`] names. One round trip, and one more for each further [`TEXTS_AT_ONCE`] when they

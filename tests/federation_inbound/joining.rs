@@ -1,7 +1,10 @@
 //! The join handshake with us as the resident server.
 
+use std::collections::BTreeSet;
+
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::Method;
+use ruma_federation_api::membership::create_join_event;
 use serde_json::{Value, json};
 use verge::{matrix::state_content::Membership, room::Draft};
 
@@ -11,6 +14,7 @@ use crate::{
         homeserver::object,
         network::{Homeserver, World},
         peer::{Peer, assert_signed, encode, event_id},
+        ruma::read_answer,
     },
     scene,
 };
@@ -108,6 +112,56 @@ fn a_join_is_answered_with_the_room_before_it() {
         assert!(scene.a.shows(&id));
         // It may be sent again.
         assert_eq!(send_join(&scene, &id, &join).0, 200);
+    }
+}
+
+/// The IDs in a list of events.
+fn ids(version: &str, events: &Value) -> BTreeSet<String> {
+    events.as_array().unwrap().iter().map(|event| event_id(version, event)).collect()
+}
+
+#[test]
+fn members_are_left_out_where_that_is_asked_for() {
+    for version in ["10", "12"] {
+        for named in [false, true] {
+            let scene = scene(version);
+            for n in 0..10 {
+                scene.peer.join(&scene.a, scene.room.as_str(), &scene.peer.user(&format!("user{n}")));
+            }
+            if named {
+                let name = Draft::state("m.room.name", "", object(json!({ "name": "The hall" })));
+                scene.a.send(&scene.world, &scene.room, &scene.alice, name);
+            }
+            let before = scene.a.state(&scene.world, &scene.room);
+            let (id, join) = signed_join(&scene, &scene.peer.user("dave"), |_| {});
+            let room = encode(scene.room.as_str());
+            let target = format!("/_matrix/federation/v2/send_join/{room}/{}?omit_members=true", encode(&id));
+            let (status, answer) = scene.peer.put(&scene.a, &target, &join);
+            assert_eq!(status, 200, "{answer}");
+            read_answer::<create_join_event::v2::Response>(&answer);
+            assert_eq!(answer["members_omitted"], true);
+            assert_eq!(answer["servers_in_room"], json!(["a.example", "peer.example"]));
+            let (state, chain) = (ids(version, &answer["state"]), ids(version, &answer["auth_chain"]));
+            let is_member = |event: &&Value| event["type"] == "m.room.member";
+            let heroes = answer["state"].as_array().unwrap().iter().filter(is_member).count();
+            assert_eq!(heroes, if named { 0 } else { 5 });
+            let others = before.iter().filter(|(kind, _, _)| kind != "m.room.member");
+            assert!(others.map(|(_, _, id)| id).all(|id| state.contains(id)));
+            // Nothing is told twice, and all that the events rest on is told.
+            assert!(state.is_disjoint(&chain));
+            let told = answer["state"].as_array().unwrap().iter().chain(answer["auth_chain"].as_array().unwrap());
+            for event in told.chain([&join]) {
+                for cited in event["auth_events"].as_array().unwrap() {
+                    let cited = cited.as_str().unwrap();
+                    assert!(state.contains(cited) || chain.contains(cited), "{cited} of {event}");
+                }
+            }
+            // Who does not ask for it is told of all.
+            let target = format!("/_matrix/federation/v2/send_join/{room}/{}?omit_members=false", encode(&id));
+            let (_, whole) = scene.peer.put(&scene.a, &target, &join);
+            assert_eq!(whole["members_omitted"], false);
+            assert_eq!(ids(version, &whole["state"]).len(), before.len());
+        }
     }
 }
 

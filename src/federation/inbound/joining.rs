@@ -37,24 +37,33 @@ pub(super) async fn make_join(server: &Server, request: Signed) -> Handled {
 
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`
 pub(super) async fn send_join(server: &Server, request: Signed) -> Handled {
-    joined(server, request, ObjectText::begin()).await
+    let omits = request.call.query("omit_members").as_deref() == Some("true");
+    joined(server, request, ObjectText::begin(), omits).await
 }
 
 /// `PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}`: the same, wrapped in a list.
 pub(super) async fn send_join_v1(server: &Server, request: Signed) -> Handled {
-    joined(server, request, ObjectText::begin_v1()).await
+    joined(server, request, ObjectText::begin_v1(), false).await
 }
 
-async fn joined(server: &Server, request: Signed, mut answer: ObjectText) -> Handled {
+/// `omits_members`: whether the other server asks for a state without its members.
+async fn joined(server: &Server, request: Signed, mut answer: ObjectText, omits_members: bool) -> Handled {
     let servers = servers_before(server, &request).await?;
     let origin = request.origin.name().clone();
     let (join, admitted) = membership::admit(server, request, Membership::Join).await?;
     let reader = server.rooms.remote_reader(&origin, join.room_id()).await?;
-    let texts = reader.state_of_join(admitted.state_before, join.event_id()).await?;
+    let without = match omits_members {
+        true => reader.state_of_join_without_members(admitted.state_before, &join).await?,
+        false => None,
+    };
+    let members_omitted = without.is_some();
+    let texts = match without {
+        Some(texts) => texts,
+        None => reader.state_of_join(admitted.state_before, join.event_id()).await?,
+    };
     reader.write(texts.auth_chain, answer.member("auth_chain")).await?;
     answer.member("event").push_str(join.json());
-    // Members are never left out, whatever `omit_members` says: nothing of it is larger for us to send than to leave out.
-    answer.member("members_omitted").push_str("false");
+    answer.member("members_omitted").push_str(if members_omitted { "true" } else { "false" });
     answer.member("origin").push_str(&json_text(&server.config.server_name));
     answer.member("servers_in_room").push_str(&json_text(&servers));
     reader.write(texts.state, answer.member("state")).await?;
