@@ -195,7 +195,7 @@ pub fn max_body_bytes(path: &str) -> usize {
     const MIB: usize = 1024 * 1024;
     if path.starts_with("/_matrix/federation/v1/send/") {
         13 * MIB
-    } else if path.starts_with("/_matrix/federation/v2/invite/") {
+    } else if ["v1", "v2"].iter().any(|v| path.starts_with(&format!("/_matrix/federation/{v}/invite/"))) {
         2 * MIB
     } else if path.ends_with("/login") || path.ends_with("/register") {
         // Anybody may send these.

@@ -1,9 +1,13 @@
 //! Rooms and users of other servers, as local users reach them.
 
+use std::rc::Rc;
+
+use http::StatusCode;
 use serde_json::{Value, json};
+use verge::router::json_response;
 
 use crate::{
-    common::network::World,
+    common::network::{Passing, Wire, World},
     home::{Home, User, quote, refused},
 };
 
@@ -366,5 +370,37 @@ fn what_was_redacted_leaves_redacted() {
         };
         assert!(!held(&said).contains("secret"), "{}", held(&said));
         assert!(held(&kept).contains("no secret"));
+    }
+}
+
+#[test]
+fn servers_without_the_newer_endpoint_are_invited_by_the_older() {
+    let (one, two) = two();
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    // What an older server answers to an endpoint that it does not know.
+    let wire: Wire = Rc::new(|passing: Passing| {
+        Box::pin(async move {
+            if passing.request.uri().path().starts_with("/_matrix/federation/v2/invite/") {
+                let body = json!({ "errcode": "M_UNRECOGNIZED", "error": "?" });
+                return Ok(json_response(StatusCode::NOT_FOUND, &body));
+            }
+            Ok((passing.host)(passing.request).await)
+        })
+    });
+    one.world.tap(wire);
+    for (version, status) in [("2", 200), ("11", 502)] {
+        let room = one.room(&alice, json!({ "name": "Den", "room_version": version }));
+        let body = json!({ "user_id": bob.id });
+        let (got, answer) = one.post(&alice, &format!("/rooms/{}/invite", quote(&room)), body);
+        assert_eq!(got, status, "{version}: {answer}");
+        one.world.settle();
+        let invite = &invited(&two, &bob)[&room];
+        assert_eq!(invite.is_object(), status == 200, "{invite}");
+        if status == 200 {
+            let events = invite["invite_state"]["events"].as_array().unwrap();
+            assert!(events.iter().any(|event| event["content"]["name"] == "Den"), "{invite}");
+            let (got, answer) = two.post(&bob, &format!("/rooms/{}/join", quote(&room)), json!({}));
+            assert_eq!(got, 200, "{answer}");
+        }
     }
 }

@@ -241,3 +241,57 @@ fn an_invite_is_taken_back_by_the_inviter_and_nobody_else() {
         assert_eq!(membership(), [["invite"]]);
     }
 }
+
+/// The ID that an event of room version 1 or 2 carries.
+const OLD_ID: &str = "$invite:peer.example";
+
+/// An invite of room version 2 as older servers send it, with its target.
+fn old_invite(invited: &Invited, change: impl Fn(&mut Value)) -> (String, Value) {
+    let bob = invited.peer.user("bob");
+    let mut invite = json!({
+        "type": "m.room.member", "state_key": "@alice:a.example", "sender": bob, "room_id": "!old:peer.example",
+        "origin_server_ts": 1, "depth": 5, "event_id": OLD_ID, "content": { "membership": "invite" },
+        "auth_events": [["$auth:peer.example", { "sha256": "abc" }]],
+        "prev_events": [["$previous:peer.example", { "sha256": "abc" }]],
+    });
+    change(&mut invite);
+    let mut invite = invited.peer.sign("2", invite).1;
+    let name = json!({ "type": "m.room.name", "state_key": "", "sender": bob, "content": { "name": "Theirs" } });
+    invite["unsigned"] = json!({ "invite_room_state": [name] });
+    (format!("/_matrix/federation/v1/invite/{}/{}", encode("!old:peer.example"), encode(OLD_ID)), invite)
+}
+
+#[test]
+fn older_servers_send_the_event_itself() {
+    let invited = invited("11");
+    let (target, invite) = old_invite(&invited, |_| {});
+    let (status, answer) = invited.peer.put(&invited.a, &target, &invite);
+    assert_eq!((status, &answer[0]), (200, &json!(200)), "{answer}");
+    let signed = &answer[1]["event"];
+    assert_eq!(signed["event_id"], OLD_ID);
+    assert!(signed["signatures"]["a.example"].is_object() && signed["signatures"]["peer.example"].is_object());
+    let rows = invited.a.database.rows("SELECT membership, invite_state FROM local_memberships");
+    assert_eq!(rows[0][0], "invite");
+    assert!(rows[0][1].contains("Theirs"));
+}
+
+#[test]
+fn nothing_but_an_old_invite_is_taken_as_one() {
+    let invited = invited("11");
+    let before = accepted(&invited.a);
+    let refused = |(target, event): (String, Value), errcode: &str| {
+        let (status, answer) = invited.peer.put(&invited.a, &target, &event);
+        assert_eq!((status, answer["errcode"].as_str()), (400, Some(errcode)), "{answer}");
+    };
+    let invalid = "M_INVALID_PARAM";
+    refused(old_invite(&invited, |event| event["content"]["membership"] = json!("join")), invalid);
+    refused(old_invite(&invited, |event| event["sender"] = json!("@carol:other.example")), invalid);
+    refused(old_invite(&invited, |event| event["state_key"] = json!("@alice:b.example")), invalid);
+    refused(old_invite(&invited, |event| event["room_id"] = json!("!other:peer.example")), invalid);
+    let (target, mut forged) = old_invite(&invited, |_| {});
+    forged["depth"] = json!(6);
+    refused((target.clone(), forged), invalid);
+    // An event of a newer room has no ID to be known by.
+    refused((target, invited.signed(|_| {})), invalid);
+    assert_eq!(accepted(&invited.a), before);
+}

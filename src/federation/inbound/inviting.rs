@@ -3,7 +3,7 @@
 //! We countersign what is shown to be an invite of one of our users by a user of the origin, and nothing else.
 
 use super::{
-    answer::ObjectText,
+    answer::{self, ObjectText},
     authentication::{Origin, Signed},
     joining, malformed,
 };
@@ -14,7 +14,7 @@ use crate::{
         event::{Event, ReceivedPdu},
         identifiers::{RoomId, UserId},
         json::{Object, Value},
-        room_version::RoomVersion,
+        room_version::{EventIds, RoomVersion},
         state_content::Membership,
         stripped_state::shown,
     },
@@ -27,31 +27,61 @@ const MAX_ROOM_STATE: usize = 100;
 
 /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
 pub(super) async fn invite(server: &Server, request: Signed) -> Handled {
-    let room_id = RoomId::parse(request.parameter(0));
-    let room_id = room_id.map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
-    let event_id = request.parameter(1).to_owned();
+    let (room_id, event_id) = (answer::room_id(request.parameter(0))?, request.parameter(1).to_owned());
     let (origin, mut body) = request.into_object()?;
     let version = body.get("room_version").and_then(Value::as_str).ok_or_else(|| malformed("room_version"))?;
     let version = RoomVersion::get(version).ok_or_else(|| joining::incompatible(version))?;
     let pdu = body.remove("event").and_then(Value::into_object).ok_or_else(|| malformed("event"))?;
-    check_purpose(server, &origin, &pdu)?;
-    let pdu = ReceivedPdu::from_value(Value::Object(pdu), version).map_err(pdus::refused)?;
-    if *pdu.room_id() != room_id || *pdu.event_id() != *event_id {
-        return Err(MatrixError::invalid_param("The event is not the one that the path names."));
-    }
-    let invite = pdus::verify_one(server, pdu).await?;
     let room_state = body.remove("invite_room_state").and_then(Value::into_array).unwrap_or_default();
-    let room_state = check_room_state(server, &invite, room_state).await?;
-    let target = invite.state_key().unwrap_or_default();
-    if server.store.profile(target).await?.is_none() {
-        return Err(MatrixError::not_found("There is no such user on this server."));
+    let given = Given { room_id, event_id, version, pdu, room_state };
+    given.accept(server, &origin, ObjectText::begin()).await
+}
+
+/// `PUT /_matrix/federation/v1/invite/{roomId}/{eventId}`: the event itself, of a room of version 1 or 2. These have the same
+/// form of events.
+pub(super) async fn invite_v1(server: &Server, request: Signed) -> Handled {
+    let (room_id, event_id) = (answer::room_id(request.parameter(0))?, request.parameter(1).to_owned());
+    let (origin, mut pdu) = request.into_object()?;
+    let known = server.rooms.room(&room_id).await?.map(|room| room.room_version);
+    let version = known.or_else(|| RoomVersion::get("1")).ok_or_else(MatrixError::internal)?;
+    if version.event_ids != EventIds::Given {
+        return Err(joining::incompatible(version.id));
     }
-    let invite = invite.signed_by(server.config.server_name.as_str(), &server.config.signing_key);
-    let invite = invite.map_err(pdus::refused)?;
-    server.rooms.receive_invite(origin.name(), &invite, room_state).await?;
-    let mut answer = ObjectText::begin();
-    answer.member("event").push_str(invite.json());
-    Ok(answer.response())
+    let mut unsigned = pdu.remove("unsigned").and_then(Value::into_object).unwrap_or_default();
+    let room_state = unsigned.remove("invite_room_state").and_then(Value::into_array).unwrap_or_default();
+    let given = Given { room_id, event_id, version, pdu, room_state };
+    given.accept(server, &origin, ObjectText::begin_v1()).await
+}
+
+/// An invite as it is given to us.
+struct Given {
+    room_id: RoomId,
+    event_id: String,
+    version: &'static RoomVersion,
+    pdu: Object,
+    room_state: Vec<Value>,
+}
+
+impl Given {
+    async fn accept(self, server: &Server, origin: &Origin, mut answer: ObjectText) -> Handled {
+        let Self { room_id, event_id, version, pdu, room_state } = self;
+        check_purpose(server, origin, &pdu)?;
+        let pdu = ReceivedPdu::from_value(Value::Object(pdu), version).map_err(pdus::refused)?;
+        if *pdu.room_id() != room_id || *pdu.event_id() != *event_id {
+            return Err(MatrixError::invalid_param("The event is not the one that the path names."));
+        }
+        let invite = pdus::verify_one(server, pdu).await?;
+        let room_state = check_room_state(server, &invite, room_state).await?;
+        let target = invite.state_key().unwrap_or_default();
+        if server.store.profile(target).await?.is_none() {
+            return Err(MatrixError::not_found("There is no such user on this server."));
+        }
+        let invite = invite.signed_by(server.config.server_name.as_str(), &server.config.signing_key);
+        let invite = invite.map_err(pdus::refused)?;
+        server.rooms.receive_invite(origin.name(), &invite, room_state).await?;
+        answer.member("event").push_str(invite.json());
+        Ok(answer.response())
+    }
 }
 
 /// What the spec demands of the event before it may be signed.

@@ -116,6 +116,9 @@ const SIGNED: &[Route<SignedHandler>] = &[
     signed(Method::PUT, "/_matrix/federation/v1/send_knock/{roomId}/{eventId}", |server, request| {
         Box::pin(knocking::send_knock(server, request))
     }),
+    signed(Method::PUT, "/_matrix/federation/v1/invite/{roomId}/{eventId}", |server, request| {
+        Box::pin(inviting::invite_v1(server, request))
+    }),
     signed(Method::PUT, "/_matrix/federation/v2/invite/{roomId}/{eventId}", |server, request| {
         Box::pin(inviting::invite(server, request))
     }),

@@ -234,7 +234,8 @@ impl FederationClient {
         self.put_v2_or_v1(server, &segments, pdu, SMALL).await.map(drop)
     }
 
-    /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`: the invite with the invited server's signature.
+    /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`, or v1 where the server has no v2 and the room is of a version
+    /// that v1 knows: the invite with the invited server's signature.
     /// `invite_room_state` is a JSON list of whole PDUs, the create event among them.
     pub async fn invite(
         &self,
@@ -250,14 +251,27 @@ impl FederationClient {
             #[serde(borrow)]
             event: &'a RawValue,
         }
-        let room_version = Value::from(room_version).to_text();
-        let body =
-            format!(r#"{{"event":{pdu},"invite_room_state":{invite_room_state},"room_version":{room_version}}}"#);
-        let target = path(V2, &["invite", room_id.as_str(), event_id.as_str()]);
-        let call = Call { method: Method::PUT, target, body: Some(body), limits: ONE_EVENT };
-        let body = self.send(server, &call).await?;
-        let answer: Answer<'_> = decode(&body)?;
-        Ok(slice(&body, answer.event))
+        let segments = ["invite", room_id.as_str(), event_id.as_str()];
+        let call = |prefix, body| Call {
+            method: Method::PUT,
+            target: path(prefix, &segments),
+            body: Some(body),
+            limits: ONE_EVENT,
+        };
+        let version = Value::from(room_version).to_text();
+        let body = format!(r#"{{"event":{pdu},"invite_room_state":{invite_room_state},"room_version":{version}}}"#);
+        match self.send(server, &call(V2, body)).await {
+            Err(error) if error.is_unknown_endpoint() && matches!(room_version, "1" | "2") => {
+                let body = self.send(server, &call(V1, invite_v1(pdu, invite_room_state)?)).await?;
+                let (_, answer): (u16, Answer<'_>) = decode(&body)?;
+                Ok(slice(&body, answer.event))
+            }
+            answer => {
+                let body = answer?;
+                let answer: Answer<'_> = decode(&body)?;
+                Ok(slice(&body, answer.event))
+            }
+        }
     }
 
     /// `GET /_matrix/federation/v1/event/{eventId}`.
@@ -572,6 +586,14 @@ impl FederationClient {
             answer => answer,
         }
     }
+}
+
+/// An invite as version 1 has it: the event, with the room's state in `unsigned`.
+fn invite_v1(pdu: &str, invite_room_state: &str) -> Result<String, RequestError> {
+    let read = |text: &str| json::parse(text.as_bytes()).map_err(|error| RequestError::Invalid(error.to_string()));
+    let mut event = read(pdu)?.into_object().unwrap_or_default();
+    event.insert("unsigned", Object::from_iter([("invite_room_state", read(invite_room_state)?)]));
+    Ok(event.to_text())
 }
 
 /// `{"pdus": […]}`
