@@ -561,7 +561,9 @@ impl RoomCommit {
         for RejectedAt { event_id, state_before, claimed } in &self.rejected_at {
             statements.push(place_rejected(event_id, &state_before.to_string(), *claimed));
         }
-        statements.extend(self.unsettled.map(|why| unsettle(&self.room_id, why == Unsettled::KnownBetter)));
+        let is_altered = |new: &NewEvent| !new.place.is_outlier() && new.event.content_hash() == ContentHash::Wrong;
+        let altered = self.events.iter().any(is_altered).then_some(Unsettled::Claimed);
+        statements.extend(self.unsettled.or(altered).map(|why| unsettle(&self.room_id, why == Unsettled::KnownBetter)));
     }
 
     fn guard_statement(&self, notice: bool, has_outgoing: bool) -> Option<Statement> {

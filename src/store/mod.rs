@@ -9,6 +9,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod altered;
 pub mod by_time;
 pub mod commit;
 pub mod device_lists;

@@ -6,7 +6,11 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use verge::{federation::outbound::backfill::backfill, router::json_response};
 
-use crate::{Scene, common::peer::event_id, scene};
+use crate::{
+    Scene,
+    common::peer::{Peer, event_id},
+    scene,
+};
 
 /// An event and its ID.
 type Known = (String, Value);
@@ -56,7 +60,7 @@ impl Scene {
     fn becomes(&mut self, user: &str, membership: &str) -> Known {
         let fields = json!({ "type": "m.room.member", "state_key": user, "content": { "membership": membership } });
         let version = self.theirs.version.clone();
-        let mut draft = self.theirs.draft(verge::platform::Clock::now_ms(&self.world), user, fields);
+        let mut draft = self.theirs.draft(self.world.now_ms(), user, fields);
         if membership == "join" {
             let rules = self.theirs.state_id("m.room.join_rules", "").unwrap();
             draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
@@ -89,7 +93,7 @@ impl Scene {
     /// A user pages back over all gaps.
     fn pages_back(&self) {
         for _ in 0..10 {
-            let now = verge::platform::Clock::now_ms(&self.world);
+            let now = self.world.now_ms();
             let room = self.world.run(self.a.rooms.room(&self.room)).unwrap().unwrap();
             let gap = self.world.run(self.a.store.newest_gap(&self.room, (0, 1 << 52), now)).unwrap();
             let Some(gap) = gap else { break };
@@ -229,4 +233,59 @@ fn what_comes_with_a_claim_and_has_its_place_takes_it() {
     scene.receives("1", &said);
     assert!(scene.a.shows(&join.0) && scene.a.shows(&said.0), "{:#?}", scene.world.logs());
     assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+}
+
+/// Somebody relays what Bob says with another content, before Bob's server can. What is kept of it has none, until Bob's server
+/// answers.
+#[test]
+fn an_altered_copy_gives_way_to_a_whole_one_that_is_asked_for() {
+    let mut scene = scene("12");
+    let relay = Peer::new(&scene.world, "relay.example");
+    relay.join(&scene.a, scene.room.as_str(), &relay.user("mallory"));
+    scene.world.settle();
+    let bob = scene.bob.clone();
+    let said = scene.says(&bob, "what I said");
+    let mut altered = said.1.clone();
+    altered["content"]["body"] = json!("what I never said");
+    scene.world.disconnect("peer.example");
+    assert_eq!(relay.send(&scene.a, "1", &[altered]), (200, json!({ "pdus": { said.0.as_str(): {} } })));
+    let content = |scene: &Scene| {
+        let rows =
+            scene.a.database.rows(&format!("SELECT json ->> '$.content' FROM events WHERE event_id = '{}'", said.0));
+        rows[0][0].clone()
+    };
+    scene.an_hour_passes();
+    assert_eq!(content(&scene), "{}");
+    // Its own server is back, and has no reason to send it.
+    let back = Peer::new(&scene.world, "peer.example");
+    let event = said.1.clone();
+    back.answers(move |request| {
+        let is_asked = request.uri().path().contains("/v1/event/");
+        is_asked.then(|| json_response(StatusCode::OK, &json!({ "pdus": [event] })))
+    });
+    scene.an_hour_passes();
+    assert!(content(&scene).contains("what I said"), "{:#?}", scene.world.logs());
+    assert!(scene.a.shows(&said.0));
+    scene.an_hour_passes();
+    assert_eq!(scene.rows("SELECT 1 FROM unsettled_rooms"), 0);
+}
+
+/// What a redaction has taken is not asked for.
+#[test]
+fn what_was_redacted_is_not_asked_for() {
+    let mut scene = scene("12");
+    let bob = scene.bob.clone();
+    let said = scene.says(&bob, "regretted");
+    let mut altered = said.1.clone();
+    altered["content"] = json!({});
+    let fields = json!({ "type": "m.room.redaction", "content": { "redacts": said.0 } });
+    let draft = scene.theirs.draft(scene.world.now_ms(), &bob, fields);
+    let redaction = scene.peer.sign("12", draft);
+    assert_eq!(scene.peer.send(&scene.a, "1", &[altered, redaction.1]).0, 200);
+    scene.world.settle();
+    scene.an_hour_passes();
+    let asked =
+        scene.peer.received.borrow().iter().filter(|request| request.uri().path().contains("/v1/event/")).count();
+    assert_eq!(asked, 0);
+    assert_eq!(scene.rows("SELECT 1 FROM unsettled_rooms"), 0);
 }

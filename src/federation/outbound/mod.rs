@@ -3,6 +3,7 @@
 
 pub mod backfill;
 pub mod by_time;
+mod copies;
 pub mod directory;
 pub mod knocking;
 pub mod membership;

@@ -2,7 +2,7 @@
 //! and where a verdict against somebody rests on a claim, the history that shows whether it is right is fetched.
 //!
 //! Else nothing is fetched for it: where only states are claimed, that is settled when somebody pages back over the gap, or when
-//! what is lacking comes by itself.
+//! what is lacking comes by itself. Events that are held without their content are asked for along with it.
 
 use super::backfill::backfill;
 use crate::{
@@ -22,6 +22,9 @@ const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
 /// For so long, in milliseconds, what a verdict rests on is looked for: two days. Claims that are left then are believed, until
 /// there is anything new to judge them by.
 const GIVE_UP_AFTER_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
+
+/// How often whole copies are asked for of events that are held without their content: over most of a day.
+const MAX_TIMES_FOR_COPIES: i64 = 24;
 
 /// How often other servers are asked for history each time, and for how many events.
 const MAX_FETCHES: usize = 5;
@@ -69,14 +72,18 @@ impl Server {
         let now = clock.now_ms();
         let until = now + IN_HAND_MS;
         let Some(unsettled) = self.store.begin_settling(room_id, now, until).await? else { return Ok(()) };
-        let is_ours = self.rooms.room(room_id).await?.is_some_and(|room| room.local_joined > 0);
-        let left = if is_ours { self.settle_and_fetch(room_id, until).await? } else { Left::Nothing };
+        let room = self.rooms.room(room_id).await?.filter(|room| room.local_joined > 0);
+        let (mut left, mut altered) = (Left::Nothing, false);
+        if let Some(room) = room {
+            left = self.settle_and_fetch(room_id, until).await?;
+            altered = unsettled.attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(&room, until).await?;
+        }
         let now = clock.now_ms();
         let retry_at = match left {
-            Left::Nothing => None,
+            Left::Nothing if !altered => None,
             Left::More => Some(now),
-            Left::States | Left::Verdicts if now - unsettled.since > GIVE_UP_AFTER_MS => None,
-            Left::States | Left::Verdicts => {
+            _ if now - unsettled.since > GIVE_UP_AFTER_MS => None,
+            Left::Nothing | Left::States | Left::Verdicts => {
                 Some(now + (PAUSE_MS * unsettled.attempts * unsettled.attempts).min(LONGEST_PAUSE_MS))
             }
         };

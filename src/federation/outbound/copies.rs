@@ -1,0 +1,83 @@
+//! Asking for whole copies of events that are held without their content: whoever relays an event, or is asked for history, may
+//! give an altered copy, of which only the redacted form is kept.
+
+use std::{cell::RefCell, collections::HashSet};
+
+use futures_util::{StreamExt, stream};
+
+use crate::{
+    federation::pdus,
+    matrix::{
+        event::{ContentHash, Event},
+        identifiers::{RoomId, ServerName},
+    },
+    room::{Room, RoomError},
+    server::Server,
+    store::altered::Altered,
+};
+
+/// How many events are asked for each time, the newest first, and how many at the same time.
+const MAX_EVENTS: i64 = 20;
+const AT_A_TIME: usize = 4;
+
+/// How many servers are asked for one event besides its own.
+const MAX_OTHERS: usize = 3;
+
+impl Server {
+    /// Asks for whole copies of events of the room that are held without their content, and takes those that come. Begins with
+    /// nothing after `until`. Whether any are left to be asked for.
+    pub(super) async fn complete_copies(&self, room: &Room, until: i64) -> Result<bool, RoomError> {
+        let room_id = &room.room_id;
+        let altered = self.store.altered(room_id, MAX_EVENTS).await?;
+        if altered.is_empty() {
+            return Ok(false);
+        }
+        let mut servers = self.rooms.servers(room_id).await?;
+        servers.retain(|name| *name != self.config.server_name);
+        let failed: RefCell<HashSet<ServerName>> = RefCell::default();
+        let asked = altered.iter().map(|altered| self.whole_copy(room, altered, &servers, &failed, until));
+        let copies: Vec<Option<Event>> = stream::iter(asked).buffered(AT_A_TIME).collect().await;
+        let copies: Vec<Event> = copies.into_iter().flatten().collect();
+        if !copies.is_empty() {
+            self.rooms.receive_fetched(room_id, &copies).await?;
+        }
+        Ok(copies.len() < altered.len())
+    }
+
+    /// The event with its content, from its own server or another one.
+    async fn whole_copy(
+        &self,
+        room: &Room,
+        altered: &Altered,
+        servers: &[ServerName],
+        failed: &RefCell<HashSet<ServerName>>,
+        until: i64,
+    ) -> Option<Event> {
+        let id = &altered.event_id;
+        let own = ServerName::parse(altered.sender.server_name()).ok().filter(|own| *own != self.config.server_name);
+        // Each event begins with another one of the others.
+        let first = id.as_str().bytes().fold(0, |sum, byte| sum + usize::from(byte)) % servers.len().max(1);
+        let others = servers.iter().cycle().skip(first).take(servers.len()).filter(|name| Some(*name) != own.as_ref());
+        for name in own.iter().chain(others.take(MAX_OTHERS)) {
+            if failed.borrow().contains(name) || self.platform.clock.now_ms() >= until {
+                continue;
+            }
+            match self.federation.event(name, id).await {
+                Ok(text) => match self.check_copy(&room.room_id, room, &text).await {
+                    Some(event) if event.event_id() == id => return Some(event),
+                    _ => {}
+                },
+                Err(error) if error.is_worth_retrying() => {
+                    failed.borrow_mut().insert(name.clone());
+                }
+                Err(_) => {}
+            }
+        }
+        None
+    }
+
+    async fn check_copy(&self, room_id: &RoomId, room: &Room, text: &[u8]) -> Option<Event> {
+        let events = pdus::verify_history(self, room_id, room.room_version, &[text]).await.ok()??;
+        events.into_iter().find(|event| event.content_hash() == ContentHash::Right)
+    }
+}
