@@ -48,10 +48,12 @@ const PAUSE: &str = "UPDATE unsettled_rooms SET retry_at = ?3 WHERE room_id = ?1
 
 const END: &str = "DELETE FROM unsettled_rooms WHERE room_id = ?1 AND retry_at = ?2";
 
-/// A room with something new to settle is due at once (?2); one with something more to settle, when it is.
+/// A room with something new to settle is due at once (?2). One with something more to settle is due when it is, but whoever has it
+/// in hand, and may have looked before, must not end it.
 const UNSETTLE: &str = "\
-    INSERT INTO unsettled_rooms (room_id) VALUES (?1) ON CONFLICT (room_id) DO UPDATE SET retry_at = 0, attempts = 0, since = 0 \
-    WHERE ?2";
+    INSERT INTO unsettled_rooms (room_id) VALUES (?1) ON CONFLICT (room_id) DO UPDATE SET \
+      retry_at = CASE WHEN ?2 THEN 0 ELSE retry_at + 1 END, attempts = CASE WHEN ?2 THEN 0 ELSE attempts END, \
+      since = CASE WHEN ?2 THEN 0 ELSE since END";
 
 /// The positions of gaps of the room ?1 at whose newer end one of the events ?2, a JSON list, is lacking.
 const GAPS_AT: &str = concat!(

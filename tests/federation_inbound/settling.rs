@@ -270,6 +270,31 @@ fn an_altered_copy_gives_way_to_a_whole_one_that_is_asked_for() {
     assert_eq!(scene.rows("SELECT 1 FROM unsettled_rooms"), 0);
 }
 
+/// Whoever settles a room may have looked before something new came that is to be settled.
+#[test]
+fn what_comes_while_a_room_is_settled_is_not_forgotten() {
+    let mut scene = scene("12");
+    let (bob, room) = (scene.bob.clone(), scene.room.clone());
+    let alter = |scene: &mut Scene, txn_id: &str| {
+        let mut altered = scene.says(&bob, "what I said").1;
+        altered["content"]["body"] = json!("what I never said");
+        assert_eq!(scene.peer.send(&scene.a, txn_id, &[altered]).0, 200);
+    };
+    alter(&mut scene, "1");
+    let now = scene.world.now_ms();
+    let until = now + 1_000;
+    assert!(scene.world.run(scene.a.store.begin_settling(&room, now, until)).unwrap().is_some());
+    alter(&mut scene, "2");
+    scene.world.run(scene.a.store.end_settling(&room, until, None)).unwrap();
+    assert_eq!(scene.rows("SELECT 1 FROM unsettled_rooms"), 1);
+    // Nobody has it in hand now.
+    scene.world.advance(10_000);
+    let now = scene.world.now_ms();
+    assert!(scene.world.run(scene.a.store.begin_settling(&room, now, now + 1_000)).unwrap().is_some());
+    scene.world.run(scene.a.store.end_settling(&room, now + 1_000, None)).unwrap();
+    assert_eq!(scene.rows("SELECT 1 FROM unsettled_rooms"), 0);
+}
+
 /// What a redaction has taken is not asked for.
 #[test]
 fn what_was_redacted_is_not_asked_for() {
