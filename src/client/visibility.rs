@@ -7,6 +7,7 @@ use crate::{
     error::MatrixError,
     matrix::{
         event::Event,
+        history_visibility::around,
         identifiers::{RoomId, UserId},
         state_content::{HistoryVisibility, Membership},
         state_trie::{NodeId, StateKeyHash},
@@ -118,20 +119,11 @@ impl Reader {
         if own {
             return true;
         }
-        let [visibility, member] = self.keys();
-        let at = |root: NodeId, key| found.at(root, key).map(|seen| &seen.event);
-        let known = event.seen.state_before;
-        let root = known.unwrap_or(self.state);
-        let mut levels = vec![HistoryVisibility::of(at(root, visibility).map(Event::content))];
-        // An event that changes the visibility is seen under either.
-        if event.seen.event.is_state("m.room.history_visibility", "") {
-            levels.push(HistoryVisibility::of(Some(event.seen.event.content())));
-        }
-        let membership = if known.is_some() { membership_of(at(root, member)) } else { Membership::Leave };
-        levels.contains(&HistoryVisibility::WorldReadable)
-            || membership == Membership::Join
-            || (levels.contains(&HistoryVisibility::Shared) && event.pos <= self.member_until)
-            || (levels.contains(&HistoryVisibility::Invited) && membership == Membership::Invite)
+        let [visibility, _] = self.keys();
+        let before = found.at(event.seen.state_before.unwrap_or(self.state), visibility).map(|seen| &seen.event);
+        let levels = around(&event.seen.event, Some(before));
+        let then = self.membership_at(event, found).unwrap_or(Membership::Leave);
+        levels.into_iter().any(|level| level.shows(then, event.pos <= self.member_until))
     }
 
     /// What the reader is told of `event` beyond the event itself, where the answer does not say in which room it is. What
@@ -147,7 +139,8 @@ impl Reader {
             return event.seen.event.membership();
         }
         let [_, member] = self.keys();
-        Some(membership_of(found.at(event.seen.state_before?, member).map(|seen| &seen.event)))
+        let stood = found.at(event.seen.state_before?, member).and_then(|seen| seen.event.membership());
+        Some(stood.unwrap_or(Membership::Leave))
     }
 
     fn keys(&self) -> [StateKeyHash; 2] {
@@ -174,8 +167,4 @@ pub(super) fn no_such_event() -> MatrixError {
 fn replaced_at(event: &TimelineEvent) -> Option<(NodeId, StateKeyHash)> {
     let state_key = event.seen.event.state_key()?;
     Some((event.seen.state_before?, StateKeyHash::new(event.seen.event.event_type(), state_key)))
-}
-
-fn membership_of(event: Option<&Event>) -> Membership {
-    event.and_then(Event::membership).unwrap_or(Membership::Leave)
 }

@@ -113,6 +113,17 @@ pub enum HistoryVisibility {
 }
 
 impl HistoryVisibility {
+    /// Whether an event that was sent under it is to be seen by somebody whose membership was `then`, and who has been in the room
+    /// since, if `came_later`.
+    pub fn shows(self, then: Membership, came_later: bool) -> bool {
+        match self {
+            Self::WorldReadable => true,
+            Self::Shared => came_later || then == Membership::Join,
+            Self::Invited => matches!(then, Membership::Invite | Membership::Join),
+            Self::Joined => then == Membership::Join,
+        }
+    }
+
     /// The visibility that the content of `m.room.history_visibility` states; `Shared` where there is no such event, or none that
     /// is known.
     pub fn of(content: Option<&Object>) -> Self {

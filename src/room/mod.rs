@@ -25,6 +25,7 @@ mod reading;
 mod receipt;
 mod remote;
 mod remote_reading;
+mod remote_visibility;
 mod resolve;
 mod restricted;
 mod settling;

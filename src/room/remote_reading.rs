@@ -5,7 +5,11 @@
 
 use std::{collections::HashSet, fmt};
 
-use super::{RoomError, Rooms, acl::acl_of};
+use super::{
+    RoomError, Rooms,
+    acl::acl_of,
+    remote_visibility::{Moment, visible},
+};
 use crate::{
     matrix::{
         event::Event,
@@ -31,9 +35,11 @@ pub struct RemoteReader<'r> {
     rooms: &'r Rooms,
     server: ServerName,
     room_id: RoomId,
+    /// Whether the room restricts who may see its history, or did so at some time.
+    restricted: bool,
 }
 
-/// An event that the server may see which asked for it: of a room that it may read, and not rejected.
+/// An event that the server may know of which asked for it: of a room that it may read, and not rejected.
 #[derive(Debug)]
 pub struct VisibleEvent(StoredEvent);
 
@@ -75,19 +81,25 @@ impl Rooms {
     ) -> Result<(RemoteReader<'_>, VisibleEvent), ReadRefusal> {
         let (standing, event) = self.store.standing_and_event(server, room_id, event_id).await?;
         let reader = self.admit_reader(server, room_id, &standing)?;
-        Ok((reader, visible(event)?))
+        Ok((reader, known(event)?))
     }
 
-    /// An event of any room that `server` may read. A server ACL does not keep it from that, as the spec has it. One round trip.
+    /// The text of an event of any room that `server` may read, redacted where it was, or where the server may not see it. A server
+    /// ACL does not keep it from that, as the spec has it. One round trip where the room never restricted its history.
     ///
     /// # Errors
     /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::UnknownEvent`]
-    pub async fn visible_event(&self, server: &ServerName, event_id: &EventId) -> Result<VisibleEvent, ReadRefusal> {
-        let (event, joined) = self.store.event_and_joined(server, event_id).await?.ok_or(ReadRefusal::UnknownEvent)?;
+    pub async fn event_text(&self, server: &ServerName, event_id: &EventId) -> Result<String, ReadRefusal> {
+        let found = self.store.event_and_joined(server, event_id).await?;
+        let (stored, joined, restricted) = found.ok_or(ReadRefusal::UnknownEvent)?;
         if !joined {
             return Err(ReadRefusal::NotInRoom);
         }
-        visible(Some(event))
+        let room_id = stored.event.room_id().clone();
+        let reader = RemoteReader { rooms: self, server: server.clone(), room_id, restricted };
+        let stored = known(Some(stored))?.0;
+        let sees = reader.sees(&[(&stored.event, stored.state_before)]).await?;
+        Ok(if sees.contains(&true) { stored.shown().into_owned() } else { stored.event.redacted().json().to_owned() })
     }
 
     fn admit_reader(
@@ -102,20 +114,16 @@ impl Rooms {
         if !acl_of(standing.acl.as_ref()).allows(server) {
             return Err(ReadRefusal::Denied);
         }
-        Ok(RemoteReader { rooms: self, server: server.clone(), room_id: room_id.clone() })
+        let restricted = standing.restricted;
+        Ok(RemoteReader { rooms: self, server: server.clone(), room_id: room_id.clone(), restricted })
     }
 }
 
-fn visible(event: Option<StoredEvent>) -> Result<VisibleEvent, ReadRefusal> {
+fn known(event: Option<StoredEvent>) -> Result<VisibleEvent, ReadRefusal> {
     event.filter(|stored| !stored.rejected).map(VisibleEvent).ok_or(ReadRefusal::UnknownEvent)
 }
 
 impl VisibleEvent {
-    /// Its text, redacted where it was.
-    pub fn text(&self) -> std::borrow::Cow<'_, str> {
-        self.0.shown()
-    }
-
     /// The event as we hold it.
     pub fn event(&self) -> &Event {
         &self.0.event
@@ -212,8 +220,10 @@ impl RemoteReader<'_> {
     pub async fn nearest(&self, ts: i64, direction: Direction) -> Result<Option<(EventId, i64)>, ReadRefusal> {
         let Some(moment) = self.rooms.store.moment(&self.room_id, ts).await? else { return Ok(None) };
         let events = self.rooms.store.around(&self.room_id, moment, ts, direction, i64::MAX >> 11).await?;
-        let nearest = events.first().map(|event| &event.seen.event);
-        Ok(nearest.map(|event| (event.event_id().clone(), event.origin_server_ts())))
+        let moments: Vec<_> = events.iter().map(|event| (&event.seen.event, event.seen.state_before)).collect();
+        let seen = self.sees(&moments).await?;
+        let nearest = moments.iter().zip(seen).find(|(_, seen)| *seen);
+        Ok(nearest.map(|((event, _), _)| (event.event_id().clone(), event.origin_server_ts())))
     }
 
     /// Appends a JSON list of the events to `answer`.
@@ -224,8 +234,21 @@ impl RemoteReader<'_> {
         Ok(self.rooms.store.write_texts(texts, answer).await?)
     }
 
+    /// Of each of these events, each with the state before it, whether the server may see it. No round trip where the room never
+    /// restricted its history; else two, or three.
+    ///
+    /// # Errors
+    /// Only where something failed here.
+    pub async fn sees(&self, events: &[(&Event, Option<NodeId>)]) -> Result<Vec<bool>, ReadRefusal> {
+        if !self.restricted {
+            return Ok(vec![true; events.len()]);
+        }
+        let moments: Vec<Moment<'_>> = events.iter().map(|(event, before)| Moment { event, before: *before }).collect();
+        Ok(visible(&self.rooms.store, &self.room_id, &self.server, &moments).await?)
+    }
+
     /// The events `from` and what precedes them, the deepest first: at most `limit`, and neither the events of `until` nor
-    /// what only they lead to. One round trip.
+    /// what only they lead to. What the server may not see is redacted. One round trip where the room never restricted its history.
     ///
     /// # Errors
     /// Only where something failed here.
@@ -235,7 +258,17 @@ impl RemoteReader<'_> {
         until: &[EventId],
         limit: i64,
     ) -> Result<Vec<ShownEvent>, ReadRefusal> {
-        Ok(self.rooms.store.walk_back(&self.room_id, from, until, limit).await?)
+        let mut shown = self.rooms.store.walk_back(&self.room_id, from, until, limit).await?;
+        if !self.restricted {
+            return Ok(shown);
+        }
+        let events = shown.iter().map(ShownEvent::event).collect::<Result<Vec<Event>, _>>()?;
+        let moments: Vec<_> = events.iter().zip(&shown).map(|(event, shown)| (event, shown.state_before)).collect();
+        let seen = self.sees(&moments).await?;
+        for ((shown, event), _) in shown.iter_mut().zip(&events).zip(seen).filter(|(_, seen)| !seen) {
+            event.redacted().json().clone_into(&mut shown.text);
+        }
+        Ok(shown)
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     Store,
     event_graph::closed,
     events::NodeText,
-    json_lists,
+    history_visibility, json_lists,
     known_keys::keep_keys_of,
     memberships::change,
     positions::{advance, advance_timeline, count, from_end},
@@ -482,6 +482,7 @@ impl RoomCommit {
         statements.extend(json_lists(nodes).into_iter().map(|list| Statement::new(state_sql::INSERT, [list.into()])));
         statements.extend(cite(self.events.iter().map(|new| &new.event)));
         statements.extend(keep_keys_of(self.events.iter().map(|new| &new.event)));
+        statements.extend(history_visibility::note(&self.room_id, self.events.iter().map(|new| &new.event)));
         let mut each = |sql: &'static str, items: Vec<String>| {
             for list in json_lists(items) {
                 statements.push(Statement::new(sql, [list.into(), room_id.into()]));

@@ -21,6 +21,7 @@ mod event_text;
 pub mod events;
 pub mod forgetting;
 pub mod headers;
+pub mod history_visibility;
 pub mod key_responses;
 pub mod known_keys;
 pub mod members;

@@ -5,10 +5,12 @@
 
 use super::{
     Store,
+    event_text::read,
     events::{
         EVENT_COLUMNS, StoredEvent, auth_events_of, cited, current_state, event_columns, shown_columns, shown_text,
         stored_event,
     },
+    history_visibility::IS_RESTRICTED,
     json_list,
     rooms::SERVER_JOINED,
     state_sql::{self, entries},
@@ -16,6 +18,7 @@ use super::{
 };
 use crate::{
     matrix::{
+        event::Event,
         identifiers::{EventId, RoomId, ServerName},
         state_trie::{NodeId, StateKeyHash},
     },
@@ -29,11 +32,12 @@ const ONE: &str = concat!(
     " FROM events AS e CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.event_id = ?1 AND e.room_id = ?2"
 );
 
-/// The event ?1, and whether the server ?2 has joined members in its room.
+/// The event ?1, whether the server ?2 has joined members in its room, and whether that restricts its history.
 const ANYWHERE: &str = concat!(
     "SELECT ",
     event_columns!(),
-    ", EXISTS (SELECT 1 FROM room_servers AS s WHERE s.room_id = e.room_id AND s.server = ?2 AND s.to_pos IS NULL) AS joined \
+    ", EXISTS (SELECT 1 FROM room_servers AS s WHERE s.room_id = e.room_id AND s.server = ?2 AND s.to_pos IS NULL) AS joined, \
+       EXISTS (SELECT 1 FROM restricted_history AS h WHERE h.room_id = e.room_id) AS restricted \
        FROM events AS e CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.event_id = ?1"
 );
 
@@ -128,7 +132,7 @@ const WALK_BACK: &str = concat!(
        ORDER BY 2 DESC LIMIT ?5 \
      ) SELECT ",
     shown_columns!(),
-    ", MIN(e.depth, 9007199254740991) AS depth FROM walk CROSS JOIN events AS e ON e.event_id = walk.event_id \
+    ", MIN(e.depth, 9007199254740991) AS depth, e.state_before, r.room_version FROM walk CROSS JOIN events AS e ON e.event_id = walk.event_id \
       CROSS JOIN rooms AS r ON r.room_id = e.room_id \
       WHERE NOT EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = e.event_id) LIMIT ?4"
 );
@@ -146,6 +150,8 @@ pub struct Standing {
     pub joined: bool,
     /// The room's `m.room.server_acl`.
     pub acl: Option<StoredEvent>,
+    /// Whether the room restricts who may see its history, or did so at some time.
+    pub restricted: bool,
 }
 
 /// The ids of the events of a state and of its auth chain.
@@ -190,6 +196,19 @@ pub struct ShownEvent {
     pub depth: i64,
     /// Its text, redacted where it was.
     pub text: String,
+    /// The root of the state before it, where known.
+    pub state_before: Option<NodeId>,
+    version: String,
+}
+
+impl ShownEvent {
+    /// The event itself.
+    ///
+    /// # Errors
+    /// Where what is stored is none.
+    pub fn event(&self) -> Result<Event, DatabaseError> {
+        read(self.event_id.as_str(), &self.text, &self.version)
+    }
 }
 
 impl Store {
@@ -218,7 +237,7 @@ impl Store {
         Ok((standing(&answers)?, found.filter(|found| !found.rejected)))
     }
 
-    /// The event, and whether `server` has joined members in its room.
+    /// The event, whether `server` has joined members in its room, and whether that restricts who may see its history.
     ///
     /// # Errors
     /// Where the database fails.
@@ -226,11 +245,12 @@ impl Store {
         &self,
         server: &ServerName,
         event_id: &EventId,
-    ) -> Result<Option<(StoredEvent, bool)>, DatabaseError> {
+    ) -> Result<Option<(StoredEvent, bool, bool)>, DatabaseError> {
         let rows = self.query(Statement::new(ANYWHERE, [event_id.as_str().into(), server.as_str().into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let (found, joined) = (stored_event(row)?, row.integer(EVENT_COLUMNS)? != 0);
-        Ok((!found.rejected).then_some((found, joined)))
+        let restricted = row.integer(EVENT_COLUMNS + 1)? != 0;
+        Ok((!found.rejected).then_some((found, joined, restricted)))
     }
 
     /// The ids of the events of the snapshot `root` of a room, and of the auth chain (Server-Server API, "auth chain") of those
@@ -341,7 +361,13 @@ impl Store {
         let parameters = [ids(from).into(), room_id.as_str().into(), ids(until).into(), limit.into(), walked.into()];
         let rows = self.query(Statement::new(WALK_BACK, parameters)).await?;
         let shown = |row: &Row| {
-            Ok(ShownEvent { event_id: event_id(row, 1)?, depth: row.integer(3)?, text: shown_text(row)?.into_owned() })
+            Ok(ShownEvent {
+                event_id: event_id(row, 1)?,
+                depth: row.integer(3)?,
+                text: shown_text(row)?.into_owned(),
+                state_before: row.optional_text(4)?.map(state_sql::node_id).transpose()?,
+                version: row.text(5)?.to_owned(),
+            })
         };
         rows.iter().map(shown).collect()
     }
@@ -353,6 +379,7 @@ fn ask_standing(server: &ServerName, room_id: &RoomId) -> Vec<Statement> {
     vec![
         Statement::new(SERVER_JOINED, [room_id.as_str().into(), server.as_str().into()]),
         current_state(room_id, &[acl]),
+        Statement::new(IS_RESTRICTED, [room_id.as_str().into()]),
     ]
 }
 
@@ -360,7 +387,7 @@ fn ask_standing(server: &ServerName, room_id: &RoomId) -> Vec<Statement> {
 fn standing(answers: &[Rows]) -> Result<Standing, DatabaseError> {
     let first = |index: usize| answers.get(index).and_then(|rows| rows.first());
     let acl = first(1).map(stored_event).transpose()?.filter(|acl| !acl.rejected);
-    Ok(Standing { joined: first(0).is_some(), acl })
+    Ok(Standing { joined: first(0).is_some(), acl, restricted: first(2).is_some() })
 }
 
 /// A JSON list that is being written.

@@ -142,6 +142,16 @@ impl StateFound {
         self.at.get(&(root, key))
     }
 
+    /// Takes in the answer to a statement of [`ask_at`].
+    pub(super) fn read_at(&mut self, rows: &Rows) -> Result<(), DatabaseError> {
+        for row in rows {
+            let key = StateKeyHash::parse(row.text(SEEN + 1)?)
+                .ok_or_else(|| DatabaseError::Shape("a state key that is not a hash".to_owned()))?;
+            self.at.insert((node_id(row, SEEN)?, key), SeenEvent::of_row(row)?);
+        }
+        Ok(())
+    }
+
     /// All events of `root`.
     pub fn whole(&self, root: NodeId) -> &[SeenEvent] {
         self.whole.get(&root).map_or(&[], Vec::as_slice)
@@ -186,11 +196,10 @@ impl Store {
         if reads.is_empty() {
             return Ok(found);
         }
-        let at = json_lists(reads.at.iter().map(|(root, key)| json!([root.to_string(), key.to_string()]).to_string()));
-        let at_lists = at.len();
+        let mut statements = ask_at(reads.at.iter().copied());
+        let at_lists = statements.len();
         let changes: Vec<_> =
             reads.changes.iter().map(|(old, new)| json!([old.to_string(), new.to_string()])).collect();
-        let mut statements: Vec<Statement> = at.into_iter().map(|list| Statement::new(AT, [list.into()])).collect();
         let others = [
             (WHOLE, !reads.whole.is_empty(), roots(&reads.whole)),
             (BUT_MEMBERS, !reads.but_members.is_empty(), roots(&reads.but_members)),
@@ -201,10 +210,8 @@ impl Store {
         let wanted = others.into_iter().filter(|(_, wanted, _)| *wanted);
         statements.extend(wanted.map(|(sql, _, list)| Statement::new(sql, [list.into()])));
         let mut answers = self.batch(statements).await?.into_iter();
-        for row in answers.by_ref().take(at_lists).flatten() {
-            let key = StateKeyHash::parse(row.text(SEEN + 1)?)
-                .ok_or_else(|| DatabaseError::Shape("a state key that is not a hash".to_owned()))?;
-            found.at.insert((node_id(&row, SEEN)?, key), SeenEvent::of_row(&row)?);
+        for rows in answers.by_ref().take(at_lists) {
+            found.read_at(&rows)?;
         }
         let mut next = |asked: bool| -> Rows { asked.then(|| answers.next()).flatten().unwrap_or_default() };
         let [whole, but_members, changes, members] = asked;
@@ -230,6 +237,12 @@ impl Store {
         }
         Ok(found)
     }
+}
+
+/// Asks for the event at one key of each snapshot.
+pub(super) fn ask_at(at: impl Iterator<Item = (NodeId, StateKeyHash)>) -> Vec<Statement> {
+    let lists = json_lists(at.map(|(root, key)| json!([root.to_string(), key.to_string()]).to_string())).into_iter();
+    lists.map(|list| Statement::new(AT, [list.into()])).collect()
 }
 
 fn roots(roots: &[NodeId]) -> String {

@@ -37,6 +37,7 @@ mod storing;
 mod sweeping;
 mod transactions;
 mod user_keys;
+mod visibility;
 
 use std::rc::Rc;
 

@@ -12,8 +12,8 @@ use crate::{error::MatrixError, router::Handled, server::Server};
 /// `GET /_matrix/federation/v1/event/{eventId}`
 pub(super) async fn event(server: &Server, request: Signed) -> Handled {
     let event_id = answer::event_id(request.parameter(0))?;
-    let found = server.rooms.visible_event(request.origin.name(), &event_id).await?;
-    Ok(answer::transaction(server, [&*found.text()]))
+    let text = server.rooms.event_text(request.origin.name(), &event_id).await?;
+    Ok(answer::transaction(server, [text.as_str()]))
 }
 
 /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`: the event's whole auth chain.
