@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::{
     admission::Rate,
+    log::Reason,
     matrix::{
         identifiers::ServerName,
         json::{self, Object, Value},
@@ -40,6 +41,8 @@ pub struct Config {
     pub dns_over_https: DnsOverHttps,
     /// `SIGNING_KEY`: signs this server's events and requests.
     pub signing_key: SigningKey,
+    /// `LOG_COSTS`: whether each request is logged with what it cost.
+    pub log_costs: bool,
     /// How often strangers may ask.
     pub rates: Rates,
     /// `OLD_SIGNING_KEYS`: key ids and keys that this server signed with before; published as `old_verify_keys`.
@@ -153,6 +156,7 @@ impl Config {
                 let form = "is not a line of the form `ed25519 a_AbCd <unpadded base64 of 32 bytes>`";
                 ConfigError::new("SIGNING_KEY", form)
             })?,
+            log_costs: variable("LOG_COSTS").as_deref() == Some("1"),
             rates: Rates {
                 login: rate("LOGIN_RATE", variable("LOGIN_RATE"), "10/60")?,
                 registration: rate("REGISTRATION_RATE", variable("REGISTRATION_RATE"), "15/300")?,
@@ -176,6 +180,12 @@ pub struct ConfigError {
     pub variable: &'static str,
     /// What is wrong with it: the rest of a sentence that begins with the name. Never a secret's value.
     pub problem: String,
+}
+
+impl Reason for ConfigError {
+    fn reason(&self) -> String {
+        self.to_string()
+    }
 }
 
 impl ConfigError {
@@ -267,7 +277,9 @@ fn room_version(version: &str) -> Result<&'static RoomVersion, ConfigError> {
 }
 
 fn resolver(url: &str) -> Result<DnsOverHttps, ConfigError> {
-    DnsOverHttps::parse(url).map_err(|why| ConfigError::new("DNS_OVER_HTTPS", format!("is {url:?}, but {why}")))
+    // A query may hold a token.
+    let shown = url.split('?').next().unwrap_or_default();
+    DnsOverHttps::parse(url).map_err(|why| ConfigError::new("DNS_OVER_HTTPS", format!("is {shown:?}, but {why}")))
 }
 
 fn trusted_key_servers(list: &str) -> Result<Vec<TrustedKeyServer>, ConfigError> {

@@ -3,7 +3,10 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::platform::DatabaseError;
+use crate::{
+    log::{LogRecord, Reason, Why},
+    platform::DatabaseError,
+};
 
 /// A standard error response (Client-Server API, "Standard error response"; used by the Server-Server API too).
 #[derive(Debug, Clone)]
@@ -19,7 +22,7 @@ pub struct MatrixError {
     /// After how many milliseconds the same may be asked again, where that is known.
     pub retry_after_ms: Option<u32>,
     /// What went wrong inside, for the log only.
-    pub cause: Option<String>,
+    pub cause: Option<Box<Why>>,
 }
 
 impl MatrixError {
@@ -30,8 +33,8 @@ impl MatrixError {
 
     /// With what went wrong inside, for the log only.
     #[must_use]
-    pub fn because(mut self, cause: impl std::fmt::Display) -> Self {
-        self.cause = Some(cause.to_string());
+    pub fn because(mut self, cause: &impl Reason) -> Self {
+        self.cause = Some(Box::new(Why::of(cause)));
         self
     }
 
@@ -105,6 +108,15 @@ impl MatrixError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "Internal server error.")
     }
 
+    /// What the log shows of it: never the message, which may quote the request.
+    pub fn describe(&self, record: LogRecord) -> LogRecord {
+        let record = record.errcode(self.errcode);
+        match &self.cause {
+            Some(cause) => record.because(&**cause),
+            None => record,
+        }
+    }
+
     /// The body of the response.
     pub fn body(&self) -> Value {
         let mut body = json!({ "errcode": self.errcode, "error": self.message });
@@ -124,16 +136,28 @@ impl std::fmt::Display for MatrixError {
 
 impl std::error::Error for MatrixError {}
 
+impl Reason for MatrixError {
+    /// Without the message, which may quote the request.
+    fn reason(&self) -> String {
+        let cause = self.cause.as_ref().map_or_else(String::new, |cause| format!(" ({cause})"));
+        format!("{} {}{cause}", self.status.as_u16(), self.errcode)
+    }
+
+    fn said(&self) -> Option<&str> {
+        self.cause.as_ref().and_then(|cause| cause.said())
+    }
+}
+
 impl From<DatabaseError> for MatrixError {
     /// 503, so that the sender repeats the request and nothing is lost; 413 or 500 where that would end as before.
     fn from(error: DatabaseError) -> Self {
         if matches!(error, DatabaseError::Refused(_)) {
-            return Self::too_large("This is more than the database takes.").because(error);
+            return Self::too_large("This is more than the database takes.").because(&error);
         }
         if matches!(error, DatabaseError::Constraint(_)) {
-            return Self::internal().because(error);
+            return Self::internal().because(&error);
         }
         let message = "The database could not be used; try again.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).because(error)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).because(&error)
     }
 }

@@ -20,6 +20,7 @@ pub mod client;
 pub mod config;
 pub mod error;
 pub mod federation;
+pub mod log;
 pub mod matrix;
 pub mod platform;
 pub mod program;

@@ -18,6 +18,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 
+use crate::log::{Cost, LogRecord, Reason};
+
 /// A future that borrows for `'a` and stays on its thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
@@ -59,6 +61,11 @@ pub trait Database {
     /// Answers with the rows of each statement, in order. The columns of a statement must have distinct names that are
     /// no numbers: D1 gives rows as JavaScript objects.
     fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>>;
+
+    /// What has been asked of it so far, where somebody counts that.
+    fn cost(&self) -> Cost {
+        Cost::default()
+    }
 }
 
 /// A database whose calls are counted: the platform allows so many for an event, and to use them up in one place would let all
@@ -89,12 +96,19 @@ impl Meter {
 
 impl Database for Meter {
     fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        if statements.is_empty() {
+            return Box::pin(future::ready(Ok(Vec::new())));
+        }
         if self.wall.is_some_and(|wall| self.calls.get() >= wall) {
             let why = "the calls of this event are used up".to_owned();
             return Box::pin(future::ready(Err(DatabaseError::Unavailable(why))));
         }
         self.calls.set(self.calls.get() + 1);
         self.database.batch(statements)
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { calls: self.calls.get(), ..self.database.cost() }
     }
 }
 
@@ -193,7 +207,7 @@ impl Row {
     pub fn text(&self, index: usize) -> Result<&str, DatabaseError> {
         match self.0.get(index) {
             Some(SqlValue::Text(text)) => Ok(text),
-            other => Err(DatabaseError::Shape(format!("column {index} is {other:?}, not text"))),
+            other => Err(DatabaseError::Shape(format!("column {index} is {}, not text", kind(other)))),
         }
     }
 
@@ -215,7 +229,7 @@ impl Row {
     pub fn integer(&self, index: usize) -> Result<i64, DatabaseError> {
         match self.0.get(index) {
             Some(SqlValue::Integer(integer)) => Ok(*integer),
-            other => Err(DatabaseError::Shape(format!("column {index} is {other:?}, not an integer"))),
+            other => Err(DatabaseError::Shape(format!("column {index} is {}, not an integer", kind(other)))),
         }
     }
 
@@ -228,6 +242,16 @@ impl Row {
             Some(SqlValue::Null) => Ok(None),
             _ => self.integer(index).map(Some),
         }
+    }
+}
+
+/// What a value is, without showing it: errors are logged.
+fn kind(value: Option<&SqlValue>) -> &'static str {
+    match value {
+        None => "missing",
+        Some(SqlValue::Null) => "NULL",
+        Some(SqlValue::Integer(_)) => "an integer",
+        Some(SqlValue::Text(_)) => "text",
     }
 }
 
@@ -249,6 +273,12 @@ pub enum DatabaseError {
     /// The database answered with something else than the schema promises.
     #[error("database answer of an unexpected shape: {0}")]
     Shape(String),
+}
+
+impl Reason for DatabaseError {
+    fn reason(&self) -> String {
+        self.to_string()
+    }
 }
 
 /// Outbound HTTPS. Certificates are always verified; redirects are never followed.
@@ -292,6 +322,12 @@ pub enum TransportError {
     /// The platform cannot make such a connection; the sentence says why.
     #[error("this platform cannot connect: {0}")]
     Unsupported(String),
+}
+
+impl Reason for TransportError {
+    fn reason(&self) -> String {
+        self.to_string()
+    }
 }
 
 /// Whom news concern.
@@ -358,8 +394,29 @@ pub trait Background {
     fn spawn(&self, work: LocalBoxFuture<'static, ()>);
 }
 
-/// Where operators read what happened. Never given a secret.
+/// Where operators read what happened.
 pub trait Log {
-    /// Something an operator should know, as one line.
-    fn warn(&self, line: &str);
+    /// Writes one line.
+    fn write(&self, record: LogRecord);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_not_quoted() {
+        let row = Row(vec![SqlValue::Text("s3cret".to_owned()), SqlValue::Integer(4_711)]);
+        let told = [row.integer(0).unwrap_err(), row.text(1).unwrap_err(), row.text(2).unwrap_err()];
+        assert_eq!(
+            told.map(|error| error.to_string()),
+            [
+                "database answer of an unexpected shape: column 0 is text, not an integer",
+                "database answer of an unexpected shape: column 1 is an integer, not text",
+                "database answer of an unexpected shape: column 2 is missing, not text",
+            ]
+        );
+    }
 }

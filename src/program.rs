@@ -6,9 +6,11 @@ use futures_util::future;
 
 use crate::{
     client,
+    error::MatrixError,
     federation::inbound,
-    platform::{Budget, DatabaseError},
-    router::{RequestBody, Response},
+    log::LogRecord,
+    platform::{Budget, Database, DatabaseError},
+    router::{self, RequestBody, Response},
     server::Server,
     store::forgetting::WALKS,
 };
@@ -51,16 +53,45 @@ impl Deref for Program {
 impl Program {
     /// Answers one request.
     pub async fn handle(&self, request: http::Request<impl Into<RequestBody>>) -> Response {
-        let request = request.map(Into::into);
+        let (begun, before) = (self.platform.clock.now_ms(), self.meter.cost());
+        let (request, record) = (request.map(Into::into), LogRecord::info("request"));
         let path = request.uri().path();
-        if path.starts_with("/_matrix/client/") || path.starts_with("/_matrix/media/") || path == client::WELL_KNOWN {
-            return client::handle(&self.0, request).await;
+        let is_client =
+            path.starts_with("/_matrix/client/") || path.starts_with("/_matrix/media/") || path == client::WELL_KNOWN;
+        let (response, record) = match is_client {
+            true => client::handle(&self.0, request, record).await,
+            false => inbound::handle(&self.0, request, record).await,
+        };
+        let record = record.duration(self.platform.clock.now_ms() - begun).cost(self.meter.cost().since(before));
+        self.answered(&response, record);
+        response
+    }
+
+    /// Refuses a request that the platform cannot represent.
+    pub fn refuse(&self, error: &MatrixError) -> Response {
+        let (response, record) = router::answer(Err(error.clone()), LogRecord::info("request"));
+        self.answered(&response, record);
+        response
+    }
+
+    /// Logs the request, if it failed or all are logged.
+    fn answered(&self, response: &Response, record: LogRecord) {
+        if self.config.log_costs || response.status().is_server_error() {
+            self.platform.log.write(record.status(response.status()));
         }
-        inbound::handle(&self.0, request).await
     }
 
     /// Does what the scheduled trigger is for, once a minute: whatever a request began and could not finish.
     pub async fn scheduled(&self) {
+        let (begun, before) = (self.platform.clock.now_ms(), self.meter.cost());
+        self.do_what_is_due().await;
+        if self.config.log_costs {
+            let record = LogRecord::info("scheduled").duration(self.platform.clock.now_ms() - begun);
+            self.platform.log.write(record.cost(self.meter.cost().since(before)));
+        }
+    }
+
+    async fn do_what_is_due(&self) {
         let [forgetting, queue, staged] = [FORGET_CALLS, QUEUE_CALLS, STAGED_CALLS].map(|calls| self.with_wall(calls));
         let forget_budget = forgetting.meter.budget(FORGET_CALLS - RESERVE);
         let queue_budget = queue.meter.budget(QUEUE_CALLS - RESERVE);
@@ -97,6 +128,6 @@ async fn forget(server: &Server, budget: &Budget) {
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = outcome.await {
-        server.platform.log.warn(&format!("Old rows cannot be deleted: {error}"));
+        server.platform.log.write(LogRecord::error("old rows cannot be deleted").because(&error));
     }
 }

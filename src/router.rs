@@ -9,7 +9,11 @@ use percent_encoding::percent_decode_str;
 use crate::{
     admission::{Admission, Reservation},
     error::MatrixError,
-    matrix::json,
+    log::LogRecord,
+    matrix::{
+        identifiers::{EventId, RoomId},
+        json,
+    },
     platform::{BodyError, LocalBoxFuture, UnreadBody},
 };
 
@@ -208,16 +212,45 @@ pub fn max_body_bytes(path: &str) -> usize {
     }
 }
 
+/// A route that a request asked for.
+#[derive(Clone)]
+pub struct Found<'r, H> {
+    /// The route.
+    pub route: &'r Route<H>,
+    /// The decoded values of its template's braces, in order.
+    pub parameters: Vec<String>,
+}
+
+impl<H> Found<'_, H> {
+    /// What the log may show of the request: which endpoint, and which room, event and transaction are named in its path.
+    pub fn describe(&self, record: LogRecord) -> LogRecord {
+        let Route { method, template, .. } = self.route;
+        let names = template.split('/').filter(|segment| segment.starts_with('{'));
+        names.zip(&self.parameters).fold(record.endpoint(method, template), |record, (name, value)| match name {
+            "{roomId}" | "{roomIdOrAlias}" => match RoomId::parse(value) {
+                Ok(room_id) => record.room(&room_id),
+                Err(_) => record,
+            },
+            "{eventId}" => match EventId::parse(value) {
+                Ok(event_id) => record.event(&event_id),
+                Err(_) => record,
+            },
+            "{txnId}" if template.starts_with("/_matrix/federation/") => record.transaction(value),
+            _ => record,
+        })
+    }
+}
+
 /// Finds the route for `method` and `path` (still percent-encoded) and the decoded values of its braces.
 ///
 /// # Errors
 /// 404 `M_UNRECOGNIZED` where no template matches, 405 `M_UNRECOGNIZED` where one does with another method.
-pub fn find<'r, H>(routes: &'r [Route<H>], method: &Method, path: &str) -> Result<(&'r H, Vec<String>), MatrixError> {
+pub fn find<'r, H>(routes: &'r [Route<H>], method: &Method, path: &str) -> Result<Found<'r, H>, MatrixError> {
     let mut other_method = false;
     for route in routes {
         if let Some(parameters) = matches(route.template, path) {
             if route.method == *method {
-                return Ok((&route.handler, parameters));
+                return Ok(Found { route, parameters });
             }
             other_method = true;
         }
@@ -233,6 +266,14 @@ pub fn find<'r, H>(routes: &'r [Route<H>], method: &Method, path: &str) -> Resul
 pub fn call(request: Incoming, parameters: Vec<String>) -> Call {
     let (parts, body) = request.into_parts();
     Call { request: http::Request::from_parts(parts, ()), body: RefCell::new(CallBody::Waiting(body)), parameters }
+}
+
+/// The answer to a request, and what the log shows of an error.
+pub fn answer(handled: Handled, record: LogRecord) -> (Response, LogRecord) {
+    match handled {
+        Ok(response) => (response, record),
+        Err(error) => (error_response(&error), error.describe(record)),
+    }
 }
 
 /// The answer that an error is.

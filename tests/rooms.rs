@@ -119,7 +119,7 @@ fn a_broken_constraint_that_is_no_lost_race_is_told_at_once() {
         assert!(why.contains("timeline"), "{why}");
         let answer = MatrixError::from(refused);
         assert_eq!(answer.status, 500);
-        assert!(answer.cause.unwrap().contains("timeline"));
+        assert!(answer.cause.unwrap().to_string().contains("timeline"));
     });
 }
 

@@ -6,6 +6,7 @@ use super::{auth, body::Body, visibility::Reader};
 use crate::{
     error::MatrixError,
     federation::outbound::directory,
+    log::LogRecord,
     matrix::{
         identifiers::{RoomAlias, RoomId, ServerName},
         json::Value,
@@ -59,7 +60,11 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
     server.store.remove_alias(alias.as_str()).await?;
     if let Err(error) = leave_canonical_alias(server, &session, &alias, &row.room_id).await {
         // The alias is gone in any case: the user who made it need not have power over the room's event.
-        server.platform.log.warn(&format!("{alias} stays in the canonical alias event of {}: {error}", row.room_id));
+        let record = LogRecord::warning("a deleted alias stays in the room's canonical alias event").because(&error);
+        server.platform.log.write(match RoomId::parse(&row.room_id) {
+            Ok(room_id) => record.room(&room_id),
+            Err(_) => record,
+        });
     }
     ok(&json!({}))
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     error::MatrixError,
     federation::outbound::{knocking, membership as remote},
+    log::LogRecord,
     matrix::{
         auth_events::AUTHORISED_VIA,
         event::Event,
@@ -227,7 +228,7 @@ async fn tell_all(server: &Server, user: &UserId, profile: &Profile) -> Result<(
                 for room_id in rooms {
                     match tell(server, user, profile, std::slice::from_ref(room_id)).await {
                         Err(RoomError::Busy) => {
-                            server.platform.log.warn(&format!("the new profile of {user} in {room_id}: it is busy"));
+                            log_untold(server, room_id, user, &RoomError::Busy);
                         }
                         told => told?,
                     }
@@ -252,9 +253,14 @@ async fn tell(server: &Server, user: &UserId, profile: &Profile, rooms: &[RoomId
     let told = server.rooms.change_member(rooms, user, change).await?;
     told.changed.iter().for_each(|room_id| server.flush(room_id));
     for (room_id, why) in told.forbidden {
-        server.platform.log.warn(&format!("the new profile of {user} in {room_id}: {why}"));
+        log_untold(server, &room_id, user, &RoomError::NotAllowed(why));
     }
     Ok(())
+}
+
+fn log_untold(server: &Server, room_id: &RoomId, user: &UserId, error: &RoomError) {
+    let record = LogRecord::warning("a room does not learn a user's new profile").room(room_id).user(user);
+    server.platform.log.write(record.because(error));
 }
 
 async fn join(server: &Server, session: &Session, call: &Call, room_id: RoomId, via: Vec<ServerName>) -> Handled {

@@ -42,6 +42,7 @@ mod visibility;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
+    log::LogRecord,
     router::{self, Incoming, Response},
     server::Server,
 };
@@ -49,11 +50,11 @@ use crate::{
 type Handler = router::Handler<Server>;
 type Route = router::Route<Handler>;
 
-/// Answers a request under `/_matrix/client` or `/_matrix/media`, or for [`WELL_KNOWN`].
-pub async fn handle(server: &Server, request: Incoming) -> Response {
-    let mut response = answer(server, request).await;
+/// Answers a request under `/_matrix/client` or `/_matrix/media`, or for [`WELL_KNOWN`], and describes it for the log.
+pub async fn handle(server: &Server, request: Incoming, record: LogRecord) -> (Response, LogRecord) {
+    let (mut response, record) = answer(server, request, record).await;
     allow_other_origins(response.headers_mut());
-    response
+    (response, record)
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
@@ -154,26 +155,23 @@ const CORS: [(HeaderName, HeaderValue); 4] = [
     (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")),
 ];
 
-async fn answer(server: &Server, request: Incoming) -> Response {
+async fn answer(server: &Server, request: Incoming, mut record: LogRecord) -> (Response, LogRecord) {
     // A browser's question about any endpoint at all.
     if request.method() == Method::OPTIONS {
-        return router::json_response(StatusCode::OK, &serde_json::json!({}));
+        return (router::json_response(StatusCode::OK, &serde_json::json!({})), record);
     }
-    let line = format!("{} {}", request.method(), request.uri().path());
     let path = match request.uri().path().strip_prefix("/_matrix/client/r0/") {
         Some(rest) => format!("/_matrix/client/v3/{rest}"),
         None => request.uri().path().to_owned(),
     };
     let handled = match router::find(ROUTES, request.method(), &path) {
-        Ok((handler, parameters)) => handler(server, &router::call(request, parameters)).await,
+        Ok(found) => {
+            record = found.describe(record);
+            (found.route.handler)(server, &router::call(request, found.parameters)).await
+        }
         Err(error) => Err(error),
     };
-    handled.unwrap_or_else(|error| {
-        if error.status.is_server_error() {
-            server.platform.log.warn(&format!("{line}: {error}"));
-        }
-        router::error_response(&error)
-    })
+    router::answer(handled, record)
 }
 
 fn allow_other_origins(headers: &mut HeaderMap) {

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{auth, body::Body, membership, visibility::Reader};
 use crate::{
     error::MatrixError,
+    log::LogRecord,
     matrix::identifiers::{EventId, UserId},
     router::{Call, Handled, ok},
     server::Server,
@@ -63,10 +64,11 @@ async fn keep(
     if reason.len() > MAX_REASON_BYTES {
         return Err(MatrixError::too_large("The reason is too long."));
     }
-    let reporter = reporter.as_str();
     let now_ms = server.platform.clock.now_ms();
-    server.store.keep_report(&Report { reporter, room_id, event_id, user_id, reason, now_ms }).await?;
-    let what: Vec<&str> = [event_id, room_id, user_id].into_iter().flatten().collect();
-    server.platform.log.warn(&format!("{reporter} has reported {}", what.join(", ")));
+    server
+        .store
+        .keep_report(&Report { reporter: reporter.as_str(), room_id, event_id, user_id, reason, now_ms })
+        .await?;
+    server.platform.log.write(LogRecord::warning("a user has reported something; see the reports").user(reporter));
     ok(&json!({}))
 }

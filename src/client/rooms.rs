@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     error::MatrixError,
+    log::LogRecord,
     matrix::{
         identifiers::{RoomAlias, RoomId, UserId},
         json::{Object, Value},
@@ -76,7 +77,8 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
         }
         // The room is there: that one user cannot be invited must not make the client create another.
         if let Err(error) = invite_user(server, &session.user, target, &room_id, content).await {
-            server.platform.log.warn(&format!("inviting {target} to the new room {room_id}: {error}"));
+            let record = LogRecord::warning("a user cannot be invited to a new room").room(&room_id).user(target);
+            server.platform.log.write(record.because(&error));
         }
     }
     ok(&json!({ "room_id": room_id }))

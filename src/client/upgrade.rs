@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     error::MatrixError,
+    log::LogRecord,
     matrix::{
         event::Event,
         identifiers::UserId,
@@ -228,7 +229,8 @@ impl OldRoom {
         }
         let draft = Draft::state(POWER_LEVELS, "", levels);
         if let Err(error) = membership::send(server, user, &self.room.room_id, draft).await {
-            server.platform.log.warn(&format!("the replaced room {} still takes messages: {error}", self.room.room_id));
+            let record = LogRecord::warning("a replaced room still takes messages").room(&self.room.room_id);
+            server.platform.log.write(record.because(&error));
         }
     }
 }

@@ -2,29 +2,27 @@
 
 use std::cell::Cell;
 
+use crate::log::Cost;
+
 /// Calls to the database, and the rows that they read and wrote.
 #[derive(Default)]
-pub(super) struct Costs {
-    calls: Cell<u32>,
-    rows_read: Cell<f64>,
-    rows_written: Cell<f64>,
-}
+pub(super) struct Costs(Cell<Cost>);
 
 impl Costs {
     /// Counts one more call.
     pub(super) fn add_call(&self) {
-        self.calls.set(self.calls.get() + 1);
+        let cost = self.0.get();
+        self.0.set(Cost { calls: cost.calls + 1, ..cost });
     }
 
-    /// Adds the rows of one statement.
+    /// Adds the rows of one statement: whole numbers.
     pub(super) fn add_rows(&self, read: f64, written: f64) {
-        self.rows_read.set(self.rows_read.get() + read);
-        self.rows_written.set(self.rows_written.get() + written);
+        let Cost { calls, rows_read, rows_written } = self.0.get();
+        self.0.set(Cost { calls, rows_read: rows_read + read as u64, rows_written: rows_written + written as u64 });
     }
 
-    /// One line: what the event that `label` names has cost so far.
-    pub(super) fn line(&self, label: &str) -> String {
-        let (calls, read, written) = (self.calls.get(), self.rows_read.get(), self.rows_written.get());
-        format!("cost calls={calls} rows_read={read} rows_written={written} {label}")
+    /// All of it so far.
+    pub(super) fn cost(&self) -> Cost {
+        self.0.get()
     }
 }

@@ -11,11 +11,15 @@ use worker::{
 
 use super::{
     costs::Costs,
+    events::Unusable,
     sql_error,
     sql_values::{column, parameters, report, shape},
     stream::describe,
 };
-use crate::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, Statement};
+use crate::{
+    log::{Cost, LogRecord},
+    platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, Statement},
+};
 
 // The few methods of the binding that are used, with rows left as JavaScript values: the `worker` crate
 // deserialises each row by its column names, which costs several times as much.
@@ -45,11 +49,12 @@ pub(super) struct D1 {
 }
 
 impl D1 {
-    /// The database that is bound as `name`; the error is a sentence for the log. What its calls cost is added to `costs`.
-    pub(super) fn binding(env: &Env, name: &str, costs: Option<Rc<Costs>>) -> Result<Self, String> {
-        let database = Reflect::get(env, &name.into()).unwrap_or(JsValue::UNDEFINED);
+    /// The database that is bound as `DB`; the error is for the log. What its calls cost is added to `costs`.
+    pub(super) fn binding(env: &Env, costs: Option<Rc<Costs>>) -> Result<Self, Unusable> {
+        let database = Reflect::get(env, &"DB".into()).unwrap_or(JsValue::UNDEFINED);
         if !database.is_object() {
-            return Err(format!("There is no D1 database bound as {name}; wrangler.toml must bind one."));
+            let what = "there is no D1 database bound as DB; wrangler.toml must bind one";
+            return Err(Box::new(LogRecord::error(what)));
         }
         Ok(Self { database: database.unchecked_into(), costs })
     }
@@ -103,5 +108,9 @@ impl Database for D1 {
             }
             outcome
         })
+    }
+
+    fn cost(&self) -> Cost {
+        self.costs.as_ref().map_or_else(Cost::default, |costs| costs.cost())
     }
 }

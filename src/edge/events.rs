@@ -3,12 +3,13 @@
 use std::{cell::RefCell, rc::Rc};
 
 use http::StatusCode;
-use worker::{Env, console_log, web_sys};
+use worker::{Env, web_sys};
 
-use super::{costs::Costs, message};
+use super::message;
 use crate::{
     config::Config,
     error::MatrixError,
+    log::{LogRecord, Reason, Why},
     program::Program,
     router::{Response, error_response, json_response},
 };
@@ -20,8 +21,6 @@ pub(super) struct Settings {
     pub(super) config: Rc<Config>,
     /// `ENGINE`: where the server runs.
     pub(super) engine: Engine,
-    /// `LOG_COSTS`: whether each request's costs are logged.
-    pub(super) log_costs: bool,
 }
 
 /// Where the server runs, and over which database.
@@ -33,28 +32,32 @@ pub(super) enum Engine {
     Object,
 }
 
+/// Why the server cannot work, as the log is told.
+pub(super) type Unusable = Box<LogRecord>;
+
+fn refused(why: &impl Reason) -> Unusable {
+    Box::new(LogRecord::error("the configuration is refused").because(why))
+}
+
 thread_local! {
     /// The settings, once an event has found them sound. Variables cannot change while an isolate lives.
     static SETTINGS: RefCell<Option<Settings>> = const { RefCell::new(None) };
 }
 
 impl Settings {
-    /// The settings of this deployment; the error is a sentence for the log.
-    pub(super) fn read(env: &Env) -> Result<Self, String> {
+    /// The settings of this deployment; the error is for the log.
+    pub(super) fn read(env: &Env) -> Result<Self, Unusable> {
         if let Some(settings) = SETTINGS.with_borrow(Clone::clone) {
             return Ok(settings);
         }
         let variable = |name: &str| env.var(name).ok().map(|value| value.to_string());
-        let config = Config::parse(variable).map_err(|error| format!("The configuration is refused: {error}"))?;
+        let config = Config::parse(variable).map_err(|error| refused(&error))?;
         let engine = match variable("ENGINE").as_deref() {
             None | Some("" | "d1") => Engine::D1,
             Some("object") => Engine::Object,
-            Some(other) => {
-                return Err(format!("The configuration is refused: ENGINE must be d1 or object, not {other:?}."));
-            }
+            Some(_) => return Err(refused(&Why::stated("ENGINE must be `d1` or `object`."))),
         };
-        let log_costs = variable("LOG_COSTS").is_some_and(|value| value == "1");
-        let settings = Self { config: Rc::new(config), engine, log_costs };
+        let settings = Self { config: Rc::new(config), engine };
         SETTINGS.set(Some(settings.clone()));
         Ok(settings)
     }
@@ -64,24 +67,7 @@ impl Settings {
 pub(super) async fn answer(program: &Program, request: web_sys::Request) -> Response {
     match message::incoming(request) {
         Ok(request) => program.handle(request).await,
-        Err(error) => error_response(&error),
-    }
-}
-
-/// The program's answer, and a log line with what it cost.
-pub(super) async fn answer_with_costs(program: &Program, request: web_sys::Request, costs: &Costs) -> Response {
-    // Never the query: older clients send their access token in it.
-    let line = format!("{} {}", request.method(), path(&request.url()));
-    let response = answer(program, request).await;
-    console_log!("{}", costs.line(&format!("{} {line}", response.status().as_u16())));
-    response
-}
-
-/// Does what the clock asks for, with a log line of what it cost where costs are counted.
-pub(super) async fn scheduled(program: &Program, costs: Option<&Costs>) {
-    program.scheduled().await;
-    if let Some(costs) = costs {
-        console_log!("{}", costs.line("scheduled"));
+        Err(error) => program.refuse(&error),
     }
 }
 

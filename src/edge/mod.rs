@@ -43,7 +43,7 @@ mod worker_events {
     use super::{
         costs::Costs,
         d1::D1,
-        events::{self, Engine, Settings},
+        events::{self, Engine, Settings, Unusable},
         message,
         object::front,
         runtime::{Console, EventLifetime, SystemRandom, WorkerClock},
@@ -75,7 +75,7 @@ mod worker_events {
             Err(why) => Err(why),
         };
         message::outgoing(response.unwrap_or_else(|why| {
-            Console.warn(&why);
+            Console.write(*why);
             events::unusable()
         }))
     }
@@ -85,14 +85,11 @@ mod worker_events {
         env: &Env,
         settings: &Settings,
         context: Context,
-    ) -> Result<crate::router::Response, String> {
+    ) -> Result<crate::router::Response, Unusable> {
         let background = Rc::new(EventLifetime::of_request(context));
-        let costs = settings.log_costs.then(Rc::<Costs>::default);
-        let program = program(env, settings, background, costs.clone())?;
-        Ok(match costs {
-            Some(costs) => events::answer_with_costs(&program, request, &costs).await,
-            None => events::answer(&program, request).await,
-        })
+        let costs = settings.config.log_costs.then(Rc::<Costs>::default);
+        let program = program(env, settings, background, costs)?;
+        Ok(events::answer(&program, request).await)
     }
 
     /// Does what the clock asks for, once a minute.
@@ -103,28 +100,27 @@ mod worker_events {
                 Engine::Object => front::scheduled(&env, &settings).await,
                 Engine::D1 => {
                     let lifetime = Rc::new(EventLifetime::of_schedule(context));
-                    let costs = settings.log_costs.then(Rc::<Costs>::default);
-                    let program = program(&env, &settings, lifetime, costs.clone())?;
-                    events::scheduled(&program, costs.as_deref()).await;
+                    let costs = settings.config.log_costs.then(Rc::<Costs>::default);
+                    program(&env, &settings, lifetime, costs)?.scheduled().await;
                 }
             }
-            Ok::<_, String>(())
+            Ok::<_, Unusable>(())
         };
         if let Err(why) = outcome.await {
-            Console.warn(&why);
+            Console.write(*why);
         }
     }
 
-    /// The program for one event over D1. The error is a sentence for the log.
+    /// The program for one event over D1. The error is for the log.
     fn program(
         env: &Env,
         settings: &Settings,
         background: Rc<dyn Background>,
         costs: Option<Rc<Costs>>,
-    ) -> Result<Program, String> {
+    ) -> Result<Program, Unusable> {
         let clock: Rc<dyn Clock> = Rc::new(WorkerClock);
         let platform = Platform {
-            database: Rc::new(D1::binding(env, "DB", costs)?),
+            database: Rc::new(D1::binding(env, costs)?),
             transport: Rc::new(WorkerTransport),
             news: Rc::new(Polling::new(clock.clone())),
             clock,

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use worker::{Context, Delay, ScheduleContext, console_warn, js_sys};
+use worker::{Context, Delay, ScheduleContext, console_error, console_log, console_warn, js_sys};
 
-use crate::platform::{Background, Clock, LocalBoxFuture, Log, Random};
+use crate::{
+    log::{Level, LogRecord},
+    platform::{Background, Clock, LocalBoxFuture, Log, Random},
+};
 
 /// `Date.now()` and `setTimeout`. At the edge the time stands still between two I/O operations.
 pub(super) struct WorkerClock;
@@ -63,7 +66,11 @@ impl Background for EventLifetime {
 pub(super) struct Console;
 
 impl Log for Console {
-    fn warn(&self, line: &str) {
-        console_warn!("{line}");
+    fn write(&self, record: LogRecord) {
+        match record.level() {
+            Level::Info => console_log!("{record}"),
+            Level::Warning => console_warn!("{record}"),
+            Level::Error => console_error!("{record}"),
+        }
     }
 }

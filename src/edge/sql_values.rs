@@ -1,8 +1,12 @@
 //! SQL's values as the runtime's JavaScript values, and back: alike for both engines.
 
-use worker::{console_error, js_sys::Array, wasm_bindgen::JsValue};
+use worker::{js_sys::Array, wasm_bindgen::JsValue};
 
-use crate::platform::{DatabaseError, SqlValue, Statement};
+use super::runtime::Console;
+use crate::{
+    log::LogRecord,
+    platform::{DatabaseError, Log, SqlValue, Statement},
+};
 
 /// Both engines take at most 2 MB in a parameter. The local runtime takes more; here all refuse it alike.
 const MAX_PARAMETER_BYTES: usize = 2_000_000;
@@ -57,8 +61,8 @@ fn refused(why: &str) -> DatabaseError {
 }
 
 /// Tells the operator of a batch that failed: the answer to the client says nothing of it. A lost race is no news.
-pub(super) fn report(error: &DatabaseError, first_sql: &str) {
+pub(super) fn report(error: &DatabaseError, first_sql: &'static str) {
     if !matches!(error, DatabaseError::Constraint(_)) {
-        console_error!("{error}, in a batch that begins with: {first_sql}");
+        Console.write(LogRecord::error("the database fails").statement(first_sql).because(error));
     }
 }

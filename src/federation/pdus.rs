@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use crate::{
     error::MatrixError,
     federation::peers::endpoints::KeyQuery,
+    log::LogRecord,
     matrix::{
         event::{Ancestor, Event, PduError, ReceivedPdu, Unusable},
         identifiers::{RoomId, ServerName},
@@ -117,7 +118,8 @@ pub async fn verify_ancestors<T: AsRef<[u8]>>(
     let pdus: Vec<ReceivedPdu> = match pdus.collect::<Result<Vec<_>, _>>() {
         Ok(pdus) => pdus.into_iter().flatten().collect(),
         Err(error) => {
-            server.platform.log.warn(&format!("Events of {room_id} that another server sent are not used: {error}"));
+            let record = LogRecord::warning("events that another server sent are not used").room(room_id);
+            server.platform.log.write(record.because(&error));
             return Ok(None);
         }
     };

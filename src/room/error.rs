@@ -4,6 +4,7 @@ use http::StatusCode;
 
 use crate::{
     error::MatrixError,
+    log::Reason,
     matrix::{event::PduError, identifiers::EventId},
     platform::DatabaseError,
 };
@@ -50,6 +51,12 @@ pub enum RoomError {
     Corrupt(String),
 }
 
+impl Reason for RoomError {
+    fn reason(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl From<DatabaseError> for RoomError {
     /// A broken constraint comes here only where no race explains it ([`crate::store::commit`]): a fault of ours, which would
     /// repeat itself.
@@ -75,7 +82,7 @@ impl From<RoomError> for MatrixError {
             RoomError::Malformed(_) => Self::bad_json(message),
             RoomError::Invalid(_) => Self::invalid_param(message),
             RoomError::MissingEvents(_) => Self::new(StatusCode::BAD_REQUEST, "M_BAD_STATE", message),
-            RoomError::Corrupt(why) => Self::internal().because(why),
+            RoomError::Corrupt(_) => Self::internal().because(&error),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
     view::{StateAt, StateKey, View},
 };
 use crate::{
+    log::Reason,
     matrix::{
         auth_events,
         auth_rules::{self, AuthError, AuthEvent, AuthState},
@@ -55,6 +56,12 @@ pub(super) struct Rejection {
     pub(super) why: String,
     /// Whether the verdict rests on what another server claims of the room's state: better evidence may overturn it.
     pub(super) provisional: bool,
+}
+
+impl Reason for Rejection {
+    fn reason(&self) -> String {
+        self.why.clone()
+    }
 }
 
 impl Rejection {

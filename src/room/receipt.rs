@@ -16,6 +16,7 @@ use super::{
     view::{StateKey, View},
 };
 use crate::{
+    log::{LogRecord, Why},
     matrix::{
         event::{Event, whole_copies},
         identifiers::{EventId, RoomId, ServerName},
@@ -99,6 +100,8 @@ pub struct Received {
     pub accepted: usize,
     /// What became of each PDU: why it was refused, if it was.
     results: HashMap<EventId, Option<String>>,
+    /// What the log is told of it once it is committed.
+    notable: Vec<LogRecord>,
     /// Of events that were not staged because the caller fetches itself: what they cite and we lack.
     pub missing: Vec<Lacking>,
 }
@@ -202,6 +205,7 @@ impl Rooms {
             self.try_receive(Some(record), rooms, events, refused).await
         })
         .await
+        .map(|received| self.logged(received))
     }
 
     /// Judges events of one room that were fetched because others cite them. Nothing is staged: what cannot be judged
@@ -283,12 +287,14 @@ impl Rooms {
                         parts.extend([rest, part]);
                         continue;
                     }
-                    let id = match rest.first() {
-                        Some(event) => event.event_id().clone(),
-                        None => return Err(DatabaseError::Refused(why).into()),
-                    };
-                    self.log.warn(&format!("{id} cannot be stored: {why}"));
-                    all.results.insert(id, Some("The event is more than this server can store.".to_owned()));
+                    let error = DatabaseError::Refused(why);
+                    let Some(event) = rest.first() else { return Err(error.into()) };
+                    let record = LogRecord::warning("a PDU cannot be stored").room(event.room_id());
+                    self.log.write(record.event(event.event_id()).because(&error));
+                    all.results.insert(
+                        event.event_id().clone(),
+                        Some("The event is more than this server can store.".to_owned()),
+                    );
                 }
                 Err(error) => return Err(error),
             }
@@ -305,6 +311,12 @@ impl Rooms {
             self.try_receive(None, rooms, events, &[]).await
         })
         .await
+        .map(|received| self.logged(received))
+    }
+
+    fn logged(&self, mut received: Received) -> Received {
+        std::mem::take(&mut received.notable).into_iter().for_each(|record| self.log.write(record));
+        received
     }
 
     async fn try_receive(
@@ -337,14 +349,21 @@ impl Rooms {
                 let mut judgement = Judgement::new(room.clone());
                 for event in in_order(events) {
                     let id = event.event_id().clone();
+                    let told = |what| about(record, LogRecord::info(what).room(&room_id).event(&id));
                     let result = match judgement.judge(&mut view, &event, &Source::Transaction).await? {
                         Verdict::Accepted => {
                             received.accepted += 1;
                             None
                         }
-                        Verdict::SoftFailed(_) | Verdict::Known(None) => None,
-                        Verdict::Rejected(Rejection { why, .. }) | Verdict::Known(Some(why)) => {
-                            Some(format!("The event was rejected: {why}."))
+                        Verdict::SoftFailed(why) => {
+                            received.notable.push(told("a PDU is soft-failed").because(&Rejection::for_good(why)));
+                            None
+                        }
+                        Verdict::Known(None) => None,
+                        Verdict::Known(Some(why)) => Some(rejected(&why)),
+                        Verdict::Rejected(rejection) => {
+                            received.notable.push(told("a PDU is rejected").because(&rejection));
+                            Some(rejected(&rejection.why))
                         }
                         Verdict::Missing { previous, auth } => {
                             staged.push(Lacking { event, previous, auth });
@@ -358,6 +377,10 @@ impl Rooms {
                 let joining = rooms.is_joining(&room_id);
                 for event in events {
                     let result = (!joining).then(|| RoomError::UnknownRoom.to_string());
+                    if !joining {
+                        let told = LogRecord::info("a PDU is refused").room(&room_id).event(event.event_id());
+                        received.notable.push(about(record, told).because(&RoomError::UnknownRoom));
+                    }
                     results.insert(event.event_id().clone(), result);
                     if joining {
                         staged.push(Lacking { event, previous: Vec::new(), auth: Vec::new() });
@@ -375,6 +398,9 @@ impl Rooms {
                                 waiting.push(StagedPdu { event, origin, stranger, received_ts: now });
                             }
                             None => {
+                                let told = LogRecord::info("a PDU is refused").room(&room_id).event(event.event_id());
+                                let told = about(Some(record), told).because(&Why::stated(TOO_MANY_WAIT));
+                                received.notable.push(told);
                                 results.insert(event.event_id().clone(), Some(TOO_MANY_WAIT.to_owned()));
                             }
                         }
@@ -432,6 +458,18 @@ impl Rooms {
         room_ids.dedup();
         view.load_rooms(room_ids, &keys, ids, previous).await.map(|_| ())
     }
+}
+
+/// What the log is told of a PDU that came with this transaction, if with any.
+fn about(record: Option<Record<'_>>, told: LogRecord) -> LogRecord {
+    match record {
+        Some(Record { origin, txn_id, .. }) => told.origin(origin).transaction(txn_id),
+        None => told,
+    }
+}
+
+fn rejected(why: &str) -> String {
+    format!("The event was rejected: {why}.")
 }
 
 /// The body of a transaction's answer.

@@ -18,6 +18,7 @@ mod joining;
 mod keys;
 mod knocking;
 mod leaving;
+mod logging;
 mod openid;
 mod outside;
 mod people;

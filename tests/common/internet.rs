@@ -9,8 +9,12 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::json;
-use verge::platform::{
-    Background, Clock, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Transport, TransportError, news::Polling,
+use verge::{
+    log::LogRecord,
+    platform::{
+        Background, Clock, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Transport, TransportError,
+        news::Polling,
+    },
 };
 
 use super::sqlite::Sqlite;
@@ -207,8 +211,8 @@ impl Background for View {
 }
 
 impl Log for View {
-    fn warn(&self, line: &str) {
-        self.0.logged.borrow_mut().push(line.to_owned());
+    fn write(&self, record: LogRecord) {
+        self.0.logged.borrow_mut().push(record.to_string());
     }
 }
 

@@ -29,6 +29,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use sha2::{Digest, Sha256};
 use verge::{
     config::Config,
+    log::LogRecord,
     platform::{
         Background, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Rows,
         Statement, Transport, TransportError,
@@ -448,9 +449,9 @@ struct Lines {
 }
 
 impl Log for Lines {
-    fn warn(&self, line: &str) {
+    fn write(&self, record: LogRecord) {
         if let Some(world) = self.world.upgrade() {
-            world.logs.borrow_mut().push(format!("{}: {line}", self.name));
+            world.logs.borrow_mut().push(format!("{}: {record}", self.name));
         }
     }
 }

@@ -234,11 +234,14 @@ class Contestant:
 class Costs:
     """What the Worker's log says of its transactions: of those of each size, the mean database calls, rows read and written."""
 
-    LINE = re.compile(r"cost calls=(\d+) rows_read=(\d+) rows_written=(\d+) 200 PUT .*/bench(\d+)\.(\d+)")
+    LINE = re.compile(
+        r'"transaction":"bench(\d+)\.(\d+)","status":200,'
+        r'.*"calls":(\d+),"rows_read":(\d+),"rows_written":(\d+)'
+    )
 
     def __init__(self, worker):
         by_size = {}
-        for *figures, size, serial in self.LINE.findall(worker.log()):
+        for size, serial, *figures in self.LINE.findall(worker.log()):
             # The first one fetched the keys.
             if serial != "0":
                 by_size.setdefault(int(size), []).append([int(figure) for figure in figures])

@@ -73,7 +73,7 @@ def test_the_way_of_the_scheduled_trigger_leads_nobody_in_from_outside(worker):
 
 def test_the_scheduled_trigger_reaches_the_server_and_costs_little(costing):
     costing.fire_scheduled()
-    line = r"cost calls=(\d+) rows_read=(\d+) rows_written=(\d+) scheduled"
+    line = r'"what":"scheduled".*"calls":(\d+),"rows_read":(\d+),"rows_written":(\d+)'
     wait_for(lambda: re.search(line, costing.log()), "the line of the trigger")
     calls, read, written = map(int, re.search(line, costing.log()).groups())
     print(f"the trigger: {calls} calls, {read} rows read, {written} written")
@@ -196,7 +196,10 @@ def test_a_database_that_is_newer_is_refused_with_a_sentence(start):
 def _costs(worker, request="", count=0):
     """How many calls to the database each such request took, in the order of the log, which is written a moment after the
     answers: as soon as it has this many."""
-    line = re.compile(rf"cost calls=(\d+) .* \d+ {request}")
+    method, _, endpoint = request.partition(" ")
+    asked = rf'"method":"{method}","endpoint":"{endpoint}.*' if request else ""
+    # What the front answers itself takes none.
+    line = re.compile(rf'"what":"request".*{asked}"calls":([1-9]\d*)')
     deadline = time.monotonic() + 10
     while len(found := line.findall(worker.log())) < count and time.monotonic() < deadline:
         time.sleep(0.05)

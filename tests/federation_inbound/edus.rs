@@ -118,9 +118,14 @@ fn users_of_other_servers_and_who_is_not_in_the_room_do_not_count() {
     let carol = other.user("carol");
     put(&scene, &other, "4", &[typing(&room, &carol, true), read(&room, &carol), presence(&carol, "online", "")]);
     assert_eq!(all(&scene), before);
-    let skipped: Vec<String> = scene.world.logs().into_iter().filter(|line| line.contains("Skipped EDUs")).collect();
+    let skipped: Vec<String> =
+        scene.world.logs().into_iter().filter(|line| line.contains("EDUs are skipped")).collect();
     assert_eq!(skipped.len(), 1, "{skipped:?}");
-    assert!(skipped[0].contains("\"1\" of peer.example: 3") && skipped[0].contains("another server"), "{skipped:?}");
+    assert!(
+        skipped[0].contains(r#""origin":"peer.example","transaction":"1","count":3"#)
+            && skipped[0].contains("another server"),
+        "{skipped:?}"
+    );
 }
 
 #[test]
@@ -216,7 +221,7 @@ fn malformed_and_unknown_edus_are_skipped_and_the_others_count() {
         of("m.direct_to_device", json!({ "sender": bob, "type": "m.x", "message_id": "1", "messages": { "x": {} } })),
     ];
     put(&scene, &scene.peer, "1", &malformed);
-    let line = format!("Skipped EDUs of transaction \"1\" of peer.example: {}", malformed.len());
+    let line = format!(r#""origin":"peer.example","transaction":"1","count":{}"#, malformed.len());
     assert!(scene.world.logs().iter().any(|logged| logged.contains(&line)), "{:?}", scene.world.logs());
     put(&scene, &scene.peer, "2", &[of("m.unknown", json!({})), of("org.example.unknown", json!({ "room_id": 1 }))]);
     assert_eq!(scene.world.logs().len(), 1);

@@ -21,6 +21,7 @@ mod joining;
 mod knocking;
 mod large_forks;
 mod leaving;
+mod logging;
 mod missing;
 mod notary;
 mod pending_joins;

@@ -16,6 +16,7 @@ use crate::{
         sql_values::{column, parameters, report},
         stream::describe,
     },
+    log::Cost,
     platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, Statement},
 };
 
@@ -124,6 +125,10 @@ impl Database for ObjectDatabase {
             report(error, statements.first().map_or("", |statement| statement.sql));
         }
         Box::pin(future::ready(outcome))
+    }
+
+    fn cost(&self) -> Cost {
+        self.costs.as_ref().map_or_else(Cost::default, |costs| costs.cost())
     }
 }
 

@@ -2,7 +2,10 @@
 //! who sends them, versions and keys) is answered here, and what is too long is refused here; all else goes on to the object as
 //! it came.
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future};
@@ -25,6 +28,7 @@ use crate::{
         stream::{self, Excess, ReadError, describe},
     },
     error::MatrixError,
+    log::LogRecord,
     platform::{
         Background, BodyError, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Rows,
         Statement, Transport, TransportError, UnreadBody, news::Polling,
@@ -103,7 +107,8 @@ async fn forward(request: &web_sys::Request, env: &Env, config: &Config) -> Resu
 
 /// The answer where the object gives none: it is reset, moved or overloaded. Other servers repeat what they get this for.
 fn unreachable(error: &JsValue) -> Response {
-    Console.warn(&format!("The object does not answer: {}.", describe(error)));
+    let error = DatabaseError::Unavailable(describe(error));
+    Console.write(LogRecord::error("the object does not answer").because(&error));
     const MESSAGE: &str = "This server cannot be reached for a moment; try again.";
     let error = MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(1_000);
     router::error_response(&error)
@@ -120,7 +125,7 @@ fn without_data(request: &web_sys::Request, settings: &Settings) -> Option<Respo
         clock,
         random: Rc::new(SystemRandom),
         background: asked.clone(),
-        log: Rc::new(Console),
+        log: asked.clone(),
     };
     // What it lets in, it counts from nothing: the object counts what reaches it.
     let program = Program::from(Server::new(settings.config.clone(), platform));
@@ -130,12 +135,15 @@ fn without_data(request: &web_sys::Request, settings: &Settings) -> Option<Respo
     };
     // It waits for nothing but what it may not have.
     let answer = program.handle(incoming).now_or_never();
-    answer.filter(|_| !asked.0.get())
+    let answer = answer.filter(|_| !asked.0.get())?;
+    asked.1.take().into_iter().for_each(|record| Console.write(record));
+    Some(answer)
 }
 
-/// A world without data, which remembers that it was asked for something and never answers.
+/// A world without data, which remembers that it was asked for something and never answers, and what was logged: where the object
+/// answers in the end, it has its own to say.
 #[derive(Default)]
-struct Asked(Cell<bool>);
+struct Asked(Cell<bool>, RefCell<Vec<LogRecord>>);
 
 impl Asked {
     fn never<T: 'static>(&self) -> LocalBoxFuture<'static, T> {
@@ -159,6 +167,12 @@ impl Transport for Asked {
 impl Background for Asked {
     fn spawn(&self, _: LocalBoxFuture<'static, ()>) {
         self.0.set(true);
+    }
+}
+
+impl Log for Asked {
+    fn write(&self, record: LogRecord) {
+        self.1.borrow_mut().push(record);
     }
 }
 

@@ -3,20 +3,44 @@
 
 use std::collections::BTreeSet;
 
+use crate::{log::Reason, platform::DatabaseError};
+
 include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+
+/// Why the database cannot be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::edge) enum MigrationError {
+    /// It has a migration that this version does not know.
+    #[error(
+        "it is newer than this version of Verge, which does not know its migration {0}; deploy the newer version again"
+    )]
+    Newer(String),
+    /// What it has cannot be told.
+    #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
+    #[error("its migrations cannot be read: {0}")]
+    Unreadable(DatabaseError),
+    /// A migration fails.
+    #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
+    #[error("its migration {0} cannot be applied: {1}")]
+    Failed(&'static str, DatabaseError),
+}
+
+impl Reason for MigrationError {
+    fn reason(&self) -> String {
+        self.to_string()
+    }
+}
 
 /// The names of the migrations that a database with `applied` does not have yet, with their texts, in order.
 ///
 /// # Errors
-/// A sentence for the log where the database has one that this version does not know.
+/// Where the database has one that this version does not know.
 pub(in crate::edge) fn missing<'m>(
     known: &'m [(&'m str, &'m str)],
     applied: &BTreeSet<String>,
-) -> Result<Vec<(&'m str, &'m str)>, String> {
+) -> Result<Vec<(&'m str, &'m str)>, MigrationError> {
     if let Some(newer) = applied.iter().find(|name| !known.iter().any(|(known, _)| known == name)) {
-        return Err(format!(
-            "The database is newer than this version of Verge, which does not know its migration {newer}; deploy the newer version again."
-        ));
+        return Err(MigrationError::Newer(newer.clone()));
     }
     Ok(known.iter().filter(|(name, _)| !applied.contains(*name)).copied().collect())
 }
@@ -24,17 +48,17 @@ pub(in crate::edge) fn missing<'m>(
 /// Brings the database up to date, each migration as one transaction with the note of it.
 ///
 /// # Errors
-/// A sentence for the log.
+/// Where a migration fails, or the database is newer.
 #[cfg(target_arch = "wasm32")]
-pub(super) fn migrate(database: &super::database::ObjectDatabase) -> Result<(), String> {
-    use crate::platform::{DatabaseError, Statement};
+pub(super) fn migrate(database: &super::database::ObjectDatabase) -> Result<(), MigrationError> {
+    use crate::platform::Statement;
 
     const TABLE: &str = "CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, \
          applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL)";
     const APPLIED: &str = "SELECT name FROM d1_migrations";
     const NOTE: &str = "INSERT INTO d1_migrations (name) VALUES (?1)";
 
-    let cannot = |error: DatabaseError| format!("The migrations cannot be applied: {error}.");
+    let cannot = MigrationError::Unreadable;
     database.script(TABLE).map_err(cannot)?;
     let rows = database.run(&Statement::new(APPLIED, [])).map_err(cannot)?;
     let applied = rows.iter().map(|row| row.text(0).map(str::to_owned)).collect::<Result<_, _>>().map_err(cannot)?;
@@ -43,7 +67,7 @@ pub(super) fn migrate(database: &super::database::ObjectDatabase) -> Result<(), 
             database.script(text)?;
             database.run(&Statement::new(NOTE, [name.into()])).map(drop)
         };
-        database.atomically(apply).map_err(|error| format!("The migration {name} cannot be applied: {error}."))?;
+        database.atomically(apply).map_err(|error| MigrationError::Failed(name, error))?;
     }
     Ok(())
 }
@@ -78,6 +102,7 @@ mod tests {
         assert_eq!(missing(&known, &set(&["0001_a.sql", "0003_c.sql"])).unwrap(), known[1..2]);
         assert_eq!(missing(&known, &set(&["0001_a.sql", "0002_b.sql", "0003_c.sql"])).unwrap(), []);
         let error = missing(&known, &set(&["0001_a.sql", "0004_d.sql"])).unwrap_err();
+        let error = error.to_string();
         assert!(error.contains("0004_d.sql") && error.contains("newer"), "{error}");
     }
 }

@@ -27,11 +27,12 @@ mod class {
         config::Config,
         edge::{
             costs::Costs,
-            events::{self, Settings},
+            events::{self, Settings, Unusable},
             message,
             runtime::{Console, SystemRandom, WorkerClock},
             transport::WorkerTransport,
         },
+        log::LogRecord,
         platform::{
             Background, LocalBoxFuture, Log, Platform,
             news::{News, Waking},
@@ -81,7 +82,7 @@ mod class {
         pub async fn fetch(&self, request: web_sys::Request) -> Result<web_sys::Response, JsValue> {
             let response = match self.parts() {
                 Err(why) => {
-                    Console.warn(&why);
+                    Console.write(*why);
                     events::unusable()
                 }
                 Ok(parts) => self.answer(parts, request).await,
@@ -92,28 +93,28 @@ mod class {
 
     impl Homeserver {
         async fn answer(&self, parts: &Parts, request: web_sys::Request) -> Response {
-            let costs = parts.settings.log_costs.then(Rc::<Costs>::default);
-            let counted = costs
-                .clone()
-                .map(|costs| self.program(parts.settings.config.clone(), &parts.news, &parts.caches, Some(costs)));
+            // Each request counts for itself, where it is logged.
+            let counted = parts.settings.config.log_costs.then(|| {
+                let costs = Some(Rc::<Costs>::default());
+                self.program(parts.settings.config.clone(), &parts.news, &parts.caches, costs)
+            });
             let program = counted.as_ref().unwrap_or(&parts.program);
             if events::path(&request.url()) == SCHEDULED {
-                events::scheduled(program, costs.as_deref()).await;
+                program.scheduled().await;
                 return events::done();
             }
-            match costs {
-                Some(costs) => events::answer_with_costs(program, request, &costs).await,
-                None => events::answer(program, request).await,
-            }
+            events::answer(program, request).await
         }
 
         /// What the object keeps, made by the first request that can: what was in its way may pass.
-        fn parts(&self) -> Result<&Parts, String> {
+        fn parts(&self) -> Result<&Parts, Unusable> {
             if let Some(parts) = self.parts.get() {
                 return Ok(parts);
             }
             let settings = Settings::read(&self.env)?;
-            migrations::migrate(&ObjectDatabase::new(self.state.storage(), None))?;
+            migrations::migrate(&ObjectDatabase::new(self.state.storage(), None)).map_err(|error| {
+                Box::new(LogRecord::error("the database cannot be brought up to date").because(&error))
+            })?;
             let news: Rc<dyn News> = Rc::new(Waking::new(Rc::new(WorkerClock)));
             let caches = Caches::default();
             let program = self.program(settings.config.clone(), &news, &caches, None);

@@ -5,6 +5,7 @@
 //! to speak for, is skipped; the log has one line for all of a transaction.
 
 use crate::{
+    log::LogRecord,
     matrix::{
         edu::{Edu, PresenceUpdate, Reader, Receipt, Typing},
         identifiers::{RoomId, ServerName, UserId},
@@ -50,8 +51,8 @@ impl Received {
             }
         }
         if let Some((count, why)) = reader.skipped() {
-            let line = format!("Skipped EDUs of transaction {txn_id:?} of {origin}: {count}, the first because {why}");
-            server.platform.log.warn(&line);
+            let record = LogRecord::warning("EDUs are skipped").origin(origin).transaction(txn_id);
+            server.platform.log.write(record.count(count).because(&why));
         }
         // The newest of each is at the end.
         let too_many = typing.len() + receipts.len() > MAX_IN_ROOMS || presence.len() > MAX_PRESENCES;
@@ -59,9 +60,8 @@ impl Received {
         last(&mut receipts, MAX_IN_ROOMS - typing.len());
         last(&mut presence, MAX_PRESENCES);
         if too_many {
-            let line =
-                format!("The EDUs of transaction {txn_id:?} of {origin} are too many; the last of each kind are taken");
-            server.platform.log.warn(&line);
+            let record = LogRecord::warning("EDUs are too many; the last of each kind are taken");
+            server.platform.log.write(record.origin(origin).transaction(txn_id));
         }
         Self { origin: origin.clone(), typing, receipts, presence }
     }

@@ -50,6 +50,7 @@ use http::{Method, StatusCode};
 pub use self::authentication::Origin;
 use self::{authentication::Signed, malformed::malformed};
 use crate::{
+    log::LogRecord,
     platform::LocalBoxFuture,
     router::{self, Handled, Incoming, Response, Route},
     server::Server,
@@ -158,27 +159,27 @@ const SIGNED: &[Route<SignedHandler>] = &[
 ];
 
 /// Answers one request whose path begins with `/_matrix/federation`, `/_matrix/key` or `/_matrix/media`, or is
-/// `/.well-known/matrix/server`.
-pub async fn handle(server: &Server, request: Incoming) -> Response {
-    let line = format!("{} {}", request.method(), request.uri().path());
-    route(server, request).await.unwrap_or_else(|error| {
-        if error.status.is_server_error() {
-            server.platform.log.warn(&format!("{line}: {error}"));
-        }
-        router::error_response(&error)
-    })
+/// `/.well-known/matrix/server`, and describes it for the log.
+pub async fn handle(server: &Server, request: Incoming, mut record: LogRecord) -> (Response, LogRecord) {
+    let handled = route(server, request, &mut record).await;
+    router::answer(handled, record)
 }
 
-async fn route(server: &Server, request: Incoming) -> Handled {
+async fn route(server: &Server, request: Incoming, record: &mut LogRecord) -> Handled {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     match router::find(PUBLIC, &method, &path) {
-        Ok((handler, parameters)) => handler(server, &router::call(request, parameters)).await,
+        Ok(found) => {
+            *record = found.describe(record.clone());
+            (found.route.handler)(server, &router::call(request, found.parameters)).await
+        }
         // Unsupported endpoints are told apart before anything is checked (Server-Server API, "Unsupported endpoints").
         Err(error) if error.status == StatusCode::NOT_FOUND => {
-            let (handler, parameters) = router::find(SIGNED, &method, &path)?;
-            let signed = authentication::authenticate(server, router::call(request, parameters)).await?;
+            let found = router::find(SIGNED, &method, &path)?;
+            *record = found.describe(record.clone());
+            let signed = authentication::authenticate(server, router::call(request, found.parameters)).await?;
             let origin = signed.origin.name().clone();
-            let handled = handler(server, signed).await;
+            *record = record.clone().origin(&origin);
+            let handled = (found.route.handler)(server, signed).await;
             server.heard_from(&origin);
             handled
         }

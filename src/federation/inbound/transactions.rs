@@ -14,9 +14,10 @@ use super::{authentication::Signed, edus::Received, malformed, rescinding};
 use crate::{
     error::MatrixError,
     federation::pdus,
+    log::LogRecord,
     matrix::{
         event::{self, Event, ReceivedPdu},
-        identifiers::{EventId, RoomId},
+        identifiers::{EventId, RoomId, ServerName},
         json::{self, Value},
     },
     platform::DatabaseError,
@@ -63,7 +64,7 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     };
     let edus = edus.judged(server, &begun.edus);
     rescinding::take(server, &rooms, &mut pdus).await?;
-    let (events, refused) = check(server, &rooms, pdus, &body).await?;
+    let (events, refused) = check(server, origin.name(), &rooms, pdus, &body).await?;
     let record = Record { origin: origin.name(), txn_id: &txn_id, edus: &edus, is_part: false };
     let received = server.rooms.receive(record, rooms, &events, &refused).await?;
     received.staged.iter().for_each(|room_id| server.fetch_missing(room_id));
@@ -86,32 +87,44 @@ fn room_id(pdu: &Value) -> Option<RoomId> {
 /// Checks 1 to 3: the events that pass, and the others' IDs with the reason.
 async fn check(
     server: &Server,
+    origin: &ServerName,
     rooms: &KnownRooms,
     pdus: Vec<Value>,
     body: &[u8],
 ) -> Result<(Vec<Event>, Vec<(EventId, String)>), DatabaseError> {
     let mut refused = Vec::new();
     let mut received = Vec::new();
+    let mut drop_pdu = |id: EventId, room_id: Option<&RoomId>, error: &event::PduError| {
+        let record = LogRecord::info("a PDU is dropped").origin(origin).event(&id).because(error);
+        server.platform.log.write(match room_id {
+            Some(room_id) => record.room(room_id),
+            None => record,
+        });
+        refused.push((id, format!("The event was dropped: {error}.")));
+    };
     let texts = LazyCell::new(|| pdu_texts(body));
     for (index, pdu) in pdus.into_iter().enumerate() {
         // Without the room's version there is neither a format nor an ID. Such a PDU gets no answer, as at other servers.
-        let Some(version) = room_id(&pdu).and_then(|id| rooms.version(&id)) else { continue };
+        let room_id = room_id(&pdu);
+        let Some(version) = room_id.as_ref().and_then(|id| rooms.version(id)) else { continue };
         match ReceivedPdu::from_value(pdu, version) {
             Ok(pdu) => received.push(pdu),
             Err(error) => {
                 // Reading the PDU has used it up.
                 let again = texts.get(index).and_then(|text| json::parse(text.get().as_bytes()).ok());
-                let id = again.and_then(|pdu| event::id_of_malformed(&pdu, version));
-                refused.extend(id.map(|id| (id, sentence(&error))));
+                if let Some(id) = again.and_then(|pdu| event::id_of_malformed(&pdu, version)) {
+                    drop_pdu(id, room_id.as_ref(), &error);
+                }
             }
         }
     }
-    let ids: Vec<EventId> = received.iter().map(|pdu| pdu.event_id().clone()).collect();
+    let ids: Vec<(EventId, RoomId)> =
+        received.iter().map(|pdu| (pdu.event_id().clone(), pdu.room_id().clone())).collect();
     let mut events = Vec::new();
-    for (id, outcome) in ids.into_iter().zip(pdus::verify(server, received).await?) {
+    for ((id, room_id), outcome) in ids.into_iter().zip(pdus::verify(server, received).await?) {
         match outcome {
             Ok(event) => events.push(event),
-            Err(error) => refused.push((id, sentence(&error))),
+            Err(error) => drop_pdu(id, Some(&room_id), &error),
         }
     }
     Ok((events, refused))
@@ -125,8 +138,4 @@ fn pdu_texts(body: &[u8]) -> Vec<&RawValue> {
         pdus: Vec<&'a RawValue>,
     }
     serde_json::from_slice::<Pdus<'_>>(body).map(|transaction| transaction.pdus).unwrap_or_default()
-}
-
-fn sentence(error: &event::PduError) -> String {
-    format!("The event was dropped: {error}.")
 }

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use crate::{
     error::MatrixError,
     federation::pdus,
+    log::LogRecord,
     matrix::{
         event::{Ancestor, ContentHash, Event, Unusable},
         identifiers::{EventId, ServerName},
@@ -46,7 +47,8 @@ pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> 
         let mut texts = match server.federation.backfill(&resident, &room.room_id, &ids, limit).await {
             Ok(texts) => texts,
             Err(error) => {
-                server.platform.log.warn(&format!("backfill of {} from {resident}: {error}", room.room_id));
+                let record = LogRecord::warning("no history from a server").room(&room.room_id);
+                server.platform.log.write(record.destination(&resident).because(&error));
                 continue;
             }
         };

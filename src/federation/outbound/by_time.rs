@@ -2,6 +2,7 @@
 
 use crate::{
     error::MatrixError,
+    log::LogRecord,
     matrix::{
         identifiers::{EventId, RoomId},
         json::MAX_INTEGER,
@@ -52,7 +53,8 @@ pub async fn ask(
                 }
             }
             Err(error) => {
-                server.platform.log.warn(&format!("an event of {room_id} by its time from {resident}: {error}"))
+                let record = LogRecord::warning("no event by its time from a server").room(room_id);
+                server.platform.log.write(record.destination(resident).because(&error));
             }
         }
     }

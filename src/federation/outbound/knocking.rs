@@ -7,6 +7,7 @@ use super::{
 use crate::{
     error::MatrixError,
     federation::pdus,
+    log::LogRecord,
     matrix::{
         event::{Event, ReceivedPdu},
         identifiers::{EventId, RoomId, ServerName, UserId},
@@ -74,7 +75,8 @@ async fn knock_through(
     if server.rooms.servers(room_id).await?.contains(&server.config.server_name)
         && let Err(error) = server.judge_given(resident, &knock).await
     {
-        server.platform.log.warn(&format!("the knock of {user} on {room_id}: {error}"));
+        let record = LogRecord::error("a knock cannot be taken").room(room_id).user(user).event(knock.event_id());
+        server.platform.log.write(record.because(&error));
     }
     Ok(knock.event_id().clone())
 }

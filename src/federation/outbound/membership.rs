@@ -14,6 +14,7 @@ use crate::{
         pdus,
         peers::endpoints::{MembershipTemplate, SendJoin},
     },
+    log::{LogRecord, Why},
     matrix::{
         auth_events::AUTHORISED_VIA,
         event::{Event, ReceivedPdu},
@@ -64,7 +65,8 @@ async fn join_all_the_way(
     let outcome = join_through_any(server, &residents, &join_id, user, room_id, content_extra).await;
     if let Err(error) = server.store.end_join(room_id, &join_id).await {
         // What is staged for the room waits until the note counts no longer.
-        server.platform.log.warn(&format!("the end of the join of {room_id} cannot be noted: {error}"));
+        let record = LogRecord::error("the end of a join cannot be noted").room(room_id).user(user);
+        server.platform.log.write(record.because(&error));
     }
     server.fetch_missing(room_id);
     outcome
@@ -93,7 +95,8 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
                 break;
             }
             Err(error) => {
-                server.platform.log.warn(&format!("leaving {room_id} through {resident}: {error}"));
+                let record = LogRecord::warning("a room cannot be left through a server").room(room_id).user(user);
+                server.platform.log.write(record.destination(&resident).because(&error));
             }
         }
     }
@@ -108,7 +111,8 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
     if server.rooms.servers(room_id).await?.contains(&server.config.server_name)
         && let Err(error) = server.judge_given(&resident, &left).await
     {
-        server.platform.log.warn(&format!("the leave of {user} from {room_id}: {error}"));
+        let record = LogRecord::error("a leave cannot be taken").room(room_id).user(user).event(left.event_id());
+        server.platform.log.write(record.because(&error));
     }
     Ok(left.event_id().clone())
 }
@@ -304,7 +308,7 @@ pub(super) fn complete(
     server.rooms.give_id(&mut event, version);
     let own_name = server.config.server_name.as_str();
     Event::create(event, version, own_name, &server.config.signing_key)
-        .map_err(|error| bad_answer(&format!("a template of which no event can be made: {error}")))
+        .map_err(|error| bad_answer("a template of which no event can be made").because(&error))
 }
 
 /// What a resident server answered to our join, with every event checked that comes with it.
@@ -380,6 +384,7 @@ fn too_large_a_room() -> MatrixError {
 }
 
 /// 502: another server answered what nobody can use.
-fn bad_answer(what: &str) -> MatrixError {
+fn bad_answer(what: &'static str) -> MatrixError {
     MatrixError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", format!("Another server answered with {what}."))
+        .because(&Why::stated(what))
 }

@@ -13,9 +13,10 @@ use http::StatusCode;
 
 use crate::{
     federation::peers::{endpoints::Transaction, requests::RequestError},
+    log::{LogRecord, Said},
     matrix::{
         edu::EduType,
-        identifiers::{RoomId, ServerName},
+        identifiers::{EventId, RoomId, ServerName},
         json::{self, Value},
     },
     platform::{Budget, DatabaseError},
@@ -67,7 +68,9 @@ impl Server {
             let now = server.platform.clock.now_ms();
             match server.store.due(&server.config.server_name, now, &[room_id]).await {
                 Ok(due) => drop(server.drive_all(due, &server.meter.budget(FLUSH_CALLS)).await),
-                Err(error) => server.platform.log.warn(&format!("The outbox cannot be read: {error}")),
+                Err(error) => {
+                    server.platform.log.write(LogRecord::error("the outbox cannot be read").because(&error));
+                }
             }
         }));
     }
@@ -100,7 +103,8 @@ impl Server {
                 Ok(false) => {}
                 Err(error) => {
                     server.heard.forget(&origin);
-                    server.platform.log.warn(&format!("That {origin} is there cannot be noted: {error}"));
+                    let record = LogRecord::error("that a server is there cannot be noted").origin(&origin);
+                    server.platform.log.write(record.because(&error));
                 }
             }
         }));
@@ -121,7 +125,7 @@ impl Server {
             self.store.note_swept(own).await
         };
         if let Err(error) = outcome.await {
-            self.platform.log.warn(&format!("The outbox cannot be swept: {error}"));
+            self.platform.log.write(LogRecord::error("the outbox cannot be swept").because(&error));
         }
     }
 
@@ -161,7 +165,8 @@ impl Server {
     /// Logs where the queue could not be read or written: the lease runs out, and the scheduled trigger comes by.
     fn usable<T>(&self, destination: &ServerName, result: Result<T, DatabaseError>) -> Result<T, QueueUnusable> {
         result.map_err(|error| {
-            self.platform.log.warn(&format!("The queue to {destination} cannot be used: {error}"));
+            let record = LogRecord::error("the queue to a server cannot be used").destination(destination);
+            self.platform.log.write(record.because(&error));
             QueueUnusable
         })
     }
@@ -190,22 +195,26 @@ impl Server {
         error: &RequestError,
     ) -> Outcome {
         let OutgoingTransaction { txn_id, pdus, edus, .. } = transaction;
-        let (count, kind) = if edus.is_empty() { (pdus.len(), "PDUs") } else { (edus.len(), "EDUs") };
+        let count = pdus.len() + edus.len();
         if count > 1 {
-            self.platform.log.warn(&format!(
-                "{destination} refuses transaction {txn_id} of {count} {kind} ({error}): it is divided"
-            ));
+            let record = LogRecord::warning("a transaction that a server refuses is divided").destination(destination);
+            self.platform.log.write(record.transaction(&txn_id).count(count).because(error));
             let is_suspect = edus.is_empty() && is_status(error, StatusCode::BAD_REQUEST);
             // Of EDUs each is then tried by itself: nothing tells which one is suspect.
             let at_most = if edus.is_empty() { i64::try_from(count / 2).unwrap_or(1) } else { 1 };
             return Outcome::Halved { txn_id, at_most, is_suspect };
         }
-        let what = match (pdus.first(), edus.first()) {
-            (Some(pdu), _) => pdu.event_id.as_str(),
-            (None, Some(edu)) => edu.edu_type.as_str(),
-            (None, None) => "nothing",
+        let what = if edus.is_empty() {
+            "an event that a server refuses is left out"
+        } else {
+            "an EDU that a server refuses is left out"
         };
-        self.platform.log.warn(&format!("{destination} refuses {what} ({error}): it is left out"));
+        let record = LogRecord::warning(what).destination(destination).transaction(&txn_id).because(error);
+        self.platform.log.write(match (pdus.first().map(|pdu| EventId::parse(&pdu.event_id)), edus.first()) {
+            (Some(Ok(event_id)), _) => record.event(&event_id),
+            (_, Some(edu)) => EduType::parse(&edu.edu_type).map_or(record.clone(), |edu_type| record.edu(edu_type)),
+            _ => record,
+        });
         Outcome::LeftOut { txn_id }
     }
 
@@ -231,12 +240,9 @@ impl Server {
             not_before: if if_heard > 0 { now + if_heard } else { 0 },
             was_refused: is_status(error, StatusCode::BAD_REQUEST),
         };
-        self.platform.log.warn(&format!(
-            "Transaction {} to {destination} failed ({error}); next attempt in {} s, or {} s if it is heard from",
-            transaction.txn_id,
-            (failure.retry_at - now) / 1_000,
-            if_heard / 1_000,
-        ));
+        let record = LogRecord::warning("a transaction was not taken").destination(destination);
+        let record = record.transaction(&transaction.txn_id).count(transaction.pdus.len()).because(error);
+        self.platform.log.write(record.retry_in(failure.retry_at - now));
         self.store.fail(destination, owner, failure).await
     }
 
@@ -247,7 +253,12 @@ impl Server {
         let body = Transaction { origin_server_ts: transaction.origin_server_ts, pdus: &pdus, edus: &edus };
         let results = self.federation.send_transaction(destination, &transaction.txn_id, body).await?;
         for (event_id, error) in results {
-            self.platform.log.warn(&format!("{destination} did not take {event_id}: {error}"));
+            let record = LogRecord::info("a server did not take an event").destination(destination);
+            let record = record.transaction(&transaction.txn_id).because(&Said(error));
+            self.platform.log.write(match EventId::parse(&event_id) {
+                Ok(event_id) => record.event(&event_id),
+                Err(_) => record,
+            });
         }
         Ok(())
     }

@@ -19,17 +19,18 @@ const PASSED_ON: [&str; 8] = [
 
 impl From<RequestError> for MatrixError {
     fn from(error: RequestError) -> Self {
-        if let RequestError::Status { status, errcode, error, retry_after_ms } = &error
+        if let RequestError::Status { status, errcode, error: said, retry_after_ms } = &error
             && status.is_client_error()
             && let Some(errcode) = PASSED_ON.into_iter().find(|known| known == errcode)
         {
-            let passed_on = Self::new(*status, errcode, error.clone());
+            let passed_on = Self::new(*status, errcode, said.clone()).because(&error);
             return match retry_after_ms {
                 Some(ms) if *status == StatusCode::TOO_MANY_REQUESTS => passed_on.with("retry_after_ms", *ms),
                 _ => passed_on,
             };
         }
         Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", format!("Another server is needed for this: {error}."))
+            .because(&error)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::backfill::backfill;
 use crate::{
+    log::LogRecord,
     matrix::identifiers::RoomId,
     platform::Budget,
     room::{Left, RoomError, Settled},
@@ -49,7 +50,7 @@ impl Server {
         let rooms = match self.store.unsettled_rooms(now, ROOMS_AT_ONCE).await {
             Ok(rooms) => rooms,
             Err(error) => {
-                self.platform.log.warn(&format!("The unsettled rooms cannot be read: {error}"));
+                self.platform.log.write(LogRecord::error("the unsettled rooms cannot be read").because(&error));
                 return;
             }
         };
@@ -63,7 +64,8 @@ impl Server {
 
     pub(super) async fn settle_now(&self, room_id: &RoomId) {
         if let Err(error) = self.try_settle(room_id).await {
-            self.platform.log.warn(&format!("{room_id} cannot be settled: {error}"));
+            let record = LogRecord::error("a room cannot be settled").room(room_id);
+            self.platform.log.write(record.because(&error));
         }
     }
 
@@ -114,7 +116,8 @@ impl Server {
             match backfill(self, &room, &gap, EVENTS_AT_ONCE).await {
                 Ok(filled) => progress |= filled,
                 Err(error) => {
-                    self.platform.log.warn(&format!("The history of {room_id} cannot be had: {}", error.message));
+                    let record = LogRecord::warning("the history of a room cannot be obtained").room(room_id);
+                    self.platform.log.write(record.because(&error));
                 }
             }
         }

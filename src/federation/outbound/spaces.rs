@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
+    log::LogRecord,
     matrix::{
         identifiers::{RoomId, ServerName},
         json::{self, Object, Value},
@@ -39,7 +40,10 @@ pub async fn ask(server: &Server, room_id: &RoomId, via: &[ServerName]) -> Optio
     for name in others {
         match server.federation.hierarchy(name, room_id).await {
             Ok(text) => found = read(room_id, &text).map(|told| (text, told)),
-            Err(error) => server.platform.log.warn(&format!("the hierarchy of {room_id} from {name}: {error}")),
+            Err(error) => {
+                let record = LogRecord::warning("no hierarchy from a server").room(room_id).destination(name);
+                server.platform.log.write(record.because(&error));
+            }
         }
         if found.is_some() {
             break;

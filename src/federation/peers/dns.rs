@@ -15,11 +15,12 @@ use http::{HeaderValue, header};
 use super::destination::Destination;
 use crate::{
     config::DnsOverHttps,
+    log::{LogRecord, Reason},
     matrix::{
         json::{self, Value},
         server_name::is_dns_name,
     },
-    platform::{Platform, Random},
+    platform::{Platform, Random, TransportError},
 };
 
 /// The service, and the one that older deployments still use.
@@ -118,7 +119,9 @@ impl Resolver {
             Ok(records) => records,
             Err(why) => {
                 down_until.set(now + DOWN_MS);
-                self.platform.log.warn(&format!("no SRV lookups for {} s: {why}", DOWN_MS / 1000));
+                self.platform
+                    .log
+                    .write(LogRecord::warning("no SRV lookups for a while").because(&why).retry_in(DOWN_MS));
                 return None;
             }
         };
@@ -135,11 +138,11 @@ impl Resolver {
         Some(records)
     }
 
-    async fn ask(&self, endpoint: &DnsOverHttps, name: &str) -> Result<Vec<Record>, String> {
+    async fn ask(&self, endpoint: &DnsOverHttps, name: &str) -> Result<Vec<Record>, ResolverError> {
         let request = http::Request::get(format!("{}?name={name}&type=SRV", endpoint.path))
             .header(header::ACCEPT, HeaderValue::from_static("application/dns-json"))
             .body(Bytes::new())
-            .map_err(|error| error.to_string())?;
+            .map_err(|_| ResolverError::Invalid)?;
         let destination = Destination {
             connect_host: endpoint.host.clone(),
             connect_port: endpoint.port,
@@ -147,11 +150,40 @@ impl Resolver {
             host_header: endpoint.authority.clone(),
         };
         let request = destination.request(request, TIMEOUT_MS, MAX_ANSWER_BYTES);
-        let response = self.platform.transport.send(request).await.map_err(|error| error.to_string())?;
+        let response = self.platform.transport.send(request).await.map_err(ResolverError::Transport)?;
         if response.status() != http::StatusCode::OK {
-            return Err(format!("the DNS resolver answers {}", response.status().as_u16()));
+            return Err(ResolverError::Status(response.status().as_u16()));
         }
         parse_answer(response.body())
+    }
+}
+
+/// Why the resolver cannot say.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum ResolverError {
+    /// The name makes no request.
+    #[error("the DNS resolver cannot be asked for such a name")]
+    Invalid,
+    /// It was not reached.
+    #[error("the DNS resolver: {0}")]
+    Transport(TransportError),
+    /// It answers with another HTTP status than 200.
+    #[error("the DNS resolver answers {0}")]
+    Status(u16),
+    /// Its answer is not JSON.
+    #[error("the DNS resolver's answer is not JSON: {0}")]
+    NotJson(json::Error),
+    /// Its answer has no status.
+    #[error("the DNS resolver's answer has no status")]
+    NoStatus,
+    /// It answers with a status of the DNS that is an error.
+    #[error("the DNS resolver answers with status {0}")]
+    DnsStatus(i64),
+}
+
+impl Reason for ResolverError {
+    fn reason(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -168,15 +200,15 @@ struct Record {
 }
 
 /// The SRV records of a JSON answer. Records that are not well-formed SRV records are passed over.
-fn parse_answer(body: &[u8]) -> Result<Vec<Record>, String> {
+fn parse_answer(body: &[u8]) -> Result<Vec<Record>, ResolverError> {
     const NO_ERROR: i64 = 0;
     const NO_SUCH_NAME: i64 = 3;
-    let answer = json::parse(body).map_err(|error| format!("the DNS resolver's answer is not JSON: {error}"))?;
+    let answer = json::parse(body).map_err(ResolverError::NotJson)?;
     match answer.get("Status").and_then(Value::as_i64) {
         Some(NO_ERROR) => {}
         Some(NO_SUCH_NAME) => return Ok(Vec::new()),
-        Some(status) => return Err(format!("the DNS resolver answers with status {status}")),
-        None => return Err("the DNS resolver's answer has no status".to_owned()),
+        Some(status) => return Err(ResolverError::DnsStatus(status)),
+        None => return Err(ResolverError::NoStatus),
     }
     let records = answer.get("Answer").and_then(Value::as_array).unwrap_or_default();
     Ok(records.iter().filter_map(parse_record).take(MAX_RECORDS).collect())

@@ -604,7 +604,15 @@ struct Pdus<'a> {
 }
 
 fn decode<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, RequestError> {
-    serde_json::from_slice(body).map_err(|error| RequestError::BadResponse(error.to_string()))
+    // The error's own sentence would quote the answer.
+    serde_json::from_slice(body).map_err(|error| {
+        RequestError::BadResponse(format!(
+            "{:?} error at line {} column {}",
+            error.classify(),
+            error.line(),
+            error.column()
+        ))
+    })
 }
 
 fn value(body: &Bytes) -> Result<Value, RequestError> {

@@ -16,6 +16,7 @@ use futures_util::stream::{self, StreamExt};
 use super::{endpoints::KeyQuery, requests::FederationClient};
 use crate::{
     config::{Config, TrustedKeyServer},
+    log::{LogRecord, Why},
     matrix::{
         identifiers::ServerName,
         server_keys::{self, KeyRing, KnownKey, MAX_VALIDITY_MS, ServerKeys},
@@ -192,7 +193,8 @@ impl KeyFetcher {
     pub async fn ask_anew(&self, server: &ServerName) -> Option<ServerKeys> {
         let _under_way = self.mark_under_way(&Wanted::from([((server.as_str(), ""), 0)]));
         let answer = self.ask_server(server).await;
-        answer.inspect_err(|why| self.platform.log.warn(&format!("no keys from {server}: {why}"))).ok()
+        let told = |why: &Why| LogRecord::warning("no keys from a server").destination(server).because(why);
+        answer.inspect_err(|why| self.platform.log.write(told(why))).ok()
     }
 
     /// Waits, where another request of this isolate is asking one of `servers` for its keys; says whether there was one.
@@ -369,26 +371,31 @@ impl KeyFetcher {
                 if self.platform.clock.now_ms() >= deadline {
                     return None;
                 }
-                Some(self.ask_server(&name).await.map_err(|why| format!("no keys from {name}: {why}")))
+                Some(self.ask_server(&name).await.map_err(|why| (name, why)))
             });
         let mut answers = answers.buffer_unordered(MAX_CONNECTIONS);
         let mut left_out = 0;
         while let Some(answer) = answers.next().await {
             match answer {
                 Some(Ok(keys)) => asked.from_servers.push(keys),
-                Some(Err(why)) => self.platform.log.warn(&why),
+                Some(Err((name, why))) => {
+                    self.platform
+                        .log
+                        .write(LogRecord::warning("no keys from a server").destination(&name).because(&why));
+                }
                 None => left_out += 1,
             }
         }
         if left_out > 0 {
-            self.platform.log.warn(&format!("{left_out} servers were not asked for their keys: others took too long"));
+            let record = LogRecord::warning("servers are not asked for their keys, as others took too long");
+            self.platform.log.write(record.count(left_out));
         }
     }
 
-    async fn ask_server(&self, name: &ServerName) -> Result<ServerKeys, String> {
-        let object = self.client.server_keys(name).await.map_err(|error| error.to_string())?;
+    async fn ask_server(&self, name: &ServerName) -> Result<ServerKeys, Why> {
+        let object = self.client.server_keys(name).await.map_err(|error| Why::of(&error))?;
         let now = self.platform.clock.now_ms();
-        ServerKeys::parse_and_check(object, name.as_str(), now).map_err(|error| error.to_string())
+        ServerKeys::parse_and_check(object, name.as_str(), now).map_err(|error| Why::of(&error))
     }
 
     /// Asks one notary after the other for what is lacking still.
@@ -403,7 +410,8 @@ impl KeyFetcher {
                 continue;
             }
             if let Err(why) = self.ask_notary(notary, &mut known, &rest, asked).await {
-                self.platform.log.warn(&format!("no keys from the notary {}: {why}", notary.name));
+                let record = LogRecord::warning("no keys from a notary").destination(&notary.name);
+                self.platform.log.write(record.because(&why).retry_in(NOTARY_BACKOFF_MS));
                 known.retry_at = self.platform.clock.now_ms() + NOTARY_BACKOFF_MS;
             }
             self.cache.notaries.borrow_mut().insert(notary.name.clone(), known);
@@ -416,7 +424,7 @@ impl KeyFetcher {
         known: &mut Notary,
         lacking: &Wanted<'_>,
         asked: &mut Asked,
-    ) -> Result<(), String> {
+    ) -> Result<(), Why> {
         let ring = self.notary_keys(notary, known).await?;
         let queries: Vec<_> = lacking
             .iter()
@@ -426,10 +434,10 @@ impl KeyFetcher {
             })
             .collect();
         for queries in queries.chunks(MAX_QUERIES) {
-            let response = self.client.query_keys(&notary.name, queries).await.map_err(|error| error.to_string())?;
+            let response = self.client.query_keys(&notary.name, queries).await.map_err(|error| Why::of(&error))?;
             let now = self.platform.clock.now_ms();
             let entries = server_keys::check_notary_response(response, notary.name.as_str(), &ring, now)
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| Why::of(&error))?;
             for entry in entries {
                 match entry {
                     // What nobody asked for is not taken from it.
@@ -438,7 +446,8 @@ impl KeyFetcher {
                     }
                     Ok(_) => {}
                     Err(error) => {
-                        self.platform.log.warn(&format!("an entry of the notary {} is refused: {error}", notary.name));
+                        let record = LogRecord::warning("an entry of a notary is refused");
+                        self.platform.log.write(record.destination(&notary.name).because(&error));
                     }
                 }
             }
@@ -447,7 +456,7 @@ impl KeyFetcher {
     }
 
     /// The keys that the notary may sign with: those that the operator pinned, else those that it publishes.
-    async fn notary_keys(&self, notary: &TrustedKeyServer, known: &mut Notary) -> Result<KeyRing, String> {
+    async fn notary_keys(&self, notary: &TrustedKeyServer, known: &mut Notary) -> Result<KeyRing, Why> {
         let now = self.platform.clock.now_ms();
         if !notary.verify_keys.is_empty() {
             let mut ring = KeyRing::new();

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    log::Reason,
     matrix::{
         identifiers::ServerName,
         json::{self, Value},
@@ -63,6 +64,23 @@ pub enum RequestError {
     /// The server answered with something else than the spec's answer, or with too much.
     #[error("the server's answer cannot be used: {0}")]
     BadResponse(String),
+}
+
+impl Reason for RequestError {
+    fn reason(&self) -> String {
+        match self {
+            // Its own words are something else.
+            Self::Status { status, errcode, .. } => format!("the server answers {} {errcode}", status.as_u16()),
+            error => error.to_string(),
+        }
+    }
+
+    fn said(&self) -> Option<&str> {
+        match self {
+            Self::Status { error, .. } => Some(error),
+            _ => None,
+        }
+    }
 }
 
 impl RequestError {

@@ -11,8 +11,12 @@ use http::{HeaderMap, Response, StatusCode, Uri, header};
 
 use super::destination::{Destination, Name, Scope};
 use crate::{
-    matrix::json::{self, Value},
-    platform::{Platform, TransportError},
+    log::LogRecord,
+    matrix::{
+        identifiers::ServerName,
+        json::{self, Value},
+    },
+    platform::{DatabaseError, Platform, TransportError},
     store::{Store, well_known::WellKnownRow},
 };
 
@@ -56,6 +60,14 @@ impl WellKnown {
         Self { store: Store::new(platform.database.clone()), platform, scope, cache }
     }
 
+    fn log_failure(&self, what: &'static str, host: &str, error: &DatabaseError) {
+        let record = LogRecord::error(what).because(error);
+        self.platform.log.write(match ServerName::parse(host) {
+            Ok(host) => record.destination(&host),
+            Err(_) => record,
+        });
+    }
+
     /// The server name that `host` delegates to, if it does. It is a valid server name.
     pub(super) async fn delegation(&self, host: &str) -> Option<String> {
         let now = self.platform.clock.now_ms();
@@ -75,7 +87,7 @@ impl WellKnown {
             Err(failure) => after_failure(known, failure, now),
         };
         if let Err(error) = self.store.put_well_known(host, &row).await {
-            self.platform.log.warn(&format!("the .well-known of {host} could not be stored: {error}"));
+            self.log_failure("the .well-known of a server cannot be stored", host, &error);
         }
         let delegated = row.delegated.clone();
         self.remember(host, row);
@@ -97,7 +109,7 @@ impl WellKnown {
             }
             Err(error) => {
                 // Asking the host is slower, not wrong.
-                self.platform.log.warn(&format!("the .well-known of {host} could not be read: {error}"));
+                self.log_failure("the .well-known of a server cannot be read", host, &error);
                 None
             }
         }

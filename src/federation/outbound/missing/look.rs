@@ -10,6 +10,7 @@ use futures_util::future::{Either, select};
 use super::whom::{Question, Whom};
 use crate::{
     federation::{pdus, peers::requests::RequestError},
+    log::LogRecord,
     matrix::{
         event::{Event, ReceivedPdu},
         identifiers::{EventId, ServerName},
@@ -273,7 +274,8 @@ impl<'s> Look<'s> {
         match self.within(ms, request).await {
             Ok(answer) => Some(answer),
             Err(error) => {
-                self.server.platform.log.warn(&format!("{name} does not give what {about} cites: {error}"));
+                let record = LogRecord::warning("a server does not give what an event cites").room(&self.room.room_id);
+                self.server.platform.log.write(record.event(about).destination(name).because(&error));
                 self.whom.note_error(name, &error);
                 None
             }
@@ -340,8 +342,9 @@ impl<'s> Look<'s> {
             match pdus::from_history(text.as_ref(), &self.room.room_id, self.version(), &mut left) {
                 Ok(pdu) => received.extend(pdu),
                 Err(error) => {
-                    let room_id = &self.room.room_id;
-                    server.platform.log.warn(&format!("Events of {room_id} that {name} gave are not used: {error}"));
+                    let record = LogRecord::warning("events that a server gave are not used");
+                    let record = record.room(&self.room.room_id).destination(name).because(&error);
+                    server.platform.log.write(record);
                     return Ok(None);
                 }
             }
@@ -355,7 +358,9 @@ impl<'s> Look<'s> {
             match outcome {
                 Ok(event) => events.push(event),
                 Err(error) => {
-                    server.platform.log.warn(&format!("{name} gave a copy of {id} that is not used: {error}"));
+                    let record = LogRecord::warning("a copy of an event that a server gave is not used");
+                    let record = record.room(&self.room.room_id).event(&id).destination(name).because(&error);
+                    server.platform.log.write(record);
                     self.refused.insert((id, name.clone()));
                 }
             }

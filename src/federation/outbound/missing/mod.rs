@@ -22,6 +22,7 @@ use futures_util::future;
 use self::look::Look;
 use crate::{
     federation::peers::looks::Slot,
+    log::LogRecord,
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
@@ -127,7 +128,7 @@ impl Server {
     async fn rooms_due(&self) -> Vec<RoomId> {
         let rooms = self.store.rooms_waiting(self.platform.clock.now_ms()).await;
         rooms.unwrap_or_else(|error| {
-            self.platform.log.warn(&format!("The staged PDUs cannot be read: {error}"));
+            self.platform.log.write(LogRecord::error("the staged PDUs cannot be read").because(&error));
             Vec::new()
         })
     }
@@ -142,7 +143,8 @@ impl Server {
 
     async fn judge_staged(&self, room_id: &RoomId, until: i64) {
         if let Err(error) = self.try_judge_staged(room_id, until).await {
-            self.platform.log.warn(&format!("The staged PDUs of {room_id} cannot be judged: {error}"));
+            let record = LogRecord::error("the staged PDUs of a room cannot be judged").room(room_id);
+            self.platform.log.write(record.because(&error));
         }
     }
 
@@ -185,7 +187,11 @@ impl Server {
             if !left.iter().any(|left| left.as_str() == id) {
                 done.push(id.to_owned());
             } else if now - staged.received_ts > GIVE_UP_AFTER_MS {
-                self.platform.log.warn(&format!("{id} in {room_id} is given up: what it cites cannot be obtained"));
+                let record = LogRecord::warning("a PDU is given up, as nobody gives what it cites").room(room_id);
+                self.platform.log.write(match EventId::parse(id) {
+                    Ok(id) => record.event(&id),
+                    Err(_) => record,
+                });
                 done.push(id.to_owned());
             } else {
                 left_waiting.push(id);

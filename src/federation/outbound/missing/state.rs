@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 use super::{look::Look, whom::Question};
 use crate::{
     federation::{pdus, peers::endpoints::StateIds},
+    log::LogRecord,
     matrix::{
         event::{Event, ReceivedPdu},
         identifiers::{EventId, ServerName},
@@ -109,9 +110,9 @@ impl Look<'_> {
             let Some(event) = known.edge.clone().filter(|_| !claims.is_empty()) else { return Ok(false) };
             match self.server.rooms.place(&event, &claims).await {
                 Ok(()) => return Ok(true),
-                Err(RoomError::Invalid(why)) => {
-                    let log = &self.server.platform.log;
-                    log.warn(&format!("What is claimed of the state before {edge} is not believed: {why}"));
+                Err(error @ RoomError::Invalid(_)) => {
+                    let record = LogRecord::warning("what is claimed of the state before an event is not believed");
+                    self.server.platform.log.write(record.room(&self.room.room_id).event(edge).because(&error));
                     self.whom.note_useless(Question::StateBefore, edge);
                 }
                 Err(error) => return Err(error),
@@ -148,7 +149,8 @@ impl Look<'_> {
             return Ok(None);
         };
         if pdu_ids.len() + auth_chain_ids.len() > MAX_STATE_IDS {
-            server.platform.log.warn(&format!("{name} says that the state before {edge} is too large to be used."));
+            let record = LogRecord::warning("a state that a server claims is too large to be used");
+            server.platform.log.write(record.room(&room_id).event(edge).destination(name));
             return Ok(None);
         }
         let mut claim = ClaimedIds { state: pdu_ids, auth_chain: auth_chain_ids };
@@ -161,7 +163,8 @@ impl Look<'_> {
         }
         if !self.make_whole(name, &event, (cited_by, &listed), &claim, known).await? {
             // A state of which a part is lacking is another state.
-            server.platform.log.warn(&format!("The state before {edge} that {name} claims cannot be had whole."));
+            let record = LogRecord::warning("a state that a server claims cannot be obtained whole");
+            server.platform.log.write(record.room(&room_id).event(edge).destination(name));
             return Ok(None);
         }
         claim.add_cited(&event, known);
@@ -261,8 +264,8 @@ impl Look<'_> {
         ids.retain(|id| headers.contains_key(id) && wanted.contains(id));
         let takes = ids.iter().filter_map(|id| headers.get(id)).map(|header| pdus::memory_of_held(header.bytes)).sum();
         let Some(left) = known.memory.checked_sub(takes) else {
-            let log = &self.server.platform.log;
-            log.warn(&format!("What {name} says that the state before {edge} is takes more memory than there is."));
+            let record = LogRecord::warning("a state that a server claims takes more memory than there is");
+            self.server.platform.log.write(record.room(&self.room.room_id).event(edge).destination(name));
             return Ok(false);
         };
         known.memory = left;
@@ -301,7 +304,8 @@ impl Look<'_> {
             }
         }
         if let Some(error) = failure {
-            self.server.platform.log.warn(&format!("{name} does not give the events of a state: {error}"));
+            let record = LogRecord::warning("a server does not give the events of a state");
+            self.server.platform.log.write(record.room(&self.room.room_id).destination(name).because(&error));
             self.whom.note_error(name, &error);
             return Ok(false);
         }
