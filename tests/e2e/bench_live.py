@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median, quantiles
 
+from client import Client
 from fake_origin import FakeOrigin
 
 # Local events, each of which wakes a waiting sync.
@@ -41,9 +42,9 @@ def _times(values):
 
 def _user(contestant):
     """The contestant's user once more, with a connection of their own."""
-    user = contestant.server.client()
-    user.token, user.user_id = contestant.user.token, contestant.user.user_id
-    return user
+    user = contestant.user
+    authority = user.session.verify
+    return Client(user.base, None if authority is True else authority, user.token, user.user_id)
 
 
 def _wakes(contestant):
@@ -93,7 +94,7 @@ def _at_once(contestant, folder, authority):
     """PDUs a second, answered for, of several origins that send to one room at the same time."""
     server = contestant.server
     room_id = contestant.user.create_room(preset="public_chat", room_version="12")
-    origins = [FakeOrigin(folder / f"{contestant.name}-{number}", authority).start() for number in range(ORIGINS)]
+    origins = [FakeOrigin(folder / f"at-once-{contestant.server.port}-{number}", authority).start() for number in range(ORIGINS)]
     try:
         rooms = [origin.join(server, room_id, origin.user("mallory")) for origin in origins]
         load = []
