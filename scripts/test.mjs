@@ -33,6 +33,7 @@ const STEPS = [
   ["rustdoc", program("cargo", ["doc", "--locked", "--no-deps", "--document-private-items"], RUSTDOC)],
   ["native", program("cargo", ["test", "--locked"], { VERGE_SYNAPSE_PYTHON: python, VERGE_REQUIRE_ORACLES: "1" })],
   ["build", () => build()],
+  ["build-waist", program("node", ["scripts/waist.mjs"])],
   ["e2e", program(python, PYTEST.concat("tests/e2e"))],
   ["e2e-object", program(python, PYTEST.concat("--engine", "object", ON_BOTH))],
 ];

@@ -48,6 +48,8 @@ def exchange(worker, method, path, body=b"", headers=(), chunked=False):
         connection.close()
 
 
+# Where the step of `npm test` has not built that Worker, this does.
+@pytest.mark.timeout(900)
 def test_the_databases_of_both_engines_keep_the_contract_of_the_narrow_waist():
     """The cases of `tests/common/contract.rs`, which the database of the native tests keeps too, in a Worker of their own."""
     package = ROOT / "tests" / "waist"
