@@ -205,7 +205,9 @@ impl Scene {
         let user = &evil.people[person].id;
         let rows = evil.home.database.rows(&format!(
             "SELECT event_id, json FROM events WHERE sender = '{user}' AND event_type = 'm.room.message' \
-             ORDER BY event_nid DESC LIMIT 1"
+             AND origin_server_ts > {} ORDER BY event_nid DESC LIMIT 1",
+            // What was said before came to some servers as history, of which they do not know the state.
+            self.began
         ));
         let Some([last, json]) = rows.first().map(Vec::as_slice) else { return };
         let mut event: Value = serde_json::from_str(json).unwrap();

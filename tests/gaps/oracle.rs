@@ -40,6 +40,7 @@ impl Oracle {
         let home = world.server_over(ORACLE, image.database(ORACLE), &[]);
         let known: BTreeSet<String> = home.database.rows("SELECT event_id FROM events").concat().into_iter().collect();
         let made = ancestors(all_made(scene), last, &known);
+        let mut refused = Vec::new();
         for (number, made) in made.chunks(AT_ONCE).enumerate() {
             let pdus: Vec<&Value> = made.iter().map(|made| &made.json).collect();
             let body = json!({ "origin": HONEST[0], "origin_server_ts": world.now_ms(), "pdus": pdus });
@@ -48,11 +49,20 @@ impl Oracle {
             if response.status() != 200 {
                 return Err(format!("the oracle refuses: {:?}", response.body()));
             }
+            let answer: Value = serde_json::from_slice(response.body()).unwrap();
+            let results = answer["pdus"].as_object().unwrap().iter();
+            refused.extend(
+                results.filter(|(_, result)| result["error"].is_string()).map(|(id, why)| format!("{id} {why}")),
+            );
         }
         let extremities =
             home.database.rows("SELECT x.value ->> 0 FROM rooms, json_each(rooms.extremities) AS x").concat();
         if extremities != [last] {
-            return Err(format!("the oracle stands at {extremities:?}, not at {last}: {:#?}", world.logs()));
+            let staged = home.database.rows("SELECT event_id FROM staged_pdus").concat();
+            let hidden = home.database.rows("SELECT event_id FROM events WHERE soft_failed").concat();
+            return Err(format!(
+                "the oracle stands at {extremities:?}, not at {last}; refused {refused:#?}, staged {staged:#?}, soft-failed {hidden:#?}"
+            ));
         }
         let shown = home
             .database

@@ -66,6 +66,8 @@ pub struct Scene {
     pub members: Vec<Member>,
     pub network: Rc<Network>,
     pub story: Story,
+    /// When it began, in milliseconds.
+    pub began: i64,
     /// Events that the malicious server made without keeping them.
     pub by_hand: RefCell<Vec<(String, Value)>>,
 }
@@ -173,8 +175,8 @@ impl Scene {
         if faults.has(crate::faults::Fault::Interleave) {
             world.interleave();
         }
-        let (room, dice) = (image.room.clone(), Dice::new(random));
-        Self { world, room, faults, dice, members, network, story, by_hand: RefCell::default() }
+        let (room, dice, began) = (image.room.clone(), Dice::new(random), world.now_ms());
+        Self { began, world, room, faults, dice, members, network, story, by_hand: RefCell::default() }
     }
 
     /// The honest servers.
