@@ -337,6 +337,8 @@ pub enum Subject {
     Room(String),
     /// The local user with this ID: what is theirs alone, and their memberships.
     User(String),
+    /// Whoever is told of others' presence.
+    Presence,
 }
 
 /// How news reach whoever waits for them.

@@ -8,6 +8,7 @@ use crate::{
     config::Config,
     federation::peers::{
         discovery::DiscoveryCache,
+        fleeting::Fleeting,
         heard::LastHeard,
         key_fetcher::{KeyCache, KeyFetcher},
         looks::Looks,
@@ -41,6 +42,8 @@ pub struct Server {
     pub admission: Rc<Admission>,
     /// Counts its calls to the database.
     pub meter: Rc<Meter>,
+    /// What waits to be told to other servers and may be forgotten.
+    pub fleeting: Rc<Fleeting>,
     /// Which servers were heard from lately.
     pub heard: Rc<LastHeard>,
     /// What other servers said of spaces.
@@ -58,6 +61,7 @@ pub struct Caches {
     admission: Rc<Admission>,
     heard: Rc<LastHeard>,
     spaces: Rc<Spaces>,
+    fleeting: Rc<Fleeting>,
 }
 
 impl Server {
@@ -88,7 +92,7 @@ impl Server {
         let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
         let federation = Rc::new(FederationClient::new(platform.clone(), config.clone(), caches.discovery.clone()));
         let keys = KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), caches.keys.clone());
-        let Caches { admission, heard, looks, spaces, .. } = caches.clone();
+        let Caches { admission, fleeting, heard, looks, spaces, .. } = caches.clone();
         Self {
             config,
             platform,
@@ -99,6 +103,7 @@ impl Server {
             looks,
             admission,
             meter,
+            fleeting,
             heard,
             spaces,
             caches,

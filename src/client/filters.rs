@@ -1,8 +1,8 @@
 //! Filters (Client-Server API, "Filtering"): stored ones, inline ones, and what they let through.
 //!
 //! Honoured are: of `room` `rooms`, `not_rooms`, `include_leave`; of its `timeline` and `state` the lists of types, senders
-//! and rooms, `contains_url`, `limit` and `lazy_load_members`; of both `account_data` the types. There is nothing yet
-//! for `presence` and `ephemeral` to filter, and `event_fields` lets a server send more than was asked for.
+//! and rooms, `contains_url`, `limit` and `lazy_load_members`; of both `account_data` the types; of `ephemeral` types and rooms,
+//! of `presence` types and senders. `event_fields` lets a server send more than was asked for.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
@@ -71,6 +71,10 @@ pub(super) struct Filter {
     pub(super) account_data: EventFilter,
     /// What of the rooms' account data is sent.
     pub(super) room_account_data: EventFilter,
+    /// What is sent of typing and receipts.
+    pub(super) ephemeral: EventFilter,
+    /// What is sent of presence.
+    pub(super) presence: EventFilter,
     /// Whether rooms that were left before are sent at first.
     pub(super) include_leave: bool,
     rooms: Option<Vec<String>>,
@@ -108,6 +112,8 @@ impl Filter {
             state: part(&room, "state")?,
             account_data: part(&filter, "account_data")?,
             room_account_data: part(&room, "account_data")?,
+            ephemeral: part(&room, "ephemeral")?,
+            presence: part(&filter, "presence")?,
             include_leave: room.flag("include_leave")?,
             rooms: room.texts("rooms")?,
             not_rooms: room.texts("not_rooms")?.unwrap_or_default(),
@@ -171,10 +177,14 @@ impl EventFilter {
     /// Whether an event of the room is let through.
     pub(super) fn event(&self, room_id: &str, event: &Event) -> bool {
         let url = event.content().contains_key("url");
-        self.event_type(event.event_type())
-            && allows(self.page.senders.as_deref(), &self.page.not_senders, event.sender().as_str(), str::eq)
+        self.sent(event.event_type(), event.sender().as_str())
             && self.page.contains_url.is_none_or(|wanted| wanted == url)
             && self.room(room_id)
+    }
+
+    /// Whether events of this type are let through that this user has sent.
+    pub(super) fn sent(&self, event_type: &str, sender: &str) -> bool {
+        self.event_type(event_type) && allows(self.page.senders.as_deref(), &self.page.not_senders, sender, str::eq)
     }
 
     /// Whether events of this type are let through.

@@ -18,15 +18,18 @@ mod devices;
 mod directory;
 mod events;
 mod filters;
+mod fleeting;
 mod keys;
 mod login;
 mod membership;
 mod messages;
 mod openid;
 mod passwords;
+mod presence;
 mod profile;
 mod public_rooms;
 mod reauthentication;
+mod receipts;
 mod register;
 mod reporting;
 mod rooms;
@@ -36,6 +39,7 @@ mod state;
 mod sync;
 mod throttle;
 mod tokens;
+mod typing;
 mod upgrade;
 mod visibility;
 
@@ -118,6 +122,12 @@ static ROUTES: &[Route] = &[
     put("/_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}", |s, c| Box::pin(sending::redact(s, c))),
     put("/_matrix/client/v3/rooms/{roomId}/state/{eventType}", |s, c| Box::pin(sending::put_state(s, c))),
     put("/_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}", |s, c| Box::pin(sending::put_state(s, c))),
+    // Typing, receipts, presence
+    put("/_matrix/client/v3/rooms/{roomId}/typing/{userId}", |s, c| Box::pin(typing::put(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}", |s, c| Box::pin(receipts::post(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/read_markers", |s, c| Box::pin(receipts::read_markers(s, c))),
+    get("/_matrix/client/v3/presence/{userId}/status", |s, c| Box::pin(presence::get(s, c))),
+    put("/_matrix/client/v3/presence/{userId}/status", |s, c| Box::pin(presence::put(s, c))),
     // Reading
     get("/_matrix/client/v3/sync", |s, c| Box::pin(sync::sync(s, c))),
     get("/_matrix/client/v3/rooms/{roomId}/state", |s, c| Box::pin(state::whole(s, c))),

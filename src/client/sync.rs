@@ -15,6 +15,7 @@ use super::{
     device_lists::{DeviceLists, MemberChanges},
     events::{self, Telling},
     filters::Filter,
+    fleeting::Fleeting,
     keys,
     tokens::{Rest, SyncToken, Token},
     visibility::{self, Reader},
@@ -33,6 +34,7 @@ use crate::{
     store::{
         snapshots::{Members, StateFound, StateReads},
         sync::{NewEvents, RestRead, SyncFound, SyncRead, SyncRoom},
+        sync_fleeting::{FleetingAt, FleetingRead},
         timeline::{SeenEvent, TimelineEvent},
     },
 };
@@ -69,6 +71,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         account_data_since: from.account_data,
         device_lists_since: (!is_first).then_some(from.device_lists),
         key_counts: true,
+        fleeting: None,
         all_joined: full_state || events_since == 0,
         include_leave: filter.include_leave,
         limit: filter.timeline.limit(),
@@ -78,38 +81,66 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
     let mut listener = server.platform.news.listen();
     let mut key_counts = None;
-    let mut found = loop {
+    let mut fleeting_since = (!is_first).then_some(from.fleeting);
+    let (mut found, fleeting) = loop {
+        let now = server.platform.clock.now_ms();
+        read.fleeting = Some(FleetingRead { since: fleeting_since, now });
         let mut found = server.store.sync(&read).await?;
+        let fleeting = Fleeting::of(std::mem::take(&mut found.fleeting), &filter, now);
         key_counts = found.key_counts.take().or(key_counts);
-        if found.is_empty_but_for_keys() {
+        if found.is_empty_but_for_keys() && fleeting.is_empty() {
             // Somebody's keys change all the time: it is news for those who share a room with them.
             let others = std::mem::take(&mut found.changed_keys.others);
             let own_server = server.config.server_name.as_str();
             found.changed_keys.others = server.store.sharing(own_server, session.user.as_str(), others).await?;
         }
         let left = deadline.saturating_sub(server.platform.clock.now_ms());
-        if !found.is_empty() || !wait || left <= 0 {
-            break found;
+        if !found.is_empty() || !fleeting.is_empty() || !wait || left <= 0 {
+            break (found, fleeting);
         }
         read.checked = found.events;
+        fleeting_since = Some(fleeting.at);
         read.account_data_since = found.account_data.max(read.account_data_since);
         read.device_lists_since = Some(found.device_lists);
         read.key_counts = false;
+        if fleeting.is_cut {
+            continue;
+        }
         if listener.is_choosy() {
             let rooms = server.store.rooms_of(&session.user, Membership::Join).await?;
             let rooms = rooms.into_iter().map(|room_id| Subject::Room(room_id.to_string()));
-            listener.listen_to(rooms.chain([Subject::User(session.user.to_string())]).collect());
+            let mine = [Subject::User(session.user.to_string()), Subject::Presence];
+            listener.listen_to(rooms.chain(mine).collect());
         }
-        listener.next(u32::try_from(left).unwrap_or(u32::MAX)).await;
+        // Nothing is written when somebody who was told to be typing is so no more.
+        let until = fleeting.at.typing_until;
+        let longest = if until > 0 { left.min(until.saturating_sub(now)) } else { left };
+        listener.next(u32::try_from(longest).unwrap_or(u32::MAX)).await;
     };
     let now = match rest {
-        None => Token { events: found.events, account_data: found.account_data, device_lists: found.device_lists },
+        None => Token {
+            events: found.events,
+            account_data: found.account_data,
+            device_lists: found.device_lists,
+            fleeting: fleeting.at,
+        },
         // All other streams were told with the answer before.
         Some(_) => Token { device_lists: found.device_lists, ..from },
     };
     found.key_counts = key_counts;
-    let answer =
-        Answer { server, user: &session.user, filter: &filter, since: events_since, now, full_state, state_after };
+    // Where rooms are still to come, or have just come, what is fleeting is told again: it may be of those.
+    let known = if is_first { fleeting.at } else { from.fleeting };
+    let answer = Answer {
+        server,
+        user: &session.user,
+        filter: &filter,
+        since: events_since,
+        now,
+        known,
+        fleeting,
+        full_state,
+        state_after,
+    };
     answer.write(found).await
 }
 
@@ -121,6 +152,9 @@ struct Answer<'a> {
     since: i64,
     /// What the rooms are told up to.
     now: Token,
+    /// Up to where typing, receipts and presence are known.
+    known: FleetingAt,
+    fleeting: Fleeting,
     full_state: bool,
     state_after: bool,
 }
@@ -234,11 +268,14 @@ impl Answer<'_> {
                 Entry::None(_) => {}
             }
         }
-        // Account data that changed in a room where nothing else did. Of a room that is still to come all is told then.
-        for changed in found.changed_account_data.iter().filter(|changed| changed.is_known_room) {
-            let room_id = changed.room_id.as_str();
-            if !room_id.is_empty() && !join.contains_key(room_id) && self.filter.room(room_id) {
-                join.insert(room_id, self.quiet_room(room_id, &found));
+        // Rooms where nothing changed but account data, who is typing, or up to where users have read. Of a room that is still to
+        // come all is told then.
+        let changed = found.changed_account_data.iter().filter(|changed| changed.is_known_room);
+        let quiet = changed.filter_map(|changed| RoomId::parse(&changed.room_id).ok());
+        let is_whole = self.since > 0 && !found.is_cut;
+        for room_id in quiet.chain(self.fleeting.rooms().filter(|_| is_whole).cloned()) {
+            if !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()) {
+                join.insert(room_id.as_str(), self.quiet_room(&room_id, &found));
             }
         }
         let rooms: Object =
@@ -249,10 +286,11 @@ impl Answer<'_> {
             after: last.to_string(),
             whole: self.full_state,
         });
-        answer.insert("next_batch", SyncToken { at: self.now, rest }.to_string());
+        let at = if rest.is_some() { Token { fleeting: self.known, ..self.now } } else { self.now };
+        answer.insert("next_batch", SyncToken { at, rest }.to_string());
         answer.insert("rooms", rooms);
         answer.insert("account_data", events_object(self.account_data("", &found)));
-        answer.insert("presence", events_object(Vec::new()));
+        answer.insert("presence", events_object(self.fleeting.presence()));
         answer.insert("to_device", events_object(Vec::new()));
         let users = |users: BTreeSet<String>| Value::Array(users.into_iter().map(Value::from).collect());
         let told = [("changed", users(device_lists.changed)), ("left", users(device_lists.left))];
@@ -349,7 +387,7 @@ impl Answer<'_> {
             answer.insert("summary", summary(state.members(plan.state), &plan, state, self.user));
         }
         answer.insert("account_data", events_object(self.account_data(room_id, found)));
-        answer.insert("ephemeral", events_object(Vec::new()));
+        answer.insert("ephemeral", events_object(self.fleeting.events(&plan.room.room_id)));
         let counts = [("highlight_count", Value::from(0)), ("notification_count", Value::from(0))];
         answer.insert("unread_notifications", counts.into_iter().collect::<Object>());
         self.timeline_and_state(&mut answer, plan, state);
@@ -441,15 +479,15 @@ impl Answer<'_> {
         answer.insert("timeline", told);
     }
 
-    /// A joined room of which only the account data changed.
-    fn quiet_room(&self, room_id: &str, found: &SyncFound) -> Value {
+    /// A joined room in which nothing happened.
+    fn quiet_room(&self, room_id: &RoomId, found: &SyncFound) -> Value {
         let mut timeline = Object::new();
         timeline.insert("events", Value::Array(Vec::new()));
         timeline.insert("limited", false);
         timeline.insert("prev_batch", Token::at(found.events).to_string());
         let mut answer = Object::new();
-        answer.insert("account_data", events_object(self.account_data(room_id, found)));
-        answer.insert("ephemeral", events_object(Vec::new()));
+        answer.insert("account_data", events_object(self.account_data(room_id.as_str(), found)));
+        answer.insert("ephemeral", events_object(self.fleeting.events(room_id)));
         answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(Vec::new()));
         answer.insert("timeline", timeline);
         Value::Object(answer)

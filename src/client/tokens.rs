@@ -1,13 +1,14 @@
 //! Points in time, as clients hand them back: `next_batch`, `prev_batch`, `start`, `end`.
 //!
 //! A token is a set of named positions: `s1_e12_a3` says format 1, position 12 in the stream of events, 3 in that of account
-//! data, and `_k4` is in the changes of users' keys. Positions of further streams (to-device messages, receipts, another database) can join it: a token without a
-//! name that the server knows stands at that stream's beginning.
+//! data. `k` is one in the changes of users' keys; `t`, `c` and `p` are positions in those of typing, receipts and presence; `u` is the
+//! time until which one of those is typing whom the client was told of. Positions of further streams (to-device messages,
+//! another database) can join it: a token without a name that the server knows stands at that stream's beginning.
 //!
 //! A sync that was cut says what is still to come: `s1_e12_r5_m2161` means position 12 for the rooms up to the one whose ID
 //! is `2161` in hex digits, and 5 for the rest. `_w` says that their whole state is.
 
-use crate::error::MatrixError;
+use crate::{error::MatrixError, store::sync_fleeting::FleetingAt};
 
 /// The largest position: within what the database holds exactly.
 const MAX: i64 = (1 << 53) - 1;
@@ -21,6 +22,8 @@ pub(super) struct Token {
     pub(super) account_data: i64,
     /// In the changes of users' keys.
     pub(super) device_lists: i64,
+    /// In typing, receipts and presence.
+    pub(super) fleeting: FleetingAt,
 }
 
 impl Token {
@@ -90,6 +93,10 @@ impl SyncToken {
                 "e" => token.events = position()?,
                 "a" => token.account_data = position()?,
                 "k" => token.device_lists = position()?,
+                "t" => token.fleeting.typing = position()?,
+                "u" => token.fleeting.typing_until = position()?,
+                "c" => token.fleeting.receipts = position()?,
+                "p" => token.fleeting.presence = position()?,
                 "r" => rest.since = position()?,
                 "m" => rest.after = from_hex(value)?,
                 "w" if value.is_empty() => rest.whole = true,
@@ -129,13 +136,16 @@ fn from_hex(text: &str) -> Option<String> {
 impl std::fmt::Display for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "s1_e{}", self.events)?;
-        if self.account_data != 0 {
-            write!(f, "_a{}", self.account_data)?;
-        }
-        if self.device_lists != 0 {
-            write!(f, "_k{}", self.device_lists)?;
-        }
-        Ok(())
+        let FleetingAt { typing, typing_until, receipts, presence } = self.fleeting;
+        let others = [
+            ("a", self.account_data),
+            ("k", self.device_lists),
+            ("t", typing),
+            ("u", typing_until),
+            ("c", receipts),
+            ("p", presence),
+        ];
+        others.into_iter().filter(|(_, position)| *position != 0).try_for_each(|(name, at)| write!(f, "_{name}{at}"))
     }
 }
 
@@ -146,7 +156,9 @@ mod tests {
 
     #[test]
     fn tokens_come_back_as_they_were() {
-        for token in [Token::at(0), Token::at(-77), Token { events: 12, account_data: 3, device_lists: 4 }] {
+        let fleeting = FleetingAt { typing: 4, typing_until: 1_800_000_000_000, receipts: 5, presence: 6 };
+        let full = Token { events: 12, account_data: 3, device_lists: 7, fleeting };
+        for token in [Token::at(0), Token::at(-77), full, Token { account_data: 0, ..full }] {
             assert_eq!(Token::parse(&token.to_string()).unwrap(), token);
         }
     }
@@ -155,7 +167,7 @@ mod tests {
     fn a_cut_sync_goes_on_where_it_was_cut_and_pages_start_there() {
         let rest = Rest { since: 5, after: "!örtlich_x:a.example".to_owned(), whole: true };
         for rest in [rest.clone(), Rest { whole: false, ..rest }] {
-            let token = SyncToken { at: Token { events: 12, account_data: 3, device_lists: 4 }, rest: Some(rest) };
+            let token = SyncToken { at: Token { account_data: 3, device_lists: 4, ..Token::at(12) }, rest: Some(rest) };
             assert_eq!(SyncToken::parse(&token.to_string()).unwrap(), token);
             assert_eq!(Token::parse(&token.to_string()).unwrap(), token.at);
         }

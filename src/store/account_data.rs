@@ -35,6 +35,16 @@ impl ClientTransaction {
     }
 }
 
+/// Statements that set one type of account data; `room_id` is empty for none.
+pub fn put(user_id: &str, room_id: &str, event_type: &str, content: &str) -> Vec<Statement> {
+    const UPSERT: &str = "INSERT INTO account_data (user_id, room_id, event_type, content, pos) \
+         SELECT ?1, ?2, ?3, ?4, position FROM streams WHERE name = 'account_data' \
+         ON CONFLICT (user_id, room_id, event_type) DO UPDATE SET content = excluded.content, pos = excluded.pos";
+    let parameters = [user_id.into(), room_id.into(), event_type.into(), content.into()];
+    let advance = advance_for("account_data", 1, [Subject::User(user_id.to_owned())]);
+    vec![advance, Statement::new(UPSERT, parameters)]
+}
+
 impl Store {
     /// Who the token speaks for, as [`Store::token`], and the event that they made with this transaction ID before.
     ///
@@ -104,12 +114,7 @@ impl Store {
         event_type: &str,
         content: &str,
     ) -> Result<(), DatabaseError> {
-        const UPSERT: &str = "INSERT INTO account_data (user_id, room_id, event_type, content, pos) \
-             SELECT ?1, ?2, ?3, ?4, position FROM streams WHERE name = 'account_data' \
-             ON CONFLICT (user_id, room_id, event_type) DO UPDATE SET content = excluded.content, pos = excluded.pos";
-        let parameters = [user_id.into(), room_id.into(), event_type.into(), content.into()];
-        let advance = advance_for("account_data", 1, [Subject::User(user_id.to_owned())]);
-        self.batch(vec![advance, Statement::new(UPSERT, parameters)]).await.map(drop)
+        self.batch(put(user_id, room_id, event_type, content)).await.map(drop)
     }
 
     /// The content of one type of account data.

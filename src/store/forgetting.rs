@@ -83,10 +83,15 @@ const FORGET_PENDING_JOINS: &str = forget!("pending_joins", "room_id, join_id", 
 const ADVANCE_REGISTRATIONS: &str = advance!("registrations", "session", "?1 ->> 0");
 const FORGET_REGISTRATIONS: &str = forget!("registrations", "session", "?1 ->> 0", "until_ts <= ?2");
 
+const ADVANCE_TYPING: &str = advance!("typing", "room_id, user_id", "?1 ->> 0, ?1 ->> 1");
+const FORGET_TYPING: &str = forget!("typing", "room_id, user_id", "?1 ->> 0, ?1 ->> 1", "until_ts < ?2");
+const ADVANCE_PRESENCE: &str = advance!("presence", "user_id", "?1 ->> 0");
+const FORGET_PRESENCE: &str = forget!("presence", "user_id", "?1 ->> 0", "last_active_ts < ?2");
+
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// The walks there are.
-pub const WALKS: [Walk; 3] = [
+pub const WALKS: [Walk; 5] = [
     // Far longer than a client repeats a request.
     Walk {
         table: "client_transactions",
@@ -96,6 +101,9 @@ pub const WALKS: [Walk; 3] = [
     },
     Walk { table: "pending_joins", keep_ms: 0, advance: ADVANCE_PENDING_JOINS, forget: FORGET_PENDING_JOINS },
     Walk { table: "registrations", keep_ms: 0, advance: ADVANCE_REGISTRATIONS, forget: FORGET_REGISTRATIONS },
+    // Longer than most clients stay away, which are told that somebody has ceased by the row.
+    Walk { table: "typing", keep_ms: 7 * DAY_MS, advance: ADVANCE_TYPING, forget: FORGET_TYPING },
+    Walk { table: "presence", keep_ms: 30 * DAY_MS, advance: ADVANCE_PRESENCE, forget: FORGET_PRESENCE },
 ];
 
 /// How far the walks have come.

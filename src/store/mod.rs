@@ -45,6 +45,7 @@ pub mod staging;
 pub mod state_sql;
 pub mod summaries;
 pub mod sync;
+pub mod sync_fleeting;
 pub mod timeline;
 pub mod transactions;
 pub mod typing;

@@ -6,6 +6,9 @@ use crate::platform::{Statement, news::Subject};
 /// four billion events.
 const STEP: i64 = 1 << 20;
 
+/// The largest position: within what the database holds exactly.
+pub(super) const MAX: i64 = (1 << 53) - 1;
+
 const ADVANCE: &str = "UPDATE streams SET position = position + ?2 WHERE name = ?1";
 
 /// Moves a stream on by this many positions, of which nobody waits to hear.

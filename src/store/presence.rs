@@ -16,7 +16,7 @@ use crate::{
         identifiers::{ServerName, UserId},
         state_trie::StateKeyHash,
     },
-    platform::{DatabaseError, Row, Rows, Statement},
+    platform::{DatabaseError, Row, Rows, Statement, news::Subject},
 };
 
 /// Takes over what is news: that a user was active a little later is none.
@@ -176,7 +176,7 @@ pub fn note(own: &ServerName, origin: &ServerName, users: &[PresenceRow]) -> Vec
     let mut statements = Vec::new();
     for list in json_lists(rows) {
         statements.push(Statement::new(NOTE, [list.into(), origin.as_str().into(), own.as_str().into()]));
-        statements.push(Statement::new(ADVANCE, []));
+        statements.push(Statement::new(ADVANCE, []).concerning([Subject::Presence]));
     }
     statements
 }
@@ -204,7 +204,7 @@ impl Store {
         let answers = self
             .batch(vec![
                 Statement::new(NOTE_OWN, note),
-                Statement::new(ADVANCE, []),
+                Statement::new(ADVANCE, []).concerning([Subject::Presence]),
                 Statement::new(DESTINATIONS, destinations),
             ])
             .await?;
@@ -225,16 +225,12 @@ impl Store {
 }
 
 /// What a sync asks. `since` is `None` where nothing is known.
-pub fn ask(user: &str, since: Option<i64>) -> Statement {
+pub(super) fn ask(user: &str, since: Option<i64>) -> Statement {
     let sql = if since.is_some() { NEWS } else { NEWEST };
     Statement::new(sql, [user.into(), since.unwrap_or(0).into(), PAGE.into()])
 }
 
-/// What the rows say.
-///
-/// # Errors
-/// Where the database fails.
-pub fn news(rows: &Rows, is_first: bool) -> Result<PresenceNews, DatabaseError> {
+pub(super) fn news(rows: &Rows, is_first: bool) -> Result<PresenceNews, DatabaseError> {
     let is_full = !is_first && i64::try_from(rows.len()).is_ok_and(|rows| rows >= PAGE);
     let page_end = rows.last().filter(|_| is_full).map(|row| row.integer(0)).transpose()?;
     let mut users = Vec::new();

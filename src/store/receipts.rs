@@ -7,8 +7,11 @@ use super::{
     typing::{PAGE, room_id},
 };
 use crate::{
-    matrix::{edu::Receipt, identifiers::RoomId},
-    platform::{DatabaseError, Rows, SqlValue, Statement},
+    matrix::{
+        edu::{Receipt, ReceiptType},
+        identifiers::RoomId,
+    },
+    platform::{DatabaseError, Rows, SqlValue, Statement, news::Subject},
 };
 
 /// ?1: a list of [room, user, type, thread, event, time]. A receipt moves forwards only, by the depths of the events as far as
@@ -97,17 +100,23 @@ pub fn note(receipts: &[Receipt]) -> Vec<Statement> {
         let thread = thread_id.as_deref().unwrap_or_default();
         json!([room_id.as_str(), user_id.as_str(), receipt_type.as_str(), thread, event_id.as_str(), ts]).to_string()
     });
+    let concerned = || {
+        receipts.iter().map(|receipt| match receipt.receipt_type {
+            ReceiptType::Read => Subject::Room(receipt.room_id.to_string()),
+            ReceiptType::ReadPrivate => Subject::User(receipt.user_id.to_string()),
+        })
+    };
     let mut statements = Vec::new();
     for list in json_lists(rows) {
         statements.push(Statement::new(NOTE, [list.into()]));
-        statements.push(Statement::new(ADVANCE, []));
+        statements.push(Statement::new(ADVANCE, []).concerning(concerned()));
     }
     statements
 }
 
 /// What a sync asks. `since` is `None` where nothing is known; `events` is the position up to which rooms are known, `checked`
 /// the one up to which there are no others, `after` the room after which new ones are told.
-pub fn ask(user: &str, since: Option<i64>, events: i64, checked: i64, after: &str) -> [Statement; 2] {
+pub(super) fn ask(user: &str, since: Option<i64>, events: i64, checked: i64, after: &str) -> [Statement; 2] {
     let of_new: [SqlValue; 5] =
         [user.into(), events.into(), checked.into(), after.into(), SqlValue::from(MAX_OF_NEW_ROOMS)];
     [
@@ -116,11 +125,7 @@ pub fn ask(user: &str, since: Option<i64>, events: i64, checked: i64, after: &st
     ]
 }
 
-/// What the rows say.
-///
-/// # Errors
-/// Where the database fails.
-pub fn news(page: &Rows, of_new_rooms: &Rows) -> Result<ReceiptNews, DatabaseError> {
+pub(super) fn news(page: &Rows, of_new_rooms: &Rows) -> Result<ReceiptNews, DatabaseError> {
     let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows >= PAGE);
     let page_end = page.last().filter(|_| is_full).map(|row| row.integer(0)).transpose()?;
     Ok(ReceiptNews { page_end, known: shown(page)?, of_new_rooms: shown(of_new_rooms)? })

@@ -9,6 +9,7 @@ use super::{
     event_graph::closed,
     memberships::stored,
     one_time_keys::{self, KeyCounts},
+    sync_fleeting::{self, FleetingAt, FleetingFound, FleetingRead},
     timeline::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
 };
 use crate::{
@@ -33,6 +34,8 @@ pub struct SyncRead<'a> {
     pub device_lists_since: Option<i64>,
     /// Whether it is counted which keys the device has left.
     pub key_counts: bool,
+    /// What is known of typing, receipts and presence; `None` where nothing of them is told.
+    pub fleeting: Option<FleetingRead>,
     /// All joined rooms, whether there is anything new in them or not.
     pub all_joined: bool,
     /// The rooms that the user left long ago of their own will too, where the client knows nothing.
@@ -73,6 +76,8 @@ pub struct SyncFound {
     pub timelines: HashMap<RoomId, NewEvents>,
     /// New account data.
     pub changed_account_data: Vec<ChangedAccountData>,
+    /// Typing, receipts and presence that are new.
+    pub fleeting: FleetingFound,
 }
 
 /// One type of account data that is new to the client.
@@ -202,7 +207,8 @@ const TIMELINES: &str = concat!(
      WHERE place.room_id IN (SELECT room_id FROM fitting) ORDER BY place.room_id, place.pos"
 );
 
-const POSITIONS: &str = "SELECT name, position FROM streams WHERE name IN ('events', 'account_data', 'device_lists')";
+const POSITIONS: &str = "SELECT name, position FROM streams \
+    WHERE name IN ('events', 'account_data', 'device_lists', 'typing', 'receipts', 'presence')";
 
 /// ?1 the user, ?2 the 'account_data' position, NULL for none; ?3 and ?4 since and checked, ?5 the room after which. Of rooms
 /// that the user is in; of those newly joined, all that there is.
@@ -261,14 +267,20 @@ impl Store {
         statements.extend(read.device_lists_since.map(|since| device_lists::changes(read.user_id, since)));
         statements
             .extend(read.key_counts.then(|| one_time_keys::counts(read.user_id, read.device_id)).into_iter().flatten());
+        let fleeting = read.fleeting.map(|at| sync_fleeting::ask(&at, read.user_id, read.since, read.checked, after));
+        statements.extend(fleeting.into_iter().flatten());
         let mut answers = self.batch(statements).await?.into_iter();
         let mut next = || answers.next().unwrap_or_default();
         let mut found = SyncFound::default();
+        let mut fleeting = FleetingAt::default();
         for row in next() {
             let position = row.integer(1)?;
             match row.text(0)? {
                 "events" => found.events = position,
                 "device_lists" => found.device_lists = position,
+                "typing" => fleeting.typing = position,
+                "receipts" => fleeting.receipts = position,
+                "presence" => fleeting.presence = position,
                 _ => found.account_data = position,
             }
         }
@@ -319,6 +331,9 @@ impl Store {
         }
         if read.key_counts {
             found.key_counts = Some(one_time_keys::read_counts(&next(), &next())?);
+        }
+        if let Some(read) = &read.fleeting {
+            found.fleeting = sync_fleeting::found(read, std::array::from_fn(|_| next()), fleeting)?;
         }
         Ok(found)
     }

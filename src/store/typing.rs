@@ -10,7 +10,7 @@ use serde_json::json;
 use super::json_lists;
 use crate::{
     matrix::{edu::Typing, identifiers::RoomId},
-    platform::{DatabaseError, Row, Rows, Statement},
+    platform::{DatabaseError, Row, Rows, Statement, news::Subject},
 };
 
 /// ?1: a list of [room, user, until], ?2: now. Who was not typing and is not is no news.
@@ -45,7 +45,7 @@ const NEWS: &str = "\
       FROM told LEFT JOIN local_memberships AS m ON m.user_id = ?1 AND m.room_id = told.room_id AND m.membership = 'join'";
 
 /// How many positions are read at once.
-pub const PAGE: i64 = 1_000;
+pub(super) const PAGE: i64 = 1_000;
 
 /// Who is typing, as far as a user need be told.
 #[derive(Debug, Default)]
@@ -60,31 +60,28 @@ pub struct TypingNews {
     pub is_all: bool,
 }
 
-/// Statements that note who is typing at `now` and until when, or with 0 that they have ceased.
+/// Statements that note who is typing at `now` and until when; until now, where they have ceased.
 pub fn note(typing: &[(Typing, i64)], now: i64) -> Vec<Statement> {
     // Of several about the same the last.
     let newest: BTreeMap<_, _> =
         typing.iter().map(|(typing, until)| ((typing.room_id.as_str(), typing.user_id.as_str()), until)).collect();
-    let rows = newest.into_iter().map(|((room, user), until)| json!([room, user, until]).to_string());
+    let rows = newest.iter().map(|((room, user), until)| json!([room, user, until]).to_string());
+    let rooms = || newest.keys().map(|(room, _)| Subject::Room((*room).to_owned()));
     let mut statements = Vec::new();
     for list in json_lists(rows) {
         statements.push(Statement::new(NOTE, [list.into(), now.into()]));
-        statements.push(Statement::new(ADVANCE, []));
+        statements.push(Statement::new(ADVANCE, []).concerning(rooms()));
     }
     statements
 }
 
 /// What a sync asks: what is new since a position, and what has ended of those who were told to be typing `until`; with 0 for
 /// `until` who is typing at all.
-pub fn ask(user: &str, since: i64, until: Option<i64>, now: i64) -> Statement {
+pub(super) fn ask(user: &str, since: i64, until: Option<i64>, now: i64) -> Statement {
     Statement::new(NEWS, [user.into(), since.into(), until.into(), now.into(), PAGE.into()])
 }
 
-/// What the rows say.
-///
-/// # Errors
-/// Where the database fails.
-pub fn news(rows: &Rows, until: Option<i64>, now: i64) -> Result<TypingNews, DatabaseError> {
+pub(super) fn news(rows: &Rows, until: Option<i64>, now: i64) -> Result<TypingNews, DatabaseError> {
     let is_first = until == Some(0);
     let mut news = TypingNews { is_all: until.is_some_and(|until| until <= now), ..TypingNews::default() };
     let mut in_page = 0;

@@ -82,7 +82,7 @@ impl Received {
         let typing = typing.into_iter().filter(|typing| counts(&typing.room_id, &typing.user_id));
         let typing: Vec<_> = typing
             .map(|typing| {
-                let until = if typing.is_typing { now + TYPING_MS } else { 0 };
+                let until = if typing.is_typing { now + TYPING_MS } else { now };
                 (typing, until)
             })
             .collect();

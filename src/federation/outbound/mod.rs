@@ -5,6 +5,7 @@ pub mod backfill;
 pub mod by_time;
 mod copies;
 pub mod directory;
+mod fleeting;
 pub mod knocking;
 pub mod membership;
 mod missing;

@@ -5,6 +5,7 @@ pub mod destination;
 pub mod discovery;
 pub mod dns;
 pub mod endpoints;
+pub mod fleeting;
 pub mod heard;
 pub mod key_fetcher;
 pub mod looks;

@@ -1,0 +1,213 @@
+//! EDUs that are worth nothing when they are late: typing, receipts, presence.
+//!
+//! They wait in the memory of the isolate until its one sender to a destination takes them, the newest of each kind, and are
+//! forgotten whatever became of them. Plain values only: a sender that the platform cuts off is followed by the next one.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+};
+
+use crate::matrix::{
+    edu::{PresenceUpdate, Receipt, Typing, receipt_edus},
+    identifiers::{RoomId, ServerName, UserId},
+    json::Value,
+};
+
+/// For how long what waits is worth sending, in milliseconds.
+const FRESH_MS: i64 = 20_000;
+
+/// The pause between two transactions to one destination, in milliseconds: what comes meanwhile travels together.
+const PAUSE_MS: i64 = 1_000;
+
+/// For how long a destination that was not reached is told nothing, in milliseconds.
+const REST_MS: i64 = 60_000;
+
+/// The longest that one sender works, in milliseconds: if it has not ended by then, it was cut off.
+const LONGEST_MS: i64 = 90_000;
+
+/// How many EDUs may wait for a destination, as many as a transaction holds; and for how many destinations.
+const MAX_WAITING: usize = 100;
+const MAX_DESTINATIONS: usize = 2_000;
+
+/// What may be told and forgotten.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FleetingEdu {
+    /// Whether somebody is typing.
+    Typing(Typing),
+    /// Up to where somebody has read.
+    Receipt(Receipt),
+    /// Whether somebody is there.
+    Presence(PresenceUpdate),
+}
+
+/// What it is about: the newest about the same is enough.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    Typing(RoomId, UserId),
+    Receipt(RoomId, UserId, Option<String>),
+    Presence(UserId),
+}
+
+impl FleetingEdu {
+    fn about(&self) -> About {
+        match self {
+            Self::Typing(typing) => About::Typing(typing.room_id.clone(), typing.user_id.clone()),
+            Self::Receipt(receipt) => {
+                About::Receipt(receipt.room_id.clone(), receipt.user_id.clone(), receipt.thread_id.clone())
+            }
+            Self::Presence(update) => About::Presence(update.user_id.clone()),
+        }
+    }
+}
+
+/// What waits in one isolate.
+#[derive(Default)]
+pub struct Fleeting(RefCell<HashMap<ServerName, Line>>);
+
+/// What waits for one destination.
+#[derive(Default)]
+struct Line {
+    waiting: BTreeMap<About, (i64, FleetingEdu)>,
+    /// Until when the sender to it may be at work; 0 where there is none.
+    sending_until: i64,
+    /// Not before this time is it told anything.
+    not_before: i64,
+}
+
+impl Line {
+    fn is_idle(&self, now: i64) -> bool {
+        self.sending_until <= now && self.not_before <= now
+    }
+}
+
+impl Fleeting {
+    /// Leaves EDUs for a destination. Whether the caller is now its sender, who calls [`Fleeting::take`] until there is nothing.
+    pub fn leave(&self, destination: &ServerName, edus: &[FleetingEdu], now: i64) -> bool {
+        let mut lines = self.0.borrow_mut();
+        if lines.len() >= MAX_DESTINATIONS && !lines.contains_key(destination) {
+            lines.retain(|_, line| !line.is_idle(now));
+            if lines.len() >= MAX_DESTINATIONS {
+                return false;
+            }
+        }
+        let line = lines.entry(destination.clone()).or_default();
+        if line.not_before > now + PAUSE_MS {
+            return false;
+        }
+        line.waiting.retain(|_, (since, _)| *since > now - FRESH_MS);
+        for edu in edus {
+            let about = edu.about();
+            if line.waiting.len() < MAX_WAITING || line.waiting.contains_key(&about) {
+                line.waiting.insert(about, (now, edu.clone()));
+            }
+        }
+        if line.waiting.is_empty() || line.sending_until > now {
+            return false;
+        }
+        line.sending_until = now + LONGEST_MS;
+        true
+    }
+
+    /// How long the sender to a destination waits before it takes what there is, in milliseconds.
+    pub fn pause(&self, destination: &ServerName, now: i64) -> u32 {
+        let lines = self.0.borrow();
+        let not_before = lines.get(destination).map_or(0, |line| line.not_before);
+        u32::try_from((not_before - now).clamp(0, PAUSE_MS)).unwrap_or(0)
+    }
+
+    /// The EDUs for a destination, at most 100. With none the caller is its sender no more.
+    pub fn take(&self, destination: &ServerName, now: i64) -> Vec<Value> {
+        let mut lines = self.0.borrow_mut();
+        let Some(line) = lines.get_mut(destination) else { return Vec::new() };
+        let waiting = std::mem::take(&mut line.waiting);
+        let fresh = waiting.into_values().filter(|(since, _)| *since > now - FRESH_MS).map(|(_, edu)| edu);
+        let edus = together(fresh);
+        if edus.is_empty() {
+            line.sending_until = 0;
+        } else {
+            line.not_before = now + PAUSE_MS;
+        }
+        edus
+    }
+
+    /// Notes that a destination was not reached. The caller is its sender no more.
+    pub fn failed(&self, destination: &ServerName, now: i64) {
+        if let Some(line) = self.0.borrow_mut().get_mut(destination) {
+            *line = Line { not_before: now + REST_MS, ..Line::default() };
+        }
+    }
+}
+
+/// As few EDUs as they take.
+fn together(edus: impl Iterator<Item = FleetingEdu>) -> Vec<Value> {
+    let (mut values, mut receipts, mut presence) = (Vec::new(), Vec::new(), Vec::new());
+    for edu in edus {
+        match edu {
+            FleetingEdu::Typing(typing) => values.push(typing.edu()),
+            FleetingEdu::Receipt(receipt) => receipts.push(receipt),
+            FleetingEdu::Presence(update) => presence.push(update),
+        }
+    }
+    values.extend(receipt_edus(&receipts));
+    if !presence.is_empty() {
+        values.push(PresenceUpdate::edu(&presence));
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn typing(room: usize, is_typing: bool) -> FleetingEdu {
+        FleetingEdu::Typing(Typing {
+            room_id: RoomId::parse(&format!("!{room}:a.org")).unwrap(),
+            user_id: UserId::parse("@u:a.org").unwrap(),
+            is_typing,
+        })
+    }
+
+    #[test]
+    fn the_newest_is_sent_once_by_one_sender() {
+        let (fleeting, b) = (Fleeting::default(), ServerName::parse("b.org").unwrap());
+        assert!(fleeting.leave(&b, &[typing(1, true)], 0));
+        assert!(!fleeting.leave(&b, &[typing(1, false), typing(2, true)], 10));
+        let edus = fleeting.take(&b, 20);
+        assert_eq!(edus.len(), 2);
+        assert_eq!(
+            edus.first().unwrap().to_text(),
+            "{\"content\":{\"room_id\":\"!1:a.org\",\"typing\":false,\"user_id\":\"@u:a.org\"},\"edu_type\":\"m.typing\"}"
+        );
+        assert!(fleeting.take(&b, 30).is_empty());
+        assert!(fleeting.leave(&b, &[typing(3, true)], 40));
+        assert_eq!(fleeting.pause(&b, 40), 980);
+        // A sender that was cut off is followed by another, and what waited for it is stale.
+        assert!(fleeting.leave(&b, &[typing(4, true)], 40 + LONGEST_MS));
+        assert_eq!(fleeting.take(&b, 40 + LONGEST_MS).len(), 1);
+    }
+
+    #[test]
+    fn who_is_not_reached_is_told_nothing_for_a_while() {
+        let (fleeting, b) = (Fleeting::default(), ServerName::parse("b.org").unwrap());
+        assert!(fleeting.leave(&b, &[typing(1, true)], 0));
+        fleeting.failed(&b, 10);
+        assert!(!fleeting.leave(&b, &[typing(1, true)], 20));
+        assert!(fleeting.leave(&b, &[typing(1, true)], 10 + REST_MS));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let fleeting = Fleeting::default();
+        let name = |n: usize| ServerName::parse(&format!("s{n}.org")).unwrap();
+        let many: Vec<_> = (0..1_000).map(|room| typing(room, true)).collect();
+        assert!(fleeting.leave(&name(0), &many, 0));
+        assert_eq!(fleeting.take(&name(0), 0).len(), MAX_WAITING);
+        (1..3 * MAX_DESTINATIONS).for_each(|n| _ = fleeting.leave(&name(n), &many[..1], 0));
+        assert_eq!(fleeting.0.borrow().len(), MAX_DESTINATIONS);
+        assert!(fleeting.leave(&name(9_999), &many[..1], LONGEST_MS));
+        assert_eq!(fleeting.0.borrow().len(), 1);
+    }
+}

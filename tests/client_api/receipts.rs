@@ -1,0 +1,168 @@
+//! Receipts and read markers, within one server and between two.
+
+use serde_json::{Value, json};
+
+use crate::{
+    home::{Home, User, next, quote, refused},
+    typing::{apart, ephemeral, together},
+};
+
+fn read(home: &Home, user: &User, room: &str, kind: &str, event: &str, body: Value) -> (u16, Value) {
+    home.post(user, &format!("/rooms/{}/receipt/{kind}/{}", quote(room), quote(event)), body)
+}
+
+/// The receipts in a sync's answer: event, type, user and thread of each.
+fn told(answer: &Value, room: &str) -> Vec<[String; 4]> {
+    let mut told = Vec::new();
+    for event in ephemeral(answer, room).iter().filter(|event| event["type"] == "m.receipt") {
+        for (event_id, types) in event["content"].as_object().unwrap() {
+            for (kind, users) in types.as_object().unwrap() {
+                for (user, data) in users.as_object().unwrap() {
+                    assert!(data["ts"].is_i64());
+                    let thread = data["thread_id"].as_str().unwrap_or_default();
+                    told.push([event_id, kind, user, thread].map(str::to_owned));
+                }
+            }
+        }
+    }
+    told.sort();
+    told
+}
+
+fn one(event: &str, kind: &str, user: &User, thread: &str) -> Vec<[String; 4]> {
+    vec![[event, kind, &user.id, thread].map(str::to_owned)]
+}
+
+#[test]
+fn everybody_in_the_room_sees_who_has_read_and_only_oneself_what_is_private() {
+    let (home, alice, bob, room) = together();
+    let said: Vec<String> = (0..3).map(|n| home.say(&alice, &room, "hello", &n.to_string())).collect();
+    let (of_alice, of_bob) = (next(&home.sync(&alice, "")), next(&home.sync(&bob, "")));
+    assert_eq!(read(&home, &bob, &room, "m.read", &said[1], json!({})), (200, json!({})));
+    assert_eq!(read(&home, &bob, &room, "m.read.private", &said[2], json!({})), (200, json!({})));
+    assert_eq!(told(&home.sync(&alice, &of_alice), &room), one(&said[1], "m.read", &bob, ""));
+    let mut both = one(&said[1], "m.read", &bob, "");
+    both.extend(one(&said[2], "m.read.private", &bob, ""));
+    both.sort();
+    assert_eq!(told(&home.sync(&bob, &of_bob), &room), both);
+    // A client that knows nothing is told all.
+    assert_eq!(told(&home.sync(&alice, ""), &room), one(&said[1], "m.read", &bob, ""));
+    assert_eq!(told(&home.sync(&bob, ""), &room), both);
+    // Back is no way for a receipt, and no news.
+    let since = next(&home.sync(&alice, &of_alice));
+    assert_eq!(read(&home, &bob, &room, "m.read", &said[0], json!({})).0, 200);
+    assert_eq!(home.sync(&alice, &since)["rooms"]["join"], json!({}));
+}
+
+#[test]
+fn each_thread_has_its_receipt() {
+    let (home, alice, bob, room) = together();
+    let root = home.say(&alice, &room, "root", "1");
+    let since = next(&home.sync(&alice, ""));
+    for thread in [json!({}), json!({ "thread_id": "main" }), json!({ "thread_id": root })] {
+        assert_eq!(read(&home, &bob, &room, "m.read", &root, thread).0, 200);
+    }
+    let mut all: Vec<_> = ["", "main", &root].iter().flat_map(|thread| one(&root, "m.read", &bob, thread)).collect();
+    all.sort();
+    assert_eq!(told(&home.sync(&alice, &since), &room), all);
+}
+
+#[test]
+fn markers_are_set_together() {
+    let (home, alice, bob, room) = together();
+    let said = home.say(&alice, &room, "hello", "1");
+    let (of_alice, of_bob) = (next(&home.sync(&alice, "")), next(&home.sync(&bob, "")));
+    let path = format!("/rooms/{}/read_markers", quote(&room));
+    let body = json!({ "m.fully_read": said, "m.read": said, "m.read.private": said });
+    assert_eq!(home.post(&bob, &path, body), (200, json!({})));
+    assert_eq!(told(&home.sync(&alice, &of_alice), &room), one(&said, "m.read", &bob, ""));
+    let answer = home.sync(&bob, &of_bob);
+    assert_eq!(told(&answer, &room).len(), 2);
+    let marker = json!([{ "type": "m.fully_read", "content": { "event_id": said } }]);
+    assert_eq!(answer["rooms"]["join"][&room]["account_data"]["events"], marker);
+    // By its own endpoint, too.
+    let later = home.say(&alice, &room, "later", "2");
+    assert_eq!(read(&home, &bob, &room, "m.fully_read", &later, json!({})).0, 200);
+    let path = format!("/user/{}/rooms/{}/account_data/m.fully_read", quote(&bob.id), quote(&room));
+    assert_eq!(home.get(&bob, &path), (200, json!({ "event_id": later })));
+    assert_eq!(home.post(&bob, &format!("/rooms/{}/read_markers", quote(&room)), json!({})), (200, json!({})));
+}
+
+#[test]
+fn what_is_wrong_is_refused() {
+    let (home, alice, bob, room) = together();
+    let stranger = home.register("stranger");
+    let said = home.say(&alice, &room, "hello", "1");
+    let markers = format!("/rooms/{}/read_markers", quote(&room));
+    refused(&read(&home, &stranger, &room, "m.read", &said, json!({})), 403, "M_FORBIDDEN");
+    refused(&home.post(&stranger, &markers, json!({ "m.read": said })), 403, "M_FORBIDDEN");
+    refused(&home.call(None, "POST", &markers, Some(json!({}))), 401, "M_MISSING_TOKEN");
+    refused(&read(&home, &bob, &room, "m.seen", &said, json!({})), 400, "M_INVALID_PARAM");
+    refused(&read(&home, &bob, &room, "m.read", "event", json!({})), 400, "M_INVALID_PARAM");
+    refused(&home.post(&bob, &markers, json!({ "m.read": "event" })), 400, "M_INVALID_PARAM");
+    refused(&home.post(&bob, &markers, json!({ "m.read": 1 })), 400, "M_BAD_JSON");
+    for thread in [json!(""), json!(1), json!("thread")] {
+        refused(&read(&home, &bob, &room, "m.read", &said, json!({ "thread_id": thread })), 400, "M_INVALID_PARAM");
+    }
+    refused(&read(&home, &bob, &room, "m.fully_read", &said, json!({ "thread_id": "main" })), 400, "M_INVALID_PARAM");
+    assert_eq!(home.database.rows("SELECT * FROM receipts"), [[""; 0]; 0]);
+}
+
+#[test]
+fn a_room_that_is_newly_joined_comes_with_its_receipts() {
+    let (home, alice, bob, room) = together();
+    let said = home.say(&alice, &room, "hello", "1");
+    read(&home, &bob, &room, "m.read", &said, json!({}));
+    read(&home, &bob, &room, "m.read.private", &said, json!({}));
+    let carol = home.register("carol");
+    let since = next(&home.sync(&carol, ""));
+    home.post(&carol, &format!("/join/{}", quote(&room)), json!({}));
+    let answer = home.sync(&carol, &since);
+    assert_eq!(told(&answer, &room), one(&said, "m.read", &bob, ""));
+    assert_eq!(home.sync(&carol, &next(&answer))["rooms"]["join"], json!({}));
+}
+
+#[test]
+fn many_are_told_page_by_page_and_none_is_lost() {
+    let (home, alice, bob, room) = together();
+    let since = next(&home.sync(&alice, ""));
+    let rows: Vec<Value> = (1..2_500).map(|n| json!(n)).collect();
+    let far = verge::platform::Statement::new(
+        "INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, ts, pos) \
+         SELECT '!elsewhere:x', '@u' || value || ':x', 'm.read', '', '$e', 1, value FROM json_each(?1)",
+        [json!(rows).to_string().into()],
+    );
+    let advance = verge::platform::Statement::new("UPDATE streams SET position = 2500 WHERE name = 'receipts'", []);
+    home.world.run(home.server.store.batch(vec![far, advance])).unwrap();
+    let said = home.say(&alice, &room, "hello", "1");
+    read(&home, &bob, &room, "m.read", &said, json!({}));
+    let mut since = next(&home.sync(&alice, &since));
+    let mut pages = 0;
+    let found = loop {
+        let answer = home.sync(&alice, &format!("{since}&timeout=1000"));
+        since = next(&answer);
+        pages += 1;
+        let found = told(&answer, &room);
+        if !found.is_empty() || pages == 5 {
+            break found;
+        }
+    };
+    assert_eq!(found, one(&said, "m.read", &bob, ""));
+}
+
+#[test]
+fn they_go_to_the_other_server_but_for_the_private_ones() {
+    let (home, alice, two, bob, room) = apart();
+    let said = home.say(&alice, &room, "hello", "1");
+    home.world.settle();
+    let since = next(&home.sync(&alice, ""));
+    let thread = json!({ "thread_id": "main" });
+    for (kind, thread) in [("m.read.private", json!({})), ("m.read", json!({})), ("m.read", thread)] {
+        assert_eq!(read(&two, &bob, &room, kind, &said, thread).0, 200);
+    }
+    two.world.settle();
+    let mut all = one(&said, "m.read", &bob, "");
+    all.extend(one(&said, "m.read", &bob, "main"));
+    assert_eq!(told(&home.sync(&alice, &since), &room), all);
+    assert_eq!(home.database.rows("SELECT count(*) FROM receipts"), [["2"]]);
+}

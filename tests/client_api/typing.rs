@@ -1,0 +1,244 @@
+//! Typing notifications, within one server and between two.
+
+use futures_util::future::join;
+use ruma_common::serde::Raw;
+use ruma_events::AnySyncEphemeralRoomEvent;
+use serde_json::{Value, json};
+use verge::platform::Clock;
+
+use crate::{
+    common::network::World,
+    home::{Home, User, next, quote, refused},
+};
+
+const OPEN: [(&str, &str); 1] = [("REGISTRATION", "open")];
+
+/// Alice and Bob in a room of one server.
+pub(crate) fn together() -> (Home, User, User, String) {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    (home, alice, bob, room)
+}
+
+/// Alice's and Bob's servers, and their room.
+pub(crate) fn apart() -> (Home, User, Home, User, String) {
+    let world = World::new();
+    let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "preset": "public_chat" }));
+    assert_eq!(two.post(&bob, &format!("/join/{}?via=one.test", quote(&room)), json!({})).0, 200);
+    world.settle();
+    (one, alice, two, bob, room)
+}
+
+pub(crate) fn types(home: &Home, user: &User, room: &str, body: Value) -> (u16, Value) {
+    home.put(user, &format!("/rooms/{}/typing/{}", quote(room), quote(&user.id)), body)
+}
+
+/// The ephemeral events of the room in a sync's answer, each as ruma reads it.
+pub(crate) fn ephemeral(answer: &Value, room: &str) -> Vec<Value> {
+    let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
+    for event in &events {
+        let raw: Raw<AnySyncEphemeralRoomEvent> = serde_json::from_value(event.clone()).unwrap();
+        let read = raw.deserialize().unwrap_or_else(|error| panic!("{event}: {error}"));
+        assert!(!matches!(read, AnySyncEphemeralRoomEvent::_Custom(_)), "{event}");
+    }
+    events
+}
+
+fn typists(users: &[&str]) -> Vec<Value> {
+    vec![json!({ "type": "m.typing", "content": { "user_ids": users } })]
+}
+
+fn sync(home: &Home, user: &User, since: &mut String) -> Value {
+    let answer = home.sync(user, since);
+    *since = next(&answer);
+    answer
+}
+
+#[test]
+fn others_see_who_types_and_who_has_ceased() {
+    let (home, alice, bob, room) = together();
+    let (mut of_alice, mut of_bob) = (next(&home.sync(&alice, "")), next(&home.sync(&bob, "")));
+    assert_eq!(types(&home, &bob, &room, json!({ "typing": true, "timeout": 20_000 })), (200, json!({})));
+    assert_eq!(ephemeral(&sync(&home, &alice, &mut of_alice), &room), typists(&[&bob.id]));
+    assert_eq!(ephemeral(&sync(&home, &bob, &mut of_bob), &room), typists(&[&bob.id]));
+    // A client that comes now is told too.
+    assert_eq!(ephemeral(&home.sync(&alice, ""), &room), typists(&[&bob.id]));
+    // That he goes on is no news.
+    home.world.advance(15_000);
+    types(&home, &bob, &room, json!({ "typing": true, "timeout": 20_000 }));
+    assert_eq!(sync(&home, &alice, &mut of_alice)["rooms"]["join"], json!({}));
+    home.world.advance(10_000);
+    assert_eq!(sync(&home, &alice, &mut of_alice)["rooms"]["join"], json!({}));
+    types(&home, &alice, &room, json!({ "typing": true }));
+    assert_eq!(ephemeral(&sync(&home, &alice, &mut of_alice), &room), typists(&[&alice.id, &bob.id]));
+    types(&home, &bob, &room, json!({ "typing": false }));
+    assert_eq!(ephemeral(&sync(&home, &alice, &mut of_alice), &room), typists(&[&alice.id]));
+    // Who says nothing more has ceased when the time is over.
+    home.world.advance(31_000);
+    assert_eq!(ephemeral(&sync(&home, &alice, &mut of_alice), &room), typists(&[]));
+    assert_eq!(sync(&home, &alice, &mut of_alice)["rooms"]["join"], json!({}));
+    assert_eq!(ephemeral(&home.sync(&alice, ""), &room), typists(&[])[..0]);
+    // Nor is there news in that somebody does not type who did not.
+    let streams = || home.database.rows("SELECT * FROM streams ORDER BY 1");
+    let before = streams();
+    types(&home, &bob, &room, json!({ "typing": false }));
+    assert_eq!(streams(), before);
+}
+
+#[test]
+fn a_waiting_sync_is_told_at_once_and_when_the_time_is_over() {
+    for wakes in [true, false] {
+        let world = World::new();
+        if wakes {
+            world.wake_by_commits();
+        }
+        let home = Home::with(&world, "hs.test", &OPEN);
+        let (alice, bob) = (home.register("alice"), home.register("bob"));
+        let room = home.room(&alice, json!({ "preset": "public_chat" }));
+        home.post(&bob, &format!("/join/{}", quote(&room)), json!({}));
+        let mut since = next(&home.sync(&alice, ""));
+        let request = |user: &User, method: &str, path: String, body: &str| {
+            http::Request::builder()
+                .method(method)
+                .uri(format!("/_matrix/client/v3{path}"))
+                .header("Authorization", format!("Bearer {}", user.token))
+                .body(bytes::Bytes::from(body.to_owned()))
+                .unwrap()
+        };
+        let waited = |since: &str| request(&alice, "GET", format!("/sync?{since}&timeout=30000"), "");
+        let path = format!("/rooms/{}/typing/{}", quote(&room), quote(&bob.id));
+        let body = json!({ "typing": true, "timeout": 10_000 }).to_string();
+        let begin = async {
+            world.sleep(1_000).await;
+            home.server.handle(request(&bob, "PUT", path, &body)).await
+        };
+        let start = world.now_ms();
+        let (answer, _) = world.run(join(home.server.handle(waited(&since)), begin));
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(ephemeral(&answer, &room), typists(&[&bob.id]));
+        assert!(world.now_ms() - start <= if wakes { 1_000 } else { 5_000 });
+        since = next(&answer);
+        let answer = world.run(home.server.handle(waited(&since)));
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(ephemeral(&answer, &room), typists(&[]));
+        assert!((11_000..11_100).contains(&(world.now_ms() - start)), "{}", world.now_ms() - start);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused() {
+    let (home, alice, bob, room) = together();
+    let stranger = home.register("stranger");
+    let yes = json!({ "typing": true });
+    let as_bob = format!("/rooms/{}/typing/{}", quote(&room), quote(&bob.id));
+    refused(&home.put(&alice, &as_bob, yes.clone()), 403, "M_FORBIDDEN");
+    refused(&home.call(None, "PUT", &as_bob, Some(yes.clone())), 401, "M_MISSING_TOKEN");
+    refused(&types(&home, &stranger, &room, yes.clone()), 403, "M_FORBIDDEN");
+    refused(&types(&home, &bob, "!unknown:hs.test", yes.clone()), 403, "M_FORBIDDEN");
+    refused(&types(&home, &bob, "room", yes), 400, "M_INVALID_PARAM");
+    refused(&types(&home, &bob, &room, json!({})), 400, "M_MISSING_PARAM");
+    refused(&types(&home, &bob, &room, json!({ "typing": "true" })), 400, "M_BAD_JSON");
+    refused(&types(&home, &bob, &room, json!({ "typing": true, "timeout": "1" })), 400, "M_BAD_JSON");
+    assert_eq!(home.database.rows("SELECT * FROM typing"), [[""; 0]; 0]);
+    assert_eq!(types(&home, &bob, &room, json!({ "typing": false, "timeout": -5 })).0, 200);
+}
+
+#[test]
+fn nobody_else_sees_it_and_filters_are_heeded() {
+    let (home, alice, bob, room) = together();
+    let stranger = home.register("stranger");
+    let (since, of_stranger) = (next(&home.sync(&alice, "")), next(&home.sync(&stranger, "")));
+    types(&home, &bob, &room, json!({ "typing": true }));
+    assert_eq!(home.sync(&stranger, &of_stranger)["rooms"]["join"], json!({}));
+    for filter in [
+        json!({ "room": { "ephemeral": { "types": ["m.receipt"] } } }),
+        json!({ "room": { "ephemeral": { "not_rooms": [room] } } }),
+        json!({ "room": { "not_rooms": [room] } }),
+    ] {
+        let before = home.world.now_ms();
+        let filter = quote(&filter.to_string());
+        let answer = home.sync(&alice, &format!("{since}&timeout=2000&filter={filter}"));
+        assert_eq!(answer["rooms"]["join"], json!({}));
+        // And nobody is woken for nothing.
+        assert_eq!(home.world.now_ms() - before, 2_000);
+    }
+    // Who has left is not told.
+    home.post(&alice, &format!("/rooms/{}/leave", quote(&room)), json!({}));
+    let since = next(&home.sync(&alice, &since));
+    types(&home, &bob, &room, json!({ "typing": false }));
+    assert_eq!(home.sync(&alice, &since)["rooms"]["join"], json!({}));
+}
+
+#[test]
+fn it_goes_to_the_other_server_and_costs_no_row_where_nobody_else_is() {
+    let (one, alice, two, bob, room) = apart();
+    let mut since = next(&two.sync(&bob, ""));
+    let rows =
+        || ["typing", "streams", "destinations"].map(|table| one.database.rows(&format!("SELECT * FROM {table}")));
+    let before = rows();
+    for (typing, expected) in [(true, vec![alice.id.as_str()]), (false, vec![])] {
+        types(&one, &alice, &room, json!({ "typing": typing }));
+        one.world.settle();
+        assert_eq!(ephemeral(&sync(&two, &bob, &mut since), &room), typists(&expected));
+    }
+    assert_eq!(rows(), before);
+    let mut since = next(&one.sync(&alice, ""));
+    types(&two, &bob, &room, json!({ "typing": true }));
+    one.world.settle();
+    assert_eq!(ephemeral(&sync(&one, &alice, &mut since), &room), typists(&[&bob.id]));
+    // His server falls silent.
+    one.world.advance(61_000);
+    assert_eq!(ephemeral(&sync(&one, &alice, &mut since), &room), typists(&[]));
+}
+
+#[test]
+fn a_server_that_is_away_is_not_told_later_nor_asked_all_the_time() {
+    let (one, alice, two, bob, room) = apart();
+    let since = next(&two.sync(&bob, ""));
+    one.world.cut("one.test", "two.test");
+    let sent =
+        || one.world.traffic().iter().filter(|sent| sent.to == "two.test" && sent.line.contains("/send/")).count();
+    let before = sent();
+    for n in 0..50 {
+        types(&one, &alice, &room, json!({ "typing": n % 2 == 0 }));
+        one.world.settle();
+        one.world.advance(1_000);
+    }
+    assert!(sent() - before <= 2, "{}", sent() - before);
+    one.world.mend("one.test", "two.test");
+    one.world.advance(120_000);
+    one.world.run(one.server.scheduled());
+    one.world.settle();
+    assert_eq!(two.sync(&bob, &since)["rooms"]["join"], json!({}));
+    types(&one, &alice, &room, json!({ "typing": true }));
+    one.world.settle();
+    assert_eq!(ephemeral(&two.sync(&bob, &since), &room), typists(&[&alice.id]));
+}
+
+#[test]
+fn who_types_fast_is_told_of_once_a_second() {
+    let (one, alice, _two, _bob, room) = apart();
+    let sent =
+        || one.world.traffic().iter().filter(|sent| sent.to == "two.test" && sent.line.contains("/send/")).count();
+    let before = sent();
+    one.world.run(async {
+        for n in 0..40 {
+            let path = format!("/_matrix/client/v3/rooms/{}/typing/{}", quote(&room), quote(&alice.id));
+            let request = http::Request::builder()
+                .method("PUT")
+                .uri(path)
+                .header("Authorization", format!("Bearer {}", alice.token))
+                .body(bytes::Bytes::from(json!({ "typing": n % 2 == 0 }).to_string()))
+                .unwrap();
+            assert_eq!(one.server.handle(request).await.status(), 200);
+            one.world.sleep(100).await;
+        }
+    });
+    one.world.settle();
+    let transactions = sent() - before;
+    assert!((3..=6).contains(&transactions), "{transactions}");
+}
