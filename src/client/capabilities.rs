@@ -19,13 +19,9 @@ pub(super) async fn versions(_: &Server, _: &Call) -> Handled {
     }))
 }
 
-/// `GET /.well-known/matrix/client` ("Server Discovery"). Element is told not to encrypt by default while this server keeps
-/// no device keys: nobody could read what it sends.
+/// `GET /.well-known/matrix/client` ("Server Discovery").
 pub(super) async fn well_known(server: &Server, _: &Call) -> Handled {
-    ok(&json!({
-        "m.homeserver": { "base_url": server.config.client_base_url },
-        "io.element.e2ee": { "force_disable": true },
-    }))
+    ok(&json!({ "m.homeserver": { "base_url": server.config.client_base_url } }))
 }
 
 /// `GET /capabilities`

@@ -53,8 +53,8 @@ pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
     {
         return Ok(ask);
     }
-    let keys: Vec<_> = uploaded.iter().map(|(usage, key)| (*usage, key.object().to_text())).collect();
-    server.store.put_cross_signing_keys(&session.user, &keys).await?;
+    let told = server.store.put_cross_signing_keys(&server.config.server_name, &session.user, &uploaded).await?;
+    server.flush_to_all(told);
     ok(&json!({}))
 }
 
@@ -112,7 +112,8 @@ pub(super) async fn upload_signatures(server: &Server, call: &Call) -> Handled {
         }
     }
     if !signatures.is_empty() {
-        server.store.add_signatures(&session.user, &signatures).await?;
+        let told = server.store.add_signatures(&server.config.server_name, &session.user, &signatures).await?;
+        server.flush_to_all(told);
     }
     ok(&json!({ "failures": failures }))
 }

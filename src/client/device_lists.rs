@@ -189,6 +189,7 @@ pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Re
             account_data_since: from.account_data,
             device_lists_since: None,
             fleeting: None,
+            to_device_since: None,
             key_counts: false,
             all_joined: false,
             include_leave: false,

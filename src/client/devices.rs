@@ -2,7 +2,12 @@
 
 use serde_json::json;
 
-use super::{auth, body::Body, login::MAX_DEVICE_TEXT, reauthentication::confirm};
+use super::{
+    auth,
+    body::Body,
+    login::{self, MAX_DEVICE_TEXT},
+    reauthentication::confirm,
+};
 use crate::{
     error::MatrixError,
     router::{Call, Handled, ok},
@@ -39,7 +44,7 @@ pub(super) async fn rename(server: &Server, call: &Call) -> Handled {
     if name.len() > MAX_DEVICE_TEXT {
         return Err(MatrixError::invalid_param("\"display_name\" must have at most 255 bytes."));
     }
-    if !server.store.rename_device(&session.user, device, name).await? {
+    if !server.store.rename_device(&server.config.server_name, &session.user, device, name).await? {
         return Err(no_such_device());
     }
     ok(&json!({}))
@@ -52,7 +57,7 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
     if let Err(ask) = confirm(server, &session, &body).await? {
         return Ok(ask);
     }
-    server.store.delete_devices(&session.user, Some(&[call.parameter(0)])).await?;
+    login::delete_devices(server, &session.user, Some(&[call.parameter(0)])).await?;
     ok(&json!({}))
 }
 
@@ -68,7 +73,7 @@ pub(super) async fn delete_several(server: &Server, call: &Call) -> Handled {
         return Ok(ask);
     }
     let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
-    server.store.delete_devices(&session.user, Some(&devices)).await?;
+    login::delete_devices(server, &session.user, Some(&devices)).await?;
     ok(&json!({}))
 }
 

@@ -51,8 +51,10 @@ pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
     if fallback.is_empty() {
         fallback = one_time_keys(&body, "org.matrix.msc2732.fallback_keys", &session, keys.as_ref())?;
     }
-    if let Some(keys) = keys.map(|keys| keys.object().to_text()).filter(|keys| Some(keys) != stored.as_ref()) {
-        server.store.put_device_keys(&session.user, device, &keys).await?;
+    if let Some(keys) = keys.filter(|keys| Some(keys.object().to_text()) != stored) {
+        let own = &server.config.server_name;
+        let told = server.store.put_device_keys(own, &session.user, device, &keys).await?;
+        server.flush_to_all(told);
     }
     let now_ms = server.platform.clock.now_ms();
     let counts = server.store.put_one_time_keys((user, device), &one_time, &fallback, now_ms).await?;

@@ -59,15 +59,26 @@ pub(super) async fn login(server: &Server, call: &Call) -> Handled {
 /// `POST /logout`
 pub(super) async fn logout(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    server.store.delete_devices(&session.user, Some(&[&session.device_id])).await?;
+    delete_devices(server, &session.user, Some(&[&session.device_id])).await?;
     ok(&json!({}))
 }
 
 /// `POST /logout/all`
 pub(super) async fn logout_all(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    server.store.delete_devices(&session.user, None).await?;
+    delete_devices(server, &session.user, None).await?;
     ok(&json!({}))
+}
+
+/// Deletes devices of a user, or all of them, and tells the servers that share a room.
+pub(super) async fn delete_devices(
+    server: &Server,
+    user: &UserId,
+    devices: Option<&[&str]>,
+) -> Result<(), MatrixError> {
+    let told = server.store.delete_devices(&server.config.server_name, user, devices).await?;
+    server.flush_to_all(told);
+    Ok(())
 }
 
 /// `GET /account/whoami`

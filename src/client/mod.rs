@@ -32,12 +32,14 @@ mod reauthentication;
 mod receipts;
 mod register;
 mod reporting;
+mod room_keys;
 mod rooms;
 mod sending;
 mod spaces;
 mod state;
 mod sync;
 mod throttle;
+mod to_device;
 mod tokens;
 mod typing;
 mod upgrade;
@@ -102,6 +104,21 @@ static ROUTES: &[Route] = &[
     get("/_matrix/client/v3/keys/changes", |s, c| Box::pin(keys::changes(s, c))),
     post("/_matrix/client/v3/keys/device_signing/upload", |s, c| Box::pin(cross_signing::upload(s, c))),
     post("/_matrix/client/v3/keys/signatures/upload", |s, c| Box::pin(cross_signing::upload_signatures(s, c))),
+    put("/_matrix/client/v3/sendToDevice/{eventType}/{txnId}", |s, c| Box::pin(to_device::send(s, c))),
+    post("/_matrix/client/v3/room_keys/version", |s, c| Box::pin(room_keys::create(s, c))),
+    get("/_matrix/client/v3/room_keys/version", |s, c| Box::pin(room_keys::newest(s, c))),
+    get("/_matrix/client/v3/room_keys/version/{version}", |s, c| Box::pin(room_keys::version(s, c))),
+    put("/_matrix/client/v3/room_keys/version/{version}", |s, c| Box::pin(room_keys::update(s, c))),
+    delete("/_matrix/client/v3/room_keys/version/{version}", |s, c| Box::pin(room_keys::delete(s, c))),
+    get("/_matrix/client/v3/room_keys/keys", |s, c| Box::pin(room_keys::get_all(s, c))),
+    put("/_matrix/client/v3/room_keys/keys", |s, c| Box::pin(room_keys::put_all(s, c))),
+    delete("/_matrix/client/v3/room_keys/keys", |s, c| Box::pin(room_keys::delete_all(s, c))),
+    get("/_matrix/client/v3/room_keys/keys/{roomId}", |s, c| Box::pin(room_keys::get_room(s, c))),
+    put("/_matrix/client/v3/room_keys/keys/{roomId}", |s, c| Box::pin(room_keys::put_room(s, c))),
+    delete("/_matrix/client/v3/room_keys/keys/{roomId}", |s, c| Box::pin(room_keys::delete_room(s, c))),
+    get("/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", |s, c| Box::pin(room_keys::get_session(s, c))),
+    put("/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", |s, c| Box::pin(room_keys::put_session(s, c))),
+    delete("/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", |s, c| Box::pin(room_keys::delete_session(s, c))),
     // Rooms and who is in them
     post("/_matrix/client/v3/createRoom", |s, c| Box::pin(rooms::create(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/upgrade", |s, c| Box::pin(upgrade::upgrade(s, c))),

@@ -70,6 +70,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         checked: events_since,
         account_data_since: from.account_data,
         device_lists_since: (!is_first).then_some(from.device_lists),
+        to_device_since: Some(from.to_device),
         key_counts: true,
         fleeting: None,
         all_joined: full_state || events_since == 0,
@@ -117,16 +118,13 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         let longest = if until > 0 { left.min(until.saturating_sub(now)) } else { left };
         listener.next(u32::try_from(longest).unwrap_or(u32::MAX)).await;
     };
-    let now = match rest {
-        None => Token {
-            events: found.events,
-            account_data: found.account_data,
-            device_lists: found.device_lists,
-            fleeting: fleeting.at,
-        },
-        // All other streams were told with the answer before.
-        Some(_) => Token { device_lists: found.device_lists, ..from },
+    let (events, account_data, at) = match rest {
+        None => (found.events, found.account_data, fleeting.at),
+        // The rest is told as it was.
+        Some(_) => (from.events, from.account_data, from.fleeting),
     };
+    let to_device = found.inbox.told_upto.unwrap_or(found.to_device).max(from.to_device);
+    let now = Token { events, account_data, device_lists: found.device_lists, to_device, fleeting: at };
     found.key_counts = key_counts;
     // Where rooms are still to come, or have just come, what is fleeting is told again: it may be of those.
     let known = if is_first { fleeting.at } else { from.fleeting };
@@ -291,7 +289,8 @@ impl Answer<'_> {
         answer.insert("rooms", rooms);
         answer.insert("account_data", events_object(self.account_data("", &found)));
         answer.insert("presence", events_object(self.fleeting.presence()));
-        answer.insert("to_device", events_object(Vec::new()));
+        let messages = found.inbox.messages.iter().filter_map(|message| json::parse(message.as_bytes()).ok());
+        answer.insert("to_device", events_object(messages.collect()));
         let users = |users: BTreeSet<String>| Value::Array(users.into_iter().map(Value::from).collect());
         let told = [("changed", users(device_lists.changed)), ("left", users(device_lists.left))];
         answer.insert("device_lists", told.into_iter().collect::<Object>());

@@ -1,9 +1,9 @@
 //! Points in time, as clients hand them back: `next_batch`, `prev_batch`, `start`, `end`.
 //!
 //! A token is a set of named positions: `s1_e12_a3` says format 1, position 12 in the stream of events, 3 in that of account
-//! data. `k` is one in the changes of users' keys; `t`, `c` and `p` are positions in those of typing, receipts and presence; `u` is the
-//! time until which one of those is typing whom the client was told of. Positions of further streams (to-device messages,
-//! another database) can join it: a token without a name that the server knows stands at that stream's beginning.
+//! data. `k` is one in the changes of users' keys, `i` in the messages to devices; `t`, `c` and `p` are positions in those of typing,
+//! receipts and presence; `u` is the time until which one of those is typing whom the client was told of. Positions of further
+//! streams (another database) can join it: a token without a name that the server knows stands at that stream's beginning.
 //!
 //! A sync that was cut says what is still to come: `s1_e12_r5_m2161` means position 12 for the rooms up to the one whose ID
 //! is `2161` in hex digits, and 5 for the rest. `_w` says that their whole state is.
@@ -24,6 +24,8 @@ pub(super) struct Token {
     pub(super) device_lists: i64,
     /// In typing, receipts and presence.
     pub(super) fleeting: FleetingAt,
+    /// In the messages to devices.
+    pub(super) to_device: i64,
 }
 
 impl Token {
@@ -97,6 +99,7 @@ impl SyncToken {
                 "u" => token.fleeting.typing_until = position()?,
                 "c" => token.fleeting.receipts = position()?,
                 "p" => token.fleeting.presence = position()?,
+                "i" => token.to_device = position()?,
                 "r" => rest.since = position()?,
                 "m" => rest.after = from_hex(value)?,
                 "w" if value.is_empty() => rest.whole = true,
@@ -140,6 +143,7 @@ impl std::fmt::Display for Token {
         let others = [
             ("a", self.account_data),
             ("k", self.device_lists),
+            ("i", self.to_device),
             ("t", typing),
             ("u", typing_until),
             ("c", receipts),
@@ -157,7 +161,7 @@ mod tests {
     #[test]
     fn tokens_come_back_as_they_were() {
         let fleeting = FleetingAt { typing: 4, typing_until: 1_800_000_000_000, receipts: 5, presence: 6 };
-        let full = Token { events: 12, account_data: 3, device_lists: 7, fleeting };
+        let full = Token { events: 12, account_data: 3, device_lists: 7, to_device: 8, fleeting };
         for token in [Token::at(0), Token::at(-77), full, Token { account_data: 0, ..full }] {
             assert_eq!(Token::parse(&token.to_string()).unwrap(), token);
         }

@@ -18,7 +18,6 @@ use crate::{
         device_keys::{Usage, UserKeys},
         identifiers::UserId,
         json::{self, Object, Value},
-        state_content::Membership,
         state_trie::{NodeId, StateKeyHash},
     },
     platform::{DatabaseError, Row, Rows, Statement, news::Subject},
@@ -108,14 +107,6 @@ const HELD: &str = "\
     SELECT l.user_id, l.is_current, l.as_of, l.devices, l.master_key, l.self_signing_key FROM json_each(?1) AS w \
       CROSS JOIN remote_device_lists AS l ON l.user_id = w.value";
 
-/// ?2: whether a device has changed, which other servers hear of by number.
-const CHANGED: &str = "\
-    INSERT INTO device_list_changes (user_id, pos, stream_id) \
-    SELECT ?1, position, CASE WHEN ?2 THEN position END FROM streams WHERE name = 'device_lists' \
-    ON CONFLICT (user_id) DO UPDATE SET pos = excluded.pos, \
-      prev_id = CASE WHEN ?2 THEN device_list_changes.stream_id ELSE prev_id END, \
-      stream_id = COALESCE(excluded.stream_id, device_list_changes.stream_id)";
-
 /// Whose keys have changed since ?2, for the user ?1, and whether they are told of it whether they share a room or not: of their
 /// own keys, and of signatures that they have made. The stream comes first, so that nothing is read while it has not moved.
 const CHANGES: &str = "\
@@ -134,8 +125,15 @@ const PUT_FETCHED: &str = "\
       value ->> 5, value ->> 2, value ->> 3, value ->> 4 \
     FROM json_each(?2) WHERE true \
     ON CONFLICT (user_id) DO UPDATE SET stream_id = MAX(COALESCE(excluded.stream_id, stream_id), COALESCE(stream_id, excluded.stream_id)), \
-      is_current = excluded.is_current, as_of = excluded.as_of, devices = excluded.devices, \
+      fetching_until = 0, is_current = excluded.is_current, as_of = excluded.as_of, devices = excluded.devices, \
       master_key = excluded.master_key, self_signing_key = excluded.self_signing_key";
+
+/// ?1: users, ?2: now, ?3: until when. A list that was never fetched is as of nothing.
+const BEGIN_FETCH: &str = "\
+    INSERT INTO remote_device_lists (user_id, is_current, as_of, devices, fetching_until) \
+    SELECT value, 0, -1, '{}', ?3 FROM json_each(?1) WHERE true \
+    ON CONFLICT (user_id) DO UPDATE SET fetching_until = excluded.fetching_until WHERE fetching_until <= ?2 \
+    RETURNING user_id";
 
 const SEEN: &str = "\
     SELECT position, COALESCE((SELECT event_nid FROM events WHERE event_nid > 0 ORDER BY event_nid DESC LIMIT 1), 0) AS newest \
@@ -170,6 +168,10 @@ pub(super) fn read_held(lists: &Rows, shares: &BTreeMap<String, Share>) -> Resul
     let mut held = Vec::new();
     for row in lists {
         let (user_id, as_of) = (row.text(0)?.to_owned(), row.integer(2)?);
+        if as_of < 0 {
+            // Somebody is fetching it for the first time.
+            continue;
+        }
         let is_shared = shares.get(&user_id).is_some_and(|share| share.0 <= as_of);
         held.push(Held { user_id, keys: held_keys(row)?, is_current: row.integer(1)? != 0 && is_shared });
     }
@@ -203,17 +205,6 @@ fn of_shares(users: &[String]) -> String {
 }
 
 impl Store {
-    /// Statements that note that the keys of a local user change: those of a device, or others. One round trip.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub(super) async fn changed_keys(&self, user: &UserId, is_device: bool) -> Result<Vec<Statement>, DatabaseError> {
-        let rooms = self.rooms_of(user, Membership::Join).await?;
-        let rooms = rooms.into_iter().map(|room| Subject::Room(room.to_string()));
-        let moved = advance_for("device_lists", 1, rooms.chain([Subject::User(user.to_string())]));
-        Ok(vec![moved, Statement::new(CHANGED, [user.as_str().into(), is_device.into()])])
-    }
-
     /// Those of `users` who share a room with the local user `with`. Two round trips at most; none for nobody.
     ///
     /// # Errors
@@ -268,6 +259,27 @@ impl Store {
         let rows = self.query(Statement::new(SEEN, [])).await?;
         let row = rows.first().ok_or_else(|| DatabaseError::Shape("there is no stream of device lists".to_owned()))?;
         Ok(Seen { device_lists: row.integer(0)?, events: row.integer(1)? })
+    }
+
+    /// Begins to fetch the lists of these users until a time, and returns those that nobody else is fetching.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn begin_fetch(&self, users: &[String], now: i64, until: i64) -> Result<Vec<String>, DatabaseError> {
+        let list = super::json_list(users.iter().map(String::as_str));
+        let rows = self.query(Statement::new(BEGIN_FETCH, [list.into(), now.into(), until.into()])).await?;
+        rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
+    }
+
+    /// Notes that lists could not be fetched: nobody tries again before a time.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn put_off_fetch(&self, users: &[String], until: i64) -> Result<(), DatabaseError> {
+        const PUT_OFF: &str = "UPDATE remote_device_lists SET fetching_until = ?2 \
+             WHERE user_id IN (SELECT value FROM json_each(?1))";
+        let list = super::json_list(users.iter().map(String::as_str));
+        self.query(Statement::new(PUT_OFF, [list.into(), until.into()])).await.map(drop)
     }
 
     /// Holds lists that were fetched. One that has changed while it was fetched is fetched again the next time.

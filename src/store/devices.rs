@@ -1,8 +1,8 @@
 //! The devices of local users: each is one login.
 
-use super::{Store, json_list};
+use super::{Store, json_list, key_changes::KeyChange};
 use crate::{
-    matrix::identifiers::UserId,
+    matrix::identifiers::{ServerName, UserId},
     platform::{DatabaseError, SqlValue, Statement},
 };
 
@@ -21,13 +21,15 @@ const WITH_KEYS: &str = "\
     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))";
 
 /// What goes with a device. ?1 user, ?2 a list of devices, NULL for all.
-const DELETIONS: [&str; 6] = [
+const DELETIONS: [&str; 8] = [
     "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1 AND key_name IN ( \
        SELECT k.device_id FROM device_keys AS k \
        WHERE k.user_id = ?1 AND (?2 IS NULL OR k.device_id IN (SELECT value FROM json_each(?2))))",
     "DELETE FROM device_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
     "DELETE FROM one_time_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
     "DELETE FROM fallback_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+    "DELETE FROM to_device_messages WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+    "DELETE FROM sent_to_device WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
     "DELETE FROM client_transactions \
      WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
     "DELETE FROM devices WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
@@ -55,7 +57,13 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn rename_device(&self, user: &UserId, device_id: &str, name: &str) -> Result<bool, DatabaseError> {
+    pub async fn rename_device(
+        &self,
+        own: &ServerName,
+        user: &UserId,
+        device_id: &str,
+        name: &str,
+    ) -> Result<bool, DatabaseError> {
         const UPDATE: &str =
             "UPDATE devices SET display_name = ?3 WHERE user_id = ?1 AND device_id = ?2 RETURNING device_id";
         let user_id = user.as_str();
@@ -64,26 +72,33 @@ impl Store {
             self.batch(vec![Statement::new(UPDATE, parameters), with_keys(user_id, Some(&[device_id]))]).await?;
         let [renamed, with_keys] = answers.as_slice() else { return Ok(false) };
         if !with_keys.is_empty() {
-            self.batch(self.changed_keys(user, false).await?).await?;
+            self.change_keys(own, user, KeyChange::Private, Vec::new()).await?;
         }
         Ok(!renamed.is_empty())
     }
 
     /// Deletes devices of a user, or all of them, with their access tokens and keys. Those who share a room hear of it where one
-    /// of them had keys.
+    /// of them had keys: returns the servers that are to be told.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn delete_devices(&self, user: &UserId, device_ids: Option<&[&str]>) -> Result<(), DatabaseError> {
+    pub async fn delete_devices(
+        &self,
+        own: &ServerName,
+        user: &UserId,
+        device_ids: Option<&[&str]>,
+    ) -> Result<Vec<ServerName>, DatabaseError> {
         let user_id = user.as_str();
         let had_keys = self.query(with_keys(user_id, device_ids)).await?;
         let list: SqlValue = device_ids.map(|ids| json_list(ids.iter().copied())).into();
-        let mut statements: Vec<Statement> =
+        let statements: Vec<Statement> =
             DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into(), list.clone()])).collect();
-        if !had_keys.is_empty() {
-            statements.extend(self.changed_keys(user, true).await?);
-        }
-        self.batch(statements).await.map(drop)
+        let change = match had_keys.as_slice() {
+            [] => return self.batch(statements).await.map(|_| Vec::new()),
+            [one] => KeyChange::Device(one.text(0)?, None),
+            [one, ..] => KeyChange::Devices(one.text(0)?),
+        };
+        self.change_keys(own, user, change, statements).await
     }
 }
 

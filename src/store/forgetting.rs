@@ -87,17 +87,41 @@ const ADVANCE_TYPING: &str = advance!("typing", "room_id, user_id", "?1 ->> 0, ?
 const FORGET_TYPING: &str = forget!("typing", "room_id, user_id", "?1 ->> 0, ?1 ->> 1", "until_ts < ?2");
 const ADVANCE_PRESENCE: &str = advance!("presence", "user_id", "?1 ->> 0");
 const FORGET_PRESENCE: &str = forget!("presence", "user_id", "?1 ->> 0", "last_active_ts < ?2");
+const ADVANCE_SENT_TO_DEVICE: &str =
+    advance!("sent_to_device", "user_id, device_id, event_type, txn_id", "?1 ->> 0, ?1 ->> 1, ?1 ->> 2, ?1 ->> 3");
+const FORGET_SENT_TO_DEVICE: &str = forget!(
+    "sent_to_device",
+    "user_id, device_id, event_type, txn_id",
+    "?1 ->> 0, ?1 ->> 1, ?1 ->> 2, ?1 ->> 3",
+    "created_ts < ?2"
+);
+const ADVANCE_RECEIVED_TO_DEVICE: &str = advance!("received_to_device", "origin, message_id", "?1 ->> 0, ?1 ->> 1");
+const FORGET_RECEIVED_TO_DEVICE: &str =
+    forget!("received_to_device", "origin, message_id", "?1 ->> 0, ?1 ->> 1", "received_ts < ?2");
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// The walks there are.
-pub const WALKS: [Walk; 5] = [
+pub const WALKS: [Walk; 7] = [
     // Far longer than a client repeats a request.
     Walk {
         table: "client_transactions",
         keep_ms: 7 * DAY_MS,
         advance: ADVANCE_CLIENT_TRANSACTIONS,
         forget: FORGET_CLIENT_TRANSACTIONS,
+    },
+    Walk {
+        table: "sent_to_device",
+        keep_ms: 7 * DAY_MS,
+        advance: ADVANCE_SENT_TO_DEVICE,
+        forget: FORGET_SENT_TO_DEVICE,
+    },
+    // As long as a server that was away may repeat what it has not heard to be taken.
+    Walk {
+        table: "received_to_device",
+        keep_ms: 30 * DAY_MS,
+        advance: ADVANCE_RECEIVED_TO_DEVICE,
+        forget: FORGET_RECEIVED_TO_DEVICE,
     },
     Walk { table: "pending_joins", keep_ms: 0, advance: ADVANCE_PENDING_JOINS, forget: FORGET_PENDING_JOINS },
     Walk { table: "registrations", keep_ms: 0, advance: ADVANCE_REGISTRATIONS, forget: FORGET_REGISTRATIONS },

@@ -18,6 +18,8 @@ pub(super) enum Race {
     UserTaken,
     /// Took the alias.
     AliasTaken,
+    /// Sent the messages to devices.
+    SentToDevice,
 }
 
 impl Race {
@@ -32,6 +34,7 @@ impl Race {
             Self::Answered => "NOT NULL constraint failed: transactions.response",
             Self::Sent => "UNIQUE constraint failed: client_transactions.user_id, client_transactions.device_id",
             Self::UserTaken => "UNIQUE constraint failed: users.user_id",
+            Self::SentToDevice => "UNIQUE constraint failed: sent_to_device.user_id, sent_to_device.device_id",
             Self::AliasTaken => "UNIQUE constraint failed: room_aliases.alias",
         }
     }

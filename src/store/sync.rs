@@ -11,6 +11,7 @@ use super::{
     one_time_keys::{self, KeyCounts},
     sync_fleeting::{self, FleetingAt, FleetingFound, FleetingRead},
     timeline::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
+    to_device::{self, Inbox},
 };
 use crate::{
     matrix::{identifiers::RoomId, room_version::RoomVersion, state_content::Membership, state_trie::NodeId},
@@ -32,6 +33,8 @@ pub struct SyncRead<'a> {
     pub account_data_since: i64,
     /// The 'device_lists' position up to which the client knows everything; `None` where it is told of none.
     pub device_lists_since: Option<i64>,
+    /// The 'to_device' position up to which the device has taken its messages; `None` where it is told of none.
+    pub to_device_since: Option<i64>,
     /// Whether it is counted which keys the device has left.
     pub key_counts: bool,
     /// What is known of typing, receipts and presence; `None` where nothing of them is told.
@@ -66,6 +69,10 @@ pub struct SyncFound {
     pub device_lists: i64,
     /// Whose keys have changed, whether they share a room with the user or not.
     pub changed_keys: KeyChanges,
+    /// The newest 'to_device' position.
+    pub to_device: i64,
+    /// What waits for the device.
+    pub inbox: Inbox,
     /// What keys the device has left.
     pub key_counts: Option<KeyCounts>,
     /// The rooms with something new, by ID; the first of them, where there are too many to be read at once.
@@ -208,7 +215,7 @@ const TIMELINES: &str = concat!(
 );
 
 const POSITIONS: &str = "SELECT name, position FROM streams \
-    WHERE name IN ('events', 'account_data', 'device_lists', 'typing', 'receipts', 'presence')";
+    WHERE name IN ('events', 'account_data', 'device_lists', 'to_device', 'typing', 'receipts', 'presence')";
 
 /// ?1 the user, ?2 the 'account_data' position, NULL for none; ?3 and ?4 since and checked, ?5 the room after which. Of rooms
 /// that the user is in; of those newly joined, all that there is.
@@ -230,7 +237,7 @@ impl SyncFound {
 
     /// Whether there is nothing to tell but whose keys have changed.
     pub fn is_empty_but_for_keys(&self) -> bool {
-        self.rooms.is_empty() && self.changed_account_data.is_empty()
+        self.rooms.is_empty() && self.changed_account_data.is_empty() && self.inbox.messages.is_empty()
     }
 }
 
@@ -265,6 +272,8 @@ impl Store {
             Statement::new(ACCOUNT_DATA, account_data),
         ];
         statements.extend(read.device_lists_since.map(|since| device_lists::changes(read.user_id, since)));
+        let inbox = read.to_device_since.map(|since| to_device::inbox(read.user_id, read.device_id, since));
+        statements.extend(inbox.into_iter().flatten());
         statements
             .extend(read.key_counts.then(|| one_time_keys::counts(read.user_id, read.device_id)).into_iter().flatten());
         let fleeting = read.fleeting.map(|at| sync_fleeting::ask(&at, read.user_id, read.since, read.checked, after));
@@ -281,6 +290,7 @@ impl Store {
                 "typing" => fleeting.typing = position,
                 "receipts" => fleeting.receipts = position,
                 "presence" => fleeting.presence = position,
+                "to_device" => found.to_device = position,
                 _ => found.account_data = position,
             }
         }
@@ -328,6 +338,10 @@ impl Store {
         }
         if read.device_lists_since.is_some() {
             found.changed_keys = device_lists::read_changes(&next())?;
+        }
+        if read.to_device_since.is_some() {
+            next();
+            found.inbox = to_device::read_inbox(&next())?;
         }
         if read.key_counts {
             found.key_counts = Some(one_time_keys::read_counts(&next(), &next())?);

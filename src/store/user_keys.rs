@@ -8,11 +8,12 @@ use super::{
     Store,
     device_lists::{self, Share},
     json_list,
+    key_changes::KeyChange,
 };
 use crate::{
     matrix::{
-        device_keys::{Usage, UserKeys},
-        identifiers::UserId,
+        device_keys::{CrossSigningKey, DeviceKeys, Usage, UserKeys},
+        identifiers::{ServerName, UserId},
     },
     platform::{DatabaseError, Statement},
 };
@@ -67,10 +68,10 @@ const PUT_CROSS_SIGNING_KEY: &str = "\
     INSERT INTO cross_signing_keys (user_id, usage, key) VALUES (?1, ?2, ?3) \
     ON CONFLICT (user_id, usage) DO UPDATE SET key = excluded.key";
 
-/// ?1: the signer, ?2: a list of [user, key name, key ID, signature].
+/// ?1: the signer, ?2: a list of [user, key name, key ID, signature]. Before the stream moves on.
 const PUT_SIGNATURES: &str = "\
     INSERT INTO key_signatures (user_id, signer, key_name, key_id, signature, pos) \
-    SELECT value ->> 0, ?1, value ->> 1, value ->> 2, value ->> 3, s.position \
+    SELECT value ->> 0, ?1, value ->> 1, value ->> 2, value ->> 3, s.position + 1 \
     FROM json_each(?2) CROSS JOIN streams AS s ON s.name = 'device_lists' WHERE true \
     ON CONFLICT (user_id, signer, key_name, key_id) DO UPDATE SET signature = excluded.signature, pos = excluded.pos";
 
@@ -165,18 +166,23 @@ impl Store {
         Ok(found)
     }
 
-    /// Stores the identity keys of a device, unless it is gone. Where they are new, those who share a room hear of it.
+    /// Stores the identity keys of a device, unless it is gone, and returns the servers that are to be told.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn put_device_keys(&self, user: &UserId, device_id: &str, keys: &str) -> Result<(), DatabaseError> {
+    pub async fn put_device_keys(
+        &self,
+        own: &ServerName,
+        user: &UserId,
+        device_id: &str,
+        keys: &DeviceKeys,
+    ) -> Result<Vec<ServerName>, DatabaseError> {
         let user_id = user.as_str();
-        let mut statements = vec![
-            Statement::new(PUT_DEVICE_KEYS, [user_id.into(), device_id.into(), keys.into()]),
+        let statements = vec![
+            Statement::new(PUT_DEVICE_KEYS, [user_id.into(), device_id.into(), keys.object().to_text().into()]),
             Statement::new(DROP_SIGNATURES, [user_id.into(), device_id.into()]),
         ];
-        statements.extend(self.changed_keys(user, true).await?);
-        self.batch(statements).await.map(drop)
+        self.change_keys(own, user, KeyChange::Device(device_id, Some(keys.object())), statements).await
     }
 
     /// The identity keys of one device, as it has signed them.
@@ -202,42 +208,57 @@ impl Store {
         Ok(keys)
     }
 
-    /// Stores cross-signing keys of a local user. With a new master key all earlier ones go.
+    /// Stores cross-signing keys of a local user, and returns the servers that are to be told. With a new master key all earlier
+    /// ones go.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn put_cross_signing_keys(&self, user: &UserId, keys: &[(Usage, String)]) -> Result<(), DatabaseError> {
+    pub async fn put_cross_signing_keys(
+        &self,
+        own: &ServerName,
+        user: &UserId,
+        keys: &BTreeMap<Usage, CrossSigningKey>,
+    ) -> Result<Vec<ServerName>, DatabaseError> {
         const DROP: &str = "DELETE FROM cross_signing_keys WHERE user_id = ?1";
         const DROP_OWN_SIGNATURES: &str = "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1";
         let user_id = user.as_str();
         let mut statements = Vec::new();
-        if keys.iter().any(|(usage, _)| *usage == Usage::Master) {
+        if keys.contains_key(&Usage::Master) {
             statements.push(Statement::new(DROP, [user_id.into()]));
             statements.push(Statement::new(DROP_OWN_SIGNATURES, [user_id.into()]));
         }
         statements.extend(keys.iter().map(|(usage, key)| {
-            Statement::new(PUT_CROSS_SIGNING_KEY, [user_id.into(), usage.as_str().into(), key.as_str().into()])
+            let key = key.object().to_text();
+            Statement::new(PUT_CROSS_SIGNING_KEY, [user_id.into(), usage.as_str().into(), key.into()])
         }));
-        statements.extend(self.changed_keys(user, false).await?);
-        self.batch(statements).await.map(drop)
+        let [master, self_signing] =
+            [Usage::Master, Usage::SelfSigning].map(|usage| keys.get(&usage).map(CrossSigningKey::object));
+        let change = match (master, self_signing) {
+            (None, None) => KeyChange::Private,
+            _ => KeyChange::CrossSigning(master, self_signing),
+        };
+        self.change_keys(own, user, change, statements).await
     }
 
-    /// Adds signatures of a local user. Signatures on their own keys are told to those who share a room, others to
-    /// themselves alone.
+    /// Adds signatures of a local user, and returns the servers that are to be told. Signatures on their own keys are told to
+    /// those who share a room, others to themselves alone.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn add_signatures(&self, signer: &UserId, signatures: &[NewSignature]) -> Result<(), DatabaseError> {
+    pub async fn add_signatures(
+        &self,
+        own: &ServerName,
+        signer: &UserId,
+        signatures: &[NewSignature],
+    ) -> Result<Vec<ServerName>, DatabaseError> {
         let list: Vec<_> = signatures
             .iter()
             .map(|NewSignature { user_id, key_name, key_id, signature }| json!([user_id, key_name, key_id, signature]))
             .collect();
-        let mut statements = if signatures.iter().any(|signature| signature.user_id == signer.as_str()) {
-            self.changed_keys(signer, true).await?
-        } else {
-            vec![device_lists::advance(signer.as_str())]
-        };
-        statements.push(Statement::new(PUT_SIGNATURES, [signer.as_str().into(), json!(list).to_string().into()]));
-        self.batch(statements).await.map(drop)
+        let put = Statement::new(PUT_SIGNATURES, [signer.as_str().into(), json!(list).to_string().into()]);
+        match signatures.iter().find(|signature| signature.user_id == signer.as_str()) {
+            Some(of_own) => self.change_keys(own, signer, KeyChange::Devices(&of_own.key_name), vec![put]).await,
+            None => self.batch(vec![put, device_lists::advance(signer.as_str())]).await.map(|_| Vec::new()),
+        }
     }
 }

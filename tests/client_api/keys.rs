@@ -6,7 +6,10 @@ use ruma_common::encryption::{DeviceKeys, OneTimeKey};
 use serde_json::{Value, json};
 
 use crate::{
-    common::{devices::Device, network::World},
+    common::{
+        devices::{CrossSigning, Device},
+        network::World,
+    },
     home::{Home, User, quote, refused},
 };
 
@@ -389,4 +392,108 @@ fn keys_of_other_servers_users_are_asked_for_there_and_held() {
     let (status, answer) = one.post(&alice, "/keys/claim", wanted);
     assert_eq!((status, &answer["one_time_keys"]), (200, &json!({})));
     assert!(answer["failures"]["two.test"].is_object(), "{answer}");
+}
+
+/// Two servers, with Alice on one and Bob on the other in an encrypted room; and Bob's device.
+fn two() -> (World, [Home; 2], [User; 2], Device, String) {
+    let world = World::new();
+    let open = [("REGISTRATION", "open")];
+    let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = encrypted_room(&one, &alice);
+    join(&two, &bob, &room);
+    let phone = device(&bob);
+    upload(&two, &bob, json!({ "device_keys": phone.keys() }));
+    world.settle();
+    (world, [one, two], [alice, bob], phone, room)
+}
+
+/// How often somebody was asked for keys.
+fn asked(world: &World) -> usize {
+    world.traffic().iter().filter(|sent| sent.line.contains("/federation/v1/user/")).count()
+}
+
+fn devices_of(home: &Home, by: &User, of: &User) -> BTreeSet<String> {
+    let (status, answer) = home.post(by, "/keys/query", json!({ "device_keys": { &of.id: [] } }));
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["failures"], json!({}));
+    answer["device_keys"][&of.id].as_object().unwrap().keys().cloned().collect()
+}
+
+fn log_in(home: &Home, user: &str, device: &str) -> User {
+    let identifier = json!({ "type": "m.id.user", "user": user });
+    let body = json!({
+        "type": "m.login.password", "identifier": identifier, "password": format!("{user}'s"), "device_id": device,
+    });
+    let user = User::of(&home.call(None, "POST", "/login", Some(body)).1);
+    upload(home, &user, json!({ "device_keys": Device::new(&user.id, device).keys() }));
+    user
+}
+
+#[test]
+fn changed_devices_are_told_to_other_servers_and_held_without_asking_again() {
+    let (world, [one, two], [alice, bob], phone, _) = two();
+    let names = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<String>>();
+    assert_eq!(devices_of(&one, &alice, &bob), names(&[&phone.id]));
+    let (before, mut since) = (asked(&world), next(&one.sync(&alice, "")));
+    let mut told = || {
+        world.settle();
+        let answer = one.sync(&alice, &format!("since={since}"));
+        since = next(&answer);
+        lists(&answer).0
+    };
+    let pad = log_in(&two, "bob", "PAD");
+    assert_eq!(told(), ids(&[&bob]));
+    assert_eq!(devices_of(&one, &alice, &bob), names(&[&phone.id, "PAD"]));
+    assert_eq!(two.post(&pad, "/logout", json!({})).0, 200);
+    assert_eq!(told(), ids(&[&bob]));
+    assert_eq!(devices_of(&one, &alice, &bob), names(&[&phone.id]));
+    let master = CrossSigning::new(&bob.id, "master");
+    assert_eq!(two.post(&bob, "/keys/device_signing/upload", json!({ "master_key": master.unsigned() })).0, 200);
+    assert_eq!(told(), ids(&[&bob]));
+    let (_, answer) = one.post(&alice, "/keys/query", json!({ "device_keys": { &bob.id: [] } }));
+    assert_eq!(answer["master_keys"][&bob.id], master.unsigned());
+    assert_eq!(asked(&world), before, "all of it was told: {:?}", world.logs());
+}
+
+#[test]
+fn what_was_missed_is_asked_for_once_however_much_and_by_whomever() {
+    let (world, [one, two], [alice, bob], phone, room) = two();
+    let others: Vec<User> = (0..10).map(|n| one.register(&format!("user{n}"))).collect();
+    others.iter().for_each(|user| join(&one, user, &room));
+    world.settle();
+    devices_of(&one, &alice, &bob);
+    let since = next(&one.sync(&alice, ""));
+    world.cut("one.test", "two.test");
+    let pads: Vec<User> = (0..5).map(|n| log_in(&two, "bob", &format!("PAD{n}"))).collect();
+    assert_eq!(two.post(&pads[0], "/logout", json!({})).0, 200);
+    world.settle();
+    world.mend("one.test", "two.test");
+    for _ in 0..3 {
+        world.advance(3_600_000);
+        world.run(two.server.scheduled());
+        world.settle();
+    }
+    assert!(two.database.rows("SELECT * FROM edu_outbox").is_empty());
+    let answer = one.sync(&alice, &format!("since={since}"));
+    assert_eq!(lists(&answer).0.iter().filter(|user| **user == bob.id).count(), 1, "{answer}");
+    let before = asked(&world);
+    let query = json!({ "device_keys": { &bob.id: [] } }).to_string();
+    let requests = others.iter().chain([&alice]).map(|user| {
+        let request = http::Request::post("/_matrix/client/v3/keys/query");
+        let request = request.header("Authorization", format!("Bearer {}", user.token));
+        one.server.handle(request.body(bytes::Bytes::from(query.clone())).unwrap())
+    });
+    for answer in world.run(futures_util::future::join_all(requests)) {
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        let devices = answer["device_keys"][&bob.id].as_object().unwrap();
+        assert_eq!(devices.len(), 5, "{answer}");
+        assert!(devices.contains_key(&phone.id) && !devices.contains_key("PAD0"));
+    }
+    assert_eq!(asked(&world), before + 1, "one request for eleven clients and six changes");
+    // From here on it follows again.
+    log_in(&two, "bob", "LAST");
+    world.settle();
+    assert!(devices_of(&one, &alice, &bob).contains("LAST"));
+    assert_eq!(asked(&world), before + 1);
 }

@@ -5,6 +5,7 @@
 mod common;
 
 mod accounts;
+mod backup;
 mod by_time;
 mod conformance;
 mod context;
@@ -31,6 +32,7 @@ mod spaces;
 mod syncing;
 mod tampering;
 mod throttling;
+mod to_device;
 mod typing;
 mod upgrading;
 mod visited;

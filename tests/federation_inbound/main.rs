@@ -11,6 +11,7 @@ mod admission;
 mod authentication;
 mod by_time;
 mod chains;
+mod device_edus;
 mod edu_queue;
 mod edus;
 mod extremities;

@@ -4,6 +4,7 @@
 //! it again, and one that was not recorded has done nothing. An EDU that is malformed, or about somebody who is not its origin's
 //! to speak for, is skipped; the log has one line for all of a transaction.
 
+use super::device_edus::DeviceEdus;
 use crate::{
     log::LogRecord,
     matrix::{
@@ -35,6 +36,7 @@ pub(super) struct Received {
     typing: Vec<Typing>,
     receipts: Vec<Receipt>,
     presence: Vec<PresenceUpdate>,
+    devices: DeviceEdus,
 }
 
 impl Received {
@@ -42,12 +44,16 @@ impl Received {
     pub(super) fn read(server: &Server, origin: &ServerName, txn_id: &str, edus: Vec<Value>) -> Self {
         let mut reader = Reader::new(origin);
         let (mut typing, mut receipts, mut presence) = (Vec::new(), Vec::new(), Vec::new());
+        let mut devices = DeviceEdus::default();
         for edu in edus {
             match reader.read(edu) {
                 Some(Edu::Typing(one)) => typing.push(one),
                 Some(Edu::Receipts(some)) => receipts.extend(some),
                 Some(Edu::Presence(some)) => presence.extend(some),
-                Some(Edu::DeviceListUpdate(_) | Edu::SigningKeyUpdate(_) | Edu::DirectToDevice(_)) | None => {}
+                Some(Edu::DeviceListUpdate(update)) => devices.add_list_update(update),
+                Some(Edu::SigningKeyUpdate(update)) => devices.add_signing_update(update),
+                Some(Edu::DirectToDevice(messages)) => devices.add_messages(&server.config.server_name, messages),
+                None => {}
             }
         }
         if let Some((count, why)) = reader.skipped() {
@@ -55,15 +61,16 @@ impl Received {
             server.platform.log.write(record.count(count).because(&why));
         }
         // The newest of each is at the end.
-        let too_many = typing.len() + receipts.len() > MAX_IN_ROOMS || presence.len() > MAX_PRESENCES;
+        let too_many =
+            typing.len() + receipts.len() > MAX_IN_ROOMS || presence.len() > MAX_PRESENCES || devices.dropped() > 0;
         last(&mut typing, MAX_IN_ROOMS);
         last(&mut receipts, MAX_IN_ROOMS - typing.len());
         last(&mut presence, MAX_PRESENCES);
         if too_many {
-            let record = LogRecord::warning("EDUs are too many; the last of each kind are taken");
+            let record = LogRecord::warning("EDUs are too many or too long; of each kind some are taken");
             server.platform.log.write(record.origin(origin).transaction(txn_id));
         }
-        Self { origin: origin.clone(), typing, receipts, presence }
+        Self { origin: origin.clone(), typing, receipts, presence, devices }
     }
 
     /// What must be known to judge them.
@@ -76,7 +83,7 @@ impl Received {
     /// What those that count come to. An EDU about a room counts if its user is in the room, and the room's ACL
     /// allows its origin.
     pub(super) fn judged(self, server: &Server, rooms: &EduRooms) -> Vec<Statement> {
-        let Self { origin, typing, receipts, presence } = self;
+        let Self { origin, typing, receipts, presence, devices } = self;
         let now = server.platform.clock.now_ms();
         let counts = |room_id: &RoomId, user_id: &UserId| rooms.allows(room_id, &origin) && rooms.has(room_id, user_id);
         let typing = typing.into_iter().filter(|typing| counts(&typing.room_id, &typing.user_id));
@@ -92,6 +99,7 @@ impl Received {
         let mut statements = typing::note(&typing, now);
         statements.extend(receipts::note(&receipts));
         statements.extend(presence::note(&server.config.server_name, &origin, &presence));
+        statements.extend(devices.statements(server, &origin));
         statements
     }
 }

@@ -26,6 +26,7 @@ mod answer;
 mod authentication;
 mod backfill;
 mod by_time;
+mod device_edus;
 mod discovery;
 mod edus;
 mod inviting;

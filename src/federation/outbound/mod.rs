@@ -13,4 +13,5 @@ pub mod queue;
 mod refusals;
 mod settling;
 pub mod spaces;
+pub mod to_device;
 pub mod user_keys;

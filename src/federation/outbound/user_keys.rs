@@ -18,12 +18,17 @@ use crate::{
     store::{
         device_lists::{FetchedList, MAX_LIST_BYTES},
         one_time_keys::{OneTimeKey, Wanted},
-        user_keys::KeyReader,
+        user_keys::{KeyReader, KeysFound},
     },
 };
 
 /// How many servers are asked at the same time: the platform keeps six connections open for an event.
 const CONCURRENT: usize = 5;
+
+/// For so long, in milliseconds, nobody asks again for a list that could not be had.
+const PAUSE_MS: i64 = 5_000;
+/// How often it is looked whether somebody else has fetched a list, in milliseconds.
+const LOOK_MS: u32 = 250;
 
 /// The servers that did not answer, and why.
 pub type Failures = BTreeMap<ServerName, String>;
@@ -44,38 +49,22 @@ pub async fn query(
 ) -> Result<(BTreeMap<String, UserKeys>, Failures), MatrixError> {
     let users: Vec<String> = remote.keys().cloned().collect();
     let mut found = server.store.user_keys(local, &users, KeyReader::User(reader)).await?;
-    let missing = users.iter().filter(|user| !found.current.contains(user));
-    let missing = by_server(missing.filter_map(|user| Some((UserId::parse(user).ok()?, user.clone()))));
+    let is_missing = |user: &&String| !found.current.contains(user);
+    let (shared, others): (Vec<String>, Vec<String>) =
+        users.iter().filter(is_missing).cloned().partition(|user| found.shares.contains_key(user));
     let mut failures = Failures::new();
-    if !missing.is_empty() {
-        let seen = server.store.seen().await?;
-        let deadline = server.platform.clock.now_ms() + i64::from(timeout_ms);
-        let answers: Vec<_> = stream::iter(missing)
-            .map(|(name, users)| async move {
-                let answer = ask(server, &name, &users, deadline).await;
-                (name, users, answer)
-            })
-            .buffer_unordered(CONCURRENT)
-            .collect()
-            .await;
-        let mut lists = Vec::new();
-        for (name, users, answer) in answers {
-            match answer {
-                Ok((mut keys, stream_id)) => {
-                    for user_id in users {
-                        let keys = keys.remove(&user_id).unwrap_or_default();
-                        if found.shares.contains_key(&user_id) && length(&keys) <= MAX_LIST_BYTES {
-                            lists.push(FetchedList { user_id: user_id.clone(), keys: keys.clone(), stream_id, seen });
-                        }
-                        found.keys.insert(user_id, keys);
-                    }
-                }
-                Err(why) => {
-                    failures.insert(name, why);
-                }
-            }
-        }
-        server.store.put_fetched(&lists).await?;
+    let now = server.platform.clock.now_ms();
+    let deadline = now + i64::from(timeout_ms);
+    // Of a list that many clients ask for at the same time, as they do when it has changed, one request is made.
+    let mine = match shared.is_empty() {
+        true => Vec::new(),
+        false => server.store.begin_fetch(&shared, now, deadline).await?,
+    };
+    let missing = mine.iter().chain(&others).filter_map(|user| Some((UserId::parse(user).ok()?, user.clone())));
+    fetch(server, by_server(missing), deadline, &mut found, &mut failures).await?;
+    let awaited: Vec<String> = shared.into_iter().filter(|user| !mine.contains(user)).collect();
+    if !awaited.is_empty() {
+        wait_for(server, reader, &awaited, deadline, &mut found, &mut failures).await?;
     }
     for (user, devices) in remote.iter().filter(|(_, devices)| !devices.is_empty()) {
         if let Some(keys) = found.keys.get_mut(user) {
@@ -83,6 +72,81 @@ pub async fn query(
         }
     }
     Ok((found.keys, failures))
+}
+
+/// Asks servers for keys, and holds those of users with whom a room is shared.
+async fn fetch(
+    server: &Server,
+    missing: BTreeMap<ServerName, Vec<String>>,
+    deadline: i64,
+    found: &mut KeysFound,
+    failures: &mut Failures,
+) -> Result<(), MatrixError> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let seen = server.store.seen().await?;
+    let answers: Vec<_> = stream::iter(missing)
+        .map(|(name, users)| async move {
+            let answer = ask(server, &name, &users, deadline).await;
+            (name, users, answer)
+        })
+        .buffer_unordered(CONCURRENT)
+        .collect()
+        .await;
+    let (mut lists, mut put_off) = (Vec::new(), Vec::new());
+    for (name, users, answer) in answers {
+        let (mut keys, stream_id) = match answer {
+            Ok(answer) => answer,
+            Err(why) => {
+                put_off.extend(users.into_iter().filter(|user| found.shares.contains_key(user)));
+                failures.insert(name, why);
+                continue;
+            }
+        };
+        for user_id in users {
+            let keys = keys.remove(&user_id).unwrap_or_default();
+            if found.shares.contains_key(&user_id) {
+                if length(&keys) <= MAX_LIST_BYTES {
+                    lists.push(FetchedList { user_id: user_id.clone(), keys: keys.clone(), stream_id, seen });
+                } else {
+                    put_off.push(user_id.clone());
+                }
+            }
+            found.keys.insert(user_id, keys);
+        }
+    }
+    if !lists.is_empty() {
+        server.store.put_fetched(&lists).await?;
+    }
+    if !put_off.is_empty() {
+        server.store.put_off_fetch(&put_off, server.platform.clock.now_ms() + PAUSE_MS).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the lists of these users are there, which somebody else is fetching.
+async fn wait_for(
+    server: &Server,
+    reader: &str,
+    awaited: &[String],
+    deadline: i64,
+    found: &mut KeysFound,
+    failures: &mut Failures,
+) -> Result<(), MatrixError> {
+    let mut left: Vec<String> = awaited.to_vec();
+    while !left.is_empty() && server.platform.clock.now_ms() < deadline {
+        server.platform.clock.sleep(LOOK_MS).await;
+        let now = server.store.user_keys(&Asked::new(), &left, KeyReader::User(reader)).await?;
+        left.retain(|user| !now.current.contains(user));
+        for (user, keys) in now.keys {
+            found.keys.insert(user, keys);
+        }
+    }
+    for name in by_server(left.into_iter().filter_map(|user| Some((UserId::parse(&user).ok()?, user)))).into_keys() {
+        failures.insert(name, "it did not answer in time".to_owned());
+    }
+    Ok(())
 }
 
 /// Asks one server for keys; with the number of the newest update that they hold, where it says so, as it does of one user.

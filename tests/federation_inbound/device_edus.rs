@@ -1,0 +1,270 @@
+//! EDUs about devices: messages, device lists, cross-signing keys.
+
+use std::cell::Cell;
+
+use serde_json::{Value, json};
+use verge::store::accounts::NewDevice;
+
+use crate::{
+    Scene,
+    common::{
+        devices::{CrossSigning, Device},
+        peer::Peer,
+    },
+    scene,
+};
+
+/// Lets Alice log in with the device, whose access token is its name.
+fn log_in(scene: &Scene, device_id: &str) {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use sha2::{Digest, Sha256};
+    let device = NewDevice {
+        user_id: scene.alice.to_string(),
+        device_id: device_id.to_owned(),
+        token_hash: URL_SAFE_NO_PAD.encode(Sha256::digest(device_id)),
+        display_name: None,
+        created_ts: 0,
+    };
+    scene.world.run(scene.a.store.log_in(&device)).unwrap();
+}
+
+/// What the device hears of Bob's keys.
+fn query(scene: &Scene, device_id: &str) -> Value {
+    let body = json!({ "device_keys": { &scene.bob: [] } }).to_string();
+    let request = http::Request::post("/_matrix/client/v3/keys/query");
+    let request =
+        request.header("Authorization", format!("Bearer {device_id}")).body(bytes::Bytes::from(body)).unwrap();
+    serde_json::from_slice(scene.world.run(scene.a.handle(request)).body()).unwrap()
+}
+
+/// Sends a transaction of EDUs.
+fn send(peer: &Peer, scene: &Scene, txn_id: &str, edus: &[Value]) {
+    let body = json!({ "origin": peer.name, "origin_server_ts": scene.world.now_ms(), "pdus": [], "edus": edus });
+    let (status, answer) = peer.put(&scene.a, &format!("/_matrix/federation/v1/send/{txn_id}"), &body);
+    assert_eq!(status, 200, "{answer}");
+}
+
+fn message(scene: &Scene, sender: &str, message_id: &str, device: &str, content: Value) -> Value {
+    let messages = json!({ scene.alice.as_str(): { device: content } });
+    let content = json!({ "sender": sender, "type": "m.test", "message_id": message_id, "messages": messages });
+    json!({ "edu_type": "m.direct_to_device", "content": content })
+}
+
+fn inbox(scene: &Scene) -> Vec<Value> {
+    let rows = scene.a.database.rows("SELECT message FROM to_device_messages ORDER BY device_id, pos");
+    rows.iter().map(|row| serde_json::from_str::<Value>(&row[0]).unwrap()["content"].clone()).collect()
+}
+
+#[test]
+fn a_message_is_taken_once_however_often_it_comes() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    let edu = |id: &str, n: i64| message(&scene, &scene.bob, id, "PHONE", json!({ "n": n }));
+    send(&scene.peer, &scene, "1", &[edu("a", 1), edu("b", 2), edu("a", 3)]);
+    send(&scene.peer, &scene, "1", &[edu("c", 4)]);
+    send(&scene.peer, &scene, "2", &[edu("b", 5), edu("d", 6)]);
+    assert_eq!(inbox(&scene), [json!({ "n": 1 }), json!({ "n": 2 }), json!({ "n": 6 })]);
+    let stored = scene.a.database.rows("SELECT message FROM to_device_messages LIMIT 1");
+    let stored: Value = serde_json::from_str(&stored[0][0]).unwrap();
+    assert_eq!(stored, json!({ "type": "m.test", "sender": scene.bob, "content": { "n": 1 } }));
+    // Another server's names are its own.
+    let other = Peer::new(&scene.world, "other.example");
+    send(&other, &scene, "1", &[message(&scene, &other.user("eve"), "a", "*", json!({ "n": 7 }))]);
+    assert_eq!(inbox(&scene).len(), 4);
+    scene.world.advance(31 * 24 * 3_600_000);
+    scene.a.database.forget_old(scene.world.now_ms());
+    assert!(scene.a.database.rows("SELECT * FROM received_to_device").is_empty());
+}
+
+#[test]
+fn only_what_speaks_for_its_own_users_to_ours_is_taken() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    let mut elsewhere = message(&scene, &scene.bob, "e", "PHONE", json!({}));
+    elsewhere["content"]["messages"] = json!({ "@alice:other.example": { "PHONE": {} } });
+    let mut nameless = message(&scene, &scene.bob, "n", "PHONE", json!({}));
+    nameless["content"].as_object_mut().unwrap().remove("message_id");
+    let mut shapeless = message(&scene, &scene.bob, "s", "PHONE", json!({}));
+    shapeless["content"]["messages"] = json!({ scene.alice.as_str(): { "PHONE": [] } });
+    let long = message(&scene, &scene.bob, "l", "PHONE", json!({ "x": "x".repeat(70_000) }));
+    let edus = [
+        message(&scene, scene.alice.as_str(), "f", "PHONE", json!({})),
+        message(&scene, "@bob:other.example", "o", "PHONE", json!({})),
+        message(&scene, &scene.bob, "d", "NONE", json!({})),
+        elsewhere,
+        nameless,
+        shapeless,
+        long,
+    ];
+    send(&scene.peer, &scene, "1", &edus);
+    assert!(inbox(&scene).is_empty());
+    send(&scene.peer, &scene, "2", &[message(&scene, &scene.bob, "good", "PHONE", json!({ "n": 1 }))]);
+    assert_eq!(inbox(&scene), [json!({ "n": 1 })]);
+}
+
+#[test]
+fn a_hundred_large_messages_to_everybody_are_bounded() {
+    let scene = scene("12");
+    for n in 0..5 {
+        log_in(&scene, &format!("PHONE{n}"));
+    }
+    let calls = scene.a.database.calls.get();
+    for round in 0..10 {
+        let edu =
+            |n: usize| message(&scene, &scene.bob, &format!("{round} {n}"), "*", json!({ "x": "x".repeat(60_000) }));
+        let edus: Vec<Value> = (0..100).map(edu).collect();
+        send(&scene.peer, &scene, &format!("{round}"), &edus);
+    }
+    assert!(scene.a.database.calls.get() - calls <= 30, "three calls a transaction");
+    let rows = scene
+        .a
+        .database
+        .rows("SELECT MAX(sum) FROM (SELECT SUM(length(message)) AS sum FROM to_device_messages GROUP BY device_id)");
+    assert!(rows[0][0].parse::<i64>().unwrap() < 40_000_000, "{rows:?}");
+}
+
+/// Bob's devices, as his server tells of them.
+struct Bob {
+    device: Device,
+    asked: std::rc::Rc<Cell<usize>>,
+}
+
+/// Alice has asked for Bob's keys, which his server gives with this number.
+fn held(scene: &Scene, stream_id: i64) -> Bob {
+    log_in(scene, "PHONE");
+    let device = Device::new(&scene.bob, "BOBS");
+    let asked = std::rc::Rc::new(Cell::new(0));
+    let (count, keys, bob) = (asked.clone(), device.keys(), scene.bob.clone());
+    scene.peer.answers(move |request| {
+        if !request.uri().path().contains("/user/devices/") {
+            return None;
+        }
+        count.set(count.get() + 1);
+        let devices = json!([{ "device_id": "BOBS", "keys": keys, "device_display_name": "Bob's" }]);
+        let answer = json!({ "user_id": bob, "stream_id": stream_id, "devices": devices });
+        Some(verge::router::json_response(http::StatusCode::OK, &answer))
+    });
+    let answer = query(scene, "PHONE");
+    assert_eq!(answer["device_keys"][&scene.bob]["BOBS"]["keys"], device.keys()["keys"], "{answer}");
+    assert_eq!(asked.get(), 1);
+    Bob { device, asked }
+}
+
+fn update(scene: &Scene, stream_id: i64, prev_id: &[i64], device: &Device) -> Value {
+    let content = json!({
+        "user_id": scene.bob, "device_id": device.id, "stream_id": stream_id, "prev_id": prev_id, "keys": device.keys(),
+    });
+    json!({ "edu_type": "m.device_list_update", "content": content })
+}
+
+#[test]
+fn an_update_that_follows_is_applied_and_any_other_has_the_list_fetched_once() {
+    let scene = scene("12");
+    let bob = held(&scene, 5);
+    let new = Device::new(&scene.bob, "NEW");
+    let devices = || query(&scene, "PHONE")["device_keys"][&scene.bob].as_object().unwrap().len();
+    // Two in one transaction, the second following the first; and one that is old.
+    let gone = json!({ "user_id": scene.bob, "device_id": "GONE", "stream_id": 7, "prev_id": [6], "deleted": true });
+    let gone = json!({ "edu_type": "m.device_list_update", "content": gone });
+    send(&scene.peer, &scene, "1", &[update(&scene, 6, &[5], &new), gone]);
+    send(&scene.peer, &scene, "2", &[update(&scene, 3, &[2], &Device::new(&scene.bob, "OLD"))]);
+    assert_eq!((devices(), bob.asked.get()), (2, 1));
+    let mut removed = update(&scene, 8, &[7], &new);
+    removed["content"].as_object_mut().unwrap().remove("keys");
+    removed["content"]["deleted"] = json!(true);
+    send(&scene.peer, &scene, "3", &[removed]);
+    assert_eq!((devices(), bob.asked.get()), (1, 1));
+    // Gaps, and more of them.
+    for n in 0..20 {
+        send(&scene.peer, &scene, &format!("gap{n}"), &[update(&scene, 100 + 10 * n, &[95 + 10 * n], &new)]);
+    }
+    assert_eq!((devices(), bob.asked.get()), (1, 2));
+    assert_eq!((devices(), bob.asked.get()), (1, 2));
+    send(&scene.peer, &scene, "again", &[update(&scene, 300, &[290], &new)]);
+    assert_eq!((devices(), bob.asked.get()), (2, 2), "it goes on from the newest that was heard of");
+}
+
+#[test]
+fn keys_that_are_not_whose_they_say_have_the_list_fetched() {
+    let scene = scene("12");
+    let bob = held(&scene, 5);
+    let mut wrong = update(&scene, 6, &[5], &bob.device);
+    wrong["content"]["keys"]["user_id"] = json!("@eve:peer.example");
+    send(&scene.peer, &scene, "1", &[wrong]);
+    assert_eq!(query(&scene, "PHONE")["device_keys"][&scene.bob]["BOBS"]["keys"], bob.device.keys()["keys"]);
+    assert_eq!(bob.asked.get(), 2);
+    // Another server says nothing of Bob.
+    let other = Peer::new(&scene.world, "other.example");
+    send(&other, &scene, "1", &[update(&scene, 7, &[6], &Device::new(&scene.bob, "EVIL"))]);
+    let answer = query(&scene, "PHONE");
+    assert!(answer["device_keys"][&scene.bob].get("EVIL").is_none() && bob.asked.get() == 2, "{answer}");
+}
+
+#[test]
+fn updates_of_users_whose_keys_nobody_wants_write_nothing() {
+    let scene = scene("12");
+    let lists = || {
+        [
+            "SELECT * FROM remote_device_lists",
+            "SELECT * FROM device_list_changes",
+            "SELECT * FROM streams WHERE name = 'device_lists'",
+        ]
+        .map(|sql| scene.a.database.rows(sql))
+    };
+    let before = lists();
+    let edus: Vec<Value> = (0..100)
+        .map(|n| {
+            let device = Device::new(&scene.peer.user(&format!("user{n}")), "D");
+            let content = json!({ "user_id": device.user, "device_id": "D", "stream_id": n, "prev_id": [], "keys": device.keys() });
+            json!({ "edu_type": "m.device_list_update", "content": content })
+        })
+        .collect();
+    send(&scene.peer, &scene, "1", &edus);
+    assert_eq!(lists(), before);
+}
+
+#[test]
+fn new_cross_signing_keys_are_held_and_only_the_users_own() {
+    let scene = scene("12");
+    let bob = held(&scene, 5);
+    let master = CrossSigning::new(&scene.bob, "master");
+    let self_signing = CrossSigning::new(&scene.bob, "self_signing");
+    let edu = |user: &str, key: Value| {
+        let content =
+            json!({ "user_id": user, "master_key": key, "self_signing_key": self_signing.signed_by(&master) });
+        json!({ "edu_type": "m.signing_key_update", "content": content })
+    };
+    send(&scene.peer, &scene, "1", &[edu(&scene.bob, master.unsigned())]);
+    let evil = CrossSigning::other(&scene.peer.user("eve"), "master", "evil").unsigned();
+    send(&scene.peer, &scene, "2", &[edu(&scene.bob, evil)]);
+    let answer = query(&scene, "PHONE");
+    assert_eq!(answer["master_keys"], json!({ &scene.bob: master.unsigned() }));
+    assert_eq!(answer["self_signing_keys"], json!({ &scene.bob: self_signing.signed_by(&master) }));
+    assert_eq!(bob.asked.get(), 1);
+}
+
+#[test]
+fn a_list_of_ten_thousand_devices_is_answered_and_not_held() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    let bob = scene.bob.clone();
+    scene.peer.answers(move |request| {
+        request.uri().path().contains("/user/devices/").then(|| {
+            let device = |n: usize| {
+                let id = format!("DEVICE{n}");
+                let keys = json!({ "user_id": bob, "device_id": id, "algorithms": [], "keys": {}, "signatures": {} });
+                json!({ "device_id": id, "keys": keys })
+            };
+            let devices: Vec<Value> = (0..10_000).map(device).collect();
+            let answer = json!({ "user_id": bob, "stream_id": 1, "devices": devices });
+            verge::router::json_response(http::StatusCode::OK, &answer)
+        })
+    });
+    for _ in 0..2 {
+        let answer = query(&scene, "PHONE");
+        assert_eq!(answer["device_keys"][&scene.bob].as_object().map(serde_json::Map::len), Some(10_000));
+        scene.world.advance(10_000);
+    }
+    let rows = scene.a.database.rows("SELECT MAX(length(devices)) FROM remote_device_lists");
+    assert_eq!(rows, [["2"]]);
+}
