@@ -11,10 +11,11 @@ use crate::{
     matrix::{
         identifiers::ServerName,
         json::{self, Object, Value},
+        policy_server::PolicyRule,
         room_version::RoomVersion,
         server_keys::{self, OldKey},
         server_name,
-        signing::{SigningKey, VerifyKey},
+        signing::{POLICY_KEY_ID, SigningKey, VerifyKey},
     },
 };
 
@@ -43,10 +44,21 @@ pub struct Config {
     pub signing_key: SigningKey,
     /// `LOG_COSTS`: whether each request is logged with what it cost.
     pub log_costs: bool,
+    /// What this server is as a policy server; it is none by default.
+    pub policy: Option<PolicyConfig>,
     /// How often strangers may ask.
     pub rates: Rates,
     /// `OLD_SIGNING_KEYS`: key ids and keys that this server signed with before; published as `old_verify_keys`.
     pub old_signing_keys: Vec<(Box<str>, OldKey)>,
+}
+
+/// What a server is as the policy server of rooms.
+#[derive(Debug)]
+pub struct PolicyConfig {
+    /// `POLICY_SIGNING_KEY`: signs what is recommended. Not the key that signs events and requests: rooms name it.
+    pub key: SigningKey,
+    /// `POLICY_BLOCKED_SERVERS` and `POLICY_BLOCKED_WORDS`: what is not recommended.
+    pub rule: PolicyRule,
 }
 
 /// How often may be asked what costs this server much; `None`: as often as one likes.
@@ -157,6 +169,11 @@ impl Config {
                 ConfigError::new("SIGNING_KEY", form)
             })?,
             log_costs: variable("LOG_COSTS").as_deref() == Some("1"),
+            policy: policy(
+                variable("POLICY_SIGNING_KEY"),
+                variable("POLICY_BLOCKED_SERVERS"),
+                variable("POLICY_BLOCKED_WORDS"),
+            )?,
             rates: Rates {
                 login: rate("LOGIN_RATE", variable("LOGIN_RATE"), "10/60")?,
                 registration: rate("REGISTRATION_RATE", variable("REGISTRATION_RATE"), "15/300")?,
@@ -202,6 +219,29 @@ impl fmt::Debug for Registration {
             Self::Open => "Open",
         })
     }
+}
+
+/// What makes this server a policy server: its key for that. The lists are separated by commas.
+fn policy(
+    key: Option<String>,
+    servers: Option<String>,
+    words: Option<String>,
+) -> Result<Option<PolicyConfig>, ConfigError> {
+    let list = |text: Option<String>| {
+        let text = text.unwrap_or_default().to_lowercase();
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Into::into).collect::<Vec<Box<str>>>()
+    };
+    let rule = PolicyRule { blocked_servers: list(servers), blocked_words: list(words) };
+    let Some(key) = key else {
+        return match rule == PolicyRule::default() {
+            true => Ok(None),
+            false => Err(ConfigError::new("POLICY_SIGNING_KEY", "is not set, without which nothing is blocked")),
+        };
+    };
+    let key = SigningKey::from_line(&key).ok().filter(|key| key.key_id() == POLICY_KEY_ID);
+    let form = "is not a line of the form `ed25519 policy_server <unpadded base64 of 32 bytes>`";
+    let key = key.ok_or_else(|| ConfigError::new("POLICY_SIGNING_KEY", form))?;
+    Ok(Some(PolicyConfig { key, rule }))
 }
 
 fn read_server_name(variable: &'static str, name: &str) -> Result<ServerName, ConfigError> {

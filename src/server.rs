@@ -12,6 +12,7 @@ use crate::{
         heard::LastHeard,
         key_fetcher::{KeyCache, KeyFetcher},
         looks::Looks,
+        policy::{PolicyClient, PolicyMemory},
         requests::FederationClient,
         spaces::Spaces,
     },
@@ -60,6 +61,7 @@ pub struct Caches {
     looks: Rc<Looks>,
     admission: Rc<Admission>,
     heard: Rc<LastHeard>,
+    policy: Rc<PolicyMemory>,
     spaces: Rc<Spaces>,
     fleeting: Rc<Fleeting>,
 }
@@ -89,8 +91,10 @@ impl Server {
         let meter = Rc::new(meter);
         let platform = Platform { database: meter.clone(), ..platform };
         let store = Store::new(platform.database.clone());
-        let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform));
         let federation = Rc::new(FederationClient::new(platform.clone(), config.clone(), caches.discovery.clone()));
+        let (clock, log, known) = (platform.clock.clone(), platform.log.clone(), caches.policy.clone());
+        let policy_servers = Rc::new(PolicyClient::new(federation.clone(), config.clone(), clock, log, known));
+        let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform, policy_servers));
         let keys = KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), caches.keys.clone());
         let Caches { admission, fleeting, heard, looks, spaces, .. } = caches.clone();
         Self {

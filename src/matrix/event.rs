@@ -113,13 +113,24 @@ impl Event {
         }
     }
 
+    /// Whether the event is signed by `server` with this key.
+    pub fn has_signature(&self, server: &str, key_id: &str, key: &signing::VerifyKey) -> bool {
+        let mut signatures = signing::signatures_of(&self.0.object, server).filter(|(id, _)| *id == key_id);
+        let text = || redaction::signed_text(&self.0.object, self.0.version);
+        signatures.any(|(_, signature)| key.verify_text(&text(), signature).is_ok())
+    }
+
+    /// The signature of `key` on the event.
+    pub fn signature_by(&self, key: &SigningKey) -> String {
+        key.sign_text(&redaction::signed_text(&self.0.object, self.0.version))
+    }
+
     /// The event with the signature of `server` added, as for invites. The id stays the same.
     ///
     /// # Errors
     /// Where the event has no room for it.
     pub fn signed_by(&self, server: &str, key: &SigningKey) -> Result<Self, PduError> {
-        let signature = key.sign_text(&redaction::signed_text(&self.0.object, self.0.version));
-        self.with_added(server, key.key_id(), signature)
+        self.with_added(server, key.key_id(), self.signature_by(key))
     }
 
     /// The event with a signature of `server` that another copy of it carries.

@@ -7,7 +7,7 @@
 //! - End-to-end encryption, as far as a server checks it: [`device_keys`].
 //! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
 //! - What state decides: [`state_content`]; what of it is shown outside: [`stripped_state`];
-//!   [`server_acl`] (which servers may take part, by [`glob`]s), [`history_visibility`].
+//!   [`server_acl`] (which servers may take part, by [`glob`]s), [`history_visibility`], [`policy_server`].
 //! - Showing other services who one is: [`openid`].
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
 //! - What servers tell each other besides events: [`edu`].
@@ -25,6 +25,7 @@ pub mod history_visibility;
 pub mod identifiers;
 pub mod json;
 pub mod openid;
+pub mod policy_server;
 pub mod power_levels;
 pub mod redaction;
 pub mod room_version;

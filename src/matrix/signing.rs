@@ -13,6 +13,9 @@ use super::{
 /// The one algorithm that there is, as it stands in key ids.
 const ALGORITHM: &str = "ed25519";
 
+/// The id of the key with which policy servers sign, always. Which key it is the room says, and not the server.
+pub const POLICY_KEY_ID: &str = "ed25519:policy_server";
+
 /// A private signing key of this server. Neither `Debug` nor any other method shows the private part.
 pub struct SigningKey {
     key_id: Box<str>,

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     matrix::{
         identifiers::{RoomId, ServerName},
+        policy_server::{POLICY, PolicyServer},
         server_acl::ServerAcl,
         state_trie::NodeId,
     },
@@ -66,6 +67,30 @@ impl Rooms {
         let found = self.current_stored(room_id, &[ACL]).await?.filter(|(room, _)| room.local_joined > 0);
         let (room, state) = found.ok_or(RoomError::UnknownRoom)?;
         Ok((room, acl_of(state.first())))
+    }
+
+    /// A room that somebody here is in, and that names this server as its policy server, for `server`, which is in it too. Two
+    /// round trips.
+    ///
+    /// # Errors
+    /// [`RoomError::UnknownRoom`], also for a room that names another policy server; [`RoomError::Denied`] for a server that the
+    /// room's ACL keeps out; [`RoomError::NotAllowed`] for one that has no members there.
+    pub async fn guarded_room(&self, server: &ServerName, room_id: &RoomId) -> Result<Room, RoomError> {
+        let found = self.current_stored(room_id, &[ACL, (POLICY, "")]).await?.filter(|(room, _)| room.local_joined > 0);
+        let (room, state) = found.ok_or(RoomError::UnknownRoom)?;
+        let find = |event_type: &str| state.iter().find(|stored| stored.event.event_type() == event_type);
+        let policy = find(POLICY).filter(|stored| stored.redacted_by.is_none());
+        let policy = policy.and_then(|stored| PolicyServer::of(&stored.event));
+        if policy.is_none_or(|policy| policy.via != *self.server_name()) {
+            return Err(RoomError::UnknownRoom);
+        }
+        if !acl_of(find(ACL.0)).allows(server) {
+            return Err(RoomError::Denied);
+        }
+        if !self.store.server_joined(room_id, server).await? {
+            return Err(RoomError::NotAllowed("your server is not in the room".to_owned()));
+        }
+        Ok(room)
     }
 
     /// A room that somebody here is in, for `server` to take part in. One round trip.

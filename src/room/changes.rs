@@ -32,6 +32,7 @@ impl Rooms {
             unplaced,
             readmitted,
             redactions,
+            not_recommended: _,
             missing,
             rejected_at,
             unsettled,

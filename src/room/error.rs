@@ -25,6 +25,9 @@ pub enum RoomError {
     /// The room's rules do not allow the event; the sentence says which.
     #[error("The room does not allow this: {0}.")]
     NotAllowed(String),
+    /// The room's policy server has not signed the event.
+    #[error("The event cannot be sent: {0}.")]
+    Unsigned(#[from] Unsigned),
     /// The room's server ACL keeps the server out that asks.
     #[error("Your server is denied access to the room by its server ACL.")]
     Denied,
@@ -49,6 +52,39 @@ pub enum RoomError {
     /// What the database holds contradicts itself; the sentence is for the log.
     #[error("the stored room contradicts itself: {0}")]
     Corrupt(String),
+}
+
+/// Why an event has not the signature of the room's policy server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unsigned {
+    /// The policy server answered with this error.
+    #[error("the room's policy server refuses to sign it")]
+    Refused {
+        /// The HTTP status, of a client error.
+        status: StatusCode,
+        /// `errcode`.
+        errcode: String,
+        /// `error`.
+        error: String,
+    },
+    /// The policy server was not reached, or gave no answer that can be used.
+    #[error("the room's policy server cannot be asked")]
+    Away,
+}
+
+impl From<Unsigned> for MatrixError {
+    /// The error of the policy server itself, where it gave one ("Validating Policy Server signatures").
+    fn from(unsigned: Unsigned) -> Self {
+        match unsigned {
+            Unsigned::Refused { status, errcode, error } => {
+                Self::new(status, "M_FORBIDDEN", error).with("errcode", errcode)
+            }
+            Unsigned::Away => {
+                let message = "The room's policy server cannot be asked whether it allows this.";
+                Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
+            }
+        }
+    }
 }
 
 impl Reason for RoomError {
@@ -76,6 +112,7 @@ impl From<RoomError> for MatrixError {
             RoomError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message),
             RoomError::UnknownRoom => Self::not_found(message),
             RoomError::NotAllowed(_) | RoomError::Denied | RoomError::TooManyInvites => Self::forbidden(message),
+            RoomError::Unsigned(unsigned) => unsigned.into(),
             RoomError::CannotAuthorise => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN", message),
             RoomError::CannotGrant => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_GRANT_JOIN", message),
             RoomError::Malformed(PduError::TooLarge(_)) => Self::too_large(message),

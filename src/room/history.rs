@@ -8,6 +8,7 @@ use super::{
     Room, RoomError, Rooms,
     judge::{Judgement, Source},
     outliers::{Held, judge_outliers},
+    policy::ASKING_MS,
     receipt::in_order,
     view::View,
 };
@@ -82,9 +83,10 @@ impl Rooms {
             return Ok(None);
         }
         let mut judgement = Judgement::new(room);
+        let ask_until = self.clock.now_ms() + ASKING_MS;
         for event in in_order(events.to_vec()) {
             if event.room_id() == &judgement.room.room_id && can_be_judged(view, &event) {
-                judgement.judge(view, &event, &Source::Transaction).await?;
+                self.judge_signed(&mut judgement, view, &event, &Source::Transaction, ask_until).await?;
             }
         }
         Ok(if judgement.is_unchanged() { None } else { Some(self.commit_of(view, judgement).await?) })

@@ -6,10 +6,12 @@
 //! 4. allowed by its auth events, else rejected;
 //! 5. allowed by the state before it, else rejected;
 //! 6. allowed by the room's current state, else soft-failed;
-//! 7. validated by the room's policy server: belongs after check 6, in [`Judgement::judge`].
+//! 7. signed by the room's policy server, if it uses one ([`super::policy`]), else soft-failed.
 //!
 //! A rejected event is remembered; the state after it is the state before it. A soft-failed one takes part in state
 //! resolution. Neither becomes a forward extremity, and an event that cites one replaces the extremities behind it.
+
+use std::collections::HashSet;
 
 use super::{
     RoomError,
@@ -22,6 +24,7 @@ use crate::{
         auth_rules::{self, AuthError, AuthEvent, AuthState},
         event::Event,
         identifiers::{EventId, ServerName},
+        policy_server::PolicyServer,
         power_levels::{Level, PowerLevels},
         state_trie::NodeId,
     },
@@ -44,6 +47,8 @@ pub(super) enum Verdict {
     Rejected(Rejection),
     /// It was judged before, with this outcome: accepted, or rejected for the reason in the sentence.
     Known(Option<String>),
+    /// All that is lacking is the signature of the room's policy server, which must be asked for it.
+    Unsigned(PolicyServer),
     /// It cites these events as previous ones, and we do not hold them or not the state after them, and these as auth
     /// events.
     Missing { previous: Vec<EventId>, auth: Vec<EventId> },
@@ -86,6 +91,8 @@ pub(super) struct Judgement {
     /// Those of `new` that were rejected before.
     pub(super) readmitted: Vec<EventId>,
     pub(super) redactions: Vec<Redaction>,
+    /// Events that the room's policy server does not sign.
+    pub(super) not_recommended: HashSet<EventId>,
     /// Previous events of `new`, or of `rejected`, that have no place: how many of `new` go to the timeline before the one that
     /// cites each.
     pub(super) missing: Vec<(usize, EventId)>,
@@ -117,6 +124,7 @@ impl Judgement {
             unplaced: Vec::new(),
             readmitted: Vec::new(),
             redactions: Vec::new(),
+            not_recommended: HashSet::new(),
             missing: Vec::new(),
             rejected_at: Vec::new(),
             unsettled: None,
@@ -178,13 +186,36 @@ impl Judgement {
             self.reject(view, event, before, &rejection);
             return Ok(Verdict::Rejected(rejection));
         }
-        let soft_failed = self.soft_failure(view, event, before).await?;
+        let forbidden = self.forbidden_now(view, event, before).await?;
+        let unsigned = match forbidden {
+            None => self.unsigned_by(view, event).await?,
+            Some(_) => None,
+        };
+        if let Some(policy) = &unsigned
+            && !self.not_recommended.contains(event.event_id())
+        {
+            return Ok(Verdict::Unsigned(policy.clone()));
+        }
+        let soft_failed = forbidden.or(unsigned.as_ref().map(not_signed));
         self.take(view, event, before, soft_failed.is_some(), source).await?;
         Ok(soft_failed.map_or(Verdict::Accepted, Verdict::SoftFailed))
     }
 
-    /// Check 6: why `event` is soft-failed, if it is.
+    /// Checks 6 and 7: why `event` is soft-failed, if it is. No policy server is asked.
     pub(super) async fn soft_failure(
+        &self,
+        view: &mut View<'_>,
+        event: &Event,
+        before: StateAt,
+    ) -> Result<Option<String>, RoomError> {
+        match self.forbidden_now(view, event, before).await? {
+            None => Ok(self.unsigned_by(view, event).await?.as_ref().map(not_signed)),
+            forbidden => Ok(forbidden),
+        }
+    }
+
+    /// Check 6: which rule `event` breaks in the current state, if any.
+    async fn forbidden_now(
         &self,
         view: &mut View<'_>,
         event: &Event,
@@ -443,6 +474,11 @@ fn known(view: &View<'_>, event_id: &EventId) -> Option<Verdict> {
         true => Verdict::SoftFailed("it was soft-failed before".to_owned()),
         false => Verdict::Known(None),
     })
+}
+
+/// Why an event is soft-failed that the policy server has not signed.
+fn not_signed(policy: &PolicyServer) -> String {
+    format!("the room's policy server, {}, has not signed it", policy.via)
 }
 
 /// What `event` cites and cannot be judged without, if anything.

@@ -4,9 +4,10 @@
 //! selection", `make_join` and its kin.
 
 use super::{
-    Draft, Room, RoomError, Rooms,
+    Draft, Room, RoomError, Rooms, Unsigned,
     changes::membership,
     judge::{Judgement, Rejection, Source, Verdict, key},
+    policy::policy_key,
     view::{StateAt, StateKey, View},
 };
 use crate::{
@@ -122,6 +123,10 @@ impl Rooms {
                         changed.forbidden.push((room_id, why));
                         continue;
                     }
+                    Err(RoomError::Unsigned(why)) => {
+                        changed.forbidden.push((room_id, why.to_string()));
+                        continue;
+                    }
                     Err(error) => return Err(error),
                 }
                 commits.push(self.commit_of(&mut view, judgement).await?);
@@ -176,19 +181,28 @@ impl Rooms {
         self.commit_one(event, &Source::PassOn { given_by: None }).await.map(|_| ())
     }
 
-    /// Judges one event that is ours to pass on, and commits it if it is accepted. Returns the state before it.
-    pub(super) async fn commit_one(&self, event: &Event, source: &Source) -> Result<NodeId, RoomError> {
+    /// Judges one event that is ours to pass on, and commits it if it is accepted. Returns it as it was committed, with the
+    /// signature of the room's policy server, and the state before it.
+    pub(super) async fn commit_one(&self, event: &Event, source: &Source) -> Result<(Event, NodeId), RoomError> {
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let mut ids = vec![event.event_id().clone()];
             ids.extend(event.prev_events().iter().chain(event.auth_events()).cloned());
             let previous = event.prev_events().to_vec();
-            let keys = super::judge::auth_keys(event);
+            let mut keys = super::judge::auth_keys(event);
+            keys.push(policy_key());
             let rooms = view.load_rooms(vec![event.room_id().clone()], &keys, ids, previous).await?;
             let room = rooms.into_iter().find(|room| room.local_joined > 0).ok_or(RoomError::UnknownRoom)?;
             let mut judgement = Judgement::new(room);
-            match judgement.judge(&mut view, event, source).await? {
+            let (event, verdict, unsigned) =
+                self.judge_signed(&mut judgement, &mut view, event, source, i64::MAX).await?;
+            if let Some(unsigned) = unsigned {
+                return Err(unsigned.into());
+            }
+            match verdict {
                 Verdict::Accepted | Verdict::Known(None) => {}
+                // Asked for it, the policy server has signed, but the room has come to name another one.
+                Verdict::Unsigned(_) => return Err(RoomError::Unsigned(Unsigned::Away)),
                 Verdict::SoftFailed(why) | Verdict::Rejected(Rejection { why, .. }) | Verdict::Known(Some(why)) => {
                     return Err(RoomError::NotAllowed(why));
                 }
@@ -202,15 +216,15 @@ impl Rooms {
             if judgement.is_unchanged() {
                 // It came before. Whoever asks again because the first answer was lost is told all that goes with a join;
                 // whoever was removed since then is not.
-                if membership(Some(event)) == Membership::Join
+                if membership(Some(&event)) == Membership::Join
                     && !is_joined(&mut view, &judgement, event.sender()).await?
                 {
                     return Err(RoomError::NotAllowed("the user is not in the room any more".to_owned()));
                 }
-                return Ok(Committed::Done(before));
+                return Ok(Committed::Done((event, before)));
             }
             let commit = self.commit_of(&mut view, judgement).await?;
-            Ok(self.store.commit(&[commit], Vec::new()).await?.with(before))
+            Ok(self.store.commit(&[commit], Vec::new()).await?.with((event, before)))
         })
         .await
     }
@@ -312,6 +326,7 @@ impl Rooms {
         let proto = self.propose(view, judgement, sender, draft).await?;
         let event = Event::create(proto.object, version, self.server_name().as_str(), &self.config.signing_key)?;
         auth_rules::check(&event, proto.state.as_slice()).map_err(|error| RoomError::NotAllowed(error.to_string()))?;
+        let event = self.signed_by_policy(judgement, view, event).await?;
         let source = Source::PassOn { given_by: None };
         judgement.take(view, &event, proto.before, false, &source).await?;
         Ok(event)
@@ -392,7 +407,7 @@ impl Rooms {
         // The room's version is not known before it is read: the selection of the newest asks for most.
         let newest = RoomVersion::all().last().copied().ok_or(RoomError::UnknownRoom)?;
         let mut keys = selection(newest, sender, draft);
-        keys.push(key("m.room.create", ""));
+        keys.extend([key("m.room.create", ""), policy_key()]);
         if let Some(state_key) = &draft.state_key {
             keys.push(key(&draft.event_type, state_key));
         }

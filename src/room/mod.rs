@@ -20,6 +20,7 @@ mod history;
 mod judge;
 mod local;
 mod outliers;
+mod policy;
 mod published;
 mod reading;
 mod receipt;
@@ -37,8 +38,9 @@ use std::rc::Rc;
 
 pub use claims::Claim;
 pub use draft::Draft;
-pub use error::RoomError;
+pub use error::{RoomError, Unsigned};
 pub use local::{ChangedRooms, NewRoom};
+pub use policy::PolicyServers;
 pub use published::{Asker, PublishedQuery};
 pub use receipt::{Begun, KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
@@ -63,13 +65,14 @@ pub struct Rooms {
     clock: Rc<dyn Clock>,
     log: Rc<dyn Log>,
     random: Rc<dyn Random>,
+    policy_servers: Rc<dyn PolicyServers>,
 }
 
 impl Rooms {
-    /// The rooms in `store`, for the server that `config` describes.
-    pub fn new(store: Store, config: Rc<Config>, platform: &Platform) -> Self {
+    /// The rooms in `store`, for the server that `config` describes, and what asks their policy servers.
+    pub fn new(store: Store, config: Rc<Config>, platform: &Platform, policy_servers: Rc<dyn PolicyServers>) -> Self {
         let Platform { clock, log, random, .. } = platform.clone();
-        Self { store, config, clock, log, random }
+        Self { store, config, clock, log, random, policy_servers }
     }
 
     fn server_name(&self) -> &ServerName {

@@ -13,6 +13,7 @@ use super::{
     acl::{acl_in, acl_key},
     allowance::Allowance,
     judge::{Judgement, Rejection, Source, Verdict, auth_keys},
+    policy::{ASKING_MS, policy_key},
     view::{StateKey, View},
 };
 use crate::{
@@ -350,7 +351,11 @@ impl Rooms {
                 for event in in_order(events) {
                     let id = event.event_id().clone();
                     let told = |what| about(record, LogRecord::info(what).room(&room_id).event(&id));
-                    let result = match judgement.judge(&mut view, &event, &Source::Transaction).await? {
+                    // While a server waits for the answer to its transaction, no other is asked anything.
+                    let ask_until = record.map_or(now + ASKING_MS, |_| now);
+                    let judged = self.judge_signed(&mut judgement, &mut view, &event, &Source::Transaction, ask_until);
+                    let (event, verdict, _) = judged.await?;
+                    let result = match verdict {
                         Verdict::Accepted => {
                             received.accepted += 1;
                             None
@@ -364,6 +369,10 @@ impl Rooms {
                         Verdict::Rejected(rejection) => {
                             received.notable.push(told("a PDU is rejected").because(&rejection));
                             Some(rejected(&rejection.why))
+                        }
+                        Verdict::Unsigned(_) => {
+                            staged.push(Lacking { event, previous: Vec::new(), auth: Vec::new() });
+                            None
                         }
                         Verdict::Missing { previous, auth } => {
                             staged.push(Lacking { event, previous, auth });
@@ -451,7 +460,7 @@ impl Rooms {
         }
         previous.sort();
         previous.dedup();
-        keys.insert(acl_key());
+        keys.extend([acl_key(), policy_key()]);
         let keys: Vec<StateKey> = keys.into_iter().collect();
         let mut room_ids: Vec<RoomId> = known.iter().map(|event| event.room_id().clone()).collect();
         room_ids.sort();

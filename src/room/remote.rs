@@ -37,6 +37,8 @@ const MAX_TOLD_BYTES: usize = 4_096;
 /// Another server's membership event that we as a resident server let in.
 #[derive(Debug, Clone)]
 pub struct Admitted {
+    /// The event, signed by the room's policy server, if the room uses one.
+    pub event: Event,
     /// The state before the event: what the other server is told.
     pub state_before: NodeId,
 }
@@ -59,7 +61,8 @@ impl Rooms {
     /// our template, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn admit(&self, origin: &ServerName, event: &Event) -> Result<Admitted, RoomError> {
         let source = Source::PassOn { given_by: Some(origin.clone()) };
-        Ok(Admitted { state_before: self.commit_one(event, &source).await? })
+        let (event, state_before) = self.commit_one(event, &source).await?;
+        Ok(Admitted { event, state_before })
     }
 
     /// Takes over a room from the answer to our `send_join`: every event is judged by its auth events, in order, and

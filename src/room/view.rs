@@ -53,6 +53,8 @@ pub(super) struct View<'s> {
     unheld: HashSet<EventId>,
     /// What the last resolution has learnt of its room's events.
     facts: Option<(RoomId, Facts)>,
+    /// Whether servers have joined members in rooms, as the database has it.
+    members: HashMap<(RoomId, ServerName), bool>,
     /// Resolutions made by this work: the snapshots, sorted, and what they resolve to.
     resolved: HashMap<Vec<NodeId>, NodeId>,
 }
@@ -70,6 +72,7 @@ impl<'s> View<'s> {
             judged: HashMap::new(),
             unheld: HashSet::new(),
             facts: None,
+            members: HashMap::new(),
             resolved: HashMap::new(),
         }
     }
@@ -212,6 +215,17 @@ impl<'s> View<'s> {
         self.judged.insert(stored.event.event_id().clone(), stored.event.clone());
         self.events.insert(stored.event.event_id().clone(), stored);
         was_rejected
+    }
+
+    /// Whether `server` has joined members in the room.
+    pub(super) async fn has_members(&mut self, room_id: &RoomId, server: &ServerName) -> Result<bool, RoomError> {
+        let asked = (room_id.clone(), server.clone());
+        if let Some(known) = self.members.get(&asked) {
+            return Ok(*known);
+        }
+        let joined = self.store.server_joined(room_id, server).await?;
+        self.members.insert(asked, joined);
+        Ok(joined)
     }
 
     /// The events that stand at `keys` in the snapshot `root`.

@@ -103,6 +103,15 @@ impl Store {
         let rows = self.query(Statement::new(FIRST_DEPTH, [room_id.as_str().into()])).await?;
         rows.first().map_or(Ok(0), |row| row.integer(0))
     }
+
+    /// Whether `server` has joined members in the room.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn server_joined(&self, room_id: &RoomId, server: &ServerName) -> Result<bool, DatabaseError> {
+        let rows = self.query(Statement::new(SERVER_JOINED, [room_id.as_str().into(), server.as_str().into()])).await?;
+        Ok(!rows.is_empty())
+    }
 }
 
 pub(super) fn rooms_statement(own: &ServerName, ids: &[RoomId]) -> Statement {

@@ -26,6 +26,7 @@ mod logging;
 mod missing;
 mod notary;
 mod pending_joins;
+mod policy;
 mod public;
 mod public_rooms;
 mod queries;

@@ -53,7 +53,7 @@ pub(super) async fn template(
 
 /// The checks and the commit of `send_join`, `send_knock` and `send_leave`.
 ///
-/// The event comes back too, perhaps with our signature.
+/// The event comes back too, perhaps with our signature, and that of the room's policy server.
 ///
 /// # Errors
 /// 400 `M_INVALID_PARAM` where the event is not what the endpoint is for, or not signed as it must be; 403 where the
@@ -96,5 +96,5 @@ pub(super) async fn admit(
     let event = pdus::verify_one(server, pdu).await?;
     let admitted = server.rooms.admit(origin.name(), &event).await?;
     server.flush(event.room_id());
-    Ok((event, admitted))
+    Ok((admitted.event.clone(), admitted))
 }

@@ -19,6 +19,7 @@
 //! | OpenID | [`openid`] |
 //! | Querying for information | [`queries`] |
 //! | Device Management; End-to-End Encryption | [`user_keys`] |
+//! | Policy Servers: as one | [`policy`] |
 //!
 //! What an accepted event does to its room is decided in [`crate::room`].
 
@@ -38,6 +39,7 @@ mod membership;
 mod notary;
 mod openid;
 mod own_keys;
+mod policy;
 mod public_rooms;
 mod queries;
 mod rescinding;
@@ -71,6 +73,7 @@ const PUBLIC: &[Route<PublicHandler>] = &[
         Box::pin(openid::userinfo(server, call))
     }),
     public(Method::GET, "/_matrix/key/v2/server", |server, call| Box::pin(own_keys::server_keys(server, call))),
+    public(Method::GET, "/.well-known/matrix/policy_server", |server, call| Box::pin(policy::well_known(server, call))),
     // Deprecated, and asked by older servers with an empty or any key ID: the answer holds all keys anyway.
     public(Method::GET, "/_matrix/key/v2/server/{keyId}", |server, call| Box::pin(own_keys::server_keys(server, call))),
     public(Method::GET, "/_matrix/key/v2/query/{serverName}", |server, call| Box::pin(notary::query_one(server, call))),
@@ -142,6 +145,7 @@ const SIGNED: &[Route<SignedHandler>] = &[
     signed(Method::GET, "/_matrix/federation/v1/hierarchy/{roomId}", |server, request| {
         Box::pin(spaces::hierarchy(server, request))
     }),
+    signed(Method::POST, "/_matrix/policy/v1/sign", |server, request| Box::pin(policy::sign(server, request))),
     signed(Method::GET, "/_matrix/federation/v1/query/directory", |server, request| {
         Box::pin(queries::directory(server, request))
     }),

@@ -16,6 +16,7 @@ use crate::{
         device_keys::{Usage, UserKeys},
         identifiers::{EventId, RoomAlias, RoomId, ServerName, UserId},
         json::{self, Object, Value},
+        signing::POLICY_KEY_ID,
     },
     store::one_time_keys::Wanted,
 };
@@ -534,6 +535,16 @@ impl FederationClient {
             .flat_map(Object::iter)
             .filter_map(|(id, verdict)| Some((id.to_owned(), verdict.get("error")?.as_str()?.to_owned())));
         Ok(errors.collect())
+    }
+
+    /// `POST /_matrix/policy/v1/sign`: the signature of `server` as a policy server on this PDU.
+    pub async fn policy_sign(&self, server: &ServerName, pdu: &str) -> Result<String, RequestError> {
+        let target = "/_matrix/policy/v1/sign".to_owned();
+        let call = Call { method: Method::POST, target, body: Some(pdu.to_owned()), limits: SMALL };
+        let body = self.send(server, &call).await?;
+        let answer: BTreeMap<String, BTreeMap<String, String>> = decode(&body)?;
+        let signature = answer.get(server.as_str()).and_then(|keys| keys.get(POLICY_KEY_ID));
+        signature.cloned().ok_or_else(|| missing(POLICY_KEY_ID))
     }
 
     /// `GET /_matrix/key/v2/server`: the server's own keys, unverified.

@@ -9,6 +9,7 @@ pub mod fleeting;
 pub mod heard;
 pub mod key_fetcher;
 pub mod looks;
+pub mod policy;
 pub mod requests;
 pub mod spaces;
 pub mod well_known;

@@ -14,7 +14,7 @@ use crate::matrix::{
     redaction,
     room_version::{EventIds, RoomVersion},
     server_keys::KeyRing,
-    signing::{self, SignatureError, SigningKey},
+    signing::{self, POLICY_KEY_ID, SignatureError, SigningKey},
     state_content::Membership,
 };
 
@@ -193,8 +193,12 @@ impl ReceivedPdu {
         if signed { Ok(()) } else { Err(PduError::NotSigned(server.into())) }
     }
 
+    /// The signatures of a server by keys that it may have published: that of a room's policy server is by the key that the room
+    /// names, and is no other's business, unless it is all that there is.
     fn signatures_of(&self, server: &str) -> impl Iterator<Item = (&str, &str)> {
-        signing::signatures_of(&self.event.object, server)
+        let signatures = || signing::signatures_of(&self.event.object, server);
+        let is_all = signatures().all(|(key_id, _)| key_id == POLICY_KEY_ID);
+        signatures().filter(move |(key_id, _)| is_all || *key_id != POLICY_KEY_ID)
     }
 
     fn usable_key<'k>(&self, keys: &'k KeyRing, server: &str, key_id: &str) -> Option<&'k signing::VerifyKey> {
