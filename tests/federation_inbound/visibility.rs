@@ -196,7 +196,7 @@ fn the_state_at_an_event_decides_and_not_when_it_came() {
     room.say("by now Bob is here");
     // Carol's server has not heard of Bob's join.
     let (id, pdu) = theirs.say(&other, &carol, "without Bob");
-    assert_eq!(other.send(&room.a, "1", &[pdu.clone()]).1["pdus"][&id], json!({}));
+    assert_eq!(other.send(&room.a, "1", std::slice::from_ref(&pdu)).1["pdus"][&id], json!({}));
     assert!(room.a.shows(&id));
     let target = format!("/_matrix/federation/v1/event/{}", encode(&id));
     assert_eq!(peer.get(&room.a, &target).1["pdus"][0]["content"], json!({}));
