@@ -15,13 +15,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::{
     RoomError, Rooms,
     extremities::behind,
-    judge::{Judgement, Source, auth_keys},
+    judge::{Judgement, Source, auth_keys, key},
     view::{StateAt, StateKey, View},
 };
 use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId},
+        state_content::Membership,
     },
     store::{
         commit::{Committed, Guard, NewEvent, Place, RejectedAt},
@@ -334,8 +335,13 @@ impl Judgement {
                 (known.state_before, known.state_after, known.claimed) == (Some(before.root), Some(after), claimed)
             })
         };
-        if !stands && !adopted {
-            let soft_failed = self.soft_failure(view, event, before).await?.is_some();
+        let soft_failed = match stands || (adopted && is_edge) {
+            true => false,
+            false => self.soft_failure(view, event, before).await?.is_some(),
+        };
+        // Where others have built upon it, and so have we, who has left meanwhile is not to be kept out; who was put out is.
+        let kept_out = soft_failed && !self.has_left(view, event).await?;
+        if !stands && (!adopted || kept_out) {
             if soft_failed && !is_edge {
                 let claimed = before.claimed || self.rests_on_claims(view).await?;
                 if is_same(claimed) {
@@ -368,7 +374,6 @@ impl Judgement {
             self.readmitted.push(event.event_id().clone());
         }
         if place == Place::Newest {
-            // Others have built upon it, and so have we: there is no fork to be kept out.
             self.note_edges(view, event);
             self.states.push(self.state);
             self.redact(view, event, Some(before.root)).await?;
@@ -383,6 +388,15 @@ impl Judgement {
             outbox: None,
         });
         Ok(true)
+    }
+
+    /// Whether the sender of `event` has left the room, and of their own accord.
+    async fn has_left(&self, view: &mut View<'_>, event: &Event) -> Result<bool, RoomError> {
+        let member = key("m.room.member", event.sender().as_str());
+        let state = view.state(self.state, &[member]).await?;
+        Ok(state
+            .iter()
+            .any(|member| member.membership() == Some(Membership::Leave) && member.sender() == event.sender()))
     }
 
     /// Puts what `event` builds upon in its place, if it is a forward extremity: it is rejected now.

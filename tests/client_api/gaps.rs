@@ -193,12 +193,14 @@ fn a_page_of_what_is_rare_goes_on_to_the_beginning() {
 fn what_several_events_cite_stands_before_all_of_them() {
     let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("11");
     let world = home.world.clone();
+    let lost = theirs.say(&peer, &bob, "lost");
     let missed = theirs.say(&peer, &bob, "missed");
     let fork = theirs.clone();
     let (first, second) = (theirs.say(&peer, &bob, "first"), fork.clone().say(&peer, &bob, "second"));
     // The peer has lost all but that event and the state before it, and later finds its history again.
     let state: Vec<String> = theirs.state.values().map(|event| crate::common::peer::event_id("11", event)).collect();
-    let (event, found) = (missed.1.clone(), Rc::new(std::cell::Cell::new(false)));
+    let (event, history) = (missed.1.clone(), [missed.1.clone(), lost.1.clone()]);
+    let found = Rc::new(std::cell::Cell::new(false));
     let finds = Rc::clone(&found);
     peer.answers(move |request| {
         let path = request.uri().path();
@@ -206,8 +208,10 @@ fn what_several_events_cite_stands_before_all_of_them() {
             json!({ "events": [] })
         } else if path.contains("/state_ids/") {
             json!({ "pdu_ids": state, "auth_chain_ids": state })
-        } else if path.contains("/v1/event/") || (path.contains("/backfill/") && finds.get()) {
+        } else if path.contains("/v1/event/") {
             json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [event] })
+        } else if path.contains("/backfill/") && finds.get() {
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": history })
         } else {
             return None;
         };
@@ -225,7 +229,7 @@ fn what_several_events_cite_stands_before_all_of_them() {
     found.set(true);
     let history = back(&home, &alice, &room, None, 10, "");
     assert_eq!(history[..2], newest);
-    assert_eq!(history[2], missed.0);
+    assert_eq!(history[2..4], [missed.0.clone(), lost.0.clone()]);
     assert!(home.database.rows("SELECT 1 FROM gaps").is_empty());
     // The state around it is known as before, so that what cites it is still judged.
     let third = fork.clone().say(&peer, &bob, "third");
