@@ -7,7 +7,7 @@ mod contract;
 mod edge;
 
 // As the server's own files know it.
-use verge::platform;
+use verge::{log, platform};
 
 use platform::Database;
 use worker::{

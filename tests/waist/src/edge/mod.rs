@@ -5,6 +5,8 @@ mod costs;
 #[path = "../../../../src/edge/d1.rs"]
 mod d1;
 pub(crate) mod object;
+#[path = "../../../../src/edge/runtime.rs"]
+mod runtime;
 #[path = "../../../../src/edge/sql_error.rs"]
 mod sql_error;
 #[path = "../../../../src/edge/sql_values.rs"]
@@ -12,7 +14,12 @@ mod sql_values;
 #[path = "../../../../src/edge/stream.rs"]
 mod stream;
 
+/// What a database says where it is not bound.
+mod events {
+    pub(super) type Unusable = Box<crate::log::LogRecord>;
+}
+
 /// The database over D1.
 pub(crate) fn d1(env: &worker::Env) -> Result<impl crate::platform::Database, String> {
-    d1::D1::binding(env, "DB", None)
+    d1::D1::binding(env, None).map_err(|record| record.to_string())
 }
