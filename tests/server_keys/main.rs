@@ -226,6 +226,22 @@ fn a_server_of_many_keys() {
     assert_eq!(world.count("passing_keys"), 9);
 }
 
+/// Who asks for keys that a server does not have, or for longer than it has them, keeps no old key of it from being known.
+#[test]
+fn what_is_asked_for_in_vain_hides_no_old_key() {
+    let world = World::new(&[]);
+    world.publish(A, Lie::Truth, Keys { old: &[("ed25519:old", 2, -HOUR)], ..ONE_DAY });
+    let fetcher = world.fetcher();
+    for key_id in ["ed25519:old", "ed25519:none"] {
+        assert_eq!(world.request_key(&fetcher, A, key_id), None);
+    }
+    assert_eq!(world.event_key(&fetcher, "10", A, "ed25519:old", -2 * HOUR), Some(2));
+    // In another isolate, which asks for it anew.
+    let fetcher = world.fetcher();
+    assert_eq!(world.event_key(&fetcher, "10", A, "ed25519:none", 0), None);
+    assert_eq!(world.event_key(&fetcher, "10", A, "ed25519:old", -2 * HOUR), Some(2));
+}
+
 /// However many servers somebody makes up that have keys, or that do not answer: what is remembered of them is bounded.
 #[test]
 fn a_flood_of_servers() {

@@ -52,7 +52,7 @@ const WAIT_STEP_MS: u32 = 50;
 const MAX_REMEMBERED: usize = 8192;
 /// How many responses this isolate remembers until one of their keys has verified something.
 const MAX_TOLD: usize = 64;
-/// How many keys of one response are remembered that nobody has asked for.
+/// How many current keys of one response are remembered that nobody has asked for, and how many old ones.
 const MAX_UNASKED: usize = 8;
 /// How many servers this isolate remembers to have asked in vain.
 const MAX_FAILED: usize = 4096;
@@ -256,7 +256,8 @@ impl KeyFetcher {
         let outcomes = if purpose == Purpose::Events { outcomes } else { self.note_failures(outcomes) };
         // Other isolates will not ask them either.
         let failed = outcomes.iter().filter(|(_, fetch)| fetch.failures > 0);
-        let passing: Vec<_> = renewed.chain(failed.flat_map(|(server, _)| current(&found, server))).collect();
+        let passing: Vec<_> =
+            renewed.chain(failed.flat_map(|(server, _)| worth_keeping(&found, server, wanted))).collect();
         self.store.renew_keys(own_words, others_words, &passing, &outcomes).await?;
         Ok(found)
     }
@@ -301,8 +302,8 @@ impl KeyFetcher {
         successes
     }
 
-    /// Adds to `found` what was answered about keys that are wanted, and of others some current ones, and remembers it until
-    /// they have verified something.
+    /// Adds to `found` what was answered about keys that are wanted, and of others some current and some old ones, and remembers
+    /// it until they have verified something.
     fn take_over(
         &self,
         wanted: &Wanted<'_>,
@@ -323,14 +324,16 @@ impl KeyFetcher {
         for (keys, own_word) in told {
             // The response may say something new of other keys too.
             self.forget(&keys.server_name);
-            let mut unasked = 0;
+            let mut unasked = [0; 2];
             for (key_id, key) in &keys.keys {
                 let at = (keys.server_name.to_string(), key_id.to_string());
                 let is_wanted = wanted.contains_key(&(at.0.as_str(), at.1.as_str()));
-                // Whoever asks for keys that a server does not have must not keep its real ones from being known.
+                // Whoever asks for keys that a server does not have must not keep its real ones from being known, be they
+                // current or old: the server is not asked again for a while.
                 let is_taken = is_wanted || held.contains_key(&at) || {
-                    unasked += usize::from(key.expired_ts.is_none());
-                    key.expired_ts.is_none() && unasked <= MAX_UNASKED
+                    let of_its_kind = &mut unasked[usize::from(key.expired_ts.is_some())];
+                    *of_its_kind += 1;
+                    *of_its_kind <= MAX_UNASKED
                 };
                 let known = found.get(&at).or(held.get(&at).map(|(key, _)| key));
                 let is_news = known.is_none_or(|known| known.gives_way_to(key, own_word));
@@ -589,9 +592,14 @@ impl Asked {
     }
 }
 
-/// The current keys of a server among those that were found.
-fn current<'a>(found: &'a Found, server: &'a str) -> impl Iterator<Item = (&'a str, &'a str, KnownKey)> {
-    let of_it = found.iter().filter(move |((name, _), key)| *name == server && key.expired_ts.is_none());
+/// Of what was found of a server's keys: the current ones, and those that were wanted.
+fn worth_keeping<'a>(
+    found: &'a Found,
+    server: &'a str,
+    wanted: &'a Wanted<'_>,
+) -> impl Iterator<Item = (&'a str, &'a str, KnownKey)> {
+    let is_worth = |key_id: &str, key: &KnownKey| key.expired_ts.is_none() || wanted.contains_key(&(server, key_id));
+    let of_it = found.iter().filter(move |((name, key_id), key)| *name == server && is_worth(key_id, key));
     of_it.map(|((name, key_id), key)| (name.as_str(), key_id.as_str(), key.clone()))
 }
 
