@@ -1,28 +1,19 @@
 //! Check 7 on receipt of a PDU, and its counterpart for events of local users: a room's policy server must have signed them.
 //!
-//! Server-Server API, "Policy Servers". Whom to ask is decided here; the asking is done by whoever implements [`PolicyServers`].
+//! Server-Server API, "Policy Servers". Whom to ask is decided here; the asking is done by whoever implements [`PolicyServers`](super::PolicyServers).
 
 use super::{
     RoomError, Rooms, Unsigned,
     judge::{Judgement, Source, Verdict, key},
     view::{StateKey, View},
 };
-use crate::{
-    matrix::{
-        event::Event,
-        policy_server::{self, POLICY, PolicyServer},
-    },
-    platform::LocalBoxFuture,
+use crate::matrix::{
+    event::Event,
+    policy_server::{self, POLICY, PolicyServer},
 };
 
 /// For how long policy servers are asked about events that came together, in milliseconds; what is left is asked about later.
 pub(super) const ASKING_MS: i64 = 15_000;
-
-/// Asks policy servers.
-pub trait PolicyServers {
-    /// The event with the signature of the policy server, which is asked for it. The same question may be asked again at once.
-    fn sign<'a>(&'a self, policy: &'a PolicyServer, event: &'a Event) -> LocalBoxFuture<'a, Result<Event, Unsigned>>;
-}
 
 /// Where a room names its policy server, as a key.
 pub(super) fn policy_key() -> StateKey {
