@@ -75,7 +75,10 @@ class Client:
         return self.post("/createRoom", options)["room_id"]
 
     def join(self, room, via=None):
-        return self.post(f"/join/{segment(room)}", {}, via=via, server_name=via, patience=120)["room_id"]
+        room = self.post(f"/join/{segment(room)}", {}, via=via, server_name=via, patience=120)["room_id"]
+        # A Synapse joins without the room's members, and leaves the room out of syncs until it has them; so long it waits here.
+        self.members(room)
+        return room
 
     def leave(self, room):
         self.post(f"/rooms/{segment(room)}/leave")
