@@ -3,13 +3,10 @@
 
 use serde_json::json;
 
-use super::{
-    Store, json_lists,
-    queue::{is_free, names},
-};
+use super::{json_lists, queue::is_free};
 use crate::{
     matrix::{edu::EduType, identifiers::ServerName, json::Object},
-    platform::{DatabaseError, Statement},
+    platform::Statement,
 };
 
 /// An EDU to a destination.
@@ -54,12 +51,6 @@ pub(super) const LACKING_EDUS: &str = concat!(
     " LIMIT ?3"
 );
 
-/// ?1: a local user, ?2: this server's name.
-const SHARING: &str = "\
-    SELECT DISTINCT s.server FROM local_memberships AS m \
-      CROSS JOIN room_servers AS s ON s.room_id = m.room_id AND s.to_pos IS NULL \
-    WHERE m.user_id = ?1 AND m.membership = 'join' AND s.server <> ?2";
-
 /// Statements that append EDUs, in this order, for the batch of what they tell of. Afterwards the caller starts the sending.
 pub fn append(edus: &[DurableEdu]) -> Vec<Statement> {
     let collapsing = edus.iter().filter_map(|edu| {
@@ -77,14 +68,4 @@ pub fn append(edus: &[DurableEdu]) -> Vec<Statement> {
         statements.push(Statement::new(ADVANCE, [list.into()]));
     }
     statements
-}
-
-impl Store {
-    /// The other servers that share a room with this local user.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn servers_sharing(&self, user_id: &str, own: &ServerName) -> Result<Vec<ServerName>, DatabaseError> {
-        names(&self.query(Statement::new(SHARING, [user_id.into(), own.as_str().into()])).await?)
-    }
 }

@@ -45,17 +45,10 @@ pub enum PublishedAt {
     Before(PublishedPlace),
 }
 
-/// After [`room_columns`]: how many users of all servers are joined.
-macro_rules! joined_total {
-    () => {
-        ", COALESCE((SELECT SUM(s.joined) FROM room_servers AS s WHERE s.room_id = r.room_id AND s.to_pos IS NULL), 0)"
-    };
-}
-
 const COUNTED: &str = concat!(
     "SELECT ",
     room_columns!(),
-    joined_total!(),
+    ", COALESCE((SELECT SUM(s.joined) FROM room_servers AS s WHERE s.room_id = r.room_id AND s.to_pos IS NULL), 0)",
     " FROM json_each(?2) AS wanted CROSS JOIN rooms AS r ON r.room_id = wanted.value"
 );
 
