@@ -144,10 +144,7 @@ impl FederationClient {
         user_id: &UserId,
         versions: &[&str],
     ) -> Result<MembershipTemplate, RequestError> {
-        let path = path(V1, &["make_join", room_id.as_str(), user_id.as_str()]);
-        template(
-            &self.get(server, with_query(path, versions.iter().map(|version| ("ver", *version))), ONE_EVENT).await?,
-        )
+        self.make(server, &["make_join", room_id.as_str(), user_id.as_str()], versions).await
     }
 
     /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`, or v1 where the server has no v2.
@@ -190,10 +187,7 @@ impl FederationClient {
         user_id: &UserId,
         versions: &[&str],
     ) -> Result<MembershipTemplate, RequestError> {
-        let path = path(V1, &["make_knock", room_id.as_str(), user_id.as_str()]);
-        template(
-            &self.get(server, with_query(path, versions.iter().map(|version| ("ver", *version))), ONE_EVENT).await?,
-        )
+        self.make(server, &["make_knock", room_id.as_str(), user_id.as_str()], versions).await
     }
 
     /// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`: the state that describes the room, unverified.
@@ -561,6 +555,16 @@ impl FederationClient {
         }
         let content = Object::from_iter([("server_keys", servers.into_iter().collect::<Object>())]);
         object(&self.post(notary, "/_matrix/key/v2/query".to_owned(), &content, EVENTS).await?)
+    }
+
+    async fn make(
+        &self,
+        server: &ServerName,
+        segments: &[&str],
+        versions: &[&str],
+    ) -> Result<MembershipTemplate, RequestError> {
+        let target = with_query(path(V1, segments), versions.iter().map(|version| ("ver", *version)));
+        template(&self.get(server, target, ONE_EVENT).await?)
     }
 
     async fn get(&self, server: &ServerName, target: String, limits: Limits) -> Result<Bytes, RequestError> {
