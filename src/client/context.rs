@@ -6,9 +6,9 @@ use super::{
     auth,
     events::{self, Telling},
     filters::EventFilter,
-    messages::Page,
+    messages::{self, Page},
     tokens::Token,
-    visibility::{self, END, Reader},
+    visibility::{self, END, OLDEST, Reader},
 };
 use crate::{
     error::MatrixError,
@@ -24,26 +24,14 @@ use crate::{
 
 /// How many events there are around the event where the client does not say, and at most.
 const LIMIT: (i64, i64) = (10, 100);
-/// Before every event.
-const OLDEST: i64 = -(1 << 53) + 1;
 
 /// `GET /rooms/{roomId}/context/{eventId}`
 pub(super) async fn context(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let event_id = EventId::parse(call.parameter(1)).map_err(|_| visibility::no_such_event())?;
-    let limit = match call.query("limit") {
-        Some(text) => text.parse::<i64>().map_err(|_| MatrixError::invalid_param("\"limit\" must be an integer."))?,
-        None => LIMIT.0,
-    };
-    let limit = limit.clamp(0, LIMIT.1);
-    let filter = EventFilter::parse(call.query("filter").as_deref())?;
-    if filter.page().is_too_complex() {
-        return Err(MatrixError::invalid_param("A type with a wildcard is too long."));
-    }
-    let reader = match Reader::enter(server, &session, call.parameter(0)).await {
-        Err(error) if error.status == StatusCode::FORBIDDEN => return Err(visibility::no_such_event()),
-        entered => entered?,
-    };
+    let limit = messages::limit_of(call, LIMIT.0)?.clamp(0, LIMIT.1);
+    let filter = messages::filter_of(call)?;
+    let reader = Reader::enter_for_event(server, &session, call.parameter(0)).await?;
     let placed = server.store.timeline_event(&reader.room_id, &event_id, session.reader()).await?;
     let event = placed.filter(|event| event.pos <= reader.last).ok_or_else(visibility::no_such_event)?;
     // Whether they may see it is asked before anybody is asked for history.

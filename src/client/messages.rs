@@ -7,7 +7,7 @@ use super::{
     events::{self, Telling},
     filters::EventFilter,
     tokens::Token,
-    visibility::{self, END, Reader},
+    visibility::{self, END, OLDEST, Reader},
 };
 use crate::{
     error::MatrixError,
@@ -30,8 +30,6 @@ use crate::{
 const LIMIT: (i64, i64) = (10, 1_000);
 /// How often other servers are asked for one page.
 const MAX_BACKFILLS: usize = 3;
-/// The oldest position there can be.
-const OLDEST: i64 = -(1 << 53) + 1;
 
 /// `GET /rooms/{roomId}/messages`
 pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
@@ -42,15 +40,8 @@ pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
         Some(_) => return Err(MatrixError::invalid_param("\"dir\" must be b or f.")),
         None => return Err(MatrixError::missing_param("The query lacks \"dir\".")),
     };
-    let limit = match call.query("limit") {
-        Some(text) => text.parse::<i64>().map_err(|_| MatrixError::invalid_param("\"limit\" must be an integer."))?,
-        None => LIMIT.0,
-    };
-    let limit = limit.clamp(1, LIMIT.1);
-    let filter = EventFilter::parse(call.query("filter").as_deref())?;
-    if filter.page().is_too_complex() {
-        return Err(MatrixError::invalid_param("A type with a wildcard is too long."));
-    }
+    let limit = limit_of(call, LIMIT.0)?.clamp(1, LIMIT.1);
+    let filter = filter_of(call)?;
     let token =
         |name: &str| call.query(name).filter(|text| !text.is_empty()).map(|text| Token::parse(&text)).transpose();
     let (from, to) = (token("from")?, token("to")?);
@@ -69,14 +60,32 @@ pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
     page.answer(from, events, end).await
 }
 
+/// How many events the client asks for, or as many as `default`.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM`
+pub(super) fn limit_of(call: &Call, default: i64) -> Result<i64, MatrixError> {
+    let Some(text) = call.query("limit") else { return Ok(default) };
+    text.parse().map_err(|_| MatrixError::invalid_param("\"limit\" must be an integer."))
+}
+
+/// The filter by which the client asks for events.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` for one that the database does not take, and those of [`EventFilter::parse`].
+pub(super) fn filter_of(call: &Call) -> Result<EventFilter, MatrixError> {
+    let filter = EventFilter::parse(call.query("filter").as_deref())?;
+    if filter.page().is_too_complex() {
+        return Err(MatrixError::invalid_param("A type with a wildcard is too long."));
+    }
+    Ok(filter)
+}
+
 /// `GET /rooms/{roomId}/event/{eventId}`
 pub(super) async fn event(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let event_id = EventId::parse(call.parameter(1)).map_err(|_| visibility::no_such_event())?;
-    let reader = match Reader::enter(server, &session, call.parameter(0)).await {
-        Err(error) if error.status == StatusCode::FORBIDDEN => return Err(visibility::no_such_event()),
-        entered => entered?,
-    };
+    let reader = Reader::enter_for_event(server, &session, call.parameter(0)).await?;
     let now_ms = server.platform.clock.now_ms();
     let placed = server.store.timeline_event(&reader.room_id, &event_id, session.reader()).await?;
     let text = match placed {

@@ -38,6 +38,8 @@ pub(super) struct Reader {
 
 /// Beyond every position.
 pub(super) const END: i64 = i64::MAX >> 11;
+/// The oldest position there can be.
+pub(super) const OLDEST: i64 = -(1 << 53) + 1;
 /// Before every position.
 const NOWHERE: i64 = i64::MIN;
 
@@ -67,6 +69,21 @@ impl Reader {
         }
         let when_left = left.and_then(|now| now.state).unwrap_or(state);
         until.map(|_| Self::known(&session.user, &room_id, when_left, false, until)).ok_or_else(stranger)
+    }
+
+    /// As [`Reader::enter`], for one event of the room.
+    ///
+    /// # Errors
+    /// [`no_such_event`] where they may not read the room.
+    pub(super) async fn enter_for_event(
+        server: &Server,
+        session: &Session,
+        room_id: &str,
+    ) -> Result<Self, MatrixError> {
+        Self::enter(server, session, room_id).await.map_err(|error| match error.status {
+            StatusCode::FORBIDDEN => no_such_event(),
+            _ => error,
+        })
     }
 
     /// As [`Reader::enter`], for those who are joined now.
