@@ -9,7 +9,7 @@ use crate::{
     error::MatrixError,
     federation::inbound,
     log::LogRecord,
-    platform::{Budget, Database, DatabaseError},
+    platform::{Budget, Database, DatabaseError, LocalBoxFuture},
     router::{self, RequestBody, Response},
     server::Server,
     store::forgetting::WALKS,
@@ -52,9 +52,20 @@ impl Deref for Program {
 
 impl Program {
     /// Answers one request.
-    pub async fn handle(&self, request: http::Request<impl Into<RequestBody>>) -> Response {
+    ///
+    /// Boxed, as is [`Program::scheduled`]: what they await is then compiled with this crate, and not again with each that
+    /// calls them. That is half a minute for every test binary.
+    pub fn handle(&self, request: http::Request<impl Into<RequestBody>>) -> LocalBoxFuture<'_, Response> {
+        self.answer(request.map(Into::into))
+    }
+
+    fn answer(&self, request: http::Request<RequestBody>) -> LocalBoxFuture<'_, Response> {
+        Box::pin(self.route(request))
+    }
+
+    async fn route(&self, request: http::Request<RequestBody>) -> Response {
         let (begun, before) = (self.platform.clock.now_ms(), self.meter.cost());
-        let (request, record) = (request.map(Into::into), LogRecord::info("request"));
+        let record = LogRecord::info("request");
         let path = request.uri().path();
         let is_client =
             path.starts_with("/_matrix/client/") || path.starts_with("/_matrix/media/") || path == client::WELL_KNOWN;
@@ -82,7 +93,11 @@ impl Program {
     }
 
     /// Does what the scheduled trigger is for, once a minute: whatever a request began and could not finish.
-    pub async fn scheduled(&self) {
+    pub fn scheduled(&self) -> LocalBoxFuture<'_, ()> {
+        Box::pin(self.do_and_log_what_is_due())
+    }
+
+    async fn do_and_log_what_is_due(&self) {
         let (begun, before) = (self.platform.clock.now_ms(), self.meter.cost());
         self.do_what_is_due().await;
         if self.config.log_costs {
