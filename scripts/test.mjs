@@ -38,22 +38,27 @@ const STEPS = [
   ["e2e-object", program(python, PYTEST.concat("--engine", "object", ON_BOTH))],
 ];
 
+// Steps that run at the same time: they wait for servers more than they compute.
+const SIDE_BY_SIDE = ["e2e", "e2e-object"];
+
 const tests = { passed: 0, failed: 0 };
 
 await main(async () => {
   const [names, extra] = commandLine();
   const times = [];
   let failure = null;
-  for (const [name, step] of STEPS) {
-    if (names.length > 0 && !names.includes(name)) continue;
-    console.log(`\n\x1b[1m[${name}]\x1b[0m`);
-    const start = performance.now();
-    try {
-      await step(extra);
-    } catch (error) {
-      failure = `${name}: ${error.message}`;
-    }
-    times.push([name, (performance.now() - start) / 1000]);
+  for (const group of groups(names)) {
+    let before = null;
+    const running = group.map(([name, step]) => {
+      const start = performance.now();
+      const print = afterwards(before, `\n\x1b[1m[${name}]\x1b[0m\n`);
+      const ended = step(extra, print)
+        .catch((error) => (failure ??= `${name}: ${error.message}`))
+        .then(() => times.push([name, (performance.now() - start) / 1000]));
+      before = ended;
+      return ended;
+    });
+    await Promise.all(running);
     if (failure) break;
   }
   console.log();
@@ -66,6 +71,26 @@ await main(async () => {
   }
   console.log(`${tests.passed} passed, ${tests.failed} failed`);
 });
+
+/** The steps of these names, or all, in groups of those that run at the same time. */
+function groups(names) {
+  const steps = STEPS.filter(([name]) => names.length === 0 || names.includes(name));
+  const together = steps.filter(([name]) => SIDE_BY_SIDE.includes(name));
+  const alone = steps.filter((step) => !together.includes(step)).map((step) => [step]);
+  return together.length > 0 ? [...alone, together] : alone;
+}
+
+/** Prints `heading`, then what it is called with; all of it only after `before`, so that the output of two steps is not mixed. */
+function afterwards(before, heading) {
+  let held = before ? [] : null;
+  const print = (data) => (held ? held.push(data) : process.stdout.write(data));
+  print(heading);
+  before?.then(() => {
+    held.forEach((data) => process.stdout.write(data));
+    held = null;
+  });
+  return print;
+}
 
 /** The steps that were asked for, and what comes after a second `--`. */
 function commandLine() {
@@ -80,13 +105,14 @@ function commandLine() {
 
 /** A step that runs a program, shows what it prints, and adds up the tests that it reports. */
 function program(name, args, variables = {}) {
-  return (extra) =>
+  return (extra, print) =>
     new Promise((resolve, reject) => {
       const env = { ...environment, ...variables };
-      const child = start(name, [...args, ...extra], { env, stdio: ["ignore", "pipe", "inherit"] });
+      const child = start(name, [...args, ...extra], { env, stdio: ["ignore", "pipe", "pipe"] });
       let line = "";
+      child.stderr.on("data", print);
       child.stdout.on("data", (data) => {
-        process.stdout.write(data);
+        print(data);
         const lines = (line + data).split("\n");
         line = lines.pop();
         lines.forEach(count);

@@ -1,5 +1,7 @@
 """Ports, certificates, waiting, and a line between servers that a test can cut."""
 
+import itertools
+import os
 import socket
 import subprocess
 import threading
@@ -7,11 +9,23 @@ import time
 from ipaddress import ip_address
 from pathlib import Path
 
+# Ports for servers to listen on. Systems take those of outgoing connections from 32,768 upwards, which would otherwise
+# sometimes take a port between its choice and its server's start. Where a process begins keeps it from others' ports.
+_PORTS = range(12_000, 32_000)
+_next_port = itertools.count(os.getpid() * 100)
+
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nobody listens on, and that this process has not been given before."""
+    for number in itertools.islice(_next_port, len(_PORTS)):
+        port = _PORTS[number % len(_PORTS)]
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
 
 
 def wait_for(condition, what, timeout=30.0, step=0.1):
