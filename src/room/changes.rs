@@ -14,7 +14,7 @@ use crate::{
         identifiers::{EventId, ServerName, UserId},
         state_content::Membership,
     },
-    store::commit::{Before, MembershipChange, Missing, NewEvent, RoomCommit, StateFrom},
+    store::commit::{MembershipChange, Missing, NewEvent, RoomCommit, StateFrom, TimelinePosition},
 };
 
 impl Rooms {
@@ -40,7 +40,7 @@ impl Rooms {
         let last = after_each.len().saturating_sub(1);
         let missing = missing.into_iter().map(|(earlier, event_id)| Missing {
             event_id,
-            before: Before::Newest(last.saturating_sub(earlier)),
+            before: TimelinePosition::FromEnd(last.saturating_sub(earlier)),
             passed: 0,
         });
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();

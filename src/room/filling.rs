@@ -16,7 +16,9 @@ use crate::{
         identifiers::{EventId, RoomId},
     },
     store::{
-        commit::{Before, Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit, Unsettled},
+        commit::{
+            Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit, TimelinePosition, Unsettled,
+        },
         event_graph::Gap,
         rejected::NewRejected,
     },
@@ -196,7 +198,7 @@ impl Filling<'_> {
         let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !view.is_placed(id));
         let missing = lacking.filter_map(|id| {
             let passed = in_a_row.get(id).copied().unwrap_or_default();
-            let missing = Missing { event_id: id.clone(), before: Before::Position(after), passed };
+            let missing = Missing { event_id: id.clone(), before: TimelinePosition::At(after), passed };
             (passed <= MAX_PASSED_IN_A_ROW).then_some(missing)
         });
         let missing: Vec<Missing> = missing.collect();

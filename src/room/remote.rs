@@ -22,7 +22,9 @@ use crate::{
         state_trie::NodeId,
     },
     store::{
-        commit::{Before, Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom},
+        commit::{
+            Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom, TimelinePosition,
+        },
         memberships::{Invited, end_invite, remember_membership},
         rooms::Extremity,
     },
@@ -106,8 +108,9 @@ impl Rooms {
                 outbox: None,
             });
             let missing = join.prev_events().iter().filter(|id| !view.is_placed(id));
-            let missing =
-                missing.map(|id| Missing { event_id: id.clone(), before: Before::Newest(0), passed: 0 }).collect();
+            let missing = missing
+                .map(|id| Missing { event_id: id.clone(), before: TimelinePosition::FromEnd(0), passed: 0 })
+                .collect();
             let (joined, memberships) = self.members_of(claim.state.iter().chain([join]));
             let commit = RoomCommit {
                 guard: held.as_ref().map_or(Guard::New, |room| Guard::Moves(room.version)),

@@ -203,7 +203,7 @@ pub struct Missing {
     /// The event.
     pub event_id: EventId,
     /// Where it is missing.
-    pub before: Before,
+    pub before: TimelinePosition,
     /// How many events in a row were passed over between the two.
     pub passed: i64,
 }
@@ -256,11 +256,21 @@ pub enum Unsettled {
 
 /// A position in the timeline.
 #[derive(Debug, Clone, Copy)]
-pub enum Before {
+pub enum TimelinePosition {
     /// That of a new event, after which so many events of the commit come.
-    Newest(usize),
+    FromEnd(usize),
     /// This one.
-    Position(i64),
+    At(i64),
+}
+
+impl TimelinePosition {
+    /// How far from the end of the stream it is, or else the position itself.
+    fn to_json(self) -> [Option<i64>; 2] {
+        match self {
+            Self::FromEnd(later) => [Some(from_end(later)), None],
+            Self::At(pos) => [None, Some(pos)],
+        }
+    }
 }
 
 /// The current state from a position on.
@@ -316,16 +326,20 @@ macro_rules! better {
     };
 }
 
-/// An event that is held without its content gets it, whatever else is thought of it.
+/// ?1: a list of rows, each with how far from the end of the stream the event stands, or else its position, if it goes to the
+/// timeline. An event that is held without its content gets it, whatever else is thought of it.
 const EVENTS: &str = concat!(
     "INSERT INTO events (event_id, room_id, event_type, state_key, sender, depth, origin_server_ts, json, outlier, \
-      claimed, soft_failed, state_before, state_after, hash_wrong) \
+      claimed, soft_failed, state_before, state_after, hash_wrong, pos) \
     SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
-      value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12 FROM json_each(?1) WHERE true \
+      value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, \
+      COALESCE(value ->> 14, (SELECT position FROM streams WHERE name = 'events') - (value ->> 13)) \
+    FROM json_each(?1) WHERE true \
      ON CONFLICT (event_id) DO UPDATE SET \
        json = CASE WHEN events.hash_wrong > excluded.hash_wrong THEN excluded.json ELSE events.json END, \
        hash_wrong = MIN(events.hash_wrong, excluded.hash_wrong), \
-       outlier = MIN(events.outlier, excluded.outlier), ",
+       outlier = MIN(events.outlier, excluded.outlier), \
+       pos = COALESCE(excluded.pos, events.pos), ",
     better!("claimed"),
     ", ",
     better!("soft_failed"),
@@ -333,7 +347,7 @@ const EVENTS: &str = concat!(
     better!("state_before"),
     ", ",
     better!("state_after"),
-    " WHERE events.hash_wrong > excluded.hash_wrong OR ",
+    " WHERE events.hash_wrong > excluded.hash_wrong OR excluded.pos IS NOT NULL OR ",
     knows_better!()
 );
 
@@ -342,16 +356,10 @@ const COMPLETE: &str = "\
     UPDATE events SET json = (SELECT value ->> 1 FROM json_each(?1) WHERE value ->> 0 = events.event_id), hash_wrong = 0 \
     WHERE event_id IN (SELECT value ->> 0 FROM json_each(?1)) AND room_id = ?2 AND hash_wrong";
 
-/// ?1: a list of [event id, how far from the end of the stream].
-const NEWEST: &str = "\
+/// After [`EVENTS`]. ?1: the ids of events that go to the timeline.
+const TIMELINE: &str = "\
     INSERT INTO timeline (room_id, pos, event_nid) \
-    SELECT ?2, (SELECT position FROM streams WHERE name = 'events') - (value ->> 1), e.event_nid \
-    FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
-
-/// ?1: a list of [event id, position].
-const FILLED: &str = "\
-    INSERT INTO timeline (room_id, pos, event_nid) \
-    SELECT ?2, value ->> 1, e.event_nid FROM json_each(?1) JOIN events AS e ON e.event_id = value ->> 0";
+    SELECT ?2, e.pos, e.event_nid FROM json_each(?1) AS j CROSS JOIN events AS e ON e.event_id = j.value";
 
 const MOVE_GAP: &str = "UPDATE OR REPLACE gaps SET pos = ?3 WHERE room_id = ?1 AND pos = ?2 AND attempts = 0";
 
@@ -488,22 +496,25 @@ impl RoomCommit {
                 statements.push(Statement::new(sql, [list.into(), room_id.into()]));
             }
         };
-        each(EVENTS, self.events.iter().map(event_row).collect());
+        let mut later = newest.len();
+        let rows = self.events.iter().map(|new| {
+            let at = match new.place {
+                Place::Newest => {
+                    later -= 1;
+                    Some(TimelinePosition::FromEnd(later))
+                }
+                Place::Filled(pos) => Some(TimelinePosition::At(pos)),
+                Place::Outlier | Place::Edge | Place::Hidden => None,
+            };
+            event_row(new, at)
+        });
+        each(EVENTS, rows.collect());
         each(
             COMPLETE,
             self.copies.iter().map(|event| json!([event.event_id().as_str(), event.json()]).to_string()).collect(),
         );
-        let last = newest.len();
-        let newest = newest.iter().enumerate();
-        each(
-            NEWEST,
-            newest.map(|(i, new)| json!([new.event.event_id().as_str(), from_end(last - 1 - i)]).to_string()).collect(),
-        );
-        let filled = self.events.iter().filter_map(|new| match new.place {
-            Place::Filled(pos) => Some(json!([new.event.event_id().as_str(), pos]).to_string()),
-            _ => None,
-        });
-        each(FILLED, filled.collect());
+        let placed = self.events.iter().filter(|new| matches!(new.place, Place::Newest | Place::Filled(_)));
+        each(TIMELINE, placed.map(|new| json!(new.event.event_id().as_str()).to_string()).collect());
         let last = outgoing.len();
         let outgoing = outgoing.iter().enumerate();
         let also = outgoing.clone().filter_map(|(i, (_, outgoing))| Some((outgoing.also.as_ref()?, last - 1 - i)));
@@ -600,11 +611,9 @@ impl RoomCommit {
             let lists = json_lists(rows);
             statements.extend(lists.into_iter().map(|list| Statement::new(PASSED_OVER, [list.into(), room_id.into()])));
         }
-        let rows = self.missing.iter().map(|missing| match missing.before {
-            Before::Newest(later) => {
-                json!([missing.event_id.as_str(), from_end(later), null, missing.passed]).to_string()
-            }
-            Before::Position(pos) => json!([missing.event_id.as_str(), null, pos, missing.passed]).to_string(),
+        let rows = self.missing.iter().map(|missing| {
+            let [from_end, pos] = missing.before.to_json();
+            json!([missing.event_id.as_str(), from_end, pos, missing.passed]).to_string()
         });
         let lists = json_lists(rows);
         if lists.is_empty() {
@@ -620,8 +629,9 @@ fn redaction_row(redaction: &Redaction) -> String {
     json!([redaction.redacts, redaction.redaction_id.as_str(), any_sender, redaction.server.as_str()]).to_string()
 }
 
-fn event_row(new: &NewEvent) -> String {
+fn event_row(new: &NewEvent, at: Option<TimelinePosition>) -> String {
     let event = &new.event;
+    let [from_end, pos] = at.map_or([None, None], TimelinePosition::to_json);
     json!([
         event.event_id().as_str(),
         event.event_type(),
@@ -636,6 +646,8 @@ fn event_row(new: &NewEvent) -> String {
         new.state_before.map(|root| root.to_string()),
         new.state_after.map(|root| root.to_string()),
         i64::from(event.content_hash() == ContentHash::Wrong),
+        from_end,
+        pos,
     ])
     .to_string()
 }

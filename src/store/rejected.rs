@@ -106,12 +106,13 @@ const EVICT_OF_SERVERS: &str = "\
 
 /// What stood outside the graph keeps its row, for states that others vouch for may hold it; but it has no place.
 const UNPLACE: &str = "\
-    UPDATE events SET outlier = 1, state_before = NULL, state_after = NULL, claimed = 0 \
+    UPDATE events SET outlier = 1, state_before = NULL, state_after = NULL, claimed = 0, pos = NULL \
     WHERE event_id IN (SELECT value FROM json_each(?1))";
 
+/// Before [`UNPLACE`], which forgets the positions.
 const UNSHOW: &str = "\
-    DELETE FROM timeline WHERE room_id = ?2 AND event_nid IN \
-      (SELECT e.event_nid FROM json_each(?1) AS j CROSS JOIN events AS e ON e.event_id = j.value)";
+    DELETE FROM timeline WHERE room_id = ?2 AND pos IN \
+      (SELECT e.pos FROM json_each(?1) AS j CROSS JOIN events AS e ON e.event_id = j.value)";
 
 const FORGET: &str = "DELETE FROM rejected_events WHERE event_id IN (SELECT value FROM json_each(?1))";
 

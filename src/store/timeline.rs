@@ -162,7 +162,7 @@ const ONE: &str = concat!(
     "SELECT ",
     seen_columns!(),
     ", t.pos, txn.txn_id FROM events AS e \
-       CROSS JOIN timeline AS t ON t.room_id = e.room_id AND t.event_nid = e.event_nid ",
+       CROSS JOIN timeline AS t ON t.room_id = e.room_id AND t.pos = e.pos ",
     seen_joins!(),
     "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?3 AND txn.device_id = ?4 \
      WHERE e.event_id = ?1 AND e.room_id = ?2"

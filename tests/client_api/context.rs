@@ -103,3 +103,25 @@ fn events_say_what_the_reader_was_then() {
     let events = &sync["rooms"]["join"][&room]["timeline"]["events"];
     assert_eq!((events.as_array().unwrap().len(), &events[0]["unsigned"]["membership"]), (1, &json!("join")));
 }
+
+#[test]
+fn an_event_is_found_at_the_same_cost_in_a_long_room() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let say = |n: usize| home.say(&alice, &room, &format!("m{n}"), &format!("t{n}"));
+    let said: Vec<String> = (0..30).map(say).collect();
+    let cost = || {
+        let before = home.database.steps.get();
+        for kind in ["event", "context"] {
+            let path = format!("/rooms/{}/{kind}/{}?limit=2", quote(&room), quote(&said[25]));
+            assert_eq!(home.get(&alice, &path).0, 200);
+        }
+        home.database.steps.get() - before
+    };
+    cost();
+    let short = cost();
+    (30..330).for_each(|n| drop(say(n)));
+    let long = cost();
+    assert!(long <= short + short / 20, "{short} steps in a room of 30 messages, {long} in one of 330");
+}
