@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::{auth, body::Body, filters::own};
+use super::{auth, body::Body, filters::own, push_rules};
 use crate::{
     error::MatrixError,
     matrix::identifiers::RoomId,
-    router::{Call, Handled, ok, raw_json_response},
+    router::{self, Call, Handled, ok, raw_json_response},
     server::Server,
 };
 
@@ -15,7 +15,11 @@ const MAX_CONTENT_BYTES: usize = 65_536;
 /// The longest type, in bytes.
 const MAX_TYPE_BYTES: usize = 255;
 /// Types that the server itself keeps, and clients set elsewhere.
-const SERVERS_OWN: [&str; 2] = ["m.fully_read", "m.push_rules"];
+const SERVERS_OWN: [&str; 2] = ["m.fully_read", PUSH_RULES];
+/// The type that holds the user's push rules.
+pub(super) const PUSH_RULES: &str = "m.push_rules";
+/// How often a change is tried again when somebody else has made one at the same time.
+const MAX_ATTEMPTS: usize = 20;
 
 /// `GET /user/{userId}/account_data/{type}`
 pub(super) async fn get(server: &Server, call: &Call) -> Handled {
@@ -41,8 +45,34 @@ async fn read(server: &Server, call: &Call, room_id: &str, event_type: &str) -> 
     let session = auth::session(server, call).await?;
     own(&session, call.parameter(0))?;
     let content = server.store.account_data(session.user.as_str(), room_id, event_type).await?;
+    let content = told(session.user.as_str(), (room_id, event_type), content);
     let content = content.ok_or_else(|| MatrixError::not_found("There is no account data of this type."))?;
     Ok(raw_json_response(http::StatusCode::OK, content))
+}
+
+/// What a client is told of one type of account data: everybody has push rules.
+pub(super) fn told(user_id: &str, (room_id, event_type): (&str, &str), content: Option<String>) -> Option<String> {
+    match (room_id, event_type) {
+        ("", PUSH_RULES) => Some(push_rules::stored(user_id, content.as_deref()).to_object().to_text()),
+        _ => content,
+    }
+}
+
+/// Changes one type of account data by what it is: `change` makes the new content of the old one. Asks for it again where
+/// somebody else changes it at the same time.
+pub(super) async fn change(
+    server: &Server,
+    (user_id, room_id, event_type): (&str, &str, &str),
+    change: impl Fn(Option<&str>) -> Result<String, MatrixError>,
+) -> Result<(), MatrixError> {
+    for _ in 0..MAX_ATTEMPTS {
+        let old = server.store.account_data(user_id, room_id, event_type).await?;
+        let new = change(old.as_deref())?;
+        if server.store.replace_account_data((user_id, room_id, event_type), old.as_deref(), &new).await? {
+            return Ok(());
+        }
+    }
+    Err(router::too_busy())
 }
 
 async fn write(server: &Server, call: &Call, room_id: &str, event_type: &str) -> Handled {

@@ -1,5 +1,5 @@
 //! What this server can do (Client-Server API, "API Versions", "Capabilities negotiation"), and what clients ask for when they
-//! start although there is nothing here: push rules, a TURN server.
+//! start although there is nothing here: a TURN server.
 
 use serde_json::json;
 
@@ -40,12 +40,6 @@ pub(super) async fn capabilities(server: &Server, call: &Call) -> Handled {
             "m.profile_fields": { "enabled": true, "allowed": ["displayname", "avatar_url"] },
         },
     }))
-}
-
-/// `GET /pushrules/`: this server pushes nothing, so there are no rules.
-pub(super) async fn push_rules(server: &Server, call: &Call) -> Handled {
-    auth::session(server, call).await?;
-    ok(&json!({ "global": { "override": [], "content": [], "room": [], "sender": [], "underride": [] } }))
 }
 
 /// `GET /voip/turnServer`: there is none.

@@ -28,6 +28,7 @@ mod passwords;
 mod presence;
 mod profile;
 mod public_rooms;
+mod push_rules;
 mod reauthentication;
 mod receipts;
 mod register;
@@ -68,8 +69,6 @@ static ROUTES: &[Route] = &[
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
-    get("/_matrix/client/v3/pushrules/", |s, c| Box::pin(capabilities::push_rules(s, c))),
-    get("/_matrix/client/v3/pushrules", |s, c| Box::pin(capabilities::push_rules(s, c))),
     get("/_matrix/client/v3/voip/turnServer", |s, c| Box::pin(capabilities::turn_server(s, c))),
     // Accounts and logins
     post("/_matrix/client/v3/register", |s, c| Box::pin(register::register(s, c))),
@@ -92,6 +91,18 @@ static ROUTES: &[Route] = &[
     put(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::put_in_room(s, c))),
     post("/_matrix/client/v3/user/{userId}/openid/request_token", |s, c| Box::pin(openid::request_token(s, c))),
     post("/_matrix/client/v3/users/{userId}/report", |s, c| Box::pin(reporting::user(s, c))),
+    // Push rules
+    get("/_matrix/client/v3/pushrules/", |s, c| Box::pin(push_rules::all(s, c))),
+    get("/_matrix/client/v3/pushrules", |s, c| Box::pin(push_rules::all(s, c))),
+    get("/_matrix/client/v3/pushrules/global/", |s, c| Box::pin(push_rules::global(s, c))),
+    get("/_matrix/client/v3/pushrules/global", |s, c| Box::pin(push_rules::global(s, c))),
+    get("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}", |s, c| Box::pin(push_rules::get(s, c))),
+    put("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}", |s, c| Box::pin(push_rules::put(s, c))),
+    delete("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}", |s, c| Box::pin(push_rules::delete(s, c))),
+    get("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled", |s, c| Box::pin(push_rules::enabled(s, c))),
+    put("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled", |s, c| Box::pin(push_rules::enable(s, c))),
+    get("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", |s, c| Box::pin(push_rules::actions(s, c))),
+    put("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", |s, c| Box::pin(push_rules::act(s, c))),
     // Devices and end-to-end encryption
     get("/_matrix/client/v3/devices", |s, c| Box::pin(devices::list(s, c))),
     get("/_matrix/client/v3/devices/{deviceId}", |s, c| Box::pin(devices::get(s, c))),

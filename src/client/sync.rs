@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use http::StatusCode;
 
 use super::{
-    auth,
+    account_data, auth,
     device_lists::{DeviceLists, MemberChanges},
     events::{self, Telling},
     filters::Filter,
@@ -132,6 +132,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         server,
         user: &session.user,
         filter: &filter,
+        is_first,
         since: events_since,
         now,
         known,
@@ -147,6 +148,7 @@ struct Answer<'a> {
     server: &'a Server,
     user: &'a UserId,
     filter: &'a Filter,
+    is_first: bool,
     since: i64,
     /// What the rooms are told up to.
     now: Token,
@@ -494,12 +496,22 @@ impl Answer<'_> {
 
     fn account_data(&self, room_id: &str, found: &SyncFound) -> Vec<Value> {
         let filter = if room_id.is_empty() { &self.filter.account_data } else { &self.filter.room_account_data };
-        let changed = found.changed_account_data.iter();
+        let changed = found.changed_account_data.iter().filter(|changed| changed.room_id == room_id);
+        let mut changed: Vec<(&str, Option<&str>)> =
+            changed.map(|changed| (changed.event_type.as_str(), Some(changed.content.as_str()))).collect();
+        // Everybody has push rules, and clients wait to be told of them at first.
+        let has_rules = changed.iter().any(|(event_type, _)| *event_type == account_data::PUSH_RULES);
+        if room_id.is_empty() && self.is_first && !has_rules {
+            changed.push((account_data::PUSH_RULES, None));
+        }
         changed
-            .filter(|changed| changed.room_id == room_id && filter.event_type(&changed.event_type))
-            .filter_map(|changed| {
-                let content = json::parse(changed.content.as_bytes()).ok()?;
-                let members = [("type", Value::from(changed.event_type.as_str())), ("content", content)];
+            .into_iter()
+            .filter(|(event_type, _)| filter.event_type(event_type))
+            .filter_map(|(event_type, content)| {
+                let user_id = self.user.as_str();
+                let content = account_data::told(user_id, (room_id, event_type), content.map(str::to_owned))?;
+                let content = json::parse(content.as_bytes()).ok()?;
+                let members = [("type", Value::from(event_type)), ("content", content)];
                 Some(Value::Object(members.into_iter().collect()))
             })
             .collect()

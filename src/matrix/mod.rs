@@ -11,6 +11,7 @@
 //! - Showing other services who one is: [`openid`].
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
 //! - What servers tell each other besides events: [`edu`].
+//! - Of which events a user is notified: [`push`].
 
 pub mod auth_events;
 pub mod auth_rules;
@@ -27,6 +28,7 @@ pub mod json;
 pub mod openid;
 pub mod policy_server;
 pub mod power_levels;
+pub mod push;
 pub mod redaction;
 pub mod room_version;
 pub mod server_acl;

@@ -45,6 +45,18 @@ pub fn put(user_id: &str, room_id: &str, event_type: &str, content: &str) -> Vec
     vec![advance, Statement::new(UPSERT, parameters)]
 }
 
+/// As [`put`], but only where the content is still `old`, `None` where there was none; the second statement then returns a row.
+fn replace(user_id: &str, room_id: &str, event_type: &str, old: Option<&str>, new: &str) -> Vec<Statement> {
+    const UPSERT: &str = "INSERT INTO account_data (user_id, room_id, event_type, content, pos) \
+         SELECT ?1, ?2, ?3, ?4, position FROM streams WHERE name = 'account_data' AND ?5 IS \
+           (SELECT a.content FROM account_data AS a WHERE a.user_id = ?1 AND a.room_id = ?2 AND a.event_type = ?3) \
+         ON CONFLICT (user_id, room_id, event_type) DO UPDATE SET content = excluded.content, pos = excluded.pos \
+         RETURNING pos";
+    let parameters = [user_id.into(), room_id.into(), event_type.into(), new.into(), old.into()];
+    let advance = advance_for("account_data", 1, [Subject::User(user_id.to_owned())]);
+    vec![advance, Statement::new(UPSERT, parameters)]
+}
+
 impl Store {
     /// Who the token speaks for, as [`Store::token`], and the event that they made with this transaction ID before.
     ///
@@ -115,6 +127,20 @@ impl Store {
         content: &str,
     ) -> Result<(), DatabaseError> {
         self.batch(put(user_id, room_id, event_type, content)).await.map(drop)
+    }
+
+    /// As [`Store::put_account_data`], where the content is still `old`; `false` where somebody else has changed it.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn replace_account_data(
+        &self,
+        (user_id, room_id, event_type): (&str, &str, &str),
+        old: Option<&str>,
+        new: &str,
+    ) -> Result<bool, DatabaseError> {
+        let answers = self.batch(replace(user_id, room_id, event_type, old, new)).await?;
+        Ok(answers.last().is_some_and(|rows| !rows.is_empty()))
     }
 
     /// The content of one type of account data.

@@ -25,6 +25,7 @@ mod outside;
 mod people;
 mod presence;
 mod published;
+mod push_rules;
 mod receipts;
 mod reporting;
 mod rooms;
