@@ -2,10 +2,14 @@
 
 use serde_json::json;
 
-use super::{auth, body::Body, filters::own, push_rules};
+use super::{auth, body::Body, filters::own};
 use crate::{
     error::MatrixError,
-    matrix::identifiers::RoomId,
+    matrix::{
+        identifiers::RoomId,
+        json::{self, Value},
+        push::Ruleset,
+    },
     router::{self, Call, Handled, ok, raw_json_response},
     server::Server,
 };
@@ -50,10 +54,16 @@ async fn read(server: &Server, call: &Call, room_id: &str, event_type: &str) -> 
     Ok(raw_json_response(http::StatusCode::OK, content))
 }
 
+/// The push rules of a user of whom `content` is kept.
+pub(super) fn push_rules(user_id: &str, content: Option<&str>) -> Ruleset {
+    let stored = content.and_then(|text| json::parse(text.as_bytes()).ok()).and_then(Value::into_object);
+    Ruleset::of(user_id, stored.as_ref())
+}
+
 /// What a client is told of one type of account data: everybody has push rules.
 pub(super) fn told(user_id: &str, (room_id, event_type): (&str, &str), content: Option<String>) -> Option<String> {
     match (room_id, event_type) {
-        ("", PUSH_RULES) => Some(push_rules::stored(user_id, content.as_deref()).to_object().to_text()),
+        ("", PUSH_RULES) => Some(push_rules(user_id, content.as_deref()).to_object().to_text()),
         _ => content,
     }
 }

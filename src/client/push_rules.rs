@@ -11,18 +11,12 @@ use super::{
 use crate::{
     error::MatrixError,
     matrix::{
-        json::{self, Object, Value},
+        json::Object,
         push::{Kind, Place, PushRuleError, Rule, Ruleset},
     },
     router::{Call, Handled, ok},
     server::Server,
 };
-
-/// The rules of a user of whom `content` is kept.
-pub(super) fn stored(user_id: &str, content: Option<&str>) -> Ruleset {
-    let stored = content.and_then(|text| json::parse(text.as_bytes()).ok()).and_then(Value::into_object);
-    Ruleset::of(user_id, stored.as_ref())
-}
 
 /// `GET /pushrules/`
 pub(super) async fn all(server: &Server, call: &Call) -> Handled {
@@ -95,7 +89,7 @@ pub(super) async fn act(server: &Server, call: &Call) -> Handled {
 async fn rules(server: &Server, session: &Session) -> Result<Ruleset, MatrixError> {
     let user_id = session.user.as_str();
     let content = server.store.account_data(user_id, "", PUSH_RULES).await?;
-    Ok(stored(user_id, content.as_deref()))
+    Ok(account_data::push_rules(user_id, content.as_deref()))
 }
 
 async fn change(
@@ -105,7 +99,7 @@ async fn change(
 ) -> Handled {
     let user_id = session.user.as_str();
     let changed = |old: Option<&str>| {
-        let mut rules = stored(user_id, old);
+        let mut rules = account_data::push_rules(user_id, old);
         change(&mut rules).map_err(refused)?;
         Ok(rules.to_object().to_text())
     };
