@@ -31,7 +31,14 @@ const HELP = `npm run dev -- [options]
   --log-costs               a log line for each request: database calls, rows read and written`;
 
 /** The variables that bound how often may be asked. */
-const RATES = ["LOGIN_RATE", "REGISTRATION_RATE", "TOKEN_VALIDITY_RATE", "FEDERATION_RATE"];
+const RATES = [
+  "LOGIN_RATE",
+  "REGISTRATION_RATE",
+  "TOKEN_VALIDITY_RATE",
+  "FEDERATION_RATE",
+  "UPLOAD_RATE",
+  "REMOTE_MEDIA_RATE",
+];
 
 /** By engine, where the runtime keeps its data below the folder, and what the configuration binds. */
 const ENGINES = {
@@ -187,6 +194,7 @@ function configuration(options, folder) {
     compatibility_date: setting("compatibility_date"),
     vars,
     ...ENGINES[options.engine].bindings(setting),
+    r2_buckets: [{ binding: "MEDIA", bucket_name: "verge-media" }],
     triggers: { crons: ["* * * * *"] },
   };
   writeFileSync(path, JSON.stringify(config, null, 2));

@@ -45,10 +45,14 @@ pub enum Kind {
     NotaryOrigin,
     /// One-time keys given out, by origin and device.
     KeyClaims,
+    /// Uploads of media, by user.
+    Upload,
+    /// Other servers' media that are fetched, by user.
+    RemoteMedia,
 }
 
 impl Kind {
-    const ALL: usize = 7;
+    const ALL: usize = 9;
 }
 
 /// How often something may be asked: so many times at once, and as many again over so much time.

@@ -48,6 +48,8 @@ pub struct Config {
     pub policy: Option<PolicyConfig>,
     /// How often strangers may ask.
     pub rates: Rates,
+    /// What is kept of media.
+    pub media: MediaConfig,
     /// `OLD_SIGNING_KEYS`: key ids and keys that this server signed with before; published as `old_verify_keys`.
     pub old_signing_keys: Vec<(Box<str>, OldKey)>,
 }
@@ -59,6 +61,17 @@ pub struct PolicyConfig {
     pub key: SigningKey,
     /// `POLICY_BLOCKED_SERVERS` and `POLICY_BLOCKED_WORDS`: what is not recommended.
     pub rule: PolicyRule,
+}
+
+/// What is kept of media.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MediaConfig {
+    /// `MEDIA_MAX_SIZE`: the largest file, in bytes.
+    pub max_size: u64,
+    /// `MEDIA_QUOTA`: how many bytes of each local user are kept.
+    pub quota: u64,
+    /// `REMOTE_MEDIA_DAYS`: after so many days without use, other servers' media are forgotten; `None`: never.
+    pub remote_days: Option<u32>,
 }
 
 /// How often may be asked what costs this server much; `None`: as often as one likes.
@@ -74,6 +87,10 @@ pub struct Rates {
     pub federation: Option<Rate>,
     /// `NOTARY_RATE`: servers that an address has us ask for their keys.
     pub notary: Option<Rate>,
+    /// `UPLOAD_RATE`: uploads of a user, and media IDs that they reserve.
+    pub upload: Option<Rate>,
+    /// `REMOTE_MEDIA_RATE`: other servers' media that a user has us fetch.
+    pub remote_media: Option<Rate>,
 }
 
 /// Who may register an account.
@@ -180,6 +197,13 @@ impl Config {
                 token_validity: rate("TOKEN_VALIDITY_RATE", variable("TOKEN_VALIDITY_RATE"), "5/60")?,
                 federation: rate("FEDERATION_RATE", variable("FEDERATION_RATE"), "500/10")?,
                 notary: rate("NOTARY_RATE", variable("NOTARY_RATE"), "60/60")?,
+                upload: rate("UPLOAD_RATE", variable("UPLOAD_RATE"), "60/60")?,
+                remote_media: rate("REMOTE_MEDIA_RATE", variable("REMOTE_MEDIA_RATE"), "300/60")?,
+            },
+            media: MediaConfig {
+                max_size: size("MEDIA_MAX_SIZE", variable("MEDIA_MAX_SIZE"), "100M")?,
+                quota: size("MEDIA_QUOTA", variable("MEDIA_QUOTA"), "10G")?,
+                remote_days: days("REMOTE_MEDIA_DAYS", variable("REMOTE_MEDIA_DAYS"), "30")?,
             },
             old_signing_keys: match variable("OLD_SIGNING_KEYS") {
                 Some(keys) => old_signing_keys(&keys)?,
@@ -272,6 +296,33 @@ fn rate(variable: &'static str, given: Option<String>, default: &str) -> Result<
     let form =
         || format!("is {text:?}, and must be `off` or so many and again as many in so many seconds, such as {default}");
     read().map(Some).ok_or_else(|| ConfigError::new(variable, form()))
+}
+
+/// A number of bytes as operators write it: `100M`, in KiB (`K`), MiB (`M`), GiB (`G`) or TiB (`T`).
+fn size(variable: &'static str, given: Option<String>, default: &str) -> Result<u64, ConfigError> {
+    let text = given.as_deref().unwrap_or(default);
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'K')) => (text.get(..at), 10),
+        Some((at, 'M')) => (text.get(..at), 20),
+        Some((at, 'G')) => (text.get(..at), 30),
+        Some((at, 'T')) => (text.get(..at), 40),
+        _ => (Some(text), 0),
+    };
+    let bytes = digits.and_then(|digits| digits.parse::<u64>().ok()).and_then(|number| number.checked_mul(1 << shift));
+    // The database rounds what is larger.
+    let bytes = bytes.filter(|bytes| (1..1 << 53).contains(bytes));
+    bytes.ok_or_else(|| ConfigError::new(variable, format!("is {text:?}, and must be a size such as {default}")))
+}
+
+/// A number of days, or `off`.
+fn days(variable: &'static str, given: Option<String>, default: &str) -> Result<Option<u32>, ConfigError> {
+    let text = given.as_deref().unwrap_or(default);
+    if text == "off" {
+        return Ok(None);
+    }
+    let days = text.parse().ok().filter(|days| (1..=36_500).contains(days));
+    let form = || format!("is {text:?}, and must be a number of days such as {default}, or `off`");
+    days.map(Some).ok_or_else(|| ConfigError::new(variable, form()))
 }
 
 /// An `https` URL to which paths are appended.
@@ -381,6 +432,10 @@ mod tests {
         assert_eq!(config.default_room_version.id, "12");
         assert_eq!(config.dns_over_https, DnsOverHttps::parse(DEFAULT_DNS_OVER_HTTPS).unwrap());
         assert!(config.trusted_key_servers.is_empty() && config.old_signing_keys.is_empty());
+        let media = MediaConfig { max_size: 104_857_600, quota: 10_737_418_240, remote_days: Some(30) };
+        assert_eq!(config.media, media);
+        let config = parse(&[("MEDIA_MAX_SIZE", "7"), ("MEDIA_QUOTA", "2K"), ("REMOTE_MEDIA_DAYS", "off")]).unwrap();
+        assert_eq!(config.media, MediaConfig { max_size: 7, quota: 2_048, remote_days: None });
     }
 
     #[test]
@@ -423,6 +478,11 @@ mod tests {
             ("LOGIN_RATE", "10"),
             ("FEDERATION_RATE", "10/0"),
             ("REGISTRATION_RATE", "often"),
+            ("MEDIA_MAX_SIZE", "100 MB"),
+            ("MEDIA_MAX_SIZE", "0"),
+            ("MEDIA_QUOTA", "off"),
+            ("MEDIA_QUOTA", "99999999T"),
+            ("REMOTE_MEDIA_DAYS", "0"),
             ("CLIENT_BASE_URL", "matrix.example.org"),
             ("CLIENT_BASE_URL", "https://matrix.example.org/?x"),
             ("DEFAULT_ROOM_VERSION", "99"),

@@ -98,6 +98,11 @@ impl MatrixError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE", message)
     }
 
+    /// 504 `M_NOT_YET_UPLOADED`: the bytes of media are still awaited.
+    pub fn not_yet_uploaded() -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED", "This has not been uploaded yet.")
+    }
+
     /// 502 `M_UNKNOWN`: another server's answer cannot be used.
     pub fn bad_gateway(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)

@@ -9,6 +9,7 @@
 //! - [`room`]: one room over time: receipt of PDUs, state snapshots, the event graph, local events.
 //! - [`federation`]: the Server-Server API, inbound and outbound.
 //! - [`client`]: the part of the Client-Server API through which local users act.
+//! - [`media`]: uploads, and answers with media.
 //! - [`server`]: one homeserver as a value: configuration, platform, stores, what is known of other servers.
 //! - [`program`]: routes requests to the two APIs, and does what is due by the clock.
 //! - `edge`: the only place that names Cloudflare.
@@ -22,6 +23,7 @@ pub mod error;
 pub mod federation;
 pub mod log;
 pub mod matrix;
+pub mod media;
 pub mod platform;
 pub mod program;
 pub mod room;

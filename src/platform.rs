@@ -6,6 +6,7 @@
 //! The traits are used as `Rc<dyn …>`: a boxed future costs nothing beside a round trip, and nothing above this module
 //! is generic, which keeps both the wasm and the signatures small. Nothing here is `Send`: an isolate has one thread.
 
+pub mod media;
 pub mod news;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 
+use self::media::{ByteStream, MediaStore, Whole};
 use crate::log::{Cost, LogRecord, Reason};
 
 /// A future that borrows for `'a` and stays on its thread.
@@ -40,6 +42,8 @@ pub struct Platform {
     pub background: Rc<dyn Background>,
     /// Where operators read what happened.
     pub log: Rc<dyn Log>,
+    /// Where media are kept; `None` where the deployment has no place for them.
+    pub media: Option<Rc<dyn MediaStore>>,
 }
 
 impl Platform {
@@ -285,7 +289,20 @@ impl Reason for DatabaseError {
 pub trait Transport {
     /// Sends one request and reads the whole answer, within the request's limits.
     fn send(&self, request: OutboundRequest) -> LocalBoxFuture<'_, Result<http::Response<Bytes>, TransportError>>;
+
+    /// Sends one request, and answers as soon as the answer's head is there; its body comes piece by piece. The request's time
+    /// is for the head alone, and its limit for a platform that cannot do so and reads the whole at once. To drop the stream
+    /// ends the exchange.
+    fn open(&self, request: OutboundRequest) -> LocalBoxFuture<'_, Result<StreamedResponse, TransportError>> {
+        Box::pin(async {
+            let whole = |bytes| -> Box<dyn ByteStream> { Box::new(Whole::new(bytes)) };
+            Ok(self.send(request).await?.map(whole))
+        })
+    }
 }
+
+/// An answer whose body comes piece by piece.
+pub type StreamedResponse = http::Response<Box<dyn ByteStream>>;
 
 /// One HTTPS request, and exactly where and as whom to reach its server.
 #[derive(Debug, Clone)]
@@ -364,6 +381,9 @@ pub trait Listener {
 pub trait UnreadBody {
     /// Reads it to its end: at most `limit` bytes; of a longer one none are kept.
     fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, BodyError>>;
+
+    /// Reads it piece by piece.
+    fn stream(self: Box<Self>) -> Box<dyn ByteStream>;
 }
 
 /// Why a body could not be read.

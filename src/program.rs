@@ -10,7 +10,7 @@ use crate::{
     federation::inbound,
     log::LogRecord,
     platform::{Budget, Database, DatabaseError, LocalBoxFuture},
-    router::{self, RequestBody, Response},
+    router::{self, Answer, RequestBody, Response},
     server::Server,
     store::forgetting::WALKS,
 };
@@ -51,19 +51,30 @@ impl Deref for Program {
 }
 
 impl Program {
-    /// Answers one request.
+    /// Answers one request, with the whole of the answer's body.
     ///
-    /// Boxed, as is [`Program::scheduled`]: what they await is then compiled with this crate, and not again with each that
-    /// calls them. That is half a minute for every test binary.
+    /// Boxed, as are [`Program::respond`] and [`Program::scheduled`]: what they await is then compiled with this crate, and not
+    /// again with each that calls them. That is half a minute for every test binary.
     pub fn handle(&self, request: http::Request<impl Into<RequestBody>>) -> LocalBoxFuture<'_, Response> {
-        self.answer(request.map(Into::into))
+        self.whole(request.map(Into::into))
     }
 
-    fn answer(&self, request: http::Request<RequestBody>) -> LocalBoxFuture<'_, Response> {
+    /// Answers one request.
+    pub fn respond(&self, request: http::Request<RequestBody>) -> LocalBoxFuture<'_, Answer> {
         Box::pin(self.route(request))
     }
 
-    async fn route(&self, request: http::Request<RequestBody>) -> Response {
+    fn whole(&self, request: http::Request<RequestBody>) -> LocalBoxFuture<'_, Response> {
+        Box::pin(async move {
+            let (parts, body) = self.respond(request).await.into_parts();
+            match body.whole().await {
+                Ok(bytes) => Response::from_parts(parts, bytes),
+                Err(_) => router::error_response(&MatrixError::internal()),
+            }
+        })
+    }
+
+    async fn route(&self, request: http::Request<RequestBody>) -> Answer {
         let (begun, before) = (self.platform.clock.now_ms(), self.meter.cost());
         let record = LogRecord::info("request");
         let path = request.uri().path();
@@ -79,14 +90,14 @@ impl Program {
     }
 
     /// Refuses a request that the platform cannot represent.
-    pub fn refuse(&self, error: &MatrixError) -> Response {
+    pub fn refuse(&self, error: &MatrixError) -> Answer {
         let (response, record) = router::answer(Err(error.clone()), LogRecord::info("request"));
         self.answered(&response, record);
         response
     }
 
     /// Logs the request, if it failed or all are logged.
-    fn answered(&self, response: &Response, record: LogRecord) {
+    fn answered(&self, response: &Answer, record: LogRecord) {
         if self.config.log_costs || response.status().is_server_error() {
             self.platform.log.write(record.status(response.status()));
         }

@@ -14,7 +14,10 @@ use crate::{
         identifiers::{EventId, RoomId},
         json,
     },
-    platform::{BodyError, LocalBoxFuture, UnreadBody},
+    platform::{
+        BodyError, LocalBoxFuture, UnreadBody,
+        media::{self, ByteStream, Whole},
+    },
 };
 
 /// A request with its whole body.
@@ -49,8 +52,59 @@ impl fmt::Debug for RequestBody {
 /// A response, with its whole body.
 pub type Response = http::Response<Bytes>;
 
+/// A response as it leaves: its body may come piece by piece.
+pub type Answer = http::Response<Body>;
+
+/// The body of a response.
+pub enum Body {
+    /// It is there.
+    Whole(Bytes),
+    /// It comes piece by piece.
+    Streamed(StreamedBody),
+}
+
+/// A body that comes piece by piece, between two parts that are there.
+pub struct StreamedBody {
+    /// What comes first.
+    pub before: Bytes,
+    /// What follows.
+    pub stream: Box<dyn ByteStream>,
+    /// How many bytes `stream` brings.
+    pub length: u64,
+    /// What comes last.
+    pub after: Bytes,
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(bytes)
+    }
+}
+
+impl Body {
+    /// The whole of it, in memory.
+    ///
+    /// # Errors
+    /// Where it breaks off.
+    pub async fn whole(self) -> Result<Bytes, BodyError> {
+        match self {
+            Self::Whole(bytes) => Ok(bytes),
+            Self::Streamed(StreamedBody { before, mut stream, after, .. }) => {
+                let middle = media::read_all(&mut *stream, usize::MAX).await?;
+                Ok([&before[..], &middle, &after].concat().into())
+            }
+        }
+    }
+}
+
 /// What every handler returns.
 pub type Handled = Result<Response, MatrixError>;
+
+/// What handlers of endpoints return whose answers are streamed.
+pub type Streamed = Result<Answer, MatrixError>;
+
+/// A handler of such an endpoint.
+pub type StreamHandler<S> = for<'a> fn(&'a S, &'a Call) -> LocalBoxFuture<'a, Streamed>;
 
 /// A handler: an async function from a call to a response. `S` is what handlers work with, the server.
 pub type Handler<S> = for<'a> fn(&'a S, &'a Call) -> LocalBoxFuture<'a, Handled>;
@@ -151,6 +205,24 @@ impl Call {
         Ok(bytes)
     }
 
+    /// The body piece by piece, and how long it is where that is known. It can be taken once, if nobody has read it.
+    ///
+    /// # Errors
+    /// 400 where it is gone.
+    pub fn stream(&self) -> Result<(Box<dyn ByteStream>, Option<u64>), MatrixError> {
+        match self.body.replace(CallBody::Gone) {
+            CallBody::Waiting(RequestBody::Unread(body)) => {
+                let length = announced_length(self.request.headers()).and_then(|length| u64::try_from(length).ok());
+                Ok((body.stream(), length))
+            }
+            CallBody::Waiting(RequestBody::Read(bytes)) | CallBody::Read(bytes, _) => {
+                let length = u64::try_from(bytes.len()).ok();
+                Ok((Box::new(Whole::new(bytes)), length))
+            }
+            CallBody::Gone => Err(broken_off()),
+        }
+    }
+
     /// The body as JSON.
     ///
     /// # Errors
@@ -162,6 +234,12 @@ impl Call {
             false => MatrixError::not_json(format!("The body is not JSON: {error}.")),
         })
     }
+}
+
+/// Whether requests for `path` bring or take media, whose bytes must pass where they are not held.
+pub fn is_of_media(path: &str) -> bool {
+    const PREFIXES: [&str; 3] = ["/_matrix/media/", "/_matrix/client/v1/media/", "/_matrix/federation/v1/media/"];
+    PREFIXES.iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// How long a body is that comes with these headers, as they say.
@@ -269,11 +347,16 @@ pub fn call(request: Incoming, parameters: Vec<String>) -> Call {
 }
 
 /// The answer to a request, and what the log shows of an error.
-pub fn answer(handled: Handled, record: LogRecord) -> (Response, LogRecord) {
+pub fn answer(handled: Streamed, record: LogRecord) -> (Answer, LogRecord) {
     match handled {
         Ok(response) => (response, record),
-        Err(error) => (error_response(&error), error.describe(record)),
+        Err(error) => (error_response(&error).map(Body::Whole), error.describe(record)),
     }
+}
+
+/// An answer that is whole, as one that might not be.
+pub fn whole(handled: Handled) -> Streamed {
+    Ok(handled?.map(Body::Whole))
 }
 
 /// The answer that an error is.

@@ -21,6 +21,7 @@ mod filters;
 mod fleeting;
 mod keys;
 mod login;
+mod media;
 mod membership;
 mod messages;
 mod openid;
@@ -46,11 +47,13 @@ mod typing;
 mod upgrade;
 mod visibility;
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
     log::LogRecord,
-    router::{self, Incoming, Response},
+    router::{self, Answer, Body, Incoming},
     server::Server,
 };
 
@@ -58,7 +61,7 @@ type Handler = router::Handler<Server>;
 type Route = router::Route<Handler>;
 
 /// Answers a request under `/_matrix/client` or `/_matrix/media`, or for [`WELL_KNOWN`], and describes it for the log.
-pub async fn handle(server: &Server, request: Incoming, record: LogRecord) -> (Response, LogRecord) {
+pub async fn handle(server: &Server, request: Incoming, record: LogRecord) -> (Answer, LogRecord) {
     let (mut response, record) = answer(server, request, record).await;
     allow_other_origins(response.headers_mut());
     (response, record)
@@ -178,11 +181,27 @@ static ROUTES: &[Route] = &[
     get("/_matrix/client/v3/publicRooms", |s, c| Box::pin(public_rooms::list(s, c))),
     post("/_matrix/client/v3/publicRooms", |s, c| Box::pin(public_rooms::search(s, c))),
     get("/_matrix/client/v3/rooms/{roomId}/aliases", |s, c| Box::pin(directory::of_room(s, c))),
+    // Media
+    post("/_matrix/media/v3/upload", |s, c| Box::pin(media::upload(s, c))),
+    put("/_matrix/media/v3/upload/{serverName}/{mediaId}", |s, c| Box::pin(media::upload_to(s, c))),
+    post("/_matrix/media/v1/create", |s, c| Box::pin(media::create(s, c))),
+    get("/_matrix/client/v1/media/config", |s, c| Box::pin(media::config(s, c))),
+    get("/_matrix/media/v3/config", |s, c| Box::pin(media::config(s, c))),
+    get("/_matrix/media/v3/download/{serverName}/{mediaId}", |s, c| Box::pin(media::frozen(s, c))),
+    get("/_matrix/media/v3/download/{serverName}/{mediaId}/{fileName}", |s, c| Box::pin(media::frozen(s, c))),
+    get("/_matrix/media/v3/thumbnail/{serverName}/{mediaId}", |s, c| Box::pin(media::frozen(s, c))),
 ];
 
-/// The one endpoint outside `/_matrix/client`.
+/// The endpoints whose answers are streamed.
+static STREAMED: &[router::Route<router::StreamHandler<Server>>] = &[
+    streamed("/_matrix/client/v1/media/download/{serverName}/{mediaId}", |s, c| Box::pin(media::download(s, c))),
+    streamed(NAMED_DOWNLOAD, |s, c| Box::pin(media::download_as(s, c))),
+];
+
+/// The one endpoint outside `/_matrix/client` and `/_matrix/media`.
 pub const WELL_KNOWN: &str = "/.well-known/matrix/client";
 const TOKEN_VALIDITY: &str = "/_matrix/client/v1/register/m.login.registration_token/validity";
+const NAMED_DOWNLOAD: &str = "/_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}";
 const ROOM_ACCOUNT_DATA: &str = "/_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}";
 
 /// CORS (Client-Server API, "Web Browser Clients").
@@ -193,23 +212,37 @@ const CORS: [(HeaderName, HeaderValue); 4] = [
     (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")),
 ];
 
-async fn answer(server: &Server, request: Incoming, mut record: LogRecord) -> (Response, LogRecord) {
+async fn answer(server: &Server, request: Incoming, mut record: LogRecord) -> (Answer, LogRecord) {
     // A browser's question about any endpoint at all.
     if request.method() == Method::OPTIONS {
-        return (router::json_response(StatusCode::OK, &serde_json::json!({})), record);
+        return (router::json_response(StatusCode::OK, &serde_json::json!({})).map(Body::Whole), record);
     }
-    let path = match request.uri().path().strip_prefix("/_matrix/client/r0/") {
-        Some(rest) => format!("/_matrix/client/v3/{rest}"),
-        None => request.uri().path().to_owned(),
-    };
+    let path = newest(request.uri().path());
     let handled = match router::find(ROUTES, request.method(), &path) {
         Ok(found) => {
             record = found.describe(record);
-            (found.route.handler)(server, &router::call(request, found.parameters)).await
+            router::whole((found.route.handler)(server, &router::call(request, found.parameters)).await)
         }
+        Err(error) if error.status == StatusCode::NOT_FOUND => match router::find(STREAMED, request.method(), &path) {
+            Ok(found) => {
+                record = found.describe(record);
+                (found.route.handler)(server, &router::call(request, found.parameters)).await
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     router::answer(handled, record)
+}
+
+/// The path of the same endpoint as it is called now.
+fn newest(path: &str) -> Cow<'_, str> {
+    for api in ["client", "media"] {
+        if let Some(rest) = path.strip_prefix(&format!("/_matrix/{api}/r0/")) {
+            return format!("/_matrix/{api}/v3/{rest}").into();
+        }
+    }
+    path.into()
 }
 
 fn allow_other_origins(headers: &mut HeaderMap) {
@@ -222,6 +255,13 @@ const fn get(template: &'static str, handler: Handler) -> Route {
 
 const fn post(template: &'static str, handler: Handler) -> Route {
     Route { method: Method::POST, template, handler }
+}
+
+const fn streamed(
+    template: &'static str,
+    handler: router::StreamHandler<Server>,
+) -> router::Route<router::StreamHandler<Server>> {
+    router::Route { method: Method::GET, template, handler }
 }
 
 const fn put(template: &'static str, handler: Handler) -> Route {

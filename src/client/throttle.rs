@@ -3,6 +3,7 @@
 use crate::{
     admission::{Kind, Rate, Turn, network_of_request},
     error::MatrixError,
+    matrix::identifiers::UserId,
     router::Call,
     server::Server,
 };
@@ -26,6 +27,14 @@ pub(super) fn by_name(server: &Server, kind: Kind, rate: Option<Rate>, name: &st
     // No network is written so.
     let who: String = "account ".chars().chain(name.chars().take(MAX_NAME)).collect();
     take(server, kind, rate, &who)
+}
+
+/// Counts a request against the user who makes it.
+///
+/// # Errors
+/// 429 `M_LIMIT_EXCEEDED` where it is one too many.
+pub(super) fn by_user(server: &Server, kind: Kind, rate: Option<Rate>, user: &UserId) -> Result<(), MatrixError> {
+    take(server, kind, rate, user.as_str())
 }
 
 fn take(server: &Server, kind: Kind, rate: Option<Rate>, who: &str) -> Result<(), MatrixError> {

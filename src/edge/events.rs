@@ -11,7 +11,7 @@ use crate::{
     error::MatrixError,
     log::{LogRecord, Reason, Why},
     program::Program,
-    router::{Response, error_response, json_response},
+    router::{Answer, Body, error_response, json_response},
 };
 
 /// What the operator has set, as both engines need it. Cheap to clone.
@@ -64,21 +64,21 @@ impl Settings {
 }
 
 /// The program's answer.
-pub(super) async fn answer(program: &Program, request: web_sys::Request) -> Response {
+pub(super) async fn answer(program: &Program, request: web_sys::Request) -> Answer {
     match message::incoming(request) {
-        Ok(request) => program.handle(request).await,
+        Ok(request) => program.respond(request).await,
         Err(error) => program.refuse(&error),
     }
 }
 
 /// The answer of a server that cannot work; the log says why.
-pub(super) fn unusable() -> Response {
-    error_response(&MatrixError::internal())
+pub(super) fn unusable() -> Answer {
+    error_response(&MatrixError::internal()).map(Body::Whole)
 }
 
 /// The answer to what is asked for its effect only.
-pub(super) fn done() -> Response {
-    json_response(StatusCode::OK, &serde_json::json!({}))
+pub(super) fn done() -> Answer {
+    json_response(StatusCode::OK, &serde_json::json!({})).map(Body::Whole)
 }
 
 /// The path of a URL.

@@ -42,18 +42,33 @@ pub(super) struct ResponseParser {
     answers_head: bool,
     limit: usize,
     head: Option<(StatusCode, HeaderMap)>,
-    framing: Framing,
+    /// `None` before the head is there.
+    framing: Option<Framing>,
+    /// What of the body was understood and not taken yet.
     body: Vec<u8>,
+    /// How long the body is so far.
+    length: usize,
 }
 
-/// How the end of the body is found (RFC 9112, section 6.3).
+/// How the end of the body is found (RFC 9112, section 6.3), and how far it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Framing {
     /// After this many bytes.
     Length(usize),
-    /// By a chunk of no bytes.
-    Chunked,
+    /// By a chunk of no bytes; this is what comes next.
+    Chunked(Chunk),
     /// By the end of the connection.
     UntilClose,
+    /// It was found.
+    Ended,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chunk {
+    Size,
+    /// So many bytes of the chunk are left.
+    Bytes(usize),
+    LineBreak,
 }
 
 impl ResponseParser {
@@ -64,46 +79,52 @@ impl ResponseParser {
             answers_head: *method == Method::HEAD,
             limit,
             head: None,
-            framing: Framing::UntilClose,
+            framing: None,
             body: Vec::new(),
+            length: 0,
         }
     }
 
-    /// Takes the next bytes; answers with the response once it is whole.
-    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<Option<http::Response<Bytes>>, TransportError> {
+    /// Takes the next bytes.
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), TransportError> {
         self.pending.extend_from_slice(bytes);
-        while self.head.is_none() {
+        while self.framing.is_none() {
             if !self.read_head()? {
-                return Ok(None);
+                return Ok(());
             }
         }
-        match self.framing {
-            Framing::Length(length) => {
-                self.body.append(&mut self.pending);
-                if self.body.len() < length {
-                    return Ok(None);
-                }
-                self.body.truncate(length);
-            }
-            Framing::Chunked => {
-                if !self.read_chunks()? {
-                    return Ok(None);
-                }
-            }
-            Framing::UntilClose => {
-                self.body.append(&mut self.pending);
-                return if self.body.len() > self.limit { Err(TransportError::TooLarge) } else { Ok(None) };
-            }
-        }
-        Ok(self.response())
+        while self.read_body()? {}
+        Ok(())
     }
 
     /// The connection has ended.
-    pub(super) fn end(&mut self) -> Result<Option<http::Response<Bytes>>, TransportError> {
-        match (&self.head, &self.framing) {
-            (Some(_), Framing::UntilClose) => Ok(self.response()),
+    pub(super) fn end(&mut self) -> Result<(), TransportError> {
+        match self.framing {
+            Some(Framing::UntilClose | Framing::Ended) => {
+                self.framing = Some(Framing::Ended);
+                Ok(())
+            }
             _ => Err(failed("the connection ended before the answer did")),
         }
+    }
+
+    /// Whether nothing of the answer is still to come.
+    pub(super) fn is_whole(&self) -> bool {
+        self.framing == Some(Framing::Ended)
+    }
+
+    /// The head, once it is there; it can be taken once.
+    pub(super) fn take_head(&mut self) -> Option<http::Response<()>> {
+        let (status, headers) = self.head.take()?;
+        let mut response = http::Response::new(());
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Some(response)
+    }
+
+    /// What of the body has come since it was taken last.
+    pub(super) fn take_body(&mut self) -> Bytes {
+        std::mem::take(&mut self.body).into()
     }
 
     /// Reads one head out of `pending`; `false` where it is not complete. An interim (1xx) head is skipped.
@@ -130,7 +151,7 @@ impl ResponseParser {
             // 101 would mean another protocol, which was not asked for.
             return if status == StatusCode::SWITCHING_PROTOCOLS { Err(failed("status 101")) } else { Ok(true) };
         }
-        self.framing = self.framing(status, &map)?;
+        self.framing = Some(self.framing(status, &map)?);
         self.head = Some((status, map));
         Ok(true)
     }
@@ -147,7 +168,11 @@ impl ResponseParser {
         let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
         if let Some(coding) = codings.next() {
             let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
-            return if chunked { Ok(Framing::Chunked) } else { Err(failed("an unknown transfer encoding")) };
+            return if chunked {
+                Ok(Framing::Chunked(Chunk::Size))
+            } else {
+                Err(failed("an unknown transfer encoding"))
+            };
         }
         let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
         let Some(length) = lengths.next() else { return Ok(Framing::UntilClose) };
@@ -159,43 +184,65 @@ impl ResponseParser {
         if length > self.limit { Err(TransportError::TooLarge) } else { Ok(Framing::Length(length)) }
     }
 
-    /// Moves whole chunks from `pending` to `body`; `true` after the last one. Trailers are not read.
-    fn read_chunks(&mut self) -> Result<bool, TransportError> {
-        let mut position = 0;
-        let ended = loop {
-            let rest = self.pending.get(position..).unwrap_or_default();
-            let (line, size) = match httparse::parse_chunk_size(rest) {
-                Ok(Status::Complete(found)) => found,
-                Ok(Status::Partial) if rest.len() > MAX_HEAD_BYTES => return Err(TransportError::TooLarge),
-                Ok(Status::Partial) => break false,
-                Err(_) => return Err(failed("a malformed chunk")),
-            };
-            if size == 0 {
-                break true;
+    /// Moves what it can from `pending` to `body`; whether there may be more to move. Trailers are not read.
+    fn read_body(&mut self) -> Result<bool, TransportError> {
+        let next = match self.framing {
+            None | Some(Framing::Ended) => return Ok(false),
+            Some(Framing::UntilClose) => {
+                let all = self.pending.len();
+                self.move_bytes(all)?;
+                return Ok(false);
             }
-            let size = usize::try_from(size).unwrap_or(usize::MAX);
-            if size > self.limit.saturating_sub(self.body.len()) {
-                return Err(TransportError::TooLarge);
+            Some(Framing::Length(left)) => match left - self.move_bytes(left)? {
+                0 => Framing::Ended,
+                left => {
+                    self.framing = Some(Framing::Length(left));
+                    return Ok(false);
+                }
+            },
+            Some(Framing::Chunked(Chunk::Bytes(left))) => match left - self.move_bytes(left)? {
+                0 => Framing::Chunked(Chunk::LineBreak),
+                left => {
+                    self.framing = Some(Framing::Chunked(Chunk::Bytes(left)));
+                    return Ok(false);
+                }
+            },
+            Some(Framing::Chunked(Chunk::LineBreak)) => match self.pending.get(..2) {
+                None => return Ok(false),
+                Some(b"\r\n") => {
+                    self.pending.drain(..2);
+                    Framing::Chunked(Chunk::Size)
+                }
+                Some(_) => return Err(failed("a malformed chunk")),
+            },
+            Some(Framing::Chunked(Chunk::Size)) => {
+                let (line, size) = match httparse::parse_chunk_size(&self.pending) {
+                    Ok(Status::Complete(found)) => found,
+                    Ok(Status::Partial) if self.pending.len() > MAX_HEAD_BYTES => return Err(TransportError::TooLarge),
+                    Ok(Status::Partial) => return Ok(false),
+                    Err(_) => return Err(failed("a malformed chunk")),
+                };
+                self.pending.drain(..line);
+                let size = usize::try_from(size).unwrap_or(usize::MAX);
+                if size > self.limit.saturating_sub(self.length) {
+                    return Err(TransportError::TooLarge);
+                }
+                if size == 0 { Framing::Ended } else { Framing::Chunked(Chunk::Bytes(size)) }
             }
-            let (Some(chunk), Some(end)) = (rest.get(line..line + size), rest.get(line + size..line + size + 2)) else {
-                break false;
-            };
-            if end != b"\r\n" {
-                return Err(failed("a malformed chunk"));
-            }
-            self.body.extend_from_slice(chunk);
-            position += line + size + 2;
         };
-        self.pending.drain(..position);
-        Ok(ended)
+        self.framing = Some(next);
+        Ok(next != Framing::Ended)
     }
 
-    fn response(&mut self) -> Option<http::Response<Bytes>> {
-        let (status, headers) = self.head.take()?;
-        let mut response = http::Response::new(Bytes::from(std::mem::take(&mut self.body)));
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        Some(response)
+    /// Moves at most so many bytes from `pending` to `body`; how many it were.
+    fn move_bytes(&mut self, most: usize) -> Result<usize, TransportError> {
+        let count = self.pending.len().min(most);
+        if count > self.limit.saturating_sub(self.length) {
+            return Err(TransportError::TooLarge);
+        }
+        self.body.extend(self.pending.drain(..count));
+        self.length += count;
+        Ok(count)
     }
 }
 
@@ -213,11 +260,18 @@ mod tests {
     fn parse(wire: &[u8], step: usize, limit: usize) -> Result<http::Response<Bytes>, TransportError> {
         let mut parser = ResponseParser::new(&Method::GET, limit);
         for piece in wire.chunks(step) {
-            if let Some(response) = parser.receive(piece)? {
-                return Ok(response);
+            parser.receive(piece)?;
+            if parser.is_whole() {
+                return Ok(whole(parser));
             }
         }
-        parser.end().map(Option::unwrap)
+        parser.end()?;
+        Ok(whole(parser))
+    }
+
+    fn whole(mut parser: ResponseParser) -> http::Response<Bytes> {
+        let head = parser.take_head().unwrap();
+        head.map(|()| parser.take_body())
     }
 
     #[test]
@@ -244,8 +298,29 @@ mod tests {
         let response = parse(b"HTTP/1.1 204 No Content\r\n\r\n", 3, 0).unwrap();
         assert_eq!(response.status(), StatusCode::NO_CONTENT);
         let mut parser = ResponseParser::new(&Method::HEAD, 0);
-        let response = parser.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n").unwrap().unwrap();
+        parser.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n").unwrap();
+        assert!(parser.is_whole());
+        let response = whole(parser);
         assert_eq!(response.headers()[header::CONTENT_LENGTH], "99");
+    }
+
+    #[test]
+    fn a_body_is_handed_on_as_it_comes_whatever_its_framing() {
+        for head in ["Content-Length: 1000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nf4240\r\n", "\r\n"] {
+            let mut parser = ResponseParser::new(&Method::GET, 1_000_000);
+            parser.receive(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes()).unwrap();
+            assert_eq!(parser.take_head().unwrap().status(), StatusCode::OK);
+            for _ in 0..100 {
+                assert!(!parser.is_whole());
+                parser.receive(&[7; 10_000]).unwrap();
+                assert_eq!((parser.take_body().len(), parser.pending.len()), (10_000, 0), "{head}");
+            }
+            if head.starts_with('T') {
+                parser.receive(b"\r\n0\r\n\r\n").unwrap();
+            }
+            parser.end().unwrap();
+            assert!(parser.is_whole() && parser.take_body().is_empty());
+        }
     }
 
     #[test]

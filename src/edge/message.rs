@@ -5,15 +5,18 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use worker::{
     js_sys::{Array, Uint8Array},
     wasm_bindgen::{JsCast, JsValue},
-    wasm_bindgen_futures::JsFuture,
+    wasm_bindgen_futures::{self, JsFuture},
     web_sys,
 };
 
-use super::stream::{self, Excess, ReadError};
+use super::stream::{self, Excess, FixedLength, ReadError, RuntimeStream};
 use crate::{
     error::MatrixError,
-    platform::{BodyError, LocalBoxFuture, UnreadBody},
-    router::{Incoming, RequestBody, Response, announced_length},
+    platform::{
+        BodyError, LocalBoxFuture, UnreadBody,
+        media::{ByteStream, Whole},
+    },
+    router::{Answer, Body, Incoming, RequestBody, StreamedBody, announced_length},
 };
 
 /// A longer body is taken piece by piece, so that it is not in memory twice: as the runtime has it, and as we do.
@@ -58,20 +61,79 @@ impl UnreadBody for Unread {
             })
         })
     }
+
+    fn stream(self: Box<Self>) -> Box<dyn ByteStream> {
+        match self.request.body() {
+            Some(body) => Box::new(RuntimeStream::new(body)),
+            None => Box::new(Whole::new(Bytes::new())),
+        }
+    }
 }
 
 /// The response as the runtime sends it.
-pub(super) fn outgoing(response: Response) -> worker::Result<web_sys::Response> {
+pub(super) fn outgoing(response: Answer) -> worker::Result<web_sys::Response> {
     let (parts, body) = response.into_parts();
     let headers = write_headers(&parts.headers)?;
     let init = web_sys::ResponseInit::new();
     init.set_status(parts.status.as_u16());
     init.set_headers(&headers);
+    let body = match body {
+        Body::Whole(bytes) => bytes,
+        Body::Streamed(body) => {
+            let stream = streamed(body)?;
+            return Ok(web_sys::Response::new_with_opt_readable_stream_and_init(Some(&stream), &init)?);
+        }
+    };
     // The runtime refuses even an empty body with these.
     let null_body =
         matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
     let body = (!null_body).then(|| Uint8Array::from(body.as_ref()));
     Ok(web_sys::Response::new_with_opt_js_u8_array_and_init(body.as_ref(), &init)?)
+}
+
+/// A stream of the runtime through which the body goes while the response is sent. Its length is known, so that whoever is sent it
+/// sees where it breaks off.
+fn streamed(body: StreamedBody) -> worker::Result<web_sys::ReadableStream> {
+    let StreamedBody { before, stream, length, after } = body;
+    let fixed = FixedLength::new(before.len() as u64 + length + after.len() as u64)?;
+    let (readable, writable) = (fixed.readable(), fixed.writable());
+    wasm_bindgen_futures::spawn_local(async move {
+        // What fails here fails the stream, and so the response.
+        if let Err(error) = write(&writable, &before, stream, &after).await {
+            let _ = JsFuture::from(writable.abort_with_reason(&error)).await;
+        }
+    });
+    Ok(readable)
+}
+
+async fn write(
+    to: &web_sys::WritableStream,
+    before: &[u8],
+    mut stream: Box<dyn ByteStream>,
+    after: &[u8],
+) -> Result<(), JsValue> {
+    write_bytes(to, before).await?;
+    if stream.as_any().is::<RuntimeStream>() {
+        if let Ok(stream) = stream.into_any().downcast::<RuntimeStream>() {
+            JsFuture::from(stream.pipe_to(to, false)?).await?;
+        }
+    } else {
+        while let Some(bytes) = stream.next().await {
+            write_bytes(to, &bytes.map_err(|_| "the stream broke off")?).await?;
+        }
+    }
+    write_bytes(to, after).await?;
+    JsFuture::from(to.close()).await.map(drop)
+}
+
+async fn write_bytes(to: &web_sys::WritableStream, bytes: &[u8]) -> Result<(), JsValue> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let writer = to.get_writer()?;
+    let written = JsFuture::from(writer.write_with_chunk(&Uint8Array::from(bytes))).await;
+    writer.release_lock();
+    written.map(drop)
 }
 
 /// Adds every header of the runtime's `headers` to `to`; values that are no header values are left out.

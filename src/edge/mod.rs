@@ -13,6 +13,8 @@ mod object;
 mod sql_error;
 
 #[cfg(target_arch = "wasm32")]
+mod bucket;
+#[cfg(target_arch = "wasm32")]
 mod costs;
 #[cfg(target_arch = "wasm32")]
 mod d1;
@@ -41,6 +43,7 @@ mod worker_events {
     use worker::{Context, Env, ScheduleContext, web_sys};
 
     use super::{
+        bucket::media,
         costs::Costs,
         d1::D1,
         events::{self, Engine, Settings, Unusable},
@@ -67,7 +70,9 @@ mod worker_events {
         context: Context,
     ) -> worker::Result<web_sys::Response> {
         let settings = match Settings::read(&env) {
-            Ok(settings) if settings.engine == Engine::Object => return front::fetch(request, &env, &settings).await,
+            Ok(settings) if settings.engine == Engine::Object => {
+                return front::fetch(request, &env, &settings, context).await;
+            }
             settings => settings,
         };
         let response = match settings {
@@ -85,7 +90,7 @@ mod worker_events {
         env: &Env,
         settings: &Settings,
         context: Context,
-    ) -> Result<crate::router::Response, Unusable> {
+    ) -> Result<crate::router::Answer, Unusable> {
         let background = Rc::new(EventLifetime::of_request(context));
         let costs = settings.config.log_costs.then(Rc::<Costs>::default);
         let program = program(env, settings, background, costs)?;
@@ -127,6 +132,7 @@ mod worker_events {
             random: Rc::new(SystemRandom),
             background,
             log: Rc::new(Console),
+            media: media(env),
         };
         Ok(Server::with_caches(settings.config.clone(), platform, CACHES.with(Clone::clone)).into())
     }

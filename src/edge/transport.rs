@@ -1,6 +1,6 @@
 //! [`Transport`] over the runtime's `fetch`, and over TLS sockets for what `fetch` cannot say.
 
-use std::net::IpAddr;
+use std::{future::Future, net::IpAddr};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -15,9 +15,12 @@ use worker::{
 
 use super::{
     message, socket,
-    stream::{self, Excess, ReadError, describe},
+    stream::{self, Excess, ReadError, RuntimeStream, describe},
 };
-use crate::platform::{LocalBoxFuture, OutboundRequest, Transport, TransportError};
+use crate::platform::{
+    LocalBoxFuture, OutboundRequest, StreamedResponse, Transport, TransportError,
+    media::{ByteStream, Whole},
+};
 
 /// Outbound HTTPS as the platform has it.
 pub(super) struct WorkerTransport;
@@ -26,9 +29,44 @@ impl Transport for WorkerTransport {
     fn send(&self, request: OutboundRequest) -> LocalBoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
         Box::pin(send(request))
     }
+
+    fn open(&self, request: OutboundRequest) -> LocalBoxFuture<'_, Result<StreamedResponse, TransportError>> {
+        Box::pin(open(request))
+    }
 }
 
 async fn send(request: OutboundRequest) -> Result<http::Response<Bytes>, TransportError> {
+    let Some(authority) = authority_for_fetch(&request)? else { return socket::exchange(request).await };
+    let whole = async {
+        let limit = request.max_response_bytes;
+        let (head, body, _abort) = fetch(&authority, &request).await?;
+        let body = match body {
+            Some(body) => stream::read_all(&body, limit, Excess::Cancelled).await.map_err(|error| match error {
+                ReadError::TooLong => TransportError::TooLarge,
+                ReadError::Broken(why) => TransportError::Failed(why),
+            })?,
+            None => Vec::new(),
+        };
+        Ok(head.map(|()| Bytes::from(body)))
+    };
+    in_time(&request, whole).await
+}
+
+async fn open(request: OutboundRequest) -> Result<StreamedResponse, TransportError> {
+    let Some(authority) = authority_for_fetch(&request)? else { return socket::open(request).await };
+    let opened = async {
+        let (head, body, abort) = fetch(&authority, &request).await?;
+        let stream: Box<dyn ByteStream> = match body {
+            Some(body) => Box::new(RuntimeStream::guarded(body, abort)),
+            None => Box::new(Whole::new(Bytes::new())),
+        };
+        Ok(head.map(|()| stream))
+    };
+    in_time(&request, opened).await
+}
+
+/// Host and port for `fetch`; `None` where it must be a socket.
+fn authority_for_fetch(request: &OutboundRequest) -> Result<Option<String>, TransportError> {
     if !request.connect_host.eq_ignore_ascii_case(&request.tls_name) {
         return Err(TransportError::Unsupported(format!(
             "it can only connect to {} as {} where both are the same name",
@@ -42,28 +80,32 @@ async fn send(request: OutboundRequest) -> Result<http::Response<Bytes>, Transpo
     let authority = authority(&request.connect_host, request.connect_port);
     let host_header = request.host_header.strip_suffix(":443").unwrap_or(&request.host_header);
     let is_ip = request.connect_host.parse::<IpAddr>().is_ok();
-    if is_ip || !authority.eq_ignore_ascii_case(host_header) {
-        return socket::exchange(request).await;
-    }
+    Ok((!is_ip && authority.eq_ignore_ascii_case(host_header)).then_some(authority))
+}
+
+async fn in_time<T>(
+    request: &OutboundRequest,
+    work: impl Future<Output = Result<T, TransportError>>,
+) -> Result<T, TransportError> {
     let timeout = Delay::from(std::time::Duration::from_millis(request.timeout_ms.into()));
-    let abort = AbortOnDrop(web_sys::AbortController::new().map_err(|error| failed(&error))?);
-    match select(Box::pin(fetch(&authority, &request, &abort.0.signal())), Box::pin(timeout)).await {
+    match select(Box::pin(work), Box::pin(timeout)).await {
         Either::Left((outcome, _)) => outcome,
         Either::Right(_) => Err(TransportError::TimedOut),
     }
 }
 
+/// The head of the answer, its body where it has one, and what ends the exchange when it is dropped.
 async fn fetch(
     authority: &str,
     request: &OutboundRequest,
-    signal: &web_sys::AbortSignal,
-) -> Result<http::Response<Bytes>, TransportError> {
+) -> Result<(http::Response<()>, Option<web_sys::ReadableStream>, AbortOnDrop), TransportError> {
+    let abort = AbortOnDrop(web_sys::AbortController::new().map_err(|error| failed(&error))?);
     let path = request.request.uri().path_and_query().map_or("/", |path| path.as_str());
     let url = format!("https://{authority}{path}");
     let init = web_sys::RequestInit::new();
     init.set_method(request.request.method().as_str());
     init.set_redirect(web_sys::RequestRedirect::Manual);
-    init.set_signal(Some(signal));
+    init.set_signal(Some(&abort.0.signal()));
     let headers = message::write_headers(request.request.headers())
         .map_err(|_| TransportError::Failed("a request header is not one".to_owned()))?;
     init.set_headers(&headers);
@@ -84,20 +126,11 @@ async fn fetch(
         // In production the edge answers so in the place of a server that it cannot reach or does not trust.
         return Err(TransportError::Failed(format!("the server could not be reached (status {status})")));
     }
-    let body = match response.body() {
-        Some(body) => stream::read_all(&body, request.max_response_bytes, Excess::Cancelled).await.map_err(
-            |error| match error {
-                ReadError::TooLong => TransportError::TooLarge,
-                ReadError::Broken(why) => TransportError::Failed(why),
-            },
-        )?,
-        None => Vec::new(),
-    };
-    let mut answer = http::Response::new(Bytes::from(body));
-    *answer.status_mut() =
+    let mut head = http::Response::new(());
+    *head.status_mut() =
         StatusCode::from_u16(status).map_err(|_| TransportError::Failed(format!("status {status}")))?;
-    message::read_headers(&response.headers(), answer.headers_mut());
-    Ok(answer)
+    message::read_headers(&response.headers(), head.headers_mut());
+    Ok((head, response.body(), abort))
 }
 
 /// Host and port as they stand in a URL.

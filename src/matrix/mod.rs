@@ -25,6 +25,8 @@ pub mod hashes;
 pub mod history_visibility;
 pub mod identifiers;
 pub mod json;
+pub mod media;
+pub mod multipart;
 pub mod openid;
 pub mod policy_server;
 pub mod power_levels;

@@ -26,6 +26,7 @@ pub mod key_backups;
 mod key_changes;
 pub mod key_responses;
 pub mod known_keys;
+pub mod media;
 pub mod members;
 pub mod memberships;
 pub mod one_time_keys;

@@ -20,6 +20,7 @@ mod keys;
 mod knocking;
 mod leaving;
 mod logging;
+mod media;
 mod openid;
 mod outside;
 mod people;

@@ -76,6 +76,7 @@ impl Internet {
             clock: Rc::new(View(self.clone())),
             random: Rc::new(View(self.clone())),
             background: Rc::new(View(self.clone())),
+            media: None,
             log: Rc::new(View(self.clone())),
         }
     }

@@ -8,6 +8,7 @@ pub mod generator;
 pub mod homeserver;
 pub mod internet;
 pub mod junk;
+pub mod media;
 pub mod network;
 pub mod peer;
 pub mod rooms;

@@ -40,7 +40,7 @@ use verge::{
     server::Server,
 };
 
-use super::sqlite::Sqlite;
+use super::{media::Shelves, sqlite::Sqlite};
 
 /// What answers requests that reach a host.
 pub type Host = Rc<dyn Fn(Request) -> LocalBoxFuture<'static, Response>>;
@@ -77,10 +77,12 @@ struct Inner {
     interleave: Cell<bool>,
     wakes: Cell<bool>,
     logs: RefCell<Vec<String>>,
+    shelves: RefCell<BTreeMap<String, Shelves>>,
 }
 
 /// The variables that bound how often may be asked; tests ask as often as they like, unless they set one.
-pub const RATES: [&str; 4] = ["LOGIN_RATE", "REGISTRATION_RATE", "TOKEN_VALIDITY_RATE", "FEDERATION_RATE"];
+pub const RATES: [&str; 6] =
+    ["LOGIN_RATE", "REGISTRATION_RATE", "TOKEN_VALIDITY_RATE", "FEDERATION_RATE", "UPLOAD_RATE", "REMOTE_MEDIA_RATE"];
 
 /// A server of this world.
 #[derive(Clone)]
@@ -134,6 +136,7 @@ impl World {
             interleave: Cell::new(false),
             wakes: Cell::new(false),
             logs: RefCell::default(),
+            shelves: RefCell::default(),
         }))
     }
 
@@ -183,6 +186,7 @@ impl World {
             random: Rc::new(self.clone()),
             background: Rc::new(self.clone()),
             log: Rc::new(Lines { world: Rc::downgrade(&self.0), name: name.to_owned() }),
+            media: Some(Rc::new(self.shelves(name))),
         }
     }
 
@@ -251,6 +255,11 @@ impl World {
     /// The lines logged so far, each with the name of its server.
     pub fn logs(&self) -> Vec<String> {
         self.0.logs.borrow().clone()
+    }
+
+    /// Where the server `name` keeps its media.
+    pub fn shelves(&self, name: &str) -> Shelves {
+        self.0.shelves.borrow_mut().entry(name.to_owned()).or_default().clone()
     }
 
     /// The time now, in milliseconds since the epoch.

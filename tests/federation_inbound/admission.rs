@@ -7,7 +7,10 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 use verge::{
-    platform::{BodyError, LocalBoxFuture, UnreadBody},
+    platform::{
+        BodyError, LocalBoxFuture, UnreadBody,
+        media::{ByteStream, Whole},
+    },
     router::{Incoming, RequestBody, Response},
 };
 
@@ -29,6 +32,11 @@ impl UnreadBody for Watched {
     fn read(self: Box<Self>, limit: usize) -> LocalBoxFuture<'static, Result<Bytes, BodyError>> {
         self.reads.set(self.reads.get() + 1);
         Box::pin(async move { if self.bytes.len() > limit { Err(BodyError::TooLong) } else { Ok(self.bytes) } })
+    }
+
+    fn stream(self: Box<Self>) -> Box<dyn ByteStream> {
+        self.reads.set(self.reads.get() + 1);
+        Box::new(Whole::new(self.bytes))
     }
 }
 

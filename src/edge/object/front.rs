@@ -1,8 +1,9 @@
 //! The Worker in front of the object. What can be answered without data (routes that do not exist, requests that say nothing of
 //! who sends them, versions and keys) is answered here, and what is too long is refused here; all else goes on to the object as
-//! it came.
+//! it came. Requests of media the Worker answers itself, whose bytes the object never sees ([`super::distant`]).
 
 use std::{
+    any::Any,
     cell::{Cell, RefCell},
     rc::Rc,
 };
@@ -11,31 +12,36 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future};
 use http::{Method, StatusCode};
 use worker::{
-    Env,
+    Context, Env,
     js_sys::{Promise, Reflect, Uint8Array},
     wasm_bindgen::{self, JsCast, JsValue, prelude::wasm_bindgen},
     wasm_bindgen_futures::JsFuture,
     web_sys,
 };
 
+use super::distant::DistantDatabase;
 use crate::{
     admission::Admission,
     config::Config,
     edge::{
-        events::Settings,
+        bucket::media,
+        events::{self, Settings},
         message,
-        runtime::{Console, SystemRandom, WorkerClock},
+        runtime::{Console, EventLifetime, SystemRandom, WorkerClock},
         stream::{self, Excess, ReadError, describe},
+        transport::WorkerTransport,
     },
     error::MatrixError,
     log::LogRecord,
     platform::{
         Background, BodyError, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Rows,
-        Statement, Transport, TransportError, UnreadBody, news::Polling,
+        Statement, Transport, TransportError, UnreadBody,
+        media::{ByteRange, ByteStream, MediaError, MediaStore, NewObject, StoredObject},
+        news::Polling,
     },
     program::Program,
-    router::{self, RequestBody, Response},
-    server::Server,
+    router::{self, Answer, Body, RequestBody},
+    server::{Caches, Server},
 };
 
 /// The path by which the scheduled trigger reaches the object. No request from outside does: it is of no route, and the front
@@ -51,14 +57,16 @@ extern "C" {
     #[wasm_bindgen(method, structural, catch)]
     fn get(this: &Namespace, id: &JsValue) -> Result<Stub, JsValue>;
 
-    type Stub;
+    pub(super) type Stub;
     #[wasm_bindgen(method, structural, catch)]
-    fn fetch(this: &Stub, request: &web_sys::Request) -> Result<Promise, JsValue>;
+    pub(super) fn fetch(this: &Stub, request: &web_sys::Request) -> Result<Promise, JsValue>;
 }
 
 thread_local! {
     /// How many bytes of bodies this isolate holds.
     static ADMISSION: Admission = Admission::default();
+    /// What this isolate knows of other servers, for what it does itself.
+    static CACHES: Caches = Caches::default();
 }
 
 /// Answers one HTTP request, or lets the object do so.
@@ -66,11 +74,16 @@ pub(in crate::edge) async fn fetch(
     request: web_sys::Request,
     env: &Env,
     settings: &Settings,
+    context: Context,
 ) -> worker::Result<web_sys::Response> {
     let response = match without_data(&request, settings) {
         Some(response) => response,
+        None if router::is_of_media(events::path(&request.url())) => match with_media(env, settings, context) {
+            Ok(program) => events::answer(&program, request).await,
+            Err(error) => unreachable(&error),
+        },
         None => match whole(request).await {
-            Err(error) => router::error_response(&error),
+            Err(error) => router::error_response(&error).map(Body::Whole),
             Ok(request) => match forward(&request, env, &settings.config).await {
                 Ok(response) => return Ok(response),
                 Err(error) => unreachable(&error),
@@ -94,28 +107,47 @@ pub(in crate::edge) async fn scheduled(env: &Env, settings: &Settings) {
 }
 
 async fn forward(request: &web_sys::Request, env: &Env, config: &Config) -> Result<web_sys::Response, JsValue> {
+    let response = JsFuture::from(stub(env, config)?.fetch(request)?).await?;
+    Ok(response.unchecked_into())
+}
+
+fn stub(env: &Env, config: &Config) -> Result<Stub, JsValue> {
     let binding = Reflect::get(env, &"OBJECT".into())?;
     if !binding.is_object() {
         return Err("there is no Durable Object bound as OBJECT; wrangler.toml must bind one".into());
     }
     let namespace: Namespace = binding.unchecked_into();
     // One object is one homeserver: its name is the server's.
-    let id = namespace.id_from_name(config.server_name.as_str())?;
-    let response = JsFuture::from(namespace.get(&id)?.fetch(request)?).await?;
-    Ok(response.unchecked_into())
+    namespace.get(&namespace.id_from_name(config.server_name.as_str())?)
+}
+
+/// The program that answers requests of media here, in the Worker: the object is asked for rows only.
+fn with_media(env: &Env, settings: &Settings, context: Context) -> Result<Program, JsValue> {
+    let clock: Rc<dyn Clock> = Rc::new(WorkerClock);
+    let platform = Platform {
+        database: Rc::new(DistantDatabase(stub(env, &settings.config)?)),
+        transport: Rc::new(WorkerTransport),
+        news: Rc::new(Polling::new(clock.clone())),
+        clock,
+        random: Rc::new(SystemRandom),
+        background: Rc::new(EventLifetime::of_request(context)),
+        log: Rc::new(Console),
+        media: media(env),
+    };
+    Ok(Server::with_caches(settings.config.clone(), platform, CACHES.with(Clone::clone)).into())
 }
 
 /// The answer where the object gives none: it is reset, moved or overloaded. Other servers repeat what they get this for.
-fn unreachable(error: &JsValue) -> Response {
+fn unreachable(error: &JsValue) -> Answer {
     let error = DatabaseError::Unavailable(describe(error));
     Console.write(LogRecord::error("the object does not answer").because(&error));
     const MESSAGE: &str = "This server cannot be reached for a moment; try again.";
     let error = MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(1_000);
-    router::error_response(&error)
+    router::error_response(&error).map(Body::Whole)
 }
 
 /// The answer that needs nothing but the request's head and the configuration, where there is one.
-fn without_data(request: &web_sys::Request, settings: &Settings) -> Option<Response> {
+fn without_data(request: &web_sys::Request, settings: &Settings) -> Option<Answer> {
     let asked = Rc::new(Asked::default());
     let clock: Rc<dyn Clock> = Rc::new(WorkerClock);
     let platform = Platform {
@@ -126,15 +158,16 @@ fn without_data(request: &web_sys::Request, settings: &Settings) -> Option<Respo
         random: Rc::new(SystemRandom),
         background: asked.clone(),
         log: asked.clone(),
+        media: Some(asked.clone()),
     };
     // What it lets in, it counts from nothing: the object counts what reaches it.
     let program = Program::from(Server::new(settings.config.clone(), platform));
     let incoming = match message::head(request) {
         Ok(head) => head.map(|()| RequestBody::Unread(Box::new(Later(asked.clone())))),
-        Err(error) => return Some(router::error_response(&error)),
+        Err(error) => return Some(router::error_response(&error).map(Body::Whole)),
     };
     // It waits for nothing but what it may not have.
-    let answer = program.handle(incoming).now_or_never();
+    let answer = program.respond(incoming).now_or_never();
     let answer = answer.filter(|_| !asked.0.get())?;
     asked.1.take().into_iter().for_each(|record| Console.write(record));
     Some(answer)
@@ -181,6 +214,38 @@ struct Later(Rc<Asked>);
 impl UnreadBody for Later {
     fn read(self: Box<Self>, _: usize) -> LocalBoxFuture<'static, Result<Bytes, BodyError>> {
         self.0.never()
+    }
+
+    fn stream(self: Box<Self>) -> Box<dyn ByteStream> {
+        self
+    }
+}
+
+impl ByteStream for Later {
+    fn next(&mut self) -> LocalBoxFuture<'_, Option<Result<Bytes, BodyError>>> {
+        self.0.never()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+impl MediaStore for Asked {
+    fn put(&self, _: String, _: NewObject) -> LocalBoxFuture<'_, Result<u64, MediaError>> {
+        self.never()
+    }
+
+    fn get(&self, _: String, _: Option<ByteRange>) -> LocalBoxFuture<'_, Result<Option<StoredObject>, MediaError>> {
+        self.never()
+    }
+
+    fn delete(&self, _: Vec<String>) -> LocalBoxFuture<'_, Result<(), MediaError>> {
+        self.never()
     }
 }
 

@@ -4,6 +4,8 @@
 #[cfg(target_arch = "wasm32")]
 mod database;
 #[cfg(target_arch = "wasm32")]
+mod distant;
+#[cfg(target_arch = "wasm32")]
 pub(super) mod front;
 mod migrations;
 
@@ -15,17 +17,20 @@ mod class {
         Env,
         js_sys::Promise,
         wasm_bindgen::{self, JsValue, prelude::wasm_bindgen},
-        wasm_bindgen_futures, web_sys,
+        wasm_bindgen_futures::{self, JsFuture},
+        web_sys,
     };
 
     use super::{
         database::{ObjectDatabase, Storage},
+        distant::{self, BATCH},
         front::SCHEDULED,
         migrations,
     };
     use crate::{
         config::Config,
         edge::{
+            bucket::media,
             costs::Costs,
             events::{self, Settings, Unusable},
             message,
@@ -38,7 +43,7 @@ mod class {
             news::{News, Waking},
         },
         program::Program,
-        router::Response,
+        router::Answer,
         server::{Caches, Server},
     };
 
@@ -80,6 +85,9 @@ mod class {
 
         /// Answers what the Worker forwards.
         pub async fn fetch(&self, request: web_sys::Request) -> Result<web_sys::Response, JsValue> {
+            if events::path(&request.url()) == BATCH {
+                return self.run_batch(&request).await;
+            }
             let response = match self.parts() {
                 Err(why) => {
                     Console.write(*why);
@@ -92,7 +100,20 @@ mod class {
     }
 
     impl Homeserver {
-        async fn answer(&self, parts: &Parts, request: web_sys::Request) -> Response {
+        /// Runs a batch for the Worker in front.
+        async fn run_batch(&self, request: &web_sys::Request) -> Result<web_sys::Response, JsValue> {
+            let batch = JsFuture::from(request.text()?).await?.as_string().unwrap_or_default();
+            let answer = match self.parts() {
+                Ok(parts) => distant::run(&*parts.program.platform.database, &batch).await,
+                Err(why) => {
+                    Console.write(*why);
+                    String::new()
+                }
+            };
+            web_sys::Response::new_with_opt_str(Some(&answer))
+        }
+
+        async fn answer(&self, parts: &Parts, request: web_sys::Request) -> Answer {
             // Each request counts for itself, where it is logged.
             let counted = parts.settings.config.log_costs.then(|| {
                 let costs = Some(Rc::<Costs>::default());
@@ -137,6 +158,8 @@ mod class {
                 random: Rc::new(SystemRandom),
                 background: Rc::new(ObjectLifetime(self.state.clone())),
                 log: Rc::new(Console),
+                // For what is to be deleted: bytes of media never come here.
+                media: media(&self.env),
             };
             Server::with_caches(config, platform, caches.clone()).into()
         }

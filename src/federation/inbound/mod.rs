@@ -55,7 +55,7 @@ use self::{authentication::Signed, malformed::malformed};
 use crate::{
     log::LogRecord,
     platform::LocalBoxFuture,
-    router::{self, Handled, Incoming, Response, Route},
+    router::{self, Answer, Handled, Incoming, Route, Streamed},
     server::Server,
 };
 
@@ -163,19 +163,19 @@ const SIGNED: &[Route<SignedHandler>] = &[
     }),
 ];
 
-/// Answers one request whose path begins with `/_matrix/federation`, `/_matrix/key` or `/_matrix/media`, or is
-/// `/.well-known/matrix/server`, and describes it for the log.
-pub async fn handle(server: &Server, request: Incoming, mut record: LogRecord) -> (Response, LogRecord) {
+/// Answers one request whose path begins with `/_matrix/federation` or `/_matrix/key`, or is `/.well-known/matrix/server`,
+/// and describes it for the log.
+pub async fn handle(server: &Server, request: Incoming, mut record: LogRecord) -> (Answer, LogRecord) {
     let handled = route(server, request, &mut record).await;
     router::answer(handled, record)
 }
 
-async fn route(server: &Server, request: Incoming, record: &mut LogRecord) -> Handled {
+async fn route(server: &Server, request: Incoming, record: &mut LogRecord) -> Streamed {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     match router::find(PUBLIC, &method, &path) {
         Ok(found) => {
             *record = found.describe(record.clone());
-            (found.route.handler)(server, &router::call(request, found.parameters)).await
+            router::whole((found.route.handler)(server, &router::call(request, found.parameters)).await)
         }
         // Unsupported endpoints are told apart before anything is checked (Server-Server API, "Unsupported endpoints").
         Err(error) if error.status == StatusCode::NOT_FOUND => {
@@ -186,7 +186,7 @@ async fn route(server: &Server, request: Incoming, record: &mut LogRecord) -> Ha
             *record = record.clone().origin(&origin);
             let handled = (found.route.handler)(server, signed).await;
             server.heard_from(&origin);
-            handled
+            router::whole(handled)
         }
         Err(error) => Err(error),
     }
