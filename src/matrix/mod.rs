@@ -7,7 +7,7 @@
 //! - End-to-end encryption, as far as a server checks it: [`device_keys`].
 //! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
 //! - What state decides: [`state_content`]; what of it is shown outside: [`stripped_state`];
-//!   [`server_acl`] (which servers may take part, by [`glob`]s), [`history_visibility`], [`policy_server`].
+//!   [`server_acl`] (which servers may take part, by [`glob`]s), [`history_visibility`], [`policy_server`], [`third_party_invite`].
 //! - Showing other services who one is: [`openid`].
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
 //! - What servers tell each other besides events: [`edu`].
@@ -41,4 +41,5 @@ pub mod state_content;
 pub mod state_resolution;
 pub mod state_trie;
 pub mod stripped_state;
+pub mod third_party_invite;
 pub mod x_matrix;

@@ -349,6 +349,13 @@ fn rule_5_4_1_third_party_invite() {
         both["signatures"]["bad.example"] = json!({ "ed25519:0": base64::encode(&[0; 64]) });
         assert_eq!(invite(&scene.clone().where_synapse_differs(), CAROL, both), Ok(()));
 
+        // A key may be written in the other alphabet.
+        let with_stroke = (1..).map(|seed| SigningKey::from_bytes(&[seed; 32])).find(|key| public(key).contains('/'));
+        let with_stroke = with_stroke.unwrap();
+        let url_safe = public(&with_stroke).replace('+', "-").replace('/', "_");
+        let in_it = scene.clone().with("m.room.third_party_invite", "token", CAROL, json!({ "public_key": url_safe }));
+        assert_eq!(invite(&in_it, CAROL, signed(&with_stroke, DAVE, "token")), Ok(()));
+
         // At most 20 keys are tried, or an event could keep this server busy for long. No identity server lists so many, and
         // both oracles try them all.
         let after = |others: usize| {
