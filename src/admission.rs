@@ -49,10 +49,12 @@ pub enum Kind {
     Upload,
     /// Other servers' media that are fetched, by user.
     RemoteMedia,
+    /// Third-party identifiers said to be bound, by address.
+    Bindings,
 }
 
 impl Kind {
-    const ALL: usize = 9;
+    const ALL: usize = 10;
 }
 
 /// How often something may be asked: so many times at once, and as many again over so much time.

@@ -1,4 +1,5 @@
-//! Joining, knocking, leaving, inviting, kicking and banning (Client-Server API, "Room membership").
+//! Joining, knocking, leaving, kicking and banning (Client-Server API, "Room membership"). The endpoint for invites is in
+//! [`super::inviting`].
 //!
 //! Where this server is in the room, it makes the events itself; where it is not, or where another server's user is
 //! invited, `federation::outbound::membership` asks another server. A membership that is put as a state event ([`put`]) goes
@@ -103,16 +104,6 @@ pub(super) async fn forget(server: &Server, call: &Call) -> Handled {
         return Err(MatrixError::new(http::StatusCode::BAD_REQUEST, "M_UNKNOWN", message));
     }
     server.store.forget_room(&room_id, &session.user).await?;
-    ok(&json!({}))
-}
-
-/// `POST /rooms/{roomId}/invite`
-pub(super) async fn invite(server: &Server, call: &Call) -> Handled {
-    let session = auth::session(server, call).await?;
-    let room_id = room_id(call.parameter(0))?;
-    let body = Body::of(server, call).await?;
-    let target = user_id(&body)?;
-    invite_user(server, &session.user, &target, &room_id, with_reason(Object::new(), &body)?).await?;
     ok(&json!({}))
 }
 
@@ -397,11 +388,13 @@ pub(super) fn room_id(text: &str) -> Result<RoomId, MatrixError> {
     RoomId::parse(text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
 }
 
-fn user_id(body: &Body) -> Result<UserId, MatrixError> {
+/// The user whom a body names.
+pub(super) fn user_id(body: &Body) -> Result<UserId, MatrixError> {
     UserId::parse(body.required_text("user_id")?).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
 }
 
-fn with_reason(mut content: Object, body: &Body) -> Result<Object, MatrixError> {
+/// `content` with the reason that a body gives.
+pub(super) fn with_reason(mut content: Object, body: &Body) -> Result<Object, MatrixError> {
     if let Some(reason) = body.text("reason")? {
         if reason.len() > MAX_REASON_BYTES {
             return Err(MatrixError::too_large("The reason is too long."));

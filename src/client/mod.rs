@@ -19,6 +19,7 @@ mod directory;
 mod events;
 mod filters;
 mod fleeting;
+mod inviting;
 mod keys;
 mod login;
 mod media;
@@ -143,7 +144,7 @@ static ROUTES: &[Route] = &[
     post("/_matrix/client/v3/knock/{roomIdOrAlias}", |s, c| Box::pin(membership::knock(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/leave", |s, c| Box::pin(membership::leave(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/forget", |s, c| Box::pin(membership::forget(s, c))),
-    post("/_matrix/client/v3/rooms/{roomId}/invite", |s, c| Box::pin(membership::invite(s, c))),
+    post("/_matrix/client/v3/rooms/{roomId}/invite", |s, c| Box::pin(inviting::invite(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/kick", |s, c| Box::pin(membership::kick(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/ban", |s, c| Box::pin(membership::ban(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/unban", |s, c| Box::pin(membership::unban(s, c))),

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{
     auth,
     body::{Body, member_content, merged},
+    inviting::{self, Invitee},
     membership::invite_user,
     sending::{check_creators_unnamed, check_levels},
 };
@@ -25,6 +26,8 @@ use crate::{
 
 /// How many users may be invited, and how many state events given, at the creation of a room.
 const MAX_LIST: usize = 100;
+/// How many of those may be invited by their addresses: for each an identity server is asked.
+const MAX_ADDRESSES: usize = 20;
 
 /// What rooms are created like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,7 @@ struct Wish {
     published: bool,
     alias: Option<RoomAlias>,
     invite: Vec<UserId>,
+    invite_by_address: Vec<Invitee>,
     is_direct: bool,
     create_content: Object,
     power_levels: Object,
@@ -70,14 +74,21 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     if wish.published {
         server.store.publish_room(room_id.as_str(), true).await?;
     }
+    let mut content = Object::new();
+    if wish.is_direct {
+        content.insert("is_direct", true);
+    }
     for target in &wish.invite {
-        let mut content = Object::new();
-        if wish.is_direct {
-            content.insert("is_direct", true);
-        }
         // The room is there: that one user cannot be invited must not make the client create another.
-        if let Err(error) = invite_user(server, &session.user, target, &room_id, content).await {
+        if let Err(error) = invite_user(server, &session.user, target, &room_id, content.clone()).await {
             let record = LogRecord::warning("a user cannot be invited to a new room").room(&room_id).user(target);
+            server.platform.log.write(record.because(&error));
+        }
+    }
+    for invitee in &wish.invite_by_address {
+        let invited = inviting::by_address(server, &session.user, &room_id, invitee, content.clone());
+        if let Err(error) = invited.await {
+            let record = LogRecord::warning("nobody can be invited to a new room by their address").room(&room_id);
             server.platform.log.write(record.because(&error));
         }
     }
@@ -120,9 +131,17 @@ impl Wish {
             Some(name) => Some(new_alias(server, name)?),
             None => None,
         };
-        if !body.list("invite_3pid")?.is_empty() {
-            return Err(MatrixError::invalid_param("This server has no identity server to invite through."));
+        let addresses = body.list("invite_3pid")?;
+        if addresses.len() > MAX_ADDRESSES {
+            return Err(MatrixError::invalid_param("Too many invites for one request."));
         }
+        let invitee = |invite: &Value| -> Result<Invitee, MatrixError> {
+            let invite =
+                invite.as_object().ok_or_else(|| MatrixError::bad_json("\"invite_3pid\" must hold objects."))?;
+            let invitee = Invitee::read(&Body::part(invite))?;
+            invitee.ok_or_else(|| MatrixError::missing_param("An invite of \"invite_3pid\" names nobody."))
+        };
+        let invite_by_address = addresses.iter().map(invitee).collect::<Result<_, _>>()?;
         let mut invite = Vec::new();
         for user in body.texts("invite")?.unwrap_or_default() {
             let user = UserId::parse(&user).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
@@ -140,6 +159,7 @@ impl Wish {
             published,
             alias,
             invite,
+            invite_by_address,
             is_direct: body.flag("is_direct")?,
             create_content: body.object("creation_content")?.cloned().unwrap_or_default(),
             power_levels: body.object("power_level_content_override")?.cloned().unwrap_or_default(),

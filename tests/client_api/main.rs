@@ -15,6 +15,7 @@ mod elsewhere;
 mod gaps;
 mod holes;
 mod home;
+mod inviting;
 mod joining;
 mod keys;
 mod knocking;

@@ -38,6 +38,7 @@ mod settling;
 mod spaces;
 mod storing;
 mod sweeping;
+mod third_party_invites;
 mod transactions;
 mod user_keys;
 mod visibility;

@@ -14,6 +14,7 @@
 //! | Knocking upon a room | [`knocking`] |
 //! | Inviting to a room | [`inviting`]; invites that are taken back: [`rescinding`] |
 //! | Leaving Rooms (Rejecting Invites) | [`leaving`] |
+//! | Third-party invites | [`third_party_invites`] |
 //! | Published Room Directory | [`public_rooms`] |
 //! | Spaces | [`spaces`] |
 //! | OpenID | [`openid`] |
@@ -45,6 +46,7 @@ mod queries;
 mod rescinding;
 mod retrieving;
 mod spaces;
+mod third_party_invites;
 mod transactions;
 mod user_keys;
 
@@ -71,6 +73,9 @@ const PUBLIC: &[Route<PublicHandler>] = &[
     public(Method::GET, "/_matrix/federation/v1/version", |server, call| Box::pin(discovery::version(server, call))),
     public(Method::GET, "/_matrix/federation/v1/openid/userinfo", |server, call| {
         Box::pin(openid::userinfo(server, call))
+    }),
+    public(Method::PUT, "/_matrix/federation/v1/3pid/onbind", |server, call| {
+        Box::pin(third_party_invites::on_bind(server, call))
     }),
     public(Method::GET, "/_matrix/key/v2/server", |server, call| Box::pin(own_keys::server_keys(server, call))),
     public(Method::GET, "/.well-known/matrix/policy_server", |server, call| Box::pin(policy::well_known(server, call))),
@@ -135,6 +140,9 @@ const SIGNED: &[Route<SignedHandler>] = &[
     }),
     signed(Method::PUT, "/_matrix/federation/v2/send_leave/{roomId}/{eventId}", |server, request| {
         Box::pin(leaving::send_leave(server, request))
+    }),
+    signed(Method::PUT, "/_matrix/federation/v1/exchange_third_party_invite/{roomId}", |server, request| {
+        Box::pin(third_party_invites::exchange(server, request))
     }),
     signed(Method::GET, "/_matrix/federation/v1/publicRooms", |server, request| {
         Box::pin(public_rooms::list(server, request))

@@ -13,5 +13,6 @@ pub mod queue;
 mod refusals;
 mod settling;
 pub mod spaces;
+pub mod third_party_invites;
 pub mod to_device;
 pub mod user_keys;

@@ -30,6 +30,16 @@ pub struct Destination {
 }
 
 impl Destination {
+    /// The web server of this name.
+    pub(super) fn of_web(name: &Name) -> Self {
+        Self {
+            connect_host: name.host.clone(),
+            connect_port: name.port.unwrap_or(443),
+            tls_name: name.host.clone(),
+            host_header: name.written.clone(),
+        }
+    }
+
     /// `request` (method, path and query, headers, body) sent this way.
     pub fn request(
         &self,

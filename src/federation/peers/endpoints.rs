@@ -269,6 +269,19 @@ impl FederationClient {
         }
     }
 
+    /// `PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}`, with a part of a membership event.
+    pub async fn exchange_third_party_invite(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event: &Object,
+    ) -> Result<(), RequestError> {
+        let target = path(V1, &["exchange_third_party_invite", room_id.as_str()]);
+        // The server invites our user before it answers.
+        let call = Call { method: Method::PUT, target, body: Some(event.to_text()), limits: JOIN };
+        self.send(server, &call).await.map(drop)
+    }
+
     /// `GET /_matrix/federation/v1/event/{eventId}`.
     pub async fn event(&self, server: &ServerName, event_id: &EventId) -> Result<Bytes, RequestError> {
         let body = self.get(server, path(V1, &["event", event_id.as_str()]), ONE_EVENT).await?;

@@ -7,6 +7,7 @@ pub mod dns;
 pub mod endpoints;
 pub mod fleeting;
 pub mod heard;
+pub mod identity;
 pub mod key_fetcher;
 pub mod looks;
 pub mod policy;

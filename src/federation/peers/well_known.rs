@@ -150,12 +150,7 @@ impl WellKnown {
         if timeout_ms == 0 {
             return Err(Failure::Passing);
         }
-        let destination = Destination {
-            connect_host: name.host.clone(),
-            connect_port: name.port.unwrap_or(443),
-            tls_name: name.host,
-            host_header: location.authority.clone(),
-        };
+        let destination = Destination::of_web(&name);
         let request = http::Request::get(&location.path).body(Bytes::new()).map_err(|_| Failure::Lasting)?;
         match self.platform.transport.send(destination.request(request, timeout_ms, MAX_BODY_BYTES)).await {
             Ok(response) => Ok(response),
