@@ -84,6 +84,28 @@ pub struct KeysFound {
     pub shares: BTreeMap<String, Share>,
     /// The other servers' users among them whose keys are held, and as they are now.
     pub current: Vec<String>,
+    /// The signatures that go with the keys, those of the reader on other servers' users' keys among them.
+    signatures: Vec<SignatureOn>,
+}
+
+/// A signature that is kept apart from the key that it is on.
+#[derive(Debug)]
+struct SignatureOn {
+    user_id: String,
+    signer: String,
+    key_name: String,
+    key_id: String,
+    signature: String,
+}
+
+impl KeysFound {
+    /// Takes the keys of a user as their server has told them: the reader's signatures are known here alone, and go with them.
+    pub fn insert(&mut self, user_id: String, mut keys: UserKeys) {
+        for of in self.signatures.iter().filter(|of| of.user_id == user_id) {
+            keys.add_signature(&of.signer, &of.key_name, &of.key_id, &of.signature);
+        }
+        self.keys.insert(user_id, keys);
+    }
 }
 
 impl Store {
@@ -134,12 +156,19 @@ impl Store {
         let mut next = || answers.next().unwrap_or_default();
         let (device_rows, cross_signing_rows, signature_rows) = (next(), next(), next());
         let mut found = KeysFound::default();
+        for row in &signature_rows {
+            let [user_id, signer, key_name] = [0, 1, 2].map(|column| row.text(column).map(str::to_owned));
+            let [key_id, signature] = [3, 4].map(|column| row.text(column).map(str::to_owned));
+            let (user_id, signer, key_name) = (user_id?, signer?, key_name?);
+            found.signatures.push(SignatureOn { user_id, signer, key_name, key_id: key_id?, signature: signature? });
+        }
+        let mut local: BTreeMap<String, UserKeys> = BTreeMap::new();
         for row in &device_rows {
             let mut keys = device_lists::object(row, 2)?;
             if let (KeyReader::User(_), Some(name)) = (reader, row.optional_text(3)?) {
                 keys.object_at("unsigned").insert("device_display_name", name);
             }
-            let of = found.keys.entry(row.text(0)?.to_owned()).or_default();
+            let of = local.entry(row.text(0)?.to_owned()).or_default();
             of.devices.insert(row.text(1)?.to_owned(), keys);
         }
         for row in &cross_signing_rows {
@@ -147,20 +176,18 @@ impl Store {
             if usage == Usage::UserSigning && user != Some(row.text(0)?) {
                 continue;
             }
-            let of = found.keys.entry(row.text(0)?.to_owned()).or_default();
+            let of = local.entry(row.text(0)?.to_owned()).or_default();
             of.cross_signing.insert(usage, device_lists::object(row, 2)?);
+        }
+        for (user_id, keys) in local {
+            found.insert(user_id, keys);
         }
         if !remote.is_empty() {
             let (lists, shares) = (next(), next());
             found.shares = device_lists::read_shares(&shares)?;
             for held in device_lists::read_held(&lists, &found.shares)? {
                 found.current.extend(held.is_current.then(|| held.user_id.clone()));
-                found.keys.insert(held.user_id, held.keys);
-            }
-        }
-        for row in &signature_rows {
-            if let Some(of) = found.keys.get_mut(row.text(0)?) {
-                of.add_signature(row.text(1)?, row.text(2)?, row.text(3)?, row.text(4)?);
+                found.insert(held.user_id, held.keys);
             }
         }
         Ok(found)

@@ -497,3 +497,38 @@ fn what_was_missed_is_asked_for_once_however_much_and_by_whomever() {
     assert!(devices_of(&one, &alice, &bob).contains("LAST"));
     assert_eq!(asked(&world), before + 1);
 }
+
+#[test]
+fn who_has_signed_a_key_elsewhere_sees_it_signed_however_it_is_had() {
+    let (world, [one, two], [alice, bob], phone, _) = two();
+    let stranger = two.register("stranger");
+    let key = |user: &User, usage| CrossSigning::new(&user.id, usage);
+    let (master, signer) = (key(&alice, "master"), key(&alice, "user_signing"));
+    let hers = json!({ "master_key": master.unsigned(), "user_signing_key": signer.signed_by(&master) });
+    assert_eq!(one.post(&alice, "/keys/device_signing/upload", hers).0, 200);
+    let self_signing = key(&bob, "self_signing");
+    for user in [&bob, &stranger] {
+        let (master, signing) = (key(user, "master"), key(user, "self_signing"));
+        let theirs = json!({ "master_key": master.unsigned(), "self_signing_key": signing.signed_by(&master) });
+        assert_eq!(two.post(user, "/keys/device_signing/upload", theirs).0, 200);
+        world.settle();
+        let signed = json!({ &user.id: { &master.public: signer.sign(master.unsigned()) } });
+        assert_eq!(one.post(&alice, "/keys/signatures/upload", signed), (200, json!({ "failures": {} })));
+    }
+    let signature = |user: &User| {
+        let (_, answer) = one.post(&alice, "/keys/query", json!({ "device_keys": { &user.id: [] } }));
+        let signatures = answer["master_keys"][&user.id]["signatures"].clone();
+        signatures[&alice.id][format!("ed25519:{}", signer.public)].is_string()
+    };
+    assert!(signature(&bob), "as it is held");
+    assert!(signature(&stranger), "of whom nothing is held");
+    // Of signatures others hear only that there are some, so that the list is fetched anew.
+    let signed = json!({ &bob.id: { &phone.id: self_signing.sign(phone.keys()) } });
+    assert_eq!(two.post(&bob, "/keys/signatures/upload", signed), (200, json!({ "failures": {} })));
+    world.settle();
+    let before = asked(&world);
+    assert!(signature(&bob), "as it is fetched");
+    assert_eq!(asked(&world), before + 1);
+    assert!(signature(&bob), "as it is held then");
+    assert_eq!(asked(&world), before + 1);
+}

@@ -113,7 +113,7 @@ async fn fetch(
                     put_off.push(user_id.clone());
                 }
             }
-            found.keys.insert(user_id, keys);
+            found.insert(user_id, keys);
         }
     }
     if !lists.is_empty() {
