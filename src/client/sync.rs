@@ -81,14 +81,13 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let wait = !is_first && !full_state && rest.is_none();
     let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
     let mut listener = server.platform.news.listen();
-    let mut key_counts = None;
+    let mut has_waited = false;
     let mut fleeting_since = (!is_first).then_some(from.fleeting);
     let (mut found, fleeting) = loop {
         let now = server.platform.clock.now_ms();
         read.fleeting = Some(FleetingRead { since: fleeting_since, now });
         let mut found = server.store.sync(&read).await?;
         let fleeting = Fleeting::of(std::mem::take(&mut found.fleeting), &filter, now);
-        key_counts = found.key_counts.take().or(key_counts);
         if found.is_empty_but_for_keys() && fleeting.is_empty() {
             // Somebody's keys change all the time: it is news for those who share a room with them.
             let others = std::mem::take(&mut found.changed_keys.others);
@@ -104,6 +103,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         read.account_data_since = found.account_data.max(read.account_data_since);
         read.device_lists_since = Some(found.device_lists);
         read.key_counts = false;
+        has_waited = true;
         if fleeting.is_cut {
             continue;
         }
@@ -125,7 +125,10 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     };
     let to_device = found.inbox.told_upto.unwrap_or(found.to_device).max(from.to_device);
     let now = Token { events, account_data, device_lists: found.device_lists, to_device, fleeting: at };
-    found.key_counts = key_counts;
+    if has_waited {
+        // Others take keys meanwhile, and the device uploads new ones.
+        found.key_counts = server.store.key_counts(session.user.as_str(), &session.device_id).await?;
+    }
     // Where rooms are still to come, or have just come, what is fleeting is told again: it may be of those.
     let known = if is_first { fleeting.at } else { from.fleeting };
     let answer = Answer {
@@ -296,7 +299,7 @@ impl Answer<'_> {
         let users = |users: BTreeSet<String>| Value::Array(users.into_iter().map(Value::from).collect());
         let told = [("changed", users(device_lists.changed)), ("left", users(device_lists.left))];
         answer.insert("device_lists", told.into_iter().collect::<Object>());
-        let counts = found.key_counts.unwrap_or_default();
+        let counts = found.key_counts;
         answer.insert("device_one_time_keys_count", keys::told_counts(&counts).into_iter().collect::<Object>());
         let unused = counts.unused_fallback.into_iter().map(Value::from).collect::<Vec<_>>();
         answer.insert("device_unused_fallback_key_types", unused);

@@ -152,6 +152,17 @@ impl Store {
         }
     }
 
+    /// What keys a device has left.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn key_counts(&self, user_id: &str, device_id: &str) -> Result<KeyCounts, DatabaseError> {
+        match self.batch(counts(user_id, device_id).into()).await?.as_slice() {
+            [counts, unused] => read_counts(counts, unused),
+            _ => Err(DatabaseError::Shape("two answers were expected".to_owned())),
+        }
+    }
+
     /// Gives out a key for each that is wanted, as far as there are any: a one-time key, else the fallback key. One round trip.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ pub struct SyncFound {
     /// What waits for the device.
     pub inbox: Inbox,
     /// What keys the device has left.
-    pub key_counts: Option<KeyCounts>,
+    pub key_counts: KeyCounts,
     /// The rooms with something new, by ID; the first of them, where there are too many to be read at once.
     pub rooms: Vec<SyncRoom>,
     /// Whether there are more.
@@ -344,7 +344,7 @@ impl Store {
             found.inbox = to_device::read_inbox(&next())?;
         }
         if read.key_counts {
-            found.key_counts = Some(one_time_keys::read_counts(&next(), &next())?);
+            found.key_counts = one_time_keys::read_counts(&next(), &next())?;
         }
         if let Some(read) = &read.fleeting {
             found.fleeting = sync_fleeting::found(read, std::array::from_fn(|_| next()), fleeting)?;

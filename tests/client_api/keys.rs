@@ -259,6 +259,11 @@ fn new_keys_are_told_to_those_who_share_a_room() {
     assert_eq!(claim(&home, &bob, &alice), Value::Null, "its one-time keys are gone with it");
 }
 
+fn request(method: &str, path: String, user: &User, body: String) -> http::Request<bytes::Bytes> {
+    let request = http::Request::builder().method(method).uri(format!("/_matrix/client/v3{path}"));
+    request.header("Authorization", format!("Bearer {}", user.token)).body(bytes::Bytes::from(body)).unwrap()
+}
+
 #[test]
 fn a_sync_that_waits_wakes_for_those_it_concerns_only() {
     let home = Home::new();
@@ -267,10 +272,6 @@ fn a_sync_that_waits_wakes_for_those_it_concerns_only() {
     join(&home, &bob, &room);
     let since = [&bob, &carol].map(|user| next(&home.sync(user, "")));
     let keys = json!({ "device_keys": device(&alice).keys() }).to_string();
-    let request = |method: &str, path: String, user: &User, body: String| {
-        let request = http::Request::builder().method(method).uri(format!("/_matrix/client/v3{path}"));
-        request.header("Authorization", format!("Bearer {}", user.token)).body(bytes::Bytes::from(body)).unwrap()
-    };
     let start = home.world.now_ms();
     let wait = |user: &User, since: &str| {
         let path = format!("/sync?since={since}&timeout=20000");
@@ -291,6 +292,46 @@ fn a_sync_that_waits_wakes_for_those_it_concerns_only() {
     assert!((3_000..10_000).contains(&bobs.1), "{}", bobs.1);
     assert_eq!(carols.0, ids(&[]));
     assert!(carols.1 >= 20_000, "{}", carols.1);
+}
+
+#[test]
+fn a_sync_that_waited_counts_the_keys_that_are_left_then() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let phone = device(&alice);
+    upload(&home, &alice, json!({ "device_keys": phone.keys() }));
+    let mut since = next(&home.sync(&alice, ""));
+    let (id, key) = phone.fallback_key("F");
+    let keys = json!({ "one_time_keys": phone.one_time_keys(5), "fallback_keys": { id: key } }).to_string();
+    for (news, count, unused) in [(true, 5, json!(["signed_curve25519"])), (false, 0, json!([]))] {
+        let (answer, ()) = home.world.run(async {
+            let path = format!("/sync?since={since}&timeout=20000");
+            let waiting = home.server.handle(request("GET", path, &alice, String::new()));
+            let meanwhile = async {
+                verge::platform::Clock::sleep(&home.world, 3_000).await;
+                let (path, body) = match news {
+                    true => ("/keys/upload", keys.clone()),
+                    // Nothing of which a sync tells.
+                    false => {
+                        let wanted = json!({ &alice.id: { &phone.id: "signed_curve25519" } });
+                        ("/keys/claim", json!({ "one_time_keys": wanted }).to_string())
+                    }
+                };
+                for _ in 0..if news { 1 } else { 6 } {
+                    home.server.handle(request("POST", path.to_owned(), &alice, body.clone())).await;
+                }
+                if news {
+                    let body = json!({ "messages": { &alice.id: { "*": { "n": 1 } } } }).to_string();
+                    home.server.handle(request("PUT", "/sendToDevice/k/t".to_owned(), &alice, body)).await;
+                }
+            };
+            futures_util::future::join(waiting, meanwhile).await
+        });
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(answer["device_one_time_keys_count"], json!({ "signed_curve25519": count }), "{answer}");
+        assert_eq!(answer["device_unused_fallback_key_types"], unused);
+        since = next(&answer);
+    }
 }
 
 #[test]
