@@ -3,7 +3,8 @@
 use http::StatusCode;
 
 use super::{
-    auth,
+    auth::{self, Session},
+    bundles::Bundles,
     events::{self, Telling},
     filters::EventFilter,
     messages::{self, Page},
@@ -42,7 +43,7 @@ pub(super) async fn context(server: &Server, call: &Call) -> Handled {
     let (before, after) = (limit / 2, limit - limit / 2);
     let before = if before > 0 { page(before).backwards(event.pos - 1, OLDEST).await?.0 } else { Vec::new() };
     let after = if after > 0 { page(after).forwards(event.pos, END).await?.0 } else { Vec::new() };
-    let around = Around { server, reader: &reader, filter: &filter, before, event, after };
+    let around = Around { server, session: &session, reader: &reader, filter: &filter, before, event, after };
     Ok(raw_json_response(StatusCode::OK, around.answer().await?.to_text()))
 }
 
@@ -56,6 +57,7 @@ async fn sees(server: &Server, reader: &Reader, event: &TimelineEvent) -> Result
 /// What is answered with.
 struct Around<'a> {
     server: &'a Server,
+    session: &'a Session,
     reader: &'a Reader,
     filter: &'a EventFilter,
     before: Vec<TimelineEvent>,
@@ -85,21 +87,25 @@ impl Around<'_> {
         } else {
             reads.whole.push(state);
         }
-        let found = self.server.store.read_states(&reads).await?;
+        let shown = parts.map(|events| (reader, events));
+        let (found, bundles) = Bundles::read(self.server, self.session, &reads, &shown).await?;
         let now_ms = self.server.platform.clock.now_ms();
+        let tell = |event: &TimelineEvent| {
+            let telling = reader.telling(event, &found, now_ms);
+            events::timeline_event(event, Telling { relations: bundles.of(event), ..telling })
+        };
         let told = |events: &[TimelineEvent]| -> Vec<Value> {
-            let seen = events.iter().filter(|event| reader.sees(event, &found));
-            seen.map(|event| events::timeline_event(event, reader.telling(event, &found, now_ms))).collect()
+            events.iter().filter(|event| reader.sees(event, &found)).map(tell).collect()
         };
         let room_id = reader.room_id.as_str();
-        let telling = Telling { now_ms, room_id: true, replaces: None, membership: None };
+        let telling = Telling::alone(now_ms, true);
         let others = found.but_members(state).iter().chain(found.whole(state));
         let needed = members.iter().filter_map(|key| found.at(state, *key)).filter(|_| self.filter.lazy_load_members);
         let held = others.chain(needed).filter(|seen| self.filter.event(room_id, &seen.event));
         let oldest = self.before.last().unwrap_or(&self.event);
         Ok(Object::from_iter([
             ("end", Value::from(Token::at(last.pos).to_string())),
-            ("event", events::timeline_event(&self.event, reader.telling(&self.event, &found, now_ms))),
+            ("event", tell(&self.event)),
             ("events_after", Value::Array(told(&self.after))),
             ("events_before", Value::Array(told(&self.before))),
             ("start", Value::from(Token::at(oldest.pos - 1).to_string())),

@@ -20,6 +20,15 @@ pub(super) struct Telling<'a> {
     pub(super) replaces: Option<&'a Event>,
     /// What the reader was in the room with the event, where that is known.
     pub(super) membership: Option<Membership>,
+    /// What is told of the events that relate to it.
+    pub(super) relations: Option<&'a Object>,
+}
+
+impl Telling<'_> {
+    /// That an event is told at this time by itself, as one of its room's state.
+    pub(super) fn alone(now_ms: i64, room_id: bool) -> Self {
+        Self { now_ms, room_id, replaces: None, membership: None, relations: None }
+    }
 }
 
 /// An event of the timeline in the client format.
@@ -61,6 +70,9 @@ fn client_object(seen: &SeenEvent, telling: Telling<'_>) -> Object {
         unsigned_of_it.insert("age", telling.now_ms.saturating_sub(redaction.origin_server_ts()));
         because.insert("unsigned", unsigned_of_it);
         unsigned.insert("redacted_because", because);
+    }
+    if let Some(relations) = telling.relations {
+        unsigned.insert("m.relations", relations.clone());
     }
     let mut object = members(event, telling.room_id);
     object.insert("unsigned", unsigned);

@@ -4,6 +4,7 @@ use http::StatusCode;
 
 use super::{
     auth::{self, Session},
+    bundles::Bundles,
     events::{self, Telling},
     filters::EventFilter,
     tokens::Token,
@@ -94,12 +95,12 @@ pub(super) async fn event(server: &Server, call: &Call) -> Handled {
             let mut reads = StateReads::default();
             reader.wants(&events, &mut reads);
             visibility::wants_replaced(&events, &mut reads);
-            let found = server.store.read_states(&reads).await?;
+            let (found, bundles) = Bundles::read(server, &session, &reads, &[(&reader, &events)]).await?;
             let [event] = &events;
             if !reader.sees(event, &found) {
                 return Err(visibility::no_such_event());
             }
-            let telling = reader.telling(event, &found, now_ms);
+            let telling = Telling { relations: bundles.of(event), ..reader.telling(event, &found, now_ms) };
             events::timeline_event(event, telling).to_text()
         }
         Some(_) => return Err(visibility::no_such_event()),
@@ -112,7 +113,7 @@ pub(super) async fn event(server: &Server, call: &Call) -> Handled {
             let reads = StateReads { at: vec![(reader.state, key)], ..StateReads::default() };
             let found = server.store.read_states(&reads).await?;
             let seen = found.at(reader.state, key).filter(|seen| *seen.event.event_id() == event_id);
-            let telling = Telling { now_ms, room_id: true, replaces: None, membership: None };
+            let telling = Telling::alone(now_ms, true);
             events::client_event(seen.ok_or_else(visibility::no_such_event)?, telling).to_text()
         }
     };
@@ -206,10 +207,14 @@ impl Page<'_> {
             members.dedup();
             reads.at.extend(members.iter().map(|key| (self.reader.state, *key)));
         }
-        let found = self.server.store.read_states(&reads).await?;
+        let (found, bundles) =
+            Bundles::read(self.server, self.session, &reads, &[(self.reader, events.as_slice())]).await?;
         let now_ms = self.server.platform.clock.now_ms();
         let seen = events.iter().filter(|event| self.reader.sees(event, &found));
-        let chunk = seen.map(|event| events::timeline_event(event, self.reader.telling(event, &found, now_ms)));
+        let chunk = seen.map(|event| {
+            let telling = self.reader.telling(event, &found, now_ms);
+            events::timeline_event(event, Telling { relations: bundles.of(event), ..telling })
+        });
         let mut answer = Object::new();
         answer.insert("chunk", Value::Array(chunk.collect()));
         answer.insert("start", Token::at(from).to_string());
@@ -218,7 +223,7 @@ impl Page<'_> {
         }
         if self.filter.lazy_load_members {
             let state = members.iter().filter_map(|key| found.at(self.reader.state, *key));
-            let telling = Telling { now_ms, room_id: true, replaces: None, membership: None };
+            let telling = Telling::alone(now_ms, true);
             let state = state.map(|seen| events::client_event(seen, telling)).collect();
             answer.insert("state", Value::Array(state));
         }

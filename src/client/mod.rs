@@ -9,6 +9,7 @@
 mod account_data;
 mod auth;
 mod body;
+mod bundles;
 mod by_time;
 mod capabilities;
 mod context;
@@ -34,6 +35,7 @@ mod push_rules;
 mod reauthentication;
 mod receipts;
 mod register;
+mod relations;
 mod reporting;
 mod room_keys;
 mod rooms;
@@ -171,6 +173,10 @@ static ROUTES: &[Route] = &[
     get("/_matrix/client/v3/rooms/{roomId}/context/{eventId}", |s, c| Box::pin(context::context(s, c))),
     get("/_matrix/client/v3/rooms/{roomId}/event/{eventId}", |s, c| Box::pin(messages::event(s, c))),
     get("/_matrix/client/v1/rooms/{roomId}/timestamp_to_event", |s, c| Box::pin(by_time::timestamp_to_event(s, c))),
+    get("/_matrix/client/v1/rooms/{roomId}/relations/{eventId}", |s, c| Box::pin(relations::relations(s, c))),
+    get("/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}", |s, c| Box::pin(relations::relations(s, c))),
+    get(RELATIONS_OF_TYPE, |s, c| Box::pin(relations::relations(s, c))),
+    get("/_matrix/client/v1/rooms/{roomId}/threads", |s, c| Box::pin(relations::threads(s, c))),
     // Aliases and the directory
     get("/_matrix/client/v3/directory/room/{roomAlias}", |s, c| Box::pin(directory::get(s, c))),
     put("/_matrix/client/v3/directory/room/{roomAlias}", |s, c| Box::pin(directory::put(s, c))),
@@ -203,6 +209,7 @@ static STREAMED: &[router::Route<router::StreamHandler<Server>>] = &[
 pub const WELL_KNOWN: &str = "/.well-known/matrix/client";
 const TOKEN_VALIDITY: &str = "/_matrix/client/v1/register/m.login.registration_token/validity";
 const NAMED_DOWNLOAD: &str = "/_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}";
+const RELATIONS_OF_TYPE: &str = "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}";
 const ROOM_ACCOUNT_DATA: &str = "/_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}";
 
 /// CORS (Client-Server API, "Web Browser Clients").

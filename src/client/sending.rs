@@ -17,6 +17,7 @@ use crate::{
         identifiers::{EventId, RoomAlias, RoomId, UserId},
         json::{Object, Value},
         power_levels::{Level, PowerLevels, creators},
+        relation::{self, Relation},
     },
     room::Draft,
     router::{Call, Handled, ok},
@@ -82,6 +83,7 @@ async fn once(
     if let Some(redacts) = &draft.redacts {
         may_redact(server, &session.user, &room_id, redacts).await?;
     }
+    may_relate(server, &session.user, &room_id, &draft).await?;
     let transaction = ClientTransaction {
         user_id: session.user.as_str().to_owned(),
         device_id: session.device_id.clone(),
@@ -129,6 +131,35 @@ async fn may_redact(server: &Server, user: &UserId, room_id: &RoomId, redacts: &
     } else {
         Err(MatrixError::forbidden("You may not redact other users' events in this room."))
     }
+}
+
+/// No thread begins with an event that relates to another one, and nobody annotates an event twice in the same way. Nothing is read
+/// for other events.
+///
+/// # Errors
+/// 400 `M_UNKNOWN` and `M_DUPLICATE_ANNOTATION`.
+async fn may_relate(server: &Server, user: &UserId, room_id: &RoomId, draft: &Draft) -> Result<(), MatrixError> {
+    let bad = |errcode, message: &str| MatrixError::new(http::StatusCode::BAD_REQUEST, errcode, message);
+    let Some(Relation { rel_type, parent }) = Relation::of_content(&draft.content) else { return Ok(()) };
+    match rel_type {
+        relation::THREAD => {
+            let Ok(root) = EventId::parse(parent) else { return Ok(()) };
+            let root = server.rooms.event(&root).await?.map(|stored| stored.event);
+            if root.is_some_and(|root| root.room_id() == room_id && Relation::of(&root).is_some()) {
+                return Err(bad("M_UNKNOWN", "No thread begins with an event that relates to another one."));
+            }
+        }
+        relation::ANNOTATION => {
+            let key = draft.content.get("m.relates_to").and_then(|of| of.as_object()?.get("key")?.as_str());
+            let Some(key) = key else { return Ok(()) };
+            let annotation = (draft.event_type.as_str(), key);
+            if server.store.is_annotated(room_id, parent, user.as_str(), annotation).await? {
+                return Err(bad("M_DUPLICATE_ANNOTATION", "You have annotated this event so before."));
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`; the state key may be missing.

@@ -94,7 +94,7 @@ async fn read_whole(server: &Server, root: NodeId) -> Result<Vec<SeenEvent>, Mat
 }
 
 fn telling(server: &Server) -> Telling<'static> {
-    Telling { now_ms: server.platform.clock.now_ms(), room_id: true, replaces: None, membership: None }
+    Telling::alone(server.platform.clock.now_ms(), true)
 }
 
 fn membership(call: &Call, name: &str) -> Result<Option<Membership>, MatrixError> {

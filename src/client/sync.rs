@@ -11,7 +11,9 @@ use std::collections::BTreeSet;
 use http::StatusCode;
 
 use super::{
-    account_data, auth,
+    account_data,
+    auth::{self, Session},
+    bundles::{Bundles, Shown},
     device_lists::{DeviceLists, MemberChanges},
     events::{self, Telling},
     filters::Filter,
@@ -134,6 +136,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let answer = Answer {
         server,
         user: &session.user,
+        session: &session,
         filter: &filter,
         is_first,
         since: events_since,
@@ -150,6 +153,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
 struct Answer<'a> {
     server: &'a Server,
     user: &'a UserId,
+    session: &'a Session,
     filter: &'a Filter,
     is_first: bool,
     since: i64,
@@ -242,7 +246,13 @@ impl Answer<'_> {
         }
         let members: Vec<MemberChanges> = entries.iter().map(|entry| self.members(entry)).collect();
         members.iter().for_each(|members| members.wants(&mut reads));
-        let state = self.server.store.read_states(&reads).await?;
+        // Of what relates to events that the client does not miss, it is told by those that do.
+        let limited = entries.iter().filter_map(|entry| match entry {
+            Entry::Room(plan) if plan.limited => Some((&plan.reader, plan.timeline.as_slice())),
+            _ => None,
+        });
+        let limited: Vec<Shown<'_>> = limited.collect();
+        let (state, bundles) = Bundles::read(self.server, self.session, &reads, &limited).await?;
         let (mut join, mut leave) = (Object::new(), Object::new());
         let (mut invite, mut knock) = (Object::new(), Object::new());
         let changed_keys = std::mem::take(&mut found.changed_keys);
@@ -252,9 +262,9 @@ impl Answer<'_> {
                 Entry::Room(plan) => {
                     let room_id = plan.room.room_id.clone();
                     if plan.room.membership == Membership::Join {
-                        join.insert(room_id.as_str(), self.joined(plan, &state, &found));
+                        join.insert(room_id.as_str(), self.joined(plan, &state, &bundles, &found));
                     } else {
-                        leave.insert(room_id.as_str(), self.left(plan, &state));
+                        leave.insert(room_id.as_str(), self.left(plan, &state, &bundles));
                     }
                 }
                 Entry::Elsewhere(room) => {
@@ -384,7 +394,7 @@ impl Answer<'_> {
         MemberChanges::of(&plan.room, plan.state, self.since, timeline)
     }
 
-    fn joined(&self, plan: Plan, state: &StateFound, found: &SyncFound) -> Value {
+    fn joined(&self, plan: Plan, state: &StateFound, bundles: &Bundles, found: &SyncFound) -> Value {
         let room_id = plan.room.room_id.as_str();
         let mut answer = Object::new();
         if plan.summary {
@@ -394,14 +404,14 @@ impl Answer<'_> {
         answer.insert("ephemeral", events_object(self.fleeting.events(&plan.room.room_id)));
         let counts = [("highlight_count", Value::from(0)), ("notification_count", Value::from(0))];
         answer.insert("unread_notifications", counts.into_iter().collect::<Object>());
-        self.timeline_and_state(&mut answer, plan, state);
+        self.timeline_and_state(&mut answer, plan, state, bundles);
         Value::Object(answer)
     }
 
-    fn left(&self, plan: Plan, state: &StateFound) -> Value {
+    fn left(&self, plan: Plan, state: &StateFound, bundles: &Bundles) -> Value {
         let mut answer = Object::new();
         answer.insert("account_data", events_object(Vec::new()));
-        self.timeline_and_state(&mut answer, plan, state);
+        self.timeline_and_state(&mut answer, plan, state, bundles);
         Value::Object(answer)
     }
 
@@ -427,7 +437,7 @@ impl Answer<'_> {
         Value::Object(answer)
     }
 
-    fn timeline_and_state(&self, answer: &mut Object, plan: Plan, found: &StateFound) {
+    fn timeline_and_state(&self, answer: &mut Object, plan: Plan, found: &StateFound, bundles: &Bundles) {
         let room_id = plan.room.room_id.as_str();
         let now_ms = self.server.platform.clock.now_ms();
         let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
@@ -444,7 +454,8 @@ impl Answer<'_> {
             // Who sees all that there is was joined all the time.
             let joined = Some(Membership::Join);
             let membership = if plan.judged { plan.reader.membership_at(event, found) } else { joined };
-            let telling = Telling { now_ms, room_id: false, replaces: visibility::replaced(event, found), membership };
+            let (replaces, relations) = (visibility::replaced(event, found), bundles.of(event));
+            let telling = Telling { now_ms, room_id: false, replaces, membership, relations };
             sent.push(events::timeline_event(event, telling));
         }
         let candidates: Vec<&SeenEvent> = match plan.source {
@@ -471,9 +482,7 @@ impl Answer<'_> {
                     && self.filter.state.event(room_id, event)
                     && !lazily_left_out
             })
-            .map(|seen| {
-                events::client_event(seen, Telling { now_ms, room_id: false, replaces: None, membership: None })
-            })
+            .map(|seen| events::client_event(seen, Telling::alone(now_ms, false)))
             .collect();
         answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(state));
         let mut told = Object::new();

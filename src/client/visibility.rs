@@ -115,10 +115,12 @@ impl Reader {
 
     /// Adds to `reads` what [`Reader::sees`] must know to judge `events`.
     pub(super) fn wants(&self, events: &[TimelineEvent], reads: &mut StateReads) {
-        let mut roots: Vec<NodeId> = events.iter().filter_map(|event| event.seen.state_before).collect();
-        if events.iter().any(|event| event.seen.state_before.is_none()) {
-            roots.push(self.state);
-        }
+        self.wants_states(events.iter().map(|event| event.seen.state_before), reads);
+    }
+
+    /// As [`Reader::wants`], of events with these states before them.
+    pub(super) fn wants_states(&self, states: impl Iterator<Item = Option<NodeId>>, reads: &mut StateReads) {
+        let mut roots: Vec<NodeId> = states.map(|state| state.unwrap_or(self.state)).collect();
         roots.sort_unstable();
         roots.dedup();
         let [visibility, member] = self.keys();
@@ -143,11 +145,24 @@ impl Reader {
         levels.into_iter().any(|level| level.shows(then, event.pos <= self.member_until))
     }
 
+    /// Whether the reader may see messages at or before the position `pos` that have this state before them.
+    pub(super) fn sees_at(&self, state_before: Option<NodeId>, pos: i64, found: &StateFound) -> bool {
+        let [visibility, member] = self.keys();
+        let before = found.at(state_before.unwrap_or(self.state), visibility).map(|seen| seen.event.content());
+        let stood = state_before.and_then(|state| found.at(state, member)).and_then(|seen| seen.event.membership());
+        HistoryVisibility::of(before).shows(stood.unwrap_or(Membership::Leave), pos <= self.member_until)
+    }
+
+    /// Whether the reader may see all that is shared with members, up to `last`.
+    pub(super) fn shares_all(&self) -> bool {
+        self.last <= self.member_until
+    }
+
     /// What the reader is told of `event` beyond the event itself, where the answer does not say in which room it is. What
     /// [`Reader::wants`] and [`wants_replaced`] ask for must have been read.
     pub(super) fn telling<'f>(&self, event: &TimelineEvent, found: &'f StateFound, now_ms: i64) -> Telling<'f> {
         let membership = self.membership_at(event, found);
-        Telling { now_ms, room_id: true, replaces: replaced(event, found), membership }
+        Telling { now_ms, room_id: true, replaces: replaced(event, found), membership, relations: None }
     }
 
     /// What the reader was in the room with `event`, by what [`Reader::wants`] has had read; `None` where that is not known.

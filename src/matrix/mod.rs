@@ -2,7 +2,7 @@
 //!
 //! - What everything is made of: [`json`] (and canonical JSON), [`base64`], [`identifiers`], [`server_name`].
 //! - What differs between room versions, in one table: [`room_version`].
-//! - Events: [`event`] (check 1 to 3 on receipt), its format, [`redaction`], [`hashes`].
+//! - Events: [`event`] (check 1 to 3 on receipt), its format, [`redaction`], [`hashes`]; what it relates to: [`relation`].
 //! - Signatures: [`signing`], [`server_keys`] (whose, and valid when), [`x_matrix`] (on requests).
 //! - End-to-end encryption, as far as a server checks it: [`device_keys`].
 //! - Which events count: [`auth_events`], [`auth_rules`], [`power_levels`].
@@ -32,6 +32,7 @@ pub mod policy_server;
 pub mod power_levels;
 pub mod push;
 pub mod redaction;
+pub mod relation;
 pub mod room_version;
 pub mod server_acl;
 pub mod server_keys;

@@ -13,6 +13,7 @@ use super::{
     positions::{advance, advance_timeline, count, from_end},
     races::Race,
     rejected::{self, NewRejected},
+    relations,
     resolution::cite,
     rooms::{Extremity, Room},
     state_sql, text_lists,
@@ -554,6 +555,7 @@ impl RoomCommit {
         for list in json_lists(touched.map(|id| json!(id).to_string())) {
             statements.push(Statement::new(REDACT, [list.into()]));
         }
+        self.relations(statements);
         let judged = self.events.iter().filter(|new| !new.place.is_outlier()).map(|new| &new.event);
         let judged = judged.chain(self.rejected.iter().map(|rejected| &rejected.event));
         for list in text_lists(judged.map(|event| event.event_id().as_str())) {
@@ -561,6 +563,15 @@ impl RoomCommit {
         }
         self.rejections(statements);
         self.gaps(statements);
+    }
+
+    /// After all that redacts events and gives them places.
+    fn relations(&self, statements: &mut Vec<Statement>) {
+        let room_id = &self.room_id;
+        statements.extend(relations::relate(room_id, self.events.iter().map(|new| &new.event).chain(&self.copies)));
+        let redacted = self.redactions.iter().map(|redaction| redaction.redacts.as_str());
+        statements.extend(relations::part_redacted(room_id, redacted));
+        statements.extend(relations::part(room_id, self.unplaced.iter().map(EventId::as_str)));
     }
 
     fn rejections(&self, statements: &mut Vec<Statement>) {

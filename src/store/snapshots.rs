@@ -134,6 +134,59 @@ impl StateReads {
             && self.changes.is_empty()
             && self.members.is_empty()
     }
+
+    /// The statements that read it; [`StateReads::found`] reads their answers.
+    pub(super) fn statements(&self) -> Vec<Statement> {
+        let mut statements = ask_at(self.at.iter().copied());
+        let others = self.others().into_iter().filter(|(_, wanted, _)| *wanted);
+        statements.extend(others.map(|(sql, _, list)| Statement::new(sql, [list.into()])));
+        statements
+    }
+
+    /// What is asked for besides events at keys: the statement, whether it is asked, and its list.
+    fn others(&self) -> [(&'static str, bool, String); 4] {
+        let changes: Vec<_> = self.changes.iter().map(|(old, new)| json!([old.to_string(), new.to_string()])).collect();
+        [
+            (WHOLE, !self.whole.is_empty(), roots(&self.whole)),
+            (BUT_MEMBERS, !self.but_members.is_empty(), roots(&self.but_members)),
+            (CHANGES, !changes.is_empty(), json!(changes).to_string()),
+            (MEMBERS, !self.members.is_empty(), roots(&self.members)),
+        ]
+    }
+
+    /// Reads the answers to [`StateReads::statements`].
+    pub(super) fn found(&self, answers: Vec<Rows>) -> Result<StateFound, DatabaseError> {
+        let mut found = StateFound::default();
+        let asked = self.others().map(|(_, wanted, _)| wanted);
+        let at_lists = answers.len().saturating_sub(asked.iter().filter(|wanted| **wanted).count());
+        let mut answers = answers.into_iter();
+        for rows in answers.by_ref().take(at_lists) {
+            found.read_at(&rows)?;
+        }
+        let mut next = |asked: bool| -> Rows { asked.then(|| answers.next()).flatten().unwrap_or_default() };
+        let [whole, but_members, changes, members] = asked;
+        for row in next(whole) {
+            found.whole.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
+        }
+        for row in next(but_members) {
+            found.but_members.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
+        }
+        for row in next(changes) {
+            let pair = (node_id(&row, SEEN)?, node_id(&row, SEEN + 1)?);
+            found.changes.entry(pair).or_default().push(SeenEvent::of_row(&row)?);
+        }
+        for row in next(members) {
+            let groups = found.members.entry(node_id(&row, 0)?).or_default();
+            let membership = row.optional_text(1)?.and_then(Membership::parse).unwrap_or(Membership::Leave);
+            if groups.last().is_none_or(|group| group.membership != membership) {
+                groups.push(Members { membership, count: row.integer(2)?, first: Vec::new() });
+            }
+            if let Some(group) = groups.last_mut() {
+                group.first.push(row.text(3)?.to_owned());
+            }
+        }
+        Ok(found)
+    }
 }
 
 impl StateFound {
@@ -192,50 +245,10 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn read_states(&self, reads: &StateReads) -> Result<StateFound, DatabaseError> {
-        let mut found = StateFound::default();
         if reads.is_empty() {
-            return Ok(found);
+            return Ok(StateFound::default());
         }
-        let mut statements = ask_at(reads.at.iter().copied());
-        let at_lists = statements.len();
-        let changes: Vec<_> =
-            reads.changes.iter().map(|(old, new)| json!([old.to_string(), new.to_string()])).collect();
-        let others = [
-            (WHOLE, !reads.whole.is_empty(), roots(&reads.whole)),
-            (BUT_MEMBERS, !reads.but_members.is_empty(), roots(&reads.but_members)),
-            (CHANGES, !changes.is_empty(), json!(changes).to_string()),
-            (MEMBERS, !reads.members.is_empty(), roots(&reads.members)),
-        ];
-        let asked = others.each_ref().map(|(_, wanted, _)| *wanted);
-        let wanted = others.into_iter().filter(|(_, wanted, _)| *wanted);
-        statements.extend(wanted.map(|(sql, _, list)| Statement::new(sql, [list.into()])));
-        let mut answers = self.batch(statements).await?.into_iter();
-        for rows in answers.by_ref().take(at_lists) {
-            found.read_at(&rows)?;
-        }
-        let mut next = |asked: bool| -> Rows { asked.then(|| answers.next()).flatten().unwrap_or_default() };
-        let [whole, but_members, changes, members] = asked;
-        for row in next(whole) {
-            found.whole.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
-        }
-        for row in next(but_members) {
-            found.but_members.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
-        }
-        for row in next(changes) {
-            let pair = (node_id(&row, SEEN)?, node_id(&row, SEEN + 1)?);
-            found.changes.entry(pair).or_default().push(SeenEvent::of_row(&row)?);
-        }
-        for row in next(members) {
-            let groups = found.members.entry(node_id(&row, 0)?).or_default();
-            let membership = row.optional_text(1)?.and_then(Membership::parse).unwrap_or(Membership::Leave);
-            if groups.last().is_none_or(|group| group.membership != membership) {
-                groups.push(Members { membership, count: row.integer(2)?, first: Vec::new() });
-            }
-            if let Some(group) = groups.last_mut() {
-                group.first.push(row.text(3)?.to_owned());
-            }
-        }
-        Ok(found)
+        reads.found(self.batch(reads.statements()).await?)
     }
 }
 

@@ -1,0 +1,313 @@
+//! Which events relate to which: the index, its pages, and the threads of a room.
+//!
+//! The index has a row for each event in the timeline that relates to another one, and none for others. Rows come and go in the
+//! batch that gives an event its place, redacts it or takes it out of the timeline. What is read of it is bounded by the limit of the
+//! page, times the types of relations that the room knows; of what relates indirectly, by [`MAX_WALK`].
+
+use serde_json::json;
+
+use super::{
+    Store, json_lists,
+    timeline::{SeenEvent, TimelineEvent, seen_columns, seen_joins},
+};
+use crate::{
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId},
+        relation::Relation,
+    },
+    platform::{DatabaseError, Row, SqlValue, Statement},
+};
+
+/// How far relations of relations are followed.
+pub const MAX_DEPTH: i64 = 3;
+/// How many events are looked at for a page of what relates indirectly, those that relate directly before others.
+const MAX_WALK: i64 = 5_000;
+
+/// The ignored users of ?`user`.
+macro_rules! ignored {
+    ($user:literal) => {
+        concat!(
+            "ignored(user_id) AS ( SELECT j.key FROM account_data AS a CROSS JOIN json_each(a.content, '$.ignored_users') AS j \
+               WHERE a.user_id = ",
+            $user,
+            " AND a.room_id = '' AND a.event_type = 'm.ignored_user_list' AND j.key IS NOT NULL )"
+        )
+    };
+}
+pub(super) use ignored;
+
+/// ?1: a list of [event, type of relation, parent]. Of events in the timeline.
+const RELATE: &str = "\
+    INSERT INTO relations (room_id, rel_type, parent, pos, event_nid, event_type, sender) \
+    SELECT ?2, value ->> 1, value ->> 2, e.pos, e.event_nid, e.event_type, e.sender \
+    FROM json_each(?1) CROSS JOIN events AS e ON e.event_id = value ->> 0 \
+    WHERE e.room_id = ?2 AND e.pos IS NOT NULL AND e.redacted_by IS NULL \
+    ON CONFLICT (room_id, rel_type, parent, pos) DO NOTHING";
+
+/// ?1: a list of events that no longer relate to anything; ?3: only those that are redacted.
+const PART: &str = "\
+    DELETE FROM relations WHERE (room_id, rel_type, parent, pos) IN ( \
+      SELECT ?2, e.json ->> '$.content.\"m.relates_to\".rel_type', e.json ->> '$.content.\"m.relates_to\".event_id', e.pos \
+      FROM json_each(?1) AS gone CROSS JOIN events AS e ON e.event_id = gone.value \
+      WHERE e.room_id = ?2 AND (e.redacted_by IS NOT NULL OR NOT ?3))";
+
+/// The types of relations of the room ?1: ?3, where that is given.
+macro_rules! kinds {
+    () => {
+        "kind(rel_type) AS ( SELECT ?3 WHERE ?3 IS NOT NULL \
+           UNION ALL SELECT * FROM (SELECT k.rel_type FROM relations AS k WHERE ?3 IS NULL AND k.room_id = ?1 \
+             ORDER BY k.rel_type LIMIT 1) \
+           UNION ALL SELECT (SELECT k.rel_type FROM relations AS k WHERE k.room_id = ?1 AND k.rel_type > kind.rel_type \
+             ORDER BY k.rel_type LIMIT 1) FROM kind WHERE ?3 IS NULL AND kind.rel_type IS NOT NULL LIMIT 1000 )"
+    };
+}
+
+/// The events of `found`. ?8 user, ?9 device.
+macro_rules! events_of_found {
+    ($order:literal) => {
+        concat!(
+            " SELECT ",
+            seen_columns!(),
+            ", found.pos, txn.txn_id FROM found CROSS JOIN events AS e ON e.event_nid = found.event_nid ",
+            seen_joins!(),
+            "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?8 AND txn.device_id = ?9 \
+             ORDER BY found.pos ",
+            $order
+        )
+    };
+}
+
+/// What relates to the event ?2 of the room ?1. ?3: the type of relations, ?4: that of events, each NULL for all. Of positions after
+/// ?5 up to ?6 and with it, ?7 at most. Of each type of relations not more is read than fits into the page.
+macro_rules! children {
+    ($order:literal, $until:literal, $end:literal) => {
+        concat!(
+            "WITH RECURSIVE ",
+            kinds!(),
+            ", found(pos, event_nid) AS ( \
+               SELECT r.pos, r.event_nid FROM kind CROSS JOIN relations AS r ON r.room_id = ?1 AND r.rel_type = kind.rel_type \
+                 AND r.parent = ?2 AND r.pos > ?5 AND r.pos <= ?6 AND r.pos ",
+            $until,
+            " COALESCE((SELECT x.pos FROM relations AS x WHERE x.room_id = ?1 AND x.rel_type = kind.rel_type AND x.parent = ?2 \
+                 AND x.pos > ?5 AND x.pos <= ?6 AND (?4 IS NULL OR x.event_type = ?4) ORDER BY x.pos ",
+            $order,
+            " LIMIT 1 OFFSET ?7), ",
+            $end,
+            ") WHERE ?4 IS NULL OR r.event_type = ?4 ORDER BY r.pos ",
+            $order,
+            " LIMIT ?7 )",
+            events_of_found!($order)
+        )
+    };
+}
+
+/// As [`children`], and what relates to that, ?10 levels deep. ?11: how many events are looked at.
+macro_rules! descendants {
+    ($order:literal) => {
+        concat!(
+            "WITH RECURSIVE ",
+            kinds!(),
+            ", walk(depth, pos, event_nid, event_id) AS ( \
+               SELECT 0, 0, 0, ?2 \
+               UNION SELECT walk.depth + 1, r.pos, r.event_nid, e.event_id FROM walk CROSS JOIN kind CROSS JOIN relations AS r \
+                 ON r.room_id = ?1 AND r.rel_type = kind.rel_type AND r.parent = walk.event_id AND r.pos > ?5 AND r.pos <= ?6 \
+                 CROSS JOIN events AS e ON e.event_nid = r.event_nid \
+               WHERE walk.depth < ?10 AND (?4 IS NULL OR r.event_type = ?4) ORDER BY 1, 2 ",
+            $order,
+            " LIMIT ?11 ), found(pos, event_nid) AS ( \
+               SELECT pos, event_nid FROM walk WHERE depth > 0 GROUP BY pos ORDER BY pos ",
+            $order,
+            " LIMIT ?7 )",
+            events_of_found!($order)
+        )
+    };
+}
+
+const OLDER: &str = children!("DESC", ">=", "?5");
+const NEWER: &str = children!("ASC", "<=", "?6");
+const OLDER_DEEP: &str = descendants!("DESC");
+const NEWER_DEEP: &str = descendants!("ASC");
+
+/// The threads of the room ?1, those with the newest event first: their roots. ?2: the user, ?3: the last
+/// position that counts, ?4: that up to which a thread's newest event is, ?5: whether only threads are wanted that the user takes
+/// part in, ?6: how many.
+const THREADS: &str = concat!(
+    "WITH RECURSIVE ",
+    ignored!("?2"),
+    ", root(event_id) AS ( \
+       SELECT * FROM (SELECT r.parent FROM relations AS r WHERE r.room_id = ?1 AND r.rel_type = 'm.thread' \
+         ORDER BY r.parent LIMIT 1) \
+       UNION ALL SELECT (SELECT r.parent FROM relations AS r WHERE r.room_id = ?1 AND r.rel_type = 'm.thread' \
+         AND r.parent > root.event_id ORDER BY r.parent LIMIT 1) FROM root WHERE root.event_id IS NOT NULL ), \
+     newest(event_id, pos) AS ( \
+       SELECT root.event_id, (SELECT r.pos FROM relations AS r WHERE r.room_id = ?1 AND r.rel_type = 'm.thread' \
+         AND r.parent = root.event_id AND r.pos <= ?3 AND r.sender NOT IN (SELECT user_id FROM ignored) \
+         ORDER BY r.pos DESC LIMIT 1) FROM root ), \
+     found(event_nid, pos) AS ( \
+       SELECT e.event_nid, newest.pos FROM newest CROSS JOIN events AS e ON e.event_id = newest.event_id \
+       WHERE newest.pos <= ?4 AND e.room_id = ?1 AND e.pos <= ?3 \
+         AND (NOT ?5 OR e.sender = ?2 OR EXISTS (SELECT 1 FROM relations AS r WHERE r.room_id = ?1 AND r.rel_type = 'm.thread' \
+           AND r.parent = newest.event_id AND r.pos <= ?3 AND r.sender = ?2)) \
+       ORDER BY newest.pos DESC LIMIT ?6 ) SELECT ",
+    seen_columns!(),
+    ", e.pos, txn.txn_id, e.sender IN (SELECT user_id FROM ignored) AS is_ignored, found.pos AS newest \
+     FROM found CROSS JOIN events AS e ON e.event_nid = found.event_nid ",
+    seen_joins!(),
+    "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?2 AND txn.device_id = ?7 \
+     ORDER BY found.pos DESC"
+);
+
+/// ?1 the room, ?2 the parent, ?3 the user, ?4 the type of the event, ?5 the key of the annotation.
+const IS_ANNOTATED: &str = "\
+    SELECT r.pos FROM relations AS r CROSS JOIN events AS e ON e.event_nid = r.event_nid \
+    WHERE r.room_id = ?1 AND r.rel_type = 'm.annotation' AND r.parent = ?2 AND r.sender = ?3 AND r.event_type = ?4 \
+      AND e.json ->> '$.content.\"m.relates_to\".key' = ?5 LIMIT 1";
+
+/// Statements that note what events relate to, once they have their places and are redacted.
+pub(super) fn relate<'e>(room_id: &RoomId, events: impl Iterator<Item = &'e Event>) -> Vec<Statement> {
+    let rows = events.filter_map(|event| {
+        let Relation { rel_type, parent } = Relation::of(event)?;
+        Some(json!([event.event_id().as_str(), rel_type, parent]).to_string())
+    });
+    let lists = json_lists(rows).into_iter();
+    lists.map(|list| Statement::new(RELATE, [list.into(), room_id.as_str().into()])).collect()
+}
+
+/// Statements by which events relate to nothing any more.
+pub(super) fn part<'e>(room_id: &RoomId, ids: impl Iterator<Item = &'e str>) -> Vec<Statement> {
+    parting(room_id, ids, false)
+}
+
+/// As [`part`], of those events that are redacted.
+pub(super) fn part_redacted<'e>(room_id: &RoomId, ids: impl Iterator<Item = &'e str>) -> Vec<Statement> {
+    parting(room_id, ids, true)
+}
+
+fn parting<'e>(room_id: &RoomId, ids: impl Iterator<Item = &'e str>, only_redacted: bool) -> Vec<Statement> {
+    let lists = json_lists(ids.map(|id| json!(id).to_string())).into_iter();
+    lists.map(|list| Statement::new(PART, [list.into(), room_id.as_str().into(), only_redacted.into()])).collect()
+}
+
+/// Which of the events to read that relate to one.
+#[derive(Debug, Clone, Copy)]
+pub struct RelationsRead<'a> {
+    /// The room.
+    pub room_id: &'a RoomId,
+    /// The event.
+    pub parent: &'a EventId,
+    /// How they relate to it; `None` for any way.
+    pub rel_type: Option<&'a str>,
+    /// The events' type; `None` for all.
+    pub event_type: Option<&'a str>,
+    /// Events after this position,
+    pub after: i64,
+    /// up to this one and with it.
+    pub to: i64,
+    /// The newest first.
+    pub backwards: bool,
+    /// The most events.
+    pub limit: i64,
+    /// Whether events that relate to it through others count: up to [`MAX_DEPTH`].
+    pub deep: bool,
+    /// The reading user and device.
+    pub reader: (&'a str, &'a str),
+}
+
+/// Which threads of a room to read.
+#[derive(Debug, Clone, Copy)]
+pub struct ThreadsRead<'a> {
+    /// The room.
+    pub room_id: &'a RoomId,
+    /// The last position that the reader may see.
+    pub last: i64,
+    /// The position up to which a thread's newest event is.
+    pub to: i64,
+    /// Whether only those are wanted that the reader takes part in.
+    pub participated: bool,
+    /// The most threads.
+    pub limit: i64,
+    /// The reading user and device.
+    pub reader: (&'a str, &'a str),
+}
+
+/// A thread of a room.
+#[derive(Debug, Clone)]
+pub struct ThreadRoot {
+    /// The event that it begins with.
+    pub root: TimelineEvent,
+    /// The position of the newest event of it.
+    pub newest: i64,
+    /// Whether the reader ignores who has sent it.
+    pub is_ignored: bool,
+}
+
+impl Store {
+    /// A page of the events that relate to one.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn related(&self, read: &RelationsRead<'_>) -> Result<Vec<TimelineEvent>, DatabaseError> {
+        let (user_id, device_id) = read.reader;
+        let mut parameters: Vec<SqlValue> = vec![
+            read.room_id.as_str().into(),
+            read.parent.as_str().into(),
+            read.rel_type.into(),
+            read.event_type.into(),
+            read.after.into(),
+            read.to.into(),
+            read.limit.into(),
+            user_id.into(),
+            device_id.into(),
+        ];
+        if read.deep {
+            parameters.extend([MAX_DEPTH.into(), SqlValue::from(MAX_WALK)]);
+        }
+        let sql = match (read.backwards, read.deep) {
+            (true, false) => OLDER,
+            (false, false) => NEWER,
+            (true, true) => OLDER_DEEP,
+            (false, true) => NEWER_DEEP,
+        };
+        self.query(Statement::new(sql, parameters)).await?.iter().map(TimelineEvent::of_row).collect()
+    }
+
+    /// A page of the threads of a room whose roots are in its timeline.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn threads(&self, read: &ThreadsRead<'_>) -> Result<Vec<ThreadRoot>, DatabaseError> {
+        let (user_id, device_id) = read.reader;
+        let parameters: [SqlValue; 7] = [
+            read.room_id.as_str().into(),
+            user_id.into(),
+            read.last.into(),
+            read.to.into(),
+            read.participated.into(),
+            read.limit.into(),
+            device_id.into(),
+        ];
+        let rows = self.query(Statement::new(THREADS, parameters)).await?;
+        const MORE: usize = SeenEvent::COLUMNS + 2;
+        let thread = |row: &Row| {
+            let root = TimelineEvent::of_row(row)?;
+            Ok(ThreadRoot { root, is_ignored: row.integer(MORE)? != 0, newest: row.integer(MORE + 1)? })
+        };
+        rows.iter().map(thread).collect()
+    }
+
+    /// Whether a user has annotated an event in this way before, with an event of this type.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn is_annotated(
+        &self,
+        room_id: &RoomId,
+        parent: &str,
+        user_id: &str,
+        (event_type, key): (&str, &str),
+    ) -> Result<bool, DatabaseError> {
+        let parameters = [room_id.as_str().into(), parent.into(), user_id.into(), event_type.into(), key.into()];
+        Ok(!self.query(Statement::new(IS_ANNOTATED, parameters)).await?.is_empty())
+    }
+}
