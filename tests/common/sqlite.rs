@@ -7,7 +7,9 @@ use std::{
     rc::Rc,
 };
 
-use rusqlite::{Connection, ErrorCode, StatementStatus, backup::Backup, params_from_iter, types::ValueRef};
+use rusqlite::{
+    Connection, ErrorCode, StatementStatus, backup::Backup, config::DbConfig, params_from_iter, types::ValueRef,
+};
 use verge::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement};
 use verge::store::{Store, forgetting::WALKS};
 
@@ -42,6 +44,8 @@ impl Sqlite {
         connection.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
         // All of the store's statements: by default 16 are kept, and all others compiled again each time.
         connection.set_prepared_statement_cache_capacity(500);
+        // Plans that do not depend on parameters. Otherwise many a statement is compiled again for each new one.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
         let tables: i64 =
             connection.query_row("SELECT count(*) FROM sqlite_master WHERE name = 'events'", [], |r| r.get(0)).unwrap();
         if tables == 0 {
