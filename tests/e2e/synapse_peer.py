@@ -71,6 +71,10 @@ class Synapse:
         answer = requests.post(path, json=body, timeout=30).json()
         return Client(self.base, token=answer["access_token"], user_id=answer["user_id"])
 
+    def client(self):
+        """A client that is not logged in."""
+        return Client(self.base)
+
     def log(self):
         return self.log_path.read_text(errors="replace")
 
