@@ -20,7 +20,7 @@ const UNLINKED = ["--no-default-features", "--target-dir", "target"];
 const PYTEST = ["-m", "pytest", "-c", "tests/e2e/pytest.ini"];
 
 // What the second engine must do too; all else is above the narrow waist, and alike on both.
-const ON_BOTH = ["smoke", "1_rooms", "2_join_history", "4_crash", "engines"].map((name) => `tests/e2e/test_${name}.py`);
+const ON_BOTH = ["smoke", "1_rooms", "2_join_history", "4_crash", "11_keys", "engines"].map((name) => `tests/e2e/test_${name}.py`);
 
 const STEPS = [
   ["set-up", () => setUp({ tests: true })],
