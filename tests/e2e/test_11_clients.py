@@ -1,0 +1,155 @@
+"""Clients that we did not write, with their encryption: two of our servers and a Synapse."""
+
+import asyncio
+import json
+import os
+import subprocess
+from contextlib import asynccontextmanager
+
+import pytest
+
+from nio_person import Person, until
+from worker import ROOT, Worker, _BINARIES
+
+CLIENTS = ROOT / "tests" / "e2e" / "clients"
+
+
+@pytest.fixture(scope="module")
+def servers(worker, start, synapse):
+    """Two of ours, and a Synapse."""
+    return worker, start(Worker), synapse
+
+
+@pytest.fixture(scope="module")
+def people(servers, tmp_path_factory):
+    """Three people with matrix-nio, one on each server, in one encrypted room. They are logged in once for all tests."""
+    loop = asyncio.new_event_loop()
+    world = loop.run_until_complete(People.meet(servers, tmp_path_factory.mktemp("nio")))
+    yield lambda test: loop.run_until_complete(test(world))
+    loop.run_until_complete(world.leave())
+    loop.close()
+
+
+class People:
+    """Alice, Bella and Carl, and their room."""
+
+    def __init__(self, servers, folder, all_of_them, room):
+        self.servers = servers
+        self.folder = folder
+        self.all = all_of_them
+        self.alice, self.bella, self.carl = all_of_them
+        self.room = room
+
+    @classmethod
+    async def meet(cls, servers, folder):
+        names = ("alice", "bella", "carl")
+        users = [await asyncio.to_thread(server.user, f"nio-{name}") for server, name in zip(servers, names)]
+        everybody = [
+            await Person.log_in(server, user.user_id, "password", f"{name.upper()}1", folder)
+            for server, user, name in zip(servers, users, names)
+        ]
+        alice, *others = everybody
+        room = await alice.create_encrypted_room(*(other.user_id for other in others))
+        for other in others:
+            await until([other], lambda: room in other.client.invited_rooms, f"{other.user_id} is invited")
+            await other.client.join(room)
+        ids = {person.user_id for person in everybody}
+
+        def all_know_all():
+            return all(set(person.client.rooms[room].users) == ids for person in everybody if room in person.client.rooms)
+
+        await until(everybody, all_know_all, "all see all members")
+        await until(everybody, lambda: all(person.knows(*others_of(person, everybody)) for person in everybody), "all have all keys")
+        return cls(servers, folder, everybody, room)
+
+    async def leave(self):
+        for person in self.all:
+            await person.client.close()
+
+    @asynccontextmanager
+    async def another_device(self, person, server, device_id):
+        """The person at one more device, which they log out in the end."""
+        other = await Person.log_in(server, person.user_id, "password", device_id, self.folder)
+        try:
+            yield other
+            await other.client.logout()
+        finally:
+            await other.client.close()
+
+    async def said_is_heard(self, speaker, text, *hearers):
+        """What one says reaches the others, decrypted."""
+        await speaker.say(self.room, text)
+        await until(hearers, lambda: all(h.has_heard(self.room, speaker, text) for h in hearers), f"{text!r} is heard")
+
+
+def others_of(person, everybody):
+    return [other for other in everybody if other is not person]
+
+
+def test_nio_talks_encrypted_on_three_servers(people):
+    async def test(world):
+        for speaker in world.all:
+            others = others_of(speaker, world.all)
+            await world.said_is_heard(speaker, f"hello from {speaker.user_id}", *others)
+            await world.said_is_heard(speaker, f"again from {speaker.user_id}", *others)
+        assert [person.undecrypted for person in world.all] == [{}, {}, {}]
+
+    people(test)
+
+
+@pytest.mark.parametrize("who", [0, 2], ids=["ours", "synapse"])
+def test_nio_hears_of_a_new_device_and_of_its_end(people, who):
+    async def test(world):
+        owner, server, name = world.all[who], world.servers[who], f"SECOND{who}"
+        others = others_of(owner, world.all)
+        async with world.another_device(owner, server, name) as new:
+            await until(world.all, lambda: all(other.knows(new) for other in world.all), "all know of the new device")
+            await until([new], lambda: world.room in new.client.rooms and new.knows(*others), "it knows all others")
+            for speaker in others:
+                await world.said_is_heard(speaker, f"to {name} from {speaker.user_id}", new, owner)
+            await world.said_is_heard(new, f"from {name}", *world.all)
+        await until(others, lambda: not any(other.knows(new) for other in others), "all know that it is gone")
+
+    people(test)
+
+
+@pytest.mark.parametrize("beginner, other", [(0, 1), (0, 2), (2, 1)], ids=["ours", "to-synapse", "from-synapse"])
+def test_nio_verifies_by_short_strings(people, beginner, other):
+    async def test(world):
+        one, two = world.all[beginner], world.all[other]
+        device_of = lambda of, seen_by: seen_by.client.device_store[of.user_id][of.client.device_id]
+        await one.client.start_key_verification(device_of(two, one))
+        await until([two], lambda: two.client.key_verifications, "the verification has begun")
+        (transaction,) = two.client.key_verifications
+        await two.client.accept_key_verification(transaction)
+        sas = [person.client.key_verifications[transaction] for person in (one, two)]
+        await until([one, two], lambda: all(of.established_sas for of in sas), "both have the other's key")
+        assert sas[0].get_emoji() == sas[1].get_emoji()
+        for person in (one, two):
+            await person.client.confirm_short_auth_string(transaction)
+        seen = [(one, device_of(two, one)), (two, device_of(one, two))]
+        await until([one, two], lambda: all(by.client.olm.is_device_verified(device) for by, device in seen), "both are verified")
+        for person in (one, two):
+            person.client.key_verifications.clear()
+
+    people(test)
+
+
+@pytest.mark.timeout(600)
+def test_js_sdk_signs_verifies_backs_up_and_talks_encrypted(servers):
+    here, there, synapse = servers
+    places = {"here": here, "neighbour": here, "there": there, "synapse": synapse}
+    told = {}
+    for place, server in places.items():
+        user = server.user(f"js-{place}")
+        told[place] = {"base": server.base, "user": user.user_id, "password": "password"}
+    print(run_client("js_sdk.mjs", told, here.authority))
+
+
+def run_client(script, told, authority):
+    """Runs a script of the folder of clients, to which `told` is given as JSON. What it has printed says how far it came."""
+    command = [_BINARIES / "node", "--no-warnings", CLIENTS / script, json.dumps(told)]
+    environment = {**os.environ, "NODE_EXTRA_CA_CERTS": str(authority.certificate)}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert ran.returncode == 0 and ran.stdout.endswith("done\n"), ran.stdout[-3000:] + ran.stderr[-3000:]
+    return ran.stdout
