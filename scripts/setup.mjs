@@ -67,7 +67,7 @@ function npmPackages() {
   const marker = join(root, "node_modules", ".verge");
   const wanted = fingerprint(["package-lock.json"]);
   return {
-    title: "Installing npm packages: wrangler, esbuild, binaryen, node, matrix-js-sdk (about 550 MB)",
+    title: "Installing npm packages: wrangler, esbuild, binaryen, node, Matrix clients, a browser (about 650 MB)",
     needed: async () => read(marker) !== wanted,
     run: async () => {
       await run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel", "error"], { env: process.env });

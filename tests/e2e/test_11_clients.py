@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from nio_person import Person, until
 from worker import ROOT, Worker, _BINARIES
 
 CLIENTS = ROOT / "tests" / "e2e" / "clients"
+# What a person may want to look at after a run.
+ARTIFACTS = ROOT / ".verge" / "artifacts"
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +156,14 @@ def run_client(script, told, authority):
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
     assert ran.returncode == 0 and ran.stdout.endswith("done\n"), ran.stdout[-3000:] + ran.stderr[-3000:]
     return ran.stdout
+
+
+def test_hydrogen_makes_an_encrypted_room_and_talks(servers):
+    here, there, _ = servers
+    told = {"artifacts": str(ARTIFACTS), "browser": str(ROOT / ".verge" / "browser")}
+    for folder in told.values():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    for place, server in (("here", here), ("there", there)):
+        user = server.user(f"hydrogen-{place}")
+        told[place] = {"base": server.base, "user": user.user_id, "password": "password"}
+    print(run_client("hydrogen.mjs", told, here.authority))
