@@ -32,7 +32,7 @@ pub mod members;
 pub mod memberships;
 pub mod one_time_keys;
 pub mod pending_joins;
-mod places;
+pub mod places;
 mod positions;
 pub mod presence;
 pub mod queue;

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 pub(super) const EACH: i64 = 8;
 
 /// The place of `name` among so many.
-pub(super) fn place(name: &str, places: i64) -> i64 {
+pub fn place(name: &str, places: i64) -> i64 {
     let hash = Sha256::digest(name);
     // Of 48 bits, so that it is an integer for the database too.
     let number = hash.iter().take(6).fold(0, |number, byte| number << 8 | i64::from(*byte));

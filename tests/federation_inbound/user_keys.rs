@@ -162,6 +162,28 @@ fn a_server_gets_so_many_one_time_keys_and_then_the_fallback_key() {
 }
 
 #[test]
+fn asking_for_devices_that_do_not_exist_brings_no_further_one_time_keys() {
+    let scene = scene("12");
+    let (fallback, _) = device(&scene, 100, true).fallback_key("F");
+    for _ in 0..20 {
+        assert_eq!(claim(&scene.peer, &scene).0, 200);
+    }
+    // Enough names to fill all that is remembered of who has claimed what.
+    for round in 0..3 {
+        let devices: serde_json::Map<String, Value> =
+            (0..5_000).map(|n| (format!("{round}-{n}"), json!("signed_curve25519"))).collect();
+        let wanted = json!({ "one_time_keys": { scene.alice.as_str(): devices } });
+        let answer = scene.peer.post(&scene.a, "/_matrix/federation/v1/user/keys/claim", &wanted);
+        assert_eq!(answer, (200, json!({ "one_time_keys": {} })));
+    }
+    let (_, answer) = claim(&scene.peer, &scene);
+    let given = answer["one_time_keys"][scene.alice.as_str()]["PHONE"].as_object().unwrap();
+    assert_eq!(given.keys().collect::<Vec<_>>(), [&fallback]);
+    let left = scene.a.database.rows("SELECT count(*) FROM one_time_keys");
+    assert_eq!(left, [["80"]]);
+}
+
+#[test]
 fn there_is_nothing_to_give_out_where_there_is_nothing() {
     let scene = scene("12");
     assert_eq!(claim(&scene.peer, &scene), (200, json!({ "one_time_keys": {} })));

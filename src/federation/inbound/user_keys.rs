@@ -22,6 +22,7 @@ use crate::{
     server::Server,
     store::{
         one_time_keys::{Claimed, Wanted},
+        places::place,
         user_keys::KeyReader,
     },
 };
@@ -31,6 +32,9 @@ const MAX_ASKED: usize = 5_000;
 /// How many one-time keys of a device one server gets, at once and again in an hour; then it gets the fallback key. A device keeps
 /// some fifty.
 const ONE_TIME_KEYS: Rate = Rate { burst: 20, seconds: 3_600 };
+/// Among so many places it is counted, by user and device, what one server claims: devices that it makes up must not push what is
+/// remembered of the real ones out of memory.
+const PLACES: i64 = 1_024;
 
 /// `GET /_matrix/federation/v1/user/devices/{userId}`
 pub(super) async fn devices(server: &Server, request: Signed) -> Handled {
@@ -103,7 +107,8 @@ pub(super) async fn claim(server: &Server, request: Signed) -> Handled {
     }
     let now = server.platform.clock.now_ms();
     for wanted in &mut wanted {
-        let who = json!([request.origin.name(), wanted.user_id, wanted.device_id]).to_string();
+        let place = place(&json!([wanted.user_id, wanted.device_id]).to_string(), PLACES);
+        let who = json!([request.origin.name(), place]).to_string();
         let turn = server.admission.take(Kind::KeyClaims, &who, ONE_TIME_KEYS, 0, now);
         wanted.only_fallback = turn != Turn::Now;
     }
