@@ -13,6 +13,10 @@ use super::{
 /// The longest key, device ID, algorithm or signature name, in bytes.
 const MAX_NAME: usize = 255;
 
+/// The longest keys of a device, and the longest cross-signing key, with their signatures, in bytes: everybody who shares a room
+/// is told of them.
+pub const MAX_KEYS_BYTES: usize = 65_536;
+
 /// Why a key is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -75,6 +79,7 @@ impl DeviceKeys {
         if !says("user_id", user) || !says("device_id", device) {
             return Err(malformed("the device keys are those of another user or device"));
         }
+        check_length(&object)?;
         object.check_strict().map_err(|error| malformed(&error.to_string()))?;
         texts(object.get("algorithms")).ok_or_else(|| malformed("\"algorithms\" must be a list of strings"))?;
         let keys =
@@ -199,6 +204,7 @@ impl CrossSigningKey {
         if object.get("user_id").and_then(Value::as_str) != Some(user) {
             return Err(malformed("the cross-signing key is another user's"));
         }
+        check_length(&object)?;
         object.check_strict().map_err(|error| malformed(&error.to_string()))?;
         let usages = texts(object.get("usage")).unwrap_or_default();
         if !usages.contains(&usage.as_str()) {
@@ -265,7 +271,7 @@ impl UserKeys {
     /// clients to check, who trust no server.
     pub fn add_device(&mut self, user: &str, device: &str, keys: &Object) {
         let says = |name: &str, expected: &str| keys.get(name).and_then(Value::as_str) == Some(expected);
-        if says("user_id", user) && says("device_id", device) {
+        if says("user_id", user) && says("device_id", device) && device.len() <= MAX_NAME {
             self.devices.insert(device.to_owned(), keys.clone());
         }
     }
@@ -297,6 +303,10 @@ fn verify(object: &Object, user: &str, key_id: &str, key: &VerifyKey, what: &str
         None => Err(SignatureError::Missing),
     };
     checked.map_err(|why| KeyError::Signature { what: what.to_owned(), why })
+}
+
+fn check_length(keys: &Object) -> Result<(), KeyError> {
+    if keys.to_text().len() > MAX_KEYS_BYTES { Err(malformed("they are too long")) } else { Ok(()) }
 }
 
 fn texts(value: Option<&Value>) -> Option<Vec<&str>> {

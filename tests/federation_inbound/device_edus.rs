@@ -185,6 +185,48 @@ fn an_update_that_follows_is_applied_and_any_other_has_the_list_fetched_once() {
 }
 
 #[test]
+fn keys_that_are_too_long_are_in_the_way_of_nothing_else() {
+    let scene = scene("12");
+    let bob = held(&scene, 5);
+    let long = "x".repeat(2_100_000);
+    let update_of = |n: i64, padding: &str| {
+        let mut update = update(&scene, n, &[n - 1], &bob.device);
+        update["content"]["keys"]["padding"] = json!(padding);
+        update
+    };
+    let mut master = CrossSigning::new(&scene.bob, "master").unsigned();
+    master["padding"] = json!(long);
+    let signing = json!({ "user_id": scene.bob, "master_key": master });
+    let signing = json!({ "edu_type": "m.signing_key_update", "content": signing });
+    let told = message(&scene, &scene.bob, "a", "PHONE", json!({ "n": 1 }));
+    send(&scene.peer, &scene, "1", &[update_of(6, &long), signing, told]);
+    assert_eq!(inbox(&scene), [json!({ "n": 1 })]);
+    let keys = |scene: &Scene| query(scene, "PHONE")["device_keys"][&scene.bob]["BOBS"]["keys"].clone();
+    assert_eq!((keys(&scene), bob.asked.get()), (bob.device.keys()["keys"].clone(), 2));
+    // Many that are together too long.
+    let mut edus: Vec<Value> = (7..47).map(|n| update_of(n, &long[..60_000])).collect();
+    edus.push(message(&scene, &scene.bob, "b", "PHONE", json!({ "n": 2 })));
+    let other = Device::new(&scene.bob, "OTHER");
+    let mut others: Vec<Value> = (0..40)
+        .map(|n| {
+            let device = Device::new(&scene.bob, &format!("OTHER{n}"));
+            let mut update = update(&scene, 47 + n, &[46 + n], &device);
+            update["content"]["keys"]["padding"] = json!(long[..60_000]);
+            update
+        })
+        .collect();
+    others.push(message(&scene, &scene.bob, "c", "PHONE", json!({ "n": 3 })));
+    send(&scene.peer, &scene, "2", &edus);
+    send(&scene.peer, &scene, "3", &others);
+    assert_eq!(inbox(&scene).len(), 3);
+    assert_eq!((keys(&scene), bob.asked.get()), (bob.device.keys()["keys"].clone(), 3));
+    // And it goes on as before.
+    send(&scene.peer, &scene, "4", &[update(&scene, 87, &[86], &other)]);
+    assert!(query(&scene, "PHONE")["device_keys"][&scene.bob].get("OTHER").is_some());
+    assert_eq!(bob.asked.get(), 3);
+}
+
+#[test]
 fn keys_that_are_not_whose_they_say_have_the_list_fetched() {
     let scene = scene("12");
     let bob = held(&scene, 5);
@@ -267,4 +309,31 @@ fn a_list_of_ten_thousand_devices_is_answered_and_not_held() {
     }
     let rows = scene.a.database.rows("SELECT MAX(length(devices)) FROM remote_device_lists");
     assert_eq!(rows, [["2"]]);
+}
+
+#[test]
+fn a_device_with_a_long_name_is_in_nobodys_way() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    let good = Device::new(&scene.bob, "GOOD");
+    let (bob, keys) = (scene.bob.clone(), good.keys());
+    let asked = std::rc::Rc::new(Cell::new(0));
+    let count = asked.clone();
+    scene.peer.answers(move |request| {
+        request.uri().path().contains("/user/devices/").then(|| {
+            count.set(count.get() + 1);
+            // Each quote is several characters on its way to the database.
+            let id = "\"".repeat(240_000);
+            let long = json!({ "user_id": bob, "device_id": id, "keys": { "padding": "\"".repeat(240_000) } });
+            let devices = json!([{ "device_id": "GOOD", "keys": keys }, { "device_id": id, "keys": long }]);
+            let answer = json!({ "user_id": bob, "stream_id": 1, "devices": devices });
+            verge::router::json_response(http::StatusCode::OK, &answer)
+        })
+    });
+    for _ in 0..2 {
+        let answer = query(&scene, "PHONE");
+        let devices = answer["device_keys"][&scene.bob].as_object().unwrap();
+        assert_eq!(devices.keys().collect::<Vec<_>>(), ["GOOD"]);
+    }
+    assert_eq!(asked.get(), 1, "what is left of the list is held");
 }

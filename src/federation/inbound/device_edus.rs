@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     matrix::{
-        device_keys::{CrossSigningKey, Usage},
+        device_keys::{CrossSigningKey, MAX_KEYS_BYTES, Usage},
         edu::{DeviceListUpdate, DirectToDevice, SigningKeyUpdate},
         identifiers::{ServerName, UserId},
         json::{Object, Value},
@@ -20,11 +20,16 @@ use crate::{
 /// How many messages to devices are taken from one transaction; and the longest content of one, in bytes.
 const MAX_MESSAGES: usize = 10_000;
 const MAX_CONTENT_BYTES: usize = 65_536;
+/// How long the changes of one user's devices may be that are taken from one transaction, in bytes, and how many may come before
+/// one. Of longer ones it is only noted that there were some, so that the list is asked for.
+const MAX_CHANGES_BYTES: usize = 500_000;
+const MAX_PREVIOUS: usize = 100;
 
 /// The EDUs of a transaction that are about devices.
 #[derive(Default)]
 pub(super) struct DeviceEdus {
-    lists: BTreeMap<UserId, ListUpdate>,
+    /// By user; with the length of what was taken.
+    lists: BTreeMap<UserId, (ListUpdate, usize)>,
     signing: Vec<SigningUpdate>,
     messages: Vec<ReceivedMessages>,
     names: BTreeSet<String>,
@@ -40,26 +45,30 @@ impl DeviceEdus {
             let says = |name: &str, expected: &str| keys.get(name).and_then(Value::as_str) == Some(expected);
             says("user_id", user_id.as_str()) && says("device_id", &device_id)
         };
-        let is_odd = keys.as_ref().is_some_and(|keys| !is_theirs(keys));
+        let mut is_odd = keys.as_ref().is_some_and(|keys| !is_theirs(keys)) || prev_id.len() > MAX_PREVIOUS;
         let keys = keys.filter(|_| !deleted && !is_odd).map(|mut keys| {
             if let Some(name) = device_display_name {
                 keys.object_at("unsigned").insert("device_display_name", name);
             }
             keys
         });
-        match self.lists.get_mut(&user_id) {
-            None => {
-                let devices = vec![(device_id, keys)];
-                let of = user_id.to_string();
-                self.lists.insert(user_id, ListUpdate { user_id: of, prev_id, stream_id, devices, has_gap: is_odd });
-            }
-            Some(before) => {
-                let follows = prev_id.is_empty() || prev_id.contains(&before.stream_id);
-                before.has_gap |= is_odd || !follows;
-                before.stream_id = before.stream_id.max(stream_id);
-                before.devices.retain(|(device, _)| *device != device_id);
-                before.devices.push((device_id, keys));
-            }
+        let length = keys.as_ref().map_or(0, |keys| keys.to_text().len());
+        is_odd |= length > MAX_KEYS_BYTES;
+        let (list, taken) = self.lists.entry(user_id).or_insert_with_key(|user_id| {
+            let user_id = user_id.to_string();
+            let prev_id = if is_odd { Vec::new() } else { prev_id.clone() };
+            (ListUpdate { user_id, prev_id, stream_id, devices: Vec::new(), has_gap: false }, 0)
+        });
+        let follows = prev_id.is_empty() || prev_id.contains(&list.stream_id) || list.devices.is_empty();
+        list.has_gap |= is_odd || !follows || *taken + length > MAX_CHANGES_BYTES;
+        list.stream_id = list.stream_id.max(stream_id);
+        list.devices.retain(|(device, _)| *device != device_id);
+        if list.has_gap {
+            // What has changed is seen in the whole list.
+            list.devices.clear();
+        } else {
+            *taken += length;
+            list.devices.push((device_id, keys));
         }
     }
 
@@ -106,7 +115,7 @@ impl DeviceEdus {
 
     /// What they come to.
     pub(super) fn statements(self, server: &Server, origin: &ServerName) -> Vec<Statement> {
-        let lists: Vec<ListUpdate> = self.lists.into_values().collect();
+        let lists: Vec<ListUpdate> = self.lists.into_values().map(|(list, _)| list).collect();
         let mut statements = remote_updates::note(&lists, &self.signing);
         statements.extend(to_device::receive(origin, &self.messages, server.platform.clock.now_ms()));
         statements

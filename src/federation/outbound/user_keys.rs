@@ -229,7 +229,8 @@ fn time_left(server: &Server, deadline: i64) -> Result<u32, String> {
     u32::try_from(left).ok().filter(|left| *left > 0).ok_or_else(|| "there was no time left to ask".to_owned())
 }
 
-/// How long the text of a user's keys is.
+/// How long the text of a user's keys is, as a string in JSON, as which it travels to the database.
 fn length(keys: &UserKeys) -> usize {
-    keys.devices.values().chain(keys.cross_signing.values()).map(|keys| keys.to_text().len() + 300).sum()
+    let length = |keys: &Object| Value::from(keys.to_text()).to_text().len() + 300;
+    keys.devices.values().chain(keys.cross_signing.values()).map(length).sum()
 }
