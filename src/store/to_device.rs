@@ -15,7 +15,7 @@ use crate::{
         identifiers::{ServerName, UserId},
         json::Object,
     },
-    platform::{DatabaseError, Rows, Statement, news::Subject},
+    platform::{DatabaseError, Rows, SqlValue, Statement, news::Subject},
 };
 
 /// A message to devices of a local user.
@@ -60,8 +60,10 @@ pub struct Inbox {
     pub told_upto: Option<i64>,
 }
 
-/// How much may wait for a device, in characters, with [`OVERHEAD`] for each message.
+/// How much may wait for a device, in characters, with [`OVERHEAD`] for each message; and how much when a server that shares no room
+/// with us sends more, so that strangers cannot keep out what others send.
 const MAX_WAITING: i64 = 32_000_000;
+const MAX_WAITING_FOR_STRANGERS: i64 = 4_000_000;
 const OVERHEAD: i64 = 1_000;
 /// How many messages a sync tells, and how long they are together.
 const MAX_TOLD: i64 = 100;
@@ -80,41 +82,53 @@ macro_rules! waiting {
     };
 }
 
-/// Puts messages into inboxes. `$from`: where messages come from, as `m`, a list of [user, device, message, …] with keys in order,
-/// and a condition. ?2: how much may wait, ?3: what a message counts for besides its length.
+/// Puts messages into inboxes: those of ?1, a list of [user, device, message, …], that meet `$condition`. `$nth`: the how manieth of
+/// all each is, from 0; `$most`: how much may wait. ?2: what a message counts for besides its length.
 macro_rules! deliver {
-    ($condition:literal) => {
+    ($nth:literal, $most:literal, $condition:literal) => {
         concat!(
             "INSERT INTO to_device_messages (user_id, device_id, pos, upto, message) \
-             SELECT d.user_id, d.device_id, s.position + m.key + 1, ",
+             SELECT d.user_id, d.device_id, s.position + ",
+            $nth,
+            " + 1, ",
             waiting!("d"),
-            " + SUM(length(m.value ->> 2) + ?3) OVER (PARTITION BY d.user_id, d.device_id ORDER BY m.key), m.value ->> 2 \
+            " + SUM(length(m.value ->> 2) + ?2) OVER (PARTITION BY d.user_id, d.device_id ORDER BY m.key), m.value ->> 2 \
              FROM json_each(?1) AS m CROSS JOIN streams AS s ON s.name = 'to_device' \
                CROSS JOIN devices AS d ON d.user_id = m.value ->> 0 AND (m.value ->> 1 = '*' OR d.device_id = m.value ->> 1) \
              WHERE ",
             waiting!("d"),
             " - COALESCE((SELECT x.upto FROM to_device_messages AS x WHERE x.user_id = d.user_id AND x.device_id = d.device_id \
-                ORDER BY x.pos LIMIT 1), 0) < ?2 ",
+                ORDER BY x.pos LIMIT 1), 0) < ",
+            $most,
             $condition
         )
     };
 }
 
-/// ?1: a list of [user, device, message].
-const SEND: &str = deliver!("");
+/// ?1: a list of [user, device, message], ?3: how much may wait.
+const SEND: &str = deliver!("m.key", "?3", "");
 
-/// ?1: a list of [user, device, message, the sender's name for it], ?4: the server that has sent them.
+/// ?1: a list of [user, device, message, the sender's name for it, the how manieth it is], ?3: how much may wait, ?4: the server
+/// that has sent them, ?5: this server's name, ?6: how much may wait for strangers.
 const RECEIVE: &str = deliver!(
-    "AND NOT EXISTS (SELECT 1 FROM received_to_device AS r WHERE r.origin = ?4 AND r.message_id = m.value ->> 3)"
+    "(m.value ->> 4)",
+    "CASE WHEN EXISTS (SELECT 1 FROM room_servers AS theirs CROSS JOIN room_servers AS own ON own.room_id = theirs.room_id \
+       AND own.server = ?5 AND own.to_pos IS NULL WHERE theirs.server = ?4 AND theirs.to_pos IS NULL) THEN ?3 ELSE ?6 END",
+    " AND NOT EXISTS (SELECT 1 FROM received_to_device AS r WHERE r.origin = ?4 AND r.message_id = m.value ->> 3)"
 );
 
 const SENT: &str = "\
     INSERT INTO sent_to_device (user_id, device_id, event_type, txn_id, created_ts) VALUES (?1, ?2, ?3, ?4, ?5)";
 
-/// ?1: the server, ?2: a list of its names for messages, ?3: now.
+/// After all of [`RECEIVE`], and before the stream moves on: the names of those that have come into an inbox. ?1: a list as for it,
+/// without the messages; ?2: the server, ?3: now.
 const RECEIVED: &str = "\
-    INSERT INTO received_to_device (origin, message_id, received_ts) SELECT ?1, value, ?3 FROM json_each(?2) WHERE true \
-    ON CONFLICT (origin, message_id) DO NOTHING";
+    INSERT INTO received_to_device (origin, message_id, received_ts) SELECT ?2, m.value ->> 3, ?3 \
+    FROM json_each(?1) AS m CROSS JOIN streams AS s ON s.name = 'to_device' \
+      CROSS JOIN devices AS d ON d.user_id = m.value ->> 0 AND (m.value ->> 1 = '*' OR d.device_id = m.value ->> 1) \
+      CROSS JOIN to_device_messages AS t ON t.user_id = d.user_id AND t.device_id = d.device_id \
+        AND t.pos = s.position + (m.value ->> 4) + 1 \
+    WHERE true ON CONFLICT (origin, message_id) DO NOTHING";
 
 /// ?3: the position from which the device syncs.
 const ACKNOWLEDGED: &str = "DELETE FROM to_device_messages WHERE user_id = ?1 AND device_id = ?2 AND pos <= ?3";
@@ -156,8 +170,8 @@ impl Store {
         let parameters = [user_id.into(), device_id.into(), event_type.into(), txn_id.into(), now_ms.into()];
         let mut statements = vec![Statement::new(SENT, parameters)];
         for list in json_lists(messages.iter().map(|of| json!([of.user_id, of.device_id, of.message]).to_string())) {
-            statements.push(Statement::new(SEND, [list.into(), MAX_WAITING.into(), OVERHEAD.into()]));
-            statements.push(moved(messages));
+            statements.push(Statement::new(SEND, [list.into(), OVERHEAD.into(), MAX_WAITING.into()]));
+            statements.push(moved(messages.iter()));
         }
         statements.extend(also);
         match self.batch(statements).await {
@@ -168,28 +182,35 @@ impl Store {
     }
 }
 
-/// Statements that put what `origin` has sent into inboxes, unless it has sent it before.
-pub fn receive(origin: &ServerName, received: &[ReceivedMessages], now_ms: i64) -> Vec<Statement> {
-    let messages: Vec<_> =
-        received.iter().flat_map(|of| of.messages.iter().map(|message| (message, &of.message_id))).collect();
-    let item = |(of, id): &(&ToDeviceMessage, &String)| json!([of.user_id, of.device_id, of.message, id]).to_string();
-    let all: Vec<ToDeviceMessage> = messages.iter().map(|(message, _)| (*message).clone()).collect();
+/// Statements that put what `origin` has sent into inboxes, unless it has sent it before. `own` is this server's name.
+pub fn receive(own: &ServerName, origin: &ServerName, received: &[ReceivedMessages], now_ms: i64) -> Vec<Statement> {
+    let named = received.iter().flat_map(|of| of.messages.iter().map(|message| (message, &of.message_id)));
+    let messages: Vec<(usize, (&ToDeviceMessage, &String))> = named.enumerate().collect();
+    if messages.is_empty() {
+        return Vec::new();
+    }
+    let whole =
+        messages.iter().map(|(nth, (of, id))| json!([of.user_id, of.device_id, of.message, id, nth]).to_string());
     let mut statements = Vec::new();
-    for list in json_lists(messages.iter().map(item)) {
-        let parameters = [list.into(), MAX_WAITING.into(), OVERHEAD.into(), origin.as_str().into()];
+    for list in json_lists(whole) {
+        let (most, for_strangers) = (MAX_WAITING.into(), MAX_WAITING_FOR_STRANGERS.into());
+        let (origin, own) = (origin.as_str().into(), own.as_str().into());
+        let parameters: [SqlValue; 6] = [list.into(), OVERHEAD.into(), most, origin, own, for_strangers];
         statements.push(Statement::new(RECEIVE, parameters));
-        statements.push(moved(&all));
     }
-    for ids in super::text_lists(received.iter().map(|of| &of.message_id)) {
-        statements.push(Statement::new(RECEIVED, [origin.as_str().into(), ids.into(), now_ms.into()]));
+    let named = messages.iter().map(|(nth, (of, id))| json!([of.user_id, of.device_id, null, id, nth]).to_string());
+    for list in json_lists(named) {
+        statements.push(Statement::new(RECEIVED, [list.into(), origin.as_str().into(), now_ms.into()]));
     }
+    statements.push(moved(messages.iter().map(|(_, (message, _))| *message)));
     statements
 }
 
 /// Moves the stream on by as many messages as there are: more than were put into a list, which does no harm.
-fn moved(messages: &[ToDeviceMessage]) -> Statement {
-    let users = messages.iter().map(|message| Subject::User(message.user_id.clone()));
-    advance_for("to_device", count(messages.len()), users)
+fn moved<'m>(messages: impl ExactSizeIterator<Item = &'m ToDeviceMessage>) -> Statement {
+    let moved_by = count(messages.len());
+    let users = messages.map(|message| Subject::User(message.user_id.clone()));
+    advance_for("to_device", moved_by, users)
 }
 
 /// What waits for a device after `since`; what is not after it has been taken and goes. [`read_inbox`] reads the answers.

@@ -123,6 +123,62 @@ fn a_hundred_large_messages_to_everybody_are_bounded() {
     assert!(rows[0][0].parse::<i64>().unwrap() < 40_000_000, "{rows:?}");
 }
 
+/// So many rows are in the table.
+fn count(scene: &Scene, table: &str) -> i64 {
+    scene.a.database.rows(&format!("SELECT count(*) FROM {table}"))[0][0].parse().unwrap()
+}
+
+#[test]
+fn what_reaches_nobody_leaves_nothing() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    let stranger = Peer::new(&scene.world, "stranger.example");
+    let eve = stranger.user("eve");
+    let to = |id: &str, messages: Value| {
+        let content = json!({ "sender": eve, "type": "m.test", "message_id": id, "messages": messages });
+        json!({ "edu_type": "m.direct_to_device", "content": content })
+    };
+    for round in 0..3 {
+        let edus: Vec<Value> = (0..33)
+            .flat_map(|n| {
+                let id = |kind: &str| format!("{kind}{round}-{n}");
+                [
+                    to(&id("none"), json!({})),
+                    to(&id("device"), json!({ scene.alice.as_str(): { "NONE": {} } })),
+                    to(&id("user"), json!({ "@nobody:a.example": { "*": {} } })),
+                ]
+            })
+            .collect();
+        send(&stranger, &scene, &round.to_string(), &edus);
+    }
+    assert_eq!((count(&scene, "received_to_device"), count(&scene, "to_device_messages")), (0, 0));
+    // Of messages with one name all that reach somebody are taken, in one transaction; the name is then known.
+    let both = json!({ scene.alice.as_str(): { "NONE": {}, "PHONE": { "n": 1 } } });
+    send(&stranger, &scene, "both", &[to("both", both.clone())]);
+    send(&stranger, &scene, "again", &[to("both", both)]);
+    assert_eq!(inbox(&scene), [json!({ "n": 1 })]);
+}
+
+#[test]
+fn strangers_cannot_fill_an_inbox() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    let stranger = Peer::new(&scene.world, "stranger.example");
+    let eve = stranger.user("eve");
+    for round in 0..8 {
+        let edu = |n: usize| message(&scene, &eve, &format!("{round} {n}"), "*", json!({ "x": "x".repeat(60_000) }));
+        send(&stranger, &scene, &round.to_string(), &(0..100).map(edu).collect::<Vec<_>>());
+    }
+    let taken = count(&scene, "to_device_messages");
+    // What is refused is not remembered either.
+    assert_eq!(taken, count(&scene, "received_to_device"));
+    let rows = scene.a.database.rows("SELECT SUM(length(message)) FROM to_device_messages");
+    assert!((1_000_000..8_000_000).contains(&rows[0][0].parse::<i64>().unwrap()), "{rows:?}");
+    // Those with whom we share a room are heard all the same.
+    send(&scene.peer, &scene, "1", &[message(&scene, &scene.bob, "key", "PHONE", json!({ "n": 1 }))]);
+    assert_eq!(inbox(&scene).last(), Some(&json!({ "n": 1 })));
+}
+
 /// Bob's devices, as his server tells of them.
 struct Bob {
     device: Device,

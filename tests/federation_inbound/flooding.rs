@@ -76,6 +76,30 @@ fn invite(scene: &Scene, stranger: &Peer, number: usize, topic: &str) -> (u16, V
     stranger.put(&scene.a, &target, &body)
 }
 
+/// An EDU of the stranger about its own user, of one kind or another.
+fn edu(scene: &Scene, stranger: &Peer, n: usize) -> Value {
+    let (user, room) = (stranger.user(&format!("u{n}")), scene.room.as_str());
+    let receipt = json!({ "event_ids": ["$event"], "data": { "ts": 1 } });
+    let messages = [
+        json!({}),
+        json!({ scene.alice.as_str(): { format!("NONE{n}"): {} } }),
+        json!({ "@nobody:a.example": { "*": { "n": n } } }),
+    ];
+    let (edu_type, content) = match n % 6 {
+        0 => ("m.typing", json!({ "room_id": room, "user_id": user, "typing": true })),
+        1 => ("m.receipt", json!({ room: { "m.read": { &user: receipt } } })),
+        2 => ("m.presence", json!({ "push": [{ "user_id": user, "presence": "online" }] })),
+        3 => ("m.device_list_update", json!({ "user_id": user, "device_id": "D", "stream_id": n, "prev_id": [] })),
+        4 => ("m.signing_key_update", json!({ "user_id": user })),
+        _ => {
+            let messages = &messages[n / 6 % 3];
+            let id = format!("m{n}");
+            ("m.direct_to_device", json!({ "sender": user, "type": "m.test", "message_id": id, "messages": messages }))
+        }
+    };
+    json!({ "edu_type": edu_type, "content": content })
+}
+
 #[test]
 fn every_table_is_bounded() {
     let scene = scene("11");
@@ -112,6 +136,13 @@ fn every_table_is_bounded() {
         for n in 0..60 {
             let pdus: Vec<Value> = (0..12).map(|i| event(12 * n + i, i % 3)).collect();
             let (status, answer) = stranger.send(&scene.a, &format!("{n}{}", "t".repeat(200)), &pdus);
+            assert_eq!(status, 200, "{answer}");
+        }
+        // And EDUs, which concern nobody.
+        for n in 0..5 {
+            let edus: Vec<Value> = (0..100).map(|i| edu(&scene, stranger, 100 * n + i)).collect();
+            let body = json!({ "origin": stranger.name, "origin_server_ts": 1, "pdus": [], "edus": edus });
+            let (status, answer) = stranger.put(&scene.a, &format!("/_matrix/federation/v1/send/edus{n}"), &body);
             assert_eq!(status, 200, "{answer}");
         }
         for n in 0..150 {

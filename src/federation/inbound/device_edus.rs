@@ -117,7 +117,8 @@ impl DeviceEdus {
     pub(super) fn statements(self, server: &Server, origin: &ServerName) -> Vec<Statement> {
         let lists: Vec<ListUpdate> = self.lists.into_values().map(|(list, _)| list).collect();
         let mut statements = remote_updates::note(&lists, &self.signing);
-        statements.extend(to_device::receive(origin, &self.messages, server.platform.clock.now_ms()));
+        let own = &server.config.server_name;
+        statements.extend(to_device::receive(own, origin, &self.messages, server.platform.clock.now_ms()));
         statements
     }
 }
