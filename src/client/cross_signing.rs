@@ -44,7 +44,11 @@ pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
         key.check_signed_by(master, user)?;
     }
     check_device_signatures(server, user, uploaded.get(&Usage::Master)).await?;
-    uploaded.retain(|usage, key| !stored.get(usage).is_some_and(|stored| stored.is(key.object())));
+    let is_stored = |usage: &Usage, key: &CrossSigningKey| stored.get(usage).is_some_and(|held| held.is(key.object()));
+    // With a new master key the others are new as well: it has signed them.
+    if uploaded.get(&Usage::Master).is_none_or(|master| is_stored(&Usage::Master, master)) {
+        uploaded.retain(|usage, key| !is_stored(usage, key));
+    }
     if uploaded.is_empty() {
         return ok(&json!({}));
     }

@@ -91,6 +91,27 @@ fn other_keys_than_the_first_want_the_password() {
 }
 
 #[test]
+fn a_new_master_key_may_sign_the_other_keys_anew() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let keys = Keys::new(&alice);
+    assert_eq!(home.post(&alice, UPLOAD, keys.body()).0, 200);
+    let renewed = Keys { master: Keys::other(&alice, "other").master, ..keys };
+    let mut body = renewed.body();
+    let identifier = json!({ "type": "m.id.user", "user": "alice" });
+    body["auth"] = json!({ "type": "m.login.password", "identifier": identifier, "password": "alice's" });
+    assert_eq!(home.post(&alice, UPLOAD, body), (200, json!({})));
+    let mine = query(&home, &alice, &alice);
+    for (member, of) in [
+        ("master_keys", renewed.master.unsigned()),
+        ("self_signing_keys", renewed.self_signing.signed_by(&renewed.master)),
+        ("user_signing_keys", renewed.user_signing.signed_by(&renewed.master)),
+    ] {
+        assert_eq!(mine[member], json!({ &alice.id: of }));
+    }
+}
+
+#[test]
 fn only_keys_of_the_right_form_and_signature_are_taken() {
     let home = Home::new();
     let (alice, bob) = (home.register("alice"), home.register("bob"));
