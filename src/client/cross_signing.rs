@@ -57,7 +57,8 @@ pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
     {
         return Ok(ask);
     }
-    let told = server.store.put_cross_signing_keys(&server.config.server_name, &session.user, &uploaded).await?;
+    let own = &server.config.server_name;
+    let told = server.store.put_cross_signing_keys(own, &session.user, &uploaded, &stored).await?;
     server.flush_to_all(told);
     ok(&json!({}))
 }

@@ -236,7 +236,7 @@ impl Store {
     }
 
     /// Stores cross-signing keys of a local user, and returns the servers that are to be told. With a new master key all earlier
-    /// ones go.
+    /// ones, `before`, go. Others are told of all that there are then: what waits to tell them of earlier ones gives way.
     ///
     /// # Errors
     /// Where the database fails.
@@ -245,6 +245,7 @@ impl Store {
         own: &ServerName,
         user: &UserId,
         keys: &BTreeMap<Usage, CrossSigningKey>,
+        before: &BTreeMap<Usage, CrossSigningKey>,
     ) -> Result<Vec<ServerName>, DatabaseError> {
         const DROP: &str = "DELETE FROM cross_signing_keys WHERE user_id = ?1";
         const DROP_OWN_SIGNATURES: &str = "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1";
@@ -258,11 +259,14 @@ impl Store {
             let key = key.object().to_text();
             Statement::new(PUT_CROSS_SIGNING_KEY, [user_id.into(), usage.as_str().into(), key.into()])
         }));
-        let [master, self_signing] =
-            [Usage::Master, Usage::SelfSigning].map(|usage| keys.get(&usage).map(CrossSigningKey::object));
-        let change = match (master, self_signing) {
-            (None, None) => KeyChange::Private,
-            _ => KeyChange::CrossSigning(master, self_signing),
+        const TOLD: [Usage; 2] = [Usage::Master, Usage::SelfSigning];
+        let kept = Some(before).filter(|_| !keys.contains_key(&Usage::Master));
+        let now = |usage| keys.get(&usage).or_else(|| kept?.get(&usage)).map(CrossSigningKey::object);
+        let change = if TOLD.iter().any(|usage| keys.contains_key(usage)) {
+            let [master, self_signing] = TOLD.map(now);
+            KeyChange::CrossSigning(master, self_signing)
+        } else {
+            KeyChange::Private
         };
         self.change_keys(own, user, change, statements).await
     }

@@ -573,3 +573,32 @@ fn who_has_signed_a_key_elsewhere_sees_it_signed_however_it_is_had() {
     assert!(signature(&bob), "as it is held then");
     assert_eq!(asked(&world), before + 1);
 }
+
+#[test]
+fn who_was_away_hears_of_all_cross_signing_keys() {
+    let (world, [one, two], [alice, bob], ..) = two();
+    devices_of(&one, &alice, &bob);
+    let key = |usage: &'static str, salt: &str| CrossSigning::other(&bob.id, usage, salt);
+    let upload = |mut body: Value| {
+        let identifier = json!({ "type": "m.id.user", "user": "bob" });
+        body["auth"] = json!({ "type": "m.login.password", "identifier": identifier, "password": "bob's" });
+        assert_eq!(two.post(&bob, "/keys/device_signing/upload", body).0, 200);
+        world.settle();
+    };
+    world.cut("one.test", "two.test");
+    let master = key("master", "2");
+    let last = key("self_signing", "3").signed_by(&master);
+    // The first waits to be sent again as it is; the others, of which only the last may be left, are of different keys.
+    upload(json!({ "master_key": key("master", "1").unsigned() }));
+    upload(json!({ "master_key": master.unsigned(), "self_signing_key": key("self_signing", "2").signed_by(&master) }));
+    upload(json!({ "self_signing_key": last }));
+    world.mend("one.test", "two.test");
+    for _ in 0..3 {
+        world.advance(3_600_000);
+        world.run(two.server.scheduled());
+        world.settle();
+    }
+    let (_, answer) = one.post(&alice, "/keys/query", json!({ "device_keys": { &bob.id: [] } }));
+    assert_eq!(answer["self_signing_keys"], json!({ &bob.id: last }));
+    assert_eq!(answer["master_keys"], json!({ &bob.id: master.unsigned() }));
+}
