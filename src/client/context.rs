@@ -66,11 +66,18 @@ struct Around<'a> {
 }
 
 impl Around<'_> {
+    /// The last event that the reader may see.
+    async fn last_seen(&self) -> Result<&TimelineEvent, MatrixError> {
+        let mut reads = StateReads::default();
+        self.reader.wants(&self.after, &mut reads);
+        let found = self.server.store.read_states(&reads).await?;
+        Ok(self.after.iter().rfind(|event| self.reader.sees(event, &found)).unwrap_or(&self.event))
+    }
+
     async fn answer(&self) -> Result<Object, MatrixError> {
         let reader = self.reader;
-        // The state at the last event; where that is not known, the one that the reader may see now.
-        let last = self.after.last().unwrap_or(&self.event);
-        let state = last.seen.state_after.unwrap_or(reader.state);
+        // The state at the last event that they may see; where that is not known, the one that they may see now.
+        let state = self.last_seen().await?.seen.state_after.unwrap_or(reader.state);
         let mut reads = StateReads::default();
         let parts = [self.before.as_slice(), std::slice::from_ref(&self.event), &self.after];
         for events in parts {
@@ -103,6 +110,7 @@ impl Around<'_> {
         let needed = members.iter().filter_map(|key| found.at(state, *key)).filter(|_| self.filter.lazy_load_members);
         let held = others.chain(needed).filter(|seen| self.filter.event(room_id, &seen.event));
         let oldest = self.before.last().unwrap_or(&self.event);
+        let last = self.after.last().unwrap_or(&self.event);
         Ok(Object::from_iter([
             ("end", Value::from(Token::at(last.pos).to_string())),
             ("event", tell(&self.event)),

@@ -70,6 +70,34 @@ fn only_what_may_be_seen_has_a_context() {
 }
 
 #[test]
+fn the_state_is_not_that_of_a_time_that_the_reader_may_not_see() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let history = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "joined" } }]);
+    let room = home.room(&alice, json!({ "preset": "public_chat", "topic": "open", "initial_state": history }));
+    let join = || assert_eq!(home.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let topic = |text: &str| {
+        let path = format!("/rooms/{}/state/m.room.topic", quote(&room));
+        assert_eq!(home.put(&alice, &path, json!({ "topic": text })).0, 200);
+    };
+    join();
+    let seen = home.say(&alice, &room, "seen", "t1");
+    assert_eq!(home.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
+    topic("hidden");
+    home.say(&alice, &room, "hidden too", "t2");
+    topic("open again");
+    join();
+    for limit in [4, 6] {
+        let path = format!("/rooms/{}/context/{}?limit={limit}", quote(&room), quote(&seen));
+        let (status, answer) = home.get(&bob, &path);
+        assert_eq!(status, 200, "{answer}");
+        let topics: Vec<&str> =
+            answer["state"].as_array().unwrap().iter().filter_map(|event| event["content"]["topic"].as_str()).collect();
+        assert_eq!(topics, ["open"], "{answer}");
+    }
+}
+
+#[test]
 fn events_say_what_the_reader_was_then() {
     let home = Home::new();
     let (alice, bob) = (home.register("alice"), home.register("bob"));
