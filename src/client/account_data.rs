@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The longest content of one type, in bytes.
-const MAX_CONTENT_BYTES: usize = 65_536;
+pub(super) const MAX_CONTENT_BYTES: usize = 65_536;
 /// The longest type, in bytes.
 const MAX_TYPE_BYTES: usize = 255;
 /// Types that the server itself keeps, and clients set elsewhere.
@@ -100,7 +100,8 @@ async fn write(server: &Server, call: &Call, room_id: &str, event_type: &str) ->
     ok(&json!({}))
 }
 
-fn room_id(call: &Call) -> Result<&str, MatrixError> {
+/// The room in the path of account data.
+pub(super) fn room_id(call: &Call) -> Result<&str, MatrixError> {
     let text = call.parameter(1);
     RoomId::parse(text).map(|_| text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
 }

@@ -1,7 +1,7 @@
 //! Filters (Client-Server API, "Filtering"): stored ones, inline ones, and what they let through.
 //!
 //! Honoured are: of `room` `rooms`, `not_rooms`, `include_leave`; of its `timeline` and `state` the lists of types, senders
-//! and rooms, `contains_url`, `limit` and `lazy_load_members`; of both `account_data` the types; of `ephemeral` types and rooms,
+//! and rooms, `contains_url`, `limit`, `lazy_load_members` and `unread_thread_notifications`; of both `account_data` the types; of `ephemeral` types and rooms,
 //! of `presence` types and senders. `event_fields` lets a server send more than was asked for.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -133,6 +133,8 @@ pub(super) struct EventFilter {
     limit: Option<i64>,
     /// Whether only the members that matter for the events shown are sent.
     pub(super) lazy_load_members: bool,
+    /// Whether what is not read is counted by thread.
+    pub(super) unread_thread_notifications: bool,
     page: PageFilter,
     rooms: Option<Vec<String>>,
     not_rooms: Vec<String>,
@@ -152,6 +154,7 @@ impl EventFilter {
         Ok(Self {
             limit: filter.integer("limit")?,
             lazy_load_members: filter.flag("lazy_load_members")?,
+            unread_thread_notifications: filter.flag("unread_thread_notifications")?,
             page: PageFilter {
                 types: filter.texts("types")?,
                 not_types: filter.texts("not_types")?.unwrap_or_default(),

@@ -70,6 +70,12 @@ impl Fleeting {
         self.typing.keys().chain(self.known.keys())
     }
 
+    /// The rooms that the client knows in which this user has read on.
+    pub(super) fn read_by(&self, user_id: &str) -> impl Iterator<Item = &RoomId> {
+        let own = move |receipts: &[ReceiptRow]| receipts.iter().any(|receipt| receipt.user_id == user_id);
+        self.known.iter().filter(move |(_, receipts)| own(receipts)).map(|(room_id, _)| room_id)
+    }
+
     /// The events of a room's `ephemeral`.
     pub(super) fn events(&self, room_id: &RoomId) -> Vec<Value> {
         let mut events = Vec::new();

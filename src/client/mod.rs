@@ -26,6 +26,7 @@ mod login;
 mod media;
 mod membership;
 mod messages;
+mod notifications;
 mod openid;
 mod passwords;
 mod presence;
@@ -43,10 +44,12 @@ mod sending;
 mod spaces;
 mod state;
 mod sync;
+mod tags;
 mod throttle;
 mod to_device;
 mod tokens;
 mod typing;
+mod unread;
 mod upgrade;
 mod visibility;
 
@@ -95,6 +98,9 @@ static ROUTES: &[Route] = &[
     put("/_matrix/client/v3/user/{userId}/account_data/{type}", |s, c| Box::pin(account_data::put(s, c))),
     get(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::get_in_room(s, c))),
     put(ROOM_ACCOUNT_DATA, |s, c| Box::pin(account_data::put_in_room(s, c))),
+    get("/_matrix/client/v3/user/{userId}/rooms/{roomId}/tags", |s, c| Box::pin(tags::list(s, c))),
+    put("/_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}", |s, c| Box::pin(tags::put(s, c))),
+    delete("/_matrix/client/v3/user/{userId}/rooms/{roomId}/tags/{tag}", |s, c| Box::pin(tags::delete(s, c))),
     post("/_matrix/client/v3/user/{userId}/openid/request_token", |s, c| Box::pin(openid::request_token(s, c))),
     post("/_matrix/client/v3/users/{userId}/report", |s, c| Box::pin(reporting::user(s, c))),
     // Push rules
@@ -109,6 +115,7 @@ static ROUTES: &[Route] = &[
     put("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled", |s, c| Box::pin(push_rules::enable(s, c))),
     get("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", |s, c| Box::pin(push_rules::actions(s, c))),
     put("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", |s, c| Box::pin(push_rules::act(s, c))),
+    get("/_matrix/client/v3/notifications", |s, c| Box::pin(notifications::notifications(s, c))),
     // Devices and end-to-end encryption
     get("/_matrix/client/v3/devices", |s, c| Box::pin(devices::list(s, c))),
     get("/_matrix/client/v3/devices/{deviceId}", |s, c| Box::pin(devices::get(s, c))),

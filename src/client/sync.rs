@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::future::try_join;
 use http::StatusCode;
 
 use super::{
@@ -20,6 +21,7 @@ use super::{
     fleeting::Fleeting,
     keys,
     tokens::{Rest, SyncToken, Token},
+    unread::Unread,
     visibility::{self, Reader},
 };
 use crate::{
@@ -185,6 +187,15 @@ struct Plan {
     summary: bool,
 }
 
+/// What was read for an answer.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    found: &'a SyncFound,
+    state: &'a StateFound,
+    bundles: &'a Bundles,
+    unread: &'a Unread,
+}
+
 /// A room with something new.
 enum Entry {
     /// One that the user is in, or was when we were.
@@ -252,25 +263,38 @@ impl Answer<'_> {
             _ => None,
         });
         let limited: Vec<Shown<'_>> = limited.collect();
-        let (state, bundles) = Bundles::read(self.server, self.session, &reads, &limited).await?;
+        let bundles = Bundles::read(self.server, self.session, &reads, &limited);
+        let is_joined = |plan: &Plan| plan.room.membership == Membership::Join;
+        let told = entries.iter().filter_map(|entry| match entry {
+            Entry::Room(plan) if is_joined(plan) => Some(&plan.room.room_id),
+            _ => None,
+        });
+        let counted: BTreeSet<RoomId> = told.chain(self.fleeting.read_by(self.user.as_str())).cloned().collect();
+        let counted: Vec<RoomId> = counted.into_iter().filter(|room_id| self.filter.room(room_id.as_str())).collect();
+        let unread = Unread::count(self.server, self.user, &counted, self.now.events.max(found.events));
+        let ((state, bundles), unread) = try_join(bundles, unread).await?;
         let (mut join, mut leave) = (Object::new(), Object::new());
         let (mut invite, mut knock) = (Object::new(), Object::new());
         let changed_keys = std::mem::take(&mut found.changed_keys);
         let device_lists = DeviceLists::of(self.server, self.user, changed_keys, &members, &state).await?;
+        let read = Read { found: &found, state: &state, bundles: &bundles, unread: &unread };
         for entry in entries {
             match entry {
                 Entry::Room(plan) => {
                     let room_id = plan.room.room_id.clone();
                     if plan.room.membership == Membership::Join {
-                        join.insert(room_id.as_str(), self.joined(plan, &state, &bundles, &found));
+                        join.insert(room_id.as_str(), self.joined(plan, &read));
                     } else {
-                        leave.insert(room_id.as_str(), self.left(plan, &state, &bundles));
+                        leave.insert(room_id.as_str(), self.left(plan, &read));
                     }
                 }
                 Entry::Elsewhere(room) => {
                     leave.insert(room.room_id.as_str(), self.left_elsewhere(&room));
                 }
                 Entry::Invite(room) => {
+                    if inviter(&room, self.user, &state).is_some_and(|inviter| found.ignored.has(&inviter)) {
+                        continue;
+                    }
                     let events = shown_outside(&room, self.user, &state);
                     invite.insert(room.room_id.as_str(), Object::from_iter([("invite_state", events)]));
                 }
@@ -288,7 +312,7 @@ impl Answer<'_> {
         let is_whole = self.since > 0 && !found.is_cut;
         for room_id in quiet.chain(self.fleeting.rooms().filter(|_| is_whole).cloned()) {
             if !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()) {
-                join.insert(room_id.as_str(), self.quiet_room(&room_id, &found));
+                join.insert(room_id.as_str(), self.quiet_room(&room_id, &found, &unread));
             }
         }
         let rooms: Object =
@@ -394,7 +418,8 @@ impl Answer<'_> {
         MemberChanges::of(&plan.room, plan.state, self.since, timeline)
     }
 
-    fn joined(&self, plan: Plan, state: &StateFound, bundles: &Bundles, found: &SyncFound) -> Value {
+    fn joined(&self, plan: Plan, read: &Read<'_>) -> Value {
+        let Read { state, found, unread, .. } = *read;
         let room_id = plan.room.room_id.as_str();
         let mut answer = Object::new();
         if plan.summary {
@@ -402,16 +427,15 @@ impl Answer<'_> {
         }
         answer.insert("account_data", events_object(self.account_data(room_id, found)));
         answer.insert("ephemeral", events_object(self.fleeting.events(&plan.room.room_id)));
-        let counts = [("highlight_count", Value::from(0)), ("notification_count", Value::from(0))];
-        answer.insert("unread_notifications", counts.into_iter().collect::<Object>());
-        self.timeline_and_state(&mut answer, plan, state, bundles);
+        self.unread(&mut answer, &plan.room.room_id, unread);
+        self.timeline_and_state(&mut answer, plan, read);
         Value::Object(answer)
     }
 
-    fn left(&self, plan: Plan, state: &StateFound, bundles: &Bundles) -> Value {
+    fn left(&self, plan: Plan, read: &Read<'_>) -> Value {
         let mut answer = Object::new();
         answer.insert("account_data", events_object(Vec::new()));
-        self.timeline_and_state(&mut answer, plan, state, bundles);
+        self.timeline_and_state(&mut answer, plan, read);
         Value::Object(answer)
     }
 
@@ -437,7 +461,8 @@ impl Answer<'_> {
         Value::Object(answer)
     }
 
-    fn timeline_and_state(&self, answer: &mut Object, plan: Plan, found: &StateFound, bundles: &Bundles) {
+    fn timeline_and_state(&self, answer: &mut Object, plan: Plan, read: &Read<'_>) {
+        let Read { state: found, bundles, found: SyncFound { ignored, .. }, .. } = *read;
         let room_id = plan.room.room_id.as_str();
         let now_ms = self.server.platform.clock.now_ms();
         let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
@@ -445,6 +470,10 @@ impl Answer<'_> {
         let of_interest = plan.members_of_interest();
         let mut timeline = plan.timeline;
         timeline.retain(|event| if plan.judged { plan.reader.sees(event, found) } else { !event.seen.is_powerless });
+        timeline.retain(|event| {
+            let event = &event.seen.event;
+            !ignored.hides(event.sender().as_str(), event.state_key().is_some())
+        });
         for event in &timeline {
             if !self.filter.timeline.event(room_id, &event.seen.event) {
                 continue;
@@ -492,8 +521,20 @@ impl Answer<'_> {
         answer.insert("timeline", told);
     }
 
+    /// How much of a room is not read, where that was counted.
+    fn unread(&self, answer: &mut Object, room_id: &RoomId, unread: &Unread) {
+        if !unread.has(room_id) {
+            return;
+        }
+        let (all, by_thread) = unread.told(room_id, self.filter.timeline.unread_thread_notifications);
+        answer.insert("unread_notifications", all);
+        if let Some(by_thread) = by_thread {
+            answer.insert("unread_thread_notifications", by_thread);
+        }
+    }
+
     /// A joined room in which nothing happened.
-    fn quiet_room(&self, room_id: &RoomId, found: &SyncFound) -> Value {
+    fn quiet_room(&self, room_id: &RoomId, found: &SyncFound, unread: &Unread) -> Value {
         let mut timeline = Object::new();
         timeline.insert("events", Value::Array(Vec::new()));
         timeline.insert("limited", false);
@@ -501,6 +542,7 @@ impl Answer<'_> {
         let mut answer = Object::new();
         answer.insert("account_data", events_object(self.account_data(room_id.as_str(), found)));
         answer.insert("ephemeral", events_object(self.fleeting.events(room_id)));
+        self.unread(&mut answer, room_id, unread);
         answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(Vec::new()));
         answer.insert("timeline", timeline);
         Value::Object(answer)
@@ -631,6 +673,21 @@ fn shown_outside(room: &SyncRoom, user: &UserId, found: &StateFound) -> Object {
         (None, None) => Vec::new(),
     };
     events_object(events)
+}
+
+/// Who has invited the user: the sender of the invite, which comes first of what came with it.
+fn inviter(room: &SyncRoom, user: &UserId, found: &StateFound) -> Option<String> {
+    match (&room.invite_state, room.room) {
+        (Some(text), _) => {
+            let list = json::parse(text.as_bytes()).ok()?.into_array()?;
+            Some(list.first()?.as_object()?.get("sender")?.as_str()?.to_owned())
+        }
+        (None, Some((_, state))) => {
+            let invite = found.at(state, StateKeyHash::new("m.room.member", user.as_str()))?;
+            Some(invite.event.sender().as_str().to_owned())
+        }
+        (None, None) => None,
+    }
 }
 
 fn events_object(events: Vec<Value>) -> Object {

@@ -190,6 +190,15 @@ impl StateReads {
 }
 
 impl StateFound {
+    /// What was read of other snapshots, too.
+    pub fn extend(&mut self, other: Self) {
+        self.at.extend(other.at);
+        self.whole.extend(other.whole);
+        self.but_members.extend(other.but_members);
+        self.changes.extend(other.changes);
+        self.members.extend(other.members);
+    }
+
     /// The event at `key` of `root`.
     pub fn at(&self, root: NodeId, key: StateKeyHash) -> Option<&SeenEvent> {
         self.at.get(&(root, key))

@@ -7,6 +7,7 @@ use super::{
     Store,
     device_lists::{self, KeyChanges},
     event_graph::closed,
+    ignored::{self, IgnoredUsers},
     memberships::stored,
     one_time_keys::{self, KeyCounts},
     sync_fleeting::{self, FleetingAt, FleetingFound, FleetingRead},
@@ -81,6 +82,8 @@ pub struct SyncFound {
     pub is_cut: bool,
     /// By room, the new events.
     pub timelines: HashMap<RoomId, NewEvents>,
+    /// Whom the user ignores, where there is any news of rooms.
+    pub ignored: IgnoredUsers,
     /// New account data.
     pub changed_account_data: Vec<ChangedAccountData>,
     /// Typing, receipts and presence that are new.
@@ -270,6 +273,7 @@ impl Store {
             Statement::new(ROOMS, rooms),
             Statement::new(TIMELINES, timelines),
             Statement::new(ACCOUNT_DATA, account_data),
+            ignored::ask(read.user_id, if read.all_joined { -1 } else { read.checked }),
         ];
         statements.extend(read.device_lists_since.map(|since| device_lists::changes(read.user_id, since)));
         let inbox = read.to_device_since.map(|since| to_device::inbox(read.user_id, read.device_id, since));
@@ -336,6 +340,7 @@ impl Store {
                 is_known_room: row.optional_integer(3)?.unwrap_or(1) != 0,
             });
         }
+        found.ignored = ignored::read(read.user_id, &next())?;
         if read.device_lists_since.is_some() {
             found.changed_keys = device_lists::read_changes(&next())?;
         }
@@ -353,6 +358,6 @@ impl Store {
     }
 }
 
-fn room_id(text: &str) -> Result<RoomId, DatabaseError> {
+pub(super) fn room_id(text: &str) -> Result<RoomId, DatabaseError> {
     RoomId::parse(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is not a room ID")))
 }

@@ -6,6 +6,7 @@ use super::{
     Store,
     event_graph::{Gap, gap, newest_gap_statement},
     event_text,
+    ignored::is_ignored,
     memberships::stored,
 };
 use crate::{
@@ -139,8 +140,9 @@ macro_rules! page {
             seen_joins!(),
             "LEFT JOIN client_transactions AS txn \
                ON txn.event_id = e.event_id AND txn.user_id = ?5 AND txn.device_id = ?6 \
-             WHERE t.room_id = ?1 AND t.pos > ?2 AND t.pos <= ?3 \
-               AND (?7 ->> 'types' IS NULL OR e.event_type IN (SELECT value FROM json_each(?7, '$.types')) OR EXISTS \
+             WHERE t.room_id = ?1 AND t.pos > ?2 AND t.pos <= ?3 AND NOT ",
+            is_ignored!(),
+            " AND (?7 ->> 'types' IS NULL OR e.event_type IN (SELECT value FROM json_each(?7, '$.types')) OR EXISTS \
                  (SELECT 1 FROM json_each(?7, '$.type_globs') AS f WHERE e.event_type GLOB f.value)) \
                AND e.event_type NOT IN (SELECT value FROM json_each(?7, '$.not_types')) AND NOT EXISTS \
                  (SELECT 1 FROM json_each(?7, '$.not_type_globs') AS f WHERE e.event_type GLOB f.value) \

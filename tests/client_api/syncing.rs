@@ -204,7 +204,7 @@ fn a_sync_of_new_messages_is_few_round_trips() {
     home.world.settle();
     let calls = home.database.calls.get();
     let second = home.sync(&alice, &next(&first));
-    assert_eq!(home.database.calls.get() - calls, 2, "who asks, and what is new");
+    assert_eq!(home.database.calls.get() - calls, 3, "who asks, what is new, and what is not read");
     assert_eq!(bodies(&second["rooms"]["join"][&room]), ["x"]);
 }
 
