@@ -62,6 +62,6 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
-            if isinstance(value, (Worker, Synapse)):
-                if value.log_path.exists():
-                    report.sections.append((f"{name}: {value.log_path}", value.log()[-4000:]))
+            for server in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(server, (Worker, Synapse)) and server.log_path.exists():
+                    report.sections.append((f"{name}: {server.log_path}", server.log()[-4000:]))

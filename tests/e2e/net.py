@@ -47,6 +47,8 @@ class Authority:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.key, self.certificate = folder / "ca.key", folder / "ca.crt"
+        # Servers may be made at the same time, and all take their certificate's number from one file.
+        self._lock = threading.Lock()
         _new_key(self.key)
         _openssl(
             "req", "-x509", "-new", "-key", self.key, "-days", "30", "-subj", "/CN=end-to-end tests",
@@ -62,10 +64,11 @@ class Authority:
         extensions.write_text(f"basicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\nsubjectAltName={names}\n")
         _new_key(key)
         _openssl("req", "-new", "-key", key, "-subj", f"/CN={hosts[0]}", "-out", request)
-        _openssl(
-            "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial",
-            "-days", "30", "-extfile", extensions, "-out", certificate,
-        )  # fmt: skip
+        with self._lock:
+            _openssl(
+                "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial",
+                "-days", "30", "-extfile", extensions, "-out", certificate,
+            )  # fmt: skip
         return key, certificate
 
 
