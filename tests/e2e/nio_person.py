@@ -1,10 +1,12 @@
 """A person at a device with matrix-nio, whose messages are encrypted."""
 
+import io
 import ssl
 import time
 from pathlib import Path
 
-from nio import AsyncClient, AsyncClientConfig, ErrorResponse, Event, LoginResponse, MegolmEvent
+from nio import AsyncClient, AsyncClientConfig, ErrorResponse, Event, LoginResponse, MegolmEvent, RoomEncryptedImage
+from nio.crypto.attachments import decrypt_attachment
 
 _ENCRYPTED = {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
 
@@ -24,6 +26,8 @@ class Person:
         # By room, what was heard: texts by their senders, and how many events could not be decrypted.
         self.heard = {}
         self.undecrypted = {}
+        # By its text, each picture that was sent encrypted.
+        self.pictures = {}
 
     @classmethod
     async def log_in(cls, server, user_id, password, device_id, folder: Path):
@@ -60,6 +64,8 @@ class Person:
             self.undecrypted.setdefault(room, []).append(event.event_id)
         elif event.decrypted:
             self.heard.setdefault(room, []).append((event.sender, event.body))
+            if isinstance(event, RoomEncryptedImage):
+                self.pictures[event.body] = event
 
     async def create_encrypted_room(self, *invited):
         return good(await self.client.room_create(invite=invited, initial_state=[_ENCRYPTED])).room_id
@@ -68,6 +74,18 @@ class Person:
         """Encrypts and sends a text, for all devices that nio knows of."""
         content = {"msgtype": "m.text", "body": text}
         good(await self.client.room_send(room, "m.room.message", content, ignore_unverified_devices=True))
+
+    async def send_picture(self, room, text, picture):
+        """Encrypts and uploads a picture, and sends where it is and how it is opened."""
+        sent, keys = await self.client.upload(io.BytesIO(picture), "image/png", encrypt=True, filesize=len(picture))
+        content = {"msgtype": "m.image", "body": text, "info": {"mimetype": "image/png"}, "file": {**keys, "url": good(sent).content_uri}}
+        good(await self.client.room_send(room, "m.room.message", content, ignore_unverified_devices=True))
+
+    async def open_picture(self, text):
+        """Downloads and decrypts a picture that was heard of."""
+        event = self.pictures[text]
+        answer = good(await self.client.download(event.url))
+        return decrypt_attachment(answer.body, event.key["k"], event.hashes["sha256"], event.iv)
 
     def has_heard(self, room, sender, text):
         return (sender.user_id, text) in self.heard.get(room, [])

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import ssl
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +156,18 @@ def test_nio_talks_encrypted_on_three_servers(people):
             await world.said_is_heard(speaker, f"hello from {speaker.user_id}", *others)
             await world.said_is_heard(speaker, f"again from {speaker.user_id}", *others)
         assert [person.undecrypted for person in world.all] == [{}, {}, {}]
+
+    people(test)
+
+
+def test_nio_sends_an_encrypted_picture_that_another_device_opens(people):
+    async def test(world):
+        text, picture = "a picture", secrets.token_bytes(300_000)
+        async with world.another_device(world.alice, world.servers[0], "VIEWER") as viewer:
+            await until([world.alice], lambda: world.alice.knows(viewer), "the new device is known")
+            await world.alice.send_picture(world.room, text, picture)
+            await until([viewer], lambda: text in viewer.pictures, "it hears of the picture")
+            assert await viewer.open_picture(text) == picture
 
     people(test)
 
