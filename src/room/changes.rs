@@ -32,6 +32,7 @@ impl Rooms {
             unplaced,
             readmitted,
             redactions,
+            claimed_before: _,
             not_recommended: _,
             missing,
             rejected_at,

@@ -10,8 +10,9 @@ use std::{
 
 use super::{
     Room, RoomError, Rooms,
-    judge::Rejection,
+    judge::{Judgement, Rejection, Source, auth_keys},
     outliers::{Outliers, judge_outliers},
+    policy::ASKING_MS,
     view::View,
 };
 use crate::{
@@ -79,51 +80,14 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn place(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
-        let mut believed = Vec::new();
-        let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
-        for claim in claims {
-            match self.examine(event, claim).await {
-                // A claim rejects nothing: where the event does not fit the state that is claimed, the claim is not believed.
-                Ok(Examined { rejection: None, forbids: Some(why), .. }) => {
-                    doubt = RoomError::Invalid(format!("The state before {} forbids it: {why}.", event.event_id()));
-                }
-                Ok(examined) => believed.push(examined),
-                Err(error @ RoomError::Invalid(_)) => doubt = error,
-                Err(error) => return Err(error),
-            }
-        }
-        if believed.is_empty() {
-            return Err(doubt);
-        }
+        let believed = self.believed(event, claims).await?;
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
-            let new = believed.iter().flat_map(|examined| &examined.outliers.new).map(|new| &new.event);
-            let placed: Vec<Event> = new.chain([event]).cloned().collect();
-            let cited =
-                |event: &Event| event.prev_events().iter().chain(event.auth_events()).cloned().collect::<Vec<_>>();
-            let mut ids: Vec<EventId> = placed.iter().flat_map(cited).collect();
-            ids.extend(placed.iter().map(|event| event.event_id().clone()).chain([event.room_id().create_event_id()]));
-            let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
-            let room = room.ok_or(RoomError::UnknownRoom)?;
-            if view.state_after(event.event_id()).is_some() {
+            let Some(claimed) = self.take_claims(&mut view, event, &believed).await? else {
                 return Ok(Committed::Done(()));
-            }
-            let unchanged = RoomCommit { guard: Guard::Holds(room.version), ..RoomCommit::unchanged(&room) };
-            // Of some of it we hold what came before, and need nobody's word.
-            let judged = self.judge_placed(&mut view, room.clone(), &placed).await?;
-            let is_placed = view.state_after(event.event_id()).is_some();
-            let mut commit = judged.unwrap_or(unchanged);
-            if commit.guard == Guard::Free {
-                commit.guard = Guard::Holds(room.version);
-            }
-            let done: HashSet<EventId> = commit.events.iter().map(|new| new.event.event_id().clone()).collect();
-            for examined in &believed {
-                let new = examined.outliers.new.iter().filter(|new| !done.contains(new.event.event_id()));
-                commit.events.extend(new.filter(|new| view.rejected(new.event.event_id()).is_none()).cloned());
-                commit.rejected.extend(examined.outliers.rejected.iter().cloned());
-                commit.readmitted.extend(examined.outliers.readmitted.iter().cloned());
-            }
-            if is_placed {
+            };
+            let Claimed { room, mut commit } = claimed;
+            if view.state_after(event.event_id()).is_some() {
                 return Ok(self.store.commit(&[commit], Vec::new()).await?);
             }
             let before = resolve(&mut view, &room, &believed).await?;
@@ -151,6 +115,104 @@ impl Rooms {
         })
         .await
     }
+
+    /// Judges `event` by the state before it that other servers claim, as nobody gives its previous events: who has rejected an event
+    /// gives it to nobody, and yet its sender may have built upon it, and others upon that. The gap stays until what is lacking comes.
+    ///
+    /// # Errors
+    /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn judge_by_claims(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
+        let believed = self.believed(event, claims).await?;
+        let before = self
+            .until_committed(async || {
+                let mut view = View::new(&self.store, self.server_name());
+                let Some(claimed) = self.take_claims(&mut view, event, &believed).await? else {
+                    return Ok(Committed::Done(None));
+                };
+                let Claimed { room, mut commit } = claimed;
+                let before = resolve(&mut view, &room, &believed).await?;
+                commit.nodes.extend(view.take_made());
+                Ok(self.store.commit(&[commit], Vec::new()).await?.with(Some(before)))
+            })
+            .await?;
+        let Some(before) = before else { return Ok(()) };
+        let ask_until = self.clock.now_ms() + ASKING_MS;
+        self.until_committed(async || {
+            let mut view = View::new(&self.store, self.server_name());
+            let mut ids: Vec<EventId> = event.prev_events().iter().chain(event.auth_events()).cloned().collect();
+            ids.extend([event.event_id().clone(), event.room_id().create_event_id()]);
+            let room = view.load_rooms(vec![event.room_id().clone()], &auth_keys(event), ids, Vec::new()).await?.pop();
+            let mut judgement = Judgement::new(room.ok_or(RoomError::UnknownRoom)?);
+            judgement.claimed_before.insert(event.event_id().clone(), before);
+            self.judge_signed(&mut judgement, &mut view, event, &Source::Transaction, ask_until).await?;
+            if judgement.is_unchanged() {
+                return Ok(Committed::Done(()));
+            }
+            judgement.unsettled.get_or_insert(Unsettled::Claimed);
+            let commit = self.commit_of(&mut view, judgement).await?;
+            Ok(self.store.commit(&[commit], Vec::new()).await?)
+        })
+        .await
+    }
+
+    /// The claims about the state before `event` that can be believed.
+    async fn believed(&self, event: &Event, claims: &[Claim]) -> Result<Vec<Examined>, RoomError> {
+        let mut believed = Vec::new();
+        let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
+        for claim in claims {
+            match self.examine(event, claim).await {
+                // A claim rejects nothing: where the event does not fit the state that is claimed, the claim is not believed.
+                Ok(Examined { rejection: None, forbids: Some(why), .. }) => {
+                    doubt = RoomError::Invalid(format!("The state before {} forbids it: {why}.", event.event_id()));
+                }
+                Ok(examined) => believed.push(examined),
+                Err(error @ RoomError::Invalid(_)) => doubt = error,
+                Err(error) => return Err(error),
+            }
+        }
+        if believed.is_empty() { Err(doubt) } else { Ok(believed) }
+    }
+
+    /// The room, and the commit that takes in what claims about the state before `event` bring; `None` where the state after it is
+    /// known already.
+    async fn take_claims(
+        &self,
+        view: &mut View<'_>,
+        event: &Event,
+        believed: &[Examined],
+    ) -> Result<Option<Claimed>, RoomError> {
+        let new = believed.iter().flat_map(|examined| &examined.outliers.new).map(|new| &new.event);
+        let placed: Vec<Event> = new.chain([event]).cloned().collect();
+        let cited = |event: &Event| event.prev_events().iter().chain(event.auth_events()).cloned().collect::<Vec<_>>();
+        let mut ids: Vec<EventId> = placed.iter().flat_map(cited).collect();
+        ids.extend(placed.iter().map(|event| event.event_id().clone()).chain([event.room_id().create_event_id()]));
+        let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
+        let room = room.ok_or(RoomError::UnknownRoom)?;
+        if view.state_after(event.event_id()).is_some() {
+            return Ok(None);
+        }
+        let unchanged = RoomCommit { guard: Guard::Holds(room.version), ..RoomCommit::unchanged(&room) };
+        // Of some of it we hold what came before, and need nobody's word.
+        let judged = self.judge_placed(view, room.clone(), &placed).await?;
+        let mut commit = judged.unwrap_or(unchanged);
+        if commit.guard == Guard::Free {
+            commit.guard = Guard::Holds(room.version);
+        }
+        let done: HashSet<EventId> = commit.events.iter().map(|new| new.event.event_id().clone()).collect();
+        for examined in believed {
+            let new = examined.outliers.new.iter().filter(|new| !done.contains(new.event.event_id()));
+            commit.events.extend(new.filter(|new| view.rejected(new.event.event_id()).is_none()).cloned());
+            commit.rejected.extend(examined.outliers.rejected.iter().cloned());
+            commit.readmitted.extend(examined.outliers.readmitted.iter().cloned());
+        }
+        Ok(Some(Claimed { room, commit }))
+    }
+}
+
+/// What claims bring besides the state that they are about.
+struct Claimed {
+    room: Room,
+    commit: RoomCommit,
 }
 
 impl Examined {

@@ -11,7 +11,7 @@
 //! A rejected event is remembered; the state after it is the state before it. A soft-failed one takes part in state
 //! resolution. Neither becomes a forward extremity, and an event that cites one replaces the extremities behind it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     RoomError,
@@ -91,6 +91,8 @@ pub(super) struct Judgement {
     /// Those of `new` that were rejected before.
     pub(super) readmitted: Vec<EventId>,
     pub(super) redactions: Vec<Redaction>,
+    /// States before events, as other servers claim them, where nobody gives what the events cite.
+    pub(super) claimed_before: HashMap<EventId, NodeId>,
     /// Events that the room's policy server does not sign.
     pub(super) not_recommended: HashSet<EventId>,
     /// Previous events of `new`, or of `rejected`, that have no place: how many of `new` go to the timeline before the one that
@@ -124,6 +126,7 @@ impl Judgement {
             unplaced: Vec::new(),
             readmitted: Vec::new(),
             redactions: Vec::new(),
+            claimed_before: HashMap::new(),
             not_recommended: HashSet::new(),
             missing: Vec::new(),
             rejected_at: Vec::new(),
@@ -177,11 +180,15 @@ impl Judgement {
             self.reject(view, event, StateAt { root: self.state, claimed: true }, &rejection);
             return Ok(Verdict::Rejected(rejection));
         }
-        let missing = missing(view, event);
+        let claimed_before = self.claimed_before.get(event.event_id()).copied();
+        let missing = missing(view, event, claimed_before.is_some());
         if let Some(missing) = missing {
             return Ok(missing);
         }
-        let before = self.state_before(view, event.prev_events()).await?;
+        let before = match claimed_before {
+            Some(root) => StateAt { root, claimed: true },
+            None => self.state_before(view, event.prev_events()).await?,
+        };
         if let Some(rejection) = self.broken_rule(view, event, before).await? {
             self.reject(view, event, before, &rejection);
             return Ok(Verdict::Rejected(rejection));
@@ -264,7 +271,7 @@ impl Judgement {
     /// Notes the edges of gaps that `event` cites, which goes not to the timeline because of what is claimed there: what is held
     /// of the gap shows whether that is so.
     pub(super) fn note_edges(&mut self, view: &View<'_>, event: &Event) {
-        let is_edge = |id: &&EventId| view.stored(id).is_some_and(|stored| stored.outlier);
+        let is_edge = |id: &&EventId| !view.is_placed(id);
         let edges = event.prev_events().iter().filter(is_edge).cloned();
         self.missing.extend(edges.map(|id| (self.states.len(), id)));
     }
@@ -316,9 +323,9 @@ impl Judgement {
         if accepted {
             let extremities = self.extremities.clone();
             let behind = self.extend(view, event).await?;
-            // Known only by a claim about the state around them.
-            let outliers = behind.into_iter().filter(|id| view.stored(id).is_some_and(|stored| stored.outlier));
-            self.missing.extend(outliers.map(|id| (self.states.len(), id)));
+            // Known only by a claim about the state around them, if at all.
+            let lacking = behind.into_iter().filter(|id| !view.is_placed(id));
+            self.missing.extend(lacking.map(|id| (self.states.len(), id)));
             match self.state_of_extremities(view).await? {
                 Some(state) => self.state = state,
                 None => self.extremities = extremities,
@@ -481,10 +488,11 @@ fn not_signed(policy: &PolicyServer) -> String {
     format!("the room's policy server, {}, has not signed it", policy.via)
 }
 
-/// What `event` cites and cannot be judged without, if anything.
-fn missing(view: &View<'_>, event: &Event) -> Option<Verdict> {
-    let previous: Vec<EventId> =
-        event.prev_events().iter().filter(|id| view.state_after(id).is_none()).cloned().collect();
+/// What `event` cites and cannot be judged without, if anything. Where the state before it is known otherwise, its previous
+/// events are not needed.
+fn missing(view: &View<'_>, event: &Event, has_state: bool) -> Option<Verdict> {
+    let lacks = |id: &&EventId| !has_state && view.state_after(id).is_none();
+    let previous: Vec<EventId> = event.prev_events().iter().filter(lacks).cloned().collect();
     let auth: Vec<EventId> = event.auth_events().iter().filter(|id| !view.knows(id)).cloned().collect();
     (!previous.is_empty() || !auth.is_empty()).then_some(Verdict::Missing { previous, auth })
 }

@@ -325,11 +325,17 @@ fn what_nobody_asked_for_is_not_kept() {
 
 /// From now on the peer has lost all but these events and what it says that the state before them is.
 fn claims(peer: &Peer, events: &[&Known], state: Vec<String>) {
+    gives(peer, &[], events, state);
+}
+
+/// As [`claims`]; and these events are between what anybody has and what they have heard of.
+fn gives(peer: &Peer, between: &[&Known], events: &[&Known], state: Vec<String>) {
     let events: Vec<Known> = events.iter().map(|event| (*event).clone()).collect();
+    let between: Vec<Value> = between.iter().map(|(_, event)| event.clone()).collect();
     peer.answers(move |request| {
         let path = request.uri().path();
         let body = if path.contains("/get_missing_events/") {
-            json!({ "events": [] })
+            json!({ "events": between })
         } else if path.contains("/state_ids/") {
             json!({ "pdu_ids": state, "auth_chain_ids": state })
         } else {
@@ -362,6 +368,31 @@ fn two_servers_are_asked_for_the_state_before_a_gap() {
     scene.is_shown(&said[1..]);
     assert_eq!((asked(&scene.peer, "/state_ids/"), asked(&third, "/state_ids/")), (1, 1));
     assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+}
+
+/// Who has rejected an event gives it to nobody, and shows what was built upon it nevertheless.
+#[test]
+fn what_cites_an_event_that_nobody_gives_is_judged_by_the_state_before_it() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+    let said = scene.say(3);
+    // Nobody who has what follows says that the first one is not to be had: it may come yet.
+    is_empty_handed(&scene.peer);
+    gives(&third, &[&said[1]], &[&said[0], &said[1]], Vec::new());
+    takes(&scene.peer, &scene, "1", &said[2]);
+    scene.world.settle();
+    assert!(said.iter().all(|(id, _)| !scene.a.shows(id)));
+    gives(&third, &[&said[1]], &[&said[1]], state);
+    scene.world.advance(60 * 60 * 1_000);
+    scene.world.run(scene.a.scheduled());
+    scene.world.settle();
+    scene.is_shown(&said[1..]);
+    assert!(!scene.a.shows(&said[0].0));
+    // When it comes, it is what it would have been.
+    takes(&scene.peer, &scene, "2", &said[0]);
+    scene.world.settle();
+    scene.is_shown(&said);
 }
 
 /// Bob lets Dave in, who joins: the invite is an auth event of the join, and no part of the state. One server claims the state and

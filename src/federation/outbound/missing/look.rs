@@ -90,7 +90,8 @@ impl<'s> Look<'s> {
             }
             let progress = self.ask_for_auth_events(&lacking).await?
                 || self.ask_for_events_between(&lacking).await?
-                || self.ask_for_states(&lacking).await?;
+                || self.ask_for_states(&lacking).await?
+                || self.ask_for_states_instead(&lacking).await?;
             if !progress {
                 return Ok(());
             }
@@ -276,7 +277,7 @@ impl<'s> Look<'s> {
             Err(error) => {
                 let record = LogRecord::warning("a server does not give what an event cites").room(&self.room.room_id);
                 self.server.platform.log.write(record.event(about).destination(name).because(&error));
-                self.whom.note_error(name, &error);
+                self.whom.note_error(name, about, &error);
                 None
             }
         }

@@ -93,31 +93,75 @@ impl Look<'_> {
         let mut known =
             Known { edge: edge_event, events: HashMap::new(), held: HashSet::new(), memory: pdus::ANSWER_MEMORY };
         loop {
-            let mut claims = Vec::new();
-            while claims.len() < MAX_CLAIMS
-                && let Some(name) = self.whom.next(Question::StateBefore, edge, cited_by).await?
-            {
-                self.whom.note(Question::StateBefore, edge, &name);
-                match self.claim(&name, edge, cited_by, &mut known).await? {
-                    Some(claim) => {
-                        let events =
-                            |ids: &[EventId]| ids.iter().filter_map(|id| known.events.get(id).cloned()).collect();
-                        claims.push(Claim { state: events(&claim.state), auth_chain: events(&claim.auth_chain) });
-                    }
-                    None => self.whom.note_useless(Question::StateBefore, edge),
-                }
-            }
+            let claims = self.claims(edge, cited_by, &[], &mut known).await?;
             let Some(event) = known.edge.clone().filter(|_| !claims.is_empty()) else { return Ok(false) };
             match self.server.rooms.place(&event, &claims).await {
                 Ok(()) => return Ok(true),
-                Err(error @ RoomError::Invalid(_)) => {
-                    let record = LogRecord::warning("what is claimed of the state before an event is not believed");
-                    self.server.platform.log.write(record.room(&self.room.room_id).event(edge).because(&error));
-                    self.whom.note_useless(Question::StateBefore, edge);
-                }
+                Err(error @ RoomError::Invalid(_)) => self.doubt(edge, &error),
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Asks for the states before events in hand themselves, where servers that know these say that they do not give what the
+    /// events cite: what the room's rules forbid is given by nobody, and yet its sender may have built upon it. Whether any event
+    /// was judged so.
+    pub(super) async fn ask_for_states_instead(&mut self, lacking: &[Lacking]) -> Result<bool, RoomError> {
+        let mut progress = false;
+        let stuck = lacking.iter().filter(|lacking| lacking.auth.is_empty() && !lacking.previous.is_empty());
+        for Lacking { event, previous, .. } in stuck.take(MAX_EDGES_AT_ONCE) {
+            let id = event.event_id();
+            let (events, held) = (HashMap::new(), HashSet::new());
+            let mut known = Known { edge: Some(event.clone()), events, held, memory: pdus::ANSWER_MEMORY };
+            loop {
+                let claims = self.claims(id, id, previous, &mut known).await?;
+                if claims.is_empty() {
+                    break;
+                }
+                match self.server.rooms.judge_by_claims(event, &claims).await {
+                    Ok(()) => {
+                        progress = true;
+                        break;
+                    }
+                    Err(error @ RoomError::Invalid(_)) => self.doubt(id, &error),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(progress)
+    }
+
+    fn doubt(&mut self, edge: &EventId, error: &RoomError) {
+        let record = LogRecord::warning("what is claimed of the state before an event is not believed");
+        self.server.platform.log.write(record.room(&self.room.room_id).event(edge).because(error));
+        self.whom.note_useless(Question::StateBefore, edge);
+    }
+
+    /// What servers say that the state before `edge` is: of those only that have said that they do not give the events `denied`.
+    async fn claims(
+        &mut self,
+        edge: &EventId,
+        cited_by: &EventId,
+        denied: &[EventId],
+        known: &mut Known,
+    ) -> Result<Vec<Claim>, RoomError> {
+        let mut claims = Vec::new();
+        while claims.len() < MAX_CLAIMS
+            && let Some(name) = self.whom.next(Question::StateBefore, edge, cited_by).await?
+        {
+            self.whom.note(Question::StateBefore, edge, &name);
+            if !self.whom.has_denied(&name, denied) {
+                continue;
+            }
+            match self.claim(&name, edge, cited_by, known).await? {
+                Some(claim) => {
+                    let events = |ids: &[EventId]| ids.iter().filter_map(|id| known.events.get(id).cloned()).collect();
+                    claims.push(Claim { state: events(&claim.state), auth_chain: events(&claim.auth_chain) });
+                }
+                None => self.whom.note_useless(Question::StateBefore, edge),
+            }
+        }
+        Ok(claims)
     }
 
     /// What a server says that the state before `edge` is; the events of it are then known. `None` where it does not say, or
@@ -306,7 +350,7 @@ impl Look<'_> {
         if let Some(error) = failure {
             let record = LogRecord::warning("a server does not give the events of a state");
             self.server.platform.log.write(record.room(&self.room.room_id).destination(name).because(&error));
-            self.whom.note_error(name, &error);
+            self.whom.note_failed(name);
             return Ok(false);
         }
         self.add(name, &texts, ids, known).await

@@ -44,6 +44,8 @@ pub(super) struct Whom<'s> {
     /// How many servers were asked a question.
     answers: HashMap<(Question, EventId), usize>,
     failed: HashSet<ServerName>,
+    /// Which servers have said that they do not give an event.
+    denied: HashSet<(EventId, ServerName)>,
 }
 
 impl<'s> Whom<'s> {
@@ -56,6 +58,7 @@ impl<'s> Whom<'s> {
             asked: HashSet::new(),
             answers: HashMap::new(),
             failed: HashSet::new(),
+            denied: HashSet::new(),
         }
     }
 
@@ -125,16 +128,28 @@ impl<'s> Whom<'s> {
         *self.answers.entry((question, about.clone())).or_default() += 1;
     }
 
-    /// Notes why a server has not given what it was asked for. A definite answer is no failure to answer.
-    pub(super) fn note_error(&mut self, name: &ServerName, error: &RequestError) {
+    /// Notes why a server has not given what it was asked for about the event `about`. A definite answer is no failure to answer.
+    pub(super) fn note_error(&mut self, name: &ServerName, about: &EventId, error: &RequestError) {
         let is_definite = match error {
             RequestError::Status { .. } => !error.is_worth_retrying(),
             RequestError::Invalid(_) | RequestError::BadResponse(_) => true,
             _ => false,
         };
         if !is_definite {
-            self.failed.insert(name.clone());
+            self.note_failed(name);
+        } else if matches!(error, RequestError::Status { .. }) {
+            self.denied.insert((about.clone(), name.clone()));
         }
+    }
+
+    /// Notes that a server has failed to answer.
+    pub(super) fn note_failed(&mut self, name: &ServerName) {
+        self.failed.insert(name.clone());
+    }
+
+    /// Whether a server has said that it gives none of these events.
+    pub(super) fn has_denied(&self, name: &ServerName, ids: &[EventId]) -> bool {
+        ids.iter().all(|id| self.denied.contains(&(id.clone(), name.clone())))
     }
 
     /// Whether a server has failed to answer.
