@@ -3,7 +3,8 @@
 // that in which the browser is.
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { dirname, extname, join, normalize } from "node:path";
@@ -46,11 +47,16 @@ async function servePage() {
 
 /** Starts the browser of the package, unpacked into a folder of this project. */
 async function launch() {
+  const unpacked = join(told.browser, "unpacked");
+  // What a run that was ended has begun to unpack would be taken for the whole.
+  if (!existsSync(unpacked)) await rm(told.browser, { recursive: true, force: true });
+  await mkdir(told.browser, { recursive: true });
   process.env.TMPDIR = told.browser;
   // The package brings the libraries that the browser needs, but uses them only where it expects none.
   process.env.AWS_EXECUTION_ENV = "AWS_Lambda_nodejs22.x";
   const { default: chromium } = await import("@sparticuz/chromium");
   const executablePath = await chromium.executablePath();
+  await writeFile(unpacked, "");
   // What a server tells of other origins must count, and pages are processes of their own as in a real browser.
   const kept = chromium.args.filter((arg) => !["--disable-web-security", "--single-process"].includes(arg));
   // Node verifies our server's certificate; a browser cannot be told of the authority by an option.
