@@ -1,6 +1,8 @@
-"""What a request reads and writes depends on its room, not on how many rooms the server has.
+"""What a request reads and writes depends on its room, not on how many rooms the server has; and what history costs depends on how much
+of it is asked for, not on how much there is.
 
-A server of 10 rooms takes the requests, then 990 rooms are put into its database, and it takes them again.
+A server of 10 rooms takes the requests, then 990 rooms are put into its database, and it takes them again. Another one takes them in a
+room of 1,000 events, and of 100,000.
 """
 
 import re
@@ -16,6 +18,7 @@ from net import wait_for
 from worker import Worker
 
 ROOMS = (10, 1_000)
+EVENTS = (1_000, 100_000)
 COST = re.compile(r"\bcalls\W+(\d+)\W+rows_read\W+(\d+)\W+rows_written\W+(\d+)")
 
 
@@ -161,3 +164,62 @@ def test_other_servers_reads_take_two_calls(costs):
     for name, (calls, _, written) in few.items():
         if name.split(",")[0].strip("`") in reads:
             assert calls <= 2 and written == 0, name
+
+
+# The ID of an event of a long history.
+NUMBERED = "$%043d"
+
+
+def prolong(worker, room_id, event_id, begin, end):
+    """Puts so many copies of a message into the room of a Worker that is stopped, below all that it has, each of which cites the next."""
+    with sqlite3.connect(worker.database()) as database:
+        columns = [name for _, name, *_ in database.execute("PRAGMA table_info('events')")]
+        made = {
+            "event_nid": "(SELECT max(event_nid) FROM events) + n",
+            "event_id": f"printf('{NUMBERED}', n)",
+            "depth": "1000000 - n",
+            "pos": "-n",
+            "json": f"json_set(json, '$.prev_events', json_array(printf('{NUMBERED}', n + 1)), '$.depth', 1000000 - n)",
+        }
+        numbers = f"WITH RECURSIVE number(n) AS (SELECT {begin} UNION ALL SELECT n + 1 FROM number WHERE n < {end - 1})"
+        columns = ", ".join(made.get(name, name) for name in columns)
+        database.execute(f"{numbers} INSERT INTO events SELECT {columns} FROM events, number WHERE event_id = ?1", (event_id,))
+        database.execute(
+            f"{numbers} INSERT INTO timeline (room_id, pos, event_nid) "
+            f"SELECT room_id, -n, event_nid FROM number, events WHERE event_id = printf('{NUMBERED}', n)"
+        )
+        assert database.execute("SELECT count(*) FROM timeline WHERE room_id = ?", (room_id,)).fetchone()[0] >= end - 1
+    database.close()
+
+
+@pytest.mark.timeout(300)
+def test_history_costs_what_is_asked_for_however_long_the_room_is(start, authority, tmp_path):
+    worker = start(Worker, cron_seconds=3600, options=["--log-costs"])
+    origin = FakeOrigin(tmp_path / "origin", authority).start()
+    found = []
+    try:
+        requests = Requests(worker, origin)
+        room, begun = segment(requests.room_id), 1
+        for events in EVENTS:
+            worker.stop()
+            prolong(worker, requests.room_id, requests.last, begun, events)
+            begun = events
+            worker.start()
+            requests.settle()
+            costs = {}
+            for name, first in {"the newest": requests.last, "the midst": NUMBERED % 500}.items():
+                path = f"backfill/{room}?v={segment(first)}&limit=100"
+                assert len(requests.signed("GET", path)["pdus"]) == 100
+                costs[f"backfill of 100 from {name}"] = requests.cost(lambda path=path: requests.signed("GET", path))
+            missing = {"earliest_events": [NUMBERED % 700], "latest_events": [NUMBERED % 500], "limit": 20}
+            answer = requests.signed("POST", f"get_missing_events/{room}", missing)
+            assert [event["depth"] for event in answer["events"]] == [1_000_000 - n for n in range(520, 500, -1)]
+            costs["get_missing_events of 20"] = requests.cost(
+                lambda: requests.signed("POST", f"get_missing_events/{room}", missing)
+            )
+            found.append(costs)
+    finally:
+        origin.close()
+    print(f"\n{found[0]}")
+    short, long = found
+    assert short == long
