@@ -401,6 +401,10 @@ pub trait Clock {
     fn now_ms(&self) -> i64;
     /// A future that is ready after `ms` milliseconds.
     fn sleep(&self, ms: u32) -> LocalBoxFuture<'static, ()>;
+    /// A future that is ready after others have had their turn. Long work waits for it now and then.
+    fn pause(&self) -> LocalBoxFuture<'static, ()> {
+        self.sleep(0)
+    }
 }
 
 /// Cryptographically secure randomness.

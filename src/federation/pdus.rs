@@ -21,6 +21,9 @@ use crate::{
     server::Server,
 };
 
+/// So many PDUs are parsed, or checked, before others have their turn: some milliseconds of work. A transaction never holds more.
+pub const SLICE: usize = 50;
+
 /// Checks PDUs, and returns the outcome for each in the order given.
 ///
 /// # Errors
@@ -43,7 +46,11 @@ pub async fn verify(server: &Server, pdus: Vec<ReceivedPdu>) -> Result<Vec<Resul
         needed_up_to.push(needed.len());
     }
     let keys = server.keys.fetch(&needed).await?;
-    let outcomes: Vec<_> = pdus.into_iter().map(|pdu| pdu.verify(&keys)).collect();
+    let mut outcomes = Vec::with_capacity(pdus.len());
+    for pdu in pdus {
+        turn(server, outcomes.len()).await;
+        outcomes.push(pdu.verify(&keys));
+    }
     let mut have_verified = BTreeSet::new();
     let mut from = 0;
     for (outcome, to) in outcomes.iter().zip(needed_up_to) {
@@ -55,6 +62,13 @@ pub async fn verify(server: &Server, pdus: Vec<ReceivedPdu>) -> Result<Vec<Resul
     }
     server.keys.have_verified(&have_verified.into_iter().collect::<Vec<_>>()).await?;
     Ok(outcomes)
+}
+
+/// Lets others have their turn after each slice, when so many PDUs are done.
+pub async fn turn(server: &Server, done: usize) {
+    if done > 0 && done.is_multiple_of(SLICE) {
+        server.platform.clock.pause().await;
+    }
 }
 
 /// Checks a PDU that is what a request is about.
@@ -114,15 +128,18 @@ pub async fn verify_ancestors<T: AsRef<[u8]>>(
     texts: &[T],
     memory: &mut usize,
 ) -> Result<Option<Vec<Ancestor>>, DatabaseError> {
-    let pdus = texts.iter().map(|text| from_history(text.as_ref(), room_id, version, memory));
-    let pdus: Vec<ReceivedPdu> = match pdus.collect::<Result<Vec<_>, _>>() {
-        Ok(pdus) => pdus.into_iter().flatten().collect(),
-        Err(error) => {
-            let record = LogRecord::warning("events that another server sent are not used").room(room_id);
-            server.platform.log.write(record.because(&error));
-            return Ok(None);
+    let mut pdus: Vec<ReceivedPdu> = Vec::new();
+    for (done, text) in texts.iter().enumerate() {
+        turn(server, done).await;
+        match from_history(text.as_ref(), room_id, version, memory) {
+            Ok(pdu) => pdus.extend(pdu),
+            Err(error) => {
+                let record = LogRecord::warning("events that another server sent are not used").room(room_id);
+                server.platform.log.write(record.because(&error));
+                return Ok(None);
+            }
         }
-    };
+    }
     let places: Vec<Unusable> = pdus.iter().map(Unusable::of_pdu).collect();
     let checked = verify(server, pdus).await?.into_iter().zip(places);
     Ok(Some(checked.map(|(event, place)| event.map_or(Ancestor::Unusable(place), Ancestor::Event)).collect()))

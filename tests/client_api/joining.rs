@@ -84,6 +84,28 @@ fn a_rejected_invite_and_an_invite_run_on_when_the_client_hangs_up() {
 }
 
 #[test]
+fn others_have_their_turn_while_the_state_of_a_large_room_is_checked() {
+    let world = World::new();
+    let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let small = one.room(&alice, json!({ "preset": "public_chat" }));
+    let state: Vec<_> =
+        (0..500).map(|key| json!({ "type": "m.test", "state_key": key.to_string(), "content": {} })).collect();
+    let large = one.room(&alice, json!({ "preset": "public_chat", "initial_state": state }));
+    let pauses_of_a_join = |room: &str| {
+        let before = world.pauses();
+        let (status, answer) = two.post(&bob, &format!("/join/{}?via=one.test", quote(room)), json!({}));
+        assert_eq!(status, 200, "{answer} {:?}", world.logs());
+        world.pauses() - before
+    };
+    assert_eq!(pauses_of_a_join(&small), 0);
+    // They are parsed, and then their signatures are checked, 50 at a time.
+    assert_eq!(pauses_of_a_join(&large), 2 * (500 / 50));
+    let path = format!("/rooms/{}/state/m.test/499", quote(&large));
+    assert_eq!(two.get(&bob, &path), (200, json!({})));
+}
+
+#[test]
 fn nobody_can_rejoin_a_room_that_everybody_has_left() {
     for version in ["10", "12"] {
         let home = Home::new();

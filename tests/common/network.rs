@@ -76,6 +76,7 @@ struct Inner {
     random: Cell<u64>,
     interleave: Cell<bool>,
     wakes: Cell<bool>,
+    pauses: Cell<usize>,
     logs: RefCell<Vec<String>>,
     shelves: RefCell<BTreeMap<String, Shelves>>,
 }
@@ -135,6 +136,7 @@ impl World {
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             interleave: Cell::new(false),
             wakes: Cell::new(false),
+            pauses: Cell::new(0),
             logs: RefCell::default(),
             shelves: RefCell::default(),
         }))
@@ -144,6 +146,11 @@ impl World {
     /// same time is interleaved at random.
     pub fn interleave(&self) {
         self.0.interleave.set(true);
+    }
+
+    /// How often work has let others have their turn.
+    pub fn pauses(&self) -> usize {
+        self.0.pauses.get()
     }
 
     /// From now on, servers are made so that a commit wakes those who wait for it, as where one object holds the server and its
@@ -435,6 +442,11 @@ impl Clock for World {
         let time = self.0.time.clone();
         let deadline = self.now_ms() + i64::from(ms);
         Box::pin(Sleep { time, deadline, id: None })
+    }
+
+    fn pause(&self) -> LocalBoxFuture<'static, ()> {
+        self.0.pauses.set(self.0.pauses.get() + 1);
+        Box::pin(yield_now())
     }
 }
 

@@ -45,6 +45,7 @@ class FakeOrigin:
         self.old_key, self.old_key_expired_ts = generate_signing_key("a_old"), now_ms() - 3600 * 1000
         self.valid_for_ms = 24 * 3600 * 1000
         self.events = {}
+        self.hosted = {}
         self.received = []
         self.asked = []
         self._transactions = count(1)
@@ -142,6 +143,10 @@ class FakeOrigin:
                 return 200, {"origin": self.name, "origin_server_ts": now_ms(), "pdus": [self._pdu(event_id)]}
             case "POST", ["get_missing_events", _]:
                 return 200, {"events": self._before(content)}
+            case "GET", ["make_join", room_id, user] if room_id in self.hosted:
+                return 200, self.hosted[room_id].template(user)
+            case "PUT", ["send_join", room_id, _] if room_id in self.hosted:
+                return 200, self.hosted[room_id].admit()
             case "GET", ["query", "profile"]:
                 return 200, {"displayname": "Fake"}
         return 404, {"errcode": "M_UNRECOGNIZED", "error": "The fake knows nothing of it."}
@@ -170,6 +175,38 @@ class FakeOrigin:
                     found.insert(0, self._pdu(event_id))
                     todo.append(event_id)
         return found
+
+
+class HostedRoom:
+    """A public room of this server with so many members, as other servers join it."""
+
+    def __init__(self, origin, members, version="10"):
+        self.origin = origin
+        self.joins_answered = []
+        self.room = Room(origin, KNOWN_ROOM_VERSIONS[version], f"!hosted{members}:{origin.name}")
+        owner = origin.user("owner")
+        room = self.room
+        room.event(owner, "m.room.create", {"creator": owner, "room_version": version}, "", prev_events=[], auth_events=[])
+        room.event(owner, "m.room.member", {"membership": "join"}, owner)
+        room.event(owner, "m.room.power_levels", {"users": {owner: 100}}, "")
+        room.event(owner, "m.room.join_rules", {"join_rule": "public"}, "")
+        for number in range(members):
+            member = origin.user(f"member{number}")
+            room.event(member, "m.room.member", {"membership": "join"}, member)
+        origin.hosted[room.room_id] = self
+        state = [json_of(event) for event in room.state.values()]
+        answer = {"state": state, "auth_chain": state[:4], "origin": origin.name}
+        self.answer = json.dumps(answer).encode()
+
+    def template(self, user):
+        room = self.room
+        event = {"room_id": room.room_id, "sender": user, "type": "m.room.member", "state_key": user}
+        event |= {"content": {"membership": "join"}, "depth": room.depth + 1, "prev_events": room.tips, "origin_server_ts": now_ms()}
+        return {"room_version": room.version.identifier, "event": {**event, "auth_events": room.auth_events(event)}}
+
+    def admit(self):
+        self.joins_answered.append(time.monotonic())
+        return self.answer
 
 
 class Room:
@@ -268,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         content = json.loads(body) if body else None
         status, answer = self.server.origin.answer(self.command, self.path, content)
-        data = json.dumps(answer).encode()
+        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from client import segment
-from fake_origin import FakeOrigin
+from fake_origin import FakeOrigin, HostedRoom
 from net import wait_for
 from worker import ROOT, Worker, _BINARIES
 
@@ -175,6 +175,39 @@ def test_work_on_one_room_queues_up_and_loses_no_races(costing, authority, tmp_p
                 done.result(120)
     at_once = _costs(costing, SEND, 52)[12:]
     assert len(at_once) == 40 and max(at_once) <= max(alone), (alone, at_once)
+
+
+# The members of a large room.
+MEMBERS = 5_000
+
+
+@pytest.mark.timeout(300)
+def test_others_are_served_while_a_large_room_is_joined(worker, authority, tmp_path):
+    alice, bob = worker.user("speaker"), worker.user("newcomer")
+    room = alice.create_room()
+    with origins(tmp_path, authority, 1) as (origin,):
+        hosted = HostedRoom(origin, MEMBERS)
+
+        def say():
+            begun = time.monotonic()
+            alice.say(room, "hello")
+            return begun, time.monotonic()
+
+        alone = sorted(end - begun for begun, end in [say() for _ in range(30)])
+        with ThreadPoolExecutor(1) as pool:
+            joining = pool.submit(bob.post, f"/join/{segment(hosted.room.room_id)}?via={segment(origin.name)}")
+            said = []
+            while not joining.done():
+                said.append(say())
+            joined = time.monotonic()
+            joining.result(120)
+    (answered,) = hosted.joins_answered
+    meanwhile = sorted(end - begun for begun, end in said if end > answered)
+    print(f"an event takes {alone[15] * 1000:.0f} ms, {alone[-1] * 1000:.0f} at most; {len(meanwhile)} were sent in the "
+          f"{joined - answered:.1f} s of the join, in {meanwhile[-1] * 1000:.0f} ms at most: {[round(t * 1000) for t in meanwhile]}")
+    assert len(bob.members(hosted.room.room_id)) == MEMBERS + 2
+    # Were the answer checked in one piece, it would be two or three.
+    assert len(meanwhile) >= 10
 
 
 def test_a_database_that_is_newer_is_refused_with_a_sentence(start):

@@ -320,9 +320,10 @@ async fn check_joined(server: &Server, join: Event, answer: SendJoin) -> Result<
     // Most of the auth chain is in the state too, and need be checked only once.
     let mut received: HashMap<EventId, ReceivedPdu> = HashMap::new();
     let mut memory = pdus::ANSWER_MEMORY;
-    let mut parse = |texts: &[Bytes]| -> Result<Vec<EventId>, MatrixError> {
+    let mut parse = async |texts: &[Bytes]| -> Result<Vec<EventId>, MatrixError> {
         let mut ids = Vec::with_capacity(texts.len());
-        for text in texts {
+        for (done, text) in texts.iter().enumerate() {
+            pdus::turn(server, done).await;
             let mut left = memory;
             let pdu = pdus::from_history(text, join.room_id(), version, &mut left).map_err(|_| too_large_a_room())?;
             let Some(pdu) = pdu else { continue };
@@ -334,7 +335,7 @@ async fn check_joined(server: &Server, join: Event, answer: SendJoin) -> Result<
         }
         Ok(ids)
     };
-    let (state, auth_chain) = (parse(&answer.state)?, parse(&answer.auth_chain)?);
+    let (state, auth_chain) = (parse(&answer.state).await?, parse(&answer.auth_chain).await?);
     let checked = pdus::verify(server, received.into_values().collect()).await?;
     let checked: HashMap<EventId, Event> =
         checked.into_iter().flatten().map(|event| (event.event_id().clone(), event)).collect();
