@@ -27,6 +27,7 @@ const HELP = `npm run dev -- [options]
   --trusted-key-servers JSON
   --limits                  bound how often may be asked, as a deployment does by default
   --cron-seconds N          how often the scheduled trigger fires (60, as the platform does)
+  --move-secret S           bind the databases of both engines, so that \`npm run move\` can move the data with this secret
   --as-built                run what build/ holds, without set-up and build
   --log-costs               a log line for each request: database calls, rows read and written`;
 
@@ -80,6 +81,7 @@ const OPTIONS = {
   doh: { type: "string" },
   "trusted-key-servers": { type: "string" },
   "cron-seconds": { type: "string", default: "60" },
+  "move-secret": { type: "string" },
   limits: { type: "boolean" },
   "as-built": { type: "boolean" },
   "log-costs": { type: "boolean" },
@@ -95,10 +97,10 @@ await main(async () => {
   const name = options["server-name"];
   const folder = resolve(options["persist-to"] ?? join(work, "dev", name.replaceAll(/[^a-z0-9.-]/gi, "_")));
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  checkData(options.engine, folder);
+  if (!options["move-secret"]) checkData(options.engine, folder);
   const tls = await certificate(options, folder);
   const config = configuration(options, folder);
-  if (options.engine === "d1") await migrate(config, folder);
+  if (options.engine === "d1" || options["move-secret"]) await migrate(config, folder);
   await serve(options, folder, config, tls);
 });
 
@@ -124,8 +126,12 @@ function check(options) {
   }
 }
 
-/** Refuses a folder with the data of the other engine: the server would begin anew beside them, under the same name. */
+/**
+ * Refuses a folder with the data of the other engine alone: the server would begin anew beside them, under the same name. Where both
+ * are there, they have been moved, and the server itself knows where to.
+ */
 function checkData(engine, folder) {
+  if (existsSync(join(folder, ENGINES[engine].data))) return;
   for (const [other, { data }] of Object.entries(ENGINES)) {
     if (other !== engine && existsSync(join(folder, data))) {
       throw new Error(`${folder} holds the data of --engine ${other}; take that, or another --persist-to`);
@@ -188,17 +194,19 @@ function configuration(options, folder) {
     ...(options.limits ? {} : Object.fromEntries(RATES.map((name) => [name, "off"]))),
   };
   const path = join(folder, "wrangler.json");
+  const bound = options["move-secret"] ? Object.values(ENGINES) : [ENGINES[options.engine]];
+  const bindings = Object.assign({}, ...bound.map((engine) => engine.bindings(setting)));
   const config = {
     name: "verge",
     main: join(root, setting("main")),
     compatibility_date: setting("compatibility_date"),
     vars,
-    ...ENGINES[options.engine].bindings(setting),
+    ...bindings,
     r2_buckets: [{ binding: "MEDIA", bucket_name: "verge-media" }],
     triggers: { crons: ["* * * * *"] },
   };
   writeFileSync(path, JSON.stringify(config, null, 2));
-  const secrets = { SIGNING_KEY: readFileSync(key, "utf8").trim(), REGISTRATION_TOKEN: options["registration-token"] };
+  const secrets = { SIGNING_KEY: readFileSync(key, "utf8").trim(), REGISTRATION_TOKEN: options["registration-token"], MOVE_SECRET: options["move-secret"] };
   const lines = Object.entries(secrets).filter(([, value]) => value).map(([name, value]) => `${name}="${value}"\n`);
   writeFileSync(join(folder, ".dev.vars"), lines.join(""), { mode: 0o600 });
   return path;
@@ -230,7 +238,10 @@ async function serve(options, folder, config, tls) {
     answer = await localGet(options, "/_matrix/key/v2/server");
     if (answer === null) await Promise.race([sleep(100), ended]);
   }
-  const wrong = answer === null ? null : (mistake(options, answer) ?? (await databaseMistake(options)));
+  // One whose data is elsewhere waits to be moved further.
+  const isMoved = options["move-secret"] && answer?.status === 503;
+  if (isMoved) say("The data of this engine is moving, or has moved; requests are refused");
+  const wrong = answer === null || isMoved ? null : (mistake(options, answer) ?? (await databaseMistake(options)));
   if (wrong && !stopping()) {
     // What the server has logged about it is on its way to the terminal.
     await Promise.race([sleep(500), ended]);

@@ -7,7 +7,6 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::{
     body::Body,
@@ -16,7 +15,7 @@ use super::{
 };
 use crate::{
     admission::Kind,
-    config::Registration,
+    config::{Registration, is_same_secret},
     error::MatrixError,
     matrix::identifiers::UserId,
     router::{Call, Handled, Response, json_response, ok},
@@ -101,7 +100,7 @@ pub(super) async fn token_validity(server: &Server, call: &Call) -> Handled {
     };
     throttle::by_address(server, call, Kind::TokenValidity, server.config.rates.token_validity)?;
     let token = call.query("token").ok_or_else(|| MatrixError::missing_param("The query lacks \"token\"."))?;
-    ok(&json!({ "valid": same(&token, expected) }))
+    ok(&json!({ "valid": is_same_secret(&token, expected) }))
 }
 
 /// How far a registration has authenticated itself.
@@ -121,7 +120,7 @@ async fn authenticate(server: &Server, auth: &Body) -> Result<Progress, MatrixEr
         (None, _) => Ok(Progress::Completed(&[])),
         (Some(DUMMY), Registration::Open) => Ok(Progress::Done),
         (Some(REGISTRATION_TOKEN), Registration::Token(expected)) => {
-            if !same(auth.required_text("token")?, expected) {
+            if !is_same_secret(auth.required_text("token")?, expected) {
                 return Ok(Progress::Failed("M_UNAUTHORIZED", "The registration token is not valid."));
             }
             // Who shows the token at once has not been told of a second stage.
@@ -163,11 +162,6 @@ fn unfinished(server: &Server, stages: &[&str], session: Option<&str>, progress:
         object.insert("error".to_owned(), (*error).into());
     }
     json_response(StatusCode::UNAUTHORIZED, &answer)
-}
-
-/// Compares in a time that says nothing about where the two differ.
-fn same(given: &str, expected: &str) -> bool {
-    Sha256::digest(given.as_bytes()) == Sha256::digest(expected.as_bytes())
 }
 
 /// The ID of a new user, in lower case however it was typed. Local parts that begin with `_` belong to application services by

@@ -1,7 +1,8 @@
 //! [`Database`] over D1. A batch of statements is one call and one transaction.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
+use futures_util::future;
 use worker::{
     Env,
     js_sys::{self, Array, Promise, Reflect},
@@ -12,13 +13,17 @@ use worker::{
 use super::{
     costs::Costs,
     events::Unusable,
+    moving::{
+        marker::GUARD,
+        side::{Side, Sql},
+    },
     sql_error,
     sql_values::{column, parameters, report, shape},
     stream::describe,
 };
 use crate::{
     log::{Cost, LogRecord},
-    platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, Statement},
+    platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement},
 };
 
 // The few methods of the binding that are used, with rows left as JavaScript values: the `worker` crate
@@ -40,6 +45,11 @@ extern "C" {
     fn results(this: &D1Result) -> Option<Array>;
     #[wasm_bindgen(method, structural, getter)]
     fn meta(this: &D1Result) -> JsValue;
+}
+
+thread_local! {
+    /// Whether this isolate has found the database live. A move that begins later freezes it, so that nothing can be written to it.
+    static IS_LIVE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// One D1 database, for the duration of one event.
@@ -64,22 +74,34 @@ impl D1 {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let prepared = statements.into_iter().map(|statement| self.prepare(statement)).collect::<Result<Array, _>>()?;
+        // The first batch of an isolate fails as a whole where the data is elsewhere.
+        let is_guarded = !IS_LIVE.get();
+        let guard = is_guarded.then(|| self.prepare(GUARD, &[]));
+        let prepared = statements.iter().map(|statement| self.prepare(statement.sql, &statement.parameters));
+        let prepared = guard.into_iter().chain(prepared).collect::<Result<Array, _>>()?;
         if let Some(costs) = &self.costs {
             costs.add_call();
         }
-        let results = self.database.batch(prepared).map_err(|error| sql_error::kind(describe(&error)))?;
-        let results = JsFuture::from(results).await.map_err(|error| sql_error::kind(describe(&error)))?;
-        let results: Array = results.dyn_into().map_err(|_| shape("the answer is not a list"))?;
+        let mut results = self.send(prepared).await?;
+        if is_guarded {
+            IS_LIVE.set(true);
+            results = results.slice(1, results.length());
+        }
         if results.length() as usize != count {
             return Err(shape("the answer has another number of results than there were statements"));
         }
         results.iter().map(|result| self.rows(&result.unchecked_into())).collect()
     }
 
-    fn prepare(&self, statement: Statement) -> Result<D1Statement, DatabaseError> {
-        let values = parameters(&statement)?;
-        let prepared = self.database.prepare(statement.sql).map_err(|error| sql_error::kind(describe(&error)))?;
+    async fn send(&self, prepared: Array) -> Result<Array, DatabaseError> {
+        let results = self.database.batch(prepared).map_err(|error| sql_error::kind(describe(&error)))?;
+        let results = JsFuture::from(results).await.map_err(|error| sql_error::kind(describe(&error)))?;
+        results.dyn_into().map_err(|_| shape("the answer is not a list"))
+    }
+
+    fn prepare(&self, sql: &str, values: &[SqlValue]) -> Result<D1Statement, DatabaseError> {
+        let values = parameters(values)?;
+        let prepared = self.database.prepare(sql).map_err(|error| sql_error::kind(describe(&error)))?;
         prepared.bind(values).map_err(|error| sql_error::kind(describe(&error)))
     }
 
@@ -112,5 +134,24 @@ impl Database for D1 {
 
     fn cost(&self) -> Cost {
         self.costs.as_ref().map_or_else(Cost::default, |costs| costs.cost())
+    }
+}
+
+/// For a move, which makes its statements itself, and uses a database that is not live.
+impl Side for D1 {
+    fn batch(&self, statements: Vec<Sql>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        Box::pin(async move {
+            if statements.is_empty() {
+                return Ok(Vec::new());
+            }
+            let prepared = statements.iter().map(|sql| self.prepare(&sql.text, &sql.parameters));
+            let results = self.send(prepared.collect::<Result<Array, _>>()?).await?;
+            results.iter().map(|result| self.rows(&result.unchecked_into())).collect()
+        })
+    }
+
+    /// They are wrangler's to apply.
+    fn migrate(&self) -> LocalBoxFuture<'_, Result<(), DatabaseError>> {
+        Box::pin(future::ready(Ok(())))
     }
 }

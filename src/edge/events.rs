@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc};
 use http::StatusCode;
 use worker::{Env, web_sys};
 
-use super::message;
+use super::{engine::Engine, message};
 use crate::{
     config::Config,
     error::MatrixError,
@@ -21,16 +21,13 @@ pub(super) struct Settings {
     pub(super) config: Rc<Config>,
     /// `ENGINE`: where the server runs.
     pub(super) engine: Engine,
+    /// `MOVE_SECRET`: lets `npm run move` move the data to the other engine. While it is set, each request asks first whether the
+    /// data is here.
+    pub(super) move_secret: Option<Rc<str>>,
 }
 
-/// Where the server runs, and over which database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Engine {
-    /// In any isolate of the Worker, over D1.
-    D1,
-    /// In one Durable Object, over the SQLite database beside it.
-    Object,
-}
+/// The shortest secret that nobody guesses.
+const MIN_SECRET: usize = 32;
 
 /// Why the server cannot work, as the log is told.
 pub(super) type Unusable = Box<LogRecord>;
@@ -57,7 +54,11 @@ impl Settings {
             Some("object") => Engine::Object,
             Some(_) => return Err(refused(&Why::stated("ENGINE must be `d1` or `object`."))),
         };
-        let settings = Self { config: Rc::new(config), engine };
+        let move_secret = variable("MOVE_SECRET").filter(|secret| !secret.is_empty());
+        if move_secret.as_ref().is_some_and(|secret| secret.len() < MIN_SECRET) {
+            return Err(refused(&Why::stated("MOVE_SECRET must have at least 32 characters.")));
+        }
+        let settings = Self { config: Rc::new(config), engine, move_secret: move_secret.map(Into::into) };
         SETTINGS.set(Some(settings.clone()));
         Ok(settings)
     }

@@ -8,7 +8,9 @@
 //!
 //! Natively only what decides without the runtime is compiled, for its tests.
 
+mod engine;
 mod http1;
+mod moving;
 mod object;
 mod sql_error;
 
@@ -46,8 +48,10 @@ mod worker_events {
         bucket::media,
         costs::Costs,
         d1::D1,
-        events::{self, Engine, Settings, Unusable},
+        engine::Engine,
+        events::{self, Settings, Unusable},
         message,
+        moving::{self, endpoint},
         object::front,
         runtime::{Console, EventLifetime, SystemRandom, WorkerClock},
         transport::WorkerTransport,
@@ -55,6 +59,7 @@ mod worker_events {
     use crate::{
         platform::{Background, Clock, Log, Platform, news::Polling},
         program::Program,
+        router::Body,
         server::{Caches, Server},
     };
 
@@ -69,12 +74,20 @@ mod worker_events {
         env: Env,
         context: Context,
     ) -> worker::Result<web_sys::Response> {
-        let settings = match Settings::read(&env) {
-            Ok(settings) if settings.engine == Engine::Object => {
-                return front::fetch(request, &env, &settings, context).await;
+        let settings = Settings::read(&env);
+        if let Ok(settings) = &settings {
+            if settings.move_secret.is_some() {
+                if events::path(&request.url()) == moving::PATH {
+                    return message::outgoing(endpoint::answer(&request, &env, settings).await.map(Body::Whole));
+                }
+                if let Err(response) = endpoint::require_live(&env, settings).await {
+                    return message::outgoing(response.map(Body::Whole));
+                }
             }
-            settings => settings,
-        };
+            if settings.engine == Engine::Object {
+                return front::fetch(request, &env, settings, context).await;
+            }
+        }
         let response = match settings {
             Ok(settings) => over_d1(request, &env, &settings, context).await,
             Err(why) => Err(why),
@@ -101,6 +114,9 @@ mod worker_events {
     pub(crate) async fn scheduled(env: Env, context: ScheduleContext) {
         let outcome = async {
             let settings = Settings::read(&env)?;
+            if settings.move_secret.is_some() && endpoint::require_live(&env, &settings).await.is_err() {
+                return Ok(());
+            }
             match settings.engine {
                 Engine::Object => front::scheduled(&env, &settings).await,
                 Engine::D1 => {

@@ -1,6 +1,11 @@
 //! What the errors of either engine mean. They are told apart by their text only, which holds SQLite's own.
 
+use super::moving::marker::NOT_LIVE;
 use crate::platform::DatabaseError;
+
+/// Why a database that is not live is not used, for the operator.
+const ELSEWHERE: &str =
+    "the data is moving to the other engine or has moved there; ENGINE must name the one where it is";
 
 /// Texts of errors that would come again for ever: SQLite's codes where they are handed on, else its sentences, and D1's own.
 const REFUSALS: [&str; 12] = [
@@ -21,7 +26,9 @@ const REFUSALS: [&str; 12] = [
 /// The kind of error that a message tells of. What is not known may pass: a table that is not there, too, for the
 /// operator applies the migrations when it is noticed, and until then nothing may be lost.
 pub(super) fn kind(message: String) -> DatabaseError {
-    if message.contains("constraint failed") || message.contains("SQLITE_CONSTRAINT") {
+    if message.contains(NOT_LIVE) {
+        DatabaseError::Unavailable(ELSEWHERE.to_owned())
+    } else if message.contains("constraint failed") || message.contains("SQLITE_CONSTRAINT") {
         DatabaseError::Constraint(message)
     } else if REFUSALS.iter().any(|refusal| message.contains(refusal)) {
         DatabaseError::Refused(message)
@@ -57,6 +64,8 @@ mod tests {
         ] {
             assert!(matches!(kind(message.to_owned()), DatabaseError::Unavailable(_)), "{message}");
         }
+        let moved = "D1_ERROR: this database is not live: SQLITE_CONSTRAINT (extended: SQLITE_CONSTRAINT_TRIGGER)";
+        assert_eq!(kind(moved.to_owned()), DatabaseError::Unavailable(ELSEWHERE.to_owned()));
         let lost = "D1_ERROR: NOT NULL constraint failed: rooms.version: SQLITE_CONSTRAINT";
         assert!(matches!(kind(lost.to_owned()), DatabaseError::Constraint(_)));
     }

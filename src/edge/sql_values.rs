@@ -5,7 +5,7 @@ use worker::{js_sys::Array, wasm_bindgen::JsValue};
 use super::runtime::Console;
 use crate::{
     log::LogRecord,
-    platform::{DatabaseError, Log, SqlValue, Statement},
+    platform::{DatabaseError, Log, SqlValue},
 };
 
 /// Both engines take at most 2 MB in a parameter. The local runtime takes more; here all refuse it alike.
@@ -16,11 +16,11 @@ const MAX_PARAMETERS: usize = 100;
 const MAX_INTEGER: i64 = (1 << 53) - 1;
 
 /// The values to bind.
-pub(super) fn parameters(statement: &Statement) -> Result<Array, DatabaseError> {
-    if statement.parameters.len() > MAX_PARAMETERS {
+pub(super) fn parameters(values: &[SqlValue]) -> Result<Array, DatabaseError> {
+    if values.len() > MAX_PARAMETERS {
         return Err(refused("at most 100 parameters are taken"));
     }
-    statement.parameters.iter().map(parameter).collect()
+    values.iter().map(parameter).collect()
 }
 
 fn parameter(value: &SqlValue) -> Result<JsValue, DatabaseError> {

@@ -80,8 +80,10 @@ class _File:
             sql = self._text(tokens, shared, {})
             if _SQL.match(sql):
                 yield name, sql
-        for token in self.rest:
-            if isinstance(token, Text) and _SQL.match(token) and len(token.split()) > 2:
+        for at, token in enumerate(self.rest):
+            # What is composed when it is known of which table is no statement yet.
+            is_composed = self.rest[max(at - 3, 0) : at] == ["format", "!", "("]
+            if isinstance(token, Text) and _SQL.match(token) and len(token.split()) > 2 and not is_composed:
                 yield "(inline)", str(token)
         for at in range(len(self.rest) - 4):
             if self.rest[at : at + 5] == ["Statement", ":", ":", "new", "("]:

@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import os
 import re
+import secrets
 import sqlite3
 import ssl
 import subprocess
@@ -226,6 +228,132 @@ def test_a_database_that_is_newer_is_refused_with_a_sentence(start):
         database.execute("DELETE FROM d1_migrations WHERE name = '9999_future.sql'")
     worker.start()
     assert alice.get(f"/rooms/{segment(room)}/state/m.room.name") == {"name": "kept"}
+
+
+# Of each kind of request one, and some that need no data.
+REQUESTS = [
+    ("GET", "/_matrix/federation/v1/version"),
+    ("GET", "/_matrix/key/v2/server"),
+    ("GET", "/_matrix/client/versions"),
+    ("GET", "/.well-known/matrix/server"),
+    ("GET", "/_matrix/client/v3/sync"),
+    ("POST", "/_matrix/client/v3/login"),
+    ("PUT", "/_matrix/federation/v1/send/1"),
+    ("GET", "/nothing"),
+]
+
+
+@pytest.mark.timeout(600)
+def test_the_data_moves_to_the_other_engine_and_back(start):
+    secret = secrets.token_urlsafe(32)
+    worker = start(Worker, cron_seconds=3600, options=["--move-secret", secret, "--log-costs"])
+    here = worker.engine
+    (there,) = set(Worker.DATABASES) - {here}
+    alice = worker.user("alice")
+    room = alice.create_room(name="moving", room_alias_name="moving")
+    said = [f"message {number}" for number in range(30)]
+    for text in said:
+        alice.say(room, text)
+    alice.sync()
+    for wrong in ("", "x" * len(secret), secret[:-1], secret + "x"):
+        status, _, answer = _step(worker, wrong, here, there)
+        assert (status, answer["errcode"]) == (403, "M_FORBIDDEN")
+    status, _, answer = _step(worker, secret, there, here)
+    assert status == 409 and "has nothing to move" in answer["error"], answer
+
+    # Some steps, and then the runtime is gone.
+    steps = []
+    while not any(step["phase"] == "copying" and step["rows"] for step in steps):
+        status, _, answer = _step(worker, secret, here, there)
+        assert status == 200, answer
+        steps += answer["steps"]
+    for restart in (False, True):
+        if restart:
+            worker.crash()
+            worker.start()
+        for request in REQUESTS:
+            status, headers, _ = _ask(worker, *request)
+            assert status == 503 and int(headers["Retry-After"]) > 0, request
+        worker.fire_scheduled()
+    before = _dump(worker, here)
+    assert any(_dump(worker, there).values()) and _dump(worker, there) != before
+    printed = _move(worker, secret, here, there)
+    compared = dict(re.findall(r"^alike +(\w+), (\d+) rows", printed, re.MULTILINE))
+    assert compared == {table: str(len(rows)) for table, rows in before.items()}
+    assert _dump(worker, there) == before == _dump(worker, here)
+    # The engine that is still set refuses, and what it says is in the log; the other goes on where this one was.
+    assert {_ask(worker, *request)[0] for request in REQUESTS} == {503}
+    assert f"ENGINE must be `{there}`" in worker.log()
+    worker.stop()
+    worker.engine = there
+    worker.start()
+    later = alice.say(room, "on the other side")
+    assert [event["event_id"] for event in alice.news(room)] == [later]
+    worker.user("newcomer")
+
+    assert "Everything is in" in _move(worker, secret, there, here)
+    assert _dump(worker, here) == _dump(worker, there)
+    worker.stop()
+    # Without the secret, too, the wrong engine answers nothing of what it has.
+    worker.options = []
+    with pytest.raises(AssertionError, match="ENGINE must"):
+        worker.start()
+    worker.stop()
+    worker.engine = here
+    worker.start()
+    assert alice.bodies(room) == [*said, "on the other side"]
+    alice.say(room, "back again")
+    assert _step(worker, secret, here, there)[0] == 404
+    assert secret not in worker.log()
+
+
+def test_a_move_that_is_given_up_leaves_the_server_where_it_was(start):
+    secret = secrets.token_urlsafe(32)
+    worker = start(Worker, cron_seconds=3600, options=["--move-secret", secret])
+    (there,) = set(Worker.DATABASES) - {worker.engine}
+    alice = worker.user("alice")
+    room = alice.create_room(name="staying")
+    assert _step(worker, secret, worker.engine, there)[0] == 200
+    assert _ask(worker, "GET", "/_matrix/client/versions")[0] == 503
+    _move(worker, secret, worker.engine, there, "--cancel")
+    alice.say(room, "still here")
+    assert _ask(worker, "GET", "/_matrix/client/versions")[0] == 200
+
+
+def _ask(worker, method, path, content=None, **headers):
+    """Status, headers and JSON of an answer."""
+    context = ssl.create_default_context(cafile=str(worker.authority.certificate))
+    connection = http.client.HTTPSConnection("localhost", worker.port, context=context, timeout=120)
+    try:
+        connection.request(method, path, json.dumps(content) if content is not None else None, headers)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def _step(worker, secret, source, target):
+    """A request that makes some steps of a move."""
+    return _ask(worker, "POST", "/_verge/move", {"from": source, "to": target}, Authorization=f"Bearer {secret}")
+
+
+def _move(worker, secret, source, target, *options):
+    """What `npm run move` prints."""
+    command = [_BINARIES / "node", ROOT / "scripts" / "move.mjs", "--from", source, "--to", target]
+    command += ["--url", worker.base, "--ca", worker.authority.certificate, *options]
+    environment = {**os.environ, "MOVE_SECRET": secret}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert secret not in ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def _dump(worker, engine):
+    """All rows of an engine's database, by table: but for what says which engine it is and which migrations it has."""
+    with sqlite3.connect(f"file:{worker.database(engine)}?mode=ro", uri=True) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        own = [name for name in tables if not re.match("sqlite_|_cf_|__|engine$|d1_migrations$", name)]
+        return {name: sorted(database.execute(f"SELECT * FROM {name}"), key=repr) for name in own}
 
 
 def _costs(worker, request="", count=0):

@@ -103,9 +103,9 @@ class Worker:
         with sqlite3.connect(f"file:{self.database()}?mode=ro", uri=True) as database:
             return database.execute(sql, parameters).fetchall()
 
-    def database(self):
-        """The file of the database."""
-        pattern = f"{self.folder}/data/v3/{self.DATABASES[self.engine]}/*.sqlite"
+    def database(self, engine=None):
+        """The file of the database, of the engine that runs or of another one."""
+        pattern = f"{self.folder}/data/v3/{self.DATABASES[engine or self.engine]}/*.sqlite"
         (path,) = [path for path in glob.glob(pattern) if "metadata" not in path]
         return path
 

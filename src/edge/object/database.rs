@@ -17,7 +17,7 @@ use crate::{
         stream::describe,
     },
     log::Cost,
-    platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, Statement},
+    platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement},
 };
 
 // The methods of the storage that are used. The `worker` crate has no `transactionSync`.
@@ -94,8 +94,12 @@ impl ObjectDatabase {
 
     /// Runs one statement.
     pub(super) fn run(&self, statement: &Statement) -> Result<Rows, DatabaseError> {
-        let values = parameters(statement)?;
-        let cursor = self.sql.exec(&text(statement.sql), values).map_err(|error| failure(&error))?;
+        self.exec(&text(statement.sql), &statement.parameters)
+    }
+
+    /// Runs one statement, whose text is the caller's to keep.
+    pub(super) fn exec(&self, sql: &JsString, values: &[SqlValue]) -> Result<Rows, DatabaseError> {
+        let cursor = self.sql.exec(sql, parameters(values)?).map_err(|error| failure(&error))?;
         let rows = cursor.raw().and_then(|rows| array_from(&rows)).map_err(|error| failure(&error))?;
         if let Some(costs) = &self.costs {
             costs.add_rows(cursor.rows_read(), cursor.rows_written());

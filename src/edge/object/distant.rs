@@ -14,7 +14,7 @@ use worker::{
     web_sys,
 };
 
-use super::front::Stub;
+use super::stub::Stub;
 use crate::{
     edge::stream::describe,
     platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement},

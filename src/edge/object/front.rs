@@ -13,13 +13,12 @@ use futures_util::{FutureExt, future};
 use http::{Method, StatusCode};
 use worker::{
     Context, Env,
-    js_sys::{Promise, Reflect, Uint8Array},
-    wasm_bindgen::{self, JsCast, JsValue, prelude::wasm_bindgen},
+    js_sys::Uint8Array,
+    wasm_bindgen::{JsCast, JsValue},
     wasm_bindgen_futures::JsFuture,
     web_sys,
 };
 
-use super::distant::DistantDatabase;
 use crate::{
     admission::Admission,
     config::Config,
@@ -27,6 +26,7 @@ use crate::{
         bucket::media,
         events::{self, Settings},
         message,
+        object::{distant::DistantDatabase, stub::object},
         runtime::{Console, EventLifetime, SystemRandom, WorkerClock},
         stream::{self, Excess, ReadError, describe},
         transport::WorkerTransport,
@@ -47,20 +47,6 @@ use crate::{
 /// The path by which the scheduled trigger reaches the object. No request from outside does: it is of no route, and the front
 /// answers such requests itself.
 pub(super) const SCHEDULED: &str = "/scheduled";
-
-// The few methods of the binding that are used.
-#[wasm_bindgen]
-extern "C" {
-    type Namespace;
-    #[wasm_bindgen(method, structural, catch, js_name = idFromName)]
-    fn id_from_name(this: &Namespace, name: &str) -> Result<JsValue, JsValue>;
-    #[wasm_bindgen(method, structural, catch)]
-    fn get(this: &Namespace, id: &JsValue) -> Result<Stub, JsValue>;
-
-    pub(super) type Stub;
-    #[wasm_bindgen(method, structural, catch)]
-    pub(super) fn fetch(this: &Stub, request: &web_sys::Request) -> Result<Promise, JsValue>;
-}
 
 thread_local! {
     /// How many bytes of bodies this isolate holds.
@@ -107,25 +93,15 @@ pub(in crate::edge) async fn scheduled(env: &Env, settings: &Settings) {
 }
 
 async fn forward(request: &web_sys::Request, env: &Env, config: &Config) -> Result<web_sys::Response, JsValue> {
-    let response = JsFuture::from(stub(env, config)?.fetch(request)?).await?;
+    let response = JsFuture::from(object(env, config)?.fetch(request)?).await?;
     Ok(response.unchecked_into())
-}
-
-fn stub(env: &Env, config: &Config) -> Result<Stub, JsValue> {
-    let binding = Reflect::get(env, &"OBJECT".into())?;
-    if !binding.is_object() {
-        return Err("there is no Durable Object bound as OBJECT; wrangler.toml must bind one".into());
-    }
-    let namespace: Namespace = binding.unchecked_into();
-    // One object is one homeserver: its name is the server's.
-    namespace.get(&namespace.id_from_name(config.server_name.as_str())?)
 }
 
 /// The program that answers requests of media here, in the Worker: the object is asked for rows only.
 fn with_media(env: &Env, settings: &Settings, context: Context) -> Result<Program, JsValue> {
     let clock: Rc<dyn Clock> = Rc::new(WorkerClock);
     let platform = Platform {
-        database: Rc::new(DistantDatabase(stub(env, &settings.config)?)),
+        database: Rc::new(DistantDatabase(object(env, &settings.config)?)),
         transport: Rc::new(WorkerTransport),
         news: Rc::new(Polling::new(clock.clone())),
         clock,

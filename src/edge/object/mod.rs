@@ -7,12 +7,18 @@ mod database;
 mod distant;
 #[cfg(target_arch = "wasm32")]
 pub(super) mod front;
-mod migrations;
+pub(super) mod migrations;
+#[cfg(target_arch = "wasm32")]
+mod side;
+#[cfg(target_arch = "wasm32")]
+pub(super) mod stub;
 
 #[cfg(target_arch = "wasm32")]
 mod class {
     use std::{cell::OnceCell, rc::Rc};
 
+    use http::StatusCode;
+    use serde_json::json;
     use worker::{
         Env,
         js_sys::Promise,
@@ -26,24 +32,32 @@ mod class {
         distant::{self, BATCH},
         front::SCHEDULED,
         migrations,
+        stub::DATABASE,
     };
     use crate::{
         config::Config,
         edge::{
             bucket::media,
             costs::Costs,
+            engine::Engine,
             events::{self, Settings, Unusable},
             message,
+            moving::{
+                endpoint,
+                marker::Marker,
+                side::{Side, read_statements, write_rows},
+            },
             runtime::{Console, SystemRandom, WorkerClock},
             transport::WorkerTransport,
         },
+        error::MatrixError,
         log::LogRecord,
         platform::{
             Background, LocalBoxFuture, Log, Platform,
             news::{News, Waking},
         },
         program::Program,
-        router::Answer,
+        router::{Answer, Body, Response, error_response, json_response},
         server::{Caches, Server},
     };
 
@@ -85,15 +99,10 @@ mod class {
 
         /// Answers what the Worker forwards.
         pub async fn fetch(&self, request: web_sys::Request) -> Result<web_sys::Response, JsValue> {
-            if events::path(&request.url()) == BATCH {
-                return self.run_batch(&request).await;
-            }
-            let response = match self.parts() {
-                Err(why) => {
-                    Console.write(*why);
-                    events::unusable()
-                }
-                Ok(parts) => self.answer(parts, request).await,
+            let response = match events::path(&request.url()) {
+                DATABASE => self.moving(&request).await.map(Body::Whole),
+                BATCH => return self.run_batch(&request).await,
+                _ => self.live(request).await,
             };
             message::outgoing(response).map_err(JsValue::from)
         }
@@ -103,14 +112,64 @@ mod class {
         /// Runs a batch for the Worker in front.
         async fn run_batch(&self, request: &web_sys::Request) -> Result<web_sys::Response, JsValue> {
             let batch = JsFuture::from(request.text()?).await?.as_string().unwrap_or_default();
-            let answer = match self.parts() {
+            let answer = match self.live_parts().await {
                 Ok(parts) => distant::run(&*parts.program.platform.database, &batch).await,
-                Err(why) => {
-                    Console.write(*why);
-                    String::new()
-                }
+                Err(_) => String::new(),
             };
             web_sys::Response::new_with_opt_str(Some(&answer))
+        }
+
+        /// Answers where the data is here.
+        async fn live(&self, request: web_sys::Request) -> Answer {
+            match self.live_parts().await {
+                Ok(parts) => self.answer(parts, request).await,
+                Err(response) => *response,
+            }
+        }
+
+        /// What the object keeps, where the data is here. While it is not, the database is left as it is, without migrations, too.
+        ///
+        /// # Errors
+        /// The answer where it is not, or where the server cannot work.
+        async fn live_parts(&self) -> Result<&Parts, Box<Answer>> {
+            let database = self.database();
+            let marker = match self.parts.get() {
+                Some(_) => Marker::read_there(&database).await,
+                None => Marker::read(&database).await,
+            };
+            let marker = marker.map_err(|error| {
+                Console.write(LogRecord::error("the database cannot be read").because(&error));
+                Box::new(events::unusable())
+            })?;
+            if let Some(marker) = marker {
+                endpoint::live(&marker, Engine::Object).map_err(|response| Box::new(response.map(Body::Whole)))?;
+            }
+            self.parts().map_err(|why| {
+                Console.write(*why);
+                Box::new(events::unusable())
+            })
+        }
+
+        /// Lets a move use the database.
+        async fn moving(&self, request: &web_sys::Request) -> Response {
+            let is_allowed = Settings::read(&self.env).is_ok_and(|settings| endpoint::is_allowed(request, &settings));
+            if !is_allowed {
+                return error_response(&MatrixError::forbidden("This takes the secret MOVE_SECRET."));
+            }
+            let asked = endpoint::json_of(request).await.unwrap_or_default();
+            let database = self.database();
+            let done = match read_statements(&asked["statements"]) {
+                Some(statements) => {
+                    database.batch(statements).await.map(|results| json!({ "results": write_rows(&results) }))
+                }
+                None => database.migrate().await.map(|()| json!({})),
+            };
+            let answer = done.unwrap_or_else(|error| json!({ "error": error.to_string() }));
+            json_response(StatusCode::OK, &answer)
+        }
+
+        fn database(&self) -> ObjectDatabase {
+            ObjectDatabase::new(self.state.storage(), None)
         }
 
         async fn answer(&self, parts: &Parts, request: web_sys::Request) -> Answer {
@@ -133,7 +192,7 @@ mod class {
                 return Ok(parts);
             }
             let settings = Settings::read(&self.env)?;
-            migrations::migrate(&ObjectDatabase::new(self.state.storage(), None)).map_err(|error| {
+            migrations::migrate(&self.database()).map_err(|error| {
                 Box::new(LogRecord::error("the database cannot be brought up to date").because(&error))
             })?;
             let news: Rc<dyn News> = Rc::new(Waking::new(Rc::new(WorkerClock)));
