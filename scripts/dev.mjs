@@ -29,6 +29,7 @@ const HELP = `npm run dev -- [options]
   --cron-seconds N          how often the scheduled trigger fires (60, as the platform does)
   --move-secret S           bind the databases of both engines, so that \`npm run move\` can move the data with this secret
   --as-built                run what build/ holds, without set-up and build
+  --entry F                 a module to run instead of build/index.js, such as one of the tests that wraps it
   --log-costs               a log line for each request: database calls, rows read and written`;
 
 /** The variables that bound how often may be asked. */
@@ -84,6 +85,7 @@ const OPTIONS = {
   "move-secret": { type: "string" },
   limits: { type: "boolean" },
   "as-built": { type: "boolean" },
+  entry: { type: "string" },
   "log-costs": { type: "boolean" },
   help: { type: "boolean" },
 };
@@ -118,7 +120,7 @@ function check(options) {
   if (Boolean(options["tls-key"]) !== Boolean(options["tls-cert"])) {
     throw new Error("--tls-key and --tls-cert go together");
   }
-  for (const option of ["tls-key", "tls-cert", "ca"]) {
+  for (const option of ["tls-key", "tls-cert", "ca", "entry"]) {
     if (options[option] && !existsSync(options[option])) throw new Error(`--${option} ${options[option]}: no such file`);
   }
   if (options.registration === "token" && !options["registration-token"]) {
@@ -198,7 +200,7 @@ function configuration(options, folder) {
   const bindings = Object.assign({}, ...bound.map((engine) => engine.bindings(setting)));
   const config = {
     name: "verge",
-    main: join(root, setting("main")),
+    main: options.entry ? resolve(options.entry) : join(root, setting("main")),
     compatibility_date: setting("compatibility_date"),
     vars,
     ...bindings,

@@ -4,12 +4,10 @@ import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
-from threading import Event, Semaphore
+from threading import Semaphore
 
-import requests
-
-from fake_origin import FakeOrigin, now_ms
+from fake_origin import now_ms
+from load import loading
 from net import wait_for
 from synapse_peer import Synapse
 from worker import Worker
@@ -76,47 +74,16 @@ def test_nothing_that_was_acknowledged_is_lost_or_doubled(start, authority, tmp_
     worker = start(Worker)
     alice = worker.user("alice")
     room_id = alice.create_room(preset="public_chat", room_version="12")
-    origins = [FakeOrigin(tmp_path / f"origin{number}", authority).start() for number in range(3)]
-    acknowledged, stop = [], Event()
-
-    def send(origin, room):
-        for number in count():
-            if stop.is_set():
-                return
-            pdus = [room.message(origin.user("mallory"), f"{origin.name} {number}.{index}") for index in range(5)]
-            while (answer := attempt(origin, pdus, f"crash{number}")) is None:
-                time.sleep(0.05)
-            assert answer["pdus"] == {pdu.event_id: {} for pdu in pdus}
-            acknowledged.extend(pdu.event_id for pdu in pdus)
-
-    def attempt(origin, pdus, transaction):
-        try:
-            answer = origin.send(worker, pdus, transaction=transaction)
-            return answer.json() if answer.ok else None
-        except requests.RequestException:
-            return None
-
-    try:
-        rooms = [origin.join(worker, room_id, origin.user("mallory")) for origin in origins]
-        with ThreadPoolExecutor(len(origins)) as pool:
-            sending = [pool.submit(send, *pair) for pair in zip(origins, rooms)]
-            try:
-                for _ in range(int(os.environ.get(TRANSACTION_KILLS) or 5)):
-                    before = len(acknowledged)
-                    wait_for(lambda: len(acknowledged) > before, "an acknowledged transaction", 60, 0.01)
-                    time.sleep(moments.uniform(0, 0.3))
-                    worker.crash()
-                    worker.start()
-            finally:
-                stop.set()
-            for each in sending:
-                each.result(120)
-    finally:
-        for origin in origins:
-            origin.close()
-    history = alice.wait_for_history(room_id, acknowledged, 120)
-    ids = [event["event_id"] for event in history if event["type"] == "m.room.message"]
-    assert sorted(ids) == sorted(acknowledged), "all of them, none twice"
+    with loading(worker, room_id, authority, tmp_path) as load:
+        with load.running():
+            for _ in range(int(os.environ.get(TRANSACTION_KILLS) or 5)):
+                before = len(load.acknowledged)
+                wait_for(lambda: len(load.acknowledged) > before, "an acknowledged transaction", 60, 0.01)
+                time.sleep(moments.uniform(0, 0.3))
+                worker.crash()
+                worker.start()
+    print(f"{len(load.acknowledged)} events are acknowledged")
+    assert load.is_complete(alice.wait_for_history(room_id, load.acknowledged, 120))
 
 
 def test_messages_wait_for_a_server_that_is_down(start):

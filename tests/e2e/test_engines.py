@@ -11,11 +11,14 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 
 import pytest
+import requests
 
-from client import segment
+from client import ApiError, segment
 from fake_origin import FakeOrigin, HostedRoom
+from load import loading
 from net import wait_for
 from worker import ROOT, Worker, _BINARIES
 
@@ -37,15 +40,15 @@ def only_object(worker):
         pytest.skip("the Worker itself is the server over D1")
 
 
-def exchange(worker, method, path, body=b"", headers=(), chunked=False):
-    """The status and the JSON of an answer. Sends what a well-behaved client would not."""
+def exchange(worker, method, path, body=b"", headers=(), chunked=False, parse=True):
+    """The status and the JSON of an answer, or its text. Sends what a well-behaved client would not."""
     context = ssl.create_default_context(cafile=str(worker.authority.certificate))
     connection = http.client.HTTPSConnection("localhost", worker.port, context=context, timeout=60)
     try:
         sent = iter([body[:1000], body[1000:]]) if chunked else body
         connection.request(method, path, sent, dict(headers), encode_chunked=chunked)
         answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
+        return answer.status, json.loads(answer.read()) if parse else answer.read().decode()
     finally:
         connection.close()
 
@@ -177,6 +180,76 @@ def test_work_on_one_room_queues_up_and_loses_no_races(costing, authority, tmp_p
                 done.result(120)
     at_once = _costs(costing, SEND, 52)[12:]
     assert len(at_once) == 40 and max(at_once) <= max(alone), (alone, at_once)
+
+
+RESETS = 30
+
+
+@contextmanager
+def ending(event):
+    """Sets an event at the end, however that comes."""
+    try:
+        yield
+    finally:
+        event.set()
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_or_doubled_when_the_object_is_reset(start, authority, tmp_path):
+    """In the middle of commits, of syncs that wait, and of joins."""
+    worker = start(Worker, options=["--entry", ROOT / "tests" / "e2e" / "resettable.mjs"])
+    only_object(worker)
+    alice, bob = worker.user("alice"), worker.user("bob")
+    room_id = alice.create_room(preset="public_chat", room_version="12")
+    hosting = FakeOrigin(tmp_path / "hosting", authority).start()
+    hosted = HostedRoom(hosting, 300)
+    heard, limited, tries, stop = [], [], [0, 0], Event()
+    alice.sync()
+
+    def until_answered(work, number):
+        while True:
+            tries[number] += 1
+            try:
+                return work()
+            except (ApiError, requests.RequestException) as error:
+                assert not isinstance(error, ApiError) or error.status == 503, error
+                time.sleep(0.02)
+
+    def hear(timeout_ms):
+        joined = until_answered(lambda: alice.sync(timeout_ms), 0).get("rooms", {}).get("join", {})
+        timeline = joined.get(room_id, {}).get("timeline", {"events": [], "limited": False})
+        heard.extend(event for event in timeline["events"] if event["sender"] != alice.user_id)
+        limited.append(timeline.get("limited", False))
+
+    def listen():
+        while not stop.is_set():
+            hear(30_000)
+
+    with loading(worker, room_id, authority, tmp_path) as load, ThreadPoolExecutor(2) as pool:
+        listening = pool.submit(listen)
+        with ending(stop), load.running():
+            path = f"/join/{segment(hosted.room.room_id)}?via={segment(hosting.name)}"
+            joining = pool.submit(until_answered, lambda: bob.post(path), 1)
+            for _ in range(RESETS):
+                before = len(load.acknowledged)
+                status, answer = exchange(worker, "POST", "/__reset", parse=False)
+                assert status == 200, answer
+                wait_for(lambda: len(load.acknowledged) > before, "an acknowledged transaction", 60, 0.01)
+            joining.result(60)
+        alice.wait_for_history(room_id, load.acknowledged, 60)
+        alice_again = worker.client()
+        alice_again.token, alice_again.user_id = alice.token, alice.user_id
+        alice_again.say(room_id, "the end")
+        listening.result(60)
+    hear(0)
+    hosting.close()
+    print(f"{len(load.acknowledged)} events, {tries[0]} syncs, {tries[1]} joins")
+    history = [event for event in alice.history(room_id) if event["sender"] != alice.user_id]
+    assert load.is_complete(history)
+    told = [event["event_id"] for event in heard if event["type"] == "m.room.message"]
+    assert len(told) == len(set(told)) and set(told) <= set(load.acknowledged)
+    assert any(limited) or load.is_complete(heard), "by sync, too"
+    assert len(bob.members(hosted.room.room_id)) == 300 + 2
 
 
 # The members of a large room.
