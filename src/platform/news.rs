@@ -18,6 +18,7 @@ use futures_util::future::select;
 
 use super::{Clock, Database, DatabaseError, LocalBoxFuture, Rows, Statement};
 pub use super::{Listener, News, Subject};
+use crate::log::Cost;
 
 /// The first pause between two looks, and the longest, in milliseconds.
 const PAUSE_MS: (u32, u32) = (250, 5_000);
@@ -206,5 +207,9 @@ impl Database for Announcing {
             }
             outcome
         })
+    }
+
+    fn cost(&self) -> Cost {
+        self.database.cost()
     }
 }

@@ -150,6 +150,7 @@ def costs(start, authority, tmp_path_factory):
 
 def test_costs_do_not_grow_with_the_number_of_rooms(costs):
     few, many = costs
+    assert all(read > 0 for _, read, _ in few.values()), "the rows are counted"
     grown = {
         name: (few[name], many[name])
         for name in few
@@ -210,10 +211,12 @@ def test_history_costs_what_is_asked_for_however_long_the_room_is(start, authori
             for name, first in {"the newest": requests.last, "the midst": NUMBERED % 500}.items():
                 path = f"backfill/{room}?v={segment(first)}&limit=100"
                 assert len(requests.signed("GET", path)["pdus"]) == 100
+                requests.settle()
                 costs[f"backfill of 100 from {name}"] = requests.cost(lambda path=path: requests.signed("GET", path))
             missing = {"earliest_events": [NUMBERED % 700], "latest_events": [NUMBERED % 500], "limit": 20}
             answer = requests.signed("POST", f"get_missing_events/{room}", missing)
             assert [event["depth"] for event in answer["events"]] == [1_000_000 - n for n in range(520, 500, -1)]
+            requests.settle()
             costs["get_missing_events of 20"] = requests.cost(
                 lambda: requests.signed("POST", f"get_missing_events/{room}", missing)
             )
@@ -222,4 +225,5 @@ def test_history_costs_what_is_asked_for_however_long_the_room_is(start, authori
         origin.close()
     print(f"\n{found[0]}")
     short, long = found
-    assert short == long
+    for name, before in short.items():
+        assert all(abs(now - then) <= 0.05 * then for then, now in zip(before, long[name])), (name, before, long[name])
