@@ -268,7 +268,7 @@ impl Judgement {
         }
     }
 
-    /// Notes the edges of gaps that `event` cites, which goes not to the timeline because of what is claimed there: what is held
+    /// Notes the edges of gaps that `event` cites, which does not go to the timeline because of what is claimed there: what is held
     /// of the gap shows whether that is so.
     pub(super) fn note_edges(&mut self, view: &View<'_>, event: &Event) {
         let is_edge = |id: &&EventId| !view.is_placed(id);

@@ -44,7 +44,7 @@ impl Judgement {
 
 impl Rooms {
     /// Judges `event`, and until the time `ask_until` asks the room's policy server for its signature where that is all that is
-    /// lacking. The event comes back as it was taken; where the signature was not to be had, with the reason.
+    /// lacking. The event comes back as it was taken; where the signature could not be obtained, with the reason.
     pub(super) async fn judge_signed(
         &self,
         judgement: &mut Judgement,

@@ -42,7 +42,7 @@ const MAX_SLICES: usize = 8;
 /// How often all is gone through: what is found of the current state decides what was soft-failed.
 const MAX_PASSES: usize = 4;
 
-/// What is left when a room was settled as far as may be.
+/// What is left when a room was settled as far as possible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settled {
     /// What rests on claims.

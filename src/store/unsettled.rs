@@ -114,7 +114,7 @@ impl Store {
     /// The part of the room's graph that rests on claims, with the events that it ends at; `limit` events at most.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn claimed_graph(&self, room_id: &RoomId, limit: i64) -> Result<Vec<Node>, DatabaseError> {
         let rows = self.query(Statement::new(GRAPH, [room_id.as_str().into(), limit.into()])).await?;
         rows.iter().map(node).collect()
@@ -123,7 +123,7 @@ impl Store {
     /// Rooms that are due `now`, those first that have been so for longest, `limit` at most.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn unsettled_rooms(&self, now: i64, limit: i64) -> Result<Vec<RoomId>, DatabaseError> {
         let rows = self.query(Statement::new(DUE, [now.into(), limit.into()])).await?;
         let mut rooms = Vec::with_capacity(rows.len());
@@ -136,7 +136,7 @@ impl Store {
     /// Takes a room in hand `now` that is due, until `until`; `None` where it is not, or there is nothing to settle.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn begin_settling(
         &self,
         room_id: &RoomId,
@@ -150,7 +150,7 @@ impl Store {
     /// Lets a room be that was taken in hand until `until`: it is due again at `retry_at`, or never.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn end_settling(&self, room_id: &RoomId, until: i64, retry_at: Option<i64>) -> Result<(), DatabaseError> {
         let statement = match retry_at {
             Some(retry_at) => Statement::new(PAUSE, [room_id.as_str().into(), until.into(), retry_at.into()]),
@@ -162,7 +162,7 @@ impl Store {
     /// The positions of gaps that end at one of the events, the newest first.
     ///
     /// # Errors
-    /// As the database fails.
+    /// Where the database fails.
     pub async fn gaps_at(&self, room_id: &RoomId, ids: &[EventId]) -> Result<Vec<i64>, DatabaseError> {
         let ids = json_list(ids.iter().map(EventId::as_str));
         let rows = self.query(Statement::new(GAPS_AT, [room_id.as_str().into(), ids.into()])).await?;

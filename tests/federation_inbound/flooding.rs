@@ -120,7 +120,7 @@ fn every_table_is_bounded() {
                 assert_eq!(response.status(), 401);
             }
         }
-        // What they have no business to say in Alice's room: of it some can be judged, and some cites what is not to be had;
+        // What they have no business to say in Alice's room: of it some can be judged, and some cites what nobody has;
         // and of rooms of which we know nothing.
         let event = |n: usize, kind: usize| {
             let content = json!({ "body": format!("{n} {long}") });

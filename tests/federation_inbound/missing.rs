@@ -377,7 +377,7 @@ fn what_cites_an_event_that_nobody_gives_is_judged_by_the_state_before_it() {
     let (third, _) = scene.member("third.example", "carol");
     let state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
     let said = scene.say(3);
-    // Nobody who has what follows says that the first one is not to be had: it may come yet.
+    // Nobody who has what follows says that nobody gives the first one: it may still come.
     is_empty_handed(&scene.peer);
     gives(&third, &[&said[1]], &[&said[0], &said[1]], Vec::new());
     takes(&scene.peer, &scene, "1", &said[2]);

@@ -148,7 +148,7 @@ fn an_invite_is_accepted_or_rejected() {
         assert_eq!(local_membership(&b, &carol, &other).as_deref(), Some("leave"));
         let again = world.run(membership::leave(&b, &carol, &other)).unwrap_err();
         assert_eq!(again.errcode, "M_FORBIDDEN");
-        // Where that server is away, the user is rid of the invite all the same.
+        // Where that server is away, the invite is gone nevertheless.
         world.run(membership::invite(&a, &alice, &bob, &other, Object::new())).unwrap();
         world.cut("a.example", "b.example");
         world.run(membership::leave(&b, &bob, &other)).unwrap();
