@@ -356,6 +356,8 @@ pub enum Subject {
     User(String),
     /// Whoever is told of others' presence.
     Presence,
+    /// Whoever shares a room with other servers' users, of whose keys some have changed.
+    Keys,
 }
 
 /// How news reach whoever waits for them.

@@ -114,7 +114,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         if listener.is_choosy() {
             let rooms = server.store.rooms_of(&session.user, Membership::Join).await?;
             let rooms = rooms.into_iter().map(|room_id| Subject::Room(room_id.to_string()));
-            let mine = [Subject::User(session.user.to_string()), Subject::Presence];
+            let mine = [Subject::User(session.user.to_string()), Subject::Presence, Subject::Keys];
             listener.listen_to(rooms.chain(mine).collect());
         }
         // Nothing is written when somebody who was told to be typing is so no more.

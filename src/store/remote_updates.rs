@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{device_lists::MAX_LIST_BYTES, json_lists, positions::count};
 use crate::{
     matrix::json::{Object, Value},
-    platform::Statement,
+    platform::{Statement, news::Subject},
 };
 
 /// The changes of one user's devices that a transaction tells of, one after the other.
@@ -91,13 +91,20 @@ pub fn note(lists: &[ListUpdate], signing: &[SigningUpdate]) -> Vec<Statement> {
     let mut statements = Vec::new();
     for list in json_lists(lists.iter().map(list)) {
         statements.push(Statement::new(APPLY, [list.as_str().into(), count(MAX_LIST_BYTES).into()]));
-        statements.extend([ADVANCE, CHANGED].map(|sql| Statement::new(sql, [list.as_str().into()])));
+        statements.extend(changed(&list));
     }
     let item = |update: &SigningUpdate| json!([update.user_id, update.master_key, update.self_signing_key]).to_string();
     for list in json_lists(signing.iter().map(item)) {
-        statements.extend([SIGN, ADVANCE, CHANGED].map(|sql| Statement::new(sql, [list.as_str().into()])));
+        statements.push(Statement::new(SIGN, [list.as_str().into()]));
+        statements.extend(changed(&list));
     }
     statements
+}
+
+/// Notes for syncs that there are changes in a list.
+fn changed(list: &str) -> [Statement; 2] {
+    let [advance, changed] = [ADVANCE, CHANGED].map(|sql| Statement::new(sql, [list.into()]));
+    [advance.concerning([Subject::Keys]), changed]
 }
 
 fn has_null(value: &Value) -> bool {

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use verge::platform::Clock;
 
 use crate::{
-    common::network::World,
+    common::{
+        devices::{CrossSigning, Device},
+        network::World,
+    },
     home::{Home, User, next, quote},
 };
 
@@ -83,6 +86,32 @@ fn a_commit_wakes_those_whom_it_concerns_at_once() {
         assert_eq!(waited, 3_000, "{path}");
         let told = answer.pointer(news).unwrap();
         assert!(told.as_object().map_or_else(|| !told.as_array().unwrap().is_empty(), |o| !o.is_empty()), "{answer}");
+        since = next(&answer);
+    }
+}
+
+#[test]
+fn changed_keys_of_another_servers_user_wake_at_once() {
+    let world = World::new();
+    world.wake_by_commits();
+    let open = [("REGISTRATION", "open")];
+    let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "preset": "public_chat" }));
+    let (status, answer) = two.post(&bob, &format!("/join/{}?via=one.test", quote(&room)), json!({}));
+    assert_eq!(status, 200, "{answer}");
+    world.settle();
+    assert_eq!(one.post(&alice, "/keys/query", json!({ "device_keys": { &bob.id: [] } })).0, 200);
+    let keys = Device::new(&bob.id, &bob.device_id).keys();
+    let master = CrossSigning::new(&bob.id, "master").unsigned();
+    let mut since = next(&one.sync(&alice, ""));
+    for (path, body) in [
+        ("/keys/upload", json!({ "device_keys": keys })),
+        ("/keys/device_signing/upload", json!({ "master_key": master })),
+    ] {
+        let body = body.to_string();
+        let (answer, waited, _) = wait(&one, &alice, &since, act(&two, &bob, "POST", path, &body));
+        assert_eq!((waited, &answer["device_lists"]["changed"]), (3_000, &json!([bob.id])), "{path}");
         since = next(&answer);
     }
 }
