@@ -230,3 +230,19 @@ fn a_sync_that_waits_hears_of_a_message_at_once() {
     assert_eq!(answer["to_device"]["events"][0]["content"], json!({ "n": 1 }));
     assert!(home.world.now_ms() - begun < 10_000);
 }
+
+#[test]
+fn names_of_devices_count_for_how_long_an_edu_is() {
+    let home = Home::with(&World::new(), "one.test", &[("REGISTRATION", "open")]);
+    let alice = home.register("alice");
+    let devices: serde_json::Map<String, Value> =
+        (0..1_000).map(|n| (format!("{n:04}{}", "x".repeat(200)), json!({}))).collect();
+    send(&home, &alice, "1", json!({ "@bob:two.test": devices }));
+    let edus = home.database.rows("SELECT content FROM edu_outbox ORDER BY pos");
+    assert!(edus.iter().all(|edu| edu[0].len() <= 65_536), "{} EDUs", edus.len());
+    let sent = edus.iter().flat_map(|edu| {
+        let content: Value = serde_json::from_str(&edu[0]).unwrap();
+        content["messages"]["@bob:two.test"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+    });
+    assert_eq!(sent.collect::<Vec<_>>(), devices.keys().cloned().collect::<Vec<_>>());
+}

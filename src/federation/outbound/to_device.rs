@@ -13,8 +13,10 @@ use crate::{
     store::edu_outbox::{self, DurableEdu},
 };
 
-/// How long the messages of one EDU are together, in bytes; one may be longer.
+/// How long the messages of one EDU are together, in bytes; one may be longer. Each counts for its users' and devices' names and so
+/// much besides its content.
 const MAX_EDU_BYTES: usize = 50_000;
+const OVERHEAD: usize = 16;
 
 /// A message: for a device of a user.
 pub type Message = (UserId, String, Object);
@@ -34,7 +36,8 @@ pub fn edus(server: &Server, sender: &UserId, event_type: &str, messages: Vec<Me
     let mut lengths: BTreeMap<ServerName, usize> = BTreeMap::new();
     for message in messages {
         let Ok(destination) = ServerName::parse(message.0.server_name()) else { continue };
-        let length = message.2.to_text().len();
+        let (user, device, content) = &message;
+        let length = content.to_text().len() + user.as_str().len() + device.len() + OVERHEAD;
         let sum = lengths.entry(destination.clone()).or_default();
         let edus = by_server.entry(destination).or_default();
         *sum += length;
