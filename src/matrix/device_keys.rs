@@ -17,6 +17,9 @@ const MAX_NAME: usize = 255;
 /// is told of them.
 pub const MAX_KEYS_BYTES: usize = 65_536;
 
+/// The longest one-time or fallback key, in bytes: thousands of them may be claimed together.
+const MAX_ONE_TIME_KEY_BYTES: usize = 8_192;
+
 /// Why a key is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -155,6 +158,9 @@ pub fn is_unsigned_key(key_id: &str, key: &Value) -> Result<bool, KeyError> {
     let (algorithm, name) = key_id.split_once(':').unwrap_or_default();
     if algorithm.is_empty() || name.is_empty() || algorithm.len() > MAX_NAME || name.len() > MAX_NAME {
         return Err(malformed("the ID of a one-time key must be its algorithm and a name"));
+    }
+    if key.to_text().len() > MAX_ONE_TIME_KEY_BYTES {
+        return Err(malformed("a one-time key is too long"));
     }
     match key {
         Value::String(_) => Ok(true),

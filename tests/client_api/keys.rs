@@ -117,12 +117,14 @@ fn only_a_devices_own_keys_are_taken() {
     key["key"] = json!("another");
     let others = Device::new(&alice.id, "OTHER").one_time_keys(1);
     let too_many = phone.one_time_keys(501);
+    let too_long = phone.sign(json!({ "key": "x".repeat(10_000) }));
     for (keys, status, errcode) in [
         (json!({ id: key }), 400, "M_INVALID_SIGNATURE"),
         (others, 400, "M_INVALID_SIGNATURE"),
         (json!({ "signed_curve25519:": phone.one_time_key("A").1 }), 400, "M_INVALID_PARAM"),
         (json!({ "curve25519": "key" }), 400, "M_INVALID_PARAM"),
         (json!({ "curve25519:A": 1 }), 400, "M_INVALID_PARAM"),
+        (json!({ "signed_curve25519:A": too_long }), 400, "M_INVALID_PARAM"),
         (too_many, 413, "M_TOO_LARGE"),
     ] {
         refused(&upload(json!({ "one_time_keys": keys })), status, errcode);
