@@ -282,7 +282,7 @@ def test_others_are_served_while_a_large_room_is_joined(worker, authority, tmp_p
           f"{joined - answered:.1f} s of the join, in {meanwhile[-1] * 1000:.0f} ms at most: {[round(t * 1000) for t in meanwhile]}")
     assert len(bob.members(hosted.room.room_id)) == MEMBERS + 2
     # Were the answer checked in one piece, it would be two or three.
-    assert len(meanwhile) >= 10
+    assert len(meanwhile) >= 5
 
 
 def test_a_database_that_is_newer_is_refused_with_a_sentence(start):
