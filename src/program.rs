@@ -20,6 +20,9 @@ const FORGET_CALLS: u64 = 80;
 const QUEUE_CALLS: u64 = 330;
 const STAGED_CALLS: u64 = 580;
 
+/// How many of the last may go to joins of large rooms.
+const JOINS_CALLS: u64 = 300;
+
 /// How many of them are kept for what is under way when a job should end.
 const RESERVE: u64 = 30;
 
@@ -122,9 +125,11 @@ impl Program {
         let forget_budget = forgetting.meter.budget(FORGET_CALLS - RESERVE);
         let queue_budget = queue.meter.budget(QUEUE_CALLS - RESERVE);
         let staged_budget = staged.meter.budget(STAGED_CALLS - LOOKS_RESERVE);
+        let joins_budget = staged.meter.budget(JOINS_CALLS);
         let settling_budget = staged.meter.budget(STAGED_CALLS - RESERVE);
         // Side by side: a server that answers slowly about missing events must not keep the queue from moving.
         future::join3(forget(&forgetting, &forget_budget), queue.sweep_queue(&queue_budget), async {
+            staged.sweep_large_joins(&joins_budget).await;
             staged.sweep_staged(&staged_budget).await;
             staged.sweep_unsettled(&settling_budget).await;
         })

@@ -20,7 +20,7 @@ use verge::{
     config::Config,
     federation::peers::{
         destination::DiscoveryError,
-        endpoints::Transaction,
+        endpoints::{JoinPiece, SendJoin, Transaction},
         requests::{FederationClient, RequestError},
     },
     matrix::{
@@ -155,16 +155,40 @@ fn send_join() {
     let answer = r#"{"origin": "b.org", "event": {"a" : 1},
         "state": [ { "z":1.50, "a":2, "z" : 3 } , {}], "auth_chain": [{"deep":[[[["\u00e4"]]]]}],
         "members_omitted": false, "servers_in_room": ["b.org"], "unknown": {"x": [1e400]}}"#;
-    let (sent, answer) =
-        exchange(answer, |client| async move { client.send_join(&b(), &room(), &event("$e"), PDU).await });
+    let (sent, answer) = exchange(answer, |client| async move {
+        let answer = client.send_join(&b(), &room(), &event("$e"), PDU).await;
+        pieces(answer.unwrap()).await
+    });
     assert_eq!(sent.line, "PUT /_matrix/federation/v2/send_join/%21r%2F%C3%B6%3Ab.org/%24e");
     assert_eq!(sent.body, PDU);
-    assert_eq!(sent.limit, 20 << 20);
-    let answer = answer.unwrap();
-    assert_eq!(answer.event.unwrap(), r#"{"a" : 1}"#);
-    assert_eq!(answer.state, [r#"{ "z":1.50, "a":2, "z" : 3 }"#, "{}"]);
-    assert_eq!(answer.auth_chain, [r#"{"deep":[[[["\u00e4"]]]]}"#]);
-    assert_eq!((answer.members_omitted, answer.servers_in_room), (false, Some(vec!["b.org".to_owned()])));
+    assert_eq!(sent.limit, 256 << 20);
+    let text = |text: &str| text.as_bytes().to_vec();
+    let expected = [
+        JoinPiece::Join(text(r#"{"a" : 1}"#)),
+        JoinPiece::State(text(r#"{ "z":1.50, "a":2, "z" : 3 }"#)),
+        JoinPiece::State(text("{}")),
+        JoinPiece::AuthChain(text(r#"{"deep":[[[["\u00e4"]]]]}"#)),
+    ];
+    assert_eq!(answer.unwrap(), expected);
+    for (answer, expected) in [
+        (r#"{"auth_chain": [], "members_omitted": true, "state": []}"#, Ok(vec![JoinPiece::MembersOmitted])),
+        (r#"{"auth_chain": []}"#, Err("`state` is missing or of the wrong kind")),
+        (r#"{"auth_chain": [], "state": {}}"#, Err("it is not a JSON object of the form that was asked for")),
+        (r#"{"auth_chain": [], "state": ["#, Err("it is not a JSON object of the form that was asked for")),
+    ] {
+        let (_, answer) = exchange(answer, |client| async move {
+            pieces(client.send_join(&b(), &room(), &event("$e"), PDU).await.unwrap()).await
+        });
+        assert_eq!(answer, expected.map_err(|why| RequestError::BadResponse(why.to_owned())));
+    }
+}
+
+async fn pieces(mut answer: SendJoin) -> Result<Vec<JoinPiece>, RequestError> {
+    let mut pieces = Vec::new();
+    while let Some(piece) = answer.next().await? {
+        pieces.push(piece);
+    }
+    Ok(pieces)
 }
 
 #[test]
@@ -356,7 +380,7 @@ fn errors() {
 fn exchange_status(status: u16, body: &'static str) -> (Rc<Internet>, RequestError) {
     let internet = Internet::new();
     internet.serve("https://b.org:8448", move |_| Ok(page(status, &[], body)));
-    let error = block_on(client(&internet).send_join(&b(), &room(), &event("$e"), PDU)).unwrap_err();
+    let error = block_on(client(&internet).send_join(&b(), &room(), &event("$e"), PDU)).err().unwrap();
     (internet, error)
 }
 
@@ -390,7 +414,7 @@ fn older_servers() {
         assert_eq!(answer.is_ok(), falls_back, "{status} {body}");
         assert_eq!(internet.requests.borrow().len(), if falls_back { 2 } else { 1 });
         if let Ok(answer) = answer {
-            assert_eq!(answer.state, [r#"{"s": 1}"#]);
+            assert_eq!(block_on(pieces(answer)), Ok(vec![JoinPiece::State(br#"{"s": 1}"#.to_vec())]));
         }
     }
 }

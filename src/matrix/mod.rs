@@ -1,6 +1,6 @@
 //! The protocol as pure functions: no I/O, no clock, no async.
 //!
-//! - What everything is made of: [`json`] (and canonical JSON), [`base64`], [`identifiers`], [`server_name`].
+//! - What everything is made of: [`json`] (and canonical JSON), [`json_stream`], [`base64`], [`identifiers`], [`server_name`].
 //! - What differs between room versions, in one table: [`room_version`].
 //! - Events: [`event`] (check 1 to 3 on receipt), its format, [`redaction`], [`hashes`]; what it relates to: [`relation`].
 //! - Signatures: [`signing`], [`server_keys`] (whose, and valid when), [`x_matrix`] (on requests).
@@ -25,6 +25,7 @@ pub mod hashes;
 pub mod history_visibility;
 pub mod identifiers;
 pub mod json;
+pub mod json_stream;
 pub mod media;
 pub mod multipart;
 pub mod openid;

@@ -47,7 +47,7 @@ pub(super) struct Examined {
     pub(super) outliers: Outliers,
     /// Those of the state that the rules allow.
     pub(super) state: Vec<Event>,
-    snapshot: state_trie::Updated,
+    pub(super) snapshot: state_trie::Updated,
     /// Why the event before which the state was is forbidden by its auth events, if it is.
     pub(super) rejection: Option<Rejection>,
     /// Why the state forbids the event, if it does.
@@ -217,11 +217,8 @@ struct Claimed {
 
 impl Examined {
     /// The root of the claimed state, whose nodes `view` then has.
-    pub(super) fn add_to(&self, view: &mut View<'_>) -> Result<NodeId, RoomError> {
-        for (id, text) in &self.snapshot.nodes {
-            view.add_made(*id, text.clone())?;
-        }
-        Ok(self.snapshot.root)
+    fn add_to(&self, view: &mut View<'_>) -> Result<NodeId, RoomError> {
+        view.add_snapshot(&self.snapshot)
     }
 }
 
@@ -271,7 +268,7 @@ fn snapshot(state: &[Event]) -> Result<state_trie::Updated, RoomError> {
 }
 
 /// The state of a room has a create event, of the version that we were told.
-fn check_create(state: &[Event], version: &RoomVersion) -> Result<(), RoomError> {
+pub(super) fn check_create(state: &[Event], version: &RoomVersion) -> Result<(), RoomError> {
     let create = state
         .iter()
         .find(|event| event.is_state("m.room.create", ""))

@@ -10,7 +10,9 @@ use super::{
     Claim, RoomError, Rooms,
     acl::{ACL, acl_of},
     changes::membership,
+    claims::Examined,
     judge::Source,
+    outliers::Outliers,
     view::View,
 };
 use crate::{
@@ -19,13 +21,14 @@ use crate::{
         identifiers::{EventId, RoomId, ServerName, UserId},
         json::{Object, Value},
         state_content::Membership,
-        state_trie::NodeId,
+        state_trie::{NodeId, Updated},
     },
     store::{
         commit::{
             Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom, TimelinePosition,
         },
         memberships::{Invited, end_invite, remember_membership},
+        rejected::NewRejected,
         rooms::Extremity,
     },
 };
@@ -54,6 +57,23 @@ pub struct RemoteJoin {
     pub claim: Claim,
 }
 
+/// A room's state that a resident server vouches for, judged, and what goes with it.
+#[derive(Debug)]
+pub(super) struct TakenOver {
+    /// The state.
+    pub(super) snapshot: Updated,
+    /// Events of it, and of its auth chain, that are not kept yet.
+    pub(super) new: Vec<NewEvent>,
+    /// Those that the rules forbid,
+    pub(super) rejected: Vec<NewRejected>,
+    /// and those that they forbid no more.
+    pub(super) readmitted: Vec<EventId>,
+    /// How many users of each server are joined.
+    pub(super) joined: Vec<(ServerName, i64)>,
+    /// What local users' memberships are.
+    pub(super) memberships: Vec<MembershipChange>,
+}
+
 impl Rooms {
     /// Judges a membership event that `origin` asks us, as a resident server, to let in (`send_join`, `send_leave`,
     /// `send_knock`), commits it, and has the room's other servers told of it.
@@ -75,11 +95,18 @@ impl Rooms {
     /// somebody here came into the room meanwhile and the join cites what we do not hold, [`RoomError::Busy`].
     pub async fn install_join(&self, answer: &RemoteJoin) -> Result<(), RoomError> {
         let join = &answer.join;
-        let version = join.version();
         let claim = self.examine(join, &answer.claim).await?;
         if let Some(why) = claim.rejection.as_ref().map(|rejection| &rejection.why).or(claim.forbids.as_ref()) {
             return Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}.")));
         }
+        let (joined, memberships) = self.members_of(claim.state.iter().chain([join]));
+        let Examined { outliers: Outliers { new, rejected, readmitted, .. }, snapshot, .. } = claim;
+        self.take_over(join, &TakenOver { snapshot, new, rejected, readmitted, joined, memberships }).await
+    }
+
+    /// Makes a room of the state that a resident server vouches for, with our join in it; nothing where the join is there
+    /// already.
+    pub(super) async fn take_over(&self, join: &Event, taken: &TakenOver) -> Result<(), RoomError> {
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let ids = join.prev_events().iter().chain([join.event_id()]).cloned().collect();
@@ -94,9 +121,9 @@ impl Rooms {
                 }
                 return Ok(Committed::Done(()));
             }
-            let before = claim.add_to(&mut view)?;
+            let before = view.add_snapshot(&taken.snapshot)?;
             let after = view.with_event(before, join).await?;
-            let mut new = claim.outliers.new.clone();
+            let mut new = taken.new.clone();
             new.push(NewEvent {
                 event: join.clone(),
                 place: Place::Newest,
@@ -111,21 +138,20 @@ impl Rooms {
             let missing = missing
                 .map(|id| Missing { event_id: id.clone(), before: TimelinePosition::FromEnd(0), passed: 0 })
                 .collect();
-            let (joined, memberships) = self.members_of(claim.state.iter().chain([join]));
             let commit = RoomCommit {
                 guard: held.as_ref().map_or(Guard::New, |room| Guard::Moves(room.version)),
                 extremities: vec![Extremity::of(join)],
                 states: vec![StateFrom { later: 0, state: after }],
                 events: new,
                 nodes: view.take_made(),
-                joined,
-                memberships,
-                rejected: claim.outliers.rejected.clone(),
-                readmitted: claim.outliers.readmitted.iter().chain([join.event_id()]).cloned().collect(),
+                joined: taken.joined.clone(),
+                memberships: taken.memberships.clone(),
+                rejected: taken.rejected.clone(),
+                readmitted: taken.readmitted.iter().chain([join.event_id()]).cloned().collect(),
                 forgets_provisional: true,
                 missing,
                 joins_anew: true,
-                ..RoomCommit::new(join.room_id().clone(), version, after)
+                ..RoomCommit::new(join.room_id().clone(), join.version(), after)
             };
             Ok(self.store.commit(&[commit], Vec::new()).await?)
         })

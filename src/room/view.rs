@@ -311,6 +311,14 @@ impl<'s> View<'s> {
         Ok(())
     }
 
+    /// The root of a snapshot that this work has made, whose nodes are at hand then.
+    pub(super) fn add_snapshot(&mut self, made: &state_trie::Updated) -> Result<NodeId, RoomError> {
+        for (id, text) in &made.nodes {
+            self.add_made(*id, text.clone())?;
+        }
+        Ok(made.root)
+    }
+
     /// The nodes that the commit must write. All commits of this work are one batch, so the first takes them all.
     pub(super) fn take_made(&mut self) -> Vec<NodeText> {
         std::mem::take(&mut self.made).into_iter().collect()

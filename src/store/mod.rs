@@ -28,6 +28,7 @@ pub mod key_backups;
 mod key_changes;
 pub mod key_responses;
 pub mod known_keys;
+pub mod large_joins;
 pub mod media;
 pub mod members;
 pub mod memberships;

@@ -8,6 +8,7 @@ pub mod generator;
 pub mod homeserver;
 pub mod internet;
 pub mod junk;
+pub mod large_room;
 pub mod media;
 pub mod network;
 pub mod peer;

@@ -21,6 +21,7 @@ mod inviting;
 mod joining;
 mod knocking;
 mod large_forks;
+mod large_joins;
 mod leaving;
 mod logging;
 mod missing;

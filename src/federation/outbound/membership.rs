@@ -2,29 +2,28 @@
 //! servers' users (Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room"). For
 //! knocks, see [`super::knocking`].
 
-use std::collections::{HashMap, hash_map::Entry};
-
-use bytes::Bytes;
 use http::StatusCode;
 
-use super::{directory::server_of, refusals::Refusals};
+use super::{
+    countersigning::{bad_answer, countersigned},
+    directory::server_of,
+    join_answers::{Answered, Attempt, JOIN_MS, read_answer},
+    large_joins::Joined,
+    refusals::Refusals,
+};
 use crate::{
     error::MatrixError,
-    federation::{
-        pdus,
-        peers::endpoints::{MembershipTemplate, SendJoin},
-    },
-    log::{LogRecord, Why},
+    federation::peers::endpoints::MembershipTemplate,
+    log::LogRecord,
     matrix::{
         auth_events::AUTHORISED_VIA,
-        event::{Event, ReceivedPdu},
+        event::Event,
         identifiers::{EventId, RoomId, ServerName, UserId},
-        json::{self, Object, Value},
+        json::{Object, Value},
         room_version::RoomVersion,
-        signing,
         state_content::{Membership, STRIPPED_STATE},
     },
-    room::{Claim, Draft, RemoteJoin, RoomError},
+    room::{Draft, RoomError},
     server::Server,
     store::events::shown_list,
 };
@@ -32,9 +31,9 @@ use crate::{
 /// How many resident servers are tried.
 const MAX_RESIDENTS: usize = 8;
 
-/// How long one server may take to let us in, and we to check what it answers, in milliseconds. For as long, what others send
-/// us of the room is staged.
-const JOIN_MS: i64 = 10 * 60 * 1_000;
+/// How many calls to the database the join of a large room may make before it is left to the scheduled trigger. The platform
+/// allows 1,000 for each request.
+const LARGE_CALLS: u64 = 500;
 
 /// Joins `user` to a room that nobody here is in, or into which nobody here can let them, through one of the servers `via` or those that an invite or the room ID
 /// points to. `content_extra` is what the membership says besides: display name, avatar, reason.
@@ -63,6 +62,15 @@ async fn join_all_the_way(
     let residents = residents(server, user, room_id, via).await?;
     let join_id = server.random_id();
     let outcome = join_through_any(server, &residents, &join_id, user, room_id, content_extra).await;
+    let outcome = match outcome {
+        Ok(Joined::In(event_id)) => Ok(event_id),
+        // What is sent meanwhile is staged further on.
+        Ok(Joined::Later) => {
+            let message = "The room is large: you will be in it in a few minutes.";
+            return Err(MatrixError::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message));
+        }
+        Err(error) => Err(error),
+    };
     if let Err(error) = server.store.end_join(room_id, &join_id).await {
         // What is staged for the room waits until the note counts no longer.
         let record = LogRecord::error("the end of a join cannot be noted").room(room_id).user(user);
@@ -216,11 +224,11 @@ async fn join_through_any(
     user: &UserId,
     room_id: &RoomId,
     content: Object,
-) -> Result<EventId, MatrixError> {
+) -> Result<Joined, MatrixError> {
     let mut refusals = Refusals::default();
     for resident in residents {
         match join_through(server, resident, join_id, user, room_id, content.clone()).await {
-            Ok(event_id) => return Ok(event_id),
+            Ok(joined) => return Ok(joined),
             Err(error) => refusals.add(error),
         }
     }
@@ -234,7 +242,7 @@ async fn join_through(
     user: &UserId,
     room_id: &RoomId,
     mut content: Object,
-) -> Result<EventId, MatrixError> {
+) -> Result<Joined, MatrixError> {
     let versions: Vec<&str> = RoomVersion::all().iter().map(|version| version.id).collect();
     let template = server.federation.make_join(resident, room_id, user, &versions).await?;
     // Who vouches for a restricted join; nothing else of the template's content is ours to sign.
@@ -247,12 +255,22 @@ async fn join_through(
     let until = server.platform.clock.now_ms() + JOIN_MS;
     server.store.begin_join(room_id, join_id, join.version(), until).await?;
     let answer = server.federation.send_join(resident, room_id, join.event_id(), join.json()).await?;
-    let joined = check_joined(server, join, answer).await?;
+    let begun_ts = server.platform.clock.now_ms();
+    let attempt = Attempt { join_id, resident, begun_ts, staged: None };
+    let answered = read_answer(server, attempt, join, answer).await;
+    if answered.is_err() {
+        // Another server may answer more, or else.
+        server.store.end_large_join(join_id).await?;
+    }
+    let joined = match answered? {
+        Answered::Whole(joined) => joined,
+        Answered::Staged(large) => return server.finish_large_join(&large, LARGE_CALLS).await,
+    };
     match server.rooms.install_join(&joined).await {
         Err(RoomError::MissingEvents(_)) => server.judge_given(resident, &joined.join).await?,
         installed => installed?,
     }
-    Ok(joined.join.event_id().clone())
+    Ok(Joined::In(joined.join.event_id().clone()))
 }
 
 async fn leave_through(
@@ -309,83 +327,4 @@ pub(super) fn complete(
     let own_name = server.config.server_name.as_str();
     Event::create(event, version, own_name, &server.config.signing_key)
         .map_err(|error| bad_answer("a template of which no event can be made").because(&error))
-}
-
-/// What a resident server answered to our join, with every event checked that comes with it.
-async fn check_joined(server: &Server, join: Event, answer: SendJoin) -> Result<RemoteJoin, MatrixError> {
-    let version = join.version();
-    if answer.members_omitted {
-        return Err(bad_answer("members are left out of the room's state"));
-    }
-    // Most of the auth chain is in the state too, and need be checked only once.
-    let mut received: HashMap<EventId, ReceivedPdu> = HashMap::new();
-    let mut memory = pdus::ANSWER_MEMORY;
-    let mut parse = async |texts: &[Bytes]| -> Result<Vec<EventId>, MatrixError> {
-        let mut ids = Vec::with_capacity(texts.len());
-        for (done, text) in texts.iter().enumerate() {
-            pdus::turn(server, done).await;
-            let mut left = memory;
-            let pdu = pdus::from_history(text, join.room_id(), version, &mut left).map_err(|_| too_large_a_room())?;
-            let Some(pdu) = pdu else { continue };
-            ids.push(pdu.event_id().clone());
-            if let Entry::Vacant(place) = received.entry(pdu.event_id().clone()) {
-                place.insert(pdu);
-                memory = left;
-            }
-        }
-        Ok(ids)
-    };
-    let (state, auth_chain) = (parse(&answer.state).await?, parse(&answer.auth_chain).await?);
-    let checked = pdus::verify(server, received.into_values().collect()).await?;
-    let checked: HashMap<EventId, Event> =
-        checked.into_iter().flatten().map(|event| (event.event_id().clone(), event)).collect();
-    let find = |ids: Vec<EventId>| -> Vec<Event> { ids.iter().filter_map(|id| checked.get(id).cloned()).collect() };
-    let (state, auth_chain) = (find(state), find(auth_chain));
-    let join = vouched_for(server, join, answer.event).await?;
-    Ok(RemoteJoin { join, claim: Claim { state, auth_chain } })
-}
-
-/// Our `join` with the signature of the server whose user vouches for it, if somebody has to: without it no server accepts
-/// the join. `answer` is the join as the resident server has it.
-async fn vouched_for(server: &Server, join: Event, answer: Option<Bytes>) -> Result<Event, MatrixError> {
-    let Some(voucher) = join.content().get(AUTHORISED_VIA) else { return Ok(join) };
-    let voucher = voucher.as_str().and_then(|voucher| UserId::parse(voucher).ok());
-    let voucher = voucher.ok_or_else(|| bad_answer("a voucher for the join who is no user"))?;
-    let answer = answer.ok_or_else(|| bad_answer("no signature for the join"))?;
-    countersigned(server, &join, &server_of(voucher.server_name())?, &answer).await
-}
-
-/// Our `event` with the signature that the server `signer` added to it, which others want to see; of the answer nothing else
-/// is taken.
-async fn countersigned(
-    server: &Server,
-    event: &Event,
-    signer: &ServerName,
-    answer: &[u8],
-) -> Result<Event, MatrixError> {
-    let answer = json::parse(answer).ok().and_then(Value::into_object);
-    let answer = answer.ok_or_else(|| bad_answer("an event that is not an object"))?;
-    let signatures: Vec<(&str, &str)> = signing::signatures_of(&answer, signer.as_str()).collect();
-    let key_ids: Vec<&str> = signatures.iter().map(|(key_id, _)| *key_id).collect();
-    let keys = server.keys.for_request(signer, &key_ids).await?;
-    let now = server.platform.clock.now_ms();
-    let countersigned = signatures.into_iter().find_map(|(key_id, signature)| {
-        let known = keys.get(signer.as_str(), key_id).filter(|known| known.is_valid_now(now))?;
-        Some((key_id, event.with_signature(signer.as_str(), key_id, signature, &known.key).ok()?))
-    });
-    let (key_id, countersigned) =
-        countersigned.ok_or_else(|| bad_answer("an event without the signature that it needs"))?;
-    server.keys.have_verified(&[(signer.as_str(), key_id)]).await?;
-    Ok(countersigned)
-}
-
-/// A room whose state and auth chain together take more memory than there is.
-fn too_large_a_room() -> MatrixError {
-    MatrixError::too_large("The room has more state than this server has memory for.")
-}
-
-/// 502: another server answered what nobody can use.
-fn bad_answer(what: &'static str) -> MatrixError {
-    MatrixError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", format!("Another server answered with {what}."))
-        .because(&Why::stated(what))
 }

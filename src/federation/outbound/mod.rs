@@ -4,9 +4,12 @@
 pub mod backfill;
 pub mod by_time;
 mod copies;
+mod countersigning;
 pub mod directory;
 mod fleeting;
+mod join_answers;
 pub mod knocking;
+mod large_joins;
 pub mod membership;
 mod missing;
 pub mod queue;

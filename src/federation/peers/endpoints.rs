@@ -3,19 +3,20 @@
 //! PDUs are returned as the text in which they came, unverified: a slice of the response for each, for
 //! `matrix::event::ReceivedPdu`. PDUs that are sent are given as canonical JSON, so that the body is canonical too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::requests::{Call, FederationClient, Limits, RequestError, path, with_query};
+use super::requests::{Call, FederationClient, Limits, OpenBody, RequestError, path, with_query};
 use crate::{
     matrix::{
         device_keys::{Usage, UserKeys},
         identifiers::{EventId, RoomAlias, RoomId, ServerName, UserId},
         json::{self, Object, Value},
+        json_stream::{ObjectReader, Piece, Wanted as WantedMembers},
         signing::POLICY_KEY_ID,
     },
     store::one_time_keys::Wanted,
@@ -37,8 +38,11 @@ const LIST: Limits = Limits { timeout_ms: 10_000, max_response_bytes: MIB };
 const EVENTS: Limits = Limits { timeout_ms: 30_000, max_response_bytes: 8 * MIB };
 /// A room's state, or its event IDs.
 const STATE: Limits = Limits { timeout_ms: 60_000, max_response_bytes: 20 * MIB };
-/// The state of a room that is being joined.
-const JOIN: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 20 * MIB };
+/// The state of a room that is being joined, which is read as it comes, and from older servers whole.
+const JOIN: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 256 * MIB };
+const JOIN_V1: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 20 * MIB };
+/// Invites that another server makes before it answers.
+const EXCHANGE: Limits = Limits { timeout_ms: 60_000, max_response_bytes: 128 * KIB };
 /// Users' keys.
 const KEYS: Limits = Limits { timeout_ms: 10_000, max_response_bytes: 8 * MIB };
 /// The verdicts on a transaction; the receiver may fetch missing events before it answers.
@@ -53,19 +57,71 @@ pub struct MembershipTemplate {
     pub event: Object,
 }
 
-/// The answer of `send_join`: the room before the join. PDUs are unverified.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The answer of `send_join` as it comes: the room before the join, in any order. PDUs are unverified.
 pub struct SendJoin {
+    body: OpenBody,
+    unread: Bytes,
+    reader: ObjectReader,
+    pieces: VecDeque<Piece>,
+}
+
+/// A part of the answer of `send_join`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinPiece {
     /// The join event, with the resident server's signature where the join is restricted.
-    pub event: Option<Bytes>,
-    /// The state before the join.
-    pub state: Vec<Bytes>,
-    /// The auth chain of the state and the join.
-    pub auth_chain: Vec<Bytes>,
-    /// Whether members are missing from `state`. They are never asked to be.
-    pub members_omitted: bool,
-    /// The servers in the room, where the server names them.
-    pub servers_in_room: Option<Vec<String>>,
+    Join(Vec<u8>),
+    /// An event of the state before the join.
+    State(Vec<u8>),
+    /// An event of the auth chain of the state and the join.
+    AuthChain(Vec<u8>),
+    /// Members are missing from the state. They are never asked to be.
+    MembersOmitted,
+}
+
+impl SendJoin {
+    const WANTED: WantedMembers = WantedMembers {
+        items_of: &["state", "auth_chain"],
+        whole: &["event", "members_omitted"],
+        // An event and as much again for what is not part of it; what is longer cannot be one.
+        max_text: 128 * KIB,
+    };
+
+    fn new(body: OpenBody) -> Self {
+        Self { body, unread: Bytes::new(), reader: ObjectReader::new(Self::WANTED), pieces: VecDeque::new() }
+    }
+
+    /// The next part; `None` at the end.
+    ///
+    /// # Errors
+    /// Where the answer breaks off or is not one.
+    pub async fn next(&mut self) -> Result<Option<JoinPiece>, RequestError> {
+        let bad = |error: &dyn std::fmt::Display| RequestError::BadResponse(error.to_string());
+        loop {
+            if let Some(Piece { member, text }) = self.pieces.pop_front() {
+                return Ok(Some(match member {
+                    "state" => JoinPiece::State(text),
+                    "auth_chain" => JoinPiece::AuthChain(text),
+                    "event" => JoinPiece::Join(text),
+                    _ if text == b"true" => JoinPiece::MembersOmitted,
+                    _ => continue,
+                }));
+            }
+            if self.unread.is_empty() {
+                match self.body.next().await? {
+                    Some(bytes) => self.unread = bytes,
+                    None => {
+                        self.reader.end().map_err(|error| bad(&error))?;
+                        let lacks = Self::WANTED.items_of.iter().find(|name| !self.reader.has_read(name));
+                        return lacks.map_or(Ok(None), |name| Err(missing(name)));
+                    }
+                }
+            }
+            let bytes = self.unread.split_to(self.unread.len().min(64 * KIB));
+            let mut pieces = Vec::new();
+            self.reader.read(&bytes, &mut pieces).map_err(|error| bad(&error))?;
+            self.pieces.extend(pieces);
+        }
+    }
 }
 
 /// The answer of `state`: the state before an event. PDUs are unverified.
@@ -155,28 +211,21 @@ impl FederationClient {
         event_id: &EventId,
         pdu: &str,
     ) -> Result<SendJoin, RequestError> {
-        #[derive(Deserialize)]
-        struct Answer<'a> {
-            #[serde(borrow)]
-            event: Option<&'a RawValue>,
-            #[serde(borrow)]
-            state: Vec<&'a RawValue>,
-            #[serde(borrow)]
-            auth_chain: Vec<&'a RawValue>,
-            #[serde(default)]
-            members_omitted: bool,
-            servers_in_room: Option<Vec<String>>,
-        }
         let segments = ["send_join", room_id.as_str(), event_id.as_str()];
-        let body = self.put_v2_or_v1(server, &segments, pdu, JOIN).await?;
-        let answer: Answer<'_> = decode(&body)?;
-        Ok(SendJoin {
-            event: answer.event.map(|event| slice(&body, event)),
-            state: slices(&body, &answer.state),
-            auth_chain: slices(&body, &answer.auth_chain),
-            members_omitted: answer.members_omitted,
-            servers_in_room: answer.servers_in_room,
-        })
+        let call = |prefix, limits| Call {
+            method: Method::PUT,
+            target: path(prefix, &segments),
+            body: Some(pdu.to_owned()),
+            limits,
+        };
+        match self.open(server, &call(V2, JOIN)).await {
+            Err(error) if error.is_unknown_endpoint() => {
+                let body = self.send(server, &call(V1, JOIN_V1)).await?;
+                let (_, wrapped): (u16, &RawValue) = decode(&body)?;
+                Ok(SendJoin::new(self.opened(slice(&body, wrapped), JOIN_V1)))
+            }
+            body => Ok(SendJoin::new(body?)),
+        }
     }
 
     /// `GET /_matrix/federation/v1/make_knock/{roomId}/{userId}` with each of `versions` as `ver`.
@@ -277,8 +326,7 @@ impl FederationClient {
         event: &Object,
     ) -> Result<(), RequestError> {
         let target = path(V1, &["exchange_third_party_invite", room_id.as_str()]);
-        // The server invites our user before it answers.
-        let call = Call { method: Method::PUT, target, body: Some(event.to_text()), limits: JOIN };
+        let call = Call { method: Method::PUT, target, body: Some(event.to_text()), limits: EXCHANGE };
         self.send(server, &call).await.map(drop)
     }
 

@@ -6,6 +6,7 @@
 use std::{fmt, rc::Rc};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -22,7 +23,10 @@ use crate::{
         json::{self, Value},
         x_matrix::SignedRequest,
     },
-    platform::{Platform, TransportError},
+    platform::{
+        Clock, Platform, TransportError,
+        media::{ByteStream, Whole},
+    },
 };
 
 /// Sends signed requests as one homeserver.
@@ -151,6 +155,49 @@ impl FederationClient {
     /// Where there are several ways to the server, the next is tried after one that fails; every endpoint of the
     /// federation may be asked twice.
     pub(super) async fn send(&self, destination: &ServerName, call: &Call) -> Result<Bytes, RequestError> {
+        let (transport, limit) = (&self.platform.transport, call.limits.max_response_bytes);
+        let exchange = async |route: &Destination, request: &http::Request<Bytes>, timeout_ms| {
+            let answer = transport.send(route.request(request.clone(), timeout_ms, limit)).await;
+            read(answered(answer)?, self.platform.clock.now_ms()).map_err(Attempt::Done)
+        };
+        self.along_routes(destination, call, exchange).await
+    }
+
+    /// Sends `call` to `destination`, and gives the body of its 200 as it comes. All of it together may be as long as the call's
+    /// limits say, and each piece may take their time.
+    pub(super) async fn open(&self, destination: &ServerName, call: &Call) -> Result<OpenBody, RequestError> {
+        let (transport, clock, limits) = (&self.platform.transport, &self.platform.clock, call.limits);
+        let exchange = async |route: &Destination, request: &http::Request<Bytes>, timeout_ms| {
+            let request = route.request(request.clone(), timeout_ms, limits.max_response_bytes);
+            let (head, stream) = answered(transport.open(request).await)?.into_parts();
+            let mut body = OpenBody { stream, clock: clock.clone(), limits, read: 0 };
+            if head.status == StatusCode::OK {
+                return Ok(body);
+            }
+            let mut text = Vec::new();
+            while text.len() < MAX_ERROR_BYTES
+                && let Some(piece) = body.next().await.map_err(Attempt::Done)?
+            {
+                text.extend_from_slice(&piece);
+            }
+            let failed = read(Response::from_parts(head, Bytes::from(text)), clock.now_ms());
+            Err(Attempt::Done(failed.err().unwrap_or_else(|| RequestError::BadResponse("no body".to_owned()))))
+        };
+        self.along_routes(destination, call, exchange).await
+    }
+
+    /// A body that is in memory already.
+    pub(super) fn opened(&self, body: Bytes, limits: Limits) -> OpenBody {
+        OpenBody { stream: Box::new(Whole::new(body)), clock: self.platform.clock.clone(), limits, read: 0 }
+    }
+
+    /// What `exchange` brings along the first route to `destination` that leads there.
+    async fn along_routes<T>(
+        &self,
+        destination: &ServerName,
+        call: &Call,
+        exchange: impl AsyncFn(&Destination, &http::Request<Bytes>, u32) -> Result<T, Attempt>,
+    ) -> Result<T, RequestError> {
         let routes = self.discovery.resolve(destination.as_str()).await.map_err(RequestError::Discovery)?;
         let request = self.sign(destination, call)?;
         let deadline = self.platform.clock.now_ms() + i64::from(call.limits.timeout_ms);
@@ -159,13 +206,17 @@ impl FederationClient {
             let left = deadline - self.platform.clock.now_ms();
             let share = left / i64::try_from(routes.len() - index).unwrap_or(1);
             let timeout_ms = u32::try_from(share).ok().filter(|ms| *ms > 0).unwrap_or(1);
-            match self.send_along(route, &request, timeout_ms, call.limits.max_response_bytes).await {
-                Ok(response) => return read(response, self.platform.clock.now_ms()),
-                Err(error @ (RequestError::Unreachable(_) | RequestError::Unsupported(_))) => {
-                    // The first failure tells most.
-                    failure.get_or_insert(error);
-                }
-                Err(error) => return Err(error),
+            let mut outcome = exchange(route, &request, timeout_ms).await;
+            if let (Err(Attempt::Next(RequestError::Unsupported(_))), Some(route)) =
+                (&outcome, route.under_its_own_name())
+            {
+                outcome = exchange(&route, &request, timeout_ms).await;
+            }
+            match outcome {
+                Ok(answer) => return Ok(answer),
+                Err(Attempt::Done(error)) => return Err(error),
+                // The first failure tells most.
+                Err(Attempt::Next(error)) => drop(failure.get_or_insert(error)),
             }
         }
         Err(failure.unwrap_or_else(|| RequestError::Unreachable("there is no way to it".to_owned())))
@@ -194,29 +245,55 @@ impl FederationClient {
         let body = call.body.clone().map(Bytes::from).unwrap_or_default();
         request.body(body).map_err(|error| RequestError::Invalid(error.to_string()))
     }
+}
 
-    async fn send_along(
-        &self,
-        route: &Destination,
-        request: &http::Request<Bytes>,
-        timeout_ms: u32,
-        max_response_bytes: usize,
-    ) -> Result<Response<Bytes>, RequestError> {
-        let transport = &self.platform.transport;
-        let mut answer = transport.send(route.request(request.clone(), timeout_ms, max_response_bytes)).await;
-        if let (Err(TransportError::Unsupported(_)), Some(route)) = (&answer, route.under_its_own_name()) {
-            answer = transport.send(route.request(request.clone(), timeout_ms, max_response_bytes)).await;
+/// The longest body of an error that is read where the body comes as a stream.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// The body of an answer, as it comes.
+pub(super) struct OpenBody {
+    stream: Box<dyn ByteStream>,
+    clock: Rc<dyn Clock>,
+    limits: Limits,
+    read: usize,
+}
+
+impl OpenBody {
+    /// The next piece; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, RequestError> {
+        let piece = match select(self.stream.next(), self.clock.sleep(self.limits.timeout_ms)).await {
+            Either::Left((piece, _)) => piece.transpose(),
+            Either::Right(_) => return Err(RequestError::Unreachable("its answer does not go on".to_owned())),
+        };
+        let piece = piece.map_err(|_| RequestError::Unreachable("its answer broke off".to_owned()))?;
+        self.read += piece.as_ref().map_or(0, Bytes::len);
+        if self.read > self.limits.max_response_bytes {
+            return Err(RequestError::BadResponse(TransportError::TooLarge.to_string()));
         }
-        match answer {
-            // What the networks in front of a server answer where the server itself is not reached.
-            Ok(response) if (520..=530).contains(&response.status().as_u16()) => {
-                Err(RequestError::Unreachable(format!("its proxy answers {}", response.status().as_u16())))
-            }
-            Ok(response) => Ok(response),
-            Err(TransportError::Unsupported(why)) => Err(RequestError::Unsupported(why)),
-            Err(error @ TransportError::TooLarge) => Err(RequestError::BadResponse(error.to_string())),
-            Err(error) => Err(RequestError::Unreachable(error.to_string())),
+        Ok(piece)
+    }
+}
+
+/// Why one route to a server did not bring an answer.
+enum Attempt {
+    /// It does not lead there: another one may.
+    Next(RequestError),
+    /// No other one would do better.
+    Done(RequestError),
+}
+
+/// The answer of whoever is at the end of a route, if that is the server.
+fn answered<B>(answer: Result<Response<B>, TransportError>) -> Result<Response<B>, Attempt> {
+    match answer {
+        // What the networks in front of a server answer where the server itself is not reached.
+        Ok(response) if (520..=530).contains(&response.status().as_u16()) => {
+            let why = format!("its proxy answers {}", response.status().as_u16());
+            Err(Attempt::Next(RequestError::Unreachable(why)))
         }
+        Ok(response) => Ok(response),
+        Err(TransportError::Unsupported(why)) => Err(Attempt::Next(RequestError::Unsupported(why))),
+        Err(error @ TransportError::TooLarge) => Err(Attempt::Done(RequestError::BadResponse(error.to_string()))),
+        Err(error) => Err(Attempt::Next(RequestError::Unreachable(error.to_string()))),
     }
 }
 

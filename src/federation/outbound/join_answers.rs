@@ -1,0 +1,218 @@
+//! Reading what a resident server answers to our join (Server-Server API, "Joining Rooms"), event by event: each is checked in a
+//! batch with others, and none of the answer is in memory but a batch and, as long as it is little, what was checked. What is
+//! more is staged.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use super::countersigning::{bad_answer, vouched_for};
+use crate::{
+    error::MatrixError,
+    federation::{
+        pdus,
+        peers::endpoints::{JoinPiece, SendJoin},
+    },
+    log::LogRecord,
+    matrix::{
+        event::{Event, ReceivedPdu},
+        identifiers::{EventId, ServerName},
+    },
+    room::{Claim, RemoteJoin, STEP_MS},
+    server::Server,
+    store::large_joins::{ClaimedEvent, LargeJoin},
+};
+
+/// How long one server may take to let us in, and we to check what it answers, in milliseconds. For as long, what others send
+/// us of the room is staged.
+pub(super) const JOIN_MS: i64 = 10 * 60 * 1_000;
+
+/// The memory, in bytes, that the events may take which wait to be checked together,
+const BATCH_MEMORY: usize = 8 * 1024 * 1024;
+/// and how many those may be.
+const MAX_BATCH: usize = 1_000;
+/// The memory that checked events may take before they are staged.
+const WHOLE_MEMORY: usize = 12 * 1024 * 1024;
+/// The most events of one answer: what each cites is in memory when they are put in order.
+const MAX_EVENTS: usize = 60_000;
+
+/// A join that a resident server has let in.
+pub(super) struct Attempt<'a> {
+    /// Its name.
+    pub(super) join_id: &'a str,
+    /// That server.
+    pub(super) resident: &'a ServerName,
+    /// When it began, in milliseconds.
+    pub(super) begun_ts: i64,
+    /// What is staged of the answer since it was read before, where it was.
+    pub(super) staged: Option<Vec<EventId>>,
+}
+
+/// What a resident server answered to our join, with every event checked.
+pub(super) enum Answered {
+    /// It is little.
+    Whole(RemoteJoin),
+    /// It is staged.
+    Staged(LargeJoin),
+}
+
+/// Reads the answer to `join`, and checks it.
+///
+/// # Errors
+/// Where it breaks off or is none, where it holds more events than any room, and where the database fails.
+pub(super) async fn read_answer(
+    server: &Server,
+    attempt: Attempt<'_>,
+    join: Event,
+    mut answer: SendJoin,
+) -> Result<Answered, MatrixError> {
+    let Attempt { join_id, resident, begun_ts, staged } = attempt;
+    let large = LargeJoin {
+        join_id: join_id.to_owned(),
+        resident: resident.clone(),
+        join,
+        begun_ts,
+        is_read: false,
+        kept_to: String::new(),
+    };
+    let is_staged = staged.is_some();
+    // What is staged came as one or the other; that it is state is said again.
+    let known = staged.into_iter().flatten().map(|id| (id, false)).collect();
+    let mut reading = Reading {
+        server,
+        large,
+        is_staged,
+        known,
+        batch: Vec::new(),
+        batch_memory: 0,
+        checked: Vec::new(),
+        checked_memory: 0,
+        in_state: Vec::new(),
+        taken: 0,
+        count: 0,
+    };
+    let mut joined = None;
+    while let Some(piece) = answer.next().await? {
+        match piece {
+            JoinPiece::State(text) => reading.take(&text, true).await?,
+            JoinPiece::AuthChain(text) => reading.take(&text, false).await?,
+            JoinPiece::Join(text) => joined = Some(text),
+            JoinPiece::MembersOmitted => return Err(bad_answer("members are left out of the room's state")),
+        }
+    }
+    reading.check_batch().await?;
+    reading.end(joined).await
+}
+
+struct Reading<'a> {
+    server: &'a Server,
+    large: LargeJoin,
+    is_staged: bool,
+    /// What has come, and whether as state.
+    known: HashMap<EventId, bool>,
+    batch: Vec<ReceivedPdu>,
+    batch_memory: usize,
+    /// What is checked and not staged.
+    checked: Vec<Event>,
+    checked_memory: usize,
+    /// What is staged, and turns out to be state.
+    in_state: Vec<EventId>,
+    /// How many events have come, and how many of them are checked.
+    taken: usize,
+    count: usize,
+}
+
+impl Reading<'_> {
+    /// Takes one event. What is none of the room is left out.
+    async fn take(&mut self, text: &[u8], is_state: bool) -> Result<(), MatrixError> {
+        self.taken += 1;
+        pdus::turn(self.server, self.taken).await;
+        if self.batch.len() >= MAX_BATCH {
+            self.check_batch().await?;
+        }
+        let mut pdu = self.parse(text);
+        if pdu.is_err() {
+            self.check_batch().await?;
+            pdu = self.parse(text);
+        }
+        // One that takes more memory than a whole batch may is left out too.
+        let Ok(Some((pdu, memory))) = pdu else { return Ok(()) };
+        let id = pdu.event_id().clone();
+        match self.known.entry(id.clone()) {
+            // Most of the auth chain is in the state too, and need be checked only once.
+            Entry::Occupied(mut known) => {
+                if is_state && !known.insert(true) {
+                    self.in_state.push(id);
+                }
+            }
+            Entry::Vacant(place) => {
+                place.insert(is_state);
+                self.batch.push(pdu);
+                self.batch_memory += memory;
+            }
+        }
+        if self.known.len() > MAX_EVENTS {
+            return Err(MatrixError::too_large("The room has more state than this server takes over."));
+        }
+        Ok(())
+    }
+
+    /// The event, if it is one of the room, and the memory that it takes.
+    fn parse(&self, text: &[u8]) -> Result<Option<(ReceivedPdu, usize)>, ()> {
+        let before = BATCH_MEMORY.saturating_sub(self.batch_memory);
+        let mut left = before;
+        let join = &self.large.join;
+        let pdu = pdus::from_history(text, join.room_id(), join.version(), &mut left).map_err(|_| ())?;
+        Ok(pdu.map(|pdu| (pdu, before - left)))
+    }
+
+    /// Checks what waits for it; what fails may come again in a better copy.
+    async fn check_batch(&mut self) -> Result<(), MatrixError> {
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_memory = 0;
+        let ids: Vec<EventId> = batch.iter().map(|pdu| pdu.event_id().clone()).collect();
+        for (outcome, id) in pdus::verify(self.server, batch).await?.into_iter().zip(ids) {
+            match outcome {
+                Ok(event) => {
+                    self.checked_memory += pdus::memory_of_held(event.json().len());
+                    self.checked.push(event);
+                    self.count += 1;
+                }
+                Err(_) => drop(self.known.remove(&id)),
+            }
+        }
+        if !self.is_staged && self.checked_memory > WHOLE_MEMORY {
+            let until = self.server.platform.clock.now_ms() + STEP_MS;
+            self.server.store.begin_large_join(&self.large, until).await?;
+            self.is_staged = true;
+        }
+        if self.is_staged { self.stage().await } else { Ok(()) }
+    }
+
+    async fn stage(&mut self) -> Result<(), MatrixError> {
+        let events = std::mem::take(&mut self.checked).into_iter();
+        let is_state = |event: &Event| self.known.get(event.event_id()).copied().unwrap_or_default();
+        let events: Vec<_> = events.map(|event| ClaimedEvent { is_state: is_state(&event), event }).collect();
+        let in_state = std::mem::take(&mut self.in_state);
+        self.checked_memory = 0;
+        let Server { platform, store, .. } = self.server;
+        let now = platform.clock.now_ms();
+        store.stage_claimed(&self.large.join_id, &events, &in_state, now + STEP_MS).await?;
+        let (room_id, version) = (self.large.room_id(), self.large.join.version());
+        store.begin_join(room_id, &self.large.join_id, version, now + JOIN_MS).await?;
+        let record = LogRecord::info("events of a large room are checked").room(room_id);
+        platform.log.write(record.count(self.count));
+        Ok(())
+    }
+
+    /// `joined` is the join as the resident server has it.
+    async fn end(mut self, joined: Option<Vec<u8>>) -> Result<Answered, MatrixError> {
+        let join = vouched_for(self.server, self.large.join.clone(), joined).await?;
+        if !self.is_staged {
+            let is_state = |event: &Event| self.known.get(event.event_id()).copied().unwrap_or_default();
+            let (state, auth_chain) = self.checked.into_iter().partition(is_state);
+            return Ok(Answered::Whole(RemoteJoin { join, claim: Claim { state, auth_chain } }));
+        }
+        self.stage().await?;
+        self.server.store.large_join_is_read(&self.large.join_id, &join).await?;
+        Ok(Answered::Staged(LargeJoin { join, is_read: true, ..self.large }))
+    }
+}

@@ -1,0 +1,111 @@
+//! Joins of large rooms, from when their answer is staged: they go on in steps, here or, where the request that began them was cut
+//! off, by the scheduled trigger.
+
+use super::{
+    countersigning::bad_answer,
+    join_answers::{Answered, Attempt, JOIN_MS, read_answer},
+};
+use crate::{
+    error::MatrixError,
+    log::LogRecord,
+    matrix::identifiers::EventId,
+    platform::Budget,
+    room::{Progress, RoomError, STEP_MS},
+    server::Server,
+    store::large_joins::LargeJoin,
+};
+
+/// For so long, in milliseconds, a join that does not get on is tried again.
+const PATIENCE_MS: i64 = 2 * 60 * 60 * 1_000;
+
+/// What became of a join.
+pub(super) enum Joined {
+    /// The user is in the room, by this event.
+    In(EventId),
+    /// There is more to do than one request may.
+    Later,
+}
+
+impl Server {
+    /// Takes over a room whose answer is staged, with at most so many calls to the database.
+    ///
+    /// # Errors
+    /// Where the answer is no room that our join could be in; what is staged is then forgotten.
+    pub(super) async fn finish_large_join(&self, large: &LargeJoin, calls: u64) -> Result<Joined, MatrixError> {
+        match self.go_on_joining(large, &self.meter.budget(calls)).await? {
+            Progress::Done => Ok(Joined::In(large.join.event_id().clone())),
+            Progress::Unfinished => Ok(Joined::Later),
+        }
+    }
+
+    /// Goes on with joins that nobody is at.
+    pub async fn sweep_large_joins(&self, budget: &Budget) {
+        while !budget.is_spent() {
+            let now = self.platform.clock.now_ms();
+            let large = match self.store.take_large_join(now, now + STEP_MS).await {
+                Ok(Some(large)) => large,
+                Ok(None) => return,
+                Err(error) => {
+                    self.platform.log.write(LogRecord::error("large joins cannot be read").because(&error));
+                    return;
+                }
+            };
+            if let Err(error) = self.try_again(large.clone(), budget).await {
+                let record = LogRecord::warning("the join of a large room does not get on").room(large.room_id());
+                self.platform.log.write(record.destination(&large.resident).because(&error));
+            }
+        }
+    }
+
+    async fn try_again(&self, mut large: LargeJoin, budget: &Budget) -> Result<(), MatrixError> {
+        let now = self.platform.clock.now_ms();
+        if now > large.begun_ts + PATIENCE_MS {
+            self.end_large_join(&large).await?;
+            return Err(bad_answer("what could not be taken over for hours"));
+        }
+        let join = large.join.clone();
+        self.store.begin_join(join.room_id(), &large.join_id, join.version(), now + JOIN_MS).await?;
+        if !large.is_read {
+            // The server lets the same join in again, and answers anew.
+            let outlines = self.store.claimed_outlines(&large.join_id).await?;
+            let staged = Some(outlines.into_iter().map(|outline| outline.event_id).collect());
+            let federation = &self.federation;
+            let answer = federation.send_join(&large.resident, join.room_id(), join.event_id(), join.json()).await?;
+            let LargeJoin { join_id, resident, begun_ts, .. } = &large;
+            let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged };
+            match read_answer(self, attempt, join, answer).await? {
+                Answered::Staged(read) => large = read,
+                Answered::Whole(_) => return Ok(()),
+            }
+        }
+        self.go_on_joining(&large, budget).await.map(|_| ())
+    }
+
+    async fn go_on_joining(&self, large: &LargeJoin, budget: &Budget) -> Result<Progress, MatrixError> {
+        let progress = match self.rooms.go_on_joining(large, budget).await {
+            Err(RoomError::MissingEvents(_)) => {
+                self.judge_given(&large.resident, &large.join).await?;
+                Ok(Progress::Done)
+            }
+            // It may well get on later.
+            Err(error @ (RoomError::Database(_) | RoomError::Busy)) => {
+                let record = LogRecord::warning("the join of a large room does not get on").room(large.room_id());
+                self.platform.log.write(record.because(&error));
+                return Ok(Progress::Unfinished);
+            }
+            progress => progress,
+        };
+        if !matches!(progress, Ok(Progress::Unfinished)) {
+            self.end_large_join(large).await?;
+        }
+        Ok(progress?)
+    }
+
+    /// Forgets what is staged of a join that has ended, and judges what has come of the room meanwhile.
+    async fn end_large_join(&self, large: &LargeJoin) -> Result<(), MatrixError> {
+        self.store.end_large_join(&large.join_id).await?;
+        self.store.end_join(large.room_id(), &large.join_id).await?;
+        self.fetch_missing(large.room_id());
+        Ok(())
+    }
+}

@@ -1,0 +1,302 @@
+//! Taking over a room that is too large to be judged at once: the claimed events, which are staged, are judged in batches, then
+//! kept, and at last made the room's state. Each step may be cut off and is then repeated; until the last one, nothing that
+//! reads rooms sees any of it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    rc::Rc,
+};
+
+use super::{
+    RoomError, Rooms,
+    claims::check_create,
+    judge::auth_keys,
+    outliers::{Held, Outlier, judge_outliers},
+    remote::TakenOver,
+};
+use crate::{
+    log::LogRecord,
+    matrix::{
+        auth_rules,
+        event::Event,
+        identifiers::{EventId, ServerName},
+        state_content::Membership,
+        state_trie::{self, NodeId, StateKeyHash},
+    },
+    platform::Budget,
+    store::{
+        commit::{Committed, Guard, MembershipChange, NewEvent, Place, RoomCommit},
+        large_joins::{ClaimVerdict, LargeJoin, Outline, kept_to},
+        rejected::{NewRejected, RejectedEvent},
+    },
+};
+
+/// How many events are judged, or kept, in one step, and how long they may be together, in characters, with what they cite.
+const STEP: usize = 1_000;
+const STEP_LENGTH: usize = 3_000_000;
+
+/// For so long, in milliseconds, one step may take until somebody else begins it anew.
+pub const STEP_MS: i64 = 2 * 60 * 1_000;
+
+/// How far a join has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// The room is taken over.
+    Done,
+    /// There is more to do, and no calls to the database are left to do it.
+    Unfinished,
+}
+
+impl Rooms {
+    /// Goes on with a join whose answer is staged: judges what is not judged, and takes the room over.
+    ///
+    /// # Errors
+    /// As [`Rooms::install_join`].
+    pub async fn go_on_joining(&self, large: &LargeJoin, budget: &Budget) -> Result<Progress, RoomError> {
+        if large.kept_to.is_empty() {
+            if self.judge_all(large, budget).await? == Progress::Unfinished {
+                return Ok(Progress::Unfinished);
+            }
+            self.check_join(large).await?;
+            // What is no state is found before any of it is kept.
+            self.whole_state(large).await?;
+        }
+        if self.keep_all(large, budget).await? == Progress::Unfinished || budget.is_spent() {
+            return Ok(Progress::Unfinished);
+        }
+        let taken = self.whole_state(large).await?;
+        self.take_over(&large.join, &taken).await?;
+        Ok(Progress::Done)
+    }
+
+    /// Judges all claimed events by their auth events, those first that others cite.
+    async fn judge_all(&self, large: &LargeJoin, budget: &Budget) -> Result<Progress, RoomError> {
+        let outlines = self.store.claimed_outlines(&large.join_id).await?;
+        let order = order(&outlines, &large.room_id().create_event_id());
+        let is_known = self.room(large.room_id()).await?.is_some();
+        let mut done = outlines.iter().filter(|outline| outline.verdict != ClaimVerdict::Open).count();
+        for step in &steps(&outlines, order) {
+            if budget.is_spent() {
+                return Ok(Progress::Unfinished);
+            }
+            let verdicts = self.judge_step(large, step, is_known).await?;
+            self.store.judge_claimed(&large.join_id, &verdicts, self.clock.now_ms() + STEP_MS).await?;
+            done += step.len();
+            self.log.write(LogRecord::info("events of a large room are judged").room(large.room_id()).count(done));
+        }
+        Ok(Progress::Done)
+    }
+
+    async fn judge_step(
+        &self,
+        large: &LargeJoin,
+        step: &[&Outline],
+        is_known: bool,
+    ) -> Result<Vec<(EventId, ClaimVerdict)>, RoomError> {
+        let room_id = large.room_id();
+        let wanted: HashSet<&EventId> = step.iter().map(|outline| &outline.event_id).collect();
+        let mut ids: HashSet<EventId> = wanted.iter().map(|id| (*id).clone()).collect();
+        ids.extend(step.iter().flat_map(|outline| outline.auth_events.iter().cloned()));
+        ids.insert(room_id.create_event_id());
+        let read = self.store.claimed_events(large, &ids.into_iter().collect::<Vec<_>>()).await?;
+        let (mut given, mut held) = (Vec::new(), Held::default());
+        for (event, verdict) in read {
+            match verdict {
+                _ if wanted.contains(event.event_id()) => given.push(event),
+                ClaimVerdict::Allowed => held.events.push(event),
+                ClaimVerdict::Rejected(reason) => held.rejected.push(rejected(&event, reason)),
+                ClaimVerdict::Open | ClaimVerdict::LeftOut => {}
+            }
+        }
+        if is_known {
+            // We were in the room before.
+            let known = self.held_of(given.iter()).await?;
+            held.events.extend(known.events);
+            held.rejected.extend(known.rejected);
+        }
+        let outliers = judge_outliers(room_id, held, given.iter());
+        let reasons: HashMap<&EventId, &NewRejected> =
+            outliers.rejected.iter().map(|rejected| (rejected.event.event_id(), rejected)).collect();
+        let verdict = |id: &EventId| match (outliers.by_id.get(id), reasons.get(id)) {
+            (Some(Outlier::Accepted(_)), _) => ClaimVerdict::Allowed,
+            (Some(Outlier::Rejected { .. }), Some(rejected)) if !rejected.provisional => {
+                ClaimVerdict::Rejected(rejected.reason.clone())
+            }
+            _ => ClaimVerdict::LeftOut,
+        };
+        Ok(step.iter().map(|outline| (outline.event_id.clone(), verdict(&outline.event_id))).collect())
+    }
+
+    /// Whether what was answered is a room of the right version, which our join can be in.
+    async fn check_join(&self, large: &LargeJoin) -> Result<(), RoomError> {
+        let join = &large.join;
+        let mut keys: Vec<StateKeyHash> =
+            auth_keys(join).iter().map(|(event_type, state_key)| StateKeyHash::new(event_type, state_key)).collect();
+        keys.push(StateKeyHash::new("m.room.create", ""));
+        let state = self.store.claimed_state(large, &keys).await?;
+        check_create(&state, join.version())?;
+        let mut ids = join.auth_events().to_vec();
+        ids.push(join.room_id().create_event_id());
+        let cited = self.store.claimed_events(large, &ids).await?.into_iter();
+        let cited = cited.filter(|(_, verdict)| *verdict == ClaimVerdict::Allowed).map(|(event, _)| event);
+        let held = Held { events: cited.collect(), rejected: Vec::new() };
+        let by_auth_events = judge_outliers(join.room_id(), held, std::iter::empty()).broken_rule(join);
+        let by_state = || auth_rules::check(join, state.as_slice()).err().map(|error| error.to_string());
+        match by_auth_events.map(|rejection| rejection.why).or_else(by_state) {
+            Some(why) => Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}."))),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps what was judged among the events that we know, none of which is part of a room yet.
+    async fn keep_all(&self, large: &LargeJoin, budget: &Budget) -> Result<Progress, RoomError> {
+        let mut after = large.kept_to.clone();
+        let mut kept = 0;
+        loop {
+            if budget.is_spent() {
+                return Ok(Progress::Unfinished);
+            }
+            let step = self.store.next_claimed(large, &after, STEP, STEP_LENGTH).await?;
+            let Some((last, _)) = step.last() else { return Ok(Progress::Done) };
+            let last = last.event_id().clone();
+            let mut commit = RoomCommit {
+                guard: Guard::Free,
+                ..RoomCommit::new(large.room_id().clone(), large.join.version(), NodeId::EMPTY)
+            };
+            kept += step.len();
+            for (event, verdict) in step {
+                match verdict {
+                    ClaimVerdict::Allowed => {
+                        commit.readmitted.push(event.event_id().clone());
+                        commit.events.push(NewEvent {
+                            event,
+                            place: Place::Outlier,
+                            soft_failed: false,
+                            claimed: false,
+                            state_before: None,
+                            state_after: None,
+                            outbox: None,
+                        });
+                    }
+                    ClaimVerdict::Rejected(reason) => commit.rejected.push(NewRejected {
+                        event,
+                        reason,
+                        state_before: None,
+                        claimed: false,
+                        provisional: false,
+                    }),
+                    ClaimVerdict::Open | ClaimVerdict::LeftOut => {}
+                }
+            }
+            let note = kept_to(&large.join_id, &last, self.clock.now_ms() + STEP_MS);
+            match self.store.commit(&[commit], vec![note]).await? {
+                Committed::Done(()) => after = last.as_str().to_owned(),
+                Committed::Lost => return Err(RoomError::Busy),
+            }
+            self.log.write(LogRecord::info("events of a large room are kept").room(large.room_id()).count(kept));
+        }
+    }
+
+    /// The claimed state, as far as it is allowed.
+    async fn whole_state(&self, large: &LargeJoin) -> Result<TakenOver, RoomError> {
+        let join = &large.join;
+        let entries = self.store.claimed_entries(&large.join_id).await?;
+        let mut state: HashMap<StateKeyHash, Rc<str>> = HashMap::new();
+        for entry in &entries {
+            let Some(key) = entry.key else {
+                return Err(RoomError::Invalid(format!("{} in the state is not a state event.", entry.event_id)));
+            };
+            if state.insert(key, entry.event_id.as_str().into()).is_some() {
+                return Err(RoomError::Invalid("The state has two events for one type and state key.".to_owned()));
+            }
+        }
+        let snapshot = state_trie::build(state);
+        let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
+        let mut memberships = Vec::new();
+        let members = entries.into_iter().filter_map(|entry| Some((entry.member?, entry.event_id)));
+        let members = members.filter(|((user, _), _)| user != join.sender());
+        let ours = ((join.sender().clone(), Membership::Join), join.event_id().clone());
+        for ((user_id, membership), event_id) in members.chain([ours]) {
+            if membership == Membership::Join
+                && let Ok(server) = ServerName::parse(user_id.server_name())
+            {
+                *joined.entry(server).or_default() += 1;
+            }
+            if user_id.server_name() == self.server_name().as_str() {
+                let (invite_state, via, later) = (None, None, 0);
+                memberships.push(MembershipChange { user_id, membership, event_id, invite_state, via, later });
+            }
+        }
+        let joined = joined.into_iter().collect();
+        Ok(TakenOver { snapshot, new: Vec::new(), rejected: Vec::new(), readmitted: Vec::new(), joined, memberships })
+    }
+}
+
+/// The events that are to be judged, each after those that it cites. Those whose citations lead back to themselves are not
+/// among them, as nothing allows them.
+fn order<'o>(outlines: &'o [Outline], create: &EventId) -> Vec<&'o Outline> {
+    let places: HashMap<&EventId, usize> =
+        outlines.iter().enumerate().map(|(place, outline)| (&outline.event_id, place)).collect();
+    let is_open = |place: &usize| outlines.get(*place).is_some_and(|outline| outline.verdict == ClaimVerdict::Open);
+    let mut waits_for = vec![0_usize; outlines.len()];
+    let mut citing: Vec<Vec<usize>> = vec![Vec::new(); outlines.len()];
+    for (place, outline) in outlines.iter().enumerate().filter(|(place, _)| is_open(place)) {
+        let mut cited: Vec<usize> =
+            outline.auth_events.iter().filter_map(|id| places.get(id).copied()).filter(is_open).collect();
+        cited.sort_unstable();
+        cited.dedup();
+        waits_for[place] = cited.len();
+        cited.into_iter().for_each(|cited| citing[cited].push(place));
+    }
+    // From room version 12 on nobody cites the create event, and all need it.
+    let first = places.get(create).copied();
+    let ready = (0..outlines.len()).filter(|place| is_open(place) && waits_for[*place] == 0 && Some(*place) != first);
+    let mut ready: VecDeque<usize> = first.filter(|place| is_open(place)).into_iter().chain(ready).collect();
+    let mut order = Vec::new();
+    while let Some(place) = ready.pop_front() {
+        order.extend(outlines.get(place));
+        for next in std::mem::take(&mut citing[place]) {
+            waits_for[next] -= 1;
+            if waits_for[next] == 0 {
+                ready.push_back(next);
+            }
+        }
+    }
+    order
+}
+
+/// The events of `order` in steps, of which none takes more memory than there is.
+fn steps<'o>(outlines: &'o [Outline], order: Vec<&'o Outline>) -> Vec<Vec<&'o Outline>> {
+    let lengths: HashMap<&EventId, usize> =
+        outlines.iter().map(|outline| (&outline.event_id, outline.length)).collect();
+    let (mut steps, mut step, mut read, mut length) = (Vec::new(), Vec::new(), HashSet::new(), 0_usize);
+    for outline in order {
+        let more = outline.auth_events.iter().chain([&outline.event_id]).filter(|id| !read.contains(id));
+        let more: usize = more.filter_map(|id| lengths.get(id)).sum();
+        if step.len() >= STEP || (!step.is_empty() && length + more > STEP_LENGTH) {
+            steps.push(std::mem::take(&mut step));
+            read.clear();
+            length = 0;
+        }
+        length += more;
+        read.extend(outline.auth_events.iter().chain([&outline.event_id]));
+        step.push(outline);
+    }
+    steps.push(step);
+    steps.retain(|step| !step.is_empty());
+    steps
+}
+
+fn rejected(event: &Event, reason: String) -> RejectedEvent {
+    RejectedEvent {
+        event_id: event.event_id().clone(),
+        room_id: event.room_id().clone(),
+        reason,
+        prev_events: Vec::new(),
+        state_before: None,
+        claimed: false,
+        provisional: false,
+        event: None,
+    }
+}

@@ -1,0 +1,412 @@
+//! Joins of large rooms: what the resident server answered, from when it was checked until the room's state is made of it.
+
+use serde_json::{Value, json};
+
+use super::{
+    Store,
+    event_text::{content_hash, read, read_as},
+    json_lists, text_lists,
+};
+use crate::{
+    matrix::{
+        event::{ContentHash, Event},
+        identifiers::{EventId, RoomId, ServerName, UserId},
+        state_content::Membership,
+        state_trie::StateKeyHash,
+    },
+    platform::{DatabaseError, Row, Statement},
+};
+
+/// A join that goes on over several steps.
+#[derive(Debug, Clone)]
+pub struct LargeJoin {
+    /// The name of the attempt.
+    pub join_id: String,
+    /// The server through which the user joins.
+    pub resident: ServerName,
+    /// Our join.
+    pub join: Event,
+    /// When it began, in milliseconds.
+    pub begun_ts: i64,
+    /// Whether the whole answer is staged.
+    pub is_read: bool,
+    /// What was judged is kept up to this event ID.
+    pub kept_to: String,
+}
+
+/// An event that came with the answer, checked and not judged.
+#[derive(Debug, Clone)]
+pub struct ClaimedEvent {
+    /// The event.
+    pub event: Event,
+    /// Whether it is part of the state.
+    pub is_state: bool,
+}
+
+/// What became of a claimed event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimVerdict {
+    /// Not judged yet.
+    Open,
+    /// Its auth events allow it.
+    Allowed,
+    /// They do not, and why.
+    Rejected(String),
+    /// It lacks some of them, or was rejected before.
+    LeftOut,
+}
+
+/// What a claimed event cites.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// Its ID.
+    pub event_id: EventId,
+    /// Its auth events.
+    pub auth_events: Vec<EventId>,
+    /// How long it is, in characters.
+    pub length: usize,
+    /// What became of it.
+    pub verdict: ClaimVerdict,
+}
+
+/// An entry of the claimed state.
+#[derive(Debug, Clone)]
+pub struct ClaimedEntry {
+    /// The event's ID.
+    pub event_id: EventId,
+    /// Its key, if it is a state event at all.
+    pub key: Option<StateKeyHash>,
+    /// Whose membership it is, and which, if it is one.
+    pub member: Option<(UserId, Membership)>,
+}
+
+/// How many rows come at once where little of each is read.
+const PAGE: usize = 5_000;
+
+const BEGIN: &str = "\
+    INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (join_id) DO UPDATE SET lease_until = excluded.lease_until";
+
+/// ?1: a list of [event id, whether it is state, key, member, membership, json, whether the hash is wrong].
+const STAGE: &str = "\
+    INSERT INTO claimed_events (join_id, event_id, is_state, key, member, membership, json, hash_wrong) \
+    SELECT ?2, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 \
+    FROM json_each(?1) WHERE true \
+    ON CONFLICT (join_id, event_id) DO UPDATE SET is_state = MAX(is_state, excluded.is_state)";
+
+/// ?1: a list of event ids that came before as auth events.
+const IN_STATE: &str = "\
+    UPDATE claimed_events SET is_state = 1 WHERE join_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
+
+const IS_READ: &str = "UPDATE large_joins SET is_read = 1, json = ?2 WHERE join_id = ?1";
+
+const RENEW: &str = "UPDATE large_joins SET lease_until = ?2 WHERE join_id = ?1";
+
+/// Takes the join that nobody is at for longest.
+const TAKE: &str = "\
+    UPDATE large_joins SET lease_until = ?2 \
+    WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 ORDER BY j.lease_until LIMIT 1) \
+    RETURNING join_id, room_version, resident, event_id, json, begun_ts, is_read, kept_to";
+
+const OUTLINES: &str = "\
+    SELECT event_id, json ->> '$.auth_events', verdict, length(json) FROM claimed_events \
+    WHERE join_id = ?1 AND event_id > ?2 ORDER BY event_id LIMIT ?3";
+
+/// Those in ?1, a JSON list.
+const BY_ID: &str = "\
+    SELECT c.event_id, c.json, c.hash_wrong, c.verdict, c.reason FROM json_each(?1) AS wanted \
+      CROSS JOIN claimed_events AS c ON c.join_id = ?2 AND c.event_id = wanted.value";
+
+/// The allowed state events at the keys in ?1, a JSON list.
+const BY_KEY: &str = "\
+    SELECT event_id, json, hash_wrong, verdict, reason FROM claimed_events \
+    WHERE join_id = ?2 AND is_state AND verdict = 1 AND key IN (SELECT value FROM json_each(?1))";
+
+/// ?1: a list of [event id, verdict, reason].
+const JUDGE: &str = "\
+    UPDATE claimed_events SET verdict = judged.value ->> 1, reason = judged.value ->> 2 FROM json_each(?1) AS judged \
+    WHERE join_id = ?2 AND event_id = judged.value ->> 0";
+
+const LENGTHS: &str = "\
+    SELECT event_id, length(json) FROM claimed_events WHERE join_id = ?1 AND event_id > ?2 ORDER BY event_id LIMIT ?3";
+
+const NEXT: &str = "\
+    SELECT event_id, json, hash_wrong, verdict, reason FROM claimed_events \
+    WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3 ORDER BY event_id";
+
+const KEPT: &str = "UPDATE large_joins SET kept_to = ?2, lease_until = ?3 WHERE join_id = ?1";
+
+const ENTRIES: &str = "\
+    SELECT event_id, key, member, membership FROM claimed_events \
+    WHERE join_id = ?1 AND event_id > ?2 AND is_state AND verdict = 1 ORDER BY event_id LIMIT ?3";
+
+const FORGET_EVENTS: &str = "DELETE FROM claimed_events WHERE join_id = ?1";
+
+const FORGET: &str = "DELETE FROM large_joins WHERE join_id = ?1";
+
+impl Store {
+    /// Notes a join that goes on over several steps, by whoever is at it until `lease_until`.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn begin_large_join(&self, large: &LargeJoin, lease_until: i64) -> Result<(), DatabaseError> {
+        let join = &large.join;
+        let parameters = [
+            large.join_id.as_str().into(),
+            join.room_id().as_str().into(),
+            join.version().id.into(),
+            large.resident.as_str().into(),
+            join.event_id().as_str().into(),
+            join.json().into(),
+            large.begun_ts.into(),
+            lease_until.into(),
+        ];
+        self.query(Statement::new(BEGIN, parameters)).await.map(drop)
+    }
+
+    /// Stages events of the answer. Those of `in_state`, which are staged already, turn out to be part of the state.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn stage_claimed(
+        &self,
+        join_id: &str,
+        events: &[ClaimedEvent],
+        in_state: &[EventId],
+        lease_until: i64,
+    ) -> Result<(), DatabaseError> {
+        let rows = json_lists(events.iter().map(claimed_row)).into_iter();
+        let mut statements: Vec<Statement> =
+            rows.map(|list| Statement::new(STAGE, [list.into(), join_id.into()])).collect();
+        let flips = text_lists(in_state).into_iter();
+        statements.extend(flips.map(|list| Statement::new(IN_STATE, [list.into(), join_id.into()])));
+        statements.push(Statement::new(RENEW, [join_id.into(), lease_until.into()]));
+        self.batch(statements).await.map(drop)
+    }
+
+    /// Notes that the whole answer is staged; `join` is our join as others will see it.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn large_join_is_read(&self, join_id: &str, join: &Event) -> Result<(), DatabaseError> {
+        self.query(Statement::new(IS_READ, [join_id.into(), join.json().into()])).await.map(drop)
+    }
+
+    /// Takes a join that nobody is at.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn take_large_join(&self, now: i64, lease_until: i64) -> Result<Option<LargeJoin>, DatabaseError> {
+        let rows = self.query(Statement::new(TAKE, [now.into(), lease_until.into()])).await?;
+        rows.first().map(large_join).transpose()
+    }
+
+    /// What all the claimed events cite.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn claimed_outlines(&self, join_id: &str) -> Result<Vec<Outline>, DatabaseError> {
+        let mut outlines: Vec<Outline> = Vec::new();
+        loop {
+            let after = outlines.last().map_or("", |outline| outline.event_id.as_str());
+            let page = [join_id.into(), after.into(), page_size().into()];
+            let rows = self.query(Statement::new(OUTLINES, page)).await?;
+            outlines.extend(rows.iter().map(outline).collect::<Result<Vec<_>, _>>()?);
+            if rows.len() < PAGE {
+                return Ok(outlines);
+            }
+        }
+    }
+
+    /// Claimed events by their IDs.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn claimed_events(
+        &self,
+        join: &LargeJoin,
+        ids: &[EventId],
+    ) -> Result<Vec<(Event, ClaimVerdict)>, DatabaseError> {
+        let lists = text_lists(ids).into_iter();
+        let statements: Vec<_> =
+            lists.map(|list| Statement::new(BY_ID, [list.into(), join.join_id.as_str().into()])).collect();
+        let answers = self.batch(statements).await?;
+        answers.iter().flatten().map(|row| claimed(row, join)).collect()
+    }
+
+    /// The allowed events of the claimed state at these keys.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn claimed_state(&self, join: &LargeJoin, keys: &[StateKeyHash]) -> Result<Vec<Event>, DatabaseError> {
+        let keys = json!(keys.iter().map(StateKeyHash::to_string).collect::<Vec<_>>()).to_string();
+        let rows = self.query(Statement::new(BY_KEY, [keys.into(), join.join_id.as_str().into()])).await?;
+        rows.iter().map(|row| Ok(claimed(row, join)?.0)).collect()
+    }
+
+    /// Remembers what became of claimed events.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn judge_claimed(
+        &self,
+        join_id: &str,
+        verdicts: &[(EventId, ClaimVerdict)],
+        lease_until: i64,
+    ) -> Result<(), DatabaseError> {
+        let rows = verdicts.iter().map(|(id, verdict)| {
+            let (verdict, reason) = match verdict {
+                ClaimVerdict::Open => (0, None),
+                ClaimVerdict::Allowed => (1, None),
+                ClaimVerdict::Rejected(why) => (2, Some(why)),
+                ClaimVerdict::LeftOut => (3, None),
+            };
+            json!([id.as_str(), verdict, reason]).to_string()
+        });
+        let lists = json_lists(rows).into_iter();
+        let mut statements: Vec<_> = lists.map(|list| Statement::new(JUDGE, [list.into(), join_id.into()])).collect();
+        statements.push(Statement::new(RENEW, [join_id.into(), lease_until.into()]));
+        self.batch(statements).await.map(drop)
+    }
+
+    /// The next claimed events after those that are kept, at most `count`, and more than one only within `length` characters.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn next_claimed(
+        &self,
+        join: &LargeJoin,
+        after: &str,
+        count: usize,
+        length: usize,
+    ) -> Result<Vec<(Event, ClaimVerdict)>, DatabaseError> {
+        let join_id = join.join_id.as_str();
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let rows = self.query(Statement::new(LENGTHS, [join_id.into(), after.into(), count.into()])).await?;
+        let (mut last, mut sum) = (None, 0_usize);
+        for row in &rows {
+            sum = sum.saturating_add(length_of(row, 1)?);
+            if last.is_some() && sum > length {
+                break;
+            }
+            last = Some(row.text(0)?);
+        }
+        let Some(last) = last else { return Ok(Vec::new()) };
+        let rows = self.query(Statement::new(NEXT, [join_id.into(), after.into(), last.into()])).await?;
+        rows.iter().map(|row| claimed(row, join)).collect()
+    }
+
+    /// The entries of the claimed state that are allowed.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn claimed_entries(&self, join_id: &str) -> Result<Vec<ClaimedEntry>, DatabaseError> {
+        let mut entries: Vec<ClaimedEntry> = Vec::new();
+        loop {
+            let after = entries.last().map_or("", |entry| entry.event_id.as_str());
+            let page = [join_id.into(), after.into(), page_size().into()];
+            let rows = self.query(Statement::new(ENTRIES, page)).await?;
+            for row in &rows {
+                let key = row.optional_text(1)?.and_then(StateKeyHash::parse);
+                let member = row.optional_text(2)?.and_then(|user| UserId::parse(user).ok());
+                let membership = row.optional_text(3)?.and_then(Membership::parse);
+                let member = member.map(|member| (member, membership.unwrap_or(Membership::Leave)));
+                entries.push(ClaimedEntry { event_id: event_id(row.text(0)?)?, key, member });
+            }
+            if rows.len() < PAGE {
+                return Ok(entries);
+            }
+        }
+    }
+
+    /// Forgets a join that has ended, and all that came with its answer.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn end_large_join(&self, join_id: &str) -> Result<(), DatabaseError> {
+        let statements = [FORGET_EVENTS, FORGET].map(|sql| Statement::new(sql, [join_id.into()]));
+        self.batch(statements.into()).await.map(drop)
+    }
+}
+
+/// Notes how far what was judged is kept.
+pub fn kept_to(join_id: &str, event_id: &EventId, lease_until: i64) -> Statement {
+    Statement::new(KEPT, [join_id.into(), event_id.as_str().into(), lease_until.into()])
+}
+
+fn page_size() -> i64 {
+    i64::try_from(PAGE).unwrap_or(i64::MAX)
+}
+
+fn claimed_row(claimed: &ClaimedEvent) -> String {
+    let event = &claimed.event;
+    let key = event.state_key().map(|key| StateKeyHash::new(event.event_type(), key).to_string());
+    let member = event.state_key().filter(|_| event.event_type() == "m.room.member");
+    let membership = member.and_then(|_| event.membership()).map(Membership::as_str);
+    json!([
+        event.event_id().as_str(),
+        i64::from(claimed.is_state),
+        key,
+        member,
+        membership,
+        event.json(),
+        i64::from(event.content_hash() == ContentHash::Wrong),
+    ])
+    .to_string()
+}
+
+fn large_join(row: &Row) -> Result<LargeJoin, DatabaseError> {
+    Ok(LargeJoin {
+        join_id: row.text(0)?.to_owned(),
+        resident: ServerName::parse(row.text(2)?).map_err(|_| shape("a large join through no server"))?,
+        join: read(row.text(3)?, row.text(4)?, row.text(1)?)?,
+        begun_ts: row.integer(5)?,
+        is_read: row.integer(6)? != 0,
+        kept_to: row.text(7)?.to_owned(),
+    })
+}
+
+fn claimed(row: &Row, join: &LargeJoin) -> Result<(Event, ClaimVerdict), DatabaseError> {
+    let event = read_as(row.text(0)?, row.text(1)?, content_hash(row.integer(2)?), join.join.version().id)?;
+    Ok((event, verdict(row.integer(3)?, row.optional_text(4)?)))
+}
+
+fn verdict(number: i64, reason: Option<&str>) -> ClaimVerdict {
+    match number {
+        0 => ClaimVerdict::Open,
+        1 => ClaimVerdict::Allowed,
+        2 => ClaimVerdict::Rejected(reason.unwrap_or_default().to_owned()),
+        _ => ClaimVerdict::LeftOut,
+    }
+}
+
+/// An event names others by their IDs, and up to room version 2 by pairs of those and hashes.
+fn outline(row: &Row) -> Result<Outline, DatabaseError> {
+    let cited: Vec<Value> = serde_json::from_str(row.text(1)?).map_err(|_| shape("a claimed event of no form"))?;
+    let cited = cited.iter().filter_map(|cited| cited.as_str().or_else(|| cited.get(0)?.as_str()));
+    Ok(Outline {
+        event_id: event_id(row.text(0)?)?,
+        auth_events: cited.map(event_id).collect::<Result<_, _>>()?,
+        length: length_of(row, 3)?,
+        verdict: verdict(row.integer(2)?, None),
+    })
+}
+
+fn length_of(row: &Row, column: usize) -> Result<usize, DatabaseError> {
+    Ok(usize::try_from(row.integer(column)?).unwrap_or(usize::MAX))
+}
+
+fn event_id(text: &str) -> Result<EventId, DatabaseError> {
+    EventId::parse_any_length(text).map_err(|_| shape("a claimed event without an ID"))
+}
+
+fn shape(what: &str) -> DatabaseError {
+    DatabaseError::Shape(what.to_owned())
+}
+
+impl LargeJoin {
+    /// The room.
+    pub fn room_id(&self) -> &RoomId {
+        self.join.room_id()
+    }
+}

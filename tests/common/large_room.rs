@@ -1,0 +1,96 @@
+//! A room of thousands of members, as a peer answers it to a join.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::router::json_response;
+
+use super::peer::Peer;
+
+const VERSION: &str = "11";
+
+/// See the module.
+pub struct LargeRoom {
+    peer: Rc<Peer>,
+    pub room_id: String,
+    state: Vec<Value>,
+    /// The IDs of what every member cites: creation, power levels, join rules.
+    auth: Vec<String>,
+    /// The ID of the membership of who made it.
+    pub creator: String,
+}
+
+impl LargeRoom {
+    /// A room of the peer with so many members besides who made it.
+    pub fn new(peer: &Rc<Peer>, members: usize) -> Self {
+        let (admin, room_id) = (peer.user("admin"), format!("!large:{}", peer.name));
+        let mut room =
+            Self { peer: Rc::clone(peer), room_id, state: Vec::new(), auth: Vec::new(), creator: String::new() };
+        let create = room.event(&admin, "m.room.create", "", json!({ "room_version": VERSION }), &[]);
+        let joined = json!({ "membership": "join" });
+        let creator = room.event(&admin, "m.room.member", &admin, joined, &[&create]);
+        let levels = json!({ "users": { &admin: 100 } });
+        let levels = room.event(&admin, "m.room.power_levels", "", levels, &[&create, &creator]);
+        let rules = json!({ "join_rule": "public" });
+        let rules = room.event(&admin, "m.room.join_rules", "", rules, &[&create, &creator, &levels]);
+        room.auth = vec![create, levels, rules];
+        room.creator = creator;
+        for at in 0..members {
+            room.member(&peer.user(&format!("member{at}")));
+        }
+        room
+    }
+
+    /// Adds a state event, and returns its ID.
+    pub fn event(&mut self, sender: &str, kind: &str, key: &str, content: Value, auth: &[&str]) -> String {
+        let previous: Vec<String> = auth.last().map(|id| (*id).to_owned()).into_iter().collect();
+        let (id, event) = self.peer.sign(VERSION, json!({
+            "type": kind, "state_key": key, "sender": sender, "room_id": self.room_id, "content": content,
+            "auth_events": auth, "prev_events": previous, "depth": self.state.len() + 1, "origin_server_ts": 1_600_000_000_000_i64,
+        }));
+        self.state.push(event);
+        id
+    }
+
+    /// Adds a member who has joined.
+    pub fn member(&mut self, user: &str) -> String {
+        let content = json!({
+            "membership": "join", "displayname": user, "avatar_url": format!("mxc://{}/{}", self.peer.name, "x".repeat(24)),
+        });
+        let auth = self.auth.clone();
+        let auth: Vec<&str> = auth.iter().map(String::as_str).collect();
+        self.event(user, "m.room.member", user, content, &auth)
+    }
+
+    /// What every member cites.
+    pub fn auth(&self) -> Vec<String> {
+        self.auth.clone()
+    }
+
+    /// Adds an event that is not signed as it must be.
+    pub fn forge(&mut self, user: &str) {
+        self.member(user);
+        let forged = self.state.last_mut().unwrap();
+        forged["depth"] = json!(99_999);
+    }
+
+    /// From now on the peer lets users of others join.
+    pub fn opens(&self) {
+        let (room_id, auth) = (self.room_id.clone(), self.auth.clone());
+        let answer = Bytes::from(json!({ "auth_chain": self.state[..4], "state": self.state }).to_string());
+        self.peer.answers(move |request| {
+            let path = request.uri().path();
+            if let Some(rest) = path.strip_prefix("/_matrix/federation/v1/make_join/") {
+                let user = rest.split('/').nth(1).unwrap().replace("%40", "@").replace("%3A", ":");
+                let event = json!({
+                    "type": "m.room.member", "room_id": room_id, "sender": user, "state_key": user, "depth": 100_000,
+                    "auth_events": auth, "prev_events": ["$previous"], "content": { "membership": "join" },
+                });
+                return Some(json_response(StatusCode::OK, &json!({ "room_version": VERSION, "event": event })));
+            }
+            path.contains("/v2/send_join/").then(|| http::Response::new(answer.clone()))
+        });
+    }
+}

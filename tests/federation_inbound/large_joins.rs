@@ -1,0 +1,149 @@
+//! Joins of rooms that are too large to be judged at once.
+
+use serde_json::json;
+use verge::{
+    federation::outbound::membership,
+    matrix::{
+        identifiers::{EventId, RoomId, ServerName, UserId},
+        json::Object,
+    },
+    server::Server,
+};
+
+use crate::common::{
+    large_room::LargeRoom,
+    network::{Homeserver, World},
+    peer::Peer,
+};
+
+struct Large {
+    world: World,
+    b: Homeserver,
+    bob: UserId,
+    room: LargeRoom,
+    room_id: RoomId,
+}
+
+fn large(members: usize) -> Large {
+    let world = World::new();
+    let b = world.server("b.example");
+    let bob = b.user(&world, "bob");
+    let room = LargeRoom::new(&Peer::new(&world, "peer.example"), members);
+    let room_id = RoomId::parse(&room.room_id).unwrap();
+    Large { world, b, bob, room, room_id }
+}
+
+impl Large {
+    fn join(&self, server: &Server) -> Result<EventId, (u16, &'static str)> {
+        let via = vec![ServerName::parse("peer.example").unwrap()];
+        let joined = self.world.run(membership::join(server, &self.bob, &self.room_id, via, Object::new()));
+        joined.map_err(|error| (error.status.as_u16(), error.errcode))
+    }
+
+    fn count(&self, sql: &str) -> usize {
+        self.b.database.rows(&format!("SELECT COUNT(*) FROM {sql}"))[0][0].parse().unwrap()
+    }
+
+    fn assert_nothing_left(&self) {
+        for table in ["claimed_events", "large_joins", "pending_joins", "staged_pdus"] {
+            assert_eq!(self.count(table), 0, "{table}");
+        }
+    }
+}
+
+#[test]
+fn a_large_room_is_taken_over_as_a_small_one_is() {
+    let mut large = large(3_000);
+    let auth = large.room.auth();
+    let auth: Vec<&str> = auth.iter().map(String::as_str).collect();
+    // None of these is part of the state: not signed, forbidden, without what it cites, and what leads back to that.
+    large.room.forge("@forged:peer.example");
+    let by = "@member1:peer.example";
+    let forbidden = large.room.event(by, "m.room.topic", "", json!({ "topic": "theirs" }), &auth);
+    large.room.event(
+        "@lost:peer.example",
+        "m.room.member",
+        "@lost:peer.example",
+        json!({ "membership": "join" }),
+        &["$unknown"],
+    );
+    let citing = [auth.as_slice(), &[forbidden.as_str()]].concat();
+    large.room.event(
+        "@late:peer.example",
+        "m.room.member",
+        "@late:peer.example",
+        json!({ "membership": "join" }),
+        &citing,
+    );
+    large.room.opens();
+    let before = large.b.database.calls.get();
+    let joined = large.join(&large.b).unwrap();
+    let calls = large.b.database.calls.get() - before;
+    large.world.settle();
+    // Creation, power levels, join rules, who made it, 3,000 members, and Bob.
+    assert_eq!(large.b.state(&large.world, &large.room_id).len(), 3_005);
+    assert_eq!(large.b.membership(&large.world, &large.room_id, large.bob.as_str()).as_deref(), Some("join"));
+    assert!(large.b.shows(joined.as_str()));
+    for user in ["@forged:peer.example", "@lost:peer.example", "@late:peer.example"] {
+        assert_eq!(large.b.membership(&large.world, &large.room_id, user), None, "{user}");
+    }
+    let servers = "SELECT server, joined FROM room_servers WHERE to_pos IS NULL ORDER BY server";
+    assert_eq!(large.b.database.rows(servers), [["b.example", "1"], ["peer.example", "3001"]]);
+    let rejected = large.b.database.rows("SELECT event_id, provisional FROM rejected_events WHERE provisional = 0");
+    assert!(rejected.iter().any(|row| row[0] == forbidden), "{rejected:?}");
+    large.assert_nothing_left();
+    assert!(calls < 80, "{calls} calls");
+    // Its progress is in the log.
+    let logs = large.world.logs().join("\n");
+    for step in ["checked", "judged", "kept"] {
+        assert!(logs.contains(&format!("events of a large room are {step}")), "{logs}");
+    }
+    // And it is a room like any other.
+    large.b.say(&large.world, &large.room_id, &large.bob, "hello");
+}
+
+#[test]
+fn a_join_that_is_cut_off_again_and_again_goes_on() {
+    let large = large(5_000);
+    large.room.opens();
+    // The request ends in the middle, as if its isolate were gone.
+    assert!(large.join(&large.b.with_wall(12)).is_err());
+    assert_eq!(large.count("large_joins"), 1);
+    let staged = large.count("claimed_events");
+    assert!(staged > 200, "{staged}");
+    let mut rounds = 0;
+    while large.count("large_joins") > 0 {
+        // Nothing of it counts before the end: there is no room, and what is kept stands nowhere.
+        assert_eq!((large.count("rooms"), large.count("events WHERE NOT outlier")), (0, 0), "round {rounds}");
+        assert_eq!(large.count("state_nodes"), 0);
+        large.world.advance(3 * 60 * 1_000);
+        let server = large.b.with_wall(17);
+        large.world.run(server.sweep_large_joins(&server.meter.budget(13)));
+        rounds += 1;
+        assert!(rounds < 40, "{:?}", large.world.logs());
+    }
+    assert!(rounds > 2, "{rounds}");
+    large.world.settle();
+    assert_eq!(large.b.state(&large.world, &large.room_id).len(), 5_005);
+    assert_eq!(large.b.membership(&large.world, &large.room_id, large.bob.as_str()).as_deref(), Some("join"));
+    large.assert_nothing_left();
+}
+
+#[test]
+fn a_large_answer_that_is_no_room_leaves_nothing_behind() {
+    let mut large = large(3_000);
+    // Bob is banned from it.
+    let auth = large.room.auth();
+    let creator = large.room.creator.clone();
+    let auth = [auth[0].as_str(), auth[1].as_str(), creator.as_str()];
+    let admin = "@admin:peer.example";
+    let content = json!({ "membership": "ban" });
+    large.room.event(admin, "m.room.member", large.bob.as_str(), content, &auth);
+    large.room.opens();
+    assert!(large.join(&large.b).is_err());
+    large.world.settle();
+    large.assert_nothing_left();
+    for table in ["events", "rooms", "state_nodes", "timeline", "local_memberships"] {
+        assert_eq!(large.count(table), 0, "{table}");
+    }
+}
