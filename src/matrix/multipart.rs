@@ -91,7 +91,7 @@ impl Multipart {
     ///
     /// # Errors
     /// For what is not as it must be, or has no end.
-    pub fn next(&mut self) -> Result<Option<Piece>, MultipartError> {
+    pub fn piece(&mut self) -> Result<Option<Piece>, MultipartError> {
         loop {
             match self.place {
                 Place::Preamble => {
