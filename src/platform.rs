@@ -19,6 +19,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 
+pub use self::media::BodyError;
 use self::media::{ByteStream, MediaStore, Whole};
 use crate::log::{Cost, LogRecord, Reason};
 
@@ -386,15 +387,6 @@ pub trait UnreadBody {
 
     /// Reads it piece by piece.
     fn stream(self: Box<Self>) -> Box<dyn ByteStream>;
-}
-
-/// Why a body could not be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyError {
-    /// It is longer than the limit.
-    TooLong,
-    /// It broke off.
-    Broken,
 }
 
 /// Wall clock and timers.

@@ -3,9 +3,18 @@
 use std::{any::Any, future};
 
 use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
 
-use super::{BodyError, LocalBoxFuture};
 use crate::log::Reason;
+
+/// Why a body could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyError {
+    /// It is longer than the limit.
+    TooLong,
+    /// It broke off.
+    Broken,
+}
 
 /// Bytes that come piece by piece.
 pub trait ByteStream {
