@@ -149,7 +149,11 @@ impl EventFilter {
         text.filter(|text| !text.is_empty()).map_or(Ok(Self::default()), |text| Self::of(&parse(text)?))
     }
 
-    fn of(filter: &Object) -> Result<Self, MatrixError> {
+    /// Reads a filter.
+    ///
+    /// # Errors
+    /// 400 where it is malformed.
+    pub(super) fn of(filter: &Object) -> Result<Self, MatrixError> {
         let filter = Body::part(filter);
         Ok(Self {
             limit: filter.integer("limit")?,

@@ -40,6 +40,7 @@ mod relations;
 mod reporting;
 mod room_keys;
 mod rooms;
+mod search;
 mod sending;
 mod spaces;
 mod state;
@@ -51,6 +52,7 @@ mod tokens;
 mod typing;
 mod unread;
 mod upgrade;
+mod user_directory;
 mod visibility;
 
 use std::borrow::Cow;
@@ -184,6 +186,9 @@ static ROUTES: &[Route] = &[
     get("/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}", |s, c| Box::pin(relations::relations(s, c))),
     get(RELATIONS_OF_TYPE, |s, c| Box::pin(relations::relations(s, c))),
     get("/_matrix/client/v1/rooms/{roomId}/threads", |s, c| Box::pin(relations::threads(s, c))),
+    // Searching
+    post("/_matrix/client/v3/search", |s, c| Box::pin(search::search(s, c))),
+    post("/_matrix/client/v3/user_directory/search", |s, c| Box::pin(user_directory::search(s, c))),
     // Aliases and the directory
     get("/_matrix/client/v3/directory/room/{roomAlias}", |s, c| Box::pin(directory::get(s, c))),
     put("/_matrix/client/v3/directory/room/{roomAlias}", |s, c| Box::pin(directory::put(s, c))),

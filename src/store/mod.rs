@@ -48,6 +48,7 @@ pub mod remote_updates;
 pub mod reports;
 mod resolution;
 pub mod rooms;
+pub mod search;
 pub mod snapshots;
 pub mod staging;
 pub mod state_sql;
@@ -60,6 +61,7 @@ pub mod transactions;
 pub mod typing;
 pub mod unread;
 pub mod unsettled;
+pub mod user_directory;
 pub mod user_keys;
 pub mod well_known;
 
