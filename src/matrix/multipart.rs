@@ -212,7 +212,7 @@ mod tests {
         let (mut head, mut content) = (None, Vec::new());
         for bytes in body.chunks(step) {
             multipart.receive(bytes);
-            while let Some(piece) = multipart.next()? {
+            while let Some(piece) = multipart.piece()? {
                 match piece {
                     Piece::Head(found) => head = Some(found),
                     Piece::Bytes(bytes) => content.extend(bytes),

@@ -33,9 +33,9 @@ fn what_does_not_exist_is_unrecognized() {
     let home = Home::new();
     for path in [
         "/_matrix/client/v3/nothing",
-        "/_matrix/client/v3/user_directory/search",
+        "/_matrix/client/v3/user_directory",
         "/_matrix/client/v9/sync",
-        "/_matrix/media/v3/config",
+        "/_matrix/media/v3/nothing",
         "/_matrix/client/",
     ] {
         let response = home.raw("GET", path, None, "");

@@ -308,7 +308,7 @@ fn current(tables: &[Table], place: &Place) -> Option<(Table, Option<String>)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
 
     use std::{cell::RefCell, fs};
 

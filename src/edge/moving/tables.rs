@@ -35,6 +35,9 @@ pub(super) struct Table {
     key: Vec<usize>,
 }
 
+/// A column's place in its table's key, from 1; which of the table's columns it is; and whether it holds integers.
+type KeyColumn = (i64, usize, bool);
+
 /// Why the tables cannot be moved.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TableError {
@@ -52,7 +55,7 @@ impl Table {
             return Err(DatabaseError::Shape("two results were asked for".to_owned()).into());
         };
         let without_rowid = without_rowid.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
-        let mut tables: Vec<(Self, Vec<(i64, usize, bool)>)> = Vec::new();
+        let mut tables: Vec<(Self, Vec<KeyColumn>)> = Vec::new();
         for row in columns {
             let (table, column, is_integer) = (row.text(0)?, row.text(1)?, row.text(2)? == "INTEGER");
             if tables.last().is_none_or(|(last, _)| last.name != table) {
@@ -65,7 +68,7 @@ impl Table {
             }
             last.columns.push(column.to_owned());
         }
-        let finish = |(mut table, mut key): (Self, Vec<(i64, usize, bool)>)| {
+        let finish = |(mut table, mut key): (Self, Vec<KeyColumn>)| {
             key.sort_unstable();
             // Of all others the rows have a number of their own, which no column shows.
             let is_rowid = matches!(key[..], [(_, _, true)]);
