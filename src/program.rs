@@ -18,7 +18,8 @@ use crate::{
 /// How many calls to the database each job of the scheduled trigger may make. The platform allows 1,000 for all of them.
 const FORGET_CALLS: u64 = 80;
 const QUEUE_CALLS: u64 = 330;
-const STAGED_CALLS: u64 = 580;
+const DEPARTURE_CALLS: u64 = 80;
+const STAGED_CALLS: u64 = 500;
 
 /// How many of the last may go to joins of large rooms.
 const JOINS_CALLS: u64 = 300;
@@ -122,17 +123,25 @@ impl Program {
 
     async fn do_what_is_due(&self) {
         let [forgetting, queue, staged] = [FORGET_CALLS, QUEUE_CALLS, STAGED_CALLS].map(|calls| self.with_wall(calls));
+        let departing = self.with_wall(DEPARTURE_CALLS);
+        let departure_budget = departing.meter.budget(DEPARTURE_CALLS - RESERVE);
         let forget_budget = forgetting.meter.budget(FORGET_CALLS - RESERVE);
         let queue_budget = queue.meter.budget(QUEUE_CALLS - RESERVE);
         let staged_budget = staged.meter.budget(STAGED_CALLS - LOOKS_RESERVE);
         let joins_budget = staged.meter.budget(JOINS_CALLS);
         let settling_budget = staged.meter.budget(STAGED_CALLS - RESERVE);
         // Side by side: a server that answers slowly about missing events must not keep the queue from moving.
-        future::join3(forget(&forgetting, &forget_budget), queue.sweep_queue(&queue_budget), async {
+        let looks = async {
             staged.sweep_large_joins(&joins_budget).await;
             staged.sweep_staged(&staged_budget).await;
             staged.sweep_unsettled(&settling_budget).await;
-        })
+        };
+        future::join4(
+            forget(&forgetting, &forget_budget),
+            queue.sweep_queue(&queue_budget),
+            looks,
+            client::sweep_departures(&departing, &departure_budget),
+        )
         .await;
     }
 }

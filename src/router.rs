@@ -279,7 +279,7 @@ pub fn max_body_bytes(path: &str) -> usize {
         13 * MIB
     } else if ["v1", "v2"].iter().any(|v| path.starts_with(&format!("/_matrix/federation/{v}/invite/"))) {
         2 * MIB
-    } else if path.ends_with("/login") || path.ends_with("/register") {
+    } else if ["/login", "/register", "/refresh"].iter().any(|end| path.ends_with(end)) {
         // Anybody may send these.
         MIB / 16
     } else if path == "/_matrix/key/v2/query" {

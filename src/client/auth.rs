@@ -31,10 +31,10 @@ impl Session {
 /// Who makes the request. One round trip.
 ///
 /// # Errors
-/// 401 `M_MISSING_TOKEN` without an access token, 401 `M_UNKNOWN_TOKEN` with one that is not, or no longer, known.
+/// 401 `M_MISSING_TOKEN` without an access token, 401 `M_UNKNOWN_TOKEN` with one that is not, or no longer, known, or has expired.
 pub(super) async fn session(server: &Server, call: &Call) -> Result<Session, MatrixError> {
     let hash = token_hash(&token(call)?);
-    known(server.store.token(&hash).await?)
+    known(server, &hash, server.store.token(&hash).await?).await
 }
 
 /// As [`session`], with the event that this device made before with the transaction ID `txn_id` at `endpoint`. One round
@@ -50,7 +50,7 @@ pub(super) async fn session_and_transaction(
 ) -> Result<(Session, Option<String>), MatrixError> {
     let hash = token_hash(&token(call)?);
     let (row, event_id) = server.store.token_and_transaction(&hash, endpoint, txn_id).await?.unzip();
-    Ok((known(row)?, event_id.flatten()))
+    Ok((known(server, &hash, row).await?, event_id.flatten()))
 }
 
 /// Makes a new access token.
@@ -65,14 +65,22 @@ pub(super) fn token_hash(token: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(token.as_bytes()))
 }
 
-fn known(row: Option<TokenRow>) -> Result<Session, MatrixError> {
-    let unknown = || {
-        MatrixError::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", "The access token is not known.")
-            .with("soft_logout", false)
-    };
-    let row = row.ok_or_else(unknown)?;
+/// Whom a token speaks for that is known and has not expired. The first that came from a refresh token ends those before it.
+async fn known(server: &Server, hash: &str, row: Option<TokenRow>) -> Result<Session, MatrixError> {
+    let row = row.ok_or_else(|| unknown_token("The access token is not known.", false))?;
+    if row.expires_ts.is_some_and(|expires| expires <= server.platform.clock.now_ms()) {
+        return Err(unknown_token("The access token has expired.", true));
+    }
+    if row.is_next {
+        server.store.take_next_tokens(hash).await?;
+    }
     let user = UserId::parse(&row.user_id).map_err(|_| MatrixError::internal())?;
     Ok(Session { user, device_id: row.device_id })
+}
+
+/// 401 `M_UNKNOWN_TOKEN`; `soft_logout` where the device is still there, so that the client may keep what it has.
+pub(super) fn unknown_token(sentence: &str, soft_logout: bool) -> MatrixError {
+    MatrixError::new(StatusCode::UNAUTHORIZED, "M_UNKNOWN_TOKEN", sentence).with("soft_logout", soft_logout)
 }
 
 /// The token in the `Authorization` header or, as older clients send it, in the query.

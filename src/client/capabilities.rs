@@ -32,7 +32,7 @@ pub(super) async fn capabilities(server: &Server, call: &Call) -> Handled {
     ok(&json!({
         "capabilities": {
             "m.room_versions": { "default": server.config.default_room_version.id, "available": available },
-            "m.change_password": { "enabled": false },
+            "m.change_password": { "enabled": true },
             "m.set_displayname": { "enabled": true },
             "m.set_avatar_url": { "enabled": true },
             "m.3pid_changes": { "enabled": false },

@@ -4,22 +4,27 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::{
-    auth::{self, new_token, token_hash},
+    auth::{self, new_token, token_hash, unknown_token},
     body::Body,
     passwords, throttle,
 };
 use crate::{
     admission::Kind,
     error::MatrixError,
-    matrix::identifiers::UserId,
+    matrix::{
+        identifiers::UserId,
+        json::{Object, Value},
+    },
     platform::Random,
     router::{Call, Handled, ok},
     server::Server,
-    store::accounts::NewDevice,
+    store::accounts::{Credentials, NewDevice, Refresh},
 };
 
 /// The longest device ID and device name, in bytes.
 pub(super) const MAX_DEVICE_TEXT: usize = 255;
+/// For so long, in milliseconds, an access token is good that comes with a refresh token: an hour. Others do not expire.
+const EXPIRES_IN_MS: i64 = 60 * 60 * 1_000;
 
 /// `GET /login`
 pub(super) async fn flows(_: &Server, _: &Call) -> Handled {
@@ -40,19 +45,42 @@ pub(super) async fn login(server: &Server, call: &Call) -> Handled {
     // Whether there is such a user or not: the answer must not tell.
     throttle::by_name(server, Kind::Login, server.config.rates.login, &name.to_lowercase())?;
     let stored = match &user {
-        Some(user) => server.store.password_hash(user.as_str()).await?,
-        None => None,
+        Some(user) => server.store.credentials(user.as_str()).await?,
+        None => Credentials::Unknown,
     };
-    let (Some(user), true) = (user, passwords::matches(password, stored.as_deref())) else {
-        return Err(MatrixError::forbidden("The user name or the password is wrong."));
+    let wrong = || MatrixError::forbidden("The user name or the password is wrong.");
+    let matches = passwords::matches(password, stored.password());
+    let (user, password) = match (user, stored) {
+        (Some(user), Credentials::Password(hash)) if matches => (user, hash),
+        (_, Credentials::Deactivated) => {
+            let message = "This account has been deactivated.";
+            return Err(MatrixError::new(StatusCode::FORBIDDEN, "M_USER_DEACTIVATED", message));
+        }
+        _ => return Err(wrong()),
     };
-    let (device, token) = device.make(server, &user);
-    server.store.log_in(&device).await?;
+    let (device, tokens) = device.make(server, &user);
+    // The password may have changed meanwhile.
+    if !server.store.log_in(&device, &password).await? {
+        return Err(wrong());
+    }
+    ok(&tokens.told(server, &device))
+}
+
+/// `POST /refresh`
+pub(super) async fn refresh(server: &Server, call: &Call) -> Handled {
+    let body = Body::of(server, call).await?;
+    let used = token_hash(body.required_text("refresh_token")?);
+    let tokens = Tokens::new(server, true);
+    let (Some(next), Some(refresh_token)) = (tokens.refresh(server), &tokens.refresh_token) else {
+        return Err(MatrixError::internal());
+    };
+    if !server.store.refresh(&used, &token_hash(&tokens.access_token), &next).await? {
+        return Err(unknown_token("The refresh token is not known, or was used already.", false));
+    }
     ok(&json!({
-        "user_id": user,
-        "access_token": token,
-        "device_id": device.device_id,
-        "home_server": server.config.server_name,
+        "access_token": tokens.access_token,
+        "refresh_token": refresh_token,
+        "expires_in_ms": EXPIRES_IN_MS,
     }))
 }
 
@@ -87,14 +115,50 @@ pub(super) async fn whoami(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "user_id": session.user, "device_id": session.device_id, "is_guest": false }))
 }
 
+/// The tokens that a login is given.
+pub(super) struct Tokens {
+    access_token: String,
+    refresh_token: Option<String>,
+}
+
+impl Tokens {
+    fn new(server: &Server, has_refresh_token: bool) -> Self {
+        let random = &*server.platform.random;
+        Self { access_token: new_token(random), refresh_token: has_refresh_token.then(|| new_token(random)) }
+    }
+
+    /// What is kept of the refresh token.
+    fn refresh(&self, server: &Server) -> Option<Refresh> {
+        let expires_ts = server.platform.clock.now_ms().saturating_add(EXPIRES_IN_MS);
+        self.refresh_token.as_deref().map(|token| Refresh { refresh_hash: token_hash(token), expires_ts })
+    }
+
+    /// What a login or a registration answers.
+    pub(super) fn told(&self, server: &Server, device: &NewDevice) -> Object {
+        let texts = [
+            ("user_id", device.user_id.as_str()),
+            ("access_token", &self.access_token),
+            ("device_id", &device.device_id),
+            ("home_server", server.config.server_name.as_str()),
+        ];
+        let mut told: Object = texts.into_iter().map(|(name, text)| (name, Value::from(text))).collect();
+        if let Some(refresh_token) = &self.refresh_token {
+            told.insert("refresh_token", refresh_token.as_str());
+            told.insert("expires_in_ms", EXPIRES_IN_MS);
+        }
+        told
+    }
+}
+
 /// What a login says about its device.
 pub(super) struct DeviceWish {
+    has_refresh_token: bool,
     device_id: Option<String>,
     display_name: Option<String>,
 }
 
 impl DeviceWish {
-    /// Reads `device_id` and `initial_device_display_name`.
+    /// Reads `device_id`, `initial_device_display_name` and `refresh_token`.
     pub(super) fn read(body: &Body) -> Result<Self, MatrixError> {
         let bounded = |key: &str| -> Result<Option<String>, MatrixError> {
             let text = body.text(key)?;
@@ -105,23 +169,25 @@ impl DeviceWish {
         };
         let display_name = body.text("initial_device_display_name")?.filter(|name| !name.is_empty());
         Ok(Self {
+            has_refresh_token: body.flag("refresh_token")?,
             device_id: bounded("device_id")?,
             display_name: display_name.map(|name| name.chars().take(MAX_DEVICE_TEXT).collect()),
         })
     }
 
-    /// The device to store, and its new access token.
-    pub(super) fn make(self, server: &Server, user: &UserId) -> (NewDevice, String) {
+    /// The device to store, and its new tokens.
+    pub(super) fn make(self, server: &Server, user: &UserId) -> (NewDevice, Tokens) {
         let random = &*server.platform.random;
-        let token = new_token(random);
+        let tokens = Tokens::new(server, self.has_refresh_token);
         let device = NewDevice {
             user_id: user.as_str().to_owned(),
             device_id: self.device_id.unwrap_or_else(|| random_letters(random, 10)),
-            token_hash: token_hash(&token),
+            token_hash: token_hash(&tokens.access_token),
+            refresh: tokens.refresh(server),
             display_name: self.display_name,
             created_ts: server.platform.clock.now_ms(),
         };
-        (device, token)
+        (device, tokens)
     }
 }
 

@@ -330,7 +330,13 @@ async fn is_invited_outside(server: &Server, user: &UserId, room_id: &RoomId) ->
 
 /// Ends the membership of `user`, with `content` beside it: also where this server is not in the room, or the room as it is
 /// here does not know of the membership.
-async fn leave_room(server: &Server, user: &UserId, room_id: &RoomId, content: Object) -> Result<EventId, MatrixError> {
+/// Has a user leave a room, or refuse an invite, or take back a knock.
+pub(super) async fn leave_room(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    content: Object,
+) -> Result<EventId, MatrixError> {
     // A leave of the room as it is here would end another membership, or be refused.
     if is_invited_outside(server, user, room_id).await? {
         return remote::leave(server, user, room_id).await;

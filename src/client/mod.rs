@@ -6,6 +6,7 @@
 //! Nothing here decides what a room allows: events are made by [`crate::room`], other servers are asked by
 //! [`crate::federation::outbound`].
 
+mod account;
 mod account_data;
 mod auth;
 mod body;
@@ -57,6 +58,7 @@ mod visibility;
 
 use std::borrow::Cow;
 
+pub use account::sweep_departures;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
@@ -89,6 +91,21 @@ static ROUTES: &[Route] = &[
     post("/_matrix/client/v3/login", |s, c| Box::pin(login::login(s, c))),
     post("/_matrix/client/v3/logout", |s, c| Box::pin(login::logout(s, c))),
     post("/_matrix/client/v3/logout/all", |s, c| Box::pin(login::logout_all(s, c))),
+    post("/_matrix/client/v3/refresh", |s, c| Box::pin(login::refresh(s, c))),
+    post("/_matrix/client/v3/account/password", |s, c| Box::pin(account::password(s, c))),
+    post("/_matrix/client/v3/account/deactivate", |s, c| Box::pin(account::deactivate(s, c))),
+    get("/_matrix/client/v3/account/3pid", |s, c| Box::pin(account::third_party_ids(s, c))),
+    post("/_matrix/client/v3/account/3pid", |s, c| Box::pin(account::add_third_party_id(s, c))),
+    post("/_matrix/client/v3/account/3pid/add", |s, c| Box::pin(account::add_third_party_id(s, c))),
+    post("/_matrix/client/v3/account/3pid/bind", |s, c| Box::pin(account::add_third_party_id(s, c))),
+    post("/_matrix/client/v3/account/3pid/delete", |s, c| Box::pin(account::delete_third_party_id(s, c))),
+    post("/_matrix/client/v3/account/3pid/unbind", |s, c| Box::pin(account::unbind_third_party_id(s, c))),
+    post("/_matrix/client/v3/account/3pid/email/requestToken", |s, c| Box::pin(account::request_token(s, c))),
+    post("/_matrix/client/v3/account/3pid/msisdn/requestToken", |s, c| Box::pin(account::request_token(s, c))),
+    post("/_matrix/client/v3/register/email/requestToken", |s, c| Box::pin(account::request_token(s, c))),
+    post("/_matrix/client/v3/register/msisdn/requestToken", |s, c| Box::pin(account::request_token(s, c))),
+    post(PASSWORD_BY_EMAIL, |s, c| Box::pin(account::request_password_token(s, c))),
+    post(PASSWORD_BY_MSISDN, |s, c| Box::pin(account::request_password_token(s, c))),
     get("/_matrix/client/v3/account/whoami", |s, c| Box::pin(login::whoami(s, c))),
     // What belongs to users
     get("/_matrix/client/v3/profile/{userId}", |s, c| Box::pin(profile::get(s, c))),
@@ -222,6 +239,8 @@ pub const WELL_KNOWN: &str = "/.well-known/matrix/client";
 const TOKEN_VALIDITY: &str = "/_matrix/client/v1/register/m.login.registration_token/validity";
 const NAMED_DOWNLOAD: &str = "/_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}";
 const RELATIONS_OF_TYPE: &str = "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}";
+const PASSWORD_BY_EMAIL: &str = "/_matrix/client/v3/account/password/email/requestToken";
+const PASSWORD_BY_MSISDN: &str = "/_matrix/client/v3/account/password/msisdn/requestToken";
 const ROOM_ACCOUNT_DATA: &str = "/_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}";
 
 /// CORS (Client-Server API, "Web Browser Clients").

@@ -31,9 +31,7 @@ const NOBODY: &str =
 /// # Errors
 /// 400 `M_INVALID_PARAM` for an empty password, or one over 512 bytes.
 pub(super) fn hash(password: &str, random: &dyn Random) -> Result<String, MatrixError> {
-    if password.is_empty() || password.len() > MAX_LENGTH {
-        return Err(MatrixError::invalid_param("The password must have between 1 and 512 bytes."));
-    }
+    check(password)?;
     let mut salt = [0; 16];
     random.fill(&mut salt);
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|_| MatrixError::internal())?;
@@ -41,6 +39,17 @@ pub(super) fn hash(password: &str, random: &dyn Random) -> Result<String, Matrix
     let hash: PasswordHash =
         hasher.hash_password_with_salt(password.as_bytes(), &salt).map_err(|_| MatrixError::internal())?;
     Ok(hash.to_string())
+}
+
+/// Whether this may be a password.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` for an empty one, or one over 512 bytes.
+pub(super) fn check(password: &str) -> Result<(), MatrixError> {
+    if password.is_empty() || password.len() > MAX_LENGTH {
+        return Err(MatrixError::invalid_param("The password must have between 1 and 512 bytes."));
+    }
+    Ok(())
 }
 
 /// Whether `password` is the one that was hashed; `None` stands for a user who does not exist.

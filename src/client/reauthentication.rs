@@ -40,8 +40,8 @@ pub(super) async fn confirm(
         return Ok(Err(ask(server, id, Some("The user name or the password is wrong."))));
     }
     throttle::by_name(server, Kind::Login, server.config.rates.login, session.user.localpart())?;
-    let stored = server.store.password_hash(session.user.as_str()).await?;
-    if passwords::matches(password, stored.as_deref()) {
+    let stored = server.store.credentials(session.user.as_str()).await?;
+    if passwords::matches(password, stored.password()) {
         return Ok(Ok(()));
     }
     Ok(Err(ask(server, id, Some("The user name or the password is wrong."))))

@@ -71,16 +71,11 @@ pub(super) async fn register(server: &Server, call: &Call) -> Handled {
         }
         return ok(&json!({ "user_id": user, "home_server": server.config.server_name }));
     }
-    let (device, token) = device.make(server, &user);
+    let (device, tokens) = device.make(server, &user);
     if !server.store.create_user(user.as_str(), &password, now_ms, Some(&device)).await? {
         return Err(in_use());
     }
-    ok(&json!({
-        "user_id": user,
-        "access_token": token,
-        "device_id": device.device_id,
-        "home_server": server.config.server_name,
-    }))
+    ok(&tokens.told(server, &device))
 }
 
 /// `GET /register/available`

@@ -1,6 +1,10 @@
 //! What clients keep on the server: filters, account data, and the transaction IDs of their requests.
 
-use super::{Store, positions::advance_for};
+use super::{
+    Store,
+    accounts::{of_token, token_row},
+    positions::advance_for,
+};
 use crate::platform::{DatabaseError, Statement, news::Subject};
 
 /// A request that a device named with a transaction ID.
@@ -68,14 +72,15 @@ impl Store {
         endpoint: &str,
         txn_id: &str,
     ) -> Result<Option<(super::accounts::TokenRow, Option<String>)>, DatabaseError> {
-        const SELECT: &str = "SELECT d.user_id, d.device_id, t.event_id FROM devices AS d \
-             LEFT JOIN client_transactions AS t ON t.user_id = d.user_id AND t.device_id = d.device_id \
-               AND t.endpoint = ?2 AND t.txn_id = ?3 \
-             WHERE d.token_hash = ?1";
+        const SELECT: &str = concat!(
+            "SELECT d.user_id, d.device_id, d.expires_ts, d.is_next, t.event_id FROM ",
+            of_token!(),
+            " AS d LEFT JOIN client_transactions AS t ON t.user_id = d.user_id AND t.device_id = d.device_id \
+               AND t.endpoint = ?2 AND t.txn_id = ?3"
+        );
         let rows = self.query(Statement::new(SELECT, [token_hash.into(), endpoint.into(), txn_id.into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let token = super::accounts::TokenRow { user_id: row.text(0)?.to_owned(), device_id: row.text(1)?.to_owned() };
-        Ok(Some((token, row.optional_text(2)?.map(str::to_owned))))
+        Ok(Some((token_row(row)?, row.optional_text(4)?.map(str::to_owned))))
     }
 
     /// The event that this request made before.

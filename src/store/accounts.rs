@@ -1,7 +1,7 @@
 //! Local users, their devices with the access tokens, and their profiles.
 
 use super::{Store, races::Race};
-use crate::platform::{DatabaseError, Statement};
+use crate::platform::{DatabaseError, Row, Statement};
 
 /// Who a valid access token speaks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +10,40 @@ pub struct TokenRow {
     pub user_id: String,
     /// The device that the token was made for.
     pub device_id: String,
+    /// When it expires, in milliseconds since the epoch; `None`: never.
+    pub expires_ts: Option<i64>,
+    /// Whether it came from a refresh token and was not used before.
+    pub is_next: bool,
+}
+
+/// What is kept of a refresh token and the access token that goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refresh {
+    /// SHA-256 of the refresh token.
+    pub refresh_hash: String,
+    /// When the access token expires, in milliseconds since the epoch.
+    pub expires_ts: i64,
+}
+
+/// What a user logs in with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// There is no such user.
+    Unknown,
+    /// The user has deactivated the account.
+    Deactivated,
+    /// The hash of the password.
+    Password(String),
+}
+
+impl Credentials {
+    /// The hash of the password, where there is one.
+    pub fn password(&self) -> Option<&str> {
+        match self {
+            Self::Password(hash) => Some(hash),
+            Self::Unknown | Self::Deactivated => None,
+        }
+    }
 }
 
 /// A new login: what a row of `devices` holds.
@@ -21,6 +55,8 @@ pub struct NewDevice {
     pub device_id: String,
     /// SHA-256 of the new access token.
     pub token_hash: String,
+    /// What the access token can be made anew with, where the client wants that.
+    pub refresh: Option<Refresh>,
     /// Ignored for a device that exists.
     pub display_name: Option<String>,
     /// Milliseconds since the epoch.
@@ -35,6 +71,15 @@ pub struct Profile {
     /// `avatar_url`, an `mxc:` URI.
     pub avatar_url: Option<String>,
 }
+
+/// The device whose access token has the hash ?1.
+macro_rules! of_token {
+    () => {
+        "(SELECT user_id, device_id, expires_ts, 0 AS is_next FROM devices WHERE token_hash = ?1 \
+          UNION ALL SELECT user_id, device_id, next_expires_ts, 1 FROM devices WHERE next_token_hash = ?1)"
+    };
+}
+pub(super) use of_token;
 
 impl Store {
     /// Creates a user, and logs them in where `device` is given. `false` where the user ID is taken.
@@ -52,7 +97,7 @@ impl Store {
         let localpart = user_id.split(':').next().and_then(|local| local.get(1..)).unwrap_or_default();
         let mut statements =
             vec![Statement::new(INSERT, [user_id.into(), password.into(), localpart.into(), now_ms.into()])];
-        statements.extend(device.map(put_device));
+        statements.extend(device.map(|device| put_device(device, password)));
         match self.batch(statements).await {
             Ok(_) => Ok(true),
             Err(error) if Race::UserTaken.has_lost(&error) => Ok(false),
@@ -60,14 +105,26 @@ impl Store {
         }
     }
 
-    /// The password hash of `user_id`.
+    /// What `user_id` logs in with.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn password_hash(&self, user_id: &str) -> Result<Option<String>, DatabaseError> {
+    pub async fn credentials(&self, user_id: &str) -> Result<Credentials, DatabaseError> {
         let rows =
             self.query(Statement::new("SELECT password FROM users WHERE user_id = ?1", [user_id.into()])).await?;
-        rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
+        let Some(row) = rows.first() else { return Ok(Credentials::Unknown) };
+        let password = row.text(0)?;
+        Ok(if password.is_empty() { Credentials::Deactivated } else { Credentials::Password(password.to_owned()) })
+    }
+
+    /// Changes a password, where it is still the one with the hash `old`. `false` where it is not.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn change_password(&self, user_id: &str, old: &str, new: &str) -> Result<bool, DatabaseError> {
+        const UPDATE: &str = "UPDATE users SET password = ?3 WHERE user_id = ?1 AND password = ?2 RETURNING user_id";
+        let rows = self.query(Statement::new(UPDATE, [user_id.into(), old.into(), new.into()])).await?;
+        Ok(!rows.is_empty())
     }
 
     /// Notes until when the registration `session` may go on, which has shown the registration token.
@@ -90,12 +147,12 @@ impl Store {
         rows.first().map_or(Ok(false), |row| Ok(row.integer(0)? > now_ms))
     }
 
-    /// Logs a device in.
+    /// Logs a device in, where the password is still the one with the hash `password`. `false` where it is not.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn log_in(&self, device: &NewDevice) -> Result<(), DatabaseError> {
-        self.query(put_device(device)).await.map(drop)
+    pub async fn log_in(&self, device: &NewDevice, password: &str) -> Result<bool, DatabaseError> {
+        Ok(!self.query(put_device(device, password)).await?.is_empty())
     }
 
     /// Who the access token with this hash speaks for.
@@ -103,11 +160,36 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn token(&self, token_hash: &str) -> Result<Option<TokenRow>, DatabaseError> {
-        const SELECT: &str = "SELECT user_id, device_id FROM devices WHERE token_hash = ?1";
+        const SELECT: &str =
+            concat!("SELECT d.user_id, d.device_id, d.expires_ts, d.is_next FROM ", of_token!(), " AS d");
         let rows = self.query(Statement::new(SELECT, [token_hash.into()])).await?;
-        rows.first()
-            .map(|row| Ok(TokenRow { user_id: row.text(0)?.to_owned(), device_id: row.text(1)?.to_owned() }))
-            .transpose()
+        rows.first().map(token_row).transpose()
+    }
+
+    /// Has the next pair of tokens take the place of the one before, of which one is used.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn take_next_tokens(&self, token_hash: &str) -> Result<(), DatabaseError> {
+        const TAKE: &str = "UPDATE devices SET token_hash = next_token_hash, expires_ts = next_expires_ts, \
+               refresh_hash = next_refresh_hash, next_token_hash = NULL, next_expires_ts = NULL, next_refresh_hash = NULL \
+             WHERE next_token_hash = ?1";
+        self.query(Statement::new(TAKE, [token_hash.into()])).await.map(drop)
+    }
+
+    /// Exchanges the refresh token with the hash `used` for the next pair of tokens. `false` where it is not known.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn refresh(&self, used: &str, token_hash: &str, next: &Refresh) -> Result<bool, DatabaseError> {
+        const TAKE: &str = "UPDATE devices SET token_hash = next_token_hash, expires_ts = next_expires_ts, \
+               refresh_hash = next_refresh_hash, next_token_hash = NULL, next_expires_ts = NULL, next_refresh_hash = NULL \
+             WHERE next_refresh_hash = ?1";
+        const NEXT: &str = "UPDATE devices SET next_token_hash = ?2, next_expires_ts = ?3, next_refresh_hash = ?4 \
+             WHERE refresh_hash = ?1 RETURNING user_id";
+        let parameters = [used.into(), token_hash.into(), next.expires_ts.into(), next.refresh_hash.as_str().into()];
+        let answers = self.batch(vec![Statement::new(TAKE, [used.into()]), Statement::new(NEXT, parameters)]).await?;
+        Ok(answers.last().is_some_and(|rows| !rows.is_empty()))
     }
 
     /// The profile of a local user; `None` where there is no such user.
@@ -135,9 +217,23 @@ impl Store {
     }
 }
 
-fn put_device(device: &NewDevice) -> Statement {
-    const UPSERT: &str = "INSERT INTO devices (user_id, device_id, token_hash, display_name, created_ts) \
-         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (user_id, device_id) DO UPDATE SET token_hash = excluded.token_hash";
+/// The first columns of a row of [`of_token`].
+pub(super) fn token_row(row: &Row) -> Result<TokenRow, DatabaseError> {
+    Ok(TokenRow {
+        user_id: row.text(0)?.to_owned(),
+        device_id: row.text(1)?.to_owned(),
+        expires_ts: row.optional_integer(2)?,
+        is_next: row.integer(3)? != 0,
+    })
+}
+
+fn put_device(device: &NewDevice, password: &str) -> Statement {
+    const UPSERT: &str = "INSERT INTO devices (user_id, device_id, token_hash, display_name, created_ts, expires_ts, refresh_hash) \
+         SELECT user_id, ?2, ?3, ?4, ?5, ?6, ?7 FROM users WHERE user_id = ?1 AND password = ?8 \
+         ON CONFLICT (user_id, device_id) DO UPDATE SET token_hash = excluded.token_hash, expires_ts = excluded.expires_ts, \
+           refresh_hash = excluded.refresh_hash, next_token_hash = NULL, next_expires_ts = NULL, next_refresh_hash = NULL \
+         RETURNING device_id";
+    let refresh = device.refresh.as_ref();
     Statement::new(
         UPSERT,
         [
@@ -146,6 +242,9 @@ fn put_device(device: &NewDevice) -> Statement {
             device.token_hash.as_str().into(),
             device.display_name.as_deref().into(),
             device.created_ts.into(),
+            refresh.map(|refresh| refresh.expires_ts).into(),
+            refresh.map(|refresh| refresh.refresh_hash.as_str()).into(),
+            password.into(),
         ],
     )
 }

@@ -23,9 +23,10 @@ fn log_in(scene: &Scene, device_id: &str) {
         device_id: device_id.to_owned(),
         token_hash: URL_SAFE_NO_PAD.encode(Sha256::digest(device_id)),
         display_name: None,
+        refresh: None,
         created_ts: 0,
     };
-    scene.world.run(scene.a.store.log_in(&device)).unwrap();
+    assert!(scene.world.run(scene.a.store.log_in(&device, "")).unwrap());
 }
 
 /// What the device hears of Bob's keys.

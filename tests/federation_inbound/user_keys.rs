@@ -27,9 +27,10 @@ fn device(scene: &Scene, one_time_keys: usize, has_fallback: bool) -> Device {
         device_id: device.id.clone(),
         token_hash: verge_token_hash("secret"),
         display_name: Some("Alice's phone".to_owned()),
+        refresh: None,
         created_ts: 0,
     };
-    scene.world.run(scene.a.store.log_in(&row)).unwrap();
+    assert!(scene.world.run(scene.a.store.log_in(&row, "")).unwrap());
     let mut body = json!({ "device_keys": device.keys(), "one_time_keys": device.one_time_keys(one_time_keys) });
     if has_fallback {
         let (id, key) = device.fallback_key("F");

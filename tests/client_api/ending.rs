@@ -1,0 +1,168 @@
+//! Passwords, the end of accounts, and third-party identifiers.
+
+use serde_json::{Value, json};
+use verge::{program::Program, server::Server};
+
+use crate::{
+    home::{Answer, Home, User, quote, refused},
+    typing::{apart, together},
+};
+
+fn login(home: &Home, name: &str, password: &str) -> Answer {
+    let body = json!({ "type": "m.login.password", "user": name, "password": password });
+    home.call(None, "POST", "/login", Some(body))
+}
+
+/// With the password that [`Home::register`] gives.
+fn auth(user: &User) -> Value {
+    let name = user.id[1..].split(':').next().unwrap();
+    with_password(user, &format!("{name}'s"))
+}
+
+fn with_password(user: &User, password: &str) -> Value {
+    json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": user.id }, "password": password })
+}
+
+fn change(home: &Home, user: &User, more: Value) -> Answer {
+    let mut body = json!({ "new_password": "new", "auth": auth(user) });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    home.post(user, "/account/password", body)
+}
+
+#[test]
+fn a_password_is_changed_by_who_has_the_old_one() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let other = User::of(&login(&home, "alice", "alice's").1);
+    assert_eq!(home.get(&alice, "/capabilities").1["capabilities"]["m.change_password"]["enabled"], true);
+    // Without the password, with a wrong one, and with somebody else's.
+    let asked = home.post(&alice, "/account/password", json!({ "new_password": "new" }));
+    assert_eq!((asked.0, &asked.1["flows"]), (401, &json!([{ "stages": ["m.login.password"] }])));
+    for auth in [with_password(&alice, "wrong"), auth(&bob)] {
+        let (status, answer) = change(&home, &alice, json!({ "auth": auth }));
+        assert_eq!((status, answer["errcode"].as_str()), (401, Some("M_FORBIDDEN")));
+    }
+    for (more, errcode) in [
+        (json!({ "new_password": null }), "M_MISSING_PARAM"),
+        (json!({ "new_password": 1 }), "M_BAD_JSON"),
+        (json!({ "new_password": "" }), "M_INVALID_PARAM"),
+        (json!({ "new_password": "x".repeat(513) }), "M_INVALID_PARAM"),
+        (json!({ "logout_devices": 1 }), "M_BAD_JSON"),
+    ] {
+        refused(&change(&home, &alice, more), 400, errcode);
+    }
+    refused(&home.call(None, "POST", "/account/password", Some(json!({}))), 401, "M_MISSING_TOKEN");
+    assert_eq!(home.get(&other, "/account/whoami").0, 200);
+    assert_eq!(login(&home, "alice", "alice's").0, 200);
+    // All others are logged out.
+    assert_eq!(change(&home, &alice, json!({})), (200, json!({})));
+    assert_eq!(home.get(&alice, "/account/whoami").0, 200);
+    refused(&home.get(&other, "/account/whoami"), 401, "M_UNKNOWN_TOKEN");
+    refused(&login(&home, "alice", "alice's"), 403, "M_FORBIDDEN");
+    let other = User::of(&login(&home, "alice", "new").1);
+    // But where they shall not be.
+    let more = json!({ "new_password": "newer", "logout_devices": false, "auth": with_password(&alice, "new") });
+    assert_eq!(change(&home, &alice, more).0, 200);
+    assert_eq!(home.get(&other, "/account/whoami").0, 200);
+    assert_eq!(home.get(&bob, "/account/whoami").0, 200);
+    assert_eq!(login(&home, "bob", "bob's").0, 200);
+}
+
+#[test]
+fn who_ends_an_account_is_logged_out_and_leaves_all_rooms() {
+    let (one, alice, two, bob, room) = apart();
+    let own = one.room(&alice, json!({}));
+    let invited = two.room(&bob, json!({ "invite": [alice.id] }));
+    two.world.settle();
+    let carol = one.register("carol");
+    let near = one.room(&carol, json!({ "invite": [alice.id] }));
+    one.put(&alice, &format!("/user/{}/account_data/m.x", quote(&alice.id)), json!({ "secret": 1 }));
+    let path = "/account/deactivate";
+    let asked = one.post(&alice, path, json!({}));
+    assert_eq!((asked.0, &asked.1["flows"]), (401, &json!([{ "stages": ["m.login.password"] }])));
+    let (status, answer) = one.post(&alice, path, json!({ "auth": with_password(&alice, "wrong") }));
+    assert_eq!((status, answer["errcode"].as_str()), (401, Some("M_FORBIDDEN")));
+    refused(&one.call(None, "POST", path, Some(json!({}))), 401, "M_MISSING_TOKEN");
+    refused(&one.post(&alice, path, json!({ "erase": "yes" })), 400, "M_BAD_JSON");
+    assert_eq!(one.get(&alice, "/account/whoami").0, 200);
+    let ended = one.post(&alice, path, json!({ "auth": auth(&alice) }));
+    assert_eq!(ended, (200, json!({ "id_server_unbind_result": "success" })));
+    refused(&one.get(&alice, "/account/whoami"), 401, "M_UNKNOWN_TOKEN");
+    refused(&login(&one, "alice", "alice's"), 403, "M_USER_DEACTIVATED");
+    refused(&login(&one, "alice", ""), 403, "M_USER_DEACTIVATED");
+    let body = json!({ "username": "alice", "password": "x", "auth": { "type": "m.login.dummy" } });
+    refused(&one.call(None, "POST", "/register", Some(body)), 400, "M_USER_IN_USE");
+    refused(&one.call(None, "GET", "/register/available?username=alice", None), 400, "M_USER_IN_USE");
+    one.world.settle();
+    let members =
+        |home: &Home, user: &User, room: &str| home.get(user, &format!("/rooms/{}/joined_members", quote(room))).1;
+    assert!(members(&two, &bob, &room)["joined"].get(&alice.id).is_none());
+    let left = one.database.rows("SELECT DISTINCT membership FROM local_memberships WHERE user_id = '@alice:one.test'");
+    assert_eq!(left, [["leave"]]);
+    let state = |home: &Home, user: &User, room: &str| {
+        home.get(user, &format!("/rooms/{}/state/m.room.member/{}", quote(room), quote(&alice.id))).1["membership"]
+            .clone()
+    };
+    assert_eq!((state(&two, &bob, &invited), state(&one, &carol, &near)), (json!("leave"), json!("leave")));
+    assert_eq!(one.database.rows("SELECT count(*) FROM departures"), [["0"]]);
+    assert_eq!(one.database.rows("SELECT count(*) FROM account_data WHERE user_id = '@alice:one.test'"), [["0"]]);
+    assert_eq!(one.call(None, "GET", &format!("/profile/{}", quote(&alice.id)), None).1["displayname"], "alice");
+    assert!(!own.is_empty());
+}
+
+#[test]
+fn who_is_erased_has_no_name_any_more() {
+    let (home, alice, _, _) = together();
+    assert_eq!(home.post(&alice, "/account/deactivate", json!({ "auth": auth(&alice), "erase": true })).0, 200);
+    assert_eq!(home.call(None, "GET", &format!("/profile/{}", quote(&alice.id)), None), (200, json!({})));
+}
+
+/// The server dies after the answer: another goes on, whether the server that sent an invite can be reached or not.
+#[test]
+fn rooms_are_left_after_a_restart() {
+    let (one, alice, two, bob, _) = apart();
+    two.room(&bob, json!({ "invite": [alice.id] }));
+    two.world.settle();
+    one.world.cut("one.test", "two.test");
+    one.world.run(one.server.store.deactivate(&alice.id, false, one.world.now_ms())).unwrap();
+    let memberships = || {
+        one.database
+            .rows("SELECT membership FROM local_memberships WHERE user_id = '@alice:one.test' ORDER BY membership")
+    };
+    assert_eq!(memberships(), [["invite"], ["join"]]);
+    let platform = one.world.platform("one.test", one.database.clone());
+    let restarted = Program::from(Server::new(one.server.config.clone(), platform));
+    one.world.run(restarted.scheduled());
+    one.world.settle();
+    assert_eq!(memberships(), [["leave"], ["leave"]]);
+    assert_eq!(one.database.rows("SELECT count(*) FROM departures"), [["0"]]);
+}
+
+#[test]
+fn there_are_no_third_party_identifiers() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    assert_eq!(home.get(&alice, "/account/3pid"), (200, json!({ "threepids": [] })));
+    refused(&home.call(None, "GET", "/account/3pid", None), 401, "M_MISSING_TOKEN");
+    assert_eq!(home.get(&alice, "/capabilities").1["capabilities"]["m.3pid_changes"]["enabled"], false);
+    for path in ["/account/3pid", "/account/3pid/add", "/account/3pid/bind"] {
+        refused(&home.post(&alice, path, json!({ "client_secret": "x", "sid": "x" })), 403, "M_FORBIDDEN");
+        refused(&home.call(None, "POST", path, Some(json!({}))), 401, "M_MISSING_TOKEN");
+    }
+    for (path, result) in [("delete", "success"), ("unbind", "no-support")] {
+        let path = format!("/account/3pid/{path}");
+        let answer = home.post(&alice, &path, json!({ "medium": "email", "address": "a@x" }));
+        assert_eq!(answer, (200, json!({ "id_server_unbind_result": result })));
+        refused(&home.post(&alice, &path, json!({ "medium": "email" })), 400, "M_MISSING_PARAM");
+        refused(&home.call(None, "POST", &path, Some(json!({}))), 401, "M_MISSING_TOKEN");
+    }
+    let body = json!({ "client_secret": "x", "email": "a@x", "send_attempt": 1 });
+    for medium in ["email", "msisdn"] {
+        for place in ["account/3pid", "register"] {
+            let answer = home.call(None, "POST", &format!("/{place}/{medium}/requestToken"), Some(body.clone()));
+            refused(&answer, 403, "M_THREEPID_DENIED");
+        }
+        let answer = home.call(None, "POST", &format!("/account/password/{medium}/requestToken"), Some(body.clone()));
+        refused(&answer, 400, "M_THREEPID_NOT_FOUND");
+    }
+}
