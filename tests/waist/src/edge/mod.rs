@@ -4,6 +4,7 @@
 mod costs;
 #[path = "../../../../src/edge/d1.rs"]
 mod d1;
+mod moving;
 pub(crate) mod object;
 #[path = "../../../../src/edge/runtime.rs"]
 mod runtime;
