@@ -116,7 +116,7 @@ pub struct Notified {
     pub is_read: bool,
 }
 
-/// The thread of `e`, beside [`thread_joins`]: where a relation leads to one within three steps.
+/// The thread of `e`, beside `thread_joins`: where a relation leads to one within three steps.
 macro_rules! thread {
     () => {
         "CASE 'm.thread' WHEN e.json ->> '$.content.\"m.relates_to\".rel_type' THEN e.json ->> '$.content.\"m.relates_to\".event_id' \
