@@ -30,6 +30,10 @@ const runtime = new Miniflare(
   }),
 );
 try {
+  // Over D1 the first batch asks whether the database is live.
+  const migration = readFileSync(new URL("../../migrations/0037_engine.sql", import.meta.url), "utf8");
+  const database = await runtime.getD1Database("DB");
+  await database.prepare(migration).run();
   const found = {};
   for (const engine of ["d1", "object"]) {
     const answer = await runtime.dispatchFetch(`http://waist/${engine}`);
