@@ -2,7 +2,7 @@
 
 import pytest
 
-from net import Authority
+from net import Authority, take_ports_of
 from synapse_peer import Synapse
 from worker import Worker
 
@@ -13,6 +13,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     Worker.engine = config.getoption("--engine")
+    take_ports_of(Worker.engine)
 
 
 @pytest.fixture(scope="session")

@@ -9,16 +9,24 @@ import time
 from ipaddress import ip_address
 from pathlib import Path
 
-# Ports for servers to listen on. Systems take those of outgoing connections from 32,768 upwards, which would otherwise
-# sometimes take a port between its choice and its server's start. Where a process begins keeps it from others' ports.
-_PORTS = range(12_000, 32_000)
-_next_port = itertools.count(os.getpid() * 100)
+# Ports for servers to listen on, by the engine that a run of the tests is for: two runs go on at the same time. Systems take
+# those of outgoing connections from 32,768 upwards, which would otherwise sometimes take a port between its choice and its
+# server's start.
+PORTS = {"d1": range(12_000, 22_000), "object": range(22_000, 32_000)}
+_ports = PORTS["d1"]
+_next_port = itertools.count(os.getpid() * 7)
+
+
+def take_ports_of(engine):
+    """From now on ports are those of this engine's tests."""
+    global _ports
+    _ports = PORTS[engine]
 
 
 def free_port():
     """A port that nobody listens on, and that this process has not been given before."""
-    for number in itertools.islice(_next_port, len(_PORTS)):
-        port = _PORTS[number % len(_PORTS)]
+    for number in itertools.islice(_next_port, len(_ports)):
+        port = _ports[number % len(_ports)]
         with socket.socket() as listener:
             try:
                 listener.bind(("127.0.0.1", port))
