@@ -73,6 +73,18 @@ impl Bundles {
         Ok((states, outer.all(&related, session, shown)))
     }
 
+    /// An event of the timeline in the client format, with what is told of those that relate to it. What [`Reader::telling`]
+    /// needs must have been read.
+    pub(super) fn timeline_event(
+        &self,
+        reader: &Reader,
+        event: &TimelineEvent,
+        found: &StateFound,
+        now_ms: i64,
+    ) -> Value {
+        events::timeline_event(event, Telling { relations: self.of(event), ..reader.telling(event, found, now_ms) })
+    }
+
     /// What is told of the events that relate to this one.
     pub(super) fn of(&self, event: &TimelineEvent) -> Option<&Object> {
         self.0.get(event.seen.event.event_id().as_str())
@@ -171,9 +183,7 @@ impl Told<'_> {
         if !reader.sees(&newest.event, self.found) {
             return None;
         }
-        let telling = reader.telling(&newest.event, self.found, self.now_ms);
-        let telling = Telling { relations: self.within.of(&newest.event), ..telling };
-        events::timeline_event(&newest.event, telling).into_object()
+        self.within.timeline_event(reader, &newest.event, self.found, self.now_ms).into_object()
     }
 
     fn sees(&self, room_id: &str, state_before: Option<NodeId>, pos: i64, related: &BundlesFound) -> bool {

@@ -97,10 +97,7 @@ impl Around<'_> {
         let shown = parts.map(|events| (reader, events));
         let (found, bundles) = Bundles::read(self.server, self.session, &reads, &shown).await?;
         let now_ms = self.server.platform.clock.now_ms();
-        let tell = |event: &TimelineEvent| {
-            let telling = reader.telling(event, &found, now_ms);
-            events::timeline_event(event, Telling { relations: bundles.of(event), ..telling })
-        };
+        let tell = |event: &TimelineEvent| bundles.timeline_event(reader, event, &found, now_ms);
         let told = |events: &[TimelineEvent]| -> Vec<Value> {
             events.iter().filter(|event| reader.sees(event, &found)).map(tell).collect()
         };

@@ -43,9 +43,7 @@ pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
     };
     let limit = limit_of(call, LIMIT.0)?.clamp(1, LIMIT.1);
     let filter = filter_of(call)?;
-    let token =
-        |name: &str| call.query(name).filter(|text| !text.is_empty()).map(|text| Token::parse(&text)).transpose();
-    let (from, to) = (token("from")?, token("to")?);
+    let (from, to) = (token_of(call, "from")?, token_of(call, "to")?);
     let reader = Reader::enter(server, &session, call.parameter(0)).await?;
     let from = match from {
         Some(token) => token.events,
@@ -68,6 +66,14 @@ pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
 pub(super) fn limit_of(call: &Call, default: i64) -> Result<i64, MatrixError> {
     let Some(text) = call.query("limit") else { return Ok(default) };
     text.parse().map_err(|_| MatrixError::invalid_param("\"limit\" must be an integer."))
+}
+
+/// The token in the query by this name, if there is one.
+///
+/// # Errors
+/// Those of [`Token::parse`].
+pub(super) fn token_of(call: &Call, name: &str) -> Result<Option<Token>, MatrixError> {
+    call.query(name).filter(|text| !text.is_empty()).map(|text| Token::parse(&text)).transpose()
 }
 
 /// The filter by which the client asks for events.
@@ -100,8 +106,7 @@ pub(super) async fn event(server: &Server, call: &Call) -> Handled {
             if !reader.sees(event, &found) {
                 return Err(visibility::no_such_event());
             }
-            let telling = Telling { relations: bundles.of(event), ..reader.telling(event, &found, now_ms) };
-            events::timeline_event(event, telling).to_text()
+            bundles.timeline_event(&reader, event, &found, now_ms).to_text()
         }
         Some(_) => return Err(visibility::no_such_event()),
         // The state that came with a join has no place in the timeline, but who sees the state sees it.
@@ -211,10 +216,7 @@ impl Page<'_> {
             Bundles::read(self.server, self.session, &reads, &[(self.reader, events.as_slice())]).await?;
         let now_ms = self.server.platform.clock.now_ms();
         let seen = events.iter().filter(|event| self.reader.sees(event, &found));
-        let chunk = seen.map(|event| {
-            let telling = self.reader.telling(event, &found, now_ms);
-            events::timeline_event(event, Telling { relations: bundles.of(event), ..telling })
-        });
+        let chunk = seen.map(|event| bundles.timeline_event(self.reader, event, &found, now_ms));
         let mut answer = Object::new();
         answer.insert("chunk", Value::Array(chunk.collect()));
         answer.insert("start", Token::at(from).to_string());

@@ -5,7 +5,6 @@ use http::StatusCode;
 use super::{
     auth::{self, Session},
     bundles::Bundles,
-    events::{self, Telling},
     messages,
     tokens::Token,
     visibility::{self, END, OLDEST, Reader},
@@ -146,10 +145,7 @@ impl Page<'_> {
         let (found, bundles) = Bundles::read(server, session, &reads, &[(reader, events)]).await?;
         let now_ms = server.platform.clock.now_ms();
         let seen = events.iter().filter(|event| reader.sees(event, &found));
-        let told = seen.map(|event| {
-            let telling = reader.telling(event, &found, now_ms);
-            events::timeline_event(event, Telling { relations: bundles.of(event), ..telling })
-        });
+        let told = seen.map(|event| bundles.timeline_event(reader, event, &found, now_ms));
         Ok((told.collect(), found))
     }
 }
@@ -162,6 +158,5 @@ fn page_limit(call: &Call) -> Result<i64, MatrixError> {
 }
 
 fn token(call: &Call, name: &str) -> Result<Option<i64>, MatrixError> {
-    let text = call.query(name).filter(|text| !text.is_empty());
-    text.map(|text| Token::parse(&text)).transpose().map(|token| token.map(|token| token.events))
+    Ok(messages::token_of(call, name)?.map(|token| token.events))
 }

@@ -322,10 +322,7 @@ impl Search<'_> {
             hits.iter().map(|(hit, reader)| (*reader, std::slice::from_ref(&hit.event))).collect();
         let (found, bundles) = Bundles::read(self.server, self.session, &reads, &shown).await?;
         let now_ms = self.server.platform.clock.now_ms();
-        let tell = |event: &TimelineEvent, reader: &Reader| {
-            let telling = reader.telling(event, &found, now_ms);
-            events::timeline_event(event, Telling { relations: bundles.of(event), ..telling })
-        };
+        let tell = |event: &TimelineEvent, reader: &Reader| bundles.timeline_event(reader, event, &found, now_ms);
         let mut results = Vec::new();
         for (nth, (hit, reader)) in hits.iter().enumerate() {
             let mut result = Object::from_iter([("rank", Value::from(hit.rank)), ("result", tell(&hit.event, reader))]);
