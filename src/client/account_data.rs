@@ -68,16 +68,16 @@ pub(super) fn told(user_id: &str, (room_id, event_type): (&str, &str), content: 
     }
 }
 
-/// Changes one type of account data by what it is: `change` makes the new content of the old one. Asks for it again where
-/// somebody else changes it at the same time.
+/// Changes one type of account data by what it is: `change` makes the new content of the old one, or nothing where it stays. Asks
+/// for it again where somebody else changes it at the same time.
 pub(super) async fn change(
     server: &Server,
     (user_id, room_id, event_type): (&str, &str, &str),
-    change: impl Fn(Option<&str>) -> Result<String, MatrixError>,
+    change: impl Fn(Option<&str>) -> Result<Option<String>, MatrixError>,
 ) -> Result<(), MatrixError> {
     for _ in 0..MAX_ATTEMPTS {
         let old = server.store.account_data(user_id, room_id, event_type).await?;
-        let new = change(old.as_deref())?;
+        let Some(new) = change(old.as_deref())? else { return Ok(()) };
         if server.store.replace_account_data((user_id, room_id, event_type), old.as_deref(), &new).await? {
             return Ok(());
         }

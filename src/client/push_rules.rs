@@ -101,7 +101,7 @@ async fn change(
     let changed = |old: Option<&str>| {
         let mut rules = account_data::push_rules(user_id, old);
         change(&mut rules).map_err(refused)?;
-        Ok(rules.to_object().to_text())
+        Ok(Some(rules.to_object().to_text()))
     };
     account_data::change(server, (user_id, "", PUSH_RULES), changed).await?;
     ok(&json!({}))

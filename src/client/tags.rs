@@ -54,7 +54,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
         if text.len() > MAX_CONTENT_BYTES {
             return Err(MatrixError::too_large("The room has too many tags, or too large ones."));
         }
-        Ok(text)
+        Ok(Some(text))
     };
     account_data::change(server, (session.user.as_str(), room_id, TAGS), change).await?;
     ok(&json!({}))
@@ -65,16 +65,11 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     own(&session, call.parameter(0))?;
     let (room_id, name) = (room_id(call)?, call.parameter(2));
-    let key = (session.user.as_str(), room_id, TAGS);
-    let old = server.store.account_data(key.0, key.1, key.2).await?;
-    if read(old.as_deref()).object_at("tags").contains_key(name) {
-        let change = |old: Option<&str>| {
-            let mut content = read(old);
-            content.object_at("tags").remove(name);
-            Ok(content.to_text())
-        };
-        account_data::change(server, key, change).await?;
-    }
+    let change = |old: Option<&str>| {
+        let mut content = read(old);
+        Ok(content.object_at("tags").remove(name).map(|_| content.to_text()))
+    };
+    account_data::change(server, (session.user.as_str(), room_id, TAGS), change).await?;
     ok(&json!({}))
 }
 
