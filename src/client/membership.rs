@@ -328,9 +328,8 @@ async fn is_invited_outside(server: &Server, user: &UserId, room_id: &RoomId) ->
     Ok(server.store.invitation(user, room_id).await?.is_some_and(|invitation| invitation.is_outside))
 }
 
-/// Ends the membership of `user`, with `content` beside it: also where this server is not in the room, or the room as it is
-/// here does not know of the membership.
-/// Has a user leave a room, or refuse an invite, or take back a knock.
+/// Ends the membership of `user`, be it a join, an invite or a knock, with `content` beside it: also where this server is not in
+/// the room, or the room as it is here does not know of the membership.
 pub(super) async fn leave_room(
     server: &Server,
     user: &UserId,

@@ -85,7 +85,6 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let wait = !is_first && !full_state && rest.is_none();
     let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
     let mut listener = server.platform.news.listen();
-    let mut has_waited = false;
     let mut fleeting_since = (!is_first).then_some(from.fleeting);
     let (mut found, fleeting) = loop {
         let now = server.platform.clock.now_ms();
@@ -107,7 +106,6 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         read.account_data_since = found.account_data.max(read.account_data_since);
         read.device_lists_since = Some(found.device_lists);
         read.key_counts = false;
-        has_waited = true;
         if fleeting.is_cut {
             continue;
         }
@@ -129,7 +127,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     };
     let to_device = found.inbox.told_upto.unwrap_or(found.to_device).max(from.to_device);
     let now = Token { events, account_data, device_lists: found.device_lists, to_device, fleeting: at };
-    if has_waited {
+    if !read.key_counts {
         // Others take keys meanwhile, and the device uploads new ones.
         found.key_counts = server.store.key_counts(session.user.as_str(), &session.device_id).await?;
     }
@@ -137,7 +135,6 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let known = if is_first { fleeting.at } else { from.fleeting };
     let answer = Answer {
         server,
-        user: &session.user,
         session: &session,
         filter: &filter,
         is_first,
@@ -154,7 +151,6 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
 /// What an answer is made for.
 struct Answer<'a> {
     server: &'a Server,
-    user: &'a UserId,
     session: &'a Session,
     filter: &'a Filter,
     is_first: bool,
@@ -251,7 +247,7 @@ impl Answer<'_> {
         for entry in &entries {
             match entry {
                 Entry::Room(plan) => plan.wants(&mut reads),
-                Entry::Invite(room) | Entry::Knock(room) => shown_outside_wants(room, self.user, &mut reads),
+                Entry::Invite(room) | Entry::Knock(room) => shown_outside_wants(room, &self.session.user, &mut reads),
                 Entry::Elsewhere(_) | Entry::None(_) => {}
             }
         }
@@ -269,14 +265,15 @@ impl Answer<'_> {
             Entry::Room(plan) if is_joined(plan) => Some(&plan.room.room_id),
             _ => None,
         });
-        let counted: BTreeSet<RoomId> = told.chain(self.fleeting.read_by(self.user.as_str())).cloned().collect();
+        let counted: BTreeSet<RoomId> =
+            told.chain(self.fleeting.read_by(self.session.user.as_str())).cloned().collect();
         let counted: Vec<RoomId> = counted.into_iter().filter(|room_id| self.filter.room(room_id.as_str())).collect();
-        let unread = Unread::count(self.server, self.user, &counted, self.now.events.max(found.events));
+        let unread = Unread::count(self.server, &self.session.user, &counted, self.now.events.max(found.events));
         let ((state, bundles), unread) = try_join(bundles, unread).await?;
         let (mut join, mut leave) = (Object::new(), Object::new());
         let (mut invite, mut knock) = (Object::new(), Object::new());
         let changed_keys = std::mem::take(&mut found.changed_keys);
-        let device_lists = DeviceLists::of(self.server, self.user, changed_keys, &members, &state).await?;
+        let device_lists = DeviceLists::of(self.server, &self.session.user, changed_keys, &members, &state).await?;
         let read = Read { found: &found, state: &state, bundles: &bundles, unread: &unread };
         for entry in entries {
             match entry {
@@ -292,14 +289,14 @@ impl Answer<'_> {
                     leave.insert(room.room_id.as_str(), self.left_elsewhere(&room));
                 }
                 Entry::Invite(room) => {
-                    if inviter(&room, self.user, &state).is_some_and(|inviter| found.ignored.has(&inviter)) {
+                    if inviter(&room, &self.session.user, &state).is_some_and(|inviter| found.ignored.has(&inviter)) {
                         continue;
                     }
-                    let events = shown_outside(&room, self.user, &state);
+                    let events = shown_outside(&room, &self.session.user, &state);
                     invite.insert(room.room_id.as_str(), Object::from_iter([("invite_state", events)]));
                 }
                 Entry::Knock(room) => {
-                    let events = shown_outside(&room, self.user, &state);
+                    let events = shown_outside(&room, &self.session.user, &state);
                     knock.insert(room.room_id.as_str(), Object::from_iter([("knock_state", events)]));
                 }
                 Entry::None(_) => {}
@@ -405,7 +402,7 @@ impl Answer<'_> {
         };
         let members_changed = timeline.iter().any(|event| event.seen.event.event_type() == "m.room.member");
         let summary = joined && (members_changed || !matches!(source, StateSource::Timeline));
-        let reader = Reader::known(self.user, &room.room_id, state, joined, room.joined_until);
+        let reader = Reader::known(&self.session.user, &room.room_id, state, joined, room.joined_until);
         let judged = newly || !joined;
         let lazy = matches!(source, StateSource::Whole) && self.filter.state.lazy_load_members;
         Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, lazy, judged, summary })
@@ -423,7 +420,7 @@ impl Answer<'_> {
         let room_id = plan.room.room_id.as_str();
         let mut answer = Object::new();
         if plan.summary {
-            answer.insert("summary", summary(state.members(plan.state), &plan, state, self.user));
+            answer.insert("summary", summary(state.members(plan.state), &plan, state, &self.session.user));
         }
         answer.insert("account_data", events_object(self.account_data(room_id, found)));
         answer.insert("ephemeral", events_object(self.fleeting.events(&plan.room.room_id)));
@@ -466,7 +463,7 @@ impl Answer<'_> {
         let room_id = plan.room.room_id.as_str();
         let now_ms = self.server.platform.clock.now_ms();
         let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
-        let mut senders = BTreeSet::from([self.user.as_str().to_owned()]);
+        let mut senders = BTreeSet::from([self.session.user.as_str().to_owned()]);
         let of_interest = plan.members_of_interest();
         let mut timeline = plan.timeline;
         timeline.retain(|event| if plan.judged { plan.reader.sees(event, found) } else { !event.seen.is_powerless });
@@ -562,7 +559,7 @@ impl Answer<'_> {
             .into_iter()
             .filter(|(event_type, _)| filter.event_type(event_type))
             .filter_map(|(event_type, content)| {
-                let user_id = self.user.as_str();
+                let user_id = self.session.user.as_str();
                 let content = account_data::told(user_id, (room_id, event_type), content.map(str::to_owned))?;
                 let content = json::parse(content.as_bytes()).ok()?;
                 let members = [("type", Value::from(event_type)), ("content", content)];
