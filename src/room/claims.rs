@@ -215,18 +215,11 @@ struct Claimed {
     commit: RoomCommit,
 }
 
-impl Examined {
-    /// The root of the claimed state, whose nodes `view` then has.
-    fn add_to(&self, view: &mut View<'_>) -> Result<NodeId, RoomError> {
-        view.add_snapshot(&self.snapshot)
-    }
-}
-
 /// What the claims come to together.
 async fn resolve(view: &mut View<'_>, room: &Room, claims: &[Examined]) -> Result<NodeId, RoomError> {
     let mut roots = Vec::with_capacity(claims.len());
     for claim in claims {
-        roots.push(claim.add_to(view)?);
+        roots.push(view.add_snapshot(&claim.snapshot)?);
         if claims.len() > 1 {
             let new = claim.outliers.new.iter().map(|new| &new.event).filter(|event| !view.knows(event.event_id()));
             for event in new.cloned().collect::<Vec<Event>>() {

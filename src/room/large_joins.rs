@@ -25,7 +25,7 @@ use crate::{
     },
     platform::Budget,
     store::{
-        commit::{Committed, Guard, MembershipChange, NewEvent, Place, RoomCommit},
+        commit::{Committed, Guard, MembershipChange, NewEvent, RoomCommit},
         large_joins::{ClaimVerdict, LargeJoin, Outline, kept_to},
         rejected::{NewRejected, RejectedEvent},
     },
@@ -169,15 +169,7 @@ impl Rooms {
                 match verdict {
                     ClaimVerdict::Allowed => {
                         commit.readmitted.push(event.event_id().clone());
-                        commit.events.push(NewEvent {
-                            event,
-                            place: Place::Outlier,
-                            soft_failed: false,
-                            claimed: false,
-                            state_before: None,
-                            state_after: None,
-                            outbox: None,
-                        });
+                        commit.events.push(NewEvent::outlier(event));
                     }
                     ClaimVerdict::Rejected(reason) => commit.rejected.push(NewRejected {
                         event,

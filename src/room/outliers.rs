@@ -15,7 +15,7 @@ use crate::{
         identifiers::{EventId, RoomId},
     },
     store::{
-        commit::{NewEvent, Place},
+        commit::NewEvent,
         rejected::{NewRejected, RejectedEvent},
     },
 };
@@ -153,15 +153,7 @@ impl Outliers {
                 Outlier::Rejected { provisional }
             }
             None => {
-                self.new.push(NewEvent {
-                    event: event.clone(),
-                    place: Place::Outlier,
-                    soft_failed: false,
-                    claimed: false,
-                    state_before: None,
-                    state_after: None,
-                    outbox: None,
-                });
+                self.new.push(NewEvent::outlier(event.clone()));
                 Outlier::Accepted(event)
             }
         };

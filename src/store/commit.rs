@@ -166,6 +166,21 @@ pub struct NewEvent {
     pub outbox: Option<Outgoing>,
 }
 
+impl NewEvent {
+    /// An event that is known only as an auth or state event.
+    pub fn outlier(event: Event) -> Self {
+        Self {
+            event,
+            place: Place::Outlier,
+            soft_failed: false,
+            claimed: false,
+            state_before: None,
+            state_after: None,
+            outbox: None,
+        }
+    }
+}
+
 /// Where an event stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {

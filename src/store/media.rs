@@ -49,6 +49,21 @@ pub struct NewUpload<'a> {
     pub until: i64,
 }
 
+impl NewUpload<'_> {
+    /// The parameters ?1 to ?7 of [`RESERVE`] and [`BEGIN`].
+    fn parameters(&self, bytes_allowed: i64) -> Vec<SqlValue> {
+        vec![
+            self.media_id.into(),
+            self.user_id.into(),
+            self.now.into(),
+            self.until.into(),
+            self.upload.into(),
+            self.length.into(),
+            bytes_allowed.into(),
+        ]
+    }
+}
+
 /// Why an upload cannot begin, or does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadRefusal {
@@ -118,24 +133,15 @@ impl Store {
         new: NewUpload<'_>,
         bounds: Bounds,
     ) -> Result<Result<(), UploadRefusal>, DatabaseError> {
-        let NewUpload { media_id, user_id, upload, length, now, until } = new;
-        let parameters: [SqlValue; 8] = [
-            media_id.into(),
-            user_id.into(),
-            now.into(),
-            until.into(),
-            upload.into(),
-            length.into(),
-            bounds.bytes.into(),
-            bounds.awaited.into(),
-        ];
-        let statements = vec![Statement::new(RESERVE, parameters), Statement::new(USAGE, [user_id.into()])];
+        let mut parameters = new.parameters(bounds.bytes);
+        parameters.push(bounds.awaited.into());
+        let statements = vec![Statement::new(RESERVE, parameters), Statement::new(USAGE, [new.user_id.into()])];
         let answers = self.batch(statements).await?;
         let [reserved, usage] = answers.as_slice() else { return Ok(Err(UploadRefusal::Quota)) };
         let used = usage.first().map_or(Ok(0), |row| row.integer(0))?;
         Ok(match reserved.is_empty() {
             false => Ok(()),
-            true if used.saturating_add(length) > bounds.bytes => Err(UploadRefusal::Quota),
+            true if used.saturating_add(new.length) > bounds.bytes => Err(UploadRefusal::Quota),
             true => Err(UploadRefusal::TooManyAwaited),
         })
     }
@@ -149,19 +155,9 @@ impl Store {
         new: NewUpload<'_>,
         bounds: Bounds,
     ) -> Result<Result<(), UploadRefusal>, DatabaseError> {
-        let NewUpload { media_id, user_id, upload, length, now, until } = new;
-        let parameters: [SqlValue; 7] = [
-            media_id.into(),
-            user_id.into(),
-            now.into(),
-            until.into(),
-            upload.into(),
-            length.into(),
-            bounds.bytes.into(),
-        ];
         // Why it cannot begin is read first, for the update changes it.
-        let statements =
-            vec![Statement::new(STANDING, [media_id.into(), now.into()]), Statement::new(BEGIN, parameters)];
+        let standing = Statement::new(STANDING, [new.media_id.into(), new.now.into()]);
+        let statements = vec![standing, Statement::new(BEGIN, new.parameters(bounds.bytes))];
         let answers = self.batch(statements).await?;
         let [standing, begun] = answers.as_slice() else { return Ok(Err(UploadRefusal::Unknown)) };
         if !begun.is_empty() {
@@ -170,7 +166,7 @@ impl Store {
         let Some(row) = standing.first() else { return Ok(Err(UploadRefusal::Unknown)) };
         let (is_here, is_reserved, is_under_way) =
             (row.optional_integer(1)?.is_some(), row.integer(2)? != 0, row.integer(3)? != 0);
-        Ok(Err(match (row.text(0)? == user_id, is_here || is_under_way, is_reserved) {
+        Ok(Err(match (row.text(0)? == new.user_id, is_here || is_under_way, is_reserved) {
             (false, _, _) => UploadRefusal::NotTheirs,
             (_, true, _) => UploadRefusal::Taken,
             (_, _, false) => UploadRefusal::Unknown,
