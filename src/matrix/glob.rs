@@ -98,13 +98,13 @@ impl Places {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::matrix) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
 
     /// What a pattern means, word for word.
-    fn means(pattern: &[u8], text: &[u8]) -> bool {
+    pub(in crate::matrix) fn means(pattern: &[u8], text: &[u8]) -> bool {
         match pattern.split_first() {
             None => text.is_empty(),
             Some((b'*', rest)) => (0..=text.len()).any(|skipped| means(rest, &text[skipped..])),
@@ -113,16 +113,18 @@ mod tests {
         }
     }
 
+    /// All texts of these characters that are no longer than `longest`.
+    pub(in crate::matrix) fn all(alphabet: &[u8], longest: u32) -> Vec<String> {
+        let base = alphabet.len();
+        let texts = (0..=longest).flat_map(|length| (0..base.pow(length)).map(move |number| (length, number)));
+        let text = |(length, number): (u32, usize)| {
+            (0..length).map(|digit| char::from(alphabet[number / base.pow(digit) % base])).collect::<String>()
+        };
+        texts.map(text).collect()
+    }
+
     #[test]
     fn all_short_patterns_match_what_they_mean() {
-        let all = |alphabet: &[u8], length: u32| {
-            let base = alphabet.len();
-            let texts = (0..=length).flat_map(|length| (0..base.pow(length)).map(move |number| (length, number)));
-            let text = |(length, number): (u32, usize)| {
-                (0..length).map(|digit| char::from(alphabet[number / base.pow(digit) % base])).collect::<String>()
-            };
-            texts.map(text).collect::<Vec<_>>()
-        };
         let patterns = all(b"ab*?", 5);
         for text in all(b"ab", 5) {
             let prepared = Text::new(&text).unwrap();

@@ -161,16 +161,7 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What a pattern means, word for word.
-    fn means(pattern: &[u8], text: &[u8]) -> bool {
-        match pattern.split_first() {
-            None => text.is_empty(),
-            Some((b'*', rest)) => (0..=text.len()).any(|skipped| means(rest, &text[skipped..])),
-            Some((b'?', rest)) => !text.is_empty() && means(rest, &text[1..]),
-            Some((literal, rest)) => text.first() == Some(literal) && means(rest, &text[1..]),
-        }
-    }
+    use crate::matrix::glob::tests::{all, means};
 
     /// What it means among words, word for word.
     fn means_words(pattern: &[u8], text: &[u8]) -> bool {
@@ -179,15 +170,6 @@ mod tests {
         let places: Vec<usize> = (0..=text.len()).filter(|at| is_boundary(*at)).collect();
         let parts = places.iter().flat_map(|from| places.iter().map(move |to| (*from, *to)));
         !pattern.is_empty() && parts.filter(|(from, to)| from <= to).any(|(from, to)| means(pattern, &text[from..to]))
-    }
-
-    fn all(alphabet: &[u8], longest: u32) -> Vec<String> {
-        let base = alphabet.len();
-        let texts = (0..=longest).flat_map(|length| (0..base.pow(length)).map(move |number| (length, number)));
-        let text = |(length, number): (u32, usize)| {
-            (0..length).map(|digit| char::from(alphabet[number / base.pow(digit) % base])).collect::<String>()
-        };
-        texts.map(text).collect()
     }
 
     #[test]
