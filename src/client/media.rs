@@ -7,8 +7,9 @@ use super::{auth, throttle};
 use crate::{
     admission::Kind,
     error::MatrixError,
+    federation::outbound::media::{self as remote, Found},
     matrix::{
-        identifiers::ServerName,
+        identifiers::{ServerName, UserId},
         media::{MAX_FILENAME, content_type, is_media_id},
     },
     media::{
@@ -17,6 +18,7 @@ use crate::{
     },
     router::{Call, Handled, Streamed, ok},
     server::Server,
+    store::remote_media::RemoteName,
 };
 
 /// `POST /_matrix/media/v3/upload`
@@ -57,31 +59,72 @@ pub(super) async fn frozen(_: &Server, _: &Call) -> Handled {
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`
 pub(super) async fn download(server: &Server, call: &Call) -> Streamed {
-    let held = find(server, call).await?;
-    serving::answer(server, &held, None, call.request.headers()).await
+    give(server, call, None).await
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
 pub(super) async fn download_as(server: &Server, call: &Call) -> Streamed {
-    let held = find(server, call).await?;
-    let filename = Some(call.parameter(2)).filter(|name| name.len() <= MAX_FILENAME);
-    serving::answer(server, &held, filename, call.request.headers()).await
+    give(server, call, Some(call.parameter(2)).filter(|name| name.len() <= MAX_FILENAME)).await
 }
 
-/// The media that the path names, for whoever is logged in.
-async fn find(server: &Server, call: &Call) -> Result<Held, MatrixError> {
-    auth::session(server, call).await?;
-    let origin = ServerName::parse(call.parameter(0));
-    let origin = origin.map_err(|_| MatrixError::invalid_param("This is no server name."))?;
-    let media_id = call.parameter(1);
-    if !is_media_id(media_id) {
-        return Err(MatrixError::invalid_param("This is no media ID."));
+async fn give(server: &Server, call: &Call, filename: Option<&str>) -> Streamed {
+    let asked = Asked::of(server, call).await?;
+    let held = asked.find(server).await?;
+    let headers = call.request.headers();
+    match serving::answer(server, &held, filename, headers).await {
+        Err(error) if error.errcode == "M_NOT_FOUND" => {
+            // The bytes have gone from the store, which may lose what can be had again.
+            let held = asked.find_anew(server, &held).await?;
+            serving::answer(server, &held, filename, headers).await
+        }
+        answer => answer,
     }
-    let patience = media::patience(call.query("timeout_ms").as_deref())?;
-    if origin != server.config.server_name {
-        return Err(media::unknown());
+}
+
+/// Media that somebody asks for who is logged in.
+struct Asked {
+    user: UserId,
+    name: RemoteName,
+    patience: u32,
+}
+
+impl Asked {
+    /// What the path names.
+    async fn of(server: &Server, call: &Call) -> Result<Self, MatrixError> {
+        let user = auth::session(server, call).await?.user;
+        let origin = ServerName::parse(call.parameter(0));
+        let origin = origin.map_err(|_| MatrixError::invalid_param("This is no server name."))?;
+        let media_id = call.parameter(1).to_owned();
+        if !is_media_id(&media_id) {
+            return Err(MatrixError::invalid_param("This is no media ID."));
+        }
+        let patience = media::patience(call.query("timeout_ms").as_deref())?;
+        Ok(Self { user, name: RemoteName { origin, media_id }, patience })
     }
-    media::local(server, media_id, patience).await
+
+    /// The media, fetched where they are another server's.
+    async fn find(&self, server: &Server) -> Result<Held, MatrixError> {
+        if self.name.origin == server.config.server_name {
+            return media::local(server, &self.name.media_id, self.patience).await;
+        }
+        match remote::find(server, &self.name).await? {
+            Found::Here(held) => Ok(held),
+            Found::Missing => self.fetch(server, None).await,
+        }
+    }
+
+    /// The same, where the bytes have gone that were held.
+    async fn find_anew(&self, server: &Server, held: &Held) -> Result<Held, MatrixError> {
+        match held.fetched_ts {
+            Some(lost) => self.fetch(server, Some(lost)).await,
+            None => Err(media::unknown()),
+        }
+    }
+
+    async fn fetch(&self, server: &Server, lost: Option<i64>) -> Result<Held, MatrixError> {
+        throttle::by_user(server, Kind::RemoteMedia, server.config.rates.remote_media, &self.user)?;
+        remote::fetch(server, &self.name, lost).await
+    }
 }
 
 async fn take(server: &Server, call: &Call, target: Target<'_>) -> Result<String, MatrixError> {

@@ -27,6 +27,8 @@ pub struct Held {
     pub key: String,
     /// Tells these bytes from all that were ever kept under the same key.
     pub version: String,
+    /// When they were fetched from another server; `None` for this one's own.
+    pub fetched_ts: Option<i64>,
     /// What is known of them.
     pub row: MediaRow,
 }
@@ -77,7 +79,7 @@ pub async fn local(server: &Server, media_id: &str, patience_ms: u32) -> Result<
         match server.store.local_media(media_id, now).await? {
             None => return Err(unknown()),
             Some(LocalMedia::Here(row)) => {
-                return Ok(Held { key: local_key(media_id), version: media_id.to_owned(), row });
+                return Ok(Held { key: local_key(media_id), version: media_id.to_owned(), fetched_ts: None, row });
             }
             Some(LocalMedia::Awaited) if now >= until => return Err(MatrixError::not_yet_uploaded()),
             Some(LocalMedia::Awaited) => {

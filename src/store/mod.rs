@@ -44,6 +44,7 @@ mod races;
 pub mod receipts;
 pub mod rejected;
 pub mod relations;
+pub mod remote_media;
 pub mod remote_reads;
 pub mod remote_updates;
 pub mod reports;

@@ -33,6 +33,7 @@ mod push_rules;
 mod receipts;
 mod refreshing;
 mod relating;
+mod remote_media;
 mod reporting;
 mod rooms;
 mod searching;

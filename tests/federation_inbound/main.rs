@@ -24,6 +24,7 @@ mod large_forks;
 mod large_joins;
 mod leaving;
 mod logging;
+mod media;
 mod missing;
 mod notary;
 mod pending_joins;

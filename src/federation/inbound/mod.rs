@@ -20,6 +20,7 @@
 //! | OpenID | [`openid`] |
 //! | Querying for information | [`queries`] |
 //! | Device Management; End-to-End Encryption | [`user_keys`] |
+//! | Content Repository | [`media`] |
 //! | Policy Servers: as one | [`policy`] |
 //!
 //! What an accepted event does to its room is decided in [`crate::room`].
@@ -36,6 +37,7 @@ mod joining;
 mod knocking;
 mod leaving;
 mod malformed;
+mod media;
 mod membership;
 mod notary;
 mod openid;
@@ -55,9 +57,10 @@ use http::{Method, StatusCode};
 pub use self::authentication::Origin;
 use self::{authentication::Signed, malformed::malformed};
 use crate::{
+    error::MatrixError,
     log::LogRecord,
     platform::LocalBoxFuture,
-    router::{self, Answer, Handled, Incoming, Route, Streamed},
+    router::{self, Answer, Found, Handled, Incoming, Route, Streamed},
     server::Server,
 };
 
@@ -66,6 +69,9 @@ type PublicHandler = router::Handler<Server>;
 
 /// A handler of an endpoint that only authenticated servers reach.
 type SignedHandler = for<'a> fn(&'a Server, Signed) -> LocalBoxFuture<'a, Handled>;
+
+/// As [`SignedHandler`], where the answer is streamed.
+type StreamedHandler = for<'a> fn(&'a Server, Signed) -> LocalBoxFuture<'a, Streamed>;
 
 /// The endpoints that anybody may ask.
 const PUBLIC: &[Route<PublicHandler>] = &[
@@ -171,6 +177,13 @@ const SIGNED: &[Route<SignedHandler>] = &[
     }),
 ];
 
+/// The same, of which the answers are streamed. With the engine in an object they are answered in front of it, so none of them
+/// sends anybody what waits.
+const STREAMED: &[Route<StreamedHandler>] =
+    &[streamed("/_matrix/federation/v1/media/download/{mediaId}", |server, request| {
+        Box::pin(media::download(server, request))
+    })];
+
 /// Answers one request whose path begins with `/_matrix/federation` or `/_matrix/key`, or is `/.well-known/matrix/server`,
 /// and describes it for the log.
 pub async fn handle(server: &Server, request: Incoming, mut record: LogRecord) -> (Answer, LogRecord) {
@@ -187,11 +200,13 @@ async fn route(server: &Server, request: Incoming, record: &mut LogRecord) -> St
         }
         // Unsupported endpoints are told apart before anything is checked (Server-Server API, "Unsupported endpoints").
         Err(error) if error.status == StatusCode::NOT_FOUND => {
+            if let Ok(found) = router::find(STREAMED, &method, &path) {
+                let signed = authenticated(server, request, &found, record).await?;
+                return (found.route.handler)(server, signed).await;
+            }
             let found = router::find(SIGNED, &method, &path)?;
-            *record = found.describe(record.clone());
-            let signed = authentication::authenticate(server, router::call(request, found.parameters)).await?;
+            let signed = authenticated(server, request, &found, record).await?;
             let origin = signed.origin.name().clone();
-            *record = record.clone().origin(&origin);
             let handled = (found.route.handler)(server, signed).await;
             server.heard_from(&origin);
             router::whole(handled)
@@ -200,8 +215,26 @@ async fn route(server: &Server, request: Incoming, record: &mut LogRecord) -> St
     }
 }
 
+/// The request, whose path was found, once it is known who signed it.
+async fn authenticated<H>(
+    server: &Server,
+    request: Incoming,
+    found: &Found<'_, H>,
+    record: &mut LogRecord,
+) -> Result<Signed, MatrixError> {
+    *record = found.describe(record.clone());
+    let call = router::call(request, found.parameters.clone());
+    let signed = authentication::authenticate(server, call).await?;
+    *record = record.clone().origin(signed.origin.name());
+    Ok(signed)
+}
+
 const fn public(method: Method, template: &'static str, handler: PublicHandler) -> Route<PublicHandler> {
     Route { method, template, handler }
+}
+
+const fn streamed(template: &'static str, handler: StreamedHandler) -> Route<StreamedHandler> {
+    Route { method: Method::GET, template, handler }
 }
 
 const fn signed(method: Method, template: &'static str, handler: SignedHandler) -> Route<SignedHandler> {

@@ -10,6 +10,7 @@ mod fleeting;
 mod join_answers;
 pub mod knocking;
 mod large_joins;
+pub mod media;
 pub mod membership;
 mod missing;
 pub mod queue;

@@ -74,6 +74,16 @@ impl Discovery {
         }
     }
 
+    /// The way to a host of the web, with or without a port, that another server names.
+    ///
+    /// # Errors
+    /// Where it is none, or may not be connected to.
+    pub(super) fn web(&self, authority: &str) -> Result<Destination, DiscoveryError> {
+        let name = Name::parse(authority)?;
+        self.scope.check(&name)?;
+        Ok(Destination::of_web(&name))
+    }
+
     /// Steps 3.3 to 3.5, or 4 to 6: SRV records, then port 8448.
     async fn by_srv(&self, host: &str) -> Result<Vec<Destination>, DiscoveryError> {
         let at = |connect_host: String, connect_port| Destination {

@@ -10,6 +10,7 @@ pub mod heard;
 pub mod identity;
 pub mod key_fetcher;
 pub mod looks;
+pub mod media;
 pub mod policy;
 pub mod requests;
 pub mod spaces;

@@ -24,10 +24,12 @@ use crate::{
         x_matrix::SignedRequest,
     },
     platform::{
-        Clock, Platform, TransportError,
-        media::{ByteStream, Whole},
+        Clock, Platform, StreamedResponse, TransportError,
+        media::{self, ByteStream, Whole},
     },
 };
+
+const USER_AGENT: &str = concat!("Verge/", env!("CARGO_PKG_VERSION"));
 
 /// Sends signed requests as one homeserver.
 pub struct FederationClient {
@@ -156,17 +158,19 @@ impl FederationClient {
     /// federation may be asked twice.
     pub(super) async fn send(&self, destination: &ServerName, call: &Call) -> Result<Bytes, RequestError> {
         let (transport, limit) = (&self.platform.transport, call.limits.max_response_bytes);
+        let request = self.sign(destination, call)?;
         let exchange = async |route: &Destination, request: &http::Request<Bytes>, timeout_ms| {
             let answer = transport.send(route.request(request.clone(), timeout_ms, limit)).await;
             read(answered(answer)?, self.platform.clock.now_ms()).map_err(Attempt::Done)
         };
-        self.along_routes(destination, call, exchange).await
+        self.along_routes(destination, &request, call.limits.timeout_ms, exchange).await
     }
 
     /// Sends `call` to `destination`, and gives the body of its 200 as it comes. All of it together may be as long as the call's
     /// limits say, and each piece may take their time.
     pub(super) async fn open(&self, destination: &ServerName, call: &Call) -> Result<OpenBody, RequestError> {
         let (transport, clock, limits) = (&self.platform.transport, &self.platform.clock, call.limits);
+        let request = self.sign(destination, call)?;
         let exchange = async |route: &Destination, request: &http::Request<Bytes>, timeout_ms| {
             let request = route.request(request.clone(), timeout_ms, limits.max_response_bytes);
             let (head, stream) = answered(transport.open(request).await)?.into_parts();
@@ -183,7 +187,59 @@ impl FederationClient {
             let failed = read(Response::from_parts(head, Bytes::from(text)), clock.now_ms());
             Err(Attempt::Done(failed.err().unwrap_or_else(|| RequestError::BadResponse("no body".to_owned()))))
         };
-        self.along_routes(destination, call, exchange).await
+        self.along_routes(destination, &request, call.limits.timeout_ms, exchange).await
+    }
+
+    /// Sends `call` to `destination`, signed or as anybody might, and answers as soon as the head of a 200 or of a redirect is
+    /// there. Several ways to the server are tried as by [`FederationClient::send`].
+    pub(super) async fn open_file(
+        &self,
+        destination: &ServerName,
+        call: &Call,
+        is_signed: bool,
+    ) -> Result<StreamedResponse, RequestError> {
+        let mut request = self.sign(destination, call)?;
+        if !is_signed {
+            request.headers_mut().remove(header::AUTHORIZATION);
+        }
+        let exchange = async |route: &Destination, request: &http::Request<Bytes>, timeout_ms| {
+            self.open_along(route, request, Limits { timeout_ms, ..call.limits }).await
+        };
+        self.along_routes(destination, &request, call.limits.timeout_ms, exchange).await
+    }
+
+    /// Opens an `https` URL that another server names, as anybody might. It leads into a private network only where this server may
+    /// connect to one.
+    pub(super) async fn open_url(&self, url: &str, limits: Limits) -> Result<StreamedResponse, RequestError> {
+        let invalid = || RequestError::BadResponse("an address that is no https URL".to_owned());
+        let uri: http::Uri = url.parse().map_err(|_| invalid())?;
+        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(invalid)?;
+        let route = self.discovery.web(authority.as_str()).map_err(RequestError::Discovery)?;
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let agent = HeaderValue::from_static(USER_AGENT);
+        let request = http::Request::get(target).header(header::USER_AGENT, agent).body(Bytes::new());
+        let opened = self.open_along(&route, &request.map_err(|_| invalid())?, limits).await;
+        opened.map_err(|attempt| match attempt {
+            Attempt::Next(error) | Attempt::Done(error) => error,
+        })
+    }
+
+    /// The head of a 200 or of a redirect.
+    async fn open_along(
+        &self,
+        route: &Destination,
+        request: &http::Request<Bytes>,
+        limits: Limits,
+    ) -> Result<StreamedResponse, Attempt> {
+        let request = route.request(request.clone(), limits.timeout_ms, limits.max_response_bytes);
+        let response = answered(self.platform.transport.open(request).await)?;
+        if matches!(response.status().as_u16(), 200 | 301 | 302 | 303 | 307 | 308) {
+            return Ok(response);
+        }
+        let (head, mut stream) = response.into_parts();
+        let said = media::read_all(&mut *stream, MAX_ERROR_BYTES).await.unwrap_or_default();
+        let failed = read(Response::from_parts(head, said.into()), self.platform.clock.now_ms());
+        Err(Attempt::Done(failed.err().unwrap_or_else(|| RequestError::BadResponse("no body".to_owned()))))
     }
 
     /// A body that is in memory already.
@@ -195,22 +251,22 @@ impl FederationClient {
     async fn along_routes<T>(
         &self,
         destination: &ServerName,
-        call: &Call,
+        request: &http::Request<Bytes>,
+        timeout_ms: u32,
         exchange: impl AsyncFn(&Destination, &http::Request<Bytes>, u32) -> Result<T, Attempt>,
     ) -> Result<T, RequestError> {
         let routes = self.discovery.resolve(destination.as_str()).await.map_err(RequestError::Discovery)?;
-        let request = self.sign(destination, call)?;
-        let deadline = self.platform.clock.now_ms() + i64::from(call.limits.timeout_ms);
+        let deadline = self.platform.clock.now_ms() + i64::from(timeout_ms);
         let mut failure = None;
         for (index, route) in routes.iter().enumerate() {
             let left = deadline - self.platform.clock.now_ms();
             let share = left / i64::try_from(routes.len() - index).unwrap_or(1);
             let timeout_ms = u32::try_from(share).ok().filter(|ms| *ms > 0).unwrap_or(1);
-            let mut outcome = exchange(route, &request, timeout_ms).await;
+            let mut outcome = exchange(route, request, timeout_ms).await;
             if let (Err(Attempt::Next(RequestError::Unsupported(_))), Some(route)) =
                 (&outcome, route.under_its_own_name())
             {
-                outcome = exchange(&route, &request, timeout_ms).await;
+                outcome = exchange(&route, request, timeout_ms).await;
             }
             match outcome {
                 Ok(answer) => return Ok(answer),
@@ -237,7 +293,7 @@ impl FederationClient {
         let mut request = http::Request::builder()
             .method(call.method.clone())
             .uri(&call.target)
-            .header(header::USER_AGENT, HeaderValue::from_static(concat!("Verge/", env!("CARGO_PKG_VERSION"))))
+            .header(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))
             .header(header::AUTHORIZATION, authorization);
         if call.body.is_some() {
             request = request.header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

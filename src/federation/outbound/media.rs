@@ -1,0 +1,172 @@
+//! Other servers' media: fetched when somebody here asks for them, by one at a time, and kept.
+
+use futures_util::future::{Either, select};
+use http::StatusCode;
+
+use crate::{
+    error::MatrixError,
+    federation::peers::{media::RemoteFile, requests::RequestError},
+    log::LogRecord,
+    media::{Held, store, unknown},
+    platform::media::{MediaError, NewObject},
+    server::Server,
+    store::{
+        media::MediaRow,
+        remote_media::{Failure, RemoteMedia, RemoteName},
+    },
+};
+
+/// How long a fetch may take, and for how long nobody else begins one: longer, so that two never write at once.
+const LONGEST_MS: u32 = 170_000;
+const LEASE_MS: i64 = 180_000;
+/// For so long nobody asks again for what could not be had, and for what is still being uploaded.
+const PAUSE_MS: i64 = 30_000;
+const SHORT_PAUSE_MS: i64 = 2_000;
+/// For so long somebody waits who wants what another one fetches, in milliseconds.
+const WAIT_MS: i64 = 90_000;
+/// The first pause between two looks, and the longest, in milliseconds.
+const LOOK_MS: (u32, u32) = (250, 2_000);
+/// How often it is noted that somebody asks for something.
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// Whether media have to be fetched before they can be shown.
+pub enum Found {
+    /// They are here.
+    Here(Held),
+    /// They are not; who wants them must fetch them, or wait for who does.
+    Missing,
+}
+
+/// Media of another server that are here, or could not be had a moment ago.
+///
+/// # Errors
+/// The reason why they could not be had.
+pub async fn find(server: &Server, name: &RemoteName) -> Result<Found, MatrixError> {
+    store(server)?;
+    let now = server.platform.clock.now_ms();
+    match server.store.remote_media(name, now).await? {
+        RemoteMedia::Here { row, fetched_ts, last_access_ts } => {
+            if now - last_access_ts >= DAY_MS {
+                server.store.touch_remote_media(name, now).await?;
+            }
+            Ok(Found::Here(held(name, row, fetched_ts)))
+        }
+        RemoteMedia::Failed(failure) => Err(refusal(failure)),
+        RemoteMedia::OnTheWay | RemoteMedia::Lacking => Ok(Found::Missing),
+    }
+}
+
+/// Fetches media of another server, or waits until who does has done so. `lost` says when the bytes were fetched that are not in
+/// the store any more.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND`, 504 `M_NOT_YET_UPLOADED` as their server says, 502 `M_TOO_LARGE` for what is larger than what is kept,
+/// 502 where the server gives them not.
+pub async fn fetch(server: &Server, name: &RemoteName, lost: Option<i64>) -> Result<Held, MatrixError> {
+    let now = server.platform.clock.now_ms();
+    let until = now + LEASE_MS;
+    if server.store.claim_remote_media(name, now, until, lost).await? {
+        let (at, named) = (server.clone(), name.clone());
+        // Who asked may go away; others may wait for it by then.
+        return server.platform.to_the_end(async move { fetch_claimed(&at, &named, until).await }).await;
+    }
+    let mut pause = LOOK_MS.0;
+    loop {
+        let later = server.platform.clock.now_ms();
+        match server.store.remote_media(name, later).await? {
+            RemoteMedia::Here { row, fetched_ts, .. } => return Ok(held(name, row, fetched_ts)),
+            RemoteMedia::Failed(failure) => return Err(refusal(failure)),
+            RemoteMedia::OnTheWay if later - now < WAIT_MS => {
+                server.platform.clock.sleep(pause).await;
+                pause = (pause * 2).min(LOOK_MS.1);
+            }
+            RemoteMedia::OnTheWay | RemoteMedia::Lacking => return Err(refusal(Failure::Unreachable)),
+        }
+    }
+}
+
+async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result<Held, MatrixError> {
+    let fetching = Box::pin(into_the_store(server, name));
+    let fetched = match select(fetching, server.platform.clock.sleep(LONGEST_MS)).await {
+        Either::Left((fetched, _)) => fetched,
+        Either::Right(_) => Err(Trouble::Of(RequestError::Unreachable("it took too long".to_owned()))),
+    };
+    let now = server.platform.clock.now_ms();
+    match fetched {
+        Ok(row) => {
+            server.store.keep_remote_media(name, until, &row, now).await?;
+            Ok(held(name, row, now))
+        }
+        Err(trouble) => {
+            let failure = trouble.failure();
+            let pause = if failure == Failure::NotYetUploaded { SHORT_PAUSE_MS } else { PAUSE_MS };
+            server.store.fail_remote_media(name, until, now + pause, failure).await?;
+            if let Trouble::Store(error @ MediaError::Unavailable(_)) = trouble {
+                return Err(error.into());
+            }
+            if let (Failure::Unreachable, Trouble::Of(error)) = (failure, &trouble) {
+                let record = LogRecord::warning("media cannot be fetched").destination(&name.origin);
+                server.platform.log.write(record.because(error));
+            }
+            Err(refusal(failure))
+        }
+    }
+}
+
+/// Why media did not get into the store.
+enum Trouble {
+    /// Their server did not give them.
+    Of(RequestError),
+    /// The store did not take them.
+    Store(MediaError),
+}
+
+impl Trouble {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Store(MediaError::TooLong) => Failure::TooLarge,
+            Self::Of(RequestError::Status { errcode, .. }) if errcode == "M_NOT_YET_UPLOADED" => {
+                Failure::NotYetUploaded
+            }
+            Self::Of(RequestError::Status { errcode, .. }) if errcode == "M_TOO_LARGE" => Failure::TooLarge,
+            Self::Of(RequestError::Status { status, .. }) if *status == StatusCode::NOT_FOUND => Failure::NotFound,
+            Self::Of(_) | Self::Store(_) => Failure::Unreachable,
+        }
+    }
+}
+
+async fn into_the_store(server: &Server, name: &RemoteName) -> Result<MediaRow, Trouble> {
+    let bucket = server.platform.media.clone();
+    let bucket = bucket.ok_or_else(|| Trouble::Store(MediaError::Unavailable("there is none".to_owned())))?;
+    let file = server.federation.download_media(&name.origin, &name.media_id).await.map_err(Trouble::Of)?;
+    let RemoteFile { content_type, filename, stream, length } = file;
+    let limit = server.config.media.max_size;
+    let object = NewObject { stream, length, limit, content_type: content_type.clone() };
+    let size = bucket.put(remote_key(name), object).await.map_err(Trouble::Store)?;
+    Ok(MediaRow { size: i64::try_from(size).unwrap_or(i64::MAX), content_type, filename })
+}
+
+fn held(name: &RemoteName, row: MediaRow, fetched_ts: i64) -> Held {
+    // Fetched anew they may be others.
+    Held {
+        key: remote_key(name),
+        version: format!("{}-{fetched_ts}", name.media_id),
+        fetched_ts: Some(fetched_ts),
+        row,
+    }
+}
+
+/// The key of another server's media.
+pub fn remote_key(name: &RemoteName) -> String {
+    format!("remote/{}/{}", name.origin, name.media_id)
+}
+
+fn refusal(failure: Failure) -> MatrixError {
+    let gateway = |errcode, message: &str| MatrixError::new(StatusCode::BAD_GATEWAY, errcode, message);
+    match failure {
+        Failure::NotFound => unknown(),
+        Failure::NotYetUploaded => MatrixError::not_yet_uploaded(),
+        Failure::TooLarge => gateway("M_TOO_LARGE", "This is larger than what this server keeps."),
+        Failure::Unreachable => gateway("M_UNKNOWN", "The media's own server does not give them."),
+    }
+}
