@@ -224,7 +224,10 @@ def run_client(script, told, authority):
     """Runs a script of the folder of clients, to which `told` is given as JSON. What it has printed says how far it came."""
     command = [_BINARIES / "node", "--no-warnings", CLIENTS / script, json.dumps(told)]
     environment = {**os.environ, "NODE_EXTRA_CA_CERTS": str(authority.certificate)}
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    try:
+        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    except subprocess.TimeoutExpired as stuck:
+        pytest.fail(f"stuck after: {stuck.stdout}")
     assert ran.returncode == 0 and ran.stdout.endswith("done\n"), ran.stdout[-3000:] + ran.stderr[-3000:]
     return ran.stdout
 

@@ -11,17 +11,26 @@ console.debug = console.info = console.warn = () => {};
 /** The first true value of `condition()`; throws with `what` where there is none in time. */
 export async function until(condition, what, seconds = 60) {
   for (const deadline = Date.now() + seconds * 1000; ; ) {
-    const value = await condition();
+    const value = await within(seconds, what, condition());
     if (value) return value;
     if (Date.now() > deadline) throw new Error(`not within ${seconds} s: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
 
-/** Does something, and prints what it was and how long it took. */
-export async function step(what, does) {
+/** The value of what is under way; throws with `what` where it does not end in time. */
+export async function within(seconds, what, underWay) {
+  let timer;
+  const limit = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`not within ${seconds} s: ${what}`)), seconds * 1000);
+  });
+  return Promise.race([underWay, limit]).finally(() => clearTimeout(timer));
+}
+
+/** Does something, and prints what it was and how long it took. What never ends is named. */
+export async function step(what, does, seconds = 150) {
   const start = performance.now();
-  await does();
+  await within(seconds, what, does());
   console.log(`${what}: ${Math.round(performance.now() - start)} ms`);
 }
 
@@ -182,8 +191,9 @@ export async function verifyBySas(asking, mine, asked) {
   const other = await until(() => theirs.verifier, `the verification has begun at ${asked.userId}`);
   const shown = [verifier, other].map((of) => new Promise((resolve) => of.on(VerifierEvent.ShowSas, resolve)));
   const verified = [verifier, other].map((of) => of.verify());
-  const [one, two] = await Promise.race([Promise.all(shown), Promise.all(verified).then(() => assert.fail("no strings"))]);
+  const strings = Promise.race([Promise.all(shown), Promise.all(verified).then(() => assert.fail("no strings"))]);
+  const [one, two] = await within(60, `both ${asking.userId} and ${asked.userId} see the strings`, strings);
   assert.deepEqual(one.sas, two.sas);
   await Promise.all([one.confirm(), two.confirm()]);
-  await Promise.all(verified);
+  await within(60, `${asking.userId} and ${asked.userId} have verified each other`, Promise.all(verified));
 }
