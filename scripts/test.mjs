@@ -1,11 +1,10 @@
 // npm test: everything that must hold, on a fresh clone too. Ends at the first step that fails.
 //
 //   npm test                    all steps
-//   npm test -- e2e             only the end-to-end tests; likewise any other step by its name
+//   npm test -- e2e             only the end-to-end tests, of a Worker that is built if need be; likewise any other step by its name
 //   npm test -- e2e -- -k fork  with arguments for the step's program
 
 import { environment, main, start } from "./common.mjs";
-import { build } from "./build.mjs";
 import { python, setUp } from "./setup.mjs";
 
 const WASM = ["--target", "wasm32-unknown-unknown"];
@@ -18,6 +17,8 @@ const FUZZ = ["--manifest-path", "fuzz/Cargo.toml"];
 const UNLINKED = ["--no-default-features", "--target-dir", "target"];
 
 const PYTEST = ["-m", "pytest", "-c", "tests/e2e/pytest.ini"];
+// In two processes, each of which runs whole files: the tests wait for servers more than they compute.
+const IN_TWO = ["-n", "2", "--dist", "loadfile"];
 
 // What the second engine must do too; all else is above the narrow waist, and alike on both.
 const ON_BOTH = ["smoke", "1_rooms", "2_join_history", "4_crash", "11_keys", "engines"].map((name) => `tests/e2e/test_${name}.py`);
@@ -32,14 +33,21 @@ const STEPS = [
   ["clippy-fuzz", program("cargo", ["clippy", "--locked", ...FUZZ, ...UNLINKED, "--", "-D", "warnings"])],
   ["rustdoc", program("cargo", ["doc", "--locked", "--no-deps", "--document-private-items"], RUSTDOC)],
   ["native", program("cargo", ["test", "--locked"], { VERGE_SYNAPSE_PYTHON: python, VERGE_REQUIRE_ORACLES: "1" })],
-  ["build", () => build()],
+  ["build", program("node", ["scripts/build.mjs"])],
   ["build-waist", program("node", ["scripts/waist.mjs"])],
-  ["e2e", program(python, PYTEST.concat("tests/e2e"))],
+  ["e2e", program(python, PYTEST.concat(IN_TWO, "tests/e2e"))],
   ["e2e-object", program(python, PYTEST.concat("--engine", "object", ON_BOTH))],
 ];
 
-// Steps that run at the same time: they wait for servers more than they compute.
-const SIDE_BY_SIDE = ["e2e", "e2e-object"];
+// Steps that run at the same time: linking the Worker keeps one core busy, and the end-to-end tests wait for servers more than they
+// compute.
+const SIDE_BY_SIDE = [
+  ["native", "build", "build-waist"],
+  ["e2e", "e2e-object"],
+];
+
+// What the end-to-end tests run, which must be what the source says.
+const RUN_BY = { e2e: ["build", "build-waist"], "e2e-object": ["build", "build-waist"] };
 
 const tests = { passed: 0, failed: 0 };
 
@@ -52,10 +60,10 @@ await main(async () => {
     const running = group.map(([name, step]) => {
       const start = performance.now();
       const print = afterwards(before, `\n\x1b[1m[${name}]\x1b[0m\n`);
-      const ended = step(extra, print)
+      const ended = step(names.includes(name) ? extra : [], print)
         .catch((error) => (failure ??= `${name}: ${error.message}`))
         .then(() => times.push([name, (performance.now() - start) / 1000]));
-      before = ended;
+      before = Promise.all([before, ended]);
       return ended;
     });
     await Promise.all(running);
@@ -72,12 +80,17 @@ await main(async () => {
   console.log(`${tests.passed} passed, ${tests.failed} failed`);
 });
 
-/** The steps of these names, or all, in groups of those that run at the same time. */
+/** The steps of these names with those that they need, or all, in groups of those that run at the same time. */
 function groups(names) {
-  const steps = STEPS.filter(([name]) => names.length === 0 || names.includes(name));
-  const together = steps.filter(([name]) => SIDE_BY_SIDE.includes(name));
-  const alone = steps.filter((step) => !together.includes(step)).map((step) => [step]);
-  return together.length > 0 ? [...alone, together] : alone;
+  const wanted = names.flatMap((name) => [...(RUN_BY[name] ?? []), name]);
+  const groups = [];
+  for (const step of STEPS.filter(([name]) => names.length === 0 || wanted.includes(name))) {
+    const beside = SIDE_BY_SIDE.find((group) => group.includes(step[0])) ?? [];
+    const last = groups.at(-1);
+    if (last && beside.includes(last[0][0])) last.push(step);
+    else groups.push([step]);
+  }
+  return groups;
 }
 
 /** Prints `heading`, then what it is called with; all of it only after `before`, so that the output of two steps is not mixed. */

@@ -13,7 +13,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     Worker.engine = config.getoption("--engine")
-    take_ports_of(Worker.engine)
+    # Of pytest-xdist, which runs the files in several processes.
+    process = getattr(config, "workerinput", {"workerid": "gw0", "workercount": 1})
+    take_ports_of(Worker.engine, int(process["workerid"].removeprefix("gw")), process["workercount"])
 
 
 @pytest.fixture(scope="session")

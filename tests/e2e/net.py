@@ -17,10 +17,11 @@ _ports = PORTS["d1"]
 _next_port = itertools.count(os.getpid() * 7)
 
 
-def take_ports_of(engine):
-    """From now on ports are those of this engine's tests."""
+def take_ports_of(engine, part, parts):
+    """From now on ports are those of one of the processes that run this engine's tests, each of which has as many."""
     global _ports
-    _ports = PORTS[engine]
+    share = len(PORTS[engine]) // parts
+    _ports = PORTS[engine][part * share : (part + 1) * share]
 
 
 def free_port():
