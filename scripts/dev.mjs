@@ -1,6 +1,6 @@
 // npm run dev: one homeserver on this machine, on the real runtime. `npm run dev -- --help` lists the options.
 
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
 import { createServer, isIP } from "node:net";
 import { join, resolve } from "node:path";
@@ -220,9 +220,31 @@ async function migrate(config, folder) {
   const wanted = fingerprint(["migrations"]);
   if (existsSync(marker) && readFileSync(marker, "utf8") === wanted) return;
   say("Applying the migrations");
-  const args = ["d1", "migrations", "apply", "DB", "--local", "--persist-to", folder, "--config", config];
-  await run("wrangler", args, { cwd: folder, env: { ...environment, CI: "1", XDG_CONFIG_HOME: folder } });
+  const d1 = (args, stdout) => {
+    const options = { cwd: folder, env: { ...environment, CI: "1", XDG_CONFIG_HOME: folder }, stdio: ["ignore", stdout, "inherit"] };
+    return run("wrangler", ["d1", ...args, "--local", "--persist-to", folder, "--config", config], options);
+  };
+  if (existsSync(join(folder, ENGINES.d1.data))) {
+    await d1(["migrations", "apply", "DB"], "inherit");
+  } else {
+    // `apply` starts a runtime for each of them. A new database takes all in one transaction, a tenth of the time.
+    const file = join(folder, "migrations.sql");
+    writeFileSync(file, allMigrations());
+    await d1(["execute", "DB", "--file", file], "ignore");
+    rmSync(file);
+  }
   writeFileSync(marker, wanted);
+}
+
+/** All migrations, each noted down as `wrangler d1 migrations apply` does. */
+function allMigrations() {
+  const table =
+    "CREATE TABLE IF NOT EXISTS d1_migrations (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, " +
+    "applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL);";
+  const names = readdirSync(join(root, "migrations")).filter((name) => name.endsWith(".sql"));
+  const text = (name) => readFileSync(join(root, "migrations", name), "utf8");
+  const each = names.sort().map((name) => `${text(name)}\nINSERT INTO d1_migrations (name) VALUES ('${name}');`);
+  return [table, ...each].join("\n");
 }
 
 /** Runs the server until it is asked to stop. */
