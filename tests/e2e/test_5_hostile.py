@@ -75,8 +75,12 @@ class Scene:
 
 
 def changed(before, after):
-    """What differs between two states of affairs."""
-    return {what: (before[what], after[what]) for what in before if before[what] != after[what]}
+    """What differs between two states of affairs: what is there no more, and what is new."""
+    different = [what for what in before if before[what] != after[what]]
+    rows = lambda affairs, what: list(affairs[what].items() if isinstance(affairs[what], dict) else affairs[what])
+    less = lambda one, other: [row for row in one if row not in other]
+    pairs = {what: (rows(before, what), rows(after, what)) for what in different}
+    return {what: (less(was, now), less(now, was)) for what, (was, now) in pairs.items()}
 
 
 def new_events(before, after):
