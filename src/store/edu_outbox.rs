@@ -29,11 +29,16 @@ const SUPERSEDE: &str = "\
         CROSS JOIN edu_outbox AS o ON o.destination = new.value ->> 0 AND o.pos > COALESCE(d.txn_edus, 0) \
       WHERE o.about = new.value ->> 2 AND o.edu_type = new.value ->> 1)";
 
-/// ?1: a list of [destination, type, about, content].
+/// How many EDUs may wait for a destination; what takes the place of another one is not bounded by it.
+const MOST_WAITING: i64 = 20_000;
+
+/// ?1: a list of [destination, type, about, content], ?2: how many may wait for a destination. Reads a row for each that waits.
 const APPEND: &str = "\
     INSERT INTO edu_outbox (destination, pos, edu_type, about, content) \
     SELECT value ->> 0, (SELECT position FROM streams WHERE name = 'edu_outbox') + key + 1, value ->> 1, value ->> 2, \
-      value ->> 3 FROM json_each(?1)";
+      value ->> 3 FROM json_each(?1) \
+    WHERE value ->> 2 IS NOT NULL \
+      OR (SELECT count(*) FROM (SELECT 1 FROM edu_outbox AS o WHERE o.destination = value ->> 0 LIMIT ?2)) < ?2";
 
 /// After [`APPEND`], with the same list.
 const ADVANCE: &str = "UPDATE streams SET position = position + json_array_length(?1) WHERE name = 'edu_outbox'";
@@ -64,7 +69,7 @@ pub fn append(edus: &[DurableEdu]) -> Vec<Statement> {
         json!([edu.destination.as_str(), edu.edu_type.as_str(), edu.about, content]).to_string()
     });
     for list in json_lists(rows) {
-        statements.push(Statement::new(APPEND, [list.as_str().into()]));
+        statements.push(Statement::new(APPEND, [list.as_str().into(), MOST_WAITING.into()]));
         statements.push(Statement::new(ADVANCE, [list.into()]));
     }
     statements

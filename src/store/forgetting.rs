@@ -99,10 +99,21 @@ const ADVANCE_RECEIVED_TO_DEVICE: &str = advance!("received_to_device", "origin,
 const FORGET_RECEIVED_TO_DEVICE: &str =
     forget!("received_to_device", "origin, message_id", "?1 ->> 0, ?1 ->> 1", "received_ts < ?2");
 
+const ADVANCE_EDU_OUTBOX: &str = advance!("edu_outbox", "destination, pos", "?1 ->> 0, ?1 ->> 1");
+/// What waits for a server that has taken nothing since `?2`, as the age of the transaction in flight says, but for what is in
+/// flight: a transaction has one content. When the server comes back it asks for the device lists whose changes it has missed.
+const FORGET_EDU_OUTBOX: &str = forget!(
+    "edu_outbox",
+    "destination, pos",
+    "?1 ->> 0, ?1 ->> 1",
+    "EXISTS (SELECT 1 FROM destinations AS d WHERE d.destination = edu_outbox.destination AND d.txn_ts < ?2 \
+       AND edu_outbox.pos > COALESCE(d.txn_edus, 0))"
+);
+
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// The walks there are.
-pub const WALKS: [Walk; 7] = [
+pub const WALKS: [Walk; 8] = [
     // Far longer than a client repeats a request.
     Walk {
         table: "client_transactions",
@@ -123,6 +134,8 @@ pub const WALKS: [Walk; 7] = [
         advance: ADVANCE_RECEIVED_TO_DEVICE,
         forget: FORGET_RECEIVED_TO_DEVICE,
     },
+    // A server that has taken nothing for so long is taken for dead.
+    Walk { table: "edu_outbox", keep_ms: 30 * DAY_MS, advance: ADVANCE_EDU_OUTBOX, forget: FORGET_EDU_OUTBOX },
     Walk { table: "pending_joins", keep_ms: 0, advance: ADVANCE_PENDING_JOINS, forget: FORGET_PENDING_JOINS },
     Walk { table: "registrations", keep_ms: 0, advance: ADVANCE_REGISTRATIONS, forget: FORGET_REGISTRATIONS },
     // Longer than most clients stay away, which are told that somebody has ceased by the row.

@@ -235,3 +235,64 @@ fn one_message_costs_few_rows() {
     // The append; the claim; the outcome together with the next claim.
     assert_eq!(line.scene.a.database.calls.get() - before, 3);
 }
+
+/// A server that has taken nothing for a month is taken for dead, however often it was tried.
+#[test]
+fn what_waits_for_a_dead_server_is_forgotten_but_for_what_is_in_flight() {
+    const MONTH_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+    let line = Line::new();
+    line.status.set(503);
+    let begun = line.scene.world.now_ms();
+    (0..3).for_each(|n| line.message(n));
+    line.flush();
+    (3..8).for_each(|n| line.message(n));
+    line.minutes(90);
+    let forget = |now| line.scene.a.database.forget_old(now);
+    forget(begun + MONTH_MS);
+    assert_eq!(line.waiting(), "8");
+    forget(begun + MONTH_MS + 1);
+    assert_eq!(line.waiting(), "3");
+    line.status.set(200);
+    line.minutes(120);
+    assert_eq!((line.taken(), line.waiting()), (vec![0, 1, 2], "0".to_owned()));
+    line.message(8);
+    line.flush();
+    // Nothing is in flight to a server that has taken everything.
+    line.status.set(503);
+    line.message(9);
+    forget(begun + 2 * MONTH_MS);
+    assert_eq!((line.taken(), line.waiting()), (vec![0, 1, 2, 8], "1".to_owned()));
+    line.assert_one_content_for_each_id();
+}
+
+#[test]
+fn so_many_messages_wait_for_a_destination_and_no_more() {
+    let line = Line::new();
+    line.status.set(503);
+    line.scene.a.database.rows(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 19999) \
+         INSERT INTO edu_outbox SELECT 'peer.example', n - 20000, 'm.direct_to_device', NULL, '{}' FROM n",
+    );
+    line.message(0);
+    assert_eq!(line.waiting(), "20000");
+    line.message(1);
+    assert_eq!(line.waiting(), "20000");
+    // A device list gives way to a newer one, so that there is one for each user at most.
+    for n in 0..3 {
+        line.leave(&[(EduType::DeviceListUpdate, Some("@alice:a.example"), list_update("@alice:a.example", n))]);
+    }
+    assert_eq!(line.waiting(), "20001");
+    let other = DurableEdu {
+        destination: ServerName::parse("other.example").unwrap(),
+        edu_type: EduType::DirectToDevice,
+        about: None,
+        content: object(message(2)),
+    };
+    line.scene.world.run(line.scene.a.store.batch(edu_outbox::append(&[other]))).unwrap();
+    assert_eq!(line.waiting(), "20002");
+    line.scene.a.database.rows("DELETE FROM edu_outbox WHERE pos < -17000");
+    line.message(3);
+    let newest =
+        line.scene.a.database.rows("SELECT content ->> 'message_id' FROM edu_outbox ORDER BY pos DESC LIMIT 1");
+    assert_eq!(newest, [["3"]]);
+}
