@@ -71,7 +71,8 @@ pub(super) fn told_counts(counts: &KeyCounts) -> BTreeMap<&str, i64> {
     [(SIGNED_CURVE25519, 0)].into_iter().chain(left).collect()
 }
 
-fn one_time_keys(
+/// The one-time keys in a member of the body, checked by the keys of their device.
+pub(super) fn one_time_keys(
     body: &Body,
     member: &str,
     session: &Session,

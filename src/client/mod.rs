@@ -15,6 +15,7 @@ mod by_time;
 mod capabilities;
 mod context;
 mod cross_signing;
+mod dehydrated;
 mod device_lists;
 mod devices;
 mod directory;
@@ -148,6 +149,10 @@ static ROUTES: &[Route] = &[
     post("/_matrix/client/v3/keys/device_signing/upload", |s, c| Box::pin(cross_signing::upload(s, c))),
     post("/_matrix/client/v3/keys/signatures/upload", |s, c| Box::pin(cross_signing::upload_signatures(s, c))),
     put("/_matrix/client/v3/sendToDevice/{eventType}/{txnId}", |s, c| Box::pin(to_device::send(s, c))),
+    get(DEHYDRATED, |s, c| Box::pin(dehydrated::get(s, c))),
+    put(DEHYDRATED, |s, c| Box::pin(dehydrated::put(s, c))),
+    delete(DEHYDRATED, |s, c| Box::pin(dehydrated::delete(s, c))),
+    post(DEHYDRATED_EVENTS, |s, c| Box::pin(dehydrated::events(s, c))),
     post("/_matrix/client/v3/room_keys/version", |s, c| Box::pin(room_keys::create(s, c))),
     get("/_matrix/client/v3/room_keys/version", |s, c| Box::pin(room_keys::newest(s, c))),
     get("/_matrix/client/v3/room_keys/version/{version}", |s, c| Box::pin(room_keys::version(s, c))),
@@ -238,6 +243,8 @@ static STREAMED: &[router::Route<router::StreamHandler<Server>>] = &[
 pub const WELL_KNOWN: &str = "/.well-known/matrix/client";
 const TOKEN_VALIDITY: &str = "/_matrix/client/v1/register/m.login.registration_token/validity";
 const NAMED_DOWNLOAD: &str = "/_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}";
+const DEHYDRATED: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
+const DEHYDRATED_EVENTS: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device/{deviceId}/events";
 const RELATIONS_OF_TYPE: &str = "/_matrix/client/v1/rooms/{roomId}/relations/{eventId}/{relType}/{eventType}";
 const PASSWORD_BY_EMAIL: &str = "/_matrix/client/v3/account/password/email/requestToken";
 const PASSWORD_BY_MSISDN: &str = "/_matrix/client/v3/account/password/msisdn/requestToken";

@@ -21,7 +21,7 @@ const WITH_KEYS: &str = "\
     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))";
 
 /// What goes with a device. ?1 user, ?2 a list of devices, NULL for all.
-const DELETIONS: [&str; 8] = [
+const DELETIONS: [&str; 9] = [
     "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1 AND key_name IN ( \
        SELECT k.device_id FROM device_keys AS k \
        WHERE k.user_id = ?1 AND (?2 IS NULL OR k.device_id IN (SELECT value FROM json_each(?2))))",
@@ -31,6 +31,8 @@ const DELETIONS: [&str; 8] = [
     "DELETE FROM to_device_messages WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
     "DELETE FROM sent_to_device WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
     "DELETE FROM client_transactions \
+     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+    "DELETE FROM dehydrated_devices \
      WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
     "DELETE FROM devices WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
 ];

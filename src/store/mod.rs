@@ -13,6 +13,7 @@ pub mod altered;
 pub mod bundles;
 pub mod by_time;
 pub mod commit;
+pub mod dehydrated;
 pub mod departures;
 pub mod device_lists;
 pub mod devices;

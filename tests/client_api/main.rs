@@ -10,6 +10,7 @@ mod by_time;
 mod conformance;
 mod context;
 mod cross_signing;
+mod dehydrated;
 mod devices;
 mod elsewhere;
 mod ending;
