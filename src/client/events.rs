@@ -1,5 +1,7 @@
 //! Events as clients see them (Client-Server API, "Room event format", "Stripped state", "Unsigned").
 
+use std::borrow::Cow;
+
 use crate::{
     matrix::{
         event::Event,
@@ -17,9 +19,11 @@ pub(super) struct Telling<'a> {
     /// Whether the event says in which room it is: not within `/sync`, where the place says it.
     pub(super) room_id: bool,
     /// The state event that it replaced.
-    pub(super) replaces: Option<&'a Event>,
+    pub(super) replaces: Option<&'a SeenEvent>,
     /// What the reader was in the room with the event, where that is known.
     pub(super) membership: Option<Membership>,
+    /// Whether events of erased users have their content.
+    pub(super) erased: bool,
     /// What is told of the events that relate to it.
     pub(super) relations: Option<&'a Object>,
 }
@@ -27,7 +31,7 @@ pub(super) struct Telling<'a> {
 impl Telling<'_> {
     /// That an event is told at this time by itself, as one of its room's state.
     pub(super) fn alone(now_ms: i64, room_id: bool) -> Self {
-        Self { now_ms, room_id, replaces: None, membership: None, relations: None }
+        Self { now_ms, room_id, replaces: None, membership: None, erased: true, relations: None }
     }
 }
 
@@ -53,10 +57,10 @@ pub(super) fn stripped(event: &Object) -> Value {
 }
 
 fn client_object(seen: &SeenEvent, telling: Telling<'_>) -> Object {
-    let event = &seen.event;
+    let event = shown(seen, telling.erased);
     let mut unsigned = Object::new();
     unsigned.insert("age", telling.now_ms.saturating_sub(event.origin_server_ts()));
-    if let Some(replaced) = telling.replaces {
+    if let Some(replaced) = telling.replaces.map(|replaced| shown(replaced, telling.erased)) {
         unsigned.insert("prev_content", replaced.content().clone());
         unsigned.insert("prev_sender", replaced.sender().as_str());
         unsigned.insert("replaces_state", replaced.event_id().as_str());
@@ -74,9 +78,14 @@ fn client_object(seen: &SeenEvent, telling: Telling<'_>) -> Object {
     if let Some(relations) = telling.relations {
         unsigned.insert("m.relations", relations.clone());
     }
-    let mut object = members(event, telling.room_id);
+    let mut object = members(&event, telling.room_id);
     object.insert("unsigned", unsigned);
     object
+}
+
+/// The event, without its content where who sent it is erased and that is not shown.
+fn shown(seen: &SeenEvent, erased: bool) -> Cow<'_, Event> {
+    if seen.is_erased && !erased { Cow::Owned(seen.event.redacted()) } else { Cow::Borrowed(&seen.event) }
 }
 
 /// What the client format takes from an event.

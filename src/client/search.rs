@@ -273,7 +273,9 @@ impl Search<'_> {
             reader.wants(std::slice::from_ref(&hit.event), &mut reads);
         }
         let found = store.read_states(&reads).await?;
-        let seen = hits.into_iter().filter(|(hit, reader)| reader.sees(&hit.event, &found));
+        let seen = hits
+            .into_iter()
+            .filter(|(hit, reader)| reader.sees(&hit.event, &found) && reader.reads(&hit.event, &found));
         let mut hits: Vec<Hit> = seen.map(|(hit, _)| hit).collect();
         if self.criteria.by_rank {
             hits.sort_by_key(|hit| std::cmp::Reverse((hit.rank, hit.event.pos)));

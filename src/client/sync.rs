@@ -481,7 +481,8 @@ impl Answer<'_> {
             let joined = Some(Membership::Join);
             let membership = if plan.judged { plan.reader.membership_at(event, found) } else { joined };
             let (replaces, relations) = (visibility::replaced(event, found), bundles.of(event));
-            let telling = Telling { now_ms, room_id: false, replaces, membership, relations };
+            let erased = !plan.judged || plan.reader.reads(event, found);
+            let telling = Telling { now_ms, room_id: false, replaces, membership, erased, relations };
             sent.push(events::timeline_event(event, telling));
         }
         let candidates: Vec<&SeenEvent> = match plan.source {

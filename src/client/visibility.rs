@@ -6,7 +6,6 @@ use super::{auth::Session, events::Telling};
 use crate::{
     error::MatrixError,
     matrix::{
-        event::Event,
         history_visibility::around,
         identifiers::{RoomId, UserId},
         state_content::{HistoryVisibility, Membership},
@@ -15,7 +14,7 @@ use crate::{
     server::Server,
     store::{
         snapshots::{StateFound, StateReads},
-        timeline::{RoomView, TimelineEvent},
+        timeline::{RoomView, SeenEvent, TimelineEvent},
     },
 };
 
@@ -145,6 +144,12 @@ impl Reader {
         levels.into_iter().any(|level| level.shows(then, event.pos <= self.member_until))
     }
 
+    /// Whether the reader, who may see `event`, may see its content, too: what an erased user has sent only those may who were in
+    /// the room then.
+    pub(super) fn reads(&self, event: &TimelineEvent, found: &StateFound) -> bool {
+        !event.seen.is_erased || self.membership_at(event, found) == Some(Membership::Join)
+    }
+
     /// Whether the reader may see messages at or before the position `pos` that have this state before them.
     pub(super) fn sees_at(&self, state_before: Option<NodeId>, pos: i64, found: &StateFound) -> bool {
         let [visibility, member] = self.keys();
@@ -162,7 +167,8 @@ impl Reader {
     /// [`Reader::wants`] and [`wants_replaced`] ask for must have been read.
     pub(super) fn telling<'f>(&self, event: &TimelineEvent, found: &'f StateFound, now_ms: i64) -> Telling<'f> {
         let membership = self.membership_at(event, found);
-        Telling { now_ms, room_id: true, replaces: replaced(event, found), membership, relations: None }
+        let erased = self.reads(event, found);
+        Telling { now_ms, room_id: true, replaces: replaced(event, found), membership, erased, relations: None }
     }
 
     /// What the reader was in the room with `event`, by what [`Reader::wants`] has had read; `None` where that is not known.
@@ -186,9 +192,9 @@ pub(super) fn wants_replaced(events: &[TimelineEvent], reads: &mut StateReads) {
 }
 
 /// The state event that `event` replaced.
-pub(super) fn replaced<'f>(event: &TimelineEvent, found: &'f StateFound) -> Option<&'f Event> {
+pub(super) fn replaced<'f>(event: &TimelineEvent, found: &'f StateFound) -> Option<&'f SeenEvent> {
     let (root, key) = replaced_at(event)?;
-    found.at(root, key).map(|seen| &seen.event)
+    found.at(root, key)
 }
 
 /// 404 for an event that the user may not see, or that is not there: nobody is told which.

@@ -21,6 +21,7 @@ use crate::{
     store::{
         by_time::Direction,
         events::StoredEvent,
+        history_visibility::Restrictions,
         remote_reads::{EventTexts, ShownEvent, Standing, StateIds, StateTexts},
         snapshots::StateReads,
     },
@@ -35,8 +36,8 @@ pub struct RemoteReader<'r> {
     rooms: &'r Rooms,
     server: ServerName,
     room_id: RoomId,
-    /// Whether the room restricts who may see its history, or did so at some time.
-    restricted: bool,
+    /// What the server may not see.
+    restrictions: Restrictions,
 }
 
 /// An event that the server may know of which asked for it: of a room that it may read, and not rejected.
@@ -91,12 +92,12 @@ impl Rooms {
     /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::UnknownEvent`]
     pub async fn event_text(&self, server: &ServerName, event_id: &EventId) -> Result<String, ReadRefusal> {
         let found = self.store.event_and_joined(server, event_id).await?;
-        let (stored, joined, restricted) = found.ok_or(ReadRefusal::UnknownEvent)?;
+        let (stored, joined, restrictions) = found.ok_or(ReadRefusal::UnknownEvent)?;
         if !joined {
             return Err(ReadRefusal::NotInRoom);
         }
         let room_id = stored.event.room_id().clone();
-        let reader = RemoteReader { rooms: self, server: server.clone(), room_id, restricted };
+        let reader = RemoteReader { rooms: self, server: server.clone(), room_id, restrictions };
         let stored = known(Some(stored))?.0;
         let sees = reader.sees(&[(&stored.event, stored.state_before)]).await?;
         Ok(if sees.contains(&true) { stored.shown().into_owned() } else { stored.event.redacted().json().to_owned() })
@@ -114,8 +115,8 @@ impl Rooms {
         if !acl_of(standing.acl.as_ref()).allows(server) {
             return Err(ReadRefusal::Denied);
         }
-        let restricted = standing.restricted;
-        Ok(RemoteReader { rooms: self, server: server.clone(), room_id: room_id.clone(), restricted })
+        let restrictions = standing.restrictions.clone();
+        Ok(RemoteReader { rooms: self, server: server.clone(), room_id: room_id.clone(), restrictions })
     }
 }
 
@@ -235,16 +236,16 @@ impl RemoteReader<'_> {
     }
 
     /// Of each of these events, each with the state before it, whether the server may see it. No round trip where the room never
-    /// restricted its history; else two, or three.
+    /// restricted its history and nobody was erased who was there; else two, or three.
     ///
     /// # Errors
     /// Only where something failed here.
     pub async fn sees(&self, events: &[(&Event, Option<NodeId>)]) -> Result<Vec<bool>, ReadRefusal> {
-        if !self.restricted {
+        if self.restrictions.is_empty() {
             return Ok(vec![true; events.len()]);
         }
         let moments: Vec<Moment<'_>> = events.iter().map(|(event, before)| Moment { event, before: *before }).collect();
-        Ok(visible(&self.rooms.store, &self.room_id, &self.server, &moments).await?)
+        Ok(visible(&self.rooms.store, &self.room_id, (&self.server, &self.restrictions), &moments).await?)
     }
 
     /// The events `from` and what precedes them, the deepest first: at most `limit`, and neither the events of `until` nor
@@ -259,7 +260,7 @@ impl RemoteReader<'_> {
         limit: i64,
     ) -> Result<Vec<ShownEvent>, ReadRefusal> {
         let mut shown = self.rooms.store.walk_back(&self.room_id, from, until, limit).await?;
-        if !self.restricted {
+        if self.restrictions.is_empty() {
             return Ok(shown);
         }
         let events = shown.iter().map(ShownEvent::event).collect::<Result<Vec<Event>, _>>()?;

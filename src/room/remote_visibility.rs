@@ -14,7 +14,7 @@ use crate::{
     platform::DatabaseError,
     store::{
         Store,
-        history_visibility::ServerMember,
+        history_visibility::{Restrictions, ServerMember},
         snapshots::{StateFound, StateReads},
     },
 };
@@ -41,18 +41,22 @@ struct Open<'m> {
     candidates: Vec<&'m UserId>,
 }
 
-/// Of each event whether `server`, which is in the room, may see it, in a room that restricts its history or did. Two round
+/// Of each event whether `server`, which is in the room, may see it, in a room of which not everything may be seen. Two round
 /// trips, one more where the first members that are looked for are not found.
+///
+/// What an erased user has sent is shown to servers that had somebody in the room then, whatever the visibility.
 ///
 /// Where the state before an event is not known (history from another server), it is not shown: what was restricted may have
 /// been so then.
 pub(super) async fn visible(
     store: &Store,
     room_id: &RoomId,
-    server: &ServerName,
+    (server, restrictions): (&ServerName, &Restrictions),
     moments: &[Moment<'_>],
 ) -> Result<Vec<bool>, DatabaseError> {
-    let mut visible: Vec<bool> = moments.iter().map(|moment| is_of(moment.event.sender(), server)).collect();
+    let is_erased = |event: &Event| restrictions.erased.contains(event.sender().as_str());
+    let is_open = |event: &Event| is_of(event.sender(), server) || (!restrictions.history && !is_erased(event));
+    let mut visible: Vec<bool> = moments.iter().map(|moment| is_open(moment.event)).collect();
     let mut roots: Vec<NodeId> = moments.iter().filter_map(|moment| moment.before).collect();
     roots.sort_unstable();
     roots.dedup();
@@ -65,7 +69,10 @@ pub(super) async fn visible(
     for (index, moment) in moments.iter().enumerate() {
         let Some(seen) = visible.get_mut(index).filter(|seen| !**seen) else { continue };
         let before = moment.before.map(|root| found.at(root, visibility_key()).map(|stored| &stored.event));
-        let levels = around(moment.event, before);
+        let levels = match is_erased(moment.event) {
+            true => vec![HistoryVisibility::Joined],
+            false => around(moment.event, before),
+        };
         // What an event makes of one of its own users counts as if it had been so before (Client-Server API).
         let after = target_of(moment.event, server).and_then(|_| moment.event.membership());
         *seen = shows(&levels, after.unwrap_or(Membership::Leave));

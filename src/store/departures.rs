@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What belongs to a user alone and goes with the account. ?1 user.
-const DELETIONS: [&str; 9] = [
+const DELETIONS: [&str; 11] = [
     "DELETE FROM account_data WHERE user_id = ?1",
     "DELETE FROM filters WHERE user_id = ?1",
     "DELETE FROM unread_counts WHERE user_id = ?1",
@@ -20,11 +20,20 @@ const DELETIONS: [&str; 9] = [
     "DELETE FROM key_signatures WHERE user_id = ?1",
     "DELETE FROM cross_signing_keys WHERE user_id = ?1",
     "DELETE FROM presence WHERE user_id = ?1",
+    "DELETE FROM receipts WHERE user_id = ?1 AND receipt_type = 'm.read.private' \
+       AND room_id IN (SELECT room_id FROM local_memberships WHERE user_id = ?1)",
+    "DELETE FROM forgotten_rooms WHERE user_id = ?1",
 ];
+
+/// Notes the rooms of the user ?1, before they go.
+const ERASE: &str = "\
+    INSERT INTO erased_users (room_id, user_id) \
+    SELECT room_id, user_id FROM local_memberships WHERE user_id = ?1 \
+    UNION SELECT room_id, user_id FROM forgotten_rooms WHERE user_id = ?1";
 
 impl Store {
     /// Ends an account: nobody logs in with it any more, what was its user's alone is deleted, and its rooms are to be left from
-    /// `now` on. `is_erased`: who the user was called goes, too.
+    /// `now` on. `is_erased`: who the user was called goes, too, and what they have sent is kept from those who come later.
     ///
     /// # Errors
     /// Where the database fails.
@@ -37,6 +46,9 @@ impl Store {
             Statement::new(END, [user_id.into(), is_erased.into()]),
             Statement::new(DEPART, [user_id.into(), now.into()]),
         ];
+        if is_erased {
+            statements.push(Statement::new(ERASE, [user_id.into()]));
+        }
         statements.extend(DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into()])));
         self.batch(statements).await.map(drop)
     }

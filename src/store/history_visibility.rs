@@ -1,4 +1,6 @@
-//! What tells which events of a room another server may see: `restricted_history` and `server_members`.
+//! What tells which events of a room another server may see: `restricted_history`, `erased_users` and `server_members`.
+
+use std::collections::BTreeSet;
 
 use serde_json::json;
 
@@ -13,7 +15,7 @@ use crate::{
         state_content::{HistoryVisibility, Membership},
         state_trie::{NodeId, StateKeyHash},
     },
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Rows, Statement},
 };
 
 /// A user of a server who was at some time invited to a room or joined.
@@ -28,8 +30,38 @@ pub struct ServerMember {
 /// The most members of one server that are looked at: no room that restricts its history has nearly as many.
 const MOST_MEMBERS: i64 = 5_000;
 
-/// A row where the room ?1 restricts its history, or did.
-pub(super) const IS_RESTRICTED: &str = "SELECT room_id FROM restricted_history WHERE room_id = ?1";
+/// What keeps events of a room from servers that are in it.
+#[derive(Debug, Clone, Default)]
+pub struct Restrictions {
+    /// Whether the room restricts who may see its history, or did so at some time.
+    pub history: bool,
+    /// The erased users who were in the room.
+    pub erased: BTreeSet<String>,
+}
+
+impl Restrictions {
+    /// Those in the answer to [`RESTRICTIONS`].
+    pub(super) fn of_rows(rows: &Rows) -> Result<Self, DatabaseError> {
+        let mut restrictions = Self::default();
+        for row in rows {
+            match row.optional_text(0)? {
+                Some(user) => drop(restrictions.erased.insert(user.to_owned())),
+                None => restrictions.history = true,
+            }
+        }
+        Ok(restrictions)
+    }
+
+    /// Whether there are none: then a server in the room may see every event.
+    pub fn is_empty(&self) -> bool {
+        !self.history && self.erased.is_empty()
+    }
+}
+
+/// A row of NULL where the room ?1 restricts its history, or did, and a row for each erased user of the room.
+pub(super) const RESTRICTIONS: &str = "\
+    SELECT NULL AS user_id FROM restricted_history WHERE room_id = ?1 \
+    UNION ALL SELECT user_id FROM erased_users WHERE room_id = ?1";
 
 const RESTRICT: &str = "INSERT INTO restricted_history (room_id) VALUES (?1) ON CONFLICT (room_id) DO NOTHING";
 

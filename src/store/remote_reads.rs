@@ -10,7 +10,7 @@ use super::{
         EVENT_COLUMNS, StoredEvent, auth_events_of, cited, current_state, event_columns, shown_columns, shown_text,
         stored_event,
     },
-    history_visibility::IS_RESTRICTED,
+    history_visibility::{RESTRICTIONS, Restrictions},
     json_list,
     rooms::SERVER_JOINED,
     state_sql::{self, entries},
@@ -32,12 +32,14 @@ const ONE: &str = concat!(
     " FROM events AS e CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.event_id = ?1 AND e.room_id = ?2"
 );
 
-/// The event ?1, whether the server ?2 has joined members in its room, and whether that restricts its history.
+/// The event ?1, whether the server ?2 has joined members in its room, whether that restricts its history, and whether who sent the
+/// event has been erased.
 const ANYWHERE: &str = concat!(
     "SELECT ",
     event_columns!(),
     ", EXISTS (SELECT 1 FROM room_servers AS s WHERE s.room_id = e.room_id AND s.server = ?2 AND s.to_pos IS NULL) AS joined, \
-       EXISTS (SELECT 1 FROM restricted_history AS h WHERE h.room_id = e.room_id) AS restricted \
+       EXISTS (SELECT 1 FROM restricted_history AS h WHERE h.room_id = e.room_id) AS restricted, \
+       EXISTS (SELECT 1 FROM erased_users AS x WHERE x.room_id = e.room_id AND x.user_id = e.sender) AS is_erased \
        FROM events AS e CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.event_id = ?1"
 );
 
@@ -150,8 +152,8 @@ pub struct Standing {
     pub joined: bool,
     /// The room's `m.room.server_acl`.
     pub acl: Option<StoredEvent>,
-    /// Whether the room restricts who may see its history, or did so at some time.
-    pub restricted: bool,
+    /// What it may not see.
+    pub restrictions: Restrictions,
 }
 
 /// The ids of the events of a state and of its auth chain.
@@ -245,12 +247,14 @@ impl Store {
         &self,
         server: &ServerName,
         event_id: &EventId,
-    ) -> Result<Option<(StoredEvent, bool, bool)>, DatabaseError> {
+    ) -> Result<Option<(StoredEvent, bool, Restrictions)>, DatabaseError> {
         let rows = self.query(Statement::new(ANYWHERE, [event_id.as_str().into(), server.as_str().into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let (found, joined) = (stored_event(row)?, row.integer(EVENT_COLUMNS)? != 0);
-        let restricted = row.integer(EVENT_COLUMNS + 1)? != 0;
-        Ok((!found.rejected).then_some((found, joined, restricted)))
+        let is_erased = row.integer(EVENT_COLUMNS + 2)? != 0;
+        let erased = is_erased.then(|| found.event.sender().as_str().to_owned()).into_iter().collect();
+        let restrictions = Restrictions { history: row.integer(EVENT_COLUMNS + 1)? != 0, erased };
+        Ok((!found.rejected).then_some((found, joined, restrictions)))
     }
 
     /// The ids of the events of the snapshot `root` of a room, and of the auth chain (Server-Server API, "auth chain") of those
@@ -379,15 +383,16 @@ fn ask_standing(server: &ServerName, room_id: &RoomId) -> Vec<Statement> {
     vec![
         Statement::new(SERVER_JOINED, [room_id.as_str().into(), server.as_str().into()]),
         current_state(room_id, &[acl]),
-        Statement::new(IS_RESTRICTED, [room_id.as_str().into()]),
+        Statement::new(RESTRICTIONS, [room_id.as_str().into()]),
     ]
 }
 
 /// The answer to [`ask_standing`], with which `answers` begin.
 fn standing(answers: &[Rows]) -> Result<Standing, DatabaseError> {
     let first = |index: usize| answers.get(index).and_then(|rows| rows.first());
+    let restrictions = answers.get(2).map(Restrictions::of_rows).transpose()?.unwrap_or_default();
     let acl = first(1).map(stored_event).transpose()?.filter(|acl| !acl.rejected);
-    Ok(Standing { joined: first(0).is_some(), acl, restricted: first(2).is_some() })
+    Ok(Standing { joined: first(0).is_some(), acl, restrictions })
 }
 
 /// A JSON list that is being written.

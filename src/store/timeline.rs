@@ -34,6 +34,8 @@ pub struct SeenEvent {
     /// Whether it is a redaction without effect: of an event that we hold, of another server's user, and without the power.
     /// Clients would believe it.
     pub is_powerless: bool,
+    /// Whether who sent it has been erased, so that it has no content for those who were not in the room.
+    pub is_erased: bool,
 }
 
 /// An event in the timeline.
@@ -116,7 +118,8 @@ macro_rules! seen_columns {
           e.state_before, e.state_after, e.event_type = 'm.room.redaction' AND EXISTS (SELECT 1 FROM redactions AS r \
             CROSS JOIN events AS target ON target.event_id = r.redacts AND target.room_id = r.room_id \
             WHERE r.redacts IN (e.json ->> '$.redacts', e.json ->> '$.content.redacts') AND r.redaction_id = e.event_id \
-              AND NOT r.any_sender AND substr(target.sender, instr(target.sender, ':') + 1) <> r.server) AS is_powerless"
+              AND NOT r.any_sender AND substr(target.sender, instr(target.sender, ':') + 1) <> r.server) AS is_powerless, \
+          EXISTS (SELECT 1 FROM erased_users AS x WHERE x.room_id = e.room_id AND x.user_id = e.sender) AS is_erased"
     };
 }
 pub(super) use seen_columns;
@@ -178,7 +181,7 @@ const VIEW: &str = "\
 
 impl SeenEvent {
     /// How many columns [`seen_columns`] has.
-    pub(super) const COLUMNS: usize = 8;
+    pub(super) const COLUMNS: usize = 9;
 
     /// The event in the first columns of `row`.
     pub(super) fn of_row(row: &Row) -> Result<Self, DatabaseError> {
@@ -190,7 +193,8 @@ impl SeenEvent {
         };
         let event = if row.optional_text(3)?.is_some() { event.redacted() } else { event };
         let (state_before, state_after) = (root(row, 5)?, root(row, 6)?);
-        Ok(Self { event, redaction, state_before, state_after, is_powerless: row.integer(7)? != 0 })
+        let (is_powerless, is_erased) = (row.integer(7)? != 0, row.integer(8)? != 0);
+        Ok(Self { event, redaction, state_before, state_after, is_powerless, is_erased })
     }
 }
 
@@ -337,14 +341,19 @@ impl Store {
         rows.first().map(|row| stored(row.text(0)?)).transpose()
     }
 
-    /// Forgets a room that the user has left.
+    /// Forgets a room that the user has left, but that they were there, for their erasure.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn forget_room(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), DatabaseError> {
+        const REMEMBER: &str = "INSERT INTO forgotten_rooms (user_id, room_id) SELECT user_id, room_id \
+             FROM local_memberships WHERE user_id = ?1 AND room_id = ?2 AND joined_until IS NOT NULL \
+             ON CONFLICT (user_id, room_id) DO NOTHING";
         const DELETE: &str = "DELETE FROM local_memberships WHERE user_id = ?1 AND room_id = ?2 \
              AND membership IN ('leave', 'ban')";
-        self.query(Statement::new(DELETE, [user_id.as_str().into(), room_id.as_str().into()])).await.map(drop)
+        let parameters = [user_id.as_str().into(), room_id.as_str().into()];
+        let statements = [REMEMBER, DELETE].map(|sql| Statement::new(sql, parameters.clone()));
+        self.batch(statements.into()).await.map(drop)
     }
 }
 

@@ -117,6 +117,98 @@ fn who_is_erased_has_no_name_any_more() {
     assert_eq!(home.call(None, "GET", &format!("/profile/{}", quote(&alice.id)), None), (200, json!({})));
 }
 
+/// What the user is told of an event: its content, and in another place the same.
+fn told(home: &Home, user: &User, room: &str, event: &str) -> Value {
+    let (status, answer) = home.get(user, &format!("/rooms/{}/event/{}", quote(room), quote(event)));
+    assert_eq!(status, 200, "{answer}");
+    let page = home.get(user, &format!("/rooms/{}/messages?dir=b&limit=100", quote(room))).1;
+    let listed = page["chunk"].as_array().unwrap().iter().find(|listed| listed["event_id"] == event).unwrap();
+    assert_eq!(listed["content"], answer["content"]);
+    let around = home.get(user, &format!("/rooms/{}/context/{}", quote(room), quote(event))).1;
+    assert_eq!(around["event"]["content"], answer["content"]);
+    answer["content"].clone()
+}
+
+fn finds(home: &Home, user: &User, words: &str) -> usize {
+    let criteria = json!({ "search_categories": { "room_events": { "search_term": words } } });
+    let (status, answer) = home.post(user, "/search", criteria);
+    assert_eq!(status, 200, "{answer}");
+    answer["search_categories"]["room_events"]["results"].as_array().unwrap().len()
+}
+
+#[test]
+fn what_the_erased_have_sent_is_shown_to_those_alone_who_were_there() {
+    let (home, alice, bob, room) = together();
+    let (carol, dave) = (home.register("carol"), home.register("dave"));
+    let enter = |user: &User| assert_eq!(home.post(user, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let leave = |user: &User, room: &str| {
+        assert_eq!(home.post(user, &format!("/rooms/{}/leave", quote(room)), json!({})).0, 200);
+    };
+    enter(&dave);
+    leave(&dave, &room);
+    let name = |user: &User, text: &str| {
+        let path = format!("/rooms/{}/state/m.room.name", quote(&room));
+        home.put(user, &path, json!({ "name": text })).1["event_id"].as_str().unwrap_or_default().to_owned()
+    };
+    let (first, second) = (name(&alice, "the first name"), name(&alice, "the second name"));
+    let said = home.say(&alice, &room, "a secret", "1");
+    let answer = home.say(&bob, &room, "no secret", "2");
+    enter(&dave);
+    enter(&carol);
+    let content = json!({ "msgtype": "m.text", "body": "a secret" });
+    for user in [&bob, &carol, &dave] {
+        assert_eq!(told(&home, user, &room, &said), content);
+    }
+    assert_eq!(finds(&home, &carol, "secret"), 2);
+    let erase = json!({ "auth": auth(&alice), "erase": true });
+    assert_eq!(home.post(&alice, "/account/deactivate", erase).0, 200);
+    home.world.settle();
+    // Bob was there. Carol came later; Dave was there before and after.
+    assert_eq!((told(&home, &bob, &room, &said), finds(&home, &bob, "secret")), (content, 2));
+    for user in [&carol, &dave] {
+        assert_eq!(told(&home, user, &room, &said), json!({}));
+        assert_eq!((told(&home, user, &room, &first), told(&home, user, &room, &second)), (json!({}), json!({})));
+        assert_eq!(told(&home, user, &room, &answer)["body"], "no secret");
+        assert_eq!(finds(&home, user, "secret"), 1);
+        let whole = home.sync(user, "").to_string();
+        assert!(!whole.contains("a secret") && !whole.contains("the first name"), "{whole}");
+        // The room is still called so.
+        let state = home.get(user, &format!("/rooms/{}/state/m.room.name", quote(&room))).1;
+        assert_eq!(state["name"], "the second name");
+    }
+    let whole = home.get(&bob, &format!("/rooms/{}/event/{}", quote(&room), quote(&second))).1;
+    assert_eq!(whole["unsigned"]["prev_content"]["name"], "the first name");
+    let pruned = home.get(&carol, &format!("/rooms/{}/event/{}", quote(&room), quote(&second))).1;
+    assert_eq!(pruned["unsigned"]["prev_content"], json!({}));
+    // Who comes after it all.
+    let late = home.register("late");
+    enter(&late);
+    assert_eq!(told(&home, &late, &room, &said), json!({}));
+}
+
+#[test]
+fn a_room_that_was_forgotten_is_not_forgotten_by_an_erasure() {
+    for is_erased in [true, false] {
+        let (home, alice, bob, room) = together();
+        let said = home.say(&alice, &room, "a secret", "1");
+        for path in ["leave", "forget"] {
+            assert_eq!(home.post(&alice, &format!("/rooms/{}/{path}", quote(&room)), json!({})).0, 200);
+        }
+        let body = json!({ "auth": auth(&alice), "erase": is_erased });
+        assert_eq!(home.post(&alice, "/account/deactivate", body).0, 200);
+        home.world.settle();
+        let carol = home.register("carol");
+        assert_eq!(home.post(&carol, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+        assert_eq!(told(&home, &bob, &room, &said)["body"], "a secret");
+        let content = if is_erased { json!({}) } else { json!({ "msgtype": "m.text", "body": "a secret" }) };
+        assert_eq!(told(&home, &carol, &room, &said), content);
+        for table in ["forgotten_rooms", "account_data", "devices"] {
+            let rows = format!("SELECT * FROM {table} WHERE user_id = '{}'", alice.id);
+            assert!(home.database.rows(&rows).is_empty(), "{table}");
+        }
+    }
+}
+
 /// The server dies after the answer: another goes on, whether the server that sent an invite can be reached or not.
 #[test]
 fn rooms_are_left_after_a_restart() {

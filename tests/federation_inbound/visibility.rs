@@ -134,6 +134,51 @@ fn what_a_server_sees_is_what_its_users_see() {
 }
 
 #[test]
+fn what_the_erased_have_sent_a_server_sees_if_its_users_were_there() {
+    for (visibility, shown) in [("shared", [false, false, true, false]), ("joined", [false, false, true, false])] {
+        for version in ["10", "12"] {
+            let room = room(version);
+            let peer = Peer::new(&room.world, "peer.example");
+            let bob = peer.user("bob");
+            room.show_to(visibility);
+            let before = room.say("before");
+            room.invite(&bob);
+            let invited = room.say("invited");
+            peer.join(&room.a, room.id.as_str(), &bob);
+            let joined = room.say("joined");
+            room.kick(&bob);
+            let left = room.say("left");
+            let events = [&before, &invited, &joined, &left];
+            let carol = room.a.user(&room.world, "carol");
+            room.world
+                .run(room.a.rooms.send(
+                    &room.id,
+                    &carol,
+                    Draft::membership(carol.as_str(), Membership::Join, object(json!({}))),
+                ))
+                .unwrap();
+            let hers = room.a.say(&room.world, &room.id, &carol, "hers");
+            let now = room.world.now_ms();
+            room.world.run(room.a.store.deactivate(room.alice.as_str(), true, now)).unwrap();
+            peer.join(&room.a, room.id.as_str(), &peer.user("dave"));
+            assert_eq!(events.map(|event| room.shows(&peer, event)), shown, "{visibility} {version}");
+            assert_eq!(room.shows_in_history(&peer, &events), shown, "{visibility} {version}");
+            // Others' events are shown as before.
+            assert_eq!(room.shows(&peer, &hers), visibility == "shared", "{visibility} {version}");
+            // The state is whole: by its IDs, which content hashes make, it is the room's.
+            let target = format!(
+                "/_matrix/federation/v1/state/{}?event_id={}",
+                encode(room.id.as_str()),
+                encode(hers.event_id().as_str())
+            );
+            let (status, state) = peer.get(&room.a, &target);
+            assert_eq!(status, 200, "{state}");
+            assert!(state["pdus"].to_string().contains(&format!("\"history_visibility\":\"{visibility}\"")));
+        }
+    }
+}
+
+#[test]
 fn what_may_not_be_seen_is_not_named_by_its_time() {
     let room = room("12");
     let peer = Peer::new(&room.world, "peer.example");
