@@ -256,6 +256,19 @@ fn a_binding_redeems_an_invite_in_a_room_that_we_are_in() {
     assert!(told.into_iter().any(|request| String::from_utf8_lossy(request.body()).contains("\"token\":\"tok\"")));
 }
 
+/// As Sydent does, and Synapse expects.
+#[test]
+fn a_binding_may_be_posted() {
+    let (scene, identity) = offered();
+    let dora = scene.a.user(&scene.world, "dora");
+    let signed = identity.signed(dora.as_str(), "tok");
+    let body = binding(dora.as_str(), scene.room.as_str(), scene.alice.as_str(), &signed);
+    let posted = request(Method::POST, "/_matrix/federation/v1/3pid/onbind", &[], body.to_string());
+    assert_eq!(send(&scene.world, &scene.a, posted), (200, json!({})));
+    let member = member(&scene.world, &scene.a, &scene.room, dora.as_str());
+    assert_eq!(member["membership"], "invite");
+}
+
 #[test]
 fn a_binding_redeems_invites_elsewhere_by_asking_who_offered_them() {
     let (scene, identity) = offered();

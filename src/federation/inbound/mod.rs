@@ -73,6 +73,8 @@ type SignedHandler = for<'a> fn(&'a Server, Signed) -> LocalBoxFuture<'a, Handle
 /// As [`SignedHandler`], where the answer is streamed.
 type StreamedHandler = for<'a> fn(&'a Server, Signed) -> LocalBoxFuture<'a, Streamed>;
 
+const ON_BIND: &str = "/_matrix/federation/v1/3pid/onbind";
+
 /// The endpoints that anybody may ask.
 const PUBLIC: &[Route<PublicHandler>] = &[
     public(Method::GET, "/.well-known/matrix/server", |server, call| Box::pin(discovery::well_known(server, call))),
@@ -80,9 +82,9 @@ const PUBLIC: &[Route<PublicHandler>] = &[
     public(Method::GET, "/_matrix/federation/v1/openid/userinfo", |server, call| {
         Box::pin(openid::userinfo(server, call))
     }),
-    public(Method::PUT, "/_matrix/federation/v1/3pid/onbind", |server, call| {
-        Box::pin(third_party_invites::on_bind(server, call))
-    }),
+    public(Method::PUT, ON_BIND, |server, call| Box::pin(third_party_invites::on_bind(server, call))),
+    // Not the specification's method, but that of the identity server Sydent, and the only one that Synapse takes.
+    public(Method::POST, ON_BIND, |server, call| Box::pin(third_party_invites::on_bind(server, call))),
     public(Method::GET, "/_matrix/key/v2/server", |server, call| Box::pin(own_keys::server_keys(server, call))),
     public(Method::GET, "/.well-known/matrix/policy_server", |server, call| Box::pin(policy::well_known(server, call))),
     // Deprecated, and asked by older servers with an empty or any key ID: the answer holds all keys anyway.

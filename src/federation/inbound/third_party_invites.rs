@@ -51,7 +51,7 @@ pub(super) async fn exchange(server: &Server, request: Signed) -> Handled {
     ok(&json!({}))
 }
 
-/// `PUT /_matrix/federation/v1/3pid/onbind`
+/// `PUT /_matrix/federation/v1/3pid/onbind`, or `POST`
 pub(super) async fn on_bind(server: &Server, call: &Call) -> Handled {
     let now = server.platform.clock.now_ms();
     let who = network_of_request(call.request.headers());
