@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Lets Alice log in with the device, whose access token is its name.
-fn log_in(scene: &Scene, device_id: &str) {
+pub(crate) fn log_in(scene: &Scene, device_id: &str) {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use sha2::{Digest, Sha256};
     let device = NewDevice {
@@ -30,7 +30,7 @@ fn log_in(scene: &Scene, device_id: &str) {
 }
 
 /// What the device hears of Bob's keys.
-fn query(scene: &Scene, device_id: &str) -> Value {
+pub(crate) fn query(scene: &Scene, device_id: &str) -> Value {
     let body = json!({ "device_keys": { &scene.bob: [] } }).to_string();
     let request = http::Request::post("/_matrix/client/v3/keys/query");
     let request =
@@ -45,7 +45,7 @@ fn send(peer: &Peer, scene: &Scene, txn_id: &str, edus: &[Value]) {
     assert_eq!(status, 200, "{answer}");
 }
 
-fn message(scene: &Scene, sender: &str, message_id: &str, device: &str, content: Value) -> Value {
+pub(crate) fn message(scene: &Scene, sender: &str, message_id: &str, device: &str, content: Value) -> Value {
     let messages = json!({ scene.alice.as_str(): { device: content } });
     let content = json!({ "sender": sender, "type": "m.test", "message_id": message_id, "messages": messages });
     json!({ "edu_type": "m.direct_to_device", "content": content })

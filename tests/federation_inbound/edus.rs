@@ -28,16 +28,16 @@ fn put(scene: &Scene, peer: &Peer, txn_id: &str, edus: &[Value]) {
     assert_eq!(answer, (200, json!({ "pdus": {} })));
 }
 
-fn typing(room: &str, user: &str, is_typing: bool) -> Value {
+pub(crate) fn typing(room: &str, user: &str, is_typing: bool) -> Value {
     json!({ "edu_type": "m.typing", "content": { "room_id": room, "user_id": user, "typing": is_typing } })
 }
 
-fn receipt(room: &str, user: &str, event_id: &str, data: Value) -> Value {
+pub(crate) fn receipt(room: &str, user: &str, event_id: &str, data: Value) -> Value {
     let said = json!({ "event_ids": [event_id], "data": data });
     json!({ "edu_type": "m.receipt", "content": { room: { "m.read": { user: said } } } })
 }
 
-fn presence(user: &str, state: &str, status: &str) -> Value {
+pub(crate) fn presence(user: &str, state: &str, status: &str) -> Value {
     let update = json!({
         "user_id": user, "presence": state, "status_msg": status, "last_active_ago": 5_000, "currently_active": true,
     });

@@ -6,11 +6,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod abuse;
 mod acl;
 mod admission;
 mod authentication;
 mod by_time;
 mod chains;
+mod costs;
 mod device_edus;
 mod edu_queue;
 mod edus;

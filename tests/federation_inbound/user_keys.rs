@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Alice's device, with its keys.
-fn device(scene: &Scene, one_time_keys: usize, has_fallback: bool) -> Device {
+pub(crate) fn device(scene: &Scene, one_time_keys: usize, has_fallback: bool) -> Device {
     let device = Device::new(scene.alice.as_str(), "PHONE");
     let row = NewDevice {
         user_id: scene.alice.to_string(),
@@ -57,7 +57,7 @@ where
     T::try_from_http_response(http::Response::new(answer.to_string().as_bytes())).unwrap()
 }
 
-fn claim(peer: &Peer, scene: &Scene) -> (u16, Value) {
+pub(crate) fn claim(peer: &Peer, scene: &Scene) -> (u16, Value) {
     let wanted = json!({ "one_time_keys": { scene.alice.as_str(): { "PHONE": "signed_curve25519" } } });
     peer.post(&scene.a, "/_matrix/federation/v1/user/keys/claim", &wanted)
 }

@@ -4,6 +4,8 @@
 //! it again, and one that was not recorded has done nothing. An EDU that is malformed, or about somebody who is not its origin's
 //! to speak for, is skipped; the log has one line for all of a transaction.
 
+use std::{collections::HashSet, hash::Hash};
+
 use super::device_edus::DeviceEdus;
 use crate::{
     log::LogRecord,
@@ -21,8 +23,8 @@ use crate::{
     },
 };
 
-/// How many receipts and users' typing, and how many users' presence, are taken from one transaction. The specification's limits
-/// would let it hold tens of thousands, each a row to be written.
+/// How many receipts and users' typing, and how many users' presence, are taken from one transaction, the newest of each user. The
+/// specification's limits would let it hold tens of thousands, each a row to be written.
 const MAX_IN_ROOMS: usize = 500;
 const MAX_PRESENCES: usize = 50;
 
@@ -60,12 +62,12 @@ impl Received {
             let record = LogRecord::warning("EDUs are skipped").origin(origin).transaction(txn_id);
             server.platform.log.write(record.count(count).because(&why));
         }
-        // The newest of each is at the end.
-        let too_many =
-            typing.len() + receipts.len() > MAX_IN_ROOMS || presence.len() > MAX_PRESENCES || devices.dropped() > 0;
-        last(&mut typing, MAX_IN_ROOMS);
-        last(&mut receipts, MAX_IN_ROOMS - typing.len());
-        last(&mut presence, MAX_PRESENCES);
+        let mut too_many = devices.dropped() > 0;
+        let typing = newest(typing, MAX_IN_ROOMS, &mut too_many, |one| (one.room_id.clone(), one.user_id.clone()));
+        let receipts = newest(receipts, MAX_IN_ROOMS - typing.len(), &mut too_many, |one| {
+            (one.room_id.clone(), one.user_id.clone(), one.receipt_type.as_str(), one.thread_id.clone())
+        });
+        let presence = newest(presence, MAX_PRESENCES, &mut too_many, |one| one.user_id.clone());
         if too_many {
             let record = LogRecord::warning("EDUs are too many or too long; of each kind some are taken");
             server.platform.log.write(record.origin(origin).transaction(txn_id));
@@ -104,7 +106,19 @@ impl Received {
     }
 }
 
-/// Leaves the last `count`.
-fn last<T>(list: &mut Vec<T>, count: usize) {
-    list.drain(..list.len().saturating_sub(count));
+/// The last of each key, `most` at most, in their order; whether there were more goes to `too_many`. What comes before it in the same
+/// transaction would be a row written in vain.
+fn newest<T, K: Hash + Eq>(list: Vec<T>, most: usize, too_many: &mut bool, key: impl Fn(&T) -> K) -> Vec<T> {
+    let (mut seen, mut kept) = (HashSet::new(), Vec::new());
+    for one in list.into_iter().rev() {
+        if seen.insert(key(&one)) {
+            if kept.len() == most {
+                *too_many = true;
+                break;
+            }
+            kept.push(one);
+        }
+    }
+    kept.reverse();
+    kept
 }
