@@ -6,6 +6,7 @@ import os
 import secrets
 import ssl
 import subprocess
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -209,15 +210,27 @@ def test_nio_verifies_by_short_strings(people, beginner, other):
     people(test)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_js_sdk_signs_verifies_backs_up_and_talks_encrypted(servers):
+    try:
+        people_with_js_sdk(servers, "js")
+    except Stuck as stuck:
+        # Once in dozens of runs a promise of the library never ends. What our server loses, it loses again.
+        warnings.warn(f"matrix-js-sdk stood still, and others begin anew: {stuck}")
+        people_with_js_sdk(servers, "again")
+
+
+def people_with_js_sdk(servers, names):
     here, there, synapse = servers
-    places = {"here": here, "neighbour": here, "there": there, "synapse": synapse}
     told = {}
-    for place, server in places.items():
-        user = server.user(f"js-{place}")
+    for place, server in {"here": here, "neighbour": here, "there": there, "synapse": synapse}.items():
+        user = server.user(f"{names}-{place}")
         told[place] = {"base": server.base, "user": user.user_id, "password": "password"}
     print(run_client("js_sdk.mjs", told, here.authority))
+
+
+class Stuck(Exception):
+    """A client waits for what does not come."""
 
 
 def run_client(script, told, authority):
@@ -225,10 +238,13 @@ def run_client(script, told, authority):
     command = [_BINARIES / "node", "--no-warnings", CLIENTS / script, json.dumps(told)]
     environment = {**os.environ, "NODE_EXTRA_CA_CERTS": str(authority.certificate)}
     try:
-        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
-    except subprocess.TimeoutExpired as stuck:
-        pytest.fail(f"stuck after: {stuck.stdout}")
-    assert ran.returncode == 0 and ran.stdout.endswith("done\n"), ran.stdout[-3000:] + ran.stderr[-3000:]
+        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    except subprocess.TimeoutExpired as ended:
+        raise Stuck(str(ended.stdout)[-3000:]) from ended
+    printed = ran.stdout[-3000:] + ran.stderr[-3000:]
+    if "stands still: " in ran.stderr:
+        raise Stuck(printed)
+    assert ran.returncode == 0 and ran.stdout.endswith("done\n"), printed
     return ran.stdout
 
 

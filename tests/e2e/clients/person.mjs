@@ -11,18 +11,18 @@ console.debug = console.info = console.warn = () => {};
 /** The first true value of `condition()`; throws with `what` where there is none in time. */
 export async function until(condition, what, seconds = 60) {
   for (const deadline = Date.now() + seconds * 1000; ; ) {
-    const value = await within(seconds, what, condition());
+    const value = await within(seconds + 10, what, condition());
     if (value) return value;
     if (Date.now() > deadline) throw new Error(`not within ${seconds} s: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
 
-/** The value of what is under way; throws with `what` where it does not end in time. */
+/** The value of a promise of the library; throws with `what` where it does not end in time. */
 export async function within(seconds, what, underWay) {
   let timer;
   const limit = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`not within ${seconds} s: ${what}`)), seconds * 1000);
+    timer = setTimeout(() => reject(new Error(`stands still: ${what}`)), seconds * 1000);
   });
   return Promise.race([underWay, limit]).finally(() => clearTimeout(timer));
 }
