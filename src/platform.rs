@@ -140,12 +140,14 @@ pub struct Statement {
     pub parameters: Vec<SqlValue>,
     /// Who may be waiting for what it does.
     pub concerns: Vec<Subject>,
+    /// Whether it has done nothing where it returns no row.
+    pub needs_row: bool,
 }
 
 impl Statement {
     /// A statement with its parameters.
     pub fn new(sql: &'static str, parameters: impl Into<Vec<SqlValue>>) -> Self {
-        Self { sql, parameters: parameters.into(), concerns: Vec::new() }
+        Self { sql, parameters: parameters.into(), concerns: Vec::new(), needs_row: false }
     }
 
     /// The statement, of which those are told who wait for news of these.
@@ -153,6 +155,13 @@ impl Statement {
     pub fn concerning(mut self, subjects: impl IntoIterator<Item = Subject>) -> Self {
         self.concerns.extend(subjects);
         self
+    }
+
+    /// As [`Statement::concerning`], of a statement that returns a row where it has changed something.
+    #[must_use]
+    pub fn concerning_if_any(mut self, subjects: impl IntoIterator<Item = Subject>) -> Self {
+        self.needs_row = true;
+        self.concerning(subjects)
     }
 }
 

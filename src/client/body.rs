@@ -16,6 +16,10 @@ impl Body {
     /// The body of `call`, which must be a JSON object.
     pub(super) async fn of(server: &Server, call: &Call) -> Result<Self, MatrixError> {
         match call.json(&server.admission, server.platform.clock.now_ms()).await? {
+            // What is stored is told to other clients, and a number beyond what a double holds they may be unable to read.
+            Value::Object(object) if object.check_loose().is_err() => {
+                Err(MatrixError::bad_json("A number in the body is too large."))
+            }
             Value::Object(object) => Ok(Self(object)),
             _ => Err(MatrixError::bad_json("The body must be a JSON object.")),
         }

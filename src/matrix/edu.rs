@@ -99,6 +99,9 @@ pub enum EduError {
     /// It speaks for a user of another server than it came from.
     #[error("it is about a user of another server")]
     Foreign,
+    /// It holds a number that is beyond what a double holds, which other JSON readers fail on.
+    #[error("a number in it is too large")]
+    Number,
 }
 
 /// Reads the EDUs of one server.
@@ -136,6 +139,7 @@ impl<'a> Reader<'a> {
         let kind = edu.get("edu_type").and_then(Value::as_str).ok_or(EduError::Malformed("edu_type"))?;
         let Some(kind) = EduType::parse(kind) else { return Ok(None) };
         let content = edu.remove("content").and_then(Value::into_object).ok_or(EduError::Malformed("content"))?;
+        content.check_loose().map_err(|_| EduError::Number)?;
         Ok(match kind {
             EduType::Typing => Some(Edu::Typing(Typing::read(self, &content)?)),
             EduType::Receipt => some(receipts::read(self, content)).map(Edu::Receipts),

@@ -197,12 +197,19 @@ impl Announcing {
 
 impl Database for Announcing {
     fn batch(&self, mut statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
-        let subjects: Vec<Subject> =
-            statements.iter_mut().flat_map(|statement| mem::take(&mut statement.concerns)).collect();
+        let concerns: Vec<(bool, Vec<Subject>)> =
+            statements.iter_mut().map(|statement| (statement.needs_row, mem::take(&mut statement.concerns))).collect();
         Box::pin(async move {
             let outcome = self.database.batch(statements).await;
-            // Where nobody can tell whether it took effect, those who wait look.
+            let has_rows = |nth| match &outcome {
+                Ok(answers) => answers.get(nth).is_some_and(|rows: &Rows| !rows.is_empty()),
+                // Where nobody can tell whether it took effect, those who wait look.
+                Err(_) => true,
+            };
             if matches!(outcome, Ok(_) | Err(DatabaseError::Unavailable(_))) {
+                let told =
+                    concerns.into_iter().enumerate().filter(|(nth, (needs_row, _))| !needs_row || has_rows(*nth));
+                let subjects: Vec<Subject> = told.flat_map(|(_, (_, subjects))| subjects).collect();
                 self.news.announce(&subjects);
             }
             outcome

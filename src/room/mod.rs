@@ -45,7 +45,7 @@ pub use large_joins::{Progress, STEP_MS};
 pub use local::{ChangedRooms, NewRoom};
 pub use policy_servers::PolicyServers;
 pub use published::{Asker, PublishedQuery};
-pub use receipt::{Begun, KnownRooms, Lacking, Received, Record, Transaction};
+pub use receipt::{Begun, Effects, KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
 pub use remote_reading::{ReadRefusal, RemoteReader, VisibleEvent};
 pub use restricted::Entrance;

@@ -4,7 +4,11 @@
 //! not hold is staged in the same batch, and judged when [`crate::federation`] has fetched them. So is what belongs to a
 //! room that we are joining, and is judged when that room is ours.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Debug,
+    ops::Range,
+};
 
 use serde_json::{Map, json};
 
@@ -37,6 +41,9 @@ const MAX_REASON: usize = 500;
 
 /// How many fetched events are judged and committed together.
 const SLICE: usize = 100;
+
+/// How many EDUs of a transaction are looked for by themselves that cannot be stored; after that whole parts are given up.
+const MAX_LOST_EDUS: usize = 10;
 
 /// What the sender of a PDU is told that can neither be judged nor wait.
 const TOO_MANY_WAIT: &str = "The event cannot be judged yet, and too many such are waiting already.";
@@ -118,6 +125,21 @@ pub struct Lacking {
     pub auth: Vec<EventId>,
 }
 
+/// What the EDUs of a transaction come to.
+pub trait Effects: Debug {
+    /// How many there are that can be had by themselves.
+    fn count(&self) -> usize;
+
+    /// What some of them come to, which takes effect in one batch or not at all.
+    fn statements(&self, of: Range<usize>) -> Vec<Statement>;
+}
+
+impl dyn Effects + '_ {
+    fn all(&self) -> Vec<Statement> {
+        self.statements(0..self.count())
+    }
+}
+
 /// What came with a transaction.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
@@ -125,8 +147,8 @@ pub struct Record<'a> {
     pub origin: &'a ServerName,
     /// Its id.
     pub txn_id: &'a str,
-    /// What its EDUs come to, which takes effect if and only if its answer is recorded.
-    pub edus: &'a [Statement],
+    /// What its EDUs come to, which takes effect with the answer that is recorded.
+    pub edus: &'a dyn Effects,
     /// Whether only some of its PDUs are received now: its answer is recorded later.
     pub is_part: bool,
 }
@@ -249,21 +271,64 @@ impl Rooms {
         let mut received = self.part_by_part(events, receive).await?;
         received.results.extend(refused.iter().map(|(id, why)| (id.clone(), Some(why.clone()))));
         received.answer = answer(&received.results);
-        let recorded = self.until_committed(async || match self.begin_again(record, &[]).await?.transaction {
+        let before = match self.record(record, &received.answer, record.edus.all()).await {
+            Err(RoomError::Database(DatabaseError::Refused(_))) => {
+                self.edus_part_by_part(record).await?;
+                match self.record(record, &received.answer, Vec::new()).await {
+                    Err(RoomError::Database(DatabaseError::Refused(_))) => None,
+                    recorded => recorded?,
+                }
+            }
+            recorded => recorded?,
+        };
+        received.answer = before.unwrap_or(received.answer);
+        Ok(received)
+    }
+
+    /// Records the answer to a transaction with what else belongs into the batch; or returns the answer that it got before.
+    async fn record(
+        &self,
+        record: Record<'_>,
+        answer: &str,
+        also: Vec<Statement>,
+    ) -> Result<Option<String>, RoomError> {
+        self.until_committed(async || match self.begin_again(record, &[]).await?.transaction {
             Transaction::Answered(answer) => Ok(Committed::Done(Some(answer))),
             Transaction::New(_) => {
                 let now = self.clock.now_ms();
-                let mut others = vec![record_transaction(record.origin, record.txn_id, &received.answer, now)];
-                others.extend(record.edus.iter().cloned());
+                let mut others = vec![record_transaction(record.origin, record.txn_id, answer, now)];
+                others.extend(also.iter().cloned());
                 Ok(self.store.commit(&[], others).await?.with(None))
             }
-        });
-        match recorded.await {
-            Ok(None) | Err(RoomError::Database(DatabaseError::Refused(_))) => {}
-            Ok(Some(before)) => received.answer = before,
-            Err(error) => return Err(error),
+        })
+        .await
+    }
+
+    /// Takes the EDUs of a transaction of which some cannot be stored, in halves of halves, so that only those are lost. A
+    /// repetition of the transaction takes them again, which does no harm.
+    async fn edus_part_by_part(&self, record: Record<'_>) -> Result<(), RoomError> {
+        let (mut parts, mut lost) = (vec![0..record.edus.count()], 0);
+        while let Some(part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            let statements = record.edus.statements(part.clone());
+            let taken = self.until_committed(async || Ok(self.store.commit(&[], statements.clone()).await?.with(())));
+            match taken.await {
+                Ok(()) => {}
+                Err(RoomError::Database(DatabaseError::Refused(why))) if part.len() == 1 || lost >= MAX_LOST_EDUS => {
+                    lost += part.len();
+                    let told = LogRecord::warning("an EDU cannot be stored").count(part.len());
+                    self.log.write(about(Some(record), told).because(&DatabaseError::Refused(why)));
+                }
+                Err(RoomError::Database(DatabaseError::Refused(_))) => {
+                    let middle = part.start + part.len() / 2;
+                    parts.extend([middle..part.end, part.start..middle]);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(received)
+        Ok(())
     }
 
     /// Receives events of which some cannot be stored, in halves of halves, so that only those are refused.
@@ -431,7 +496,7 @@ impl Rooms {
         received.results = results;
         if let Some(record) = record.filter(|record| !record.is_part) {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
-            others.extend(record.edus.iter().cloned());
+            others.extend(record.edus.all());
         }
         Ok(self.store.commit(&commits, others).await?.with(received))
     }

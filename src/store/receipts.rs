@@ -31,7 +31,7 @@ const NOTE: &str = "\
 /// Moves the stream on to the last position that was taken.
 const ADVANCE: &str = "\
     UPDATE streams SET position = (SELECT MAX(r.pos) FROM receipts AS r WHERE r.pos > position) \
-    WHERE name = 'receipts' AND EXISTS (SELECT 1 FROM receipts AS r WHERE r.pos > position)";
+    WHERE name = 'receipts' AND EXISTS (SELECT 1 FROM receipts AS r WHERE r.pos > position) RETURNING position";
 
 /// What is shown of a receipt `r` to the user `m` in its room.
 macro_rules! shown {
@@ -109,7 +109,7 @@ pub fn note(receipts: &[Receipt]) -> Vec<Statement> {
     let mut statements = Vec::new();
     for list in json_lists(rows) {
         statements.push(Statement::new(NOTE, [list.into()]));
-        statements.push(Statement::new(ADVANCE, []).concerning(concerned()));
+        statements.push(Statement::new(ADVANCE, []).concerning_if_any(concerned()));
     }
     statements
 }

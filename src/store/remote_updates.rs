@@ -1,7 +1,7 @@
 //! What other servers say has changed of their users' keys. Only of users whose keys are held is anything written.
 //!
-//! An update that follows the one before it is applied; after any other the list is fetched when somebody asks for it, once,
-//! however many updates were missed.
+//! An update that follows the one before it is applied; after any other, an earlier one among them, the list is fetched when
+//! somebody asks for it, once, however many updates were missed.
 
 use serde_json::json;
 
@@ -37,45 +37,84 @@ pub struct SigningUpdate {
     pub self_signing_key: Option<String>,
 }
 
+/// Whether the update `u` is news of what is held in `l`. A number that is lower than the newest is too: that server counts anew, as
+/// it does once it was restored from a backup or installed anew.
+macro_rules! is_new_list {
+    () => {
+        "(l.stream_id IS NULL OR l.stream_id <> u.value ->> 2)"
+    };
+}
+
 /// Whether the update `u` follows what is held in `l`. ?2: how long a list may be.
 macro_rules! follows {
     () => {
-        "(remote_device_lists.is_current AND u.value ->> 5 = 0 \
-          AND length(devices) + length(u.value ->> 4) <= ?2 AND (json_array_length(u.value -> 1) = 0 \
-            OR EXISTS (SELECT 1 FROM json_each(u.value -> 1) AS p WHERE p.value = remote_device_lists.stream_id)))"
+        "(l.is_current AND u.value ->> 5 = 0 AND COALESCE(l.stream_id < u.value ->> 2, 1) \
+          AND length(l.devices) + length(u.value ->> 4) <= ?2 AND (json_array_length(u.value -> 1) = 0 \
+            OR EXISTS (SELECT 1 FROM json_each(u.value -> 1) AS p WHERE p.value = l.stream_id)))"
     };
 }
 
 /// ?1: a list of [user, numbers before, number, what is gone, what is new, whether something is missing]. What is gone and what is
 /// new are patches, by which whole keys are replaced: first all that change go.
 const APPLY: &str = concat!(
-    "UPDATE remote_device_lists SET is_current = ",
+    "UPDATE remote_device_lists AS l SET is_current = ",
     follows!(),
     ", devices = CASE WHEN ",
     follows!(),
-    " THEN json_patch(json_patch(devices, u.value ->> 3), u.value ->> 4) ELSE devices END, stream_id = u.value ->> 2 \
-     FROM json_each(?1) AS u \
-     WHERE remote_device_lists.user_id = u.value ->> 0 \
-       AND (remote_device_lists.stream_id IS NULL OR remote_device_lists.stream_id < u.value ->> 2)"
+    " THEN json_patch(json_patch(l.devices, u.value ->> 3), u.value ->> 4) ELSE l.devices END, stream_id = u.value ->> 2 \
+     FROM json_each(?1) AS u WHERE l.user_id = u.value ->> 0 AND ",
+    is_new_list!()
 );
 
+/// Whether the keys in the update `u` are others than those that are held in `l`.
+macro_rules! are_new_keys {
+    () => {
+        "(COALESCE(u.value ->> 1, l.master_key) IS NOT l.master_key \
+          OR COALESCE(u.value ->> 2, l.self_signing_key) IS NOT l.self_signing_key)"
+    };
+}
+
 /// ?1: a list of [user, master key, self-signing key].
-const SIGN: &str = "\
-    UPDATE remote_device_lists SET master_key = COALESCE(u.value ->> 1, master_key), \
-      self_signing_key = COALESCE(u.value ->> 2, self_signing_key) \
-    FROM json_each(?1) AS u WHERE remote_device_lists.user_id = u.value ->> 0";
+const SIGN: &str = concat!(
+    "UPDATE remote_device_lists AS l SET master_key = COALESCE(u.value ->> 1, l.master_key), \
+       self_signing_key = COALESCE(u.value ->> 2, l.self_signing_key) \
+     FROM json_each(?1) AS u WHERE l.user_id = u.value ->> 0 AND ",
+    are_new_keys!()
+);
 
-/// ?1: a list of lists that begin with a user whose keys have changed.
-const ADVANCE: &str = "\
-    UPDATE streams SET position = position + 1 WHERE name = 'device_lists' AND EXISTS ( \
-      SELECT 1 FROM json_each(?1) AS u CROSS JOIN remote_device_lists AS l ON l.user_id = u.value ->> 0)";
+/// Moves the stream on, if an update in ?1 is news by `$is_news`: a list of updates that begin with their users, and have not been
+/// applied yet.
+macro_rules! advance {
+    ($is_news:expr) => {
+        concat!(
+            "UPDATE streams SET position = position + 1 WHERE name = 'device_lists' AND EXISTS ( \
+               SELECT 1 FROM json_each(?1) AS u CROSS JOIN remote_device_lists AS l ON l.user_id = u.value ->> 0 WHERE ",
+            $is_news,
+            ") RETURNING position"
+        )
+    };
+}
 
-/// After [`ADVANCE`], with the same list.
-const CHANGED: &str = "\
-    INSERT INTO device_list_changes (user_id, pos) SELECT l.user_id, s.position FROM json_each(?1) AS u \
-      CROSS JOIN remote_device_lists AS l ON l.user_id = u.value ->> 0 \
-      CROSS JOIN streams AS s ON s.name = 'device_lists' WHERE true \
-    ON CONFLICT (user_id) DO UPDATE SET pos = excluded.pos";
+/// After `advance!`, with the same list.
+macro_rules! changed {
+    ($is_news:expr) => {
+        concat!(
+            "INSERT INTO device_list_changes (user_id, pos) SELECT l.user_id, s.position FROM json_each(?1) AS u \
+               CROSS JOIN remote_device_lists AS l ON l.user_id = u.value ->> 0 \
+               CROSS JOIN streams AS s ON s.name = 'device_lists' WHERE ",
+            $is_news,
+            " ON CONFLICT (user_id) DO UPDATE SET pos = excluded.pos"
+        )
+    };
+}
+
+const ADVANCE_FOR_LISTS: &str = advance!(is_new_list!());
+
+const LISTS_CHANGED: &str = changed!(is_new_list!());
+
+const ADVANCE_FOR_KEYS: &str = advance!(are_new_keys!());
+
+const KEYS_CHANGED: &str = changed!(are_new_keys!());
 
 /// Statements that note changes of other servers' users' keys, for the batch of their transaction.
 pub fn note(lists: &[ListUpdate], signing: &[SigningUpdate]) -> Vec<Statement> {
@@ -90,21 +129,21 @@ pub fn note(lists: &[ListUpdate], signing: &[SigningUpdate]) -> Vec<Statement> {
     };
     let mut statements = Vec::new();
     for list in json_lists(lists.iter().map(list)) {
-        statements.push(Statement::new(APPLY, [list.as_str().into(), count(MAX_LIST_BYTES).into()]));
-        statements.extend(changed(&list));
+        statements.extend(note_news([ADVANCE_FOR_LISTS, LISTS_CHANGED], &list));
+        statements.push(Statement::new(APPLY, [list.into(), count(MAX_LIST_BYTES).into()]));
     }
     let item = |update: &SigningUpdate| json!([update.user_id, update.master_key, update.self_signing_key]).to_string();
     for list in json_lists(signing.iter().map(item)) {
-        statements.push(Statement::new(SIGN, [list.as_str().into()]));
-        statements.extend(changed(&list));
+        statements.extend(note_news([ADVANCE_FOR_KEYS, KEYS_CHANGED], &list));
+        statements.push(Statement::new(SIGN, [list.into()]));
     }
     statements
 }
 
-/// Notes for syncs that there are changes in a list.
-fn changed(list: &str) -> [Statement; 2] {
-    let [advance, changed] = [ADVANCE, CHANGED].map(|sql| Statement::new(sql, [list.into()]));
-    [advance.concerning([Subject::Keys]), changed]
+/// Notes for syncs what is new in a list, before it is applied.
+fn note_news(sql: [&'static str; 2], list: &str) -> [Statement; 2] {
+    let [advance, changed] = sql.map(|sql| Statement::new(sql, [list.into()]));
+    [advance.concerning_if_any([Subject::Keys]), changed]
 }
 
 fn has_null(value: &Value) -> bool {

@@ -1,13 +1,16 @@
 //! Messages to devices of local users, which wait until the device has taken them.
 //!
 //! What may wait for a device is bounded, so that nobody can fill the database for one that never comes back: while that much
-//! waits, further messages are not kept. What came first stays, as nobody should be able to push it out.
+//! waits, further messages are not kept. What came first stays, as nobody should be able to push it out; and nobody can fill it
+//! all, so that others find room.
+
+use std::collections::BTreeSet;
 
 use serde_json::json;
 
 use super::{
     Store, json_lists,
-    positions::{advance_for, count},
+    positions::{advance, advance_for, count},
     races::Race,
 };
 use crate::{
@@ -60,61 +63,79 @@ pub struct Inbox {
     pub told_upto: Option<i64>,
 }
 
-/// How much may wait for a device, in characters, with [`OVERHEAD`] for each message; and how much when a server that shares no room
-/// with us sends more, so that strangers cannot keep out what others send.
+/// How much may wait for a device, in characters, with [`OVERHEAD`] for each message. What one origin has there may be no more than
+/// what is left free: one alone fills half of it, two a third each, and whoever comes next finds room.
 const MAX_WAITING: i64 = 32_000_000;
+/// The same where the origin is a server that shares no room with us.
 const MAX_WAITING_FOR_STRANGERS: i64 = 4_000_000;
 const OVERHEAD: i64 = 1_000;
 /// How many messages a sync tells, and how long they are together.
 const MAX_TOLD: i64 = 100;
 const MAX_TOLD_LENGTH: i64 = 2_000_000;
 
-/// How much waits for the device `d`.
-macro_rules! waiting {
-    ($of:literal) => {
+/// A running total, `$column`, in what waits for the device `d` and meets `$condition`, as of the first row by `$order`.
+macro_rules! upto {
+    ($column:literal, $index:literal, $condition:literal, $order:literal) => {
         concat!(
-            "COALESCE((SELECT x.upto FROM to_device_messages AS x WHERE x.user_id = ",
-            $of,
-            ".user_id AND x.device_id = ",
-            $of,
-            ".device_id ORDER BY x.pos DESC LIMIT 1), 0)"
+            "COALESCE((SELECT x.",
+            $column,
+            " FROM to_device_messages AS x",
+            $index,
+            " WHERE x.user_id = d.user_id AND x.device_id = d.device_id",
+            $condition,
+            " ORDER BY x.pos",
+            $order,
+            " LIMIT 1), 0)"
         )
+    };
+}
+
+/// The same of what waits from ?3.
+macro_rules! upto_of_origin {
+    ($order:literal) => {
+        upto!("origin_upto", " INDEXED BY to_device_messages_by_origin", " AND x.origin = ?3", $order)
     };
 }
 
 /// Puts messages into inboxes: those of ?1, a list of [user, device, message, …], that meet `$condition`. `$nth`: the how manieth of
-/// all each is, from 0; `$most`: how much may wait. ?2: what a message counts for besides its length.
+/// all each is, from 0; `$most`: how much may wait. ?2: what a message counts for besides its length, ?3: the origin. Once one finds
+/// no room, those after it find none either, so that the totals have no gaps.
 macro_rules! deliver {
     ($nth:literal, $most:literal, $condition:literal) => {
         concat!(
-            "INSERT INTO to_device_messages (user_id, device_id, pos, upto, message) \
-             SELECT d.user_id, d.device_id, s.position + ",
+            "INSERT INTO to_device_messages (user_id, device_id, pos, upto, origin, origin_upto, message) \
+             SELECT n.user_id, n.device_id, n.pos, n.newest + n.length, ?3, n.newest_of_origin + n.length, n.message FROM ( \
+               SELECT d.user_id, d.device_id, s.position + ",
             $nth,
-            " + 1, ",
-            waiting!("d"),
-            " + SUM(length(m.value ->> 2) + ?2) OVER (PARTITION BY d.user_id, d.device_id ORDER BY m.key), m.value ->> 2 \
-             FROM json_each(?1) AS m CROSS JOIN streams AS s ON s.name = 'to_device' \
-               CROSS JOIN devices AS d ON d.user_id = m.value ->> 0 AND (m.value ->> 1 = '*' OR d.device_id = m.value ->> 1) \
-             WHERE ",
-            waiting!("d"),
-            " - COALESCE((SELECT x.upto FROM to_device_messages AS x WHERE x.user_id = d.user_id AND x.device_id = d.device_id \
-                ORDER BY x.pos LIMIT 1), 0) < ",
-            $most,
-            $condition
+            " + 1 AS pos, m.value ->> 2 AS message, \
+                 SUM(length(m.value ->> 2) + ?2) OVER (PARTITION BY d.user_id, d.device_id ORDER BY m.key) AS length, ",
+            upto!("upto", "", "", " DESC"),
+            " AS newest, ",
+            upto!("upto", "", "", ""),
+            " AS oldest, ",
+            upto_of_origin!(" DESC"),
+            " AS newest_of_origin, ",
+            upto_of_origin!(""),
+            " AS oldest_of_origin \
+               FROM json_each(?1) AS m CROSS JOIN streams AS s ON s.name = 'to_device' \
+                 CROSS JOIN devices AS d ON d.user_id = m.value ->> 0 AND (m.value ->> 1 = '*' OR d.device_id = m.value ->> 1) ",
+            $condition,
+            ") AS n WHERE n.newest - n.oldest + n.newest_of_origin - n.oldest_of_origin + 2 * n.length <= ",
+            $most
         )
     };
 }
 
-/// ?1: a list of [user, device, message], ?3: how much may wait.
-const SEND: &str = deliver!("m.key", "?3", "");
+/// ?1: a list of [user, device, message], ?3: the user who sends, ?4: how much may wait.
+const SEND: &str = deliver!("m.key", "?4", "");
 
-/// ?1: a list of [user, device, message, the sender's name for it, the how manieth it is], ?3: how much may wait, ?4: the server
-/// that has sent them, ?5: this server's name, ?6: how much may wait for strangers.
+/// ?1: a list of [user, device, message, the sender's name for it, the how manieth it is], ?3: the server that has sent them, ?4:
+/// how much may wait, ?5: this server's name, ?6: how much may wait for strangers.
 const RECEIVE: &str = deliver!(
     "(m.value ->> 4)",
     "CASE WHEN EXISTS (SELECT 1 FROM room_servers AS theirs CROSS JOIN room_servers AS own ON own.room_id = theirs.room_id \
-       AND own.server = ?5 AND own.to_pos IS NULL WHERE theirs.server = ?4 AND theirs.to_pos IS NULL) THEN ?3 ELSE ?6 END",
-    " AND NOT EXISTS (SELECT 1 FROM received_to_device AS r WHERE r.origin = ?4 AND r.message_id = m.value ->> 3)"
+       AND own.server = ?5 AND own.to_pos IS NULL WHERE theirs.server = ?3 AND theirs.to_pos IS NULL) THEN ?4 ELSE ?6 END",
+    "WHERE NOT EXISTS (SELECT 1 FROM received_to_device AS r WHERE r.origin = ?3 AND r.message_id = m.value ->> 3)"
 );
 
 const SENT: &str = "\
@@ -128,7 +149,7 @@ const RECEIVED: &str = "\
       CROSS JOIN devices AS d ON d.user_id = m.value ->> 0 AND (m.value ->> 1 = '*' OR d.device_id = m.value ->> 1) \
       CROSS JOIN to_device_messages AS t ON t.user_id = d.user_id AND t.device_id = d.device_id \
         AND t.pos = s.position + (m.value ->> 4) + 1 \
-    WHERE true ON CONFLICT (origin, message_id) DO NOTHING";
+    WHERE true ON CONFLICT (origin, message_id) DO NOTHING RETURNING message_id";
 
 /// ?3: the position from which the device syncs.
 const ACKNOWLEDGED: &str = "DELETE FROM to_device_messages WHERE user_id = ?1 AND device_id = ?2 AND pos <= ?3";
@@ -170,8 +191,8 @@ impl Store {
         let parameters = [user_id.into(), device_id.into(), event_type.into(), txn_id.into(), now_ms.into()];
         let mut statements = vec![Statement::new(SENT, parameters)];
         for list in json_lists(messages.iter().map(|of| json!([of.user_id, of.device_id, of.message]).to_string())) {
-            statements.push(Statement::new(SEND, [list.into(), OVERHEAD.into(), MAX_WAITING.into()]));
-            statements.push(moved(messages.iter()));
+            statements.push(Statement::new(SEND, [list.into(), OVERHEAD.into(), user_id.into(), MAX_WAITING.into()]));
+            statements.push(advance_for("to_device", count(messages.len()), users(messages.iter())));
         }
         statements.extend(also);
         match self.batch(statements).await {
@@ -195,22 +216,24 @@ pub fn receive(own: &ServerName, origin: &ServerName, received: &[ReceivedMessag
     for list in json_lists(whole) {
         let (most, for_strangers) = (MAX_WAITING.into(), MAX_WAITING_FOR_STRANGERS.into());
         let (origin, own) = (origin.as_str().into(), own.as_str().into());
-        let parameters: [SqlValue; 6] = [list.into(), OVERHEAD.into(), most, origin, own, for_strangers];
+        let parameters: [SqlValue; 6] = [list.into(), OVERHEAD.into(), origin, most, own, for_strangers];
         statements.push(Statement::new(RECEIVE, parameters));
     }
     let named = messages.iter().map(|(nth, (of, id))| json!([of.user_id, of.device_id, null, id, nth]).to_string());
     for list in json_lists(named) {
-        statements.push(Statement::new(RECEIVED, [list.into(), origin.as_str().into(), now_ms.into()]));
+        let received = Statement::new(RECEIVED, [list.into(), origin.as_str().into(), now_ms.into()]);
+        // Nobody need look who has been told nothing.
+        statements.push(received.concerning_if_any(users(messages.iter().map(|(_, (message, _))| *message))));
     }
-    statements.push(moved(messages.iter().map(|(_, (message, _))| *message)));
+    // By more than were put into inboxes, which does no harm.
+    statements.push(advance("to_device", count(messages.len())));
     statements
 }
 
-/// Moves the stream on by as many messages as there are: more than were put into a list, which does no harm.
-fn moved<'m>(messages: impl ExactSizeIterator<Item = &'m ToDeviceMessage>) -> Statement {
-    let moved_by = count(messages.len());
-    let users = messages.map(|message| Subject::User(message.user_id.clone()));
-    advance_for("to_device", moved_by, users)
+/// Whom messages are for.
+fn users<'m>(messages: impl Iterator<Item = &'m ToDeviceMessage>) -> impl Iterator<Item = Subject> {
+    let users: BTreeSet<&str> = messages.map(|message| message.user_id.as_str()).collect();
+    users.into_iter().map(|user| Subject::User(user.to_owned())).collect::<Vec<_>>().into_iter()
 }
 
 /// What waits for a device after `since`; what is not after it has been taken and goes. [`read_inbox`] reads the answers.

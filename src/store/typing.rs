@@ -25,7 +25,7 @@ const NOTE: &str = "\
 /// Moves the stream on to the last position that was taken.
 const ADVANCE: &str = "\
     UPDATE streams SET position = (SELECT MAX(t.pos) FROM typing AS t WHERE t.pos > position) \
-    WHERE name = 'typing' AND EXISTS (SELECT 1 FROM typing AS t WHERE t.pos > position)";
+    WHERE name = 'typing' AND EXISTS (SELECT 1 FROM typing AS t WHERE t.pos > position) RETURNING position";
 
 /// The rooms that the page of the stream is about, and, where the time of somebody who was told is over, all rooms of the user
 /// in which somebody was typing lately. ?1: the user, ?2: since, ?3: until when those whom the user was told of are typing, NULL
@@ -70,7 +70,7 @@ pub fn note(typing: &[(Typing, i64)], now: i64) -> Vec<Statement> {
     let mut statements = Vec::new();
     for list in json_lists(rows) {
         statements.push(Statement::new(NOTE, [list.into(), now.into()]));
-        statements.push(Statement::new(ADVANCE, []).concerning(rooms()));
+        statements.push(Statement::new(ADVANCE, []).concerning_if_any(rooms()));
     }
     statements
 }

@@ -147,6 +147,22 @@ impl Peer {
         self.ask(to, self.request(to, Method::PUT, target, Some(body)))
     }
 
+    /// Sends a signed `PUT` with a body that is given as canonical JSON, which may hold what a [`Value`] cannot.
+    pub fn put_text(&self, to: &Homeserver, target: &str, body: &str) -> (u16, Value) {
+        use ruma_signatures::KeyPair;
+        let destination = to.config.server_name.as_str();
+        let signed = format!(
+            "{{\"content\":{body},\"destination\":\"{destination}\",\"method\":\"PUT\",\"origin\":\"{}\",\"uri\":\"{target}\"}}",
+            self.name
+        );
+        let signature = self.key.sign(signed.as_bytes()).base64();
+        let authorization = format!(
+            "X-Matrix origin=\"{}\",destination=\"{destination}\",key=\"ed25519:peer\",sig=\"{signature}\"",
+            self.name
+        );
+        self.ask(to, request(Method::PUT, target, &[&authorization], body.to_owned()))
+    }
+
     /// Sends a signed `POST` and returns status and body.
     pub fn post(&self, to: &Homeserver, target: &str, body: &Value) -> (u16, Value) {
         self.ask(to, self.request(to, Method::POST, target, Some(body)))

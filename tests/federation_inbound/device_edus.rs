@@ -184,6 +184,8 @@ fn strangers_cannot_fill_an_inbox() {
 struct Bob {
     device: Device,
     asked: std::rc::Rc<Cell<usize>>,
+    /// The number with which his server gives them.
+    stream_id: std::rc::Rc<Cell<i64>>,
 }
 
 /// Alice has asked for Bob's keys, which his server gives with this number.
@@ -191,6 +193,8 @@ fn held(scene: &Scene, stream_id: i64) -> Bob {
     log_in(scene, "PHONE");
     let device = Device::new(&scene.bob, "BOBS");
     let asked = std::rc::Rc::new(Cell::new(0));
+    let number = std::rc::Rc::new(Cell::new(stream_id));
+    let stream_id = number.clone();
     let (count, keys, bob) = (asked.clone(), device.keys(), scene.bob.clone());
     scene.peer.answers(move |request| {
         if !request.uri().path().contains("/user/devices/") {
@@ -198,13 +202,13 @@ fn held(scene: &Scene, stream_id: i64) -> Bob {
         }
         count.set(count.get() + 1);
         let devices = json!([{ "device_id": "BOBS", "keys": keys, "device_display_name": "Bob's" }]);
-        let answer = json!({ "user_id": bob, "stream_id": stream_id, "devices": devices });
+        let answer = json!({ "user_id": bob, "stream_id": number.get(), "devices": devices });
         Some(verge::router::json_response(http::StatusCode::OK, &answer))
     });
     let answer = query(scene, "PHONE");
     assert_eq!(answer["device_keys"][&scene.bob]["BOBS"]["keys"], device.keys()["keys"], "{answer}");
     assert_eq!(asked.get(), 1);
-    Bob { device, asked }
+    Bob { device, asked, stream_id }
 }
 
 fn update(scene: &Scene, stream_id: i64, prev_id: &[i64], device: &Device) -> Value {
@@ -220,11 +224,11 @@ fn an_update_that_follows_is_applied_and_any_other_has_the_list_fetched_once() {
     let bob = held(&scene, 5);
     let new = Device::new(&scene.bob, "NEW");
     let devices = || query(&scene, "PHONE")["device_keys"][&scene.bob].as_object().unwrap().len();
-    // Two in one transaction, the second following the first; and one that is old.
+    // Two in one transaction, the second following the first; and one that comes again.
     let gone = json!({ "user_id": scene.bob, "device_id": "GONE", "stream_id": 7, "prev_id": [6], "deleted": true });
     let gone = json!({ "edu_type": "m.device_list_update", "content": gone });
     send(&scene.peer, &scene, "1", &[update(&scene, 6, &[5], &new), gone]);
-    send(&scene.peer, &scene, "2", &[update(&scene, 3, &[2], &Device::new(&scene.bob, "OLD"))]);
+    send(&scene.peer, &scene, "2", &[update(&scene, 7, &[6], &Device::new(&scene.bob, "AGAIN"))]);
     assert_eq!((devices(), bob.asked.get()), (2, 1));
     let mut removed = update(&scene, 8, &[7], &new);
     removed["content"].as_object_mut().unwrap().remove("keys");
@@ -239,6 +243,110 @@ fn an_update_that_follows_is_applied_and_any_other_has_the_list_fetched_once() {
     assert_eq!((devices(), bob.asked.get()), (1, 2));
     send(&scene.peer, &scene, "again", &[update(&scene, 300, &[290], &new)]);
     assert_eq!((devices(), bob.asked.get()), (2, 2), "it goes on from the newest that was heard of");
+}
+
+/// Bob's server is restored from a backup, or installed anew: its numbers begin lower than those that we have heard.
+#[test]
+fn a_server_whose_numbers_begin_anew_is_followed() {
+    let scene = scene("12");
+    let bob = held(&scene, 500);
+    let devices = || {
+        let answer = query(&scene, "PHONE");
+        answer["device_keys"][&scene.bob].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+    };
+    let new = |id: &str| Device::new(&scene.bob, id);
+    send(&scene.peer, &scene, "1", &[update(&scene, 501, &[500], &new("LOST"))]);
+    assert_eq!((devices(), bob.asked.get()), (vec!["BOBS".to_owned(), "LOST".to_owned()], 1));
+    // The first that is heard of it names none before it, and all the same follows nothing that is held.
+    bob.stream_id.set(3);
+    send(&scene.peer, &scene, "2", &[update(&scene, 3, &[], &new("FIRST"))]);
+    assert_eq!((devices(), bob.asked.get()), (vec!["BOBS".to_owned()], 2), "the list is fetched");
+    for (n, id) in [(4, "SECOND"), (5, "THIRD")] {
+        send(&scene.peer, &scene, &format!("new{n}"), &[update(&scene, n, &[n - 1], &new(id))]);
+    }
+    let expected = ["BOBS", "SECOND", "THIRD"].map(str::to_owned).to_vec();
+    assert_eq!((devices(), bob.asked.get()), (expected, 2), "once, and then it is followed");
+    // Within one transaction too.
+    bob.stream_id.set(2);
+    let edus = [update(&scene, 6, &[5], &new("SIXTH")), update(&scene, 2, &[1], &new("OTHER"))];
+    send(&scene.peer, &scene, "both", &edus);
+    assert_eq!((devices(), bob.asked.get()), (vec!["BOBS".to_owned()], 3));
+    send(&scene.peer, &scene, "after", &[update(&scene, 3, &[2], &new("AFTER"))]);
+    assert_eq!((devices(), bob.asked.get()), (vec!["AFTER".to_owned(), "BOBS".to_owned()], 3));
+}
+
+/// One server that shares a room with us sends as much as it likes: others are heard all the same.
+#[test]
+fn no_server_can_fill_an_inbox_alone() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    let other = Peer::new(&scene.world, "other.example");
+    let carol = other.user("carol");
+    other.join(&scene.a, scene.room.as_str(), &carol);
+    let flood = |peer: &Peer, user: &str, rounds: std::ops::Range<usize>| {
+        for round in rounds {
+            let edu =
+                |n: usize| message(&scene, user, &format!("{round} {n}"), "*", json!({ "x": "x".repeat(60_000) }));
+            send(peer, &scene, &round.to_string(), &(0..100).map(edu).collect::<Vec<_>>());
+        }
+    };
+    let length = || {
+        let rows = scene.a.database.rows("SELECT SUM(length(message)) FROM to_device_messages");
+        rows[0][0].parse::<i64>().unwrap()
+    };
+    flood(&scene.peer, &scene.bob, 0..8);
+    assert!((12_000_000..17_000_000).contains(&length()), "{}", length());
+    send(&other, &scene, "one", &[message(&scene, &carol, "one", "PHONE", json!({ "n": 1 }))]);
+    assert_eq!(inbox(&scene).last(), Some(&json!({ "n": 1 })));
+    // Two leave room for a third one.
+    flood(&other, &carol, 0..4);
+    assert!((20_000_000..24_000_000).contains(&length()), "{}", length());
+    let third = Peer::new(&scene.world, "third.example");
+    let dave = third.user("dave");
+    third.join(&scene.a, scene.room.as_str(), &dave);
+    send(&third, &scene, "one", &[message(&scene, &dave, "one", "PHONE", json!({ "n": 2 }))]);
+    assert_eq!(inbox(&scene).last(), Some(&json!({ "n": 2 })));
+}
+
+#[test]
+fn what_cannot_be_stored_of_an_edu_costs_no_other() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    *scene.a.database.refuses.borrow_mut() = Some("poison".to_owned());
+    let presence = json!({ "push": [{ "user_id": scene.bob, "presence": "online", "last_active_ago": 0 }] });
+    let edus = [
+        message(&scene, &scene.bob, "a", "PHONE", json!({ "n": 1 })),
+        message(&scene, &scene.bob, "b", "PHONE", json!({ "n": "poison" })),
+        message(&scene, &scene.bob, "c", "PHONE", json!({ "n": 3 })),
+        json!({ "edu_type": "m.presence", "content": presence }),
+    ];
+    send(&scene.peer, &scene, "1", &edus);
+    assert_eq!(inbox(&scene), [json!({ "n": 1 }), json!({ "n": 3 })]);
+    assert_eq!(count(&scene, "presence"), 1);
+    // The transaction has been answered, and is not taken again.
+    send(&scene.peer, &scene, "1", &edus);
+    assert_eq!(inbox(&scene).len(), 2);
+    let lost = scene.world.logs().iter().filter(|line| line.contains("an EDU cannot be stored")).count();
+    assert_eq!(lost, 1);
+}
+
+/// A float that is beyond what a double holds: clients could not read what holds it.
+#[test]
+fn an_edu_with_a_number_that_nobody_can_read_is_skipped() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    let edus = [
+        message(&scene, &scene.bob, "a", "PHONE", json!({ "n": ["INFINITE"] })),
+        message(&scene, &scene.bob, "b", "PHONE", json!({ "n": 1.5 })),
+    ];
+    for (txn_id, number) in ["1e400", "-1e400"].into_iter().enumerate() {
+        let body = json!({ "origin": scene.peer.name, "origin_server_ts": 0, "pdus": [], "edus": edus });
+        let body = body.to_string().replace("\"INFINITE\"", number);
+        let target = format!("/_matrix/federation/v1/send/infinite{txn_id}");
+        let (status, answer) = scene.peer.put_text(&scene.a, &target, &body);
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_eq!(inbox(&scene), [json!({ "n": 1.5 })]);
 }
 
 #[test]

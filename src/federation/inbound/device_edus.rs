@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::part::Part;
 use crate::{
     matrix::{
         device_keys::{CrossSigningKey, MAX_KEYS_BYTES, Usage},
@@ -10,7 +11,6 @@ use crate::{
         json::{Object, Value},
     },
     platform::Statement,
-    server::Server,
     store::{
         remote_updates::{self, ListUpdate, SigningUpdate},
         to_device::{self, ReceivedMessages, ToDeviceMessage},
@@ -30,7 +30,7 @@ const MAX_PREVIOUS: usize = 100;
 pub(super) struct DeviceEdus {
     /// By user; with the length of what was taken.
     lists: BTreeMap<UserId, (ListUpdate, usize)>,
-    signing: Vec<SigningUpdate>,
+    signing: BTreeMap<UserId, SigningUpdate>,
     messages: Vec<ReceivedMessages>,
     names: BTreeSet<String>,
     count: usize,
@@ -60,8 +60,10 @@ impl DeviceEdus {
             (ListUpdate { user_id, prev_id, stream_id, devices: Vec::new(), has_gap: false }, 0)
         });
         let follows = prev_id.is_empty() || prev_id.contains(&list.stream_id) || list.devices.is_empty();
-        list.has_gap |= is_odd || !follows || *taken + length > MAX_CHANGES_BYTES;
-        list.stream_id = list.stream_id.max(stream_id);
+        // A lower number than the one before: that server counts anew.
+        let is_earlier = stream_id < list.stream_id;
+        list.has_gap |= is_odd || is_earlier || !follows || *taken + length > MAX_CHANGES_BYTES;
+        list.stream_id = stream_id;
         list.devices.retain(|(device, _)| *device != device_id);
         if list.has_gap {
             // What has changed is seen in the whole list.
@@ -79,11 +81,14 @@ impl DeviceEdus {
             let key = CrossSigningKey::check(key?, user_id.as_str(), usage).ok()?;
             Some(key.object().to_text())
         };
-        self.signing.push(SigningUpdate {
-            master_key: checked(master_key, Usage::Master),
-            self_signing_key: checked(self_signing_key, Usage::SelfSigning),
-            user_id: user_id.to_string(),
-        });
+        let master_key = checked(master_key, Usage::Master);
+        let self_signing_key = checked(self_signing_key, Usage::SelfSigning);
+        let none =
+            |user_id: &UserId| SigningUpdate { user_id: user_id.to_string(), master_key: None, self_signing_key: None };
+        // Of several about one user the newest keys count.
+        let update = self.signing.entry(user_id).or_insert_with_key(none);
+        update.master_key = master_key.or(update.master_key.take());
+        update.self_signing_key = self_signing_key.or(update.self_signing_key.take());
     }
 
     /// Messages to devices, of which those for users of ours count.
@@ -113,12 +118,33 @@ impl DeviceEdus {
         self.dropped
     }
 
-    /// What they come to.
-    pub(super) fn statements(self, server: &Server, origin: &ServerName) -> Vec<Statement> {
-        let lists: Vec<ListUpdate> = self.lists.into_values().map(|(list, _)| list).collect();
-        let mut statements = remote_updates::note(&lists, &self.signing);
-        let own = &server.config.server_name;
-        statements.extend(to_device::receive(own, origin, &self.messages, server.platform.clock.now_ms()));
+    /// Those that count: all, as each is about users of its origin.
+    pub(super) fn judged(self) -> JudgedDeviceEdus {
+        JudgedDeviceEdus {
+            lists: self.lists.into_values().map(|(list, _)| list).collect(),
+            signing: self.signing.into_values().collect(),
+            messages: self.messages,
+        }
+    }
+}
+
+/// The EDUs about devices that count.
+#[derive(Debug)]
+pub(super) struct JudgedDeviceEdus {
+    lists: Vec<ListUpdate>,
+    signing: Vec<SigningUpdate>,
+    messages: Vec<ReceivedMessages>,
+}
+
+impl JudgedDeviceEdus {
+    pub(super) fn count(&self) -> usize {
+        self.lists.len() + self.signing.len() + self.messages.len()
+    }
+
+    /// What those come to that are in the part.
+    pub(super) fn statements(&self, of: &mut Part, own: &ServerName, origin: &ServerName, now: i64) -> Vec<Statement> {
+        let mut statements = remote_updates::note(of.take(&self.lists), of.take(&self.signing));
+        statements.extend(to_device::receive(own, origin, of.take(&self.messages), now));
         statements
     }
 }

@@ -4,9 +4,12 @@
 //! it again, and one that was not recorded has done nothing. An EDU that is malformed, or about somebody who is not its origin's
 //! to speak for, is skipped; the log has one line for all of a transaction.
 
-use std::{collections::HashSet, hash::Hash};
+use std::{collections::HashSet, hash::Hash, ops::Range};
 
-use super::device_edus::DeviceEdus;
+use super::{
+    device_edus::{DeviceEdus, JudgedDeviceEdus},
+    part::Part,
+};
 use crate::{
     log::LogRecord,
     matrix::{
@@ -15,6 +18,7 @@ use crate::{
         json::Value,
     },
     platform::Statement,
+    room::Effects,
     server::Server,
     store::{
         edus::{EduQuestions, EduRooms},
@@ -82,26 +86,48 @@ impl Received {
         EduQuestions::new(typing.chain(receipts).collect())
     }
 
-    /// What those that count come to. An EDU about a room counts if its user is in the room, and the room's ACL
-    /// allows its origin.
-    pub(super) fn judged(self, server: &Server, rooms: &EduRooms) -> Vec<Statement> {
+    /// Those that count. An EDU about a room counts if its user is in the room, and the room's ACL allows its origin.
+    pub(super) fn judged(self, server: &Server, rooms: &EduRooms) -> Judged {
         let Self { origin, typing, receipts, presence, devices } = self;
         let now = server.platform.clock.now_ms();
         let counts = |room_id: &RoomId, user_id: &UserId| rooms.allows(room_id, &origin) && rooms.has(room_id, user_id);
         let typing = typing.into_iter().filter(|typing| counts(&typing.room_id, &typing.user_id));
-        let typing: Vec<_> = typing
+        let typing = typing
             .map(|typing| {
                 let until = if typing.is_typing { now + TYPING_MS } else { now };
                 (typing, until)
             })
             .collect();
-        let receipts: Vec<Receipt> =
-            receipts.into_iter().filter(|receipt| counts(&receipt.room_id, &receipt.user_id)).collect();
-        let presence: Vec<PresenceRow> = presence.into_iter().map(|update| PresenceRow::of(update, now)).collect();
-        let mut statements = typing::note(&typing, now);
-        statements.extend(receipts::note(&receipts));
-        statements.extend(presence::note(&server.config.server_name, &origin, &presence));
-        statements.extend(devices.statements(server, &origin));
+        let receipts = receipts.into_iter().filter(|receipt| counts(&receipt.room_id, &receipt.user_id)).collect();
+        let presence = presence.into_iter().map(|update| PresenceRow::of(update, now)).collect();
+        let devices = devices.judged();
+        Judged { own: server.config.server_name.clone(), origin, now, typing, receipts, presence, devices }
+    }
+}
+
+/// The EDUs of a transaction that count.
+#[derive(Debug)]
+pub(super) struct Judged {
+    own: ServerName,
+    origin: ServerName,
+    now: i64,
+    typing: Vec<(Typing, i64)>,
+    receipts: Vec<Receipt>,
+    presence: Vec<PresenceRow>,
+    devices: JudgedDeviceEdus,
+}
+
+impl Effects for Judged {
+    fn count(&self) -> usize {
+        self.typing.len() + self.receipts.len() + self.presence.len() + self.devices.count()
+    }
+
+    fn statements(&self, of: Range<usize>) -> Vec<Statement> {
+        let mut of = Part::new(of);
+        let mut statements = typing::note(of.take(&self.typing), self.now);
+        statements.extend(receipts::note(of.take(&self.receipts)));
+        statements.extend(presence::note(&self.own, &self.origin, of.take(&self.presence)));
+        statements.extend(self.devices.statements(&mut of, &self.own, &self.origin, self.now));
         statements
     }
 }

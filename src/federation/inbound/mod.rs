@@ -42,6 +42,7 @@ mod membership;
 mod notary;
 mod openid;
 mod own_keys;
+mod part;
 mod policy;
 mod public_rooms;
 mod queries;

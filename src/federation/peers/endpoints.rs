@@ -695,8 +695,12 @@ fn value(body: &Bytes) -> Result<Value, RequestError> {
     json::parse(body).map_err(|error| RequestError::BadResponse(error.to_string()))
 }
 
+/// An object, of which parts may be handed on to clients: no number in it is beyond what they can read.
 fn object(body: &Bytes) -> Result<Object, RequestError> {
-    value(body)?.into_object().ok_or_else(|| RequestError::BadResponse("it is not an object".to_owned()))
+    let object = value(body)?.into_object();
+    let object = object.ok_or_else(|| RequestError::BadResponse("it is not an object".to_owned()))?;
+    object.check_loose().map_err(|error| RequestError::BadResponse(error.to_string()))?;
+    Ok(object)
 }
 
 fn template(body: &Bytes) -> Result<MembershipTemplate, RequestError> {
