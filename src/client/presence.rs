@@ -5,7 +5,6 @@ use serde_json::json;
 use super::{auth, body::Body, filters::own};
 use crate::{
     error::MatrixError,
-    federation::peers::fleeting::FleetingEdu,
     matrix::{
         edu::{MAX_STATUS, Presence},
         identifiers::UserId,
@@ -35,8 +34,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
         last_active_ts: now,
         currently_active: presence == Presence::Online,
     };
-    let servers = server.store.put_presence(&server.config.server_name, &row, now).await?;
-    server.tell(&servers, &[FleetingEdu::Presence(row.update(now))]);
+    server.put_presence(&row, now).await?;
     ok(&json!({}))
 }
 

@@ -63,7 +63,7 @@ pub(super) async fn read_markers(server: &Server, call: &Call) -> Handled {
 
 async fn mark(server: &Server, session: Session, room_id: RoomId, marks: Marks) -> Handled {
     let now = server.platform.clock.now_ms();
-    let audience = server.store.audience(&server.config.server_name, &room_id, &session.user, now).await?;
+    let audience = server.audience(&room_id, &session.user, now).await?;
     if !audience.is_joined {
         return Err(MatrixError::forbidden("You are not in this room."));
     }

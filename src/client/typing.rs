@@ -25,7 +25,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     let timeout = body.integer("timeout")?.unwrap_or(DEFAULT_MS).clamp(1, LONGEST_MS);
     let room_id = room_id(call)?;
     let now = server.platform.clock.now_ms();
-    let audience = server.store.audience(&server.config.server_name, &room_id, &session.user, now).await?;
+    let audience = server.audience(&room_id, &session.user, now).await?;
     if !audience.is_joined {
         return Err(MatrixError::forbidden("You are not in this room."));
     }

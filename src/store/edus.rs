@@ -75,10 +75,24 @@ const OTHERS_HERE: &str = "\
 const IS_JOINED: &str =
     "SELECT room_id FROM local_memberships WHERE user_id = ?2 AND room_id = ?1 AND membership = 'join'";
 
-/// The other servers in the room that can be reached as far as we know. ?1: the room, ?2: this server's name, ?3: now.
-const HEARERS: &str = "\
-    SELECT s.server FROM room_servers AS s LEFT JOIN destinations AS d ON d.destination = s.server \
-    WHERE s.room_id = ?1 AND s.to_pos IS NULL AND s.server <> ?2 AND COALESCE(d.retry_at, 0) <= ?3 LIMIT 200";
+/// The other servers in the room that can be reached as far as we know, `$side` of the name ?4, by name. ?1: the room, ?2: this
+/// server's name, ?3: now, ?5: how many.
+macro_rules! hearers {
+    ($side:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT s.server FROM room_servers AS s LEFT JOIN destinations AS d ON d.destination = s.server \
+             WHERE s.room_id = ?1 AND s.server ",
+            $side,
+            " ?4 AND s.to_pos IS NULL AND s.server <> ?2 AND COALESCE(d.retry_at, 0) <= ?3 ORDER BY s.server LIMIT ?5)"
+        )
+    };
+}
+
+/// Those after the name, and then from the first one on.
+const HEARERS: &str = concat!("SELECT server FROM (", hearers!(">"), " UNION ALL ", hearers!("<="), ") LIMIT ?5");
+
+/// How many other servers are told at a time of what a user does.
+pub(super) const MAX_HEARERS: i64 = 200;
 
 /// What a local user who does something in a room must know of it.
 #[derive(Debug, Clone)]
@@ -87,12 +101,14 @@ pub struct Audience {
     pub is_joined: bool,
     /// Whether other local users are.
     pub others_here: bool,
-    /// The other servers that are, and are not known to be away.
+    /// The other servers that are, and are not known to be away: so many of them as are told at a time.
     pub servers: Vec<ServerName>,
+    /// The last of them, where there may be more.
+    pub last: Option<ServerName>,
 }
 
 impl Store {
-    /// Who hears what a local user does in a room. One round trip.
+    /// Who hears what a local user does in a room: of the other servers those after the name `after`, in a circle. One round trip.
     ///
     /// # Errors
     /// Where the database fails.
@@ -102,9 +118,10 @@ impl Store {
         room_id: &RoomId,
         user: &UserId,
         now: i64,
+        after: &str,
     ) -> Result<Audience, DatabaseError> {
         let of_user = || [room_id.as_str().into(), user.as_str().into()];
-        let hearers = [room_id.as_str().into(), own.as_str().into(), now.into()];
+        let hearers = [room_id.as_str().into(), own.as_str().into(), now.into(), after.into(), MAX_HEARERS.into()];
         let answers = self
             .batch(vec![
                 Statement::new(IS_JOINED, of_user()),
@@ -115,7 +132,9 @@ impl Store {
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or_default();
         let (is_joined, others_here) = (!next().is_empty(), !next().is_empty());
-        Ok(Audience { is_joined, others_here, servers: names(&next())? })
+        let servers = names(&next())?;
+        let last = servers.last().filter(|_| servers.len() >= usize::try_from(MAX_HEARERS).unwrap_or(0)).cloned();
+        Ok(Audience { is_joined, others_here, servers, last })
     }
 }
 

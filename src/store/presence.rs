@@ -6,7 +6,9 @@
 use serde_json::json;
 
 use super::{
-    Store, json_lists,
+    Store,
+    edus::MAX_HEARERS,
+    json_lists,
     state_sql::{found, paths},
     typing::PAGE,
 };
@@ -67,7 +69,7 @@ const NOTE_OWN: &str = concat!(
 /// Moves the stream on to the last position that was taken.
 const ADVANCE: &str = "\
     UPDATE streams SET position = (SELECT MAX(p.pos) FROM presence AS p WHERE p.pos > position) \
-    WHERE name = 'presence' AND EXISTS (SELECT 1 FROM presence AS p WHERE p.pos > position)";
+    WHERE name = 'presence' AND EXISTS (SELECT 1 FROM presence AS p WHERE p.pos > position) RETURNING position";
 
 /// Whether the user ?1 may see the row `p`.
 macro_rules! is_shown {
@@ -102,11 +104,38 @@ const ONE: &str = concat!(
      FROM presence AS p WHERE p.user_id = ?2"
 );
 
-const DESTINATIONS: &str = "\
-    SELECT DISTINCT s.server FROM local_memberships AS m \
-      CROSS JOIN room_servers AS s ON s.room_id = m.room_id AND s.to_pos IS NULL \
-      LEFT JOIN destinations AS d ON d.destination = s.server \
-    WHERE m.user_id = ?1 AND m.membership = 'join' AND s.server <> ?2 AND COALESCE(d.retry_at, 0) <= ?3 LIMIT 200";
+/// The other servers in the rooms of the user ?1 that can be reached as far as we know, by room and name, that meet `$side` of the
+/// room ?4 and the name ?5. ?2: this server's name, ?3: now, ?6: how many.
+macro_rules! destinations {
+    ($side:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT m.room_id, s.server FROM local_memberships AS m \
+               CROSS JOIN room_servers AS s ON s.room_id = m.room_id AND s.to_pos IS NULL \
+               LEFT JOIN destinations AS d ON d.destination = s.server \
+             WHERE m.user_id = ?1 AND m.membership = 'join' AND s.server <> ?2 AND COALESCE(d.retry_at, 0) <= ?3 AND ",
+            $side,
+            " ORDER BY m.room_id, s.server LIMIT ?6)"
+        )
+    };
+}
+
+/// Those after the place, and then from the first one on.
+const DESTINATIONS: &str = concat!(
+    "SELECT room_id, server FROM (",
+    destinations!("m.room_id >= ?4 AND (m.room_id > ?4 OR s.server > ?5)"),
+    " UNION ALL ",
+    destinations!("m.room_id <= ?4 AND (m.room_id < ?4 OR s.server <= ?5)"),
+    ") LIMIT ?6"
+);
+
+/// The other servers that hear of a user's presence.
+#[derive(Debug)]
+pub struct PresenceHearers {
+    /// The servers, each once: so many as are told at a time.
+    pub servers: Vec<ServerName>,
+    /// The room and name of the last one, where there may be more.
+    pub last: Option<(String, String)>,
+}
 
 /// Somebody's presence, as the database has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,14 +205,14 @@ pub fn note(own: &ServerName, origin: &ServerName, users: &[PresenceRow]) -> Vec
     let mut statements = Vec::new();
     for list in json_lists(rows) {
         statements.push(Statement::new(NOTE, [list.into(), origin.as_str().into(), own.as_str().into()]));
-        statements.push(Statement::new(ADVANCE, []).concerning([Subject::Presence]));
+        statements.push(Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]));
     }
     statements
 }
 
 impl Store {
-    /// Notes the presence of a local user. The other servers that must hear of it, if it is news: those that share a room with
-    /// the user and are not known to be away.
+    /// Notes the presence of a local user. `None` where it is no news; else which other servers are to hear of it: those that share a
+    /// room with the user and are not known to be away, from `after` on, a room and a name, in a circle.
     ///
     /// # Errors
     /// Where the database fails.
@@ -192,7 +221,8 @@ impl Store {
         own: &ServerName,
         row: &PresenceRow,
         now: i64,
-    ) -> Result<Vec<ServerName>, DatabaseError> {
+        (room, server): (&str, &str),
+    ) -> Result<Option<PresenceHearers>, DatabaseError> {
         let note = [
             row.user_id.as_str().into(),
             row.presence.as_str().into(),
@@ -200,18 +230,35 @@ impl Store {
             row.last_active_ts.into(),
             row.currently_active.into(),
         ];
-        let destinations = [row.user_id.as_str().into(), own.as_str().into(), now.into()];
+        let destinations = [
+            row.user_id.as_str().into(),
+            own.as_str().into(),
+            now.into(),
+            room.into(),
+            server.into(),
+            MAX_HEARERS.into(),
+        ];
         let answers = self
             .batch(vec![
                 Statement::new(NOTE_OWN, note),
-                Statement::new(ADVANCE, []).concerning([Subject::Presence]),
+                Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]),
                 Statement::new(DESTINATIONS, destinations),
             ])
             .await?;
-        match (answers.first(), answers.last()) {
-            (Some(noted), Some(servers)) if !noted.is_empty() => super::queue::names(servers),
-            _ => Ok(Vec::new()),
+        let (Some(noted), Some(found)) = (answers.first(), answers.last()) else { return Ok(None) };
+        if noted.is_empty() {
+            return Ok(None);
         }
+        let mut servers = Vec::new();
+        for row in found {
+            servers.extend(ServerName::parse(row.text(1)?).ok());
+        }
+        servers.sort();
+        servers.dedup();
+        let is_full = i64::try_from(found.len()).is_ok_and(|count| count >= MAX_HEARERS);
+        let last = found.last().filter(|_| is_full);
+        let last = last.map(|row| Ok::<_, DatabaseError>((row.text(0)?.to_owned(), row.text(1)?.to_owned())));
+        Ok(Some(PresenceHearers { servers, last: last.transpose()? }))
     }
 
     /// The presence of `of`, and whether `asking`, a local user, may see it; `None` where nothing is known.

@@ -242,3 +242,102 @@ fn who_types_fast_is_told_of_once_a_second() {
     let transactions = sent() - before;
     assert!((3..=6).contains(&transactions), "{transactions}");
 }
+
+/// Lets hosts with these names be members of the room, which answer after so many milliseconds; the names of those that were told
+/// something are noted.
+fn members(home: &Home, room: &str, names: &[String], delay_ms: &std::rc::Rc<std::cell::Cell<u32>>) -> Told {
+    let told = Told::default();
+    for name in names {
+        let (told, world, delay_ms, host) = (told.clone(), home.world.clone(), delay_ms.clone(), name.clone());
+        home.world.connect(
+            name,
+            std::rc::Rc::new(move |request| {
+                let (told, world, delay_ms, host) = (told.clone(), world.clone(), delay_ms.get(), host.clone());
+                Box::pin(async move {
+                    if !request.uri().path().contains("/send/") {
+                        return verge::router::json_response(http::StatusCode::NOT_FOUND, &json!({}));
+                    }
+                    told.borrow_mut().insert(host);
+                    world.sleep(delay_ms).await;
+                    verge::router::json_response(http::StatusCode::OK, &json!({ "pdus": {} }))
+                })
+            }),
+        );
+        home.database.rows(&format!(
+            "INSERT INTO room_servers (room_id, server, from_pos, to_pos, joined) VALUES ('{room}', '{name}:443', 1000000, NULL, 1)"
+        ));
+    }
+    told
+}
+
+type Told = std::rc::Rc<std::cell::RefCell<std::collections::BTreeSet<String>>>;
+
+/// However many servers are in a room: not always the same ones hear what its users do.
+#[test]
+fn all_servers_of_a_large_room_hear_in_turn() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    let names: Vec<String> = (0..450).map(|n| format!("s{n}.test")).collect();
+    let told = members(&home, &room, &names, &std::rc::Rc::default());
+    let mut before = 0;
+    for n in 0..5 {
+        assert_eq!(types(&home, &alice, &room, json!({ "typing": true })).0, 200);
+        home.world.settle();
+        let after = told.borrow().len();
+        assert!(after - before <= 200, "its cost is bounded");
+        // Whoever has heard that somebody types hears too that they have ceased.
+        assert_eq!(types(&home, &alice, &room, json!({ "typing": false })).0, 200);
+        home.world.settle();
+        assert_eq!(told.borrow().len(), after, "{n}");
+        before = after;
+        home.world.advance(61_000);
+    }
+    assert_eq!(told.borrow().len(), 450);
+}
+
+#[test]
+fn all_servers_that_share_rooms_hear_who_is_there_in_turn() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let delay = std::rc::Rc::default();
+    let rooms = [(); 3].map(|()| home.room(&alice, json!({ "preset": "public_chat" })));
+    // Each server in two of three rooms.
+    let names: Vec<String> = (0..450).map(|n| format!("s{n}.test")).collect();
+    let told: Vec<Told> = rooms
+        .iter()
+        .enumerate()
+        .map(|(n, room)| members(&home, room, &[&names[..150 * n], &names[150 * (n + 1)..]].concat(), &delay))
+        .collect();
+    for n in 0..8 {
+        let before: usize = told.last().unwrap().borrow().len();
+        let state = if n % 2 == 0 { "online" } else { "offline" };
+        let path = format!("/presence/{}/status", quote(&alice.id));
+        assert_eq!(home.put(&alice, &path, json!({ "presence": state })).0, 200);
+        home.world.settle();
+        assert!(told.last().unwrap().borrow().len() - before <= 200);
+        home.world.advance(61_000);
+    }
+    let all: std::collections::BTreeSet<String> = told.iter().flat_map(|told| told.borrow().clone()).collect();
+    assert_eq!(all.len(), 450);
+}
+
+/// Whoever was not even tried, as others took so long, is told the next thing at once.
+#[test]
+fn who_was_not_tried_has_not_failed() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    let names: Vec<String> = (10..30).map(|n| format!("s{n}.test")).collect();
+    let delay = std::rc::Rc::new(std::cell::Cell::new(15_000));
+    let told = members(&home, &room, &names, &delay);
+    let began = home.world.now_ms();
+    assert_eq!(types(&home, &alice, &room, json!({ "typing": true })).0, 200);
+    home.world.settle();
+    assert!(told.borrow().len() < 20, "there was no time for all of them");
+    assert!(home.world.now_ms() - began < 40_000, "{}", home.world.now_ms() - began);
+    delay.set(0);
+    assert_eq!(types(&home, &alice, &room, json!({ "typing": false })).0, 200);
+    home.world.settle();
+    assert_eq!(told.borrow().len(), 20);
+}

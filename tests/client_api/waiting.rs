@@ -9,7 +9,8 @@ use verge::platform::Clock;
 use crate::{
     common::{
         devices::{CrossSigning, Device},
-        network::World,
+        network::{Homeserver, World},
+        peer::Peer,
     },
     home::{Home, User, next, quote},
 };
@@ -169,4 +170,48 @@ fn nothing_is_missed_between_a_look_and_a_wait() {
         assert!(answer["rooms"]["join"][&room].is_object(), "seed {seed}");
         assert_eq!(world.now_ms(), began, "seed {seed}");
     }
+}
+
+/// What another server sends and changes nothing wakes nobody.
+#[test]
+fn what_changes_nothing_wakes_nobody() {
+    let home = home(true);
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    let here = Homeserver { server: home.server.clone(), database: home.database.clone() };
+    let peer = Peer::new(&home.world, "peer.example");
+    let (bob, eve) = (peer.user("bob"), peer.user("eve"));
+    let seen = peer.join(&here, &room, &bob).last;
+    let eves = Device::new(&eve, "EVES");
+    let presence = |user: &str| json!({ "push": [{ "user_id": user, "presence": "online", "last_active_ago": 0 }] });
+    let receipt = json!({ &room: { "m.read": { &bob: { "event_ids": [seen], "data": { "ts": 1 } } } } });
+    let update =
+        |id: i64| json!({ "user_id": eve, "device_id": "EVES", "stream_id": id, "prev_id": [], "keys": eves.keys() });
+    let message = |id: &str| {
+        let messages = json!({ &alice.id: { "NONE": {} } });
+        json!({ "sender": bob, "type": "m.test", "message_id": id, "messages": messages })
+    };
+    let transaction = |n: i64| {
+        let edus = [
+            ("m.presence", presence(&bob)),
+            ("m.presence", presence(&eve)),
+            ("m.receipt", receipt.clone()),
+            ("m.device_list_update", update(n)),
+            ("m.direct_to_device", message(&format!("m{n}"))),
+        ];
+        let edus = edus.map(|(kind, content)| json!({ "edu_type": kind, "content": content }));
+        let body = json!({ "origin": peer.name, "origin_server_ts": 0, "pdus": [], "edus": edus });
+        peer.request(&here, http::Method::PUT, &format!("/_matrix/federation/v1/send/{n}"), Some(&body))
+    };
+    let send = async |n: i64| assert_eq!(here.handle(transaction(n)).await.status(), 200);
+    home.world.run(send(1));
+    home.world.settle();
+    let since = next(&home.sync(&alice, ""));
+    let began = home.database.calls.get();
+    home.world.run(send(2));
+    home.world.settle();
+    let cost = home.database.calls.get() - began;
+    let quiet = wait(&home, &alice, &since, async {}).2;
+    let (answer, waited, calls) = wait(&home, &alice, &since, send(3));
+    assert_eq!((waited, calls), (30_000, quiet + cost), "{answer}");
 }

@@ -6,10 +6,18 @@
 use futures_util::{StreamExt, stream};
 
 use crate::{
-    federation::peers::{endpoints::Transaction, fleeting::FleetingEdu},
+    federation::peers::{
+        endpoints::Transaction,
+        fleeting::{FleetingEdu, TurnPlace},
+    },
     log::LogRecord,
-    matrix::identifiers::ServerName,
+    matrix::identifiers::{RoomId, ServerName, UserId},
+    platform::DatabaseError,
     server::Server,
+    store::{
+        edus::Audience,
+        presence::{PresenceHearers, PresenceRow},
+    },
 };
 
 /// How many destinations are told at the same time: the platform keeps six connections open for an event.
@@ -19,6 +27,38 @@ const CONCURRENT: usize = 5;
 const TURN_MS: i64 = 20_000;
 
 impl Server {
+    /// Who hears what a local user does in a room: of its other servers those whose turn it is, where there are many.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn audience(&self, room_id: &RoomId, user: &UserId, now: i64) -> Result<Audience, DatabaseError> {
+        let turns = &self.fleeting.turns;
+        let after = turns.after(room_id.as_str(), self.random_part(), now);
+        let own = &self.config.server_name;
+        let audience = self.store.audience(own, room_id, user, now, &after.server).await?;
+        let last = audience.last.as_ref();
+        let last = last.map(|server| TurnPlace { room: room_id.to_string(), server: server.to_string() });
+        turns.told(room_id.as_str(), after, last, now);
+        Ok(audience)
+    }
+
+    /// Notes the presence of a local user, and tells it, if it is news, the servers that share a room with them: those whose turn it
+    /// is, where there are many.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn put_presence(&self, row: &PresenceRow, now: i64) -> Result<(), DatabaseError> {
+        let (turns, user) = (&self.fleeting.turns, row.user_id.as_str());
+        let after = turns.after(user, self.random_part(), now);
+        let place = (after.room.as_str(), after.server.as_str());
+        let heard = self.store.put_presence(&self.config.server_name, row, now, place).await?;
+        if let Some(PresenceHearers { servers, last }) = heard {
+            turns.told(user, after, last.map(|(room, server)| TurnPlace { room, server }), now);
+            self.tell(&servers, &[FleetingEdu::Presence(row.update(now))]);
+        }
+        Ok(())
+    }
+
     /// Tells these servers, beside the request that it comes from.
     pub fn tell(&self, destinations: &[ServerName], edus: &[FleetingEdu]) {
         let now = self.platform.clock.now_ms();
@@ -38,18 +78,17 @@ impl Server {
     /// Sends to one destination until nothing waits for it, or it fails, or the time is over.
     async fn tell_one(&self, destination: ServerName, until: i64) {
         let clock = &self.platform.clock;
-        loop {
-            let pause = self.fleeting.pause(&destination, clock.now_ms());
+        while let Some(pause) = self.fleeting.pause(&destination, clock.now_ms()) {
             if pause > 0 {
                 clock.sleep(pause).await;
             }
             let now = clock.now_ms();
+            if now >= until {
+                return self.fleeting.leave_off(&destination);
+            }
             let edus = self.fleeting.take(&destination, now);
             if edus.is_empty() {
                 return;
-            }
-            if now >= until {
-                return self.fleeting.failed(&destination, now);
             }
             let body = Transaction { origin_server_ts: now, pdus: &[], edus: &edus };
             if let Err(error) = self.federation.send_transaction(&destination, &self.random_id(), body).await {

@@ -271,7 +271,7 @@ impl Server {
     }
 
     /// A number from 0 to 255, to keep many senders from retrying in step.
-    fn random_part(&self) -> u8 {
+    pub(super) fn random_part(&self) -> u8 {
         let mut byte = [0];
         self.platform.random.fill(&mut byte);
         byte[0]

@@ -98,8 +98,11 @@ async fn fetch(
     for (name, users, answer) in answers {
         let (mut keys, stream_id) = match answer {
             Ok(answer) => answer,
-            Err(why) => {
-                put_off.extend(users.into_iter().filter(|user| found.shares.contains_key(user)));
+            Err(Unanswered { why, was_asked }) => {
+                // Whoever was not even asked is asked by the next one who wants to know.
+                if was_asked {
+                    put_off.extend(users.into_iter().filter(|user| found.shares.contains_key(user)));
+                }
                 failures.insert(name, why);
                 continue;
             }
@@ -155,15 +158,24 @@ async fn ask(
     name: &ServerName,
     users: &[String],
     deadline: i64,
-) -> Result<(BTreeMap<String, UserKeys>, Option<i64>), String> {
-    let timeout_ms = time_left(server, deadline)?;
+) -> Result<(BTreeMap<String, UserKeys>, Option<i64>), Unanswered> {
+    let timeout_ms = time_left(server, deadline).map_err(|why| Unanswered { why, was_asked: false })?;
+    let failed = |why: String| Unanswered { why, was_asked: true };
     if let [user] = users {
-        let id = UserId::parse(user).map_err(|error| error.to_string())?;
-        let answer = server.federation.user_devices(name, &id, timeout_ms).await.map_err(|error| error.to_string())?;
+        let id = UserId::parse(user).map_err(|error| failed(error.to_string()))?;
+        let answer = server.federation.user_devices(name, &id, timeout_ms).await;
+        let answer = answer.map_err(|error| failed(error.to_string()))?;
         return Ok((BTreeMap::from([(user.clone(), answer.keys)]), answer.stream_id));
     }
     let answer = server.federation.query_user_keys(name, users, timeout_ms).await;
-    Ok((answer.map_err(|error| error.to_string())?, None))
+    Ok((answer.map_err(|error| failed(error.to_string()))?, None))
+}
+
+/// Why a server has not answered.
+struct Unanswered {
+    why: String,
+    /// Whether it was asked at all.
+    was_asked: bool,
 }
 
 /// Claims keys of other servers' users, each for the device that is named: by user and device, what was given.

@@ -61,9 +61,75 @@ impl FleetingEdu {
     }
 }
 
+/// For how long those hear what a user does who have heard of it before, in milliseconds: that somebody types, and that they have
+/// ceased.
+const STAY_MS: i64 = 60_000;
+
 /// What waits in one isolate.
 #[derive(Default)]
-pub struct Fleeting(RefCell<HashMap<ServerName, Line>>);
+pub struct Fleeting {
+    lines: RefCell<HashMap<ServerName, Line>>,
+    /// Where telling goes on in large rooms.
+    pub turns: Turns,
+}
+
+/// A place in the order of rooms and of the servers in each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TurnPlace {
+    /// The room.
+    pub room: String,
+    /// The server.
+    pub server: String,
+}
+
+/// Of rooms in which more servers are than are told at a time, and of users who are in such rooms: whose turn it is. All servers
+/// hear in turn, so many each minute.
+#[derive(Default)]
+pub struct Turns(RefCell<HashMap<String, Turn>>);
+
+struct Turn {
+    since: i64,
+    after: TurnPlace,
+    next: TurnPlace,
+}
+
+impl Turns {
+    /// After which place those are who hear now of what concerns `of`, a room or a user. Whoever is not known begins anywhere, which
+    /// `random` decides.
+    pub fn after(&self, of: &str, random: u8, now: i64) -> TurnPlace {
+        match self.0.borrow_mut().get_mut(of) {
+            Some(turn) => {
+                if now - turn.since >= STAY_MS {
+                    turn.since = now;
+                    turn.after = turn.next.clone();
+                }
+                turn.after.clone()
+            }
+            None => {
+                const FIRST: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+                let first = FIRST.get(usize::from(random) % FIRST.len()).map_or('0', |byte| char::from(*byte));
+                TurnPlace { room: format!("!{first}"), server: first.to_string() }
+            }
+        }
+    }
+
+    /// Notes that those after the place `after` have been told, up to `last`; `None` where that was all of them.
+    pub fn told(&self, of: &str, after: TurnPlace, last: Option<TurnPlace>, now: i64) {
+        let mut turns = self.0.borrow_mut();
+        let Some(next) = last else {
+            turns.remove(of);
+            return;
+        };
+        if turns.len() >= MAX_DESTINATIONS && !turns.contains_key(of) {
+            turns.retain(|_, turn| now - turn.since < STAY_MS);
+            if turns.len() >= MAX_DESTINATIONS {
+                return;
+            }
+        }
+        turns.entry(of.to_owned()).or_insert_with(|| Turn { since: now, after, next: TurnPlace::default() }).next =
+            next;
+    }
+}
 
 /// What waits for one destination.
 #[derive(Default)]
@@ -84,7 +150,7 @@ impl Line {
 impl Fleeting {
     /// Leaves EDUs for a destination. Whether the caller is now its sender, who calls [`Fleeting::take`] until there is nothing.
     pub fn leave(&self, destination: &ServerName, edus: &[FleetingEdu], now: i64) -> bool {
-        let mut lines = self.0.borrow_mut();
+        let mut lines = self.lines.borrow_mut();
         if lines.len() >= MAX_DESTINATIONS && !lines.contains_key(destination) {
             lines.retain(|_, line| !line.is_idle(now));
             if lines.len() >= MAX_DESTINATIONS {
@@ -109,16 +175,21 @@ impl Fleeting {
         true
     }
 
-    /// How long the sender to a destination waits before it takes what there is, in milliseconds.
-    pub fn pause(&self, destination: &ServerName, now: i64) -> u32 {
-        let lines = self.0.borrow();
-        let not_before = lines.get(destination).map_or(0, |line| line.not_before);
-        u32::try_from((not_before - now).clamp(0, PAUSE_MS)).unwrap_or(0)
+    /// How long the sender to a destination waits before it takes what there is, in milliseconds. `None` where there is nothing: the
+    /// caller is its sender no more, and keeps nobody else waiting.
+    pub fn pause(&self, destination: &ServerName, now: i64) -> Option<u32> {
+        let mut lines = self.lines.borrow_mut();
+        let line = lines.get_mut(destination)?;
+        if line.waiting.is_empty() {
+            line.sending_until = 0;
+            return None;
+        }
+        Some(u32::try_from((line.not_before - now).clamp(0, PAUSE_MS)).unwrap_or(0))
     }
 
     /// The EDUs for a destination, at most 100. With none the caller is its sender no more.
     pub fn take(&self, destination: &ServerName, now: i64) -> Vec<Value> {
-        let mut lines = self.0.borrow_mut();
+        let mut lines = self.lines.borrow_mut();
         let Some(line) = lines.get_mut(destination) else { return Vec::new() };
         let waiting = std::mem::take(&mut line.waiting);
         let fresh = waiting.into_values().filter(|(since, _)| *since > now - FRESH_MS).map(|(_, edu)| edu);
@@ -131,9 +202,16 @@ impl Fleeting {
         edus
     }
 
+    /// Notes that there was no time left to tell a destination. The caller is its sender no more, and whoever comes next is.
+    pub fn leave_off(&self, destination: &ServerName) {
+        if let Some(line) = self.lines.borrow_mut().get_mut(destination) {
+            line.sending_until = 0;
+        }
+    }
+
     /// Notes that a destination was not reached. The caller is its sender no more.
     pub fn failed(&self, destination: &ServerName, now: i64) {
-        if let Some(line) = self.0.borrow_mut().get_mut(destination) {
+        if let Some(line) = self.lines.borrow_mut().get_mut(destination) {
             *line = Line { not_before: now + REST_MS, ..Line::default() };
         }
     }
@@ -181,9 +259,9 @@ mod tests {
             edus.first().unwrap().to_text(),
             "{\"content\":{\"room_id\":\"!1:a.org\",\"typing\":false,\"user_id\":\"@u:a.org\"},\"edu_type\":\"m.typing\"}"
         );
-        assert!(fleeting.take(&b, 30).is_empty());
+        assert_eq!(fleeting.pause(&b, 30), None);
         assert!(fleeting.leave(&b, &[typing(3, true)], 40));
-        assert_eq!(fleeting.pause(&b, 40), 980);
+        assert_eq!(fleeting.pause(&b, 40), Some(980));
         // A sender that was cut off is followed by another, and what waited for it is stale.
         assert!(fleeting.leave(&b, &[typing(4, true)], 40 + LONGEST_MS));
         assert_eq!(fleeting.take(&b, 40 + LONGEST_MS).len(), 1);
@@ -199,6 +277,15 @@ mod tests {
     }
 
     #[test]
+    fn who_was_not_tried_is_told_by_the_next_sender() {
+        let (fleeting, b) = (Fleeting::default(), ServerName::parse("b.org").unwrap());
+        assert!(fleeting.leave(&b, &[typing(1, true)], 0));
+        fleeting.leave_off(&b);
+        assert!(fleeting.leave(&b, &[typing(2, true)], 10));
+        assert_eq!(fleeting.take(&b, 10).len(), 2);
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let fleeting = Fleeting::default();
         let name = |n: usize| ServerName::parse(&format!("s{n}.org")).unwrap();
@@ -206,8 +293,24 @@ mod tests {
         assert!(fleeting.leave(&name(0), &many, 0));
         assert_eq!(fleeting.take(&name(0), 0).len(), MAX_WAITING);
         (1..3 * MAX_DESTINATIONS).for_each(|n| _ = fleeting.leave(&name(n), &many[..1], 0));
-        assert_eq!(fleeting.0.borrow().len(), MAX_DESTINATIONS);
+        assert_eq!(fleeting.lines.borrow().len(), MAX_DESTINATIONS);
         assert!(fleeting.leave(&name(9_999), &many[..1], LONGEST_MS));
-        assert_eq!(fleeting.0.borrow().len(), 1);
+        assert_eq!(fleeting.lines.borrow().len(), 1);
+    }
+
+    #[test]
+    fn turns_go_on_after_a_minute_and_end_where_all_were_told() {
+        let turns = Turns::default();
+        let place = |server: &str| TurnPlace { room: String::new(), server: server.to_owned() };
+        let first = turns.after("!r", 10, 0);
+        assert_eq!((first.room.as_str(), first.server.as_str()), ("!a", "a"));
+        turns.told("!r", first.clone(), Some(place("k")), 0);
+        assert_eq!(turns.after("!r", 0, STAY_MS - 1), first);
+        turns.told("!r", first, Some(place("m")), STAY_MS - 1);
+        assert_eq!(turns.after("!r", 0, STAY_MS), place("m"));
+        turns.told("!r", place("m"), None, STAY_MS);
+        assert_eq!(turns.after("!r", 1, STAY_MS).server, "1");
+        (0..3 * MAX_DESTINATIONS).for_each(|n| turns.told(&format!("!{n}"), place(""), Some(place("x")), STAY_MS));
+        assert_eq!(turns.0.borrow().len(), MAX_DESTINATIONS);
     }
 }
