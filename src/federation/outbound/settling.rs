@@ -11,6 +11,7 @@ use crate::{
     platform::Budget,
     room::{Left, RoomError, Settled},
     server::Server,
+    store::unsettled::Unsettled,
 };
 
 /// For so long, in milliseconds, a room is taken in hand.
@@ -23,6 +24,9 @@ const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
 /// For so long, in milliseconds, what a verdict rests on is looked for: two days. Claims that are left then are believed, until
 /// there is anything new to judge them by.
 const GIVE_UP_AFTER_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
+
+/// How often a room in which there is more to judge is taken in hand again at once; after that with pauses, as others are.
+const MAX_TIMES_AT_ONCE: i64 = 200;
 
 /// How often whole copies are asked for of events that are held without their content: over most of a day.
 const MAX_TIMES_FOR_COPIES: i64 = 24;
@@ -80,15 +84,7 @@ impl Server {
             left = self.settle_and_fetch(room_id, until).await?;
             altered = unsettled.attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(&room, until).await?;
         }
-        let now = clock.now_ms();
-        let retry_at = match left {
-            Left::Nothing if !altered => None,
-            Left::More => Some(now),
-            _ if now - unsettled.since > GIVE_UP_AFTER_MS => None,
-            Left::Nothing | Left::States | Left::Verdicts => {
-                Some(now + (PAUSE_MS * unsettled.attempts * unsettled.attempts).min(LONGEST_PAUSE_MS))
-            }
-        };
+        let retry_at = retry_at(left, altered, unsettled, clock.now_ms());
         Ok(self.store.end_settling(room_id, until, retry_at).await?)
     }
 
@@ -122,5 +118,40 @@ impl Server {
             }
         }
         Ok(progress)
+    }
+}
+
+/// When the room is looked at again, if at all.
+fn retry_at(left: Left, altered: bool, unsettled: Unsettled, now: i64) -> Option<i64> {
+    match left {
+        Left::Nothing if !altered => None,
+        // Also where there is more each time: whoever keeps it so must not keep us at it.
+        _ if now - unsettled.since > GIVE_UP_AFTER_MS => None,
+        Left::More if unsettled.attempts <= MAX_TIMES_AT_ONCE => Some(now),
+        Left::Nothing | Left::States | Left::Verdicts | Left::More => {
+            Some(now + (PAUSE_MS * unsettled.attempts * unsettled.attempts).min(LONGEST_PAUSE_MS))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_room_in_which_there_is_always_more_is_left_at_last() {
+        let (mut now, mut attempts) = (1_000_000, 1);
+        while let Some(at) = retry_at(Left::More, false, Unsettled { attempts, since: 1_000_000 }, now) {
+            // Each time takes a while.
+            now = at + 1_000;
+            attempts += 1;
+            assert!(attempts < 1_000, "{attempts} times in {} s", (now - 1_000_000) / 1_000);
+        }
+        assert!(now - 1_000_000 > GIVE_UP_AFTER_MS && attempts > MAX_TIMES_AT_ONCE);
+        assert_eq!(retry_at(Left::More, false, Unsettled { attempts: 1, since: 0 }, 5), Some(5));
+        assert_eq!(retry_at(Left::Nothing, true, Unsettled { attempts: 1, since: 0 }, GIVE_UP_AFTER_MS + 1), None);
+        assert!(retry_at(Left::Verdicts, false, Unsettled { attempts: 1, since: 0 }, 5).unwrap() > 5);
     }
 }
