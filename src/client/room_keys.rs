@@ -27,6 +27,9 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     let body = Body::of(server, call).await?;
     let (algorithm, auth_data) = (algorithm(&body)?, auth_data(&body)?);
     let version = server.store.new_backup(session.user.as_str(), algorithm, &auth_data).await?;
+    let version = version.ok_or_else(|| {
+        MatrixError::too_large("There are as many versions of the backup as there may be: delete one first.")
+    })?;
     ok(&json!({ "version": version.to_string() }))
 }
 

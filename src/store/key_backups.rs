@@ -71,11 +71,16 @@ const OVERHEAD: i64 = 250;
 /// How many keys are read at a time.
 const PAGE: i64 = 2_000;
 
+/// How many versions a user may have. Clients use the newest, and delete the one before.
+const MAX_VERSIONS: i64 = 10;
+
+/// ?4: how many versions there may be.
 const CREATE: [&str; 2] = [
     "INSERT INTO key_backup_versions (user_id, newest) VALUES (?1, 1) \
      ON CONFLICT (user_id) DO UPDATE SET newest = newest + 1",
     "INSERT INTO key_backups (user_id, version, algorithm, auth_data, etag, sessions, length) \
-     SELECT ?1, newest, ?2, ?3, 0, 0, 0 FROM key_backup_versions WHERE user_id = ?1 RETURNING version",
+     SELECT ?1, newest, ?2, ?3, 0, 0, 0 FROM key_backup_versions \
+     WHERE user_id = ?1 AND (SELECT count(*) FROM key_backups WHERE user_id = ?1) < ?4 RETURNING version",
 ];
 
 const NEWEST: &str = "\
@@ -138,16 +143,15 @@ const DELETE: &str = "\
     WHERE user_id = ?1 AND version = ?2 AND (?3 IS NULL OR room_id = ?3) AND (?4 IS NULL OR session_id = ?4)";
 
 impl Store {
-    /// Begins a new version, and returns its number.
+    /// Begins a new version, and returns its number; `None` where the user has as many as one may have.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn new_backup(&self, user: &str, algorithm: &str, auth_data: &str) -> Result<i64, DatabaseError> {
+    pub async fn new_backup(&self, user: &str, algorithm: &str, auth_data: &str) -> Result<Option<i64>, DatabaseError> {
         let [next, insert] = CREATE;
-        let parameters = [user.into(), algorithm.into(), auth_data.into()];
+        let parameters = [user.into(), algorithm.into(), auth_data.into(), MAX_VERSIONS.into()];
         let answers = self.batch(vec![Statement::new(next, [user.into()]), Statement::new(insert, parameters)]).await?;
-        let row = answers.last().and_then(|rows| rows.first());
-        row.ok_or_else(|| DatabaseError::Shape("a backup without a number".to_owned()))?.integer(0)
+        answers.last().and_then(|rows| rows.first()).map(|row| row.integer(0)).transpose()
     }
 
     /// A version, or the newest.

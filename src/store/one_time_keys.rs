@@ -66,13 +66,32 @@ const PUT_ONE_TIME_KEYS: &str = "\
 /// The sentence of the constraint that [`PUT_ONE_TIME_KEYS`] breaks.
 const OTHER_CONTENT: &str = "NOT NULL constraint failed: one_time_keys.key";
 
-/// ?1 user, ?2 device, ?3 a list of [algorithm, key ID, key]. The same key again stays used.
+/// Of how many algorithms fallback keys of a device are kept. Clients have one.
+const MAX_FALLBACK_KEYS: i64 = 10;
+
+/// ?1 user, ?2 device, ?3 a list of [algorithm, key ID, key], ?4 the most. The same key again stays used.
 const PUT_FALLBACK_KEYS: &str = "\
     INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, key, used) \
     SELECT d.user_id, d.device_id, k.value ->> 0, k.value ->> 1, k.value ->> 2, 0 \
-    FROM json_each(?3) AS k CROSS JOIN devices AS d ON d.user_id = ?1 AND d.device_id = ?2 WHERE true \
+    FROM json_each(?3) AS k CROSS JOIN devices AS d ON d.user_id = ?1 AND d.device_id = ?2 \
+    WHERE (SELECT count(*) FROM fallback_keys WHERE user_id = ?1 AND device_id = ?2) + k.key < ?4 \
+      OR EXISTS (SELECT 1 FROM fallback_keys AS f \
+        WHERE f.user_id = ?1 AND f.device_id = ?2 AND f.algorithm = k.value ->> 0) \
     ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET key_id = excluded.key_id, key = excluded.key, used = 0 \
       WHERE key_id <> excluded.key_id OR key <> excluded.key";
+
+/// Whether the device ?2 of ?1 has other identity keys than ?3.
+macro_rules! has_other_identity {
+    () => {
+        "EXISTS (SELECT 1 FROM device_keys AS k WHERE k.user_id = ?1 AND k.device_id = ?2 AND k.keys ->> '$.keys' <> ?3 ->> '$.keys')"
+    };
+}
+
+const DROP_ONE_TIME_KEYS: &str =
+    concat!("DELETE FROM one_time_keys WHERE user_id = ?1 AND device_id = ?2 AND ", has_other_identity!());
+
+const DROP_FALLBACK_KEYS: &str =
+    concat!("DELETE FROM fallback_keys WHERE user_id = ?1 AND device_id = ?2 AND ", has_other_identity!());
 
 const COUNTS: &str = "\
     SELECT algorithm, count(*) AS left FROM one_time_keys WHERE user_id = ?1 AND device_id = ?2 GROUP BY algorithm";
@@ -139,7 +158,7 @@ impl Store {
             .collect();
         statements.extend(lists(fallback).into_iter().map(|list| {
             let [user, device] = device();
-            Statement::new(PUT_FALLBACK_KEYS, [user, device, list.into()])
+            Statement::new(PUT_FALLBACK_KEYS, [user, device, list.into(), MAX_FALLBACK_KEYS.into()])
         }));
         statements.extend(counts(user_id, device_id));
         match self.batch(statements).await {
@@ -184,6 +203,13 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Before a device gets these keys: if they are another identity, what the one before has signed goes, as it would be given out to
+/// those who cannot verify it.
+pub(super) fn end_with_identity(user_id: &str, device_id: &str, keys: &str) -> [Statement; 2] {
+    [DROP_ONE_TIME_KEYS, DROP_FALLBACK_KEYS]
+        .map(|sql| Statement::new(sql, [user_id.into(), device_id.into(), keys.into()]))
 }
 
 /// What a device has; [`read_counts`] reads the answers.

@@ -9,6 +9,7 @@ use super::{
     device_lists::{self, Share},
     json_list,
     key_changes::KeyChange,
+    one_time_keys,
 };
 use crate::{
     matrix::{
@@ -193,7 +194,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Stores the identity keys of a device, unless it is gone, and returns the servers that are to be told.
+    /// Stores the identity keys of a device, unless it is gone, ends the one-time keys of another identity, and returns the servers that are to be told.
     ///
     /// # Errors
     /// Where the database fails.
@@ -204,11 +205,10 @@ impl Store {
         device_id: &str,
         keys: &DeviceKeys,
     ) -> Result<Vec<ServerName>, DatabaseError> {
-        let user_id = user.as_str();
-        let statements = vec![
-            Statement::new(PUT_DEVICE_KEYS, [user_id.into(), device_id.into(), keys.object().to_text().into()]),
-            Statement::new(DROP_SIGNATURES, [user_id.into(), device_id.into()]),
-        ];
+        let (user_id, text) = (user.as_str(), keys.object().to_text());
+        let mut statements = Vec::from(one_time_keys::end_with_identity(user_id, device_id, &text));
+        statements.push(Statement::new(PUT_DEVICE_KEYS, [user_id.into(), device_id.into(), text.into()]));
+        statements.push(Statement::new(DROP_SIGNATURES, [user_id.into(), device_id.into()]));
         self.change_keys(own, user, KeyChange::Device(device_id, Some(keys.object())), statements).await
     }
 

@@ -200,3 +200,20 @@ fn a_backup_is_bounded_and_read_whole_whatever_it_holds() {
     assert!((22_000_000..=24_000_000).contains(&rows[0][0].parse::<i64>().unwrap()), "{rows:?}");
     assert_eq!(rows[0][1], rows[0][2]);
 }
+
+#[test]
+fn a_user_keeps_a_bounded_number_of_versions() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let versions: Vec<String> = (0..10).map(|_| begin(&home, &alice)).collect();
+    let body = json!({ "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {} });
+    for _ in 0..3 {
+        refused(&home.post(&alice, VERSION, body.clone()), 413, "M_TOO_LARGE");
+    }
+    assert_eq!(home.get(&alice, VERSION).1["version"], json!(versions[9]));
+    assert_eq!(delete(&home, &alice, &format!("{VERSION}/{}", versions[0])), (200, json!({})));
+    let new = begin(&home, &alice);
+    assert!(!versions.contains(&new));
+    let bob = home.register("bob");
+    begin(&home, &bob);
+}

@@ -231,6 +231,53 @@ fn a_device_keeps_a_bounded_number_of_one_time_keys() {
 }
 
 #[test]
+fn a_device_keeps_a_bounded_number_of_fallback_keys() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    upload(&home, &alice, json!({ "device_keys": device(&alice).keys() }));
+    for round in 0..3 {
+        let keys: serde_json::Map<_, _> =
+            (0..100).map(|n| (format!("kind{round}-{n}:A"), json!(format!("key{n}")))).collect();
+        upload(&home, &alice, json!({ "fallback_keys": keys }));
+    }
+    let kept = || home.database.rows("SELECT algorithm FROM fallback_keys");
+    assert_eq!(kept().len(), 10);
+    // What is kept can be replaced.
+    let mut first = kept().remove(0).remove(0);
+    first.push_str(":B");
+    upload(&home, &alice, json!({ "fallback_keys": { first: "other" } }));
+    assert_eq!(home.database.rows("SELECT 1 FROM fallback_keys WHERE key_id = 'B' AND key = '\"other\"'").len(), 1);
+    assert_eq!(kept().len(), 10);
+}
+
+/// A device that has lost its identity makes another under the same name: what the old one has signed is of no use to anybody.
+#[test]
+fn new_identity_keys_end_what_the_old_ones_have_signed() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let old = device(&alice);
+    let (id, fallback) = old.fallback_key("F");
+    upload(
+        &home,
+        &alice,
+        json!({ "device_keys": old.keys(), "one_time_keys": old.one_time_keys(5), "fallback_keys": { id: fallback } }),
+    );
+    // The same keys with another signature are no new identity.
+    let mut same = old.keys();
+    same["algorithms"] = json!(["m.megolm.v1.aes-sha2"]);
+    same.as_object_mut().unwrap().remove("signatures");
+    assert_eq!(upload(&home, &alice, json!({ "device_keys": old.sign(same) })), json!({ "signed_curve25519": 5 }));
+    let mut new = Device::new("@another:hs.test", &alice.device_id);
+    new.user.clone_from(&alice.id);
+    let counts = upload(&home, &alice, json!({ "device_keys": new.keys() }));
+    assert_eq!(counts, json!({ "signed_curve25519": 0 }));
+    assert_eq!(claim(&home, &bob, &alice), Value::Null);
+    let counts = upload(&home, &alice, json!({ "one_time_keys": new.one_time_keys(2) }));
+    assert_eq!(counts, json!({ "signed_curve25519": 2 }));
+    assert_ne!(claim(&home, &bob, &alice), Value::Null);
+}
+
+#[test]
 fn new_keys_are_told_to_those_who_share_a_room() {
     let home = Home::new();
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| home.register(name));
