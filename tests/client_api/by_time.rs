@@ -80,3 +80,40 @@ fn what_is_lacking_here_is_asked_for_elsewhere() {
     assert_eq!(status, 200, "{answer}");
     assert_ne!(answer["event_id"], Value::Null);
 }
+
+/// A server names an event that is nowhere, or one that was sent at another time than it says: only what it shows is told.
+#[test]
+fn what_another_server_names_and_does_not_show_is_not_told() {
+    for is_there in [false, true] {
+        let world = World::new();
+        let open = [("REGISTRATION", "open")];
+        let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
+        let (alice, bob) = (one.register("alice"), two.register("bob"));
+        let room = one.room(&alice, json!({ "preset": "public_chat" }));
+        let mut sent = Vec::new();
+        for n in 0..150 {
+            world.advance(60_000);
+            sent.push((world.now_ms(), one.say(&alice, &room, &format!("m{n}"), &format!("t{n}"))));
+        }
+        assert_eq!(two.post(&bob, &format!("/join/{}?via=one.test", quote(&room)), json!({})).0, 200);
+        world.settle();
+        let ts = sent[20].0 - 10;
+        let named = if is_there { sent[30].1.clone() } else { format!("${}", "A".repeat(43)) };
+        let answer = json!({ "event_id": named, "origin_server_ts": ts });
+        world.tap(std::rc::Rc::new(move |passing| {
+            let lie = passing.request.uri().path().contains("/timestamp_to_event/");
+            let lie = lie.then(|| verge::router::json_response(http::StatusCode::OK, &answer));
+            Box::pin(async move {
+                match lie {
+                    Some(lie) => Ok(lie),
+                    None => Ok((passing.host)(passing.request).await),
+                }
+            })
+        }));
+        let (status, answer) = ask(&two, Some(&bob), &room, &format!("ts={ts}&dir=f"));
+        assert_eq!(status, 200, "{answer}");
+        assert_ne!(answer["event_id"], json!(named));
+        assert!(world.traffic().iter().any(|sent| sent.line.contains("/timestamp_to_event/")));
+        world.end();
+    }
+}

@@ -13,11 +13,11 @@ use crate::{
 };
 
 /// An event and its ID.
-pub(crate) type Known = (String, Value);
+type Known = (String, Value);
 
 /// Bob's server holds these events, gives of what was between them and ours only what it `remembers` (by `backfill`), and claims
 /// before each of them the state with which Bob joined.
-pub(crate) fn claims_what_is_old(scene: &Scene, events: &[Known], old: &[Value], remembers: &Rc<Cell<bool>>) {
+fn claims_what_is_old(scene: &Scene, events: &[Known], old: &[Value], remembers: &Rc<Cell<bool>>) {
     let by_id: BTreeMap<String, Value> = events.iter().cloned().collect();
     let version = scene.theirs.version.clone();
     let old_ids: Vec<String> = old.iter().map(|event| event_id(&version, event)).collect();
@@ -71,15 +71,15 @@ impl Scene {
         (id, event)
     }
 
-    pub(crate) fn says(&mut self, user: &str, text: &str) -> Known {
+    fn says(&mut self, user: &str, text: &str) -> Known {
         self.theirs.say(&self.peer, user, text)
     }
 
-    pub(crate) fn state(&self) -> Vec<Value> {
+    fn state(&self) -> Vec<Value> {
         self.theirs.state.values().cloned().collect()
     }
 
-    pub(crate) fn receives(&self, txn_id: &str, event: &Known) {
+    fn receives(&self, txn_id: &str, event: &Known) {
         assert_eq!(self.peer.send(&self.a, txn_id, std::slice::from_ref(&event.1)).0, 200);
         self.world.settle();
     }

@@ -2,11 +2,13 @@
 
 use crate::{
     error::MatrixError,
+    federation::pdus,
     log::LogRecord,
     matrix::{
-        identifiers::{EventId, RoomId},
+        identifiers::{EventId, RoomId, ServerName},
         json::MAX_INTEGER,
     },
+    room::Room,
     router::Call,
     server::Server,
     store::by_time::Direction,
@@ -32,7 +34,8 @@ pub fn wanted(call: &Call) -> Result<(i64, Direction), MatrixError> {
     }
 }
 
-/// What another server of the room says is the nearest event, and when it says that it was sent.
+/// The event that another server of the room says is the nearest, and when it was sent. It must show the event: whoever names one
+/// that is not of this room, or was not sent when they say, is not believed.
 ///
 /// # Errors
 /// Where the database fails. Servers that do not answer are no error.
@@ -42,13 +45,15 @@ pub async fn ask(
     ts: i64,
     direction: Direction,
 ) -> Result<Option<(String, i64)>, MatrixError> {
+    let Some(room) = server.rooms.room(room_id).await? else { return Ok(None) };
     let mut servers = server.rooms.servers(room_id).await?;
     servers.retain(|name| *name != server.config.server_name);
     for resident in servers.iter().take(MAX_SERVERS) {
         match server.federation.timestamp_to_event(resident, room_id, ts, direction == Direction::Forwards).await {
             Ok((event_id, sent)) => {
                 let in_direction = if direction == Direction::Forwards { sent >= ts } else { sent <= ts };
-                if let (true, Ok(event_id)) = (in_direction, EventId::parse(&event_id)) {
+                let Some(event_id) = EventId::parse(&event_id).ok().filter(|_| in_direction) else { continue };
+                if shows(server, resident, &room, &event_id, sent).await? {
                     return Ok(Some((event_id.to_string(), sent)));
                 }
             }
@@ -59,4 +64,24 @@ pub async fn ask(
         }
     }
     Ok(None)
+}
+
+/// Whether the server gives an event of this ID that its sender's server has signed, in this room and at this time.
+async fn shows(
+    server: &Server,
+    resident: &ServerName,
+    room: &Room,
+    event_id: &EventId,
+    sent: i64,
+) -> Result<bool, MatrixError> {
+    let text = match server.federation.event(resident, event_id).await {
+        Ok(text) => text,
+        Err(error) => {
+            let record = LogRecord::warning("a server does not show the event that it names").room(&room.room_id);
+            server.platform.log.write(record.destination(resident).event(event_id).because(&error));
+            return Ok(false);
+        }
+    };
+    let events = pdus::verify_history(server, &room.room_id, room.room_version, &[text]).await?.unwrap_or_default();
+    Ok(events.iter().any(|event| event.event_id() == event_id && event.origin_server_ts() == sent))
 }
