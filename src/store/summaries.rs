@@ -70,27 +70,28 @@ const PUBLISHED_AFTER: &str =
 const PUBLISHED_BEFORE: &str =
     published!("WHERE (p.joined, p.room_id) > (?2, ?3) ORDER BY p.joined, p.room_id LIMIT ?4");
 
-/// The `m.space.child` events of the roots in ?1, a JSON list. What is longer than any needs to be is left out.
-const SPACE_CHILDREN: &str = concat!(
-    "WITH RECURSIVE ",
-    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
-    " SELECT ",
-    seen_columns!(),
-    ", entry.snapshot FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
-    seen_joins!(),
-    " WHERE e.event_type = 'm.space.child' AND length(e.json) <= 8192 LIMIT 1000"
-);
+/// Events of the roots in ?1, a JSON list, each with its root.
+macro_rules! events_of_roots {
+    ($rest:literal) => {
+        concat!(
+            "WITH RECURSIVE ",
+            entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
+            " SELECT ",
+            seen_columns!(),
+            ", entry.snapshot FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
+            seen_joins!(),
+            $rest
+        )
+    };
+}
 
-/// The bans in the root ?1, at most ?2.
-const BANS: &str = concat!(
-    "WITH RECURSIVE ",
-    entries!("", "SELECT ?1"),
-    " SELECT ",
-    seen_columns!(),
-    " FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
-    seen_joins!(),
-    " WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'ban' LIMIT ?2"
-);
+/// What is longer than any needs to be is left out.
+const SPACE_CHILDREN: &str =
+    events_of_roots!(" WHERE e.event_type = 'm.space.child' AND length(e.json) <= 8192 LIMIT 1000");
+
+/// ?2 at most.
+const BANS: &str =
+    events_of_roots!(" WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'ban' LIMIT ?2");
 
 /// Those of the roots in ?1, a JSON list, by which a user of the server ?2 is invited; among so many events.
 const INVITING: &str = concat!(
@@ -157,7 +158,7 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn bans(&self, root: NodeId, limit: usize) -> Result<Vec<SeenEvent>, DatabaseError> {
-        let parameters = [root.to_string().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+        let parameters = [root_list(&[root]).into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
         self.query(Statement::new(BANS, parameters)).await?.iter().map(SeenEvent::of_row).collect()
     }
 

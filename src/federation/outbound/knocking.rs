@@ -2,7 +2,7 @@
 
 use super::{
     membership::{complete, residents},
-    refusals::Refusals,
+    refusals::any_of,
 };
 use crate::{
     error::MatrixError,
@@ -35,25 +35,14 @@ pub async fn knock(
     content_extra: Object,
 ) -> Result<EventId, MatrixError> {
     let (knocking, user, room_id) = (server.clone(), user.clone(), room_id.clone());
-    let work = async move { knock_through_any(&knocking, &user, &room_id, via, content_extra).await };
+    let work = async move {
+        let residents = residents(&knocking, &user, &room_id, via).await?;
+        any_of(&residents, "No server is known through which to knock on that room.", async |resident| {
+            knock_through(&knocking, resident, &user, &room_id, content_extra.clone()).await
+        })
+        .await
+    };
     server.platform.to_the_end(work).await
-}
-
-async fn knock_through_any(
-    server: &Server,
-    user: &UserId,
-    room_id: &RoomId,
-    via: Vec<ServerName>,
-    content: Object,
-) -> Result<EventId, MatrixError> {
-    let mut refusals = Refusals::default();
-    for resident in residents(server, user, room_id, via).await? {
-        match knock_through(server, &resident, user, room_id, content.clone()).await {
-            Ok(event_id) => return Ok(event_id),
-            Err(error) => refusals.add(error),
-        }
-    }
-    Err(refusals.into_error("No server is known through which to knock on that room."))
 }
 
 async fn knock_through(

@@ -9,7 +9,7 @@ use super::{
     directory::server_of,
     join_answers::{Answered, Attempt, JOIN_MS, read_answer},
     large_joins::Joined,
-    refusals::Refusals,
+    refusals::any_of,
 };
 use crate::{
     error::MatrixError,
@@ -61,7 +61,10 @@ async fn join_all_the_way(
 ) -> Result<EventId, MatrixError> {
     let residents = residents(server, user, room_id, via).await?;
     let join_id = server.random_id();
-    let outcome = join_through_any(server, &residents, &join_id, user, room_id, content_extra).await;
+    let outcome = any_of(&residents, "No server is known through which to join that room.", async |resident| {
+        join_through(server, resident, &join_id, user, room_id, content_extra.clone()).await
+    })
+    .await;
     let outcome = match outcome {
         Ok(Joined::In(event_id)) => Ok(event_id),
         // What is sent meanwhile is staged further on.
@@ -215,24 +218,6 @@ pub async fn residents(
     }
     residents.truncate(MAX_RESIDENTS);
     Ok(residents)
-}
-
-async fn join_through_any(
-    server: &Server,
-    residents: &[ServerName],
-    join_id: &str,
-    user: &UserId,
-    room_id: &RoomId,
-    content: Object,
-) -> Result<Joined, MatrixError> {
-    let mut refusals = Refusals::default();
-    for resident in residents {
-        match join_through(server, resident, join_id, user, room_id, content.clone()).await {
-            Ok(joined) => return Ok(joined),
-            Err(error) => refusals.add(error),
-        }
-    }
-    Err(refusals.into_error("No server is known through which to join that room."))
 }
 
 async fn join_through(

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::{error::MatrixError, federation::peers::requests::RequestError};
+use crate::{error::MatrixError, federation::peers::requests::RequestError, matrix::identifiers::ServerName};
 
 /// The error codes that are passed on as they come, because a client can make sense of them (Server-Server API, `make_join`
 /// and others: "The error should be passed through to clients").
@@ -34,23 +34,26 @@ impl From<RequestError> for MatrixError {
     }
 }
 
-/// The errors of several servers that were asked for the same thing in turn: the most telling one is passed on.
-#[derive(Debug, Default)]
-pub(super) struct Refusals(Option<MatrixError>);
-
-impl Refusals {
-    /// Remembers one more.
-    pub(super) fn add(&mut self, error: impl Into<MatrixError>) {
-        let error = error.into();
-        // What a server says of the room tells more than that a server is away.
-        let tells_more = |known: &MatrixError| known.status.is_server_error() && error.status.is_client_error();
-        if self.0.as_ref().is_none_or(tells_more) {
-            self.0 = Some(error);
+/// What the first of these servers answers that does not refuse, asked in turn. Where all do, the most telling error is passed on;
+/// `otherwise` is said where there is no server to ask.
+pub(super) async fn any_of<'n, T, E: Into<MatrixError>>(
+    servers: &'n [ServerName],
+    otherwise: &str,
+    ask: impl AsyncFn(&'n ServerName) -> Result<T, E>,
+) -> Result<T, MatrixError> {
+    let mut refusal: Option<MatrixError> = None;
+    for server in servers {
+        match ask(server).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => {
+                let error = error.into();
+                // What a server says of the room tells more than that a server is away.
+                let tells_more = |known: &MatrixError| known.status.is_server_error() && error.status.is_client_error();
+                if refusal.as_ref().is_none_or(tells_more) {
+                    refusal = Some(error);
+                }
+            }
         }
     }
-
-    /// The error to answer with; `otherwise` where no server was asked.
-    pub(super) fn into_error(self, otherwise: &str) -> MatrixError {
-        self.0.unwrap_or_else(|| MatrixError::not_found(otherwise))
-    }
+    Err(refusal.unwrap_or_else(|| MatrixError::not_found(otherwise)))
 }

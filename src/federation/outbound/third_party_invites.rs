@@ -4,7 +4,7 @@
 //! An identity server has signed whose the identifier is, by a key that the offer in the room's state names; before an invite
 //! is made, and only then, it is asked whether that key is still valid.
 
-use super::{membership, refusals::Refusals};
+use super::{membership, refusals::any_of};
 use crate::{
     error::MatrixError,
     federation::peers::identity::IdentityServers,
@@ -79,14 +79,10 @@ pub async fn redeem(server: &Server, invite: &Redeemed) -> Result<(), MatrixErro
             servers.push(name);
         }
     }
-    let mut refusals = Refusals::default();
-    for name in &servers {
-        match server.federation.exchange_third_party_invite(name, &invite.room_id, &event).await {
-            Ok(()) => return Ok(()),
-            Err(error) => refusals.add(error),
-        }
-    }
-    Err(refusals.into_error("No server is known that could invite to that room."))
+    any_of(&servers, "No server is known that could invite to that room.", async |name| {
+        server.federation.exchange_third_party_invite(name, &invite.room_id, &event).await
+    })
+    .await
 }
 
 /// Makes the invite in a room that this server is in, in the name of whoever offered it, and tells the invited user's server.
