@@ -84,6 +84,9 @@ fn what_is_not_the_origins_to_say_costs_what_nothing_costs() {
     }
 }
 
+/// A kind of EDUs: the one of each number, and what a hundred cost.
+type Kind<'a> = (&'static str, Box<dyn Fn(usize) -> Value + 'a>, Cost);
+
 #[test]
 fn a_hundred_edus_of_64_kb_cost_three_calls_and_few_rows() {
     let scene = scene("12");
@@ -98,7 +101,7 @@ fn a_hundred_edus_of_64_kb_cost_three_calls_and_few_rows() {
         let users: serde_json::Map<String, Value> = others.chain([(bob.clone(), said(&format!("$x{n}")))]).collect();
         of("m.receipt", json!({ &room: { "m.read": users } }))
     };
-    let kinds: [(&str, Box<dyn Fn(usize) -> Value>, Cost); 6] = [
+    let kinds: [Kind<'_>; 6] = [
         (
             "typing",
             Box::new(|n| {
