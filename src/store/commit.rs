@@ -422,12 +422,14 @@ const ALSO: &str = "\
       (SELECT 1 FROM room_servers AS r WHERE r.room_id = ?2 AND r.server = value ->> 0 AND r.to_pos IS NULL) \
     ON CONFLICT (room_id, server, from_pos) DO UPDATE SET to_pos = excluded.to_pos";
 
-/// ?1: a list of [server, users more].
+/// ?1: a list of [server, users more]. That they are in the list is said twice: otherwise all servers that were ever in the room
+/// would be read.
 const JOINED: &str = "\
     UPDATE room_servers SET joined = joined + (change.value ->> 1), \
       to_pos = CASE WHEN joined + (change.value ->> 1) <= 0 THEN (SELECT position FROM streams WHERE name = 'outbox') END \
     FROM json_each(?1) AS change \
-    WHERE room_id = ?2 AND server = change.value ->> 0 AND to_pos IS NULL";
+    WHERE room_id = ?2 AND server IN (SELECT value ->> 0 FROM json_each(?1)) \
+      AND server = change.value ->> 0 AND to_pos IS NULL";
 
 /// ?1: a list of [server, users more]. After [`JOINED`]: a server without an open stretch gets one. A stretch that was
 /// closed at this very position is opened again.

@@ -1,5 +1,7 @@
 //! Joins of large rooms: what the resident server answered, from when it was checked until the room's state is made of it.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -122,10 +124,10 @@ const BY_KEY: &str = "\
     SELECT event_id, json, hash_wrong, verdict, reason FROM claimed_events \
     WHERE join_id = ?2 AND is_state AND verdict = 1 AND key IN (SELECT value FROM json_each(?1))";
 
-/// ?1: a list of [event id, verdict, reason].
+/// ?1: a list of event ids. Joined with a list, an UPDATE would walk the list for each event of the join.
 const JUDGE: &str = "\
-    UPDATE claimed_events SET verdict = judged.value ->> 1, reason = judged.value ->> 2 FROM json_each(?1) AS judged \
-    WHERE join_id = ?2 AND event_id = judged.value ->> 0";
+    UPDATE claimed_events SET verdict = ?3, reason = ?4 \
+    WHERE join_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
 
 const LENGTHS: &str = "\
     SELECT event_id, length(json) FROM claimed_events WHERE join_id = ?1 AND event_id > ?2 ORDER BY event_id LIMIT ?3";
@@ -254,17 +256,22 @@ impl Store {
         verdicts: &[(EventId, ClaimVerdict)],
         lease_until: i64,
     ) -> Result<(), DatabaseError> {
-        let rows = verdicts.iter().map(|(id, verdict)| {
-            let (verdict, reason) = match verdict {
+        let mut alike: BTreeMap<(i64, Option<&str>), Vec<&EventId>> = BTreeMap::new();
+        for (id, verdict) in verdicts {
+            let verdict = match verdict {
                 ClaimVerdict::Open => (0, None),
                 ClaimVerdict::Allowed => (1, None),
-                ClaimVerdict::Rejected(why) => (2, Some(why)),
+                ClaimVerdict::Rejected(why) => (2, Some(why.as_str())),
                 ClaimVerdict::LeftOut => (3, None),
             };
-            json!([id.as_str(), verdict, reason]).to_string()
-        });
-        let lists = json_lists(rows).into_iter();
-        let mut statements: Vec<_> = lists.map(|list| Statement::new(JUDGE, [list.into(), join_id.into()])).collect();
+            alike.entry(verdict).or_default().push(id);
+        }
+        let mut statements = Vec::new();
+        for ((verdict, reason), ids) in alike {
+            let judge =
+                |list: String| Statement::new(JUDGE, [list.into(), join_id.into(), verdict.into(), reason.into()]);
+            statements.extend(text_lists(ids).into_iter().map(judge));
+        }
         statements.push(Statement::new(RENEW, [join_id.into(), lease_until.into()]));
         self.batch(statements).await.map(drop)
     }

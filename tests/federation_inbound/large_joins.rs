@@ -6,7 +6,10 @@ use verge::{
     matrix::{
         identifiers::{EventId, RoomId, ServerName, UserId},
         json::Object,
+        state_content::Membership,
     },
+    platform::{Database, Statement},
+    room::Draft,
     server::Server,
 };
 
@@ -76,9 +79,10 @@ fn a_large_room_is_taken_over_as_a_small_one_is() {
         &citing,
     );
     large.room.opens();
-    let before = large.b.database.calls.get();
+    let (before, steps) = (large.b.database.calls.get(), large.b.database.steps.get());
     let joined = large.join(&large.b).unwrap();
     let calls = large.b.database.calls.get() - before;
+    let steps = (large.b.database.steps.get() - steps) / 3_010;
     large.world.settle();
     // Creation, power levels, join rules, who made it, 3,000 members, and Bob.
     assert_eq!(large.b.state(&large.world, &large.room_id).len(), 3_005);
@@ -93,6 +97,8 @@ fn a_large_room_is_taken_over_as_a_small_one_is() {
     assert!(rejected.iter().any(|row| row[0] == forbidden), "{rejected:?}");
     large.assert_nothing_left();
     assert!(calls < 80, "{calls} calls");
+    // What the database does for each of them does not grow with the room.
+    assert!(steps < 5_000, "{steps} steps for each event");
     // Its progress is in the log.
     let logs = large.world.logs().join("\n");
     for step in ["checked", "judged", "kept"] {
@@ -100,6 +106,27 @@ fn a_large_room_is_taken_over_as_a_small_one_is() {
     }
     // And it is a room like any other.
     large.b.say(&large.world, &large.room_id, &large.bob, "hello");
+}
+
+#[test]
+fn a_membership_costs_the_same_however_many_servers_have_been_in_the_room() {
+    const FILL: &str = "\
+        INSERT INTO room_servers (room_id, server, from_pos, to_pos, joined) \
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) \
+        SELECT ?1, 's' || i || '.example', 0, 0, 0 FROM n";
+    let world = World::new();
+    let a = world.server("a.example");
+    let room = a.public_room(&world, &a.user(&world, "alice"), "11");
+    let steps_of_a_join = |name: &str| {
+        let user = a.user(&world, name);
+        let before = a.database.steps.get();
+        a.send(&world, &room, &user, Draft::membership(user.as_str(), Membership::Join, Object::new()));
+        a.database.steps.get() - before
+    };
+    let few = steps_of_a_join("bob");
+    world.run(a.database.batch(vec![Statement::new(FILL, [room.as_str().into()])])).unwrap();
+    let many = steps_of_a_join("carol");
+    assert!(many < few + 2_000, "{few} steps with few servers, {many} with many");
 }
 
 #[test]
