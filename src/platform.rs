@@ -8,6 +8,7 @@
 
 pub mod media;
 pub mod news;
+pub mod turns;
 
 use std::{
     cell::Cell,
@@ -67,6 +68,13 @@ pub trait Database {
     /// no numbers: D1 gives rows as JavaScript objects.
     fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>>;
 
+    /// Runs `batches` in order, each as one atomic transaction. Where one fails, those before it may have taken effect, and none
+    /// after it does. Answers as [`Database::batch`] would to all their statements. For long work that counts for nothing before
+    /// all of it is done: it is one call, and where a transaction keeps all others waiting they have their turn between two.
+    fn batches(&self, batches: Vec<Vec<Statement>>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        self.batch(batches.into_iter().flatten().collect())
+    }
+
     /// What has been asked of it so far, where somebody counts that.
     fn cost(&self) -> Cost {
         Cost::default()
@@ -97,6 +105,14 @@ impl Meter {
     pub fn budget(self: &Rc<Self>, calls: u64) -> Budget {
         Budget { meter: self.clone(), until: self.calls.get().saturating_add(calls) }
     }
+
+    fn count(&self) -> Result<(), DatabaseError> {
+        if self.wall.is_some_and(|wall| self.calls.get() >= wall) {
+            return Err(DatabaseError::Unavailable("the calls of this event are used up".to_owned()));
+        }
+        self.calls.set(self.calls.get() + 1);
+        Ok(())
+    }
 }
 
 impl Database for Meter {
@@ -104,12 +120,20 @@ impl Database for Meter {
         if statements.is_empty() {
             return Box::pin(future::ready(Ok(Vec::new())));
         }
-        if self.wall.is_some_and(|wall| self.calls.get() >= wall) {
-            let why = "the calls of this event are used up".to_owned();
-            return Box::pin(future::ready(Err(DatabaseError::Unavailable(why))));
+        match self.count() {
+            Ok(()) => self.database.batch(statements),
+            Err(error) => Box::pin(future::ready(Err(error))),
         }
-        self.calls.set(self.calls.get() + 1);
-        self.database.batch(statements)
+    }
+
+    fn batches(&self, batches: Vec<Vec<Statement>>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        if batches.iter().all(Vec::is_empty) {
+            return Box::pin(future::ready(Ok(Vec::new())));
+        }
+        match self.count() {
+            Ok(()) => self.database.batches(batches),
+            Err(error) => Box::pin(future::ready(Err(error))),
+        }
     }
 
     fn cost(&self) -> Cost {

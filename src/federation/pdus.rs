@@ -17,12 +17,12 @@ use crate::{
         room_version::RoomVersion,
         server_keys::KeyRing,
     },
-    platform::DatabaseError,
+    platform::{
+        DatabaseError,
+        turns::{self, SLICE},
+    },
     server::Server,
 };
-
-/// So many PDUs are parsed, or checked, before others have their turn: some milliseconds of work. A transaction never holds more.
-pub const SLICE: usize = 50;
 
 /// Checks PDUs, and returns the outcome for each in the order given.
 ///
@@ -66,9 +66,7 @@ pub async fn verify(server: &Server, pdus: Vec<ReceivedPdu>) -> Result<Vec<Resul
 
 /// Lets others have their turn after each slice, when so many PDUs are done.
 pub async fn turn(server: &Server, done: usize) {
-    if done > 0 && done.is_multiple_of(SLICE) {
-        server.platform.clock.pause().await;
-    }
+    turns::turn(server.platform.clock.as_ref(), done, SLICE).await;
 }
 
 /// Checks a PDU that is what a request is about.

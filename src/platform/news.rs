@@ -216,6 +216,17 @@ impl Database for Announcing {
         })
     }
 
+    fn batches(&self, mut batches: Vec<Vec<Statement>>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        let statements = batches.iter_mut().flatten();
+        let subjects: Vec<Subject> = statements.flat_map(|statement| mem::take(&mut statement.concerns)).collect();
+        Box::pin(async move {
+            let outcome = self.database.batches(batches).await;
+            // Of those that fail, some may have taken effect.
+            self.news.announce(&subjects);
+            outcome
+        })
+    }
+
     fn cost(&self) -> Cost {
         self.database.cost()
     }

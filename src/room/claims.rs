@@ -63,7 +63,7 @@ impl Rooms {
     pub(super) async fn examine(&self, event: &Event, claim: &Claim) -> Result<Examined, RoomError> {
         let given = claim.auth_chain.iter().chain(&claim.state).filter(|given| given.event_id() != event.event_id());
         let held = self.held_of(given.clone().chain([event])).await?;
-        let outliers = judge_outliers(event.room_id(), held, given);
+        let outliers = judge_outliers(self.clock.as_ref(), event.room_id(), held, given).await;
         let accepted = claim.state.iter().filter(|event| outliers.accepted(event.event_id()).is_some());
         let state: Vec<Event> = accepted.cloned().collect();
         let snapshot = snapshot(&state)?;

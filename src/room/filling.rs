@@ -15,6 +15,7 @@ use crate::{
         event::{Ancestor, Event},
         identifiers::{EventId, RoomId},
     },
+    platform::Clock,
     store::{
         commit::{
             Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit, TimelinePosition, Unsettled,
@@ -65,8 +66,9 @@ impl Rooms {
             let ancestors = with_held(&mut view, ancestors).await?;
             let gap = self.store.newest_gap(room_id, (gap_pos - 1, gap_pos), now).await?;
             let Some(gap) = gap else { return Ok(Committed::Done(false)) };
-            let filling = Filling { gap: &gap, view: &view, room_id, power_now: &power_now, now };
-            let filled = filling.fill(&ancestors, auth_events)?;
+            let clock = self.clock.as_ref();
+            let filling = Filling { clock, gap: &gap, view: &view, room_id, power_now: &power_now, now };
+            let filled = filling.fill(&ancestors, auth_events).await?;
             let changed = filled.changed;
             if !changed && filled.is_nothing() {
                 return Ok(Committed::Done(false));
@@ -105,6 +107,7 @@ async fn with_held(view: &mut View<'_>, ancestors: &[Ancestor]) -> Result<Vec<An
 
 /// What history is put into a gap by.
 struct Filling<'a> {
+    clock: &'a dyn Clock,
     gap: &'a Gap,
     view: &'a View<'a>,
     room_id: &'a RoomId,
@@ -133,7 +136,7 @@ impl Outcome {
 }
 
 impl Filling<'_> {
-    fn fill(&self, ancestors: &[Ancestor], auth_events: &[Event]) -> Result<Outcome, RoomError> {
+    async fn fill(&self, ancestors: &[Ancestor], auth_events: &[Event]) -> Result<Outcome, RoomError> {
         let (gap, view) = (self.gap, self.view);
         let mut history = connected(gap.missing.iter().map(|lack| &lack.event_id), ancestors, |id| view.is_placed(id));
         let given: HashSet<&EventId> = ancestors.iter().map(Ancestor::event_id).collect();
@@ -145,7 +148,7 @@ impl Filling<'_> {
         let end = end.saturating_sub(gap.reserved + i64::try_from(still.len()).unwrap_or_default());
         let room_left = gap.below.map_or(i64::MAX, |below| (end - below - 1).max(0));
         history.truncate(usize::try_from(room_left).unwrap_or(usize::MAX));
-        let judged = self.judge(&history, auth_events)?;
+        let judged = self.judge(&history, auth_events).await?;
 
         let attempts_so_far = |id: &EventId| {
             let lack = gap.missing.iter().find(|lack| lack.event_id == *id);
@@ -212,7 +215,7 @@ impl Filling<'_> {
     }
 
     /// Judges the events of history by the auth events of each, which are here, among them, or among `auth_events`.
-    fn judge(&self, history: &[&Ancestor], auth_events: &[Event]) -> Result<Outliers, RoomError> {
+    async fn judge(&self, history: &[&Ancestor], auth_events: &[Event]) -> Result<Outliers, RoomError> {
         let history = || history.iter().filter_map(|one| one.event());
         let mut missing: Vec<EventId> = Vec::new();
         let given: HashSet<&EventId> = history().chain(auth_events).map(Event::event_id).collect();
@@ -232,7 +235,7 @@ impl Filling<'_> {
             return Err(RoomError::MissingEvents(missing));
         }
         let held = Held::in_view(self.view, cited.iter());
-        Ok(judge_outliers(self.room_id, held, history().chain(auth_events)))
+        Ok(judge_outliers(self.clock, self.room_id, held, history().chain(auth_events)).await)
     }
 
     fn new_event(&self, event: &Event, pos: i64) -> NewEvent {

@@ -58,7 +58,7 @@ impl Rooms {
                 }
                 given = kept;
             }
-            let judged = judge_outliers(room_id, held, given.into_iter());
+            let judged = judge_outliers(self.clock.as_ref(), room_id, held, given.into_iter()).await;
             commit.events.extend(judged.new);
             commit.rejected.extend(judged.rejected);
             if commit.events.is_empty() && commit.rejected.is_empty() {

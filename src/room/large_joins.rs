@@ -11,7 +11,7 @@ use super::{
     RoomError, Rooms,
     claims::check_create,
     judge::auth_keys,
-    outliers::{Held, Outlier, judge_outliers},
+    outliers::{Apart, Held, Outlier, judge_outliers},
     remote::TakenOver,
 };
 use crate::{
@@ -21,11 +21,14 @@ use crate::{
         event::Event,
         identifiers::{EventId, ServerName},
         state_content::Membership,
-        state_trie::{self, NodeId, StateKeyHash},
+        state_trie::{self, StateKeyHash, Updated},
     },
-    platform::Budget,
+    platform::{
+        Budget, Clock,
+        turns::{LIGHT_SLICE, turn},
+    },
     store::{
-        commit::{Committed, Guard, MembershipChange, NewEvent, RoomCommit},
+        commit::{MembershipChange, NewEvent},
         large_joins::{ClaimVerdict, LargeJoin, Outline, kept_to},
         rejected::{NewRejected, RejectedEvent},
     },
@@ -65,18 +68,23 @@ impl Rooms {
         if self.keep_all(large, budget).await? == Progress::Unfinished || budget.is_spent() {
             return Ok(Progress::Unfinished);
         }
-        let taken = self.whole_state(large).await?;
-        self.take_over(&large.join, &taken).await?;
+        let WholeState { entries, joined, memberships } = self.whole_state(large).await?;
+        let Updated { root, nodes } = state_trie::build(entries);
+        self.keep_apart(large.room_id(), large.join.version(), Apart { nodes, ..Apart::default() }, Vec::new()).await?;
+        let snapshot = Updated { root, nodes: Vec::new() };
+        let (new, rejected, readmitted) = Default::default();
+        self.take_over(&large.join, &TakenOver { snapshot, new, rejected, readmitted, joined, memberships }).await?;
         Ok(Progress::Done)
     }
 
     /// Judges all claimed events by their auth events, those first that others cite.
     async fn judge_all(&self, large: &LargeJoin, budget: &Budget) -> Result<Progress, RoomError> {
-        let outlines = self.store.claimed_outlines(&large.join_id).await?;
-        let order = order(&outlines, &large.room_id().create_event_id());
+        let clock = self.clock.as_ref();
+        let outlines = self.store.claimed_outlines(clock, &large.join_id).await?;
+        let order = order(clock, &outlines, &large.room_id().create_event_id()).await;
         let is_known = self.room(large.room_id()).await?.is_some();
         let mut done = outlines.iter().filter(|outline| outline.verdict != ClaimVerdict::Open).count();
-        for step in &steps(&outlines, order) {
+        for step in &steps(clock, &outlines, order).await {
             if budget.is_spent() {
                 return Ok(Progress::Unfinished);
             }
@@ -94,12 +102,12 @@ impl Rooms {
         step: &[&Outline],
         is_known: bool,
     ) -> Result<Vec<(EventId, ClaimVerdict)>, RoomError> {
-        let room_id = large.room_id();
+        let (room_id, clock) = (large.room_id(), self.clock.as_ref());
         let wanted: HashSet<&EventId> = step.iter().map(|outline| &outline.event_id).collect();
         let mut ids: HashSet<EventId> = wanted.iter().map(|id| (*id).clone()).collect();
         ids.extend(step.iter().flat_map(|outline| outline.auth_events.iter().cloned()));
         ids.insert(room_id.create_event_id());
-        let read = self.store.claimed_events(large, &ids.into_iter().collect::<Vec<_>>()).await?;
+        let read = self.store.claimed_events(clock, large, &ids.into_iter().collect::<Vec<_>>()).await?;
         let (mut given, mut held) = (Vec::new(), Held::default());
         for (event, verdict) in read {
             match verdict {
@@ -115,7 +123,7 @@ impl Rooms {
             held.events.extend(known.events);
             held.rejected.extend(known.rejected);
         }
-        let outliers = judge_outliers(room_id, held, given.iter());
+        let outliers = judge_outliers(clock, room_id, held, given.iter()).await;
         let reasons: HashMap<&EventId, &NewRejected> =
             outliers.rejected.iter().map(|rejected| (rejected.event.event_id(), rejected)).collect();
         let verdict = |id: &EventId| match (outliers.by_id.get(id), reasons.get(id)) {
@@ -138,10 +146,11 @@ impl Rooms {
         check_create(&state, join.version())?;
         let mut ids = join.auth_events().to_vec();
         ids.push(join.room_id().create_event_id());
-        let cited = self.store.claimed_events(large, &ids).await?.into_iter();
+        let clock = self.clock.as_ref();
+        let cited = self.store.claimed_events(clock, large, &ids).await?.into_iter();
         let cited = cited.filter(|(_, verdict)| *verdict == ClaimVerdict::Allowed).map(|(event, _)| event);
         let held = Held { events: cited.collect(), rejected: Vec::new() };
-        let by_auth_events = judge_outliers(join.room_id(), held, std::iter::empty()).broken_rule(join);
+        let by_auth_events = judge_outliers(clock, join.room_id(), held, std::iter::empty()).await.broken_rule(join);
         let by_state = || auth_rules::check(join, state.as_slice()).err().map(|error| error.to_string());
         match by_auth_events.map(|rejection| rejection.why).or_else(by_state) {
             Some(why) => Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}."))),
@@ -157,21 +166,18 @@ impl Rooms {
             if budget.is_spent() {
                 return Ok(Progress::Unfinished);
             }
-            let step = self.store.next_claimed(large, &after, STEP, STEP_LENGTH).await?;
+            let step = self.store.next_claimed(self.clock.as_ref(), large, &after, STEP, STEP_LENGTH).await?;
             let Some((last, _)) = step.last() else { return Ok(Progress::Done) };
             let last = last.event_id().clone();
-            let mut commit = RoomCommit {
-                guard: Guard::Free,
-                ..RoomCommit::new(large.room_id().clone(), large.join.version(), NodeId::EMPTY)
-            };
+            let mut apart = Apart::default();
             kept += step.len();
             for (event, verdict) in step {
                 match verdict {
                     ClaimVerdict::Allowed => {
-                        commit.readmitted.push(event.event_id().clone());
-                        commit.events.push(NewEvent::outlier(event));
+                        apart.readmitted.push(event.event_id().clone());
+                        apart.new.push(NewEvent::outlier(event));
                     }
-                    ClaimVerdict::Rejected(reason) => commit.rejected.push(NewRejected {
+                    ClaimVerdict::Rejected(reason) => apart.rejected.push(NewRejected {
                         event,
                         reason,
                         state_before: None,
@@ -182,34 +188,33 @@ impl Rooms {
                 }
             }
             let note = kept_to(&large.join_id, &last, self.clock.now_ms() + STEP_MS);
-            match self.store.commit(&[commit], vec![note]).await? {
-                Committed::Done(()) => after = last.as_str().to_owned(),
-                Committed::Lost => return Err(RoomError::Busy),
-            }
+            self.keep_apart(large.room_id(), large.join.version(), apart, vec![note]).await?;
+            last.as_str().clone_into(&mut after);
             self.log.write(LogRecord::info("events of a large room are kept").room(large.room_id()).count(kept));
         }
     }
 
     /// The claimed state, as far as it is allowed.
-    async fn whole_state(&self, large: &LargeJoin) -> Result<TakenOver, RoomError> {
-        let join = &large.join;
-        let entries = self.store.claimed_entries(&large.join_id).await?;
-        let mut state: HashMap<StateKeyHash, Rc<str>> = HashMap::new();
-        for entry in &entries {
+    async fn whole_state(&self, large: &LargeJoin) -> Result<WholeState, RoomError> {
+        let (join, clock) = (&large.join, self.clock.as_ref());
+        let claimed = self.store.claimed_entries(clock, &large.join_id).await?;
+        let mut entries: HashMap<StateKeyHash, Rc<str>> = HashMap::new();
+        for entry in &claimed {
+            turn(clock, entries.len(), LIGHT_SLICE).await;
             let Some(key) = entry.key else {
                 return Err(RoomError::Invalid(format!("{} in the state is not a state event.", entry.event_id)));
             };
-            if state.insert(key, entry.event_id.as_str().into()).is_some() {
+            if entries.insert(key, entry.event_id.as_str().into()).is_some() {
                 return Err(RoomError::Invalid("The state has two events for one type and state key.".to_owned()));
             }
         }
-        let snapshot = state_trie::build(state);
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
         let mut memberships = Vec::new();
-        let members = entries.into_iter().filter_map(|entry| Some((entry.member?, entry.event_id)));
+        let members = claimed.into_iter().filter_map(|entry| Some((entry.member?, entry.event_id)));
         let members = members.filter(|((user, _), _)| user != join.sender());
         let ours = ((join.sender().clone(), Membership::Join), join.event_id().clone());
-        for ((user_id, membership), event_id) in members.chain([ours]) {
+        for (done, ((user_id, membership), event_id)) in members.chain([ours]).enumerate() {
+            turn(clock, done, LIGHT_SLICE).await;
             if membership == Membership::Join
                 && let Ok(server) = ServerName::parse(user_id.server_name())
             {
@@ -221,19 +226,29 @@ impl Rooms {
             }
         }
         let joined = joined.into_iter().collect();
-        Ok(TakenOver { snapshot, new: Vec::new(), rejected: Vec::new(), readmitted: Vec::new(), joined, memberships })
+        Ok(WholeState { entries, joined, memberships })
     }
+}
+
+/// The state of a room, with our join in it as far as memberships go.
+struct WholeState {
+    entries: HashMap<StateKeyHash, Rc<str>>,
+    /// How many users of each server are joined.
+    joined: Vec<(ServerName, i64)>,
+    /// What local users' memberships are.
+    memberships: Vec<MembershipChange>,
 }
 
 /// The events that are to be judged, each after those that it cites. Those whose citations lead back to themselves are not
 /// among them, as nothing allows them.
-fn order<'o>(outlines: &'o [Outline], create: &EventId) -> Vec<&'o Outline> {
+async fn order<'o>(clock: &dyn Clock, outlines: &'o [Outline], create: &EventId) -> Vec<&'o Outline> {
     let places: HashMap<&EventId, usize> =
         outlines.iter().enumerate().map(|(place, outline)| (&outline.event_id, place)).collect();
     let is_open = |place: &usize| outlines.get(*place).is_some_and(|outline| outline.verdict == ClaimVerdict::Open);
     let mut waits_for = vec![0_usize; outlines.len()];
     let mut citing: Vec<Vec<usize>> = vec![Vec::new(); outlines.len()];
     for (place, outline) in outlines.iter().enumerate().filter(|(place, _)| is_open(place)) {
+        turn(clock, place, LIGHT_SLICE).await;
         let mut cited: Vec<usize> =
             outline.auth_events.iter().filter_map(|id| places.get(id).copied()).filter(is_open).collect();
         cited.sort_unstable();
@@ -247,6 +262,7 @@ fn order<'o>(outlines: &'o [Outline], create: &EventId) -> Vec<&'o Outline> {
     let mut ready: VecDeque<usize> = first.filter(|place| is_open(place)).into_iter().chain(ready).collect();
     let mut order = Vec::new();
     while let Some(place) = ready.pop_front() {
+        turn(clock, order.len(), LIGHT_SLICE).await;
         order.extend(outlines.get(place));
         for next in std::mem::take(&mut citing[place]) {
             waits_for[next] -= 1;
@@ -259,11 +275,12 @@ fn order<'o>(outlines: &'o [Outline], create: &EventId) -> Vec<&'o Outline> {
 }
 
 /// The events of `order` in steps, of which none takes more memory than there is.
-fn steps<'o>(outlines: &'o [Outline], order: Vec<&'o Outline>) -> Vec<Vec<&'o Outline>> {
+async fn steps<'o>(clock: &dyn Clock, outlines: &'o [Outline], order: Vec<&'o Outline>) -> Vec<Vec<&'o Outline>> {
     let lengths: HashMap<&EventId, usize> =
         outlines.iter().map(|outline| (&outline.event_id, outline.length)).collect();
     let (mut steps, mut step, mut read, mut length) = (Vec::new(), Vec::new(), HashSet::new(), 0_usize);
-    for outline in order {
+    for (done, outline) in order.into_iter().enumerate() {
+        turn(clock, done, LIGHT_SLICE).await;
         let more = outline.auth_events.iter().chain([&outline.event_id]).filter(|id| !read.contains(id));
         let more: usize = more.filter_map(|id| lengths.get(id)).sum();
         if step.len() >= STEP || (!step.is_empty() && length + more > STEP_LENGTH) {

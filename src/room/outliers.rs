@@ -13,9 +13,16 @@ use crate::{
         auth_rules::{self, AuthEvent},
         event::{Event, whole_copies},
         identifiers::{EventId, RoomId},
+        room_version::RoomVersion,
+        state_trie::NodeId,
+    },
+    platform::{
+        Clock, Statement,
+        turns::{SLICE, turn},
     },
     store::{
-        commit::NewEvent,
+        commit::{Committed, Guard, NewEvent, RoomCommit},
+        events::NodeText,
         rejected::{NewRejected, RejectedEvent},
     },
 };
@@ -65,6 +72,46 @@ impl Rooms {
     }
 }
 
+/// What is kept before anything refers to it.
+#[derive(Default)]
+pub(super) struct Apart {
+    /// Events that stand nowhere.
+    pub(super) new: Vec<NewEvent>,
+    /// Those that are rejected for good,
+    pub(super) rejected: Vec<NewRejected>,
+    /// and those that are so no more.
+    pub(super) readmitted: Vec<EventId>,
+    /// The nodes of a snapshot.
+    pub(super) nodes: Vec<NodeText>,
+}
+
+impl Rooms {
+    /// Keeps so much of the room, a slice at a time, and runs `others` at last. Where it is cut off, what is kept does no harm.
+    pub(super) async fn keep_apart(
+        &self,
+        room_id: &RoomId,
+        version: &'static RoomVersion,
+        apart: Apart,
+        others: Vec<Statement>,
+    ) -> Result<(), RoomError> {
+        let commit = || RoomCommit { guard: Guard::Free, ..RoomCommit::new(room_id.clone(), version, NodeId::EMPTY) };
+        let Apart { new, rejected, readmitted, nodes } = apart;
+        let mut commits: Vec<RoomCommit> = slices(new).map(|events| RoomCommit { events, ..commit() }).collect();
+        commits.extend(slices(readmitted).map(|readmitted| RoomCommit { readmitted, ..commit() }));
+        commits.extend(slices(rejected).map(|rejected| RoomCommit { rejected, ..commit() }));
+        commits.extend(slices(nodes).map(|nodes| RoomCommit { nodes, ..commit() }));
+        match self.store.commit_apart(self.clock.as_ref(), &commits, others).await? {
+            Committed::Done(()) => Ok(()),
+            Committed::Lost => Err(RoomError::Busy),
+        }
+    }
+}
+
+fn slices<T>(items: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+    let mut items = items.into_iter();
+    std::iter::from_fn(move || Some(items.by_ref().take(SLICE).collect()).filter(|slice: &Vec<T>| !slice.is_empty()))
+}
+
 impl Held {
     /// What was read of the events `ids`.
     pub(super) fn in_view<'a>(view: &View<'_>, ids: impl Iterator<Item = &'a EventId> + Clone) -> Self {
@@ -77,7 +124,12 @@ impl Held {
 
 /// Judges `events` of a room, auth events first. What was rejected for good stays so; a provisional rejection counts no
 /// longer once its event comes again.
-pub(super) fn judge_outliers<'a>(room_id: &RoomId, held: Held, events: impl Iterator<Item = &'a Event>) -> Outliers {
+pub(super) async fn judge_outliers<'a>(
+    clock: &dyn Clock,
+    room_id: &RoomId,
+    held: Held,
+    events: impl Iterator<Item = &'a Event>,
+) -> Outliers {
     let mut waiting: HashMap<EventId, Event> =
         whole_copies(events).into_iter().map(|(id, event)| (id.clone(), event.clone())).collect();
     let mut outliers = Outliers::default();
@@ -100,6 +152,7 @@ pub(super) fn judge_outliers<'a>(room_id: &RoomId, held: Held, events: impl Iter
     let mut order: Vec<EventId> = waiting.keys().cloned().collect();
     // No event cites the create event from room version 12 on, and all need it.
     order.sort_by_key(|id| (*id != room_id.create_event_id(), id.clone()));
+    let mut judged = 0;
     // Depth first without recursion: an event is judged after all of its auth events that came with it.
     for start in order {
         let mut stack = vec![(start, false)];
@@ -117,7 +170,9 @@ pub(super) fn judge_outliers<'a>(room_id: &RoomId, held: Held, events: impl Iter
                 continue;
             }
             if let Some(event) = waiting.remove(&id) {
+                turn(clock, judged, SLICE).await;
                 outliers.judge(room_id, event);
+                judged += 1;
             }
         }
     }

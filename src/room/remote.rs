@@ -4,7 +4,7 @@
 //! we judge another server's membership event and pass it on; as the joining server we take over the state that a
 //! resident server vouches for, after checking all of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
 use super::{
     Claim, RoomError, Rooms,
@@ -12,7 +12,7 @@ use super::{
     changes::membership,
     claims::Examined,
     judge::Source,
-    outliers::Outliers,
+    outliers::{Apart, Outliers},
     view::View,
 };
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
         state_content::Membership,
         state_trie::{NodeId, Updated},
     },
+    platform::turns::SLICE,
     store::{
         commit::{
             Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom, TimelinePosition,
@@ -100,7 +101,15 @@ impl Rooms {
             return Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}.")));
         }
         let (joined, memberships) = self.members_of(claim.state.iter().chain([join]));
-        let Examined { outliers: Outliers { new, rejected, readmitted, .. }, snapshot, .. } = claim;
+        let Examined { outliers: Outliers { mut new, mut rejected, readmitted, .. }, mut snapshot, .. } = claim;
+        if new.len() + rejected.len() > SLICE {
+            // What is rejected for now is forgotten where the room is taken over.
+            let (for_good, for_now) = rejected.into_iter().partition(|rejected| !rejected.provisional);
+            rejected = for_now;
+            let nodes = mem::take(&mut snapshot.nodes);
+            let apart = Apart { new: mem::take(&mut new), rejected: for_good, nodes, ..Apart::default() };
+            self.keep_apart(join.room_id(), join.version(), apart, Vec::new()).await?;
+        }
         self.take_over(join, &TakenOver { snapshot, new, rejected, readmitted, joined, memberships }).await
     }
 

@@ -26,7 +26,7 @@ use crate::{
         room_version::RoomVersion,
         state_trie::NodeId,
     },
-    platform::{DatabaseError, Statement, news::Subject},
+    platform::{Clock, DatabaseError, Rows, Statement, news::Subject, turns::turn},
 };
 
 pub use super::memberships::MembershipChange;
@@ -479,11 +479,38 @@ impl Store {
         if statements.is_empty() {
             return Ok(Committed::Done(()));
         }
-        match self.batch(statements).await {
-            Ok(_) => Ok(Committed::Done(())),
-            Err(error) if Race::OF_COMMITS.iter().any(|race| race.has_lost(&error)) => Ok(Committed::Lost),
-            Err(error) => Err(error),
+        committed(self.batch(statements).await)
+    }
+
+    /// Commits what `commits` say one after the other, and `others` at last; others have their turn in between. For what counts
+    /// for nothing until something refers to it: no commit is guarded by the room's version.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; some of them may then have taken effect.
+    pub async fn commit_apart(
+        &self,
+        clock: &dyn Clock,
+        commits: &[RoomCommit],
+        others: Vec<Statement>,
+    ) -> Result<Committed, DatabaseError> {
+        let mut batches = Vec::new();
+        for commit in commits {
+            turn(clock, batches.len(), 1).await;
+            let mut statements = Vec::new();
+            commit.statements(&mut statements);
+            batches.push(statements);
         }
+        batches.push(others);
+        batches.retain(|batch| !batch.is_empty());
+        committed(self.batches(batches).await)
+    }
+}
+
+fn committed(outcome: Result<Vec<Rows>, DatabaseError>) -> Result<Committed, DatabaseError> {
+    match outcome {
+        Ok(_) => Ok(Committed::Done(())),
+        Err(error) if Race::OF_COMMITS.iter().any(|race| race.has_lost(&error)) => Ok(Committed::Lost),
+        Err(error) => Err(error),
     }
 }
 

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{
     Store,
     event_text::{content_hash, read, read_as},
-    json_lists, text_lists,
+    slices::in_slices,
+    text_lists,
 };
 use crate::{
     matrix::{
@@ -16,7 +17,10 @@ use crate::{
         state_content::Membership,
         state_trie::StateKeyHash,
     },
-    platform::{DatabaseError, Row, Statement},
+    platform::{
+        Clock, DatabaseError, Row, Statement,
+        turns::{LIGHT_SLICE, SLICE},
+    },
 };
 
 /// A join that goes on over several steps.
@@ -28,7 +32,7 @@ pub struct LargeJoin {
     pub resident: ServerName,
     /// Our join.
     pub join: Event,
-    /// When it began, in milliseconds.
+    /// When it began, in milliseconds; 0 where it has ended.
     pub begun_ts: i64,
     /// Whether the whole answer is staged.
     pub is_read: bool,
@@ -82,8 +86,8 @@ pub struct ClaimedEntry {
     pub member: Option<(UserId, Membership)>,
 }
 
-/// How many rows come at once where little of each is read.
-const PAGE: usize = 5_000;
+/// How many pages of claimed events are read at once, where little of each event is.
+const PAGES: usize = 10;
 
 const BEGIN: &str = "\
     INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until) \
@@ -110,14 +114,26 @@ const TAKE: &str = "\
     WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 ORDER BY j.lease_until LIMIT 1) \
     RETURNING join_id, room_version, resident, event_id, json, begun_ts, is_read, kept_to";
 
+/// The last event of each page of so many.
+const PAGE_ENDS: &str = "\
+    SELECT event_id FROM \
+      (SELECT event_id, row_number() OVER (ORDER BY event_id) AS nth FROM claimed_events WHERE join_id = ?1) \
+    WHERE nth % ?2 = 0";
+
+/// Those after ?2, up to ?3.
 const OUTLINES: &str = "\
     SELECT event_id, json ->> '$.auth_events', verdict, length(json) FROM claimed_events \
-    WHERE join_id = ?1 AND event_id > ?2 ORDER BY event_id LIMIT ?3";
+    WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3";
 
 /// Those in ?1, a JSON list.
 const BY_ID: &str = "\
     SELECT c.event_id, c.json, c.hash_wrong, c.verdict, c.reason FROM json_each(?1) AS wanted \
       CROSS JOIN claimed_events AS c ON c.join_id = ?2 AND c.event_id = wanted.value";
+
+/// Those after ?2, up to ?3.
+const NEXT: &str = "\
+    SELECT event_id, json, hash_wrong, verdict, reason FROM claimed_events \
+    WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3 ORDER BY event_id";
 
 /// The allowed state events at the keys in ?1, a JSON list.
 const BY_KEY: &str = "\
@@ -132,17 +148,16 @@ const JUDGE: &str = "\
 const LENGTHS: &str = "\
     SELECT event_id, length(json) FROM claimed_events WHERE join_id = ?1 AND event_id > ?2 ORDER BY event_id LIMIT ?3";
 
-const NEXT: &str = "\
-    SELECT event_id, json, hash_wrong, verdict, reason FROM claimed_events \
-    WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3 ORDER BY event_id";
-
 const KEPT: &str = "UPDATE large_joins SET kept_to = ?2, lease_until = ?3 WHERE join_id = ?1";
 
+/// Those after ?2, up to ?3.
 const ENTRIES: &str = "\
     SELECT event_id, key, member, membership FROM claimed_events \
-    WHERE join_id = ?1 AND event_id > ?2 AND is_state AND verdict = 1 ORDER BY event_id LIMIT ?3";
+    WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3 AND is_state AND verdict = 1";
 
-const FORGET_EVENTS: &str = "DELETE FROM claimed_events WHERE join_id = ?1";
+const END: &str = "UPDATE large_joins SET begun_ts = 0 WHERE join_id = ?1";
+
+const FORGET_PAGE: &str = "DELETE FROM claimed_events WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3";
 
 const FORGET: &str = "DELETE FROM large_joins WHERE join_id = ?1";
 
@@ -172,18 +187,18 @@ impl Store {
     /// Where the database fails.
     pub async fn stage_claimed(
         &self,
+        clock: &dyn Clock,
         join_id: &str,
         events: &[ClaimedEvent],
         in_state: &[EventId],
         lease_until: i64,
     ) -> Result<(), DatabaseError> {
-        let rows = json_lists(events.iter().map(claimed_row)).into_iter();
-        let mut statements: Vec<Statement> =
-            rows.map(|list| Statement::new(STAGE, [list.into(), join_id.into()])).collect();
-        let flips = text_lists(in_state).into_iter();
-        statements.extend(flips.map(|list| Statement::new(IN_STATE, [list.into(), join_id.into()])));
-        statements.push(Statement::new(RENEW, [join_id.into(), lease_until.into()]));
-        self.batch(statements).await.map(drop)
+        let stage = |list: String| Statement::new(STAGE, [list.into(), join_id.into()]);
+        let mut batches = in_slices(clock, events, claimed_row, stage).await;
+        let flip = |list: String| Statement::new(IN_STATE, [list.into(), join_id.into()]);
+        batches.extend(in_state.chunks(SLICE).map(|ids| text_lists(ids).into_iter().map(flip).collect()));
+        batches.push(vec![Statement::new(RENEW, [join_id.into(), lease_until.into()])]);
+        self.batches(batches).await.map(drop)
     }
 
     /// Notes that the whole answer is staged; `join` is our join as others will see it.
@@ -207,17 +222,8 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn claimed_outlines(&self, join_id: &str) -> Result<Vec<Outline>, DatabaseError> {
-        let mut outlines: Vec<Outline> = Vec::new();
-        loop {
-            let after = outlines.last().map_or("", |outline| outline.event_id.as_str());
-            let page = [join_id.into(), after.into(), page_size().into()];
-            let rows = self.query(Statement::new(OUTLINES, page)).await?;
-            outlines.extend(rows.iter().map(outline).collect::<Result<Vec<_>, _>>()?);
-            if rows.len() < PAGE {
-                return Ok(outlines);
-            }
-        }
+    pub async fn claimed_outlines(&self, clock: &dyn Clock, join_id: &str) -> Result<Vec<Outline>, DatabaseError> {
+        self.read_pages(clock, join_id, OUTLINES, outline).await
     }
 
     /// Claimed events by their IDs.
@@ -226,14 +232,13 @@ impl Store {
     /// Where the database fails.
     pub async fn claimed_events(
         &self,
+        clock: &dyn Clock,
         join: &LargeJoin,
         ids: &[EventId],
     ) -> Result<Vec<(Event, ClaimVerdict)>, DatabaseError> {
-        let lists = text_lists(ids).into_iter();
-        let statements: Vec<_> =
-            lists.map(|list| Statement::new(BY_ID, [list.into(), join.join_id.as_str().into()])).collect();
-        let answers = self.batch(statements).await?;
-        answers.iter().flatten().map(|row| claimed(row, join)).collect()
+        let by_id = |list: String| Statement::new(BY_ID, [list.into(), join.join_id.as_str().into()]);
+        let batches = ids.chunks(SLICE).map(|ids| text_lists(ids).into_iter().map(by_id).collect()).collect();
+        self.read_in_slices(clock, SLICE, batches, |row| claimed(row, join)).await
     }
 
     /// The allowed events of the claimed state at these keys.
@@ -256,32 +261,17 @@ impl Store {
         verdicts: &[(EventId, ClaimVerdict)],
         lease_until: i64,
     ) -> Result<(), DatabaseError> {
-        let mut alike: BTreeMap<(i64, Option<&str>), Vec<&EventId>> = BTreeMap::new();
-        for (id, verdict) in verdicts {
-            let verdict = match verdict {
-                ClaimVerdict::Open => (0, None),
-                ClaimVerdict::Allowed => (1, None),
-                ClaimVerdict::Rejected(why) => (2, Some(why.as_str())),
-                ClaimVerdict::LeftOut => (3, None),
-            };
-            alike.entry(verdict).or_default().push(id);
-        }
-        let mut statements = Vec::new();
-        for ((verdict, reason), ids) in alike {
-            let judge =
-                |list: String| Statement::new(JUDGE, [list.into(), join_id.into(), verdict.into(), reason.into()]);
-            statements.extend(text_lists(ids).into_iter().map(judge));
-        }
-        statements.push(Statement::new(RENEW, [join_id.into(), lease_until.into()]));
-        self.batch(statements).await.map(drop)
+        let mut batches: Vec<_> = verdicts.chunks(SLICE).map(|slice| verdict_statements(join_id, slice)).collect();
+        batches.push(vec![Statement::new(RENEW, [join_id.into(), lease_until.into()])]);
+        self.batches(batches).await.map(drop)
     }
-
     /// The next claimed events after those that are kept, at most `count`, and more than one only within `length` characters.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn next_claimed(
         &self,
+        clock: &dyn Clock,
         join: &LargeJoin,
         after: &str,
         count: usize,
@@ -290,49 +280,69 @@ impl Store {
         let join_id = join.join_id.as_str();
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let rows = self.query(Statement::new(LENGTHS, [join_id.into(), after.into(), count.into()])).await?;
-        let (mut last, mut sum) = (None, 0_usize);
+        let (mut ids, mut sum) = (Vec::new(), 0_usize);
         for row in &rows {
             sum = sum.saturating_add(length_of(row, 1)?);
-            if last.is_some() && sum > length {
+            if !ids.is_empty() && sum > length {
                 break;
             }
-            last = Some(row.text(0)?);
+            ids.push(row.text(0)?);
         }
-        let Some(last) = last else { return Ok(Vec::new()) };
-        let rows = self.query(Statement::new(NEXT, [join_id.into(), after.into(), last.into()])).await?;
-        rows.iter().map(|row| claimed(row, join)).collect()
+        let (mut after, mut batches) = (after, Vec::new());
+        for last in ids.chunks(SLICE).filter_map(<[&str]>::last) {
+            batches.push(vec![Statement::new(NEXT, [join_id.into(), after.into(), (*last).into()])]);
+            after = last;
+        }
+        self.read_in_slices(clock, SLICE, batches, |row| claimed(row, join)).await
     }
 
     /// The entries of the claimed state that are allowed.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn claimed_entries(&self, join_id: &str) -> Result<Vec<ClaimedEntry>, DatabaseError> {
-        let mut entries: Vec<ClaimedEntry> = Vec::new();
-        loop {
-            let after = entries.last().map_or("", |entry| entry.event_id.as_str());
-            let page = [join_id.into(), after.into(), page_size().into()];
-            let rows = self.query(Statement::new(ENTRIES, page)).await?;
-            for row in &rows {
-                let key = row.optional_text(1)?.and_then(StateKeyHash::parse);
-                let member = row.optional_text(2)?.and_then(|user| UserId::parse(user).ok());
-                let membership = row.optional_text(3)?.and_then(Membership::parse);
-                let member = member.map(|member| (member, membership.unwrap_or(Membership::Leave)));
-                entries.push(ClaimedEntry { event_id: event_id(row.text(0)?)?, key, member });
-            }
-            if rows.len() < PAGE {
-                return Ok(entries);
-            }
-        }
+    pub async fn claimed_entries(&self, clock: &dyn Clock, join_id: &str) -> Result<Vec<ClaimedEntry>, DatabaseError> {
+        self.read_pages(clock, join_id, ENTRIES, entry).await
     }
 
-    /// Forgets a join that has ended, and all that came with its answer.
+    /// What `read` makes of each row that `sql` finds among the claimed events.
+    async fn read_pages<T>(
+        &self,
+        clock: &dyn Clock,
+        join_id: &str,
+        sql: &'static str,
+        read: fn(&Row) -> Result<T, DatabaseError>,
+    ) -> Result<Vec<T>, DatabaseError> {
+        let mut found = Vec::new();
+        for pages in self.pages(join_id, &[sql]).await?.chunks(PAGES) {
+            found.extend(self.read_in_slices(clock, LIGHT_SLICE, pages.to_vec(), read).await?);
+        }
+        Ok(found)
+    }
+
+    /// What runs these for each page of the claimed events.
+    async fn pages(&self, join_id: &str, texts: &[&'static str]) -> Result<Vec<Vec<Statement>>, DatabaseError> {
+        let size = i64::try_from(LIGHT_SLICE).unwrap_or(i64::MAX);
+        let rows = self.query(Statement::new(PAGE_ENDS, [join_id.into(), size.into()])).await?;
+        let ends = rows.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
+        // All IDs begin with a `$`.
+        let from = ["$"].into_iter().chain(ends.iter().copied());
+        let to = ends.iter().copied().chain(["%"]);
+        let page = |(from, to): (&str, &str)| {
+            texts.iter().map(|text| Statement::new(text, [join_id.into(), from.into(), to.into()])).collect()
+        };
+        Ok(from.zip(to).map(page).collect())
+    }
+
+    /// Forgets a join that has ended, and all that came with its answer. Where that is cut off, the join [`LargeJoin::has_ended`].
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn end_large_join(&self, join_id: &str) -> Result<(), DatabaseError> {
-        let statements = [FORGET_EVENTS, FORGET].map(|sql| Statement::new(sql, [join_id.into()]));
-        self.batch(statements.into()).await.map(drop)
+        let of_join = |sql| Statement::new(sql, [join_id.into()]);
+        let mut batches = vec![vec![of_join(END)]];
+        batches.extend(self.pages(join_id, &[FORGET_PAGE]).await?);
+        batches.push(vec![of_join(FORGET)]);
+        self.batches(batches).await.map(drop)
     }
 }
 
@@ -341,8 +351,23 @@ pub fn kept_to(join_id: &str, event_id: &EventId, lease_until: i64) -> Statement
     Statement::new(KEPT, [join_id.into(), event_id.as_str().into(), lease_until.into()])
 }
 
-fn page_size() -> i64 {
-    i64::try_from(PAGE).unwrap_or(i64::MAX)
+fn verdict_statements(join_id: &str, verdicts: &[(EventId, ClaimVerdict)]) -> Vec<Statement> {
+    let mut alike: BTreeMap<(i64, Option<&str>), Vec<&EventId>> = BTreeMap::new();
+    for (id, verdict) in verdicts {
+        let verdict = match verdict {
+            ClaimVerdict::Open => (0, None),
+            ClaimVerdict::Allowed => (1, None),
+            ClaimVerdict::Rejected(why) => (2, Some(why.as_str())),
+            ClaimVerdict::LeftOut => (3, None),
+        };
+        alike.entry(verdict).or_default().push(id);
+    }
+    let mut statements = Vec::new();
+    for ((verdict, reason), ids) in alike {
+        let judge = |list: String| Statement::new(JUDGE, [list.into(), join_id.into(), verdict.into(), reason.into()]);
+        statements.extend(text_lists(ids).into_iter().map(judge));
+    }
+    statements
 }
 
 fn claimed_row(claimed: &ClaimedEvent) -> String {
@@ -387,6 +412,14 @@ fn verdict(number: i64, reason: Option<&str>) -> ClaimVerdict {
     }
 }
 
+fn entry(row: &Row) -> Result<ClaimedEntry, DatabaseError> {
+    let key = row.optional_text(1)?.and_then(StateKeyHash::parse);
+    let member = row.optional_text(2)?.and_then(|user| UserId::parse(user).ok());
+    let membership = row.optional_text(3)?.and_then(Membership::parse);
+    let member = member.map(|member| (member, membership.unwrap_or(Membership::Leave)));
+    Ok(ClaimedEntry { event_id: event_id(row.text(0)?)?, key, member })
+}
+
 /// An event names others by their IDs, and up to room version 2 by pairs of those and hashes.
 fn outline(row: &Row) -> Result<Outline, DatabaseError> {
     let cited: Vec<Value> = serde_json::from_str(row.text(1)?).map_err(|_| shape("a claimed event of no form"))?;
@@ -415,5 +448,10 @@ impl LargeJoin {
     /// The room.
     pub fn room_id(&self) -> &RoomId {
         self.join.room_id()
+    }
+
+    /// Whether it is only to be forgotten.
+    pub fn has_ended(&self) -> bool {
+        self.begun_ts == 0
     }
 }

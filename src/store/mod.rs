@@ -52,6 +52,7 @@ pub mod reports;
 mod resolution;
 pub mod rooms;
 pub mod search;
+mod slices;
 pub mod snapshots;
 pub mod staging;
 pub mod state_sql;
@@ -90,6 +91,14 @@ impl Store {
     /// Where the database fails.
     pub async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, DatabaseError> {
         self.database.batch(statements).await
+    }
+
+    /// Runs `batches` in order, each atomic; see [`Database::batches`].
+    ///
+    /// # Errors
+    /// Where the database fails; some of them may then have taken effect.
+    pub async fn batches(&self, batches: Vec<Vec<Statement>>) -> Result<Vec<Rows>, DatabaseError> {
+        self.database.batches(batches).await
     }
 
     /// Runs one statement.

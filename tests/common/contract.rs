@@ -17,6 +17,7 @@ pub const CASES: &[(&str, Case)] = &[
     ("the guard by version undoes the whole batch", |d| Box::pin(guard(d))),
     ("a table that is not there may come", |d| Box::pin(no_table(d))),
     ("batches at the same time are one after the other", |d| Box::pin(at_once(d))),
+    ("of several batches each is atomic, and after one that fails comes none", |d| Box::pin(several(d))),
 ];
 
 /// What the real ones refuse for ever, which the one of the native tests asserts that nobody asks of it.
@@ -100,6 +101,19 @@ async fn order(database: &dyn Database) -> Outcome {
     let statements = vec![insert(2, "two"), Statement::new(ALL, []), insert(3, "three"), Statement::new(ALL, [])];
     let counts: Vec<usize> = run(database, statements).await?.iter().map(Vec::len).collect();
     equal(&counts, &vec![0, 2, 0, 3])
+}
+
+async fn several(database: &dyn Database) -> Outcome {
+    let all = || Statement::new(ALL, []);
+    let batches = vec![vec![insert(2, "two"), all()], Vec::new(), vec![all(), insert(3, "three")]];
+    let answers = database.batches(batches).await.map_err(|error| error.to_string())?;
+    equal(&answers.iter().map(Vec::len).collect(), &vec![0, 2, 2, 0])?;
+    let batches = vec![vec![insert(4, "four")], vec![insert(5, "five"), insert(6, "one")], vec![insert(7, "seven")]];
+    if database.batches(batches).await.is_ok() {
+        return Err("a broken constraint is taken".to_owned());
+    }
+    let left = query(database, "SELECT id FROM contract WHERE id <> 4 ORDER BY id", Vec::new()).await?;
+    equal(&left.into_iter().map(|row| row.0).collect(), &vec![vec![1.into()], vec![2.into()], vec![3.into()]])
 }
 
 async fn long_lists(database: &dyn Database) -> Outcome {

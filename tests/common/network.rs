@@ -34,6 +34,7 @@ use verge::{
         Background, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Rows,
         Statement, Transport, TransportError,
         news::{Polling, Waking},
+        turns::one_by_one,
     },
     program::Program,
     router::{Request, Response},
@@ -77,6 +78,8 @@ struct Inner {
     interleave: Cell<bool>,
     wakes: Cell<bool>,
     pauses: Cell<usize>,
+    rows: Cell<Rowed>,
+    most_rows: Cell<Rowed>,
     logs: RefCell<Vec<String>>,
     shelves: RefCell<BTreeMap<String, Shelves>>,
 }
@@ -103,6 +106,13 @@ impl Deref for Homeserver {
 /// The signing key of the server `name`: as good as any other, and the same in every run.
 pub fn signing_key(name: &str) -> String {
     format!("ed25519 auto {}", STANDARD_NO_PAD.encode(Sha256::digest(name)))
+}
+
+/// So many rows were read, and written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rowed {
+    pub read: usize,
+    pub written: u64,
 }
 
 /// One request that one server sent another, whether it arrived or not.
@@ -137,6 +147,8 @@ impl World {
             interleave: Cell::new(false),
             wakes: Cell::new(false),
             pauses: Cell::new(0),
+            rows: Cell::default(),
+            most_rows: Cell::default(),
             logs: RefCell::default(),
             shelves: RefCell::default(),
         }))
@@ -153,8 +165,13 @@ impl World {
         self.0.pauses.get()
     }
 
+    /// The most rows that were read, and written, without letting others have their turn in between.
+    pub fn most_rows(&self) -> Rowed {
+        self.0.most_rows.get()
+    }
+
     /// From now on, servers are made so that a commit wakes those who wait for it, as where one object holds the server and its
-    /// database; before, they look again and again.
+    /// database; before, they look again and again. Where work is several batches, others have their turn between them there.
     pub fn wake_by_commits(&self) {
         self.0.wakes.set(true);
     }
@@ -426,10 +443,24 @@ impl Database for Interleaved {
     fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
         Box::pin(async move {
             self.world.some_turns().await;
+            let written = self.database.changed.get();
             let answer = self.database.batch(statements).await;
+            let inner = &self.world.0;
+            let (rows, most) = (inner.rows.get(), inner.most_rows.get());
+            let read = rows.read + answer.iter().flatten().map(Vec::len).sum::<usize>();
+            let written = rows.written + self.database.changed.get() - written;
+            inner.rows.set(Rowed { read, written });
+            inner.most_rows.set(Rowed { read: most.read.max(read), written: most.written.max(written) });
             self.world.some_turns().await;
             answer
         })
+    }
+
+    fn batches(&self, batches: Vec<Vec<Statement>>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        match self.world.0.wakes.get() {
+            true => Box::pin(one_by_one(self, &self.world, batches)),
+            false => self.batch(batches.into_iter().flatten().collect()),
+        }
     }
 }
 
@@ -446,6 +477,7 @@ impl Clock for World {
 
     fn pause(&self) -> LocalBoxFuture<'static, ()> {
         self.0.pauses.set(self.0.pauses.get() + 1);
+        self.0.rows.set(Rowed::default());
         Box::pin(yield_now())
     }
 }

@@ -21,7 +21,9 @@ pub struct Sqlite {
     pub calls: Rc<Cell<u64>>,
     /// Steps of SQLite's virtual machine taken: what the statements cost, in proportion to the rows that they look at.
     pub steps: Rc<Cell<u64>>,
-    /// The most rows that one statement has changed.
+    /// How many rows were changed,
+    pub changed: Rc<Cell<u64>>,
+    /// and the most that one statement has changed.
     pub most_changed: Rc<Cell<u64>>,
     /// A batch with this text in a parameter is refused, as D1 refuses what is too large.
     pub refuses: Rc<RefCell<Option<String>>>,
@@ -62,6 +64,7 @@ impl Sqlite {
             connection: Rc::new(RefCell::new(connection)),
             calls: Rc::default(),
             steps: Rc::default(),
+            changed: Rc::default(),
             most_changed: Rc::default(),
             refuses: Rc::default(),
             lost: Rc::default(),
@@ -142,7 +145,9 @@ impl Database for Sqlite {
                 })?;
                 answers.push(rows);
                 self.steps.set(self.steps.get() + steps);
-                self.most_changed.set(self.most_changed.get().max(transaction.total_changes() - before));
+                let changed = transaction.total_changes() - before;
+                self.changed.set(self.changed.get() + changed);
+                self.most_changed.set(self.most_changed.get().max(changed));
             }
             transaction.commit().map_err(failure)?;
             Ok(answers)

@@ -28,15 +28,18 @@ struct Large {
 }
 
 fn large(members: usize) -> Large {
-    let world = World::new();
-    let b = world.server("b.example");
-    let bob = b.user(&world, "bob");
-    let room = LargeRoom::new(&Peer::new(&world, "peer.example"), members);
-    let room_id = RoomId::parse(&room.room_id).unwrap();
-    Large { world, b, bob, room, room_id }
+    Large::new(World::new(), members)
 }
 
 impl Large {
+    fn new(world: World, members: usize) -> Self {
+        let b = world.server("b.example");
+        let bob = b.user(&world, "bob");
+        let room = LargeRoom::new(&Peer::new(&world, "peer.example"), members);
+        let room_id = RoomId::parse(&room.room_id).unwrap();
+        Self { world, b, bob, room, room_id }
+    }
+
     fn join(&self, server: &Server) -> Result<EventId, (u16, &'static str)> {
         let via = vec![ServerName::parse("peer.example").unwrap()];
         let joined = self.world.run(membership::join(server, &self.bob, &self.room_id, via, Object::new()));
@@ -106,6 +109,28 @@ fn a_large_room_is_taken_over_as_a_small_one_is() {
     }
     // And it is a room like any other.
     large.b.say(&large.world, &large.room_id, &large.bob, "hello");
+}
+
+#[test]
+fn others_have_their_turn_while_a_large_room_is_taken_over() {
+    for members in [1_500, 5_000] {
+        let world = World::new();
+        // In an object, which does one thing at a time.
+        world.wake_by_commits();
+        let large = Large::new(world.clone(), members);
+        large.room.opens();
+        let before = world.pauses();
+        large.join(&large.b).unwrap();
+        let pauses = world.pauses() - before;
+        let rows = world.most_rows();
+        // An event comes with what it cites, and is forgotten in a page. How long 1,000 events are is read at once, with the first 50.
+        assert!(rows.written <= 500 && rows.read <= 1_050, "{rows:?} of {members}");
+        // They are parsed, checked, judged, and written.
+        assert!(pauses >= 4 * members / 50, "{pauses} pauses of {members}");
+        world.settle();
+        large.assert_nothing_left();
+        assert_eq!(large.b.state(&world, &large.room_id).len(), members + 5);
+    }
 }
 
 #[test]

@@ -12,12 +12,13 @@ use worker::{
 use crate::{
     edge::{
         costs::Costs,
+        runtime::WorkerClock,
         sql_error,
         sql_values::{column, parameters, report},
         stream::describe,
     },
     log::Cost,
-    platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement},
+    platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement, turns::one_by_one},
 };
 
 // The methods of the storage that are used. The `worker` crate has no `transactionSync`.
@@ -129,6 +130,10 @@ impl Database for ObjectDatabase {
             report(error, statements.first().map_or("", |statement| statement.sql));
         }
         Box::pin(future::ready(outcome))
+    }
+
+    fn batches(&self, batches: Vec<Vec<Statement>>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        Box::pin(one_by_one(self, &WorkerClock, batches))
     }
 
     fn cost(&self) -> Cost {

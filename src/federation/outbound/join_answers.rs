@@ -195,7 +195,7 @@ impl Reading<'_> {
         self.checked_memory = 0;
         let Server { platform, store, .. } = self.server;
         let now = platform.clock.now_ms();
-        store.stage_claimed(&self.large.join_id, &events, &in_state, now + STEP_MS).await?;
+        store.stage_claimed(platform.clock.as_ref(), &self.large.join_id, &events, &in_state, now + STEP_MS).await?;
         let (room_id, version) = (self.large.room_id(), self.large.join.version());
         store.begin_join(room_id, &self.large.join_id, version, now + JOIN_MS).await?;
         let record = LogRecord::info("events of a large room are checked").room(room_id);

@@ -58,6 +58,9 @@ impl Server {
     }
 
     async fn try_again(&self, mut large: LargeJoin, budget: &Budget) -> Result<(), MatrixError> {
+        if large.has_ended() {
+            return self.end_large_join(&large).await;
+        }
         let now = self.platform.clock.now_ms();
         if now > large.begun_ts + PATIENCE_MS {
             self.end_large_join(&large).await?;
@@ -67,7 +70,7 @@ impl Server {
         self.store.begin_join(join.room_id(), &large.join_id, join.version(), now + JOIN_MS).await?;
         if !large.is_read {
             // The server lets the same join in again, and answers anew.
-            let outlines = self.store.claimed_outlines(&large.join_id).await?;
+            let outlines = self.store.claimed_outlines(self.platform.clock.as_ref(), &large.join_id).await?;
             let staged = Some(outlines.into_iter().map(|outline| outline.event_id).collect());
             let federation = &self.federation;
             let answer = federation.send_join(&large.resident, join.room_id(), join.event_id(), join.json()).await?;
