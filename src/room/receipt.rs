@@ -27,7 +27,7 @@ use crate::{
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
     },
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Statement, turns::turn},
     store::{
         commit::Committed,
         edus::{EduQuestions, EduRooms},
@@ -239,7 +239,8 @@ impl Rooms {
     pub async fn receive_fetched(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
         let mut received = Received::default();
         // What is judged stays so, wherever the work is cut off.
-        for slice in in_order(events.to_vec()).chunks(SLICE) {
+        for (done, slice) in in_order(events.to_vec()).chunks(SLICE).enumerate() {
+            turn(self.clock.as_ref(), done, 1).await;
             let of_slice = match self.receive_slice(room_id, slice).await {
                 Err(RoomError::Database(DatabaseError::Refused(_))) => {
                     self.part_by_part(slice, async |part| self.receive_slice(room_id, part).await).await?

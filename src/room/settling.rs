@@ -24,6 +24,7 @@ use crate::{
         identifiers::{EventId, RoomId},
         state_content::Membership,
     },
+    platform::turns::turn,
     store::{
         commit::{Committed, Guard, NewEvent, Place, RejectedAt},
         events::StoredEvent,
@@ -81,6 +82,7 @@ impl Rooms {
                     break;
                 }
                 let Some(left) = slices.checked_sub(1) else { return Ok(graph.settled(Some(Left::More))) };
+                turn(self.clock.as_ref(), MAX_SLICES - slices, 1).await;
                 slices = left;
                 changed.extend(self.until_committed(async || self.settle_slice(room_id, &slice, &graph).await).await?);
             }

@@ -20,7 +20,7 @@ use crate::{
         network::World,
         peer::{Peer, PeerRoom, event_id},
     },
-    scene,
+    scene, scene_in,
 };
 
 /// An event and its ID.
@@ -219,6 +219,21 @@ fn a_wide_gap_is_filled_page_by_page() {
     // Judged in slices: what one has brought stays, wherever a look is cut off.
     assert_eq!(version() - before, 2);
     assert_eq!(asked(&scene.peer, "/get_missing_events/"), 7);
+}
+
+#[test]
+fn others_have_their_turn_while_a_wide_gap_is_filled() {
+    let world = World::new();
+    // In an object, which does one thing at a time.
+    world.wake_by_commits();
+    let mut scene = scene_in(world, "12");
+    let said = scene.say(330);
+    holds(&scene.peer, &said);
+    takes(&scene.peer, &scene, "1", &said[329]);
+    scene.world.settle();
+    scene.is_shown(&said);
+    let rows = scene.world.most_rows();
+    assert!(rows.written <= 400, "{rows:?}");
 }
 
 /// A state that is claimed is what to fall back on where nobody knows what was between.
