@@ -182,6 +182,37 @@ fn a_join_that_is_cut_off_again_and_again_goes_on() {
 }
 
 #[test]
+fn a_join_that_is_given_up_leaves_nothing_behind() {
+    let mut large = large(3_000);
+    let auth = large.room.auth();
+    let auth: Vec<&str> = auth.iter().map(String::as_str).collect();
+    large.room.event("@member1:peer.example", "m.room.topic", "", json!({ "topic": "theirs" }), &auth);
+    large.room.opens();
+    assert!(large.join(&large.b.with_wall(12)).is_err());
+    // It gets as far as that some is kept,
+    for round in 0.. {
+        assert!(round < 20, "{:?}", large.world.logs());
+        if large.count("events") > 0 && large.count("rejected_events") > 0 {
+            break;
+        }
+        large.world.advance(3 * 60 * 1_000);
+        let server = large.b.with_wall(17);
+        large.world.run(server.sweep_large_joins(&server.meter.budget(13)));
+    }
+    assert_eq!((large.count("large_joins"), large.count("rooms")), (1, 0));
+    for table in ["citations", "server_members"] {
+        assert!(large.count(table) > 0, "{table}");
+    }
+    // and no further for hours.
+    large.world.advance(3 * 60 * 60 * 1_000);
+    large.world.run(large.b.sweep_large_joins(&large.b.meter.budget(300)));
+    large.assert_nothing_left();
+    for table in ["events", "citations", "server_members", "rejected_events", "rooms", "state_nodes"] {
+        assert_eq!(large.count(table), 0, "{table}");
+    }
+}
+
+#[test]
 fn a_large_answer_that_is_no_room_leaves_nothing_behind() {
     let mut large = large(3_000);
     // Bob is banned from it.
