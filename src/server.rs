@@ -87,6 +87,14 @@ impl Server {
         Self::over(self.config.clone(), self.platform.clone(), self.caches.clone(), meter)
     }
 
+    /// The same server, whose calls to the database are counted by themselves too: in an object all requests share one server, and
+    /// what others call must not use up the budget of a job.
+    #[must_use]
+    pub fn counted_apart(&self) -> Self {
+        let meter = Meter::new(self.platform.database.clone());
+        Self::over(self.config.clone(), self.platform.clone(), self.caches.clone(), meter)
+    }
+
     fn over(config: Rc<Config>, platform: Platform, caches: Caches, meter: Meter) -> Self {
         let meter = Rc::new(meter);
         let platform = Platform { database: meter.clone(), ..platform };

@@ -75,7 +75,7 @@ pub(super) async fn deactivate(server: &Server, call: &Call) -> Handled {
     // First the password, then the devices: so nobody can log in again in between.
     server.store.deactivate(session.user.as_str(), is_erased, now).await?;
     login::delete_devices(server, &session.user, None).await?;
-    let server = server.clone();
+    let server = server.counted_apart();
     let background = server.platform.background.clone();
     background.spawn(Box::pin(async move {
         let budget = server.meter.budget(CALLS);

@@ -8,12 +8,13 @@ use verge::{
         json::Object,
         state_content::Membership,
     },
-    platform::{Database, Statement},
+    platform::{Clock, Database, Statement},
     room::Draft,
     server::Server,
 };
 
 use crate::common::{
+    homeserver::object,
     large_room::LargeRoom,
     network::{Homeserver, World},
     peer::Peer,
@@ -131,6 +132,31 @@ fn others_have_their_turn_while_a_large_room_is_taken_over() {
         large.assert_nothing_left();
         assert_eq!(large.b.state(&world, &large.room_id).len(), members + 5);
     }
+}
+
+#[test]
+fn what_others_ask_of_the_database_meanwhile_does_not_count() {
+    let world = World::new();
+    world.wake_by_commits();
+    let large = Large::new(world.clone(), 3_000);
+    large.room.opens();
+    let alice = large.b.user(&world, "alice");
+    let room = large.b.public_room(&world, &alice, "11");
+    let via = vec![ServerName::parse("peer.example").unwrap()];
+    let joining = membership::join(&large.b, &large.bob, &large.room_id, via, Object::new());
+    let speaking = async {
+        // More than the calls of a request.
+        for _ in 0..400 {
+            let content = object(json!({ "msgtype": "m.text", "body": "hello" }));
+            large.b.rooms.send(&room, &alice, Draft::message("m.room.message", content)).await.unwrap();
+            world.pause().await;
+        }
+    };
+    let calls = large.b.database.calls.get();
+    let (joined, ()) = world.run(futures_util::future::join(joining, speaking));
+    assert!(large.b.database.calls.get() - calls > 1_000);
+    joined.unwrap();
+    assert_eq!(large.b.membership(&world, &large.room_id, large.bob.as_str()).as_deref(), Some("join"));
 }
 
 #[test]

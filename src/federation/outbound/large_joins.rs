@@ -32,7 +32,8 @@ impl Server {
     /// # Errors
     /// Where the answer is no room that our join could be in; what is staged is then forgotten.
     pub(super) async fn finish_large_join(&self, large: &LargeJoin, calls: u64) -> Result<Joined, MatrixError> {
-        match self.go_on_joining(large, &self.meter.budget(calls)).await? {
+        let server = self.counted_apart();
+        match server.go_on_joining(large, &server.meter.budget(calls)).await? {
             Progress::Done => Ok(Joined::In(large.join.event_id().clone())),
             Progress::Unfinished => Ok(Joined::Later),
         }

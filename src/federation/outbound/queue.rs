@@ -63,7 +63,7 @@ struct QueueUnusable;
 impl Server {
     /// Starts sending what the servers in the room have not had. Called after a commit that appended to the outbox.
     pub fn flush(&self, room_id: &RoomId) {
-        let (server, room_id) = (self.clone(), room_id.clone());
+        let (server, room_id) = (self.counted_apart(), room_id.clone());
         self.platform.background.spawn(Box::pin(async move {
             let now = server.platform.clock.now_ms();
             match server.store.due(&server.config.server_name, now, &[room_id]).await {
@@ -83,7 +83,7 @@ impl Server {
     /// Starts sending to these servers, each once. Called after a commit that left EDUs for them
     /// ([`crate::store::edu_outbox`]).
     pub fn flush_to_all(&self, destinations: Vec<ServerName>) {
-        let server = self.clone();
+        let server = self.counted_apart();
         self.platform.background.spawn(Box::pin(async move {
             let _ = server.drive_all(destinations, &server.meter.budget(FLUSH_CALLS)).await;
         }));
@@ -96,7 +96,7 @@ impl Server {
         if !self.heard.is_news(origin, now) {
             return;
         }
-        let (server, origin) = (self.clone(), origin.clone());
+        let (server, origin) = (self.counted_apart(), origin.clone());
         self.platform.background.spawn(Box::pin(async move {
             match server.store.heard_from(&origin, now).await {
                 Ok(true) => drop(server.drive(&origin, &server.meter.budget(FLUSH_CALLS)).await),
