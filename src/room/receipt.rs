@@ -308,7 +308,8 @@ impl Rooms {
     /// Takes the EDUs of a transaction of which some cannot be stored, in halves of halves, so that only those are lost. A
     /// repetition of the transaction takes them again, which does no harm.
     async fn edus_part_by_part(&self, record: Record<'_>) -> Result<(), RoomError> {
-        let (mut parts, mut lost) = (vec![0..record.edus.count()], 0);
+        let whole = 0..record.edus.count();
+        let (mut parts, mut lost) = (Vec::from_iter([whole]), 0);
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
