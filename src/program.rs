@@ -9,6 +9,7 @@ use crate::{
     error::MatrixError,
     federation::inbound,
     log::LogRecord,
+    media::tidying::tidy,
     platform::{Budget, Database, DatabaseError, LocalBoxFuture},
     router::{self, Answer, RequestBody, Response},
     server::Server,
@@ -169,5 +170,8 @@ async fn forget(server: &Server, budget: &Budget) {
     };
     if let Err(error) = outcome.await {
         server.platform.log.write(LogRecord::error("old rows cannot be deleted").because(&error));
+    }
+    if is_hour && let Err(error) = tidy(server, budget).await {
+        server.platform.log.write(LogRecord::error("unused media cannot be deleted").because(&error));
     }
 }

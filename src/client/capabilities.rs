@@ -10,11 +10,10 @@ use crate::{
     server::Server,
 };
 
-/// `GET /_matrix/client/versions`: the newest whose promises clients act upon and find kept. From v1.11 on they ask for
-/// authenticated media.
+/// `GET /_matrix/client/versions`: the newest whose promises clients act upon and find kept.
 pub(super) async fn versions(_: &Server, _: &Call) -> Handled {
     ok(&json!({
-        "versions": ["r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10"],
+        "versions": ["r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11"],
         "unstable_features": {},
     }))
 }

@@ -1,6 +1,6 @@
 //! Media (Client-Server API, "Content repository").
 
-use http::header;
+use http::{StatusCode, header};
 use serde_json::json;
 
 use super::{auth, throttle};
@@ -13,7 +13,7 @@ use crate::{
         media::{MAX_FILENAME, content_type, is_media_id},
     },
     media::{
-        self, Held, serving,
+        self, Held, serving, thumbnails,
         uploading::{self, NewFile, Target},
     },
     router::{Call, Handled, Streamed, ok},
@@ -65,6 +65,26 @@ pub(super) async fn download(server: &Server, call: &Call) -> Streamed {
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
 pub(super) async fn download_as(server: &Server, call: &Call) -> Streamed {
     give(server, call, Some(call.parameter(2)).filter(|name| name.len() <= MAX_FILENAME)).await
+}
+
+/// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
+pub(super) async fn thumbnail(server: &Server, call: &Call) -> Streamed {
+    let asked = Asked::of(server, call).await?;
+    let wanted = thumbnails::wanted(call)?;
+    let held = asked.find(server).await?;
+    let headers = call.request.headers();
+    let mut answer = serving::thumbnail(server, &held, wanted, headers).await;
+    if answer.as_ref().is_err_and(|error| error.errcode == "M_NOT_FOUND") {
+        let held = asked.find_anew(server, &held).await?;
+        answer = serving::thumbnail(server, &held, wanted, headers).await;
+    }
+    answer.map_err(|mut error| {
+        // What another server has is not ours to have made smaller.
+        if error.errcode == "M_TOO_LARGE" && held.fetched_ts.is_some() {
+            error.status = StatusCode::BAD_GATEWAY;
+        }
+        error
+    })
 }
 
 async fn give(server: &Server, call: &Call, filename: Option<&str>) -> Streamed {

@@ -236,6 +236,7 @@ static ROUTES: &[Route] = &[
 /// The endpoints whose answers are streamed.
 static STREAMED: &[router::Route<router::StreamHandler<Server>>] = &[
     streamed("/_matrix/client/v1/media/download/{serverName}/{mediaId}", |s, c| Box::pin(media::download(s, c))),
+    streamed("/_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}", |s, c| Box::pin(media::thumbnail(s, c))),
     streamed(NAMED_DOWNLOAD, |s, c| Box::pin(media::download_as(s, c))),
 ];
 

@@ -2,13 +2,20 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
-use super::{Held, store, unknown};
+use super::{
+    Held,
+    pixels::Wanted,
+    store,
+    thumbnails::{self, Thumbnail},
+    unknown,
+};
 use crate::{
     error::MatrixError,
     matrix::media::{self, OCTET_STREAM},
-    platform::media::ByteRange,
+    platform::media::{ByteRange, StoredObject},
     router::{Answer, Body, Streamed, StreamedBody},
     server::Server,
+    store::media::MediaRow,
 };
 
 /// What comes with all media ("Content repository"). A browser may keep them to itself: whoever shares it needs a token of their own.
@@ -70,6 +77,67 @@ pub async fn answer(server: &Server, held: &Held, filename: Option<&str>, asked:
     Ok(response)
 }
 
+/// A thumbnail of a file, made where there is none.
+///
+/// # Errors
+/// As [`thumbnails::thumbnail`].
+pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted, asked: &HeaderMap) -> Streamed {
+    let (object, version) = match thumbnails::thumbnail(server, held, wanted).await? {
+        Thumbnail::Smaller(object, version) => (object, version),
+        Thumbnail::AsItIs(kind) => {
+            // What it really is, which a browser may show where it is.
+            let row = MediaRow { content_type: kind.to_owned(), ..held.row.clone() };
+            return answer(server, &Held { row, ..held.clone() }, None, asked).await;
+        }
+    };
+    let etag = format!("\"{version}\"");
+    if is_unchanged(asked, &etag) {
+        return Ok(guarded(Response::new(Body::Whole(Default::default())), StatusCode::NOT_MODIFIED, &etag));
+    }
+    let filename = filename_of_thumbnail(&object.content_type);
+    let content_type = object.content_type.clone();
+    let mut response = guarded(Response::new(Body::Streamed(body(object))), StatusCode::OK, &etag);
+    response.headers_mut().remove(header::ACCEPT_RANGES);
+    describe(&mut response, &content_type, Some(filename));
+    Ok(response)
+}
+
+/// A thumbnail as other servers are sent it.
+///
+/// # Errors
+/// As [`thumbnails::thumbnail`].
+pub async fn thumbnail_part(
+    server: &Server,
+    held: &Held,
+    wanted: Wanted,
+) -> Result<(String, StreamedBody), MatrixError> {
+    match thumbnails::thumbnail(server, held, wanted).await? {
+        Thumbnail::Smaller(object, _) => {
+            let filename = filename_of_thumbnail(&object.content_type);
+            Ok((part_head(&object.content_type, Some(filename)), body(object)))
+        }
+        Thumbnail::AsItIs(kind) => {
+            let row = MediaRow { content_type: kind.to_owned(), ..held.row.clone() };
+            part_of_multipart(server, &Held { row, ..held.clone() }).await
+        }
+    }
+}
+
+fn filename_of_thumbnail(content_type: &str) -> &'static str {
+    if content_type == "image/png" { "thumbnail.png" } else { "thumbnail.jpg" }
+}
+
+fn body(object: StoredObject) -> StreamedBody {
+    let nothing = Default::default;
+    StreamedBody { before: nothing(), stream: object.stream, length: object.size, after: nothing() }
+}
+
+fn part_head(content_type: &str, filename: Option<&str>) -> String {
+    let content_type = media::content_type(Some(content_type));
+    let disposition = media::disposition(content_type, filename);
+    format!("Content-Type: {content_type}\r\nContent-Disposition: {disposition}\r\n\r\n")
+}
+
 /// Says of what type the answer is, and what to do with it.
 pub fn describe(response: &mut Answer, content_type: &str, filename: Option<&str>) {
     set(response, header::CONTENT_TYPE, media::content_type(Some(content_type)));
@@ -90,11 +158,7 @@ pub fn guarded(mut response: Answer, status: StatusCode, etag: &str) -> Answer {
 /// 404 where the bytes are gone, 503 where the store fails.
 pub async fn part_of_multipart(server: &Server, held: &Held) -> Result<(String, StreamedBody), MatrixError> {
     let object = store(server)?.get(held.key.clone(), None).await?.ok_or_else(unknown)?;
-    let content_type = media::content_type(Some(&held.row.content_type));
-    let disposition = media::disposition(content_type, held.row.filename.as_deref());
-    let head = format!("Content-Type: {content_type}\r\nContent-Disposition: {disposition}\r\n\r\n");
-    let nothing = Default::default;
-    Ok((head, StreamedBody { before: nothing(), stream: object.stream, length: object.size, after: nothing() }))
+    Ok((part_head(&held.row.content_type, held.row.filename.as_deref()), body(object)))
 }
 
 fn set(response: &mut Answer, name: HeaderName, value: &str) {

@@ -1,6 +1,6 @@
 //! Media that local users upload: what is known of them. Their bytes are elsewhere ([`crate::platform::media`]).
 
-use super::Store;
+use super::{Store, json_list};
 use crate::platform::{DatabaseError, Row, SqlValue, Statement};
 
 /// What is known of media whose bytes are there.
@@ -118,6 +118,14 @@ const ABANDON: &str = "\
     UPDATE local_media SET upload = NULL, upload_until = NULL WHERE media_id = ?1 AND upload = ?2 AND size IS NULL";
 /// ?1 ID, ?2 upload.
 const DROP: &str = "DELETE FROM local_media WHERE media_id = ?1 AND upload = ?2 AND size IS NULL";
+/// ?1 now. Of each user few are awaited, in an index that holds no others.
+const OVER: &str = "\
+    SELECT m.media_id FROM local_media AS m \
+    WHERE m.size IS NULL AND m.user_id > '' AND m.until_ts <= ?1 AND COALESCE(m.upload_until, 0) <= ?1 LIMIT 1000";
+/// ?1 IDs, ?2 now.
+const FORGET: &str = "\
+    DELETE FROM local_media WHERE media_id IN (SELECT value FROM json_each(?1)) \
+      AND size IS NULL AND until_ts <= ?2 AND COALESCE(upload_until, 0) <= ?2";
 /// ?1 ID, ?2 now.
 const SELECT: &str = "\
     SELECT size, content_type, filename FROM local_media \
@@ -209,6 +217,24 @@ impl Store {
         let statement =
             if was_reserved { Statement::new(ABANDON, parameters) } else { Statement::new(DROP, parameters) };
         self.query(statement).await.map(drop)
+    }
+
+    /// Up to 1,000 IDs whose bytes were awaited and have not come in time.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn uploads_that_are_over(&self, now: i64) -> Result<Vec<String>, DatabaseError> {
+        let rows = self.query(Statement::new(OVER, [now.into()])).await?;
+        rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
+    }
+
+    /// Forgets those of these IDs whose bytes have not come in time.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn forget_uploads(&self, media_ids: &[String], now: i64) -> Result<(), DatabaseError> {
+        let list = json_list(media_ids.iter().map(String::as_str));
+        self.query(Statement::new(FORGET, [list.into(), now.into()])).await.map(drop)
     }
 
     /// What is known of a media ID of this server; `None` where there is no such.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     matrix::identifiers::ServerName,
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Row, Statement},
 };
 
 /// Media of another server.
@@ -89,6 +89,16 @@ const FAIL: &str = "\
 /// ?1 origin, ?2 ID, ?3 now.
 const TOUCH: &str = "UPDATE remote_media SET last_access_ts = ?3 WHERE origin = ?1 AND media_id = ?2";
 
+/// ?1 the time before which nobody has asked.
+const UNUSED: &str = "\
+    SELECT m.origin, m.media_id FROM remote_media AS m \
+    WHERE m.last_access_ts < ?1 AND m.fetching_until < ?1 LIMIT 100";
+/// ?1 pairs of origin and ID, ?2 the time before which nobody has asked.
+const FORGET: &str = "\
+    DELETE FROM remote_media \
+    WHERE (origin, media_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1)) \
+      AND last_access_ts < ?2 AND fetching_until < ?2";
+
 impl Store {
     /// What is known of another server's media at `now`.
     ///
@@ -167,6 +177,31 @@ impl Store {
             failure.as_str().into(),
         ];
         self.query(Statement::new(FAIL, parameters)).await.map(drop)
+    }
+
+    /// Up to 100 files that nobody has asked for since.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn unused_remote_media(&self, before: i64) -> Result<Vec<RemoteName>, DatabaseError> {
+        let rows = self.query(Statement::new(UNUSED, [before.into()])).await?;
+        let malformed = |_| DatabaseError::Shape("a malformed server name".to_owned());
+        let name = |row: &Row| {
+            let origin = ServerName::parse(row.text(0)?).map_err(malformed)?;
+            Ok(RemoteName { origin, media_id: row.text(1)?.to_owned() })
+        };
+        rows.iter().map(name).collect()
+    }
+
+    /// Forgets those of these files that nobody has asked for since.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn forget_remote_media(&self, names: &[RemoteName], before: i64) -> Result<(), DatabaseError> {
+        let pairs: Vec<_> = names.iter().map(|name| (name.origin.as_str(), name.media_id.as_str())).collect();
+        // Lists of strings always serialise.
+        let list = serde_json::to_string(&pairs).unwrap_or_default();
+        self.query(Statement::new(FORGET, [list.into(), before.into()])).await.map(drop)
     }
 
     /// Notes that somebody has asked for media at `now`.

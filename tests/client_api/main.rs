@@ -44,6 +44,7 @@ mod tags;
 mod tampering;
 mod threading;
 mod throttling;
+mod thumbnails;
 mod to_device;
 mod typing;
 mod unread;

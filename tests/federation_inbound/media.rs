@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Method;
 use ruma_common::{api::IncomingResponseExt, http_headers::ContentDispositionType};
-use ruma_federation_api::authenticated_media::{FileOrLocation, get_content};
+use ruma_federation_api::authenticated_media::{FileOrLocation, get_content, get_content_thumbnail};
 use serde_json::Value;
 
 use crate::common::{
@@ -88,4 +88,34 @@ fn only_a_server_that_signs_is_given_what_is_there() {
     let legacy = target.replace("federation/v1/media/download", "media/v3/download/a.example");
     let (status, answer) = send(&world, &a, request(Method::GET, &legacy, &[], ""));
     assert_eq!((status, answer["errcode"].as_str()), (404, Some("M_NOT_FOUND")));
+}
+
+#[test]
+fn a_thumbnail_is_sent_as_a_file_is() {
+    let world = World::new();
+    let a = world.server("a.example");
+    let peer = Peer::new(&world, "peer.example");
+    let token = register(&world, &a);
+    let image = image::RgbImage::from_pixel(300, 200, image::Rgb([9, 99, 199]));
+    let mut png = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let (_, answer) = client(&world, &a, &token, Method::POST, "/_matrix/media/v3/upload", png.into_inner().into());
+    let target = format!("/_matrix/federation/v1/media/thumbnail/{}", media_id(&answer));
+    let wanted = format!("{target}?width=96&height=96&method=crop");
+    let response = world.run(a.handle(peer.request(&a, Method::GET, &wanted, None)));
+    let (parts, body) = response.into_parts();
+    let response = http::Response::from_parts(parts, &body[..]);
+    let read = get_content_thumbnail::v1::Response::try_from_http_response(response).unwrap();
+    let FileOrLocation::File(file) = read.content else { panic!("no file") };
+    assert_eq!(file.content_type.as_deref(), Some("image/jpeg"));
+    let small = image::load_from_memory(&file.file).unwrap();
+    assert_eq!((small.width(), small.height()), (96, 96));
+    for (query, status, errcode) in [("", 400, "M_MISSING_PARAM"), ("?width=x&height=1", 400, "M_INVALID_PARAM")] {
+        let (was, answer) = peer.get(&a, &format!("{target}{query}"));
+        assert_eq!((was, answer["errcode"].as_str()), (status, Some(errcode)), "{query}");
+    }
+    let (_, answer) = client(&world, &a, &token, Method::POST, "/_matrix/media/v3/upload", "no image".into());
+    let target = format!("/_matrix/federation/v1/media/thumbnail/{}?width=32&height=32", media_id(&answer));
+    let (status, answer) = peer.get(&a, &target);
+    assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_UNKNOWN")));
 }

@@ -7,21 +7,34 @@ use super::authentication::Signed;
 use crate::{
     error::MatrixError,
     matrix::media::is_media_id,
-    media::{self, serving},
+    media::{self, Held, serving, thumbnails},
     router::{Body, Streamed, StreamedBody},
     server::Server,
 };
 
 /// `GET /_matrix/federation/v1/media/download/{mediaId}`
 pub(super) async fn download(server: &Server, request: Signed) -> Streamed {
+    let held = find(server, &request).await?;
+    let (head, body) = serving::part_of_multipart(server, &held).await?;
+    Ok(multipart(server, &head, body))
+}
+
+/// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
+pub(super) async fn thumbnail(server: &Server, request: Signed) -> Streamed {
+    let wanted = thumbnails::wanted(&request.call)?;
+    let held = find(server, &request).await?;
+    let (head, body) = serving::thumbnail_part(server, &held, wanted).await?;
+    Ok(multipart(server, &head, body))
+}
+
+/// The file that the path names.
+async fn find(server: &Server, request: &Signed) -> Result<Held, MatrixError> {
     let media_id = request.parameter(0);
     if !is_media_id(media_id) {
         return Err(MatrixError::invalid_param("This is no media ID."));
     }
     let patience = media::patience(request.call.query("timeout_ms").as_deref())?;
-    let held = media::local(server, media_id, patience).await?;
-    let (head, body) = serving::part_of_multipart(server, &held).await?;
-    Ok(multipart(server, &head, body))
+    media::local(server, media_id, patience).await
 }
 
 /// `body` as the second part, under `head`.

@@ -182,10 +182,14 @@ const SIGNED: &[Route<SignedHandler>] = &[
 
 /// The same, of which the answers are streamed. With the engine in an object they are answered in front of it, so none of them
 /// sends anybody what waits.
-const STREAMED: &[Route<StreamedHandler>] =
-    &[streamed("/_matrix/federation/v1/media/download/{mediaId}", |server, request| {
+const STREAMED: &[Route<StreamedHandler>] = &[
+    streamed("/_matrix/federation/v1/media/download/{mediaId}", |server, request| {
         Box::pin(media::download(server, request))
-    })];
+    }),
+    streamed("/_matrix/federation/v1/media/thumbnail/{mediaId}", |server, request| {
+        Box::pin(media::thumbnail(server, request))
+    }),
+];
 
 /// Answers one request whose path begins with `/_matrix/federation` or `/_matrix/key`, or is `/.well-known/matrix/server`,
 /// and describes it for the log.

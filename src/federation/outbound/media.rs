@@ -7,7 +7,7 @@ use crate::{
     error::MatrixError,
     federation::peers::{media::RemoteFile, requests::RequestError},
     log::LogRecord,
-    media::{Held, store, unknown},
+    media::{Held, store, tidying::remote_key, unknown},
     platform::media::{MediaError, NewObject},
     server::Server,
     store::{
@@ -154,11 +154,6 @@ fn held(name: &RemoteName, row: MediaRow, fetched_ts: i64) -> Held {
         fetched_ts: Some(fetched_ts),
         row,
     }
-}
-
-/// The key of another server's media.
-pub fn remote_key(name: &RemoteName) -> String {
-    format!("remote/{}/{}", name.origin, name.media_id)
 }
 
 fn refusal(failure: Failure) -> MatrixError {

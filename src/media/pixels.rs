@@ -1,0 +1,353 @@
+//! Smaller images, in bounded memory. How large an image will be once it is decoded is known from its head, so that what would
+//! take too much is refused before it does.
+
+use std::io::Cursor;
+
+use image::{
+    ColorType, ExtendedColorType, ImageDecoder, ImageEncoder, ImageResult, Limits,
+    codecs::{
+        gif::GifDecoder, jpeg::JpegDecoder, jpeg::JpegEncoder, png::PngDecoder, png::PngEncoder, webp::WebPDecoder,
+    },
+    metadata::Orientation,
+};
+
+/// What decoding an image may take, in bytes.
+pub const MAX_DECODING: u64 = 48 * 1024 * 1024;
+/// What else of a PNG may be unpacked, such as its color profile, in bytes.
+const MAX_METADATA: u64 = 8 * 1024 * 1024;
+/// Of JPEG.
+const QUALITY: u8 = 80;
+
+/// How an image is to be made smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// To just these dimensions; what is too much on two sides is cut off.
+    Crop,
+    /// As a whole, to no less than these dimensions.
+    Scale,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// At least so wide.
+    pub width: u32,
+    /// At least so high.
+    pub height: u32,
+    /// How it is to be made.
+    pub method: Method,
+}
+
+/// An image that is smaller, or need not be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Smaller {
+    /// A smaller one.
+    Made {
+        /// The file.
+        bytes: Vec<u8>,
+        /// What it is.
+        content_type: &'static str,
+    },
+    /// It is no larger than what is asked for; this is what it really is.
+    AsItIs(&'static str),
+}
+
+/// Why an image is not made smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is none, of a kind that is not read here, or broken.
+    NoImage,
+    /// Decoding it would take too much memory.
+    TooLarge,
+}
+
+/// Pixels in rows, each of so many bytes.
+struct Pixels {
+    width: u32,
+    height: u32,
+    channels: usize,
+    bytes: Vec<u8>,
+}
+
+/// The kind of image that a file is, by what it begins with; what it is said to be does not count.
+fn kind(file: &[u8]) -> Option<&'static str> {
+    match file {
+        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some("image/png"),
+        [b'G', b'I', b'F', b'8', ..] => Some("image/gif"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        _ => None,
+    }
+}
+
+/// A smaller image of the one in `file`.
+///
+/// # Errors
+/// For what is no image, or too large to be decoded.
+pub fn smaller(file: &[u8], wanted: Wanted) -> Result<Smaller, Refusal> {
+    let kind = kind(file).ok_or(Refusal::NoImage)?;
+    let reader = Cursor::new(file);
+    // Besides its pixels, decoding takes so many bytes for each.
+    match kind {
+        "image/jpeg" => {
+            made(JpegDecoder::new(reader), kind, Some(if keeps_coefficients(file) { 8 } else { 0 }), wanted)
+        }
+        "image/png" => made(PngDecoder::with_limits(reader, limits(MAX_METADATA)), kind, Some(0), wanted),
+        "image/gif" => {
+            let decoder = GifDecoder::new(reader).and_then(|mut decoder| {
+                // A frame may be larger than the image.
+                decoder.set_limits(limits(MAX_DECODING.saturating_sub(decoder.total_bytes())))?;
+                Ok(decoder)
+            });
+            made(decoder, kind, Some(0), wanted)
+        }
+        _ => {
+            let decoder = WebPDecoder::new(reader).map_err(|error| refusal(&error))?;
+            let (width, height) = decoder.dimensions();
+            if lossy_pixels(file) > u64::from(width) * u64::from(height) {
+                return Err(Refusal::TooLarge);
+            }
+            made(Ok(decoder), kind, is_lossy(file).then_some(2), wanted)
+        }
+    }
+}
+
+fn limits(bytes: u64) -> Limits {
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(bytes);
+    limits
+}
+
+fn made<D: ImageDecoder>(
+    decoder: ImageResult<D>,
+    kind: &'static str,
+    beside: Option<u64>,
+    wanted: Wanted,
+) -> Result<Smaller, Refusal> {
+    let mut decoder = decoder.map_err(|error| refusal(&error))?;
+    let (width, height) = decoder.dimensions();
+    let turned = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let Some(plan) = Plan::new(width, height, turned, wanted) else { return Ok(Smaller::AsItIs(kind)) };
+    let beside = beside.ok_or(Refusal::NoImage)?;
+    let (total, pixels) = (decoder.total_bytes(), u64::from(width) * u64::from(height));
+    if total.saturating_add(pixels.saturating_mul(beside)) > MAX_DECODING {
+        return Err(Refusal::TooLarge);
+    }
+    let color = decoder.color_type();
+    let mut bytes = vec![0; usize::try_from(total).map_err(|_| Refusal::TooLarge)?];
+    decoder.read_image(&mut bytes).map_err(|error| refusal(&error))?;
+    let (channels, is_wide) = match color {
+        ColorType::L8 => (1, false),
+        ColorType::La8 => (2, false),
+        ColorType::Rgb8 => (3, false),
+        ColorType::Rgba8 => (4, false),
+        ColorType::L16 => (1, true),
+        ColorType::La16 => (2, true),
+        ColorType::Rgb16 => (3, true),
+        ColorType::Rgba16 => (4, true),
+        _ => return Err(Refusal::NoImage),
+    };
+    if is_wide {
+        // The high byte of each value does.
+        let high = usize::from(cfg!(target_endian = "little"));
+        let values = bytes.len() / 2;
+        for index in 0..values {
+            bytes.swap(index, 2 * index + high);
+        }
+        bytes.truncate(values);
+    }
+    let small = plan.shrink(&Pixels { width, height, channels, bytes });
+    written(&turn(small, turned))
+}
+
+fn refusal(error: &image::ImageError) -> Refusal {
+    match error {
+        image::ImageError::Limits(_) => Refusal::TooLarge,
+        _ => Refusal::NoImage,
+    }
+}
+
+/// Whether a JPEG is decoded only once all of it is there, for which all its coefficients are kept: it is progressive, or its
+/// components come one after the other.
+fn keeps_coefficients(file: &[u8]) -> bool {
+    let (mut at, mut components) = (2, 0);
+    while let Some([0xff, marker, high, low]) = file.get(at..at + 4) {
+        let byte = |offset: usize| file.get(at + offset).copied().unwrap_or_default();
+        match marker {
+            // A frame's head.
+            0xc0 | 0xc1 => components = byte(9),
+            // The same of others; all that begin with C but these three.
+            0xc2..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => return true,
+            // The first scan's head.
+            0xda => return components == 0 || byte(4) != components,
+            0xff => {
+                at += 1;
+                continue;
+            }
+            _ => {}
+        }
+        at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
+    }
+    // What is not as it must be is taken for the worst.
+    true
+}
+
+/// Whether a WebP is one lossy image without transparency. Of others the decoder makes tables of which nothing says how many they
+/// are before they are there.
+fn is_lossy(file: &[u8]) -> bool {
+    const ANIMATED_OR_TRANSPARENT: u8 = 0x12;
+    match file.get(12..16) {
+        Some(b"VP8 ") => true,
+        Some(b"VP8X") => {
+            let is_plain = file.get(20).is_some_and(|flags| flags & ANIMATED_OR_TRANSPARENT == 0);
+            is_plain && !file.windows(4).any(|name| name == b"VP8L")
+        }
+        _ => false,
+    }
+}
+
+/// How many pixels the largest lossy image in a WebP has, by its own head: the decoder believes that and not the file's.
+fn lossy_pixels(file: &[u8]) -> u64 {
+    let images = file.windows(18).filter(|head| head.starts_with(b"VP8 ") && head.get(11..14) == Some(b"\x9d\x01\x2a"));
+    let pixels = images.map(|head| {
+        let number = |at: usize| match head.get(at..at + 2) {
+            Some([low, high]) => u64::from(u16::from_le_bytes([*low, *high]) & 0x3fff),
+            _ => 0,
+        };
+        number(14) * number(16)
+    });
+    pixels.max().unwrap_or(0)
+}
+
+/// Which part of an image becomes which size, before it is turned.
+struct Plan {
+    left: u32,
+    top: u32,
+    width: u32,
+    height: u32,
+    to_width: u32,
+    to_height: u32,
+}
+
+impl Plan {
+    /// `None` where the image is not larger than what is asked for.
+    fn new(width: u32, height: u32, turned: Orientation, wanted: Wanted) -> Option<Self> {
+        let (to_width, to_height) = match is_on_its_side(turned) {
+            true => (wanted.height, wanted.width),
+            false => (wanted.width, wanted.height),
+        };
+        let (w, h, tw, th) = (u64::from(width), u64::from(height), u64::from(to_width), u64::from(to_height));
+        if tw == 0 || th == 0 || w <= tw || h <= th {
+            return None;
+        }
+        let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).max(1);
+        // Whether its height decides by how much it shrinks.
+        let by_height = th * w >= tw * h;
+        Some(match wanted.method {
+            Method::Scale => {
+                let (to_width, to_height) =
+                    if by_height { ((w * th).div_ceil(h), th) } else { (tw, (h * tw).div_ceil(w)) };
+                let (to_width, to_height) = (narrow(to_width.min(w)), narrow(to_height.min(h)));
+                Self { left: 0, top: 0, width, height, to_width, to_height }
+            }
+            Method::Crop => {
+                let (cut_width, cut_height) = if by_height { (tw * h / th, h) } else { (w, th * w / tw) };
+                let (cut_width, cut_height) = (narrow(cut_width.max(tw).min(w)), narrow(cut_height.max(th).min(h)));
+                Self {
+                    left: (width - cut_width) / 2,
+                    top: (height - cut_height) / 2,
+                    width: cut_width,
+                    height: cut_height,
+                    to_width,
+                    to_height,
+                }
+            }
+        })
+    }
+
+    /// Each new pixel is the mean of those that it stands for, weighted by how much of them is seen.
+    fn shrink(&self, of: &Pixels) -> Pixels {
+        let channels = of.channels;
+        let colors = if channels.is_multiple_of(2) { channels - 1 } else { channels };
+        let mut bytes = Vec::with_capacity(self.to_width as usize * self.to_height as usize * channels);
+        let bounds = |index: u32, from: u32, to: u32| {
+            let at = |index: u32| (u64::from(index) * u64::from(from) / u64::from(to)) as usize;
+            (at(index), at(index + 1).max(at(index) + 1))
+        };
+        for y in 0..self.to_height {
+            let (top, bottom) = bounds(y, self.height, self.to_height);
+            for x in 0..self.to_width {
+                let (left, right) = bounds(x, self.width, self.to_width);
+                let (mut sums, mut seen, mut count) = ([0u64; 3], 0u64, 0u64);
+                for row in top..bottom {
+                    let row = (row + self.top as usize) * of.width as usize + self.left as usize;
+                    let pixels = of.bytes.get((row + left) * channels..(row + right) * channels).unwrap_or_default();
+                    for pixel in pixels.chunks_exact(channels) {
+                        let (color, alpha) = pixel.split_at(colors);
+                        let weight = alpha.first().map_or(255, |alpha| u64::from(*alpha));
+                        for (sum, value) in sums.iter_mut().zip(color) {
+                            *sum += u64::from(*value) * weight;
+                        }
+                        seen += weight;
+                        count += 1;
+                    }
+                }
+                bytes.extend(sums.iter().take(colors).map(|sum| sum.checked_div(seen).unwrap_or(0) as u8));
+                if colors < channels {
+                    bytes.push(seen.checked_div(count).unwrap_or(0) as u8);
+                }
+            }
+        }
+        Pixels { width: self.to_width, height: self.to_height, channels, bytes }
+    }
+}
+
+fn is_on_its_side(turned: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(turned, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+}
+
+/// As the camera was held.
+fn turn(of: Pixels, turned: Orientation) -> Pixels {
+    if turned == Orientation::NoTransforms {
+        return of;
+    }
+    let (last_x, last_y) = (of.width - 1, of.height - 1);
+    let (width, height) = if is_on_its_side(turned) { (of.height, of.width) } else { (of.width, of.height) };
+    let mut bytes = Vec::with_capacity(of.bytes.len());
+    for y in 0..height {
+        for x in 0..width {
+            let (from_x, from_y) = match turned {
+                Orientation::NoTransforms => (x, y),
+                Orientation::Rotate90 => (y, last_y - x),
+                Orientation::Rotate180 => (last_x - x, last_y - y),
+                Orientation::Rotate270 => (last_x - y, x),
+                Orientation::FlipHorizontal => (last_x - x, y),
+                Orientation::FlipVertical => (x, last_y - y),
+                Orientation::Rotate90FlipH => (y, x),
+                Orientation::Rotate270FlipH => (last_x - y, last_y - x),
+            };
+            let at = (from_y as usize * of.width as usize + from_x as usize) * of.channels;
+            bytes.extend_from_slice(of.bytes.get(at..at + of.channels).unwrap_or_default());
+        }
+    }
+    Pixels { width, height, channels: of.channels, bytes }
+}
+
+/// As JPEG, or where something shines through as PNG.
+fn written(pixels: &Pixels) -> Result<Smaller, Refusal> {
+    let Pixels { width, height, channels, bytes } = pixels;
+    let shines_through = channels % 2 == 0 && bytes.chunks_exact(*channels).any(|pixel| pixel.last() != Some(&255));
+    let mut file = Vec::new();
+    if shines_through {
+        let color = if *channels == 2 { ExtendedColorType::La8 } else { ExtendedColorType::Rgba8 };
+        PngEncoder::new(&mut file).write_image(bytes, *width, *height, color).map_err(|_| Refusal::NoImage)?;
+        return Ok(Smaller::Made { bytes: file, content_type: "image/png" });
+    }
+    let colors = if *channels < 3 { 1 } else { 3 };
+    let opaque: Vec<u8> = bytes.chunks_exact(*channels).flat_map(|pixel| pixel.iter().take(colors)).copied().collect();
+    let color = if colors == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let mut encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
+    encoder.encode(&opaque, *width, *height, color).map_err(|_| Refusal::NoImage)?;
+    Ok(Smaller::Made { bytes: file, content_type: "image/jpeg" })
+}

@@ -1,0 +1,157 @@
+//! Thumbnails (Client-Server API, "Thumbnails"), in a few sizes: made when somebody asks for one, and kept.
+
+use bytes::Bytes;
+
+use super::{Held, pixels, store};
+use crate::{
+    error::MatrixError,
+    matrix::media::OCTET_STREAM,
+    media::pixels::{Method, Refusal, Smaller, Wanted},
+    platform::media::{ByteStream, MediaError, NewObject, StoredObject, Whole},
+    router::{Call, too_busy},
+    server::Server,
+};
+
+/// The sizes that are made: those that the specification names, and one for finer screens.
+const SIZES: [(u32, u32, Method); 6] = [
+    (32, 32, Method::Crop),
+    (96, 96, Method::Crop),
+    (320, 240, Method::Scale),
+    (640, 480, Method::Scale),
+    (800, 600, Method::Scale),
+    (1_600, 1_200, Method::Scale),
+];
+/// The largest file that is read for a thumbnail.
+const MAX_FILE: u64 = 12 * 1024 * 1024;
+/// What a request for one may hold in memory, for each byte of which admission counts six.
+const IN_WORK: usize = (pixels::MAX_DECODING as usize + MAX_FILE as usize) / 6;
+
+/// What is shown as a thumbnail.
+pub enum Thumbnail {
+    /// A smaller image, and what tells it from others.
+    Smaller(StoredObject, String),
+    /// The file itself, which is an image of this type, and small enough.
+    AsItIs(&'static str),
+}
+
+/// What a request asks for.
+///
+/// # Errors
+/// 400 where the width or height is missing or none, or the method is unknown.
+pub fn wanted(call: &Call) -> Result<Wanted, MatrixError> {
+    let number = |name: &str| {
+        let given = call.query(name).ok_or_else(|| MatrixError::missing_param(format!("`{name}` is missing.")))?;
+        let number = given.parse().ok().filter(|number: &u32| *number > 0);
+        number.ok_or_else(|| MatrixError::invalid_param(format!("`{name}` must be a number above 0.")))
+    };
+    let method = match call.query("method").as_deref() {
+        Some("crop") => Method::Crop,
+        None | Some("scale") => Method::Scale,
+        Some(_) => return Err(MatrixError::invalid_param("`method` must be `crop` or `scale`.")),
+    };
+    Ok(Wanted { width: number("width")?, height: number("height")?, method })
+}
+
+/// A thumbnail of a file, made and kept where there is none of its size yet.
+///
+/// # Errors
+/// 400 for what is no image, 413 for what is too large, 404 where the bytes are gone.
+pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<Thumbnail, MatrixError> {
+    let bucket = store(server)?;
+    let size = nearest(wanted);
+    let key = key(&held.key, size);
+    let version = format!("{}-{}", held.version, name(size));
+    if is_made(size)
+        && let Some(kept) = bucket.get(key.clone(), None).await?
+    {
+        if kept.size == 0 {
+            return Err(no_image());
+        }
+        return Ok(Thumbnail::Smaller(kept, version));
+    }
+    if held.size() > MAX_FILE {
+        return Err(too_large());
+    }
+    let now = server.platform.clock.now_ms();
+    let _reservation = server.admission.reserve(IN_WORK, now).ok_or_else(too_busy)?;
+    let mut object = bucket.get(held.key.clone(), None).await?.ok_or_else(super::unknown)?;
+    let file = whole(&mut *object.stream, object.size.min(MAX_FILE)).await?;
+    match pixels::smaller(&file, size) {
+        Ok(Smaller::AsItIs(kind)) => Ok(Thumbnail::AsItIs(kind)),
+        Ok(Smaller::Made { bytes, content_type }) => {
+            let bytes = Bytes::from(bytes);
+            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            bucket.put(key, new(bytes.clone(), content_type)).await?;
+            let stream = Box::new(Whole::new(bytes));
+            Ok(Thumbnail::Smaller(
+                StoredObject { stream, size: length, content_type: content_type.to_owned() },
+                version,
+            ))
+        }
+        Err(Refusal::TooLarge) => Err(too_large()),
+        Err(Refusal::NoImage) => {
+            // What breaks off at its end is as dear as what is whole: it is not decoded again.
+            if is_made(size) {
+                bucket.put(key, new(Bytes::new(), OCTET_STREAM)).await?;
+            }
+            Err(no_image())
+        }
+    }
+}
+
+/// A file of known length, which is then in memory no more than once.
+async fn whole(stream: &mut dyn ByteStream, length: u64) -> Result<Vec<u8>, MediaError> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let mut file = Vec::with_capacity(length);
+    while let Some(piece) = stream.next().await {
+        let piece = piece?;
+        if file.len() + piece.len() > length {
+            return Err(MediaError::TooLong);
+        }
+        file.extend_from_slice(&piece);
+    }
+    Ok(file)
+}
+
+fn new(bytes: Bytes, content_type: &str) -> NewObject {
+    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let stream = Box::new(Whole::new(bytes));
+    NewObject { stream, length: Some(length), limit: length, content_type: content_type.to_owned() }
+}
+
+fn no_image() -> MatrixError {
+    const MESSAGE: &str = "There are no thumbnails of such content.";
+    MatrixError::new(http::StatusCode::BAD_REQUEST, "M_UNKNOWN", MESSAGE)
+}
+
+/// The keys under which thumbnails of the file with this key may be.
+pub fn keys(of: &str) -> impl Iterator<Item = String> + '_ {
+    SIZES.into_iter().map(move |(width, height, method)| key(of, Wanted { width, height, method }))
+}
+
+/// Whether it is one of the sizes that are kept.
+fn is_made(size: Wanted) -> bool {
+    SIZES.contains(&(size.width, size.height, size.method))
+}
+
+fn key(of: &str, size: Wanted) -> String {
+    format!("thumbnail/{of}/{}", name(size))
+}
+
+fn name(size: Wanted) -> String {
+    let method = if size.method == Method::Crop { "crop" } else { "scale" };
+    format!("{}x{}-{method}", size.width, size.height)
+}
+
+/// The smallest size that is large enough, of the same method where there is one. Beyond all of them the file itself is given.
+fn nearest(wanted: Wanted) -> Wanted {
+    let fits = |(width, height, _): &(u32, u32, Method)| *width >= wanted.width && *height >= wanted.height;
+    let same = SIZES.into_iter().filter(fits).find(|(_, _, method)| *method == wanted.method);
+    let any = same.or_else(|| SIZES.into_iter().filter(fits).find(|(_, _, method)| *method == Method::Scale));
+    let (width, height, method) = any.unwrap_or((u32::MAX, u32::MAX, Method::Scale));
+    Wanted { width, height, method }
+}
+
+fn too_large() -> MatrixError {
+    MatrixError::too_large("This is too large to make a thumbnail of.")
+}

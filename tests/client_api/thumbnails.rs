@@ -1,0 +1,298 @@
+//! Thumbnails, and what is forgotten of media.
+
+use std::io::Cursor;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::Request;
+use image::{ImageFormat, ImageReader, Rgb, RgbImage, Rgba, RgbaImage};
+use serde_json::Value;
+use verge::router::{RequestBody, Response};
+
+use crate::{
+    common::{network::World, peer::Peer},
+    home::{Home, User, refused},
+};
+
+fn home() -> (Home, User) {
+    let home = Home::with(&World::new(), "hs.test", &[("REGISTRATION", "open")]);
+    let alice = home.register("alice");
+    (home, alice)
+}
+
+/// The left half red, the right half blue.
+fn halves(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, _| if x < width / 2 { Rgb([250, 0, 0]) } else { Rgb([0, 0, 250]) })
+}
+
+fn file(image: &RgbImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn upload(home: &Home, user: &User, content_type: &str, bytes: Vec<u8>) -> String {
+    let request = Request::post("/_matrix/media/v3/upload").header("Content-Type", content_type);
+    let request = request.header("Authorization", format!("Bearer {}", user.token));
+    let response = home.world.run(home.server.handle(request.body(RequestBody::Read(bytes.into())).unwrap()));
+    let answer: Value = serde_json::from_slice(response.body()).unwrap();
+    answer["content_uri"].as_str().unwrap_or_else(|| panic!("{answer}")).replace("mxc://", "")
+}
+
+fn thumbnail(home: &Home, user: &User, path: &str, query: &str) -> Response {
+    home.raw("GET", &format!("/_matrix/client/v1/media/thumbnail/{path}?{query}"), Some(&user.token), "")
+}
+
+fn decoded(response: &Response) -> RgbaImage {
+    assert_eq!(response.status(), 200, "{:?}", response.body());
+    let reader = ImageReader::new(Cursor::new(response.body())).with_guessed_format().unwrap();
+    reader.decode().unwrap().into_rgba8()
+}
+
+fn answer(response: &Response) -> (u16, Value) {
+    (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
+}
+
+fn is_red(pixel: &Rgba<u8>) -> bool {
+    pixel[0] > 200 && pixel[2] < 60
+}
+
+#[test]
+fn every_kind_of_image_becomes_smaller() {
+    let (home, alice) = home();
+    for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Gif] {
+        let path = upload(&home, &alice, "image/png", file(&halves(1_000, 500), format));
+        for (query, width, height) in [
+            ("width=32&height=32&method=crop", 32, 32),
+            ("width=90&height=40&method=crop", 96, 96),
+            ("width=320&height=240&method=scale", 480, 240),
+            ("width=1&height=1", 480, 240),
+            ("width=321&height=10&method=scale", 960, 480),
+            // Larger than it is: as it is.
+            ("width=800&height=600&method=scale", 1_000, 500),
+            ("width=5000&height=5000&method=crop", 1_000, 500),
+        ] {
+            let response = thumbnail(&home, &alice, &path, query);
+            let image = decoded(&response);
+            assert_eq!(image.dimensions(), (width, height), "{format:?} {query}");
+            assert!(is_red(image.get_pixel(2, 2)) && !is_red(image.get_pixel(width - 3, 2)), "{format:?} {query}");
+            let disposition = response.headers()["content-disposition"].to_str().unwrap();
+            assert!(disposition.starts_with("inline"), "{disposition}");
+            assert!(response.headers().contains_key("content-security-policy"));
+            let content_type = response.headers()["content-type"].to_str().unwrap();
+            let expected = if width < 1_000 { "image/jpeg" } else { format.to_mime_type() };
+            assert_eq!(content_type, expected);
+        }
+    }
+}
+
+/// A lossy WebP of 200 by 100 pixels, the left half red, written by libwebp.
+fn lossy_webp() -> Vec<u8> {
+    const FILE: &str = "\
+        UklGRrYAAABXRUJQVlA4IKoAAAAwCwCdASrIAGQAPtFor1IoJiQiosgBABoJZ27hdVD1AAatjyD5AKUB9gFf/7gAAReJswdgz9HD5H+FB9mvuIYyXIXf\
+        wJjh/V2iGJD/Cksj2C/oj7QrdohgBdwot0Lv0j++AAD+/nyq8UEKcg/9CTXdk7/Fs3a2latPfooenX+0q8eAtvwP4wXzjY2ZcxzvzVq9JsE70g2QDswc\
+        j6ZnEIirLbjKoAybi7AAAA==";
+    STANDARD.decode(FILE).unwrap()
+}
+
+#[test]
+fn lossy_webps_become_smaller_and_others_stay_as_they_are() {
+    let (home, alice) = home();
+    let path = upload(&home, &alice, "image/webp", lossy_webp());
+    let image = decoded(&thumbnail(&home, &alice, &path, "width=96&height=96&method=crop"));
+    assert_eq!(image.dimensions(), (96, 96));
+    assert!(is_red(image.get_pixel(2, 2)) && !is_red(image.get_pixel(93, 2)));
+    // Of the kinds that are not decoded a small one is shown.
+    let path = upload(&home, &alice, "application/x-unknown", file(&halves(300, 200), ImageFormat::WebP));
+    let response = thumbnail(&home, &alice, &path, "width=320&height=240&method=scale");
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["content-type"]),
+        (200, &"image/webp".parse().unwrap())
+    );
+    let response = thumbnail(&home, &alice, &path, "width=96&height=96&method=crop");
+    refused(&answer(&response), 400, "M_UNKNOWN");
+}
+
+#[test]
+fn a_thumbnail_is_made_once() {
+    let (home, alice) = home();
+    let path = upload(&home, &alice, "image/png", file(&halves(400, 400), ImageFormat::Png));
+    let first = thumbnail(&home, &alice, &path, "width=32&height=32&method=crop");
+    let keys = home.world.shelves("hs.test").keys();
+    assert_eq!(keys.iter().filter(|key| key.starts_with("thumbnail/")).count(), 1, "{keys:?}");
+    let again = thumbnail(&home, &alice, &path, "width=30&height=30&method=crop");
+    assert_eq!(first.body(), again.body());
+    assert_eq!(home.world.shelves("hs.test").keys(), keys);
+    let etag = again.headers()["etag"].to_str().unwrap().to_owned();
+    let target = format!("/_matrix/client/v1/media/thumbnail/{path}?width=32&height=32&method=crop");
+    let request = Request::get(target).header("Authorization", format!("Bearer {}", alice.token));
+    let request = request.header("If-None-Match", etag).body(Bytes::new()).unwrap();
+    assert_eq!(home.world.run(home.server.handle(request)).status(), 304);
+}
+
+#[test]
+fn what_shines_through_goes_on_to_do_so() {
+    let (home, alice) = home();
+    let image = RgbaImage::from_fn(200, 200, |x, _| Rgba([9, 200, 9, if x < 100 { 0 } else { 255 }]));
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    let path = upload(&home, &alice, "image/png", bytes.into_inner());
+    let response = thumbnail(&home, &alice, &path, "width=96&height=96&method=crop");
+    assert_eq!(response.headers()["content-type"], "image/png");
+    let small = decoded(&response);
+    assert_eq!((small.get_pixel(1, 1)[3], *small.get_pixel(90, 1)), (0, Rgba([9, 200, 9, 255])));
+}
+
+#[test]
+fn a_photo_stands_upright() {
+    let (home, alice) = home();
+    let plain = file(&halves(400, 200), ImageFormat::Jpeg);
+    // An EXIF segment that says: turn it clockwise.
+    let mut exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0".to_vec();
+    let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
+    let mut turned = plain[..2].to_vec();
+    turned.extend([0xff, 0xe1, length[0], length[1]]);
+    turned.append(&mut exif);
+    turned.extend(&plain[2..]);
+    let path = upload(&home, &alice, "image/jpeg", turned);
+    let image = decoded(&thumbnail(&home, &alice, &path, "width=96&height=96&method=crop"));
+    // The left of what was taken is on top.
+    assert!(is_red(image.get_pixel(5, 5)) && is_red(image.get_pixel(90, 5)), "the top is red");
+    assert!(!is_red(image.get_pixel(5, 90)), "the bottom is blue");
+}
+
+/// A PNG that says it is so large, with next to no data.
+fn bomb(width: u32, height: u32) -> Vec<u8> {
+    fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
+        let mut crc = !0u32;
+        for byte in name.iter().chain(data) {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+            }
+        }
+        [&u32::try_from(data.len()).unwrap().to_be_bytes()[..], name, data, &(!crc).to_be_bytes()].concat()
+    }
+    let head = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+    let signature = b"\x89PNG\r\n\x1a\n".to_vec();
+    [signature, chunk(b"IHDR", &head), chunk(b"IDAT", &[0x78, 0x9c, 3, 0, 0, 0, 0, 1]), chunk(b"IEND", b"")].concat()
+}
+
+#[test]
+fn bombs_and_what_is_no_image_are_refused() {
+    let (home, alice) = home();
+    let size = "width=32&height=32&method=crop";
+    for (width, height) in [(60_000, 60_000), (1_000_000, 100), (5_000, 5_000), (2_147_483_647, 2_147_483_647)] {
+        let path = upload(&home, &alice, "image/png", bomb(width, height));
+        let (status, answer) = answer(&thumbnail(&home, &alice, &path, size));
+        assert!(matches!(status, 400 | 413), "{width} x {height}: {status} {answer}");
+        let expected = if width == 2_147_483_647 { status } else { 413 };
+        assert_eq!(status, expected, "{width} x {height}: {answer}");
+    }
+    // A file that says it is small, with an image in it that says it is not.
+    let image = &lossy_webp()[12..];
+    let large = [&image[..14], &[0xff, 0x3f, 0xff, 0x3f], &image[18..]].concat();
+    let head = [&b"WEBPVP8X\x0a\0\0\0\0\0\0\0"[..], &[199, 0, 0, 99, 0, 0], &large].concat();
+    let length = u32::try_from(head.len()).unwrap().to_le_bytes();
+    let path = upload(&home, &alice, "image/webp", [&b"RIFF"[..], &length, &head].concat());
+    refused(&answer(&thumbnail(&home, &alice, &path, size)), 413, "M_TOO_LARGE");
+    let mut cut = file(&halves(400, 400), ImageFormat::Png);
+    cut.truncate(cut.len() / 2);
+    for bytes in [b"<html><script>".to_vec(), b"<svg/>".to_vec(), Vec::new(), b"\x89PNG\r\n\x1a\n".to_vec(), cut] {
+        let path = upload(&home, &alice, "image/png", bytes);
+        refused(&answer(&thumbnail(&home, &alice, &path, size)), 400, "M_UNKNOWN");
+    }
+    let mut long = file(&halves(400, 400), ImageFormat::Png);
+    long.resize(21 * 1024 * 1024, 0);
+    let path = upload(&home, &alice, "image/png", long);
+    refused(&answer(&thumbnail(&home, &alice, &path, size)), 413, "M_TOO_LARGE");
+    // That something is no image is known the next time, and nothing else is kept.
+    let shelves = home.world.shelves("hs.test");
+    let kept = shelves.keys().into_iter().filter(|key| !key.starts_with("local/"));
+    assert!(kept.clone().count() >= 5);
+    assert!(kept.clone().all(|key| shelves.object(&key).is_some_and(|bytes| bytes.is_empty())), "{:?}", shelves.keys());
+    let path = upload(&home, &alice, "image/png", b"no image".to_vec());
+    for _ in 0..2 {
+        refused(&answer(&thumbnail(&home, &alice, &path, size)), 400, "M_UNKNOWN");
+    }
+}
+
+#[test]
+fn what_is_asked_for_must_make_sense() {
+    let (home, alice) = home();
+    let path = upload(&home, &alice, "image/png", file(&halves(400, 400), ImageFormat::Png));
+    for (query, errcode) in [
+        ("", "M_MISSING_PARAM"),
+        ("width=32", "M_MISSING_PARAM"),
+        ("width=32&height=-1", "M_INVALID_PARAM"),
+        ("width=0&height=32", "M_INVALID_PARAM"),
+        ("width=1.5&height=32", "M_INVALID_PARAM"),
+        ("width=32&height=32&method=stretch", "M_INVALID_PARAM"),
+    ] {
+        refused(&answer(&thumbnail(&home, &alice, &path, query)), 400, errcode);
+    }
+    refused(&answer(&thumbnail(&home, &alice, "hs.test/none", "width=32&height=32")), 404, "M_NOT_FOUND");
+    let target = format!("/_matrix/client/v1/media/thumbnail/{path}?width=32&height=32");
+    refused(&answer(&home.raw("GET", &target, None, "")), 401, "M_MISSING_TOKEN");
+}
+
+#[test]
+fn unused_media_of_others_are_forgotten_and_own_ones_stay() {
+    let world = World::new();
+    let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open"), ("REMOTE_MEDIA_DAYS", "3")]);
+    let (alice, peer) = (home.register("alice"), Peer::new(&world, "peer.test"));
+    let image = file(&halves(400, 400), ImageFormat::Png);
+    let body = [&b"--x\r\n\r\n{}\r\n--x\r\nContent-Type: image/png\r\n\r\n"[..], &image, b"\r\n--x--"].concat();
+    peer.answers(move |request| {
+        let response = http::Response::builder().header("Content-Type", "multipart/mixed; boundary=x");
+        let is_file = request.uri().path().starts_with("/_matrix/federation/v1/media/download/");
+        is_file.then(|| response.body(Bytes::from(body.clone())).unwrap())
+    });
+    let own = upload(&home, &alice, "image/png", image.clone());
+    let created = home.raw("POST", "/_matrix/media/v1/create", Some(&alice.token), "");
+    assert_eq!(created.status(), 200);
+    let crop = "width=32&height=32&method=crop";
+    for path in ["peer.test/used", "peer.test/unused", own.as_str()] {
+        assert_eq!(thumbnail(&home, &alice, path, crop).status(), 200, "{:?}", world.logs());
+    }
+    let next_hour = || {
+        let hour = 3_600_000;
+        world.advance(hour - world.now_ms() % hour);
+        world.run(home.server.scheduled());
+    };
+    world.advance(2 * 86_400_000);
+    assert_eq!(thumbnail(&home, &alice, "peer.test/used", crop).status(), 200);
+    world.advance(86_400_000);
+    next_hour();
+    let media_id = own.strip_prefix("hs.test/").unwrap();
+    let of = |path: &str| [path.to_owned(), format!("thumbnail/{path}/32x32-crop")];
+    let mut expected = [of(&format!("local/{media_id}")), of("remote/peer.test/used")].concat();
+    expected.sort();
+    assert_eq!(world.shelves("hs.test").keys(), expected, "{:?}", world.logs());
+    assert_eq!(home.database.rows("SELECT media_id FROM remote_media"), [["used"]]);
+    // The ID that was reserved and never filled, too.
+    assert_eq!(home.database.rows("SELECT COUNT(*) FROM local_media"), [["1"]]);
+    // What was forgotten can be had again.
+    assert_eq!(thumbnail(&home, &alice, "peer.test/unused", crop).status(), 200);
+}
+
+#[test]
+fn what_an_upload_left_that_was_cut_off_is_deleted() {
+    let (home, alice) = home();
+    let world = &home.world;
+    // The bytes were stored, and then the database was away.
+    upload(&home, &alice, "image/png", b"x".to_vec());
+    world
+        .run(
+            home.server.store.query(verge::platform::Statement::new(
+                "UPDATE local_media SET size = NULL, upload_until = until_ts",
+                [],
+            )),
+        )
+        .unwrap();
+    assert_eq!(world.shelves("hs.test").keys().len(), 1);
+    world.advance(3_600_000 - world.now_ms() % 3_600_000 + 3_600_000);
+    world.run(home.server.scheduled());
+    assert_eq!(world.shelves("hs.test").keys(), Vec::<String>::new());
+    assert_eq!(home.database.rows("SELECT * FROM local_media"), Vec::<Vec<String>>::new());
+}
