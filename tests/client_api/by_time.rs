@@ -49,8 +49,18 @@ fn members_find_events_by_their_time() {
     refused(&ask(&home, Some(&carol), "!nowhere", "ts=1&dir=f"), 403, "M_FORBIDDEN");
 }
 
-#[test]
-fn what_is_lacking_here_is_asked_for_elsewhere() {
+/// Bob at `two` has joined a room at `one` in which something was sent each minute, most of which is not at `two`.
+struct Joined {
+    world: World,
+    one: Home,
+    two: Home,
+    bob: User,
+    room: String,
+    /// When each message was sent, and its event ID.
+    sent: Vec<(i64, String)>,
+}
+
+fn joined_late() -> Joined {
     let world = World::new();
     let open = [("REGISTRATION", "open")];
     let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
@@ -63,6 +73,12 @@ fn what_is_lacking_here_is_asked_for_elsewhere() {
     }
     assert_eq!(two.post(&bob, &format!("/join/{}?via=one.test", quote(&room)), json!({})).0, 200);
     world.settle();
+    Joined { world, one, two, bob, room, sent }
+}
+
+#[test]
+fn what_is_lacking_here_is_asked_for_elsewhere() {
+    let Joined { world, one, two, bob, room, sent } = joined_late();
     let asked = || world.traffic().iter().filter(|sent| sent.line.contains("/timestamp_to_event/")).count();
     let (ts, id) = &sent[20];
     let expected = json!({ "event_id": id, "origin_server_ts": ts });
@@ -85,18 +101,7 @@ fn what_is_lacking_here_is_asked_for_elsewhere() {
 #[test]
 fn what_another_server_names_and_does_not_show_is_not_told() {
     for is_there in [false, true] {
-        let world = World::new();
-        let open = [("REGISTRATION", "open")];
-        let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
-        let (alice, bob) = (one.register("alice"), two.register("bob"));
-        let room = one.room(&alice, json!({ "preset": "public_chat" }));
-        let mut sent = Vec::new();
-        for n in 0..150 {
-            world.advance(60_000);
-            sent.push((world.now_ms(), one.say(&alice, &room, &format!("m{n}"), &format!("t{n}"))));
-        }
-        assert_eq!(two.post(&bob, &format!("/join/{}?via=one.test", quote(&room)), json!({})).0, 200);
-        world.settle();
+        let Joined { world, two, bob, room, sent, .. } = joined_late();
         let ts = sent[20].0 - 10;
         let named = if is_there { sent[30].1.clone() } else { format!("${}", "A".repeat(43)) };
         let answer = json!({ "event_id": named, "origin_server_ts": ts });

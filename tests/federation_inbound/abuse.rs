@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     Scene,
     common::{devices::Device, network::Homeserver, peer::Peer},
-    device_edus::{log_in, message, query},
+    device_edus::{bob_has_ten_thousand_devices, log_in, message, query},
     edus::{presence, receipt, typing},
     scene,
     user_keys::{claim, device},
@@ -154,19 +154,7 @@ fn a_hundred_edus_of_64_kb_cost_three_calls_and_few_rows() {
 fn a_user_of_ten_thousand_devices_costs_a_row() {
     let scene = scene("12");
     log_in(&scene, "PHONE");
-    let bob = scene.bob.clone();
-    scene.peer.answers(move |request| {
-        request.uri().path().contains("/user/devices/").then(|| {
-            let device = |n: usize| {
-                let id = format!("DEVICE{n}");
-                let keys = json!({ "user_id": bob, "device_id": id, "algorithms": [], "keys": {}, "signatures": {} });
-                json!({ "device_id": id, "keys": keys })
-            };
-            let devices: Vec<Value> = (0..10_000).map(device).collect();
-            let answer = json!({ "user_id": bob, "stream_id": 1, "devices": devices });
-            verge::router::json_response(http::StatusCode::OK, &answer)
-        })
-    });
+    bob_has_ten_thousand_devices(&scene);
     let asked = || {
         scene.peer.received.borrow().iter().filter(|request| request.uri().path().contains("/user/devices/")).count()
     };

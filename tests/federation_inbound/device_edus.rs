@@ -450,10 +450,8 @@ fn new_cross_signing_keys_are_held_and_only_the_users_own() {
     assert_eq!(bob.asked.get(), 1);
 }
 
-#[test]
-fn a_list_of_ten_thousand_devices_is_answered_and_not_held() {
-    let scene = scene("12");
-    log_in(&scene, "PHONE");
+/// Bob's server says so to whoever asks.
+pub(crate) fn bob_has_ten_thousand_devices(scene: &Scene) {
     let bob = scene.bob.clone();
     scene.peer.answers(move |request| {
         request.uri().path().contains("/user/devices/").then(|| {
@@ -467,6 +465,13 @@ fn a_list_of_ten_thousand_devices_is_answered_and_not_held() {
             verge::router::json_response(http::StatusCode::OK, &answer)
         })
     });
+}
+
+#[test]
+fn a_list_of_ten_thousand_devices_is_answered_and_not_held() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    bob_has_ten_thousand_devices(&scene);
     for _ in 0..2 {
         let answer = query(&scene, "PHONE");
         assert_eq!(answer["device_keys"][&scene.bob].as_object().map(serde_json::Map::len), Some(10_000));
