@@ -67,6 +67,8 @@ await main(async () => {
       return ended;
     });
     await Promise.all(running);
+    // What was held back has been printed by then.
+    await before;
     if (failure) break;
   }
   console.log();
