@@ -4,8 +4,9 @@
 use super::{
     Store, json_list,
     rooms::{Room, room, room_columns},
+    snapshots::events_of_roots,
     state_sql::{entries, node_id},
-    timeline::{SeenEvent, seen_columns, seen_joins},
+    timeline::SeenEvent,
 };
 use crate::{
     matrix::{
@@ -69,21 +70,6 @@ const PUBLISHED_AFTER: &str =
 
 const PUBLISHED_BEFORE: &str =
     published!("WHERE (p.joined, p.room_id) > (?2, ?3) ORDER BY p.joined, p.room_id LIMIT ?4");
-
-/// Events of the roots in ?1, a JSON list, each with its root.
-macro_rules! events_of_roots {
-    ($rest:literal) => {
-        concat!(
-            "WITH RECURSIVE ",
-            entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
-            " SELECT ",
-            seen_columns!(),
-            ", entry.snapshot FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
-            seen_joins!(),
-            $rest
-        )
-    };
-}
 
 /// What is longer than any needs to be is left out.
 const SPACE_CHILDREN: &str =
