@@ -184,8 +184,7 @@ impl FederationClient {
             {
                 text.extend_from_slice(&piece);
             }
-            let failed = read(Response::from_parts(head, Bytes::from(text)), clock.now_ms());
-            Err(Attempt::Done(failed.err().unwrap_or_else(|| RequestError::BadResponse("no body".to_owned()))))
+            Err(refusal(Response::from_parts(head, text.into()), clock.now_ms()))
         };
         self.along_routes(destination, &request, call.limits.timeout_ms, exchange).await
     }
@@ -198,10 +197,7 @@ impl FederationClient {
         call: &Call,
         is_signed: bool,
     ) -> Result<StreamedResponse, RequestError> {
-        let mut request = self.sign(destination, call)?;
-        if !is_signed {
-            request.headers_mut().remove(header::AUTHORIZATION);
-        }
+        let request = if is_signed { self.sign(destination, call)? } else { unsigned(call)? };
         let exchange = async |route: &Destination, request: &http::Request<Bytes>, timeout_ms| {
             self.open_along(route, request, Limits { timeout_ms, ..call.limits }).await
         };
@@ -238,8 +234,7 @@ impl FederationClient {
         }
         let (head, mut stream) = response.into_parts();
         let said = media::read_all(&mut *stream, MAX_ERROR_BYTES).await.unwrap_or_default();
-        let failed = read(Response::from_parts(head, said.into()), self.platform.clock.now_ms());
-        Err(Attempt::Done(failed.err().unwrap_or_else(|| RequestError::BadResponse("no body".to_owned()))))
+        Err(refusal(Response::from_parts(head, said.into()), self.platform.clock.now_ms()))
     }
 
     /// A body that is in memory already.
@@ -290,17 +285,31 @@ impl FederationClient {
             content: content.as_ref(),
         }
         .authorization(&self.config.signing_key);
-        let mut request = http::Request::builder()
-            .method(call.method.clone())
-            .uri(&call.target)
-            .header(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))
-            .header(header::AUTHORIZATION, authorization);
-        if call.body.is_some() {
-            request = request.header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
-        let body = call.body.clone().map(Bytes::from).unwrap_or_default();
-        request.body(body).map_err(|error| RequestError::Invalid(error.to_string()))
+        let authorization = HeaderValue::try_from(authorization);
+        let authorization = authorization.map_err(|error| RequestError::Invalid(error.to_string()))?;
+        let mut request = unsigned(call)?;
+        request.headers_mut().insert(header::AUTHORIZATION, authorization);
+        Ok(request)
     }
+}
+
+/// What is told of an answer that is not the one that is hoped for.
+fn refusal(response: Response<Bytes>, now_ms: i64) -> Attempt {
+    let failed = read(response, now_ms).err();
+    Attempt::Done(failed.unwrap_or_else(|| RequestError::BadResponse("no body".to_owned())))
+}
+
+/// The request as anybody might send it.
+fn unsigned(call: &Call) -> Result<http::Request<Bytes>, RequestError> {
+    let mut request = http::Request::builder()
+        .method(call.method.clone())
+        .uri(&call.target)
+        .header(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    if call.body.is_some() {
+        request = request.header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    let body = call.body.clone().map(Bytes::from).unwrap_or_default();
+    request.body(body).map_err(|error| RequestError::Invalid(error.to_string()))
 }
 
 /// The longest body of an error that is read where the body comes as a stream.
