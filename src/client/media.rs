@@ -71,16 +71,11 @@ pub(super) async fn download_as(server: &Server, call: &Call) -> Streamed {
 pub(super) async fn thumbnail(server: &Server, call: &Call) -> Streamed {
     let asked = Asked::of(server, call).await?;
     let wanted = thumbnails::wanted(call)?;
-    let held = asked.find(server).await?;
     let headers = call.request.headers();
-    let mut answer = serving::thumbnail(server, &held, wanted, headers).await;
-    if answer.as_ref().is_err_and(|error| error.errcode == "M_NOT_FOUND") {
-        let held = asked.find_anew(server, &held).await?;
-        answer = serving::thumbnail(server, &held, wanted, headers).await;
-    }
+    let answer = asked.give(server, async |held| serving::thumbnail(server, held, wanted, headers).await).await;
     answer.map_err(|mut error| {
         // What another server has is not ours to have made smaller.
-        if error.errcode == "M_TOO_LARGE" && held.fetched_ts.is_some() {
+        if error.errcode == "M_TOO_LARGE" && asked.name.origin != server.config.server_name {
             error.status = StatusCode::BAD_GATEWAY;
         }
         error
@@ -89,16 +84,8 @@ pub(super) async fn thumbnail(server: &Server, call: &Call) -> Streamed {
 
 async fn give(server: &Server, call: &Call, filename: Option<&str>) -> Streamed {
     let asked = Asked::of(server, call).await?;
-    let held = asked.find(server).await?;
     let headers = call.request.headers();
-    match serving::answer(server, &held, filename, headers).await {
-        Err(error) if error.errcode == "M_NOT_FOUND" => {
-            // The bytes have gone from the store, which may lose what can be had again.
-            let held = asked.find_anew(server, &held).await?;
-            serving::answer(server, &held, filename, headers).await
-        }
-        answer => answer,
-    }
+    asked.give(server, async |held| serving::answer(server, held, filename, headers).await).await
 }
 
 /// Media that somebody asks for who is logged in.
@@ -120,6 +107,18 @@ impl Asked {
         }
         let patience = media::patience(call.query("timeout_ms").as_deref())?;
         Ok(Self { user, name: RemoteName { origin, media_id }, patience })
+    }
+
+    /// What `serve` makes of the media.
+    async fn give(&self, server: &Server, serve: impl AsyncFn(&Held) -> Streamed) -> Streamed {
+        let held = self.find(server).await?;
+        match serve(&held).await {
+            Err(error) if error.errcode == "M_NOT_FOUND" => {
+                // The bytes have gone from the store, which may lose what can be had again.
+                serve(&self.find_anew(server, &held).await?).await
+            }
+            answer => answer,
+        }
     }
 
     /// The media, fetched where they are another server's.

@@ -84,11 +84,7 @@ pub async fn answer(server: &Server, held: &Held, filename: Option<&str>, asked:
 pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted, asked: &HeaderMap) -> Streamed {
     let (object, version) = match thumbnails::thumbnail(server, held, wanted).await? {
         Thumbnail::Smaller(object, version) => (object, version),
-        Thumbnail::AsItIs(kind) => {
-            // What it really is, which a browser may show where it is.
-            let row = MediaRow { content_type: kind.to_owned(), ..held.row.clone() };
-            return answer(server, &Held { row, ..held.clone() }, None, asked).await;
-        }
+        Thumbnail::AsItIs(kind) => return answer(server, &of_kind(held, kind), None, asked).await,
     };
     let etag = format!("\"{version}\"");
     if is_unchanged(asked, &etag) {
@@ -116,11 +112,13 @@ pub async fn thumbnail_part(
             let filename = filename_of_thumbnail(&object.content_type);
             Ok((part_head(&object.content_type, Some(filename)), body(object)))
         }
-        Thumbnail::AsItIs(kind) => {
-            let row = MediaRow { content_type: kind.to_owned(), ..held.row.clone() };
-            part_of_multipart(server, &Held { row, ..held.clone() }).await
-        }
+        Thumbnail::AsItIs(kind) => part_of_multipart(server, &of_kind(held, kind)).await,
     }
+}
+
+/// A file as what it really is, which a browser may show where it is.
+fn of_kind(held: &Held, kind: &str) -> Held {
+    Held { row: MediaRow { content_type: kind.to_owned(), ..held.row.clone() }, ..held.clone() }
 }
 
 fn filename_of_thumbnail(content_type: &str) -> &'static str {
