@@ -58,6 +58,18 @@ impl Room {
         self.send(Draft::membership(user, Membership::Leave, object(json!({}))))
     }
 
+    /// A user of `peer` is there for a while: what was said before their invite, before their join, then, and after they left.
+    fn bob_comes_and_goes(&self, peer: &Rc<Peer>) -> [Event; 4] {
+        let bob = peer.user("bob");
+        let before = self.say("before");
+        self.invite(&bob);
+        let invited = self.say("invited");
+        peer.join(&self.a, self.id.as_str(), &bob);
+        let joined = self.say("joined");
+        self.kick(&bob);
+        [before, invited, joined, self.say("left")]
+    }
+
     /// Whether `peer` is given the event whole; else it is given the same event, redacted.
     fn shows(&self, peer: &Rc<Peer>, event: &Event) -> bool {
         let target = format!("/_matrix/federation/v1/event/{}", encode(event.event_id().as_str()));
@@ -115,18 +127,11 @@ fn what_a_server_sees_is_what_its_users_see() {
         for version in ["10", "12"] {
             let room = room(version);
             let peer = Peer::new(&room.world, "peer.example");
-            let bob = peer.user("bob");
             room.show_to(visibility);
-            let before = room.say("before");
-            room.invite(&bob);
-            let invited = room.say("invited");
-            peer.join(&room.a, room.id.as_str(), &bob);
-            let joined = room.say("joined");
-            room.kick(&bob);
-            let left = room.say("left");
+            let events = room.bob_comes_and_goes(&peer);
+            let events = events.each_ref();
             // Another user of the server brings it back.
             peer.join(&room.a, room.id.as_str(), &peer.user("carol"));
-            let events = [&before, &invited, &joined, &left];
             assert_eq!(events.map(|event| room.shows(&peer, event)), shown, "{visibility} {version}");
             assert_eq!(room.shows_in_history(&peer, &events), shown, "{visibility} {version}");
         }
@@ -139,16 +144,9 @@ fn what_the_erased_have_sent_a_server_sees_if_its_users_were_there() {
         for version in ["10", "12"] {
             let room = room(version);
             let peer = Peer::new(&room.world, "peer.example");
-            let bob = peer.user("bob");
             room.show_to(visibility);
-            let before = room.say("before");
-            room.invite(&bob);
-            let invited = room.say("invited");
-            peer.join(&room.a, room.id.as_str(), &bob);
-            let joined = room.say("joined");
-            room.kick(&bob);
-            let left = room.say("left");
-            let events = [&before, &invited, &joined, &left];
+            let events = room.bob_comes_and_goes(&peer);
+            let events = events.each_ref();
             let carol = room.a.user(&room.world, "carol");
             room.world
                 .run(room.a.rooms.send(
