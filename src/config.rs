@@ -74,6 +74,10 @@ pub struct MediaConfig {
     pub quota: u64,
     /// `REMOTE_MEDIA_DAYS`: after so many days without use, other servers' media are forgotten; `None`: never.
     pub remote_days: Option<u32>,
+    /// `REMOTE_MEDIA_QUOTA`: how many bytes of other servers' media each local user may have fetched in a day; no less than `max_size`.
+    pub remote_quota: u64,
+    /// `REMOTE_MEDIA_SPACE`: how many bytes of other servers' media are kept; no less than `max_size`.
+    pub remote_space: u64,
 }
 
 /// How often may be asked what costs this server much; `None`: as often as one likes.
@@ -202,17 +206,31 @@ impl Config {
                 upload: rate("UPLOAD_RATE", variable("UPLOAD_RATE"), "60/60")?,
                 remote_media: rate("REMOTE_MEDIA_RATE", variable("REMOTE_MEDIA_RATE"), "300/60")?,
             },
-            media: MediaConfig {
-                max_size: size("MEDIA_MAX_SIZE", variable("MEDIA_MAX_SIZE"), "100M")?,
-                quota: size("MEDIA_QUOTA", variable("MEDIA_QUOTA"), "10G")?,
-                remote_days: days("REMOTE_MEDIA_DAYS", variable("REMOTE_MEDIA_DAYS"), "30")?,
-            },
+            media: media(&variable)?,
             old_signing_keys: match variable("OLD_SIGNING_KEYS") {
                 Some(keys) => old_signing_keys(&keys)?,
                 None => Vec::new(),
             },
         })
     }
+}
+
+/// What is kept of media.
+fn media(variable: &impl Fn(&str) -> Option<String>) -> Result<MediaConfig, ConfigError> {
+    let max_size = size("MEDIA_MAX_SIZE", variable("MEDIA_MAX_SIZE"), "100M")?;
+    // One file must have room, or nothing could ever be fetched.
+    let for_one = |name: &'static str, default: &str| match size(name, variable(name), default)? {
+        bytes if bytes >= max_size => Ok(bytes),
+        _ if variable(name).is_none() => Ok(max_size),
+        _ => Err(ConfigError::new(name, "is less than MEDIA_MAX_SIZE, so that no file could be fetched")),
+    };
+    Ok(MediaConfig {
+        max_size,
+        quota: size("MEDIA_QUOTA", variable("MEDIA_QUOTA"), "10G")?,
+        remote_days: days("REMOTE_MEDIA_DAYS", variable("REMOTE_MEDIA_DAYS"), "30")?,
+        remote_quota: for_one("REMOTE_MEDIA_QUOTA", "10G")?,
+        remote_space: for_one("REMOTE_MEDIA_SPACE", "100G")?,
+    })
 }
 
 /// Whether a secret was given, in a time that says nothing about where the two differ.
@@ -439,10 +457,21 @@ mod tests {
         assert_eq!(config.default_room_version.id, "12");
         assert_eq!(config.dns_over_https, DnsOverHttps::parse(DEFAULT_DNS_OVER_HTTPS).unwrap());
         assert!(config.trusted_key_servers.is_empty() && config.old_signing_keys.is_empty());
-        let media = MediaConfig { max_size: 104_857_600, quota: 10_737_418_240, remote_days: Some(30) };
+        let media = MediaConfig {
+            max_size: 104_857_600,
+            quota: 10_737_418_240,
+            remote_days: Some(30),
+            remote_quota: 10_737_418_240,
+            remote_space: 107_374_182_400,
+        };
         assert_eq!(config.media, media);
-        let config = parse(&[("MEDIA_MAX_SIZE", "7"), ("MEDIA_QUOTA", "2K"), ("REMOTE_MEDIA_DAYS", "off")]).unwrap();
-        assert_eq!(config.media, MediaConfig { max_size: 7, quota: 2_048, remote_days: None });
+        let set = [("MEDIA_MAX_SIZE", "7"), ("MEDIA_QUOTA", "2K"), ("REMOTE_MEDIA_DAYS", "off")];
+        let config = parse(&[&set[..], &[("REMOTE_MEDIA_QUOTA", "7"), ("REMOTE_MEDIA_SPACE", "1K")]].concat()).unwrap();
+        let media = MediaConfig { max_size: 7, quota: 2_048, remote_days: None, remote_quota: 7, remote_space: 1_024 };
+        assert_eq!(config.media, media);
+        // What is not set has room for the largest file.
+        let config = parse(&[("MEDIA_MAX_SIZE", "1T")]).unwrap();
+        assert_eq!((config.media.remote_quota, config.media.remote_space), (1 << 40, 1 << 40));
     }
 
     #[test]
@@ -490,6 +519,9 @@ mod tests {
             ("MEDIA_QUOTA", "off"),
             ("MEDIA_QUOTA", "99999999T"),
             ("REMOTE_MEDIA_DAYS", "0"),
+            ("REMOTE_MEDIA_QUOTA", "1M"),
+            ("REMOTE_MEDIA_SPACE", "99M"),
+            ("REMOTE_MEDIA_SPACE", "off"),
             ("CLIENT_BASE_URL", "matrix.example.org"),
             ("CLIENT_BASE_URL", "https://matrix.example.org/?x"),
             ("DEFAULT_ROOM_VERSION", "99"),

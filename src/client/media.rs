@@ -128,21 +128,23 @@ impl Asked {
         }
         match remote::find(server, &self.name).await? {
             Found::Here(held) => Ok(held),
-            Found::Missing => self.fetch(server, None).await,
+            Found::Missing => {
+                self.count(server)?;
+                remote::fetch(server, &self.name, &self.user).await
+            }
         }
     }
 
     /// The same, where the bytes have gone that were held.
     async fn find_anew(&self, server: &Server, held: &Held) -> Result<Held, MatrixError> {
-        match held.fetched_ts {
-            Some(lost) => self.fetch(server, Some(lost)).await,
-            None => Err(media::unknown()),
-        }
+        let lost = held.fetched_ts.ok_or_else(media::unknown)?;
+        self.count(server)?;
+        remote::fetch_anew(server, &self.name, lost, &self.user).await
     }
 
-    async fn fetch(&self, server: &Server, lost: Option<i64>) -> Result<Held, MatrixError> {
-        throttle::by_user(server, Kind::RemoteMedia, server.config.rates.remote_media, &self.user)?;
-        remote::fetch(server, &self.name, lost).await
+    /// Counts a fetch against who asks for it.
+    fn count(&self, server: &Server) -> Result<(), MatrixError> {
+        throttle::by_user(server, Kind::RemoteMedia, server.config.rates.remote_media, &self.user)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Forgetting media that nobody asks for, and what is left of uploads that never came to an end.
 
-use super::{local_key, thumbnails};
+use super::{local_key, store, thumbnails};
 use crate::{
     error::MatrixError,
     platform::{Budget, media::MediaStore},
     server::Server,
-    store::remote_media::RemoteName,
+    store::remote_media::{Forgettable, RemoteName},
 };
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -36,18 +36,57 @@ async fn forget_remote(
     before: i64,
 ) -> Result<(), MatrixError> {
     while !budget.is_spent() {
-        let unused = server.store.unused_remote_media(before).await?;
+        let unused = server.store.unused_remote_media(before, server.platform.clock.now_ms()).await?;
         if unused.is_empty() {
             break;
         }
-        // Of each file and its thumbnails: the store takes a thousand keys at a time.
-        let keys = unused
-            .iter()
-            .map(remote_key)
-            .flat_map(|key| thumbnails::keys(&key).chain([key.clone()]).collect::<Vec<_>>());
-        bucket.delete(keys.collect()).await?;
-        server.store.forget_remote_media(&unused, before).await?;
+        let names: Vec<RemoteName> = unused.into_iter().map(|unused| unused.name).collect();
+        forget(server, bucket, &names, before).await?;
     }
+    Ok(())
+}
+
+/// Forgets of other servers' media so many bytes at least, where there are as many, those first that nobody has asked for for longest.
+///
+/// # Errors
+/// Where the database or the store fails.
+pub async fn make_room(server: &Server, bytes: i64) -> Result<(), MatrixError> {
+    let bucket = store(server)?;
+    let mut needed = bytes;
+    while needed > 0 {
+        let now = server.platform.clock.now_ms();
+        let unused = server.store.unused_remote_media(now + 1, now).await?;
+        let mut names = Vec::new();
+        let mut last_ts = 0;
+        for Forgettable { name, size, last_access_ts } in unused {
+            if needed <= 0 {
+                break;
+            }
+            needed -= size;
+            last_ts = last_access_ts;
+            names.push(name);
+        }
+        if names.is_empty() {
+            break;
+        }
+        // What somebody asks for in between stays known, and its bytes are fetched anew.
+        forget(server, &*bucket, &names, last_ts + 1).await?;
+    }
+    Ok(())
+}
+
+/// Forgets those of these files that nobody has asked for since `before`, and their thumbnails. The bytes go first.
+async fn forget(
+    server: &Server,
+    bucket: &dyn MediaStore,
+    names: &[RemoteName],
+    before: i64,
+) -> Result<(), MatrixError> {
+    // The store takes a thousand keys at a time.
+    let keys = names.iter().map(remote_key);
+    let keys = keys.flat_map(|key| thumbnails::keys(&key).chain([key.clone()]).collect::<Vec<_>>());
+    bucket.delete(keys.collect()).await?;
+    server.store.forget_remote_media(names, before, server.platform.clock.now_ms()).await?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     matrix::identifiers::ServerName,
-    platform::{DatabaseError, Row, Statement},
+    platform::{DatabaseError, Row, SqlValue, Statement},
 };
 
 /// Media of another server.
@@ -68,36 +68,123 @@ pub struct RemoteName {
     pub media_id: String,
 }
 
+/// What a claim to fetch media came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The caller fetches them.
+    Taken,
+    /// Somebody else does, or has.
+    Elsewhere,
+    /// The user may have no more fetched on this day.
+    Quota,
+    /// The user has so much on its way that more would not be within their quota if all of it came.
+    Patience,
+    /// So many bytes must be forgotten first.
+    NoSpace(i64),
+}
+
+/// Who wants media to be fetched, and what bounds that. Each file on its way counts as the largest that there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Claimant<'a> {
+    /// The local user.
+    pub user_id: &'a str,
+    /// Now.
+    pub now: i64,
+    /// Until when they must be here.
+    pub until: i64,
+    /// The largest file.
+    pub max_size: i64,
+    /// How many bytes the user may have fetched in a day.
+    pub quota: i64,
+    /// How many bytes are kept of all.
+    pub space: i64,
+}
+
+/// Media that may be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forgettable {
+    /// What they are called.
+    pub name: RemoteName,
+    /// How many bytes are here.
+    pub size: i64,
+    /// When somebody asked for them; they are not forgotten where somebody has since.
+    pub last_access_ts: i64,
+}
+
+/// Of times, which day they are of.
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
 /// ?1 origin, ?2 ID.
 const SELECT: &str = "\
     SELECT size, content_type, filename, fetched_ts, last_access_ts, fetching_until, failure FROM remote_media \
     WHERE origin = ?1 AND media_id = ?2";
-/// ?1 origin, ?2 ID, ?3 until, ?4 now, ?5 when the bytes were fetched that have gone.
+/// ?1 origin, ?2 ID, ?3 until, ?4 now, ?5 user, ?6 day, ?7 the largest file, ?8 bytes allowed to the user in a day, ?9 bytes kept of all.
 const CLAIM: &str = "\
-    INSERT INTO remote_media (origin, media_id, fetching_until, last_access_ts) VALUES (?1, ?2, ?3, ?4) \
-    ON CONFLICT (origin, media_id) DO UPDATE SET fetching_until = excluded.fetching_until, failure = NULL, size = NULL, \
-      last_access_ts = excluded.last_access_ts \
-    WHERE remote_media.fetching_until <= ?4 AND (remote_media.size IS NULL OR remote_media.fetched_ts = ?5) \
+    INSERT INTO remote_media (origin, media_id, fetching_until, fetching_for, last_access_ts) \
+    SELECT ?1, ?2, ?3, ?5, ?4 \
+    WHERE COALESCE((SELECT bytes FROM remote_media_fetched AS f WHERE f.user_id = ?5 AND f.day = ?6), 0) \
+        + (1 + (SELECT COUNT(*) FROM remote_media AS m WHERE m.fetching_for = ?5 AND m.fetching_until > ?4)) * ?7 <= ?8 \
+      AND COALESCE((SELECT bytes FROM remote_media_kept AS k WHERE k.one = 1), 0) \
+        + (1 + (SELECT COUNT(*) FROM remote_media AS m WHERE m.fetching_for > '' AND m.fetching_until > ?4)) * ?7 <= ?9 \
+    ON CONFLICT (origin, media_id) DO UPDATE SET fetching_until = excluded.fetching_until, fetching_for = excluded.fetching_for, \
+      failure = NULL, last_access_ts = excluded.last_access_ts \
+    WHERE remote_media.fetching_until <= ?4 AND remote_media.size IS NULL \
     RETURNING media_id";
+/// ?1 origin, ?2 ID, ?3 now, ?4 user, ?5 day. What a claim rests on: whether nobody else has it, what the user has had on this day, how
+/// many files are on their way for them, what is kept of all, how many files are on their way for all.
+const STANDING: &str = "\
+    SELECT NOT EXISTS (SELECT 1 FROM remote_media AS m WHERE m.origin = ?1 AND m.media_id = ?2 \
+        AND (m.fetching_until > ?3 OR m.size IS NOT NULL)) AS is_free, \
+      COALESCE((SELECT bytes FROM remote_media_fetched AS f WHERE f.user_id = ?4 AND f.day = ?5), 0) AS had, \
+      (SELECT COUNT(*) FROM remote_media AS m WHERE m.fetching_for = ?4 AND m.fetching_until > ?3) AS theirs, \
+      COALESCE((SELECT bytes FROM remote_media_kept AS k WHERE k.one = 1), 0) AS kept, \
+      (SELECT COUNT(*) FROM remote_media AS m WHERE m.fetching_for > '' AND m.fetching_until > ?3) AS everybodys";
+/// ?1 origin, ?2 ID, ?3 until, ?4 day, ?5 bytes. Counts for whoever has claimed them what has come.
+const CHARGE: &str = "\
+    INSERT INTO remote_media_fetched (user_id, day, bytes) \
+    SELECT fetching_for, ?4, ?5 FROM remote_media \
+    WHERE origin = ?1 AND media_id = ?2 AND fetching_until = ?3 AND fetching_for IS NOT NULL \
+    ON CONFLICT (user_id) DO UPDATE SET bytes = CASE day WHEN excluded.day THEN bytes ELSE 0 END + excluded.bytes, day = excluded.day";
+/// ?1 origin, ?2 ID, ?3 until, ?4 bytes.
+const COUNT: &str = "\
+    INSERT INTO remote_media_kept (one, bytes) \
+    SELECT 1, ?4 FROM remote_media \
+    WHERE origin = ?1 AND media_id = ?2 AND fetching_until = ?3 AND fetching_for IS NOT NULL \
+    ON CONFLICT (one) DO UPDATE SET bytes = bytes + excluded.bytes";
 /// ?1 origin, ?2 ID, ?3 until, ?4 now, ?5 size, ?6 type, ?7 name.
 const KEEP: &str = "\
-    UPDATE remote_media SET size = ?5, content_type = ?6, filename = ?7, fetched_ts = ?4, fetching_until = 0 \
-    WHERE origin = ?1 AND media_id = ?2 AND fetching_until = ?3";
+    UPDATE remote_media SET size = ?5, content_type = ?6, filename = ?7, fetched_ts = ?4, fetching_until = 0, fetching_for = NULL \
+    WHERE origin = ?1 AND media_id = ?2 AND fetching_until = ?3 AND fetching_for IS NOT NULL";
 /// ?1 origin, ?2 ID, ?3 until, ?4 until when nobody asks again, ?5 why.
 const FAIL: &str = "\
-    UPDATE remote_media SET fetching_until = ?4, failure = ?5 WHERE origin = ?1 AND media_id = ?2 AND fetching_until = ?3";
+    UPDATE remote_media SET fetching_until = ?4, failure = ?5, fetching_for = NULL \
+    WHERE origin = ?1 AND media_id = ?2 AND fetching_until = ?3 AND fetching_for IS NOT NULL";
+/// ?1 origin, ?2 ID, ?3 when they were fetched.
+const COUNT_LOST: &str = "\
+    UPDATE remote_media_kept \
+    SET bytes = MAX(0, bytes - COALESCE((SELECT size FROM remote_media WHERE origin = ?1 AND media_id = ?2 AND fetched_ts = ?3), 0)) \
+    WHERE one = 1";
+/// ?1 origin, ?2 ID, ?3 when they were fetched.
+const LOSE: &str =
+    "DELETE FROM remote_media WHERE origin = ?1 AND media_id = ?2 AND fetched_ts = ?3 AND size IS NOT NULL";
 /// ?1 origin, ?2 ID, ?3 now.
 const TOUCH: &str = "UPDATE remote_media SET last_access_ts = ?3 WHERE origin = ?1 AND media_id = ?2";
 
-/// ?1 the time before which nobody has asked.
+/// ?1 the time before which nobody has asked, ?2 now. Those come first for which nobody has asked for longest.
 const UNUSED: &str = "\
-    SELECT m.origin, m.media_id FROM remote_media AS m \
-    WHERE m.last_access_ts < ?1 AND m.fetching_until < ?1 LIMIT 100";
-/// ?1 pairs of origin and ID, ?2 the time before which nobody has asked.
+    SELECT m.origin, m.media_id, COALESCE(m.size, 0), m.last_access_ts FROM remote_media AS m \
+    WHERE m.last_access_ts < ?1 AND m.fetching_until <= ?2 ORDER BY m.last_access_ts LIMIT 100";
+/// ?1 pairs of origin and ID, ?2 the time before which nobody has asked, ?3 now.
+const COUNT_FORGOTTEN: &str = "\
+    UPDATE remote_media_kept SET bytes = MAX(0, bytes - COALESCE(( \
+      SELECT SUM(m.size) FROM json_each(?1) AS j CROSS JOIN remote_media AS m \
+      WHERE m.origin = j.value ->> 0 AND m.media_id = j.value ->> 1 AND m.last_access_ts < ?2 AND m.fetching_until <= ?3), 0)) \
+    WHERE one = 1";
+/// ?1 pairs of origin and ID, ?2 the time before which nobody has asked, ?3 now.
 const FORGET: &str = "\
     DELETE FROM remote_media \
     WHERE (origin, media_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1)) \
-      AND last_access_ts < ?2 AND fetching_until < ?2";
+      AND last_access_ts < ?2 AND fetching_until <= ?3";
 
 impl Store {
     /// What is known of another server's media at `now`.
@@ -118,24 +205,46 @@ impl Store {
         })
     }
 
-    /// Takes it upon the caller to fetch media by `until`; `false` where somebody else does or has. `lost` says when the bytes
-    /// were fetched that are not in the store any more.
+    /// Takes it upon the caller to fetch media, where nobody else does and their bounds allow it.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn claim_remote_media(
-        &self,
-        name: &RemoteName,
-        now: i64,
-        until: i64,
-        lost: Option<i64>,
-    ) -> Result<bool, DatabaseError> {
-        let parameters =
-            [name.origin.as_str().into(), name.media_id.as_str().into(), until.into(), now.into(), lost.into()];
-        Ok(!self.query(Statement::new(CLAIM, parameters)).await?.is_empty())
+    pub async fn claim_remote_media(&self, name: &RemoteName, by: Claimant<'_>) -> Result<Claim, DatabaseError> {
+        let Claimant { user_id, now, until, max_size, quota, space } = by;
+        let (origin, media_id, day) = (name.origin.as_str(), name.media_id.as_str(), now.div_euclid(DAY_MS));
+        let claim: [SqlValue; 9] = [
+            origin.into(),
+            media_id.into(),
+            until.into(),
+            now.into(),
+            user_id.into(),
+            day.into(),
+            max_size.into(),
+            quota.into(),
+            space.into(),
+        ];
+        let standing = [origin.into(), media_id.into(), now.into(), user_id.into(), day.into()];
+        let answers = self.batch(vec![Statement::new(CLAIM, claim), Statement::new(STANDING, standing)]).await?;
+        let [claimed, standing] = answers.as_slice() else { return Ok(Claim::Elsewhere) };
+        if !claimed.is_empty() {
+            return Ok(Claim::Taken);
+        }
+        let Some(row) = standing.first() else { return Ok(Claim::Elsewhere) };
+        let number = |column| row.integer(column);
+        let (had, theirs, kept, everybodys) = (number(1)?, number(2)?, number(3)?, number(4)?);
+        let with_one_more = |on_the_way: i64| on_the_way.saturating_add(1).saturating_mul(max_size);
+        Ok(if number(0)? == 0 {
+            Claim::Elsewhere
+        } else if had.saturating_add(max_size) > quota {
+            Claim::Quota
+        } else if had.saturating_add(with_one_more(theirs)) > quota {
+            Claim::Patience
+        } else {
+            Claim::NoSpace(kept.saturating_add(with_one_more(everybodys)).saturating_sub(space))
+        })
     }
 
-    /// Notes that the media are there which the caller has claimed until `until`.
+    /// Notes that the media are here which the caller has claimed until `until`.
     ///
     /// # Errors
     /// Where the database fails.
@@ -146,19 +255,19 @@ impl Store {
         row: &MediaRow,
         now: i64,
     ) -> Result<(), DatabaseError> {
-        let parameters = [
-            name.origin.as_str().into(),
-            name.media_id.as_str().into(),
-            until.into(),
-            now.into(),
-            row.size.into(),
-            row.content_type.as_str().into(),
-            row.filename.as_deref().into(),
+        let claimed = || [name.origin.as_str().into(), name.media_id.as_str().into(), until.into()];
+        let with = |more: &[SqlValue]| claimed().into_iter().chain(more.iter().cloned()).collect::<Vec<_>>();
+        let kept = [now.into(), row.size.into(), row.content_type.as_str().into(), row.filename.as_deref().into()];
+        let statements = vec![
+            charge(name, until, now, row.size),
+            Statement::new(COUNT, with(&[row.size.into()])),
+            Statement::new(KEEP, with(&kept)),
         ];
-        self.query(Statement::new(KEEP, parameters)).await.map(drop)
+        self.batch(statements).await.map(drop)
     }
 
-    /// Notes why the media could not be had which the caller has claimed until `until`, and until when nobody asks again.
+    /// Notes at `now` why the media could not be had which the caller has claimed until `until`, until when nobody asks again, and how
+    /// many bytes have come all the same.
     ///
     /// # Errors
     /// Where the database fails.
@@ -166,8 +275,9 @@ impl Store {
         &self,
         name: &RemoteName,
         until: i64,
-        again: i64,
-        failure: Failure,
+        now: i64,
+        (failure, again): (Failure, i64),
+        bytes: i64,
     ) -> Result<(), DatabaseError> {
         let parameters = [
             name.origin.as_str().into(),
@@ -176,32 +286,46 @@ impl Store {
             again.into(),
             failure.as_str().into(),
         ];
-        self.query(Statement::new(FAIL, parameters)).await.map(drop)
+        let charged = (bytes > 0).then(|| charge(name, until, now, bytes));
+        let statements = charged.into_iter().chain([Statement::new(FAIL, parameters)]).collect();
+        self.batch(statements).await.map(drop)
     }
 
-    /// Up to 100 files that nobody has asked for since.
+    /// Forgets media that were fetched at that time, and whose bytes are not in the store any more.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn unused_remote_media(&self, before: i64) -> Result<Vec<RemoteName>, DatabaseError> {
-        let rows = self.query(Statement::new(UNUSED, [before.into()])).await?;
+    pub async fn lose_remote_media(&self, name: &RemoteName, fetched_ts: i64) -> Result<(), DatabaseError> {
+        let lost = || [name.origin.as_str().into(), name.media_id.as_str().into(), fetched_ts.into()];
+        self.batch(vec![Statement::new(COUNT_LOST, lost()), Statement::new(LOSE, lost())]).await.map(drop)
+    }
+
+    /// Up to 100 files that nobody has asked for since `before`, those first that nobody has asked for for longest.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn unused_remote_media(&self, before: i64, now: i64) -> Result<Vec<Forgettable>, DatabaseError> {
+        let rows = self.query(Statement::new(UNUSED, [before.into(), now.into()])).await?;
         let malformed = |_| DatabaseError::Shape("a malformed server name".to_owned());
-        let name = |row: &Row| {
+        let forgettable = |row: &Row| {
             let origin = ServerName::parse(row.text(0)?).map_err(malformed)?;
-            Ok(RemoteName { origin, media_id: row.text(1)?.to_owned() })
+            let name = RemoteName { origin, media_id: row.text(1)?.to_owned() };
+            Ok(Forgettable { name, size: row.integer(2)?, last_access_ts: row.integer(3)? })
         };
-        rows.iter().map(name).collect()
+        rows.iter().map(forgettable).collect()
     }
 
-    /// Forgets those of these files that nobody has asked for since.
+    /// Forgets those of these files that nobody has asked for since `before`.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn forget_remote_media(&self, names: &[RemoteName], before: i64) -> Result<(), DatabaseError> {
+    pub async fn forget_remote_media(&self, names: &[RemoteName], before: i64, now: i64) -> Result<(), DatabaseError> {
         let pairs: Vec<_> = names.iter().map(|name| (name.origin.as_str(), name.media_id.as_str())).collect();
         // Lists of strings always serialise.
         let list = serde_json::to_string(&pairs).unwrap_or_default();
-        self.query(Statement::new(FORGET, [list.into(), before.into()])).await.map(drop)
+        let parameters = || [list.as_str().into(), before.into(), now.into()];
+        let statements = vec![Statement::new(COUNT_FORGOTTEN, parameters()), Statement::new(FORGET, parameters())];
+        self.batch(statements).await.map(drop)
     }
 
     /// Notes that somebody has asked for media at `now`.
@@ -212,4 +336,12 @@ impl Store {
         let parameters = [name.origin.as_str().into(), name.media_id.as_str().into(), now.into()];
         self.query(Statement::new(TOUCH, parameters)).await.map(drop)
     }
+}
+
+/// Counts bytes that have come by `now` against whoever has claimed them until `until`.
+fn charge(name: &RemoteName, until: i64, now: i64, bytes: i64) -> Statement {
+    let day = now.div_euclid(DAY_MS);
+    let parameters =
+        [name.origin.as_str().into(), name.media_id.as_str().into(), until.into(), day.into(), bytes.into()];
+    Statement::new(CHARGE, parameters)
 }

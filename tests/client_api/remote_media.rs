@@ -306,3 +306,142 @@ fn two_of_our_servers_give_each_other_files() {
     world.disconnect("one.test");
     assert_eq!(two.raw("GET", &target, Some(&bob.token), "").status(), 200);
 }
+
+/// How many bytes a peer's files have, by their IDs: `f1000x` has a thousand.
+fn file_of(request: &verge::router::Request) -> Option<Response> {
+    let media_id = request.uri().path().strip_prefix(DOWNLOAD)?;
+    let length = media_id.strip_prefix('f')?.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok()?;
+    Some(multipart("", &vec![0; length]))
+}
+
+#[test]
+fn what_is_fetched_for_a_user_in_a_day_is_bounded() {
+    let scene = scene(&[("MEDIA_MAX_SIZE", "1000"), ("REMOTE_MEDIA_QUOTA", "2500")]);
+    scene.peer.answers(file_of);
+    // A new day begins.
+    scene.world.advance(86_400_000 - scene.world.now_ms() % 86_400_000);
+    for media_id in ["f1000a", "f500b"] {
+        assert_eq!(scene.download(&format!("peer.test/{media_id}")).status(), 200, "{:?}", scene.world.logs());
+    }
+    // One more may have a thousand.
+    assert_eq!(scene.download("peer.test/f1c").status(), 200);
+    let asked = scene.asked(DOWNLOAD);
+    scene.world.advance(3_600_000);
+    let answer = scene.refused("peer.test/f1d");
+    assert_eq!(answer.1["retry_after_ms"], 23 * 3_600_000);
+    refused(&answer, 429, "M_LIMIT_EXCEEDED");
+    assert_eq!(scene.asked(DOWNLOAD), asked);
+    // What is here is no fetch, others have days of their own, and what they have fetched is here for all.
+    assert_eq!(scene.download("peer.test/f1000a").status(), 200);
+    let bob = scene.home.register("bob");
+    let target = "/_matrix/client/v1/media/download/peer.test/f1d";
+    assert_eq!(scene.home.raw("GET", target, Some(&bob.token), "").status(), 200);
+    assert_eq!(scene.download("peer.test/f1d").status(), 200);
+    refused(&scene.refused("peer.test/f1e"), 429, "M_LIMIT_EXCEEDED");
+    scene.world.advance(23 * 3_600_000);
+    assert_eq!(scene.download("peer.test/f1e").status(), 200);
+}
+
+#[test]
+fn what_breaks_off_counts_as_much_as_it_may_have_brought() {
+    let scene = scene(&[("MEDIA_MAX_SIZE", "1000"), ("REMOTE_MEDIA_QUOTA", "2500")]);
+    let whole = multipart("", &[0; 100]);
+    let cut = whole.body().slice(..whole.body().len() - 10);
+    scene.gives(DOWNLOAD, move || {
+        let response = http::Response::builder().header("Content-Type", "multipart/mixed; boundary=x");
+        response.body(cut.clone()).unwrap()
+    });
+    for media_id in ["a", "b"] {
+        refused(&scene.refused(&format!("peer.test/{media_id}")), 502, "M_UNKNOWN");
+    }
+    refused(&scene.refused("peer.test/c"), 429, "M_LIMIT_EXCEEDED");
+    assert_eq!(scene.home.database.rows("SELECT bytes FROM remote_media_fetched"), [["2000"]]);
+    assert_eq!(scene.world.shelves("hs.test").keys(), Vec::<String>::new());
+}
+
+#[test]
+fn what_says_that_it_is_too_large_is_not_read() {
+    let scene = scene(&[("MEDIA_MAX_SIZE", "1000"), ("REMOTE_MEDIA_QUOTA", "1000")]);
+    scene.gives(DOWNLOAD, || {
+        let mut response = multipart("", &[0; 80_000]);
+        let length = response.body().len();
+        response.headers_mut().insert("Content-Length", length.into());
+        response
+    });
+    refused(&scene.refused("peer.test/a"), 502, "M_TOO_LARGE");
+    assert_eq!(scene.world.shelves("hs.test").largest_piece.get(), 0);
+    // So it does not count, and for an hour nobody asks for it again.
+    refused(&scene.refused("peer.test/b"), 502, "M_TOO_LARGE");
+    scene.world.advance(3_500_000);
+    refused(&scene.refused("peer.test/a"), 502, "M_TOO_LARGE");
+    assert_eq!(scene.asked(DOWNLOAD), 2);
+    assert_eq!(scene.home.database.rows("SELECT * FROM remote_media_fetched"), Vec::<Vec<String>>::new());
+}
+
+#[test]
+fn files_on_their_way_count_as_the_largest() {
+    let scene = scene(&[("MEDIA_MAX_SIZE", "1000"), ("REMOTE_MEDIA_QUOTA", "3999")]);
+    scene.peer.answers(file_of);
+    scene.world.interleave();
+    let get = |number: usize| {
+        let request =
+            Request::get(format!("/_matrix/client/v1/media/download/peer.test/f1{}", ["x"].repeat(number).concat()));
+        let request = request.header("Authorization", format!("Bearer {}", scene.alice.token));
+        scene.home.server.handle(request.body(Bytes::new()).unwrap())
+    };
+    let answers = scene.world.run(join_all((0..10).map(get)));
+    let statuses: Vec<_> = answers.iter().map(|answer| answer.status().as_u16()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 10 - scene.asked(DOWNLOAD), "{statuses:?}");
+    // Three at once fit, and as they come the next ones do.
+    assert!((3..10).contains(&scene.asked(DOWNLOAD)), "{statuses:?}");
+    for answer in answers.iter().filter(|answer| answer.status() == 429) {
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(answer["retry_after_ms"], 2_000);
+    }
+    // Whose isolate has died is not on their way for ever.
+    let die = "UPDATE remote_media SET size = NULL, fetching_until = ?1, fetching_for = '@alice:hs.test'";
+    let until = scene.world.now_ms() + 180_000;
+    let statement = verge::platform::Statement::new(die, [until.into()]);
+    scene.world.run(scene.home.server.store.query(statement)).unwrap();
+    refused(&scene.refused("peer.test/f1new"), 429, "M_LIMIT_EXCEEDED");
+    scene.world.advance(180_001);
+    assert_eq!(scene.download("peer.test/f1new").status(), 200);
+}
+
+#[test]
+fn what_was_not_asked_for_for_longest_gives_way() {
+    let scene = scene(&[("MEDIA_MAX_SIZE", "1000"), ("REMOTE_MEDIA_SPACE", "2500")]);
+    scene.peer.answers(file_of);
+    let day = 86_400_000;
+    let get = |media_id: &str| assert_eq!(scene.download(&format!("peer.test/{media_id}")).status(), 200);
+    let kept = || {
+        let rows = scene.home.database.rows("SELECT bytes FROM remote_media_kept");
+        let sum = scene.home.database.rows("SELECT COALESCE(SUM(size), 0) FROM remote_media");
+        assert_eq!(rows, sum);
+        scene.world.shelves("hs.test").keys()
+    };
+    get("f1000a");
+    scene.world.advance(day);
+    get("f800b");
+    assert_eq!(kept(), ["remote/peer.test/f1000a", "remote/peer.test/f800b"]);
+    scene.world.advance(day);
+    get("f1000a");
+    get("f600c");
+    assert_eq!(kept(), ["remote/peer.test/f1000a", "remote/peer.test/f600c"]);
+    // Where the store has lost one, that one does not count twice.
+    let shelves = scene.world.shelves("hs.test");
+    scene.world.run(async {
+        use verge::platform::media::MediaStore;
+        shelves.delete(vec!["remote/peer.test/f600c".to_owned()]).await.unwrap();
+    });
+    get("f600c");
+    assert_eq!(kept().len(), 2);
+    // Nor do those that could not be had.
+    refused(&scene.refused("peer.test/f1001d"), 502, "M_TOO_LARGE");
+    kept();
+    for number in 0..20 {
+        scene.world.advance(day);
+        get(&format!("f{}e", 100 * (1 + number % 10)));
+        kept();
+    }
+}

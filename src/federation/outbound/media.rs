@@ -7,12 +7,17 @@ use crate::{
     error::MatrixError,
     federation::peers::{media::RemoteFile, requests::RequestError},
     log::LogRecord,
-    media::{Held, store, tidying::remote_key, unknown},
+    matrix::identifiers::UserId,
+    media::{
+        Held, store,
+        tidying::{make_room, remote_key},
+        unknown,
+    },
     platform::media::{MediaError, NewObject},
     server::Server,
     store::{
         media::MediaRow,
-        remote_media::{Failure, RemoteMedia, RemoteName},
+        remote_media::{Claim, Claimant, Failure, RemoteMedia, RemoteName},
     },
 };
 
@@ -22,6 +27,8 @@ const LEASE_MS: i64 = 180_000;
 /// For so long nobody asks again for what could not be had, and for what is still being uploaded.
 const PAUSE_MS: i64 = 30_000;
 const SHORT_PAUSE_MS: i64 = 2_000;
+/// The same for what is too large: files do not change.
+const LONG_PAUSE_MS: i64 = 60 * 60 * 1_000;
 /// For so long somebody waits who wants what another one fetches, in milliseconds.
 const WAIT_MS: i64 = 90_000;
 /// The first pause between two looks, and the longest, in milliseconds.
@@ -56,16 +63,14 @@ pub async fn find(server: &Server, name: &RemoteName) -> Result<Found, MatrixErr
     }
 }
 
-/// Fetches media of another server, or waits until who does has done so. `lost` says when the bytes were fetched that are not in
-/// the store any more.
+/// Fetches media of another server for a local user, or waits until who does has done so.
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`, 504 `M_NOT_YET_UPLOADED` as their server says, 502 `M_TOO_LARGE` for what is larger than what is kept,
-/// 502 where the server gives them not.
-pub async fn fetch(server: &Server, name: &RemoteName, lost: Option<i64>) -> Result<Held, MatrixError> {
+/// 502 where the server gives them not, 429 where the user has had as much fetched as they may.
+pub async fn fetch(server: &Server, name: &RemoteName, user: &UserId) -> Result<Held, MatrixError> {
     let now = server.platform.clock.now_ms();
-    let until = now + LEASE_MS;
-    if server.store.claim_remote_media(name, now, until, lost).await? {
+    if let Some(until) = claim(server, name, user).await? {
         let (at, named) = (server.clone(), name.clone());
         // Who asked may go away; others may wait for it by then.
         return server.platform.to_the_end(async move { fetch_claimed(&at, &named, until).await }).await;
@@ -85,6 +90,52 @@ pub async fn fetch(server: &Server, name: &RemoteName, lost: Option<i64>) -> Res
     }
 }
 
+/// The same for media that are held, but whose bytes have gone from the store, which may lose what can be had again.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn fetch_anew(
+    server: &Server,
+    name: &RemoteName,
+    fetched_ts: i64,
+    user: &UserId,
+) -> Result<Held, MatrixError> {
+    server.store.lose_remote_media(name, fetched_ts).await?;
+    fetch(server, name, user).await
+}
+
+/// Until when the caller may fetch media; `None` where somebody else does.
+async fn claim(server: &Server, name: &RemoteName, user: &UserId) -> Result<Option<i64>, MatrixError> {
+    let media = &server.config.media;
+    let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let mut made_room = false;
+    loop {
+        let now = server.platform.clock.now_ms();
+        let until = now + LEASE_MS;
+        let claimant = Claimant {
+            user_id: user.as_str(),
+            now,
+            until,
+            max_size: bytes(media.max_size),
+            quota: bytes(media.remote_quota),
+            space: bytes(media.remote_space),
+        };
+        let wait_ms = match server.store.claim_remote_media(name, claimant).await? {
+            Claim::Taken => return Ok(Some(until)),
+            Claim::Elsewhere => return Ok(None),
+            Claim::NoSpace(needed) if !made_room => {
+                made_room = true;
+                make_room(server, needed).await?;
+                continue;
+            }
+            // On the next day more may be fetched.
+            Claim::Quota => DAY_MS - now.rem_euclid(DAY_MS),
+            Claim::Patience | Claim::NoSpace(_) => i64::from(LOOK_MS.1),
+        };
+        return Err(MatrixError::limit_exceeded(u32::try_from(wait_ms).unwrap_or(u32::MAX)));
+    }
+}
+
 async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result<Held, MatrixError> {
     let fetching = Box::pin(into_the_store(server, name));
     let fetched = match select(fetching, server.platform.clock.sleep(LONGEST_MS)).await {
@@ -99,8 +150,18 @@ async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result
         }
         Err(trouble) => {
             let failure = trouble.failure();
-            let pause = if failure == Failure::NotYetUploaded { SHORT_PAUSE_MS } else { PAUSE_MS };
-            server.store.fail_remote_media(name, until, now + pause, failure).await?;
+            let pause = match failure {
+                Failure::NotYetUploaded => SHORT_PAUSE_MS,
+                Failure::TooLarge => LONG_PAUSE_MS,
+                Failure::NotFound | Failure::Unreachable => PAUSE_MS,
+            };
+            // How much has come of what broke off or was too long nobody knows.
+            let bytes = match &trouble {
+                Trouble::Store(MediaError::TooLong | MediaError::Broken) => server.config.media.max_size,
+                Trouble::Of(_) | Trouble::Announced | Trouble::Store(_) => 0,
+            };
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            server.store.fail_remote_media(name, until, now, (failure, now + pause), bytes).await?;
             if let Trouble::Store(error @ MediaError::Unavailable(_)) = trouble {
                 return Err(error.into());
             }
@@ -117,6 +178,8 @@ async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result
 enum Trouble {
     /// Their server did not give them.
     Of(RequestError),
+    /// They are too large, as their server says before they come.
+    Announced,
     /// The store did not take them.
     Store(MediaError),
 }
@@ -124,7 +187,7 @@ enum Trouble {
 impl Trouble {
     fn failure(&self) -> Failure {
         match self {
-            Self::Store(MediaError::TooLong) => Failure::TooLarge,
+            Self::Announced | Self::Store(MediaError::TooLong) => Failure::TooLarge,
             Self::Of(RequestError::Status { errcode, .. }) if errcode == "M_NOT_YET_UPLOADED" => {
                 Failure::NotYetUploaded
             }
@@ -139,8 +202,11 @@ async fn into_the_store(server: &Server, name: &RemoteName) -> Result<MediaRow, 
     let bucket = server.platform.media.clone();
     let bucket = bucket.ok_or_else(|| Trouble::Store(MediaError::Unavailable("there is none".to_owned())))?;
     let file = server.federation.download_media(&name.origin, &name.media_id).await.map_err(Trouble::Of)?;
-    let RemoteFile { content_type, filename, stream, length } = file;
+    let RemoteFile { content_type, filename, stream, length, at_least } = file;
     let limit = server.config.media.max_size;
+    if at_least.max(length).is_some_and(|bytes| bytes > limit) {
+        return Err(Trouble::Announced);
+    }
     let object = NewObject { stream, length, limit, content_type: content_type.clone() };
     let size = bucket.put(remote_key(name), object).await.map_err(Trouble::Store)?;
     Ok(MediaRow { size: i64::try_from(size).unwrap_or(i64::MAX), content_type, filename })

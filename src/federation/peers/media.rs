@@ -28,6 +28,8 @@ const LIMITS: Limits = Limits { timeout_ms: 30_000, max_response_bytes: 128 * 10
 const TIMEOUT_MS: &str = "20000";
 /// How many addresses one after the other may lead to the bytes.
 const MAX_REDIRECTS: usize = 3;
+/// How many bytes of a multipart may be other than the file: boundaries, two heads, and the JSON before it.
+const MAX_AROUND: u64 = 64 * 1024;
 
 /// A file of another server.
 pub struct RemoteFile {
@@ -39,6 +41,8 @@ pub struct RemoteFile {
     pub stream: Box<dyn ByteStream>,
     /// How many they are, where that is known.
     pub length: Option<u64>,
+    /// How many they are at least, where that follows from what they come in.
+    pub at_least: Option<u64>,
 }
 
 impl FederationClient {
@@ -71,6 +75,7 @@ impl FederationClient {
         }
         let content_type = text(&response, header::CONTENT_TYPE).unwrap_or_default();
         let mut parser = Multipart::new(&content_type).map_err(unusable)?;
+        let announced = length(&response);
         let mut stream = response.into_body();
         let head = loop {
             match parser.piece().map_err(unusable)? {
@@ -92,6 +97,7 @@ impl FederationClient {
             filename: disposition.as_deref().and_then(media::filename),
             stream: Box::new(Content { parser, stream }),
             length: None,
+            at_least: announced.map(|bytes| bytes.saturating_sub(MAX_AROUND)),
         })
     }
 
@@ -108,16 +114,21 @@ impl FederationClient {
         if response.status() != StatusCode::OK {
             return Err(RequestError::BadResponse("too many redirects".to_owned()));
         }
-        // What was compressed on the way is longer than it says.
-        let is_plain = response.headers().get(header::CONTENT_ENCODING).is_none();
-        let length = text(&response, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
         Ok(RemoteFile {
             content_type: media::content_type(text(&response, header::CONTENT_TYPE).as_deref()).to_owned(),
             filename: text(&response, header::CONTENT_DISPOSITION).as_deref().and_then(media::filename),
-            length: length.filter(|_| is_plain),
+            length: length(&response),
+            at_least: None,
             stream: response.into_body(),
         })
     }
+}
+
+/// How long a body is, where its head says so.
+fn length(response: &StreamedResponse) -> Option<u64> {
+    // What was compressed on the way is longer than it says.
+    let is_plain = response.headers().get(header::CONTENT_ENCODING).is_none();
+    text(response, header::CONTENT_LENGTH).filter(|_| is_plain)?.parse().ok()
 }
 
 fn text(response: &StreamedResponse, name: header::HeaderName) -> Option<String> {
