@@ -47,7 +47,7 @@ pub use policy_servers::PolicyServers;
 pub use published::{Asker, PublishedQuery};
 pub use receipt::{Begun, Effects, KnownRooms, Lacking, Received, Record, Transaction};
 pub use remote::{Admitted, RemoteJoin};
-pub use remote_reading::{ReadRefusal, RemoteReader, VisibleEvent};
+pub use remote_reading::{ReadRefusal, RemoteReader};
 pub use restricted::Entrance;
 pub use settling::{Left, Settled};
 pub use spaces::{SpaceChild, SpaceRoom};

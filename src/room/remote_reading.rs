@@ -22,7 +22,7 @@ use crate::{
         by_time::Direction,
         events::StoredEvent,
         history_visibility::Restrictions,
-        remote_reads::{EventTexts, ShownEvent, Standing, StateIds, StateTexts},
+        remote_reads::{Asked, AtEvent, EventTexts, ShownEvent, Standing, StateIds, StateTexts},
         snapshots::StateReads,
     },
 };
@@ -40,10 +40,6 @@ pub struct RemoteReader<'r> {
     restrictions: Restrictions,
 }
 
-/// An event that the server may know of which asked for it: of a room that it may read, and not rejected.
-#[derive(Debug)]
-pub struct VisibleEvent(StoredEvent);
-
 /// Why another server is not told what it asked for.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -60,6 +56,7 @@ pub enum ReadRefusal {
     Failed(RoomError),
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is the gate")]
 impl Rooms {
     /// Lets `server` into a room that it may read. One round trip.
     ///
@@ -70,19 +67,31 @@ impl Rooms {
         self.admit_reader(server, room_id, &standing)
     }
 
-    /// Lets `server` into a room that it may read, to look at an event. One round trip.
+    /// The IDs of the state before an event of a room that the server may read, and of that state's auth chain. One round trip.
+    ///
+    /// # Errors
+    /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::Denied`], [`ReadRefusal::UnknownEvent`], [`ReadRefusal::UnknownState`]
+    pub async fn state_ids_at(&self, asked: Asked<'_>) -> Result<StateIds, ReadRefusal> {
+        let (_, event, ids) = self.admit_reader_at(asked, self.store.state_ids_before(asked).await?)?;
+        has_state(&event).map(|()| ids)
+    }
+
+    /// As [`Rooms::state_ids_at`], the events themselves.
+    ///
+    /// # Errors
+    /// As [`Rooms::state_ids_at`].
+    pub async fn state_at(&self, asked: Asked<'_>) -> Result<(RemoteReader<'_>, StateTexts), ReadRefusal> {
+        let (reader, event, texts) = self.admit_reader_at(asked, self.store.state_texts_before(asked).await?)?;
+        has_state(&event).map(|()| (reader, texts))
+    }
+
+    /// The auth chain of an event of a room that the server may read. One round trip.
     ///
     /// # Errors
     /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::Denied`], [`ReadRefusal::UnknownEvent`]
-    pub async fn remote_reader_at(
-        &self,
-        server: &ServerName,
-        room_id: &RoomId,
-        event_id: &EventId,
-    ) -> Result<(RemoteReader<'_>, VisibleEvent), ReadRefusal> {
-        let (standing, event) = self.store.standing_and_event(server, room_id, event_id).await?;
-        let reader = self.admit_reader(server, room_id, &standing)?;
-        Ok((reader, known(event)?))
+    pub async fn auth_chain_of(&self, asked: Asked<'_>) -> Result<(RemoteReader<'_>, EventTexts), ReadRefusal> {
+        let (reader, _, texts) = self.admit_reader_at(asked, self.store.event_auth_texts(asked).await?)?;
+        Ok((reader, texts))
     }
 
     /// The text of an event of any room that `server` may read, redacted where it was, or where the server may not see it. A server
@@ -98,9 +107,17 @@ impl Rooms {
         }
         let room_id = stored.event.room_id().clone();
         let reader = RemoteReader { rooms: self, server: server.clone(), room_id, restrictions };
-        let stored = known(Some(stored))?.0;
         let sees = reader.sees(&[(&stored.event, stored.state_before)]).await?;
         Ok(if sees.contains(&true) { stored.shown().into_owned() } else { stored.event.redacted().json().to_owned() })
+    }
+
+    fn admit_reader_at<T>(
+        &self,
+        asked: Asked<'_>,
+        found: AtEvent<T>,
+    ) -> Result<(RemoteReader<'_>, StoredEvent, T), ReadRefusal> {
+        let reader = self.admit_reader(asked.server, asked.room_id, &found.standing)?;
+        Ok((reader, found.event.ok_or(ReadRefusal::UnknownEvent)?, found.read))
     }
 
     fn admit_reader(
@@ -120,39 +137,12 @@ impl Rooms {
     }
 }
 
-fn known(event: Option<StoredEvent>) -> Result<VisibleEvent, ReadRefusal> {
-    event.filter(|stored| !stored.rejected).map(VisibleEvent).ok_or(ReadRefusal::UnknownEvent)
-}
-
-impl VisibleEvent {
-    /// The event as we hold it.
-    pub fn event(&self) -> &Event {
-        &self.0.event
-    }
-
-    fn state_before(&self) -> Result<NodeId, ReadRefusal> {
-        self.0.state_before.ok_or(ReadRefusal::UnknownState)
-    }
+fn has_state(event: &StoredEvent) -> Result<(), ReadRefusal> {
+    event.state_before.map(|_| ()).ok_or(ReadRefusal::UnknownState)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the gate")]
 impl RemoteReader<'_> {
-    /// The IDs of the state before the event, and of that state's auth chain. One round trip.
-    ///
-    /// # Errors
-    /// [`ReadRefusal::UnknownState`]
-    pub async fn state_ids_at(&self, event: &VisibleEvent) -> Result<StateIds, ReadRefusal> {
-        Ok(self.rooms.store.state_ids(&self.room_id, event.state_before()?, &[]).await?)
-    }
-
-    /// The state before the event, and its auth chain. One round trip.
-    ///
-    /// # Errors
-    /// [`ReadRefusal::UnknownState`]
-    pub async fn state_at(&self, event: &VisibleEvent) -> Result<StateTexts, ReadRefusal> {
-        Ok(self.rooms.store.state_texts(&self.room_id, event.state_before()?, &[]).await?)
-    }
-
     /// The state `root`, and the auth chain of it and of `event`: what a server that has just joined by `event` is given. The
     /// auth events of the join are part of the state or of its chain, unless the join was made on another branch. One round
     /// trip.
@@ -160,7 +150,7 @@ impl RemoteReader<'_> {
     /// # Errors
     /// Only where something failed here.
     pub async fn state_of_join(&self, root: NodeId, event: &EventId) -> Result<StateTexts, ReadRefusal> {
-        Ok(self.rooms.store.state_texts(&self.room_id, root, std::slice::from_ref(event)).await?)
+        Ok(self.rooms.store.state_texts(&self.room_id, root, event).await?)
     }
 
     /// As [`RemoteReader::state_of_join`], without the members, but for those after whom a room is called that has no name; and
@@ -180,7 +170,7 @@ impl RemoteReader<'_> {
             return Ok(None);
         }
         let first: Vec<EventId> = state.iter().chain([join.event_id()]).cloned().collect();
-        let mut auth_chain = store.state_ids(&self.room_id, NodeId::EMPTY, &first).await?.auth_chain;
+        let mut auth_chain = store.auth_chain_ids(&self.room_id, &first).await?;
         let held: HashSet<&EventId> = state.iter().collect();
         auth_chain.retain(|id| !held.contains(id));
         let texts = |ids: &[EventId]| EventTexts::of(&self.room_id, ids);
@@ -203,15 +193,6 @@ impl RemoteReader<'_> {
         };
         let here = of(&[Membership::Join, Membership::Invite]);
         Ok(if here.is_empty() { of(&[Membership::Leave, Membership::Ban]) } else { here })
-    }
-
-    /// The auth chain of the event. One round trip.
-    ///
-    /// # Errors
-    /// Only where something failed here.
-    pub async fn auth_chain_of(&self, event: &VisibleEvent) -> Result<EventTexts, ReadRefusal> {
-        let of = std::slice::from_ref(event.event().event_id());
-        Ok(self.rooms.store.state_texts(&self.room_id, NodeId::EMPTY, of).await?.auth_chain)
     }
 
     /// The event nearest to `ts` in this direction, and when it was sent. Two round trips.

@@ -43,13 +43,22 @@ const ANYWHERE: &str = concat!(
        FROM events AS e CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.event_id = ?1"
 );
 
-/// `chain`: in the room ?3, the auth chain of the state ?1, a trie root, and of the events ?2, a JSON list.
-macro_rules! auth_chain {
+/// The root of the state before the event ?1 of the room ?3, for the server ?2 if it has joined members there: nothing is read for
+/// another one.
+macro_rules! state_before {
     () => {
+        "SELECT e.state_before FROM room_servers AS s CROSS JOIN events AS e ON e.event_id = ?1 AND e.room_id = s.room_id \
+           WHERE s.room_id = ?3 AND s.server = ?2 AND s.to_pos IS NULL"
+    };
+}
+
+/// `chain`: the auth chain of the events that the select gives, each with its room.
+macro_rules! auth_chain {
+    ($first:literal) => {
         concat!(
-            entries!("", "SELECT ?1"),
-            ", first(event_id, room_id) AS ( SELECT event_id, ?3 FROM entry UNION SELECT value, ?3 FROM json_each(?2) ), \
-               chain(event_id, room_id) AS ( ",
+            "first(event_id, room_id) AS ( ",
+            $first,
+            " ), chain(event_id, room_id) AS ( ",
             auth_events_of!("first"),
             " UNION ",
             auth_events_of!("chain"),
@@ -58,11 +67,26 @@ macro_rules! auth_chain {
     };
 }
 
-const AUTH_CHAIN_IDS: &str = concat!(
-    "WITH RECURSIVE ",
-    auth_chain!(),
-    " SELECT e.event_id FROM chain CROSS JOIN events AS e ON e.event_id = chain.event_id AND e.room_id = chain.room_id"
-);
+/// [`auth_chain`] of the state before the event ?1, for the server ?2.
+macro_rules! auth_chain_before {
+    () => {
+        concat!(entries!("", state_before!()), ", ", auth_chain!("SELECT event_id, ?3 FROM entry"))
+    };
+}
+
+macro_rules! ids_of_chain {
+    () => {
+        " SELECT e.event_id FROM chain CROSS JOIN events AS e ON e.event_id = chain.event_id AND e.room_id = chain.room_id"
+    };
+}
+
+/// In the room ?2, of the events ?1, a JSON list.
+const AUTH_CHAIN_IDS: &str =
+    concat!("WITH RECURSIVE ", auth_chain!("SELECT value, ?2 FROM json_each(?1)"), ids_of_chain!());
+
+const AUTH_CHAIN_IDS_BEFORE: &str = concat!("WITH RECURSIVE ", auth_chain_before!(), ids_of_chain!());
+
+const STATE_IDS_BEFORE: &str = concat!("WITH RECURSIVE ", entries!("", state_before!()), " SELECT event_id FROM entry");
 
 /// The first events, ?4 at most, of a table with their texts; of the others the IDs, to be read later. ?3: the room.
 macro_rules! first_texts_of {
@@ -82,6 +106,28 @@ macro_rules! first_texts_of {
 /// ?1: the root; ?2 is not used.
 const STATE_TEXTS: &str = concat!("WITH RECURSIVE ", entries!("", "SELECT ?1"), first_texts_of!("entry"));
 
+/// Of the state ?1, a trie root, and of the event ?2.
+const AUTH_CHAIN_TEXTS: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("", "SELECT ?1"),
+    ", ",
+    auth_chain!("SELECT event_id, ?3 FROM entry UNION SELECT ?2, ?3"),
+    first_texts_of!("chain")
+);
+
+const STATE_TEXTS_BEFORE: &str = concat!("WITH RECURSIVE ", entries!("", state_before!()), first_texts_of!("entry"));
+
+const AUTH_CHAIN_TEXTS_BEFORE: &str = concat!("WITH RECURSIVE ", auth_chain_before!(), first_texts_of!("chain"));
+
+/// Of the event ?1, for the server ?2 if it has joined members in the room.
+const EVENT_AUTH_TEXTS: &str = concat!(
+    "WITH RECURSIVE ",
+    auth_chain!(
+        "SELECT ?1, s.room_id FROM room_servers AS s WHERE s.room_id = ?3 AND s.server = ?2 AND s.to_pos IS NULL"
+    ),
+    first_texts_of!("chain")
+);
+
 /// The events of the state ?1, a trie root, but those of members; and those of the members ?2, a JSON list of user IDs.
 const WITHOUT_MEMBERS: &str = concat!(
     "WITH RECURSIVE ",
@@ -89,8 +135,6 @@ const WITHOUT_MEMBERS: &str = concat!(
     " SELECT e.event_id FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
       WHERE e.event_type <> 'm.room.member' OR e.state_key IN (SELECT value FROM json_each(?2))"
 );
-
-const AUTH_CHAIN_TEXTS: &str = concat!("WITH RECURSIVE ", auth_chain!(), first_texts_of!("chain"));
 
 /// The texts of the events in ?1, a JSON list, of the room ?2.
 const TEXTS: &str = concat!(
@@ -154,6 +198,18 @@ pub struct Standing {
     pub acl: Option<StoredEvent>,
     /// What it may not see.
     pub restrictions: Restrictions,
+}
+
+/// An event as a server asks for it, with what decides whether the server may, and what was read with it in the same round trip.
+/// For a server without joined members in the room that is empty.
+#[derive(Debug)]
+pub struct AtEvent<T> {
+    /// What decides whether the server may read the room.
+    pub standing: Standing,
+    /// The event, if it is held and was not rejected.
+    pub event: Option<StoredEvent>,
+    /// What was read with it.
+    pub read: T,
 }
 
 /// The ids of the events of a state and of its auth chain.
@@ -222,23 +278,6 @@ impl Store {
         standing(&self.batch(ask_standing(server, room_id)).await?)
     }
 
-    /// What decides whether `server` may read the room, and the event of that room.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn standing_and_event(
-        &self,
-        server: &ServerName,
-        room_id: &RoomId,
-        event_id: &EventId,
-    ) -> Result<(Standing, Option<StoredEvent>), DatabaseError> {
-        let mut statements = ask_standing(server, room_id);
-        statements.push(Statement::new(ONE, [event_id.as_str().into(), room_id.as_str().into()]));
-        let answers = self.batch(statements).await?;
-        let found = answers.last().and_then(|rows| rows.first()).map(stored_event).transpose()?;
-        Ok((standing(&answers)?, found.filter(|found| !found.rejected)))
-    }
-
     /// The event, whether `server` has joined members in its room, and whether that restricts who may see its history.
     ///
     /// # Errors
@@ -257,29 +296,66 @@ impl Store {
         Ok((!found.rejected).then_some((found, joined, restrictions)))
     }
 
-    /// The ids of the events of the snapshot `root` of a room, and of the auth chain (Server-Server API, "auth chain") of those
-    /// and of the events `others`: their auth events, those events' auth events, and so on. No event is read for it.
+    /// The ids of the events of the state before an event, and of that state's auth chain (Server-Server API, "auth chain"): its
+    /// events' auth events, those events' auth events, and so on. No event is read for it.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn state_ids(
+    pub async fn state_ids_before(&self, asked: Asked<'_>) -> Result<AtEvent<StateIds>, DatabaseError> {
+        let statements = [STATE_IDS_BEFORE, AUTH_CHAIN_IDS_BEFORE].map(|sql| Statement::new(sql, asked.parameters()));
+        let AtEvent { standing, event, read: [state, auth_chain] } = self.at_event(asked, statements).await?;
+        Ok(AtEvent {
+            standing,
+            event,
+            read: StateIds { state: event_ids(&state)?, auth_chain: event_ids(&auth_chain)? },
+        })
+    }
+
+    /// The texts of what [`Store::state_ids_before`] names, of which [`Store::write_texts`] reads further ones.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn state_texts_before(&self, asked: Asked<'_>) -> Result<AtEvent<StateTexts>, DatabaseError> {
+        let statements = [STATE_TEXTS_BEFORE, AUTH_CHAIN_TEXTS_BEFORE].map(|sql| asked.first_texts(sql));
+        let AtEvent { standing, event, read } = self.at_event(asked, statements).await?;
+        let [state, auth_chain] = read.map(|rows| EventTexts { room_id: asked.room_id.clone(), rows });
+        Ok(AtEvent { standing, event, read: StateTexts { state, auth_chain } })
+    }
+
+    /// The texts of an event's auth chain, of which [`Store::write_texts`] reads further ones.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn event_auth_texts(&self, asked: Asked<'_>) -> Result<AtEvent<EventTexts>, DatabaseError> {
+        let AtEvent { standing, event, read: [rows] } =
+            self.at_event(asked, [asked.first_texts(EVENT_AUTH_TEXTS)]).await?;
+        Ok(AtEvent { standing, event, read: EventTexts { room_id: asked.room_id.clone(), rows } })
+    }
+
+    /// An event, with what decides whether the server may read it, and what the statements read. One round trip.
+    async fn at_event<const N: usize>(
         &self,
-        room_id: &RoomId,
-        root: NodeId,
-        others: &[EventId],
-    ) -> Result<StateIds, DatabaseError> {
-        let text = root.to_string();
-        let others = json_list(others.iter().map(EventId::as_str));
-        let answers = self
-            .batch(vec![
-                Statement::new(state_sql::EVENT_IDS, [text.as_str().into()]),
-                Statement::new(AUTH_CHAIN_IDS, [text.into(), others.into(), room_id.as_str().into()]),
-            ])
-            .await?;
-        let mut answers =
-            answers.iter().map(|rows| rows.iter().map(|row| event_id(row, 0)).collect::<Result<Vec<_>, _>>());
-        let mut next = || answers.next().unwrap_or(Ok(Vec::new()));
-        Ok(StateIds { state: next()?, auth_chain: next()? })
+        asked: Asked<'_>,
+        statements: [Statement; N],
+    ) -> Result<AtEvent<[Rows; N]>, DatabaseError> {
+        let mut batch = ask_standing(asked.server, asked.room_id);
+        let others = batch.len();
+        batch.push(Statement::new(ONE, [asked.event_id.as_str().into(), asked.room_id.as_str().into()]));
+        batch.extend(statements);
+        let mut answers = self.batch(batch).await?;
+        let read =
+            std::array::from_fn(|index| answers.get_mut(others + 1 + index).map(std::mem::take).unwrap_or_default());
+        let event = answers.get(others).and_then(|rows| rows.first()).map(stored_event).transpose()?;
+        Ok(AtEvent { standing: standing(&answers)?, event: event.filter(|event| !event.rejected), read })
+    }
+
+    /// The ids of the auth chain of these events of the room.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn auth_chain_ids(&self, room_id: &RoomId, of: &[EventId]) -> Result<Vec<EventId>, DatabaseError> {
+        let parameters = [json_list(of.iter().map(EventId::as_str)).into(), room_id.as_str().into()];
+        event_ids(&self.query(Statement::new(AUTH_CHAIN_IDS, parameters)).await?)
     }
 
     /// The events of the state `root` but those of members, of whom only these count.
@@ -288,12 +364,11 @@ impl Store {
     /// Where the database fails.
     pub async fn state_without_members(&self, root: NodeId, but: &[String]) -> Result<Vec<EventId>, DatabaseError> {
         let parameters = [root.to_string().into(), json_list(but.iter().map(String::as_str)).into()];
-        let rows = self.query(Statement::new(WITHOUT_MEMBERS, parameters)).await?;
-        rows.iter().map(|row| event_id(row, 0)).collect()
+        event_ids(&self.query(Statement::new(WITHOUT_MEMBERS, parameters)).await?)
     }
 
-    /// The texts of what [`Store::state_ids`] names. One round trip, and one more for each further [`TEXTS_AT_ONCE`] when they
-    /// are written.
+    /// The texts of the state `root`, and of the auth chain of it and of an event. One round trip, and one more for each further
+    /// [`TEXTS_AT_ONCE`] when they are written.
     ///
     /// # Errors
     /// Where the database fails.
@@ -301,21 +376,11 @@ impl Store {
         &self,
         room_id: &RoomId,
         root: NodeId,
-        others: &[EventId],
+        event: &EventId,
     ) -> Result<StateTexts, DatabaseError> {
-        let others = json_list(others.iter().map(EventId::as_str));
-        let at_once = i64::try_from(TEXTS_AT_ONCE).unwrap_or(i64::MAX);
-        let statement = |sql: &'static str| {
-            Statement::new(
-                sql,
-                [root.to_string().into(), others.as_str().into(), room_id.as_str().into(), at_once.into()],
-            )
-        };
-        let mut statements = vec![statement(AUTH_CHAIN_TEXTS)];
-        if root != NodeId::EMPTY {
-            statements.push(statement(STATE_TEXTS));
-        }
-        let mut answers = self.batch(statements).await?.into_iter();
+        let parameters = || [root.to_string().into(), event.as_str().into(), room_id.as_str().into(), at_once()];
+        let statements = [AUTH_CHAIN_TEXTS, STATE_TEXTS].map(|sql| Statement::new(sql, parameters()));
+        let mut answers = self.batch(statements.into()).await?.into_iter();
         let mut next = || EventTexts { room_id: room_id.clone(), rows: answers.next().unwrap_or_default() };
         Ok(StateTexts { auth_chain: next(), state: next() })
     }
@@ -377,6 +442,32 @@ impl Store {
     }
 }
 
+/// What a server asks for: an event of a room.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Who asks.
+    pub server: &'a ServerName,
+    /// The room.
+    pub room_id: &'a RoomId,
+    /// The event.
+    pub event_id: &'a EventId,
+}
+
+impl Asked<'_> {
+    fn parameters(&self) -> [SqlValue; 3] {
+        [self.event_id.as_str().into(), self.server.as_str().into(), self.room_id.as_str().into()]
+    }
+
+    fn first_texts(&self, sql: &'static str) -> Statement {
+        Statement::new(sql, self.parameters().into_iter().chain([at_once()]).collect::<Vec<_>>())
+    }
+}
+
+/// [`TEXTS_AT_ONCE`], as a parameter.
+fn at_once() -> SqlValue {
+    i64::try_from(TEXTS_AT_ONCE).unwrap_or(i64::MAX).into()
+}
+
 /// Asks for the [`Standing`] of a server.
 fn ask_standing(server: &ServerName, room_id: &RoomId) -> Vec<Statement> {
     let acl = StateKeyHash::new("m.room.server_acl", "");
@@ -430,4 +521,9 @@ impl<'a> List<'a> {
 fn event_id(row: &Row, column: usize) -> Result<EventId, DatabaseError> {
     let id = row.text(column)?;
     EventId::parse_any_length(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is not an event ID")))
+}
+
+/// The event IDs in the first column.
+fn event_ids(rows: &Rows) -> Result<Vec<EventId>, DatabaseError> {
+    rows.iter().map(|row| event_id(row, 0)).collect()
 }

@@ -6,7 +6,7 @@ use super::authentication::Signed;
 use crate::{
     error::MatrixError,
     matrix::identifiers::{EventId, RoomId},
-    room::{ReadRefusal, RemoteReader, RoomError, VisibleEvent},
+    room::{ReadRefusal, RemoteReader, RoomError},
     router::{self, Response},
     server::Server,
 };
@@ -18,19 +18,6 @@ use crate::{
 /// that is nobody else's business.
 pub(super) async fn reader<'s>(server: &'s Server, request: &Signed) -> Result<RemoteReader<'s>, MatrixError> {
     Ok(server.rooms.remote_reader(request.origin.name(), &room_id(request.parameter(0))?).await?)
-}
-
-/// The room that the path's first parameter names, as the origin may read it, and an event of it.
-///
-/// # Errors
-/// As [`reader`]; 404 for an event that we do not hold in that room, or have rejected.
-pub(super) async fn reader_at<'s>(
-    server: &'s Server,
-    request: &Signed,
-    event_id: &str,
-) -> Result<(RemoteReader<'s>, VisibleEvent), MatrixError> {
-    let room_id = room_id(request.parameter(0))?;
-    Ok(server.rooms.remote_reader_at(request.origin.name(), &room_id, &self::event_id(event_id)?).await?)
 }
 
 impl From<ReadRefusal> for MatrixError {

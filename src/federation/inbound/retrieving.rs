@@ -7,7 +7,13 @@ use super::{
     answer::{self, ObjectText, json_text},
     authentication::Signed,
 };
-use crate::{error::MatrixError, router::Handled, server::Server};
+use crate::{
+    error::MatrixError,
+    matrix::identifiers::{EventId, RoomId},
+    router::Handled,
+    server::Server,
+    store::remote_reads::Asked,
+};
 
 /// `GET /_matrix/federation/v1/event/{eventId}`
 pub(super) async fn event(server: &Server, request: Signed) -> Handled {
@@ -18,8 +24,9 @@ pub(super) async fn event(server: &Server, request: Signed) -> Handled {
 
 /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`: the event's whole auth chain.
 pub(super) async fn event_auth(server: &Server, request: Signed) -> Handled {
-    let (reader, found) = answer::reader_at(server, &request, request.parameter(1)).await?;
-    let auth_chain = reader.auth_chain_of(&found).await?;
+    let (room_id, event_id) = (answer::room_id(request.parameter(0))?, answer::event_id(request.parameter(1))?);
+    let asked = Asked { server: request.origin.name(), room_id: &room_id, event_id: &event_id };
+    let (reader, auth_chain) = server.rooms.auth_chain_of(asked).await?;
     let mut answer = ObjectText::begin();
     reader.write(auth_chain, answer.member("auth_chain")).await?;
     Ok(answer.response())
@@ -27,8 +34,9 @@ pub(super) async fn event_auth(server: &Server, request: Signed) -> Handled {
 
 /// `GET /_matrix/federation/v1/state/{roomId}?event_id=…`: the state before the event.
 pub(super) async fn state(server: &Server, request: Signed) -> Handled {
-    let (reader, found) = answer::reader_at(server, &request, &asked_event(&request)?).await?;
-    let texts = reader.state_at(&found).await?;
+    let (room_id, event_id) = at(&request)?;
+    let asked = Asked { server: request.origin.name(), room_id: &room_id, event_id: &event_id };
+    let (reader, texts) = server.rooms.state_at(asked).await?;
     let mut answer = ObjectText::begin();
     reader.write(texts.auth_chain, answer.member("auth_chain")).await?;
     reader.write(texts.state, answer.member("pdus")).await?;
@@ -37,14 +45,19 @@ pub(super) async fn state(server: &Server, request: Signed) -> Handled {
 
 /// `GET /_matrix/federation/v1/state_ids/{roomId}?event_id=…`: the same as IDs.
 pub(super) async fn state_ids(server: &Server, request: Signed) -> Handled {
-    let (reader, found) = answer::reader_at(server, &request, &asked_event(&request)?).await?;
-    let ids = reader.state_ids_at(&found).await?;
+    let (room_id, event_id) = at(&request)?;
+    let asked = Asked { server: request.origin.name(), room_id: &room_id, event_id: &event_id };
+    let ids = server.rooms.state_ids_at(asked).await?;
     let mut answer = ObjectText::begin();
     answer.member("auth_chain_ids").push_str(&json_text(&ids.auth_chain));
     answer.member("pdu_ids").push_str(&json_text(&ids.state));
     Ok(answer.response())
 }
 
-fn asked_event(request: &Signed) -> Result<String, MatrixError> {
-    request.call.query("event_id").ok_or_else(|| MatrixError::missing_param("`event_id` is missing."))
+/// The room in the path, and the event in the query.
+fn at(request: &Signed) -> Result<(RoomId, EventId), MatrixError> {
+    let room_id = answer::room_id(request.parameter(0))?;
+    let event_id = request.call.query("event_id");
+    let event_id = event_id.ok_or_else(|| MatrixError::missing_param("`event_id` is missing."))?;
+    Ok((room_id, answer::event_id(&event_id)?))
 }
