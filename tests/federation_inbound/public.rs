@@ -57,6 +57,8 @@ fn what_does_not_exist_is_unrecognized_before_anything_else_is_asked() {
         (405, Method::DELETE, "/_matrix/federation/v1/version"),
         (405, Method::POST, "/_matrix/federation/v1/send/1"),
         (405, Method::PUT, "/_matrix/federation/v1/event/$x"),
+        (405, Method::PUT, "/_matrix/federation/v1/media/download/x"),
+        (405, Method::DELETE, "/_matrix/client/v1/media/thumbnail/a.example/x"),
         (405, Method::POST, "/_matrix/key/v2/server"),
         (405, Method::GET, "/_matrix/key/v2/query"),
     ];

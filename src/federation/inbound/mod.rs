@@ -207,9 +207,13 @@ async fn route(server: &Server, request: Incoming, record: &mut LogRecord) -> St
         }
         // Unsupported endpoints are told apart before anything is checked (Server-Server API, "Unsupported endpoints").
         Err(error) if error.status == StatusCode::NOT_FOUND => {
-            if let Ok(found) = router::find(STREAMED, &method, &path) {
-                let signed = authenticated(server, request, &found, record).await?;
-                return (found.route.handler)(server, signed).await;
+            match router::find(STREAMED, &method, &path) {
+                Ok(found) => {
+                    let signed = authenticated(server, request, &found, record).await?;
+                    return (found.route.handler)(server, signed).await;
+                }
+                Err(error) if error.status == StatusCode::NOT_FOUND => {}
+                Err(error) => return Err(error),
             }
             let found = router::find(SIGNED, &method, &path)?;
             let signed = authenticated(server, request, &found, record).await?;
