@@ -88,6 +88,12 @@ impl MatrixError {
         Self::new(StatusCode::FORBIDDEN, "M_FORBIDDEN", message)
     }
 
+    /// 403 `M_INVITE_BLOCKED`: the user does not want to be invited.
+    pub fn invite_blocked() -> Self {
+        let message = "This user does not want to be invited.";
+        Self::new(StatusCode::FORBIDDEN, "M_INVITE_BLOCKED", message)
+    }
+
     /// 404 `M_NOT_FOUND`: no such thing.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", message)

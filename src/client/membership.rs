@@ -190,8 +190,7 @@ pub(super) async fn invite_user(
     content: Object,
 ) -> Result<EventId, MatrixError> {
     if target.server_name() == server.config.server_name.as_str() {
-        let profile = server.store.profile(target.as_str()).await?;
-        let profile = profile.ok_or_else(|| MatrixError::not_found("There is no such user on this server."))?;
+        let profile = remote::local_invitee(server, target.as_str()).await?;
         let content = merged(content, member_content(&profile));
         send(server, sender, room_id, Draft::membership(target.as_str(), Membership::Invite, content)).await
     } else {

@@ -289,7 +289,7 @@ impl Answer<'_> {
                     leave.insert(room.room_id.as_str(), self.left_elsewhere(&room));
                 }
                 Entry::Invite(room) => {
-                    if inviter(&room, &self.session.user, &state).is_some_and(|inviter| found.ignored.has(&inviter)) {
+                    if found.unwanted.hides_invite(inviter(&room, &self.session.user, &state).as_deref()) {
                         continue;
                     }
                     let events = shown_outside(&room, &self.session.user, &state);
@@ -459,7 +459,7 @@ impl Answer<'_> {
     }
 
     fn timeline_and_state(&self, answer: &mut Object, plan: Plan, read: &Read<'_>) {
-        let Read { state: found, bundles, found: SyncFound { ignored, .. }, .. } = *read;
+        let Read { state: found, bundles, found: SyncFound { unwanted, .. }, .. } = *read;
         let room_id = plan.room.room_id.as_str();
         let now_ms = self.server.platform.clock.now_ms();
         let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
@@ -469,7 +469,7 @@ impl Answer<'_> {
         timeline.retain(|event| if plan.judged { plan.reader.sees(event, found) } else { !event.seen.is_powerless });
         timeline.retain(|event| {
             let event = &event.seen.event;
-            !ignored.hides(event.sender().as_str(), event.state_key().is_some())
+            !unwanted.ignored.hides(event.sender().as_str(), event.state_key().is_some())
         });
         for event in &timeline {
             if !self.filter.timeline.event(room_id, &event.seen.event) {

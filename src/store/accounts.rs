@@ -1,6 +1,10 @@
 //! Local users, their devices with the access tokens, and their profiles.
 
-use super::{Store, races::Race};
+use super::{
+    Store,
+    ignored::{INVITE_PERMISSION, InvitePermission},
+    races::Race,
+};
 use crate::platform::{DatabaseError, Row, Statement};
 
 /// Who a valid access token speaks for.
@@ -204,6 +208,23 @@ impl Store {
             displayname: row.optional_text(0)?.map(str::to_owned),
             avatar_url: row.optional_text(1)?.map(str::to_owned),
         }))
+    }
+
+    /// The profile of a local user who is to be invited, and whether they want to be; `None` where there is no such user.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn invitee(&self, user_id: &str) -> Result<Option<(Profile, InvitePermission)>, DatabaseError> {
+        const SELECT: &str = "SELECT u.displayname, u.avatar_url, (SELECT a.content FROM account_data AS a \
+               WHERE a.user_id = u.user_id AND a.room_id = '' AND a.event_type = ?2) AS permission \
+             FROM users AS u WHERE u.user_id = ?1";
+        let rows = self.query(Statement::new(SELECT, [user_id.into(), INVITE_PERMISSION.into()])).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let profile = Profile {
+            displayname: row.optional_text(0)?.map(str::to_owned),
+            avatar_url: row.optional_text(1)?.map(str::to_owned),
+        };
+        Ok(Some((profile, row.optional_text(2)?.map(InvitePermission::of).unwrap_or_default())))
     }
 
     /// Sets both members of a local user's profile.

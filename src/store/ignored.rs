@@ -1,4 +1,5 @@
-//! Whose events a user does not want to see (Client-Server API, "Ignoring Users").
+//! What a user does not want to see: whose events (Client-Server API, "Ignoring Users"), and whether any invites ("Invite
+//! permission").
 
 use std::collections::BTreeSet;
 
@@ -10,10 +11,13 @@ use crate::{
 /// The type of account data that names them.
 pub(super) const IGNORED: &str = "m.ignored_user_list";
 
-/// ?1 user, ?2 type, ?3: the 'events' position up to which there is nothing new; then nothing is read.
+/// The type of account data that says who may invite the user.
+pub(super) const INVITE_PERMISSION: &str = "m.invite_permission_config";
+
+/// ?1 user, ?2 and ?4 types, ?3: the 'events' position up to which there is nothing new; then nothing is read.
 const SELECT: &str = "\
-    SELECT a.content FROM streams AS s CROSS JOIN account_data AS a \
-    WHERE s.name = 'events' AND s.position > ?3 AND a.user_id = ?1 AND a.room_id = '' AND a.event_type = ?2";
+    SELECT a.event_type, a.content FROM streams AS s CROSS JOIN account_data AS a \
+    WHERE s.name = 'events' AND s.position > ?3 AND a.user_id = ?1 AND a.room_id = '' AND a.event_type IN (?2, ?4)";
 
 /// Whether `e` is hidden from the user ?5, to whom their own events are never.
 macro_rules! is_ignored {
@@ -48,12 +52,57 @@ impl IgnoredUsers {
     }
 }
 
-/// Asks for whom a user ignores, where anything is new in the stream of events since `checked`.
+/// Whether a user wants to be invited.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum InvitePermission {
+    /// By everybody.
+    #[default]
+    Granted,
+    /// By nobody.
+    Blocked,
+}
+
+impl InvitePermission {
+    /// Reads what the user keeps. A value that is not known is none.
+    pub fn of(content: &str) -> Self {
+        let config = json::parse(content.as_bytes()).ok();
+        match config.as_ref().and_then(|config| config.get("default_action")).and_then(Value::as_str) {
+            Some("block") => Self::Blocked,
+            _ => Self::Granted,
+        }
+    }
+}
+
+/// What a user does not want to see.
+#[derive(Debug, Default)]
+pub struct Unwanted {
+    /// Whom the user ignores.
+    pub ignored: IgnoredUsers,
+    /// Whether the user wants to be invited.
+    pub invites: InvitePermission,
+}
+
+impl Unwanted {
+    /// Whether an invite is not shown that comes from this user, if it is known who that is.
+    pub fn hides_invite(&self, inviter: Option<&str>) -> bool {
+        self.invites == InvitePermission::Blocked || inviter.is_some_and(|inviter| self.ignored.has(inviter))
+    }
+}
+
+/// Asks for what a user does not want to see, where anything is new in the stream of events since `checked`.
 pub(super) fn ask(user_id: &str, checked: i64) -> Statement {
-    Statement::new(SELECT, [user_id.into(), IGNORED.into(), checked.into()])
+    Statement::new(SELECT, [user_id.into(), IGNORED.into(), checked.into(), INVITE_PERMISSION.into()])
 }
 
 /// The answer to [`ask`].
-pub(super) fn read(user_id: &str, rows: &Rows) -> Result<IgnoredUsers, DatabaseError> {
-    rows.first().map_or(Ok(IgnoredUsers::default()), |row| Ok(IgnoredUsers::of(user_id, row.text(0)?)))
+pub(super) fn read(user_id: &str, rows: &Rows) -> Result<Unwanted, DatabaseError> {
+    let mut unwanted = Unwanted::default();
+    for row in rows {
+        let (event_type, content) = (row.text(0)?, row.text(1)?);
+        match event_type {
+            IGNORED => unwanted.ignored = IgnoredUsers::of(user_id, content),
+            _ => unwanted.invites = InvitePermission::of(content),
+        }
+    }
+    Ok(unwanted)
 }

@@ -7,7 +7,7 @@ use super::{
     Store,
     device_lists::{self, KeyChanges},
     event_graph::closed,
-    ignored::{self, IgnoredUsers},
+    ignored::{self, Unwanted},
     memberships::stored,
     one_time_keys::{self, KeyCounts},
     sync_fleeting::{self, FleetingAt, FleetingFound, FleetingRead},
@@ -82,8 +82,8 @@ pub struct SyncFound {
     pub is_cut: bool,
     /// By room, the new events.
     pub timelines: HashMap<RoomId, NewEvents>,
-    /// Whom the user ignores, where there is any news of rooms.
-    pub ignored: IgnoredUsers,
+    /// What the user does not want to see, where there is any news of rooms.
+    pub unwanted: Unwanted,
     /// New account data.
     pub changed_account_data: Vec<ChangedAccountData>,
     /// Typing, receipts and presence that are new.
@@ -340,7 +340,7 @@ impl Store {
                 is_known_room: row.optional_integer(3)?.unwrap_or(1) != 0,
             });
         }
-        found.ignored = ignored::read(read.user_id, &next())?;
+        found.unwanted = ignored::read(read.user_id, &next())?;
         if read.device_lists_since.is_some() {
             found.changed_keys = device_lists::read_changes(&next())?;
         }

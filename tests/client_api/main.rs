@@ -18,6 +18,7 @@ pub mod gaps;
 mod holes;
 mod home;
 mod ignoring;
+mod invite_permission;
 mod inviting;
 mod joining;
 mod keys;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::MatrixError,
-    federation::pdus,
+    federation::{outbound::membership, pdus},
     matrix::{
         event::{Event, ReceivedPdu},
         identifiers::{RoomId, UserId},
@@ -72,10 +72,7 @@ impl Given {
         }
         let invite = pdus::verify_one(server, pdu).await?;
         let room_state = check_room_state(server, &invite, room_state).await?;
-        let target = invite.state_key().unwrap_or_default();
-        if server.store.profile(target).await?.is_none() {
-            return Err(MatrixError::not_found("There is no such user on this server."));
-        }
+        membership::local_invitee(server, invite.state_key().unwrap_or_default()).await?;
         let invite = invite.signed_by(server.config.server_name.as_str(), &server.config.signing_key);
         let invite = invite.map_err(pdus::refused)?;
         server.rooms.receive_invite(origin.name(), &invite, room_state).await?;

@@ -25,7 +25,7 @@ use crate::{
     },
     room::{Draft, RoomError},
     server::Server,
-    store::events::shown_list,
+    store::{accounts::Profile, events::shown_list, ignored::InvitePermission},
 };
 
 /// How many resident servers are tried.
@@ -140,6 +140,18 @@ fn leave_for_clients(server: &Server, user: &UserId) -> Object {
     ]
     .into_iter()
     .collect()
+}
+
+/// The profile of a local user whom somebody invites.
+///
+/// # Errors
+/// 404 where there is no such user, 403 `M_INVITE_BLOCKED` where they do not want to be invited.
+pub async fn local_invitee(server: &Server, user: &str) -> Result<Profile, MatrixError> {
+    match server.store.invitee(user).await? {
+        None => Err(MatrixError::not_found("There is no such user on this server.")),
+        Some((_, InvitePermission::Blocked)) => Err(MatrixError::invite_blocked()),
+        Some((profile, InvitePermission::Granted)) => Ok(profile),
+    }
 }
 
 /// Invites another server's user: that server signs the invite before anybody else sees it.

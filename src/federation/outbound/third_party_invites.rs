@@ -100,6 +100,7 @@ pub async fn issue(server: &Server, invite: &Redeemed) -> Result<(), MatrixError
     let (room_id, sender, target) = (&invite.room_id, &invite.sender, &invite.target);
     let content = invite.content(display_name);
     if target.server_name() == server.config.server_name.as_str() {
+        membership::local_invitee(server, target.as_str()).await?;
         server.rooms.send(room_id, sender, Draft::membership(target.as_str(), Membership::Invite, content)).await?;
         server.flush(room_id);
         return Ok(());
