@@ -35,6 +35,7 @@ mod public;
 mod public_rooms;
 mod queries;
 mod queue;
+mod refusals;
 mod rejected;
 mod retrieving;
 mod servers;

@@ -130,7 +130,7 @@ fn what_is_no_question_is_refused() {
         assert_eq!((status, answer["errcode"].as_str()), (400, Some(errcode)), "{answer}");
     };
     refused(get(&world, &a, "not%20a%20name"), "M_INVALID_PARAM");
-    refused(get(&world, &a, "peer.example?minimum_valid_until_ts=soon"), "M_BAD_JSON");
+    refused(get(&world, &a, "peer.example?minimum_valid_until_ts=soon"), "M_INVALID_PARAM");
     refused(post(&world, &a, &json!({})), "M_BAD_JSON");
     refused(post(&world, &a, &json!([])), "M_BAD_JSON");
     refused(post(&world, &a, &json!({ "server_keys": [] })), "M_BAD_JSON");

@@ -301,7 +301,7 @@ fn who_joins_through_us_is_signed_for() {
 }
 
 /// A server of ours that is a policy server, and Alice's room there, which names it.
-fn policy_server(world: &World) -> (Homeserver, UserId, RoomId) {
+pub(crate) fn policy_server(world: &World) -> (Homeserver, UserId, RoomId) {
     let line = format!("ed25519 policy_server {}", STANDARD_NO_PAD.encode(seed("a.example")));
     let variables = [
         ("POLICY_SIGNING_KEY", line.as_str()),

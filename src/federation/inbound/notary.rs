@@ -46,7 +46,9 @@ pub(super) async fn query_one(server: &Server, call: &Call) -> Handled {
     let name = ServerName::parse(call.parameter(0));
     let name = name.map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
     let minimum = match call.query("minimum_valid_until_ts") {
-        Some(text) => text.parse().map_err(|_| malformed("minimum_valid_until_ts"))?,
+        Some(text) => {
+            text.parse().map_err(|_| MatrixError::invalid_param("`minimum_valid_until_ts` is not a number."))?
+        }
         None => server.platform.clock.now_ms(),
     };
     answer(server, call, BTreeMap::from([(name, Criteria::from([(None, minimum)]))])).await

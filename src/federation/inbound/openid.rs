@@ -17,6 +17,6 @@ pub(super) async fn userinfo(server: &Server, call: &Call) -> Handled {
     let token = token.ok_or_else(|| refused("M_MISSING_TOKEN", "The query lacks \"access_token\"."))?;
     let key = server.config.signing_key.verify_key();
     let user = openid::user(&key, &token, server.platform.clock.now_ms());
-    let user = user.ok_or_else(|| refused("M_UNKNOWN_TOKEN", "Access token unknown or expired"))?;
+    let user = user.ok_or_else(|| refused("M_UNKNOWN_TOKEN", "Access token unknown or expired."))?;
     router::ok(&json!({ "sub": user }))
 }
