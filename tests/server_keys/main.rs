@@ -15,7 +15,7 @@ use futures_executor::block_on;
 use futures_util::future::join;
 use serde_json::{Value, json};
 use verge::{
-    federation::peers::{endpoints::KeyQuery, key_fetcher::KeyCache},
+    federation::peers::{endpoints::KeyQuery, key_cache::KeyCache},
     matrix::{identifiers::ServerName, server_keys::KnownKey, signing::VerifyKey},
     store::{Store, known_keys::KeyFetch},
 };

@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 use verge::{
     config::Config,
     federation::peers::{
-        endpoints::KeyQuery,
-        key_fetcher::{KeyCache, KeyFetcher},
-        requests::FederationClient,
+        endpoints::KeyQuery, key_cache::KeyCache, key_fetcher::KeyFetcher, requests::FederationClient,
     },
     matrix::{identifiers::ServerName, room_version::RoomVersion, server_keys::KnownKey},
 };

@@ -1,4 +1,5 @@
-//! One typed function for each endpoint of the Server-Server API that this server calls.
+//! One typed function for each endpoint of the Server-Server API that this server calls, but for those of [`super::queries`],
+//! [`super::user_keys`] and [`super::media`].
 //!
 //! PDUs are returned as the text in which they came, unverified: a slice of the response for each, for
 //! `matrix::event::ReceivedPdu`. PDUs that are sent are given as canonical JSON, so that the body is canonical too.
@@ -11,29 +12,25 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::requests::{Call, FederationClient, Limits, OpenBody, RequestError, path, with_query};
-use crate::{
-    matrix::{
-        device_keys::{Usage, UserKeys},
-        identifiers::{EventId, RoomAlias, RoomId, ServerName, UserId},
-        json::{self, Object, Value},
-        json_stream::{ObjectReader, Piece, Wanted as WantedMembers},
-        signing::POLICY_KEY_ID,
-    },
-    store::one_time_keys::Wanted,
+use crate::matrix::{
+    identifiers::{EventId, RoomId, ServerName, UserId},
+    json::{self, Object, Value},
+    json_stream::{ObjectReader, Piece, Wanted as WantedMembers},
+    signing::POLICY_KEY_ID,
 };
 
-const V1: &str = "/_matrix/federation/v1";
+pub(super) const V1: &str = "/_matrix/federation/v1";
 const V2: &str = "/_matrix/federation/v2";
 
 const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
+pub(super) const MIB: usize = 1024 * KIB;
 
 /// Answers of a few members.
-const SMALL: Limits = Limits { timeout_ms: 10_000, max_response_bytes: 128 * KIB };
+pub(super) const SMALL: Limits = Limits { timeout_ms: 10_000, max_response_bytes: 128 * KIB };
 /// Templates of events, and single events (64 KiB, and as much again for their envelope).
 const ONE_EVENT: Limits = Limits { timeout_ms: 20_000, max_response_bytes: 256 * KIB };
 /// Lists of names or keys.
-const LIST: Limits = Limits { timeout_ms: 10_000, max_response_bytes: MIB };
+pub(super) const LIST: Limits = Limits { timeout_ms: 10_000, max_response_bytes: MIB };
 /// Up to a hundred events.
 const EVENTS: Limits = Limits { timeout_ms: 30_000, max_response_bytes: 8 * MIB };
 /// A room's state, or its event IDs.
@@ -43,8 +40,6 @@ const JOIN: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 256 * MIB
 const JOIN_V1: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 20 * MIB };
 /// Invites that another server makes before it answers.
 const EXCHANGE: Limits = Limits { timeout_ms: 60_000, max_response_bytes: 128 * KIB };
-/// Users' keys.
-const KEYS: Limits = Limits { timeout_ms: 10_000, max_response_bytes: 8 * MIB };
 /// The verdicts on a transaction; the receiver may fetch missing events before it answers.
 const TRANSACTION: Limits = Limits { timeout_ms: 60_000, max_response_bytes: MIB };
 
@@ -140,24 +135,6 @@ pub struct StateIds {
     pub pdu_ids: Vec<EventId>,
     /// Their auth chain.
     pub auth_chain_ids: Vec<EventId>,
-}
-
-/// The answer of `query/directory`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResolvedAlias {
-    /// The room.
-    pub room_id: RoomId,
-    /// Servers through which it may be joined; what is not a server name is left out.
-    pub servers: Vec<ServerName>,
-}
-
-/// The answer of `user/devices`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct UserDevices {
-    /// The keys of the user and of the devices that have any.
-    pub keys: UserKeys,
-    /// The number of the newest update that they hold.
-    pub stream_id: Option<i64>,
 }
 
 /// What `send` carries.
@@ -434,35 +411,6 @@ impl FederationClient {
         Ok(slices(&body, &answer.events))
     }
 
-    /// `GET /_matrix/federation/v1/query/directory?room_alias=`.
-    pub async fn query_directory(&self, server: &ServerName, alias: &RoomAlias) -> Result<ResolvedAlias, RequestError> {
-        let target = with_query(path(V1, &["query", "directory"]), [("room_alias", alias.as_str())]);
-        let answer = object(&self.get(server, target, LIST).await?)?;
-        let room_id = answer.get("room_id").and_then(Value::as_str).and_then(|id| RoomId::parse(id).ok());
-        let servers = answer.get("servers").and_then(Value::as_array).unwrap_or_default();
-        Ok(ResolvedAlias {
-            room_id: room_id.ok_or_else(|| missing("room_id"))?,
-            servers: servers.iter().filter_map(|name| ServerName::parse(name.as_str()?).ok()).collect(),
-        })
-    }
-
-    /// `POST /_matrix/federation/v1/publicRooms`, or `GET` where `query` has no `filter`: the answer as it is, an object.
-    pub async fn public_rooms(&self, server: &ServerName, query: &Object) -> Result<Object, RequestError> {
-        let target = path(V1, &["publicRooms"]);
-        if query.contains_key("filter") {
-            return object(&self.post(server, target, query, LIST).await?);
-        }
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_text(), str::to_owned);
-        let pairs: Vec<(&str, String)> = query.iter().map(|(name, value)| (name, text(value))).collect();
-        let target = with_query(target, pairs.iter().map(|(name, value)| (*name, value.as_str())));
-        object(&self.get(server, target, LIST).await?)
-    }
-
-    /// `GET /_matrix/federation/v1/hierarchy/{roomId}`: the answer as it is.
-    pub async fn hierarchy(&self, server: &ServerName, room_id: &RoomId) -> Result<Bytes, RequestError> {
-        self.get(server, path(V1, &["hierarchy", room_id.as_str()]), LIST).await
-    }
-
     /// `GET /_matrix/federation/v1/timestamp_to_event/{roomId}?ts=&dir=`: the event's ID, and when it was sent.
     pub async fn timestamp_to_event(
         &self,
@@ -478,89 +426,6 @@ impl FederationClient {
         let event_id = answer.get("event_id").and_then(Value::as_str).ok_or_else(|| missing("event_id"))?;
         let sent = answer.get("origin_server_ts").and_then(Value::as_i64);
         Ok((event_id.to_owned(), sent.ok_or_else(|| missing("origin_server_ts"))?))
-    }
-
-    /// `GET /_matrix/federation/v1/query/profile?user_id=`: the whole profile, or one `field` of it.
-    pub async fn query_profile(
-        &self,
-        server: &ServerName,
-        user_id: &UserId,
-        field: Option<&str>,
-    ) -> Result<Object, RequestError> {
-        let pairs = [("user_id", user_id.as_str())].into_iter().chain(field.map(|field| ("field", field)));
-        object(&self.get(server, with_query(path(V1, &["query", "profile"]), pairs), SMALL).await?)
-    }
-
-    /// `GET /_matrix/federation/v1/user/devices/{userId}`: the user's keys, as far as they are the user's.
-    pub async fn user_devices(
-        &self,
-        server: &ServerName,
-        user_id: &UserId,
-        timeout_ms: u32,
-    ) -> Result<UserDevices, RequestError> {
-        let target = path(V1, &["user", "devices", user_id.as_str()]);
-        let answer = object(&self.get(server, target, Limits { timeout_ms, ..KEYS }).await?)?;
-        if answer.get("user_id").and_then(Value::as_str) != Some(user_id.as_str()) {
-            return Err(missing("user_id"));
-        }
-        let devices = answer.get("devices").and_then(Value::as_array).ok_or_else(|| missing("devices"))?;
-        let mut keys = UserKeys::default();
-        for device in devices {
-            let id = device.get("device_id").and_then(Value::as_str).unwrap_or_default();
-            let mut of = device.get("keys").and_then(Value::as_object).cloned().unwrap_or_default();
-            if let Some(name) = device.get("device_display_name").and_then(Value::as_str) {
-                of.object_at("unsigned").insert("device_display_name", name);
-            }
-            keys.add_device(user_id.as_str(), id, &of);
-        }
-        for usage in [Usage::Master, Usage::SelfSigning] {
-            let key = answer.get(usage.member()).and_then(Value::as_object);
-            key.into_iter().for_each(|key| keys.add_cross_signing(user_id.as_str(), usage, key));
-        }
-        Ok(UserDevices { keys, stream_id: answer.get("stream_id").and_then(Value::as_i64) })
-    }
-
-    /// `POST /_matrix/federation/v1/user/keys/query`: the keys of `users`, as far as they are theirs.
-    pub async fn query_user_keys(
-        &self,
-        server: &ServerName,
-        users: &[String],
-        timeout_ms: u32,
-    ) -> Result<BTreeMap<String, UserKeys>, RequestError> {
-        let asked: Object = users.iter().map(|user| (user.as_str(), Value::Array(Vec::new()))).collect();
-        let content = Object::from_iter([("device_keys", asked)]);
-        let target = path(V1, &["user", "keys", "query"]);
-        let answer = object(&self.post(server, target, &content, Limits { timeout_ms, ..KEYS }).await?)?;
-        let of = |member: &str, user: &str| answer.get(member).and_then(|of| of.get(user)).and_then(Value::as_object);
-        let keys_of = |user: &String| {
-            let mut keys = UserKeys::default();
-            for (device, of) in of("device_keys", user).into_iter().flat_map(Object::iter) {
-                keys.add_device(user, device, of.as_object().unwrap_or(&Object::new()));
-            }
-            for usage in [Usage::Master, Usage::SelfSigning] {
-                let key = of(&format!("{}s", usage.member()), user);
-                key.into_iter().for_each(|key| keys.add_cross_signing(user, usage, key));
-            }
-            (user.clone(), keys)
-        };
-        Ok(users.iter().map(keys_of).collect())
-    }
-
-    /// `POST /_matrix/federation/v1/user/keys/claim`: by user, device and key ID, the keys that were given out.
-    pub async fn claim_user_keys(
-        &self,
-        server: &ServerName,
-        wanted: &[Wanted],
-        timeout_ms: u32,
-    ) -> Result<Object, RequestError> {
-        let mut asked = Object::new();
-        for Wanted { user_id, device_id, algorithm, .. } in wanted {
-            asked.object_at(user_id).insert(device_id.as_str(), algorithm.as_str());
-        }
-        let content = Object::from_iter([("one_time_keys", asked)]);
-        let target = path(V1, &["user", "keys", "claim"]);
-        let mut answer = object(&self.post(server, target, &content, Limits { timeout_ms, ..KEYS }).await?)?;
-        answer.remove("one_time_keys").and_then(Value::into_object).ok_or_else(|| missing("one_time_keys"))
     }
 
     /// `PUT /_matrix/federation/v1/send/{txnId}`: the transaction is done; what it says of single PDUs, where it says
@@ -628,11 +493,11 @@ impl FederationClient {
         template(&self.get(server, target, ONE_EVENT).await?)
     }
 
-    async fn get(&self, server: &ServerName, target: String, limits: Limits) -> Result<Bytes, RequestError> {
+    pub(super) async fn get(&self, server: &ServerName, target: String, limits: Limits) -> Result<Bytes, RequestError> {
         self.send(server, &Call { method: Method::GET, target, body: None, limits }).await
     }
 
-    async fn post(
+    pub(super) async fn post(
         &self,
         server: &ServerName,
         target: String,
@@ -696,7 +561,7 @@ fn value(body: &Bytes) -> Result<Value, RequestError> {
 }
 
 /// An object, of which parts may be handed on to clients: no number in it is beyond what they can read.
-fn object(body: &Bytes) -> Result<Object, RequestError> {
+pub(super) fn object(body: &Bytes) -> Result<Object, RequestError> {
     let object = value(body)?.into_object();
     let object = object.ok_or_else(|| RequestError::BadResponse("it is not an object".to_owned()))?;
     object.check_loose().map_err(|error| RequestError::BadResponse(error.to_string()))?;
@@ -722,6 +587,6 @@ fn slices(body: &Bytes, raw: &[&RawValue]) -> Vec<Bytes> {
     raw.iter().map(|raw| slice(body, raw)).collect()
 }
 
-fn missing(name: &str) -> RequestError {
+pub(super) fn missing(name: &str) -> RequestError {
     RequestError::BadResponse(format!("`{name}` is missing or of the wrong kind"))
 }
