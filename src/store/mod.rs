@@ -13,6 +13,7 @@ pub mod altered;
 pub mod bundles;
 pub mod by_time;
 pub mod commit;
+mod committing;
 pub mod dehydrated;
 pub mod departures;
 pub mod device_lists;
