@@ -1,6 +1,6 @@
 //! Finding the handler of a request: tables of the spec's own path templates, and what a handler is given.
 
-use std::{cell::RefCell, fmt};
+use std::{borrow::Cow, cell::RefCell, fmt};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -234,6 +234,16 @@ impl Call {
             false => MatrixError::not_json(format!("The body is not JSON: {error}.")),
         })
     }
+}
+
+/// The path of the same endpoint as the Client-Server API calls it now: what it calls `v3` was `r0` before.
+pub fn newest_path(path: &str) -> Cow<'_, str> {
+    for api in ["client", "media"] {
+        if let Some(rest) = path.strip_prefix(&format!("/_matrix/{api}/r0/")) {
+            return format!("/_matrix/{api}/v3/{rest}").into();
+        }
+    }
+    path.into()
 }
 
 /// Whether requests for `path` bring or take media, whose bytes must pass where they are not held.

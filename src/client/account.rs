@@ -7,7 +7,8 @@ use serde_json::json;
 use super::{
     auth::{self, Session},
     body::Body,
-    login, membership, passwords,
+    login, membership,
+    passwords::{self, Hashing},
     reauthentication::confirm,
 };
 use crate::{
@@ -40,10 +41,10 @@ pub(super) async fn password(server: &Server, call: &Call) -> Handled {
     let new = body.required_text("new_password")?;
     passwords::check(new)?;
     let old = server.store.credentials(session.user.as_str()).await?;
-    if let Err(ask) = confirm(server, &session, &body).await? {
+    if let Err(ask) = confirm(server, call, &session, &body).await? {
         return Ok(ask);
     }
-    let hash = passwords::hash(new, &*server.platform.random)?;
+    let hash = Hashing::in_answer_to(call).hash(new, &*server.platform.random)?;
     // Where it has changed since, it was another that the client has shown.
     let Credentials::Password(old) = old else { return Err(MatrixError::forbidden("This account has no password.")) };
     if !server.store.change_password(session.user.as_str(), &old, &hash).await? {
@@ -68,7 +69,7 @@ pub(super) async fn deactivate(server: &Server, call: &Call) -> Handled {
     let body = Body::of(server, call).await?;
     let is_erased = body.flag("erase")?;
     body.text("id_server")?;
-    if let Err(ask) = confirm(server, &session, &body).await? {
+    if let Err(ask) = confirm(server, call, &session, &body).await? {
         return Ok(ask);
     }
     let now = server.platform.clock.now_ms();

@@ -53,7 +53,7 @@ pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
         return ok(&json!({}));
     }
     if stored.contains_key(&Usage::Master)
-        && let Err(ask) = confirm(server, &session, &body).await?
+        && let Err(ask) = confirm(server, call, &session, &body).await?
     {
         return Ok(ask);
     }

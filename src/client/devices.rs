@@ -54,7 +54,7 @@ pub(super) async fn rename(server: &Server, call: &Call) -> Handled {
 pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let body = Body::optional(server, call).await?;
-    if let Err(ask) = confirm(server, &session, &body).await? {
+    if let Err(ask) = confirm(server, call, &session, &body).await? {
         return Ok(ask);
     }
     login::delete_devices(server, &session.user, Some(&[call.parameter(0)])).await?;
@@ -69,7 +69,7 @@ pub(super) async fn delete_several(server: &Server, call: &Call) -> Handled {
     if devices.len() > MAX_DELETED {
         return Err(MatrixError::invalid_param("At most 1000 devices can be deleted at once."));
     }
-    if let Err(ask) = confirm(server, &session, &body).await? {
+    if let Err(ask) = confirm(server, call, &session, &body).await? {
         return Ok(ask);
     }
     let devices: Vec<&str> = devices.iter().map(String::as_str).collect();

@@ -6,7 +6,8 @@ use serde_json::json;
 use super::{
     auth::{self, new_token, token_hash, unknown_token},
     body::Body,
-    passwords, throttle,
+    passwords::Hashing,
+    throttle,
 };
 use crate::{
     admission::Kind,
@@ -49,7 +50,7 @@ pub(super) async fn login(server: &Server, call: &Call) -> Handled {
         None => Credentials::Unknown,
     };
     let wrong = || MatrixError::forbidden("The user name or the password is wrong.");
-    let matches = passwords::matches(password, stored.password());
+    let matches = Hashing::in_answer_to(call).matches(password, stored.password());
     let (user, password) = match (user, stored) {
         (Some(user), Credentials::Password(hash)) if matches => (user, hash),
         (_, Credentials::Deactivated) => {

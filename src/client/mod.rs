@@ -57,10 +57,9 @@ mod upgrade;
 mod user_directory;
 mod visibility;
 
-use std::borrow::Cow;
-
 pub use account::sweep_departures;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+pub use passwords::may_hash;
 
 use crate::{
     log::LogRecord,
@@ -264,7 +263,7 @@ async fn answer(server: &Server, request: Incoming, mut record: LogRecord) -> (A
     if request.method() == Method::OPTIONS {
         return (router::json_response(StatusCode::OK, &serde_json::json!({})).map(Body::Whole), record);
     }
-    let path = newest(request.uri().path());
+    let path = router::newest_path(request.uri().path());
     let handled = match router::find(ROUTES, request.method(), &path) {
         Ok(found) => {
             record = found.describe(record);
@@ -280,16 +279,6 @@ async fn answer(server: &Server, request: Incoming, mut record: LogRecord) -> (A
         Err(error) => Err(error),
     };
     router::answer(handled, record)
-}
-
-/// The path of the same endpoint as it is called now.
-fn newest(path: &str) -> Cow<'_, str> {
-    for api in ["client", "media"] {
-        if let Some(rest) = path.strip_prefix(&format!("/_matrix/{api}/r0/")) {
-            return format!("/_matrix/{api}/v3/{rest}").into();
-        }
-    }
-    path.into()
 }
 
 fn allow_other_origins(headers: &mut HeaderMap) {

@@ -6,22 +6,23 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;
 use serde_json::json;
 
-use super::{auth::Session, body::Body, login, passwords, throttle};
+use super::{auth::Session, body::Body, login, passwords::Hashing, throttle};
 use crate::{
     admission::Kind,
     error::MatrixError,
-    router::{Response, json_response},
+    router::{Call, Response, json_response},
     server::Server,
 };
 
 const PASSWORD: &str = "m.login.password";
 
-/// Whether the body's `auth` proves that the user of `session` makes the request; else the answer that asks for it.
+/// Whether the `auth` of the body of `call` proves that the user of `session` makes the request; else the answer that asks for it.
 ///
 /// # Errors
 /// 400 where `auth` is malformed, 429 where passwords are tried too often.
 pub(super) async fn confirm(
     server: &Server,
+    call: &Call,
     session: &Session,
     body: &Body,
 ) -> Result<Result<(), Response>, MatrixError> {
@@ -41,7 +42,7 @@ pub(super) async fn confirm(
     }
     throttle::by_name(server, Kind::Login, server.config.rates.login, session.user.localpart())?;
     let stored = server.store.credentials(session.user.as_str()).await?;
-    if passwords::matches(password, stored.password()) {
+    if Hashing::in_answer_to(call).matches(password, stored.password()) {
         return Ok(Ok(()));
     }
     Ok(Err(ask(server, id, Some("The user name or the password is wrong."))))

@@ -11,7 +11,8 @@ use serde_json::json;
 use super::{
     body::Body,
     login::{DeviceWish, random_letters},
-    passwords, throttle,
+    passwords::Hashing,
+    throttle,
 };
 use crate::{
     admission::Kind,
@@ -63,7 +64,7 @@ pub(super) async fn register(server: &Server, call: &Call) -> Handled {
         Some(user) => user,
         None => new_user_id(server, &random_letters(&*server.platform.random, 12))?,
     };
-    let password = passwords::hash(body.required_text("password")?, &*server.platform.random)?;
+    let password = Hashing::in_answer_to(call).hash(body.required_text("password")?, &*server.platform.random)?;
     let now_ms = server.platform.clock.now_ms();
     if inhibit_login {
         if !server.store.create_user(user.as_str(), &password, now_ms, None).await? {

@@ -196,9 +196,10 @@ impl Announcing {
 }
 
 impl Database for Announcing {
-    fn batch(&self, mut statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+    fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        // The statements keep them: where the database is another's, those who wait there are told there.
         let concerns: Vec<(bool, Vec<Subject>)> =
-            statements.iter_mut().map(|statement| (statement.needs_row, mem::take(&mut statement.concerns))).collect();
+            statements.iter().map(|statement| (statement.needs_row, statement.concerns.clone())).collect();
         Box::pin(async move {
             let outcome = self.database.batch(statements).await;
             let has_rows = |nth| match &outcome {
@@ -216,9 +217,9 @@ impl Database for Announcing {
         })
     }
 
-    fn batches(&self, mut batches: Vec<Vec<Statement>>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
-        let statements = batches.iter_mut().flatten();
-        let subjects: Vec<Subject> = statements.flat_map(|statement| mem::take(&mut statement.concerns)).collect();
+    fn batches(&self, batches: Vec<Vec<Statement>>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        let statements = batches.iter().flatten();
+        let subjects: Vec<Subject> = statements.flat_map(|statement| statement.concerns.clone()).collect();
         Box::pin(async move {
             let outcome = self.database.batches(batches).await;
             // Of those that fail, some may have taken effect.
@@ -229,5 +230,52 @@ impl Database for Announcing {
 
     fn cost(&self) -> Cost {
         self.database.cost()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::platform::Statement;
+
+    #[derive(Default)]
+    struct Noting(RefCell<Vec<Subject>>);
+
+    impl Database for Noting {
+        fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+            self.0.borrow_mut().extend(statements.iter().flat_map(|statement| statement.concerns.clone()));
+            Box::pin(async move { Ok(statements.iter().map(|_| Rows::new()).collect()) })
+        }
+    }
+
+    impl News for Noting {
+        fn announce(&self, subjects: &[Subject]) {
+            self.0.borrow_mut().extend_from_slice(subjects);
+        }
+
+        fn listen(&self) -> Box<dyn Listener> {
+            unreachable!("nobody listens")
+        }
+    }
+
+    #[test]
+    fn whom_a_batch_concerns_is_told_here_and_to_its_database() {
+        let (database, news) = (Rc::new(Noting::default()), Rc::new(Noting::default()));
+        let announcing = Announcing::new(database.clone(), news.clone());
+        let batch = || {
+            vec![
+                Statement::new("a", []).concerning([Subject::Presence]),
+                Statement::new("b", []).concerning_if_any([Subject::Keys]),
+            ]
+        };
+        futures_executor::block_on(announcing.batch(batch())).unwrap();
+        // The second one has returned no row.
+        assert_eq!(news.0.take(), [Subject::Presence]);
+        assert_eq!(database.0.take(), [Subject::Presence, Subject::Keys]);
+        futures_executor::block_on(announcing.batches(vec![batch()])).unwrap();
+        assert_eq!(news.0.take(), [Subject::Presence, Subject::Keys]);
+        assert_eq!(database.0.take(), [Subject::Presence, Subject::Keys]);
     }
 }

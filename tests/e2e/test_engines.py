@@ -143,6 +143,40 @@ def test_an_idle_sync_looks_twice_however_long_it_waits(costing):
     assert _costs(costing, SYNC, before + 1)[before:] == [5]
 
 
+def test_passwords_are_hashed_outside_the_object(start):
+    """Each way to show a password is answered by the Worker in front, which asks the object for rows alone."""
+    worker = start(Worker, cron_seconds=3600, options=RESETTABLE)
+    only_object(worker)
+    alice, bob = worker.user("alice", "first"), worker.user("bob")
+    room = alice.create_room(invite=[bob.user_id])
+    bob.join(room)
+    shown = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}}
+
+    def log_in(password):
+        return alice.post("/login", {**shown, "password": password})
+
+    for wrong in ("second", ""):
+        with pytest.raises(ApiError) as refused:
+            log_in(wrong)
+        assert refused.value.status == 403
+    device = log_in("first")["device_id"]
+    alice.post("/account/password", {"new_password": "second", "logout_devices": False, "auth": {**shown, "password": "first"}})
+    assert log_in("second")["user_id"] == alice.user_id
+    since = bob.get("/sync")["next_batch"]
+    alice.post("/delete_devices", {"devices": [device], "auth": {**shown, "password": "second"}})
+    alice.call("DELETE", f"/_matrix/client/v3/devices/{device}", {"auth": {**shown, "password": "second"}})
+    with ThreadPoolExecutor(1) as pool:
+        # Who waits in the object hears of what the Worker in front has done.
+        waiting = pool.submit(bob.get, "/sync", since=since, timeout=60_000)
+        alice.post("/account/deactivate", {"auth": {**shown, "password": "second"}})
+        told = waiting.result(25)["rooms"]["join"][room]["timeline"]["events"]
+    assert [(event["state_key"], event["content"]["membership"]) for event in told] == [(alice.user_id, "leave")]
+    reached = requests.get(f"{worker.base}/__reached", verify=str(worker.authority.certificate), timeout=60).json()
+    taking = re.compile("POST .*/(login|register|account/password|account/deactivate|delete_devices)|DELETE .*/devices/")
+    assert [request for request in reached if taking.match(request)] == []
+    assert "POST /batch" in reached and "GET /_matrix/client/v3/sync" in reached
+
+
 @contextmanager
 def origins(folder, authority, count):
     made = []
@@ -183,6 +217,7 @@ def test_work_on_one_room_queues_up_and_loses_no_races(costing, authority, tmp_p
 
 
 RESETS = 30
+RESETTABLE = ["--entry", ROOT / "tests" / "e2e" / "resettable.mjs"]
 
 
 @contextmanager
@@ -197,7 +232,7 @@ def ending(event):
 @pytest.mark.timeout(300)
 def test_nothing_is_lost_or_doubled_when_the_object_is_reset(start, authority, tmp_path):
     """In the middle of commits, of syncs that wait, and of joins."""
-    worker = start(Worker, options=["--entry", ROOT / "tests" / "e2e" / "resettable.mjs"])
+    worker = start(Worker, options=RESETTABLE)
     only_object(worker)
     alice, bob = worker.user("alice"), worker.user("bob")
     room_id = alice.create_room(preset="public_chat", room_version="12")

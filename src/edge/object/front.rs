@@ -1,6 +1,7 @@
 //! The Worker in front of the object. What can be answered without data (routes that do not exist, requests that say nothing of
 //! who sends them, versions and keys) is answered here, and what is too long is refused here; all else goes on to the object as
-//! it came. Requests of media the Worker answers itself, whose bytes the object never sees ([`super::distant`]).
+//! it came. Two kinds of requests the Worker answers itself, over the object's database ([`super::distant`]): those of media, whose
+//! bytes the object never sees, and those that take a password, whose hashing would keep the object's one thread from all others.
 
 use std::{
     any::Any,
@@ -21,6 +22,7 @@ use worker::{
 
 use crate::{
     admission::Admission,
+    client,
     config::Config,
     edge::{
         bucket::media,
@@ -64,7 +66,7 @@ pub(in crate::edge) async fn fetch(
 ) -> worker::Result<web_sys::Response> {
     let response = match without_data(&request, settings) {
         Some(response) => response,
-        None if router::is_of_media(events::path(&request.url())) => match with_media(env, settings, context) {
+        None if is_answered_here(&request) => match over_object(env, settings, context) {
             Ok(program) => events::answer(&program, request).await,
             Err(error) => unreachable(&error),
         },
@@ -97,8 +99,15 @@ async fn forward(request: &web_sys::Request, env: &Env, config: &Config) -> Resu
     Ok(response.unchecked_into())
 }
 
-/// The program that answers requests of media here, in the Worker: the object is asked for rows only.
-fn with_media(env: &Env, settings: &Settings, context: Context) -> Result<Program, JsValue> {
+/// Whether the object is asked for rows only.
+fn is_answered_here(request: &web_sys::Request) -> bool {
+    let (url, method) = (request.url(), Method::from_bytes(request.method().as_bytes()));
+    let path = events::path(&url);
+    router::is_of_media(path) || method.is_ok_and(|method| client::may_hash(&method, path))
+}
+
+/// The program that answers requests here, in the Worker.
+fn over_object(env: &Env, settings: &Settings, context: Context) -> Result<Program, JsValue> {
     let clock: Rc<dyn Clock> = Rc::new(WorkerClock);
     let platform = Platform {
         database: Rc::new(DistantDatabase(object(env, &settings.config)?)),

@@ -12,6 +12,7 @@ pub(super) mod migrations;
 mod side;
 #[cfg(target_arch = "wasm32")]
 pub(super) mod stub;
+mod wire;
 
 #[cfg(target_arch = "wasm32")]
 mod class {
@@ -111,9 +112,9 @@ mod class {
     impl Homeserver {
         /// Runs a batch for the Worker in front.
         async fn run_batch(&self, request: &web_sys::Request) -> Result<web_sys::Response, JsValue> {
-            let batch = JsFuture::from(request.text()?).await?.as_string().unwrap_or_default();
+            let work = JsFuture::from(request.text()?).await?.as_string().unwrap_or_default();
             let answer = match self.live_parts().await {
-                Ok(parts) => distant::run(&*parts.program.platform.database, &batch).await,
+                Ok(parts) => distant::run(&*parts.program.platform.database, &work).await,
                 Err(_) => String::new(),
             };
             web_sys::Response::new_with_opt_str(Some(&answer))
