@@ -287,6 +287,48 @@ def test_nothing_is_lost_or_doubled_when_the_object_is_reset(start, authority, t
     assert len(bob.members(hosted.room.room_id)) == 300 + 2
 
 
+# So many members are more than is held in memory while they are judged.
+STAGED_MEMBERS = 3_500
+# How far the join of such a room is, as its tables say: its answer is read, judged, kept.
+STAGES = {
+    "staged": "SELECT 1 FROM claimed_events LIMIT 1",
+    "judged": "SELECT 1 FROM claimed_events WHERE verdict > 0 LIMIT 1",
+    "kept": "SELECT 1 FROM large_joins WHERE kept_to <> ''",
+}
+
+
+@pytest.mark.timeout(300)
+def test_a_large_join_survives_resets_at_each_of_its_stages(start, authority, tmp_path):
+    worker = start(Worker, options=RESETTABLE)
+    only_object(worker)
+    bob = worker.user("bob")
+    with origins(tmp_path, authority, 1) as (origin,):
+        hosted = HostedRoom(origin, STAGED_MEMBERS)
+        path = f"/join/{segment(hosted.room.room_id)}?via={segment(origin.name)}"
+
+        def join():
+            while True:
+                try:
+                    return bob.post(path, patience=120)
+                except (ApiError, requests.RequestException) as error:
+                    # Nothing else may come of a reset; 504 says that it goes on without its client.
+                    assert not isinstance(error, ApiError) or error.status in (503, 504), error
+                    time.sleep(0.2)
+
+        passed = []
+        with ThreadPoolExecutor(1) as pool:
+            joining = pool.submit(join)
+            for stage, sql in STAGES.items():
+                # On a fast machine it may have come further already.
+                wait_for(lambda: joining.done() or worker.rows(sql), stage, 120, 0.01)
+                if not joining.done():
+                    assert exchange(worker, "POST", "/__reset", parse=False)[0] == 200
+                    passed.append(stage)
+            joining.result(240)
+    print(f"reset when it was {', '.join(passed)}")
+    assert len(bob.members(hosted.room.room_id)) == STAGED_MEMBERS + 2
+
+
 # The members of a large room.
 MEMBERS = 5_000
 
