@@ -96,7 +96,9 @@ async fn write(server: &Server, call: &Call, room_id: &str, event_type: &str) ->
     if content.len() > MAX_CONTENT_BYTES || event_type.len() > MAX_TYPE_BYTES {
         return Err(MatrixError::too_large("The account data is too long."));
     }
-    server.store.put_account_data(session.user.as_str(), room_id, event_type, &content).await?;
+    if !server.store.put_account_data(session.user.as_str(), room_id, event_type, &content).await? {
+        return Err(MatrixError::too_large("There is too much account data of this room already."));
+    }
     ok(&json!({}))
 }
 

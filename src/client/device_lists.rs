@@ -15,7 +15,7 @@ use crate::{
     server::Server,
     store::{
         device_lists::KeyChanges,
-        snapshots::{StateFound, StateReads},
+        snapshots::{MemberChange, StateFound, StateReads},
         sync::{RestRead, SyncRead, SyncRoom},
         timeline::TimelineEvent,
     },
@@ -87,7 +87,7 @@ impl MemberChanges {
     pub(super) fn wants(&self, reads: &mut StateReads) {
         match self {
             Self::Same => return,
-            Self::Between(known, state) => reads.changes.extend([(*known, *state), (*state, *known)]),
+            Self::Between(known, state) => reads.member_changes.extend([(*known, *state), (*state, *known)]),
             Self::Told { events, .. } => reads.at.extend(events.iter().filter_map(|(_, replaced)| *replaced)),
             Self::New(_) | Self::Gone(_) => {}
         }
@@ -124,18 +124,25 @@ impl DeviceLists {
             match room {
                 MemberChanges::Same => {}
                 MemberChanges::Between(known, state) => {
-                    let of = |from, to| found.changes(from, to).iter().map(|seen| &seen.event);
-                    if of(*known, *state).any(|event| event.event_type() == ENCRYPTION) {
+                    let changes = found.member_changes(*known, *state);
+                    if changes.iter().any(|change| change.event_type == ENCRYPTION) {
                         new.push(*state);
                     }
-                    let key = |event: &Event| (event.event_type().to_owned(), event.state_key().map(str::to_owned));
-                    let before: BTreeMap<_, _> = of(*state, *known).map(|event| (key(event), event)).collect();
-                    of(*known, *state).for_each(|event| lists.note(event, before.get(&key(event)).copied()));
+                    let members = |changes: &'_ [MemberChange]| -> BTreeMap<String, Option<Membership>> {
+                        let members = changes.iter().filter(|change| change.event_type != ENCRYPTION);
+                        members.map(|change| (change.state_key.clone(), change.membership)).collect()
+                    };
+                    let before = members(found.member_changes(*state, *known));
+                    for (member, now) in members(changes) {
+                        let before = before.get(&member).copied().flatten();
+                        lists.note(&member, now, before);
+                    }
                 }
                 MemberChanges::Told { events, .. } => {
                     for (event, replaced) in events {
                         let before = replaced.and_then(|(root, key)| found.at(root, key)).map(|seen| &seen.event);
-                        lists.note(event, before);
+                        let Some(member) = event.state_key() else { continue };
+                        lists.note(member, event.membership(), before.and_then(Event::membership));
                     }
                 }
                 MemberChanges::New(state) => new.push(*state),
@@ -159,10 +166,9 @@ impl DeviceLists {
         Ok(lists)
     }
 
-    fn note(&mut self, event: &Event, before: Option<&Event>) {
-        let Some(member) = event.state_key().filter(|_| event.event_type() == "m.room.member") else { return };
-        match event.membership() {
-            Some(Membership::Join) if before.and_then(Event::membership) != Some(Membership::Join) => {
+    fn note(&mut self, member: &str, now: Option<Membership>, before: Option<Membership>) {
+        match now {
+            Some(Membership::Join) if before != Some(Membership::Join) => {
                 self.changed.insert(member.to_owned());
             }
             Some(Membership::Leave | Membership::Ban) => {
@@ -194,7 +200,7 @@ pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Re
             all_joined: false,
             include_leave: false,
             limit: 0,
-            rest: to.map(|to| RestRead { after: &after, to }),
+            rest: to.map(|to| RestRead { after: &after, again: false, to }),
         };
         let found = server.store.sync(&read).await?;
         for room in &found.rooms {

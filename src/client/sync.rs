@@ -32,11 +32,11 @@ use crate::{
         state_content::{Membership, STRIPPED_STATE},
         state_trie::{NodeId, StateKeyHash},
     },
-    platform::news::Subject,
+    platform::{DatabaseError, news::Subject},
     router::{Call, Handled, raw_json_response},
     server::Server,
     store::{
-        snapshots::{Members, StateFound, StateReads},
+        snapshots::{Members, StateCut, StateFound, StateReads},
         sync::{NewEvents, RestRead, SyncFound, SyncRead, SyncRoom},
         sync_fleeting::{FleetingAt, FleetingRead},
         timeline::{SeenEvent, TimelineEvent},
@@ -48,6 +48,9 @@ const MAX_TIMEOUT_MS: i64 = 30_000;
 
 /// How many characters of state events an answer holds at most, of one room or several.
 const MAX_STATE: i64 = 8_000_000;
+/// How many of the state that rooms are told without their members, and as many of what has changed in rooms. Where there is more of
+/// one room, its state is told in several answers.
+const MAX_PARTS: i64 = 4_000_000;
 /// How many a part of a room's state is taken for.
 const PART_OF_STATE: i64 = 40_000;
 
@@ -80,7 +83,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         all_joined: full_state || events_since == 0,
         include_leave: filter.include_leave,
         limit: filter.timeline.limit(),
-        rest: rest.as_ref().map(|rest| RestRead { after: &rest.after, to: from.events }),
+        rest: rest.as_ref().map(|rest| RestRead { after: &rest.after, again: rest.cut.is_some(), to: from.events }),
     };
     let wait = !is_first && !full_state && rest.is_none();
     let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
@@ -120,7 +123,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         let longest = if until > 0 { left.min(until.saturating_sub(now)) } else { left };
         listener.next(u32::try_from(longest).unwrap_or(u32::MAX)).await;
     };
-    let (events, account_data, at) = match rest {
+    let (events, account_data, at) = match &rest {
         None => (found.events, found.account_data, fleeting.at),
         // The rest is told as it was.
         Some(_) => (from.events, from.account_data, from.fleeting),
@@ -144,6 +147,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         fleeting,
         full_state,
         state_after,
+        goes_on_in: rest.and_then(|rest| Some((rest.after, rest.cut?))),
     };
     answer.write(found).await
 }
@@ -162,6 +166,8 @@ struct Answer<'a> {
     fleeting: Fleeting,
     full_state: bool,
     state_after: bool,
+    /// The room of which the answer before told only a part of the state, and where that was cut.
+    goes_on_in: Option<(String, StateCut)>,
 }
 
 /// What is sent of one joined or left room, and what must be read of its state for it.
@@ -214,6 +220,17 @@ impl Entry {
             Self::None(room_id) => room_id,
         }
     }
+
+    /// Where the reading of its state was cut short, if it was.
+    fn cut_in<'f>(&self, found: &'f StateFound) -> Option<&'f StateCut> {
+        let Self::Room(plan) = self else { return None };
+        let is_bounded = match plan.source {
+            StateSource::Whole => plan.lazy,
+            StateSource::Since(_) => true,
+            StateSource::Timeline => false,
+        };
+        found.cut().iter().find(|cut| is_bounded && cut.root == plan.state)
+    }
 }
 
 /// Where the state that a room is sent with comes from.
@@ -242,8 +259,9 @@ impl Answer<'_> {
                 },
             });
         }
-        let last = self.cut(&mut entries, &mut found.is_cut).await?;
-        let mut reads = StateReads::default();
+        self.cut(&mut entries, &mut found.is_cut).await?;
+        let after = self.go_on(&mut entries);
+        let mut reads = StateReads { most: Some(MAX_PARTS), after, ..StateReads::default() };
         for entry in &entries {
             match entry {
                 Entry::Room(plan) => plan.wants(&mut reads),
@@ -251,7 +269,7 @@ impl Answer<'_> {
                 Entry::Elsewhere(_) | Entry::None(_) => {}
             }
         }
-        let members: Vec<MemberChanges> = entries.iter().map(|entry| self.members(entry)).collect();
+        let mut members: Vec<MemberChanges> = entries.iter().map(|entry| self.members(entry)).collect();
         members.iter().for_each(|members| members.wants(&mut reads));
         // Of what relates to events that the client does not miss, it is told by those that do.
         let limited = entries.iter().filter_map(|entry| match entry {
@@ -270,6 +288,14 @@ impl Answer<'_> {
         let counted: Vec<RoomId> = counted.into_iter().filter(|room_id| self.filter.room(room_id.as_str())).collect();
         let unread = Unread::count(self.server, &self.session.user, &counted, self.now.events.max(found.events));
         let ((state, bundles), unread) = try_join(bundles, unread).await?;
+        // Of the first room whose state was read in part, that part is told, and of those after it nothing.
+        let cut = entries.iter().enumerate().find_map(|(at, entry)| Some((at, entry.cut_in(&state)?.clone())));
+        if let Some((at, _)) = &cut {
+            entries.truncate(at + 1);
+            members.truncate(at + 1);
+            found.is_cut = true;
+        }
+        let last = entries.last().map(|entry| entry.room_id().clone());
         let (mut join, mut leave) = (Object::new(), Object::new());
         let (mut invite, mut knock) = (Object::new(), Object::new());
         let changed_keys = std::mem::take(&mut found.changed_keys);
@@ -286,17 +312,17 @@ impl Answer<'_> {
                     }
                 }
                 Entry::Elsewhere(room) => {
-                    leave.insert(room.room_id.as_str(), self.left_elsewhere(&room));
+                    leave.insert(room.room_id.as_str(), self.left_elsewhere(&room)?);
                 }
                 Entry::Invite(room) => {
                     if found.unwanted.hides_invite(inviter(&room, &self.session.user, &state).as_deref()) {
                         continue;
                     }
-                    let events = shown_outside(&room, &self.session.user, &state);
+                    let events = shown_outside(&room, &self.session.user, &state)?;
                     invite.insert(room.room_id.as_str(), Object::from_iter([("invite_state", events)]));
                 }
                 Entry::Knock(room) => {
-                    let events = shown_outside(&room, &self.session.user, &state);
+                    let events = shown_outside(&room, &self.session.user, &state)?;
                     knock.insert(room.room_id.as_str(), Object::from_iter([("knock_state", events)]));
                 }
                 Entry::None(_) => {}
@@ -319,6 +345,7 @@ impl Answer<'_> {
             since: self.since,
             after: last.to_string(),
             whole: self.full_state,
+            cut: cut.map(|(_, cut)| cut),
         });
         let at = if rest.is_some() { Token { fleeting: self.known, ..self.now } } else { self.now };
         answer.insert("next_batch", SyncToken { at, rest }.to_string());
@@ -337,9 +364,24 @@ impl Answer<'_> {
         Ok(raw_json_response(StatusCode::OK, answer.to_text()))
     }
 
-    /// Leaves out the last rooms, where the state to send would be more than an answer holds; one room always stays. Returns
-    /// the last one that does.
-    async fn cut(&self, entries: &mut Vec<Entry>, is_cut: &mut bool) -> Result<Option<RoomId>, MatrixError> {
+    /// Where the answer before has told only a part of a room's state, all else of it was told; where it was cut, if the state is
+    /// still the one that is to be told.
+    fn go_on(&self, entries: &mut [Entry]) -> Option<StateCut> {
+        let (room_id, cut) = self.goes_on_in.as_ref()?;
+        let plan = entries.iter_mut().find_map(|entry| match entry {
+            Entry::Room(plan) if plan.room.room_id.as_str() == room_id => Some(plan),
+            _ => None,
+        })?;
+        if plan.state != cut.root {
+            return None;
+        }
+        plan.timeline.clear();
+        (plan.limited, plan.summary) = (false, false);
+        Some(cut.clone())
+    }
+
+    /// Leaves out the last rooms, where the state to send would be more than an answer holds; one room always stays.
+    async fn cut(&self, entries: &mut Vec<Entry>, is_cut: &mut bool) -> Result<(), MatrixError> {
         let whole = |entry: &Entry| match entry {
             Entry::Room(plan) if matches!(plan.source, StateSource::Whole) && !plan.lazy => Some(plan.state),
             _ => None,
@@ -367,7 +409,7 @@ impl Answer<'_> {
         }
         *is_cut |= fitting < entries.len();
         entries.truncate(fitting);
-        Ok(entries.last().map(|entry| entry.room_id().clone()))
+        Ok(())
     }
 
     /// Plans a joined or left room; the room back where it was left by way of another server.
@@ -437,16 +479,12 @@ impl Answer<'_> {
     }
 
     /// A room that the user left when we were not in it: an invite that was rejected or taken back.
-    fn left_elsewhere(&self, room: &SyncRoom) -> Value {
-        let told = room.invite_state.as_deref().and_then(|text| json::parse(text.as_bytes()).ok());
+    fn left_elsewhere(&self, room: &SyncRoom) -> Result<Value, MatrixError> {
         let room_id = room.room_id.as_str();
-        let events: Vec<Value> = told
-            .and_then(Value::into_array)
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(Value::into_object)
-            .map(|event| events::stripped(&event))
-            .collect();
+        let events = match &room.invite_state {
+            Some(text) => stored_events(text)?,
+            None => Vec::new(),
+        };
         let mut timeline = Object::new();
         timeline.insert("events", Value::Array(if self.filter.timeline.room(room_id) { events } else { Vec::new() }));
         timeline.insert("limited", false);
@@ -455,7 +493,7 @@ impl Answer<'_> {
         answer.insert("account_data", events_object(Vec::new()));
         answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(Vec::new()));
         answer.insert("timeline", timeline);
-        Value::Object(answer)
+        Ok(Value::Object(answer))
     }
 
     fn timeline_and_state(&self, answer: &mut Object, plan: Plan, read: &Read<'_>) {
@@ -653,12 +691,9 @@ fn shown_outside_keys(user: &UserId) -> impl Iterator<Item = StateKeyHash> {
     keys.map(|(kind, key)| StateKeyHash::new(kind, key))
 }
 
-fn shown_outside(room: &SyncRoom, user: &UserId, found: &StateFound) -> Object {
+fn shown_outside(room: &SyncRoom, user: &UserId, found: &StateFound) -> Result<Object, MatrixError> {
     let events = match (&room.invite_state, room.room) {
-        (Some(text), _) => {
-            let list = json::parse(text.as_bytes()).ok().and_then(Value::into_array).unwrap_or_default();
-            list.iter().filter_map(|event| event.as_object().map(events::stripped)).collect()
-        }
+        (Some(text), _) => stored_events(text)?,
         (None, Some((_, state))) => {
             let seen = shown_outside_keys(user).filter_map(|key| found.at(state, key));
             seen.map(|seen| {
@@ -670,7 +705,14 @@ fn shown_outside(room: &SyncRoom, user: &UserId, found: &StateFound) -> Object {
         }
         (None, None) => Vec::new(),
     };
-    events_object(events)
+    Ok(events_object(events))
+}
+
+/// The events of a JSON list that we have stored, as clients are told of rooms from outside.
+fn stored_events(text: &str) -> Result<Vec<Value>, MatrixError> {
+    let stored = json::parse(text.as_bytes()).ok().and_then(Value::into_array);
+    let list = stored.ok_or_else(|| DatabaseError::Shape("what a room is shown by is no list".to_owned()))?;
+    Ok(list.iter().filter_map(|event| event.as_object().map(events::stripped)).collect())
 }
 
 /// Who has invited the user: the sender of the invite, which comes first of what came with it.

@@ -6,9 +6,14 @@
 //! streams (another database) can join it: a token without a name that the server knows stands at that stream's beginning.
 //!
 //! A sync that was cut says what is still to come: `s1_e12_r5_m2161` means position 12 for the rooms up to the one whose ID
-//! is `2161` in hex digits, and 5 for the rest. `_w` says that their whole state is.
+//! is `2161` in hex digits, and 5 for the rest. `_w` says that their whole state is. `x` is where the state of that room was cut: its
+//! root and the ID of the last event that was told of it, in hex digits too.
 
-use crate::{error::MatrixError, store::sync_fleeting::FleetingAt};
+use crate::{
+    error::MatrixError,
+    matrix::state_trie::NodeId,
+    store::{snapshots::StateCut, sync_fleeting::FleetingAt},
+};
 
 /// The largest position: within what the database holds exactly.
 const MAX: i64 = (1 << 53) - 1;
@@ -65,6 +70,8 @@ pub(super) struct Rest {
     pub(super) after: String,
     /// Whether their whole state is to come.
     pub(super) whole: bool,
+    /// Where the state of that room was cut, if it was: the rest of it is to come.
+    pub(super) cut: Option<StateCut>,
 }
 
 impl SyncToken {
@@ -102,13 +109,14 @@ impl SyncToken {
                 "i" => token.to_device = position()?,
                 "r" => rest.since = position()?,
                 "m" => rest.after = from_hex(value)?,
+                "x" => rest.cut = Some(read_cut(value)?),
                 "w" if value.is_empty() => rest.whole = true,
                 _ => return None,
             }
         }
         let has = |name: &&str| seen.contains(name);
         let is_cut = ["r", "m"].iter().all(has);
-        let is_whole = !["r", "m", "w"].iter().any(has);
+        let is_whole = !["r", "m", "w", "x"].iter().any(has);
         (has(&"e") && (is_cut || is_whole)).then(|| Self { at: token, rest: is_cut.then_some(rest) })
     }
 }
@@ -117,14 +125,26 @@ impl std::fmt::Display for SyncToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.at)?;
         if let Some(rest) = &self.rest {
-            write!(f, "_r{}_m", rest.since)?;
-            rest.after.bytes().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+            write!(f, "_r{}_m{}", rest.since, hex(&rest.after))?;
             if rest.whole {
                 f.write_str("_w")?;
+            }
+            if let Some(cut) = &rest.cut {
+                write!(f, "_x{}", hex(&format!("{} {}", cut.root, cut.event_id)))?;
             }
         }
         Ok(())
     }
+}
+
+fn read_cut(value: &str) -> Option<StateCut> {
+    let text = from_hex(value)?;
+    let (root, event_id) = text.split_once(' ')?;
+    Some(StateCut { root: NodeId::parse(root)?, event_id: event_id.to_owned() })
+}
+
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn from_hex(text: &str) -> Option<String> {
@@ -169,8 +189,9 @@ mod tests {
 
     #[test]
     fn a_cut_sync_goes_on_where_it_was_cut_and_pages_start_there() {
-        let rest = Rest { since: 5, after: "!örtlich_x:a.example".to_owned(), whole: true };
-        for rest in [rest.clone(), Rest { whole: false, ..rest }] {
+        let cut = StateCut { root: NodeId::EMPTY, event_id: "$event_id:a.example".to_owned() };
+        let rest = Rest { since: 5, after: "!örtlich_x:a.example".to_owned(), whole: true, cut: None };
+        for rest in [rest.clone(), Rest { cut: Some(cut), ..rest.clone() }, Rest { whole: false, ..rest }] {
             let token = SyncToken { at: Token { account_data: 3, device_lists: 4, ..Token::at(12) }, rest: Some(rest) };
             assert_eq!(SyncToken::parse(&token.to_string()).unwrap(), token);
             assert_eq!(Token::parse(&token.to_string()).unwrap(), token.at);
@@ -199,6 +220,8 @@ mod tests {
             "s1_e1_r2_m2",
             "s1_e1_r2_mff",
             "s1_e1_r2_m21_w1",
+            "s1_e1_r2_m21_x",
+            "s1_e1_x21",
             "null",
         ];
         for text in foreign {

@@ -5,7 +5,7 @@ use super::{
     accounts::{of_token, token_row},
     positions::advance_for,
 };
-use crate::platform::{DatabaseError, Statement, news::Subject};
+use crate::platform::{DatabaseError, SqlValue, Statement, news::Subject};
 
 /// A request that a device named with a transaction ID.
 #[derive(Debug, Clone)]
@@ -38,6 +38,17 @@ impl ClientTransaction {
         )
     }
 }
+
+/// How many characters the account data of a user in a room may have.
+const MAX_OF_ROOM: i64 = 1_000_000;
+
+/// Returns a row where it is put.
+const PUT_IN_ROOM: &str = "\
+    INSERT INTO account_data (user_id, room_id, event_type, content, pos) \
+    SELECT ?1, ?2, ?3, ?4, position FROM streams WHERE name = 'account_data' AND length(?4) <= ?5 - COALESCE( \
+      (SELECT SUM(length(content)) FROM account_data WHERE user_id = ?1 AND room_id = ?2 AND event_type <> ?3), 0) \
+    ON CONFLICT (user_id, room_id, event_type) DO UPDATE SET content = excluded.content, pos = excluded.pos \
+    RETURNING pos";
 
 /// Statements that set one type of account data; `room_id` is empty for none.
 pub fn put(user_id: &str, room_id: &str, event_type: &str, content: &str) -> Vec<Statement> {
@@ -120,7 +131,8 @@ impl Store {
         rows.first().map(|row| row.text(0).map(str::to_owned)).transpose()
     }
 
-    /// Sets one type of account data; `room_id` is empty for what belongs to no room.
+    /// Sets one type of account data; `room_id` is empty for what belongs to no room. `false` where the account data of a room would
+    /// be too long: all that there is of it goes to a client that is new in the room.
     ///
     /// # Errors
     /// Where the database fails.
@@ -130,8 +142,17 @@ impl Store {
         room_id: &str,
         event_type: &str,
         content: &str,
-    ) -> Result<(), DatabaseError> {
-        self.batch(put(user_id, room_id, event_type, content)).await.map(drop)
+    ) -> Result<bool, DatabaseError> {
+        if room_id.is_empty() {
+            return self.batch(put(user_id, room_id, event_type, content)).await.map(|_| true);
+        }
+        let parameters =
+            [user_id.into(), room_id.into(), event_type.into(), content.into(), SqlValue::from(MAX_OF_ROOM)];
+        let statements = vec![
+            advance_for("account_data", 1, [Subject::User(user_id.to_owned())]),
+            Statement::new(PUT_IN_ROOM, parameters),
+        ];
+        Ok(self.batch(statements).await?.last().is_some_and(|rows| !rows.is_empty()))
     }
 
     /// As [`Store::put_account_data`], where the content is still `old`; `false` where somebody else has changed it.

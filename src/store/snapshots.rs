@@ -1,11 +1,11 @@
 //! Reading state snapshots for clients: of any number of rooms, in one round trip.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    Store, json_list, json_lists,
+    Store, json_list, json_lists, positions,
     state_sql::{entries, found, pairs, paths},
     timeline::{SeenEvent, seen_columns, seen_joins},
 };
@@ -14,7 +14,7 @@ use crate::{
         state_content::Membership,
         state_trie::{NodeId, StateKeyHash},
     },
-    platform::{DatabaseError, Row, Rows, Statement},
+    platform::{DatabaseError, Row, Rows, SqlValue, Statement},
 };
 
 /// What to read of snapshots.
@@ -28,8 +28,35 @@ pub struct StateReads {
     pub but_members: Vec<NodeId>,
     /// The events of the second snapshot that are not in the first.
     pub changes: Vec<(NodeId, NodeId)>,
+    /// What of these is about members, or says that the room is encrypted; without the events themselves.
+    pub member_changes: Vec<(NodeId, NodeId)>,
+    /// Of `but_members` and of `changes`, each, no more than this many characters of events are read, in the order in which they
+    /// are wanted; but one event in any case.
+    pub most: Option<i64>,
+    /// Where the one before was cut short: of this snapshot only the events after this one are read.
+    pub after: Option<StateCut>,
     /// Who is in the room.
     pub members: Vec<NodeId>,
+}
+
+/// Where the reading of a snapshot's events was cut short: they are read in the order of their IDs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateCut {
+    /// The root of the snapshot.
+    pub root: NodeId,
+    /// The last event that was read, by its ID.
+    pub event_id: String,
+}
+
+/// A membership, or the start of encryption, among what differs between two snapshots.
+#[derive(Debug, Clone)]
+pub struct MemberChange {
+    /// `m.room.member` or `m.room.encryption`.
+    pub event_type: String,
+    /// The state key: of a membership, whose it is.
+    pub state_key: String,
+    /// The membership, if it is one.
+    pub membership: Option<Membership>,
 }
 
 /// What was read; nothing where the snapshot has nothing.
@@ -39,6 +66,8 @@ pub struct StateFound {
     whole: HashMap<NodeId, Vec<SeenEvent>>,
     but_members: HashMap<NodeId, Vec<SeenEvent>>,
     changes: HashMap<(NodeId, NodeId), Vec<SeenEvent>>,
+    member_changes: HashMap<(NodeId, NodeId), Vec<MemberChange>>,
+    cut: Vec<StateCut>,
     members: HashMap<NodeId, Vec<Members>>,
 }
 
@@ -81,11 +110,24 @@ macro_rules! events_of_roots {
 }
 pub(super) use events_of_roots;
 
-/// All of them.
+/// All events of the roots.
 const WHOLE: &str = events_of_roots!("");
 
-/// All but those of members.
-const BUT_MEMBERS: &str = events_of_roots!(" WHERE e.event_type <> 'm.room.member'");
+/// All events but those of members, of [root, the ID after which] in ?1, a JSON list; ?2 characters of them.
+const BUT_MEMBERS: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("nth, snapshot, after, ", "SELECT key, value ->> 0, value ->> 1, value ->> 0 FROM json_each(?1)"),
+    ", wanted(nth, snapshot, event_nid, bytes) AS ( \
+       SELECT entry.nth, entry.snapshot, e.event_nid, SUM(length(e.json)) OVER (ORDER BY entry.nth, e.event_id) \
+       FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
+       WHERE e.event_type <> 'm.room.member' AND e.event_id > entry.after \
+     ) SELECT ",
+    seen_columns!(),
+    ", wanted.snapshot, (SELECT MAX(bytes) FROM wanted) > ?2 AS is_cut \
+      FROM wanted CROSS JOIN events AS e ON e.event_nid = wanted.event_nid ",
+    seen_joins!(),
+    " WHERE wanted.bytes <= ?2 OR wanted.bytes = (SELECT MIN(bytes) FROM wanted) ORDER BY wanted.nth, e.event_id"
+);
 
 /// How long the events of each of the roots in ?1 are together, in characters.
 const SIZES: &str = concat!(
@@ -107,20 +149,47 @@ const MEMBERS: &str = concat!(
      ) SELECT snapshot, membership, total, user_id FROM ranked WHERE rank <= 6 ORDER BY snapshot, membership, rank"
 );
 
-/// The events of the second of two snapshots that are not in the first. Pairs of roots, as a JSON list, in ?1.
+/// `changed`: what the second of two snapshots has and the first has not. Lists of two roots and the ID after which, in ?1.
+macro_rules! changed {
+    () => {
+        concat!(
+            pairs!(
+                "nth, old, new, after, ",
+                "SELECT key, value ->> 0, value ->> 1, value ->> 2, value ->> 0, value ->> 1 FROM json_each(?1)"
+            ),
+            ", changed(nth, old, new, after, event_id) AS ( \
+               SELECT nth, old, new, after, item.value \
+               FROM pair CROSS JOIN state_nodes ON node_id = b CROSS JOIN json_each(node) AS item \
+               WHERE substr(node, 1, 1) = '{' \
+               EXCEPT \
+               SELECT nth, old, new, after, item.value \
+               FROM pair CROSS JOIN state_nodes ON node_id = a CROSS JOIN json_each(node) AS item \
+               WHERE substr(node, 1, 1) = '{' )"
+        )
+    };
+}
+
+/// ?2: how many characters of events.
 const CHANGES: &str = concat!(
     "WITH RECURSIVE ",
-    pairs!("old, new, ", "SELECT value ->> 0, value ->> 1, value ->> 0, value ->> 1 FROM json_each(?1)"),
-    ", changed(old, new, event_id) AS ( \
-       SELECT old, new, item.value FROM pair CROSS JOIN state_nodes ON node_id = b CROSS JOIN json_each(node) AS item \
-       WHERE substr(node, 1, 1) = '{' \
-       EXCEPT \
-       SELECT old, new, item.value FROM pair CROSS JOIN state_nodes ON node_id = a CROSS JOIN json_each(node) AS item \
-       WHERE substr(node, 1, 1) = '{' \
+    changed!(),
+    ", wanted(nth, old, new, event_nid, bytes) AS ( \
+       SELECT changed.nth, changed.old, changed.new, e.event_nid, SUM(length(e.json)) OVER (ORDER BY changed.nth, e.event_id) \
+       FROM changed CROSS JOIN events AS e ON e.event_id = changed.event_id WHERE e.event_id > changed.after \
      ) SELECT ",
     seen_columns!(),
-    ", changed.old, changed.new FROM changed CROSS JOIN events AS e ON e.event_id = changed.event_id ",
-    seen_joins!()
+    ", wanted.old, wanted.new, (SELECT MAX(bytes) FROM wanted) > ?2 AS is_cut \
+      FROM wanted CROSS JOIN events AS e ON e.event_nid = wanted.event_nid ",
+    seen_joins!(),
+    " WHERE wanted.bytes <= ?2 OR wanted.bytes = (SELECT MIN(bytes) FROM wanted) ORDER BY wanted.nth, e.event_id"
+);
+
+const MEMBER_CHANGES: &str = concat!(
+    "WITH RECURSIVE ",
+    changed!(),
+    " SELECT changed.old, changed.new, e.event_type, e.state_key, e.json ->> '$.content.membership' AS membership \
+      FROM changed CROSS JOIN events AS e ON e.event_id = changed.event_id \
+      WHERE e.event_type = 'm.room.member' OR e.event_type = 'm.room.encryption' AND e.state_key = ''"
 );
 
 /// How many columns [`seen_columns`] has.
@@ -133,6 +202,7 @@ impl StateReads {
             && self.whole.is_empty()
             && self.but_members.is_empty()
             && self.changes.is_empty()
+            && self.member_changes.is_empty()
             && self.members.is_empty()
     }
 
@@ -140,18 +210,29 @@ impl StateReads {
     pub(super) fn statements(&self) -> Vec<Statement> {
         let mut statements = ask_at(self.at.iter().copied());
         let others = self.others().into_iter().filter(|(_, wanted, _)| *wanted);
-        statements.extend(others.map(|(sql, _, list)| Statement::new(sql, [list.into()])));
+        statements.extend(others.map(|(sql, _, parameters)| Statement::new(sql, parameters)));
         statements
     }
 
-    /// What is asked for besides events at keys: the statement, whether it is asked, and its list.
-    fn others(&self) -> [(&'static str, bool, String); 4] {
-        let changes: Vec<_> = self.changes.iter().map(|(old, new)| json!([old.to_string(), new.to_string()])).collect();
+    /// What is asked for besides events at keys: the statement, whether it is asked, and its parameters.
+    fn others(&self) -> [(&'static str, bool, Vec<SqlValue>); 5] {
+        let after = |root: &NodeId| match &self.after {
+            Some(cut) if cut.root == *root => cut.event_id.as_str(),
+            _ => "",
+        };
+        let most: SqlValue = self.most.unwrap_or(positions::MAX).into();
+        let but_members: Vec<_> =
+            distinct(&self.but_members).map(|root| json!([root.to_string(), after(root)])).collect();
+        let pair = |old: &NodeId, new: &NodeId, after| json!([old.to_string(), new.to_string(), after]);
+        let changes: Vec<_> = distinct(&self.changes).map(|(old, new)| pair(old, new, after(new))).collect();
+        let member_changes: Vec<_> = distinct(&self.member_changes).map(|(old, new)| pair(old, new, "")).collect();
+        let bounded = |list: &[Value]| vec![json!(list).to_string().into(), most.clone()];
         [
-            (WHOLE, !self.whole.is_empty(), roots(&self.whole)),
-            (BUT_MEMBERS, !self.but_members.is_empty(), roots(&self.but_members)),
-            (CHANGES, !changes.is_empty(), json!(changes).to_string()),
-            (MEMBERS, !self.members.is_empty(), roots(&self.members)),
+            (WHOLE, !self.whole.is_empty(), vec![roots(&self.whole).into()]),
+            (BUT_MEMBERS, !but_members.is_empty(), bounded(&but_members)),
+            (CHANGES, !changes.is_empty(), bounded(&changes)),
+            (MEMBER_CHANGES, !member_changes.is_empty(), vec![json!(member_changes).to_string().into()]),
+            (MEMBERS, !self.members.is_empty(), vec![roots(&self.members).into()]),
         ]
     }
 
@@ -165,16 +246,28 @@ impl StateReads {
             found.read_at(&rows)?;
         }
         let mut next = |asked: bool| -> Rows { asked.then(|| answers.next()).flatten().unwrap_or_default() };
-        let [whole, but_members, changes, members] = asked;
+        let [whole, but_members, changes, member_changes, members] = asked;
         for row in next(whole) {
             found.whole.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
         }
-        for row in next(but_members) {
+        let but_members = next(but_members);
+        found.cut.extend(cut(&but_members, SEEN)?);
+        for row in but_members {
             found.but_members.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
         }
-        for row in next(changes) {
+        let changes = next(changes);
+        found.cut.extend(cut(&changes, SEEN + 1)?);
+        for row in changes {
             let pair = (node_id(&row, SEEN)?, node_id(&row, SEEN + 1)?);
             found.changes.entry(pair).or_default().push(SeenEvent::of_row(&row)?);
+        }
+        for row in next(member_changes) {
+            let pair = (node_id(&row, 0)?, node_id(&row, 1)?);
+            found.member_changes.entry(pair).or_default().push(MemberChange {
+                event_type: row.text(2)?.to_owned(),
+                state_key: row.text(3)?.to_owned(),
+                membership: row.optional_text(4)?.and_then(Membership::parse),
+            });
         }
         for row in next(members) {
             let groups = found.members.entry(node_id(&row, 0)?).or_default();
@@ -197,6 +290,8 @@ impl StateFound {
         self.whole.extend(other.whole);
         self.but_members.extend(other.but_members);
         self.changes.extend(other.changes);
+        self.member_changes.extend(other.member_changes);
+        self.cut.extend(other.cut);
         self.members.extend(other.members);
     }
 
@@ -228,6 +323,16 @@ impl StateFound {
     /// The events of `new` that are not in `old`.
     pub fn changes(&self, old: NodeId, new: NodeId) -> &[SeenEvent] {
         self.changes.get(&(old, new)).map_or(&[], Vec::as_slice)
+    }
+
+    /// What of these is about members, or says that the room is encrypted.
+    pub fn member_changes(&self, old: NodeId, new: NodeId) -> &[MemberChange] {
+        self.member_changes.get(&(old, new)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where reading was cut short: nothing was read of what was wanted later.
+    pub fn cut(&self) -> &[StateCut] {
+        &self.cut
     }
 
     /// Who is in the room by `root`.
@@ -266,6 +371,19 @@ impl Store {
 pub(super) fn ask_at(at: impl Iterator<Item = (NodeId, StateKeyHash)>) -> Vec<Statement> {
     let lists = json_lists(at.map(|(root, key)| json!([root.to_string(), key.to_string()]).to_string())).into_iter();
     lists.map(|list| Statement::new(AT, [list.into()])).collect()
+}
+
+/// Where these rows end, if there were more; the root is in this column, and behind it whether there were.
+fn cut(rows: &Rows, root: usize) -> Result<Option<StateCut>, DatabaseError> {
+    let Some(last) = rows.last() else { return Ok(None) };
+    let cut = || Ok(StateCut { root: node_id(last, root)?, event_id: last.text(0)?.to_owned() });
+    (last.integer(root + 1)? != 0).then(cut).transpose()
+}
+
+/// Each once, in the order in which they come.
+fn distinct<T: Copy + Eq + std::hash::Hash>(items: &[T]) -> impl Iterator<Item = &T> {
+    let mut seen = HashSet::new();
+    items.iter().filter(move |item| seen.insert(**item))
 }
 
 fn roots(roots: &[NodeId]) -> String {

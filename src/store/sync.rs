@@ -55,6 +55,8 @@ pub struct SyncRead<'a> {
 pub struct RestRead<'a> {
     /// The last room that did fit, by ID.
     pub after: &'a str,
+    /// Whether that room is read again: its state did not fit whole.
+    pub again: bool,
     /// The 'events' position at which that answer stood.
     pub to: i64,
 }
@@ -138,18 +140,21 @@ pub struct SyncRoom {
 
 /// How many rooms are read at once.
 const MAX_ROOMS: i64 = 300;
-/// How long what came with the invites that are read at once may be together, in characters; and how long the events of their
-/// timelines. The first room is read whatever it has: D1's limits for single rows and what one room's timeline may be are below it.
+/// How long what came with the invites that are read at once, and the account data of new rooms, may be together, in characters;
+/// and how long the events of their timelines. The first room is read whatever it has: D1's limits for single rows and what one
+/// room's timeline may be are below it.
 const MAX_INVITES: i64 = 3_000_000;
+/// How long the account data is that is told at once, in characters.
+const MAX_ACCOUNT_DATA: i64 = 3_000_000;
 const MAX_TIMELINES: i64 = 6_000_000;
 
 /// The user's rooms with something new. ?1 user, ?2 since, ?3 checked, ?4 all joined, ?5 include left; who was put out is
-/// always told. Only rooms after ?6, and as they were at ?7, which is NULL for now. The stream comes first, so that nothing is
+/// always told. Only rooms from ?6 on, and as they were at ?7, which is NULL for now. The stream comes first, so that nothing is
 /// read while it has not moved.
 macro_rules! rooms_with_news {
     () => {
         "FROM streams AS s CROSS JOIN local_memberships AS m LEFT JOIN rooms AS r ON r.room_id = m.room_id \
-         WHERE s.name = 'events' AND (s.position > ?3 OR ?4) AND m.user_id = ?1 AND m.room_id > ?6 \
+         WHERE s.name = 'events' AND (s.position > ?3 OR ?4) AND m.user_id = ?1 AND m.room_id >= ?6 \
            AND (m.pos > ?2 OR m.membership = 'join' AND (?4 OR r.latest_pos > ?2)) \
            AND (?7 IS NULL OR m.pos <= ?7 OR m.membership <> 'join') \
            AND (?2 > 0 OR m.membership IN ('join', 'invite', 'knock') OR ?5 OR m.user_id <> COALESCE( \
@@ -157,12 +162,17 @@ macro_rules! rooms_with_news {
     };
 }
 
-/// The rooms that are read at once. ?8 how many, ?9 how much may come with invites.
+/// The rooms that are read at once. ?8 how many, ?9 how much may come with invites, and be the account data of new rooms. An invite
+/// to a room that we are in comes with what describes that: a few events, of which each may be long.
 macro_rules! mine {
     () => {
         concat!(
             "picked(room_id, bytes, nth, total) AS ( \
-               SELECT m.room_id, SUM(COALESCE(length(m.invite_state), 0)) OVER (ORDER BY m.room_id), \
+               SELECT m.room_id, SUM(CASE WHEN m.membership IN ('invite', 'knock') \
+                   THEN COALESCE(length(m.invite_state), 150000) ELSE COALESCE(length(m.invite_state), 0) END + \
+                 CASE WHEN m.membership = 'join' AND m.pos > ?2 THEN COALESCE((SELECT SUM(length(a.content)) \
+                   FROM account_data AS a WHERE a.user_id = ?1 AND a.room_id = m.room_id), 0) ELSE 0 END) \
+                 OVER (ORDER BY m.room_id), \
                  row_number() OVER (ORDER BY m.room_id), count(*) OVER () ",
             rooms_with_news!(),
             " ), mine(room_id, total) AS ( \
@@ -220,17 +230,27 @@ const TIMELINES: &str = concat!(
 const POSITIONS: &str = "SELECT name, position FROM streams \
     WHERE name IN ('events', 'account_data', 'device_lists', 'to_device', 'typing', 'receipts', 'presence')";
 
-/// ?1 the user, ?2 the 'account_data' position, NULL for none; ?3 and ?4 since and checked, ?5 the room after which. Of rooms
-/// that the user is in; of those newly joined, all that there is.
+/// ?1 the user, ?2 the 'account_data' position, NULL for none; ?3 since, ?4 how many characters. Of rooms that the client knows, in
+/// the order in which it became so.
 const ACCOUNT_DATA: &str = "\
-    SELECT a.room_id, a.event_type, a.content, m.pos <= ?3 AS is_known FROM streams AS s CROSS JOIN account_data AS a \
-      LEFT JOIN local_memberships AS m ON m.user_id = a.user_id AND m.room_id = a.room_id \
-    WHERE s.name = 'account_data' AND s.position > ?2 AND a.user_id = ?1 AND a.pos > ?2 \
-      AND (a.room_id = '' OR m.membership = 'join') \
-    UNION \
-    SELECT a.room_id, a.event_type, a.content, 0 FROM streams AS s CROSS JOIN local_memberships AS m \
-      CROSS JOIN account_data AS a ON a.user_id = m.user_id AND a.room_id = m.room_id \
-    WHERE s.name = 'events' AND s.position > ?4 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?3 AND m.room_id > ?5";
+    SELECT room_id, event_type, content, pos, total > ?4 AS is_cut FROM ( \
+      SELECT a.room_id, a.event_type, a.content, a.pos, SUM(length(a.content)) OVER (ORDER BY a.pos) AS bytes, \
+        SUM(length(a.content)) OVER () AS total \
+      FROM streams AS s CROSS JOIN account_data AS a \
+        LEFT JOIN local_memberships AS m ON m.user_id = a.user_id AND m.room_id = a.room_id \
+      WHERE s.name = 'account_data' AND s.position > ?2 AND a.user_id = ?1 AND a.pos > ?2 \
+        AND (a.room_id = '' OR m.membership = 'join' AND m.pos <= ?3)) \
+    WHERE bytes <= ?4 ORDER BY pos";
+
+/// Of rooms that are new to the client, all that there is.
+const ACCOUNT_DATA_OF_NEW_ROOMS: &str = concat!(
+    "WITH ",
+    mine!(),
+    " SELECT a.room_id, a.event_type, a.content FROM mine \
+        CROSS JOIN local_memberships AS m ON m.user_id = ?1 AND m.room_id = mine.room_id \
+        CROSS JOIN account_data AS a ON a.user_id = m.user_id AND a.room_id = m.room_id \
+      WHERE m.membership = 'join' AND m.pos > ?2"
+);
 
 impl SyncFound {
     /// Whether there is nothing to tell.
@@ -251,13 +271,18 @@ impl Store {
     /// Where the database fails.
     pub async fn sync(&self, read: &SyncRead<'_>) -> Result<SyncFound, DatabaseError> {
         let after = read.rest.map_or("", |rest| rest.after);
+        // No room's ID stands between a room's and that.
+        let from = read.rest.map_or_else(String::new, |rest| match rest.again {
+            true => rest.after.to_owned(),
+            false => format!("{}\u{1}", rest.after),
+        });
         let rooms: Vec<SqlValue> = vec![
             read.user_id.into(),
             read.since.into(),
             read.checked.into(),
             read.all_joined.into(),
             read.include_leave.into(),
-            after.into(),
+            from.into(),
             read.rest.map(|rest| rest.to).into(),
             MAX_ROOMS.into(),
             MAX_INVITES.into(),
@@ -267,12 +292,13 @@ impl Store {
         // The answer before told of all account data that was not the rest's.
         let account_data_since = read.rest.is_none().then_some(read.account_data_since);
         let account_data =
-            [read.user_id.into(), account_data_since.into(), read.since.into(), read.checked.into(), after.into()];
+            [read.user_id.into(), account_data_since.into(), read.since.into(), SqlValue::from(MAX_ACCOUNT_DATA)];
         let mut statements = vec![
             Statement::new(POSITIONS, []),
-            Statement::new(ROOMS, rooms),
+            Statement::new(ROOMS, rooms.clone()),
             Statement::new(TIMELINES, timelines),
             Statement::new(ACCOUNT_DATA, account_data),
+            Statement::new(ACCOUNT_DATA_OF_NEW_ROOMS, rooms),
             ignored::ask(read.user_id, if read.all_joined { -1 } else { read.checked }),
         ];
         statements.extend(read.device_lists_since.map(|since| device_lists::changes(read.user_id, since)));
@@ -331,14 +357,19 @@ impl Store {
             found.rooms.retain(|room| *room.room_id.as_str() < *next_room);
             found.is_cut = true;
         }
-        for row in next() {
-            let text = |column| row.text(column).map(str::to_owned);
-            found.changed_account_data.push(ChangedAccountData {
-                room_id: text(0)?,
-                event_type: text(1)?,
-                content: text(2)?,
-                is_known_room: row.optional_integer(3)?.unwrap_or(1) != 0,
-            });
+        let page = next();
+        if let Some(last) = page.last()
+            && last.integer(4)? != 0
+        {
+            // The rest is told next.
+            found.account_data = last.integer(3)?;
+        }
+        for (rows, is_known_room) in [(page, true), (next(), false)] {
+            for row in rows {
+                let text = |column| row.text(column).map(str::to_owned);
+                let (room_id, event_type, content) = (text(0)?, text(1)?, text(2)?);
+                found.changed_account_data.push(ChangedAccountData { room_id, event_type, content, is_known_room });
+            }
         }
         found.unwanted = ignored::read(read.user_id, &next())?;
         if read.device_lists_since.is_some() {

@@ -431,3 +431,113 @@ fn a_first_sync_of_large_rooms_is_told_in_parts() {
     // Of a room of the rest, which came with it already, once more: it is what it is now, not an event.
     assert!(tags.count() >= 1);
 }
+
+/// All answers of a sync from `since` on, until nothing is left to tell; each has at most so many bytes.
+fn all_parts(home: &Home, user: &User, since: &str, filter: &str, most: usize) -> Vec<Value> {
+    let mut answers: Vec<Value> = Vec::new();
+    let mut since = since.to_owned();
+    loop {
+        let answer = home.sync(user, &format!("since={since}&filter={filter}"));
+        let length = answer.to_string().len();
+        assert!(length <= most, "an answer of {length} bytes");
+        let next = answer["next_batch"].as_str().unwrap().to_owned();
+        answers.push(answer);
+        if next == since {
+            return answers;
+        }
+        assert!(answers.len() < 50, "it goes on for ever");
+        since = next;
+    }
+}
+
+fn told<'a>(answers: &'a [Value], room: &'a str, part: &'a str) -> impl Iterator<Item = &'a Value> {
+    let rooms = answers.iter().map(move |answer| &answer["rooms"]["join"][room]);
+    rooms.filter_map(move |room| room[part]["events"].as_array()).flatten()
+}
+
+#[test]
+fn a_state_without_end_is_told_in_parts() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let rooms: Vec<String> = (0..3).map(|_| home.room(&alice, json!({}))).collect();
+    let fill = |room: &str, numbers: std::ops::Range<usize>, letter: &str| {
+        for number in numbers {
+            let path = format!("/rooms/{}/state/x.large/{number}", quote(room));
+            assert_eq!(home.put(&alice, &path, json!({ "x": letter.repeat(60_000) })).0, 200);
+        }
+    };
+    fill(&rooms[1], 0..150, "a");
+    let filter = quote(&json!({ "room": { "timeline": { "limit": 1 } } }).to_string());
+    let first = all_parts(&home, &alice, "", &filter, 6_000_000);
+    let check = |answers: &[Value], count: usize| {
+        let mut keys: Vec<&str> = told(answers, &rooms[1], "state")
+            .chain(told(answers, &rooms[1], "timeline"))
+            .filter(|event| event["type"] == "x.large")
+            .map(|event| event["state_key"].as_str().unwrap())
+            .collect();
+        keys.sort_unstable();
+        assert_eq!(keys.len(), count);
+        keys.dedup();
+        assert_eq!(keys.len(), count, "each is told once");
+    };
+    check(&first, 150);
+    for room in &rooms {
+        let is_create = |event: &&Value| event["type"] == "m.room.create";
+        assert_eq!(told(&first, room, "state").filter(is_create).count(), 1);
+    }
+    let since = first.last().unwrap()["next_batch"].as_str().unwrap();
+    fill(&rooms[1], 20..120, "b");
+    rooms.iter().for_each(|room| drop(home.say(&alice, room, "after", "t1")));
+    let second = all_parts(&home, &alice, since, &filter, 6_000_000);
+    check(&second, 100);
+    for room in &rooms {
+        let bodies: Vec<&Value> = told(&second, room, "timeline").map(|event| &event["content"]["body"]).collect();
+        assert_eq!(bodies, ["after"]);
+    }
+}
+
+#[test]
+fn account_data_without_end_is_told_in_parts() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let since = home.sync(&alice, "")["next_batch"].as_str().unwrap().to_owned();
+    let room = home.room(&alice, json!({}));
+    let put = |path: &str, number: usize| {
+        let path = format!("/user/{}/{path}account_data/x.{number}", quote(&alice.id));
+        home.put(&alice, &path, json!({ "x": "x".repeat(60_000) }))
+    };
+    for number in 0..70 {
+        assert_eq!(put("", number).0, 200);
+    }
+    for since in ["", &since] {
+        let answers = all_parts(&home, &alice, since, "", 3_500_000);
+        let mut types: Vec<&str> = answers
+            .iter()
+            .flat_map(|answer| answer["account_data"]["events"].as_array().unwrap())
+            .filter_map(|event| event["type"].as_str().filter(|kind| kind.starts_with("x.")))
+            .collect();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(types.len(), 70);
+    }
+    // Of a room it is told all at once to who is new in it.
+    let in_room = format!("rooms/{}/", quote(&room));
+    let taken = (0..100).take_while(|number| put(&in_room, *number).0 == 200).count();
+    assert!((10..20).contains(&taken), "{taken}");
+    refused(&put(&in_room, 99), 413, "M_TOO_LARGE");
+    assert_eq!(put(&in_room, 0).0, 200);
+}
+
+#[test]
+fn invites_to_rooms_that_we_are_in_are_told_in_parts() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let long = "x".repeat(60_000);
+    for _ in 0..30 {
+        let topic = json!([{ "type": "m.room.topic", "content": { "topic": long } }]);
+        home.room(&alice, json!({ "name": long, "initial_state": topic, "invite": [bob.id] }));
+    }
+    let answers = all_parts(&home, &bob, "", "", 3_000_000);
+    let invites: usize = answers.iter().map(|answer| answer["rooms"]["invite"].as_object().unwrap().len()).sum();
+    assert_eq!(invites, 30);
+}
