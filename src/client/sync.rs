@@ -37,7 +37,7 @@ use crate::{
     server::Server,
     store::{
         snapshots::{Members, StateCut, StateFound, StateReads},
-        sync::{NewEvents, RestRead, SyncFound, SyncRead, SyncRoom},
+        sync::{MemberCounts, NewEvents, RestRead, SyncFound, SyncRead, SyncRoom},
         sync_fleeting::{FleetingAt, FleetingRead},
         timeline::{SeenEvent, TimelineEvent},
     },
@@ -194,6 +194,8 @@ struct Plan {
 struct Read<'a> {
     found: &'a SyncFound,
     state: &'a StateFound,
+    /// Of rooms without a name, some members.
+    heroes: &'a StateFound,
     bundles: &'a Bundles,
     unread: &'a Unread,
 }
@@ -219,6 +221,13 @@ impl Entry {
             Self::Elsewhere(room) | Self::Invite(room) | Self::Knock(room) => &room.room_id,
             Self::None(room_id) => room_id,
         }
+    }
+
+    /// The state of a joined room whose numbers of members are sent, and that has no name.
+    fn unnamed(&self, found: &StateFound) -> Option<NodeId> {
+        let Self::Room(plan) = self else { return None };
+        let is_told = plan.summary && plan.room.membership == Membership::Join;
+        (is_told && !has_name(plan.state, found)).then_some(plan.state)
     }
 
     /// Where the reading of its state was cut short, if it was.
@@ -296,11 +305,15 @@ impl Answer<'_> {
             found.is_cut = true;
         }
         let last = entries.last().map(|entry| entry.room_id().clone());
+        // Who a room is named after matters only where it has no name.
+        let unnamed = entries.iter().filter_map(|entry| entry.unnamed(&state));
+        let reads = StateReads { members: unnamed.collect(), ..StateReads::default() };
+        let heroes = self.server.store.read_states(&reads).await?;
         let (mut join, mut leave) = (Object::new(), Object::new());
         let (mut invite, mut knock) = (Object::new(), Object::new());
         let changed_keys = std::mem::take(&mut found.changed_keys);
         let device_lists = DeviceLists::of(self.server, &self.session.user, changed_keys, &members, &state).await?;
-        let read = Read { found: &found, state: &state, bundles: &bundles, unread: &unread };
+        let read = Read { found: &found, state: &state, heroes: &heroes, bundles: &bundles, unread: &unread };
         for entry in entries {
             match entry {
                 Entry::Room(plan) => {
@@ -458,11 +471,12 @@ impl Answer<'_> {
     }
 
     fn joined(&self, plan: Plan, read: &Read<'_>) -> Value {
-        let Read { state, found, unread, .. } = *read;
+        let Read { state, heroes, found, unread, .. } = *read;
         let room_id = plan.room.room_id.as_str();
         let mut answer = Object::new();
         if plan.summary {
-            answer.insert("summary", summary(state.members(plan.state), &plan, state, &self.session.user));
+            let heroes = (!has_name(plan.state, state)).then(|| heroes.members(plan.state));
+            answer.insert("summary", summary(plan.room.counts, heroes, &self.session.user));
         }
         answer.insert("account_data", events_object(self.account_data(room_id, found)));
         answer.insert("ephemeral", events_object(self.fleeting.events(&plan.room.room_id)));
@@ -631,7 +645,6 @@ impl Plan {
         }
         visibility::wants_replaced(&self.timeline, reads);
         if self.summary {
-            reads.members.push(self.state);
             reads.at.extend(names(self.state));
         }
     }
@@ -654,27 +667,31 @@ fn names(state: NodeId) -> [(NodeId, StateKeyHash); 2] {
     [(state, StateKeyHash::new("m.room.name", "")), (state, StateKeyHash::new("m.room.canonical_alias", ""))]
 }
 
-/// The numbers of members and, where the room has no name, who it can be named after.
-fn summary(members: &[Members], plan: &Plan, found: &StateFound, user: &UserId) -> Object {
-    let count = |membership: Membership| {
-        members.iter().find(|group| group.membership == membership).map_or(0, |group| group.count)
-    };
-    let mut summary = Object::new();
-    summary.insert("m.joined_member_count", count(Membership::Join));
-    summary.insert("m.invited_member_count", count(Membership::Invite));
-    let [name, alias] = names(plan.state);
+/// Whether the room has a name of its own.
+fn has_name(state: NodeId, found: &StateFound) -> bool {
+    let [name, alias] = names(state);
     let says = |(root, key): (NodeId, StateKeyHash), member: &str| {
         let text = found.at(root, key).and_then(|seen| seen.event.content().get(member)?.as_str());
         text.is_some_and(|text| !text.is_empty())
     };
-    if !says(name, "name") && !says(alias, "alias") {
+    says(name, "name") || says(alias, "alias")
+}
+
+/// The numbers of members and, where the room has no name, who it can be named after: `members` are some of them.
+fn summary(counts: MemberCounts, members: Option<&[Members]>, user: &UserId) -> Object {
+    let mut summary = Object::new();
+    summary.insert("m.joined_member_count", counts.joined);
+    summary.insert("m.invited_member_count", counts.invited);
+    if let Some(members) = members {
         let of = |memberships: &[Membership]| -> Vec<Value> {
             let groups = memberships.iter().flat_map(|wanted| members.iter().filter(|g| g.membership == *wanted));
             let users = groups.flat_map(|group| &group.first).filter(|other| other.as_str() != user.as_str());
             users.take(5).map(|other| Value::from(other.as_str())).collect()
         };
-        let here = of(&[Membership::Join, Membership::Invite]);
-        summary.insert("m.heroes", if here.is_empty() { of(&[Membership::Leave, Membership::Ban]) } else { here });
+        let is_alone = counts.joined + counts.invited <= 1;
+        let heroes =
+            if is_alone { [Membership::Leave, Membership::Ban] } else { [Membership::Join, Membership::Invite] };
+        summary.insert("m.heroes", of(&heroes));
     }
     summary
 }

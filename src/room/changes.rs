@@ -45,6 +45,7 @@ impl Rooms {
             passed: 0,
         });
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
+        let mut invited = 0;
         let (mut memberships, mut states): (Vec<MembershipChange>, Vec<StateFrom>) = (Vec::new(), Vec::new());
         let (mut before, mut later) = (room.state, after_each.len());
         // Event by event: whom one removes must not see the next.
@@ -56,8 +57,9 @@ impl Rooms {
             let differences = view.diff(before, after).await?;
             let known = memberships.len();
             for ChangedMember { user_id, before, after } in changed_members(view, differences).await? {
-                let is_joined = |event: &Option<Event>| i64::from(membership(event.as_ref()) == Membership::Join);
-                let change = is_joined(&after) - is_joined(&before);
+                let is = |event: &Option<Event>, wanted| i64::from(membership(event.as_ref()) == wanted);
+                let change = is(&after, Membership::Join) - is(&before, Membership::Join);
+                invited += is(&after, Membership::Invite) - is(&before, Membership::Invite);
                 if let Some(event) = after.as_ref().filter(|after| ends_what_is_pending(before.as_ref(), after)) {
                     self.tell_also(&user_id, event, &mut new);
                 }
@@ -93,6 +95,7 @@ impl Rooms {
             copies,
             nodes: view.take_made(),
             joined: joined.into_iter().filter(|(_, change)| *change != 0).collect(),
+            invited,
             memberships,
             redactions,
             rejected,

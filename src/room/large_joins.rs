@@ -68,12 +68,13 @@ impl Rooms {
         if self.keep_all(large, budget).await? == Progress::Unfinished || budget.is_spent() {
             return Ok(Progress::Unfinished);
         }
-        let WholeState { entries, joined, memberships } = self.whole_state(large).await?;
+        let WholeState { entries, joined, invited, memberships } = self.whole_state(large).await?;
         let Updated { root, nodes } = state_trie::build(entries);
         self.keep_apart(large.room_id(), large.join.version(), Apart { nodes, ..Apart::default() }, Vec::new()).await?;
         let snapshot = Updated { root, nodes: Vec::new() };
         let (new, rejected, readmitted) = Default::default();
-        self.take_over(&large.join, &TakenOver { snapshot, new, rejected, readmitted, joined, memberships }).await?;
+        self.take_over(&large.join, &TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships })
+            .await?;
         Ok(Progress::Done)
     }
 
@@ -209,12 +210,13 @@ impl Rooms {
             }
         }
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
-        let mut memberships = Vec::new();
+        let (mut invited, mut memberships) = (0, Vec::new());
         let members = claimed.into_iter().filter_map(|entry| Some((entry.member?, entry.event_id)));
         let members = members.filter(|((user, _), _)| user != join.sender());
         let ours = ((join.sender().clone(), Membership::Join), join.event_id().clone());
         for (done, ((user_id, membership), event_id)) in members.chain([ours]).enumerate() {
             turn(clock, done, LIGHT_SLICE).await;
+            invited += i64::from(membership == Membership::Invite);
             if membership == Membership::Join
                 && let Ok(server) = ServerName::parse(user_id.server_name())
             {
@@ -226,7 +228,7 @@ impl Rooms {
             }
         }
         let joined = joined.into_iter().collect();
-        Ok(WholeState { entries, joined, memberships })
+        Ok(WholeState { entries, joined, invited, memberships })
     }
 }
 
@@ -235,6 +237,8 @@ struct WholeState {
     entries: HashMap<StateKeyHash, Rc<str>>,
     /// How many users of each server are joined.
     joined: Vec<(ServerName, i64)>,
+    /// How many users are invited.
+    invited: i64,
     /// What local users' memberships are.
     memberships: Vec<MembershipChange>,
 }

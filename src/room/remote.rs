@@ -71,6 +71,8 @@ pub(super) struct TakenOver {
     pub(super) readmitted: Vec<EventId>,
     /// How many users of each server are joined.
     pub(super) joined: Vec<(ServerName, i64)>,
+    /// How many users are invited.
+    pub(super) invited: i64,
     /// What local users' memberships are.
     pub(super) memberships: Vec<MembershipChange>,
 }
@@ -100,7 +102,7 @@ impl Rooms {
         if let Some(why) = claim.rejection.as_ref().map(|rejection| &rejection.why).or(claim.forbids.as_ref()) {
             return Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}.")));
         }
-        let (joined, memberships) = self.members_of(claim.state.iter().chain([join]));
+        let (joined, invited, memberships) = self.members_of(claim.state.iter().chain([join]));
         let Examined { outliers: Outliers { mut new, mut rejected, readmitted, .. }, mut snapshot, .. } = claim;
         if new.len() + rejected.len() > SLICE {
             // What is rejected for now is forgotten where the room is taken over.
@@ -110,7 +112,7 @@ impl Rooms {
             let apart = Apart { new: mem::take(&mut new), rejected: for_good, nodes, ..Apart::default() };
             self.keep_apart(join.room_id(), join.version(), apart, Vec::new()).await?;
         }
-        self.take_over(join, &TakenOver { snapshot, new, rejected, readmitted, joined, memberships }).await
+        self.take_over(join, &TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships }).await
     }
 
     /// Makes a room of the state that a resident server vouches for, with our join in it; nothing where the join is there
@@ -154,6 +156,7 @@ impl Rooms {
                 events: new,
                 nodes: view.take_made(),
                 joined: taken.joined.clone(),
+                invited: taken.invited,
                 memberships: taken.memberships.clone(),
                 rejected: taken.rejected.clone(),
                 readmitted: taken.readmitted.iter().chain([join.event_id()]).cloned().collect(),
@@ -289,11 +292,11 @@ impl Rooms {
         Ok(self.store.batch(end_invite(event.room_id(), invite, &change)).await.map(|_| ())?)
     }
 
-    /// How many users of each server are joined, and what local users' memberships are, in a whole state.
+    /// How many users of each server are joined, how many are invited, and what local users' memberships are, in a whole state.
     fn members_of<'a>(
         &self,
         state: impl Iterator<Item = &'a Event>,
-    ) -> (Vec<(ServerName, i64)>, Vec<MembershipChange>) {
+    ) -> (Vec<(ServerName, i64)>, i64, Vec<MembershipChange>) {
         let mut current: BTreeMap<UserId, &Event> = BTreeMap::new();
         for event in state.filter(|event| event.event_type() == "m.room.member") {
             if let Some(Ok(user_id)) = event.state_key().map(UserId::parse) {
@@ -301,9 +304,10 @@ impl Rooms {
             }
         }
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();
-        let mut memberships = Vec::new();
+        let (mut invited, mut memberships) = (0, Vec::new());
         for (user_id, event) in current {
             let membership = membership(Some(event));
+            invited += i64::from(membership == Membership::Invite);
             if let Ok(server) = ServerName::parse(user_id.server_name())
                 && membership == Membership::Join
             {
@@ -320,7 +324,7 @@ impl Rooms {
                 });
             }
         }
-        (joined.into_iter().collect(), memberships)
+        (joined.into_iter().collect(), invited, memberships)
     }
 }
 

@@ -70,8 +70,8 @@ impl Store {
     pub async fn publish_room(&self, room_id: &str, published: bool) -> Result<(), DatabaseError> {
         let sql = if published {
             // From here on each commit that changes it keeps the number up to date.
-            "INSERT INTO published_rooms (room_id, joined) SELECT ?1, COALESCE(SUM(joined), 0) FROM room_servers \
-             WHERE room_id = ?1 AND to_pos IS NULL ON CONFLICT DO NOTHING"
+            "INSERT INTO published_rooms (room_id, joined) SELECT room_id, joined FROM rooms WHERE room_id = ?1 \
+             ON CONFLICT DO NOTHING"
         } else {
             "DELETE FROM published_rooms WHERE room_id = ?1"
         };
@@ -84,8 +84,9 @@ impl Store {
     /// Where the database fails.
     pub async fn move_to_successor(&self, room_id: &str, successor: &str) -> Result<(), DatabaseError> {
         const ALIASES: &str = "UPDATE room_aliases SET room_id = ?2 WHERE room_id = ?1";
-        const PUBLISHED: &str = "INSERT INTO published_rooms (room_id) \
-            SELECT ?2 FROM published_rooms AS p WHERE p.room_id = ?1 ON CONFLICT DO NOTHING";
+        const PUBLISHED: &str = "INSERT INTO published_rooms (room_id, joined) \
+            SELECT r.room_id, r.joined FROM published_rooms AS p CROSS JOIN rooms AS r ON r.room_id = ?2 \
+            WHERE p.room_id = ?1 ON CONFLICT DO NOTHING";
         let rooms = || [room_id.into(), successor.into()];
         let statements = vec![
             Statement::new(ALIASES, rooms()),

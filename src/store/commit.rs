@@ -58,6 +58,8 @@ pub struct RoomCommit {
     pub nodes: Vec<NodeText>,
     /// How many users more (or fewer) of each server are joined.
     pub joined: Vec<(ServerName, i64)>,
+    /// How many users more (or fewer) are invited.
+    pub invited: i64,
     /// What became of local users' memberships, in order.
     pub memberships: Vec<MembershipChange>,
     /// Redactions that were accepted.
@@ -78,7 +80,7 @@ pub struct RoomCommit {
     pub missing: Vec<Missing>,
     /// The gap that history was filled into.
     pub filled: Option<Filled>,
-    /// Whether this is a join to a room that other servers lead: `joined` then counts from nothing.
+    /// Whether this is a join to a room that other servers lead: `joined` and `invited` then count from nothing.
     pub joins_anew: bool,
 }
 
@@ -103,6 +105,7 @@ impl RoomCommit {
             copies: Vec::new(),
             nodes: Vec::new(),
             joined: Vec::new(),
+            invited: 0,
             memberships: Vec::new(),
             redactions: Vec::new(),
             rejected: Vec::new(),

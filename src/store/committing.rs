@@ -32,7 +32,8 @@ use crate::{
 const MOVE_ROOM: &str = "\
     UPDATE rooms SET version = CASE version WHEN ?2 THEN ?2 + 1 END, extremities = ?3, state = ?4, \
       latest_pos = CASE WHEN ?5 THEN (SELECT position FROM streams WHERE name = 'events') ELSE latest_pos END, \
-      outbox_pos = CASE WHEN ?6 THEN (SELECT position FROM streams WHERE name = 'outbox') ELSE outbox_pos END \
+      outbox_pos = CASE WHEN ?6 THEN (SELECT position FROM streams WHERE name = 'outbox') ELSE outbox_pos END, \
+      joined = ?7 + CASE WHEN ?9 THEN 0 ELSE joined END, invited = ?8 + CASE WHEN ?9 THEN 0 ELSE invited END \
     WHERE room_id = ?1";
 
 /// Aborts the batch when the room's version has moved, and leaves it as it is.
@@ -40,9 +41,9 @@ const HOLD_ROOM: &str = "UPDATE rooms SET version = CASE version WHEN ?2 THEN ?2
 
 /// Aborts the batch when the room exists already: `room_id` is the primary key.
 const NEW_ROOM: &str = "\
-    INSERT INTO rooms (room_id, room_version, version, extremities, state, latest_pos, outbox_pos) \
+    INSERT INTO rooms (room_id, room_version, version, extremities, state, latest_pos, outbox_pos, joined, invited) \
     VALUES (?1, ?2, 1, ?3, ?4, (SELECT position FROM streams WHERE name = 'events'), \
-      (SELECT position FROM streams WHERE name = 'outbox'))";
+      (SELECT position FROM streams WHERE name = 'outbox'), ?5, ?6)";
 
 /// Whether what is thought of an event `events` that is held gives way to what `excluded` says.
 macro_rules! knows_better {
@@ -161,11 +162,9 @@ const CLOSE_SERVERS: &str = "\
     UPDATE room_servers SET to_pos = (SELECT position FROM streams WHERE name = 'outbox') \
     WHERE room_id = ?1 AND to_pos IS NULL";
 
-/// After all that changes how many are joined: where the room is in the published room directory.
+/// After the room's row: where the room is in the published room directory.
 const PUBLISHED: &str = "\
-    UPDATE published_rooms SET joined = \
-      (SELECT COALESCE(SUM(s.joined), 0) FROM room_servers AS s WHERE s.room_id = ?1 AND s.to_pos IS NULL) \
-    WHERE room_id = ?1";
+    UPDATE published_rooms SET joined = (SELECT r.joined FROM rooms AS r WHERE r.room_id = ?1) WHERE room_id = ?1";
 
 const REDACTIONS: &str = "\
     INSERT INTO redactions (redacts, redaction_id, room_id, any_sender, server) \
@@ -355,14 +354,32 @@ impl RoomCommit {
         let extremities: Vec<_> =
             self.extremities.iter().map(|one| json!([one.event_id.as_str(), one.depth])).collect();
         let (extremities, state) = (json!(extremities).to_string(), self.state.to_string());
+        let joined: i64 = self.joined.iter().map(|(_, change)| change).sum();
         match self.guard {
             Guard::New => Some(Statement::new(
                 NEW_ROOM,
-                [room_id.into(), self.room_version.id.into(), extremities.into(), state.into()],
+                [
+                    room_id.into(),
+                    self.room_version.id.into(),
+                    extremities.into(),
+                    state.into(),
+                    joined.into(),
+                    self.invited.into(),
+                ],
             )),
             Guard::Moves(version) => Some(Statement::new(
                 MOVE_ROOM,
-                [room_id.into(), version.into(), extremities.into(), state.into(), notice.into(), has_outgoing.into()],
+                [
+                    room_id.into(),
+                    version.into(),
+                    extremities.into(),
+                    state.into(),
+                    notice.into(),
+                    has_outgoing.into(),
+                    joined.into(),
+                    self.invited.into(),
+                    self.joins_anew.into(),
+                ],
             )),
             Guard::Holds(version) => Some(Statement::new(HOLD_ROOM, [room_id.into(), version.into()])),
             Guard::Free => None,

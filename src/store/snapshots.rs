@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Store, json_list, json_lists, positions,
-    state_sql::{entries, found, pairs, paths},
+    state_sql::{entries, found, pairs, paths, slots},
     timeline::{SeenEvent, seen_columns, seen_joins},
 };
 use crate::{
@@ -35,7 +35,7 @@ pub struct StateReads {
     pub most: Option<i64>,
     /// Where the one before was cut short: of this snapshot only the events after this one are read.
     pub after: Option<StateCut>,
-    /// Who is in the room.
+    /// Some of those who are in the room: what a few of the snapshot's leaves hold, in a room of some hundred members all.
     pub members: Vec<NodeId>,
 }
 
@@ -71,14 +71,12 @@ pub struct StateFound {
     members: HashMap<NodeId, Vec<Members>>,
 }
 
-/// The members of a room that share a membership.
+/// Members of a room that share a membership.
 #[derive(Debug, Clone)]
 pub struct Members {
     /// Which.
     pub membership: Membership,
-    /// How many there are.
-    pub count: i64,
-    /// The first six of them.
+    /// The first six that were found.
     pub first: Vec<String>,
 }
 
@@ -137,16 +135,26 @@ const SIZES: &str = concat!(
       FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id GROUP BY entry.snapshot"
 );
 
+/// Some members of the roots in ?1, a JSON list: each child of a root is followed down to its first leaf.
 const MEMBERS: &str = concat!(
     "WITH RECURSIVE ",
-    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
-    ", member(snapshot, user_id, membership, event_nid) AS ( \
+    slots!(),
+    ", tree(snapshot, node_id, level) AS ( \
+       SELECT value, value, 0 FROM json_each(?1) \
+       UNION ALL \
+       SELECT snapshot, substr(node, slot.at, 22), level + 1 FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN slot \
+       WHERE substr(node, 1, 1) = 'I' AND substr(node, slot.at, 1) <> '.' \
+         AND (level = 0 OR slot.at = (SELECT min(x.at) FROM slot AS x WHERE substr(node, x.at, 1) <> '.')) \
+     ), entry(snapshot, event_id) AS ( \
+       SELECT snapshot, item.value FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN json_each(node) AS item \
+       WHERE substr(node, 1, 1) = '{' \
+     ), member(snapshot, user_id, membership, event_nid) AS ( \
        SELECT entry.snapshot, e.state_key, json_extract(e.json, '$.content.membership'), e.event_nid \
        FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id WHERE e.event_type = 'm.room.member' \
-     ), ranked(snapshot, membership, user_id, total, rank) AS ( \
-       SELECT snapshot, membership, user_id, count(*) OVER (PARTITION BY snapshot, membership), \
-         row_number() OVER (PARTITION BY snapshot, membership ORDER BY event_nid) FROM member \
-     ) SELECT snapshot, membership, total, user_id FROM ranked WHERE rank <= 6 ORDER BY snapshot, membership, rank"
+     ), ranked(snapshot, membership, user_id, rank) AS ( \
+       SELECT snapshot, membership, user_id, row_number() OVER (PARTITION BY snapshot, membership ORDER BY event_nid) \
+       FROM member \
+     ) SELECT snapshot, membership, user_id FROM ranked WHERE rank <= 6 ORDER BY snapshot, membership, rank"
 );
 
 /// `changed`: what the second of two snapshots has and the first has not. Lists of two roots and the ID after which, in ?1.
@@ -273,10 +281,10 @@ impl StateReads {
             let groups = found.members.entry(node_id(&row, 0)?).or_default();
             let membership = row.optional_text(1)?.and_then(Membership::parse).unwrap_or(Membership::Leave);
             if groups.last().is_none_or(|group| group.membership != membership) {
-                groups.push(Members { membership, count: row.integer(2)?, first: Vec::new() });
+                groups.push(Members { membership, first: Vec::new() });
             }
             if let Some(group) = groups.last_mut() {
-                group.first.push(row.text(3)?.to_owned());
+                group.first.push(row.text(2)?.to_owned());
             }
         }
         Ok(found)
@@ -335,7 +343,7 @@ impl StateFound {
         &self.cut
     }
 
-    /// Who is in the room by `root`.
+    /// Some of those who are in the room by `root`.
     pub fn members(&self, root: NodeId) -> &[Members] {
         self.members.get(&root).map_or(&[], Vec::as_slice)
     }

@@ -49,8 +49,7 @@ pub enum PublishedAt {
 const COUNTED: &str = concat!(
     "SELECT ",
     room_columns!(),
-    ", COALESCE((SELECT SUM(s.joined) FROM room_servers AS s WHERE s.room_id = r.room_id AND s.to_pos IS NULL), 0)",
-    " FROM json_each(?2) AS wanted CROSS JOIN rooms AS r ON r.room_id = wanted.value"
+    ", r.joined FROM json_each(?2) AS wanted CROSS JOIN rooms AS r ON r.room_id = wanted.value"
 );
 
 /// A published room, with the number of its members by which the directory is in order.

@@ -130,12 +130,23 @@ pub struct SyncRoom {
     pub invite_state: Option<String>,
     /// The rules and the current state, where we know the room.
     pub room: Option<(&'static RoomVersion, NodeId)>,
+    /// How many are joined by the current state, and how many are invited.
+    pub counts: MemberCounts,
     /// The state as it was at the client's position.
     pub state_since: Option<NodeId>,
     /// For a user who was joined and is no longer: the position up to which they were, their leaving included.
     pub joined_until: Option<i64>,
     /// The state as it was at that position.
     pub state_when_left: Option<NodeId>,
+}
+
+/// How many members a room has.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MemberCounts {
+    /// Who is joined.
+    pub joined: i64,
+    /// Who is invited.
+    pub invited: i64,
 }
 
 /// How many rooms are read at once.
@@ -191,7 +202,7 @@ const ROOMS: &str = concat!(
        (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= ?2 ORDER BY x.pos DESC LIMIT 1) \
          AS state_since, \
        m.joined_until, (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= m.joined_until \
-         ORDER BY x.pos DESC LIMIT 1) AS state_when_left, mine.total \
+         ORDER BY x.pos DESC LIMIT 1) AS state_when_left, mine.total, r.joined, r.invited \
      FROM mine CROSS JOIN local_memberships AS m ON m.room_id = mine.room_id AND m.user_id = ?1 \
        LEFT JOIN rooms AS r ON r.room_id = m.room_id ORDER BY m.room_id"
 );
@@ -338,6 +349,10 @@ impl Store {
                 state_since: root(&row, 7)?,
                 joined_until: row.optional_integer(8)?,
                 state_when_left: root(&row, 9)?,
+                counts: MemberCounts {
+                    joined: row.optional_integer(11)?.unwrap_or(0),
+                    invited: row.optional_integer(12)?.unwrap_or(0),
+                },
             });
         }
         found.is_cut = usize::try_from(total).is_ok_and(|total| total > found.rooms.len());

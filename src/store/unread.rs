@@ -157,20 +157,10 @@ macro_rules! counted {
     };
 }
 
-/// How many are joined in the room `r`.
-macro_rules! member_count {
-    () => {
-        "(SELECT COALESCE(SUM(s.joined), 0) FROM room_servers AS s WHERE s.room_id = r.room_id AND s.to_pos IS NULL) \
-          AS member_count"
-    };
-}
-
 const ROOMS: &str = concat!(
     "WITH ",
     counted!(),
-    " SELECT r.room_id, r.state, ",
-    member_count!(),
-    ", counted.receipts_pos, CASE WHEN counted.is_counted THEN counted.counts END AS counts \
+    " SELECT r.room_id, r.state, r.joined, counted.receipts_pos, CASE WHEN counted.is_counted THEN counted.counts END AS counts \
      FROM counted CROSS JOIN rooms AS r ON r.room_id = counted.room_id"
 );
 
@@ -208,11 +198,8 @@ const REMEMBER: &str = "\
     ON CONFLICT (user_id, room_id) DO UPDATE \
       SET receipts_pos = excluded.receipts_pos, upto = excluded.upto, counts = excluded.counts";
 
-const FACTS: &str = concat!(
-    "SELECT r.room_id, r.state, ",
-    member_count!(),
-    " FROM json_each(?1) AS asked CROSS JOIN rooms AS r ON r.room_id = asked.value"
-);
+const FACTS: &str = "\
+    SELECT r.room_id, r.state, r.joined FROM json_each(?1) AS asked CROSS JOIN rooms AS r ON r.room_id = asked.value";
 
 /// The newest events before the position ?2 in the rooms that ?1 is in, ?3 at most. The timelines are merged: the walk stands in
 /// each of them and goes on where it stands at the newest event.

@@ -125,6 +125,7 @@ fn what_happened_between_a_leave_and_a_rejoin_is_paged_back_to() {
             assert!(ids(&forwards["chunk"]).iter().rev().eq(&all));
             assert_eq!(scene.backfills(), asked);
             assert!(scene.two.database.rows("SELECT 1 FROM gaps").is_empty());
+            assert_eq!(scene.two.database.wrong_member_counts(), [""; 0]);
         }
     }
 }

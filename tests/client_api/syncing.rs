@@ -541,3 +541,35 @@ fn invites_to_rooms_that_we_are_in_are_told_in_parts() {
     let invites: usize = answers.iter().map(|answer| answer["rooms"]["invite"].as_object().unwrap().len()).sum();
     assert_eq!(invites, 30);
 }
+
+#[test]
+fn a_change_of_a_member_costs_the_same_in_a_large_room() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&alice, json!({ "preset": "public_chat", "name": "Hall" }));
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let change = |what: &str, user: &str| {
+        let path = format!("/rooms/{}/{what}", quote(&room));
+        assert_eq!(home.post(&alice, &path, json!({ "user_id": user })).0, 200);
+    };
+    // The cost of a sync that tells of one more invite, and what it says.
+    let cost = |invited: &str| {
+        let invited = home.register(invited);
+        let since = home.sync(&bob, "")["next_batch"].as_str().unwrap().to_owned();
+        change("invite", &invited.id);
+        let before = home.database.steps.get();
+        let answer = home.sync(&bob, &format!("since={since}"));
+        let summary = answer["rooms"]["join"][&room]["summary"].clone();
+        (home.database.steps.get() - before, summary)
+    };
+    let ban = |number: usize| change("ban", &format!("@guest{number}:elsewhere.test"));
+    (0..30).for_each(ban);
+    cost("carol");
+    let (small, summary) = cost("dave");
+    assert_eq!(summary, json!({ "m.joined_member_count": 2, "m.invited_member_count": 2 }));
+    (30..400).for_each(ban);
+    let (large, summary) = cost("erin");
+    assert_eq!(summary, json!({ "m.joined_member_count": 2, "m.invited_member_count": 3 }));
+    // A snapshot of more entries has a level more.
+    assert!(large < small * 3 / 2, "{small} steps in a room of 34 members, {large} in one of 405");
+}

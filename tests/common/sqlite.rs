@@ -103,6 +103,35 @@ impl Sqlite {
         });
     }
 
+    /// Rooms of which the numbers of members are not those of their current state, or not the same where the migration counts
+    /// them in a database of before.
+    pub fn wrong_member_counts(&self) -> Vec<String> {
+        const KEPT: &str = "SELECT room_id, joined, invited FROM rooms ORDER BY room_id";
+        const COUNTED: &str = "\
+            WITH RECURSIVE slot(at) AS (SELECT 2 UNION ALL SELECT at + 22 FROM slot WHERE at < 332), \
+              tree(room_id, node_id) AS ( \
+                SELECT room_id, state FROM rooms \
+                UNION SELECT room_id, substr(node, at, 22) FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN slot \
+                WHERE substr(node, 1, 1) = 'I'), \
+              member(room_id, membership) AS ( \
+                SELECT tree.room_id, e.json ->> '$.content.membership' \
+                FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN json_each(node) AS item \
+                  CROSS JOIN events AS e ON e.event_id = item.value \
+                WHERE substr(node, 1, 1) = '{' AND e.event_type = 'm.room.member') \
+            SELECT room_id, (SELECT count(*) FROM member AS m WHERE m.room_id = r.room_id AND m.membership = 'join'), \
+              (SELECT count(*) FROM member AS m WHERE m.room_id = r.room_id AND m.membership = 'invite') \
+            FROM rooms AS r ORDER BY room_id";
+        let migrated = self.copy();
+        let migration = include_str!("../../migrations/0017_member_counts.sql");
+        let undo = "ALTER TABLE rooms DROP COLUMN joined; ALTER TABLE rooms DROP COLUMN invited;";
+        migrated.connection.borrow().execute_batch(&[undo, migration].concat()).unwrap();
+        let kept = self.rows(KEPT);
+        let all = kept.iter().zip(self.rows(COUNTED)).zip(migrated.rows(KEPT));
+        all.filter(|((kept, counted), migrated)| *kept != counted || *kept != migrated)
+            .map(|((kept, counted), migrated)| format!("kept {kept:?}, counted {counted:?}, migrated {migrated:?}"))
+            .collect()
+    }
+
     /// Runs one query outside the count and returns its rows; for what tests assert.
     pub fn rows(&self, sql: &str) -> Vec<Vec<String>> {
         let connection = self.connection.borrow();

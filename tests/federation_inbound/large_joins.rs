@@ -97,6 +97,7 @@ fn a_large_room_is_taken_over_as_a_small_one_is() {
     }
     let servers = "SELECT server, joined FROM room_servers WHERE to_pos IS NULL ORDER BY server";
     assert_eq!(large.b.database.rows(servers), [["b.example", "1"], ["peer.example", "3001"]]);
+    assert_eq!(large.b.database.wrong_member_counts(), [""; 0]);
     let rejected = large.b.database.rows("SELECT event_id, provisional FROM rejected_events WHERE provisional = 0");
     assert!(rejected.iter().any(|row| row[0] == forbidden), "{rejected:?}");
     large.assert_nothing_left();

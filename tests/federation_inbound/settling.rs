@@ -117,6 +117,7 @@ impl Scene {
         ] {
             assert_eq!(self.rows(sql), 0, "{sql}: {:#?}", self.world.logs());
         }
+        assert_eq!(self.a.database.wrong_member_counts(), [""; 0]);
         // And nobody looks for more.
         self.an_hour_passes();
         assert_eq!(self.rows("SELECT 1 FROM unsettled_rooms"), 0);

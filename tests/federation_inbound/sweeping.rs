@@ -102,7 +102,8 @@ fn a_local_event_costs_what_its_room_is_and_not_what_the_server_holds() {
         scene.a.database.rows(&sql);
         let sql = format!(
             "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < {others} / 20) \
-             INSERT INTO rooms SELECT '!r' || n || ':other.example', '12', 1, '[]', '', 0, 0 FROM n"
+             INSERT INTO rooms (room_id, room_version, version, extremities, state, latest_pos, outbox_pos) \
+             SELECT '!r' || n || ':other.example', '12', 1, '[]', '', 0, 0 FROM n"
         );
         scene.a.database.rows(&sql);
         scene.say("first");

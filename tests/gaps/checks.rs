@@ -46,6 +46,7 @@ impl Scene {
                 let honest = oracle.accepted.iter().filter(|made| these.contains(&made.id));
                 failures.extend(honest.map(|made| format!("{name} has {what} {}", self.tell_of(member, made))));
             }
+            failures.extend(database.wrong_member_counts().into_iter().map(|wrong| format!("{name} has {wrong}")));
             let state = member.home.state(&self.world, &RoomId::parse(&self.room).unwrap());
             for (have, entries, others) in [("has", &state, &oracle.state), ("lacks", &oracle.state, &state)] {
                 let different = entries.iter().filter(|entry| !others.contains(entry));
