@@ -14,8 +14,8 @@ use verge::platform::{
     media::{ByteRange, ByteStream, MediaError, MediaStore, NewObject, StoredObject},
 };
 
-/// The pieces in which objects come out.
-const PIECE: usize = 10_000;
+/// The pieces in which files come.
+pub const PIECE: usize = 10_000;
 
 /// The objects of one server. Cheap to clone.
 #[derive(Clone, Default)]
@@ -23,6 +23,8 @@ pub struct Shelves {
     objects: Rc<RefCell<BTreeMap<String, (Bytes, String)>>>,
     /// The largest piece that came in or went out.
     pub largest_piece: Rc<Cell<usize>>,
+    /// How many bytes came in, whether they were kept or not.
+    pub came_in: Rc<Cell<u64>>,
     /// From now on everything fails.
     pub fails: Rc<Cell<bool>>,
 }
@@ -51,6 +53,7 @@ impl MediaStore for Shelves {
             while let Some(piece) = object.stream.next().await {
                 let piece = piece?;
                 self.largest_piece.set(self.largest_piece.get().max(piece.len()));
+                self.came_in.set(self.came_in.get() + piece.len() as u64);
                 bytes.extend_from_slice(&piece);
                 if bytes.len() as u64 > object.limit {
                     return Err(MediaError::TooLong);

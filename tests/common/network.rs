@@ -32,7 +32,8 @@ use verge::{
     log::LogRecord,
     platform::{
         Background, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Rows,
-        Statement, Transport, TransportError,
+        Statement, StreamedResponse, Transport, TransportError,
+        media::ByteStream,
         news::{Polling, Waking},
         turns::one_by_one,
     },
@@ -41,7 +42,10 @@ use verge::{
     server::Server,
 };
 
-use super::{media::Shelves, sqlite::Sqlite};
+use super::{
+    media::{PIECE, Pieces, Shelves},
+    sqlite::Sqlite,
+};
 
 /// What answers requests that reach a host.
 pub type Host = Rc<dyn Fn(Request) -> LocalBoxFuture<'static, Response>>;
@@ -431,6 +435,16 @@ impl Transport for Link {
     fn send(&self, request: OutboundRequest) -> LocalBoxFuture<'_, Result<http::Response<Bytes>, TransportError>> {
         let world = World(self.world.upgrade().unwrap());
         Box::pin(world.deliver(self.from.clone(), request))
+    }
+
+    fn open(&self, request: OutboundRequest) -> LocalBoxFuture<'_, Result<StreamedResponse, TransportError>> {
+        Box::pin(async {
+            let (head, body) = self.send(request).await?.into_parts();
+            let is_json = head.headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+            // Files come piece by piece.
+            let piece = if is_json { body.len().max(1) } else { PIECE };
+            Ok(http::Response::from_parts(head, Box::new(Pieces::new(body, piece)) as Box<dyn ByteStream>))
+        })
     }
 }
 

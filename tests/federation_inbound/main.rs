@@ -27,6 +27,7 @@ mod large_joins;
 mod leaving;
 mod logging;
 mod media;
+mod media_abuse;
 mod missing;
 mod notary;
 mod pending_joins;
