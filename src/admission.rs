@@ -49,12 +49,14 @@ pub enum Kind {
     Upload,
     /// Other servers' media that are fetched, by user.
     RemoteMedia,
+    /// Other servers' users' profiles that are asked for without a token, by address.
+    RemoteProfile,
     /// Third-party identifiers said to be bound, by address.
     Bindings,
 }
 
 impl Kind {
-    const ALL: usize = 10;
+    const ALL: usize = 11;
 }
 
 /// How often something may be asked: so many times at once, and as many again over so much time.

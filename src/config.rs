@@ -93,6 +93,8 @@ pub struct Rates {
     pub federation: Option<Rate>,
     /// `NOTARY_RATE`: servers that an address has us ask for their keys.
     pub notary: Option<Rate>,
+    /// `PROFILE_RATE`: other servers' users' profiles that an address has us ask for without a token.
+    pub remote_profile: Option<Rate>,
     /// `UPLOAD_RATE`: uploads of a user, and media IDs that they reserve.
     pub upload: Option<Rate>,
     /// `REMOTE_MEDIA_RATE`: other servers' media that a user has us fetch.
@@ -203,6 +205,7 @@ impl Config {
                 token_validity: rate("TOKEN_VALIDITY_RATE", variable("TOKEN_VALIDITY_RATE"), "5/60")?,
                 federation: rate("FEDERATION_RATE", variable("FEDERATION_RATE"), "500/10")?,
                 notary: rate("NOTARY_RATE", variable("NOTARY_RATE"), "60/60")?,
+                remote_profile: rate("PROFILE_RATE", variable("PROFILE_RATE"), "60/60")?,
                 upload: rate("UPLOAD_RATE", variable("UPLOAD_RATE"), "60/60")?,
                 remote_media: rate("REMOTE_MEDIA_RATE", variable("REMOTE_MEDIA_RATE"), "300/60")?,
             },

@@ -36,7 +36,7 @@ pub(super) async fn capabilities(server: &Server, call: &Call) -> Handled {
             "m.set_avatar_url": { "enabled": true },
             "m.3pid_changes": { "enabled": false },
             "m.get_login_token": { "enabled": false },
-            "m.profile_fields": { "enabled": true, "allowed": ["displayname", "avatar_url"] },
+            "m.profile_fields": { "enabled": true },
         },
     }))
 }

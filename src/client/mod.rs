@@ -111,6 +111,7 @@ static ROUTES: &[Route] = &[
     get("/_matrix/client/v3/profile/{userId}", |s, c| Box::pin(profile::get(s, c))),
     get("/_matrix/client/v3/profile/{userId}/{keyName}", |s, c| Box::pin(profile::get_field(s, c))),
     put("/_matrix/client/v3/profile/{userId}/{keyName}", |s, c| Box::pin(profile::put_field(s, c))),
+    delete("/_matrix/client/v3/profile/{userId}/{keyName}", |s, c| Box::pin(profile::delete_field(s, c))),
     post("/_matrix/client/v3/user/{userId}/filter", |s, c| Box::pin(filters::upload(s, c))),
     get("/_matrix/client/v3/user/{userId}/filter/{filterId}", |s, c| Box::pin(filters::download(s, c))),
     get("/_matrix/client/v3/user/{userId}/account_data/{type}", |s, c| Box::pin(account_data::get(s, c))),

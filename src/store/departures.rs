@@ -31,6 +31,9 @@ const ERASE: &str = "\
     SELECT room_id, user_id FROM local_memberships WHERE user_id = ?1 \
     UNION SELECT room_id, user_id FROM forgotten_rooms WHERE user_id = ?1";
 
+/// ?1 user.
+const ERASE_PROFILE: &str = "DELETE FROM profile_fields WHERE user_id = ?1";
+
 impl Store {
     /// Ends an account: nobody logs in with it any more, what was its user's alone is deleted, and its rooms are to be left from
     /// `now` on. `is_erased`: who the user was called goes, too, and what they have sent is kept from those who come later.
@@ -48,6 +51,7 @@ impl Store {
         ];
         if is_erased {
             statements.push(Statement::new(ERASE, [user_id.into()]));
+            statements.push(Statement::new(ERASE_PROFILE, [user_id.into()]));
         }
         statements.extend(DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into()])));
         self.batch(statements).await.map(drop)

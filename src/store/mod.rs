@@ -40,6 +40,7 @@ pub mod pending_joins;
 pub mod places;
 mod positions;
 pub mod presence;
+pub mod profile_fields;
 pub mod queue;
 pub mod queue_sweep;
 mod races;

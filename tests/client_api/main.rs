@@ -30,6 +30,7 @@ mod openid;
 mod outside;
 mod people;
 mod presence;
+mod profiles;
 mod published;
 mod push_rules;
 mod receipts;

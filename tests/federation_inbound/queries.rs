@@ -35,10 +35,20 @@ fn a_profile_is_given_whole_or_by_field() {
         avatar_url: Some("mxc://a.example/picture".to_owned()),
     };
     scene.world.run(scene.a.store.put_profile(alice, &profile)).unwrap();
-    let whole = json!({ "displayname": "Alice", "avatar_url": "mxc://a.example/picture" });
+    let pronouns = json!([{ "summary": "they/them", "n": 1 }]);
+    for (name, value) in [("m.tz", json!("Europe/London")), ("org.example.pronouns", pronouns.clone())] {
+        assert!(scene.world.run(scene.a.store.put_profile_field(alice, name, &value.to_string(), 65_535)).unwrap());
+    }
+    let whole = json!({
+        "displayname": "Alice",
+        "avatar_url": "mxc://a.example/picture",
+        "m.tz": "Europe/London",
+        "org.example.pronouns": pronouns,
+    });
     assert_eq!(scene.peer.get(&scene.a, &query(alice, "")), (200, whole));
     assert_eq!(scene.peer.get(&scene.a, &query(alice, "&field=displayname")), (200, json!({ "displayname": "Alice" })));
-    assert_eq!(scene.peer.get(&scene.a, &query(alice, "&field=m.tz")), (200, json!({})));
+    assert_eq!(scene.peer.get(&scene.a, &query(alice, "&field=m.tz")), (200, json!({ "m.tz": "Europe/London" })));
+    assert_eq!(scene.peer.get(&scene.a, &query(alice, "&field=m.other")), (200, json!({})));
     for (user, status, errcode) in [
         ("@nobody:a.example", 404, "M_NOT_FOUND"),
         ("@alice:b.example", 400, "M_INVALID_PARAM"),

@@ -1,11 +1,14 @@
 //! Room aliases and profiles (Server-Server API, "Querying for information").
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::authentication::Signed;
 use crate::{
     error::MatrixError,
-    matrix::identifiers::{RoomAlias, RoomId, UserId},
+    matrix::{
+        identifiers::{RoomAlias, RoomId, UserId},
+        json::Object,
+    },
     router::{self, Handled},
     server::Server,
 };
@@ -29,18 +32,12 @@ pub(super) async fn profile(server: &Server, request: Signed) -> Handled {
     if user.server_name() != server.config.server_name.as_str() {
         return Err(MatrixError::invalid_param("The user is not one of this server's."));
     }
-    let found = server.store.profile(user.as_str()).await?;
+    let found = server.store.whole_profile(user.as_str()).await?;
     let found = found.ok_or_else(|| MatrixError::not_found("User does not exist."))?;
     let field = request.call.query("field");
-    let mut answer = Map::new();
-    for (name, value) in [("displayname", found.displayname), ("avatar_url", found.avatar_url)] {
-        if let Some(value) = value
-            && field.as_deref().is_none_or(|field| field == name)
-        {
-            answer.insert(name.to_owned(), Value::String(value));
-        }
-    }
-    router::ok(&answer)
+    let is_asked = |name: &str| field.as_deref().is_none_or(|field| field == name);
+    let answer: Object = found.into_iter().filter(|(name, _)| is_asked(name)).collect();
+    Ok(router::raw_json_response(http::StatusCode::OK, answer.to_text()))
 }
 
 fn required(request: &Signed, name: &str) -> Result<String, MatrixError> {
