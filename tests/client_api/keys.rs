@@ -589,6 +589,51 @@ fn what_was_missed_is_asked_for_once_however_much_and_by_whomever() {
 }
 
 #[test]
+fn both_sides_catch_up_with_lists_after_half_an_hour() {
+    let (world, [one, two], [alice, bob], phone, _) = two();
+    let mut of_bob: BTreeSet<String> = [phone.id.clone()].into();
+    let mut of_alice = BTreeSet::new();
+    assert_eq!((devices_of(&one, &alice, &bob), devices_of(&two, &bob, &alice)), (of_bob.clone(), of_alice.clone()));
+    let since = (next(&one.sync(&alice, "")), next(&two.sync(&bob, "")));
+    let triggers = |minutes: usize| {
+        for _ in 0..minutes {
+            world.advance(60_000);
+            world.run(async { futures_util::future::join(one.server.scheduled(), two.server.scheduled()).await });
+            world.settle();
+        }
+    };
+    world.cut("one.test", "two.test");
+    for minute in 0..30 {
+        let name = format!("MINUTE{minute}");
+        let (hers, his) = (log_in(&one, "alice", &name), log_in(&two, "bob", &name));
+        // Some do not stay.
+        for (home, user, names) in [(&one, hers, &mut of_alice), (&two, his, &mut of_bob)] {
+            if minute % 3 == 0 {
+                assert_eq!(home.post(&user, "/logout", json!({})).0, 200);
+            } else {
+                names.insert(name.clone());
+            }
+        }
+        triggers(1);
+    }
+    // However much has changed, the first EDU is in flight, and the newest waits.
+    for home in [&one, &two] {
+        assert_eq!(home.database.rows("SELECT COUNT(*) FROM edu_outbox"), [["2"]]);
+    }
+    let before = asked(&world);
+    world.mend("one.test", "two.test");
+    // By then the longest pause is over.
+    triggers(60);
+    for (home, user, other, since) in [(&one, &alice, &bob, since.0), (&two, &bob, &alice, since.1)] {
+        assert!(home.database.rows("SELECT * FROM edu_outbox").is_empty());
+        let (changed, left) = lists(&home.sync(user, &format!("since={since}")));
+        assert!(changed.contains(&other.id) && left.is_empty(), "{changed:?} {left:?}");
+    }
+    assert_eq!((devices_of(&one, &alice, &bob), devices_of(&two, &bob, &alice)), (of_bob, of_alice));
+    assert_eq!(asked(&world), before + 2, "one request of each side");
+}
+
+#[test]
 fn who_has_signed_a_key_elsewhere_sees_it_signed_however_it_is_had() {
     let (world, [one, two], [alice, bob], phone, _) = two();
     let stranger = two.register("stranger");
