@@ -44,6 +44,8 @@ pub struct Config {
     pub dns_over_https: DnsOverHttps,
     /// `SIGNING_KEY`: signs this server's events and requests.
     pub signing_key: SigningKey,
+    /// `FASTER_JOINS`: whether other servers are asked to leave members out of what they answer to our joins.
+    pub faster_joins: bool,
     /// `LOG_COSTS`: whether each request is logged with what it cost.
     pub log_costs: bool,
     /// What this server is as a policy server; it is none by default.
@@ -193,6 +195,7 @@ impl Config {
                 let form = "is not a line of the form `ed25519 a_AbCd <unpadded base64 of 32 bytes>`";
                 ConfigError::new("SIGNING_KEY", form)
             })?,
+            faster_joins: switch("FASTER_JOINS", variable("FASTER_JOINS"), true)?,
             log_costs: variable("LOG_COSTS").as_deref() == Some("1"),
             policy: policy(
                 variable("POLICY_SIGNING_KEY"),
@@ -364,6 +367,16 @@ fn base_url(url: &str) -> Result<String, ConfigError> {
     }
     let form = format!("is {url:?}, which is not an https URL such as https://matrix.example.org");
     Err(ConfigError::new("CLIENT_BASE_URL", form))
+}
+
+/// Something that is on or off.
+fn switch(name: &'static str, text: Option<String>, default: bool) -> Result<bool, ConfigError> {
+    match text.as_deref() {
+        None => Ok(default),
+        Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(_) => Err(ConfigError::new(name, "must be on or off")),
+    }
 }
 
 fn registration(mode: Option<&str>, token: Option<String>) -> Result<Registration, ConfigError> {

@@ -20,7 +20,7 @@ use verge::{
     config::Config,
     federation::peers::{
         destination::DiscoveryError,
-        endpoints::{JoinPiece, SendJoin, Transaction},
+        endpoints::{JoinPiece, RoomBefore, Transaction},
         requests::{FederationClient, RequestError},
     },
     matrix::{
@@ -156,34 +156,42 @@ fn send_join() {
         "state": [ { "z":1.50, "a":2, "z" : 3 } , {}], "auth_chain": [{"deep":[[[["\u00e4"]]]]}],
         "members_omitted": false, "servers_in_room": ["b.org"], "unknown": {"x": [1e400]}}"#;
     let (sent, answer) = exchange(answer, |client| async move {
-        let answer = client.send_join(&b(), &room(), &event("$e"), PDU).await;
+        let answer = client.send_join(&b(), &room(), &event("$e"), PDU, false).await;
         pieces(answer.unwrap()).await
     });
     assert_eq!(sent.line, "PUT /_matrix/federation/v2/send_join/%21r%2F%C3%B6%3Ab.org/%24e");
     assert_eq!(sent.body, PDU);
     assert_eq!(sent.limit, 256 << 20);
+    let nothing = r#"{"auth_chain": [], "state": []}"#;
+    let (sent, _) = exchange(nothing, |client| async move {
+        pieces(client.send_join(&b(), &room(), &event("$e"), PDU, true).await.unwrap()).await
+    });
+    assert!(sent.line.ends_with("/%24e?omit_members=true"), "{}", sent.line);
     let text = |text: &str| text.as_bytes().to_vec();
     let expected = [
         JoinPiece::Join(text(r#"{"a" : 1}"#)),
         JoinPiece::State(text(r#"{ "z":1.50, "a":2, "z" : 3 }"#)),
         JoinPiece::State(text("{}")),
         JoinPiece::AuthChain(text(r#"{"deep":[[[["\u00e4"]]]]}"#)),
+        JoinPiece::Servers(vec![ServerName::parse("b.org").unwrap()]),
     ];
     assert_eq!(answer.unwrap(), expected);
     for (answer, expected) in [
         (r#"{"auth_chain": [], "members_omitted": true, "state": []}"#, Ok(vec![JoinPiece::MembersOmitted])),
+        // Not every server says which servers are in the room.
+        (r#"{"auth_chain": [], "servers_in_room": null, "state": []}"#, Ok(vec![JoinPiece::Servers(Vec::new())])),
         (r#"{"auth_chain": []}"#, Err("`state` is missing or of the wrong kind")),
         (r#"{"auth_chain": [], "state": {}}"#, Err("it is not a JSON object of the form that was asked for")),
         (r#"{"auth_chain": [], "state": ["#, Err("it is not a JSON object of the form that was asked for")),
     ] {
         let (_, answer) = exchange(answer, |client| async move {
-            pieces(client.send_join(&b(), &room(), &event("$e"), PDU).await.unwrap()).await
+            pieces(client.send_join(&b(), &room(), &event("$e"), PDU, false).await.unwrap()).await
         });
         assert_eq!(answer, expected.map_err(|why| RequestError::BadResponse(why.to_owned())));
     }
 }
 
-async fn pieces(mut answer: SendJoin) -> Result<Vec<JoinPiece>, RequestError> {
+async fn pieces(mut answer: RoomBefore) -> Result<Vec<JoinPiece>, RequestError> {
     let mut pieces = Vec::new();
     while let Some(piece) = answer.next().await? {
         pieces.push(piece);
@@ -380,7 +388,7 @@ fn errors() {
 fn exchange_status(status: u16, body: &'static str) -> (Rc<Internet>, RequestError) {
     let internet = Internet::new();
     internet.serve("https://b.org:8448", move |_| Ok(page(status, &[], body)));
-    let error = block_on(client(&internet).send_join(&b(), &room(), &event("$e"), PDU)).err().unwrap();
+    let error = block_on(client(&internet).send_join(&b(), &room(), &event("$e"), PDU, true)).err().unwrap();
     (internet, error)
 }
 
@@ -410,7 +418,7 @@ fn older_servers() {
             let wrapped = r#"[200, {"state": [{"s": 1}], "auth_chain": []}]"#;
             Ok(if v1 { page(200, &[], wrapped) } else { page(status, &[], body) })
         });
-        let answer = block_on(client(&internet).send_join(&b(), &room(), &event("$e"), PDU));
+        let answer = block_on(client(&internet).send_join(&b(), &room(), &event("$e"), PDU, true));
         assert_eq!(answer.is_ok(), falls_back, "{status} {body}");
         assert_eq!(internet.requests.borrow().len(), if falls_back { 2 } else { 1 });
         if let Ok(answer) = answer {

@@ -23,7 +23,7 @@ use crate::{
         json::{Object, Value},
         state_content::Membership,
     },
-    room::{Draft, RoomError},
+    room::{Draft, Extent, RoomError},
     router::{Call, Handled, ok},
     server::Server,
     store::accounts::Profile,
@@ -173,7 +173,14 @@ pub(super) async fn send(
     room_id: &RoomId,
     draft: Draft,
 ) -> Result<EventId, MatrixError> {
-    let event = server.rooms.send(room_id, user, draft).await.map_err(not_in_room)?;
+    let event = match server.rooms.send(room_id, user, draft.clone()).await {
+        Err(RoomError::MembersUnknown) => {
+            server.until_whole(room_id).await?;
+            server.rooms.send(room_id, user, draft).await
+        }
+        sent => sent,
+    };
+    let event = event.map_err(not_in_room)?;
     server.flush(room_id);
     Ok(event.event_id().clone())
 }
@@ -271,7 +278,7 @@ async fn join_room(
 ) -> Result<Option<EventId>, MatrixError> {
     let known = server.rooms.entrance(room_id, user).await?;
     let here = match known {
-        Some(entrance) if entrance.room.local_joined > 0 => {
+        Some(entrance) if entrance.room.local_joined > 0 && !entrance.is_unsure() => {
             if entrance.membership() == Some(Membership::Join) {
                 return Ok(None);
             }
@@ -362,7 +369,12 @@ async fn change_other(
     let target = user_id(&body)?;
     let content = with_reason(Object::new(), &body)?;
     if !only_from.is_empty() {
-        let current = server.rooms.current(&room_id, &[("m.room.member", target.as_str())]).await?;
+        let member = [("m.room.member", target.as_str())];
+        let mut current = server.rooms.current(&room_id, &member).await?;
+        if current.as_ref().is_some_and(|(room, state)| state.is_empty() && room.extent == Extent::Partial) {
+            server.until_whole(&room_id).await?;
+            current = server.rooms.current(&room_id, &member).await?;
+        }
         let state = current.map(|(_, state)| state).unwrap_or_default();
         let now = state.first().and_then(Event::membership).unwrap_or(Membership::Leave);
         if !only_from.contains(&now) {

@@ -4,10 +4,10 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::{
-    auth,
+    auth::{self, Session},
     events::{self, Telling},
     tokens::Token,
-    visibility::Reader,
+    visibility::{Reader, WholeReader},
 };
 use crate::{
     error::MatrixError,
@@ -24,8 +24,8 @@ use crate::{
 /// `GET /rooms/{roomId}/state`
 pub(super) async fn whole(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
-    let state = read_whole(server, reader.state).await?;
+    let reader = WholeReader::enter(server, &session, call.parameter(0)).await?;
+    let state = read_whole(server, &reader).await?;
     let events = state.iter().map(|seen| events::client_event(seen, telling(server))).collect();
     Ok(raw_json_response(StatusCode::OK, Value::Array(events).to_text()))
 }
@@ -34,11 +34,11 @@ pub(super) async fn whole(server: &Server, call: &Call) -> Handled {
 pub(super) async fn one(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let format = call.query("format");
-    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
+    let state = state_for(server, &session, call).await?;
     let key = StateKeyHash::new(call.parameter(1), call.parameter(2));
-    let reads = StateReads { at: vec![(reader.state, key)], ..StateReads::default() };
+    let reads = StateReads { at: vec![(state, key)], ..StateReads::default() };
     let found = server.store.read_states(&reads).await?;
-    let seen = found.at(reader.state, key).ok_or_else(|| MatrixError::not_found("The room has no such state."))?;
+    let seen = found.at(state, key).ok_or_else(|| MatrixError::not_found("The room has no such state."))?;
     let text = match format.as_deref() {
         None | Some("content") => seen.event.content().to_text(),
         Some("event") => events::client_event(seen, telling(server)).to_text(),
@@ -47,19 +47,28 @@ pub(super) async fn one(server: &Server, call: &Call) -> Handled {
     Ok(raw_json_response(StatusCode::OK, text))
 }
 
+/// The state in which the one event is that `call` asks for. Of other servers' users it must be known who is in the room.
+async fn state_for(server: &Server, session: &Session, call: &Call) -> Result<NodeId, MatrixError> {
+    let is_ours = || call.parameter(2).ends_with(&format!(":{}", server.config.server_name));
+    if call.parameter(1) == "m.room.member" && !is_ours() {
+        return Ok(WholeReader::enter(server, session, call.parameter(0)).await?.state);
+    }
+    Ok(Reader::enter(server, session, call.parameter(0)).await?.state)
+}
+
 /// `GET /rooms/{roomId}/members`
 pub(super) async fn members(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let only = membership(call, "membership")?;
     let never = membership(call, "not_membership")?;
     let at = call.query("at").map(|at| Token::parse(&at)).transpose()?;
-    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
+    let reader = WholeReader::enter(server, &session, call.parameter(0)).await?;
     let mut root = reader.state;
     if let Some(at) = at {
         let pos = at.events.min(reader.last);
-        root = server.store.state_at_position(&reader.room_id, pos).await?.unwrap_or(root);
+        root = server.store.state_at_position(&reader.room_id, pos, reader.last).await?.unwrap_or(root);
     }
-    let state = read_whole(server, root).await?;
+    let state = read_state(server, root).await?;
     let members = state.iter().filter(|seen| {
         let membership = seen.event.membership();
         seen.event.event_type() == "m.room.member"
@@ -74,8 +83,11 @@ pub(super) async fn members(server: &Server, call: &Call) -> Handled {
 /// `GET /rooms/{roomId}/joined_members`
 pub(super) async fn joined_members(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    let reader = Reader::enter_joined(server, &session, call.parameter(0)).await?;
-    let state = read_whole(server, reader.state).await?;
+    let reader = WholeReader::enter(server, &session, call.parameter(0)).await?;
+    if !reader.joined {
+        return Err(MatrixError::forbidden("You are not in this room."));
+    }
+    let state = read_whole(server, &reader).await?;
     let mut joined = serde_json::Map::new();
     for seen in state.iter().filter(|seen| seen.event.membership() == Some(Membership::Join)) {
         let Some(user) = seen.event.state_key().filter(|_| seen.event.event_type() == "m.room.member") else {
@@ -88,7 +100,11 @@ pub(super) async fn joined_members(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "joined": joined }))
 }
 
-async fn read_whole(server: &Server, root: NodeId) -> Result<Vec<SeenEvent>, MatrixError> {
+async fn read_whole(server: &Server, reader: &WholeReader) -> Result<Vec<SeenEvent>, MatrixError> {
+    read_state(server, reader.state).await
+}
+
+async fn read_state(server: &Server, root: NodeId) -> Result<Vec<SeenEvent>, MatrixError> {
     let reads = StateReads { whole: vec![root], ..StateReads::default() };
     Ok(server.store.read_states(&reads).await?.whole(root).to_vec())
 }

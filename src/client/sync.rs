@@ -37,7 +37,7 @@ use crate::{
     server::Server,
     store::{
         snapshots::{Members, StateCut, StateFound, StateReads},
-        sync::{MemberCounts, NewEvents, RestRead, SyncFound, SyncRead, SyncRoom},
+        sync::{MemberCounts, MembersKnown, NewEvents, RestRead, SyncFound, SyncRead, SyncRoom},
         sync_fleeting::{FleetingAt, FleetingRead},
         timeline::{SeenEvent, TimelineEvent},
     },
@@ -262,6 +262,10 @@ impl Answer<'_> {
                 _ if !self.filter.room(room.room_id.as_str()) => Entry::None(room.room_id),
                 Membership::Invite => Entry::Invite(room),
                 Membership::Knock => Entry::Knock(room),
+                // Whoever does not load members lazily takes those whom they are told of for all that there are.
+                Membership::Join if room.members == MembersKnown::NotYet && !self.is_lazy() => {
+                    Entry::None(room.room_id)
+                }
                 Membership::Join | Membership::Leave | Membership::Ban => match self.plan(room, timeline) {
                     Ok(plan) => Entry::Room(plan),
                     Err(room) => Entry::Elsewhere(*room),
@@ -425,6 +429,11 @@ impl Answer<'_> {
         Ok(())
     }
 
+    /// Whether the client asks for members as they matter to it.
+    fn is_lazy(&self) -> bool {
+        self.filter.state.lazy_load_members
+    }
+
     /// Plans a joined or left room; the room back where it was left by way of another server.
     fn plan(&self, room: SyncRoom, new: NewEvents) -> Result<Plan, Box<SyncRoom>> {
         let joined = room.membership == Membership::Join;
@@ -436,7 +445,9 @@ impl Answer<'_> {
         let limit = usize::try_from(self.filter.timeline.limit()).unwrap_or(usize::MAX);
         let NewEvents { events: mut timeline, after_gap } = new;
         // Clients page back over a gap from `prev_batch`, and only where they are told of it.
-        let limited = after_gap || timeline.len() > limit;
+        let grown = matches!(room.members, MembersKnown::From(pos) if pos > self.since);
+        // Whoever was not told of the room pages back to what was said meanwhile.
+        let limited = after_gap || timeline.len() > limit || (grown && !newly && !self.is_lazy() && self.since > 0);
         // With a limit of none all of it is left to be paged back to.
         let newest = timeline.last().map_or(self.since, |event| event.pos);
         timeline.drain(..timeline.len().saturating_sub(limit));
@@ -446,7 +457,8 @@ impl Answer<'_> {
             _ if !joined && self.since > 0 && room.joined_until.is_none_or(|until| until <= self.since) => {
                 StateSource::Timeline
             }
-            Some(known) if !newly && !self.full_state && self.since > 0 => {
+            // Whoever knows the room without its members is told of it anew when they are there, as of one newly joined.
+            Some(known) if !newly && !self.full_state && self.since > 0 && !grown => {
                 if follows(known, &timeline, state) && !limited && !self.state_after {
                     StateSource::Timeline
                 } else {
@@ -459,7 +471,7 @@ impl Answer<'_> {
         let summary = joined && (members_changed || !matches!(source, StateSource::Timeline));
         let reader = Reader::known(&self.session.user, &room.room_id, state, joined, room.joined_until);
         let judged = newly || !joined;
-        let lazy = matches!(source, StateSource::Whole) && self.filter.state.lazy_load_members;
+        let lazy = matches!(source, StateSource::Whole) && self.is_lazy();
         Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, lazy, judged, summary })
     }
 

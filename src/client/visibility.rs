@@ -1,5 +1,7 @@
 //! Which events of a room a local user may see (Client-Server API, "Room history visibility").
 
+use std::ops::Deref;
+
 use http::StatusCode;
 
 use super::{auth::Session, events::Telling};
@@ -11,6 +13,7 @@ use crate::{
         state_content::{HistoryVisibility, Membership},
         state_trie::{NodeId, StateKeyHash},
     },
+    room::Extent,
     server::Server,
     store::{
         snapshots::{StateFound, StateReads},
@@ -35,6 +38,34 @@ pub(super) struct Reader {
     member_until: i64,
 }
 
+/// A reader of a room of which the state is known as far as they may see it: only they are told who is in it.
+#[derive(Debug)]
+pub(super) struct WholeReader(Reader);
+
+impl WholeReader {
+    /// As [`Reader::enter`]; waits where the room was joined by an answer without its members, until those are there.
+    ///
+    /// # Errors
+    /// As [`Reader::enter`]; 504 where that takes too long.
+    pub(super) async fn enter(server: &Server, session: &Session, room_id: &str) -> Result<Self, MatrixError> {
+        match Reader::look(server, session, room_id).await? {
+            (reader, Extent::Whole | Extent::Settling) => Ok(Self(reader)),
+            (reader, Extent::Partial) => {
+                server.until_whole(&reader.room_id).await?;
+                Ok(Self(Reader::enter(server, session, room_id).await?))
+            }
+        }
+    }
+}
+
+impl Deref for WholeReader {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.0
+    }
+}
+
 /// Beyond every position.
 pub(super) const END: i64 = i64::MAX >> 11;
 /// The oldest position there can be.
@@ -48,13 +79,18 @@ impl Reader {
     /// # Errors
     /// 403 `M_FORBIDDEN` where they are not, and were never, in the room, and not everybody may read it.
     pub(super) async fn enter(server: &Server, session: &Session, room_id: &str) -> Result<Self, MatrixError> {
+        Ok(Self::look(server, session, room_id).await?.0)
+    }
+
+    /// The reader, and how much is known of the room's state.
+    async fn look(server: &Server, session: &Session, room_id: &str) -> Result<(Self, Extent), MatrixError> {
         let stranger = || MatrixError::forbidden("You are not in this room.");
         let room_id = RoomId::parse(room_id).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
         let view = server.store.room_view(&room_id, &session.user).await?.ok_or_else(stranger)?;
         if let Some(reader) = Self::joined(&session.user, &room_id, &view) {
-            return Ok(reader);
+            return Ok((reader, view.extent));
         }
-        let RoomView { state, membership, .. } = view;
+        let RoomView { state, membership, extent, .. } = view;
         let left = membership.filter(|now| matches!(now.membership, Membership::Leave | Membership::Ban));
         let until = left.as_ref().and_then(|now| now.joined_until);
         let visibility = StateKeyHash::new("m.room.history_visibility", "");
@@ -64,10 +100,13 @@ impl Reader {
             == HistoryVisibility::WorldReadable
         {
             let user = session.user.clone();
-            return Ok(Self { user, room_id, state, last: END, joined: false, member_until: until.unwrap_or(NOWHERE) });
+            let member_until = until.unwrap_or(NOWHERE);
+            return Ok((Self { user, room_id, state, last: END, joined: false, member_until }, extent));
         }
         let when_left = left.and_then(|now| now.state).unwrap_or(state);
-        until.map(|_| Self::known(&session.user, &room_id, when_left, false, until)).ok_or_else(stranger)
+        let reader = until.map(|_| Self::known(&session.user, &room_id, when_left, false, until));
+        // What they could know when they left is not going to be more.
+        reader.map(|reader| (reader, Extent::Whole)).ok_or_else(stranger)
     }
 
     /// As [`Reader::enter`], for one event of the room.

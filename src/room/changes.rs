@@ -127,14 +127,17 @@ fn ends_what_is_pending(before: Option<&Event>, after: &Event) -> bool {
 }
 
 /// A user whose membership event in the current state changed.
-struct ChangedMember {
-    user_id: UserId,
-    before: Option<Event>,
-    after: Option<Event>,
+pub(super) struct ChangedMember {
+    pub(super) user_id: UserId,
+    pub(super) before: Option<Event>,
+    pub(super) after: Option<Event>,
 }
 
 /// The members among what differs. Reads what is not at hand, in one call.
-async fn changed_members(view: &mut View<'_>, mut pairs: Vec<EventPair>) -> Result<Vec<ChangedMember>, RoomError> {
+pub(super) async fn changed_members(
+    view: &mut View<'_>,
+    mut pairs: Vec<EventPair>,
+) -> Result<Vec<ChangedMember>, RoomError> {
     // Both events of a pair have one key: where one is known and no member, the other need not be read.
     let is_other = |view: &View<'_>, id: &Option<EventId>| {
         let event = id.as_ref().and_then(|id| view.event(id));

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Room, RoomError, Rooms,
-    judge::{Judgement, Rejection, Source, auth_keys},
+    judge::{Judgement, Rejection, Source, auth_keys, fill_in},
     outliers::{Outliers, judge_outliers},
     policy::ASKING_MS,
     view::View,
@@ -54,13 +54,27 @@ pub(super) struct Examined {
     pub(super) forbids: Option<String>,
 }
 
+/// What a claim is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coverage {
+    /// All of the state.
+    Whole,
+    /// The state without its members, or with some of them.
+    WithoutMembers,
+}
+
 impl Rooms {
     /// Judges the events of a claim about the state before `event`: each by its auth events, in order. What the rules forbid,
     /// or was rejected before, stays out of the state.
     ///
     /// # Errors
     /// [`RoomError::Invalid`] where this is no state of a room of this version.
-    pub(super) async fn examine(&self, event: &Event, claim: &Claim) -> Result<Examined, RoomError> {
+    pub(super) async fn examine(
+        &self,
+        event: &Event,
+        claim: &Claim,
+        coverage: Coverage,
+    ) -> Result<Examined, RoomError> {
         let given = claim.auth_chain.iter().chain(&claim.state).filter(|given| given.event_id() != event.event_id());
         let held = self.held_of(given.clone().chain([event])).await?;
         let outliers = judge_outliers(self.clock.as_ref(), event.room_id(), held, given).await;
@@ -69,7 +83,12 @@ impl Rooms {
         let snapshot = snapshot(&state)?;
         check_create(&state, event.version())?;
         let rejection = outliers.broken_rule(event);
-        let forbids = auth_rules::check(event, &StateIndex::new(&state)).err().map(|error| error.to_string());
+        let mut by_state = state.clone();
+        if coverage == Coverage::WithoutMembers {
+            let cited = event.auth_events().iter().filter_map(|id| outliers.accepted(id));
+            fill_in(&mut by_state, event, cited);
+        }
+        let forbids = auth_rules::check(event, &StateIndex::new(&by_state)).err().map(|error| error.to_string());
         Ok(Examined { outliers, state, snapshot, rejection, forbids })
     }
 
@@ -160,7 +179,7 @@ impl Rooms {
         let mut believed = Vec::new();
         let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
         for claim in claims {
-            match self.examine(event, claim).await {
+            match self.examine(event, claim, Coverage::Whole).await {
                 // A claim rejects nothing: where the event does not fit the state that is claimed, the claim is not believed.
                 Ok(Examined { rejection: None, forbids: Some(why), .. }) => {
                     doubt = RoomError::Invalid(format!("The state before {} forbids it: {why}.", event.event_id()));

@@ -43,6 +43,9 @@ pub enum RoomError {
     /// The request makes no sense in this room; the sentence says why.
     #[error("{0}")]
     Invalid(String),
+    /// We have joined the room, and who else is in it is not known yet.
+    #[error("Who is in the room is not known here yet; try again later.")]
+    MembersUnknown,
     /// More invites wait for an answer than we keep, of the user or of the inviting server.
     #[error("Too many invites of this user, or by your server, wait for an answer.")]
     TooManyInvites,
@@ -111,6 +114,7 @@ impl From<RoomError> for MatrixError {
             RoomError::Database(error) => error.into(),
             RoomError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message),
             RoomError::UnknownRoom => Self::not_found(message),
+            RoomError::MembersUnknown => Self::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message),
             RoomError::NotAllowed(_) | RoomError::Denied | RoomError::TooManyInvites => Self::forbidden(message),
             RoomError::Unsigned(unsigned) => unsigned.into(),
             RoomError::CannotAuthorise => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN", message),

@@ -32,7 +32,7 @@ use crate::{
         commit::{Guard, NewEvent, Outgoing, Place, Redaction, RejectedAt, Unsettled},
         events::StoredEvent,
         rejected::NewRejected,
-        rooms::{Extremity, Room},
+        rooms::{Extent, Extremity, Room},
     },
 };
 
@@ -406,7 +406,11 @@ impl Judgement {
 
     /// Which rule `event` breaks in the state `root`, if any.
     async fn check_state(&self, view: &mut View<'_>, event: &Event, root: NodeId) -> Result<Option<String>, RoomError> {
-        let state = view.state(root, &auth_keys(event)).await?;
+        let mut state = view.state(root, &auth_keys(event)).await?;
+        if self.room.extent == Extent::Partial {
+            let cited = event.auth_events().iter().filter_map(|id| Some(&view.stored(id)?.event));
+            fill_in(&mut state, event, cited);
+        }
         Ok(auth_rules::check(event, state.as_slice()).err().map(|error| error.to_string()))
     }
 
@@ -508,6 +512,19 @@ pub(super) fn auth_keys(event: &Event) -> Vec<StateKey> {
     );
     let implied = event.version().room_id_is_create_hash.then_some(("m.room.create", ""));
     selected.into_iter().chain(implied).map(|(event_type, state_key)| key(event_type, state_key)).collect()
+}
+
+/// Adds to the state by which `event` is judged those memberships that it cites, of users of whom the state says nothing: where the
+/// members of a room are not known, that is all that there is to go by.
+pub(super) fn fill_in<'c>(state: &mut Vec<Event>, event: &Event, cited: impl Iterator<Item = &'c Event>) {
+    let keys = auth_keys(event);
+    for cited in cited.filter(|cited| cited.event_type() == "m.room.member") {
+        let Some(user) = cited.state_key() else { continue };
+        let is_asked = keys.iter().any(|(event_type, key)| event_type == "m.room.member" && key == user);
+        if is_asked && !state.iter().any(|known| known.is_state("m.room.member", user)) {
+            state.push(cited.clone());
+        }
+    }
 }
 
 /// A pair of event type and state key.

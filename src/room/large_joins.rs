@@ -69,12 +69,19 @@ impl Rooms {
             return Ok(Progress::Unfinished);
         }
         let WholeState { entries, joined, invited, memberships } = self.whole_state(large).await?;
+        if large.completes {
+            self.check_against_answer(large, &entries).await?;
+        }
         let Updated { root, nodes } = state_trie::build(entries);
         self.keep_apart(large.room_id(), large.join.version(), Apart { nodes, ..Apart::default() }, Vec::new()).await?;
         let snapshot = Updated { root, nodes: Vec::new() };
         let (new, rejected, readmitted) = Default::default();
-        self.take_over(&large.join, &TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships })
-            .await?;
+        let completed_by = None;
+        let whole = TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by };
+        match large.completes {
+            true => self.make_whole(large, &whole).await?,
+            false => self.take_over(&large.join, &whole).await.map(|_| ())?,
+        }
         Ok(Progress::Done)
     }
 

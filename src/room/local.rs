@@ -21,7 +21,10 @@ use crate::{
         state_trie::NodeId,
     },
     platform::{DatabaseError, Statement},
-    store::commit::{Committed, Guard, RoomCommit},
+    store::{
+        commit::{Committed, Guard, RoomCommit},
+        rooms::Extent,
+    },
 };
 
 /// The greatest depth that canonical JSON can say.
@@ -276,6 +279,7 @@ impl Rooms {
             state: NodeId::EMPTY,
             latest_pos: 0,
             local_joined: 0,
+            extent: Extent::Whole,
         };
         let room_id = room.room_id.clone();
         let mut judgement = Judgement::new(room);
@@ -361,6 +365,14 @@ impl Rooms {
             keys.push(key("m.room.create", ""));
         }
         let state = view.state(root, &keys).await?;
+        if judgement.room.extent == Extent::Partial {
+            let is_there = |user: &str| state.iter().any(|event| event.is_state("m.room.member", user));
+            let mut members = selected.iter().filter(|(event_type, _)| event_type == "m.room.member");
+            if !members.all(|(_, user)| is_there(user)) {
+                // Whoever it is about may be in the room, or banned from it.
+                return Err(RoomError::MembersUnknown);
+            }
+        }
         let auth: Vec<&Event> = state.iter().filter(|event| selects(&selected, event)).collect();
         let previous: Vec<&Event> = previous.iter().filter_map(|id| Some(&view.stored(id)?.event)).collect();
         let depth = extremities.iter().map(|one| one.depth).max().unwrap_or(0).saturating_add(1).min(MAX_DEPTH);

@@ -21,6 +21,7 @@ mod judge;
 mod large_joins;
 mod local;
 mod outliers;
+mod partial;
 mod policy;
 mod policy_servers;
 mod published;
@@ -46,14 +47,17 @@ pub use local::{ChangedRooms, NewRoom};
 pub use policy_servers::PolicyServers;
 pub use published::{Asker, PublishedQuery};
 pub use receipt::{Begun, Effects, KnownRooms, Lacking, Received, Record, Transaction};
-pub use remote::{Admitted, RemoteJoin};
+pub use remote::{Admitted, Installed, RemoteJoin};
 pub use remote_reading::{ReadRefusal, RemoteReader};
 pub use restricted::Entrance;
 pub use settling::{Left, Settled};
 pub use spaces::{SpaceChild, SpaceRoom};
 pub use summary::Summary;
 
-pub use crate::store::{events::StoredEvent, rooms::Room};
+pub use crate::store::{
+    events::StoredEvent,
+    rooms::{Extent, Room},
+};
 use crate::{
     config::Config,
     matrix::identifiers::{EventId, RoomId, ServerName},

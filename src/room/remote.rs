@@ -10,7 +10,7 @@ use super::{
     Claim, RoomError, Rooms,
     acl::{ACL, acl_of},
     changes::membership,
-    claims::Examined,
+    claims::{Coverage, Examined},
     judge::Source,
     outliers::{Apart, Outliers},
     view::View,
@@ -27,8 +27,11 @@ use crate::{
     store::{
         commit::{
             Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom, TimelinePosition,
+            Unsettled,
         },
+        large_joins::{self, LargeJoin},
         memberships::{Invited, end_invite, remember_membership},
+        partial_rooms,
         rejected::NewRejected,
         rooms::Extremity,
     },
@@ -75,6 +78,17 @@ pub(super) struct TakenOver {
     pub(super) invited: i64,
     /// What local users' memberships are.
     pub(super) memberships: Vec<MembershipChange>,
+    /// What will complete the state, where members are left out of it, and until when whoever begins with that may take.
+    pub(super) completed_by: Option<(LargeJoin, i64)>,
+}
+
+/// What became of a join that another server has let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installed {
+    /// The user is in the room.
+    Done,
+    /// And who else is in it is still to be had.
+    InPart,
 }
 
 impl Rooms {
@@ -98,7 +112,7 @@ impl Rooms {
     /// somebody here came into the room meanwhile and the join cites what we do not hold, [`RoomError::Busy`].
     pub async fn install_join(&self, answer: &RemoteJoin) -> Result<(), RoomError> {
         let join = &answer.join;
-        let claim = self.examine(join, &answer.claim).await?;
+        let claim = self.examine(join, &answer.claim, Coverage::Whole).await?;
         if let Some(why) = claim.rejection.as_ref().map(|rejection| &rejection.why).or(claim.forbids.as_ref()) {
             return Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}.")));
         }
@@ -112,12 +126,14 @@ impl Rooms {
             let apart = Apart { new: mem::take(&mut new), rejected: for_good, nodes, ..Apart::default() };
             self.keep_apart(join.room_id(), join.version(), apart, Vec::new()).await?;
         }
-        self.take_over(join, &TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships }).await
+        let completed_by = None;
+        let taken = TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by };
+        self.take_over(join, &taken).await.map(|_| ())
     }
 
     /// Makes a room of the state that a resident server vouches for, with our join in it; nothing where the join is there
     /// already.
-    pub(super) async fn take_over(&self, join: &Event, taken: &TakenOver) -> Result<(), RoomError> {
+    pub(super) async fn take_over(&self, join: &Event, taken: &TakenOver) -> Result<Installed, RoomError> {
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let ids = join.prev_events().iter().chain([join.event_id()]).cloned().collect();
@@ -130,7 +146,7 @@ impl Rooms {
                 if !is_there {
                     self.receive_own(join).await?;
                 }
-                return Ok(Committed::Done(()));
+                return Ok(Committed::Done(Installed::Done));
             }
             let before = view.add_snapshot(&taken.snapshot)?;
             let after = view.with_event(before, join).await?;
@@ -139,8 +155,8 @@ impl Rooms {
                 event: join.clone(),
                 place: Place::Newest,
                 soft_failed: false,
-                // All that we know of the room rests on this state, and so this room does.
-                claimed: false,
+                // All that we know of the room rests on this state, and so this room does, unless there is more to come.
+                claimed: taken.completed_by.is_some(),
                 state_before: Some(before),
                 state_after: Some(after),
                 outbox: None,
@@ -163,9 +179,18 @@ impl Rooms {
                 forgets_provisional: true,
                 missing,
                 joins_anew: true,
+                unsettled: taken.completed_by.as_ref().map(|_| Unsettled::Claimed),
                 ..RoomCommit::new(join.room_id().clone(), join.version(), after)
             };
-            Ok(self.store.commit(&[commit], Vec::new()).await?)
+            let (others, installed) = match &taken.completed_by {
+                Some((rest, lease_until)) => {
+                    let mut others = partial_rooms::begin(join.room_id(), &rest.join_id, join.event_id()).to_vec();
+                    others.push(large_joins::begin(rest, *lease_until));
+                    (others, Installed::InPart)
+                }
+                None => (partial_rooms::forget(join.room_id(), join.event_id()).to_vec(), Installed::Done),
+            };
+            Ok(self.store.commit(&[commit], others).await?.with(installed))
         })
         .await
     }
@@ -293,7 +318,7 @@ impl Rooms {
     }
 
     /// How many users of each server are joined, how many are invited, and what local users' memberships are, in a whole state.
-    fn members_of<'a>(
+    pub(super) fn members_of<'a>(
         &self,
         state: impl Iterator<Item = &'a Event>,
     ) -> (Vec<(ServerName, i64)>, i64, Vec<MembershipChange>) {

@@ -23,6 +23,7 @@ use crate::{
         events::StoredEvent,
         history_visibility::Restrictions,
         remote_reads::{Asked, AtEvent, EventTexts, ShownEvent, Standing, StateIds, StateTexts},
+        rooms::Extent,
         snapshots::StateReads,
     },
 };
@@ -38,6 +39,8 @@ pub struct RemoteReader<'r> {
     room_id: RoomId,
     /// What the server may not see.
     restrictions: Restrictions,
+    /// Whether the states before its events are whole.
+    extent: Extent,
 }
 
 /// Why another server is not told what it asked for.
@@ -72,8 +75,8 @@ impl Rooms {
     /// # Errors
     /// [`ReadRefusal::NotInRoom`], [`ReadRefusal::Denied`], [`ReadRefusal::UnknownEvent`], [`ReadRefusal::UnknownState`]
     pub async fn state_ids_at(&self, asked: Asked<'_>) -> Result<StateIds, ReadRefusal> {
-        let (_, event, ids) = self.admit_reader_at(asked, self.store.state_ids_before(asked).await?)?;
-        has_state(&event).map(|()| ids)
+        let (reader, event, ids) = self.admit_reader_at(asked, self.store.state_ids_before(asked).await?)?;
+        reader.has_whole_state(&event).map(|()| ids)
     }
 
     /// As [`Rooms::state_ids_at`], the events themselves.
@@ -82,7 +85,7 @@ impl Rooms {
     /// As [`Rooms::state_ids_at`].
     pub async fn state_at(&self, asked: Asked<'_>) -> Result<(RemoteReader<'_>, StateTexts), ReadRefusal> {
         let (reader, event, texts) = self.admit_reader_at(asked, self.store.state_texts_before(asked).await?)?;
-        has_state(&event).map(|()| (reader, texts))
+        reader.has_whole_state(&event).map(|()| (reader, texts))
     }
 
     /// The auth chain of an event of a room that the server may read. One round trip.
@@ -106,7 +109,9 @@ impl Rooms {
             return Err(ReadRefusal::NotInRoom);
         }
         let room_id = stored.event.room_id().clone();
-        let reader = RemoteReader { rooms: self, server: server.clone(), room_id, restrictions };
+        // It is asked for an event only, and for none of its state.
+        let reader =
+            RemoteReader { rooms: self, server: server.clone(), room_id, restrictions, extent: Extent::Partial };
         let sees = reader.sees(&[(&stored.event, stored.state_before)]).await?;
         Ok(if sees.contains(&true) { stored.shown().into_owned() } else { stored.event.redacted().json().to_owned() })
     }
@@ -133,16 +138,19 @@ impl Rooms {
             return Err(ReadRefusal::Denied);
         }
         let restrictions = standing.restrictions.clone();
-        Ok(RemoteReader { rooms: self, server: server.clone(), room_id: room_id.clone(), restrictions })
+        let (server, room_id, extent) = (server.clone(), room_id.clone(), standing.extent);
+        Ok(RemoteReader { rooms: self, server, room_id, restrictions, extent })
     }
-}
-
-fn has_state(event: &StoredEvent) -> Result<(), ReadRefusal> {
-    event.state_before.map(|_| ()).ok_or(ReadRefusal::UnknownState)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the gate")]
 impl RemoteReader<'_> {
+    /// Whether the state before the event is known, and all of it.
+    fn has_whole_state(&self, event: &StoredEvent) -> Result<(), ReadRefusal> {
+        let is_whole = event.state_before.is_some() && self.extent == Extent::Whole;
+        is_whole.then_some(()).ok_or(ReadRefusal::UnknownState)
+    }
+
     /// The state `root`, and the auth chain of it and of `event`: what a server that has just joined by `event` is given. The
     /// auth events of the join are part of the state or of its chain, unless the join was made on another branch. One round
     /// trip.

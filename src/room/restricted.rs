@@ -2,7 +2,7 @@
 //! join rules, names one of its users who could have invited, and countersigns.
 
 use super::{
-    Room, RoomError, Rooms,
+    Extent, Room, RoomError, Rooms,
     acl::{ACL, acl_of},
 };
 use crate::matrix::{
@@ -40,6 +40,11 @@ impl Entrance {
     /// [`RoomError::Denied`] where the room's ACL keeps it out.
     pub fn admit(&self, server: &ServerName) -> Result<(), RoomError> {
         if self.acl.allows(server) { Ok(()) } else { Err(RoomError::Denied) }
+    }
+
+    /// Whether the user's membership is not known here: then another server must let them in.
+    pub fn is_unsure(&self) -> bool {
+        self.room.extent == Extent::Partial && self.find("m.room.member").is_none()
     }
 
     fn find(&self, event_type: &str) -> Option<&Event> {
@@ -136,6 +141,9 @@ impl Rooms {
                 Some((room, state)) if room.local_joined > 0 => {
                     if state.iter().any(|event| event.membership() == Some(Membership::Join)) {
                         return Ok(());
+                    }
+                    if state.is_empty() && room.extent == Extent::Partial {
+                        all_known = false;
                     }
                 }
                 _ => all_known = false,

@@ -293,15 +293,40 @@ impl<'s> View<'s> {
                     let id = |text: Option<&Option<&str>>| text.copied().flatten().map(event_id).transpose();
                     return differences.iter().map(|(_, ids)| Ok((id(ids.first())?, id(ids.last())?))).collect();
                 }
-                Err(MissingNodes(missing)) => {
-                    let need =
-                        self.of_stored(Need { differing: vec![before, after], nodes: missing, ..Need::default() });
-                    let found = self.store.supply(&need).await?;
-                    self.nodes.extend(found.nodes);
-                }
+                Err(missing) => self.read_differing(before, after, missing).await?,
             }
         }
         Err(corrupt(format!("the snapshots {before} and {after} have missing nodes")))
+    }
+
+    /// The snapshot `onto`, with what is different in `root` from `base`.
+    pub(super) async fn transplant(&mut self, base: NodeId, root: NodeId, onto: NodeId) -> Result<NodeId, RoomError> {
+        for _ in 0..MAX_READS {
+            let changes: Vec<Change> = match state_trie::diff(&[base, root], &self.nodes) {
+                Ok(differences) => {
+                    let last = |ids: &[Option<&str>]| ids.last().copied().flatten().map(Into::into);
+                    differences.iter().map(|(key, ids)| (key, last(ids))).collect()
+                }
+                Err(missing) => {
+                    self.read_differing(base, root, missing).await?;
+                    continue;
+                }
+            };
+            return self.update(onto, &changes).await;
+        }
+        Err(corrupt(format!("the snapshots {base} and {root} have missing nodes")))
+    }
+
+    async fn read_differing(
+        &mut self,
+        before: NodeId,
+        after: NodeId,
+        MissingNodes(missing): MissingNodes,
+    ) -> Result<(), RoomError> {
+        let need = self.of_stored(Need { differing: vec![before, after], nodes: missing, ..Need::default() });
+        let found = self.store.supply(&need).await?;
+        self.nodes.extend(found.nodes);
+        Ok(())
     }
 
     /// Adds a node that this work made, which its commit must write.

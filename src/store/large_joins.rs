@@ -38,6 +38,10 @@ pub struct LargeJoin {
     pub is_read: bool,
     /// What was judged is kept up to this event ID.
     pub kept_to: String,
+    /// Whether the user is in the room already, and what is staged is the rest of its state ([`super::partial_rooms`]).
+    pub completes: bool,
+    /// How often other servers were asked for that rest.
+    pub attempts: i64,
 }
 
 /// An event that came with the answer, checked and not judged.
@@ -90,8 +94,8 @@ pub struct ClaimedEntry {
 const PAGES: usize = 10;
 
 const BEGIN: &str = "\
-    INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (join_id) DO UPDATE SET lease_until = excluded.lease_until";
+    INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until, completes) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (join_id) DO UPDATE SET lease_until = excluded.lease_until";
 
 /// ?1: a list of [event id, whether it is state, key, member, membership, json, whether the hash is wrong].
 const STAGE: &str = "\
@@ -104,7 +108,12 @@ const STAGE: &str = "\
 const IN_STATE: &str = "\
     UPDATE claimed_events SET is_state = 1 WHERE join_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
 
-const IS_READ: &str = "UPDATE large_joins SET is_read = 1, json = ?2 WHERE join_id = ?1";
+/// Unless somebody else has begun to read it anew.
+const IS_READ: &str =
+    "UPDATE large_joins SET is_read = 1, json = ?2 WHERE join_id = ?1 AND attempts = ?3 RETURNING attempts";
+
+/// Unless somebody else has.
+const READ_ANEW: &str = "UPDATE large_joins SET attempts = attempts + 1 WHERE join_id = ?1 AND attempts = ?2 AND NOT is_read RETURNING attempts";
 
 const RENEW: &str = "UPDATE large_joins SET lease_until = ?2 WHERE join_id = ?1";
 
@@ -112,7 +121,11 @@ const RENEW: &str = "UPDATE large_joins SET lease_until = ?2 WHERE join_id = ?1"
 const TAKE: &str = "\
     UPDATE large_joins SET lease_until = ?2 \
     WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 ORDER BY j.lease_until LIMIT 1) \
-    RETURNING join_id, room_version, resident, event_id, json, begun_ts, is_read, kept_to";
+    RETURNING join_id, room_version, resident, event_id, json, begun_ts, is_read, kept_to, completes, attempts";
+
+/// The rest of a room's state could not be had: what has come of it counts for nothing.
+const PUT_OFF: &str = "\
+    UPDATE large_joins SET is_read = 0, kept_to = '', lease_until = ?2 WHERE join_id = ?1 AND attempts = ?3";
 
 /// The last event of each page of so many.
 const PAGE_ENDS: &str = "\
@@ -197,18 +210,31 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn begin_large_join(&self, large: &LargeJoin, lease_until: i64) -> Result<(), DatabaseError> {
-        let join = &large.join;
-        let parameters = [
-            large.join_id.as_str().into(),
-            join.room_id().as_str().into(),
-            join.version().id.into(),
-            large.resident.as_str().into(),
-            join.event_id().as_str().into(),
-            join.json().into(),
-            large.begun_ts.into(),
-            lease_until.into(),
-        ];
-        self.query(Statement::new(BEGIN, parameters)).await.map(drop)
+        self.query(begin(large, lease_until)).await.map(drop)
+    }
+
+    /// Notes that the rest of a room's state could not be had, and is to be asked for again at `until`.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn put_off_large_join(&self, large: &LargeJoin, until: i64) -> Result<(), DatabaseError> {
+        let parameters = [large.join_id.as_str().into(), until.into(), large.attempts.into()];
+        self.query(Statement::new(PUT_OFF, parameters)).await.map(drop)
+    }
+
+    /// Begins to read the rest of a room's state: what was read of it before counts for nothing. The work as it is then; `None` where
+    /// somebody else is at it.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn read_anew(&self, large: &LargeJoin) -> Result<Option<LargeJoin>, DatabaseError> {
+        let parameters = [large.join_id.as_str().into(), large.attempts.into()];
+        if self.query(Statement::new(READ_ANEW, parameters)).await?.is_empty() {
+            return Ok(None);
+        }
+        let pages = self.pages(&large.join_id, &[FORGET_PAGE]).await?;
+        self.batches(pages).await?;
+        Ok(Some(LargeJoin { attempts: large.attempts + 1, ..large.clone() }))
     }
 
     /// Stages events of the answer. Those of `in_state`, which are staged already, turn out to be part of the state.
@@ -231,12 +257,13 @@ impl Store {
         self.batches(batches).await.map(drop)
     }
 
-    /// Notes that the whole answer is staged; `join` is our join as others will see it.
+    /// Notes that the whole answer is staged, with our join as others will see it. `false` where somebody else reads it anew.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn large_join_is_read(&self, join_id: &str, join: &Event) -> Result<(), DatabaseError> {
-        self.query(Statement::new(IS_READ, [join_id.into(), join.json().into()])).await.map(drop)
+    pub async fn large_join_is_read(&self, large: &LargeJoin) -> Result<bool, DatabaseError> {
+        let parameters = [large.join_id.as_str().into(), large.join.json().into(), large.attempts.into()];
+        Ok(!self.query(Statement::new(IS_READ, parameters)).await?.is_empty())
     }
 
     /// Takes a join that nobody is at.
@@ -377,6 +404,23 @@ impl Store {
     }
 }
 
+/// Notes a join that goes on over several steps, by whoever is at it until `lease_until`.
+pub(crate) fn begin(large: &LargeJoin, lease_until: i64) -> Statement {
+    let join = &large.join;
+    let parameters = [
+        large.join_id.as_str().into(),
+        join.room_id().as_str().into(),
+        join.version().id.into(),
+        large.resident.as_str().into(),
+        join.event_id().as_str().into(),
+        join.json().into(),
+        large.begun_ts.into(),
+        lease_until.into(),
+        large.completes.into(),
+    ];
+    Statement::new(BEGIN, parameters)
+}
+
 /// Notes how far what was judged is kept.
 pub fn kept_to(join_id: &str, event_id: &EventId, lease_until: i64) -> Statement {
     Statement::new(KEPT, [join_id.into(), event_id.as_str().into(), lease_until.into()])
@@ -426,6 +470,8 @@ fn large_join(row: &Row) -> Result<LargeJoin, DatabaseError> {
         begun_ts: row.integer(5)?,
         is_read: row.integer(6)? != 0,
         kept_to: row.text(7)?.to_owned(),
+        completes: row.integer(8)? != 0,
+        attempts: row.integer(9)?,
     })
 }
 

@@ -36,6 +36,7 @@ pub mod media;
 pub mod members;
 pub mod memberships;
 pub mod one_time_keys;
+pub mod partial_rooms;
 pub mod pending_joins;
 pub mod places;
 mod positions;

@@ -12,7 +12,7 @@ use super::{
     },
     history_visibility::{RESTRICTIONS, Restrictions},
     json_list,
-    rooms::SERVER_JOINED,
+    rooms::Extent,
     state_sql::{self, entries},
     text_lists,
 };
@@ -31,6 +31,11 @@ const ONE: &str = concat!(
     event_columns!(),
     " FROM events AS e CROSS JOIN rooms AS r ON r.room_id = e.room_id WHERE e.event_id = ?1 AND e.room_id = ?2"
 );
+
+/// Whether the server ?2 has joined members in the room ?1, and how much of its state is known.
+const STANDING: &str = "\
+    SELECT s.joined, (SELECT p.stage FROM partial_rooms AS p WHERE p.room_id = s.room_id) FROM room_servers AS s \
+    WHERE s.room_id = ?1 AND s.server = ?2 AND s.to_pos IS NULL";
 
 /// The event ?1, whether the server ?2 has joined members in its room, whether that restricts its history, and whether who sent the
 /// event has been erased.
@@ -198,6 +203,8 @@ pub struct Standing {
     pub acl: Option<StoredEvent>,
     /// What it may not see.
     pub restrictions: Restrictions,
+    /// Whether the states before its events are whole.
+    pub extent: Extent,
 }
 
 /// An event as a server asks for it, with what decides whether the server may, and what was read with it in the same round trip.
@@ -472,7 +479,7 @@ fn at_once() -> SqlValue {
 fn ask_standing(server: &ServerName, room_id: &RoomId) -> Vec<Statement> {
     let acl = StateKeyHash::new("m.room.server_acl", "");
     vec![
-        Statement::new(SERVER_JOINED, [room_id.as_str().into(), server.as_str().into()]),
+        Statement::new(STANDING, [room_id.as_str().into(), server.as_str().into()]),
         current_state(room_id, &[acl]),
         Statement::new(RESTRICTIONS, [room_id.as_str().into()]),
     ]
@@ -483,7 +490,8 @@ fn standing(answers: &[Rows]) -> Result<Standing, DatabaseError> {
     let first = |index: usize| answers.get(index).and_then(|rows| rows.first());
     let restrictions = answers.get(2).map(Restrictions::of_rows).transpose()?.unwrap_or_default();
     let acl = first(1).map(stored_event).transpose()?.filter(|acl| !acl.rejected);
-    Ok(Standing { joined: first(0).is_some(), acl, restrictions })
+    let stage = first(0).map(|row| row.optional_integer(1)).transpose()?.flatten();
+    Ok(Standing { joined: first(0).is_some(), acl, restrictions, extent: Extent::of(stage) })
 }
 
 /// A JSON list that is being written.

@@ -46,13 +46,38 @@ pub struct Room {
     pub latest_pos: i64,
     /// How many local users are joined.
     pub local_joined: i64,
+    /// How much of its state is known.
+    pub extent: Extent,
+}
+
+/// How much of a room's state is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// All of the current state; states before older events are still being settled.
+    Settling,
+    /// We joined it by an answer without its members, and who is in it is not known.
+    Partial,
+}
+
+impl Extent {
+    /// Of a room by its `stage` in `partial_rooms`, if it is there.
+    pub(super) fn of(stage: Option<i64>) -> Self {
+        match stage {
+            Some(0) => Self::Partial,
+            Some(1) => Self::Settling,
+            _ => Self::Whole,
+        }
+    }
 }
 
 /// The columns that [`room`] reads, of `rooms AS r`; ?1 is this server's name.
 macro_rules! room_columns {
     () => {
         "r.room_id, r.room_version, r.version, r.extremities, r.state, r.latest_pos, \
-         COALESCE((SELECT joined FROM room_servers AS s WHERE s.room_id = r.room_id AND s.server = ?1 AND s.to_pos IS NULL), 0)"
+         COALESCE((SELECT joined FROM room_servers AS s WHERE s.room_id = r.room_id AND s.server = ?1 AND s.to_pos IS NULL), 0), \
+         (SELECT p.stage FROM partial_rooms AS p WHERE p.room_id = r.room_id)"
     };
 }
 pub(super) use room_columns;
@@ -139,5 +164,6 @@ pub(super) fn room(row: &Row) -> Result<Room, DatabaseError> {
         state: node_id(row.text(4)?)?,
         latest_pos: row.integer(5)?,
         local_joined: row.integer(6)?,
+        extent: Extent::of(row.optional_integer(7)?),
     })
 }

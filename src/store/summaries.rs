@@ -98,7 +98,7 @@ const JOINED_OF_SERVER: &str = "\
 const MORE_THAN_ANY: i64 = 1 << 52;
 
 /// How many columns [`room_columns`] has.
-const ROOM: usize = 7;
+const ROOM: usize = 8;
 
 impl Store {
     /// Those of the rooms that we know, in no order. `own` is this server's name.

@@ -138,6 +138,19 @@ pub struct SyncRoom {
     pub joined_until: Option<i64>,
     /// The state as it was at that position.
     pub state_when_left: Option<NodeId>,
+    /// Whether it is known who is in the room.
+    pub members: MembersKnown,
+}
+
+/// Whether it is known who is in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MembersKnown {
+    /// From our join on.
+    Always,
+    /// From this position on.
+    From(i64),
+    /// They are still to be had.
+    NotYet,
 }
 
 /// How many members a room has.
@@ -202,7 +215,9 @@ const ROOMS: &str = concat!(
        (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= ?2 ORDER BY x.pos DESC LIMIT 1) \
          AS state_since, \
        m.joined_until, (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= m.joined_until \
-         ORDER BY x.pos DESC LIMIT 1) AS state_when_left, mine.total, r.joined, r.invited \
+         ORDER BY x.pos DESC LIMIT 1) AS state_when_left, mine.total, r.joined, r.invited, \
+       (SELECT p.stage FROM partial_rooms AS p WHERE p.room_id = m.room_id) AS stage, \
+       (SELECT p.whole_pos FROM partial_rooms AS p WHERE p.room_id = m.room_id) AS whole_pos \
      FROM mine CROSS JOIN local_memberships AS m ON m.room_id = mine.room_id AND m.user_id = ?1 \
        LEFT JOIN rooms AS r ON r.room_id = m.room_id ORDER BY m.room_id"
 );
@@ -352,6 +367,11 @@ impl Store {
                 counts: MemberCounts {
                     joined: row.optional_integer(11)?.unwrap_or(0),
                     invited: row.optional_integer(12)?.unwrap_or(0),
+                },
+                members: match row.optional_integer(13)? {
+                    None => MembersKnown::Always,
+                    Some(0) => MembersKnown::NotYet,
+                    Some(_) => MembersKnown::From(row.integer(14)?),
                 },
             });
         }

@@ -8,6 +8,7 @@ use super::{
     event_text,
     ignored::is_ignored,
     memberships::stored,
+    rooms::Extent,
 };
 use crate::{
     matrix::{
@@ -58,6 +59,8 @@ pub struct RoomView {
     pub state: NodeId,
     /// The user's membership, where they have or had one.
     pub membership: Option<LocalMembership>,
+    /// How much of the state is known.
+    pub extent: Extent,
 }
 
 /// A local user's membership in a room.
@@ -175,7 +178,8 @@ const ONE: &str = concat!(
 
 const VIEW: &str = "\
     SELECT r.room_version, r.state, m.membership, m.joined_until, (SELECT s.state FROM room_states AS s \
-      WHERE s.room_id = r.room_id AND s.pos <= m.joined_until ORDER BY s.pos DESC LIMIT 1) \
+      WHERE s.room_id = r.room_id AND s.pos <= m.joined_until ORDER BY s.pos DESC LIMIT 1), \
+      (SELECT p.stage FROM partial_rooms AS p WHERE p.room_id = r.room_id) \
     FROM rooms AS r LEFT JOIN local_memberships AS m ON m.room_id = r.room_id AND m.user_id = ?2 \
     WHERE r.room_id = ?1";
 
@@ -259,7 +263,8 @@ impl Store {
             None => None,
         };
         let state = root(row, 1)?.ok_or_else(|| DatabaseError::Shape("a room without state".to_owned()))?;
-        Ok(Some(RoomView { version: room_version(row.text(0)?)?, state, membership }))
+        let extent = Extent::of(row.optional_integer(5)?);
+        Ok(Some(RoomView { version: room_version(row.text(0)?)?, state, membership, extent }))
     }
 
     /// Events of a room; and the newest gap among them or just before them. One round trip.
@@ -307,13 +312,22 @@ impl Store {
         rows.first().map_or(Ok(0), |row| row.integer(0))
     }
 
-    /// The state of a room as it was at a position.
+    /// The state of a room as it was at a position. Where members were not known then, it is the first state after that in which they
+    /// are, unless that comes after `last`.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn state_at_position(&self, room_id: &RoomId, pos: i64) -> Result<Option<NodeId>, DatabaseError> {
-        const SELECT: &str = "SELECT state FROM room_states WHERE room_id = ?1 AND pos <= ?2 ORDER BY pos DESC LIMIT 1";
-        let rows = self.query(Statement::new(SELECT, [room_id.as_str().into(), pos.into()])).await?;
+    pub async fn state_at_position(
+        &self,
+        room_id: &RoomId,
+        pos: i64,
+        last: i64,
+    ) -> Result<Option<NodeId>, DatabaseError> {
+        const SELECT: &str = "\
+            SELECT state FROM room_states WHERE room_id = ?1 AND pos <= COALESCE((SELECT max(?2, p.whole_pos) \
+              FROM partial_rooms AS p WHERE p.room_id = ?1 AND p.whole_pos <= ?3), ?2) ORDER BY pos DESC LIMIT 1";
+        let parameters = [room_id.as_str().into(), pos.into(), last.into()];
+        let rows = self.query(Statement::new(SELECT, parameters)).await?;
         rows.first().map_or(Ok(None), |row| root(row, 0))
     }
 

@@ -42,6 +42,7 @@ impl Home {
             let given = variables.iter().find(|(name, _)| *name == variable).map(|(_, value)| (*value).to_owned());
             given.or_else(|| match variable {
                 rate if RATES.contains(&rate) => Some("off".to_owned()),
+                "FASTER_JOINS" => Some("off".to_owned()),
                 "SERVER_NAME" => Some(name.to_owned()),
                 "SIGNING_KEY" => Some(format!("ed25519 a_test {seed}")),
                 _ => None,

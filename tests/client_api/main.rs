@@ -14,6 +14,7 @@ mod dehydrated;
 mod devices;
 mod elsewhere;
 mod ending;
+mod faster_joins;
 pub mod gaps;
 mod holes;
 mod home;

@@ -17,6 +17,7 @@ mod device_edus;
 mod edu_queue;
 mod edus;
 mod extremities;
+mod faster_joins;
 mod flooding;
 mod gaps;
 mod inviting;

@@ -24,6 +24,7 @@ pub(super) async fn make_join(server: &Server, request: Signed) -> Handled {
     let entrance = entrance.filter(|found| found.room.local_joined > 0).ok_or_else(answer::unknown_room)?;
     entrance.admit(request.origin.name())?;
     let room = &entrance.room;
+    membership::check_members_known(room)?;
     let mut versions = request.call.queries("ver");
     if versions.is_empty() {
         versions.push("1".to_owned());

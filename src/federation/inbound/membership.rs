@@ -11,7 +11,7 @@ use crate::{
         json::{Object, Value},
         state_content::Membership,
     },
-    room::{Admitted, Draft, Room},
+    room::{Admitted, Draft, Extent, Room, RoomError},
     router::{self, Handled},
     server::Server,
 };
@@ -29,13 +29,26 @@ pub(super) fn user_of_origin(request: &Signed) -> Result<UserId, MatrixError> {
     }
 }
 
-/// The room in the path's first parameter, with members of ours in it.
+/// The room in the path's first parameter, with members of ours in it, of which we know who is in it.
 ///
 /// # Errors
-/// 404 for a room that we do not know or are no longer in, 403 where its server ACL keeps the origin out.
+/// 404 for a room that we do not know or are no longer in, or of which members are not known here yet, 403 where its server ACL keeps the origin out.
 pub(super) async fn resident_room(server: &Server, request: &Signed) -> Result<Room, MatrixError> {
     let room_id = answer::room_id(request.parameter(0))?;
-    Ok(server.rooms.room_for(request.origin.name(), &room_id).await?)
+    let room = server.rooms.room_for(request.origin.name(), &room_id).await?;
+    check_members_known(&room)?;
+    Ok(room)
+}
+
+/// Nobody is let into a room of which we do not know who is in it, or banned from it.
+///
+/// # Errors
+/// 404, so that another server is asked.
+pub(super) fn check_members_known(room: &Room) -> Result<(), MatrixError> {
+    match room.extent {
+        Extent::Partial => Err(MatrixError::not_found(RoomError::MembersUnknown.to_string())),
+        Extent::Whole | Extent::Settling => Ok(()),
+    }
 }
 
 /// Answers `make_join`, `make_knock` and `make_leave`: the event that would make `user`'s membership `membership`, unsigned.

@@ -9,7 +9,7 @@ use crate::{
     error::MatrixError,
     federation::{
         pdus,
-        peers::endpoints::{JoinPiece, SendJoin},
+        peers::endpoints::{JoinPiece, RoomBefore},
     },
     log::LogRecord,
     matrix::{
@@ -50,8 +50,28 @@ pub(super) struct Attempt<'a> {
 pub(super) enum Answered {
     /// It is little.
     Whole(RemoteJoin),
+    /// It is little, and members are left out of the state; these servers are in the room.
+    InPart(RemoteJoin, Vec<ServerName>),
     /// It is staged.
     Staged(LargeJoin),
+    /// Members are left out of the state, and what there is cannot be used so: the whole of it must be asked for.
+    Unusable,
+}
+
+impl LargeJoin {
+    /// The join of an attempt, of whose answer nothing is kept yet.
+    fn of(attempt: &Attempt<'_>, join: Event) -> Self {
+        Self {
+            join_id: attempt.join_id.to_owned(),
+            resident: attempt.resident.clone(),
+            join,
+            begun_ts: attempt.begun_ts,
+            is_read: false,
+            kept_to: String::new(),
+            completes: false,
+            attempts: 0,
+        }
+    }
 }
 
 /// Reads the answer to `join`, and checks it.
@@ -62,44 +82,43 @@ pub(super) async fn read_answer(
     server: &Server,
     attempt: Attempt<'_>,
     join: Event,
-    mut answer: SendJoin,
+    answer: RoomBefore,
 ) -> Result<Answered, MatrixError> {
-    let Attempt { join_id, resident, begun_ts, staged } = attempt;
-    let large = LargeJoin {
-        join_id: join_id.to_owned(),
-        resident: resident.clone(),
-        join,
-        begun_ts,
-        is_read: false,
-        kept_to: String::new(),
-    };
-    let is_staged = staged.is_some();
+    let large = LargeJoin::of(&attempt, join);
+    let is_staged = attempt.staged.is_some();
+    let mut reading = Reading::new(server, large, is_staged);
     // What is staged came as one or the other; that it is state is said again.
-    let known = staged.into_iter().flatten().map(|id| (id, false)).collect();
-    let mut reading = Reading {
-        server,
-        large,
-        is_staged,
-        known,
-        batch: Vec::new(),
-        batch_memory: 0,
-        checked: Vec::new(),
-        checked_memory: 0,
-        in_state: Vec::new(),
-        taken: 0,
-        count: 0,
-    };
-    let mut joined = None;
-    while let Some(piece) = answer.next().await? {
-        match piece {
-            JoinPiece::State(text) => reading.take(&text, true).await?,
-            JoinPiece::AuthChain(text) => reading.take(&text, false).await?,
-            JoinPiece::Join(text) => joined = Some(text),
-            JoinPiece::MembersOmitted => return Err(bad_answer("members are left out of the room's state")),
-        }
+    reading.known = attempt.staged.into_iter().flatten().map(|id| (id, false)).collect();
+    let read = reading.read(answer).await?;
+    reading.end(read).await
+}
+
+/// Reads the rest of the state of a room that the user is in already, and checks and stages it; `None` where somebody else does.
+///
+/// # Errors
+/// As [`read_answer`].
+pub(super) async fn read_rest(
+    server: &Server,
+    large: LargeJoin,
+    answer: RoomBefore,
+) -> Result<Option<LargeJoin>, MatrixError> {
+    let mut reading = Reading::new(server, large, true);
+    if reading.read(answer).await?.omits_members {
+        return Err(bad_answer("members are left out of the room's state"));
     }
-    reading.check_batch().await?;
-    reading.end(joined).await
+    reading.stage().await?;
+    let large = LargeJoin { is_read: true, ..reading.large };
+    Ok(server.store.large_join_is_read(&large).await?.then_some(large))
+}
+
+/// What an answer says besides the events.
+#[derive(Default)]
+struct ReadAnswer {
+    /// The join as the resident server has it.
+    joined: Option<Vec<u8>>,
+    omits_members: bool,
+    /// The servers in the room.
+    servers: Vec<ServerName>,
 }
 
 struct Reading<'a> {
@@ -120,7 +139,39 @@ struct Reading<'a> {
     count: usize,
 }
 
-impl Reading<'_> {
+impl<'a> Reading<'a> {
+    fn new(server: &'a Server, large: LargeJoin, is_staged: bool) -> Self {
+        Self {
+            server,
+            large,
+            is_staged,
+            known: HashMap::new(),
+            batch: Vec::new(),
+            batch_memory: 0,
+            checked: Vec::new(),
+            checked_memory: 0,
+            in_state: Vec::new(),
+            taken: 0,
+            count: 0,
+        }
+    }
+
+    /// Reads all of an answer, and checks its events.
+    async fn read(&mut self, mut answer: RoomBefore) -> Result<ReadAnswer, MatrixError> {
+        let mut read = ReadAnswer::default();
+        while let Some(piece) = answer.next().await? {
+            match piece {
+                JoinPiece::State(text) => self.take(&text, true).await?,
+                JoinPiece::AuthChain(text) => self.take(&text, false).await?,
+                JoinPiece::Join(text) => read.joined = Some(text),
+                JoinPiece::MembersOmitted => read.omits_members = true,
+                JoinPiece::Servers(servers) => read.servers = servers,
+            }
+        }
+        self.check_batch().await?;
+        Ok(read)
+    }
+
     /// Takes one event. What is none of the room is left out.
     async fn take(&mut self, text: &[u8], is_state: bool) -> Result<(), MatrixError> {
         self.taken += 1;
@@ -197,22 +248,32 @@ impl Reading<'_> {
         let now = platform.clock.now_ms();
         store.stage_claimed(platform.clock.as_ref(), &self.large.join_id, &events, &in_state, now + STEP_MS).await?;
         let (room_id, version) = (self.large.room_id(), self.large.join.version());
-        store.begin_join(room_id, &self.large.join_id, version, now + JOIN_MS).await?;
+        if !self.large.completes {
+            store.begin_join(room_id, &self.large.join_id, version, now + JOIN_MS).await?;
+        }
         let record = LogRecord::info("events of a large room are checked").room(room_id);
         platform.log.write(record.count(self.count));
         Ok(())
     }
 
-    /// `joined` is the join as the resident server has it.
-    async fn end(mut self, joined: Option<Vec<u8>>) -> Result<Answered, MatrixError> {
+    async fn end(mut self, read: ReadAnswer) -> Result<Answered, MatrixError> {
+        let ReadAnswer { joined, omits_members, servers } = read;
+        if omits_members && (self.is_staged || servers.is_empty()) {
+            return Ok(Answered::Unusable);
+        }
         let join = vouched_for(self.server, self.large.join.clone(), joined).await?;
         if !self.is_staged {
             let is_state = |event: &Event| self.known.get(event.event_id()).copied().unwrap_or_default();
             let (state, auth_chain) = self.checked.into_iter().partition(is_state);
-            return Ok(Answered::Whole(RemoteJoin { join, claim: Claim { state, auth_chain } }));
+            let answer = RemoteJoin { join, claim: Claim { state, auth_chain } };
+            return Ok(match omits_members {
+                true => Answered::InPart(answer, servers),
+                false => Answered::Whole(answer),
+            });
         }
         self.stage().await?;
-        self.server.store.large_join_is_read(&self.large.join_id, &join).await?;
-        Ok(Answered::Staged(LargeJoin { join, is_read: true, ..self.large }))
+        let large = LargeJoin { join, is_read: true, ..self.large };
+        self.server.store.large_join_is_read(&large).await?;
+        Ok(Answered::Staged(large))
     }
 }

@@ -62,6 +62,9 @@ impl Server {
         if large.has_ended() {
             return self.end_large_join(&large).await;
         }
+        if large.completes {
+            return self.go_on_completing(large, budget).await;
+        }
         let now = self.platform.clock.now_ms();
         if now > large.begun_ts + PATIENCE_MS {
             self.end_large_join(&large).await?;
@@ -74,12 +77,14 @@ impl Server {
             let outlines = self.store.claimed_outlines(self.platform.clock.as_ref(), &large.join_id).await?;
             let staged = Some(outlines.into_iter().map(|outline| outline.event_id).collect());
             let federation = &self.federation;
-            let answer = federation.send_join(&large.resident, join.room_id(), join.event_id(), join.json()).await?;
+            let answer =
+                federation.send_join(&large.resident, join.room_id(), join.event_id(), join.json(), false).await?;
             let LargeJoin { join_id, resident, begun_ts, .. } = &large;
             let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged };
             match read_answer(self, attempt, join, answer).await? {
                 Answered::Staged(read) => large = read,
-                Answered::Whole(_) => return Ok(()),
+                Answered::Whole(_) | Answered::InPart(..) => return Ok(()),
+                Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
             }
         }
         self.go_on_joining(&large, budget).await.map(|_| ())

@@ -23,7 +23,7 @@ use crate::{
         room_version::RoomVersion,
         state_content::{Membership, STRIPPED_STATE},
     },
-    room::{Draft, RoomError},
+    room::{Draft, Installed, RoomError},
     server::Server,
     store::{accounts::Profile, events::shown_list, ignored::InvitePermission},
 };
@@ -179,10 +179,14 @@ async fn invite_all_the_way(
     content: Object,
 ) -> Result<EventId, MatrixError> {
     let destination = server_of(target.server_name())?;
-    let invite = server
-        .rooms
-        .draft_event(room_id, sender, &Draft::membership(target.as_str(), Membership::Invite, content))
-        .await?;
+    let draft = Draft::membership(target.as_str(), Membership::Invite, content);
+    let invite = match server.rooms.draft_event(room_id, sender, &draft).await {
+        Err(RoomError::MembersUnknown) => {
+            server.until_whole(room_id).await?;
+            server.rooms.draft_event(room_id, sender, &draft).await?
+        }
+        invite => invite?,
+    };
     let mut keys: Vec<(&str, &str)> = STRIPPED_STATE.into_iter().map(|event_type| (event_type, "")).collect();
     keys.push(("m.room.member", sender.as_str()));
     let state = server.rooms.current_stored(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
@@ -251,23 +255,51 @@ async fn join_through(
     // From here on the room's servers may send us what happens in it.
     let until = server.platform.clock.now_ms() + JOIN_MS;
     server.store.begin_join(room_id, join_id, join.version(), until).await?;
-    let answer = server.federation.send_join(resident, room_id, join.event_id(), join.json()).await?;
+    let mut answered = answer_of(server, resident, join_id, &join, server.config.faster_joins).await?;
+    if matches!(answered, Answered::Unusable) {
+        answered = answer_of(server, resident, join_id, &join, false).await?;
+    }
+    let (joined, installed) = match answered {
+        Answered::Whole(joined) => {
+            let installed = server.rooms.install_join(&joined).await.map(|()| Installed::Done);
+            (joined, installed)
+        }
+        Answered::InPart(joined, servers) => {
+            let rest = server.rest_of_state(resident, &joined.join);
+            let installed = server.rooms.install_partial_join(&joined, &servers, rest.clone()).await;
+            if matches!(installed, Ok(Installed::InPart)) {
+                server.complete(rest);
+            }
+            (joined, installed)
+        }
+        Answered::Staged(large) => return server.finish_large_join(&large, LARGE_CALLS).await,
+        Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
+    };
+    match installed {
+        Err(RoomError::MissingEvents(_)) => server.judge_given(resident, &joined.join).await?,
+        installed => drop(installed?),
+    }
+    Ok(Joined::In(joined.join.event_id().clone()))
+}
+
+/// What a resident server answers to our join.
+async fn answer_of(
+    server: &Server,
+    resident: &ServerName,
+    join_id: &str,
+    join: &Event,
+    omits_members: bool,
+) -> Result<Answered, MatrixError> {
+    let federation = &server.federation;
+    let answer = federation.send_join(resident, join.room_id(), join.event_id(), join.json(), omits_members).await?;
     let begun_ts = server.platform.clock.now_ms();
     let attempt = Attempt { join_id, resident, begun_ts, staged: None };
-    let answered = read_answer(server, attempt, join, answer).await;
-    if answered.is_err() {
+    let answered = read_answer(server, attempt, join.clone(), answer).await;
+    if matches!(answered, Err(_) | Ok(Answered::Unusable)) {
         // Another server may answer more, or else.
         server.store.end_large_join(join_id).await?;
     }
-    let joined = match answered? {
-        Answered::Whole(joined) => joined,
-        Answered::Staged(large) => return server.finish_large_join(&large, LARGE_CALLS).await,
-    };
-    match server.rooms.install_join(&joined).await {
-        Err(RoomError::MissingEvents(_)) => server.judge_given(resident, &joined.join).await?,
-        installed => installed?,
-    }
-    Ok(Joined::In(joined.join.event_id().clone()))
+    answered
 }
 
 async fn leave_through(

@@ -3,6 +3,7 @@
 
 pub mod backfill;
 pub mod by_time;
+mod completing;
 mod copies;
 mod countersigning;
 pub mod directory;

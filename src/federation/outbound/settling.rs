@@ -9,7 +9,7 @@ use crate::{
     log::LogRecord,
     matrix::identifiers::RoomId,
     platform::Budget,
-    room::{Left, RoomError, Settled},
+    room::{Extent, Left, RoomError, Settled},
     server::Server,
     store::unsettled::Unsettled,
 };
@@ -79,12 +79,20 @@ impl Server {
         let until = now + IN_HAND_MS;
         let Some(unsettled) = self.store.begin_settling(room_id, now, until).await? else { return Ok(()) };
         let room = self.rooms.room(room_id).await?.filter(|room| room.local_joined > 0);
+        let extent = room.as_ref().map(|room| room.extent);
         let (mut left, mut altered) = (Left::Nothing, false);
         if let Some(room) = room {
-            left = self.settle_and_fetch(room_id, until).await?;
+            left = match room.extent {
+                // There is nothing to judge it by before the members are known.
+                Extent::Partial => Left::States,
+                Extent::Whole | Extent::Settling => self.settle_and_fetch(room_id, until).await?,
+            };
             altered = unsettled.attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(&room, until).await?;
         }
         let retry_at = retry_at(left, altered, unsettled, clock.now_ms());
+        if extent == Some(Extent::Settling) && (left != Left::More || retry_at.is_none()) {
+            self.rooms.partial_room_is_settled(room_id).await?;
+        }
         Ok(self.store.end_settling(room_id, until, retry_at).await?)
     }
 

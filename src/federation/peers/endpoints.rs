@@ -52,37 +52,42 @@ pub struct MembershipTemplate {
     pub event: Object,
 }
 
-/// The answer of `send_join` as it comes: the room before the join, in any order. PDUs are unverified.
-pub struct SendJoin {
+/// The answer of `send_join`, or of `state`, as it comes: the room before an event, in any order. PDUs are unverified.
+pub struct RoomBefore {
+    wanted: WantedMembers,
     body: OpenBody,
     unread: Bytes,
     reader: ObjectReader,
     pieces: VecDeque<Piece>,
 }
 
-/// A part of the answer of `send_join`.
+/// A part of such an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JoinPiece {
     /// The join event, with the resident server's signature where the join is restricted.
     Join(Vec<u8>),
-    /// An event of the state before the join.
+    /// An event of the state before.
     State(Vec<u8>),
-    /// An event of the auth chain of the state and the join.
+    /// An event of the auth chain of the state and the event.
     AuthChain(Vec<u8>),
-    /// Members are missing from the state. They are never asked to be.
+    /// Members are missing from the state.
     MembersOmitted,
+    /// The servers in the room; what is no name is left out.
+    Servers(Vec<ServerName>),
 }
 
-impl SendJoin {
-    const WANTED: WantedMembers = WantedMembers {
+impl RoomBefore {
+    const SEND_JOIN: WantedMembers = WantedMembers {
         items_of: &["state", "auth_chain"],
-        whole: &["event", "members_omitted"],
-        // An event and as much again for what is not part of it; what is longer cannot be one.
-        max_text: 128 * KIB,
+        whole: &["event", "members_omitted", "servers_in_room"],
+        // Some 20,000 servers. An event is shorter by far, with whatever is not part of it.
+        max_text: 512 * KIB,
     };
+    const STATE: WantedMembers =
+        WantedMembers { items_of: &["pdus", "auth_chain"], whole: &[], max_text: Self::SEND_JOIN.max_text };
 
-    fn new(body: OpenBody) -> Self {
-        Self { body, unread: Bytes::new(), reader: ObjectReader::new(Self::WANTED), pieces: VecDeque::new() }
+    fn new(wanted: WantedMembers, body: OpenBody) -> Self {
+        Self { wanted, body, unread: Bytes::new(), reader: ObjectReader::new(wanted), pieces: VecDeque::new() }
     }
 
     /// The next part; `None` at the end.
@@ -94,9 +99,10 @@ impl SendJoin {
         loop {
             if let Some(Piece { member, text }) = self.pieces.pop_front() {
                 return Ok(Some(match member {
-                    "state" => JoinPiece::State(text),
+                    "state" | "pdus" => JoinPiece::State(text),
                     "auth_chain" => JoinPiece::AuthChain(text),
                     "event" => JoinPiece::Join(text),
+                    "servers_in_room" => JoinPiece::Servers(server_names(&text)),
                     _ if text == b"true" => JoinPiece::MembersOmitted,
                     _ => continue,
                 }));
@@ -106,7 +112,7 @@ impl SendJoin {
                     Some(bytes) => self.unread = bytes,
                     None => {
                         self.reader.end().map_err(|error| bad(&error))?;
-                        let lacks = Self::WANTED.items_of.iter().find(|name| !self.reader.has_read(name));
+                        let lacks = self.wanted.items_of.iter().find(|name| !self.reader.has_read(name));
                         return lacks.map_or(Ok(None), |name| Err(missing(name)));
                     }
                 }
@@ -117,6 +123,12 @@ impl SendJoin {
             self.pieces.extend(pieces);
         }
     }
+}
+
+/// The names of servers in a JSON list; none where it is something else, as of servers that do not say.
+fn server_names(text: &[u8]) -> Vec<ServerName> {
+    let names: Vec<String> = serde_json::from_slice(text).unwrap_or_default();
+    names.iter().filter_map(|name| ServerName::parse(name).ok()).collect()
 }
 
 /// The answer of `state`: the state before an event. PDUs are unverified.
@@ -180,28 +192,30 @@ impl FederationClient {
         self.make(server, &["make_join", room_id.as_str(), user_id.as_str()], versions).await
     }
 
-    /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`, or v1 where the server has no v2.
+    /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`, or v1 where the server has no v2. `omits_members`: whether the
+    /// server is asked to leave members out of the state.
     pub async fn send_join(
         &self,
         server: &ServerName,
         room_id: &RoomId,
         event_id: &EventId,
         pdu: &str,
-    ) -> Result<SendJoin, RequestError> {
+        omits_members: bool,
+    ) -> Result<RoomBefore, RequestError> {
         let segments = ["send_join", room_id.as_str(), event_id.as_str()];
-        let call = |prefix, limits| Call {
-            method: Method::PUT,
-            target: path(prefix, &segments),
-            body: Some(pdu.to_owned()),
-            limits,
+        let target = match omits_members {
+            true => with_query(path(V2, &segments), [("omit_members", "true")]),
+            false => path(V2, &segments),
         };
-        match self.open(server, &call(V2, JOIN)).await {
+        let call = |target, limits| Call { method: Method::PUT, target, body: Some(pdu.to_owned()), limits };
+        match self.open(server, &call(target, JOIN)).await {
             Err(error) if error.is_unknown_endpoint() => {
-                let body = self.send(server, &call(V1, JOIN_V1)).await?;
+                let body = self.send(server, &call(path(V1, &segments), JOIN_V1)).await?;
                 let (_, wrapped): (u16, &RawValue) = decode(&body)?;
-                Ok(SendJoin::new(self.opened(slice(&body, wrapped), JOIN_V1)))
+                let body = self.opened(slice(&body, wrapped), JOIN_V1);
+                Ok(RoomBefore::new(RoomBefore::SEND_JOIN, body))
             }
-            body => Ok(SendJoin::new(body?)),
+            body => Ok(RoomBefore::new(RoomBefore::SEND_JOIN, body?)),
         }
     }
 
@@ -332,6 +346,18 @@ impl FederationClient {
         let body = self.get(server, target, STATE).await?;
         let answer: Answer<'_> = decode(&body)?;
         Ok(RoomState { pdus: slices(&body, &answer.pdus), auth_chain: slices(&body, &answer.auth_chain) })
+    }
+
+    /// `GET /_matrix/federation/v1/state/{roomId}?event_id=`, for a state of any size.
+    pub async fn open_state(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<RoomBefore, RequestError> {
+        let target = with_query(path(V1, &["state", room_id.as_str()]), [("event_id", event_id.as_str())]);
+        let call = Call { method: Method::GET, target, body: None, limits: JOIN };
+        Ok(RoomBefore::new(RoomBefore::STATE, self.open(server, &call).await?))
     }
 
     /// `GET /_matrix/federation/v1/state_ids/{roomId}?event_id=`.

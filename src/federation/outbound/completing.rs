@@ -1,0 +1,143 @@
+//! Faster joins: the rest of the state of a room that was joined by an answer without its members (`room/partial.rs`) is fetched
+//! when the user is in it already. It is read, judged and kept as the answer to the join of a large room is, in steps that the
+//! scheduled trigger goes on with.
+
+use super::join_answers::read_rest;
+use crate::{
+    error::MatrixError,
+    log::LogRecord,
+    matrix::{
+        event::Event,
+        identifiers::{RoomId, ServerName},
+    },
+    platform::Budget,
+    room::{Extent, Progress, RoomError},
+    server::Server,
+    store::large_joins::LargeJoin,
+};
+
+/// How many calls to the database are made for it after the answer to the client. The platform allows 1,000 for each request.
+const CALLS: u64 = 500;
+
+/// How many servers are asked in a row.
+const TRIES: usize = 3;
+
+/// The pause after that in milliseconds; it grows with the square of the attempts, up to the longest.
+const PAUSE_MS: i64 = 15_000;
+const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
+
+/// How long a client's request waits for the members of a room, and how long it is until it looks again: at first, and at most.
+const WAIT_MS: i64 = 25_000;
+const LOOK_AGAIN_MS: (u32, u32) = (100, 2_000);
+
+impl Server {
+    /// What will complete the state of the room that `join` has entered through the server `resident`.
+    pub(super) fn rest_of_state(&self, resident: &ServerName, join: &Event) -> LargeJoin {
+        LargeJoin {
+            join_id: self.random_id(),
+            resident: resident.clone(),
+            join: join.clone(),
+            begun_ts: self.platform.clock.now_ms(),
+            is_read: false,
+            kept_to: String::new(),
+            completes: true,
+            attempts: 0,
+        }
+    }
+
+    /// Begins to complete the state of a room, after the answer.
+    pub(super) fn complete(&self, rest: LargeJoin) {
+        let server = self.counted_apart();
+        self.platform.background.spawn(Box::pin(async move {
+            let budget = server.meter.budget(CALLS);
+            if let Err(error) = server.go_on_completing(rest.clone(), &budget).await {
+                let record = LogRecord::warning("the state of a room is not whole yet").room(rest.room_id());
+                server.platform.log.write(record.because(&error));
+            }
+        }));
+    }
+
+    /// Goes on with completing the state of a room.
+    ///
+    /// # Errors
+    /// What the servers say that were asked, where none has given what can be used, and where the database fails.
+    pub(super) async fn go_on_completing(&self, mut large: LargeJoin, budget: &Budget) -> Result<(), MatrixError> {
+        let mut refusal = MatrixError::bad_gateway("No server gives the state of the room.");
+        for _ in 0..TRIES {
+            match self.try_to_complete(&mut large, budget).await {
+                Ok(Progress::Unfinished) => return Ok(()),
+                Ok(Progress::Done) => {
+                    self.store.end_large_join(&large.join_id).await?;
+                    self.fetch_missing(large.room_id());
+                    return Ok(());
+                }
+                Err(error) => refusal = error,
+            }
+            large = LargeJoin { is_read: false, kept_to: String::new(), ..large };
+            let pause = PAUSE_MS.saturating_mul(large.attempts.saturating_mul(large.attempts)).min(LONGEST_PAUSE_MS);
+            self.store.put_off_large_join(&large, self.platform.clock.now_ms() + pause).await?;
+        }
+        Err(refusal)
+    }
+
+    async fn try_to_complete(&self, large: &mut LargeJoin, budget: &Budget) -> Result<Progress, MatrixError> {
+        if !self.rooms.is_completed_by(large).await? {
+            return Ok(Progress::Done);
+        }
+        if !large.is_read {
+            // What one server has given of it says nothing of what another one gives.
+            let Some(begun) = self.store.read_anew(large).await? else { return Ok(Progress::Unfinished) };
+            *large = begun;
+            let giver = self.giver(large).await?;
+            let record = LogRecord::info("the rest of a room's state is asked for").room(large.room_id());
+            self.platform.log.write(record.destination(&giver));
+            let answer = self.federation.open_state(&giver, large.room_id(), large.join.event_id()).await?;
+            match read_rest(self, large.clone(), answer).await? {
+                Some(read) => *large = read,
+                None => return Ok(Progress::Unfinished),
+            }
+        }
+        match self.rooms.go_on_joining(large, budget).await {
+            // It may well get on later.
+            Err(error @ (RoomError::Database(_) | RoomError::Busy)) => {
+                let record = LogRecord::warning("the state of a room is not whole yet").room(large.room_id());
+                self.platform.log.write(record.because(&error));
+                Ok(Progress::Unfinished)
+            }
+            progress => Ok(progress?),
+        }
+    }
+
+    /// Whom to ask for the rest of a state: the server that let us in, and every other time one of the others in the room, drawn.
+    async fn giver(&self, large: &LargeJoin) -> Result<ServerName, MatrixError> {
+        let mut others = Vec::new();
+        if large.attempts % 2 == 0 {
+            others = self.rooms.servers(large.room_id()).await?;
+            others.retain(|name| *name != self.config.server_name && *name != large.resident);
+        }
+        let mut bytes = [0; 4];
+        self.platform.random.fill(&mut bytes);
+        let drawn = usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(0) % others.len().max(1);
+        Ok(others.into_iter().nth(drawn).unwrap_or_else(|| large.resident.clone()))
+    }
+
+    /// Waits until it is known who is in the room.
+    ///
+    /// # Errors
+    /// 504 where that takes longer than a client waits, and where the database fails.
+    pub async fn until_whole(&self, room_id: &RoomId) -> Result<(), MatrixError> {
+        let clock = &self.platform.clock;
+        let (until, (mut pause, longest)) = (clock.now_ms() + WAIT_MS, LOOK_AGAIN_MS);
+        loop {
+            match self.store.partial_room(room_id).await? {
+                Some(room) if room.extent == Extent::Partial => {}
+                _ => return Ok(()),
+            }
+            if clock.now_ms() >= until {
+                return Err(RoomError::MembersUnknown.into());
+            }
+            clock.sleep(pause).await;
+            pause = (2 * pause).min(longest);
+        }
+    }
+}

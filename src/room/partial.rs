@@ -1,0 +1,216 @@
+//! Rooms that were joined by an answer without their members: what is known of them in the meantime, and how they are made
+//! whole.
+//!
+//! All that is judged by the state of such a room rests on a claim, as what is judged behind a gap does: whom the state does not
+//! know is taken for what the event says that is judged ([`super::judge::fill_in`]). When the whole state before our join is
+//! had, it takes the place of what was answered of it, in the states around the events since then as well; then all that rests
+//! on them is judged again ([`super::settling`]).
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    rc::Rc,
+};
+
+use super::{
+    RemoteJoin, RoomError, Rooms, STEP_MS,
+    changes::{changed_members, membership},
+    claims::{Coverage, Examined},
+    outliers::Outliers,
+    remote::{Installed, TakenOver},
+    view::View,
+};
+use crate::{
+    log::LogRecord,
+    matrix::{
+        identifiers::{RoomId, ServerName},
+        state_content::Membership,
+        state_trie::{NodeId, StateKeyHash},
+    },
+    store::{
+        commit::{Committed, Guard, NewEvent, Place, RoomCommit, StateFrom, Unsettled},
+        large_joins::LargeJoin,
+        partial_rooms::{self, StatesAround},
+        rooms::Extent,
+    },
+};
+
+/// How many events since our join get new states around them at once; what else there is gets them as it is settled.
+const MAX_EVENTS: i64 = 20_000;
+/// How many different states those may have.
+const MAX_STATES: usize = 2_000;
+
+/// How often the rest of a state is asked for until what contradicts the answer to our join is believed: by then the server that
+/// gave it has not stood by it for most of a day.
+const TRUSTING_ATTEMPTS: i64 = 60;
+
+impl Rooms {
+    /// As [`Rooms::install_join`], where the answer leaves out members. `servers` are those in the room, as the resident server has
+    /// them, and `rest` is what will complete the state.
+    ///
+    /// # Errors
+    /// As [`Rooms::install_join`].
+    pub async fn install_partial_join(
+        &self,
+        answer: &RemoteJoin,
+        servers: &[ServerName],
+        rest: LargeJoin,
+    ) -> Result<Installed, RoomError> {
+        let join = &answer.join;
+        let claim = self.examine(join, &answer.claim, Coverage::WithoutMembers).await?;
+        if let Some(why) = claim.rejection.as_ref().map(|rejection| &rejection.why).or(claim.forbids.as_ref()) {
+            return Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}.")));
+        }
+        let (known, invited, memberships) = self.members_of(claim.state.iter().chain([join]));
+        let mut joined: BTreeMap<ServerName, i64> = known.into_iter().collect();
+        for server in servers.iter().chain([&rest.resident]).filter(|server| *server != self.server_name()) {
+            joined.entry(server.clone()).or_insert(1);
+        }
+        let Examined { outliers: Outliers { new, rejected, readmitted, .. }, snapshot, .. } = claim;
+        let (joined, completed_by) = (joined.into_iter().collect(), Some((rest, self.clock.now_ms() + STEP_MS)));
+        self.take_over(
+            join,
+            &TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by },
+        )
+        .await
+    }
+
+    /// Whether members of the room are still to be had by this work.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn is_completed_by(&self, large: &LargeJoin) -> Result<bool, RoomError> {
+        let Some(room) = self.room(large.room_id()).await? else { return Ok(false) };
+        let noted = self.store.partial_room(large.room_id()).await?;
+        Ok(room.local_joined > 0
+            && room.extent == Extent::Partial
+            && noted.is_some_and(|noted| noted.join_id == large.join_id))
+    }
+
+    /// Whether the state holds what we were told of it when we joined, but for members: who says something else of the same state
+    /// is not believed.
+    #[expect(clippy::disallowed_methods, reason = "nobody is told of it")]
+    pub(super) async fn check_against_answer(
+        &self,
+        large: &LargeJoin,
+        entries: &HashMap<StateKeyHash, Rc<str>>,
+    ) -> Result<(), RoomError> {
+        let join = self.event(large.join.event_id()).await?;
+        let Some(told) = join.and_then(|join| join.state_before) else { return Ok(()) };
+        let told = self.store.state_without_members(told, &[]).await?;
+        let given: HashSet<&str> = entries.values().map(AsRef::as_ref).collect();
+        if large.attempts < TRUSTING_ATTEMPTS && told.iter().any(|id| !given.contains(id.as_str())) {
+            return Err(RoomError::Invalid("The state is another one than that by which we joined.".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Puts the whole state before our join in the place of what was answered of it.
+    pub(super) async fn make_whole(&self, large: &LargeJoin, whole: &TakenOver) -> Result<(), RoomError> {
+        let room_id = large.room_id();
+        self.until_committed(async || {
+            if !self.is_completed_by(large).await? {
+                return Ok(Committed::Done(()));
+            }
+            self.try_make_whole(large, whole).await
+        })
+        .await?;
+        let members = whole.joined.iter().map(|(_, joined)| usize::try_from(*joined).unwrap_or(0)).sum();
+        self.log.write(LogRecord::info("the state of a room is whole").room(room_id).count(members));
+        Ok(())
+    }
+
+    async fn try_make_whole(&self, large: &LargeJoin, whole: &TakenOver) -> Result<Committed, RoomError> {
+        let (room_id, join) = (large.room_id(), &large.join);
+        let mut view = View::new(&self.store, self.server_name());
+        let ids = vec![join.event_id().clone()];
+        let room = view.load_rooms(vec![room_id.clone()], &[], ids, Vec::new()).await?.pop();
+        let room = room.ok_or(RoomError::UnknownRoom)?;
+        let held = view.stored(join.event_id()).and_then(|held| Some((held.state_before?, held.state_after?)));
+        let (told_before, told_after) =
+            held.ok_or_else(|| RoomError::Corrupt("a room in part without a join".to_owned()))?;
+        let before = whole.snapshot.root;
+        let after = view.with_event(before, join).await?;
+        let mut moved = Moved(HashMap::from([(told_before, before), (told_after, after)]));
+        let mut states = Vec::new();
+        for around in self.store.claimed_states(room_id, join.event_id(), MAX_EVENTS).await? {
+            let before = moved.of(&mut view, (told_after, after), around.before).await?;
+            let after = moved.of(&mut view, (told_after, after), around.after).await?;
+            if let (Some(before), Some(after)) = (before, after) {
+                states.push(StatesAround { before, after, ..around });
+            }
+        }
+        let current = view.transplant(told_after, room.state, after).await?;
+        // Who came and went since the join.
+        let mut joined: BTreeMap<ServerName, i64> = whole.joined.iter().cloned().collect();
+        let mut invited = whole.invited;
+        let mut known: HashSet<String> = HashSet::from([join.sender().to_string()]);
+        let differences = view.diff(after, current).await?;
+        for changed in changed_members(&mut view, differences).await? {
+            let is = |event: &Option<_>, what| i64::from(membership(event.as_ref()) == what);
+            let more = |what| is(&changed.after, what) - is(&changed.before, what);
+            invited += more(Membership::Invite);
+            if let Ok(server) = ServerName::parse(changed.user_id.server_name()) {
+                *joined.entry(server).or_default() += more(Membership::Join);
+            }
+            known.insert(changed.user_id.to_string());
+        }
+        joined.retain(|_, count| *count > 0);
+        let memberships = whole.memberships.iter().filter(|change| !known.contains(change.user_id.as_str()));
+        let commit = RoomCommit {
+            guard: Guard::Moves(room.version),
+            extremities: room.extremities.clone(),
+            states: vec![StateFrom { later: 0, state: current }],
+            events: vec![NewEvent {
+                event: join.clone(),
+                place: Place::Hidden,
+                soft_failed: false,
+                claimed: false,
+                state_before: Some(before),
+                state_after: Some(after),
+                outbox: None,
+            }],
+            nodes: view.take_made(),
+            joined: joined.into_iter().collect(),
+            invited,
+            memberships: memberships.cloned().collect(),
+            unsettled: Some(Unsettled::KnownBetter),
+            joins_anew: true,
+            ..RoomCommit::new(room_id.clone(), room.room_version, current)
+        };
+        let mut others = partial_rooms::put(&states);
+        others.push(partial_rooms::is_whole(room_id));
+        Ok(self.store.commit(&[commit], others).await?)
+    }
+
+    /// Notes that what was judged while members were not known is settled.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn partial_room_is_settled(&self, room_id: &RoomId) -> Result<(), RoomError> {
+        Ok(self.store.partial_room_is_settled(room_id).await?)
+    }
+}
+
+/// What has become of states.
+struct Moved(HashMap<NodeId, NodeId>);
+
+impl Moved {
+    /// What has become of a state that was made from the first of `bases`, when that is the second; `None` where there are too
+    /// many of them.
+    async fn of(
+        &mut self,
+        view: &mut View<'_>,
+        (told, whole): (NodeId, NodeId),
+        root: NodeId,
+    ) -> Result<Option<NodeId>, RoomError> {
+        if let Some(known) = self.0.get(&root) {
+            return Ok(Some(*known));
+        }
+        if self.0.len() >= MAX_STATES {
+            return Ok(None);
+        }
+        let moved = view.transplant(told, root, whole).await?;
+        self.0.insert(root, moved);
+        Ok(Some(moved))
+    }
+}
