@@ -12,6 +12,7 @@ mod admission;
 mod authentication;
 mod by_time;
 mod chains;
+mod conformance;
 mod costs;
 mod device_edus;
 mod edu_queue;

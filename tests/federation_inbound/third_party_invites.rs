@@ -31,14 +31,14 @@ use crate::{
 const IDENTITY: &str = "id.example";
 
 /// An identity server, of which only keys and their validity are asked.
-struct Identity {
+pub(crate) struct Identity {
     key: Ed25519KeyPair,
     valid: Rc<Cell<bool>>,
     asked: Rc<RefCell<Vec<String>>>,
 }
 
 impl Identity {
-    fn new(world: &World) -> Self {
+    pub(crate) fn new(world: &World) -> Self {
         let key = key(7);
         let (valid, asked) = (Rc::new(Cell::new(true)), Rc::new(RefCell::default()));
         let (is_valid, seen): (_, Rc<RefCell<Vec<String>>>) = (Rc::clone(&valid), Rc::clone(&asked));
@@ -57,13 +57,13 @@ impl Identity {
         STANDARD_NO_PAD.encode(self.key.public_key())
     }
 
-    fn offer(&self) -> Value {
+    pub(crate) fn offer(&self) -> Value {
         let (key, url) = (self.public_key(), "https://id.example/_matrix/identity/v2/pubkey/isvalid");
         let listed = json!([{ "public_key": key, "key_validity_url": url }]);
         json!({ "display_name": "b...@e...", "public_key": key, "key_validity_url": url, "public_keys": listed })
     }
 
-    fn signed(&self, mxid: &str, token: &str) -> Value {
+    pub(crate) fn signed(&self, mxid: &str, token: &str) -> Value {
         signed_by(&self.key, mxid, token)
     }
 }
@@ -87,7 +87,7 @@ fn member(world: &World, server: &Homeserver, room: &RoomId, user: &str) -> Valu
     member["content"].clone()
 }
 
-fn offer(world: &World, server: &Homeserver, room: &RoomId, user: &UserId, token: &str, content: Value) {
+pub(crate) fn offer(world: &World, server: &Homeserver, room: &RoomId, user: &UserId, token: &str, content: Value) {
     server.send(world, room, user, Draft::state("m.room.third_party_invite", token, object(content)));
 }
 
@@ -232,7 +232,7 @@ fn on_bind(world: &World, to: &Homeserver, body: &Value) -> (u16, Value) {
     send(world, to, request(Method::PUT, "/_matrix/federation/v1/3pid/onbind", &[], body.to_string()))
 }
 
-fn binding(user: &str, room: &str, sender: &str, signed: &Value) -> Value {
+pub(crate) fn binding(user: &str, room: &str, sender: &str, signed: &Value) -> Value {
     let invite = json!({
         "medium": "email", "address": "b@e.example", "mxid": user, "room_id": room, "sender": sender, "signed": signed,
     });
