@@ -24,16 +24,16 @@ _LIMITS = (
 
 
 class Synapse:
-    """One Synapse. `with_line` puts a line before its federation port that a test can cut."""
+    """One Synapse. `with_line` puts a line before its federation port that a test can cut; its name begins with `host`."""
 
-    def __init__(self, folder: Path, authority, with_line=False, settings=None):
+    def __init__(self, folder: Path, authority, with_line=False, settings=None, host="localhost"):
         self.folder = folder
         self.authority = authority
         self.settings = settings or {}
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self.client_port = free_port(), free_port()
         self.line = Line(self.port) if with_line else None
-        self.name = f"localhost:{self.line.port if self.line else self.port}"
+        self.name = f"{host}:{self.line.port if self.line else self.port}"
         self.base = f"http://127.0.0.1:{self.client_port}"
         self.log_path = folder / "synapse.log"
         self.process = None
