@@ -7,9 +7,9 @@ use std::collections::HashSet;
 use super::{
     Room, RoomError, Rooms,
     judge::{Judgement, Source},
+    order::in_order,
     outliers::{Held, judge_outliers},
     policy::ASKING_MS,
-    receipt::in_order,
     view::View,
 };
 use crate::{

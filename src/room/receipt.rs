@@ -17,13 +17,14 @@ use super::{
     acl::{acl_in, acl_key},
     allowance::Allowance,
     judge::{Judgement, Rejection, Source, Verdict, auth_keys},
+    order::{by_room, in_order},
     policy::{ASKING_MS, policy_key},
     view::{StateKey, View},
 };
 use crate::{
     log::{LogRecord, Why},
     matrix::{
-        event::{Event, whole_copies},
+        event::Event,
         identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
     },
@@ -41,9 +42,6 @@ const MAX_REASON: usize = 500;
 
 /// How many fetched events are judged and committed together.
 const SLICE: usize = 100;
-
-/// How many EDUs of a transaction are looked for by themselves that cannot be stored; after that whole parts are given up.
-const MAX_LOST_EDUS: usize = 10;
 
 /// What the sender of a PDU is told that can neither be judged nor wait.
 const TOO_MANY_WAIT: &str = "The event cannot be judged yet, and too many such are waiting already.";
@@ -107,9 +105,9 @@ pub struct Received {
     /// Events that were accepted.
     pub accepted: usize,
     /// What became of each PDU: why it was refused, if it was.
-    results: HashMap<EventId, Option<String>>,
+    pub(super) results: HashMap<EventId, Option<String>>,
     /// What the log is told of it once it is committed.
-    notable: Vec<LogRecord>,
+    pub(super) notable: Vec<LogRecord>,
     /// Of events that were not staged because the caller fetches itself: what they cite and we lack.
     pub missing: Vec<Lacking>,
 }
@@ -135,7 +133,7 @@ pub trait Effects: Debug {
 }
 
 impl dyn Effects + '_ {
-    fn all(&self) -> Vec<Statement> {
+    pub(super) fn all(&self) -> Vec<Statement> {
         self.statements(0..self.count())
     }
 }
@@ -180,7 +178,7 @@ impl Rooms {
     }
 
     /// As [`Rooms::begin`], for a transaction whose EDUs have been judged.
-    async fn begin_again(&self, record: Record<'_>, room_ids: &[RoomId]) -> Result<Begun, RoomError> {
+    pub(super) async fn begin_again(&self, record: Record<'_>, room_ids: &[RoomId]) -> Result<Begun, RoomError> {
         self.begin(record.origin, record.txn_id, room_ids, &EduQuestions::default()).await
     }
 
@@ -202,7 +200,7 @@ impl Rooms {
         }
     }
 
-    async fn receive_whole(
+    pub(super) async fn receive_whole(
         &self,
         record: Record<'_>,
         rooms: KnownRooms,
@@ -251,125 +249,6 @@ impl Rooms {
             received.missing.extend(of_slice.missing);
         }
         Ok(received)
-    }
-
-    /// Receives a transaction of which something cannot be stored: that gets an answer of its own, and all else its due. The
-    /// answer is recorded when all are received; until then a repetition begins again, which does no harm.
-    async fn receive_in_parts(
-        &self,
-        record: Record<'_>,
-        events: &[Event],
-        refused: &[(EventId, String)],
-    ) -> Result<Received, RoomError> {
-        let part = Record { is_part: true, ..record };
-        let receive = async |events: &[Event]| {
-            let ids: Vec<RoomId> = by_room(events).into_iter().map(|(room_id, _)| room_id).collect();
-            match self.begin_again(record, &ids).await?.transaction {
-                Transaction::Answered(answer) => Ok(Received { answer, ..Received::default() }),
-                Transaction::New(rooms) => self.receive_whole(part, rooms, events, &[]).await,
-            }
-        };
-        let mut received = self.part_by_part(events, receive).await?;
-        received.results.extend(refused.iter().map(|(id, why)| (id.clone(), Some(why.clone()))));
-        received.answer = answer(&received.results);
-        let before = match self.record(record, &received.answer, record.edus.all()).await {
-            Err(RoomError::Database(DatabaseError::Refused(_))) => {
-                self.edus_part_by_part(record).await?;
-                match self.record(record, &received.answer, Vec::new()).await {
-                    Err(RoomError::Database(DatabaseError::Refused(_))) => None,
-                    recorded => recorded?,
-                }
-            }
-            recorded => recorded?,
-        };
-        received.answer = before.unwrap_or(received.answer);
-        Ok(received)
-    }
-
-    /// Records the answer to a transaction with what else belongs into the batch; or returns the answer that it got before.
-    async fn record(
-        &self,
-        record: Record<'_>,
-        answer: &str,
-        also: Vec<Statement>,
-    ) -> Result<Option<String>, RoomError> {
-        self.until_committed(async || match self.begin_again(record, &[]).await?.transaction {
-            Transaction::Answered(answer) => Ok(Committed::Done(Some(answer))),
-            Transaction::New(_) => {
-                let now = self.clock.now_ms();
-                let mut others = vec![record_transaction(record.origin, record.txn_id, answer, now)];
-                others.extend(also.iter().cloned());
-                Ok(self.store.commit(&[], others).await?.with(None))
-            }
-        })
-        .await
-    }
-
-    /// Takes the EDUs of a transaction of which some cannot be stored, in halves of halves, so that only those are lost. A
-    /// repetition of the transaction takes them again, which does no harm.
-    async fn edus_part_by_part(&self, record: Record<'_>) -> Result<(), RoomError> {
-        let whole = 0..record.edus.count();
-        let (mut parts, mut lost) = (Vec::from_iter([whole]), 0);
-        while let Some(part) = parts.pop() {
-            if part.is_empty() {
-                continue;
-            }
-            let statements = record.edus.statements(part.clone());
-            let taken = self.until_committed(async || Ok(self.store.commit(&[], statements.clone()).await?.with(())));
-            match taken.await {
-                Ok(()) => {}
-                Err(RoomError::Database(DatabaseError::Refused(why))) if part.len() == 1 || lost >= MAX_LOST_EDUS => {
-                    lost += part.len();
-                    let told = LogRecord::warning("an EDU cannot be stored").count(part.len());
-                    self.log.write(about(Some(record), told).because(&DatabaseError::Refused(why)));
-                }
-                Err(RoomError::Database(DatabaseError::Refused(_))) => {
-                    let middle = part.start + part.len() / 2;
-                    parts.extend([middle..part.end, part.start..middle]);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Receives events of which some cannot be stored, in halves of halves, so that only those are refused.
-    async fn part_by_part(
-        &self,
-        events: &[Event],
-        receive: impl AsyncFn(&[Event]) -> Result<Received, RoomError>,
-    ) -> Result<Received, RoomError> {
-        let mut all = Received::default();
-        let mut parts = vec![in_order(events.to_vec())];
-        while let Some(mut part) = parts.pop() {
-            match receive(&part).await {
-                Ok(received) => {
-                    all.staged.extend(received.staged);
-                    all.accepted += received.accepted;
-                    all.results.extend(received.results);
-                    all.missing.extend(received.missing);
-                }
-                Err(RoomError::Database(DatabaseError::Refused(why))) => {
-                    let rest = part.split_off(part.len() / 2);
-                    if !part.is_empty() {
-                        parts.extend([rest, part]);
-                        continue;
-                    }
-                    let error = DatabaseError::Refused(why);
-                    let Some(event) = rest.first() else { return Err(error.into()) };
-                    let record = LogRecord::warning("a PDU cannot be stored").room(event.room_id());
-                    self.log.write(record.event(event.event_id()).because(&error));
-                    all.results.insert(
-                        event.event_id().clone(),
-                        Some("The event is more than this server can store.".to_owned()),
-                    );
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        all.staged.sort();
-        all.staged.dedup();
-        Ok(all)
     }
 
     async fn receive_slice(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
@@ -537,7 +416,7 @@ impl Rooms {
 }
 
 /// What the log is told of a PDU that came with this transaction, if with any.
-fn about(record: Option<Record<'_>>, told: LogRecord) -> LogRecord {
+pub(super) fn about(record: Option<Record<'_>>, told: LogRecord) -> LogRecord {
     match record {
         Some(Record { origin, txn_id, .. }) => told.origin(origin).transaction(txn_id),
         None => told,
@@ -549,7 +428,7 @@ fn rejected(why: &str) -> String {
 }
 
 /// The body of a transaction's answer.
-fn answer(results: &HashMap<EventId, Option<String>>) -> String {
+pub(super) fn answer(results: &HashMap<EventId, Option<String>>) -> String {
     let pdus: Map<_, _> = results
         .iter()
         .map(|(id, error)| {
@@ -559,48 +438,6 @@ fn answer(results: &HashMap<EventId, Option<String>>) -> String {
         })
         .collect();
     json!({ "pdus": pdus }).to_string()
-}
-
-/// The events of each room, in the order in which they came, each event once, with its content if any copy has it.
-fn by_room(events: &[Event]) -> Vec<(RoomId, Vec<Event>)> {
-    let mut rooms: Vec<(RoomId, Vec<Event>)> = Vec::new();
-    let mut whole = whole_copies(events);
-    for event in events {
-        let Some(event) = whole.remove(event.event_id()) else { continue };
-        match rooms.iter_mut().find(|(room_id, _)| room_id == event.room_id()) {
-            Some((_, events)) => events.push(event.clone()),
-            None => rooms.push((event.room_id().clone(), vec![event.clone()])),
-        }
-    }
-    rooms
-}
-
-/// Events such that each comes after those of its previous and auth events that are among them; else in the order given.
-/// Events cannot cite each other in a circle, because an event's id is a hash of what it cites; in room versions 1 and 2,
-/// where it is not, what stands in a circle keeps the order given.
-pub(super) fn in_order(events: Vec<Event>) -> Vec<Event> {
-    let mut left: HashSet<EventId> = events.iter().map(|event| event.event_id().clone()).collect();
-    let mut waiting = events;
-    let mut ordered = Vec::with_capacity(waiting.len());
-    while !waiting.is_empty() {
-        let before = ordered.len();
-        let mut still = Vec::new();
-        for event in waiting {
-            let blocked = event.prev_events().iter().chain(event.auth_events()).any(|id| left.contains(id));
-            if blocked {
-                still.push(event);
-            } else {
-                left.remove(event.event_id());
-                ordered.push(event);
-            }
-        }
-        if ordered.len() == before {
-            ordered.extend(still);
-            break;
-        }
-        waiting = still;
-    }
-    ordered
 }
 
 #[cfg(test)]
