@@ -18,6 +18,7 @@ use common::{
     large_room::LargeRoom,
     network::World,
     peer::{Peer, encode, request, send},
+    webp::FILES,
 };
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -28,6 +29,7 @@ use verge::{
         identifiers::{RoomId, ServerName},
         json::{self, MAX_DEPTH, MAX_MEMORY, Object},
     },
+    media::pixels::{self, Refusal, Smaller, Wanted},
     router::json_response,
 };
 
@@ -284,4 +286,115 @@ fn a_room_of_8_000_members_is_joined_in_half_the_memory_of_an_isolate() {
     assert!(most <= 2 * 40 * MIB, "{} KiB", most / 1024);
     assert!(calls <= 110, "{calls} calls");
     println!("{} KiB, {calls} calls", most / 1024);
+}
+
+/// Writes bits as a lossless WebP has them, the lowest of each byte first.
+#[derive(Default)]
+struct Bits {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Bits {
+    fn put(&mut self, number: u32, width: u32) {
+        for bit in 0..width {
+            if self.count.is_multiple_of(8) {
+                self.bytes.push(0);
+            }
+            *self.bytes.last_mut().unwrap() |= u8::from(number >> bit & 1 == 1) << (self.count % 8);
+            self.count += 1;
+        }
+    }
+
+    /// A code's bits come from its first one on.
+    fn put_code(&mut self, code: u32, width: u32) {
+        (0..width).rev().for_each(|bit| self.put(code >> bit & 1, 1));
+    }
+
+    /// A prefix code of one symbol.
+    fn put_one(&mut self, symbol: u32) {
+        self.put(0b101, 3);
+        self.put(symbol, 8);
+    }
+
+    /// A prefix code of eleven symbols, of which one has a bit, one two, and so on: its table has 1,024 entries.
+    fn put_large(&mut self) {
+        self.put(0, 1);
+        self.put(15, 4);
+        for symbol in [17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15] {
+            self.put(if symbol < 13 { 4 } else { 5 }, 3);
+        }
+        self.put(1, 1);
+        self.put(1, 3);
+        self.put(9, 4);
+        (1..=10).chain([10]).for_each(|length| self.put_code(length, 4));
+    }
+}
+
+/// A lossless WebP of 64 by 48 pixels with so many groups of codes.
+fn webp_of_codes(groups: u32) -> Vec<u8> {
+    let mut bits = Bits::default();
+    bits.put(0x2f, 8);
+    bits.put(63, 14);
+    bits.put(47, 14);
+    bits.put(0, 4);
+    // No transform, no color cache, and a group for each block of four by four pixels: always the last one.
+    bits.put(0, 2);
+    bits.put(1, 1);
+    bits.put(0, 3);
+    bits.put(0, 1);
+    let last = groups - 1;
+    [last & 0xff, last >> 8, 0, 0, 0].into_iter().for_each(|symbol| bits.put_one(symbol));
+    for _ in 0..groups {
+        (0..5).for_each(|_| bits.put_large());
+    }
+    // Pixels, all of the symbol that has the code 0.
+    for _ in 0..64 * 48 {
+        bits.put(0, 4);
+    }
+    let length = u32::try_from(bits.bytes.len()).unwrap().to_le_bytes();
+    [&b"RIFF\0\0\0\0WEBPVP8L"[..], &length, &bits.bytes].concat()
+}
+
+const SMALL: Wanted = Wanted { width: 32, height: 32, method: pixels::Method::Crop, may_move: false };
+
+#[test]
+fn the_tables_of_a_webp_count() {
+    // Some 20 KB each.
+    let (made, most, _) = measured(|| pixels::smaller(&webp_of_codes(1_000), SMALL));
+    assert!(matches!(made, Ok(Smaller::Made { .. })), "{made:?}");
+    assert!(most > 20_000_000, "it takes what it says: {most}");
+    for groups in [3_000, 65_536] {
+        let file = webp_of_codes(groups);
+        assert!(file.len() < 5 * MIB, "{}", file.len());
+        let (made, most, _) = measured(|| pixels::smaller(&file, SMALL));
+        assert_eq!((made, most < MIB), (Err(Refusal::TooLarge), true), "{groups}: {most}");
+    }
+}
+
+#[test]
+fn an_image_takes_no_more_than_it_may_whatever_its_bits_are() {
+    let mut seed = 1_u64;
+    let mut dice = |sides: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % sides
+    };
+    let (mut made, mut refused) = (0, 0);
+    for (name, file) in FILES {
+        for round in 0..400 {
+            let mut file = file.to_vec();
+            // Most of what matters stands at the beginning.
+            for _ in 0..round % 4 {
+                let at = if dice(2) == 0 { dice(file.len()) } else { dice(file.len().min(120)) };
+                file[at] ^= 1 << dice(8);
+            }
+            if round % 7 == 6 {
+                file.truncate(dice(file.len()));
+            }
+            let (outcome, most, _) = measured(|| pixels::smaller(&file, SMALL));
+            assert!(most < pixels::MAX_DECODING as usize + MIB, "{name} {round}: {most}");
+            if outcome.is_ok() { made += 1 } else { refused += 1 }
+        }
+    }
+    assert!(made > 600 && refused > 100, "{made} {refused}");
 }

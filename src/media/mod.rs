@@ -1,11 +1,14 @@
 //! Media: what local users upload, and what is shown of it. Bytes go from the network into the store and from there into the
 //! network; what is known of them is in the database ([`crate::store::media`]).
 
+mod motion;
 pub mod pixels;
 pub mod serving;
 pub mod thumbnails;
 pub mod tidying;
 pub mod uploading;
+mod webp;
+mod webp_tables;
 
 use std::rc::Rc;
 

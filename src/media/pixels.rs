@@ -11,6 +11,11 @@ use image::{
     metadata::Orientation,
 };
 
+use super::{
+    motion,
+    webp::{self, Still},
+};
+
 /// What decoding an image may take, in bytes.
 pub const MAX_DECODING: u64 = 48 * 1024 * 1024;
 /// What else of a PNG may be unpacked, such as its color profile, in bytes.
@@ -36,6 +41,8 @@ pub struct Wanted {
     pub height: u32,
     /// How it is to be made.
     pub method: Method,
+    /// Whether it may be one that moves.
+    pub may_move: bool,
 }
 
 /// An image that is smaller, or need not be.
@@ -69,6 +76,22 @@ struct Pixels {
     bytes: Vec<u8>,
 }
 
+impl Pixels {
+    /// As a part of a larger picture, through the rest of which all shines.
+    fn on_canvas(&self, (width, height): (u32, u32), (left, top): (u32, u32)) -> Self {
+        let mut bytes = vec![0; 4 * width as usize * height as usize];
+        let rows = bytes.chunks_exact_mut(4 * width as usize).skip(top as usize);
+        for (to, from) in rows.zip(self.bytes.chunks_exact(self.channels * self.width as usize)) {
+            let pixels = to.chunks_exact_mut(4).skip(left as usize);
+            for (to, from) in pixels.zip(from.chunks_exact(self.channels)) {
+                to[3] = 255;
+                to[..self.channels].copy_from_slice(from);
+            }
+        }
+        Self { width, height, channels: 4, bytes }
+    }
+}
+
 /// The kind of image that a file is, by what it begins with; what it is said to be does not count.
 fn kind(file: &[u8]) -> Option<&'static str> {
     match file {
@@ -80,36 +103,52 @@ fn kind(file: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// A smaller image of the one in `file`.
+/// A smaller image of the one in `file`, or where it moves, of the first one.
 ///
 /// # Errors
 /// For what is no image, or too large to be decoded.
 pub fn smaller(file: &[u8], wanted: Wanted) -> Result<Smaller, Refusal> {
     let kind = kind(file).ok_or(Refusal::NoImage)?;
     let reader = Cursor::new(file);
-    // Besides its pixels, decoding takes so many bytes for each.
     match kind {
         "image/jpeg" => {
-            made(JpegDecoder::new(reader), kind, Some(if keeps_coefficients(file) { 8 } else { 0 }), wanted)
+            // Besides its pixels, decoding takes so many bytes for each.
+            made(JpegDecoder::new(reader), kind, if keeps_coefficients(file) { 8 } else { 0 }, false, wanted)
         }
-        "image/png" => made(PngDecoder::with_limits(reader, limits(MAX_METADATA)), kind, Some(0), wanted),
+        "image/png" => {
+            made(PngDecoder::with_limits(reader, limits(MAX_METADATA)), kind, 0, motion::png_moves(file), wanted)
+        }
         "image/gif" => {
             let decoder = GifDecoder::new(reader).and_then(|mut decoder| {
                 // A frame may be larger than the image.
                 decoder.set_limits(limits(MAX_DECODING.saturating_sub(decoder.total_bytes())))?;
                 Ok(decoder)
             });
-            made(decoder, kind, Some(0), wanted)
+            made(decoder, kind, 0, motion::gif_moves(file), wanted)
         }
-        _ => {
-            let decoder = WebPDecoder::new(reader).map_err(|error| refusal(&error))?;
-            let (width, height) = decoder.dimensions();
-            if lossy_pixels(file) > u64::from(width) * u64::from(height) {
-                return Err(Refusal::TooLarge);
-            }
-            made(Ok(decoder), kind, is_lossy(file).then_some(2), wanted)
-        }
+        _ => made_of_webp(&webp::still(file).ok_or(Refusal::NoImage)?, wanted),
     }
+}
+
+fn made_of_webp(still: &Still<'_>, wanted: Wanted) -> Result<Smaller, Refusal> {
+    let (width, height) = still.canvas;
+    let Some(plan) = Plan::new(width, height, still.turned, still.moves, wanted) else {
+        return Ok(Smaller::AsItIs("image/webp"));
+    };
+    if still.takes(MAX_DECODING).ok_or(Refusal::NoImage)? > MAX_DECODING {
+        return Err(Refusal::TooLarge);
+    }
+    let file = still.file();
+    let decoder = WebPDecoder::new(Cursor::new(&file[..])).map_err(|error| refusal(&error))?;
+    if decoder.dimensions() != still.size {
+        return Err(Refusal::NoImage);
+    }
+    let mut pixels = decoded(decoder)?;
+    drop(file);
+    if still.is_part() {
+        pixels = pixels.on_canvas(still.canvas, still.at);
+    }
+    written(&turn(plan.shrink(&pixels), still.turned))
 }
 
 fn limits(bytes: u64) -> Limits {
@@ -121,20 +160,25 @@ fn limits(bytes: u64) -> Limits {
 fn made<D: ImageDecoder>(
     decoder: ImageResult<D>,
     kind: &'static str,
-    beside: Option<u64>,
+    beside: u64,
+    moves: bool,
     wanted: Wanted,
 ) -> Result<Smaller, Refusal> {
     let mut decoder = decoder.map_err(|error| refusal(&error))?;
     let (width, height) = decoder.dimensions();
     let turned = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let Some(plan) = Plan::new(width, height, turned, wanted) else { return Ok(Smaller::AsItIs(kind)) };
-    let beside = beside.ok_or(Refusal::NoImage)?;
+    let Some(plan) = Plan::new(width, height, turned, moves, wanted) else { return Ok(Smaller::AsItIs(kind)) };
     let (total, pixels) = (decoder.total_bytes(), u64::from(width) * u64::from(height));
     if total.saturating_add(pixels.saturating_mul(beside)) > MAX_DECODING {
         return Err(Refusal::TooLarge);
     }
-    let color = decoder.color_type();
-    let mut bytes = vec![0; usize::try_from(total).map_err(|_| Refusal::TooLarge)?];
+    written(&turn(plan.shrink(&decoded(decoder)?), turned))
+}
+
+/// The pixels of an image that is not too large.
+fn decoded(decoder: impl ImageDecoder) -> Result<Pixels, Refusal> {
+    let ((width, height), color) = (decoder.dimensions(), decoder.color_type());
+    let mut bytes = vec![0; usize::try_from(decoder.total_bytes()).map_err(|_| Refusal::TooLarge)?];
     decoder.read_image(&mut bytes).map_err(|error| refusal(&error))?;
     let (channels, is_wide) = match color {
         ColorType::L8 => (1, false),
@@ -156,8 +200,7 @@ fn made<D: ImageDecoder>(
         }
         bytes.truncate(values);
     }
-    let small = plan.shrink(&Pixels { width, height, channels, bytes });
-    written(&turn(small, turned))
+    Ok(Pixels { width, height, channels, bytes })
 }
 
 fn refusal(error: &image::ImageError) -> Refusal {
@@ -192,33 +235,6 @@ fn keeps_coefficients(file: &[u8]) -> bool {
     true
 }
 
-/// Whether a WebP is one lossy image without transparency. Of others the decoder makes tables of which nothing says how many they
-/// are before they are there.
-fn is_lossy(file: &[u8]) -> bool {
-    const ANIMATED_OR_TRANSPARENT: u8 = 0x12;
-    match file.get(12..16) {
-        Some(b"VP8 ") => true,
-        Some(b"VP8X") => {
-            let is_plain = file.get(20).is_some_and(|flags| flags & ANIMATED_OR_TRANSPARENT == 0);
-            is_plain && !file.windows(4).any(|name| name == b"VP8L")
-        }
-        _ => false,
-    }
-}
-
-/// How many pixels the largest lossy image in a WebP has, by its own head: the decoder believes that and not the file's.
-fn lossy_pixels(file: &[u8]) -> u64 {
-    let images = file.windows(18).filter(|head| head.starts_with(b"VP8 ") && head.get(11..14) == Some(b"\x9d\x01\x2a"));
-    let pixels = images.map(|head| {
-        let number = |at: usize| match head.get(at..at + 2) {
-            Some([low, high]) => u64::from(u16::from_le_bytes([*low, *high]) & 0x3fff),
-            _ => 0,
-        };
-        number(14) * number(16)
-    });
-    pixels.max().unwrap_or(0)
-}
-
 /// Which part of an image becomes which size, before it is turned.
 struct Plan {
     left: u32,
@@ -230,15 +246,16 @@ struct Plan {
 }
 
 impl Plan {
-    /// `None` where the image is not larger than what is asked for.
-    fn new(width: u32, height: u32, turned: Orientation, wanted: Wanted) -> Option<Self> {
+    /// `None` where the image may be given as it is: it is not larger than what is asked for, and does not move where it must not.
+    fn new(width: u32, height: u32, turned: Orientation, moves: bool, wanted: Wanted) -> Option<Self> {
         let (to_width, to_height) = match is_on_its_side(turned) {
             true => (wanted.height, wanted.width),
             false => (wanted.width, wanted.height),
         };
         let (w, h, tw, th) = (u64::from(width), u64::from(height), u64::from(to_width), u64::from(to_height));
         if tw == 0 || th == 0 || w <= tw || h <= th {
-            return None;
+            let still = Self { left: 0, top: 0, width, height, to_width: width, to_height: height };
+            return (moves && !wanted.may_move).then_some(still);
         }
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).max(1);
         // Whether its height decides by how much it shrinks.

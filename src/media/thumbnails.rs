@@ -37,7 +37,7 @@ pub enum Thumbnail {
 /// What a request asks for.
 ///
 /// # Errors
-/// 400 where the width or height is missing or none, or the method is unknown.
+/// 400 where the width or height is missing or none, the method is unknown, or `animated` is neither `true` nor `false`.
 pub fn wanted(call: &Call) -> Result<Wanted, MatrixError> {
     let number = |name: &str| {
         let given = call.query(name).ok_or_else(|| MatrixError::missing_param(format!("`{name}` is missing.")))?;
@@ -49,7 +49,12 @@ pub fn wanted(call: &Call) -> Result<Wanted, MatrixError> {
         None | Some("scale") => Method::Scale,
         Some(_) => return Err(MatrixError::invalid_param("`method` must be `crop` or `scale`.")),
     };
-    Ok(Wanted { width: number("width")?, height: number("height")?, method })
+    let may_move = match call.query("animated").as_deref() {
+        Some("true") => true,
+        None | Some("false") => false,
+        Some(_) => return Err(MatrixError::invalid_param("`animated` must be `true` or `false`.")),
+    };
+    Ok(Wanted { width: number("width")?, height: number("height")?, method, may_move })
 }
 
 /// A thumbnail of a file, made and kept where there is none of its size yet.
@@ -81,7 +86,10 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
         Ok(Smaller::Made { bytes, content_type }) => {
             let bytes = Bytes::from(bytes);
             let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-            bucket.put(key, new(bytes.clone(), content_type)).await?;
+            // One that is only made not to move has no size of its own.
+            if is_made(size) {
+                bucket.put(key, new(bytes.clone(), content_type)).await?;
+            }
             let stream = Box::new(Whole::new(bytes));
             Ok(Thumbnail::Smaller(
                 StoredObject { stream, size: length, content_type: content_type.to_owned() },
@@ -126,7 +134,7 @@ fn no_image() -> MatrixError {
 
 /// The keys under which thumbnails of the file with this key may be.
 pub fn keys(of: &str) -> impl Iterator<Item = String> + '_ {
-    SIZES.into_iter().map(move |(width, height, method)| key(of, Wanted { width, height, method }))
+    SIZES.into_iter().map(move |(width, height, method)| key(of, Wanted { width, height, method, may_move: false }))
 }
 
 /// Whether it is one of the sizes that are kept.
@@ -149,7 +157,7 @@ fn nearest(wanted: Wanted) -> Wanted {
     let same = SIZES.into_iter().filter(fits).find(|(_, _, method)| *method == wanted.method);
     let any = same.or_else(|| SIZES.into_iter().filter(fits).find(|(_, _, method)| *method == Method::Scale));
     let (width, height, method) = any.unwrap_or((u32::MAX, u32::MAX, Method::Scale));
-    Wanted { width, height, method }
+    Wanted { width, height, method, may_move: wanted.may_move }
 }
 
 fn too_large() -> MatrixError {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use verge::router::{RequestBody, Response};
 
 use crate::{
-    common::{network::World, peer::Peer},
+    common::{network::World, peer::Peer, webp::FILES},
     home::{Home, User, refused},
 };
 
@@ -96,21 +96,84 @@ fn lossy_webp() -> Vec<u8> {
 }
 
 #[test]
-fn lossy_webps_become_smaller_and_others_stay_as_they_are() {
+fn every_kind_of_webp_becomes_smaller() {
     let (home, alice) = home();
-    let path = upload(&home, &alice, "image/webp", lossy_webp());
-    let image = decoded(&thumbnail(&home, &alice, &path, "width=96&height=96&method=crop"));
-    assert_eq!(image.dimensions(), (96, 96));
-    assert!(is_red(image.get_pixel(2, 2)) && !is_red(image.get_pixel(93, 2)));
-    // Of the kinds that are not decoded a small one is shown.
-    let path = upload(&home, &alice, "application/x-unknown", file(&halves(300, 200), ImageFormat::WebP));
-    let response = thumbnail(&home, &alice, &path, "width=320&height=240&method=scale");
-    assert_eq!(
-        (response.status().as_u16(), &response.headers()["content-type"]),
-        (200, &"image/webp".parse().unwrap())
-    );
-    let response = thumbnail(&home, &alice, &path, "width=96&height=96&method=crop");
-    refused(&answer(&response), 400, "M_UNKNOWN");
+    let ours = file(&halves(300, 200), ImageFormat::WebP);
+    let files = FILES.map(|(name, bytes)| (name, bytes.to_vec()));
+    for (name, bytes) in [("lossy", lossy_webp()), ("ours", ours)].into_iter().chain(files) {
+        let path = upload(&home, &alice, "application/x-unknown", bytes);
+        let response = thumbnail(&home, &alice, &path, "width=96&height=96&method=crop");
+        let image = decoded(&response);
+        assert_eq!(image.dimensions(), (96, 96), "{name}");
+        // In those through which something shines, a strip on the left does.
+        let (left, right) = (image.get_pixel(33, 90), image.get_pixel(93, 90));
+        assert!(is_red(left) && !is_red(right) && right[2] > 150, "{name}: {left:?} {right:?}");
+        let shines_through = name.ends_with("alpha");
+        assert_eq!(image.get_pixel(2, 90)[3] == 0, shines_through, "{name}");
+        let kind = if shines_through { "image/png" } else { "image/jpeg" };
+        assert_eq!(response.headers()["content-type"], kind, "{name}");
+    }
+}
+
+/// A GIF of two images.
+fn moving_gif() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
+    for (red, blue) in [(250, 0), (0, 250)] {
+        let frame = RgbaImage::from_pixel(40, 30, Rgba([red, 0, blue, 255]));
+        encoder.encode_frame(image::Frame::new(frame)).unwrap();
+    }
+    drop(encoder);
+    bytes
+}
+
+#[test]
+fn a_thumbnail_moves_only_where_it_may() {
+    let (home, alice) = home();
+    let animated = FILES.into_iter().find(|(name, _)| *name == "animated").unwrap().1;
+    for (kind, bytes) in [("image/gif", moving_gif()), ("image/webp", animated.to_vec())] {
+        let path = upload(&home, &alice, kind, bytes.clone());
+        for size in ["width=320&height=240&method=scale", "width=5000&height=5000"] {
+            let moves = thumbnail(&home, &alice, &path, &format!("{size}&animated=true"));
+            assert_eq!((moves.status().as_u16(), &moves.body()[..]), (200, &bytes[..]), "{kind} {size}");
+            for query in [size.to_owned(), format!("{size}&animated=false")] {
+                let still = thumbnail(&home, &alice, &path, &query);
+                assert_eq!(still.headers()["content-type"], "image/jpeg", "{kind} {query}");
+                assert!(is_red(decoded(&still).get_pixel(10, 10)), "the first image");
+            }
+        }
+        refused(&answer(&thumbnail(&home, &alice, &path, "width=32&height=32&animated=yes")), 400, "M_INVALID_PARAM");
+    }
+    // What does not move is given as it is, whatever it may.
+    let still = file(&halves(40, 30), ImageFormat::Gif);
+    let path = upload(&home, &alice, "image/gif", still.clone());
+    for animated in ["true", "false"] {
+        let response = thumbnail(&home, &alice, &path, &format!("width=320&height=240&animated={animated}"));
+        assert_eq!(response.body()[..], still[..]);
+    }
+    // All that is kept is known by its key.
+    let keys = home.world.shelves("hs.test").keys();
+    let kept = keys.iter().filter(|key| key.starts_with("thumbnail/"));
+    assert!(kept.clone().all(|key| key.ends_with("/320x240-scale")) && kept.count() == 2, "{keys:?}");
+}
+
+#[test]
+fn what_a_webp_says_of_its_chunks_is_not_believed() {
+    let (home, alice) = home();
+    let size = "width=32&height=32&method=crop";
+    let wrapped = |chunks: &[u8]| {
+        let head = [&b"WEBPVP8X\x0a\0\0\0\x08\0\0\0"[..], &[199, 0, 0, 99, 0, 0], chunks].concat();
+        let length = u32::try_from(head.len()).unwrap().to_le_bytes();
+        [&b"RIFF"[..], &length, &head].concat()
+    };
+    // Four gigabytes are said to follow, and nothing does.
+    let (image, long) = (lossy_webp(), b"EXIF\xf0\xff\xff\xff");
+    let path = upload(&home, &alice, "image/webp", wrapped(&[&image[12..], &long[..]].concat()));
+    assert_eq!(decoded(&thumbnail(&home, &alice, &path, size)).dimensions(), (32, 32));
+    for chunks in [&long[..], b"", b"VP8L\xff\xff\xff\xff/", b"ANMF\x10\0\0\0", b"VP8 \0\0\0\0", b"ALPH\0\0\0\0VP8 "] {
+        let path = upload(&home, &alice, "image/webp", wrapped(chunks));
+        refused(&answer(&thumbnail(&home, &alice, &path, size)), 400, "M_UNKNOWN");
+    }
 }
 
 #[test]
@@ -195,6 +258,8 @@ fn bombs_and_what_is_no_image_are_refused() {
     let head = [&b"WEBPVP8X\x0a\0\0\0\0\0\0\0"[..], &[199, 0, 0, 99, 0, 0], &large].concat();
     let length = u32::try_from(head.len()).unwrap().to_le_bytes();
     let path = upload(&home, &alice, "image/webp", [&b"RIFF"[..], &length, &head].concat());
+    refused(&answer(&thumbnail(&home, &alice, &path, size)), 400, "M_UNKNOWN");
+    let path = upload(&home, &alice, "image/webp", [&b"RIFF\0\0\0\0WEBP"[..], &large].concat());
     refused(&answer(&thumbnail(&home, &alice, &path, size)), 413, "M_TOO_LARGE");
     let mut cut = file(&halves(400, 400), ImageFormat::Png);
     cut.truncate(cut.len() / 2);

@@ -18,6 +18,7 @@ pub mod shrink;
 pub mod signed;
 pub mod sqlite;
 pub mod synapse;
+pub mod webp;
 
 /// How many, or from which seed on: the number that an environment variable gives.
 pub fn setting(name: &str, default: u64) -> u64 {
