@@ -6,17 +6,20 @@ use std::{
     rc::Rc,
 };
 
-use http::StatusCode;
+use futures_util::future::{join, join_all};
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use verge::{
     matrix::identifiers::RoomId,
     platform::Clock,
+    room::Draft,
     router::{Request, Response, json_response},
 };
 
 use crate::{
     Scene,
     common::{
+        homeserver::object,
         network::World,
         peer::{Peer, PeerRoom, event_id},
     },
@@ -234,6 +237,79 @@ fn others_have_their_turn_while_a_wide_gap_is_filled() {
     scene.is_shown(&said);
     let rows = scene.world.most_rows();
     assert!(rows.written <= 400, "{rows:?}");
+}
+
+/// Four servers send transaction after transaction to one room, and a gap in it is filled; Alice speaks in another one. In the
+/// object one thing is done after the other: what she says waits for one transaction of each, and one slice of what is filled.
+#[test]
+fn a_flood_in_one_room_does_not_hold_up_another() {
+    const TRANSACTIONS: usize = 12;
+    let world = World::new();
+    world.wake_by_commits();
+    let mut scene = scene_in(world.clone(), "12");
+    let quiet = scene.a.public_room(&world, &scene.alice, "12");
+    let flood: Vec<_> = (0..4).map(|n| scene.member(&format!("flood{n}.example"), "mallory")).collect();
+    let said = scene.say(400);
+    holds(&scene.peer, &said);
+    let steps = || scene.a.database.steps.get();
+    let speak = async || {
+        let content = object(json!({ "msgtype": "m.text", "body": "hello" }));
+        scene.a.rooms.send(&quiet, &scene.alice, Draft::message("m.room.message", content)).await.unwrap();
+    };
+    let mut requests: Vec<Vec<Request>> = Vec::new();
+    for (peer, mut theirs) in flood {
+        let mallory = peer.user("mallory");
+        let transaction = |n: usize| {
+            let pdus: Vec<Value> = (0..50).map(|i| theirs.say(&peer, &mallory, &format!("{n}.{i}")).1).collect();
+            let body = json!({ "origin": peer.name, "origin_server_ts": world.now_ms(), "pdus": pdus });
+            peer.request(&scene.a, Method::PUT, &format!("/_matrix/federation/v1/send/{n}"), Some(&body))
+        };
+        requests.push((0..=TRANSACTIONS).map(transaction).collect());
+    }
+    // What each takes by itself.
+    let before = steps();
+    world.run(speak());
+    let spoken = steps() - before;
+    let mut sent = 0;
+    for requests in &mut requests {
+        let before = steps();
+        assert_eq!(world.run(scene.a.handle(requests.remove(0))).status(), 200);
+        sent = sent.max(steps() - before);
+    }
+    takes(&scene.peer, &scene, "1", &said[399]);
+    let done = Cell::new(0);
+    let flooding = join_all(requests.into_iter().map(|requests| {
+        let (scene, world, done) = (&scene, &world, &done);
+        async move {
+            for request in requests {
+                assert_eq!(scene.a.handle(request).await.status(), 200);
+                done.set(done.get() + 1);
+                // So long it takes until the next one is there.
+                world.pause().await;
+            }
+        }
+    }));
+    let speaking = async {
+        let (mut most_steps, mut most_done) = (0, 0);
+        for _ in 0..TRANSACTIONS {
+            let before = (steps(), done.get());
+            // It stands behind what has come before it.
+            world.pause().await;
+            speak().await;
+            most_steps = most_steps.max(steps() - before.0);
+            most_done = most_done.max(done.get() - before.1);
+        }
+        (most_steps, most_done)
+    };
+    let (_, (most_steps, most_done)) = world.run(join(flooding, speaking));
+    assert!(most_done <= 4, "{most_done} transactions");
+    // Of the gap, a slice is as much as a transaction.
+    assert!(
+        most_steps <= spoken + 6 * sent,
+        "{most_steps} steps, where alone it takes {spoken}, and a transaction {sent}"
+    );
+    world.settle();
+    scene.is_shown(&said);
 }
 
 /// A state that is claimed is what to fall back on where nobody knows what was between.
