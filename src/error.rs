@@ -169,6 +169,6 @@ impl From<DatabaseError> for MatrixError {
             return Self::internal().because(&error);
         }
         let message = "The database could not be used; try again.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).because(&error)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).retry_after(1_000).because(&error)
     }
 }
