@@ -8,6 +8,6 @@ CREATE TABLE partial_rooms (
     whole_pos INTEGER NOT NULL DEFAULT 0         -- the 'events' position from which on the current state is whole; 0 until then
 ) WITHOUT ROWID;
 
--- A row of large_joins may also be the rest of the state of such a room.
+-- A row of large_joins may also be the rest of the state of such a room; 'attempts' is how often other servers were asked for it.
 ALTER TABLE large_joins ADD COLUMN completes INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE large_joins ADD COLUMN attempts  INTEGER NOT NULL DEFAULT 0;   -- how often other servers were asked for it
+ALTER TABLE large_joins ADD COLUMN attempts  INTEGER NOT NULL DEFAULT 0;

@@ -90,6 +90,10 @@ mod tests {
         );
         for ((_, text), file) in MIGRATIONS.iter().zip(&files) {
             assert_eq!(*text, std::fs::read_to_string(file).unwrap());
+            assert!(
+                text.trim_end().ends_with(';'),
+                "{file:?}: workerd takes what follows the last statement for one more"
+            );
         }
     }
 
