@@ -398,3 +398,24 @@ fn an_image_takes_no_more_than_it_may_whatever_its_bits_are() {
     }
     assert!(made > 600 && refused > 100, "{made} {refused}");
 }
+
+#[test]
+fn what_must_not_move_is_made_no_larger_than_a_thumbnail() {
+    // Two frames of one pixel each, in a picture of many.
+    let (width, height) = (3_000_u16, 2_800_u16);
+    let mut file = b"GIF89a".to_vec();
+    file.extend([width.to_le_bytes(), height.to_le_bytes()].concat());
+    file.extend([0x80, 0, 0, 0, 0, 0, 255, 255, 255]);
+    for _ in 0..2 {
+        file.extend([0x2c, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 2, 0x44, 1, 0]);
+    }
+    file.push(0x3b);
+    for size in [u32::MAX, 2_900] {
+        let wanted = Wanted { width: size, height: u32::MAX, method: pixels::Method::Scale, may_move: false };
+        let (outcome, most, _) = measured(|| pixels::smaller(&file, wanted));
+        let Ok(Smaller::Made { bytes, .. }) = outcome else { panic!("{outcome:?}") };
+        let made = image::load_from_memory(&bytes).unwrap();
+        assert!(made.width() <= 1_600 && made.height() <= 1_200 && made.height() > 1_100, "{made:?}");
+        assert!(most < pixels::MAX_DECODING as usize + 20 * MIB, "{most}");
+    }
+}

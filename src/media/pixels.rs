@@ -20,6 +20,8 @@ use super::{
 pub const MAX_DECODING: u64 = 48 * 1024 * 1024;
 /// What else of a PNG may be unpacked, such as its color profile, in bytes.
 const MAX_METADATA: u64 = 8 * 1024 * 1024;
+/// How large at most the first image of what moves is made, where it is not to be made smaller.
+const STILL: (u32, u32) = (1_600, 1_200);
 /// Of JPEG.
 const QUALITY: u8 = 80;
 
@@ -148,7 +150,9 @@ fn made_of_webp(still: &Still<'_>, wanted: Wanted) -> Result<Smaller, Refusal> {
     if still.is_part() {
         pixels = pixels.on_canvas(still.canvas, still.at);
     }
-    written(&turn(plan.shrink(&pixels), still.turned))
+    let smaller = turn(plan.shrink(&pixels), still.turned);
+    drop(pixels);
+    written(&smaller)
 }
 
 fn limits(bytes: u64) -> Limits {
@@ -172,7 +176,8 @@ fn made<D: ImageDecoder>(
     if total.saturating_add(pixels.saturating_mul(beside)) > MAX_DECODING {
         return Err(Refusal::TooLarge);
     }
-    written(&turn(plan.shrink(&decoded(decoder)?), turned))
+    let smaller = turn(plan.shrink(&decoded(decoder)?), turned);
+    written(&smaller)
 }
 
 /// The pixels of an image that is not too large.
@@ -254,8 +259,7 @@ impl Plan {
         };
         let (w, h, tw, th) = (u64::from(width), u64::from(height), u64::from(to_width), u64::from(to_height));
         if tw == 0 || th == 0 || w <= tw || h <= th {
-            let still = Self { left: 0, top: 0, width, height, to_width: width, to_height: height };
-            return (moves && !wanted.may_move).then_some(still);
+            return (moves && !wanted.may_move).then(|| Self::still(width, height));
         }
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).max(1);
         // Whether its height decides by how much it shrinks.
@@ -280,6 +284,18 @@ impl Plan {
                 }
             }
         })
+    }
+
+    /// Of what is no larger than what is asked for, but moves where it must not: the whole of it, in [`STILL`] at most.
+    fn still(width: u32, height: u32) -> Self {
+        let (w, h, most_w, most_h) = (u64::from(width), u64::from(height), u64::from(STILL.0), u64::from(STILL.1));
+        let (to_w, to_h) = match (w <= most_w && h <= most_h, most_h * w <= most_w * h) {
+            (true, _) => (w, h),
+            (false, true) => (w * most_h / h, most_h),
+            (false, false) => (most_w, h * most_w / w),
+        };
+        let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).max(1);
+        Self { left: 0, top: 0, width, height, to_width: narrow(to_w), to_height: narrow(to_h) }
     }
 
     /// Each new pixel is the mean of those that it stands for, weighted by how much of them is seen.
@@ -362,7 +378,8 @@ fn written(pixels: &Pixels) -> Result<Smaller, Refusal> {
         return Ok(Smaller::Made { bytes: file, content_type: "image/png" });
     }
     let colors = if *channels < 3 { 1 } else { 3 };
-    let opaque: Vec<u8> = bytes.chunks_exact(*channels).flat_map(|pixel| pixel.iter().take(colors)).copied().collect();
+    let mut opaque = Vec::with_capacity(bytes.len() / channels * colors);
+    bytes.chunks_exact(*channels).for_each(|pixel| opaque.extend(pixel.iter().take(colors)));
     let color = if colors == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let mut encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
     encoder.encode(&opaque, *width, *height, color).map_err(|_| Refusal::NoImage)?;
