@@ -345,18 +345,33 @@ fn what_is_fetched_for_a_user_in_a_day_is_bounded() {
 #[test]
 fn what_breaks_off_counts_as_much_as_it_may_have_brought() {
     let scene = scene(&[("MEDIA_MAX_SIZE", "1000"), ("REMOTE_MEDIA_QUOTA", "2500")]);
-    let whole = multipart("", &[0; 100]);
-    let cut = whole.body().slice(..whole.body().len() - 10);
-    scene.gives(DOWNLOAD, move || {
-        let response = http::Response::builder().header("Content-Type", "multipart/mixed; boundary=x");
-        response.body(cut.clone()).unwrap()
-    });
+    breaks_off(&scene);
     for media_id in ["a", "b"] {
         refused(&scene.refused(&format!("peer.test/{media_id}")), 502, "M_UNKNOWN");
     }
     refused(&scene.refused("peer.test/c"), 429, "M_LIMIT_EXCEEDED");
     assert_eq!(scene.home.database.rows("SELECT bytes FROM remote_media_fetched"), [["2000"]]);
     assert_eq!(scene.world.shelves("hs.test").keys(), Vec::<String>::new());
+}
+
+/// The file of the other server is cut off before its end.
+fn breaks_off(scene: &Scene) {
+    let whole = multipart("", &[0; 100]);
+    let cut = whole.body().slice(..whole.body().len() - 10);
+    scene.gives(DOWNLOAD, move || {
+        let response = http::Response::builder().header("Content-Type", "multipart/mixed; boundary=x");
+        response.body(cut.clone()).unwrap()
+    });
+}
+
+#[test]
+fn no_server_uses_up_a_user_s_bytes_with_answers_that_break_off() {
+    let scene = scene(&[]);
+    breaks_off(&scene);
+    for number in 0..5 {
+        refused(&scene.refused(&format!("peer.test/{number}")), 502, "M_UNKNOWN");
+    }
+    assert_eq!(scene.home.database.rows("SELECT bytes FROM remote_media_fetched"), [[(5 << 20).to_string()]]);
 }
 
 #[test]

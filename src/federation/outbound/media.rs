@@ -33,6 +33,8 @@ const LONG_PAUSE_MS: i64 = 60 * 60 * 1_000;
 const WAIT_MS: i64 = 90_000;
 /// The first pause between two looks, and the longest, in milliseconds.
 const LOOK_MS: (u32, u32) = (250, 2_000);
+/// What counts as fetched of a file that broke off, in bytes, or all that it may have if that is less.
+const BROKEN_OFF: u64 = 1024 * 1024;
 /// How often it is noted that somebody asks for something.
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
@@ -140,7 +142,7 @@ async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result
     let fetching = Box::pin(into_the_store(server, name));
     let fetched = match select(fetching, server.platform.clock.sleep(LONGEST_MS)).await {
         Either::Left((fetched, _)) => fetched,
-        Either::Right(_) => Err(Trouble::Of(RequestError::Unreachable("it took too long".to_owned()))),
+        Either::Right(_) => Err(Trouble::TooSlow),
     };
     let now = server.platform.clock.now_ms();
     match fetched {
@@ -155,9 +157,12 @@ async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result
                 Failure::TooLarge => LONG_PAUSE_MS,
                 Failure::NotFound | Failure::Unreachable => PAUSE_MS,
             };
-            // How much has come of what broke off or was too long nobody knows.
+            let most = server.config.media.max_size;
             let bytes = match &trouble {
-                Trouble::Store(MediaError::TooLong | MediaError::Broken) => server.config.media.max_size,
+                Trouble::Store(MediaError::TooLong) => most,
+                // How much has come nobody knows. If it counted as all that might have, a server could use up a user's bytes with
+                // answers that break off at once, which the user's client asks for by itself.
+                Trouble::Store(MediaError::Broken) | Trouble::TooSlow => most.min(BROKEN_OFF),
                 Trouble::Of(_) | Trouble::Announced | Trouble::Store(_) => 0,
             };
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -178,6 +183,8 @@ async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result
 enum Trouble {
     /// Their server did not give them.
     Of(RequestError),
+    /// They take too long.
+    TooSlow,
     /// They are too large, as their server says before they come.
     Announced,
     /// The store did not take them.
@@ -193,7 +200,7 @@ impl Trouble {
             }
             Self::Of(RequestError::Status { errcode, .. }) if errcode == "M_TOO_LARGE" => Failure::TooLarge,
             Self::Of(RequestError::Status { status, .. }) if *status == StatusCode::NOT_FOUND => Failure::NotFound,
-            Self::Of(_) | Self::Store(_) => Failure::Unreachable,
+            Self::Of(_) | Self::TooSlow | Self::Store(_) => Failure::Unreachable,
         }
     }
 }
