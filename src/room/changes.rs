@@ -56,10 +56,10 @@ impl Rooms {
             }
             let differences = view.diff(before, after).await?;
             let known = memberships.len();
-            for ChangedMember { user_id, before, after } in changed_members(view, differences).await? {
-                let is = |event: &Option<Event>, wanted| i64::from(membership(event.as_ref()) == wanted);
-                let change = is(&after, Membership::Join) - is(&before, Membership::Join);
-                invited += is(&after, Membership::Invite) - is(&before, Membership::Invite);
+            for changed in changed_members(view, differences).await? {
+                let change = changed.more(Membership::Join);
+                invited += changed.more(Membership::Invite);
+                let ChangedMember { user_id, before, after } = changed;
                 if let Some(event) = after.as_ref().filter(|after| ends_what_is_pending(before.as_ref(), after)) {
                     self.tell_also(&user_id, event, &mut new);
                 }
@@ -131,6 +131,14 @@ pub(super) struct ChangedMember {
     pub(super) user_id: UserId,
     pub(super) before: Option<Event>,
     pub(super) after: Option<Event>,
+}
+
+impl ChangedMember {
+    /// How many users more have this membership now: one, none, or one less.
+    pub(super) fn more(&self, wanted: Membership) -> i64 {
+        let is = |event: &Option<Event>| i64::from(membership(event.as_ref()) == wanted);
+        is(&self.after) - is(&self.before)
+    }
 }
 
 /// The members among what differs. Reads what is not at hand, in one call.

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     RemoteJoin, RoomError, Rooms, STEP_MS,
-    changes::{changed_members, membership},
+    changes::changed_members,
     claims::{Coverage, Examined},
     outliers::Outliers,
     remote::{Installed, TakenOver},
@@ -56,10 +56,7 @@ impl Rooms {
         rest: LargeJoin,
     ) -> Result<Installed, RoomError> {
         let join = &answer.join;
-        let claim = self.examine(join, &answer.claim, Coverage::WithoutMembers).await?;
-        if let Some(why) = claim.rejection.as_ref().map(|rejection| &rejection.why).or(claim.forbids.as_ref()) {
-            return Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}.")));
-        }
+        let claim = self.examine_answer(answer, Coverage::WithoutMembers).await?;
         let (known, invited, memberships) = self.members_of(claim.state.iter().chain([join]));
         let mut joined: BTreeMap<ServerName, i64> = known.into_iter().collect();
         for server in servers.iter().chain([&rest.resident]).filter(|server| *server != self.server_name()) {
@@ -146,11 +143,9 @@ impl Rooms {
         let mut known: HashSet<String> = HashSet::from([join.sender().to_string()]);
         let differences = view.diff(after, current).await?;
         for changed in changed_members(&mut view, differences).await? {
-            let is = |event: &Option<_>, what| i64::from(membership(event.as_ref()) == what);
-            let more = |what| is(&changed.after, what) - is(&changed.before, what);
-            invited += more(Membership::Invite);
+            invited += changed.more(Membership::Invite);
             if let Ok(server) = ServerName::parse(changed.user_id.server_name()) {
-                *joined.entry(server).or_default() += more(Membership::Join);
+                *joined.entry(server).or_default() += changed.more(Membership::Join);
             }
             known.insert(changed.user_id.to_string());
         }

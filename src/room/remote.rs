@@ -112,10 +112,7 @@ impl Rooms {
     /// somebody here came into the room meanwhile and the join cites what we do not hold, [`RoomError::Busy`].
     pub async fn install_join(&self, answer: &RemoteJoin) -> Result<(), RoomError> {
         let join = &answer.join;
-        let claim = self.examine(join, &answer.claim, Coverage::Whole).await?;
-        if let Some(why) = claim.rejection.as_ref().map(|rejection| &rejection.why).or(claim.forbids.as_ref()) {
-            return Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}.")));
-        }
+        let claim = self.examine_answer(answer, Coverage::Whole).await?;
         let (joined, invited, memberships) = self.members_of(claim.state.iter().chain([join]));
         let Examined { outliers: Outliers { mut new, mut rejected, readmitted, .. }, mut snapshot, .. } = claim;
         if new.len() + rejected.len() > SLICE {
@@ -129,6 +126,18 @@ impl Rooms {
         let completed_by = None;
         let taken = TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by };
         self.take_over(join, &taken).await.map(|_| ())
+    }
+
+    /// Judges what came with our join.
+    ///
+    /// # Errors
+    /// [`RoomError::Invalid`] where this is no room that our join could be in.
+    pub(super) async fn examine_answer(&self, answer: &RemoteJoin, coverage: Coverage) -> Result<Examined, RoomError> {
+        let claim = self.examine(&answer.join, &answer.claim, coverage).await?;
+        match claim.rejection.as_ref().map(|rejection| &rejection.why).or(claim.forbids.as_ref()) {
+            Some(why) => Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}."))),
+            None => Ok(claim),
+        }
     }
 
     /// Makes a room of the state that a resident server vouches for, with our join in it; nothing where the join is there
