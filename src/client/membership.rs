@@ -173,14 +173,8 @@ pub(super) async fn send(
     room_id: &RoomId,
     draft: Draft,
 ) -> Result<EventId, MatrixError> {
-    let event = match server.rooms.send(room_id, user, draft.clone()).await {
-        Err(RoomError::MembersUnknown) => {
-            server.until_whole(room_id).await?;
-            server.rooms.send(room_id, user, draft).await
-        }
-        sent => sent,
-    };
-    let event = event.map_err(not_in_room)?;
+    let send = async || server.rooms.send(room_id, user, draft.clone()).await;
+    let event = server.with_members(room_id, send).await?.map_err(not_in_room)?;
     server.flush(room_id);
     Ok(event.event_id().clone())
 }

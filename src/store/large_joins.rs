@@ -44,6 +44,14 @@ pub struct LargeJoin {
     pub attempts: i64,
 }
 
+impl LargeJoin {
+    /// A join that begins now, of whose answer nothing is kept yet.
+    pub fn begun(join_id: String, resident: ServerName, join: Event, begun_ts: i64) -> Self {
+        let (is_read, kept_to, completes, attempts) = (false, String::new(), false, 0);
+        Self { join_id, resident, join, begun_ts, is_read, kept_to, completes, attempts }
+    }
+}
+
 /// An event that came with the answer, checked and not judged.
 #[derive(Debug, Clone)]
 pub struct ClaimedEvent {

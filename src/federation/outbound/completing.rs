@@ -33,16 +33,8 @@ const LOOK_AGAIN_MS: (u32, u32) = (100, 2_000);
 impl Server {
     /// What will complete the state of the room that `join` has entered through the server `resident`.
     pub(super) fn rest_of_state(&self, resident: &ServerName, join: &Event) -> LargeJoin {
-        LargeJoin {
-            join_id: self.random_id(),
-            resident: resident.clone(),
-            join: join.clone(),
-            begun_ts: self.platform.clock.now_ms(),
-            is_read: false,
-            kept_to: String::new(),
-            completes: true,
-            attempts: 0,
-        }
+        let now = self.platform.clock.now_ms();
+        LargeJoin { completes: true, ..LargeJoin::begun(self.random_id(), resident.clone(), join.clone(), now) }
     }
 
     /// Begins to complete the state of a room, after the answer.
@@ -119,6 +111,24 @@ impl Server {
         self.platform.random.fill(&mut bytes);
         let drawn = usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(0) % others.len().max(1);
         Ok(others.into_iter().nth(drawn).unwrap_or_else(|| large.resident.clone()))
+    }
+
+    /// What `act` comes to; again, when it is known who is in the room, where it takes that.
+    ///
+    /// # Errors
+    /// As [`Server::until_whole`].
+    pub async fn with_members<T>(
+        &self,
+        room_id: &RoomId,
+        act: impl AsyncFn() -> Result<T, RoomError>,
+    ) -> Result<Result<T, RoomError>, MatrixError> {
+        match act().await {
+            Err(RoomError::MembersUnknown) => {
+                self.until_whole(room_id).await?;
+                Ok(act().await)
+            }
+            outcome => Ok(outcome),
+        }
     }
 
     /// Waits until it is known who is in the room.

@@ -58,22 +58,6 @@ pub(super) enum Answered {
     Unusable,
 }
 
-impl LargeJoin {
-    /// The join of an attempt, of whose answer nothing is kept yet.
-    fn of(attempt: &Attempt<'_>, join: Event) -> Self {
-        Self {
-            join_id: attempt.join_id.to_owned(),
-            resident: attempt.resident.clone(),
-            join,
-            begun_ts: attempt.begun_ts,
-            is_read: false,
-            kept_to: String::new(),
-            completes: false,
-            attempts: 0,
-        }
-    }
-}
-
 /// Reads the answer to `join`, and checks it.
 ///
 /// # Errors
@@ -84,7 +68,7 @@ pub(super) async fn read_answer(
     join: Event,
     answer: RoomBefore,
 ) -> Result<Answered, MatrixError> {
-    let large = LargeJoin::of(&attempt, join);
+    let large = LargeJoin::begun(attempt.join_id.to_owned(), attempt.resident.clone(), join, attempt.begun_ts);
     let is_staged = attempt.staged.is_some();
     let mut reading = Reading::new(server, large, is_staged);
     // What is staged came as one or the other; that it is state is said again.

@@ -180,13 +180,8 @@ async fn invite_all_the_way(
 ) -> Result<EventId, MatrixError> {
     let destination = server_of(target.server_name())?;
     let draft = Draft::membership(target.as_str(), Membership::Invite, content);
-    let invite = match server.rooms.draft_event(room_id, sender, &draft).await {
-        Err(RoomError::MembersUnknown) => {
-            server.until_whole(room_id).await?;
-            server.rooms.draft_event(room_id, sender, &draft).await?
-        }
-        invite => invite?,
-    };
+    let drafted = async || server.rooms.draft_event(room_id, sender, &draft).await;
+    let invite = server.with_members(room_id, drafted).await??;
     let mut keys: Vec<(&str, &str)> = STRIPPED_STATE.into_iter().map(|event_type| (event_type, "")).collect();
     keys.push(("m.room.member", sender.as_str()));
     let state = server.rooms.current_stored(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
