@@ -26,12 +26,16 @@ const MAX_WITH_POWER: usize = 80;
 
 impl Judgement {
     /// Makes `event`, whose state after it is known, a forward extremity in place of those that it builds upon, also through
-    /// rejected or soft-failed ones. Returns all these, which are then read.
+    /// rejected or soft-failed ones; it becomes none where it came late and another one cites it. Returns all that it builds upon,
+    /// which are then read.
     pub(super) async fn extend(&mut self, view: &mut View<'_>, event: &Event) -> Result<Vec<EventId>, RoomError> {
         let behind = behind(view, event).await?;
         view.load_events(&behind).await?;
         let before = self.extremities.len();
         self.extremities.retain(|one| !behind.contains(&one.event_id) && one.event_id != *event.event_id());
+        if self.is_built_upon(view, event.event_id()).await? {
+            return Ok(behind);
+        }
         // What is held is never dropped for what claims to be newer: a flood of forks would roll the state back.
         if before < MAX_EXTREMITIES || self.extremities.len() < before {
             self.extremities.push(Extremity::of(event));
@@ -42,6 +46,17 @@ impl Judgement {
             }
         }
         Ok(behind)
+    }
+
+    /// Whether a forward extremity cites the event as a previous one, unless the state before that one is only claimed: what
+    /// another server claims may leave out a ban. Costs nothing beside resolving their states, which is next.
+    async fn is_built_upon(&self, view: &mut View<'_>, event_id: &EventId) -> Result<bool, RoomError> {
+        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
+        view.load_events(&ids).await?;
+        Ok(ids
+            .iter()
+            .filter_map(|id| view.stored(id).filter(|stored| !stored.claimed))
+            .any(|stored| stored.event.prev_events().contains(event_id)))
     }
 
     /// What the current state would become with `event`, before which the state is `before`; the current state, where that is

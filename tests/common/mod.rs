@@ -7,6 +7,7 @@ pub mod drafts;
 pub mod generator;
 pub mod homeserver;
 pub mod internet;
+pub mod invariants;
 pub mod junk;
 pub mod large_room;
 pub mod media;

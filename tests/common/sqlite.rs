@@ -13,6 +13,8 @@ use rusqlite::{
 use verge::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement};
 use verge::store::{Store, forgetting::WALKS};
 
+use super::invariants;
+
 /// An SQLite database that keeps count of what D1 would charge for.
 #[derive(Clone)]
 pub struct Sqlite {
@@ -179,6 +181,7 @@ impl Database for Sqlite {
                 self.most_changed.set(self.most_changed.get().max(changed));
             }
             transaction.commit().map_err(failure)?;
+            invariants::assert_held(&connection, &statements);
             Ok(answers)
         })
     }

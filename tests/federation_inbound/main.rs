@@ -21,6 +21,7 @@ mod extremities;
 mod faster_joins;
 mod flooding;
 mod gaps;
+mod invariants;
 mod inviting;
 mod joining;
 mod knocking;
