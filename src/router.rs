@@ -380,9 +380,11 @@ pub fn error_response(error: &MatrixError) -> Response {
 
 /// A JSON response with `status`.
 pub fn json_response(status: StatusCode, body: &impl serde::Serialize) -> Response {
-    // Serialising strings, numbers and maps into memory cannot fail.
-    let body = serde_json::to_vec(body).unwrap_or_default();
-    raw_json_response(status, body)
+    match serde_json::to_vec(body) {
+        Ok(body) => raw_json_response(status, body),
+        // Strings, numbers and maps with names as keys always serialise.
+        Err(_) => raw_json_response(StatusCode::INTERNAL_SERVER_ERROR, MatrixError::internal().body().to_string()),
+    }
 }
 
 /// A response whose `body` is JSON text already.

@@ -7,9 +7,10 @@ use crate::{
     error::MatrixError,
     matrix::{
         identifiers::RoomId,
-        json::{self, Value},
+        json::{self, Object, Value},
         push::Ruleset,
     },
+    platform::DatabaseError,
     router::{self, Call, Handled, ok, raw_json_response},
     server::Server,
 };
@@ -49,22 +50,32 @@ async fn read(server: &Server, call: &Call, room_id: &str, event_type: &str) -> 
     let session = auth::session(server, call).await?;
     own(&session, call.parameter(0))?;
     let content = server.store.account_data(session.user.as_str(), room_id, event_type).await?;
-    let content = told(session.user.as_str(), (room_id, event_type), content);
+    let content = told(session.user.as_str(), (room_id, event_type), content.as_deref())?;
     let content = content.ok_or_else(|| MatrixError::not_found("There is no account data of this type."))?;
-    Ok(raw_json_response(http::StatusCode::OK, content))
+    Ok(raw_json_response(http::StatusCode::OK, content.to_text()))
+}
+
+/// Account data as it is kept, which is an object. That it cannot be read must not look as if there were none: the next change would
+/// then be made of nothing.
+pub(super) fn object(content: &str) -> Result<Object, DatabaseError> {
+    let object = json::parse(content.as_bytes()).ok().and_then(Value::into_object);
+    object.ok_or_else(|| DatabaseError::Shape("account data that is no object".to_owned()))
 }
 
 /// The push rules of a user of whom `content` is kept.
-pub(super) fn push_rules(user_id: &str, content: Option<&str>) -> Ruleset {
-    let stored = content.and_then(|text| json::parse(text.as_bytes()).ok()).and_then(Value::into_object);
-    Ruleset::of(user_id, stored.as_ref())
+pub(super) fn push_rules(user_id: &str, content: Option<&str>) -> Result<Ruleset, DatabaseError> {
+    Ok(Ruleset::of(user_id, content.map(object).transpose()?.as_ref()))
 }
 
 /// What a client is told of one type of account data: everybody has push rules.
-pub(super) fn told(user_id: &str, (room_id, event_type): (&str, &str), content: Option<String>) -> Option<String> {
+pub(super) fn told(
+    user_id: &str,
+    (room_id, event_type): (&str, &str),
+    content: Option<&str>,
+) -> Result<Option<Object>, DatabaseError> {
     match (room_id, event_type) {
-        ("", PUSH_RULES) => Some(push_rules(user_id, content.as_deref()).to_object().to_text()),
-        _ => content,
+        ("", PUSH_RULES) => Ok(Some(push_rules(user_id, content)?.to_object())),
+        _ => content.map(object).transpose(),
     }
 }
 
@@ -78,6 +89,10 @@ pub(super) async fn change(
     for _ in 0..MAX_ATTEMPTS {
         let old = server.store.account_data(user_id, room_id, event_type).await?;
         let Some(new) = change(old.as_deref())? else { return Ok(()) };
+        // What stands deeper in the new content than in the request may stand too deep to be read again.
+        if json::parse(new.as_bytes()).is_err() {
+            return Err(MatrixError::bad_json("It is nested too deeply to be kept."));
+        }
         if server.store.replace_account_data((user_id, room_id, event_type), old.as_deref(), &new).await? {
             return Ok(());
         }

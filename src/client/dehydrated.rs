@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::json;
 
-use super::{auth, body::Body, keys, login, tokens::Token};
+use super::{auth, body::Body, keys, login, to_device, tokens::Token};
 use crate::{
     error::MatrixError,
     matrix::{
@@ -11,6 +11,7 @@ use crate::{
         identifiers::MAX_LENGTH,
         json::{self, Object, Value},
     },
+    platform::DatabaseError,
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
     store::dehydrated::DehydratedDevice,
@@ -23,7 +24,8 @@ const MAX_DATA_BYTES: usize = 65_536;
 pub(super) async fn get(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let device = server.store.dehydrated_device(session.user.as_str()).await?.ok_or_else(none)?;
-    let data = json::parse(device.device_data.as_bytes()).unwrap_or(Value::Null);
+    let data = json::parse(device.device_data.as_bytes());
+    let data = data.map_err(|_| DatabaseError::Shape("a dehydrated device that is no JSON".to_owned()))?;
     let answer = Object::from_iter([("device_id", Value::from(device.device_id)), ("device_data", data)]);
     Ok(raw_json_response(StatusCode::OK, answer.to_text()))
 }
@@ -92,10 +94,9 @@ pub(super) async fn events(server: &Server, call: &Call) -> Handled {
         return Err(MatrixError::forbidden("This is not your dehydrated device."));
     }
     let inbox = server.store.inbox(user, &device.device_id, since).await?;
-    let events = inbox.messages.iter().filter_map(|message| json::parse(message.as_bytes()).ok());
+    let events = to_device::told(server, &inbox);
     let next = Token { to_device: inbox.told_upto.unwrap_or(since), ..Token::default() };
-    let answer =
-        Object::from_iter([("events", Value::Array(events.collect())), ("next_batch", Value::from(next.to_string()))]);
+    let answer = Object::from_iter([("events", Value::Array(events)), ("next_batch", Value::from(next.to_string()))]);
     Ok(raw_json_response(StatusCode::OK, answer.to_text()))
 }
 

@@ -16,7 +16,7 @@ use crate::{
         identifiers::{RoomId, UserId},
         json::{Object, Value},
     },
-    room::Draft,
+    room::{Draft, RoomError},
     router::{Call, Handled, ok},
     server::Server,
 };
@@ -116,8 +116,8 @@ async fn what_the_invitee_is_told(
         ("room_type", "m.room.create", "type"),
     ];
     let keys = told.map(|(_, event_type, _)| (event_type, ""));
-    let state = server.rooms.current(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
-    let profile = server.store.profile(sender.as_str()).await?.unwrap_or_default();
+    let state = server.rooms.current(room_id, &keys).await?.ok_or(RoomError::UnknownRoom)?.1;
+    let profile = server.store.own_profile(sender.as_str()).await?;
     let mut wish = Object::from_iter([
         ("address", Value::from(address)),
         ("medium", Value::from(medium)),

@@ -19,6 +19,7 @@ use crate::{
         identifiers::UserId,
         json::{Object, Value},
     },
+    platform::DatabaseError,
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
     store::{
@@ -166,7 +167,7 @@ pub(super) async fn claim(server: &Server, call: &Call) -> Handled {
     let (local, remote): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(user, _)| is_local(server, user));
     let local: Vec<Wanted> = local.into_iter().map(|(_, wanted)| wanted).collect();
     let claimed = if local.is_empty() { Vec::new() } else { server.store.claim_keys(&local).await? };
-    let mut keys = told_claimed(claimed);
+    let mut keys = told_claimed(claimed)?;
     let mut failures = Failures::default();
     if !remote.is_empty() {
         let (theirs, failed) = user_keys::claim(server, &remote, timeout(&body)?).await;
@@ -198,14 +199,13 @@ fn wanted(asked: &Object) -> Result<Vec<(UserId, Wanted)>, MatrixError> {
 }
 
 /// Keys as answers to claims hold them: by user, and device.
-fn told_claimed(claimed: Vec<Claimed>) -> BTreeMap<String, Object> {
+fn told_claimed(claimed: Vec<Claimed>) -> Result<BTreeMap<String, Object>, DatabaseError> {
     let mut told: BTreeMap<String, Object> = BTreeMap::new();
     for Claimed { user_id, device_id, key } in claimed {
-        if let Some((id, key)) = user_keys::claimed_key(&key) {
-            told.entry(user_id).or_default().object_at(&device_id).insert(id, key);
-        }
+        let (id, key) = user_keys::claimed_key(&key)?;
+        told.entry(user_id).or_default().object_at(&device_id).insert(id, key);
     }
-    told
+    Ok(told)
 }
 
 /// `GET /keys/changes?from=…&to=…`: up to now, whatever `to` says, as other servers answer: more is no harm.

@@ -48,7 +48,7 @@ pub(super) async fn knock(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let (room_id, via) = room_by_id_or_alias(server, call).await?;
     let body = Body::optional(server, call).await?;
-    let profile = server.store.profile(session.user.as_str()).await?.unwrap_or_default();
+    let profile = server.store.own_profile(session.user.as_str()).await?;
     let content = with_reason(member_content(&profile), &body)?;
     knock_on(server, &session.user, &room_id, via, content).await?;
     ok(&json!({ "room_id": room_id }))
@@ -148,7 +148,7 @@ pub(super) async fn put(
         .ok_or_else(|| MatrixError::bad_json("\"membership\" must be join, invite, knock, leave or ban."))?;
     match membership {
         Membership::Join if target == *user => {
-            let profile = server.store.profile(user.as_str()).await?.unwrap_or_default();
+            let profile = server.store.own_profile(user.as_str()).await?;
             let content = merged(member_content(&profile), content);
             match join_room(server, user, room_id, Vec::new(), content.clone()).await? {
                 Some(event_id) => Ok(event_id),
@@ -256,7 +256,7 @@ fn log_untold(server: &Server, room_id: &RoomId, user: &UserId, error: &RoomErro
 
 async fn join(server: &Server, session: &Session, call: &Call, room_id: RoomId, via: Vec<ServerName>) -> Handled {
     let body = Body::optional(server, call).await?;
-    let profile = server.store.profile(session.user.as_str()).await?.unwrap_or_default();
+    let profile = server.store.own_profile(session.user.as_str()).await?;
     let content = with_reason(member_content(&profile), &body)?;
     join_room(server, &session.user, &room_id, via, content).await?;
     ok(&json!({ "room_id": room_id }))

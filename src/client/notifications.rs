@@ -88,7 +88,7 @@ async fn judged(
             by_room.entry(&notified.room_id).or_default().push(index);
         }
     }
-    let rules = account_data::push_rules(user_id, settings.push_rules.as_deref());
+    let rules = account_data::push_rules(user_id, settings.push_rules.as_deref())?;
     let rules = rules.prepared();
     let mut verdicts: HashMap<usize, Vec<Value>> = HashMap::new();
     for (room_id, indices) in by_room {

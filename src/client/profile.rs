@@ -115,7 +115,7 @@ async fn put_shown(server: &Server, user: &UserId, field: Field<'_>, value: Opti
             return Err(profile_too_large());
         }
     }
-    let mut profile = server.store.profile(user.as_str()).await?.unwrap_or_default();
+    let mut profile = server.store.own_profile(user.as_str()).await?;
     match field {
         Field::Picture => profile.avatar_url = value,
         Field::Name | Field::Other(_) => profile.displayname = value,

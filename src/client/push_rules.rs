@@ -89,7 +89,7 @@ pub(super) async fn act(server: &Server, call: &Call) -> Handled {
 async fn rules(server: &Server, session: &Session) -> Result<Ruleset, MatrixError> {
     let user_id = session.user.as_str();
     let content = server.store.account_data(user_id, "", PUSH_RULES).await?;
-    Ok(account_data::push_rules(user_id, content.as_deref()))
+    Ok(account_data::push_rules(user_id, content.as_deref())?)
 }
 
 async fn change(
@@ -99,7 +99,7 @@ async fn change(
 ) -> Handled {
     let user_id = session.user.as_str();
     let changed = |old: Option<&str>| {
-        let mut rules = account_data::push_rules(user_id, old);
+        let mut rules = account_data::push_rules(user_id, old)?;
         change(&mut rules).map_err(refused)?;
         Ok(Some(rules.to_object().to_text()))
     };

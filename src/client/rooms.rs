@@ -62,7 +62,7 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     {
         return Err(in_use());
     }
-    let profile = server.store.profile(session.user.as_str()).await?.unwrap_or_default();
+    let profile = server.store.own_profile(session.user.as_str()).await?;
     let new = wish.to_room(&session.user, member_content(&profile));
     let room_id = create_room(server, &session.user, &new).await?;
     if let Some(alias) = &wish.alias {

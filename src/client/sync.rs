@@ -19,13 +19,14 @@ use super::{
     events::{self, Telling},
     filters::Filter,
     fleeting::Fleeting,
-    keys,
+    keys, to_device,
     tokens::{Rest, SyncToken, Token},
     unread::Unread,
     visibility::{self, Reader},
 };
 use crate::{
     error::MatrixError,
+    log::LogRecord,
     matrix::{
         identifiers::{RoomId, UserId},
         json::{self, Object, Value},
@@ -348,9 +349,10 @@ impl Answer<'_> {
         // Rooms where nothing changed but account data, who is typing, or up to where users have read. Of a room that is still to
         // come all is told then.
         let changed = found.changed_account_data.iter().filter(|changed| changed.is_known_room);
-        let quiet = changed.filter_map(|changed| RoomId::parse(&changed.room_id).ok());
+        let quiet = changed.filter(|changed| !changed.room_id.is_empty());
+        let quiet: Vec<RoomId> = quiet.map(|changed| written_room_id(&changed.room_id)).collect::<Result<_, _>>()?;
         let is_whole = self.since > 0 && !found.is_cut;
-        for room_id in quiet.chain(self.fleeting.rooms().filter(|_| is_whole).cloned()) {
+        for room_id in quiet.into_iter().chain(self.fleeting.rooms().filter(|_| is_whole).cloned()) {
             if !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()) {
                 join.insert(room_id.as_str(), self.quiet_room(&room_id, &found, &unread));
             }
@@ -369,8 +371,7 @@ impl Answer<'_> {
         answer.insert("rooms", rooms);
         answer.insert("account_data", events_object(self.account_data("", &found)));
         answer.insert("presence", events_object(self.fleeting.presence()));
-        let messages = found.inbox.messages.iter().filter_map(|message| json::parse(message.as_bytes()).ok());
-        answer.insert("to_device", events_object(messages.collect()));
+        answer.insert("to_device", events_object(to_device::told(self.server, &found.inbox)));
         let users = |users: BTreeSet<String>| Value::Array(users.into_iter().map(Value::from).collect());
         let told = [("changed", users(device_lists.changed)), ("left", users(device_lists.left))];
         answer.insert("device_lists", told.into_iter().collect::<Object>());
@@ -620,17 +621,23 @@ impl Answer<'_> {
         if room_id.is_empty() && self.is_first && !has_rules {
             changed.push((account_data::PUSH_RULES, None));
         }
-        changed
-            .into_iter()
-            .filter(|(event_type, _)| filter.event_type(event_type))
-            .filter_map(|(event_type, content)| {
-                let user_id = self.session.user.as_str();
-                let content = account_data::told(user_id, (room_id, event_type), content.map(str::to_owned))?;
-                let content = json::parse(content.as_bytes()).ok()?;
-                let members = [("type", Value::from(event_type)), ("content", content)];
-                Some(Value::Object(members.into_iter().collect()))
-            })
-            .collect()
+        let mut told = Vec::new();
+        for (event_type, content) in changed.into_iter().filter(|(event_type, _)| filter.event_type(event_type)) {
+            match account_data::told(self.session.user.as_str(), (room_id, event_type), content) {
+                Ok(Some(content)) => {
+                    let members = [("type", Value::from(event_type)), ("content", Value::Object(content))];
+                    told.push(Value::Object(members.into_iter().collect()));
+                }
+                Ok(None) => {}
+                // All else must not wait for it.
+                Err(error) => {
+                    let record =
+                        LogRecord::error("a client is not told of account data: what is stored cannot be read");
+                    self.server.platform.log.write(record.because(&error));
+                }
+            }
+        }
+        told
     }
 }
 
@@ -757,6 +764,10 @@ fn inviter(room: &SyncRoom, user: &UserId, found: &StateFound) -> Option<String>
         }
         (None, None) => None,
     }
+}
+
+fn written_room_id(text: &str) -> Result<RoomId, DatabaseError> {
+    RoomId::parse(text).map_err(|_| DatabaseError::Shape("account data of what is no room ID".to_owned()))
 }
 
 fn events_object(events: Vec<Value>) -> Object {

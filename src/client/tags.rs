@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     error::MatrixError,
-    matrix::json::{self, Object, Value},
+    matrix::json::{Object, Value},
+    platform::DatabaseError,
     router::{Call, Handled, ok},
     server::Server,
 };
@@ -25,7 +26,7 @@ pub(super) async fn list(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     own(&session, call.parameter(0))?;
     let content = server.store.account_data(session.user.as_str(), room_id(call)?, TAGS).await?;
-    let mut content = read(content.as_deref());
+    let mut content = read(content.as_deref())?;
     ok(&Object::from_iter([("tags", Value::Object(std::mem::take(content.object_at("tags"))))]))
 }
 
@@ -48,7 +49,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
         return Err(MatrixError::invalid_param("\"order\" must be a number between 0 and 1."));
     }
     let change = |old: Option<&str>| {
-        let mut content = read(old);
+        let mut content = read(old)?;
         content.object_at("tags").insert(name, tag.clone());
         let text = content.to_text();
         if text.len() > MAX_CONTENT_BYTES {
@@ -66,7 +67,7 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
     own(&session, call.parameter(0))?;
     let (room_id, name) = (room_id(call)?, call.parameter(2));
     let change = |old: Option<&str>| {
-        let mut content = read(old);
+        let mut content = read(old)?;
         Ok(content.object_at("tags").remove(name).map(|_| content.to_text()))
     };
     account_data::change(server, (session.user.as_str(), room_id, TAGS), change).await?;
@@ -74,6 +75,6 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
 }
 
 /// The content as it is kept, which clients may set by themselves.
-fn read(content: Option<&str>) -> Object {
-    content.and_then(|text| json::parse(text.as_bytes()).ok()).and_then(Value::into_object).unwrap_or_default()
+fn read(content: Option<&str>) -> Result<Object, DatabaseError> {
+    content.map_or_else(|| Ok(Object::new()), account_data::object)
 }

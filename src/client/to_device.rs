@@ -6,19 +6,34 @@ use super::{auth, body::Body};
 use crate::{
     error::MatrixError,
     federation::outbound::to_device,
+    log::LogRecord,
     matrix::{
         identifiers::{MAX_LENGTH, UserId},
-        json::Object,
+        json::{self, Object, Value},
     },
     router::{Call, Handled, ok},
     server::Server,
-    store::to_device::{ToDeviceMessage, ToDeviceRequest},
+    store::to_device::{Inbox, ToDeviceMessage, ToDeviceRequest},
 };
 
 /// How many messages may be sent at once.
 const MAX_MESSAGES: usize = 10_000;
 /// The longest content of one, in bytes: another server takes no longer EDU.
 const MAX_CONTENT_BYTES: usize = 60_000;
+
+/// The messages that wait for a device, as it is told of them.
+pub(super) fn told(server: &Server, inbox: &Inbox) -> Vec<Value> {
+    let read = |message: &String| match json::parse(message.as_bytes()) {
+        Ok(message) => Some(message),
+        // The others must not wait for it.
+        Err(error) => {
+            let record = LogRecord::error("a message to a device is lost: what is stored cannot be read");
+            server.platform.log.write(record.because(&error));
+            None
+        }
+    };
+    inbox.messages.iter().filter_map(read).collect()
+}
 
 /// `PUT /sendToDevice/{eventType}/{txnId}`
 pub(super) async fn send(server: &Server, call: &Call) -> Handled {

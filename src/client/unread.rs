@@ -59,7 +59,7 @@ impl Unread {
             let mut asked: Vec<(&RoomId, bool)> = rooms.iter().map(|room_id| (room_id, false)).collect();
             while !asked.is_empty() {
                 let found = server.store.unread(user.as_str(), &asked, to).await?;
-                let rules = account_data::push_rules(user.as_str(), found.settings.push_rules.as_deref());
+                let rules = account_data::push_rules(user.as_str(), found.settings.push_rules.as_deref())?;
                 let rules = rules.prepared();
                 let mut remembered = Vec::new();
                 let mut anew = Vec::new();

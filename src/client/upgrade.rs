@@ -70,7 +70,7 @@ pub(super) async fn upgrade(server: &Server, call: &Call) -> Handled {
     if !old.lets(&session.user, TOMBSTONE) {
         return Err(MatrixError::forbidden("You cannot upgrade this room."));
     }
-    let profile = server.store.profile(session.user.as_str()).await?.unwrap_or_default();
+    let profile = server.store.own_profile(session.user.as_str()).await?;
     let new = old.successor(version, &session.user, more_creators, member_content(&profile))?;
     let replacement = create_room(server, &session.user, &new).await?;
     let content: Object =

@@ -27,7 +27,7 @@ pub(super) async fn search(server: &Server, call: &Call) -> Handled {
     let body = Body::of(server, call).await?;
     let term = body.required_text("search_term")?.trim().to_lowercase();
     let limit = body.integer("limit")?.unwrap_or(LIMIT.0).clamp(0, LIMIT.1);
-    let limit = usize::try_from(limit).unwrap_or_default();
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut users = Vec::new();
     if !term.is_empty() && term.len() <= MAX_TERM {
         let user = session.user.as_str();

@@ -145,7 +145,7 @@ impl Filling<'_> {
             gap.missing.iter().filter(|lack| lack.attempts > 0 && !given.contains(&lack.event_id)).collect();
         // At the oldest end of the timeline there is room without end.
         let end = if gap.below.is_some() { gap.pos } else { gap.pos.min(0) };
-        let end = end.saturating_sub(gap.reserved + i64::try_from(still.len()).unwrap_or_default());
+        let end = end.saturating_sub(gap.reserved + i64::try_from(still.len()).unwrap_or(i64::MAX));
         let room_left = gap.below.map_or(i64::MAX, |below| (end - below - 1).max(0));
         history.truncate(usize::try_from(room_left).unwrap_or(usize::MAX));
         let judged = self.judge(&history, auth_events).await?;

@@ -227,6 +227,15 @@ impl Store {
         Ok(Some((profile, row.optional_text(2)?.map(InvitePermission::of).unwrap_or_default())))
     }
 
+    /// The profile of a user who is logged in here.
+    ///
+    /// # Errors
+    /// Where there is no such user, and where the database fails.
+    pub async fn own_profile(&self, user_id: &str) -> Result<Profile, DatabaseError> {
+        let profile = self.profile(user_id).await?;
+        profile.ok_or_else(|| DatabaseError::Shape("a session of a user whom there is not".to_owned()))
+    }
+
     /// Sets both members of a local user's profile.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The dehydrated devices of local users.
 
-use super::{Store, to_device};
+use super::{Store, lacking, to_device};
 use crate::{
     platform::{DatabaseError, Statement},
     store::to_device::Inbox,
@@ -62,6 +62,6 @@ impl Store {
     /// Where the database fails.
     pub async fn inbox(&self, user_id: &str, device_id: &str, since: i64) -> Result<Inbox, DatabaseError> {
         let answers = self.batch(to_device::inbox(user_id, device_id, since).into()).await?;
-        answers.last().map_or(Ok(Inbox::default()), to_device::read_inbox)
+        to_device::read_inbox(answers.last().ok_or_else(lacking)?)
     }
 }

@@ -1,6 +1,6 @@
 //! The devices of local users: each is one login.
 
-use super::{Store, json_list, key_changes::KeyChange};
+use super::{Store, json_list, key_changes::KeyChange, lacking};
 use crate::{
     matrix::identifiers::{ServerName, UserId},
     platform::{DatabaseError, SqlValue, Statement},
@@ -72,7 +72,7 @@ impl Store {
         let parameters = [user_id.into(), device_id.into(), name.into()];
         let answers =
             self.batch(vec![Statement::new(UPDATE, parameters), with_keys(user_id, Some(&[device_id]))]).await?;
-        let [renamed, with_keys] = answers.as_slice() else { return Ok(false) };
+        let [renamed, with_keys] = answers.as_slice() else { return Err(lacking()) };
         if !with_keys.is_empty() {
             self.change_keys(own, user, KeyChange::Private, Vec::new()).await?;
         }

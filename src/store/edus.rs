@@ -6,9 +6,10 @@ use std::collections::{HashMap, HashSet};
 use serde_json::json;
 
 use super::{
-    Store, json_lists,
+    Answers, Store, json_lists,
     queue::names,
     state_sql::{found, paths},
+    written,
 };
 use crate::{
     matrix::{
@@ -129,10 +130,10 @@ impl Store {
                 Statement::new(HEARERS, hearers),
             ])
             .await?;
-        let mut answers = answers.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        let (is_joined, others_here) = (!next().is_empty(), !next().is_empty());
-        let servers = names(&next())?;
+        let mut answers = Answers::new(answers);
+        let mut next = || answers.rows();
+        let (is_joined, others_here) = (!next()?.is_empty(), !next()?.is_empty());
+        let servers = names(&next()?)?;
         let last = servers.last().filter(|_| servers.len() >= usize::try_from(MAX_HEARERS).unwrap_or(0)).cloned();
         Ok(Audience { is_joined, others_here, servers, last })
     }
@@ -162,7 +163,8 @@ pub(super) fn facts(answers: impl Iterator<Item = Rows>) -> Result<EduRooms, Dat
                 rooms.joined.insert((room_id, UserId::parse(user).map_err(|_| shape(user))?));
             }
             None => {
-                let acl = row.optional_text(2)?.and_then(|text| json::parse(text.as_bytes()).ok());
+                let acl =
+                    row.optional_text(2)?.map(|text| written(text, |text| json::parse(text.as_bytes()))).transpose()?;
                 let acl = acl.and_then(json::Value::into_object).map(|content| ServerAcl::from_content(&content));
                 rooms.acls.extend(acl.map(|acl| (room_id, acl)));
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::{
-    Store, json_lists,
+    Store, json_lists, lacking,
     snapshots::{StateFound, ask_at},
 };
 use crate::{
@@ -117,7 +117,7 @@ impl Store {
         statements
             .push(Statement::new(MEMBERS, [room_id.as_str().into(), server.as_str().into(), MOST_MEMBERS.into()]));
         let mut answers = self.batch(statements).await?;
-        let rows = answers.pop().unwrap_or_default();
+        let rows = answers.pop().ok_or_else(lacking)?;
         let members = rows.iter().map(|row| {
             let user_id = UserId::parse(row.text(0)?);
             let user_id = user_id.map_err(|_| DatabaseError::Shape("a member who is not a user".to_owned()))?;

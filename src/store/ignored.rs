@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::written;
 use crate::{
     matrix::json::{self, Value},
     platform::{DatabaseError, Rows, Statement},
@@ -35,10 +36,13 @@ pub struct IgnoredUsers(BTreeSet<String>);
 
 impl IgnoredUsers {
     /// Reads what `user_id` keeps.
-    pub fn of(user_id: &str, content: &str) -> Self {
-        let list = json::parse(content.as_bytes()).ok().and_then(Value::into_object);
-        let list = list.and_then(|mut list| list.remove("ignored_users")?.into_object()).unwrap_or_default();
-        Self(list.keys().filter(|ignored| *ignored != user_id).map(str::to_owned).collect())
+    ///
+    /// # Errors
+    /// Where it cannot be read. It may hold anything that clients put there; whoever finds no list in it ignores nobody.
+    pub fn of(user_id: &str, content: &str) -> Result<Self, DatabaseError> {
+        let content = written(content, |text| json::parse(text.as_bytes()))?.into_object();
+        let list = content.and_then(|mut content| content.remove("ignored_users")?.into_object()).unwrap_or_default();
+        Ok(Self(list.keys().filter(|ignored| *ignored != user_id).map(str::to_owned).collect()))
     }
 
     /// Whether this user is ignored.
@@ -100,7 +104,7 @@ pub(super) fn read(user_id: &str, rows: &Rows) -> Result<Unwanted, DatabaseError
     for row in rows {
         let (event_type, content) = (row.text(0)?, row.text(1)?);
         match event_type {
-            IGNORED => unwanted.ignored = IgnoredUsers::of(user_id, content),
+            IGNORED => unwanted.ignored = IgnoredUsers::of(user_id, content)?,
             _ => unwanted.invites = InvitePermission::of(content),
         }
     }

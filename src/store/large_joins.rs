@@ -485,16 +485,17 @@ fn large_join(row: &Row) -> Result<LargeJoin, DatabaseError> {
 
 fn claimed(row: &Row, join: &LargeJoin) -> Result<(Event, ClaimVerdict), DatabaseError> {
     let event = read_as(row.text(0)?, row.text(1)?, content_hash(row.integer(2)?), join.join.version().id)?;
-    Ok((event, verdict(row.integer(3)?, row.optional_text(4)?)))
+    Ok((event, verdict(row.integer(3)?, row.optional_text(4)?)?))
 }
 
-fn verdict(number: i64, reason: Option<&str>) -> ClaimVerdict {
-    match number {
-        0 => ClaimVerdict::Open,
-        1 => ClaimVerdict::Allowed,
-        2 => ClaimVerdict::Rejected(reason.unwrap_or_default().to_owned()),
-        _ => ClaimVerdict::LeftOut,
-    }
+fn verdict(number: i64, reason: Option<&str>) -> Result<ClaimVerdict, DatabaseError> {
+    Ok(match (number, reason) {
+        (0, _) => ClaimVerdict::Open,
+        (1, _) => ClaimVerdict::Allowed,
+        (2, Some(reason)) => ClaimVerdict::Rejected(reason.to_owned()),
+        (3, _) => ClaimVerdict::LeftOut,
+        _ => return Err(shape("a verdict on a claimed event that is none")),
+    })
 }
 
 fn entry(row: &Row) -> Result<ClaimedEntry, DatabaseError> {
@@ -513,7 +514,8 @@ fn outline(row: &Row) -> Result<Outline, DatabaseError> {
         event_id: event_id(row.text(0)?)?,
         auth_events: cited.map(event_id).collect::<Result<_, _>>()?,
         length: length_of(row, 3)?,
-        verdict: verdict(row.integer(2)?, None),
+        // Why something was rejected is not read here.
+        verdict: verdict(row.integer(2)?, Some(""))?,
     })
 }
 

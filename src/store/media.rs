@@ -1,6 +1,6 @@
 //! Media that local users upload: what is known of them. Their bytes are elsewhere ([`crate::platform::media`]).
 
-use super::{Store, json_list};
+use super::{Store, json_list, lacking};
 use crate::platform::{DatabaseError, Row, SqlValue, Statement};
 
 /// What is known of media whose bytes are there.
@@ -145,7 +145,7 @@ impl Store {
         parameters.push(bounds.awaited.into());
         let statements = vec![Statement::new(RESERVE, parameters), Statement::new(USAGE, [new.user_id.into()])];
         let answers = self.batch(statements).await?;
-        let [reserved, usage] = answers.as_slice() else { return Ok(Err(UploadRefusal::Quota)) };
+        let [reserved, usage] = answers.as_slice() else { return Err(lacking()) };
         let used = usage.first().map_or(Ok(0), |row| row.integer(0))?;
         Ok(match reserved.is_empty() {
             false => Ok(()),
@@ -167,7 +167,7 @@ impl Store {
         let standing = Statement::new(STANDING, [new.media_id.into(), new.now.into()]);
         let statements = vec![standing, Statement::new(BEGIN, new.parameters(bounds.bytes))];
         let answers = self.batch(statements).await?;
-        let [standing, begun] = answers.as_slice() else { return Ok(Err(UploadRefusal::Unknown)) };
+        let [standing, begun] = answers.as_slice() else { return Err(lacking()) };
         if !begun.is_empty() {
             return Ok(Ok(()));
         }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Store;
+use super::{Store, written};
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId, ServerName, UserId},
@@ -77,7 +77,7 @@ impl Store {
                     room_version: row.optional_text(4)?.and_then(RoomVersion::get),
                     is_outside: row.integer(5)? != 0,
                     is_knock: row.integer(6)? != 0,
-                    via: row.optional_text(7)?.and_then(|name| ServerName::parse(name).ok()),
+                    via: row.optional_text(7)?.map(|name| written(name, ServerName::parse)).transpose()?,
                 })
             })
             .collect()

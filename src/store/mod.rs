@@ -93,7 +93,8 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn batch(&self, statements: Vec<Statement>) -> Result<Vec<Rows>, DatabaseError> {
-        self.database.batch(statements).await
+        let asked = statements.len();
+        all_of(asked, self.database.batch(statements).await?)
     }
 
     /// Runs `batches` in order, each atomic; see [`Database::batches`].
@@ -101,7 +102,8 @@ impl Store {
     /// # Errors
     /// Where the database fails; some of them may then have taken effect.
     pub async fn batches(&self, batches: Vec<Vec<Statement>>) -> Result<Vec<Rows>, DatabaseError> {
-        self.database.batches(batches).await
+        let asked = batches.iter().map(Vec::len).sum();
+        all_of(asked, self.database.batches(batches).await?)
     }
 
     /// Runs one statement.
@@ -109,8 +111,45 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn query(&self, statement: Statement) -> Result<Rows, DatabaseError> {
-        Ok(self.batch(vec![statement]).await?.pop().unwrap_or_default())
+        Answers::new(self.batch(vec![statement]).await?).rows()
     }
+}
+
+/// The answers to a batch, each of which is taken in the order of its statements.
+struct Answers(std::vec::IntoIter<Rows>);
+
+impl Answers {
+    fn new(answers: Vec<Rows>) -> Self {
+        Self(answers.into_iter())
+    }
+
+    /// The next of them. No rows are an answer; no answer is an error, as it would say that there is nothing.
+    fn rows(&mut self) -> Result<Rows, DatabaseError> {
+        self.0.next().ok_or_else(lacking)
+    }
+
+    /// All that are left.
+    fn rest(self) -> impl Iterator<Item = Rows> {
+        self.0
+    }
+}
+
+fn lacking() -> DatabaseError {
+    DatabaseError::Shape("an answer is lacking".to_owned())
+}
+
+/// Each statement has its answer.
+fn all_of(asked: usize, answers: Vec<Rows>) -> Result<Vec<Rows>, DatabaseError> {
+    match answers.len() {
+        given if given == asked => Ok(answers),
+        given => Err(DatabaseError::Shape(format!("{given} answers to {asked} statements"))),
+    }
+}
+
+/// What this server has written itself, read back. The error does not repeat it, as errors are logged.
+fn written<'t, T, E>(text: &'t str, parse: impl FnOnce(&'t str) -> Result<T, E>) -> Result<T, DatabaseError> {
+    let what = std::any::type_name::<T>();
+    parse(text).map_err(|_| DatabaseError::Shape(format!("what was stored cannot be read as {what}")))
 }
 
 /// The longest JSON list to put into one parameter: D1 allows 2 MB, less a margin for multi-byte counting.
@@ -119,8 +158,7 @@ const MAX_LIST_BYTES: usize = 1_900_000;
 /// A JSON list of texts, which are few. Where another server may have a say in how many there are, [`text_lists`].
 pub(crate) fn json_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     let items: Vec<&str> = items.into_iter().collect();
-    // A list of strings always serialises.
-    serde_json::to_string(&items).unwrap_or_default()
+    serde_json::json!(items).to_string()
 }
 
 /// Texts as JSON lists, each below the limit of one parameter.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{Store, json_lists};
+use super::{Store, json_lists, lacking};
 use crate::platform::{DatabaseError, Rows, Statement};
 
 /// A one-time or fallback key.
@@ -162,10 +162,10 @@ impl Store {
         }));
         statements.extend(counts(user_id, device_id));
         match self.batch(statements).await {
-            Ok(mut answers) => {
-                let unused = answers.pop().unwrap_or_default();
-                read_counts(&answers.pop().unwrap_or_default(), &unused).map(Some)
-            }
+            Ok(answers) => match &answers[..] {
+                [.., left, unused] => read_counts(left, unused).map(Some),
+                _ => Err(lacking()),
+            },
             Err(DatabaseError::Constraint(why)) if why.contains(OTHER_CONTENT) => Ok(None),
             Err(error) => Err(error),
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Store,
     edus::MAX_HEARERS,
-    json_lists,
+    json_lists, lacking,
     state_sql::{found, paths},
     typing::PAGE,
 };
@@ -245,7 +245,7 @@ impl Store {
                 Statement::new(DESTINATIONS, destinations),
             ])
             .await?;
-        let (Some(noted), Some(found)) = (answers.first(), answers.last()) else { return Ok(None) };
+        let [noted, _, found] = &answers[..] else { return Err(lacking()) };
         if noted.is_empty() {
             return Ok(None);
         }

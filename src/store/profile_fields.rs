@@ -1,6 +1,6 @@
 //! Profiles as a whole (Client-Server API, "Profiles"): a user's name and picture, and the fields beside them.
 
-use super::Store;
+use super::{Store, lacking};
 use crate::{
     matrix::json::{self, Object},
     platform::{DatabaseError, Statement},
@@ -33,7 +33,7 @@ impl Store {
     pub async fn whole_profile(&self, user_id: &str) -> Result<Option<Object>, DatabaseError> {
         let answers =
             self.batch(vec![Statement::new(OWN, [user_id.into()]), Statement::new(FIELDS, [user_id.into()])]).await?;
-        let [own, fields] = answers.as_slice() else { return Ok(None) };
+        let [own, fields] = answers.as_slice() else { return Err(lacking()) };
         let Some(own) = own.first() else { return Ok(None) };
         let mut profile = Object::new();
         for (column, name) in ["displayname", "avatar_url"].into_iter().enumerate() {

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use super::{
     Store,
     events::{shown_columns, shown_text},
-    json_list,
+    json_list, lacking,
 };
 use crate::{
     matrix::identifiers::{RoomId, ServerName},
@@ -268,10 +268,9 @@ impl Store {
         statements.push(Statement::new(IN_FLIGHT, claim.parameters([claim.now.into()])));
         statements.push(Statement::new(PDUS, claim.parameters([])));
         statements.push(Statement::new(EDUS, claim.parameters([])));
-        let mut answers = self.batch(statements).await?;
-        let edus: Rows = answers.pop().unwrap_or_default();
-        let pdus: Rows = answers.pop().unwrap_or_default();
-        let Some(row) = answers.pop().unwrap_or_default().into_iter().next() else { return Ok(None) };
+        let answers = self.batch(statements).await?;
+        let [.., in_flight, pdus, edus] = &answers[..] else { return Err(lacking()) };
+        let Some(row) = in_flight.first() else { return Ok(None) };
         let pdu = |row: &Row| {
             Ok(OutgoingPdu { event_id: row.text(1)?.to_owned(), json: shown_text(row).map(Cow::into_owned)? })
         };

@@ -7,6 +7,7 @@
 use super::{
     Store,
     edu_outbox::LACKING_EDUS,
+    lacking,
     queue::{is_free, names},
 };
 use crate::{
@@ -111,7 +112,7 @@ impl Store {
     /// Where the database fails.
     pub async fn forget_outbox(&self, last: i64, slice: i64) -> Result<bool, DatabaseError> {
         let statements = vec![Statement::new(FORGET, [last.into(), slice.into()]), Statement::new(OLDEST, [])];
-        let oldest = self.batch(statements).await?.pop().unwrap_or_default();
+        let oldest = self.batch(statements).await?.pop().ok_or_else(lacking)?;
         let oldest = oldest.first().map_or(Ok(None), |row| row.optional_integer(0))?;
         Ok(oldest.is_some_and(|oldest| oldest <= last))
     }

@@ -1,7 +1,7 @@
 //! Other servers' media: what is known of them. Their bytes are elsewhere ([`crate::platform::media`]).
 
 use super::{
-    Store,
+    Store, lacking,
     media::{MediaRow, media_row},
 };
 use crate::{
@@ -225,7 +225,7 @@ impl Store {
         ];
         let standing = [origin.into(), media_id.into(), now.into(), user_id.into(), day.into()];
         let answers = self.batch(vec![Statement::new(CLAIM, claim), Statement::new(STANDING, standing)]).await?;
-        let [claimed, standing] = answers.as_slice() else { return Ok(Claim::Elsewhere) };
+        let [claimed, standing] = answers.as_slice() else { return Err(lacking()) };
         if !claimed.is_empty() {
             return Ok(Claim::Taken);
         }
@@ -321,8 +321,7 @@ impl Store {
     /// Where the database fails.
     pub async fn forget_remote_media(&self, names: &[RemoteName], before: i64, now: i64) -> Result<(), DatabaseError> {
         let pairs: Vec<_> = names.iter().map(|name| (name.origin.as_str(), name.media_id.as_str())).collect();
-        // Lists of strings always serialise.
-        let list = serde_json::to_string(&pairs).unwrap_or_default();
+        let list = serde_json::json!(pairs).to_string();
         let parameters = || [list.as_str().into(), before.into(), now.into()];
         let statements = vec![Statement::new(COUNT_FORGOTTEN, parameters()), Statement::new(FORGET, parameters())];
         self.batch(statements).await.map(drop)

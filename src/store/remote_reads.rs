@@ -4,14 +4,14 @@
 //! Texts leave as they are stored, without being parsed, except those of redacted events.
 
 use super::{
-    Store,
+    Answers, Store,
     event_text::read,
     events::{
         EVENT_COLUMNS, StoredEvent, auth_events_of, cited, current_state, event_columns, shown_columns, shown_text,
         stored_event,
     },
     history_visibility::{RESTRICTIONS, Restrictions},
-    json_list,
+    json_list, lacking,
     rooms::Extent,
     state_sql::{self, entries},
     text_lists,
@@ -350,8 +350,7 @@ impl Store {
         batch.push(Statement::new(ONE, [asked.event_id.as_str().into(), asked.room_id.as_str().into()]));
         batch.extend(statements);
         let mut answers = self.batch(batch).await?;
-        let read =
-            std::array::from_fn(|index| answers.get_mut(others + 1 + index).map(std::mem::take).unwrap_or_default());
+        let read = answers.split_off((others + 1).min(answers.len())).try_into().map_err(|_| lacking())?;
         let event = answers.get(others).and_then(|rows| rows.first()).map(stored_event).transpose()?;
         Ok(AtEvent { standing: standing(&answers)?, event: event.filter(|event| !event.rejected), read })
     }
@@ -387,9 +386,9 @@ impl Store {
     ) -> Result<StateTexts, DatabaseError> {
         let parameters = || [root.to_string().into(), event.as_str().into(), room_id.as_str().into(), at_once()];
         let statements = [AUTH_CHAIN_TEXTS, STATE_TEXTS].map(|sql| Statement::new(sql, parameters()));
-        let mut answers = self.batch(statements.into()).await?.into_iter();
-        let mut next = || EventTexts { room_id: room_id.clone(), rows: answers.next().unwrap_or_default() };
-        Ok(StateTexts { auth_chain: next(), state: next() })
+        let mut answers = Answers::new(self.batch(statements.into()).await?);
+        let mut next = || answers.rows().map(|rows| EventTexts { room_id: room_id.clone(), rows });
+        Ok(StateTexts { auth_chain: next()?, state: next()? })
     }
 
     /// Appends a JSON list of the texts to `answer`, redacted ones as redacted. Each is let go of once it is written, so that
@@ -487,11 +486,13 @@ fn ask_standing(server: &ServerName, room_id: &RoomId) -> Vec<Statement> {
 
 /// The answer to [`ask_standing`], with which `answers` begin.
 fn standing(answers: &[Rows]) -> Result<Standing, DatabaseError> {
-    let first = |index: usize| answers.get(index).and_then(|rows| rows.first());
-    let restrictions = answers.get(2).map(Restrictions::of_rows).transpose()?.unwrap_or_default();
-    let acl = first(1).map(stored_event).transpose()?.filter(|acl| !acl.rejected);
-    let stage = first(0).map(|row| row.optional_integer(1)).transpose()?.flatten();
-    Ok(Standing { joined: first(0).is_some(), acl, restrictions, extent: Extent::of(stage) })
+    let [joined, acl, restrictions, ..] = answers else {
+        return Err(DatabaseError::Shape("of a server's standing, answers are lacking".to_owned()));
+    };
+    let acl = acl.first().map(stored_event).transpose()?.filter(|acl| !acl.rejected);
+    let stage = joined.first().map(|row| row.optional_integer(1)).transpose()?.flatten();
+    let restrictions = Restrictions::of_rows(restrictions)?;
+    Ok(Standing { joined: !joined.is_empty(), acl, restrictions, extent: Extent::of(stage) })
 }
 
 /// A JSON list that is being written.

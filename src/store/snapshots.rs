@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Value, json};
 
 use super::{
-    Store, json_list, json_lists, positions,
+    Answers, Store, json_list, json_lists, positions,
     state_sql::{entries, found, pairs, paths, slots},
     timeline::{SeenEvent, seen_columns, seen_joins},
 };
@@ -249,27 +249,27 @@ impl StateReads {
         let mut found = StateFound::default();
         let asked = self.others().map(|(_, wanted, _)| wanted);
         let at_lists = answers.len().saturating_sub(asked.iter().filter(|wanted| **wanted).count());
-        let mut answers = answers.into_iter();
-        for rows in answers.by_ref().take(at_lists) {
-            found.read_at(&rows)?;
+        let mut answers = Answers::new(answers);
+        for _ in 0..at_lists {
+            found.read_at(&answers.rows()?)?;
         }
-        let mut next = |asked: bool| -> Rows { asked.then(|| answers.next()).flatten().unwrap_or_default() };
+        let mut next = |asked: bool| if asked { answers.rows() } else { Ok(Rows::new()) };
         let [whole, but_members, changes, member_changes, members] = asked;
-        for row in next(whole) {
+        for row in next(whole)? {
             found.whole.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
         }
-        let but_members = next(but_members);
+        let but_members = next(but_members)?;
         found.cut.extend(cut(&but_members, SEEN)?);
         for row in but_members {
             found.but_members.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
         }
-        let changes = next(changes);
+        let changes = next(changes)?;
         found.cut.extend(cut(&changes, SEEN + 1)?);
         for row in changes {
             let pair = (node_id(&row, SEEN)?, node_id(&row, SEEN + 1)?);
             found.changes.entry(pair).or_default().push(SeenEvent::of_row(&row)?);
         }
-        for row in next(member_changes) {
+        for row in next(member_changes)? {
             let pair = (node_id(&row, 0)?, node_id(&row, 1)?);
             found.member_changes.entry(pair).or_default().push(MemberChange {
                 event_type: row.text(2)?.to_owned(),
@@ -277,7 +277,7 @@ impl StateReads {
                 membership: row.optional_text(4)?.and_then(Membership::parse),
             });
         }
-        for row in next(members) {
+        for row in next(members)? {
             let groups = found.members.entry(node_id(&row, 0)?).or_default();
             let membership = row.optional_text(1)?.and_then(Membership::parse).unwrap_or(Membership::Leave);
             if groups.last().is_none_or(|group| group.membership != membership) {

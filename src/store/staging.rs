@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::{Store, event_text::content_hash, json_list, json_lists};
+use super::{Store, event_text::content_hash, json_list, json_lists, written};
 use crate::{
     matrix::{
         event::{ContentHash, Event, PduError},
@@ -228,7 +228,7 @@ impl Store {
                 let senders = [row.text(1)?].into_iter().chain(also.iter().map(String::as_str));
                 Ok(Waiting {
                     event_id: row.text(0)?.to_owned(),
-                    senders: senders.filter_map(|name| ServerName::parse(name).ok()).collect(),
+                    senders: senders.map(|name| written(name, ServerName::parse)).collect::<Result<_, _>>()?,
                     json: row.text(2)?.to_owned(),
                     received_ts: row.integer(3)?,
                     content_hash: content_hash(row.integer(5)?),

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
-    Store,
+    Answers, Store,
     device_lists::{self, KeyChanges},
     event_graph::closed,
     ignored::{self, Unwanted},
@@ -334,11 +334,11 @@ impl Store {
             .extend(read.key_counts.then(|| one_time_keys::counts(read.user_id, read.device_id)).into_iter().flatten());
         let fleeting = read.fleeting.map(|at| sync_fleeting::ask(&at, read.user_id, read.since, read.checked, after));
         statements.extend(fleeting.into_iter().flatten());
-        let mut answers = self.batch(statements).await?.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
+        let mut answers = Answers::new(self.batch(statements).await?);
+        let mut next = || answers.rows();
         let mut found = SyncFound::default();
         let mut fleeting = FleetingAt::default();
-        for row in next() {
+        for row in next()? {
             let position = row.integer(1)?;
             match row.text(0)? {
                 "events" => found.events = position,
@@ -351,7 +351,7 @@ impl Store {
             }
         }
         let mut total = 0;
-        for row in next() {
+        for row in next()? {
             total = row.integer(10)?;
             let version = row.optional_text(5)?.map(room_version).transpose()?;
             found.rooms.push(SyncRoom {
@@ -377,7 +377,7 @@ impl Store {
         }
         found.is_cut = usize::try_from(total).is_ok_and(|total| total > found.rooms.len());
         let mut next_room = None;
-        for row in next() {
+        for row in next()? {
             if next_room.is_none() {
                 next_room = row.optional_text(SeenEvent::COLUMNS + 4)?.map(str::to_owned);
             }
@@ -392,33 +392,33 @@ impl Store {
             found.rooms.retain(|room| *room.room_id.as_str() < *next_room);
             found.is_cut = true;
         }
-        let page = next();
+        let page = next()?;
         if let Some(last) = page.last()
             && last.integer(4)? != 0
         {
             // The rest is told next.
             found.account_data = last.integer(3)?;
         }
-        for (rows, is_known_room) in [(page, true), (next(), false)] {
+        for (rows, is_known_room) in [(page, true), (next()?, false)] {
             for row in rows {
                 let text = |column| row.text(column).map(str::to_owned);
                 let (room_id, event_type, content) = (text(0)?, text(1)?, text(2)?);
                 found.changed_account_data.push(ChangedAccountData { room_id, event_type, content, is_known_room });
             }
         }
-        found.unwanted = ignored::read(read.user_id, &next())?;
+        found.unwanted = ignored::read(read.user_id, &next()?)?;
         if read.device_lists_since.is_some() {
-            found.changed_keys = device_lists::read_changes(&next())?;
+            found.changed_keys = device_lists::read_changes(&next()?)?;
         }
         if read.to_device_since.is_some() {
-            next();
-            found.inbox = to_device::read_inbox(&next())?;
+            next()?;
+            found.inbox = to_device::read_inbox(&next()?)?;
         }
         if read.key_counts {
-            found.key_counts = one_time_keys::read_counts(&next(), &next())?;
+            found.key_counts = one_time_keys::read_counts(&next()?, &next()?)?;
         }
         if let Some(read) = &read.fleeting {
-            found.fleeting = sync_fleeting::found(read, std::array::from_fn(|_| next()), fleeting)?;
+            found.fleeting = sync_fleeting::found(read, [next()?, next()?, next()?, next()?], fleeting)?;
         }
         Ok(found)
     }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    Store,
+    Answers, Store,
     event_graph::{Gap, gap, newest_gap_statement},
     event_text,
     ignored::is_ignored,
@@ -284,9 +284,9 @@ impl Store {
         let page = Statement::new(if read.backwards { OLDER } else { NEWER }, parameters);
         let answers =
             self.batch(vec![page, newest_gap_statement(read.room_id, (read.after, read.gaps_to), read.now)]).await?;
-        let mut answers = answers.into_iter();
-        let events = answers.next().unwrap_or_default().iter().map(TimelineEvent::of_row).collect::<Result<_, _>>()?;
-        Ok((events, gap(&answers.next().unwrap_or_default())?))
+        let mut answers = Answers::new(answers);
+        let events = answers.rows()?.iter().map(TimelineEvent::of_row).collect::<Result<_, _>>()?;
+        Ok((events, gap(&answers.rows()?)?))
     }
 
     /// One event of a room's timeline.

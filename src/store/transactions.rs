@@ -1,7 +1,7 @@
 //! Transactions that others send us: what one begins with, and the answer that it is given again when it is repeated.
 
 use super::{
-    Store,
+    Answers, Store,
     edus::{self, EduQuestions, EduRooms},
     pending_joins::{joining, joining_statement},
     places::place_within,
@@ -77,16 +77,16 @@ impl Store {
             queue::heard_from(origin),
         ];
         statements.extend(edus::ask(own, edus));
-        let mut answers = self.batch(statements).await?.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        let answer = match next().first() {
+        let mut answers = Answers::new(self.batch(statements).await?);
+        let mut next = || answers.rows();
+        let answer = match next()?.first() {
             Some(row) => Some(row.text(0)?.to_owned()),
             None => None,
         };
-        let rooms = next().iter().map(room).collect::<Result<_, _>>()?;
-        let joining = next().iter().map(joining).collect::<Result<_, _>>()?;
-        let staged = staged_already(&next())?;
-        let origin_is_back = queue::is_back(&next(), now)?;
-        Ok(Beginning { answer, rooms, joining, staged, edu_rooms: edus::facts(answers)?, origin_is_back })
+        let rooms = next()?.iter().map(room).collect::<Result<_, _>>()?;
+        let joining = next()?.iter().map(joining).collect::<Result<_, _>>()?;
+        let staged = staged_already(&next()?)?;
+        let origin_is_back = queue::is_back(&next()?, now)?;
+        Ok(Beginning { answer, rooms, joining, staged, edu_rooms: edus::facts(answers.rest())?, origin_is_back })
     }
 }

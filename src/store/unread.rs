@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::json;
 
 use super::{
-    Store,
+    Answers, Store,
     ignored::{IGNORED, IgnoredUsers},
     json_list, json_lists,
     sync::room_id,
     timeline::{SeenEvent, TimelineEvent, root, seen_columns, seen_joins},
+    written,
 };
 use crate::{
     matrix::{identifiers::RoomId, state_trie::NodeId},
@@ -245,11 +246,11 @@ impl Store {
                 Statement::new(RECEIPTS, [user_id.into(), asked, MAX_RECEIPTS.into()]),
             ])
             .await?;
-        let mut answers = answers.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        let mut found = UnreadFound { settings: settings(user_id, &next())?, rooms: HashMap::new() };
-        for row in next() {
-            let counts = row.optional_text(4)?.map(|text| serde_json::from_str(text).unwrap_or_default());
+        let mut answers = Answers::new(answers);
+        let mut next = || answers.rows();
+        let mut found = UnreadFound { settings: settings(user_id, &next()?)?, rooms: HashMap::new() };
+        for row in next()? {
+            let counts = row.optional_text(4)?.map(|text| written(text, serde_json::from_str)).transpose()?;
             let room = UnreadRoom {
                 facts: facts(root(&row, 1)?, row.integer(2)?)?,
                 receipts_pos: row.integer(3)?,
@@ -259,7 +260,7 @@ impl Store {
             };
             found.rooms.insert(room_id(row.text(0)?)?, room);
         }
-        for row in next() {
+        for row in next()? {
             let Some(room) = found.rooms.get_mut(&room_id(row.text(0)?)?) else { continue };
             room.events.push(UnreadEvent {
                 pos: row.integer(1)?,
@@ -272,7 +273,7 @@ impl Store {
                 thread: row.optional_text(7).ok().flatten().map(str::to_owned),
             });
         }
-        for row in next() {
+        for row in next()? {
             if let Some(room) = found.rooms.get_mut(&room_id(row.text(0)?)?) {
                 room.receipts.push((row.text(1)?.to_owned(), row.text(2)?.to_owned()));
             }
@@ -322,9 +323,9 @@ impl Store {
     ) -> Result<(Settings, HashMap<RoomId, RoomFacts>), DatabaseError> {
         let rooms = json_list(rooms.into_iter().map(RoomId::as_str));
         let answers = self.batch(vec![ask_settings(user_id), Statement::new(FACTS, [rooms.into()])]).await?;
-        let mut answers = answers.into_iter();
-        let settings = settings(user_id, &answers.next().unwrap_or_default())?;
-        let found = answers.next().unwrap_or_default();
+        let mut answers = Answers::new(answers);
+        let settings = settings(user_id, &answers.rows()?)?;
+        let found = answers.rows()?;
         let found = found.iter().map(|row| Ok((room_id(row.text(0)?)?, facts(root(row, 1)?, row.integer(2)?)?)));
         Ok((settings, found.collect::<Result<_, DatabaseError>>()?))
     }
@@ -338,7 +339,7 @@ fn settings(user_id: &str, rows: &Rows) -> Result<Settings, DatabaseError> {
     let mut settings = Settings::default();
     for row in rows {
         match row.text(0)? {
-            IGNORED => settings.ignored = IgnoredUsers::of(user_id, row.text(1)?),
+            IGNORED => settings.ignored = IgnoredUsers::of(user_id, row.text(1)?)?,
             _ => settings.push_rules = Some(row.text(1)?.to_owned()),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{
-    Store,
+    Answers, Store,
     device_lists::{self, Share},
     json_list,
     key_changes::KeyChange,
@@ -153,9 +153,9 @@ impl Store {
         if let (Some(user), false) = (user, remote.is_empty()) {
             statements.extend(device_lists::held(user, remote));
         }
-        let mut answers = self.batch(statements).await?.into_iter();
-        let mut next = || answers.next().unwrap_or_default();
-        let (device_rows, cross_signing_rows, signature_rows) = (next(), next(), next());
+        let mut answers = Answers::new(self.batch(statements).await?);
+        let mut next = || answers.rows();
+        let (device_rows, cross_signing_rows, signature_rows) = (next()?, next()?, next()?);
         let mut found = KeysFound::default();
         for row in &signature_rows {
             let [user_id, signer, key_name] = [0, 1, 2].map(|column| row.text(column).map(str::to_owned));
@@ -184,7 +184,7 @@ impl Store {
             found.insert(user_id, keys);
         }
         if !remote.is_empty() {
-            let (lists, shares) = (next(), next());
+            let (lists, shares) = (next()?, next()?);
             found.shares = device_lists::read_shares(&shares)?;
             for held in device_lists::read_held(&lists, &found.shares)? {
                 found.current.extend(held.is_current.then(|| held.user_id.clone()));

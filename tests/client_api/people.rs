@@ -1,6 +1,12 @@
 //! Memberships, aliases, profiles, filters and account data.
 
+use std::rc::Rc;
+
 use serde_json::{Value, json};
+use verge::{
+    platform::{Database, DatabaseError, LocalBoxFuture, Rows, Statement},
+    store::Store,
+};
 
 use crate::home::{Home, User, quote, refused};
 
@@ -211,4 +217,19 @@ fn a_new_profile_is_told_to_many_rooms_at_once() {
     let events = count();
     assert_eq!(home.put(&alice, &name, json!({ "displayname": "Alicia" })).0, 200);
     assert_eq!(count(), events);
+}
+
+/// A database that answers to nothing.
+struct Silent;
+
+impl Database for Silent {
+    fn batch(&self, _: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+}
+
+#[test]
+fn no_answer_of_the_database_is_not_an_answer_of_no_rows() {
+    let found = futures_executor::block_on(Store::new(Rc::new(Silent)).profile("@alice:hs.test"));
+    assert!(matches!(found, Err(DatabaseError::Shape(_))), "{found:?}");
 }

@@ -66,3 +66,13 @@ fn what_is_wrong_is_refused() {
     assert_eq!(home.put(&alice, &tag, json!({})).0, 200);
     assert_eq!(home.get(&alice, &own).1, json!({ "tags": { "u.x": {} }, "more": 2 }));
 }
+
+#[test]
+fn a_tag_that_could_not_be_read_again_is_refused() {
+    let (home, alice, _, room) = together();
+    assert_eq!(home.put(&alice, &path(&alice, &room, "u.x"), json!({ "order": 1 })).0, 200);
+    // It is as deep as a request may be, and stands deeper in what is kept.
+    let deep = (0..499).fold(json!(1), |inner, _| json!([inner]));
+    refused(&home.put(&alice, &path(&alice, &room, "u.y"), json!({ "x": deep })), 400, "M_BAD_JSON");
+    assert_eq!(home.get(&alice, &path(&alice, &room, "")).1, json!({ "tags": { "u.x": { "order": 1 } } }));
+}

@@ -7,7 +7,10 @@ use super::{
     side::{Side, Sql},
     tables::{Table, TableError, filled, hash, thaw},
 };
-use crate::{edge::engine::Engine, platform::DatabaseError};
+use crate::{
+    edge::engine::Engine,
+    platform::{DatabaseError, Row, Rows},
+};
 
 const APPLIED: &str = "SELECT name FROM d1_migrations ORDER BY name";
 /// Whether there is anything in a database that nobody else could give back.
@@ -79,6 +82,14 @@ impl From<TableError> for MoveError {
             TableError::Database(error) => Self::Failed(error),
             TableError::NoKey(_) => refused(error.to_string()),
         }
+    }
+}
+
+/// The answer to one statement. Where there is none, that is not a table's end.
+fn only(answers: &[Rows]) -> Result<&[Row], DatabaseError> {
+    match answers {
+        [rows] => Ok(rows),
+        _ => Err(DatabaseError::Shape(format!("{} answers to one statement", answers.len()))),
     }
 }
 
@@ -233,7 +244,7 @@ impl Move<'_> {
             return self.go_on(&target, State::Checking, Place::default(), "copying").await;
         };
         let rows = self.source.batch(vec![table.page(target.place.after.as_deref())]).await?;
-        let rows = rows.first().map(Vec::as_slice).unwrap_or_default();
+        let rows = only(&rows)?;
         let Some(last) = rows.last() else {
             return match next {
                 Some(next) => self.go_on(&target, State::Arriving, Place::start_of(&next), "copying").await,
@@ -261,8 +272,7 @@ impl Move<'_> {
         let page = table.page(at.after.as_deref());
         let theirs = self.source.batch(vec![page.clone()]).await?;
         let ours = self.target.batch(vec![page]).await?;
-        let rows = theirs.first().map(Vec::as_slice).unwrap_or_default();
-        let copied = ours.first().map(Vec::as_slice).unwrap_or_default();
+        let (rows, copied) = (only(&theirs)?, only(&ours)?);
         let place = Place {
             table: table.name.clone(),
             after: rows.last().map(|row| table.key_of(row)),
@@ -318,7 +328,7 @@ mod tests {
     use super::*;
     use crate::{
         edge::moving::marker::GUARD,
-        platform::{LocalBoxFuture, Row, Rows, SqlValue},
+        platform::{LocalBoxFuture, SqlValue},
     };
 
     /// A database; the server's to migrate, or not.

@@ -55,11 +55,11 @@ pub(super) async fn get_missing_events(server: &Server, request: Signed) -> Hand
     };
     let limit = integer("limit", DEFAULT_MISSING)?.clamp(0, MAX_MISSING);
     let min_depth = integer("min_depth", 0)?;
-    let walked = limit + i64::try_from(latest.len()).unwrap_or_default();
+    let walked = limit.saturating_add(i64::try_from(latest.len()).unwrap_or(i64::MAX));
     let events = reader.history(&latest, &earliest, walked).await?;
     let wanted = events.iter().filter(|event| !latest.contains(&event.event_id) && event.depth >= min_depth);
     let deepest_first: Vec<&str> =
-        wanted.take(usize::try_from(limit).unwrap_or_default()).map(|event| &*event.text).collect();
+        wanted.take(usize::try_from(limit).unwrap_or(usize::MAX)).map(|event| &*event.text).collect();
     let mut answer = ObjectText::begin();
     answer.list("events", deepest_first.into_iter().rev());
     Ok(answer.response())

@@ -9,6 +9,7 @@ use crate::{
         identifiers::{RoomAlias, RoomId, UserId},
         json::Object,
     },
+    platform::DatabaseError,
     router::{self, Handled},
     server::Server,
 };
@@ -20,8 +21,9 @@ pub(super) async fn directory(server: &Server, request: Signed) -> Handled {
         return Err(MatrixError::invalid_param("The alias is not one of this server's."));
     }
     let found = server.store.alias(alias.as_str()).await?;
-    let room_id = found.and_then(|found| RoomId::parse(&found.room_id).ok());
-    let room_id = room_id.ok_or_else(|| MatrixError::not_found("Room alias not found."))?;
+    let found = found.ok_or_else(|| MatrixError::not_found("Room alias not found."))?;
+    let room_id = RoomId::parse(&found.room_id);
+    let room_id = room_id.map_err(|_| DatabaseError::Shape("an alias of what is no room ID".to_owned()))?;
     let servers = server.store.servers(&room_id).await?;
     router::ok(&json!({ "room_id": room_id, "servers": servers }))
 }

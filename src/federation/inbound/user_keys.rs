@@ -115,9 +115,8 @@ pub(super) async fn claim(server: &Server, request: Signed) -> Handled {
     let claimed = if wanted.is_empty() { Vec::new() } else { server.store.claim_keys(&wanted).await? };
     let mut keys = Object::new();
     for Claimed { user_id, device_id, key } in claimed {
-        if let Some((id, key)) = claimed_key(&key) {
-            keys.object_at(&user_id).object_at(&device_id).insert(id, key);
-        }
+        let (id, key) = claimed_key(&key)?;
+        keys.object_at(&user_id).object_at(&device_id).insert(id, key);
     }
     router::ok(&json!({ "one_time_keys": keys }))
 }

@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 
 use crate::{
     federation::pdus,
+    log::LogRecord,
     matrix::{
         event::{ContentHash, Event},
         identifiers::{RoomId, ServerName},
@@ -77,7 +78,15 @@ impl Server {
     }
 
     async fn check_copy(&self, room_id: &RoomId, room: &Room, text: &[u8]) -> Option<Event> {
-        let events = pdus::verify_history(self, room_id, room.room_version, &[text]).await.ok()??;
+        let events = match pdus::verify_history(self, room_id, room.room_version, &[text]).await {
+            Ok(events) => events?,
+            Err(error) => {
+                self.platform
+                    .log
+                    .write(LogRecord::warning("a copy could not be checked").room(room_id).because(&error));
+                return None;
+            }
+        };
         events.into_iter().find(|event| event.content_hash() == ContentHash::Right)
     }
 }

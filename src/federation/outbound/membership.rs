@@ -184,7 +184,7 @@ async fn invite_all_the_way(
     let invite = server.with_members(room_id, drafted).await??;
     let mut keys: Vec<(&str, &str)> = STRIPPED_STATE.into_iter().map(|event_type| (event_type, "")).collect();
     keys.push(("m.room.member", sender.as_str()));
-    let state = server.rooms.current_stored(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
+    let state = server.rooms.current_stored(room_id, &keys).await?.ok_or(RoomError::UnknownRoom)?.1;
     // The rules let a local user invite whom they would never let in.
     let create = state.iter().map(|stored| &stored.event).find(|event| event.event_type() == "m.room.create");
     if create.is_some_and(|create| create.content().get("m.federate") == Some(&Value::Bool(false))) {

@@ -250,6 +250,11 @@ impl Server {
     async fn deliver(&self, destination: &ServerName, transaction: &OutgoingTransaction) -> Result<(), RequestError> {
         let pdus: Vec<&str> = transaction.pdus.iter().map(|pdu| pdu.json.as_str()).collect();
         let edus: Vec<Value> = transaction.edus.iter().filter_map(edu).collect();
+        let unreadable = transaction.edus.len() - edus.len();
+        if unreadable > 0 {
+            let record = LogRecord::error("EDUs that are stored cannot be read, and are left out").count(unreadable);
+            self.platform.log.write(record.destination(destination).transaction(&transaction.txn_id));
+        }
         let body = Transaction { origin_server_ts: transaction.origin_server_ts, pdus: &pdus, edus: &edus };
         let results = self.federation.send_transaction(destination, &transaction.txn_id, body).await?;
         for (event_id, error) in results {

@@ -14,6 +14,7 @@ use crate::{
         identifiers::{ServerName, UserId},
         json::{self, Object, Value},
     },
+    platform::DatabaseError,
     server::Server,
     store::{
         device_lists::{FetchedList, MAX_LIST_BYTES},
@@ -222,8 +223,13 @@ pub async fn claim(
 }
 
 /// A key of ours as answers to claims hold it: its ID with the algorithm, and the key.
-pub fn claimed_key(key: &OneTimeKey) -> Option<(String, Value)> {
-    Some((format!("{}:{}", key.algorithm, key.key_id), json::parse(key.key.as_bytes()).ok()?))
+///
+/// # Errors
+/// Where what is stored is no key.
+pub fn claimed_key(key: &OneTimeKey) -> Result<(String, Value), DatabaseError> {
+    let value = json::parse(key.key.as_bytes());
+    let value = value.map_err(|_| DatabaseError::Shape("a one-time key that is no JSON".to_owned()))?;
+    Ok((format!("{}:{}", key.algorithm, key.key_id), value))
 }
 
 fn by_server<T>(of: impl Iterator<Item = (UserId, T)>) -> BTreeMap<ServerName, Vec<T>> {

@@ -558,7 +558,8 @@ impl FederationClient {
 /// An invite as version 1 has it: the event, with the room's state in `unsigned`.
 fn invite_v1(pdu: &str, invite_room_state: &str) -> Result<String, RequestError> {
     let read = |text: &str| json::parse(text.as_bytes()).map_err(|error| RequestError::Invalid(error.to_string()));
-    let mut event = read(pdu)?.into_object().unwrap_or_default();
+    let mut event =
+        read(pdu)?.into_object().ok_or_else(|| RequestError::Invalid("an invite is no object".to_owned()))?;
     event.insert("unsigned", Object::from_iter([("invite_room_state", read(invite_room_state)?)]));
     Ok(event.to_text())
 }
