@@ -51,12 +51,18 @@ impl Judgement {
     /// Whether a forward extremity cites the event as a previous one, unless the state before that one is only claimed: what
     /// another server claims may leave out a ban. Costs nothing beside resolving their states, which is next.
     async fn is_built_upon(&self, view: &mut View<'_>, event_id: &EventId) -> Result<bool, RoomError> {
-        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
-        view.load_events(&ids).await?;
+        let ids = self.load_extremities(view).await?;
         Ok(ids
             .iter()
             .filter_map(|id| view.stored(id).filter(|stored| !stored.claimed))
             .any(|stored| stored.event.prev_events().contains(event_id)))
+    }
+
+    /// The forward extremities, which are then read.
+    pub(super) async fn load_extremities(&self, view: &mut View<'_>) -> Result<Vec<EventId>, RoomError> {
+        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
+        view.load_events(&ids).await?;
+        Ok(ids)
     }
 
     /// What the current state would become with `event`, before which the state is `before`; the current state, where that is
@@ -91,8 +97,7 @@ impl Judgement {
 
     /// Drops an extremity after which the state is what it is after another one: nothing of the current state goes with it.
     async fn drop_redundant(&mut self, view: &mut View<'_>) -> Result<(), RoomError> {
-        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
-        view.load_events(&ids).await?;
+        let ids = self.load_extremities(view).await?;
         let states: Vec<Option<NodeId>> =
             ids.iter().map(|id| view.stored(id).and_then(|stored| stored.state_after)).collect();
         let redundant =

@@ -278,8 +278,7 @@ impl Judgement {
 
     /// Whether the current state rests on another server's claim.
     pub(super) async fn rests_on_claims(&self, view: &mut View<'_>) -> Result<bool, RoomError> {
-        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
-        view.load_events(&ids).await?;
+        let ids = self.load_extremities(view).await?;
         Ok(ids.iter().any(|id| view.state_after(id).is_some_and(|state| state.claimed)))
     }
 
@@ -360,8 +359,7 @@ impl Judgement {
     /// The room's current state: the resolution of the states after its forward extremities, unless that is too much to be
     /// resolved.
     pub(super) async fn state_of_extremities(&self, view: &mut View<'_>) -> Result<Option<NodeId>, RoomError> {
-        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
-        view.load_events(&ids).await?;
+        let ids = self.load_extremities(view).await?;
         let roots = ids.iter().filter_map(|id| view.stored(id)?.state_after).collect();
         view.resolve(&self.room, roots).await
     }

@@ -158,7 +158,8 @@ const MAX_LIST_BYTES: usize = 1_900_000;
 /// A JSON list of texts, which are few. Where another server may have a say in how many there are, [`text_lists`].
 pub(crate) fn json_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     let items: Vec<&str> = items.into_iter().collect();
-    serde_json::json!(items).to_string()
+    // A list of strings always serialises.
+    serde_json::to_string(&items).unwrap_or_default()
 }
 
 /// Texts as JSON lists, each below the limit of one parameter.

@@ -321,7 +321,8 @@ impl Store {
     /// Where the database fails.
     pub async fn forget_remote_media(&self, names: &[RemoteName], before: i64, now: i64) -> Result<(), DatabaseError> {
         let pairs: Vec<_> = names.iter().map(|name| (name.origin.as_str(), name.media_id.as_str())).collect();
-        let list = serde_json::json!(pairs).to_string();
+        // Lists of strings always serialise.
+        let list = serde_json::to_string(&pairs).unwrap_or_default();
         let parameters = || [list.as_str().into(), before.into(), now.into()];
         let statements = vec![Statement::new(COUNT_FORGOTTEN, parameters()), Statement::new(FORGET, parameters())];
         self.batch(statements).await.map(drop)

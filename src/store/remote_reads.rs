@@ -487,7 +487,7 @@ fn ask_standing(server: &ServerName, room_id: &RoomId) -> Vec<Statement> {
 /// The answer to [`ask_standing`], with which `answers` begin.
 fn standing(answers: &[Rows]) -> Result<Standing, DatabaseError> {
     let [joined, acl, restrictions, ..] = answers else {
-        return Err(DatabaseError::Shape("of a server's standing, answers are lacking".to_owned()));
+        return Err(lacking());
     };
     let acl = acl.first().map(stored_event).transpose()?.filter(|acl| !acl.rejected);
     let stage = joined.first().map(|row| row.optional_integer(1)).transpose()?.flatten();
