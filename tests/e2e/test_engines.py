@@ -396,7 +396,7 @@ REQUESTS = [
 @pytest.mark.timeout(600)
 def test_the_data_moves_to_the_other_engine_and_back(start):
     secret = secrets.token_urlsafe(32)
-    worker = start(Worker, cron_seconds=3600, options=["--move-secret", secret, "--log-costs"])
+    worker = start(Worker, cron_seconds=3600, options=[f"--move-secret={secret}", "--log-costs"])
     here = worker.engine
     (there,) = set(Worker.DATABASES) - {here}
     alice = worker.user("alice")
@@ -459,7 +459,7 @@ def test_the_data_moves_to_the_other_engine_and_back(start):
 
 def test_a_move_that_is_given_up_leaves_the_server_where_it_was(start):
     secret = secrets.token_urlsafe(32)
-    worker = start(Worker, cron_seconds=3600, options=["--move-secret", secret])
+    worker = start(Worker, cron_seconds=3600, options=[f"--move-secret={secret}"])
     (there,) = set(Worker.DATABASES) - {worker.engine}
     alice = worker.user("alice")
     room = alice.create_room(name="staying")
