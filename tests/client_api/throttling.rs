@@ -1,9 +1,11 @@
 //! Rate limiting of what anybody may ask.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::{
-    common::network::World,
+    common::network::{RATES, World},
     home::{Answer, Home, refused},
 };
 
@@ -77,4 +79,17 @@ fn registrations_and_questions_about_tokens_are_limited() {
     refused(&from(&home, "203.0.113.1", "POST", "/_matrix/client/v3/register", &json!({})), 429, "M_LIMIT_EXCEEDED");
     refused(&from(&home, "203.0.113.1", "GET", valid, &json!({})), 429, "M_LIMIT_EXCEEDED");
     assert_eq!(from(&home, "203.0.113.2", "POST", "/_matrix/client/v3/register", &json!({})).0, 401);
+}
+
+/// The names that end in `_RATE` between quotation marks.
+fn rates(text: &str) -> BTreeSet<&str> {
+    text.split('"').filter(|piece| piece.len() > 5 && piece.ends_with("_RATE")).collect()
+}
+
+#[test]
+fn without_limits_no_rate_is_left() {
+    let settings = rates(include_str!("../../src/config.rs"));
+    assert!(settings.contains("LOGIN_RATE"), "{settings:?}");
+    assert_eq!(rates(include_str!("../../scripts/dev.mjs")), settings, "`npm run dev` turns these off");
+    assert_eq!(BTreeSet::from(RATES), settings, "the tests' servers turn these off");
 }

@@ -89,14 +89,15 @@ struct Inner {
 }
 
 /// The variables that bound how often may be asked; tests ask as often as they like, unless they set one.
-pub const RATES: [&str; 7] = [
+pub const RATES: [&str; 8] = [
     "LOGIN_RATE",
     "REGISTRATION_RATE",
     "TOKEN_VALIDITY_RATE",
     "FEDERATION_RATE",
+    "NOTARY_RATE",
+    "PROFILE_RATE",
     "UPLOAD_RATE",
     "REMOTE_MEDIA_RATE",
-    "PROFILE_RATE",
 ];
 
 /// A server of this world.
