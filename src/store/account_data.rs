@@ -42,11 +42,13 @@ impl ClientTransaction {
 /// How many characters the account data of a user in a room may have.
 const MAX_OF_ROOM: i64 = 1_000_000;
 
-/// Returns a row where it is put.
+/// Returns a row where it is put: where all of the room's is short enough, or no longer than before.
 const PUT_IN_ROOM: &str = "\
     INSERT INTO account_data (user_id, room_id, event_type, content, pos) \
-    SELECT ?1, ?2, ?3, ?4, position FROM streams WHERE name = 'account_data' AND length(?4) <= ?5 - COALESCE( \
+    SELECT ?1, ?2, ?3, ?4, position FROM streams WHERE name = 'account_data' AND (length(?4) <= ?5 - COALESCE( \
       (SELECT SUM(length(content)) FROM account_data WHERE user_id = ?1 AND room_id = ?2 AND event_type <> ?3), 0) \
+      OR length(?4) <= (SELECT length(a.content) FROM account_data AS a \
+        WHERE a.user_id = ?1 AND a.room_id = ?2 AND a.event_type = ?3)) \
     ON CONFLICT (user_id, room_id, event_type) DO UPDATE SET content = excluded.content, pos = excluded.pos \
     RETURNING pos";
 

@@ -175,6 +175,32 @@ fn account_data_is_kept() {
 }
 
 #[test]
+fn too_much_account_data_of_a_room_can_be_made_less() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let path = |kind: &str| format!("/user/{}/rooms/{}/account_data/{kind}", quote(&alice.id), quote(&room));
+    // From before there was a bound.
+    let long = json!({ "x": "y".repeat(60_000) });
+    for number in 0..20 {
+        let insert = Statement::new(
+            "INSERT INTO account_data (user_id, room_id, event_type, content, pos) VALUES (?1, ?2, ?3, ?4, 1)",
+            [alice.id.as_str().into(), room.as_str().into(), format!("u.{number}").into(), long.to_string().into()],
+        );
+        home.world.run(home.server.store.query(insert)).unwrap();
+    }
+    refused(&home.put(&alice, &path("u.new"), json!({})), 413, "M_TOO_LARGE");
+    refused(&home.put(&alice, &path("u.0"), json!({ "x": "y".repeat(60_001) })), 413, "M_TOO_LARGE");
+    assert_eq!(home.get(&alice, &path("u.0")), (200, long));
+    for number in 0..4 {
+        let of_type = path(&format!("u.{number}"));
+        assert_eq!(home.put(&alice, &of_type, json!({})), (200, json!({})), "{number}");
+        assert_eq!(home.get(&alice, &of_type), (200, json!({})));
+    }
+    assert_eq!(home.put(&alice, &path("u.new"), json!({})), (200, json!({})));
+}
+
+#[test]
 fn what_clients_ask_when_they_start() {
     let home = Home::new();
     let alice = home.register("alice");
