@@ -174,6 +174,11 @@ const TOUCH: &str = "UPDATE remote_media SET last_access_ts = ?3 WHERE origin = 
 const UNUSED: &str = "\
     SELECT m.origin, m.media_id, COALESCE(m.size, 0), m.last_access_ts FROM remote_media AS m \
     WHERE m.last_access_ts < ?1 AND m.fetching_until <= ?2 ORDER BY m.last_access_ts LIMIT 100";
+/// As [`UNUSED`], of what takes up space.
+const UNUSED_AND_KEPT: &str = "\
+    SELECT m.origin, m.media_id, m.size, m.last_access_ts \
+    FROM remote_media AS m INDEXED BY remote_media_kept_by_access \
+    WHERE m.size > 0 AND m.last_access_ts < ?1 AND m.fetching_until <= ?2 ORDER BY m.last_access_ts LIMIT 100";
 /// ?1 pairs of origin and ID, ?2 the time before which nobody has asked, ?3 now.
 const COUNT_FORGOTTEN: &str = "\
     UPDATE remote_media_kept SET bytes = MAX(0, bytes - COALESCE(( \
@@ -305,7 +310,19 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn unused_remote_media(&self, before: i64, now: i64) -> Result<Vec<Forgettable>, DatabaseError> {
-        let rows = self.query(Statement::new(UNUSED, [before.into(), now.into()])).await?;
+        self.forgettable(UNUSED, before, now).await
+    }
+
+    /// As [`Store::unused_remote_media`], but only of what takes up space.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn unused_kept_media(&self, before: i64, now: i64) -> Result<Vec<Forgettable>, DatabaseError> {
+        self.forgettable(UNUSED_AND_KEPT, before, now).await
+    }
+
+    async fn forgettable(&self, sql: &'static str, before: i64, now: i64) -> Result<Vec<Forgettable>, DatabaseError> {
+        let rows = self.query(Statement::new(sql, [before.into(), now.into()])).await?;
         let malformed = |_| DatabaseError::Shape("a malformed server name".to_owned());
         let forgettable = |row: &Row| {
             let origin = ServerName::parse(row.text(0)?).map_err(malformed)?;

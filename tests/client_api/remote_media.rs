@@ -460,3 +460,22 @@ fn what_was_not_asked_for_for_longest_gives_way() {
         kept();
     }
 }
+
+#[test]
+fn what_could_not_be_had_is_passed_over_where_room_is_made() {
+    let scene = scene(&[("MEDIA_MAX_SIZE", "1000"), ("REMOTE_MEDIA_SPACE", "2500")]);
+    scene.peer.answers(file_of);
+    let failures = || scene.home.database.rows("SELECT COUNT(*) FROM remote_media WHERE failure IS NOT NULL");
+    scene.home.database.rows(
+        "INSERT INTO remote_media (origin, media_id, fetching_until, failure, last_access_ts) \
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300) \
+         SELECT 'peer.test', 'x' || i, 0, 'not_found', 0 FROM n",
+    );
+    let before = failures();
+    for media_id in ["f1000a", "f800b", "f600c"] {
+        assert_eq!(scene.download(&format!("peer.test/{media_id}")).status(), 200);
+        scene.world.advance(86_400_000);
+    }
+    assert_eq!(scene.world.shelves("hs.test").keys(), ["remote/peer.test/f600c", "remote/peer.test/f800b"]);
+    assert_eq!(failures(), before);
+}
