@@ -26,13 +26,20 @@ const MAX_WITH_POWER: usize = 80;
 
 impl Judgement {
     /// Makes `event`, whose state after it is known, a forward extremity in place of those that it builds upon, also through
-    /// rejected or soft-failed ones; it becomes none where it came late and another one cites it. Returns all that it builds upon,
-    /// which are then read.
-    pub(super) async fn extend(&mut self, view: &mut View<'_>, event: &Event) -> Result<Vec<EventId>, RoomError> {
+    /// rejected or soft-failed ones; it becomes none where it came late and another one cites it. Where the state before it is
+    /// only `claimed`, that of what it does not cite itself may be no part of it, and stays beside it. Returns all that it builds
+    /// upon, which are then read.
+    pub(super) async fn extend(
+        &mut self,
+        view: &mut View<'_>,
+        event: &Event,
+        claimed: bool,
+    ) -> Result<Vec<EventId>, RoomError> {
         let behind = behind(view, event).await?;
         view.load_events(&behind).await?;
+        let replaced = if claimed { event.prev_events() } else { &behind };
         let before = self.extremities.len();
-        self.extremities.retain(|one| !behind.contains(&one.event_id) && one.event_id != *event.event_id());
+        self.extremities.retain(|one| !replaced.contains(&one.event_id) && one.event_id != *event.event_id());
         if self.is_built_upon(view, event.event_id()).await? {
             return Ok(behind);
         }
@@ -65,20 +72,18 @@ impl Judgement {
         Ok(ids)
     }
 
-    /// What the current state would become with `event`, before which the state is `before`; the current state, where that is
-    /// too much to be resolved.
+    /// What the current state would become with `event`, before which the state is claimed to be `before`; the current state, where
+    /// that is too much to be resolved.
     pub(super) async fn state_with(
         &self,
         view: &mut View<'_>,
         event: &Event,
         before: NodeId,
     ) -> Result<NodeId, RoomError> {
-        let behind = behind(view, event).await?;
-        let others: Vec<EventId> =
-            self.extremities.iter().map(|one| &one.event_id).filter(|id| !behind.contains(id)).cloned().collect();
-        view.load_events(&others).await?;
-        let mut roots: Vec<NodeId> = others.iter().filter_map(|id| view.stored(id)?.state_after).collect();
-        roots.push(before);
+        // What it cites itself is part of the state before it; what is behind that may be left out of a claim.
+        let ids = self.load_extremities(view).await?;
+        let others = ids.iter().filter(|id| !event.prev_events().contains(id));
+        let roots = others.filter_map(|id| view.stored(id)?.state_after).chain([before]).collect();
         Ok(view.resolve(&self.room, roots).await?.unwrap_or(self.state))
     }
 

@@ -186,7 +186,7 @@ impl Judgement {
             return Ok(missing);
         }
         let before = match claimed_before {
-            Some(root) => StateAt { root, claimed: true },
+            Some(root) => self.claimed_state_before(view, event.prev_events(), root).await?,
             None => self.state_before(view, event.prev_events()).await?,
         };
         if let Some(rejection) = self.broken_rule(view, event, before).await? {
@@ -321,7 +321,7 @@ impl Judgement {
         let accepted = !soft_failed && !is_history;
         if accepted {
             let extremities = self.extremities.clone();
-            let behind = self.extend(view, event).await?;
+            let behind = self.extend(view, event, before.claimed).await?;
             // Known only by a claim about the state around them, if at all.
             let lacking = behind.into_iter().filter(|id| !view.is_placed(id));
             self.missing.extend(lacking.map(|id| (self.states.len(), id)));
@@ -354,6 +354,20 @@ impl Judgement {
         let claimed = states.iter().any(|state| state.claimed);
         let root = view.resolve(&self.room, states.iter().map(|state| state.root).collect()).await?;
         Ok(root.map_or(StateAt { root: self.state, claimed: true }, |root| StateAt { root, claimed }))
+    }
+
+    /// The state before an event of whose previous ones some are lacking, for which `claimed` stands in: resolved with the states
+    /// after those that we hold, as a claim may leave out a ban that the event cites.
+    async fn claimed_state_before(
+        &self,
+        view: &mut View<'_>,
+        previous: &[EventId],
+        claimed: NodeId,
+    ) -> Result<StateAt, RoomError> {
+        let held = previous.iter().filter_map(|id| view.state_after(id)).map(|state| state.root);
+        let roots = held.chain([claimed]).collect();
+        let root = view.resolve(&self.room, roots).await?.unwrap_or(self.state);
+        Ok(StateAt { root, claimed: true })
     }
 
     /// The room's current state: the resolution of the states after its forward extremities, unless that is too much to be

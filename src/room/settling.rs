@@ -123,7 +123,7 @@ impl Rooms {
                 changed.push(id.clone());
             }
         }
-        judgement.drop_built_upon(graph);
+        judgement.drop_built_upon(&mut view, graph).await?;
         judgement.follow_extremities(&mut view).await?;
         if judgement.is_unchanged() && judgement.extremities == judgement.room.extremities {
             return Ok(Committed::Done(changed));
@@ -408,7 +408,8 @@ impl Judgement {
         if self.extremities.len() == before {
             return Ok(());
         }
-        let built_upon = graph.reachable(self.extremities.iter().map(|one| one.event_id.clone()));
+        let firm = self.firm_extremities(view).await?;
+        let built_upon = graph.reachable(firm.into_iter());
         let behind = behind(view, event).await?;
         view.load_events(&behind).await?;
         let stand = |id: &EventId| view.stored(id).filter(|stored| !stored.soft_failed && stored.state_after.is_some());
@@ -421,16 +422,21 @@ impl Judgement {
         Ok(())
     }
 
-    /// Drops forward extremities that others are built upon, as the history between them shows.
-    fn drop_built_upon(&mut self, graph: &Graph) {
-        let ids: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
-        for id in &ids {
-            let others = ids.iter().filter(|other| *other != id);
-            let cited = others.filter_map(|other| graph.nodes.get(other)).flat_map(|node| node.previous.clone());
-            if graph.reachable(cited).contains(id) {
-                self.extremities.retain(|one| one.event_id != *id);
-            }
-        }
+    /// Drops forward extremities that others are built upon, as the history between them shows. What is behind one whose state is
+    /// still claimed stays: it may be no part of that.
+    async fn drop_built_upon(&mut self, view: &mut View<'_>, graph: &Graph) -> Result<(), RoomError> {
+        let firm = self.firm_extremities(view).await?;
+        let cited = firm.iter().filter_map(|id| graph.nodes.get(id)).flat_map(|node| node.previous.clone());
+        let built_upon = graph.reachable(cited);
+        self.extremities.retain(|one| !built_upon.contains(&one.event_id));
+        Ok(())
+    }
+
+    /// The forward extremities whose state rests on no claim.
+    async fn firm_extremities(&self, view: &mut View<'_>) -> Result<Vec<EventId>, RoomError> {
+        let mut ids = self.load_extremities(view).await?;
+        ids.retain(|id| view.state_after(id).is_some_and(|state| !state.claimed));
+        Ok(ids)
     }
 
     /// Makes the current state what the forward extremities, whose states may be others now, resolve to.

@@ -14,7 +14,7 @@ fn pdus(events: &[(String, Value)]) -> Vec<Value> {
 }
 
 /// Gives Bob the power to ban.
-fn empower(scene: &mut Scene) {
+pub(crate) fn empower(scene: &mut Scene) {
     let users = match scene.theirs.version.as_str() {
         "12" => json!({ &scene.bob: 50 }),
         _ => json!({ scene.alice.as_str(): 100, &scene.bob: 50 }),

@@ -18,6 +18,7 @@ mod device_edus;
 mod edu_queue;
 mod edus;
 mod extremities;
+mod false_claims;
 mod faster_joins;
 mod flooding;
 mod gaps;
