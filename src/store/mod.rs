@@ -12,6 +12,7 @@ pub mod aliases;
 pub mod altered;
 pub mod bundles;
 pub mod by_time;
+mod catching_up;
 pub mod commit;
 mod committing;
 pub mod dehydrated;

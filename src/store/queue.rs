@@ -5,7 +5,7 @@
 //! the database's clock, so that one isolate at a time sends to it.
 //!
 //! A transaction carries events, or the EDUs that wait for the destination ([`super::edu_outbox`]), which come first: messages to
-//! devices hold the keys to the events that follow them.
+//! devices hold the keys to the events that follow them. Whoever was away then gets the newest events ([`super::catching_up`]).
 
 use std::borrow::Cow;
 
@@ -44,6 +44,8 @@ pub struct OutgoingTransaction {
     pub refused_since: Option<i64>,
     /// Whether it holds only, or begins with, what a larger transaction held that was refused for good.
     pub is_suspect: bool,
+    /// Whether its PDUs are the newest of their rooms, out of turn ([`super::catching_up`]).
+    pub is_newest: bool,
 }
 
 /// One PDU of a transaction to send.
@@ -73,6 +75,8 @@ pub enum Outcome {
     Taken {
         /// Its id.
         txn_id: String,
+        /// Whether the destination was away before: if it lacks much, it gets the newest of that first.
+        was_away: bool,
     },
     /// The destination will never take it: the next one covers less.
     Halved {
@@ -82,6 +86,11 @@ pub enum Outcome {
         at_most: i64,
         /// Whether what it covered is halved again without asking for long, if it is refused again.
         is_suspect: bool,
+    },
+    /// The destination will never take it, and it was of newest events: what it lacks follows in order.
+    NewestRefused {
+        /// Its id.
+        txn_id: String,
     },
     /// The destination will never take its only event or EDU, which is left out.
     LeftOut {
@@ -142,6 +151,7 @@ const EDUS_DONE: &str = "\
 
 const TAKEN: &str = "\
     UPDATE destinations SET cursor = COALESCE(txn_to, cursor), txn_id = NULL, txn_to = NULL, txn_edus = NULL, txn_ts = NULL, \
+      caught_up = COALESCE(txn_newest, caught_up), txn_newest = NULL, \
       failures = 0, retry_at = 0, not_before = 0, refusals = 0, refused_since = NULL, \
       max_pdus = CASE WHEN txn_edus IS NULL THEN MIN(max_pdus + 1, 50) ELSE max_pdus END, \
       max_edus = CASE WHEN txn_edus IS NULL THEN max_edus ELSE MIN(max_edus * 2, 100) END, \
@@ -176,6 +186,7 @@ macro_rules! pending {
          WHERE o.pos > d.cursor AND (o.exclude IS NULL OR o.exclude <> d.destination)"
     };
 }
+pub(super) use pending;
 
 /// Begins a transaction of the first EDUs that wait, where none is in flight: of so many characters, ?5, and always of one.
 const BEGIN_EDUS: &str = "\
@@ -186,9 +197,10 @@ const BEGIN_EDUS: &str = "\
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id IS NULL \
       AND EXISTS (SELECT 1 FROM edu_outbox WHERE destination = ?1)";
 
-/// Begins a transaction of events where none is in flight. Where there is nothing to send the cursor moves to the end.
+/// Begins a transaction of events where none is in flight; whoever was catching up has done so. Where there is nothing to send the
+/// cursor moves to the end.
 const BEGIN: &str = concat!(
-    "UPDATE destinations AS d SET txn_id = ?3, txn_ts = ?4, \
+    "UPDATE destinations AS d SET txn_id = ?3, txn_ts = ?4, catch_up_to = NULL, caught_up = NULL, \
        txn_to = (SELECT MAX(pos) FROM (SELECT o.pos AS pos ",
     pending!(),
     " ORDER BY o.pos LIMIT (SELECT max_pdus FROM destinations WHERE destination = ?1))) \
@@ -199,13 +211,13 @@ const BEGIN: &str = concat!(
 
 /// Nothing is left: the lease ends in the same batch that saw so, and whoever commits more after it can take the lease.
 const RELEASE: &str = "\
-    UPDATE destinations SET lease_until = 0, lease_owner = NULL, behind = 0, \
+    UPDATE destinations SET lease_until = 0, lease_owner = NULL, behind = 0, catch_up_to = NULL, caught_up = NULL, \
       cursor = (SELECT position FROM streams WHERE name = 'outbox') \
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id IS NULL";
 
 const IN_FLIGHT: &str = "\
     SELECT txn_id, txn_ts, failures, refusals, refused_since, \
-      txn_edus IS NULL AND COALESCE(refused_to, 0) > cursor AS suspect \
+      txn_edus IS NULL AND txn_newest IS NULL AND COALESCE(refused_to, 0) > cursor AS suspect, txn_newest IS NOT NULL \
     FROM destinations \
     WHERE destination = ?1 AND lease_owner = ?2 AND retry_at <= ?3 AND txn_id IS NOT NULL";
 
@@ -271,8 +283,10 @@ impl Store {
         let answers = self.batch(statements).await?;
         let [.., in_flight, pdus, edus] = &answers[..] else { return Err(lacking()) };
         let Some(row) = in_flight.first() else { return Ok(None) };
-        let pdu = |row: &Row| {
-            Ok(OutgoingPdu { event_id: row.text(1)?.to_owned(), json: shown_text(row).map(Cow::into_owned)? })
+        let is_newest = row.integer(6)? != 0;
+        let pdus = match is_newest {
+            true => self.newest_pdus(claim).await?,
+            false => pdus.iter().map(outgoing_pdu).collect::<Result<_, DatabaseError>>()?,
         };
         let edu = |row: &Row| Ok(OutgoingEdu { edu_type: row.text(0)?.to_owned(), content: row.text(1)?.to_owned() });
         Ok(Some(OutgoingTransaction {
@@ -282,7 +296,8 @@ impl Store {
             refusals: row.integer(3)?,
             refused_since: row.optional_integer(4)?,
             is_suspect: row.integer(5)? != 0,
-            pdus: pdus.iter().map(pdu).collect::<Result<_, DatabaseError>>()?,
+            is_newest,
+            pdus,
             edus: edus.iter().map(edu).collect::<Result<_, DatabaseError>>()?,
         }))
     }
@@ -325,7 +340,7 @@ impl Store {
 }
 
 impl Claim<'_> {
-    fn parameters<const N: usize>(&self, more: [SqlValue; N]) -> Vec<SqlValue> {
+    pub(super) fn parameters<const N: usize>(&self, more: [SqlValue; N]) -> Vec<SqlValue> {
         [self.destination.as_str().into(), self.owner.into()].into_iter().chain(more).collect()
     }
 
@@ -333,11 +348,16 @@ impl Claim<'_> {
     fn statements(&self, outcome: &Outcome) -> Vec<Statement> {
         let mut statements = match outcome {
             Outcome::None => vec![Statement::new(KNOW, [self.destination.as_str().into()])],
-            Outcome::Taken { txn_id } => self.done(TAKEN, txn_id),
+            Outcome::Taken { txn_id, was_away } => {
+                let mut statements = self.done(TAKEN, txn_id);
+                statements.extend(was_away.then(|| self.start_catching_up()));
+                statements
+            }
             Outcome::Halved { txn_id, at_most, is_suspect } => {
                 let parameters = [txn_id.as_str().into(), (*at_most).into(), (*is_suspect).into()];
                 vec![Statement::new(HALVED, self.parameters(parameters))]
             }
+            Outcome::NewestRefused { txn_id } => vec![self.give_up_catching_up(txn_id)],
             Outcome::LeftOut { txn_id } => self.done(LEFT_OUT, txn_id),
         };
         let begun = [self.new_txn_id.into(), self.now.into()];
@@ -345,6 +365,7 @@ impl Claim<'_> {
         statements.extend([
             Statement::new(LEASE, self.parameters([LEASE_MS.into(), self.now.into()])),
             Statement::new(BEGIN_EDUS, self.parameters([id, at, MAX_EDUS_LENGTH.into()])),
+            self.begin_newest(),
             Statement::new(BEGIN, self.parameters(begun)),
             Statement::new(RELEASE, self.parameters([])),
         ]);
@@ -355,6 +376,11 @@ impl Claim<'_> {
     fn done(&self, outcome: &'static str, txn_id: &str) -> Vec<Statement> {
         [EDUS_DONE, outcome].map(|sql| Statement::new(sql, self.parameters([txn_id.into()]))).into()
     }
+}
+
+/// A PDU of a row of [`shown_columns`].
+pub(super) fn outgoing_pdu(row: &Row) -> Result<OutgoingPdu, DatabaseError> {
+    Ok(OutgoingPdu { event_id: row.text(1)?.to_owned(), json: shown_text(row).map(Cow::into_owned)? })
 }
 
 /// Names of servers, in the first column.

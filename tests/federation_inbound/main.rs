@@ -11,6 +11,7 @@ mod acl;
 mod admission;
 mod authentication;
 mod by_time;
+mod catching_up;
 mod chains;
 mod conformance;
 mod costs;

@@ -5,6 +5,9 @@
 //! malformed (400) for an hour, is sent again in halves; a single event that is refused so is left out. Any other answer may be
 //! a proxy's or a passing fault's, and the transaction is repeated as it is.
 //!
+//! Whoever was away and lacks much gets the newest event of each room before all others, and then all in order
+//! (`store/catching_up.rs`).
+//!
 //! Sending starts at once after a commit ([`Server::flush`]) and is swept up by the scheduled trigger
 //! ([`Server::sweep_queue`]): retries, what a restart cut off, destinations that came back.
 
@@ -47,6 +50,9 @@ const FIRST_PAUSE_MS: i64 = 10_000;
 
 /// The longest pause between two attempts, in milliseconds.
 const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
+
+/// Who was tried in vain so often in a row was away, and not only busy for a moment: that takes a minute.
+const AWAY_FAILURES: i64 = 4;
 
 /// How soon at the earliest a destination that answers, but with an error, or that could not be reached again, is tried again
 /// because it was heard from, in milliseconds: that it is there was known before.
@@ -150,7 +156,9 @@ impl Server {
             let next = self.next_transaction(claim, &outcome, until, budget).await;
             let Some(transaction) = self.usable(destination, next)? else { return Ok(()) };
             outcome = match self.deliver(destination, &transaction).await {
-                Ok(()) => Outcome::Taken { txn_id: transaction.txn_id },
+                Ok(()) => {
+                    Outcome::Taken { txn_id: transaction.txn_id, was_away: transaction.failures >= AWAY_FAILURES }
+                }
                 Err(error) if is_lasting(&error, &transaction, self.platform.clock.now_ms()) => {
                     self.make_smaller(destination, transaction, &error)
                 }
@@ -194,8 +202,14 @@ impl Server {
         transaction: OutgoingTransaction,
         error: &RequestError,
     ) -> Outcome {
-        let OutgoingTransaction { txn_id, pdus, edus, .. } = transaction;
+        let OutgoingTransaction { txn_id, pdus, edus, is_newest, .. } = transaction;
         let count = pdus.len() + edus.len();
+        if is_newest {
+            let record = LogRecord::warning("a server refuses the newest events of its rooms, and gets all in order");
+            let record = record.destination(destination).transaction(&txn_id).count(count);
+            self.platform.log.write(record.because(error));
+            return Outcome::NewestRefused { txn_id };
+        }
         if count > 1 {
             let record = LogRecord::warning("a transaction that a server refuses is divided").destination(destination);
             self.platform.log.write(record.transaction(&txn_id).count(count).because(error));
