@@ -43,7 +43,7 @@ pub enum Kind {
     Notary,
     /// The same, by the server that is asked.
     NotaryOrigin,
-    /// One-time keys given out, by origin and device.
+    /// One-time keys given out, by device and origin or local user.
     KeyClaims,
     /// Uploads of media, by user.
     Upload,

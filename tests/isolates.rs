@@ -64,9 +64,12 @@ fn a_one_time_key_is_given_out_once_whichever_isolate_is_asked() {
         let world = World::seeded(seed);
         let database = Sqlite::in_memory();
         let isolates: Vec<_> = (0..3).map(|_| server(&world, "a.example", &database)).collect();
-        let (device, token) = world.run(async {
-            let body = json!({ "username": "alice", "password": "secret", "auth": { "type": "m.login.dummy" } });
-            let answer = call(&isolates[0], "", "POST", "/register", Some(body)).await;
+        let register = async |name: String| {
+            let body = json!({ "username": name, "password": "secret", "auth": { "type": "m.login.dummy" } });
+            call(&isolates[0], "", "POST", "/register", Some(body)).await
+        };
+        let device = world.run(async {
+            let answer = register("alice".to_owned()).await;
             let text = |name: &str| answer[name].as_str().unwrap().to_owned();
             let device = Device::new(&text("user_id"), &text("device_id"));
             let (fallback, key) = device.fallback_key("F");
@@ -74,13 +77,17 @@ fn a_one_time_key_is_given_out_once_whichever_isolate_is_asked() {
                 "device_keys": device.keys(), "one_time_keys": device.one_time_keys(150), "fallback_keys": { fallback: key },
             });
             call(&isolates[0], &text("access_token"), "POST", "/keys/upload", Some(body)).await;
-            (device, text("access_token"))
+            device
         });
+        // So many that none of them asks for more of the device's keys than one user gets.
+        let claimants: Vec<String> = (0..11)
+            .map(|n| world.run(register(format!("claimant{n}")))["access_token"].as_str().unwrap().to_owned())
+            .collect();
         world.interleave();
         let wanted = json!({ "one_time_keys": { &device.user: { &device.id: "signed_curve25519" } } });
-        let claims = (0..200).map(|_| {
+        let claims = (0..200).map(|n| {
             let isolate = &isolates[random(&world, 3)];
-            call(isolate, &token, "POST", "/keys/claim", Some(wanted.clone()))
+            call(isolate, &claimants[n % claimants.len()], "POST", "/keys/claim", Some(wanted.clone()))
         });
         let answers = world.run(join_all(claims));
         let mut given: BTreeMap<String, usize> = BTreeMap::new();

@@ -159,13 +159,14 @@ fn told_failures(failures: Failures) -> Object {
 
 /// `POST /keys/claim`
 pub(super) async fn claim(server: &Server, call: &Call) -> Handled {
-    auth::session(server, call).await?;
+    let session = auth::session(server, call).await?;
     let body = Body::of(server, call).await?;
     let asked =
         body.object("one_time_keys")?.ok_or_else(|| MatrixError::missing_param("The body lacks \"one_time_keys\"."))?;
     let wanted = wanted(asked)?;
     let (local, remote): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(user, _)| is_local(server, user));
-    let local: Vec<Wanted> = local.into_iter().map(|(_, wanted)| wanted).collect();
+    let mut local: Vec<Wanted> = local.into_iter().map(|(_, wanted)| wanted).collect();
+    user_keys::bound_claims(server, session.user.as_str(), local.iter_mut());
     let claimed = if local.is_empty() { Vec::new() } else { server.store.claim_keys(&local).await? };
     let mut keys = told_claimed(claimed)?;
     let mut failures = Failures::default();

@@ -217,6 +217,29 @@ fn what_is_not_there_cannot_be_claimed() {
     refused(&home.call(None, "POST", "/keys/query", Some(json!({}))), 401, "M_MISSING_TOKEN");
 }
 
+/// Whoever has got hold of an account must not use up what its contacts' devices have uploaded.
+#[test]
+fn a_user_who_drains_a_device_gets_its_fallback_key() {
+    let home = Home::new();
+    let (alice, bob, carol) = (home.register("alice"), home.register("bob"), home.register("carol"));
+    let phone = device(&alice);
+    let keys: serde_json::Map<_, _> = (0..50).map(|n| phone.one_time_key(&format!("{n}"))).collect();
+    let (fallback, key) = phone.fallback_key("F");
+    let fallback_keys = json!({ &fallback: key });
+    upload(
+        &home,
+        &alice,
+        json!({ "device_keys": phone.keys(), "one_time_keys": keys, "fallback_keys": fallback_keys }),
+    );
+    let is_fallback = |claimed: &Value| claimed.get(&fallback).is_some();
+    assert!((0..20).all(|_| !is_fallback(&claim(&home, &bob, &alice))));
+    assert!((0..5).all(|_| is_fallback(&claim(&home, &bob, &alice))));
+    assert!(!is_fallback(&claim(&home, &carol, &alice)));
+    assert_eq!(upload(&home, &alice, json!({})), json!({ "signed_curve25519": 29 }));
+    home.world.advance(3_600_000);
+    assert!(!is_fallback(&claim(&home, &bob, &alice)));
+}
+
 #[test]
 fn a_device_keeps_a_bounded_number_of_one_time_keys() {
     let home = Home::new();

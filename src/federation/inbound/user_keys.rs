@@ -10,9 +10,8 @@ use serde_json::json;
 
 use super::{authentication::Signed, malformed};
 use crate::{
-    admission::{Kind, Rate, Turn},
     error::MatrixError,
-    federation::outbound::user_keys::claimed_key,
+    federation::outbound::user_keys::{bound_claims, claimed_key},
     matrix::{
         device_keys::{Usage, UserKeys},
         identifiers::UserId,
@@ -22,19 +21,12 @@ use crate::{
     server::Server,
     store::{
         one_time_keys::{Claimed, Wanted},
-        places::place,
         user_keys::KeyReader,
     },
 };
 
 /// How many users or devices may be asked about at once.
 const MAX_ASKED: usize = 5_000;
-/// How many one-time keys of a device one server gets, at once and again in an hour; then it gets the fallback key. A device keeps
-/// some fifty.
-const ONE_TIME_KEYS: Rate = Rate { burst: 20, seconds: 3_600 };
-/// Among so many places it is counted, by user and device, what one server claims: devices that it makes up must not push what is
-/// remembered of the real ones out of memory.
-const PLACES: i64 = 1_024;
 
 /// `GET /_matrix/federation/v1/user/devices/{userId}`
 pub(super) async fn devices(server: &Server, request: Signed) -> Handled {
@@ -105,13 +97,7 @@ pub(super) async fn claim(server: &Server, request: Signed) -> Handled {
     if wanted.len() > MAX_ASKED {
         return Err(MatrixError::too_large("At most 5000 keys can be claimed at once."));
     }
-    let now = server.platform.clock.now_ms();
-    for wanted in &mut wanted {
-        let place = place(&json!([wanted.user_id, wanted.device_id]).to_string(), PLACES);
-        let who = json!([request.origin.name(), place]).to_string();
-        let turn = server.admission.take(Kind::KeyClaims, &who, ONE_TIME_KEYS, 0, now);
-        wanted.only_fallback = turn != Turn::Now;
-    }
+    bound_claims(server, request.origin.name().as_str(), wanted.iter_mut());
     let claimed = if wanted.is_empty() { Vec::new() } else { server.store.claim_keys(&wanted).await? };
     let mut keys = Object::new();
     for Claimed { user_id, device_id, key } in claimed {

@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 
 use futures_util::{StreamExt, stream};
+use serde_json::json;
 
 use crate::{
+    admission::{Kind, Rate, Turn},
     error::MatrixError,
     matrix::{
         device_keys::UserKeys,
@@ -19,6 +21,7 @@ use crate::{
     store::{
         device_lists::{FetchedList, MAX_LIST_BYTES},
         one_time_keys::{OneTimeKey, Wanted},
+        places::place,
         user_keys::{KeyReader, KeysFound},
     },
 };
@@ -30,6 +33,13 @@ const CONCURRENT: usize = 5;
 const PAUSE_MS: i64 = 5_000;
 /// How often it is looked whether somebody else has fetched a list, in milliseconds.
 const LOOK_MS: u32 = 250;
+
+/// How many one-time keys of a device one server, or one local user, gets at once and again in an hour; then it gets the fallback
+/// key. A device keeps some fifty.
+const ONE_TIME_KEYS: Rate = Rate { burst: 20, seconds: 3_600 };
+/// Among so many places it is counted, by user and device, what one of them claims: devices that are made up must not push what is
+/// remembered of the real ones out of memory.
+const PLACES: i64 = 1_024;
 
 /// The servers that did not answer, and why.
 pub type Failures = BTreeMap<ServerName, String>;
@@ -230,6 +240,18 @@ pub fn claimed_key(key: &OneTimeKey) -> Result<(String, Value), DatabaseError> {
     let value = json::parse(key.key.as_bytes());
     let value = value.map_err(|_| DatabaseError::Shape("a one-time key that is no JSON".to_owned()))?;
     Ok((format!("{}:{}", key.algorithm, key.key_id), value))
+}
+
+/// Bounds how many one-time keys of a device `who` gets, another server or a local user: beyond that only the fallback key, so that
+/// nobody uses up all that others need.
+pub fn bound_claims<'w>(server: &Server, who: &str, wanted: impl Iterator<Item = &'w mut Wanted>) {
+    let now = server.platform.clock.now_ms();
+    for wanted in wanted {
+        let place = place(&json!([wanted.user_id, wanted.device_id]).to_string(), PLACES);
+        let who = json!([who, place]).to_string();
+        let turn = server.admission.take(Kind::KeyClaims, &who, ONE_TIME_KEYS, 0, now);
+        wanted.only_fallback = turn != Turn::Now;
+    }
 }
 
 fn by_server<T>(of: impl Iterator<Item = (UserId, T)>) -> BTreeMap<ServerName, Vec<T>> {
