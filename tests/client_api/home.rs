@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use verge::{config::Config, program::Program, router::Response, server::Server};
+use verge::{config::Config, platform::Platform, program::Program, router::Response, server::Server};
 
 use crate::common::{
     network::{RATES, World},
@@ -37,6 +37,18 @@ impl Home {
 
     pub fn with(world: &World, name: &str, variables: &[(&str, &str)]) -> Self {
         let database = Sqlite::in_memory();
+        let platform = world.platform(name, database.clone());
+        Self::over(world, name, variables, database, platform)
+    }
+
+    /// A server of a deployment that has no place for media.
+    pub fn without_media(world: &World, name: &str) -> Self {
+        let database = Sqlite::in_memory();
+        let platform = Platform { media: None, ..world.platform(name, database.clone()) };
+        Self::over(world, name, &[("REGISTRATION", "open")], database, platform)
+    }
+
+    fn over(world: &World, name: &str, variables: &[(&str, &str)], database: Sqlite, platform: Platform) -> Self {
         let seed = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE";
         let config = Config::parse(|variable| {
             let given = variables.iter().find(|(name, _)| *name == variable).map(|(_, value)| (*value).to_owned());
@@ -49,7 +61,7 @@ impl Home {
             })
         })
         .unwrap();
-        let server = Rc::new(Program::from(Server::new(Rc::new(config), world.platform(name, database.clone()))));
+        let server = Rc::new(Program::from(Server::new(Rc::new(config), platform)));
         world.connect_server(name, &server);
         Self { world: world.clone(), server, database }
     }

@@ -354,3 +354,23 @@ fn a_store_that_fails_is_told_and_leaves_nothing() {
     assert_eq!(download(&home, &alice, &media_id, &[]).status(), 200);
     assert_eq!(home.database.rows("SELECT COUNT(*) FROM local_media"), [["1"]]);
 }
+
+/// A deployment without a bucket says so to its users; all else works.
+#[test]
+fn without_a_bucket_there_are_no_media() {
+    let world = World::new();
+    let home = Home::without_media(&world, "hs.test");
+    let alice = home.register("alice");
+    for (method, target) in [
+        ("POST", "/_matrix/media/v3/upload"),
+        ("POST", "/_matrix/media/v1/create"),
+        ("GET", "/_matrix/client/v1/media/download/other.test/abcdefgh"),
+        ("GET", "/_matrix/client/v1/media/thumbnail/other.test/abcdefgh?width=32&height=32"),
+    ] {
+        let response = send(&home, &alice, method, target, &[("Content-Type", "text/plain")], whole(b"bytes"));
+        refused(&answer(&response), 501, "M_UNKNOWN");
+    }
+    assert_eq!(home.database.rows("SELECT count(*) FROM local_media"), [["0"]]);
+    let room = home.room(&alice, json!({}));
+    home.say(&alice, &room, "hello", "1");
+}

@@ -68,6 +68,25 @@ fn each_thread_has_its_receipt() {
 }
 
 #[test]
+fn each_thread_has_its_receipt_on_another_server_too() {
+    let (one, alice, two, bob, room) = apart();
+    let root = one.say(&alice, &room, "root", "1");
+    one.world.settle();
+    for (home, reader, other, seer) in [(&two, &bob, &one, &alice), (&one, &alice, &two, &bob)] {
+        let since = next(&other.sync(seer, ""));
+        for thread in [json!({}), json!({ "thread_id": "main" }), json!({ "thread_id": root })] {
+            assert_eq!(read(home, reader, &room, "m.read", &root, thread).0, 200);
+        }
+        one.world.settle();
+        let mut all: Vec<_> =
+            ["", "main", &root].iter().flat_map(|thread| self::one(&root, "m.read", reader, thread)).collect();
+        all.sort();
+        let seen = told(&other.sync(seer, &since), &room);
+        assert_eq!(seen.into_iter().filter(|[_, _, user, _]| *user == reader.id).collect::<Vec<_>>(), all);
+    }
+}
+
+#[test]
 fn markers_are_set_together() {
     let (home, alice, bob, room) = together();
     let said = home.say(&alice, &room, "hello", "1");

@@ -247,6 +247,35 @@ fn messages_of_another_server_count_too() {
     assert_eq!(counts(&two, &bob, &room), (1, 0));
 }
 
+/// What an encrypted message says nobody but its readers knows: each counts, as the default rules have it, here and on another
+/// server, until it is read; what is in a thread counts there.
+#[test]
+fn encrypted_messages_count() {
+    let (home, alice, two, bob, room) = apart();
+    let encryption = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+    let path = format!("/rooms/{}/state/m.room.encryption", quote(&room));
+    assert_eq!(home.put(&alice, &path, encryption).0, 200);
+    let carol = home.register("carol");
+    assert_eq!(home.post(&carol, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let secret = |more: Value| {
+        let mut content = json!({ "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x", "session_id": "s" });
+        content.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        content
+    };
+    let root = send(&home, &alice, &room, "m.room.encrypted", secret(json!({})), "1");
+    send(&home, &alice, &room, "m.room.encrypted", secret(json!({})), "2");
+    let relation = json!({ "m.relates_to": { "rel_type": "m.thread", "event_id": root } });
+    send(&home, &alice, &room, "m.room.encrypted", secret(relation), "3");
+    home.world.settle();
+    for (home, user) in [(&home, &carol), (&two, &bob)] {
+        assert_eq!(counts(home, user, &room), (3, 0));
+        assert_eq!(by_thread(home, user, &room), (2, vec![(root.clone(), 1)]));
+        read(home, user, &room, "m.read", &root, Some(&"main".to_owned()));
+        assert_eq!(by_thread(home, user, &room), (1, vec![(root.clone(), 1)]));
+    }
+    assert_eq!(counts(&home, &alice, &room), (0, 0));
+}
+
 #[test]
 fn notifications_are_listed_over_all_rooms() {
     let (home, alice, bob, room) = together();
