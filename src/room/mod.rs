@@ -46,6 +46,7 @@ pub use draft::Draft;
 pub use error::{RoomError, Unsigned};
 pub use large_joins::{Progress, STEP_MS};
 pub use local::{ChangedRooms, NewRoom};
+pub use partial::others_may_give;
 pub use policy_servers::PolicyServers;
 pub use published::{Asker, PublishedQuery};
 pub use receipt::{Begun, Effects, KnownRooms, Lacking, Received, Record, Transaction};

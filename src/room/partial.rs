@@ -39,8 +39,8 @@ const MAX_EVENTS: i64 = 20_000;
 /// How many different states those may have.
 const MAX_STATES: usize = 2_000;
 
-/// How often the rest of a state is asked for until what contradicts the answer to our join is believed: by then the server that
-/// gave it has not stood by it for most of a day.
+/// How often the server that let us in is asked for the rest of the state, before other servers are asked too and what contradicts
+/// the answer to our join is believed: by then that server has not stood by its answer for most of a day.
 const TRUSTING_ATTEMPTS: i64 = 60;
 
 impl Rooms {
@@ -95,7 +95,7 @@ impl Rooms {
         let Some(told) = join.and_then(|join| join.state_before) else { return Ok(()) };
         let told = self.store.state_without_members(told, &[]).await?;
         let given: HashSet<&str> = entries.values().map(AsRef::as_ref).collect();
-        if large.attempts < TRUSTING_ATTEMPTS && told.iter().any(|id| !given.contains(id.as_str())) {
+        if !others_may_give(large) && told.iter().any(|id| !given.contains(id.as_str())) {
             return Err(RoomError::Invalid("The state is another one than that by which we joined.".to_owned()));
         }
         Ok(())
@@ -184,6 +184,12 @@ impl Rooms {
     pub async fn partial_room_is_settled(&self, room_id: &RoomId) -> Result<(), RoomError> {
         Ok(self.store.partial_room_is_settled(room_id).await?)
     }
+}
+
+/// Whether servers other than the one that let us in may give the rest of the state. Nothing in that rest can be examined by
+/// what we know: who gives it can leave out a ban. As in a join that waits for the members, that is for the resident server to say.
+pub fn others_may_give(large: &LargeJoin) -> bool {
+    large.attempts > TRUSTING_ATTEMPTS
 }
 
 /// What has become of states.

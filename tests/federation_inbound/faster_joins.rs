@@ -300,12 +300,56 @@ fn another_server_gives_what_the_resident_server_does_not() {
     faster.world.settle();
     // The answer to Bob's join is the last that A gives of any state.
     faster.try_join(&faster.bob, "a.example").unwrap();
+    let mut hours = 0;
+    while faster.extent() != Extent::Whole {
+        faster.world.settle();
+        faster.later();
+        hours += 1;
+        assert!(hours < 40, "{:?}", faster.world.logs());
+    }
+    // Not before the resident server has had most of a day.
+    assert!(hours > 15, "{hours}");
+    faster.is_whole();
+}
+
+#[test]
+fn a_server_that_did_not_let_us_in_cannot_leave_out_a_ban() {
+    let faster = faster("12");
+    let c = faster.world.server("c.example");
+    let carol = c.user(&faster.world, "carol");
+    let via = vec![ServerName::parse("a.example").unwrap()];
+    faster.world.run(membership::join(&c, &carol, &faster.room, via, Object::new())).unwrap();
+    let ban = Draft::membership(&faster.dave, Membership::Ban, Object::new());
+    faster.a.send(&faster.world, &faster.room, &faster.alice, ban);
+    faster.world.settle();
+    let (server, dave) = (Rc::clone(&c.server), faster.dave.clone());
+    let asked = Rc::new(Cell::new(0));
+    let times = Rc::clone(&asked);
+    faster.world.connect(
+        "c.example",
+        Rc::new(move |request| {
+            let (server, dave, times) = (Rc::clone(&server), dave.clone(), Rc::clone(&times));
+            Box::pin(async move {
+                let is_state = request.uri().path().starts_with("/_matrix/federation/v1/state/");
+                let response = server.handle(request).await;
+                if !is_state {
+                    return response;
+                }
+                times.set(times.get() + 1);
+                let mut answer: Value = serde_json::from_slice(response.body()).unwrap();
+                answer["pdus"].as_array_mut().unwrap().retain(|event| event["state_key"] != dave.as_str());
+                json_response(StatusCode::OK, &answer)
+            })
+        }),
+    );
+    faster.try_join(&faster.bob, "a.example").unwrap();
     for _ in 0..4 {
         faster.world.settle();
         faster.later();
+        assert_eq!((faster.extent(), asked.get()), (Extent::Partial, 0), "{:?}", faster.world.logs());
     }
-    assert_eq!(faster.extent(), Extent::Whole, "{:?}", faster.world.logs());
-    faster.is_whole();
+    faster.completes();
+    assert_eq!(faster.b.membership(&faster.world, &faster.room, &faster.dave).as_deref(), Some("ban"));
 }
 
 #[test]

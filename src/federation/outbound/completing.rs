@@ -11,7 +11,7 @@ use crate::{
         identifiers::{RoomId, ServerName},
     },
     platform::Budget,
-    room::{Extent, Progress, RoomError},
+    room::{Extent, Progress, RoomError, others_may_give},
     server::Server,
     store::large_joins::LargeJoin,
 };
@@ -100,10 +100,11 @@ impl Server {
         }
     }
 
-    /// Whom to ask for the rest of a state: the server that let us in, and every other time one of the others in the room, drawn.
+    /// Whom to ask for the rest of a state: the server that let us in; where that has been in vain for long, every other time one
+    /// of the others in the room, drawn.
     async fn giver(&self, large: &LargeJoin) -> Result<ServerName, MatrixError> {
         let mut others = Vec::new();
-        if large.attempts % 2 == 0 {
+        if others_may_give(large) && large.attempts % 2 == 0 {
             others = self.rooms.servers(large.room_id()).await?;
             others.retain(|name| *name != self.config.server_name && *name != large.resident);
         }
