@@ -7,7 +7,7 @@
 //! on them is judged again ([`super::settling`]).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -59,8 +59,10 @@ impl Rooms {
         let claim = self.examine_answer(answer, Coverage::WithoutMembers).await?;
         let (known, invited, memberships) = self.members_of(claim.state.iter().chain([join]));
         let mut joined: BTreeMap<ServerName, i64> = known.into_iter().collect();
-        for server in servers.iter().chain([&rest.resident]).filter(|server| *server != self.server_name()) {
-            joined.entry(server.clone()).or_insert(1);
+        // One more than the members whom we know, who may leave when others of their server are still there.
+        let named: BTreeSet<&ServerName> = servers.iter().chain([&rest.resident]).collect();
+        for server in named.into_iter().filter(|server| *server != self.server_name()) {
+            *joined.entry(server.clone()).or_default() += 1;
         }
         let Examined { outliers: Outliers { new, rejected, readmitted, .. }, snapshot, .. } = claim;
         let (joined, completed_by) = (joined.into_iter().collect(), Some((rest, self.clock.now_ms() + STEP_MS)));

@@ -50,11 +50,17 @@ struct Faster {
 const MEMBERS: usize = 12;
 
 fn faster(version: &str) -> Faster {
+    faster_in(version, Some("The hall"))
+}
+
+fn faster_in(version: &str, name: Option<&str>) -> Faster {
     let world = World::new();
     let a = world.server("a.example");
     let alice = a.user(&world, "alice");
     let room = a.public_room(&world, &alice, version);
-    a.send(&world, &room, &alice, Draft::state("m.room.name", "", object(json!({ "name": "The hall" }))));
+    if let Some(name) = name {
+        a.send(&world, &room, &alice, Draft::state("m.room.name", "", object(json!({ "name": name }))));
+    }
     for n in 0..MEMBERS {
         let user = a.user(&world, &format!("member{n}"));
         a.send(&world, &room, &user, Draft::membership(user.as_str(), Membership::Join, Object::new()));
@@ -420,6 +426,27 @@ fn another_local_user_joins_meanwhile_through_another_server() {
         faster.completes();
         assert_eq!(faster.b.membership(&faster.world, &faster.room, erin.as_str()).as_deref(), Some("join"));
     }
+}
+
+#[test]
+fn a_server_is_in_the_room_though_all_leave_whom_we_know_of_it() {
+    // A room without a name is told with those after whom it is called.
+    let faster = faster_in("12", None);
+    faster.join();
+    let state = faster.b.state(&faster.world, &faster.room);
+    let known = state.iter().filter(|(kind, user, _)| kind == "m.room.member" && user.ends_with(":a.example"));
+    let known: Vec<UserId> = known.map(|(_, user, _)| UserId::parse(user).unwrap()).collect();
+    assert!(!known.is_empty() && known.len() < MEMBERS, "{known:?}");
+    for user in &known {
+        let leave = Draft::membership(user.as_str(), Membership::Leave, Object::new());
+        faster.a.send(&faster.world, &faster.room, user, leave);
+        faster.world.settle();
+        assert_eq!(faster.b.membership(&faster.world, &faster.room, user.as_str()).as_deref(), Some("leave"));
+    }
+    let servers = "SELECT server FROM room_servers WHERE to_pos IS NULL ORDER BY server";
+    assert_eq!(faster.b.database.rows(servers), [["a.example"], ["b.example"], ["peer.example"]]);
+    assert!(faster.a.shows(faster.says(&faster.b, &faster.bob, "who is left?").event_id().as_str()));
+    faster.completes();
 }
 
 #[test]
