@@ -451,12 +451,25 @@ fn a_server_is_in_the_room_though_all_leave_whom_we_know_of_it() {
 
 #[test]
 fn servers_that_leave_out_nothing_are_joined_through_as_ever() {
+    // Who leaves out members and does not say which servers are in the room is asked for all of it,
+    joins_the_old_way(|answer| drop(answer.remove("servers_in_room")));
+}
+
+#[test]
+fn servers_that_name_too_many_others_are_joined_through_as_ever() {
+    let names: Vec<String> = (0..=20_000).map(|n| format!("s{n}.example")).collect();
+    joins_the_old_way(move |answer| drop(answer.insert("servers_in_room".to_owned(), json!(names))));
+}
+
+/// Bob joins by an answer without members that is altered so, and then by a whole one.
+fn joins_the_old_way(alter: impl Fn(&mut serde_json::Map<String, Value>) + 'static) {
     let faster = faster("12");
+    let alter = Rc::new(alter);
     let (server, world) = (Rc::clone(&faster.a.server), faster.world.clone());
     world.connect(
         "a.example",
         Rc::new(move |request| {
-            let server = Rc::clone(&server);
+            let (server, alter) = (Rc::clone(&server), Rc::clone(&alter));
             Box::pin(async move {
                 let omits = request.uri().query() == Some("omit_members=true");
                 let response = server.handle(request).await;
@@ -464,12 +477,11 @@ fn servers_that_leave_out_nothing_are_joined_through_as_ever() {
                     return response;
                 }
                 let mut answer: Value = serde_json::from_slice(response.body()).unwrap();
-                answer.as_object_mut().unwrap().remove("servers_in_room");
+                alter(answer.as_object_mut().unwrap());
                 json_response(StatusCode::OK, &answer)
             })
         }),
     );
-    // Who leaves out members and does not say which servers are in the room is asked for all of it.
     faster.try_join(&faster.bob, "a.example").unwrap();
     let asked = faster.world.traffic();
     let joins: Vec<_> =

@@ -33,6 +33,8 @@ const MAX_BATCH: usize = 1_000;
 const WHOLE_MEMORY: usize = 12 * 1024 * 1024;
 /// The most events of one answer: what each cites is in memory when they are put in order.
 const MAX_EVENTS: usize = 60_000;
+/// The most servers that an answer without members may name: each takes a row until it is known who is in the room.
+const MAX_SERVERS: usize = 20_000;
 
 /// A join that a resident server has let in.
 pub(super) struct Attempt<'a> {
@@ -242,7 +244,7 @@ impl<'a> Reading<'a> {
 
     async fn end(mut self, read: ReadAnswer) -> Result<Answered, MatrixError> {
         let ReadAnswer { joined, omits_members, servers } = read;
-        if omits_members && (self.is_staged || servers.is_empty()) {
+        if omits_members && (self.is_staged || servers.is_empty() || servers.len() > MAX_SERVERS) {
             return Ok(Answered::Unusable);
         }
         let join = vouched_for(self.server, self.large.join.clone(), joined).await?;
