@@ -79,7 +79,7 @@ impl Rooms {
         let completed_by = None;
         let whole = TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by };
         match large.completes {
-            true => self.make_whole(large, &whole).await?,
+            true => self.make_whole(large, &whole, budget).await?,
             false => self.take_over(&large.join, &whole).await.map(|_| ())?,
         }
         Ok(Progress::Done)

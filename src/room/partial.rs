@@ -26,6 +26,7 @@ use crate::{
         state_content::Membership,
         state_trie::{NodeId, StateKeyHash},
     },
+    platform::Budget,
     store::{
         commit::{Committed, Guard, NewEvent, Place, RoomCommit, StateFrom, Unsettled},
         large_joins::LargeJoin,
@@ -34,10 +35,9 @@ use crate::{
     },
 };
 
-/// How many events since our join get new states around them at once; what else there is gets them as it is settled.
-const MAX_EVENTS: i64 = 20_000;
-/// How many different states those may have.
-const MAX_STATES: usize = 2_000;
+/// How many events since our join, besides the forward extremities, get new states around them at once; what else there is gets
+/// them as it is settled.
+const MAX_EVENTS: i64 = 10_000;
 
 /// How often the server that let us in is asked for the rest of the state, before other servers are asked too and what contradicts
 /// the answer to our join is believed: by then that server has not stood by its answer for most of a day.
@@ -104,13 +104,18 @@ impl Rooms {
     }
 
     /// Puts the whole state before our join in the place of what was answered of it.
-    pub(super) async fn make_whole(&self, large: &LargeJoin, whole: &TakenOver) -> Result<(), RoomError> {
+    pub(super) async fn make_whole(
+        &self,
+        large: &LargeJoin,
+        whole: &TakenOver,
+        budget: &Budget,
+    ) -> Result<(), RoomError> {
         let room_id = large.room_id();
         self.until_committed(async || {
             if !self.is_completed_by(large).await? {
                 return Ok(Committed::Done(()));
             }
-            self.try_make_whole(large, whole).await
+            self.try_make_whole(large, whole, budget).await
         })
         .await?;
         let members = whole.joined.iter().map(|(_, joined)| usize::try_from(*joined).unwrap_or(0)).sum();
@@ -118,7 +123,14 @@ impl Rooms {
         Ok(())
     }
 
-    async fn try_make_whole(&self, large: &LargeJoin, whole: &TakenOver) -> Result<Committed, RoomError> {
+    /// The forward extremities always get their whole states, as all that comes is judged by them; other events as far as the calls
+    /// to the database go. Whoever has lost the race tries again with those that are left.
+    async fn try_make_whole(
+        &self,
+        large: &LargeJoin,
+        whole: &TakenOver,
+        budget: &Budget,
+    ) -> Result<Committed, RoomError> {
         let (room_id, join) = (large.room_id(), &large.join);
         let mut view = View::new(&self.store, self.server_name());
         let ids = vec![join.event_id().clone()];
@@ -129,13 +141,17 @@ impl Rooms {
             held.ok_or_else(|| RoomError::Corrupt("a room in part without a join".to_owned()))?;
         let before = whole.snapshot.root;
         let after = view.with_event(before, join).await?;
-        let mut moved = Moved(HashMap::from([(told_before, before), (told_after, after)]));
-        let mut states = Vec::new();
-        for around in self.store.claimed_states(room_id, join.event_id(), MAX_EVENTS).await? {
-            let before = moved.of(&mut view, (told_after, after), around.before).await?;
-            let after = moved.of(&mut view, (told_after, after), around.after).await?;
-            if let (Some(before), Some(after)) = (before, after) {
-                states.push(StatesAround { before, after, ..around });
+        let mut moved =
+            Moved { bases: (told_after, after), known: HashMap::from([(told_before, before), (told_after, after)]) };
+        let mut states: Vec<StatesAround> = Vec::new();
+        for (place, around) in
+            self.store.claimed_states(room_id, join.event_id(), MAX_EVENTS).await?.into_iter().enumerate()
+        {
+            let is_extremity = place < room.extremities.len();
+            let is_free = moved.knows(around.before) && moved.knows(around.after);
+            if is_extremity || is_free || !budget.is_spent() {
+                let before = moved.of(&mut view, around.before).await?;
+                states.push(StatesAround { before, after: moved.of(&mut view, around.after).await?, ..around });
             }
         }
         let current = view.transplant(told_after, room.state, after).await?;
@@ -179,6 +195,14 @@ impl Rooms {
         Ok(self.store.commit(&[commit], others).await?)
     }
 
+    /// Notes that the members of the room are not going to be known, as the rest of its state is too large for us.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn give_up_completing(&self, large: &LargeJoin) -> Result<(), RoomError> {
+        Ok(self.store.give_up_partial_room(large.room_id(), &large.join_id).await?)
+    }
+
     /// Notes that what was judged while members were not known is settled.
     ///
     /// # Errors
@@ -194,26 +218,24 @@ pub fn others_may_give(large: &LargeJoin) -> bool {
     large.attempts > TRUSTING_ATTEMPTS
 }
 
-/// What has become of states.
-struct Moved(HashMap<NodeId, NodeId>);
+/// What has become of states that were made from the first of `bases`, when that is the second.
+struct Moved {
+    bases: (NodeId, NodeId),
+    known: HashMap<NodeId, NodeId>,
+}
 
 impl Moved {
-    /// What has become of a state that was made from the first of `bases`, when that is the second; `None` where there are too
-    /// many of them.
-    async fn of(
-        &mut self,
-        view: &mut View<'_>,
-        (told, whole): (NodeId, NodeId),
-        root: NodeId,
-    ) -> Result<Option<NodeId>, RoomError> {
-        if let Some(known) = self.0.get(&root) {
-            return Ok(Some(*known));
+    fn knows(&self, root: NodeId) -> bool {
+        self.known.contains_key(&root)
+    }
+
+    async fn of(&mut self, view: &mut View<'_>, root: NodeId) -> Result<NodeId, RoomError> {
+        if let Some(known) = self.known.get(&root) {
+            return Ok(*known);
         }
-        if self.0.len() >= MAX_STATES {
-            return Ok(None);
-        }
+        let (told, whole) = self.bases;
         let moved = view.transplant(told, root, whole).await?;
-        self.0.insert(root, moved);
-        Ok(Some(moved))
+        self.known.insert(root, moved);
+        Ok(moved)
     }
 }

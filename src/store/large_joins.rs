@@ -117,23 +117,25 @@ const IN_STATE: &str = "\
     UPDATE claimed_events SET is_state = 1 WHERE join_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
 
 /// Unless somebody else has begun to read it anew.
-const IS_READ: &str =
-    "UPDATE large_joins SET is_read = 1, json = ?2 WHERE join_id = ?1 AND attempts = ?3 RETURNING attempts";
+const IS_READ: &str = "UPDATE large_joins SET is_read = 1, json = ?2, not_before = 0 WHERE join_id = ?1 AND attempts = ?3 RETURNING attempts";
 
-/// Unless somebody else has.
-const READ_ANEW: &str = "UPDATE large_joins SET attempts = attempts + 1 WHERE join_id = ?1 AND attempts = ?2 AND NOT is_read RETURNING attempts";
+/// Unless somebody else has. ?3: when whoever finds it cut off may begin.
+const READ_ANEW: &str = "\
+    UPDATE large_joins SET attempts = attempts + 1, not_before = ?3 \
+    WHERE join_id = ?1 AND attempts = ?2 AND NOT is_read RETURNING attempts";
 
 const RENEW: &str = "UPDATE large_joins SET lease_until = ?2 WHERE join_id = ?1";
 
 /// Takes the join that nobody is at for longest.
 const TAKE: &str = "\
     UPDATE large_joins SET lease_until = ?2 \
-    WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 ORDER BY j.lease_until LIMIT 1) \
+    WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 AND j.not_before <= ?1 \
+      ORDER BY j.lease_until LIMIT 1) \
     RETURNING join_id, room_version, resident, event_id, json, begun_ts, is_read, kept_to, completes, attempts";
 
 /// The rest of a room's state could not be had: what has come of it counts for nothing.
 const PUT_OFF: &str = "\
-    UPDATE large_joins SET is_read = 0, kept_to = '', lease_until = ?2 WHERE join_id = ?1 AND attempts = ?3";
+    UPDATE large_joins SET is_read = 0, kept_to = '', lease_until = ?2, not_before = ?2 WHERE join_id = ?1 AND attempts = ?3";
 
 /// The last event of each page of so many.
 const PAGE_ENDS: &str = "\
@@ -230,13 +232,13 @@ impl Store {
         self.query(Statement::new(PUT_OFF, parameters)).await.map(drop)
     }
 
-    /// Begins to read the rest of a room's state: what was read of it before counts for nothing. The work as it is then; `None` where
-    /// somebody else is at it.
+    /// Begins to read the rest of a room's state: what was read of it before counts for nothing. Where that is cut off, nobody begins
+    /// again before the time `not_before`. The work as it is then; `None` where somebody else is at it.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn read_anew(&self, large: &LargeJoin) -> Result<Option<LargeJoin>, DatabaseError> {
-        let parameters = [large.join_id.as_str().into(), large.attempts.into()];
+    pub async fn read_anew(&self, large: &LargeJoin, not_before: i64) -> Result<Option<LargeJoin>, DatabaseError> {
+        let parameters = [large.join_id.as_str().into(), large.attempts.into(), not_before.into()];
         if self.query(Statement::new(READ_ANEW, parameters)).await?.is_empty() {
             return Ok(None);
         }

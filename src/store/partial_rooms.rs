@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Store, json_lists, rooms::Extent, state_sql::node_id};
+use super::{Store, json_list, json_lists, rooms::Extent, state_sql::node_id, sync::room_id};
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId},
@@ -20,9 +20,9 @@ const BEGIN: &str = "\
 const PART: &str = "\
     UPDATE events SET state_before = NULL, state_after = NULL, claimed = 0 WHERE event_id <> ?2 AND claimed AND event_nid IN ( \
       SELECT t.event_nid FROM partial_rooms AS p CROSS JOIN events AS j ON j.event_id = p.event_id \
-        CROSS JOIN timeline AS t ON t.room_id = p.room_id AND t.pos >= j.pos WHERE p.room_id = ?1 AND p.stage = 0 \
+        CROSS JOIN timeline AS t ON t.room_id = p.room_id AND t.pos >= j.pos WHERE p.room_id = ?1 AND p.stage IN (0, 3) \
       UNION ALL SELECT e.event_nid FROM partial_rooms AS p CROSS JOIN events AS e INDEXED BY events_claimed \
-        ON e.room_id = p.room_id AND e.claimed AND (e.outlier OR e.soft_failed) WHERE p.room_id = ?1 AND p.stage = 0)";
+        ON e.room_id = p.room_id AND e.claimed AND (e.outlier OR e.soft_failed) WHERE p.room_id = ?1 AND p.stage IN (0, 3))";
 
 const FORGET: &str = "DELETE FROM partial_rooms WHERE room_id = ?1";
 
@@ -30,19 +30,30 @@ const WHOLE: &str = "\
     UPDATE partial_rooms SET stage = 1, whole_pos = (SELECT position FROM streams WHERE name = 'events') \
     WHERE room_id = ?1";
 
+/// Clients are told anew of what is known.
+const GIVE_UP: &str = "\
+    UPDATE partial_rooms SET stage = 3, whole_pos = (SELECT position FROM streams WHERE name = 'events') \
+    WHERE room_id = ?1 AND join_id = ?2 AND stage = 0";
+
 const SETTLED: &str = "UPDATE partial_rooms SET stage = 2 WHERE room_id = ?1 AND stage = 1";
 
 const FIND: &str = "SELECT join_id, event_id, stage FROM partial_rooms WHERE room_id = ?1";
 
-/// The events of the room ?1 with a state that rests on a claim: those in the timeline since the event ?2, and those that have no
-/// place there; ?3 at most.
+const WITHOUT_MEMBERS: &str = "\
+    SELECT p.room_id FROM json_each(?1) AS wanted CROSS JOIN partial_rooms AS p ON p.room_id = wanted.value WHERE p.stage = 0";
+
+/// Events of the room ?1 with a state that rests on a claim: its forward extremities, which the current state is made of, and as
+/// many of the newest of those in the timeline since the event ?2, and of those that have no place there, as ?3 says.
 const CLAIMED: &str = "\
-    SELECT e.event_nid, e.state_before, e.state_after FROM events AS j \
+    SELECT e.event_nid, e.state_before, e.state_after FROM rooms AS r CROSS JOIN json_each(r.extremities) AS x \
+      CROSS JOIN events AS e ON e.event_id = x.value ->> 0 \
+    WHERE r.room_id = ?1 AND e.claimed AND e.state_after IS NOT NULL AND e.event_id <> ?2 \
+    UNION ALL SELECT * FROM (SELECT e.event_nid, e.state_before, e.state_after FROM events AS j \
       CROSS JOIN timeline AS t ON t.room_id = ?1 AND t.pos > j.pos \
       CROSS JOIN events AS e ON e.event_nid = t.event_nid \
-    WHERE j.event_id = ?2 AND e.claimed AND e.state_after IS NOT NULL \
-    UNION ALL SELECT e.event_nid, e.state_before, e.state_after FROM events AS e INDEXED BY events_claimed \
-      WHERE e.room_id = ?1 AND e.claimed AND (e.outlier OR e.soft_failed) AND e.state_after IS NOT NULL LIMIT ?3";
+    WHERE j.event_id = ?2 AND e.claimed AND e.state_after IS NOT NULL ORDER BY t.pos DESC LIMIT ?3) \
+    UNION ALL SELECT * FROM (SELECT e.event_nid, e.state_before, e.state_after FROM events AS e INDEXED BY events_claimed \
+      WHERE e.room_id = ?1 AND e.claimed AND (e.outlier OR e.soft_failed) AND e.state_after IS NOT NULL LIMIT ?3)";
 
 /// ?1: a list of [event, trie root of the state before it, and of that after it].
 const MOVE: &str = "\
@@ -60,6 +71,8 @@ pub struct PartialRoom {
     pub event_id: EventId,
     /// How much of its state is known now.
     pub extent: Extent,
+    /// Whether its members are not going to be known: the rest of the state is too large.
+    pub is_given_up: bool,
 }
 
 /// The states around an event, by their trie roots.
@@ -86,12 +99,32 @@ impl Store {
                 join_id: row.text(0)?.to_owned(),
                 event_id: EventId::parse_any_length(row.text(1)?).map_err(|_| shape())?,
                 extent: Extent::of(row.optional_integer(2)?),
+                is_given_up: row.optional_integer(2)? == Some(3),
             })
         };
         rows.first().map(read).transpose()
     }
 
-    /// The states that rest on claims around events of the room since the join; `limit` at most.
+    /// Notes that the rest of the room's state is too large for us.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn give_up_partial_room(&self, room_id: &RoomId, join_id: &str) -> Result<(), DatabaseError> {
+        self.query(Statement::new(GIVE_UP, [room_id.as_str().into(), join_id.into()])).await.map(drop)
+    }
+
+    /// Which of these rooms were joined without their members, and have not got them yet.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn without_members(&self, rooms: &[&RoomId]) -> Result<Vec<RoomId>, DatabaseError> {
+        let rooms = json_list(rooms.iter().map(|room_id| room_id.as_str()));
+        let rows = self.query(Statement::new(WITHOUT_MEMBERS, [rooms.into()])).await?;
+        rows.iter().map(|row| room_id(row.text(0)?)).collect()
+    }
+
+    /// The states that rest on claims around events of the room since the join: those of its forward extremities first, and of the
+    /// newest `limit` of the others.
     ///
     /// # Errors
     /// Where the database fails.

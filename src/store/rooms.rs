@@ -65,7 +65,7 @@ impl Extent {
     /// Of a room by its `stage` in `partial_rooms`, if it is there.
     pub(super) fn of(stage: Option<i64>) -> Self {
         match stage {
-            Some(0) => Self::Partial,
+            Some(0 | 3) => Self::Partial,
             Some(1) => Self::Settling,
             _ => Self::Whole,
         }

@@ -12,6 +12,7 @@ use verge::{
         json::Object,
         state_content::Membership,
     },
+    program::Program,
     room::{Draft, Extent},
     router::{Response, json_response},
 };
@@ -389,6 +390,49 @@ fn completion_that_is_cut_off_again_and_again_goes_on() {
     }
     assert!(rounds > 3, "{rounds}");
     faster.completes();
+}
+
+/// So much has changed since the join that there are not calls enough to give each event its state: the current state is whole all
+/// the same, and what comes next is judged by it.
+#[test]
+fn much_that_came_meanwhile_does_not_hold_up_the_whole_state() {
+    let faster = faster("12");
+    faster.join();
+    for n in 0..400 {
+        let topic = Draft::state("m.room.topic", "", object(json!({ "topic": n.to_string() })));
+        faster.a.send(&faster.world, &faster.room, &faster.alice, topic);
+    }
+    faster.world.settle();
+    faster.answers.set(Answers::Truly);
+    for _ in 0..3 {
+        faster.world.advance(60 * 60 * 1_000);
+        // What the platform allows for each run.
+        faster.world.run(Program::from(faster.b.with_wall(1_000)).scheduled());
+        faster.world.settle();
+    }
+    assert_ne!(faster.extent(), Extent::Partial, "{:?}", faster.world.logs().last());
+    let state = faster.b.state(&faster.world, &faster.room);
+    assert_eq!(state, faster.a.state(&faster.world, &faster.room));
+    let after = faster.says(&faster.a, &faster.member(6), "still here");
+    assert!(faster.b.shows(after.event_id().as_str()));
+    assert_eq!(faster.b.state(&faster.world, &faster.room), state);
+}
+
+/// A reading that is cut off is not begun anew as soon as its lease is over.
+#[test]
+fn the_rest_of_a_state_is_not_asked_for_without_a_pause() {
+    let faster = faster("12");
+    faster.join();
+    let (store, now) = (&faster.b.store, || faster.world.now_ms());
+    faster.world.advance(60 * 60 * 1_000);
+    let take = || faster.world.run(store.take_large_join(now(), now() + 120_000)).unwrap();
+    let large = take().unwrap();
+    let begun = faster.world.run(store.read_anew(&large, now() + 1_000_000)).unwrap().unwrap();
+    assert_eq!(begun.attempts, large.attempts + 1);
+    faster.world.advance(999_999);
+    assert!(take().is_none());
+    faster.world.advance(1);
+    assert_eq!(take().unwrap().attempts, begun.attempts);
 }
 
 #[test]

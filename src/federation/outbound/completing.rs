@@ -2,6 +2,8 @@
 //! when the user is in it already. It is read, judged and kept as the answer to the join of a large room is, in steps that the
 //! scheduled trigger goes on with.
 
+use http::StatusCode;
+
 use super::join_answers::read_rest;
 use crate::{
     error::MatrixError,
@@ -11,7 +13,7 @@ use crate::{
         identifiers::{RoomId, ServerName},
     },
     platform::Budget,
-    room::{Extent, Progress, RoomError, others_may_give},
+    room::{Extent, Progress, RoomError, STEP_MS, others_may_give},
     server::Server,
     store::large_joins::LargeJoin,
 };
@@ -25,6 +27,9 @@ const TRIES: usize = 3;
 /// The pause after that in milliseconds; it grows with the square of the attempts, up to the longest.
 const PAUSE_MS: i64 = 15_000;
 const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
+
+/// For so long, in milliseconds, an answer may take to begin and to come, until somebody else asks again.
+const READING_MS: i64 = 2 * STEP_MS;
 
 /// How long a client's request waits for the members of a room, and how long it is until it looks again: at first, and at most.
 const WAIT_MS: i64 = 25_000;
@@ -63,11 +68,17 @@ impl Server {
                     self.fetch_missing(large.room_id());
                     return Ok(());
                 }
+                // Nor will it be smaller the next time.
+                Err(error) if error.status == StatusCode::PAYLOAD_TOO_LARGE => {
+                    self.rooms.give_up_completing(&large).await?;
+                    self.store.end_large_join(&large.join_id).await?;
+                    return Err(error);
+                }
                 Err(error) => refusal = error,
             }
             large = LargeJoin { is_read: false, kept_to: String::new(), ..large };
-            let pause = PAUSE_MS.saturating_mul(large.attempts.saturating_mul(large.attempts)).min(LONGEST_PAUSE_MS);
-            self.store.put_off_large_join(&large, self.platform.clock.now_ms() + pause).await?;
+            let until = self.platform.clock.now_ms() + pause(large.attempts);
+            self.store.put_off_large_join(&large, until).await?;
         }
         Err(refusal)
     }
@@ -78,7 +89,8 @@ impl Server {
         }
         if !large.is_read {
             // What one server has given of it says nothing of what another one gives.
-            let Some(begun) = self.store.read_anew(large).await? else { return Ok(Progress::Unfinished) };
+            let not_before = self.platform.clock.now_ms() + pause(large.attempts + 1).max(READING_MS);
+            let Some(begun) = self.store.read_anew(large, not_before).await? else { return Ok(Progress::Unfinished) };
             *large = begun;
             let giver = self.giver(large).await?;
             let record = LogRecord::info("the rest of a room's state is asked for").room(large.room_id());
@@ -140,15 +152,24 @@ impl Server {
         let clock = &self.platform.clock;
         let (until, (mut pause, longest)) = (clock.now_ms() + WAIT_MS, LOOK_AGAIN_MS);
         loop {
-            match self.store.partial_room(room_id).await? {
-                Some(room) if room.extent == Extent::Partial => {}
+            let is_given_up = match self.store.partial_room(room_id).await? {
+                Some(room) if room.extent == Extent::Partial => room.is_given_up,
                 _ => return Ok(()),
+            };
+            // When the last of our users has left, no more is going to be known than is.
+            if self.rooms.room(room_id).await?.is_none_or(|room| room.local_joined == 0) {
+                return Ok(());
             }
-            if clock.now_ms() >= until {
+            if is_given_up || clock.now_ms() >= until {
                 return Err(RoomError::MembersUnknown.into());
             }
             clock.sleep(pause).await;
             pause = (2 * pause).min(longest);
         }
     }
+}
+
+/// How long it is until a state is asked for again after so many attempts.
+fn pause(attempts: i64) -> i64 {
+    PAUSE_MS.saturating_mul(attempts.saturating_mul(attempts)).min(LONGEST_PAUSE_MS)
 }
