@@ -9,7 +9,7 @@ use super::{
     filters::EventFilter,
     messages::{self, Page},
     tokens::Token,
-    visibility::{self, END, OLDEST, Reader},
+    visibility::{self, END, OLDEST, Reader, WholeReader},
 };
 use crate::{
     error::MatrixError,
@@ -32,7 +32,11 @@ pub(super) async fn context(server: &Server, call: &Call) -> Handled {
     let event_id = EventId::parse(call.parameter(1)).map_err(|_| visibility::no_such_event())?;
     let limit = messages::limit_of(call, LIMIT.0)?.clamp(0, LIMIT.1);
     let filter = messages::filter_of(call)?;
-    let reader = Reader::enter_for_event(server, &session, call.parameter(0)).await?;
+    let reader = match filter.lazy_load_members {
+        true => Reader::enter_for_event(server, &session, call.parameter(0)).await?,
+        // The whole state is told.
+        false => WholeReader::enter_for_event(server, &session, call.parameter(0)).await?.into_reader(),
+    };
     let placed = server.store.timeline_event(&reader.room_id, &event_id, session.reader()).await?;
     let event = placed.filter(|event| event.pos <= reader.last).ok_or_else(visibility::no_such_event)?;
     // Whether they may see it is asked before anybody is asked for history.

@@ -352,10 +352,11 @@ impl Answer<'_> {
         let quiet = changed.filter(|changed| !changed.room_id.is_empty());
         let quiet: Vec<RoomId> = quiet.map(|changed| written_room_id(&changed.room_id)).collect::<Result<_, _>>()?;
         let is_whole = self.since > 0 && !found.is_cut;
-        for room_id in quiet.into_iter().chain(self.fleeting.rooms().filter(|_| is_whole).cloned()) {
-            if !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()) {
-                join.insert(room_id.as_str(), self.quiet_room(&room_id, &found, &unread));
-            }
+        let mut quiet: Vec<RoomId> =
+            quiet.into_iter().chain(self.fleeting.rooms().filter(|_| is_whole).cloned()).collect();
+        quiet.retain(|room_id| !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()));
+        for room_id in self.known_to_client(quiet).await? {
+            join.insert(room_id.as_str(), self.quiet_room(&room_id, &found, &unread));
         }
         let rooms: Object =
             [("join", join), ("invite", invite), ("leave", leave), ("knock", knock)].into_iter().collect();
@@ -380,6 +381,15 @@ impl Answer<'_> {
         let unused = counts.unused_fallback.into_iter().map(Value::from).collect::<Vec<_>>();
         answer.insert("device_unused_fallback_key_types", unused);
         Ok(raw_json_response(StatusCode::OK, answer.to_text()))
+    }
+
+    /// Those of the rooms of which the client has been told: whoever does not load members lazily hears of a room when they are known.
+    async fn known_to_client(&self, mut rooms: Vec<RoomId>) -> Result<Vec<RoomId>, MatrixError> {
+        if !self.is_lazy() && !rooms.is_empty() {
+            let unknown = self.server.store.without_members(&rooms.iter().collect::<Vec<_>>()).await?;
+            rooms.retain(|room_id| !unknown.contains(room_id));
+        }
+        Ok(rooms)
     }
 
     /// Where the answer before has told only a part of a room's state, all else of it was told; where it was cut, if the state is

@@ -16,13 +16,13 @@ use crate::{
     log::LogRecord,
     matrix::{
         event::Event,
-        identifiers::UserId,
+        identifiers::{RoomId, UserId},
         json::{Object, Value},
         power_levels::{PowerLevel, PowerLevels},
         room_version::RoomVersion,
         state_content::Membership,
     },
-    room::{Draft, NewRoom, Room},
+    room::{Draft, Extent, NewRoom, Room},
     router::{Call, Handled, ok},
     server::Server,
     store::snapshots::StateReads,
@@ -64,11 +64,14 @@ pub(super) async fn upgrade(server: &Server, call: &Call) -> Handled {
         return Err(MatrixError::invalid_param("\"additional_creators\" must hold user IDs."));
     }
     let reader = Reader::enter_joined(server, &session, call.parameter(0)).await?;
-    let room = server.rooms.room(&reader.room_id).await?;
-    let room = room.ok_or_else(|| MatrixError::forbidden("You are not in this room."))?;
-    let old = OldRoom::read(server, room).await?;
+    let mut old = OldRoom::read(server, &reader.room_id).await?;
     if !old.lets(&session.user, TOMBSTONE) {
         return Err(MatrixError::forbidden("You cannot upgrade this room."));
+    }
+    if old.room.extent == Extent::Partial {
+        // Whoever is banned from it is banned from the new one.
+        server.until_whole(&reader.room_id).await?;
+        old = OldRoom::read(server, &reader.room_id).await?;
     }
     let profile = server.store.own_profile(session.user.as_str()).await?;
     let new = old.successor(version, &session.user, more_creators, member_content(&profile))?;
@@ -89,7 +92,9 @@ struct OldRoom {
 }
 
 impl OldRoom {
-    async fn read(server: &Server, room: Room) -> Result<Self, MatrixError> {
+    async fn read(server: &Server, room_id: &RoomId) -> Result<Self, MatrixError> {
+        let room = server.rooms.room(room_id).await?;
+        let room = room.ok_or_else(|| MatrixError::forbidden("You are not in this room."))?;
         let reads = StateReads { but_members: vec![room.state], ..StateReads::default() };
         let found = server.store.read_states(&reads).await?;
         let state = found.but_members(room.state).iter().map(|seen| seen.event.clone()).collect();

@@ -56,6 +56,23 @@ impl WholeReader {
             }
         }
     }
+
+    /// As [`WholeReader::enter`], for one event of the room.
+    ///
+    /// # Errors
+    /// As [`Reader::enter_for_event`]; 504 as [`WholeReader::enter`].
+    pub(super) async fn enter_for_event(
+        server: &Server,
+        session: &Session,
+        room_id: &str,
+    ) -> Result<Self, MatrixError> {
+        Self::enter(server, session, room_id).await.map_err(hidden)
+    }
+
+    /// The reader, who may do what every reader may.
+    pub(super) fn into_reader(self) -> Reader {
+        self.0
+    }
 }
 
 impl Deref for WholeReader {
@@ -63,6 +80,14 @@ impl Deref for WholeReader {
 
     fn deref(&self) -> &Reader {
         &self.0
+    }
+}
+
+/// Whoever may not read a room is not told whether it has an event.
+fn hidden(error: MatrixError) -> MatrixError {
+    match error.status {
+        StatusCode::FORBIDDEN => no_such_event(),
+        _ => error,
     }
 }
 
@@ -118,10 +143,7 @@ impl Reader {
         session: &Session,
         room_id: &str,
     ) -> Result<Self, MatrixError> {
-        Self::enter(server, session, room_id).await.map_err(|error| match error.status {
-            StatusCode::FORBIDDEN => no_such_event(),
-            _ => error,
-        })
+        Self::enter(server, session, room_id).await.map_err(hidden)
     }
 
     /// As [`Reader::enter`], for those who are joined now.

@@ -268,14 +268,15 @@ const ACCOUNT_DATA: &str = "\
         AND (a.room_id = '' OR m.membership = 'join' AND m.pos <= ?3)) \
     WHERE bytes <= ?4 ORDER BY pos";
 
-/// Of rooms that are new to the client, all that there is.
+/// Of rooms that are new to the client, or told anew as their members are known, all that there is.
 const ACCOUNT_DATA_OF_NEW_ROOMS: &str = concat!(
     "WITH ",
     mine!(),
     " SELECT a.room_id, a.event_type, a.content FROM mine \
         CROSS JOIN local_memberships AS m ON m.user_id = ?1 AND m.room_id = mine.room_id \
         CROSS JOIN account_data AS a ON a.user_id = m.user_id AND a.room_id = m.room_id \
-      WHERE m.membership = 'join' AND m.pos > ?2"
+      WHERE m.membership = 'join' AND (m.pos > ?2 OR EXISTS \
+        (SELECT 1 FROM partial_rooms AS p WHERE p.room_id = m.room_id AND p.stage > 0 AND p.whole_pos > ?2))"
 );
 
 impl SyncFound {
@@ -371,7 +372,11 @@ impl Store {
                 members: match row.optional_integer(13)? {
                     None => MembersKnown::Always,
                     Some(0) => MembersKnown::NotYet,
-                    Some(_) => MembersKnown::From(row.integer(14)?),
+                    Some(_) => match row.integer(14)? {
+                        // The rest of an answer is told as it was.
+                        from if read.rest.is_some_and(|rest| rest.to < from) => MembersKnown::NotYet,
+                        from => MembersKnown::From(from),
+                    },
                 },
             });
         }

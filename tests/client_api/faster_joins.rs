@@ -191,3 +191,87 @@ fn what_others_may_not_see_stays_hidden_while_it_is_not_known_who_is_there() {
     joined.completes();
     assert_eq!(event(two, &joined.bob).1["content"]["body"], "between us");
 }
+
+/// Whoever loads all members has not heard of the room yet: what is said of it besides would be a room without a state to them.
+#[test]
+fn nothing_of_a_room_is_told_before_it_is_and_nothing_is_lost() {
+    let joined = joined(open());
+    let (one, two, bob) = (&joined.one, &joined.two, &joined.bob);
+    let first = two.sync(bob, &joined.before);
+    let said = one.say(&joined.carol, &joined.room, "hello", "t1");
+    two.world.settle();
+    let receipt = joined.path(&format!("receipt/m.read/{}", quote(&said)));
+    assert_eq!(one.post(&joined.alice, &receipt, json!({})).0, 200);
+    let tags = format!("/user/{}/rooms/{}/tags/u.work", quote(&bob.id), quote(&joined.room));
+    assert_eq!(two.put(bob, &tags, json!({ "order": 0.5 })).0, 200);
+    two.world.settle();
+    let second = two.sync(bob, &next(&first));
+    assert_eq!(second["rooms"]["join"], json!({}));
+    joined.completes();
+    let third = two.sync(bob, &next(&second));
+    let account_data = &third["rooms"]["join"][&joined.room]["account_data"]["events"];
+    assert_eq!(account_data[0]["content"], json!({ "tags": { "u.work": { "order": 0.5 } } }), "{third}");
+    assert_eq!(two.sync(bob, &next(&third))["rooms"]["join"], json!({}));
+}
+
+#[test]
+fn the_state_around_an_event_is_told_when_it_is_whole() {
+    let joined = joined(open());
+    let (two, bob) = (&joined.two, &joined.bob);
+    let said = two.say(bob, &joined.room, "hello", "t1");
+    let context = joined.path(&format!("context/{}?limit=1", quote(&said)));
+    refused(&two.get(bob, &context), 504, "M_UNKNOWN");
+    let lazy = quote(r#"{"lazy_load_members":true}"#);
+    let (status, answer) = two.get(bob, &format!("{context}&filter={lazy}"));
+    assert_eq!(status, 200, "{answer}");
+    // Bob may not do that, which is known.
+    refused(&two.post(bob, &joined.path("upgrade"), json!({ "new_version": "12" })), 403, "M_FORBIDDEN");
+    joined.completes();
+    let (_, answer) = two.get(bob, &context);
+    let members = answer["state"].as_array().unwrap().iter().filter(|event| event["type"] == "m.room.member");
+    assert_eq!(members.count(), 11);
+}
+
+/// When nobody of ours is in the room any more, no more of it is going to be known.
+#[test]
+fn who_has_left_does_not_wait() {
+    let joined = joined(json!({
+        "type": "m.room.history_visibility", "content": { "history_visibility": "world_readable" }
+    }));
+    let (two, bob) = (&joined.two, &joined.bob);
+    refused(&two.get(bob, &joined.path("members")), 504, "M_UNKNOWN");
+    assert_eq!(two.post(bob, &joined.path("leave"), json!({})).0, 200);
+    two.world.settle();
+    let before = two.world.now_ms();
+    let (status, answer) = two.get(bob, &joined.path("members"));
+    assert_eq!((status, two.world.now_ms()), (200, before), "{answer}");
+}
+
+/// The rest of the room's state is more than a server takes over.
+#[test]
+fn a_room_whose_members_will_not_be_known_is_told_as_far_as_it_is_known() {
+    let joined = joined(open());
+    let (one, two, bob, world) = (&joined.one, &joined.two, &joined.bob, &joined.two.world);
+    assert_eq!(two.sync(bob, &joined.before)["rooms"]["join"], json!({}));
+    let now = world.now_ms() + 3_600_000;
+    let large = world.run(two.server.store.take_large_join(now, now)).unwrap().unwrap();
+    world.run(two.server.rooms.give_up_completing(&large)).unwrap();
+    world.run(two.server.store.end_large_join(&large.join_id)).unwrap();
+    let said = one.say(&joined.carol, &joined.room, "hello", "t1");
+    world.settle();
+    let answer = two.sync(bob, &joined.before);
+    let room = &answer["rooms"]["join"][&joined.room];
+    assert!(room["state"]["events"].as_array().unwrap().iter().any(|event| event["type"] == "m.room.name"), "{answer}");
+    let timeline = room["timeline"]["events"].as_array().unwrap();
+    assert!(timeline.iter().any(|event| event["event_id"] == said.as_str()));
+    assert_eq!(two.sync(bob, &next(&answer))["rooms"]["join"], json!({}));
+    // Nobody waits for what does not come.
+    let before = world.now_ms();
+    refused(&two.get(bob, &joined.path("members")), 504, "M_UNKNOWN");
+    assert_eq!(world.now_ms(), before);
+    joined.completes();
+    refused(&two.get(bob, &joined.path("members")), 504, "M_UNKNOWN");
+    let mine = two.say(bob, &joined.room, "hello yourself", "t2");
+    world.settle();
+    assert_eq!(one.get(&joined.alice, &joined.path(&format!("event/{}", quote(&mine)))).0, 200);
+}
