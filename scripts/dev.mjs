@@ -25,7 +25,6 @@ const HELP = `npm run dev -- [options]
   --well-known HOST:PORT    what /.well-known/matrix/server says (the name's host, port 443)
   --doh URL                 the DNS over HTTPS resolver
   --trusted-key-servers JSON
-  --faster-joins            let users into rooms of other servers before all members are known
   --limits                  bound how often may be asked, as a deployment does by default
   --cron-seconds N          how often the scheduled trigger fires (60, as the platform does)
   --move-secret S           bind the databases of both engines, so that \`npm run move\` can move the data with this secret
@@ -86,7 +85,6 @@ const OPTIONS = {
   "trusted-key-servers": { type: "string" },
   "cron-seconds": { type: "string", default: "60" },
   "move-secret": { type: "string" },
-  "faster-joins": { type: "boolean" },
   limits: { type: "boolean" },
   "as-built": { type: "boolean" },
   entry: { type: "string" },
@@ -196,7 +194,6 @@ function configuration(options, folder) {
     DEFAULT_ROOM_VERSION: options["default-room-version"],
     DNS_OVER_HTTPS: options.doh,
     TRUSTED_KEY_SERVERS: options["trusted-key-servers"],
-    FASTER_JOINS: options["faster-joins"] ? "on" : undefined,
     LOG_COSTS: options["log-costs"] ? "1" : undefined,
     ...(options.limits ? {} : Object.fromEntries(RATES.map((name) => [name, "off"]))),
   };

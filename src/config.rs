@@ -195,7 +195,7 @@ impl Config {
                 let form = "is not a line of the form `ed25519 a_AbCd <unpadded base64 of 32 bytes>`";
                 ConfigError::new("SIGNING_KEY", form)
             })?,
-            faster_joins: switch("FASTER_JOINS", variable("FASTER_JOINS"), false)?,
+            faster_joins: switch("FASTER_JOINS", variable("FASTER_JOINS"), true)?,
             log_costs: variable("LOG_COSTS").as_deref() == Some("1"),
             policy: policy(
                 variable("POLICY_SIGNING_KEY"),

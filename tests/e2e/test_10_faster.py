@@ -11,7 +11,7 @@ LIMIT = 240
 
 
 def test_people_talk_in_a_room_of_500_while_its_members_come(start, synapse):
-    worker = start(Worker, options=["--faster-joins"])
+    worker = start(Worker)
     alice, erin, bob = worker.user("alice"), worker.user("erin"), synapse.user("bob")
     room = bob.create_room(preset="public_chat", room_alias_name="crowd", name="Crowd")
     crowd = [synapse.user(f"crowd{number}") for number in range(MEMBERS - 1)]
