@@ -270,7 +270,7 @@ fn encrypted_messages_count() {
     for (home, user) in [(&home, &carol), (&two, &bob)] {
         assert_eq!(counts(home, user, &room), (3, 0));
         assert_eq!(by_thread(home, user, &room), (2, vec![(root.clone(), 1)]));
-        read(home, user, &room, "m.read", &root, Some(&"main".to_owned()));
+        read(home, user, &room, "m.read", &root, Some("main"));
         assert_eq!(by_thread(home, user, &room), (1, vec![(root.clone(), 1)]));
     }
     assert_eq!(counts(&home, &alice, &room), (0, 0));
