@@ -1,8 +1,15 @@
-//! Puts the migrations into the program, for the engine that applies them itself.
+//! Puts the migrations into the program, for the engine that applies them itself, and bounds its memory.
 
 use std::{env, error::Error, fs, path::Path};
 
+/// The most memory that the module may have, in bytes. The isolate has 128 MB for it and all that is JavaScript's: where the module
+/// asks for more it is begun anew, which the platform would do with the whole isolate.
+const MAX_MEMORY: u32 = 96 * 1024 * 1024;
+
 fn main() -> Result<(), Box<dyn Error>> {
+    if env::var("CARGO_CFG_TARGET_ARCH")? == "wasm32" {
+        println!("cargo::rustc-link-arg-cdylib=--max-memory={MAX_MEMORY}");
+    }
     println!("cargo::rerun-if-changed=migrations");
     let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("migrations");
     let mut names = Vec::new();
