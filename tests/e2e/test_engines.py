@@ -329,6 +329,60 @@ def test_a_large_join_survives_resets_at_each_of_its_stages(start, authority, tm
     assert len(bob.members(hosted.room.room_id)) == STAGED_MEMBERS + 2
 
 
+# After so many seconds without a request the local runtime ends an object.
+IDLE = 11
+
+
+@pytest.mark.timeout(300)
+def test_what_an_object_was_at_goes_on_after_it_was_idle_and_ended(start, authority, tmp_path):
+    """With a join half done, a client's token, and the keys of another server known."""
+    worker = start(Worker, cron_seconds=3600, options=[*RESETTABLE, "--log-costs"])
+    only_object(worker)
+    alice, bob = worker.user("alice"), worker.user("bob")
+    room_id = alice.create_room(preset="public_chat", room_version="12")
+    with origins(tmp_path, authority, 2) as (sender, resident):
+        guest = sender.join(worker, room_id, sender.user("guest"))
+
+        def send(text):
+            pdu = guest.message(sender.user("guest"), text)
+            assert sender.send(worker, [pdu]).json()["pdus"] == {pdu.event_id: {}}
+            return pdu.event_id
+
+        send("the first has the keys fetched")
+        send("before")
+        before = _costs(worker, SEND, 2)[-1]
+        since = alice.sync()["next_batch"]
+        hosted = HostedRoom(resident, STAGED_MEMBERS)
+        path = f"/join/{segment(hosted.room.room_id)}?via={segment(resident.name)}"
+        with ThreadPoolExecutor(1) as pool:
+            joining = pool.submit(bob.post, path, patience=120)
+            wait_for(lambda: joining.done() or worker.rows(STAGES["staged"]), "staged events", 120, 0.01)
+            assert exchange(worker, "POST", "/__reset", parse=False)[0] == 200
+            assert joining.exception(60) is not None
+        exchange(worker, "GET", "/_matrix/client/v3/capabilities", headers={"Authorization": f"Bearer {alice.token}"})
+        assert exchange(worker, "GET", "/__reached")[1] != []
+
+        def is_ended():
+            time.sleep(IDLE)
+            return exchange(worker, "GET", "/__reached")[1] == []
+
+        wait_for(is_ended, "the end of the idle object", 8 * IDLE)
+        said = send("after")
+        assert _costs(worker, SEND, 3)[-1] <= before, "no key is asked for again"
+        timeline = alice.get("/sync", since=since)["rooms"]["join"][room_id]["timeline"]
+        assert [event["event_id"] for event in timeline["events"]] == [said]
+
+        def joined():
+            try:
+                return bob.post(path, patience=120)
+            except (ApiError, requests.RequestException) as error:
+                assert not isinstance(error, ApiError) or error.status in (503, 504), error
+                return None
+
+        wait_for(joined, "the join", 120)
+    assert len(bob.members(hosted.room.room_id)) == STAGED_MEMBERS + 2
+
+
 # The members of a large room.
 MEMBERS = 5_000
 

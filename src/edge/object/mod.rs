@@ -62,6 +62,12 @@ mod class {
         server::{Caches, Server},
     };
 
+    thread_local! {
+        /// As over D1 for the isolate and not for one object: the platform ends an object that nobody has asked for ten seconds, and the
+        /// next one, most often in the same isolate, would have to read all keys of other servers again.
+        static CACHES: Caches = Caches::default();
+    }
+
     #[wasm_bindgen]
     extern "C" {
         /// `ctx` of the object.
@@ -86,7 +92,6 @@ mod class {
     struct Parts {
         settings: Settings,
         news: Rc<dyn News>,
-        caches: Caches,
         program: Program,
     }
 
@@ -177,7 +182,7 @@ mod class {
             // Each request counts for itself, where it is logged.
             let counted = parts.settings.config.log_costs.then(|| {
                 let costs = Some(Rc::<Costs>::default());
-                self.program(parts.settings.config.clone(), &parts.news, &parts.caches, costs)
+                self.program(parts.settings.config.clone(), &parts.news, costs)
             });
             let program = counted.as_ref().unwrap_or(&parts.program);
             if events::path(&request.url()) == SCHEDULED {
@@ -197,19 +202,12 @@ mod class {
                 Box::new(LogRecord::error("the database cannot be brought up to date").because(&error))
             })?;
             let news: Rc<dyn News> = Rc::new(Waking::new(Rc::new(WorkerClock)));
-            let caches = Caches::default();
-            let program = self.program(settings.config.clone(), &news, &caches, None);
-            Ok(self.parts.get_or_init(|| Parts { settings, news, caches, program }))
+            let program = self.program(settings.config.clone(), &news, None);
+            Ok(self.parts.get_or_init(|| Parts { settings, news, program }))
         }
 
         /// The server, or the same one with its costs counted.
-        fn program(
-            &self,
-            config: Rc<Config>,
-            news: &Rc<dyn News>,
-            caches: &Caches,
-            costs: Option<Rc<Costs>>,
-        ) -> Program {
+        fn program(&self, config: Rc<Config>, news: &Rc<dyn News>, costs: Option<Rc<Costs>>) -> Program {
             let platform = Platform {
                 database: Rc::new(ObjectDatabase::new(self.state.storage(), costs)),
                 transport: Rc::new(WorkerTransport),
@@ -221,7 +219,7 @@ mod class {
                 // For what is to be deleted: bytes of media never come here.
                 media: media(&self.env),
             };
-            Server::with_caches(config, platform, caches.clone()).into()
+            Server::with_caches(config, platform, CACHES.with(Clone::clone)).into()
         }
     }
 
