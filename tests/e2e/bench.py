@@ -11,6 +11,8 @@ reads cost is measured apart and taken off the servers' CPU time.
 
 Then the fake origin reads that room from both, as other servers do: `bench_reads.py`; and clients wait for news, and several
 origins send to one room at once: `bench_live.py`. With `--engine both` the Worker takes part twice, once on each engine.
+
+With `--members N` a user joins a room of so many members instead, and there is no Synapse: `bench_join.py`.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
+import bench_join
 import bench_live
 import bench_reads
 import bundle
@@ -59,12 +62,24 @@ FULL = Stretch(50, 8, 5, 90, 0.02)
 SINGLE = Stretch(1, 40, 5, 30, 0.004)
 
 
+def join(engines, members):
+    with tempfile.TemporaryDirectory(prefix="verge-bench-") as folder:
+        folder = Path(folder)
+        authority = Authority(folder / "ca")
+        for engine in engines:
+            for line in bench_join.run(folder, authority, engine, members):
+                print(line, flush=True)
+
+
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parser = argparse.ArgumentParser(prog="npm run bench --")
     parser.add_argument("--engine", choices=[*Worker.DATABASES, "both"], default="d1", help="where the Worker keeps its data")
-    engine = parser.parse_args().engine
-    engines = list(Worker.DATABASES) if engine == "both" else [engine]
+    parser.add_argument("--members", type=int, help="join a room of so many members, and nothing else")
+    options = parser.parse_args()
+    engines = list(Worker.DATABASES) if options.engine == "both" else [options.engine]
+    if options.members:
+        return join(engines, options.members)
     say("Starting a Synapse and the Worker, with a room on each")
     with tempfile.TemporaryDirectory(prefix="verge-bench-") as folder:
         folder = Path(folder)

@@ -128,7 +128,7 @@ class FakeOrigin:
 
     def answer(self, method, path, content):
         """The status and body of its answer to another server's request."""
-        path = path.split("?")[0]
+        path, _, query = path.partition("?")
         self.asked.append(f"{method} {path}")
         if path == "/_matrix/key/v2/server":
             return 200, self._keys()
@@ -146,7 +146,9 @@ class FakeOrigin:
             case "GET", ["make_join", room_id, user] if room_id in self.hosted:
                 return 200, self.hosted[room_id].template(user)
             case "PUT", ["send_join", room_id, _] if room_id in self.hosted:
-                return 200, self.hosted[room_id].admit()
+                return 200, self.hosted[room_id].admit("omit_members=true" in query)
+            case "GET", ["state", room_id] if room_id in self.hosted:
+                return 200, self.hosted[room_id].before
             case "GET", ["query", "profile"]:
                 return 200, {"displayname": "Fake"}
         return 404, {"errcode": "M_UNRECOGNIZED", "error": "The fake knows nothing of it."}
@@ -178,10 +180,12 @@ class FakeOrigin:
 
 
 class HostedRoom:
-    """A public room of this server with so many members, as other servers join it."""
+    """A public room of this server with so many members, as other servers join it: by an answer without the members, where they ask
+    for that and it `omits_members`."""
 
-    def __init__(self, origin, members, version="10"):
+    def __init__(self, origin, members, version="10", omits_members=False):
         self.origin = origin
+        self.omits_members = omits_members
         self.joins_answered = []
         self.room = Room(origin, KNOWN_ROOM_VERSIONS[version], f"!hosted{members}:{origin.name}")
         owner = origin.user("owner")
@@ -197,6 +201,10 @@ class HostedRoom:
         state = [json_of(event) for event in room.state.values()]
         answer = {"state": state, "auth_chain": state[:4], "origin": origin.name}
         self.answer = json.dumps(answer).encode()
+        self.before = json.dumps({"pdus": state, "auth_chain": state[:4]}).encode()
+        without = [event for event in state if event["type"] != "m.room.member"]
+        answer |= {"state": without, "members_omitted": True, "servers_in_room": [origin.name]}
+        self.answer_in_part = json.dumps(answer).encode()
 
     def template(self, user):
         room = self.room
@@ -204,9 +212,9 @@ class HostedRoom:
         event |= {"content": {"membership": "join"}, "depth": room.depth + 1, "prev_events": room.tips, "origin_server_ts": now_ms()}
         return {"room_version": room.version.identifier, "event": {**event, "auth_events": room.auth_events(event)}}
 
-    def admit(self):
+    def admit(self, omit_members):
         self.joins_answered.append(time.monotonic())
-        return self.answer
+        return self.answer_in_part if omit_members and self.omits_members else self.answer
 
 
 class Room:

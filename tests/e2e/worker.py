@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -121,6 +122,10 @@ class Worker:
 
         (found,) = [pid for pid in self._descendants() if opens_database(pid)]
         return found
+
+    def inspector_port(self):
+        """Where the runtime answers to debuggers."""
+        return next(int(port) for pid in self._descendants() for port in re.findall(rb"--inspector-port\0(\d+)", _command(pid)))
 
     def _is_ready(self, start):
         if self.process.poll() is not None:
