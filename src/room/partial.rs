@@ -167,6 +167,9 @@ impl Rooms {
             }
             known.insert(changed.user_id.to_string());
         }
+        // Nor is an invite outdated by this state that came since the join and cites what we do not hold.
+        let users: Vec<_> = whole.memberships.iter().map(|change| &change.user_id).collect();
+        known.extend(self.store.invited_since(room_id, join.event_id(), &users).await?);
         joined.retain(|_, count| *count > 0);
         let memberships = whole.memberships.iter().filter(|change| !known.contains(change.user_id.as_str()));
         let commit = RoomCommit {

@@ -1,11 +1,13 @@
 //! Rooms that were joined by an answer without their members: how far it is with the rest.
 
+use std::collections::HashSet;
+
 use serde_json::json;
 
 use super::{Store, json_list, json_lists, rooms::Extent, state_sql::node_id, sync::room_id};
 use crate::{
     matrix::{
-        identifiers::{EventId, RoomId},
+        identifiers::{EventId, RoomId, UserId},
         state_trie::NodeId,
     },
     platform::{DatabaseError, Row, Statement, turns::LIGHT_SLICE},
@@ -41,6 +43,12 @@ const FIND: &str = "SELECT join_id, event_id, stage FROM partial_rooms WHERE roo
 
 const WITHOUT_MEMBERS: &str = "\
     SELECT p.room_id FROM json_each(?1) AS wanted CROSS JOIN partial_rooms AS p ON p.room_id = wanted.value WHERE p.stage = 0";
+
+/// Which of the local users ?3 have been invited to the room ?1 by what is no part of the room as we have it, since our join ?2.
+const INVITED_SINCE: &str = "\
+    SELECT m.user_id FROM events AS j CROSS JOIN json_each(?3) AS w \
+      CROSS JOIN local_memberships AS m ON m.user_id = w.value AND m.room_id = ?1 \
+    WHERE j.event_id = ?2 AND m.membership = 'invite' AND m.outside_from IS NOT NULL AND m.pos > j.pos";
 
 /// Events of the room ?1 with a state that rests on a claim: its forward extremities, which the current state is made of, and as
 /// many of the newest of those in the timeline since the event ?2, and of those that have no place there, as ?3 says.
@@ -143,6 +151,25 @@ impl Store {
             states.push(StatesAround { event_nid, before: node_id(before)?, after });
         }
         Ok(states)
+    }
+
+    /// Which of these local users have been invited to the room since our join by events that have not become part of it here.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn invited_since(
+        &self,
+        room_id: &RoomId,
+        join: &EventId,
+        users: &[&UserId],
+    ) -> Result<HashSet<String>, DatabaseError> {
+        if users.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let users = json_list(users.iter().map(|user| user.as_str()));
+        let parameters = [room_id.as_str().into(), join.as_str().into(), users.into()];
+        let rows = self.query(Statement::new(INVITED_SINCE, parameters)).await?;
+        rows.iter().map(|row| Ok(row.text(0)?.to_owned())).collect()
     }
 
     /// Notes that all of a room is settled that was judged while its members were not known.

@@ -472,6 +472,34 @@ fn another_local_user_joins_meanwhile_through_another_server() {
     }
 }
 
+/// The whole state is that before our join: by then an invite that came since may be newer.
+#[test]
+fn an_invite_that_came_meanwhile_outlives_the_whole_state() {
+    let faster = faster("12");
+    let (world, room) = (&faster.world, &faster.room);
+    let erin = faster.b.user(world, "erin");
+    for membership in [Membership::Ban, Membership::Leave] {
+        faster.a.send(world, room, &faster.alice, Draft::membership(erin.as_str(), membership, Object::new()));
+    }
+    world.settle();
+    faster.join();
+    // The invite cites a message that does not get through.
+    world.connect(
+        "b.example",
+        Rc::new(|_| Box::pin(async { json_response(StatusCode::BAD_GATEWAY, &json!({ "errcode": "M_UNKNOWN" })) })),
+    );
+    faster.says(&faster.a, &faster.alice, "nobody hears this");
+    let invite = Draft::membership(erin.as_str(), Membership::Invite, Object::new());
+    let invite = faster.a.send(world, room, &faster.alice, invite);
+    let inviter = ServerName::parse("a.example").unwrap();
+    world.run(faster.b.rooms.receive_invite(&inviter, &invite, Vec::new())).unwrap();
+    let held = format!("SELECT membership FROM local_memberships WHERE user_id = '{erin}'");
+    assert_eq!(faster.b.database.rows(&held), [["invite"]]);
+    faster.answers.set(Answers::Truly);
+    faster.later();
+    assert_ne!(faster.extent(), Extent::Partial, "{:?}", world.logs());
+    assert_eq!(faster.b.database.rows(&held), [["invite"]]);
+}
 #[test]
 fn a_server_is_in_the_room_though_all_leave_whom_we_know_of_it() {
     // A room without a name is told with those after whom it is called.
