@@ -53,10 +53,12 @@ pub enum Kind {
     RemoteProfile,
     /// Third-party identifiers said to be bound, by address.
     Bindings,
+    /// Syncs that have their user be there, by user and presence.
+    Presence,
 }
 
 impl Kind {
-    const ALL: usize = 11;
+    const ALL: usize = 12;
 }
 
 /// How often something may be asked: so many times at once, and as many again over so much time.

@@ -137,13 +137,11 @@ impl Program {
             staged.sweep_staged(&staged_budget).await;
             staged.sweep_unsettled(&settling_budget).await;
         };
-        future::join4(
-            forget(&forgetting, &forget_budget),
-            queue.sweep_queue(&queue_budget),
-            looks,
-            client::sweep_departures(&departing, &departure_budget),
-        )
-        .await;
+        let departures = async {
+            client::sweep_departures(&departing, &departure_budget).await;
+            departing.end_presence(&departure_budget).await;
+        };
+        future::join4(forget(&forgetting, &forget_budget), queue.sweep_queue(&queue_budget), looks, departures).await;
     }
 }
 

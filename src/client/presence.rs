@@ -4,7 +4,9 @@ use serde_json::json;
 
 use super::{auth, body::Body, filters::own};
 use crate::{
+    admission::{Kind, Rate, Turn},
     error::MatrixError,
+    log::LogRecord,
     matrix::{
         edu::{MAX_STATUS, Presence},
         identifiers::UserId,
@@ -13,6 +15,37 @@ use crate::{
     server::Server,
     store::presence::PresenceRow,
 };
+
+/// How often syncs of one client that say the same are noted: fewer would let their user go, more cost a row each.
+const NOTED: Rate = Rate { burst: 1, seconds: 240 };
+
+/// What a sync's parameter `set_presence` has its user be; `None` where they are not to be shown as there. Whoever says nothing is not
+/// either: it would be a row and a transaction to each server for clients that know nothing of it.
+///
+/// # Errors
+/// 400 for what is no presence.
+pub(super) fn asked(call: &Call) -> Result<Option<Presence>, MatrixError> {
+    let Some(text) = call.query("set_presence") else { return Ok(None) };
+    let presence = Presence::parse(&text).ok_or_else(|| {
+        MatrixError::invalid_param("\"set_presence\" must be \"online\", \"unavailable\" or \"offline\".")
+    })?;
+    Ok(Some(presence).filter(|presence| *presence != Presence::Offline))
+}
+
+/// Notes, beside the sync, what it has its user be.
+pub(super) fn note(server: &Server, user: &UserId, presence: Presence) {
+    let now = server.platform.clock.now_ms();
+    let who = json!([user.as_str(), presence.as_str()]).to_string();
+    if server.admission.take(Kind::Presence, &who, NOTED, 0, now) != Turn::Now {
+        return;
+    }
+    let (server, user) = (server.counted_apart(), user.clone());
+    server.platform.background.clone().spawn(Box::pin(async move {
+        if let Err(error) = server.put_presence_of_sync(&user, presence, now).await {
+            server.platform.log.write(LogRecord::error("who is there cannot be noted").because(&error));
+        }
+    }));
+}
 
 /// `PUT /presence/{userId}/status`
 pub(super) async fn put(server: &Server, call: &Call) -> Handled {

@@ -19,7 +19,7 @@ use super::{
     events::{self, Telling},
     filters::Filter,
     fleeting::Fleeting,
-    keys, to_device,
+    keys, presence, to_device,
     tokens::{Rest, SyncToken, Token},
     unread::Unread,
     visibility::{self, Reader},
@@ -65,6 +65,9 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let SyncToken { at: from, rest } = since.unwrap_or_default();
     let full_state = boolean(call, "full_state")? || rest.as_ref().is_some_and(|rest| rest.whole);
     let state_after = boolean(call, "use_state_after")?;
+    if let Some(asked) = presence::asked(call)? {
+        presence::note(server, &session.user, asked);
+    }
     let timeout = match call.query("timeout") {
         Some(text) => text.parse::<i64>().map_err(|_| MatrixError::invalid_param("\"timeout\" must be an integer."))?,
         None => 0,

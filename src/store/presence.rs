@@ -26,7 +26,7 @@ macro_rules! unless_known {
     () => {
         " ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg, \
             last_active_ts = excluded.last_active_ts, currently_active = excluded.currently_active, \
-            rooms = excluded.rooms, pos = excluded.pos \
+            rooms = excluded.rooms, pos = excluded.pos, synced_until = excluded.synced_until \
           WHERE excluded.presence <> presence.presence OR excluded.status_msg IS NOT presence.status_msg \
             OR excluded.currently_active <> presence.currently_active \
             OR excluded.last_active_ts >= presence.last_active_ts + 60000"
@@ -56,15 +56,27 @@ const NOTE: &str = concat!(
     unless_known!()
 );
 
-/// The same for a local user, ?1. ?2 to ?5: presence, status, last active, currently active.
+/// The same for a local user, ?1. ?2 to ?5: presence, status, last active, currently active. ?6: until when it holds without a further
+/// sync, if it is by one.
 const NOTE_OWN: &str = concat!(
-    "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, rooms, pos) \
-     SELECT ?1, ?2, ?3, ?4, ?5, (SELECT json_group_array(m.room_id) FROM local_memberships AS m \
+    "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, synced_until, rooms, pos) \
+     SELECT ?1, ?2, ?3, ?4, ?5, ?6, (SELECT json_group_array(m.room_id) FROM local_memberships AS m \
          WHERE m.user_id = ?1 AND m.membership = 'join'), \
        (SELECT position FROM streams WHERE name = 'presence') + 1 WHERE true",
     unless_known!(),
     " RETURNING user_id"
 );
+
+/// ?1 a local user, ?2 what a client of theirs has them be, ?3 until when, ?4 now. Answers where that is nothing new: they are that
+/// already, or online by another client that syncs.
+const STAY: &str = "\
+    UPDATE presence SET synced_until = CASE WHEN presence = ?2 THEN ?3 ELSE synced_until END \
+    WHERE user_id = ?1 AND (presence = ?2 OR presence = 'online' AND synced_until > ?4) RETURNING user_id";
+
+/// The local users whose clients have not synced any more, ?1: now.
+const GONE: &str = "\
+    SELECT 0 AS pos, 1 AS is_shown, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active FROM presence AS p \
+    WHERE p.synced_until <= ?1 ORDER BY p.synced_until LIMIT 100";
 
 /// Moves the stream on to the last position that was taken.
 const ADVANCE: &str = "\
@@ -211,8 +223,9 @@ pub fn note(own: &ServerName, origin: &ServerName, users: &[PresenceRow]) -> Vec
 }
 
 impl Store {
-    /// Notes the presence of a local user. `None` where it is no news; else which other servers are to hear of it: those that share a
-    /// room with the user and are not known to be away, from `after` on, a room and a name, in a circle.
+    /// Notes the presence of a local user, which ends at `synced_until`, if a sync has brought it. `None` where it is no news; else which
+    /// other servers are to hear of it: those that share a room with the user and are not known to be away, from the place on, a room
+    /// and a name, in a circle.
     ///
     /// # Errors
     /// Where the database fails.
@@ -220,6 +233,7 @@ impl Store {
         &self,
         own: &ServerName,
         row: &PresenceRow,
+        synced_until: Option<i64>,
         now: i64,
         (room, server): (&str, &str),
     ) -> Result<Option<PresenceHearers>, DatabaseError> {
@@ -229,6 +243,7 @@ impl Store {
             row.status_msg.as_deref().into(),
             row.last_active_ts.into(),
             row.currently_active.into(),
+            synced_until.into(),
         ];
         let destinations = [
             row.user_id.as_str().into(),
@@ -259,6 +274,30 @@ impl Store {
         let last = found.last().filter(|_| is_full);
         let last = last.map(|row| Ok::<_, DatabaseError>((row.text(0)?.to_owned(), row.text(1)?.to_owned())));
         Ok(Some(PresenceHearers { servers, last: last.transpose()? }))
+    }
+
+    /// Notes that a client of a local user has them be `presence` until a time. Whether that is what they are already.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn stays(
+        &self,
+        user: &UserId,
+        presence: Presence,
+        synced_until: i64,
+        now: i64,
+    ) -> Result<bool, DatabaseError> {
+        let parameters = [user.as_str().into(), presence.as_str().into(), synced_until.into(), now.into()];
+        Ok(!self.query(Statement::new(STAY, parameters)).await?.is_empty())
+    }
+
+    /// Local users who were there by syncs, which have ended; so many as are seen to at a time.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn gone(&self, now: i64) -> Result<Vec<PresenceRow>, DatabaseError> {
+        let rows = self.query(Statement::new(GONE, [now.into()])).await?;
+        rows.iter().map(PresenceRow::read).collect()
     }
 
     /// The presence of `of`, and whether `asking`, a local user, may see it; `None` where nothing is known.

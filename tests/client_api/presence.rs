@@ -104,3 +104,66 @@ fn it_goes_to_the_other_server_both_ways_and_only_what_is_news() {
         assert_eq!(from.world.traffic().len(), sent);
     }
 }
+
+/// By the parameter `set_presence`; here and on another server.
+#[test]
+fn who_syncs_is_there_as_long_as_they_do() {
+    let (one, alice, two, bob, _) = apart();
+    let carol = one.register("carol");
+    let room = one.room(&carol, json!({ "preset": "public_chat" }));
+    assert_eq!(one.post(&alice, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let (of_bob, of_carol) = (next(&two.sync(&bob, "")), next(&one.sync(&carol, "")));
+    let row = || one.database.rows("SELECT presence, synced_until, pos FROM presence");
+    let syncs = |asked: &str| {
+        one.sync(&alice, asked);
+        one.world.settle();
+    };
+    // Neither of these has her be there.
+    syncs("");
+    syncs("set_presence=offline");
+    assert!(row().is_empty());
+    refused(&one.get(&alice, "/sync?set_presence=busy"), 400, "M_INVALID_PARAM");
+
+    syncs("set_presence=unavailable");
+    let told_both = |state: &str| {
+        let seen = [told(&two.sync(&bob, &of_bob)), told(&one.sync(&carol, &of_carol))];
+        assert_eq!(seen, [[of(&alice, state, "")], [of(&alice, state, "")]]);
+    };
+    told_both("unavailable");
+    // Another of her clients is in use; the first says nothing new meanwhile.
+    syncs("set_presence=online");
+    told_both("online");
+    let (noted, sent) = (row(), one.world.traffic().len());
+    one.world.advance(3 * 60_000);
+    syncs("set_presence=online");
+    syncs("set_presence=unavailable");
+    assert_eq!((row(), one.world.traffic().len()), (noted.clone(), sent), "syncs cost nothing for four minutes");
+    one.world.advance(90_000);
+    syncs("set_presence=online");
+    let again = row();
+    assert_eq!((&again[0][0], &again[0][2]), (&noted[0][0], &noted[0][2]), "no news");
+    assert_ne!(again[0][1], noted[0][1]);
+    // Her clients are gone.
+    for _ in 0..5 {
+        one.world.advance(60_000);
+        one.world.run(one.server.scheduled());
+        one.world.settle();
+    }
+    told_both("online");
+    for _ in 0..2 {
+        one.world.advance(60_000);
+        one.world.run(one.server.scheduled());
+        one.world.settle();
+    }
+    told_both("offline");
+    // What she says herself holds until she says something else.
+    one.world.advance(60_000);
+    assert_eq!(set(&one, &alice, json!({ "presence": "online" })).0, 200);
+    one.world.settle();
+    for _ in 0..10 {
+        one.world.advance(60_000);
+        one.world.run(one.server.scheduled());
+        one.world.settle();
+    }
+    told_both("online");
+}

@@ -13,7 +13,7 @@ from client import segment
 from fake_origin import FakeOrigin, HostedRoom
 from net import wait_for
 from synapse.events import make_event_from_dict
-from worker import Worker
+from worker import ROOT, Worker
 
 HERE = Path(__file__).parent
 PATIENCE = 1_800
@@ -70,7 +70,7 @@ class Memory:
         self.worker = worker
         self.module = self.heap = 0
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.asked = subprocess.Popen(["node", HERE / "heap.mjs", str(worker.inspector_port())], **pipes)
+        self.asked = subprocess.Popen([ROOT / "node_modules" / ".bin" / "node", HERE / "heap.mjs", str(worker.inspector_port())], **pipes)
 
     def look(self):
         self.module = max(self.module, *self.worker.client().get("/__memory"))

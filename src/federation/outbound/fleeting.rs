@@ -11,8 +11,11 @@ use crate::{
         fleeting::{FleetingEdu, TurnPlace},
     },
     log::LogRecord,
-    matrix::identifiers::{RoomId, ServerName, UserId},
-    platform::DatabaseError,
+    matrix::{
+        edu::Presence,
+        identifiers::{RoomId, ServerName, UserId},
+    },
+    platform::{Budget, DatabaseError},
     server::Server,
     store::{
         edus::Audience,
@@ -22,6 +25,9 @@ use crate::{
 
 /// How many destinations are told at the same time: the platform keeps six connections open for an event.
 const CONCURRENT: usize = 5;
+
+/// For so long, in milliseconds, users are there after a sync that says so.
+const SYNCED_MS: i64 = 6 * 60 * 1_000;
 
 /// For so long, in milliseconds, sending goes on; what is left then is stale.
 const TURN_MS: i64 = 20_000;
@@ -48,10 +54,57 @@ impl Server {
     /// # Errors
     /// Where the database fails.
     pub async fn put_presence(&self, row: &PresenceRow, now: i64) -> Result<(), DatabaseError> {
+        self.put_presence_until(row, None, now).await
+    }
+
+    /// Notes what the sync of a client has its user be, for as long as it goes on to sync ([`Server::end_presence`]).
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn put_presence_of_sync(&self, user: &UserId, presence: Presence, now: i64) -> Result<(), DatabaseError> {
+        let until = now + SYNCED_MS;
+        if self.store.stays(user, presence, until, now).await? {
+            return Ok(());
+        }
+        let status_msg = self.store.presence(user, user).await?.and_then(|(row, _)| row.status_msg);
+        let row = PresenceRow {
+            user_id: user.clone(),
+            presence,
+            status_msg,
+            last_active_ts: now,
+            currently_active: presence == Presence::Online,
+        };
+        self.put_presence_until(&row, Some(until), now).await
+    }
+
+    /// Whoever was there by syncs, which have ended, is so no more. Called by the scheduled trigger.
+    pub async fn end_presence(&self, budget: &Budget) {
+        let now = self.platform.clock.now_ms();
+        let outcome = async {
+            for row in self.store.gone(now).await? {
+                if budget.is_spent() {
+                    break;
+                }
+                let row = PresenceRow { presence: Presence::Offline, currently_active: false, ..row };
+                self.put_presence(&row, now).await?;
+            }
+            Ok::<_, DatabaseError>(())
+        };
+        if let Err(error) = outcome.await {
+            self.platform.log.write(LogRecord::error("who is gone cannot be noted").because(&error));
+        }
+    }
+
+    async fn put_presence_until(
+        &self,
+        row: &PresenceRow,
+        synced_until: Option<i64>,
+        now: i64,
+    ) -> Result<(), DatabaseError> {
         let (turns, user) = (&self.fleeting.turns, row.user_id.as_str());
         let after = turns.after(user, self.random_part(), now);
         let place = (after.room.as_str(), after.server.as_str());
-        let heard = self.store.put_presence(&self.config.server_name, row, now, place).await?;
+        let heard = self.store.put_presence(&self.config.server_name, row, synced_until, now, place).await?;
         if let Some(PresenceHearers { servers, last }) = heard {
             turns.told(user, after, last.map(|(room, server)| TurnPlace { room, server }), now);
             self.tell(&servers, &[FleetingEdu::Presence(row.update(now))]);
