@@ -1,5 +1,5 @@
 // npm run bench [-- --engine d1|object|both]: the Worker and a Synapse under the same load in the same run, and one table of what
-// each took.
+// each took; with `--members N` or `--people` a join of a large room, or what people cost, and no Synapse.
 
 import { buildStep } from "./build.mjs";
 import { isMain, main, perform, run } from "./common.mjs";

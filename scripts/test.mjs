@@ -39,11 +39,14 @@ const STEPS = [
   ["e2e-object", program(python, PYTEST.concat("--engine", "object", ON_BOTH))],
 ];
 
-// Steps that run at the same time: linking the Worker keeps one core busy, and the end-to-end tests wait for servers more than they
-// compute.
+// Steps that run at the same time, in lanes: linking the Worker keeps one core busy while the other one checks and tests, and the
+// end-to-end tests wait for servers more than they compute.
 const SIDE_BY_SIDE = [
-  ["native", "build", "build-waist"],
-  ["e2e", "e2e-object"],
+  [
+    ["clippy", "clippy-wasm", "clippy-fuzz", "rustdoc", "native"],
+    ["build", "build-waist"],
+  ],
+  [["e2e"], ["e2e-object"]],
 ];
 
 // What the end-to-end tests run, which must be what the source says.
@@ -55,14 +58,20 @@ await main(async () => {
   const [names, extra] = commandLine();
   const times = [];
   let failure = null;
-  for (const group of groups(names)) {
+  for (const lanes of groups(names)) {
     let before = null;
-    const running = group.map(([name, step]) => {
-      const start = performance.now();
-      const print = afterwards(before, `\n\x1b[1m[${name}]\x1b[0m\n`);
-      const ended = step(names.includes(name) ? extra : [], print)
-        .catch((error) => (failure ??= `${name}: ${error.message}`))
-        .then(() => times.push([name, (performance.now() - start) / 1000]));
+    const running = lanes.map((lane) => {
+      const print = afterwards(before);
+      const ended = inTurn(lane, async ([name, step]) => {
+        const start = performance.now();
+        print(`\n\x1b[1m[${name}]\x1b[0m\n`);
+        await step(names.includes(name) ? extra : [], print)
+          .catch((error) => {
+            failure ??= `${name}: ${error.message}`;
+            throw error;
+          })
+          .finally(() => times.push([name, (performance.now() - start) / 1000]));
+      });
       before = Promise.all([before, ended]);
       return ended;
     });
@@ -82,24 +91,31 @@ await main(async () => {
   console.log(`${tests.passed} passed, ${tests.failed} failed`);
 });
 
-/** The steps of these names with those that they need, or all, in groups of those that run at the same time. */
+/** The steps of these names with those that they need, or all, in groups of lanes that run at the same time. */
 function groups(names) {
   const wanted = names.flatMap((name) => [...(RUN_BY[name] ?? []), name]);
   const groups = [];
   for (const step of STEPS.filter(([name]) => names.length === 0 || wanted.includes(name))) {
-    const beside = SIDE_BY_SIDE.find((group) => group.includes(step[0])) ?? [];
-    const last = groups.at(-1);
-    if (last && beside.includes(last[0][0])) last.push(step);
-    else groups.push([step]);
+    const lanes = SIDE_BY_SIDE.find((lanes) => lanes.flat().includes(step[0])) ?? [[step[0]]];
+    if (groups.at(-1)?.lanes !== lanes) groups.push({ lanes, steps: lanes.map(() => []) });
+    groups.at(-1).steps[lanes.findIndex((lane) => lane.includes(step[0]))].push(step);
   }
-  return groups;
+  return groups.map(({ steps }) => steps.filter((lane) => lane.length > 0));
 }
 
-/** Prints `heading`, then what it is called with; all of it only after `before`, so that the output of two steps is not mixed. */
-function afterwards(before, heading) {
+/** Does `work` on one after the other, up to the first that fails. */
+async function inTurn(list, work) {
+  try {
+    for (const each of list) await work(each);
+  } catch {
+    // It is noted; what else runs goes on to its end.
+  }
+}
+
+/** Prints what it is called with, but only after `before`, so that the output of two lanes is not mixed. */
+function afterwards(before) {
   let held = before ? [] : null;
   const print = (data) => (held ? held.push(data) : process.stdout.write(data));
-  print(heading);
   before?.then(() => {
     held.forEach((data) => process.stdout.write(data));
     held = null;

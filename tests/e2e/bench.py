@@ -12,7 +12,8 @@ reads cost is measured apart and taken off the servers' CPU time.
 Then the fake origin reads that room from both, as other servers do: `bench_reads.py`; and clients wait for news, and several
 origins send to one room at once: `bench_live.py`. With `--engine both` the Worker takes part twice, once on each engine.
 
-With `--members N` a user joins a room of so many members instead, and there is no Synapse: `bench_join.py`.
+Without a Synapse, and instead of all that: with `--members N` a user joins a room of so many members (`bench_join.py`), and with
+`--people` it is measured what people cost in CPU (`bench_people.py`).
 """
 
 import argparse
@@ -32,6 +33,7 @@ from typing import NamedTuple
 
 import bench_join
 import bench_live
+import bench_people
 import bench_reads
 import bundle
 from client import segment
@@ -71,15 +73,25 @@ def join(engines, members):
                 print(line, flush=True)
 
 
+def people(engines):
+    say("What people cost, in an encrypted room of 50 members on 10 servers")
+    with tempfile.TemporaryDirectory(prefix="verge-bench-") as folder:
+        authority = Authority(Path(folder) / "ca")
+        bench_people.report({engine: bench_people.measure(folder, authority, engine, cpu_seconds) for engine in engines})
+
+
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parser = argparse.ArgumentParser(prog="npm run bench --")
     parser.add_argument("--engine", choices=[*Worker.DATABASES, "both"], default="d1", help="where the Worker keeps its data")
     parser.add_argument("--members", type=int, help="join a room of so many members, and nothing else")
+    parser.add_argument("--people", action="store_true", help="measure what people cost: keys, typing, receipts, waiting")
     options = parser.parse_args()
     engines = list(Worker.DATABASES) if options.engine == "both" else [options.engine]
     if options.members:
         return join(engines, options.members)
+    if options.people:
+        return people(engines)
     say("Starting a Synapse and the Worker, with a room on each")
     with tempfile.TemporaryDirectory(prefix="verge-bench-") as folder:
         folder = Path(folder)

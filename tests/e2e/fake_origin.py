@@ -149,6 +149,8 @@ class FakeOrigin:
                 return 200, self.hosted[room_id].admit("omit_members=true" in query)
             case "GET", ["state", room_id] if room_id in self.hosted:
                 return 200, self.hosted[room_id].before
+            case "GET", ["user", "devices", user]:
+                return 200, {"user_id": user, "stream_id": 1, "devices": []}
             case "GET", ["query", "profile"]:
                 return 200, {"displayname": "Fake"}
         return 404, {"errcode": "M_UNRECOGNIZED", "error": "The fake knows nothing of it."}
