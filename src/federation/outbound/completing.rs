@@ -28,8 +28,8 @@ const TRIES: usize = 3;
 const PAUSE_MS: i64 = 15_000;
 const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
 
-/// For so long, in milliseconds, an answer may take to begin and to come, until somebody else asks again.
-const READING_MS: i64 = 2 * STEP_MS;
+/// For so long, in milliseconds, nobody asks again: somewhat longer than an answer may take to begin, and its first events to be kept.
+const READING_MS: i64 = STEP_MS + 30 * 1_000;
 
 /// How long a client's request waits for the members of a room, and how long it is until it looks again: at first, and at most.
 const WAIT_MS: i64 = 25_000;
