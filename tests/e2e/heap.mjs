@@ -16,7 +16,8 @@ async function used() {
 
 function usedBy(url) {
   return new Promise((resolve, reject) => {
-    const socket = new WebSocket(url);
+    // The inspector answers to those pages alone that run here.
+    const socket = new WebSocket(url, { headers: { Origin: "http://localhost" } });
     setTimeout(() => reject(new Error("the inspector does not answer")), 5_000).unref();
     socket.onopen = () => socket.send(JSON.stringify({ id: 1, method: "Runtime.getHeapUsage" }));
     socket.onerror = reject;
