@@ -392,9 +392,21 @@ impl Rooms {
         object.insert("auth_events", Value::Array(auth.iter().map(|event| event.reference()).collect()));
         object.insert("prev_events", Value::Array(previous.iter().map(|event| event.reference()).collect()));
         object.insert("depth", depth);
+        if self.invites_elsewhere(draft) {
+            // The schema of `PUT /invite` wants it, though no room version does. The hash covers it, so it cannot be added later.
+            object.insert("origin", self.server_name().as_str());
+        }
         object.insert("origin_server_ts", self.clock.now_ms());
         self.give_id(&mut object, version);
         Ok(Proto { object, state, before })
+    }
+
+    /// Whether the event invites a user of another server.
+    fn invites_elsewhere(&self, draft: &Draft) -> bool {
+        let invitee = draft.state_key.as_deref().filter(|_| draft.event_type == "m.room.member");
+        let is_invite = draft.content.get("membership").and_then(Value::as_str) == Some(Membership::Invite.as_str());
+        let invitee = invitee.filter(|_| is_invite).and_then(|user| UserId::parse(user).ok());
+        invitee.is_some_and(|user| user.server_name() != self.server_name().as_str())
     }
 
     async fn read_for_draft(

@@ -80,9 +80,9 @@ fn endpoints() -> Vec<Endpoint> {
         endpoint!(PUT "/_matrix/federation/v2/send_join/{}/{}" create_join_event::v2),
         endpoint!(GET "/_matrix/federation/v1/make_knock/{}/{}" prepare_knock_event::v1),
         endpoint!(PUT "/_matrix/federation/v1/send_knock/{}/{}" create_knock_event::v1),
-        endpoint!(PUT "/_matrix/federation/v1/invite/{}/{}" create_invite::v1, old_invite,
-            of_answer::<create_invite::v1::Response>),
-        endpoint!(PUT "/_matrix/federation/v2/invite/{}/{}" create_invite::v2),
+        endpoint!(PUT "/_matrix/federation/v1/invite/{}/{}" create_invite::v1),
+        endpoint!(PUT "/_matrix/federation/v2/invite/{}/{}" create_invite::v2, new_invite,
+            of_answer::<create_invite::v2::Response>),
         endpoint!(GET "/_matrix/federation/v1/make_leave/{}/{}" prepare_leave_event::v1),
         endpoint!(PUT "/_matrix/federation/v2/send_leave/{}/{}" create_leave_event::v2),
         // ruma has no version 1 of these two. It is version 2 in a list behind the status.
@@ -122,14 +122,15 @@ fn wrapped<R: IncomingResponse>(answer: http::Response<&[u8]>) -> Result<(), Str
     of_answer::<R>(http::Response::new(inner.to_string().as_bytes()))
 }
 
-/// An invite of version 1, of which ruma and the endpoint's schema want the member `origin`; the events themselves have it no
-/// longer, in no room version.
-fn old_invite(request: http::Request<&[u8]>, parameters: &[&str]) -> Result<(), String> {
-    let (parts, body) = request.into_parts();
-    let mut event: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    event["origin"] = json!("a.example");
+/// An invite of version 2, whose event ruma leaves unread here: it is of the same schema as that of version 1, `origin` included.
+fn new_invite(request: http::Request<&[u8]>, parameters: &[&str]) -> Result<(), String> {
+    let body: Value = serde_json::from_slice(request.body()).map_err(|error| error.to_string())?;
+    let mut event = body["event"].clone();
+    event["unsigned"] = json!({ "invite_room_state": body["invite_room_state"] });
     let text = event.to_string();
-    of_request::<create_invite::v1::Request>(http::Request::from_parts(parts, text.as_bytes()), parameters)
+    let old = http::Request::builder().method("PUT").uri("/_matrix/federation/v1/invite/!r:x/$e").body(text.as_bytes());
+    of_request::<create_invite::v1::Request>(old.map_err(|error| error.to_string())?, parameters)?;
+    of_request::<create_invite::v2::Request>(request, parameters)
 }
 
 /// A transaction, each EDU of it included.
