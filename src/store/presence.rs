@@ -21,14 +21,18 @@ use crate::{
     platform::{DatabaseError, Row, Rows, Statement, news::Subject},
 };
 
-/// Takes over what is news: that a user was active a little later is none.
+/// Takes over what is news: that a user was active a little later is none. What a client says is also news where a sync had said it:
+/// it does not end by itself. Whom a sync has be online, another one that was there already has be idle.
 macro_rules! unless_known {
     () => {
         " ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg, \
             last_active_ts = excluded.last_active_ts, currently_active = excluded.currently_active, \
-            rooms = excluded.rooms, pos = excluded.pos, synced_until = excluded.synced_until \
+            rooms = excluded.rooms, pos = excluded.pos, synced_until = excluded.synced_until, \
+            idle_until = CASE WHEN excluded.synced_until IS NOT NULL AND excluded.presence = 'online' \
+              AND presence.presence = 'unavailable' THEN presence.synced_until END \
           WHERE excluded.presence <> presence.presence OR excluded.status_msg IS NOT presence.status_msg \
             OR excluded.currently_active <> presence.currently_active \
+            OR presence.synced_until IS NOT NULL AND excluded.synced_until IS NULL \
             OR excluded.last_active_ts >= presence.last_active_ts + 60000"
     };
 }
@@ -70,12 +74,14 @@ const NOTE_OWN: &str = concat!(
 /// ?1 a local user, ?2 what a client of theirs has them be, ?3 until when, ?4 now. Answers where that is nothing new: they are that
 /// already, or online by another client that syncs.
 const STAY: &str = "\
-    UPDATE presence SET synced_until = CASE WHEN presence = ?2 THEN ?3 ELSE synced_until END \
+    UPDATE presence SET synced_until = CASE WHEN presence = ?2 THEN ?3 ELSE synced_until END, \
+      idle_until = CASE WHEN presence = ?2 THEN idle_until ELSE ?3 END \
     WHERE user_id = ?1 AND (presence = ?2 OR presence = 'online' AND synced_until > ?4) RETURNING user_id";
 
-/// The local users whose clients have not synced any more, ?1: now.
+/// The local users whose clients have not synced any more, ?1: now; and until when others of theirs sync that are idle.
 const GONE: &str = "\
-    SELECT 0 AS pos, 1 AS is_shown, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active FROM presence AS p \
+    SELECT 0 AS pos, 1 AS is_shown, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active, \
+      CASE WHEN p.idle_until > ?1 THEN p.idle_until END AS idle_until FROM presence AS p \
     WHERE p.synced_until <= ?1 ORDER BY p.synced_until LIMIT 100";
 
 /// Moves the stream on to the last position that was taken.
@@ -291,13 +297,14 @@ impl Store {
         Ok(!self.query(Statement::new(STAY, parameters)).await?.is_empty())
     }
 
-    /// Local users who were there by syncs, which have ended; so many as are seen to at a time.
+    /// Local users who were there by syncs, which have ended; so many as are seen to at a time. Beside each, until when they are idle
+    /// by syncs of another client.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn gone(&self, now: i64) -> Result<Vec<PresenceRow>, DatabaseError> {
+    pub async fn gone(&self, now: i64) -> Result<Vec<(PresenceRow, Option<i64>)>, DatabaseError> {
         let rows = self.query(Statement::new(GONE, [now.into()])).await?;
-        rows.iter().map(PresenceRow::read).collect()
+        rows.iter().map(|row| Ok((PresenceRow::read(row)?, row.optional_integer(7)?))).collect()
     }
 
     /// The presence of `of`, and whether `asking`, a local user, may see it; `None` where nothing is known.

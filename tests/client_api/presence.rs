@@ -167,3 +167,52 @@ fn who_syncs_is_there_as_long_as_they_do() {
     }
     told_both("online");
 }
+
+/// The scheduled trigger for so many minutes; in each the client syncs before.
+fn minutes(home: &Home, user: &User, count: u32, asked: &str, mut then: impl FnMut()) {
+    for _ in 0..count {
+        home.world.advance(60_000);
+        home.sync(user, asked);
+        home.world.settle();
+        home.world.run(home.server.scheduled());
+        home.world.settle();
+        then();
+    }
+}
+
+#[test]
+fn who_goes_idle_is_not_gone() {
+    let (home, alice, bob, _) = together();
+    let since = next(&home.sync(&bob, ""));
+    home.sync(&alice, "set_presence=online");
+    home.world.settle();
+    let mut states = Vec::new();
+    minutes(&home, &alice, 20, "set_presence=unavailable", || {
+        states.push(told(&home.sync(&bob, &since))[0][1].clone());
+    });
+    states.dedup();
+    assert_eq!(states, ["online", "unavailable"]);
+    // Where none of her clients syncs any more, she is gone.
+    for _ in 0..7 {
+        home.world.advance(60_000);
+        home.world.run(home.server.scheduled());
+        home.world.settle();
+    }
+    assert_eq!(told(&home.sync(&bob, &since)), [of(&alice, "offline", "")]);
+}
+
+#[test]
+fn what_users_say_themselves_outlasts_their_syncs() {
+    let (home, alice, bob, _) = together();
+    let since = next(&home.sync(&bob, ""));
+    home.sync(&alice, "set_presence=online");
+    home.world.settle();
+    // No news to others, yet it is she who says it now.
+    assert_eq!(set(&home, &alice, json!({ "presence": "online" })).0, 200);
+    for _ in 0..10 {
+        home.world.advance(60_000);
+        home.world.run(home.server.scheduled());
+        home.world.settle();
+    }
+    assert_eq!(told(&home.sync(&bob, &since)), [of(&alice, "online", "")]);
+}

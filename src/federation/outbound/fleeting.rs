@@ -77,16 +77,17 @@ impl Server {
         self.put_presence_until(&row, Some(until), now).await
     }
 
-    /// Whoever was there by syncs, which have ended, is so no more. Called by the scheduled trigger.
+    /// Whoever was there by syncs, which have ended, is so no more, or only idle. Called by the scheduled trigger.
     pub async fn end_presence(&self, budget: &Budget) {
         let now = self.platform.clock.now_ms();
         let outcome = async {
-            for row in self.store.gone(now).await? {
+            for (row, idle_until) in self.store.gone(now).await? {
                 if budget.is_spent() {
                     break;
                 }
-                let row = PresenceRow { presence: Presence::Offline, currently_active: false, ..row };
-                self.put_presence(&row, now).await?;
+                let presence = if idle_until.is_some() { Presence::Unavailable } else { Presence::Offline };
+                let row = PresenceRow { presence, currently_active: false, ..row };
+                self.put_presence_until(&row, idle_until, now).await?;
             }
             Ok::<_, DatabaseError>(())
         };
