@@ -67,6 +67,16 @@ pub struct Caches {
     fleeting: Rc<Fleeting>,
 }
 
+impl Caches {
+    /// For a server that takes the place of one that was ended: it knows what that one knew of other servers, and begins with nothing
+    /// under way.
+    #[must_use]
+    pub fn for_successor(&self) -> Self {
+        let Self { keys, discovery, policy, spaces, .. } = self.clone();
+        Self { keys, discovery, policy, spaces, ..Self::default() }
+    }
+}
+
 impl Server {
     /// A server of this configuration on this platform, which remembers nothing of other servers yet.
     pub fn new(config: Rc<Config>, platform: Platform) -> Self {

@@ -63,8 +63,8 @@ mod class {
     };
 
     thread_local! {
-        /// As over D1 for the isolate and not for one object: the platform ends an object that nobody has asked for ten seconds, and the
-        /// next one, most often in the same isolate, would have to read all keys of other servers again.
+        /// What is known of other servers. It outlives the object: the platform ends one that nobody has asked for ten seconds, and the
+        /// next one, most often in the same isolate, would have to read all keys again.
         static CACHES: Caches = Caches::default();
     }
 
@@ -92,6 +92,7 @@ mod class {
     struct Parts {
         settings: Settings,
         news: Rc<dyn News>,
+        caches: Caches,
         program: Program,
     }
 
@@ -182,7 +183,7 @@ mod class {
             // Each request counts for itself, where it is logged.
             let counted = parts.settings.config.log_costs.then(|| {
                 let costs = Some(Rc::<Costs>::default());
-                self.program(parts.settings.config.clone(), &parts.news, costs)
+                self.program(parts.settings.config.clone(), &parts.news, &parts.caches, costs)
             });
             let program = counted.as_ref().unwrap_or(&parts.program);
             if events::path(&request.url()) == SCHEDULED {
@@ -202,12 +203,19 @@ mod class {
                 Box::new(LogRecord::error("the database cannot be brought up to date").because(&error))
             })?;
             let news: Rc<dyn News> = Rc::new(Waking::new(Rc::new(WorkerClock)));
-            let program = self.program(settings.config.clone(), &news, None);
-            Ok(self.parts.get_or_init(|| Parts { settings, news, program }))
+            let caches = CACHES.with(Caches::for_successor);
+            let program = self.program(settings.config.clone(), &news, &caches, None);
+            Ok(self.parts.get_or_init(|| Parts { settings, news, caches, program }))
         }
 
         /// The server, or the same one with its costs counted.
-        fn program(&self, config: Rc<Config>, news: &Rc<dyn News>, costs: Option<Rc<Costs>>) -> Program {
+        fn program(
+            &self,
+            config: Rc<Config>,
+            news: &Rc<dyn News>,
+            caches: &Caches,
+            costs: Option<Rc<Costs>>,
+        ) -> Program {
             let platform = Platform {
                 database: Rc::new(ObjectDatabase::new(self.state.storage(), costs)),
                 transport: Rc::new(WorkerTransport),
@@ -219,7 +227,7 @@ mod class {
                 // For what is to be deleted: bytes of media never come here.
                 media: media(&self.env),
             };
-            Server::with_caches(config, platform, CACHES.with(Clone::clone)).into()
+            Server::with_caches(config, platform, caches.clone()).into()
         }
     }
 
