@@ -42,7 +42,7 @@ def report(figures):
     width = max(len(name) for name in names)
     print(f"{'':<{width}}  " + "  ".join(f"{engine:>8}" for engine in engines))
     for name in names:
-        print(f"{name:<{width}}  " + "  ".join(f"{figures[engine][name]:>8.1f}" for engine in engines))
+        print(f"{name:<{width}}  " + "  ".join(f"{figures[engine][name]:>8,.1f}" for engine in engines))
 
 
 class _People:
@@ -90,7 +90,7 @@ class _People:
         )
         self.alice.post("/keys/query", query)
         figures["the same, held"] = each(lambda _: self.alice.post("/keys/query", query))
-        figures["an idle client for an hour"] = self._wait() * 3600
+        figures["an idle client for an hour"] = self._wait() * 3600 * 1000
         return figures
 
     def _cpu(self, work):
