@@ -166,7 +166,7 @@ pub(super) async fn claim(server: &Server, call: &Call) -> Handled {
     let wanted = wanted(asked)?;
     let (local, remote): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(user, _)| is_local(server, user));
     let mut local: Vec<Wanted> = local.into_iter().map(|(_, wanted)| wanted).collect();
-    user_keys::bound_claims(server, session.user.as_str(), local.iter_mut());
+    user_keys::bound_claims(server, session.user.as_str(), &mut local);
     let claimed = if local.is_empty() { Vec::new() } else { server.store.claim_keys(&local).await? };
     let mut keys = told_claimed(claimed)?;
     let mut failures = Failures::default();

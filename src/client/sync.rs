@@ -353,10 +353,10 @@ impl Answer<'_> {
         // come all is told then.
         let changed = found.changed_account_data.iter().filter(|changed| changed.is_known_room);
         let quiet = changed.filter(|changed| !changed.room_id.is_empty());
-        let quiet: Vec<RoomId> = quiet.map(|changed| written_room_id(&changed.room_id)).collect::<Result<_, _>>()?;
-        let is_whole = self.since > 0 && !found.is_cut;
         let mut quiet: Vec<RoomId> =
-            quiet.into_iter().chain(self.fleeting.rooms().filter(|_| is_whole).cloned()).collect();
+            quiet.map(|changed| written_room_id(&changed.room_id)).collect::<Result<_, _>>()?;
+        let is_whole = self.since > 0 && !found.is_cut;
+        quiet.extend(self.fleeting.rooms().filter(|_| is_whole).cloned());
         quiet.retain(|room_id| !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()));
         for room_id in self.known_to_client(quiet).await? {
             join.insert(room_id.as_str(), self.quiet_room(&room_id, &found, &unread));
@@ -389,7 +389,7 @@ impl Answer<'_> {
     /// Those of the rooms of which the client has been told: whoever does not load members lazily hears of a room when they are known.
     async fn known_to_client(&self, mut rooms: Vec<RoomId>) -> Result<Vec<RoomId>, MatrixError> {
         if !self.is_lazy() && !rooms.is_empty() {
-            let unknown = self.server.store.without_members(&rooms.iter().collect::<Vec<_>>()).await?;
+            let unknown = self.server.store.without_members(&rooms).await?;
             rooms.retain(|room_id| !unknown.contains(room_id));
         }
         Ok(rooms)

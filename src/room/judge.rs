@@ -185,10 +185,7 @@ impl Judgement {
         if let Some(missing) = missing {
             return Ok(missing);
         }
-        let before = match claimed_before {
-            Some(root) => self.claimed_state_before(view, event.prev_events(), root).await?,
-            None => self.state_before(view, event.prev_events()).await?,
-        };
+        let before = self.state_before(view, event.prev_events(), claimed_before).await?;
         if let Some(rejection) = self.broken_rule(view, event, before).await? {
             self.reject(view, event, before, &rejection);
             return Ok(Verdict::Rejected(rejection));
@@ -347,27 +344,20 @@ impl Judgement {
         Ok(())
     }
 
-    /// The state before an event: the resolution of the states after its previous ones. Where that is too much to be
-    /// resolved, the current state takes its place, so that the room goes on.
-    pub(super) async fn state_before(&self, view: &mut View<'_>, previous: &[EventId]) -> Result<StateAt, RoomError> {
-        let states: Vec<StateAt> = previous.iter().filter_map(|id| view.state_after(id)).collect();
-        let claimed = states.iter().any(|state| state.claimed);
-        let root = view.resolve(&self.room, states.iter().map(|state| state.root).collect()).await?;
-        Ok(root.map_or(StateAt { root: self.state, claimed: true }, |root| StateAt { root, claimed }))
-    }
-
-    /// The state before an event of whose previous ones some are lacking, for which `claimed` stands in: resolved with the states
-    /// after those that we hold, as a claim may leave out a ban that the event cites.
-    async fn claimed_state_before(
+    /// The state before an event: the resolution of the states after its previous ones. Where some of them are lacking, a claim stands in
+    /// for these; it does not take the place of what we hold, as it may leave out a ban that the event cites. Where all that is too much
+    /// to be resolved, the current state takes its place, so that the room goes on.
+    pub(super) async fn state_before(
         &self,
         view: &mut View<'_>,
         previous: &[EventId],
-        claimed: NodeId,
+        claim: Option<NodeId>,
     ) -> Result<StateAt, RoomError> {
-        let held = previous.iter().filter_map(|id| view.state_after(id)).map(|state| state.root);
-        let roots = held.chain([claimed]).collect();
-        let root = view.resolve(&self.room, roots).await?.unwrap_or(self.state);
-        Ok(StateAt { root, claimed: true })
+        let states: Vec<StateAt> = previous.iter().filter_map(|id| view.state_after(id)).collect();
+        let claimed = claim.is_some() || states.iter().any(|state| state.claimed);
+        let roots = states.iter().map(|state| state.root).chain(claim).collect();
+        let root = view.resolve(&self.room, roots).await?;
+        Ok(root.map_or(StateAt { root: self.state, claimed: true }, |root| StateAt { root, claimed }))
     }
 
     /// The room's current state: the resolution of the states after its forward extremities, unless that is too much to be

@@ -281,7 +281,7 @@ impl Judgement {
         if states.len() < node.previous.len() {
             return Ok(false);
         }
-        let before = self.state_before(view, &node.previous).await?;
+        let before = self.state_before(view, &node.previous, None).await?;
         if before.claimed && states.iter().all(|state| !state.claimed) {
             // More than can be resolved.
             return Ok(false);

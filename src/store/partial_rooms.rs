@@ -125,8 +125,8 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn without_members(&self, rooms: &[&RoomId]) -> Result<Vec<RoomId>, DatabaseError> {
-        let rooms = json_list(rooms.iter().map(|room_id| room_id.as_str()));
+    pub async fn without_members(&self, rooms: &[RoomId]) -> Result<Vec<RoomId>, DatabaseError> {
+        let rooms = json_list(rooms.iter().map(RoomId::as_str));
         let rows = self.query(Statement::new(WITHOUT_MEMBERS, [rooms.into()])).await?;
         rows.iter().map(|row| room_id(row.text(0)?)).collect()
     }

@@ -33,6 +33,15 @@ fn of(user: &User, state: &str, status: &str) -> [String; 3] {
     [user.id.as_str(), state, status].map(str::to_owned)
 }
 
+/// The scheduled trigger comes by so many times.
+fn minutes_pass(home: &Home, count: usize) {
+    for _ in 0..count {
+        home.world.advance(60_000);
+        home.world.run(home.server.scheduled());
+        home.world.settle();
+    }
+}
+
 #[test]
 fn who_shares_a_room_sees_it() {
     let (home, alice, bob, _) = together();
@@ -144,27 +153,15 @@ fn who_syncs_is_there_as_long_as_they_do() {
     assert_eq!((&again[0][0], &again[0][2]), (&noted[0][0], &noted[0][2]), "no news");
     assert_ne!(again[0][1], noted[0][1]);
     // Her clients are gone.
-    for _ in 0..5 {
-        one.world.advance(60_000);
-        one.world.run(one.server.scheduled());
-        one.world.settle();
-    }
+    minutes_pass(&one, 5);
     told_both("online");
-    for _ in 0..2 {
-        one.world.advance(60_000);
-        one.world.run(one.server.scheduled());
-        one.world.settle();
-    }
+    minutes_pass(&one, 2);
     told_both("offline");
     // What she says herself holds until she says something else.
     one.world.advance(60_000);
     assert_eq!(set(&one, &alice, json!({ "presence": "online" })).0, 200);
     one.world.settle();
-    for _ in 0..10 {
-        one.world.advance(60_000);
-        one.world.run(one.server.scheduled());
-        one.world.settle();
-    }
+    minutes_pass(&one, 10);
     told_both("online");
 }
 
@@ -193,11 +190,7 @@ fn who_goes_idle_is_not_gone() {
     states.dedup();
     assert_eq!(states, ["online", "unavailable"]);
     // Where none of her clients syncs any more, she is gone.
-    for _ in 0..7 {
-        home.world.advance(60_000);
-        home.world.run(home.server.scheduled());
-        home.world.settle();
-    }
+    minutes_pass(&home, 7);
     assert_eq!(told(&home.sync(&bob, &since)), [of(&alice, "offline", "")]);
 }
 
@@ -209,10 +202,6 @@ fn what_users_say_themselves_outlasts_their_syncs() {
     home.world.settle();
     // No news to others, yet it is she who says it now.
     assert_eq!(set(&home, &alice, json!({ "presence": "online" })).0, 200);
-    for _ in 0..10 {
-        home.world.advance(60_000);
-        home.world.run(home.server.scheduled());
-        home.world.settle();
-    }
+    minutes_pass(&home, 10);
     assert_eq!(told(&home.sync(&bob, &since)), [of(&alice, "online", "")]);
 }

@@ -97,7 +97,7 @@ pub(super) async fn claim(server: &Server, request: Signed) -> Handled {
     if wanted.len() > MAX_ASKED {
         return Err(MatrixError::too_large("At most 5000 keys can be claimed at once."));
     }
-    bound_claims(server, request.origin.name().as_str(), wanted.iter_mut());
+    bound_claims(server, request.origin.name().as_str(), &mut wanted);
     let claimed = if wanted.is_empty() { Vec::new() } else { server.store.claim_keys(&wanted).await? };
     let mut keys = Object::new();
     for Claimed { user_id, device_id, key } in claimed {

@@ -244,7 +244,7 @@ pub fn claimed_key(key: &OneTimeKey) -> Result<(String, Value), DatabaseError> {
 
 /// Bounds how many one-time keys of a device `who` gets, another server or a local user: beyond that only the fallback key, so that
 /// nobody uses up all that others need.
-pub fn bound_claims<'w>(server: &Server, who: &str, wanted: impl Iterator<Item = &'w mut Wanted>) {
+pub fn bound_claims(server: &Server, who: &str, wanted: &mut [Wanted]) {
     let now = server.platform.clock.now_ms();
     for wanted in wanted {
         let place = place(&json!([wanted.user_id, wanted.device_id]).to_string(), PLACES);
