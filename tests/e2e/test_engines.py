@@ -177,6 +177,21 @@ def test_passwords_are_hashed_outside_the_object(start):
     assert "POST /batch" in reached and "GET /_matrix/client/v3/sync" in reached
 
 
+def test_batches_from_the_front_count_as_work_of_the_object(start):
+    """What reaches the object by way of the Worker in front is bounded together, however many isolates send it."""
+    worker = start(Worker, cron_seconds=3600, options=RESETTABLE)
+    only_object(worker)
+    worker.user("alice", "secret")
+    shown = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": "secret"}
+    asked = {"path": "/_matrix/client/v3/login", "body": shown}
+    _, answered = exchange(worker, "POST", "/__crowded", json.dumps(asked).encode())
+    meanwhile, afterwards = answered["meanwhile"], answered["afterwards"]
+    assert (meanwhile["status"], meanwhile["body"]["errcode"]) == (503, "M_UNKNOWN"), answered
+    assert int(meanwhile["retryAfter"]) >= 1
+    assert answered["outcome"] == {"rows": []}
+    assert (afterwards["status"], afterwards["body"]["user_id"]) == (200, f"@alice:{worker.name}"), answered
+
+
 @contextmanager
 def origins(folder, authority, count):
     made = []

@@ -23,6 +23,9 @@ use crate::{
 /// The path by which batches reach the object.
 pub(super) const BATCH: &str = "/batch";
 
+/// How long a batch is in bytes, in a header of our own: the runtime need not say it of what stays within it.
+const LENGTH: &str = "verge-length";
+
 /// The database of the object behind this stub.
 pub(super) struct DistantDatabase(pub(super) Stub);
 
@@ -47,10 +50,22 @@ impl DistantDatabase {
         init.set_method("POST");
         init.set_body(&work.into());
         let request = web_sys::Request::new_with_str_and_init(&format!("https://object{BATCH}"), &init)?;
+        request.headers().set(LENGTH, &work.len().to_string())?;
         let response: web_sys::Response = JsFuture::from(self.0.fetch(&request)?).await?.unchecked_into();
         let text = JsFuture::from(response.text()?).await?;
         text.as_string().ok_or_else(|| js_sys::Error::new("the object answers with no text").into())
     }
+}
+
+/// How long the batch of a request is in bytes. One that does not say so has room only where there is no other.
+pub(super) fn length(request: &web_sys::Request) -> usize {
+    let said = request.headers().get(LENGTH).ok().flatten();
+    said.and_then(|length| length.parse().ok()).unwrap_or(usize::MAX)
+}
+
+/// The outcome of a batch for which there is no room now.
+pub(super) fn too_busy() -> String {
+    wire::outcome(Err(unavailable("the object works on as much as it can hold")))
 }
 
 /// Does the work that a request brings, and answers with its outcome as text.

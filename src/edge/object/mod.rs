@@ -54,7 +54,7 @@ mod class {
         error::MatrixError,
         log::LogRecord,
         platform::{
-            Background, LocalBoxFuture, Log, Platform,
+            Background, Clock, LocalBoxFuture, Log, Platform,
             news::{News, Waking},
         },
         program::Program,
@@ -116,11 +116,20 @@ mod class {
     }
 
     impl Homeserver {
-        /// Runs a batch for the Worker in front.
+        /// Runs a batch for the Worker in front. Its bytes count with all else that the object works on: each isolate in front bounds
+        /// what it works on itself, but there may be many.
         async fn run_batch(&self, request: &web_sys::Request) -> Result<web_sys::Response, JsValue> {
-            let work = JsFuture::from(request.text()?).await?.as_string().unwrap_or_default();
             let answer = match self.live_parts().await {
-                Ok(parts) => distant::run(&*parts.program.platform.database, &work).await,
+                Ok(parts) => {
+                    let length = distant::length(request);
+                    match parts.program.admission.reserve(length, WorkerClock.now_ms()) {
+                        Some(_reservation) => {
+                            let work = JsFuture::from(request.text()?).await?.as_string().unwrap_or_default();
+                            distant::run(&*parts.program.platform.database, &work).await
+                        }
+                        None => distant::too_busy(),
+                    }
+                }
                 Err(_) => String::new(),
             };
             web_sys::Response::new_with_opt_str(Some(&answer))
