@@ -16,6 +16,14 @@ pub async fn turn(clock: &dyn Clock, done: usize, slice: usize) {
     }
 }
 
+/// Lets others have their turn after a batch that was answered with many rows: whoever asked for them has work to do, and may ask
+/// for more.
+pub async fn turn_after(clock: &dyn Clock, answers: &[Rows]) {
+    if answers.iter().map(Vec::len).sum::<usize>() >= LIGHT_SLICE {
+        clock.pause().await;
+    }
+}
+
 /// Does what [`Database::batches`] is for where a batch keeps all others waiting while it is run.
 ///
 /// # Errors
@@ -40,7 +48,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     use super::*;
-    use crate::platform::LocalBoxFuture;
+    use crate::platform::{LocalBoxFuture, Row};
 
     #[derive(Default)]
     struct Noting(RefCell<Vec<String>>);
@@ -80,6 +88,18 @@ mod tests {
         assert_eq!((database.0.take(), clock.0.take()), (vec!["a b".to_owned(), "c".to_owned()], 1));
         assert!(run(vec![batch(&["a"]), batch(&["fails", "b"]), batch(&["c"])]).is_err());
         assert_eq!((database.0.take(), clock.0.take()), (vec!["a".to_owned(), "fails b".to_owned()], 1));
+    }
+
+    #[test]
+    fn a_turn_comes_after_many_rows() {
+        let clock = Pausing::default();
+        let rows = |count: usize| (0..count).map(|_| Row(Vec::new())).collect::<Rows>();
+        for (answers, paused) in
+            [(vec![], 0), (vec![rows(499)], 0), (vec![rows(499), rows(1)], 1), (vec![rows(501)], 1)]
+        {
+            futures_executor::block_on(turn_after(&clock, &answers));
+            assert_eq!(clock.0.take(), paused);
+        }
     }
 
     #[test]

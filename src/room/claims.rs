@@ -4,14 +4,15 @@
 //! Server-Server API, "Joining Rooms" and "Retrieving event authorisation information".
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
+    mem,
     rc::Rc,
 };
 
 use super::{
     Room, RoomError, Rooms,
     judge::{Judgement, Rejection, Source, auth_keys, fill_in},
-    outliers::{Outliers, judge_outliers},
+    outliers::{Apart, Outliers, judge_outliers},
     policy::ASKING_MS,
     view::View,
 };
@@ -24,9 +25,11 @@ use crate::{
         room_version::RoomVersion,
         state_trie::{self, NodeId, StateKeyHash},
     },
+    platform::turns::SLICE,
     store::{
         commit::{Committed, Guard, NewEvent, Place, RoomCommit, Unsettled},
         events::StoredEvent,
+        headers::Header,
         rejected::NewRejected,
     },
 };
@@ -111,7 +114,7 @@ impl Rooms {
             }
             let before = resolve(&mut view, &room, &believed).await?;
             commit.unsettled.get_or_insert(Unsettled::Claimed);
-            match believed.iter().find_map(|examined| examined.rejection.clone()) {
+            match believed.claims.iter().find_map(|examined| examined.rejection.clone()) {
                 Some(Rejection { why: reason, provisional }) => commit.rejected.push(NewRejected {
                     event: event.clone(),
                     reason,
@@ -174,8 +177,9 @@ impl Rooms {
         .await
     }
 
-    /// The claims about the state before `event` that can be believed.
-    async fn believed(&self, event: &Event, claims: &[Claim]) -> Result<Vec<Examined>, RoomError> {
+    /// The claims about the state before `event` that can be believed. Where they bring much, that is kept already: it counts for
+    /// nothing until the state is referred to.
+    async fn believed(&self, event: &Event, claims: &[Claim]) -> Result<Believed, RoomError> {
         let mut believed = Vec::new();
         let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
         for claim in claims {
@@ -189,7 +193,51 @@ impl Rooms {
                 Err(error) => return Err(error),
             }
         }
-        if believed.is_empty() { Err(doubt) } else { Ok(believed) }
+        if believed.is_empty() {
+            return Err(doubt);
+        }
+        let placeable = self.leave_what_is_new(event, &mut believed).await?;
+        for examined in &mut believed {
+            let Outliers { new, rejected, readmitted, .. } = &mut examined.outliers;
+            if new.len() + rejected.len() > SLICE {
+                let apart = Apart {
+                    new: mem::take(new),
+                    rejected: mem::take(rejected),
+                    readmitted: mem::take(readmitted),
+                    nodes: mem::take(&mut examined.snapshot.nodes),
+                };
+                self.keep_apart(event.room_id(), event.version(), apart, Vec::new()).await?;
+            }
+        }
+        Ok(Believed { claims: believed, placeable })
+    }
+
+    /// Leaves of what claims bring only what we do not hold. Returns `event` with those of their events whose place we know, as we hold
+    /// what came before them, and which have not taken it.
+    async fn leave_what_is_new(&self, event: &Event, claims: &mut [Examined]) -> Result<Vec<Event>, RoomError> {
+        let clock = self.clock.as_ref();
+        let new = claims.iter().flat_map(|examined| &examined.outliers.new).map(|new| &new.event);
+        let mut brought: Vec<&Event> = new.chain([event]).collect();
+        let mut seen = HashSet::new();
+        brought.retain(|event| seen.insert(event.event_id()));
+        let previous: HashSet<&EventId> = brought.iter().flat_map(|event| event.prev_events()).collect();
+        let ids: HashSet<&EventId> = seen.union(&previous).copied().collect();
+        let held = self.store.headers(clock, &ids.into_iter().cloned().collect::<Vec<_>>()).await?;
+        let held: HashMap<EventId, Header> = held.into_iter().map(|one| (one.event_id.clone(), one)).collect();
+        let rejected = self.store.rejected(clock, &previous.into_iter().cloned().collect::<Vec<_>>()).await?;
+        let rejected = rejected.iter().filter(|rejected| rejected.state_before.is_some());
+        let with_state = held.values().filter(|header| header.has_state).map(|header| &header.event_id);
+        let known: HashSet<&EventId> = rejected.map(|rejected| &rejected.event_id).chain(with_state).collect();
+        let stands = |id: &EventId| held.get(id).is_some_and(|header| header.has_state && !header.is_outlier);
+        let unplaced = brought.into_iter().filter(|event| !stands(event.event_id()));
+        let placeable = after_known(unplaced, &known).into_iter().cloned().collect();
+        for examined in claims {
+            let Outliers { new, readmitted, .. } = &mut examined.outliers;
+            let readmitted: HashSet<&EventId> = readmitted.iter().collect();
+            let is_new = |id: &EventId| !held.contains_key(id) || readmitted.contains(id);
+            new.retain(|new| is_new(new.event.event_id()));
+        }
+        Ok(placeable)
     }
 
     /// The room, and the commit that takes in what claims about the state before `event` bring; `None` where the state after it is
@@ -198,13 +246,13 @@ impl Rooms {
         &self,
         view: &mut View<'_>,
         event: &Event,
-        believed: &[Examined],
+        believed: &Believed,
     ) -> Result<Option<Claimed>, RoomError> {
-        let new = believed.iter().flat_map(|examined| &examined.outliers.new).map(|new| &new.event);
-        let placed: Vec<Event> = new.chain([event]).cloned().collect();
         let cited = |event: &Event| event.prev_events().iter().chain(event.auth_events()).cloned().collect::<Vec<_>>();
-        let mut ids: Vec<EventId> = placed.iter().flat_map(cited).collect();
-        ids.extend(placed.iter().map(|event| event.event_id().clone()).chain([event.room_id().create_event_id()]));
+        let placeable = &believed.placeable;
+        let mut ids: Vec<EventId> = placeable.iter().chain([event]).flat_map(cited).collect();
+        ids.extend(placeable.iter().chain([event]).map(|event| event.event_id().clone()));
+        ids.push(event.room_id().create_event_id());
         let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
         let room = room.ok_or(RoomError::UnknownRoom)?;
         if view.state_after(event.event_id()).is_some() {
@@ -212,13 +260,13 @@ impl Rooms {
         }
         let unchanged = RoomCommit { guard: Guard::Holds(room.version), ..RoomCommit::unchanged(&room) };
         // Of some of it we hold what came before, and need nobody's word.
-        let judged = self.judge_placed(view, room.clone(), &placed).await?;
+        let judged = self.judge_placed(view, room.clone(), placeable).await?;
         let mut commit = judged.unwrap_or(unchanged);
         if commit.guard == Guard::Free {
             commit.guard = Guard::Holds(room.version);
         }
         let done: HashSet<EventId> = commit.events.iter().map(|new| new.event.event_id().clone()).collect();
-        for examined in believed {
+        for examined in &believed.claims {
             let new = examined.outliers.new.iter().filter(|new| !done.contains(new.event.event_id()));
             commit.events.extend(new.filter(|new| view.rejected(new.event.event_id()).is_none()).cloned());
             commit.rejected.extend(examined.outliers.rejected.iter().cloned());
@@ -228,6 +276,14 @@ impl Rooms {
     }
 }
 
+/// Claims that can be believed.
+struct Believed {
+    /// What is new of each, where that is little: else it is kept already.
+    claims: Vec<Examined>,
+    /// Events of them, or the one that they are about, whose place we know.
+    placeable: Vec<Event>,
+}
+
 /// What claims bring besides the state that they are about.
 struct Claimed {
     room: Room,
@@ -235,7 +291,7 @@ struct Claimed {
 }
 
 /// What the claims come to together.
-async fn resolve(view: &mut View<'_>, room: &Room, claims: &[Examined]) -> Result<NodeId, RoomError> {
+async fn resolve(view: &mut View<'_>, room: &Room, Believed { claims, .. }: &Believed) -> Result<NodeId, RoomError> {
     let mut roots = Vec::with_capacity(claims.len());
     for claim in claims {
         roots.push(view.add_snapshot(&claim.snapshot)?);
@@ -258,6 +314,34 @@ async fn resolve(view: &mut View<'_>, room: &Room, claims: &[Examined]) -> Resul
     // Claims that differ in more than can be resolved: the first is of the server that should know best.
     let first = roots.first().copied().unwrap_or(NodeId::EMPTY);
     Ok(view.resolve(room, roots).await?.unwrap_or(first))
+}
+
+/// Those of `events`, each there once, whose previous events are all `known` or among those; each after what it cites.
+fn after_known<'e>(events: impl Iterator<Item = &'e Event>, known: &HashSet<&EventId>) -> Vec<&'e Event> {
+    let mut lacking: HashMap<&EventId, usize> = HashMap::new();
+    let mut citing: HashMap<&EventId, Vec<&Event>> = HashMap::new();
+    let mut ready: VecDeque<&Event> = VecDeque::new();
+    for event in events {
+        let previous: HashSet<&EventId> = event.prev_events().iter().filter(|id| !known.contains(*id)).collect();
+        match previous.len() {
+            0 => ready.push_back(event),
+            count => drop(lacking.insert(event.event_id(), count)),
+        }
+        previous.into_iter().for_each(|id| citing.entry(id).or_default().push(event));
+    }
+    let mut found = Vec::new();
+    while let Some(event) = ready.pop_front() {
+        found.push(event);
+        for next in citing.remove(event.event_id()).unwrap_or_default() {
+            if let Some(count) = lacking.get_mut(next.event_id()) {
+                *count -= 1;
+                if *count == 0 {
+                    ready.push_back(next);
+                }
+            }
+        }
+    }
+    found
 }
 
 /// The snapshot of a whole state.

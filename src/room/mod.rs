@@ -102,7 +102,7 @@ impl Rooms {
     /// # Errors
     /// Where the database fails.
     pub async fn event(&self, event_id: &EventId) -> Result<Option<StoredEvent>, RoomError> {
-        Ok(self.store.events(std::slice::from_ref(event_id)).await?.pop())
+        Ok(self.store.events(self.clock.as_ref(), std::slice::from_ref(event_id)).await?.pop())
     }
 
     /// Those of the events that we hold, in no order.
@@ -110,7 +110,7 @@ impl Rooms {
     /// # Errors
     /// Where the database fails.
     pub async fn events(&self, event_ids: &[EventId]) -> Result<Vec<StoredEvent>, RoomError> {
-        Ok(self.store.events(event_ids).await?)
+        Ok(self.store.events(self.clock.as_ref(), event_ids).await?)
     }
 
     /// The servers with joined members in the room, this one included.

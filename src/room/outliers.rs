@@ -66,8 +66,9 @@ impl Rooms {
         lacking.sort();
         lacking.dedup();
         ids.extend(lacking);
-        let rejected = self.store.rejected(&ids).await?;
-        let held = self.store.events(ids.get(given..).unwrap_or_default()).await?;
+        let clock = self.clock.as_ref();
+        let rejected = self.store.rejected(clock, &ids).await?;
+        let held = self.store.events(clock, ids.get(given..).unwrap_or_default()).await?;
         Ok(Held { events: held.into_iter().map(|stored| stored.event).collect(), rejected })
     }
 }

@@ -280,7 +280,8 @@ impl Rooms {
         match self.event(event.event_id()).await? {
             Some(stored) if !stored.soft_failed => Ok(()),
             Some(_) => Err(RoomError::NotAllowed("it was soft-failed".to_owned())),
-            None => match self.store.rejected(std::slice::from_ref(event.event_id())).await?.pop() {
+            None => match self.store.rejected(self.clock.as_ref(), std::slice::from_ref(event.event_id())).await?.pop()
+            {
                 Some(rejected) => Err(RoomError::NotAllowed(rejected.reason)),
                 None => Err(RoomError::UnknownRoom),
             },

@@ -11,6 +11,7 @@ use crate::{
         state_resolution::{Citation, Facts, Need, StateEvent, Supplied},
         state_trie::{self, Change, MissingNodes, NodeId, Nodes, StateKeyHash},
     },
+    platform::turns::LIGHT_SLICE,
     store::{
         Store,
         events::{NodeText, StoredEvent, Wanted},
@@ -36,6 +37,9 @@ pub(super) type EventPair = (Option<EventId>, Option<EventId>);
 
 /// The most times that one question may go back to the database: the depth of a trie is bounded, so more is a loop.
 const MAX_READS: usize = 64;
+
+/// How many events a state resolution reads in one call: others wait meanwhile, and each call takes its time.
+const EVENTS_IN_CONFLICT: usize = 4 * LIGHT_SLICE;
 
 /// See the module.
 pub(super) struct View<'s> {
@@ -77,7 +81,7 @@ impl<'s> View<'s> {
         }
     }
 
-    /// Reads what is wanted, in one call, and returns the rooms.
+    /// Reads what is wanted, in one call unless it is very many events, and returns the rooms.
     pub(super) async fn load(&mut self, mut wanted: Wanted) -> Result<Vec<Room>, RoomError> {
         wanted.events.retain(|id| !self.is_read(id));
         wanted.events.sort();
@@ -88,6 +92,16 @@ impl<'s> View<'s> {
             // What others have committed meanwhile may cite what was known before.
             self.facts = None;
         }
+        // What is read of many events at once takes long, and others wait.
+        let further = wanted.events.split_off(wanted.events.len().min(LIGHT_SLICE));
+        let rooms = self.load_at_once(wanted).await?;
+        for events in further.chunks(LIGHT_SLICE) {
+            self.load_at_once(Wanted { events: events.to_vec(), ..Wanted::default() }).await?;
+        }
+        Ok(rooms)
+    }
+
+    async fn load_at_once(&mut self, wanted: Wanted) -> Result<Vec<Room>, RoomError> {
         let found = self.store.find(self.own, &wanted).await?;
         self.absent.extend(wanted.events.into_iter().filter(|id| !found.events.contains_key(id)));
         for (id, stored) in found.events {
@@ -374,7 +388,12 @@ impl<'s> View<'s> {
             self.follow_judged(&mut chains.from, &mut own);
             chains.limit += chains.from.len() - before;
         }
+        let further = asked.events.split_off(asked.events.len().min(EVENTS_IN_CONFLICT));
         let mut supplied = self.store.supply(&asked).await?;
+        for events in further.chunks(EVENTS_IN_CONFLICT) {
+            let need = Need { events: events.to_vec(), ..Need::default() };
+            supplied.events.extend(self.store.supply(&need).await?.events);
+        }
         // Of an event that the database has too, what this work has found comes first, and counts.
         supplied.events.extend(own.iter().filter_map(|id| self.events.get(id)).map(state_event));
         supplied.events.reverse();

@@ -8,6 +8,7 @@ use super::{
     json_list,
     rejected::{self, RejectedEvent, rejected_event},
     rooms::{Room, room, rooms_statement},
+    slices::by_ids,
     state_sql::{found, node_id, nodes_of_paths, paths},
     text_lists,
 };
@@ -17,7 +18,7 @@ use crate::{
         identifiers::{EventId, RoomId, ServerName},
         state_trie::{NodeId, StateKeyHash},
     },
-    platform::{DatabaseError, Row, SqlValue, Statement},
+    platform::{Clock, DatabaseError, Row, SqlValue, Statement, turns::SLICE},
 };
 
 /// An event as we hold it, with what we think of it.
@@ -238,13 +239,8 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn events(&self, ids: &[EventId]) -> Result<Vec<StoredEvent>, DatabaseError> {
-        let lists = text_lists(ids);
-        if lists.is_empty() {
-            return Ok(Vec::new());
-        }
-        let answers = self.batch(lists.into_iter().map(|list| Statement::new(BY_ID, [list.into()])).collect()).await?;
-        let stored: Vec<StoredEvent> = answers.iter().flatten().map(stored_event).collect::<Result<_, _>>()?;
+    pub async fn events(&self, clock: &dyn Clock, ids: &[EventId]) -> Result<Vec<StoredEvent>, DatabaseError> {
+        let stored = self.read_in_slices(clock, SLICE, by_ids(ids, BY_ID), stored_event).await?;
         Ok(stored.into_iter().filter(|stored| !stored.rejected).collect())
     }
 }

@@ -1,9 +1,9 @@
 //! What is told of events without reading them.
 
-use super::{Store, text_lists};
+use super::{Store, slices::by_ids};
 use crate::{
     matrix::identifiers::{EventId, RoomId},
-    platform::{DatabaseError, Row, Statement},
+    platform::{Clock, DatabaseError, Row, turns::LIGHT_SLICE},
 };
 
 /// What kind of event one that we hold is.
@@ -21,12 +21,14 @@ pub struct Header {
     pub bytes: usize,
     /// Whether the state after it is known.
     pub has_state: bool,
+    /// Whether it has no place in the graph.
+    pub is_outlier: bool,
 }
 
 /// ?1: event ids as a JSON list.
 const HEADERS: &str = "\
     SELECT e.event_id, e.room_id, e.event_type, e.state_key IS NOT NULL AS is_state, \
-      length(CAST(e.json AS BLOB)) AS bytes, e.state_after IS NOT NULL AS has_state \
+      length(CAST(e.json AS BLOB)) AS bytes, e.state_after IS NOT NULL AS has_state, e.outlier \
     FROM json_each(?1) AS wanted CROSS JOIN events AS e ON e.event_id = wanted.value";
 
 impl Store {
@@ -34,13 +36,8 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn headers(&self, ids: &[EventId]) -> Result<Vec<Header>, DatabaseError> {
-        let lists = text_lists(ids);
-        if lists.is_empty() {
-            return Ok(Vec::new());
-        }
-        let ask = lists.into_iter().map(|list| Statement::new(HEADERS, [list.into()])).collect();
-        self.batch(ask).await?.iter().flatten().map(header).collect()
+    pub async fn headers(&self, clock: &dyn Clock, ids: &[EventId]) -> Result<Vec<Header>, DatabaseError> {
+        self.read_in_slices(clock, LIGHT_SLICE, by_ids(ids, HEADERS), header).await
     }
 }
 
@@ -53,5 +50,6 @@ fn header(row: &Row) -> Result<Header, DatabaseError> {
         is_state: row.integer(3)? != 0,
         bytes: usize::try_from(row.integer(4)?).unwrap_or(0),
         has_state: row.integer(5)? != 0,
+        is_outlier: row.integer(6)? != 0,
     })
 }

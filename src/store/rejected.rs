@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{Store, event_text::read, json_lists, state_sql::node_id, text_lists};
+use super::{Store, event_text::read, json_lists, slices, state_sql::node_id, text_lists};
 use crate::{
     matrix::{
         event::{Event, MAX_PREV_EVENTS},
         identifiers::{EventId, RoomId},
         state_trie::NodeId,
     },
-    platform::{DatabaseError, Row, Statement},
+    platform::{Clock, DatabaseError, Row, Statement, turns::SLICE},
 };
 
 /// How many rejected events of one room are remembered, and how many of one server's among them. `migrations/0008` has the
@@ -123,12 +123,8 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn rejected(&self, ids: &[EventId]) -> Result<Vec<RejectedEvent>, DatabaseError> {
-        let statements = by_id(ids);
-        if statements.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.batch(statements).await?.iter().flatten().map(rejected_event).collect()
+    pub async fn rejected(&self, clock: &dyn Clock, ids: &[EventId]) -> Result<Vec<RejectedEvent>, DatabaseError> {
+        self.read_in_slices(clock, SLICE, slices::by_ids(ids, BY_ID), rejected_event).await
     }
 }
 

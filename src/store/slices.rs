@@ -1,9 +1,12 @@
 //! Rows in slices, so that others have their turn while they are read or written.
 
-use super::{Store, json_lists};
-use crate::platform::{
-    Clock, DatabaseError, Row, Statement,
-    turns::{SLICE, turn},
+use super::{Store, json_lists, text_lists};
+use crate::{
+    matrix::identifiers::EventId,
+    platform::{
+        Clock, DatabaseError, Row, Statement,
+        turns::{LIGHT_SLICE, SLICE, turn},
+    },
 };
 
 impl Store {
@@ -18,6 +21,9 @@ impl Store {
         batches: Vec<Vec<Statement>>,
         read: impl Fn(&Row) -> Result<T, DatabaseError>,
     ) -> Result<Vec<T>, DatabaseError> {
+        if batches.is_empty() {
+            return Ok(Vec::new());
+        }
         let answers = self.batches(batches).await?;
         let mut found = Vec::new();
         for row in answers.iter().flatten() {
@@ -26,6 +32,13 @@ impl Store {
         }
         Ok(found)
     }
+}
+
+/// The batches that ask `sql` for the events `ids`, of which it takes a JSON list.
+pub(super) fn by_ids(ids: &[EventId], sql: &'static str) -> Vec<Vec<Statement>> {
+    let ask =
+        |slice: &[EventId]| text_lists(slice).into_iter().map(|list| Statement::new(sql, [list.into()])).collect();
+    ids.chunks(LIGHT_SLICE).map(ask).collect()
 }
 
 /// What writes `items`, a batch for each slice, as JSON lists of what `row` makes of each.

@@ -69,6 +69,11 @@ impl LargeRoom {
         self.auth.clone()
     }
 
+    /// The state events, those first that every member cites.
+    pub fn state(&self) -> &[Value] {
+        &self.state
+    }
+
     /// Adds an event that is not signed as it must be.
     pub fn forge(&mut self, user: &str) {
         self.member(user);

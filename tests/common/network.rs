@@ -35,7 +35,7 @@ use verge::{
         Statement, StreamedResponse, Transport, TransportError,
         media::ByteStream,
         news::{Polling, Waking},
-        turns::one_by_one,
+        turns::{one_by_one, turn_after},
     },
     program::Program,
     router::{Request, Response},
@@ -475,6 +475,9 @@ impl Database for Interleaved {
             let written = rows.written + self.database.changed.get() - written;
             inner.rows.set(Rowed { read, written });
             inner.most_rows.set(Rowed { read: most.read.max(read), written: most.written.max(written) });
+            if let (true, Ok(answers)) = (inner.wakes.get(), &answer) {
+                turn_after(&self.world, answers).await;
+            }
             self.world.some_turns().await;
             answer
         })

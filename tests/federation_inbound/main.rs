@@ -27,6 +27,7 @@ mod invariants;
 mod inviting;
 mod joining;
 mod knocking;
+mod large_claims;
 mod large_forks;
 mod large_joins;
 mod leaving;

@@ -342,7 +342,12 @@ fn history_is_walked_from_the_newest_back() {
         assert_eq!(missing(&[&said[3]], &[&said[8]], json!({ "limit": 2 })), said[6..8]);
         assert_eq!(missing(&[], &[&said[29]], json!({})), said[19..29]);
         assert_eq!(missing(&[], &[&said[29]], json!({ "limit": 1000 })), said[9..29]);
-        let depth = scene.world.run(scene.a.store.events(&[said[26].as_str().parse_id()])).unwrap()[0].event.depth();
+        let depth = scene
+            .world
+            .run(scene.a.store.events(scene.a.platform.clock.as_ref(), &[said[26].as_str().parse_id()]))
+            .unwrap()[0]
+            .event
+            .depth();
         assert_eq!(missing(&[], &[&said[29]], json!({ "min_depth": depth })), said[26..29]);
         let malformed = json!({ "earliest_events": 1, "latest_events": [] });
         assert_eq!(scene.peer.post(&scene.a, &room_path(&scene, "get_missing_events"), &malformed).0, 400);

@@ -3,7 +3,6 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
-use futures_util::future;
 use worker::{
     js_sys::{Array, JsString},
     wasm_bindgen::{self, JsCast, JsValue, prelude::wasm_bindgen},
@@ -18,7 +17,10 @@ use crate::{
         stream::describe,
     },
     log::Cost,
-    platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement, turns::one_by_one},
+    platform::{
+        Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement,
+        turns::{one_by_one, turn_after},
+    },
 };
 
 // The methods of the storage that are used. The `worker` crate has no `transactionSync`.
@@ -129,7 +131,12 @@ impl Database for ObjectDatabase {
         if let Err(error) = &outcome {
             report(error, statements.first().map_or("", |statement| statement.sql));
         }
-        Box::pin(future::ready(outcome))
+        Box::pin(async move {
+            if let Ok(answers) = &outcome {
+                turn_after(&WorkerClock, answers).await;
+            }
+            outcome
+        })
     }
 
     fn batches(&self, batches: Vec<Vec<Statement>>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {

@@ -247,7 +247,7 @@ impl<'s> Look<'s> {
         let new: Vec<&Event> = self.events.iter().filter(|event| new.contains(event.event_id())).collect();
         let cited = new.iter().flat_map(|event| event.prev_events()).filter(|id| !in_hand.contains(id));
         let cited: Vec<EventId> = cited.cloned().collect();
-        let held = self.server.store.headers(&cited).await?;
+        let held = self.server.store.headers(self.server.platform.clock.as_ref(), &cited).await?;
         let held: HashSet<EventId> = held.into_iter().filter(|held| held.has_state).map(|held| held.event_id).collect();
         let is_far = |event: &&&Event| event.prev_events().iter().any(|id| !in_hand.contains(id) && !held.contains(id));
         Ok(new.iter().filter(is_far).map(|event| event.event_id().clone()).collect())

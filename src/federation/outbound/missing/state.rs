@@ -273,13 +273,13 @@ impl Look<'_> {
 
     /// Loads those of the events that claimed ones cite that we hold. Whether any was: rejected ones count too.
     async fn load_cited(&self, ids: &[EventId], known: &mut Known) -> Result<bool, RoomError> {
-        let headers = self.server.store.headers(ids).await?;
+        let headers = self.server.store.headers(self.server.platform.clock.as_ref(), ids).await?;
         let takes = headers.iter().map(|header| pdus::memory_of_held(header.bytes)).sum();
         let Some(left) = known.memory.checked_sub(takes) else { return Ok(false) };
         known.memory = left;
         let before = known.held.len();
         known.held.extend(headers.into_iter().map(|header| header.event_id));
-        for rejected in self.server.store.rejected(ids).await? {
+        for rejected in self.server.store.rejected(self.server.platform.clock.as_ref(), ids).await? {
             known.held.insert(rejected.event_id);
         }
         for stored in self.server.rooms.events(ids).await? {
@@ -298,7 +298,7 @@ impl Look<'_> {
         known: &mut Known,
     ) -> Result<bool, RoomError> {
         let mut ids: Vec<EventId> = claim.missing(known);
-        let headers = self.server.store.headers(&ids).await?;
+        let headers = self.server.store.headers(self.server.platform.clock.as_ref(), &ids).await?;
         let headers: HashMap<&EventId, _> = headers.iter().map(|header| (&header.event_id, header)).collect();
         let is_here = |id: &EventId| headers.get(id).is_none_or(|header| header.room_id == self.room.room_id);
         claim.state.retain(|id| is_here(id) && headers.get(id).is_none_or(|header| header.is_state));
