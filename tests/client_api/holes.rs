@@ -139,6 +139,27 @@ fn another_server_has_a_good_copy() {
     }
 }
 
+/// The ID of a room of version 12 names no server that would be asked before all others.
+#[test]
+fn no_server_is_asked_for_its_name_alone() {
+    let scene = scene("12");
+    for name in ["a1.test", "a2.test", "a3.test", "a4.test"] {
+        let useless = Home::with(&scene.one.world, name, &[("REGISTRATION", "open")]);
+        let mallory = useless.register("mallory");
+        assert_eq!(useless.post(&mallory, &format!("/join/{}?via=one.test", quote(&scene.room)), json!({})).0, 200);
+        alter(&useless, "/backfill/", |answer| answer["pdus"] = json!([]));
+    }
+    scene.one.world.settle();
+    scene.leave();
+    scene.says(8..48);
+    scene.join();
+    let has_found = |_| {
+        scene.one.world.advance(3_600_000);
+        scene.bob_finds(1_000) == scene.all_but("")
+    };
+    assert!((0..12).any(has_found), "four servers gave nothing, and the fifth was not asked");
+}
+
 /// In versions 1 and 2 whoever relays an event may say of it what he likes, but for its signature.
 #[test]
 fn where_nothing_binds_an_id_two_servers_must_say_what_was_before_it() {

@@ -148,10 +148,10 @@ fn worth(ancestor: &Ancestor) -> u8 {
     }
 }
 
-/// The servers to ask: whoever made the room knows most of it.
+/// The servers to ask: whoever made the room knows most of it, and of the others each may be the one that gives what none of the
+/// rest does.
 async fn candidates(server: &Server, room: &Room) -> Result<Vec<ServerName>, MatrixError> {
-    let mut servers = server.rooms.servers(&room.room_id).await?;
-    servers.retain(|name| *name != server.config.server_name);
+    let mut servers = server.some_residents(&room.room_id, usize::MAX).await?;
     if let Some(at) = servers.iter().position(|name| Some(name.as_str()) == room.room_id.server_name()) {
         servers.swap(0, at);
     }

@@ -46,9 +46,7 @@ pub async fn ask(
     direction: Direction,
 ) -> Result<Option<(String, i64)>, MatrixError> {
     let Some(room) = server.rooms.room(room_id).await? else { return Ok(None) };
-    let mut servers = server.rooms.servers(room_id).await?;
-    servers.retain(|name| *name != server.config.server_name);
-    for resident in servers.iter().take(MAX_SERVERS) {
+    for resident in &server.some_residents(room_id, MAX_SERVERS).await? {
         match server.federation.timestamp_to_event(resident, room_id, ts, direction == Direction::Forwards).await {
             Ok((event_id, sent)) => {
                 let in_direction = if direction == Direction::Forwards { sent >= ts } else { sent <= ts };

@@ -115,15 +115,13 @@ impl Server {
     /// Whom to ask for the rest of a state: the server that let us in; where that has been in vain for long, every other time one
     /// of the others in the room, drawn.
     async fn giver(&self, large: &LargeJoin) -> Result<ServerName, MatrixError> {
-        let mut others = Vec::new();
-        if others_may_give(large) && large.attempts % 2 == 0 {
-            others = self.rooms.servers(large.room_id()).await?;
-            others.retain(|name| *name != self.config.server_name && *name != large.resident);
-        }
-        let mut bytes = [0; 4];
-        self.platform.random.fill(&mut bytes);
-        let drawn = usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(0) % others.len().max(1);
-        Ok(others.into_iter().nth(drawn).unwrap_or_else(|| large.resident.clone()))
+        let is_others_turn = others_may_give(large) && large.attempts % 2 == 0;
+        let drawn = match is_others_turn {
+            true => self.some_residents(large.room_id(), 2).await?,
+            false => Vec::new(),
+        };
+        let other = drawn.into_iter().find(|name| *name != large.resident);
+        Ok(other.unwrap_or_else(|| large.resident.clone()))
     }
 
     /// What `act` comes to; again, when it is known who is in the room, where it takes that.

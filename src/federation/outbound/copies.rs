@@ -33,8 +33,7 @@ impl Server {
         if altered.is_empty() {
             return Ok(false);
         }
-        let mut servers = self.rooms.servers(room_id).await?;
-        servers.retain(|name| *name != self.config.server_name);
+        let servers = self.some_residents(room_id, usize::MAX).await?;
         let failed: RefCell<HashSet<ServerName>> = RefCell::default();
         let asked = altered.iter().map(|altered| self.whole_copy(room, altered, &servers, &failed, until));
         let copies: Vec<Option<Event>> = stream::iter(asked).buffered(AT_A_TIME).collect().await;

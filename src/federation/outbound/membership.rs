@@ -221,6 +221,7 @@ pub async fn residents(
         // Who is in a room that we have left we cannot tell.
         members.clear();
     }
+    let members = server.some_others(members, MAX_RESIDENTS);
     let mut residents: Vec<ServerName> = Vec::new();
     for name in via.into_iter().chain(more).chain(members) {
         if name != server.config.server_name && !residents.contains(&name) {

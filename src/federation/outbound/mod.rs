@@ -16,6 +16,7 @@ pub mod membership;
 mod missing;
 pub mod queue;
 mod refusals;
+mod residents;
 mod settling;
 pub mod spaces;
 pub mod third_party_invites;

@@ -8,7 +8,6 @@ use crate::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
     },
-    platform::Random,
     room::RoomError,
     server::Server,
 };
@@ -161,10 +160,8 @@ impl<'s> Whom<'s> {
         if let Some(others) = &self.others {
             return Ok(others.clone());
         }
-        let mut others = self.server.rooms.servers(&self.room_id).await?;
-        others.retain(|name| *name != self.server.config.server_name);
         // A few more than are asked: some of them are sources already.
-        draw(&mut others, 4 * MAX_OTHERS, &*self.server.platform.random);
+        let others = self.server.some_residents(&self.room_id, 4 * MAX_OTHERS).await?;
         self.others = Some(others.clone());
         Ok(others)
     }
@@ -172,19 +169,6 @@ impl<'s> Whom<'s> {
 
 fn own_server(event: &Event) -> Option<ServerName> {
     ServerName::parse(event.sender().server_name()).ok()
-}
-
-/// Leaves at most `count` of `names`, at random.
-fn draw(names: &mut Vec<ServerName>, count: usize, random: &dyn Random) {
-    let count = count.min(names.len());
-    for at in 0..count {
-        let mut bytes = [0; 4];
-        random.fill(&mut bytes);
-        let left = names.len() - at;
-        let drawn = usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(0) % left;
-        names.swap(at, at + drawn);
-    }
-    names.truncate(count);
 }
 
 /// One of each in turns: however many servers have relayed an event, others are asked too.
