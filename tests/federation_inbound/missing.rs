@@ -353,22 +353,45 @@ fn a_server_that_never_answers_costs_only_its_time() {
     assert!(scene.world.now_ms() - begun < 30_000);
 }
 
+/// The event with one character of its signature another one.
+fn wrongly_signed((id, event): &Known) -> Known {
+    let mut event = event.clone();
+    let signature = &mut event["signatures"]["peer.example"]["ed25519:peer"];
+    let text = signature.as_str().unwrap().to_owned();
+    *signature = json!(format!("{}{}", if text.starts_with('A') { 'B' } else { 'A' }, &text[1..]));
+    assert_eq!(event_id("12", &event), *id);
+    (id.clone(), event)
+}
+
 #[test]
 fn a_copy_that_is_refused_is_asked_for_of_another_server() {
     let mut scene = scene("12");
     let (third, _) = scene.member("third.example", "carol");
     let said = scene.say(3);
     let mut tampered = said.clone();
-    let signature = &mut tampered[1].1["signatures"]["peer.example"]["ed25519:peer"];
-    let text = signature.as_str().unwrap().to_owned();
-    *signature = json!(format!("{}{}", if text.starts_with('A') { 'B' } else { 'A' }, &text[1..]));
-    assert_eq!(event_id("12", &tampered[1].1), said[1].0);
+    tampered[1] = wrongly_signed(&said[1]);
     holds(&scene.peer, &tampered);
     holds(&third, &said);
     takes(&scene.peer, &scene, "1", &said[2]);
     scene.world.settle();
     scene.is_shown(&said);
     assert_eq!(asked(&scene.peer, "/get_missing_events/"), 1);
+}
+
+#[test]
+fn who_has_given_a_bad_copy_is_not_asked_for_the_event_itself() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+    let said = scene.say(2);
+    let tampered = wrongly_signed(&said[0]);
+    gives(&scene.peer, &[&tampered], &[&tampered], state.clone());
+    claims(&third, &[&said[0]], state);
+    takes(&scene.peer, &scene, "1", &said[1]);
+    scene.world.settle();
+    scene.is_shown(&said[1..]);
+    let id = &said[0].0[1..];
+    assert_eq!((asked(&scene.peer, id), asked(&third, id)), (0, 1));
 }
 
 #[test]

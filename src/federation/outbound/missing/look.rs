@@ -313,6 +313,11 @@ impl<'s> Look<'s> {
         }
     }
 
+    /// Whether the copy of the event that this server has given failed the checks: it has no other.
+    pub(super) fn has_refused(&self, id: &EventId, name: &ServerName) -> bool {
+        self.refused.contains(&(id.clone(), name.clone()))
+    }
+
     /// Checks the PDUs that a server has given: format, signatures, hashes. Those that fail are left out, and those to which
     /// `wanted` do not lead by what `cites` says: nobody asked for them.
     pub(super) async fn check<T: AsRef<[u8]>>(
@@ -352,7 +357,7 @@ impl<'s> Look<'s> {
         }
         *memory = left;
         let mut received = reachable(received, wanted, cites);
-        received.retain(|pdu| !self.refused.contains(&(pdu.event_id().clone(), name.clone())));
+        received.retain(|pdu| !self.has_refused(pdu.event_id(), name));
         let ids: Vec<EventId> = received.iter().map(|pdu| pdu.event_id().clone()).collect();
         let mut events = Vec::with_capacity(ids.len());
         for (id, outcome) in ids.into_iter().zip(pdus::verify(server, received).await?) {

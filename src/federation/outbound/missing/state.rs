@@ -176,6 +176,7 @@ impl Look<'_> {
         let server = self.server;
         let event = match known.edge.clone() {
             Some(event) => event,
+            None if self.has_refused(edge, name) => return Ok(None),
             None => {
                 let Some(text) = self.ask(name, edge, server.federation.event(name, edge)).await else {
                     return Ok(None);
@@ -260,8 +261,9 @@ impl Look<'_> {
         ids: &[EventId],
         known: &mut Known,
     ) -> Result<bool, RoomError> {
+        let ids: Vec<EventId> = ids.iter().filter(|id| !self.has_refused(id, name)).cloned().collect();
         if ids.len() <= MAX_SINGLE_EVENTS {
-            return self.fetch_single(name, ids, known).await;
+            return self.fetch_single(name, &ids, known).await;
         }
         let (server, room_id) = (self.server, self.room.room_id.clone());
         let request = server.federation.state(name, &room_id, edge.event_id());
