@@ -186,14 +186,23 @@ impl Judgement {
             return Ok(missing);
         }
         let before = self.state_before(view, event.prev_events(), claimed_before).await?;
+        // What has been put into a gap in the timeline, as its auth events allow it, is history: the current state has no say in it, and
+        // nobody takes it away by what he claims of the state then.
+        let is_history = view.stored(event.event_id()).is_some_and(|held| !held.outlier && !held.soft_failed);
         if let Some(rejection) = self.broken_rule(view, event, before).await? {
+            if is_history && rejection.provisional {
+                return Ok(Verdict::Known(None));
+            }
             self.reject(view, event, before, &rejection);
             return Ok(Verdict::Rejected(rejection));
         }
-        let forbidden = self.forbidden_now(view, event, before).await?;
-        let unsigned = match forbidden {
-            None => self.unsigned_by(view, event).await?,
-            Some(_) => None,
+        let forbidden = match is_history {
+            true => None,
+            false => self.forbidden_now(view, event, before).await?,
+        };
+        let unsigned = match (is_history, &forbidden) {
+            (false, None) => self.unsigned_by(view, event).await?,
+            _ => None,
         };
         if let Some(policy) = &unsigned
             && !self.not_recommended.contains(event.event_id())

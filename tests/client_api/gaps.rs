@@ -4,10 +4,16 @@ use std::rc::Rc;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::router::json_response;
+use verge::{
+    federation::peers::endpoints::Transaction,
+    matrix::identifiers::{EventId, ServerName},
+    platform::Clock,
+    router::json_response,
+};
 
 use crate::{
     common::network::World,
+    holes::alter,
     home::{Home, User, quote},
     visited::{Visited, visited},
 };
@@ -127,6 +133,55 @@ fn what_happened_between_a_leave_and_a_rejoin_is_paged_back_to() {
             assert!(scene.two.database.rows("SELECT 1 FROM gaps").is_empty());
             assert_eq!(scene.two.database.wrong_member_counts(), [""; 0]);
         }
+    }
+}
+
+/// Carol's server repeats a transaction, when she has left and we have been away; and those who are asked may say that she was never
+/// there.
+#[test]
+fn what_was_put_into_a_gap_stays_when_it_is_sent_again() {
+    for (version, lies) in [("1", false), ("10", false), ("12", false), ("10", true), ("12", true)] {
+        let scene = scene(version);
+        let (world, room) = (&scene.one.world, quote(&scene.room));
+        let three = Home::with(world, "three.test", &[("REGISTRATION", "open")]);
+        let carol = three.register("carol");
+        scene.leave();
+        assert_eq!(three.post(&carol, &format!("/join/{room}?via=one.test"), json!({})).0, 200);
+        scene.says(8..10);
+        let said = three.say(&carol, &scene.room, "hello", "t");
+        world.settle();
+        scene.says(10..12);
+        assert_eq!(three.post(&carol, &format!("/rooms/{room}/leave"), json!({})).0, 200);
+        world.settle();
+        scene.join();
+        let all = back(&scene.one, &scene.alice, &scene.room, None, 1_000, "");
+        assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, 1_000, ""), all, "{version}");
+        assert!(all.contains(&said));
+
+        if lies {
+            let joined = format!("SELECT event_id FROM events WHERE state_key = '{}'", carol.id);
+            let hers: Vec<String> = scene.one.database.rows(&joined).into_iter().flatten().collect();
+            alter(&scene.one, "", move |answer| {
+                if let Some(ids) = answer.get_mut("pdu_ids") {
+                    ids.as_array_mut().unwrap().retain(|id| hers.iter().all(|her| id != her));
+                } else if answer.get("events").is_some() {
+                    answer["events"] = json!([]);
+                }
+            });
+        }
+        let id = EventId::parse(&said).unwrap();
+        let event = world.run(three.server.rooms.event(&id)).unwrap().unwrap().event;
+        let transaction = Transaction { origin_server_ts: world.now_ms(), pdus: &[event.json()], edus: &[] };
+        let to = ServerName::parse("two.test").unwrap();
+        world.run(three.server.federation.send_transaction(&to, "again", transaction)).unwrap();
+        for _ in 0..3 {
+            world.settle();
+            world.advance(3_600_000);
+            world.run(scene.two.server.scheduled());
+        }
+        assert!(scene.two.database.rows("SELECT 1 FROM staged_pdus").is_empty());
+        assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, 1_000, ""), all, "{version}");
+        assert!(scene.two.database.rows("SELECT 1 FROM events WHERE soft_failed").is_empty());
     }
 }
 
