@@ -234,11 +234,15 @@ impl Judgement {
         event: &Event,
         before: StateAt,
     ) -> Result<Option<String>, RoomError> {
-        // What another server claims of a gap is no part of the current state yet: whoever joined there would be nobody.
-        let current = match before.claimed && before.root != self.state {
-            true => self.state_with(view, event, before.root).await?,
-            false => self.state,
-        };
+        if before.root == self.state {
+            return Ok(None);
+        }
+        // What is lacking, or was filled in as history, is no part of the current state: whoever joined there would be nobody. By what
+        // is claimed of it the current state counts only together with it.
+        if !before.claimed && self.check_state(view, event, self.state).await?.is_none() {
+            return Ok(None);
+        }
+        let current = self.state_with(view, event, before.root).await?;
         if before.root == current { Ok(None) } else { self.check_state(view, event, current).await }
     }
 

@@ -162,6 +162,26 @@ fn a_rejection_by_a_claim_is_taken_back() {
     }
 }
 
+/// Dave joins in a gap, and nobody else speaks after it: the history between our extremity and what he says becomes known.
+#[test]
+fn who_joined_in_a_gap_is_heard_when_it_is_filled() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        let said = scene.says(&dave, "am I heard?");
+        claims_what_is_old(&scene, &events, &old, &remembers);
+        scene.receives("1", &said);
+        assert!(!scene.a.shows(&said.0));
+        remembers.set(true);
+        scene.an_hour_passes();
+        assert!(scene.a.shows(&said.0), "version {version}: {:#?}", scene.world.logs());
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+        scene.rests_on_nothing_claimed();
+    }
+}
+
 /// By the claimed state Dave is not in the room, and nothing shows it but the history.
 #[test]
 fn a_claimed_state_gives_way_to_the_true_one() {
