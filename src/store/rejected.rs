@@ -2,10 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::{Store, event_text::read, json_lists, slices, state_sql::node_id, text_lists};
+use super::{
+    Store,
+    event_text::{content_hash, read_as},
+    json_lists, slices,
+    state_sql::node_id,
+    text_lists,
+};
 use crate::{
     matrix::{
-        event::{Event, MAX_PREV_EVENTS},
+        event::{ContentHash, Event, MAX_PREV_EVENTS},
         identifiers::{EventId, RoomId},
         state_trie::NodeId,
     },
@@ -63,7 +69,8 @@ pub struct NewRejected {
 /// The columns that [`rejected_event`] reads, of the tables `rejected_events AS x` and `rooms AS r`.
 macro_rules! rejected_columns {
     () => {
-        "x.event_id, x.room_id, x.reason, x.graph, x.state_before, x.claimed, x.provisional, x.json, r.room_version"
+        "x.event_id, x.room_id, x.reason, x.graph, x.state_before, x.claimed, x.provisional, x.json, r.room_version, \
+         x.hash_wrong"
     };
 }
 
@@ -75,22 +82,29 @@ const BY_ID: &str = concat!(
      CROSS JOIN rooms AS r ON r.room_id = x.room_id"
 );
 
-/// ?1: a list of [event id, server, depth, reason, graph, state before, claimed, provisional, json, bytes].
+/// ?1: a list of [event id, server, depth, reason, graph, state before, claimed, provisional, json, bytes, whether the json is of
+/// an altered copy]. A whole copy stays where an altered one comes.
 const REMEMBER: &str = "\
     WITH new AS ( SELECT key, value, \
         CASE WHEN value ->> 9 > 0 THEN SUM(value ->> 9) OVER (ORDER BY key) + (SELECT COALESCE(SUM(bytes), 0) \
           FROM rejected_events WHERE room_id = ?2 AND provisional) <= ?3 ELSE 0 END AS fits FROM json_each(?1) ) \
     INSERT INTO rejected_events (event_id, room_id, server, depth, reason, graph, state_before, claimed, provisional, json, \
-      bytes, of_room, of_server) \
+      bytes, hash_wrong, of_room, of_server) \
     SELECT value ->> 0, ?2, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
-      CASE WHEN fits THEN value ->> 8 END, CASE WHEN fits THEN value ->> 9 ELSE 0 END, \
+      CASE WHEN fits THEN value ->> 8 END, CASE WHEN fits THEN value ->> 9 ELSE 0 END, value ->> 10, \
       COALESCE((SELECT MAX(of_room) FROM rejected_events WHERE room_id = ?2), 0) + row_number() OVER (ORDER BY key), \
       COALESCE((SELECT MAX(of_server) FROM rejected_events WHERE room_id = ?2 AND server = value ->> 1), 0) \
         + row_number() OVER (PARTITION BY value ->> 1 ORDER BY key) \
     FROM new WHERE true \
     ON CONFLICT (event_id) DO UPDATE SET reason = excluded.reason, \
       state_before = COALESCE(excluded.state_before, state_before), claimed = excluded.claimed, \
-      provisional = excluded.provisional, json = excluded.json, bytes = excluded.bytes \
+      provisional = excluded.provisional, \
+      json = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL \
+        AND rejected_events.hash_wrong < excluded.hash_wrong THEN rejected_events.json ELSE excluded.json END, \
+      bytes = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL \
+        AND rejected_events.hash_wrong < excluded.hash_wrong THEN rejected_events.bytes ELSE excluded.bytes END, \
+      hash_wrong = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL \
+        THEN MIN(rejected_events.hash_wrong, excluded.hash_wrong) ELSE excluded.hash_wrong END \
       WHERE rejected_events.provisional OR rejected_events.state_before IS NULL";
 
 const EVICT: &str = "\
@@ -190,6 +204,7 @@ fn row(new: &NewRejected) -> String {
         i64::from(new.provisional),
         json,
         json.map_or(0, str::len),
+        i64::from(event.content_hash() == ContentHash::Wrong),
     ])
     .to_string()
 }
@@ -200,6 +215,7 @@ pub(super) fn rejected_event(row: &Row) -> Result<RejectedEvent, DatabaseError> 
     let id = |text: &str| EventId::parse_any_length(text).map_err(|_| shape("no event ID"));
     let graph: Value = serde_json::from_str(row.text(3)?).map_err(|_| shape("no graph"))?;
     let previous = graph["prev_events"].as_array().ok_or_else(|| shape("no previous events"))?;
+    let event = |json: &str| read_as(row.text(0)?, json, content_hash(row.integer(9)?), row.text(8)?);
     Ok(RejectedEvent {
         event_id: id(row.text(0)?)?,
         room_id: RoomId::parse(row.text(1)?).map_err(|_| shape("no room ID"))?,
@@ -208,6 +224,6 @@ pub(super) fn rejected_event(row: &Row) -> Result<RejectedEvent, DatabaseError> 
         state_before: row.optional_text(4)?.map(node_id).transpose()?,
         claimed: row.integer(5)? != 0,
         provisional: row.integer(6)? != 0,
-        event: row.optional_text(7)?.map(|json| read(row.text(0)?, json, row.text(8)?)).transpose()?,
+        event: row.optional_text(7)?.map(event).transpose()?,
     })
 }

@@ -4,7 +4,7 @@ use std::{cell::Cell, collections::BTreeMap, rc::Rc};
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::{federation::outbound::backfill::backfill, router::json_response};
+use verge::{federation::outbound::backfill::backfill, matrix::identifiers::EventId, router::json_response};
 
 use crate::{
     Scene,
@@ -178,6 +178,34 @@ fn who_joined_in_a_gap_is_heard_when_it_is_filled() {
         scene.an_hour_passes();
         assert!(scene.a.shows(&said.0), "version {version}: {:#?}", scene.world.logs());
         assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+        scene.rests_on_nothing_claimed();
+    }
+}
+
+/// As above; of what Dave says an altered copy came first.
+#[test]
+fn an_altered_copy_that_was_rejected_by_a_claim_gives_way_to_a_good_one() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let mut events = vec![scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        let said = scene.says(&dave, "as it was said");
+        claims_what_is_old(&scene, &events, &old, &remembers);
+        let mut altered = said.clone();
+        altered.1["content"]["body"] = json!("altered");
+        scene.receives("1", &altered);
+        assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional AND json IS NOT NULL"), 1);
+
+        remembers.set(true);
+        events.push(said.clone());
+        claims_what_is_old(&scene, &events, &old, &remembers);
+        for _ in 0..3 {
+            scene.an_hour_passes();
+        }
+        let event = scene.world.run(scene.a.rooms.event(&EventId::parse(&said.0).unwrap())).unwrap().unwrap();
+        assert_eq!(event.event.content().get("body").and_then(|body| body.as_str()), Some("as it was said"));
+        assert!(scene.a.shows(&said.0), "version {version}: {:#?}", scene.world.logs());
         scene.rests_on_nothing_claimed();
     }
 }
