@@ -137,8 +137,9 @@ impl Outcome {
 
 impl Filling<'_> {
     async fn fill(&self, ancestors: &[Ancestor], auth_events: &[Event]) -> Result<Outcome, RoomError> {
-        let (gap, view) = (self.gap, self.view);
-        let mut history = connected(gap.missing.iter().map(|lack| &lack.event_id), ancestors, |id| view.is_placed(id));
+        let gap = self.gap;
+        let missing = gap.missing.iter().map(|lack| &lack.event_id);
+        let mut history = connected(missing, ancestors, |id| self.is_placed(id));
         let given: HashSet<&EventId> = ancestors.iter().map(Ancestor::event_id).collect();
         // Asked for again in vain.
         let still: Vec<_> =
@@ -198,7 +199,7 @@ impl Filling<'_> {
         }
         let done: HashSet<&EventId> = reached.iter().collect();
         let cited: HashSet<&EventId> = history.iter().flat_map(|one| one.prev_events()).collect();
-        let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !view.is_placed(id));
+        let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !self.is_placed(id));
         let missing = lacking.filter_map(|id| {
             let passed = in_a_row.get(id).copied().unwrap_or_default();
             let missing = Missing { event_id: id.clone(), before: TimelinePosition::At(after), passed };
@@ -212,6 +213,13 @@ impl Filling<'_> {
         redactions.extend(of_copies);
         let gap = Filled { from: gap.pos, to: after, reached, passed };
         Ok(Outcome { new, rejected, readmitted, copies, redactions, missing, gap, changed })
+    }
+
+    /// Whether the event has its place already. What came late, and was soft-failed by what the room is now, has none in the history from
+    /// before we came into it.
+    fn is_placed(&self, id: &EventId) -> bool {
+        let is_late = || self.view.stored(id).is_some_and(|held| held.soft_failed);
+        self.view.is_placed(id) && !(self.gap.before_join && is_late())
     }
 
     /// Judges the events of history by the auth events of each, which are here, among them, or among `auth_events`.

@@ -33,7 +33,8 @@ const MOVE_ROOM: &str = "\
     UPDATE rooms SET version = CASE version WHEN ?2 THEN ?2 + 1 END, extremities = ?3, state = ?4, \
       latest_pos = CASE WHEN ?5 THEN (SELECT position FROM streams WHERE name = 'events') ELSE latest_pos END, \
       outbox_pos = CASE WHEN ?6 THEN (SELECT position FROM streams WHERE name = 'outbox') ELSE outbox_pos END, \
-      joined = ?7 + CASE WHEN ?9 THEN 0 ELSE joined END, invited = ?8 + CASE WHEN ?9 THEN 0 ELSE invited END \
+      joined = ?7 + CASE WHEN ?9 THEN 0 ELSE joined END, invited = ?8 + CASE WHEN ?9 THEN 0 ELSE invited END, \
+      joined_pos = CASE WHEN ?9 THEN (SELECT position FROM streams WHERE name = 'events') ELSE joined_pos END \
     WHERE room_id = ?1";
 
 /// Aborts the batch when the room's version has moved, and leaves it as it is.
@@ -41,9 +42,9 @@ const HOLD_ROOM: &str = "UPDATE rooms SET version = CASE version WHEN ?2 THEN ?2
 
 /// Aborts the batch when the room exists already: `room_id` is the primary key.
 const NEW_ROOM: &str = "\
-    INSERT INTO rooms (room_id, room_version, version, extremities, state, latest_pos, outbox_pos, joined, invited) \
-    VALUES (?1, ?2, 1, ?3, ?4, (SELECT position FROM streams WHERE name = 'events'), \
-      (SELECT position FROM streams WHERE name = 'outbox'), ?5, ?6)";
+    INSERT INTO rooms (room_id, room_version, version, extremities, state, latest_pos, outbox_pos, joined, invited, joined_pos) \
+    SELECT ?1, ?2, 1, ?3, ?4, s.position, (SELECT position FROM streams WHERE name = 'outbox'), ?5, ?6, \
+      CASE WHEN ?7 THEN s.position ELSE 0 END FROM streams AS s WHERE s.name = 'events'";
 
 /// Whether what is thought of an event `events` that is held gives way to what `excluded` says.
 macro_rules! knows_better {
@@ -76,8 +77,10 @@ const EVENTS: &str = concat!(
        pos = COALESCE(excluded.pos, events.pos), ",
     better!("claimed"),
     ", ",
-    better!("soft_failed"),
-    ", ",
+    // Nothing that has a position is hidden.
+    "soft_failed = CASE WHEN excluded.pos IS NOT NULL OR ",
+    knows_better!(),
+    " THEN excluded.soft_failed ELSE events.soft_failed END, ",
     better!("state_before"),
     ", ",
     better!("state_after"),
@@ -365,6 +368,7 @@ impl RoomCommit {
                     state.into(),
                     joined.into(),
                     self.invited.into(),
+                    self.joins_anew.into(),
                 ],
             )),
             Guard::Moves(version) => Some(Statement::new(

@@ -8,10 +8,12 @@ use crate::{
     platform::{DatabaseError, Rows, Statement},
 };
 
-/// The gaps `g` that history has closed meanwhile.
+/// The gaps `g` that history has closed meanwhile. What came late, and was soft-failed by what the room is now, closes none from before
+/// we came into it: there it has a place.
 macro_rules! closed {
     () => {
-        "(EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = g.event_id AND NOT held.outlier) \
+        "(EXISTS (SELECT 1 FROM events AS held WHERE held.event_id = g.event_id AND NOT held.outlier \
+             AND (NOT held.soft_failed OR g.pos > (SELECT r.joined_pos FROM rooms AS r WHERE r.room_id = g.room_id))) \
          OR EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = g.event_id))"
     };
 }
@@ -37,7 +39,8 @@ const NEWEST_GAP: &str = concat!(
        (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 AND t.pos < g.pos ORDER BY t.pos DESC LIMIT 1) AS below, \
        (SELECT count(*) FROM gaps AS w WHERE w.room_id = ?1 AND w.pos = g.pos AND w.retry_at > ?4) AS reserved, \
        EXISTS (SELECT 1 FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid \
-         WHERE t.room_id = ?1 AND t.pos = g.pos AND e.event_type = 'm.room.create') AS at_create \
+         WHERE t.room_id = ?1 AND t.pos = g.pos AND e.event_type = 'm.room.create') AS at_create, \
+       g.pos <= (SELECT r.joined_pos FROM rooms AS r WHERE r.room_id = ?1) AS before_join \
      FROM gaps AS g WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND g.retry_at <= ?4 AND NOT ",
     closed!(),
     " ORDER BY g.pos DESC, g.event_id LIMIT 20"
@@ -63,6 +66,8 @@ pub struct Gap {
     pub reserved: i64,
     /// Whether the event after it is the one that created the room: nothing that counts was before that.
     pub at_create: bool,
+    /// Whether it is before the join by which we came into the room.
+    pub before_join: bool,
     /// The events at its newer end, which the events after it cite.
     pub missing: Vec<Lack>,
 }
@@ -162,6 +167,7 @@ pub(super) fn gap(rows: &Rows) -> Result<Option<Gap>, DatabaseError> {
                 below: row.optional_integer(4)?,
                 reserved: row.integer(5)?,
                 at_create: row.integer(6)? != 0,
+                before_join: row.integer(7)? != 0,
                 missing: Vec::new(),
             }),
         };

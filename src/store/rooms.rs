@@ -87,10 +87,10 @@ const ROOMS: &str =
 
 const SERVERS: &str = "SELECT server FROM room_servers WHERE room_id = ?1 AND to_pos IS NULL ORDER BY server";
 
-/// The event by which we came into the room. Old rooms have depths that D1 cannot tell.
+/// The event by which we came into the room, the last time. Old rooms have depths that D1 cannot tell.
 const FIRST_DEPTH: &str = "\
     SELECT MIN(e.depth, 9007199254740991) FROM timeline AS t JOIN events AS e ON e.event_nid = t.event_nid \
-    WHERE t.room_id = ?1 AND t.pos > 0 ORDER BY t.pos LIMIT 1";
+    WHERE t.room_id = ?1 AND t.pos >= max((SELECT joined_pos FROM rooms WHERE room_id = ?1), 1) ORDER BY t.pos LIMIT 1";
 
 /// Whether the server ?2 has joined members in the room ?1.
 pub(super) const SERVER_JOINED: &str =

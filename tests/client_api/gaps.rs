@@ -1,6 +1,6 @@
 //! Paging back over history that this server never had: after a rejoin, and where too much was missed.
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -136,16 +136,25 @@ fn what_happened_between_a_leave_and_a_rejoin_is_paged_back_to() {
     }
 }
 
-/// Carol's server repeats a transaction, when she has left and we have been away; and those who are asked may say that she was never
-/// there.
-#[test]
-fn what_was_put_into_a_gap_stays_when_it_is_sent_again() {
-    for (version, lies) in [("1", false), ("10", false), ("12", false), ("10", true), ("12", true)] {
+/// While Bob's server was away Carol has come, said something and gone, and so did Alice say something before and after it.
+struct Visit {
+    scene: Scene,
+    three: Home,
+    carol: User,
+    said: String,
+    /// All that Alice finds.
+    all: Vec<String>,
+}
+
+impl Visit {
+    fn new(version: &str) -> Self {
         let scene = scene(version);
         let (world, room) = (&scene.one.world, quote(&scene.room));
         let three = Home::with(world, "three.test", &[("REGISTRATION", "open")]);
         let carol = three.register("carol");
         scene.leave();
+        // Who has joined again has done so after having left.
+        world.advance(60_000);
         assert_eq!(three.post(&carol, &format!("/join/{room}?via=one.test"), json!({})).0, 200);
         scene.says(8..10);
         let said = three.say(&carol, &scene.room, "hello", "t");
@@ -155,33 +164,75 @@ fn what_was_put_into_a_gap_stays_when_it_is_sent_again() {
         world.settle();
         scene.join();
         let all = back(&scene.one, &scene.alice, &scene.room, None, 1_000, "");
-        assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, 1_000, ""), all, "{version}");
         assert!(all.contains(&said));
+        Self { scene, three, carol, said, all }
+    }
 
-        if lies {
-            let joined = format!("SELECT event_id FROM events WHERE state_key = '{}'", carol.id);
-            let hers: Vec<String> = scene.one.database.rows(&joined).into_iter().flatten().collect();
-            alter(&scene.one, "", move |answer| {
-                if let Some(ids) = answer.get_mut("pdu_ids") {
-                    ids.as_array_mut().unwrap().retain(|id| hers.iter().all(|her| id != her));
-                } else if answer.get("events").is_some() {
-                    answer["events"] = json!([]);
-                }
-            });
-        }
-        let id = EventId::parse(&said).unwrap();
-        let event = world.run(three.server.rooms.event(&id)).unwrap().unwrap().event;
+    fn bob_finds(&self) -> Vec<String> {
+        back(&self.scene.two, &self.scene.bob, &self.scene.room, None, 1_000, "")
+    }
+
+    /// Carol's server sends what she said to Bob's, again or late, and hours pass.
+    fn arrives(&self) {
+        let world = &self.scene.one.world;
+        let id = EventId::parse(&self.said).unwrap();
+        let event = world.run(self.three.server.rooms.event(&id)).unwrap().unwrap().event;
         let transaction = Transaction { origin_server_ts: world.now_ms(), pdus: &[event.json()], edus: &[] };
         let to = ServerName::parse("two.test").unwrap();
-        world.run(three.server.federation.send_transaction(&to, "again", transaction)).unwrap();
+        world.run(self.three.server.federation.send_transaction(&to, "again", transaction)).unwrap();
         for _ in 0..3 {
             world.settle();
             world.advance(3_600_000);
-            world.run(scene.two.server.scheduled());
+            world.run(self.scene.two.server.scheduled());
         }
-        assert!(scene.two.database.rows("SELECT 1 FROM staged_pdus").is_empty());
-        assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, 1_000, ""), all, "{version}");
-        assert!(scene.two.database.rows("SELECT 1 FROM events WHERE soft_failed").is_empty());
+        assert!(self.scene.two.database.rows("SELECT 1 FROM staged_pdus").is_empty());
+    }
+
+    /// Alice's server gives no events of a gap, and says of the state before it that Carol was never there.
+    fn lies(&self) {
+        let joined = format!("SELECT event_id FROM events WHERE state_key = '{}'", self.carol.id);
+        let hers: Vec<String> = self.scene.one.database.rows(&joined).into_iter().flatten().collect();
+        alter(&self.scene.one, "", move |answer| {
+            if let Some(ids) = answer.get_mut("pdu_ids") {
+                ids.as_array_mut().unwrap().retain(|id| hers.iter().all(|her| id != her));
+            } else if answer.get("events").is_some() {
+                answer["events"] = json!([]);
+            }
+        });
+    }
+
+    fn hides_nothing(&self) {
+        assert!(self.scene.two.database.rows("SELECT 1 FROM events WHERE soft_failed").is_empty());
+    }
+}
+
+/// Carol's server repeats a transaction; and those who are asked may say that she was never there.
+#[test]
+fn what_was_put_into_a_gap_stays_when_it_is_sent_again() {
+    for (version, lies) in [("1", false), ("10", false), ("12", false), ("10", true), ("12", true)] {
+        let visit = Visit::new(version);
+        assert_eq!(visit.bob_finds(), visit.all, "{version}");
+        if lies {
+            visit.lies();
+        }
+        visit.arrives();
+        assert_eq!(visit.bob_finds(), visit.all, "{version}");
+        visit.hides_nothing();
+    }
+}
+
+/// It comes before anybody pages back, when she is in the room no more.
+#[test]
+fn what_came_late_has_its_place_in_the_gap_before_our_join() {
+    for version in ["1", "10", "12"] {
+        let visit = Visit::new(version);
+        visit.arrives();
+        // What came before it is with it, where it came.
+        let (found, all): (BTreeSet<_>, BTreeSet<_>) =
+            (visit.bob_finds().into_iter().collect(), visit.all.iter().cloned().collect());
+        assert_eq!(found, all, "{version}");
+        visit.hides_nothing();
+        assert!(visit.scene.two.database.rows("SELECT 1 FROM gaps").is_empty());
     }
 }
 

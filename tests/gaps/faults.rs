@@ -70,11 +70,6 @@ impl Fault {
         (Self::Tamper, "tamper"),
         (Self::Persist, "persist"),
     ];
-
-    /// A fault that some worlds do not overcome yet: only on request. A server whose users have all left and come back through
-    /// another one hears, as of something new, what others said and how they left meanwhile. By its current state those have left,
-    /// and what they said before is soft-failed. The specification's check 6 says so; by the graph it is history.
-    const OPEN: Self = Self::Leave;
 }
 
 /// Faults that are on.
@@ -82,11 +77,11 @@ impl Fault {
 pub struct Faults(BTreeSet<Fault>);
 
 impl Faults {
-    /// Those that `GAPS_FAULTS` names, separated by commas; without it all but [`Fault::OPEN`].
+    /// Those that `GAPS_FAULTS` names, separated by commas; without it all.
     pub fn allowed() -> Self {
         let named = std::env::var("GAPS_FAULTS").ok();
         let Some(named) = named else {
-            return Self(Fault::ALL.iter().map(|(fault, _)| *fault).filter(|fault| *fault != Fault::OPEN).collect());
+            return Self(Fault::ALL.iter().map(|(fault, _)| *fault).collect());
         };
         let find = |name: &str| Fault::ALL.iter().find(|(_, known)| *known == name).map(|(fault, _)| *fault);
         let names = named.split(',').filter(|name| !name.is_empty());

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use verge::matrix::identifiers::RoomId;
 
 use crate::{
+    common::peer::encode,
     signing,
     wire::SEND,
     world::{HONEST, Image, ORACLE, Scene},
@@ -23,6 +24,8 @@ pub struct Made {
 pub struct Oracle {
     /// The honest servers' events that it accepts.
     pub accepted: Vec<Made>,
+    /// Those that a server may hide, as it was away.
+    excused: BTreeSet<(&'static str, String)>,
     /// The room's state in the end: type, state key, event ID.
     pub state: Vec<(String, String, String)>,
 }
@@ -68,12 +71,58 @@ impl Oracle {
             .database
             .rows("SELECT e.event_id FROM timeline AS t JOIN events AS e USING (event_nid) WHERE NOT e.soft_failed");
         let shown: BTreeSet<String> = shown.concat().into_iter().collect();
+        let excused = excused(&made, |join| {
+            let target = format!("/_matrix/federation/v1/state_ids/{}?event_id={}", encode(&image.room), encode(join));
+            let response = world.run(home.handle(signing::request(HONEST[0], ORACLE, "GET", &target, None)));
+            assert_eq!(response.status(), 200, "{:?}", response.body());
+            let answer: Value = serde_json::from_slice(response.body()).unwrap();
+            let ids = answer["pdu_ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap());
+            let ids = ids.map(|id| format!("'{id}'")).collect::<Vec<_>>().join(",");
+            let joined = "event_type = 'm.room.member' AND json ->> '$.content.membership' = 'join'";
+            let sql = format!("SELECT state_key FROM events WHERE {joined} AND event_id IN ({ids})");
+            home.database.rows(&sql).concat().into_iter().collect()
+        });
         let is_honest = |made: &Made| HONEST.iter().any(|name| made.sender.ends_with(&format!(":{name}")));
         let accepted = made.into_iter().filter(|made| is_honest(made) && shown.contains(&made.id)).collect();
         let state = home.state(&world, &RoomId::parse(&image.room).unwrap());
         world.end();
-        Ok(Self { accepted, state })
+        Ok(Self { accepted, excused, state })
     }
+
+    /// Whether the server may hide the event.
+    pub fn excuses(&self, name: &'static str, made: &Made) -> bool {
+        self.excused.contains(&(name, made.id.clone()))
+    }
+}
+
+/// What a server may hide whose users had all left, until one came back through another server: of what was said meanwhile, or came
+/// late, what is of users who had left by then. Whoever sends it to that server sends it something new, and by the specification's
+/// check 6 it is the current state that counts. `joined` says who is in the room before an event.
+fn excused(made: &[Made], joined: impl Fn(&str) -> BTreeSet<String>) -> BTreeSet<(&'static str, String)> {
+    let of = |user: &str, name: &str| user.ends_with(&format!(":{name}"));
+    let is_join = |made: &Made| {
+        made.json["type"] == "m.room.member"
+            && made.json["state_key"] == made.sender
+            && made.json["content"]["membership"] == "join"
+    };
+    let mut excused = BTreeSet::new();
+    for name in HONEST {
+        let joins = made.iter().filter(|made| is_join(made) && of(&made.sender, name));
+        let back = joins.map(|join| (join, joined(&join.id)));
+        let Some((join, members)) = back.filter(|(_, members)| !members.iter().any(|user| of(user, name))).last()
+        else {
+            continue;
+        };
+        let mut after = BTreeSet::from([join.id.as_str()]);
+        for made in made {
+            if made.json["prev_events"].as_array().unwrap().iter().any(|id| after.contains(id.as_str().unwrap())) {
+                after.insert(&made.id);
+            } else if !members.contains(&made.sender) {
+                excused.insert((name, made.id.clone()));
+            }
+        }
+    }
+    excused
 }
 
 /// All events by their IDs, each as the server has it that made it. What the malicious server made by hand it does not have.
