@@ -137,6 +137,6 @@ pub(super) async fn behind(view: &mut View<'_>, event: &Event) -> Result<Vec<Eve
             }
         }
     }
-    behind.extend(view.behind(&unread).await?);
+    behind.extend(view.behind(event.room_id(), &unread).await?);
     Ok(behind)
 }

@@ -134,9 +134,9 @@ impl<'s> View<'s> {
             || self.events.get(id).is_some_and(|stored| !stored.rejected)
     }
 
-    /// The events `ids` and those behind them, through rejected and soft-failed ones.
-    pub(super) async fn behind(&self, ids: &[EventId]) -> Result<Vec<EventId>, RoomError> {
-        Ok(self.store.behind(ids).await?)
+    /// The events `ids` and those behind them, through rejected and soft-failed ones of the room.
+    pub(super) async fn behind(&self, room_id: &RoomId, ids: &[EventId]) -> Result<Vec<EventId>, RoomError> {
+        Ok(self.store.behind(room_id, ids).await?)
     }
 
     /// The event, if we hold it and have not rejected it; it must have been read.

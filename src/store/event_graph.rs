@@ -22,13 +22,14 @@ pub(super) use closed;
 /// The most events to walk back through from one that cites rejected or soft-failed events.
 pub const MAX_WALK: usize = 200;
 
-/// The events ?1, a JSON list, and those that they name as previous ones through rejected and soft-failed events, ?2 at most.
+/// The events ?1, a JSON list, and those that they name as previous ones through rejected and soft-failed events of the room ?3; ?2 at
+/// most.
 const BEHIND: &str = concat!(
     "WITH RECURSIVE behind(event_id) AS ( SELECT value FROM json_each(?1) UNION SELECT ",
     cited!("j"),
     " FROM behind CROSS JOIN json_each(COALESCE( \
-         (SELECT x.graph FROM rejected_events AS x WHERE x.event_id = behind.event_id), \
-         (SELECT s.json FROM events AS s WHERE s.event_id = behind.event_id AND s.soft_failed)), '$.prev_events') AS j \
+         (SELECT x.graph FROM rejected_events AS x WHERE x.event_id = behind.event_id AND x.room_id = ?3), \
+         (SELECT s.json FROM events AS s WHERE s.event_id = behind.event_id AND s.room_id = ?3 AND s.soft_failed)), '$.prev_events') AS j \
        LIMIT ?2 ) SELECT event_id FROM behind"
 );
 
@@ -96,16 +97,16 @@ impl Gap {
 }
 
 impl Store {
-    /// The events `ids` and those behind them, through rejected and soft-failed ones; [`MAX_WALK`] at most.
+    /// The events `ids` and those behind them, through rejected and soft-failed ones of the room; [`MAX_WALK`] at most.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn behind(&self, ids: &[EventId]) -> Result<Vec<EventId>, DatabaseError> {
+    pub async fn behind(&self, room_id: &RoomId, ids: &[EventId]) -> Result<Vec<EventId>, DatabaseError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
         let limit = i64::try_from(MAX_WALK).unwrap_or(i64::MAX);
-        let parameters = [json_list(ids.iter().map(EventId::as_str)).into(), limit.into()];
+        let parameters = [json_list(ids.iter().map(EventId::as_str)).into(), limit.into(), room_id.as_str().into()];
         let rows = self.query(Statement::new(BEHIND, parameters)).await?;
         let id = |text: &str| {
             EventId::parse_any_length(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is no event ID")))
