@@ -161,7 +161,7 @@ def test_costs_do_not_grow_with_the_number_of_rooms(costs):
 
 def test_other_servers_reads_take_two_calls(costs):
     few, _ = costs
-    reads = ("event", "event_auth", "state", "state_ids", "backfill", "query/directory", "get_missing_events")
+    reads = ("event", "event_auth", "state", "state_ids", "backfill", "query/directory", "get_missing_events", "make_join")
     for name, (calls, _, written) in few.items():
         if name.split(",")[0].strip("`") in reads:
             assert calls <= 2 and written == 0, name
