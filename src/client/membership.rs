@@ -166,7 +166,7 @@ pub(super) async fn put(
 /// Makes an event in a room that this server is in, and has the room's other servers told of it.
 ///
 /// # Errors
-/// As the room says; 403 where this server is not in the room.
+/// What forbids it in the room; 403 where this server is not in the room.
 pub(super) async fn send(
     server: &Server,
     user: &UserId,

@@ -72,7 +72,7 @@ pub enum PushRuleError {
     #[error("There is no such push rule.")]
     NotFound,
     /// The rule that another is to be put beside is not there, or predefined.
-    #[error("The rule of \"before\" or \"after\" is none of the user's own.")]
+    #[error("\"before\" and \"after\" must name a rule of the user's own.")]
     UnknownNeighbour,
     /// It is to be put before one rule and behind a less important one.
     #[error("The rule of \"before\" is more important than that of \"after\".")]

@@ -1,7 +1,8 @@
 //! The gate through which other servers read our rooms.
 //!
-//! Every endpoint that tells another server something of a room goes through a [`RemoteReader`], which only this file makes, and
-//! gets from it only what that server may see. Here alone it is decided who may read.
+//! Every endpoint that tells another server something of what is in a room goes through a [`RemoteReader`], which only this file makes,
+//! and gets from it only what that server may see. Here alone it is decided who may read. What a space tells of its rooms to those
+//! who are not in them yet is decided in [`super::spaces`], as it rests on who may join.
 
 use std::{collections::HashSet, fmt};
 

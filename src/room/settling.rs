@@ -69,7 +69,7 @@ impl Rooms {
     /// Judges again what rests on claims in the room, as far as the history is held.
     ///
     /// # Errors
-    /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and as the database fails.
+    /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and where the database fails.
     pub async fn settle(&self, room_id: &RoomId) -> Result<Settled, RoomError> {
         let mut slices = MAX_SLICES;
         for _ in 0..MAX_PASSES {

@@ -37,7 +37,7 @@ const DEFER_MS: i64 = 10 * 60 * 1_000;
 /// copies of them. What nobody gives any better is passed over, or kept without its content.
 ///
 /// # Errors
-/// As the room layer says. Servers that do not answer are not an error.
+/// As [`Rooms::fill`](crate::room::Rooms::fill). Servers that do not answer are not an error.
 pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> Result<bool, MatrixError> {
     // Behind an event that was passed over, history is known.
     let limit = if gap.is_open() { limit.clamp(1, MAX_LIMIT) } else { gap.missing.len() };
