@@ -1,6 +1,7 @@
 """`npm run dev`: says that it is ready only when it is, and else what is wrong."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -38,6 +39,27 @@ def dev(folder, *options):
 )
 def test_options_that_cannot_be_meant_are_refused(tmp_path, options, sentence):
     assert sentence in dev(tmp_path, *options)
+
+
+PROGRAMS = ["npm", "rustup", "openssl", "python3"]
+
+
+@pytest.mark.parametrize("missing", [["rustup"], ["openssl"], ["python3"], ["openssl", "python3"]])
+def test_what_a_machine_lacks_is_named_in_one_sentence(tmp_path, missing):
+    for program in set(PROGRAMS) - set(missing):
+        # As much of it as is asked whether it is there.
+        (tmp_path / program).write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / program).chmod(0o755)
+    done = subprocess.run(
+        [NODE, ROOT / "scripts" / "setup.mjs", "--tests"],
+        capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": str(tmp_path)},
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    (sentence,) = done.stderr.splitlines()
+    assert "this machine lacks" in sentence
+    assert [program in sentence for program in ["rustup", "openssl", "python3"]] == [
+        program in missing for program in ["rustup", "openssl", "python3"]
+    ]
 
 
 def test_a_port_in_use_is_told(tmp_path):
