@@ -413,10 +413,16 @@ impl Judgement {
         let behind = behind(view, event).await?;
         view.load_events(&behind).await?;
         let stand = |id: &EventId| view.stored(id).filter(|stored| !stored.soft_failed && stored.state_after.is_some());
-        let mut next: Vec<&StoredEvent> =
-            behind.iter().filter(|id| !built_upon.contains(*id)).filter_map(stand).collect();
+        let next = behind.iter().filter(|id| !built_upon.contains(*id)).filter_map(stand);
+        let mut next: Vec<StoredEvent> = next.cloned().collect();
         if next.iter().any(|stored| !stored.outlier) || !self.extremities.is_empty() {
             next.retain(|stored| !stored.outlier);
+        }
+        if next.len() + self.extremities.len() > 1 {
+            // The graph does not hold what is between two events that rest on nothing claimed.
+            let above: Vec<EventId> = self.extremities.iter().map(|one| one.event_id.clone()).collect();
+            let built_upon = view.built_upon(event.room_id(), &above, &next).await?;
+            next.retain(|stored| !built_upon.contains(stored.event.event_id().as_str()));
         }
         self.extremities.extend(next.into_iter().map(|next| Extremity::of(&next.event)));
         Ok(())

@@ -139,6 +139,19 @@ impl<'s> View<'s> {
         Ok(self.store.behind(room_id, ids).await?)
     }
 
+    /// Those of `events` that `above`, or others of them, are built upon, as the database shows it.
+    pub(super) async fn built_upon(
+        &self,
+        room_id: &RoomId,
+        above: &[EventId],
+        events: &[StoredEvent],
+    ) -> Result<HashSet<String>, RoomError> {
+        let ids: Vec<EventId> = events.iter().map(|stored| stored.event.event_id().clone()).collect();
+        let depth = events.iter().map(|stored| stored.event.depth()).min().unwrap_or_default();
+        let above = [above, &ids].concat();
+        Ok(self.store.built_upon(room_id, &above, (&ids, depth)).await?)
+    }
+
     /// The event, if we hold it and have not rejected it; it must have been read.
     pub(super) fn stored(&self, id: &EventId) -> Option<&StoredEvent> {
         self.events.get(id).filter(|stored| !stored.rejected && !self.rejected.contains_key(id))

@@ -22,6 +22,9 @@ pub(super) use closed;
 /// The most events to walk back through from one that cites rejected or soft-failed events.
 pub const MAX_WALK: usize = 200;
 
+/// The most events to walk back through to find what others are built upon.
+pub const MAX_BUILT: i64 = 2_000;
+
 /// The events ?1, a JSON list, and those that they name as previous ones through rejected and soft-failed events of the room ?3; ?2 at
 /// most.
 const BEHIND: &str = concat!(
@@ -31,6 +34,19 @@ const BEHIND: &str = concat!(
          (SELECT x.graph FROM rejected_events AS x WHERE x.event_id = behind.event_id AND x.room_id = ?3), \
          (SELECT s.json FROM events AS s WHERE s.event_id = behind.event_id AND s.room_id = ?3 AND s.soft_failed)), '$.prev_events') AS j \
        LIMIT ?2 ) SELECT event_id FROM behind"
+);
+
+/// Those of the events ?5 that the events ?1, both JSON lists, lead back to in the room ?2, by a way on which ?4 events are at most, and
+/// none above these of a depth of ?3 or less.
+const BUILT_UPON: &str = concat!(
+    "WITH RECURSIVE back(event_id) AS ( SELECT ",
+    cited!("j"),
+    " FROM json_each(?1) AS w CROSS JOIN events AS e ON e.event_id = w.value CROSS JOIN json_each(e.json, '$.prev_events') AS j \
+       WHERE e.room_id = ?2 UNION SELECT ",
+    cited!("j"),
+    " FROM back CROSS JOIN events AS e ON e.event_id = back.event_id CROSS JOIN json_each(e.json, '$.prev_events') AS j \
+       WHERE e.room_id = ?2 AND e.depth > ?3 LIMIT ?4 ) \
+     SELECT event_id FROM back WHERE event_id IN (SELECT value FROM json_each(?5))"
 );
 
 /// ?1: the room, ?2 and ?3: the positions (after, up to and with), ?4: now. The events are at most what one request asks for.
@@ -112,6 +128,22 @@ impl Store {
             EventId::parse_any_length(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is no event ID")))
         };
         rows.iter().map(|row| id(row.text(0)?)).collect()
+    }
+
+    /// Those of `events`, none of less than this `depth`, that the events `above` are built upon, as far as [`MAX_BUILT`] events show it.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn built_upon(
+        &self,
+        room_id: &RoomId,
+        above: &[EventId],
+        (events, depth): (&[EventId], i64),
+    ) -> Result<HashSet<String>, DatabaseError> {
+        let list = |ids: &[EventId]| json_list(ids.iter().map(EventId::as_str)).into();
+        let parameters = [list(above), room_id.as_str().into(), depth.into(), MAX_BUILT.into(), list(events)];
+        let rows = self.query(Statement::new(BUILT_UPON, parameters)).await?;
+        rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
     }
 
     /// The newest gap in a room's timeline that ends at a position in (`after`, `to`], and for which there is to be asked `now`.

@@ -1,6 +1,10 @@
 //! What rests on a claimed state is judged again when the history is held that shows what the state was.
 
-use std::{cell::Cell, collections::BTreeMap, rc::Rc};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -231,6 +235,44 @@ fn a_claimed_state_gives_way_to_the_true_one() {
         scene.rests_on_nothing_claimed();
         let last = scene.a.database.rows("SELECT x.value ->> 0 FROM rooms, json_each(rooms.extremities) AS x");
         assert_eq!(last, [[said[4].0.clone()]]);
+    }
+}
+
+/// What Dave says cites, besides the edge, what others have gone on from by several events.
+#[test]
+fn what_is_built_upon_is_no_extremity_again() {
+    for between in [0, 1, 2, 5] {
+        let mut scene = scene("12");
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let join = scene.becomes(&dave, "join");
+        scene.receives("1", &join);
+        let first = scene.says(&bob, "first");
+        scene.receives("2", &first);
+        // Of two memberships that conflict the later one counts.
+        scene.world.advance(1_000);
+        scene.theirs.advance(&join.0);
+        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+        let left = [scene.says(&bob, "lost"), scene.becomes(&dave, "leave"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &left, &old, &remembers);
+        scene.theirs.state.insert(("m.room.member".to_owned(), dave.clone()), join.1.clone());
+        let fields = json!({ "type": "m.room.message", "content": { "body": "I have left" }, "prev_events": [first.0, left[2].0] });
+        let draft = scene.theirs.draft(scene.world.now_ms(), &dave, fields);
+        let bad = scene.peer.sign("12", draft);
+        scene.receives("3", &bad);
+        assert!(scene.a.shows(&bad.0));
+        // Bob's server goes on from where it was, as if it had lost what it said.
+        scene.theirs.advance(&first.0);
+        let good: Vec<Known> = (0..=between).map(|i| scene.says(&bob, &format!("good {i}"))).collect();
+        for (number, good) in good.iter().enumerate() {
+            scene.receives(&format!("good{number}"), good);
+        }
+        remembers.set(true);
+        scene.pages_back();
+        assert!(!scene.a.shows(&bad.0));
+        let ends = scene.a.database.rows("SELECT x.value ->> 0 FROM rooms, json_each(rooms.extremities) AS x");
+        let ends: BTreeSet<String> = ends.into_iter().flatten().collect();
+        assert_eq!(ends, BTreeSet::from([left[2].0.clone(), good[between].0.clone()]), "{between} between");
+        scene.rests_on_nothing_claimed();
     }
 }
 
