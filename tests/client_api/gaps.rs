@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use verge::{
     federation::peers::endpoints::Transaction,
     matrix::identifiers::{EventId, ServerName},
-    platform::Clock,
     router::json_response,
 };
 
