@@ -3,26 +3,31 @@
 //! The README describes each variable to operators. Everything is checked here, once, so that a mistake is a sentence
 //! in the log at the first request and not a surprise later. No error and no debug output ever shows a secret.
 
-use std::{collections::BTreeMap, fmt};
+mod dns_over_https;
+mod notaries;
+mod variables;
 
+use std::fmt;
+
+pub use dns_over_https::DnsOverHttps;
+use dns_over_https::{DEFAULT_DNS_OVER_HTTPS, resolver};
+pub use notaries::TrustedKeyServer;
+use notaries::trusted_key_servers;
 use sha2::{Digest, Sha256};
+pub use variables::ConfigError;
+use variables::{base_url, days, rate, read_server_name, size, switch};
 
 use crate::{
     admission::Rate,
-    log::Reason,
     matrix::{
         identifiers::ServerName,
-        json::{self, Object, Value},
+        json::{self, Object},
         policy_server::PolicyRule,
         room_version::RoomVersion,
         server_keys::{self, OldKey},
-        server_name,
-        signing::{POLICY_KEY_ID, SigningKey, VerifyKey},
+        signing::{POLICY_KEY_ID, SigningKey},
     },
 };
-
-/// The resolver that is asked when `DNS_OVER_HTTPS` names none; it answers the JSON form of DNS over HTTPS.
-const DEFAULT_DNS_OVER_HTTPS: &str = "https://cloudflare-dns.com/dns-query";
 
 /// The configuration of one homeserver.
 #[derive(Debug)]
@@ -115,47 +120,6 @@ pub enum Registration {
     Open,
 }
 
-/// A server that is asked for other servers' keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrustedKeyServer {
-    /// Its name.
-    pub name: ServerName,
-    /// Its own keys by key id, where they are pinned; otherwise they are fetched from it.
-    pub verify_keys: BTreeMap<String, VerifyKey>,
-}
-
-/// The address of a resolver, such as `https://cloudflare-dns.com/dns-query` or `https://dns.google/resolve`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DnsOverHttps {
-    /// The host to connect to: a DNS name or an IP literal (IPv6 without brackets).
-    pub host: String,
-    /// Its TCP port.
-    pub port: u16,
-    /// Host and port as they are written.
-    pub authority: String,
-    /// The path, which needs no escaping.
-    pub path: String,
-}
-
-impl DnsOverHttps {
-    /// Reads an `https` URL without a query.
-    ///
-    /// # Errors
-    /// A sentence that says what is wrong with `url`.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = url.strip_prefix("https://").ok_or("the resolver's URL must begin with https://")?;
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let parts = server_name::split(authority).filter(|parts| parts.port != Some(0));
-        let host = parts.and_then(|parts| Some((parts.connect_host()?, parts.port)));
-        let (host, port) = host.ok_or("the resolver's URL names no valid host")?;
-        let path = if path.is_empty() { "/" } else { path };
-        if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%".contains(&b)) {
-            return Err("the resolver's URL must have a plain path and no query".to_owned());
-        }
-        Ok(Self { host, port: port.unwrap_or(443), authority: authority.to_owned(), path: path.to_owned() })
-    }
-}
-
 impl Config {
     /// The configuration in what `variable` answers by name. A variable that is empty counts as not set.
     ///
@@ -244,28 +208,6 @@ pub fn is_same_secret(given: &str, expected: &str) -> bool {
     Sha256::digest(given.as_bytes()) == Sha256::digest(expected.as_bytes())
 }
 
-/// A variable that is missing or malformed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{variable} {problem}.")]
-pub struct ConfigError {
-    /// Its name.
-    pub variable: &'static str,
-    /// What is wrong with it: the rest of a sentence that begins with the name. Never a secret's value.
-    pub problem: String,
-}
-
-impl Reason for ConfigError {
-    fn reason(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl ConfigError {
-    fn new(variable: &'static str, problem: impl Into<String>) -> Self {
-        Self { variable, problem: problem.into() }
-    }
-}
-
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -299,83 +241,12 @@ fn policy(
     Ok(Some(PolicyConfig { key, rule }))
 }
 
-fn read_server_name(variable: &'static str, name: &str) -> Result<ServerName, ConfigError> {
-    ServerName::parse(name)
-        .map_err(|_| ConfigError::new(variable, format!("is {name:?}, which is not a server name such as example.org")))
-}
-
 /// The host as it stands in the name, an IPv6 literal in its brackets.
 fn host(name: &ServerName) -> &str {
     let name = name.as_str();
     match name.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => host,
         _ => name,
-    }
-}
-
-/// A rate as operators write it: `10/60`, ten at once and ten more a minute; or `off`.
-fn rate(variable: &'static str, given: Option<String>, default: &str) -> Result<Option<Rate>, ConfigError> {
-    let text = given.as_deref().unwrap_or(default);
-    if text == "off" {
-        return Ok(None);
-    }
-    let read = || {
-        let (burst, seconds) = text.split_once('/')?;
-        let rate = Rate { burst: burst.parse().ok()?, seconds: seconds.parse().ok()? };
-        (rate.burst > 0 && (1..=86_400).contains(&rate.seconds)).then_some(rate)
-    };
-    let form =
-        || format!("is {text:?}, and must be `off` or so many and again as many in so many seconds, such as {default}");
-    read().map(Some).ok_or_else(|| ConfigError::new(variable, form()))
-}
-
-/// A number of bytes as operators write it: `100M`, in KiB (`K`), MiB (`M`), GiB (`G`) or TiB (`T`).
-fn size(variable: &'static str, given: Option<String>, default: &str) -> Result<u64, ConfigError> {
-    let text = given.as_deref().unwrap_or(default);
-    let (digits, shift) = match text.char_indices().last() {
-        Some((at, 'K')) => (text.get(..at), 10),
-        Some((at, 'M')) => (text.get(..at), 20),
-        Some((at, 'G')) => (text.get(..at), 30),
-        Some((at, 'T')) => (text.get(..at), 40),
-        _ => (Some(text), 0),
-    };
-    let bytes = digits.and_then(|digits| digits.parse::<u64>().ok()).and_then(|number| number.checked_mul(1 << shift));
-    // The database rounds what is larger.
-    let bytes = bytes.filter(|bytes| (1..1 << 53).contains(bytes));
-    bytes.ok_or_else(|| ConfigError::new(variable, format!("is {text:?}, and must be a size such as {default}")))
-}
-
-/// A number of days, or `off`.
-fn days(variable: &'static str, given: Option<String>, default: &str) -> Result<Option<u32>, ConfigError> {
-    let text = given.as_deref().unwrap_or(default);
-    if text == "off" {
-        return Ok(None);
-    }
-    let days = text.parse().ok().filter(|days| (1..=36_500).contains(days));
-    let form = || format!("is {text:?}, and must be a number of days such as {default}, or `off`");
-    days.map(Some).ok_or_else(|| ConfigError::new(variable, form()))
-}
-
-/// An `https` URL to which paths are appended.
-fn base_url(url: &str) -> Result<String, ConfigError> {
-    let base = url.trim_end_matches('/');
-    let uri: Option<http::Uri> = base.parse().ok();
-    let is_base =
-        uri.is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some() && uri.query().is_none());
-    if is_base && !base.contains('#') {
-        return Ok(base.to_owned());
-    }
-    let form = format!("is {url:?}, which is not an https URL such as https://matrix.example.org");
-    Err(ConfigError::new("CLIENT_BASE_URL", form))
-}
-
-/// Something that is on or off.
-fn switch(name: &'static str, text: Option<String>, default: bool) -> Result<bool, ConfigError> {
-    match text.as_deref() {
-        None => Ok(default),
-        Some("on") => Ok(true),
-        Some("off") => Ok(false),
-        Some(_) => Err(ConfigError::new(name, "must be on or off")),
     }
 }
 
@@ -406,39 +277,6 @@ fn room_version(version: &str) -> Result<&'static RoomVersion, ConfigError> {
     RoomVersion::get(version).ok_or_else(|| {
         ConfigError::new("DEFAULT_ROOM_VERSION", format!("is {version:?}, which is not a room version of this server"))
     })
-}
-
-fn resolver(url: &str) -> Result<DnsOverHttps, ConfigError> {
-    // A query may hold a token.
-    let shown = url.split('?').next().unwrap_or_default();
-    DnsOverHttps::parse(url).map_err(|why| ConfigError::new("DNS_OVER_HTTPS", format!("is {shown:?}, but {why}")))
-}
-
-fn trusted_key_servers(list: &str) -> Result<Vec<TrustedKeyServer>, ConfigError> {
-    const VARIABLE: &str = "TRUSTED_KEY_SERVERS";
-    const FORM: &str = "must be a JSON list of server names, or of objects with `server_name` and perhaps `verify_keys` (key id to key)";
-    let list = json::parse(list.as_bytes()).map_err(|_| ConfigError::new(VARIABLE, FORM))?;
-    let entries = list.as_array().ok_or_else(|| ConfigError::new(VARIABLE, FORM))?;
-    let entry = |entry: &Value| -> Result<TrustedKeyServer, ConfigError> {
-        let (name, pinned) = match entry.as_str() {
-            Some(name) => (name, None),
-            None => {
-                let name = entry.get("server_name").and_then(Value::as_str);
-                (name.ok_or_else(|| ConfigError::new(VARIABLE, FORM))?, entry.get("verify_keys"))
-            }
-        };
-        let mut verify_keys = BTreeMap::new();
-        if let Some(pinned) = pinned {
-            for (id, key) in pinned.as_object().ok_or_else(|| ConfigError::new(VARIABLE, FORM))?.iter() {
-                let key = key.as_str().and_then(VerifyKey::from_base64).ok_or_else(|| {
-                    ConfigError::new(VARIABLE, format!("pins under {id:?} no key in unpadded base64"))
-                })?;
-                verify_keys.insert(id.to_owned(), key);
-            }
-        }
-        Ok(TrustedKeyServer { name: read_server_name(VARIABLE, name)?, verify_keys })
-    };
-    entries.iter().map(entry).collect()
 }
 
 fn old_signing_keys(keys: &str) -> Result<Vec<(Box<str>, OldKey)>, ConfigError> {
