@@ -20,8 +20,9 @@ use verge::{
     config::Config,
     federation::peers::{
         destination::DiscoveryError,
-        endpoints::{JoinPiece, RoomBefore, Transaction},
+        endpoints::Transaction,
         requests::{FederationClient, RequestError},
+        room_before::{JoinPiece, RoomBefore},
     },
     matrix::{
         identifiers::{EventId, RoomAlias, RoomId, ServerName, UserId},

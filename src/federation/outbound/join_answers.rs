@@ -9,7 +9,7 @@ use crate::{
     error::MatrixError,
     federation::{
         pdus,
-        peers::endpoints::{JoinPiece, RoomBefore},
+        peers::room_before::{JoinPiece, RoomBefore},
     },
     log::LogRecord,
     matrix::{

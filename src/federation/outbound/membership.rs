@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::MatrixError,
-    federation::peers::endpoints::MembershipTemplate,
+    federation::peers::membership::MembershipTemplate,
     log::LogRecord,
     matrix::{
         auth_events::AUTHORISED_VIA,

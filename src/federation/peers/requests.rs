@@ -1,5 +1,5 @@
 //! Signed requests to other homeservers: Server-Server API, "Request Authentication", and "Server discovery" for where
-//! they go. [`super::endpoints`] has a typed function for each endpoint.
+//! they go. There is a typed function for each endpoint: [`super::endpoints`] says where.
 //!
 //! What is signed is what is sent: the path and query are built once as a string, the body once as canonical JSON.
 

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 
 use super::{look::Look, whom::Question};
 use crate::{
-    federation::{pdus, peers::endpoints::StateIds},
+    federation::{pdus, peers::retrieving::StateIds},
     log::LogRecord,
     matrix::{
         event::{Event, ReceivedPdu},
