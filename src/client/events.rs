@@ -56,6 +56,11 @@ pub(super) fn stripped(event: &Object) -> Value {
     Value::Object(members.collect())
 }
 
+/// `{"events": […]}`
+pub(super) fn events_object(events: Vec<Value>) -> Object {
+    [("events", Value::Array(events))].into_iter().collect()
+}
+
 fn client_object(seen: &SeenEvent, telling: Telling<'_>) -> Object {
     let event = shown(seen, telling.erased);
     let mut unsigned = Object::new();

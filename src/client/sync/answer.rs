@@ -1,0 +1,236 @@
+//! The answer of a sync, from what was found.
+//!
+//! Rooms are told in the order of their IDs. What one answer may hold is bounded; where there is more, its token says
+//! which rooms are still to come ([`Rest`]), and these are told next as they were when the first answer was made.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::try_join;
+use http::StatusCode;
+
+use super::{
+    plan::{Answer, Entry, Plan, StateSource},
+    rooms::Read,
+    stripped_state::{inviter, shown_outside, shown_outside_wants},
+};
+use crate::{
+    client::{
+        bundles::{Bundles, Shown},
+        device_lists::{DeviceLists, MemberChanges},
+        events::events_object,
+        keys, to_device,
+        tokens::{Rest, SyncToken, Token},
+        unread::Unread,
+    },
+    error::MatrixError,
+    matrix::{
+        identifiers::RoomId,
+        json::{Object, Value},
+        state_content::Membership,
+    },
+    platform::DatabaseError,
+    router::{Handled, raw_json_response},
+    store::{
+        snapshots::{StateCut, StateReads},
+        sync::{MembersKnown, SyncFound},
+    },
+};
+
+/// How many characters of state events an answer holds at most, of one room or several.
+const MAX_STATE: i64 = 8_000_000;
+/// How many of the state that rooms are told without their members, and as many of what has changed in rooms. Where there is more of
+/// one room, its state is told in several answers.
+const MAX_PARTS: i64 = 4_000_000;
+/// How many a part of a room's state is taken for.
+const PART_OF_STATE: i64 = 40_000;
+
+impl Answer<'_> {
+    pub(super) async fn write(&self, mut found: SyncFound) -> Handled {
+        let mut entries = Vec::new();
+        for room in std::mem::take(&mut found.rooms) {
+            let timeline = found.timelines.remove(&room.room_id).unwrap_or_default();
+            entries.push(match room.membership {
+                _ if !self.filter.room(room.room_id.as_str()) => Entry::None(room.room_id),
+                Membership::Invite => Entry::Invite(room),
+                Membership::Knock => Entry::Knock(room),
+                // Whoever does not load members lazily takes those whom they are told of for all that there are.
+                Membership::Join if room.members == MembersKnown::NotYet && !self.is_lazy() => {
+                    Entry::None(room.room_id)
+                }
+                Membership::Join | Membership::Leave | Membership::Ban => match self.plan(room, timeline) {
+                    Ok(plan) => Entry::Room(plan),
+                    Err(room) => Entry::Elsewhere(*room),
+                },
+            });
+        }
+        self.cut(&mut entries, &mut found.is_cut).await?;
+        let after = self.go_on(&mut entries);
+        let mut reads = StateReads { most: Some(MAX_PARTS), after, ..StateReads::default() };
+        for entry in &entries {
+            match entry {
+                Entry::Room(plan) => plan.wants(&mut reads),
+                Entry::Invite(room) | Entry::Knock(room) => shown_outside_wants(room, &self.session.user, &mut reads),
+                Entry::Elsewhere(_) | Entry::None(_) => {}
+            }
+        }
+        let mut members: Vec<MemberChanges> = entries.iter().map(|entry| self.members(entry)).collect();
+        members.iter().for_each(|members| members.wants(&mut reads));
+        // Of what relates to events that the client does not miss, it is told by those that do.
+        let limited = entries.iter().filter_map(|entry| match entry {
+            Entry::Room(plan) if plan.limited => Some((&plan.reader, plan.timeline.as_slice())),
+            _ => None,
+        });
+        let limited: Vec<Shown<'_>> = limited.collect();
+        let bundles = Bundles::read(self.server, self.session, &reads, &limited);
+        let is_joined = |plan: &Plan| plan.room.membership == Membership::Join;
+        let told = entries.iter().filter_map(|entry| match entry {
+            Entry::Room(plan) if is_joined(plan) => Some(&plan.room.room_id),
+            _ => None,
+        });
+        let counted: BTreeSet<RoomId> =
+            told.chain(self.fleeting.read_by(self.session.user.as_str())).cloned().collect();
+        let counted: Vec<RoomId> = counted.into_iter().filter(|room_id| self.filter.room(room_id.as_str())).collect();
+        let unread = Unread::count(self.server, &self.session.user, &counted, self.now.events.max(found.events));
+        let ((state, bundles), unread) = try_join(bundles, unread).await?;
+        // Of the first room whose state was read in part, that part is told, and of those after it nothing.
+        let cut = entries.iter().enumerate().find_map(|(at, entry)| Some((at, entry.cut_in(&state)?.clone())));
+        if let Some((at, _)) = &cut {
+            entries.truncate(at + 1);
+            members.truncate(at + 1);
+            found.is_cut = true;
+        }
+        let last = entries.last().map(|entry| entry.room_id().clone());
+        // Who a room is named after matters only where it has no name.
+        let unnamed = entries.iter().filter_map(|entry| entry.unnamed(&state));
+        let reads = StateReads { members: unnamed.collect(), ..StateReads::default() };
+        let heroes = self.server.store.read_states(&reads).await?;
+        let (mut join, mut leave) = (Object::new(), Object::new());
+        let (mut invite, mut knock) = (Object::new(), Object::new());
+        let changed_keys = std::mem::take(&mut found.changed_keys);
+        let device_lists = DeviceLists::of(self.server, &self.session.user, changed_keys, &members, &state).await?;
+        let read = Read { found: &found, state: &state, heroes: &heroes, bundles: &bundles, unread: &unread };
+        for entry in entries {
+            match entry {
+                Entry::Room(plan) => {
+                    let room_id = plan.room.room_id.clone();
+                    if plan.room.membership == Membership::Join {
+                        join.insert(room_id.as_str(), self.joined(plan, &read));
+                    } else {
+                        leave.insert(room_id.as_str(), self.left(plan, &read));
+                    }
+                }
+                Entry::Elsewhere(room) => {
+                    leave.insert(room.room_id.as_str(), self.left_elsewhere(&room)?);
+                }
+                Entry::Invite(room) => {
+                    if found.unwanted.hides_invite(inviter(&room, &self.session.user, &state).as_deref()) {
+                        continue;
+                    }
+                    let events = shown_outside(&room, &self.session.user, &state)?;
+                    invite.insert(room.room_id.as_str(), Object::from_iter([("invite_state", events)]));
+                }
+                Entry::Knock(room) => {
+                    let events = shown_outside(&room, &self.session.user, &state)?;
+                    knock.insert(room.room_id.as_str(), Object::from_iter([("knock_state", events)]));
+                }
+                Entry::None(_) => {}
+            }
+        }
+        // Rooms where nothing changed but account data, who is typing, or up to where users have read. Of a room that is still to
+        // come all is told then.
+        let changed = found.changed_account_data.iter().filter(|changed| changed.is_known_room);
+        let quiet = changed.filter(|changed| !changed.room_id.is_empty());
+        let mut quiet: Vec<RoomId> =
+            quiet.map(|changed| written_room_id(&changed.room_id)).collect::<Result<_, _>>()?;
+        let is_whole = self.since > 0 && !found.is_cut;
+        quiet.extend(self.fleeting.rooms().filter(|_| is_whole).cloned());
+        quiet.retain(|room_id| !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()));
+        for room_id in self.known_to_client(quiet).await? {
+            join.insert(room_id.as_str(), self.quiet_room(&room_id, &found, &unread));
+        }
+        let rooms: Object =
+            [("join", join), ("invite", invite), ("leave", leave), ("knock", knock)].into_iter().collect();
+        let mut answer = Object::new();
+        let rest = last.filter(|_| found.is_cut).map(|last| Rest {
+            since: self.since,
+            after: last.to_string(),
+            whole: self.full_state,
+            cut: cut.map(|(_, cut)| cut),
+        });
+        let at = if rest.is_some() { Token { fleeting: self.known, ..self.now } } else { self.now };
+        answer.insert("next_batch", SyncToken { at, rest }.to_string());
+        answer.insert("rooms", rooms);
+        answer.insert("account_data", events_object(self.account_data("", &found)));
+        answer.insert("presence", events_object(self.fleeting.presence()));
+        answer.insert("to_device", events_object(to_device::told(self.server, &found.inbox)));
+        let users = |users: BTreeSet<String>| Value::Array(users.into_iter().map(Value::from).collect());
+        let told = [("changed", users(device_lists.changed)), ("left", users(device_lists.left))];
+        answer.insert("device_lists", told.into_iter().collect::<Object>());
+        let counts = found.key_counts;
+        answer.insert("device_one_time_keys_count", keys::told_counts(&counts).into_iter().collect::<Object>());
+        let unused = counts.unused_fallback.into_iter().map(Value::from).collect::<Vec<_>>();
+        answer.insert("device_unused_fallback_key_types", unused);
+        Ok(raw_json_response(StatusCode::OK, answer.to_text()))
+    }
+
+    /// Those of the rooms of which the client has been told: whoever does not load members lazily hears of a room when they are known.
+    async fn known_to_client(&self, mut rooms: Vec<RoomId>) -> Result<Vec<RoomId>, MatrixError> {
+        if !self.is_lazy() && !rooms.is_empty() {
+            let unknown = self.server.store.without_members(&rooms).await?;
+            rooms.retain(|room_id| !unknown.contains(room_id));
+        }
+        Ok(rooms)
+    }
+
+    /// Where the answer before has told only a part of a room's state, all else of it was told; where it was cut, if the state is
+    /// still the one that is to be told.
+    fn go_on(&self, entries: &mut [Entry]) -> Option<StateCut> {
+        let (room_id, cut) = self.goes_on_in.as_ref()?;
+        let plan = entries.iter_mut().find_map(|entry| match entry {
+            Entry::Room(plan) if plan.room.room_id.as_str() == room_id => Some(plan),
+            _ => None,
+        })?;
+        if plan.state != cut.root {
+            return None;
+        }
+        plan.timeline.clear();
+        (plan.limited, plan.summary) = (false, false);
+        Some(cut.clone())
+    }
+
+    /// Leaves out the last rooms, where the state to send would be more than an answer holds; one room always stays.
+    async fn cut(&self, entries: &mut Vec<Entry>, is_cut: &mut bool) -> Result<(), MatrixError> {
+        let whole = |entry: &Entry| match entry {
+            Entry::Room(plan) if matches!(plan.source, StateSource::Whole) && !plan.lazy => Some(plan.state),
+            _ => None,
+        };
+        let sizes = self.server.store.state_sizes(entries.iter().filter_map(whole)).await?;
+        let mut sum = 0;
+        let mut fitting = 0;
+        for entry in entries.iter_mut() {
+            sum += match entry {
+                Entry::Room(plan) => match sizes.get(&plan.state) {
+                    Some(size) if !plan.lazy && *size <= MAX_STATE => *size,
+                    // All of its members would be more than an answer holds, whatever the client asks for.
+                    Some(_) => {
+                        plan.lazy = true;
+                        PART_OF_STATE
+                    }
+                    None => PART_OF_STATE,
+                },
+                _ => 0,
+            };
+            if fitting > 0 && sum > MAX_STATE {
+                break;
+            }
+            fitting += 1;
+        }
+        *is_cut |= fitting < entries.len();
+        entries.truncate(fitting);
+        Ok(())
+    }
+}
+
+fn written_room_id(text: &str) -> Result<RoomId, DatabaseError> {
+    RoomId::parse(text).map_err(|_| DatabaseError::Shape("account data of what is no room ID".to_owned()))
+}

@@ -1,0 +1,219 @@
+//! The rooms of a sync's answer, each with its timeline, its state and its account data.
+
+use std::collections::BTreeSet;
+
+use super::{
+    plan::{Answer, Plan, StateSource, has_name},
+    stripped_state::stored_events,
+};
+use crate::{
+    client::{
+        account_data,
+        bundles::Bundles,
+        events::{self, Telling, events_object},
+        tokens::Token,
+        unread::Unread,
+        visibility,
+    },
+    error::MatrixError,
+    log::LogRecord,
+    matrix::{
+        identifiers::{RoomId, UserId},
+        json::{Object, Value},
+        state_content::Membership,
+    },
+    store::{
+        snapshots::{Members, StateFound},
+        sync::{MemberCounts, SyncFound, SyncRoom},
+        timeline::SeenEvent,
+    },
+};
+
+/// What was read for an answer.
+#[derive(Clone, Copy)]
+pub(super) struct Read<'a> {
+    pub(super) found: &'a SyncFound,
+    pub(super) state: &'a StateFound,
+    /// Of rooms without a name, some members.
+    pub(super) heroes: &'a StateFound,
+    pub(super) bundles: &'a Bundles,
+    pub(super) unread: &'a Unread,
+}
+
+impl Answer<'_> {
+    pub(super) fn joined(&self, plan: Plan, read: &Read<'_>) -> Value {
+        let Read { state, heroes, found, unread, .. } = *read;
+        let room_id = plan.room.room_id.as_str();
+        let mut answer = Object::new();
+        if plan.summary {
+            let heroes = (!has_name(plan.state, state)).then(|| heroes.members(plan.state));
+            answer.insert("summary", summary(plan.room.counts, heroes, &self.session.user));
+        }
+        answer.insert("account_data", events_object(self.account_data(room_id, found)));
+        answer.insert("ephemeral", events_object(self.fleeting.events(&plan.room.room_id)));
+        self.unread(&mut answer, &plan.room.room_id, unread);
+        self.timeline_and_state(&mut answer, plan, read);
+        Value::Object(answer)
+    }
+
+    pub(super) fn left(&self, plan: Plan, read: &Read<'_>) -> Value {
+        let mut answer = Object::new();
+        answer.insert("account_data", events_object(Vec::new()));
+        self.timeline_and_state(&mut answer, plan, read);
+        Value::Object(answer)
+    }
+
+    /// A room that the user left when we were not in it: an invite that was rejected or taken back.
+    pub(super) fn left_elsewhere(&self, room: &SyncRoom) -> Result<Value, MatrixError> {
+        let room_id = room.room_id.as_str();
+        let events = match &room.invite_state {
+            Some(text) => stored_events(text)?,
+            None => Vec::new(),
+        };
+        let mut timeline = Object::new();
+        timeline.insert("events", Value::Array(if self.filter.timeline.room(room_id) { events } else { Vec::new() }));
+        timeline.insert("limited", false);
+        timeline.insert("prev_batch", Token::at(0).to_string());
+        let mut answer = Object::new();
+        answer.insert("account_data", events_object(Vec::new()));
+        answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(Vec::new()));
+        answer.insert("timeline", timeline);
+        Ok(Value::Object(answer))
+    }
+
+    /// A joined room in which nothing happened.
+    pub(super) fn quiet_room(&self, room_id: &RoomId, found: &SyncFound, unread: &Unread) -> Value {
+        let mut timeline = Object::new();
+        timeline.insert("events", Value::Array(Vec::new()));
+        timeline.insert("limited", false);
+        timeline.insert("prev_batch", Token::at(found.events).to_string());
+        let mut answer = Object::new();
+        answer.insert("account_data", events_object(self.account_data(room_id.as_str(), found)));
+        answer.insert("ephemeral", events_object(self.fleeting.events(room_id)));
+        self.unread(&mut answer, room_id, unread);
+        answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(Vec::new()));
+        answer.insert("timeline", timeline);
+        Value::Object(answer)
+    }
+
+    fn timeline_and_state(&self, answer: &mut Object, plan: Plan, read: &Read<'_>) {
+        let Read { state: found, bundles, found: SyncFound { unwanted, .. }, .. } = *read;
+        let room_id = plan.room.room_id.as_str();
+        let now_ms = self.server.platform.clock.now_ms();
+        let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
+        let mut senders = BTreeSet::from([self.session.user.as_str().to_owned()]);
+        let of_interest = plan.members_of_interest();
+        let mut timeline = plan.timeline;
+        timeline.retain(|event| if plan.judged { plan.reader.sees(event, found) } else { !event.seen.is_powerless });
+        timeline.retain(|event| {
+            let event = &event.seen.event;
+            !unwanted.ignored.hides(event.sender().as_str(), event.state_key().is_some())
+        });
+        for event in &timeline {
+            if !self.filter.timeline.event(room_id, &event.seen.event) {
+                continue;
+            }
+            shown.insert(event.seen.event.event_id().clone());
+            senders.insert(event.seen.event.sender().as_str().to_owned());
+            // Who sees all that there is was joined all the time.
+            let joined = Some(Membership::Join);
+            let membership = if plan.judged { plan.reader.membership_at(event, found) } else { joined };
+            let (replaces, relations) = (visibility::replaced(event, found), bundles.of(event));
+            let erased = !plan.judged || plan.reader.reads(event, found);
+            let telling = Telling { now_ms, room_id: false, replaces, membership, erased, relations };
+            sent.push(events::timeline_event(event, telling));
+        }
+        let candidates: Vec<&SeenEvent> = match plan.source {
+            StateSource::Whole if plan.lazy => {
+                let members = of_interest.iter().filter_map(|(root, key)| found.at(*root, *key));
+                found.but_members(plan.state).iter().chain(members).collect()
+            }
+            StateSource::Whole => found.whole(plan.state).iter().collect(),
+            StateSource::Since(known) => found.changes(known, plan.state).iter().collect(),
+            StateSource::Timeline => Vec::new(),
+        };
+        let hidden = timeline
+            .iter()
+            .filter(|event| matches!(plan.source, StateSource::Timeline) && event.seen.event.state_key().is_some());
+        let state = candidates
+            .into_iter()
+            .chain(hidden.map(|event| &event.seen))
+            .filter(|seen| {
+                let event = &seen.event;
+                let lazily_left_out = plan.lazy
+                    && event.event_type() == "m.room.member"
+                    && !event.state_key().is_some_and(|user| senders.contains(user));
+                (self.state_after || !shown.contains(event.event_id()))
+                    && self.filter.state.event(room_id, event)
+                    && !lazily_left_out
+            })
+            .map(|seen| events::client_event(seen, Telling::alone(now_ms, false)))
+            .collect();
+        answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(state));
+        let mut told = Object::new();
+        told.insert("events", Value::Array(sent));
+        told.insert("limited", plan.limited);
+        told.insert("prev_batch", Token::at(plan.prev_batch).to_string());
+        answer.insert("timeline", told);
+    }
+
+    /// How much of a room is not read, where that was counted.
+    fn unread(&self, answer: &mut Object, room_id: &RoomId, unread: &Unread) {
+        if !unread.has(room_id) {
+            return;
+        }
+        let (all, by_thread) = unread.told(room_id, self.filter.timeline.unread_thread_notifications);
+        answer.insert("unread_notifications", all);
+        if let Some(by_thread) = by_thread {
+            answer.insert("unread_thread_notifications", by_thread);
+        }
+    }
+
+    pub(super) fn account_data(&self, room_id: &str, found: &SyncFound) -> Vec<Value> {
+        let filter = if room_id.is_empty() { &self.filter.account_data } else { &self.filter.room_account_data };
+        let changed = found.changed_account_data.iter().filter(|changed| changed.room_id == room_id);
+        let mut changed: Vec<(&str, Option<&str>)> =
+            changed.map(|changed| (changed.event_type.as_str(), Some(changed.content.as_str()))).collect();
+        // Everybody has push rules, and clients wait to be told of them at first.
+        let has_rules = changed.iter().any(|(event_type, _)| *event_type == account_data::PUSH_RULES);
+        if room_id.is_empty() && self.is_first && !has_rules {
+            changed.push((account_data::PUSH_RULES, None));
+        }
+        let mut told = Vec::new();
+        for (event_type, content) in changed.into_iter().filter(|(event_type, _)| filter.event_type(event_type)) {
+            match account_data::told(self.session.user.as_str(), (room_id, event_type), content) {
+                Ok(Some(content)) => {
+                    let members = [("type", Value::from(event_type)), ("content", Value::Object(content))];
+                    told.push(Value::Object(members.into_iter().collect()));
+                }
+                Ok(None) => {}
+                // All else must not wait for it.
+                Err(error) => {
+                    let record =
+                        LogRecord::error("a client is not told of account data: what is stored cannot be read");
+                    self.server.platform.log.write(record.because(&error));
+                }
+            }
+        }
+        told
+    }
+}
+
+/// The numbers of members and, where the room has no name, who it can be named after: `members` are some of them.
+fn summary(counts: MemberCounts, members: Option<&[Members]>, user: &UserId) -> Object {
+    let mut summary = Object::new();
+    summary.insert("m.joined_member_count", counts.joined);
+    summary.insert("m.invited_member_count", counts.invited);
+    if let Some(members) = members {
+        let of = |memberships: &[Membership]| -> Vec<Value> {
+            let groups = memberships.iter().flat_map(|wanted| members.iter().filter(|g| g.membership == *wanted));
+            let users = groups.flat_map(|group| &group.first).filter(|other| other.as_str() != user.as_str());
+            users.take(5).map(|other| Value::from(other.as_str())).collect()
+        };
+        let is_alone = counts.joined + counts.invited <= 1;
+        let heroes =
+            if is_alone { [Membership::Leave, Membership::Ban] } else { [Membership::Join, Membership::Invite] };
+        summary.insert("m.heroes", of(&heroes));
+    }
+    summary
+}
