@@ -37,6 +37,10 @@ pub enum Kind {
     Registration,
     /// Whether a registration token is valid, by address.
     TokenValidity,
+    /// Whether a user name is free, by address.
+    NameQuery,
+    /// `POST /refresh`, by address.
+    Refresh,
     /// Signed requests, by origin.
     Federation,
     /// Questions to other servers that a notary's askers cause, by address.
@@ -58,7 +62,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: usize = 12;
+    const ALL: usize = 14;
 }
 
 /// How often something may be asked: so many times at once, and as many again over so much time.

@@ -90,7 +90,7 @@ pub struct MediaConfig {
 /// How often may be asked what costs this server much; `None`: as often as one likes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rates {
-    /// `LOGIN_RATE`: log-ins from an address, and to an account.
+    /// `LOGIN_RATE`: log-ins from an address, and to an account; refreshed tokens from an address; questions whether a name is free.
     pub login: Option<Rate>,
     /// `REGISTRATION_RATE`: registrations from an address; each takes two or three requests.
     pub registration: Option<Rate>,

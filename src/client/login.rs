@@ -69,6 +69,7 @@ pub(super) async fn login(server: &Server, call: &Call) -> Handled {
 
 /// `POST /refresh`
 pub(super) async fn refresh(server: &Server, call: &Call) -> Handled {
+    throttle::by_address(server, call, Kind::Refresh, server.config.rates.login)?;
     let body = Body::of(server, call).await?;
     let used = token_hash(body.required_text("refresh_token")?);
     let tokens = Tokens::new(server, true);

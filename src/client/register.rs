@@ -84,6 +84,7 @@ pub(super) async fn available(server: &Server, call: &Call) -> Handled {
     if server.config.registration == Registration::Closed {
         return Err(MatrixError::forbidden("Registration is closed on this server."));
     }
+    throttle::by_address(server, call, Kind::NameQuery, server.config.rates.login)?;
     let name = call.query("username").ok_or_else(|| MatrixError::missing_param("The query lacks \"username\"."))?;
     must_be_free(server, &new_user_id(server, &name)?).await?;
     ok(&json!({ "available": true }))

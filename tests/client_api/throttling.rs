@@ -81,6 +81,26 @@ fn registrations_and_questions_about_tokens_are_limited() {
     assert_eq!(from(&home, "203.0.113.2", "POST", "/_matrix/client/v3/register", &json!({})).0, 401);
 }
 
+#[test]
+fn names_and_refresh_tokens_are_not_guessed_without_end() {
+    let home = home(&[("REGISTRATION", "open"), ("LOGIN_RATE", "2/60")]);
+    let free = "/_matrix/client/v3/register/available?username=alice";
+    let refresh = "/_matrix/client/v3/refresh";
+    let guess = json!({ "refresh_token": "guess" });
+    for _ in 0..2 {
+        assert_eq!(from(&home, "203.0.113.1", "GET", free, &json!({})).0, 200);
+        assert_eq!(from(&home, "203.0.113.1", "POST", refresh, &guess).0, 401);
+    }
+    for (method, path) in [("GET", free), ("POST", refresh)] {
+        let answer = from(&home, "203.0.113.1", method, path, &guess);
+        refused(&answer, 429, "M_LIMIT_EXCEEDED");
+        assert!(answer.1["retry_after_ms"].as_u64().is_some_and(|ms| ms > 0), "{answer:?}");
+    }
+    // Neither uses up the other one, nor log-ins, and nobody else is concerned.
+    assert_eq!(from(&home, "203.0.113.2", "GET", free, &json!({})).0, 200);
+    assert_eq!(from(&home, "203.0.113.1", "POST", "/_matrix/client/v3/login", &json!({ "type": "?" })).0, 400);
+}
+
 /// The names that end in `_RATE` between quotation marks.
 fn rates(text: &str) -> BTreeSet<&str> {
     text.split('"').filter(|piece| piece.len() > 5 && piece.ends_with("_RATE")).collect()
