@@ -21,6 +21,7 @@ use crate::{
     server::Server,
     store::{
         bundles::{BundlesFound, Newest, Parent},
+        positions::TimelinePos,
         snapshots::{StateFound, StateReads},
         timeline::TimelineEvent,
     },
@@ -186,7 +187,7 @@ impl Told<'_> {
         self.within.timeline_event(reader, &newest.event, self.found, self.now_ms).into_object()
     }
 
-    fn sees(&self, room_id: &str, state_before: Option<NodeId>, pos: i64, related: &BundlesFound) -> bool {
+    fn sees(&self, room_id: &str, state_before: Option<NodeId>, pos: TimelinePos, related: &BundlesFound) -> bool {
         self.readers.sees_all(room_id, related)
             || self.readers.of(room_id).is_some_and(|reader| reader.sees_at(state_before, pos, self.found))
     }

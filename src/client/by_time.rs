@@ -76,7 +76,7 @@ impl Search<'_> {
     async fn gap_at(&self, moment: Option<Moment>) -> Result<Option<Gap>, MatrixError> {
         let Some(moment) = moment.filter(|moment| self.reader.joined && !moment.is_newest) else { return Ok(None) };
         let now = self.server.platform.clock.now_ms();
-        let gap = self.server.store.newest_gap(&self.reader.room_id, (moment.pos - 1, moment.pos), now).await?;
+        let gap = self.server.store.newest_gap(&self.reader.room_id, (moment.pos.before(), moment.pos), now).await?;
         Ok(gap.filter(|gap| gap.is_open() && !gap.at_create))
     }
 

@@ -9,7 +9,7 @@ use super::{
     filters::EventFilter,
     messages::{self, Page},
     tokens::Token,
-    visibility::{self, END, OLDEST, Reader, WholeReader},
+    visibility::{self, Reader, WholeReader},
 };
 use crate::{
     error::MatrixError,
@@ -20,7 +20,7 @@ use crate::{
     },
     router::{Call, Handled, raw_json_response},
     server::Server,
-    store::{snapshots::StateReads, timeline::TimelineEvent},
+    store::{positions::TimelinePos, snapshots::StateReads, timeline::TimelineEvent},
 };
 
 /// How many events there are around the event where the client does not say, and at most.
@@ -45,8 +45,9 @@ pub(super) async fn context(server: &Server, call: &Call) -> Handled {
     }
     let page = |limit| Page { server, session: &session, reader: &reader, filter: &filter, limit };
     let (before, after) = (limit / 2, limit - limit / 2);
-    let before = if before > 0 { page(before).backwards(event.pos - 1, OLDEST).await?.0 } else { Vec::new() };
-    let after = if after > 0 { page(after).forwards(event.pos, END).await?.0 } else { Vec::new() };
+    let before =
+        if before > 0 { page(before).backwards(event.pos.before(), TimelinePos::OLDEST).await?.0 } else { Vec::new() };
+    let after = if after > 0 { page(after).forwards(event.pos, TimelinePos::END).await?.0 } else { Vec::new() };
     let around = Around { server, session: &session, reader: &reader, filter: &filter, before, event, after };
     Ok(raw_json_response(StatusCode::OK, around.answer().await?.to_text()))
 }
@@ -117,7 +118,7 @@ impl Around<'_> {
             ("event", tell(&self.event)),
             ("events_after", Value::Array(told(&self.after))),
             ("events_before", Value::Array(told(&self.before))),
-            ("start", Value::from(Token::at(oldest.pos - 1).to_string())),
+            ("start", Value::from(Token::at(oldest.pos.before()).to_string())),
             ("state", Value::Array(held.map(|seen| events::client_event(seen, telling)).collect())),
         ]))
     }

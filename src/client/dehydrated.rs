@@ -14,7 +14,7 @@ use crate::{
     platform::DatabaseError,
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
-    store::dehydrated::DehydratedDevice,
+    store::{dehydrated::DehydratedDevice, positions::ToDevicePos},
 };
 
 /// The longest data of a device, in bytes.
@@ -87,7 +87,8 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
 pub(super) async fn events(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let body = Body::optional(server, call).await?;
-    let since = body.text("next_batch")?.map(Token::parse).transpose()?.map_or(0, |token| token.to_device);
+    let since =
+        body.text("next_batch")?.map(Token::parse).transpose()?.map_or(ToDevicePos::START, |token| token.to_device);
     let user = session.user.as_str();
     let device = server.store.dehydrated_device(user).await?.ok_or_else(none)?;
     if device.device_id != call.parameter(0) {

@@ -15,6 +15,7 @@ use crate::{
     server::Server,
     store::{
         device_lists::KeyChanges,
+        positions::TimelinePos,
         snapshots::{MemberChange, StateFound, StateReads},
         sync::{RestRead, SyncRead, SyncRoom},
         timeline::TimelineEvent,
@@ -52,10 +53,10 @@ pub(super) enum MemberChanges {
 impl MemberChanges {
     /// What became of them for one who knows the room as it was at `since`. `state` is the room's state now, or when the user left;
     /// `timeline` the new events, where they alone have made it from what it was.
-    pub(super) fn of(room: &SyncRoom, state: NodeId, since: i64, timeline: Option<&[TimelineEvent]>) -> Self {
+    pub(super) fn of(room: &SyncRoom, state: NodeId, since: TimelinePos, timeline: Option<&[TimelineEvent]>) -> Self {
         let joined = room.membership == Membership::Join;
         match room.state_since {
-            _ if since == 0 => Self::Same,
+            _ if since == TimelinePos::START => Self::Same,
             _ if !joined && room.joined_until.is_some_and(|until| until > since) => Self::Gone(state),
             _ if !joined => Self::Same,
             Some(known) if room.pos <= since => match timeline {
@@ -182,10 +183,10 @@ impl DeviceLists {
 /// What changed since `from`.
 pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Result<DeviceLists, MatrixError> {
     let changed = server.store.device_list_changes(session.user.as_str(), from.device_lists).await?;
-    let since = from.events.max(0);
+    let since = from.events.max(TimelinePos::START);
     let (mut members, mut reads) = (Vec::new(), StateReads::default());
     let (mut after, mut to) = (String::new(), None);
-    let mut goes_on = since > 0;
+    let mut goes_on = since > TimelinePos::START;
     while goes_on {
         let read = SyncRead {
             user_id: session.user.as_str(),

@@ -29,7 +29,8 @@ pub(super) struct Fleeting {
 impl Fleeting {
     /// What `filter` lets through of what was found at `now`.
     pub(super) fn of(found: FleetingFound, filter: &Filter, now: i64) -> Self {
-        let is_cut = found.typing.page_end.or(found.receipts.page_end).or(found.presence.page_end).is_some();
+        let FleetingFound { typing, receipts, presence, .. } = &found;
+        let is_cut = typing.page_end.is_some() || receipts.page_end.is_some() || presence.page_end.is_some();
         let mut typing = found.typing.rooms;
         typing.retain(|room_id, _| wants(filter, room_id, "m.typing"));
         let by_room = |receipts: Vec<ReceiptRow>| {

@@ -8,7 +8,7 @@ use super::{
     events::{self, Telling},
     filters::EventFilter,
     tokens::Token,
-    visibility::{self, END, OLDEST, Reader},
+    visibility::{self, Reader},
 };
 use crate::{
     error::MatrixError,
@@ -22,6 +22,7 @@ use crate::{
     server::Server,
     store::{
         event_graph::Gap,
+        positions::TimelinePos,
         snapshots::StateReads,
         timeline::{PageRead, TimelineEvent},
     },
@@ -48,13 +49,13 @@ pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
     let from = match from {
         Some(token) => token.events,
         None if backwards => server.store.newest_position().await?,
-        None => OLDEST,
+        None => TimelinePos::OLDEST,
     };
     let page = Page { server, session: &session, reader: &reader, filter: &filter, limit };
     let (events, end) = if backwards {
-        page.backwards(from, to.map_or(OLDEST, |to| to.events)).await?
+        page.backwards(from, to.map_or(TimelinePos::OLDEST, |to| to.events)).await?
     } else {
-        page.forwards(from, to.map_or(END, |to| to.events)).await?
+        page.forwards(from, to.map_or(TimelinePos::END, |to| to.events)).await?
     };
     page.answer(from, events, end).await
 }
@@ -137,10 +138,14 @@ pub(super) struct Page<'a> {
 impl Page<'_> {
     /// Events up to position `from`, the newest first, and where the next page begins, unless there is none. Where history
     /// is lacking between them, other servers are asked for it.
-    pub(super) async fn backwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
+    pub(super) async fn backwards(
+        &self,
+        from: TimelinePos,
+        to: TimelinePos,
+    ) -> Result<(Vec<TimelineEvent>, Option<TimelinePos>), MatrixError> {
         let from = from.min(self.reader.last);
         // Only members have history fetched for them.
-        let mut gaps_to = if self.reader.joined { from.saturating_add(1) } else { to };
+        let mut gaps_to = if self.reader.joined { from.after() } else { to };
         let (mut fillings, mut unfilled) = (0, None);
         loop {
             let (mut events, gap) = self.read((to, from), true, gaps_to).await?;
@@ -150,16 +155,16 @@ impl Page<'_> {
                 // What nobody could be asked for now may come later: the next page begins with it.
                 let behind = unfilled.filter(|gap: &Gap| gap.below.is_none() && gap.is_open() && !gap.at_create);
                 let next = last.filter(|_| !begun).or(behind.map(|gap| gap.pos));
-                return Ok((events, next.map(|next| next - 1)));
+                return Ok((events, next.map(TimelinePos::before)));
             };
             if fillings == MAX_BACKFILLS {
                 // The next page begins with the gap.
                 events.retain(|event| event.pos >= gap.pos);
-                return Ok((events, Some(gap.pos - 1)));
+                return Ok((events, Some(gap.pos.before())));
             }
             fillings += 1;
             if !self.fill(&gap).await? {
-                gaps_to = gap.pos - 1;
+                gaps_to = gap.pos.before();
                 unfilled = Some(gap);
             }
         }
@@ -167,7 +172,11 @@ impl Page<'_> {
 
     /// Events after position `from`, the oldest first, and where the next page begins. At the newest event there may be
     /// more at any time.
-    pub(super) async fn forwards(&self, from: i64, to: i64) -> Result<(Vec<TimelineEvent>, Option<i64>), MatrixError> {
+    pub(super) async fn forwards(
+        &self,
+        from: TimelinePos,
+        to: TimelinePos,
+    ) -> Result<(Vec<TimelineEvent>, Option<TimelinePos>), MatrixError> {
         let (events, _) = self.read((from, to.min(self.reader.last)), false, from).await?;
         let end = events.last().map(|event| event.pos);
         Ok((events, end))
@@ -175,9 +184,9 @@ impl Page<'_> {
 
     async fn read(
         &self,
-        (after, to): (i64, i64),
+        (after, to): (TimelinePos, TimelinePos),
         backwards: bool,
-        gaps_to: i64,
+        gaps_to: TimelinePos,
     ) -> Result<(Vec<TimelineEvent>, Option<Gap>), MatrixError> {
         let room_id = &self.reader.room_id;
         if !self.filter.room(room_id.as_str()) {
@@ -200,7 +209,7 @@ impl Page<'_> {
         Ok(filled)
     }
 
-    async fn answer(&self, from: i64, events: Vec<TimelineEvent>, end: Option<i64>) -> Handled {
+    async fn answer(&self, from: TimelinePos, events: Vec<TimelineEvent>, end: Option<TimelinePos>) -> Handled {
         let mut reads = StateReads::default();
         self.reader.wants(&events, &mut reads);
         visibility::wants_replaced(&events, &mut reads);

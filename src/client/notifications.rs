@@ -13,12 +13,12 @@ use crate::{
     error::MatrixError,
     matrix::{
         identifiers::RoomId,
-        json::{MAX_INTEGER, Object, Value},
+        json::{Object, Value},
         push::{highlights, notifies},
     },
     router::{Call, Handled, ok},
     server::Server,
-    store::unread::Notified,
+    store::{positions::TimelinePos, unread::Notified},
 };
 
 /// How many an answer holds where the client does not say.
@@ -39,9 +39,10 @@ pub(super) async fn notifications(server: &Server, call: &Call) -> Handled {
         None => DEFAULT_LIMIT,
     };
     let mut before = match call.query("from").filter(|text| !text.is_empty()) {
-        Some(text) => text.parse::<i64>().map_err(|_| malformed("from"))?.clamp(-MAX_INTEGER, MAX_INTEGER),
-        None => MAX_INTEGER,
-    };
+        Some(text) => TimelinePos::new(text.parse().map_err(|_| malformed("from"))?),
+        None => TimelinePos::MAX,
+    }
+    .clamp(TimelinePos::OLDEST, TimelinePos::MAX);
     let only_highlights = call.query("only").as_deref() == Some("highlight");
     let judge = Judge::new(server, &session.user);
     let now_ms = server.platform.clock.now_ms();
@@ -66,7 +67,7 @@ pub(super) async fn notifications(server: &Server, call: &Call) -> Handled {
     }
     let mut answer = Object::from_iter([("notifications", Value::Array(told))]);
     if has_more {
-        answer.insert("next_token", before.to_string());
+        answer.insert("next_token", before.get().to_string());
     }
     ok(&answer)
 }

@@ -7,7 +7,7 @@ use super::{
     bundles::Bundles,
     messages,
     tokens::Token,
-    visibility::{self, END, OLDEST, Reader},
+    visibility::{self, Reader},
 };
 use crate::{
     error::MatrixError,
@@ -18,6 +18,7 @@ use crate::{
     router::{Call, Handled, raw_json_response},
     server::Server,
     store::{
+        positions::TimelinePos,
         relations::{MAX_DEPTH, RelationsRead, ThreadRoot, ThreadsRead},
         snapshots::{StateFound, StateReads},
         timeline::TimelineEvent,
@@ -45,9 +46,9 @@ pub(super) async fn relations(server: &Server, call: &Call) -> Handled {
     let placed = server.store.timeline_event(&reader.room_id, &parent, session.reader()).await?;
     let placed = placed.filter(|event| event.pos <= reader.last).ok_or_else(visibility::no_such_event)?;
     let (after, upto) = if backwards {
-        (to.unwrap_or(OLDEST), from.unwrap_or(END))
+        (to.unwrap_or(TimelinePos::OLDEST), from.unwrap_or(TimelinePos::END))
     } else {
-        (from.unwrap_or(OLDEST), to.unwrap_or(END))
+        (from.unwrap_or(TimelinePos::OLDEST), to.unwrap_or(TimelinePos::END))
     };
     let read = RelationsRead {
         room_id: &reader.room_id,
@@ -73,7 +74,7 @@ pub(super) async fn relations(server: &Server, call: &Call) -> Handled {
     }
     let mut answer = Object::from_iter([("chunk", Value::Array(chunk))]);
     if let Some(last) = events.last().filter(|_| !is_last) {
-        let end = if backwards { last.pos - 1 } else { last.pos };
+        let end = if backwards { last.pos.before() } else { last.pos };
         answer.insert("next_batch", Token::at(end).to_string());
     }
     if let Some(from) = from {
@@ -99,7 +100,7 @@ pub(super) async fn threads(server: &Server, call: &Call) -> Handled {
     let read = ThreadsRead {
         room_id: &reader.room_id,
         last: reader.last,
-        to: from.unwrap_or(END).min(reader.last),
+        to: from.unwrap_or(TimelinePos::END).min(reader.last),
         participated,
         limit: limit + 1,
         reader: session.reader(),
@@ -107,7 +108,7 @@ pub(super) async fn threads(server: &Server, call: &Call) -> Handled {
     let mut threads = server.store.threads(&read).await?;
     let is_last = threads.len() as i64 <= limit;
     threads.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let end = threads.last().filter(|_| !is_last).map(|thread| thread.newest - 1);
+    let end = threads.last().filter(|_| !is_last).map(|thread| thread.newest.before());
     // What ignored users have begun is told redacted.
     let roots = threads.into_iter().map(|ThreadRoot { mut root, is_ignored, .. }| {
         if is_ignored {
@@ -157,6 +158,6 @@ fn page_limit(call: &Call) -> Result<i64, MatrixError> {
     }
 }
 
-fn token(call: &Call, name: &str) -> Result<Option<i64>, MatrixError> {
+fn token(call: &Call, name: &str) -> Result<Option<TimelinePos>, MatrixError> {
     Ok(messages::token_of(call, name)?.map(|token| token.events))
 }

@@ -27,7 +27,8 @@ use crate::{
     router::{Call, Handled, raw_json_response},
     server::Server,
     store::{
-        search::{BOTTOM, Look},
+        positions::TimelinePos,
+        search::Look,
         snapshots::{StateFound, StateReads},
         timeline::TimelineEvent,
     },
@@ -64,7 +65,7 @@ pub(super) async fn search(server: &Server, call: &Call) -> Handled {
 /// Where a page begins: with which look, and how many of what that finds were told before.
 #[derive(Debug, Clone, Copy)]
 struct At {
-    from: i64,
+    from: TimelinePos,
     told: usize,
 }
 
@@ -229,7 +230,7 @@ impl Search<'_> {
                 at = if rest > wanted {
                     Some(At { told: now.told + wanted, ..now })
                 } else {
-                    (down_to > BOTTOM).then_some(At { from: down_to, told: 0 })
+                    (down_to > TimelinePos::OLDEST).then_some(At { from: down_to, told: 0 })
                 };
             }
         } else {
@@ -249,11 +250,12 @@ impl Search<'_> {
     async fn look(
         &self,
         readers: &HashMap<RoomId, Reader>,
-        from: i64,
+        from: TimelinePos,
         texts: &[String; 3],
-    ) -> Result<(Vec<Hit>, i64), MatrixError> {
+    ) -> Result<(Vec<Hit>, TimelinePos), MatrixError> {
         let store = &self.server.store;
-        let rooms: Vec<(RoomId, i64)> = readers.values().map(|reader| (reader.room_id.clone(), reader.last)).collect();
+        let rooms: Vec<(RoomId, TimelinePos)> =
+            readers.values().map(|reader| (reader.room_id.clone(), reader.last)).collect();
         let types = &self.criteria.types;
         let look = Look { rooms: &rooms, from, types, texts, reader: self.session.reader() };
         let looked = store.look(&look).await?;
@@ -335,7 +337,7 @@ impl Search<'_> {
                 let after: Vec<Value> = part(true).map(|event| tell(event, reader)).collect();
                 let ends = |event: Option<&TimelineEvent>| event.map_or(hit.event.pos, |event| event.pos);
                 let mut context = Object::from_iter([
-                    ("start", Value::from(Token::at(ends(near.first()).min(hit.event.pos) - 1).to_string())),
+                    ("start", Value::from(Token::at(ends(near.first()).min(hit.event.pos).before()).to_string())),
                     ("end", Value::from(Token::at(ends(near.last()).max(hit.event.pos)).to_string())),
                     ("events_before", Value::Array(before)),
                     ("events_after", Value::Array(after)),

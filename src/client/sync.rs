@@ -25,6 +25,7 @@ use crate::{
     router::{Call, Handled},
     server::Server,
     store::{
+        positions::TimelinePos,
         sync::{RestRead, SyncRead},
         sync_fleeting::FleetingRead,
     },
@@ -51,7 +52,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         None => 0,
     };
     // A token from /messages may stand before the beginning of what syncs tell.
-    let events_since = rest.as_ref().map_or(from.events, |rest| rest.since).max(0);
+    let events_since = rest.as_ref().map_or(from.events, |rest| rest.since).max(TimelinePos::START);
     let mut read = SyncRead {
         user_id: session.user.as_str(),
         device_id: &session.device_id,
@@ -62,7 +63,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         to_device_since: Some(from.to_device),
         key_counts: true,
         fleeting: None,
-        all_joined: full_state || events_since == 0,
+        all_joined: full_state || events_since == TimelinePos::START,
         include_leave: filter.include_leave,
         limit: filter.timeline.limit(),
         rest: rest.as_ref().map(|rest| RestRead { after: &rest.after, again: rest.cut.is_some(), to: from.events }),

@@ -12,30 +12,34 @@
 use crate::{
     error::MatrixError,
     matrix::state_trie::NodeId,
-    store::{snapshots::StateCut, sync_fleeting::FleetingAt},
+    store::{
+        positions::{AccountDataPos, DeviceListsPos, PresencePos, ReceiptsPos, TimelinePos, ToDevicePos, TypingPos},
+        snapshots::StateCut,
+        sync_fleeting::FleetingAt,
+    },
 };
 
-/// The largest position: within what the database holds exactly.
+/// The largest number: within what the database holds exactly.
 const MAX: i64 = (1 << 53) - 1;
 
 /// A point in time: after everything up to its positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Token {
     /// In the timelines; negative in history that was fetched later.
-    pub(super) events: i64,
+    pub(super) events: TimelinePos,
     /// In account data.
-    pub(super) account_data: i64,
+    pub(super) account_data: AccountDataPos,
     /// In the changes of users' keys.
-    pub(super) device_lists: i64,
+    pub(super) device_lists: DeviceListsPos,
     /// In typing, receipts and presence.
     pub(super) fleeting: FleetingAt,
     /// In the messages to devices.
-    pub(super) to_device: i64,
+    pub(super) to_device: ToDevicePos,
 }
 
 impl Token {
     /// A point in a room's timeline.
-    pub(super) fn at(events: i64) -> Self {
+    pub(super) fn at(events: TimelinePos) -> Self {
         Self { events, ..Self::default() }
     }
 
@@ -65,7 +69,7 @@ pub(super) struct SyncToken {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Rest {
     /// The position up to which they are known.
-    pub(super) since: i64,
+    pub(super) since: TimelinePos,
     /// The ID of the last room that did fit.
     pub(super) after: String,
     /// Whether their whole state is to come.
@@ -97,17 +101,17 @@ impl SyncToken {
             }
             seen.push(name);
             let value = part.get(1..)?;
-            let position = || value.parse().ok().filter(|position| (-MAX..=MAX).contains(position));
+            let number = || value.parse().ok().filter(|number| (-MAX..=MAX).contains(number));
             match name {
-                "e" => token.events = position()?,
-                "a" => token.account_data = position()?,
-                "k" => token.device_lists = position()?,
-                "t" => token.fleeting.typing = position()?,
-                "u" => token.fleeting.typing_until = position()?,
-                "c" => token.fleeting.receipts = position()?,
-                "p" => token.fleeting.presence = position()?,
-                "i" => token.to_device = position()?,
-                "r" => rest.since = position()?,
+                "e" => token.events = TimelinePos::new(number()?),
+                "a" => token.account_data = AccountDataPos::new(number()?),
+                "k" => token.device_lists = DeviceListsPos::new(number()?),
+                "t" => token.fleeting.typing = TypingPos::new(number()?),
+                "u" => token.fleeting.typing_until = number()?,
+                "c" => token.fleeting.receipts = ReceiptsPos::new(number()?),
+                "p" => token.fleeting.presence = PresencePos::new(number()?),
+                "i" => token.to_device = ToDevicePos::new(number()?),
+                "r" => rest.since = TimelinePos::new(number()?),
                 "m" => rest.after = from_hex(value)?,
                 "x" => rest.cut = Some(read_cut(value)?),
                 "w" if value.is_empty() => rest.whole = true,
@@ -125,7 +129,7 @@ impl std::fmt::Display for SyncToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.at)?;
         if let Some(rest) = &self.rest {
-            write!(f, "_r{}_m{}", rest.since, hex(&rest.after))?;
+            write!(f, "_r{}_m{}", rest.since.get(), hex(&rest.after))?;
             if rest.whole {
                 f.write_str("_w")?;
             }
@@ -158,18 +162,21 @@ fn from_hex(text: &str) -> Option<String> {
 
 impl std::fmt::Display for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "s1_e{}", self.events)?;
+        write!(f, "s1_e{}", self.events.get())?;
         let FleetingAt { typing, typing_until, receipts, presence } = self.fleeting;
         let others = [
-            ("a", self.account_data),
-            ("k", self.device_lists),
-            ("i", self.to_device),
-            ("t", typing),
+            ("a", self.account_data.get()),
+            ("k", self.device_lists.get()),
+            ("i", self.to_device.get()),
+            ("t", typing.get()),
             ("u", typing_until),
-            ("c", receipts),
-            ("p", presence),
+            ("c", receipts.get()),
+            ("p", presence.get()),
         ];
-        others.into_iter().filter(|(_, position)| *position != 0).try_for_each(|(name, at)| write!(f, "_{name}{at}"))
+        others
+            .into_iter()
+            .filter(|(_, number)| *number != 0)
+            .try_for_each(|(name, number)| write!(f, "_{name}{number}"))
     }
 }
 
@@ -180,9 +187,21 @@ mod tests {
 
     #[test]
     fn tokens_come_back_as_they_were() {
-        let fleeting = FleetingAt { typing: 4, typing_until: 1_800_000_000_000, receipts: 5, presence: 6 };
-        let full = Token { events: 12, account_data: 3, device_lists: 7, to_device: 8, fleeting };
-        for token in [Token::at(0), Token::at(-77), full, Token { account_data: 0, ..full }] {
+        let fleeting = FleetingAt {
+            typing: TypingPos::new(4),
+            typing_until: 1_800_000_000_000,
+            receipts: ReceiptsPos::new(5),
+            presence: PresencePos::new(6),
+        };
+        let full = Token {
+            events: TimelinePos::new(12),
+            account_data: AccountDataPos::new(3),
+            device_lists: DeviceListsPos::new(7),
+            to_device: ToDevicePos::new(8),
+            fleeting,
+        };
+        let old = Token::at(TimelinePos::new(-77));
+        for token in [Token::default(), old, full, Token { account_data: AccountDataPos::START, ..full }] {
             assert_eq!(Token::parse(&token.to_string()).unwrap(), token);
         }
     }
@@ -190,9 +209,15 @@ mod tests {
     #[test]
     fn a_cut_sync_goes_on_where_it_was_cut_and_pages_start_there() {
         let cut = StateCut { root: NodeId::EMPTY, event_id: "$event_id:a.example".to_owned() };
-        let rest = Rest { since: 5, after: "!örtlich_x:a.example".to_owned(), whole: true, cut: None };
+        let rest =
+            Rest { since: TimelinePos::new(5), after: "!örtlich_x:a.example".to_owned(), whole: true, cut: None };
         for rest in [rest.clone(), Rest { cut: Some(cut), ..rest.clone() }, Rest { whole: false, ..rest }] {
-            let token = SyncToken { at: Token { account_data: 3, device_lists: 4, ..Token::at(12) }, rest: Some(rest) };
+            let at = Token {
+                account_data: AccountDataPos::new(3),
+                device_lists: DeviceListsPos::new(4),
+                ..Token::at(TimelinePos::new(12))
+            };
+            let token = SyncToken { at, rest: Some(rest) };
             assert_eq!(SyncToken::parse(&token.to_string()).unwrap(), token);
             assert_eq!(Token::parse(&token.to_string()).unwrap(), token.at);
         }

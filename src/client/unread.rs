@@ -23,6 +23,7 @@ use crate::{
     server::Server,
     store::{
         ignored::IgnoredUsers,
+        positions::{ReceiptsPos, TimelinePos},
         snapshots::{StateFound, StateReads},
         unread::{Counted, Counts, RoomFacts, UnreadEvent, UnreadRoom},
     },
@@ -52,7 +53,12 @@ pub(super) struct Judge<'a> {
 
 impl Unread {
     /// Counts what is not read of rooms that the user is in, up to the position `to`.
-    pub(super) async fn count(server: &Server, user: &UserId, rooms: &[RoomId], to: i64) -> Result<Self, MatrixError> {
+    pub(super) async fn count(
+        server: &Server,
+        user: &UserId,
+        rooms: &[RoomId],
+        to: TimelinePos,
+    ) -> Result<Self, MatrixError> {
         let judge = Judge::new(server, user);
         let mut all = HashMap::new();
         for rooms in rooms.chunks(ROOMS) {
@@ -71,7 +77,7 @@ impl Unread {
                         continue;
                     }
                     let counts = judge.counts(room_id, room, &rules, &found.settings.ignored).await?;
-                    let is_new_receipt = room.counted.is_none() && room.receipts_pos > 0;
+                    let is_new_receipt = room.counted.is_none() && room.receipts_pos > ReceiptsPos::START;
                     if is_new_receipt || room.events.len() >= REMEMBERED_AFTER {
                         let upto = room.events.last().map_or(to, |event| event.pos);
                         let (room_id, receipts_pos) = (room_id.clone(), room.receipts_pos);

@@ -16,6 +16,7 @@ use crate::{
     room::Extent,
     server::Server,
     store::{
+        positions::TimelinePos,
         snapshots::{StateFound, StateReads},
         timeline::{RoomView, SeenEvent, TimelineEvent},
     },
@@ -31,11 +32,11 @@ pub(super) struct Reader {
     /// The state that they may see: the current one, or that in which they left.
     pub(super) state: NodeId,
     /// The last position that they may see.
-    pub(super) last: i64,
+    pub(super) last: TimelinePos,
     /// Whether they are joined now.
     pub(super) joined: bool,
     /// The last position at which they may see what is shared with members: where they left, if they did.
-    member_until: i64,
+    member_until: TimelinePos,
 }
 
 /// A reader of a room of which the state is known as far as they may see it: only they are told who is in it.
@@ -91,13 +92,6 @@ fn hidden(error: MatrixError) -> MatrixError {
     }
 }
 
-/// Beyond every position.
-pub(super) const END: i64 = i64::MAX >> 11;
-/// The oldest position there can be.
-pub(super) const OLDEST: i64 = -(1 << 53) + 1;
-/// Before every position.
-const NOWHERE: i64 = i64::MIN;
-
 impl Reader {
     /// The user of `session` as a reader of the room.
     ///
@@ -125,8 +119,8 @@ impl Reader {
             == HistoryVisibility::WorldReadable
         {
             let user = session.user.clone();
-            let member_until = until.unwrap_or(NOWHERE);
-            return Ok((Self { user, room_id, state, last: END, joined: false, member_until }, extent));
+            let member_until = until.unwrap_or(TimelinePos::NOWHERE);
+            return Ok((Self { user, room_id, state, last: TimelinePos::END, joined: false, member_until }, extent));
         }
         let when_left = left.and_then(|now| now.state).unwrap_or(state);
         let reader = until.map(|_| Self::known(&session.user, &room_id, when_left, false, until));
@@ -158,8 +152,14 @@ impl Reader {
     }
 
     /// Somebody whose membership the caller knows: joined, or joined until some position, or never.
-    pub(super) fn known(user: &UserId, room_id: &RoomId, state: NodeId, joined: bool, until: Option<i64>) -> Self {
-        let last = if joined { END } else { until.unwrap_or(NOWHERE) };
+    pub(super) fn known(
+        user: &UserId,
+        room_id: &RoomId,
+        state: NodeId,
+        joined: bool,
+        until: Option<TimelinePos>,
+    ) -> Self {
+        let last = if joined { TimelinePos::END } else { until.unwrap_or(TimelinePos::NOWHERE) };
         Self { user: user.clone(), room_id: room_id.clone(), state, last, joined, member_until: last }
     }
 
@@ -212,7 +212,7 @@ impl Reader {
     }
 
     /// Whether the reader may see messages at or before the position `pos` that have this state before them.
-    pub(super) fn sees_at(&self, state_before: Option<NodeId>, pos: i64, found: &StateFound) -> bool {
+    pub(super) fn sees_at(&self, state_before: Option<NodeId>, pos: TimelinePos, found: &StateFound) -> bool {
         let [visibility, member] = self.keys();
         let before = found.at(state_before.unwrap_or(self.state), visibility).map(|seen| seen.event.content());
         let stood = state_before.and_then(|state| found.at(state, member)).and_then(|seen| seen.event.membership());

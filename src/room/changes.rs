@@ -14,7 +14,7 @@ use crate::{
         identifiers::{EventId, ServerName, UserId},
         state_content::Membership,
     },
-    store::commit::{MembershipChange, Missing, NewEvent, RoomCommit, StateFrom, TimelinePosition},
+    store::commit::{CommitPos, MembershipChange, Missing, NewEvent, RoomCommit, StateFrom},
 };
 
 impl Rooms {
@@ -41,7 +41,7 @@ impl Rooms {
         let last = after_each.len().saturating_sub(1);
         let missing = missing.into_iter().map(|(earlier, event_id)| Missing {
             event_id,
-            before: TimelinePosition::FromEnd(last.saturating_sub(earlier)),
+            before: CommitPos::FromEnd(last.saturating_sub(earlier)),
             passed: 0,
         });
         let mut joined: BTreeMap<ServerName, i64> = BTreeMap::new();

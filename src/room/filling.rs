@@ -18,9 +18,10 @@ use crate::{
     platform::Clock,
     store::{
         commit::{
-            Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit, TimelinePosition, Unsettled,
+            CommitPos, Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit, Unsettled,
         },
         event_graph::Gap,
+        positions::TimelinePos,
         rejected::NewRejected,
     },
 };
@@ -48,7 +49,7 @@ impl Rooms {
     pub async fn fill(
         &self,
         room_id: &RoomId,
-        gap_pos: i64,
+        gap_pos: TimelinePos,
         ancestors: &[Ancestor],
         auth_events: &[Event],
     ) -> Result<bool, RoomError> {
@@ -64,7 +65,7 @@ impl Rooms {
             let room = room.ok_or(RoomError::UnknownRoom)?;
             let power_now = view.state(room.state, &keys).await?;
             let ancestors = with_held(&mut view, ancestors).await?;
-            let gap = self.store.newest_gap(room_id, (gap_pos - 1, gap_pos), now).await?;
+            let gap = self.store.newest_gap(room_id, (gap_pos.before(), gap_pos), now).await?;
             let Some(gap) = gap else { return Ok(Committed::Done(false)) };
             let clock = self.clock.as_ref();
             let filling = Filling { clock, gap: &gap, view: &view, room_id, power_now: &power_now, now };
@@ -145,9 +146,9 @@ impl Filling<'_> {
         let still: Vec<_> =
             gap.missing.iter().filter(|lack| lack.attempts > 0 && !given.contains(&lack.event_id)).collect();
         // At the oldest end of the timeline there is room without end.
-        let end = if gap.below.is_some() { gap.pos } else { gap.pos.min(0) };
-        let end = end.saturating_sub(gap.reserved + i64::try_from(still.len()).unwrap_or(i64::MAX));
-        let room_left = gap.below.map_or(i64::MAX, |below| (end - below - 1).max(0));
+        let end = if gap.below.is_some() { gap.pos } else { gap.pos.min(TimelinePos::START) };
+        let end = end.back_by(gap.reserved + i64::try_from(still.len()).unwrap_or(i64::MAX));
+        let room_left = gap.below.map_or(i64::MAX, |below| end.places_after(below));
         history.truncate(usize::try_from(room_left).unwrap_or(usize::MAX));
         let judged = self.judge(&history, auth_events).await?;
 
@@ -155,7 +156,7 @@ impl Filling<'_> {
             let lack = gap.missing.iter().find(|lack| lack.event_id == *id);
             lack.map_or(0, |lack| lack.attempts)
         };
-        let passed_over = |event_id: &EventId, pos: i64| {
+        let passed_over = |event_id: &EventId, pos: TimelinePos| {
             let attempts = attempts_so_far(event_id) + 1;
             let pause = FIRST_RETRY_MS << (2 * (attempts - 1)).clamp(0, 32);
             let passed = PassedOver { event_id: event_id.clone(), pos, attempts, retry_at: self.now + pause };
@@ -173,7 +174,7 @@ impl Filling<'_> {
             let row = match (ancestor, judged.by_id.get(id)) {
                 (Ancestor::Event(event), Some(Outlier::Accepted(_))) => {
                     changed = true;
-                    pos -= 1;
+                    pos = pos.before();
                     after = pos;
                     redactions.extend(redaction(event, &self.power_then(event, &judged), self.power_now));
                     new.push(self.new_event(event, pos));
@@ -186,7 +187,7 @@ impl Filling<'_> {
                 // It has been passed over, or lacks an auth event.
                 _ => {
                     changed |= attempts_so_far(id) == 0;
-                    pos -= 1;
+                    pos = pos.before();
                     passed.extend(passed_over(id, after));
                     in_a_row.get(id).copied().unwrap_or_default() + 1
                 }
@@ -202,7 +203,7 @@ impl Filling<'_> {
         let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !self.is_placed(id));
         let missing = lacking.filter_map(|id| {
             let passed = in_a_row.get(id).copied().unwrap_or_default();
-            let missing = Missing { event_id: id.clone(), before: TimelinePosition::At(after), passed };
+            let missing = Missing { event_id: id.clone(), before: CommitPos::At(after), passed };
             (passed <= MAX_PASSED_IN_A_ROW).then_some(missing)
         });
         let missing: Vec<Missing> = missing.collect();
@@ -246,7 +247,7 @@ impl Filling<'_> {
         Ok(judge_outliers(self.clock, self.room_id, held, history().chain(auth_events)).await)
     }
 
-    fn new_event(&self, event: &Event, pos: i64) -> NewEvent {
+    fn new_event(&self, event: &Event, pos: TimelinePos) -> NewEvent {
         // The state around it may be known, as another server vouched for it.
         let stored = self.view.stored(event.event_id());
         NewEvent {

@@ -23,6 +23,7 @@ use crate::{
     platform::{DatabaseError, Statement},
     store::{
         commit::{Committed, Guard, RoomCommit},
+        positions::TimelinePos,
         rooms::Extent,
     },
 };
@@ -277,7 +278,7 @@ impl Rooms {
             version: 0,
             extremities: Vec::new(),
             state: NodeId::EMPTY,
-            latest_pos: 0,
+            latest_pos: TimelinePos::START,
             local_joined: 0,
             extent: Extent::Whole,
         };

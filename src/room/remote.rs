@@ -26,8 +26,7 @@ use crate::{
     platform::turns::SLICE,
     store::{
         commit::{
-            Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom, TimelinePosition,
-            Unsettled,
+            CommitPos, Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom, Unsettled,
         },
         large_joins::{self, LargeJoin},
         memberships::{Invited, end_invite, remember_membership},
@@ -171,9 +170,8 @@ impl Rooms {
                 outbox: None,
             });
             let missing = join.prev_events().iter().filter(|id| !view.is_placed(id));
-            let missing = missing
-                .map(|id| Missing { event_id: id.clone(), before: TimelinePosition::FromEnd(0), passed: 0 })
-                .collect();
+            let missing =
+                missing.map(|id| Missing { event_id: id.clone(), before: CommitPos::FromEnd(0), passed: 0 }).collect();
             let commit = RoomCommit {
                 guard: held.as_ref().map_or(Guard::New, |room| Guard::Moves(room.version)),
                 extremities: vec![Extremity::of(join)],

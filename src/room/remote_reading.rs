@@ -23,6 +23,7 @@ use crate::{
         by_time::Direction,
         events::StoredEvent,
         history_visibility::Restrictions,
+        positions::TimelinePos,
         remote_reads::{Asked, AtEvent, EventTexts, ShownEvent, Standing, StateIds, StateTexts},
         rooms::Extent,
         snapshots::StateReads,
@@ -210,7 +211,7 @@ impl RemoteReader<'_> {
     /// Only where something failed here.
     pub async fn nearest(&self, ts: i64, direction: Direction) -> Result<Option<(EventId, i64)>, ReadRefusal> {
         let Some(moment) = self.rooms.store.moment(&self.room_id, ts).await? else { return Ok(None) };
-        let events = self.rooms.store.around(&self.room_id, moment, ts, direction, i64::MAX >> 11).await?;
+        let events = self.rooms.store.around(&self.room_id, moment, ts, direction, TimelinePos::END).await?;
         let moments: Vec<_> = events.iter().map(|event| (&event.seen.event, event.seen.state_before)).collect();
         let seen = self.sees(&moments).await?;
         let nearest = moments.iter().zip(seen).find(|(_, seen)| *seen);

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{
     Store, json_lists,
+    positions::TimelinePos,
     relations::ignored,
     snapshots::{StateFound, StateReads},
     timeline::{SeenEvent, TimelineEvent, root, seen_columns, seen_joins},
@@ -29,13 +30,13 @@ const MAX_LENGTH: i64 = 4_000_000;
 pub struct Parent<'e> {
     room_id: &'e RoomId,
     event: &'e TimelineEvent,
-    last: i64,
+    last: TimelinePos,
 }
 
 impl<'e> Parent<'e> {
     /// An event that is shown to somebody who sees its room up to the position `last`. None for a state event, of which no relations
     /// are told.
-    pub fn of(room_id: &'e RoomId, event: &'e TimelineEvent, last: i64) -> Option<Self> {
+    pub fn of(room_id: &'e RoomId, event: &'e TimelineEvent, last: TimelinePos) -> Option<Self> {
         event.seen.event.state_key().is_none().then_some(Self { room_id, event, last })
     }
 
@@ -87,7 +88,7 @@ pub struct Count {
     /// Whether one is the reader's.
     pub participated: bool,
     /// The position of the last of them.
-    pub last: i64,
+    pub last: TimelinePos,
     /// The room.
     pub room_id: String,
 }
@@ -102,7 +103,7 @@ pub struct Reference {
     /// The state before it.
     pub state_before: Option<NodeId>,
     /// Its position.
-    pub pos: i64,
+    pub pos: TimelinePos,
     /// The room.
     pub room_id: String,
 }
@@ -214,7 +215,7 @@ fn read(answers: &[Rows]) -> Result<BundlesFound, DatabaseError> {
                 state_before: root(row, 1)?,
                 count: row.integer(2)?,
                 participated: row.integer(3)? != 0,
-                last: row.integer(4)?,
+                last: TimelinePos::read(row, 4)?,
                 room_id: row.text(5)?.to_owned(),
             });
         }
@@ -223,7 +224,7 @@ fn read(answers: &[Rows]) -> Result<BundlesFound, DatabaseError> {
                 parent: row.text(0)?.to_owned(),
                 event_id: row.text(1)?.to_owned(),
                 state_before: root(row, 2)?,
-                pos: row.integer(3)?,
+                pos: TimelinePos::read(row, 3)?,
                 room_id: row.text(4)?.to_owned(),
             });
         }

@@ -3,11 +3,12 @@
 
 use super::{
     Store,
+    positions::TimelinePos,
     timeline::{TimelineEvent, seen_columns, seen_joins},
 };
 use crate::{
     matrix::identifiers::RoomId,
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Row, Statement},
 };
 
 /// Which way to look from a time.
@@ -23,7 +24,7 @@ pub enum Direction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// The position of the first event after it, as far as most events around it tell; or of the newest event.
-    pub pos: i64,
+    pub pos: TimelinePos,
     /// Whether all of the timeline was before it.
     pub is_newest: bool,
 }
@@ -70,7 +71,7 @@ impl Store {
     /// Where the database fails.
     pub async fn moment(&self, room_id: &RoomId, ts: i64) -> Result<Option<Moment>, DatabaseError> {
         let rows = self.query(Statement::new(MOMENT, [room_id.as_str().into(), ts.into()])).await?;
-        let moment = |row: &crate::platform::Row| Ok(Moment { pos: row.integer(0)?, is_newest: row.integer(1)? != 0 });
+        let moment = |row: &Row| Ok(Moment { pos: TimelinePos::read(row, 0)?, is_newest: row.integer(1)? != 0 });
         rows.first().map(moment).transpose()
     }
 
@@ -84,7 +85,7 @@ impl Store {
         moment: Moment,
         ts: i64,
         direction: Direction,
-        last: i64,
+        last: TimelinePos,
     ) -> Result<Vec<TimelineEvent>, DatabaseError> {
         let forwards = direction == Direction::Forwards;
         let parameters = [room_id.as_str().into(), ts.into(), moment.pos.into(), forwards.into(), last.into()];

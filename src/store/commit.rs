@@ -2,7 +2,7 @@
 
 use super::{
     events::NodeText,
-    positions::from_end,
+    positions::{TimelinePos, from_end},
     rejected::NewRejected,
     rooms::{Extremity, Room},
 };
@@ -181,7 +181,7 @@ pub enum Place {
     /// At the new end of the timeline.
     Newest,
     /// At this position of the timeline, where there was a gap.
-    Filled(i64),
+    Filled(TimelinePos),
 }
 
 impl Place {
@@ -206,7 +206,7 @@ pub struct Missing {
     /// The event.
     pub event_id: EventId,
     /// Where it is missing.
-    pub before: TimelinePosition,
+    pub before: CommitPos,
     /// How many events in a row were passed over between the two.
     pub passed: i64,
 }
@@ -215,9 +215,9 @@ pub struct Missing {
 #[derive(Debug)]
 pub struct Filled {
     /// The position before which it was,
-    pub from: i64,
+    pub from: TimelinePos,
     /// and that before which it is now.
-    pub to: i64,
+    pub to: TimelinePos,
     /// Events that are no longer lacking, or are among `passed`.
     pub reached: Vec<EventId>,
     /// Events that were passed over, behind which history goes on.
@@ -230,7 +230,7 @@ pub struct PassedOver {
     /// The event.
     pub event_id: EventId,
     /// The position of the event after it.
-    pub pos: i64,
+    pub pos: TimelinePos,
     /// How often it was passed over.
     pub attempts: i64,
     /// When to ask for it again.
@@ -257,21 +257,21 @@ pub enum Unsettled {
     KnownBetter,
 }
 
-/// A position in the timeline.
+/// A position in the timeline as a commit says it: those of its own new events are given out when it is written.
 #[derive(Debug, Clone, Copy)]
-pub enum TimelinePosition {
+pub enum CommitPos {
     /// That of a new event, after which so many events of the commit come.
     FromEnd(usize),
     /// This one.
-    At(i64),
+    At(TimelinePos),
 }
 
-impl TimelinePosition {
+impl CommitPos {
     /// How far from the end of the stream it is, or else the position itself.
     pub(super) fn to_json(self) -> [Option<i64>; 2] {
         match self {
             Self::FromEnd(later) => [Some(from_end(later)), None],
-            Self::At(pos) => [None, Some(pos)],
+            Self::At(pos) => [None, Some(pos.get())],
         }
     }
 }

@@ -6,8 +6,8 @@ use serde_json::json;
 use super::{
     Store,
     commit::{
-        Committed, Filled, Guard, NewEvent, Outgoing, PassedOver, Place, Redaction, RejectedAt, RoomCommit,
-        TimelinePosition, Unsettled,
+        CommitPos, Committed, Filled, Guard, NewEvent, Outgoing, PassedOver, Place, Redaction, RejectedAt, RoomCommit,
+        Unsettled,
     },
     event_graph::closed,
     history_visibility, json_lists,
@@ -265,9 +265,9 @@ impl RoomCommit {
             let at = match new.place {
                 Place::Newest => {
                     later -= 1;
-                    Some(TimelinePosition::FromEnd(later))
+                    Some(CommitPos::FromEnd(later))
                 }
-                Place::Filled(pos) => Some(TimelinePosition::At(pos)),
+                Place::Filled(pos) => Some(CommitPos::At(pos)),
                 Place::Outlier | Place::Edge | Place::Hidden => None,
             };
             event_row(new, at)
@@ -422,9 +422,9 @@ fn redaction_row(redaction: &Redaction) -> String {
     json!([redaction.redacts, redaction.redaction_id.as_str(), any_sender, redaction.server.as_str()]).to_string()
 }
 
-fn event_row(new: &NewEvent, at: Option<TimelinePosition>) -> String {
+fn event_row(new: &NewEvent, at: Option<CommitPos>) -> String {
     let event = &new.event;
-    let [from_end, pos] = at.map_or([None, None], TimelinePosition::to_json);
+    let [from_end, pos] = at.map_or([None, None], CommitPos::to_json);
     json!([
         event.event_id().as_str(),
         event.event_type(),

@@ -1,6 +1,6 @@
 //! The dehydrated devices of local users.
 
-use super::{Store, lacking, to_device};
+use super::{Store, lacking, positions::ToDevicePos, to_device};
 use crate::{
     platform::{DatabaseError, Statement},
     store::to_device::Inbox,
@@ -60,7 +60,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn inbox(&self, user_id: &str, device_id: &str, since: i64) -> Result<Inbox, DatabaseError> {
+    pub async fn inbox(&self, user_id: &str, device_id: &str, since: ToDevicePos) -> Result<Inbox, DatabaseError> {
         let answers = self.batch(to_device::inbox(user_id, device_id, since).into()).await?;
         to_device::read_inbox(answers.last().ok_or_else(lacking)?)
     }

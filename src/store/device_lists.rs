@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Store, json_lists,
-    positions::advance_for,
+    positions::{DeviceListsPos, advance_for},
     state_sql::{entries, found, paths},
 };
 use crate::{
@@ -53,7 +53,7 @@ pub struct KeyChanges {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// The position in the stream 'device_lists'.
-    device_lists: i64,
+    device_lists: DeviceListsPos,
     /// The newest `event_nid`.
     events: i64,
 }
@@ -247,7 +247,7 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn device_list_changes(&self, user: &str, since: i64) -> Result<KeyChanges, DatabaseError> {
+    pub async fn device_list_changes(&self, user: &str, since: DeviceListsPos) -> Result<KeyChanges, DatabaseError> {
         read_changes(&self.query(changes(user, since)).await?)
     }
 
@@ -258,7 +258,7 @@ impl Store {
     pub async fn seen(&self) -> Result<Seen, DatabaseError> {
         let rows = self.query(Statement::new(SEEN, [])).await?;
         let row = rows.first().ok_or_else(|| DatabaseError::Shape("there is no stream of device lists".to_owned()))?;
-        Ok(Seen { device_lists: row.integer(0)?, events: row.integer(1)? })
+        Ok(Seen { device_lists: DeviceListsPos::read(row, 0)?, events: row.integer(1)? })
     }
 
     /// Begins to fetch the lists of these users until a time, and returns those that nobody else is fetching.
@@ -309,14 +309,14 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn device_list_position(&self, user_id: &str) -> Result<i64, DatabaseError> {
+    pub async fn device_list_position(&self, user_id: &str) -> Result<DeviceListsPos, DatabaseError> {
         let rows = self.query(Statement::new(STREAM_ID, [user_id.into()])).await?;
-        rows.first().map_or(Ok(0), |row| row.integer(0))
+        rows.first().map_or(Ok(DeviceListsPos::START), |row| DeviceListsPos::read(row, 0))
     }
 }
 
 /// The changes that may concern a user; [`read_changes`] reads the answer.
-pub(super) fn changes(user: &str, since: i64) -> Statement {
+pub(super) fn changes(user: &str, since: DeviceListsPos) -> Statement {
     Statement::new(CHANGES, [user.into(), since.into()])
 }
 

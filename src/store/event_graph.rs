@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Store, events::cited, json_list};
+use super::{Store, events::cited, json_list, positions::TimelinePos};
 use crate::{
     matrix::identifiers::{EventId, RoomId},
     platform::{DatabaseError, Rows, Statement},
@@ -76,9 +76,9 @@ const NAMED_BY_REDACTIONS: &str = "\
 #[derive(Debug, Clone)]
 pub struct Gap {
     /// The position of the event after it.
-    pub pos: i64,
+    pub pos: TimelinePos,
     /// The position of the event before it, if any is held.
-    pub below: Option<i64>,
+    pub below: Option<TimelinePos>,
     /// How many positions just before it are kept for events that were passed over.
     pub reserved: i64,
     /// Whether the event after it is the one that created the room: nothing that counts was before that.
@@ -153,7 +153,7 @@ impl Store {
     pub async fn newest_gap(
         &self,
         room_id: &RoomId,
-        (after, to): (i64, i64),
+        (after, to): (TimelinePos, TimelinePos),
         now: i64,
     ) -> Result<Option<Gap>, DatabaseError> {
         gap(&self.query(newest_gap_statement(room_id, (after, to), now)).await?)
@@ -164,7 +164,7 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn defer_passed(&self, room_id: &RoomId, gap: &Gap, now: i64, later: i64) -> Result<(), DatabaseError> {
-        let parameters = [room_id.as_str().into(), (gap.pos - 1).into(), gap.pos.into(), now.into(), later.into()];
+        let parameters = [room_id.as_str().into(), gap.pos.before().into(), gap.pos.into(), now.into(), later.into()];
         self.query(Statement::new(DEFER, parameters)).await.map(drop)
     }
 
@@ -183,7 +183,7 @@ impl Store {
     }
 }
 
-pub(super) fn newest_gap_statement(room_id: &RoomId, (after, to): (i64, i64), now: i64) -> Statement {
+pub(super) fn newest_gap_statement(room_id: &RoomId, (after, to): (TimelinePos, TimelinePos), now: i64) -> Statement {
     Statement::new(NEWEST_GAP, [room_id.as_str().into(), after.into(), to.into(), now.into()])
 }
 
@@ -191,13 +191,13 @@ pub(super) fn newest_gap_statement(room_id: &RoomId, (after, to): (i64, i64), no
 pub(super) fn gap(rows: &Rows) -> Result<Option<Gap>, DatabaseError> {
     let mut gap: Option<Gap> = None;
     for row in rows {
-        let pos = row.integer(0)?;
+        let pos = TimelinePos::read(row, 0)?;
         let Ok(event_id) = EventId::parse(row.text(1)?) else { continue };
         let gap = match &mut gap {
             Some(gap) => gap,
             None => gap.insert(Gap {
                 pos,
-                below: row.optional_integer(4)?,
+                below: TimelinePos::read_optional(row, 4)?,
                 reserved: row.integer(5)?,
                 at_create: row.integer(6)? != 0,
                 before_join: row.integer(7)? != 0,

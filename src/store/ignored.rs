@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::written;
+use super::{positions::TimelinePos, written};
 use crate::{
     matrix::json::{self, Value},
     platform::{DatabaseError, Rows, Statement},
@@ -94,7 +94,7 @@ impl Unwanted {
 }
 
 /// Asks for what a user does not want to see, where anything is new in the stream of events since `checked`.
-pub(super) fn ask(user_id: &str, checked: i64) -> Statement {
+pub(super) fn ask(user_id: &str, checked: TimelinePos) -> Statement {
     Statement::new(SELECT, [user_id.into(), IGNORED.into(), checked.into(), INVITE_PERMISSION.into()])
 }
 

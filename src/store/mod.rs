@@ -40,7 +40,7 @@ pub mod one_time_keys;
 pub mod partial_rooms;
 pub mod pending_joins;
 pub mod places;
-mod positions;
+pub mod positions;
 pub mod presence;
 pub mod profile_fields;
 pub mod queue;

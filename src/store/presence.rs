@@ -9,6 +9,7 @@ use super::{
     Store,
     edus::MAX_HEARERS,
     json_lists, lacking,
+    positions::PresencePos,
     state_sql::{found, paths},
     typing::PAGE,
 };
@@ -174,7 +175,7 @@ pub struct PresenceRow {
 #[derive(Debug, Default)]
 pub struct PresenceNews {
     /// Up to which position of the stream it was read, where it is not at its end.
-    pub page_end: Option<i64>,
+    pub page_end: Option<PresencePos>,
     /// Those who share a room with the user, and the user.
     pub users: Vec<PresenceRow>,
 }
@@ -318,14 +319,14 @@ impl Store {
 }
 
 /// What a sync asks. `since` is `None` where nothing is known.
-pub(super) fn ask(user: &str, since: Option<i64>) -> Statement {
+pub(super) fn ask(user: &str, since: Option<PresencePos>) -> Statement {
     let sql = if since.is_some() { NEWS } else { NEWEST };
-    Statement::new(sql, [user.into(), since.unwrap_or(0).into(), PAGE.into()])
+    Statement::new(sql, [user.into(), since.unwrap_or_default().into(), PAGE.into()])
 }
 
 pub(super) fn news(rows: &Rows, is_first: bool) -> Result<PresenceNews, DatabaseError> {
     let is_full = !is_first && i64::try_from(rows.len()).is_ok_and(|rows| rows >= PAGE);
-    let page_end = rows.last().filter(|_| is_full).map(|row| row.integer(0)).transpose()?;
+    let page_end = rows.last().filter(|_| is_full).map(|row| PresencePos::read(row, 0)).transpose()?;
     let mut users = Vec::new();
     for row in rows {
         if row.integer(1)? != 0 {

@@ -8,6 +8,7 @@ use super::{
     Store,
     edu_outbox::LACKING_EDUS,
     lacking,
+    positions::OutboxPos,
     queue::{is_free, names},
 };
 use crate::{
@@ -101,19 +102,19 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn heard_by_all(&self) -> Result<i64, DatabaseError> {
+    pub async fn heard_by_all(&self) -> Result<OutboxPos, DatabaseError> {
         let rows = self.query(Statement::new(HEARD_BY_ALL, [])).await?;
-        rows.first().map_or(Ok(0), |row| row.integer(0))
+        rows.first().map_or(Ok(OutboxPos::START), |row| OutboxPos::read(row, 0))
     }
 
     /// Forgets the oldest `slice` positions of the outbox, as far as they are not after `last`. Whether there are more.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn forget_outbox(&self, last: i64, slice: i64) -> Result<bool, DatabaseError> {
+    pub async fn forget_outbox(&self, last: OutboxPos, slice: i64) -> Result<bool, DatabaseError> {
         let statements = vec![Statement::new(FORGET, [last.into(), slice.into()]), Statement::new(OLDEST, [])];
         let oldest = self.batch(statements).await?.pop().ok_or_else(lacking)?;
-        let oldest = oldest.first().map_or(Ok(None), |row| row.optional_integer(0))?;
+        let oldest = oldest.first().map_or(Ok(None), |row| OutboxPos::read_optional(row, 0))?;
         Ok(oldest.is_some_and(|oldest| oldest <= last))
     }
 }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{
     json_lists,
+    positions::{ReceiptsPos, TimelinePos},
     typing::{PAGE, room_id},
 };
 use crate::{
@@ -86,7 +87,7 @@ pub struct ReceiptRow {
 #[derive(Debug, Default)]
 pub struct ReceiptNews {
     /// Up to which position of the stream it was read, where it is not at its end.
-    pub page_end: Option<i64>,
+    pub page_end: Option<ReceiptsPos>,
     /// In rooms that the client knows.
     pub known: Vec<ReceiptRow>,
     /// In rooms that the user has newly joined.
@@ -116,7 +117,13 @@ pub fn note(receipts: &[Receipt]) -> Vec<Statement> {
 
 /// What a sync asks. `since` is `None` where nothing is known; `events` is the position up to which rooms are known, `checked`
 /// the one up to which there are no others, `after` the room after which new ones are told.
-pub(super) fn ask(user: &str, since: Option<i64>, events: i64, checked: i64, after: &str) -> [Statement; 2] {
+pub(super) fn ask(
+    user: &str,
+    since: Option<ReceiptsPos>,
+    events: TimelinePos,
+    checked: TimelinePos,
+    after: &str,
+) -> [Statement; 2] {
     let of_new: [SqlValue; 5] =
         [user.into(), events.into(), checked.into(), after.into(), SqlValue::from(MAX_OF_NEW_ROOMS)];
     [
@@ -127,7 +134,7 @@ pub(super) fn ask(user: &str, since: Option<i64>, events: i64, checked: i64, aft
 
 pub(super) fn news(page: &Rows, of_new_rooms: &Rows) -> Result<ReceiptNews, DatabaseError> {
     let is_full = i64::try_from(page.len()).is_ok_and(|rows| rows >= PAGE);
-    let page_end = page.last().filter(|_| is_full).map(|row| row.integer(0)).transpose()?;
+    let page_end = page.last().filter(|_| is_full).map(|row| ReceiptsPos::read(row, 0)).transpose()?;
     Ok(ReceiptNews { page_end, known: shown(page)?, of_new_rooms: shown(of_new_rooms)? })
 }
 

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{
     Store, json_lists,
+    positions::TimelinePos,
     timeline::{SeenEvent, TimelineEvent, seen_columns, seen_joins},
 };
 use crate::{
@@ -201,9 +202,9 @@ pub struct RelationsRead<'a> {
     /// The events' type; `None` for all.
     pub event_type: Option<&'a str>,
     /// Events after this position,
-    pub after: i64,
+    pub after: TimelinePos,
     /// up to this one and with it.
-    pub to: i64,
+    pub to: TimelinePos,
     /// The newest first.
     pub backwards: bool,
     /// The most events.
@@ -220,9 +221,9 @@ pub struct ThreadsRead<'a> {
     /// The room.
     pub room_id: &'a RoomId,
     /// The last position that the reader may see.
-    pub last: i64,
+    pub last: TimelinePos,
     /// The position up to which a thread's newest event is.
-    pub to: i64,
+    pub to: TimelinePos,
     /// Whether only those are wanted that the reader takes part in.
     pub participated: bool,
     /// The most threads.
@@ -237,7 +238,7 @@ pub struct ThreadRoot {
     /// The event that it begins with.
     pub root: TimelineEvent,
     /// The position of the newest event of it.
-    pub newest: i64,
+    pub newest: TimelinePos,
     /// Whether the reader ignores who has sent it.
     pub is_ignored: bool,
 }
@@ -291,7 +292,7 @@ impl Store {
         const MORE: usize = SeenEvent::COLUMNS + 2;
         let thread = |row: &Row| {
             let root = TimelineEvent::of_row(row)?;
-            Ok(ThreadRoot { root, is_ignored: row.integer(MORE)? != 0, newest: row.integer(MORE + 1)? })
+            Ok(ThreadRoot { root, is_ignored: row.integer(MORE)? != 0, newest: TimelinePos::read(row, MORE + 1)? })
         };
         rows.iter().map(thread).collect()
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Store, json_list, state_sql::node_id};
+use super::{Store, json_list, positions::TimelinePos, state_sql::node_id};
 use crate::{
     matrix::{
         event::Event,
@@ -43,7 +43,7 @@ pub struct Room {
     /// The trie root of the current state.
     pub state: NodeId,
     /// The newest position in the timeline.
-    pub latest_pos: i64,
+    pub latest_pos: TimelinePos,
     /// How many local users are joined.
     pub local_joined: i64,
     /// How much of its state is known.
@@ -162,7 +162,7 @@ pub(super) fn room(row: &Row) -> Result<Room, DatabaseError> {
         version: row.integer(2)?,
         extremities,
         state: node_id(row.text(4)?)?,
-        latest_pos: row.integer(5)?,
+        latest_pos: TimelinePos::read(row, 5)?,
         local_joined: row.integer(6)?,
         extent: Extent::of(row.optional_integer(7)?),
     })

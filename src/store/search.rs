@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{
     Store,
     memberships::stored,
+    positions::TimelinePos,
     relations::ignored,
     timeline::{TimelineEvent, root, seen_columns, seen_joins},
 };
@@ -24,8 +25,6 @@ const MAX_ROOMS: i64 = 1_000;
 const MAX_LOOK: i64 = 10_000;
 /// How many of them it finds.
 pub const MAX_FOUND: i64 = 200;
-/// Before all positions.
-pub const BOTTOM: i64 = -(1 << 53) + 1;
 
 /// A room that a user is in, or was.
 #[derive(Debug, Clone)]
@@ -35,7 +34,7 @@ pub struct OwnRoom {
     /// Whether they are in it now.
     pub joined: bool,
     /// Else the position up to which they were.
-    pub joined_until: Option<i64>,
+    pub joined_until: Option<TimelinePos>,
     /// The state now, or when they left.
     pub state: NodeId,
 }
@@ -44,9 +43,9 @@ pub struct OwnRoom {
 #[derive(Debug, Clone)]
 pub struct Look<'a> {
     /// The rooms, each with the last position that counts.
-    pub rooms: &'a [(RoomId, i64)],
+    pub rooms: &'a [(RoomId, TimelinePos)],
     /// The position from which on, back.
-    pub from: i64,
+    pub from: TimelinePos,
     /// The types of events.
     pub types: &'a [&'static str],
     /// Three ways to write a text that the events have, in lower case as far as ASCII goes.
@@ -60,8 +59,8 @@ pub struct Look<'a> {
 pub struct Looked {
     /// The events, the newest first.
     pub events: Vec<TimelineEvent>,
-    /// The position down to which was looked; [`BOTTOM`] where there is no more.
-    pub down_to: i64,
+    /// The position down to which was looked; [`TimelinePos::OLDEST`] where there is no more.
+    pub down_to: TimelinePos,
 }
 
 /// ?1: the user, ?2: how many rooms. With the newest position there is.
@@ -127,9 +126,9 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn own_rooms(&self, user_id: &str) -> Result<(Vec<OwnRoom>, i64), DatabaseError> {
+    pub async fn own_rooms(&self, user_id: &str) -> Result<(Vec<OwnRoom>, TimelinePos), DatabaseError> {
         let rows = self.query(Statement::new(OWN_ROOMS, [user_id.into(), MAX_ROOMS.into()])).await?;
-        let newest = rows.first().map_or(Ok(0), |row| row.integer(5))?;
+        let newest = rows.first().map_or(Ok(TimelinePos::START), |row| TimelinePos::read(row, 5))?;
         let mut rooms = Vec::new();
         for row in &rows {
             let joined = stored(row.text(1)?)? == Membership::Join;
@@ -138,7 +137,7 @@ impl Store {
                 room_id: RoomId::parse(row.text(0)?)
                     .map_err(|_| DatabaseError::Shape("a membership in no room".to_owned()))?,
                 joined,
-                joined_until: row.optional_integer(2)?,
+                joined_until: TimelinePos::read_optional(row, 2)?,
                 state: state.unwrap_or(NodeId::EMPTY),
             });
         }
@@ -163,10 +162,11 @@ impl Store {
         let [bound, found] = answers.as_slice() else {
             return Err(DatabaseError::Shape("two answers were expected".to_owned()));
         };
-        let mut down_to = bound.first().map_or(Ok(None), |row| row.optional_integer(0))?.unwrap_or(BOTTOM);
+        let bound = bound.first().map_or(Ok(None), |row| TimelinePos::read_optional(row, 0))?;
+        let mut down_to = bound.unwrap_or(TimelinePos::OLDEST);
         let events: Vec<TimelineEvent> = found.iter().map(TimelineEvent::of_row).collect::<Result<_, _>>()?;
         if let Some(last) = events.last().filter(|_| events.len() as i64 == MAX_FOUND) {
-            down_to = last.pos - 1;
+            down_to = last.pos.before();
         }
         Ok(Looked { events, down_to })
     }
@@ -178,13 +178,13 @@ impl Store {
     /// Where the database fails.
     pub async fn around_each(
         &self,
-        events: &[(&RoomId, i64, i64)],
+        events: &[(&RoomId, TimelinePos, TimelinePos)],
         (before, after): (i64, i64),
     ) -> Result<Vec<Vec<TimelineEvent>>, DatabaseError> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let ask = |(room_id, pos, last): &(&RoomId, i64, i64)| {
+        let ask = |(room_id, pos, last): &(&RoomId, TimelinePos, TimelinePos)| {
             let parameters = [room_id.as_str().into(), (*pos).into(), before.into(), after.into(), (*last).into()];
             Statement::new(AROUND, parameters)
         };

@@ -10,6 +10,7 @@ use super::{
     ignored::{self, Unwanted},
     memberships::stored,
     one_time_keys::{self, KeyCounts},
+    positions::{AccountDataPos, DeviceListsPos, PresencePos, ReceiptsPos, TimelinePos, ToDevicePos, TypingPos},
     sync_fleeting::{self, FleetingAt, FleetingFound, FleetingRead},
     timeline::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
     to_device::{self, Inbox},
@@ -26,16 +27,16 @@ pub struct SyncRead<'a> {
     pub user_id: &'a str,
     /// and device.
     pub device_id: &'a str,
-    /// The 'events' position up to which the client knows everything; 0 when it knows nothing.
-    pub since: i64,
+    /// The 'events' position up to which the client knows everything; [`TimelinePos::START`] when it knows nothing.
+    pub since: TimelinePos,
     /// The 'events' position up to which there is known to be nothing new for the user; at least `since`.
-    pub checked: i64,
+    pub checked: TimelinePos,
     /// The 'account_data' position up to which the client knows everything.
-    pub account_data_since: i64,
+    pub account_data_since: AccountDataPos,
     /// The 'device_lists' position up to which the client knows everything; `None` where it is told of none.
-    pub device_lists_since: Option<i64>,
+    pub device_lists_since: Option<DeviceListsPos>,
     /// The 'to_device' position up to which the device has taken its messages; `None` where it is told of none.
-    pub to_device_since: Option<i64>,
+    pub to_device_since: Option<ToDevicePos>,
     /// Whether it is counted which keys the device has left.
     pub key_counts: bool,
     /// What is known of typing, receipts and presence; `None` where nothing of them is told.
@@ -58,22 +59,22 @@ pub struct RestRead<'a> {
     /// Whether that room is read again: its state did not fit whole.
     pub again: bool,
     /// The 'events' position at which that answer stood.
-    pub to: i64,
+    pub to: TimelinePos,
 }
 
 /// What was read.
 #[derive(Debug, Default)]
 pub struct SyncFound {
     /// The newest 'events' position.
-    pub events: i64,
+    pub events: TimelinePos,
     /// The newest 'account_data' position.
-    pub account_data: i64,
+    pub account_data: AccountDataPos,
     /// The newest 'device_lists' position.
-    pub device_lists: i64,
+    pub device_lists: DeviceListsPos,
     /// Whose keys have changed, whether they share a room with the user or not.
     pub changed_keys: KeyChanges,
     /// The newest 'to_device' position.
-    pub to_device: i64,
+    pub to_device: ToDevicePos,
     /// What waits for the device.
     pub inbox: Inbox,
     /// What keys the device has left.
@@ -124,7 +125,7 @@ pub struct SyncRoom {
     /// The membership event.
     pub event_id: String,
     /// The position at which the membership became so.
-    pub pos: i64,
+    pub pos: TimelinePos,
     /// For an invite to a room that we are not in: the state that came with it, a JSON list; once the invite has ended, the
     /// event that ended it.
     pub invite_state: Option<String>,
@@ -135,7 +136,7 @@ pub struct SyncRoom {
     /// The state as it was at the client's position.
     pub state_since: Option<NodeId>,
     /// For a user who was joined and is no longer: the position up to which they were, their leaving included.
-    pub joined_until: Option<i64>,
+    pub joined_until: Option<TimelinePos>,
     /// The state as it was at that position.
     pub state_when_left: Option<NodeId>,
     /// Whether it is known who is in the room.
@@ -148,7 +149,7 @@ pub enum MembersKnown {
     /// From our join on.
     Always,
     /// From this position on.
-    From(i64),
+    From(TimelinePos),
     /// They are still to be had.
     NotYet,
 }
@@ -326,7 +327,7 @@ impl Store {
             Statement::new(TIMELINES, timelines),
             Statement::new(ACCOUNT_DATA, account_data),
             Statement::new(ACCOUNT_DATA_OF_NEW_ROOMS, rooms),
-            ignored::ask(read.user_id, if read.all_joined { -1 } else { read.checked }),
+            ignored::ask(read.user_id, if read.all_joined { TimelinePos::START.before() } else { read.checked }),
         ];
         statements.extend(read.device_lists_since.map(|since| device_lists::changes(read.user_id, since)));
         let inbox = read.to_device_since.map(|since| to_device::inbox(read.user_id, read.device_id, since));
@@ -340,15 +341,14 @@ impl Store {
         let mut found = SyncFound::default();
         let mut fleeting = FleetingAt::default();
         for row in next()? {
-            let position = row.integer(1)?;
             match row.text(0)? {
-                "events" => found.events = position,
-                "device_lists" => found.device_lists = position,
-                "typing" => fleeting.typing = position,
-                "receipts" => fleeting.receipts = position,
-                "presence" => fleeting.presence = position,
-                "to_device" => found.to_device = position,
-                _ => found.account_data = position,
+                "events" => found.events = TimelinePos::read(&row, 1)?,
+                "device_lists" => found.device_lists = DeviceListsPos::read(&row, 1)?,
+                "typing" => fleeting.typing = TypingPos::read(&row, 1)?,
+                "receipts" => fleeting.receipts = ReceiptsPos::read(&row, 1)?,
+                "presence" => fleeting.presence = PresencePos::read(&row, 1)?,
+                "to_device" => found.to_device = ToDevicePos::read(&row, 1)?,
+                _ => found.account_data = AccountDataPos::read(&row, 1)?,
             }
         }
         let mut total = 0;
@@ -359,11 +359,11 @@ impl Store {
                 room_id: room_id(row.text(0)?)?,
                 membership: stored(row.text(1)?)?,
                 event_id: row.text(2)?.to_owned(),
-                pos: row.integer(3)?,
+                pos: TimelinePos::read(&row, 3)?,
                 invite_state: row.optional_text(4)?.map(str::to_owned),
                 room: version.zip(root(&row, 6)?),
                 state_since: root(&row, 7)?,
-                joined_until: row.optional_integer(8)?,
+                joined_until: TimelinePos::read_optional(&row, 8)?,
                 state_when_left: root(&row, 9)?,
                 counts: MemberCounts {
                     joined: row.optional_integer(11)?.unwrap_or(0),
@@ -372,7 +372,7 @@ impl Store {
                 members: match row.optional_integer(13)? {
                     None => MembersKnown::Always,
                     Some(0) => MembersKnown::NotYet,
-                    Some(_) => match row.integer(14)? {
+                    Some(_) => match TimelinePos::read(&row, 14)? {
                         // The rest of an answer is told as it was.
                         from if read.rest.is_some_and(|rest| rest.to < from) => MembersKnown::NotYet,
                         from => MembersKnown::From(from),
@@ -402,7 +402,7 @@ impl Store {
             && last.integer(4)? != 0
         {
             // The rest is told next.
-            found.account_data = last.integer(3)?;
+            found.account_data = AccountDataPos::read(last, 3)?;
         }
         for (rows, is_known_room) in [(page, true), (next()?, false)] {
             for row in rows {

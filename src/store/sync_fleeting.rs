@@ -2,7 +2,7 @@
 //! is new in its stream.
 
 use super::{
-    positions,
+    positions::{PresencePos, ReceiptsPos, TimelinePos, TypingPos},
     presence::{self, PresenceNews},
     receipts::{self, ReceiptNews},
     typing::{self, TypingNews},
@@ -13,13 +13,14 @@ use crate::platform::{DatabaseError, Rows, Statement};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FleetingAt {
     /// In typing.
-    pub typing: i64,
-    /// Until when one of those is typing whom the client was told of: then it is told who is. 0 for nobody.
+    pub typing: TypingPos,
+    /// Until when one of those is typing whom the client was told of, in milliseconds since the epoch: then it is told who is.
+    /// 0 for nobody.
     pub typing_until: i64,
     /// In receipts.
-    pub receipts: i64,
+    pub receipts: ReceiptsPos,
     /// In presence.
-    pub presence: i64,
+    pub presence: PresencePos,
 }
 
 /// What to read.
@@ -48,7 +49,13 @@ pub struct FleetingFound {
 pub(super) const ANSWERS: usize = 4;
 
 /// `events`, `checked` and `after` as for [`receipts::ask`].
-pub(super) fn ask(read: &FleetingRead, user: &str, events: i64, checked: i64, after: &str) -> [Statement; ANSWERS] {
+pub(super) fn ask(
+    read: &FleetingRead,
+    user: &str,
+    events: TimelinePos,
+    checked: TimelinePos,
+    after: &str,
+) -> [Statement; ANSWERS] {
     let (since, until) = of_typing(read);
     let [page, of_new_rooms] = receipts::ask(user, read.since.map(|at| at.receipts), events, checked, after);
     [
@@ -60,10 +67,10 @@ pub(super) fn ask(read: &FleetingRead, user: &str, events: i64, checked: i64, af
 }
 
 /// Who knows nothing is told who is typing, but not who was.
-fn of_typing(read: &FleetingRead) -> (i64, Option<i64>) {
+fn of_typing(read: &FleetingRead) -> (TypingPos, Option<i64>) {
     match read.since {
         Some(at) => (at.typing, Some(at.typing_until).filter(|until| *until > 0)),
-        None => (positions::MAX, Some(0)),
+        None => (TypingPos::MAX, Some(0)),
     }
 }
 

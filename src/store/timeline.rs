@@ -8,6 +8,7 @@ use super::{
     event_text,
     ignored::is_ignored,
     memberships::stored,
+    positions::TimelinePos,
     rooms::Extent,
 };
 use crate::{
@@ -43,7 +44,7 @@ pub struct SeenEvent {
 #[derive(Debug, Clone)]
 pub struct TimelineEvent {
     /// Its position.
-    pub pos: i64,
+    pub pos: TimelinePos,
     /// The event.
     pub seen: SeenEvent,
     /// The transaction ID with which the reading device sent it.
@@ -69,7 +70,7 @@ pub struct LocalMembership {
     /// What it is.
     pub membership: Membership,
     /// For a user who was joined and is no longer: the position up to which they were, their leaving included.
-    pub joined_until: Option<i64>,
+    pub joined_until: Option<TimelinePos>,
     /// The root of the room's state at that position.
     pub state: Option<NodeId>,
 }
@@ -95,13 +96,13 @@ pub struct PageRead<'a> {
     /// The room.
     pub room_id: &'a RoomId,
     /// Events after this position,
-    pub after: i64,
+    pub after: TimelinePos,
     /// up to this one and with it.
-    pub to: i64,
+    pub to: TimelinePos,
     /// The newest first.
     pub backwards: bool,
     /// The last position at which a gap may end; none after it counts.
-    pub gaps_to: i64,
+    pub gaps_to: TimelinePos,
     /// Gaps for which there is to be asked at this time count, in milliseconds.
     pub now: i64,
     /// The most events.
@@ -206,7 +207,7 @@ impl TimelineEvent {
     /// The event in a row of [`seen_columns`], position and transaction ID.
     pub(super) fn of_row(row: &Row) -> Result<Self, DatabaseError> {
         Ok(Self {
-            pos: row.integer(SeenEvent::COLUMNS)?,
+            pos: TimelinePos::read(row, SeenEvent::COLUMNS)?,
             seen: SeenEvent::of_row(row)?,
             txn_id: row.optional_text(SeenEvent::COLUMNS + 1)?.map(str::to_owned),
         })
@@ -257,7 +258,7 @@ impl Store {
         let membership = match row.optional_text(2)? {
             Some(membership) => Some(LocalMembership {
                 membership: stored(membership)?,
-                joined_until: row.optional_integer(3)?,
+                joined_until: TimelinePos::read_optional(row, 3)?,
                 state: root(row, 4)?,
             }),
             None => None,
@@ -307,9 +308,9 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn newest_position(&self) -> Result<i64, DatabaseError> {
+    pub async fn newest_position(&self) -> Result<TimelinePos, DatabaseError> {
         let rows = self.query(Statement::new("SELECT position FROM streams WHERE name = 'events'", [])).await?;
-        rows.first().map_or(Ok(0), |row| row.integer(0))
+        rows.first().map_or(Ok(TimelinePos::START), |row| TimelinePos::read(row, 0))
     }
 
     /// The state of a room as it was at a position. Where members were not known then, it is the first state after that in which they
@@ -320,8 +321,8 @@ impl Store {
     pub async fn state_at_position(
         &self,
         room_id: &RoomId,
-        pos: i64,
-        last: i64,
+        pos: TimelinePos,
+        last: TimelinePos,
     ) -> Result<Option<NodeId>, DatabaseError> {
         const SELECT: &str = "\
             SELECT state FROM room_states WHERE room_id = ?1 AND pos <= COALESCE((SELECT max(?2, p.whole_pos) \

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     Store, json_lists,
-    positions::{advance, advance_for, count},
+    positions::{ToDevicePos, advance, advance_for, count},
     races::Race,
 };
 use crate::{
@@ -60,7 +60,7 @@ pub struct Inbox {
     /// The messages, oldest first.
     pub messages: Vec<String>,
     /// The position of the last of them, if there are any; others may come after it.
-    pub told_upto: Option<i64>,
+    pub told_upto: Option<ToDevicePos>,
 }
 
 /// How much may wait for a device, in characters, with [`OVERHEAD`] for each message. What one origin has there may be no more than
@@ -237,7 +237,7 @@ fn users<'m>(messages: impl Iterator<Item = &'m ToDeviceMessage>) -> impl Iterat
 }
 
 /// What waits for a device after `since`; what is not after it has been taken and goes. [`read_inbox`] reads the answers.
-pub(super) fn inbox(user_id: &str, device_id: &str, since: i64) -> [Statement; 2] {
+pub(super) fn inbox(user_id: &str, device_id: &str, since: ToDevicePos) -> [Statement; 2] {
     let device = || [user_id.into(), device_id.into(), since.into()];
     let [user, id, after] = device();
     [
@@ -249,5 +249,5 @@ pub(super) fn inbox(user_id: &str, device_id: &str, since: i64) -> [Statement; 2
 /// Reads the second answer to [`inbox`].
 pub(super) fn read_inbox(rows: &Rows) -> Result<Inbox, DatabaseError> {
     let messages = rows.iter().map(|row| row.text(1).map(str::to_owned)).collect::<Result<_, _>>()?;
-    Ok(Inbox { messages, told_upto: rows.last().map(|row| row.integer(0)).transpose()? })
+    Ok(Inbox { messages, told_upto: rows.last().map(|row| ToDevicePos::read(row, 0)).transpose()? })
 }

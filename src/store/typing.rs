@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::json_lists;
+use super::{json_lists, positions::TypingPos};
 use crate::{
     matrix::{edu::Typing, identifiers::RoomId},
     platform::{DatabaseError, Row, Rows, Statement, news::Subject},
@@ -51,7 +51,7 @@ pub(super) const PAGE: i64 = 1_000;
 #[derive(Debug, Default)]
 pub struct TypingNews {
     /// Up to which position of the stream it was read, where it is not at its end.
-    pub page_end: Option<i64>,
+    pub page_end: Option<TypingPos>,
     /// By room, those who are typing, where that has changed.
     pub rooms: BTreeMap<RoomId, Vec<String>>,
     /// The first time after now at which one of those who are typing will have ceased if nothing more comes, in the rooms read.
@@ -77,7 +77,7 @@ pub fn note(typing: &[(Typing, i64)], now: i64) -> Vec<Statement> {
 
 /// What a sync asks: what is new since a position, and what has ended of those who were told to be typing `until`; with 0 for
 /// `until` who is typing at all.
-pub(super) fn ask(user: &str, since: i64, until: Option<i64>, now: i64) -> Statement {
+pub(super) fn ask(user: &str, since: TypingPos, until: Option<i64>, now: i64) -> Statement {
     Statement::new(NEWS, [user.into(), since.into(), until.into(), now.into(), PAGE.into()])
 }
 
@@ -86,8 +86,9 @@ pub(super) fn news(rows: &Rows, until: Option<i64>, now: i64) -> Result<TypingNe
     let mut news = TypingNews { is_all: until.is_some_and(|until| until <= now), ..TypingNews::default() };
     let mut in_page = 0;
     for row in rows {
-        let pos = row.integer(1)?;
-        in_page += i64::from(pos > 0);
+        let pos = TypingPos::read(row, 1)?;
+        let is_in_page = pos > TypingPos::START;
+        in_page += i64::from(is_in_page);
         news.page_end = news.page_end.max(Some(pos));
         if row.integer(2)? == 0 {
             continue;
@@ -95,7 +96,7 @@ pub(super) fn news(rows: &Rows, until: Option<i64>, now: i64) -> Result<TypingNe
         let ends = row.optional_integer(4)?;
         news.until = [news.until, ends].into_iter().flatten().min();
         let users = users(row, 3)?;
-        if if is_first { !users.is_empty() } else { pos > 0 || row.optional_integer(5)?.is_some() } {
+        if if is_first { !users.is_empty() } else { is_in_page || row.optional_integer(5)?.is_some() } {
             news.rooms.insert(room_id(row, 0)?, users);
         }
     }

@@ -11,6 +11,7 @@ use super::{
     Answers, Store,
     ignored::{IGNORED, IgnoredUsers},
     json_list, json_lists,
+    positions::{ReceiptsPos, TimelinePos},
     sync::room_id,
     timeline::{SeenEvent, TimelineEvent, root, seen_columns, seen_joins},
     written,
@@ -46,8 +47,8 @@ pub struct RoomFacts {
 pub struct UnreadRoom {
     /// The room.
     pub facts: RoomFacts,
-    /// The newest of the user's receipts in it; 0 for none.
-    pub receipts_pos: i64,
+    /// The newest of the user's receipts in it; [`ReceiptsPos::START`] for none.
+    pub receipts_pos: ReceiptsPos,
     /// What was counted before, where the user has set no receipt since.
     pub counted: Option<Counts>,
     /// The events behind, oldest first.
@@ -60,7 +61,7 @@ pub struct UnreadRoom {
 #[derive(Debug)]
 pub struct UnreadEvent {
     /// Its position.
-    pub pos: i64,
+    pub pos: TimelinePos,
     /// Its ID.
     pub event_id: String,
     /// Its type.
@@ -99,9 +100,9 @@ pub struct Counted {
     /// The room.
     pub room_id: RoomId,
     /// See [`UnreadRoom::receipts_pos`].
-    pub receipts_pos: i64,
+    pub receipts_pos: ReceiptsPos,
     /// Up to which position.
-    pub upto: i64,
+    pub upto: TimelinePos,
     /// What.
     pub counts: Counts,
 }
@@ -233,7 +234,7 @@ impl Store {
         &self,
         user_id: &str,
         rooms: &[(&RoomId, bool)],
-        to: i64,
+        to: TimelinePos,
     ) -> Result<UnreadFound, DatabaseError> {
         let asked: Vec<_> = rooms.iter().map(|(room_id, anew)| json!([room_id.as_str(), i64::from(*anew)])).collect();
         let asked = SqlValue::from(json!(asked).to_string());
@@ -253,7 +254,7 @@ impl Store {
             let counts = row.optional_text(4)?.map(|text| written(text, serde_json::from_str)).transpose()?;
             let room = UnreadRoom {
                 facts: facts(root(&row, 1)?, row.integer(2)?)?,
-                receipts_pos: row.integer(3)?,
+                receipts_pos: ReceiptsPos::read(&row, 3)?,
                 counted: counts,
                 events: Vec::new(),
                 receipts: Vec::new(),
@@ -263,7 +264,7 @@ impl Store {
         for row in next()? {
             let Some(room) = found.rooms.get_mut(&room_id(row.text(0)?)?) else { continue };
             room.events.push(UnreadEvent {
-                pos: row.integer(1)?,
+                pos: TimelinePos::read(&row, 1)?,
                 event_id: row.text(2)?.to_owned(),
                 event_type: row.text(3)?.to_owned(),
                 state_key: row.optional_text(4)?.map(str::to_owned),
@@ -301,7 +302,12 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn notified(&self, user_id: &str, before: i64, limit: i64) -> Result<Vec<Notified>, DatabaseError> {
+    pub async fn notified(
+        &self,
+        user_id: &str,
+        before: TimelinePos,
+        limit: i64,
+    ) -> Result<Vec<Notified>, DatabaseError> {
         let rows = self.query(Statement::new(NOTIFIED, [user_id.into(), before.into(), limit.into()])).await?;
         rows.iter()
             .map(|row| {

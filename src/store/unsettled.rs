@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Store, event_graph::closed, events::cited, json_list};
+use super::{Store, event_graph::closed, events::cited, json_list, positions::TimelinePos};
 use crate::{
     matrix::identifiers::{EventId, RoomId},
     platform::{DatabaseError, Row, Statement},
@@ -163,10 +163,10 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn gaps_at(&self, room_id: &RoomId, ids: &[EventId]) -> Result<Vec<i64>, DatabaseError> {
+    pub async fn gaps_at(&self, room_id: &RoomId, ids: &[EventId]) -> Result<Vec<TimelinePos>, DatabaseError> {
         let ids = json_list(ids.iter().map(EventId::as_str));
         let rows = self.query(Statement::new(GAPS_AT, [room_id.as_str().into(), ids.into()])).await?;
-        rows.iter().map(|row| row.integer(0)).collect()
+        rows.iter().map(|row| TimelinePos::read(row, 0)).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use verge::{
     matrix::{identifiers::ServerName, state_trie::NodeId},
     store::{
         commit::{NewEvent, Place, RoomCommit, StateFrom},
+        positions::TimelinePos,
         rooms::Extremity,
     },
 };
@@ -73,7 +74,7 @@ fn states_are_held() {
 #[test]
 fn the_timeline_ends_where_the_room_says() {
     let said = commit(|scene, commit| {
-        let place = Place::Filled(1 << 50);
+        let place = Place::Filled(TimelinePos::new(1 << 50));
         scene.a.database.rows("DELETE FROM timeline WHERE pos = (SELECT MAX(pos) FROM timeline)");
         commit.events.push(NewEvent { place, ..event(scene, "two") });
     });

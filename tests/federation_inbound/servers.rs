@@ -11,6 +11,7 @@ use verge::{
         state_content::Membership,
     },
     room::Draft,
+    store::positions::TimelinePos,
 };
 
 use crate::common::{
@@ -19,7 +20,7 @@ use crate::common::{
 };
 
 /// All positions of a timeline.
-const EVERYWHERE: (i64, i64) = (-(1 << 53) + 1, (1 << 53) - 1);
+const EVERYWHERE: (TimelinePos, TimelinePos) = (TimelinePos::OLDEST, TimelinePos::MAX);
 
 fn via(names: &[&str]) -> Vec<ServerName> {
     names.iter().map(|name| ServerName::parse(name).unwrap()).collect()

@@ -8,7 +8,10 @@ use std::{
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::{federation::outbound::backfill::backfill, matrix::identifiers::EventId, router::json_response};
+use verge::{
+    federation::outbound::backfill::backfill, matrix::identifiers::EventId, router::json_response,
+    store::positions::TimelinePos,
+};
 
 use crate::{
     Scene,
@@ -99,7 +102,10 @@ impl Scene {
         for _ in 0..10 {
             let now = self.world.now_ms();
             let room = self.world.run(self.a.rooms.room(&self.room)).unwrap().unwrap();
-            let gap = self.world.run(self.a.store.newest_gap(&self.room, (0, 1 << 52), now)).unwrap();
+            let gap = self
+                .world
+                .run(self.a.store.newest_gap(&self.room, (TimelinePos::START, TimelinePos::END), now))
+                .unwrap();
             let Some(gap) = gap else { break };
             if !self.world.run(backfill(&self.a, &room, &gap, 100)).unwrap() {
                 break;

@@ -31,6 +31,7 @@ use crate::{
     platform::DatabaseError,
     router::{Handled, raw_json_response},
     store::{
+        positions::TimelinePos,
         snapshots::{StateCut, StateReads},
         sync::{MembersKnown, SyncFound},
     },
@@ -142,7 +143,7 @@ impl Answer<'_> {
         let quiet = changed.filter(|changed| !changed.room_id.is_empty());
         let mut quiet: Vec<RoomId> =
             quiet.map(|changed| written_room_id(&changed.room_id)).collect::<Result<_, _>>()?;
-        let is_whole = self.since > 0 && !found.is_cut;
+        let is_whole = self.since > TimelinePos::START && !found.is_cut;
         quiet.extend(self.fleeting.rooms().filter(|_| is_whole).cloned());
         quiet.retain(|room_id| !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()));
         for room_id in self.known_to_client(quiet).await? {

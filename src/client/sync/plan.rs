@@ -18,6 +18,7 @@ use crate::{
     },
     server::Server,
     store::{
+        positions::TimelinePos,
         snapshots::{StateCut, StateFound, StateReads},
         sync::{MembersKnown, NewEvents, SyncRoom},
         sync_fleeting::FleetingAt,
@@ -31,7 +32,7 @@ pub(super) struct Answer<'a> {
     pub(super) session: &'a Session,
     pub(super) filter: &'a Filter,
     pub(super) is_first: bool,
-    pub(super) since: i64,
+    pub(super) since: TimelinePos,
     /// What the rooms are told up to.
     pub(super) now: Token,
     /// Up to where typing, receipts and presence are known.
@@ -65,7 +66,7 @@ pub(super) struct Plan {
     pub(super) reader: Reader,
     pub(super) timeline: Vec<TimelineEvent>,
     pub(super) limited: bool,
-    pub(super) prev_batch: i64,
+    pub(super) prev_batch: TimelinePos,
     /// Where the state to send comes from.
     pub(super) source: StateSource,
     /// Whether the whole state is sent without the members who do not matter for it.
@@ -95,24 +96,25 @@ impl Answer<'_> {
         let Some((_, current)) = here else { return Err(Box::new(room)) };
         // Those who never were in the room are told nothing of its state.
         let state = if joined { current } else { room.state_when_left.unwrap_or(NodeId::EMPTY) };
+        let is_later = self.since > TimelinePos::START;
         let newly = joined && room.pos > self.since;
         let limit = usize::try_from(self.filter.timeline.limit()).unwrap_or(usize::MAX);
         let NewEvents { events: mut timeline, after_gap } = new;
         // Clients page back over a gap from `prev_batch`, and only where they are told of it.
         let grown = matches!(room.members, MembersKnown::From(pos) if pos > self.since);
         // Whoever was not told of the room pages back to what was said meanwhile.
-        let limited = after_gap || timeline.len() > limit || (grown && !newly && !self.is_lazy() && self.since > 0);
+        let limited = after_gap || timeline.len() > limit || (grown && !newly && !self.is_lazy() && is_later);
         // With a limit of none all of it is left to be paged back to.
         let newest = timeline.last().map_or(self.since, |event| event.pos);
         timeline.drain(..timeline.len().saturating_sub(limit));
-        let prev_batch = timeline.first().map_or(newest, |event| event.pos - 1);
+        let prev_batch = timeline.first().map_or(newest, |event| event.pos.before());
         let source = match room.state_since {
             // All that they may know of the state was told before.
-            _ if !joined && self.since > 0 && room.joined_until.is_none_or(|until| until <= self.since) => {
+            _ if !joined && is_later && room.joined_until.is_none_or(|until| until <= self.since) => {
                 StateSource::Timeline
             }
             // Whoever knows the room without its members is told of it anew when they are there, as of one newly joined.
-            Some(known) if !newly && !self.full_state && self.since > 0 && !grown => {
+            Some(known) if !newly && !self.full_state && is_later && !grown => {
                 if follows(known, &timeline, state) && !limited && !self.state_after {
                     StateSource::Timeline
                 } else {

@@ -23,6 +23,7 @@ use crate::{
         state_content::Membership,
     },
     store::{
+        positions::TimelinePos,
         snapshots::{Members, StateFound},
         sync::{MemberCounts, SyncFound, SyncRoom},
         timeline::SeenEvent,
@@ -73,7 +74,7 @@ impl Answer<'_> {
         let mut timeline = Object::new();
         timeline.insert("events", Value::Array(if self.filter.timeline.room(room_id) { events } else { Vec::new() }));
         timeline.insert("limited", false);
-        timeline.insert("prev_batch", Token::at(0).to_string());
+        timeline.insert("prev_batch", Token::at(TimelinePos::START).to_string());
         let mut answer = Object::new();
         answer.insert("account_data", events_object(Vec::new()));
         answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(Vec::new()));

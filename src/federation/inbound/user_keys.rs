@@ -43,7 +43,7 @@ pub(super) async fn devices(server: &Server, request: Signed) -> Handled {
     };
     let mut answer = Object::new();
     answer.insert("user_id", &user);
-    answer.insert("stream_id", stream_id);
+    answer.insert("stream_id", stream_id.get());
     answer.insert("devices", keys.devices.into_iter().map(device).collect::<Vec<_>>());
     for (usage, key) in keys.cross_signing {
         answer.insert(usage.member(), key);

@@ -116,7 +116,7 @@ impl Server {
                 break;
             }
             let Some(room) = self.rooms.room(room_id).await? else { return Ok(false) };
-            let Some(gap) = self.store.newest_gap(room_id, (pos - 1, pos), now).await? else { continue };
+            let Some(gap) = self.store.newest_gap(room_id, (pos.before(), pos), now).await? else { continue };
             match backfill(self, &room, &gap, EVENTS_AT_ONCE).await {
                 Ok(filled) => progress |= filled,
                 Err(error) => {
