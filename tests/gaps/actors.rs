@@ -18,7 +18,7 @@ use crate::{
 
 /// How often each honest server speaks, at most, until all have the same forward extremities.
 const ROUNDS: usize = 10;
-const HOUR_MS: i64 = 60 * 60 * 1_000;
+pub const HOUR_MS: i64 = 60 * 60 * 1_000;
 
 impl Scene {
     /// A while of the room's life.
@@ -60,7 +60,8 @@ impl Scene {
         Err(format!("the servers do not come together: {:?}", self.extremities()))
     }
 
-    fn let_time_pass(&self, ms: i64) {
+    /// What is under way goes on, and the scheduled triggers come after so many milliseconds.
+    pub fn let_time_pass(&self, ms: i64) {
         self.world.settle();
         self.world.advance(ms);
         self.world.run(join_all(self.members.iter().map(|member| member.home.scheduled())));

@@ -6,6 +6,7 @@ use serde_json::Value;
 use verge::matrix::identifiers::RoomId;
 
 use crate::{
+    actors::HOUR_MS,
     common::peer::encode,
     oracle::{Made, Oracle},
     wire::describe,
@@ -19,6 +20,11 @@ impl Scene {
     /// What does not hold.
     pub fn failures(&self, oracle: &Oracle) -> Vec<String> {
         let mut failures = Vec::new();
+        // What paging back brings is judged after the answer, and asked for again where it came altered.
+        for member in self.honest() {
+            failures.extend(self.page_back(member).err().map(|why| format!("{}: {why}", member.name)));
+        }
+        self.let_time_pass(HOUR_MS);
         for member in self.honest() {
             let name = member.name;
             match self.page_back(member) {
@@ -36,8 +42,6 @@ impl Scene {
                 }
                 Err(why) => failures.push(format!("{name}: {why}")),
             }
-            // What paging has brought is judged after the answer.
-            self.world.settle();
             let database = &member.home.database;
             for (what, sql) in [
                 ("staged", "SELECT event_id FROM staged_pdus"),
