@@ -354,11 +354,15 @@ pub fn newest(home: &Home, user: &User, room: &str) -> std::collections::BTreeMa
 
 #[test]
 fn a_redaction_that_was_missed_takes_effect_when_it_is_paged_back_to() {
-    for version in ["10", "12"] {
+    // Between events that Bob's server has, or while it was not in the room.
+    for (version, away) in [("10", false), ("12", false), ("10", true), ("12", true)] {
         let scene = scene(version);
         let bobs = scene.two.say(&scene.bob, &scene.room, "Bob's", "b1");
         let kept = scene.two.say(&scene.bob, &scene.room, "Bob's other", "b2");
         scene.two.world.settle();
+        if away {
+            scene.leave();
+        }
         scene.one.world.cut("one.test", "two.test");
         scene.says(8..20);
         let hers = scene.one.say(&scene.alice, &scene.room, "secret", "s1");
@@ -370,6 +374,9 @@ fn a_redaction_that_was_missed_takes_effect_when_it_is_paged_back_to() {
         scene.forget_to_send();
         scene.one.world.mend("one.test", "two.test");
         scene.one.world.advance(3_600_000);
+        if away {
+            scene.join();
+        }
         scene.says(120..121);
         scene.two.world.settle();
         back(&scene.two, &scene.bob, &scene.room, None, 1_000, "");

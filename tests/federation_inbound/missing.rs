@@ -133,6 +133,7 @@ fn the_sender_s_own_server_is_asked_whoever_relays_an_event() {
     takes(&relay, &scene, "1", &said[2]);
     scene.world.settle();
     scene.is_shown(&said);
+    assert_eq!((asked(&scene.peer, "/get_missing_events/"), asked(&relay, "/get_missing_events/")), (1, 0));
 }
 
 #[test]
