@@ -9,7 +9,14 @@ use std::{
 use http::StatusCode;
 use serde_json::{Value, json};
 use verge::{
-    federation::outbound::backfill::backfill, matrix::identifiers::EventId, router::json_response,
+    federation::outbound::{backfill::backfill, membership},
+    matrix::{
+        identifiers::{EventId, ServerName},
+        json::Object,
+        state_content::Membership,
+    },
+    room::Draft,
+    router::json_response,
     store::positions::TimelinePos,
 };
 
@@ -313,6 +320,80 @@ fn what_was_allowed_by_a_claim_alone_is_rejected() {
             scene.receives("3", &good);
         }
         assert!(scene.a.shows(&good.0));
+    }
+}
+
+/// From now on Bob's server has lost all but these events, and lets Alice in again: `old` is what it has of the room's state and its
+/// auth chain besides.
+fn lets_alice_in(scene: &Scene, events: &[&Known], old: &[Value]) {
+    let fields = json!({
+        "type": "m.room.member", "state_key": scene.alice.as_str(), "content": { "membership": "join" },
+    });
+    let mut template = scene.theirs.draft(scene.world.now_ms(), scene.alice.as_str(), fields);
+    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+    template["auth_events"].as_array_mut().unwrap().push(json!(rules));
+    let template = json!({ "room_version": scene.theirs.version, "event": template });
+    let state = scene.state();
+    let answer = json!({ "state": state, "auth_chain": old });
+    let history: Vec<Known> = events.iter().map(|event| (*event).clone()).collect();
+    scene.peer.answers(move |request| {
+        let target = request.uri().to_string();
+        let body = if target.contains("/make_join/") {
+            template.clone()
+        } else if target.contains("/send_join/") {
+            answer.clone()
+        } else if target.contains("/backfill/") {
+            json!({ "pdus": history.iter().map(|(_, event)| event).collect::<Vec<_>>() })
+        } else if target.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else {
+            return None;
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+}
+
+/// Nobody ever gives what was in the gap. Whoever joins the room anew knows its state from then on: what was rejected by the claimed
+/// one is history like any other.
+#[test]
+fn a_rejection_by_a_claim_ends_when_the_room_is_joined_anew() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let mut old = scene.state();
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &events, &old, &Rc::new(Cell::new(false)));
+        let said = scene.says(&dave, "am I heard?");
+        scene.receives("1", &said);
+        assert!(!scene.a.shows(&said.0));
+        assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), 1);
+
+        let leave = Draft::membership(scene.alice.as_str(), Membership::Leave, Object::new());
+        let leave = scene.a.send(&scene.world, &scene.room, &scene.alice, leave);
+        scene.world.settle();
+        let key = ("m.room.member".to_owned(), scene.alice.to_string());
+        old.extend(scene.theirs.state.insert(key, serde_json::from_str(leave.json()).unwrap()));
+        let fields = json!({
+            "type": "m.room.message", "content": { "body": "on top of it" },
+            "prev_events": [said.0, leave.event_id().as_str()],
+        });
+        let last = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &bob, fields));
+        scene.theirs.advance(&last.0);
+        lets_alice_in(&scene, &[&last, &said, &events[2]], &old);
+        let via = vec![ServerName::parse("peer.example").unwrap()];
+        let joined = membership::join(&scene.a, &scene.alice, &scene.room, via, Object::new());
+        scene.theirs.advance(scene.world.run(joined).unwrap().as_str());
+        scene.world.settle();
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+
+        scene.pages_back();
+        let after = scene.says(&dave, "after it");
+        scene.receives("2", &after);
+        scene.an_hour_passes();
+        for (id, _) in [&events[2], &said, &last, &after] {
+            assert!(scene.a.shows(id), "version {version}: {:#?}", scene.world.logs());
+        }
+        assert_eq!(scene.rows("SELECT 1 FROM rejected_events"), 0);
     }
 }
 
