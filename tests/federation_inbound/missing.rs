@@ -439,7 +439,7 @@ fn what_nobody_asked_for_is_not_kept() {
 }
 
 /// From now on the peer has lost all but these events and what it says that the state before them is.
-fn claims(peer: &Peer, events: &[&Known], state: Vec<String>) {
+pub(crate) fn claims(peer: &Peer, events: &[&Known], state: Vec<String>) {
     gives(peer, &[], events, state);
 }
 

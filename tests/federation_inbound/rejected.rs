@@ -10,8 +10,9 @@ use crate::{
     common::{
         homeserver::object,
         network::World,
-        peer::{Peer, encode},
+        peer::{Peer, encode, event_id},
     },
+    missing::claims,
     scene, scene_in,
 };
 
@@ -51,7 +52,7 @@ fn what_was_rejected_is_given_to_nobody() {
         }
         let ids = |events: &Value| -> Vec<String> {
             let events = events.as_array().unwrap().iter();
-            events.map(|event| crate::common::peer::event_id(version, event)).collect()
+            events.map(|event| event_id(version, event)).collect()
         };
         // What it builds upon is had through it.
         let target = format!("/_matrix/federation/v1/backfill/{room}?v={}&limit=50", encode(&good));
@@ -170,6 +171,144 @@ fn the_memory_of_rejected_events_is_bounded() {
     // What was forgotten is judged again, as before.
     let (_, answer) = scene.peer.send(&scene.a, "again", &[sent[0].1.clone()]);
     assert!(answer["pdus"][&sent[0].0]["error"].is_string());
+}
+
+/// Who may come into a room.
+fn admits(scene: &mut Scene, rule: &str) {
+    let draft = Draft::state("m.room.join_rules", "", object(json!({ "join_rule": rule })));
+    let event = scene.a.send(&scene.world, &scene.room, &scene.alice, draft);
+    scene.world.settle();
+    let key = ("m.room.join_rules".to_owned(), String::new());
+    scene.theirs.state.insert(key, serde_json::from_str(event.json()).unwrap());
+    scene.theirs.advance(event.event_id().as_str());
+}
+
+/// A membership of Dave's, by himself and the state as Bob's server has it.
+fn of_dave(scene: &Scene, mut fields: Value) -> (String, Value) {
+    let dave = scene.peer.user("dave");
+    scene.world.advance(1);
+    fields["type"] = json!("m.room.member");
+    fields["state_key"] = json!(dave);
+    let mut draft = scene.theirs.draft(scene.world.now_ms(), &dave, fields);
+    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+    if draft["content"]["membership"] == "join" {
+        draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+    }
+    scene.peer.sign(&scene.theirs.version, draft)
+}
+
+/// Dave has joined, and left; then the room was closed, and opened again. In between he came back against the rules, by an event whose
+/// auth events allow it: that is `back`, which follows `previous`, or else the closing.
+struct Returned {
+    scene: Scene,
+    dave: String,
+    join: (String, Value),
+    back: (String, Value),
+}
+
+impl Returned {
+    fn new(version: &str, previous: impl FnOnce(&Scene) -> Option<String>) -> Self {
+        let mut scene = scene(version);
+        let dave = scene.peer.user("dave");
+        let key = ("m.room.member".to_owned(), dave.clone());
+        let join = of_dave(&scene, json!({ "content": { "membership": "join" } }));
+        scene.theirs.state.insert(key.clone(), join.1.clone());
+        scene.theirs.advance(&join.0);
+        let leave = of_dave(&scene, json!({ "content": { "membership": "leave" } }));
+        scene.theirs.state.insert(key, leave.1.clone());
+        scene.theirs.advance(&leave.0);
+        assert_eq!(scene.peer.send(&scene.a, "0", &[join.1.clone(), leave.1]).0, 200);
+        let open = scene.theirs.state.clone();
+        admits(&mut scene, "invite");
+        let closed = std::mem::replace(&mut scene.theirs.state, open);
+        let previous = previous(&scene).unwrap_or_else(|| scene.theirs.last.clone());
+        let back = of_dave(&scene, json!({ "content": { "membership": "join" }, "prev_events": [previous] }));
+        scene.theirs.state = closed;
+        Self { scene, dave, join, back }
+    }
+
+    /// The state before an edge, in which Dave is back, as Bob's server claims it; what Bob says behind that edge is accepted.
+    fn claims_that_dave_is_back(&mut self) -> (String, Value) {
+        let scene = &mut self.scene;
+        admits(scene, "public");
+        let version = scene.theirs.version.clone();
+        let of_others = scene.theirs.state.iter().filter(|((_, key), _)| *key != self.dave);
+        let mut state: Vec<String> = of_others.map(|(_, event)| event_id(&version, event)).collect();
+        state.push(self.back.0.clone());
+        let mut say = |text: &str| scene.theirs.say(&scene.peer, &scene.bob, text);
+        let [_, edge, said] = ["lost", "the edge", "after it"].map(&mut say);
+        claims(&scene.peer, &[&edge, &self.back], state);
+        self.receives("said", &said);
+        assert!(self.scene.a.shows(&said.0), "{:#?}", self.scene.world.logs());
+        said
+    }
+
+    fn receives(&self, txn_id: &str, event: &(String, Value)) -> Value {
+        let (status, answer) = self.scene.peer.send(&self.scene.a, txn_id, std::slice::from_ref(&event.1));
+        assert_eq!(status, 200);
+        self.scene.world.settle();
+        answer["pdus"][&event.0].clone()
+    }
+
+    /// What Dave says at the end of the room, which cites the membership that he had at first.
+    fn dave_says(&mut self, text: &str) -> (String, Value) {
+        let scene = &mut self.scene;
+        let key = ("m.room.member".to_owned(), self.dave.clone());
+        let now = scene.theirs.state.insert(key.clone(), self.join.1.clone()).unwrap();
+        let said = scene.theirs.say(&scene.peer, &self.dave, text);
+        scene.theirs.state.insert(key, now);
+        said
+    }
+
+    fn membership(&self) -> Option<String> {
+        self.scene.a.membership(&self.scene.world, &self.scene.room, &self.dave)
+    }
+}
+
+#[test]
+fn a_claimed_state_is_taken_over_without_what_was_rejected() {
+    for version in ["10", "12"] {
+        let mut returned = Returned::new(version, |_| None);
+        let result = returned.receives("back", &returned.back);
+        assert!(result["error"].is_string());
+        let (said, _) = returned.claims_that_dave_is_back();
+        assert_eq!(returned.membership().as_deref(), Some("leave"), "version {version}");
+        let target = format!(
+            "/_matrix/federation/v1/state_ids/{}?event_id={}",
+            encode(returned.scene.room.as_str()),
+            encode(&said)
+        );
+        let (status, state) = returned.scene.peer.get(&returned.scene.a, &target);
+        assert_eq!(status, 200);
+        assert!(!state["pdu_ids"].as_array().unwrap().contains(&json!(returned.back.0)), "{state}");
+        let event = returned.dave_says("I am back");
+        let result = returned.receives("dave", &event);
+        assert!(result["error"].is_string(), "version {version}: {result}");
+        assert!(!returned.scene.a.shows(&event.0));
+        assert_eq!(returned.membership().as_deref(), Some("leave"));
+    }
+}
+
+/// What came before the event comes only when the state that holds it was taken over.
+#[test]
+fn what_is_rejected_when_it_stands_in_a_state_counts_for_nothing_there() {
+    for version in ["10", "12"] {
+        let mut before = None;
+        let mut returned = Returned::new(version, |scene| {
+            let said = scene.theirs.clone().say(&scene.peer, &scene.bob, "before it");
+            Some(before.insert(said).0.clone())
+        });
+        returned.claims_that_dave_is_back();
+        assert_eq!(returned.membership().as_deref(), Some("join"), "version {version}");
+        assert_eq!(returned.receives("before", &before.unwrap()), json!({}));
+        let result = returned.receives("back", &returned.back);
+        assert!(result["error"].is_string(), "version {version}: {:#?}", returned.scene.world.logs());
+        let event = returned.dave_says("I am back");
+        let result = returned.receives("dave", &event);
+        assert!(result["error"].is_string(), "version {version}: {result}");
+        assert!(!returned.scene.a.shows(&event.0));
+        assert_ne!(returned.membership().as_deref(), Some("join"));
+    }
 }
 
 /// Whoever sends what is rejected keeps nobody else from committing.
