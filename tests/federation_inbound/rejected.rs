@@ -1,9 +1,15 @@
 //! What becomes of events that a room's rules forbid: who can have them, what rests on them, and how much of them is kept.
 
-use futures_util::future::{join_all, join3};
+use std::rc::Rc;
+
+use futures_util::future::{join, join_all, join3};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use verge::{matrix::identifiers::EventId, room::Draft, router::json_response};
+use verge::{
+    matrix::identifiers::EventId,
+    room::Draft,
+    router::{Request, json_response},
+};
 
 use crate::{
     Scene,
@@ -12,6 +18,7 @@ use crate::{
         network::World,
         peer::{Peer, encode, event_id},
     },
+    extremities::empower,
     missing::claims,
     scene, scene_in,
 };
@@ -311,6 +318,11 @@ fn what_is_rejected_when_it_stands_in_a_state_counts_for_nothing_there() {
     }
 }
 
+fn put(scene: &Scene, peer: &Peer, txn_id: &str, pdus: &[Value]) -> Request {
+    let body = json!({ "origin": peer.name, "origin_server_ts": scene.world.now_ms(), "pdus": pdus });
+    peer.request(&scene.a, Method::PUT, &format!("/_matrix/federation/v1/send/{txn_id}"), Some(&body))
+}
+
 /// Whoever sends what is rejected keeps nobody else from committing.
 #[test]
 fn junk_starves_no_writer() {
@@ -321,11 +333,6 @@ fn junk_starves_no_writer() {
         let theirs = mallory.join(&scene.a, scene.room.as_str(), &user);
         scene.theirs.advance(&theirs.last);
         scene.world.settle();
-        let put = |peer: &Peer, txn_id: &str, pdus: Vec<Value>| {
-            let body = json!({ "origin": peer.name, "origin_server_ts": scene.world.now_ms(), "pdus": pdus });
-            let target = format!("/_matrix/federation/v1/send/{txn_id}");
-            scene.a.handle(peer.request(&scene.a, Method::PUT, &target, Some(&body)))
-        };
         let junk: Vec<Value> = (0..50)
             .map(|n| {
                 let fields = json!({ "type": "m.room.name", "state_key": "", "content": { "name": n.to_string() } });
@@ -335,9 +342,11 @@ fn junk_starves_no_writer() {
         let honest: Vec<(String, Value)> =
             (0..50).map(|n| scene.theirs.say(&scene.peer, &scene.bob, &n.to_string())).collect();
         // What has to be read for each was read: keys, and nothing else.
-        let junk = junk.into_iter().enumerate().map(|(n, event)| put(&mallory, &n.to_string(), vec![event]));
+        let junk = junk.into_iter().enumerate();
+        let junk = junk.map(|(n, event)| scene.a.handle(put(&scene, &mallory, &n.to_string(), &[event])));
         let junk: Vec<_> = junk.collect();
-        let transaction = put(&scene.peer, "honest", honest.iter().map(|(_, event)| event.clone()).collect());
+        let honest_pdus: Vec<Value> = honest.iter().map(|(_, event)| event.clone()).collect();
+        let transaction = scene.a.handle(put(&scene, &scene.peer, "honest", &honest_pdus));
         let local = async {
             for n in 0..3 {
                 let draft = Draft::message("m.room.message", object(json!({ "body": n.to_string() })));
@@ -356,4 +365,103 @@ fn junk_starves_no_writer() {
         assert!(lost <= 2, "seed {seed}: {lost} commits were lost");
         assert_eq!(scene.a.database.rows("SELECT count(*) FROM rejected_events"), [["50"]]);
     }
+}
+
+fn version_of_room(scene: &Scene) -> i64 {
+    scene.a.database.rows("SELECT version FROM rooms")[0][0].parse().unwrap()
+}
+
+/// Mallory has left, and goes on to send what she could have sent before. Her server's transactions are received by another isolate,
+/// whose lost commits are counted by themselves.
+#[test]
+fn what_is_soft_failed_starves_no_writer() {
+    let mut lost_of_junk = 0;
+    for seed in 1..=10 {
+        let mut scene = scene_in(World::seeded(seed), "12");
+        let mallory = Peer::new(&scene.world, "mallory.example");
+        let user = mallory.user("mallory");
+        let theirs = mallory.join(&scene.a, scene.room.as_str(), &user);
+        // Of the two memberships the later one counts wherever they conflict.
+        scene.world.advance(1_000);
+        let fields = json!({ "type": "m.room.member", "state_key": user, "content": { "membership": "leave" } });
+        let (left, event) = mallory.sign("12", theirs.draft(scene.world.now_ms(), &user, fields));
+        assert_eq!(mallory.send(&scene.a, "left", &[event]).0, 200);
+        scene.theirs.advance(&left);
+        scene.world.settle();
+        let junk: Vec<(String, Value)> =
+            (0..50).map(|n| theirs.clone().say(&mallory, &user, &format!("junk {n}"))).collect();
+        let honest: Vec<(String, Value)> =
+            (0..50).map(|n| scene.theirs.say(&scene.peer, &scene.bob, &n.to_string())).collect();
+        let mut database = scene.a.database.clone();
+        database.lost = Rc::default();
+        let lost_there = Rc::clone(&database.lost);
+        let isolate = scene.world.server_over("a.example", database, &[]);
+        assert_eq!(mallory.send(&isolate, "keys", &[]).0, 200);
+        let junk_sent: Vec<_> = junk
+            .iter()
+            .enumerate()
+            .map(|(n, (_, event))| isolate.handle(put(&scene, &mallory, &n.to_string(), std::slice::from_ref(event))))
+            .collect();
+        let honest_pdus: Vec<Value> = honest.iter().map(|(_, event)| event.clone()).collect();
+        let transaction = scene.a.handle(put(&scene, &scene.peer, "honest", &honest_pdus));
+        let local = async {
+            for n in 0..3 {
+                let draft = Draft::message("m.room.message", object(json!({ "body": n.to_string() })));
+                scene.a.rooms.send(&scene.room, &scene.alice, draft).await.unwrap();
+            }
+        };
+        let (version, lost) = (version_of_room(&scene), scene.a.database.lost.get());
+        scene.world.interleave();
+        let (answers, answer, ()) = scene.world.run(join3(join_all(junk_sent), transaction, local));
+        assert!(answers.iter().all(|answer| answer.status() == 200) && answer.status() == 200, "seed {seed}");
+        for (id, _) in &honest {
+            assert!(scene.a.shows(id), "seed {seed}");
+        }
+        for (id, _) in &junk {
+            let found = scene.a.database.rows(&format!("SELECT soft_failed FROM events WHERE event_id = '{id}'"));
+            assert_eq!(found, [["1"]], "seed {seed}");
+        }
+        // The transaction loses to each of the three messages, and one of them to it, at the most.
+        let lost = scene.a.database.lost.get() - lost;
+        assert!(lost <= 4, "seed {seed}: {lost} commits were lost");
+        assert_eq!(version_of_room(&scene) - version, 4, "seed {seed}");
+        lost_of_junk += lost_there.get();
+    }
+    assert!(lost_of_junk > 0, "nothing was going on at the same time");
+}
+
+/// Bob lost the power to name the room, and an event of before comes while Alice gives it back. It is soft-failed only where it was
+/// committed first.
+#[test]
+fn what_is_soft_failed_is_judged_again_when_the_state_changes_meanwhile() {
+    let (mut first, mut second, mut raced) = (0, 0, 0);
+    for seed in 1..=60 {
+        let mut scene = scene_in(World::seeded(seed), "12");
+        empower(&mut scene);
+        let fields = json!({ "type": "m.room.name", "state_key": "", "content": { "name": "Bob's" } });
+        let (id, event) = scene.peer.sign("12", scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields));
+        let levels = |level: i64| {
+            let content = json!({ "users": { &scene.bob: level } });
+            Draft::state("m.room.power_levels", "", object(content))
+        };
+        scene.a.send(&scene.world, &scene.room, &scene.alice, levels(0));
+        scene.world.settle();
+        assert_eq!(scene.peer.send(&scene.a, "keys", &[]).0, 200);
+        let transaction = scene.a.handle(put(&scene, &scene.peer, "name", &[event]));
+        let lost = scene.a.database.lost.get();
+        scene.world.interleave();
+        let given_back = scene.a.rooms.send(&scene.room, &scene.alice, levels(50));
+        let (answer, given_back) = scene.world.run(join(transaction, given_back));
+        assert_eq!(answer.status(), 200);
+        let given_back = given_back.unwrap();
+        let order = |id: &str| -> i64 {
+            let found = scene.a.database.rows(&format!("SELECT event_nid FROM events WHERE event_id = '{id}'"));
+            found[0][0].parse().unwrap()
+        };
+        let comes_first = order(&id) < order(given_back.event_id().as_str());
+        assert_eq!(scene.a.shows(&id), !comes_first, "seed {seed}");
+        *if comes_first { &mut first } else { &mut second } += 1;
+        raced += usize::from(!comes_first && scene.a.database.lost.get() > lost);
+    }
+    assert!(first > 0 && second > 0 && raced > 0, "{first} came first, {second} second, {raced} of them lost a race");
 }
