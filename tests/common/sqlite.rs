@@ -23,6 +23,8 @@ pub struct Sqlite {
     pub calls: Rc<Cell<u64>>,
     /// Steps of SQLite's virtual machine taken: what the statements cost, in proportion to the rows that they look at.
     pub steps: Rc<Cell<u64>>,
+    /// How many bytes of text were read.
+    pub read: Rc<Cell<usize>>,
     /// How many rows were changed,
     pub changed: Rc<Cell<u64>>,
     /// and the most that one statement has changed.
@@ -66,6 +68,7 @@ impl Sqlite {
             connection: Rc::new(RefCell::new(connection)),
             calls: Rc::default(),
             steps: Rc::default(),
+            read: Rc::default(),
             changed: Rc::default(),
             most_changed: Rc::default(),
             refuses: Rc::default(),
@@ -174,6 +177,11 @@ impl Database for Sqlite {
                     DatabaseError::Constraint(_) => self.lost.set(self.lost.get() + 1),
                     _ => eprintln!("sqlite: {error} in {}", statement.sql),
                 })?;
+                let texts = rows.iter().flat_map(|row| &row.0).filter_map(|value| match value {
+                    SqlValue::Text(text) => Some(text.len()),
+                    _ => None,
+                });
+                self.read.set(self.read.get() + texts.sum::<usize>());
                 answers.push(rows);
                 self.steps.set(self.steps.get() + steps);
                 let changed = transaction.total_changes() - before;
