@@ -12,7 +12,7 @@ use crate::{
     Scene, accepted,
     common::{
         network::Homeserver,
-        peer::{Peer, encode, event_id, request},
+        peer::{Peer, PeerRoom, encode, event_id, request},
     },
     scene,
 };
@@ -188,6 +188,68 @@ fn keys_of_members_are_kept() {
     stranger.get(&scene.a, "/_matrix/federation/v1/query/profile?user_id=%40alice%3Aa.example");
     assert_eq!(servers("server_keys"), ["peer.example"]);
     assert!(servers("passing_keys").contains(&stranger.name));
+}
+
+#[test]
+fn a_server_has_a_hundred_keys_kept() {
+    let scene = scene("11");
+    for (peer, before) in strangers(&scene, 2).iter().zip([99, 100]) {
+        // Keys that have verified events before.
+        scene.a.database.rows(&format!(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {before}) \
+             INSERT INTO server_keys (server, key_id, public_key, valid_until_ts, expired_ts, fetched_ts) \
+             SELECT '{}', 'ed25519:' || n, (SELECT public_key FROM server_keys LIMIT 1), 1, 1, 1 FROM n",
+            peer.name
+        ));
+        let mallory = peer.user("mallory");
+        let mut theirs = peer.join(&scene.a, scene.room.as_str(), &mallory);
+        let kept = |what: &str| {
+            scene.a.database.rows(&format!("SELECT 1 FROM server_keys WHERE server = '{}'{what}", peer.name)).len()
+        };
+        assert_eq!((kept(""), kept(" AND key_id = 'ed25519:peer'")), (100, 100 - before));
+        // Whoever has more is heard all the same.
+        let (id, event) = theirs.say(peer, &mallory, "hello");
+        assert_eq!(peer.send(&scene.a, "1", &[event]).0, 200);
+        assert!(scene.a.shows(&id));
+        assert_eq!(kept(""), 100);
+    }
+}
+
+#[test]
+fn a_server_in_the_room_has_so_many_bytes_of_events_that_wait() {
+    let scene = scene("11");
+    let other = Peer::new(&scene.world, "other.example");
+    let theirs = other.join(&scene.a, scene.room.as_str(), &other.user("zoe"));
+    scene.world.settle();
+    // Whose previous events nobody has.
+    let long = "x".repeat(60_000);
+    let event = |peer: &Peer, room: &PeerRoom, user: &str, n: usize| {
+        let content = json!({ "body": format!("{n} {long}") });
+        let fields = json!({ "type": "m.room.message", "content": content, "prev_events": [format!("$no{n:041}")] });
+        peer.sign("11", room.draft(scene.world.now_ms(), user, fields)).1
+    };
+    let refused = |answer: &Value| {
+        answer["pdus"].as_object().unwrap().values().filter(|result| result["error"].is_string()).count()
+    };
+    let staged = |origin: &str| -> Vec<usize> {
+        let sql = "SELECT count(*), COALESCE(SUM(bytes), 0), COALESCE(SUM(length(json)), 0) FROM staged_pdus";
+        let row = scene.a.database.rows(&format!("{sql} WHERE origin = '{origin}'")).remove(0);
+        row.iter().map(|number| number.parse().unwrap()).collect()
+    };
+    let mut too_much = 0;
+    for txn in 0..4 {
+        let pdus: Vec<Value> = (0..40).map(|n| event(&scene.peer, &scene.theirs, &scene.bob, 40 * txn + n)).collect();
+        let (status, answer) = scene.peer.send(&scene.a, &txn.to_string(), &pdus);
+        assert_eq!(status, 200);
+        too_much += refused(&answer);
+        scene.world.settle();
+    }
+    let [count, bytes, length] = staged("peer.example")[..] else { panic!("three columns") };
+    assert_eq!((count + too_much, bytes), (160, length));
+    assert!(bytes <= 8 * 1024 * 1024 && bytes > 8 * 1024 * 1024 - 65_536, "{bytes}");
+    // Another server is not concerned.
+    let (_, answer) = other.send(&scene.a, "1", &[event(&other, &theirs, &other.user("zoe"), 200)]);
+    assert_eq!((refused(&answer), staged("other.example")[0]), (0, 1), "{answer}");
 }
 
 #[test]

@@ -173,6 +173,45 @@ fn what_waits_for_a_join_was_checked_and_goes_with_it() {
     assert_nothing_left(&b);
 }
 
+/// Who is in a room that we are joining is not known yet: each server may have much waiting, and all of them together so much.
+#[test]
+fn what_waits_for_a_join_is_bounded_whatever_the_number_of_servers() {
+    let mut scene = scene("12");
+    let b = scene.world.server("b.example");
+    let version = RoomVersion::get("12").unwrap();
+    let until = scene.world.now_ms() + 60_000;
+    scene.world.run(b.store.begin_join(&scene.room, "join", version, until)).unwrap();
+    // What other servers have sent.
+    let fill = |count: usize, bytes: usize| {
+        b.database.rows("DELETE FROM staged_pdus");
+        b.database.rows(&format!(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count}) \
+             INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts, stranger, bytes) \
+             SELECT '{}', '$' || n, 'server' || n % 30 || '.example', '{{}}', 0, 1, {bytes} FROM n",
+            scene.room
+        ));
+    };
+    let mut sends = |txn_id: &str, count: usize, length: usize| {
+        let body = "x".repeat(length);
+        let pdus: Vec<Value> = (0..count).map(|_| scene.theirs.say(&scene.peer, &scene.bob, &body).1).collect();
+        let (status, answer) = scene.peer.send(&b, txn_id, &pdus);
+        assert_eq!(status, 200);
+        let results = answer["pdus"].as_object().unwrap();
+        assert_eq!(results.len(), count);
+        let taken = results.values().filter(|result| result["error"].is_null()).count();
+        let staged = b.database.rows("SELECT count(*) FROM staged_pdus WHERE origin = 'peer.example'");
+        (taken, staged[0][0].parse::<usize>().unwrap())
+    };
+    fill(2_970, 1_000);
+    assert_eq!(sends("1", 50, 10), (30, 30));
+    assert_eq!(sends("2", 1, 10), (0, 30));
+    // 24 MiB, less ten events of 60,000 bytes and some more.
+    fill(400, (24 * 1024 * 1024 - 650_000) / 400);
+    assert_eq!(sends("3", 12, 60_000), (10, 10));
+    assert_eq!(sends("4", 1, 60_000), (0, 10));
+    assert_eq!(sends("5", 1, 10), (1, 11));
+}
+
 #[test]
 fn a_second_user_comes_in_through_a_server_that_knows_more_than_we_do() {
     for version in ["1", "10", "12"] {

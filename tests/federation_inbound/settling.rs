@@ -227,6 +227,49 @@ fn an_altered_copy_that_was_rejected_by_a_claim_gives_way_to_a_good_one() {
     }
 }
 
+/// What a claim alone forbids is kept to be judged again, up to so many bytes; what was more is judged when it comes again.
+#[test]
+fn a_room_has_so_many_bytes_of_rejections_by_a_claim() {
+    let mut scene = scene("12");
+    let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+    let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+    let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+    claims_what_is_old(&scene, &events, &old, &remembers);
+    let first = scene.says(&dave, "am I heard?");
+    scene.receives("1", &first);
+    let long = "x".repeat(60_000);
+    let mut said = vec![first];
+    for txn_id in ["2", "3"] {
+        let more: Vec<Known> = (0..40).map(|n| scene.says(&dave, &format!("{n} {long}"))).collect();
+        let pdus: Vec<Value> = more.iter().map(|(_, event)| event.clone()).collect();
+        let (_, answer) = scene.peer.send(&scene.a, txn_id, &pdus);
+        assert!(more.iter().all(|(id, _)| answer["pdus"][id]["error"].is_string()));
+        said.extend(more);
+    }
+    // Whatever else the room goes on with.
+    let meanwhile = scene.says(&bob, "meanwhile");
+    scene.receives("4", &meanwhile);
+    let bytes = "SELECT SUM(bytes), COALESCE(SUM(length(json)), 0) FROM rejected_events WHERE provisional";
+    let bytes = scene.a.database.rows(bytes).remove(0);
+    let kept: usize = bytes[0].parse().unwrap();
+    assert_eq!(bytes[0], bytes[1]);
+    assert!(kept <= 4 * 1024 * 1024 && kept > 4 * 1024 * 1024 - 65_536, "{kept}");
+    // That it was rejected is known of each.
+    assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), said.len());
+
+    let whole = scene.rows("SELECT 1 FROM rejected_events WHERE json IS NOT NULL");
+    remembers.set(true);
+    scene.an_hour_passes();
+    for (n, (id, _)) in said.iter().enumerate() {
+        assert_eq!(scene.a.shows(id), n < whole, "{n} of {whole}");
+    }
+    let rest: Vec<Value> = said[whole..].iter().map(|(_, event)| event.clone()).collect();
+    assert_eq!(scene.peer.send(&scene.a, "again", &rest).0, 200);
+    scene.world.settle();
+    assert!(said.iter().all(|(id, _)| scene.a.shows(id)));
+    scene.rests_on_nothing_claimed();
+}
+
 /// By the claimed state Dave is not in the room, and nothing shows it but the history.
 #[test]
 fn a_claimed_state_gives_way_to_the_true_one() {
