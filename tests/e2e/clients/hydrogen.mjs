@@ -56,6 +56,10 @@ async function launch() {
   process.env.AWS_EXECUTION_ENV = "AWS_Lambda_nodejs22.x";
   const { default: chromium } = await import("@sparticuz/chromium");
   const executablePath = await chromium.executablePath();
+  // The configuration that it brings looks for the fonts in /tmp. Without any, no text can be entered.
+  const fonts = join(told.browser, "fonts");
+  const places = `<dir>${join(fonts, "fonts")}</dir><cachedir>${join(told.browser, "fonts-cache")}</cachedir>`;
+  await writeFile(join(fonts, "fonts.conf"), `<?xml version="1.0"?><fontconfig>${places}</fontconfig>\n`);
   await writeFile(unpacked, "");
   // What a server tells of other origins must count, and pages are processes of their own as in a real browser.
   const kept = chromium.args.filter((arg) => !["--disable-web-security", "--single-process"].includes(arg));
