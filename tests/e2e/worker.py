@@ -129,7 +129,8 @@ class Worker:
 
     def _is_ready(self, start):
         if self.process.poll() is not None:
-            raise AssertionError(f"the Worker has ended: {self.log()[-3000:]}")
+            # A tool that is ended with the launcher may have much to say after the launcher's last word.
+            raise AssertionError(f"the Worker has ended: {self.log()[-30_000:]}")
         return b"\nready https://" in self.log_path.read_bytes()[start:]
 
     def _descendants(self):
