@@ -15,8 +15,9 @@ use std::{
 
 use bytes::Bytes;
 use common::{
+    homeserver::object,
     large_room::LargeRoom,
-    network::World,
+    network::{Homeserver, World},
     peer::{Peer, encode, request, send},
     webp::FILES,
 };
@@ -30,7 +31,8 @@ use verge::{
         json::{self, MAX_DEPTH, MAX_MEMORY, Object},
     },
     media::pixels::{self, Refusal, Smaller, Wanted},
-    router::json_response,
+    room::Draft,
+    router::{Request, json_response},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -119,24 +121,60 @@ fn fifty_pdus_are_read_whatever_they_consist_of() {
     }
 }
 
-#[test]
-fn a_state_is_in_memory_once_beside_what_is_read_of_it() {
-    let world = World::new();
-    let a = world.server("a.example");
-    let alice = a.user(&world, "alice");
-    let room = a.public_room(&world, &alice, "12");
-    let peer = Peer::new(&world, "peer.example");
-    peer.join(&a, room.as_str(), &peer.user("bob"));
-    let last = a.say(&world, &room, &alice, "hello");
-    a.give_state(&world, &last, 2_000, 4_000);
-    let target =
-        format!("/_matrix/federation/v1/state/{}?event_id={}", encode(room.as_str()), encode(last.event_id().as_str()));
-    let request = peer.request(&a, Method::GET, &target, None);
-    let (response, most, _) = measured(|| world.run(a.handle(request)));
+/// Answers with a state, which is never held more than twice: as the database gave it, and as it is answered.
+fn is_in_memory_once(world: &World, server: &Homeserver, request: Request) {
+    let (response, most, _) = measured(|| world.run(server.handle(request)));
     assert_eq!(response.status(), StatusCode::OK);
     let bytes = response.body().len();
     assert!(bytes > 8_000_000, "{bytes}");
     assert!(most < bytes * 9 / 4, "{} KiB for an answer of {} KiB", most / 1024, bytes / 1024);
+}
+
+#[test]
+fn a_state_is_in_memory_once_beside_what_is_read_of_it() {
+    // Read at once, and in pieces.
+    for (events, bytes) in [(2_000, 4_000), (6_000, 1_400)] {
+        let world = World::new();
+        let a = world.server("a.example");
+        let alice = a.user(&world, "alice");
+        let room = a.public_room(&world, &alice, "12");
+        let peer = Peer::new(&world, "peer.example");
+        peer.join(&a, room.as_str(), &peer.user("bob"));
+        let last = a.say(&world, &room, &alice, "hello");
+        a.give_state(&world, &last, events, bytes);
+        let (room, last) = (encode(room.as_str()), encode(last.event_id().as_str()));
+        let target = format!("/_matrix/federation/v1/state/{room}?event_id={last}");
+        is_in_memory_once(&world, &a, peer.request(&a, Method::GET, &target, None));
+    }
+}
+
+/// They are of one length, so that it shows where either is still held when the other is written.
+#[test]
+fn the_state_and_the_auth_chain_of_a_join_are_in_memory_once() {
+    let world = World::new();
+    let a = world.server("a.example");
+    let alice = a.user(&world, "alice");
+    let room = a.public_room(&world, &alice, "12");
+    let long = "x".repeat(60_000);
+    let sets = |event_type: &str, state_key: &str, n: i32| {
+        let content = object(json!({ "n": n, "long": long }));
+        a.send(&world, &room, &alice, Draft::state(event_type, state_key, content));
+    };
+    for n in 0..75 {
+        sets("m.large", &n.to_string(), n);
+        // Each cites the one before it.
+        sets("m.room.power_levels", "", n);
+    }
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let (room, bob) = (encode(room.as_str()), encode(&bob));
+    let (status, template) = peer.get(&a, &format!("/_matrix/federation/v1/make_join/{room}/{bob}?ver=12"));
+    assert_eq!(status, 200, "{template}");
+    let (id, join) = peer.sign("12", template["event"].clone());
+    for version in ["v1", "v2"] {
+        let target = format!("/_matrix/federation/{version}/send_join/{room}/{}", encode(&id));
+        is_in_memory_once(&world, &a, peer.request(&a, Method::PUT, &target, Some(&join)));
+    }
 }
 
 #[test]

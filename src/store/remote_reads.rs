@@ -410,7 +410,9 @@ impl Store {
         for ids in later.chunks(TEXTS_AT_ONCE) {
             let lists = text_lists(ids).into_iter();
             let texts = lists.map(|list| Statement::new(TEXTS, [list.into(), room_id.as_str().into()])).collect();
-            for row in self.batch(texts).await?.into_iter().flatten() {
+            let rows: Rows = self.batch(texts).await?.into_iter().flatten().collect();
+            list.expect(&rows)?;
+            for row in rows {
                 list.push(&row)?;
             }
         }
@@ -495,6 +497,9 @@ fn standing(answers: &[Rows]) -> Result<Standing, DatabaseError> {
     Ok(Standing { joined: !joined.is_empty(), acl, restrictions, extent: Extent::of(stage) })
 }
 
+/// How many bytes a list has beside its texts, together with the end of the answer.
+const BESIDE_TEXTS: usize = 64;
+
 /// A JSON list that is being written.
 struct List<'a> {
     text: &'a mut String,
@@ -504,13 +509,20 @@ struct List<'a> {
 impl<'a> List<'a> {
     /// Begins a list that will hold the texts of `rows`.
     fn begin(text: &'a mut String, rows: &Rows) -> Result<Self, DatabaseError> {
-        let mut bytes = 2;
+        let mut list = Self { text, is_empty: true };
+        list.expect(rows)?;
+        list.text.push('[');
+        Ok(list)
+    }
+
+    /// Makes room for the texts of `rows`, and no more: a text that grows by itself takes twice its length.
+    fn expect(&mut self, rows: &Rows) -> Result<(), DatabaseError> {
+        let mut bytes = BESIDE_TEXTS;
         for row in rows {
             bytes += row.optional_text(0)?.map_or(0, |text| text.len() + 1);
         }
-        text.reserve(bytes);
-        text.push('[');
-        Ok(Self { text, is_empty: true })
+        self.text.reserve_exact(bytes);
+        Ok(())
     }
 
     /// Writes the text in a row of [`shown_columns`].

@@ -62,11 +62,12 @@ async fn joined(server: &Server, request: Signed, mut answer: ObjectText, omits_
         Some(texts) => texts,
         None => reader.state_of_join(admitted.state_before, join.event_id()).await?,
     };
-    reader.write(texts.auth_chain, answer.member("auth_chain")).await?;
     answer.member("event").push_str(join.json());
     answer.member("members_omitted").push_str(if members_omitted { "true" } else { "false" });
     answer.member("origin").push_str(&json_text(&server.config.server_name));
     answer.member("servers_in_room").push_str(&json_text(&servers));
+    // What is long comes last: there is room made for just that.
+    reader.write(texts.auth_chain, answer.member("auth_chain")).await?;
     reader.write(texts.state, answer.member("state")).await?;
     Ok(answer.response())
 }
