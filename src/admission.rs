@@ -55,6 +55,8 @@ pub enum Kind {
     RemoteMedia,
     /// Other servers' users' profiles that are asked for without a token, by address.
     RemoteProfile,
+    /// Pages of the room directory that are asked for without a token, by address.
+    Directory,
     /// Third-party identifiers said to be bound, by address.
     Bindings,
     /// Syncs that have their user be there, by user and presence.
@@ -62,7 +64,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: usize = 14;
+    const ALL: usize = 15;
 }
 
 /// How often something may be asked: so many times at once, and as many again over so much time.

@@ -100,7 +100,8 @@ pub struct Rates {
     pub federation: Option<Rate>,
     /// `NOTARY_RATE`: servers that an address has us ask for their keys.
     pub notary: Option<Rate>,
-    /// `PROFILE_RATE`: other servers' users' profiles that an address has us ask for without a token.
+    /// `PROFILE_RATE`: other servers' users' profiles that an address has us ask for without a token; by itself, pages of the room
+    /// directory without one.
     pub remote_profile: Option<Rate>,
     /// `UPLOAD_RATE`: uploads of a user, and media IDs that they reserve.
     pub upload: Option<Rate>,

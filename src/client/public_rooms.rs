@@ -2,8 +2,9 @@
 
 use http::StatusCode;
 
-use super::{auth, body::Body};
+use super::{auth, body::Body, throttle};
 use crate::{
+    admission::Kind,
     error::MatrixError,
     federation::outbound::directory,
     matrix::{
@@ -15,12 +16,16 @@ use crate::{
     server::Server,
 };
 
-/// `GET /publicRooms`: for anybody, as far as it is about this server's rooms.
+/// `GET /publicRooms`: for anybody, as far as it is about this server's rooms; without a token at a rate, for a page may take the
+/// reading of hundreds of rooms.
 pub(super) async fn list(server: &Server, call: &Call) -> Handled {
     let of = other_server(server, call)?;
+    let session = auth::session(server, call).await;
     if of.is_some() {
         // Only our own users may make this server ask others.
-        auth::session(server, call).await?;
+        session?;
+    } else if session.is_err() {
+        throttle::by_address(server, call, Kind::Directory, server.config.rates.remote_profile)?;
     }
     answer(server, of, &call.published_query()?).await
 }

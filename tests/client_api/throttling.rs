@@ -101,6 +101,29 @@ fn names_and_refresh_tokens_are_not_guessed_without_end() {
     assert_eq!(from(&home, "203.0.113.1", "POST", "/_matrix/client/v3/login", &json!({ "type": "?" })).0, 400);
 }
 
+#[test]
+fn the_directory_is_not_read_without_end_by_whoever_has_no_token() {
+    let home = home(&[("REGISTRATION", "open"), ("PROFILE_RATE", "2/60")]);
+    let alice = home.register("alice");
+    let directory = "/_matrix/client/v3/publicRooms";
+    let read = |address: &str, path: &str| from(&home, address, "GET", path, &json!({}));
+    for _ in 0..2 {
+        assert_eq!(read("203.0.113.1", directory).0, 200);
+    }
+    let calls = home.database.calls.get();
+    let answer = read("203.0.113.1", directory);
+    refused(&answer, 429, "M_LIMIT_EXCEEDED");
+    assert_eq!(home.database.calls.get(), calls);
+    // A wrong token is none.
+    refused(&read("203.0.113.1", &format!("{directory}?access_token=guess")), 429, "M_LIMIT_EXCEEDED");
+    assert_eq!(read("203.0.113.2", directory).0, 200);
+    for _ in 0..3 {
+        assert_eq!(home.get(&alice, "/publicRooms").0, 200);
+    }
+    home.world.advance(answer.1["retry_after_ms"].as_i64().unwrap());
+    assert_eq!(read("203.0.113.1", directory).0, 200);
+}
+
 /// The names that end in `_RATE` between quotation marks.
 fn rates(text: &str) -> BTreeSet<&str> {
     text.split('"').filter(|piece| piece.len() > 5 && piece.ends_with("_RATE")).collect()
