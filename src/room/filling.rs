@@ -281,7 +281,7 @@ impl Filling<'_> {
                 continue;
             };
             copies.push(event.clone());
-            if !held.outlier && !held.soft_failed {
+            if held.stands() {
                 redactions.extend(redaction(event, &self.power_then(event, &none), self.power_now));
             }
         }

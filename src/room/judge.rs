@@ -188,7 +188,7 @@ impl Judgement {
         let before = self.state_before(view, event.prev_events(), claimed_before).await?;
         // What has been put into a gap in the timeline, as its auth events allow it, is history: the current state has no say in it, and
         // nobody takes it away by what he claims of the state then.
-        let is_history = view.stored(event.event_id()).is_some_and(|held| !held.outlier && !held.soft_failed);
+        let is_history = view.stored(event.event_id()).is_some_and(StoredEvent::stands);
         if let Some(rejection) = self.broken_rule(view, event, before).await? {
             if is_history && rejection.provisional {
                 return Ok(Verdict::Known(None));
@@ -253,7 +253,7 @@ impl Judgement {
         let held = view.stored(event.event_id()).filter(|held| event.completes(&held.event)).cloned();
         let Some(held) = held else { return Ok(()) };
         self.copies.push(event.clone());
-        let stands = !held.outlier && !held.soft_failed;
+        let stands = held.stands();
         let before = held.state_before;
         view.put(StoredEvent { event: event.clone(), ..held });
         if stands { self.redact(view, event, before).await } else { Ok(()) }
@@ -303,7 +303,7 @@ impl Judgement {
     ) -> Result<(), RoomError> {
         let held = view.stored(event.event_id());
         // Backfilled history has its place in the timeline, and is nothing new.
-        let is_history = held.is_some_and(|held| !held.outlier && !held.soft_failed);
+        let is_history = held.is_some_and(StoredEvent::stands);
         if held.is_some_and(|held| held.outlier && held.state_after.is_some()) {
             // What rests on the claim about the state before it may be judged by the true one.
             self.unsettled = Some(Unsettled::KnownBetter);

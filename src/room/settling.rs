@@ -330,7 +330,7 @@ impl Judgement {
         adopted: bool,
     ) -> Result<bool, RoomError> {
         let is_edge = known.as_ref().is_some_and(|known| known.outlier);
-        let stands = known.as_ref().is_some_and(|known| !known.outlier && !known.soft_failed);
+        let stands = known.as_ref().is_some_and(StoredEvent::stands);
         let after = view.with_event(before.root, event).await?;
         let is_same = |claimed: bool| {
             known.as_ref().is_some_and(|known| {

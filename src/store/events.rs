@@ -43,6 +43,13 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
+    /// Whether it stands in the room: it has a place in our graph, and is not hidden.
+    pub fn stands(&self) -> bool {
+        !self.outlier && !self.soft_failed
+    }
+}
+
+impl StoredEvent {
     /// The event's text as others may see it: redacted where it was.
     #[must_use]
     pub fn shown(&self) -> Cow<'_, str> {

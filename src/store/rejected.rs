@@ -82,10 +82,25 @@ const BY_ID: &str = concat!(
      CROSS JOIN rooms AS r ON r.room_id = x.room_id"
 );
 
+/// Takes over a column of the text that `excluded` brings, unless it is that of an altered copy and a whole one is held.
+macro_rules! whole {
+    ($column:literal) => {
+        concat!(
+            $column,
+            " = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL \
+               AND rejected_events.hash_wrong < excluded.hash_wrong THEN rejected_events.",
+            $column,
+            " ELSE excluded.",
+            $column,
+            " END"
+        )
+    };
+}
+
 /// ?1: a list of [event id, server, depth, reason, graph, state before, claimed, provisional, json, bytes, whether the json is of
 /// an altered copy]. A whole copy stays where an altered one comes.
-const REMEMBER: &str = "\
-    WITH new AS ( SELECT key, value, \
+const REMEMBER: &str = concat!(
+    "WITH new AS ( SELECT key, value, \
         CASE WHEN value ->> 9 > 0 THEN SUM(value ->> 9) OVER (ORDER BY key) + (SELECT COALESCE(SUM(bytes), 0) \
           FROM rejected_events WHERE room_id = ?2 AND provisional) <= ?3 ELSE 0 END AS fits FROM json_each(?1) ) \
     INSERT INTO rejected_events (event_id, room_id, server, depth, reason, graph, state_before, claimed, provisional, json, \
@@ -98,14 +113,14 @@ const REMEMBER: &str = "\
     FROM new WHERE true \
     ON CONFLICT (event_id) DO UPDATE SET reason = excluded.reason, \
       state_before = COALESCE(excluded.state_before, state_before), claimed = excluded.claimed, \
-      provisional = excluded.provisional, \
-      json = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL \
-        AND rejected_events.hash_wrong < excluded.hash_wrong THEN rejected_events.json ELSE excluded.json END, \
-      bytes = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL \
-        AND rejected_events.hash_wrong < excluded.hash_wrong THEN rejected_events.bytes ELSE excluded.bytes END, \
-      hash_wrong = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL \
-        THEN MIN(rejected_events.hash_wrong, excluded.hash_wrong) ELSE excluded.hash_wrong END \
-      WHERE rejected_events.provisional OR rejected_events.state_before IS NULL";
+      provisional = excluded.provisional, ",
+    whole!("json"),
+    ", ",
+    whole!("bytes"),
+    ", ",
+    whole!("hash_wrong"),
+    " WHERE rejected_events.provisional OR rejected_events.state_before IS NULL"
+);
 
 const EVICT: &str = "\
     DELETE FROM rejected_events WHERE room_id = ?1 \

@@ -61,7 +61,7 @@ impl FederationClient {
             #[serde(borrow)]
             auth_chain: Vec<&'a RawValue>,
         }
-        let target = with_query(path(V1, &["state", room_id.as_str()]), [("event_id", event_id.as_str())]);
+        let target = before_event("state", room_id, event_id);
         let body = self.get(server, target, STATE).await?;
         let answer: Answer<'_> = decode(&body)?;
         Ok(RoomState { pdus: slices(&body, &answer.pdus), auth_chain: slices(&body, &answer.auth_chain) })
@@ -74,7 +74,7 @@ impl FederationClient {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<RoomBefore, RequestError> {
-        let target = with_query(path(V1, &["state", room_id.as_str()]), [("event_id", event_id.as_str())]);
+        let target = before_event("state", room_id, event_id);
         let call = Call { method: Method::GET, target, body: None, limits: JOIN };
         Ok(RoomBefore::new(RoomBefore::STATE, self.open(server, &call).await?))
     }
@@ -86,7 +86,7 @@ impl FederationClient {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<StateIds, RequestError> {
-        let target = with_query(path(V1, &["state_ids", room_id.as_str()]), [("event_id", event_id.as_str())]);
+        let target = before_event("state_ids", room_id, event_id);
         let answer = object(&self.get(server, target, STATE).await?)?;
         let ids = |name: &str| -> Result<Vec<EventId>, RequestError> {
             let ids = answer.get(name).and_then(Value::as_array).ok_or_else(|| missing(name))?;
@@ -172,6 +172,11 @@ impl FederationClient {
         let sent = answer.get("origin_server_ts").and_then(Value::as_i64);
         Ok((event_id.to_owned(), sent.ok_or_else(|| missing("origin_server_ts"))?))
     }
+}
+
+/// The target of an endpoint that tells of the state before an event.
+fn before_event(endpoint: &str, room_id: &RoomId, event_id: &EventId) -> String {
+    with_query(path(V1, &[endpoint, room_id.as_str()]), [("event_id", event_id.as_str())])
 }
 
 /// `{"pdus": […]}`
