@@ -203,13 +203,7 @@ fn a_server_in_the_room_takes_the_place_of_strangers() {
 fn a_server_that_does_not_give_the_auth_chain_may_give_the_rest() {
     let mut scene = scene("12");
     let carol = scene.peer.user("carol");
-    let join = json!({ "type": "m.room.member", "state_key": carol, "content": { "membership": "join" } });
-    let mut draft = scene.theirs.draft(scene.world.now_ms(), &carol, join);
-    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
-    draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
-    let join = scene.peer.sign("12", draft);
-    scene.theirs.state.insert(("m.room.member".to_owned(), carol.clone()), join.1.clone());
-    scene.theirs.advance(&join.0);
+    let join = scene.becomes(&carol, "join");
     let said = scene.theirs.say(&scene.peer, &carol, "hello");
     let events = [join, said];
     // `event_auth` is answered with 404.
@@ -417,13 +411,7 @@ fn what_nobody_asked_for_is_not_kept() {
             scene.peer.sign("12", fork.draft(scene.world.now_ms(), &scene.bob, fields))
         })
         .collect();
-    let join = json!({ "type": "m.room.member", "state_key": carol, "content": { "membership": "join" } });
-    let mut draft = scene.theirs.draft(scene.world.now_ms(), &carol, join);
-    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
-    draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
-    let join = scene.peer.sign("12", draft);
-    scene.theirs.state.insert(("m.room.member".to_owned(), carol.clone()), join.1.clone());
-    scene.theirs.advance(&join.0);
+    let join = scene.becomes(&carol, "join");
     let said = scene.theirs.say(&scene.peer, &carol, "hello");
     let (given, chain) = (vec![join.1.clone()], join.1.clone());
     let all: Vec<Value> = given.into_iter().chain(extra.iter().map(|(_, event)| event.clone())).collect();
@@ -478,12 +466,7 @@ fn two_servers_are_asked_for_the_state_before_a_gap() {
     let (third, _) = scene.member("third.example", "carol");
     let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
     let dave = scene.peer.user("dave");
-    let join = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "join" } });
-    let mut draft = scene.theirs.draft(scene.world.now_ms(), &dave, join);
-    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
-    draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
-    let join = scene.peer.sign("12", draft);
-    scene.theirs.advance(&join.0);
+    let join = scene.becomes(&dave, "join");
     let said = scene.say(2);
     claims(&scene.peer, &[&said[0]], state.clone());
     state.push(join.0.clone());
@@ -633,12 +616,7 @@ fn a_server_that_fails_ends_only_what_it_has_sent() {
         let (third, mut hers) = scene.member("third.example", "carol");
         let state: Vec<String> = hers.state.values().map(|event| event_id("12", event)).collect();
         let dave = scene.peer.user("dave");
-        let join = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "join" } });
-        let mut draft = scene.theirs.draft(scene.world.now_ms(), &dave, join);
-        let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
-        draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
-        let join = scene.peer.sign("12", draft);
-        scene.theirs.advance(&join.0);
+        let join = scene.becomes(&dave, "join");
         let of_bob = scene.say(2);
         let of_carol = ["the edge", "after it"].map(|text| hers.say(&third, &third.user("carol"), text));
         is_empty_handed(&scene.peer);

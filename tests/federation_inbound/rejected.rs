@@ -323,6 +323,19 @@ fn put(scene: &Scene, peer: &Peer, txn_id: &str, pdus: &[Value]) -> Request {
     peer.request(&scene.a, Method::PUT, &format!("/_matrix/federation/v1/send/{txn_id}"), Some(&body))
 }
 
+/// What Bob's server sends of his, at once.
+fn put_all(scene: &Scene, honest: &[(String, Value)]) -> Request {
+    let pdus: Vec<Value> = honest.iter().map(|(_, event)| event.clone()).collect();
+    put(scene, &scene.peer, "honest", &pdus)
+}
+
+async fn alice_says_three(scene: &Scene) {
+    for n in 0..3 {
+        let draft = Draft::message("m.room.message", object(json!({ "body": n.to_string() })));
+        scene.a.rooms.send(&scene.room, &scene.alice, draft).await.unwrap();
+    }
+}
+
 /// Whoever sends what is rejected keeps nobody else from committing.
 #[test]
 fn junk_starves_no_writer() {
@@ -345,14 +358,8 @@ fn junk_starves_no_writer() {
         let junk = junk.into_iter().enumerate();
         let junk = junk.map(|(n, event)| scene.a.handle(put(&scene, &mallory, &n.to_string(), &[event])));
         let junk: Vec<_> = junk.collect();
-        let honest_pdus: Vec<Value> = honest.iter().map(|(_, event)| event.clone()).collect();
-        let transaction = scene.a.handle(put(&scene, &scene.peer, "honest", &honest_pdus));
-        let local = async {
-            for n in 0..3 {
-                let draft = Draft::message("m.room.message", object(json!({ "body": n.to_string() })));
-                scene.a.rooms.send(&scene.room, &scene.alice, draft).await.unwrap();
-            }
-        };
+        let transaction = scene.a.handle(put_all(&scene, &honest));
+        let local = alice_says_three(&scene);
         scene.world.interleave();
         let lost = scene.a.database.lost.get();
         let (junk, answer, ()) = scene.world.run(join3(join_all(junk), transaction, local));
@@ -402,14 +409,8 @@ fn what_is_soft_failed_starves_no_writer() {
             .enumerate()
             .map(|(n, (_, event))| isolate.handle(put(&scene, &mallory, &n.to_string(), std::slice::from_ref(event))))
             .collect();
-        let honest_pdus: Vec<Value> = honest.iter().map(|(_, event)| event.clone()).collect();
-        let transaction = scene.a.handle(put(&scene, &scene.peer, "honest", &honest_pdus));
-        let local = async {
-            for n in 0..3 {
-                let draft = Draft::message("m.room.message", object(json!({ "body": n.to_string() })));
-                scene.a.rooms.send(&scene.room, &scene.alice, draft).await.unwrap();
-            }
-        };
+        let transaction = scene.a.handle(put_all(&scene, &honest));
+        let local = alice_says_three(&scene);
         let (version, lost) = (version_of_room(&scene), scene.a.database.lost.get());
         scene.world.interleave();
         let (answers, answer, ()) = scene.world.run(join3(join_all(junk_sent), transaction, local));

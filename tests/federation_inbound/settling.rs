@@ -71,7 +71,7 @@ fn claims_what_is_old(scene: &Scene, events: &[Known], old: &[Value], remembers:
 
 impl Scene {
     /// A membership event of a user of Bob's server by themselves.
-    fn becomes(&mut self, user: &str, membership: &str) -> Known {
+    pub(crate) fn becomes(&mut self, user: &str, membership: &str) -> Known {
         let fields = json!({ "type": "m.room.member", "state_key": user, "content": { "membership": membership } });
         let version = self.theirs.version.clone();
         let mut draft = self.theirs.draft(self.world.now_ms(), user, fields);
