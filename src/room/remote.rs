@@ -172,8 +172,10 @@ impl Rooms {
             let missing = join.prev_events().iter().filter(|id| !view.is_placed(id));
             let missing =
                 missing.map(|id| Missing { event_id: id.clone(), before: CommitPos::FromEnd(0), passed: 0 }).collect();
+            let guard = held.as_ref().map_or(Guard::New, |room| Guard::Moves(room.version));
+            let extremities_before = held.into_iter().flat_map(|room| room.extremities);
             let commit = RoomCommit {
-                guard: held.as_ref().map_or(Guard::New, |room| Guard::Moves(room.version)),
+                guard,
                 extremities: vec![Extremity::of(join)],
                 states: vec![StateFrom { later: 0, state: after }],
                 events: new,
@@ -183,7 +185,7 @@ impl Rooms {
                 memberships: taken.memberships.clone(),
                 rejected: taken.rejected.clone(),
                 readmitted: taken.readmitted.iter().chain([join.event_id()]).cloned().collect(),
-                forgets_provisional: true,
+                forgets_claims: Some(extremities_before.map(|one| one.event_id).collect()),
                 missing,
                 joins_anew: true,
                 unsettled: taken.completed_by.as_ref().map(|_| Unsettled::Claimed),

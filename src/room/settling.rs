@@ -33,9 +33,6 @@ use crate::{
     },
 };
 
-/// How many events that rest on claims are looked at. A room that has gone on for longer than that keeps them.
-const MAX_GRAPH: i64 = 20_000;
-
 /// How many events are judged and committed together, and how often at a time.
 const SLICE: usize = 100;
 const MAX_SLICES: usize = 8;
@@ -95,7 +92,7 @@ impl Rooms {
 
     async fn claimed_graph(&self, room_id: &RoomId) -> Result<Graph, RoomError> {
         let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
-        let nodes = self.store.claimed_graph(room_id, MAX_GRAPH).await?;
+        let nodes = self.store.claimed_graph(room_id).await?;
         Ok(Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id)))
     }
 

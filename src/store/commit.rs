@@ -74,8 +74,8 @@ pub struct RoomCommit {
     pub rejected_at: Vec<RejectedAt>,
     /// Whether something of the room is to be settled.
     pub unsettled: Option<Unsettled>,
-    /// Whether all provisional verdicts are forgotten.
-    pub forgets_provisional: bool,
+    /// The forward extremities before it, where all that rests on what was claimed of the room until now is forgotten.
+    pub forgets_claims: Option<Vec<EventId>>,
     /// Events without a place that new events in the timeline cite as previous ones.
     pub missing: Vec<Missing>,
     /// The gap that history was filled into.
@@ -113,7 +113,7 @@ impl RoomCommit {
             readmitted: Vec::new(),
             rejected_at: Vec::new(),
             unsettled: None,
-            forgets_provisional: false,
+            forgets_claims: None,
             missing: Vec::new(),
             filled: None,
             joins_anew: false,

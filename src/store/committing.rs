@@ -18,7 +18,7 @@ use super::{
     rejected, relations,
     resolution::cite,
     state_sql, text_lists,
-    unsettled::{place_rejected, unsettle},
+    unsettled::{forget_claims, place_rejected, unsettle},
 };
 use crate::{
     matrix::{
@@ -338,8 +338,8 @@ impl RoomCommit {
     }
 
     fn rejections(&self, statements: &mut Vec<Statement>) {
-        if self.forgets_provisional {
-            statements.push(rejected::forget_provisional(&self.room_id));
+        if let Some(extremities) = &self.forgets_claims {
+            statements.extend(forget_claims(&self.room_id, extremities));
         }
         statements.extend(rejected::forget(&self.readmitted));
         statements.extend(rejected::remember(&self.room_id, &self.rejected));

@@ -145,8 +145,6 @@ const UNSHOW: &str = "\
 
 const FORGET: &str = "DELETE FROM rejected_events WHERE event_id IN (SELECT value FROM json_each(?1))";
 
-const FORGET_PROVISIONAL: &str = "DELETE FROM rejected_events WHERE room_id = ?1 AND provisional";
-
 impl Store {
     /// Those of `ids` that were rejected, in no order.
     ///
@@ -197,11 +195,6 @@ pub(super) fn unplace(room_id: &RoomId, ids: &[EventId]) -> Vec<Statement> {
 /// Forgets that events were rejected.
 pub(super) fn forget(ids: &[EventId]) -> Vec<Statement> {
     text_lists(ids).into_iter().map(|list| Statement::new(FORGET, [list.into()])).collect()
-}
-
-/// Forgets the provisional verdicts of a room.
-pub(super) fn forget_provisional(room_id: &RoomId) -> Statement {
-    Statement::new(FORGET_PROVISIONAL, [room_id.as_str().into()])
 }
 
 fn row(new: &NewRejected) -> String {

@@ -8,24 +8,38 @@ use crate::{
     platform::{DatabaseError, Row, Statement},
 };
 
-/// The graph from the forward extremities, the edges of gaps, and what was soft-failed or provisionally rejected, back to what
+/// How many events that rest on claims are looked at. A room that has gone on for longer than that keeps them.
+const MAX_GRAPH: i64 = 20_000;
+
+/// The graph from forward extremities, the edges of gaps, and what was soft-failed or provisionally rejected, back to what
 /// rests on nothing that was claimed, or is not held; ?2 events at most. ?1: the room.
+macro_rules! claimed_graph {
+    ($extremities:expr) => {
+        concat!(
+            "WITH RECURSIVE graph(event_id) AS ( ",
+            $extremities,
+            "  UNION SELECT e.event_id FROM events AS e INDEXED BY events_claimed \
+                 WHERE e.room_id = ?1 AND e.claimed AND (e.outlier OR e.soft_failed) \
+               UNION SELECT x.event_id FROM rejected_events AS x INDEXED BY rejected_events_provisional \
+                 WHERE x.room_id = ?1 AND x.provisional \
+               UNION SELECT ",
+            cited!("j"),
+            "  FROM graph CROSS JOIN json_each(COALESCE( \
+                 (SELECT x.graph FROM rejected_events AS x \
+                   WHERE x.event_id = graph.event_id AND x.room_id = ?1 AND (x.claimed OR x.provisional)), \
+                 (SELECT e.json FROM events AS e WHERE e.event_id = graph.event_id AND e.room_id = ?1 \
+                   AND (e.claimed OR (e.state_after IS NULL AND NOT e.outlier)))), '$.prev_events') AS j \
+               LIMIT ?2 ) "
+        )
+    };
+}
+
+/// What rests on claims, as far as the room is built upon it.
 const GRAPH: &str = concat!(
-    "WITH RECURSIVE graph(event_id) AS ( \
-       SELECT x.value ->> 0 FROM rooms AS r CROSS JOIN json_each(r.extremities) AS x WHERE r.room_id = ?1 \
-       UNION SELECT e.event_id FROM events AS e INDEXED BY events_claimed \
-         WHERE e.room_id = ?1 AND e.claimed AND (e.outlier OR e.soft_failed) \
-       UNION SELECT x.event_id FROM rejected_events AS x INDEXED BY rejected_events_provisional \
-         WHERE x.room_id = ?1 AND x.provisional \
-       UNION SELECT ",
-    cited!("j"),
-    "  FROM graph CROSS JOIN json_each(COALESCE( \
-         (SELECT x.graph FROM rejected_events AS x \
-           WHERE x.event_id = graph.event_id AND x.room_id = ?1 AND (x.claimed OR x.provisional)), \
-         (SELECT e.json FROM events AS e WHERE e.event_id = graph.event_id AND e.room_id = ?1 \
-           AND (e.claimed OR (e.state_after IS NULL AND NOT e.outlier)))), '$.prev_events') AS j \
-       LIMIT ?2 ) \
-     SELECT graph.event_id, COALESCE(e.depth, x.depth, 0) AS depth, \
+    claimed_graph!(
+        "SELECT x.value ->> 0 FROM rooms AS r CROSS JOIN json_each(r.extremities) AS x WHERE r.room_id = ?1"
+    ),
+    "SELECT graph.event_id, COALESCE(e.depth, x.depth, 0) AS depth, \
        e.event_id IS NOT NULL AND x.event_id IS NULL AS held, x.event_id IS NOT NULL AS rejected, \
        COALESCE(x.provisional, 0) AS provisional, x.json IS NOT NULL AS has_text, COALESCE(x.claimed, e.claimed, 0) AS claimed, \
        COALESCE(e.outlier, 0) AS outlier, COALESCE(e.soft_failed, 0) AS soft_failed, \
@@ -34,6 +48,20 @@ const GRAPH: &str = concat!(
      FROM graph LEFT JOIN events AS e ON e.event_id = graph.event_id AND e.room_id = ?1 \
        LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1"
 );
+
+/// Forgets the states that rest on claims, from the events ?3, a JSON list, back.
+const FORGET_CLAIMS: &str = concat!(
+    claimed_graph!("SELECT value FROM json_each(?3)"),
+    "UPDATE events SET state_before = NULL, state_after = NULL, claimed = 0 \
+     WHERE event_id IN (SELECT event_id FROM graph) AND room_id = ?1 AND claimed"
+);
+
+/// After [`FORGET_CLAIMS`], which finds its way by the verdicts.
+const FORGET_PROVISIONAL: &str = "DELETE FROM rejected_events WHERE room_id = ?1 AND provisional";
+
+/// What was rejected for good stays so, at a state that is not known.
+const UNPLACE_REJECTED: &str = "\
+    UPDATE rejected_events SET state_before = NULL, claimed = 0 WHERE room_id = ?1 AND claimed";
 
 /// The rooms that are due at ?1, those first that have been so for longest.
 const DUE: &str = "SELECT room_id FROM unsettled_rooms WHERE retry_at <= ?1 ORDER BY retry_at LIMIT ?2";
@@ -111,12 +139,12 @@ pub struct Unsettled {
 }
 
 impl Store {
-    /// The part of the room's graph that rests on claims, with the events that it ends at; `limit` events at most.
+    /// The part of the room's graph that rests on claims, with the events that it ends at; so many events at most as are looked at.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn claimed_graph(&self, room_id: &RoomId, limit: i64) -> Result<Vec<Node>, DatabaseError> {
-        let rows = self.query(Statement::new(GRAPH, [room_id.as_str().into(), limit.into()])).await?;
+    pub async fn claimed_graph(&self, room_id: &RoomId) -> Result<Vec<Node>, DatabaseError> {
+        let rows = self.query(Statement::new(GRAPH, [room_id.as_str().into(), MAX_GRAPH.into()])).await?;
         rows.iter().map(node).collect()
     }
 
@@ -173,6 +201,16 @@ impl Store {
 /// Notes that something in the room is to be settled; `at_once` where it may have become possible by this very commit.
 pub(super) fn unsettle(room_id: &RoomId, at_once: bool) -> Statement {
     Statement::new(UNSETTLE, [room_id.as_str().into(), at_once.into()])
+}
+
+/// Forgets what was claimed of the room so far, and all that was found by it; `extremities` are its forward extremities until now.
+pub(super) fn forget_claims(room_id: &RoomId, extremities: &[EventId]) -> [Statement; 3] {
+    let extremities = json_list(extremities.iter().map(EventId::as_str));
+    [
+        Statement::new(FORGET_CLAIMS, [room_id.as_str().into(), MAX_GRAPH.into(), extremities.into()]),
+        Statement::new(FORGET_PROVISIONAL, [room_id.as_str().into()]),
+        Statement::new(UNPLACE_REJECTED, [room_id.as_str().into()]),
+    ]
 }
 
 /// Notes what state a rejected event stands at.

@@ -377,6 +377,7 @@ fn lets_alice_in(scene: &Scene, events: &[&Known], old: &[Value]) {
     template["auth_events"].as_array_mut().unwrap().push(json!(rules));
     let template = json!({ "room_version": scene.theirs.version, "event": template });
     let state = scene.state();
+    let ids: Vec<String> = state.iter().map(|event| event_id(&scene.theirs.version, event)).collect();
     let answer = json!({ "state": state, "auth_chain": old });
     let history: Vec<Known> = events.iter().map(|event| (*event).clone()).collect();
     scene.peer.answers(move |request| {
@@ -389,6 +390,11 @@ fn lets_alice_in(scene: &Scene, events: &[&Known], old: &[Value]) {
             json!({ "pdus": history.iter().map(|(_, event)| event).collect::<Vec<_>>() })
         } else if target.contains("/get_missing_events/") {
             json!({ "events": [] })
+        } else if target.contains("/state_ids/") {
+            json!({ "pdu_ids": ids, "auth_chain_ids": [] })
+        } else if target.contains("/v1/event/") {
+            let (_, event) = history.iter().find(|(id, _)| target.ends_with(&id[1..]))?;
+            json!({ "pdus": [event] })
         } else {
             return None;
         };
@@ -438,6 +444,58 @@ fn a_rejection_by_a_claim_ends_when_the_room_is_joined_anew() {
         }
         assert_eq!(scene.rows("SELECT 1 FROM rejected_events"), 0);
     }
+}
+
+/// As above. What Dave says before he hears that Alice is back cites what was rejected, and Bob's server says what the state was there.
+#[test]
+fn what_was_claimed_before_the_room_was_joined_anew_rejects_nothing() {
+    let mut found = Vec::new();
+    for (version, pages_back) in [("10", true), ("12", true), ("10", false), ("12", false)] {
+        let mut scene = scene(version);
+        let mut old = scene.state();
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &events, &old, &Rc::new(Cell::new(false)));
+        let said = scene.says(&dave, "am I heard?");
+        scene.receives("1", &said);
+        assert!(!scene.a.shows(&said.0));
+        assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), 1);
+
+        let leave = Draft::membership(scene.alice.as_str(), Membership::Leave, Object::new());
+        let leave = scene.a.send(&scene.world, &scene.room, &scene.alice, leave);
+        scene.world.settle();
+        let key = ("m.room.member".to_owned(), scene.alice.to_string());
+        old.extend(scene.theirs.state.insert(key, serde_json::from_str(leave.json()).unwrap()));
+        let fields = json!({
+            "type": "m.room.message", "content": { "body": "on top of it" },
+            "prev_events": [said.0, leave.event_id().as_str()],
+        });
+        let last = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &bob, fields));
+        // Dave has not heard of it yet.
+        let fields = json!({
+            "type": "m.room.message", "content": { "body": "and now?" }, "prev_events": [said.0],
+        });
+        let fork = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &dave, fields));
+        scene.theirs.advance(&last.0);
+        lets_alice_in(&scene, &[&last, &said, &events[2]], &old);
+        let via = vec![ServerName::parse("peer.example").unwrap()];
+        let joined = membership::join(&scene.a, &scene.alice, &scene.room, via, Object::new());
+        scene.theirs.advance(scene.world.run(joined).unwrap().as_str());
+        scene.world.settle();
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+
+        if pages_back {
+            scene.pages_back();
+            for (id, _) in [&events[2], &said, &last] {
+                assert!(scene.a.shows(id), "version {version}: {:#?}", scene.world.logs());
+            }
+        }
+        scene.receives("2", &fork);
+        scene.an_hour_passes();
+        found.push((version, pages_back, !pages_back || scene.a.shows(&said.0), scene.a.shows(&fork.0)));
+    }
+    let good = [("10", true), ("12", true), ("10", false), ("12", false)];
+    assert_eq!(found, good.map(|(version, pages_back)| (version, pages_back, true, true)));
 }
 
 /// What a claimed state holds, and what we know to come after what we hold, is an event like any other.
