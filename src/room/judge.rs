@@ -270,6 +270,10 @@ impl Judgement {
         };
         if view.put_rejected(&new) {
             self.unplaced.push(event.event_id().clone());
+            if event.state_key().is_some() && !rejection.provisional {
+                // It may stand in states that were claimed.
+                self.unsettled = Some(Unsettled::KnownBetter);
+            }
         }
         self.rejected.push(new);
         if rejection.provisional {

@@ -38,6 +38,7 @@ mod settling;
 mod spaces;
 mod summary;
 mod view;
+mod withdrawn;
 
 use std::rc::Rc;
 

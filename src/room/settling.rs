@@ -17,6 +17,7 @@ use super::{
     extremities::behind,
     judge::{Judgement, Source, auth_keys, key},
     view::{StateAt, StateKey, View},
+    withdrawn::Withdrawn,
 };
 use crate::{
     matrix::{
@@ -93,7 +94,11 @@ impl Rooms {
     async fn claimed_graph(&self, room_id: &RoomId) -> Result<Graph, RoomError> {
         let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
         let nodes = self.store.claimed_graph(room_id).await?;
-        Ok(Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id)))
+        let mut graph = Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id));
+        if graph.order.iter().any(|id| graph.is_only_claimed(id)) {
+            graph.withdrawn = Withdrawn::new(self.store.rejected_state(room_id).await?);
+        }
+        Ok(graph)
     }
 
     /// Judges some events again. Answers with those of which anything is different now.
@@ -151,13 +156,16 @@ struct Graph {
     firm: HashSet<EventId>,
     /// Those on which the room is built: that lead to its forward extremities.
     adopted: HashSet<EventId>,
+    /// What does not belong into the claimed states of those that are not ready.
+    withdrawn: Withdrawn,
 }
 
 impl Graph {
     fn new(nodes: Vec<Node>, extremities: impl Iterator<Item = EventId>) -> Self {
         let nodes: HashMap<EventId, Node> = nodes.into_iter().map(|node| (node.event_id.clone(), node)).collect();
         let order = order(&nodes);
-        let mut graph = Self { nodes, order, ready: HashSet::new(), firm: HashSet::new(), adopted: HashSet::new() };
+        let (ready, firm, adopted) = Default::default();
+        let mut graph = Self { nodes, order, ready, firm, adopted, withdrawn: Withdrawn::default() };
         graph.adopted = graph.reachable(extremities);
         let mut stateful: HashSet<&EventId> = HashSet::new();
         for id in &graph.order {
@@ -197,6 +205,10 @@ impl Graph {
             if slice.len() == SLICE {
                 return (slice, at);
             }
+            if self.is_only_claimed(id) && !self.withdrawn.is_empty() {
+                in_slice.insert(id);
+                slice.push(id.clone());
+            }
             let Some(node) = self.nodes.get(id).filter(|_| self.ready.contains(id)) else { continue };
             let rests_on_new = node.previous.iter().any(|id| changed.contains(id) || in_slice.contains(id));
             let may_change = !node.has_state || !matches!(node.standing, Standing::Accepted) || self.firm.contains(id);
@@ -206,6 +218,11 @@ impl Graph {
             }
         }
         (slice, self.order.len())
+    }
+
+    /// Whether the event has a state, but for the time being none that follows from those of its previous events.
+    fn is_only_claimed(&self, id: &EventId) -> bool {
+        !self.ready.contains(id) && self.nodes.get(id).is_some_and(|node| node.has_state)
     }
 
     fn settled(&self, left: Option<Left>) -> Settled {
@@ -273,6 +290,9 @@ impl Judgement {
     /// Judges an event again by the states after its previous events. Whether anything of it is different now.
     async fn settle(&mut self, view: &mut View<'_>, id: &EventId, graph: &Graph) -> Result<bool, RoomError> {
         let Some(node) = graph.nodes.get(id) else { return Ok(false) };
+        if !graph.ready.contains(id) {
+            return self.withdraw(view, id, &graph.withdrawn).await;
+        }
         view.load_events(&node.previous).await?;
         let states: Vec<StateAt> = node.previous.iter().filter_map(|id| view.state_after(id)).collect();
         if states.len() < node.previous.len() {
@@ -292,9 +312,7 @@ impl Judgement {
         let judgeable = text(view, id).filter(|event| !is_final && event.auth_events().iter().all(|id| view.knows(id)));
         let Some(event) = judgeable else {
             if was_rejected.is_some() && !is_same(known, Some(before)) {
-                view.place_rejected(id, before);
-                let StateAt { root, claimed } = before;
-                self.rejected_at.push(RejectedAt { event_id: id.clone(), state_before: root, claimed });
+                self.place_rejected(view, id, before);
                 return Ok(true);
             }
             return Ok(false);
@@ -314,6 +332,13 @@ impl Judgement {
                 self.allow(view, &event, before, known, graph.adopted.contains(id)).await
             }
         }
+    }
+
+    /// Notes at what state a rejected event stands.
+    pub(super) fn place_rejected(&mut self, view: &mut View<'_>, id: &EventId, before: StateAt) {
+        view.place_rejected(id, before);
+        let StateAt { root, claimed } = before;
+        self.rejected_at.push(RejectedAt { event_id: id.clone(), state_before: root, claimed });
     }
 
     /// Notes that `event` is allowed by the state `before` it; `known` is what was thought of it, if it was not rejected. Whether

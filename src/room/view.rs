@@ -267,21 +267,28 @@ impl<'s> View<'s> {
         root: NodeId,
         keys: &[StateKey],
     ) -> Result<Vec<&StoredEvent>, RoomError> {
+        let ids: Vec<EventId> = self.state_ids(root, keys).await?.into_iter().map(|(_, id)| id).collect();
+        self.load_events(&ids).await?;
+        let accepted = ids.iter().filter(|id| !self.rejected.contains_key(*id));
+        accepted.map(|id| self.events.get(id).ok_or_else(|| corrupt(format!("{id} is not held")))).collect()
+    }
+
+    /// The ids that stand at `keys` in the snapshot `root`, with the keys, as far as there are any; those of rejected events too.
+    pub(super) async fn state_ids(
+        &mut self,
+        root: NodeId,
+        keys: &[StateKey],
+    ) -> Result<Vec<(StateKey, EventId)>, RoomError> {
         let hashes: Vec<StateKeyHash> = keys.iter().map(|(t, k)| StateKeyHash::new(t, k)).collect();
         for _ in 0..MAX_READS {
-            let found = match state_trie::lookup(root, &hashes, &self.nodes) {
-                Ok(found) => found,
-                Err(missing) => {
-                    self.read_state(root, &hashes, missing).await?;
-                    continue;
+            match state_trie::lookup(root, &hashes, &self.nodes) {
+                Ok(found) => {
+                    let found = keys.iter().cloned().zip(found);
+                    let found = found.filter_map(|(key, id)| Some(event_id(id?).map(|id| (key, id))));
+                    return found.collect();
                 }
-            };
-            let ids: Vec<EventId> = found.into_iter().flatten().map(event_id).collect::<Result<_, _>>()?;
-            self.load_events(&ids).await?;
-            let accepted = ids.iter().filter(|id| !self.rejected.contains_key(*id));
-            return accepted
-                .map(|id| self.events.get(id).ok_or_else(|| corrupt(format!("{id} is not held"))))
-                .collect();
+                Err(missing) => self.read_state(root, &hashes, missing).await?,
+            }
         }
         Err(corrupt(format!("the snapshot {root} has missing nodes")))
     }

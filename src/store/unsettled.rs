@@ -2,14 +2,20 @@
 
 use serde_json::Value;
 
-use super::{Store, event_graph::closed, events::cited, json_list, positions::TimelinePos};
+use super::{Store, event_graph::closed, events::cited, json_list, positions::TimelinePos, state_sql::node_id};
 use crate::{
-    matrix::identifiers::{EventId, RoomId},
+    matrix::{
+        identifiers::{EventId, RoomId},
+        state_trie::NodeId,
+    },
     platform::{DatabaseError, Row, Statement},
 };
 
 /// How many events that rest on claims are looked at. A room that has gone on for longer than that keeps them.
 const MAX_GRAPH: i64 = 20_000;
+
+/// How many rejected state events are looked for in claimed states.
+const MAX_REJECTED_STATE: i64 = 500;
 
 /// The graph from forward extremities, the edges of gaps, and what was soft-failed or provisionally rejected, back to what
 /// rests on nothing that was claimed, or is not held; ?2 events at most. ?1: the room.
@@ -62,6 +68,13 @@ const FORGET_PROVISIONAL: &str = "DELETE FROM rejected_events WHERE room_id = ?1
 /// What was rejected for good stays so, at a state that is not known.
 const UNPLACE_REJECTED: &str = "\
     UPDATE rejected_events SET state_before = NULL, claimed = 0 WHERE room_id = ?1 AND claimed";
+
+/// The state events of the room ?1 that are held and rejected for good, the last ?2 of them.
+const REJECTED_STATE: &str = "\
+    SELECT e.event_id, e.event_type, e.state_key, x.state_before \
+    FROM rejected_events AS x INDEXED BY rejected_events_of_room CROSS JOIN events AS e ON e.event_id = x.event_id \
+    WHERE x.room_id = ?1 AND NOT x.provisional AND e.room_id = ?1 AND e.state_key IS NOT NULL \
+    ORDER BY x.of_room DESC LIMIT ?2";
 
 /// The rooms that are due at ?1, those first that have been so for longest.
 const DUE: &str = "SELECT room_id FROM unsettled_rooms WHERE retry_at <= ?1 ORDER BY retry_at LIMIT ?2";
@@ -129,6 +142,19 @@ pub enum Standing {
     },
 }
 
+/// A state event that is held and was rejected for good.
+#[derive(Debug, Clone)]
+pub struct RejectedState {
+    /// The event.
+    pub event_id: EventId,
+    /// Its type.
+    pub event_type: String,
+    /// Its state key.
+    pub state_key: String,
+    /// The trie root of the state before it, where known.
+    pub state_before: Option<NodeId>,
+}
+
 /// A room that somebody has taken in hand.
 #[derive(Debug, Clone, Copy)]
 pub struct Unsettled {
@@ -146,6 +172,15 @@ impl Store {
     pub async fn claimed_graph(&self, room_id: &RoomId) -> Result<Vec<Node>, DatabaseError> {
         let rows = self.query(Statement::new(GRAPH, [room_id.as_str().into(), MAX_GRAPH.into()])).await?;
         rows.iter().map(node).collect()
+    }
+
+    /// State events of the room that are held and were rejected for good; of very many the last.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn rejected_state(&self, room_id: &RoomId) -> Result<Vec<RejectedState>, DatabaseError> {
+        let statement = Statement::new(REJECTED_STATE, [room_id.as_str().into(), MAX_REJECTED_STATE.into()]);
+        self.query(statement).await?.iter().map(rejected_state).collect()
     }
 
     /// Rooms that are due `now`, those first that have been so for longest, `limit` at most.
@@ -216,6 +251,16 @@ pub(super) fn forget_claims(room_id: &RoomId, extremities: &[EventId]) -> [State
 /// Notes what state a rejected event stands at.
 pub(super) fn place_rejected(id: &EventId, root: &str, claimed: bool) -> Statement {
     Statement::new(PLACE_REJECTED, [id.as_str().into(), root.into(), claimed.into()])
+}
+
+fn rejected_state(row: &Row) -> Result<RejectedState, DatabaseError> {
+    let event_id = EventId::parse_any_length(row.text(0)?);
+    Ok(RejectedState {
+        event_id: event_id.map_err(|_| DatabaseError::Shape("a rejected state event has no event ID".to_owned()))?,
+        event_type: row.text(1)?.to_owned(),
+        state_key: row.text(2)?.to_owned(),
+        state_before: row.optional_text(3)?.map(node_id).transpose()?,
+    })
 }
 
 fn node(row: &Row) -> Result<Node, DatabaseError> {

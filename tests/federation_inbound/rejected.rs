@@ -16,7 +16,7 @@ use crate::{
     common::{
         homeserver::object,
         network::World,
-        peer::{Peer, encode, event_id},
+        peer::{Peer, encode, event_id, request},
     },
     extremities::empower,
     missing::claims,
@@ -315,6 +315,52 @@ fn what_is_rejected_when_it_stands_in_a_state_counts_for_nothing_there() {
         assert!(result["error"].is_string(), "version {version}: {result}");
         assert!(!returned.scene.a.shows(&event.0));
         assert_ne!(returned.membership().as_deref(), Some("join"));
+    }
+}
+
+/// As above: neither those who use the room nor other servers are told that Dave is in it, but that he has left.
+#[test]
+fn what_is_rejected_when_it_stands_in_a_state_is_shown_in_it_to_nobody() {
+    for version in ["10", "12"] {
+        let mut before = None;
+        let mut returned = Returned::new(version, |scene| {
+            let said = scene.theirs.clone().say(&scene.peer, &scene.bob, "before it");
+            Some(before.insert(said).0.clone())
+        });
+        returned.claims_that_dave_is_back();
+        assert_eq!(returned.receives("before", &before.unwrap()), json!({}));
+        assert!(returned.receives("back", &returned.back)["error"].is_string());
+        let Returned { scene, dave, back, .. } = &returned;
+        for _ in 0..3 {
+            scene.world.advance(3_600_000);
+            scene.world.run(scene.a.scheduled());
+            scene.world.settle();
+        }
+        let client = |method, path: String, token: &str, body: &Value| {
+            let authorization = format!("Bearer {token}");
+            let authorizations: &[&str] = if token.is_empty() { &[] } else { &[&authorization] };
+            let body = if method == Method::GET { String::new() } else { body.to_string() };
+            let request = request(method, &format!("/_matrix/client/v3{path}"), authorizations, body);
+            let (status, answer) = scene.peer.ask(&scene.a, request);
+            assert_eq!(status, 200, "{path}: {answer}");
+            answer
+        };
+        let zoe = json!({ "username": "zoe", "password": "secret", "auth": { "type": "m.login.dummy" } });
+        let zoe = client(Method::POST, "/register".to_owned(), "", &zoe);
+        let (token, room) = (zoe["access_token"].as_str().unwrap(), encode(scene.room.as_str()));
+        client(Method::POST, format!("/rooms/{room}/join"), token, &json!({}));
+        let joined = client(Method::GET, format!("/rooms/{room}/joined_members"), token, &Value::Null);
+        let said = scene.a.say(&scene.world, &scene.room, &scene.alice, "who is here?");
+        let id = encode(said.event_id().as_str());
+        let target = format!("/_matrix/federation/v1/state_ids/{room}?event_id={id}");
+        let (_, state) = scene.peer.get(&scene.a, &target);
+        let is_told = state["pdu_ids"].as_array().unwrap().contains(&json!(back.0));
+        let count = scene.a.database.rows("SELECT joined FROM rooms")[0][0].clone();
+        let found = (joined["joined"].get(dave).is_some(), is_told, count.as_str());
+        // Alice, Bob, Zoe.
+        assert_eq!(found, (false, false, "3"), "version {version}");
+        // What stood there before.
+        assert_eq!(returned.membership().as_deref(), Some("leave"), "version {version}");
     }
 }
 
