@@ -44,6 +44,22 @@ pub struct Claim {
     pub auth_chain: Vec<Event>,
 }
 
+impl Claim {
+    /// An event of the state that is built upon the event before which the state is said to have been, as far as its events show
+    /// that by themselves.
+    fn comes_after(&self, id: &EventId) -> Option<&Event> {
+        let mut given: Vec<&Event> = self.auth_chain.iter().chain(&self.state).collect();
+        given.sort_by_key(|event| event.depth());
+        let mut after = HashSet::from([id]);
+        for event in given {
+            if event.prev_events().iter().any(|id| after.contains(id)) {
+                after.insert(event.event_id());
+            }
+        }
+        self.state.iter().find(|event| event.event_id() != id && after.contains(event.event_id()))
+    }
+}
+
 /// A claim whose events were judged.
 pub(super) struct Examined {
     /// All its events.
@@ -183,6 +199,10 @@ impl Rooms {
         let mut believed = Vec::new();
         let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
         for claim in claims {
+            if let Some(later) = claim.comes_after(event.event_id()) {
+                doubt = RoomError::Invalid(format!("The state has {}, which comes after the event.", later.event_id()));
+                continue;
+            }
             match self.examine(event, claim, Coverage::Whole).await {
                 // A claim rejects nothing: where the event does not fit the state that is claimed, the claim is not believed.
                 Ok(Examined { rejection: None, forbids: Some(why), .. }) => {

@@ -426,6 +426,13 @@ impl Judgement {
     /// Which rule `event` breaks in the state `root`, if any.
     async fn check_state(&self, view: &mut View<'_>, event: &Event, root: NodeId) -> Result<Option<String>, RoomError> {
         let mut state = view.state(root, &auth_keys(event)).await?;
+        if let Some(own) = state.iter().position(|stands| stands.event_id() == event.event_id()) {
+            // Another server has claimed what was there after the event: what it cites was there before.
+            state.swap_remove(own);
+            let same_key = |cited: &Event| event.state_key().is_some_and(|key| cited.is_state(event.event_type(), key));
+            let cited = event.auth_events().iter().filter_map(|id| Some(&view.stored(id)?.event));
+            state.extend(cited.filter(|cited| same_key(cited)).cloned());
+        }
         if self.room.extent == Extent::Partial {
             let cited = event.auth_events().iter().filter_map(|id| Some(&view.stored(id)?.event));
             fill_in(&mut state, event, cited);

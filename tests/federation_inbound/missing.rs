@@ -478,6 +478,58 @@ fn two_servers_are_asked_for_the_state_before_a_gap() {
     assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
 }
 
+/// A server that claims what came later rejects nothing: neither Dave's leave, which would stand before itself, nor what he has said
+/// before it.
+#[test]
+fn a_state_that_comes_after_an_event_is_not_the_state_before_it() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (third, _) = scene.member("third.example", "carol");
+        let dave = scene.peer.user("dave");
+        let join = scene.becomes(&dave, "join");
+        takes(&scene.peer, &scene, "0", &join);
+        scene.world.advance(1_000);
+        let ids = |scene: &Scene| scene.theirs.state.values().map(|event| event_id(version, event)).collect();
+        let before: Vec<String> = ids(&scene);
+        let said = scene.say(2);
+        let dave_says = scene.theirs.clone().say(&scene.peer, &dave, "good-bye");
+        let leave = scene.becomes(&dave, "leave");
+        claims(&scene.peer, &[&said[1]], before);
+        claims(&third, &[&said[1], &leave], ids(&scene));
+        for (txn_id, event) in [("1", &dave_says), ("2", &leave)] {
+            takes(&scene.peer, &scene, txn_id, event);
+            scene.world.settle();
+        }
+        assert_eq!(asked(&third, "/state_ids/"), 1);
+        scene.is_shown(&[dave_says, leave]);
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("leave"));
+    }
+}
+
+/// As above, where it cannot be seen in the claim that it comes after the event.
+#[test]
+fn what_is_claimed_to_stand_before_itself_is_judged_by_what_it_cites() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (third, _) = scene.member("third.example", "carol");
+        let dave = scene.peer.user("dave");
+        let join = scene.becomes(&dave, "join");
+        takes(&scene.peer, &scene, "0", &join);
+        scene.world.advance(1_000);
+        let said = scene.say(3);
+        let leave = scene.becomes(&dave, "leave");
+        is_empty_handed(&scene.peer);
+        let after = scene.theirs.state.values().map(|event| event_id(version, event)).collect();
+        claims(&third, &[&said[1], &leave], after);
+        for (txn_id, event) in [("1", &said[2]), ("2", &leave)] {
+            takes(&scene.peer, &scene, txn_id, event);
+            scene.world.settle();
+            scene.is_shown(std::slice::from_ref(event));
+        }
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("leave"));
+    }
+}
+
 /// Who has rejected an event gives it to nobody, and shows what was built upon it nevertheless.
 #[test]
 fn what_cites_an_event_that_nobody_gives_is_judged_by_the_state_before_it() {
