@@ -4,7 +4,7 @@
 //! Server-Server API, "Joining Rooms" and "Retrieving event authorisation information".
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     mem,
     rc::Rc,
 };
@@ -12,6 +12,7 @@ use std::{
 use super::{
     Room, RoomError, Rooms,
     judge::{Judgement, Rejection, Source, auth_keys, fill_in},
+    order::CitedFirst,
     outliers::{Apart, Outliers, judge_outliers},
     policy::ASKING_MS,
     view::View,
@@ -249,8 +250,14 @@ impl Rooms {
         let with_state = held.values().filter(|header| header.has_state).map(|header| &header.event_id);
         let known: HashSet<&EventId> = rejected.map(|rejected| &rejected.event_id).chain(with_state).collect();
         let stands = |id: &EventId| held.get(id).is_some_and(|header| header.has_state && !header.is_outlier);
-        let unplaced = brought.into_iter().filter(|event| !stands(event.event_id()));
-        let placeable = after_known(unplaced, &known).into_iter().cloned().collect();
+        brought.retain(|event| !stands(event.event_id()));
+        let mut order = CitedFirst::default();
+        for event in &brought {
+            order.add(event.event_id(), event.prev_events().iter().filter(|id| !known.contains(id)));
+        }
+        let mut unplaced: HashMap<&EventId, &Event> =
+            brought.into_iter().map(|event| (event.event_id(), event)).collect();
+        let placeable = order.filter_map(|id| unplaced.remove(id).cloned()).collect();
         for examined in claims {
             let Outliers { new, readmitted, .. } = &mut examined.outliers;
             let readmitted: HashSet<&EventId> = readmitted.iter().collect();
@@ -334,34 +341,6 @@ async fn resolve(view: &mut View<'_>, room: &Room, Believed { claims, .. }: &Bel
     // Claims that differ in more than can be resolved: the first is of the server that should know best.
     let first = roots.first().copied().unwrap_or(NodeId::EMPTY);
     Ok(view.resolve(room, roots).await?.unwrap_or(first))
-}
-
-/// Those of `events`, each there once, whose previous events are all `known` or among those; each after what it cites.
-fn after_known<'e>(events: impl Iterator<Item = &'e Event>, known: &HashSet<&EventId>) -> Vec<&'e Event> {
-    let mut lacking: HashMap<&EventId, usize> = HashMap::new();
-    let mut citing: HashMap<&EventId, Vec<&Event>> = HashMap::new();
-    let mut ready: VecDeque<&Event> = VecDeque::new();
-    for event in events {
-        let previous: HashSet<&EventId> = event.prev_events().iter().filter(|id| !known.contains(*id)).collect();
-        match previous.len() {
-            0 => ready.push_back(event),
-            count => drop(lacking.insert(event.event_id(), count)),
-        }
-        previous.into_iter().for_each(|id| citing.entry(id).or_default().push(event));
-    }
-    let mut found = Vec::new();
-    while let Some(event) = ready.pop_front() {
-        found.push(event);
-        for next in citing.remove(event.event_id()).unwrap_or_default() {
-            if let Some(count) = lacking.get_mut(next.event_id()) {
-                *count -= 1;
-                if *count == 0 {
-                    ready.push_back(next);
-                }
-            }
-        }
-    }
-    found
 }
 
 /// The snapshot of a whole state.

@@ -3,7 +3,7 @@
 //! reads rooms sees any of it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -11,6 +11,7 @@ use super::{
     RoomError, Rooms,
     claims::check_create,
     judge::auth_keys,
+    order::CitedFirst,
     outliers::{Apart, Held, Outlier, judge_outliers},
     remote::TakenOver,
 };
@@ -256,31 +257,19 @@ async fn order<'o>(clock: &dyn Clock, outlines: &'o [Outline], create: &EventId)
     let places: HashMap<&EventId, usize> =
         outlines.iter().enumerate().map(|(place, outline)| (&outline.event_id, place)).collect();
     let is_open = |place: &usize| outlines.get(*place).is_some_and(|outline| outline.verdict == ClaimVerdict::Open);
-    let mut waits_for = vec![0_usize; outlines.len()];
-    let mut citing: Vec<Vec<usize>> = vec![Vec::new(); outlines.len()];
-    for (place, outline) in outlines.iter().enumerate().filter(|(place, _)| is_open(place)) {
-        turn(clock, place, LIGHT_SLICE).await;
-        let mut cited: Vec<usize> =
-            outline.auth_events.iter().filter_map(|id| places.get(id).copied()).filter(is_open).collect();
-        cited.sort_unstable();
-        cited.dedup();
-        waits_for[place] = cited.len();
-        cited.into_iter().for_each(|cited| citing[cited].push(place));
-    }
     // From room version 12 on nobody cites the create event, and all need it.
     let first = places.get(create).copied();
-    let ready = (0..outlines.len()).filter(|place| is_open(place) && waits_for[*place] == 0 && Some(*place) != first);
-    let mut ready: VecDeque<usize> = first.filter(|place| is_open(place)).into_iter().chain(ready).collect();
+    let given = first.into_iter().chain((0..outlines.len()).filter(|place| Some(*place) != first)).filter(is_open);
+    let mut cited_first = CitedFirst::default();
+    for (added, place) in given.enumerate() {
+        turn(clock, added, LIGHT_SLICE).await;
+        let cited = outlines.get(place).into_iter().flat_map(|outline| &outline.auth_events);
+        cited_first.add(place, cited.filter_map(|id| places.get(id).copied()).filter(is_open));
+    }
     let mut order = Vec::new();
-    while let Some(place) = ready.pop_front() {
+    for place in cited_first {
         turn(clock, order.len(), LIGHT_SLICE).await;
         order.extend(outlines.get(place));
-        for next in std::mem::take(&mut citing[place]) {
-            waits_for[next] -= 1;
-            if waits_for[next] == 0 {
-                ready.push_back(next);
-            }
-        }
     }
     order
 }

@@ -10,12 +10,13 @@
 //! shown. That is committed a hundred events at a time, each time moving the room's version: whoever judges by the old states
 //! at the same time loses.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::{
     RoomError, Rooms,
     extremities::behind,
     judge::{Judgement, Source, auth_keys, key},
+    order::CitedFirst,
     view::{StateAt, StateKey, View},
     withdrawn::Withdrawn,
 };
@@ -259,31 +260,14 @@ fn is_open(node: &Node) -> bool {
 
 /// Those that are open, each after the open ones that it cites.
 fn order(nodes: &HashMap<EventId, Node>) -> Vec<EventId> {
-    let mut lacking: HashMap<&EventId, usize> = HashMap::new();
-    let mut citing: HashMap<&EventId, Vec<&Node>> = HashMap::new();
-    let mut ready: BTreeSet<(i64, &EventId)> = BTreeSet::new();
-    for node in nodes.values().filter(|node| is_open(node)) {
-        let previous: BTreeSet<&EventId> =
-            node.previous.iter().filter(|id| nodes.get(*id).is_some_and(is_open)).collect();
-        if previous.is_empty() {
-            ready.insert((node.depth, &node.event_id));
-        }
-        lacking.insert(&node.event_id, previous.len());
-        previous.into_iter().for_each(|id| citing.entry(id).or_default().push(node));
+    let mut open: Vec<&Node> = nodes.values().filter(|node| is_open(node)).collect();
+    open.sort_unstable_by_key(|node| (node.depth, &node.event_id));
+    let mut order = CitedFirst::default();
+    for node in open {
+        let cited = node.previous.iter().filter(|id| nodes.get(*id).is_some_and(is_open));
+        order.add(&node.event_id, cited);
     }
-    let mut order = Vec::with_capacity(lacking.len());
-    while let Some((_, id)) = ready.pop_first() {
-        order.push(id.clone());
-        for node in citing.remove(id).unwrap_or_default() {
-            if let Some(count) = lacking.get_mut(&node.event_id) {
-                *count -= 1;
-                if *count == 0 {
-                    ready.insert((node.depth, &node.event_id));
-                }
-            }
-        }
-    }
-    order
+    order.cloned().collect()
 }
 
 impl Judgement {

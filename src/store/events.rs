@@ -205,7 +205,7 @@ impl Store {
         for list in text_lists(&wanted.events) {
             ask(Kind::Events, Statement::new(BY_ID, [list.into()]));
         }
-        for statement in rejected::by_id(&wanted.events) {
+        for statement in by_ids(&wanted.events, rejected::BY_ID).concat() {
             ask(Kind::Rejected, statement);
         }
         if !wanted.keys.is_empty() {

@@ -74,8 +74,8 @@ macro_rules! rejected_columns {
     };
 }
 
-/// Those in ?1, a JSON list.
-const BY_ID: &str = concat!(
+/// Those in ?1, a JSON list, as rows of [`rejected_event`].
+pub(super) const BY_ID: &str = concat!(
     "SELECT ",
     rejected_columns!(),
     " FROM json_each(?1) AS wanted CROSS JOIN rejected_events AS x ON x.event_id = wanted.value \
@@ -153,11 +153,6 @@ impl Store {
     pub async fn rejected(&self, clock: &dyn Clock, ids: &[EventId]) -> Result<Vec<RejectedEvent>, DatabaseError> {
         self.read_in_slices(clock, SLICE, slices::by_ids(ids, BY_ID), rejected_event).await
     }
-}
-
-/// Reads those of `ids` that were rejected, as rows of [`rejected_event`].
-pub(super) fn by_id(ids: &[EventId]) -> Vec<Statement> {
-    text_lists(ids).into_iter().map(|list| Statement::new(BY_ID, [list.into()])).collect()
 }
 
 /// Remembers rejected events of a room, and forgets what there is no room for.
