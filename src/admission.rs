@@ -43,6 +43,8 @@ pub enum Kind {
     Refresh,
     /// Signed requests, by origin.
     Federation,
+    /// Origins whose keys are asked for as they are not held, by address.
+    UnknownOrigin,
     /// Questions to other servers that a notary's askers cause, by address.
     Notary,
     /// The same, by the server that is asked.
@@ -64,7 +66,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: usize = 15;
+    const ALL: usize = 16;
 }
 
 /// How often something may be asked: so many times at once, and as many again over so much time.

@@ -98,7 +98,7 @@ pub struct Rates {
     pub token_validity: Option<Rate>,
     /// `FEDERATION_RATE`: signed requests of an origin.
     pub federation: Option<Rate>,
-    /// `NOTARY_RATE`: servers that an address has us ask for their keys.
+    /// `NOTARY_RATE`: servers that an address has us ask for their keys; by itself, servers that an address says it is.
     pub notary: Option<Rate>,
     /// `PROFILE_RATE`: other servers' users' profiles that an address has us ask for without a token; by itself, pages of the room
     /// directory without one.

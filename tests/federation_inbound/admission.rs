@@ -124,6 +124,32 @@ fn what_is_too_much_at_once_is_refused_for_now() {
     }
 }
 
+/// Each origin that nobody has heard of has us ask for its keys, and names cost nothing.
+#[test]
+fn an_address_names_so_many_unknown_origins_and_no_more() {
+    let (world, a, peer) = world(&[("NOTARY_RATE", "3/60")]);
+    let target = "/_matrix/federation/v1/query/profile?user_id=%40nobody%3Aa.example";
+    let good = peer.authorization("GET", target, "a.example", None);
+    let ask = |address: &str, header: &str| {
+        let mut incoming = request(Method::GET, target, &[header], "");
+        incoming.headers_mut().insert("cf-connecting-ip", address.parse().unwrap());
+        outcome(&world.run(a.handle(incoming)))
+    };
+    let names = |name: &str| good.replace("peer.example", name);
+    let others: Vec<Rc<Peer>> = (0..5).map(|i| Peer::new(&world, &format!("{i}.example"))).collect();
+    let known = (404, "M_NOT_FOUND".to_owned());
+    assert_eq!(ask("192.0.2.1", &good), known);
+    let outcomes: Vec<u16> = (0..5).map(|i| ask("192.0.2.7", &names(&format!("{i}.example"))).0).collect();
+    assert_eq!(outcomes, [401, 401, 401, 429, 429]);
+    let was_asked = |peer: &Rc<Peer>| !peer.received.borrow().is_empty();
+    assert_eq!(others.iter().map(was_asked).collect::<Vec<_>>(), [true, true, true, false, false]);
+    // Whose keys are held is let in from there, and others may name whom they like.
+    assert_eq!(ask("192.0.2.7", &good), known);
+    assert_eq!(ask("192.0.2.8", &others[4].authorization("GET", target, "a.example", None)), known);
+    world.advance(20_000);
+    assert_eq!(ask("192.0.2.7", &others[3].authorization("GET", target, "a.example", None)), known);
+}
+
 #[test]
 fn an_origin_that_asks_too_often_waits_and_is_refused_at_last() {
     let (world, a, peer) = world(&[("FEDERATION_RATE", "10/10")]);

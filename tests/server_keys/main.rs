@@ -103,8 +103,8 @@ fn requests_at_the_same_time() {
     let (one, other) = (world.fetcher_with(cache.clone()), world.fetcher_with(cache));
     let server = ServerName::parse(A).unwrap();
     let (first, second) = block_on(join(
-        one.for_request(&server, &["ed25519:1"]),
-        other.for_request(&server, &["ed25519:1", "ed25519:1"]),
+        one.for_request(&server, &["ed25519:1"], &|| true),
+        other.for_request(&server, &["ed25519:1", "ed25519:1"], &|| true),
     ));
     assert!(first.unwrap().get(A, "ed25519:1").is_some() && second.unwrap().get(A, "ed25519:1").is_some());
     assert_eq!(world.internet.times_asked(FROM_A), 1);
@@ -119,7 +119,7 @@ fn a_fetch_that_was_cut_off() {
     let fetcher = world.fetcher();
     let server = ServerName::parse(A).unwrap();
     {
-        let mut cut_off = Box::pin(fetcher.for_request(&server, &["ed25519:1"]));
+        let mut cut_off = Box::pin(fetcher.for_request(&server, &["ed25519:1"], &|| true));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(cut_off.as_mut().poll(&mut context).is_pending());
     }
@@ -196,8 +196,10 @@ fn nothing_is_stored_before_a_request_is_verified() {
     let fetcher = world.fetcher();
     for _ in 0..3 {
         let silent = ServerName::parse("silent.org:8448").unwrap();
-        assert!(block_on(fetcher.for_request(&silent, &["ed25519:1"])).unwrap().get(A, "ed25519:1").is_none());
-        let ring = block_on(fetcher.for_request(&ServerName::parse(A).unwrap(), &["ed25519:1"])).unwrap();
+        assert!(
+            block_on(fetcher.for_request(&silent, &["ed25519:1"], &|| true)).unwrap().get(A, "ed25519:1").is_none()
+        );
+        let ring = block_on(fetcher.for_request(&ServerName::parse(A).unwrap(), &["ed25519:1"], &|| true)).unwrap();
         assert!(ring.get(A, "ed25519:1").is_some());
     }
     assert_eq!((world.internet.times_asked("silent.org"), world.internet.times_asked(FROM_A)), (1, 1));

@@ -144,7 +144,7 @@ impl World {
     }
 
     pub(crate) fn request_key(&self, fetcher: &KeyFetcher, server: &str, key_id: &str) -> Option<u8> {
-        let ring = block_on(fetcher.for_request(&ServerName::parse(server).unwrap(), &[key_id])).unwrap();
+        let ring = block_on(fetcher.for_request(&ServerName::parse(server).unwrap(), &[key_id], &|| true)).unwrap();
         let known = ring.get(server, key_id)?;
         Self::seed(fetcher, server, key_id, known.is_valid_now(self.internet.now.get()).then_some(known)?)
     }

@@ -3,15 +3,18 @@
 //! Nothing is read or kept for who has not shown a key: first the header's form and destination, then the origin's keys,
 //! which may have to be fetched from a server that dawdles, and only then the body, within what this isolate can hold.
 
+use std::cell::Cell;
+
 use http::Method;
 
 use super::malformed;
 use crate::{
-    admission::{Kind, Turn},
+    admission::{Kind, Turn, network_of_request},
     error::MatrixError,
     matrix::{
         identifiers::ServerName,
         json::{Object, Value},
+        server_keys::KeyRing,
         x_matrix::{self, SignedRequest, XMatrixError},
     },
     router::Call,
@@ -81,7 +84,7 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
         return Err(MatrixError::unauthorized("A server does not send requests to itself."));
     }
     let key_ids: Vec<&str> = headers.iter().map(|header| header.key_id.as_str()).collect();
-    let keys = server.keys.for_request(&origin, &key_ids).await?;
+    let keys = keys_of(server, &call, &origin, &key_ids).await?;
     x_matrix::check_keys(&headers, &keys, server.platform.clock.now_ms())?;
     let content = match *call.request.method() {
         Method::GET => None,
@@ -106,6 +109,25 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
     server.keys.have_verified(&have_verified.filter(is_valid).collect::<Vec<_>>()).await?;
     wait_for_turn(server, &origin).await?;
     Ok(Signed { origin: Origin(origin), call, content: content.and_then(Value::into_object) })
+}
+
+/// The keys of a server that somebody at the request's address says they are. Names can be made up at will, and each that is not
+/// known has us ask for its keys.
+///
+/// # Errors
+/// 429 `M_LIMIT_EXCEEDED` where that address has named too many.
+async fn keys_of(server: &Server, call: &Call, origin: &ServerName, key_ids: &[&str]) -> Result<KeyRing, MatrixError> {
+    let refused = Cell::new(None);
+    let may_be_asked = || {
+        let Some(rate) = server.config.rates.notary else { return true };
+        let (who, now) = (network_of_request(call.request.headers()), server.platform.clock.now_ms());
+        if let Turn::After(ms) | Turn::Refused(ms) = server.admission.take(Kind::UnknownOrigin, &who, rate, 0, now) {
+            refused.set(Some(ms));
+        }
+        refused.get().is_none()
+    };
+    let keys = server.keys.for_request(origin, key_ids, &may_be_asked).await?;
+    refused.get().map_or(Ok(keys), |ms| Err(MatrixError::limit_exceeded(ms)))
 }
 
 /// Lets an origin that asks too often wait, one request after the other: who sends one at a time is never refused.

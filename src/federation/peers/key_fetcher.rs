@@ -50,10 +50,10 @@ pub struct KeyFetcher {
 }
 
 /// What keys are wanted for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// A request, which anybody may send.
-    Request,
+#[derive(Clone, Copy)]
+enum Purpose<'a> {
+    /// A request, which anybody may send: whether others may be asked for them.
+    Request(&'a dyn Fn() -> bool),
     /// Events, which somebody sent whose request was verified.
     Events,
 }
@@ -65,15 +65,20 @@ impl KeyFetcher {
     }
 
     /// The keys with which a request of `origin` may be signed now; to be given to
-    /// [`crate::matrix::x_matrix::verify`].
+    /// [`crate::matrix::x_matrix::verify`]. Where they are not held, others are asked for them, if they `may_be_asked`.
     ///
     /// # Errors
     /// Where the database fails. A key that cannot be found is just not in the ring.
-    pub async fn for_request(&self, origin: &ServerName, key_ids: &[&str]) -> Result<KeyRing, DatabaseError> {
+    pub async fn for_request(
+        &self,
+        origin: &ServerName,
+        key_ids: &[&str],
+        may_be_asked: &dyn Fn() -> bool,
+    ) -> Result<KeyRing, DatabaseError> {
         let minimum_valid_until_ts = self.platform.clock.now_ms();
         let query =
             |key_id: &&str| KeyQuery { server: origin.clone(), key_id: (*key_id).to_owned(), minimum_valid_until_ts };
-        self.find(&key_ids.iter().map(query).collect::<Vec<_>>(), Purpose::Request).await
+        self.find(&key_ids.iter().map(query).collect::<Vec<_>>(), Purpose::Request(may_be_asked)).await
     }
 
     /// The keys `needed`, as far as they can be found. One that is known, but not to be valid for long enough, is in the
@@ -98,7 +103,7 @@ impl KeyFetcher {
         Ok(())
     }
 
-    async fn find(&self, needed: &[KeyQuery], purpose: Purpose) -> Result<KeyRing, DatabaseError> {
+    async fn find(&self, needed: &[KeyQuery], purpose: Purpose<'_>) -> Result<KeyRing, DatabaseError> {
         let mut ring = KeyRing::new();
         let mut wanted = Wanted::new();
         for query in needed {
@@ -133,7 +138,7 @@ impl KeyFetcher {
     }
 
     /// Looks everywhere for what is wanted.
-    async fn look(&self, wanted: &Wanted<'_>, purpose: Purpose) -> Result<Found, DatabaseError> {
+    async fn look(&self, wanted: &Wanted<'_>, purpose: Purpose<'_>) -> Result<Found, DatabaseError> {
         let mut found = self.cache.recall(wanted);
         let mut lacking = lacking(wanted, &found);
         if !lacking.is_empty() && self.cache.wait_for_others(&*self.platform.clock, &lacking).await {
@@ -167,7 +172,7 @@ impl KeyFetcher {
             *minimum <= now.saturating_add(MAX_VALIDITY_MS)
                 && fetches.get(*server).is_none_or(|fetch| fetch.retry_at <= now)
         });
-        if lacking.is_empty() {
+        if lacking.is_empty() || matches!(purpose, Purpose::Request(may_be_asked) if !may_be_asked()) {
             return Ok(found);
         }
 
@@ -183,7 +188,10 @@ impl KeyFetcher {
             let after = found.get(at).filter(|after| !is_kept && *after != before)?;
             Some((at.0.as_str(), at.1.as_str(), after.clone()))
         });
-        let outcomes = if purpose == Purpose::Events { outcomes } else { self.cache.note_failures(outcomes) };
+        let outcomes = match purpose {
+            Purpose::Events => outcomes,
+            Purpose::Request(_) => self.cache.note_failures(outcomes),
+        };
         // Other isolates will not ask them either.
         let failed = outcomes.iter().filter(|(_, fetch)| fetch.failures > 0);
         let passing: Vec<_> =
