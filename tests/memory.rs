@@ -148,6 +148,28 @@ fn a_state_is_in_memory_once_beside_what_is_read_of_it() {
     }
 }
 
+/// A room may have so many long events in its state that no answer has room for them.
+#[test]
+fn a_state_of_long_events_takes_no_more_memory_than_there_is() {
+    for (events, status) in [(600, StatusCode::OK), (2_400, StatusCode::SERVICE_UNAVAILABLE)] {
+        let world = World::new();
+        let a = world.server("a.example");
+        let alice = a.user(&world, "alice");
+        let room = a.public_room(&world, &alice, "12");
+        let peer = Peer::new(&world, "peer.example");
+        peer.join(&a, room.as_str(), &peer.user("bob"));
+        let last = a.say(&world, &room, &alice, "hello");
+        a.give_state(&world, &last, events, 60_000);
+        let (room, last) = (encode(room.as_str()), encode(last.event_id().as_str()));
+        let target = format!("/_matrix/federation/v1/state/{room}?event_id={last}");
+        let (response, most, _) = measured(|| world.run(a.handle(peer.request(&a, Method::GET, &target, None))));
+        assert_eq!(response.status(), status);
+        let bytes = if status == StatusCode::OK { response.body().len() } else { 0 };
+        assert_eq!(bytes > events * 60_000, status == StatusCode::OK, "{bytes}");
+        assert!(most < bytes + 24 * MIB, "{} KiB for an answer of {} KiB", most / 1024, bytes / 1024);
+    }
+}
+
 /// They are of one length, so that it shows where either is still held when the other is written.
 #[test]
 fn the_state_and_the_auth_chain_of_a_join_are_in_memory_once() {

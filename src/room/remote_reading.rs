@@ -57,6 +57,8 @@ pub enum ReadRefusal {
     UnknownEvent,
     /// We do not know the state at the event.
     UnknownState,
+    /// There is more of it than one answer of ours has room for.
+    TooLarge,
     /// Something failed here.
     Failed(RoomError),
 }
@@ -221,9 +223,10 @@ impl RemoteReader<'_> {
     /// Appends a JSON list of the events to `answer`.
     ///
     /// # Errors
-    /// Only where something failed here.
+    /// [`ReadRefusal::TooLarge`], and where something failed here.
     pub async fn write(&self, texts: EventTexts, answer: &mut String) -> Result<(), ReadRefusal> {
-        Ok(self.rooms.store.write_texts(texts, answer).await?)
+        let fits = self.rooms.store.write_texts(texts, answer).await?;
+        fits.then_some(()).ok_or(ReadRefusal::TooLarge)
     }
 
     /// Of each of these events, each with the state before it, whether the server may see it. No round trip where the room never

@@ -3,6 +3,8 @@
 //! Everything is of one room, which is named: an event can name one of another room, and what it names must not come along.
 //! Texts leave as they are stored, without being parsed, except those of redacted events.
 
+use std::collections::VecDeque;
+
 use super::{
     Answers, Store,
     event_text::read,
@@ -14,7 +16,6 @@ use super::{
     json_list, lacking,
     rooms::Extent,
     state_sql::{self, entries},
-    text_lists,
 };
 use crate::{
     matrix::{
@@ -93,17 +94,30 @@ const AUTH_CHAIN_IDS_BEFORE: &str = concat!("WITH RECURSIVE ", auth_chain_before
 
 const STATE_IDS_BEFORE: &str = concat!("WITH RECURSIVE ", entries!("", state_before!()), " SELECT event_id FROM entry");
 
-/// The first events, ?4 at most, of a table with their texts; of the others the IDs, to be read later. ?3: the room.
+/// The texts of so many events of `numbered(event_id, number)`, of the room ?3, as are ?4 at most, and ?5 bytes at most; of the others
+/// the IDs, to be read later. And how long each text is, as far as that is known.
+macro_rules! texts_of_numbered {
+    () => {
+        "measured(event_id, number, nid, bytes, upto) AS ( \
+           SELECT numbered.event_id, numbered.number, e.event_nid, octet_length(e.json), \
+             SUM(octet_length(e.json)) OVER (ORDER BY numbered.number) \
+           FROM numbered LEFT JOIN events AS e \
+             ON numbered.number <= ?4 AND e.event_id = numbered.event_id AND e.room_id = ?3 ) \
+         SELECT e.json, measured.event_id, CASE WHEN e.redacted_by IS NOT NULL THEN r.room_version END AS redact_by, \
+           measured.number > ?4 OR COALESCE(measured.upto, 0) > ?5 AS later, measured.bytes \
+         FROM measured LEFT JOIN events AS e ON e.event_nid = measured.nid AND measured.upto <= ?5 \
+           LEFT JOIN rooms AS r ON r.room_id = e.room_id"
+    };
+}
+
+/// The first texts of the events of a table.
 macro_rules! first_texts_of {
     ($table:literal) => {
         concat!(
             ", numbered(event_id, number) AS ( SELECT event_id, row_number() OVER () FROM ",
             $table,
-            " ) SELECT e.json, numbered.event_id, CASE WHEN e.redacted_by IS NOT NULL THEN r.room_version END AS redact_by, \
-                 numbered.number > ?4 AS later \
-               FROM numbered LEFT JOIN events AS e \
-                 ON numbered.number <= ?4 AND e.event_id = numbered.event_id AND e.room_id = ?3 \
-               LEFT JOIN rooms AS r ON r.room_id = e.room_id"
+            " ), ",
+            texts_of_numbered!()
         )
     };
 }
@@ -141,13 +155,9 @@ const WITHOUT_MEMBERS: &str = concat!(
       WHERE e.event_type <> 'm.room.member' OR e.state_key IN (SELECT value FROM json_each(?2))"
 );
 
-/// The texts of the events in ?1, a JSON list, of the room ?2.
-const TEXTS: &str = concat!(
-    "SELECT ",
-    shown_columns!(),
-    " FROM json_each(?1) AS wanted CROSS JOIN events AS e ON e.event_id = wanted.value AND e.room_id = ?2 \
-      CROSS JOIN rooms AS r ON r.room_id = e.room_id"
-);
+/// Of the events ?1, a JSON list; ?2 is not used.
+const TEXTS: &str =
+    concat!("WITH numbered(event_id, number) AS ( SELECT value, key + 1 FROM json_each(?1) ), ", texts_of_numbered!());
 
 /// The depth of an event of the room ?2 that is held, or was rejected.
 macro_rules! depth_of {
@@ -188,8 +198,13 @@ const WALK_BACK: &str = concat!(
       WHERE NOT EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = e.event_id) LIMIT ?4"
 );
 
-/// How many texts of events are read at once: what is read and what is made of it must be in memory together.
+/// How many texts of events are read at once, and how many bytes of them: what is read and what is made of it must be in memory
+/// together.
 const TEXTS_AT_ONCE: usize = 2_500;
+const BYTES_AT_ONCE: i64 = 8 << 20;
+
+/// The most bytes of an answer: what is more does not fit into the memory that there is.
+const MAX_ANSWER: usize = 48 << 20;
 
 /// How many rejected events are walked over, at most.
 const MOST_REJECTED: i64 = 500;
@@ -247,7 +262,8 @@ pub struct EventTexts {
 impl EventTexts {
     /// These events of the room, all of them still to be read.
     pub fn of(room_id: &RoomId, ids: &[EventId]) -> Self {
-        let row = |id: &EventId| Row(vec![SqlValue::Null, id.as_str().into(), SqlValue::Null, true.into()]);
+        let (none, later) = (SqlValue::Null, SqlValue::from(true));
+        let row = |id: &EventId| Row(vec![none.clone(), id.as_str().into(), none.clone(), later.clone(), none.clone()]);
         Self { room_id: room_id.clone(), rows: ids.iter().map(row).collect() }
     }
 }
@@ -384,40 +400,46 @@ impl Store {
         root: NodeId,
         event: &EventId,
     ) -> Result<StateTexts, DatabaseError> {
-        let parameters = || [root.to_string().into(), event.as_str().into(), room_id.as_str().into(), at_once()];
-        let statements = [AUTH_CHAIN_TEXTS, STATE_TEXTS].map(|sql| Statement::new(sql, parameters()));
+        let of = || [root.to_string().into(), event.as_str().into(), room_id.as_str().into()];
+        let statements = [AUTH_CHAIN_TEXTS, STATE_TEXTS].map(|sql| texts_at_once(sql, of()));
         let mut answers = Answers::new(self.batch(statements.into()).await?);
         let mut next = || answers.rows().map(|rows| EventTexts { room_id: room_id.clone(), rows });
         Ok(StateTexts { auth_chain: next()?, state: next()? })
     }
 
     /// Appends a JSON list of the texts to `answer`, redacted ones as redacted. Each is let go of once it is written, so that
-    /// there is one copy of them all, and never a second.
+    /// there is one copy of them all, and never a second. `false` where the answer would be too large to be given.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn write_texts(&self, texts: EventTexts, answer: &mut String) -> Result<(), DatabaseError> {
-        let EventTexts { room_id, rows } = texts;
-        let mut later = Vec::new();
-        let mut list = List::begin(answer, &rows)?;
-        for row in rows {
-            if row.integer(3)? != 0 {
-                later.push(event_id(&row, 1)?);
-            } else if row.optional_text(0)?.is_some() {
-                list.push(&row)?;
+    pub async fn write_texts(&self, texts: EventTexts, answer: &mut String) -> Result<bool, DatabaseError> {
+        let EventTexts { room_id, mut rows } = texts;
+        let mut later = VecDeque::new();
+        let mut list = List::begin(answer);
+        loop {
+            if !list.expect(&rows)? {
+                return Ok(false);
             }
-        }
-        for ids in later.chunks(TEXTS_AT_ONCE) {
-            let lists = text_lists(ids).into_iter();
-            let texts = lists.map(|list| Statement::new(TEXTS, [list.into(), room_id.as_str().into()])).collect();
-            let rows: Rows = self.batch(texts).await?.into_iter().flatten().collect();
-            list.expect(&rows)?;
+            // What is read next comes before what waits.
+            let mut passed = VecDeque::new();
             for row in rows {
-                list.push(&row)?;
+                if row.integer(3)? != 0 {
+                    passed.push_back(event_id(&row, 1)?);
+                } else if row.optional_text(0)?.is_some() {
+                    list.push(&row)?;
+                }
             }
+            passed.append(&mut later);
+            later = passed;
+            let ids: Vec<EventId> = later.drain(..later.len().min(TEXTS_AT_ONCE)).collect();
+            if ids.is_empty() {
+                break;
+            }
+            let ids = json_list(ids.iter().map(EventId::as_str));
+            rows = self.query(texts_at_once(TEXTS, [ids.into(), SqlValue::Null, room_id.as_str().into()])).await?;
         }
         list.end();
-        Ok(())
+        Ok(true)
     }
 
     /// The events `from` of a room and what precedes them in the graph, the deepest first: at most `limit`, and neither
@@ -467,13 +489,14 @@ impl Asked<'_> {
     }
 
     fn first_texts(&self, sql: &'static str) -> Statement {
-        Statement::new(sql, self.parameters().into_iter().chain([at_once()]).collect::<Vec<_>>())
+        texts_at_once(sql, self.parameters())
     }
 }
 
-/// [`TEXTS_AT_ONCE`], as a parameter.
-fn at_once() -> SqlValue {
-    i64::try_from(TEXTS_AT_ONCE).unwrap_or(i64::MAX).into()
+/// A statement that ends in `texts_of_numbered`.
+fn texts_at_once(sql: &'static str, [one, other, room]: [SqlValue; 3]) -> Statement {
+    let events = i64::try_from(TEXTS_AT_ONCE).unwrap_or(i64::MAX);
+    Statement::new(sql, [one, other, room, events.into(), BYTES_AT_ONCE.into()])
 }
 
 /// Asks for the [`Standing`] of a server.
@@ -507,25 +530,27 @@ struct List<'a> {
 }
 
 impl<'a> List<'a> {
-    /// Begins a list that will hold the texts of `rows`.
-    fn begin(text: &'a mut String, rows: &Rows) -> Result<Self, DatabaseError> {
-        let mut list = Self { text, is_empty: true };
-        list.expect(rows)?;
-        list.text.push('[');
-        Ok(list)
+    fn begin(text: &'a mut String) -> Self {
+        text.push('[');
+        Self { text, is_empty: true }
     }
 
-    /// Makes room for the texts of `rows`, and no more: a text that grows by itself takes twice its length.
-    fn expect(&mut self, rows: &Rows) -> Result<(), DatabaseError> {
+    /// Makes room for the texts of `rows`, and no more: a text that grows by itself takes twice its length. `false` where they are
+    /// too many.
+    fn expect(&mut self, rows: &Rows) -> Result<bool, DatabaseError> {
         let mut bytes = BESIDE_TEXTS;
         for row in rows {
-            bytes += row.optional_text(0)?.map_or(0, |text| text.len() + 1);
+            let text = row.optional_integer(4)?.and_then(|bytes| usize::try_from(bytes).ok());
+            bytes += text.map_or(0, |bytes| bytes + 1);
+        }
+        if self.text.len() + bytes > MAX_ANSWER {
+            return Ok(false);
         }
         self.text.reserve_exact(bytes);
-        Ok(())
+        Ok(true)
     }
 
-    /// Writes the text in a row of [`shown_columns`].
+    /// Writes the text in a row of `texts_of_numbered`, which begins as one of [`shown_columns`] does.
     fn push(&mut self, row: &Row) -> Result<(), DatabaseError> {
         if !std::mem::take(&mut self.is_empty) {
             self.text.push(',');
