@@ -496,6 +496,26 @@ fn a_state_without_end_is_told_in_parts() {
     }
 }
 
+/// The rooms have little state, so that nothing else ends an answer.
+#[test]
+fn a_first_sync_of_long_timelines_is_told_in_parts() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let rooms: Vec<String> = (0..18).map(|_| home.room(&alice, json!({}))).collect();
+    let long = "x".repeat(60_000);
+    let bodies: Vec<String> = (0..10).map(|number| format!("{number} {long}")).collect();
+    for room in &rooms {
+        let say = |(number, body): (usize, &String)| home.say(&alice, room, body, &format!("t{number}"));
+        bodies.iter().enumerate().for_each(|message| drop(say(message)));
+    }
+    let answers = all_parts(&home, &alice, "", "", 6_500_000);
+    for room in &rooms {
+        let told: Vec<&str> =
+            told(&answers, room, "timeline").filter_map(|event| event["content"]["body"].as_str()).collect();
+        assert!(told == bodies, "{} of {room}", told.len());
+    }
+}
+
 #[test]
 fn account_data_without_end_is_told_in_parts() {
     let home = Home::new();
