@@ -256,3 +256,21 @@ fn hostile_bodies_are_refused_with_a_reason() {
         refused(&home.post(&alice, "/createRoom", body), 400, "M_BAD_JSON");
     }
 }
+
+/// They are read before it is known who asks.
+#[test]
+fn what_anybody_may_send_is_short() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let (short, long) = ("x".repeat(60 * 1024), "x".repeat(100 * 1024));
+    let login =
+        |padding: &str| json!({ "type": "m.login.password", "user": "alice", "password": "alice's", "x": padding });
+    let register = |padding: &str| json!({ "username": "bob", "auth": { "type": "m.login.dummy" }, "password": "b", "x": padding });
+    let send = |path: &str, body| home.call(None, "POST", path, Some(body));
+    refused(&send("/login", login(&long)), 413, "M_TOO_LARGE");
+    refused(&send("/register", register(&long)), 413, "M_TOO_LARGE");
+    assert_eq!(send("/login", login(&short)).0, 200);
+    assert_eq!(send("/register", register(&short)).0, 200);
+    // Of who has a token more is read.
+    assert_eq!(home.post(&alice, "/createRoom", json!({ "x": long })).0, 200);
+}
