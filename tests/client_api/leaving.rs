@@ -226,6 +226,29 @@ fn account_data_of_a_room_is_told_to_who_is_in_it() {
 }
 
 #[test]
+fn account_data_of_a_room_is_not_told_to_who_has_left_it() {
+    let scene = scene();
+    let (carol, room) = (&scene.carol, &scene.room);
+    let tag = |name: &str| {
+        let path = format!("/user/{}/rooms/{}/account_data/m.tag", quote(&carol.id), quote(room));
+        assert_eq!(scene.home.put(carol, &path, json!({ "tags": { name: {} } })).0, 200);
+    };
+    let before = scene.home.sync(carol, "");
+    tag("u.work");
+    assert_eq!(scene.home.post(carol, &scene.path("leave"), json!({})).0, 200);
+    // Before she has heard that she left, and after.
+    tag("u.old");
+    let left = scene.home.sync(carol, &since(&before));
+    assert_eq!(left["rooms"]["join"], json!({}), "{left}");
+    assert_eq!(left["rooms"]["leave"][room]["account_data"]["events"], json!([]), "{left}");
+    tag("u.older");
+    for query in [since(&left), format!("{}&full_state=true", since(&left))] {
+        let after = scene.home.sync(carol, &query);
+        assert_eq!((&after["rooms"]["join"], &after["rooms"]["leave"]), (&json!({}), &json!({})), "{query}: {after}");
+    }
+}
+
+#[test]
 fn who_comes_back_sees_what_is_shared() {
     let mut scene = scene();
     let carol = scene.carol.clone();
