@@ -7,6 +7,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use verge::{
     matrix::identifiers::EventId,
+    platform::Statement,
     room::Draft,
     router::{Request, json_response},
 };
@@ -178,6 +179,30 @@ fn the_memory_of_rejected_events_is_bounded() {
     // What was forgotten is judged again, as before.
     let (_, answer) = scene.peer.send(&scene.a, "again", &[sent[0].1.clone()]);
     assert!(answer["pdus"][&sent[0].0]["error"].is_string());
+}
+
+/// As many servers have sent what is remembered that none of them comes near its own limit.
+#[test]
+fn a_room_has_so_many_rejected_events_that_are_remembered() {
+    let mut scene = scene("12");
+    let remember = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 5000) \
+        INSERT INTO rejected_events (event_id, room_id, server, depth, reason, graph, claimed, provisional, bytes, \
+          of_room, of_server) \
+        SELECT '$old' || n, ?1, 's' || n % 100 || '.example', 1, 'it is old', '{\"prev_events\":[]}', 0, 0, 0, \
+          n, n / 100 + 1 FROM n";
+    let room = scene.room.as_str().into();
+    scene.world.run(scene.a.store.batch(vec![Statement::new(remember, [room])])).unwrap();
+    let (bad, event) = forbidden(&scene, "Bob's");
+    let (_, answer) = scene.peer.send(&scene.a, "1", &[event]);
+    assert!(answer["pdus"][&bad]["error"].is_string());
+    assert_eq!(scene.a.database.rows("SELECT count(*) FROM rejected_events"), [["5000"]]);
+    // The oldest gives way.
+    let remembered = ["$old1", "$old2", "$old5000", &bad].map(|id| is_remembered(&scene, id));
+    assert_eq!(remembered, [false, true, true, true]);
+    scene.theirs.advance(&bad);
+    let (good, event) = scene.theirs.say(&scene.peer, &scene.bob, "on top of it");
+    scene.peer.send(&scene.a, "2", &[event]);
+    assert!(scene.a.shows(&good));
 }
 
 /// Who may come into a room.
