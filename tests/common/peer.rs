@@ -205,7 +205,7 @@ impl Peer {
     /// As [`Peer::join`], with the answer of the request that refused, or of `send_join`.
     pub fn try_join(&self, resident: &Homeserver, room_id: &str, user: &str) -> (Option<PeerRoom>, (u16, Value)) {
         let target =
-            format!("/_matrix/federation/v1/make_join/{}/{}?ver=10&ver=11&ver=12", encode(room_id), encode(user));
+            format!("/_matrix/federation/v1/make_join/{}/{}?ver=9&ver=10&ver=11&ver=12", encode(room_id), encode(user));
         let (status, template) = self.get(resident, &target);
         if status != 200 {
             return (None, (status, template));

@@ -6,9 +6,9 @@ use futures_util::future::{join, join_all, join3};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use verge::{
-    matrix::identifiers::EventId,
+    matrix::{identifiers::EventId, json::Object, room_version::RoomVersion, state_content::Membership},
     platform::Statement,
-    room::Draft,
+    room::{Draft, NewRoom},
     router::{Request, json_response},
 };
 
@@ -203,6 +203,37 @@ fn a_room_has_so_many_rejected_events_that_are_remembered() {
     let (good, event) = scene.theirs.say(&scene.peer, &scene.bob, "on top of it");
     scene.peer.send(&scene.a, "2", &[event]);
     assert!(scene.a.shows(&good));
+}
+
+/// Up to room version 9 a power level may be a string of any number of digits, and a reason quotes it.
+#[test]
+fn a_reason_is_not_kept_at_any_length() {
+    let world = World::new();
+    let a = world.server("a.example");
+    let alice = a.user(&world, "alice");
+    let power = "9".repeat(30_000);
+    let levels = json!({ "users": { alice.as_str(): power }, "events": { "m.room.name": power } });
+    let new = NewRoom {
+        version: RoomVersion::get("9").unwrap(),
+        create_content: Object::new(),
+        drafts: vec![
+            Draft::membership(alice.as_str(), Membership::Join, Object::new()),
+            Draft::state("m.room.power_levels", "", object(levels)),
+            Draft::state("m.room.join_rules", "", object(json!({ "join_rule": "public" }))),
+        ],
+    };
+    let (room, _) = world.run(a.rooms.create(&alice, &new)).unwrap();
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let theirs = peer.join(&a, room.as_str(), &bob);
+    world.settle();
+    let scene = Scene { world, a, alice, room, peer, bob, theirs };
+    let (bad, event) = forbidden(&scene, "Bob's");
+    scene.peer.send(&scene.a, "1", &[event]);
+    assert!(is_remembered(&scene, &bad));
+    let kept = scene.a.database.rows("SELECT reason, length(reason) FROM rejected_events").remove(0);
+    assert!(kept[0].starts_with("the power level is 0 and must be 999"), "{kept:?}");
+    assert_eq!(kept[1], "500");
 }
 
 /// Who may come into a room.
