@@ -160,8 +160,27 @@ fn others_in_the_room_are_asked_where_the_sender_s_server_is_gone() {
     scene.is_shown(&said);
 }
 
+/// They are not in the room, and none of them is the sender's server: nobody asks them for another reason.
 #[test]
 fn all_who_sent_an_event_are_remembered_and_asked() {
+    let mut scene = scene("12");
+    let said = scene.say(2);
+    scene.world.disconnect("peer.example");
+    let senders = ["one.example", "two.example", "three.example"].map(|name| Peer::new(&scene.world, name));
+    senders.iter().for_each(|sender| is_empty_handed(sender));
+    holds(&senders[2], &said);
+    for sender in &senders {
+        assert!(!scene.a.shows(&said[1].0));
+        takes(sender, &scene, "1", &said[1]);
+        scene.world.settle();
+    }
+    scene.is_shown(&said);
+    let looks = senders.each_ref().map(|sender| asked(sender, "/get_missing_events/"));
+    assert_eq!(looks, [3, 2, 1], "each of them at each look, until one has it");
+}
+
+#[test]
+fn what_its_own_server_sends_when_it_is_back_is_looked_for_at_once() {
     let mut scene = scene("12");
     let (relay, _) = scene.member("relay.example", "mallory");
     is_empty_handed(&relay);
@@ -170,7 +189,7 @@ fn all_who_sent_an_event_are_remembered_and_asked() {
     takes(&relay, &scene, "1", &said[1]);
     scene.world.settle();
     assert!(!scene.a.shows(&said[1].0));
-    // Its own server is back, and sends it as if for the first time: it is looked for at once.
+    // It sends it as if for the first time.
     let back = Peer::new(&scene.world, "peer.example");
     holds(&back, &said);
     takes(&back, &scene, "1", &said[1]);
