@@ -918,6 +918,9 @@ fn a_server_that_never_answers_keeps_no_other_room_from_being_looked_at() {
     let mut theirs = Vec::new();
     scene.world.disconnect("peer.example");
     takes(&third, &scene, "0", &lost[1]);
+    scene.world.settle();
+    // So its turn is the first.
+    scene.world.advance(1_000);
     for (number, room) in others.iter_mut().enumerate() {
         theirs.push(room.say(&scene.peer, &scene.bob, "missing"));
         theirs.push(room.say(&scene.peer, &scene.bob, "staged"));
@@ -927,10 +930,13 @@ fn a_server_that_never_answers_keeps_no_other_room_from_being_looked_at() {
     scene.world.settle();
     // Bob's server answers about all rooms but one.
     let (clock, events, dead) = (scene.world.clone(), theirs.clone(), scene.room.to_string());
+    let came: Rc<RefCell<Vec<(i64, bool)>>> = Rc::default();
+    let notes = Rc::clone(&came);
     scene.world.connect(
         "peer.example",
         Rc::new(move |request| {
             let (clock, waits) = (clock.clone(), request.uri().path().contains(&dead[1..]));
+            notes.borrow_mut().push((clock.now_ms(), waits));
             let answer = answer_of(&events, &request).unwrap_or_else(not_found);
             Box::pin(async move {
                 if waits {
@@ -947,4 +953,7 @@ fn a_server_that_never_answers_keeps_no_other_room_from_being_looked_at() {
     for (id, _) in &theirs {
         assert!(scene.a.shows(id), "{:#?}", scene.world.logs());
     }
+    // Nor has it made them wait for an answer that does not come.
+    let came = came.borrow();
+    assert!(came[0].1 && came.iter().all(|(at, waits)| *waits || at - begun < 1_000), "{begun}: {came:?}");
 }
