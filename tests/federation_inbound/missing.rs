@@ -957,3 +957,31 @@ fn a_server_that_never_answers_keeps_no_other_room_from_being_looked_at() {
     let came = came.borrow();
     assert!(came[0].1 && came.iter().all(|(at, waits)| *waits || at - begun < 1_000), "{begun}: {came:?}");
 }
+
+#[test]
+fn a_server_that_never_answers_keeps_nothing_from_being_sent() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let lost = scene.say(2);
+    scene.world.disconnect("peer.example");
+    takes(&third, &scene, "0", &lost[1]);
+    scene.world.settle();
+    slow(&scene.world, "peer.example", Vec::new(), 3_600_000);
+    let sent: Rc<RefCell<Vec<i64>>> = Rc::default();
+    let (clock, notes) = (scene.world.clone(), Rc::clone(&sent));
+    third.answers(move |request| {
+        request.uri().path().contains("/v1/send/").then(|| {
+            notes.borrow_mut().push(clock.now_ms());
+            json_response(StatusCode::OK, &json!({ "pdus": {} }))
+        })
+    });
+    // The event that commits it is cut off before anything is sent.
+    let draft = Draft::message("m.room.message", object(json!({ "body": "hello" })));
+    scene.world.run(scene.a.rooms.send(&scene.room, &scene.alice, draft)).unwrap();
+    scene.world.advance(600_000);
+    let begun = scene.world.now_ms();
+    scene.world.run(scene.a.scheduled());
+    assert!(scene.world.now_ms() - begun >= 10_000, "it was waited for the answer");
+    let sent = sent.borrow();
+    assert!(sent.len() == 1 && sent[0] - begun < 1_000, "{begun}: {sent:?}");
+}
