@@ -389,30 +389,36 @@ fn a_redaction_that_was_missed_takes_effect_when_it_is_paged_back_to() {
     }
 }
 
+/// Whether it takes its place in the room, as what was before it is held, or is an outlier, as nobody has that.
 #[test]
 fn what_comes_after_its_redaction_as_an_auth_event_is_redacted_too() {
-    let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("11");
-    let world = home.world.clone();
-    // A fork in which Bob has another name, and the redaction of that event, which we know of first.
-    let member = json!({ "membership": "join", "displayname": "Not Bob" });
-    let fields = json!({ "type": "m.room.member", "state_key": bob, "content": member });
-    let (named_id, named) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
-    let fields = json!({ "type": "m.room.redaction", "content": { "redacts": named_id } });
-    let (redaction_id, redaction) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
-    assert_eq!(peer.send(&server, "1", &[redaction]).1["pdus"][&redaction_id], json!({}));
-    theirs.advance(&redaction_id);
-    theirs.state.insert(("m.room.member".to_owned(), bob.clone()), named.clone());
-    let chain: Vec<Value> = theirs.state.values().cloned().collect();
-    peer.answers(move |request| {
-        let is_asked = request.uri().path().contains("/event_auth/");
-        is_asked.then(|| json_response(StatusCode::OK, &json!({ "auth_chain": chain })))
-    });
-    let (said, event) = theirs.say(&peer, &bob, "by another name");
-    assert_eq!(peer.send(&server, "2", &[event]).0, 200);
-    world.settle();
-    assert!(newest(&home, &alice, &room).contains_key(&said), "{:?}", world.logs());
-    let redacted = home.database.rows(&format!("SELECT redacted_by FROM events WHERE event_id = '{named_id}'"));
-    assert_eq!(redacted[0][0], json!(redaction_id));
+    for is_outlier in [false, true] {
+        let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("11");
+        let world = home.world.clone();
+        // A fork in which Bob has another name, and the redaction of that event, which we know of first.
+        let member = json!({ "membership": "join", "displayname": "Not Bob" });
+        let mut fields = json!({ "type": "m.room.member", "state_key": bob, "content": member });
+        if is_outlier {
+            fields["prev_events"] = json!([format!("${}", "A".repeat(43))]);
+        }
+        let (named_id, named) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
+        let fields = json!({ "type": "m.room.redaction", "content": { "redacts": named_id } });
+        let (redaction_id, redaction) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
+        assert_eq!(peer.send(&server, "1", &[redaction]).1["pdus"][&redaction_id], json!({}));
+        theirs.advance(&redaction_id);
+        theirs.state.insert(("m.room.member".to_owned(), bob.clone()), named.clone());
+        let chain: Vec<Value> = theirs.state.values().cloned().collect();
+        peer.answers(move |request| {
+            let is_asked = request.uri().path().contains("/event_auth/");
+            is_asked.then(|| json_response(StatusCode::OK, &json!({ "auth_chain": chain })))
+        });
+        let (said, event) = theirs.say(&peer, &bob, "by another name");
+        assert_eq!(peer.send(&server, "2", &[event]).0, 200);
+        world.settle();
+        assert!(newest(&home, &alice, &room).contains_key(&said), "{:?}", world.logs());
+        let held = format!("SELECT outlier, redacted_by FROM events WHERE event_id = '{named_id}'");
+        assert_eq!(home.database.rows(&held), [[i32::from(is_outlier).to_string(), redaction_id]]);
+    }
 }
 
 #[test]
