@@ -270,6 +270,27 @@ fn a_room_has_so_many_bytes_of_rejections_by_a_claim() {
     scene.rests_on_nothing_claimed();
 }
 
+/// It comes again as often as would fill what a room has for such.
+#[test]
+fn a_rejection_by_a_claim_that_comes_again_takes_no_more_room() {
+    let mut scene = scene("12");
+    let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+    let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+    let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+    claims_what_is_old(&scene, &events, &old, &remembers);
+    let said = scene.says(&dave, &format!("am I heard? {}", "x".repeat(60_000)));
+    for number in 0..80 {
+        scene.receives(&format!("again{number}"), &said);
+    }
+    let next = scene.says(&dave, "and now?");
+    scene.receives("next", &next);
+    assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional AND json IS NOT NULL"), 2);
+    remembers.set(true);
+    scene.an_hour_passes();
+    assert!(scene.a.shows(&said.0) && scene.a.shows(&next.0), "{:#?}", scene.world.logs());
+    scene.rests_on_nothing_claimed();
+}
+
 /// By the claimed state Dave is not in the room, and nothing shows it but the history.
 #[test]
 fn a_claimed_state_gives_way_to_the_true_one() {
