@@ -82,13 +82,14 @@ pub(super) const BY_ID: &str = concat!(
      CROSS JOIN rooms AS r ON r.room_id = x.room_id"
 );
 
-/// Takes over a column of the text that `excluded` brings, unless it is that of an altered copy and a whole one is held.
+/// Takes over a column of the text that `excluded` brings, unless there was no room for it, or it is that of an altered copy and a
+/// whole one is held: what is held stays then.
 macro_rules! whole {
     ($column:literal) => {
         concat!(
             $column,
             " = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL \
-               AND rejected_events.hash_wrong < excluded.hash_wrong THEN rejected_events.",
+               AND (excluded.json IS NULL OR rejected_events.hash_wrong < excluded.hash_wrong) THEN rejected_events.",
             $column,
             " ELSE excluded.",
             $column,

@@ -291,6 +291,43 @@ fn a_rejection_by_a_claim_that_comes_again_takes_no_more_room() {
     scene.rests_on_nothing_claimed();
 }
 
+/// Anybody in the room may send them again: none of them loses the room that it has.
+#[test]
+fn a_rejection_by_a_claim_that_comes_again_is_kept_as_before() {
+    let mut scene = scene("12");
+    let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+    let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+    let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+    claims_what_is_old(&scene, &events, &old, &remembers);
+    let first = scene.says(&dave, "am I heard?");
+    scene.receives("first", &first);
+    let long = "x".repeat(60_000);
+    let said: Vec<Known> = (0..80).map(|n| scene.says(&dave, &format!("{n} {long}"))).collect();
+    let pdus: Vec<Value> = said.iter().map(|(_, event)| event.clone()).collect();
+    let sends = |txn_id: &str, pdus: &[Value]| assert_eq!(scene.peer.send(&scene.a, txn_id, pdus).0, 200);
+    let kept = || {
+        let sql = "SELECT event_id FROM rejected_events WHERE provisional AND json IS NOT NULL";
+        scene.a.database.rows(sql).into_iter().flatten().collect::<BTreeSet<String>>()
+    };
+    // So many are kept whole that there is room for no more.
+    pdus.chunks(40).enumerate().for_each(|(n, pdus)| sends(&format!("first{n}"), pdus));
+    let before = kept();
+    assert!((60..75).contains(&before.len()), "{}", before.len());
+    // One of them comes as often as would fill it, and then all of them.
+    for n in 0..70 {
+        sends(&format!("one{n}"), &pdus[..1]);
+        assert_eq!(before.difference(&kept()).count(), 0, "of the one that came again nothing is kept");
+    }
+    pdus.chunks(40).enumerate().for_each(|(n, pdus)| sends(&format!("again{n}"), pdus));
+    assert_eq!(before.difference(&kept()).count(), 0, "of all that came again less is kept");
+    let bytes = scene.a.database.rows("SELECT SUM(bytes) FROM rejected_events")[0][0].parse::<usize>().unwrap();
+    assert!(bytes <= 4 * 1024 * 1024, "{bytes}");
+
+    remembers.set(true);
+    scene.an_hour_passes();
+    assert!(before.iter().all(|id| scene.a.shows(id)));
+}
+
 /// By the claimed state Dave is not in the room, and nothing shows it but the history.
 #[test]
 fn a_claimed_state_gives_way_to_the_true_one() {
