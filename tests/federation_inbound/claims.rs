@@ -1,0 +1,292 @@
+//! What servers say of the state before an event whose ancestors nobody gives.
+
+use std::{cell::Cell, rc::Rc};
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::router::{Request, json_response};
+
+use crate::{
+    Scene,
+    common::peer::event_id,
+    missing::{answer_of, asked, claims, gives, holds, is_empty_handed, not_found, sends, takes},
+    scene,
+};
+
+/// An event and its ID.
+type Known = (String, Value);
+
+/// A server may claim a state of long ago, or one without what it dislikes.
+#[test]
+fn two_servers_are_asked_for_the_state_before_a_gap() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+    let dave = scene.peer.user("dave");
+    let join = scene.becomes(&dave, "join");
+    let said = scene.say(2);
+    claims(&scene.peer, &[&said[0]], state.clone());
+    state.push(join.0.clone());
+    claims(&third, &[&said[0], &join], state);
+    takes(&scene.peer, &scene, "1", &said[1]);
+    scene.world.settle();
+    scene.is_shown(&said[1..]);
+    assert_eq!((asked(&scene.peer, "/state_ids/"), asked(&third, "/state_ids/")), (1, 1));
+    assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+}
+
+/// A server that claims what came later rejects nothing: neither Dave's leave, which would stand before itself, nor what he has said
+/// before it.
+#[test]
+fn a_state_that_comes_after_an_event_is_not_the_state_before_it() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (third, _) = scene.member("third.example", "carol");
+        let dave = scene.peer.user("dave");
+        let join = scene.becomes(&dave, "join");
+        takes(&scene.peer, &scene, "0", &join);
+        scene.world.advance(1_000);
+        let ids = |scene: &Scene| scene.theirs.state.values().map(|event| event_id(version, event)).collect();
+        let before: Vec<String> = ids(&scene);
+        let said = scene.say(2);
+        let dave_says = scene.theirs.clone().say(&scene.peer, &dave, "good-bye");
+        let leave = scene.becomes(&dave, "leave");
+        claims(&scene.peer, &[&said[1]], before);
+        claims(&third, &[&said[1], &leave], ids(&scene));
+        for (txn_id, event) in [("1", &dave_says), ("2", &leave)] {
+            takes(&scene.peer, &scene, txn_id, event);
+            scene.world.settle();
+        }
+        assert_eq!(asked(&third, "/state_ids/"), 1);
+        scene.is_shown(&[dave_says, leave]);
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("leave"));
+    }
+}
+
+/// As above, where it cannot be seen in the claim that it comes after the event.
+#[test]
+fn what_is_claimed_to_stand_before_itself_is_judged_by_what_it_cites() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (third, _) = scene.member("third.example", "carol");
+        let dave = scene.peer.user("dave");
+        let join = scene.becomes(&dave, "join");
+        takes(&scene.peer, &scene, "0", &join);
+        scene.world.advance(1_000);
+        let said = scene.say(3);
+        let leave = scene.becomes(&dave, "leave");
+        is_empty_handed(&scene.peer);
+        let after = scene.theirs.state.values().map(|event| event_id(version, event)).collect();
+        claims(&third, &[&said[1], &leave], after);
+        for (txn_id, event) in [("1", &said[2]), ("2", &leave)] {
+            takes(&scene.peer, &scene, txn_id, event);
+            scene.world.settle();
+            scene.is_shown(std::slice::from_ref(event));
+        }
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("leave"));
+    }
+}
+
+/// Who has rejected an event gives it to nobody, and shows what was built upon it nevertheless.
+#[test]
+fn what_cites_an_event_that_nobody_gives_is_judged_by_the_state_before_it() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+    let said = scene.say(3);
+    // Nobody who has what follows says that nobody gives the first one: it may still come.
+    is_empty_handed(&scene.peer);
+    gives(&third, &[&said[1]], &[&said[0], &said[1]], Vec::new());
+    takes(&scene.peer, &scene, "1", &said[2]);
+    scene.world.settle();
+    assert!(said.iter().all(|(id, _)| !scene.a.shows(id)));
+    gives(&third, &[&said[1]], &[&said[1]], state);
+    scene.world.advance(60 * 60 * 1_000);
+    scene.world.run(scene.a.scheduled());
+    scene.world.settle();
+    scene.is_shown(&said[1..]);
+    assert!(!scene.a.shows(&said[0].0));
+    // When it comes, it is what it would have been.
+    takes(&scene.peer, &scene, "2", &said[0]);
+    scene.world.settle();
+    scene.is_shown(&said);
+}
+
+/// Bob lets Dave in, who joins: the invite is an auth event of the join, and no part of the state. One server claims the state and
+/// withholds either of them; as long as nobody gives it, the state is not believed without.
+#[test]
+fn a_claimed_state_is_believed_whole_or_not_at_all() {
+    for withheld in ["join", "invite"] {
+        let mut scene = scene("12");
+        let (third, _) = scene.member("third.example", "carol");
+        let dave = scene.peer.user("dave");
+        let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+        let invite = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "invite" } });
+        let mut draft = scene.theirs.draft(scene.world.now_ms(), &scene.bob, invite);
+        let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+        draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        let invite = scene.peer.sign("12", draft);
+        scene.theirs.state.insert(("m.room.member".to_owned(), dave.clone()), invite.1.clone());
+        scene.theirs.advance(&invite.0);
+        let join = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "join" } });
+        let mut draft = scene.theirs.draft(scene.world.now_ms(), &dave, join);
+        draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        let join = scene.peer.sign("12", draft);
+        scene.theirs.advance(&join.0);
+        let said = scene.say(2);
+        state.push(join.0.clone());
+        let (given, kept) = if withheld == "join" { (&invite, &join) } else { (&join, &invite) };
+        claims(&scene.peer, &[&said[0], given], state);
+        is_empty_handed(&third);
+        takes(&scene.peer, &scene, "1", &said[1]);
+        scene.world.settle();
+        assert!(!scene.a.shows(&said[1].0), "without the {withheld}");
+        // Somebody has it.
+        holds(&third, std::slice::from_ref(kept));
+        scene.world.advance(3_600_000);
+        scene.world.run(scene.a.scheduled());
+        scene.world.settle();
+        scene.is_shown(&said[1..]);
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+    }
+}
+
+#[test]
+fn a_claimed_state_makes_us_load_no_more_than_a_state() {
+    let mut scene = scene("12");
+    let messages: Vec<Known> =
+        (0..100).map(|_| scene.theirs.say(&scene.peer, &scene.bob, &"x".repeat(20_000))).collect();
+    sends(&scene, &messages);
+    let other = scene.a.public_room(&scene.world, &scene.alice, "12");
+    let elsewhere = scene.a.say(&scene.world, &other, &scene.alice, "secret").event_id().to_string();
+    let said = scene.say(2);
+    let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+    // What is no state of this room, though we hold it, makes no difference.
+    state.extend(messages.iter().map(|(id, _)| id.clone()).chain([elsewhere]));
+    claims(&scene.peer, &[&said[0]], state);
+    let before = scene.a.database.read.get();
+    takes(&scene.peer, &scene, "said", &said[1]);
+    scene.world.settle();
+    scene.is_shown(&said[1..]);
+    // Of each message we read what it is, and not itself.
+    let read = scene.a.database.read.get() - before;
+    assert!(read < 200_000, "{read} bytes were read");
+}
+
+/// The room's members say much of themselves, and we hold it all. A claimed state names them, or holds an event that cites them.
+#[test]
+fn what_is_held_of_a_claimed_state_counts_against_the_memory_for_it() {
+    for (members, is_cited) in [(100, false), (100, true), (170, false), (170, true)] {
+        let mut scene = scene("12");
+        let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+        let others: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
+        let joins: Vec<Known> = (0..members)
+            .map(|n| {
+                let user = scene.peer.user(&format!("member{n}"));
+                let content = json!({ "membership": "join", "about": "x".repeat(60_000) });
+                let fields = json!({ "type": "m.room.member", "state_key": user, "content": content });
+                let mut draft = scene.theirs.draft(scene.world.now_ms(), &user, fields);
+                draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+                let join = scene.peer.sign("12", draft);
+                scene.theirs.advance(&join.0);
+                join
+            })
+            .collect();
+        sends(&scene, &joins);
+        let ids: Vec<String> = joins.iter().map(|(id, _)| id.clone()).collect();
+        let fields = json!({ "type": "m.room.topic", "state_key": "", "content": {}, "auth_events": ids });
+        let citing = scene.peer.sign("12", scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields));
+        let named = if is_cited { vec![citing.0.clone()] } else { ids };
+        let said = scene.say(2);
+        claims(&scene.peer, &[&said[0], &citing], [others, named].concat());
+        let before = scene.a.database.read.get();
+        takes(&scene.peer, &scene, "said", &said[1]);
+        scene.world.settle();
+        let read = scene.a.database.read.get() - before;
+        let fits = members == 100;
+        assert_eq!(scene.a.shows(&said[1].0), fits, "{members} members, cited: {is_cited}: {:#?}", scene.world.logs());
+        if !fits {
+            assert!(read < 1_000_000, "{read} bytes were read, cited: {is_cited}");
+            let why = match is_cited {
+                false => "a state that a server claims takes more memory than there is",
+                true => "a state that a server claims cannot be obtained whole",
+            };
+            assert!(scene.world.logs().iter().any(|line| line.contains(why)), "{:#?}", scene.world.logs());
+        }
+    }
+}
+
+#[test]
+fn a_claimed_state_without_end_is_not_used() {
+    let mut scene = scene("12");
+    let said = scene.say(2);
+    let state: Vec<String> = (0..120_000).map(|i| format!("${i:043}")).collect();
+    claims(&scene.peer, &[&said[0]], state);
+    takes(&scene.peer, &scene, "1", &said[1]);
+    scene.world.settle();
+    assert!(!scene.a.shows(&said[1].0));
+    assert_eq!((asked(&scene.peer, "/state_ids/"), asked(&scene.peer, "/v1/state/")), (1, 0));
+}
+
+/// Bob's server fails in the midst of the state that it claims, and goes on failing for a while. What Carol's has sent in the same room
+/// is judged in the same look, whichever comes first.
+#[test]
+fn a_server_that_fails_ends_only_what_it_has_sent() {
+    for bob_is_first in [true, false] {
+        let mut scene = scene("12");
+        let (third, mut hers) = scene.member("third.example", "carol");
+        let state: Vec<String> = hers.state.values().map(|event| event_id("12", event)).collect();
+        let dave = scene.peer.user("dave");
+        let join = scene.becomes(&dave, "join");
+        let of_bob = scene.say(2);
+        let of_carol = ["the edge", "after it"].map(|text| hers.say(&third, &third.user("carol"), text));
+        is_empty_handed(&scene.peer);
+        is_empty_handed(&third);
+        let mut sent = [(&scene.peer, &of_bob[1]), (&third, &of_carol[1])];
+        sent.sort_by_key(|(peer, _)| (peer.name == "peer.example") != bob_is_first);
+        for (peer, event) in sent {
+            takes(peer, &scene, "1", event);
+            scene.world.settle();
+            scene.world.advance(1);
+        }
+        assert_eq!(scene.a.database.rows("SELECT count(*) FROM staged_pdus"), [["2"]]);
+
+        let fails = Rc::new(Cell::new(true));
+        let give = |events: Vec<Known>, state: Vec<String>, fails: Rc<Cell<bool>>| {
+            move |request: &Request| {
+                let target = request.uri().to_string();
+                if target.contains("/get_missing_events/") {
+                    return Some(json_response(StatusCode::OK, &json!({ "events": [] })));
+                }
+                // Neither says anything of the other's edge.
+                if target.contains("/state_ids/") && target.contains(&events[0].0[1..]) {
+                    let body = json!({ "pdu_ids": state, "auth_chain_ids": [] });
+                    return Some(json_response(StatusCode::OK, &body));
+                }
+                if fails.get() && events.get(1).is_some_and(|(id, _)| target.ends_with(&id[1..])) {
+                    let error = json!({ "errcode": "M_UNKNOWN", "error": "?" });
+                    return Some(json_response(StatusCode::INTERNAL_SERVER_ERROR, &error));
+                }
+                let answer = answer_of(&events, request);
+                answer.or_else(|| target.contains("/_matrix/federation/v1/").then(not_found))
+            }
+        };
+        let with_dave = [state.clone(), vec![join.0.clone()]].concat();
+        scene.peer.answers(give(vec![of_bob[0].clone(), join.clone()], with_dave, Rc::clone(&fails)));
+        third.answers(give(vec![of_carol[0].clone()], state, Rc::default()));
+        let an_hour_passes = || {
+            scene.world.advance(3_600_000);
+            scene.world.run(scene.a.scheduled());
+            scene.world.settle();
+        };
+        an_hour_passes();
+        let logs = scene.world.logs();
+        assert!(logs.iter().any(|line| line.contains("a server does not give the events of a state")), "{logs:#?}");
+        assert!(scene.a.shows(&of_carol[1].0), "{logs:#?}");
+        assert_eq!(scene.a.database.rows("SELECT event_id FROM staged_pdus"), [[of_bob[1].0.clone()]]);
+        fails.set(false);
+        an_hour_passes();
+        scene.is_shown(&[of_bob[1].clone(), of_carol[1].clone()]);
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+    }
+}
