@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fingerprint, isMain, main, perform, root, run } from "./common.mjs";
 import { setUpSteps } from "./setup.mjs";
 
-const SOURCES = ["src", "build.rs", "migrations", "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "scripts/build.mjs"];
+const SOURCES = ["src", "build.rs", "migrations", "Cargo.toml", "Cargo.lock", ".cargo", "rust-toolchain.toml", "scripts/build.mjs"];
 
 /** Builds the release Worker. */
 export async function build() {

@@ -117,8 +117,7 @@ class Worker:
         """The id of the process that runs the Worker and its database: the one that has the database open."""
 
         def opens_database(pid):
-            links = [link for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists()]
-            return any(self.DATABASES[self.engine] in os.readlink(link) for link in links)
+            return any(self.DATABASES[self.engine] in _target(link) for link in Path(f"/proc/{pid}/fd").iterdir())
 
         (found,) = [pid for pid in self._descendants() if opens_database(pid)]
         return found
@@ -155,6 +154,14 @@ def _command(pid):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def _target(link):
+    """Where a link leads; nowhere, if it is gone: files are opened and closed meanwhile."""
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 def _kill(pid):
