@@ -28,6 +28,7 @@ use crate::{
         commit::{
             CommitPos, Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom, Unsettled,
         },
+        events::StoredEvent,
         large_joins::{self, LargeJoin},
         memberships::{Invited, end_invite, remember_membership},
         partial_rooms,
@@ -169,7 +170,12 @@ impl Rooms {
                 state_after: Some(after),
                 outbox: None,
             });
-            let missing = join.prev_events().iter().filter(|id| !view.is_placed(id));
+            // What was hidden or rejected because of a claim may be good: the verdict is forgotten here.
+            let is_sure = |id: &&EventId| match view.rejected(id) {
+                Some(rejected) => !rejected.provisional,
+                None => view.stored(id).is_some_and(StoredEvent::stands),
+            };
+            let missing = join.prev_events().iter().filter(|id| !is_sure(id));
             let missing =
                 missing.map(|id| Missing { event_id: id.clone(), before: CommitPos::FromEnd(0), passed: 0 }).collect();
             let guard = held.as_ref().map_or(Guard::New, |room| Guard::Moves(room.version));

@@ -252,6 +252,10 @@ impl RoomCommit {
         statements.extend(self.guard_statement(notice, !outgoing.is_empty()));
         let nodes = self.nodes.iter().map(|(id, node)| json!([id.to_string(), node]).to_string());
         statements.extend(json_lists(nodes).into_iter().map(|list| Statement::new(state_sql::INSERT, [list.into()])));
+        // Before what the commit brings, which may rest on a claim of its own.
+        if let Some(extremities) = &self.forgets_claims {
+            statements.extend(forget_claims(&self.room_id, extremities));
+        }
         statements.extend(cite(self.events.iter().map(|new| &new.event)));
         statements.extend(keep_keys_of(self.events.iter().map(|new| &new.event)));
         statements.extend(history_visibility::note(&self.room_id, self.events.iter().map(|new| &new.event)));
@@ -338,9 +342,6 @@ impl RoomCommit {
     }
 
     fn rejections(&self, statements: &mut Vec<Statement>) {
-        if let Some(extremities) = &self.forgets_claims {
-            statements.extend(forget_claims(&self.room_id, extremities));
-        }
         statements.extend(rejected::forget(&self.readmitted));
         statements.extend(rejected::remember(&self.room_id, &self.rejected));
         statements.extend(rejected::unplace(&self.room_id, &self.unplaced));

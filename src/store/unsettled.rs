@@ -55,10 +55,14 @@ const GRAPH: &str = concat!(
        LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1"
 );
 
-/// Forgets the states that rest on claims, from the events ?3, a JSON list, back.
+/// Forgets the states that rest on claims, from the events ?3, a JSON list, back. Nothing is judged by one of which the state after
+/// it is not known. The state before what is shown stays: it says who may see it. What was hidden may be found to be good yet, and
+/// has no place until then.
 const FORGET_CLAIMS: &str = concat!(
     claimed_graph!("SELECT value FROM json_each(?3)"),
-    "UPDATE events SET state_before = NULL, state_after = NULL, claimed = 0 \
+    "UPDATE events SET state_after = NULL, \
+       state_before = CASE WHEN outlier OR soft_failed THEN NULL ELSE state_before END, \
+       claimed = CASE WHEN outlier OR soft_failed THEN 0 ELSE claimed END, outlier = MAX(outlier, soft_failed), soft_failed = 0 \
      WHERE event_id IN (SELECT event_id FROM graph) AND room_id = ?1 AND claimed"
 );
 

@@ -22,7 +22,10 @@ use verge::{
 
 use crate::{
     Scene,
-    common::peer::{Peer, event_id},
+    common::{
+        homeserver::object,
+        peer::{Peer, encode, event_id},
+    },
     scene,
 };
 
@@ -460,18 +463,42 @@ fn lets_alice_in(scene: &Scene, events: &[&Known], old: &[Value]) {
     });
 }
 
-/// Nobody ever gives what was in the gap. Whoever joins the room anew knows its state from then on: what was rejected by the claimed
-/// one is history like any other.
-#[test]
-fn a_rejection_by_a_claim_ends_when_the_room_is_joined_anew() {
-    for version in ["10", "12"] {
+/// Nobody ever gives what was in a gap. By the state that is claimed there what Dave says is rejected; then Alice leaves, and comes back.
+struct CameBack {
+    scene: Scene,
+    /// The server of Carol, who is in the room all the time.
+    third: Rc<Peer>,
+    dave: String,
+    /// What Bob says at the edge of the gap, and on top of it.
+    edge: Known,
+    heard: Known,
+    /// What Dave says, which is rejected, and what Bob says on top of that; Alice's join cites the one or the other.
+    said: Known,
+    last: Known,
+}
+
+impl CameBack {
+    fn new(version: &str, cites_last: bool) -> Self {
         let mut scene = scene(version);
+        let visibility = json!({ "history_visibility": "joined" });
+        let visibility = Draft::state("m.room.history_visibility", "", object(visibility));
+        let visibility = scene.a.send(&scene.world, &scene.room, &scene.alice, visibility);
+        scene.world.settle();
+        let key = ("m.room.history_visibility".to_owned(), String::new());
+        scene.theirs.state.insert(key, serde_json::from_str(visibility.json()).unwrap());
+        scene.theirs.advance(visibility.event_id().as_str());
+        let (third, hers) = scene.member("third.example", "carol");
+        let key = ("m.room.member".to_owned(), third.user("carol"));
+        scene.theirs.state.insert(key.clone(), hers.state[&key].clone());
         let mut old = scene.state();
         let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
         let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
         claims_what_is_old(&scene, &events, &old, &Rc::new(Cell::new(false)));
+        let heard = scene.says(&bob, "on top of it");
+        scene.receives("1", &heard);
+        assert!(scene.a.shows(&heard.0));
         let said = scene.says(&dave, "am I heard?");
-        scene.receives("1", &said);
+        scene.receives("2", &said);
         assert!(!scene.a.shows(&said.0));
         assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), 1);
 
@@ -481,79 +508,69 @@ fn a_rejection_by_a_claim_ends_when_the_room_is_joined_anew() {
         let key = ("m.room.member".to_owned(), scene.alice.to_string());
         old.extend(scene.theirs.state.insert(key, serde_json::from_str(leave.json()).unwrap()));
         let fields = json!({
-            "type": "m.room.message", "content": { "body": "on top of it" },
+            "type": "m.room.message", "content": { "body": "on top of that" },
             "prev_events": [said.0, leave.event_id().as_str()],
         });
         let last = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &bob, fields));
-        scene.theirs.advance(&last.0);
-        lets_alice_in(&scene, &[&last, &said, &events[2]], &old);
+        scene.theirs.advance(if cites_last { &last.0 } else { &said.0 });
+        let [.., edge] = events;
+        lets_alice_in(&scene, &[&last, &said, &heard, &edge], &old);
         let via = vec![ServerName::parse("peer.example").unwrap()];
         let joined = membership::join(&scene.a, &scene.alice, &scene.room, via, Object::new());
         scene.theirs.advance(scene.world.run(joined).unwrap().as_str());
         scene.world.settle();
         assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+        Self { scene, third, dave, edge, heard, said, last }
+    }
+}
 
+/// Whoever joins the room anew knows its state from then on: what was rejected by the claimed one is history like any other.
+#[test]
+fn a_rejection_by_a_claim_ends_when_the_room_is_joined_anew() {
+    for (version, cites_last) in [("10", true), ("12", true), ("10", false), ("12", false)] {
+        let CameBack { mut scene, dave, edge, heard, said, last, .. } = CameBack::new(version, cites_last);
         scene.pages_back();
         let after = scene.says(&dave, "after it");
-        scene.receives("2", &after);
+        scene.receives("3", &after);
         scene.an_hour_passes();
-        for (id, _) in [&events[2], &said, &last, &after] {
+        let last = cites_last.then_some(&last);
+        for (id, _) in [&edge, &heard, &said, &after].into_iter().chain(last) {
             assert!(scene.a.shows(id), "version {version}: {:#?}", scene.world.logs());
         }
         assert_eq!(scene.rows("SELECT 1 FROM rejected_events"), 0);
     }
 }
 
-/// As above. What Dave says before he hears that Alice is back cites what was rejected, and Bob's server says what the state was there.
+/// What Dave says before he hears that Alice is back cites what was rejected, and Bob's server says what the state was there.
 #[test]
 fn what_was_claimed_before_the_room_was_joined_anew_rejects_nothing() {
-    let mut found = Vec::new();
     for (version, pages_back) in [("10", true), ("12", true), ("10", false), ("12", false)] {
-        let mut scene = scene(version);
-        let mut old = scene.state();
-        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
-        let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
-        claims_what_is_old(&scene, &events, &old, &Rc::new(Cell::new(false)));
-        let said = scene.says(&dave, "am I heard?");
-        scene.receives("1", &said);
-        assert!(!scene.a.shows(&said.0));
-        assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), 1);
-
-        let leave = Draft::membership(scene.alice.as_str(), Membership::Leave, Object::new());
-        let leave = scene.a.send(&scene.world, &scene.room, &scene.alice, leave);
-        scene.world.settle();
-        let key = ("m.room.member".to_owned(), scene.alice.to_string());
-        old.extend(scene.theirs.state.insert(key, serde_json::from_str(leave.json()).unwrap()));
-        let fields = json!({
-            "type": "m.room.message", "content": { "body": "on top of it" },
-            "prev_events": [said.0, leave.event_id().as_str()],
-        });
-        let last = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &bob, fields));
-        // Dave has not heard of it yet.
+        let CameBack { scene, dave, edge, said, last, .. } = CameBack::new(version, true);
         let fields = json!({
             "type": "m.room.message", "content": { "body": "and now?" }, "prev_events": [said.0],
         });
         let fork = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &dave, fields));
-        scene.theirs.advance(&last.0);
-        lets_alice_in(&scene, &[&last, &said, &events[2]], &old);
-        let via = vec![ServerName::parse("peer.example").unwrap()];
-        let joined = membership::join(&scene.a, &scene.alice, &scene.room, via, Object::new());
-        scene.theirs.advance(scene.world.run(joined).unwrap().as_str());
-        scene.world.settle();
-        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
-
         if pages_back {
             scene.pages_back();
-            for (id, _) in [&events[2], &said, &last] {
+            for (id, _) in [&edge, &said, &last] {
                 assert!(scene.a.shows(id), "version {version}: {:#?}", scene.world.logs());
             }
         }
-        scene.receives("2", &fork);
+        scene.receives("3", &fork);
         scene.an_hour_passes();
-        found.push((version, pages_back, !pages_back || scene.a.shows(&said.0), scene.a.shows(&fork.0)));
+        assert!(!pages_back || scene.a.shows(&said.0), "version {version}: {:#?}", scene.world.logs());
+        assert!(scene.a.shows(&fork.0), "version {version}, {pages_back}: {:#?}", scene.world.logs());
     }
-    let good = [("10", true), ("12", true), ("10", false), ("12", false)];
-    assert_eq!(found, good.map(|(version, pages_back)| (version, pages_back, true, true)));
+}
+
+/// What was shown by a claimed state stays for those who were there to see, here and elsewhere.
+#[test]
+fn who_may_see_what_was_shown_does_not_change_when_the_room_is_joined_anew() {
+    for version in ["10", "12"] {
+        let CameBack { scene, third, heard, .. } = CameBack::new(version, true);
+        let (status, answer) = third.get(&scene.a, &format!("/_matrix/federation/v1/event/{}", encode(&heard.0)));
+        assert_eq!((status, &answer["pdus"][0]["content"]["body"]), (200, &json!("on top of it")), "version {version}");
+    }
 }
 
 /// What a claimed state holds, and what we know to come after what we hold, is an event like any other.
