@@ -24,13 +24,13 @@ pub(super) fn by_room(events: &[Event]) -> Vec<(RoomId, Vec<Event>)> {
     rooms
 }
 
-/// Events such that each comes after those of its previous and auth events that are among them; else in the order given.
+/// Events, each once, such that each comes after those of its previous and auth events that are among them; else in the order given.
 /// Events cannot cite each other in a circle, because an event's id is a hash of what it cites; in room versions 1 and 2,
 /// where it is not, what stands in a circle comes last, in the order given.
 pub(super) fn in_order(events: Vec<Event>) -> Vec<Event> {
-    let mut by_id: HashMap<&EventId, &Event> = events.iter().map(|event| (event.event_id(), event)).collect();
-    let mut order = CitedFirst::default();
-    for event in &events {
+    let mut by_id = whole_copies(&events);
+    let (mut order, mut added) = (CitedFirst::default(), HashSet::new());
+    for event in events.iter().filter(|event| added.insert(event.event_id())) {
         let cited = event.prev_events().iter().chain(event.auth_events());
         order.add(event.event_id(), cited.filter(|id| by_id.contains_key(*id)));
     }
