@@ -18,6 +18,8 @@ const IN_WORK_BYTES: usize = 80 * 1024 * 1024;
 const MEMORY_FOR_A_BYTE: usize = 6;
 /// For so long, in milliseconds, a request is believed to be in work. One that the platform has cut off does not say so.
 const LONGEST_WORK_MS: i64 = 5 * 60 * 1_000;
+/// Where the platform says that requests of others' Workers come from.
+const ADDRESS_OF_WORKERS: &str = "2a06:98c0:3600::103";
 /// How many of those who ask are remembered for each kind of request.
 const MAX_BUCKETS: usize = 8_192;
 
@@ -179,9 +181,14 @@ impl Drop for Reservation {
     }
 }
 
-/// The network that a request comes from, as the platform says: it takes away whatever a client sends under that name.
+/// The network that a request comes from, as the platform says: it takes away whatever a client sends under that name. All Workers
+/// ask others from one address; of them the platform says to whose zone each belongs.
 pub fn network_of_request(headers: &HeaderMap) -> String {
-    network_of(headers.get("cf-connecting-ip").and_then(|value| value.to_str().ok()).unwrap_or_default())
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match (text("cf-connecting-ip"), text("cf-worker")) {
+        (ADDRESS_OF_WORKERS, zone) if !zone.is_empty() => format!("worker of {zone}"),
+        (address, _) => network_of(address),
+    }
 }
 
 /// Whom an address stands for: a household has a whole /64 of IPv6.
@@ -203,6 +210,19 @@ mod tests {
     use super::*;
 
     const RATE: Rate = Rate { burst: 10, seconds: 60 };
+
+    #[test]
+    fn workers_are_told_apart_by_their_zones() {
+        let network = |address: &str, zone: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("cf-connecting-ip", address.parse().unwrap());
+            headers.insert("cf-worker", zone.parse().unwrap());
+            network_of_request(&headers)
+        };
+        assert_ne!(network(ADDRESS_OF_WORKERS, "one.example"), network(ADDRESS_OF_WORKERS, "two.example"));
+        // Anybody else may send what they like under that name.
+        assert_eq!(network("2001:db8::1", "one.example"), network("2001:db8::1", "two.example"));
+    }
 
     #[test]
     fn a_bucket_empties_and_fills_again() {

@@ -143,8 +143,11 @@ fn an_address_names_so_many_unknown_origins_and_no_more() {
     assert_eq!(outcomes, [401, 401, 401, 429, 429]);
     let was_asked = |peer: &Rc<Peer>| !peer.received.borrow().is_empty();
     assert_eq!(others.iter().map(was_asked).collect::<Vec<_>>(), [true, true, true, false, false]);
-    // Whose keys are held is let in from there, and others may name whom they like.
+    // Whose keys are held is let in from there, and asked for a new one; and others may name whom they like.
     assert_eq!(ask("192.0.2.7", &good), known);
+    let before = peer.received.borrow().len();
+    assert_eq!(ask("192.0.2.7", &good.replace("ed25519:", "ed25519:new")).0, 401);
+    assert_eq!(peer.received.borrow().len(), before + 1);
     assert_eq!(ask("192.0.2.8", &others[4].authorization("GET", target, "a.example", None)), known);
     world.advance(20_000);
     assert_eq!(ask("192.0.2.7", &others[3].authorization("GET", target, "a.example", None)), known);

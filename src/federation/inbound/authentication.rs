@@ -84,8 +84,9 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
         return Err(MatrixError::unauthorized("A server does not send requests to itself."));
     }
     let key_ids: Vec<&str> = headers.iter().map(|header| header.key_id.as_str()).collect();
-    let keys = keys_of(server, &call, &origin, &key_ids).await?;
-    x_matrix::check_keys(&headers, &keys, server.platform.clock.now_ms())?;
+    let (keys, refused) = keys_of(server, &call, &origin, &key_ids).await?;
+    let checked = x_matrix::check_keys(&headers, &keys, server.platform.clock.now_ms());
+    checked.map_err(|error| refused.map_or_else(|| error.into(), MatrixError::limit_exceeded))?;
     let content = match *call.request.method() {
         Method::GET => None,
         // All other endpoints have a body, which is an object.
@@ -112,11 +113,14 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
 }
 
 /// The keys of a server that somebody at the request's address says they are. Names can be made up at will, and each that is not
-/// known has us ask for its keys.
-///
-/// # Errors
-/// 429 `M_LIMIT_EXCEEDED` where that address has named too many.
-async fn keys_of(server: &Server, call: &Call, origin: &ServerName, key_ids: &[&str]) -> Result<KeyRing, MatrixError> {
+/// known has us ask for its keys: where that address has named too many, nobody is asked, and it may try again in so many
+/// milliseconds.
+async fn keys_of(
+    server: &Server,
+    call: &Call,
+    origin: &ServerName,
+    key_ids: &[&str],
+) -> Result<(KeyRing, Option<u32>), MatrixError> {
     let refused = Cell::new(None);
     let may_be_asked = || {
         let Some(rate) = server.config.rates.notary else { return true };
@@ -127,7 +131,7 @@ async fn keys_of(server: &Server, call: &Call, origin: &ServerName, key_ids: &[&
         refused.get().is_none()
     };
     let keys = server.keys.for_request(origin, key_ids, &may_be_asked).await?;
-    refused.get().map_or(Ok(keys), |ms| Err(MatrixError::limit_exceeded(ms)))
+    Ok((keys, refused.get()))
 }
 
 /// Lets an origin that asks too often wait, one request after the other: who sends one at a time is never refused.

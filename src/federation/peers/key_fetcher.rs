@@ -52,7 +52,7 @@ pub struct KeyFetcher {
 /// What keys are wanted for.
 #[derive(Clone, Copy)]
 enum Purpose<'a> {
-    /// A request, which anybody may send: whether others may be asked for them.
+    /// A request, which anybody may send: whether others may be asked for the keys of a server that nobody has heard of.
     Request(&'a dyn Fn() -> bool),
     /// Events, which somebody sent whose request was verified.
     Events,
@@ -65,7 +65,8 @@ impl KeyFetcher {
     }
 
     /// The keys with which a request of `origin` may be signed now; to be given to
-    /// [`crate::matrix::x_matrix::verify`]. Where they are not held, others are asked for them, if they `may_be_asked`.
+    /// [`crate::matrix::x_matrix::verify`]. Where they are not held, others are asked for them; of a server of
+    /// which no key is held, if they `may_be_asked`.
     ///
     /// # Errors
     /// Where the database fails. A key that cannot be found is just not in the ring.
@@ -172,7 +173,8 @@ impl KeyFetcher {
             *minimum <= now.saturating_add(MAX_VALIDITY_MS)
                 && fetches.get(*server).is_none_or(|fetch| fetch.retry_at <= now)
         });
-        if lacking.is_empty() || matches!(purpose, Purpose::Request(may_be_asked) if !may_be_asked()) {
+        let is_unknown = held.is_empty();
+        if lacking.is_empty() || matches!(purpose, Purpose::Request(may_be_asked) if is_unknown && !may_be_asked()) {
             return Ok(found);
         }
 
