@@ -234,7 +234,7 @@ impl Judgement {
         event: &Event,
         before: StateAt,
     ) -> Result<Option<String>, RoomError> {
-        if before.root == self.state {
+        if before.root == self.state || stands_in(view, event, self.state).await? {
             return Ok(None);
         }
         // What is lacking, or was filled in as history, is no part of the current state: whoever joined there would be nobody. By what
@@ -243,7 +243,10 @@ impl Judgement {
             return Ok(None);
         }
         let current = self.state_with(view, event, before.root).await?;
-        if before.root == current { Ok(None) } else { self.check_state(view, event, current).await }
+        if before.root == current || stands_in(view, event, current).await? {
+            return Ok(None);
+        }
+        self.check_state(view, event, current).await
     }
 
     /// Takes the content of `event` where it is held without. What was thought of it stays, for all that the rules read of it
@@ -272,7 +275,7 @@ impl Judgement {
             self.unplaced.push(event.event_id().clone());
             if event.state_key().is_some() && !rejection.provisional {
                 // It may stand in states that were claimed.
-                self.unsettled = Some(Unsettled::KnownBetter);
+                self.unsettled.get_or_insert(Unsettled::Claimed);
             }
         }
         self.rejected.push(new);
@@ -419,25 +422,41 @@ impl Judgement {
         if let Err(error) = auth_rules::check(event, auth_events.as_slice()) {
             return for_good(format!("{error} (by its auth events)"));
         }
-        let forbidden = self.check_state(view, event, before.root).await?;
+        let forbidden = match stands_in(view, event, before.root).await? {
+            // Another server has claimed what was there after the event.
+            true => self.check_by_what_it_displaced(view, event, before.root).await?,
+            false => self.check_state(view, event, before.root).await?,
+        };
         Ok(forbidden.map(|why| Rejection { why, provisional: before.claimed }))
     }
 
     /// Which rule `event` breaks in the state `root`, if any.
     async fn check_state(&self, view: &mut View<'_>, event: &Event, root: NodeId) -> Result<Option<String>, RoomError> {
+        let state = view.state(root, &auth_keys(event)).await?;
+        Ok(self.check(view, event, state))
+    }
+
+    /// Which rule `event` breaks in the state `root`, in which it stands itself: what it cites under its own key stood there before.
+    async fn check_by_what_it_displaced(
+        &self,
+        view: &mut View<'_>,
+        event: &Event,
+        root: NodeId,
+    ) -> Result<Option<String>, RoomError> {
         let mut state = view.state(root, &auth_keys(event)).await?;
-        if let Some(own) = state.iter().position(|stands| stands.event_id() == event.event_id()) {
-            // Another server has claimed what was there after the event: what it cites was there before.
-            state.swap_remove(own);
-            let same_key = |cited: &Event| event.state_key().is_some_and(|key| cited.is_state(event.event_type(), key));
-            let cited = event.auth_events().iter().filter_map(|id| Some(&view.stored(id)?.event));
-            state.extend(cited.filter(|cited| same_key(cited)).cloned());
-        }
+        state.retain(|stands| stands.event_id() != event.event_id());
+        let same_key = |cited: &Event| event.state_key().is_some_and(|key| cited.is_state(event.event_type(), key));
+        let cited = event.auth_events().iter().filter_map(|id| Some(&view.stored(id)?.event));
+        state.extend(cited.filter(|cited| same_key(cited)).cloned());
+        Ok(self.check(view, event, state))
+    }
+
+    fn check(&self, view: &View<'_>, event: &Event, mut state: Vec<Event>) -> Option<String> {
         if self.room.extent == Extent::Partial {
             let cited = event.auth_events().iter().filter_map(|id| Some(&view.stored(id)?.event));
             fill_in(&mut state, event, cited);
         }
-        Ok(auth_rules::check(event, state.as_slice()).err().map(|error| error.to_string()))
+        auth_rules::check(event, state.as_slice()).err().map(|error| error.to_string())
     }
 
     /// Notes what an accepted redaction redacts. From room version 3 on the redaction takes effect only where its sender
@@ -461,6 +480,13 @@ impl Judgement {
         self.redactions.extend(redaction(event, &then, &now));
         Ok(())
     }
+}
+
+/// Whether `event` stands in the state `root`.
+async fn stands_in(view: &mut View<'_>, event: &Event, root: NodeId) -> Result<bool, RoomError> {
+    let Some(state_key) = event.state_key() else { return Ok(false) };
+    let found = view.state_ids(root, &[key(event.event_type(), state_key)]).await?;
+    Ok(found.iter().any(|(_, id)| id == event.event_id()))
 }
 
 /// The auth events of an event of history, by which it was judged: the state before it is not known.

@@ -10,6 +10,7 @@ use crate::{
     Scene,
     common::peer::event_id,
     missing::{answer_of, asked, claims, gives, holds, is_empty_handed, not_found, sends, takes},
+    rejected::admits,
     scene,
 };
 
@@ -84,6 +85,27 @@ fn what_is_claimed_to_stand_before_itself_is_judged_by_what_it_cites() {
             scene.is_shown(std::slice::from_ref(event));
         }
         assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("leave"));
+    }
+}
+
+/// Dave's join is known as part of a claimed state, and so of the current one, before it comes by itself. The room has been closed
+/// since then: whoever is in it may be so nevertheless.
+#[test]
+fn what_stands_in_the_current_state_is_not_forbidden_by_it() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let dave = scene.peer.user("dave");
+        let join = scene.becomes(&dave, "join");
+        admits(&mut scene, "invite");
+        let state = scene.theirs.state.values().map(|event| event_id(version, event)).collect();
+        let said = scene.say(3);
+        claims(&scene.peer, &[&said[1], &join], state);
+        takes(&scene.peer, &scene, "1", &said[2]);
+        scene.world.settle();
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+        takes(&scene.peer, &scene, "2", &join);
+        scene.world.settle();
+        scene.is_shown(&[join]);
     }
 }
 

@@ -237,7 +237,7 @@ fn a_reason_is_not_kept_at_any_length() {
 }
 
 /// Who may come into a room.
-fn admits(scene: &mut Scene, rule: &str) {
+pub(crate) fn admits(scene: &mut Scene, rule: &str) {
     let draft = Draft::state("m.room.join_rules", "", object(json!({ "join_rule": rule })));
     let event = scene.a.send(&scene.world, &scene.room, &scene.alice, draft);
     scene.world.settle();
