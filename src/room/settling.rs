@@ -65,14 +65,19 @@ pub enum Left {
 }
 
 impl Rooms {
-    /// Judges again what rests on claims in the room, as far as the history is held.
+    /// Judges again what rests on claims in the room, as far as the history is held. `attempt` says how often that was begun: of very
+    /// much each begins somewhere else.
     ///
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and where the database fails.
-    pub async fn settle(&self, room_id: &RoomId) -> Result<Settled, RoomError> {
+    pub async fn settle(&self, room_id: &RoomId, attempt: usize) -> Result<Settled, RoomError> {
         let mut slices = MAX_SLICES;
-        for _ in 0..MAX_PASSES {
-            let graph = self.claimed_graph(room_id).await?;
+        for pass in 0..MAX_PASSES {
+            let mut graph = self.claimed_graph(room_id).await?;
+            if pass == 0 && graph.order.len() > MAX_SLICES * SLICE {
+                let begin = attempt.saturating_mul(MAX_SLICES * SLICE) % graph.order.len();
+                graph.order.rotate_left(begin);
+            }
             let (mut changed, mut begin) = (HashSet::new(), 0);
             loop {
                 let (slice, end) = graph.slice(begin, &changed);
@@ -86,6 +91,7 @@ impl Rooms {
                 changed.extend(self.until_committed(async || self.settle_slice(room_id, &slice, &graph).await).await?);
             }
             if changed.is_empty() {
+                self.store.stand_nowhere(&graph.withdrawn.ids()).await?;
                 return Ok(graph.settled(None));
             }
         }
@@ -96,8 +102,15 @@ impl Rooms {
         let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
         let nodes = self.store.claimed_graph(room_id).await?;
         let mut graph = Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id));
-        if graph.order.iter().any(|id| graph.is_only_claimed(id)) {
-            graph.withdrawn = Withdrawn::new(self.store.rejected_state(room_id).await?);
+        let only_claimed: Vec<&Node> = graph.order.iter().filter_map(|id| graph.only_claimed(id)).collect();
+        if !only_claimed.is_empty() {
+            let withdrawn = Withdrawn::new(self.store.rejected_state(room_id).await?);
+            let mut view = View::new(&self.store, self.server_name());
+            let roots = only_claimed.iter().filter_map(|node| node.state_before);
+            let holding = withdrawn.standing_in(&mut view, roots).await?;
+            let holds = |node: &&Node| node.state_before.is_some_and(|root| holding.contains(&root));
+            graph.holding = only_claimed.into_iter().filter(holds).map(|node| node.event_id.clone()).collect();
+            graph.withdrawn = withdrawn;
         }
         Ok(graph)
     }
@@ -157,16 +170,18 @@ struct Graph {
     firm: HashSet<EventId>,
     /// Those on which the room is built: that lead to its forward extremities.
     adopted: HashSet<EventId>,
-    /// What does not belong into the claimed states of those that are not ready.
+    /// What does not belong into the claimed states of those that are not ready,
     withdrawn: Withdrawn,
+    /// and those of them before which it stands.
+    holding: HashSet<EventId>,
 }
 
 impl Graph {
     fn new(nodes: Vec<Node>, extremities: impl Iterator<Item = EventId>) -> Self {
         let nodes: HashMap<EventId, Node> = nodes.into_iter().map(|node| (node.event_id.clone(), node)).collect();
         let order = order(&nodes);
-        let (ready, firm, adopted) = Default::default();
-        let mut graph = Self { nodes, order, ready, firm, adopted, withdrawn: Withdrawn::default() };
+        let (ready, firm, adopted, holding) = Default::default();
+        let mut graph = Self { nodes, order, ready, firm, adopted, withdrawn: Withdrawn::default(), holding };
         graph.adopted = graph.reachable(extremities);
         let mut stateful: HashSet<&EventId> = HashSet::new();
         for id in &graph.order {
@@ -206,7 +221,7 @@ impl Graph {
             if slice.len() == SLICE {
                 return (slice, at);
             }
-            if self.is_only_claimed(id) && !self.withdrawn.is_empty() {
+            if self.holding.contains(id) {
                 in_slice.insert(id);
                 slice.push(id.clone());
             }
@@ -221,9 +236,9 @@ impl Graph {
         (slice, self.order.len())
     }
 
-    /// Whether the event has a state, but for the time being none that follows from those of its previous events.
-    fn is_only_claimed(&self, id: &EventId) -> bool {
-        !self.ready.contains(id) && self.nodes.get(id).is_some_and(|node| node.has_state)
+    /// The event, if it has a state, but for the time being none that follows from those of its previous events.
+    fn only_claimed(&self, id: &EventId) -> Option<&Node> {
+        self.nodes.get(id).filter(|node| node.has_state && !self.ready.contains(id))
     }
 
     fn settled(&self, left: Option<Left>) -> Settled {
@@ -275,7 +290,7 @@ impl Judgement {
     async fn settle(&mut self, view: &mut View<'_>, id: &EventId, graph: &Graph) -> Result<bool, RoomError> {
         let Some(node) = graph.nodes.get(id) else { return Ok(false) };
         if !graph.ready.contains(id) {
-            return self.withdraw(view, id, &graph.withdrawn).await;
+            return self.withdraw(view, id, graph).await;
         }
         view.load_events(&node.previous).await?;
         let states: Vec<StateAt> = node.previous.iter().filter_map(|id| view.state_after(id)).collect();
@@ -318,8 +333,64 @@ impl Judgement {
         }
     }
 
+    /// Takes what was withdrawn out of the state that is claimed before an event, and judges it by what is left. Whether anything of
+    /// it is different now.
+    async fn withdraw(&mut self, view: &mut View<'_>, id: &EventId, graph: &Graph) -> Result<bool, RoomError> {
+        let was_rejected = view.rejected(id).cloned();
+        let known = view.stored(id).cloned();
+        let claimed = match &was_rejected {
+            Some(rejected) => rejected.state_before,
+            None => known.as_ref().and_then(|known| known.state_before),
+        };
+        let Some(claimed) = claimed else { return Ok(false) };
+        let before = StateAt { root: graph.withdrawn.taken_out_of(view, claimed).await?, claimed: true };
+        if before.root == claimed {
+            return Ok(false);
+        }
+        let is_final = was_rejected.as_ref().is_some_and(|rejected| !rejected.provisional);
+        let Some(event) = text(view, id).filter(|_| !is_final) else {
+            self.place_rejected(view, id, before);
+            return Ok(true);
+        };
+        // A claim alone rejects nothing of which only the state around it is known.
+        let is_edge = known.as_ref().is_some_and(|known| known.outlier);
+        match self.broken_rule(view, &event, before).await?.filter(|rejection| !(is_edge && rejection.provisional)) {
+            Some(rejection) => {
+                self.leave_extremity(view, &event, graph).await?;
+                self.reject(view, &event, before, &rejection);
+            }
+            None => match known.filter(|known| !known.soft_failed) {
+                Some(known) => {
+                    let after = view.with_event(before.root, &event).await?;
+                    let known = StoredEvent {
+                        claimed: true,
+                        state_before: Some(before.root),
+                        state_after: Some(after),
+                        ..known
+                    };
+                    let place = if is_edge { Place::Edge } else { Place::Hidden };
+                    self.new.push(NewEvent {
+                        event,
+                        place,
+                        soft_failed: false,
+                        claimed: true,
+                        state_before: known.state_before,
+                        state_after: known.state_after,
+                        outbox: None,
+                    });
+                    view.put(known);
+                }
+                None => {
+                    let known = view.stored(id).cloned();
+                    self.allow(view, &event, before, known, graph.adopted.contains(id)).await?;
+                }
+            },
+        }
+        Ok(true)
+    }
+
     /// Notes at what state a rejected event stands.
-    pub(super) fn place_rejected(&mut self, view: &mut View<'_>, id: &EventId, before: StateAt) {
+    fn place_rejected(&mut self, view: &mut View<'_>, id: &EventId, before: StateAt) {
         view.place_rejected(id, before);
         let StateAt { root, claimed } = before;
         self.rejected_at.push(RejectedAt { event_id: id.clone(), state_before: root, claimed });

@@ -273,6 +273,13 @@ impl<'s> View<'s> {
         accepted.map(|id| self.events.get(id).ok_or_else(|| corrupt(format!("{id} is not held")))).collect()
     }
 
+    /// Reads of many snapshots what stands at `keys`, in one call.
+    pub(super) async fn load_states(&mut self, roots: &[NodeId], keys: &[StateKey]) -> Result<(), RoomError> {
+        let roots = roots.iter().copied().filter(|root| !self.made.contains_key(root)).collect();
+        let keys = keys.iter().map(|(t, k)| StateKeyHash::new(t, k)).collect();
+        self.load(Wanted { roots, keys, ..Wanted::default() }).await.map(drop)
+    }
+
     /// The ids that stand at `keys` in the snapshot `root`, with the keys, as far as there are any; those of rejected events too.
     pub(super) async fn state_ids(
         &mut self,

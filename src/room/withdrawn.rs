@@ -4,101 +4,92 @@
 //! claim said too much. In such a state the event gives way to what stood under its key before it, as if it had never been. States
 //! that follow from those of previous events need no such thing: settling makes them anew.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::{
     RoomError,
-    judge::{Judgement, key},
-    view::{StateAt, StateKey, View},
+    judge::key,
+    view::{StateKey, View},
 };
 use crate::{
     matrix::{
         identifiers::EventId,
         state_trie::{Change, NodeId, StateKeyHash},
     },
-    store::{
-        commit::{NewEvent, Place},
-        events::StoredEvent,
-        unsettled::RejectedState,
-    },
+    store::unsettled::RejectedState,
 };
 
-/// The state events of a room that were held, as part of what was claimed or otherwise, and then rejected for good.
+/// How many rejected events in a row stood under one key before each other, at most.
+const MAX_IN_A_ROW: usize = 16;
+
+/// How many states are looked through at once.
+const STATES_AT_ONCE: usize = 100;
+
+/// State events of a room that were held, as part of what was claimed or otherwise, and then rejected for good.
 #[derive(Default)]
-pub(super) struct Withdrawn(HashMap<EventId, (StateKey, Option<NodeId>)>);
+pub(super) struct Withdrawn {
+    ids: HashSet<EventId>,
+    keys: Vec<StateKey>,
+}
 
 impl Withdrawn {
     pub(super) fn new(events: Vec<RejectedState>) -> Self {
-        let by_id =
-            |event: RejectedState| (event.event_id, (key(&event.event_type, &event.state_key), event.state_before));
-        Self(events.into_iter().map(by_id).collect())
+        let mut keys: Vec<StateKey> = events.iter().map(|event| key(&event.event_type, &event.state_key)).collect();
+        keys.sort();
+        keys.dedup();
+        Self { ids: events.into_iter().map(|event| event.event_id).collect(), keys }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub(super) fn ids(&self) -> Vec<EventId> {
+        self.ids.iter().cloned().collect()
+    }
+
+    /// In which of these snapshots any of them stands.
+    pub(super) async fn standing_in(
+        &self,
+        view: &mut View<'_>,
+        roots: impl Iterator<Item = NodeId>,
+    ) -> Result<HashSet<NodeId>, RoomError> {
+        let roots: HashSet<NodeId> = roots.collect();
+        let mut holding = HashSet::new();
+        if self.ids.is_empty() {
+            return Ok(holding);
+        }
+        for roots in roots.into_iter().collect::<Vec<_>>().chunks(STATES_AT_ONCE) {
+            view.load_states(roots, &self.keys).await?;
+            for root in roots {
+                let found = view.state_ids(*root, &self.keys).await?;
+                if found.iter().any(|(_, id)| self.ids.contains(id)) {
+                    holding.insert(*root);
+                }
+            }
+        }
+        Ok(holding)
     }
 
     /// The snapshot `root` with what stood there before in place of them.
-    async fn taken_out_of(&self, view: &mut View<'_>, root: NodeId) -> Result<NodeId, RoomError> {
-        let mut keys: Vec<StateKey> = self.0.values().map(|(key, _)| key.clone()).collect();
-        keys.sort();
-        keys.dedup();
+    pub(super) async fn taken_out_of(&self, view: &mut View<'_>, root: NodeId) -> Result<NodeId, RoomError> {
         let mut changes: Vec<Change> = Vec::new();
-        for (key, id) in view.state_ids(root, &keys).await? {
-            if self.0.contains_key(&id) {
-                let before = self.before(view, id).await?;
+        for (key, id) in view.state_ids(root, &self.keys).await? {
+            if self.ids.contains(&id) {
+                let before = before(view, &key, id).await?;
                 changes.push((StateKeyHash::new(&key.0, &key.1), before.map(|id| id.as_str().into())));
             }
         }
         if changes.is_empty() { Ok(root) } else { view.update(root, &changes).await }
     }
-
-    /// What stood under the key of the rejected event `id` before it.
-    async fn before(&self, view: &mut View<'_>, mut id: EventId) -> Result<Option<EventId>, RoomError> {
-        let mut seen = HashSet::new();
-        while let Some((key, before)) = self.0.get(&id) {
-            let Some(before) = before.filter(|_| seen.insert(id)) else { return Ok(None) };
-            let Some((_, next)) = view.state_ids(before, std::slice::from_ref(key)).await?.pop() else {
-                return Ok(None);
-            };
-            id = next;
-        }
-        Ok(Some(id))
-    }
 }
 
-impl Judgement {
-    /// Takes the withdrawn events out of the state that is claimed before the event `id`. Whether any of them was there.
-    pub(super) async fn withdraw(
-        &mut self,
-        view: &mut View<'_>,
-        id: &EventId,
-        withdrawn: &Withdrawn,
-    ) -> Result<bool, RoomError> {
-        let rejected = view.rejected(id).map(|rejected| (rejected.state_before, rejected.claimed));
-        let stored = view.stored(id).cloned();
-        let claimed = rejected.map_or(stored.as_ref().and_then(|stored| stored.state_before), |(before, _)| before);
-        let Some(claimed) = claimed else { return Ok(false) };
-        let before = withdrawn.taken_out_of(view, claimed).await?;
-        if before == claimed {
-            return Ok(false);
+/// What stood under the key of the rejected event `id` before it, and was not rejected itself.
+async fn before(view: &mut View<'_>, key: &StateKey, mut id: EventId) -> Result<Option<EventId>, RoomError> {
+    for _ in 0..MAX_IN_A_ROW {
+        view.load_events(std::slice::from_ref(&id)).await?;
+        let Some(rejected) = view.rejected(&id).filter(|rejected| !rejected.provisional) else { return Ok(Some(id)) };
+        let Some(root) = rejected.state_before else { return Ok(None) };
+        match view.state_ids(root, std::slice::from_ref(key)).await?.pop() {
+            Some((_, before)) => id = before,
+            None => return Ok(None),
         }
-        if let Some((_, claimed)) = rejected {
-            self.place_rejected(view, id, StateAt { root: before, claimed });
-        } else if let Some(stored) = stored {
-            let after = view.with_event(before, &stored.event).await?;
-            let place = if stored.outlier { Place::Edge } else { Place::Hidden };
-            self.new.push(NewEvent {
-                event: stored.event.clone(),
-                place,
-                soft_failed: stored.soft_failed,
-                claimed: stored.claimed,
-                state_before: Some(before),
-                state_after: Some(after),
-                outbox: None,
-            });
-            view.put(StoredEvent { state_before: Some(before), state_after: Some(after), ..stored });
-        }
-        Ok(true)
     }
+    Ok(None)
 }

@@ -18,7 +18,7 @@ use super::{
     rejected, relations,
     resolution::cite,
     state_sql, text_lists,
-    unsettled::{forget_claims, place_rejected, unsettle},
+    unsettled::{forget_claims, may_stand, place_rejected, unsettle},
 };
 use crate::{
     matrix::{
@@ -344,6 +344,7 @@ impl RoomCommit {
     fn rejections(&self, statements: &mut Vec<Statement>) {
         statements.extend(rejected::forget(&self.readmitted));
         statements.extend(rejected::remember(&self.room_id, &self.rejected));
+        statements.extend(may_stand(&self.unplaced, true));
         statements.extend(rejected::unplace(&self.room_id, &self.unplaced));
         for RejectedAt { event_id, state_before, claimed } in &self.rejected_at {
             statements.push(place_rejected(event_id, &state_before.to_string(), *claimed));

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::{Store, event_graph::closed, events::cited, json_list, positions::TimelinePos, state_sql::node_id};
+use super::{
+    Store, event_graph::closed, events::cited, json_list, positions::TimelinePos, state_sql::node_id, text_lists,
+};
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId},
@@ -14,8 +16,8 @@ use crate::{
 /// How many events that rest on claims are looked at. A room that has gone on for longer than that keeps them.
 const MAX_GRAPH: i64 = 20_000;
 
-/// How many rejected state events are looked for in claimed states.
-const MAX_REJECTED_STATE: i64 = 500;
+/// How many rejected state events are looked for in claimed states at a time.
+const MAX_REJECTED_STATE: i64 = 100;
 
 /// The graph from forward extremities, the edges of gaps, and what was soft-failed or provisionally rejected, back to what
 /// rests on nothing that was claimed, or is not held; ?2 events at most. ?1: the room.
@@ -50,7 +52,8 @@ const GRAPH: &str = concat!(
        COALESCE(x.provisional, 0) AS provisional, x.json IS NOT NULL AS has_text, COALESCE(x.claimed, e.claimed, 0) AS claimed, \
        COALESCE(e.outlier, 0) AS outlier, COALESCE(e.soft_failed, 0) AS soft_failed, \
        CASE WHEN x.event_id IS NULL THEN e.state_after IS NOT NULL ELSE x.state_before IS NOT NULL END AS has_state, \
-       CASE WHEN x.event_id IS NULL THEN e.json ->> '$.prev_events' ELSE x.graph ->> '$.prev_events' END AS previous \
+       CASE WHEN x.event_id IS NULL THEN e.json ->> '$.prev_events' ELSE x.graph ->> '$.prev_events' END AS previous, \
+       CASE WHEN x.event_id IS NULL THEN e.state_before ELSE x.state_before END AS state_before \
      FROM graph LEFT JOIN events AS e ON e.event_id = graph.event_id AND e.room_id = ?1 \
        LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1"
 );
@@ -73,12 +76,16 @@ const FORGET_PROVISIONAL: &str = "DELETE FROM rejected_events WHERE room_id = ?1
 const UNPLACE_REJECTED: &str = "\
     UPDATE rejected_events SET state_before = NULL, claimed = 0 WHERE room_id = ?1 AND claimed";
 
-/// The state events of the room ?1 that are held and rejected for good, the last ?2 of them.
+/// State events of the room ?1 that may stand in claimed states, ?2 at most, though they were rejected for good.
 const REJECTED_STATE: &str = "\
-    SELECT e.event_id, e.event_type, e.state_key, x.state_before \
-    FROM rejected_events AS x INDEXED BY rejected_events_of_room CROSS JOIN events AS e ON e.event_id = x.event_id \
-    WHERE x.room_id = ?1 AND NOT x.provisional AND e.room_id = ?1 AND e.state_key IS NOT NULL \
-    ORDER BY x.of_room DESC LIMIT ?2";
+    SELECT e.event_id, e.event_type, e.state_key \
+    FROM rejected_events AS x INDEXED BY rejected_events_that_may_stand CROSS JOIN events AS e ON e.event_id = x.event_id \
+    WHERE x.room_id = ?1 AND x.may_stand AND NOT x.provisional AND e.state_key IS NOT NULL LIMIT ?2";
+
+/// ?1: a list of events, those of state among which stand nowhere any more, or (?2) may stand somewhere if they are rejected for good.
+const MAY_STAND: &str = "\
+    UPDATE rejected_events SET may_stand = ?2 WHERE event_id IN (SELECT value FROM json_each(?1)) AND NOT provisional \
+      AND EXISTS (SELECT 1 FROM events AS e WHERE e.event_id = rejected_events.event_id AND e.state_key IS NOT NULL)";
 
 /// The rooms that are due at ?1, those first that have been so for longest.
 const DUE: &str = "SELECT room_id FROM unsettled_rooms WHERE retry_at <= ?1 ORDER BY retry_at LIMIT ?2";
@@ -122,6 +129,8 @@ pub struct Node {
     pub previous: Vec<EventId>,
     /// Whether the state after it is known.
     pub has_state: bool,
+    /// The trie root of the state before it, where known.
+    pub state_before: Option<NodeId>,
     /// Whether that state, or what was found of the event, rests on a claim.
     pub claimed: bool,
     /// What is thought of it.
@@ -155,8 +164,6 @@ pub struct RejectedState {
     pub event_type: String,
     /// Its state key.
     pub state_key: String,
-    /// The trie root of the state before it, where known.
-    pub state_before: Option<NodeId>,
 }
 
 /// A room that somebody has taken in hand.
@@ -178,13 +185,24 @@ impl Store {
         rows.iter().map(node).collect()
     }
 
-    /// State events of the room that are held and were rejected for good; of very many the last.
+    /// State events of the room that were rejected for good, and may stand in claimed states; not all of very many.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn rejected_state(&self, room_id: &RoomId) -> Result<Vec<RejectedState>, DatabaseError> {
         let statement = Statement::new(REJECTED_STATE, [room_id.as_str().into(), MAX_REJECTED_STATE.into()]);
         self.query(statement).await?.iter().map(rejected_state).collect()
+    }
+
+    /// Notes that these rejected events stand in no state any more.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn stand_nowhere(&self, ids: &[EventId]) -> Result<(), DatabaseError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.batch(may_stand(ids, false)).await.map(drop)
     }
 
     /// Rooms that are due `now`, those first that have been so for longest, `limit` at most.
@@ -252,6 +270,12 @@ pub(super) fn forget_claims(room_id: &RoomId, extremities: &[EventId]) -> [State
     ]
 }
 
+/// Notes whether those of these events that are state, and rejected for good, may stand in claimed states.
+pub(super) fn may_stand(ids: &[EventId], may: bool) -> Vec<Statement> {
+    let lists = text_lists(ids).into_iter();
+    lists.map(|list| Statement::new(MAY_STAND, [list.into(), may.into()])).collect()
+}
+
 /// Notes what state a rejected event stands at.
 pub(super) fn place_rejected(id: &EventId, root: &str, claimed: bool) -> Statement {
     Statement::new(PLACE_REJECTED, [id.as_str().into(), root.into(), claimed.into()])
@@ -263,7 +287,6 @@ fn rejected_state(row: &Row) -> Result<RejectedState, DatabaseError> {
         event_id: event_id.map_err(|_| DatabaseError::Shape("a rejected state event has no event ID".to_owned()))?,
         event_type: row.text(1)?.to_owned(),
         state_key: row.text(2)?.to_owned(),
-        state_before: row.optional_text(3)?.map(node_id).transpose()?,
     })
 }
 
@@ -290,6 +313,7 @@ fn node(row: &Row) -> Result<Node, DatabaseError> {
         depth: row.integer(1)?,
         previous: previous.map(|text| id(&text)).collect::<Result<_, _>>()?,
         has_state: is(9)?,
+        state_before: row.optional_text(11)?.map(node_id).transpose()?,
         claimed: is(6)?,
         standing,
     })

@@ -415,6 +415,8 @@ fn what_is_rejected_when_it_stands_in_a_state_is_shown_in_it_to_nobody() {
         let found = (joined["joined"].get(dave).is_some(), is_told, count.as_str());
         // Alice, Bob, Zoe.
         assert_eq!(found, (false, false, "3"), "version {version}");
+        // It is looked for no more.
+        assert!(scene.a.database.rows("SELECT 1 FROM rejected_events WHERE may_stand").is_empty());
         // What stood there before.
         assert_eq!(returned.membership().as_deref(), Some("leave"), "version {version}");
     }

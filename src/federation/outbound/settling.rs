@@ -85,7 +85,7 @@ impl Server {
             left = match room.extent {
                 // There is nothing to judge it by before the members are known.
                 Extent::Partial => Left::States,
-                Extent::Whole | Extent::Settling => self.settle_and_fetch(room_id, until).await?,
+                Extent::Whole | Extent::Settling => self.settle_and_fetch(room_id, unsettled.attempts, until).await?,
             };
             altered = unsettled.attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(&room, until).await?;
         }
@@ -96,13 +96,14 @@ impl Server {
         Ok(self.store.end_settling(room_id, until, retry_at).await?)
     }
 
-    async fn settle_and_fetch(&self, room_id: &RoomId, until: i64) -> Result<Left, RoomError> {
-        let mut settled = self.rooms.settle(room_id).await?;
+    async fn settle_and_fetch(&self, room_id: &RoomId, attempts: i64, until: i64) -> Result<Left, RoomError> {
+        let attempt = usize::try_from(attempts).unwrap_or_default();
+        let mut settled = self.rooms.settle(room_id, attempt).await?;
         for _ in 0..MAX_FETCHES {
             if settled.left != Left::Verdicts || !self.fetch_history(room_id, &settled, until).await? {
                 break;
             }
-            settled = self.rooms.settle(room_id).await?;
+            settled = self.rooms.settle(room_id, attempt).await?;
         }
         Ok(settled.left)
     }
