@@ -31,6 +31,7 @@ use verge::{
         json::{self, MAX_DEPTH, MAX_MEMORY, Object},
     },
     media::pixels::{self, Refusal, Smaller, Wanted},
+    platform::Statement,
     room::Draft,
     router::{Request, json_response},
 };
@@ -168,6 +169,31 @@ fn a_state_of_long_events_takes_no_more_memory_than_there_is() {
         assert_eq!(bytes > events * 60_000, status == StatusCode::OK, "{bytes}");
         assert!(most < bytes + 24 * MIB, "{} KiB for an answer of {} KiB", most / 1024, bytes / 1024);
     }
+}
+
+/// Nobody is let in who could not be told of the room.
+#[test]
+fn nobody_joins_a_room_whose_state_is_more_than_an_answer() {
+    let world = World::new();
+    let a = world.server("a.example");
+    let alice = a.user(&world, "alice");
+    let room = a.public_room(&world, &alice, "12");
+    let last = a.say(&world, &room, &alice, "hello");
+    let root = a.give_state(&world, &last, 900, 60_000);
+    let large = Statement::new("UPDATE rooms SET state = ?1", [root.to_string().into()]);
+    world.run(a.store.batch(vec![large])).unwrap();
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let (status, template) =
+        peer.get(&a, &format!("/_matrix/federation/v1/make_join/{}/{}?ver=12", encode(room.as_str()), encode(&bob)));
+    assert_eq!(status, 200, "{template}");
+    let (id, join) = peer.sign("12", template["event"].clone());
+    let target = format!("/_matrix/federation/v2/send_join/{}/{}", encode(room.as_str()), encode(&id));
+    let request = peer.request(&a, Method::PUT, &target, Some(&join));
+    let (response, most, _) = measured(|| world.run(a.handle(request)));
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{:?}", response.body());
+    assert!(most < 8 * MIB, "{} KiB", most / 1024);
+    assert_eq!(a.membership(&world, &room, &bob), None);
 }
 
 /// They are of one length, so that it shows where either is still held when the other is written.

@@ -14,7 +14,7 @@ use super::{
     },
     history_visibility::{RESTRICTIONS, Restrictions},
     json_list, lacking,
-    rooms::Extent,
+    rooms::{Extent, SERVERS, server_names},
     state_sql::{self, entries},
 };
 use crate::{
@@ -147,6 +147,18 @@ const EVENT_AUTH_TEXTS: &str = concat!(
     first_texts_of!("chain")
 );
 
+/// How long the texts of the current state of the room ?1 are, together with those of its auth chain.
+const LENGTH_OF_JOIN: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("", "SELECT r.state FROM rooms AS r WHERE r.room_id = ?1"),
+    ", ",
+    auth_chain!("SELECT event_id, ?1 FROM entry"),
+    " SELECT (SELECT COALESCE(SUM(octet_length(e.json) + 1), 0) FROM entry \
+        CROSS JOIN events AS e ON e.event_id = entry.event_id AND e.room_id = ?1) \
+      + (SELECT COALESCE(SUM(octet_length(e.json) + 1), 0) FROM chain \
+        CROSS JOIN events AS e ON e.event_id = chain.event_id AND e.room_id = chain.room_id)"
+);
+
 /// The events of the state ?1, a trie root, but those of members; and those of the members ?2, a JSON list of user IDs.
 const WITHOUT_MEMBERS: &str = concat!(
     "WITH RECURSIVE ",
@@ -241,6 +253,15 @@ pub struct StateIds {
     pub state: Vec<EventId>,
     /// Those of the auth chain.
     pub auth_chain: Vec<EventId>,
+}
+
+/// What is known of a room before a server joins it.
+#[derive(Debug)]
+pub struct BeforeJoin {
+    /// The servers with joined members.
+    pub servers: Vec<ServerName>,
+    /// Whether one answer has room for the state and its auth chain.
+    pub fits: bool,
 }
 
 /// The texts of a state and of its auth chain, of which the first are read. [`Store::write_texts`] writes them.
@@ -387,6 +408,18 @@ impl Store {
     pub async fn state_without_members(&self, root: NodeId, but: &[String]) -> Result<Vec<EventId>, DatabaseError> {
         let parameters = [root.to_string().into(), json_list(but.iter().map(String::as_str)).into()];
         event_ids(&self.query(Statement::new(WITHOUT_MEMBERS, parameters)).await?)
+    }
+
+    /// The servers in the room, and whether an answer has room for what a server is told that joins it. One round trip.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn before_join(&self, room_id: &RoomId) -> Result<BeforeJoin, DatabaseError> {
+        let statements = [SERVERS, LENGTH_OF_JOIN].map(|sql| Statement::new(sql, [room_id.as_str().into()]));
+        let mut answers = Answers::new(self.batch(statements.into()).await?);
+        let servers = server_names(&answers.rows()?)?;
+        let length = answers.rows()?.first().map_or(Ok(0), |row| row.integer(0))?;
+        Ok(BeforeJoin { servers, fits: usize::try_from(length).is_ok_and(|length| length + BESIDE_TEXTS < MAX_ANSWER) })
     }
 
     /// The texts of the state `root`, and of the auth chain of it and of an event. One round trip, and one more for each further

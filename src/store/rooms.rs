@@ -10,7 +10,7 @@ use crate::{
         room_version::RoomVersion,
         state_trie::NodeId,
     },
-    platform::{DatabaseError, Row, Statement},
+    platform::{DatabaseError, Row, Rows, Statement},
 };
 
 /// A forward extremity of a room: an event in its timeline that no other there cites.
@@ -85,7 +85,8 @@ pub(super) use room_columns;
 const ROOMS: &str =
     concat!("SELECT ", room_columns!(), " FROM json_each(?2) AS wanted JOIN rooms AS r ON r.room_id = wanted.value");
 
-const SERVERS: &str = "SELECT server FROM room_servers WHERE room_id = ?1 AND to_pos IS NULL ORDER BY server";
+pub(super) const SERVERS: &str =
+    "SELECT server FROM room_servers WHERE room_id = ?1 AND to_pos IS NULL ORDER BY server";
 
 /// The event by which we came into the room, the last time. Old rooms have depths that D1 cannot tell.
 const FIRST_DEPTH: &str = "\
@@ -110,14 +111,7 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn servers(&self, room_id: &RoomId) -> Result<Vec<ServerName>, DatabaseError> {
-        let rows = self.query(Statement::new(SERVERS, [room_id.as_str().into()])).await?;
-        rows.iter()
-            .map(|row| {
-                let name = row.text(0)?;
-                ServerName::parse(name)
-                    .map_err(|_| DatabaseError::Shape(format!("{name:?} in room_servers is not a server name")))
-            })
-            .collect()
+        server_names(&self.query(Statement::new(SERVERS, [room_id.as_str().into()])).await?)
     }
 
     /// The depth of the oldest event in the timeline that was not backfilled: what is deeper in the past is history.
@@ -141,6 +135,16 @@ impl Store {
 
 pub(super) fn rooms_statement(own: &ServerName, ids: &[RoomId]) -> Statement {
     Statement::new(ROOMS, [own.as_str().into(), json_list(ids.iter().map(RoomId::as_str)).into()])
+}
+
+/// The answer to [`SERVERS`].
+pub(super) fn server_names(rows: &Rows) -> Result<Vec<ServerName>, DatabaseError> {
+    let name = |row: &Row| {
+        let name = row.text(0)?;
+        let shape = |_| DatabaseError::Shape(format!("{name:?} in room_servers is not a server name"));
+        ServerName::parse(name).map_err(shape)
+    };
+    rows.iter().map(name).collect()
 }
 
 /// A room from a row of [`room_columns`].

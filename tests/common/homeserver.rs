@@ -85,11 +85,13 @@ impl Homeserver {
         Some(state.first()?.membership()?.to_string())
     }
 
-    /// Makes the state before `event` one of so many events, each of so many bytes: nobody joins a room so often in a test.
-    pub fn give_state(&self, world: &World, event: &Event, count: usize, bytes: usize) {
+    /// Makes the state before `event` that of its room with so many events more, each of so many bytes: nobody joins a room so often in
+    /// a test. Returns its root.
+    pub fn give_state(&self, world: &World, event: &Event, count: usize, bytes: usize) -> NodeId {
         let id = |n: usize| format!("$large{n:037}");
-        let entries: Vec<_> =
-            (0..count).map(|n| (StateKeyHash::new("m.large", &n.to_string()), id(n).into())).collect();
+        let held = self.state(world, event.room_id()).into_iter();
+        let mut entries: Vec<_> = held.map(|(kind, key, id)| (StateKeyHash::new(&kind, &key), id.into())).collect();
+        entries.extend((0..count).map(|n| (StateKeyHash::new("m.large", &n.to_string()), id(n).into())));
         let snapshot = state_trie::build(entries);
         let nodes: Vec<_> = snapshot.nodes.iter().map(|(id, text)| json!([id.to_string(), text])).collect();
         let text = format!("{{\"auth_events\":[],\"content\":{{\"body\":\"{}\"}}}}", "x".repeat(bytes));
@@ -104,6 +106,7 @@ impl Homeserver {
             Statement::new(before, [event.event_id().as_str().into(), snapshot.root.to_string().into()]),
         ];
         world.run(self.store.batch(statements)).unwrap();
+        snapshot.root
     }
 
     /// Whether the event is in the timeline that local users see.

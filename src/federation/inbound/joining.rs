@@ -8,13 +8,8 @@ use super::{
     membership,
 };
 use crate::{
-    error::MatrixError,
-    matrix::{
-        identifiers::{RoomId, ServerName},
-        state_content::Membership,
-    },
-    router::Handled,
-    server::Server,
+    error::MatrixError, matrix::state_content::Membership, room::ReadRefusal, router::Handled, server::Server,
+    store::remote_reads::BeforeJoin,
 };
 
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}?ver=…`
@@ -49,7 +44,11 @@ pub(super) async fn send_join_v1(server: &Server, request: Signed) -> Handled {
 
 /// `omits_members`: whether the other server asks for a state without its members.
 async fn joined(server: &Server, request: Signed, mut answer: ObjectText, omits_members: bool) -> Handled {
-    let servers = servers_before(server, &request).await?;
+    let BeforeJoin { servers, fits } = server.store.before_join(&answer::room_id(request.parameter(0))?).await?;
+    if !fits && !omits_members {
+        // Who cannot be told of the room is not let in.
+        return Err(ReadRefusal::TooLarge.into());
+    }
     let origin = request.origin.name().clone();
     let (join, admitted) = membership::admit(server, request, Membership::Join).await?;
     let reader = server.rooms.remote_reader(&origin, join.room_id()).await?;
@@ -70,14 +69,6 @@ async fn joined(server: &Server, request: Signed, mut answer: ObjectText, omits_
     reader.write(texts.auth_chain, answer.member("auth_chain")).await?;
     reader.write(texts.state, answer.member("state")).await?;
     Ok(answer.response())
-}
-
-/// The servers with joined members before the join.
-async fn servers_before(server: &Server, request: &Signed) -> Result<Vec<ServerName>, MatrixError> {
-    match RoomId::parse(request.parameter(0)) {
-        Ok(room_id) => Ok(server.store.servers(&room_id).await?),
-        Err(error) => Err(MatrixError::invalid_param(format!("{error}."))),
-    }
 }
 
 /// 400: a room of a version that the other side does not know.
