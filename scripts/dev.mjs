@@ -33,6 +33,8 @@ const HELP = `npm run dev -- [options]
   --log-costs               a log line for each request: database calls, rows read and written`;
 
 /** The variables that bound how often may be asked. */
+const INSPECTOR_PORTS = { first: 9_300, count: 2_000 };
+
 const RATES = [
   "LOGIN_RATE",
   "REGISTRATION_RATE",
@@ -329,13 +331,19 @@ function localGet(options, path) {
   });
 }
 
-function freePort() {
-  return new Promise((resolve, reject) => {
-    const server = createServer().on("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
+/** A port that nobody listens on, and that no outgoing connection takes before it is used: systems take theirs from 32,768 upwards. */
+async function freePort() {
+  for (let number = 0; number < INSPECTOR_PORTS.count; number++) {
+    const port = INSPECTOR_PORTS.first + ((process.pid + number) % INSPECTOR_PORTS.count);
+    if (await isFree(port)) return port;
+  }
+  throw new Error("no port is free for the inspector");
+}
+
+function isFree(port) {
+  return new Promise((resolve) => {
+    const server = createServer().on("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
   });
 }
 
