@@ -54,7 +54,8 @@ async function requirements(tests) {
   if (!(await has("npm", "--version"))) lacking.push("npm");
   // Where Rust was installed without rustup, cargo does not know the toolchain of rust-toolchain.toml.
   if (!(await has("rustup", "--version"))) lacking.push("rustup, which brings Rust");
-  if (!(await has("openssl", "version"))) lacking.push("openssl, which makes the test certificates");
+  if (!(await has("cc", "--version"))) lacking.push("a C compiler (cc), which links what Rust compiles");
+  if (!(await has("openssl", "version"))) lacking.push("openssl, which makes the certificates");
   const [major, minor] = OLDEST_PYTHON;
   const check = `import sys, venv, ensurepip; sys.exit(sys.version_info < (${major}, ${minor}))`;
   if (tests && !(await has("python3", "-c", check))) {
