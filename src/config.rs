@@ -15,7 +15,7 @@ pub use notaries::TrustedKeyServer;
 use notaries::trusted_key_servers;
 use sha2::{Digest, Sha256};
 pub use variables::ConfigError;
-use variables::{base_url, days, rate, read_server_name, size, switch};
+use variables::{base_url, days, flag, rate, read_server_name, size, switch};
 
 use crate::{
     admission::Rate,
@@ -161,7 +161,7 @@ impl Config {
                 ConfigError::new("SIGNING_KEY", form)
             })?,
             faster_joins: switch("FASTER_JOINS", variable("FASTER_JOINS"), true)?,
-            log_costs: variable("LOG_COSTS").as_deref() == Some("1"),
+            log_costs: flag("LOG_COSTS", variable("LOG_COSTS").as_deref())?,
             policy: policy(
                 variable("POLICY_SIGNING_KEY"),
                 variable("POLICY_BLOCKED_SERVERS"),
@@ -365,6 +365,7 @@ mod tests {
             ("WELL_KNOWN_SERVER", "exa mple.org"),
             ("REGISTRATION", "yes"),
             ("CLIENT_BASE_URL", "http://matrix.example.org"),
+            ("LOG_COSTS", "on"),
             ("LOGIN_RATE", "0/60"),
             ("LOGIN_RATE", "10"),
             ("FEDERATION_RATE", "10/0"),

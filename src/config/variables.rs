@@ -85,7 +85,16 @@ pub(super) fn base_url(url: &str) -> Result<String, ConfigError> {
     Err(ConfigError::new("CLIENT_BASE_URL", form))
 }
 
-/// Something that is on or off.
+/// Something that is on with a 1.
+pub(super) fn flag(name: &'static str, text: Option<&str>) -> Result<bool, ConfigError> {
+    match text {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(_) => Err(ConfigError::new(name, "must be 1, or left out")),
+    }
+}
+
+/// Something that is `on` or `off`.
 pub(super) fn switch(name: &'static str, text: Option<String>, default: bool) -> Result<bool, ConfigError> {
     match text.as_deref() {
         None => Ok(default),
