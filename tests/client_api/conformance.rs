@@ -29,7 +29,7 @@ fn versions_claim_nothing_that_is_not_there() {
     assert!(versions.contains(&"v1.11") && !versions.contains(&"v1.12"), "{answer}");
 }
 
-/// "Well-known URI": where clients find the server, and that they must not encrypt yet.
+/// "Well-known URI": where clients find the server; nothing tells them not to encrypt.
 #[test]
 fn well_known_leads_clients_to_the_server() {
     let home = Home::new();

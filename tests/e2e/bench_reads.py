@@ -62,6 +62,7 @@ def _requests(contestant):
 
     return {
         "version": get("version"),
+        "key": lambda: ("GET", "/_matrix/key/v2/server", None),
         "event": get(f"event/{last}"),
         "state_ids": get(f"state_ids/{room}?event_id={last}"),
         "state": get(f"state/{room}?event_id={last}"),

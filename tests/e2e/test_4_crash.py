@@ -21,10 +21,15 @@ SEED = "VERGE_E2E_SEED"
 TRANSACTION_KILLS = "VERGE_E2E_KILLS"
 
 
-def test_nothing_is_lost_or_doubled_when_the_runtime_is_killed(start):
+def chance():
+    """What is random in a test, and how to have it again."""
     seed = int(os.environ.get(SEED) or random.SystemRandom().randrange(2**32))
     print(f"{SEED}={seed}")
-    moments = random.Random(seed)
+    return random.Random(seed)
+
+
+def test_nothing_is_lost_or_doubled_when_the_runtime_is_killed(start):
+    moments = chance()
     worker, synapse = start(Worker), start(Synapse)
     alice, bob = worker.user("alice"), synapse.user("bob")
     room = alice.create_room(preset="public_chat", room_alias_name="crash")
@@ -70,7 +75,7 @@ def test_nothing_is_lost_or_doubled_when_the_runtime_is_killed(start):
 
 def test_nothing_that_was_acknowledged_is_lost_or_doubled(start, authority, tmp_path):
     """Three origins send transactions of five PDUs, and each again until it is acknowledged."""
-    moments = random.Random(int(os.environ.get(SEED) or random.SystemRandom().randrange(2**32)))
+    moments = chance()
     worker = start(Worker)
     alice = worker.user("alice")
     room_id = alice.create_room(preset="public_chat", room_version="12")
