@@ -4,12 +4,14 @@
 //!
 //! - [`matrix`]: the protocol as pure functions: no I/O, no clock, no async.
 //! - [`platform`]: the few things the world must provide: a database, an HTTP transport, a clock, randomness.
+//! - [`error`], [`log`], [`config`]: what is answered and told, and what the operator has set.
 //! - [`admission`]: how many bytes and how often, bounded before any work is done.
 //! - [`store`]: every SQL statement, typed.
 //! - [`room`]: one room over time: receipt of PDUs, state snapshots, the event graph, local events.
 //! - [`federation`]: the Server-Server API, inbound and outbound.
 //! - [`client`]: the part of the Client-Server API through which local users act.
 //! - [`media`]: uploads, and answers with media.
+//! - [`router`]: which handler a request is for, by its method and path.
 //! - [`server`]: one homeserver as a value: configuration, platform, stores, what is known of other servers.
 //! - [`program`]: routes requests to the two APIs, and does what is due by the clock.
 //! - `edge`: the only place that names Cloudflare.

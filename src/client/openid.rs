@@ -17,7 +17,7 @@ const EXPIRES_IN: i64 = 3_600;
 pub(super) async fn request_token(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     if *session.user.as_str() != *call.parameter(0) {
-        return Err(MatrixError::forbidden("You can show only who you are yourself."));
+        return Err(MatrixError::forbidden("You can request an OpenID token only for yourself."));
     }
     let expires_ts = server.platform.clock.now_ms().saturating_add(EXPIRES_IN * 1_000);
     ok(&json!({

@@ -42,7 +42,7 @@ pub(super) fn note(server: &Server, user: &UserId, presence: Presence) {
     let (server, user) = (server.counted_apart(), user.clone());
     server.platform.background.clone().spawn(Box::pin(async move {
         if let Err(error) = server.put_presence_of_sync(&user, presence, now).await {
-            server.platform.log.write(LogRecord::error("who is there cannot be noted").because(&error));
+            server.platform.log.write(LogRecord::error("presence cannot be stored").because(&error));
         }
     }));
 }

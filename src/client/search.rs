@@ -108,7 +108,7 @@ impl Criteria {
             "content.body" => Ok("m.room.message"),
             "content.name" => Ok("m.room.name"),
             "content.topic" => Ok("m.room.topic"),
-            _ => Err(MatrixError::invalid_param("There is no such key to search.")),
+            _ => Err(MatrixError::invalid_param("This key cannot be searched.")),
         });
         let by_rank = match criteria.text("order_by")? {
             None | Some("rank") => true,

@@ -101,7 +101,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
             let mine = [Subject::User(session.user.to_string()), Subject::Presence, Subject::Keys];
             listener.listen_to(rooms.chain(mine).collect());
         }
-        // Nothing is written when somebody who was told to be typing is so no more.
+        // Nothing is written when somebody who was shown as typing has stopped.
         let until = fleeting.at.typing_until;
         let longest = if until > 0 { left.min(until.saturating_sub(now)) } else { left };
         listener.next(u32::try_from(longest).unwrap_or(u32::MAX)).await;

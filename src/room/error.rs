@@ -47,7 +47,7 @@ pub enum RoomError {
     #[error("Who is in the room is not known here yet; try again later.")]
     MembersUnknown,
     /// More invites wait for an answer than we keep, of the user or of the inviting server.
-    #[error("Too many invites of this user, or by your server, wait for an answer.")]
+    #[error("This user, or your server, has too many unanswered invites.")]
     TooManyInvites,
     /// The event cites events that we do not hold.
     #[error("The event cites events that this server does not hold.")]

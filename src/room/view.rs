@@ -157,7 +157,7 @@ impl<'s> View<'s> {
         self.events.get(id).filter(|stored| !stored.rejected && !self.rejected.contains_key(id))
     }
 
-    /// The event, if we hold it, be it rejected; it must have been read.
+    /// The event, even if it was rejected; it must have been read.
     pub(super) fn event(&self, id: &EventId) -> Option<&Event> {
         self.events.get(id).map(|stored| &stored.event)
     }

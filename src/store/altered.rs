@@ -6,7 +6,7 @@ use crate::{
     platform::{DatabaseError, Statement},
 };
 
-/// Those of the room ?1 that have a place and are no redacted ones, as far as we know: ?2 at most, the newest first.
+/// Those of the room ?1 that have a place and are not redacted, as far as we know: ?2 at most, the newest first.
 const ALTERED: &str = "\
     SELECT e.event_id, e.sender FROM events AS e INDEXED BY events_altered \
     WHERE e.room_id = ?1 AND e.hash_wrong AND e.redacted_by IS NULL AND NOT e.outlier \

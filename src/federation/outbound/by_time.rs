@@ -56,7 +56,7 @@ pub async fn ask(
                 }
             }
             Err(error) => {
-                let record = LogRecord::warning("no event by its time from a server").room(room_id);
+                let record = LogRecord::warning("a server gives no event for a time").room(room_id);
                 server.platform.log.write(record.destination(resident).because(&error));
             }
         }

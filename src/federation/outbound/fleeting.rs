@@ -77,7 +77,7 @@ impl Server {
         self.put_presence_until(&row, Some(until), now).await
     }
 
-    /// Whoever was there by syncs, which have ended, is so no more, or only idle. Called by the scheduled trigger.
+    /// Ends the presence of users whose syncs have stopped, or makes them idle. Called by the scheduled trigger.
     pub async fn end_presence(&self, budget: &Budget) {
         let now = self.platform.clock.now_ms();
         let outcome = async {
@@ -92,7 +92,7 @@ impl Server {
             Ok::<_, DatabaseError>(())
         };
         if let Err(error) = outcome.await {
-            self.platform.log.write(LogRecord::error("who is gone cannot be noted").because(&error));
+            self.platform.log.write(LogRecord::error("the end of presence cannot be stored").because(&error));
         }
     }
 

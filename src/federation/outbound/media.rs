@@ -69,7 +69,7 @@ pub async fn find(server: &Server, name: &RemoteName) -> Result<Found, MatrixErr
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`, 504 `M_NOT_YET_UPLOADED` as their server says, 502 `M_TOO_LARGE` for what is larger than what is kept,
-/// 502 where the server gives them not, 429 where the user has had as much fetched as they may.
+/// 502 where the server does not give them, 429 where the user has had as much fetched as they may.
 pub async fn fetch(server: &Server, name: &RemoteName, user: &UserId) -> Result<Held, MatrixError> {
     let now = server.platform.clock.now_ms();
     if let Some(until) = claim(server, name, user).await? {

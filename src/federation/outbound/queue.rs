@@ -109,7 +109,8 @@ impl Server {
                 Ok(false) => {}
                 Err(error) => {
                     server.heard.forget(&origin);
-                    let record = LogRecord::error("that a server is there cannot be noted").origin(&origin);
+                    let record =
+                        LogRecord::error("it cannot be stored that a server is reachable again").origin(&origin);
                     server.platform.log.write(record.because(&error));
                 }
             }

@@ -114,7 +114,7 @@ async fn check_signer(server: &Server, invite: &Redeemed, offer: &Event) -> Resu
     let key = key.ok_or_else(|| MatrixError::forbidden("No key of the offer has signed for this user."))?;
     match IdentityServers::new(&server.platform, &server.config).is_valid(key).await {
         Ok(true) => Ok(()),
-        Ok(false) => Err(MatrixError::forbidden("The key that has signed for this user is valid no longer.")),
+        Ok(false) => Err(MatrixError::forbidden("The key that signed for this user is no longer valid.")),
         Err(error) => {
             let record = LogRecord::warning("the key of a third-party invite cannot be checked");
             server.platform.log.write(record.room(&invite.room_id).user(&invite.target).because(&error));

@@ -1,7 +1,7 @@
 //! Identity servers, as far as third-party invites need them (Identity Service API: "Association lookup", "Invitation
 //! storage", "Key management"). They are not homeservers: nothing is signed, and their names are not discovered.
 //!
-//! Which one is asked a client says, or an event of a room. So all of it is bounded, goes to networks that this server may
+//! A client, or an event of a room, says which one is asked. So all of it is bounded, goes to networks that this server may
 //! reach ([`super::destination`]), and follows no redirect.
 
 use bytes::Bytes;
