@@ -13,10 +13,10 @@ use crate::{
         media::{MAX_FILENAME, content_type, is_media_id},
     },
     media::{
-        self, Held, serving, thumbnails,
+        self, Held, NotGiven, serving, thumbnails,
         uploading::{self, NewFile, Target},
     },
-    router::{Call, Handled, Streamed, ok},
+    router::{Answer, Call, Handled, Streamed, ok},
     server::Server,
     store::remote_media::RemoteName,
 };
@@ -73,9 +73,11 @@ pub(super) async fn thumbnail(server: &Server, call: &Call) -> Streamed {
     let wanted = thumbnails::wanted(call)?;
     let headers = call.request.headers();
     let answer = asked.give(server, async |held| serving::thumbnail(server, held, wanted, headers).await).await;
-    answer.map_err(|mut error| {
+    answer.map_err(|why| {
         // What another server has is not ours to have made smaller.
-        if error.errcode == "M_TOO_LARGE" && asked.name.origin != server.config.server_name {
+        let is_theirs = matches!(why, NotGiven::TooLarge) && asked.name.origin != server.config.server_name;
+        let mut error = why.answer();
+        if is_theirs {
             error.status = StatusCode::BAD_GATEWAY;
         }
         error
@@ -85,7 +87,8 @@ pub(super) async fn thumbnail(server: &Server, call: &Call) -> Streamed {
 async fn give(server: &Server, call: &Call, filename: Option<&str>) -> Streamed {
     let asked = Asked::of(server, call).await?;
     let headers = call.request.headers();
-    asked.give(server, async |held| serving::answer(server, held, filename, headers).await).await
+    let answer = asked.give(server, async |held| serving::answer(server, held, filename, headers).await).await;
+    answer.map_err(NotGiven::answer)
 }
 
 /// Media that somebody asks for who is logged in.
@@ -110,10 +113,14 @@ impl Asked {
     }
 
     /// What `serve` makes of the media.
-    async fn give(&self, server: &Server, serve: impl AsyncFn(&Held) -> Streamed) -> Streamed {
+    async fn give(
+        &self,
+        server: &Server,
+        serve: impl AsyncFn(&Held) -> Result<Answer, NotGiven>,
+    ) -> Result<Answer, NotGiven> {
         let held = self.find(server).await?;
         match serve(&held).await {
-            Err(error) if error.errcode == "M_NOT_FOUND" => {
+            Err(NotGiven::Gone) => {
                 // The bytes have gone from the store, which may lose what can be had again.
                 serve(&self.find_anew(server, &held).await?).await
             }

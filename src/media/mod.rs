@@ -57,6 +57,34 @@ pub fn store(server: &Server) -> Result<Rc<dyn MediaStore>, MatrixError> {
     })
 }
 
+/// Why media that are held are not given.
+#[derive(Debug)]
+pub enum NotGiven {
+    /// The bytes are gone from the store.
+    Gone,
+    /// The file is too large to make a thumbnail of.
+    TooLarge,
+    /// All else, as it is answered.
+    Refused(MatrixError),
+}
+
+impl<E: Into<MatrixError>> From<E> for NotGiven {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl NotGiven {
+    /// What is answered.
+    pub fn answer(self) -> MatrixError {
+        match self {
+            Self::Gone => unknown(),
+            Self::TooLarge => MatrixError::too_large("This is too large to make a thumbnail of."),
+            Self::Refused(error) => error,
+        }
+    }
+}
+
 /// 404: no such media.
 pub fn unknown() -> MatrixError {
     MatrixError::not_found("There is no such media.")

@@ -3,17 +3,15 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::{
-    Held,
+    Held, NotGiven,
     pixels::Wanted,
     store,
     thumbnails::{self, Thumbnail},
-    unknown,
 };
 use crate::{
-    error::MatrixError,
     matrix::media::{self, OCTET_STREAM},
     platform::media::{ByteRange, StoredObject},
-    router::{Answer, Body, Streamed, StreamedBody},
+    router::{Answer, Body, StreamedBody},
     server::Server,
     store::media::MediaRow,
 };
@@ -45,8 +43,13 @@ enum Part {
 /// A file as a client asks for it with these headers, called `filename` instead where that is given.
 ///
 /// # Errors
-/// 404 where the bytes are gone, 503 where the store fails.
-pub async fn answer(server: &Server, held: &Held, filename: Option<&str>, asked: &HeaderMap) -> Streamed {
+/// Also where the store fails.
+pub async fn answer(
+    server: &Server,
+    held: &Held,
+    filename: Option<&str>,
+    asked: &HeaderMap,
+) -> Result<Answer, NotGiven> {
     let etag = format!("\"{}\"", held.version);
     let filename = filename.or(held.row.filename.as_deref());
     if is_unchanged(asked, &etag) {
@@ -63,7 +66,7 @@ pub async fn answer(server: &Server, held: &Held, filename: Option<&str>, asked:
             return Ok(response);
         }
     };
-    let object = store(server)?.get(held.key.clone(), range).await?.ok_or_else(unknown)?;
+    let object = store(server)?.get(held.key.clone(), range).await?.ok_or(NotGiven::Gone)?;
     let (status, length) =
         range.map_or((StatusCode::OK, object.size), |range| (StatusCode::PARTIAL_CONTENT, range.length));
     let nothing = Default::default;
@@ -81,7 +84,7 @@ pub async fn answer(server: &Server, held: &Held, filename: Option<&str>, asked:
 ///
 /// # Errors
 /// As [`thumbnails::thumbnail`].
-pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted, asked: &HeaderMap) -> Streamed {
+pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted, asked: &HeaderMap) -> Result<Answer, NotGiven> {
     let (object, version) = match thumbnails::thumbnail(server, held, wanted).await? {
         Thumbnail::Smaller(object, version) => (object, version),
         Thumbnail::AsItIs(kind) => return answer(server, &of_kind(held, kind), None, asked).await,
@@ -102,11 +105,7 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted, asked: &Hea
 ///
 /// # Errors
 /// As [`thumbnails::thumbnail`].
-pub async fn thumbnail_part(
-    server: &Server,
-    held: &Held,
-    wanted: Wanted,
-) -> Result<(String, StreamedBody), MatrixError> {
+pub async fn thumbnail_part(server: &Server, held: &Held, wanted: Wanted) -> Result<(String, StreamedBody), NotGiven> {
     match thumbnails::thumbnail(server, held, wanted).await? {
         Thumbnail::Smaller(object, _) => {
             let filename = filename_of_thumbnail(&object.content_type);
@@ -153,9 +152,9 @@ pub fn guarded(mut response: Answer, status: StatusCode, etag: &str) -> Answer {
 /// A file as other servers are sent it: the head of its part, and its bytes.
 ///
 /// # Errors
-/// 404 where the bytes are gone, 503 where the store fails.
-pub async fn part_of_multipart(server: &Server, held: &Held) -> Result<(String, StreamedBody), MatrixError> {
-    let object = store(server)?.get(held.key.clone(), None).await?.ok_or_else(unknown)?;
+/// Also where the store fails.
+pub async fn part_of_multipart(server: &Server, held: &Held) -> Result<(String, StreamedBody), NotGiven> {
+    let object = store(server)?.get(held.key.clone(), None).await?.ok_or(NotGiven::Gone)?;
     Ok((part_head(&held.row.content_type, held.row.filename.as_deref()), body(object)))
 }
 

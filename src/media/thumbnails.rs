@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Held, pixels, store};
+use super::{Held, NotGiven, pixels, store};
 use crate::{
     error::MatrixError,
     matrix::media::OCTET_STREAM,
@@ -60,8 +60,8 @@ pub fn wanted(call: &Call) -> Result<Wanted, MatrixError> {
 /// A thumbnail of a file, made and kept where there is none of its size yet.
 ///
 /// # Errors
-/// 400 for what is no image, 413 for what is too large, 404 where the bytes are gone.
-pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<Thumbnail, MatrixError> {
+/// Also for what is no image.
+pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<Thumbnail, NotGiven> {
     let bucket = store(server)?;
     let size = nearest(wanted);
     let key = key(&held.key, size);
@@ -70,16 +70,16 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
         && let Some(kept) = bucket.get(key.clone(), None).await?
     {
         if kept.size == 0 {
-            return Err(no_image());
+            return Err(no_image().into());
         }
         return Ok(Thumbnail::Smaller(kept, version));
     }
     if held.size() > MAX_FILE {
-        return Err(too_large());
+        return Err(NotGiven::TooLarge);
     }
     let now = server.platform.clock.now_ms();
     let _reservation = server.admission.reserve(IN_WORK, now).ok_or_else(too_busy)?;
-    let mut object = bucket.get(held.key.clone(), None).await?.ok_or_else(super::unknown)?;
+    let mut object = bucket.get(held.key.clone(), None).await?.ok_or(NotGiven::Gone)?;
     let file = whole(&mut *object.stream, object.size.min(MAX_FILE)).await?;
     match pixels::smaller(&file, size) {
         Ok(Smaller::AsItIs(kind)) => Ok(Thumbnail::AsItIs(kind)),
@@ -96,13 +96,13 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
                 version,
             ))
         }
-        Err(Refusal::TooLarge) => Err(too_large()),
+        Err(Refusal::TooLarge) => Err(NotGiven::TooLarge),
         Err(Refusal::NoImage) => {
             // What breaks off at its end is as dear as what is whole: it is not decoded again.
             if is_made(size) {
                 bucket.put(key, new(Bytes::new(), OCTET_STREAM)).await?;
             }
-            Err(no_image())
+            Err(no_image().into())
         }
     }
 }
@@ -158,8 +158,4 @@ fn nearest(wanted: Wanted) -> Wanted {
     let any = same.or_else(|| SIZES.into_iter().filter(fits).find(|(_, _, method)| *method == Method::Scale));
     let (width, height, method) = any.unwrap_or((u32::MAX, u32::MAX, Method::Scale));
     Wanted { width, height, method, may_move: wanted.may_move }
-}
-
-fn too_large() -> MatrixError {
-    MatrixError::too_large("This is too large to make a thumbnail of.")
 }

@@ -7,7 +7,7 @@ use super::authentication::Signed;
 use crate::{
     error::MatrixError,
     matrix::media::is_media_id,
-    media::{self, Held, serving, thumbnails},
+    media::{self, Held, NotGiven, serving, thumbnails},
     router::{Body, Streamed, StreamedBody},
     server::Server,
 };
@@ -15,7 +15,7 @@ use crate::{
 /// `GET /_matrix/federation/v1/media/download/{mediaId}`
 pub(super) async fn download(server: &Server, request: Signed) -> Streamed {
     let held = find(server, &request).await?;
-    let (head, body) = serving::part_of_multipart(server, &held).await?;
+    let (head, body) = serving::part_of_multipart(server, &held).await.map_err(NotGiven::answer)?;
     Ok(multipart(server, &head, body))
 }
 
@@ -23,7 +23,7 @@ pub(super) async fn download(server: &Server, request: Signed) -> Streamed {
 pub(super) async fn thumbnail(server: &Server, request: Signed) -> Streamed {
     let wanted = thumbnails::wanted(&request.call)?;
     let held = find(server, &request).await?;
-    let (head, body) = serving::thumbnail_part(server, &held, wanted).await?;
+    let (head, body) = serving::thumbnail_part(server, &held, wanted).await.map_err(NotGiven::answer)?;
     Ok(multipart(server, &head, body))
 }
 
