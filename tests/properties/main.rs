@@ -17,6 +17,7 @@ mod imports;
 mod inputs;
 mod pdus;
 mod server_names;
+mod tables;
 mod transactions;
 mod x_matrix;
 
