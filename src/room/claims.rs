@@ -11,7 +11,8 @@ use std::{
 
 use super::{
     Room, RoomError, Rooms,
-    judge::{Judgement, Rejection, Source, auth_keys, fill_in},
+    checks::{auth_keys, fill_in},
+    judge::{Judgement, Rejection, Source},
     order::CitedFirst,
     outliers::{Apart, Outliers, judge_outliers},
     policy::ASKING_MS,

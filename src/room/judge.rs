@@ -20,8 +20,7 @@ use super::{
 use crate::{
     log::Reason,
     matrix::{
-        auth_events,
-        auth_rules::{self, AuthError, AuthEvent, AuthState},
+        auth_rules::AuthState,
         event::Event,
         identifiers::{EventId, ServerName},
         policy_server::PolicyServer,
@@ -32,7 +31,7 @@ use crate::{
         commit::{Guard, NewEvent, Outgoing, Place, Redaction, RejectedAt, Unsettled},
         events::StoredEvent,
         rejected::NewRejected,
-        rooms::{Extent, Extremity, Room},
+        rooms::{Extremity, Room},
     },
 };
 
@@ -214,41 +213,6 @@ impl Judgement {
         Ok(soft_failed.map_or(Verdict::Accepted, Verdict::SoftFailed))
     }
 
-    /// Checks 6 and 7: why `event` is soft-failed, if it is. No policy server is asked.
-    pub(super) async fn soft_failure(
-        &self,
-        view: &mut View<'_>,
-        event: &Event,
-        before: StateAt,
-    ) -> Result<Option<String>, RoomError> {
-        match self.forbidden_now(view, event, before).await? {
-            None => Ok(self.unsigned_by(view, event).await?.as_ref().map(not_signed)),
-            forbidden => Ok(forbidden),
-        }
-    }
-
-    /// Check 6: which rule `event` breaks in the current state, if any.
-    async fn forbidden_now(
-        &self,
-        view: &mut View<'_>,
-        event: &Event,
-        before: StateAt,
-    ) -> Result<Option<String>, RoomError> {
-        if before.root == self.state || stands_in(view, event, self.state).await? {
-            return Ok(None);
-        }
-        // What is lacking, or was filled in as history, is no part of the current state: whoever joined there would be nobody. By what
-        // is claimed of it the current state counts only together with it.
-        if !before.claimed && self.check_state(view, event, self.state).await?.is_none() {
-            return Ok(None);
-        }
-        let current = self.state_with(view, event, before.root).await?;
-        if before.root == current || stands_in(view, event, current).await? {
-            return Ok(None);
-        }
-        self.check_state(view, event, current).await
-    }
-
     /// Takes the content of `event` where it is held without. What was thought of it stays, for all that the rules read of it
     /// was there (but the level for invites, up to room version 10). A redaction that stands in the room takes effect: up to
     /// that version, what it redacts was lost too.
@@ -388,77 +352,6 @@ impl Judgement {
         view.resolve(&self.room, roots).await
     }
 
-    /// Checks 4 and 5: which rule `event` breaks, if any.
-    pub(super) async fn broken_rule(
-        &self,
-        view: &mut View<'_>,
-        event: &Event,
-        before: StateAt,
-    ) -> Result<Option<Rejection>, RoomError> {
-        let for_good = |why: String| Ok(Some(Rejection::for_good(why)));
-        if event.room_id() != &self.room.room_id {
-            return for_good("it is of another room".to_owned());
-        }
-        if let Some(member) = event.oversized_member() {
-            return for_good(format!("`{member}` is too long"));
-        }
-        let rejected = event.auth_events().iter().filter_map(|id| Some((id, view.rejected(id)?.provisional)));
-        if let Some(rejection) = rejected_auth_event(rejected) {
-            return Ok(Some(rejection));
-        }
-        let mut needed = event.auth_events().to_vec();
-        if event.version().room_id_is_create_hash {
-            needed.push(event.room_id().create_event_id());
-            view.load_events(&needed).await?;
-        }
-        let find = |id: &EventId| {
-            let stored = view.stored(id)?;
-            Some(AuthEvent { event: &stored.event, rejected: false })
-        };
-        if let Err(error) = auth_rules::check_auth_event_list(event, find) {
-            return for_good(error.to_string());
-        }
-        let auth_events: Vec<Event> = needed.iter().filter_map(|id| Some(view.stored(id)?.event.clone())).collect();
-        if let Err(error) = auth_rules::check(event, auth_events.as_slice()) {
-            return for_good(format!("{error} (by its auth events)"));
-        }
-        let forbidden = match stands_in(view, event, before.root).await? {
-            // Another server has claimed what was there after the event.
-            true => self.check_by_what_it_displaced(view, event, before.root).await?,
-            false => self.check_state(view, event, before.root).await?,
-        };
-        Ok(forbidden.map(|why| Rejection { why, provisional: before.claimed }))
-    }
-
-    /// Which rule `event` breaks in the state `root`, if any.
-    async fn check_state(&self, view: &mut View<'_>, event: &Event, root: NodeId) -> Result<Option<String>, RoomError> {
-        let state = view.state(root, &auth_keys(event)).await?;
-        Ok(self.check(view, event, state))
-    }
-
-    /// Which rule `event` breaks in the state `root`, in which it stands itself: what it cites under its own key stood there before.
-    async fn check_by_what_it_displaced(
-        &self,
-        view: &mut View<'_>,
-        event: &Event,
-        root: NodeId,
-    ) -> Result<Option<String>, RoomError> {
-        let mut state = view.state(root, &auth_keys(event)).await?;
-        state.retain(|stands| stands.event_id() != event.event_id());
-        let same_key = |cited: &Event| event.state_key().is_some_and(|key| cited.is_state(event.event_type(), key));
-        let cited = event.auth_events().iter().filter_map(|id| Some(&view.stored(id)?.event));
-        state.extend(cited.filter(|cited| same_key(cited)).cloned());
-        Ok(self.check(view, event, state))
-    }
-
-    fn check(&self, view: &View<'_>, event: &Event, mut state: Vec<Event>) -> Option<String> {
-        if self.room.extent == Extent::Partial {
-            let cited = event.auth_events().iter().filter_map(|id| Some(&view.stored(id)?.event));
-            fill_in(&mut state, event, cited);
-        }
-        auth_rules::check(event, state.as_slice()).err().map(|error| error.to_string())
-    }
-
     /// Notes what an accepted redaction redacts. From room version 3 on the redaction takes effect only where its sender
     /// has the power, or is of the same server as the sender of the redacted event (rooms v3, "Handling redactions"). `before`
     /// is the state before it, where that is known.
@@ -480,13 +373,6 @@ impl Judgement {
         self.redactions.extend(redaction(event, &then, &now));
         Ok(())
     }
-}
-
-/// Whether `event` stands in the state `root`.
-async fn stands_in(view: &mut View<'_>, event: &Event, root: NodeId) -> Result<bool, RoomError> {
-    let Some(state_key) = event.state_key() else { return Ok(false) };
-    let found = view.state_ids(root, &[key(event.event_type(), state_key)]).await?;
-    Ok(found.iter().any(|(_, id)| id == event.event_id()))
 }
 
 /// The auth events of an event of history, by which it was judged: the state before it is not known.
@@ -513,12 +399,6 @@ pub(super) fn redaction(event: &Event, then: &[Event], now: &[Event]) -> Option<
     })
 }
 
-/// Why an event is rejected that cites these rejected auth events, each with whether that verdict is provisional.
-pub(super) fn rejected_auth_event<'a>(rejected: impl Iterator<Item = (&'a EventId, bool)>) -> Option<Rejection> {
-    let (id, provisional) = rejected.min_by_key(|(_, provisional)| *provisional)?;
-    Some(Rejection { why: AuthError::RejectedAuthEvent(id.clone()).to_string(), provisional })
-}
-
 /// Whether the sender of `event` has the power to redact anybody's events in `state`.
 fn may_redact(event: &Event, state: &[Event]) -> bool {
     let Some(create) = AuthState::get(state, "m.room.create", "") else { return false };
@@ -540,7 +420,7 @@ fn known(view: &View<'_>, event_id: &EventId) -> Option<Verdict> {
 }
 
 /// Why an event is soft-failed that the policy server has not signed.
-fn not_signed(policy: &PolicyServer) -> String {
+pub(super) fn not_signed(policy: &PolicyServer) -> String {
     format!("the room's policy server, {}, has not signed it", policy.via)
 }
 
@@ -551,32 +431,6 @@ fn missing(view: &View<'_>, event: &Event, has_state: bool) -> Option<Verdict> {
     let previous: Vec<EventId> = event.prev_events().iter().filter(lacks).cloned().collect();
     let auth: Vec<EventId> = event.auth_events().iter().filter(|id| !view.knows(id)).cloned().collect();
     (!previous.is_empty() || !auth.is_empty()).then_some(Verdict::Missing { previous, auth })
-}
-
-/// The keys of all state by which the rules judge `event`.
-pub(super) fn auth_keys(event: &Event) -> Vec<StateKey> {
-    let selected = auth_events::selection(
-        event.version(),
-        event.event_type(),
-        event.sender().as_str(),
-        event.state_key(),
-        event.content(),
-    );
-    let implied = event.version().room_id_is_create_hash.then_some(("m.room.create", ""));
-    selected.into_iter().chain(implied).map(|(event_type, state_key)| key(event_type, state_key)).collect()
-}
-
-/// Adds to the state by which `event` is judged those memberships that it cites, of users of whom the state says nothing: where the
-/// members of a room are not known, that is all that there is to go by.
-pub(super) fn fill_in<'c>(state: &mut Vec<Event>, event: &Event, cited: impl Iterator<Item = &'c Event>) {
-    let keys = auth_keys(event);
-    for cited in cited.filter(|cited| cited.event_type() == "m.room.member") {
-        let Some(user) = cited.state_key() else { continue };
-        let is_asked = keys.iter().any(|(event_type, key)| event_type == "m.room.member" && key == user);
-        if is_asked && !state.iter().any(|known| known.is_state("m.room.member", user)) {
-            state.push(cited.clone());
-        }
-    }
 }
 
 /// A pair of event type and state key.

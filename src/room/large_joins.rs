@@ -9,8 +9,8 @@ use std::{
 
 use super::{
     RoomError, Rooms,
+    checks::auth_keys,
     claims::check_create,
-    judge::auth_keys,
     order::CitedFirst,
     outliers::{Apart, Held, Outlier, judge_outliers},
     remote::TakenOver,

@@ -193,7 +193,7 @@ impl Rooms {
             let mut ids = vec![event.event_id().clone()];
             ids.extend(event.prev_events().iter().chain(event.auth_events()).cloned());
             let previous = event.prev_events().to_vec();
-            let mut keys = super::judge::auth_keys(event);
+            let mut keys = super::checks::auth_keys(event);
             keys.push(policy_key());
             let rooms = view.load_rooms(vec![event.room_id().clone()], &keys, ids, previous).await?;
             let room = rooms.into_iter().find(|room| room.local_joined > 0).ok_or(RoomError::UnknownRoom)?;

@@ -11,6 +11,8 @@ mod acl;
 mod allowance;
 mod attempts;
 mod changes;
+mod checks;
+mod claimed_graph;
 mod claims;
 mod draft;
 mod error;

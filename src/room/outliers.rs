@@ -3,11 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{
-    RoomError, Rooms,
-    judge::{Rejection, rejected_auth_event},
-    view::View,
-};
+use super::{RoomError, Rooms, checks::rejected_auth_event, judge::Rejection, view::View};
 use crate::{
     matrix::{
         auth_rules::{self, AuthEvent},

@@ -2,7 +2,7 @@
 //! whole.
 //!
 //! All that is judged by the state of such a room rests on a claim, as what is judged behind a gap does: whom the state does not
-//! know is taken for what the event says that is judged ([`super::judge::fill_in`]). When the whole state before our join is
+//! know is taken for what the event says that is judged ([`super::checks::fill_in`]). When the whole state before our join is
 //! had, it takes the place of what was answered of it, in the states around the events since then as well; then all that rests
 //! on them is judged again ([`super::settling`]).
 

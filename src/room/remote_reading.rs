@@ -20,11 +20,12 @@ use crate::{
     },
     platform::DatabaseError,
     store::{
+        answer_texts::EventTexts,
         by_time::Direction,
         events::StoredEvent,
         history_visibility::Restrictions,
         positions::TimelinePos,
-        remote_reads::{Asked, AtEvent, EventTexts, ShownEvent, Standing, StateIds, StateTexts},
+        remote_reads::{Asked, AtEvent, ShownEvent, Standing, StateIds, StateTexts},
         rooms::Extent,
         snapshots::StateReads,
     },

@@ -10,6 +10,7 @@ pub mod account_data;
 pub mod accounts;
 pub mod aliases;
 pub mod altered;
+pub mod answer_texts;
 pub mod bundles;
 pub mod by_time;
 mod catching_up;

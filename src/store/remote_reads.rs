@@ -3,10 +3,9 @@
 //! Everything is of one room, which is named: an event can name one of another room, and what it names must not come along.
 //! Texts leave as they are stored, without being parsed, except those of redacted events.
 
-use std::collections::VecDeque;
-
 use super::{
     Answers, Store,
+    answer_texts::{BESIDE_TEXTS, EventTexts, MAX_ANSWER, event_id, texts_at_once, texts_of_numbered},
     event_text::read,
     events::{
         EVENT_COLUMNS, StoredEvent, auth_events_of, cited, current_state, event_columns, shown_columns, shown_text,
@@ -94,22 +93,6 @@ const AUTH_CHAIN_IDS_BEFORE: &str = concat!("WITH RECURSIVE ", auth_chain_before
 
 const STATE_IDS_BEFORE: &str = concat!("WITH RECURSIVE ", entries!("", state_before!()), " SELECT event_id FROM entry");
 
-/// The texts of so many events of `numbered(event_id, number)`, of the room ?3, as are ?4 at most, and ?5 bytes at most; of the others
-/// the IDs, to be read later. And how long each text is, as far as that is known.
-macro_rules! texts_of_numbered {
-    () => {
-        "measured(event_id, number, nid, bytes, upto) AS ( \
-           SELECT numbered.event_id, numbered.number, e.event_nid, octet_length(e.json), \
-             SUM(octet_length(e.json)) OVER (ORDER BY numbered.number) \
-           FROM numbered LEFT JOIN events AS e \
-             ON numbered.number <= ?4 AND e.event_id = numbered.event_id AND e.room_id = ?3 ) \
-         SELECT e.json, measured.event_id, CASE WHEN e.redacted_by IS NOT NULL THEN r.room_version END AS redact_by, \
-           measured.number > ?4 OR COALESCE(measured.upto, 0) > ?5 AS later, measured.bytes \
-         FROM measured LEFT JOIN events AS e ON e.event_nid = measured.nid AND measured.upto <= ?5 \
-           LEFT JOIN rooms AS r ON r.room_id = e.room_id"
-    };
-}
-
 /// The first texts of the events of a table.
 macro_rules! first_texts_of {
     ($table:literal) => {
@@ -167,10 +150,6 @@ const WITHOUT_MEMBERS: &str = concat!(
       WHERE e.event_type <> 'm.room.member' OR e.state_key IN (SELECT value FROM json_each(?2))"
 );
 
-/// Of the events ?1, a JSON list; ?2 is not used.
-const TEXTS: &str =
-    concat!("WITH numbered(event_id, number) AS ( SELECT value, key + 1 FROM json_each(?1) ), ", texts_of_numbered!());
-
 /// The depth of an event of the room ?2 that is held, or was rejected.
 macro_rules! depth_of {
     ($event_id:expr) => {
@@ -209,14 +188,6 @@ const WALK_BACK: &str = concat!(
       CROSS JOIN rooms AS r ON r.room_id = e.room_id \
       WHERE NOT EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = e.event_id) LIMIT ?4"
 );
-
-/// How many texts of events are read at once, and how many bytes of them: what is read and what is made of it must be in memory
-/// together.
-const TEXTS_AT_ONCE: usize = 2_500;
-const BYTES_AT_ONCE: i64 = 8 << 20;
-
-/// The most bytes of an answer: what is more does not fit into the memory that there is.
-const MAX_ANSWER: usize = 48 << 20;
 
 /// How many rejected events are walked over, at most.
 const MOST_REJECTED: i64 = 500;
@@ -271,22 +242,6 @@ pub struct StateTexts {
     pub state: EventTexts,
     /// Those of the auth chain.
     pub auth_chain: EventTexts,
-}
-
-/// Texts of events of one room, of which the first are read.
-#[derive(Debug)]
-pub struct EventTexts {
-    room_id: RoomId,
-    rows: Rows,
-}
-
-impl EventTexts {
-    /// These events of the room, all of them still to be read.
-    pub fn of(room_id: &RoomId, ids: &[EventId]) -> Self {
-        let (none, later) = (SqlValue::Null, SqlValue::from(true));
-        let row = |id: &EventId| Row(vec![none.clone(), id.as_str().into(), none.clone(), later.clone(), none.clone()]);
-        Self { room_id: room_id.clone(), rows: ids.iter().map(row).collect() }
-    }
 }
 
 /// An event as other servers may see it, with its place in the graph.
@@ -422,8 +377,8 @@ impl Store {
         Ok(BeforeJoin { servers, fits: usize::try_from(length).is_ok_and(|length| length + BESIDE_TEXTS < MAX_ANSWER) })
     }
 
-    /// The texts of the state `root`, and of the auth chain of it and of an event. One round trip, and one more for each further
-    /// [`TEXTS_AT_ONCE`] when they are written.
+    /// The texts of the state `root`, and of the auth chain of it and of an event. One round trip, and one more for each
+    /// further stretch of them when they are written.
     ///
     /// # Errors
     /// Where the database fails.
@@ -438,41 +393,6 @@ impl Store {
         let mut answers = Answers::new(self.batch(statements.into()).await?);
         let mut next = || answers.rows().map(|rows| EventTexts { room_id: room_id.clone(), rows });
         Ok(StateTexts { auth_chain: next()?, state: next()? })
-    }
-
-    /// Appends a JSON list of the texts to `answer`, redacted ones as redacted. Each is let go of once it is written, so that
-    /// there is one copy of them all, and never a second. `false` where the answer would be too large to be given.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn write_texts(&self, texts: EventTexts, answer: &mut String) -> Result<bool, DatabaseError> {
-        let EventTexts { room_id, mut rows } = texts;
-        let mut later = VecDeque::new();
-        let mut list = List::begin(answer);
-        loop {
-            if !list.expect(&rows)? {
-                return Ok(false);
-            }
-            // What is read next comes before what waits.
-            let mut passed = VecDeque::new();
-            for row in rows {
-                if row.integer(3)? != 0 {
-                    passed.push_back(event_id(&row, 1)?);
-                } else if row.optional_text(0)?.is_some() {
-                    list.push(&row)?;
-                }
-            }
-            passed.append(&mut later);
-            later = passed;
-            let ids: Vec<EventId> = later.drain(..later.len().min(TEXTS_AT_ONCE)).collect();
-            if ids.is_empty() {
-                break;
-            }
-            let ids = json_list(ids.iter().map(EventId::as_str));
-            rows = self.query(texts_at_once(TEXTS, [ids.into(), SqlValue::Null, room_id.as_str().into()])).await?;
-        }
-        list.end();
-        Ok(true)
     }
 
     /// The events `from` of a room and what precedes them in the graph, the deepest first: at most `limit`, and neither
@@ -526,12 +446,6 @@ impl Asked<'_> {
     }
 }
 
-/// A statement that ends in `texts_of_numbered`.
-fn texts_at_once(sql: &'static str, [one, other, room]: [SqlValue; 3]) -> Statement {
-    let events = i64::try_from(TEXTS_AT_ONCE).unwrap_or(i64::MAX);
-    Statement::new(sql, [one, other, room, events.into(), BYTES_AT_ONCE.into()])
-}
-
 /// Asks for the [`Standing`] of a server.
 fn ask_standing(server: &ServerName, room_id: &RoomId) -> Vec<Statement> {
     let acl = StateKeyHash::new("m.room.server_acl", "");
@@ -551,55 +465,6 @@ fn standing(answers: &[Rows]) -> Result<Standing, DatabaseError> {
     let stage = joined.first().map(|row| row.optional_integer(1)).transpose()?.flatten();
     let restrictions = Restrictions::of_rows(restrictions)?;
     Ok(Standing { joined: !joined.is_empty(), acl, restrictions, extent: Extent::of(stage) })
-}
-
-/// How many bytes a list has beside its texts, together with the end of the answer.
-const BESIDE_TEXTS: usize = 64;
-
-/// A JSON list that is being written.
-struct List<'a> {
-    text: &'a mut String,
-    is_empty: bool,
-}
-
-impl<'a> List<'a> {
-    fn begin(text: &'a mut String) -> Self {
-        text.push('[');
-        Self { text, is_empty: true }
-    }
-
-    /// Makes room for the texts of `rows`, and no more: a text that grows by itself takes twice its length. `false` where they are
-    /// too many.
-    fn expect(&mut self, rows: &Rows) -> Result<bool, DatabaseError> {
-        let mut bytes = BESIDE_TEXTS;
-        for row in rows {
-            let text = row.optional_integer(4)?.and_then(|bytes| usize::try_from(bytes).ok());
-            bytes += text.map_or(0, |bytes| bytes + 1);
-        }
-        if self.text.len() + bytes > MAX_ANSWER {
-            return Ok(false);
-        }
-        self.text.reserve_exact(bytes);
-        Ok(true)
-    }
-
-    /// Writes the text in a row of `texts_of_numbered`, which begins as one of [`shown_columns`] does.
-    fn push(&mut self, row: &Row) -> Result<(), DatabaseError> {
-        if !std::mem::take(&mut self.is_empty) {
-            self.text.push(',');
-        }
-        self.text.push_str(&shown_text(row)?);
-        Ok(())
-    }
-
-    fn end(self) {
-        self.text.push(']');
-    }
-}
-
-fn event_id(row: &Row, column: usize) -> Result<EventId, DatabaseError> {
-    let id = row.text(column)?;
-    EventId::parse_any_length(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is not an event ID")))
 }
 
 /// The event IDs in the first column.

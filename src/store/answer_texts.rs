@@ -1,0 +1,146 @@
+//! Texts of events as they go into answers: read so many at a time, and written as they are.
+
+use std::collections::VecDeque;
+
+use super::{Store, events::shown_text, json_list};
+use crate::{
+    matrix::identifiers::{EventId, RoomId},
+    platform::{DatabaseError, Row, Rows, SqlValue, Statement},
+};
+
+/// How many texts of events are read at once, and how many bytes of them: what is read and what is made of it must be in memory
+/// together.
+const TEXTS_AT_ONCE: usize = 2_500;
+const BYTES_AT_ONCE: i64 = 8 << 20;
+
+/// The most bytes of an answer: what is more does not fit into the memory that there is.
+pub(super) const MAX_ANSWER: usize = 48 << 20;
+
+/// The texts of so many events of `numbered(event_id, number)`, of the room ?3, as are ?4 at most, and ?5 bytes at most; of the others
+/// the IDs, to be read later. And how long each text is, as far as that is known.
+macro_rules! texts_of_numbered {
+    () => {
+        "measured(event_id, number, nid, bytes, upto) AS ( \
+           SELECT numbered.event_id, numbered.number, e.event_nid, octet_length(e.json), \
+             SUM(octet_length(e.json)) OVER (ORDER BY numbered.number) \
+           FROM numbered LEFT JOIN events AS e \
+             ON numbered.number <= ?4 AND e.event_id = numbered.event_id AND e.room_id = ?3 ) \
+         SELECT e.json, measured.event_id, CASE WHEN e.redacted_by IS NOT NULL THEN r.room_version END AS redact_by, \
+           measured.number > ?4 OR COALESCE(measured.upto, 0) > ?5 AS later, measured.bytes \
+         FROM measured LEFT JOIN events AS e ON e.event_nid = measured.nid AND measured.upto <= ?5 \
+           LEFT JOIN rooms AS r ON r.room_id = e.room_id"
+    };
+}
+pub(super) use texts_of_numbered;
+
+/// Of the events ?1, a JSON list; ?2 is not used.
+const TEXTS: &str =
+    concat!("WITH numbered(event_id, number) AS ( SELECT value, key + 1 FROM json_each(?1) ), ", texts_of_numbered!());
+
+/// Texts of events of one room, of which the first are read.
+#[derive(Debug)]
+pub struct EventTexts {
+    pub(super) room_id: RoomId,
+    pub(super) rows: Rows,
+}
+
+impl EventTexts {
+    /// These events of the room, all of them still to be read.
+    pub fn of(room_id: &RoomId, ids: &[EventId]) -> Self {
+        let (none, later) = (SqlValue::Null, SqlValue::from(true));
+        let row = |id: &EventId| Row(vec![none.clone(), id.as_str().into(), none.clone(), later.clone(), none.clone()]);
+        Self { room_id: room_id.clone(), rows: ids.iter().map(row).collect() }
+    }
+}
+
+impl Store {
+    /// Appends a JSON list of the texts to `answer`, redacted ones as redacted. Each is let go of once it is written, so that
+    /// there is one copy of them all, and never a second. `false` where the answer would be too large to be given.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn write_texts(&self, texts: EventTexts, answer: &mut String) -> Result<bool, DatabaseError> {
+        let EventTexts { room_id, mut rows } = texts;
+        let mut later = VecDeque::new();
+        let mut list = List::begin(answer);
+        loop {
+            if !list.expect(&rows)? {
+                return Ok(false);
+            }
+            // What is read next comes before what waits.
+            let mut passed = VecDeque::new();
+            for row in rows {
+                if row.integer(3)? != 0 {
+                    passed.push_back(event_id(&row, 1)?);
+                } else if row.optional_text(0)?.is_some() {
+                    list.push(&row)?;
+                }
+            }
+            passed.append(&mut later);
+            later = passed;
+            let ids: Vec<EventId> = later.drain(..later.len().min(TEXTS_AT_ONCE)).collect();
+            if ids.is_empty() {
+                break;
+            }
+            let ids = json_list(ids.iter().map(EventId::as_str));
+            rows = self.query(texts_at_once(TEXTS, [ids.into(), SqlValue::Null, room_id.as_str().into()])).await?;
+        }
+        list.end();
+        Ok(true)
+    }
+}
+
+/// A statement that ends in `texts_of_numbered`.
+pub(super) fn texts_at_once(sql: &'static str, [one, other, room]: [SqlValue; 3]) -> Statement {
+    let events = i64::try_from(TEXTS_AT_ONCE).unwrap_or(i64::MAX);
+    Statement::new(sql, [one, other, room, events.into(), BYTES_AT_ONCE.into()])
+}
+
+/// How many bytes a list has beside its texts, together with the end of the answer.
+pub(super) const BESIDE_TEXTS: usize = 64;
+
+/// A JSON list that is being written.
+struct List<'a> {
+    text: &'a mut String,
+    is_empty: bool,
+}
+
+impl<'a> List<'a> {
+    fn begin(text: &'a mut String) -> Self {
+        text.push('[');
+        Self { text, is_empty: true }
+    }
+
+    /// Makes room for the texts of `rows`, and no more: a text that grows by itself takes twice its length. `false` where they are
+    /// too many.
+    fn expect(&mut self, rows: &Rows) -> Result<bool, DatabaseError> {
+        let mut bytes = BESIDE_TEXTS;
+        for row in rows {
+            let text = row.optional_integer(4)?.and_then(|bytes| usize::try_from(bytes).ok());
+            bytes += text.map_or(0, |bytes| bytes + 1);
+        }
+        if self.text.len() + bytes > MAX_ANSWER {
+            return Ok(false);
+        }
+        self.text.reserve_exact(bytes);
+        Ok(true)
+    }
+
+    /// Writes the text in a row of `texts_of_numbered`, which begins as one of `shown_columns` does.
+    fn push(&mut self, row: &Row) -> Result<(), DatabaseError> {
+        if !std::mem::take(&mut self.is_empty) {
+            self.text.push(',');
+        }
+        self.text.push_str(&shown_text(row)?);
+        Ok(())
+    }
+
+    fn end(self) {
+        self.text.push(']');
+    }
+}
+
+pub(super) fn event_id(row: &Row, column: usize) -> Result<EventId, DatabaseError> {
+    let id = row.text(column)?;
+    EventId::parse_any_length(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is not an event ID")))
+}
