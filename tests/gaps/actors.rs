@@ -69,14 +69,16 @@ impl Scene {
     }
 
     fn extremities(&self) -> Vec<Vec<String>> {
-        let of = |member: &Member| {
-            let sql = format!(
-                "SELECT x.value ->> 0 FROM rooms, json_each(rooms.extremities) AS x WHERE room_id = '{}' ORDER BY 1",
-                self.room
-            );
-            member.home.database.rows(&sql).concat()
-        };
-        self.honest().iter().map(of).collect()
+        self.honest().iter().map(|member| self.extremities_of(member)).collect()
+    }
+
+    /// The events at which a server stands.
+    pub fn extremities_of(&self, member: &Member) -> Vec<String> {
+        let sql = format!(
+            "SELECT x.value ->> 0 FROM rooms, json_each(rooms.extremities) AS x WHERE room_id = '{}' ORDER BY 1",
+            self.room
+        );
+        member.home.database.rows(&sql).concat()
     }
 
     /// A user of the server says something, and joins before where nobody there is in the room.

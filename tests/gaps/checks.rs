@@ -10,15 +10,15 @@ use crate::{
     common::peer::encode,
     oracle::{Made, Oracle},
     wire::describe,
-    world::{Member, Scene},
+    world::{EVIL, Member, Scene},
 };
 
 /// The most pages from the room's end to its start.
 const PAGES: usize = 100;
 
 impl Scene {
-    /// What does not hold.
-    pub fn failures(&self, oracle: &Oracle) -> Vec<String> {
+    /// What does not hold, where all stood at the event `last`.
+    pub fn failures(&self, oracle: &Oracle, last: &str) -> Vec<String> {
         let mut failures = Vec::new();
         // What paging back brings is judged after the answer, and asked for again where it came altered.
         for member in self.honest() {
@@ -53,6 +53,16 @@ impl Scene {
                 failures.extend(honest.map(|made| format!("{name} has {what} {}", self.tell_of(member, made))));
             }
             failures.extend(database.wrong_member_counts().into_iter().map(|wrong| format!("{name} has {wrong}")));
+            // What the malicious server has withheld until now may come when all stand together: nobody else knows of it then.
+            let (theirs, others): (Vec<String>, Vec<String>) = self
+                .extremities_of(member)
+                .into_iter()
+                .filter(|id| id != last)
+                .partition(|id| self.sender_of(member, id).ends_with(&format!(":{EVIL}")));
+            failures.extend(others.iter().map(|id| format!("{name} stands at {id}, too")));
+            if !theirs.is_empty() {
+                continue;
+            }
             let state = member.home.state(&self.world, &RoomId::parse(&self.room).unwrap());
             for (have, entries, others) in [("has", &state, &oracle.state), ("lacks", &oracle.state, &state)] {
                 let different = entries.iter().filter(|entry| !others.contains(entry));
@@ -83,6 +93,10 @@ impl Scene {
             }
         }
         Err("the history comes to no end".to_owned())
+    }
+
+    fn sender_of(&self, member: &Member, id: &str) -> String {
+        member.home.database.rows(&format!("SELECT sender FROM events WHERE event_id = '{id}'")).concat().concat()
     }
 
     /// An event, and what a server thinks of it.

@@ -95,7 +95,7 @@ fn play(images: &mut BTreeMap<&'static str, Image>, seed: u64, allowed: &Faults)
     let played = catch_unwind(AssertUnwindSafe(|| {
         scene.live();
         let last = scene.heal()?;
-        Ok(scene.failures(&Oracle::new(image, &scene, &last)?))
+        Ok(scene.failures(&Oracle::new(image, &scene, &last)?, &last))
     }));
     let failures = match played {
         Ok(Ok(failures)) => failures,
