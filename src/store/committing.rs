@@ -34,7 +34,7 @@ const MOVE_ROOM: &str = "\
       latest_pos = CASE WHEN ?5 THEN (SELECT position FROM streams WHERE name = 'events') ELSE latest_pos END, \
       outbox_pos = CASE WHEN ?6 THEN (SELECT position FROM streams WHERE name = 'outbox') ELSE outbox_pos END, \
       joined = ?7 + CASE WHEN ?9 THEN 0 ELSE joined END, invited = ?8 + CASE WHEN ?9 THEN 0 ELSE invited END, \
-      joined_pos = CASE WHEN ?9 THEN (SELECT position FROM streams WHERE name = 'events') ELSE joined_pos END \
+      joined_pos = CASE WHEN ?10 THEN (SELECT position FROM streams WHERE name = 'events') ELSE joined_pos END \
     WHERE room_id = ?1";
 
 /// Aborts the batch when the room's version has moved, and leaves it as it is.
@@ -360,6 +360,8 @@ impl RoomCommit {
             self.extremities.iter().map(|one| json!([one.event_id.as_str(), one.depth])).collect();
         let (extremities, state) = (json!(extremities).to_string(), self.state.to_string());
         let joined: i64 = self.joined.iter().map(|(_, change)| change).sum();
+        // Who else is in a room that was joined in part becomes known later than we came in.
+        let comes_in = self.joins_anew && self.events.iter().any(|new| new.place == Place::Newest);
         match self.guard {
             Guard::New => Some(Statement::new(
                 NEW_ROOM,
@@ -370,7 +372,7 @@ impl RoomCommit {
                     state.into(),
                     joined.into(),
                     self.invited.into(),
-                    self.joins_anew.into(),
+                    comes_in.into(),
                 ],
             )),
             Guard::Moves(version) => Some(Statement::new(
@@ -385,6 +387,7 @@ impl RoomCommit {
                     joined.into(),
                     self.invited.into(),
                     self.joins_anew.into(),
+                    comes_in.into(),
                 ],
             )),
             Guard::Holds(version) => Some(Statement::new(HOLD_ROOM, [room_id.into(), version.into()])),
