@@ -131,21 +131,28 @@ fn is_in_memory_once(world: &World, server: &Homeserver, request: Request) {
     assert!(most < bytes * 9 / 4, "{} KiB for an answer of {} KiB", most / 1024, bytes / 1024);
 }
 
+/// A server, and a request of another one for a state of so many events more than the room has, each of so many bytes.
+fn asked_for_a_state(events: usize, bytes: usize) -> (World, Homeserver, Request) {
+    let world = World::new();
+    let a = world.server("a.example");
+    let alice = a.user(&world, "alice");
+    let room = a.public_room(&world, &alice, "12");
+    let peer = Peer::new(&world, "peer.example");
+    peer.join(&a, room.as_str(), &peer.user("bob"));
+    let last = a.say(&world, &room, &alice, "hello");
+    a.give_state(&world, &last, events, bytes);
+    let (room, last) = (encode(room.as_str()), encode(last.event_id().as_str()));
+    let target = format!("/_matrix/federation/v1/state/{room}?event_id={last}");
+    let request = peer.request(&a, Method::GET, &target, None);
+    (world, a, request)
+}
+
 #[test]
 fn a_state_is_in_memory_once_beside_what_is_read_of_it() {
     // Read at once, and in pieces.
     for (events, bytes) in [(2_000, 4_000), (6_000, 1_400)] {
-        let world = World::new();
-        let a = world.server("a.example");
-        let alice = a.user(&world, "alice");
-        let room = a.public_room(&world, &alice, "12");
-        let peer = Peer::new(&world, "peer.example");
-        peer.join(&a, room.as_str(), &peer.user("bob"));
-        let last = a.say(&world, &room, &alice, "hello");
-        a.give_state(&world, &last, events, bytes);
-        let (room, last) = (encode(room.as_str()), encode(last.event_id().as_str()));
-        let target = format!("/_matrix/federation/v1/state/{room}?event_id={last}");
-        is_in_memory_once(&world, &a, peer.request(&a, Method::GET, &target, None));
+        let (world, a, request) = asked_for_a_state(events, bytes);
+        is_in_memory_once(&world, &a, request);
     }
 }
 
@@ -153,17 +160,8 @@ fn a_state_is_in_memory_once_beside_what_is_read_of_it() {
 #[test]
 fn a_state_of_long_events_takes_no_more_memory_than_there_is() {
     for (events, status) in [(600, StatusCode::OK), (2_400, StatusCode::SERVICE_UNAVAILABLE)] {
-        let world = World::new();
-        let a = world.server("a.example");
-        let alice = a.user(&world, "alice");
-        let room = a.public_room(&world, &alice, "12");
-        let peer = Peer::new(&world, "peer.example");
-        peer.join(&a, room.as_str(), &peer.user("bob"));
-        let last = a.say(&world, &room, &alice, "hello");
-        a.give_state(&world, &last, events, 60_000);
-        let (room, last) = (encode(room.as_str()), encode(last.event_id().as_str()));
-        let target = format!("/_matrix/federation/v1/state/{room}?event_id={last}");
-        let (response, most, _) = measured(|| world.run(a.handle(peer.request(&a, Method::GET, &target, None))));
+        let (world, a, request) = asked_for_a_state(events, 60_000);
+        let (response, most, _) = measured(|| world.run(a.handle(request)));
         assert_eq!(response.status(), status);
         let bytes = if status == StatusCode::OK { response.body().len() } else { 0 };
         assert_eq!(bytes > events * 60_000, status == StatusCode::OK, "{bytes}");

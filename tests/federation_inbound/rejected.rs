@@ -290,6 +290,16 @@ impl Returned {
         Self { scene, dave, join, back }
     }
 
+    /// Dave's coming back follows a message that comes only later: that is returned too.
+    fn after_what_is_lacking(version: &str) -> ((String, Value), Self) {
+        let mut before = None;
+        let returned = Self::new(version, |scene| {
+            let said = scene.theirs.clone().say(&scene.peer, &scene.bob, "before it");
+            Some(before.insert(said).0.clone())
+        });
+        (before.unwrap(), returned)
+    }
+
     /// The state before an edge, in which Dave is back, as Bob's server claims it; what Bob says behind that edge is accepted.
     fn claims_that_dave_is_back(&mut self) -> (String, Value) {
         let scene = &mut self.scene;
@@ -356,14 +366,10 @@ fn a_claimed_state_is_taken_over_without_what_was_rejected() {
 #[test]
 fn what_is_rejected_when_it_stands_in_a_state_counts_for_nothing_there() {
     for version in ["10", "12"] {
-        let mut before = None;
-        let mut returned = Returned::new(version, |scene| {
-            let said = scene.theirs.clone().say(&scene.peer, &scene.bob, "before it");
-            Some(before.insert(said).0.clone())
-        });
+        let (before, mut returned) = Returned::after_what_is_lacking(version);
         returned.claims_that_dave_is_back();
         assert_eq!(returned.membership().as_deref(), Some("join"), "version {version}");
-        assert_eq!(returned.receives("before", &before.unwrap()), json!({}));
+        assert_eq!(returned.receives("before", &before), json!({}));
         let result = returned.receives("back", &returned.back);
         assert!(result["error"].is_string(), "version {version}: {:#?}", returned.scene.world.logs());
         let event = returned.dave_says("I am back");
@@ -378,13 +384,9 @@ fn what_is_rejected_when_it_stands_in_a_state_counts_for_nothing_there() {
 #[test]
 fn what_is_rejected_when_it_stands_in_a_state_is_shown_in_it_to_nobody() {
     for version in ["10", "12"] {
-        let mut before = None;
-        let mut returned = Returned::new(version, |scene| {
-            let said = scene.theirs.clone().say(&scene.peer, &scene.bob, "before it");
-            Some(before.insert(said).0.clone())
-        });
+        let (before, mut returned) = Returned::after_what_is_lacking(version);
         returned.claims_that_dave_is_back();
-        assert_eq!(returned.receives("before", &before.unwrap()), json!({}));
+        assert_eq!(returned.receives("before", &before), json!({}));
         assert!(returned.receives("back", &returned.back)["error"].is_string());
         let Returned { scene, dave, back, .. } = &returned;
         for _ in 0..3 {

@@ -72,6 +72,26 @@ fn claims_what_is_old(scene: &Scene, events: &[Known], old: &[Value], remembers:
     });
 }
 
+/// In a gap Dave, of Bob's server, has joined: that server claims before its edge the state in which he had not.
+struct Gap {
+    scene: Scene,
+    bob: String,
+    dave: String,
+    /// Whether Bob's server gives what is in the gap.
+    remembers: Rc<Cell<bool>>,
+}
+
+impl Gap {
+    fn new(version: &str) -> Self {
+        let mut scene = scene(version);
+        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &events, &old, &remembers);
+        Self { scene, bob, dave, remembers }
+    }
+}
+
 impl Scene {
     /// A membership event of a user of Bob's server by themselves.
     pub(crate) fn becomes(&mut self, user: &str, membership: &str) -> Known {
@@ -233,11 +253,7 @@ fn an_altered_copy_that_was_rejected_by_a_claim_gives_way_to_a_good_one() {
 /// What a claim alone forbids is kept to be judged again, up to so many bytes; what was more is judged when it comes again.
 #[test]
 fn a_room_has_so_many_bytes_of_rejections_by_a_claim() {
-    let mut scene = scene("12");
-    let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
-    let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
-    let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
-    claims_what_is_old(&scene, &events, &old, &remembers);
+    let Gap { mut scene, bob, dave, remembers } = Gap::new("12");
     let first = scene.says(&dave, "am I heard?");
     scene.receives("1", &first);
     let long = "x".repeat(60_000);
@@ -276,11 +292,7 @@ fn a_room_has_so_many_bytes_of_rejections_by_a_claim() {
 /// It comes again as often as would fill what a room has for such.
 #[test]
 fn a_rejection_by_a_claim_that_comes_again_takes_no_more_room() {
-    let mut scene = scene("12");
-    let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
-    let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
-    let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
-    claims_what_is_old(&scene, &events, &old, &remembers);
+    let Gap { mut scene, dave, remembers, .. } = Gap::new("12");
     let said = scene.says(&dave, &format!("am I heard? {}", "x".repeat(60_000)));
     for number in 0..80 {
         scene.receives(&format!("again{number}"), &said);
@@ -297,11 +309,7 @@ fn a_rejection_by_a_claim_that_comes_again_takes_no_more_room() {
 /// Anybody in the room may send them again: none of them loses the room that it has.
 #[test]
 fn a_rejection_by_a_claim_that_comes_again_is_kept_as_before() {
-    let mut scene = scene("12");
-    let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
-    let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
-    let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
-    claims_what_is_old(&scene, &events, &old, &remembers);
+    let Gap { mut scene, dave, remembers, .. } = Gap::new("12");
     let first = scene.says(&dave, "am I heard?");
     scene.receives("first", &first);
     let long = "x".repeat(60_000);
@@ -335,11 +343,7 @@ fn a_rejection_by_a_claim_that_comes_again_is_kept_as_before() {
 #[test]
 fn a_claimed_state_gives_way_to_the_true_one() {
     for version in ["10", "12"] {
-        let mut scene = scene(version);
-        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
-        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
-        let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
-        claims_what_is_old(&scene, &events, &old, &remembers);
+        let Gap { mut scene, bob, dave, remembers } = Gap::new(version);
         let said: Vec<Known> = (0..5).map(|i| scene.says(&bob, &format!("{i}"))).collect();
         for (number, said) in said.iter().enumerate() {
             scene.receives(&number.to_string(), said);
