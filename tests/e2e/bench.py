@@ -7,7 +7,8 @@ there are fewer of them.
 
 Stored means, for both servers: the transaction is answered with 200 and every PDU of it with `{}`, and then the last of
 them can be read by a user of the server, through the Client-Server API. (Synapse answers before it has stored.) What those
-reads cost is measured apart and taken off the servers' CPU time.
+reads cost is measured apart and taken off the servers' CPU time. How many times faster the Worker stores is the median of the
+pairs of turns.
 
 Then the fake origin reads that room from both, as other servers do: `bench_reads.py`; and clients wait for news, and several
 origins send to one room at once: `bench_live.py`. With `--engine both` the Worker takes part twice, once on each engine.
@@ -27,9 +28,11 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import bench_join
 import bench_live
@@ -155,10 +158,11 @@ class Taken:
     """What the transactions of one size have taken, in seconds."""
 
     pdus: int = 0
-    clock: float = 0.0
     cpu: float = 0.0
     reads: int = 0
     latencies: list = field(default_factory=list)
+    # PDUs a second, of each turn.
+    rates: list = field(default_factory=list)
 
 
 class Contestant:
@@ -174,7 +178,7 @@ class Contestant:
         self.pid = server.runtime() if isinstance(server, Worker) else server.process.pid
         self._serial = 0
         self.event_ids = []
-        self.connection = None
+        self.connection = self.reading = None
         self.first = self._transaction(1)
         self.taken = {FULL.size: Taken(), SINGLE.size: Taken()}
         self.read_cpu = 0.0
@@ -202,11 +206,12 @@ class Contestant:
                 taken.reads += 1
             taken.latencies.append(time.perf_counter() - start)
             taken.pdus += size
-        taken.clock += time.perf_counter() - clock
+        taken.rates.append(size * len(batch) / (time.perf_counter() - clock))
         taken.cpu += cpu_seconds(self.pid) - cpu
 
     def settle(self):
         """What a read costs, for `cpu_ms`; and whether everything is there."""
+        self.connect()
         self.memory = resident_mb(self.pid)
         times = 200
         cpu = cpu_seconds(self.pid)
@@ -223,7 +228,12 @@ class Contestant:
         return (taken.cpu - taken.reads * self.read_cpu) / taken.pdus * 1000
 
     def rate(self, size):
-        return self.taken[size].pdus / self.taken[size].clock
+        return median(self.taken[size].rates)
+
+    def times_faster(self, other, size):
+        """The median of the pairs of turns that the two took one after the other."""
+        pairs = zip(self.taken[size].rates, other.taken[size].rates, strict=True)
+        return median(ours / theirs for ours, theirs in pairs)
 
     def _transaction(self, size):
         serial, self._serial = self._serial, self._serial + size
@@ -240,12 +250,19 @@ class Contestant:
         return Transaction(uri, headers, json.dumps(content).encode(), [pdu.event_id for pdu in pdus])
 
     def connect(self):
-        """A connection for the transactions of one turn; the servers close one that is idle while others have theirs."""
-        if self.connection:
-            self.connection.close()
+        """Connections for the transactions of one turn and for seeing them stored; the servers close those that are idle while
+        others have theirs."""
+        for connection in (self.connection, self.reading):
+            if connection:
+                connection.close()
         context = ssl.create_default_context(cafile=str(self.server.authority.certificate))
         self.connection = http.client.HTTPSConnection("localhost", self.server.port, context=context, timeout=60)
+        base = urlsplit(self.user.base)
+        secure = base.scheme == "https"
+        kind = partial(http.client.HTTPSConnection, context=context) if secure else http.client.HTTPConnection
+        self.reading = kind(base.hostname, base.port, timeout=60)
         self.connection.connect()
+        self.reading.connect()
 
     def _send(self, transaction):
         self.connection.request("PUT", transaction.uri, transaction.body, transaction.headers)
@@ -255,7 +272,13 @@ class Contestant:
         assert json.loads(text)["pdus"] == {event_id: {} for event_id in transaction.event_ids}, text
 
     def _holds(self, event_id):
-        return self.user.event(self.room_id, event_id) is not None
+        """Asked for without a library, whose own time would be a third of the answer's."""
+        path = f"/_matrix/client/v3/rooms/{segment(self.room_id)}/event/{segment(event_id)}"
+        self.reading.request("GET", path, headers={"Authorization": f"Bearer {self.user.token}"})
+        answer = self.reading.getresponse()
+        text = answer.read()
+        assert answer.status in (200, 404), text
+        return answer.status == 200
 
 
 class Costs:
@@ -294,10 +317,10 @@ def report(synapse, verges, costs, reads, live, bundle_kb, cold_ms):
             line(f"  until stored, {what}", [f"{figure(c.taken[size].latencies) * 1000:.1f} ms" for c in everybody])
 
     line(f"{len(verges[0].taken[full].latencies)} transactions of {full} PDUs")
-    faster = [verge.rate(full) / synapse.rate(full) for verge in verges]
+    faster = [verge.times_faster(synapse, full) for verge in verges]
     rates = [f"{contestant.rate(full):.0f}" for contestant in everybody]
     line("  PDUs stored a second", rates, "x20: " + " | ".join(f"x{times:.1f}" for times in faster), min(faster) >= 20)
-    objects = [verge.rate(full) / synapse.rate(full) for verge in verges if verge.server.engine == "object"]
+    objects = [times for verge, times in zip(verges, faster) if verge.server.engine == "object"]
     if objects:
         line("    in the object", target="x35: " + f"x{objects[0]:.1f}", reached=objects[0] >= 35)
     cheaper = [synapse.cpu_ms(full) / verge.cpu_ms(full) for verge in verges]
