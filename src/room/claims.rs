@@ -280,6 +280,7 @@ impl Rooms {
         let placeable = &believed.placeable;
         let mut ids: Vec<EventId> = placeable.iter().chain([event]).flat_map(cited).collect();
         ids.extend(placeable.iter().chain([event]).map(|event| event.event_id().clone()));
+        ids.extend(believed.brought().map(|new| new.event.event_id().clone()));
         ids.push(event.room_id().create_event_id());
         let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
         let room = room.ok_or(RoomError::UnknownRoom)?;
@@ -294,9 +295,21 @@ impl Rooms {
             commit.guard = Guard::Holds(room.version);
         }
         let done: HashSet<EventId> = commit.events.iter().map(|new| new.event.event_id().clone()).collect();
+        // What is rejected by now stands in the claimed state all the same. So it is held, until settling takes it out of there.
+        let readmitted: HashSet<&EventId> =
+            believed.claims.iter().flat_map(|examined| &examined.outliers.readmitted).collect();
+        let again: HashSet<&EventId> = commit.rejected.iter().map(|rejected| rejected.event.event_id()).collect();
+        let is_rejected =
+            |id: &&EventId| view.rejected(id).is_some() && (!readmitted.contains(*id) || again.contains(*id));
+        let rejected: Vec<EventId> =
+            believed.brought().map(|new| new.event.event_id()).filter(is_rejected).cloned().collect();
+        if !rejected.is_empty() {
+            commit.unsettled.get_or_insert(Unsettled::Claimed);
+            commit.unplaced.extend(rejected);
+        }
         for examined in &believed.claims {
             let new = examined.outliers.new.iter().filter(|new| !done.contains(new.event.event_id()));
-            commit.events.extend(new.filter(|new| view.rejected(new.event.event_id()).is_none()).cloned());
+            commit.events.extend(new.cloned());
             commit.rejected.extend(examined.outliers.rejected.iter().cloned());
             commit.readmitted.extend(examined.outliers.readmitted.iter().cloned());
         }
@@ -310,6 +323,13 @@ struct Believed {
     claims: Vec<Examined>,
     /// Events of them, or the one that they are about, whose place we know.
     placeable: Vec<Event>,
+}
+
+impl Believed {
+    /// The events that the claims bring and that are not kept already.
+    fn brought(&self) -> impl Iterator<Item = &NewEvent> {
+        self.claims.iter().flat_map(|examined| &examined.outliers.new)
+    }
 }
 
 /// What claims bring besides the state that they are about.

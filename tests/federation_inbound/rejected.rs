@@ -424,6 +424,31 @@ fn what_is_rejected_when_it_stands_in_a_state_is_shown_in_it_to_nobody() {
     }
 }
 
+/// What is rejected in the very moment in which the state is taken over, as we hold what came before it.
+#[test]
+fn what_is_rejected_as_it_comes_with_a_claim_is_taken_out_of_the_state() {
+    for version in ["10", "12"] {
+        let mut returned = Returned::new(version, |_| None);
+        let (said, _) = returned.claims_that_dave_is_back();
+        let Returned { scene, back, .. } = &returned;
+        assert_eq!(scene.a.database.rows("SELECT 1 FROM rejected_events").len(), 1, "version {version}");
+        for _ in 0..3 {
+            scene.world.advance(3_600_000);
+            scene.world.run(scene.a.scheduled());
+            scene.world.settle();
+        }
+        let (room, id) = (encode(scene.room.as_str()), encode(&said));
+        let (_, state) = scene.peer.get(&scene.a, &format!("/_matrix/federation/v1/state_ids/{room}?event_id={id}"));
+        assert!(!state["pdu_ids"].as_array().unwrap().contains(&json!(back.0)), "version {version}: {state}");
+        // Nor does it stop the room where nothing is remembered of it any more.
+        scene.a.database.rows("DELETE FROM rejected_events");
+        assert_eq!(returned.membership().as_deref(), Some("leave"), "version {version}");
+        let event = returned.dave_says("I am back");
+        let result = returned.receives("dave", &event);
+        assert!(result["error"].is_string(), "version {version}: {result}");
+    }
+}
+
 fn put(scene: &Scene, peer: &Peer, txn_id: &str, pdus: &[Value]) -> Request {
     let body = json!({ "origin": peer.name, "origin_server_ts": scene.world.now_ms(), "pdus": pdus });
     peer.request(&scene.a, Method::PUT, &format!("/_matrix/federation/v1/send/{txn_id}"), Some(&body))
