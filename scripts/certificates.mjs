@@ -1,20 +1,29 @@
 // Test certificates: an own certificate authority, made once for each clone, and leaves for the names of servers.
 
-import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { isIP } from "node:net";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { output, work } from "./common.mjs";
 
 /** The authority's key and certificate in `folder`, made where they are missing. */
 export async function authority(folder = join(work, "ca")) {
   const [key, certificate] = [join(folder, "ca.key"), join(folder, "ca.crt")];
   if (!existsSync(certificate)) {
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
-    await newKey(key);
+    // Several servers may be started at once: each makes its own, and the first one is there for all.
+    mkdirSync(dirname(folder), { recursive: true });
+    const made = mkdtempSync(`${folder}.`);
+    await newKey(join(made, "ca.key"));
     await openssl(
-      ["req", "-x509", "-new", "-key", key, "-days", "3650", "-subj", "/CN=Verge development CA", "-out", certificate],
+      ["req", "-x509", "-new", "-key", join(made, "ca.key"), "-days", "3650", "-subj", "/CN=Verge development CA"],
       ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"],
+      ["-out", join(made, "ca.crt")],
     );
+    try {
+      renameSync(made, folder);
+    } catch (error) {
+      rmSync(made, { recursive: true });
+      if (!existsSync(certificate)) throw new Error(`${folder} is no certificate authority: remove it`, { cause: error });
+    }
   }
   return { key, certificate };
 }
