@@ -129,9 +129,10 @@ class Synapse:
             "allow_public_rooms_over_federation": True,
             # A server that was away for a moment is tried again at once, not after ten minutes.
             "federation": {
-                "destination_min_retry_interval": "1s",
+                # In milliseconds. What is said within such a pause waits for a minute, when all queues are looked at.
+                "destination_min_retry_interval": 10,
                 "destination_retry_multiplier": 1,
-                "destination_max_retry_interval": "1s",
+                "destination_max_retry_interval": 10,
                 "max_short_retries": 1,
                 "max_short_retry_delay": 200,
                 "max_long_retries": 2,
