@@ -131,8 +131,13 @@ def test_published_rooms_are_listed_and_found(sides):
     space = alice.create_room(preset="public_chat", visibility="public", name=f"{word} space", creation_content={"type": "m.space"})
     elsewhere = {"server": sides.host.name}
 
-    listed = {entry["room_id"]: entry for entry in carol.get("/publicRooms", **elsewhere)["chunk"]}
-    assert room in listed and space in listed and hidden not in listed
+    def listing():
+        listed = {entry["room_id"]: entry for entry in carol.get("/publicRooms", **elsewhere)["chunk"]}
+        return listed if {room, space} <= listed.keys() else None
+
+    # A Synapse lists a room once it has counted it, a moment after it has made it.
+    listed = wait_for(listing, "both published rooms in the list", 60)
+    assert hidden not in listed
     entry = listed[room]
     assert (entry["name"], entry["topic"], entry["num_joined_members"]) == (about["name"], "Everything", 1)
     assert (entry["canonical_alias"], entry["join_rule"]) == (f"#{word}:{sides.host.name}", "public")
@@ -164,9 +169,10 @@ def test_a_space_is_walked_three_deep_and_a_private_child_is_not_shown(sides):
     wait_for(lambda: carol.get_state(root, "m.space.child", inner), "the space's child")
 
     walk = lambda **query: carol.get(f"/_matrix/client/v1/rooms/{segment(root)}/hierarchy", **query)["rooms"]
+    names = lambda: {entry["room_id"]: entry.get("name") for entry in walk()}
+    # A Synapse tells of a room what it has counted of it, a moment after it has made it.
+    wait_for(lambda: names() == {root: "Root", inner: "Inner", room: "The room"}, "the space and what is in it", 60)
     rooms = {entry["room_id"]: entry for entry in walk()}
-    assert rooms.keys() == {root, inner, room}
-    assert [rooms[id]["name"] for id in (root, inner, room)] == ["Root", "Inner", "The room"]
     assert "The secret" not in json.dumps(rooms)
     children = lambda parent: {event["state_key"] for event in rooms[parent]["children_state"]}
     assert children(root) == {inner} and children(inner) == {room, private} and children(room) == set()
