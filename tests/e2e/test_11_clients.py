@@ -252,7 +252,7 @@ def test_hydrogen_makes_an_encrypted_room_and_talks(servers):
     here, there, _ = servers
     package = ROOT / "node_modules" / "@sparticuz" / "chromium" / "package.json"
     version = json.loads(package.read_text())["version"]
-    told = {"artifacts": str(ARTIFACTS), "browser": str(ROOT / ".verge" / f"chromium-{version}")}
+    told = {"artifacts": str(ARTIFACTS), "browser": str(ROOT / ".verge" / f"chromium-{version}-{here.engine}")}
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     for place, server in (("here", here), ("there", there)):
         user = server.user(f"hydrogen-{place}")
