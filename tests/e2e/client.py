@@ -44,6 +44,7 @@ class Client:
         self.session.trust_env = False
         self.session.verify = str(ca) if ca else True
         self.since = None
+        self._used = 0.0
 
     def call(self, method, path, body=None, patience=60, **query):
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
@@ -51,7 +52,13 @@ class Client:
         url = f"{self.base}/_matrix/client/v3{path}" if not path.startswith("/_") else self.base + path
         if body is None and method in ("POST", "PUT"):
             body = {}
-        answer = self.session.request(method, url, json=body, params=query, headers=headers, timeout=patience)
+        if time.monotonic() - self._used > 3:
+            # The runtime closes connections that are idle for 5 s, in that moment without a word.
+            self.session.close()
+        try:
+            answer = self.session.request(method, url, json=body, params=query, headers=headers, timeout=patience)
+        finally:
+            self._used = time.monotonic()
         try:
             decoded = answer.json()
         except ValueError:
