@@ -49,6 +49,21 @@ def wait_for(condition, what, timeout=30.0, step=0.1):
         time.sleep(step)
 
 
+def insist(act, seen, what, each=5.0, timeout=120.0):
+    """As `wait_for`, for what is lost on the way now and then and is not repeated: `act` is done again and again. A server that
+    did not take something is told nothing of the kind for a minute."""
+    due = 0.0
+
+    def is_seen():
+        nonlocal due
+        if time.monotonic() >= due:
+            act()
+            due = time.monotonic() + each
+        return seen()
+
+    return wait_for(is_seen, what, timeout)
+
+
 class Authority:
     """A certificate authority. All servers of one test run trust the same one, and nobody else does."""
 

@@ -9,7 +9,7 @@ import requests
 
 from client import ApiError, segment
 from device import CrossSigning, Device
-from net import wait_for
+from net import insist, wait_for
 from synapse_peer import Synapse
 from worker import Worker
 
@@ -32,28 +32,34 @@ def sides(start):
 @pytest.mark.parametrize("speaker, hearer", [(0, 1), (1, 0)])
 def test_each_side_sees_the_other_type_read_and_be_there(sides, speaker, hearer):
     room, (_, speaker), (_, hearer) = sides[2], sides[speaker], sides[hearer]
-    said = hearer.say(room, f"read this, {speaker.user_id}")
-    speaker.wait_for_event(room, said)
     seen = Seen(hearer, room)
     in_room = f"/rooms/{segment(room)}"
-
     typing = f"{in_room}/typing/{segment(speaker.user_id)}"
-    speaker.put(typing, {"typing": True, "timeout": 60_000})
-    wait_for(lambda: seen.now().typists == [speaker.user_id], f"{speaker.user_id} types, says {hearer.user_id}")
-    speaker.put(typing, {"typing": False})
-    wait_for(lambda: seen.now().typists == [], f"{speaker.user_id} has ceased, says {hearer.user_id}")
+    types = lambda: speaker.put(typing, {"typing": True, "timeout": 60_000})
+    ceases = lambda: speaker.put(typing, {"typing": False})
+    # Who goes on as before is not told of again.
+    insist(lambda: (ceases(), types()), lambda: seen.now().typists == [speaker.user_id], f"{speaker.user_id} types, says {hearer.user_id}")
+    insist(lambda: (types(), ceases()), lambda: seen.now().typists == [], f"{speaker.user_id} has ceased, says {hearer.user_id}")
 
-    speaker.post(f"{in_room}/receipt/m.read/{segment(said)}")
-    wait_for(lambda: seen.now().read.get(speaker.user_id) == said, f"{speaker.user_id} has read, says {hearer.user_id}")
-    relation = {"m.relates_to": {"rel_type": "m.thread", "event_id": said}}
-    inside = hearer.send(room, {"msgtype": "m.text", "body": "in a thread", **relation})
-    speaker.wait_for_event(room, inside)
-    speaker.post(f"{in_room}/receipt/m.read/{segment(inside)}", {"thread_id": said})
-    wait_for(lambda: seen.now().threads.get((speaker.user_id, said)) == inside, f"the thread is read, says {hearer.user_id}")
+    root, read, statuses = hearer.say(room, "the root of a thread"), [], []
 
-    status = {"presence": "unavailable", "status_msg": f"seen by {hearer.user_id}"}
-    speaker.put(f"/presence/{segment(speaker.user_id)}/status", status)
-    wait_for(lambda: seen.now().status.get(speaker.user_id) == status["status_msg"], f"the status, at {hearer.user_id}")
+    def reads(content, **receipt):
+        read.append(hearer.send(room, {"msgtype": "m.text", "body": f"read this, {speaker.user_id}", **content}))
+        speaker.wait_for_event(room, read[-1])
+        speaker.post(f"{in_room}/receipt/m.read/{segment(read[-1])}", receipt)
+
+    insist(lambda: reads({}), lambda: seen.now().read.get(speaker.user_id) in read, f"{speaker.user_id} has read, says {hearer.user_id}")
+    read.clear()
+    relation = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+    in_thread = lambda: seen.now().threads.get((speaker.user_id, root)) in read
+    insist(lambda: reads(relation, thread_id=root), in_thread, f"the thread is read, says {hearer.user_id}")
+
+    def shows_a_status():
+        statuses.append(f"seen by {hearer.user_id}, number {len(statuses)}")
+        status = {"presence": "unavailable", "status_msg": statuses[-1]}
+        speaker.put(f"/presence/{segment(speaker.user_id)}/status", status)
+
+    insist(shows_a_status, lambda: seen.now().status.get(speaker.user_id) in statuses, f"the status, at {hearer.user_id}")
 
 
 class Seen:

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { ReceiptType, RoomMemberEvent } from "matrix-js-sdk";
-import { Person, step, until, useUpKeys, verifyBySas } from "./person.mjs";
+import { Person, insist, step, until, useUpKeys, verifyBySas } from "./person.mjs";
 
 const servers = JSON.parse(process.argv[2]);
 const encrypted = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
@@ -121,30 +121,28 @@ await step("typing, receipts and presence are seen by the others", async () => {
   for (const person of all) {
     for (const other of others(person)) {
       const seen = () => other.room(room).getMember(person.userId);
-      // Nobody repeats what is lost of it on the way; who goes on typing does.
-      let next = 0;
-      const isSeenTyping = async () => {
-        if (Date.now() >= next) {
-          await person.client.sendTyping(room, true, 30_000);
-          next = Date.now() + 10_000;
-        }
-        return seen().typing;
+      const typing = (whether) => person.client.sendTyping(room, whether, whether ? 30_000 : 0);
+      const types = () => typing(false).then(() => typing(true));
+      await insist(types, () => seen().typing, `${other.userId} sees ${person.userId} type`);
+      const ceases = () => typing(true).then(() => typing(false));
+      await insist(ceases, () => !seen().typing, `${other.userId} sees that ${person.userId} has ceased`);
+      const read = [];
+      const reads = async () => {
+        read.push(await isReadByAll(other, `read this, ${person.userId}`, [person]));
+        await person.client.sendReadReceipt(person.event(room, read.at(-1)), ReceiptType.Read);
       };
-      await until(isSeenTyping, `${other.userId} sees ${person.userId} type`);
-      await person.client.sendTyping(room, false, 0);
-      await until(() => !seen().typing, `${other.userId} sees that ${person.userId} has ceased`);
-    }
-    const eventId = await isReadByAll(others(person)[0], `read this, ${person.userId}`, others(others(person)[0]));
-    await person.client.sendReadReceipt(person.event(room, eventId), ReceiptType.Read);
-    const status_msg = `seen at ${Date.now()}`;
-    await person.client.setPresence({ presence: "unavailable", status_msg });
-    for (const other of others(person)) {
-      await until(() => other.room(room).getEventReadUpTo(person.userId, true) === eventId, `${other.userId} sees the receipt`);
-      const told = () => other.client.getUser(person.userId)?.presenceStatusMsg === status_msg;
-      await until(told, `${other.userId} sees the presence of ${person.userId}`);
+      const isRead = () => read.includes(other.room(room).getEventReadUpTo(person.userId, true));
+      await insist(reads, isRead, `${other.userId} sees the receipt of ${person.userId}`);
+      const statuses = [];
+      const shows = async () => {
+        statuses.push(`seen at ${Date.now()}`);
+        await person.client.setPresence({ presence: "unavailable", status_msg: statuses.at(-1) });
+      };
+      const isShown = () => statuses.includes(other.client.getUser(person.userId)?.presenceStatusMsg);
+      await insist(shows, isShown, `${other.userId} sees the presence of ${person.userId}`);
     }
   }
-});
+}, 300);
 
 await step("one-time keys are used up, the fallback key is taken, and one-time keys are made anew", async () => {
   alice.stop();

@@ -18,6 +18,23 @@ export async function until(condition, what, seconds = 60) {
   }
 }
 
+/** As `until`, for what is lost on the way now and then and is not repeated: it is done again and again. A server that did not take
+ * something is told nothing of the kind for a minute. */
+export async function insist(does, isSeen, what) {
+  let due = 0;
+  return until(
+    async () => {
+      if (Date.now() >= due) {
+        await does();
+        due = Date.now() + 5_000;
+      }
+      return isSeen();
+    },
+    what,
+    120,
+  );
+}
+
 /** The value of a promise of the library; throws with `what` where it does not end in time. */
 export async function within(seconds, what, underWay) {
   let timer;
