@@ -272,7 +272,7 @@ async function serve(options, folder, config, tls) {
   const wrong = answer === null || isMoved ? null : (mistake(options, answer) ?? (await databaseMistake(options)));
   if (wrong && !stopping()) {
     // What the server has logged about it is on its way to the terminal.
-    await Promise.race([sleep(500), ended]);
+    await Promise.race([sleep(2000), ended]);
     wrangler.kill("SIGTERM");
     await ended;
     throw new Error(wrong);
