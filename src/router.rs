@@ -1,6 +1,6 @@
 //! Finding the handler of a request: tables of the spec's own path templates, and what a handler is given.
 
-use std::{borrow::Cow, cell::RefCell, fmt};
+use std::{borrow::Cow, cell::RefCell, fmt, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -133,7 +133,7 @@ pub struct Call {
 #[derive(Debug)]
 enum CallBody {
     Waiting(RequestBody),
-    Read(Bytes, Reservation),
+    Read(Bytes, Rc<Reservation>),
     /// Somebody reads it, or it could not be read.
     Gone,
 }
@@ -201,8 +201,16 @@ impl Call {
         };
         let bytes = bytes.map_err(refused_body)?;
         reservation.shrink(bytes.len());
-        self.body.replace(CallBody::Read(bytes.clone(), reservation));
+        self.body.replace(CallBody::Read(bytes.clone(), Rc::new(reservation)));
         Ok(bytes)
+    }
+
+    /// What the body, once it was read, takes of what may be in work, for as long as somebody has this.
+    pub fn in_work(&self) -> Option<Rc<Reservation>> {
+        match &*self.body.borrow() {
+            CallBody::Read(_, reservation) => Some(Rc::clone(reservation)),
+            CallBody::Waiting(_) | CallBody::Gone => None,
+        }
     }
 
     /// The body piece by piece, and how long it is where that is known. It can be taken once, if nobody has read it.

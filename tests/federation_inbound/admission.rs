@@ -14,13 +14,18 @@ use verge::{
     router::{Incoming, RequestBody, Response},
 };
 
-use crate::common::{
-    network::{Homeserver, World},
-    peer::{Peer, request},
-    sqlite::Sqlite,
+use crate::{
+    Scene,
+    common::{
+        network::{Homeserver, World},
+        peer::{Peer, request},
+        sqlite::Sqlite,
+    },
+    scene,
 };
 
 const SEND: &str = "/_matrix/federation/v1/send/t";
+const MIB: usize = 1024 * 1024;
 
 /// A body that counts how often it was read.
 struct Watched {
@@ -109,8 +114,8 @@ fn what_is_too_much_at_once_is_refused_for_now() {
     let body = json!({ "pdus": [] });
     let good = peer.authorization("PUT", SEND, "a.example", Some(&body));
     // As if a large transaction were in work.
-    let in_work = a.admission.reserve(12 * 1024 * 1024, world.now_ms()).unwrap();
-    let (incoming, reads) = watched(&[&good], &body, Some(12 * 1024 * 1024));
+    let in_work = a.admission.reserve(12 * MIB, world.now_ms()).unwrap();
+    let (incoming, reads) = watched(&[&good], &body, Some(12 * MIB));
     let response = world.run(a.handle(incoming));
     assert_eq!((outcome(&response), reads.get()), ((503, "M_UNKNOWN".to_owned()), 0));
     assert_eq!(response.headers()["retry-after"], "1");
@@ -119,9 +124,29 @@ fn what_is_too_much_at_once_is_refused_for_now() {
     assert_eq!(world.run(a.handle(incoming)).status(), 200);
     drop(in_work);
     for _ in 0..20 {
-        let (incoming, _) = watched(&[&good], &body, Some(12 * 1024 * 1024));
+        let (incoming, _) = watched(&[&good], &body, Some(12 * MIB));
         assert_eq!(world.run(a.handle(incoming)).status(), 200);
     }
+}
+
+/// Its PDUs may take keys that somebody gives only after a while.
+#[test]
+fn a_transaction_counts_until_it_is_answered() {
+    let Scene { world, a, peer, theirs, .. } = scene("12");
+    let slow = Peer::new(&world, "slow.example");
+    let message = json!({ "type": "m.room.message", "content": { "msgtype": "m.text", "body": "hello" } });
+    let (_, pdu) = slow.sign("12", theirs.draft(world.now_ms(), &slow.user("carol"), message));
+    let (has_room, server) = (Rc::new(Cell::new(None)), a.clone());
+    let (seen, clock) = (Rc::clone(&has_room), world.clone());
+    slow.answers(move |_| {
+        seen.set(Some(server.admission.reserve(2 * MIB, clock.now_ms()).is_some()));
+        None
+    });
+    let body = json!({ "pdus": [pdu], "padding": "x".repeat(12 * MIB) });
+    assert_eq!(peer.put(&a, SEND, &body).0, 200);
+    assert_eq!(has_room.get(), Some(false));
+    assert!(a.admission.reserve(13 * MIB, world.now_ms()).is_some());
+    world.end();
 }
 
 /// Each origin that nobody has heard of has us ask for its keys, and names cost nothing.

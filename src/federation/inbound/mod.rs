@@ -218,6 +218,8 @@ async fn route(server: &Server, request: Incoming, record: &mut LogRecord) -> St
             let found = router::find(SIGNED, &method, &path)?;
             let signed = authenticated(server, request, &found, record).await?;
             let origin = signed.origin.name().clone();
+            // The body is in work until the answer is there, whatever the endpoint keeps of the request.
+            let _in_work = signed.call.in_work();
             let handled = (found.route.handler)(server, signed).await;
             server.heard_from(&origin);
             router::whole(handled)
