@@ -16,6 +16,12 @@ use http::HeaderMap;
 const IN_WORK_BYTES: usize = 80 * 1024 * 1024;
 /// What a body takes for each of its bytes while it is worked on: its text, the values read of it, what is written of them.
 const MEMORY_FOR_A_BYTE: usize = 6;
+/// The same while it is read: where it grows, it is in two places.
+const READING_A_BYTE: usize = 2;
+/// How much of it what comes under one server's name may take, and from one network: each may have one body more than that. Before
+/// its body was read nobody has proven who they are, and whoever says that they are another leaves room for that one too.
+const MOST_OF_ORIGIN: usize = IN_WORK_BYTES / 2;
+const MOST_OF_NETWORK: usize = IN_WORK_BYTES / 3;
 /// For so long, in milliseconds, a request is believed to be in work. One that the platform has cut off does not say so.
 const LONGEST_WORK_MS: i64 = 5 * 60 * 1_000;
 /// Where the platform says that requests of others' Workers come from.
@@ -98,6 +104,15 @@ pub enum Turn {
     Refused(u32),
 }
 
+/// Whom what is in work is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Whose {
+    /// The server that it is said to be from; empty for none.
+    pub origin: String,
+    /// Where it comes from, see [`network_of_request`]; empty where that is not known.
+    pub network: String,
+}
+
 /// Bytes that a request works on, until it is dropped.
 #[derive(Debug)]
 pub struct Reservation {
@@ -111,10 +126,11 @@ struct InWork {
     last_id: Cell<u64>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Held {
     bytes: usize,
     until: i64,
+    whose: Whose,
 }
 
 /// A bucket that fills with tokens up to its rate's burst; below zero stand those who wait.
@@ -125,18 +141,26 @@ struct Bucket {
 }
 
 impl Admission {
-    /// Makes room for a body of `body_bytes` at `now`; `None` where too much is in work. One body has room whatever its size.
+    /// Makes room for work on `body_bytes` at `now`; `None` where too much is in work. One body has room whatever its size.
     pub fn reserve(&self, body_bytes: usize, now: i64) -> Option<Reservation> {
+        self.take_room(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE), Whose::default(), now)
+    }
+
+    /// Makes room to read a body of at most `body_bytes` at `now`; `None` where too much is in work, altogether or of theirs. What
+    /// it takes once it is there says [`Reservation::is_read`].
+    pub fn reserve_to_read(&self, body_bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
+        self.take_room(body_bytes.saturating_mul(READING_A_BYTE), whose, now)
+    }
+
+    fn take_room(&self, bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
         let mut held = self.in_work.held.borrow_mut();
         held.retain(|_, held| held.until > now);
-        let bytes = body_bytes.saturating_mul(MEMORY_FOR_A_BYTE);
-        let others: usize = held.values().map(|held| held.bytes).sum();
-        if others > 0 && others.saturating_add(bytes) > IN_WORK_BYTES {
+        let id = self.in_work.last_id.get().wrapping_add(1);
+        if !has_room(&held, id, &whose, bytes) {
             return None;
         }
-        let id = self.in_work.last_id.get().wrapping_add(1);
         self.in_work.last_id.set(id);
-        held.insert(id, Held { bytes, until: now + LONGEST_WORK_MS });
+        held.insert(id, Held { bytes, until: now + LONGEST_WORK_MS, whose });
         Some(Reservation { held: Rc::clone(&self.in_work.held), id })
     }
 
@@ -167,12 +191,31 @@ impl Admission {
 }
 
 impl Reservation {
-    /// Corrects it to what the body has turned out to be.
-    pub fn shrink(&self, body_bytes: usize) {
-        if let Some(held) = self.held.borrow_mut().get_mut(&self.id) {
-            held.bytes = held.bytes.min(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE));
+    /// Makes it what work on the body takes, now that the body is there and has so many bytes. `false` where too much is in work.
+    pub fn is_read(&self, body_bytes: usize) -> bool {
+        let mut all = self.held.borrow_mut();
+        let bytes = body_bytes.saturating_mul(MEMORY_FOR_A_BYTE);
+        let Some(held) = all.get(&self.id) else { return false };
+        if !has_room(&all, self.id, &held.whose, bytes) {
+            return false;
         }
+        if let Some(held) = all.get_mut(&self.id) {
+            held.bytes = bytes;
+        }
+        true
     }
+}
+
+/// Whether there is room for so many bytes beside all others, and beside what else is theirs; where there is nothing else, there is.
+fn has_room(held: &HashMap<u64, Held>, id: u64, whose: &Whose, bytes: usize) -> bool {
+    let fits = |most: usize, counts: &dyn Fn(&Whose) -> bool| {
+        let others = held.iter().filter(|(other, held)| **other != id && counts(&held.whose));
+        let others: usize = others.map(|(_, held)| held.bytes).sum();
+        others == 0 || others.saturating_add(bytes) <= most
+    };
+    fits(IN_WORK_BYTES, &|_| true)
+        && (whose.origin.is_empty() || fits(MOST_OF_ORIGIN, &|other| other.origin == whose.origin))
+        && (whose.network.is_empty() || fits(MOST_OF_NETWORK, &|other| other.network == whose.network))
 }
 
 impl Drop for Reservation {
@@ -275,11 +318,13 @@ mod tests {
     fn bytes_in_work_are_bounded_and_come_back() {
         const MIB: usize = 1024 * 1024;
         let admission = Admission::default();
-        let large = admission.reserve(100 * MIB, 0).unwrap();
+        let large = admission.reserve_to_read(100 * MIB, Whose::default(), 0).unwrap();
         assert!(admission.reserve(1, 0).is_none());
-        large.shrink(MIB);
+        assert!(large.is_read(MIB));
         let more: Vec<_> = (0..12).map(|_| admission.reserve(MIB, 0).unwrap()).collect();
         assert!(admission.reserve(MIB, 0).is_none());
+        // It has become no larger than there is room for.
+        assert!(large.is_read(MIB) && !large.is_read(2 * MIB));
         drop(more);
         drop(large);
         let cut_off = admission.reserve(13 * MIB, 0).unwrap();
@@ -289,6 +334,24 @@ mod tests {
         drop(cut_off);
         assert!(admission.reserve(MIB, LONGEST_WORK_MS).is_none());
         drop(next);
+    }
+
+    #[test]
+    fn of_one_name_or_network_there_is_less_in_work_than_there_is_room_for() {
+        const MIB: usize = 1024 * 1024;
+        let whose = |origin: &str, network: &str| Whose { origin: origin.to_owned(), network: network.to_owned() };
+        let admission = Admission::default();
+        let reads = |origin: &str, network: &str, mib| admission.reserve_to_read(mib * MIB, whose(origin, network), 0);
+        let first = reads("one", "a", 13).unwrap();
+        assert!(reads("one", "b", 8).is_none() && reads("two", "a", 1).is_none());
+        // There is room beside it, of the same name also, and for those of whom neither is known.
+        let beside = [reads("one", "b", 7), reads("two", "b", 6), reads("", "", 1)];
+        assert!(beside.iter().all(Option::is_some));
+        // The longest has room as long as it is the only one of theirs.
+        assert!(!first.is_read(13 * MIB));
+        drop(beside);
+        assert!(first.is_read(13 * MIB));
+        assert!(reads("two", "b", 1).is_some() && reads("two", "b", 2).is_none());
     }
 
     #[test]

@@ -1,24 +1,33 @@
 //! Finding the handler of a request: tables of the spec's own path templates, and what a handler is given.
 
-use std::{borrow::Cow, cell::RefCell, fmt, rc::Rc};
+use std::{
+    borrow::Cow,
+    cell::{OnceCell, RefCell},
+    fmt,
+    rc::Rc,
+};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    admission::{Admission, Reservation},
+    admission::{Admission, Reservation, Whose, network_of_request},
     error::MatrixError,
     log::LogRecord,
     matrix::{
-        identifiers::{EventId, RoomId},
+        identifiers::{EventId, RoomId, ServerName},
         json,
     },
     platform::{
-        BodyError, LocalBoxFuture, UnreadBody,
+        BodyError, Clock, LocalBoxFuture, UnreadBody,
         media::{self, ByteStream, Whole},
     },
 };
+
+/// For so long, in milliseconds, a body is read. Less than the longest work, so that what is still read always counts.
+const READ_MS: u32 = 30_000;
 
 /// A request with its whole body.
 pub type Request = http::Request<Bytes>;
@@ -125,6 +134,8 @@ pub struct Call {
     /// The request as it arrived, without its body.
     pub request: http::Request<()>,
     body: RefCell<CallBody>,
+    /// The server that it says it is from.
+    origin: OnceCell<ServerName>,
     /// The percent-decoded values of the template's braces, in order.
     parameters: Vec<String>,
 }
@@ -175,11 +186,17 @@ impl Call {
         Ok(query)
     }
 
+    /// Notes that it says that it is from this server, so that its body counts among that one's.
+    pub fn names_origin(&self, origin: &ServerName) {
+        self.origin.get_or_init(|| origin.clone());
+    }
+
     /// The body, which is read the first time.
     ///
     /// # Errors
-    /// 413 `M_TOO_LARGE` for one over the server's limit, 503 where too much is in work, 400 where it breaks off.
-    pub async fn bytes(&self, admission: &Admission, now: i64) -> Result<Bytes, MatrixError> {
+    /// 413 `M_TOO_LARGE` for one over the server's limit, 503 where too much is in work, 400 where it breaks off, 408 where it does
+    /// not come in time.
+    pub async fn bytes(&self, admission: &Admission, clock: &dyn Clock) -> Result<Bytes, MatrixError> {
         let waiting = match self.body.replace(CallBody::Gone) {
             CallBody::Waiting(waiting) => waiting,
             CallBody::Read(bytes, reservation) => {
@@ -193,16 +210,31 @@ impl Call {
             RequestBody::Read(bytes) => Some(bytes.len()),
             RequestBody::Unread(_) => announced_length(self.request.headers()),
         };
-        let reservation = admission.reserve(announced.unwrap_or(limit).min(limit), now).ok_or_else(too_busy)?;
+        let whose = Whose {
+            origin: self.origin.get().map_or_else(String::new, |origin| origin.as_str().to_owned()),
+            network: network_of_request(self.request.headers()),
+        };
+        let longest = announced.unwrap_or(limit).min(limit);
+        let reservation = admission.reserve_to_read(longest, whose, clock.now_ms()).ok_or_else(too_busy)?;
         let bytes = match waiting {
             RequestBody::Read(bytes) if bytes.len() > limit => Err(BodyError::TooLong),
             RequestBody::Read(bytes) => Ok(bytes),
-            RequestBody::Unread(body) => body.read(limit).await,
+            RequestBody::Unread(body) => in_time(clock, body.read(limit)).await?,
         };
         let bytes = bytes.map_err(refused_body)?;
-        reservation.shrink(bytes.len());
+        if !reservation.is_read(bytes.len()) {
+            return Err(too_busy());
+        }
         self.body.replace(CallBody::Read(bytes.clone(), Rc::new(reservation)));
         Ok(bytes)
+    }
+
+    /// How long the body is that was read; 0 for none.
+    pub fn body_length(&self) -> usize {
+        match &*self.body.borrow() {
+            CallBody::Read(bytes, _) => bytes.len(),
+            CallBody::Waiting(_) | CallBody::Gone => 0,
+        }
     }
 
     /// What the body, once it was read, takes of what may be in work, for as long as somebody has this.
@@ -235,8 +267,8 @@ impl Call {
     ///
     /// # Errors
     /// As [`Call::bytes`]; 400 `M_NOT_JSON` for one that is not JSON.
-    pub async fn json(&self, admission: &Admission, now: i64) -> Result<json::Value, MatrixError> {
-        let bytes = self.bytes(admission, now).await?;
+    pub async fn json(&self, admission: &Admission, clock: &dyn Clock) -> Result<json::Value, MatrixError> {
+        let bytes = self.bytes(admission, clock).await?;
         json::parse(&bytes).map_err(|error| match error.is_too_large() {
             true => too_large(),
             false => MatrixError::not_json(format!("The body is not JSON: {error}.")),
@@ -271,6 +303,20 @@ fn too_large() -> MatrixError {
 
 fn broken_off() -> MatrixError {
     MatrixError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The request body breaks off.")
+}
+
+/// What is read of a body, as long as there is time for it.
+///
+/// # Errors
+/// 408 where it does not come in time.
+pub async fn in_time<T>(clock: &dyn Clock, reading: impl Future<Output = T> + Unpin) -> Result<T, MatrixError> {
+    match select(reading, clock.sleep(READ_MS)).await {
+        Either::Left((read, _)) => Ok(read),
+        Either::Right(_) => {
+            const MESSAGE: &str = "The request body does not come in time.";
+            Err(MatrixError::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", MESSAGE))
+        }
+    }
 }
 
 /// The refusal of a body that could not be read.
@@ -361,7 +407,8 @@ pub fn find<'r, H>(routes: &'r [Route<H>], method: &Method, path: &str) -> Resul
 /// Makes a call of a request whose path matched.
 pub fn call(request: Incoming, parameters: Vec<String>) -> Call {
     let (parts, body) = request.into_parts();
-    Call { request: http::Request::from_parts(parts, ()), body: RefCell::new(CallBody::Waiting(body)), parameters }
+    let (request, body) = (http::Request::from_parts(parts, ()), RefCell::new(CallBody::Waiting(body)));
+    Call { request, body, origin: OnceCell::new(), parameters }
 }
 
 /// The answer to a request, and what the log shows of an error.

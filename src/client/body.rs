@@ -15,7 +15,7 @@ pub(super) struct Body(Object);
 impl Body {
     /// The body of `call`, which must be a JSON object.
     pub(super) async fn of(server: &Server, call: &Call) -> Result<Self, MatrixError> {
-        match call.json(&server.admission, server.platform.clock.now_ms()).await? {
+        match call.json(&server.admission, server.platform.clock.as_ref()).await? {
             // What is stored is told to other clients, and a number beyond what a double holds they may be unable to read.
             Value::Object(object) if object.check_loose().is_err() => {
                 Err(MatrixError::bad_json("A number in the body is too large."))
@@ -27,7 +27,7 @@ impl Body {
 
     /// As [`Body::of`], where the spec lets the body be missing.
     pub(super) async fn optional(server: &Server, call: &Call) -> Result<Self, MatrixError> {
-        let bytes = call.bytes(&server.admission, server.platform.clock.now_ms()).await?;
+        let bytes = call.bytes(&server.admission, server.platform.clock.as_ref()).await?;
         if bytes.is_empty() { Ok(Self::default()) } else { Self::of(server, call).await }
     }
 

@@ -1,9 +1,9 @@
 //! What is let in: nothing is read for strangers, bytes in work are bounded, and each origin has its turn.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, future::pending, rc::Rc};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use http::Method;
 use serde_json::{Value, json};
 use verge::{
@@ -43,6 +43,27 @@ impl UnreadBody for Watched {
         self.reads.set(self.reads.get() + 1);
         Box::new(Whole::new(self.bytes))
     }
+}
+
+/// A body of which nothing comes.
+struct Dribbled;
+
+impl UnreadBody for Dribbled {
+    fn read(self: Box<Self>, _: usize) -> LocalBoxFuture<'static, Result<Bytes, BodyError>> {
+        Box::pin(pending())
+    }
+
+    fn stream(self: Box<Self>) -> Box<dyn ByteStream> {
+        Box::new(Whole::new(Bytes::new()))
+    }
+}
+
+/// The longest transaction that there is, as somebody at this address says, of which nothing comes.
+fn dribbled(header: &str, address: &str) -> Incoming {
+    let mut incoming = request(Method::PUT, SEND, &[header], "").map(|_| RequestBody::Unread(Box::new(Dribbled)));
+    incoming.headers_mut().insert(http::header::CONTENT_LENGTH, (13 * MIB).into());
+    incoming.headers_mut().insert("cf-connecting-ip", address.parse().unwrap());
+    incoming
 }
 
 fn world(variables: &[(&str, &str)]) -> (World, Homeserver, Rc<Peer>) {
@@ -147,6 +168,69 @@ fn a_transaction_counts_until_it_is_answered() {
     assert_eq!(has_room.get(), Some(false));
     assert!(a.admission.reserve(13 * MIB, world.now_ms()).is_some());
     world.end();
+}
+
+#[test]
+fn a_body_that_does_not_come_is_not_waited_for() {
+    let (world, a, peer) = world(&[]);
+    let header = peer.authorization("PUT", SEND, "a.example", Some(&json!({})));
+    let begun = world.now_ms();
+    let response = world.run(a.handle(dribbled(&header, "192.0.2.1")));
+    assert_eq!((outcome(&response), world.now_ms() - begun), ((408, "M_UNKNOWN".to_owned()), 30_000));
+    assert_eq!(peer.put(&a, SEND, &json!({ "pdus": [], "padding": "x".repeat(12 * MIB) })).0, 200);
+}
+
+/// Anybody may say that they are whom they like; the signature is of the body, and so is checked when all of it is there.
+#[test]
+fn neither_a_name_nor_an_address_takes_all_the_room() {
+    for is_one_name in [true, false] {
+        let (world, a, other) = world(&[]);
+        let target = "/_matrix/federation/v1/query/profile?user_id=%40nobody%3Aa.example";
+        let peers: Vec<Rc<Peer>> = (0..8).map(|i| Peer::new(&world, &format!("{i}.example"))).collect();
+        peers.iter().chain([&other]).for_each(|peer| assert_eq!(peer.get(&a, target).0, 404));
+        let dribbles = (0..8).map(|i| {
+            let (name, address) = if is_one_name { (0, i) } else { (i, 0) };
+            let header = peers[name].authorization("PUT", SEND, "a.example", Some(&json!({})));
+            a.handle(dribbled(&header, &format!("192.0.2.{address}")))
+        });
+        // Longer than most.
+        let body = json!({ "pdus": [], "padding": "x".repeat(4 * MIB) });
+        let begun = world.now_ms();
+        let honest = async {
+            let response = a.handle(other.request(&a, Method::PUT, SEND, Some(&body))).await;
+            (response.status().as_u16(), world.now_ms() - begun)
+        };
+        let (dribbles, honest) = world.run(join(join_all(dribbles), honest));
+        assert_eq!(honest, (200, 0));
+        let statuses: Vec<u16> = dribbles.iter().map(|response| response.status().as_u16()).collect();
+        assert_eq!(statuses, [408, 503, 503, 503, 503, 503, 503, 503]);
+    }
+}
+
+#[test]
+fn who_asks_too_often_does_not_wait_in_the_room_of_others() {
+    let (world, a, peer) = world(&[("FEDERATION_RATE", "10/10")]);
+    let other = Peer::new(&world, "other.example");
+    let send = |peer: &Rc<Peer>, bytes: usize| {
+        let body = json!({ "pdus": [], "padding": "x".repeat(bytes) });
+        a.handle(peer.request(&a, Method::PUT, SEND, Some(&body)))
+    };
+    let counted = |flood: Vec<Response>| {
+        [200, 429].map(|status| flood.iter().filter(|answer| answer.status().as_u16() == status).count())
+    };
+    assert_eq!(world.run(send(&other, 0)).status(), 200);
+    // Whoever has to wait with much waits for one turn, and not for more.
+    assert_eq!(counted(world.run(join_all((0..20).map(|_| send(&peer, 100_000))))), [11, 9]);
+    world.advance(60_000);
+    let begun = world.now_ms();
+    let honest = async { (send(&other, 4 * MIB).await.status().as_u16(), world.now_ms() - begun) };
+    let (flood, honest) = world.run(join(join_all((0..20).map(|_| send(&peer, 2 * MIB))), honest));
+    assert_eq!(honest, (200, 0));
+    assert_eq!(counted(flood), [11, 9]);
+    // One at a time is let in, whatever its size.
+    for _ in 0..15 {
+        assert_eq!(world.run(send(&peer, 12 * MIB)).status(), 200);
+    }
 }
 
 /// Each origin that nobody has heard of has us ask for its keys, and names cost nothing.

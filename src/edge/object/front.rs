@@ -1,11 +1,13 @@
 //! The Worker in front of the object. What can be answered without data (routes that do not exist, requests that say nothing of
-//! who sends them, versions and keys) is answered here, and what is too long is refused here; all else goes on to the object as
-//! it came. Two kinds of requests the Worker answers itself, over the object's database ([`super::distant`]): those of media, whose
-//! bytes the object never sees, and those that take a password, whose hashing would keep the object's one thread from all others.
+//! who sends them, versions and keys) is answered here, and what is too long or does not come is refused here; all else goes on to
+//! the object when all of it is there. Two kinds of requests the Worker answers itself, over the object's database
+//! ([`super::distant`]): those of media, whose bytes the object never sees, and those that take a password, whose hashing would
+//! keep the object's one thread from all others.
 
 use std::{
     any::Any,
     cell::{Cell, RefCell},
+    pin::pin,
     rc::Rc,
 };
 
@@ -21,7 +23,7 @@ use worker::{
 };
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, Reservation, Whose, network_of_request},
     client,
     config::Config,
     edge::{
@@ -72,7 +74,7 @@ pub(in crate::edge) async fn fetch(
         },
         None => match whole(request).await {
             Err(error) => router::error_response(&error).map(Body::Whole),
-            Ok(request) => match forward(&request, env, &settings.config).await {
+            Ok((request, _reservation)) => match forward(&request, env, &settings.config).await {
                 Ok(response) => return Ok(response),
                 Err(error) => unreachable(&error),
             },
@@ -234,32 +236,41 @@ impl MediaStore for Asked {
     }
 }
 
-/// The request with a body whose length is known and allowed: as it came where it says so itself, else read to its end.
+/// The request with all of its body, and what that takes here: the object never waits for what a sender holds back.
 ///
 /// # Errors
-/// 413 for one that is too long, 400 where it breaks off, 503 where this isolate holds too much.
-async fn whole(request: web_sys::Request) -> Result<web_sys::Request, MatrixError> {
-    let Some(body) = request.body() else { return Ok(request) };
+/// 413 for one that is too long, 400 where it breaks off, 408 where it does not come in time, 503 where this isolate holds too much.
+async fn whole(request: web_sys::Request) -> Result<(web_sys::Request, Option<Reservation>), MatrixError> {
+    let Some(body) = request.body() else { return Ok((request, None)) };
     let head = message::head(&request)?;
     let limit = router::max_body_bytes(head.uri().path());
     let announced = router::announced_length(head.headers());
-    if announced.is_some_and(|length| length <= limit) {
-        return Ok(request);
-    }
-    let keep = if announced.is_some() { 0 } else { limit };
-    let reservation = ADMISSION.with(|admission| admission.reserve(keep, WorkerClock.now_ms()));
-    let _reservation = reservation.ok_or_else(router::too_busy)?;
-    // The rest of what is too long is read and thrown away, so that the sender lives to read the answer.
-    let bytes = stream::read_all(&body, keep, Excess::Discarded).await.map_err(|error| match error {
-        ReadError::TooLong => router::refused_body(BodyError::TooLong),
-        ReadError::Broken(_) => router::refused_body(BodyError::Broken),
-    })?;
+    // Of what is too long nothing is kept.
+    let keep = announced.map_or(limit, |length| if length > limit { 0 } else { length });
+    let whose = Whose { network: network_of_request(head.headers()), ..Whose::default() };
+    let reservation = ADMISSION.with(|admission| admission.reserve_to_read(keep, whose, WorkerClock.now_ms()));
+    let reservation = reservation.ok_or_else(router::too_busy)?;
+    let broken = || router::refused_body(BodyError::Broken);
+    let body: JsValue = if announced.is_some_and(|length| length <= limit) {
+        // HTTP holds the sender to the length it has announced. The bytes stay with the runtime, which passes them on.
+        let bytes = JsFuture::from(request.array_buffer().map_err(|_| broken())?);
+        router::in_time(&WorkerClock, bytes).await?.map_err(|_| broken())?
+    } else {
+        // The rest of what is too long is read and thrown away, so that the sender lives to read the answer.
+        let bytes = pin!(stream::read_all(&body, keep, Excess::Discarded));
+        let bytes = router::in_time(&WorkerClock, bytes).await?.map_err(|error| match error {
+            ReadError::TooLong => router::refused_body(BodyError::TooLong),
+            ReadError::Broken(_) => broken(),
+        })?;
+        Uint8Array::from(&bytes[..]).into()
+    };
     let init = web_sys::RequestInit::new();
     if head.method() != Method::GET && head.method() != Method::HEAD {
-        init.set_body(&Uint8Array::from(&bytes[..]));
+        init.set_body(&body);
     }
     init.set_method(head.method().as_str());
     init.set_headers(&request.headers());
     init.set_redirect(web_sys::RequestRedirect::Manual);
-    web_sys::Request::new_with_str_and_init(&request.url(), &init).map_err(|_| router::refused_body(BodyError::Broken))
+    let request = web_sys::Request::new_with_str_and_init(&request.url(), &init).map_err(|_| broken())?;
+    Ok((request, Some(reservation)))
 }

@@ -24,6 +24,9 @@ use crate::{
 /// For so long, in milliseconds, a request of an origin that asks too often waits before it is refused.
 const PATIENCE_MS: u32 = 5_000;
 
+/// A body of more bytes waits for one turn only.
+const LONG: usize = 64 * 1024;
+
 /// The server that a request is proven to come from. Only [`authenticate`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(ServerName);
@@ -73,7 +76,7 @@ impl Signed {
 ///
 /// # Errors
 /// 401 `M_UNAUTHORIZED` where it is not, or is meant for another server; 400 `M_UNAUTHORIZED` for a malformed header;
-/// 413 and 400 for a body that cannot be read.
+/// 413, 408 and 400 for a body that cannot be read, 503 for one for which there is no room.
 pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, MatrixError> {
     let own_name = server.config.server_name.as_str();
     let headers = call.request.headers().get_all(http::header::AUTHORIZATION);
@@ -87,10 +90,11 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
     let (keys, refused) = keys_of(server, &call, &origin, &key_ids).await?;
     let checked = x_matrix::check_keys(&headers, &keys, server.platform.clock.now_ms());
     checked.map_err(|error| refused.map_or_else(|| error.into(), MatrixError::limit_exceeded))?;
+    call.names_origin(&origin);
     let content = match *call.request.method() {
         Method::GET => None,
         // All other endpoints have a body, which is an object.
-        _ => Some(call.json(&server.admission, server.platform.clock.now_ms()).await?),
+        _ => Some(call.json(&server.admission, server.platform.clock.as_ref()).await?),
     };
     if content.as_ref().is_some_and(|content| content.as_object().is_none()) {
         return Err(MatrixError::bad_json("The body is not a JSON object."));
@@ -108,7 +112,7 @@ pub(super) async fn authenticate(server: &Server, call: Call) -> Result<Signed, 
     let have_verified = key_ids.iter().map(|key_id| (origin.as_str(), *key_id));
     let is_valid = |(server, key_id): &(&str, &str)| keys.get(server, key_id).is_some_and(|key| key.is_valid_now(now));
     server.keys.have_verified(&have_verified.filter(is_valid).collect::<Vec<_>>()).await?;
-    wait_for_turn(server, &origin).await?;
+    wait_for_turn(server, &origin, call.body_length()).await?;
     Ok(Signed { origin: Origin(origin), call, content: content.and_then(Value::into_object) })
 }
 
@@ -134,15 +138,16 @@ async fn keys_of(
     Ok((keys, refused.get()))
 }
 
-/// Lets an origin that asks too often wait, one request after the other: who sends one at a time is never refused.
+/// Lets an origin that asks too often wait, one request after the other: who sends one at a time is never refused. What waits is in
+/// memory: where it is long, no more than one waits.
 ///
 /// # Errors
 /// 429 `M_LIMIT_EXCEEDED` where more would have to wait than one could bear.
-async fn wait_for_turn(server: &Server, origin: &ServerName) -> Result<(), MatrixError> {
+async fn wait_for_turn(server: &Server, origin: &ServerName, length: usize) -> Result<(), MatrixError> {
     let Some(rate) = server.config.rates.federation else { return Ok(()) };
     let now = server.platform.clock.now_ms();
-    // Longer than the rate takes for one request, so that one at a time always has its turn.
-    let patience = PATIENCE_MS.max(rate.ms_for_one());
+    // Never less than the rate takes for one request, so that one at a time always has its turn.
+    let patience = if length > LONG { rate.ms_for_one() } else { PATIENCE_MS.max(rate.ms_for_one()) };
     match server.admission.take(Kind::Federation, origin.as_str(), rate, patience, now) {
         Turn::Now => Ok(()),
         Turn::After(ms) => {

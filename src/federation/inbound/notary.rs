@@ -57,7 +57,7 @@ pub(super) async fn query_one(server: &Server, call: &Call) -> Handled {
 /// `POST /_matrix/key/v2/query`
 pub(super) async fn query(server: &Server, call: &Call) -> Handled {
     let now = server.platform.clock.now_ms();
-    let body = call.json(&server.admission, now).await?;
+    let body = call.json(&server.admission, server.platform.clock.as_ref()).await?;
     let servers = body.get("server_keys").and_then(Value::as_object).ok_or_else(|| malformed("server_keys"))?;
     let mut wanted = BTreeMap::new();
     for (name, keys) in servers.iter() {

@@ -58,7 +58,7 @@ pub(super) async fn on_bind(server: &Server, call: &Call) -> Handled {
     if let Turn::Refused(ms) = server.admission.take(Kind::Bindings, &who, RATE, 0, now) {
         return Err(MatrixError::limit_exceeded(ms));
     }
-    let binding = call.json(&server.admission, now).await?;
+    let binding = call.json(&server.admission, server.platform.clock.as_ref()).await?;
     let user = binding.get("mxid").and_then(Value::as_str).and_then(|user| UserId::parse(user).ok());
     let user = user.ok_or_else(|| malformed("mxid"))?;
     let invites = binding.get("invites").and_then(Value::as_array).ok_or_else(|| malformed("invites"))?;

@@ -39,7 +39,7 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     if txn_id.is_empty() || txn_id.len() > MAX_TXN_ID {
         return Err(MatrixError::invalid_param("The transaction ID is empty or longer than 255 bytes."));
     }
-    let body = request.call.bytes(&server.admission, server.platform.clock.now_ms()).await?;
+    let body = request.call.bytes(&server.admission, server.platform.clock.as_ref()).await?;
     let (origin, mut transaction) = request.into_object()?;
     let mut pdus = transaction.remove("pdus").and_then(Value::into_array).ok_or_else(|| malformed("pdus"))?;
     let edus = match transaction.remove("edus") {
