@@ -117,10 +117,10 @@ const GAPS: &str = "\
     SELECT ?2, COALESCE(value ->> 2, (SELECT position FROM streams WHERE name = 'events') - (value ->> 1)), value ->> 0, \
       value ->> 3 FROM json_each(?1) WHERE true ON CONFLICT (room_id, pos, event_id) DO NOTHING";
 
-/// An event belongs before all that lead to it.
+/// An event belongs before all that lead to it. The gaps are gone through once, not once for each of them.
 const OLDEST_GAPS: &str = "\
-    DELETE FROM gaps WHERE room_id = ?1 AND EXISTS (SELECT 1 FROM gaps AS older \
-      WHERE older.room_id = ?1 AND older.event_id = gaps.event_id AND older.pos < gaps.pos)";
+    DELETE FROM gaps WHERE room_id = ?1 AND (event_id, pos) NOT IN \
+      (SELECT oldest.event_id, MIN(oldest.pos) FROM gaps AS oldest WHERE oldest.room_id = ?1 GROUP BY oldest.event_id)";
 
 /// ?1: a list of [how far from the end of the stream, trie root].
 const STATES: &str = "\
