@@ -414,7 +414,7 @@ impl RoomCommit {
             json!([missing.event_id.as_str(), from_end, pos, missing.passed]).to_string()
         });
         let lists = json_lists(rows);
-        if lists.is_empty() {
+        if lists.is_empty() && self.forgets_claims.is_none() {
             return;
         }
         statements.extend(lists.into_iter().map(|list| Statement::new(GAPS, [list.into(), room_id.into()])));

@@ -58,6 +58,30 @@ const GRAPH: &str = concat!(
        LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1"
 );
 
+/// Before [`FORGET_CLAIMS`], from the events ?3, a JSON list, back: what was hidden because of a claim, and is cited by what is
+/// shown, if only through what was rejected for good, gets a gap there. Nothing else would lead to it any more.
+const LEAD_TO_HIDDEN: &str = concat!(
+    claimed_graph!("SELECT value FROM json_each(?3)"),
+    ", way(pos, event_id) AS ( SELECT e.pos, ",
+    cited!("j"),
+    " AS cited FROM graph CROSS JOIN events AS e ON e.event_id = graph.event_id \
+         CROSS JOIN json_each(e.json, '$.prev_events') AS j \
+       WHERE e.room_id = ?1 AND e.pos IS NOT NULL \
+         AND (EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = cited AND x.room_id = ?1) \
+           OR EXISTS (SELECT 1 FROM events AS h \
+             WHERE h.event_id = cited AND h.room_id = ?1 AND h.claimed AND h.soft_failed)) \
+     UNION SELECT way.pos, ",
+    cited!("j"),
+    " FROM way CROSS JOIN rejected_events AS x ON x.event_id = way.event_id \
+         CROSS JOIN json_each(x.graph, '$.prev_events') AS j \
+       WHERE x.room_id = ?1 AND NOT x.provisional LIMIT ?2 ) \
+     INSERT INTO gaps (room_id, pos, event_id) SELECT ?1, MIN(way.pos), way.event_id FROM way \
+     WHERE COALESCE( \
+       (SELECT x.provisional FROM rejected_events AS x WHERE x.event_id = way.event_id AND x.room_id = ?1), \
+       (SELECT h.claimed AND h.soft_failed FROM events AS h WHERE h.event_id = way.event_id AND h.room_id = ?1), 0) \
+     GROUP BY way.event_id ON CONFLICT (room_id, pos, event_id) DO NOTHING"
+);
+
 /// Forgets the states that rest on claims, from the events ?3, a JSON list, back. Nothing is judged by one of which the state after
 /// it is not known. The state before what is shown stays: it says who may see it. What was hidden may be found to be good yet, and
 /// has no place until then.
@@ -261,10 +285,13 @@ pub(super) fn unsettle(room_id: &RoomId, at_once: bool) -> Statement {
 }
 
 /// Forgets what was claimed of the room so far, and all that was found by it; `extremities` are its forward extremities until now.
-pub(super) fn forget_claims(room_id: &RoomId, extremities: &[EventId]) -> [Statement; 3] {
+/// There may be gaps then that other ones make needless.
+pub(super) fn forget_claims(room_id: &RoomId, extremities: &[EventId]) -> [Statement; 4] {
     let extremities = json_list(extremities.iter().map(EventId::as_str));
+    let of_graph = |sql| Statement::new(sql, [room_id.as_str().into(), MAX_GRAPH.into(), extremities.as_str().into()]);
     [
-        Statement::new(FORGET_CLAIMS, [room_id.as_str().into(), MAX_GRAPH.into(), extremities.into()]),
+        of_graph(LEAD_TO_HIDDEN),
+        of_graph(FORGET_CLAIMS),
         Statement::new(FORGET_PROVISIONAL, [room_id.as_str().into()]),
         Statement::new(UNPLACE_REJECTED, [room_id.as_str().into()]),
     ]

@@ -26,6 +26,7 @@ mod flooding;
 mod gaps;
 mod invariants;
 mod inviting;
+mod joined_anew;
 mod joining;
 mod knocking;
 mod large_claims;

@@ -30,11 +30,11 @@ use crate::{
 };
 
 /// An event and its ID.
-type Known = (String, Value);
+pub(crate) type Known = (String, Value);
 
 /// Bob's server holds these events, gives of what was between them and ours only what it `remembers` (by `backfill`), and claims
 /// before each of them the state with which Bob joined.
-fn claims_what_is_old(scene: &Scene, events: &[Known], old: &[Value], remembers: &Rc<Cell<bool>>) {
+pub(crate) fn claims_what_is_old(scene: &Scene, events: &[Known], old: &[Value], remembers: &Rc<Cell<bool>>) {
     let by_id: BTreeMap<String, Value> = events.iter().cloned().collect();
     let version = scene.theirs.version.clone();
     let old_ids: Vec<String> = old.iter().map(|event| event_id(&version, event)).collect();
@@ -108,20 +108,20 @@ impl Scene {
         (id, event)
     }
 
-    fn says(&mut self, user: &str, text: &str) -> Known {
+    pub(crate) fn says(&mut self, user: &str, text: &str) -> Known {
         self.theirs.say(&self.peer, user, text)
     }
 
-    fn state(&self) -> Vec<Value> {
+    pub(crate) fn state(&self) -> Vec<Value> {
         self.theirs.state.values().cloned().collect()
     }
 
-    fn receives(&self, txn_id: &str, event: &Known) {
+    pub(crate) fn receives(&self, txn_id: &str, event: &Known) {
         assert_eq!(self.peer.send(&self.a, txn_id, std::slice::from_ref(&event.1)).0, 200);
         self.world.settle();
     }
 
-    fn an_hour_passes(&self) {
+    pub(crate) fn an_hour_passes(&self) {
         self.world.advance(3_600_000);
         self.world.run(self.a.scheduled());
         self.world.settle();
@@ -145,7 +145,25 @@ impl Scene {
         self.world.settle();
     }
 
-    fn rows(&self, sql: &str) -> usize {
+    /// Alice leaves; what her membership was before goes to `old`. Returns the ID of the event.
+    pub(crate) fn alice_leaves(&mut self, old: &mut Vec<Value>) -> String {
+        let leave = Draft::membership(self.alice.as_str(), Membership::Leave, Object::new());
+        let leave = self.a.send(&self.world, &self.room, &self.alice, leave);
+        self.world.settle();
+        let key = ("m.room.member".to_owned(), self.alice.to_string());
+        old.extend(self.theirs.state.insert(key, serde_json::from_str(leave.json()).unwrap()));
+        leave.event_id().to_string()
+    }
+
+    /// Alice joins through Bob's server.
+    pub(crate) fn alice_comes_back(&mut self) {
+        let via = vec![ServerName::parse("peer.example").unwrap()];
+        let joined = membership::join(&self.a, &self.alice, &self.room, via, Object::new());
+        self.theirs.advance(self.world.run(joined).unwrap().as_str());
+        self.world.settle();
+    }
+
+    pub(crate) fn rows(&self, sql: &str) -> usize {
         self.a.database.rows(sql).len()
     }
 
@@ -433,7 +451,7 @@ fn what_was_allowed_by_a_claim_alone_is_rejected() {
 
 /// From now on Bob's server has lost all but these events, and lets Alice in again: `old` is what it has of the room's state and its
 /// auth chain besides.
-fn lets_alice_in(scene: &Scene, events: &[&Known], old: &[Value]) {
+pub(crate) fn lets_alice_in(scene: &Scene, events: &[&Known], old: &[Value]) {
     let fields = json!({
         "type": "m.room.member", "state_key": scene.alice.as_str(), "content": { "membership": "join" },
     });
@@ -506,23 +524,16 @@ impl CameBack {
         assert!(!scene.a.shows(&said.0));
         assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), 1);
 
-        let leave = Draft::membership(scene.alice.as_str(), Membership::Leave, Object::new());
-        let leave = scene.a.send(&scene.world, &scene.room, &scene.alice, leave);
-        scene.world.settle();
-        let key = ("m.room.member".to_owned(), scene.alice.to_string());
-        old.extend(scene.theirs.state.insert(key, serde_json::from_str(leave.json()).unwrap()));
+        let leave = scene.alice_leaves(&mut old);
         let fields = json!({
             "type": "m.room.message", "content": { "body": "on top of that" },
-            "prev_events": [said.0, leave.event_id().as_str()],
+            "prev_events": [said.0, leave],
         });
         let last = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &bob, fields));
         scene.theirs.advance(if cites_last { &last.0 } else { &said.0 });
         let [.., edge] = events;
         lets_alice_in(&scene, &[&last, &said, &heard, &edge], &old);
-        let via = vec![ServerName::parse("peer.example").unwrap()];
-        let joined = membership::join(&scene.a, &scene.alice, &scene.room, via, Object::new());
-        scene.theirs.advance(scene.world.run(joined).unwrap().as_str());
-        scene.world.settle();
+        scene.alice_comes_back();
         assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
         Self { scene, third, dave, edge, heard, said, last }
     }
