@@ -333,6 +333,17 @@ impl Returned {
         said
     }
 
+    /// Whether Bob's server is told that Dave is back, and how many are said to be in the room.
+    fn bobs_server_is_told(&self) -> (bool, String) {
+        let Self { scene, back, .. } = self;
+        let said = scene.a.say(&scene.world, &scene.room, &scene.alice, "who is here?");
+        let (room, id) = (encode(scene.room.as_str()), encode(said.event_id().as_str()));
+        let target = format!("/_matrix/federation/v1/state_ids/{room}?event_id={id}");
+        let (_, state) = scene.peer.get(&scene.a, &target);
+        let is_told = state["pdu_ids"].as_array().unwrap().contains(&json!(back.0));
+        (is_told, scene.a.database.rows("SELECT joined FROM rooms")[0][0].clone())
+    }
+
     fn membership(&self) -> Option<String> {
         self.scene.a.membership(&self.scene.world, &self.scene.room, &self.dave)
     }
@@ -388,7 +399,7 @@ fn what_is_rejected_when_it_stands_in_a_state_is_shown_in_it_to_nobody() {
         returned.claims_that_dave_is_back();
         assert_eq!(returned.receives("before", &before), json!({}));
         assert!(returned.receives("back", &returned.back)["error"].is_string());
-        let Returned { scene, dave, back, .. } = &returned;
+        let Returned { scene, dave, .. } = &returned;
         for _ in 0..3 {
             scene.world.advance(3_600_000);
             scene.world.run(scene.a.scheduled());
@@ -408,12 +419,7 @@ fn what_is_rejected_when_it_stands_in_a_state_is_shown_in_it_to_nobody() {
         let (token, room) = (zoe["access_token"].as_str().unwrap(), encode(scene.room.as_str()));
         client(Method::POST, format!("/rooms/{room}/join"), token, &json!({}));
         let joined = client(Method::GET, format!("/rooms/{room}/joined_members"), token, &Value::Null);
-        let said = scene.a.say(&scene.world, &scene.room, &scene.alice, "who is here?");
-        let id = encode(said.event_id().as_str());
-        let target = format!("/_matrix/federation/v1/state_ids/{room}?event_id={id}");
-        let (_, state) = scene.peer.get(&scene.a, &target);
-        let is_told = state["pdu_ids"].as_array().unwrap().contains(&json!(back.0));
-        let count = scene.a.database.rows("SELECT joined FROM rooms")[0][0].clone();
+        let (is_told, count) = returned.bobs_server_is_told();
         let found = (joined["joined"].get(dave).is_some(), is_told, count.as_str());
         // Alice, Bob, Zoe.
         assert_eq!(found, (false, false, "3"), "version {version}");
@@ -432,11 +438,7 @@ fn what_is_rejected_as_it_comes_with_a_claim_is_taken_out_of_the_state() {
         let (said, _) = returned.claims_that_dave_is_back();
         let Returned { scene, back, .. } = &returned;
         assert_eq!(scene.a.database.rows("SELECT 1 FROM rejected_events").len(), 1, "version {version}");
-        for _ in 0..3 {
-            scene.world.advance(3_600_000);
-            scene.world.run(scene.a.scheduled());
-            scene.world.settle();
-        }
+        (0..3).for_each(|_| scene.an_hour_passes());
         let (room, id) = (encode(scene.room.as_str()), encode(&said));
         let (_, state) = scene.peer.get(&scene.a, &format!("/_matrix/federation/v1/state_ids/{room}?event_id={id}"));
         assert!(!state["pdu_ids"].as_array().unwrap().contains(&json!(back.0)), "version {version}: {state}");
@@ -446,6 +448,33 @@ fn what_is_rejected_as_it_comes_with_a_claim_is_taken_out_of_the_state() {
         let event = returned.dave_says("I am back");
         let result = returned.receives("dave", &event);
         assert!(result["error"].is_string(), "version {version}: {result}");
+    }
+}
+
+/// It was rejected by a server that did not yet note that it may stand in states, and whose database is migrated.
+#[test]
+fn what_was_rejected_before_that_was_noted_is_taken_out_of_states_too() {
+    for version in ["10", "12"] {
+        let (before, mut returned) = Returned::after_what_is_lacking(version);
+        returned.claims_that_dave_is_back();
+        assert_eq!(returned.receives("before", &before), json!({}));
+        let database = returned.scene.a.database.clone();
+        let older = "CREATE TRIGGER older AFTER UPDATE OF may_stand ON rejected_events WHEN NEW.may_stand BEGIN \
+            UPDATE rejected_events SET may_stand = 0 WHERE event_id = NEW.event_id; END";
+        database.rows(older);
+        assert!(returned.receives("back", &returned.back)["error"].is_string());
+        let settle = |returned: &Returned| (0..3).for_each(|_| returned.scene.an_hour_passes());
+        settle(&returned);
+        assert_eq!(returned.bobs_server_is_told(), (true, "3".to_owned()), "version {version}");
+        // Nobody was to look again.
+        ["DROP TRIGGER older", "DELETE FROM unsettled_rooms"].iter().for_each(|sql| drop(database.rows(sql)));
+
+        let migration = include_str!("../../migrations/0058_rejected_that_stood.sql");
+        migration.split_terminator(";\n").for_each(|sql| drop(database.rows(sql)));
+        settle(&returned);
+        assert_eq!(returned.bobs_server_is_told(), (false, "2".to_owned()), "version {version}");
+        assert_eq!(returned.membership().as_deref(), Some("leave"), "version {version}");
+        assert!(database.rows("SELECT 1 FROM rejected_events WHERE may_stand").is_empty());
     }
 }
 
