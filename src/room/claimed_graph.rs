@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{order::CitedFirst, withdrawn::Withdrawn};
 use crate::{
-    matrix::identifiers::EventId,
+    matrix::{identifiers::EventId, state_trie::NodeId},
     store::unsettled::{Node, Standing},
 };
 
@@ -20,6 +20,11 @@ pub(super) struct Graph {
     pub(super) ready: HashSet<EventId>,
     /// and a firm one, when they have been judged.
     firm: HashSet<EventId>,
+    /// Those with another state before them than that after their previous event: it has changed, and that was not carried on.
+    outdated: HashSet<EventId>,
+    /// Some of those with several previous events, and different states after these: whether they are outdated is not seen but by
+    /// resolving these states.
+    doubtful: HashSet<EventId>,
     /// Those on which the room is built: that lead to its forward extremities.
     pub(super) adopted: HashSet<EventId>,
     /// What does not belong into the claimed states of those that are not ready,
@@ -29,27 +34,58 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    pub(super) fn new(nodes: Vec<Node>, extremities: impl Iterator<Item = EventId>) -> Self {
+    /// Which events are doubtful, where they are very many, changes with each `attempt`.
+    pub(super) fn new(nodes: Vec<Node>, extremities: impl Iterator<Item = EventId>, attempt: usize) -> Self {
         let nodes: HashMap<EventId, Node> = nodes.into_iter().map(|node| (node.event_id.clone(), node)).collect();
         let order = order(&nodes);
-        let (ready, firm, adopted, holding) = Default::default();
-        let mut graph = Self { nodes, order, ready, firm, adopted, withdrawn: Withdrawn::default(), holding };
+        let (ready, firm, outdated, doubtful, adopted, withdrawn, holding) = Default::default();
+        let mut graph = Self { nodes, order, ready, firm, outdated, doubtful, adopted, withdrawn, holding };
         graph.adopted = graph.reachable(extremities);
         let mut stateful: HashSet<&EventId> = HashSet::new();
         for id in &graph.order {
             let Some(node) = graph.nodes.get(id) else { continue };
-            let known = |id: &EventId| graph.nodes.get(id).is_some_and(|node| !is_open(node) && node.has_state);
+            let known =
+                |id: &EventId| graph.nodes.get(id).is_some_and(|node| !is_open(node) && node.state_after.is_some());
             if !node.previous.is_empty() && node.previous.iter().all(|id| stateful.contains(id) || known(id)) {
                 graph.ready.insert(id.clone());
                 if node.previous.iter().all(|id| graph.firm.contains(id) || known(id)) {
                     graph.firm.insert(id.clone());
                 }
             }
-            if node.has_state || graph.ready.contains(id) {
+            if node.state_after.is_some() || graph.ready.contains(id) {
                 stateful.insert(id);
             }
         }
+        graph.doubt(attempt);
         graph
+    }
+
+    /// Finds what does not follow from what is before it, whoever left it so: who settled before may have come to an end in between, and
+    /// others have committed meanwhile.
+    fn doubt(&mut self, attempt: usize) {
+        let mut doubtful = Vec::new();
+        for id in self.order.iter().filter(|id| self.ready.contains(*id)) {
+            let Some(node) = self.nodes.get(id).filter(|node| !self.is_unsettled(node)) else { continue };
+            match self.after_previous(node).as_deref() {
+                None => {}
+                Some([after]) if node.state_before == Some(*after) => {}
+                Some([_]) => drop(self.outdated.insert(id.clone())),
+                Some(_) => doubtful.push(id.clone()),
+            }
+        }
+        // Most of them are as they should be: they must not take the time of all else.
+        let begin = attempt.saturating_mul(SLICE).checked_rem(doubtful.len()).unwrap_or_default();
+        doubtful.rotate_left(begin);
+        self.doubtful = doubtful.into_iter().take(SLICE).collect();
+    }
+
+    /// The states after the previous events, where all are known, each once.
+    fn after_previous(&self, node: &Node) -> Option<Vec<NodeId>> {
+        let after = node.previous.iter().map(|id| self.nodes.get(id)?.state_after);
+        let mut after: Vec<NodeId> = after.collect::<Option<_>>()?;
+        after.sort_unstable();
+        after.dedup();
+        Some(after)
     }
 
     /// The events and all that they cite, as far as that is here.
@@ -79,7 +115,7 @@ impl Graph {
             }
             let Some(node) = self.nodes.get(id).filter(|_| self.ready.contains(id)) else { continue };
             let rests_on_new = node.previous.iter().any(|id| changed.contains(id) || in_slice.contains(id));
-            let may_change = !node.has_state || !matches!(node.standing, Standing::Accepted) || self.firm.contains(id);
+            let may_change = self.is_unsettled(node) || self.outdated.contains(id) || self.doubtful.contains(id);
             if rests_on_new || may_change {
                 in_slice.insert(id);
                 slice.push(id.clone());
@@ -88,9 +124,15 @@ impl Graph {
         (slice, self.order.len())
     }
 
+    /// Whether an event that is ready may be judged otherwise though nothing before it has changed.
+    fn is_unsettled(&self, node: &Node) -> bool {
+        let is_accepted = matches!(node.standing, Standing::Accepted);
+        node.state_after.is_none() || !is_accepted || self.firm.contains(&node.event_id)
+    }
+
     /// The event, if it has a state, but for the time being none that follows from those of its previous events.
     pub(super) fn only_claimed(&self, id: &EventId) -> Option<&Node> {
-        self.nodes.get(id).filter(|node| node.has_state && !self.ready.contains(id))
+        self.nodes.get(id).filter(|node| node.state_after.is_some() && !self.ready.contains(id))
     }
 }
 
@@ -98,8 +140,8 @@ impl Graph {
 fn is_open(node: &Node) -> bool {
     match node.standing {
         Standing::Unknown => false,
-        Standing::Outlier => node.has_state,
-        Standing::Accepted => node.claimed || !node.has_state,
+        Standing::Outlier => node.state_after.is_some(),
+        Standing::Accepted => node.claimed || node.state_after.is_none(),
         Standing::SoftFailed => node.claimed,
         Standing::Rejected { provisional } => node.claimed || provisional,
     }
@@ -115,4 +157,71 @@ fn order(nodes: &HashMap<EventId, Node>) -> Vec<EventId> {
         order.add(&node.event_id, cited);
     }
     order.cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn id(name: &str) -> EventId {
+        EventId::parse_any_length(&format!("${name}")).unwrap()
+    }
+
+    /// An event that was accepted by what is claimed; `before` and `after` name the states.
+    fn node(name: &str, depth: usize, previous: &[&str], [before, after]: [usize; 2]) -> Node {
+        let state = |number: usize| NodeId::parse(&format!("{number:0>22}"));
+        Node {
+            event_id: id(name),
+            depth: i64::try_from(depth).unwrap(),
+            previous: previous.iter().map(|name| id(name)).collect(),
+            state_before: state(before),
+            state_after: state(after),
+            claimed: true,
+            standing: Standing::Accepted,
+        }
+    }
+
+    /// All that is judged again in one pass, of which nothing is found to be different.
+    fn judged(nodes: &[Node], attempt: usize) -> Vec<EventId> {
+        let graph = Graph::new(nodes.to_vec(), std::iter::empty(), attempt);
+        let (mut judged, mut begin) = (Vec::new(), 0);
+        while begin < graph.order.len() {
+            let (slice, end) = graph.slice(begin, &HashSet::new());
+            judged.extend(slice);
+            begin = end;
+        }
+        judged
+    }
+
+    #[test]
+    fn what_does_not_follow_from_what_is_before_it_is_judged_again() {
+        let nodes = [
+            node("edge", 1, &["lost"], [1, 1]),
+            node("left", 2, &["edge"], [1, 1]),
+            node("right", 2, &["edge"], [1, 1]),
+            node("topic", 2, &["edge"], [1, 2]),
+            node("outdated", 2, &["edge"], [3, 3]),
+            node("merge", 3, &["left", "right"], [1, 1]),
+            node("outdated merge", 3, &["left", "right"], [3, 3]),
+            node("doubtful merge", 3, &["left", "topic"], [2, 2]),
+        ];
+        assert_eq!(judged(&nodes, 1), ["outdated", "doubtful merge", "outdated merge"].map(id));
+    }
+
+    /// Each of them has sides with different states, and needs to be resolved to be known to be as it should.
+    #[test]
+    fn of_very_many_merges_each_attempt_judges_others() {
+        let merges = 2 * SLICE + SLICE / 2;
+        let mut nodes = vec![node("left", 1, &["lost"], [1, 1]), node("right", 1, &["lost"], [2, 2])];
+        nodes.extend((0..merges).map(|n| node(&format!("merge{n}"), 2, &["left", "right"], [3, 3])));
+        let mut found: HashSet<EventId> = HashSet::new();
+        for attempt in 0..3 {
+            let judged = judged(&nodes, attempt);
+            assert_eq!(judged.len(), SLICE);
+            found.extend(judged);
+        }
+        assert_eq!(found.len(), merges);
+    }
 }

@@ -73,7 +73,7 @@ impl Rooms {
     pub async fn settle(&self, room_id: &RoomId, attempt: usize) -> Result<Settled, RoomError> {
         let mut slices = MAX_SLICES;
         for pass in 0..MAX_PASSES {
-            let mut graph = self.claimed_graph(room_id).await?;
+            let mut graph = self.claimed_graph(room_id, attempt).await?;
             if pass == 0 && graph.order.len() > MAX_SLICES * SLICE {
                 let begin = attempt.saturating_mul(MAX_SLICES * SLICE) % graph.order.len();
                 graph.order.rotate_left(begin);
@@ -95,13 +95,13 @@ impl Rooms {
                 return Ok(graph.settled(None));
             }
         }
-        Ok(self.claimed_graph(room_id).await?.settled(Some(Left::More)))
+        Ok(self.claimed_graph(room_id, attempt).await?.settled(Some(Left::More)))
     }
 
-    async fn claimed_graph(&self, room_id: &RoomId) -> Result<Graph, RoomError> {
+    async fn claimed_graph(&self, room_id: &RoomId, attempt: usize) -> Result<Graph, RoomError> {
         let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
         let nodes = self.store.claimed_graph(room_id).await?;
-        let mut graph = Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id));
+        let mut graph = Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id), attempt);
         let only_claimed: Vec<&Node> = graph.order.iter().filter_map(|id| graph.only_claimed(id)).collect();
         if !only_claimed.is_empty() {
             let withdrawn = Withdrawn::new(self.store.rejected_state(room_id).await?);
@@ -194,11 +194,14 @@ impl Judgement {
         if states.len() < node.previous.len() {
             return Ok(false);
         }
-        let before = self.state_before(view, &node.previous, None).await?;
-        if before.claimed && states.iter().all(|state| !state.claimed) {
-            // More than can be resolved.
+        let roots = states.iter().map(|state| state.root).collect();
+        let stands = view.stored(id).is_some_and(|known| known.stands() && known.state_after.is_some());
+        let is_firm = states.iter().all(|state| !state.claimed);
+        if (stands || is_firm) && view.resolve(&self.room, roots).await?.is_none() {
+            // More than can be resolved. What stands keeps its state: the current one is another each time.
             return Ok(false);
         }
+        let before = self.state_before(view, &node.previous, None).await?;
         let is_same = |known: Option<StateAt>, found: Option<StateAt>| {
             known.map(|state| (state.root, state.claimed)) == found.map(|state| (state.root, state.claimed))
         };

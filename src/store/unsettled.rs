@@ -51,7 +51,7 @@ const GRAPH: &str = concat!(
        e.event_id IS NOT NULL AND x.event_id IS NULL AS held, x.event_id IS NOT NULL AS rejected, \
        COALESCE(x.provisional, 0) AS provisional, x.json IS NOT NULL AS has_text, COALESCE(x.claimed, e.claimed, 0) AS claimed, \
        COALESCE(e.outlier, 0) AS outlier, COALESCE(e.soft_failed, 0) AS soft_failed, \
-       CASE WHEN x.event_id IS NULL THEN e.state_after IS NOT NULL ELSE x.state_before IS NOT NULL END AS has_state, \
+       CASE WHEN x.event_id IS NULL THEN e.state_after ELSE x.state_before END AS state_after, \
        CASE WHEN x.event_id IS NULL THEN e.json ->> '$.prev_events' ELSE x.graph ->> '$.prev_events' END AS previous, \
        CASE WHEN x.event_id IS NULL THEN e.state_before ELSE x.state_before END AS state_before \
      FROM graph LEFT JOIN events AS e ON e.event_id = graph.event_id AND e.room_id = ?1 \
@@ -151,10 +151,10 @@ pub struct Node {
     pub depth: i64,
     /// The events that it cites as previous ones.
     pub previous: Vec<EventId>,
-    /// Whether the state after it is known.
-    pub has_state: bool,
-    /// The trie root of the state before it, where known.
+    /// The trie root of the state before it, where known,
     pub state_before: Option<NodeId>,
+    /// and of that after it.
+    pub state_after: Option<NodeId>,
     /// Whether that state, or what was found of the event, rests on a claim.
     pub claimed: bool,
     /// What is thought of it.
@@ -339,8 +339,8 @@ fn node(row: &Row) -> Result<Node, DatabaseError> {
         event_id: id(row.text(0)?)?,
         depth: row.integer(1)?,
         previous: previous.map(|text| id(&text)).collect::<Result<_, _>>()?,
-        has_state: is(9)?,
         state_before: row.optional_text(11)?.map(node_id).transpose()?,
+        state_after: row.optional_text(9)?.map(node_id).transpose()?,
         claimed: is(6)?,
         standing,
     })

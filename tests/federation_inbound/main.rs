@@ -11,6 +11,7 @@ mod acl;
 mod admission;
 mod authentication;
 mod by_time;
+mod carried_on;
 mod catching_up;
 mod chains;
 mod claims;

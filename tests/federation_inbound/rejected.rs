@@ -262,16 +262,15 @@ fn of_dave(scene: &Scene, mut fields: Value) -> (String, Value) {
 
 /// Dave has joined, and left; then the room was closed, and opened again. In between he came back against the rules, by an event whose
 /// auth events allow it: that is `back`, which follows `previous`, or else the closing.
-struct Returned {
-    scene: Scene,
+pub(crate) struct Returned {
+    pub(crate) scene: Scene,
     dave: String,
     join: (String, Value),
-    back: (String, Value),
+    pub(crate) back: (String, Value),
 }
 
 impl Returned {
-    fn new(version: &str, previous: impl FnOnce(&Scene) -> Option<String>) -> Self {
-        let mut scene = scene(version);
+    fn new(mut scene: Scene, previous: impl FnOnce(&Scene) -> Option<String>) -> Self {
         let dave = scene.peer.user("dave");
         let key = ("m.room.member".to_owned(), dave.clone());
         let join = of_dave(&scene, json!({ "content": { "membership": "join" } }));
@@ -291,9 +290,9 @@ impl Returned {
     }
 
     /// Dave's coming back follows a message that comes only later: that is returned too.
-    fn after_what_is_lacking(version: &str) -> ((String, Value), Self) {
+    pub(crate) fn after_what_is_lacking(scene: Scene) -> ((String, Value), Self) {
         let mut before = None;
-        let returned = Self::new(version, |scene| {
+        let returned = Self::new(scene, |scene| {
             let said = scene.theirs.clone().say(&scene.peer, &scene.bob, "before it");
             Some(before.insert(said).0.clone())
         });
@@ -301,7 +300,7 @@ impl Returned {
     }
 
     /// The state before an edge, in which Dave is back, as Bob's server claims it; what Bob says behind that edge is accepted.
-    fn claims_that_dave_is_back(&mut self) -> (String, Value) {
+    pub(crate) fn claims_that_dave_is_back(&mut self) -> (String, Value) {
         let scene = &mut self.scene;
         admits(scene, "public");
         let version = scene.theirs.version.clone();
@@ -316,7 +315,7 @@ impl Returned {
         said
     }
 
-    fn receives(&self, txn_id: &str, event: &(String, Value)) -> Value {
+    pub(crate) fn receives(&self, txn_id: &str, event: &(String, Value)) -> Value {
         let (status, answer) = self.scene.peer.send(&self.scene.a, txn_id, std::slice::from_ref(&event.1));
         assert_eq!(status, 200);
         self.scene.world.settle();
@@ -344,7 +343,7 @@ impl Returned {
         (is_told, scene.a.database.rows("SELECT joined FROM rooms")[0][0].clone())
     }
 
-    fn membership(&self) -> Option<String> {
+    pub(crate) fn membership(&self) -> Option<String> {
         self.scene.a.membership(&self.scene.world, &self.scene.room, &self.dave)
     }
 }
@@ -352,7 +351,7 @@ impl Returned {
 #[test]
 fn a_claimed_state_is_taken_over_without_what_was_rejected() {
     for version in ["10", "12"] {
-        let mut returned = Returned::new(version, |_| None);
+        let mut returned = Returned::new(scene(version), |_| None);
         let result = returned.receives("back", &returned.back);
         assert!(result["error"].is_string());
         let (said, _) = returned.claims_that_dave_is_back();
@@ -377,7 +376,7 @@ fn a_claimed_state_is_taken_over_without_what_was_rejected() {
 #[test]
 fn what_is_rejected_when_it_stands_in_a_state_counts_for_nothing_there() {
     for version in ["10", "12"] {
-        let (before, mut returned) = Returned::after_what_is_lacking(version);
+        let (before, mut returned) = Returned::after_what_is_lacking(scene(version));
         returned.claims_that_dave_is_back();
         assert_eq!(returned.membership().as_deref(), Some("join"), "version {version}");
         assert_eq!(returned.receives("before", &before), json!({}));
@@ -395,7 +394,7 @@ fn what_is_rejected_when_it_stands_in_a_state_counts_for_nothing_there() {
 #[test]
 fn what_is_rejected_when_it_stands_in_a_state_is_shown_in_it_to_nobody() {
     for version in ["10", "12"] {
-        let (before, mut returned) = Returned::after_what_is_lacking(version);
+        let (before, mut returned) = Returned::after_what_is_lacking(scene(version));
         returned.claims_that_dave_is_back();
         assert_eq!(returned.receives("before", &before), json!({}));
         assert!(returned.receives("back", &returned.back)["error"].is_string());
@@ -434,7 +433,7 @@ fn what_is_rejected_when_it_stands_in_a_state_is_shown_in_it_to_nobody() {
 #[test]
 fn what_is_rejected_as_it_comes_with_a_claim_is_taken_out_of_the_state() {
     for version in ["10", "12"] {
-        let mut returned = Returned::new(version, |_| None);
+        let mut returned = Returned::new(scene(version), |_| None);
         let (said, _) = returned.claims_that_dave_is_back();
         let Returned { scene, back, .. } = &returned;
         assert_eq!(scene.a.database.rows("SELECT 1 FROM rejected_events").len(), 1, "version {version}");
@@ -455,7 +454,7 @@ fn what_is_rejected_as_it_comes_with_a_claim_is_taken_out_of_the_state() {
 #[test]
 fn what_was_rejected_before_that_was_noted_is_taken_out_of_states_too() {
     for version in ["10", "12"] {
-        let (before, mut returned) = Returned::after_what_is_lacking(version);
+        let (before, mut returned) = Returned::after_what_is_lacking(scene(version));
         returned.claims_that_dave_is_back();
         assert_eq!(returned.receives("before", &before), json!({}));
         let database = returned.scene.a.database.clone();
