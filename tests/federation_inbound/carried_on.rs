@@ -9,8 +9,8 @@ use verge::room::{Draft, Left};
 use crate::{
     Scene,
     common::{homeserver::object, network::World},
-    rejected::Returned,
     scene, scene_in,
+    withdrawn::Returned,
 };
 
 /// An event and its ID.

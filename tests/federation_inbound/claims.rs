@@ -10,8 +10,8 @@ use crate::{
     Scene,
     common::peer::event_id,
     missing::{answer_of, asked, claims, gives, holds, is_empty_handed, not_found, sends, takes},
-    rejected::admits,
     scene,
+    withdrawn::admits,
 };
 
 /// An event and its ID.

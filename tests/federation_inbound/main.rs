@@ -58,6 +58,7 @@ mod third_party_invites;
 mod transactions;
 mod user_keys;
 mod visibility;
+mod withdrawn;
 
 use std::rc::Rc;
 
