@@ -33,7 +33,7 @@ use verge::{
     media::pixels::{self, Refusal, Smaller, Wanted},
     platform::Statement,
     room::Draft,
-    router::{Request, json_response},
+    router::{Request, Response, json_response},
 };
 
 const MIB: usize = 1024 * 1024;
@@ -169,29 +169,49 @@ fn a_state_of_long_events_takes_no_more_memory_than_there_is() {
     }
 }
 
-/// Nobody is let in who could not be told of the room.
-#[test]
-fn nobody_joins_a_room_whose_state_is_more_than_an_answer() {
+/// What a join from elsewhere is answered to a room of so many events more than it needs, each of so many bytes, once `changes` were
+/// made in the database; how much memory that took, and what became of the membership.
+fn joined_from_elsewhere(
+    (count, bytes): (usize, usize),
+    changes: &[&'static str],
+    query: &str,
+) -> (Response, usize, Option<String>) {
     let world = World::new();
     let a = world.server("a.example");
     let alice = a.user(&world, "alice");
     let room = a.public_room(&world, &alice, "12");
-    let last = a.say(&world, &room, &alice, "hello");
-    let root = a.give_state(&world, &last, 900, 60_000);
-    let large = Statement::new("UPDATE rooms SET state = ?1", [root.to_string().into()]);
-    world.run(a.store.batch(vec![large])).unwrap();
+    a.enlarge(&world, &room, &alice, count, bytes);
+    world.run(a.store.batch(changes.iter().map(|sql| Statement::new(sql, [])).collect())).unwrap();
     let peer = Peer::new(&world, "peer.example");
     let bob = peer.user("bob");
     let (status, template) =
         peer.get(&a, &format!("/_matrix/federation/v1/make_join/{}/{}?ver=12", encode(room.as_str()), encode(&bob)));
     assert_eq!(status, 200, "{template}");
     let (id, join) = peer.sign("12", template["event"].clone());
-    let target = format!("/_matrix/federation/v2/send_join/{}/{}", encode(room.as_str()), encode(&id));
+    let target = format!("/_matrix/federation/v2/send_join/{}/{}{query}", encode(room.as_str()), encode(&id));
     let request = peer.request(&a, Method::PUT, &target, Some(&join));
     let (response, most, _) = measured(|| world.run(a.handle(request)));
-    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{:?}", response.body());
-    assert!(most < 8 * MIB, "{} KiB", most / 1024);
-    assert_eq!(a.membership(&world, &room, &bob), None);
+    (response, most, a.membership(&world, &room, &bob))
+}
+
+/// Nobody is let in who could not be told of the room, in whichever way they ask to be told.
+#[test]
+fn nobody_joins_a_room_whose_state_is_more_than_an_answer() {
+    let (long, many) = ((900, 60_000), (20_100, 2_600));
+    for (events, query) in [(long, ""), (long, "?omit_members=true"), (many, "?omit_members=true")] {
+        let (response, most, membership) = joined_from_elsewhere(events, &[], query);
+        assert_eq!(membership, None, "{events:?} {query}");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{:?}", response.body());
+        assert!(most < 8 * MIB, "{} KiB", most / 1024);
+    }
+}
+
+#[test]
+fn who_asks_for_no_members_joins_a_room_of_however_many() {
+    let members = "UPDATE events SET event_type = 'm.room.member', json = \
+         replace(json, '\"content\":{', '\"content\":{\"membership\":\"leave\",') WHERE event_type = 'm.large'";
+    let (response, _, membership) = joined_from_elsewhere((900, 60_000), &[members], "?omit_members=true");
+    assert_eq!((response.status(), membership.as_deref()), (StatusCode::OK, Some("join")), "{:?}", response.body());
 }
 
 /// They are of one length, so that it shows where either is still held when the other is written.

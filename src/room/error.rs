@@ -49,6 +49,9 @@ pub enum RoomError {
     /// More invites wait for an answer than we keep, of the user or of the inviting server.
     #[error("This user, or your server, has too many unanswered invites.")]
     TooManyInvites,
+    /// What whoever joined by it would be told of the room is more than one answer has room for.
+    #[error("This is more than this server can give in one answer; ask another server.")]
+    TooLarge,
     /// The event cites events that we do not hold.
     #[error("The event cites events that this server does not hold.")]
     MissingEvents(Vec<EventId>),
@@ -114,6 +117,7 @@ impl From<RoomError> for MatrixError {
             RoomError::Database(error) => error.into(),
             RoomError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message),
             RoomError::UnknownRoom => Self::not_found(message),
+            RoomError::TooLarge => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_RESOURCE_LIMIT_EXCEEDED", message),
             RoomError::MembersUnknown => Self::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message),
             RoomError::NotAllowed(_) | RoomError::Denied | RoomError::TooManyInvites => Self::forbidden(message),
             RoomError::Unsigned(unsigned) => unsigned.into(),

@@ -4,9 +4,8 @@
 //! selection", `make_join` and its kin.
 
 use super::{
-    Draft, Room, RoomError, Rooms, Unsigned,
-    changes::membership,
-    judge::{Judgement, Rejection, Source, Verdict, key},
+    Draft, Room, RoomError, Rooms,
+    judge::{Judgement, Source, key},
     policy::policy_key,
     view::{StateAt, StateKey, View},
 };
@@ -183,54 +182,6 @@ impl Rooms {
     /// As [`Rooms::send`].
     pub async fn commit_signed(&self, event: &Event) -> Result<(), RoomError> {
         self.commit_one(event, &Source::PassOn { given_by: None }).await.map(|_| ())
-    }
-
-    /// Judges one event that is ours to pass on, and commits it if it is accepted. Returns it as it was committed, with the
-    /// signature of the room's policy server, and the state before it.
-    pub(super) async fn commit_one(&self, event: &Event, source: &Source) -> Result<(Event, NodeId), RoomError> {
-        self.until_committed(async || {
-            let mut view = View::new(&self.store, self.server_name());
-            let mut ids = vec![event.event_id().clone()];
-            ids.extend(event.prev_events().iter().chain(event.auth_events()).cloned());
-            let previous = event.prev_events().to_vec();
-            let mut keys = super::checks::auth_keys(event);
-            keys.push(policy_key());
-            let rooms = view.load_rooms(vec![event.room_id().clone()], &keys, ids, previous).await?;
-            let room = rooms.into_iter().find(|room| room.local_joined > 0).ok_or(RoomError::UnknownRoom)?;
-            let mut judgement = Judgement::new(room);
-            let (event, verdict, unsigned) =
-                self.judge_signed(&mut judgement, &mut view, event, source, i64::MAX).await?;
-            if let Some(unsigned) = unsigned {
-                return Err(unsigned.into());
-            }
-            match verdict {
-                Verdict::Accepted | Verdict::Known(None) => {}
-                // Asked for it, the policy server has signed, but the room has come to name another one.
-                Verdict::Unsigned(_) => return Err(RoomError::Unsigned(Unsigned::Away)),
-                Verdict::SoftFailed(why) | Verdict::Rejected(Rejection { why, .. }) | Verdict::Known(Some(why)) => {
-                    return Err(RoomError::NotAllowed(why));
-                }
-                Verdict::Missing { mut previous, auth } => {
-                    previous.extend(auth);
-                    return Err(RoomError::MissingEvents(previous));
-                }
-            }
-            let before = view.stored(event.event_id()).and_then(|stored| stored.state_before);
-            let before = before.ok_or_else(|| RoomError::Corrupt("an accepted event without a state".to_owned()))?;
-            if judgement.is_unchanged() {
-                // It came before. Whoever asks again because the first answer was lost is told all that goes with a join;
-                // whoever was removed since then is not.
-                if membership(Some(&event)) == Membership::Join
-                    && !is_joined(&mut view, &judgement, event.sender()).await?
-                {
-                    return Err(RoomError::NotAllowed("the user is not in the room any more".to_owned()));
-                }
-                return Ok(Committed::Done((event, before)));
-            }
-            let commit = self.commit_of(&mut view, judgement).await?;
-            Ok(self.store.commit(&[commit], Vec::new()).await?.with((event, before)))
-        })
-        .await
     }
 
     /// An unsigned event for another server's user, with its place in the room filled in: what `make_join`, `make_leave`
@@ -454,12 +405,6 @@ impl Rooms {
         self.random.fill(&mut bytes);
         bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 64)])).collect()
     }
-}
-
-/// Whether the user is joined by the current state.
-async fn is_joined(view: &mut View<'_>, judgement: &Judgement, user: &UserId) -> Result<bool, RoomError> {
-    let members = view.state(judgement.state, &[key("m.room.member", user.as_str())]).await?;
-    Ok(membership(members.first()) == Membership::Join)
 }
 
 fn joined(user: &UserId, content: Object) -> Draft {

@@ -95,7 +95,7 @@ impl Rooms {
     ) -> Result<(), RoomError> {
         let join = self.event(large.join.event_id()).await?;
         let Some(told) = join.and_then(|join| join.state_before) else { return Ok(()) };
-        let told = self.store.state_without_members(told, &[]).await?;
+        let told = self.store.state_without_members(told).await?;
         let given: HashSet<&str> = entries.values().map(AsRef::as_ref).collect();
         if !others_may_give(large) && told.iter().any(|id| !given.contains(id.as_str())) {
             return Err(RoomError::Invalid("The state is another one than that by which we joined.".to_owned()));

@@ -4,19 +4,19 @@
 //! and gets from it only what that server may see. Here alone it is decided who may read. What a space tells of its rooms to those
 //! who are not in them yet is decided in [`super::spaces`], as it rests on who may join.
 
-use std::{collections::HashSet, fmt};
+use std::fmt;
 
 use super::{
-    RoomError, Rooms,
+    Admitted, RoomError, Rooms,
     acl::acl_of,
     remote_visibility::{Moment, visible},
+    resident::ToldOfJoin,
 };
 use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
-        state_content::Membership,
-        state_trie::{NodeId, StateKeyHash},
+        state_trie::NodeId,
     },
     platform::DatabaseError,
     store::{
@@ -27,13 +27,8 @@ use crate::{
         positions::TimelinePos,
         remote_reads::{Asked, AtEvent, ShownEvent, Standing, StateIds, StateTexts},
         rooms::Extent,
-        snapshots::StateReads,
     },
 };
-
-/// The most events of a state without its members that are told as such, and the most members that a room is called after.
-const MAX_WITHOUT_MEMBERS: usize = 20_000;
-const MAX_HEROES: usize = 5;
 
 /// A server in a room that it may read: proof that it was let in.
 pub struct RemoteReader<'r> {
@@ -156,56 +151,27 @@ impl RemoteReader<'_> {
         is_whole.then_some(()).ok_or(ReadRefusal::UnknownState)
     }
 
-    /// The state `root`, and the auth chain of it and of `event`: what a server that has just joined by `event` is given. The
-    /// auth events of the join are part of the state or of its chain, unless the join was made on another branch. One round
-    /// trip.
+    /// What a server is given that has just joined: the state before its join and the auth chain of that and of the join, whose
+    /// auth events are part of the state or of its chain, unless the join was made on another branch. And whether members are left
+    /// out. One round trip where all is told, else none but where the state has become another one since that was settled.
     ///
     /// # Errors
     /// Only where something failed here.
-    pub async fn state_of_join(&self, root: NodeId, event: &EventId) -> Result<StateTexts, ReadRefusal> {
-        Ok(self.rooms.store.state_texts(&self.room_id, root, event).await?)
-    }
-
-    /// As [`RemoteReader::state_of_join`], without the members, but for those after whom a room is called that has no name; and
-    /// without what the state has in the auth chain. `None` where that is too much to be told so. Three round trips.
-    ///
-    /// # Errors
-    /// Only where something failed here.
-    pub async fn state_of_join_without_members(
+    pub async fn state_of_join(
         &self,
-        root: NodeId,
-        join: &Event,
-    ) -> Result<Option<StateTexts>, ReadRefusal> {
-        let store = &self.rooms.store;
-        let heroes = self.heroes(root, join.sender().as_str()).await?;
-        let state = store.state_without_members(root, &heroes).await?;
-        if state.len() > MAX_WITHOUT_MEMBERS {
-            return Ok(None);
-        }
-        let first: Vec<EventId> = state.iter().chain([join.event_id()]).cloned().collect();
-        let mut auth_chain = store.auth_chain_ids(&self.room_id, &first).await?;
-        let held: HashSet<&EventId> = state.iter().collect();
-        auth_chain.retain(|id| !held.contains(id));
-        let texts = |ids: &[EventId]| EventTexts::of(&self.room_id, ids);
-        Ok(Some(StateTexts { state: texts(&state), auth_chain: texts(&auth_chain) }))
-    }
-
-    /// The members after whom a room is called that has no name, as `/sync` has them in `m.heroes`.
-    async fn heroes(&self, root: NodeId, joining: &str) -> Result<Vec<String>, ReadRefusal> {
-        let names = ["m.room.name", "m.room.canonical_alias"].map(|event_type| StateKeyHash::new(event_type, ""));
-        let at = names.map(|key| (root, key)).to_vec();
-        let reads = StateReads { at, members: vec![root], ..StateReads::default() };
-        let found = self.rooms.store.read_states(&reads).await?;
-        if names.iter().any(|key| found.at(root, *key).is_some()) {
-            return Ok(Vec::new());
-        }
-        let of = |memberships: &[Membership]| -> Vec<String> {
-            let groups = found.members(root).iter().filter(|group| memberships.contains(&group.membership));
-            let users = groups.flat_map(|group| &group.first).filter(|user| *user != joining);
-            users.take(MAX_HEROES).cloned().collect()
+        Admitted { event: join, state_before }: &Admitted,
+        told: ToldOfJoin,
+    ) -> Result<(StateTexts, bool), ReadRefusal> {
+        let without = match told.without {
+            Some(_) if told.root != *state_before => self.rooms.without_members(join, *state_before).await?.events,
+            without => without,
         };
-        let here = of(&[Membership::Join, Membership::Invite]);
-        Ok(if here.is_empty() { of(&[Membership::Leave, Membership::Ban]) } else { here })
+        if let Some(ids) = without {
+            let texts = |ids: &[EventId]| EventTexts::of(&self.room_id, ids);
+            return Ok((StateTexts { state: texts(&ids.state), auth_chain: texts(&ids.auth_chain) }, true));
+        }
+        let whole = self.rooms.store.state_texts(&self.room_id, *state_before, join.event_id()).await?;
+        Ok((whole, false))
     }
 
     /// The event nearest to `ts` in this direction, and when it was sent. Two round trips.
@@ -277,5 +243,11 @@ impl fmt::Debug for RemoteReader<'_> {
 impl From<DatabaseError> for ReadRefusal {
     fn from(error: DatabaseError) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+impl From<RoomError> for ReadRefusal {
+    fn from(error: RoomError) -> Self {
+        Self::Failed(error)
     }
 }

@@ -369,6 +369,11 @@ impl<'s> View<'s> {
         Ok(())
     }
 
+    /// Whether this work has made the snapshot: it may not be stored before the commit.
+    pub(super) fn has_made(&self, root: NodeId) -> bool {
+        self.made.contains_key(&root)
+    }
+
     /// Adds a node that this work made, which its commit must write.
     pub(super) fn add_made(&mut self, id: NodeId, text: String) -> Result<(), RoomError> {
         self.add_node(id, &text)?;

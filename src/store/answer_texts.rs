@@ -14,7 +14,7 @@ const TEXTS_AT_ONCE: usize = 2_500;
 const BYTES_AT_ONCE: i64 = 8 << 20;
 
 /// The most bytes of an answer: what is more does not fit into the memory that there is.
-pub(super) const MAX_ANSWER: usize = 48 << 20;
+pub const MAX_ANSWER: usize = 48 << 20;
 
 /// The texts of so many events of `numbered(event_id, number)`, of the room ?3, as are ?4 at most, and ?5 bytes at most; of the others
 /// the IDs, to be read later. And how long each text is, as far as that is known.
@@ -97,7 +97,7 @@ pub(super) fn texts_at_once(sql: &'static str, [one, other, room]: [SqlValue; 3]
 }
 
 /// How many bytes a list has beside its texts, together with the end of the answer.
-pub(super) const BESIDE_TEXTS: usize = 64;
+const BESIDE_TEXTS: usize = 64;
 
 /// A JSON list that is being written.
 struct List<'a> {

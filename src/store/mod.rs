@@ -66,6 +66,7 @@ pub mod sync;
 pub mod sync_fleeting;
 pub mod timeline;
 pub mod to_device;
+pub mod told_joins;
 pub mod transactions;
 pub mod typing;
 pub mod unread;

@@ -4,8 +4,8 @@
 //! Texts leave as they are stored, without being parsed, except those of redacted events.
 
 use super::{
-    Answers, Store,
-    answer_texts::{BESIDE_TEXTS, EventTexts, MAX_ANSWER, event_id, texts_at_once, texts_of_numbered},
+    Store,
+    answer_texts::{EventTexts, event_id, texts_at_once, texts_of_numbered},
     event_text::read,
     events::{
         EVENT_COLUMNS, StoredEvent, auth_events_of, cited, current_state, event_columns, shown_columns, shown_text,
@@ -13,7 +13,7 @@ use super::{
     },
     history_visibility::{RESTRICTIONS, Restrictions},
     json_list, lacking,
-    rooms::{Extent, SERVERS, server_names},
+    rooms::Extent,
     state_sql::{self, entries},
 };
 use crate::{
@@ -72,6 +72,8 @@ macro_rules! auth_chain {
     };
 }
 
+pub(super) use auth_chain;
+
 /// [`auth_chain`] of the state before the event ?1, for the server ?2.
 macro_rules! auth_chain_before {
     () => {
@@ -84,10 +86,6 @@ macro_rules! ids_of_chain {
         " SELECT e.event_id FROM chain CROSS JOIN events AS e ON e.event_id = chain.event_id AND e.room_id = chain.room_id"
     };
 }
-
-/// In the room ?2, of the events ?1, a JSON list.
-const AUTH_CHAIN_IDS: &str =
-    concat!("WITH RECURSIVE ", auth_chain!("SELECT value, ?2 FROM json_each(?1)"), ids_of_chain!());
 
 const AUTH_CHAIN_IDS_BEFORE: &str = concat!("WITH RECURSIVE ", auth_chain_before!(), ids_of_chain!());
 
@@ -104,18 +102,7 @@ macro_rules! first_texts_of {
         )
     };
 }
-
-/// ?1: the root; ?2 is not used.
-const STATE_TEXTS: &str = concat!("WITH RECURSIVE ", entries!("", "SELECT ?1"), first_texts_of!("entry"));
-
-/// Of the state ?1, a trie root, and of the event ?2.
-const AUTH_CHAIN_TEXTS: &str = concat!(
-    "WITH RECURSIVE ",
-    entries!("", "SELECT ?1"),
-    ", ",
-    auth_chain!("SELECT event_id, ?3 FROM entry UNION SELECT ?2, ?3"),
-    first_texts_of!("chain")
-);
+pub(super) use first_texts_of;
 
 const STATE_TEXTS_BEFORE: &str = concat!("WITH RECURSIVE ", entries!("", state_before!()), first_texts_of!("entry"));
 
@@ -128,26 +115,6 @@ const EVENT_AUTH_TEXTS: &str = concat!(
         "SELECT ?1, s.room_id FROM room_servers AS s WHERE s.room_id = ?3 AND s.server = ?2 AND s.to_pos IS NULL"
     ),
     first_texts_of!("chain")
-);
-
-/// How long the texts of the current state of the room ?1 are, together with those of its auth chain.
-const LENGTH_OF_JOIN: &str = concat!(
-    "WITH RECURSIVE ",
-    entries!("", "SELECT r.state FROM rooms AS r WHERE r.room_id = ?1"),
-    ", ",
-    auth_chain!("SELECT event_id, ?1 FROM entry"),
-    " SELECT (SELECT COALESCE(SUM(octet_length(e.json) + 1), 0) FROM entry \
-        CROSS JOIN events AS e ON e.event_id = entry.event_id AND e.room_id = ?1) \
-      + (SELECT COALESCE(SUM(octet_length(e.json) + 1), 0) FROM chain \
-        CROSS JOIN events AS e ON e.event_id = chain.event_id AND e.room_id = chain.room_id)"
-);
-
-/// The events of the state ?1, a trie root, but those of members; and those of the members ?2, a JSON list of user IDs.
-const WITHOUT_MEMBERS: &str = concat!(
-    "WITH RECURSIVE ",
-    entries!("", "SELECT ?1"),
-    " SELECT e.event_id FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
-      WHERE e.event_type <> 'm.room.member' OR e.state_key IN (SELECT value FROM json_each(?2))"
 );
 
 /// The depth of an event of the room ?2 that is held, or was rejected.
@@ -224,15 +191,6 @@ pub struct StateIds {
     pub state: Vec<EventId>,
     /// Those of the auth chain.
     pub auth_chain: Vec<EventId>,
-}
-
-/// What is known of a room before a server joins it.
-#[derive(Debug)]
-pub struct BeforeJoin {
-    /// The servers with joined members.
-    pub servers: Vec<ServerName>,
-    /// Whether one answer has room for the state and its auth chain.
-    pub fits: bool,
 }
 
 /// The texts of a state and of its auth chain, of which the first are read. [`Store::write_texts`] writes them.
@@ -347,54 +305,6 @@ impl Store {
         Ok(AtEvent { standing: standing(&answers)?, event: event.filter(|event| !event.rejected), read })
     }
 
-    /// The ids of the auth chain of these events of the room.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn auth_chain_ids(&self, room_id: &RoomId, of: &[EventId]) -> Result<Vec<EventId>, DatabaseError> {
-        let parameters = [json_list(of.iter().map(EventId::as_str)).into(), room_id.as_str().into()];
-        event_ids(&self.query(Statement::new(AUTH_CHAIN_IDS, parameters)).await?)
-    }
-
-    /// The events of the state `root` but those of members, of whom only these count.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn state_without_members(&self, root: NodeId, but: &[String]) -> Result<Vec<EventId>, DatabaseError> {
-        let parameters = [root.to_string().into(), json_list(but.iter().map(String::as_str)).into()];
-        event_ids(&self.query(Statement::new(WITHOUT_MEMBERS, parameters)).await?)
-    }
-
-    /// The servers in the room, and whether an answer has room for what a server is told that joins it. One round trip.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn before_join(&self, room_id: &RoomId) -> Result<BeforeJoin, DatabaseError> {
-        let statements = [SERVERS, LENGTH_OF_JOIN].map(|sql| Statement::new(sql, [room_id.as_str().into()]));
-        let mut answers = Answers::new(self.batch(statements.into()).await?);
-        let servers = server_names(&answers.rows()?)?;
-        let length = answers.rows()?.first().map_or(Ok(0), |row| row.integer(0))?;
-        Ok(BeforeJoin { servers, fits: usize::try_from(length).is_ok_and(|length| length + BESIDE_TEXTS < MAX_ANSWER) })
-    }
-
-    /// The texts of the state `root`, and of the auth chain of it and of an event. One round trip, and one more for each
-    /// further stretch of them when they are written.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn state_texts(
-        &self,
-        room_id: &RoomId,
-        root: NodeId,
-        event: &EventId,
-    ) -> Result<StateTexts, DatabaseError> {
-        let of = || [root.to_string().into(), event.as_str().into(), room_id.as_str().into()];
-        let statements = [AUTH_CHAIN_TEXTS, STATE_TEXTS].map(|sql| texts_at_once(sql, of()));
-        let mut answers = Answers::new(self.batch(statements.into()).await?);
-        let mut next = || answers.rows().map(|rows| EventTexts { room_id: room_id.clone(), rows });
-        Ok(StateTexts { auth_chain: next()?, state: next()? })
-    }
-
     /// The events `from` of a room and what precedes them in the graph, the deepest first: at most `limit`, and neither
     /// the events of `until` nor what only they lead to. Rejected events are walked over and left out. Outliers count
     /// too: they precede the others, and whoever asks may find nobody else who has them.
@@ -468,6 +378,6 @@ fn standing(answers: &[Rows]) -> Result<Standing, DatabaseError> {
 }
 
 /// The event IDs in the first column.
-fn event_ids(rows: &Rows) -> Result<Vec<EventId>, DatabaseError> {
+pub(super) fn event_ids(rows: &Rows) -> Result<Vec<EventId>, DatabaseError> {
     rows.iter().map(|row| event_id(row, 0)).collect()
 }

@@ -109,6 +109,18 @@ impl Homeserver {
         snapshot.root
     }
 
+    /// Makes the current state of the room one of so many events more, each of so many bytes.
+    pub fn enlarge(&self, world: &World, room: &RoomId, sender: &UserId, count: usize, bytes: usize) {
+        let last = self.say(world, room, sender, "hello");
+        let root = self.give_state(world, &last, count, bytes);
+        let of = |id: &str| [root.to_string().into(), id.into()];
+        let statements = vec![
+            Statement::new("UPDATE rooms SET state = ?1 WHERE room_id = ?2", of(room.as_str())),
+            Statement::new("UPDATE events SET state_after = ?1 WHERE event_id = ?2", of(last.event_id().as_str())),
+        ];
+        world.run(self.store.batch(statements)).unwrap();
+    }
+
     /// Whether the event is in the timeline that local users see.
     pub fn shows(&self, event_id: &str) -> bool {
         let sql = format!(

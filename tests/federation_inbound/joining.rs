@@ -165,6 +165,84 @@ fn members_are_left_out_where_that_is_asked_for() {
     }
 }
 
+/// Whoever knows the ID of a room may send what is no join, or one that the room does not let in.
+#[test]
+fn nothing_of_the_state_is_read_for_who_is_not_let_in() {
+    let scene = scene("12");
+    scene.a.enlarge(&scene.world, &scene.room, &scene.alice, 6_000, 10);
+    let stranger = Peer::new(&scene.world, "stranger.example");
+    let target = make_join(scene.room.as_str(), &stranger.user("mallory"), "?ver=12");
+    let template = stranger.get(&scene.a, &target).1["event"].clone();
+    let (id, join) = stranger.sign("12", template);
+    let changes = |event_type: &str, content: Value| {
+        let change = Draft::state(event_type, "", object(content));
+        // Of two join rules of one time neither is the later one.
+        scene.world.advance(1);
+        scene.a.send(&scene.world, &scene.room, &scene.alice, change);
+        scene.world.settle();
+    };
+    let room = encode(scene.room.as_str());
+    let is_refused = |expected: u16, body: &Value| {
+        for (version, query) in [("v1", ""), ("v2", ""), ("v2", "?omit_members=true")] {
+            let target = format!("/_matrix/federation/{version}/send_join/{room}/{}{query}", encode(&id));
+            let before = scene.a.database.steps.get();
+            let (status, answer) = stranger.put(&scene.a, &target, body);
+            let steps = scene.a.database.steps.get() - before;
+            assert_eq!(status, expected, "{}", answer["error"]);
+            assert!(steps < 10_000, "{steps} for {expected} {version}{query}");
+        }
+    };
+    is_refused(400, &json!({}));
+    changes("m.room.join_rules", json!({ "join_rule": "invite" }));
+    is_refused(403, &join);
+    changes("m.room.server_acl", json!({ "allow": ["*"], "deny": ["stranger.example"] }));
+    is_refused(403, &join);
+    let leave = Draft::membership(scene.alice.as_str(), Membership::Leave, object(json!({})));
+    scene.a.send(&scene.world, &scene.room, &scene.alice, leave);
+    is_refused(404, &join);
+}
+
+/// The state there is resolved for it, and stored only with it.
+#[test]
+fn a_join_that_cites_some_of_the_forks_is_answered_with_the_state_there() {
+    for query in ["", "?omit_members=true"] {
+        let scene = scene("12");
+        let auth = ["m.room.power_levels", "m.room.join_rules"].map(|kind| scene.theirs.state_id(kind, "").unwrap());
+        let join = |name: &str, previous: &[&String]| {
+            let user = scene.peer.user(name);
+            let content = json!({ "membership": "join" });
+            let fields = json!({
+                "type": "m.room.member", "state_key": user, "content": content, "auth_events": auth, "prev_events": previous,
+            });
+            scene.peer.sign("12", scene.theirs.draft(scene.world.now_ms(), &user, fields))
+        };
+        let forks = ["carol", "dan", "erin"].map(|name| join(name, &[&scene.theirs.last]));
+        let pdus = forks.clone().map(|(_, event)| event);
+        assert_eq!(scene.peer.send(&scene.a, "forks", &pdus).0, 200);
+        let (id, event) = join("dave", &[&forks[0].0, &forks[1].0]);
+        let room = encode(scene.room.as_str());
+        let target = format!("/_matrix/federation/v2/send_join/{room}/{}{query}", encode(&id));
+        let (status, answer) = scene.peer.put(&scene.a, &target, &event);
+        assert_eq!((status, &answer["members_omitted"]), (200, &json!(!query.is_empty())), "{answer}");
+        let state = ids("12", &answer["state"]);
+        assert_eq!(forks.map(|(id, _)| state.contains(&id)), [true, true, false], "{query}");
+    }
+}
+
+#[test]
+fn a_join_takes_few_round_trips() {
+    let scene = scene("12");
+    for (query, most) in [("", 6), ("?omit_members=true", 8)] {
+        let (id, join) = signed_join(&scene, &scene.peer.user(&format!("user{most}")), |_| {});
+        let room = encode(scene.room.as_str());
+        let target = format!("/_matrix/federation/v2/send_join/{room}/{}{query}", encode(&id));
+        let before = scene.a.database.calls.get();
+        assert_eq!(scene.peer.put(&scene.a, &target, &join).0, 200);
+        let calls = scene.a.database.calls.get() - before;
+        assert!(calls <= most, "{query}: {calls}");
+    }
+}
+
 #[test]
 fn older_servers_get_the_answer_in_a_list() {
     let scene = scene("12");

@@ -27,10 +27,7 @@ impl From<ReadRefusal> for MatrixError {
             ReadRefusal::Denied => RoomError::Denied.into(),
             ReadRefusal::UnknownEvent => Self::not_found("This server does not know the event."),
             ReadRefusal::UnknownState => Self::not_found("The state at this event is not known to this server."),
-            ReadRefusal::TooLarge => {
-                let message = "This is more than this server can give in one answer; ask another server.";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_RESOURCE_LIMIT_EXCEEDED", message)
-            }
+            ReadRefusal::TooLarge => RoomError::TooLarge.into(),
             ReadRefusal::Failed(error) => error.into(),
         }
     }

@@ -7,10 +7,7 @@ use super::{
     authentication::Signed,
     membership,
 };
-use crate::{
-    error::MatrixError, matrix::state_content::Membership, room::ReadRefusal, router::Handled, server::Server,
-    store::remote_reads::BeforeJoin,
-};
+use crate::{error::MatrixError, matrix::state_content::Membership, router::Handled, server::Server};
 
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}?ver=…`
 pub(super) async fn make_join(server: &Server, request: Signed) -> Handled {
@@ -44,27 +41,16 @@ pub(super) async fn send_join_v1(server: &Server, request: Signed) -> Handled {
 
 /// `omits_members`: whether the other server asks for a state without its members.
 async fn joined(server: &Server, request: Signed, mut answer: ObjectText, omits_members: bool) -> Handled {
-    let BeforeJoin { servers, fits } = server.store.before_join(&answer::room_id(request.parameter(0))?).await?;
-    if !fits && !omits_members {
-        // Who cannot be told of the room is not let in.
-        return Err(ReadRefusal::TooLarge.into());
-    }
-    let origin = request.origin.name().clone();
-    let (join, admitted) = membership::admit(server, request, Membership::Join).await?;
+    let (origin, join) = membership::checked(server, request, Membership::Join).await?;
+    let (admitted, told) = server.rooms.admit_join(&origin, &join, omits_members).await?;
+    server.flush(join.room_id());
+    let servers = json_text(&told.servers);
     let reader = server.rooms.remote_reader(&origin, join.room_id()).await?;
-    let without = match omits_members {
-        true => reader.state_of_join_without_members(admitted.state_before, &join).await?,
-        false => None,
-    };
-    let members_omitted = without.is_some();
-    let texts = match without {
-        Some(texts) => texts,
-        None => reader.state_of_join(admitted.state_before, join.event_id()).await?,
-    };
-    answer.member("event").push_str(join.json());
+    let (texts, members_omitted) = reader.state_of_join(&admitted, told).await?;
+    answer.member("event").push_str(admitted.event.json());
     answer.member("members_omitted").push_str(if members_omitted { "true" } else { "false" });
     answer.member("origin").push_str(&json_text(&server.config.server_name));
-    answer.member("servers_in_room").push_str(&json_text(&servers));
+    answer.member("servers_in_room").push_str(&servers);
     // What is long comes last: there is room made for just that.
     reader.write(texts.auth_chain, answer.member("auth_chain")).await?;
     reader.write(texts.state, answer.member("state")).await?;

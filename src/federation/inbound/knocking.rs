@@ -27,7 +27,7 @@ pub(super) async fn make_knock(server: &Server, request: Signed) -> Handled {
 
 /// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`
 pub(super) async fn send_knock(server: &Server, request: Signed) -> Handled {
-    let (knock, _) = membership::admit(server, request, Membership::Knock).await?;
+    let knock = membership::admit(server, request, Membership::Knock).await?;
     let keys = STRIPPED_STATE.map(|event_type| (event_type, ""));
     let current = server.rooms.current_stored(knock.room_id(), &keys).await?;
     let (_, state) = current.ok_or_else(answer::unknown_room)?;

@@ -7,11 +7,11 @@ use crate::{
     federation::pdus,
     matrix::{
         event::{Event, ReceivedPdu},
-        identifiers::UserId,
+        identifiers::{ServerName, UserId},
         json::{Object, Value},
         state_content::Membership,
     },
-    room::{Admitted, Draft, Extent, Room, RoomError},
+    room::{Draft, Extent, Room, RoomError},
     router::{self, Handled},
     server::Server,
 };
@@ -64,18 +64,28 @@ pub(super) async fn template(
     router::ok(&Object::from_iter([("event", Value::Object(event)), ("room_version", Value::from(version.id))]))
 }
 
-/// The checks and the commit of `send_join`, `send_knock` and `send_leave`.
-///
-/// The event comes back too, perhaps with our signature, and that of the room's policy server.
+/// The checks and the commit of `send_knock` and `send_leave`. The event comes back, perhaps with the signature of the room's policy
+/// server.
 ///
 /// # Errors
-/// 400 `M_INVALID_PARAM` where the event is not what the endpoint is for, or not signed as it must be; 403 where the
-/// room's rules do not allow it.
-pub(super) async fn admit(
+/// As [`checked`]; 403 where the room's rules do not allow the event.
+pub(super) async fn admit(server: &Server, request: Signed, membership: Membership) -> Result<Event, MatrixError> {
+    let (origin, event) = checked(server, request, membership).await?;
+    let admitted = server.rooms.admit(&origin, &event).await?;
+    server.flush(event.room_id());
+    Ok(admitted.event)
+}
+
+/// The event that `send_join`, `send_knock` and `send_leave` bring, perhaps with our signature, and whose it is: checked, as far as
+/// that goes without what is in the room.
+///
+/// # Errors
+/// As [`resident_room`]; 400 `M_INVALID_PARAM` where the event is not what the endpoint is for, or not signed as it must be.
+pub(super) async fn checked(
     server: &Server,
     request: Signed,
     membership: Membership,
-) -> Result<(Event, Admitted), MatrixError> {
+) -> Result<(ServerName, Event), MatrixError> {
     let room = resident_room(server, &request).await?;
     let event_id = request.parameter(1).to_owned();
     let (origin, object) = request.into_object()?;
@@ -106,8 +116,5 @@ pub(super) async fn admit(
     if *pdu.event_id() != *event_id {
         return Err(MatrixError::invalid_param("The event's ID is not the one in the path."));
     }
-    let event = pdus::verify_one(server, pdu).await?;
-    let admitted = server.rooms.admit(origin.name(), &event).await?;
-    server.flush(event.room_id());
-    Ok((admitted.event.clone(), admitted))
+    Ok((origin.name().clone(), pdus::verify_one(server, pdu).await?))
 }
