@@ -4,13 +4,15 @@ use std::collections::HashSet;
 
 use serde_json::json;
 
-use super::{Store, json_list, json_lists, rooms::Extent, state_sql::node_id, sync::room_id};
+use super::{
+    Store, json_list, json_lists, positions::advance_timeline, rooms::Extent, state_sql::node_id, sync::room_id,
+};
 use crate::{
     matrix::{
         identifiers::{EventId, RoomId, UserId},
         state_trie::NodeId,
     },
-    platform::{DatabaseError, Row, Statement, turns::LIGHT_SLICE},
+    platform::{DatabaseError, Row, Statement, news::Subject, turns::LIGHT_SLICE},
 };
 
 const BEGIN: &str = "\
@@ -32,10 +34,14 @@ const WHOLE: &str = "\
     UPDATE partial_rooms SET stage = 1, whole_pos = (SELECT position FROM streams WHERE name = 'events') \
     WHERE room_id = ?1";
 
-/// Clients are told anew of what is known.
 const GIVE_UP: &str = "\
     UPDATE partial_rooms SET stage = 3, whole_pos = (SELECT position FROM streams WHERE name = 'events') \
     WHERE room_id = ?1 AND join_id = ?2 AND stage = 0";
+
+/// Clients are told anew of what is known of the room.
+const TELL: &str = "\
+    UPDATE rooms SET latest_pos = p.whole_pos FROM partial_rooms AS p \
+    WHERE rooms.room_id = ?1 AND p.room_id = rooms.room_id AND p.stage = 3 AND p.whole_pos > rooms.latest_pos";
 
 const SETTLED: &str = "UPDATE partial_rooms SET stage = 2 WHERE room_id = ?1 AND stage = 1";
 
@@ -113,12 +119,17 @@ impl Store {
         rows.first().map(read).transpose()
     }
 
-    /// Notes that the rest of the room's state is too large for us.
+    /// Notes that the rest of the room's state is too large for us, which is news to those who have waited for it.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn give_up_partial_room(&self, room_id: &RoomId, join_id: &str) -> Result<(), DatabaseError> {
-        self.query(Statement::new(GIVE_UP, [room_id.as_str().into(), join_id.into()])).await.map(drop)
+        let statements = vec![
+            advance_timeline(1, [Subject::Room(room_id.as_str().to_owned())]),
+            Statement::new(GIVE_UP, [room_id.as_str().into(), join_id.into()]),
+            Statement::new(TELL, [room_id.as_str().into()]),
+        ];
+        self.batch(statements).await.map(drop)
     }
 
     /// Which of these rooms were joined without their members, and have not got them yet.

@@ -2,9 +2,11 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use bytes::Bytes;
+use futures_util::future::join;
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::router::json_response;
+use verge::{platform::Clock, router::json_response};
 
 use crate::{
     common::network::World,
@@ -26,6 +28,7 @@ struct Joined {
 
 fn joined(visibility: Value) -> Joined {
     let world = World::new();
+    world.wake_by_commits();
     let one = Home::with(&world, "one.test", &[("REGISTRATION", "open")]);
     let two = Home::with(&world, "two.test", &[("REGISTRATION", "open"), ("FASTER_JOINS", "on")]);
     let [alice, carol] = ["alice", "carol"].map(|name| one.register(name));
@@ -61,6 +64,15 @@ fn joined(visibility: Value) -> Joined {
 
 fn open() -> Value {
     json!({ "type": "m.room.history_visibility", "content": { "history_visibility": "shared" } })
+}
+
+/// A request that a test sends while it does something else.
+fn get(user: &User, path: &str) -> http::Request<Bytes> {
+    http::Request::builder()
+        .uri(format!("/_matrix/client/v3{path}"))
+        .header("Authorization", format!("Bearer {}", user.token))
+        .body(Bytes::new())
+        .unwrap()
 }
 
 impl Joined {
@@ -159,16 +171,9 @@ fn who_asks_for_the_members_waits_for_them() {
     }
     // While somebody waits, they come.
     joined.gives.set(true);
-    let waiting = async {
-        let request = http::Request::builder()
-            .uri(format!("/_matrix/client/v3{}", joined.path("joined_members")))
-            .header("Authorization", format!("Bearer {}", bob.token))
-            .body(bytes::Bytes::new())
-            .unwrap();
-        two.server.handle(request).await
-    };
+    let waiting = two.server.handle(get(bob, &joined.path("joined_members")));
     world.advance(60 * 60 * 1_000);
-    let (response, ()) = world.run(futures_util::future::join(waiting, two.server.scheduled()));
+    let (response, ()) = world.run(join(waiting, two.server.scheduled()));
     assert_eq!(response.status(), 200, "{:?}", world.logs());
     let answer: Value = serde_json::from_slice(response.body()).unwrap();
     assert_eq!(answer["joined"].as_object().unwrap().len(), 11);
@@ -252,16 +257,28 @@ fn who_has_left_does_not_wait() {
 fn a_room_whose_members_will_not_be_known_is_told_as_far_as_it_is_known() {
     let joined = joined(open());
     let (one, two, bob, world) = (&joined.one, &joined.two, &joined.bob, &joined.two.world);
-    assert_eq!(two.sync(bob, &joined.before)["rooms"]["join"], json!({}));
+    let first = two.sync(bob, &joined.before);
+    assert_eq!(first["rooms"]["join"], json!({}));
     let now = world.now_ms() + 3_600_000;
     let large = world.run(two.server.store.take_large_join(now, now)).unwrap().unwrap();
-    world.run(two.server.rooms.give_up_completing(&large)).unwrap();
+    // Who waits is told at once.
+    let begun = world.now_ms();
+    let waiting = two.server.handle(get(bob, &format!("/sync?{}&timeout=30000", next(&first))));
+    let giving_up = async {
+        world.sleep(3_000).await;
+        two.server.rooms.give_up_completing(&large).await.unwrap();
+    };
+    let (answer, ()) = world.run(join(waiting, giving_up));
+    assert_eq!(world.now_ms() - begun, 3_000);
+    let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+    let room = &answer["rooms"]["join"][&joined.room];
+    assert!(room["state"]["events"].as_array().unwrap().iter().any(|event| event["type"] == "m.room.name"), "{answer}");
+    assert!(joined.told(&answer).contains(&bob.id));
     world.run(two.server.store.end_large_join(&large.join_id)).unwrap();
     let said = one.say(&joined.carol, &joined.room, "hello", "t1");
     world.settle();
-    let answer = two.sync(bob, &joined.before);
+    let answer = two.sync(bob, &next(&answer));
     let room = &answer["rooms"]["join"][&joined.room];
-    assert!(room["state"]["events"].as_array().unwrap().iter().any(|event| event["type"] == "m.room.name"), "{answer}");
     let timeline = room["timeline"]["events"].as_array().unwrap();
     assert!(timeline.iter().any(|event| event["event_id"] == said.as_str()));
     assert_eq!(two.sync(bob, &next(&answer))["rooms"]["join"], json!({}));
