@@ -82,10 +82,7 @@ impl Program {
     async fn route(&self, request: http::Request<RequestBody>) -> Answer {
         let (begun, before) = (self.platform.clock.now_ms(), self.meter.cost());
         let record = LogRecord::info("request");
-        let path = request.uri().path();
-        let is_client =
-            path.starts_with("/_matrix/client/") || path.starts_with("/_matrix/media/") || path == client::WELL_KNOWN;
-        let (response, record) = match is_client {
+        let (response, record) = match client::is_of_clients(request.uri().path()) {
             true => client::handle(&self.0, request, record).await,
             false => inbound::handle(&self.0, request, record).await,
         };

@@ -63,18 +63,43 @@ pub use passwords::may_hash;
 
 use crate::{
     log::LogRecord,
-    router::{self, Answer, Body, Incoming},
+    router::{self, Answer, Body, Incoming, Response},
     server::Server,
 };
 
 type Handler = router::Handler<Server>;
 type Route = router::Route<Handler>;
 
-/// Answers a request under `/_matrix/client` or `/_matrix/media`, or for [`WELL_KNOWN`], and describes it for the log.
+/// Answers a request for a path that [`is_of_clients`], and describes it for the log.
 pub async fn handle(server: &Server, request: Incoming, record: LogRecord) -> (Answer, LogRecord) {
     let (mut response, record) = answer(server, request, record).await;
-    allow_other_origins(response.headers_mut());
+    allow_all_origins(response.headers_mut());
     (response, record)
+}
+
+/// Whether requests for `path` are answered here: those under `/_matrix/client` and `/_matrix/media`, and for [`WELL_KNOWN`].
+pub fn is_of_clients(path: &str) -> bool {
+    path.starts_with("/_matrix/client/") || path.starts_with("/_matrix/media/") || path == WELL_KNOWN
+}
+
+/// Lets web pages of any origin read the answer to a request for `path`, if that [`is_of_clients`]: what refuses such a request
+/// before it comes here has to be read, too.
+pub fn allow_other_origins(path: &str, headers: &mut HeaderMap) {
+    if is_of_clients(path) {
+        allow_all_origins(headers);
+    }
+}
+
+fn allow_all_origins(headers: &mut HeaderMap) {
+    for (name, value) in CORS {
+        headers.insert(name, value);
+    }
+}
+
+/// The answer to a browser's question about any endpoint at all, if the request is one.
+pub fn preflight(method: &Method, path: &str) -> Option<Response> {
+    let is_one = method == Method::OPTIONS && is_of_clients(path);
+    is_one.then(|| router::json_response(StatusCode::OK, &serde_json::json!({})))
 }
 
 /// The endpoints. `v3` paths also answer as `r0`, as the API called that version before.
@@ -252,17 +277,17 @@ const PASSWORD_BY_MSISDN: &str = "/_matrix/client/v3/account/password/msisdn/req
 const ROOM_ACCOUNT_DATA: &str = "/_matrix/client/v3/user/{userId}/rooms/{roomId}/account_data/{type}";
 
 /// CORS (Client-Server API, "Web Browser Clients").
-const CORS: [(HeaderName, HeaderValue); 4] = [
+const CORS: [(HeaderName, HeaderValue); 5] = [
     (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
     (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, PUT, DELETE, OPTIONS")),
     (header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("X-Requested-With, Content-Type, Authorization")),
+    (header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Retry-After")),
     (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")),
 ];
 
 async fn answer(server: &Server, request: Incoming, mut record: LogRecord) -> (Answer, LogRecord) {
-    // A browser's question about any endpoint at all.
-    if request.method() == Method::OPTIONS {
-        return (router::json_response(StatusCode::OK, &serde_json::json!({})).map(Body::Whole), record);
+    if let Some(response) = preflight(request.method(), request.uri().path()) {
+        return (response.map(Body::Whole), record);
     }
     let path = router::newest_path(request.uri().path());
     let handled = match router::find(ROUTES, request.method(), &path) {
@@ -280,10 +305,6 @@ async fn answer(server: &Server, request: Incoming, mut record: LogRecord) -> (A
         Err(error) => Err(error),
     };
     router::answer(handled, record)
-}
-
-fn allow_other_origins(headers: &mut HeaderMap) {
-    headers.extend(CORS);
 }
 
 const fn get(template: &'static str, handler: Handler) -> Route {

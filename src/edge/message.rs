@@ -11,6 +11,7 @@ use worker::{
 
 use super::stream::{self, Excess, FixedLength, ReadError, RuntimeStream};
 use crate::{
+    client,
     error::MatrixError,
     platform::{
         BodyError, LocalBoxFuture, UnreadBody,
@@ -70,8 +71,9 @@ impl UnreadBody for Unread {
     }
 }
 
-/// The response as the runtime sends it.
-pub(super) fn outgoing(response: Answer) -> worker::Result<web_sys::Response> {
+/// The response to a request for `path` as the runtime sends it, whoever has made it.
+pub(super) fn outgoing(path: &str, mut response: Answer) -> worker::Result<web_sys::Response> {
+    client::allow_other_origins(path, response.headers_mut());
     let (parts, body) = response.into_parts();
     let headers = write_headers(&parts.headers)?;
     let init = web_sys::ResponseInit::new();

@@ -42,6 +42,7 @@ pub(crate) use worker_events::{fetch, scheduled};
 mod worker_events {
     use std::rc::Rc;
 
+    use http::Method;
     use worker::{Context, Env, ScheduleContext, web_sys};
 
     use super::{
@@ -57,6 +58,7 @@ mod worker_events {
         transport::WorkerTransport,
     };
     use crate::{
+        client,
         platform::{Background, Clock, Log, Platform, news::Polling},
         program::Program,
         router::Body,
@@ -74,14 +76,21 @@ mod worker_events {
         env: Env,
         context: Context,
     ) -> worker::Result<web_sys::Response> {
+        let url = request.url();
+        let path = events::path(&url);
         let settings = Settings::read(&env);
         if let Ok(settings) = &settings {
             if settings.move_secret.is_some() {
-                if events::path(&request.url()) == moving::PATH {
-                    return message::outgoing(endpoint::answer(&request, &env, settings).await.map(Body::Whole));
+                if path == moving::PATH {
+                    return message::outgoing(path, endpoint::answer(&request, &env, settings).await.map(Body::Whole));
+                }
+                // Where a browser is refused this, its page is not told when to come again.
+                let method = Method::from_bytes(request.method().as_bytes());
+                if let Some(response) = method.ok().and_then(|method| client::preflight(&method, path)) {
+                    return message::outgoing(path, response.map(Body::Whole));
                 }
                 if let Err(response) = endpoint::require_live(&env, settings).await {
-                    return message::outgoing(response.map(Body::Whole));
+                    return message::outgoing(path, response.map(Body::Whole));
                 }
             }
             if settings.engine == Engine::Object {
@@ -92,10 +101,11 @@ mod worker_events {
             Ok(settings) => over_d1(request, &env, &settings, context).await,
             Err(why) => Err(why),
         };
-        message::outgoing(response.unwrap_or_else(|why| {
+        let response = response.unwrap_or_else(|why| {
             Console.write(*why);
             events::unusable()
-        }))
+        });
+        message::outgoing(path, response)
     }
 
     async fn over_d1(

@@ -22,6 +22,8 @@ fn a_client_may_come_from_any_web_page() {
         assert_eq!(header("Access-Control-Allow-Origin"), "*", "{method} {target}");
         assert!(header("Access-Control-Allow-Headers").contains("Authorization"));
         assert!(header("Access-Control-Allow-Methods").contains("PUT"));
+        // When to ask again, where it is said.
+        assert_eq!(header("Access-Control-Expose-Headers"), "Retry-After");
         if method == "OPTIONS" {
             assert!(response.status().is_success());
         }

@@ -25,6 +25,8 @@ from worker import ROOT, Worker, _BINARIES
 MIGRATIONS = sorted(path.name for path in (ROOT / "migrations").iterdir())
 # The longest body of a log-in, and some more.
 TOO_LONG = 64 * 1024 + 1
+# As long as the body of a client's request may be; it is too long with anything around it.
+LONGEST = 1 << 20
 SYNC = "GET /_matrix/client/v3/sync"
 SEND = "PUT /_matrix/federation/v1/send/"
 
@@ -97,6 +99,13 @@ def test_a_body_that_is_too_long_is_refused_however_it_is_framed(worker, chunked
     # One that is not is read, whole.
     status, answer = exchange(worker, "POST", "/_matrix/client/v3/login", body[:2000] + b'"}', headers, chunked)
     assert (status, answer["errcode"]) == (400, "M_MISSING_PARAM"), answer
+
+
+def test_a_web_page_may_read_what_is_refused(worker):
+    alice = worker.user("browsing")
+    path = f"/_matrix/client/v3/user/{segment(alice.user_id)}/account_data/m.long"
+    status, headers, answer = _ask(worker, "PUT", path, {"text": "x" * LONGEST}, Authorization=f"Bearer {alice.token}")
+    assert (status, answer["errcode"], headers.get("Access-Control-Allow-Origin")) == (413, "M_TOO_LARGE", "*")
 
 
 def test_what_needs_no_data_never_reaches_the_object(costing):
@@ -494,6 +503,11 @@ def test_the_data_moves_to_the_other_engine_and_back(start):
         for request in REQUESTS:
             status, headers, _ = _ask(worker, *request)
             assert status == 503 and int(headers["Retry-After"]) > 0, request
+            # Which web pages may read, having asked whether they may send it.
+            assert headers.get("Access-Control-Allow-Origin") == ("*" if "/client/" in request[1] else None), request
+        for _, path in REQUESTS:
+            status, _, _ = _ask(worker, "OPTIONS", path)
+            assert status == (200 if "/client/" in path else 503), path
         worker.fire_scheduled()
     before = _dump(worker, here)
     assert any(_dump(worker, there).values()) and _dump(worker, there) != before

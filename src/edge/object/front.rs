@@ -66,6 +66,7 @@ pub(in crate::edge) async fn fetch(
     settings: &Settings,
     context: Context,
 ) -> worker::Result<web_sys::Response> {
+    let url = request.url();
     let response = match without_data(&request, settings) {
         Some(response) => response,
         None if is_answered_here(&request) => match over_object(env, settings, context) {
@@ -80,7 +81,7 @@ pub(in crate::edge) async fn fetch(
             },
         },
     };
-    message::outgoing(response)
+    message::outgoing(events::path(&url), response)
 }
 
 /// Lets the object do what the clock asks for.

@@ -106,12 +106,14 @@ mod class {
 
         /// Answers what the Worker forwards.
         pub async fn fetch(&self, request: web_sys::Request) -> Result<web_sys::Response, JsValue> {
-            let response = match events::path(&request.url()) {
+            let url = request.url();
+            let path = events::path(&url);
+            let response = match path {
                 DATABASE => self.moving(&request).await.map(Body::Whole),
                 BATCH => return self.run_batch(&request).await,
                 _ => self.live(request).await,
             };
-            message::outgoing(response).map_err(JsValue::from)
+            message::outgoing(path, response).map_err(JsValue::from)
         }
     }
 
