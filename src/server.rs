@@ -69,11 +69,12 @@ pub struct Caches {
 
 impl Caches {
     /// For a server that takes the place of one that was ended: it knows what that one knew of other servers, and begins with nothing
-    /// under way.
+    /// under way. Of keys it knows what the database does: those that the other one had written need not be there, as it may have been
+    /// ended because its writes failed.
     #[must_use]
     pub fn for_successor(&self) -> Self {
-        let Self { keys, discovery, policy, spaces, .. } = self.clone();
-        Self { keys, discovery, policy, spaces, ..Self::default() }
+        let Self { discovery, policy, spaces, .. } = self.clone();
+        Self { discovery, policy, spaces, ..Self::default() }
     }
 }
 

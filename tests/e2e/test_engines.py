@@ -392,8 +392,11 @@ def test_what_an_object_was_at_goes_on_after_it_was_idle_and_ended(start, author
             return exchange(worker, "GET", "/__reached")[1] == []
 
         wait_for(is_ended, "the end of the idle object", 8 * IDLE)
+        asked = len(sender.asked)
         said = send("after")
-        assert _costs(worker, SEND, 3)[-1] <= before, "no key is asked for again"
+        # It reads the keys that its predecessor has kept, and nobody is asked for them again.
+        assert _costs(worker, SEND, 3)[-1] <= before + 1
+        assert "GET /_matrix/key/v2/server" not in sender.asked[asked:]
         timeline = alice.get("/sync", since=since)["rooms"]["join"][room_id]["timeline"]
         assert [event["event_id"] for event in timeline["events"]] == [said]
 

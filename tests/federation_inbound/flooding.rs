@@ -6,13 +6,19 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use serde_json::{Value, json};
-use verge::{federation::outbound::membership, matrix::identifiers::RoomId};
+use verge::{
+    federation::outbound::membership,
+    matrix::identifiers::RoomId,
+    program::Program,
+    server::{Caches, Server},
+};
 
 use crate::{
     Scene, accepted,
     common::{
-        network::Homeserver,
+        network::{Homeserver, World},
         peer::{Peer, PeerRoom, encode, event_id, request},
+        sqlite::Sqlite,
     },
     scene,
 };
@@ -188,6 +194,25 @@ fn keys_of_members_are_kept() {
     stranger.get(&scene.a, "/_matrix/federation/v1/query/profile?user_id=%40alice%3Aa.example");
     assert_eq!(servers("server_keys"), ["peer.example"]);
     assert!(servers("passing_keys").contains(&stranger.name));
+}
+
+/// A server whose writes fail is ended, and what takes its place may have its memory.
+#[test]
+fn keys_that_were_not_written_in_the_end_are_written_by_the_successor() {
+    let world = World::new();
+    let config = world.server("a.example").config.clone();
+    let peer = Peer::new(&world, "peer.example");
+    let keys_after_a_transaction = |caches: Caches| {
+        let database = Sqlite::in_memory();
+        let platform = world.platform("a.example", database.clone());
+        let server = Rc::new(Program::from(Server::with_caches(config.clone(), platform, caches)));
+        assert_eq!(peer.send(&Homeserver { server, database: database.clone() }, "t1", &[]).0, 200);
+        database.rows("SELECT p.server, p.key_id, r.server FROM passing_keys AS p, key_responses AS r")
+    };
+    let caches = Caches::default();
+    let written = keys_after_a_transaction(caches.clone());
+    assert_eq!(written, [["peer.example", "ed25519:peer", "peer.example"]]);
+    assert_eq!(keys_after_a_transaction(caches.for_successor()), written);
 }
 
 #[test]

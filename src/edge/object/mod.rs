@@ -64,7 +64,7 @@ mod class {
 
     thread_local! {
         /// What is known of other servers. It outlives the object: the platform ends one that nobody has asked for ten seconds, and the
-        /// next one, most often in the same isolate, would have to read all keys again.
+        /// next one, most often in the same isolate, would have to find all servers again.
         static CACHES: Caches = Caches::default();
     }
 
