@@ -1,12 +1,13 @@
 // The Worker as it is built, but that a test can reset its object, as the platform may at any time: what the object has in memory is
-// gone, and whatever it was doing ends there. A test can ask which paths have reached the object since then, and what the Worker in
-// front answers a request while the object has a large batch in hand.
+// gone, and whatever it was doing ends there. A test can ask which paths have reached the object since then and how many transactions
+// it has begun, and what the Worker in front answers a request while the object has a large batch in hand.
 
 import { DurableObject } from "cloudflare:workers";
 import Worker, { Homeserver as Built } from "../../build/index.js";
 
 const RESET = "/__reset";
 const REACHED = "/__reached";
+const TRANSACTIONS = "/__transactions";
 const CROWDED = "/__crowded";
 
 // Whatever it is counted as, nothing else has room beside it.
@@ -15,10 +16,10 @@ const LARGE = 14 << 20;
 export default class extends Worker {
   async fetch(request) {
     const path = new URL(request.url).pathname;
-    if (path !== RESET && path !== REACHED && path !== CROWDED) return super.fetch(request);
+    if (![RESET, REACHED, TRANSACTIONS, CROWDED].includes(path)) return super.fetch(request);
     const { OBJECT, SERVER_NAME } = this.env;
     const object = OBJECT.get(OBJECT.idFromName(SERVER_NAME));
-    if (path === REACHED) return object.fetch(request);
+    if (path === REACHED || path === TRANSACTIONS) return object.fetch(request);
     if (path === CROWDED) return Response.json(await this.whileCrowded(object, await request.json()));
     try {
       await object.fetch(request);
@@ -51,6 +52,12 @@ export default class extends Worker {
 export class Homeserver extends DurableObject {
   constructor(context, env) {
     super(context, env);
+    const begin = context.storage.transactionSync.bind(context.storage);
+    this.transactions = 0;
+    context.storage.transactionSync = (work) => {
+      this.transactions += 1;
+      return begin(work);
+    };
     this.built = new Built(context, env);
     this.reached = [];
   }
@@ -59,6 +66,7 @@ export class Homeserver extends DurableObject {
     const path = new URL(request.url).pathname;
     if (path === RESET) this.ctx.abort("a test resets it");
     if (path === REACHED) return Response.json(this.reached);
+    if (path === TRANSACTIONS) return Response.json(this.transactions);
     this.reached.push(`${request.method} ${path}`);
     return this.built.fetch(request);
   }

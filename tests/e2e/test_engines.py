@@ -37,6 +37,12 @@ def costing(start):
     return start(Worker, cron_seconds=3600, options=["--log-costs"])
 
 
+@pytest.fixture(scope="module")
+def watched(start):
+    """A server that says what has reached its object."""
+    return start(Worker, cron_seconds=3600, options=RESETTABLE)
+
+
 def only_object(worker):
     if worker.engine != "object":
         pytest.skip("the Worker itself is the server over D1")
@@ -106,6 +112,24 @@ def test_a_web_page_may_read_what_is_refused(worker):
     path = f"/_matrix/client/v3/user/{segment(alice.user_id)}/account_data/m.long"
     status, headers, answer = _ask(worker, "PUT", path, {"text": "x" * LONGEST}, Authorization=f"Bearer {alice.token}")
     assert (status, answer["errcode"], headers.get("Access-Control-Allow-Origin")) == (413, "M_TOO_LARGE", "*")
+
+
+def test_only_what_writes_begins_a_transaction(watched):
+    only_object(watched)
+    alice = watched.user("reader")
+    room = alice.create_room()
+    alice.say(room, "hello")
+
+    def transactions():
+        return exchange(watched, "GET", "/__transactions")[1]
+
+    before = transactions()
+    alice.get(f"/rooms/{segment(room)}/messages", dir="b")
+    alice.get(f"/rooms/{segment(room)}/state")
+    alice.get("/joined_rooms")
+    assert transactions() == before
+    alice.say(room, "again")
+    assert transactions() > before
 
 
 def test_what_needs_no_data_never_reaches_the_object(costing):

@@ -11,6 +11,7 @@ use worker::{
 use crate::{
     edge::{
         costs::Costs,
+        object::reads::only_reads,
         runtime::WorkerClock,
         sql_error,
         sql_values::{column, parameters, report},
@@ -53,9 +54,14 @@ extern "C" {
 }
 
 thread_local! {
-    /// The JavaScript string of each SQL text, by where it lies: the runtime finds a statement that it has compiled already by
-    /// the identity of its string.
-    static TEXTS: RefCell<HashMap<(*const u8, usize), JsString>> = RefCell::default();
+    /// What is known of each SQL text, by where it lies.
+    static TEXTS: RefCell<HashMap<(*const u8, usize), Text>> = RefCell::default();
+}
+
+struct Text {
+    /// As a JavaScript string: the runtime finds a statement that it has compiled already by the identity of that.
+    string: JsString,
+    only_reads: bool,
 }
 
 /// The database of the object.
@@ -97,7 +103,7 @@ impl ObjectDatabase {
 
     /// Runs one statement.
     pub(super) fn run(&self, statement: &Statement) -> Result<Rows, DatabaseError> {
-        self.exec(&text(statement.sql), &statement.parameters)
+        self.exec(&text(statement.sql, |text| text.string.clone()), &statement.parameters)
     }
 
     /// Runs one statement, whose text is the caller's to keep.
@@ -120,6 +126,11 @@ impl ObjectDatabase {
             [] => Ok(Vec::new()),
             // One statement is atomic by itself.
             [only] => Ok(vec![self.run(only)?]),
+            // So are those of which none changes anything, as nothing comes between them; a transaction is for the runtime a write,
+            // for which all answers have to wait.
+            all if all.iter().all(|statement| text(statement.sql, |text| text.only_reads)) => {
+                all.iter().map(|statement| self.run(statement)).collect()
+            }
             all => self.atomically(|| all.iter().map(|statement| self.run(statement)).collect()),
         }
     }
@@ -148,8 +159,9 @@ impl Database for ObjectDatabase {
     }
 }
 
-fn text(sql: &'static str) -> JsString {
-    TEXTS.with_borrow_mut(|texts| texts.entry((sql.as_ptr(), sql.len())).or_insert_with(|| sql.into()).clone())
+fn text<T>(sql: &'static str, of: impl FnOnce(&Text) -> T) -> T {
+    let new = || Text { string: sql.into(), only_reads: only_reads(sql) };
+    TEXTS.with_borrow_mut(|texts| of(texts.entry((sql.as_ptr(), sql.len())).or_insert_with(new)))
 }
 
 fn failure(error: &JsValue) -> DatabaseError {

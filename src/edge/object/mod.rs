@@ -8,6 +8,7 @@ mod distant;
 #[cfg(target_arch = "wasm32")]
 pub(super) mod front;
 pub(super) mod migrations;
+mod reads;
 #[cfg(target_arch = "wasm32")]
 mod side;
 #[cfg(target_arch = "wasm32")]

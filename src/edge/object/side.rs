@@ -11,7 +11,12 @@ use crate::{
 impl Side for ObjectDatabase {
     fn batch(&self, statements: Vec<Sql>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
         let run = |sql: &Sql| self.exec(&sql.text.as_str().into(), &sql.parameters);
-        Box::pin(future::ready(self.atomically(|| statements.iter().map(run).collect())))
+        let outcome = match &*statements {
+            // Each request asks by one whether the data is here.
+            [only] => run(only).map(|rows| vec![rows]),
+            all => self.atomically(|| all.iter().map(run).collect()),
+        };
+        Box::pin(future::ready(outcome))
     }
 
     fn migrate(&self) -> LocalBoxFuture<'_, Result<(), DatabaseError>> {

@@ -2,6 +2,8 @@
 
 #[path = "../../../../../src/edge/object/database.rs"]
 mod database;
+#[path = "../../../../../src/edge/object/reads.rs"]
+mod reads;
 
 use worker::wasm_bindgen::{JsCast, JsValue};
 
