@@ -21,6 +21,16 @@ impl Costs {
         self.0.set(Cost { calls, rows_read: rows_read + read as u64, rows_written: rows_written + written as u64 });
     }
 
+    /// Adds what was counted elsewhere.
+    pub(super) fn add(&self, more: Cost) {
+        let Cost { calls, rows_read, rows_written } = self.0.get();
+        self.0.set(Cost {
+            calls: calls + more.calls,
+            rows_read: rows_read + more.rows_read,
+            rows_written: rows_written + more.rows_written,
+        });
+    }
+
     /// All of it so far.
     pub(super) fn cost(&self) -> Cost {
         self.0.get()

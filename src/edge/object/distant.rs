@@ -16,7 +16,8 @@ use super::{
     wire::{self, Work, unavailable},
 };
 use crate::{
-    edge::stream::describe,
+    edge::{costs::Costs, stream::describe},
+    log::Cost,
     platform::{Database, DatabaseError, LocalBoxFuture, Rows, Statement},
 };
 
@@ -26,8 +27,11 @@ pub(super) const BATCH: &str = "/batch";
 /// How long a batch is in bytes, in a header of our own: the runtime need not say it of what stays within it.
 const LENGTH: &str = "verge-length";
 
-/// The database of the object behind this stub.
-pub(super) struct DistantDatabase(pub(super) Stub);
+/// The database of the object behind a stub.
+pub(super) struct DistantDatabase {
+    object: Stub,
+    costs: Costs,
+}
 
 impl Database for DistantDatabase {
     fn batch(&self, statements: Vec<Statement>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
@@ -37,12 +41,22 @@ impl Database for DistantDatabase {
     fn batches(&self, batches: Vec<Vec<Statement>>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
         Box::pin(self.ask(Work::Batches(batches)))
     }
+
+    fn cost(&self) -> Cost {
+        self.costs.cost()
+    }
 }
 
 impl DistantDatabase {
+    pub(super) fn new(object: Stub) -> Self {
+        Self { object, costs: Costs::default() }
+    }
+
     async fn ask(&self, work: Work) -> Result<Vec<Rows>, DatabaseError> {
         let text = self.send(&work.to_text()).await.map_err(|error| unavailable(&describe(&error)))?;
-        wire::read_outcome(&text)
+        let (outcome, cost) = wire::read_outcome(&text);
+        self.costs.add(cost);
+        outcome
     }
 
     async fn send(&self, work: &str) -> Result<String, JsValue> {
@@ -51,7 +65,7 @@ impl DistantDatabase {
         init.set_body(&work.into());
         let request = web_sys::Request::new_with_str_and_init(&format!("https://object{BATCH}"), &init)?;
         request.headers().set(LENGTH, &work.len().to_string())?;
-        let response: web_sys::Response = JsFuture::from(self.0.fetch(&request)?).await?.unchecked_into();
+        let response: web_sys::Response = JsFuture::from(self.object.fetch(&request)?).await?.unchecked_into();
         let text = JsFuture::from(response.text()?).await?;
         text.as_string().ok_or_else(|| js_sys::Error::new("the object answers with no text").into())
     }
@@ -65,14 +79,15 @@ pub(super) fn length(request: &web_sys::Request) -> usize {
 
 /// The outcome of a batch for which there is no room now.
 pub(super) fn too_busy() -> String {
-    wire::outcome(Err(unavailable("the object works on as much as it can hold")))
+    wire::outcome(Err(unavailable("the object works on as much as it can hold")), Cost::default())
 }
 
-/// Does the work that a request brings, and answers with its outcome as text.
+/// Does the work that a request brings, and answers with its outcome as text, and with what all work of this database has cost.
 pub(super) async fn run(database: &dyn Database, work: &str) -> String {
-    wire::outcome(match Work::read(work) {
+    let outcome = match Work::read(work) {
         Some(Work::Batch(statements)) => database.batch(statements).await,
         Some(Work::Batches(batches)) => database.batches(batches).await,
         None => Err(DatabaseError::Refused("the batch is malformed".to_owned())),
-    })
+    };
+    wire::outcome(outcome, database.cost())
 }

@@ -113,7 +113,7 @@ fn is_answered_here(request: &web_sys::Request) -> bool {
 fn over_object(env: &Env, settings: &Settings, context: Context) -> Result<Program, JsValue> {
     let clock: Rc<dyn Clock> = Rc::new(WorkerClock);
     let platform = Platform {
-        database: Rc::new(DistantDatabase(object(env, &settings.config)?)),
+        database: Rc::new(DistantDatabase::new(object(env, &settings.config)?)),
         transport: Rc::new(WorkerTransport),
         news: Rc::new(Polling::new(clock.clone())),
         clock,

@@ -128,7 +128,9 @@ mod class {
                     match parts.program.admission.reserve(length, WorkerClock.now_ms()) {
                         Some(_reservation) => {
                             let work = JsFuture::from(request.text()?).await?.as_string().unwrap_or_default();
-                            distant::run(&*parts.program.platform.database, &work).await
+                            let counted = self.counted(parts);
+                            let program = counted.as_ref().unwrap_or(&parts.program);
+                            distant::run(&*program.platform.database, &work).await
                         }
                         None => distant::too_busy(),
                     }
@@ -192,17 +194,21 @@ mod class {
         }
 
         async fn answer(&self, parts: &Parts, request: web_sys::Request) -> Answer {
-            // Each request counts for itself, where it is logged.
-            let counted = parts.settings.config.log_costs.then(|| {
-                let costs = Some(Rc::<Costs>::default());
-                self.program(parts.settings.config.clone(), &parts.news, &parts.caches, costs)
-            });
+            let counted = self.counted(parts);
             let program = counted.as_ref().unwrap_or(&parts.program);
             if events::path(&request.url()) == SCHEDULED {
                 program.scheduled().await;
                 return events::done();
             }
             events::answer(program, request).await
+        }
+
+        /// The server with the costs of one request counted for themselves, where they are logged.
+        fn counted(&self, parts: &Parts) -> Option<Program> {
+            parts.settings.config.log_costs.then(|| {
+                let costs = Some(Rc::<Costs>::default());
+                self.program(parts.settings.config.clone(), &parts.news, &parts.caches, costs)
+            })
         }
 
         /// What the object keeps, made by the first request that can: what was in its way may pass.

@@ -4,7 +4,10 @@ use std::{cell::RefCell, collections::HashSet};
 
 use serde_json::{Value, json};
 
-use crate::platform::{DatabaseError, Row, Rows, SqlValue, Statement, news::Subject};
+use crate::{
+    log::Cost,
+    platform::{DatabaseError, Row, Rows, SqlValue, Statement, news::Subject},
+};
 
 /// What the database is asked for.
 #[derive(Debug)]
@@ -92,11 +95,12 @@ fn sql_value(value: Value) -> Option<SqlValue> {
     }
 }
 
-/// The text of what came of it.
-pub(super) fn outcome(outcome: Result<Vec<Rows>, DatabaseError>) -> String {
+/// The text of what came of it, and of how many rows it took; who sends it counts the calls.
+pub(super) fn outcome(outcome: Result<Vec<Rows>, DatabaseError>, cost: Cost) -> String {
     let rows = |rows: &Rows| Value::Array(rows.iter().map(|row| values(&row.0)).collect());
+    let cost = [cost.rows_read, cost.rows_written];
     let answer = match outcome {
-        Ok(answers) => json!({ "rows": answers.iter().map(rows).collect::<Vec<_>>() }),
+        Ok(answers) => json!({ "rows": answers.iter().map(rows).collect::<Vec<_>>(), "cost": cost }),
         Err(error) => {
             let (kind, why) = match error {
                 DatabaseError::Constraint(why) => ("constraint", why),
@@ -104,16 +108,21 @@ pub(super) fn outcome(outcome: Result<Vec<Rows>, DatabaseError>) -> String {
                 DatabaseError::Unavailable(why) => ("unavailable", why),
                 DatabaseError::Shape(why) => ("shape", why),
             };
-            json!({ "error": kind, "why": why })
+            json!({ "error": kind, "why": why, "cost": cost })
         }
     };
     answer.to_string()
 }
 
-/// What came of it.
-pub(super) fn read_outcome(text: &str) -> Result<Vec<Rows>, DatabaseError> {
+/// What came of it, and how many rows it took.
+pub(super) fn read_outcome(text: &str) -> (Result<Vec<Rows>, DatabaseError>, Cost) {
+    let answer: Value = serde_json::from_str(text).unwrap_or_default();
+    let [rows_read, rows_written] = [0, 1].map(|index| answer["cost"][index].as_u64().unwrap_or(0));
+    (read_answer(answer), Cost { calls: 0, rows_read, rows_written })
+}
+
+fn read_answer(mut answer: Value) -> Result<Vec<Rows>, DatabaseError> {
     let broken = || unavailable("the object does not work");
-    let mut answer: Value = serde_json::from_str(text).map_err(|_| broken())?;
     if let Some(kind) = answer.get("error").and_then(Value::as_str) {
         let why = answer.get("why").and_then(Value::as_str).unwrap_or_default().to_owned();
         return Err(match kind {
@@ -188,14 +197,16 @@ mod tests {
     #[test]
     fn rows_and_errors_come_back_as_they_were() {
         let rows = vec![vec![Row(vec![SqlValue::Null, (-1).into()]), Row(vec!["x".into()])], Vec::new()];
-        assert_eq!(read_outcome(&outcome(Ok(rows.clone()))).unwrap(), rows);
+        let cost = Cost { calls: 0, rows_read: 7, rows_written: 1 };
+        assert_eq!(read_outcome(&outcome(Ok(rows.clone()), cost)), (Ok(rows), cost));
         for error in
             [DatabaseError::Constraint, DatabaseError::Refused, DatabaseError::Unavailable, DatabaseError::Shape]
         {
             let error = error("why".to_owned());
-            assert_eq!(read_outcome(&outcome(Err(error.clone()))).unwrap_err(), error);
+            assert_eq!(read_outcome(&outcome(Err(error.clone()), cost)), (Err(error), cost));
         }
-        assert!(matches!(read_outcome("junk"), Err(DatabaseError::Unavailable(_))));
-        assert!(matches!(read_outcome(r#"{"rows":[[[true]]]}"#), Err(DatabaseError::Unavailable(_))));
+        for malformed in ["junk", r#"{"rows":[[[true]]]}"#, r#"{"cost":[1]}"#] {
+            assert!(matches!(read_outcome(malformed).0, Err(DatabaseError::Unavailable(_))), "{malformed}");
+        }
     }
 }
