@@ -107,6 +107,23 @@ def test_a_body_that_is_too_long_is_refused_however_it_is_framed(worker, chunked
     assert (status, answer["errcode"]) == (400, "M_MISSING_PARAM"), answer
 
 
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
+def test_a_body_of_a_user_reaches_the_object_whole_or_not_at_all(watched, chunked):
+    only_object(watched)
+    alice = watched.user(f"writer{chunked:d}")
+    path = f"/_matrix/client/v3/user/{segment(alice.user_id)}/account_data/m.long"
+    headers = {"Authorization": f"Bearer {alice.token}"}
+    framed = {**headers, "Transfer-Encoding": "chunked"} if chunked else headers
+    content = {"text": "word \u00e9 " * 5_000}
+    body = json.dumps(content, ensure_ascii=False).encode()
+    assert exchange(watched, "PUT", path, body, framed, chunked) == (200, {})
+    assert exchange(watched, "GET", path, headers=headers) == (200, content)
+    before = exchange(watched, "GET", "/__reached")
+    status, answer = exchange(watched, "PUT", path, json.dumps({"text": "x" * LONGEST}).encode(), framed, chunked)
+    assert (status, answer["errcode"]) == (413, "M_TOO_LARGE")
+    assert exchange(watched, "GET", "/__reached") == before
+
+
 def test_a_web_page_may_read_what_is_refused(worker):
     alice = worker.user("browsing")
     path = f"/_matrix/client/v3/user/{segment(alice.user_id)}/account_data/m.long"
