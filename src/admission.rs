@@ -146,6 +146,11 @@ impl Admission {
         self.take_room(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE), Whose::default(), now)
     }
 
+    /// Makes room for so many bytes of memory at `now`; `None` where too much is in work, altogether or of theirs.
+    pub fn reserve_memory(&self, bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
+        self.take_room(bytes, whose, now)
+    }
+
     /// Makes room to read a body of at most `body_bytes` at `now`; `None` where too much is in work, altogether or of theirs. What
     /// it takes once it is there says [`Reservation::is_read`].
     pub fn reserve_to_read(&self, body_bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
@@ -193,10 +198,14 @@ impl Admission {
 impl Reservation {
     /// Makes it what work on the body takes, now that the body is there and has so many bytes. `false` where too much is in work.
     pub fn is_read(&self, body_bytes: usize) -> bool {
+        self.hold(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE))
+    }
+
+    /// Makes it so many bytes of memory. `false` where too much is in work: then it stays what it was.
+    pub fn hold(&self, bytes: usize) -> bool {
         let mut all = self.held.borrow_mut();
-        let bytes = body_bytes.saturating_mul(MEMORY_FOR_A_BYTE);
         let Some(held) = all.get(&self.id) else { return false };
-        if !has_room(&all, self.id, &held.whose, bytes) {
+        if bytes > held.bytes && !has_room(&all, self.id, &held.whose, bytes) {
             return false;
         }
         if let Some(held) = all.get_mut(&self.id) {

@@ -114,6 +114,12 @@ impl MatrixError {
         Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
     }
 
+    /// 503 `M_UNKNOWN`: there is no room now for what this would take.
+    pub fn too_busy() -> Self {
+        const MESSAGE: &str = "This server works on as much as it can hold; try again.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(1_000)
+    }
+
     /// 500 `M_UNKNOWN` without any detail: what went wrong is for the log only.
     pub fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "Internal server error.")
@@ -167,6 +173,9 @@ impl From<DatabaseError> for MatrixError {
         }
         if matches!(error, DatabaseError::Constraint(_)) {
             return Self::internal().because(&error);
+        }
+        if matches!(error, DatabaseError::NoRoom) {
+            return Self::too_busy();
         }
         let message = "The database could not be used; try again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).retry_after(1_000).because(&error)

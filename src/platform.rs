@@ -308,6 +308,9 @@ pub enum DatabaseError {
     /// The database could not be reached or failed. The batch may or may not have taken effect.
     #[error("database unavailable: {0}")]
     Unavailable(String),
+    /// Too much is in work for what would be read; nothing was asked.
+    #[error("there is no room for the answer now")]
+    NoRoom,
     /// The database answered with something else than the schema promises.
     #[error("database answer of an unexpected shape: {0}")]
     Shape(String),

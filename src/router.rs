@@ -329,8 +329,7 @@ pub fn refused_body(error: BodyError) -> MatrixError {
 
 /// The refusal of a body for which there is no room now.
 pub fn too_busy() -> MatrixError {
-    const MESSAGE: &str = "This server works on as much as it can hold; try again.";
-    MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(1_000)
+    MatrixError::too_busy()
 }
 
 /// The longest body that is read of a request for `path`.

@@ -110,7 +110,7 @@ impl Server {
     fn over(config: Rc<Config>, platform: Platform, caches: Caches, meter: Meter) -> Self {
         let meter = Rc::new(meter);
         let platform = Platform { database: meter.clone(), ..platform };
-        let store = Store::new(platform.database.clone());
+        let store = Store::new(platform.database.clone()).counting(caches.admission.clone(), platform.clock.clone());
         let federation = Rc::new(FederationClient::new(platform.clone(), config.clone(), caches.discovery.clone()));
         let (clock, log, known) = (platform.clock.clone(), platform.log.clone(), caches.policy.clone());
         let policy_servers = Rc::new(PolicyClient::new(federation.clone(), config.clone(), clock, log, known));

@@ -21,6 +21,7 @@ use common::{
     peer::{Peer, encode, request, send},
     webp::FILES,
 };
+use futures_util::future::join_all;
 use http::{Method, StatusCode};
 use serde_json::json;
 use verge::{
@@ -169,12 +170,35 @@ fn a_state_of_long_events_takes_no_more_memory_than_there_is() {
     }
 }
 
+/// Each is read in pieces, between which others have their turn.
+#[test]
+fn a_second_large_answer_is_refused_while_there_is_no_room_for_it() {
+    let (world, a, request) = asked_for_a_state(450, 60_000);
+    world.interleave();
+    let both = join_all([(), ()].map(|()| a.handle(request.clone())));
+    let (mut answers, most, _) = measured(|| world.run(both));
+    answers.sort_by_key(Response::status);
+    let (given, refused) = (&answers[0], &answers[1]);
+    assert_eq!([given, refused].map(|answer| answer.status().as_u16()), [200, 503]);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert!(most < given.body().len() + 24 * MIB, "{} KiB", most / 1024);
+    // What is large has room when other work is done, and what is small beside it.
+    let in_work = a.admission.reserve(11 * MIB, world.now_ms());
+    assert_eq!(world.run(a.handle(request.clone())).status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop(in_work);
+    assert_eq!(world.run(a.handle(request)).status(), StatusCode::OK);
+    let (world, a, small) = asked_for_a_state(30, 60_000);
+    let _in_work = a.admission.reserve(11 * MIB, world.now_ms());
+    assert_eq!(world.run(a.handle(small)).status(), StatusCode::OK);
+}
+
 /// What a join from elsewhere is answered to a room of so many events more than it needs, each of so many bytes, once `changes` were
-/// made in the database; how much memory that took, and what became of the membership.
+/// made in the database, while bodies of so many bytes are worked on; how much memory that took, and what became of the membership.
 fn joined_from_elsewhere(
     (count, bytes): (usize, usize),
     changes: &[&'static str],
     query: &str,
+    in_work: usize,
 ) -> (Response, usize, Option<String>) {
     let world = World::new();
     let a = world.server("a.example");
@@ -190,6 +214,7 @@ fn joined_from_elsewhere(
     let (id, join) = peer.sign("12", template["event"].clone());
     let target = format!("/_matrix/federation/v2/send_join/{}/{}{query}", encode(room.as_str()), encode(&id));
     let request = peer.request(&a, Method::PUT, &target, Some(&join));
+    let _in_work = a.admission.reserve(in_work, world.now_ms());
     let (response, most, _) = measured(|| world.run(a.handle(request)));
     (response, most, a.membership(&world, &room, &bob))
 }
@@ -199,10 +224,23 @@ fn joined_from_elsewhere(
 fn nobody_joins_a_room_whose_state_is_more_than_an_answer() {
     let (long, many) = ((900, 60_000), (20_100, 2_600));
     for (events, query) in [(long, ""), (long, "?omit_members=true"), (many, "?omit_members=true")] {
-        let (response, most, membership) = joined_from_elsewhere(events, &[], query);
+        let (response, most, membership) = joined_from_elsewhere(events, &[], query, 0);
         assert_eq!(membership, None, "{events:?} {query}");
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{:?}", response.body());
         assert!(most < 8 * MIB, "{} KiB", most / 1024);
+    }
+}
+
+/// Nor who could not be told of it now.
+#[test]
+fn nobody_joins_a_room_while_there_is_no_room_for_the_answer() {
+    for query in ["", "?omit_members=true"] {
+        let join = |in_work| joined_from_elsewhere((300, 60_000), &[], query, in_work);
+        let (refused, _, membership) = join(11 * MIB);
+        assert_eq!((refused.status(), membership), (StatusCode::SERVICE_UNAVAILABLE, None), "{:?}", refused.body());
+        assert_eq!(refused.headers()["retry-after"], "1");
+        let (let_in, _, membership) = join(MIB);
+        assert_eq!((let_in.status(), membership.as_deref()), (StatusCode::OK, Some("join")), "{:?}", let_in.body());
     }
 }
 
@@ -210,7 +248,7 @@ fn nobody_joins_a_room_whose_state_is_more_than_an_answer() {
 fn who_asks_for_no_members_joins_a_room_of_however_many() {
     let members = "UPDATE events SET event_type = 'm.room.member', json = \
          replace(json, '\"content\":{', '\"content\":{\"membership\":\"leave\",') WHERE event_type = 'm.large'";
-    let (response, _, membership) = joined_from_elsewhere((900, 60_000), &[members], "?omit_members=true");
+    let (response, _, membership) = joined_from_elsewhere((900, 60_000), &[members], "?omit_members=true", 0);
     assert_eq!((response.status(), membership.as_deref()), (StatusCode::OK, Some("join")), "{:?}", response.body());
 }
 

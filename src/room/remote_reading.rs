@@ -167,10 +167,11 @@ impl RemoteReader<'_> {
             without => without,
         };
         if let Some(ids) = without {
-            let texts = |ids: &[EventId]| EventTexts::of(&self.room_id, ids);
+            let texts = |ids: &[EventId]| EventTexts::of(&self.room_id, ids, told.held.as_ref());
             return Ok((StateTexts { state: texts(&ids.state), auth_chain: texts(&ids.auth_chain) }, true));
         }
-        let whole = self.rooms.store.state_texts(&self.room_id, *state_before, join.event_id()).await?;
+        let whole =
+            self.rooms.store.state_texts(&self.room_id, *state_before, join.event_id(), told.held.as_ref()).await?;
         Ok((whole, false))
     }
 

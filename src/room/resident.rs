@@ -1,7 +1,7 @@
 //! Events that this server passes on for whoever made them: it judges them and commits them. Of a join that it lets in as the resident
 //! server, what the joining server will be told of the room is settled before that.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, rc::Rc};
 
 use super::{
     Admitted, RoomError, Rooms, Unsigned,
@@ -11,6 +11,7 @@ use super::{
     view::View,
 };
 use crate::{
+    admission::{Reservation, Whose},
     matrix::{
         event::Event,
         identifiers::{EventId, ServerName, UserId},
@@ -36,6 +37,8 @@ pub struct ToldOfJoin {
     pub(super) root: NodeId,
     /// The events of it where members are left out.
     pub(super) without: Option<StateIds>,
+    /// What the answer takes of what may be in work.
+    pub(super) held: Option<Rc<Reservation>>,
 }
 
 /// A state without its members.
@@ -54,7 +57,7 @@ impl Rooms {
     ///
     /// # Errors
     /// As [`Rooms::admit`]; [`RoomError::TooLarge`] for a room that nobody could be told of, for who knows nothing of a room is not
-    /// let in.
+    /// let in, and [`DatabaseError::NoRoom`](crate::platform::DatabaseError::NoRoom) where there is no room to tell of it now.
     pub async fn admit_join(
         &self,
         origin: &ServerName,
@@ -62,20 +65,31 @@ impl Rooms {
         omits_members: bool,
     ) -> Result<(Admitted, ToldOfJoin), RoomError> {
         let source = Source::PassOn { given_by: Some(origin.clone()) };
-        let tell = async |root| self.to_be_told(join, root, omits_members).await;
+        let tell = async |root| self.to_be_told(origin, join, root, omits_members).await;
         let (event, state_before, told) = self.commit_one_with(join, &source, tell).await?;
         Ok((Admitted { event, state_before }, told))
     }
 
-    async fn to_be_told(&self, join: &Event, root: NodeId, omits_members: bool) -> Result<ToldOfJoin, RoomError> {
+    async fn to_be_told(
+        &self,
+        origin: &ServerName,
+        join: &Event,
+        root: NodeId,
+        omits_members: bool,
+    ) -> Result<ToldOfJoin, RoomError> {
+        let room_for = |bytes| {
+            fits(bytes)?;
+            let whose = Whose { origin: origin.as_str().to_owned(), ..Whose::default() };
+            Ok::<_, RoomError>(self.store.room_for_answer(bytes + BESIDE_STATE, whose)?)
+        };
         if omits_members {
             let WithoutMembers { servers, events, bytes } = self.without_members(join, root).await?;
             if events.is_some() {
-                return fits(bytes).map(|()| ToldOfJoin { servers, root, without: events });
+                return Ok(ToldOfJoin { servers, root, without: events, held: room_for(bytes)? });
             }
         }
         let (servers, bytes) = self.store.length_of_state(join.room_id(), root).await?;
-        fits(bytes).map(|()| ToldOfJoin { servers, root, without: None })
+        Ok(ToldOfJoin { servers, root, without: None, held: room_for(bytes)? })
     }
 
     /// The state `root` without its members, but for those after whom a room is called that has no name; and the auth chain of it and

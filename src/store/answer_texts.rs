@@ -1,9 +1,10 @@
 //! Texts of events as they go into answers: read so many at a time, and written as they are.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, rc::Rc};
 
 use super::{Store, events::shown_text, json_list};
 use crate::{
+    admission::{Reservation, Whose},
     matrix::identifiers::{EventId, RoomId},
     platform::{DatabaseError, Row, Rows, SqlValue, Statement},
 };
@@ -12,6 +13,12 @@ use crate::{
 /// together.
 const TEXTS_AT_ONCE: usize = 2_500;
 const BYTES_AT_ONCE: i64 = 8 << 20;
+/// The same of what is read first, while it is not known how much there is.
+const FIRST_BYTES: i64 = 1 << 20;
+
+/// What is read takes so much beside the answer: of two lists what is read first, and of a longer answer what is read at once.
+const FIRST_READ: usize = 2 << 20;
+const LATER_READ: usize = 10 << 20;
 
 /// The most bytes of an answer: what is more does not fit into the memory that there is.
 pub const MAX_ANSWER: usize = 48 << 20;
@@ -42,29 +49,43 @@ const TEXTS: &str =
 pub struct EventTexts {
     pub(super) room_id: RoomId,
     pub(super) rows: Rows,
+    /// What they, and the answer that they are written to, take of what may be in work.
+    pub(super) held: Option<Rc<Reservation>>,
 }
 
 impl EventTexts {
     /// These events of the room, all of them still to be read.
-    pub fn of(room_id: &RoomId, ids: &[EventId]) -> Self {
+    pub fn of(room_id: &RoomId, ids: &[EventId], held: Option<&Rc<Reservation>>) -> Self {
         let (none, later) = (SqlValue::Null, SqlValue::from(true));
         let row = |id: &EventId| Row(vec![none.clone(), id.as_str().into(), none.clone(), later.clone(), none.clone()]);
-        Self { room_id: room_id.clone(), rows: ids.iter().map(row).collect() }
+        Self { room_id: room_id.clone(), rows: ids.iter().map(row).collect(), held: held.cloned() }
     }
 }
 
 impl Store {
+    /// Makes room for an answer of which the first texts are about to be read, or a whole one of which it is known how long it is.
+    ///
+    /// # Errors
+    /// [`DatabaseError::NoRoom`]
+    pub fn room_for_answer(&self, bytes: usize, whose: Whose) -> Result<Option<Rc<Reservation>>, DatabaseError> {
+        Ok(self.room_for(memory_of(bytes), whose)?.map(Rc::new))
+    }
+
     /// Appends a JSON list of the texts to `answer`, redacted ones as redacted. Each is let go of once it is written, so that
     /// there is one copy of them all, and never a second. `false` where the answer would be too large to be given.
     ///
     /// # Errors
-    /// Where the database fails.
+    /// Where the database fails; [`DatabaseError::NoRoom`].
     pub async fn write_texts(&self, texts: EventTexts, answer: &mut String) -> Result<bool, DatabaseError> {
-        let EventTexts { room_id, mut rows } = texts;
+        let EventTexts { room_id, mut rows, held } = texts;
+        let held = match held {
+            Some(held) => Some(held),
+            None => self.room_for_answer(answer.len(), Whose::default())?,
+        };
         let mut later = VecDeque::new();
         let mut list = List::begin(answer);
         loop {
-            if !list.expect(&rows)? {
+            if !list.expect(&rows, held.as_deref())? {
                 return Ok(false);
             }
             // What is read next comes before what waits.
@@ -83,17 +104,27 @@ impl Store {
                 break;
             }
             let ids = json_list(ids.iter().map(EventId::as_str));
-            rows = self.query(texts_at_once(TEXTS, [ids.into(), SqlValue::Null, room_id.as_str().into()])).await?;
+            let parameters = [ids.into(), SqlValue::Null, room_id.as_str().into()];
+            rows = self.query(texts_at_once(TEXTS, parameters, BYTES_AT_ONCE)).await?;
         }
         list.end();
         Ok(true)
     }
 }
 
-/// A statement that ends in `texts_of_numbered`.
-pub(super) fn texts_at_once(sql: &'static str, [one, other, room]: [SqlValue; 3]) -> Statement {
+/// A statement that ends in `texts_of_numbered`, the first of an answer.
+pub(super) fn first_texts(sql: &'static str, parameters: [SqlValue; 3]) -> Statement {
+    texts_at_once(sql, parameters, FIRST_BYTES)
+}
+
+fn texts_at_once(sql: &'static str, [one, other, room]: [SqlValue; 3], bytes: i64) -> Statement {
     let events = i64::try_from(TEXTS_AT_ONCE).unwrap_or(i64::MAX);
-    Statement::new(sql, [one, other, room, events.into(), BYTES_AT_ONCE.into()])
+    Statement::new(sql, [one, other, room, events.into(), bytes.into()])
+}
+
+/// What an answer of so many bytes takes, together with what is read for it.
+fn memory_of(bytes: usize) -> usize {
+    bytes.saturating_add(if bytes <= FIRST_READ { FIRST_READ } else { LATER_READ })
 }
 
 /// How many bytes a list has beside its texts, together with the end of the answer.
@@ -112,8 +143,8 @@ impl<'a> List<'a> {
     }
 
     /// Makes room for the texts of `rows`, and no more: a text that grows by itself takes twice its length. `false` where they are
-    /// too many.
-    fn expect(&mut self, rows: &Rows) -> Result<bool, DatabaseError> {
+    /// too many for any answer.
+    fn expect(&mut self, rows: &Rows, held: Option<&Reservation>) -> Result<bool, DatabaseError> {
         let mut bytes = BESIDE_TEXTS;
         for row in rows {
             let text = row.optional_integer(4)?.and_then(|bytes| usize::try_from(bytes).ok());
@@ -121,6 +152,9 @@ impl<'a> List<'a> {
         }
         if self.text.len() + bytes > MAX_ANSWER {
             return Ok(false);
+        }
+        if held.is_some_and(|held| !held.hold(memory_of(self.text.len() + bytes))) {
+            return Err(DatabaseError::NoRoom);
         }
         self.text.reserve_exact(bytes);
         Ok(true)

@@ -77,18 +77,37 @@ pub mod well_known;
 
 use std::rc::Rc;
 
-use crate::platform::{Database, DatabaseError, Rows, Statement};
+use crate::{
+    admission::{Admission, Reservation, Whose},
+    platform::{Clock, Database, DatabaseError, Rows, Statement},
+};
 
 /// The database of one server. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     database: Rc<dyn Database>,
+    in_work: Option<(Rc<Admission>, Rc<dyn Clock>)>,
 }
 
 impl Store {
     /// A store over `database`, to which all migrations were applied.
     pub fn new(database: Rc<dyn Database>) -> Self {
-        Self { database }
+        Self { database, in_work: None }
+    }
+
+    /// The same, of which long answers count with what else is in work.
+    #[must_use]
+    pub fn counting(self, admission: Rc<Admission>, clock: Rc<dyn Clock>) -> Self {
+        Self { in_work: Some((admission, clock)), ..self }
+    }
+
+    /// Room for what is read into memory, and what is made of it; `None` where nobody counts that.
+    ///
+    /// # Errors
+    /// [`DatabaseError::NoRoom`]
+    fn room_for(&self, bytes: usize, whose: Whose) -> Result<Option<Reservation>, DatabaseError> {
+        let Some((admission, clock)) = &self.in_work else { return Ok(None) };
+        admission.reserve_memory(bytes, whose, clock.now_ms()).map(Some).ok_or(DatabaseError::NoRoom)
     }
 
     /// Runs `statements` as one atomic batch and one round trip; see [`Database::batch`].

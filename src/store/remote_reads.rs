@@ -5,7 +5,7 @@
 
 use super::{
     Store,
-    answer_texts::{EventTexts, event_id, texts_at_once, texts_of_numbered},
+    answer_texts::{EventTexts, event_id, first_texts, texts_of_numbered},
     event_text::read,
     events::{
         EVENT_COLUMNS, StoredEvent, auth_events_of, cited, current_state, event_columns, shown_columns, shown_text,
@@ -17,6 +17,7 @@ use super::{
     state_sql::{self, entries},
 };
 use crate::{
+    admission::Whose,
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
@@ -274,8 +275,10 @@ impl Store {
     /// Where the database fails.
     pub async fn state_texts_before(&self, asked: Asked<'_>) -> Result<AtEvent<StateTexts>, DatabaseError> {
         let statements = [STATE_TEXTS_BEFORE, AUTH_CHAIN_TEXTS_BEFORE].map(|sql| asked.first_texts(sql));
+        let held = self.room_for_answer(0, asked.whose())?;
         let AtEvent { standing, event, read } = self.at_event(asked, statements).await?;
-        let [state, auth_chain] = read.map(|rows| EventTexts { room_id: asked.room_id.clone(), rows });
+        let texts = |rows| EventTexts { room_id: asked.room_id.clone(), rows, held: held.clone() };
+        let [state, auth_chain] = read.map(texts);
         Ok(AtEvent { standing, event, read: StateTexts { state, auth_chain } })
     }
 
@@ -284,9 +287,10 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn event_auth_texts(&self, asked: Asked<'_>) -> Result<AtEvent<EventTexts>, DatabaseError> {
+        let held = self.room_for_answer(0, asked.whose())?;
         let AtEvent { standing, event, read: [rows] } =
             self.at_event(asked, [asked.first_texts(EVENT_AUTH_TEXTS)]).await?;
-        Ok(AtEvent { standing, event, read: EventTexts { room_id: asked.room_id.clone(), rows } })
+        Ok(AtEvent { standing, event, read: EventTexts { room_id: asked.room_id.clone(), rows, held } })
     }
 
     /// An event, with what decides whether the server may read it, and what the statements read. One round trip.
@@ -352,7 +356,11 @@ impl Asked<'_> {
     }
 
     fn first_texts(&self, sql: &'static str) -> Statement {
-        texts_at_once(sql, self.parameters())
+        first_texts(sql, self.parameters())
+    }
+
+    fn whose(&self) -> Whose {
+        Whose { origin: self.server.as_str().to_owned(), ..Whose::default() }
     }
 }
 

@@ -1,8 +1,10 @@
 //! What a server is told of a room that it joins: the state before the join with its auth chain, whole or without its members.
 
+use std::rc::Rc;
+
 use super::{
     Answers, Store,
-    answer_texts::{EventTexts, MAX_ANSWER, texts_at_once, texts_of_numbered},
+    answer_texts::{EventTexts, MAX_ANSWER, first_texts, texts_of_numbered},
     events::{auth_events_of, cited},
     json_list,
     remote_reads::{StateTexts, auth_chain, event_ids, first_texts_of},
@@ -10,6 +12,7 @@ use super::{
     state_sql::entries,
 };
 use crate::{
+    admission::Reservation,
     matrix::{
         identifiers::{EventId, RoomId, ServerName},
         state_trie::NodeId,
@@ -141,8 +144,8 @@ impl Store {
         measured(&self.query(Statement::new(AUTH_CHAIN, parameters)).await?)
     }
 
-    /// The texts of the state `root`, and of the auth chain of it and of an event. One round trip, and one more for each
-    /// further stretch of them when they are written.
+    /// The texts of the state `root`, and of the auth chain of it and of an event, for an answer for which there is room. One round
+    /// trip, and one more for each further stretch of them when they are written.
     ///
     /// # Errors
     /// Where the database fails.
@@ -151,11 +154,12 @@ impl Store {
         room_id: &RoomId,
         root: NodeId,
         event: &EventId,
+        held: Option<&Rc<Reservation>>,
     ) -> Result<StateTexts, DatabaseError> {
         let of = || [root.to_string().into(), event.as_str().into(), room_id.as_str().into()];
-        let statements = [AUTH_CHAIN_TEXTS, STATE_TEXTS].map(|sql| texts_at_once(sql, of()));
+        let statements = [AUTH_CHAIN_TEXTS, STATE_TEXTS].map(|sql| first_texts(sql, of()));
         let mut answers = Answers::new(self.batch(statements.into()).await?);
-        let mut next = || answers.rows().map(|rows| EventTexts { room_id: room_id.clone(), rows });
+        let mut next = || answers.rows().map(|rows| EventTexts { room_id: room_id.clone(), rows, held: held.cloned() });
         Ok(StateTexts { auth_chain: next()?, state: next()? })
     }
 }

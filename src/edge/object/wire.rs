@@ -106,6 +106,7 @@ pub(super) fn outcome(outcome: Result<Vec<Rows>, DatabaseError>, cost: Cost) -> 
                 DatabaseError::Constraint(why) => ("constraint", why),
                 DatabaseError::Refused(why) => ("refused", why),
                 DatabaseError::Unavailable(why) => ("unavailable", why),
+                DatabaseError::NoRoom => ("unavailable", error.to_string()),
                 DatabaseError::Shape(why) => ("shape", why),
             };
             json!({ "error": kind, "why": why, "cost": cost })
