@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    admission::{Reservation, Whose},
     error::MatrixError,
     federation::peers::endpoints::KeyQuery,
     log::LogRecord,
@@ -79,7 +80,81 @@ pub async fn verify_one(server: &Server, pdu: ReceivedPdu) -> Result<Event, Matr
 }
 
 /// The memory, in bytes, that the PDUs of one answer may take.
-pub const ANSWER_MEMORY: usize = 56 * 1024 * 1024;
+const ANSWER_MEMORY: usize = 56 * 1024 * 1024;
+/// Answers that take less do not count with what else is in work.
+const LITTLE_MEMORY: usize = 1024 * 1024;
+
+/// The memory that the PDUs of one answer may take, or of several whose PDUs are in memory together. What they take is in work for as
+/// long as this lives.
+#[derive(Debug)]
+pub struct AnswerMemory {
+    left: usize,
+    held: Option<Reservation>,
+    lacks_room: bool,
+}
+
+impl Default for AnswerMemory {
+    /// Nothing of it is taken.
+    fn default() -> Self {
+        Self { left: ANSWER_MEMORY, held: None, lacks_room: false }
+    }
+}
+
+impl AnswerMemory {
+    /// Whether what was to be taken out of it had no room beside what else is in work: nobody's answer is to blame for that.
+    pub fn lacks_room(&self) -> bool {
+        self.lacks_room
+    }
+
+    /// Takes so many bytes out of it; `false` where there are not so many left, or no room for them now.
+    pub fn take(&mut self, server: &Server, bytes: usize) -> bool {
+        let Some(left) = self.left.checked_sub(bytes) else { return false };
+        let taken = ANSWER_MEMORY - left;
+        let has_room = match &self.held {
+            _ if taken <= LITTLE_MEMORY => true,
+            Some(held) => held.hold(taken),
+            None => {
+                let now = server.platform.clock.now_ms();
+                self.held = server.admission.reserve_memory(taken, Whose::default(), now);
+                self.held.is_some()
+            }
+        };
+        self.lacks_room |= !has_room;
+        if has_room {
+            self.left = left;
+        }
+        has_room
+    }
+
+    /// Gives back what was taken since so many bytes were left.
+    pub fn give_back(&mut self, left: usize) {
+        self.left = left;
+        if let Some(held) = &self.held {
+            held.hold(ANSWER_MEMORY - left);
+        }
+    }
+
+    /// How many bytes are left.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// As [`from_history`], out of this.
+    ///
+    /// # Errors
+    /// Where it takes more than there is left, or than there is room for.
+    pub fn parse(
+        &mut self,
+        server: &Server,
+        text: &[u8],
+        room_id: &RoomId,
+        version: &'static RoomVersion,
+    ) -> Result<Option<ReceivedPdu>, json::Error> {
+        let mut left = self.left;
+        let pdu = from_history(text, room_id, version, &mut left)?;
+        if self.take(server, self.left - left) { Ok(pdu) } else { Err(json::Error::too_large()) }
+    }
+}
 
 /// What a PDU takes besides its values: so many times the length of its text (as canonical text, as what is signed of it, and
 /// as the members that were read), and so many bytes more.
@@ -95,7 +170,8 @@ pub fn memory_of_held(bytes: usize) -> usize {
 }
 
 /// Parses and checks PDUs of one room that another server holds as part of its history or state; those that cannot be used
-/// are left out, as the room must stand without them. `None` for an answer that takes more than [`ANSWER_MEMORY`].
+/// are left out, as the room must stand without them. `None` for an answer that takes more memory than there is. What they take is in
+/// work while they are checked.
 ///
 /// # Errors
 /// Where the database fails.
@@ -105,7 +181,7 @@ pub async fn verify_history<T: AsRef<[u8]>>(
     version: &'static RoomVersion,
     texts: &[T],
 ) -> Result<Option<Vec<Event>>, DatabaseError> {
-    let mut memory = ANSWER_MEMORY;
+    let mut memory = AnswerMemory::default();
     let checked = verify_ancestors(server, room_id, version, texts, &mut memory).await?;
     let usable = |ancestor| match ancestor {
         Ancestor::Event(event) => Some(event),
@@ -124,12 +200,12 @@ pub async fn verify_ancestors<T: AsRef<[u8]>>(
     room_id: &RoomId,
     version: &'static RoomVersion,
     texts: &[T],
-    memory: &mut usize,
+    memory: &mut AnswerMemory,
 ) -> Result<Option<Vec<Ancestor>>, DatabaseError> {
     let mut pdus: Vec<ReceivedPdu> = Vec::new();
     for (done, text) in texts.iter().enumerate() {
         turn(server, done).await;
-        match from_history(text.as_ref(), room_id, version, memory) {
+        match memory.parse(server, text.as_ref(), room_id, version) {
             Ok(pdu) => pdus.extend(pdu),
             Err(error) => {
                 let record = LogRecord::warning("events that another server sent are not used").room(room_id);

@@ -135,6 +135,31 @@ fn what_happened_between_a_leave_and_a_rejoin_is_paged_back_to() {
     }
 }
 
+/// What another server answers takes memory that others' requests may have.
+#[test]
+fn history_for_which_there_is_no_room_is_asked_for_again() {
+    let scene = scene("12");
+    let leave = format!("/rooms/{}/leave", quote(&scene.room));
+    assert_eq!(scene.two.post(&scene.bob, &leave, json!({})).0, 200);
+    scene.two.world.settle();
+    for i in 8..48 {
+        scene.one.say(&scene.alice, &scene.room, &"m".repeat(50_000), &format!("t{i}"));
+    }
+    scene.one.world.settle();
+    scene.join();
+    let all = back(&scene.one, &scene.alice, &scene.room, None, 1_000, "");
+    let gaps = || scene.two.database.rows("SELECT * FROM gaps");
+    let before = gaps();
+    // As if a transaction were in work that is as long as they may be.
+    let in_work = scene.two.server.admission.reserve(13 * 1024 * 1024, scene.two.world.now_ms()).unwrap();
+    let shown = back(&scene.two, &scene.bob, &scene.room, None, 1_000, "");
+    assert!(scene.backfills() > 0 && shown.len() < all.len(), "{}", shown.len());
+    let still = gaps();
+    assert!(!still.is_empty() && still.iter().all(|gap| before.contains(gap)), "{still:?}");
+    drop(in_work);
+    assert_eq!(back(&scene.two, &scene.bob, &scene.room, None, 1_000, ""), all);
+}
+
 /// While Bob's server was away Carol has come, said something and gone, and so did Alice say something before and after it.
 struct Visit {
     scene: Scene,

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use crate::{
     error::MatrixError,
-    federation::pdus,
+    federation::pdus::{self, AnswerMemory},
     log::LogRecord,
     matrix::{
         event::{Ancestor, ContentHash, Event, Unusable},
@@ -41,7 +41,7 @@ const DEFER_MS: i64 = 10 * 60 * 1_000;
 pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> Result<bool, MatrixError> {
     // Behind an event that was passed over, history is known.
     let limit = if gap.is_open() { limit.clamp(1, MAX_LIMIT) } else { gap.missing.len() };
-    let (ids, mut memory) = (gap.ids(), pdus::ANSWER_MEMORY);
+    let (ids, mut memory) = (gap.ids(), AnswerMemory::default());
     let mut copies = Copies::new(room.room_version);
     for resident in candidates(server, room).await? {
         let mut texts = match server.federation.backfill(&resident, &room.room_id, &ids, limit).await {
@@ -55,6 +55,10 @@ pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> 
         texts.truncate(limit);
         let (room_id, version) = (&room.room_id, room.room_version);
         let given = pdus::verify_ancestors(server, room_id, version, &texts, &mut memory).await?;
+        if memory.lacks_room() {
+            // That is nobody's fault but ours: the gap stays as it is until the next time.
+            return Ok(false);
+        }
         copies.take(resident, given.unwrap_or_default());
         if copies.are_good(server, room).await? && place(server, room, gap, &copies).await? {
             return Ok(true);

@@ -9,7 +9,10 @@ use futures_util::future::{Either, select};
 
 use super::whom::{Question, Whom};
 use crate::{
-    federation::{pdus, peers::requests::RequestError},
+    federation::{
+        pdus::{self, AnswerMemory},
+        peers::requests::RequestError,
+    },
     log::LogRecord,
     matrix::{
         event::{Event, ReceivedPdu},
@@ -52,6 +55,8 @@ pub(super) struct Look<'s> {
     pub(super) refused: HashSet<(EventId, ServerName)>,
     requests: usize,
     until: i64,
+    /// What the events of the last answer take.
+    in_hand: AnswerMemory,
 }
 
 impl<'s> Look<'s> {
@@ -59,7 +64,8 @@ impl<'s> Look<'s> {
     pub(super) fn new(server: &'s Server, room: Room, first_depth: i64, until: i64) -> Self {
         let whom = Whom::new(server, &room.room_id);
         let (events, refused) = (Vec::new(), HashSet::new());
-        Self { server, room, whom, events, first_depth, refused, requests: MAX_REQUESTS, until }
+        let in_hand = AnswerMemory::default();
+        Self { server, room, whom, events, first_depth, refused, requests: MAX_REQUESTS, until, in_hand }
     }
 
     /// The room's version.
@@ -327,35 +333,38 @@ impl<'s> Look<'s> {
         wanted: &[EventId],
         cites: fn(&ReceivedPdu) -> &[EventId],
     ) -> Result<Vec<Event>, RoomError> {
-        let mut memory = pdus::ANSWER_MEMORY;
+        // Until the next answer is checked, what becomes of this one is in hand.
+        self.in_hand = AnswerMemory::default();
+        let mut memory = AnswerMemory::default();
         let checked = self.check_within(&mut memory, name, texts, wanted, cites).await?;
+        self.in_hand = memory;
         Ok(checked.unwrap_or_default())
     }
 
     /// As [`Look::check`], within this much memory, from which what the events take is subtracted; `None` where it is too little.
     pub(super) async fn check_within<T: AsRef<[u8]>>(
         &mut self,
-        memory: &mut usize,
+        memory: &mut AnswerMemory,
         name: &ServerName,
         texts: &[T],
         wanted: &[EventId],
         cites: fn(&ReceivedPdu) -> &[EventId],
     ) -> Result<Option<Vec<Event>>, RoomError> {
         let server = self.server;
-        let mut left = *memory;
+        let left = memory.left();
         let mut received = Vec::with_capacity(texts.len());
         for text in texts {
-            match pdus::from_history(text.as_ref(), &self.room.room_id, self.version(), &mut left) {
+            match memory.parse(server, text.as_ref(), &self.room.room_id, self.version()) {
                 Ok(pdu) => received.extend(pdu),
                 Err(error) => {
                     let record = LogRecord::warning("events that a server gave are not used");
                     let record = record.room(&self.room.room_id).destination(name).because(&error);
                     server.platform.log.write(record);
+                    memory.give_back(left);
                     return Ok(None);
                 }
             }
         }
-        *memory = left;
         let mut received = reachable(received, wanted, cites);
         received.retain(|pdu| !self.has_refused(pdu.event_id(), name));
         let ids: Vec<EventId> = received.iter().map(|pdu| pdu.event_id().clone()).collect();

@@ -7,7 +7,10 @@ use futures_util::{StreamExt, stream};
 
 use super::{look::Look, whom::Question};
 use crate::{
-    federation::{pdus, peers::retrieving::StateIds},
+    federation::{
+        pdus::{self, AnswerMemory},
+        peers::retrieving::StateIds,
+    },
     log::LogRecord,
     matrix::{
         event::{Event, ReceivedPdu},
@@ -52,7 +55,7 @@ struct Known {
     /// Those that we held before, or have rejected: what they cite we know.
     held: HashSet<EventId>,
     /// The memory that is left for more.
-    memory: usize,
+    memory: AnswerMemory,
 }
 
 /// What a server says that the state before an event is.
@@ -91,7 +94,7 @@ impl Look<'_> {
         }
         let edge_event = held.map(|stored| stored.event);
         let mut known =
-            Known { edge: edge_event, events: HashMap::new(), held: HashSet::new(), memory: pdus::ANSWER_MEMORY };
+            Known { edge: edge_event, events: HashMap::new(), held: HashSet::new(), memory: AnswerMemory::default() };
         loop {
             let claims = self.claims(edge, cited_by, &[], &mut known).await?;
             let Some(event) = known.edge.clone().filter(|_| !claims.is_empty()) else { return Ok(false) };
@@ -112,7 +115,7 @@ impl Look<'_> {
         for Lacking { event, previous, .. } in stuck.take(MAX_EDGES_AT_ONCE) {
             let id = event.event_id();
             let (events, held) = (HashMap::new(), HashSet::new());
-            let mut known = Known { edge: Some(event.clone()), events, held, memory: pdus::ANSWER_MEMORY };
+            let mut known = Known { edge: Some(event.clone()), events, held, memory: AnswerMemory::default() };
             loop {
                 let claims = self.claims(id, id, previous, &mut known).await?;
                 if claims.is_empty() {
@@ -277,8 +280,9 @@ impl Look<'_> {
     async fn load_cited(&self, ids: &[EventId], known: &mut Known) -> Result<bool, RoomError> {
         let headers = self.server.store.headers(self.server.platform.clock.as_ref(), ids).await?;
         let takes = headers.iter().map(|header| pdus::memory_of_held(header.bytes)).sum();
-        let Some(left) = known.memory.checked_sub(takes) else { return Ok(false) };
-        known.memory = left;
+        if !known.memory.take(self.server, takes) {
+            return Ok(false);
+        }
         let before = known.held.len();
         known.held.extend(headers.into_iter().map(|header| header.event_id));
         for rejected in self.server.store.rejected(self.server.platform.clock.as_ref(), ids).await? {
@@ -309,12 +313,11 @@ impl Look<'_> {
         let wanted: HashSet<&EventId> = claim.state.iter().chain(&claim.auth_chain).collect();
         ids.retain(|id| headers.contains_key(id) && wanted.contains(id));
         let takes = ids.iter().filter_map(|id| headers.get(id)).map(|header| pdus::memory_of_held(header.bytes)).sum();
-        let Some(left) = known.memory.checked_sub(takes) else {
+        if !known.memory.take(self.server, takes) {
             let record = LogRecord::warning("a state that a server claims takes more memory than there is");
             self.server.platform.log.write(record.room(&self.room.room_id).event(edge).destination(name));
             return Ok(false);
-        };
-        known.memory = left;
+        }
         known.held.extend(ids.iter().cloned());
         for stored in self.server.rooms.events(&ids).await? {
             known.events.insert(stored.event.event_id().clone(), stored.event);
