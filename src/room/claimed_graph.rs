@@ -11,6 +11,9 @@ use crate::{
 /// How many events are judged and committed together.
 pub(super) const SLICE: usize = 100;
 
+/// How many events are resolved anew in a pass to see whether they are as they should be: each takes some calls to the database.
+const MAX_DOUBTFUL: usize = 16;
+
 /// What rests on claims, in the order in which it can be judged.
 pub(super) struct Graph {
     pub(super) nodes: HashMap<EventId, Node>,
@@ -74,9 +77,9 @@ impl Graph {
             }
         }
         // Most of them are as they should be: they must not take the time of all else.
-        let begin = attempt.saturating_mul(SLICE).checked_rem(doubtful.len()).unwrap_or_default();
+        let begin = attempt.saturating_mul(MAX_DOUBTFUL).checked_rem(doubtful.len()).unwrap_or_default();
         doubtful.rotate_left(begin);
-        self.doubtful = doubtful.into_iter().take(SLICE).collect();
+        self.doubtful = doubtful.into_iter().take(MAX_DOUBTFUL).collect();
     }
 
     /// The states after the previous events, where all are known, each once.
@@ -213,13 +216,13 @@ mod tests {
     /// Each of them has sides with different states, and needs to be resolved to be known to be as it should.
     #[test]
     fn of_very_many_merges_each_attempt_judges_others() {
-        let merges = 2 * SLICE + SLICE / 2;
+        let merges = 2 * MAX_DOUBTFUL + MAX_DOUBTFUL / 2;
         let mut nodes = vec![node("left", 1, &["lost"], [1, 1]), node("right", 1, &["lost"], [2, 2])];
         nodes.extend((0..merges).map(|n| node(&format!("merge{n}"), 2, &["left", "right"], [3, 3])));
         let mut found: HashSet<EventId> = HashSet::new();
         for attempt in 0..3 {
             let judged = judged(&nodes, attempt);
-            assert_eq!(judged.len(), SLICE);
+            assert_eq!(judged.len(), MAX_DOUBTFUL);
             found.extend(judged);
         }
         assert_eq!(found.len(), merges);

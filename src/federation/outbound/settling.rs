@@ -85,7 +85,17 @@ impl Server {
             left = match room.extent {
                 // There is nothing to judge it by before the members are known.
                 Extent::Partial => Left::States,
-                Extent::Whole | Extent::Settling => self.settle_and_fetch(room_id, unsettled.attempts, until).await?,
+                Extent::Whole | Extent::Settling => {
+                    match self.settle_and_fetch(room_id, unsettled.attempts, until).await {
+                        Ok(left) => left,
+                        Err(error) => {
+                            // What fails each time is done more and more seldom, as what leads to nothing.
+                            let retry_at = retry_at(Left::States, false, unsettled, clock.now_ms());
+                            self.store.end_settling(room_id, until, retry_at).await?;
+                            return Err(error);
+                        }
+                    }
+                }
             };
             altered = unsettled.attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(&room, until).await?;
         }
