@@ -24,6 +24,8 @@ const MOST_OF_ORIGIN: usize = IN_WORK_BYTES / 2;
 const MOST_OF_NETWORK: usize = IN_WORK_BYTES / 3;
 /// For so long, in milliseconds, a request is believed to be in work. One that the platform has cut off does not say so.
 const LONGEST_WORK_MS: i64 = 5 * 60 * 1_000;
+/// The same of an answer that is made, or read.
+const LONGEST_ANSWER_MS: i64 = 60 * 1_000;
 /// Where the platform says that requests of others' Workers come from.
 const ADDRESS_OF_WORKERS: &str = "2a06:98c0:3600::103";
 /// How many of those who ask are remembered for each kind of request.
@@ -143,21 +145,21 @@ struct Bucket {
 impl Admission {
     /// Makes room for work on `body_bytes` at `now`; `None` where too much is in work. One body has room whatever its size.
     pub fn reserve(&self, body_bytes: usize, now: i64) -> Option<Reservation> {
-        self.take_room(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE), Whose::default(), now)
+        self.take_room(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE), Whose::default(), now + LONGEST_WORK_MS, now)
     }
 
-    /// Makes room for so many bytes of memory at `now`; `None` where too much is in work, altogether or of theirs.
-    pub fn reserve_memory(&self, bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
-        self.take_room(bytes, whose, now)
+    /// Makes room for so many bytes of memory at `now`; `None` where too much is in work.
+    pub fn reserve_memory(&self, bytes: usize, now: i64) -> Option<Reservation> {
+        self.take_room(bytes, Whose::default(), now + LONGEST_ANSWER_MS, now)
     }
 
     /// Makes room to read a body of at most `body_bytes` at `now`; `None` where too much is in work, altogether or of theirs. What
     /// it takes once it is there says [`Reservation::is_read`].
     pub fn reserve_to_read(&self, body_bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
-        self.take_room(body_bytes.saturating_mul(READING_A_BYTE), whose, now)
+        self.take_room(body_bytes.saturating_mul(READING_A_BYTE), whose, now + LONGEST_WORK_MS, now)
     }
 
-    fn take_room(&self, bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
+    fn take_room(&self, bytes: usize, whose: Whose, until: i64, now: i64) -> Option<Reservation> {
         let mut held = self.in_work.held.borrow_mut();
         held.retain(|_, held| held.until > now);
         let id = self.in_work.last_id.get().wrapping_add(1);
@@ -165,7 +167,7 @@ impl Admission {
             return None;
         }
         self.in_work.last_id.set(id);
-        held.insert(id, Held { bytes, until: now + LONGEST_WORK_MS, whose });
+        held.insert(id, Held { bytes, until, whose });
         Some(Reservation { held: Rc::clone(&self.in_work.held), id })
     }
 
@@ -201,10 +203,17 @@ impl Reservation {
         self.hold(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE))
     }
 
-    /// Makes it so many bytes of memory. `false` where too much is in work: then it stays what it was.
+    /// Makes it so many bytes of memory if it is less. `false` where too much is in work: then it stays what it was.
+    pub fn hold_at_least(&self, bytes: usize) -> bool {
+        let is_held = self.held.borrow().get(&self.id).is_some_and(|held| held.bytes >= bytes);
+        is_held || self.hold(bytes)
+    }
+
+    /// Makes it so many bytes of memory. `false` where too much is in work: then it stays what it was. What has taken too long counts
+    /// no more.
     pub fn hold(&self, bytes: usize) -> bool {
         let mut all = self.held.borrow_mut();
-        let Some(held) = all.get(&self.id) else { return false };
+        let Some(held) = all.get(&self.id) else { return true };
         if bytes > held.bytes && !has_room(&all, self.id, &held.whose, bytes) {
             return false;
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    admission::{Reservation, Whose},
+    admission::Reservation,
     error::MatrixError,
     federation::peers::endpoints::KeyQuery,
     log::LogRecord,
@@ -90,40 +90,37 @@ const LITTLE_MEMORY: usize = 1024 * 1024;
 pub struct AnswerMemory {
     left: usize,
     held: Option<Reservation>,
-    lacks_room: bool,
 }
 
 impl Default for AnswerMemory {
     /// Nothing of it is taken.
     fn default() -> Self {
-        Self { left: ANSWER_MEMORY, held: None, lacks_room: false }
+        Self { left: ANSWER_MEMORY, held: None }
     }
 }
 
 impl AnswerMemory {
-    /// Whether what was to be taken out of it had no room beside what else is in work: nobody's answer is to blame for that.
-    pub fn lacks_room(&self) -> bool {
-        self.lacks_room
-    }
-
-    /// Takes so many bytes out of it; `false` where there are not so many left, or no room for them now.
-    pub fn take(&mut self, server: &Server, bytes: usize) -> bool {
-        let Some(left) = self.left.checked_sub(bytes) else { return false };
+    /// Takes so many bytes out of it; `false` where there are not so many left.
+    ///
+    /// # Errors
+    /// [`DatabaseError::NoRoom`] where they have no room beside what else is in work: nobody's answer is to blame for that.
+    pub fn take(&mut self, server: &Server, bytes: usize) -> Result<bool, DatabaseError> {
+        let Some(left) = self.left.checked_sub(bytes) else { return Ok(false) };
         let taken = ANSWER_MEMORY - left;
         let has_room = match &self.held {
             _ if taken <= LITTLE_MEMORY => true,
             Some(held) => held.hold(taken),
             None => {
                 let now = server.platform.clock.now_ms();
-                self.held = server.admission.reserve_memory(taken, Whose::default(), now);
+                self.held = server.admission.reserve_memory(taken, now);
                 self.held.is_some()
             }
         };
-        self.lacks_room |= !has_room;
-        if has_room {
-            self.left = left;
+        if !has_room {
+            return Err(DatabaseError::NoRoom);
         }
-        has_room
+        self.left = left;
+        Ok(true)
     }
 
     /// Gives back what was taken since so many bytes were left.
@@ -142,17 +139,18 @@ impl AnswerMemory {
     /// As [`from_history`], out of this.
     ///
     /// # Errors
-    /// Where it takes more than there is left, or than there is room for.
+    /// As [`AnswerMemory::take`].
     pub fn parse(
         &mut self,
         server: &Server,
         text: &[u8],
         room_id: &RoomId,
         version: &'static RoomVersion,
-    ) -> Result<Option<ReceivedPdu>, json::Error> {
+    ) -> Result<Result<Option<ReceivedPdu>, json::Error>, DatabaseError> {
         let mut left = self.left;
-        let pdu = from_history(text, room_id, version, &mut left)?;
-        if self.take(server, self.left - left) { Ok(pdu) } else { Err(json::Error::too_large()) }
+        let pdu = from_history(text, room_id, version, &mut left);
+        self.take(server, self.left - left)?;
+        Ok(pdu)
     }
 }
 
@@ -174,7 +172,7 @@ pub fn memory_of_held(bytes: usize) -> usize {
 /// work while they are checked.
 ///
 /// # Errors
-/// Where the database fails.
+/// Where the database fails, or there is no room for them.
 pub async fn verify_history<T: AsRef<[u8]>>(
     server: &Server,
     room_id: &RoomId,
@@ -194,7 +192,7 @@ pub async fn verify_history<T: AsRef<[u8]>>(
 /// `memory`; `None` for an answer that takes more than there is.
 ///
 /// # Errors
-/// Where the database fails.
+/// Where the database fails, or there is no room for them.
 pub async fn verify_ancestors<T: AsRef<[u8]>>(
     server: &Server,
     room_id: &RoomId,
@@ -205,7 +203,7 @@ pub async fn verify_ancestors<T: AsRef<[u8]>>(
     let mut pdus: Vec<ReceivedPdu> = Vec::new();
     for (done, text) in texts.iter().enumerate() {
         turn(server, done).await;
-        match memory.parse(server, text.as_ref(), room_id, version) {
+        match memory.parse(server, text.as_ref(), room_id, version)? {
             Ok(pdu) => pdus.extend(pdu),
             Err(error) => {
                 let record = LogRecord::warning("events that another server sent are not used").room(room_id);

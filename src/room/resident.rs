@@ -11,7 +11,7 @@ use super::{
     view::View,
 };
 use crate::{
-    admission::{Reservation, Whose},
+    admission::Reservation,
     matrix::{
         event::Event,
         identifiers::{EventId, ServerName, UserId},
@@ -65,22 +65,15 @@ impl Rooms {
         omits_members: bool,
     ) -> Result<(Admitted, ToldOfJoin), RoomError> {
         let source = Source::PassOn { given_by: Some(origin.clone()) };
-        let tell = async |root| self.to_be_told(origin, join, root, omits_members).await;
+        let tell = async |root| self.to_be_told(join, root, omits_members).await;
         let (event, state_before, told) = self.commit_one_with(join, &source, tell).await?;
         Ok((Admitted { event, state_before }, told))
     }
 
-    async fn to_be_told(
-        &self,
-        origin: &ServerName,
-        join: &Event,
-        root: NodeId,
-        omits_members: bool,
-    ) -> Result<ToldOfJoin, RoomError> {
+    async fn to_be_told(&self, join: &Event, root: NodeId, omits_members: bool) -> Result<ToldOfJoin, RoomError> {
         let room_for = |bytes| {
             fits(bytes)?;
-            let whose = Whose { origin: origin.as_str().to_owned(), ..Whose::default() };
-            Ok::<_, RoomError>(self.store.room_for_answer(bytes + BESIDE_STATE, whose)?)
+            Ok::<_, RoomError>(self.store.room_for_answer(bytes + BESIDE_STATE)?)
         };
         if omits_members {
             let WithoutMembers { servers, events, bytes } = self.without_members(join, root).await?;

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use super::{Store, events::shown_text, json_list};
 use crate::{
-    admission::{Reservation, Whose},
+    admission::Reservation,
     matrix::identifiers::{EventId, RoomId},
     platform::{DatabaseError, Row, Rows, SqlValue, Statement},
 };
@@ -67,8 +67,8 @@ impl Store {
     ///
     /// # Errors
     /// [`DatabaseError::NoRoom`]
-    pub fn room_for_answer(&self, bytes: usize, whose: Whose) -> Result<Option<Rc<Reservation>>, DatabaseError> {
-        Ok(self.room_for(memory_of(bytes), whose)?.map(Rc::new))
+    pub fn room_for_answer(&self, bytes: usize) -> Result<Option<Rc<Reservation>>, DatabaseError> {
+        Ok(self.room_for(memory_of(bytes))?.map(Rc::new))
     }
 
     /// Appends a JSON list of the texts to `answer`, redacted ones as redacted. Each is let go of once it is written, so that
@@ -80,7 +80,7 @@ impl Store {
         let EventTexts { room_id, mut rows, held } = texts;
         let held = match held {
             Some(held) => Some(held),
-            None => self.room_for_answer(answer.len(), Whose::default())?,
+            None => self.room_for_answer(answer.len())?,
         };
         let mut later = VecDeque::new();
         let mut list = List::begin(answer);
@@ -153,7 +153,7 @@ impl<'a> List<'a> {
         if self.text.len() + bytes > MAX_ANSWER {
             return Ok(false);
         }
-        if held.is_some_and(|held| !held.hold(memory_of(self.text.len() + bytes))) {
+        if held.is_some_and(|held| !held.hold_at_least(memory_of(self.text.len() + bytes))) {
             return Err(DatabaseError::NoRoom);
         }
         self.text.reserve_exact(bytes);

@@ -78,7 +78,7 @@ pub mod well_known;
 use std::rc::Rc;
 
 use crate::{
-    admission::{Admission, Reservation, Whose},
+    admission::{Admission, Reservation},
     platform::{Clock, Database, DatabaseError, Rows, Statement},
 };
 
@@ -105,9 +105,9 @@ impl Store {
     ///
     /// # Errors
     /// [`DatabaseError::NoRoom`]
-    fn room_for(&self, bytes: usize, whose: Whose) -> Result<Option<Reservation>, DatabaseError> {
+    fn room_for(&self, bytes: usize) -> Result<Option<Reservation>, DatabaseError> {
         let Some((admission, clock)) = &self.in_work else { return Ok(None) };
-        admission.reserve_memory(bytes, whose, clock.now_ms()).map(Some).ok_or(DatabaseError::NoRoom)
+        admission.reserve_memory(bytes, clock.now_ms()).map(Some).ok_or(DatabaseError::NoRoom)
     }
 
     /// Runs `statements` as one atomic batch and one round trip; see [`Database::batch`].

@@ -17,7 +17,6 @@ use super::{
     state_sql::{self, entries},
 };
 use crate::{
-    admission::Whose,
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
@@ -275,7 +274,7 @@ impl Store {
     /// Where the database fails.
     pub async fn state_texts_before(&self, asked: Asked<'_>) -> Result<AtEvent<StateTexts>, DatabaseError> {
         let statements = [STATE_TEXTS_BEFORE, AUTH_CHAIN_TEXTS_BEFORE].map(|sql| asked.first_texts(sql));
-        let held = self.room_for_answer(0, asked.whose())?;
+        let held = self.room_for_answer(0)?;
         let AtEvent { standing, event, read } = self.at_event(asked, statements).await?;
         let texts = |rows| EventTexts { room_id: asked.room_id.clone(), rows, held: held.clone() };
         let [state, auth_chain] = read.map(texts);
@@ -287,7 +286,7 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn event_auth_texts(&self, asked: Asked<'_>) -> Result<AtEvent<EventTexts>, DatabaseError> {
-        let held = self.room_for_answer(0, asked.whose())?;
+        let held = self.room_for_answer(0)?;
         let AtEvent { standing, event, read: [rows] } =
             self.at_event(asked, [asked.first_texts(EVENT_AUTH_TEXTS)]).await?;
         Ok(AtEvent { standing, event, read: EventTexts { room_id: asked.room_id.clone(), rows, held } })
@@ -357,10 +356,6 @@ impl Asked<'_> {
 
     fn first_texts(&self, sql: &'static str) -> Statement {
         first_texts(sql, self.parameters())
-    }
-
-    fn whose(&self) -> Whose {
-        Whose { origin: self.server.as_str().to_owned(), ..Whose::default() }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
         identifiers::{EventId, ServerName},
         room_version::{EventIds, RoomVersion},
     },
+    platform::DatabaseError,
     room::{Room, RoomError},
     server::Server,
     store::event_graph::Gap,
@@ -54,11 +55,10 @@ pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> 
         };
         texts.truncate(limit);
         let (room_id, version) = (&room.room_id, room.room_version);
-        let given = pdus::verify_ancestors(server, room_id, version, &texts, &mut memory).await?;
-        if memory.lacks_room() {
-            // That is nobody's fault but ours: the gap stays as it is until the next time.
-            return Ok(false);
-        }
+        let given = match pdus::verify_ancestors(server, room_id, version, &texts, &mut memory).await {
+            Err(DatabaseError::NoRoom) => return Ok(false),
+            given => given?,
+        };
         copies.take(resident, given.unwrap_or_default());
         if copies.are_good(server, room).await? && place(server, room, gap, &copies).await? {
             return Ok(true);
@@ -181,7 +181,10 @@ async fn place(server: &Server, room: &Room, gap: &Gap, copies: &Copies) -> Resu
             let citing = ancestors.iter().filter_map(Ancestor::event).chain(&auth_events);
             let citing = citing.filter(|event| cites(event, &missing)).take(AUTH_AT_ONCE);
             let citing: Vec<EventId> = citing.map(|event| event.event_id().clone()).collect();
-            let more = fetch_auth_chains(server, room, asked, &citing).await?;
+            let more = match fetch_auth_chains(server, room, asked, &citing).await {
+                Err(DatabaseError::NoRoom) => return Ok(false),
+                more => more?,
+            };
             let mut known: HashSet<EventId> = auth_events.iter().map(|event| event.event_id().clone()).collect();
             let mut more: Vec<Event> =
                 more.into_iter().filter(|event| known.insert(event.event_id().clone())).collect();
@@ -226,7 +229,7 @@ async fn fetch_auth_chains(
     room: &Room,
     resident: &ServerName,
     ids: &[EventId],
-) -> Result<Vec<Event>, MatrixError> {
+) -> Result<Vec<Event>, DatabaseError> {
     let fetch = |id| server.federation.event_auth(resident, &room.room_id, id);
     let texts: Vec<_> = join_all(ids.iter().map(fetch)).await.into_iter().flatten().flatten().collect();
     Ok(pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?.unwrap_or_default())

@@ -354,7 +354,7 @@ impl<'s> Look<'s> {
         let left = memory.left();
         let mut received = Vec::with_capacity(texts.len());
         for text in texts {
-            match memory.parse(server, text.as_ref(), &self.room.room_id, self.version()) {
+            match memory.parse(server, text.as_ref(), &self.room.room_id, self.version())? {
                 Ok(pdu) => received.extend(pdu),
                 Err(error) => {
                     let record = LogRecord::warning("events that a server gave are not used");

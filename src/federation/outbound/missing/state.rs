@@ -280,7 +280,7 @@ impl Look<'_> {
     async fn load_cited(&self, ids: &[EventId], known: &mut Known) -> Result<bool, RoomError> {
         let headers = self.server.store.headers(self.server.platform.clock.as_ref(), ids).await?;
         let takes = headers.iter().map(|header| pdus::memory_of_held(header.bytes)).sum();
-        if !known.memory.take(self.server, takes) {
+        if !known.memory.take(self.server, takes)? {
             return Ok(false);
         }
         let before = known.held.len();
@@ -313,7 +313,7 @@ impl Look<'_> {
         let wanted: HashSet<&EventId> = claim.state.iter().chain(&claim.auth_chain).collect();
         ids.retain(|id| headers.contains_key(id) && wanted.contains(id));
         let takes = ids.iter().filter_map(|id| headers.get(id)).map(|header| pdus::memory_of_held(header.bytes)).sum();
-        if !known.memory.take(self.server, takes) {
+        if !known.memory.take(self.server, takes)? {
             let record = LogRecord::warning("a state that a server claims takes more memory than there is");
             self.server.platform.log.write(record.room(&self.room.room_id).event(edge).destination(name));
             return Ok(false);
