@@ -1,6 +1,6 @@
 """npm run bench: the Worker and a Synapse take the same load in the same run.
 
-A fake origin joins a room on each and sends 40 transactions of 50 signed PDUs, then 200 transactions of one PDU. A
+A fake origin joins a room on each and sends 88 transactions of 50 signed PDUs, then 200 transactions of one PDU. A
 transaction is sent when the one before it is stored. The two servers take turns, so that whatever else the machine does
 slows both; what is sent in a turn is signed before the clock starts. On a machine so busy that the turns take too long,
 there are fewer of them.
@@ -63,7 +63,7 @@ class Stretch(NamedTuple):
     pause: float
 
 
-FULL = Stretch(50, 8, 5, 90, 0.02)
+FULL = Stretch(50, 8, 11, 120, 0.02)
 SINGLE = Stretch(1, 40, 5, 30, 0.004)
 
 
