@@ -215,7 +215,8 @@ impl Call {
             network: network_of_request(self.request.headers()),
         };
         let longest = announced.unwrap_or(limit).min(limit);
-        let reservation = admission.reserve_to_read(longest, whose, clock.now_ms()).ok_or_else(too_busy)?;
+        let reservation =
+            admission.reserve_to_read(longest, whose, clock.now_ms()).ok_or_else(MatrixError::too_busy)?;
         let bytes = match waiting {
             RequestBody::Read(bytes) if bytes.len() > limit => Err(BodyError::TooLong),
             RequestBody::Read(bytes) => Ok(bytes),
@@ -223,7 +224,7 @@ impl Call {
         };
         let bytes = bytes.map_err(refused_body)?;
         if !reservation.is_read(bytes.len()) {
-            return Err(too_busy());
+            return Err(MatrixError::too_busy());
         }
         self.body.replace(CallBody::Read(bytes.clone(), Rc::new(reservation)));
         Ok(bytes)
@@ -325,11 +326,6 @@ pub fn refused_body(error: BodyError) -> MatrixError {
         BodyError::TooLong => too_large(),
         BodyError::Broken => broken_off(),
     }
-}
-
-/// The refusal of a body for which there is no room now.
-pub fn too_busy() -> MatrixError {
-    MatrixError::too_busy()
 }
 
 /// The longest body that is read of a request for `path`.

@@ -11,7 +11,7 @@ use crate::{
         push::Ruleset,
     },
     platform::DatabaseError,
-    router::{self, Call, Handled, ok, raw_json_response},
+    router::{Call, Handled, ok, raw_json_response},
     server::Server,
 };
 
@@ -97,7 +97,7 @@ pub(super) async fn change(
             return Ok(());
         }
     }
-    Err(router::too_busy())
+    Err(MatrixError::too_busy())
 }
 
 async fn write(server: &Server, call: &Call, room_id: &str, event_type: &str) -> Handled {

@@ -8,7 +8,7 @@ use crate::{
     matrix::media::OCTET_STREAM,
     media::pixels::{Method, Refusal, Smaller, Wanted},
     platform::media::{ByteStream, MediaError, NewObject, StoredObject, Whole},
-    router::{Call, too_busy},
+    router::Call,
     server::Server,
 };
 
@@ -78,7 +78,7 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
         return Err(NotGiven::TooLarge);
     }
     let now = server.platform.clock.now_ms();
-    let _reservation = server.admission.reserve(IN_WORK, now).ok_or_else(too_busy)?;
+    let _reservation = server.admission.reserve(IN_WORK, now).ok_or_else(MatrixError::too_busy)?;
     let mut object = bucket.get(held.key.clone(), None).await?.ok_or(NotGiven::Gone)?;
     let file = whole(&mut *object.stream, object.size.min(MAX_FILE)).await?;
     match pixels::smaller(&file, size) {

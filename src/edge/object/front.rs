@@ -250,7 +250,7 @@ async fn whole(request: web_sys::Request) -> Result<(web_sys::Request, Option<Re
     let keep = announced.map_or(limit, |length| if length > limit { 0 } else { length });
     let whose = Whose { network: network_of_request(head.headers()), ..Whose::default() };
     let reservation = ADMISSION.with(|admission| admission.reserve_to_read(keep, whose, WorkerClock.now_ms()));
-    let reservation = reservation.ok_or_else(router::too_busy)?;
+    let reservation = reservation.ok_or_else(MatrixError::too_busy)?;
     let broken = || router::refused_body(BodyError::Broken);
     let body: JsValue = if announced.is_some_and(|length| length <= limit) {
         // HTTP holds the sender to the length it has announced. The bytes stay with the runtime, which passes them on.
