@@ -141,6 +141,7 @@ impl Filling<'_> {
         let gap = self.gap;
         let missing = gap.missing.iter().map(|lack| &lack.event_id);
         let mut history = connected(missing, ancestors, |id| self.is_placed(id));
+        self.leave_create_event_to_the_end(&mut history);
         let given: HashSet<&EventId> = ancestors.iter().map(Ancestor::event_id).collect();
         // Asked for again in vain.
         let still: Vec<_> =
@@ -198,9 +199,13 @@ impl Filling<'_> {
                 *least = (*least).min(row);
             }
         }
+        if gap.below.is_some() {
+            reached.extend(gap.missing.iter().map(|lack| &lack.event_id).filter(|id| self.is_create(id)).cloned());
+        }
         let done: HashSet<&EventId> = reached.iter().collect();
         let cited: HashSet<&EventId> = history.iter().flat_map(|one| one.prev_events()).collect();
-        let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !self.is_placed(id));
+        let is_further_down = |id: &EventId| gap.below.is_some() && self.is_create(id);
+        let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !self.is_placed(id) && !is_further_down(id));
         let missing = lacking.filter_map(|id| {
             let passed = in_a_row.get(id).copied().unwrap_or_default();
             let missing = Missing { event_id: id.clone(), before: CommitPos::At(after), passed };
@@ -214,6 +219,23 @@ impl Filling<'_> {
         redactions.extend(of_copies);
         let gap = Filled { from: gap.pos, to: after, reached, passed };
         Ok(Outcome { new, rejected, readmitted, copies, redactions, missing, gap, changed })
+    }
+
+    /// Whether the event is the room's first one, which is held as a part of the state wherever the room was joined later.
+    fn is_create(&self, id: &EventId) -> bool {
+        self.view.stored(id).is_some_and(|held| held.event.is_state("m.room.create", ""))
+    }
+
+    /// Takes the create event out of `history` unless the timeline begins there: whoever cites it late does not move it. It comes
+    /// with the last events of the oldest gap.
+    fn leave_create_event_to_the_end(&self, history: &mut Vec<&Ancestor>) {
+        let Some(at) = history.iter().position(|one| self.is_create(one.event_id())) else { return };
+        let reached: HashSet<&EventId> = history.iter().map(|one| one.event_id()).collect();
+        let not_asked_for = self.gap.missing.iter().filter(|lack| lack.attempts == 0).map(|lack| &lack.event_id);
+        let mut cited = history.iter().flat_map(|one| one.prev_events()).chain(not_asked_for);
+        if self.gap.below.is_some() || cited.any(|id| !reached.contains(id) && !self.is_placed(id)) {
+            history.remove(at);
+        }
     }
 
     /// Whether the event has its place already. What came late, and was soft-failed by what the room is now, has none in the history from

@@ -164,7 +164,7 @@ impl Judgement {
         if let Some(known) = known(view, event.event_id()) {
             return Ok(known);
         }
-        if event.event_type() == "m.room.create" {
+        if is_create(event) {
             // Every room that is known here was created already; ours never come this way.
             let held = view.stored(event.event_id()).is_some();
             return Ok(if held {
@@ -179,6 +179,7 @@ impl Judgement {
             self.reject(view, event, StateAt { root: self.state, claimed: true }, &rejection);
             return Ok(Verdict::Rejected(rejection));
         }
+        self.know_creation(view, event).await?;
         let claimed_before = self.claimed_before.get(event.event_id()).copied();
         let missing = missing(view, event, claimed_before.is_some());
         if let Some(missing) = missing {
@@ -211,6 +212,22 @@ impl Judgement {
         let soft_failed = forbidden.or(unsigned.as_ref().map(not_signed));
         self.take(view, event, before, soft_failed.is_some(), source).await?;
         Ok(soft_failed.map_or(Verdict::Accepted, Verdict::SoftFailed))
+    }
+
+    /// Makes known what the state is after the room's create event, if `event` cites that as a previous one. Whoever joins a room
+    /// holds its create event as a part of the state alone, and servers only say what was before it: nothing. Whoever cites it
+    /// must not keep all those waiting who build upon that.
+    async fn know_creation(&self, view: &mut View<'_>, event: &Event) -> Result<(), RoomError> {
+        let is_unplaced_create = |id: &&EventId| {
+            view.state_after(id).is_none() && view.stored(id).is_some_and(|held| is_create(&held.event))
+        };
+        let Some(id) = event.prev_events().iter().find(is_unplaced_create) else { return Ok(()) };
+        let current = view.state(self.state, &[key("m.room.create", "")]).await?;
+        if let Some(create) = current.iter().find(|create| create.event_id() == id) {
+            let after = view.with_event(NodeId::EMPTY, create).await?;
+            view.know_states(id, NodeId::EMPTY, after);
+        }
+        Ok(())
     }
 
     /// Takes the content of `event` where it is held without. What was thought of it stays, for all that the rules read of it
@@ -252,9 +269,15 @@ impl Judgement {
     /// Notes the edges of gaps that `event` cites, which does not go to the timeline because of what is claimed there: what is held
     /// of the gap shows whether that is so.
     pub(super) fn note_edges(&mut self, view: &View<'_>, event: &Event) {
-        let is_edge = |id: &&EventId| !view.is_placed(id);
-        let edges = event.prev_events().iter().filter(is_edge).cloned();
-        self.missing.extend(edges.map(|id| (self.states.len(), id)));
+        self.note_missing(view, event.prev_events());
+    }
+
+    /// Notes those of `cited` that have no place in the timeline: there is a gap below what comes next. The create event is at the
+    /// end of the gap that our join has left.
+    fn note_missing(&mut self, view: &View<'_>, cited: &[EventId]) {
+        let is_found_elsewhere = |id: &EventId| view.stored(id).is_some_and(|held| is_create(&held.event));
+        let missing = cited.iter().filter(|id| !view.is_placed(id) && !is_found_elsewhere(id)).cloned();
+        self.missing.extend(missing.map(|id| (self.states.len(), id)));
     }
 
     /// Whether the current state rests on another server's claim.
@@ -304,8 +327,7 @@ impl Judgement {
             let extremities = self.extremities.clone();
             let behind = self.extend(view, event, before.claimed).await?;
             // Known only by a claim about the state around them, if at all.
-            let lacking = behind.into_iter().filter(|id| !view.is_placed(id));
-            self.missing.extend(lacking.map(|id| (self.states.len(), id)));
+            self.note_missing(view, &behind);
             match self.state_of_extremities(view).await? {
                 Some(state) => self.state = state,
                 None => self.extremities = extremities,
@@ -422,6 +444,11 @@ fn known(view: &View<'_>, event_id: &EventId) -> Option<Verdict> {
 /// Why an event is soft-failed that the policy server has not signed.
 pub(super) fn not_signed(policy: &PolicyServer) -> String {
     format!("the room's policy server, {}, has not signed it", policy.via)
+}
+
+/// Whether it has the type of a create event, whatever else it is.
+fn is_create(event: &Event) -> bool {
+    event.event_type() == "m.room.create"
 }
 
 /// What `event` cites and cannot be judged without, if anything. Where the state before it is known otherwise, its previous

@@ -190,6 +190,13 @@ impl<'s> View<'s> {
         Some(StateAt { root: stored.state_after?, claimed: stored.claimed })
     }
 
+    /// Makes the states around an event that is held known to this work; they are not committed.
+    pub(super) fn know_states(&mut self, id: &EventId, before: NodeId, after: NodeId) {
+        if let Some(held) = self.events.get_mut(id) {
+            (held.state_before, held.state_after) = (Some(before), Some(after));
+        }
+    }
+
     /// Makes the rejection of an event known to this work, before it is committed. Whether we held the event.
     pub(super) fn put_rejected(&mut self, new: &NewRejected) -> bool {
         let id = new.event.event_id();

@@ -8,6 +8,10 @@ use serde_json::{Value, json};
 use verge::router::json_response;
 
 use crate::{
+    common::{
+        network::Homeserver,
+        peer::{Peer, event_id},
+    },
     gaps::{Scene, back, scene},
     home::{Home, quote},
     visited::{Visited, tells_only, visited},
@@ -245,11 +249,11 @@ fn what_is_made_up_is_not_followed_for_ever() {
         chain.push(event);
     }
     let by_id: std::collections::HashMap<String, Value> =
-        chain.iter().map(|event| (crate::common::peer::event_id("11", event), event.clone())).collect();
+        chain.iter().map(|event| (event_id("11", event), event.clone())).collect();
     let content = json!({ "msgtype": "m.text", "body": "hello" });
     let fields = json!({ "type": "m.room.message", "content": content, "prev_events": [theirs.last, tip] });
     let (said, event) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
-    let state: Vec<String> = theirs.state.values().map(|event| crate::common::peer::event_id("11", event)).collect();
+    let state: Vec<String> = theirs.state.values().map(|event| event_id("11", event)).collect();
     let first = chain.last().unwrap().clone();
     let good = peer.sign("11", {
         let mut good = first.clone();
@@ -339,5 +343,45 @@ fn a_gap_behind_a_soft_failed_event_is_paged_back_to() {
     assert!(!found.contains(&hidden.0), "Bob is banned");
     for id in [&said.0, &edge.0, &missed.0] {
         assert!(found.contains(id), "{id} {:?}", world.logs());
+    }
+}
+
+/// Where somebody has cited the room's first event late, a server may give it early: it is the first all the same.
+#[test]
+fn the_first_event_of_a_room_ends_its_history_wherever_it_is_cited() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        scene.leave();
+        scene.says(8..158);
+        let peer = Peer::new(&scene.one.world, "peer.example");
+        let server = Homeserver { server: Rc::clone(&scene.one.server), database: scene.one.database.clone() };
+        let zoe = peer.user("zoe");
+        let theirs = peer.join(&server, &scene.room, &zoe);
+        let create = theirs.state[&("m.room.create".to_owned(), String::new())].clone();
+        let fields = json!({
+            "type": "m.room.message",
+            "content": { "body": "it all began here" },
+            "prev_events": [event_id(version, &create), theirs.last],
+        });
+        let (id, cites) = peer.sign(version, theirs.draft(scene.one.world.now_ms(), &zoe, fields));
+        assert_eq!(peer.send(&server, "1", &[cites]), (200, json!({ "pdus": { id: {} } })));
+        scene.says(158..162);
+        scene.join();
+        alter(&scene.one, "/backfill/", move |answer| {
+            let pdus = answer["pdus"].as_array_mut().unwrap();
+            if !pdus.contains(&create) {
+                pdus.insert(0, create.clone());
+            }
+        });
+        let all = scene.all_but("");
+        assert!(all.len() > 50);
+        assert_eq!(scene.bob_finds(7), all, "{version}");
+        // So it is for who was never there before.
+        let three = Home::with(&scene.one.world, "three.test", &[("REGISTRATION", "open")]);
+        let carol = three.register("carol");
+        let join = format!("/join/{}?via=one.test", quote(&scene.room));
+        assert_eq!(three.post(&carol, &join, json!({})).0, 200);
+        scene.one.world.settle();
+        assert_eq!(back(&three, &carol, &scene.room, None, 7, ""), scene.all_but(""), "{version}");
     }
 }

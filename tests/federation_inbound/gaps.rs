@@ -2,7 +2,11 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::router::json_response;
+use verge::{
+    federation::outbound::membership,
+    matrix::{identifiers::ServerName, json::Object},
+    router::json_response,
+};
 
 use crate::{
     Scene,
@@ -96,5 +100,38 @@ fn who_joined_behind_a_gap_is_heard() {
             assert!(scene.a.shows(id), "version {version}: {:?}", scene.world.logs());
         }
         assert_eq!(scene.a.membership(&scene.world, &scene.room, &scene.peer.user("carol")).as_deref(), Some("join"));
+    }
+}
+
+/// Whoever joined later knows the room's first event only as a part of the state, and nobody tells what the state after it was.
+#[test]
+fn what_cites_the_create_event_keeps_nobody_waiting() {
+    for version in ["10", "11", "12"] {
+        let mut scene = scene(version);
+        let b = scene.world.server("b.example");
+        let zoe = b.user(&scene.world, "zoe");
+        let via = vec![ServerName::parse("a.example").unwrap()];
+        let joined = membership::join(&b, &zoe, &scene.room, via, Object::new());
+        scene.theirs.advance(scene.world.run(joined).unwrap().as_str());
+        scene.world.settle();
+        let create = scene.theirs.state_id("m.room.create", "").unwrap();
+        let fields = json!({
+            "type": "m.room.message", "content": { "body": "it all began here" }, "prev_events": [create, scene.theirs.last],
+        });
+        let draft = scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields);
+        let (id, event) = scene.peer.sign(version, draft);
+        for server in [&scene.a, &b] {
+            scene.peer.send(server, "1", std::slice::from_ref(&event));
+        }
+        scene.world.settle();
+        let said = scene.a.say(&scene.world, &scene.room, &scene.alice, "go on");
+        scene.world.settle();
+        for shown in [id.as_str(), said.event_id().as_str()] {
+            assert!(b.shows(shown), "version {version}, {shown}: {:#?}", scene.world.logs());
+        }
+        assert_eq!(b.state(&scene.world, &scene.room), scene.a.state(&scene.world, &scene.room));
+        // The room's beginning is not where that was said.
+        let gaps = b.database.rows(&format!("SELECT 1 FROM gaps WHERE event_id = '{create}'"));
+        assert!(gaps.is_empty(), "version {version}");
     }
 }
