@@ -114,10 +114,14 @@ impl MatrixError {
         Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
     }
 
+    /// 503 `M_UNKNOWN`: what is lacking now may be there when it is asked again.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).retry_after(1_000)
+    }
+
     /// 503 `M_UNKNOWN`: there is no room now for what this would take.
     pub fn too_busy() -> Self {
-        const MESSAGE: &str = "This server works on as much as it can hold; try again.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(1_000)
+        Self::unavailable("This server is too busy at the moment; try again shortly.")
     }
 
     /// 500 `M_UNKNOWN` without any detail: what went wrong is for the log only.
@@ -168,16 +172,12 @@ impl Reason for MatrixError {
 impl From<DatabaseError> for MatrixError {
     /// 503, so that the sender repeats the request and nothing is lost; 413 or 500 where that would end as before.
     fn from(error: DatabaseError) -> Self {
-        if matches!(error, DatabaseError::Refused(_)) {
-            return Self::too_large("This is more than the database takes.").because(&error);
+        match error {
+            DatabaseError::Refused(_) => Self::too_large("This is larger than the database accepts."),
+            DatabaseError::Constraint(_) | DatabaseError::Shape(_) => Self::internal(),
+            DatabaseError::NoRoom => return Self::too_busy(),
+            DatabaseError::Unavailable(_) => Self::unavailable("The database is unavailable at the moment; try again."),
         }
-        if matches!(error, DatabaseError::Constraint(_)) {
-            return Self::internal().because(&error);
-        }
-        if matches!(error, DatabaseError::NoRoom) {
-            return Self::too_busy();
-        }
-        let message = "The database could not be used; try again.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).retry_after(1_000).because(&error)
+        .because(&error)
     }
 }

@@ -135,8 +135,7 @@ impl From<MediaError> for MatrixError {
             MediaError::TooLong => Self::too_large("This is larger than what this server keeps."),
             MediaError::Broken => Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The upload broke off."),
             MediaError::Unavailable(_) => {
-                let message = "The media store could not be used; try again.";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).because(&error)
+                Self::unavailable("The media store could not be used; try again.").because(&error)
             }
         }
     }

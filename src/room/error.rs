@@ -100,11 +100,11 @@ impl Reason for RoomError {
 }
 
 impl From<DatabaseError> for RoomError {
-    /// A broken constraint comes here only where no race explains it ([`crate::store::commit`]): a fault of ours, which would
-    /// repeat itself.
+    /// A broken constraint comes here only where no race explains it ([`crate::store::commit`]). It is a fault of ours as a row is
+    /// that cannot be read: it would repeat itself.
     fn from(error: DatabaseError) -> Self {
         match error {
-            DatabaseError::Constraint(_) => Self::Corrupt(error.to_string()),
+            DatabaseError::Constraint(_) | DatabaseError::Shape(_) => Self::Corrupt(error.to_string()),
             error => Self::Database(error),
         }
     }
@@ -115,9 +115,10 @@ impl From<RoomError> for MatrixError {
         let message = error.to_string();
         match error {
             RoomError::Database(error) => error.into(),
-            RoomError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message),
+            RoomError::Busy => Self::unavailable(message),
             RoomError::UnknownRoom => Self::not_found(message),
-            RoomError::TooLarge => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_RESOURCE_LIMIT_EXCEEDED", message),
+            // It is not the time to say when to ask again: it will still be too much then.
+            RoomError::TooLarge => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message),
             RoomError::MembersUnknown => Self::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message),
             RoomError::NotAllowed(_) | RoomError::Denied | RoomError::TooManyInvites => Self::forbidden(message),
             RoomError::Unsigned(unsigned) => unsigned.into(),

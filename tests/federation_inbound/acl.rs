@@ -210,4 +210,6 @@ fn what_a_denied_server_sent_while_we_joined_is_dropped() {
     assert_eq!(b.membership(&world, &room, bob.as_str()).as_deref(), Some("join"));
     assert!(!b.shows(&id));
     assert!(b.database.rows("SELECT event_id FROM staged_pdus").is_empty());
+    let told = |line: &String| line.contains("a staged PDU is dropped") && line.contains(&id);
+    assert!(world.logs().iter().any(told), "{:#?}", world.logs());
 }

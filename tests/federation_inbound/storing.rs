@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use verge::router::json_response;
 
-use crate::scene;
+use crate::{common::peer::encode, scene};
 
 const MARKER: &str = "more than fits";
 
@@ -69,8 +69,24 @@ fn what_cannot_be_stored_is_no_reason_to_come_again() {
     let scene = scene("12");
     scene.a.database.refuses.replace(Some("dave".to_owned()));
     // Whatever the request: an answer of 5xx would have it repeated.
-    let dave = crate::common::peer::encode("@dave:a.example");
+    let dave = encode("@dave:a.example");
     let target = format!("/_matrix/federation/v1/query/profile?user_id={dave}");
     let (status, answer) = scene.peer.get(&scene.a, &target);
     assert!((400..500).contains(&status), "{status} {answer}");
+}
+
+/// What is stored and cannot be read is a fault of ours, which does not pass by being asked again.
+#[test]
+fn what_cannot_be_read_is_not_said_to_be_there_later() {
+    let mut scene = scene("12");
+    let said = scene.theirs.say(&scene.peer, &scene.bob, "hello");
+    scene.a.database.rows("UPDATE rooms SET room_version = '?'");
+    let target =
+        format!("/_matrix/federation/v1/make_join/{}/{}", encode(scene.room.as_str()), encode("@zoe:peer.example"));
+    let answers = [scene.peer.send(&scene.a, "1", &[said.1]), scene.peer.get(&scene.a, &target)];
+    for (status, answer) in answers {
+        assert_eq!((status, &answer["errcode"]), (500, &json!("M_UNKNOWN")), "{answer}");
+    }
+    let reason = |line: &String| line.contains("\"status\":500") && line.contains("a stored room has");
+    assert_eq!(scene.world.logs().into_iter().filter(reason).count(), 2, "{:#?}", scene.world.logs());
 }

@@ -143,7 +143,7 @@ pub(in crate::edge) fn live(marker: &Marker, engine: Engine) -> Result<(), Respo
     };
     Console.write(LogRecord::warning(why));
     const MESSAGE: &str = "This server is being moved; try again later.";
-    let error = MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(RETRY_MS);
+    let error = MatrixError::unavailable(MESSAGE).retry_after(RETRY_MS);
     Err(error_response(&error))
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future};
-use http::{Method, StatusCode};
+use http::Method;
 use worker::{
     Context, Env,
     js_sys::Uint8Array,
@@ -129,8 +129,7 @@ fn over_object(env: &Env, settings: &Settings, context: Context) -> Result<Progr
 fn unreachable(error: &JsValue) -> Answer {
     let error = DatabaseError::Unavailable(describe(error));
     Console.write(LogRecord::error("the object does not answer").because(&error));
-    const MESSAGE: &str = "This server cannot be reached for a moment; try again.";
-    let error = MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", MESSAGE).retry_after(1_000);
+    let error = MatrixError::unavailable("This server cannot be reached for a moment; try again.");
     router::error_response(&error).map(Body::Whole)
 }
 

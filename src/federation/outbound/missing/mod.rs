@@ -170,12 +170,21 @@ impl Server {
         let first_depth = self.store.first_depth(room_id).await?;
         let mut look = Look::new(self, room, first_depth, until);
         for staged in &waiting {
-            let Ok(event) = staged.event(look.version()) else { continue };
+            let dropped = LogRecord::info("a staged PDU is dropped").room(room_id);
+            let event = match staged.event(look.version()) {
+                Ok(event) => event,
+                Err(error) => {
+                    self.platform.log.write(dropped.because(&error));
+                    continue;
+                }
+            };
             // While we were joining the room we did not know its ACL. What was sent by none but servers that it keeps out is
             // dropped, unless it is our own event, which came back from a server that let it in.
             let is_own = event.sender().server_name() == self.config.server_name.as_str();
             if is_own || staged.senders.iter().any(|sender| acl.allows(sender)) {
                 look.add_staged(event, &staged.senders);
+            } else {
+                self.platform.log.write(dropped.event(event.event_id()).because(&RoomError::Denied));
             }
         }
         let outcome = look.run().await;
