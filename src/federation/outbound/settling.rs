@@ -9,7 +9,7 @@ use crate::{
     log::LogRecord,
     matrix::identifiers::RoomId,
     platform::Budget,
-    room::{Extent, Left, RoomError, Settled},
+    room::{Extent, Left, Room, RoomError, Settled},
     server::Server,
     store::unsettled::Unsettled,
 };
@@ -80,30 +80,29 @@ impl Server {
         let Some(unsettled) = self.store.begin_settling(room_id, now, until).await? else { return Ok(()) };
         let room = self.rooms.room(room_id).await?.filter(|room| room.local_joined > 0);
         let extent = room.as_ref().map(|room| room.extent);
-        let (mut left, mut altered) = (Left::Nothing, false);
-        if let Some(room) = room {
-            left = match room.extent {
-                // There is nothing to judge it by before the members are known.
-                Extent::Partial => Left::States,
-                Extent::Whole | Extent::Settling => {
-                    match self.settle_and_fetch(room_id, unsettled.attempts, until).await {
-                        Ok(left) => left,
-                        Err(error) => {
-                            // What fails each time is done more and more seldom, as what leads to nothing.
-                            let retry_at = retry_at(Left::States, false, unsettled, clock.now_ms());
-                            self.store.end_settling(room_id, until, retry_at).await?;
-                            return Err(error);
-                        }
-                    }
-                }
-            };
-            altered = unsettled.attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(&room, until).await?;
-        }
+        let settled = match &room {
+            Some(room) => self.settle_room(room, unsettled.attempts, until).await,
+            None => Ok((Left::Nothing, false)),
+        };
+        // What fails each time is done more and more seldom, as what leads to nothing.
+        let (left, altered) = *settled.as_ref().unwrap_or(&(Left::States, false));
         let retry_at = retry_at(left, altered, unsettled, clock.now_ms());
-        if extent == Some(Extent::Settling) && (left != Left::More || retry_at.is_none()) {
+        let is_settled = settled.is_ok() && left != Left::More;
+        if extent == Some(Extent::Settling) && (is_settled || retry_at.is_none()) {
             self.rooms.partial_room_is_settled(room_id).await?;
         }
-        Ok(self.store.end_settling(room_id, until, retry_at).await?)
+        self.store.end_settling(room_id, until, retry_at).await?;
+        settled.map(|_| ())
+    }
+
+    /// What is left to settle of the room, and whether whole copies of events came.
+    async fn settle_room(&self, room: &Room, attempts: i64, until: i64) -> Result<(Left, bool), RoomError> {
+        let left = match room.extent {
+            // There is nothing to judge it by before the members are known.
+            Extent::Partial => Left::States,
+            Extent::Whole | Extent::Settling => self.settle_and_fetch(&room.room_id, attempts, until).await?,
+        };
+        Ok((left, attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(room, until).await?))
     }
 
     async fn settle_and_fetch(&self, room_id: &RoomId, attempts: i64, until: i64) -> Result<Left, RoomError> {
