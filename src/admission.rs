@@ -22,9 +22,13 @@ const READING_A_BYTE: usize = 2;
 /// its body was read nobody has proven who they are, and whoever says that they are another leaves room for that one too.
 const MOST_OF_ORIGIN: usize = IN_WORK_BYTES / 2;
 const MOST_OF_NETWORK: usize = IN_WORK_BYTES / 3;
+/// How much of it answers may take together, those given and those read, so that bodies have room beside them: one may take all.
+const MOST_OF_ANSWERS: usize = IN_WORK_BYTES / 4 * 3;
 /// For so long, in milliseconds, a request is believed to be in work. One that the platform has cut off does not say so.
 const LONGEST_WORK_MS: i64 = 5 * 60 * 1_000;
-/// The same of an answer that is made, or read.
+/// The same while its body is read.
+pub const LONGEST_READ_MS: i64 = 35 * 1_000;
+/// The same of an answer that is made, or read, since it last took more.
 const LONGEST_ANSWER_MS: i64 = 60 * 1_000;
 /// Where the platform says that requests of others' Workers come from.
 const ADDRESS_OF_WORKERS: &str = "2a06:98c0:3600::103";
@@ -120,6 +124,26 @@ pub struct Whose {
 pub struct Reservation {
     held: Rc<RefCell<HashMap<u64, Held>>>,
     id: u64,
+    work: Work,
+    whose: Whose,
+}
+
+/// What is in work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// On a body.
+    Body,
+    /// On an answer, ours or another server's.
+    Answer,
+}
+
+impl Work {
+    fn longest_ms(self) -> i64 {
+        match self {
+            Self::Body => LONGEST_WORK_MS,
+            Self::Answer => LONGEST_ANSWER_MS,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -132,6 +156,7 @@ struct InWork {
 struct Held {
     bytes: usize,
     until: i64,
+    work: Work,
     whose: Whose,
 }
 
@@ -145,30 +170,35 @@ struct Bucket {
 impl Admission {
     /// Makes room for work on `body_bytes` at `now`; `None` where too much is in work. One body has room whatever its size.
     pub fn reserve(&self, body_bytes: usize, now: i64) -> Option<Reservation> {
-        self.take_room(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE), Whose::default(), now + LONGEST_WORK_MS, now)
+        let bytes = body_bytes.saturating_mul(MEMORY_FOR_A_BYTE);
+        self.take_room(bytes, (Work::Body, Whose::default()), now + LONGEST_WORK_MS, now)
     }
 
-    /// Makes room for so many bytes of memory at `now`; `None` where too much is in work.
+    /// Makes room for an answer of so many bytes of memory at `now`; `None` where too much is in work.
     pub fn reserve_memory(&self, bytes: usize, now: i64) -> Option<Reservation> {
-        self.take_room(bytes, Whose::default(), now + LONGEST_ANSWER_MS, now)
+        self.take_room(bytes, (Work::Answer, Whose::default()), now + LONGEST_ANSWER_MS, now)
     }
 
     /// Makes room to read a body of at most `body_bytes` at `now`; `None` where too much is in work, altogether or of theirs. What
     /// it takes once it is there says [`Reservation::is_read`].
     pub fn reserve_to_read(&self, body_bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
-        self.take_room(body_bytes.saturating_mul(READING_A_BYTE), whose, now + LONGEST_WORK_MS, now)
+        let bytes = body_bytes.saturating_mul(READING_A_BYTE);
+        self.take_room(bytes, (Work::Body, whose), now + LONGEST_READ_MS, now)
     }
 
-    fn take_room(&self, bytes: usize, whose: Whose, until: i64, now: i64) -> Option<Reservation> {
+    fn take_room(&self, bytes: usize, (work, whose): (Work, Whose), until: i64, now: i64) -> Option<Reservation> {
         let mut held = self.in_work.held.borrow_mut();
         held.retain(|_, held| held.until > now);
         let id = self.in_work.last_id.get().wrapping_add(1);
-        if !has_room(&held, id, &whose, bytes) {
+        let reservation = Reservation { held: Rc::clone(&self.in_work.held), id, work, whose };
+        if !reservation.has_room(&held, bytes) {
+            // Dropped while this is borrowed it could not be.
+            drop(held);
             return None;
         }
         self.in_work.last_id.set(id);
-        held.insert(id, Held { bytes, until, whose });
-        Some(Reservation { held: Rc::clone(&self.in_work.held), id })
+        held.insert(id, Held { bytes, until, work, whose: reservation.whose.clone() });
+        Some(reservation)
     }
 
     /// Takes one of what `rate` allows `who`, at `now`. Those who would have to wait for at most `patience_ms` are told to,
@@ -198,42 +228,58 @@ impl Admission {
 }
 
 impl Reservation {
-    /// Makes it what work on the body takes, now that the body is there and has so many bytes. `false` where too much is in work.
-    pub fn is_read(&self, body_bytes: usize) -> bool {
-        self.hold(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE))
+    /// Makes it what work on the body takes from `now` on, when the body is there and has so many bytes. `false` where too much is
+    /// in work.
+    pub fn is_read(&self, body_bytes: usize, now: i64) -> bool {
+        self.hold(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE), now)
+    }
+
+    /// Makes it last, from `now` on, for as long as somebody else works on the body that was read. `false` where too much is in work.
+    pub fn is_passed_on(&self, body_bytes: usize, now: i64) -> bool {
+        self.hold(body_bytes.saturating_mul(READING_A_BYTE), now)
     }
 
     /// Makes it so many bytes of memory if it is less. `false` where too much is in work: then it stays what it was.
-    pub fn hold_at_least(&self, bytes: usize) -> bool {
-        let is_held = self.held.borrow().get(&self.id).is_some_and(|held| held.bytes >= bytes);
-        is_held || self.hold(bytes)
+    pub fn hold_at_least(&self, bytes: usize, now: i64) -> bool {
+        let held = self.held.borrow().get(&self.id).map_or(0, |held| held.bytes);
+        self.hold(held.max(bytes), now)
     }
 
-    /// Makes it so many bytes of memory. `false` where too much is in work: then it stays what it was. What has taken too long counts
-    /// no more.
-    pub fn hold(&self, bytes: usize) -> bool {
+    /// Makes it so many bytes of memory, which count from `now` on. `false` where too much is in work: then it stays what it was.
+    pub fn hold(&self, bytes: usize, now: i64) -> bool {
         let mut all = self.held.borrow_mut();
-        let Some(held) = all.get(&self.id) else { return true };
-        if bytes > held.bytes && !has_room(&all, self.id, &held.whose, bytes) {
+        all.retain(|_, held| held.until > now);
+        // What has taken too long counted no more, and has to find room again.
+        let is_less = all.get(&self.id).is_some_and(|held| bytes <= held.bytes);
+        if !is_less && !self.has_room(&all, bytes) {
             return false;
         }
-        if let Some(held) = all.get_mut(&self.id) {
-            held.bytes = bytes;
-        }
+        let until = now + self.work.longest_ms();
+        all.insert(self.id, Held { bytes, until, work: self.work, whose: self.whose.clone() });
         true
     }
-}
 
-/// Whether there is room for so many bytes beside all others, and beside what else is theirs; where there is nothing else, there is.
-fn has_room(held: &HashMap<u64, Held>, id: u64, whose: &Whose, bytes: usize) -> bool {
-    let fits = |most: usize, counts: &dyn Fn(&Whose) -> bool| {
-        let others = held.iter().filter(|(other, held)| **other != id && counts(&held.whose));
-        let others: usize = others.map(|(_, held)| held.bytes).sum();
-        others == 0 || others.saturating_add(bytes) <= most
-    };
-    fits(IN_WORK_BYTES, &|_| true)
-        && (whose.origin.is_empty() || fits(MOST_OF_ORIGIN, &|other| other.origin == whose.origin))
-        && (whose.network.is_empty() || fits(MOST_OF_NETWORK, &|other| other.network == whose.network))
+    /// Makes it so many bytes of memory at most.
+    pub fn shrink(&self, bytes: usize) {
+        if let Some(held) = self.held.borrow_mut().get_mut(&self.id) {
+            held.bytes = held.bytes.min(bytes);
+        }
+    }
+
+    /// Whether there is room for so many bytes beside all others, and beside what else is theirs; where there is nothing else, there
+    /// is.
+    fn has_room(&self, held: &HashMap<u64, Held>, bytes: usize) -> bool {
+        let Self { id, work, whose, .. } = self;
+        let fits = |most: usize, counts: &dyn Fn(&Held) -> bool| {
+            let others = held.iter().filter(|(other, held)| *other != id && counts(held));
+            let others: usize = others.map(|(_, held)| held.bytes).sum();
+            others == 0 || others.saturating_add(bytes) <= most
+        };
+        fits(IN_WORK_BYTES, &|_| true)
+            && (*work == Work::Body || fits(MOST_OF_ANSWERS, &|other| other.work == Work::Answer))
+            && (whose.origin.is_empty() || fits(MOST_OF_ORIGIN, &|other| other.whose.origin == whose.origin))
+            && (whose.network.is_empty() || fits(MOST_OF_NETWORK, &|other| other.whose.network == whose.network))
+    }
 }
 
 impl Drop for Reservation {
@@ -338,11 +384,11 @@ mod tests {
         let admission = Admission::default();
         let large = admission.reserve_to_read(100 * MIB, Whose::default(), 0).unwrap();
         assert!(admission.reserve(1, 0).is_none());
-        assert!(large.is_read(MIB));
+        assert!(large.is_read(MIB, 0));
         let more: Vec<_> = (0..12).map(|_| admission.reserve(MIB, 0).unwrap()).collect();
         assert!(admission.reserve(MIB, 0).is_none());
         // It has become no larger than there is room for.
-        assert!(large.is_read(MIB) && !large.is_read(2 * MIB));
+        assert!(large.is_read(MIB, 0) && !large.is_read(2 * MIB, 0));
         drop(more);
         drop(large);
         let cut_off = admission.reserve(13 * MIB, 0).unwrap();
@@ -352,6 +398,45 @@ mod tests {
         drop(cut_off);
         assert!(admission.reserve(MIB, LONGEST_WORK_MS).is_none());
         drop(next);
+    }
+
+    /// A sender that hangs up takes room no longer than a body may be read.
+    #[test]
+    fn a_body_that_never_came_is_forgotten_first() {
+        const MIB: usize = 1024 * 1024;
+        let admission = Admission::default();
+        let reads = |now| admission.reserve_to_read(40 * MIB, Whose::default(), now);
+        let cut_off = reads(0).unwrap();
+        assert!(reads(LONGEST_READ_MS - 1).is_none());
+        let other = reads(LONGEST_READ_MS).unwrap();
+        // Where it came late all the same, it needs room again; what was read in time is in work for longer.
+        assert!(!cut_off.is_read(MIB, LONGEST_READ_MS));
+        assert!(other.is_read(12 * MIB, LONGEST_READ_MS));
+        assert!(reads(2 * LONGEST_READ_MS).is_none());
+        drop(other);
+        assert!(cut_off.is_read(MIB, LONGEST_READ_MS));
+        assert!(reads(2 * LONGEST_READ_MS).is_none());
+    }
+
+    #[test]
+    fn answers_leave_room_for_bodies_and_count_while_they_grow() {
+        const MIB: usize = 1024 * 1024;
+        let admission = Admission::default();
+        let answer = |mib: usize, now| admission.reserve_memory(mib * MIB, now);
+        let first = answer(50, 0).unwrap();
+        assert!(answer(11, 0).is_none());
+        let second = answer(10, 0).unwrap();
+        assert!(admission.reserve(3 * MIB, 0).is_some());
+        drop(second);
+        assert!(first.hold(60 * MIB, LONGEST_ANSWER_MS - 1));
+        // Its time begins anew with what it has taken last, and when it is over.
+        assert!(answer(1, LONGEST_ANSWER_MS).is_none());
+        let long_after = 3 * LONGEST_ANSWER_MS;
+        let third = answer(20, long_after).unwrap();
+        assert!(!first.hold(60 * MIB, long_after) && first.hold(40 * MIB, long_after));
+        drop(third);
+        // One may take all that there is.
+        assert!(first.hold_at_least(80 * MIB, long_after));
     }
 
     #[test]
@@ -366,9 +451,9 @@ mod tests {
         let beside = [reads("one", "b", 7), reads("two", "b", 6), reads("", "", 1)];
         assert!(beside.iter().all(Option::is_some));
         // The longest has room as long as it is the only one of theirs.
-        assert!(!first.is_read(13 * MIB));
+        assert!(!first.is_read(13 * MIB, 0));
         drop(beside);
-        assert!(first.is_read(13 * MIB));
+        assert!(first.is_read(13 * MIB, 0));
         assert!(reads("two", "b", 1).is_some() && reads("two", "b", 2).is_none());
     }
 

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// For so long, in milliseconds, a body is read. Less than the longest work, so that what is still read always counts.
+/// For so long, in milliseconds, a body is read: less than [`crate::admission::LONGEST_READ_MS`], so that it counts all that time.
 const READ_MS: u32 = 30_000;
 
 /// A request with its whole body.
@@ -223,7 +223,7 @@ impl Call {
             RequestBody::Unread(body) => in_time(clock, body.read(limit)).await?,
         };
         let bytes = bytes.map_err(refused_body)?;
-        if !reservation.is_read(bytes.len()) {
+        if !reservation.is_read(bytes.len(), clock.now_ms()) {
             return Err(MatrixError::too_busy());
         }
         self.body.replace(CallBody::Read(bytes.clone(), Rc::new(reservation)));

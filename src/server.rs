@@ -68,6 +68,11 @@ pub struct Caches {
 }
 
 impl Caches {
+    /// What the isolate lets in.
+    pub fn admission(&self) -> Rc<Admission> {
+        Rc::clone(&self.admission)
+    }
+
     /// For a server that takes the place of one that was ended: it knows what that one knew of other servers, and begins with nothing
     /// under way. Of keys it knows what the database does: those that the other one had written need not be there, as it may have been
     /// ended because its writes failed.

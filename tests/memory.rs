@@ -174,7 +174,7 @@ fn a_state_of_long_events_takes_no_more_memory_than_there_is() {
 /// Each is read in pieces, between which others have their turn.
 #[test]
 fn a_third_large_answer_is_refused_while_there_is_no_room_for_it() {
-    let (world, a, request) = asked_for_a_state(450, 60_000);
+    let (world, a, request) = asked_for_a_state(300, 60_000);
     world.interleave();
     let all = join_all([(), (), ()].map(|()| a.handle(request.clone())));
     let (mut answers, most, _) = measured(|| world.run(all));

@@ -107,11 +107,11 @@ impl AnswerMemory {
     pub fn take(&mut self, server: &Server, bytes: usize) -> Result<bool, DatabaseError> {
         let Some(left) = self.left.checked_sub(bytes) else { return Ok(false) };
         let taken = ANSWER_MEMORY - left;
+        let now = server.platform.clock.now_ms();
         let has_room = match &self.held {
             _ if taken <= LITTLE_MEMORY => true,
-            Some(held) => held.hold(taken),
+            Some(held) => held.hold(taken, now),
             None => {
-                let now = server.platform.clock.now_ms();
                 self.held = server.admission.reserve_memory(taken, now);
                 self.held.is_some()
             }
@@ -127,7 +127,7 @@ impl AnswerMemory {
     pub fn give_back(&mut self, left: usize) {
         self.left = left;
         if let Some(held) = &self.held {
-            held.hold(ANSWER_MEMORY - left);
+            held.shrink(ANSWER_MEMORY - left);
         }
     }
 

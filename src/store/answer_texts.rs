@@ -85,7 +85,7 @@ impl Store {
         let mut later = VecDeque::new();
         let mut list = List::begin(answer);
         loop {
-            if !list.expect(&rows, held.as_deref())? {
+            if !list.expect(&rows, held.as_deref().zip(self.now_ms()))? {
                 return Ok(false);
             }
             // What is read next comes before what waits.
@@ -144,7 +144,7 @@ impl<'a> List<'a> {
 
     /// Makes room for the texts of `rows`, and no more: a text that grows by itself takes twice its length. `false` where they are
     /// too many for any answer.
-    fn expect(&mut self, rows: &Rows, held: Option<&Reservation>) -> Result<bool, DatabaseError> {
+    fn expect(&mut self, rows: &Rows, held: Option<(&Reservation, i64)>) -> Result<bool, DatabaseError> {
         let mut bytes = BESIDE_TEXTS;
         for row in rows {
             let text = row.optional_integer(4)?.and_then(|bytes| usize::try_from(bytes).ok());
@@ -153,7 +153,7 @@ impl<'a> List<'a> {
         if self.text.len() + bytes > MAX_ANSWER {
             return Ok(false);
         }
-        if held.is_some_and(|held| !held.hold_at_least(memory_of(self.text.len() + bytes))) {
+        if held.is_some_and(|(held, now)| !held.hold_at_least(memory_of(self.text.len() + bytes), now)) {
             return Err(DatabaseError::NoRoom);
         }
         self.text.reserve_exact(bytes);

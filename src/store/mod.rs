@@ -110,6 +110,11 @@ impl Store {
         admission.reserve_memory(bytes, clock.now_ms()).map(Some).ok_or(DatabaseError::NoRoom)
     }
 
+    /// The time now, where what is in work is counted.
+    fn now_ms(&self) -> Option<i64> {
+        self.in_work.as_ref().map(|(_, clock)| clock.now_ms())
+    }
+
     /// Runs `statements` as one atomic batch and one round trip; see [`Database::batch`].
     ///
     /// # Errors

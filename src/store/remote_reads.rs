@@ -274,8 +274,9 @@ impl Store {
     /// Where the database fails.
     pub async fn state_texts_before(&self, asked: Asked<'_>) -> Result<AtEvent<StateTexts>, DatabaseError> {
         let statements = [STATE_TEXTS_BEFORE, AUTH_CHAIN_TEXTS_BEFORE].map(|sql| asked.first_texts(sql));
-        let held = self.room_for_answer(0)?;
         let AtEvent { standing, event, read } = self.at_event(asked, statements).await?;
+        // Not before: whoever may ask for anything would take it away from others meanwhile.
+        let held = self.room_for_answer(0)?;
         let texts = |rows| EventTexts { room_id: asked.room_id.clone(), rows, held: held.clone() };
         let [state, auth_chain] = read.map(texts);
         Ok(AtEvent { standing, event, read: StateTexts { state, auth_chain } })
@@ -286,9 +287,9 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn event_auth_texts(&self, asked: Asked<'_>) -> Result<AtEvent<EventTexts>, DatabaseError> {
-        let held = self.room_for_answer(0)?;
         let AtEvent { standing, event, read: [rows] } =
             self.at_event(asked, [asked.first_texts(EVENT_AUTH_TEXTS)]).await?;
+        let held = self.room_for_answer(0)?;
         Ok(AtEvent { standing, event, read: EventTexts { room_id: asked.room_id.clone(), rows, held } })
     }
 

@@ -18,7 +18,7 @@ use crate::{
     Scene,
     common::{
         network::{Homeserver, World},
-        peer::{Peer, request},
+        peer::{Peer, encode, request},
         sqlite::Sqlite,
     },
     scene,
@@ -168,6 +168,26 @@ fn a_transaction_counts_until_it_is_answered() {
     assert_eq!(has_room.get(), Some(false));
     assert!(a.admission.reserve(13 * MIB, world.now_ms()).is_some());
     world.end();
+}
+
+/// Whoever asks for what there may be, or for what they may not see, takes nothing away from others while the database looks.
+#[test]
+fn who_asks_for_much_leaves_room_for_what_others_send() {
+    let (world, a, peer) = world(&[]);
+    let other = Peer::new(&world, "other.example");
+    world.interleave();
+    let (room, event) = (encode("!nowhere:a.example"), encode("$nothing"));
+    let asks = (0..60).map(|_| {
+        let target = format!("/_matrix/federation/v1/event_auth/{room}/{event}");
+        a.handle(peer.request(&a, Method::GET, &target, None))
+    });
+    let sends = (0..60).map(|i| {
+        let target = format!("/_matrix/federation/v1/send/{i}");
+        a.handle(other.request(&a, Method::PUT, &target, Some(&json!({ "pdus": [] }))))
+    });
+    let (asked, sent) = world.run(join(join_all(asks), join_all(sends)));
+    assert!(asked.iter().all(|answer| answer.status() == 403), "{:?}", asked[0]);
+    assert!(sent.iter().all(|answer| answer.status() == 200), "{:?}", sent.iter().find(|one| one.status() != 200));
 }
 
 #[test]

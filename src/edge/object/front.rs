@@ -23,7 +23,7 @@ use worker::{
 };
 
 use crate::{
-    admission::{Admission, Reservation, Whose, network_of_request},
+    admission::{Reservation, Whose, network_of_request},
     client,
     config::Config,
     edge::{
@@ -53,9 +53,7 @@ use crate::{
 pub(super) const SCHEDULED: &str = "/scheduled";
 
 thread_local! {
-    /// How many bytes of bodies this isolate holds.
-    static ADMISSION: Admission = Admission::default();
-    /// What this isolate knows of other servers, for what it does itself.
+    /// What this isolate holds of bodies, and knows of other servers for what it does itself.
     static CACHES: Caches = Caches::default();
 }
 
@@ -248,13 +246,14 @@ async fn whole(request: web_sys::Request) -> Result<(web_sys::Request, Option<Re
     // Of what is too long nothing is kept.
     let keep = announced.map_or(limit, |length| if length > limit { 0 } else { length });
     let whose = Whose { network: network_of_request(head.headers()), ..Whose::default() };
-    let reservation = ADMISSION.with(|admission| admission.reserve_to_read(keep, whose, WorkerClock.now_ms()));
+    let admission = CACHES.with(Caches::admission);
+    let reservation = admission.reserve_to_read(keep, whose, WorkerClock.now_ms());
     let reservation = reservation.ok_or_else(MatrixError::too_busy)?;
     let broken = || router::refused_body(BodyError::Broken);
-    let body: JsValue = if announced.is_some_and(|length| length <= limit) {
+    let (length, body): (usize, JsValue) = if let Some(length) = announced.filter(|length| *length <= limit) {
         // HTTP holds the sender to the length it has announced. The bytes stay with the runtime, which passes them on.
         let bytes = JsFuture::from(request.array_buffer().map_err(|_| broken())?);
-        router::in_time(&WorkerClock, bytes).await?.map_err(|_| broken())?
+        (length, router::in_time(&WorkerClock, bytes).await?.map_err(|_| broken())?)
     } else {
         // The rest of what is too long is read and thrown away, so that the sender lives to read the answer.
         let bytes = pin!(stream::read_all(&body, keep, Excess::Discarded));
@@ -262,8 +261,11 @@ async fn whole(request: web_sys::Request) -> Result<(web_sys::Request, Option<Re
             ReadError::TooLong => router::refused_body(BodyError::TooLong),
             ReadError::Broken(_) => broken(),
         })?;
-        Uint8Array::from(&bytes[..]).into()
+        (bytes.len(), Uint8Array::from(&bytes[..]).into())
     };
+    if !reservation.is_passed_on(length, WorkerClock.now_ms()) {
+        return Err(MatrixError::too_busy());
+    }
     let init = web_sys::RequestInit::new();
     if head.method() != Method::GET && head.method() != Method::HEAD {
         init.set_body(&body);

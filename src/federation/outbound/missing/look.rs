@@ -1,7 +1,7 @@
 //! One look at the staged PDUs of a room.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     pin::pin,
 };
 
@@ -353,9 +353,15 @@ impl<'s> Look<'s> {
         let server = self.server;
         let left = memory.left();
         let mut received = Vec::with_capacity(texts.len());
+        let mut takes: HashMap<EventId, usize> = HashMap::with_capacity(texts.len());
         for text in texts {
+            let before = memory.left();
             match memory.parse(server, text.as_ref(), &self.room.room_id, self.version())? {
-                Ok(pdu) => received.extend(pdu),
+                Ok(Some(pdu)) => {
+                    takes.insert(pdu.event_id().clone(), before - memory.left());
+                    received.push(pdu);
+                }
+                Ok(None) => {}
                 Err(error) => {
                     let record = LogRecord::warning("events that a server gave are not used");
                     let record = record.room(&self.room.room_id).destination(name).because(&error);
@@ -380,6 +386,9 @@ impl<'s> Look<'s> {
                 }
             }
         }
+        // What is not used is let go of.
+        let kept: usize = events.iter().filter_map(|event| takes.get(event.event_id())).sum();
+        memory.give_back(left - kept);
         Ok(Some(events))
     }
 }
