@@ -92,7 +92,7 @@ pub struct MediaConfig {
 pub struct Rates {
     /// `LOGIN_RATE`: log-ins from an address, and to an account; refreshed tokens from an address; questions whether a name is free.
     pub login: Option<Rate>,
-    /// `REGISTRATION_RATE`: registrations from an address; each takes two or three requests.
+    /// `REGISTRATION_RATE`: requests to register from an address; each registration takes two or three.
     pub registration: Option<Rate>,
     /// `TOKEN_VALIDITY_RATE`: questions from an address whether a registration token is valid.
     pub token_validity: Option<Rate>,

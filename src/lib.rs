@@ -1,22 +1,25 @@
 //! Verge: the Matrix Server-Server API as one WebAssembly Worker at the edge.
 //!
-//! The map of the crate, from the pure core outwards; dependencies point only towards the core:
+//! The map of the crate, from the pure core outwards. `ARCHITECTURE.md` has the order of imports that is tested, in which the
+//! parts of [`federation`] stand on several steps.
 //!
 //! - [`matrix`]: the protocol as pure functions: no I/O, no clock, no async.
+//! - [`log`]: what an operator reads.
 //! - [`platform`]: the few things the world must provide: a database, an HTTP transport, a clock, randomness.
-//! - [`error`], [`log`], [`config`]: what is answered and told, and what the operator has set.
 //! - [`admission`]: how many bytes and how often, bounded before any work is done.
-//! - [`store`]: every SQL statement, typed.
+//! - [`error`], [`config`]: what is answered, and what the operator has set.
+//! - [`router`]: which handler a request is for, by its method and path.
+//! - [`store`]: the server's SQL statements, typed.
 //! - [`room`]: one room over time: receipt of PDUs, state snapshots, the event graph, local events.
+//! - [`server`]: one homeserver as a value: configuration, platform, stores, what is known of other servers.
+//! - [`media`]: uploads, and answers with media.
 //! - [`federation`]: the Server-Server API, inbound and outbound.
 //! - [`client`]: the part of the Client-Server API through which local users act.
-//! - [`media`]: uploads, and answers with media.
-//! - [`router`]: which handler a request is for, by its method and path.
-//! - [`server`]: one homeserver as a value: configuration, platform, stores, what is known of other servers.
 //! - [`program`]: routes requests to the two APIs, and does what is due by the clock.
-//! - `edge`: the only place that names Cloudflare.
+//! - `edge`: the platform over Cloudflare's runtime, and the two engines.
 //!
-//! On wasm32 the crate is the Worker, whose two events, `fetch` and `scheduled`, enter below.
+//! On wasm32 the crate is the Worker, whose two events, `fetch` and `scheduled`, enter below. The class of the Durable Object,
+//! which the runtime calls too, is in `edge::object`.
 
 pub mod admission;
 pub mod client;

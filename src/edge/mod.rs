@@ -1,4 +1,5 @@
-//! The only place that names Cloudflare: the Worker's events, and the platform traits over what the runtime offers.
+//! Cloudflare's runtime: the Worker's events, and the platform traits over what it offers. Nothing else uses it, but for
+//! [`admission`](crate::admission), which reads two of its headers.
 //!
 //! There are two engines, and nothing above this layer knows which one runs. Over D1, `fetch` and `scheduled` make a
 //! [`Program`](crate::program::Program) for each event, because an isolate may share plain values between its events, but never a

@@ -1,4 +1,5 @@
-//! Every SQL statement, typed. The tables are defined in `migrations/` and nowhere else.
+//! The server's SQL statements, typed. `migrations/` defines the tables. `edge` has statements of its own only to move whole
+//! databases and to apply migrations.
 //!
 //! Lists travel as one JSON parameter through `json_each`, so that a read or a write of fifty events is the same number of
 //! round trips as one of a single event.

@@ -8,8 +8,8 @@
 //! the walk from the *D<sub>i</sub>* ends there.
 //!
 //! The walk goes level by level at first, which as a rule is all there is to it. Chains may be as long as somebody likes,
-//! a member's profile changes for one, so from the third round on it asks for many levels at once, and for more each time:
-//! how often it asks depends on the logarithm of their length.
+//! a member's profile changes for one, so from the third round on it asks for many events at once, however many levels these are, and for more each
+//! time: how often it asks does not depend on their length.
 
 use super::{
     Conflicts, Index, Interrupt, Known, MAX_OUTLINES, Need, ResolutionError, StateResolution, World,
