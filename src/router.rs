@@ -303,7 +303,7 @@ fn too_large() -> MatrixError {
 }
 
 fn broken_off() -> MatrixError {
-    MatrixError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The request body breaks off.")
+    MatrixError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The request body was interrupted.")
 }
 
 /// What is read of a body, as long as there is time for it.
@@ -314,7 +314,7 @@ pub async fn in_time<T>(clock: &dyn Clock, reading: impl Future<Output = T> + Un
     match select(reading, clock.sleep(READ_MS)).await {
         Either::Left((read, _)) => Ok(read),
         Either::Right(_) => {
-            const MESSAGE: &str = "The request body does not come in time.";
+            const MESSAGE: &str = "The request body was not received in time.";
             Err(MatrixError::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", MESSAGE))
         }
     }

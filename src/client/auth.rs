@@ -67,7 +67,7 @@ pub(super) fn token_hash(token: &str) -> String {
 
 /// Whom a token speaks for that is known and has not expired. The first that came from a refresh token ends those before it.
 async fn known(server: &Server, hash: &str, row: Option<TokenRow>) -> Result<Session, MatrixError> {
-    let row = row.ok_or_else(|| unknown_token("The access token is not known.", false))?;
+    let row = row.ok_or_else(|| unknown_token("Unknown access token.", false))?;
     if row.expires_ts.is_some_and(|expires| expires <= server.platform.clock.now_ms()) {
         return Err(unknown_token("The access token has expired.", true));
     }
@@ -91,5 +91,5 @@ fn token(call: &Call) -> Result<String, MatrixError> {
     let token = bearer.map(|(_, token)| token.trim().to_owned()).or_else(|| call.query("access_token"));
     token
         .filter(|token| !token.is_empty())
-        .ok_or_else(|| MatrixError::new(StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN", "An access token is needed."))
+        .ok_or_else(|| MatrixError::new(StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN", "No access token was given."))
 }

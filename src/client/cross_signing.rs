@@ -39,7 +39,7 @@ pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
     let stored: BTreeMap<Usage, CrossSigningKey> =
         stored.iter().filter_map(|(usage, text)| Some((*usage, CrossSigningKey::stored(text)?))).collect();
     let master = uploaded.get(&Usage::Master).or_else(|| stored.get(&Usage::Master));
-    let master = master.ok_or_else(|| MatrixError::invalid_param("There is no master key to begin with."))?;
+    let master = master.ok_or_else(|| MatrixError::invalid_param("A master key must be uploaded first."))?;
     for (_, key) in uploaded.iter().filter(|(usage, _)| **usage != Usage::Master) {
         key.check_signed_by(master, user)?;
     }
@@ -100,7 +100,7 @@ pub(super) async fn upload_signatures(server: &Server, call: &Call) -> Handled {
     for (of, keys) in signed.iter() {
         let id = UserId::parse(of).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
         targets.insert(of.to_owned(), id);
-        keys.as_object().ok_or_else(|| MatrixError::bad_json("Of each user an object of keys is expected."))?;
+        keys.as_object().ok_or_else(|| MatrixError::bad_json("Each user must map to an object of keys."))?;
     }
     let known = known_keys(server, user, &targets).await?;
     let mut signatures = Vec::new();

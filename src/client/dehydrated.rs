@@ -45,7 +45,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     }
     let device_data = data.to_text();
     if device_data.len() > MAX_DATA_BYTES {
-        return Err(MatrixError::too_large("The data of a dehydrated device may have 65536 bytes."));
+        return Err(MatrixError::too_large("The data of a dehydrated device may be at most 65536 bytes long."));
     }
     let display_name = body.text("initial_device_display_name")?;
     if display_name.is_some_and(|name| name.len() > login::MAX_DEVICE_TEXT) {
@@ -59,7 +59,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     let before = server.store.dehydrated_device(user).await?;
     let takes_over = before.as_ref().is_some_and(|before| before.device_id == device_id);
     if !takes_over && !server.store.devices(user, Some(device_id)).await?.is_empty() {
-        return Err(MatrixError::invalid_param("There is another device of this ID."));
+        return Err(MatrixError::invalid_param("Another device already has this ID."));
     }
     if let Some(before) = before {
         login::delete_devices(server, &session.user, Some(&[before.device_id.as_str()])).await?;

@@ -34,7 +34,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let alias = alias(call.parameter(0))?;
     if !is_own(server, &alias) {
-        return Err(MatrixError::invalid_param("The alias is not of this server."));
+        return Err(MatrixError::invalid_param("The alias does not belong to this server."));
     }
     let body = Body::of(server, call).await?;
     let reader = Reader::enter_joined(server, &session, body.required_text("room_id")?).await?;

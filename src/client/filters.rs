@@ -95,7 +95,7 @@ impl Filter {
         let text = if asked.starts_with('{') {
             asked.to_owned()
         } else {
-            let unknown = || MatrixError::invalid_param("There is no filter of this ID.");
+            let unknown = || MatrixError::invalid_param("There is no filter with this ID.");
             server.store.filter(session.user.as_str(), asked).await?.ok_or_else(unknown)?
         };
         Self::of(&parse(&text)?)
@@ -206,7 +206,8 @@ impl EventFilter {
 }
 
 fn parse(text: &str) -> Result<Object, MatrixError> {
-    let value = json::parse(text.as_bytes()).map_err(|error| MatrixError::not_json(format!("The filter: {error}.")))?;
+    let value = json::parse(text.as_bytes())
+        .map_err(|error| MatrixError::not_json(format!("The filter is malformed: {error}.")))?;
     value.into_object().ok_or_else(|| MatrixError::bad_json("The filter must be a JSON object."))
 }
 

@@ -151,6 +151,7 @@ fn refusal(error: IdentityError) -> MatrixError {
         IdentityError::Name(_) => {
             MatrixError::invalid_param("\"id_server\" leads to no server that this one connects to.").because(&error)
         }
-        _ => MatrixError::bad_gateway("The identity server cannot be asked.").because(&error),
+        _ => MatrixError::bad_gateway("The identity server could not be reached, or gave no usable answer.")
+            .because(&error),
     }
 }

@@ -60,7 +60,7 @@ pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
     let now_ms = server.platform.clock.now_ms();
     let counts = server.store.put_one_time_keys((user, device), &one_time, &fallback, now_ms).await?;
     let counts = counts.ok_or_else(|| {
-        let message = "A one-time key of this name is there already, and it is another.";
+        let message = "A different one-time key with this ID has already been uploaded.";
         MatrixError::invalid_param(message)
     })?;
     ok(&json!({ "one_time_key_counts": told_counts(&counts) }))
@@ -89,7 +89,7 @@ pub(super) fn one_time_keys(
                 Some(device) => device.check_one_time_key(session.user.as_str(), id, key)?,
                 None if is_unsigned_key(id, key)? => {}
                 None => {
-                    let message = "The device has not uploaded the keys by which its one-time keys are checked.";
+                    let message = "Upload the device's identity keys before its one-time keys.";
                     return Err(MatrixError::invalid_param(message));
                 }
             }
@@ -115,7 +115,7 @@ pub(super) async fn query(server: &Server, call: &Call) -> Handled {
             Value::Null => Some(Vec::new()),
             _ => devices.as_array().and_then(|list| list.iter().map(|id| id.as_str().map(str::to_owned)).collect()),
         };
-        let devices = devices.ok_or_else(|| MatrixError::bad_json("Of each user a list of devices is expected."))?;
+        let devices = devices.ok_or_else(|| MatrixError::bad_json("Each user must map to a list of device IDs."))?;
         let of = if is_local(server, &id) { &mut local } else { &mut remote };
         of.insert(user.to_owned(), devices);
     }
@@ -186,7 +186,7 @@ fn wanted(asked: &Object) -> Result<Vec<(UserId, Wanted)>, MatrixError> {
     let mut wanted = Vec::new();
     for (user, devices) in asked.iter() {
         let id = UserId::parse(user).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
-        let shape = || MatrixError::bad_json("Of each user and device an algorithm is expected.");
+        let shape = || MatrixError::bad_json("Each user must map to an object of device IDs and algorithms.");
         for (device, algorithm) in devices.as_object().ok_or_else(shape)?.iter() {
             let algorithm = algorithm.as_str().ok_or_else(shape)?.to_owned();
             let (user_id, device_id) = (user.to_owned(), device.to_owned());
@@ -233,7 +233,7 @@ fn is_local(server: &Server, user: &UserId) -> bool {
 
 impl From<KeyError> for MatrixError {
     fn from(error: KeyError) -> Self {
-        let message = format!("A key is not taken: {error}.");
+        let message = format!("A key was rejected: {error}.");
         match error {
             KeyError::Malformed(_) => Self::invalid_param(message),
             KeyError::Signature { .. } => Self::new(StatusCode::BAD_REQUEST, "M_INVALID_SIGNATURE", message),

@@ -77,7 +77,7 @@ pub(super) async fn refresh(server: &Server, call: &Call) -> Handled {
         return Err(MatrixError::internal());
     };
     if !server.store.refresh(&used, &token_hash(&tokens.access_token), &next).await? {
-        return Err(unknown_token("The refresh token is not known, or was used already.", false));
+        return Err(unknown_token("The refresh token is unknown or has already been used.", false));
     }
     ok(&json!({
         "access_token": tokens.access_token,

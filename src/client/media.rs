@@ -54,7 +54,7 @@ pub(super) async fn config(server: &Server, call: &Call) -> Handled {
 
 /// The endpoints by which media were had without a token. Nothing here is older than the freeze of these.
 pub(super) async fn frozen(_: &Server, _: &Call) -> Handled {
-    Err(MatrixError::not_found("Media are given to who is logged in: ask /_matrix/client/v1/media."))
+    Err(MatrixError::not_found("Media is only served to logged-in users: use /_matrix/client/v1/media."))
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`
@@ -103,10 +103,10 @@ impl Asked {
     async fn of(server: &Server, call: &Call) -> Result<Self, MatrixError> {
         let user = auth::session(server, call).await?.user;
         let origin = ServerName::parse(call.parameter(0));
-        let origin = origin.map_err(|_| MatrixError::invalid_param("This is no server name."))?;
+        let origin = origin.map_err(|_| MatrixError::invalid_param("Invalid server name."))?;
         let media_id = call.parameter(1).to_owned();
         if !is_media_id(&media_id) {
-            return Err(MatrixError::invalid_param("This is no media ID."));
+            return Err(MatrixError::invalid_param("Invalid media ID."));
         }
         let patience = media::patience(call.query("timeout_ms").as_deref())?;
         Ok(Self { user, name: RemoteName { origin, media_id }, patience })

@@ -39,7 +39,7 @@ impl<'n> Field<'n> {
     /// 400 for what is too long or no name.
     fn parse(name: &'n str) -> Result<Self, MatrixError> {
         if name.len() > MAX_LENGTH {
-            let message = "The name of a profile field may have 255 bytes.";
+            let message = "The name of a profile field may be at most 255 bytes long.";
             return Err(MatrixError::new(StatusCode::BAD_REQUEST, "M_KEY_TOO_LARGE", message));
         }
         let is_part = |part: &str| {
@@ -54,7 +54,7 @@ impl<'n> Field<'n> {
             {
                 Ok(Self::Other(name))
             }
-            _ => Err(MatrixError::invalid_param("A profile has no field of such a name.")),
+            _ => Err(MatrixError::invalid_param("This is not a valid name for a profile field.")),
         }
     }
 }

@@ -110,7 +110,7 @@ async fn change(
 /// The kind and ID in the path.
 fn named(call: &Call) -> Result<(Kind, &str), MatrixError> {
     let kind = Kind::parse(call.parameter(0));
-    let kind = kind.ok_or_else(|| MatrixError::invalid_param("There is no such kind of push rules."))?;
+    let kind = kind.ok_or_else(|| MatrixError::invalid_param("Unknown kind of push rule."))?;
     Ok((kind, call.parameter(1)))
 }
 

@@ -32,7 +32,7 @@ pub(super) async fn confirm(
     let id = auth.text("session")?;
     match auth.text("type")? {
         Some(PASSWORD) => {}
-        Some(_) => return Ok(Err(ask(server, id, Some("This stage belongs to no flow of this server.")))),
+        Some(_) => return Ok(Err(ask(server, id, Some("This stage is not part of any flow offered here.")))),
         None => return Ok(Err(ask(server, id, None))),
     }
     let password = auth.required_text("password")?;

@@ -35,7 +35,7 @@ const MAX_SESSION_BYTES: usize = 64;
 pub(super) async fn register(server: &Server, call: &Call) -> Handled {
     match call.query("kind").as_deref() {
         None | Some("user") => {}
-        Some("guest") => return Err(MatrixError::forbidden("This server has no guests.")),
+        Some("guest") => return Err(MatrixError::forbidden("Guest accounts are not supported.")),
         Some(_) => return Err(MatrixError::invalid_param("Unknown kind of account.")),
     }
     throttle::by_address(server, call, Kind::Registration, server.config.rates.registration)?;
@@ -93,7 +93,7 @@ pub(super) async fn available(server: &Server, call: &Call) -> Handled {
 /// `GET /_matrix/client/v1/register/m.login.registration_token/validity`
 pub(super) async fn token_validity(server: &Server, call: &Call) -> Handled {
     let Registration::Token(expected) = &server.config.registration else {
-        return Err(MatrixError::forbidden("This server does not register by token."));
+        return Err(MatrixError::forbidden("This server does not use registration tokens."));
     };
     throttle::by_address(server, call, Kind::TokenValidity, server.config.rates.token_validity)?;
     let token = call.query("token").ok_or_else(|| MatrixError::missing_param("The query lacks \"token\"."))?;
@@ -136,7 +136,7 @@ async fn authenticate(server: &Server, auth: &Body) -> Result<Progress, MatrixEr
             };
             Ok(if shown { Progress::Done } else { Progress::Completed(&[]) })
         }
-        _ => Ok(Progress::Failed("M_FORBIDDEN", "This stage belongs to no flow of this server.")),
+        _ => Ok(Progress::Failed("M_FORBIDDEN", "This stage is not part of any flow offered here.")),
     }
 }
 

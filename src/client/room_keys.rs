@@ -27,9 +27,8 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     let body = Body::of(server, call).await?;
     let (algorithm, auth_data) = (algorithm(&body)?, auth_data(&body)?);
     let version = server.store.new_backup(session.user.as_str(), algorithm, &auth_data).await?;
-    let version = version.ok_or_else(|| {
-        MatrixError::too_large("There are as many versions of the backup as there may be: delete one first.")
-    })?;
+    let version = version
+        .ok_or_else(|| MatrixError::too_large("You have the maximum number of backup versions; delete one first."))?;
     ok(&json!({ "version": version.to_string() }))
 }
 
@@ -57,7 +56,7 @@ pub(super) async fn update(server: &Server, call: &Call) -> Handled {
     let number = number(text)?;
     let backup = server.store.backup(session.user.as_str(), Some(number)).await?.ok_or_else(no_such_version)?;
     if backup.algorithm != algorithm {
-        return Err(MatrixError::invalid_param("The algorithm of a backup does not change."));
+        return Err(MatrixError::invalid_param("The algorithm of a backup cannot be changed."));
     }
     server.store.put_backup(session.user.as_str(), number, &auth_data).await?;
     ok(&json!({}))

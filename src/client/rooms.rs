@@ -110,7 +110,7 @@ impl Wish {
         let version = match body.text("room_version")? {
             None => server.config.default_room_version,
             Some(id) => RoomVersion::get(id).ok_or_else(|| {
-                let message = format!("This server knows no room version {id:?}.");
+                let message = format!("This server does not support room version {id:?}.");
                 MatrixError::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", message)
             })?,
         };

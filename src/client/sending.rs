@@ -146,7 +146,7 @@ async fn may_relate(server: &Server, user: &UserId, room_id: &RoomId, draft: &Dr
             let Ok(root) = EventId::parse(parent) else { return Ok(()) };
             let root = server.rooms.event(&root).await?.map(|stored| stored.event);
             if root.is_some_and(|root| root.room_id() == room_id && Relation::of(&root).is_some()) {
-                return Err(bad("M_UNKNOWN", "No thread begins with an event that relates to another one."));
+                return Err(bad("M_UNKNOWN", "A thread cannot start from an event that relates to another event."));
             }
         }
         relation::ANNOTATION => {
@@ -154,7 +154,7 @@ async fn may_relate(server: &Server, user: &UserId, room_id: &RoomId, draft: &Dr
             let Some(key) = key else { return Ok(()) };
             let annotation = (draft.event_type.as_str(), key);
             if server.store.is_annotated(room_id, parent, user.as_str(), annotation).await? {
-                return Err(bad("M_DUPLICATE_ANNOTATION", "You have annotated this event so before."));
+                return Err(bad("M_DUPLICATE_ANNOTATION", "You have already added this annotation."));
             }
         }
         _ => {}
@@ -257,7 +257,7 @@ async fn check_aliases(server: &Server, room_id: &RoomId, content: &Object) -> R
         }
         let row = server.store.alias(alias.as_str()).await?;
         if row.is_none_or(|row| row.room_id != room_id.as_str()) {
-            let message = format!("The alias {alias} does not stand for this room.");
+            let message = format!("The alias {alias} does not point to this room.");
             return Err(MatrixError::new(http::StatusCode::BAD_REQUEST, "M_BAD_ALIAS", message));
         }
     }

@@ -47,7 +47,7 @@ pub(super) async fn send(server: &Server, call: &Call) -> Handled {
     let (mut local, mut remote) = (Vec::new(), Vec::new());
     for (user, devices) in asked.iter() {
         let id = UserId::parse(user).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
-        let shape = || MatrixError::bad_json("Of each user and device a message is expected.");
+        let shape = || MatrixError::bad_json("Each user must map to an object of device IDs and messages.");
         for (device, content) in devices.as_object().ok_or_else(shape)?.iter() {
             let content = content.as_object().ok_or_else(shape)?;
             if content.to_text().len() > MAX_CONTENT_BYTES {

@@ -75,7 +75,7 @@ pub enum PushRuleError {
     #[error("\"before\" and \"after\" must name a rule of the user's own.")]
     UnknownNeighbour,
     /// It is to be put before one rule and behind a less important one.
-    #[error("The rule of \"before\" is more important than that of \"after\".")]
+    #[error("The rule named by \"before\" has a higher priority than the one named by \"after\".")]
     NoPlace,
     /// A rule lacks something.
     #[error("{0}")]

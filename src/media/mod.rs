@@ -133,7 +133,7 @@ impl From<MediaError> for MatrixError {
     fn from(error: MediaError) -> Self {
         match error {
             MediaError::TooLong => Self::too_large("This is larger than what this server keeps."),
-            MediaError::Broken => Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The upload broke off."),
+            MediaError::Broken => Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The upload was interrupted."),
             MediaError::Unavailable(_) => {
                 Self::unavailable("The media store could not be used; try again.").because(&error)
             }

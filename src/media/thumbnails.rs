@@ -128,7 +128,7 @@ fn new(bytes: Bytes, content_type: &str) -> NewObject {
 }
 
 fn no_image() -> MatrixError {
-    const MESSAGE: &str = "There are no thumbnails of such content.";
+    const MESSAGE: &str = "Thumbnails are not available for this type of content.";
     MatrixError::new(http::StatusCode::BAD_REQUEST, "M_UNKNOWN", MESSAGE)
 }
 

@@ -167,7 +167,7 @@ fn refusal(why: UploadRefusal) -> MatrixError {
             let message = "This media ID has its content already, or it is being uploaded.";
             MatrixError::new(StatusCode::CONFLICT, "M_CANNOT_OVERWRITE_MEDIA", message)
         }
-        UploadRefusal::Quota => MatrixError::forbidden("You have uploaded as much as this server keeps of one user."),
+        UploadRefusal::Quota => MatrixError::forbidden("This upload would exceed your upload quota."),
         UploadRefusal::TooManyAwaited => {
             let mut error = MatrixError::limit_exceeded(60_000);
             error.message = "Too many media IDs of yours await their content.".to_owned();

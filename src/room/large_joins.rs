@@ -162,7 +162,9 @@ impl Rooms {
         let by_auth_events = judge_outliers(clock, join.room_id(), held, std::iter::empty()).await.broken_rule(join);
         let by_state = || auth_rules::check(join, state.as_slice()).err().map(|error| error.to_string());
         match by_auth_events.map(|rejection| rejection.why).or_else(by_state) {
-            Some(why) => Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}."))),
+            Some(why) => Err(RoomError::Invalid(format!(
+                "The room state that the other server returned does not allow our join: {why}."
+            ))),
             None => Ok(()),
         }
     }

@@ -45,7 +45,7 @@ const MAX_REASON: usize = 500;
 const SLICE: usize = 100;
 
 /// What the sender of a PDU is told that can neither be judged nor wait.
-const TOO_MANY_WAIT: &str = "The event cannot be judged yet, and too many such are waiting already.";
+const TOO_MANY_WAIT: &str = "The event cannot be judged yet, and too many events are already waiting.";
 
 /// What the sender of a PDU is told that the room's server ACL keeps out.
 const DENIED: &str = "The server ACL of the room denies your server access.";

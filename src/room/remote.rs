@@ -135,7 +135,9 @@ impl Rooms {
     pub(super) async fn examine_answer(&self, answer: &RemoteJoin, coverage: Coverage) -> Result<Examined, RoomError> {
         let claim = self.examine(&answer.join, &answer.claim, coverage).await?;
         match claim.rejection.as_ref().map(|rejection| &rejection.why).or(claim.forbids.as_ref()) {
-            Some(why) => Err(RoomError::Invalid(format!("The room that was answered does not allow our join: {why}."))),
+            Some(why) => Err(RoomError::Invalid(format!(
+                "The room state that the other server returned does not allow our join: {why}."
+            ))),
             None => Ok(claim),
         }
     }

@@ -56,7 +56,7 @@ pub(in crate::edge) async fn json_of(request: &web_sys::Request) -> Option<Value
 /// Answers `npm run move`: some steps of the move, and how far it is then.
 pub(in crate::edge) async fn answer(request: &web_sys::Request, env: &Env, settings: &Settings) -> Response {
     if !is_allowed(request, settings) {
-        return error_response(&MatrixError::forbidden("This takes the secret MOVE_SECRET."));
+        return error_response(&MatrixError::forbidden("This requires MOVE_SECRET."));
     }
     let asked = json_of(request).await.and_then(|json| serde_json::from_value::<Asked>(json).ok());
     let Some(asked) = asked.filter(|asked| asked.to == asked.from.other()) else {

@@ -31,7 +31,7 @@ pub(super) async fn thumbnail(server: &Server, request: Signed) -> Streamed {
 async fn find(server: &Server, request: &Signed) -> Result<Held, MatrixError> {
     let media_id = request.parameter(0);
     if !is_media_id(media_id) {
-        return Err(MatrixError::invalid_param("This is no media ID."));
+        return Err(MatrixError::invalid_param("Invalid media ID."));
     }
     let patience = media::patience(request.call.query("timeout_ms").as_deref())?;
     media::local(server, media_id, patience).await

@@ -35,7 +35,7 @@ pub(super) async fn sign(server: &Server, request: Signed) -> Handled {
         _ => return Err(refused("The event is not signed by its sender's server.")),
     };
     if is_exempt(&event) {
-        return Err(refused("What names a policy server is not for policy servers to judge."));
+        return Err(refused("m.room.policy events are not checked by policy servers."));
     }
     if let Some(why) = rule.refusal(&event) {
         return Err(refused(why));

@@ -59,7 +59,7 @@ impl Server {
     /// # Errors
     /// What the servers say that were asked, where none has given what can be used, and where the database fails.
     pub(super) async fn go_on_completing(&self, mut large: LargeJoin, budget: &Budget) -> Result<(), MatrixError> {
-        let mut refusal = MatrixError::bad_gateway("No server gives the state of the room.");
+        let mut refusal = MatrixError::bad_gateway("No server provided the room's state.");
         for _ in 0..TRIES {
             match self.try_to_complete(&mut large, budget).await {
                 Ok(Progress::Unfinished) => return Ok(()),

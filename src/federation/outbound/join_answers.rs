@@ -187,7 +187,7 @@ impl<'a> Reading<'a> {
             }
         }
         if self.known.len() > MAX_EVENTS {
-            return Err(MatrixError::too_large("The room has more state than this server takes over."));
+            return Err(MatrixError::too_large("The room's state is too large for this server."));
         }
         Ok(())
     }

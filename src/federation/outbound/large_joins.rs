@@ -52,7 +52,7 @@ impl Server {
                 }
             };
             if let Err(error) = self.try_again(large.clone(), budget).await {
-                let record = LogRecord::warning("the join of a large room does not get on").room(large.room_id());
+                let record = LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
                 self.platform.log.write(record.destination(&large.resident).because(&error));
             }
         }
@@ -96,9 +96,9 @@ impl Server {
                 self.judge_given(&large.resident, &large.join).await?;
                 Ok(Progress::Done)
             }
-            // It may well get on later.
+            // It may well make progress later.
             Err(error @ (RoomError::Database(_) | RoomError::Busy)) => {
-                let record = LogRecord::warning("the join of a large room does not get on").room(large.room_id());
+                let record = LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
                 self.platform.log.write(record.because(&error));
                 return Ok(Progress::Unfinished);
             }

@@ -130,7 +130,7 @@ impl Server {
             match backfill(self, &room, &gap, EVENTS_AT_ONCE).await {
                 Ok(filled) => progress |= filled,
                 Err(error) => {
-                    let record = LogRecord::warning("the history of a room cannot be obtained").room(room_id);
+                    let record = LogRecord::warning("the history of a room could not be fetched").room(room_id);
                     self.platform.log.write(record.because(&error));
                 }
             }

@@ -111,14 +111,14 @@ pub async fn issue(server: &Server, invite: &Redeemed) -> Result<(), MatrixError
 /// Refuses what is not signed by a key of the offer that is still valid.
 async fn check_signer(server: &Server, invite: &Redeemed, offer: &Event) -> Result<(), MatrixError> {
     let key = signer(&invite.signed, offer.content());
-    let key = key.ok_or_else(|| MatrixError::forbidden("No key of the offer has signed for this user."))?;
+    let key = key.ok_or_else(|| MatrixError::forbidden("The invite is not signed by any of the offered keys."))?;
     match IdentityServers::new(&server.platform, &server.config).is_valid(key).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(MatrixError::forbidden("The key that signed for this user is no longer valid.")),
         Err(error) => {
             let record = LogRecord::warning("the key of a third-party invite cannot be checked");
             server.platform.log.write(record.room(&invite.room_id).user(&invite.target).because(&error));
-            Err(MatrixError::bad_gateway("Whether the key that has signed is still valid cannot be checked."))
+            Err(MatrixError::bad_gateway("It could not be checked whether the signing key is still valid."))
         }
     }
 }

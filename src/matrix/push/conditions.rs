@@ -98,7 +98,7 @@ pub(super) fn check(condition: &Object) -> Result<(), &'static str> {
     let is_known = ["event_match", "event_property_is", "event_property_contains", "room_member_count"].contains(&kind)
         || kind == "sender_notification_permission";
     match Condition::of(condition) {
-        Condition::Never if is_known => Err("A condition lacks what its kind needs, or has it with a wrong type."),
+        Condition::Never if is_known => Err("A condition lacks a required field, or the field has the wrong type."),
         _ => Ok(()),
     }
 }
