@@ -1,4 +1,5 @@
-//! What one isolate lets in: the bytes that it works on, and how often somebody may ask.
+//! What one isolate lets in: the bytes that it works on, and how often somebody may ask (Client-Server API, "Rate
+//! limiting").
 //!
 //! All of it is bounded before any work is done, and lives in the isolate's memory as plain values: nothing of it costs a
 //! row, and each isolate counts for itself.

@@ -297,7 +297,7 @@ impl LogRecord {
         self
     }
 
-    /// How many.
+    /// How many there were of what the sentence names.
     #[must_use]
     pub fn count(mut self, count: usize) -> Self {
         self.count = Some(count);
@@ -321,7 +321,7 @@ impl LogRecord {
         self
     }
 
-    /// Why.
+    /// The reason, and what another server said, as the error tells them.
     #[must_use]
     pub fn because(mut self, error: &impl Reason) -> Self {
         self.reason = Some(cut(&error.reason())).filter(|reason| !reason.is_empty());

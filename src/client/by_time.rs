@@ -1,4 +1,4 @@
-//! Jumping to a date (Client-Server API, "Getting events by timestamp").
+//! Jumping to a date (Client-Server API, "Getting events for a room": `timestamp_to_event`).
 
 use serde_json::json;
 

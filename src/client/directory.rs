@@ -1,4 +1,4 @@
-//! Room aliases and the published room directory (Client-Server API, "Room aliases", "Listing rooms").
+//! Room aliases and the published room directory (Client-Server API, "Room aliases", "Published room directory").
 
 use serde_json::json;
 

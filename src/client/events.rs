@@ -1,4 +1,4 @@
-//! Events as clients see them (Client-Server API, "Room event format", "Stripped state", "Unsigned").
+//! Events as clients see them (Client-Server API, "Room event format", "Stripped state").
 
 use std::borrow::Cow;
 

@@ -1,4 +1,5 @@
-//! What a sync tells besides events and account data: who is typing, up to where users have read, who is there.
+//! What a sync tells besides events and account data: who is typing, up to where users have read, who is there (Client-Server
+//! API, "Syncing", "Typing Notifications", "Receipts", "Presence").
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Keys of devices (Client-Server API, "End-to-end encryption", "Key management API").
+//! Keys of devices (Client-Server API, "End-to-End Encryption", "Key management API").
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Logging in and out (Client-Server API, "Legacy authentication API": login, logout; "Account management": whoami).
+//! Logging in and out (Client-Server API, "Legacy API": "Login"; "Current account information").
 
 use http::StatusCode;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! The published room directories of this and of other servers (Client-Server API, "Listing rooms").
+//! The published room directories of this and of other servers (Client-Server API, "Published room directory").
 
 use http::StatusCode;
 

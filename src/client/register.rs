@@ -1,4 +1,5 @@
-//! Registration (Client-Server API, "Legacy account registration", "User-Interactive Authentication API").
+//! Registration (Client-Server API, "Legacy API": "Account registration", "User-Interactive Authentication
+//! API").
 //!
 //! Open registration has one stage, so that its sessions have nothing to remember. Registration by token has a second one,
 //! `m.login.dummy`, as Synapse has and clients expect: a session is stored between the two, once it has shown the token, so

@@ -1,4 +1,4 @@
-//! Reporting content (Client-Server API, "Reporting content"): kept for the operator to read, and said in the log.
+//! Reporting content (Client-Server API, "Reporting Content"): kept for the operator to read, and said in the log.
 
 use http::StatusCode;
 use serde_json::json;

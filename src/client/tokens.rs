@@ -1,4 +1,5 @@
-//! Points in time, as clients hand them back: `next_batch`, `prev_batch`, `start`, `end`.
+//! Points in time, as clients hand them back: `next_batch`, `prev_batch`, `start`, `end` (Client-Server API,
+//! "Syncing", "Getting events for a room").
 //!
 //! A token is a set of named positions: `s1_e12_a3` says format 1, position 12 in the stream of events, 3 in that of account
 //! data. `k` is one in the changes of users' keys, `i` in the messages to devices; `t`, `c` and `p` are positions in those of typing,

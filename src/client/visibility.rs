@@ -1,4 +1,4 @@
-//! Which events of a room a local user may see (Client-Server API, "Room history visibility").
+//! Which events of a room a local user may see (Client-Server API, "Room History Visibility").
 
 use std::ops::Deref;
 

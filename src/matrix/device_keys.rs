@@ -1,7 +1,7 @@
 //! The keys that users and devices publish for end-to-end encryption, as far as a server checks them: that they are whose they
 //! say, and signed by whom they must be.
 //!
-//! Spec: Client-Server API, "End-to-end encryption" ("Key algorithms", "Device keys", "Cross-signing").
+//! Spec: Client-Server API, "End-to-End Encryption" ("Key algorithms", "Device keys", "Cross-signing").
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Under which history visibility an event was sent (Client-Server API, "Room history visibility").
+//! Under which history visibility an event was sent (Client-Server API, "Room History Visibility").
 //!
 //! What each visibility shows to whom is [`HistoryVisibility::shows`]: the same for local users and for other servers.
 

@@ -246,7 +246,7 @@ impl Ruleset {
     /// The rule of this kind and ID.
     ///
     /// # Errors
-    /// Where there is none.
+    /// [`PushRuleError::NotFound`] where the user has no such rule.
     pub fn rule(&self, kind: Kind, rule_id: &str) -> Result<&Rule, PushRuleError> {
         self.of_kind(kind).iter().find(|rule| rule.rule_id == rule_id).ok_or(PushRuleError::NotFound)
     }

@@ -1,6 +1,7 @@
 //! Which servers may take part in a room (`m.room.server_acl`).
 //!
-//! Spec: Client-Server API, "Server Access Control Lists (ACLs) for rooms"; Server-Server API, "Server Access Control Lists".
+//! Spec: Client-Server API, "Server Access Control Lists (ACLs) for rooms"; Server-Server API, "Server Access Control
+//! Lists (ACLs)".
 
 use super::{
     event::Event,

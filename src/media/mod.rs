@@ -75,7 +75,7 @@ impl<E: Into<MatrixError>> From<E> for NotGiven {
 }
 
 impl NotGiven {
-    /// What is answered.
+    /// The error that whoever asked is answered with.
     pub fn answer(self) -> MatrixError {
         match self {
             Self::Gone => unknown(),

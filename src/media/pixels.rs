@@ -64,7 +64,7 @@ pub enum Smaller {
 /// Why an image is not made smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is none, of a kind that is not read here, or broken.
+    /// It is no image, of a kind that is not read here, or broken.
     NoImage,
     /// Decoding it would take too much memory.
     TooLarge,

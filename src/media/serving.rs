@@ -1,4 +1,5 @@
-//! Answers with media: what browsers are told so that nothing in them runs, parts of files, and what has not changed.
+//! Answers with media (Client-Server API, "Content repository" and its "Security considerations"): what browsers are told
+//! so that nothing in them runs, parts of files, and what has not changed.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 

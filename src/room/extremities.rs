@@ -1,4 +1,5 @@
-//! The forward extremities while events are judged: what a new one replaces, and which are kept.
+//! The forward extremities while events are judged: what a new one replaces, also through rejected and soft-failed ones
+//! (Server-Server API, "Rejection", "Soft failure"), and which are kept.
 
 use super::{
     RoomError,

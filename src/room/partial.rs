@@ -1,5 +1,5 @@
-//! Rooms that were joined by an answer without their members: what is known of them in the meantime, and how they are made
-//! whole.
+//! Rooms that were joined by an answer without their members (Server-Server API, "Joining Rooms", `members_omitted`): what is
+//! known of them in the meantime, and how they are made whole.
 //!
 //! All that is judged by the state of such a room rests on a claim, as what is judged behind a gap does: whom the state does not
 //! know is taken for what the event says that is judged ([`super::checks::fill_in`]). When the whole state before our join is

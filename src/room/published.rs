@@ -1,5 +1,5 @@
-//! The published room directory: the rooms that this server's users have others find (Client-Server API, "Listing rooms";
-//! Server-Server API, "Published Room Directory").
+//! The published room directory: the rooms that this server's users have others find (Client-Server API,
+//! "Published room directory"; Server-Server API, "Published Room Directory").
 //!
 //! A page is made when it is asked for, of the rooms as they are then; only the order, by the number of members, is kept by the
 //! commits that change it. A page begins where another ended: a room that moved meanwhile may be told twice or not at all.

@@ -1,6 +1,6 @@
 //! Which events of a room another server may see.
 //!
-//! Client-Server API, "Room history visibility", by the memberships of the server's users: it may see what one of them may. The
+//! Client-Server API, "Room History Visibility", by the memberships of the server's users: it may see what one of them may. The
 //! state at an event decides, whatever was current in the room then; the users by whom it may be decided come from an index.
 
 use crate::{

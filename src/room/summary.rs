@@ -1,5 +1,5 @@
-//! What a room is, in a few words, for those who are not in it (Client-Server API, "Listing rooms", "Spaces",
-//! `room_summary`).
+//! What a room is, in a few words, for those who are not in it (Client-Server API, "Published room directory",
+//! "Spaces", `room_summary`).
 
 use super::{Room, RoomError, Rooms};
 use crate::{

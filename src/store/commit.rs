@@ -124,9 +124,9 @@ impl RoomCommit {
 /// What a commit takes for granted about its room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guard {
-    /// That there is none.
+    /// That we do not hold the room yet.
     New,
-    /// That it has this version, which is then the next.
+    /// That it has this version, which is counted up.
     Moves(i64),
     /// That it has this version, which stays: what was found rests on the room's current state, and leaves it as it is.
     Holds(i64),

@@ -172,7 +172,7 @@ pub struct Wanted {
     pub after: Vec<EventId>,
 }
 
-/// What was read.
+/// What there is of [`Wanted`].
 #[derive(Debug, Default)]
 pub struct Found {
     /// The rooms that exist.

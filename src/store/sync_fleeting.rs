@@ -32,7 +32,7 @@ pub struct FleetingRead {
     pub now: i64,
 }
 
-/// What was read.
+/// What there is of [`FleetingRead`], and up to where.
 #[derive(Debug, Default)]
 pub struct FleetingFound {
     /// Up to where.

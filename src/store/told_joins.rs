@@ -24,7 +24,7 @@ use crate::{
 const LEAST_BYTES: usize = 256;
 const MOST_EVENTS: usize = MAX_ANSWER / LEAST_BYTES;
 
-/// A limit that is none.
+/// As a `LIMIT`: all rows.
 const ALL: i64 = -1;
 
 /// The text of an event in a list, with its comma.

@@ -85,7 +85,7 @@ pub struct Settings {
     pub ignored: IgnoredUsers,
 }
 
-/// What was read.
+/// What [`Store::unread`] reads: all that unread counts are made of.
 #[derive(Debug, Default)]
 pub struct UnreadFound {
     /// What the user wants.

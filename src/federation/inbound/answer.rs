@@ -36,7 +36,7 @@ impl From<ReadRefusal> for MatrixError {
 /// The room ID `text`.
 ///
 /// # Errors
-/// 400 for what is none.
+/// 400 `M_INVALID_PARAM` for what is no room ID.
 pub(super) fn room_id(text: &str) -> Result<RoomId, MatrixError> {
     RoomId::parse(text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
 }
@@ -49,7 +49,7 @@ pub(super) fn unknown_room() -> MatrixError {
 /// The event ID `text`.
 ///
 /// # Errors
-/// 400 for what is none.
+/// 400 `M_INVALID_PARAM` for what is no event ID.
 pub(super) fn event_id(text: &str) -> Result<EventId, MatrixError> {
     EventId::parse(text).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
 }

@@ -1,6 +1,6 @@
-//! Faster joins: the rest of the state of a room that was joined by an answer without its members (`room/partial.rs`) is fetched
-//! when the user is in it already. It is read, judged and kept as the answer to the join of a large room is, in steps that the
-//! scheduled trigger goes on with.
+//! Faster joins (Server-Server API, "Joining Rooms", `members_omitted`): the rest of the state of a room that was joined by an
+//! answer without its members (`room/partial.rs`) is fetched when the user is in it already. It is read, judged and
+//! kept as the answer to the join of a large room is, in steps that the scheduled trigger goes on with.
 
 use http::StatusCode;
 

@@ -1,4 +1,5 @@
-//! Events of ours that another server signs too: invites of its users, and joins for which one of them vouches.
+//! Events of ours that another server signs too: invites of its users, and joins for which one of them vouches (Server-Server
+//! API, "Inviting to a room", "Restricted rooms").
 
 use http::StatusCode;
 

@@ -1,4 +1,5 @@
-//! Other servers' media: fetched when somebody here asks for them, by one at a time, and kept.
+//! Other servers' media (Server-Server API, "Content Repository"): fetched when somebody here asks for them, by one at a time,
+//! and kept.
 
 use futures_util::future::{Either, select};
 use http::StatusCode;

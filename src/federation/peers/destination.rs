@@ -1,4 +1,4 @@
-//! Ways to reach a server, and which of them this one may take.
+//! Ways to reach a server (Server-Server API, "Resolving server names"), and which of them this one may take.
 //!
 //! A server name comes from strangers, so it must not become a way into somebody's own network: a server whose own name
 //! is public never connects to private addresses and names, whichever step they came from. A server whose own name is

@@ -1,4 +1,4 @@
-//! EDUs that are worth nothing when they are late: typing, receipts, presence.
+//! EDUs that are worth nothing when they are late (Server-Server API, "Typing Notifications", "Receipts", "Presence").
 //!
 //! They wait in the memory of the isolate until its one sender to a destination takes them, the newest of each kind, and are
 //! forgotten whatever became of them. Plain values only: a sender that the platform cuts off is followed by the next one.

@@ -1,4 +1,5 @@
-//! What one isolate knows of keys, and of who is asked for them: plain values, which all its events share.
+//! What one isolate knows of keys, and of who is asked for them (Server-Server API, "Retrieving server keys"): plain values,
+//! which all its events share.
 
 use std::{cell::RefCell, collections::BTreeMap};
 

@@ -1,4 +1,4 @@
-//! Asking servers for their keys, and notaries for those of others.
+//! Asking servers for their keys, and notaries for those of others (Server-Server API, "Retrieving server keys").
 //!
 //! What an answer is worth is decided in [`crate::matrix::server_keys`]; who may be asked, and when again, by whoever asks
 //! ([`super::key_fetcher`]).

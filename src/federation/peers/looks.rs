@@ -48,7 +48,7 @@ impl Looks {
         self.wanted.set(true);
     }
 
-    /// Whether there is.
+    /// Whether there is more to look at than was begun.
     pub fn is_more_wanted(&self) -> bool {
         self.wanted.get()
     }

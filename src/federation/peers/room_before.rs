@@ -1,4 +1,5 @@
-//! The room before an event, read as it comes: the answers of `send_join` and `state`, which may be of any size.
+//! The room before an event, read as it comes: the answers of `send_join` and `state`, which may be of any size
+//! (Server-Server API, "Joining Rooms", "Retrieving events").
 
 use std::collections::VecDeque;
 
