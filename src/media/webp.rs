@@ -131,7 +131,7 @@ impl Still<'_> {
         let (each, tables) = match self.coding {
             Coding::Lossless(image) => (4 + 4, image.get(5..)),
             Coding::Lossy { alpha: None, .. } => (3 + 2, None),
-            // The plane of what shines through is the green of a lossless image, or as it is.
+            // The alpha plane is the green channel of a lossless image, or stored uncompressed.
             Coding::Lossy { alpha: Some(alpha), .. } => match alpha.split_first() {
                 Some((head, stream)) if head & 3 == 1 => (4 + 2 + 4 + 1, Some(stream)),
                 _ => (4 + 2 + 1, None),

@@ -158,7 +158,7 @@ impl<'a> Reading<'a> {
         Ok(read)
     }
 
-    /// Takes one event. What is none of the room is left out.
+    /// Takes one event. Events of other rooms are ignored.
     async fn take(&mut self, text: &[u8], is_state: bool) -> Result<(), MatrixError> {
         self.taken += 1;
         pdus::turn(self.server, self.taken).await;

@@ -59,7 +59,7 @@ const AWAY_FAILURES: i64 = 4;
 const PAUSE_IF_HEARD_MS: i64 = 60 * 1_000;
 
 /// A transaction that is answered with 400 so often, and for so long in milliseconds, will never be taken. Fewer times may be a
-/// fault that somebody is mending.
+/// fault that somebody is fixing.
 const LASTING_REFUSALS: i64 = 3;
 const LASTING_REFUSAL_MS: i64 = 60 * 60 * 1_000;
 
