@@ -8,7 +8,7 @@
 //! the walk from the *D<sub>i</sub>* ends there.
 //!
 //! The walk goes level by level at first, which as a rule is all there is to it. Chains may be as long as somebody likes,
-//! a member's profile changes for one, so from the third round on it asks for many events at once, however many levels these are, and for more each
+//! a member's profile changes for one, so from the fourth round on it asks for many events at once, however many levels these are, and for more each
 //! time: how often it asks does not depend on their length.
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 use crate::matrix::hash_map::HashSet;
 
 /// In how many rounds the walk goes level by level.
-const LEVEL_BY_LEVEL: u32 = 2;
+const LEVEL_BY_LEVEL: u32 = 3;
 
 /// Of the rounds after that: how many events more to ask for in either direction, and how many citations of each.
 const LEAPS: [(usize, usize); 6] = [
