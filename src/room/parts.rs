@@ -110,7 +110,7 @@ impl Rooms {
         while let Some(mut part) = parts.pop() {
             match receive(&part).await {
                 Ok(received) => {
-                    all.staged.extend(received.staged);
+                    all.to_look_at.extend(received.to_look_at);
                     all.accepted += received.accepted;
                     all.results.extend(received.results);
                     all.missing.extend(received.missing);
@@ -133,8 +133,8 @@ impl Rooms {
                 Err(error) => return Err(error),
             }
         }
-        all.staged.sort();
-        all.staged.dedup();
+        all.to_look_at.sort();
+        all.to_look_at.dedup();
         Ok(all)
     }
 }

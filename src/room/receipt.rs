@@ -33,7 +33,7 @@ use crate::{
     store::{
         commit::Committed,
         edus::{EduQuestions, EduRooms},
-        staging::{StagedAlready, StagedPdu, stage},
+        staging::{StagedAlready, StagedPdu, stage, wake},
         transactions::record_transaction,
     },
 };
@@ -101,8 +101,8 @@ impl KnownRooms {
 pub struct Received {
     /// The body of the transaction's answer: `{"pdus": {…}}`.
     pub answer: String,
-    /// Rooms in which PDUs were staged: what they cite must be fetched.
-    pub staged: Vec<RoomId>,
+    /// Rooms in which PDUs were staged, whose cited events must be fetched, or cite what has come now.
+    pub to_look_at: Vec<RoomId>,
     /// Events that were accepted.
     pub accepted: usize,
     /// What became of each PDU: why it was refused, if it was.
@@ -282,9 +282,10 @@ impl Rooms {
         let mut received = Received::default();
         let mut commits = Vec::new();
         let mut others: Vec<Statement> = Vec::new();
+        let mut waking: Vec<Statement> = Vec::new();
         let mut allowance = Allowance::new(&rooms.staged);
         for (room_id, events) in by_room(events) {
-            let mut staged = Vec::new();
+            let (mut staged, mut known) = (Vec::new(), Vec::new());
             let mut judged = None;
             if let Some(room) = rooms.ours(&room_id) {
                 if let Some(record) = record
@@ -302,6 +303,9 @@ impl Rooms {
                     let ask_until = record.map_or(now + ASKING_MS, |_| now);
                     let judged = self.judge_signed(&mut judgement, &mut view, &event, &Source::Transaction, ask_until);
                     let (event, verdict, _) = judged.await?;
+                    if matches!(verdict, Verdict::Accepted | Verdict::SoftFailed(_) | Verdict::Rejected(_)) {
+                        known.push(id.clone());
+                    }
                     let result = match verdict {
                         Verdict::Accepted => {
                             received.accepted += 1;
@@ -362,7 +366,7 @@ impl Rooms {
                         }
                     }
                     if !waiting.is_empty() {
-                        received.staged.push(room_id.clone());
+                        received.to_look_at.push(room_id.clone());
                     }
                     others.extend(stage(waiting.into_iter()));
                 }
@@ -371,6 +375,10 @@ impl Rooms {
             if let Some(judgement) = judged
                 && !judgement.is_unchanged()
             {
+                // What a look judges, it sees to itself.
+                if record.is_some() && rooms.staged.rooms.get(&room_id).is_some_and(|room| room.has_any) {
+                    waking.push(wake(&room_id, known.iter().map(EventId::as_str), now));
+                }
                 commits.push(self.commit_of(&mut view, judgement).await?);
             }
         }
@@ -380,7 +388,15 @@ impl Rooms {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
             others.extend(record.edus.all());
         }
-        Ok(self.store.commit(&commits, others).await?.with(received))
+        Ok(match self.store.commit_and_wake(&commits, others, waking).await? {
+            Committed::Done(woken) => {
+                received.to_look_at.extend(woken);
+                received.to_look_at.sort();
+                received.to_look_at.dedup();
+                Committed::Done(received)
+            }
+            Committed::Lost => Committed::Lost,
+        })
     }
 
     /// Reads in one call what judging `events` will ask for.

@@ -17,13 +17,14 @@ use super::{
     races::Race,
     rejected, relations,
     resolution::cite,
+    staging::woken,
     state_sql, text_lists,
     unsettled::{forget_claims, may_stand, place_rejected, unsettle},
 };
 use crate::{
     matrix::{
         event::ContentHash,
-        identifiers::{EventId, ServerName},
+        identifiers::{EventId, RoomId, ServerName},
     },
     platform::{Clock, DatabaseError, Rows, Statement, news::Subject, turns::turn},
 };
@@ -199,6 +200,33 @@ impl Store {
             return Ok(Committed::Done(()));
         }
         committed(self.batch(statements).await)
+    }
+
+    /// As [`Store::commit`], and then `waking`, each made by [`wake`](super::staging::wake): the rooms in which staged PDUs can be
+    /// looked at now.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub async fn commit_and_wake(
+        &self,
+        commits: &[RoomCommit],
+        mut others: Vec<Statement>,
+        waking: Vec<Statement>,
+    ) -> Result<Committed<Vec<RoomId>>, DatabaseError> {
+        if waking.is_empty() {
+            return Ok(self.commit(commits, others).await?.with(Vec::new()));
+        }
+        let mut statements = Vec::new();
+        commits.iter().for_each(|commit| commit.statements(&mut statements));
+        statements.append(&mut others);
+        let first = statements.len();
+        statements.extend(waking);
+        let answers = match self.batch(statements).await {
+            Ok(answers) => answers,
+            outcome => return Ok(committed(outcome)?.with(Vec::new())),
+        };
+        let woken = answers.iter().skip(first).map(woken).filter_map(Result::transpose);
+        Ok(Committed::Done(woken.collect::<Result<_, _>>()?))
     }
 
     /// Commits what `commits` say one after the other, and `others` at last; others have their turn in between. For what counts

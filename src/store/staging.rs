@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::{Store, event_text::content_hash, json_list, json_lists, written};
+use super::{Answers, Store, event_text::content_hash, json_list, json_lists, written};
 use crate::{
     matrix::{
         event::{ContentHash, Event, PduError},
-        identifiers::{RoomId, ServerName},
+        identifiers::{EventId, RoomId, ServerName},
         room_version::RoomVersion,
     },
     platform::{DatabaseError, Rows, Statement},
@@ -54,6 +54,8 @@ pub struct StagedOfRoom {
     pub is_member: bool,
     /// What servers have staged of it that are not.
     pub by_strangers: Amount,
+    /// Whether anybody has staged anything of it.
+    pub has_any: bool,
 }
 
 /// A staged PDU as it is stored.
@@ -112,10 +114,11 @@ const STAGE: &str = concat!(
     one_more!()
 );
 
-/// What server ?1 has staged, and of each room in ?2, a JSON list, what strangers have, and whether the server is in it.
+/// What server ?1 has staged, and of each room in ?2, a JSON list, what strangers have, whether the server is in it, and whether
+/// anything is staged.
 const STAGED_ALREADY: &str = "\
     SELECT NULL AS room_id, 0 AS is_member, count(*) AS pdus, COALESCE(SUM(bytes), 0) AS bytes, \
-      COALESCE(SUM(stranger), 0) AS as_stranger, COALESCE(SUM(bytes * stranger), 0) AS as_stranger_bytes \
+      COALESCE(SUM(stranger), 0) AS as_stranger, COALESCE(SUM(bytes * stranger), 0) AS as_stranger_bytes, 0 AS has_any \
     FROM staged_pdus WHERE origin = ?1 \
     UNION ALL \
     SELECT wanted.value, \
@@ -124,7 +127,8 @@ const STAGED_ALREADY: &str = "\
       (SELECT count(*) FROM staged_pdus AS s INDEXED BY staged_pdus_of_strangers \
         WHERE s.room_id = wanted.value AND s.stranger), \
       (SELECT COALESCE(SUM(s.bytes), 0) FROM staged_pdus AS s INDEXED BY staged_pdus_of_strangers \
-        WHERE s.room_id = wanted.value AND s.stranger) \
+        WHERE s.room_id = wanted.value AND s.stranger), \
+      EXISTS (SELECT 1 FROM staged_pdus AS s WHERE s.room_id = wanted.value) \
     FROM json_each(?2) AS wanted";
 
 /// The rooms of those ?2 PDUs that have been due for longest. What waits for a join is not due before it has ended.
@@ -146,6 +150,16 @@ const BEGIN_LOOK: &str = "\
 const PAUSE: &str = "\
     UPDATE staged_pdus SET retry_at = ?3 + MIN(?4 * attempts * attempts, ?5), look_until = 0 \
     WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
+
+/// Makes those PDUs of room ?1 due at ?3 that cite one of the events ?2, but for those that a look has. In the format of the first
+/// room versions an event is cited by a list that begins with its ID.
+const WAKE: &str = "\
+    UPDATE staged_pdus SET retry_at = ?3 WHERE room_id = ?1 AND retry_at > ?3 AND look_until <= ?3 \
+      AND EXISTS (SELECT 1 FROM \
+          json_each(json_array(staged_pdus.json -> '$.prev_events', staged_pdus.json -> '$.auth_events')) AS l \
+        CROSS JOIN json_each(l.value) AS c \
+        WHERE CASE c.type WHEN 'array' THEN c.value ->> 0 ELSE c.value END IN (SELECT value FROM json_each(?2))) \
+    RETURNING room_id";
 
 const DROP: &str = "DELETE FROM staged_pdus WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
 
@@ -174,6 +188,16 @@ pub(crate) fn stage<'a>(pdus: impl Iterator<Item = StagedPdu<'a>>) -> Vec<Statem
     json_lists(rows).into_iter().map(|list| Statement::new(STAGE, [list.into()])).collect()
 }
 
+/// Makes staged PDUs of the room due at `now` that cite one of `events`, which are known from now on; [`woken`] reads the answer.
+pub(crate) fn wake<'a>(room_id: &RoomId, events: impl Iterator<Item = &'a str>, now: i64) -> Statement {
+    Statement::new(WAKE, [room_id.as_str().into(), json_list(events).into(), now.into()])
+}
+
+/// The answer to [`wake`]: the room, where there are any.
+pub(super) fn woken(rows: &Rows) -> Result<Option<RoomId>, DatabaseError> {
+    Ok(rows.first().map(|row| row.text(0)).transpose()?.and_then(|id| RoomId::parse(id).ok()))
+}
+
 /// Asks what bounds how much `origin` may stage in the rooms `room_ids`; [`staged_already`] reads the answer.
 pub(super) fn ask_staged_already(origin: &ServerName, room_ids: &[RoomId]) -> Statement {
     let room_ids = json_list(room_ids.iter().map(RoomId::as_str));
@@ -193,7 +217,8 @@ pub(super) fn staged_already(rows: &Rows) -> Result<StagedAlready, DatabaseError
             }
             Some(room_id) => {
                 let Ok(room_id) = RoomId::parse(room_id) else { continue };
-                let of_room = StagedOfRoom { is_member: row.integer(1)? != 0, by_strangers: of_strangers };
+                let (is_member, has_any) = (row.integer(1)? != 0, row.integer(6)? != 0);
+                let of_room = StagedOfRoom { is_member, by_strangers: of_strangers, has_any };
                 already.rooms.insert(room_id, of_room);
             }
         }
@@ -264,13 +289,23 @@ impl Store {
         self.query(Statement::new(PAUSE, parameters)).await.map(|_| ())
     }
 
-    /// Gives staged PDUs up.
+    /// Ends a look at `now`: gives the staged PDUs `done` up, and makes others due that cite what was `judged`. Whether there are such.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn unstage(&self, room_id: &RoomId, ids: &[String]) -> Result<(), DatabaseError> {
-        let ids = json_list(ids.iter().map(String::as_str));
-        self.query(Statement::new(DROP, [room_id.as_str().into(), ids.into()])).await.map(|_| ())
+    pub async fn end_look(
+        &self,
+        room_id: &RoomId,
+        done: &[String],
+        judged: &[EventId],
+        now: i64,
+    ) -> Result<bool, DatabaseError> {
+        let done = json_list(done.iter().map(String::as_str));
+        let mut statements = vec![Statement::new(DROP, [room_id.as_str().into(), done.into()])];
+        statements.push(wake(room_id, judged.iter().map(EventId::as_str), now));
+        let mut answers = Answers::new(self.batch(statements).await?);
+        answers.rows()?;
+        Ok(woken(&answers.rows()?)?.is_some())
     }
 
     /// Gives up the staged PDUs of a room that nobody here is in, or is joining at `now`. `own` is this server's name.

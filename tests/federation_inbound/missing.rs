@@ -209,6 +209,74 @@ fn what_its_own_server_sends_when_it_is_back_is_looked_for_at_once() {
     scene.is_shown(&said);
 }
 
+/// What cites what came late, and what cites that in its turn: in hours nobody gave any of it, and its turn is not soon.
+#[test]
+fn what_waits_is_judged_when_what_it_cites_comes_by_itself() {
+    let mut scene = scene("12");
+    is_empty_handed(&scene.peer);
+    let said = scene.say(3);
+    takes(&scene.peer, &scene, "1", &said[1]);
+    takes(&scene.peer, &scene, "2", &said[2]);
+    scene.world.settle();
+    for _ in 0..20 {
+        scene.world.advance(3_600_000);
+        scene.world.run(scene.a.scheduled());
+    }
+    assert!(!scene.a.shows(&said[1].0));
+    takes(&scene.peer, &scene, "3", &said[0]);
+    scene.world.settle();
+    scene.is_shown(&said);
+}
+
+#[test]
+fn what_waits_is_judged_when_what_it_cites_comes_while_it_is_asked_for() {
+    let mut scene = scene("12");
+    let said = scene.say(2);
+    let clock = scene.world.clone();
+    scene.world.connect(
+        "peer.example",
+        Rc::new(move |_| {
+            let clock = clock.clone();
+            Box::pin(async move {
+                clock.sleep(5_000).await;
+                not_found()
+            })
+        }),
+    );
+    takes(&scene.peer, &scene, "1", &said[1]);
+    // By then it is asked for.
+    scene.world.run(scene.world.sleep(1_000));
+    takes(&scene.peer, &scene, "2", &said[0]);
+    scene.world.settle();
+    scene.is_shown(&said);
+}
+
+/// Who holds a PDU back does not have us ask anybody again with each other one that comes.
+#[test]
+fn what_comes_makes_nobody_be_asked_for_what_does_not_cite_it() {
+    let mut scene = scene("12");
+    is_empty_handed(&scene.peer);
+    let said = |scene: &mut Scene, txn_id: &str| {
+        let before = (asked(&scene.peer, ""), scene.a.database.calls.get());
+        let said = scene.theirs.say(&scene.peer, &scene.bob, txn_id);
+        takes(&scene.peer, scene, txn_id, &said);
+        scene.world.settle();
+        assert!(scene.a.shows(&said.0));
+        (asked(&scene.peer, "") - before.0, scene.a.database.calls.get() - before.1)
+    };
+    // So that keys are known.
+    said(&mut scene, "1");
+    let alone = said(&mut scene, "2");
+    let fork = scene.theirs.clone();
+    let lost = scene.say(2);
+    takes(&scene.peer, &scene, "3", &lost[1]);
+    scene.world.settle();
+    scene.theirs = fork;
+    assert_eq!(said(&mut scene, "4"), alone);
+    assert_eq!(said(&mut scene, "5"), alone);
+    assert_eq!(scene.a.database.rows("SELECT event_id FROM staged_pdus"), [[lost[1].0.clone()]]);
+}
+
 #[test]
 fn a_server_in_the_room_takes_the_place_of_strangers() {
     let mut scene = scene("12");

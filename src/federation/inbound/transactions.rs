@@ -67,7 +67,7 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     let (events, refused) = check(server, origin.name(), &rooms, pdus, &body).await?;
     let record = Record { origin: origin.name(), txn_id: &txn_id, edus: &edus, is_part: false };
     let received = server.rooms.receive(record, rooms, &events, &refused).await?;
-    received.staged.iter().for_each(|room_id| server.fetch_missing(room_id));
+    received.to_look_at.iter().for_each(|room_id| server.fetch_missing(room_id));
     Ok(router::raw_json_response(StatusCode::OK, received.answer))
 }
 

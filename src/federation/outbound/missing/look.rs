@@ -49,6 +49,8 @@ pub(super) struct Look<'s> {
     pub(super) whom: Whom<'s>,
     /// Events not judged yet: staged ones, and those fetched because others cite them.
     events: Vec<Event>,
+    /// Those that have been judged.
+    judged: Vec<EventId>,
     /// The depth of the event by which we came into the room; what was before it is history.
     first_depth: i64,
     /// Copies of events that failed the checks, and who gave them.
@@ -65,7 +67,8 @@ impl<'s> Look<'s> {
         let whom = Whom::new(server, &room.room_id);
         let (events, refused) = (Vec::new(), HashSet::new());
         let in_hand = AnswerMemory::default();
-        Self { server, room, whom, events, first_depth, refused, requests: MAX_REQUESTS, until, in_hand }
+        let (judged, requests) = (Vec::new(), MAX_REQUESTS);
+        Self { server, room, whom, events, judged, first_depth, refused, requests, until, in_hand }
     }
 
     /// The room's version.
@@ -79,9 +82,9 @@ impl<'s> Look<'s> {
         self.events.push(event);
     }
 
-    /// The events that could not be judged.
-    pub(super) fn into_left(self) -> HashSet<EventId> {
-        self.events.iter().map(|event| event.event_id().clone()).collect()
+    /// The events that could not be judged, and those that were.
+    pub(super) fn into_left_and_judged(self) -> (HashSet<EventId>, Vec<EventId>) {
+        (self.events.iter().map(|event| event.event_id().clone()).collect(), self.judged)
     }
 
     /// Judges and fetches in turns, until all events are judged or nothing more can be obtained.
@@ -90,6 +93,7 @@ impl<'s> Look<'s> {
     /// Where the database fails. What a server does not give, or nobody believes, is no error.
     pub(super) async fn run(&mut self) -> Result<(), RoomError> {
         for _ in 0..MAX_ROUNDS {
+            let requests = self.requests;
             let lacking = self.judge().await?;
             if lacking.is_empty() || self.is_over() {
                 return Ok(());
@@ -99,6 +103,10 @@ impl<'s> Look<'s> {
                 || self.ask_for_states(&lacking).await?
                 || self.ask_for_states_instead(&lacking).await?;
             if !progress {
+                if self.requests < requests {
+                    // While others were asked, it may have come by itself.
+                    self.judge().await?;
+                }
                 return Ok(());
             }
         }
@@ -114,7 +122,8 @@ impl<'s> Look<'s> {
         let received = self.server.rooms.receive_fetched(&self.room.room_id, &self.events).await?;
         let mut missing = received.missing;
         let in_hand: HashSet<EventId> = missing.iter().map(|lacking| lacking.event.event_id().clone()).collect();
-        self.events.retain(|event| in_hand.contains(event.event_id()));
+        let judged = self.events.extract_if(.., |event| !in_hand.contains(event.event_id()));
+        self.judged.extend(judged.map(|event| event.event_id().clone()));
         for lacking in &mut missing {
             lacking.previous.retain(|id| !in_hand.contains(id));
             lacking.auth.retain(|id| !in_hand.contains(id));

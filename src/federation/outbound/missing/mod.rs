@@ -12,10 +12,7 @@ mod look;
 mod state;
 mod whom;
 
-use std::{
-    cell::RefCell,
-    collections::{HashSet, VecDeque},
-};
+use std::{cell::RefCell, collections::VecDeque};
 
 use futures_util::future;
 
@@ -188,7 +185,7 @@ impl Server {
             }
         }
         let outcome = look.run().await;
-        let left: HashSet<EventId> = look.into_left();
+        let (left, judged) = look.into_left_and_judged();
         let now = self.platform.clock.now_ms();
         let (mut done, mut left_waiting) = (Vec::new(), Vec::new());
         for staged in &waiting {
@@ -206,7 +203,9 @@ impl Server {
                 left_waiting.push(id);
             }
         }
-        self.store.unstage(room_id, &done).await?;
+        if self.store.end_look(room_id, &done, &judged, now).await? {
+            self.looks.want_more();
+        }
         if !left_waiting.is_empty() {
             let pauses = (PAUSE_MS, LONGEST_PAUSE_MS);
             self.store.pause(room_id, &left_waiting, now, pauses).await?;
