@@ -198,9 +198,9 @@ impl<'a> Walk<'a> {
             Some(told) => told,
             None => {
                 self.asked += 1;
-                spaces::ask(self.server, room_id, via).await
+                spaces::ask(self.server, room_id, via).await?
             }
-        }?;
+        };
         for child in told.children {
             self.told.entry(child.room_id.clone()).or_insert(child);
         }

@@ -1,7 +1,5 @@
 //! Asking other servers what a room is that we are not in, and what rooms it leads to (Server-Server API, "Spaces").
 
-use bytes::Bytes;
-
 use crate::{
     log::LogRecord,
     matrix::{
@@ -24,34 +22,30 @@ pub struct ToldSpace {
     pub children: Vec<SpaceRoom>,
 }
 
-/// What was said of the room lately, without asking anybody; `Some(None)` where nobody knew.
-pub fn recall(server: &Server, room_id: &RoomId) -> Option<Option<ToldSpace>> {
-    let now = server.platform.clock.now_ms();
-    server.spaces.recall(room_id, now).map(|told| told.and_then(|told| read(room_id, &told)))
+/// What was said of the room lately, without asking anybody.
+pub fn recall(server: &Server, room_id: &RoomId) -> Option<ToldSpace> {
+    read(room_id, &server.spaces.recall(room_id, server.platform.clock.now_ms())?)
 }
 
-/// Asks those of `via` in turn about the room, and remembers the answer.
+/// Asks those of `via` in turn about the room, and remembers the answer. That none of them knows it, or lets this server know, is not
+/// remembered: others may be asked next, and users may have come into a room by then that opens this one.
 pub async fn ask(server: &Server, room_id: &RoomId, via: &[ServerName]) -> Option<ToldSpace> {
-    if let Some(told) = recall(server, room_id) {
-        return told;
-    }
     let others = via.iter().filter(|name| **name != server.config.server_name).take(MAX_SERVERS);
-    let mut found: Option<(Bytes, ToldSpace)> = None;
     for name in others {
         match server.federation.hierarchy(name, room_id).await {
-            Ok(text) => found = read(room_id, &text).map(|told| (text, told)),
+            Ok(text) => {
+                if let Some(told) = read(room_id, &text) {
+                    server.spaces.remember(room_id, text, server.platform.clock.now_ms());
+                    return Some(told);
+                }
+            }
             Err(error) => {
                 let record = LogRecord::warning("no hierarchy from a server").room(room_id).destination(name);
                 server.platform.log.write(record.because(&error));
             }
         }
-        if found.is_some() {
-            break;
-        }
     }
-    let (text, told) = found.unzip();
-    server.spaces.remember(room_id, text, server.platform.clock.now_ms());
-    told
+    None
 }
 
 /// The answer about the room, if it is one.

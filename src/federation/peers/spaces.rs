@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::matrix::identifiers::RoomId;
 
-/// How long an answer, or that there was none, is good for, in milliseconds.
+/// How long an answer is good for, in milliseconds.
 const GOOD_FOR_MS: i64 = 5 * 60 * 1_000;
 /// How many are kept, and how many bytes they are.
 const MAX_ANSWERS: usize = 500;
@@ -19,23 +19,23 @@ pub struct Spaces {
 }
 
 struct Answer {
-    text: Option<Bytes>,
+    text: Bytes,
     until: i64,
 }
 
 impl Spaces {
-    /// What was said of the space, if that is good still at `now`; `Some(None)`: nobody said anything.
-    pub fn recall(&self, room_id: &RoomId, now: i64) -> Option<Option<Bytes>> {
+    /// What was said of the space, if that is good still at `now`.
+    pub fn recall(&self, room_id: &RoomId, now: i64) -> Option<Bytes> {
         let answers = self.answers.borrow();
         answers.get(room_id).filter(|answer| answer.until > now).map(|answer| answer.text.clone())
     }
 
     /// Remembers what was said of the space.
-    pub fn remember(&self, room_id: &RoomId, text: Option<Bytes>, now: i64) {
+    pub fn remember(&self, room_id: &RoomId, text: Bytes, now: i64) {
         let mut answers = self.answers.borrow_mut();
         answers.retain(|_, answer| answer.until > now);
-        let held: usize = answers.values().filter_map(|answer| answer.text.as_ref()).map(Bytes::len).sum();
-        if answers.len() >= MAX_ANSWERS || held + text.as_ref().map_or(0, Bytes::len) > MAX_BYTES {
+        let held: usize = answers.values().map(|answer| answer.text.len()).sum();
+        if answers.len() >= MAX_ANSWERS || held + text.len() > MAX_BYTES {
             // Whoever needs them asks again.
             answers.clear();
         }
