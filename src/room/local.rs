@@ -199,7 +199,9 @@ impl Rooms {
         let room = self.read_for_draft(&mut view, room_id, sender, draft).await?;
         let version = room.room_version;
         let judgement = Judgement::new(room);
-        let proto = self.propose(&mut view, &judgement, sender, draft).await?;
+        let mut proto = self.propose(&mut view, &judgement, sender, draft).await?;
+        // Of who makes the template, as the schemas of `make_join` and the like want it.
+        proto.object.insert("origin", self.server_name().as_str());
         // The rules judge an event; signing it here is the way to have one, and the signature goes nowhere.
         let event =
             Event::create(proto.object.clone(), version, self.server_name().as_str(), &self.config.signing_key)?;

@@ -213,6 +213,8 @@ impl Peer {
         let version = template["room_version"].as_str().unwrap().to_owned();
         let mut event = template["event"].clone();
         event["origin_server_ts"] = json!(self.world.now_ms());
+        // It names the resident server, and no room version has it.
+        event.as_object_mut().unwrap().remove("origin");
         let (id, event) = self.sign(&version, event);
         let target = format!("/_matrix/federation/v2/send_join/{}/{}", encode(room_id), encode(&id));
         let (status, answer) = self.put(resident, &target, &event);

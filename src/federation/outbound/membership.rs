@@ -339,6 +339,8 @@ pub(super) fn complete(
     content.insert("membership", membership.as_str());
     let mut event = Object::from_iter([
         ("content", Value::Object(content)),
+        // The schemas of `send_join` and the like want it, though no room version does.
+        ("origin", Value::from(server.config.server_name.as_str())),
         ("origin_server_ts", Value::from(server.platform.clock.now_ms())),
         ("room_id", Value::from(room_id)),
         ("sender", Value::from(user)),

@@ -76,20 +76,26 @@ fn endpoints() -> Vec<Endpoint> {
         endpoint!(GET "/_matrix/federation/v1/state/{}" get_room_state::v1),
         endpoint!(GET "/_matrix/federation/v1/state_ids/{}" get_room_state_ids::v1),
         endpoint!(GET "/_matrix/federation/v1/timestamp_to_event/{}" get_event_by_timestamp::v1),
-        endpoint!(GET "/_matrix/federation/v1/make_join/{}/{}" prepare_join_event::v1),
-        endpoint!(PUT "/_matrix/federation/v2/send_join/{}/{}" create_join_event::v2),
-        endpoint!(GET "/_matrix/federation/v1/make_knock/{}/{}" prepare_knock_event::v1),
-        endpoint!(PUT "/_matrix/federation/v1/send_knock/{}/{}" create_knock_event::v1),
+        endpoint!(GET "/_matrix/federation/v1/make_join/{}/{}" prepare_join_event::v1,
+            of_request::<prepare_join_event::v1::Request>, template::<prepare_join_event::v1::Response>),
+        endpoint!(PUT "/_matrix/federation/v2/send_join/{}/{}" create_join_event::v2,
+            membership::<create_join_event::v2::Request>, of_answer::<create_join_event::v2::Response>),
+        endpoint!(GET "/_matrix/federation/v1/make_knock/{}/{}" prepare_knock_event::v1,
+            of_request::<prepare_knock_event::v1::Request>, template::<prepare_knock_event::v1::Response>),
+        endpoint!(PUT "/_matrix/federation/v1/send_knock/{}/{}" create_knock_event::v1,
+            membership::<create_knock_event::v1::Request>, of_answer::<create_knock_event::v1::Response>),
         endpoint!(PUT "/_matrix/federation/v1/invite/{}/{}" create_invite::v1),
         endpoint!(PUT "/_matrix/federation/v2/invite/{}/{}" create_invite::v2, new_invite,
             of_answer::<create_invite::v2::Response>),
-        endpoint!(GET "/_matrix/federation/v1/make_leave/{}/{}" prepare_leave_event::v1),
-        endpoint!(PUT "/_matrix/federation/v2/send_leave/{}/{}" create_leave_event::v2),
+        endpoint!(GET "/_matrix/federation/v1/make_leave/{}/{}" prepare_leave_event::v1,
+            of_request::<prepare_leave_event::v1::Request>, template::<prepare_leave_event::v1::Response>),
+        endpoint!(PUT "/_matrix/federation/v2/send_leave/{}/{}" create_leave_event::v2,
+            membership::<create_leave_event::v2::Request>, of_answer::<create_leave_event::v2::Response>),
         // ruma has no version 1 of these two. It is version 2 in a list behind the status.
         endpoint!(PUT "/_matrix/federation/v1/send_join/{}/{}" create_join_event::v2,
-            of_request::<create_join_event::v2::Request>, wrapped::<create_join_event::v2::Response>),
+            membership::<create_join_event::v2::Request>, wrapped::<create_join_event::v2::Response>),
         endpoint!(PUT "/_matrix/federation/v1/send_leave/{}/{}" create_leave_event::v2,
-            of_request::<create_leave_event::v2::Request>, wrapped::<create_leave_event::v2::Response>),
+            membership::<create_leave_event::v2::Request>, wrapped::<create_leave_event::v2::Response>),
         endpoint!(PUT "/_matrix/federation/v1/3pid/onbind" bind_callback::v1),
         endpoint!(PUT "/_matrix/federation/v1/exchange_third_party_invite/{}" exchange_invite::v1),
         endpoint!(GET "/_matrix/federation/v1/publicRooms" get_public_rooms::v1),
@@ -113,6 +119,29 @@ fn of_request<R: IncomingRequest>(request: http::Request<&[u8]>, parameters: &[&
 
 fn of_answer<R: IncomingResponse>(answer: http::Response<&[u8]>) -> Result<(), String> {
     R::try_from_http_response(answer).map(drop).map_err(|error| error.to_string())
+}
+
+/// The members that the schemas of the handshakes require of a membership event, which ruma does not look into.
+fn has_required(event: &Value) -> Result<(), String> {
+    let is_there = event["origin_server_ts"].is_i64() && event["content"]["membership"].is_string();
+    let mut texts = ["state_key", "sender", "origin", "type"].iter().filter(|name| !event[**name].is_string());
+    match texts.next() {
+        Some(name) => Err(format!("no {name}")),
+        None => is_there.then_some(()).ok_or_else(|| "no origin_server_ts or membership".to_owned()),
+    }
+}
+
+/// A membership event that is to be let in.
+fn membership<R: IncomingRequest>(request: http::Request<&[u8]>, parameters: &[&str]) -> Result<(), String> {
+    has_required(&serde_json::from_slice(request.body()).map_err(|error| error.to_string())?)?;
+    of_request::<R>(request, parameters)
+}
+
+/// A membership event to be completed.
+fn template<R: IncomingResponse>(answer: http::Response<&[u8]>) -> Result<(), String> {
+    let body: Value = serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
+    has_required(&body["event"])?;
+    of_answer::<R>(answer)
 }
 
 /// `[200, answer]`
