@@ -1,6 +1,6 @@
 //! Joins through other servers that do not go the usual way.
 
-use std::{pin::pin, rc::Rc};
+use std::{cell::RefCell, pin::pin, rc::Rc};
 
 use futures_util::future::select;
 use http::StatusCode;
@@ -230,5 +230,56 @@ fn a_restricted_join_is_ours_only_with_the_signature_of_who_vouches_for_it() {
             assert!(held.is_empty(), "{index}: {held:?}");
             assert_eq!(two.get(&bob, "/joined_rooms").1["joined_rooms"], json!([club]));
         }
+    }
+}
+
+/// Who cannot enter is told why, in the resident server's words: so much of them as a client can show.
+#[test]
+fn why_a_room_cannot_be_entered_is_passed_on() {
+    let home = Home::with(&World::new(), "hs.test", &OPEN);
+    let alice = home.register("alice");
+    let said: Rc<RefCell<(u16, Value)>> = Rc::default();
+    let saying = Rc::clone(&said);
+    home.world.connect(
+        "peer.test",
+        Rc::new(move |_| {
+            let (status, body) = saying.borrow().clone();
+            Box::pin(async move { json_response(StatusCode::from_u16(status).unwrap(), &body) })
+        }),
+    );
+    let entered = |how: &str, status: u16, body: Value| {
+        *said.borrow_mut() = (status, body);
+        home.post(&alice, &format!("/{how}/{}?via=peer.test", quote("!theirs:peer.test")), json!({}))
+    };
+    let error = |errcode: &str| json!({ "errcode": errcode, "error": "Not today." });
+    for how in ["join", "knock"] {
+        let mut body = error("M_INCOMPATIBLE_ROOM_VERSION");
+        body["room_version"] = json!("99");
+        assert_eq!(entered(how, 400, body.clone()), (400, body));
+        for (status, errcode) in [
+            (400, "M_INVALID_PARAM"),
+            (400, "M_BAD_STATE"),
+            (400, "M_UNABLE_TO_AUTHORISE_JOIN"),
+            (403, "M_FORBIDDEN"),
+            (403, "M_GUEST_ACCESS_FORBIDDEN"),
+            (404, "M_NOT_FOUND"),
+        ] {
+            assert_eq!(entered(how, status, error(errcode)), (status, error(errcode)), "{how}");
+        }
+        // What would mean something else to a client, or nothing.
+        for errcode in ["M_UNKNOWN_TOKEN", "M_CONSENT_NOT_GIVEN", "ORG.EXAMPLE.MOON"] {
+            assert_eq!(entered(how, 403, error(errcode)), (403, error("M_UNKNOWN")), "{how}");
+        }
+        for (status, body) in [
+            (401, error("M_UNKNOWN_TOKEN")),
+            (404, error("M_UNRECOGNIZED")),
+            (400, json!({ "error": "Not today." })),
+            (500, error("M_UNKNOWN")),
+        ] {
+            refused(&entered(how, status, body), 502, "M_UNKNOWN");
+        }
+        let long = json!({ "errcode": "M_FORBIDDEN", "error": "no ".repeat(20_000) });
+        let told = entered(how, 403, long).1["error"].as_str().unwrap().len();
+        assert!(told <= 500, "{told}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     membership::{complete, residents},
-    refusals::any_of,
+    refusals::{any_of, of_handshake},
 };
 use crate::{
     error::MatrixError,
@@ -54,9 +54,10 @@ async fn knock_through(
 ) -> Result<EventId, MatrixError> {
     let versions: Vec<&str> =
         RoomVersion::all().iter().filter(|version| version.knock).map(|version| version.id).collect();
-    let template = server.federation.make_knock(resident, room_id, user, &versions).await?;
+    let template = server.federation.make_knock(resident, room_id, user, &versions).await.map_err(of_handshake)?;
     let knock = complete(server, template, user, room_id, Membership::Knock, content)?;
-    let state = server.federation.send_knock(resident, room_id, knock.event_id(), knock.json()).await?;
+    let state = server.federation.send_knock(resident, room_id, knock.event_id(), knock.json()).await;
+    let state = state.map_err(of_handshake)?;
     // The room knows of it now, whatever the server says of the room.
     let state = described(server, &knock, state).await?;
     server.rooms.knocked_elsewhere(&knock, state, resident).await?;

@@ -9,7 +9,7 @@ use super::{
     directory::server_of,
     join_answers::{Answered, Attempt, JOIN_MS, read_answer},
     large_joins::Joined,
-    refusals::any_of,
+    refusals::{any_of, of_handshake},
 };
 use crate::{
     error::MatrixError,
@@ -241,7 +241,7 @@ async fn join_through(
     mut content: Object,
 ) -> Result<Joined, MatrixError> {
     let versions: Vec<&str> = RoomVersion::all().iter().map(|version| version.id).collect();
-    let template = server.federation.make_join(resident, room_id, user, &versions).await?;
+    let template = server.federation.make_join(resident, room_id, user, &versions).await.map_err(of_handshake)?;
     // Who vouches for a restricted join; nothing else of the template's content is ours to sign.
     let authorised_via = template.event.get("content").and_then(|content| content.get(AUTHORISED_VIA));
     if let Some(authorised_via) = authorised_via {
@@ -287,7 +287,8 @@ async fn answer_of(
     omits_members: bool,
 ) -> Result<Answered, MatrixError> {
     let federation = &server.federation;
-    let answer = federation.send_join(resident, join.room_id(), join.event_id(), join.json(), omits_members).await?;
+    let answer = federation.send_join(resident, join.room_id(), join.event_id(), join.json(), omits_members).await;
+    let answer = answer.map_err(of_handshake)?;
     let begun_ts = server.platform.clock.now_ms();
     let attempt = Attempt { join_id, resident, begun_ts, staged: None };
     let answered = read_answer(server, attempt, join.clone(), answer).await;

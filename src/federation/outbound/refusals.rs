@@ -4,8 +4,7 @@ use http::StatusCode;
 
 use crate::{error::MatrixError, federation::peers::requests::RequestError, matrix::identifiers::ServerName};
 
-/// The error codes that are passed on as they come, because a client can make sense of them (Server-Server API, `make_join`
-/// and others: "The error should be passed through to clients").
+/// The error codes that are passed on as they come whatever a client has asked for, because it can make sense of them.
 const PASSED_ON: [&str; 8] = [
     "M_FORBIDDEN",
     "M_NOT_FOUND",
@@ -17,15 +16,46 @@ const PASSED_ON: [&str; 8] = [
     "M_LIMIT_EXCEEDED",
 ];
 
+/// Those that are passed on besides where a user wants into a room. Others could mean something else to a client, as that it is logged
+/// out.
+const OF_HANDSHAKES: [&str; 8] = [
+    "M_BAD_JSON",
+    "M_BAD_STATE",
+    "M_GUEST_ACCESS_FORBIDDEN",
+    "M_INVALID_PARAM",
+    "M_MISSING_PARAM",
+    "M_NOT_JSON",
+    "M_RESOURCE_LIMIT_EXCEEDED",
+    "M_SERVER_NOT_TRUSTED",
+];
+
+/// What a client is told whose user is refused a join or a knock. Spec, `make_join` and `make_knock`: "The error should be passed
+/// through to clients so that they may give better feedback to users."
+pub(super) fn of_handshake(error: RequestError) -> MatrixError {
+    if let RequestError::Status { status, errcode, error: said, .. } = &error
+        && matches!(*status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
+        && !PASSED_ON.contains(&errcode.as_str())
+        // Without a code it is no Matrix error; and that the server has no such endpoint says nothing of the room.
+        && !matches!(errcode.as_str(), "" | "M_UNRECOGNIZED")
+    {
+        let errcode = OF_HANDSHAKES.into_iter().find(|known| known == errcode).unwrap_or("M_UNKNOWN");
+        return MatrixError::new(*status, errcode, said.clone()).because(&error);
+    }
+    error.into()
+}
+
 impl From<RequestError> for MatrixError {
     fn from(error: RequestError) -> Self {
-        if let RequestError::Status { status, errcode, error: said, retry_after_ms } = &error
+        if let RequestError::Status { status, errcode, error: said, room_version, retry_after_ms } = &error
             && status.is_client_error()
             && let Some(errcode) = PASSED_ON.into_iter().find(|known| known == errcode)
         {
             let passed_on = Self::new(*status, errcode, said.clone()).because(&error);
-            return match retry_after_ms {
-                Some(ms) if *status == StatusCode::TOO_MANY_REQUESTS => passed_on.with("retry_after_ms", *ms),
+            return match (retry_after_ms, room_version) {
+                (Some(ms), _) if *status == StatusCode::TOO_MANY_REQUESTS => passed_on.with("retry_after_ms", *ms),
+                (_, Some(version)) if errcode == "M_INCOMPATIBLE_ROOM_VERSION" => {
+                    passed_on.with("room_version", version.as_str())
+                }
                 _ => passed_on,
             };
         }

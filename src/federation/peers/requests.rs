@@ -64,6 +64,8 @@ pub enum RequestError {
         errcode: String,
         /// `error`; empty where the answer is no Matrix error.
         error: String,
+        /// `room_version`, which goes with `M_INCOMPATIBLE_ROOM_VERSION`.
+        room_version: Option<String>,
         /// For how long it asks to be left alone: the `Retry-After` header, else `retry_after_ms` of the body.
         retry_after_ms: Option<i64>,
     },
@@ -315,6 +317,9 @@ fn unsigned(call: &Call) -> Result<http::Request<Bytes>, RequestError> {
 /// The longest body of an error that is read where the body comes as a stream.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 
+/// The most characters that are read of each text of an error: logs hold them, and clients are told them.
+const MAX_ERROR_TEXT: usize = 500;
+
 /// The body of an answer, as it comes.
 pub(super) struct OpenBody {
     stream: Box<dyn ByteStream>,
@@ -369,11 +374,12 @@ fn read(response: Response<Bytes>, now: i64) -> Result<Bytes, RequestError> {
         return Ok(response.into_body());
     }
     let body = json::parse(response.body()).unwrap_or(Value::Null);
-    let text = |name| body.get(name).and_then(Value::as_str).unwrap_or_default().chars().take(500).collect();
+    let text = |name| Some(body.get(name)?.as_str()?.chars().take(MAX_ERROR_TEXT).collect::<String>());
     Err(RequestError::Status {
         status,
-        errcode: text("errcode"),
-        error: text("error"),
+        errcode: text("errcode").unwrap_or_default(),
+        error: text("error").unwrap_or_default(),
+        room_version: text("room_version"),
         retry_after_ms: retry_after(response.headers(), now)
             .or_else(|| body.get("retry_after_ms").and_then(Value::as_i64)),
     })
