@@ -245,6 +245,8 @@ pub fn from_history(
 pub fn refused(error: PduError) -> MatrixError {
     match error {
         PduError::TooLarge(_) => MatrixError::too_large(format!("The event is refused: {error}.")),
+        // Room version 6, "Canonical JSON".
+        PduError::Number(_) => MatrixError::bad_json(format!("The event is refused: {error}.")),
         error => MatrixError::invalid_param(format!("The event is refused: {error}.")),
     }
 }

@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 use ruma_common::{
     CanonicalJsonObject, CanonicalJsonValue, RoomVersionId, room_version_rules::RoomVersionRules, serde::Base64,
 };
-use ruma_signatures::Ed25519KeyPair;
+use ruma_signatures::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use verge::router::{Request, Response, json_response};
@@ -121,9 +121,14 @@ impl Peer {
         if let Some(body) = body {
             signed["content"] = body.clone();
         }
-        let mut signed = object(signed);
-        ruma_signatures::sign_json(&self.name, &self.key, &mut signed).unwrap();
-        let signature = value(signed)["signatures"][&self.name]["ed25519:peer"].as_str().unwrap().to_owned();
+        let signature = match CanonicalJsonValue::try_from(signed.clone()) {
+            Ok(CanonicalJsonValue::Object(mut signed)) => {
+                ruma_signatures::sign_json(&self.name, &self.key, &mut signed).unwrap();
+                value(signed)["signatures"][&self.name]["ed25519:peer"].as_str().unwrap().to_owned()
+            }
+            // Numbers that ruma does not sign.
+            _ => self.key.sign(signed.to_string().as_bytes()).base64(),
+        };
         format!(
             "X-Matrix origin=\"{}\",destination=\"{destination}\",key=\"ed25519:peer\",sig=\"{signature}\"",
             self.name
@@ -149,7 +154,6 @@ impl Peer {
 
     /// Sends a signed `PUT` with a body that is given as canonical JSON, which may hold what a [`Value`] cannot.
     pub fn put_text(&self, to: &Homeserver, target: &str, body: &str) -> (u16, Value) {
-        use ruma_signatures::KeyPair;
         let destination = to.config.server_name.as_str();
         let signed = format!(
             "{{\"content\":{body},\"destination\":\"{destination}\",\"method\":\"PUT\",\"origin\":\"{}\",\"uri\":\"{target}\"}}",

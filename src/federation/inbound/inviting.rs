@@ -11,7 +11,7 @@ use crate::{
     error::MatrixError,
     federation::{outbound::membership, pdus},
     matrix::{
-        event::{Event, ReceivedPdu},
+        event::{Event, PduError, ReceivedPdu},
         identifiers::{RoomId, UserId},
         json::{Object, Value},
         room_version::{EventIds, RoomVersion},
@@ -114,12 +114,13 @@ async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) ->
         return Ok(shown(state.iter().filter_map(Value::as_object), &parties));
     }
     let events = state.into_iter().map(|event| ReceivedPdu::from_history(event, version));
-    let events = events.collect::<Result<Vec<_>, _>>().map_err(pdus::refused)?;
+    let unusable =
+        |error: PduError| MatrixError::invalid_param(format!("`invite_room_state` cannot be used: {error}."));
+    let events = events.collect::<Result<Vec<_>, _>>().map_err(unusable)?;
     if events.iter().any(|event| event.room_id() != invite.room_id()) {
         return Err(MatrixError::invalid_param("`invite_room_state` holds an event of another room."));
     }
-    let events =
-        pdus::verify(server, events).await?.into_iter().collect::<Result<Vec<_>, _>>().map_err(pdus::refused)?;
+    let events = pdus::verify(server, events).await?.into_iter().collect::<Result<Vec<_>, _>>().map_err(unusable)?;
     if !events.iter().any(|event| event.is_state("m.room.create", "")) {
         return Err(MatrixError::invalid_param("`invite_room_state` lacks the m.room.create event."));
     }

@@ -178,6 +178,13 @@ fn of_events(stage: &Stage, endpoint: &str, membership: &str, room: &RoomId) -> 
     let mut long = signed.1.clone();
     long["content"]["reason"] = json!("x".repeat(65_537));
     push("of more than 65536 bytes", &stage.peer, room.as_str(), (id, &long), TOO_LARGE);
+    // Nor what no JSON of these room versions holds.
+    for number in [json!(1.5), json!(1_u64 << 53), json!(-(1_i64 << 53))] {
+        let mut odd = signed.1.clone();
+        odd["content"]["org.example.number"] = number;
+        let name = format!("with the number {}", odd["content"]["org.example.number"]);
+        push(&name, &stage.peer, room.as_str(), (id, &odd), BAD_JSON);
+    }
     let mut unsigned = signed.1.clone();
     unsigned["signatures"] = json!({});
     push("without a signature", &stage.peer, room.as_str(), (id, &unsigned), INVALID);

@@ -88,6 +88,8 @@ fn of_invites(stage: &Stage) -> Vec<Row> {
 
     let mut forged = theirs.create.clone();
     forged["depth"] = json!(2);
+    let mut fraction = theirs.create.clone();
+    fraction["content"]["org.example.number"] = json!(1.5);
     let stripped = json!({ "type": "m.room.create", "state_key": "", "sender": stage.bob, "content": {} });
     let other = json!({
         "type": "m.room.name", "state_key": "", "sender": stage.bob, "room_id": "!other", "depth": 2, "auth_events": [],
@@ -98,6 +100,7 @@ fn of_invites(stage: &Stage) -> Vec<Row> {
         ("with no state of the room", json!([])),
         ("with a state that is stripped", json!([stripped])),
         ("with a forged beginning", json!([forged])),
+        ("with a fraction in a state", json!([fraction])),
         ("with the state of another room", json!([theirs.create, other])),
         ("with a number for a state", json!([theirs.create, 7])),
         ("with 101 events of a state", json!(vec![theirs.create.clone(); 101])),
@@ -122,6 +125,8 @@ fn of_invites(stage: &Stage) -> Vec<Row> {
         ("of more than 65536 bytes", TOO_LARGE, &|body| {
             body["event"]["content"]["reason"] = json!("x".repeat(65_537));
         }),
+        ("with a fraction", BAD_JSON, &|body| body["event"]["content"]["org.example.number"] = json!(1.5)),
+        ("with a number out of range", BAD_JSON, &|body| body["event"]["depth"] = json!(1_u64 << 53)),
         ("with an event without content", BAD_JSON, &|body| drop(members(&mut body["event"]).remove("content"))),
         ("with an event without a sender", INVALID, &|body| drop(members(&mut body["event"]).remove("sender"))),
         ("with an event without a state key", INVALID, &|body| drop(members(&mut body["event"]).remove("state_key"))),
