@@ -41,6 +41,12 @@ pub(super) async fn capabilities(server: &Server, call: &Call) -> Handled {
     }))
 }
 
+/// `GET /thirdparty/protocols`: no other network is reached from here.
+pub(super) async fn third_party_protocols(server: &Server, call: &Call) -> Handled {
+    auth::session(server, call).await?;
+    ok(&json!({}))
+}
+
 /// `GET /voip/turnServer`: there is none.
 pub(super) async fn turn_server(server: &Server, call: &Call) -> Handled {
     auth::session(server, call).await?;

@@ -35,6 +35,7 @@ mod presence;
 mod profile;
 mod public_rooms;
 mod push_rules;
+mod pushers;
 mod reauthentication;
 mod receipts;
 mod register;
@@ -107,6 +108,7 @@ static ROUTES: &[Route] = &[
     get(WELL_KNOWN, |s, c| Box::pin(capabilities::well_known(s, c))),
     get("/_matrix/client/versions", |s, c| Box::pin(capabilities::versions(s, c))),
     get("/_matrix/client/v3/capabilities", |s, c| Box::pin(capabilities::capabilities(s, c))),
+    get("/_matrix/client/v3/thirdparty/protocols", |s, c| Box::pin(capabilities::third_party_protocols(s, c))),
     get("/_matrix/client/v3/voip/turnServer", |s, c| Box::pin(capabilities::turn_server(s, c))),
     // Accounts and logins
     post("/_matrix/client/v3/register", |s, c| Box::pin(register::register(s, c))),
@@ -160,6 +162,8 @@ static ROUTES: &[Route] = &[
     put("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled", |s, c| Box::pin(push_rules::enable(s, c))),
     get("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", |s, c| Box::pin(push_rules::actions(s, c))),
     put("/_matrix/client/v3/pushrules/global/{kind}/{ruleId}/actions", |s, c| Box::pin(push_rules::act(s, c))),
+    get("/_matrix/client/v3/pushers", |s, c| Box::pin(pushers::list(s, c))),
+    post("/_matrix/client/v3/pushers/set", |s, c| Box::pin(pushers::set(s, c))),
     get("/_matrix/client/v3/notifications", |s, c| Box::pin(notifications::notifications(s, c))),
     // Devices and end-to-end encryption
     get("/_matrix/client/v3/devices", |s, c| Box::pin(devices::list(s, c))),

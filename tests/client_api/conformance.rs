@@ -54,6 +54,31 @@ fn well_known_leads_clients_to_the_server() {
     );
 }
 
+/// "Push Notifications" and "Third-party Networks": clients ask on their settings pages, and show nothing where that fails.
+#[test]
+fn nothing_is_pushed_and_no_other_network_is_reached() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    assert_eq!(home.get(&alice, "/pushers"), (200, json!({ "pushers": [] })));
+    assert_eq!(home.get(&alice, "/thirdparty/protocols"), (200, json!({})));
+    let pusher = json!({
+        "kind": "http", "app_id": "org.example.app", "pushkey": "key", "app_display_name": "App", "lang": "en",
+        "device_display_name": "Phone", "data": { "url": "https://push.example/_matrix/push/v1/notify" },
+    });
+    refused(&home.post(&alice, "/pushers/set", pusher.clone()), 403, "M_FORBIDDEN");
+    assert_eq!(home.get(&alice, "/pushers").1, json!({ "pushers": [] }));
+    let gone = json!({ "kind": null, "app_id": "org.example.app", "pushkey": "key" });
+    assert_eq!(home.post(&alice, "/pushers/set", gone), (200, json!({})));
+    for lacking in ["app_id", "pushkey", "kind"] {
+        let mut body = pusher.clone();
+        body.as_object_mut().unwrap().remove(lacking);
+        refused(&home.post(&alice, "/pushers/set", body), 400, "M_MISSING_PARAM");
+    }
+    for (method, path) in [("GET", "/pushers"), ("POST", "/pushers/set"), ("GET", "/thirdparty/protocols")] {
+        refused(&home.call(None, method, path, (method == "POST").then(|| pusher.clone())), 401, "M_MISSING_TOKEN");
+    }
+}
+
 /// "Profiles": no token is needed, whoever the user is.
 #[test]
 fn profiles_are_read_without_a_token() {
