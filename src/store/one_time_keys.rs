@@ -123,13 +123,15 @@ const USE_UP: &str = concat!(
     ")"
 );
 
-/// The oldest key of each kind that is wanted.
+/// The oldest key of each kind that is wanted. A device without a fallback key gives out what it has.
 const CLAIM: &str = "\
     DELETE FROM one_time_keys WHERE (user_id, device_id, algorithm, key_id) IN ( \
       SELECT wanted.value ->> 0, wanted.value ->> 1, wanted.value ->> 2, ( \
         SELECT k.key_id FROM one_time_keys AS k WHERE k.user_id = wanted.value ->> 0 AND k.device_id = wanted.value ->> 1 \
           AND k.algorithm = wanted.value ->> 2 ORDER BY k.uploaded_ts, k.key_id LIMIT 1) \
-      FROM json_each(?1) AS wanted WHERE NOT wanted.value ->> 3) \
+      FROM json_each(?1) AS wanted WHERE NOT (wanted.value ->> 3 AND EXISTS ( \
+        SELECT 1 FROM fallback_keys AS f WHERE f.user_id = wanted.value ->> 0 AND f.device_id = wanted.value ->> 1 \
+          AND f.algorithm = wanted.value ->> 2))) \
     RETURNING user_id, device_id, algorithm, key_id, key";
 
 impl Store {

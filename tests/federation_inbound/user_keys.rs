@@ -191,3 +191,18 @@ fn there_is_nothing_to_give_out_where_there_is_nothing() {
     let none = json!({ "one_time_keys": {} });
     assert_eq!(scene.peer.post(&scene.a, "/_matrix/federation/v1/user/keys/claim", &none), (200, none));
 }
+
+/// Where there is no fallback key, one-time keys are all that there is to begin a session by.
+#[test]
+fn a_device_without_a_fallback_key_gives_out_all_that_it_has() {
+    let scene = scene("12");
+    device(&scene, 30, false);
+    let mut given = std::collections::BTreeSet::new();
+    for _ in 0..30 {
+        let (status, answer) = claim(&scene.peer, &scene);
+        let key =
+            answer["one_time_keys"][scene.alice.as_str()]["PHONE"].as_object().and_then(|keys| keys.keys().next());
+        assert!(status == 200 && key.is_some_and(|key| given.insert(key.clone())), "{status} {answer} after {given:?}");
+    }
+    assert_eq!(claim(&scene.peer, &scene), (200, json!({ "one_time_keys": {} })));
+}
