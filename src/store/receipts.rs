@@ -15,8 +15,8 @@ use crate::{
     platform::{DatabaseError, Rows, SqlValue, Statement, news::Subject},
 };
 
-/// ?1: a list of [room, user, type, thread, event, time]. A receipt moves forwards only, by the depths of the events as far as
-/// they are held; threads are those whose events are.
+/// ?1: a list of [room, user, type, thread, event, time]. A receipt moves forwards only: in the timeline, by which it is counted what
+/// is not read, and by the depths of events that are held and stand in no timeline. Threads are those whose events are held.
 const NOTE: &str = "\
     INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, ts, pos) \
     SELECT new.value ->> 0, new.value ->> 1, new.value ->> 2, new.value ->> 3, new.value ->> 4, new.value ->> 5, \
@@ -27,7 +27,8 @@ const NOTE: &str = "\
       SET event_id = excluded.event_id, ts = excluded.ts, pos = excluded.pos \
       WHERE excluded.event_id <> receipts.event_id AND NOT EXISTS \
         (SELECT 1 FROM events AS old CROSS JOIN events AS e ON e.event_id = excluded.event_id \
-         WHERE old.event_id = receipts.event_id AND e.depth < old.depth)";
+         WHERE old.event_id = receipts.event_id \
+           AND CASE WHEN e.pos IS NULL OR old.pos IS NULL THEN e.depth < old.depth ELSE e.pos < old.pos END)";
 
 /// Moves the stream on to the last position that was taken.
 const ADVANCE: &str = "\
@@ -38,6 +39,19 @@ const ADVANCE: &str = "\
 macro_rules! shown {
     () => {
         "m.room_id IS NOT NULL AND (r.receipt_type = 'm.read' OR r.user_id = m.user_id)"
+    };
+}
+
+/// The receipts `r` for which this holds, of rooms that the user has newly joined; see [`OF_NEW_ROOMS`].
+macro_rules! of_new_rooms {
+    ($which:literal) => {
+        concat!(
+            "SELECT 0 AS pos, 1 AS is_shown, r.room_id, r.user_id, r.receipt_type, r.thread_id, r.event_id, r.ts \
+             FROM streams AS s CROSS JOIN local_memberships AS m CROSS JOIN receipts AS r ON r.room_id = m.room_id AND ",
+            $which,
+            " WHERE s.name = 'events' AND s.position > ?3 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?2 \
+               AND m.room_id > ?4"
+        )
     };
 }
 
@@ -52,18 +66,17 @@ const NEWS: &str = concat!(
      WHERE s.name = 'receipts' AND s.position > ?2 ORDER BY r.pos LIMIT ?4"
 );
 
-/// All of rooms that the user has newly joined. ?2: the 'events' position up to which rooms are known, ?3: up to which there is
-/// known to be no other, ?4: the room after which, ?5: how many.
+/// Of rooms that the user has newly joined: the user's own, and those of others. ?2: the 'events' position up to which rooms are known,
+/// ?3: up to which there is known to be no other, ?4: the room after which, ?5: how many of either.
 const OF_NEW_ROOMS: &str = concat!(
-    "SELECT 0 AS pos, ",
-    shown!(),
-    " AS is_shown, r.room_id, r.user_id, r.receipt_type, r.thread_id, r.event_id, r.ts \
-     FROM streams AS s CROSS JOIN local_memberships AS m CROSS JOIN receipts AS r ON r.room_id = m.room_id \
-     WHERE s.name = 'events' AND s.position > ?3 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?2 \
-       AND m.room_id > ?4 LIMIT ?5"
+    "SELECT * FROM (",
+    of_new_rooms!("r.user_id = ?1"),
+    " LIMIT ?5) UNION ALL SELECT * FROM (",
+    of_new_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
+    " LIMIT ?5)"
 );
 
-/// How many receipts of newly joined rooms a sync is told.
+/// How many receipts of others in newly joined rooms a sync is told, and how many of the user's own.
 const MAX_OF_NEW_ROOMS: i64 = 5_000;
 
 /// A receipt that a client is told of.

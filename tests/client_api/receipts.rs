@@ -141,6 +141,29 @@ fn a_room_that_is_newly_joined_comes_with_its_receipts() {
     assert_eq!(home.sync(&carol, &next(&answer))["rooms"]["join"], json!({}));
 }
 
+/// What others have read does not push out up to where one has read oneself.
+#[test]
+fn ones_own_receipts_are_told_whatever_others_have_read() {
+    let (home, alice, bob, room) = together();
+    let other = home.room(&alice, json!({ "preset": "public_chat" }));
+    home.post(&bob, &format!("/join/{}", quote(&other)), json!({}));
+    for room in [&room, &other] {
+        let said = home.say(&alice, room, "hello", "1");
+        read(&home, &bob, room, "m.read", &said, json!({}));
+        let crowd = verge::platform::Statement::new(
+            "INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, ts, pos) \
+             SELECT ?1, '@a' || value || ':x', 'm.read', '', ?2, 1, 1 FROM json_each(?3)",
+            [room.as_str().into(), said.as_str().into(), json!((0..5_001).collect::<Vec<_>>()).to_string().into()],
+        );
+        home.world.run(home.server.store.batch(vec![crowd])).unwrap();
+    }
+    let answer = home.sync(&bob, "");
+    for room in [&room, &other] {
+        let told = told(&answer, room);
+        assert!(told.iter().any(|[_, _, user, _]| *user == bob.id), "{room}: {}", told.len());
+    }
+}
+
 #[test]
 fn many_are_told_page_by_page_and_none_is_lost() {
     let (home, alice, bob, room) = together();

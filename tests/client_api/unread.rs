@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     home::{Home, User, next, quote, refused},
     typing::{apart, together},
+    visited::{Visited, visited},
 };
 
 fn send(home: &Home, user: &User, room: &str, kind: &str, content: Value, txn: &str) -> String {
@@ -333,4 +334,22 @@ fn notifications_are_listed_over_all_rooms() {
     }
     let stranger = home.register("stranger");
     assert_eq!(home.get(&stranger, "/notifications"), (200, json!({ "notifications": [] })));
+}
+
+/// What comes late is new here, however deep in the room it says it is.
+#[test]
+fn what_came_late_can_be_read() {
+    for version in ["10", "12"] {
+        let Visited { home, alice, room, peer, bob, mut theirs, server } = visited(version);
+        let late = theirs.say(&peer, &bob, "I was cut off");
+        let ours: Vec<String> = (0..20).map(|n| home.say(&alice, &room, "hello?", &format!("t{n}"))).collect();
+        read(&home, &alice, &room, "m.read", &ours[19], None);
+        assert_eq!(peer.send(&server, "1", &[late.1]).0, 200);
+        assert_eq!(counts(&home, &alice, &room), (1, 0), "{version}");
+        read(&home, &alice, &room, "m.read", &late.0, None);
+        assert_eq!(counts(&home, &alice, &room), (0, 0), "{version}");
+        // Back is still no way.
+        read(&home, &alice, &room, "m.read", &ours[19], None);
+        assert_eq!(counts(&home, &alice, &room), (0, 0), "{version}");
+    }
 }
