@@ -37,6 +37,8 @@ pub struct StateReads {
     pub after: Option<StateCut>,
     /// Some of those who are in the room: what a few of the snapshot's leaves hold, in a room of some hundred members all.
     pub members: Vec<NodeId>,
+    /// As `members`, with their membership events, of which no more than `most` characters are read: whose do not fit are left out.
+    pub member_events: Vec<NodeId>,
 }
 
 /// Where the reading of a snapshot's events was cut short: they are read in the order of their IDs.
@@ -135,26 +137,51 @@ const SIZES: &str = concat!(
       FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id GROUP BY entry.snapshot"
 );
 
-/// Some members of the roots in ?1, a JSON list: each child of a root is followed down to its first leaf.
+/// `ranked`: some members of the roots in ?1, a JSON list: each child of a root is followed down to its first leaf.
+macro_rules! ranked_members {
+    () => {
+        concat!(
+            slots!(),
+            ", tree(snapshot, node_id, level) AS ( \
+               SELECT value, value, 0 FROM json_each(?1) \
+               UNION ALL \
+               SELECT snapshot, substr(node, slot.at, 22), level + 1 FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN slot \
+               WHERE substr(node, 1, 1) = 'I' AND substr(node, slot.at, 1) <> '.' \
+                 AND (level = 0 OR slot.at = (SELECT min(child.at) FROM slot AS child WHERE substr(node, child.at, 1) <> '.')) \
+             ), entry(snapshot, event_id) AS ( \
+               SELECT snapshot, item.value FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN json_each(node) AS item \
+               WHERE substr(node, 1, 1) = '{' \
+             ), member(snapshot, user_id, membership, event_nid) AS ( \
+               SELECT entry.snapshot, e.state_key, json_extract(e.json, '$.content.membership'), e.event_nid \
+               FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id WHERE e.event_type = 'm.room.member' \
+             ), ranked(snapshot, membership, user_id, event_nid, rank) AS ( \
+               SELECT snapshot, membership, user_id, event_nid, \
+                 row_number() OVER (PARTITION BY snapshot, membership ORDER BY event_nid) \
+               FROM member )"
+        )
+    };
+}
+
 const MEMBERS: &str = concat!(
     "WITH RECURSIVE ",
-    slots!(),
-    ", tree(snapshot, node_id, level) AS ( \
-       SELECT value, value, 0 FROM json_each(?1) \
-       UNION ALL \
-       SELECT snapshot, substr(node, slot.at, 22), level + 1 FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN slot \
-       WHERE substr(node, 1, 1) = 'I' AND substr(node, slot.at, 1) <> '.' \
-         AND (level = 0 OR slot.at = (SELECT min(x.at) FROM slot AS x WHERE substr(node, x.at, 1) <> '.')) \
-     ), entry(snapshot, event_id) AS ( \
-       SELECT snapshot, item.value FROM tree CROSS JOIN state_nodes USING (node_id) CROSS JOIN json_each(node) AS item \
-       WHERE substr(node, 1, 1) = '{' \
-     ), member(snapshot, user_id, membership, event_nid) AS ( \
-       SELECT entry.snapshot, e.state_key, json_extract(e.json, '$.content.membership'), e.event_nid \
-       FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id WHERE e.event_type = 'm.room.member' \
-     ), ranked(snapshot, membership, user_id, rank) AS ( \
-       SELECT snapshot, membership, user_id, row_number() OVER (PARTITION BY snapshot, membership ORDER BY event_nid) \
-       FROM member \
-     ) SELECT snapshot, membership, user_id FROM ranked WHERE rank <= 6 ORDER BY snapshot, membership, rank"
+    ranked_members!(),
+    " SELECT snapshot, membership, user_id FROM ranked WHERE rank <= 6 ORDER BY snapshot, membership, rank"
+);
+
+/// ?2: how many characters of events.
+const MEMBER_EVENTS: &str = concat!(
+    "WITH RECURSIVE ",
+    ranked_members!(),
+    ", wanted(snapshot, membership, event_nid, rank, bytes) AS ( \
+       SELECT ranked.snapshot, ranked.membership, ranked.event_nid, ranked.rank, \
+         SUM(length(e.json)) OVER (ORDER BY ranked.snapshot, ranked.membership, ranked.rank) \
+       FROM ranked CROSS JOIN events AS e ON e.event_nid = ranked.event_nid WHERE ranked.rank <= 6 \
+     ) SELECT ",
+    seen_columns!(),
+    ", wanted.snapshot, wanted.membership, e.state_key \
+      FROM wanted CROSS JOIN events AS e ON e.event_nid = wanted.event_nid ",
+    seen_joins!(),
+    " WHERE wanted.bytes <= ?2 ORDER BY wanted.snapshot, wanted.membership, wanted.rank"
 );
 
 /// `changed`: what the second of two snapshots has and the first has not. Lists of two roots and the ID after which, in ?1.
@@ -212,6 +239,7 @@ impl StateReads {
             && self.changes.is_empty()
             && self.member_changes.is_empty()
             && self.members.is_empty()
+            && self.member_events.is_empty()
     }
 
     /// The statements that read it; [`StateReads::found`] reads their answers.
@@ -223,7 +251,7 @@ impl StateReads {
     }
 
     /// What is asked for besides events at keys: the statement, whether it is asked, and its parameters.
-    fn others(&self) -> [(&'static str, bool, Vec<SqlValue>); 5] {
+    fn others(&self) -> [(&'static str, bool, Vec<SqlValue>); 6] {
         let after = |root: &NodeId| match &self.after {
             Some(cut) if cut.root == *root => cut.event_id.as_str(),
             _ => "",
@@ -241,6 +269,7 @@ impl StateReads {
             (CHANGES, !changes.is_empty(), bounded(&changes)),
             (MEMBER_CHANGES, !member_changes.is_empty(), vec![json!(member_changes).to_string().into()]),
             (MEMBERS, !self.members.is_empty(), vec![roots(&self.members).into()]),
+            (MEMBER_EVENTS, !self.member_events.is_empty(), vec![roots(&self.member_events).into(), most]),
         ]
     }
 
@@ -254,7 +283,7 @@ impl StateReads {
             found.read_at(&answers.rows()?)?;
         }
         let mut next = |asked: bool| if asked { answers.rows() } else { Ok(Rows::new()) };
-        let [whole, but_members, changes, member_changes, members] = asked;
+        let [whole, but_members, changes, member_changes, members, member_events] = asked;
         for row in next(whole)? {
             found.whole.entry(node_id(&row, SEEN)?).or_default().push(SeenEvent::of_row(&row)?);
         }
@@ -278,14 +307,12 @@ impl StateReads {
             });
         }
         for row in next(members)? {
-            let groups = found.members.entry(node_id(&row, 0)?).or_default();
-            let membership = row.optional_text(1)?.and_then(Membership::parse).unwrap_or(Membership::Leave);
-            if groups.last().is_none_or(|group| group.membership != membership) {
-                groups.push(Members { membership, first: Vec::new() });
-            }
-            if let Some(group) = groups.last_mut() {
-                group.first.push(row.text(2)?.to_owned());
-            }
+            found.read_member(&row, 0)?;
+        }
+        for row in next(member_events)? {
+            found.read_member(&row, SEEN)?;
+            let key = StateKeyHash::new("m.room.member", row.text(SEEN + 2)?);
+            found.at.insert((node_id(&row, SEEN)?, key), SeenEvent::of_row(&row)?);
         }
         Ok(found)
     }
@@ -314,6 +341,19 @@ impl StateFound {
             let key = StateKeyHash::parse(row.text(SEEN + 1)?)
                 .ok_or_else(|| DatabaseError::Shape("a state key that is not a hash".to_owned()))?;
             self.at.insert((node_id(row, SEEN)?, key), SeenEvent::of_row(row)?);
+        }
+        Ok(())
+    }
+
+    /// Takes in a root, a membership and a user of `row`, from this column on.
+    fn read_member(&mut self, row: &Row, column: usize) -> Result<(), DatabaseError> {
+        let groups = self.members.entry(node_id(row, column)?).or_default();
+        let membership = row.optional_text(column + 1)?.and_then(Membership::parse).unwrap_or(Membership::Leave);
+        if groups.last().is_none_or(|group| group.membership != membership) {
+            groups.push(Members { membership, first: Vec::new() });
+        }
+        if let Some(group) = groups.last_mut() {
+            group.first.push(row.text(column + 2)?.to_owned());
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ mod inviting;
 mod joining;
 mod keys;
 mod knocking;
+mod lazy_loading;
 mod leaving;
 mod logging;
 mod media;

@@ -11,7 +11,7 @@ fn bodies(room: &Value) -> Vec<&str> {
     events.iter().filter_map(|event| event["content"]["body"].as_str()).collect()
 }
 
-fn state_of<'a>(room: &'a Value, kind: &str) -> Vec<&'a Value> {
+pub fn state_of<'a>(room: &'a Value, kind: &str) -> Vec<&'a Value> {
     room["state"]["events"].as_array().unwrap().iter().filter(|event| event["type"] == kind).collect()
 }
 
@@ -227,29 +227,6 @@ fn account_data_is_synced() {
     let types: Vec<&Value> = fresh["account_data"]["events"].as_array().unwrap().iter().map(|e| &e["type"]).collect();
     assert_eq!(types, ["m.direct", "m.push_rules"]);
     assert_eq!(fresh["rooms"]["join"][&room]["account_data"]["events"].as_array().unwrap().len(), 1);
-}
-
-#[test]
-fn lazy_loading_sends_the_members_that_matter() {
-    let home = Home::new();
-    let (alice, bob, carol) = (home.register("alice"), home.register("bob"), home.register("carol"));
-    let room = home.room(&alice, json!({ "preset": "public_chat" }));
-    for user in [&bob, &carol] {
-        home.post(user, &format!("/join/{}", quote(&room)), json!({}));
-    }
-    for i in 0..10 {
-        home.say(&carol, &room, "x", &format!("t{i}"));
-    }
-    let lazy = quote(r#"{"room":{"state":{"lazy_load_members":true}}}"#);
-    let answer = home.sync(&alice, &format!("filter={lazy}"));
-    let mut members: Vec<&str> = state_of(&answer["rooms"]["join"][&room], "m.room.member")
-        .iter()
-        .map(|event| event["state_key"].as_str().unwrap())
-        .collect();
-    members.sort_unstable();
-    assert_eq!(members, [&*alice.id, &carol.id]);
-    let heroes = &answer["rooms"]["join"][&room]["summary"]["m.heroes"];
-    assert_eq!(heroes, &json!([bob.id, carol.id]));
 }
 
 #[test]

@@ -102,8 +102,10 @@ impl Answer<'_> {
         }
         let last = entries.last().map(|entry| entry.room_id().clone());
         // Who a room is named after matters only where it has no name.
-        let unnamed = entries.iter().filter_map(|entry| entry.unnamed(&state));
-        let reads = StateReads { members: unnamed.collect(), ..StateReads::default() };
+        let mut reads = StateReads { most: Some(MAX_PARTS), ..StateReads::default() };
+        for plan in entries.iter().filter_map(|entry| entry.unnamed(&state)) {
+            if plan.lazy { &mut reads.member_events } else { &mut reads.members }.push(plan.state);
+        }
         let heroes = self.server.store.read_states(&reads).await?;
         let (mut join, mut leave) = (Object::new(), Object::new());
         let (mut invite, mut knock) = (Object::new(), Object::new());

@@ -153,11 +153,11 @@ impl Entry {
         }
     }
 
-    /// The state of a joined room whose numbers of members are sent, and that has no name.
-    pub(super) fn unnamed(&self, found: &StateFound) -> Option<NodeId> {
+    /// A joined room whose numbers of members are sent, and that has no name.
+    pub(super) fn unnamed(&self, found: &StateFound) -> Option<&Plan> {
         let Self::Room(plan) = self else { return None };
         let is_told = plan.summary && plan.room.membership == Membership::Join;
-        (is_told && !has_name(plan.state, found)).then_some(plan.state)
+        (is_told && !has_name(plan.state, found)).then_some(plan)
     }
 
     /// Where the reading of its state was cut short, if it was.

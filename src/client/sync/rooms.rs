@@ -21,6 +21,7 @@ use crate::{
         identifiers::{RoomId, UserId},
         json::{Object, Value},
         state_content::Membership,
+        state_trie::StateKeyHash,
     },
     store::{
         positions::TimelinePos,
@@ -46,21 +47,26 @@ impl Answer<'_> {
         let Read { state, heroes, found, unread, .. } = *read;
         let room_id = plan.room.room_id.as_str();
         let mut answer = Object::new();
+        let mut named_after = Vec::new();
         if plan.summary {
-            let heroes = (!has_name(plan.state, state)).then(|| heroes.members(plan.state));
-            answer.insert("summary", summary(plan.room.counts, heroes, &self.session.user));
+            let counts = plan.room.counts;
+            let is_named = has_name(plan.state, state);
+            if !is_named {
+                named_after = chosen(counts, heroes.members(plan.state), &self.session.user);
+            }
+            answer.insert("summary", summary(counts, (!is_named).then_some(&named_after)));
         }
         answer.insert("account_data", events_object(self.account_data(room_id, found)));
         answer.insert("ephemeral", events_object(self.fleeting.events(&plan.room.room_id)));
         self.unread(&mut answer, &plan.room.room_id, unread);
-        self.timeline_and_state(&mut answer, plan, read);
+        self.timeline_and_state(&mut answer, plan, &named_after, read);
         Value::Object(answer)
     }
 
     pub(super) fn left(&self, plan: Plan, read: &Read<'_>) -> Value {
         let mut answer = Object::new();
         answer.insert("account_data", events_object(Vec::new()));
-        self.timeline_and_state(&mut answer, plan, read);
+        self.timeline_and_state(&mut answer, plan, &[], read);
         Value::Object(answer)
     }
 
@@ -97,8 +103,9 @@ impl Answer<'_> {
         Value::Object(answer)
     }
 
-    fn timeline_and_state(&self, answer: &mut Object, plan: Plan, read: &Read<'_>) {
-        let Read { state: found, bundles, found: SyncFound { unwanted, .. }, .. } = *read;
+    /// `named_after`: the heroes whom the summary tells of.
+    fn timeline_and_state(&self, answer: &mut Object, plan: Plan, named_after: &[&str], read: &Read<'_>) {
+        let Read { state: found, heroes, bundles, found: SyncFound { unwanted, .. }, .. } = *read;
         let room_id = plan.room.room_id.as_str();
         let now_ms = self.server.platform.clock.now_ms();
         let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
@@ -125,10 +132,7 @@ impl Answer<'_> {
             sent.push(events::timeline_event(event, telling));
         }
         let candidates: Vec<&SeenEvent> = match plan.source {
-            StateSource::Whole if plan.lazy => {
-                let members = of_interest.iter().filter_map(|(root, key)| found.at(*root, *key));
-                found.but_members(plan.state).iter().chain(members).collect()
-            }
+            StateSource::Whole if plan.lazy => found.but_members(plan.state).iter().collect(),
             StateSource::Whole => found.whole(plan.state).iter().collect(),
             StateSource::Since(known) => found.changes(known, plan.state).iter().collect(),
             StateSource::Timeline => Vec::new(),
@@ -136,20 +140,23 @@ impl Answer<'_> {
         let hidden = timeline
             .iter()
             .filter(|event| matches!(plan.source, StateSource::Timeline) && event.seen.event.state_key().is_some());
-        let state = candidates
-            .into_iter()
-            .chain(hidden.map(|event| &event.seen))
-            .filter(|seen| {
-                let event = &seen.event;
-                let lazily_left_out = plan.lazy
-                    && event.event_type() == "m.room.member"
-                    && !event.state_key().is_some_and(|user| senders.contains(user));
-                (self.state_after || !shown.contains(event.event_id()))
-                    && self.filter.state.event(room_id, event)
-                    && !lazily_left_out
-            })
-            .map(|seen| events::client_event(seen, Telling::alone(now_ms, false)))
-            .collect();
+        let is_told = |seen: &&SeenEvent| {
+            (self.state_after || !shown.contains(seen.event.event_id()))
+                && self.filter.state.event(room_id, &seen.event)
+        };
+        let mut state: Vec<&SeenEvent> =
+            candidates.into_iter().chain(hidden.map(|event| &event.seen)).filter(is_told).collect();
+        if plan.lazy {
+            // Those who matter, each once.
+            let mut told: BTreeSet<&str> = state.iter().filter_map(|seen| member(seen)).collect();
+            let of_interest = of_interest.iter().filter_map(|(root, key)| found.at(*root, *key));
+            let of_interest = of_interest.filter(|seen| member(seen).is_some_and(|user| senders.contains(user)));
+            let named_after = named_after.iter().map(|user| StateKeyHash::new("m.room.member", user));
+            let named_after = named_after.filter_map(|key| heroes.at(plan.state, key));
+            let who_matter = of_interest.chain(named_after).filter(is_told);
+            state.extend(who_matter.filter(|seen| member(seen).is_some_and(|user| told.insert(user))));
+        }
+        let state = state.into_iter().map(|seen| events::client_event(seen, Telling::alone(now_ms, false))).collect();
         answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(state));
         let mut told = Object::new();
         told.insert("events", Value::Array(sent));
@@ -200,21 +207,27 @@ impl Answer<'_> {
     }
 }
 
-/// The numbers of members and, where the room has no name, who it can be named after: `members` are some of them.
-fn summary(counts: MemberCounts, members: Option<&[Members]>, user: &UserId) -> Object {
+/// Whose membership the event is, if it is one.
+fn member(seen: &SeenEvent) -> Option<&str> {
+    seen.event.state_key().filter(|_| seen.event.event_type() == "m.room.member")
+}
+
+/// Who a room without a name can be named after, of some of its `members`.
+fn chosen<'a>(counts: MemberCounts, members: &'a [Members], user: &UserId) -> Vec<&'a str> {
+    let is_alone = counts.joined + counts.invited <= 1;
+    let wanted = if is_alone { [Membership::Leave, Membership::Ban] } else { [Membership::Join, Membership::Invite] };
+    let groups = wanted.iter().flat_map(|wanted| members.iter().filter(move |group| group.membership == *wanted));
+    let users = groups.flat_map(|group| &group.first).map(String::as_str);
+    users.filter(|other| *other != user.as_str()).take(5).collect()
+}
+
+/// The numbers of members and, where the room has no name, who it can be named after.
+fn summary(counts: MemberCounts, heroes: Option<&Vec<&str>>) -> Object {
     let mut summary = Object::new();
     summary.insert("m.joined_member_count", counts.joined);
     summary.insert("m.invited_member_count", counts.invited);
-    if let Some(members) = members {
-        let of = |memberships: &[Membership]| -> Vec<Value> {
-            let groups = memberships.iter().flat_map(|wanted| members.iter().filter(|g| g.membership == *wanted));
-            let users = groups.flat_map(|group| &group.first).filter(|other| other.as_str() != user.as_str());
-            users.take(5).map(|other| Value::from(other.as_str())).collect()
-        };
-        let is_alone = counts.joined + counts.invited <= 1;
-        let heroes =
-            if is_alone { [Membership::Leave, Membership::Ban] } else { [Membership::Join, Membership::Invite] };
-        summary.insert("m.heroes", of(&heroes));
+    if let Some(heroes) = heroes {
+        summary.insert("m.heroes", heroes.iter().map(|user| Value::from(*user)).collect::<Vec<_>>());
     }
     summary
 }
