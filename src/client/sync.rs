@@ -2,7 +2,7 @@
 //!
 //! What is asked for, and how a sync waits, is here. One with nothing new costs one round trip a look, and looks again when the
 //! platform says that there may be news. One with new messages costs one more for what the state says about them, where it says
-//! anything: see [`plan`]. What is told is in [`answer`].
+//! anything, and for the members who sent them, where these are loaded lazily: see [`plan`]. What is told is in [`answer`].
 
 mod answer;
 mod plan;

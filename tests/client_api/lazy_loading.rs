@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, quote},
+    home::{Home, next, quote},
     syncing::state_of,
 };
 
@@ -44,4 +44,44 @@ fn lazy_loading_sends_the_members_that_matter() {
     home.say(&carol, &room, "x", "t10");
     let named = home.sync(&alice, &format!("filter={}", lazy(r#"{"limit":1}"#)));
     assert_eq!(members(&named["rooms"]["join"][&room]), [&*alice.id, &carol.id]);
+}
+
+#[test]
+fn lazy_loading_sends_the_members_who_speak_later() {
+    let home = Home::new();
+    let (alice, bob, carol) = (home.register("alice"), home.register("bob"), home.register("carol"));
+    let room = home.room(&alice, json!({ "preset": "public_chat", "name": "Den" }));
+    for user in [&bob, &carol] {
+        home.post(user, &format!("/join/{}", quote(&room)), json!({}));
+    }
+    home.say(&alice, &room, "nobody else speaks", "t0");
+    let one = lazy(r#"{"limit":1}"#);
+    let first = home.sync(&alice, &format!("filter={one}"));
+    assert_eq!(members(&first["rooms"]["join"][&room]), [&*alice.id]);
+    // One message after the other, ...
+    home.say(&bob, &room, "one", "t1");
+    let second = home.sync(&alice, &format!("{}&filter={one}", next(&first)));
+    let den = &second["rooms"]["join"][&room];
+    assert_eq!((den["timeline"]["limited"].as_bool(), members(den)), (Some(false), vec![&*bob.id]));
+    // ... of which some are left out, ...
+    home.say(&bob, &room, "two", "t2");
+    home.say(&carol, &room, "three", "t3");
+    let third = home.sync(&alice, &format!("{}&filter={one}", next(&second)));
+    let den = &third["rooms"]["join"][&room];
+    assert_eq!((den["timeline"]["limited"].as_bool(), members(den)), (Some(true), vec![&*carol.id]));
+    // ... and by a client that asks for the state after them.
+    let after = home.sync(&alice, &format!("{}&filter={one}&use_state_after=true", next(&second)));
+    assert_eq!(after["rooms"]["join"][&room]["state_after"]["events"][0]["state_key"], json!(carol.id));
+    // Who goes is told as they were when they spoke: the timeline tells the rest.
+    home.say(&bob, &room, "four", "t4");
+    home.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({}));
+    let fourth = home.sync(&alice, &format!("{}&filter={}", next(&third), lazy("{}")));
+    let den = &fourth["rooms"]["join"][&room];
+    assert_eq!(members(den), [&*bob.id]);
+    assert_eq!(state_of(den, "m.room.member")[0]["content"]["membership"], "join");
+    // All others are told what has changed, and nothing else.
+    let all = home.sync(&alice, &next(&first));
+    assert_eq!(all["rooms"]["join"][&room]["state"]["events"], json!([]));
+    let quiet = home.sync(&alice, &format!("{}&filter={one}", next(&fourth)));
+    assert_eq!(quiet["rooms"]["join"], json!({}));
 }

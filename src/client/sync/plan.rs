@@ -1,6 +1,6 @@
 //! What a sync tells of each room, and what must be read of the room's state for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     client::{
@@ -69,8 +69,10 @@ pub(super) struct Plan {
     pub(super) prev_batch: TimelinePos,
     /// Where the state to send comes from.
     pub(super) source: StateSource,
-    /// Whether the whole state is sent without the members who do not matter for it.
+    /// Whether members are sent as they matter: the whole state without all others, and any other with them.
     pub(super) lazy: bool,
+    /// Whether they are sent as they were when they first spoke: the timeline tells what has become of them since.
+    as_they_spoke: bool,
     /// Whether events must be judged by what the user may see: a member sees everything from the join on.
     pub(super) judged: bool,
     /// Whether the numbers of members are sent.
@@ -127,8 +129,10 @@ impl Answer<'_> {
         let summary = joined && (members_changed || !matches!(source, StateSource::Timeline));
         let reader = Reader::known(&self.session.user, &room.room_id, state, joined, room.joined_until);
         let judged = newly || !joined;
-        let lazy = matches!(source, StateSource::Whole) && self.is_lazy();
-        Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, lazy, judged, summary })
+        let lazy = self.is_lazy();
+        // Those who have left may know of nothing later.
+        let as_they_spoke = joined && !self.state_after && !matches!(source, StateSource::Whole);
+        Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, lazy, as_they_spoke, judged, summary })
     }
 
     /// What became of the members of a room.
@@ -173,19 +177,25 @@ impl Entry {
 }
 
 impl Plan {
-    /// Where the members stand who matter for the timeline: its senders, and the user.
+    /// Where the members stand who matter for the timeline: its senders and, in a whole state, the user.
     pub(super) fn members_of_interest(&self) -> BTreeSet<(NodeId, StateKeyHash)> {
-        let senders = self.timeline.iter().map(|event| event.seen.event.sender().as_str());
-        let users = senders.chain([self.reader.user()]);
-        users.map(|user| (self.state, StateKeyHash::new("m.room.member", user))).collect()
+        let mut states = BTreeMap::new();
+        for TimelineEvent { seen, .. } in &self.timeline {
+            let then = seen.state_before.filter(|_| self.as_they_spoke);
+            states.entry(seen.event.sender().as_str()).or_insert(then.unwrap_or(self.state));
+        }
+        if matches!(self.source, StateSource::Whole) {
+            states.insert(self.reader.user(), self.state);
+        }
+        states.into_iter().map(|(user, state)| (state, StateKeyHash::new("m.room.member", user))).collect()
     }
 
     pub(super) fn wants(&self, reads: &mut StateReads) {
+        if self.lazy {
+            reads.at.extend(self.members_of_interest());
+        }
         match self.source {
-            StateSource::Whole if self.lazy => {
-                reads.but_members.push(self.state);
-                reads.at.extend(self.members_of_interest());
-            }
+            StateSource::Whole if self.lazy => reads.but_members.push(self.state),
             StateSource::Whole => reads.whole.push(self.state),
             StateSource::Since(known) => reads.changes.push((known, self.state)),
             StateSource::Timeline => {}
