@@ -122,6 +122,8 @@ fn invites_joins_and_leaves() {
     assert_eq!(find("m.room.name", "").unwrap()["content"]["name"], "Den");
     let own = find("m.room.member", &bob.id).unwrap();
     assert_eq!((&own["content"]["membership"], &own["sender"]), (&json!("invite"), &json!(alice.id)));
+    let inviter = find("m.room.member", &alice.id).expect("who invites");
+    assert_eq!((&inviter["content"]["displayname"], &inviter["sender"]), (&json!("alice"), &json!(alice.id)));
     assert_eq!((&invited["rooms"]["join"], &invited["rooms"]["leave"]), (&json!({}), &json!({})));
     assert_eq!(home.sync(&bob, &next(&invited))["rooms"]["invite"], json!({}), "told once");
 

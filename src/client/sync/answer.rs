@@ -11,7 +11,7 @@ use http::StatusCode;
 use super::{
     plan::{Answer, Entry, Plan, StateSource},
     rooms::Read,
-    stripped_state::{inviter, shown_outside, shown_outside_wants},
+    stripped_state::{inviter, inviter_at, shown_outside, shown_outside_wants},
 };
 use crate::{
     client::{
@@ -33,7 +33,7 @@ use crate::{
     store::{
         positions::TimelinePos,
         snapshots::{StateCut, StateReads},
-        sync::{MembersKnown, SyncFound},
+        sync::{MembersKnown, SyncFound, SyncRoom},
     },
 };
 
@@ -101,17 +101,22 @@ impl Answer<'_> {
             found.is_cut = true;
         }
         let last = entries.last().map(|entry| entry.room_id().clone());
-        // Who a room is named after matters only where it has no name.
+        // Who a room is named after matters only where it has no name; and who invites is known by now.
         let mut reads = StateReads { most: Some(MAX_PARTS), ..StateReads::default() };
         for plan in entries.iter().filter_map(|entry| entry.unnamed(&state)) {
             if plan.lazy { &mut reads.member_events } else { &mut reads.members }.push(plan.state);
         }
-        let heroes = self.server.store.read_states(&reads).await?;
+        let inviter_at = |room: &SyncRoom| inviter_at(room, &self.session.user, &state);
+        reads.at.extend(entries.iter().filter_map(|entry| match entry {
+            Entry::Invite(room) => inviter_at(room),
+            _ => None,
+        }));
+        let people = self.server.store.read_states(&reads).await?;
         let (mut join, mut leave) = (Object::new(), Object::new());
         let (mut invite, mut knock) = (Object::new(), Object::new());
         let changed_keys = std::mem::take(&mut found.changed_keys);
         let device_lists = DeviceLists::of(self.server, &self.session.user, changed_keys, &members, &state).await?;
-        let read = Read { found: &found, state: &state, heroes: &heroes, bundles: &bundles, unread: &unread };
+        let read = Read { found: &found, state: &state, heroes: &people, bundles: &bundles, unread: &unread };
         for entry in entries {
             match entry {
                 Entry::Room(plan) => {
@@ -129,11 +134,12 @@ impl Answer<'_> {
                     if found.unwanted.hides_invite(inviter(&room, &self.session.user, &state).as_deref()) {
                         continue;
                     }
-                    let events = shown_outside(&room, &self.session.user, &state)?;
+                    let inviter = inviter_at(&room).and_then(|(root, key)| people.at(root, key));
+                    let events = shown_outside(&room, &self.session.user, &state, inviter)?;
                     invite.insert(room.room_id.as_str(), Object::from_iter([("invite_state", events)]));
                 }
                 Entry::Knock(room) => {
-                    let events = shown_outside(&room, &self.session.user, &state)?;
+                    let events = shown_outside(&room, &self.session.user, &state, None)?;
                     knock.insert(room.room_id.as_str(), Object::from_iter([("knock_state", events)]));
                 }
                 Entry::None(_) => {}

@@ -7,12 +7,13 @@ use crate::{
         identifiers::UserId,
         json::{self, Object, Value},
         state_content::STRIPPED_STATE,
-        state_trie::StateKeyHash,
+        state_trie::{NodeId, StateKeyHash},
     },
     platform::DatabaseError,
     store::{
         snapshots::{StateFound, StateReads},
         sync::SyncRoom,
+        timeline::SeenEvent,
     },
 };
 
@@ -22,17 +23,24 @@ pub(super) fn shown_outside_wants(room: &SyncRoom, user: &UserId, reads: &mut St
     }
 }
 
-pub(super) fn shown_outside(room: &SyncRoom, user: &UserId, found: &StateFound) -> Result<Object, MatrixError> {
+/// `inviter`: their membership, where they have invited the user to a room that we are in.
+pub(super) fn shown_outside(
+    room: &SyncRoom,
+    user: &UserId,
+    found: &StateFound,
+    inviter: Option<&SeenEvent>,
+) -> Result<Object, MatrixError> {
     let events = match (&room.invite_state, room.room) {
         (Some(text), _) => stored_events(text)?,
         (None, Some((_, state))) => {
             let seen = shown_outside_keys(user).filter_map(|key| found.at(state, key));
-            seen.map(|seen| {
-                let mut event = seen.event.object().clone();
-                event.insert("event_id", seen.event.event_id().as_str());
-                events::stripped(&event)
-            })
-            .collect()
+            seen.chain(inviter)
+                .map(|seen| {
+                    let mut event = seen.event.object().clone();
+                    event.insert("event_id", seen.event.event_id().as_str());
+                    events::stripped(&event)
+                })
+                .collect()
         }
         (None, None) => Vec::new(),
     };
@@ -52,6 +60,12 @@ pub(super) fn inviter(room: &SyncRoom, user: &UserId, found: &StateFound) -> Opt
         }
         (None, None) => None,
     }
+}
+
+/// Where the membership stands of who has invited the user, where we know the room.
+pub(super) fn inviter_at(room: &SyncRoom, user: &UserId, found: &StateFound) -> Option<(NodeId, StateKeyHash)> {
+    let (_, state) = room.room.filter(|_| room.invite_state.is_none())?;
+    Some((state, StateKeyHash::new("m.room.member", &inviter(room, user, found)?)))
 }
 
 /// The events of a JSON list that we have stored, as clients are told of rooms from outside.
