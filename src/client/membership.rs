@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{
     auth::{self, Session},
     body::{Body, member_content, merged},
-    directory,
+    directory, settings,
 };
 use crate::{
     error::MatrixError,
@@ -271,12 +271,15 @@ async fn join_room(
     content: Object,
 ) -> Result<Option<EventId>, MatrixError> {
     let known = server.rooms.entrance(room_id, user).await?;
-    let here = match known {
+    let was_there = known.as_ref().is_some_and(|entrance| {
+        matches!(entrance.membership(), Some(Membership::Join | Membership::Leave | Membership::Ban))
+    });
+    let here = match &known {
         Some(entrance) if entrance.room.local_joined > 0 && !entrance.is_unsure() => {
             if entrance.membership() == Some(Membership::Join) {
                 return Ok(None);
             }
-            match server.rooms.content_of_join(&entrance).await {
+            match server.rooms.content_of_join(entrance).await {
                 Ok(vouched) => {
                     let draft = Draft::membership(user.as_str(), Membership::Join, merged(content.clone(), vouched));
                     server.rooms.send(room_id, user, draft).await
@@ -289,6 +292,9 @@ async fn join_room(
     let error = match here {
         Ok(event) => {
             server.flush(room_id);
+            if !was_there {
+                settings::has_entered(server, user, room_id, Ok(known)).await;
+            }
             return Ok(Some(event.event_id().clone()));
         }
         Err(error) => error,
@@ -302,7 +308,11 @@ async fn join_room(
     if !may_be_let_in_elsewhere {
         return Err(error.into());
     }
-    remote::join(server, user, room_id, via, content).await.map(Some)
+    let event_id = remote::join(server, user, room_id, via, content).await?;
+    if !was_there {
+        settings::has_entered(server, user, room_id, server.rooms.entrance(room_id, user).await).await;
+    }
+    Ok(Some(event_id))
 }
 
 /// Has `user` knock on a room, with `content` beside the membership.

@@ -45,6 +45,7 @@ mod room_keys;
 mod rooms;
 mod search;
 mod sending;
+mod settings;
 mod spaces;
 mod state;
 mod sync;

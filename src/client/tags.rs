@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The type that holds the tags of a room.
-const TAGS: &str = "m.tag";
+pub(super) const TAGS: &str = "m.tag";
 /// The longest name of a tag, in bytes.
 const MAX_NAME: usize = 255;
 

@@ -9,6 +9,7 @@ use super::{
     membership,
     rooms::create_room,
     sending::check_creators_unnamed,
+    settings::{bring_settings, log_unsettled},
     visibility::Reader,
 };
 use crate::{
@@ -81,6 +82,8 @@ pub(super) async fn upgrade(server: &Server, call: &Call) -> Handled {
     membership::send(server, &session.user, &old.room.room_id, Draft::state(TOMBSTONE, "", content)).await?;
     server.store.move_to_successor(old.room.room_id.as_str(), replacement.as_str()).await?;
     old.fall_silent(server, &session.user).await;
+    let settings = bring_settings(server, &session.user, &old.room.room_id, &replacement).await;
+    log_unsettled(server, &session.user, &replacement, settings);
     ok(&json!({ "replacement_room": replacement }))
 }
 

@@ -291,6 +291,32 @@ impl Ruleset {
         self.check_size()
     }
 
+    /// Has what is set for the room `old` hold for `new` too, which goes on with it: the rule of the room, and the override of its ID by
+    /// which clients mute one. Where something is set for `new`, that stays. Whether anything changes.
+    ///
+    /// # Errors
+    /// Where there would be too much.
+    pub fn follow(&mut self, old: &str, new: &str) -> Result<bool, PushRuleError> {
+        let mut changes = false;
+        for kind in [Kind::Override, Kind::Room] {
+            let Ok(rule) = self.rule(kind, old) else { continue };
+            if rule.is_default || self.rule(kind, new).is_ok() {
+                continue;
+            }
+            let mut rule = Rule { rule_id: new.to_owned(), ..rule.clone() };
+            for condition in &mut rule.conditions {
+                if condition.get("key").and_then(Value::as_str) == Some("room_id")
+                    && condition.get("pattern").and_then(Value::as_str) == Some(old)
+                {
+                    condition.insert("pattern", new);
+                }
+            }
+            self.put(kind, rule, &Place::default())?;
+            changes = true;
+        }
+        Ok(changes)
+    }
+
     /// Removes one of the user's own rules.
     ///
     /// # Errors

@@ -34,6 +34,12 @@ impl Entrance {
         self.find("m.room.member").and_then(Event::membership)
     }
 
+    /// The room that it says to go on with.
+    pub fn predecessor(&self) -> Option<RoomId> {
+        let predecessor = self.find("m.room.create")?.content().get("predecessor")?;
+        RoomId::parse(predecessor.get("room_id")?.as_str()?).ok()
+    }
+
     /// Lets `server` ask about it.
     ///
     /// # Errors

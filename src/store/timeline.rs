@@ -356,6 +356,18 @@ impl Store {
         rows.first().map(|row| stored(row.text(0)?)).transpose()
     }
 
+    /// Whether `user_id` is or was in a room.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn was_in(&self, room_id: &RoomId, user_id: &UserId) -> Result<bool, DatabaseError> {
+        const SELECT: &str = "SELECT room_id FROM local_memberships WHERE user_id = ?1 AND room_id = ?2 \
+               AND (membership = 'join' OR joined_until IS NOT NULL) \
+             UNION ALL SELECT room_id FROM forgotten_rooms WHERE user_id = ?1 AND room_id = ?2";
+        let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), room_id.as_str().into()])).await?;
+        Ok(!rows.is_empty())
+    }
+
     /// Forgets a room that the user has left, but that they were there, for their erasure.
     ///
     /// # Errors

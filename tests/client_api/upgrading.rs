@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::home::{Answer, Home, User, quote, refused};
+use crate::{
+    common::network::World,
+    home::{Answer, Home, User, quote, refused},
+};
 
 fn upgrade(home: &Home, user: &User, room: &str, body: Value) -> Answer {
     home.post(user, &format!("/rooms/{}/upgrade", quote(room)), body)
@@ -128,4 +131,64 @@ fn only_who_may_end_a_room_upgrades_it() {
     assert_eq!(status, 200, "{answer}");
     let new = answer["replacement_room"].as_str().unwrap();
     assert_eq!(state(&home, &bob, new, "m.room.power_levels"), levels);
+}
+
+/// What users have set for the old room holds in the new one: for who upgrades it, and for who comes later.
+#[test]
+fn what_users_have_set_goes_along() {
+    let world = World::new();
+    let open = [("REGISTRATION", "open")];
+    let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
+    let (alice, bob, eve) = (one.register("alice"), one.register("bob"), one.register("eve"));
+    let (carol, dave) = (two.register("carol"), two.register("dave"));
+    let room = one.room(&alice, json!({ "preset": "public_chat", "room_version": "10" }));
+    let rule = |room: &str| format!("/pushrules/global/room/{}", quote(room));
+    let tags = |user: &User, room: &str| format!("/user/{}/rooms/{}/tags", quote(&user.id), quote(room));
+    let members = [(&one, &alice), (&one, &bob), (&two, &carol), (&two, &dave)];
+    for (home, user) in members.into_iter().chain([(&one, &eve)]) {
+        if user.id != alice.id && user.id != eve.id {
+            assert_eq!(home.post(user, &format!("/join/{}?via=one.test", quote(&room)), json!({})).0, 200);
+        }
+        assert_eq!(home.put(user, &rule(&room), json!({ "actions": [] })).0, 200);
+        assert_eq!(home.put(user, &format!("{}/m.favourite", tags(user, &room)), json!({ "order": 0.5 })).0, 200);
+        world.settle();
+    }
+    // As clients mute a room.
+    let mute = |room: &str| format!("/pushrules/global/override/{}", quote(room));
+    let condition = |room: &str| json!({ "kind": "event_match", "key": "room_id", "pattern": room });
+    assert_eq!(one.put(&alice, &mute(&room), json!({ "actions": [], "conditions": [condition(&room)] })).0, 200);
+    // Who has left is one who was there.
+    assert_eq!(two.post(&dave, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
+    world.settle();
+    let (status, answer) = upgrade(&one, &alice, &room, json!({ "new_version": "12" }));
+    assert_eq!(status, 200, "{answer}");
+    world.settle();
+    let new = answer["replacement_room"].as_str().unwrap();
+    for (home, user) in members {
+        if user.id != alice.id {
+            assert_eq!(home.get(user, &rule(new)).0, 404);
+            if user.id == bob.id {
+                // What one has set for the new room already stays.
+                assert_eq!(home.put(user, &format!("{}/u.new", tags(user, new)), json!({})).0, 200);
+            }
+            let (status, answer) = home.post(user, &format!("/join/{}?via=one.test", quote(new)), json!({}));
+            assert_eq!(status, 200, "{answer} {:?}", world.logs());
+        }
+        let (status, told) = home.get(user, &rule(new));
+        assert_eq!((status, &told["actions"]), (200, &json!([])), "{} {told}", user.id);
+        let expected =
+            if user.id == bob.id { json!({ "u.new": {} }) } else { json!({ "m.favourite": { "order": 0.5 } }) };
+        assert_eq!(home.get(user, &tags(user, new)).1["tags"], expected, "{}", user.id);
+    }
+    assert_eq!(one.get(&alice, &mute(new)).1["conditions"], json!([condition(new)]));
+    // It is said once: who changes it there and comes back finds it changed.
+    assert_eq!(two.call(Some(&carol.token), "DELETE", &rule(new), None).0, 200);
+    for what in ["leave", "join"] {
+        assert_eq!(two.post(&carol, &format!("/rooms/{}/{what}?via=one.test", quote(new)), json!({})).0, 200);
+        world.settle();
+    }
+    assert_eq!(two.get(&carol, &rule(new)).0, 404);
+    assert_eq!(one.post(&eve, &format!("/join/{}", quote(new)), json!({})).0, 200);
+    assert_eq!(one.get(&eve, &rule(new)).0, 404, "she was never in the old room");
+    assert_eq!(one.get(&eve, &tags(&eve, new)).1["tags"], json!({}));
 }
