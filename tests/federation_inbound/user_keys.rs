@@ -197,7 +197,7 @@ fn there_is_nothing_to_give_out_where_there_is_nothing() {
 fn a_device_without_a_fallback_key_gives_out_all_that_it_has() {
     let scene = scene("12");
     device(&scene, 30, false);
-    let mut given = std::collections::BTreeSet::new();
+    let mut given = BTreeSet::new();
     for _ in 0..30 {
         let (status, answer) = claim(&scene.peer, &scene);
         let key =
