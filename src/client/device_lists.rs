@@ -18,7 +18,7 @@ use crate::{
         positions::TimelinePos,
         snapshots::{MemberChange, StateFound, StateReads},
         sync::{RestRead, SyncRead, SyncRoom},
-        timeline::TimelineEvent,
+        timeline::{PageFilter, TimelineEvent},
     },
 };
 
@@ -187,6 +187,7 @@ pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Re
     let (mut members, mut reads) = (Vec::new(), StateReads::default());
     let (mut after, mut to) = (String::new(), None);
     let mut goes_on = since > TimelinePos::START;
+    let filter = PageFilter::default();
     while goes_on {
         let read = SyncRead {
             user_id: session.user.as_str(),
@@ -201,6 +202,7 @@ pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Re
             all_joined: false,
             include_leave: false,
             limit: 0,
+            filter: &filter,
             rest: to.map(|to| RestRead { after: &after, again: false, to }),
         };
         let found = server.store.sync(&read).await?;

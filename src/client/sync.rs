@@ -66,6 +66,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         all_joined: full_state || events_since == TimelinePos::START,
         include_leave: filter.include_leave,
         limit: filter.timeline.limit(),
+        filter: filter.timeline.page(),
         rest: rest.as_ref().map(|rest| RestRead { after: &rest.after, again: rest.cut.is_some(), to: from.events }),
     };
     let wait = !is_first && !full_state && rest.is_none();

@@ -12,7 +12,7 @@ use super::{
     one_time_keys::{self, KeyCounts},
     positions::{AccountDataPos, DeviceListsPos, PresencePos, ReceiptsPos, TimelinePos, ToDevicePos, TypingPos},
     sync_fleeting::{self, FleetingAt, FleetingFound, FleetingRead},
-    timeline::{SeenEvent, TimelineEvent, room_version, root, seen_columns, seen_joins},
+    timeline::{PageFilter, SeenEvent, TimelineEvent, is_let_through, room_version, root, seen_columns, seen_joins},
     to_device::{self, Inbox},
 };
 use crate::{
@@ -47,6 +47,8 @@ pub struct SyncRead<'a> {
     pub include_leave: bool,
     /// The most timeline events of a room; one more is read, to tell whether there are more.
     pub limit: i64,
+    /// Which timeline events.
+    pub filter: &'a PageFilter,
     /// Where the answer before was cut: the rest of the rooms is read, and they as they were at that position.
     pub rest: Option<RestRead<'a>>,
 }
@@ -172,6 +174,8 @@ const MAX_INVITES: i64 = 3_000_000;
 /// How long the account data is that is told at once, in characters.
 const MAX_ACCOUNT_DATA: i64 = 3_000_000;
 const MAX_TIMELINES: i64 = 6_000_000;
+/// How many events of a room are looked at for those that a filter lets through.
+const MAX_LOOKED_AT: i64 = 500;
 
 /// The user's rooms with something new. ?1 user, ?2 since, ?3 checked, ?4 all joined, ?5 include left; who was put out is
 /// always told. Only rooms from ?6 on, and as they were at ?7, which is NULL for now. The stream comes first, so that nothing is
@@ -223,35 +227,80 @@ const ROOMS: &str = concat!(
        LEFT JOIN rooms AS r ON r.room_id = m.room_id ORDER BY m.room_id"
 );
 
-/// ?10 the device, ?11 how many events of each room, ?12 how much of all rooms but the first. A room that the user has newly
-/// joined is shown from before the join on. Where the events are comes first, and what they are only of those that are read.
+/// Where the events are that are read of each room. A room that the user has newly joined is shown from before the join on.
+macro_rules! stretch {
+    () => {
+        "stretch(room_id, low, high) AS ( \
+           SELECT m.room_id, CASE WHEN m.membership = 'join' AND m.pos > ?2 THEN -9007199254740991 ELSE ?2 END, \
+             CASE m.membership WHEN 'join' THEN COALESCE(?7, s.position) ELSE m.pos END \
+           FROM mine CROSS JOIN streams AS s ON s.name = 'events' \
+             CROSS JOIN local_memberships AS m ON m.room_id = mine.room_id AND m.user_id = ?1 \
+           WHERE m.membership IN ('join', 'leave', 'ban') )"
+    };
+}
+
+/// The events at each `place`, and what else is read of them.
+macro_rules! events_of_places {
+    ($rest:expr) => {
+        concat!(
+            ", fitting(room_id) AS ( \
+               SELECT room_id FROM place GROUP BY room_id \
+               HAVING max(bytes) <= ?12 OR room_id = (SELECT min(room_id) FROM place) \
+             ) SELECT ",
+            seen_columns!(),
+            ", place.pos, txn.txn_id, place.room_id, \
+               EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = place.room_id AND g.pos = place.pos AND g.attempts = 0 AND NOT ",
+            closed!(),
+            ") AS after_gap, (SELECT min(room_id) FROM place WHERE room_id NOT IN (SELECT room_id FROM fitting)) AS next_room",
+            $rest,
+            " FROM place CROSS JOIN events AS e ON e.event_nid = place.event_nid ",
+            seen_joins!(),
+            "LEFT JOIN client_transactions AS txn \
+               ON txn.event_id = e.event_id AND txn.user_id = ?1 AND txn.device_id = ?10 \
+             WHERE place.room_id IN (SELECT room_id FROM fitting) ORDER BY place.room_id, place.pos"
+        )
+    };
+}
+
+/// ?10 the device, ?11 how many events of each room, ?12 how much of all rooms but the first. Where the events are comes first, and
+/// what they are only of those that are read.
 const TIMELINES: &str = concat!(
     "WITH ",
     mine!(),
-    ", stretch(room_id, low, high) AS ( \
-       SELECT m.room_id, CASE WHEN m.membership = 'join' AND m.pos > ?2 THEN -9007199254740991 ELSE ?2 END, \
-         CASE m.membership WHEN 'join' THEN COALESCE(?7, s.position) ELSE m.pos END \
-       FROM mine CROSS JOIN streams AS s ON s.name = 'events' \
-         CROSS JOIN local_memberships AS m ON m.room_id = mine.room_id AND m.user_id = ?1 \
-       WHERE m.membership IN ('join', 'leave', 'ban') \
-     ), place(room_id, pos, event_nid, bytes) AS ( \
+    ", ",
+    stretch!(),
+    ", place(room_id, pos, event_nid, bytes) AS ( \
        SELECT t.room_id, t.pos, t.event_nid, SUM(length(e.json)) OVER (ORDER BY t.room_id, t.pos) \
        FROM stretch CROSS JOIN timeline AS t ON t.room_id = stretch.room_id AND t.pos <= stretch.high \
          AND t.pos > max(stretch.low, COALESCE((SELECT x.pos FROM timeline AS x WHERE x.room_id = stretch.room_id \
            AND x.pos <= stretch.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?11), stretch.low)) \
+         CROSS JOIN events AS e ON e.event_nid = t.event_nid )",
+    events_of_places!("")
+);
+
+/// As [`TIMELINES`], of what the filter ?13 lets through. Of a room no more than ?14 events are looked at; where there are more, the
+/// last of these is there in any case, as is what comes after a gap.
+const FILTERED_TIMELINES: &str = concat!(
+    "WITH ",
+    mine!(),
+    ", ",
+    stretch!(),
+    ", reach(room_id, low, high, floor) AS MATERIALIZED ( \
+       SELECT room_id, low, high, (SELECT x.pos FROM timeline AS x WHERE x.room_id = stretch.room_id \
+         AND x.pos > stretch.low AND x.pos <= stretch.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?14) FROM stretch \
+     ), span(room_id, low, high, floor) AS MATERIALIZED ( \
+       SELECT room_id, COALESCE((SELECT x.pos FROM timeline AS x CROSS JOIN events AS e ON e.event_nid = x.event_nid \
+         WHERE x.room_id = reach.room_id AND x.pos <= reach.high AND x.pos > max(reach.low, COALESCE(reach.floor, reach.low)) AND ",
+    is_let_through!("?13"),
+    " ORDER BY x.pos DESC LIMIT 1 OFFSET ?11), reach.floor - 1, reach.low), high, floor FROM reach \
+     ), place(room_id, pos, event_nid, bytes, is_floor) AS ( \
+       SELECT t.room_id, t.pos, t.event_nid, SUM(length(e.json)) OVER (ORDER BY t.room_id, t.pos), t.pos IS span.floor \
+       FROM span CROSS JOIN timeline AS t ON t.room_id = span.room_id AND t.pos <= span.high AND t.pos > span.low \
          CROSS JOIN events AS e ON e.event_nid = t.event_nid \
-     ), fitting(room_id) AS ( \
-       SELECT room_id FROM place GROUP BY room_id HAVING max(bytes) <= ?12 OR room_id = (SELECT min(room_id) FROM place) \
-     ) SELECT ",
-    seen_columns!(),
-    ", place.pos, txn.txn_id, place.room_id, \
-       EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = place.room_id AND g.pos = place.pos AND g.attempts = 0 AND NOT ",
-    closed!(),
-    ") AS after_gap, (SELECT min(room_id) FROM place WHERE room_id NOT IN (SELECT room_id FROM fitting)) AS next_room \
-     FROM place CROSS JOIN events AS e ON e.event_nid = place.event_nid ",
-    seen_joins!(),
-    "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?1 AND txn.device_id = ?10 \
-     WHERE place.room_id IN (SELECT room_id FROM fitting) ORDER BY place.room_id, place.pos"
+       WHERE t.pos IS span.floor OR EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = t.room_id AND g.pos = t.pos) OR ",
+    is_let_through!("?13"),
+    " )",
+    events_of_places!(concat!(", place.is_floor, (", is_let_through!("?13"), ") AS is_wanted"))
 );
 
 const POSITIONS: &str = "SELECT name, position FROM streams \
@@ -317,6 +366,10 @@ impl Store {
         ];
         let mut timelines = rooms.clone();
         timelines.extend([read.device_id.into(), SqlValue::from(read.limit.saturating_add(1)), MAX_TIMELINES.into()]);
+        let is_filtered = !read.filter.is_empty() && !read.filter.is_too_complex();
+        if is_filtered {
+            timelines.extend([read.filter.to_json().into(), SqlValue::from(MAX_LOOKED_AT)]);
+        }
         // The answer before told of all account data that was not the rest's.
         let account_data_since = read.rest.is_none().then_some(read.account_data_since);
         let account_data =
@@ -324,7 +377,7 @@ impl Store {
         let mut statements = vec![
             Statement::new(POSITIONS, []),
             Statement::new(ROOMS, rooms.clone()),
-            Statement::new(TIMELINES, timelines),
+            Statement::new(if is_filtered { FILTERED_TIMELINES } else { TIMELINES }, timelines),
             Statement::new(ACCOUNT_DATA, account_data),
             Statement::new(ACCOUNT_DATA_OF_NEW_ROOMS, rooms),
             ignored::ask(read.user_id, if read.all_joined { TimelinePos::START.before() } else { read.checked }),
@@ -388,10 +441,14 @@ impl Store {
             }
             let room = room_id(row.text(SeenEvent::COLUMNS + 2)?)?;
             let new = found.timelines.entry(room).or_default();
-            if row.integer(SeenEvent::COLUMNS + 3)? != 0 {
+            // Where no more is looked at something may be left out, as in a gap.
+            let is_floor = is_filtered && row.integer(SeenEvent::COLUMNS + 5)? != 0;
+            if is_floor || row.integer(SeenEvent::COLUMNS + 3)? != 0 {
                 *new = NewEvents { events: Vec::new(), after_gap: true };
             }
-            new.events.push(TimelineEvent::of_row(&row)?);
+            if !is_filtered || row.integer(SeenEvent::COLUMNS + 6)? != 0 {
+                new.events.push(TimelineEvent::of_row(&row)?);
+            }
         }
         if let Some(next_room) = next_room {
             found.rooms.retain(|room| *room.room_id.as_str() < *next_room);

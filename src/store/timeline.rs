@@ -137,6 +137,43 @@ macro_rules! seen_joins {
 }
 pub(super) use seen_joins;
 
+/// Whether this filter, as JSON, lets `events AS e` through.
+macro_rules! is_let_through {
+    ($filter:literal) => {
+        concat!(
+            "(",
+            $filter,
+            " ->> 'types' IS NULL OR e.event_type IN (SELECT value FROM json_each(",
+            $filter,
+            ", '$.types')) OR EXISTS \
+                 (SELECT 1 FROM json_each(",
+            $filter,
+            ", '$.type_globs') AS f WHERE e.event_type GLOB f.value)) \
+               AND e.event_type NOT IN (SELECT value FROM json_each(",
+            $filter,
+            ", '$.not_types')) AND NOT EXISTS \
+                 (SELECT 1 FROM json_each(",
+            $filter,
+            ", '$.not_type_globs') AS f WHERE e.event_type GLOB f.value) \
+               AND (",
+            $filter,
+            " ->> 'senders' IS NULL OR e.sender IN (SELECT value FROM json_each(",
+            $filter,
+            ", '$.senders'))) \
+               AND e.sender NOT IN (SELECT value FROM json_each(",
+            $filter,
+            ", '$.not_senders')) \
+               AND (",
+            $filter,
+            " ->> 'contains_url' IS NULL \
+                 OR (json_type(e.json, '$.content.url') IS NOT NULL) = (",
+            $filter,
+            " ->> 'contains_url'))"
+        )
+    };
+}
+pub(super) use is_let_through;
+
 /// ?1 the room, ?2 and ?3 the positions (after, up to and with), ?4 the limit, ?5 user, ?6 device, ?7 the filter as JSON.
 macro_rules! page {
     ($order:literal) => {
@@ -149,15 +186,9 @@ macro_rules! page {
                ON txn.event_id = e.event_id AND txn.user_id = ?5 AND txn.device_id = ?6 \
              WHERE t.room_id = ?1 AND t.pos > ?2 AND t.pos <= ?3 AND NOT ",
             is_ignored!(),
-            " AND (?7 ->> 'types' IS NULL OR e.event_type IN (SELECT value FROM json_each(?7, '$.types')) OR EXISTS \
-                 (SELECT 1 FROM json_each(?7, '$.type_globs') AS f WHERE e.event_type GLOB f.value)) \
-               AND e.event_type NOT IN (SELECT value FROM json_each(?7, '$.not_types')) AND NOT EXISTS \
-                 (SELECT 1 FROM json_each(?7, '$.not_type_globs') AS f WHERE e.event_type GLOB f.value) \
-               AND (?7 ->> 'senders' IS NULL OR e.sender IN (SELECT value FROM json_each(?7, '$.senders'))) \
-               AND e.sender NOT IN (SELECT value FROM json_each(?7, '$.not_senders')) \
-               AND (?7 ->> 'contains_url' IS NULL \
-                 OR (json_type(e.json, '$.content.url') IS NOT NULL) = (?7 ->> 'contains_url')) \
-             ORDER BY t.pos ",
+            " AND ",
+            is_let_through!("?7"),
+            " ORDER BY t.pos ",
             $order,
             " LIMIT ?4"
         )
@@ -224,7 +255,13 @@ impl PageFilter {
         patterns.any(|pattern| glob(pattern).len() > MAX_GLOB_BYTES)
     }
 
-    fn to_json(&self) -> String {
+    /// Whether it lets everything through.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { types, not_types, senders, not_senders, contains_url } = self;
+        types.is_none() && not_types.is_empty() && senders.is_none() && not_senders.is_empty() && contains_url.is_none()
+    }
+
+    pub(super) fn to_json(&self) -> String {
         let exact = |types: &[String]| types.iter().filter(|text| !text.contains('*')).cloned().collect::<Vec<_>>();
         let globs = |types: &[String]| -> Vec<String> {
             types.iter().filter(|text| text.contains('*')).map(|text| glob(text)).collect()

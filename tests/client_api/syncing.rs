@@ -110,6 +110,74 @@ fn state_changes_that_a_filter_keeps_from_the_timeline_are_state() {
 }
 
 #[test]
+fn a_timeline_is_as_long_as_what_the_filter_lets_through() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let first = home.sync(&alice, "");
+    let filter = quote(r#"{"room":{"timeline":{"limit":1,"types":["m.room.message"]}}}"#);
+    let told = |since: &str| {
+        let answer = home.sync(&alice, &format!("{since}&filter={filter}"));
+        let den = &answer["rooms"]["join"][&room];
+        let state: Vec<Value> = state_of(den, "m.room.topic").into_iter().cloned().collect();
+        (bodies(den).join(" "), den["timeline"]["limited"].clone(), state.len(), next(&answer))
+    };
+    let path = |kind: &str| format!("/rooms/{}/{kind}", quote(&room));
+    home.say(&alice, &room, "one", "t1");
+    home.put(&alice, &path("state/m.room.topic"), json!({ "topic": "x" }));
+    for number in 0..12 {
+        assert_eq!(home.put(&alice, &path(&format!("send/x.other/{number}")), json!({})).0, 200);
+    }
+    let (bodies, limited, topics, since) = told(&next(&first));
+    assert_eq!((&*bodies, limited, topics), ("one", json!(false), 1));
+    assert_eq!(told("").0, "one", "at first, too");
+    home.say(&alice, &room, "two", "t2");
+    home.say(&alice, &room, "three", "t3");
+    home.put(&alice, &path("send/x.other/last"), json!({}));
+    let (bodies, limited, topics, _) = told(&since);
+    assert_eq!((&*bodies, limited, topics), ("three", json!(true), 0));
+}
+
+#[test]
+fn a_filter_that_lets_little_through_does_not_walk_through_a_long_room() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    home.say(&alice, &room, "one", "t1");
+    let path = |kind: &str| format!("/rooms/{}/{kind}", quote(&room));
+    let fill = |numbers: std::ops::Range<i32>| {
+        for number in numbers {
+            assert_eq!(home.put(&alice, &path(&format!("send/x.other/{number}")), json!({})).0, 200);
+        }
+    };
+    let filter = quote(r#"{"room":{"timeline":{"types":["m.room.message"]}}}"#);
+    let steps = |query: &str| {
+        let before = home.database.steps.get();
+        let answer = home.sync(&alice, query);
+        (home.database.steps.get() - before, answer["rooms"]["join"][&room]["timeline"].clone())
+    };
+    // What the filter costs, when it is counted how much is not read.
+    let sync = || {
+        let ((without, _), (with, timeline)) = (steps(""), steps(&format!("filter={filter}")));
+        (with.saturating_sub(without), timeline)
+    };
+    fill(0..490);
+    let (_, timeline) = sync();
+    assert_eq!((&timeline["limited"], &timeline["events"][0]["content"]["body"]), (&json!(false), &json!("one")));
+    fill(490..510);
+    let (small, timeline) = sync();
+    assert_eq!((&timeline["limited"], &timeline["events"]), (&json!(true), &json!([])));
+    // What was left out is behind prev_batch.
+    let from = timeline["prev_batch"].as_str().unwrap();
+    let only = quote(r#"{"types":["m.room.message"]}"#);
+    let (_, page) = home.get(&alice, &path(&format!("messages?dir=b&from={from}&filter={only}")));
+    assert_eq!(page["chunk"][0]["content"]["body"], "one");
+    fill(510..900);
+    let (large, _) = sync();
+    assert!(large < small * 11 / 10, "{small} steps in a room of 517 events, {large} in one of 907");
+}
+
+#[test]
 fn invites_joins_and_leaves() {
     let home = Home::new();
     let (alice, bob) = (home.register("alice"), home.register("bob"));

@@ -106,8 +106,8 @@ impl Answer<'_> {
         let grown = matches!(room.members, MembersKnown::From(pos) if pos > self.since);
         // Whoever was not told of the room pages back to what was said meanwhile.
         let limited = after_gap || timeline.len() > limit || (grown && !newly && !self.is_lazy() && is_later);
-        // With a limit of none all of it is left to be paged back to.
-        let newest = timeline.last().map_or(self.since, |event| event.pos);
+        // Where nothing is told, for a limit of none or as a filter leaves it out, all of it is left to be paged back to.
+        let newest = timeline.last().map_or(self.now.events, |event| event.pos);
         timeline.drain(..timeline.len().saturating_sub(limit));
         let prev_batch = timeline.first().map_or(newest, |event| event.pos.before());
         let source = match room.state_since {
