@@ -227,13 +227,14 @@ impl Filling<'_> {
     }
 
     /// Takes the create event out of `history` unless the timeline begins there: whoever cites it late does not move it. It comes
-    /// with the last events of the oldest gap.
+    /// with the last events of the oldest gap, or after them, where there is something that nobody gives.
     fn leave_create_event_to_the_end(&self, history: &mut Vec<&Ancestor>) {
         let Some(at) = history.iter().position(|one| self.is_create(one.event_id())) else { return };
         let reached: HashSet<&EventId> = history.iter().map(|one| one.event_id()).collect();
         let not_asked_for = self.gap.missing.iter().filter(|lack| lack.attempts == 0).map(|lack| &lack.event_id);
         let mut cited = history.iter().flat_map(|one| one.prev_events()).chain(not_asked_for);
-        if self.gap.below.is_some() || cited.any(|id| !reached.contains(id) && !self.is_placed(id)) {
+        let goes_on = history.len() > 1 && cited.any(|id| !reached.contains(id) && !self.is_placed(id));
+        if self.gap.below.is_some() || goes_on {
             history.remove(at);
         }
     }

@@ -385,3 +385,35 @@ fn the_first_event_of_a_room_ends_its_history_wherever_it_is_cited() {
         assert_eq!(back(&three, &carol, &scene.room, None, 7, ""), scene.all_but(""), "{version}");
     }
 }
+
+/// An event that nobody gives is no reason to go on asking for what is before the first one.
+#[test]
+fn history_ends_though_something_in_it_is_nowhere() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        let peer = Peer::new(&scene.one.world, "peer.example");
+        let server = Homeserver { server: Rc::clone(&scene.one.server), database: scene.one.database.clone() };
+        let zoe = peer.user("zoe");
+        let theirs = peer.join(&server, &scene.room, &zoe);
+        let create = event_id(version, &theirs.state[&("m.room.create".to_owned(), String::new())]);
+        // What the rules forbid: who has rejected it gives it to nobody.
+        let name = json!({ "type": "m.room.name", "state_key": "", "content": { "name": "Zoe's" } });
+        let (forbidden, event) = peer.sign(version, theirs.draft(scene.one.world.now_ms(), &zoe, name));
+        assert_eq!(peer.send(&server, "1", &[event]).0, 200);
+        let content = json!({ "msgtype": "m.text", "body": "built upon it" });
+        let fields = json!({ "type": "m.room.message", "content": content, "prev_events": [forbidden, theirs.last] });
+        let (built, event) = peer.sign(version, theirs.draft(scene.one.world.now_ms(), &zoe, fields));
+        assert_eq!(peer.send(&server, "2", &[event]), (200, json!({ "pdus": { built: {} } })));
+        scene.says(8..12);
+        let three = Home::with(&scene.one.world, "three.test", &[("REGISTRATION", "open")]);
+        let carol = three.register("carol");
+        let join = format!("/join/{}?via=one.test", quote(&scene.room));
+        assert_eq!(three.post(&carol, &join, json!({})).0, 200);
+        scene.one.world.settle();
+        let found = back(&three, &carol, &scene.room, None, 7, "");
+        assert_eq!(found, scene.all_but(""), "{version}");
+        assert_eq!(found.last(), Some(&create), "{version}");
+        let path = format!("/rooms/{}/messages?dir=b&limit=1000", quote(&scene.room));
+        assert_eq!(three.get(&carol, &path).1.get("end"), None, "{version}");
+    }
+}
