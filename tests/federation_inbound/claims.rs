@@ -134,6 +134,28 @@ fn what_cites_an_event_that_nobody_gives_is_judged_by_the_state_before_it() {
     scene.is_shown(&said);
 }
 
+/// However many of those it cites.
+#[test]
+fn what_cites_many_events_that_nobody_gives_is_judged_all_the_same() {
+    for (version, count) in [("10", 6), ("12", 20)] {
+        let mut scene = scene(version);
+        let (third, _) = scene.member("third.example", "carol");
+        let state: Vec<String> = scene.theirs.state.values().map(|event| event_id(version, event)).collect();
+        let lost = (0..count).map(|n| scene.theirs.clone().say(&scene.peer, &scene.bob, &format!("lost {n}")).0);
+        let lost: Vec<String> = lost.collect();
+        let content = json!({ "msgtype": "m.text", "body": "built upon all of them" });
+        let fields = json!({ "type": "m.room.message", "content": content, "prev_events": lost });
+        let built = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields));
+        scene.theirs.advance(&built.0);
+        let said = scene.say(1);
+        is_empty_handed(&scene.peer);
+        gives(&third, &[&built], &[&built], state);
+        takes(&scene.peer, &scene, "1", &said[0]);
+        scene.world.settle();
+        scene.is_shown(&[built, said[0].clone()]);
+    }
+}
+
 /// Bob lets Dave in, who joins: the invite is an auth event of the join, and no part of the state. One server claims the state and
 /// withholds either of them; as long as nobody gives it, the state is not believed without.
 #[test]

@@ -113,7 +113,7 @@ impl<'s> Look<'s> {
         Ok(())
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.requests == 0 || self.server.platform.clock.now_ms() >= self.until
     }
 

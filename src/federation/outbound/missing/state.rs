@@ -65,24 +65,31 @@ struct ClaimedIds {
 }
 
 impl Look<'_> {
-    /// Asks for the states before events that others cite and that we lack, and takes them over. Whether any was believed.
+    /// Asks for the states before events that others cite and that we lack, and takes them over, until one is believed. Whether any
+    /// was. Where none is, all have been asked for: an event may cite many that nobody gives.
     pub(super) async fn ask_for_states(&mut self, lacking: &[Lacking]) -> Result<bool, RoomError> {
-        let mut edges: Vec<(EventId, EventId)> = Vec::new();
-        for Lacking { event, previous, .. } in lacking {
-            for edge in previous {
-                if edges.len() < MAX_EDGES_AT_ONCE
-                    && !edges.iter().any(|(known, _)| known == edge)
-                    && self.whom.next(Question::StateBefore, edge, event.event_id()).await?.is_some()
-                {
-                    edges.push((edge.clone(), event.event_id().clone()));
+        let mut tried: HashSet<EventId> = HashSet::new();
+        loop {
+            let mut edges: Vec<(EventId, EventId)> = Vec::new();
+            for Lacking { event, previous, .. } in lacking {
+                for edge in previous {
+                    if edges.len() < MAX_EDGES_AT_ONCE
+                        && !tried.contains(edge)
+                        && self.whom.next(Question::StateBefore, edge, event.event_id()).await?.is_some()
+                    {
+                        tried.insert(edge.clone());
+                        edges.push((edge.clone(), event.event_id().clone()));
+                    }
                 }
             }
+            let mut progress = false;
+            for (edge, cited_by) in &edges {
+                progress |= self.place(edge, cited_by).await?;
+            }
+            if progress || edges.is_empty() || self.is_over() {
+                return Ok(progress);
+            }
         }
-        let mut progress = false;
-        for (edge, cited_by) in edges {
-            progress |= self.place(&edge, &cited_by).await?;
-        }
-        Ok(progress)
     }
 
     /// Takes over what servers say that the state before `edge` is. Whether any of it was believed.
@@ -112,7 +119,10 @@ impl Look<'_> {
     pub(super) async fn ask_for_states_instead(&mut self, lacking: &[Lacking]) -> Result<bool, RoomError> {
         let mut progress = false;
         let stuck = lacking.iter().filter(|lacking| lacking.auth.is_empty() && !lacking.previous.is_empty());
-        for Lacking { event, previous, .. } in stuck.take(MAX_EDGES_AT_ONCE) {
+        for Lacking { event, previous, .. } in stuck {
+            if self.is_over() {
+                break;
+            }
             let id = event.event_id();
             let (events, held) = (HashMap::new(), HashSet::new());
             let mut known = Known { edge: Some(event.clone()), events, held, memory: AnswerMemory::default() };
