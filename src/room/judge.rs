@@ -179,7 +179,7 @@ impl Judgement {
             self.reject(view, event, StateAt { root: self.state, claimed: true }, &rejection);
             return Ok(Verdict::Rejected(rejection));
         }
-        self.know_creation(view, event).await?;
+        self.know_creation(view, event.prev_events()).await?;
         let claimed_before = self.claimed_before.get(event.event_id()).copied();
         let missing = missing(view, event, claimed_before.is_some());
         if let Some(missing) = missing {
@@ -214,18 +214,16 @@ impl Judgement {
         Ok(soft_failed.map_or(Verdict::Accepted, Verdict::SoftFailed))
     }
 
-    /// Makes known what the state is after the room's create event, if `event` cites that as a previous one. Whoever joins a room
-    /// holds its create event as a part of the state alone, and servers only say what was before it: nothing. Whoever cites it
-    /// must not keep all those waiting who build upon that.
-    async fn know_creation(&self, view: &mut View<'_>, event: &Event) -> Result<(), RoomError> {
+    /// Makes known what the state is after the room's create event, if it is one of the previous events of another; these must have
+    /// been read. Whoever joins a room holds its create event as a part of the state alone, and servers only say what was before
+    /// it: nothing. Whoever cites it must not keep all those waiting who build upon that.
+    pub(super) async fn know_creation(&self, view: &mut View<'_>, previous: &[EventId]) -> Result<(), RoomError> {
         let is_unplaced_create = |id: &&EventId| {
             view.state_after(id).is_none() && view.stored(id).is_some_and(|held| is_create(&held.event))
         };
-        let Some(id) = event.prev_events().iter().find(is_unplaced_create) else { return Ok(()) };
-        let current = view.state(self.state, &[key("m.room.create", "")]).await?;
-        if let Some(create) = current.iter().find(|create| create.event_id() == id) {
-            let after = view.with_event(NodeId::EMPTY, create).await?;
-            view.know_states(id, NodeId::EMPTY, after);
+        let Some(id) = previous.iter().find(is_unplaced_create) else { return Ok(()) };
+        if let Some((create, after)) = creation(view, self.state).await?.filter(|(create, _)| create == id) {
+            view.know_states(&create, NodeId::EMPTY, after);
         }
         Ok(())
     }
@@ -444,6 +442,13 @@ fn known(view: &View<'_>, event_id: &EventId) -> Option<Verdict> {
 /// Why an event is soft-failed that the policy server has not signed.
 pub(super) fn not_signed(policy: &PolicyServer) -> String {
     format!("the room's policy server, {}, has not signed it", policy.via)
+}
+
+/// The create event in the room's current state, and the state after it.
+pub(super) async fn creation(view: &mut View<'_>, state: NodeId) -> Result<Option<(EventId, NodeId)>, RoomError> {
+    let current = view.state(state, &[key("m.room.create", "")]).await?;
+    let Some(create) = current.first() else { return Ok(None) };
+    Ok(Some((create.event_id().clone(), view.with_event(NodeId::EMPTY, create).await?)))
 }
 
 /// Whether it has the type of a create event, whatever else it is.

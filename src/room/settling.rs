@@ -17,7 +17,7 @@ use super::{
     checks::auth_keys,
     claimed_graph::{Graph, SLICE},
     extremities::behind,
-    judge::{Judgement, Source, key},
+    judge::{Judgement, Source, creation, key},
     view::{StateAt, StateKey, View},
     withdrawn::Withdrawn,
 };
@@ -26,6 +26,7 @@ use crate::{
         event::Event,
         identifiers::{EventId, RoomId},
         state_content::Membership,
+        state_trie::NodeId,
     },
     platform::turns::turn,
     store::{
@@ -100,7 +101,18 @@ impl Rooms {
 
     async fn claimed_graph(&self, room_id: &RoomId, attempt: usize) -> Result<Graph, RoomError> {
         let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
-        let nodes = self.store.claimed_graph(room_id).await?;
+        let mut nodes = self.store.claimed_graph(room_id).await?;
+        // What cites the create event late rests on no claim about that one.
+        if nodes.iter().any(|node| node.previous.is_empty() && node.state_after.is_none()) {
+            let mut view = View::new(&self.store, self.server_name());
+            let create = creation(&mut view, room.state).await?;
+            for node in nodes.iter_mut().filter(|node| node.state_after.is_none()) {
+                if let Some((_, after)) = create.as_ref().filter(|(id, _)| *id == node.event_id) {
+                    node.standing = Standing::Accepted;
+                    (node.state_before, node.state_after) = (Some(NodeId::EMPTY), Some(*after));
+                }
+            }
+        }
         let mut graph = Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id), attempt);
         let only_claimed: Vec<&Node> = graph.order.iter().filter_map(|id| graph.only_claimed(id)).collect();
         if !only_claimed.is_empty() {
@@ -190,6 +202,7 @@ impl Judgement {
             return self.withdraw(view, id, graph).await;
         }
         view.load_events(&node.previous).await?;
+        self.know_creation(view, &node.previous).await?;
         let states: Vec<StateAt> = node.previous.iter().filter_map(|id| view.state_after(id)).collect();
         if states.len() < node.previous.len() {
             return Ok(false);

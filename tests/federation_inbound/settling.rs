@@ -182,6 +182,41 @@ impl Scene {
     }
 }
 
+/// What Bob says at the end of the gap cites the create event as well, which whoever joined later holds as a part of the state alone.
+#[test]
+fn what_cites_the_create_event_is_settled_too() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        // As if we had joined the room.
+        let create = scene.theirs.state_id("m.room.create", "").unwrap();
+        for sql in [
+            "DELETE FROM timeline WHERE event_nid = (SELECT event_nid FROM events WHERE event_type = 'm.room.create')",
+            "UPDATE events SET outlier = 1, pos = NULL, state_before = NULL, state_after = NULL \
+             WHERE event_type = 'm.room.create'",
+        ] {
+            scene.rows(sql);
+        }
+        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+        let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+        let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &events, &old, &remembers);
+        let content = json!({ "msgtype": "m.text", "body": "it all began here" });
+        let fields =
+            json!({ "type": "m.room.message", "content": content, "prev_events": [create, scene.theirs.last] });
+        let cites = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &bob, fields));
+        scene.theirs.advance(&cites.0);
+        scene.receives("1", &cites);
+        assert!(scene.a.shows(&cites.0), "version {version}: {:#?}", scene.world.logs());
+        let said = scene.says(&dave, "am I heard?");
+        scene.receives("2", &said);
+        assert!(!scene.a.shows(&said.0));
+        remembers.set(true);
+        scene.an_hour_passes();
+        assert!(scene.a.shows(&said.0), "version {version}: {:#?}", scene.world.logs());
+        scene.rests_on_nothing_claimed();
+    }
+}
+
 /// Dave joins in a gap, and by the claimed state he has not: what he says is rejected, until the gap is filled, which takes
 /// several answers and commits.
 #[test]
