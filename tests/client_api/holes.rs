@@ -8,12 +8,9 @@ use serde_json::{Value, json};
 use verge::router::json_response;
 
 use crate::{
-    common::{
-        network::Homeserver,
-        peer::{Peer, event_id},
-    },
+    common::peer::{Peer, PeerRoom, event_id},
     gaps::{Scene, back, scene},
-    home::{Home, quote},
+    home::{Home, User, quote},
     visited::{Visited, tells_only, visited},
 };
 
@@ -72,6 +69,24 @@ impl Scene {
         all
     }
 
+    /// A third server, whose user joins Alice's room.
+    fn carol_joins(&self) -> (Home, User) {
+        let three = Home::with(&self.one.world, "three.test", &[("REGISTRATION", "open")]);
+        let carol = three.register("carol");
+        let join = format!("/join/{}?via=one.test", quote(&self.room));
+        assert_eq!(three.post(&carol, &join, json!({})).0, 200);
+        self.one.world.settle();
+        (three, carol)
+    }
+
+    /// A peer, whose user joins it through Alice's server.
+    fn zoe_joins(&self) -> (Rc<Peer>, String, PeerRoom) {
+        let peer = Peer::new(&self.one.world, "peer.example");
+        let zoe = peer.user("zoe");
+        let theirs = peer.join(&self.one.homeserver(), &self.room, &zoe);
+        (peer, zoe, theirs)
+    }
+
     fn bob_finds(&self, limit: usize) -> Vec<String> {
         back(&self.two, &self.bob, &self.room, None, limit, "")
     }
@@ -119,11 +134,7 @@ fn what_was_passed_over_takes_its_place_when_it_comes() {
 fn another_server_has_a_good_copy() {
     for version in ["1", "11"] {
         let scene = scene(version);
-        let three = Home::with(&scene.one.world, "three.test", &[("REGISTRATION", "open")]);
-        let carol = three.register("carol");
-        let join = format!("/join/{}?via=one.test", quote(&scene.room));
-        assert_eq!(three.post(&carol, &join, json!({})).0, 200);
-        scene.one.world.settle();
+        scene.carol_joins();
         scene.leave();
         scene.says(8..48);
         scene.join();
@@ -168,11 +179,7 @@ fn no_server_is_asked_for_its_name_alone() {
 #[test]
 fn where_nothing_binds_an_id_two_servers_must_say_what_was_before_it() {
     let scene = scene("1");
-    let three = Home::with(&scene.one.world, "three.test", &[("REGISTRATION", "open")]);
-    let carol = three.register("carol");
-    let join = format!("/join/{}?via=one.test", quote(&scene.room));
-    assert_eq!(three.post(&carol, &join, json!({})).0, 200);
-    scene.one.world.settle();
+    let (three, _) = scene.carol_joins();
     scene.leave();
     scene.says(8..48);
     scene.join();
@@ -250,9 +257,7 @@ fn what_is_made_up_is_not_followed_for_ever() {
     }
     let by_id: std::collections::HashMap<String, Value> =
         chain.iter().map(|event| (event_id("11", event), event.clone())).collect();
-    let content = json!({ "msgtype": "m.text", "body": "hello" });
-    let fields = json!({ "type": "m.room.message", "content": content, "prev_events": [theirs.last, tip] });
-    let (said, event) = peer.sign("11", theirs.draft(world.now_ms(), &bob, fields));
+    let (said, event) = theirs.say_upon(&peer, &bob, "hello", &[&theirs.last, &tip]);
     let state: Vec<String> = theirs.state.values().map(|event| event_id("11", event)).collect();
     let first = chain.last().unwrap().clone();
     let good = peer.sign("11", {
@@ -353,18 +358,11 @@ fn the_first_event_of_a_room_ends_its_history_wherever_it_is_cited() {
         let scene = scene(version);
         scene.leave();
         scene.says(8..158);
-        let peer = Peer::new(&scene.one.world, "peer.example");
-        let server = Homeserver { server: Rc::clone(&scene.one.server), database: scene.one.database.clone() };
-        let zoe = peer.user("zoe");
-        let theirs = peer.join(&server, &scene.room, &zoe);
+        let (peer, zoe, theirs) = scene.zoe_joins();
         let create = theirs.state[&("m.room.create".to_owned(), String::new())].clone();
-        let fields = json!({
-            "type": "m.room.message",
-            "content": { "body": "it all began here" },
-            "prev_events": [event_id(version, &create), theirs.last],
-        });
-        let (id, cites) = peer.sign(version, theirs.draft(scene.one.world.now_ms(), &zoe, fields));
-        assert_eq!(peer.send(&server, "1", &[cites]), (200, json!({ "pdus": { id: {} } })));
+        let previous = [&*event_id(version, &create), &theirs.last];
+        let (id, cites) = theirs.say_upon(&peer, &zoe, "it all began here", &previous);
+        assert_eq!(peer.send(&scene.one.homeserver(), "1", &[cites]), (200, json!({ "pdus": { id: {} } })));
         scene.says(158..162);
         scene.join();
         alter(&scene.one, "/backfill/", move |answer| {
@@ -377,11 +375,7 @@ fn the_first_event_of_a_room_ends_its_history_wherever_it_is_cited() {
         assert!(all.len() > 50);
         assert_eq!(scene.bob_finds(7), all, "{version}");
         // So it is for who was never there before.
-        let three = Home::with(&scene.one.world, "three.test", &[("REGISTRATION", "open")]);
-        let carol = three.register("carol");
-        let join = format!("/join/{}?via=one.test", quote(&scene.room));
-        assert_eq!(three.post(&carol, &join, json!({})).0, 200);
-        scene.one.world.settle();
+        let (three, carol) = scene.carol_joins();
         assert_eq!(back(&three, &carol, &scene.room, None, 7, ""), scene.all_but(""), "{version}");
     }
 }
@@ -391,25 +385,16 @@ fn the_first_event_of_a_room_ends_its_history_wherever_it_is_cited() {
 fn history_ends_though_something_in_it_is_nowhere() {
     for version in ["10", "12"] {
         let scene = scene(version);
-        let peer = Peer::new(&scene.one.world, "peer.example");
-        let server = Homeserver { server: Rc::clone(&scene.one.server), database: scene.one.database.clone() };
-        let zoe = peer.user("zoe");
-        let theirs = peer.join(&server, &scene.room, &zoe);
+        let (peer, zoe, theirs) = scene.zoe_joins();
         let create = event_id(version, &theirs.state[&("m.room.create".to_owned(), String::new())]);
         // What the rules forbid: who has rejected it gives it to nobody.
         let name = json!({ "type": "m.room.name", "state_key": "", "content": { "name": "Zoe's" } });
         let (forbidden, event) = peer.sign(version, theirs.draft(scene.one.world.now_ms(), &zoe, name));
-        assert_eq!(peer.send(&server, "1", &[event]).0, 200);
-        let content = json!({ "msgtype": "m.text", "body": "built upon it" });
-        let fields = json!({ "type": "m.room.message", "content": content, "prev_events": [forbidden, theirs.last] });
-        let (built, event) = peer.sign(version, theirs.draft(scene.one.world.now_ms(), &zoe, fields));
-        assert_eq!(peer.send(&server, "2", &[event]), (200, json!({ "pdus": { built: {} } })));
+        assert_eq!(peer.send(&scene.one.homeserver(), "1", &[event]).0, 200);
+        let (built, event) = theirs.say_upon(&peer, &zoe, "built upon it", &[&forbidden, &theirs.last]);
+        assert_eq!(peer.send(&scene.one.homeserver(), "2", &[event]), (200, json!({ "pdus": { built: {} } })));
         scene.says(8..12);
-        let three = Home::with(&scene.one.world, "three.test", &[("REGISTRATION", "open")]);
-        let carol = three.register("carol");
-        let join = format!("/join/{}?via=one.test", quote(&scene.room));
-        assert_eq!(three.post(&carol, &join, json!({})).0, 200);
-        scene.one.world.settle();
+        let (three, carol) = scene.carol_joins();
         let found = back(&three, &carol, &scene.room, None, 7, "");
         assert_eq!(found, scene.all_but(""), "{version}");
         assert_eq!(found.last(), Some(&create), "{version}");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use verge::{config::Config, platform::Platform, program::Program, router::Response, server::Server};
 
 use crate::common::{
-    network::{RATES, World},
+    network::{Homeserver, RATES, World},
     sqlite::Sqlite,
 };
 
@@ -39,6 +39,11 @@ impl Home {
         let database = Sqlite::in_memory();
         let platform = world.platform(name, database.clone());
         Self::over(world, name, variables, database, platform)
+    }
+
+    /// The server alone, as peers know it.
+    pub fn homeserver(&self) -> Homeserver {
+        Homeserver { server: Rc::clone(&self.server), database: self.database.clone() }
     }
 
     /// A server of a deployment that has no place for media.

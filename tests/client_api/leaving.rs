@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     common::{
-        network::{Homeserver, World},
+        network::World,
         peer::{Peer, PeerRoom},
     },
     home::{Home, User, quote, refused},
@@ -34,13 +34,9 @@ fn scene() -> Scene {
     let body = json!({ "preset": "public_chat", "room_version": "11", "power_level_content_override": levels });
     let room = home.room(&alice, body);
     assert_eq!(home.post(&carol, &format!("/join/{}", quote(&room)), json!({})).0, 200);
-    let theirs = peer.join(&homeserver(&home), &room, &bob);
+    let theirs = peer.join(&home.homeserver(), &room, &bob);
     world.settle();
     Scene { home, alice, carol, room, peer, bob, theirs, transactions: 0 }
-}
-
-fn homeserver(home: &Home) -> Homeserver {
-    Homeserver { server: Rc::clone(&home.server), database: home.database.clone() }
 }
 
 impl Scene {
@@ -78,7 +74,7 @@ impl Scene {
     fn send(&mut self, events: &[&(String, Value)]) {
         self.transactions += 1;
         let pdus: Vec<Value> = events.iter().map(|(_, event)| event.clone()).collect();
-        let (status, answer) = self.peer.send(&homeserver(&self.home), &self.transactions.to_string(), &pdus);
+        let (status, answer) = self.peer.send(&self.home.homeserver(), &self.transactions.to_string(), &pdus);
         assert_eq!(status, 200, "{answer}");
         for (id, _) in events {
             assert_eq!(answer["pdus"][id], json!({}), "{answer}");

@@ -32,7 +32,7 @@ pub fn visited(version: &str) -> Visited {
     let room = home.room(&alice, json!({ "preset": "public_chat", "room_version": version }));
     let peer = Peer::new(&world, "peer.example");
     let bob = peer.user("bob");
-    let server = Homeserver { server: Rc::clone(&home.server), database: home.database.clone() };
+    let server = home.homeserver();
     let theirs = peer.join(&server, &room, &bob);
     world.settle();
     Visited { home, alice, room, peer, bob, theirs, server }

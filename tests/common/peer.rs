@@ -273,11 +273,16 @@ impl PeerRoom {
 
     /// A signed message at the end of the room, which is from now on the newest event.
     pub fn say(&mut self, peer: &Peer, sender: &str, body: &str) -> (String, Value) {
+        let said = self.say_upon(peer, sender, body, &[&self.last]);
+        self.advance(&said.0);
+        said
+    }
+
+    /// A signed message that cites these as previous events, and nothing else.
+    pub fn say_upon(&self, peer: &Peer, sender: &str, body: &str, previous: &[&str]) -> (String, Value) {
         let content = json!({ "msgtype": "m.text", "body": body });
-        let draft = self.draft(peer.world.now_ms(), sender, json!({ "type": "m.room.message", "content": content }));
-        let (id, event) = peer.sign(&self.version, draft);
-        self.advance(&id);
-        (id, event)
+        let fields = json!({ "type": "m.room.message", "content": content, "prev_events": previous });
+        peer.sign(&self.version, self.draft(peer.world.now_ms(), sender, fields))
     }
 
     /// Makes `event_id` the newest event.

@@ -143,9 +143,8 @@ fn what_cites_many_events_that_nobody_gives_is_judged_all_the_same() {
         let state: Vec<String> = scene.theirs.state.values().map(|event| event_id(version, event)).collect();
         let lost = (0..count).map(|n| scene.theirs.clone().say(&scene.peer, &scene.bob, &format!("lost {n}")).0);
         let lost: Vec<String> = lost.collect();
-        let content = json!({ "msgtype": "m.text", "body": "built upon all of them" });
-        let fields = json!({ "type": "m.room.message", "content": content, "prev_events": lost });
-        let built = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields));
+        let lost: Vec<&str> = lost.iter().map(String::as_str).collect();
+        let built = scene.theirs.say_upon(&scene.peer, &scene.bob, "built upon all of them", &lost);
         scene.theirs.advance(&built.0);
         let said = scene.say(1);
         is_empty_handed(&scene.peer);

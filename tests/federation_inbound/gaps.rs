@@ -115,11 +115,8 @@ fn what_cites_the_create_event_keeps_nobody_waiting() {
         scene.theirs.advance(scene.world.run(joined).unwrap().as_str());
         scene.world.settle();
         let create = scene.theirs.state_id("m.room.create", "").unwrap();
-        let fields = json!({
-            "type": "m.room.message", "content": { "body": "it all began here" }, "prev_events": [create, scene.theirs.last],
-        });
-        let draft = scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields);
-        let (id, event) = scene.peer.sign(version, draft);
+        let previous = [create.as_str(), &scene.theirs.last];
+        let (id, event) = scene.theirs.say_upon(&scene.peer, &scene.bob, "it all began here", &previous);
         for server in [&scene.a, &b] {
             scene.peer.send(server, "1", std::slice::from_ref(&event));
         }

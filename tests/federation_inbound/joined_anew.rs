@@ -77,10 +77,7 @@ impl Hidden {
     /// Bob says something on top of what is hidden, and of `cited`, which is shown.
     fn is_built_upon(&mut self, cited: &str) -> Known {
         let Self { scene, heard, .. } = self;
-        let fields = json!({
-            "type": "m.room.message", "content": { "body": "on top of that" }, "prev_events": [cited, heard.0],
-        });
-        let last = scene.peer.sign(&scene.theirs.version, scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields));
+        let last = scene.theirs.say_upon(&scene.peer, &scene.bob, "on top of that", &[cited, &heard.0]);
         scene.theirs.advance(&last.0);
         scene.receives("last", &last);
         assert!(scene.a.shows(&last.0), "{:#?}", scene.world.logs());

@@ -200,10 +200,8 @@ fn what_cites_the_create_event_is_settled_too() {
         let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
         let events = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
         claims_what_is_old(&scene, &events, &old, &remembers);
-        let content = json!({ "msgtype": "m.text", "body": "it all began here" });
-        let fields =
-            json!({ "type": "m.room.message", "content": content, "prev_events": [create, scene.theirs.last] });
-        let cites = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &bob, fields));
+        let previous = [create.as_str(), &scene.theirs.last];
+        let cites = scene.theirs.say_upon(&scene.peer, &bob, "it all began here", &previous);
         scene.theirs.advance(&cites.0);
         scene.receives("1", &cites);
         assert!(scene.a.shows(&cites.0), "version {version}: {:#?}", scene.world.logs());
