@@ -388,15 +388,12 @@ impl Rooms {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
             others.extend(record.edus.all());
         }
-        Ok(match self.store.commit_and_wake(&commits, others, waking).await? {
-            Committed::Done(woken) => {
-                received.to_look_at.extend(woken);
-                received.to_look_at.sort();
-                received.to_look_at.dedup();
-                Committed::Done(received)
-            }
-            Committed::Lost => Committed::Lost,
-        })
+        Ok(self.store.commit_and_wake(&commits, others, waking).await?.map(|woken| {
+            received.to_look_at.extend(woken);
+            received.to_look_at.sort();
+            received.to_look_at.dedup();
+            received
+        }))
     }
 
     /// Reads in one call what judging `events` will ask for.

@@ -28,8 +28,15 @@ pub enum Committed<T = ()> {
 impl Committed {
     /// With what the commit was for.
     pub fn with<T>(self, value: T) -> Committed<T> {
+        self.map(|()| value)
+    }
+}
+
+impl<T> Committed<T> {
+    /// With what `make` makes of what the commit was for.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Committed<U> {
         match self {
-            Self::Done(()) => Committed::Done(value),
+            Self::Done(value) => Committed::Done(make(value)),
             Self::Lost => Committed::Lost,
         }
     }

@@ -191,15 +191,7 @@ impl Store {
     /// # Errors
     /// Where the database fails. [`DatabaseError::Constraint`] is a fault of ours; a lost race is not.
     pub async fn commit(&self, commits: &[RoomCommit], others: Vec<Statement>) -> Result<Committed, DatabaseError> {
-        let mut statements = Vec::new();
-        for commit in commits {
-            commit.statements(&mut statements);
-        }
-        statements.extend(others);
-        if statements.is_empty() {
-            return Ok(Committed::Done(()));
-        }
-        committed(self.batch(statements).await)
+        Ok(self.commit_and_wake(commits, others, Vec::new()).await?.map(drop))
     }
 
     /// As [`Store::commit`], and then `waking`, each made by [`wake`](super::staging::wake): the rooms in which staged PDUs can be
@@ -213,20 +205,21 @@ impl Store {
         mut others: Vec<Statement>,
         waking: Vec<Statement>,
     ) -> Result<Committed<Vec<RoomId>>, DatabaseError> {
-        if waking.is_empty() {
-            return Ok(self.commit(commits, others).await?.with(Vec::new()));
-        }
         let mut statements = Vec::new();
         commits.iter().for_each(|commit| commit.statements(&mut statements));
         statements.append(&mut others);
         let first = statements.len();
         statements.extend(waking);
-        let answers = match self.batch(statements).await {
-            Ok(answers) => answers,
-            outcome => return Ok(committed(outcome)?.with(Vec::new())),
-        };
-        let woken = answers.iter().skip(first).map(woken).filter_map(Result::transpose);
-        Ok(Committed::Done(woken.collect::<Result<_, _>>()?))
+        if statements.is_empty() {
+            return Ok(Committed::Done(Vec::new()));
+        }
+        Ok(match committed(self.batch(statements).await)? {
+            Committed::Done(answers) => {
+                let woken = answers.iter().skip(first).map(woken).filter_map(Result::transpose);
+                Committed::Done(woken.collect::<Result<_, _>>()?)
+            }
+            Committed::Lost => Committed::Lost,
+        })
     }
 
     /// Commits what `commits` say one after the other, and `others` at last; others have their turn in between. For what counts
@@ -249,13 +242,14 @@ impl Store {
         }
         batches.push(others);
         batches.retain(|batch| !batch.is_empty());
-        committed(self.batches(batches).await)
+        Ok(committed(self.batches(batches).await)?.map(drop))
     }
 }
 
-fn committed(outcome: Result<Vec<Rows>, DatabaseError>) -> Result<Committed, DatabaseError> {
+/// The answers, unless the race was lost.
+fn committed(outcome: Result<Vec<Rows>, DatabaseError>) -> Result<Committed<Vec<Rows>>, DatabaseError> {
     match outcome {
-        Ok(_) => Ok(Committed::Done(())),
+        Ok(answers) => Ok(Committed::Done(answers)),
         Err(error) if Race::OF_COMMITS.iter().any(|race| race.has_lost(&error)) => Ok(Committed::Lost),
         Err(error) => Err(error),
     }
