@@ -27,9 +27,11 @@ const MOST_OF_NETWORK: usize = IN_WORK_BYTES / 3;
 const MOST_OF_ANSWERS: usize = IN_WORK_BYTES / 4 * 3;
 /// For so long, in milliseconds, a request is believed to be in work. One that the platform has cut off does not say so.
 const LONGEST_WORK_MS: i64 = 5 * 60 * 1_000;
-/// The same while its body is read.
-pub const LONGEST_READ_MS: i64 = 35 * 1_000;
-/// The same of an answer that is made, or read, since it last took more.
+/// For so long, in milliseconds, a body may be read.
+pub const READ_MS: u32 = 30_000;
+/// For so long, in milliseconds, it is believed to be read: a little longer, so that it counts all that time.
+const LONGEST_READ_MS: i64 = READ_MS as i64 + 5_000;
+/// The same of the work on an answer that is made, or read, since it last took more.
 const LONGEST_ANSWER_MS: i64 = 60 * 1_000;
 /// Where the platform says that requests of others' Workers come from.
 const ADDRESS_OF_WORKERS: &str = "2a06:98c0:3600::103";
@@ -125,6 +127,12 @@ pub struct Whose {
 pub struct Reservation {
     held: Rc<RefCell<HashMap<u64, Held>>>,
     id: u64,
+    terms: Rc<Terms>,
+}
+
+/// What bytes are for, and so how many there may be of them.
+#[derive(Debug)]
+struct Terms {
     work: Work,
     whose: Whose,
 }
@@ -157,8 +165,7 @@ struct InWork {
 struct Held {
     bytes: usize,
     until: i64,
-    work: Work,
-    whose: Whose,
+    terms: Rc<Terms>,
 }
 
 /// A bucket that fills with tokens up to its rate's burst; below zero stand those who wait.
@@ -171,35 +178,34 @@ struct Bucket {
 impl Admission {
     /// Makes room for work on `body_bytes` at `now`; `None` where too much is in work. One body has room whatever its size.
     pub fn reserve(&self, body_bytes: usize, now: i64) -> Option<Reservation> {
-        let bytes = body_bytes.saturating_mul(MEMORY_FOR_A_BYTE);
-        self.take_room(bytes, (Work::Body, Whose::default()), now + LONGEST_WORK_MS, now)
+        let terms = Terms { work: Work::Body, whose: Whose::default() };
+        self.take_room(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE), terms, now + LONGEST_WORK_MS, now)
     }
 
     /// Makes room for an answer of so many bytes of memory at `now`; `None` where too much is in work.
     pub fn reserve_memory(&self, bytes: usize, now: i64) -> Option<Reservation> {
-        self.take_room(bytes, (Work::Answer, Whose::default()), now + LONGEST_ANSWER_MS, now)
+        let terms = Terms { work: Work::Answer, whose: Whose::default() };
+        self.take_room(bytes, terms, now + LONGEST_ANSWER_MS, now)
     }
 
     /// Makes room to read a body of at most `body_bytes` at `now`; `None` where too much is in work, altogether or of theirs. What
     /// it takes once it is there says [`Reservation::is_read`].
     pub fn reserve_to_read(&self, body_bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
-        let bytes = body_bytes.saturating_mul(READING_A_BYTE);
-        self.take_room(bytes, (Work::Body, whose), now + LONGEST_READ_MS, now)
+        let terms = Terms { work: Work::Body, whose };
+        self.take_room(body_bytes.saturating_mul(READING_A_BYTE), terms, now + LONGEST_READ_MS, now)
     }
 
-    fn take_room(&self, bytes: usize, (work, whose): (Work, Whose), until: i64, now: i64) -> Option<Reservation> {
+    fn take_room(&self, bytes: usize, terms: Terms, until: i64, now: i64) -> Option<Reservation> {
         let mut held = self.in_work.held.borrow_mut();
         held.retain(|_, held| held.until > now);
         let id = self.in_work.last_id.get().wrapping_add(1);
-        let reservation = Reservation { held: Rc::clone(&self.in_work.held), id, work, whose };
-        if !reservation.has_room(&held, bytes) {
-            // Dropped while this is borrowed it could not be.
-            drop(held);
+        if !terms.have_room(&held, id, bytes) {
             return None;
         }
         self.in_work.last_id.set(id);
-        held.insert(id, Held { bytes, until, work, whose: reservation.whose.clone() });
-        Some(reservation)
+        let terms = Rc::new(terms);
+        held.insert(id, Held { bytes, until, terms: Rc::clone(&terms) });
+        Some(Reservation { held: Rc::clone(&self.in_work.held), id, terms })
     }
 
     /// Takes one of what `rate` allows `who`, at `now`. Those who would have to wait for at most `patience_ms` are told to,
@@ -252,11 +258,11 @@ impl Reservation {
         all.retain(|_, held| held.until > now);
         // What has taken too long counted no more, and has to find room again.
         let is_less = all.get(&self.id).is_some_and(|held| bytes <= held.bytes);
-        if !is_less && !self.has_room(&all, bytes) {
+        if !is_less && !self.terms.have_room(&all, self.id, bytes) {
             return false;
         }
-        let until = now + self.work.longest_ms();
-        all.insert(self.id, Held { bytes, until, work: self.work, whose: self.whose.clone() });
+        let until = now + self.terms.work.longest_ms();
+        all.insert(self.id, Held { bytes, until, terms: Rc::clone(&self.terms) });
         true
     }
 
@@ -266,13 +272,15 @@ impl Reservation {
             held.bytes = held.bytes.min(bytes);
         }
     }
+}
 
+impl Terms {
     /// Whether there is room for so many bytes beside all others, and beside what else is theirs; where there is nothing else, there
-    /// is.
-    fn has_room(&self, held: &HashMap<u64, Held>, bytes: usize) -> bool {
-        let Self { id, work, whose, .. } = self;
-        let fits = |most: usize, counts: &dyn Fn(&Held) -> bool| {
-            let others = held.iter().filter(|(other, held)| *other != id && counts(held));
+    /// is. `id`: of what becomes so many.
+    fn have_room(&self, held: &HashMap<u64, Held>, id: u64, bytes: usize) -> bool {
+        let Self { work, whose } = self;
+        let fits = |most: usize, counts: &dyn Fn(&Self) -> bool| {
+            let others = held.iter().filter(|(other, held)| **other != id && counts(&held.terms));
             let others: usize = others.map(|(_, held)| held.bytes).sum();
             others == 0 || others.saturating_add(bytes) <= most
         };

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    admission::{Admission, Reservation, Whose, network_of_request},
+    admission::{Admission, READ_MS, Reservation, Whose, network_of_request},
     error::MatrixError,
     log::LogRecord,
     matrix::{
@@ -25,9 +25,6 @@ use crate::{
         media::{self, ByteStream, Whole},
     },
 };
-
-/// For so long, in milliseconds, a body is read: less than [`crate::admission::LONGEST_READ_MS`], so that it counts all that time.
-const READ_MS: u32 = 30_000;
 
 /// A request with its whole body.
 pub type Request = http::Request<Bytes>;
