@@ -200,11 +200,11 @@ impl Filling<'_> {
             }
         }
         if gap.below.is_some() {
-            reached.extend(gap.missing.iter().map(|lack| &lack.event_id).filter(|id| self.is_create(id)).cloned());
+            reached.extend(gap.missing.iter().map(|lack| &lack.event_id).filter(|id| self.view.is_create(id)).cloned());
         }
         let done: HashSet<&EventId> = reached.iter().collect();
         let cited: HashSet<&EventId> = history.iter().flat_map(|one| one.prev_events()).collect();
-        let is_further_down = |id: &EventId| gap.below.is_some() && self.is_create(id);
+        let is_further_down = |id: &EventId| gap.below.is_some() && self.view.is_create(id);
         let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !self.is_placed(id) && !is_further_down(id));
         let missing = lacking.filter_map(|id| {
             let passed = in_a_row.get(id).copied().unwrap_or_default();
@@ -221,15 +221,10 @@ impl Filling<'_> {
         Ok(Outcome { new, rejected, readmitted, copies, redactions, missing, gap, changed })
     }
 
-    /// Whether the event is the room's first one, which is held as a part of the state wherever the room was joined later.
-    fn is_create(&self, id: &EventId) -> bool {
-        self.view.stored(id).is_some_and(|held| held.event.is_state("m.room.create", ""))
-    }
-
     /// Takes the create event out of `history` unless the timeline begins there: whoever cites it late does not move it. It comes
     /// with the last events of the oldest gap, or after them, where there is something that nobody gives.
     fn leave_create_event_to_the_end(&self, history: &mut Vec<&Ancestor>) {
-        let Some(at) = history.iter().position(|one| self.is_create(one.event_id())) else { return };
+        let Some(at) = history.iter().position(|one| self.view.is_create(one.event_id())) else { return };
         let reached: HashSet<&EventId> = history.iter().map(|one| one.event_id()).collect();
         let not_asked_for = self.gap.missing.iter().filter(|lack| lack.attempts == 0).map(|lack| &lack.event_id);
         let mut cited = history.iter().flat_map(|one| one.prev_events()).chain(not_asked_for);

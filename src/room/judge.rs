@@ -164,7 +164,7 @@ impl Judgement {
         if let Some(known) = known(view, event.event_id()) {
             return Ok(known);
         }
-        if is_create(event) {
+        if event.event_type() == "m.room.create" {
             // Every room that is known here was created already; ours never come this way.
             let held = view.stored(event.event_id()).is_some();
             return Ok(if held {
@@ -218,9 +218,7 @@ impl Judgement {
     /// been read. Whoever joins a room holds its create event as a part of the state alone, and servers only say what was before
     /// it: nothing. Whoever cites it must not keep all those waiting who build upon that.
     pub(super) async fn know_creation(&self, view: &mut View<'_>, previous: &[EventId]) -> Result<(), RoomError> {
-        let is_unplaced_create = |id: &&EventId| {
-            view.state_after(id).is_none() && view.stored(id).is_some_and(|held| is_create(&held.event))
-        };
+        let is_unplaced_create = |id: &&EventId| view.state_after(id).is_none() && view.is_create(id);
         let Some(id) = previous.iter().find(is_unplaced_create) else { return Ok(()) };
         if let Some((create, after)) = creation(view, self.state).await?.filter(|(create, _)| create == id) {
             view.know_states(&create, NodeId::EMPTY, after);
@@ -273,8 +271,7 @@ impl Judgement {
     /// Notes those of `cited` that have no place in the timeline: there is a gap below what comes next. The create event is at the
     /// end of the gap that our join has left.
     fn note_missing(&mut self, view: &View<'_>, cited: &[EventId]) {
-        let is_found_elsewhere = |id: &EventId| view.stored(id).is_some_and(|held| is_create(&held.event));
-        let missing = cited.iter().filter(|id| !view.is_placed(id) && !is_found_elsewhere(id)).cloned();
+        let missing = cited.iter().filter(|id| !view.is_placed(id) && !view.is_create(id)).cloned();
         self.missing.extend(missing.map(|id| (self.states.len(), id)));
     }
 
@@ -449,11 +446,6 @@ pub(super) async fn creation(view: &mut View<'_>, state: NodeId) -> Result<Optio
     let current = view.state(state, &[key("m.room.create", "")]).await?;
     let Some(create) = current.first() else { return Ok(None) };
     Ok(Some((create.event_id().clone(), view.with_event(NodeId::EMPTY, create).await?)))
-}
-
-/// Whether it has the type of a create event, whatever else it is.
-fn is_create(event: &Event) -> bool {
-    event.event_type() == "m.room.create"
 }
 
 /// What `event` cites and cannot be judged without, if anything. Where the state before it is known otherwise, its previous

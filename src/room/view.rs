@@ -166,6 +166,12 @@ impl<'s> View<'s> {
         self.rejected.get(id)
     }
 
+    /// Whether the event is the room's first one, which is held as a part of the state alone where the room was joined later; it must
+    /// have been read.
+    pub(super) fn is_create(&self, id: &EventId) -> bool {
+        self.stored(id).is_some_and(|held| held.event.is_state("m.room.create", ""))
+    }
+
     /// Whether we hold the event, or have rejected it; it must have been read.
     pub(super) fn knows(&self, id: &EventId) -> bool {
         self.stored(id).is_some() || self.rejected.contains_key(id)
