@@ -107,12 +107,12 @@ impl AnswerMemory {
     pub fn take(&mut self, server: &Server, bytes: usize) -> Result<bool, DatabaseError> {
         let Some(left) = self.left.checked_sub(bytes) else { return Ok(false) };
         let taken = ANSWER_MEMORY - left;
-        let now = server.platform.clock.now_ms();
+        let now = || server.platform.clock.now_ms();
         let has_room = match &self.held {
             _ if taken <= LITTLE_MEMORY => true,
-            Some(held) => held.hold(taken, now),
+            Some(held) => held.hold(taken, now()),
             None => {
-                self.held = server.admission.reserve_memory(taken, now);
+                self.held = server.admission.reserve_memory(taken, now());
                 self.held.is_some()
             }
         };
@@ -243,10 +243,11 @@ pub fn from_history(
 
 /// The answer to a request about a PDU that fails the checks.
 pub fn refused(error: PduError) -> MatrixError {
+    let message = format!("The event is refused: {error}.");
     match error {
-        PduError::TooLarge(_) => MatrixError::too_large(format!("The event is refused: {error}.")),
+        PduError::TooLarge(_) => MatrixError::too_large(message),
         // Room version 6, "Canonical JSON".
-        PduError::Number(_) => MatrixError::bad_json(format!("The event is refused: {error}.")),
-        error => MatrixError::invalid_param(format!("The event is refused: {error}.")),
+        PduError::Number(_) => MatrixError::bad_json(message),
+        _ => MatrixError::invalid_param(message),
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     room::{Claim, Lacking, RoomError},
 };
 
-/// About how many edges one round asks.
+/// How many edges are asked about before it is looked whether that was of use.
 const MAX_EDGES_AT_ONCE: usize = 5;
 
 /// How many servers' claims are taken together: what one of them leaves out, or holds on to, the other may know better.
