@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use super::{Store, events::shown_text, json_list};
+use super::{Store, event_id, events::shown_text, json_list};
 use crate::{
     admission::Reservation,
     matrix::identifiers::{EventId, RoomId},
@@ -172,9 +172,4 @@ impl<'a> List<'a> {
     fn end(self) {
         self.text.push(']');
     }
-}
-
-pub(super) fn event_id(row: &Row, column: usize) -> Result<EventId, DatabaseError> {
-    let id = row.text(column)?;
-    EventId::parse_any_length(id).map_err(|_| DatabaseError::Shape(format!("{id:?} is not an event ID")))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Store, events::cited, json_list, positions::TimelinePos};
+use super::{Store, event_id, events::cited, json_list, positions::TimelinePos};
 use crate::{
     matrix::identifiers::{EventId, RoomId},
     platform::{DatabaseError, Rows, Statement},
@@ -124,10 +124,7 @@ impl Store {
         let limit = i64::try_from(MAX_WALK).unwrap_or(i64::MAX);
         let parameters = [json_list(ids.iter().map(EventId::as_str)).into(), limit.into(), room_id.as_str().into()];
         let rows = self.query(Statement::new(BEHIND, parameters)).await?;
-        let id = |text: &str| {
-            EventId::parse_any_length(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is no event ID")))
-        };
-        rows.iter().map(|row| id(row.text(0)?)).collect()
+        rows.iter().map(|row| event_id(row, 0)).collect()
     }
 
     /// Those of `events`, none of less than this `depth`, that the events `above` are built upon, as far as [`MAX_BUILT`] events show it.

@@ -80,7 +80,8 @@ use std::rc::Rc;
 
 use crate::{
     admission::{Admission, Reservation},
-    platform::{Clock, Database, DatabaseError, Rows, Statement},
+    matrix::identifiers::EventId,
+    platform::{Clock, Database, DatabaseError, Row, Rows, Statement},
 };
 
 /// The database of one server. Cheap to clone.
@@ -188,6 +189,15 @@ pub(crate) fn json_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String 
     let items: Vec<&str> = items.into_iter().collect();
     // A list of strings always serialises.
     serde_json::to_string(&items).unwrap_or_default()
+}
+
+/// The event ID in a column of a row.
+fn event_id(row: &Row, column: usize) -> Result<EventId, DatabaseError> {
+    parse_event_id(row.text(column)?)
+}
+
+fn parse_event_id(text: &str) -> Result<EventId, DatabaseError> {
+    EventId::parse_any_length(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is no event ID")))
 }
 
 /// Texts as JSON lists, each below the limit of one parameter.

@@ -5,7 +5,8 @@
 
 use super::{
     Store,
-    answer_texts::{EventTexts, event_id, first_texts, texts_of_numbered},
+    answer_texts::{EventTexts, first_texts, texts_of_numbered},
+    event_id,
     event_text::read,
     events::{
         EVENT_COLUMNS, StoredEvent, auth_events_of, cited, current_state, event_columns, shown_columns, shown_text,

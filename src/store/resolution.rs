@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::{
-    Store,
+    Store, event_id,
     event_text::read,
     events::cited,
-    json_lists,
+    json_lists, parse_event_id,
     state_sql::{self, node_id, nodes_of_paths, paths},
     text_lists,
 };
@@ -240,7 +240,7 @@ impl Store {
                     Kind::Chains | Kind::Mainlines => supplied.outlines.extend(outline(row)?),
                     Kind::Citations => supplied.citations.push(citation(row)?),
                     Kind::Ascents => {
-                        let cited = id(row.text(0)?)?;
+                        let cited = event_id(row, 0)?;
                         if supplied.visited.last() != Some(&cited) {
                             supplied.visited.push(cited);
                         }
@@ -294,11 +294,11 @@ fn outline(row: &Row) -> Result<Option<Outline>, DatabaseError> {
     let auth_events: Vec<&str> = serde_json::from_str(row.text(3)?)
         .map_err(|_| DatabaseError::Shape("the auth events of a stored event are not a list of texts".to_owned()))?;
     Ok(Some(Outline {
-        event_id: id(row.text(0)?)?,
+        event_id: event_id(row, 0)?,
         room_id: row.text(5)?.into(),
         event_type: row.text(1)?.into(),
         state_key: state_key.into(),
-        auth_events: auth_events.into_iter().map(id).collect::<Result<_, _>>()?,
+        auth_events: auth_events.into_iter().map(parse_event_id).collect::<Result<_, _>>()?,
         length: usize::try_from(row.integer(4)?).unwrap_or(usize::MAX),
     }))
 }
@@ -319,12 +319,8 @@ pub(super) fn cite<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<Statement
 fn citation(row: &Row) -> Result<Citation, DatabaseError> {
     let key = StateKeyHash::parse(row.text(2)?);
     Ok(Citation {
-        cited: id(row.text(0)?)?,
-        citing: id(row.text(1)?)?,
+        cited: event_id(row, 0)?,
+        citing: event_id(row, 1)?,
         key: key.ok_or_else(|| DatabaseError::Shape("a row of citations has no key".to_owned()))?,
     })
-}
-
-fn id(text: &str) -> Result<EventId, DatabaseError> {
-    EventId::parse_any_length(text).map_err(|_| DatabaseError::Shape(format!("{text:?} is not an event ID")))
 }
