@@ -157,6 +157,10 @@ impl Page<'_> {
                 let next = last.filter(|_| !begun).or(behind.map(|gap| gap.pos));
                 return Ok((events, next.map(TimelinePos::before)));
             };
+            if unfilled.as_ref().is_some_and(|tried| !gap.has_more_than(tried)) {
+                gaps_to = gap.pos.before();
+                continue;
+            }
             if fillings == MAX_BACKFILLS {
                 // The next page begins with the gap.
                 events.retain(|event| event.pos >= gap.pos);
@@ -164,7 +168,7 @@ impl Page<'_> {
             }
             fillings += 1;
             if !self.fill(&gap).await? {
-                gaps_to = gap.pos.before();
+                // If other events are lacking there too, they are asked for next.
                 unfilled = Some(gap);
             }
         }

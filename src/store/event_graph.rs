@@ -49,7 +49,8 @@ const BUILT_UPON: &str = concat!(
      SELECT event_id FROM back WHERE event_id IN (SELECT value FROM json_each(?5))"
 );
 
-/// ?1: the room, ?2 and ?3: the positions (after, up to and with), ?4: now. The events are at most what one request asks for.
+/// ?1: the room, ?2 and ?3: the positions (after, up to and with), ?4: now. The events are at most what one request asks for: those
+/// that were asked for in vain the least often.
 /// Those that were passed over and are not due have places kept for them below the same position.
 const NEWEST_GAP: &str = concat!(
     "SELECT g.pos, g.event_id, g.attempts, g.passed, \
@@ -57,15 +58,19 @@ const NEWEST_GAP: &str = concat!(
        (SELECT count(*) FROM gaps AS w WHERE w.room_id = ?1 AND w.pos = g.pos AND w.retry_at > ?4) AS reserved, \
        EXISTS (SELECT 1 FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid \
          WHERE t.room_id = ?1 AND t.pos = g.pos AND e.event_type = 'm.room.create') AS at_create, \
-       g.pos <= (SELECT r.joined_pos FROM rooms AS r WHERE r.room_id = ?1) AS before_join \
+       g.pos <= (SELECT r.joined_pos FROM rooms AS r WHERE r.room_id = ?1) AS before_join, g.asked \
      FROM gaps AS g WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND g.retry_at <= ?4 AND NOT ",
     closed!(),
-    " ORDER BY g.pos DESC, g.event_id LIMIT 20"
+    " ORDER BY g.pos DESC, g.asked, g.event_id LIMIT 20"
 );
 
 /// Events that were passed over and are due are not asked for again before ?5.
 const DEFER: &str = "UPDATE gaps SET retry_at = ?5 \
     WHERE room_id = ?1 AND pos > ?2 AND pos <= ?3 AND attempts > 0 AND retry_at <= ?4";
+
+/// The events ?3, a JSON list, were asked for in vain.
+const ASKED: &str = "UPDATE gaps SET asked = asked + 1 \
+    WHERE room_id = ?1 AND pos = ?2 AND event_id IN (SELECT value FROM json_each(?3)) AND attempts = 0";
 
 /// Those of the events ?2, a JSON list, that accepted redactions of the room ?1 name.
 const NAMED_BY_REDACTIONS: &str = "\
@@ -98,12 +103,21 @@ pub struct Lack {
     pub attempts: i64,
     /// How many events in a row were passed over on the way to it.
     pub passed: i64,
+    /// How often it was asked for in vain.
+    pub asked: i64,
 }
 
 impl Gap {
     /// Whether history is not known behind it.
     pub fn is_open(&self) -> bool {
         self.missing.iter().any(|lack| lack.attempts == 0)
+    }
+
+    /// Whether it is another gap than `tried`, or lacks an event that was not asked for then, nor in vain before.
+    pub fn has_more_than(&self, tried: &Self) -> bool {
+        let is_new = |lack: &Lack| lack.attempts == 0 && lack.asked == 0;
+        let was_tried = |lack: &Lack| tried.missing.iter().any(|one| one.event_id == lack.event_id);
+        self.pos != tried.pos || self.missing.iter().any(|lack| is_new(lack) && !was_tried(lack))
     }
 
     /// The IDs of the events at its newer end.
@@ -165,6 +179,15 @@ impl Store {
         self.query(Statement::new(DEFER, parameters)).await.map(drop)
     }
 
+    /// Notes that servers were asked for what is lacking at the gap, and gave nothing of it: next time other events come first.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn asked_in_vain(&self, room_id: &RoomId, gap: &Gap) -> Result<(), DatabaseError> {
+        let ids = json_list(gap.missing.iter().map(|lack| lack.event_id.as_str()));
+        self.query(Statement::new(ASKED, [room_id.as_str().into(), gap.pos.into(), ids.into()])).await.map(drop)
+    }
+
     /// Those of `ids` that accepted redactions of the room name.
     ///
     /// # Errors
@@ -202,7 +225,8 @@ pub(super) fn gap(rows: &Rows) -> Result<Option<Gap>, DatabaseError> {
             }),
         };
         if gap.pos == pos {
-            gap.missing.push(Lack { event_id, attempts: row.integer(2)?, passed: row.integer(3)? });
+            let (attempts, passed, asked) = (row.integer(2)?, row.integer(3)?, row.integer(8)?);
+            gap.missing.push(Lack { event_id, attempts, passed, asked });
         }
     }
     Ok(gap)

@@ -1,6 +1,6 @@
 //! History with events in it that cannot be used: it goes on behind them.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -240,6 +240,46 @@ fn history_that_nobody_can_be_asked_for_now_may_be_asked_for_later() {
     assert_eq!(older.last(), scene.all_but("").last());
 }
 
+/// From now on the peer has lost all of its room but `history`, of which it gives on backfill what it is asked for, back by the first
+/// previous event of each; and `edges`, with the state before each of them.
+fn tells_what_is_asked_for(peer: &Peer, theirs: &PeerRoom, history: Vec<Value>, edges: Vec<Value>) {
+    let version = theirs.version.clone();
+    let by_id = |events: Vec<Value>| -> HashMap<String, Value> {
+        events.into_iter().map(|event| (event_id(&version, &event), event)).collect()
+    };
+    let (history, edges) = (by_id(history), by_id(edges));
+    let state: Vec<String> = theirs.state.values().map(|event| event_id(&version, event)).collect();
+    peer.answers(move |request| {
+        let target =
+            percent_encoding::percent_decode_str(&request.uri().to_string()).decode_utf8().unwrap().into_owned();
+        let edge = || edges.iter().find(|(id, _)| target.ends_with(*id)).map(|(_, event)| event);
+        let body = if target.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else if target.contains("/state_ids/") && edge().is_some() {
+            json!({ "pdu_ids": state, "auth_chain_ids": state })
+        } else if target.contains("/v1/event/")
+            && let Some(edge) = edge()
+        {
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [edge] })
+        } else if target.contains("/backfill/") {
+            let mut asked = target.split(['?', '&']).filter_map(|pair| pair.strip_prefix("v="));
+            let mut at = asked.find(|id| history.contains_key(*id)).map(str::to_owned);
+            let mut pdus = Vec::new();
+            while let Some(event) = at.and_then(|id| history.get(&id)).filter(|_| pdus.len() < 100) {
+                pdus.push(event.clone());
+                at = event["prev_events"][0].as_str().map(str::to_owned);
+            }
+            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": pdus })
+        } else {
+            return Some(json_response(
+                StatusCode::NOT_FOUND,
+                &json!({ "errcode": "M_NOT_FOUND", "error": "Not here." }),
+            ));
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+}
+
 /// A chain of events that nobody has signed costs a bounded number of requests and rows.
 #[test]
 fn what_is_made_up_is_not_followed_for_ever() {
@@ -255,40 +295,14 @@ fn what_is_made_up_is_not_followed_for_ever() {
         theirs.last = id;
         chain.push(event);
     }
-    let by_id: std::collections::HashMap<String, Value> =
-        chain.iter().map(|event| (event_id("11", event), event.clone())).collect();
     let (said, event) = theirs.say_upon(&peer, &bob, "hello", &[&theirs.last, &tip]);
-    let state: Vec<String> = theirs.state.values().map(|event| event_id("11", event)).collect();
     let first = chain.last().unwrap().clone();
     let good = peer.sign("11", {
         let mut good = first.clone();
         good.as_object_mut().unwrap().remove("signatures");
         good
     });
-    peer.answers(move |request| {
-        let path = request.uri().path().to_owned();
-        let body = if path.contains("/get_missing_events/") {
-            json!({ "events": [] })
-        } else if path.contains("/state_ids/") {
-            json!({ "pdu_ids": state, "auth_chain_ids": state })
-        } else if path.contains("/v1/event/") {
-            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [good.1] })
-        } else if path.contains("/backfill/") {
-            let query = request.uri().query().unwrap_or_default();
-            let from = query.split('&').filter_map(|pair| pair.strip_prefix("v="));
-            let mut at = from.map(|id| percent_encoding::percent_decode_str(id).decode_utf8().unwrap().into_owned());
-            let mut at = at.find(|id| by_id.contains_key(id));
-            let mut pdus = Vec::new();
-            while let Some(event) = at.and_then(|id| by_id.get(&id)).filter(|_| pdus.len() < 100) {
-                pdus.push(event.clone());
-                at = event["prev_events"][0].as_str().map(str::to_owned);
-            }
-            json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": pdus })
-        } else {
-            return None;
-        };
-        Some(json_response(StatusCode::OK, &body))
-    });
+    tells_what_is_asked_for(&peer, &theirs, chain, vec![good.1]);
     assert_eq!(peer.send(&server, "1", &[event]).0, 200);
     world.settle();
     assert!(crate::gaps::newest(&home, &alice, &room).contains_key(&said), "{:?}", world.logs());
@@ -298,6 +312,31 @@ fn what_is_made_up_is_not_followed_for_ever() {
     assert!((5..20).contains(&asked), "{asked}");
     let rows = home.database.rows("SELECT 1 FROM gaps").len();
     assert!(rows < 700, "{rows}");
+}
+
+/// However many events that are nowhere stand beside the one that history goes on with.
+#[test]
+fn events_that_nobody_gives_do_not_stand_before_those_that_are_given() {
+    let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("12");
+    let missed: Vec<(String, Value)> = (0..5).map(|n| theirs.say(&peer, &bob, &format!("missed {n}"))).collect();
+    // No other ID comes before these.
+    let nowhere: Vec<String> = (10..48).map(|n| format!("${}{n}", "-".repeat(41))).collect();
+    let mut upon = |nowhere: &[String], last: &str| {
+        let previous: Vec<&str> = nowhere.iter().map(String::as_str).chain([last]).collect();
+        let said = theirs.say_upon(&peer, &bob, "cites what is nowhere", &previous);
+        theirs.advance(&said.0);
+        said
+    };
+    let first = upon(&nowhere[..19], &missed[4].0);
+    let second = upon(&nowhere[19..], &first.0);
+    let history = missed.iter().chain([&first]).map(|(_, event)| event.clone());
+    tells_what_is_asked_for(&peer, &theirs, history.collect(), vec![first.1.clone(), second.1.clone()]);
+    assert_eq!(peer.send(&server, "1", &[second.1]).0, 200);
+    home.world.settle();
+    let found = back(&home, &alice, &room, None, 100, "");
+    let mut expected = vec![&second.0, &first.0];
+    expected.extend(missed.iter().rev().map(|(id, _)| id));
+    assert_eq!(found.iter().take(7).collect::<Vec<_>>(), expected, "{:?}", home.world.logs());
 }
 
 /// An event that cites what we hold as rejected is rejected too, and history goes on behind it.

@@ -32,7 +32,7 @@ const AUTH_AT_ONCE: usize = 8;
 const DEFER_MS: i64 = 10 * 60 * 1_000;
 
 /// Fetches up to `limit` events into a gap in the room's timeline, from its newer end on. Says whether the gap is now another
-/// one; if not, no server could help.
+/// one; if not, no server could help, and of what is lacking there other events are asked for next.
 ///
 /// An answer that holds events with a wrong signature or a wrong content hash is not taken before others were asked for better
 /// copies of them. What nobody gives any better is passed over, or kept without its content.
@@ -70,6 +70,8 @@ pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> 
     if copies.servers.is_empty() {
         let now = server.platform.clock.now_ms();
         server.store.defer_passed(&room.room_id, gap, now, now + DEFER_MS).await?;
+    } else {
+        server.store.asked_in_vain(&room.room_id, gap).await?;
     }
     Ok(false)
 }
