@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Store, json_list, positions::TimelinePos, state_sql::node_id};
+use super::{Store, event_id, json_list, positions::TimelinePos, state_sql::node_id};
 use crate::{
     matrix::{
         event::Event,
@@ -93,6 +93,11 @@ const FIRST_DEPTH: &str = "\
     SELECT MIN(e.depth, 9007199254740991) FROM timeline AS t JOIN events AS e ON e.event_nid = t.event_nid \
     WHERE t.room_id = ?1 AND t.pos >= max((SELECT joined_pos FROM rooms WHERE room_id = ?1), 1) ORDER BY t.pos LIMIT 1";
 
+/// ?1: the room, ?2: event ids as a JSON list.
+const SINCE_WE_CAME: &str = "\
+    SELECT e.event_id FROM json_each(?2) AS wanted CROSS JOIN events AS e ON e.event_id = wanted.value \
+    WHERE e.room_id = ?1 AND e.pos >= max((SELECT r.joined_pos FROM rooms AS r WHERE r.room_id = ?1), 1)";
+
 /// Whether the server ?2 has joined members in the room ?1.
 pub(super) const SERVER_JOINED: &str =
     "SELECT joined FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL";
@@ -121,6 +126,16 @@ impl Store {
     pub async fn first_depth(&self, room_id: &RoomId) -> Result<i64, DatabaseError> {
         let rows = self.query(Statement::new(FIRST_DEPTH, [room_id.as_str().into()])).await?;
         rows.first().map_or(Ok(0), |row| row.integer(0))
+    }
+
+    /// Those of `ids` that have come into the room's timeline since we came into the room, the event by which we did included.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn since_we_came(&self, room_id: &RoomId, ids: &[EventId]) -> Result<Vec<EventId>, DatabaseError> {
+        let parameters = [room_id.as_str().into(), json_list(ids.iter().map(EventId::as_str)).into()];
+        let rows = self.query(Statement::new(SINCE_WE_CAME, parameters)).await?;
+        rows.iter().map(|row| event_id(row, 0)).collect()
     }
 
     /// Whether `server` has joined members in the room.

@@ -36,6 +36,7 @@ pub(crate) fn answer_of(events: &[Known], request: &Request) -> Option<Response>
             body[name].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
         };
         let earliest = ids("earliest_events");
+        let is_deep = |event: &Value| event["depth"].as_i64() >= body["min_depth"].as_i64();
         let mut found: Vec<&Value> = Vec::new();
         let mut waiting: Vec<String> = ids("latest_events")
             .iter()
@@ -46,7 +47,7 @@ pub(crate) fn answer_of(events: &[Known], request: &Request) -> Option<Response>
             && found.len() < limit
         {
             let Some(event) = by_id.get(id.as_str()) else { continue };
-            if !earliest.contains(&id) && !found.contains(event) {
+            if !earliest.contains(&id) && !found.contains(event) && is_deep(event) {
                 found.push(event);
                 waiting.extend(previous(event));
             }
@@ -326,6 +327,41 @@ fn a_wide_gap_is_filled_page_by_page() {
     // Judged in slices: what one has brought stays, wherever a look is cut off.
     assert_eq!(version() - before, 2);
     assert_eq!(asked(&scene.peer, "/get_missing_events/"), 7);
+}
+
+/// Who sends an event gives it what depth they like, and all that is built upon it alone counts on from there. It is new all the same,
+/// and what was before we came is not, wherever it is cited.
+#[test]
+fn what_is_new_is_new_at_whatever_depth() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let mut before = scene.theirs.clone();
+        scene.theirs.depth += 40;
+        // As if we had come into the room now.
+        let here = scene.say(1);
+        takes(&scene.peer, &scene, "1", &here[0]);
+        scene.a.database.rows("UPDATE rooms SET joined_pos = (SELECT MAX(pos) FROM timeline) RETURNING 1");
+        let history: Vec<Known> = (0..3).map(|i| before.say(&scene.peer, &scene.bob, &format!("old {i}"))).collect();
+        scene.theirs.depth = -1;
+        let shallow = scene.say(1);
+        assert_eq!(shallow[0].1["depth"], 0);
+        takes(&scene.peer, &scene, "2", &shallow[0]);
+        let mut missed = scene.say(45);
+        let previous = [&*scene.theirs.last, &before.last];
+        missed.push(scene.theirs.say_upon(&scene.peer, &scene.bob, "cites what is old", &previous));
+        let events = [&history[..], &missed].concat();
+        let state: Vec<String> = scene.theirs.state.values().map(|event| event_id(version, event)).collect();
+        scene.peer.answers(move |request| match request.uri().path().contains("/state_ids/") {
+            true => Some(json_response(StatusCode::OK, &json!({ "pdu_ids": state, "auth_chain_ids": state }))),
+            false => answer_of(&events, request),
+        });
+        takes(&scene.peer, &scene, "3", missed.last().unwrap());
+        scene.world.settle();
+        scene.is_shown(&missed);
+        for (id, _) in &history {
+            assert!(!scene.a.shows(id), "{id} was before we came");
+        }
+    }
 }
 
 /// A state that is claimed is what to fall back on where nobody knows what was between.

@@ -1,7 +1,7 @@
 //! One look at the staged PDUs of a room.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     pin::pin,
 };
 
@@ -33,6 +33,10 @@ const GAP_LIMIT: usize = 20;
 const MAX_EVENTS: usize = 500;
 const MAX_EVENT_BYTES: usize = 16 * 1024 * 1024;
 
+/// How many events a server may give that are less deep than the one by which we came into the room, before it is seen whether they are
+/// built upon what we hold: history has no end.
+const MAX_LESS_DEEP: usize = 5 * GAP_LIMIT;
+
 /// How many requests one look makes.
 const MAX_REQUESTS: usize = 300;
 
@@ -51,8 +55,11 @@ pub(super) struct Look<'s> {
     events: Vec<Event>,
     /// Those that have been judged.
     judged: Vec<EventId>,
-    /// The depth of the event by which we came into the room; what was before it is history.
+    /// The depth of the event by which we came into the room. What is less deep is history, unless it is built upon what came since: who
+    /// sends an event may give it any depth.
     first_depth: i64,
+    /// Whether events that are less deep are worth asking for.
+    asks_for_less_deep: bool,
     /// Copies of events that failed the checks, and who gave them.
     pub(super) refused: HashSet<(EventId, ServerName)>,
     requests: usize,
@@ -68,7 +75,19 @@ impl<'s> Look<'s> {
         let (events, refused) = (Vec::new(), HashSet::new());
         let in_hand = AnswerMemory::default();
         let (judged, requests) = (Vec::new(), MAX_REQUESTS);
-        Self { server, room, whom, events, judged, first_depth, refused, requests, until, in_hand }
+        Self {
+            server,
+            room,
+            whom,
+            events,
+            judged,
+            first_depth,
+            asks_for_less_deep: true,
+            refused,
+            requests,
+            until,
+            in_hand,
+        }
     }
 
     /// The room's version.
@@ -202,11 +221,26 @@ impl<'s> Look<'s> {
     }
 
     /// Asks a server for the events between ours and `latest`, page by page. Whether any came.
-    async fn fill_gap(&mut self, name: &ServerName, mut latest: Vec<EventId>) -> Result<bool, RoomError> {
-        let (server, room_id) = (self.server, self.room.room_id.clone());
+    async fn fill_gap(&mut self, name: &ServerName, latest: Vec<EventId>) -> Result<bool, RoomError> {
+        let before = self.events.len();
+        self.fetch_between(name, latest.clone()).await?;
+        let came = self.events.len() > before;
+        self.leave_out_history(before).await?;
+        for event in self.events.iter().skip(before) {
+            self.whom.given(event, name);
+        }
+        let progress = self.events.len() > before;
+        if came && !progress {
+            latest.iter().for_each(|id| self.whom.note_useless(Question::EventsBefore, id));
+        }
+        Ok(progress)
+    }
+
+    /// Takes in hand what a server gives that is between our events and `latest`, and what is history too.
+    async fn fetch_between(&mut self, name: &ServerName, mut latest: Vec<EventId>) -> Result<(), RoomError> {
+        let (server, room_id, before) = (self.server, self.room.room_id.clone(), self.events.len());
         let room = server.rooms.room(&room_id).await?.ok_or(RoomError::UnknownRoom)?;
         let earliest: Vec<EventId> = room.extremities.iter().map(|one| one.event_id.clone()).take(GAP_LIMIT).collect();
-        let mut progress = false;
         while let Some(first) = latest.first().cloned()
             && !self.is_over()
         {
@@ -215,45 +249,95 @@ impl<'s> Look<'s> {
                 self.whom.note(Question::EventsBefore, id, name);
             }
             let limit = i64::try_from(GAP_LIMIT).unwrap_or(0);
-            let request =
-                server.federation.get_missing_events(name, &room_id, &earliest, &latest, limit, self.first_depth);
-            let Some(mut texts) = self.ask(name, &first, request).await else { return Ok(progress) };
+            let min_depth = self.min_depth(&room, &latest);
+            let request = server.federation.get_missing_events(name, &room_id, &earliest, &latest, limit, min_depth);
+            let Some(mut texts) = self.ask(name, &first, request).await else { return Ok(()) };
             let is_full = texts.len() >= GAP_LIMIT;
             texts.truncate(GAP_LIMIT);
             let cited = self.events.iter().filter(|event| latest.contains(event.event_id()));
             let cited: Vec<EventId> = cited.flat_map(Event::prev_events).cloned().collect();
             let fetched = self.check(name, &texts, &cited, ReceivedPdu::prev_events).await?;
-            let new = self.add_fetched(name, fetched);
-            progress |= !new.is_empty();
+            let new = self.add_fetched(fetched);
             if new.is_empty() {
                 latest.iter().for_each(|id| self.whom.note_useless(Question::EventsBefore, id));
             }
-            if new.is_empty() || !is_full {
+            let less_deep = self.events.iter().skip(before).filter(|event| event.depth() < self.first_depth).count();
+            if new.is_empty() || !is_full || less_deep >= MAX_LESS_DEEP {
                 // All that this server knows: who asks again asks another one.
                 new.iter().for_each(|id| self.whom.note(Question::EventsBefore, id, name));
-                return Ok(progress);
+                return Ok(());
             }
             latest = self.far_ends(&new).await?;
         }
-        Ok(progress)
+        Ok(())
+    }
+
+    /// The least depth of events to ask for.
+    fn min_depth(&self, room: &Room, latest: &[EventId]) -> i64 {
+        let latest = self.events.iter().filter(|event| latest.contains(event.event_id())).map(Event::depth);
+        let mut depths = latest.chain(room.extremities.iter().map(|one| one.depth));
+        let is_less_deep = self.asks_for_less_deep && depths.any(|depth| depth < self.first_depth);
+        if is_less_deep { 0 } else { self.first_depth }
     }
 
     /// Takes events in hand that a server has given, as far as they are new. Answers which.
-    fn add_fetched(&mut self, giver: &ServerName, fetched: Vec<Event>) -> Vec<EventId> {
+    fn add_fetched(&mut self, fetched: Vec<Event>) -> Vec<EventId> {
         let mut bytes: usize = self.events.iter().map(|event| event.json().len()).sum();
+        let mut in_hand: HashSet<EventId> = self.events.iter().map(|event| event.event_id().clone()).collect();
         let mut new = Vec::new();
         for event in fetched {
-            // History stays history, and what is new keeps to the limits of a received PDU.
-            let fits = event.depth() >= self.first_depth && event.has_limited_references();
             bytes += event.json().len();
-            if fits && self.events.len() < MAX_EVENTS && bytes <= MAX_EVENT_BYTES && !self.whom.knows(event.event_id())
+            let fits = self.events.len() < MAX_EVENTS && bytes <= MAX_EVENT_BYTES;
+            // What is new keeps to the limits of a received PDU.
+            if fits
+                && event.has_limited_references()
+                && !self.whom.knows(event.event_id())
+                && in_hand.insert(event.event_id().clone())
             {
-                self.whom.given(&event, giver);
                 new.push(event.event_id().clone());
                 self.events.push(event);
             }
         }
         new
+    }
+
+    /// Lets go of those of the events in hand, from this one on, that are history.
+    async fn leave_out_history(&mut self, from: usize) -> Result<(), RoomError> {
+        let first_depth = self.first_depth;
+        let is_less_deep = |event: &Event| event.depth() < first_depth;
+        if !self.events.iter().skip(from).any(is_less_deep) {
+            return Ok(());
+        }
+        let fetched = self.events.split_off(from);
+        let cited: BTreeSet<&EventId> = fetched.iter().flat_map(Event::prev_events).collect();
+        let cited: Vec<EventId> = cited.into_iter().cloned().collect();
+        let mut new = self.server.store.since_we_came(&self.room.room_id, &cited).await?;
+        new.extend(self.events.iter().map(|event| event.event_id().clone()));
+        let mut citing: HashMap<EventId, Vec<EventId>> = HashMap::new();
+        let mut waiting: HashMap<EventId, Event> = HashMap::new();
+        for event in fetched {
+            let id = event.event_id().clone();
+            if !is_less_deep(&event) {
+                new.push(id);
+                self.events.push(event);
+                continue;
+            }
+            for previous in event.prev_events() {
+                citing.entry(previous.clone()).or_default().push(id.clone());
+            }
+            waiting.insert(id, event);
+        }
+        while let Some(id) = new.pop() {
+            for id in citing.remove(&id).into_iter().flatten() {
+                if let Some(event) = waiting.remove(&id) {
+                    self.events.push(event);
+                    new.push(id);
+                }
+            }
+        }
+        // One answer shows well enough that there is nothing else.
+        self.asks_for_less_deep &= waiting.is_empty();
+        Ok(())
     }
 
     /// Those of `new` that cite as previous events what is neither in hand nor held.
