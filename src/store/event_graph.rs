@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use super::{Store, event_id, events::cited, json_list, positions::TimelinePos};
 use crate::{
-    matrix::identifiers::{EventId, RoomId},
+    matrix::{
+        identifiers::{EventId, RoomId},
+        json::MAX_INTEGER,
+    },
     platform::{DatabaseError, Rows, Statement},
 };
 
@@ -152,7 +155,8 @@ impl Store {
         (events, depth): (&[EventId], i64),
     ) -> Result<HashSet<String>, DatabaseError> {
         let list = |ids: &[EventId]| json_list(ids.iter().map(EventId::as_str)).into();
-        let parameters = [list(above), room_id.as_str().into(), depth.into(), MAX_BUILT.into(), list(events)];
+        let depth = depth.min(MAX_INTEGER).into();
+        let parameters = [list(above), room_id.as_str().into(), depth, MAX_BUILT.into(), list(events)];
         let rows = self.query(Statement::new(BUILT_UPON, parameters)).await?;
         rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
     }

@@ -47,7 +47,7 @@ const GRAPH: &str = concat!(
     claimed_graph!(
         "SELECT x.value ->> 0 FROM rooms AS r CROSS JOIN json_each(r.extremities) AS x WHERE r.room_id = ?1"
     ),
-    "SELECT graph.event_id, COALESCE(e.depth, x.depth, 0) AS depth, \
+    "SELECT graph.event_id, MIN(COALESCE(e.depth, x.depth, 0), 9007199254740991) AS depth, \
        e.event_id IS NOT NULL AND x.event_id IS NULL AS held, x.event_id IS NOT NULL AS rejected, \
        COALESCE(x.provisional, 0) AS provisional, x.json IS NOT NULL AS has_text, COALESCE(x.claimed, e.claimed, 0) AS claimed, \
        COALESCE(e.outlier, 0) AS outlier, COALESCE(e.soft_failed, 0) AS soft_failed, \

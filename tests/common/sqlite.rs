@@ -205,7 +205,7 @@ fn run(connection: &Connection, statement: &Statement) -> Result<(Rows, u64), Da
     let parameters = statement.parameters.iter().map(|value| match value {
         SqlValue::Null => rusqlite::types::Value::Null,
         SqlValue::Integer(integer) => {
-            assert!(integer.abs() < 1 << 53, "D1 rounds integers beyond 2^53");
+            assert_is_exact(*integer, statement);
             rusqlite::types::Value::Integer(*integer)
         }
         SqlValue::Text(text) => {
@@ -218,7 +218,10 @@ fn run(connection: &Connection, statement: &Statement) -> Result<(Rows, u64), Da
     while let Some(row) = rows.next().map_err(failure)? {
         let values = (0..columns).map(|i| match row.get_ref(i).map_err(failure)? {
             ValueRef::Null => Ok(SqlValue::Null),
-            ValueRef::Integer(integer) => Ok(SqlValue::Integer(integer)),
+            ValueRef::Integer(integer) => {
+                assert_is_exact(integer, statement);
+                Ok(SqlValue::Integer(integer))
+            }
             ValueRef::Text(text) => Ok(SqlValue::Text(String::from_utf8_lossy(text).into_owned())),
             other => Err(DatabaseError::Shape(format!("a column of type {}", other.data_type()))),
         });
@@ -227,6 +230,10 @@ fn run(connection: &Connection, statement: &Statement) -> Result<(Rows, u64), Da
     drop(rows);
     let steps = prepared.reset_status(StatementStatus::VmStep);
     Ok((answer, u64::try_from(steps).unwrap()))
+}
+
+fn assert_is_exact(integer: i64, statement: &Statement) {
+    assert!(integer.abs() < 1 << 53, "D1 rounds integers beyond 2^53: {}", statement.sql);
 }
 
 fn failure(error: rusqlite::Error) -> DatabaseError {

@@ -301,6 +301,22 @@ fn an_altered_copy_that_was_rejected_by_a_claim_gives_way_to_a_good_one() {
     }
 }
 
+/// Up to room version 5 a depth may be more than the database gives as a number.
+#[test]
+fn what_is_deeper_than_canonical_json_allows_is_settled_too() {
+    let Gap { mut scene, dave, remembers, .. } = Gap::new("10");
+    let said = scene.says(&dave, "am I heard?");
+    scene.receives("1", &said);
+    assert!(!scene.a.shows(&said.0));
+    for sql in ["UPDATE events SET depth = depth + (1 << 60)", "UPDATE rejected_events SET depth = depth + (1 << 60)"] {
+        scene.rows(sql);
+    }
+    remembers.set(true);
+    scene.an_hour_passes();
+    assert!(scene.a.shows(&said.0), "{:#?}", scene.world.logs());
+    scene.rests_on_nothing_claimed();
+}
+
 /// What a claim alone forbids is kept to be judged again, up to so many bytes; what was more is judged when it comes again.
 #[test]
 fn a_room_has_so_many_bytes_of_rejections_by_a_claim() {
