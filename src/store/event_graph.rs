@@ -25,6 +25,9 @@ pub(super) use closed;
 /// The most events to walk back through from one that cites rejected or soft-failed events.
 pub const MAX_WALK: usize = 200;
 
+/// The most events at the newer end of a gap that are told: what one request asks for.
+pub const MAX_LACKING: usize = 20;
+
 /// The most events to walk back through to find what others are built upon.
 pub const MAX_BUILT: i64 = 2_000;
 
@@ -52,19 +55,21 @@ const BUILT_UPON: &str = concat!(
      SELECT event_id FROM back WHERE event_id IN (SELECT value FROM json_each(?5))"
 );
 
-/// ?1: the room, ?2 and ?3: the positions (after, up to and with), ?4: now. The events are at most what one request asks for: those
-/// that were asked for in vain the least often.
+/// ?1: the room, ?2 and ?3: the positions (after, up to and with), ?4: now, ?5: the most events, which are those that were asked for in
+/// vain the least often.
 /// Those that were passed over and are not due have places kept for them below the same position.
 const NEWEST_GAP: &str = concat!(
-    "SELECT g.pos, g.event_id, g.attempts, g.passed, \
-       (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 AND t.pos < g.pos ORDER BY t.pos DESC LIMIT 1) AS below, \
-       (SELECT count(*) FROM gaps AS w WHERE w.room_id = ?1 AND w.pos = g.pos AND w.retry_at > ?4) AS reserved, \
-       EXISTS (SELECT 1 FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid \
-         WHERE t.room_id = ?1 AND t.pos = g.pos AND e.event_type = 'm.room.create') AS at_create, \
-       g.pos <= (SELECT r.joined_pos FROM rooms AS r WHERE r.room_id = ?1) AS before_join, g.asked \
-     FROM gaps AS g WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND g.retry_at <= ?4 AND NOT ",
+    "WITH newest AS MATERIALIZED ( SELECT g.pos, g.event_id, g.attempts, g.passed, g.asked FROM gaps AS g \
+       WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND g.retry_at <= ?4 AND NOT ",
     closed!(),
-    " ORDER BY g.pos DESC, g.asked, g.event_id LIMIT 20"
+    " ORDER BY g.pos DESC, g.asked, g.event_id LIMIT ?5 ) \
+     SELECT n.pos, n.event_id, n.attempts, n.passed, \
+       (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 AND t.pos < n.pos ORDER BY t.pos DESC LIMIT 1) AS below, \
+       (SELECT count(*) FROM gaps AS w WHERE w.room_id = ?1 AND w.pos = n.pos AND w.retry_at > ?4) AS reserved, \
+       EXISTS (SELECT 1 FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid \
+         WHERE t.room_id = ?1 AND t.pos = n.pos AND e.event_type = 'm.room.create') AS at_create, \
+       n.pos <= (SELECT r.joined_pos FROM rooms AS r WHERE r.room_id = ?1) AS before_join, n.asked \
+     FROM newest AS n ORDER BY n.pos DESC, n.asked, n.event_id"
 );
 
 /// Events that were passed over and are due are not asked for again before ?5.
@@ -208,7 +213,8 @@ impl Store {
 }
 
 pub(super) fn newest_gap_statement(room_id: &RoomId, (after, to): (TimelinePos, TimelinePos), now: i64) -> Statement {
-    Statement::new(NEWEST_GAP, [room_id.as_str().into(), after.into(), to.into(), now.into()])
+    let most = i64::try_from(MAX_LACKING).unwrap_or(i64::MAX);
+    Statement::new(NEWEST_GAP, [room_id.as_str().into(), after.into(), to.into(), now.into(), most.into()])
 }
 
 /// The gap in rows of [`newest_gap_statement`]. What has a name that no server answers to cannot be asked for.
