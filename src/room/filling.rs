@@ -20,7 +20,7 @@ use crate::{
         commit::{
             CommitPos, Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit, Unsettled,
         },
-        event_graph::Gap,
+        event_graph::{Gap, Lack, MAX_LACKING},
         positions::TimelinePos,
         rejected::NewRejected,
     },
@@ -212,6 +212,16 @@ impl Filling<'_> {
             (passed <= MAX_PASSED_IN_A_ROW).then_some(missing)
         });
         let missing: Vec<Missing> = missing.collect();
+        let lacks =
+            |lack: &Lack| lack.attempts == 0 && !done.contains(&lack.event_id) && !self.is_placed(&lack.event_id);
+        let is_closed = missing.is_empty() && gap.missing.len() < MAX_LACKING && !gap.missing.iter().any(lacks);
+        if changed
+            && is_closed
+            && gap.below.is_none()
+            && let Some(create) = self.create_without_place(&history)
+        {
+            new.push(self.new_event(create, pos.before()));
+        }
         let history_ids: HashSet<&EventId> = history.iter().map(|one| one.event_id()).collect();
         let Outliers { new: judged_new, rejected, readmitted, .. } = judged;
         new.extend(judged_new.into_iter().filter(|new| !history_ids.contains(new.event.event_id())));
@@ -232,6 +242,17 @@ impl Filling<'_> {
         if self.gap.below.is_some() || goes_on {
             history.remove(at);
         }
+    }
+
+    /// The event that created the room, where it has no place and `history` does not hold it: what leads to it was cited late, and has a
+    /// place further up.
+    fn create_without_place(&self, history: &[&Ancestor]) -> Option<&Event> {
+        let by_id = self.room_id.create_event_id();
+        let mut cited =
+            history.iter().filter_map(|one| one.event()).flat_map(|event| event.auth_events()).chain([&by_id]);
+        let id = cited.find(|id| self.view.is_create(id))?;
+        let is_here = self.is_placed(id) || history.iter().any(|one| one.event_id() == id);
+        self.stored(id).filter(|_| !is_here)
     }
 
     /// Whether the event has its place already. What came late, and was soft-failed by what the room is now, has none in the history from

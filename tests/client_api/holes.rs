@@ -419,6 +419,37 @@ fn the_first_event_of_a_room_ends_its_history_wherever_it_is_cited() {
     }
 }
 
+/// What is behind an event that was cited late is found where the history ends.
+#[test]
+fn the_first_event_of_a_room_is_found_behind_what_was_cited_late() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        let first = scene.all_but("");
+        let [.., second, create] = &first[..] else { panic!("{first:?}") };
+        scene.leave();
+        scene.says(8..158);
+        let (peer, zoe, theirs) = scene.zoe_joins();
+        let (id, cites) = theirs.say_upon(&peer, &zoe, "it went on here", &[second, &theirs.last]);
+        let target = format!("/_matrix/federation/v1/event/{}", quote(second));
+        let (_, answer) = peer.get(&scene.one.homeserver(), &target);
+        let early = answer["pdus"][0].clone();
+        assert_eq!(peer.send(&scene.one.homeserver(), "1", &[cites]), (200, json!({ "pdus": { id: {} } })));
+        scene.says(158..162);
+        scene.join();
+        alter(&scene.one, "/backfill/", move |answer| {
+            let pdus = answer["pdus"].as_array_mut().unwrap();
+            if !pdus.contains(&early) {
+                pdus.insert(0, early.clone());
+            }
+        });
+        let (mut found, mut all) = (scene.bob_finds(7), scene.all_but(""));
+        assert_eq!(found.last(), Some(create), "{version}");
+        found.sort();
+        all.sort();
+        assert_eq!(found, all, "{version}");
+    }
+}
+
 /// An event that nobody gives is no reason to go on asking for what is before the first one.
 #[test]
 fn history_ends_though_something_in_it_is_nowhere() {
