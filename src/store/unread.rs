@@ -204,14 +204,15 @@ const FACTS: &str = "\
     SELECT r.room_id, r.state, r.joined FROM json_each(?1) AS asked CROSS JOIN rooms AS r ON r.room_id = asked.value";
 
 /// The newest events before the position ?2 in the rooms that ?1 is in, ?3 at most. The timelines are merged: the walk stands in
-/// each of them and goes on where it stands at the newest event.
+/// each of them and goes on where it stands at the newest event. It ends behind the user's join, at NULL, which comes last.
 const NOTIFIED: &str = concat!(
     "WITH RECURSIVE walk(room_id, pos, low) AS ( \
-       SELECT m.room_id, (SELECT max(t.pos) FROM timeline AS t WHERE t.room_id = m.room_id AND t.pos < ?2), m.pos \
+       SELECT m.room_id, (SELECT max(t.pos) FROM timeline AS t WHERE t.room_id = m.room_id AND t.pos > m.pos AND t.pos < ?2), m.pos \
        FROM local_memberships AS m WHERE m.user_id = ?1 AND m.membership = 'join' \
        UNION ALL \
-       SELECT walk.room_id, (SELECT max(t.pos) FROM timeline AS t WHERE t.room_id = walk.room_id AND t.pos < walk.pos), walk.low \
-       FROM walk WHERE walk.pos > walk.low ORDER BY 2 DESC LIMIT ?3 \
+       SELECT walk.room_id, (SELECT max(t.pos) FROM timeline AS t \
+         WHERE t.room_id = walk.room_id AND t.pos > walk.low AND t.pos < walk.pos), walk.low \
+       FROM walk WHERE walk.pos IS NOT NULL ORDER BY 2 DESC LIMIT ?3 \
      ) SELECT ",
     seen_columns!(),
     ", walk.pos, NULL AS txn_id, walk.room_id, EXISTS (SELECT 1 FROM receipts AS o CROSS JOIN events AS x ON x.event_id = o.event_id \
@@ -222,7 +223,7 @@ const NOTIFIED: &str = concat!(
        CROSS JOIN events AS e ON e.event_nid = place.event_nid",
     thread_joins!(),
     seen_joins!(),
-    "WHERE walk.pos > walk.low ORDER BY walk.pos DESC"
+    "WHERE walk.pos IS NOT NULL ORDER BY walk.pos DESC"
 );
 
 impl Store {

@@ -336,6 +336,29 @@ fn notifications_are_listed_over_all_rooms() {
     assert_eq!(home.get(&stranger, "/notifications"), (200, json!({ "notifications": [] })));
 }
 
+/// What is older than the user's join in one room ends that room's list and no other's.
+#[test]
+fn notifications_go_on_beyond_a_join() {
+    let (home, alice, bob, room) = together();
+    let mut said: Vec<String> = (0..70).map(|n| home.say(&alice, &room, "x", &format!("a{n}"))).collect();
+    let other = home.room(&alice, json!({ "preset": "public_chat" }));
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&other)), json!({})).0, 200);
+    said.extend((0..70).map(|n| home.say(&alice, &other, "x", &format!("b{n}"))));
+    said.reverse();
+    for limit in [20, 100] {
+        let (mut listed, mut from) = (Vec::new(), String::new());
+        loop {
+            let (status, answer) = home.get(&bob, &format!("/notifications?limit={limit}{from}"));
+            assert_eq!(status, 200, "{answer}");
+            let list = answer["notifications"].as_array().unwrap().iter();
+            listed.extend(list.map(|one| one["event"]["event_id"].as_str().unwrap().to_owned()));
+            let Some(token) = answer["next_token"].as_str() else { break };
+            from = format!("&from={token}");
+        }
+        assert!(listed == said, "{limit} at once: {} of {}", listed.len(), said.len());
+    }
+}
+
 /// What comes late is new here, however deep in the room it says it is.
 #[test]
 fn what_came_late_can_be_read() {
