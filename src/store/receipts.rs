@@ -16,13 +16,16 @@ use crate::{
 };
 
 /// ?1: a list of [room, user, type, thread, event, time]. A receipt moves forwards only: in the timeline, by which it is counted what
-/// is not read, and by the depths of events that are held and stand in no timeline. Threads are those whose events are held.
+/// is not read, and by the depths of events that are held and stand in no timeline. Threads are those whose first event is
+/// held, or one that is in them: others may have begun them before we came.
 const NOTE: &str = "\
     INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, ts, pos) \
     SELECT new.value ->> 0, new.value ->> 1, new.value ->> 2, new.value ->> 3, new.value ->> 4, new.value ->> 5, \
       (SELECT position FROM streams WHERE name = 'receipts') + new.key + 1 \
     FROM json_each(?1) AS new WHERE new.value ->> 3 IN ('', 'main') OR EXISTS \
-      (SELECT 1 FROM events AS e WHERE e.event_id = new.value ->> 3 AND e.room_id = new.value ->> 0) \
+      (SELECT 1 FROM events AS e WHERE e.event_id = new.value ->> 3 AND e.room_id = new.value ->> 0) OR EXISTS \
+      (SELECT 1 FROM relations AS r \
+       WHERE r.room_id = new.value ->> 0 AND r.rel_type = 'm.thread' AND r.parent = new.value ->> 3) \
     ON CONFLICT (room_id, user_id, receipt_type, thread_id) DO UPDATE \
       SET event_id = excluded.event_id, ts = excluded.ts, pos = excluded.pos \
       WHERE excluded.event_id <> receipts.event_id AND NOT EXISTS \

@@ -376,3 +376,24 @@ fn what_came_late_can_be_read() {
         assert_eq!(counts(&home, &alice, &room), (0, 0), "{version}");
     }
 }
+
+/// A thread is known by its replies, too: other servers may have begun it before our users came.
+#[test]
+fn a_thread_whose_root_is_not_held_can_be_read() {
+    for version in ["10", "12"] {
+        let visited = visited(version);
+        let Visited { home, alice, room, peer, bob, theirs, .. } = &visited;
+        let root = format!("${}", "r".repeat(43));
+        let relation = json!({ "rel_type": "m.thread", "event_id": root });
+        let content = json!({ "msgtype": "m.text", "body": "x", "m.relates_to": relation });
+        let fields = json!({ "type": "m.room.message", "content": content });
+        let (reply, pdu) = peer.sign(version, theirs.draft(home.world.now_ms(), bob, fields));
+        visited.send("1", &[pdu]);
+        assert_eq!(by_thread(home, alice, room), (0, vec![(root.clone(), 1)]), "{version}");
+        read(home, alice, room, "m.read", &reply, Some(&root));
+        assert_eq!(by_thread(home, alice, room), (0, vec![]), "{version}");
+        // Of what nobody has written in nothing is kept.
+        read(home, alice, room, "m.read", &reply, Some(&format!("${}", "o".repeat(43))));
+        assert_eq!(home.database.rows("SELECT thread_id FROM receipts"), [[root]], "{version}");
+    }
+}
