@@ -3,6 +3,8 @@
 //! A request is named by a transaction ID that is unique for the device and the endpoint, room and event type included. The ID is
 //! committed together with the event: a repetition, even one at the same moment, makes no second event.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::{
@@ -242,14 +244,18 @@ pub(super) fn check_creators_unnamed<'a>(
     }
 }
 
-/// Aliases of this server that a canonical alias event names must exist and stand for the room. Other servers' are taken as they
-/// are: to ask would make every change wait for them.
+/// Aliases of this server that a canonical alias event newly names must exist and stand for the room. Other servers' are taken as
+/// they are: to ask would make every change wait for them. What the event names now may stay, so that what is gone hinders no change.
 async fn check_aliases(server: &Server, room_id: &RoomId, content: &Object) -> Result<(), MatrixError> {
-    let named = content
-        .get("alias")
-        .into_iter()
-        .chain(content.get("alt_aliases").and_then(Value::as_array).into_iter().flatten());
-    for alias in named.filter(|alias| !matches!(alias, Value::Null)).take(50) {
+    fn named(content: &Object) -> impl Iterator<Item = &Value> {
+        let others = content.get("alt_aliases").and_then(Value::as_array).into_iter().flatten();
+        content.get("alias").into_iter().chain(others).filter(|alias| !matches!(alias, Value::Null))
+    }
+    let current = server.rooms.current(room_id, &[("m.room.canonical_alias", "")]).await?;
+    let current = current.as_ref().and_then(|(_, state)| state.first()).map(Event::content);
+    let present: BTreeSet<&str> = current.into_iter().flat_map(named).filter_map(Value::as_str).collect();
+    let is_new = |alias: &&Value| alias.as_str().is_none_or(|alias| !present.contains(alias));
+    for alias in named(content).filter(is_new).take(50) {
         let bad = || MatrixError::new(http::StatusCode::BAD_REQUEST, "M_INVALID_PARAM", "This is not a room alias.");
         let alias = RoomAlias::parse(alias.as_str().ok_or_else(bad)?).map_err(|_| bad())?;
         if alias.server_name() != server.config.server_name.as_str() {

@@ -223,6 +223,31 @@ fn a_canonical_alias_must_stand_for_the_room() {
 }
 
 #[test]
+fn what_a_canonical_alias_event_names_may_stay_though_the_alias_is_gone() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let alias = |name: &str| format!("/directory/room/{}", quote(&format!("#{name}:hs.test")));
+    let path = format!("/rooms/{}/state/m.room.canonical_alias", quote(&room));
+    for name in ["first", "second", "third"] {
+        assert_eq!(home.put(&bob, &alias(name), json!({ "room_id": room })).0, 200);
+    }
+    let named = json!({ "alias": "#first:hs.test", "alt_aliases": ["#second:hs.test"] });
+    assert_eq!(home.put(&alice, &path, named).0, 200);
+    // He may not change the event that names them.
+    for name in ["first", "second"] {
+        assert_eq!(home.call(Some(&bob.token), "DELETE", &alias(name), None).0, 200);
+    }
+    let more = json!({ "alias": "#first:hs.test", "alt_aliases": ["#second:hs.test", "#third:hs.test"] });
+    let (status, answer) = home.put(&alice, &path, more);
+    assert_eq!(status, 200, "{answer}");
+    refused(&home.put(&alice, &path, json!({ "alias": "#none:hs.test" })), 400, "M_BAD_ALIAS");
+    assert_eq!(home.put(&alice, &path, json!({ "alt_aliases": ["#first:hs.test"] })).0, 200);
+    refused(&home.put(&alice, &path, json!({ "alias": "#second:hs.test" })), 400, "M_BAD_ALIAS");
+}
+
+#[test]
 fn a_redacted_event_is_served_redacted() {
     for version in ["10", "12"] {
         let home = Home::new();
