@@ -18,7 +18,10 @@ use crate::{
     },
     router::{Call, Handled, ok},
     server::Server,
-    store::{positions::TimelinePos, unread::Notified},
+    store::{
+        positions::TimelinePos,
+        unread::{Notified, RoomFacts},
+    },
 };
 
 /// How many an answer holds where the client does not say.
@@ -92,12 +95,15 @@ async fn judged(
     let rules = account_data::push_rules(user_id, settings.push_rules.as_deref())?;
     let rules = rules.prepared();
     let mut verdicts: HashMap<usize, Vec<Value>> = HashMap::new();
-    for (room_id, indices) in by_room {
-        let Some(facts) = facts.get(room_id) else { continue };
+    let rooms: Vec<(RoomFacts, Vec<usize>)> =
+        by_room.into_iter().filter_map(|(room_id, indices)| Some((*facts.get(room_id)?, indices))).collect();
+    let actions = |(facts, indices): &(RoomFacts, Vec<usize>)| {
         let events = indices.iter().filter_map(|index| page.get(*index));
         let events: Vec<Object> = events.map(|notified| unread::seen(&notified.event.seen.event)).collect();
         let events: Vec<&Object> = events.iter().collect();
-        let actions = judge.actions(room_id, *facts, &rules, &events).await?;
+        judge.actions(*facts, &rules, &events)
+    };
+    for ((_, indices), actions) in judge.each(rooms, |(facts, _)| *facts, actions).await? {
         verdicts.extend(indices.iter().copied().zip(actions.into_iter().map(<[Value]>::to_vec)));
     }
     let with_actions = page.into_iter().enumerate();

@@ -18,7 +18,7 @@ use crate::{
         json::{self, Object, Value},
         power_levels::PowerLevels,
         push::{Rules, Surroundings, highlights, notifies},
-        state_trie::StateKeyHash,
+        state_trie::{NodeId, StateKeyHash},
     },
     server::Server,
     store::{
@@ -46,9 +46,10 @@ pub(super) struct Unread(HashMap<RoomId, Counts>);
 pub(super) struct Judge<'a> {
     server: &'a Server,
     user: &'a UserId,
-    /// The states of rooms whose power levels or display names rules have asked for.
+    /// What was read of the states of rooms whose power levels or display names rules have asked for.
     states: RefCell<StateFound>,
-    read: RefCell<BTreeSet<RoomId>>,
+    /// Of which states that is.
+    read: RefCell<BTreeSet<NodeId>>,
 }
 
 impl Unread {
@@ -59,24 +60,23 @@ impl Unread {
         rooms: &[RoomId],
         to: TimelinePos,
     ) -> Result<Self, MatrixError> {
-        let judge = Judge::new(server, user);
         let mut all = HashMap::new();
         for rooms in rooms.chunks(ROOMS) {
+            let judge = Judge::new(server, user);
             let mut asked: Vec<(&RoomId, bool)> = rooms.iter().map(|room_id| (room_id, false)).collect();
             while !asked.is_empty() {
                 let found = server.store.unread(user.as_str(), &asked, to).await?;
                 let rules = account_data::push_rules(user.as_str(), found.settings.push_rules.as_deref())?;
                 let rules = rules.prepared();
                 let mut remembered = Vec::new();
-                let mut anew = Vec::new();
-                for (room_id, _) in asked {
-                    let Some(room) = found.rooms.get(room_id) else { continue };
-                    let is_redaction = |event: &UnreadEvent| event.event_type == "m.room.redaction";
-                    if room.counted.is_some() && room.events.iter().any(is_redaction) {
-                        anew.push((room_id, true));
-                        continue;
-                    }
-                    let counts = judge.counts(room_id, room, &rules, &found.settings.ignored).await?;
+                let rooms = asked.into_iter().filter_map(|(room_id, _)| Some((room_id, found.rooms.get(room_id)?)));
+                let is_redaction = |event: &UnreadEvent| event.event_type == "m.room.redaction";
+                let (again, rooms): (Vec<_>, Vec<_>) =
+                    rooms.partition(|(_, room)| room.counted.is_some() && room.events.iter().any(is_redaction));
+                let counts = |(room_id, room): &(&RoomId, &UnreadRoom)| {
+                    judge.counts(room_id, room, &rules, &found.settings.ignored)
+                };
+                for ((room_id, room), counts) in judge.each(rooms, |(_, room)| room.facts, counts).await? {
                     let is_new_receipt = room.counted.is_none() && room.receipts_pos > ReceiptsPos::START;
                     if is_new_receipt || room.events.len() >= REMEMBERED_AFTER {
                         let upto = room.events.last().map_or(to, |event| event.pos);
@@ -86,7 +86,7 @@ impl Unread {
                     all.insert(room_id.clone(), counts);
                 }
                 server.store.remember_counts(user.as_str(), &remembered).await?;
-                asked = anew;
+                asked = again.into_iter().map(|(room_id, _)| (room_id, true)).collect();
             }
         }
         Ok(Self(all))
@@ -119,20 +119,41 @@ impl<'a> Judge<'a> {
         Self { server, user, states: RefCell::default(), read: RefCell::default() }
     }
 
-    /// What of a room is not read.
-    async fn counts(
+    /// What `verdict` says of each of `rooms`. Those of which it cannot say anything yet are told behind the others, when what rules
+    /// ask for was read of all of them at once.
+    pub(super) async fn each<R, V>(
         &self,
-        room_id: &RoomId,
-        room: &UnreadRoom,
-        rules: &Rules<'_>,
-        ignored: &IgnoredUsers,
-    ) -> Result<Counts, MatrixError> {
+        rooms: Vec<R>,
+        facts: impl Fn(&R) -> RoomFacts,
+        verdict: impl Fn(&R) -> Option<V>,
+    ) -> Result<Vec<(R, V)>, MatrixError> {
+        let mut judged = Vec::new();
+        let mut asking = Vec::new();
+        for room in rooms {
+            match verdict(&room) {
+                Some(verdict) => judged.push((room, verdict)),
+                None => asking.push(room),
+            }
+        }
+        if !asking.is_empty() {
+            let roots: BTreeSet<NodeId> = asking.iter().map(|room| facts(room).state).collect();
+            let at = roots.iter().flat_map(|root| self.keys().map(|key| (*root, key))).collect();
+            let found = self.server.store.read_states(&StateReads { at, ..StateReads::default() }).await?;
+            self.states.borrow_mut().extend(found);
+            self.read.borrow_mut().extend(roots);
+            judged.extend(asking.into_iter().filter_map(|room| verdict(&room).map(|verdict| (room, verdict))));
+        }
+        Ok(judged)
+    }
+
+    /// What of a room is not read; `None` where rules ask for what was not read yet.
+    fn counts(&self, room_id: &RoomId, room: &UnreadRoom, rules: &Rules<'_>, ignored: &IgnoredUsers) -> Option<Counts> {
         let is_shown = |event: &UnreadEvent| !ignored.hides(&event.sender, event.state_key.is_some());
         let judged = |event| if is_shown(event) { judged(room_id, event) } else { None };
         let events: Vec<(&UnreadEvent, Option<Object>)> =
             room.events.iter().map(|event| (event, judged(event))).collect();
         let objects: Vec<&Object> = events.iter().filter_map(|(_, object)| object.as_ref()).collect();
-        let mut verdicts = self.actions(room_id, room.facts, rules, &objects).await?.into_iter();
+        let mut verdicts = self.actions(room.facts, rules, &objects)?.into_iter();
         let mut counts = room.counted.clone().unwrap_or_default();
         for (event, object) in &events {
             let thread = event.thread.as_deref().filter(|_| counts.len() < MAX_THREADS).unwrap_or(MAIN);
@@ -153,37 +174,17 @@ impl<'a> Judge<'a> {
                 }
             }
         }
-        Ok(counts)
+        Some(counts)
     }
 
-    /// What the rules have done with each of the events of a room.
-    pub(super) async fn actions<'r>(
-        &self,
-        room_id: &RoomId,
-        facts: RoomFacts,
-        rules: &Rules<'r>,
-        events: &[&Object],
-    ) -> Result<Vec<&'r [Value]>, MatrixError> {
-        let asked = Cell::new(!self.read.borrow().contains(room_id));
-        let (is_read, mut keys) = (!asked.replace(false), Vec::new());
-        let verdicts = self.judge(facts, rules, events, &asked);
-        if is_read || !asked.get() {
-            return Ok(verdicts);
-        }
-        keys.extend(self.keys().map(|key| (facts.state, key)));
-        let found = self.server.store.read_states(&StateReads { at: keys, ..StateReads::default() }).await?;
-        self.states.borrow_mut().extend(found);
-        self.read.borrow_mut().insert(room_id.clone());
-        Ok(self.judge(facts, rules, events, &asked))
-    }
-
-    fn judge<'r>(
+    /// What the rules have done with each of the events of a room; `None` where they ask for what was not read yet.
+    pub(super) fn actions<'r>(
         &self,
         facts: RoomFacts,
         rules: &Rules<'r>,
         events: &[&Object],
-        asked: &Cell<bool>,
-    ) -> Vec<&'r [Value]> {
+    ) -> Option<Vec<&'r [Value]>> {
+        let asked = Cell::new(false);
         let states = self.states.borrow();
         let [create, levels, member] = self.keys().map(|key| states.at(facts.state, key).map(|seen| &seen.event));
         let levels = create.map(|create| PowerLevels::from_state(create, levels));
@@ -205,7 +206,8 @@ impl<'a> Judge<'a> {
             display_name: &display_name,
             may_notify: &may_notify,
         };
-        events.iter().map(|event| rules.actions(event, &around)).collect()
+        let actions = events.iter().map(|event| rules.actions(event, &around)).collect();
+        (!asked.get() || self.read.borrow().contains(&facts.state)).then_some(actions)
     }
 
     fn keys(&self) -> [StateKeyHash; 3] {

@@ -269,7 +269,8 @@ fn domain(text: &str) -> Option<&str> {
     split_at_colon(text).map(|(_, domain)| domain)
 }
 
-fn localpart(text: &str) -> &str {
+/// What stands between the sigil and the first colon.
+pub(super) fn localpart(text: &str) -> &str {
     split_at_colon(text).and_then(|(local, _)| local.get(1..)).unwrap_or_default()
 }
 

@@ -18,7 +18,7 @@ use super::{
 pub const MAX_RULES: usize = 1_000;
 /// How long all of them may be together, in bytes of JSON.
 pub const MAX_BYTES: usize = 131_072;
-/// The longest ID of a rule and the longest pattern, in bytes.
+/// The longest ID of a rule, the longest pattern and the longest display name that is looked for, in bytes.
 const MAX_TEXT: usize = 512;
 /// What the patterns that are compared with the content of events may cost for each character of it; a pattern of up to 63
 /// characters costs 1.

@@ -48,15 +48,45 @@ fn user() -> (Home, User) {
     (home, alice)
 }
 
+/// Besides those of today, as ruma has them, there are the ones that v1.17 has dropped: we promise v1.11.
 #[test]
-fn everybody_has_the_predefined_rules_as_ruma_has_them() {
+fn everybody_has_the_predefined_rules() {
     let (home, alice) = user();
     let id: OwnedUserId = UserId::parse(alice.id.as_str()).unwrap();
-    let expected = serde_json::to_value(Ruleset::server_default(&id)).unwrap();
+    let mut expected = serde_json::to_value(Ruleset::server_default(&id)).unwrap();
+    let highlights = json!(["notify", { "set_tweak": "highlight" }]);
+    let sounds = json!(["notify", { "set_tweak": "sound", "value": "default" }, { "set_tweak": "highlight" }]);
+    let rule = |id: &str, actions: &Value, name: &str, more: Value| {
+        let mut rule = json!({ "rule_id": id, "default": true, "enabled": true, "actions": actions });
+        rule[name] = more;
+        rule
+    };
+    let display_name = json!([{ "kind": "contains_display_name" }]);
+    let room = json!([{ "kind": "event_match", "key": "content.body", "pattern": "@room" },
+        { "kind": "sender_notification_permission", "key": "room" }]);
+    let overrides = expected["override"].as_array_mut().unwrap();
+    for (behind, rule) in [
+        (".m.rule.is_user_mention", rule(".m.rule.contains_display_name", &sounds, "conditions", display_name)),
+        (".m.rule.is_room_mention", rule(".m.rule.roomnotif", &highlights, "conditions", room)),
+    ] {
+        let at = overrides.iter().position(|rule| rule["rule_id"] == behind).unwrap();
+        overrides.insert(at + 1, rule);
+    }
+    expected["content"] = json!([rule(".m.rule.contains_user_name", &sounds, "pattern", json!("alice"))]);
     let (status, all) = home.get(&alice, "/pushrules/");
     assert_eq!(status, 200, "{all}");
     let read: Ruleset = serde_json::from_value(all["global"].clone()).unwrap();
     assert_eq!(serde_json::to_value(read).unwrap(), expected);
+    for (kind, id) in [
+        ("override", ".m.rule.contains_display_name"),
+        ("override", ".m.rule.roomnotif"),
+        ("content", ".m.rule.contains_user_name"),
+    ] {
+        let rule = path(kind, id);
+        let (_, all) = home.get(&alice, "/pushrules/global/");
+        let told = all[kind].as_array().unwrap().iter().find(|rule| rule["rule_id"] == id).cloned();
+        assert_eq!(Some(home.get(&alice, &rule).1), told);
+    }
     for path in ["/pushrules/global/", "/pushrules/global"] {
         assert_eq!(home.get(&alice, path), (200, all["global"].clone()));
     }
@@ -327,6 +357,25 @@ fn rules_are_bounded() {
     assert_eq!(nested(100_000), 400);
 }
 
+/// Everybody has a rule that looks for their display name, which they choose.
+#[test]
+fn display_names_that_are_too_long_are_not_looked_for() {
+    for (length, matches) in [(512, true), (513, false)] {
+        let name = "x".repeat(length);
+        let rules = push::Ruleset::of("@alice:x", None);
+        let event =
+            json!({ "type": "m.room.message", "sender": "@bob:x", "content": { "body": format!("hi {name}!") } });
+        let event = json::parse(event.to_string().as_bytes()).unwrap().into_object().unwrap();
+        let around = Surroundings {
+            user_id: "@alice:x",
+            member_count: 3,
+            display_name: &|| Some(name.clone()),
+            may_notify: &|_, _| false,
+        };
+        assert_eq!(push::highlights(rules.prepared().actions(&event, &around)), matches, "{length}");
+    }
+}
+
 /// What rules mean: the same as for ruma, on generated rules and events.
 #[test]
 fn rules_match_what_ruma_has_them_match() {
@@ -358,6 +407,7 @@ fn rules_match_what_ruma_has_them_match() {
         "hi alice!",
         "m.image",
         "a",
+        "look, @room",
     ];
     let patterns = ["tea", "t?a", "te*", "*tea*", "Alice", "*", "t?a*now", "a", "m.*", "é", "tea-*", "?ea", "-", "now"];
     let keys = [
@@ -385,7 +435,7 @@ fn rules_match_what_ruma_has_them_match() {
             .into_iter()
             .map(|(key, pattern)| json!([key, pattern]))
             .collect();
-        let event = json!({
+        let mut event = json!({
             "type": text(&["m.room.message", "m.room.encrypted", "m.room.tombstone", "m.reaction", "tea", "m.call.invite"]),
             "sender": text(&["@bob:x", "@alice:x", "@carol:x"]), "room_id": text(&["!a:x", "!b:x"]), "event_id": "$e",
             "origin_server_ts": 1, "state_key": text(&["", "tea"]),
@@ -393,6 +443,9 @@ fn rules_match_what_ruma_has_them_match() {
                 "a\\b": text(&texts), "x": x, "list": list,
                 "m.mentions": { "room": round % 3 == 0, "user_ids": [text(&["@alice:x", "@bob:x"])] } },
         });
+        if round % 2 == 0 {
+            event["content"].as_object_mut().unwrap().remove("m.mentions");
+        }
         let made: Vec<Value> = conditions
             .iter()
             .map(|pair| match dice(8) {

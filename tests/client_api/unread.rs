@@ -117,6 +117,78 @@ fn rules_decide_what_counts() {
     assert_eq!(counts(&home, &bob, &room), (2, 2), "but for mentions, which are overrides");
 }
 
+/// Clients of before v1.7 name people in the text alone.
+#[test]
+fn a_name_in_the_text_highlights_where_nothing_says_who_is_mentioned() {
+    let (home, alice, bob, room) = together();
+    let path = format!("/profile/{}/displayname", quote(&bob.id));
+    assert_eq!(home.put(&bob, &path, json!({ "displayname": "Bobby B" })).0, 200);
+    let carol = home.register("carol");
+    home.post(&carol, &format!("/join/{}", quote(&room)), json!({}));
+    home.world.settle();
+    let (mut said, mut highlighted) = (0, 0);
+    for (user, body, highlights) in [
+        (&alice, "thanks, bobby b!", true),
+        (&alice, "Bobby Bee", false),
+        (&alice, "Hello @bob:hs.test!", true),
+        (&alice, "bobsleigh", false),
+        (&alice, "look, @room", true),
+        // Only who has the power calls the room.
+        (&carol, "look, @room", false),
+    ] {
+        for mentions in [None, Some(json!({}))] {
+            let mut content = json!({ "msgtype": "m.text", "body": body });
+            let is_silent = mentions.is_none();
+            mentions.into_iter().for_each(|mentions| content["m.mentions"] = mentions);
+            send(&home, user, &room, "m.room.message", content, &format!("t{said}"));
+            said += 1;
+            highlighted += i64::from(highlights && is_silent);
+            assert_eq!(counts(&home, &bob, &room), (said, highlighted), "{body}");
+        }
+    }
+    let (_, listed) = home.get(&bob, "/notifications?only=highlight");
+    assert_eq!(listed["notifications"].as_array().unwrap().len(), 3);
+    for (kind, id) in [("content", ".m.rule.contains_user_name"), ("override", ".m.rule.contains_display_name")] {
+        let path = format!("/pushrules/global/{kind}/{id}/enabled");
+        assert_eq!(home.put(&bob, &path, json!({ "enabled": false })).0, 200);
+        highlighted -= 1;
+        assert_eq!(counts(&home, &bob, &room), (said, highlighted), "{id}");
+    }
+}
+
+/// What rules ask of rooms is read for all of them together.
+#[test]
+fn names_in_texts_cost_one_call_for_all_rooms() {
+    let (home, alice, bob, room) = together();
+    let mut rooms = vec![room];
+    for _ in 0..9 {
+        rooms.push(home.room(&alice, json!({ "preset": "public_chat" })));
+        assert_eq!(home.post(&bob, &format!("/join/{}", quote(rooms.last().unwrap())), json!({})).0, 200);
+    }
+    let cost = |path: &str| {
+        home.world.settle();
+        let before = home.database.calls.get();
+        let (status, answer) = home.get(&bob, path);
+        assert_eq!(status, 200, "{answer}");
+        home.database.calls.get() - before
+    };
+    let mut said = 0;
+    let mut costs = |content: Value| {
+        let since = next(&home.sync(&bob, ""));
+        for room in &rooms {
+            said += 1;
+            send(&home, &alice, room, "m.room.message", content.clone(), &format!("t{said}"));
+        }
+        (cost(&format!("/sync?{since}")), cost("/notifications?limit=10"))
+    };
+    let without = costs(json!({ "msgtype": "m.text", "body": "bob", "m.mentions": {} }));
+    let with = costs(json!({ "msgtype": "m.text", "body": "bob" }));
+    assert_eq!(with, (without.0 + 1, without.1 + 1));
+    for room in &rooms {
+        assert_eq!(counts(&home, &bob, room), (2, 1));
+    }
+}
+
 #[test]
 fn threads_count_by_themselves() {
     let (home, alice, bob, room) = together();

@@ -1,6 +1,6 @@
 //! When a push rule matches an event (Client-Server API, "Conditions").
 
-use super::{Kind, Rule, Ruleset, pattern::Pattern};
+use super::{Kind, MAX_TEXT, Rule, Ruleset, defaults, pattern::Pattern};
 use crate::matrix::json::{MAX_INTEGER, Object, Value};
 
 /// The property that is searched for words.
@@ -43,6 +43,8 @@ enum Condition {
     SenderNotificationPermission(String),
     Room(String),
     Sender(String),
+    /// The event does not say whom it mentions.
+    SaysNoMentions,
     /// One that nobody knows, or that is malformed.
     Never,
 }
@@ -112,15 +114,18 @@ pub(super) fn cost(condition: &Object) -> usize {
 }
 
 fn conditions(kind: Kind, rule: &Rule) -> Vec<Condition> {
+    // First, as nothing has to be read for it.
+    let mut conditions = Vec::from_iter(defaults::yields_to_mentions(rule).then_some(Condition::SaysNoMentions));
     match kind {
-        Kind::Override | Kind::Underride => rule.conditions.iter().map(Condition::of).collect(),
+        Kind::Override | Kind::Underride => conditions.extend(rule.conditions.iter().map(Condition::of)),
         Kind::Content => {
-            let pattern = rule.pattern.as_deref().unwrap_or_default();
-            vec![Condition::EventMatch { path: path(BODY), pattern: Pattern::glob(pattern), is_of_words: true }]
+            let pattern = Pattern::glob(rule.pattern.as_deref().unwrap_or_default());
+            conditions.push(Condition::EventMatch { path: path(BODY), pattern, is_of_words: true });
         }
-        Kind::Room => vec![Condition::Room(rule.rule_id.clone())],
-        Kind::Sender => vec![Condition::Sender(rule.rule_id.clone())],
+        Kind::Room => conditions.push(Condition::Room(rule.rule_id.clone())),
+        Kind::Sender => conditions.push(Condition::Sender(rule.rule_id.clone())),
     }
+    conditions
 }
 
 impl Condition {
@@ -163,7 +168,8 @@ impl Condition {
                 let content = event.get("content").and_then(Value::as_object);
                 let body = content.and_then(|content| content.get("body")).and_then(Value::as_str);
                 body.is_some_and(|body| {
-                    (around.display_name)().is_some_and(|name| Pattern::literal(&name).matches_words(body))
+                    let name = (around.display_name)().filter(|name| name.len() <= MAX_TEXT);
+                    name.is_some_and(|name| Pattern::literal(&name).matches_words(body))
                 })
             }
             Self::RoomMemberCount(comparison, count) => comparison.holds(around.member_count, *count),
@@ -173,6 +179,10 @@ impl Condition {
             }
             Self::Room(room_id) => event.get("room_id").and_then(Value::as_str) == Some(room_id),
             Self::Sender(user_id) => event.get("sender").and_then(Value::as_str) == Some(user_id),
+            Self::SaysNoMentions => {
+                let content = event.get("content").and_then(Value::as_object);
+                content.is_none_or(|content| !content.contains_key("m.mentions"))
+            }
             Self::Never => false,
         }
     }
