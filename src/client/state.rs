@@ -70,10 +70,13 @@ pub(super) async fn members(server: &Server, call: &Call) -> Handled {
     }
     let state = read_state(server, root).await?;
     let members = state.iter().filter(|seen| {
-        let membership = seen.event.membership();
-        seen.event.event_type() == "m.room.member"
-            && only.is_none_or(|only| membership == Some(only))
-            && never.is_none_or(|never| membership != Some(never))
+        let is = |membership| seen.event.membership() == Some(membership);
+        let is_asked_for = match (only, never) {
+            // Either is enough, as the spec has it.
+            (Some(only), Some(never)) => is(only) || !is(never),
+            (only, never) => only.is_none_or(is) && !never.is_some_and(is),
+        };
+        seen.event.event_type() == "m.room.member" && is_asked_for
     });
     let chunk = members.map(|seen| events::client_event(seen, telling(server))).collect();
     let answer: Object = [("chunk", Value::Array(chunk))].into_iter().collect();

@@ -398,6 +398,8 @@ fn members_are_listed() {
     assert_eq!(members(""), [&*alice.id, &bob.id, &carol.id]);
     assert_eq!(members("membership=join"), [&*alice.id, &bob.id]);
     assert_eq!(members("not_membership=join"), [&*carol.id]);
+    assert_eq!(members("membership=join&not_membership=leave"), [&*alice.id, &bob.id, &carol.id], "either of them");
+    assert_eq!(members("membership=invite&not_membership=join"), [&*carol.id]);
     assert_eq!(members(&format!("at={before}")), [&*alice.id, &carol.id]);
     let path = |what: &str| format!("/rooms/{}/{what}", quote(&room));
     refused(&home.get(&alice, &path("members?membership=friend")), 400, "M_INVALID_PARAM");
