@@ -82,10 +82,6 @@ async fn once(
     }
     let room_id = room_id(room)?;
     let draft = draft(Body::optional(server, call).await?)?;
-    if let Some(redacts) = &draft.redacts {
-        may_redact(server, &session.user, &room_id, redacts).await?;
-    }
-    may_relate(server, &session.user, &room_id, &draft).await?;
     let transaction = ClientTransaction {
         user_id: session.user.as_str().to_owned(),
         device_id: session.device_id.clone(),
@@ -95,13 +91,18 @@ async fn once(
     let now_ms = server.platform.clock.now_ms();
     let remember = |event: &Event| vec![transaction.remember(event.event_id().as_str(), now_ms)];
     let is_repetition = async || Ok(server.store.client_transaction(&transaction).await?.is_some());
-    let event_id = match server.rooms.send_with(&room_id, &session.user, draft, remember, is_repetition).await {
+    let sent = async {
+        if let Some(redacts) = &draft.redacts {
+            may_redact(server, &session.user, &room_id, redacts).await?;
+        }
+        may_relate(server, &session.user, &room_id, &draft).await?;
+        let sent = server.rooms.send_with(&room_id, &session.user, draft, remember, is_repetition).await;
+        sent.map_err(not_in_room)
+    };
+    let event_id = match sent.await {
         Ok(event) => event.event_id().as_str().to_owned(),
         // The same request at the same moment may have come first, or this one's own commit whose answer was lost.
-        Err(error) => match server.store.client_transaction(&transaction).await? {
-            Some(event_id) => event_id,
-            None => return Err(not_in_room(error)),
-        },
+        Err(error) => server.store.client_transaction(&transaction).await?.ok_or(error)?,
     };
     server.flush(&room_id);
     ok(&json!({ "event_id": event_id }))

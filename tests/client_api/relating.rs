@@ -417,6 +417,26 @@ fn a_reaction_is_taken_once_and_again_when_it_was_redacted() {
     assert_eq!(room.bundle(&room.bob, &message), Value::Null, "reactions are not bundled");
 }
 
+/// Whoever gets no answer asks again, while the first request may still be at work.
+#[test]
+fn the_same_reaction_twice_at_once_makes_one_event() {
+    let room = Room::new();
+    let message = room.says(&room.alice, "first");
+    room.home.world.interleave();
+    for round in 0..40 {
+        let relates_to = json!({ "rel_type": "m.annotation", "event_id": message, "key": round.to_string() });
+        let body = json!({ "m.relates_to": relates_to }).to_string();
+        let request = || {
+            let path = format!("/_matrix/client/v3/rooms/{}/send/m.reaction/r{round}", quote(&room.id));
+            let request = http::Request::put(path).header("Authorization", format!("Bearer {}", room.bob.token));
+            room.home.server.handle(request.body(bytes::Bytes::from(body.clone())).unwrap())
+        };
+        let (one, other) = room.home.world.run(futures_util::future::join(request(), request()));
+        assert_eq!((one.status().as_u16(), one.body()), (200, other.body()), "{round}");
+    }
+    assert_eq!(room.home.database.rows("SELECT count(*) FROM events WHERE event_type = 'm.reaction'"), [["40"]]);
+}
+
 #[test]
 fn where_nothing_relates_reading_takes_no_call_more() {
     let room = Room::new();
