@@ -82,6 +82,7 @@ async fn once(
     }
     let room_id = room_id(room)?;
     let draft = draft(Body::optional(server, call).await?)?;
+    check_replacement(&room_id, &draft.event_type, &draft.content)?;
     let transaction = ClientTransaction {
         user_id: session.user.as_str().to_owned(),
         device_id: session.device_id.clone(),
@@ -171,6 +172,7 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
     let room_id = room_id(call.parameter(0))?;
     let content = Body::of(server, call).await?.into_object();
     let (event_type, state_key) = (call.parameter(1), call.parameter(2));
+    check_replacement(&room_id, event_type, &content)?;
     match event_type {
         "m.room.canonical_alias" => check_aliases(server, &room_id, &content).await?,
         "m.room.create" => return Err(MatrixError::invalid_param("A room has one create event, its first.")),
@@ -201,6 +203,20 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
     };
     let event_id = membership::send(server, &session.user, &room_id, draft).await?;
     ok(&json!({ "event_id": event_id }))
+}
+
+/// A tombstone that led back into its own room would have clients go round in circles.
+///
+/// # Errors
+/// 400 `M_INVALID_PARAM` for one.
+fn check_replacement(room_id: &RoomId, event_type: &str, content: &Object) -> Result<(), MatrixError> {
+    let replacement = content.get("replacement_room").filter(|_| event_type == "m.room.tombstone");
+    match replacement.and_then(Value::as_str) {
+        Some(replacement) if replacement == room_id.as_str() => {
+            Err(MatrixError::invalid_param("No room is its own replacement."))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The content of `m.room.power_levels` as clients must send it: every level an integer, in every room version. Some take

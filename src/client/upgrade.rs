@@ -64,7 +64,13 @@ pub(super) async fn upgrade(server: &Server, call: &Call) -> Handled {
     if more_creators.iter().any(|user| UserId::parse(user).is_err()) {
         return Err(MatrixError::invalid_param("\"additional_creators\" must hold user IDs."));
     }
-    let reader = Reader::enter_joined(server, &session, call.parameter(0)).await?;
+    let reader = match Reader::enter_joined(server, &session, call.parameter(0)).await {
+        Err(error) if error.status == StatusCode::FORBIDDEN => {
+            let known = server.rooms.room(&membership::room_id(call.parameter(0))?).await?;
+            return Err(known.map_or_else(|| MatrixError::not_found("There is no such room."), |_| error));
+        }
+        reader => reader?,
+    };
     let mut old = OldRoom::read(server, &reader.room_id).await?;
     if !old.lets(&session.user, TOMBSTONE) {
         return Err(MatrixError::forbidden("You cannot upgrade this room."));

@@ -115,7 +115,9 @@ fn only_who_may_end_a_room_upgrades_it() {
     let newer = json!({ "new_version": "11" });
     refused(&upgrade(&home, &bob, &room, newer.clone()), 403, "M_FORBIDDEN");
     refused(&upgrade(&home, &carol, &room, newer.clone()), 403, "M_FORBIDDEN");
-    refused(&upgrade(&home, &alice, "!nowhere", newer.clone()), 403, "M_FORBIDDEN");
+    for nowhere in ["!nowhere", "!nowhere:hs.test"] {
+        refused(&upgrade(&home, &alice, nowhere, newer.clone()), 404, "M_NOT_FOUND");
+    }
     refused(&upgrade(&home, &alice, &room, json!({ "new_version": "99" })), 400, "M_UNSUPPORTED_ROOM_VERSION");
     refused(&upgrade(&home, &alice, &room, json!({})), 400, "M_MISSING_PARAM");
     let junk = json!({ "new_version": "12", "additional_creators": ["bob"] });
@@ -131,6 +133,21 @@ fn only_who_may_end_a_room_upgrades_it() {
     assert_eq!(status, 200, "{answer}");
     let new = answer["replacement_room"].as_str().unwrap();
     assert_eq!(state(&home, &bob, new, "m.room.power_levels"), levels);
+}
+
+#[test]
+fn no_room_is_replaced_by_itself() {
+    for version in ["10", "12"] {
+        let home = Home::new();
+        let alice = home.register("alice");
+        let room = home.room(&alice, json!({ "room_version": version }));
+        let to = |replacement: &str| json!({ "body": "moved", "replacement_room": replacement });
+        let path = |rest: &str| format!("/rooms/{}/{rest}", quote(&room));
+        refused(&home.put(&alice, &path("state/m.room.tombstone"), to(&room)), 400, "M_INVALID_PARAM");
+        refused(&home.put(&alice, &path("send/m.room.tombstone/1"), to(&room)), 400, "M_INVALID_PARAM");
+        assert_eq!(state(&home, &alice, &room, "m.room.tombstone")["errcode"], "M_NOT_FOUND");
+        assert_eq!(home.put(&alice, &path("state/m.room.tombstone"), to("!other:hs.test")).0, 200);
+    }
 }
 
 /// What users have set for the old room holds in the new one: for who upgrades it, and for who comes later.
