@@ -254,7 +254,7 @@ impl Rooms {
     }
 
     /// Remembers a knock of a local user on a room that we are not in, which the server `via` has let in. `knock_state` is the
-    /// room's state as that server describes it, stripped.
+    /// room's state as that server describes it, stripped. An invite that is not among `ended` has come since, and stays.
     ///
     /// # Errors
     /// Where the database fails.
@@ -263,6 +263,7 @@ impl Rooms {
         knock: &Event,
         knock_state: Vec<Object>,
         via: &ServerName,
+        ended: &[EventId],
     ) -> Result<(), RoomError> {
         let change = MembershipChange {
             user_id: knock.sender().clone(),
@@ -272,7 +273,7 @@ impl Rooms {
             via: Some(via.clone()),
             later: 0,
         };
-        Ok(self.store.batch(remember_membership(knock.room_id(), &change)).await.map(|_| ())?)
+        Ok(self.store.batch(remember_membership(knock.room_id(), &change, ended)).await.map(|_| ())?)
     }
 
     /// Judges one event of a room that we are in, which came by another way than a transaction.
@@ -297,7 +298,7 @@ impl Rooms {
     }
 
     /// Remembers that a local user left a room that we are not in, by way of another server: a rejected invite. `event` is
-    /// what the user's clients are told.
+    /// what the user's clients are told. An invite that is not among `ended` has come since, and stays.
     ///
     /// # Errors
     /// Where the database fails.
@@ -307,6 +308,7 @@ impl Rooms {
         room_id: &RoomId,
         event_id: &EventId,
         event: &Object,
+        ended: &[EventId],
     ) -> Result<(), RoomError> {
         let change = MembershipChange {
             user_id: user_id.clone(),
@@ -316,7 +318,7 @@ impl Rooms {
             via: None,
             later: 0,
         };
-        Ok(self.store.batch(remember_membership(room_id, &change)).await.map(|_| ())?)
+        Ok(self.store.batch(remember_membership(room_id, &change, ended)).await.map(|_| ())?)
     }
 
     /// Remembers the event that ended the invite, or the knock, `invite` of a local user to a room that we are not in.

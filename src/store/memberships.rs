@@ -35,8 +35,9 @@ pub struct MembershipChange {
 }
 
 /// ?1: a list of [user, membership, event id, invite state, how far from the end of the stream, via], ?3: whether it becomes so
-/// in a room that we are in, where alone a user who is joined can cease to be. What is told already, and a new profile,
-/// leave `pos` as it is: by it sync tells a room that the user has just joined.
+/// in a room that we are in. Elsewhere no user who is joined ceases to be, and no invite ends but those in the list ?4: others
+/// have come since. What is told already, and a new profile, leave `pos` as it is: by it sync tells a room that the user has just
+/// joined.
 const MEMBERSHIPS: &str = "\
     INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state, via) \
     SELECT value ->> 0, ?2, value ->> 1, value ->> 2, \
@@ -48,7 +49,8 @@ const MEMBERSHIPS: &str = "\
         THEN pos ELSE excluded.pos END, \
       invite_state = excluded.invite_state, via = excluded.via, outside_from = CASE WHEN NOT ?3 THEN outside_from END, \
       outside_bytes = CASE WHEN ?3 THEN 0 ELSE COALESCE(length(excluded.invite_state), 0) END \
-    WHERE ?3 OR membership <> 'join'";
+    WHERE ?3 OR membership NOT IN ('join', 'invite') \
+      OR membership = 'invite' AND event_id IN (SELECT value FROM json_each(?4))";
 
 /// ?1 user, ?2 room, ?3 the invite, ?4 the state that came with it, ?5 the server that it came from, ?6 how many invites a user may
 /// have that came by themselves, ?7 how many characters a server's may be together. At the next position of the stream.
@@ -145,13 +147,13 @@ impl Store {
 
 /// What becomes of memberships in a room that we are in, in order.
 pub(super) fn change(room_id: &RoomId, changes: &[MembershipChange]) -> Vec<Statement> {
-    statements(room_id, changes, true)
+    statements(room_id, changes, true, &[])
 }
 
 /// Remembers what became of a local user's membership in a room that we are not in, at a new position of the stream that
-/// sync reads.
-pub(crate) fn remember_membership(room_id: &RoomId, change: &MembershipChange) -> Vec<Statement> {
-    let mut statements = statements(room_id, std::slice::from_ref(change), false);
+/// sync reads; unless the user has an invite by now that is not among `ended`.
+pub(crate) fn remember_membership(room_id: &RoomId, change: &MembershipChange, ended: &[EventId]) -> Vec<Statement> {
+    let mut statements = statements(room_id, std::slice::from_ref(change), false, ended);
     statements.insert(0, advance_for("events", 1, subjects(room_id, change)));
     statements.push(forget_ended(change));
     statements
@@ -184,12 +186,17 @@ fn concerned(room_id: &RoomId, user_id: &UserId) -> [Subject; 2] {
     [Subject::Room(room_id.to_string()), Subject::User(user_id.to_string())]
 }
 
-fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool) -> Vec<Statement> {
+fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool, ended: &[EventId]) -> Vec<Statement> {
+    let ended = json!(ended.iter().map(EventId::as_str).collect::<Vec<_>>()).to_string();
     let row = |change: &MembershipChange| {
         let MembershipChange { user_id, membership, event_id, invite_state, via, later } = change;
         json!([user_id.as_str(), membership.as_str(), event_id.as_str(), invite_state, from_end(*later), via])
             .to_string()
     };
     let lists = json_lists(changes.iter().map(row)).into_iter();
-    lists.map(|list| Statement::new(MEMBERSHIPS, [list.into(), room_id.as_str().into(), in_room.into()])).collect()
+    lists
+        .map(|list| {
+            Statement::new(MEMBERSHIPS, [list.into(), room_id.as_str().into(), in_room.into(), ended.as_str().into()])
+        })
+        .collect()
 }

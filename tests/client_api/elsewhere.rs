@@ -1,10 +1,10 @@
 //! Rooms and users of other servers, as local users reach them.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::router::json_response;
+use verge::{platform::TransportError, router::json_response};
 
 use crate::{
     common::network::{Passing, Wire, World},
@@ -118,6 +118,45 @@ fn an_invite_from_a_dead_server_can_be_rejected() {
     assert!(told[0]["event_id"].is_string());
     assert!(invite.iter().all(|event| event["event_id"] != told[0]["event_id"]), "it is another event");
     assert_eq!(invited(&two, &bob), json!({}));
+}
+
+#[test]
+fn an_invite_that_comes_while_an_older_one_is_rejected_stays() {
+    // Where the new invite comes, whether what is asked there is answered, and whether the new one is left to the user.
+    let cases = [("/make_leave/", false, true), ("/send_leave/", true, true), ("/make_leave/", true, false)];
+    for (part, is_answered, stays) in cases {
+        let (one, two) = two();
+        let (alice, bob) = (one.register("alice"), two.register("bob"));
+        let room = one.room(&alice, json!({}));
+        let path = format!("/rooms/{}/invite", quote(&room));
+        assert_eq!(one.post(&alice, &path, json!({ "user_id": bob.id })).0, 200);
+        let again = json!({ "user_id": bob.id, "reason": "once more" });
+        let again = RefCell::new(Some(one.posting(&alice, &path, &again)));
+        let wire: Wire = Rc::new(move |Passing { request, host, .. }| {
+            let is_sent = request.uri().path().contains("/send_leave/");
+            let again = request.uri().path().contains(part).then(|| again.take()).flatten();
+            Box::pin(async move {
+                let Some(again) = again else { return Ok(host(request).await) };
+                let left = if is_sent { Some(host(request.clone()).await) } else { None };
+                assert_eq!(again.await, 200);
+                match left {
+                    Some(answer) => Ok(answer),
+                    None if is_answered => Ok(host(request).await),
+                    None => Err(TransportError::TimedOut),
+                }
+            })
+        });
+        one.world.tap(wire);
+        assert_eq!(two.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
+        let case = format!("{part}, answered: {is_answered}");
+        let told = member(&one, &alice, &room, &bob.id)["membership"].clone();
+        assert_eq!(told, if stays { "invite" } else { "leave" }, "{case}");
+        assert_eq!(invited(&two, &bob)[&room].is_object(), stays, "{case}");
+        if stays {
+            assert_eq!(two.post(&bob, &format!("/rooms/{}/join", quote(&room)), json!({})).0, 200, "{case}");
+        }
+        one.world.end();
+    }
 }
 
 #[test]

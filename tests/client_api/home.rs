@@ -73,12 +73,15 @@ impl Home {
 
     /// Sends a request and reads the answer, with its headers.
     pub fn raw(&self, method: &str, target: &str, token: Option<&str>, body: impl Into<Bytes>) -> Response {
-        let mut request = http::Request::builder().method(method).uri(target);
-        if let Some(token) = token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
-        let request = request.body(body.into()).unwrap();
-        self.world.run(self.server.handle(request))
+        self.world.run(self.server.handle(request(method, target, token, body)))
+    }
+
+    /// As [`Home::post`], beside what is running already. Gives the status.
+    pub fn posting(&self, user: &User, path: &str, body: &Value) -> impl Future<Output = u16> + use<> {
+        let server = Rc::clone(&self.server);
+        let target = format!("/_matrix/client/v3{path}");
+        let request = request("POST", &target, Some(&user.token), body.to_string());
+        async move { server.handle(request).await.status().as_u16() }
     }
 
     /// Sends a request below `/_matrix/client/v3`.
@@ -142,6 +145,14 @@ impl User {
 /// The query of the sync that goes on where this one ended.
 pub fn next(answer: &Value) -> String {
     format!("since={}", answer["next_batch"].as_str().unwrap())
+}
+
+fn request(method: &str, target: &str, token: Option<&str>, body: impl Into<Bytes>) -> http::Request<Bytes> {
+    let mut request = http::Request::builder().method(method).uri(target);
+    if let Some(token) = token {
+        request = request.header("Authorization", format!("Bearer {token}"));
+    }
+    request.body(body.into()).unwrap()
 }
 
 /// Percent-encodes a path segment, everything but letters and digits.

@@ -1,5 +1,7 @@
 //! Knocking on rooms here and elsewhere.
 
+use std::{cell::RefCell, rc::Rc};
+
 use http::StatusCode;
 use serde_json::{Value, json};
 use verge::router::json_response;
@@ -89,6 +91,34 @@ fn a_knock_elsewhere_is_accepted() {
     }
 }
 
+/// Who is asked at once may be invited before the server that knocked has heard that its knock was taken.
+#[test]
+fn an_invite_that_comes_before_the_answer_to_a_knock_stays() {
+    for version in ["11", "12"] {
+        let (one, two, alice, bob) = two();
+        let room = club(&one, &alice, version);
+        let path = format!("/rooms/{}/invite", quote(&room));
+        let invite = RefCell::new(Some(one.posting(&alice, &path, &json!({ "user_id": bob.id }))));
+        one.world.tap(Rc::new(move |passing| {
+            let is_knock = passing.request.uri().path().contains("/send_knock/");
+            let invite = is_knock.then(|| invite.take()).flatten();
+            Box::pin(async move {
+                let answer = (passing.host)(passing.request).await;
+                if let Some(invite) = invite {
+                    assert_eq!(invite.await, 200);
+                }
+                Ok(answer)
+            })
+        }));
+        assert_eq!(two.post(&bob, &format!("/knock/{}?via=one.test", quote(&room)), json!({})).0, 200);
+        assert_eq!(membership(&one, &alice, &room, &bob)["membership"], "invite");
+        let sync = two.sync(&bob, "");
+        assert!(!events(&sync, "invite", &room).is_empty(), "{version}: {}", sync["rooms"]);
+        assert_eq!(two.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+        one.world.end();
+    }
+}
+
 #[test]
 fn a_knock_elsewhere_is_rejected() {
     for (action, expected) in [("kick", "leave"), ("ban", "ban")] {
@@ -151,7 +181,7 @@ fn only_a_template_of_the_knock_is_signed_and_only_signed_state_is_shown() {
     let room = "!somewhere";
     let template = json!({ "type": "m.room.member", "room_id": room, "sender": alice.id, "state_key": alice.id,
         "content": { "membership": "knock" }, "auth_events": [], "prev_events": ["$x"], "depth": 3 });
-    let given = std::rc::Rc::new(std::cell::RefCell::new(template.clone()));
+    let given = Rc::new(RefCell::new(template.clone()));
     let (_, unsigned) = (
         (),
         json!({ "type": "m.room.name", "state_key": "", "sender": "@bob:peer.example",

@@ -1,7 +1,7 @@
 //! Knocking on rooms that other servers hold (Server-Server API, "Knocking upon a room").
 
 use super::{
-    membership::{complete, residents},
+    membership::{complete, residents_by},
     refusals::{any_of, of_handshake},
 };
 use crate::{
@@ -36,21 +36,25 @@ pub async fn knock(
 ) -> Result<EventId, MatrixError> {
     let (knocking, user, room_id) = (server.clone(), user.clone(), room_id.clone());
     let work = async move {
-        let residents = residents(&knocking, &user, &room_id, via).await?;
+        let invitation = knocking.store.invitation(&user, &room_id).await?;
+        let residents = residents_by(&knocking, invitation.as_ref(), &room_id, via).await?;
+        let ended: Vec<EventId> = invitation.into_iter().map(|invitation| invitation.event_id).collect();
         any_of(&residents, "No server is known through which to knock on that room.", async |resident| {
-            knock_through(&knocking, resident, &user, &room_id, content_extra.clone()).await
+            knock_through(&knocking, resident, &user, &room_id, content_extra.clone(), &ended).await
         })
         .await
     };
     server.platform.to_the_end(work).await
 }
 
+/// `ended`: the invite that the user had before, of which the room knows nothing if it lets them knock.
 async fn knock_through(
     server: &Server,
     resident: &ServerName,
     user: &UserId,
     room_id: &RoomId,
     content: Object,
+    ended: &[EventId],
 ) -> Result<EventId, MatrixError> {
     let versions: Vec<&str> =
         RoomVersion::all().iter().filter(|version| version.knock).map(|version| version.id).collect();
@@ -60,7 +64,7 @@ async fn knock_through(
     let state = state.map_err(of_handshake)?;
     // The room knows of it now, whatever the server says of the room.
     let state = described(server, &knock, state).await?;
-    server.rooms.knocked_elsewhere(&knock, state, resident).await?;
+    server.rooms.knocked_elsewhere(&knock, state, resident, ended).await?;
     // The resident server does not send us what it has from us.
     if server.rooms.servers(room_id).await?.contains(&server.config.server_name)
         && let Err(error) = server.judge_given(resident, &knock).await

@@ -25,7 +25,7 @@ use crate::{
     },
     room::{Draft, Installed, RoomError},
     server::Server,
-    store::{accounts::Profile, events::shown_list, ignored::InvitePermission},
+    store::{accounts::Profile, events::shown_list, ignored::InvitePermission, members::Invitation},
 };
 
 /// How many resident servers are tried.
@@ -99,7 +99,7 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
     let invitation = server.store.invitation(user, room_id).await?;
     let invitation = invitation.ok_or_else(|| MatrixError::forbidden("You are not in that room."))?;
     let mut left = None;
-    for resident in residents(server, user, room_id, Vec::new()).await? {
+    for resident in residents_by(server, Some(&invitation), room_id, Vec::new()).await? {
         match leave_through(server, &resident, user, room_id).await {
             Ok(event) => {
                 left = Some((resident, event));
@@ -113,11 +113,15 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
     }
     let Some((resident, left)) = left else {
         // It has an ID of its own for clients, which tell events apart by it.
-        let id = EventId::parse(&format!("${}", server.random_id())).unwrap_or(invitation.event_id);
-        server.rooms.left_elsewhere(user, room_id, &id, &leave_for_clients(server, user)).await?;
+        let id = EventId::parse(&format!("${}", server.random_id())).unwrap_or(invitation.event_id.clone());
+        let event = leave_for_clients(server, user);
+        server.rooms.left_elsewhere(user, room_id, &id, &event, &[invitation.event_id]).await?;
         return Ok(id);
     };
-    server.rooms.left_elsewhere(user, room_id, left.event_id(), left.object()).await?;
+    // It may be that of an invite which came only now.
+    let mut ended = left.auth_events().to_vec();
+    ended.push(invitation.event_id);
+    server.rooms.left_elsewhere(user, room_id, left.event_id(), left.object(), &ended).await?;
     // The resident server does not send us what it has from us.
     if server.rooms.servers(room_id).await?.contains(&server.config.server_name)
         && let Err(error) = server.judge_given(&resident, &left).await
@@ -212,9 +216,19 @@ pub async fn residents(
     via: Vec<ServerName>,
 ) -> Result<Vec<ServerName>, MatrixError> {
     let invitation = server.store.invitation(user, room_id).await?;
-    let (inviter, knocked) = invitation.map_or((None, None), |invitation| (invitation.inviter, invitation.via));
-    let inviter = inviter.as_ref().map(UserId::server_name);
-    let more = [inviter, knocked.as_ref().map(ServerName::as_str), room_id.server_name()];
+    residents_by(server, invitation.as_ref(), room_id, via).await
+}
+
+/// As [`residents`], where the user's invite or knock is known.
+pub(super) async fn residents_by(
+    server: &Server,
+    invitation: Option<&Invitation>,
+    room_id: &RoomId,
+    via: Vec<ServerName>,
+) -> Result<Vec<ServerName>, MatrixError> {
+    let inviter = invitation.and_then(|invitation| Some(invitation.inviter.as_ref()?.server_name()));
+    let knocked = invitation.and_then(|invitation| Some(invitation.via.as_ref()?.as_str()));
+    let more = [inviter, knocked, room_id.server_name()];
     let more = more.into_iter().flatten().filter_map(|name| ServerName::parse(name).ok());
     let mut members = server.rooms.servers(room_id).await?;
     if !members.contains(&server.config.server_name) {
