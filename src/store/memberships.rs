@@ -53,14 +53,20 @@ const MEMBERSHIPS: &str = "\
       OR membership = 'invite' AND event_id IN (SELECT value FROM json_each(?4))";
 
 /// ?1 user, ?2 room, ?3 the invite, ?4 the state that came with it, ?5 the server that it came from, ?6 how many invites a user may
-/// have that came by themselves, ?7 how many characters a server's may be together. At the next position of the stream.
+/// have that came by themselves, ?7 how many characters a server's may be together. At the next position of the stream. Of a
+/// user's places a server may have no more than are free then, so that none can keep the others out; an invite in place of
+/// another of the same server takes none.
 const INVITE: &str = "\
     INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state, outside_from, outside_bytes) \
     SELECT ?1, ?2, 'invite', ?3, (SELECT position + 1 FROM streams WHERE name = 'events'), ?4, ?5, length(?4) \
-    WHERE ?6 > (SELECT count(*) FROM local_memberships WHERE user_id = ?1 AND membership = 'invite' \
-        AND outside_from IS NOT NULL AND room_id <> ?2) \
-      AND ?7 - length(?4) >= (SELECT COALESCE(SUM(outside_bytes), 0) FROM local_memberships \
-        WHERE outside_from = ?5 AND membership = 'invite' AND NOT (user_id = ?1 AND room_id = ?2)) \
+    FROM (SELECT COALESCE(SUM(outside_bytes), 0) AS bytes, COALESCE(SUM(user_id = ?1), 0) AS places \
+      FROM local_memberships \
+      WHERE outside_from = ?5 AND membership = 'invite' AND NOT (user_id = ?1 AND room_id = ?2)) AS theirs \
+    WHERE ?7 - length(?4) >= theirs.bytes \
+      AND (?6 - theirs.places > (SELECT count(*) FROM local_memberships WHERE user_id = ?1 AND membership = 'invite' \
+          AND outside_from IS NOT NULL AND room_id <> ?2) \
+        OR EXISTS (SELECT 1 FROM local_memberships WHERE user_id = ?1 AND room_id = ?2 AND membership = 'invite' \
+          AND outside_from = ?5)) \
     ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
       pos = CASE WHEN membership = 'invite' AND event_id = excluded.event_id THEN pos ELSE excluded.pos END, \
       invite_state = excluded.invite_state, via = NULL, \
@@ -91,7 +97,8 @@ const FORGET_ENDED: &str = "\
       WHERE user_id = ?1 AND membership = ?2 AND outside_from IS NOT NULL AND joined_until IS NULL \
       ORDER BY pos DESC LIMIT -1 OFFSET ?3)";
 
-/// How many invites a user may have that came by themselves, and how many that have ended are remembered.
+/// How many invites a user may have that came by themselves, one server's being at most half of them, and how many that have
+/// ended are remembered.
 const MAX_INVITES: i64 = 300;
 /// How many characters the invites of one server may be together, before they are answered.
 const MAX_INVITES_OF_SERVER: i64 = 16 * 1024 * 1024;
