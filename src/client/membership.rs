@@ -373,14 +373,23 @@ async fn change_other(
     let target = user_id(&body)?;
     let content = with_reason(Object::new(), &body)?;
     if !only_from.is_empty() {
-        let member = [("m.room.member", target.as_str())];
-        let mut current = server.rooms.current(&room_id, &member).await?;
-        if current.as_ref().is_some_and(|(room, state)| state.is_empty() && room.extent == Extent::Partial) {
+        let read = async || -> Result<_, RoomError> {
+            let members = [session.user.as_str(), target.as_str()].map(|user| ("m.room.member", user));
+            let (room, state) = server.rooms.current(&room_id, &members).await?.ok_or(RoomError::UnknownRoom)?;
+            let of = |user: &UserId| {
+                let member = state.iter().find(|event| event.is_state("m.room.member", user.as_str()));
+                member.and_then(Event::membership)
+            };
+            // Who is not in the room is not told who is.
+            let is_in = of(&session.user) == Some(Membership::Join);
+            if is_in { Ok((room.extent, of(&target))) } else { Err(RoomError::UnknownRoom) }
+        };
+        let mut current = read().await;
+        if let Ok((Extent::Partial, None)) = current {
             server.until_whole(&room_id).await?;
-            current = server.rooms.current(&room_id, &member).await?;
+            current = read().await;
         }
-        let state = current.map(|(_, state)| state).unwrap_or_default();
-        let now = state.first().and_then(Event::membership).unwrap_or(Membership::Leave);
+        let now = current.map_err(not_in_room)?.1.unwrap_or(Membership::Leave);
         if !only_from.contains(&now) {
             return Err(MatrixError::forbidden(otherwise));
         }

@@ -281,3 +281,25 @@ fn who_is_banned_without_ever_having_been_in_is_told_that_and_nothing_else() {
         }
     }
 }
+
+#[test]
+fn who_is_in_a_room_is_not_told_to_who_is_not() {
+    let scene = scene();
+    let [alice, carol] = [&scene.alice, &scene.carol];
+    let [banned, invited, erin] = ["dave", "fay", "erin"].map(|name| scene.home.register(name));
+    assert_eq!(scene.home.post(alice, &scene.path("ban"), json!({ "user_id": banned.id })).0, 200);
+    assert_eq!(scene.home.post(alice, &scene.path("invite"), json!({ "user_id": invited.id })).0, 200);
+    for asking in [&erin, &invited, &banned] {
+        for action in ["kick", "unban", "ban"] {
+            let told = |target: &User| scene.home.post(asking, &scene.path(action), json!({ "user_id": target.id }));
+            let of_nobody = told(&User { id: "@nobody:hs.test".to_owned(), ..erin.clone() });
+            refused(&of_nobody, 403, "M_FORBIDDEN");
+            for target in [alice, carol, &banned, &invited, &erin] {
+                assert_eq!(told(target), of_nobody, "{} {action} {}", asking.id, target.id);
+            }
+        }
+    }
+    // Who is there is told.
+    let answer = scene.home.post(carol, &scene.path("kick"), json!({ "user_id": erin.id }));
+    assert_eq!(answer.1["error"], "The user is not in the room.");
+}
