@@ -10,6 +10,7 @@ use super::{
 use crate::matrix::{
     event::Event,
     policy_server::{self, POLICY, PolicyServer},
+    state_content::Membership,
 };
 
 /// For how long policy servers are asked about events that came together, in milliseconds; what is left is asked about later.
@@ -70,7 +71,8 @@ impl Rooms {
         }
     }
 
-    /// The event of a local user, signed by the room's policy server, if the room uses one.
+    /// The event of a local user, signed by the room's policy server, if the room uses one. Without its signature nothing is sent
+    /// but what ends the user's own membership: no policy server, be it away or hostile, keeps anybody in a room.
     ///
     /// # Errors
     /// [`RoomError::Unsigned`]
@@ -80,9 +82,15 @@ impl Rooms {
         view: &mut View<'_>,
         event: Event,
     ) -> Result<Event, RoomError> {
-        match judgement.unsigned_by(view, &event).await? {
-            Some(policy) => Ok(self.policy_servers.sign(&policy, &event).await?),
-            None => Ok(event),
+        let Some(policy) = judgement.unsigned_by(view, &event).await? else { return Ok(event) };
+        match self.policy_servers.sign(&policy, &event).await {
+            Err(_) if is_own_leave(&event) => Ok(event),
+            signed => Ok(signed?),
         }
     }
+}
+
+/// Whether a user ends their own membership by it.
+fn is_own_leave(event: &Event) -> bool {
+    event.is_state("m.room.member", event.sender().as_str()) && event.membership() == Some(Membership::Leave)
 }

@@ -16,6 +16,7 @@ use verge::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName, UserId},
         json::Object,
+        state_content::Membership,
     },
     room::{Draft, RoomError},
     router::json_response,
@@ -190,7 +191,7 @@ fn a_room_uses_the_policy_server_that_its_state_names_while_it_is_there() {
     assert!(guarded.say("spam").is_err());
     let asked = guarded.asked();
     let watcher = guarded.guard.user("watcher");
-    let kick = Draft::membership(&watcher, verge::matrix::state_content::Membership::Leave, object(json!({})));
+    let kick = Draft::membership(&watcher, Membership::Leave, object(json!({})));
     guarded.send(kick).unwrap();
     guarded.say("spam").unwrap();
     assert_eq!(guarded.asked(), asked + 1, "only about the kick");
@@ -261,6 +262,38 @@ fn a_policy_server_that_is_away_is_left_alone_for_a_while() {
     });
     guarded.scene.world.advance(60_000);
     guarded.say("hello").unwrap();
+}
+
+#[test]
+fn a_policy_server_keeps_nobody_in_the_room() {
+    for (status, answer) in
+        [(StatusCode::BAD_REQUEST, forbidden("Nobody leaves")), (StatusCode::BAD_GATEWAY, json!({}))]
+    {
+        let guarded = guarded("12");
+        let Scene { world, a, room, alice, .. } = &guarded.scene;
+        let [carol, dave] = ["carol", "dave"].map(|name| a.user(world, name));
+        let member = |sender: &UserId, of: &UserId, membership: Membership| {
+            world.run(a.rooms.send(room, sender, Draft::membership(of.as_str(), membership, Object::new())))
+        };
+        member(&carol, &carol, Membership::Join).unwrap();
+        member(alice, &dave, Membership::Invite).unwrap();
+        let before = guarded.asked();
+        guarded.guard.answers(move |_| Some(json_response(status, &answer)));
+        // What concerns others, and what else they say of themselves, waits for the signature.
+        for (sender, of, membership) in
+            [(alice, &carol, Membership::Leave), (&dave, &dave, Membership::Join), (alice, &carol, Membership::Ban)]
+        {
+            assert!(matches!(member(sender, of, membership), Err(RoomError::Unsigned(_))), "{of} {membership:?}");
+        }
+        for user in [&carol, &dave] {
+            world.advance(600_000);
+            let left = member(user, user, Membership::Leave).unwrap_or_else(|error| panic!("{status}: {error}"));
+            assert_eq!(a.membership(world, room, user.as_str()).as_deref(), Some("leave"));
+            let stored = guarded.stored(left.event_id().as_str());
+            assert_eq!(stored["signatures"].as_object().unwrap().len(), 1, "{stored}");
+        }
+        assert!(guarded.asked() > before + 2, "it is asked all the same");
+    }
 }
 
 #[test]
