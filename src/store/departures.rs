@@ -34,6 +34,18 @@ const ERASE: &str = "\
 /// ?1 user.
 const ERASE_PROFILE: &str = "DELETE FROM profile_fields WHERE user_id = ?1";
 
+/// ?1: a list of users.
+const DEPART_AT_ONCE: &str = "\
+    INSERT INTO departures (user_id, retry_at) \
+    SELECT u.user_id, 0 FROM json_each(?1) AS j CROSS JOIN users AS u ON u.user_id = j.value WHERE u.password = '' \
+    ON CONFLICT (user_id) DO UPDATE SET retry_at = 0";
+
+/// Has those of a list of users who enter a room leave it again who have deactivated their accounts while another server was
+/// letting them in, or while a large room was taken over.
+pub(super) fn depart_at_once(users: String) -> Statement {
+    Statement::new(DEPART_AT_ONCE, [users.into()])
+}
+
 impl Store {
     /// Ends an account: nobody logs in with it any more, what was its user's alone is deleted, and its rooms are to be left from
     /// `now` on. `is_erased`: who the user was called goes, too, and what they have sent is kept from those who come later.
@@ -82,12 +94,13 @@ impl Store {
         self.query(Statement::new(PUT_OFF, [user.as_str().into(), until.into()])).await.map(drop)
     }
 
-    /// Notes that a user has left all rooms, or that nothing more is done for it.
+    /// Notes that a user has left all rooms, or that nothing more is done for it; unless the user has entered one since
+    /// [`Store::take_departure`].
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn end_departure(&self, user: &UserId) -> Result<(), DatabaseError> {
-        const END: &str = "DELETE FROM departures WHERE user_id = ?1";
+        const END: &str = "DELETE FROM departures WHERE user_id = ?1 AND retry_at > 0";
         self.query(Statement::new(END, [user.as_str().into()])).await.map(drop)
     }
 

@@ -6,7 +6,9 @@
 use serde_json::json;
 
 use super::{
-    Store, json_lists,
+    Store,
+    departures::depart_at_once,
+    json_lists,
     positions::{advance_for, from_end},
 };
 use crate::{
@@ -201,9 +203,10 @@ fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool, end
             .to_string()
     };
     let lists = json_lists(changes.iter().map(row)).into_iter();
-    lists
-        .map(|list| {
-            Statement::new(MEMBERSHIPS, [list.into(), room_id.as_str().into(), in_room.into(), ended.as_str().into()])
-        })
-        .collect()
+    let statements = lists.map(|list| {
+        Statement::new(MEMBERSHIPS, [list.into(), room_id.as_str().into(), in_room.into(), ended.as_str().into()])
+    });
+    let entering = changes.iter().filter(|change| matches!(change.membership, Membership::Join | Membership::Knock));
+    let entering = json_lists(entering.map(|change| json!(change.user_id.as_str()).to_string()));
+    statements.chain(entering.into_iter().map(depart_at_once)).collect()
 }

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 use verge::{program::Program, server::Server};
 
 use crate::{
+    common::network::World,
     home::{Answer, Home, User, quote, refused},
+    joining::{answer_late, hang_up},
     typing::{apart, together},
 };
 
@@ -228,6 +230,32 @@ fn rooms_are_left_after_a_restart() {
     one.world.settle();
     assert_eq!(memberships(), [["leave"], ["leave"]]);
     assert_eq!(one.database.rows("SELECT count(*) FROM departures"), [["0"]]);
+}
+
+/// What another server lets in or what a sweep finishes comes when the account has ended.
+#[test]
+fn a_room_that_is_entered_while_the_account_ends_is_left() {
+    for (what, preset, rule) in [("join", "public_chat", "public"), ("knock", "private_chat", "knock")] {
+        let world = World::new();
+        let open = [("REGISTRATION", "open")];
+        let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
+        let (alice, bob) = (one.register("alice"), two.register("bob"));
+        let rules = json!([{ "type": "m.room.join_rules", "content": { "join_rule": rule } }]);
+        let room = one.room(&alice, json!({ "preset": preset, "initial_state": rules }));
+        answer_late(&one, "one.test", &format!("/send_{what}/"));
+        hang_up(&two, &bob, &format!("/{what}/{}?via=one.test", quote(&room)), "{}");
+        assert_eq!(two.post(&bob, "/account/deactivate", json!({ "auth": auth(&bob) })).0, 200);
+        let memberships = || two.database.rows("SELECT membership FROM local_memberships").concat();
+        assert!(memberships().is_empty());
+        world.settle();
+        world.advance(60_000);
+        world.run(two.server.scheduled());
+        world.settle();
+        assert_eq!(memberships(), ["leave"], "{what}: {:?}", world.logs());
+        let path = format!("/rooms/{}/state/m.room.member/{}", quote(&room), quote(&bob.id));
+        assert_eq!(one.get(&alice, &path).1["membership"], "leave");
+        assert_eq!(two.database.rows("SELECT count(*) FROM departures"), [["0"]]);
+    }
 }
 
 #[test]

@@ -15,14 +15,14 @@ use crate::{
 const OPEN: [(&str, &str); 1] = [("REGISTRATION", "open")];
 
 /// From now on `home` answers five seconds late to requests whose path holds `part`.
-fn answer_late(home: &Home, name: &str, part: &'static str) {
-    let (server, clock) = (Rc::clone(&home.server), home.world.clone());
+pub fn answer_late(home: &Home, name: &str, part: &str) {
+    let (server, clock, part) = (Rc::clone(&home.server), home.world.clone(), part.to_owned());
     home.world.connect(
         name,
         Rc::new(move |request| {
             let (server, clock) = (Rc::clone(&server), clock.clone());
+            let late = request.uri().path().contains(&part);
             Box::pin(async move {
-                let late = request.uri().path().contains(part);
                 let response = server.handle(request).await;
                 if late {
                     clock.sleep(5_000).await;
@@ -34,7 +34,7 @@ fn answer_late(home: &Home, name: &str, part: &'static str) {
 }
 
 /// Sends a request as a client that hangs up after a second.
-fn hang_up(home: &Home, user: &User, path: &str, body: &str) {
+pub fn hang_up(home: &Home, user: &User, path: &str, body: &str) {
     let request = http::Request::builder()
         .method("POST")
         .uri(format!("/_matrix/client/v3{path}"))

@@ -18,11 +18,14 @@ use verge::{
 
 use super::network::{Homeserver, World};
 
+/// What is stored of the password of those users: it is no hash of any.
+pub const PASSWORD_HASH: &str = "a hash";
+
 impl Homeserver {
     /// The local user `localpart`, who exists from now on.
     pub fn user(&self, world: &World, localpart: &str) -> UserId {
         let user = UserId::parse(&format!("@{localpart}:{}", self.config.server_name)).unwrap();
-        world.run(self.store.create_user(user.as_str(), "", world.now_ms(), None)).unwrap();
+        world.run(self.store.create_user(user.as_str(), PASSWORD_HASH, world.now_ms(), None)).unwrap();
         user
     }
 

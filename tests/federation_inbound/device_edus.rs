@@ -9,6 +9,7 @@ use crate::{
     Scene,
     common::{
         devices::{CrossSigning, Device},
+        homeserver::PASSWORD_HASH,
         peer::Peer,
     },
     scene,
@@ -26,7 +27,7 @@ pub(crate) fn log_in(scene: &Scene, device_id: &str) {
         refresh: None,
         created_ts: 0,
     };
-    assert!(scene.world.run(scene.a.store.log_in(&device, "")).unwrap());
+    assert!(scene.world.run(scene.a.store.log_in(&device, PASSWORD_HASH)).unwrap());
 }
 
 /// What the device hears of Bob's keys.

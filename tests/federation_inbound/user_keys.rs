@@ -14,6 +14,7 @@ use crate::{
     Scene,
     common::{
         devices::{CrossSigning, Device},
+        homeserver::PASSWORD_HASH,
         peer::{Peer, encode},
     },
     scene,
@@ -30,7 +31,7 @@ pub(crate) fn device(scene: &Scene, one_time_keys: usize, has_fallback: bool) ->
         refresh: None,
         created_ts: 0,
     };
-    assert!(scene.world.run(scene.a.store.log_in(&row, "")).unwrap());
+    assert!(scene.world.run(scene.a.store.log_in(&row, PASSWORD_HASH)).unwrap());
     let mut body = json!({ "device_keys": device.keys(), "one_time_keys": device.one_time_keys(one_time_keys) });
     if has_fallback {
         let (id, key) = device.fallback_key("F");

@@ -200,7 +200,7 @@ impl Member {
         let mut statements = Vec::new();
         for person in &self.people {
             let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(&person.token));
-            let user = "INSERT INTO users (user_id, password, displayname, created_ts) VALUES (?1, '', NULL, 1)";
+            let user = "INSERT INTO users (user_id, password, displayname, created_ts) VALUES (?1, 'a hash', NULL, 1)";
             let device =
                 "INSERT INTO devices (user_id, device_id, token_hash, created_ts) VALUES (?1, 'device', ?2, 1)";
             statements.push(Statement::new(user, [person.id.as_str().into()]));
