@@ -57,7 +57,8 @@ impl MemberChanges {
         let joined = room.membership == Membership::Join;
         match room.state_since {
             _ if since == TimelinePos::START => Self::Same,
-            _ if !joined && room.joined_until.is_some_and(|until| until > since) => Self::Gone(state),
+            // Those whom they met and left since then they have never heard of.
+            Some(_) if !joined && room.joined_until.is_some_and(|until| until > since) => Self::Gone(state),
             _ if !joined => Self::Same,
             Some(known) if room.pos <= since => match timeline {
                 Some(timeline) => Self::told(state, timeline),
@@ -180,6 +181,31 @@ impl DeviceLists {
     }
 }
 
+/// Of the rooms that were left, those that the user was not in at `since` are taken for rooms of which the client knows no state.
+pub(super) async fn withhold_unseen(
+    server: &Server,
+    user: &UserId,
+    since: TimelinePos,
+    rooms: &mut [SyncRoom],
+) -> Result<(), MatrixError> {
+    let member = StateKeyHash::new("m.room.member", user.as_str());
+    let is_left =
+        |room: &SyncRoom| room.membership != Membership::Join && room.joined_until.is_some_and(|until| until > since);
+    let known = |room: &SyncRoom| room.state_since.filter(|_| since > TimelinePos::START && is_left(room));
+    let at: Vec<_> = rooms.iter().filter_map(known).map(|root| (root, member)).collect();
+    if at.is_empty() {
+        return Ok(());
+    }
+    let found = server.store.read_states(&StateReads { at, ..StateReads::default() }).await?;
+    for room in rooms {
+        let was_in = |root| found.at(root, member).and_then(|seen| seen.event.membership()) == Some(Membership::Join);
+        if known(room).is_some_and(|root| !was_in(root)) {
+            room.state_since = None;
+        }
+    }
+    Ok(())
+}
+
 /// What changed since `from`.
 pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Result<DeviceLists, MatrixError> {
     let changed = server.store.device_list_changes(session.user.as_str(), from.device_lists).await?;
@@ -205,7 +231,8 @@ pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Re
             filter: &filter,
             rest: to.map(|to| RestRead { after: &after, again: false, to }),
         };
-        let found = server.store.sync(&read).await?;
+        let mut found = server.store.sync(&read).await?;
+        withhold_unseen(server, &session.user, since, &mut found.rooms).await?;
         for room in &found.rooms {
             let state = match room.membership {
                 Membership::Join => room.room.map(|(_, state)| state),

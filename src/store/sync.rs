@@ -135,7 +135,7 @@ pub struct SyncRoom {
     pub room: Option<(&'static RoomVersion, NodeId)>,
     /// How many are joined by the current state, and how many are invited.
     pub counts: MemberCounts,
-    /// The state as it was at the client's position.
+    /// The state as it was at the client's position; whether the user was in the room then is not looked at here.
     pub state_since: Option<NodeId>,
     /// For a user who was joined and is no longer: the position up to which they were, their leaving included.
     pub joined_until: Option<TimelinePos>,

@@ -98,6 +98,10 @@ fn ids(events: &Value) -> Vec<String> {
     events.as_array().unwrap().iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect()
 }
 
+fn types(events: &Value) -> Vec<&str> {
+    events.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect()
+}
+
 fn since(answer: &Value) -> String {
     format!("since={}", answer["next_batch"].as_str().unwrap())
 }
@@ -242,6 +246,40 @@ fn account_data_of_a_room_is_not_told_to_who_has_left_it() {
         let after = scene.home.sync(carol, &query);
         assert_eq!((&after["rooms"]["join"], &after["rooms"]["leave"]), (&json!({}), &json!({})), "{query}: {after}");
     }
+}
+
+#[test]
+fn who_came_and_went_between_two_syncs_is_told_the_whole_state() {
+    let scene = scene();
+    let (home, dave) = (&scene.home, scene.home.register("dave"));
+    assert_eq!(home.post(&scene.alice, &scene.path("invite"), json!({ "user_id": dave.id })).0, 200);
+    let before = home.sync(&dave, "");
+    assert_eq!(home.post(&dave, &scene.path("join"), json!({})).0, 200);
+    assert_eq!(home.post(&dave, &scene.path("leave"), json!({})).0, 200);
+    let after = home.sync(&dave, &since(&before));
+    let left = &after["rooms"]["leave"][&scene.room];
+    assert_eq!(types(&left["timeline"]["events"]), ["m.room.member", "m.room.member"], "{left}");
+    let state = types(&left["state"]["events"]);
+    for wanted in ["m.room.create", "m.room.power_levels", "m.room.join_rules"] {
+        assert!(state.contains(&wanted), "{wanted}: {left}");
+    }
+    assert_eq!(left["timeline"]["limited"], json!(true), "he does not know what was before");
+    // Whose keys he has never heard of he need not forget.
+    assert_eq!(after["device_lists"]["left"], json!([]));
+}
+
+#[test]
+fn who_was_in_came_back_and_left_is_told_what_has_changed() {
+    let scene = scene();
+    let (home, carol) = (&scene.home, &scene.carol);
+    let before = home.sync(carol, "");
+    for step in ["leave", "join", "leave"] {
+        assert_eq!(home.post(carol, &scene.path(step), json!({})).0, 200);
+    }
+    let after = home.sync(carol, &since(&before));
+    let left = &after["rooms"]["leave"][&scene.room];
+    assert_eq!(ids(&left["timeline"]["events"]).len(), 3, "{left}");
+    assert_eq!((&left["timeline"]["limited"], &left["state"]["events"]), (&json!(false), &json!([])), "{left}");
 }
 
 #[test]

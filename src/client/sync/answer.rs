@@ -16,7 +16,7 @@ use super::{
 use crate::{
     client::{
         bundles::{Bundles, Shown},
-        device_lists::{DeviceLists, MemberChanges},
+        device_lists::{DeviceLists, MemberChanges, withhold_unseen},
         events::events_object,
         keys, to_device,
         tokens::{Rest, SyncToken, Token},
@@ -48,6 +48,7 @@ const PART_OF_STATE: i64 = 40_000;
 impl Answer<'_> {
     pub(super) async fn write(&self, mut found: SyncFound) -> Handled {
         let mut entries = Vec::new();
+        withhold_unseen(self.server, &self.session.user, self.since, &mut found.rooms).await?;
         for room in std::mem::take(&mut found.rooms) {
             let timeline = found.timelines.remove(&room.room_id).unwrap_or_default();
             entries.push(match room.membership {

@@ -104,17 +104,18 @@ impl Answer<'_> {
         let NewEvents { events: mut timeline, after_gap } = new;
         // Clients page back over a gap from `prev_batch`, and only where they are told of it.
         let grown = matches!(room.members, MembersKnown::From(pos) if pos > self.since);
+        let is_told_all = !joined && is_later && room.joined_until.is_none_or(|until| until <= self.since);
+        // Who came and went since then is told of the room as one newly joined, and only from then on.
+        let unseen = !joined && is_later && !is_told_all && room.state_since.is_none();
         // Whoever was not told of the room pages back to what was said meanwhile.
-        let limited = after_gap || timeline.len() > limit || (grown && !newly && !self.is_lazy() && is_later);
+        let limited = after_gap || unseen || timeline.len() > limit || (grown && !newly && !self.is_lazy() && is_later);
         // Where nothing is told, for a limit of none or as a filter leaves it out, all of it is left to be paged back to.
         let newest = timeline.last().map_or(self.now.events, |event| event.pos);
         timeline.drain(..timeline.len().saturating_sub(limit));
         let prev_batch = timeline.first().map_or(newest, |event| event.pos.before());
         let source = match room.state_since {
             // All that they may know of the state was told before.
-            _ if !joined && is_later && room.joined_until.is_none_or(|until| until <= self.since) => {
-                StateSource::Timeline
-            }
+            _ if is_told_all => StateSource::Timeline,
             // Whoever knows the room without its members is told of it anew when they are there, as of one newly joined.
             Some(known) if !newly && !self.full_state && is_later && !grown => {
                 if follows(known, &timeline, state) && !limited && !self.state_after {
