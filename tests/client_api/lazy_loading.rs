@@ -47,6 +47,32 @@ fn lazy_loading_sends_the_members_that_matter() {
 }
 
 #[test]
+fn a_room_that_loses_its_name_is_called_after_its_members() {
+    for (event_type, named, unnamed) in [
+        ("m.room.name", json!({ "name": "Den" }), json!({ "name": "" })),
+        ("m.room.canonical_alias", json!({ "alias": "#den:hs.test" }), json!({})),
+    ] {
+        let home = Home::new();
+        let (alice, bob) = (home.register("alice"), home.register("bob"));
+        let body = json!({ "preset": "public_chat", "room_alias_name": "den" });
+        let room = home.room(&alice, body);
+        home.post(&bob, &format!("/join/{}", quote(&room)), json!({}));
+        let path = |event_type: &str| format!("/rooms/{}/state/{event_type}", quote(&room));
+        assert_eq!(home.put(&alice, &path("m.room.canonical_alias"), json!({})).0, 200);
+        assert_eq!(home.put(&alice, &path(event_type), named).0, 200);
+        home.say(&bob, &room, "x", "t1");
+        let filter = format!("filter={}", lazy("{}"));
+        let first = home.sync(&alice, &filter);
+        assert_eq!(first["rooms"]["join"][&room]["summary"]["m.heroes"], Value::Null, "{event_type}");
+        assert_eq!(home.put(&alice, &path(event_type), unnamed).0, 200);
+        let second = home.sync(&alice, &format!("{}&{filter}", next(&first)));
+        let den = &second["rooms"]["join"][&room];
+        assert_eq!(den["summary"]["m.heroes"], json!([bob.id]), "{event_type}: {den}");
+        assert_eq!(members(den), [&*alice.id, &bob.id], "who speaks, and after whom it is called: {den}");
+    }
+}
+
+#[test]
 fn lazy_loading_sends_the_members_who_speak_later() {
     let home = Home::new();
     let (alice, bob, carol) = (home.register("alice"), home.register("bob"), home.register("carol"));

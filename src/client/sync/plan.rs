@@ -126,8 +126,11 @@ impl Answer<'_> {
             }
             _ => StateSource::Whole,
         };
-        let members_changed = timeline.iter().any(|event| event.seen.event.event_type() == "m.room.member");
-        let summary = joined && (members_changed || !matches!(source, StateSource::Timeline));
+        // Who is in the room, and whether it needs to be called after them.
+        let is_of_summary = |event: &TimelineEvent| {
+            matches!(event.seen.event.event_type(), "m.room.member" | "m.room.name" | "m.room.canonical_alias")
+        };
+        let summary = joined && (timeline.iter().any(is_of_summary) || !matches!(source, StateSource::Timeline));
         let reader = Reader::known(&self.session.user, &room.room_id, state, joined, room.joined_until);
         let judged = newly || !joined;
         let lazy = self.is_lazy();
