@@ -103,7 +103,7 @@ pub(super) async fn forget(server: &Server, call: &Call) -> Handled {
         let message = "You must leave the room before you forget it.";
         return Err(MatrixError::new(http::StatusCode::BAD_REQUEST, "M_UNKNOWN", message));
     }
-    server.store.forget_room(&room_id, &session.user).await?;
+    server.store.forget_room(&room_id, &session.user, server.platform.clock.now_ms()).await?;
     ok(&json!({}))
 }
 

@@ -110,10 +110,14 @@ const FORGET_EDU_OUTBOX: &str = forget!(
        AND edu_outbox.pos > COALESCE(d.txn_edus, 0))"
 );
 
+const ADVANCE_LOCAL_MEMBERSHIPS: &str = advance!("local_memberships", "user_id, room_id", "?1 ->> 0, ?1 ->> 1");
+const FORGET_LOCAL_MEMBERSHIPS: &str =
+    forget!("local_memberships", "user_id, room_id", "?1 ->> 0, ?1 ->> 1", "forgotten_ts < ?2");
+
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// The walks there are.
-pub const WALKS: [Walk; 8] = [
+pub const WALKS: [Walk; 9] = [
     // Far longer than a client repeats a request.
     Walk {
         table: "client_transactions",
@@ -141,6 +145,13 @@ pub const WALKS: [Walk; 8] = [
     // Longer than most clients stay away, which are told that somebody has ceased by the row.
     Walk { table: "typing", keep_ms: 7 * DAY_MS, advance: ADVANCE_TYPING, forget: FORGET_TYPING },
     Walk { table: "presence", keep_ms: 30 * DAY_MS, advance: ADVANCE_PRESENCE, forget: FORGET_PRESENCE },
+    // As long as a device may be offline that is to hear that its user left the room.
+    Walk {
+        table: "local_memberships",
+        keep_ms: 30 * DAY_MS,
+        advance: ADVANCE_LOCAL_MEMBERSHIPS,
+        forget: FORGET_LOCAL_MEMBERSHIPS,
+    },
 ];
 
 /// How far the walks have come.

@@ -39,14 +39,16 @@ pub struct MembershipChange {
 /// ?1: a list of [user, membership, event id, invite state, how far from the end of the stream, via], ?3: whether it becomes so
 /// in a room that we are in. Elsewhere no user who is joined ceases to be, and no invite ends but those in the list ?4: others
 /// have come since. What is told already, and a new profile, leave `pos` as it is: by it sync tells a room that the user has just
-/// joined.
+/// joined. A room that was forgotten comes back as one in which the user never was, by another event than the one that is forgotten.
 const MEMBERSHIPS: &str = "\
     INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state, via) \
     SELECT value ->> 0, ?2, value ->> 1, value ->> 2, \
       (SELECT position FROM streams WHERE name = 'events') - (value ->> 4), value ->> 3, value ->> 5 \
     FROM json_each(?1) WHERE true \
     ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
-      joined_until = CASE 'join' WHEN excluded.membership THEN NULL WHEN membership THEN excluded.pos ELSE joined_until END, \
+      joined_until = CASE 'join' WHEN excluded.membership THEN NULL WHEN membership THEN excluded.pos \
+        ELSE CASE WHEN forgotten_ts IS NULL OR event_id = excluded.event_id THEN joined_until END END, \
+      forgotten_ts = CASE WHEN event_id = excluded.event_id THEN forgotten_ts END, \
       pos = CASE WHEN membership = excluded.membership AND (membership = 'join' OR event_id = excluded.event_id) \
         THEN pos ELSE excluded.pos END, \
       invite_state = excluded.invite_state, via = excluded.via, outside_from = CASE WHEN NOT ?3 THEN outside_from END, \
@@ -71,6 +73,7 @@ const INVITE: &str = "\
           AND outside_from = ?5)) \
     ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
       pos = CASE WHEN membership = 'invite' AND event_id = excluded.event_id THEN pos ELSE excluded.pos END, \
+      joined_until = CASE WHEN forgotten_ts IS NULL THEN joined_until END, forgotten_ts = NULL, \
       invite_state = excluded.invite_state, via = NULL, \
       outside_from = excluded.outside_from, outside_bytes = excluded.outside_bytes \
     WHERE membership <> 'join'";

@@ -68,7 +68,7 @@ const OWN_ROOMS: &str = "\
     SELECT m.room_id, m.membership, m.joined_until, r.state, (SELECT s.state FROM room_states AS s WHERE s.room_id = m.room_id \
       AND s.pos <= m.joined_until ORDER BY s.pos DESC LIMIT 1) AS state_when_left, p.position \
     FROM streams AS p CROSS JOIN local_memberships AS m CROSS JOIN rooms AS r ON r.room_id = m.room_id \
-    WHERE p.name = 'events' AND m.user_id = ?1 \
+    WHERE p.name = 'events' AND m.user_id = ?1 AND m.forgotten_ts IS NULL \
       AND (m.membership = 'join' OR m.membership IN ('leave', 'ban') AND m.joined_until IS NOT NULL) \
     ORDER BY r.latest_pos DESC LIMIT ?2";
 

@@ -178,14 +178,14 @@ const MAX_TIMELINES: i64 = 6_000_000;
 const MAX_LOOKED_AT: i64 = 500;
 
 /// The user's rooms with something new. ?1 user, ?2 since, ?3 checked, ?4 all joined, ?5 include left; who was put out is
-/// always told. Only rooms from ?6 on, and as they were at ?7, which is NULL for now. The stream comes first, so that nothing is
+/// always told. A forgotten room is told as left to those who may know it only. Only rooms from ?6 on, and as they were at ?7, which is NULL for now. The stream comes first, so that nothing is
 /// read while it has not moved.
 macro_rules! rooms_with_news {
     () => {
         "FROM streams AS s CROSS JOIN local_memberships AS m LEFT JOIN rooms AS r ON r.room_id = m.room_id \
          WHERE s.name = 'events' AND (s.position > ?3 OR ?4) AND m.user_id = ?1 AND m.room_id >= ?6 \
            AND (m.pos > ?2 OR m.membership = 'join' AND (?4 OR r.latest_pos > ?2)) \
-           AND (?7 IS NULL OR m.pos <= ?7 OR m.membership <> 'join') \
+           AND (?7 IS NULL OR m.pos <= ?7 OR m.membership <> 'join') AND (?2 > 0 OR m.forgotten_ts IS NULL) \
            AND (?2 > 0 OR m.membership IN ('join', 'invite', 'knock') OR ?5 OR m.user_id <> COALESCE( \
              (SELECT k.sender FROM events AS k WHERE k.event_id = m.event_id), m.invite_state ->> '$[0].sender'))"
     };

@@ -212,7 +212,7 @@ const VIEW: &str = "\
     SELECT r.room_version, r.state, m.membership, m.joined_until, (SELECT s.state FROM room_states AS s \
       WHERE s.room_id = r.room_id AND s.pos <= m.joined_until ORDER BY s.pos DESC LIMIT 1), \
       (SELECT p.stage FROM partial_rooms AS p WHERE p.room_id = r.room_id) \
-    FROM rooms AS r LEFT JOIN local_memberships AS m ON m.room_id = r.room_id AND m.user_id = ?2 \
+    FROM rooms AS r LEFT JOIN local_memberships AS m ON m.room_id = r.room_id AND m.user_id = ?2 AND m.forgotten_ts IS NULL \
     WHERE r.room_id = ?1";
 
 impl SeenEvent {
@@ -374,7 +374,8 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn rooms_of(&self, user_id: &UserId, membership: Membership) -> Result<Vec<RoomId>, DatabaseError> {
-        const SELECT: &str = "SELECT room_id FROM local_memberships WHERE user_id = ?1 AND membership = ?2";
+        const SELECT: &str = "SELECT room_id FROM local_memberships \
+             WHERE user_id = ?1 AND membership = ?2 AND forgotten_ts IS NULL";
         let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), membership.as_str().into()])).await?;
         rows.iter()
             .map(|row| {
@@ -383,12 +384,13 @@ impl Store {
             .collect()
     }
 
-    /// The membership of `user_id` in a room that we may not know.
+    /// The membership of `user_id` in a room that we may not know; none where they have forgotten it.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn membership(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<Membership>, DatabaseError> {
-        const SELECT: &str = "SELECT membership FROM local_memberships WHERE user_id = ?1 AND room_id = ?2";
+        const SELECT: &str = "SELECT membership FROM local_memberships \
+             WHERE user_id = ?1 AND room_id = ?2 AND forgotten_ts IS NULL";
         let rows = self.query(Statement::new(SELECT, [user_id.as_str().into(), room_id.as_str().into()])).await?;
         rows.first().map(|row| stored(row.text(0)?)).transpose()
     }
@@ -405,19 +407,23 @@ impl Store {
         Ok(!rows.is_empty())
     }
 
-    /// Forgets a room that the user has left, but that they were there, for their erasure.
+    /// Forgets at `now` a room that the user has left, but that they were there, for their erasure; and for a while that they left,
+    /// for those of their devices that are still to hear of it.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn forget_room(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), DatabaseError> {
+    pub async fn forget_room(&self, room_id: &RoomId, user_id: &UserId, now: i64) -> Result<(), DatabaseError> {
         const REMEMBER: &str = "INSERT INTO forgotten_rooms (user_id, room_id) SELECT user_id, room_id \
              FROM local_memberships WHERE user_id = ?1 AND room_id = ?2 AND joined_until IS NOT NULL \
              ON CONFLICT (user_id, room_id) DO NOTHING";
-        const DELETE: &str = "DELETE FROM local_memberships WHERE user_id = ?1 AND room_id = ?2 \
-             AND membership IN ('leave', 'ban')";
-        let parameters = [user_id.as_str().into(), room_id.as_str().into()];
-        let statements = [REMEMBER, DELETE].map(|sql| Statement::new(sql, parameters.clone()));
-        self.batch(statements.into()).await.map(drop)
+        const FORGET: &str = "UPDATE local_memberships SET forgotten_ts = ?3 WHERE user_id = ?1 AND room_id = ?2 \
+             AND membership IN ('leave', 'ban') AND forgotten_ts IS NULL";
+        let (user, room) = (user_id.as_str(), room_id.as_str());
+        let statements = vec![
+            Statement::new(REMEMBER, [user.into(), room.into()]),
+            Statement::new(FORGET, [user.into(), room.into(), now.into()]),
+        ];
+        self.batch(statements).await.map(drop)
     }
 }
 

@@ -283,6 +283,86 @@ fn who_was_in_came_back_and_left_is_told_what_has_changed() {
 }
 
 #[test]
+fn a_room_that_is_left_and_forgotten_is_told_as_left_once() {
+    let scene = scene();
+    let (home, carol) = (&scene.home, &scene.carol);
+    let before = home.sync(carol, "");
+    for step in ["leave", "forget", "forget"] {
+        assert_eq!(home.post(carol, &scene.path(step), json!({})).0, 200);
+    }
+    // The device that was offline meanwhile.
+    let after = home.sync(carol, &since(&before));
+    let left = &after["rooms"]["leave"][&scene.room]["timeline"]["events"];
+    assert_eq!(types(left), ["m.room.member"], "{after}");
+    assert_eq!(left[0]["content"]["membership"], "leave");
+    let include = quote(r#"{"room":{"include_leave":true}}"#);
+    let later = since(&after);
+    for query in [&later, &format!("{later}&full_state=true"), &format!("filter={include}"), ""] {
+        assert_eq!(home.sync(carol, query)["rooms"]["leave"], json!({}), "{query}");
+    }
+    // For all else it is as if she had never been there.
+    for path in ["messages?dir=b", "state", "members"] {
+        refused(&home.get(carol, &scene.path(path)), 403, "M_FORBIDDEN");
+    }
+    refused(&home.post(carol, &scene.path("leave"), json!({})), 403, "M_FORBIDDEN");
+    let criteria = json!({ "search_categories": { "room_events": { "search_term": "x" } } });
+    assert_eq!(home.post(carol, "/search", criteria).1["search_categories"]["room_events"]["count"], json!(0));
+}
+
+#[test]
+fn a_forgotten_room_is_remembered_by_what_happens_next() {
+    let scene = scene();
+    let (home, alice, carol) = (&scene.home, &scene.alice, &scene.carol);
+    let does = |user: &User, step: &str, body: Value| assert_eq!(home.post(user, &scene.path(step), body).0, 200);
+    let told = |since_before: &Value, section: &str| {
+        let answer = home.sync(carol, &since(since_before));
+        assert!(answer["rooms"][section][&scene.room].is_object(), "{section}: {answer}");
+        answer
+    };
+    let target = json!({ "user_id": carol.id });
+    does(carol, "leave", json!({}));
+    does(carol, "forget", json!({}));
+    let forgotten = home.sync(carol, "");
+    does(alice, "invite", target.clone());
+    let invited = told(&forgotten, "invite");
+    // Who rejects it may read no more than who was never there.
+    does(carol, "leave", json!({}));
+    let rejected = told(&invited, "leave");
+    refused(&home.get(carol, &scene.path("messages?dir=b")), 403, "M_FORBIDDEN");
+    does(carol, "forget", json!({}));
+    does(alice, "ban", target.clone());
+    let banned = told(&rejected, "leave");
+    refused(&home.get(carol, &scene.path("messages?dir=b")), 403, "M_FORBIDDEN");
+    does(carol, "forget", json!({}));
+    does(alice, "unban", target);
+    let back = told(&banned, "leave");
+    does(carol, "join", json!({}));
+    told(&back, "join");
+    assert_eq!(home.get(carol, &scene.path("messages?dir=b")).0, 200);
+}
+
+#[test]
+fn of_a_forgotten_room_nothing_is_kept_for_ever() {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+    let scene = scene();
+    let (home, carol) = (&scene.home, &scene.carol);
+    let rooms = || home.database.rows("SELECT room_id FROM local_memberships WHERE user_id = '@carol:hs.test'");
+    let kept = home.room(carol, json!({}));
+    let left = home.room(carol, json!({}));
+    assert_eq!(home.post(carol, &format!("/rooms/{}/leave", quote(&left)), json!({})).0, 200);
+    for step in ["leave", "forget"] {
+        assert_eq!(home.post(carol, &scene.path(step), json!({})).0, 200);
+    }
+    let now = home.world.now_ms();
+    home.database.forget_old(now + 29 * DAY_MS);
+    assert_eq!(rooms().len(), 3);
+    home.database.forget_old(now + 31 * DAY_MS);
+    let mut expected = [[kept], [left]];
+    expected.sort();
+    assert_eq!(rooms(), expected);
+}
+
+#[test]
 fn who_comes_back_sees_what_is_shared() {
     let mut scene = scene();
     let carol = scene.carol.clone();
