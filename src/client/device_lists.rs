@@ -1,5 +1,8 @@
 //! Whose keys a client must ask for again, and whose it may forget: `device_lists` of `/sync`, and `/keys/changes`
 //! (Client-Server API, "Tracking the device list for a user").
+//!
+//! Changes are told of everybody with whom a room is shared, whether it is encrypted or not. So nobody has left with whom one still
+//! is, and whoever shares one again is new: what changed meanwhile was not told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,9 +28,9 @@ use crate::{
 /// What changed.
 #[derive(Debug, Default)]
 pub(super) struct DeviceLists {
-    /// The users whose keys have changed, or who now share an encrypted room.
+    /// The users whose keys have changed, or who are new in a shared room, or in one that is encrypted now.
     pub(super) changed: BTreeSet<String>,
-    /// The users who no longer share one.
+    /// The users who no longer share any.
     pub(super) left: BTreeSet<String>,
 }
 
@@ -37,13 +40,8 @@ pub(super) enum MemberChanges {
     Same,
     /// The events between two snapshots say it.
     Between(NodeId, NodeId),
-    /// These events do.
-    Told {
-        /// The state after them.
-        state: NodeId,
-        /// The membership events, and where the one stands that each replaces.
-        events: Vec<(Event, Option<(NodeId, StateKeyHash)>)>,
-    },
+    /// These membership events do; with each stands where the one is that it replaces.
+    Told(Vec<(Event, Option<(NodeId, StateKeyHash)>)>),
     /// All are new to the user.
     New(NodeId),
     /// The user has left them.
@@ -82,33 +80,20 @@ impl MemberChanges {
         }
         let events: Vec<_> =
             timeline.iter().filter(is_member).map(|event| (event.seen.event.clone(), replaced(event))).collect();
-        if events.is_empty() { Self::Same } else { Self::Told { state, events } }
+        if events.is_empty() { Self::Same } else { Self::Told(events) }
     }
 
     /// What must be read for it.
     pub(super) fn wants(&self, reads: &mut StateReads) {
         match self {
-            Self::Same => return,
+            Self::Same | Self::New(_) | Self::Gone(_) => {}
             Self::Between(known, state) => reads.member_changes.extend([(*known, *state), (*state, *known)]),
-            Self::Told { events, .. } => reads.at.extend(events.iter().filter_map(|(_, replaced)| *replaced)),
-            Self::New(_) | Self::Gone(_) => {}
-        }
-        reads.at.extend(self.state().map(|state| (state, encryption())));
-    }
-
-    fn state(&self) -> Option<NodeId> {
-        match self {
-            Self::Same => None,
-            Self::Between(_, state) | Self::Told { state, .. } | Self::New(state) | Self::Gone(state) => Some(*state),
+            Self::Told(events) => reads.at.extend(events.iter().filter_map(|(_, replaced)| *replaced)),
         }
     }
 }
 
 const ENCRYPTION: &str = "m.room.encryption";
-
-fn encryption() -> StateKeyHash {
-    StateKeyHash::new(ENCRYPTION, "")
-}
 
 impl DeviceLists {
     /// Of the users in `changed`, those who share a room with `user`; and what became of the members of rooms.
@@ -120,9 +105,7 @@ impl DeviceLists {
         found: &StateFound,
     ) -> Result<Self, MatrixError> {
         let (mut lists, mut new, mut gone) = (Self::default(), Vec::new(), Vec::new());
-        let is_encrypted =
-            |room: &&MemberChanges| room.state().is_some_and(|state| found.at(state, encryption()).is_some());
-        for room in rooms.iter().filter(is_encrypted) {
+        for room in rooms {
             match room {
                 MemberChanges::Same => {}
                 MemberChanges::Between(known, state) => {
@@ -140,7 +123,7 @@ impl DeviceLists {
                         lists.note(&member, now, before);
                     }
                 }
-                MemberChanges::Told { events, .. } => {
+                MemberChanges::Told(events) => {
                     for (event, replaced) in events {
                         let before = replaced.and_then(|(root, key)| found.at(root, key)).map(|seen| &seen.event);
                         let Some(member) = event.state_key() else { continue };

@@ -58,6 +58,17 @@ fn lists(answer: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
     (of("changed"), of("left"))
 }
 
+/// Who is new to `user` since then, and who has left.
+fn told(home: &Home, user: &User, since: &mut String) -> (BTreeSet<String>, BTreeSet<String>) {
+    let answer = home.sync(user, &format!("since={since}"));
+    let (status, changes) = home.get(user, &format!("/keys/changes?from={since}&to={}", next(&answer)));
+    assert_eq!(status, 200, "{changes}");
+    let told = lists(&answer);
+    assert_eq!(lists(&json!({ "device_lists": changes })), told, "/keys/changes says the same");
+    *since = next(&answer);
+    told
+}
+
 fn ids(users: &[&User]) -> BTreeSet<String> {
     users.iter().map(|user| user.id.clone()).collect()
 }
@@ -412,20 +423,10 @@ fn who_comes_into_an_encrypted_room_is_new_and_who_goes_has_left() {
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| home.register(name));
     let (room, plain) = (encrypted_room(&home, &alice), home.room(&alice, json!({ "preset": "public_chat" })));
     let mut since = [&alice, &bob].map(|user| next(&home.sync(user, "")));
-    let mut told = |of: usize| {
-        let user = [&alice, &bob][of];
-        let answer = home.sync(user, &format!("since={}", since[of]));
-        let path = format!("/keys/changes?from={}&to={}", since[of], next(&answer));
-        let (status, changes) = home.get(user, &path);
-        assert_eq!(status, 200, "{changes}");
-        let as_lists = lists(&json!({ "device_lists": changes }));
-        assert_eq!(as_lists, lists(&answer), "/keys/changes says the same");
-        since[of] = next(&answer);
-        lists(&answer)
-    };
+    let mut told = |of: usize| told(&home, [&alice, &bob][of], &mut since[of]);
     join(&home, &bob, &plain);
-    assert_eq!(told(0), (ids(&[]), ids(&[])), "nobody encrypts there");
-    assert_eq!(told(1), (ids(&[]), ids(&[])));
+    assert_eq!(told(0), (ids(&[&bob]), ids(&[])), "though nobody encrypts there yet");
+    assert_eq!(told(1), (ids(&[&alice, &bob]), ids(&[])));
     join(&home, &bob, &room);
     assert_eq!(told(0), (ids(&[&bob]), ids(&[])));
     assert_eq!(told(1), (ids(&[&alice, &bob]), ids(&[])), "for who comes all are new");
@@ -448,10 +449,47 @@ fn who_comes_into_an_encrypted_room_is_new_and_who_goes_has_left() {
     assert_eq!(told(0), (ids(&[]), ids(&[])));
     assert_eq!(told(1), (ids(&[]), ids(&[])), "for who goes nobody has left who shares another room");
     leave(&home, &bob, &plain);
-    told(0);
+    assert_eq!(told(0), (ids(&[]), ids(&[&bob])), "the last room that they shared, whether it was encrypted or not");
+    assert_eq!(told(1), (ids(&[]), ids(&[&alice])));
     refused(&home.get(&alice, "/keys/changes?to=s1_e1"), 400, "M_MISSING_PARAM");
     refused(&home.get(&alice, "/keys/changes?from=s1_e1"), 400, "M_MISSING_PARAM");
     refused(&home.get(&alice, "/keys/changes?from=x&to=s1_e1"), 400, "M_INVALID_PARAM");
+}
+
+#[test]
+fn who_shares_a_room_that_nobody_encrypts_is_kept_up_to_date() {
+    let home = Home::new();
+    let [alice, bob] = ["alice", "bob"].map(|name| home.register(name));
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    let mut since = next(&home.sync(&alice, ""));
+    let mut told = || told(&home, &alice, &mut since);
+    let changes = |seed: &str| {
+        let mut phone = Device::new(&format!("@{seed}:hs.test"), &bob.device_id);
+        phone.user.clone_from(&bob.id);
+        upload(&home, &bob, json!({ "device_keys": phone.keys() }));
+    };
+    changes("one");
+    assert_eq!(told(), (ids(&[]), ids(&[])));
+    join(&home, &bob, &room);
+    assert_eq!(told(), (ids(&[&bob]), ids(&[])));
+    // While they share none she hears of nothing, and of all of it when they do again, ...
+    leave(&home, &bob, &room);
+    assert_eq!(told(), (ids(&[]), ids(&[&bob])));
+    changes("two");
+    assert_eq!(told(), (ids(&[]), ids(&[])));
+    join(&home, &bob, &room);
+    assert_eq!(told(), (ids(&[&bob]), ids(&[])));
+    // ... whether it was she who went,
+    leave(&home, &alice, &room);
+    assert_eq!(told(), (ids(&[]), ids(&[&bob])));
+    changes("three");
+    join(&home, &alice, &room);
+    assert_eq!(told(), (ids(&[&alice, &bob]), ids(&[])));
+    // or whether he was back before she looked.
+    leave(&home, &bob, &room);
+    changes("four");
+    join(&home, &bob, &room);
+    assert_eq!(told(), (ids(&[&bob]), ids(&[])));
 }
 
 #[test]
