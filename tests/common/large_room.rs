@@ -83,9 +83,14 @@ impl LargeRoom {
 
     /// From now on the peer lets users of others join.
     pub fn opens(&self) {
+        self.opens_at(&self.peer);
+    }
+
+    /// From now on this peer lets users of others join.
+    pub fn opens_at(&self, peer: &Peer) {
         let (room_id, auth) = (self.room_id.clone(), self.auth.clone());
         let answer = Bytes::from(json!({ "auth_chain": self.state[..4], "state": self.state }).to_string());
-        self.peer.answers(move |request| {
+        peer.answers(move |request| {
             let path = request.uri().path();
             if let Some(rest) = path.strip_prefix("/_matrix/federation/v1/make_join/") {
                 let user = rest.split('/').nth(1).unwrap().replace("%40", "@").replace("%3A", ":");

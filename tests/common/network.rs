@@ -10,6 +10,7 @@
 //! ```
 
 use std::{
+    any::Any,
     cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     future::{Future, poll_fn},
@@ -31,8 +32,8 @@ use verge::{
     config::Config,
     log::LogRecord,
     platform::{
-        Background, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random, Rows,
-        Statement, StreamedResponse, Transport, TransportError,
+        Background, BodyError, Clock, Database, DatabaseError, LocalBoxFuture, Log, OutboundRequest, Platform, Random,
+        Rows, Statement, StreamedResponse, Transport, TransportError,
         media::ByteStream,
         news::{Polling, Waking},
         turns::{one_by_one, turn_after},
@@ -86,6 +87,15 @@ struct Inner {
     most_rows: Cell<Rowed>,
     logs: RefCell<Vec<String>>,
     shelves: RefCell<BTreeMap<String, Shelves>>,
+    drips: RefCell<BTreeMap<String, Drip>>,
+}
+
+/// How a host's answers come: those to requests whose line holds `part`, in pieces of so many bytes, one every `ms`.
+#[derive(Clone, Copy)]
+struct Drip {
+    part: &'static str,
+    piece: usize,
+    ms: u32,
 }
 
 /// The variables that bound how often may be asked; tests ask as often as they like, unless they set one.
@@ -163,6 +173,7 @@ impl World {
             most_rows: Cell::default(),
             logs: RefCell::default(),
             shelves: RefCell::default(),
+            drips: RefCell::default(),
         }))
     }
 
@@ -243,6 +254,12 @@ impl World {
                 Box::pin(async move { server.handle(request).await })
             }),
         );
+    }
+
+    /// From now on the answers of `host` to requests whose line holds `part` come in pieces of so many bytes, one every `ms`, where
+    /// they are read as they come.
+    pub fn drip(&self, host: &str, part: &'static str, piece: usize, ms: u32) {
+        self.0.drips.borrow_mut().insert(host.to_owned(), Drip { part, piece, ms });
     }
 
     /// Takes the host off the network, as a server that is switched off.
@@ -449,12 +466,43 @@ impl Transport for Link {
 
     fn open(&self, request: OutboundRequest) -> LocalBoxFuture<'_, Result<StreamedResponse, TransportError>> {
         Box::pin(async {
+            let world = World(self.world.upgrade().unwrap());
+            let drip = world.0.drips.borrow().get(&request.connect_host).copied();
+            let drip = drip.filter(|drip| request.request.uri().path().contains(drip.part));
             let (head, body) = self.send(request).await?.into_parts();
+            if let Some(Drip { piece, ms, .. }) = drip {
+                let stream = Dripping { pieces: Pieces::new(body, piece), clock: Rc::new(world), ms };
+                return Ok(http::Response::from_parts(head, Box::new(stream) as Box<dyn ByteStream>));
+            }
             let is_json = head.headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
             // Files come piece by piece.
             let piece = if is_json { body.len().max(1) } else { PIECE };
             Ok(http::Response::from_parts(head, Box::new(Pieces::new(body, piece)) as Box<dyn ByteStream>))
         })
+    }
+}
+
+/// A body of which each piece takes its time.
+struct Dripping {
+    pieces: Pieces,
+    clock: Rc<dyn Clock>,
+    ms: u32,
+}
+
+impl ByteStream for Dripping {
+    fn next(&mut self) -> LocalBoxFuture<'_, Option<Result<Bytes, BodyError>>> {
+        Box::pin(async {
+            self.clock.sleep(self.ms).await;
+            self.pieces.next().await
+        })
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
     }
 }
 

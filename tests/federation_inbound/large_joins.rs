@@ -1,5 +1,8 @@
 //! Joins of rooms that are too large to be judged at once.
 
+use std::rc::Rc;
+
+use bytes::Bytes;
 use serde_json::json;
 use verge::{
     federation::outbound::membership,
@@ -19,6 +22,9 @@ use crate::common::{
     network::{Homeserver, World},
     peer::Peer,
 };
+
+/// How long one server may take.
+const JOIN_MS: i64 = 10 * 60 * 1_000;
 
 struct Large {
     world: World,
@@ -42,7 +48,11 @@ impl Large {
     }
 
     fn join(&self, server: &Server) -> Result<EventId, (u16, &'static str)> {
-        let via = vec![ServerName::parse("peer.example").unwrap()];
+        self.join_via(server, &["peer.example"])
+    }
+
+    fn join_via(&self, server: &Server, via: &[&str]) -> Result<EventId, (u16, &'static str)> {
+        let via = via.iter().map(|name| ServerName::parse(name).unwrap()).collect();
         let joined = self.world.run(membership::join(server, &self.bob, &self.room_id, via, Object::new()));
         joined.map_err(|error| (error.status.as_u16(), error.errcode))
     }
@@ -111,6 +121,61 @@ fn a_large_room_is_taken_over_as_a_small_one_is() {
     }
     // And it is a room like any other.
     large.b.say(&large.world, &large.room_id, &large.bob, "hello");
+}
+
+/// The first server that is asked answers well, but never to the end: a byte just before each would be too late.
+#[test]
+fn who_drips_an_answer_does_not_keep_the_join_from_the_next_server() {
+    let large = large(10);
+    large.room.opens();
+    large.room.opens_at(&Peer::new(&large.world, "evil.example"));
+    large.world.drip("evil.example", "/v2/send_join/", 1, 119_000);
+    let begun = large.world.now_ms();
+    large.join_via(&large.b, &["evil.example", "peer.example"]).unwrap();
+    let took = large.world.now_ms() - begun;
+    assert!(took < JOIN_MS, "{took} ms");
+    large.world.settle();
+    large.assert_nothing_left();
+}
+
+/// Nor who sends what keeps nobody waiting for long, but goes on with it.
+#[test]
+fn who_sends_blanks_without_end_is_given_up() {
+    let large = large(10);
+    large.room.opens();
+    let evil = Peer::new(&large.world, "evil.example");
+    large.room.opens_at(&evil);
+    let blanks = Bytes::from(" ".repeat(64 * 1_024 * 1_024));
+    let host = large.world.host("evil.example").unwrap();
+    large.world.connect(
+        "evil.example",
+        Rc::new(move |request| {
+            let (host, blanks) = (Rc::clone(&host), blanks.clone());
+            Box::pin(async move {
+                let is_join = request.uri().path().contains("/v2/send_join/");
+                if is_join { http::Response::new(blanks) } else { host(request).await }
+            })
+        }),
+    );
+    large.world.drip("evil.example", "/v2/send_join/", 64 * 1_024, 5_000);
+    let begun = large.world.now_ms();
+    large.join_via(&large.b, &["evil.example", "peer.example"]).unwrap();
+    let took = large.world.now_ms() - begun;
+    assert!(took <= JOIN_MS, "{took} ms");
+}
+
+#[test]
+fn a_large_room_of_a_server_on_a_slow_line_is_joined() {
+    let large = large(3_000);
+    large.room.opens();
+    large.world.drip("peer.example", "/v2/send_join/", 8 * 1_024, 1_000);
+    let begun = large.world.now_ms();
+    large.join(&large.b).unwrap();
+    let took = large.world.now_ms() - begun;
+    assert!(took > 200_000, "{took} ms");
+    large.world.settle();
+    large.assert_nothing_left();
+    assert_eq!(large.b.state(&large.world, &large.room_id).len(), 3_005);
 }
 
 #[test]

@@ -21,8 +21,7 @@ use crate::{
     store::large_joins::{ClaimedEvent, LargeJoin},
 };
 
-/// How long one server may take to let us in, and we to check what it answers, in milliseconds. For as long, what others send
-/// us of the room is staged.
+/// How long one server may let us wait until it has let us in, in milliseconds. For as long, what others send us of the room is staged.
 pub(super) const JOIN_MS: i64 = 10 * 60 * 1_000;
 
 /// The memory, in bytes, that the events may take which wait to be checked together,
@@ -145,6 +144,7 @@ impl<'a> Reading<'a> {
     /// Reads all of an answer, and checks its events.
     async fn read(&mut self, mut answer: RoomBefore) -> Result<ReadAnswer, MatrixError> {
         let mut read = ReadAnswer::default();
+        let mut counted = self.count;
         while let Some(piece) = answer.next().await? {
             match piece {
                 JoinPiece::State(text) => self.take(&text, true).await?,
@@ -152,6 +152,12 @@ impl<'a> Reading<'a> {
                 JoinPiece::Join(text) => read.joined = Some(text),
                 JoinPiece::MembersOmitted => read.omits_members = true,
                 JoinPiece::Servers(servers) => read.servers = servers,
+            }
+            // A join may go on with the next server; the rest of a state is worth waiting for as long as more of it comes. A batch
+            // of which nothing is new renews nothing, and there is an end to what may be new.
+            if self.large.completes && self.count > counted {
+                counted = self.count;
+                answer.go_on();
             }
         }
         self.check_batch().await?;

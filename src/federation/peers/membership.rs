@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::{
     endpoints::{KIB, LIST, MIB, ONE_EVENT, SMALL, V1, decode, missing, object, slice},
     requests::{Call, FederationClient, Limits, RequestError, path, with_query},
-    room_before::{JOIN, RoomBefore},
+    room_before::{BODY_MS, JOIN, RoomBefore},
 };
 use crate::matrix::{
     identifiers::{EventId, RoomId, ServerName, UserId},
@@ -62,7 +62,7 @@ impl FederationClient {
             false => path(V2, &segments),
         };
         let call = |target, limits| Call { method: Method::PUT, target, body: Some(pdu.to_owned()), limits };
-        match self.open(server, &call(target, JOIN)).await {
+        match self.open(server, &call(target, JOIN), BODY_MS).await {
             Err(error) if error.is_unknown_endpoint() => {
                 let body = self.send(server, &call(path(V1, &segments), JOIN_V1)).await?;
                 let (_, wrapped): (u16, &RawValue) = decode(&body)?;

@@ -169,14 +169,19 @@ impl FederationClient {
     }
 
     /// Sends `call` to `destination`, and gives the body of its 200 as it comes. All of it together may be as long as the call's
-    /// limits say, and each piece may take their time.
-    pub(super) async fn open(&self, destination: &ServerName, call: &Call) -> Result<OpenBody, RequestError> {
+    /// limits say, each [`LEAST_BYTES`] may let us wait for their time, and all of it for `whole_ms`.
+    pub(super) async fn open(
+        &self,
+        destination: &ServerName,
+        call: &Call,
+        whole_ms: u32,
+    ) -> Result<OpenBody, RequestError> {
         let (transport, clock, limits) = (&self.platform.transport, &self.platform.clock, call.limits);
         let request = self.sign(destination, call)?;
         let exchange = async |route: &Destination, request: &http::Request<Bytes>, timeout_ms| {
             let request = route.request(request.clone(), timeout_ms, limits.max_response_bytes);
             let (head, stream) = answered(transport.open(request).await)?.into_parts();
-            let mut body = OpenBody { stream, clock: clock.clone(), limits, read: 0 };
+            let mut body = OpenBody::new(stream, clock.clone(), limits, whole_ms);
             if head.status == StatusCode::OK {
                 return Ok(body);
             }
@@ -241,7 +246,7 @@ impl FederationClient {
 
     /// A body that is in memory already.
     pub(super) fn opened(&self, body: Bytes, limits: Limits) -> OpenBody {
-        OpenBody { stream: Box::new(Whole::new(body)), clock: self.platform.clock.clone(), limits, read: 0 }
+        OpenBody::new(Box::new(Whole::new(body)), self.platform.clock.clone(), limits, limits.timeout_ms)
     }
 
     /// What `exchange` brings along the first route to `destination` that leads there.
@@ -320,27 +325,57 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// The most characters that are read of each text of an error: logs hold them, and clients are told them.
 const MAX_ERROR_TEXT: usize = 500;
 
-/// The body of an answer, as it comes.
+/// Of a body that is read as it comes, so many bytes, or the end, must be there before it has let us wait for the call's time once
+/// more: in two minutes that is what a modem brought. Were any piece enough, a byte every two minutes would go on for years.
+const LEAST_BYTES: usize = 512 * 1024;
+
+/// The body of an answer, as it comes. Only the time in which we wait for it counts against its server, not what we do with what
+/// has come.
 pub(super) struct OpenBody {
     stream: Box<dyn ByteStream>,
     clock: Rc<dyn Clock>,
     limits: Limits,
+    whole_ms: u32,
     read: usize,
+    /// How many bytes have come since the time for the next of them began anew, and what is left of that time,
+    came: usize,
+    left_ms: i64,
+    /// and of the time for all of it.
+    left_in_all_ms: i64,
 }
 
 impl OpenBody {
+    fn new(stream: Box<dyn ByteStream>, clock: Rc<dyn Clock>, limits: Limits, whole_ms: u32) -> Self {
+        let (left_ms, left_in_all_ms) = (i64::from(limits.timeout_ms), i64::from(whole_ms));
+        Self { stream, clock, limits, whole_ms, read: 0, came: 0, left_ms, left_in_all_ms }
+    }
+
     /// The next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, RequestError> {
-        let piece = match select(self.stream.next(), self.clock.sleep(self.limits.timeout_ms)).await {
-            Either::Left((piece, _)) => piece.transpose(),
-            Either::Right(_) => return Err(RequestError::Unreachable("its answer does not go on".to_owned())),
+        let begun = self.clock.now_ms();
+        let left = u32::try_from(self.left_ms.min(self.left_in_all_ms)).unwrap_or(0);
+        let piece = match select(self.stream.next(), self.clock.sleep(left)).await {
+            Either::Left((piece, _)) if left > 0 => piece.transpose(),
+            _ => return Err(RequestError::Unreachable("its answer does not go on".to_owned())),
         };
         let piece = piece.map_err(|_| RequestError::Unreachable("its answer broke off".to_owned()))?;
-        self.read += piece.as_ref().map_or(0, Bytes::len);
+        let (length, waited) = (piece.as_ref().map_or(0, Bytes::len), self.clock.now_ms() - begun);
+        self.read += length;
         if self.read > self.limits.max_response_bytes {
             return Err(RequestError::BadResponse(TransportError::TooLarge.to_string()));
         }
+        self.came += length;
+        self.left_ms -= waited;
+        self.left_in_all_ms -= waited;
+        if self.came >= LEAST_BYTES {
+            (self.came, self.left_ms) = (0, i64::from(self.limits.timeout_ms));
+        }
         Ok(piece)
+    }
+
+    /// What has come is worth waiting for more: the time for all of it begins anew.
+    pub(super) fn go_on(&mut self) {
+        self.left_in_all_ms = i64::from(self.whole_ms);
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::{
     endpoints::{EVENTS, MIB, ONE_EVENT, SMALL, V1, decode, missing, object, slice},
     requests::{Call, FederationClient, Limits, RequestError, path, with_query},
-    room_before::{JOIN, RoomBefore},
+    room_before::{BODY_MS, JOIN, RoomBefore},
 };
 use crate::matrix::{
     identifiers::{EventId, RoomId, ServerName},
@@ -76,7 +76,7 @@ impl FederationClient {
     ) -> Result<RoomBefore, RequestError> {
         let target = before_event("state", room_id, event_id);
         let call = Call { method: Method::GET, target, body: None, limits: JOIN };
-        Ok(RoomBefore::new(RoomBefore::STATE, self.open(server, &call).await?))
+        Ok(RoomBefore::new(RoomBefore::STATE, self.open(server, &call, BODY_MS).await?))
     }
 
     /// `GET /_matrix/federation/v1/state_ids/{roomId}?event_id=`.

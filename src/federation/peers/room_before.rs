@@ -17,6 +17,9 @@ use crate::matrix::{
 /// The state of a room, which is read as it comes.
 pub(super) const JOIN: Limits = Limits { timeout_ms: 120_000, max_response_bytes: 256 * MIB };
 
+/// How long one server may let us wait for all of it when its head is there, in milliseconds.
+pub(super) const BODY_MS: u32 = 8 * 60 * 1_000;
+
 /// The answer of `send_join`, or of `state`, as it comes: the room before an event, in any order. PDUs are unverified.
 pub struct RoomBefore {
     wanted: WantedMembers,
@@ -53,6 +56,11 @@ impl RoomBefore {
 
     pub(super) fn new(wanted: WantedMembers, body: OpenBody) -> Self {
         Self { wanted, body, unread: Bytes::new(), reader: ObjectReader::new(wanted), pieces: VecDeque::new() }
+    }
+
+    /// What has come is worth waiting for more: the time for all of it begins anew.
+    pub fn go_on(&mut self) {
+        self.body.go_on();
     }
 
     /// The next part; `None` at the end.
