@@ -22,7 +22,7 @@ const QUEUE_CALLS: u64 = 330;
 const DEPARTURE_CALLS: u64 = 80;
 const STAGED_CALLS: u64 = 500;
 
-/// How many of the last may go to joins of large rooms.
+/// How many of the last may go to joins of large rooms, beside which the others begin with the rest.
 const JOINS_CALLS: u64 = 300;
 
 /// How many of them are kept for what is under way when a job should end.
@@ -126,13 +126,24 @@ impl Program {
         let forget_budget = forgetting.meter.budget(FORGET_CALLS - RESERVE);
         let queue_budget = queue.meter.budget(QUEUE_CALLS - RESERVE);
         let staged_budget = staged.meter.budget(STAGED_CALLS - LOOKS_RESERVE);
-        let joins_budget = staged.meter.budget(JOINS_CALLS);
         let settling_budget = staged.meter.budget(STAGED_CALLS - RESERVE);
-        // Side by side: a server that answers slowly about missing events must not keep the queue from moving.
+        let (joins, beside) = (staged.counted_apart(), staged.counted_apart());
+        let joins_budget = joins.meter.budget(JOINS_CALLS);
+        let [beside_staged, beside_settling] =
+            [LOOKS_RESERVE, RESERVE].map(|reserve| beside.meter.budget(STAGED_CALLS - JOINS_CALLS - reserve));
+        // Side by side: a server that answers slowly about missing events, or with the state of a large room, must not keep the rest
+        // from moving.
         let looks = async {
-            staged.sweep_large_joins(&joins_budget).await;
-            staged.sweep_staged(&staged_budget).await;
-            staged.sweep_unsettled(&settling_budget).await;
+            future::join(joins.sweep_large_joins(&joins_budget), async {
+                beside.sweep_staged(&beside_staged).await;
+                beside.sweep_unsettled(&beside_settling).await;
+            })
+            .await;
+            // What the joins have left over.
+            if beside_staged.is_spent() || beside_settling.is_spent() {
+                staged.sweep_staged(&staged_budget).await;
+                staged.sweep_unsettled(&settling_budget).await;
+            }
         };
         let departures = async {
             client::sweep_departures(&departing, &departure_budget).await;

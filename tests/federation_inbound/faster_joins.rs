@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use futures_util::future::join;
 use http::StatusCode;
 use serde_json::{Value, json};
 use verge::{
@@ -12,6 +13,7 @@ use verge::{
         json::Object,
         state_content::Membership,
     },
+    platform::Clock,
     program::Program,
     room::{Draft, Extent},
     router::{Response, json_response},
@@ -394,6 +396,38 @@ fn completion_that_is_cut_off_again_and_again_goes_on() {
     }
     assert!(rounds > 3, "{rounds}");
     faster.completes();
+}
+
+/// A byte of the state comes just before each would be too late: that holds up neither the run of the trigger, nor what is due in
+/// other rooms.
+#[test]
+fn a_state_that_drips_holds_up_nothing_else() {
+    let faster = faster("12");
+    faster.join();
+    let (world, peer, dave) = (&faster.world, &faster.peer, &faster.dave);
+    let other = faster.b.public_room(world, &faster.bob, "12");
+    let mut theirs = peer.join(&faster.b, other.as_str(), dave);
+    let (_, lost) = theirs.say(peer, dave, "lost");
+    let (said, event) = theirs.say(peer, dave, "said");
+    assert_eq!(peer.send(&faster.b, "t1", &[event]).0, 200);
+    world.settle();
+    assert!(!faster.b.shows(&said));
+    peer.answers(move |request| {
+        let asks = request.uri().path().contains("/get_missing_events/");
+        asks.then(|| json_response(StatusCode::OK, &json!({ "events": [lost] })))
+    });
+    faster.answers.set(Answers::Truly);
+    world.drip("a.example", "/v1/state/", 1, 119_000);
+    world.advance(60 * 60 * 1_000);
+    let begun = world.now_ms();
+    let soon = async {
+        world.sleep(60_000).await;
+        faster.b.shows(&said)
+    };
+    let ((), is_judged_soon) = world.run(join(faster.b.scheduled(), soon));
+    assert!(is_judged_soon, "{:?}", world.logs());
+    let took = world.now_ms() - begun;
+    assert!(took < 10 * 60 * 1_000, "{took} ms");
 }
 
 /// So much has changed since the join that there are not calls enough to give each event its state: the current state is whole all
