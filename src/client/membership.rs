@@ -309,6 +309,8 @@ async fn join_room(
         return Err(error.into());
     }
     let event_id = remote::join(server, user, room_id, via, content).await?;
+    // The room's servers hear of the user's devices.
+    server.flush(room_id);
     if !was_there {
         settings::has_entered(server, user, room_id, server.rooms.entrance(room_id, user).await).await;
     }

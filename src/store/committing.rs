@@ -13,6 +13,7 @@ use super::{
     history_visibility, json_lists,
     known_keys::keep_keys_of,
     memberships::change,
+    new_shares,
     positions::{advance, advance_timeline, count, from_end},
     races::Race,
     rejected, relations,
@@ -25,6 +26,7 @@ use crate::{
     matrix::{
         event::ContentHash,
         identifiers::{EventId, RoomId, ServerName},
+        state_content::Membership,
     },
     platform::{Clock, DatabaseError, Rows, Statement, news::Subject, turns::turn},
 };
@@ -262,11 +264,12 @@ impl RoomCommit {
         let outgoing: Vec<(&NewEvent, &Outgoing)> =
             self.events.iter().filter_map(|new| Some((new, new.outbox.as_ref()?))).collect();
         // A position for what sync must notice even where no event is new in the timeline.
+        let positions = newest.len().max(1);
         let notice = !newest.is_empty() || !self.states.is_empty() || !self.memberships.is_empty();
         if notice {
             let room = Subject::Room(room_id.to_owned());
             let users = self.memberships.iter().map(|change| Subject::User(change.user_id.to_string()));
-            statements.push(advance_timeline(newest.len().max(1), [room].into_iter().chain(users)));
+            statements.push(advance_timeline(positions, [room].into_iter().chain(users)));
         }
         if !outgoing.is_empty() {
             statements.push(advance("outbox", count(outgoing.len())));
@@ -335,6 +338,9 @@ impl RoomCommit {
         if self.joins_anew || !self.joined.is_empty() {
             statements.push(Statement::new(PUBLISHED, [room_id.into()]));
         }
+        let users = self.memberships.iter().filter(|change| change.membership == Membership::Join);
+        let users = users.map(|change| change.user_id.as_str());
+        statements.extend(new_shares::note(&self.room_id, users, &self.joined, positions, self.joins_anew));
         // Of a room that we know, any event may be one whose redaction came before it.
         let known = self.guard != Guard::New;
         let new = self.events.iter().filter(|new| known || new.place == Place::Newest);

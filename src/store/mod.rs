@@ -38,6 +38,7 @@ pub mod large_joins;
 pub mod media;
 pub mod members;
 pub mod memberships;
+pub mod new_shares;
 pub mod one_time_keys;
 pub mod partial_rooms;
 pub mod pending_joins;

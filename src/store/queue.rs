@@ -10,9 +10,10 @@
 use std::borrow::Cow;
 
 use super::{
-    Store,
+    Answers, Store,
     events::{shown_columns, shown_text},
-    json_list, lacking,
+    lacking,
+    new_shares::{self, NewShare},
 };
 use crate::{
     matrix::identifiers::{RoomId, ServerName},
@@ -133,11 +134,11 @@ macro_rules! is_free {
 }
 pub(super) use is_free;
 
-/// ?1: this server's name, ?2: now, ?3: rooms as a JSON list.
+/// ?1: this server's name, ?2: now, ?3: the room.
 const DUE: &str = concat!(
-    "SELECT DISTINCT s.server FROM json_each(?3) AS wanted CROSS JOIN rooms AS r ON r.room_id = wanted.value \
-       CROSS JOIN room_servers AS s ON s.room_id = r.room_id LEFT JOIN destinations AS d ON d.destination = s.server \
-     WHERE s.server <> ?1 \
+    "SELECT DISTINCT s.server FROM rooms AS r CROSS JOIN room_servers AS s ON s.room_id = r.room_id \
+       LEFT JOIN destinations AS d ON d.destination = s.server \
+     WHERE r.room_id = ?3 AND s.server <> ?1 \
        AND MIN(r.outbox_pos, COALESCE(s.to_pos, r.outbox_pos)) > MAX(s.from_pos, COALESCE(d.cursor, 0)) AND ",
     is_free!()
 );
@@ -255,14 +256,20 @@ const HEARD_FROM: &str = "\
     RETURNING not_before";
 
 impl Store {
-    /// The servers that have something to hear of these rooms and may be tried at `now`.
+    /// The servers that have something to hear of this room and may be tried at `now`; and who has come into it of whom, or to whom,
+    /// devices are still to be told.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn due(&self, own: &ServerName, now: i64, rooms: &[RoomId]) -> Result<Vec<ServerName>, DatabaseError> {
-        let rooms = json_list(rooms.iter().map(RoomId::as_str));
-        let rows = self.query(Statement::new(DUE, [own.as_str().into(), now.into(), rooms.into()])).await?;
-        names(&rows)
+    pub async fn due(
+        &self,
+        own: &ServerName,
+        now: i64,
+        room_id: &RoomId,
+    ) -> Result<(Vec<ServerName>, Option<NewShare>), DatabaseError> {
+        let due = Statement::new(DUE, [own.as_str().into(), now.into(), room_id.as_str().into()]);
+        let mut answers = Answers::new(self.batch(vec![due, new_shares::first(Some(room_id))]).await?);
+        Ok((names(&answers.rows()?)?, new_shares::read(&answers.rows()?)?))
     }
 
     /// Takes the lease of a destination and the transaction to send to it: the one in flight, else the next. `None` where

@@ -28,6 +28,7 @@ mod lazy_loading;
 mod leaving;
 mod logging;
 mod media;
+mod new_shares;
 mod openid;
 mod outside;
 mod people;

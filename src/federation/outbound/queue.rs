@@ -24,7 +24,10 @@ use crate::{
     },
     platform::{Budget, DatabaseError},
     server::Server,
-    store::queue::{Claim, Failure, Outcome, OutgoingEdu, OutgoingTransaction},
+    store::{
+        new_shares::NewShare,
+        queue::{Claim, Failure, Outcome, OutgoingEdu, OutgoingTransaction},
+    },
 };
 
 /// How many destinations are sent to at the same time: the platform keeps six connections open for an event, and the
@@ -44,6 +47,10 @@ const PAGE: i64 = 50;
 /// How many calls to the database may be made after a request for the sake of the queue; the scheduled trigger does the rest. The
 /// platform allows 1,000 for each request.
 const FLUSH_CALLS: u64 = 400;
+
+/// In so many slices it is told of whom servers have come to share a room with, after a request and each time that the scheduled trigger
+/// comes by.
+const SHARES: usize = 20;
 
 /// The first pause after a failure, in milliseconds; it doubles with each further one.
 const FIRST_PAUSE_MS: i64 = 10_000;
@@ -67,18 +74,42 @@ const LASTING_REFUSAL_MS: i64 = 60 * 60 * 1_000;
 struct QueueUnusable;
 
 impl Server {
-    /// Starts sending what the servers in the room have not had. Called after a commit that appended to the outbox.
+    /// Starts sending what the servers in the room have not had. Called after a commit that appended to the outbox, or by which a local
+    /// user has come in.
     pub fn flush(&self, room_id: &RoomId) {
         let (server, room_id) = (self.counted_apart(), room_id.clone());
         self.platform.background.spawn(Box::pin(async move {
             let now = server.platform.clock.now_ms();
-            match server.store.due(&server.config.server_name, now, &[room_id]).await {
-                Ok(due) => drop(server.drive_all(due, &server.meter.budget(FLUSH_CALLS)).await),
-                Err(error) => {
-                    server.platform.log.write(LogRecord::error("the outbox cannot be read").because(&error));
-                }
+            let outcome = async {
+                let budget = server.meter.budget(FLUSH_CALLS);
+                let (mut due, share) = server.store.due(&server.config.server_name, now, &room_id).await?;
+                due.extend(server.tell_new_shares(share, Some(&room_id), &budget).await?);
+                due.sort();
+                due.dedup();
+                let _ = server.drive_all(due, &budget).await;
+                Ok::<_, DatabaseError>(())
+            };
+            if let Err(error) = outcome.await {
+                server.platform.log.write(LogRecord::error("the outbox cannot be read").because(&error));
             }
         }));
+    }
+
+    /// Leaves EDUs for servers that have come to share a room with local users, in slices: of this room, or of any. Those servers.
+    async fn tell_new_shares(
+        &self,
+        mut share: Option<NewShare>,
+        room_id: Option<&RoomId>,
+        budget: &Budget,
+    ) -> Result<Vec<ServerName>, DatabaseError> {
+        let mut told = Vec::new();
+        for _ in 0..SHARES {
+            let Some(next) = share.filter(|_| !budget.is_spent()) else { break };
+            let (servers, after) = self.store.tell_new_share(&self.config.server_name, &next, room_id).await?;
+            told.extend(servers);
+            share = after;
+        }
+        Ok(told)
     }
 
     /// Starts sending to a server that could not be reached and was heard from.
@@ -123,6 +154,7 @@ impl Server {
         let until = self.platform.clock.now_ms() + SWEEP_MS;
         let own = &self.config.server_name;
         let outcome = async {
+            self.tell_new_shares(self.store.new_share().await?, None, budget).await?;
             while !budget.is_spent() && self.platform.clock.now_ms() < until {
                 let due = self.store.overdue(own, self.platform.clock.now_ms(), PAGE).await?;
                 if due.is_empty() || self.drive_all(due, budget).await.is_err() {

@@ -1,0 +1,209 @@
+//! Local users and other servers that share a room since one of them has come into it: the servers must hear of the users' devices
+//! (Server-Server API, "Device Management").
+//!
+//! A commit only notes who has come. What follows is done a slice at a time, each one batch: a room may have thousands of servers. Each
+//! server gets one EDU for each user, however many devices there are: it is told of a number before that nobody has heard of, and so
+//! asks for the whole list.
+
+use serde_json::json;
+
+use super::{Answers, Store, json_lists, positions::count, queue::names, text_lists};
+use crate::{
+    matrix::identifiers::{RoomId, ServerName},
+    platform::{DatabaseError, Rows, Statement},
+};
+
+/// Whether others than our users are in the room ?2 of the local member `m`, by their numbers: many servers may have left it.
+macro_rules! is_shared {
+    () => {
+        "(SELECT r.joined FROM rooms AS r WHERE r.room_id = ?2) > \
+           COALESCE((SELECT s.joined FROM room_servers AS s WHERE s.room_id = ?2 \
+             AND s.server = substr(m.user_id, instr(m.user_id, ':') + 1) AND s.to_pos IS NULL), 0)"
+    };
+}
+
+/// ?1: local users, ?2: the room, ?3: how many positions of the stream the commit has taken. Those who were not joined before it.
+const NEW_MEMBERS: &str = concat!(
+    "INSERT INTO new_shares (room_id, newcomer, after) \
+     SELECT m.room_id, m.user_id, '' FROM json_each(?1) AS j CROSS JOIN local_memberships AS m \
+       ON m.user_id = j.value AND m.room_id = ?2 AND m.membership = 'join' \
+       AND m.pos > (SELECT position FROM streams WHERE name = 'events') - ?3 \
+     WHERE EXISTS (SELECT 1 FROM device_keys AS k WHERE k.user_id = m.user_id) AND ",
+    is_shared!(),
+    " ON CONFLICT (room_id, newcomer) DO UPDATE SET after = ''"
+);
+
+/// Where all servers of the room ?2 are found anew, so are those of all its local members. ?1 is not used.
+const ALL_MEMBERS: &str = concat!(
+    "INSERT INTO new_shares (room_id, newcomer, after) \
+     SELECT m.room_id, m.user_id, '' FROM local_memberships AS m WHERE m.room_id = ?2 AND m.membership = 'join' \
+       AND EXISTS (SELECT 1 FROM device_keys AS k WHERE k.user_id = m.user_id) AND ",
+    is_shared!(),
+    " ON CONFLICT (room_id, newcomer) DO UPDATE SET after = ''"
+);
+
+/// ?1: a list of [server, users more], ?2: the room. Those that had nobody there before, where somebody here has devices to tell of.
+const NEW_SERVERS: &str = "\
+    INSERT INTO new_shares (room_id, newcomer, after) \
+    SELECT s.room_id, s.server, '' FROM json_each(?1) AS j CROSS JOIN room_servers AS s \
+      ON s.room_id = ?2 AND s.server = j.value ->> 0 AND s.to_pos IS NULL AND s.joined = j.value ->> 1 \
+    WHERE j.value ->> 1 > 0 AND EXISTS ( \
+      SELECT 1 FROM local_memberships AS m CROSS JOIN device_keys AS k ON k.user_id = m.user_id \
+      WHERE m.room_id = ?2 AND m.membership = 'join' AND substr(m.user_id, instr(m.user_id, ':') + 1) <> s.server) \
+    ON CONFLICT (room_id, newcomer) DO UPDATE SET after = ''";
+
+const OF_ROOM: &str = "SELECT room_id, newcomer, after FROM new_shares WHERE room_id = ?1 ORDER BY newcomer LIMIT 1";
+
+const ANY: &str =
+    "SELECT room_id, newcomer, after FROM new_shares WHERE room_id > '' ORDER BY room_id, newcomer LIMIT 1";
+
+/// `page`: the next ?5 whom the newcomer ?3 of the room ?2 meets there, after the name ?4. ?1: this server's name. Only one of the two
+/// finds any: a name is either a user's or a server's.
+macro_rules! page {
+    () => {
+        "WITH page(user_id, server, name) AS ( \
+           SELECT * FROM (SELECT m.user_id, s.server, s.server FROM local_memberships AS m CROSS JOIN room_servers AS s \
+               ON s.room_id = m.room_id AND s.server > ?4 AND s.to_pos IS NULL AND s.server <> ?1 \
+             WHERE m.user_id = ?3 AND m.room_id = ?2 AND m.membership = 'join' ORDER BY s.server LIMIT ?5) \
+           UNION ALL \
+           SELECT * FROM (SELECT m.user_id, ?3, m.user_id FROM local_memberships AS m \
+             WHERE m.room_id = ?2 AND m.membership = 'join' AND m.user_id > ?4 AND EXISTS ( \
+               SELECT 1 FROM room_servers AS s WHERE s.room_id = ?2 AND s.server = ?3 AND s.to_pos IS NULL) \
+             ORDER BY m.user_id LIMIT ?5)) "
+    };
+}
+
+/// After `page`: `told`, those of it who share no other room. One where it is still to be told that they share it does not count.
+macro_rules! told {
+    () => {
+        ", told(user_id, server) AS (SELECT p.user_id, p.server FROM page AS p \
+           WHERE EXISTS (SELECT 1 FROM device_keys AS k WHERE k.user_id = p.user_id) AND NOT EXISTS ( \
+             SELECT 1 FROM local_memberships AS m CROSS JOIN room_servers AS s \
+               ON s.room_id = m.room_id AND s.server = p.server AND s.to_pos IS NULL \
+             WHERE m.user_id = p.user_id AND m.membership = 'join' AND m.room_id <> ?2 AND NOT EXISTS ( \
+               SELECT 1 FROM new_shares AS n WHERE n.room_id = m.room_id AND n.newcomer IN (p.user_id, p.server)))) "
+    };
+}
+
+/// What waits to tell of the same user gives way; but not what is in flight.
+const SUPERSEDE: &str = concat!(
+    page!(),
+    told!(),
+    "DELETE FROM edu_outbox WHERE (destination, pos) IN ( \
+       SELECT o.destination, o.pos FROM told AS t LEFT JOIN destinations AS d ON d.destination = t.server \
+         CROSS JOIN edu_outbox AS o ON o.destination = t.server AND o.pos > COALESCE(d.txn_edus, 0) \
+       WHERE o.about = t.user_id AND o.edu_type = 'm.device_list_update')"
+);
+
+/// The number before is the one that the next change of anybody here will have: nobody can have heard of it.
+const TELL: &str = concat!(
+    page!(),
+    told!(),
+    "INSERT INTO edu_outbox (destination, pos, edu_type, about, content) \
+     SELECT t.server, q.position + row_number() OVER (ORDER BY t.server, t.user_id), 'm.device_list_update', t.user_id, \
+       json_object('user_id', t.user_id, 'device_id', k.device_id, 'keys', json(k.keys), 'stream_id', c.stream_id, \
+         'prev_id', json_array(l.position + 1)) \
+     FROM told AS t CROSS JOIN streams AS q ON q.name = 'edu_outbox' CROSS JOIN streams AS l ON l.name = 'device_lists' \
+       CROSS JOIN device_list_changes AS c ON c.user_id = t.user_id AND c.stream_id IS NOT NULL \
+       CROSS JOIN device_keys AS k ON k.user_id = t.user_id \
+         AND k.device_id = (SELECT MIN(first.device_id) FROM device_keys AS first WHERE first.user_id = t.user_id) \
+     RETURNING destination"
+);
+
+/// As many positions as there may have been.
+const ADVANCE: &str = "UPDATE streams SET position = position + ?1 WHERE name = 'edu_outbox'";
+
+/// A note that was made anew meanwhile stays.
+const END: &str = concat!(
+    page!(),
+    "DELETE FROM new_shares WHERE room_id = ?2 AND newcomer = ?3 AND after = ?4 AND (SELECT count(*) FROM page) < ?5"
+);
+
+const GO_ON: &str = concat!(
+    page!(),
+    "UPDATE new_shares SET after = (SELECT MAX(name) FROM page) WHERE room_id = ?2 AND newcomer = ?3 AND after = ?4"
+);
+
+/// How many are told at a time.
+const SLICE: i64 = 100;
+
+/// Somebody who has come into a room, and up to whom of those there it was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewShare {
+    room_id: String,
+    newcomer: String,
+    after: String,
+}
+
+/// Statements that note who has come into the room, at the end of a commit that has taken so many `positions` of the stream. `users`:
+/// local users who are joined; `servers`: how many users more these have; `is_anew`: whether all servers are found anew.
+pub(super) fn note<'a>(
+    room_id: &RoomId,
+    users: impl Iterator<Item = &'a str>,
+    servers: &[(ServerName, i64)],
+    positions: usize,
+    is_anew: bool,
+) -> Vec<Statement> {
+    let room = || room_id.as_str().into();
+    if is_anew {
+        return vec![Statement::new(ALL_MEMBERS, ["".into(), room()])];
+    }
+    let users = text_lists(users).into_iter();
+    let mut statements: Vec<_> =
+        users.map(|list| Statement::new(NEW_MEMBERS, [list.into(), room(), count(positions).into()])).collect();
+    let more = servers.iter().filter(|(_, change)| *change > 0);
+    let lists = json_lists(more.map(|(server, change)| json!([server.as_str(), change]).to_string()));
+    statements.extend(lists.into_iter().map(|list| Statement::new(NEW_SERVERS, [list.into(), room()])));
+    statements
+}
+
+/// Somebody who has come into the room, or into any; [`read`] reads the answer.
+pub(super) fn first(room_id: Option<&RoomId>) -> Statement {
+    match room_id {
+        Some(room_id) => Statement::new(OF_ROOM, [room_id.as_str().into()]),
+        None => Statement::new(ANY, []),
+    }
+}
+
+/// Reads the answer to [`first`].
+pub(super) fn read(rows: &Rows) -> Result<Option<NewShare>, DatabaseError> {
+    let Some(row) = rows.first() else { return Ok(None) };
+    let [room_id, newcomer, after] = [0, 1, 2].map(|column| row.text(column).map(str::to_owned));
+    Ok(Some(NewShare { room_id: room_id?, newcomer: newcomer?, after: after? }))
+}
+
+impl Store {
+    /// Somebody who has come into a room of whom, or to whom, devices are still to be told.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn new_share(&self) -> Result<Option<NewShare>, DatabaseError> {
+        read(&self.query(first(None)).await?)
+    }
+
+    /// Leaves EDUs for the next servers, or of the next users, whom `share` is about. The servers, and what is next: of the same room,
+    /// or of any where none is given. One round trip.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn tell_new_share(
+        &self,
+        own: &ServerName,
+        share: &NewShare,
+        room_id: Option<&RoomId>,
+    ) -> Result<(Vec<ServerName>, Option<NewShare>), DatabaseError> {
+        let NewShare { room_id: room, newcomer, after } = share;
+        let [tell, supersede, end, go_on] = [TELL, SUPERSEDE, END, GO_ON].map(|sql| {
+            let page = [own.as_str(), room, newcomer, after].map(Into::into);
+            let [own, room, newcomer, after] = page;
+            Statement::new(sql, [own, room, newcomer, after, SLICE.into()])
+        });
+        let statements = vec![supersede, tell, Statement::new(ADVANCE, [SLICE.into()]), end, go_on, first(room_id)];
+        let mut answers = Answers::new(self.batch(statements).await?);
+        answers.rows()?;
+        let mut servers = names(&answers.rows()?)?;
+        servers.sort();
+        servers.dedup();
+        read(&answers.rest().last().unwrap_or_default()).map(|next| (servers, next))
+    }
+}
