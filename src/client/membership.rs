@@ -292,6 +292,7 @@ async fn join_room(
     let error = match here {
         Ok(event) => {
             server.flush(room_id);
+            server.tell_presence_in(room_id, user);
             if !was_there {
                 settings::has_entered(server, user, room_id, Ok(known)).await;
             }
@@ -311,6 +312,7 @@ async fn join_room(
     let event_id = remote::join(server, user, room_id, via, content).await?;
     // The room's servers hear of the user's devices.
     server.flush(room_id);
+    server.tell_presence_in(room_id, user);
     if !was_there {
         settings::has_entered(server, user, room_id, server.rooms.entrance(room_id, user).await).await;
     }

@@ -77,9 +77,16 @@ pub(super) async fn get(server: &Server, call: &Call) -> Handled {
     let of = UserId::parse(call.parameter(0)).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
     let found = server.store.presence(&session.user, &of).await?;
     let (row, is_shown) = found.ok_or_else(|| MatrixError::not_found("Nothing is known of this user's presence."))?;
-    if !is_shown {
+    // Of another server's user it is known what rooms they were in when that server last told of them.
+    if !is_shown && !shares(server, &session.user, &of).await? {
         return Err(MatrixError::forbidden("You share no room with this user."));
     }
     let content = row.update(server.platform.clock.now_ms()).content();
     Ok(raw_json_response(http::StatusCode::OK, content.to_text()))
+}
+
+/// Whether two users, the first a local one, share a room now.
+async fn shares(server: &Server, user: &UserId, with: &UserId) -> Result<bool, MatrixError> {
+    let own = server.config.server_name.as_str();
+    Ok(!server.store.sharing(own, user.as_str(), [with.to_string()].into()).await?.is_empty())
 }

@@ -15,6 +15,7 @@ use super::{
     memberships::change,
     new_shares,
     positions::{advance, advance_timeline, count, from_end},
+    presence,
     races::Race,
     rejected, relations,
     resolution::cite,
@@ -326,6 +327,7 @@ impl RoomCommit {
         each(STATES, states.map(|from| json!([from_end(from.later), from.state.to_string()]).to_string()).collect());
         each(REDACTIONS, self.redactions.iter().map(redaction_row).collect());
         statements.extend(change(&self.room_id, &self.memberships));
+        statements.extend(presence::follow(self.memberships.iter().map(|change| change.user_id.as_str())));
         if self.joins_anew {
             statements.push(Statement::new(CLOSE_SERVERS, [room_id.into()]));
         }

@@ -1,7 +1,7 @@
 //! Who is there.
 //!
-//! Each row names rooms that the user is in, found when it was written: who is in one of them may see it. For a user of another
-//! server these are looked for in the rooms that we share with that server, of which the first are looked at.
+//! Each row names rooms that the user is in: who is in one of them may see it. Those of a local user follow their memberships. For a user
+//! of another server they are found when that server tells of them, in the rooms that we share with it, of which the first are looked at.
 
 use serde_json::json;
 
@@ -9,8 +9,9 @@ use super::{
     Store,
     edus::MAX_HEARERS,
     json_lists, lacking,
-    positions::PresencePos,
+    positions::{PresencePos, TimelinePos},
     state_sql::{found, paths},
+    text_lists,
     typing::PAGE,
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     platform::{DatabaseError, Row, Rows, Statement, news::Subject},
 };
 
-/// Takes over what is news: that a user was active a little later is none. What a client says is also news where a sync had said it:
+/// Takes over what is news: that a user was active a little later is none, that they are in another room is, to those there. What a client says is also news where a sync had said it:
 /// it does not end by itself. Whom a sync has be online, another one that was there already has be idle.
 macro_rules! unless_known {
     () => {
@@ -34,7 +35,8 @@ macro_rules! unless_known {
           WHERE excluded.presence <> presence.presence OR excluded.status_msg IS NOT presence.status_msg \
             OR excluded.currently_active <> presence.currently_active \
             OR presence.synced_until IS NOT NULL AND excluded.synced_until IS NULL \
-            OR excluded.last_active_ts >= presence.last_active_ts + 60000"
+            OR excluded.last_active_ts >= presence.last_active_ts + 60000 \
+            OR EXISTS (SELECT 1 FROM json_each(excluded.rooms) AS n WHERE n.value NOT IN (SELECT value FROM json_each(presence.rooms)))"
     };
 }
 
@@ -70,6 +72,26 @@ const NOTE_OWN: &str = concat!(
        (SELECT position FROM streams WHERE name = 'presence') + 1 WHERE true",
     unless_known!(),
     " RETURNING user_id"
+);
+
+/// The rooms of the local user of the row `presence`.
+macro_rules! own_rooms {
+    () => {
+        "(SELECT json_group_array(m.room_id) FROM local_memberships AS m \
+           WHERE m.user_id = presence.user_id AND m.membership = 'join')"
+    };
+}
+
+/// ?1: a list of local users whose memberships have changed. To those in a room that they are new to it is news that they are there. That
+/// they are in the list is said twice: otherwise all rows would be read.
+const FOLLOW: &str = concat!(
+    "UPDATE presence SET rooms = ",
+    own_rooms!(),
+    ", pos = CASE WHEN presence <> 'offline' AND json_array_length(rooms) < json_array_length(",
+    own_rooms!(),
+    ") THEN (SELECT position FROM streams WHERE name = 'presence') + j.key + 1 ELSE pos END \
+     FROM json_each(?1) AS j WHERE user_id IN (SELECT value FROM json_each(?1)) AND user_id = j.value AND rooms <> ",
+    own_rooms!()
 );
 
 /// ?1 a local user, ?2 what a client of theirs has them be, ?3 until when, ?4 now. Answers where that is nothing new: they are that
@@ -113,6 +135,29 @@ const NEWEST: &str = concat!(
     is_shown!(),
     " AS is_shown, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active \
      FROM presence AS p WHERE p.pos > ?2 ORDER BY p.pos DESC LIMIT ?3"
+);
+
+/// The rooms `m` that the user ?1 has joined since the 'events' position ?4, and after the room ?6. ?5: up to which position there is known
+/// to be no other.
+macro_rules! new_rooms {
+    () => {
+        "streams AS s CROSS JOIN local_memberships AS m \
+           ON m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?4 AND m.room_id > ?6 \
+         WHERE s.name = 'events' AND s.position > ?5"
+    };
+}
+
+/// For who knows all up to ?2: of the newest of those who are there, those in rooms that the user ?1 has newly joined. ?3: how many are looked
+/// at; none where there is no such room.
+const OF_NEW_ROOMS: &str = concat!(
+    "SELECT p.pos, p.presence <> 'offline' AND EXISTS ( \
+         SELECT 1 FROM json_each(p.rooms) AS j WHERE j.value IN (SELECT m.room_id FROM ",
+    new_rooms!(),
+    ")) AS is_shown, \
+       p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active \
+     FROM presence AS p WHERE p.pos <= CASE WHEN EXISTS (SELECT 1 FROM ",
+    new_rooms!(),
+    ") THEN ?2 ELSE -1 END ORDER BY p.pos DESC LIMIT ?3"
 );
 
 /// ?1: the user who asks, ?2: about whom.
@@ -229,6 +274,16 @@ pub fn note(own: &ServerName, origin: &ServerName, users: &[PresenceRow]) -> Vec
     statements
 }
 
+/// Statements by which the presence of local users follows what became of their memberships.
+pub(super) fn follow<'a>(users: impl Iterator<Item = &'a str>) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    for list in text_lists(users) {
+        statements.push(Statement::new(FOLLOW, [list.into()]));
+        statements.push(Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]));
+    }
+    statements
+}
+
 impl Store {
     /// Notes the presence of a local user, which ends at `synced_until`, if a sync has brought it. `None` where it is no news; else which
     /// other servers are to hear of it: those that share a room with the user and are not known to be away, from the place on, a room
@@ -318,17 +373,25 @@ impl Store {
     }
 }
 
-/// What a sync asks. `since` is `None` where nothing is known.
-pub(super) fn ask(user: &str, since: Option<PresencePos>) -> Statement {
+/// What a sync asks. `since` is `None` where nothing is known; `events`, `checked` and `after` as for [`super::receipts::ask`].
+pub(super) fn ask(
+    user: &str,
+    since: Option<PresencePos>,
+    events: TimelinePos,
+    checked: TimelinePos,
+    after: &str,
+) -> [Statement; 2] {
     let sql = if since.is_some() { NEWS } else { NEWEST };
-    Statement::new(sql, [user.into(), since.unwrap_or_default().into(), PAGE.into()])
+    let at = since.unwrap_or_default();
+    let of_new = [user.into(), at.into(), PAGE.into(), events.into(), checked.into(), after.into()];
+    [Statement::new(sql, [user.into(), at.into(), PAGE.into()]), Statement::new(OF_NEW_ROOMS, of_new)]
 }
 
-pub(super) fn news(rows: &Rows, is_first: bool) -> Result<PresenceNews, DatabaseError> {
+pub(super) fn news(rows: &Rows, of_new_rooms: &Rows, is_first: bool) -> Result<PresenceNews, DatabaseError> {
     let is_full = !is_first && i64::try_from(rows.len()).is_ok_and(|rows| rows >= PAGE);
     let page_end = rows.last().filter(|_| is_full).map(|row| PresencePos::read(row, 0)).transpose()?;
     let mut users = Vec::new();
-    for row in rows {
+    for row in rows.iter().chain(of_new_rooms) {
         if row.integer(1)? != 0 {
             users.push(PresenceRow::read(row)?);
         }

@@ -480,7 +480,7 @@ impl Store {
             found.key_counts = one_time_keys::read_counts(&next()?, &next()?)?;
         }
         if let Some(read) = &read.fleeting {
-            found.fleeting = sync_fleeting::found(read, [next()?, next()?, next()?, next()?], fleeting)?;
+            found.fleeting = sync_fleeting::found(read, [next()?, next()?, next()?, next()?, next()?], fleeting)?;
         }
         Ok(found)
     }

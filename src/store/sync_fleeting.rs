@@ -46,7 +46,7 @@ pub struct FleetingFound {
 }
 
 /// How many answers [`ask`]'s statements have.
-pub(super) const ANSWERS: usize = 4;
+pub(super) const ANSWERS: usize = 5;
 
 /// `events`, `checked` and `after` as for [`receipts::ask`].
 pub(super) fn ask(
@@ -58,12 +58,9 @@ pub(super) fn ask(
 ) -> [Statement; ANSWERS] {
     let (since, until) = of_typing(read);
     let [page, of_new_rooms] = receipts::ask(user, read.since.map(|at| at.receipts), events, checked, after);
-    [
-        typing::ask(user, since, until, read.now),
-        page,
-        of_new_rooms,
-        presence::ask(user, read.since.map(|at| at.presence)),
-    ]
+    let known = read.since.map(|at| at.presence);
+    let [presence, of_new_room_mates] = presence::ask(user, known, events, checked, after);
+    [typing::ask(user, since, until, read.now), page, of_new_rooms, presence, of_new_room_mates]
 }
 
 /// Who knows nothing is told who is typing, but not who was.
@@ -80,11 +77,11 @@ pub(super) fn found(
     answers: [Rows; ANSWERS],
     ends: FleetingAt,
 ) -> Result<FleetingFound, DatabaseError> {
-    let [typing, page, of_new_rooms, presence] = answers;
+    let [typing, page, of_new_rooms, presence, of_new_room_mates] = answers;
     let (_, until) = of_typing(read);
     let typing = typing::news(&typing, until, read.now)?;
     let receipts = receipts::news(&page, &of_new_rooms)?;
-    let presence = presence::news(&presence, read.since.is_none())?;
+    let presence = presence::news(&presence, &of_new_room_mates, read.since.is_none())?;
     let known = until.filter(|until| !typing.is_all && *until > read.now);
     let at = FleetingAt {
         typing: typing.page_end.unwrap_or(ends.typing),

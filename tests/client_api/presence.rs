@@ -205,3 +205,65 @@ fn what_users_say_themselves_outlasts_their_syncs() {
     minutes_pass(&home, 10);
     assert_eq!(told(&home.sync(&bob, &since)), [of(&alice, "online", "")]);
 }
+
+fn joins(home: &Home, user: &User, room: &str) {
+    let (status, answer) = home.post(user, &format!("/join/{}?via=two.test", quote(room)), json!({}));
+    assert_eq!(status, 200, "{answer}");
+    home.world.settle();
+}
+
+#[test]
+fn it_follows_users_into_rooms_and_out_of_them() {
+    let (home, alice, bob, room) = together();
+    let (carol, dora) = (home.register("carol"), home.register("dora"));
+    for (user, state) in [(&bob, "online"), (&carol, "unavailable"), (&dora, "offline")] {
+        set(&home, user, json!({ "presence": state, "status_msg": "here" }));
+    }
+    let [of_alice, of_bob, of_carol] = [&alice, &bob, &carol].map(|user| next(&home.sync(user, "")));
+    refused(&home.get(&alice, &path(&carol)), 403, "M_FORBIDDEN");
+    joins(&home, &carol, &room);
+    joins(&home, &dora, &room);
+    // Those who are there hear of whom comes, and who comes of those who are there.
+    for (user, since) in [(&alice, &of_alice), (&bob, &of_bob)] {
+        let answer = home.sync(user, since);
+        assert_eq!(told(&answer), [of(&carol, "unavailable", "here")]);
+        assert_eq!(told(&home.sync(user, &next(&answer))), [[""; 3]; 0], "once");
+    }
+    let answer = home.sync(&carol, &of_carol);
+    let mut seen = told(&answer);
+    seen.sort();
+    assert_eq!(seen, [of(&bob, "online", "here"), of(&carol, "unavailable", "here")]);
+    assert_eq!(told(&home.sync(&carol, &next(&answer))), [[""; 3]; 0], "once");
+    assert_eq!(home.get(&alice, &path(&carol)).0, 200);
+    assert_eq!(home.get(&carol, &path(&bob)).0, 200);
+    assert_eq!(home.get(&bob, &path(&dora)).0, 200);
+    // A new profile is no news of it.
+    let since = next(&home.sync(&alice, ""));
+    let name = format!("/profile/{}/displayname", quote(&carol.id));
+    assert_eq!(home.put(&carol, &name, json!({ "displayname": "C" })).0, 200);
+    assert_eq!(told(&home.sync(&alice, &since)), [[""; 3]; 0]);
+    assert_eq!(home.post(&carol, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
+    refused(&home.get(&alice, &path(&carol)), 403, "M_FORBIDDEN");
+    set(&home, &carol, json!({ "presence": "online" }));
+    assert_eq!(told(&home.sync(&alice, &since)), [[""; 3]; 0]);
+}
+
+#[test]
+fn it_is_told_to_the_servers_of_a_room_that_a_user_joins() {
+    let world = crate::common::network::World::new();
+    let [one, two] = ["one.test", "two.test"].map(|name| Home::with(&world, name, &[("REGISTRATION", "open")]));
+    let (alice, bob, carol) = (one.register("alice"), two.register("bob"), two.register("carol"));
+    set(&one, &alice, json!({ "presence": "online", "status_msg": "here" }));
+    for user in [&bob, &carol] {
+        let room = two.room(user, json!({ "preset": "public_chat" }));
+        let since = next(&two.sync(user, ""));
+        let (status, errcode) = if user.id == bob.id { (404, "M_NOT_FOUND") } else { (403, "M_FORBIDDEN") };
+        refused(&two.get(user, &path(&alice)), status, errcode);
+        joins(&one, &alice, &room);
+        // Of what is told at a time to one server there is a second between.
+        world.advance(2_000);
+        world.settle();
+        assert_eq!(told(&two.sync(user, &since)), [of(&alice, "online", "here")]);
+        assert_eq!(two.get(user, &path(&alice)).0, 200);
+    }
+}

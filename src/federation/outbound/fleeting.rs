@@ -113,6 +113,25 @@ impl Server {
         Ok(())
     }
 
+    /// Tells the servers of a room that a local user has joined, beside the request, whether the user is there: those whose turn it is, where
+    /// there are many.
+    pub fn tell_presence_in(&self, room_id: &RoomId, user: &UserId) {
+        let (server, room_id, user) = (self.counted_apart(), room_id.clone(), user.clone());
+        self.platform.background.spawn(Box::pin(async move {
+            let now = server.platform.clock.now_ms();
+            let outcome = async {
+                let found = server.store.presence(&user, &user).await?;
+                let Some((row, _)) = found.filter(|(row, _)| row.presence != Presence::Offline) else { return Ok(()) };
+                let audience = server.audience(&room_id, &user, now).await?;
+                server.tell(&audience.servers, &[FleetingEdu::Presence(row.update(now))]);
+                Ok::<_, DatabaseError>(())
+            };
+            if let Err(error) = outcome.await {
+                server.platform.log.write(LogRecord::error("presence cannot be read").because(&error));
+            }
+        }));
+    }
+
     /// Tells these servers, beside the request that it comes from.
     pub fn tell(&self, destinations: &[ServerName], edus: &[FleetingEdu]) {
         let now = self.platform.clock.now_ms();
