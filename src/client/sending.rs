@@ -20,6 +20,7 @@ use crate::{
         json::{Object, Value},
         power_levels::{Level, PowerLevels, creators},
         relation::{self, Relation},
+        state_content::Membership,
     },
     room::Draft,
     router::{Call, Handled, ok},
@@ -94,9 +95,11 @@ async fn once(
     let is_repetition = async || Ok(server.store.client_transaction(&transaction).await?.is_some());
     let sent = async {
         if let Some(redacts) = &draft.redacts {
-            may_redact(server, &session.user, &room_id, redacts).await?;
+            let may = may_redact(server, &session.user, &room_id, redacts).await;
+            told_inside(server, &session.user, &room_id, may).await?;
         }
-        may_relate(server, &session.user, &room_id, &draft).await?;
+        let may = may_relate(server, &session.user, &room_id, &draft).await;
+        told_inside(server, &session.user, &room_id, may).await?;
         let sent = server.rooms.send_with(&room_id, &session.user, draft, remember, is_repetition).await;
         sent.map_err(not_in_room)
     };
@@ -107,6 +110,20 @@ async fn once(
     };
     server.flush(&room_id);
     ok(&json!({ "event_id": event_id }))
+}
+
+/// What is wrong with an event in its room is told to who is in the room. Others may not send anything, and are refused in the
+/// same way whatever is there.
+async fn told_inside(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    checked: Result<(), MatrixError>,
+) -> Result<(), MatrixError> {
+    match checked {
+        Err(error) if server.store.membership(room_id, user).await? == Some(Membership::Join) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The rooms let everybody send redactions and then take no notice of those that are not allowed; users are told.
@@ -181,7 +198,8 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
             let create = server.rooms.current(&room_id, &[("m.room.create", "")]).await?;
             let create = create.as_ref().and_then(|(_, state)| state.first());
             if let Some(create) = create.filter(|create| create.version().privileged_creators) {
-                check_creators_unnamed(&content, creators(create))?;
+                let unnamed = check_creators_unnamed(&content, creators(create));
+                told_inside(server, &session.user, &room_id, unnamed).await?;
             }
         }
         _ => {}
@@ -195,7 +213,8 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
         "m.room.redaction" => {
             let draft = given_redaction(content)?;
             if let Some(redacts) = &draft.redacts {
-                may_redact(server, &session.user, &room_id, redacts).await?;
+                let may = may_redact(server, &session.user, &room_id, redacts).await;
+                told_inside(server, &session.user, &room_id, may).await?;
             }
             Draft { state_key: Some(state_key.to_owned()), ..draft }
         }

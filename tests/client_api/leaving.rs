@@ -421,3 +421,39 @@ fn who_is_in_a_room_is_not_told_to_who_is_not() {
     let answer = scene.home.post(carol, &scene.path("kick"), json!({ "user_id": erin.id }));
     assert_eq!(answer.1["error"], "The user is not in the room.");
 }
+
+#[test]
+fn what_is_in_a_room_is_not_told_to_who_sends_to_it_from_outside() {
+    let scene = scene();
+    let Scene { home, alice, carol, .. } = &scene;
+    let erin = home.register("erin");
+    let said = home.say(alice, &scene.room, "hello", "t1");
+    let related = |parent: &str| json!({ "rel_type": "m.thread", "event_id": parent });
+    let answer = json!({ "msgtype": "m.text", "body": "x", "m.relates_to": related(&said) });
+    let (_, answer) = home.put(alice, &scene.path("send/m.room.message/t2"), answer);
+    let (answer, unknown) = (answer["event_id"].as_str().unwrap(), format!("${}", "x".repeat(43)));
+    // What is there, and what is not; and what they hear who are in the room.
+    let redacts = |user: &User, event: &str| {
+        let path = scene.path(&format!("redact/{}/r{}", quote(event), quote(&user.id)));
+        home.put(user, &path, json!({}))
+    };
+    refused(&redacts(carol, &said), 403, "M_FORBIDDEN");
+    assert_eq!(redacts(&erin, &said), redacts(&erin, &unknown));
+    let redacts =
+        |user: &User, event: &str| home.put(user, &scene.path("state/m.room.redaction/x"), json!({ "redacts": event }));
+    refused(&redacts(carol, &said), 403, "M_FORBIDDEN");
+    assert_eq!(redacts(&erin, &said), redacts(&erin, &unknown));
+    let threads = |user: &User, root: &str| {
+        let content = json!({ "msgtype": "m.text", "body": "x", "m.relates_to": related(root) });
+        home.put(user, &scene.path(&format!("send/m.room.message/t{}", quote(root))), content)
+    };
+    refused(&threads(carol, answer), 400, "M_UNKNOWN");
+    assert_eq!(threads(&erin, answer), threads(&erin, &unknown));
+    let newer = home.room(alice, json!({ "room_version": "12" }));
+    let levels = |user: &User, named: &str| {
+        let path = format!("/rooms/{}/state/m.room.power_levels/", quote(&newer));
+        home.put(user, &path, json!({ "users": { named: 50 } }))
+    };
+    refused(&levels(alice, &alice.id), 400, "M_BAD_JSON");
+    assert_eq!(levels(&erin, &alice.id), levels(&erin, &carol.id));
+}
