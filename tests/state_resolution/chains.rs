@@ -5,7 +5,7 @@ use verge::matrix::{
     event::Event,
     identifiers::RoomId,
     room_version::RoomVersion,
-    state_resolution::{Resolution, ResolutionError, StateEvent, Step, Supplied, memory::Memory},
+    state_resolution::{Resolution, ResolutionError, Resolved, StateEvent, Step, Supplied, memory::Memory},
     state_trie::{NodeId, StateKeyHash},
 };
 
@@ -96,10 +96,14 @@ impl Chains {
     }
 
     fn state(&mut self, bob: &str) -> NodeId {
-        let first = self.first.clone();
-        let entries = first.iter().map(|(event_type, state_key, id)| {
-            let id = if *state_key == BOB { bob } else { id };
-            (StateKeyHash::new(event_type, state_key), id.into())
+        self.snapshot(&[("m.room.member", BOB, bob)])
+    }
+
+    /// The first state with these instead.
+    fn snapshot(&mut self, changed: &[(&str, &str, &str)]) -> NodeId {
+        let entries = self.first.iter().map(|(event_type, state_key, id)| {
+            let changed = changed.iter().find(|(t, k, _)| t == event_type && k == state_key);
+            (StateKeyHash::new(event_type, state_key), changed.map_or(id.as_str(), |(_, _, id)| *id).into())
         });
         self.memory.snapshot(entries)
     }
@@ -107,21 +111,26 @@ impl Chains {
     /// What Bob's membership resolves to, and how many round trips it takes.
     fn resolve(&mut self, memberships: [&str; 2], outlines: bool) -> Result<(String, usize), ResolutionError> {
         let roots = memberships.map(|id| self.state(id));
-        let mut resolution = Resolution::new(self.version, &self.room_id, &roots);
+        let (resolved, trips, _) = self.drive(&roots, outlines)?;
+        self.memory.add_nodes(&resolved.nodes);
+        let state = self.memory.state(resolved.root);
+        let bob = state.into_iter().find(|known| known.event.is_state("m.room.member", BOB)).unwrap();
+        Ok((bob.event.event_id().to_string(), trips))
+    }
+
+    /// What snapshots resolve to, how many round trips it takes, and how many citations it is told of.
+    fn drive(&self, roots: &[NodeId], outlines: bool) -> Result<(Resolved, usize, usize), ResolutionError> {
+        let mut resolution = Resolution::new(self.version, &self.room_id, roots);
         let mut supplied = Supplied::default();
-        let mut trips = 0;
+        let (mut trips, mut citations) = (0, 0);
         loop {
             match resolution.step(supplied)? {
-                Step::Done(resolved) => {
-                    self.memory.add_nodes(&resolved.nodes);
-                    let state = self.memory.state(resolved.root);
-                    let bob = state.into_iter().find(|known| known.event.is_state("m.room.member", BOB)).unwrap();
-                    return Ok((bob.event.event_id().to_string(), trips));
-                }
+                Step::Done(resolved) => return Ok((resolved, trips, citations)),
                 Step::Need(need) if outlines => supplied = self.memory.supply_outlines(&need),
                 Step::Need(need) => supplied = self.memory.supply(&need),
             }
             trips += 1;
+            citations += supplied.citations.len();
         }
     }
 }
@@ -159,6 +168,39 @@ fn nor_with_chains_that_lost_before() {
             let (bob, trips) = room.resolve([ours.last().unwrap(), &other], true).unwrap();
             assert_eq!(bob, other);
             assert!(trips <= 9, "version {version}: {trips} for {length}");
+        }
+    }
+}
+
+/// That the power levels from before a fork are in the shared auth chain, one page of what cites them says: all members do.
+#[test]
+fn a_fork_in_which_power_levels_change_twice_is_told_of_few_citations() {
+    for version in ["10", "11", "12"] {
+        let mut room = Chains::new(version);
+        let [create, levels, rules] =
+            ["m.room.create", "m.room.power_levels", "m.room.join_rules"].map(|of| room.id(of, ""));
+        let (alice, bob) = (room.id("m.room.member", ALICE), room.id("m.room.member", BOB));
+        for number in 0..500 {
+            let user: &'static str = format!("@user{number}:b.example").leak();
+            let cited = [create.clone(), levels.clone(), rules.clone()];
+            let id = room.make("m.room.member", user, user, &json!({ "membership": "join" }), &cited);
+            room.first.push(("m.room.member", user, id));
+        }
+        let roots = [1, 2].map(|fork| {
+            let mut change = |users_default: i64, before: &str| {
+                let cited = [create.clone(), before.to_owned(), alice.clone()];
+                room.make("m.room.power_levels", "", ALICE, &json!({ "users_default": users_default }), &cited)
+            };
+            let first = change(fork, &levels);
+            let last = change(fork + 2, &first);
+            let cited = [create.clone(), first, rules.clone(), bob.clone()];
+            let changed = room.make("m.room.member", BOB, BOB, &json!({ "membership": "join" }), &cited);
+            room.snapshot(&[("m.room.power_levels", "", &last), ("m.room.member", BOB, &changed)])
+        });
+        for outlines in [false, true] {
+            let (_, trips, citations) = room.drive(&roots, outlines).unwrap();
+            assert!(citations <= 100, "version {version}: {citations} citations");
+            assert!(trips <= 7, "version {version}: {trips} round trips");
         }
     }
 }

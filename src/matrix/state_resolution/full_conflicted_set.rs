@@ -8,8 +8,8 @@
 //! the walk from the *D<sub>i</sub>* ends there.
 //!
 //! The walk goes level by level at first, which as a rule is all there is to it. Chains may be as long as somebody likes,
-//! a member's profile changes for one, so from the fourth round on it asks for many events at once, however many levels these are, and for more each
-//! time: how often it asks does not depend on their length.
+//! a member's profile changes for one, so from the fourth round on it asks for many events at once, however many levels
+//! these are, and for more each time: how often it asks does not depend on their length.
 
 use super::{
     Conflicts, Index, Interrupt, Known, MAX_OUTLINES, Need, ResolutionError, StateResolution, World,
@@ -163,9 +163,17 @@ impl FullConflictedSet {
         if self.queue.is_empty() {
             return Ok(());
         }
-        self.rounds += 1;
+        // Reading the conflicted events is no level yet.
+        if !unknown.iter().any(|event| self.place(*event) == Place::Conflicted) {
+            self.rounds += 1;
+        }
         match self.rounds.checked_sub(LEVEL_BY_LEVEL + 1) {
             None => {
+                // What first pages of citations have not decided is likely to be apart, so that what it cites comes next.
+                if self.rounds > 1 {
+                    let ahead = self.queue.iter().flat_map(|event| world.events.auth_events(*event));
+                    unknown.extend(ahead.filter(|cited| !world.events.is_outlined(**cited)));
+                }
                 for event in unknown {
                     world.events.want(event);
                 }
