@@ -88,8 +88,19 @@ impl LargeRoom {
 
     /// From now on this peer lets users of others join.
     pub fn opens_at(&self, peer: &Peer) {
-        let (room_id, auth) = (self.room_id.clone(), self.auth.clone());
-        let answer = Bytes::from(json!({ "auth_chain": self.state[..4], "state": self.state }).to_string());
+        self.answers_at(peer, json!({ "auth_chain": self.state[..4], "state": self.state }));
+    }
+
+    /// From now on the peer lets users of others join by an answer without the members, which it gives where it is asked for the state.
+    pub fn opens_in_part(&self) {
+        self.answers_at(&self.peer, json!({
+            "auth_chain": self.state[..4], "state": self.state[..4], "members_omitted": true, "servers_in_room": [self.peer.name],
+        }));
+    }
+
+    fn answers_at(&self, peer: &Peer, joined: Value) {
+        let (room_id, auth, joined) = (self.room_id.clone(), self.auth.clone(), Bytes::from(joined.to_string()));
+        let state = Bytes::from(json!({ "auth_chain": self.state[..4], "pdus": self.state }).to_string());
         peer.answers(move |request| {
             let path = request.uri().path();
             if let Some(rest) = path.strip_prefix("/_matrix/federation/v1/make_join/") {
@@ -100,7 +111,9 @@ impl LargeRoom {
                 });
                 return Some(json_response(StatusCode::OK, &json!({ "room_version": VERSION, "event": event })));
             }
-            path.contains("/v2/send_join/").then(|| http::Response::new(answer.clone()))
+            let answer =
+                [("/v2/send_join/", &joined), ("/v1/state/", &state)].into_iter().find(|(part, _)| path.contains(part));
+            answer.map(|(_, answer)| http::Response::new(answer.clone()))
         });
     }
 }

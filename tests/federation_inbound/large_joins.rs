@@ -21,6 +21,7 @@ use crate::common::{
     large_room::LargeRoom,
     network::{Homeserver, World},
     peer::Peer,
+    sqlite::Sqlite,
 };
 
 /// How long one server may take.
@@ -41,6 +42,10 @@ fn large(members: usize) -> Large {
 impl Large {
     fn new(world: World, members: usize) -> Self {
         let b = world.server("b.example");
+        Self::over(world, b, members)
+    }
+
+    fn over(world: World, b: Homeserver, members: usize) -> Self {
         let bob = b.user(&world, "bob");
         let room = LargeRoom::new(&Peer::new(&world, "peer.example"), members);
         let room_id = RoomId::parse(&room.room_id).unwrap();
@@ -176,6 +181,23 @@ fn a_large_room_of_a_server_on_a_slow_line_is_joined() {
     large.world.settle();
     large.assert_nothing_left();
     assert_eq!(large.b.state(&large.world, &large.room_id).len(), 3_005);
+}
+
+/// Nobody waits for the rest of a state: as long as more of it comes, it may take longer than a join.
+#[test]
+fn the_rest_of_a_state_comes_over_a_slow_line_too() {
+    let world = World::new();
+    let b = world.server_over("b.example", Sqlite::in_memory(), &[("FASTER_JOINS", "on")]);
+    let large = Large::over(world, b, 5_000);
+    large.room.opens_in_part();
+    large.world.drip("peer.example", "/v1/state/", 8 * 1_024, 1_500);
+    large.join(&large.b).unwrap();
+    let begun = large.world.now_ms();
+    large.world.settle();
+    let took = large.world.now_ms() - begun;
+    assert!(took > JOIN_MS, "{took} ms");
+    assert_eq!(large.b.state(&large.world, &large.room_id).len(), 5_005, "{:?}", large.world.logs());
+    assert_eq!(large.world.traffic().iter().filter(|sent| sent.line.contains("/v1/state/")).count(), 1);
 }
 
 #[test]
