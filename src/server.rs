@@ -15,6 +15,7 @@ use crate::{
         looks::Looks,
         policy::{PolicyClient, PolicyMemory},
         requests::FederationClient,
+        slow::SlowAnswers,
         spaces::Spaces,
     },
     platform::{Meter, Platform, news::Announcing},
@@ -48,6 +49,8 @@ pub struct Server {
     pub fleeting: Rc<Fleeting>,
     /// Which servers were heard from lately.
     pub heard: Rc<LastHeard>,
+    /// Which take long to answer our transactions.
+    pub slow: Rc<SlowAnswers>,
     /// What other servers said of spaces.
     pub spaces: Rc<Spaces>,
     caches: Caches,
@@ -62,6 +65,7 @@ pub struct Caches {
     looks: Rc<Looks>,
     admission: Rc<Admission>,
     heard: Rc<LastHeard>,
+    slow: Rc<SlowAnswers>,
     policy: Rc<PolicyMemory>,
     spaces: Rc<Spaces>,
     fleeting: Rc<Fleeting>,
@@ -121,7 +125,7 @@ impl Server {
         let policy_servers = Rc::new(PolicyClient::new(federation.clone(), config.clone(), clock, log, known));
         let rooms = Rc::new(Rooms::new(store.clone(), config.clone(), &platform, policy_servers));
         let keys = KeyFetcher::new(platform.clone(), federation.clone(), config.clone(), caches.keys.clone());
-        let Caches { admission, fleeting, heard, looks, spaces, .. } = caches.clone();
+        let Caches { admission, fleeting, heard, slow, looks, spaces, .. } = caches.clone();
         Self {
             config,
             platform,
@@ -134,6 +138,7 @@ impl Server {
             meter,
             fleeting,
             heard,
+            slow,
             spaces,
             caches,
         }

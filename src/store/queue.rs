@@ -113,6 +113,17 @@ pub struct Failure {
     pub was_refused: bool,
 }
 
+/// The servers that have something to hear of a room.
+#[derive(Debug, Clone, Default)]
+pub struct Due {
+    /// Those that had heard everything until now.
+    pub fresh: Vec<ServerName>,
+    /// Those that failed, or were left with a rest.
+    pub behind: Vec<ServerName>,
+    /// Who has come into the room of whom, or to whom, devices are still to be told.
+    pub share: Option<NewShare>,
+}
+
 /// Who asks for work, and when.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
@@ -136,7 +147,7 @@ pub(super) use is_free;
 
 /// ?1: this server's name, ?2: now, ?3: the room.
 const DUE: &str = concat!(
-    "SELECT DISTINCT s.server FROM rooms AS r CROSS JOIN room_servers AS s ON s.room_id = r.room_id \
+    "SELECT DISTINCT s.server, COALESCE(d.behind, 0) FROM rooms AS r CROSS JOIN room_servers AS s ON s.room_id = r.room_id \
        LEFT JOIN destinations AS d ON d.destination = s.server \
      WHERE r.room_id = ?3 AND s.server <> ?1 \
        AND MIN(r.outbox_pos, COALESCE(s.to_pos, r.outbox_pos)) > MAX(s.from_pos, COALESCE(d.cursor, 0)) AND ",
@@ -261,15 +272,16 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn due(
-        &self,
-        own: &ServerName,
-        now: i64,
-        room_id: &RoomId,
-    ) -> Result<(Vec<ServerName>, Option<NewShare>), DatabaseError> {
-        let due = Statement::new(DUE, [own.as_str().into(), now.into(), room_id.as_str().into()]);
-        let mut answers = Answers::new(self.batch(vec![due, new_shares::first(Some(room_id))]).await?);
-        Ok((names(&answers.rows()?)?, new_shares::read(&answers.rows()?)?))
+    pub async fn due(&self, own: &ServerName, now: i64, room_id: &RoomId) -> Result<Due, DatabaseError> {
+        let lacking = Statement::new(DUE, [own.as_str().into(), now.into(), room_id.as_str().into()]);
+        let mut answers = Answers::new(self.batch(vec![lacking, new_shares::first(Some(room_id))]).await?);
+        let mut due = Due::default();
+        for row in &answers.rows()? {
+            let of_its_kind = if row.integer(1)? == 0 { &mut due.fresh } else { &mut due.behind };
+            of_its_kind.extend(ServerName::parse(row.text(0)?).ok());
+        }
+        due.share = new_shares::read(&answers.rows()?)?;
+        Ok(due)
     }
 
     /// Takes the lease of a destination and the transaction to send to it: the one in flight, else the next. `None` where

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
 
@@ -189,6 +189,47 @@ fn who_takes_long_keeps_nobody_waiting() {
         assert_eq!(came.borrow().len(), 10);
     }
     assert_eq!(scene.count("SELECT count(*) FROM destinations WHERE behind"), 0);
+}
+
+/// Ten servers answer, but each after 55 s, and their names come first: what is said reaches the others in time nevertheless, that is
+/// within the 30 s for which work may go on after an answer.
+#[test]
+fn who_takes_long_and_has_an_early_name_keeps_nobody_waiting() {
+    let scene = room();
+    let names: Vec<String> = ('a'..='j').map(|letter| format!("0{letter}.evil")).collect();
+    let slow_ones: Vec<_> = names.iter().map(|name| slow(&scene.world, name, 55_000)).collect();
+    let last = slow(&scene.world, "z.example", 1);
+    scene.fill(names.into_iter().chain(["z.example".to_owned()]));
+    scene.say("how long each takes is not known yet");
+    scene.world.settle();
+    assert_eq!(last.borrow().len(), 1);
+    for n in 1..=10 {
+        let begun = scene.world.now_ms();
+        scene.say("hello");
+        scene.world.settle();
+        let waited = last.borrow()[n] - begun;
+        assert!(waited < 30_000, "{waited} ms, the {n}th time");
+    }
+    // They are not left out for it.
+    assert!(slow_ones.iter().all(|came| came.borrow().len() == 11));
+}
+
+/// Nobody comes first by a name.
+#[test]
+fn who_is_sent_to_first_is_drawn() {
+    let scene = room();
+    let names: Vec<String> = (0..20).map(|n| format!("s{n:02}.example")).collect();
+    let came: Vec<_> = names.iter().map(|name| slow(&scene.world, name, 1)).collect();
+    scene.fill(names);
+    let mut first = BTreeSet::new();
+    for n in 0..10 {
+        scene.say("hello");
+        scene.world.settle();
+        let at = |came: &Rc<RefCell<Vec<i64>>>| came.borrow()[n];
+        let earliest = came.iter().map(at).min();
+        first.extend(came.iter().enumerate().filter(|(_, came)| Some(at(came)) == earliest).map(|(n, _)| n));
+    }
+    assert!(first.len() > 10, "{first:?}");
 }
 
 #[test]

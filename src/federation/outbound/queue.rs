@@ -14,6 +14,7 @@
 use futures_util::{StreamExt, stream};
 use http::StatusCode;
 
+use super::residents::draw;
 use crate::{
     federation::peers::{endpoints::Transaction, requests::RequestError},
     log::{LogRecord, Said},
@@ -26,7 +27,7 @@ use crate::{
     server::Server,
     store::{
         new_shares::NewShare,
-        queue::{Claim, Failure, Outcome, OutgoingEdu, OutgoingTransaction},
+        queue::{Claim, Due, Failure, Outcome, OutgoingEdu, OutgoingTransaction},
     },
 };
 
@@ -82,10 +83,13 @@ impl Server {
             let now = server.platform.clock.now_ms();
             let outcome = async {
                 let budget = server.meter.budget(FLUSH_CALLS);
-                let (mut due, share) = server.store.due(&server.config.server_name, now, &room_id).await?;
-                due.extend(server.tell_new_shares(share, Some(&room_id), &budget).await?);
-                due.sort();
-                due.dedup();
+                let Due { mut fresh, behind, share } =
+                    server.store.due(&server.config.server_name, now, &room_id).await?;
+                let told = server.tell_new_shares(share, Some(&room_id), &budget).await?;
+                fresh.extend(told.into_iter().filter(|told| !behind.contains(told)));
+                fresh.sort();
+                fresh.dedup();
+                let due = [server.in_turn(fresh), server.in_turn(behind)].concat();
                 let _ = server.drive_all(due, &budget).await;
                 Ok::<_, DatabaseError>(())
             };
@@ -120,7 +124,7 @@ impl Server {
     /// Starts sending to these servers, each once. Called after a commit that left EDUs for them
     /// ([`crate::store::edu_outbox`]).
     pub fn flush_to_all(&self, destinations: Vec<ServerName>) {
-        let server = self.counted_apart();
+        let (server, destinations) = (self.counted_apart(), self.in_turn(destinations));
         self.platform.background.spawn(Box::pin(async move {
             let _ = server.drive_all(destinations, &server.meter.budget(FLUSH_CALLS)).await;
         }));
@@ -168,6 +172,17 @@ impl Server {
         }
     }
 
+    /// In which order they are sent to after a request: drawn, for by names some could see to it that they come before all others, and
+    /// those last who have taken long lately. A few that keep their places to the end would leave everybody else to the trigger.
+    fn in_turn(&self, mut servers: Vec<ServerName>) -> Vec<ServerName> {
+        let (now, count) = (self.platform.clock.now_ms(), servers.len());
+        if count > 1 {
+            draw(&mut servers, count, &*self.platform.random);
+        }
+        servers.sort_by_cached_key(|server| self.slow.takes_long(server, now));
+        servers
+    }
+
     /// Sends to each of them; fails where the queue of one could not be read or written.
     async fn drive_all(&self, destinations: Vec<ServerName>, budget: &Budget) -> Result<(), QueueUnusable> {
         stream::iter(destinations)
@@ -188,7 +203,10 @@ impl Server {
             let claim = Claim { destination, owner: &owner, new_txn_id: &new_txn_id, now };
             let next = self.next_transaction(claim, &outcome, until, budget).await;
             let Some(transaction) = self.usable(destination, next)? else { return Ok(()) };
-            outcome = match self.deliver(destination, &transaction).await {
+            self.slow.begin(destination, self.platform.clock.now_ms());
+            let delivered = self.deliver(destination, &transaction).await;
+            self.slow.end(destination, self.platform.clock.now_ms());
+            outcome = match delivered {
                 Ok(()) => {
                     Outcome::Taken { txn_id: transaction.txn_id, was_away: transaction.failures >= AWAY_FAILURES }
                 }

@@ -26,7 +26,7 @@ impl Server {
 }
 
 /// Leaves at most `count` of `names`, in random order.
-fn draw(names: &mut Vec<ServerName>, count: usize, random: &dyn Random) {
+pub(super) fn draw(names: &mut Vec<ServerName>, count: usize, random: &dyn Random) {
     let count = count.min(names.len());
     for at in 0..count {
         let mut bytes = [0; 4];

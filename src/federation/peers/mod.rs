@@ -19,6 +19,7 @@ pub mod queries;
 pub mod requests;
 pub mod retrieving;
 pub mod room_before;
+pub mod slow;
 pub mod spaces;
 pub mod user_keys;
 pub mod well_known;
