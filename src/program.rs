@@ -13,7 +13,7 @@ use crate::{
     platform::{Budget, Database, DatabaseError, LocalBoxFuture},
     router::{self, Answer, RequestBody, Response},
     server::Server,
-    store::forgetting::WALKS,
+    store::{forgetting::WALKS, positions::OutboxPos},
 };
 
 /// How many calls to the database each job of the scheduled trigger may make. The platform allows 1,000 for all of them.
@@ -169,8 +169,11 @@ async fn forget(server: &Server, budget: &Budget) {
             }
         }
         if is_hour {
-            let last = server.store.heard_by_all().await?;
-            while !budget.is_spent() && server.store.forget_outbox(last, SLICE).await? {}
+            let last = server.store.heard_by_all(now).await?;
+            let mut after = Some(OutboxPos::START);
+            while let Some(position) = after.filter(|_| !budget.is_spent()) {
+                after = server.store.forget_outbox(position, last, SLICE).await?;
+            }
         }
         Ok::<_, DatabaseError>(())
     };

@@ -18,6 +18,7 @@ use verge::{
     program::Program,
     room::{Draft, NewRoom},
     server::Server,
+    store::positions::OutboxPos,
 };
 
 fn server(world: &World, name: &str) -> (Rc<Program>, Sqlite) {
@@ -187,8 +188,8 @@ fn what_everybody_has_heard_is_forgotten_and_nothing_else() {
     world.settle();
     let forget = async || {
         a.store.note_swept(&a.config.server_name).await.unwrap();
-        let last = a.store.heard_by_all().await.unwrap();
-        assert!(!a.store.forget_outbox(last, 1_000).await.unwrap());
+        let last = a.store.heard_by_all(world.now_ms()).await.unwrap();
+        assert!(a.store.forget_outbox(OutboxPos::START, last, 1_000).await.unwrap().is_none());
     };
     world.run(forget());
     assert_eq!(a_database.rows("SELECT count(*) FROM outbox"), [["1"]]);

@@ -52,19 +52,39 @@ const SWEPT: &str = concat!(
      WHERE name = 'outbox_swept' AND position < (SELECT position FROM streams WHERE name = 'outbox')"
 );
 
-/// Up to where the slowest of those begins that still have something to hear; all that was looked through where nobody has.
+/// For who has not taken its transaction for so long, in milliseconds, no more is kept than the newest event of each room.
+const GIVEN_UP_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// Up to where the slowest of those begins that still have something to hear; all that was looked through where nobody has. ?1: since
+/// when those have had their transaction in flight who have been given up.
 const HEARD_BY_ALL: &str = "\
     SELECT MIN((SELECT position FROM streams WHERE name = 'outbox_swept'), COALESCE( \
       (SELECT MIN(MAX(s.from_pos, d.cursor)) FROM destinations AS d CROSS JOIN room_servers AS s ON s.server = d.destination \
          CROSS JOIN rooms AS r ON r.room_id = s.room_id \
-       WHERE d.behind = 1 AND d.retry_at >= 0 \
+       WHERE d.behind = 1 AND d.retry_at >= 0 AND COALESCE(d.txn_ts, ?1) >= ?1 \
          AND MIN(r.outbox_pos, COALESCE(s.to_pos, r.outbox_pos)) > MAX(s.from_pos, d.cursor)), \
       (SELECT position FROM streams WHERE name = 'outbox'))) AS pos";
 
-/// ?1: the last position to forget, ?2: how many positions at most.
-const FORGET: &str = "DELETE FROM outbox WHERE pos <= MIN(?1, (SELECT MIN(pos) FROM outbox WHERE pos > 0) + ?2 - 1)";
+/// The end of the next page, and how many rows it has. ?1: after which position, ?2: the last one to forget, ?3: how many rows at most.
+macro_rules! page {
+    () => {
+        "FROM (SELECT pos FROM outbox WHERE pos > ?1 AND pos <= ?2 ORDER BY pos LIMIT ?3)"
+    };
+}
 
-const OLDEST: &str = "SELECT MIN(pos) AS pos FROM outbox WHERE pos > 0";
+const PAGE_END: &str = concat!("SELECT MAX(pos) AS pos, COUNT(*) ", page!());
+
+/// The newest event of a room stays as long as somebody in it has not heard it, who was given up: by it they find out, when they are
+/// back, that they lack what came before.
+const FORGET: &str = concat!(
+    "DELETE FROM outbox WHERE pos > ?1 AND pos <= (SELECT MAX(pos) ",
+    page!(),
+    ") AND NOT EXISTS (SELECT 1 FROM rooms AS r CROSS JOIN room_servers AS s ON s.room_id = r.room_id \
+       CROSS JOIN destinations AS d ON d.destination = s.server \
+     WHERE r.room_id = outbox.room_id AND r.outbox_pos = outbox.pos \
+       AND s.from_pos < outbox.pos AND outbox.pos <= COALESCE(s.to_pos, outbox.pos) \
+       AND d.behind = 1 AND d.cursor < outbox.pos AND (outbox.exclude IS NULL OR outbox.exclude <> d.destination))"
+);
 
 impl Store {
     /// Up to `limit` servers that lack news, as many that EDUs wait for, and as many that are behind, and may be tried at
@@ -98,23 +118,30 @@ impl Store {
         self.query(Statement::new(SWEPT, [own.as_str().into()])).await.map(drop)
     }
 
-    /// Up to which position of the outbox every destination has had everything.
+    /// Up to which position of the outbox every destination has had everything that has taken anything for a month.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn heard_by_all(&self) -> Result<OutboxPos, DatabaseError> {
-        let rows = self.query(Statement::new(HEARD_BY_ALL, [])).await?;
+    pub async fn heard_by_all(&self, now: i64) -> Result<OutboxPos, DatabaseError> {
+        let rows = self.query(Statement::new(HEARD_BY_ALL, [(now - GIVEN_UP_MS).into()])).await?;
         rows.first().map_or(Ok(OutboxPos::START), |row| OutboxPos::read(row, 0))
     }
 
-    /// Forgets the oldest `slice` positions of the outbox, as far as they are not after `last`. Whether there are more.
+    /// Forgets `slice` events of the outbox after the position `after`, as far as they are not after `last`, but for those by which
+    /// somebody will find out that they lack others. After which position to go on; `None` where no more are left.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn forget_outbox(&self, last: OutboxPos, slice: i64) -> Result<bool, DatabaseError> {
-        let statements = vec![Statement::new(FORGET, [last.into(), slice.into()]), Statement::new(OLDEST, [])];
-        let oldest = self.batch(statements).await?.pop().ok_or_else(lacking)?;
-        let oldest = oldest.first().map_or(Ok(None), |row| OutboxPos::read_optional(row, 0))?;
-        Ok(oldest.is_some_and(|oldest| oldest <= last))
+    pub async fn forget_outbox(
+        &self,
+        after: OutboxPos,
+        last: OutboxPos,
+        slice: i64,
+    ) -> Result<Option<OutboxPos>, DatabaseError> {
+        let parameters = || [after.into(), last.into(), slice.into()];
+        let statements = [PAGE_END, FORGET].map(|sql| Statement::new(sql, parameters()));
+        let answers = self.batch(statements.into()).await?;
+        let page = answers.first().and_then(|rows| rows.first()).ok_or_else(lacking)?;
+        if page.integer(1)? < slice { Ok(None) } else { OutboxPos::read_optional(page, 0) }
     }
 }

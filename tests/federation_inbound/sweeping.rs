@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use verge::{
     matrix::identifiers::{RoomId, UserId},
     platform::Clock,
@@ -39,11 +39,14 @@ fn room() -> Room {
 impl Room {
     /// From now on users of these servers are in the room.
     fn fill(&self, servers: impl IntoIterator<Item = String>) {
+        self.fill_room(&self.room, servers);
+    }
+
+    fn fill_room(&self, room: &RoomId, servers: impl IntoIterator<Item = String>) {
         for server in servers {
             let sql = format!(
                 "INSERT INTO room_servers (room_id, server, from_pos, joined) \
-                 SELECT '{}', '{server}', position, 1 FROM streams WHERE name = 'outbox'",
-                self.room
+                 SELECT '{room}', '{server}', position, 1 FROM streams WHERE name = 'outbox'",
             );
             self.a.database.rows(&sql);
         }
@@ -60,6 +63,12 @@ impl Room {
         self.world.run(self.a.scheduled());
         self.world.settle();
         self.a.database.calls.get() - before
+    }
+
+    /// A day passes, at whose end an hour begins.
+    fn day(&self) {
+        self.world.advance(24 * HOUR_MS - self.world.now_ms() % HOUR_MS - 60_000);
+        self.minute();
     }
 
     fn count(&self, sql: &str) -> i64 {
@@ -289,4 +298,52 @@ fn what_is_old_is_forgotten_a_slice_at_a_time() {
     assert_eq!(scene.count("SELECT count(*) FROM outbox"), 0);
     // Those are over for an hour.
     assert_eq!(scene.count("SELECT count(*) FROM pending_joins"), 0);
+}
+
+/// A server that never answers holds the outbox of no room for ever; when it is back, it hears of the rooms that it is in.
+#[test]
+fn what_one_server_has_not_heard_for_a_month_is_not_kept_for_it() {
+    let scene = room();
+    let other = scene.a.public_room(&scene.world, &scene.alice, "12");
+    let quiet = scene.a.public_room(&scene.world, &scene.alice, "12");
+    let came = slow(&scene.world, "up.example", 1);
+    for (room, server) in [(&scene.room, "dead.example"), (&quiet, "dead.example"), (&other, "up.example")] {
+        scene.fill_room(room, [server.to_owned()]);
+    }
+    scene.a.say(&scene.world, &quiet, &scene.alice, "the last word");
+    scene.day();
+    for day in 0..60 {
+        for room in [&scene.room, &other] {
+            scene.a.say(&scene.world, room, &scene.alice, &day.to_string());
+        }
+        scene.world.settle();
+        scene.day();
+        if day == 20 {
+            let held = scene.count("SELECT count(*) FROM outbox");
+            assert!(held >= 42, "{held}: it may well be back");
+        }
+    }
+    assert_eq!(came.borrow().len(), 60);
+    scene.day();
+    // The newest event of each of its rooms.
+    assert_eq!(
+        scene.a.database.rows("SELECT room_id FROM outbox ORDER BY pos"),
+        [[quiet.to_string()], [scene.room.to_string()]]
+    );
+    let got: Rc<RefCell<Vec<String>>> = Rc::default();
+    let seen = Rc::clone(&got);
+    scene.world.connect(
+        "dead.example",
+        Rc::new(move |request| {
+            let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+            let pdus = body["pdus"].as_array().into_iter().flatten();
+            seen.borrow_mut().extend(pdus.map(|pdu| pdu["content"]["body"].as_str().unwrap().to_owned()));
+            Box::pin(async { json_response(StatusCode::OK, &json!({ "pdus": {} })) })
+        }),
+    );
+    scene.day();
+    assert_eq!(*got.borrow(), ["the last word", "59"]);
+    scene.day();
+    assert_eq!(scene.count("SELECT count(*) FROM outbox"), 0);
+    assert_eq!(scene.count("SELECT count(*) FROM destinations WHERE behind"), 0);
 }
