@@ -342,7 +342,7 @@ impl RoomCommit {
         }
         let users = self.memberships.iter().filter(|change| change.membership == Membership::Join);
         let users = users.map(|change| change.user_id.as_str());
-        statements.extend(new_shares::note(&self.room_id, users, &self.joined, positions, self.joins_anew));
+        statements.extend(new_shares::note(&self.room_id, users, positions, self.comes_in()));
         // Of a room that we know, any event may be one whose redaction came before it.
         let known = self.guard != Guard::New;
         let new = self.events.iter().filter(|new| known || new.place == Place::Newest);
@@ -384,14 +384,18 @@ impl RoomCommit {
         statements.extend(self.unsettled.or(altered).map(|why| unsettle(&self.room_id, why == Unsettled::KnownBetter)));
     }
 
+    /// Whether we come into the room by it. Who else is in a room that was joined in part becomes known later.
+    fn comes_in(&self) -> bool {
+        self.joins_anew && self.events.iter().any(|new| new.place == Place::Newest)
+    }
+
     fn guard_statement(&self, notice: bool, has_outgoing: bool) -> Option<Statement> {
         let room_id = self.room_id.as_str();
         let extremities: Vec<_> =
             self.extremities.iter().map(|one| json!([one.event_id.as_str(), one.depth])).collect();
         let (extremities, state) = (json!(extremities).to_string(), self.state.to_string());
         let joined: i64 = self.joined.iter().map(|(_, change)| change).sum();
-        // Who else is in a room that was joined in part becomes known later than we came in.
-        let comes_in = self.joins_anew && self.events.iter().any(|new| new.place == Place::Newest);
+        let comes_in = self.comes_in();
         match self.guard {
             Guard::New => Some(Statement::new(
                 NEW_ROOM,

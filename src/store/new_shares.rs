@@ -1,13 +1,11 @@
-//! Local users and other servers that share a room since one of them has come into it: the servers must hear of the users' devices
-//! (Server-Server API, "Device Management").
+//! Local users who share a room with other servers since they have come into it: the servers must hear of their devices (Server-Server
+//! API, "Device Management"). A server whose users come into a room asks for the devices of those there itself.
 //!
 //! A commit only notes who has come. What follows is done a slice at a time, each one batch: a room may have thousands of servers. Each
-//! server gets one EDU for each user, however many devices there are: it is told of a number before that nobody has heard of, and so
-//! asks for the whole list.
+//! server gets one EDU, however many devices there are: it is told of a number before that nobody has heard of, and so asks for the
+//! whole list.
 
-use serde_json::json;
-
-use super::{Answers, Store, json_lists, positions::count, queue::names, text_lists};
+use super::{Answers, Store, positions::count, rooms::server_names, text_lists};
 use crate::{
     matrix::identifiers::{RoomId, ServerName},
     platform::{DatabaseError, Rows, Statement},
@@ -42,34 +40,20 @@ const ALL_MEMBERS: &str = concat!(
     " ON CONFLICT (room_id, newcomer) DO UPDATE SET after = ''"
 );
 
-/// ?1: a list of [server, users more], ?2: the room. Those that had nobody there before, where somebody here has devices to tell of.
-const NEW_SERVERS: &str = "\
-    INSERT INTO new_shares (room_id, newcomer, after) \
-    SELECT s.room_id, s.server, '' FROM json_each(?1) AS j CROSS JOIN room_servers AS s \
-      ON s.room_id = ?2 AND s.server = j.value ->> 0 AND s.to_pos IS NULL AND s.joined = j.value ->> 1 \
-    WHERE j.value ->> 1 > 0 AND EXISTS ( \
-      SELECT 1 FROM local_memberships AS m CROSS JOIN device_keys AS k ON k.user_id = m.user_id \
-      WHERE m.room_id = ?2 AND m.membership = 'join' AND substr(m.user_id, instr(m.user_id, ':') + 1) <> s.server) \
-    ON CONFLICT (room_id, newcomer) DO UPDATE SET after = ''";
-
 const OF_ROOM: &str = "SELECT room_id, newcomer, after FROM new_shares WHERE room_id = ?1 ORDER BY newcomer LIMIT 1";
 
 const ANY: &str =
     "SELECT room_id, newcomer, after FROM new_shares WHERE room_id > '' ORDER BY room_id, newcomer LIMIT 1";
 
-/// `page`: the next ?5 whom the newcomer ?3 of the room ?2 meets there, after the name ?4. ?1: this server's name. Only one of the two
-/// finds any: a name is either a user's or a server's.
+/// `page`: the next ?5 servers of the room ?2, after the name ?4, that are to hear of the newcomer ?3, if that is still to be done. ?1: this
+/// server's name.
 macro_rules! page {
     () => {
-        "WITH page(user_id, server, name) AS ( \
-           SELECT * FROM (SELECT m.user_id, s.server, s.server FROM local_memberships AS m CROSS JOIN room_servers AS s \
-               ON s.room_id = m.room_id AND s.server > ?4 AND s.to_pos IS NULL AND s.server <> ?1 \
-             WHERE m.user_id = ?3 AND m.room_id = ?2 AND m.membership = 'join' ORDER BY s.server LIMIT ?5) \
-           UNION ALL \
-           SELECT * FROM (SELECT m.user_id, ?3, m.user_id FROM local_memberships AS m \
-             WHERE m.room_id = ?2 AND m.membership = 'join' AND m.user_id > ?4 AND EXISTS ( \
-               SELECT 1 FROM room_servers AS s WHERE s.room_id = ?2 AND s.server = ?3 AND s.to_pos IS NULL) \
-             ORDER BY m.user_id LIMIT ?5)) "
+        "WITH page(user_id, server) AS ( \
+           SELECT n.newcomer, s.server FROM new_shares AS n CROSS JOIN local_memberships AS m \
+             ON m.user_id = n.newcomer AND m.room_id = n.room_id AND m.membership = 'join' \
+             CROSS JOIN room_servers AS s ON s.room_id = m.room_id AND s.server > ?4 AND s.to_pos IS NULL AND s.server <> ?1 \
+           WHERE n.room_id = ?2 AND n.newcomer = ?3 AND n.after = ?4 ORDER BY s.server LIMIT ?5) "
     };
 }
 
@@ -81,7 +65,7 @@ macro_rules! told {
              SELECT 1 FROM local_memberships AS m CROSS JOIN room_servers AS s \
                ON s.room_id = m.room_id AND s.server = p.server AND s.to_pos IS NULL \
              WHERE m.user_id = p.user_id AND m.membership = 'join' AND m.room_id <> ?2 AND NOT EXISTS ( \
-               SELECT 1 FROM new_shares AS n WHERE n.room_id = m.room_id AND n.newcomer IN (p.user_id, p.server)))) "
+               SELECT 1 FROM new_shares AS n WHERE n.room_id = m.room_id AND n.newcomer = p.user_id))) "
     };
 }
 
@@ -121,7 +105,7 @@ const END: &str = concat!(
 
 const GO_ON: &str = concat!(
     page!(),
-    "UPDATE new_shares SET after = (SELECT MAX(name) FROM page) WHERE room_id = ?2 AND newcomer = ?3 AND after = ?4"
+    "UPDATE new_shares SET after = (SELECT MAX(server) FROM page) WHERE room_id = ?2 AND newcomer = ?3 AND after = ?4"
 );
 
 /// How many are told at a time.
@@ -136,25 +120,19 @@ pub struct NewShare {
 }
 
 /// Statements that note who has come into the room, at the end of a commit that has taken so many `positions` of the stream. `users`:
-/// local users who are joined; `servers`: how many users more these have; `is_anew`: whether all servers are found anew.
+/// local users who are joined; `comes_in`: whether we come into the room by it.
 pub(super) fn note<'a>(
     room_id: &RoomId,
     users: impl Iterator<Item = &'a str>,
-    servers: &[(ServerName, i64)],
     positions: usize,
-    is_anew: bool,
+    comes_in: bool,
 ) -> Vec<Statement> {
     let room = || room_id.as_str().into();
-    if is_anew {
+    if comes_in {
         return vec![Statement::new(ALL_MEMBERS, ["".into(), room()])];
     }
-    let users = text_lists(users).into_iter();
-    let mut statements: Vec<_> =
-        users.map(|list| Statement::new(NEW_MEMBERS, [list.into(), room(), count(positions).into()])).collect();
-    let more = servers.iter().filter(|(_, change)| *change > 0);
-    let lists = json_lists(more.map(|(server, change)| json!([server.as_str(), change]).to_string()));
-    statements.extend(lists.into_iter().map(|list| Statement::new(NEW_SERVERS, [list.into(), room()])));
-    statements
+    let lists = text_lists(users).into_iter();
+    lists.map(|list| Statement::new(NEW_MEMBERS, [list.into(), room(), count(positions).into()])).collect()
 }
 
 /// Somebody who has come into the room, or into any; [`read`] reads the answer.
@@ -201,7 +179,7 @@ impl Store {
         let statements = vec![supersede, tell, Statement::new(ADVANCE, [SLICE.into()]), end, go_on, first(room_id)];
         let mut answers = Answers::new(self.batch(statements).await?);
         answers.rows()?;
-        let mut servers = names(&answers.rows()?)?;
+        let mut servers = server_names(&answers.rows()?)?;
         servers.sort();
         servers.dedup();
         read(&answers.rest().last().unwrap_or_default()).map(|next| (servers, next))

@@ -83,13 +83,10 @@ impl Server {
             let now = server.platform.clock.now_ms();
             let outcome = async {
                 let budget = server.meter.budget(FLUSH_CALLS);
-                let Due { mut fresh, behind, share } =
-                    server.store.due(&server.config.server_name, now, &room_id).await?;
-                let told = server.tell_new_shares(share, Some(&room_id), &budget).await?;
-                fresh.extend(told.into_iter().filter(|told| !behind.contains(told)));
-                fresh.sort();
-                fresh.dedup();
-                let due = [server.in_turn(fresh), server.in_turn(behind)].concat();
+                let Due { fresh, behind, share } = server.store.due(&server.config.server_name, now, &room_id).await?;
+                let mut told = server.tell_new_shares(share, Some(&room_id), &budget).await;
+                told.retain(|told| !fresh.contains(told) && !behind.contains(told));
+                let due = [fresh, told, behind].map(|servers| server.in_turn(servers)).concat();
                 let _ = server.drive_all(due, &budget).await;
                 Ok::<_, DatabaseError>(())
             };
@@ -99,21 +96,30 @@ impl Server {
         }));
     }
 
-    /// Leaves EDUs for servers that have come to share a room with local users, in slices: of this room, or of any. Those servers.
+    /// Leaves EDUs for the servers of rooms that local users have come into, in slices: of this room, or of any. Those servers.
     async fn tell_new_shares(
         &self,
         mut share: Option<NewShare>,
         room_id: Option<&RoomId>,
         budget: &Budget,
-    ) -> Result<Vec<ServerName>, DatabaseError> {
+    ) -> Vec<ServerName> {
         let mut told = Vec::new();
         for _ in 0..SHARES {
             let Some(next) = share.filter(|_| !budget.is_spent()) else { break };
-            let (servers, after) = self.store.tell_new_share(&self.config.server_name, &next, room_id).await?;
-            told.extend(servers);
-            share = after;
+            match self.store.tell_new_share(&self.config.server_name, &next, room_id).await {
+                Ok((servers, after)) => {
+                    told.extend(servers);
+                    share = after;
+                }
+                Err(error) => {
+                    // What there is to send goes out all the same.
+                    let record = LogRecord::error("who shares a room newly is not told of devices");
+                    self.platform.log.write(record.because(&error));
+                    break;
+                }
+            }
         }
-        Ok(told)
+        told
     }
 
     /// Starts sending to a server that could not be reached and was heard from.
@@ -158,7 +164,7 @@ impl Server {
         let until = self.platform.clock.now_ms() + SWEEP_MS;
         let own = &self.config.server_name;
         let outcome = async {
-            self.tell_new_shares(self.store.new_share().await?, None, budget).await?;
+            self.tell_new_shares(self.store.new_share().await?, None, budget).await;
             while !budget.is_spent() && self.platform.clock.now_ms() < until {
                 let due = self.store.overdue(own, self.platform.clock.now_ms(), PAGE).await?;
                 if due.is_empty() || self.drive_all(due, budget).await.is_err() {
