@@ -36,7 +36,6 @@ pub(crate) fn answer_of(events: &[Known], request: &Request) -> Option<Response>
             body[name].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
         };
         let earliest = ids("earliest_events");
-        let is_deep = |event: &Value| event["depth"].as_i64() >= body["min_depth"].as_i64();
         let mut found: Vec<&Value> = Vec::new();
         let mut waiting: Vec<String> = ids("latest_events")
             .iter()
@@ -47,7 +46,7 @@ pub(crate) fn answer_of(events: &[Known], request: &Request) -> Option<Response>
             && found.len() < limit
         {
             let Some(event) = by_id.get(id.as_str()) else { continue };
-            if !earliest.contains(&id) && !found.contains(event) && is_deep(event) {
+            if !earliest.contains(&id) && !found.contains(event) {
                 found.push(event);
                 waiting.extend(previous(event));
             }
@@ -66,6 +65,16 @@ pub(crate) fn answer_of(events: &[Known], request: &Request) -> Option<Response>
 pub(crate) fn holds(peer: &Peer, events: &[Known]) {
     let events = events.to_vec();
     peer.answers(move |request| answer_of(&events, request));
+}
+
+/// From now on Bob's server has these events, and says of each that the state before it is the one that is now.
+fn holds_with_states(scene: &Scene, events: &[Known]) {
+    let events = events.to_vec();
+    let state: Vec<String> = scene.theirs.state.values().map(|event| event_id(&scene.theirs.version, event)).collect();
+    scene.peer.answers(move |request| match request.uri().path().contains("/state_ids/") {
+        true => Some(json_response(StatusCode::OK, &json!({ "pdu_ids": state, "auth_chain_ids": state }))),
+        false => answer_of(&events, request),
+    });
 }
 
 /// From now on the peer answers, but has nothing to say.
@@ -349,12 +358,7 @@ fn what_is_new_is_new_at_whatever_depth() {
         let mut missed = scene.say(45);
         let previous = [&*scene.theirs.last, &before.last];
         missed.push(scene.theirs.say_upon(&scene.peer, &scene.bob, "cites what is old", &previous));
-        let events = [&history[..], &missed].concat();
-        let state: Vec<String> = scene.theirs.state.values().map(|event| event_id(version, event)).collect();
-        scene.peer.answers(move |request| match request.uri().path().contains("/state_ids/") {
-            true => Some(json_response(StatusCode::OK, &json!({ "pdu_ids": state, "auth_chain_ids": state }))),
-            false => answer_of(&events, request),
-        });
+        holds_with_states(&scene, &[&history[..], &missed].concat());
         takes(&scene.peer, &scene, "3", missed.last().unwrap());
         scene.world.settle();
         scene.is_shown(&missed);
@@ -362,6 +366,29 @@ fn what_is_new_is_new_at_whatever_depth() {
             assert!(!scene.a.shows(id), "{id} was before we came");
         }
     }
+}
+
+/// Somebody has said something while we came into the room, upon what was before.
+#[test]
+fn history_is_not_asked_for_page_by_page() {
+    let mut scene = scene("12");
+    let mut before = scene.theirs.clone();
+    let history: Vec<Known> = (0..200).map(|i| before.say(&scene.peer, &scene.bob, &format!("old {i}"))).collect();
+    scene.theirs.depth += 200;
+    // As if we had come into the room now.
+    let here = scene.say(1);
+    takes(&scene.peer, &scene, "1", &here[0]);
+    scene.a.database.rows("UPDATE rooms SET joined_pos = (SELECT MAX(pos) FROM timeline) RETURNING 1");
+    let meanwhile = before.say(&scene.peer, &scene.bob, "meanwhile");
+    let previous = [&*scene.theirs.last, &meanwhile.0];
+    let cites = scene.theirs.say_upon(&scene.peer, &scene.bob, "cites both", &previous);
+    holds_with_states(&scene, &[&history[..], &[meanwhile.clone(), cites.clone()]].concat());
+    takes(&scene.peer, &scene, "2", &cites);
+    scene.world.settle();
+    scene.is_shown(&[meanwhile, cites]);
+    assert!(history.iter().all(|(id, _)| !scene.a.shows(id)));
+    let asked = asked(&scene.peer, "/get_missing_events/");
+    assert!(asked <= 3, "{asked} times");
 }
 
 /// A state that is claimed is what to fall back on where nobody knows what was between.

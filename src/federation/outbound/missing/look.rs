@@ -58,8 +58,8 @@ pub(super) struct Look<'s> {
     /// The depth of the event by which we came into the room. What is less deep is history, unless it is built upon what came since: who
     /// sends an event may give it any depth.
     first_depth: i64,
-    /// Whether events that are less deep are worth asking for.
-    asks_for_less_deep: bool,
+    /// The servers that gave history where they were asked for events that are less deep.
+    gave_history: HashSet<ServerName>,
     /// Copies of events that failed the checks, and who gave them.
     pub(super) refused: HashSet<(EventId, ServerName)>,
     requests: usize,
@@ -82,7 +82,7 @@ impl<'s> Look<'s> {
             events,
             judged,
             first_depth,
-            asks_for_less_deep: true,
+            gave_history: HashSet::new(),
             refused,
             requests,
             until,
@@ -225,7 +225,7 @@ impl<'s> Look<'s> {
         let before = self.events.len();
         self.fetch_between(name, latest.clone()).await?;
         let came = self.events.len() > before;
-        self.leave_out_history(before).await?;
+        self.leave_out_history(name, before).await?;
         for event in self.events.iter().skip(before) {
             self.whom.given(event, name);
         }
@@ -249,14 +249,16 @@ impl<'s> Look<'s> {
                 self.whom.note(Question::EventsBefore, id, name);
             }
             let limit = i64::try_from(GAP_LIMIT).unwrap_or(0);
-            let min_depth = self.min_depth(&room, &latest);
+            let min_depth = self.min_depth(name, &room, &latest);
             let request = server.federation.get_missing_events(name, &room_id, &earliest, &latest, limit, min_depth);
             let Some(mut texts) = self.ask(name, &first, request).await else { return Ok(()) };
             let is_full = texts.len() >= GAP_LIMIT;
             texts.truncate(GAP_LIMIT);
             let cited = self.events.iter().filter(|event| latest.contains(event.event_id()));
             let cited: Vec<EventId> = cited.flat_map(Event::prev_events).cloned().collect();
-            let fetched = self.check(name, &texts, &cited, ReceivedPdu::prev_events).await?;
+            let mut fetched = self.check(name, &texts, &cited, ReceivedPdu::prev_events).await?;
+            // Many servers take no notice of it.
+            fetched.retain(|event| event.depth() >= min_depth);
             let new = self.add_fetched(fetched);
             if new.is_empty() {
                 latest.iter().for_each(|id| self.whom.note_useless(Question::EventsBefore, id));
@@ -272,12 +274,12 @@ impl<'s> Look<'s> {
         Ok(())
     }
 
-    /// The least depth of events to ask for.
-    fn min_depth(&self, room: &Room, latest: &[EventId]) -> i64 {
+    /// The least depth of events to ask a server for.
+    fn min_depth(&self, name: &ServerName, room: &Room, latest: &[EventId]) -> i64 {
         let latest = self.events.iter().filter(|event| latest.contains(event.event_id())).map(Event::depth);
         let mut depths = latest.chain(room.extremities.iter().map(|one| one.depth));
-        let is_less_deep = self.asks_for_less_deep && depths.any(|depth| depth < self.first_depth);
-        if is_less_deep { 0 } else { self.first_depth }
+        let is_less_deep = depths.any(|depth| depth < self.first_depth);
+        if is_less_deep && !self.gave_history.contains(name) { 0 } else { self.first_depth }
     }
 
     /// Takes events in hand that a server has given, as far as they are new. Answers which.
@@ -301,8 +303,8 @@ impl<'s> Look<'s> {
         new
     }
 
-    /// Lets go of those of the events in hand, from this one on, that are history.
-    async fn leave_out_history(&mut self, from: usize) -> Result<(), RoomError> {
+    /// Lets go of those of the events in hand, from this one on, that are history; `giver` has given them.
+    async fn leave_out_history(&mut self, giver: &ServerName, from: usize) -> Result<(), RoomError> {
         let first_depth = self.first_depth;
         let is_less_deep = |event: &Event| event.depth() < first_depth;
         if !self.events.iter().skip(from).any(is_less_deep) {
@@ -335,8 +337,9 @@ impl<'s> Look<'s> {
                 }
             }
         }
-        // One answer shows well enough that there is nothing else.
-        self.asks_for_less_deep &= waiting.is_empty();
+        if !waiting.is_empty() {
+            self.gave_history.insert(giver.clone());
+        }
         Ok(())
     }
 
