@@ -157,8 +157,12 @@ impl Page<'_> {
                 let next = last.filter(|_| !begun).or(behind.map(|gap| gap.pos));
                 return Ok((events, next.map(TimelinePos::before)));
             };
-            if unfilled.as_ref().is_some_and(|tried| !gap.has_more_than(tried)) {
+            let tried = unfilled.as_ref().filter(|tried: &&Gap| tried.pos == gap.pos);
+            // Of very many events that are nowhere some are asked for each time that somebody comes by.
+            let is_enough = fillings == MAX_BACKFILLS && gap.below.is_some();
+            if tried.is_some_and(|tried| is_enough || !gap.has_more_than(tried)) {
                 gaps_to = gap.pos.before();
+                unfilled = Some(gap);
                 continue;
             }
             if fillings == MAX_BACKFILLS {
@@ -168,7 +172,9 @@ impl Page<'_> {
             }
             fillings += 1;
             if !self.fill(&gap).await? {
-                // If other events are lacking there too, they are asked for next.
+                if !gap.has_more {
+                    gaps_to = gap.pos.before();
+                }
                 unfilled = Some(gap);
             }
         }

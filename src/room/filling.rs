@@ -20,7 +20,7 @@ use crate::{
         commit::{
             CommitPos, Committed, Filled, Missing, NewEvent, PassedOver, Place, Redaction, RoomCommit, Unsettled,
         },
-        event_graph::{Gap, Lack, MAX_LACKING},
+        event_graph::{Gap, Lack},
         positions::TimelinePos,
         rejected::NewRejected,
     },
@@ -214,7 +214,7 @@ impl Filling<'_> {
         let missing: Vec<Missing> = missing.collect();
         let lacks =
             |lack: &Lack| lack.attempts == 0 && !done.contains(&lack.event_id) && !self.is_placed(&lack.event_id);
-        let is_closed = missing.is_empty() && gap.missing.len() < MAX_LACKING && !gap.missing.iter().any(lacks);
+        let is_closed = missing.is_empty() && !gap.has_more && !gap.missing.iter().any(lacks);
         if changed
             && is_closed
             && gap.below.is_none()

@@ -56,11 +56,12 @@ const BUILT_UPON: &str = concat!(
 );
 
 /// ?1: the room, ?2 and ?3: the positions (after, up to and with), ?4: now, ?5: the most events, which are those that were asked for in
-/// vain the least often.
+/// vain the least often. What has a name that no server answers to cannot be asked for.
 /// Those that were passed over and are not due have places kept for them below the same position.
 const NEWEST_GAP: &str = concat!(
-    "WITH newest AS MATERIALIZED ( SELECT g.pos, g.event_id, g.attempts, g.passed, g.asked FROM gaps AS g \
-       WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND g.retry_at <= ?4 AND NOT ",
+    "WITH newest AS MATERIALIZED ( SELECT g.pos, g.event_id, g.attempts, g.passed, g.asked \
+       FROM gaps AS g INDEXED BY gaps_by_asked WHERE g.room_id = ?1 AND g.pos > ?2 AND g.pos <= ?3 AND g.retry_at <= ?4 \
+         AND length(CAST(g.event_id AS BLOB)) <= 255 AND NOT ",
     closed!(),
     " ORDER BY g.pos DESC, g.asked, g.event_id LIMIT ?5 ) \
      SELECT n.pos, n.event_id, n.attempts, n.passed, \
@@ -98,8 +99,10 @@ pub struct Gap {
     pub at_create: bool,
     /// Whether it is before the join by which we came into the room.
     pub before_join: bool,
-    /// The events at its newer end, which the events after it cite.
+    /// The events at its newer end, which the events after it cite; [`MAX_LACKING`] at most,
     pub missing: Vec<Lack>,
+    /// and whether there are more.
+    pub has_more: bool,
 }
 
 /// An event that is lacking in the timeline.
@@ -121,11 +124,11 @@ impl Gap {
         self.missing.iter().any(|lack| lack.attempts == 0)
     }
 
-    /// Whether it is another gap than `tried`, or lacks an event that was not asked for then, nor in vain before.
+    /// Whether it lacks an event that was not asked for with `tried`, the same gap before, nor in vain earlier.
     pub fn has_more_than(&self, tried: &Self) -> bool {
         let is_new = |lack: &Lack| lack.attempts == 0 && lack.asked == 0;
         let was_tried = |lack: &Lack| tried.missing.iter().any(|one| one.event_id == lack.event_id);
-        self.pos != tried.pos || self.missing.iter().any(|lack| is_new(lack) && !was_tried(lack))
+        self.missing.iter().any(|lack| is_new(lack) && !was_tried(lack))
     }
 
     /// The IDs of the events at its newer end.
@@ -213,11 +216,11 @@ impl Store {
 }
 
 pub(super) fn newest_gap_statement(room_id: &RoomId, (after, to): (TimelinePos, TimelinePos), now: i64) -> Statement {
-    let most = i64::try_from(MAX_LACKING).unwrap_or(i64::MAX);
+    let most = i64::try_from(MAX_LACKING + 1).unwrap_or(i64::MAX);
     Statement::new(NEWEST_GAP, [room_id.as_str().into(), after.into(), to.into(), now.into(), most.into()])
 }
 
-/// The gap in rows of [`newest_gap_statement`]. What has a name that no server answers to cannot be asked for.
+/// The gap in rows of [`newest_gap_statement`].
 pub(super) fn gap(rows: &Rows) -> Result<Option<Gap>, DatabaseError> {
     let mut gap: Option<Gap> = None;
     for row in rows {
@@ -232,9 +235,12 @@ pub(super) fn gap(rows: &Rows) -> Result<Option<Gap>, DatabaseError> {
                 at_create: row.integer(6)? != 0,
                 before_join: row.integer(7)? != 0,
                 missing: Vec::new(),
+                has_more: false,
             }),
         };
-        if gap.pos == pos {
+        if gap.pos == pos && gap.missing.len() == MAX_LACKING {
+            gap.has_more = true;
+        } else if gap.pos == pos {
             let (attempts, passed, asked) = (row.integer(2)?, row.integer(3)?, row.integer(8)?);
             gap.missing.push(Lack { event_id, attempts, passed, asked });
         }

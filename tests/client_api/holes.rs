@@ -339,6 +339,35 @@ fn events_that_nobody_gives_do_not_stand_before_those_that_are_given() {
     assert_eq!(found.iter().take(7).collect::<Vec<_>>(), expected, "{:?}", home.world.logs());
 }
 
+/// History may hold events that cite more than an event may; and IDs that are longer than any.
+#[test]
+fn what_cites_very_much_that_is_nowhere_ends_no_history() {
+    let short: Vec<String> = (100..240).map(|n| format!("${}{n}", "-".repeat(40))).collect();
+    let long: Vec<String> = (10..48).map(|n| format!("${}{n}", "-".repeat(300))).collect();
+    for nowhere in [short, long] {
+        let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("12");
+        let missed: Vec<(String, Value)> = (0..5).map(|n| theirs.say(&peer, &bob, &format!("missed {n}"))).collect();
+        let previous: Vec<&str> = nowhere.iter().map(String::as_str).chain([&*missed[4].0]).collect();
+        let cites = theirs.say_upon(&peer, &bob, "cites what is nowhere", &previous);
+        theirs.advance(&cites.0);
+        let said = theirs.say(&peer, &bob, "said");
+        let history = missed.iter().chain([&cites]).map(|(_, event)| event.clone());
+        tells_what_is_asked_for(&peer, &theirs, history.collect(), vec![said.1.clone()]);
+        assert_eq!(peer.send(&server, "1", &[said.1]).0, 200);
+        home.world.settle();
+        let create = event_id("12", &theirs.state[&("m.room.create".to_owned(), String::new())]);
+        let mut expected = vec![said.0, cites.0];
+        expected.extend(missed.into_iter().rev().map(|(id, _)| id));
+        // What is held is found at once, and what is given soon.
+        let visits = (0..5).map(|_| {
+            let found = back(&home, &alice, &room, None, 100, "");
+            assert_eq!(found.last(), Some(&create), "{:?}", home.world.logs());
+            found
+        });
+        assert!(visits.into_iter().any(|found| found.starts_with(&expected)), "{:?}", home.world.logs());
+    }
+}
+
 /// An event that cites what we hold as rejected is rejected too, and history goes on behind it.
 #[test]
 fn an_event_that_cites_a_rejected_one_does_not_end_history() {
