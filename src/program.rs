@@ -127,7 +127,8 @@ impl Program {
         let queue_budget = queue.meter.budget(QUEUE_CALLS - RESERVE);
         let staged_budget = staged.meter.budget(STAGED_CALLS - LOOKS_RESERVE);
         let settling_budget = staged.meter.budget(STAGED_CALLS - RESERVE);
-        let (joins, beside) = (staged.counted_apart(), staged.counted_apart());
+        // The joins' calls are theirs, whatever the looks begin.
+        let (joins, beside) = (staged.counted_apart(), staged.with_wall(STAGED_CALLS - JOINS_CALLS));
         let joins_budget = joins.meter.budget(JOINS_CALLS);
         let [beside_staged, beside_settling] =
             [LOOKS_RESERVE, RESERVE].map(|reserve| beside.meter.budget(STAGED_CALLS - JOINS_CALLS - reserve));
