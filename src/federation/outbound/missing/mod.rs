@@ -8,6 +8,7 @@
 //! Every fetched event is checked as a received one; what a server says about the room's state is judged by the room's
 //! rules.
 
+mod between;
 mod look;
 mod state;
 mod whom;
