@@ -138,7 +138,8 @@ impl DeviceLists {
             lists.changed.extend(server.store.joined_by(&new).await?);
         }
         if !gone.is_empty() {
-            lists.left.extend(server.store.joined_by(&gone).await?);
+            // Whose keys no client here can have asked for, none has to forget: a large room has thousands of them.
+            lists.left.extend(server.store.followed_by(&gone, server.config.server_name.as_str()).await?);
         }
         let me = user.as_str();
         let ask = changed.others.union(&lists.left).filter(|other| *other != me).cloned().collect();

@@ -20,7 +20,7 @@ use crate::{
         json::{self, Object, Value},
         state_trie::{NodeId, StateKeyHash},
     },
-    platform::{DatabaseError, Row, Rows, Statement, news::Subject},
+    platform::{DatabaseError, Row, Rows, Statement, news::Subject, turns::LIGHT_SLICE},
 };
 
 /// Since when a room is shared with a user, as an `event_nid`: both were in it before.
@@ -94,12 +94,27 @@ const LOCAL_SHARES: &str = "\
         AND o.room_id = m.room_id AND o.membership = 'join' \
       WHERE m.user_id = ?2 AND m.membership = 'join')";
 
-/// Who is joined by the snapshots ?1, a list of roots.
-const JOINED: &str = concat!(
-    "WITH RECURSIVE ",
-    entries!("", "SELECT value FROM json_each(?1)"),
-    " SELECT DISTINCT e.state_key FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
-      WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'join' LIMIT 50000"
+/// Who is joined by the snapshots ?1, a list of roots, as far as `$whom` says.
+macro_rules! joined {
+    ($whom:literal) => {
+        concat!(
+            "WITH RECURSIVE ",
+            entries!("", "SELECT value FROM json_each(?1)"),
+            " SELECT DISTINCT e.state_key FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
+              WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'join'",
+            $whom,
+            " LIMIT 50000"
+        )
+    };
+}
+
+const JOINED: &str = joined!("");
+
+/// ?2: this server's name. The row of another server's user is there from when somebody who shares a room with them first asks for
+/// their keys, and stays.
+const FOLLOWED: &str = joined!(
+    " AND (substr(e.state_key, instr(e.state_key, ':') + 1) = ?2 \
+       OR EXISTS (SELECT 1 FROM remote_device_lists AS l WHERE l.user_id = e.state_key))"
 );
 
 /// ?1: users.
@@ -204,8 +219,14 @@ fn of_shares(users: &[String]) -> String {
     json!(users.iter().map(item).collect::<Vec<_>>()).to_string()
 }
 
+fn list_of(roots: &[NodeId]) -> String {
+    let roots: Vec<String> = roots.iter().map(NodeId::to_string).collect();
+    super::json_list(roots.iter().map(String::as_str))
+}
+
 impl Store {
-    /// Those of `users` who share a room with the local user `with`. Two round trips at most; none for nobody.
+    /// Those of `users` who share a room with the local user `with`. One call; none for nobody. A batch looks for so many as others can
+    /// wait for: of each it may look into all rooms that `with` is in.
     ///
     /// # Errors
     /// Where the database fails.
@@ -217,18 +238,17 @@ impl Store {
     ) -> Result<BTreeSet<String>, DatabaseError> {
         let is_local = |user: &String| UserId::parse(user).is_ok_and(|id| id.server_name() == own_server);
         let (local, remote): (Vec<_>, Vec<_>) = users.into_iter().partition(is_local);
-        let mut statements = Vec::new();
-        if !local.is_empty() {
-            let list = super::json_list(local.iter().map(String::as_str));
-            statements.push(Statement::new(LOCAL_SHARES, [list.into(), with.into()]));
-        }
-        if !remote.is_empty() {
-            statements.push(Statement::new(SHARES, [of_shares(&remote).into(), with.into()]));
-        }
-        if statements.is_empty() {
+        let of_local = |users: &[String]| {
+            let list = super::json_list(users.iter().map(String::as_str));
+            vec![Statement::new(LOCAL_SHARES, [list.into(), with.into()])]
+        };
+        let of_remote = |users: &[String]| vec![Statement::new(SHARES, [of_shares(users).into(), with.into()])];
+        let batches: Vec<_> =
+            local.chunks(LIGHT_SLICE).map(of_local).chain(remote.chunks(LIGHT_SLICE).map(of_remote)).collect();
+        if batches.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let rows = self.batch(statements).await?.concat();
+        let rows = self.batches(batches).await?.concat();
         rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
     }
 
@@ -237,10 +257,19 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn joined_by(&self, roots: &[NodeId]) -> Result<BTreeSet<String>, DatabaseError> {
-        let roots: Vec<String> = roots.iter().map(NodeId::to_string).collect();
-        let list = super::json_list(roots.iter().map(String::as_str));
-        let rows = self.query(Statement::new(JOINED, [list.into()])).await?;
-        rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
+        self.users(Statement::new(JOINED, [list_of(roots).into()])).await
+    }
+
+    /// Those of them whose keys a client may hold: local users, and of others whom somebody here has asked for.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn followed_by(&self, roots: &[NodeId], own_server: &str) -> Result<BTreeSet<String>, DatabaseError> {
+        self.users(Statement::new(FOLLOWED, [list_of(roots).into(), own_server.into()])).await
+    }
+
+    async fn users(&self, statement: Statement) -> Result<BTreeSet<String>, DatabaseError> {
+        self.query(statement).await?.iter().map(|row| row.text(0).map(str::to_owned)).collect()
     }
 
     /// Whose keys have changed since a position, for the local user `user`.

@@ -42,11 +42,11 @@ fn join(home: &Home, user: &User, room: &str) {
     assert_eq!(status, 200, "{answer}");
 }
 
-fn leave(home: &Home, user: &User, room: &str) {
+pub fn leave(home: &Home, user: &User, room: &str) {
     assert_eq!(home.post(user, &format!("/rooms/{}/leave", quote(room)), json!({})).0, 200);
 }
 
-fn next(answer: &Value) -> String {
+pub fn next(answer: &Value) -> String {
     answer["next_batch"].as_str().unwrap().to_owned()
 }
 
@@ -59,7 +59,7 @@ fn lists(answer: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
 }
 
 /// Who is new to `user` since then, and who has left.
-fn told(home: &Home, user: &User, since: &mut String) -> (BTreeSet<String>, BTreeSet<String>) {
+pub fn told(home: &Home, user: &User, since: &mut String) -> (BTreeSet<String>, BTreeSet<String>) {
     let answer = home.sync(user, &format!("since={since}"));
     let (status, changes) = home.get(user, &format!("/keys/changes?from={since}&to={}", next(&answer)));
     assert_eq!(status, 200, "{changes}");
@@ -69,7 +69,7 @@ fn told(home: &Home, user: &User, since: &mut String) -> (BTreeSet<String>, BTre
     told
 }
 
-fn ids(users: &[&User]) -> BTreeSet<String> {
+pub fn ids(users: &[&User]) -> BTreeSet<String> {
     users.iter().map(|user| user.id.clone()).collect()
 }
 

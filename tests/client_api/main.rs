@@ -51,6 +51,7 @@ mod threading;
 mod throttling;
 mod thumbnails;
 mod to_device;
+mod tracking;
 mod typing;
 mod unread;
 mod upgrading;
