@@ -20,7 +20,7 @@ use crate::{
         device_lists::KeyChanges,
         positions::TimelinePos,
         snapshots::{MemberChange, StateFound, StateReads},
-        sync::{RestRead, SyncRead, SyncRoom},
+        sync::{MembersKnown, RestRead, SyncRead, SyncRoom},
         timeline::{PageFilter, TimelineEvent},
     },
 };
@@ -165,11 +165,13 @@ impl DeviceLists {
     }
 }
 
-/// Of the rooms that were left, those that the user was not in at `since` are taken for rooms of which the client knows no state.
+/// Of the rooms that were left, those that the user was not in at `since` are taken for rooms of which the client knows no state. So
+/// are those whose members were never known, where the client `loads_all` of them: it was told nothing of these.
 pub(super) async fn withhold_unseen(
     server: &Server,
     user: &UserId,
     since: TimelinePos,
+    loads_all: bool,
     rooms: &mut [SyncRoom],
 ) -> Result<(), MatrixError> {
     let member = StateKeyHash::new("m.room.member", user.as_str());
@@ -183,7 +185,8 @@ pub(super) async fn withhold_unseen(
     let found = server.store.read_states(&StateReads { at, ..StateReads::default() }).await?;
     for room in rooms {
         let was_in = |root| found.at(root, member).and_then(|seen| seen.event.membership()) == Some(Membership::Join);
-        if known(room).is_some_and(|root| !was_in(root)) {
+        let was_withheld = loads_all && room.members == MembersKnown::NotYet;
+        if known(room).is_some_and(|root| was_withheld || !was_in(root)) {
             room.state_since = None;
         }
     }
@@ -216,7 +219,8 @@ pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Re
             rest: to.map(|to| RestRead { after: &after, again: false, to }),
         };
         let mut found = server.store.sync(&read).await?;
-        withhold_unseen(server, &session.user, since, &mut found.rooms).await?;
+        // Whether the client loads all members is not said here; those of whom it was not told it does not follow.
+        withhold_unseen(server, &session.user, since, false, &mut found.rooms).await?;
         for room in &found.rooms {
             let state = match room.membership {
                 Membership::Join => room.room.map(|(_, state)| state),

@@ -252,6 +252,28 @@ fn who_has_left_does_not_wait() {
     assert_eq!((status, two.world.now_ms()), (200, before), "{answer}");
 }
 
+/// Whoever loads all members was told nothing of the room while they were not known, though a sync has gone by.
+#[test]
+fn a_room_that_is_left_before_its_members_are_there_is_told_whole() {
+    for lazy in [false, true] {
+        let joined = joined(open());
+        let (two, bob) = (&joined.two, &joined.bob);
+        let filter = if lazy { quote(r#"{"room":{"state":{"lazy_load_members":true}}}"#) } else { quote("{}") };
+        let sync = |since: &str| two.sync(bob, &format!("{since}&filter={filter}"));
+        let first = sync(&joined.before);
+        assert_eq!(first["rooms"]["join"].get(&joined.room).is_some(), lazy);
+        assert_eq!(two.post(bob, &joined.path("leave"), json!({})).0, 200);
+        two.world.settle();
+        let second = sync(&next(&first));
+        let left = &second["rooms"]["leave"][&joined.room];
+        let state = left["state"]["events"].as_array().unwrap();
+        let is_whole = state.iter().any(|event| event["type"] == "m.room.create");
+        assert_eq!((is_whole, &left["timeline"]["limited"]), (!lazy, &json!(!lazy)), "{left}");
+        assert_eq!(left["timeline"]["events"].as_array().unwrap().last().unwrap()["content"]["membership"], "leave");
+        assert_eq!(sync(&next(&second))["rooms"]["leave"], json!({}), "and once");
+    }
+}
+
 /// The rest of the room's state is more than a server takes over.
 #[test]
 fn a_room_whose_members_will_not_be_known_is_told_as_far_as_it_is_known() {

@@ -48,7 +48,7 @@ const PART_OF_STATE: i64 = 40_000;
 impl Answer<'_> {
     pub(super) async fn write(&self, mut found: SyncFound) -> Handled {
         let mut entries = Vec::new();
-        withhold_unseen(self.server, &self.session.user, self.since, &mut found.rooms).await?;
+        withhold_unseen(self.server, &self.session.user, self.since, !self.is_lazy(), &mut found.rooms).await?;
         for room in std::mem::take(&mut found.rooms) {
             let timeline = found.timelines.remove(&room.room_id).unwrap_or_default();
             entries.push(match room.membership {
