@@ -191,7 +191,7 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
     let (event_type, state_key) = (call.parameter(1), call.parameter(2));
     check_replacement(&room_id, event_type, &content)?;
     match event_type {
-        "m.room.canonical_alias" => check_aliases(server, &room_id, &content).await?,
+        "m.room.canonical_alias" => check_aliases(server, &session.user, &room_id, &content).await?,
         "m.room.create" => return Err(MatrixError::invalid_param("A room has one create event, its first.")),
         "m.room.power_levels" => {
             check_levels(&content)?;
@@ -281,14 +281,18 @@ pub(super) fn check_creators_unnamed<'a>(
 }
 
 /// Aliases of this server that a canonical alias event newly names must exist and stand for the room. Other servers' are taken as
-/// they are: to ask would make every change wait for them. What the event names now may stay, so that what is gone hinders no change.
-async fn check_aliases(server: &Server, room_id: &RoomId, content: &Object) -> Result<(), MatrixError> {
+/// they are: to ask would make every change wait for them. What the event names now may stay, so that what is gone hinders no change;
+/// what that is shows only to who is in the room.
+async fn check_aliases(server: &Server, user: &UserId, room_id: &RoomId, content: &Object) -> Result<(), MatrixError> {
     fn named(content: &Object) -> impl Iterator<Item = &Value> {
         let others = content.get("alt_aliases").and_then(Value::as_array).into_iter().flatten();
         content.get("alias").into_iter().chain(others).filter(|alias| !matches!(alias, Value::Null))
     }
-    let current = server.rooms.current(room_id, &[("m.room.canonical_alias", "")]).await?;
-    let current = current.as_ref().and_then(|(_, state)| state.first()).map(Event::content);
+    let keys = [("m.room.canonical_alias", ""), ("m.room.member", user.as_str())];
+    let state = server.rooms.current(room_id, &keys).await?.map(|(_, state)| state).unwrap_or_default();
+    let find = |event_type| state.iter().find(|event| event.event_type() == event_type);
+    let is_joined = find("m.room.member").and_then(Event::membership) == Some(Membership::Join);
+    let current = find("m.room.canonical_alias").filter(|_| is_joined).map(Event::content);
     let present: BTreeSet<&str> = current.into_iter().flat_map(named).filter_map(Value::as_str).collect();
     let is_new = |alias: &&Value| alias.as_str().is_none_or(|alias| !present.contains(alias));
     for alias in named(content).filter(is_new).take(50) {

@@ -420,6 +420,15 @@ fn who_is_in_a_room_is_not_told_to_who_is_not() {
     // Who is there is told.
     let answer = scene.home.post(carol, &scene.path("kick"), json!({ "user_id": erin.id }));
     assert_eq!(answer.1["error"], "The user is not in the room.");
+    // Nor which aliases it names, though they stand for no room any more: who has deleted this one may not change the room.
+    let (alias, path) = ("/directory/room/%23old%3Ahs.test", scene.path("state/m.room.canonical_alias"));
+    assert_eq!(scene.home.put(carol, alias, json!({ "room_id": scene.room })).0, 200);
+    assert_eq!(scene.home.put(alice, &path, json!({ "alias": "#old:hs.test" })).0, 200);
+    assert_eq!(scene.home.call(Some(&carol.token), "DELETE", alias, None).0, 200);
+    for asking in [&erin, &invited, &banned] {
+        let told = |alias: &str| scene.home.put(asking, &path, json!({ "alias": alias })).1["errcode"].clone();
+        assert_eq!(told("#old:hs.test"), told("#none:hs.test"), "{}", asking.id);
+    }
 }
 
 #[test]
