@@ -238,7 +238,8 @@ impl Filling<'_> {
         let reached: HashSet<&EventId> = history.iter().map(|one| one.event_id()).collect();
         let not_asked_for = self.gap.missing.iter().filter(|lack| lack.attempts == 0).map(|lack| &lack.event_id);
         let mut cited = history.iter().flat_map(|one| one.prev_events()).chain(not_asked_for);
-        let goes_on = history.len() > 1 && cited.any(|id| !reached.contains(id) && !self.is_placed(id));
+        let is_lacking = |id: &EventId| !reached.contains(id) && !self.is_placed(id);
+        let goes_on = history.len() > 1 && (self.gap.has_more || cited.any(is_lacking));
         if self.gap.below.is_some() || goes_on {
             history.remove(at);
         }

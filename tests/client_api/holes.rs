@@ -479,6 +479,41 @@ fn the_first_event_of_a_room_is_found_behind_what_was_cited_late() {
     }
 }
 
+/// Where more is lacking than one request asks for, what leads to the first event does not end history before the rest.
+#[test]
+fn the_first_event_of_a_room_comes_after_all_that_is_lacking() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        let (peer, zoe, theirs) = scene.zoe_joins();
+        scene.says(8..28);
+        let (one, newest) = (scene.one.homeserver(), scene.all_but("").remove(0));
+        // They are asked for before the newest one.
+        let forks = (0..).map(|n| theirs.say_upon(&peer, &zoe, &format!("fork {n}"), &[&theirs.last]));
+        let forks: Vec<(String, Value)> = forks.filter(|(id, _)| *id < newest).take(22).collect();
+        let ids: Vec<&str> = forks.iter().map(|(id, _)| id.as_str()).collect();
+        let first = theirs.say_upon(&peer, &zoe, "cites most", &[&ids[..19], &[&newest]].concat());
+        let second = theirs.say_upon(&peer, &zoe, "cites the others", &[&ids[19..], &[&first.0]].concat());
+        for (n, (id, event)) in forks.iter().chain([&first, &second]).enumerate() {
+            let answer = peer.send(&one, &n.to_string(), std::slice::from_ref(event));
+            assert_eq!(answer, (200, json!({ "pdus": { id: {} } })));
+        }
+        scene.one.world.settle();
+        let (three, carol) = scene.carol_joins();
+        // The first answer ends with those that cite them.
+        alter(&scene.one, "/backfill/", |answer| {
+            let pdus = answer["pdus"].as_array_mut().unwrap();
+            if let Some(at) = pdus.iter().position(|pdu| pdu["content"]["body"] == "cites most") {
+                pdus.truncate(at + 1);
+            }
+        });
+        let (mut found, mut all) = (back(&three, &carol, &scene.room, None, 100, ""), scene.all_but(""));
+        assert_eq!(found.last(), all.last(), "{version}");
+        found.sort();
+        all.sort();
+        assert_eq!(found, all, "{version}");
+    }
+}
+
 /// An event that nobody gives is no reason to go on asking for what is before the first one.
 #[test]
 fn history_ends_though_something_in_it_is_nowhere() {
