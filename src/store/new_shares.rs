@@ -111,7 +111,7 @@ const GO_ON: &str = concat!(
 /// How many are told at a time.
 const SLICE: i64 = 100;
 
-/// Somebody who has come into a room, and up to whom of those there it was told.
+/// Somebody who has come into a room, and up to which of its servers that was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewShare {
     room_id: String,
@@ -151,7 +151,7 @@ pub(super) fn read(rows: &Rows) -> Result<Option<NewShare>, DatabaseError> {
 }
 
 impl Store {
-    /// Somebody who has come into a room of whom, or to whom, devices are still to be told.
+    /// Somebody who has come into a room whose devices are still to be told.
     ///
     /// # Errors
     /// Where the database fails.
@@ -159,8 +159,8 @@ impl Store {
         read(&self.query(first(None)).await?)
     }
 
-    /// Leaves EDUs for the next servers, or of the next users, whom `share` is about. The servers, and what is next: of the same room,
-    /// or of any where none is given. One round trip.
+    /// Leaves EDUs for the next servers that are to hear of `share`. Answers which, and what is next: of the same room, or of any where none
+    /// is given. One round trip.
     ///
     /// # Errors
     /// Where the database fails.

@@ -120,7 +120,7 @@ pub struct Due {
     pub fresh: Vec<ServerName>,
     /// Those that failed, or were left with a rest.
     pub behind: Vec<ServerName>,
-    /// Who has come into the room of whom, or to whom, devices are still to be told.
+    /// Who has come into the room whose devices are still to be told.
     pub share: Option<NewShare>,
 }
 
@@ -267,8 +267,8 @@ const HEARD_FROM: &str = "\
     RETURNING not_before";
 
 impl Store {
-    /// The servers that have something to hear of this room and may be tried at `now`; and who has come into it of whom, or to whom,
-    /// devices are still to be told.
+    /// The servers that have something to hear of this room and may be tried at `now`; and who has come into it whose devices
+    /// are still to be told.
     ///
     /// # Errors
     /// Where the database fails.

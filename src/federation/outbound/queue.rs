@@ -49,8 +49,8 @@ const PAGE: i64 = 50;
 /// platform allows 1,000 for each request.
 const FLUSH_CALLS: u64 = 400;
 
-/// In so many slices it is told of whom servers have come to share a room with, after a request and each time that the scheduled trigger
-/// comes by.
+/// In so many slices servers are told of the devices of who has come into a room, after a request and each time that the scheduled
+/// trigger comes by.
 const SHARES: usize = 20;
 
 /// The first pause after a failure, in milliseconds; it doubles with each further one.
@@ -85,6 +85,8 @@ impl Server {
                 let budget = server.meter.budget(FLUSH_CALLS);
                 let Due { fresh, behind, share } = server.store.due(&server.config.server_name, now, &room_id).await?;
                 let mut told = server.tell_new_shares(share, Some(&room_id), &budget).await;
+                told.sort();
+                told.dedup();
                 told.retain(|told| !fresh.contains(told) && !behind.contains(told));
                 let due = [fresh, told, behind].map(|servers| server.in_turn(servers)).concat();
                 let _ = server.drive_all(due, &budget).await;
