@@ -32,9 +32,9 @@ const HELP = `npm run dev -- [options]
   --entry F                 a module to run instead of build/index.js, such as one of the tests that wraps it
   --log-costs               a log line for each request: database calls, rows read and written`;
 
-/** The variables that bound how often may be asked. */
 const INSPECTOR_PORTS = { first: 9_300, count: 2_000 };
 
+/** The variables that bound how often may be asked. */
 const RATES = [
   "LOGIN_RATE",
   "REGISTRATION_RATE",

@@ -1,7 +1,8 @@
 //! The configuration of one homeserver, from the variables and secrets of its deployment.
 //!
-//! The README describes each variable to operators. Everything is checked here, once, so that a mistake is a sentence
-//! in the log at the first request and not a surprise later. No error and no debug output ever shows a secret.
+//! The README describes each variable to operators. Everything but `ENGINE` and `MOVE_SECRET`, which `edge` reads, is checked here, once, so
+//! that a mistake is a sentence in the log at the first request and not a surprise later. No error and no debug output ever shows a
+//! secret.
 
 mod dns_over_https;
 mod notaries;

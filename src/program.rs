@@ -22,10 +22,10 @@ const QUEUE_CALLS: u64 = 330;
 const DEPARTURE_CALLS: u64 = 80;
 const STAGED_CALLS: u64 = 500;
 
-/// How many of the last may go to joins of large rooms, beside which the others begin with the rest.
+/// How many of the calls for what is staged may go to joins of large rooms; all else begins beside them with the rest.
 const JOINS_CALLS: u64 = 300;
 
-/// How many of them are kept for what is under way when a job should end.
+/// How many calls of a job are kept for what is under way when it should end.
 const RESERVE: u64 = 30;
 
 /// The same for looks at staged PDUs, each of which makes many.

@@ -1,8 +1,8 @@
 //! Whose keys a client must ask for again, and whose it may forget: `device_lists` of `/sync`, and `/keys/changes`
 //! (Client-Server API, "Tracking the device list for a user").
 //!
-//! Changes are told of everybody with whom a room is shared, whether it is encrypted or not. So nobody has left with whom one still
-//! is, and whoever shares one again is new: what changed meanwhile was not told.
+//! Changes are told of everybody with whom a room is shared, whether it is encrypted or not. So only those have left with whom no
+//! room is shared any more, and whoever shares one again is new: what changed meanwhile was not told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -138,7 +138,7 @@ impl DeviceLists {
             lists.changed.extend(server.store.joined_by(&new).await?);
         }
         if !gone.is_empty() {
-            // Whose keys no client here can have asked for, none has to forget: a large room has thousands of them.
+            // No client has to forget users whose keys nobody here can have asked for: a large room has thousands of them.
             lists.left.extend(server.store.followed_by(&gone, server.config.server_name.as_str()).await?);
         }
         let me = user.as_str();

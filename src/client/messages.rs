@@ -158,7 +158,7 @@ impl Page<'_> {
                 return Ok((events, next.map(TimelinePos::before)));
             };
             let tried = unfilled.as_ref().filter(|tried: &&Gap| tried.pos == gap.pos);
-            // Of very many events that are nowhere some are asked for each time that somebody comes by.
+            // Where very many events are nowhere, each request asks for only some of them.
             let is_enough = fillings == MAX_BACKFILLS && gap.below.is_some();
             if tried.is_some_and(|tried| is_enough || !gap.has_more_than(tried)) {
                 gaps_to = gap.pos.before();

@@ -112,7 +112,7 @@ async fn once(
     ok(&json!({ "event_id": event_id }))
 }
 
-/// What is wrong with an event in its room is told to who is in the room. Others may not send anything, and are refused in the
+/// What is wrong with an event in its room is told only to users who are in the room. Others may not send anything, and are refused in the
 /// same way whatever is there.
 async fn told_inside(
     server: &Server,
@@ -224,7 +224,7 @@ pub(super) async fn put_state(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "event_id": event_id }))
 }
 
-/// A tombstone that led back into its own room would have clients go round in circles.
+/// Refuses a tombstone that leads back into its own room: clients would go round in circles.
 ///
 /// # Errors
 /// 400 `M_INVALID_PARAM` for one.
@@ -281,8 +281,8 @@ pub(super) fn check_creators_unnamed<'a>(
 }
 
 /// Aliases of this server that a canonical alias event newly names must exist and stand for the room. Other servers' are taken as
-/// they are: to ask would make every change wait for them. What the event names now may stay, so that what is gone hinders no change;
-/// what that is shows only to who is in the room.
+/// they are: to ask would make every change wait for them. What the current event names may stay, so that an alias that is gone hinders no change;
+/// only users in the room can see what that is.
 async fn check_aliases(server: &Server, user: &UserId, room_id: &RoomId, content: &Object) -> Result<(), MatrixError> {
     fn named(content: &Object) -> impl Iterator<Item = &Value> {
         let others = content.get("alt_aliases").and_then(Value::as_array).into_iter().flatten();

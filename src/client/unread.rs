@@ -119,8 +119,8 @@ impl<'a> Judge<'a> {
         Self { server, user, states: RefCell::default(), read: RefCell::default() }
     }
 
-    /// What `verdict` says of each of `rooms`. Those of which it cannot say anything yet are told behind the others, when what rules
-    /// ask for was read of all of them at once.
+    /// What `verdict` says of each of `rooms`. Those of which it can say nothing yet come after the others, once what the rules
+    /// ask for has been read for all of them at once.
     pub(super) async fn each<R, V>(
         &self,
         rooms: Vec<R>,
@@ -146,7 +146,7 @@ impl<'a> Judge<'a> {
         Ok(judged)
     }
 
-    /// What of a room is not read; `None` where rules ask for what was not read yet.
+    /// How much of a room the user has not read; `None` where rules ask for something that is still to be loaded.
     fn counts(&self, room_id: &RoomId, room: &UnreadRoom, rules: &Rules<'_>, ignored: &IgnoredUsers) -> Option<Counts> {
         let is_shown = |event: &UnreadEvent| !ignored.hides(&event.sender, event.state_key.is_some());
         let judged = |event| if is_shown(event) { judged(room_id, event) } else { None };

@@ -12,6 +12,8 @@
 //! - State: [`state_trie`] (snapshots), [`state_resolution`].
 //! - What servers tell each other besides events: [`edu`].
 //! - Of which events a user is notified: [`push`].
+//! - Names of media: [`media`], and how servers send them: [`multipart`].
+//! - Maps that are looked up in often enough to count: [`hash_map`].
 
 pub mod auth_events;
 pub mod auth_rules;

@@ -37,7 +37,7 @@ pub struct MembershipChange {
 }
 
 /// ?1: a list of [user, membership, event id, invite state, how far from the end of the stream, via], ?3: whether it becomes so
-/// in a room that we are in. Elsewhere no user who is joined ceases to be, and no invite ends but those in the list ?4: others
+/// in a room that we are in. Elsewhere nobody's join ends, and of invites only those in the list ?4 do: others
 /// have come since. What is told already, and a new profile, leave `pos` as it is: by it sync tells a room that the user has just
 /// joined. A room that was forgotten comes back as one in which the user never was, by another event than the one that is forgotten.
 const MEMBERSHIPS: &str = "\

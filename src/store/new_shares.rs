@@ -1,8 +1,8 @@
-//! Local users who share a room with other servers since they have come into it: the servers must hear of their devices (Server-Server
+//! Local users who have come into a room and now share it with other servers, which must hear of their devices (Server-Server
 //! API, "Device Management"). A server whose users come into a room asks for the devices of those there itself.
 //!
 //! A commit only notes who has come. What follows is done a slice at a time, each one batch: a room may have thousands of servers. Each
-//! server gets one EDU, however many devices there are: it is told of a number before that nobody has heard of, and so asks for the
+//! server gets one EDU, however many devices there are: its `prev_id` is a number that nobody has heard of, so that it asks for the
 //! whole list.
 
 use super::{Answers, Store, positions::count, rooms::server_names, text_lists};
@@ -11,7 +11,7 @@ use crate::{
     platform::{DatabaseError, Rows, Statement},
 };
 
-/// Whether others than our users are in the room ?2 of the local member `m`, by their numbers: many servers may have left it.
+/// Whether anybody but our users is in the room ?2 of the local member `m`. They are counted, as many servers may have left it.
 macro_rules! is_shared {
     () => {
         "(SELECT r.joined FROM rooms AS r WHERE r.room_id = ?2) > \
@@ -31,7 +31,7 @@ const NEW_MEMBERS: &str = concat!(
     " ON CONFLICT (room_id, newcomer) DO UPDATE SET after = ''"
 );
 
-/// Where all servers of the room ?2 are found anew, so are those of all its local members. ?1 is not used.
+/// Where all servers of the room ?2 are found anew, all its local members are noted as newcomers. ?1 is not used.
 const ALL_MEMBERS: &str = concat!(
     "INSERT INTO new_shares (room_id, newcomer, after) \
      SELECT m.room_id, m.user_id, '' FROM local_memberships AS m WHERE m.room_id = ?2 AND m.membership = 'join' \
@@ -57,7 +57,7 @@ macro_rules! page {
     };
 }
 
-/// After `page`: `told`, those of it who share no other room. One where it is still to be told that they share it does not count.
+/// After `page`: `told`, those of it who share no other room. A room whose servers are still to be told does not count.
 macro_rules! told {
     () => {
         ", told(user_id, server) AS (SELECT p.user_id, p.server FROM page AS p \
@@ -79,7 +79,7 @@ const SUPERSEDE: &str = concat!(
        WHERE o.about = t.user_id AND o.edu_type = 'm.device_list_update')"
 );
 
-/// The number before is the one that the next change of anybody here will have: nobody can have heard of it.
+/// `prev_id` is the number that the next change of anybody here will have: nobody can have heard of it.
 const TELL: &str = concat!(
     page!(),
     told!(),
@@ -111,7 +111,7 @@ const GO_ON: &str = concat!(
 /// How many are told at a time.
 const SLICE: i64 = 100;
 
-/// Somebody who has come into a room, and up to which of its servers that was told.
+/// Somebody who has come into a room, and the last of its servers, by name, that has been told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewShare {
     room_id: String,

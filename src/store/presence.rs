@@ -23,7 +23,8 @@ use crate::{
     platform::{DatabaseError, Row, Rows, Statement, news::Subject},
 };
 
-/// Takes over what is news: that a user was active a little later is none, that they are in another room is, to those there. What a client says is also news where a sync had said it:
+/// Takes over what is news. That a user was active a little later is none; that they are in another room is news to those there.
+/// What a client says is also news where a sync had said it:
 /// it does not end by itself. Whom a sync has be online, another one that was there already has be idle.
 macro_rules! unless_known {
     () => {
@@ -82,8 +83,8 @@ macro_rules! own_rooms {
     };
 }
 
-/// ?1: a list of local users whose memberships have changed. To those in a room that they are new to it is news that they are there. That
-/// they are in the list is said twice: otherwise all rows would be read.
+/// ?1: a list of local users whose memberships have changed. In a room that they are new to, it is news that they are there. That
+/// `user_id` is in the list is said twice: otherwise all rows would be read.
 const FOLLOW: &str = concat!(
     "UPDATE presence SET rooms = ",
     own_rooms!(),

@@ -52,11 +52,11 @@ const SWEPT: &str = concat!(
      WHERE name = 'outbox_swept' AND position < (SELECT position FROM streams WHERE name = 'outbox')"
 );
 
-/// For who has not taken its transaction for so long, in milliseconds, no more is kept than the newest event of each room.
+/// For a server that has not taken its transaction for so long, in milliseconds, only the newest event of each room is kept.
 const GIVEN_UP_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 
-/// Up to where the slowest of those begins that still have something to hear; all that was looked through where nobody has. ?1: since
-/// when those have had their transaction in flight who have been given up.
+/// Where the slowest server begins that still has something to hear; all that was looked through where there is none. ?1: a server
+/// whose transaction has been in flight since before this time has been given up.
 const HEARD_BY_ALL: &str = "\
     SELECT MIN((SELECT position FROM streams WHERE name = 'outbox_swept'), COALESCE( \
       (SELECT MIN(MAX(s.from_pos, d.cursor)) FROM destinations AS d CROSS JOIN room_servers AS s ON s.server = d.destination \
@@ -74,8 +74,8 @@ macro_rules! page {
 
 const PAGE_END: &str = concat!("SELECT MAX(pos) AS pos, COUNT(*) ", page!());
 
-/// The newest event of a room stays as long as somebody in it has not heard it, who was given up: by it they find out, when they are
-/// back, that they lack what came before.
+/// The newest event of a room stays as long as a server in it that was given up has not heard it: by it that server finds out, once it is
+/// back, that it lacks what came before.
 const FORGET: &str = concat!(
     "DELETE FROM outbox WHERE pos > ?1 AND pos <= (SELECT MAX(pos) ",
     page!(),

@@ -178,7 +178,8 @@ const MAX_TIMELINES: i64 = 6_000_000;
 const MAX_LOOKED_AT: i64 = 500;
 
 /// The user's rooms with something new. ?1 user, ?2 since, ?3 checked, ?4 all joined, ?5 include left; who was put out is
-/// always told. A forgotten room is told as left to those who may know it only. Only rooms from ?6 on, and as they were at ?7, which is NULL for now. The stream comes first, so that nothing is
+/// always told. A forgotten room is told as left, and only to devices that may know it.
+/// Only rooms from ?6 on, and as they were at ?7, which is NULL for now. The stream comes first, so that nothing is
 /// read while it has not moved.
 macro_rules! rooms_with_news {
     () => {

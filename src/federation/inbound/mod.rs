@@ -19,7 +19,8 @@
 //! | Spaces | [`spaces`] |
 //! | OpenID | [`openid`] |
 //! | Querying for information | [`queries`] |
-//! | Device Management; End-to-End Encryption | [`user_keys`] |
+//! | Device Management; End-to-End Encryption | [`user_keys`], the EDUs: [`device_edus`] |
+//! | Send-to-device messaging | [`device_edus`] |
 //! | Content Repository | [`media`] |
 //! | Policy Servers: as one | [`policy`] |
 //!

@@ -32,7 +32,7 @@ const AUTH_AT_ONCE: usize = 8;
 const DEFER_MS: i64 = 10 * 60 * 1_000;
 
 /// Fetches up to `limit` events into a gap in the room's timeline, from its newer end on. Says whether the gap is now another
-/// one; if not, no server could help, and of what is lacking there other events are asked for next.
+/// one; if not, no server could help, and next time other events that are lacking there are asked for.
 ///
 /// An answer that holds events with a wrong signature or a wrong content hash is not taken before others were asked for better
 /// copies of them. What nobody gives any better is passed over, or kept without its content.

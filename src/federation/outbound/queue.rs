@@ -49,7 +49,7 @@ const PAGE: i64 = 50;
 /// platform allows 1,000 for each request.
 const FLUSH_CALLS: u64 = 400;
 
-/// In so many slices servers are told of the devices of who has come into a room, after a request and each time that the scheduled
+/// In how many slices servers are told of the devices of those who have come into a room, after a request and each time that the scheduled
 /// trigger comes by.
 const SHARES: usize = 20;
 
@@ -98,7 +98,7 @@ impl Server {
         }));
     }
 
-    /// Leaves EDUs for the servers of rooms that local users have come into, in slices: of this room, or of any. Those servers.
+    /// Leaves EDUs for the servers of rooms that local users have come into, in slices: of this room, or of any. Returns those servers.
     async fn tell_new_shares(
         &self,
         mut share: Option<NewShare>,
@@ -115,7 +115,7 @@ impl Server {
                 }
                 Err(error) => {
                     // What there is to send goes out all the same.
-                    let record = LogRecord::error("who shares a room newly is not told of devices");
+                    let record = LogRecord::error("servers that newly share a room are not told of a user's devices");
                     self.platform.log.write(record.because(&error));
                     break;
                 }
@@ -180,8 +180,8 @@ impl Server {
         }
     }
 
-    /// In which order they are sent to after a request: drawn, for by names some could see to it that they come before all others, and
-    /// those last who have taken long lately. A few that keep their places to the end would leave everybody else to the trigger.
+    /// The order in which they are sent to after a request. It is drawn, as some could choose names that come before all others; those
+    /// that have been slow lately come last. A few slow ones that kept their places would leave everybody else to the trigger.
     fn in_turn(&self, mut servers: Vec<ServerName>) -> Vec<ServerName> {
         let (now, count) = (self.platform.clock.now_ms(), servers.len());
         if count > 1 {

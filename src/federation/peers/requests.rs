@@ -325,8 +325,8 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 /// The most characters that are read of each text of an error: logs hold them, and clients are told them.
 const MAX_ERROR_TEXT: usize = 500;
 
-/// Of a body that is read as it comes, so many bytes, or the end, must be there before it has let us wait for the call's time once
-/// more: in two minutes that is what a modem brought. Were any piece enough, a byte every two minutes would go on for years.
+/// Of a body that is read as it comes, at least so many bytes, or the end, must come in each span of waiting as long as the call's
+/// time: in two minutes that is what a modem brought. Were any piece enough, a byte every two minutes would go on for years.
 const LEAST_BYTES: usize = 512 * 1024;
 
 /// The body of an answer, as it comes. Only the time in which we wait for it counts against its server, not what we do with what

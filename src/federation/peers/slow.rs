@@ -4,17 +4,17 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use crate::matrix::identifiers::ServerName;
 
-/// Who has not answered after so many milliseconds takes long,
+/// A server that has not answered after so many milliseconds is slow.
 const LONG_MS: i64 = 5_000;
 
-/// and is taken to for so many.
+/// For so many after the transaction began it counts as slow.
 const REMEMBERED_MS: i64 = 60 * 60 * 1_000;
 
 /// How many servers are remembered; others are taken to be as fast as any.
 const MAX_REMEMBERED: usize = 5_000;
 
-/// The servers to which transactions are under way or took long in this isolate, and when these began. Written down before, as the
-/// platform may cut off the work that waits for the answer, and nobody is left to do it then.
+/// The servers to which a transaction is under way or took long in this isolate, and when it began. Noted before it is sent, as the
+/// platform may cut off the work that waits for the answer, and then nobody is left to note it.
 #[derive(Default)]
 pub struct SlowAnswers(RefCell<BTreeMap<ServerName, i64>>);
 

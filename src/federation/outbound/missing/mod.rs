@@ -2,6 +2,7 @@
 //! events"), so that staged PDUs can be judged.
 //!
 //! - [`look`]: one look at a room's staged PDUs, which judges and fetches in turns.
+//! - [`between`]: the events between ours and those that lack previous events.
 //! - [`state`]: the state before the far edge of a gap that is too wide to be filled.
 //! - [`whom`]: which server is asked for what.
 //!
