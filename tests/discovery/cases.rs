@@ -666,6 +666,17 @@ pub(crate) const CASES: &[Case] = &[
         script: &[DnsStatus("_matrix-fed._tcp.a.org", 2), Finds("a.org", BY_NAME), Asked("SRV", 1)],
     },
     Case {
+        name: "a name of which the resolver cannot say anything",
+        script: &[
+            DnsStatus("_matrix-fed._tcp.a.org", 2),
+            Srv("_matrix-fed._tcp.d.org", &["10 5 8449 d.org."]),
+            Finds("a.org", BY_NAME),
+            Finds("d.org", &[("d.org", 8449, "d.org", "d.org")]),
+            // It is asked of that name no more, for now.
+            Asked("SRV", 2),
+        ],
+    },
+    Case {
         name: "a resolver that refuses",
         script: &[ResolverSays(403, ""), Finds("a.org", BY_NAME), Asked("SRV", 1)],
     },

@@ -36,7 +36,7 @@ const MAX_TARGETS: usize = 8;
 /// How long answers are kept: the record's own time within these bounds, and that there is no record.
 const CACHE_MS: std::ops::RangeInclusive<i64> = 60_000..=86_400_000;
 const CACHE_ABSENCE_MS: i64 = 300_000;
-/// How long a resolver that could not be reached is left alone.
+/// How long a resolver that could not be reached is left alone, and a name of which it could not say anything.
 const DOWN_MS: i64 = 30_000;
 /// How many names are remembered.
 const MAX_CACHED: usize = 4096;
@@ -74,10 +74,17 @@ pub(super) struct Resolver {
 /// What one isolate knows of SRV records.
 #[derive(Default)]
 pub(super) struct SrvCache {
-    /// The records of a name, and until when they count.
-    records: RefCell<BTreeMap<String, (Vec<Record>, i64)>>,
+    /// By name.
+    known: RefCell<BTreeMap<String, Known>>,
     /// Until when the resolver is left alone.
     down_until: Cell<i64>,
+}
+
+/// What is known of a name.
+struct Known {
+    /// `None` where the resolver could not say.
+    records: Option<Vec<Record>>,
+    until: i64,
 }
 
 impl Resolver {
@@ -106,36 +113,41 @@ impl Resolver {
     async fn records(&self, name: &str) -> Option<Vec<Record>> {
         let endpoint = self.endpoint.as_ref()?;
         let now = self.platform.clock.now_ms();
-        let SrvCache { records: known, down_until } = &*self.cache;
-        if let Some((records, until)) = known.borrow().get(name)
-            && now < *until
-        {
-            return Some(records.clone());
+        let SrvCache { known, down_until } = &*self.cache;
+        if let Some(known) = known.borrow().get(name).filter(|known| now < known.until) {
+            return known.records.clone();
         }
         if now < down_until.get() {
             return None;
         }
         let records = match self.ask(endpoint, name).await {
-            Ok(records) => records,
+            Ok(records) => Some(records),
             Err(why) => {
-                down_until.set(now + DOWN_MS);
-                self.platform
-                    .log
-                    .write(LogRecord::warning("no SRV lookups for a while").because(&why).retry_in(DOWN_MS));
-                return None;
+                let what = match why.is_of_the_name() {
+                    true => "no SRV lookups of a name for a while",
+                    false => "no SRV lookups for a while",
+                };
+                self.platform.log.write(LogRecord::warning(what).because(&why).retry_in(DOWN_MS));
+                if !why.is_of_the_name() {
+                    down_until.set(now + DOWN_MS);
+                    return None;
+                }
+                None
             }
         };
-        let keep_ms = records
-            .iter()
-            .map(|record| record.ttl.saturating_mul(1000))
-            .min()
-            .map_or(CACHE_ABSENCE_MS, |ms| ms.clamp(*CACHE_MS.start(), *CACHE_MS.end()));
+        let keep_ms = match &records {
+            Some(records) => {
+                let shortest = records.iter().map(|record| record.ttl.saturating_mul(1000)).min();
+                shortest.map_or(CACHE_ABSENCE_MS, |ms| ms.clamp(*CACHE_MS.start(), *CACHE_MS.end()))
+            }
+            None => DOWN_MS,
+        };
         let mut known = known.borrow_mut();
         if known.len() >= MAX_CACHED {
             known.clear();
         }
-        known.insert(name.to_owned(), (records.clone(), now + keep_ms));
-        Some(records)
+        known.insert(name.to_owned(), Known { records: records.clone(), until: now + keep_ms });
+        records
     }
 
     async fn ask(&self, endpoint: &DnsOverHttps, name: &str) -> Result<Vec<Record>, ResolverError> {
@@ -179,6 +191,14 @@ enum ResolverError {
     /// It answers with a status of the DNS that is an error.
     #[error("the DNS resolver answers with status {0}")]
     DnsStatus(i64),
+}
+
+impl ResolverError {
+    /// Whether it says something of the name alone: whoever has that name may see to it, and others are to be looked up all the same.
+    fn is_of_the_name(&self) -> bool {
+        use TransportError::{TimedOut, TooLarge};
+        matches!(self, Self::Invalid | Self::DnsStatus(_) | Self::Transport(TimedOut | TooLarge))
+    }
 }
 
 impl Reason for ResolverError {
