@@ -140,11 +140,10 @@ impl Move<'_> {
         let states = (source.as_ref().map(|marker| marker.state), target.as_ref().map(|marker| marker.state));
         let (Some(source), Some(target)) = (source, target) else { return Err(self.impossible(states)) };
         match target.state {
-            // First the target is made unable to become live, then the source becomes so.
-            Arriving | Checking | Whole => {
+            // First the target is made unable to become live, then the source becomes so. A step that is under way fails by it.
+            Emptying | Arriving | Checking | Whole => {
                 self.target.batch(vec![target.advance(Emptying, &Place::default())]).await?;
             }
-            Emptying => {}
             _ => return Err(self.impossible(states)),
         }
         if matches!(source.state, Leaving | Left) {
@@ -183,12 +182,12 @@ impl Move<'_> {
             self.target.batch(statements).await?;
             return Ok(Progress::phase("preparing"));
         }
-        if self.is_emptied_further().await? {
+        if self.is_emptied_further(&target).await? {
             return Ok(Progress::phase("preparing"));
         }
         // Only on empty tables: a migration that changes rows would cost as much as the rows.
         self.target.migrate().await?;
-        if self.is_emptied_further().await? {
+        if self.is_emptied_further(&target).await? {
             return Ok(Progress::phase("preparing"));
         }
         self.has_all_migrations(self.source, self.from).await?;
@@ -211,14 +210,15 @@ impl Move<'_> {
         Ok(Progress::phase("copying"))
     }
 
-    /// Deletes some rows; whether there were any.
-    async fn is_emptied_further(&self) -> Result<bool, MoveError> {
+    /// Deletes some rows; whether there were any. Not if the move has gone on meanwhile, by whomever.
+    async fn is_emptied_further(&self, target: &Marker) -> Result<bool, MoveError> {
         let tables = Table::all(self.target).await?;
         let filled = filled(self.target, &tables).await?;
         let emptied: Vec<_> = filled.into_iter().take(EMPTIED_AT_ONCE).map(Table::empty).collect();
         let is_any = !emptied.is_empty();
         if is_any {
-            self.target.batch(emptied).await?;
+            let guard = target.advance(State::Emptying, &Place::default());
+            self.target.batch([guard].into_iter().chain(emptied).collect()).await?;
         }
         Ok(is_any)
     }
@@ -539,6 +539,20 @@ mod tests {
         wait(there.step()).unwrap();
         let before = object.dump();
         assert!(wait(there.copy(late)).is_err());
+        assert_eq!(object.dump(), before);
+    }
+
+    /// Whoever has read long ago that the target is emptied deletes nothing of what has been copied since.
+    #[test]
+    fn what_was_copied_is_not_emptied_by_a_late_step() {
+        let (d1, object, names) = (server(), Db::new(true), migrations());
+        let there = moving(&d1, &object, Engine::D1, &names);
+        assert_eq!(wait(there.step()).unwrap().phase, "preparing");
+        let late = wait(Marker::read(&object)).unwrap().unwrap();
+        assert_eq!(late.state, State::Emptying);
+        while !wait(there.step()).unwrap().is_done() {}
+        let before = object.dump();
+        assert!(wait(there.empty(None, late)).is_err());
         assert_eq!(object.dump(), before);
     }
 
