@@ -5,8 +5,13 @@
 
 #![allow(unsafe_code, clippy::unwrap_used, clippy::panic)]
 
+#[path = "memory/clients.rs"]
+mod clients;
 #[path = "common/mod.rs"]
 mod common;
+#[allow(dead_code, missing_docs, unreachable_pub)]
+#[path = "client_api/home.rs"]
+mod home;
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -15,7 +15,7 @@ use crate::{
     },
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
-    store::key_backups::{BackedUpSession, BackupCount, BackupVersion, NotStored, Which},
+    store::key_backups::{BackedUpSession, BackupCount, BackupVersion, NotRead, NotStored, Which},
 };
 
 /// The longest `session_data`, and the longest `auth_data`, in bytes.
@@ -101,42 +101,46 @@ pub(super) async fn put_session(server: &Server, call: &Call) -> Handled {
 
 /// `GET /room_keys/keys?version=…`
 pub(super) async fn get_all(server: &Server, call: &Call) -> Handled {
-    let sessions = get(server, call, Which::All).await?;
-    // Written as it is read: there may be megabytes.
     let mut text = String::from("{\"rooms\":{");
-    let mut room: Option<&str> = None;
-    for session in &sessions {
-        if room == Some(&session.room_id) {
+    let mut room: Option<String> = None;
+    let mut write = |text: &mut String, session: &BackedUpSession| {
+        if room.as_ref() == Some(&session.room_id) {
             text.push(',');
         } else {
             text.push_str(if room.is_some() { "}}," } else { "" });
             text.push_str(&Value::from(session.room_id.as_str()).to_text());
             text.push_str(":{\"sessions\":{");
-            room = Some(&session.room_id);
+            room = Some(session.room_id.clone());
         }
-        write_session(&mut text, session);
-    }
+        write_session(text, session);
+    };
+    get(server, call, Which::All, &mut text, &mut write).await?;
     text.push_str(if room.is_some() { "}}}}" } else { "}}" });
     Ok(raw_json_response(StatusCode::OK, text))
 }
 
 /// `GET /room_keys/keys/{roomId}?version=…`
 pub(super) async fn get_room(server: &Server, call: &Call) -> Handled {
-    let sessions = get(server, call, Which::Room(call.parameter(0))).await?;
     let mut text = String::from("{\"sessions\":{");
-    for (index, session) in sessions.iter().enumerate() {
-        text.push_str(if index > 0 { "," } else { "" });
-        write_session(&mut text, session);
-    }
+    let mut is_first = true;
+    let mut write = |text: &mut String, session: &BackedUpSession| {
+        text.push_str(if std::mem::take(&mut is_first) { "" } else { "," });
+        write_session(text, session);
+    };
+    get(server, call, Which::Room(call.parameter(0)), &mut text, &mut write).await?;
     text.push_str("}}");
     Ok(raw_json_response(StatusCode::OK, text))
 }
 
 /// `GET /room_keys/keys/{roomId}/{sessionId}?version=…`
 pub(super) async fn get_session(server: &Server, call: &Call) -> Handled {
-    let sessions = get(server, call, Which::Session(call.parameter(0), call.parameter(1))).await?;
-    let session = sessions.first().ok_or_else(|| MatrixError::not_found("There is no such key in the backup."))?;
-    Ok(raw_json_response(StatusCode::OK, told_session(session)))
+    let mut text = String::new();
+    let which = Which::Session(call.parameter(0), call.parameter(1));
+    get(server, call, which, &mut text, &mut told_session).await?;
+    if text.is_empty() {
+        return Err(MatrixError::not_found("There is no such key in the backup."));
+    }
+    Ok(raw_json_response(StatusCode::OK, text))
 }
 
 /// `DELETE /room_keys/keys?version=…`
@@ -171,12 +175,20 @@ async fn put(server: &Server, call: &Call, session: &Session, sessions: &[Backed
     }
 }
 
-async fn get(server: &Server, call: &Call, which: Which<'_>) -> Result<Vec<BackedUpSession>, MatrixError> {
+/// Writes the keys as they are read: there may be megabytes.
+async fn get(
+    server: &Server,
+    call: &Call,
+    which: Which<'_>,
+    text: &mut String,
+    write: &mut dyn FnMut(&mut String, &BackedUpSession),
+) -> Result<(), MatrixError> {
     let session = auth::session(server, call).await?;
     let version = asked_version(call)?;
-    let user = session.user.as_str();
-    server.store.backup(user, Some(version)).await?.ok_or_else(no_such_version)?;
-    Ok(server.store.backup_sessions(user, version, which).await?)
+    server.store.write_backup(session.user.as_str(), version, which, text, write).await?.map_err(|why| match why {
+        NotRead::NoVersion => no_such_version(),
+        NotRead::TooLarge => MatrixError::too_large("These keys are too large to be given at once."),
+    })
 }
 
 async fn delete_keys(server: &Server, call: &Call, which: Which<'_>) -> Handled {
@@ -264,15 +276,15 @@ fn told_count(count: BackupCount) -> Handled {
 fn write_session(text: &mut String, session: &BackedUpSession) {
     text.push_str(&Value::from(session.session_id.as_str()).to_text());
     text.push(':');
-    text.push_str(&told_session(session));
+    told_session(text, session);
 }
 
-fn told_session(session: &BackedUpSession) -> String {
+fn told_session(text: &mut String, session: &BackedUpSession) {
     let BackedUpSession { first_message_index, forwarded_count, is_verified, session_data, .. } = session;
-    format!(
+    text.push_str(&format!(
         "{{\"first_message_index\":{first_message_index},\"forwarded_count\":{forwarded_count},\
          \"is_verified\":{is_verified},\"session_data\":{session_data}}}"
-    )
+    ));
 }
 
 fn no_such_version() -> MatrixError {

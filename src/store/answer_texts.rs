@@ -12,7 +12,7 @@ use crate::{
 /// How many texts of events are read at once, and how many bytes of them: what is read and what is made of it must be in memory
 /// together.
 const TEXTS_AT_ONCE: usize = 2_500;
-const BYTES_AT_ONCE: i64 = 8 << 20;
+pub(super) const BYTES_AT_ONCE: i64 = 8 << 20;
 /// The same of what is read first, while it is not known how much there is.
 const FIRST_BYTES: i64 = 1 << 20;
 
@@ -22,6 +22,9 @@ const LATER_READ: usize = 10 << 20;
 
 /// The most bytes of an answer: what is more does not fit into the memory that there is.
 pub const MAX_ANSWER: usize = 48 << 20;
+
+/// A local user's answer of so many bytes does not count with what else is in work: there are many, and few of them are long.
+const LITTLE: usize = 1 << 20;
 
 /// The texts of so many events of `numbered(event_id, number)`, of the room ?3, as are ?4 at most, and ?5 bytes at most; of the others
 /// the IDs, to be read later. And how long each text is, as far as that is known.
@@ -69,6 +72,25 @@ impl Store {
     /// [`DatabaseError::NoRoom`]
     pub fn room_for_answer(&self, bytes: usize) -> Result<Option<Rc<Reservation>>, DatabaseError> {
         Ok(self.room_for(memory_of(bytes))?.map(Rc::new))
+    }
+
+    /// As [`Store::room_for_answer`], for one that a local user has asked for.
+    ///
+    /// # Errors
+    /// [`DatabaseError::NoRoom`]
+    pub(super) fn room_for_users_answer(&self, bytes: usize) -> Result<Option<Reservation>, DatabaseError> {
+        if bytes <= LITTLE { Ok(None) } else { self.room_for(memory_of(bytes)) }
+    }
+
+    /// Makes what is held enough for an answer of so many bytes.
+    ///
+    /// # Errors
+    /// [`DatabaseError::NoRoom`]
+    pub(super) fn hold_for_answer(&self, held: Option<&Reservation>, bytes: usize) -> Result<(), DatabaseError> {
+        match held.zip(self.now_ms()) {
+            Some((held, now)) if !held.hold_at_least(memory_of(bytes), now) => Err(DatabaseError::NoRoom),
+            _ => Ok(()),
+        }
     }
 
     /// Appends a JSON list of the texts to `answer`, redacted ones as redacted. Each is let go of once it is written, so that

@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::{Store, json_lists};
+use super::{
+    Store,
+    answer_texts::{BYTES_AT_ONCE, MAX_ANSWER},
+    json_lists,
+};
 use crate::platform::{DatabaseError, Row, SqlValue, Statement};
 
 /// A version of a user's backup.
@@ -64,12 +68,23 @@ pub enum NotStored {
     NoVersion,
 }
 
-/// How long the keys of a version may be together, in characters, each with [`OVERHEAD`] for its names: what can be read in one
-/// piece.
+/// Why keys were not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotRead {
+    /// They are more than an answer holds.
+    TooLarge,
+    /// There is no such version.
+    NoVersion,
+}
+
+/// How long the keys of a version may be together, in bytes, each with [`OVERHEAD`] for its names: what can be answered with at once.
 const MAX_LENGTH: i64 = 24_000_000;
 const OVERHEAD: i64 = 250;
 /// How many keys are read at a time.
 const PAGE: i64 = 2_000;
+/// What a key has beside its data and names, and an answer beside its keys.
+const BESIDE_NAMES: usize = 130;
+const BESIDE_KEYS: usize = 64;
 
 /// How many versions a user may have. Clients use the newest, and delete the one before.
 const MAX_VERSIONS: i64 = 10;
@@ -103,7 +118,7 @@ const COUNT_IN: &str = concat!(
     "UPDATE key_backups AS b SET etag = etag + 1, sessions = sessions + n.new, \
        length = CASE WHEN length + n.longer <= ?4 THEN length + n.longer END \
      FROM (SELECT count(*) AS changed, SUM(s.session_id IS NULL) AS new, \
-       SUM(length(k.value ->> 5) - COALESCE(length(s.session_data), - ?5)) AS longer ",
+       SUM(octet_length(k.value ->> 5) - COALESCE(octet_length(s.session_data), - ?5)) AS longer ",
     better!(),
     ") AS n WHERE b.user_id = ?1 AND b.version = ?2 AND n.changed > 0"
 );
@@ -125,16 +140,31 @@ const FULL: &str = "NOT NULL constraint failed: key_backups.length";
 
 const COUNT: &str = "SELECT etag, sessions FROM key_backups WHERE user_id = ?1 AND version = ?2";
 
-/// ?3: the room, ?4: the session, each NULL for all; ?5, ?6: after which room and session; ?7: how many.
+/// How long keys are together. ?3: the room, ?4: the session, each NULL for all; ?5: what a key counts for besides its length.
+const LENGTH: &str = "\
+    SELECT CASE WHEN ?3 IS NULL THEN length ELSE ( \
+      SELECT COALESCE(SUM(octet_length(session_data) + ?5), 0) FROM key_backup_sessions \
+      WHERE user_id = ?1 AND version = ?2 AND room_id = ?3 AND (?4 IS NULL OR session_id = ?4)) END \
+    FROM key_backups WHERE user_id = ?1 AND version = ?2";
+
+/// ?3: the room, ?4: the session, each NULL for all; ?5, ?6: after which room and session; ?7: how many, and ?8: how many bytes of
+/// them, of which one key never has more. No data is read to measure it.
 const SESSIONS: &str = "\
-    SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data FROM key_backup_sessions \
-    WHERE user_id = ?1 AND version = ?2 AND (?3 IS NULL OR room_id = ?3) AND (?4 IS NULL OR session_id = ?4) \
-      AND (room_id, session_id) > (?5, ?6) ORDER BY room_id, session_id LIMIT ?7";
+    WITH measured(room_id, session_id, upto) AS ( \
+      SELECT room_id, session_id, SUM(bytes) OVER (ORDER BY room_id, session_id) FROM ( \
+        SELECT room_id, session_id, octet_length(session_data) AS bytes FROM key_backup_sessions \
+        WHERE user_id = ?1 AND version = ?2 AND (?3 IS NULL OR room_id = ?3) AND (?4 IS NULL OR session_id = ?4) \
+          AND (room_id, session_id) > (?5, ?6) ORDER BY room_id, session_id LIMIT ?7)) \
+    SELECT s.room_id, s.session_id, s.first_message_index, s.forwarded_count, s.is_verified, s.session_data, \
+      (SELECT MAX(upto) > ?8 OR count(*) = ?7 FROM measured) AS is_cut \
+    FROM measured AS m CROSS JOIN key_backup_sessions AS s \
+      ON s.user_id = ?1 AND s.version = ?2 AND s.room_id = m.room_id AND s.session_id = m.session_id \
+    WHERE m.upto <= ?8 ORDER BY m.room_id, m.session_id";
 
 /// ?3: the room, ?4: the session, each NULL for all; ?5: what a key counts for besides its length.
 const COUNT_OUT: &str = "\
     UPDATE key_backups AS b SET etag = etag + 1, sessions = sessions - n.gone, length = length - n.shorter \
-    FROM (SELECT count(*) AS gone, SUM(length(session_data) + ?5) AS shorter FROM key_backup_sessions \
+    FROM (SELECT count(*) AS gone, SUM(octet_length(session_data) + ?5) AS shorter FROM key_backup_sessions \
       WHERE user_id = ?1 AND version = ?2 AND (?3 IS NULL OR room_id = ?3) AND (?4 IS NULL OR session_id = ?4)) AS n \
     WHERE b.user_id = ?1 AND b.version = ?2 AND n.gone > 0";
 
@@ -225,37 +255,58 @@ impl Store {
         }
     }
 
-    /// The keys of a version, by room and session; several calls where there are many.
+    /// Writes keys of a version to `text`, by room and session; several calls where there are many. Each is let go of once it is
+    /// written.
     ///
     /// # Errors
-    /// Where the database fails.
-    pub async fn backup_sessions(
+    /// Where the database fails; [`DatabaseError::NoRoom`].
+    pub async fn write_backup(
         &self,
         user: &str,
         version: i64,
         which: Which<'_>,
-    ) -> Result<Vec<BackedUpSession>, DatabaseError> {
-        let mut sessions: Vec<BackedUpSession> = Vec::new();
+        text: &mut String,
+        write: &mut dyn FnMut(&mut String, &BackedUpSession),
+    ) -> Result<Result<(), NotRead>, DatabaseError> {
+        let mut parameters = which.parameters(user, version);
+        parameters.push(OVERHEAD.into());
+        let rows = self.query(Statement::new(LENGTH, parameters)).await?;
+        let Some(row) = rows.first() else { return Ok(Err(NotRead::NoVersion)) };
+        let bytes = usize::try_from(row.integer(0)?).unwrap_or_default();
+        if bytes > MAX_ANSWER {
+            return Ok(Err(NotRead::TooLarge));
+        }
+        let held = self.room_for_users_answer(bytes)?;
+        // No more than is needed: a text that grows by itself takes twice its length.
+        text.reserve_exact(bytes + BESIDE_KEYS);
+        let mut last = (String::new(), String::new());
         loop {
             let mut parameters = which.parameters(user, version);
-            let last = sessions.last();
-            parameters.push(last.map_or("", |last| &last.room_id).into());
-            parameters.push(last.map_or("", |last| &last.session_id).into());
-            parameters.push(PAGE.into());
+            parameters.extend([last.0.into(), last.1.into(), PAGE.into(), BYTES_AT_ONCE.into()]);
             let rows = self.query(Statement::new(SESSIONS, parameters)).await?;
-            let is_last = i64::try_from(rows.len()).is_ok_and(|count| count < PAGE);
+            let is_cut = rows.last().map(|row| row.integer(6)).transpose()?.is_some_and(|is_cut| is_cut != 0);
+            // Names may be longer than they were counted for, and keys may have come.
+            let bytes = rows.iter().map(written_bytes).sum::<Result<usize, _>>()?;
+            if text.len() + bytes > MAX_ANSWER {
+                return Ok(Err(NotRead::TooLarge));
+            }
+            self.hold_for_answer(held.as_ref(), text.len() + bytes)?;
+            text.reserve_exact(bytes + BESIDE_KEYS);
+            last = Default::default();
             for row in rows {
-                sessions.push(BackedUpSession {
+                let session = BackedUpSession {
                     room_id: row.text(0)?.to_owned(),
                     session_id: row.text(1)?.to_owned(),
                     first_message_index: row.integer(2)?,
                     forwarded_count: row.integer(3)?,
                     is_verified: row.integer(4)? != 0,
                     session_data: row.text(5)?.to_owned(),
-                });
+                };
+                write(text, &session);
+                last = (session.room_id, session.session_id);
             }
-            if is_last {
-                return Ok(sessions);
+            if !is_cut {
+                return Ok(Ok(()));
             }
         }
     }
@@ -297,4 +348,15 @@ impl Which<'_> {
 
 fn count(row: &Row) -> Result<BackupCount, DatabaseError> {
     Ok(BackupCount { etag: row.integer(0)?, sessions: row.integer(1)? })
+}
+
+/// How long the key of this row is at most, once it is written.
+fn written_bytes(row: &Row) -> Result<usize, DatabaseError> {
+    let name = |column| {
+        let name = row.text(column)?;
+        let is_plain = name.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
+        // The longest escape of a byte is `\u0000`.
+        Ok::<_, DatabaseError>(if is_plain { name.len() } else { 6 * name.len() })
+    };
+    Ok(name(0)? + name(1)? + row.text(5)?.len() + BESIDE_NAMES)
 }
