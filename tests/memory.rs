@@ -28,6 +28,10 @@ use common::{
 };
 use futures_util::future::join_all;
 use http::{Method, StatusCode};
+use image::{
+    ExtendedColorType, ImageEncoder,
+    codecs::{png::PngEncoder, webp::WebPEncoder},
+};
 use serde_json::json;
 use verge::{
     federation::outbound::membership,
@@ -578,6 +582,46 @@ fn an_image_takes_no_more_than_it_may_whatever_its_bits_are() {
         }
     }
     assert!(made > 600 && refused > 100, "{made} {refused}");
+}
+
+/// An image of one color, for a camera that was held on its side or not.
+fn plain(mut encoder: impl ImageEncoder, (width, height): (u32, u32), is_on_its_side: bool) {
+    if is_on_its_side {
+        let exif = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        encoder.set_exif_metadata(exif.to_vec()).unwrap();
+    }
+    let pixels = vec![200; 3 * width as usize * height as usize];
+    encoder.write_image(&pixels, width, height, ExtendedColorType::Rgb8).unwrap();
+}
+
+/// What is made of it is nearly as large as it is.
+#[test]
+fn a_long_image_takes_no_more_than_others() {
+    let wanted = Wanted { width: 1_600, height: 1_200, method: pixels::Method::Scale, may_move: false };
+    let smaller = |file: &[u8], name: &str| {
+        let (outcome, most, _) = measured(|| pixels::smaller(file, wanted).unwrap());
+        assert!(most < (pixels::MAX_DECODING + pixels::MAX_MADE) as usize + MIB, "{name}: {most}");
+        outcome
+    };
+    for (size, is_on_its_side) in [((1_601, 10_400), false), ((1_201, 13_960), true)] {
+        let mut file = Vec::new();
+        plain(PngEncoder::new(&mut file), size, is_on_its_side);
+        assert!(smaller(&file, "png") == Smaller::AsItIs("image/png"), "{size:?}");
+        // Decoding a WebP takes more.
+        let mut file = Vec::new();
+        plain(WebPEncoder::new_lossless(&mut file), (size.0, size.1 / 3), is_on_its_side);
+        assert!(smaller(&file, "webp") == Smaller::AsItIs("image/webp"), "{size:?}");
+    }
+    // As much as may be made.
+    for (size, is_on_its_side, made) in
+        [((3_200, 5_200), false, (1_600, 2_600)), ((5_200, 3_200), true, (1_600, 2_600))]
+    {
+        let mut file = Vec::new();
+        plain(PngEncoder::new(&mut file), size, is_on_its_side);
+        let Smaller::Made { bytes, .. } = smaller(&file, "png") else { panic!("{size:?} is given as it is") };
+        let image = image::load_from_memory(&bytes).unwrap();
+        assert_eq!((image.width(), image.height()), made);
+    }
 }
 
 #[test]

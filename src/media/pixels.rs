@@ -18,6 +18,8 @@ use super::{
 
 /// What decoding an image may take, in bytes.
 pub const MAX_DECODING: u64 = 48 * 1024 * 1024;
+/// What the pixels of a smaller image may take beside that, in bytes: those of the largest size, and of all but long, narrow images.
+pub const MAX_MADE: u64 = 12 * 1024 * 1024;
 /// What else of a PNG may be unpacked, such as its color profile, in bytes.
 const MAX_METADATA: u64 = 8 * 1024 * 1024;
 /// How large at most the first image of what moves is made, where it is not to be made smaller.
@@ -57,7 +59,7 @@ pub enum Smaller {
         /// What it is.
         content_type: &'static str,
     },
-    /// It is no larger than what is asked for; this is what it really is.
+    /// It is no larger than what is asked for, or too long and narrow to be much smaller; this is what it really is.
     AsItIs(&'static str),
 }
 
@@ -134,9 +136,8 @@ pub fn smaller(file: &[u8], wanted: Wanted) -> Result<Smaller, Refusal> {
 
 fn made_of_webp(still: &Still<'_>, wanted: Wanted) -> Result<Smaller, Refusal> {
     let (width, height) = still.canvas;
-    let Some(plan) = Plan::new(width, height, still.turned, still.moves, wanted) else {
-        return Ok(Smaller::AsItIs("image/webp"));
-    };
+    let image = Image { width, height, channels: still.channels(), turned: still.turned, moves: still.moves };
+    let Some(plan) = Plan::new(image, wanted) else { return Ok(Smaller::AsItIs("image/webp")) };
     if still.takes(MAX_DECODING).ok_or(Refusal::NoImage)? > MAX_DECODING {
         return Err(Refusal::TooLarge);
     }
@@ -150,9 +151,7 @@ fn made_of_webp(still: &Still<'_>, wanted: Wanted) -> Result<Smaller, Refusal> {
     if still.is_part() {
         pixels = pixels.on_canvas(still.canvas, still.at);
     }
-    let smaller = turn(plan.shrink(&pixels), still.turned);
-    drop(pixels);
-    written(&smaller)
+    shrunk(pixels, &plan, still.turned)
 }
 
 fn limits(bytes: u64) -> Limits {
@@ -171,13 +170,20 @@ fn made<D: ImageDecoder>(
     let mut decoder = decoder.map_err(|error| refusal(&error))?;
     let (width, height) = decoder.dimensions();
     let turned = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let Some(plan) = Plan::new(width, height, turned, moves, wanted) else { return Ok(Smaller::AsItIs(kind)) };
+    let image = Image { width, height, channels: decoder.color_type().channel_count(), turned, moves };
+    let Some(plan) = Plan::new(image, wanted) else { return Ok(Smaller::AsItIs(kind)) };
     let (total, pixels) = (decoder.total_bytes(), u64::from(width) * u64::from(height));
     if total.saturating_add(pixels.saturating_mul(beside)) > MAX_DECODING {
         return Err(Refusal::TooLarge);
     }
-    let smaller = turn(plan.shrink(&decoded(decoder)?), turned);
-    written(&smaller)
+    shrunk(decoded(decoder)?, &plan, turned)
+}
+
+/// The file's pixels are gone before those that are made of them are turned, so that there never are three copies.
+fn shrunk(pixels: Pixels, plan: &Plan, turned: Orientation) -> Result<Smaller, Refusal> {
+    let smaller = plan.shrink(&pixels);
+    drop(pixels);
+    written(turn(smaller, turned))
 }
 
 /// The pixels of an image that is not too large.
@@ -240,6 +246,17 @@ fn keeps_coefficients(file: &[u8]) -> bool {
     true
 }
 
+/// What an image's head says of it.
+#[derive(Clone, Copy)]
+struct Image {
+    width: u32,
+    height: u32,
+    /// At most so many.
+    channels: u8,
+    turned: Orientation,
+    moves: bool,
+}
+
 /// Which part of an image becomes which size, before it is turned.
 struct Plan {
     left: u32,
@@ -251,20 +268,23 @@ struct Plan {
 }
 
 impl Plan {
-    /// `None` where the image may be given as it is: it is not larger than what is asked for, and does not move where it must not.
-    fn new(width: u32, height: u32, turned: Orientation, moves: bool, wanted: Wanted) -> Option<Self> {
+    /// `None` where the image may be given as it is: it does not move where it must not, and is not larger than what is asked for, or
+    /// so long and narrow that even a smaller one would take too much.
+    fn new(image: Image, wanted: Wanted) -> Option<Self> {
+        let Image { width, height, channels, turned, moves } = image;
+        let still = || (moves && !wanted.may_move).then(|| Self::still(width, height));
         let (to_width, to_height) = match is_on_its_side(turned) {
             true => (wanted.height, wanted.width),
             false => (wanted.width, wanted.height),
         };
         let (w, h, tw, th) = (u64::from(width), u64::from(height), u64::from(to_width), u64::from(to_height));
         if tw == 0 || th == 0 || w <= tw || h <= th {
-            return (moves && !wanted.may_move).then(|| Self::still(width, height));
+            return still();
         }
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).max(1);
         // Whether its height decides by how much it shrinks.
         let by_height = th * w >= tw * h;
-        Some(match wanted.method {
+        let plan = match wanted.method {
             Method::Scale => {
                 let (to_width, to_height) =
                     if by_height { ((w * th).div_ceil(h), th) } else { (tw, (h * tw).div_ceil(w)) };
@@ -283,10 +303,12 @@ impl Plan {
                     to_height,
                 }
             }
-        })
+        };
+        let made = u64::from(plan.to_width) * u64::from(plan.to_height) * u64::from(channels);
+        if made > MAX_MADE { still() } else { Some(plan) }
     }
 
-    /// Of what is no larger than what is asked for, but moves where it must not: the whole of it, in [`STILL`] at most.
+    /// Of what would be given as it is, but moves where it must not: the whole of it, in [`STILL`] at most.
     fn still(width: u32, height: u32) -> Self {
         let (w, h, most_w, most_h) = (u64::from(width), u64::from(height), u64::from(STILL.0), u64::from(STILL.1));
         let (to_w, to_h) = match (w <= most_w && h <= most_h, most_h * w <= most_w * h) {
@@ -368,20 +390,24 @@ fn turn(of: Pixels, turned: Orientation) -> Pixels {
 }
 
 /// As JPEG, or where something shines through as PNG.
-fn written(pixels: &Pixels) -> Result<Smaller, Refusal> {
-    let Pixels { width, height, channels, bytes } = pixels;
-    let shines_through = channels % 2 == 0 && bytes.chunks_exact(*channels).any(|pixel| pixel.last() != Some(&255));
+fn written(pixels: Pixels) -> Result<Smaller, Refusal> {
+    let Pixels { width, height, channels, mut bytes } = pixels;
+    let shines_through = channels % 2 == 0 && bytes.chunks_exact(channels).any(|pixel| pixel.last() != Some(&255));
     let mut file = Vec::new();
     if shines_through {
-        let color = if *channels == 2 { ExtendedColorType::La8 } else { ExtendedColorType::Rgba8 };
-        PngEncoder::new(&mut file).write_image(bytes, *width, *height, color).map_err(|_| Refusal::NoImage)?;
+        let color = if channels == 2 { ExtendedColorType::La8 } else { ExtendedColorType::Rgba8 };
+        PngEncoder::new(&mut file).write_image(&bytes, width, height, color).map_err(|_| Refusal::NoImage)?;
         return Ok(Smaller::Made { bytes: file, content_type: "image/png" });
     }
-    let colors = if *channels < 3 { 1 } else { 3 };
-    let mut opaque = Vec::with_capacity(bytes.len() / channels * colors);
-    bytes.chunks_exact(*channels).for_each(|pixel| opaque.extend(pixel.iter().take(colors)));
-    let color = if colors == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
+    let (colors, color) = if channels < 3 { (1, ExtendedColorType::L8) } else { (3, ExtendedColorType::Rgb8) };
+    if colors < channels {
+        let count = bytes.len() / channels;
+        for index in 0..count {
+            bytes.copy_within(index * channels..index * channels + colors, index * colors);
+        }
+        bytes.truncate(count * colors);
+    }
     let mut encoder = JpegEncoder::new_with_quality(&mut file, QUALITY);
-    encoder.encode(&opaque, *width, *height, color).map_err(|_| Refusal::NoImage)?;
+    encoder.encode(&bytes, width, height, color).map_err(|_| Refusal::NoImage)?;
     Ok(Smaller::Made { bytes: file, content_type: "image/jpeg" })
 }

@@ -23,8 +23,8 @@ const SIZES: [(u32, u32, Method); 6] = [
 ];
 /// The largest file that is read for a thumbnail.
 const MAX_FILE: u64 = 12 * 1024 * 1024;
-/// What a request for one may hold in memory, for each byte of which admission counts six.
-const IN_WORK: usize = (pixels::MAX_DECODING as usize + MAX_FILE as usize) / 6;
+/// What a request for one may hold in memory beside the file, for each byte of which admission counts six.
+const MAX_PIXELS: u64 = pixels::MAX_DECODING + pixels::MAX_MADE;
 
 /// What is shown as a thumbnail.
 pub enum Thumbnail {
@@ -78,9 +78,10 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
         return Err(NotGiven::TooLarge);
     }
     let now = server.platform.clock.now_ms();
-    let _reservation = server.admission.reserve(IN_WORK, now).ok_or_else(MatrixError::too_busy)?;
+    let in_work = usize::try_from((MAX_PIXELS + held.size()).div_ceil(6)).unwrap_or(usize::MAX);
+    let _reservation = server.admission.reserve(in_work, now).ok_or_else(MatrixError::too_busy)?;
     let mut object = bucket.get(held.key.clone(), None).await?.ok_or(NotGiven::Gone)?;
-    let file = whole(&mut *object.stream, object.size.min(MAX_FILE)).await?;
+    let file = whole(&mut *object.stream, object.size.min(held.size())).await?;
     match pixels::smaller(&file, size) {
         Ok(Smaller::AsItIs(kind)) => Ok(Thumbnail::AsItIs(kind)),
         Ok(Smaller::Made { bytes, content_type }) => {

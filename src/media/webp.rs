@@ -142,6 +142,14 @@ impl Still<'_> {
         Some(known.saturating_add(webp_tables::take(stream, (width, height), limit - known)?))
     }
 
+    /// How many values each of its pixels has, at most.
+    pub(super) fn channels(&self) -> u8 {
+        match self.coding {
+            Coding::Lossy { alpha: None, .. } if !self.is_part() => 3,
+            _ => 4,
+        }
+    }
+
     /// Whether it is only a part of the picture.
     pub(super) fn is_part(&self) -> bool {
         self.size != self.canvas
