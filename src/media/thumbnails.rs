@@ -21,6 +21,8 @@ const SIZES: [(u32, u32, Method); 6] = [
     (800, 600, Method::Scale),
     (1_600, 1_200, Method::Scale),
 ];
+/// What is taken for larger than any image: what does not move is given as it is, and of what must not move a still is made.
+const BEYOND: (u32, u32, Method) = (u32::MAX, u32::MAX, Method::Scale);
 /// The largest file that is read for a thumbnail.
 const MAX_FILE: u64 = 12 * 1024 * 1024;
 /// What a request for one may hold in memory beside the file, for each byte of which admission counts six.
@@ -66,9 +68,9 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
     let size = nearest(wanted);
     let key = key(&held.key, size);
     let version = format!("{}-{}", held.version, name(size));
-    if is_made(size)
-        && let Some(kept) = bucket.get(key.clone(), None).await?
-    {
+    // Beyond all sizes nothing is made of what may move.
+    let is_kept = !wanted.may_move || !is_beyond(size);
+    if is_kept && let Some(kept) = bucket.get(key.clone(), None).await? {
         if kept.size == 0 {
             return Err(no_image().into());
         }
@@ -87,8 +89,7 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
         Ok(Smaller::Made { bytes, content_type }) => {
             let bytes = Bytes::from(bytes);
             let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-            // One that is only made not to move has no size of its own.
-            if is_made(size) {
+            if is_kept {
                 bucket.put(key, new(bytes.clone(), content_type)).await?;
             }
             let stream = Box::new(Whole::new(bytes));
@@ -100,7 +101,7 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
         Err(Refusal::TooLarge) => Err(NotGiven::TooLarge),
         Err(Refusal::NoImage) => {
             // What breaks off at its end is as dear as what is whole: it is not decoded again.
-            if is_made(size) {
+            if is_kept {
                 bucket.put(key, new(Bytes::new(), OCTET_STREAM)).await?;
             }
             Err(no_image().into())
@@ -135,12 +136,12 @@ fn no_image() -> MatrixError {
 
 /// The keys under which thumbnails of the file with this key may be.
 pub fn keys(of: &str) -> impl Iterator<Item = String> + '_ {
-    SIZES.into_iter().map(move |(width, height, method)| key(of, Wanted { width, height, method, may_move: false }))
+    let sizes = SIZES.into_iter().chain([BEYOND]);
+    sizes.map(move |(width, height, method)| key(of, Wanted { width, height, method, may_move: false }))
 }
 
-/// Whether it is one of the sizes that are kept.
-fn is_made(size: Wanted) -> bool {
-    SIZES.contains(&(size.width, size.height, size.method))
+fn is_beyond(size: Wanted) -> bool {
+    (size.width, size.height, size.method) == BEYOND
 }
 
 fn key(of: &str, size: Wanted) -> String {
@@ -148,15 +149,18 @@ fn key(of: &str, size: Wanted) -> String {
 }
 
 fn name(size: Wanted) -> String {
+    if is_beyond(size) {
+        return "still".to_owned();
+    }
     let method = if size.method == Method::Crop { "crop" } else { "scale" };
     format!("{}x{}-{method}", size.width, size.height)
 }
 
-/// The smallest size that is large enough, of the same method where there is one. Beyond all of them the file itself is given.
+/// The smallest size that is large enough, of the same method where there is one.
 fn nearest(wanted: Wanted) -> Wanted {
     let fits = |(width, height, _): &(u32, u32, Method)| *width >= wanted.width && *height >= wanted.height;
     let same = SIZES.into_iter().filter(fits).find(|(_, _, method)| *method == wanted.method);
     let any = same.or_else(|| SIZES.into_iter().filter(fits).find(|(_, _, method)| *method == Method::Scale));
-    let (width, height, method) = any.unwrap_or((u32::MAX, u32::MAX, Method::Scale));
+    let (width, height, method) = any.unwrap_or(BEYOND);
     Wanted { width, height, method, may_move: wanted.may_move }
 }

@@ -151,10 +151,35 @@ fn a_thumbnail_moves_only_where_it_may() {
         let response = thumbnail(&home, &alice, &path, &format!("width=320&height=240&animated={animated}"));
         assert_eq!(response.body()[..], still[..]);
     }
-    // All that is kept is known by its key.
+    // All that is made is kept, and known by its key.
     let keys = home.world.shelves("hs.test").keys();
     let kept = keys.iter().filter(|key| key.starts_with("thumbnail/"));
-    assert!(kept.clone().all(|key| key.ends_with("/320x240-scale")) && kept.count() == 2, "{keys:?}");
+    let ending = |end: &str| kept.clone().filter(|key| key.ends_with(end)).count();
+    assert_eq!((ending("/320x240-scale"), ending("/still"), kept.clone().count()), (2, 2, 4), "{keys:?}");
+}
+
+#[test]
+fn a_still_is_made_once() {
+    let (home, alice) = home();
+    let shelves = home.world.shelves("hs.test");
+    // No codes are so long as those of its first image are said to be.
+    let mut broken = moving_gif();
+    let head = broken.windows(9).position(|head| head == [0x2c, 0, 0, 0, 0, 40, 0, 30, 0]).unwrap();
+    let colors = 3 << ((broken[head + 9] & 7) + 1);
+    broken[head + 10 + colors] = 200;
+    for (bytes, status) in [(moving_gif(), 200), (broken, 400)] {
+        let path = upload(&home, &alice, "image/gif", bytes.clone());
+        let still = || thumbnail(&home, &alice, &path, "width=5000&height=5000");
+        let first = still();
+        assert_eq!(first.status(), status, "{:?}", first.body());
+        // It is not made of the file again, which only is given where it may move.
+        let moves = thumbnail(&home, &alice, &path, "width=5000&height=5000&animated=true");
+        assert_eq!(moves.body()[..], bytes[..]);
+        let key = format!("thumbnail/{}/still", path.replace("hs.test", "local"));
+        assert_eq!(shelves.object(&key).is_some_and(|kept| kept.is_empty()), status == 400, "{:?}", shelves.keys());
+        let again = still();
+        assert_eq!((again.status(), again.body()), (first.status(), first.body()));
+    }
 }
 
 #[test]
@@ -306,19 +331,20 @@ fn unused_media_of_others_are_forgotten_and_own_ones_stay() {
     let world = World::new();
     let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open"), ("REMOTE_MEDIA_DAYS", "3")]);
     let (alice, peer) = (home.register("alice"), Peer::new(&world, "peer.test"));
-    let image = file(&halves(400, 400), ImageFormat::Png);
-    let body = [&b"--x\r\n\r\n{}\r\n--x\r\nContent-Type: image/png\r\n\r\n"[..], &image, b"\r\n--x--"].concat();
+    let image = moving_gif();
+    let body = [&b"--x\r\n\r\n{}\r\n--x\r\nContent-Type: image/gif\r\n\r\n"[..], &image, b"\r\n--x--"].concat();
     peer.answers(move |request| {
         let response = http::Response::builder().header("Content-Type", "multipart/mixed; boundary=x");
         let is_file = request.uri().path().starts_with("/_matrix/federation/v1/media/download/");
         is_file.then(|| response.body(Bytes::from(body.clone())).unwrap())
     });
-    let own = upload(&home, &alice, "image/png", image.clone());
+    let own = upload(&home, &alice, "image/gif", image.clone());
     let created = home.raw("POST", "/_matrix/media/v1/create", Some(&alice.token), "");
     assert_eq!(created.status(), 200);
     let crop = "width=32&height=32&method=crop";
     for path in ["peer.test/used", "peer.test/unused", own.as_str()] {
         assert_eq!(thumbnail(&home, &alice, path, crop).status(), 200, "{:?}", world.logs());
+        assert_eq!(thumbnail(&home, &alice, path, "width=5000&height=5000").status(), 200, "{:?}", world.logs());
     }
     let next_hour = || {
         let hour = 3_600_000;
@@ -330,7 +356,7 @@ fn unused_media_of_others_are_forgotten_and_own_ones_stay() {
     world.advance(86_400_000);
     next_hour();
     let media_id = own.strip_prefix("hs.test/").unwrap();
-    let of = |path: &str| [path.to_owned(), format!("thumbnail/{path}/32x32-crop")];
+    let of = |path: &str| [path.to_owned(), format!("thumbnail/{path}/32x32-crop"), format!("thumbnail/{path}/still")];
     let mut expected = [of(&format!("local/{media_id}")), of("remote/peer.test/used")].concat();
     expected.sort();
     assert_eq!(world.shelves("hs.test").keys(), expected, "{:?}", world.logs());
