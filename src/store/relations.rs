@@ -20,7 +20,7 @@ use crate::{
     platform::{DatabaseError, Row, SqlValue, Statement},
 };
 
-/// How far relations of relations are followed.
+/// How far relations of relations are followed: `descendants` has so many levels.
 pub const MAX_DEPTH: i64 = 3;
 /// How many events are looked at for a page of what relates indirectly, those that relate directly before others.
 const MAX_WALK: i64 = 5_000;
@@ -53,14 +53,16 @@ const PART: &str = "\
       FROM json_each(?1) AS gone CROSS JOIN events AS e ON e.event_id = gone.value \
       WHERE e.room_id = ?2 AND (e.redacted_by IS NOT NULL OR NOT ?3))";
 
-/// The types of relations of the room ?1: ?3, where that is given.
+/// The types of relations of the room ?1: those of the specification, and a thousand others by name. ?3, where that is given.
 macro_rules! kinds {
     () => {
-        "kind(rel_type) AS ( SELECT ?3 WHERE ?3 IS NOT NULL \
-           UNION ALL SELECT * FROM (SELECT k.rel_type FROM relations AS k WHERE ?3 IS NULL AND k.room_id = ?1 \
+        "named(rel_type) AS ( SELECT * FROM (SELECT k.rel_type FROM relations AS k WHERE ?3 IS NULL AND k.room_id = ?1 \
              ORDER BY k.rel_type LIMIT 1) \
-           UNION ALL SELECT (SELECT k.rel_type FROM relations AS k WHERE k.room_id = ?1 AND k.rel_type > kind.rel_type \
-             ORDER BY k.rel_type LIMIT 1) FROM kind WHERE ?3 IS NULL AND kind.rel_type IS NOT NULL LIMIT 1000 )"
+           UNION ALL SELECT (SELECT k.rel_type FROM relations AS k WHERE k.room_id = ?1 AND k.rel_type > named.rel_type \
+             ORDER BY k.rel_type LIMIT 1) FROM named WHERE named.rel_type IS NOT NULL LIMIT 1000 ), \
+         kind(rel_type) AS ( SELECT ?3 WHERE ?3 IS NOT NULL UNION SELECT value FROM \
+             json_each('[\"m.annotation\",\"m.reference\",\"m.replace\",\"m.thread\"]') WHERE ?3 IS NULL \
+           UNION SELECT rel_type FROM named WHERE rel_type IS NOT NULL )"
     };
 }
 
@@ -79,45 +81,92 @@ macro_rules! events_of_found {
     };
 }
 
-/// What relates to the event ?2 of the room ?1. ?3: the type of relations, ?4: that of events, each NULL for all. Of positions after
-/// ?5 up to ?6 and with it, ?7 at most. Of each type of relations not more is read than fits into the page.
-macro_rules! children {
-    ($order:literal, $until:literal, $end:literal) => {
+/// The places and events that relate to the event ?2 of the room ?1. ?3: the type of relations, ?4: that of events, each NULL for
+/// all. Of positions after ?5 up to ?6 and with it. Of each type of relations not more is read than so many: there is one bound at
+/// either end, as of two the planner takes the one, and asks for each row whether it is within the other.
+macro_rules! related {
+    ($order:literal, $within:literal, $end:literal, $of_a_kind:literal, $limit:literal) => {
         concat!(
-            "WITH RECURSIVE ",
-            kinds!(),
-            ", found(pos, event_nid) AS ( \
-               SELECT r.pos, r.event_nid FROM kind CROSS JOIN relations AS r ON r.room_id = ?1 AND r.rel_type = kind.rel_type \
-                 AND r.parent = ?2 AND r.pos > ?5 AND r.pos <= ?6 AND r.pos ",
-            $until,
+            "SELECT r.pos, r.event_nid FROM kind CROSS JOIN relations AS r ON r.room_id = ?1 AND r.rel_type = kind.rel_type \
+               AND r.parent = ?2 AND r.pos ",
+            $within,
             " COALESCE((SELECT x.pos FROM relations AS x WHERE x.room_id = ?1 AND x.rel_type = kind.rel_type AND x.parent = ?2 \
-                 AND x.pos > ?5 AND x.pos <= ?6 AND (?4 IS NULL OR x.event_type = ?4) ORDER BY x.pos ",
+               AND x.pos > ?5 AND x.pos <= ?6 AND (?4 IS NULL OR x.event_type = ?4) ORDER BY x.pos ",
             $order,
-            " LIMIT 1 OFFSET ?7), ",
+            " LIMIT 1 OFFSET ",
+            $of_a_kind,
+            "), ",
             $end,
             ") WHERE ?4 IS NULL OR r.event_type = ?4 ORDER BY r.pos ",
             $order,
-            " LIMIT ?7 )",
-            events_of_found!($order)
+            " LIMIT ",
+            $limit
         )
     };
 }
 
-/// As [`children`], and what relates to that, ?10 levels deep. ?11: how many events are looked at.
-macro_rules! descendants {
-    ($order:literal) => {
+/// What relates to the events of $above; of $left rows that are read, those of the type ?4. Of the children that an event has of one
+/// type of relations, those nearest to the page.
+macro_rules! related_to_these {
+    ($above:literal, $left:literal, $order:literal, $within:literal, $end:literal) => {
+        concat!(
+            "SELECT pos, event_nid FROM (SELECT r.pos, r.event_nid, r.event_type FROM ",
+            $above,
+            " AS above CROSS JOIN events AS e ON e.event_nid = above.event_nid CROSS JOIN usual \
+               CROSS JOIN relations AS r ON r.room_id = ?1 AND r.rel_type = usual.rel_type AND r.parent = e.event_id \
+                 AND r.pos ",
+            $within,
+            " COALESCE((SELECT x.pos FROM relations AS x WHERE x.room_id = ?1 AND x.rel_type = usual.rel_type \
+                 AND x.parent = e.event_id AND x.pos > ?5 AND x.pos <= ?6 ORDER BY x.pos ",
+            $order,
+            " LIMIT 1 OFFSET (SELECT size FROM share)), ",
+            $end,
+            ") LIMIT ",
+            $left,
+            ") WHERE ?4 IS NULL OR event_type = ?4"
+        )
+    };
+}
+
+/// A page of what relates to an event: see [`related`]. ?7 at most.
+macro_rules! children {
+    ($order:literal, $within:literal, $end:literal) => {
         concat!(
             "WITH RECURSIVE ",
             kinds!(),
-            ", walk(depth, pos, event_nid, event_id) AS ( \
-               SELECT 0, 0, 0, ?2 \
-               UNION SELECT walk.depth + 1, r.pos, r.event_nid, e.event_id FROM walk CROSS JOIN kind CROSS JOIN relations AS r \
-                 ON r.room_id = ?1 AND r.rel_type = kind.rel_type AND r.parent = walk.event_id AND r.pos > ?5 AND r.pos <= ?6 \
-                 CROSS JOIN events AS e ON e.event_nid = r.event_nid \
-               WHERE walk.depth < ?10 AND (?4 IS NULL OR r.event_type = ?4) ORDER BY 1, 2 ",
-            $order,
-            " LIMIT ?11 ), found(pos, event_nid) AS ( \
-               SELECT pos, event_nid FROM walk WHERE depth > 0 GROUP BY pos ORDER BY pos ",
+            ", found(pos, event_nid) AS ( ",
+            related!($order, $within, $end, "?7", "?7"),
+            " )",
+            events_of_found!($order)
+        )
+    };
+}
+
+/// As [`children`], and what relates to that, [`MAX_DEPTH`] levels deep. ?10: how many events are looked at. `share`: how many of
+/// them for one parent and one type of relations. `usual`: the types by which more than the first level is looked for.
+macro_rules! descendants {
+    ($order:literal, $within:literal, $end:literal) => {
+        concat!(
+            "WITH RECURSIVE ",
+            kinds!(),
+            ", share(size) AS ( SELECT MAX(?7, CAST(?10 / count(*) AS INTEGER)) FROM kind ), \
+             usual(rel_type) AS ( SELECT rel_type FROM kind \
+               ORDER BY rel_type NOT IN ('m.annotation', 'm.reference', 'm.replace', 'm.thread'), rel_type LIMIT 20 ), \
+             level1(pos, event_nid) AS ( ",
+            related!($order, $within, $end, "(SELECT size FROM share)", "?10"),
+            " ), level2(pos, event_nid) AS ( ",
+            related_to_these!("level1", "?10 - (SELECT count(*) FROM level1)", $order, $within, $end),
+            " ), level3(pos, event_nid) AS ( ",
+            related_to_these!(
+                "level2",
+                "?10 - (SELECT count(*) FROM level1) - (SELECT count(*) FROM level2)",
+                $order,
+                $within,
+                $end
+            ),
+            " ), found(pos, event_nid) AS ( \
+               SELECT pos, event_nid FROM (SELECT * FROM level1 UNION ALL SELECT * FROM level2 UNION ALL SELECT * FROM level3) \
+               GROUP BY pos ORDER BY pos ",
             $order,
             " LIMIT ?7 )",
             events_of_found!($order)
@@ -125,10 +174,10 @@ macro_rules! descendants {
     };
 }
 
-const OLDER: &str = children!("DESC", ">=", "?5");
-const NEWER: &str = children!("ASC", "<=", "?6");
-const OLDER_DEEP: &str = descendants!("DESC");
-const NEWER_DEEP: &str = descendants!("ASC");
+const OLDER: &str = children!("DESC", "<= ?6 AND r.pos >=", "?5 + 1");
+const NEWER: &str = children!("ASC", "> ?5 AND r.pos <=", "?6");
+const OLDER_DEEP: &str = descendants!("DESC", "<= ?6 AND r.pos >=", "?5 + 1");
+const NEWER_DEEP: &str = descendants!("ASC", "> ?5 AND r.pos <=", "?6");
 
 /// The threads of the room ?1, those with the newest event first: their roots. ?2: the user, ?3: the last
 /// position that counts, ?4: that up to which a thread's newest event is, ?5: whether only threads are wanted that the user takes
@@ -262,7 +311,7 @@ impl Store {
             device_id.into(),
         ];
         if read.deep {
-            parameters.extend([MAX_DEPTH.into(), SqlValue::from(MAX_WALK)]);
+            parameters.push(MAX_WALK.into());
         }
         let sql = match (read.backwards, read.deep) {
             (true, false) => OLDER,
