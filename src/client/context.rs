@@ -8,6 +8,7 @@ use super::{
     events::{self, Telling},
     filters::EventFilter,
     messages::{self, Page},
+    state,
     tokens::Token,
     visibility::{self, Reader, WholeReader},
 };
@@ -20,7 +21,11 @@ use crate::{
     },
     router::{Call, Handled, raw_json_response},
     server::Server,
-    store::{positions::TimelinePos, snapshots::StateReads, timeline::TimelineEvent},
+    store::{
+        positions::TimelinePos,
+        snapshots::StateReads,
+        timeline::{SeenEvent, TimelineEvent},
+    },
 };
 
 /// How many events there are around the event where the client does not say, and at most.
@@ -49,7 +54,7 @@ pub(super) async fn context(server: &Server, call: &Call) -> Handled {
         if before > 0 { page(before).backwards(event.pos.before(), TimelinePos::OLDEST).await?.0 } else { Vec::new() };
     let after = if after > 0 { page(after).forwards(event.pos, TimelinePos::END).await?.0 } else { Vec::new() };
     let around = Around { server, session: &session, reader: &reader, filter: &filter, before, event, after };
-    Ok(raw_json_response(StatusCode::OK, around.answer().await?.to_text()))
+    Ok(raw_json_response(StatusCode::OK, around.answer().await?))
 }
 
 async fn sees(server: &Server, reader: &Reader, event: &TimelineEvent) -> Result<bool, MatrixError> {
@@ -79,7 +84,7 @@ impl Around<'_> {
         Ok(self.after.iter().rfind(|event| self.reader.sees(event, &found)).unwrap_or(&self.event))
     }
 
-    async fn answer(&self) -> Result<Object, MatrixError> {
+    async fn answer(&self) -> Result<String, MatrixError> {
         let reader = self.reader;
         // The state at the last event that they may see; where that is not known, the one that they may see now.
         let state = self.last_seen().await?.seen.state_after.unwrap_or(reader.state);
@@ -96,8 +101,6 @@ impl Around<'_> {
         if self.filter.lazy_load_members {
             reads.but_members.push(state);
             reads.at.extend(members.iter().map(|key| (state, *key)));
-        } else {
-            reads.whole.push(state);
         }
         let shown = parts.map(|events| (reader, events));
         let (found, bundles) = Bundles::read(self.server, self.session, &reads, &shown).await?;
@@ -108,18 +111,27 @@ impl Around<'_> {
         };
         let room_id = reader.room_id.as_str();
         let telling = Telling::alone(now_ms, true);
-        let others = found.but_members(state).iter().chain(found.whole(state));
-        let needed = members.iter().filter_map(|key| found.at(state, *key)).filter(|_| self.filter.lazy_load_members);
-        let held = others.chain(needed).filter(|seen| self.filter.event(room_id, &seen.event));
+        let is_told = |seen: &SeenEvent| self.filter.event(room_id, &seen.event);
         let oldest = self.before.last().unwrap_or(&self.event);
         let last = self.after.last().unwrap_or(&self.event);
-        Ok(Object::from_iter([
+        let mut answer = Object::from_iter([
             ("end", Value::from(Token::at(last.pos).to_string())),
             ("event", tell(&self.event)),
             ("events_after", Value::Array(told(&self.after))),
             ("events_before", Value::Array(told(&self.before))),
             ("start", Value::from(Token::at(oldest.pos.before()).to_string())),
-            ("state", Value::Array(held.map(|seen| events::client_event(seen, telling)).collect())),
-        ]))
+        ]);
+        if self.filter.lazy_load_members {
+            let needed = members.iter().filter_map(|key| found.at(state, *key));
+            let held = found.but_members(state).iter().chain(needed).filter(|seen| is_told(seen));
+            answer.insert("state", Value::Array(held.map(|seen| events::client_event(seen, telling)).collect()));
+            return Ok(answer.to_text());
+        }
+        let mut text = answer.to_text();
+        text.pop();
+        text.push_str(",\"state\":");
+        state::write_state(self.server, state, &mut text, &is_told).await?;
+        text.push('}');
+        Ok(text)
     }
 }

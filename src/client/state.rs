@@ -12,11 +12,12 @@ use super::{
 use crate::{
     error::MatrixError,
     matrix::{
-        json::{Object, Value},
+        json::Value,
         state_content::Membership,
         state_trie::{NodeId, StateKeyHash},
     },
-    router::{Call, Handled, ok, raw_json_response},
+    room::RoomError,
+    router::{Call, Handled, raw_json_response},
     server::Server,
     store::{snapshots::StateReads, timeline::SeenEvent},
 };
@@ -25,9 +26,9 @@ use crate::{
 pub(super) async fn whole(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let reader = WholeReader::enter(server, &session, call.parameter(0)).await?;
-    let state = read_whole(server, &reader).await?;
-    let events = state.iter().map(|seen| events::client_event(seen, telling(server))).collect();
-    Ok(raw_json_response(StatusCode::OK, Value::Array(events).to_text()))
+    let mut text = String::new();
+    write_state(server, reader.state, &mut text, &|_| true).await?;
+    Ok(raw_json_response(StatusCode::OK, text))
 }
 
 /// `GET /rooms/{roomId}/state/{eventType}/{stateKey}`; the state key may be missing.
@@ -68,8 +69,7 @@ pub(super) async fn members(server: &Server, call: &Call) -> Handled {
         let pos = at.events.min(reader.last);
         root = server.store.state_at_position(&reader.room_id, pos, reader.last).await?.unwrap_or(root);
     }
-    let state = read_state(server, root).await?;
-    let members = state.iter().filter(|seen| {
+    let is_told = |seen: &SeenEvent| {
         let is = |membership| seen.event.membership() == Some(membership);
         let is_asked_for = match (only, never) {
             // Either is enough, as the spec has it.
@@ -77,10 +77,11 @@ pub(super) async fn members(server: &Server, call: &Call) -> Handled {
             (only, never) => only.is_none_or(is) && !never.is_some_and(is),
         };
         seen.event.event_type() == "m.room.member" && is_asked_for
-    });
-    let chunk = members.map(|seen| events::client_event(seen, telling(server))).collect();
-    let answer: Object = [("chunk", Value::Array(chunk))].into_iter().collect();
-    Ok(raw_json_response(StatusCode::OK, answer.to_text()))
+    };
+    let mut text = String::from("{\"chunk\":");
+    write_state(server, root, &mut text, &is_told).await?;
+    text.push('}');
+    Ok(raw_json_response(StatusCode::OK, text))
 }
 
 /// `GET /rooms/{roomId}/joined_members`
@@ -90,26 +91,44 @@ pub(super) async fn joined_members(server: &Server, call: &Call) -> Handled {
     if !reader.joined {
         return Err(MatrixError::forbidden("You are not in this room."));
     }
-    let state = read_whole(server, &reader).await?;
-    let mut joined = serde_json::Map::new();
-    for seen in state.iter().filter(|seen| seen.event.membership() == Some(Membership::Join)) {
-        let Some(user) = seen.event.state_key().filter(|_| seen.event.event_type() == "m.room.member") else {
-            continue;
+    let mut text = String::from("{\"joined\":{");
+    let mut is_first = true;
+    let mut write = |text: &mut String, seen: &SeenEvent| {
+        let is_joined = seen.event.membership() == Some(Membership::Join);
+        let Some(user) = seen.event.state_key().filter(|_| is_joined && seen.event.event_type() == "m.room.member")
+        else {
+            return;
         };
-        let text = |name: &str| seen.event.content().get(name).and_then(Value::as_str);
-        joined
-            .insert(user.to_owned(), json!({ "display_name": text("displayname"), "avatar_url": text("avatar_url") }));
-    }
-    ok(&json!({ "joined": joined }))
+        let field = |name: &str| seen.event.content().get(name).and_then(Value::as_str);
+        let profile = json!({ "display_name": field("displayname"), "avatar_url": field("avatar_url") });
+        text.push_str(if std::mem::take(&mut is_first) { "" } else { "," });
+        text.push_str(&format!("{}:{profile}", Value::from(user).to_text()));
+    };
+    let fits = server.store.write_state(reader.state, &mut text, &mut write).await?;
+    fits.then_some(()).ok_or(RoomError::TooLarge)?;
+    text.push_str("}}");
+    Ok(raw_json_response(StatusCode::OK, text))
 }
 
-async fn read_whole(server: &Server, reader: &WholeReader) -> Result<Vec<SeenEvent>, MatrixError> {
-    read_state(server, reader.state).await
-}
-
-async fn read_state(server: &Server, root: NodeId) -> Result<Vec<SeenEvent>, MatrixError> {
-    let reads = StateReads { whole: vec![root], ..StateReads::default() };
-    Ok(server.store.read_states(&reads).await?.whole(root).to_vec())
+/// Writes a list of those events of a state that are told, in the client format, as they are read: there may be megabytes.
+pub(super) async fn write_state(
+    server: &Server,
+    root: NodeId,
+    text: &mut String,
+    is_told: &dyn Fn(&SeenEvent) -> bool,
+) -> Result<(), MatrixError> {
+    text.push('[');
+    let mut is_first = true;
+    let mut write = |text: &mut String, seen: &SeenEvent| {
+        if is_told(seen) {
+            text.push_str(if std::mem::take(&mut is_first) { "" } else { "," });
+            text.push_str(&events::client_event(seen, telling(server)).to_text());
+        }
+    };
+    let fits = server.store.write_state(root, text, &mut write).await?;
+    fits.then_some(()).ok_or(RoomError::TooLarge)?;
+    text.push(']');
+    Ok(())
 }
 
 fn telling(server: &Server) -> Telling<'static> {

@@ -14,7 +14,7 @@ use crate::{
 const TEXTS_AT_ONCE: usize = 2_500;
 pub(super) const BYTES_AT_ONCE: i64 = 8 << 20;
 /// The same of what is read first, while it is not known how much there is.
-const FIRST_BYTES: i64 = 1 << 20;
+pub(super) const FIRST_BYTES: i64 = 1 << 20;
 
 /// What is read takes so much beside the answer: of two lists what is read first, and of a longer answer what is read at once.
 const FIRST_READ: usize = 2 << 20;

@@ -76,6 +76,7 @@ pub mod unsettled;
 pub mod user_directory;
 pub mod user_keys;
 pub mod well_known;
+mod whole_states;
 
 use std::rc::Rc;
 

@@ -3,12 +3,15 @@
 use futures_util::future::join_all;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use verge::router::{Request, Response};
+use verge::{
+    matrix::identifiers::{RoomId, UserId},
+    router::{Request, Response},
+};
 
 use crate::{
     MIB,
     common::peer::request,
-    home::{Home, User},
+    home::{Home, User, quote},
     measured,
 };
 
@@ -59,4 +62,67 @@ fn a_third_large_backup_is_refused_while_there_is_no_room_for_it() {
     assert_eq!(answers[2].headers()["retry-after"], "1");
     // It has room when other work is done.
     assert_eq!(home.world.run(home.server.handle(request)).status(), StatusCode::OK);
+}
+
+/// A user who has said "hello" in a room of so many members more, whose names have so many bytes each.
+fn in_a_large_room(members: usize, bytes: usize) -> (Home, User, String) {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let (room_id, user) = (RoomId::parse(&room).unwrap(), UserId::parse(&alice.id).unwrap());
+    home.homeserver().enlarge(&home.world, &room_id, &user, members, 1);
+    let (name, hash) = ("x".repeat(bytes), "x".repeat(43));
+    home.database.rows(&format!(
+        "UPDATE events SET event_type = 'm.room.member', state_key = '@u' || event_nid || ':hs.test', json = json_object( \
+           'type', 'm.room.member', 'room_id', room_id, 'sender', '@u' || event_nid || ':hs.test', \
+           'state_key', '@u' || event_nid || ':hs.test', 'depth', 1, 'origin_server_ts', 1, 'auth_events', json('[]'), \
+           'prev_events', json('[]'), 'content', json_object('membership', 'join', 'displayname', '{name}'), \
+           'hashes', json_object('sha256', '{hash}'), 'signatures', json_object('hs.test', json_object('ed25519:a', '{hash}{hash}'))) \
+         WHERE event_type = 'm.large'"
+    ));
+    (home, alice, room)
+}
+
+/// The paths by which a user reads all of a room's state, or all members.
+fn of_whole_state(home: &Home, room: &str) -> [String; 4] {
+    let sql = "SELECT event_id FROM events WHERE json ->> '$.content.body' = 'hello'";
+    let hello = home.database.rows(sql).remove(0).remove(0);
+    let paths = ["state", "members", "joined_members", &format!("context/{}?limit=1", quote(&hello))];
+    paths.map(|path| format!("/rooms/{}/{path}", quote(room)))
+}
+
+#[test]
+fn a_state_is_in_memory_once_beside_what_a_user_reads_of_it() {
+    let (home, alice, room) = in_a_large_room(6_000, 1_400);
+    for path in of_whole_state(&home, &room) {
+        let request = asks(&alice, Method::GET, &path, "");
+        let (response, most, _) = measured(|| home.world.run(home.server.handle(request)));
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let answer: Value = serde_json::from_slice(response.body()).unwrap();
+        assert!(answer.is_object() || answer.is_array());
+        let bytes = response.body().len();
+        assert!(bytes > 8_400_000, "{bytes}");
+        assert!(most < 6_000 * 1_800 + 12 * MIB, "{path}: {} KiB for an answer of {} KiB", most / 1024, bytes / 1024);
+        // What has no room beside other work has it when that is done.
+        let in_work = home.homeserver().admission.reserve(11 * MIB, home.world.now_ms());
+        let request = || home.server.handle(asks(&alice, Method::GET, &path, ""));
+        let refused = home.world.run(request());
+        assert_eq!(
+            (refused.status(), &refused.headers()["retry-after"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+        );
+        drop(in_work);
+        assert_eq!(home.world.run(request()).status(), StatusCode::OK);
+    }
+}
+
+#[test]
+fn a_state_of_long_events_is_given_to_no_user() {
+    let (home, alice, room) = in_a_large_room(900, 60_000);
+    for path in of_whole_state(&home, &room) {
+        let request = asks(&alice, Method::GET, &path, "");
+        let (response, most, _) = measured(|| home.world.run(home.server.handle(request)));
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(most < 12 * MIB, "{path}: {} KiB", most / 1024);
+    }
 }
