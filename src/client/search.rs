@@ -42,7 +42,7 @@ const MAX_LOOKS: usize = 4;
 /// The longest term, in bytes, and how many words of it count.
 const MAX_TERM: usize = 1_000;
 const MAX_WORDS: usize = 20;
-/// A state longer than this is told without its members, in characters.
+/// The states of the rooms together that are told with their members, in bytes: of other rooms so many characters are told without.
 const MAX_STATE: i64 = 1_000_000;
 
 /// `POST /search`
@@ -317,9 +317,18 @@ impl Search<'_> {
             true => store.state_sizes(states.values().copied()).await?,
             false => HashMap::new(),
         };
-        for (root, size) in &sizes {
-            if *size > MAX_STATE { reads.but_members.push(*root) } else { reads.whole.push(*root) }
+        reads.most = Some(MAX_STATE);
+        let (mut whole, mut others) = (0, 0);
+        for (root, size) in states.values().filter_map(|root| sizes.get_key_value(root)) {
+            if whole + size <= MAX_STATE {
+                whole += size;
+                reads.whole.push(*root);
+            } else {
+                others = MAX_STATE.min(others + size);
+                reads.but_members.push(*root);
+            }
         }
+        let _held = store.room_for_states(whole + others)?;
         reads.at.sort_unstable();
         reads.at.dedup();
         let shown: Vec<Shown<'_>> =

@@ -20,6 +20,9 @@ pub(super) const FIRST_BYTES: i64 = 1 << 20;
 const FIRST_READ: usize = 2 << 20;
 const LATER_READ: usize = 10 << 20;
 
+/// What an event takes for each byte of its text while it is told: what is read of it, and what is written.
+const MEMORY_FOR_A_BYTE: usize = 6;
+
 /// The most bytes of an answer: what is more does not fit into the memory that there is.
 pub const MAX_ANSWER: usize = 48 << 20;
 
@@ -80,6 +83,15 @@ impl Store {
     /// [`DatabaseError::NoRoom`]
     pub(super) fn room_for_users_answer(&self, bytes: usize) -> Result<Option<Reservation>, DatabaseError> {
         if bytes <= LITTLE { Ok(None) } else { self.room_for(memory_of(bytes)) }
+    }
+
+    /// Makes room for states of so many bytes that are read at once.
+    ///
+    /// # Errors
+    /// [`DatabaseError::NoRoom`]
+    pub fn room_for_states(&self, bytes: i64) -> Result<Option<Reservation>, DatabaseError> {
+        let bytes = usize::try_from(bytes).unwrap_or_default().saturating_mul(MEMORY_FOR_A_BYTE);
+        if bytes <= LITTLE { Ok(None) } else { self.room_for(bytes) }
     }
 
     /// Makes what is held enough for an answer of so many bytes.

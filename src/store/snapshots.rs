@@ -129,11 +129,11 @@ const BUT_MEMBERS: &str = concat!(
     " WHERE wanted.bytes <= ?2 OR wanted.bytes = (SELECT MIN(bytes) FROM wanted) ORDER BY wanted.nth, e.event_id"
 );
 
-/// How long the events of each of the roots in ?1 are together, in characters.
+/// How long the events of each of the roots in ?1 are together, in bytes.
 const SIZES: &str = concat!(
     "WITH RECURSIVE ",
     entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
-    " SELECT entry.snapshot, SUM(length(e.json)) AS size \
+    " SELECT entry.snapshot, SUM(octet_length(e.json)) AS size \
       FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id GROUP BY entry.snapshot"
 );
 
@@ -390,7 +390,7 @@ impl StateFound {
 }
 
 impl Store {
-    /// How long the events of snapshots are together, in characters; empty ones are left out. No round trip for none.
+    /// How long the events of snapshots are together, in bytes; empty ones are left out. No round trip for none.
     ///
     /// # Errors
     /// Where the database fails.

@@ -126,3 +126,37 @@ fn a_state_of_long_events_is_given_to_no_user() {
         assert!(most < 12 * MIB, "{path}: {} KiB", most / 1024);
     }
 }
+
+const SEARCH: &str = r#"{"search_categories":{"room_events":{"search_term":"hello","include_state":true}}}"#;
+
+#[test]
+fn what_a_search_tells_of_a_large_room_has_its_room() {
+    let (home, alice, _) = in_a_large_room(600, 1_000);
+    let search = || home.world.run(home.server.handle(asks(&alice, Method::POST, "/search", SEARCH)));
+    let in_work = home.homeserver().admission.reserve(13 * MIB, home.world.now_ms());
+    assert_eq!(search().status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop(in_work);
+    let response = search();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.body().len() > 600_000);
+}
+
+/// Rooms share what may be told of their states.
+#[test]
+fn a_search_tells_no_more_of_the_states_of_many_rooms() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    for room in 0..4 {
+        let id = home.room(&alice, json!({}));
+        for n in 0..10 {
+            let path = format!("/rooms/{}/state/x.long/{n}", quote(&id));
+            assert_eq!(home.put(&alice, &path, json!({ "long": "x".repeat(60_000) })).0, 200);
+        }
+        home.say(&alice, &id, "hello", &room.to_string());
+    }
+    let response = home.world.run(home.server.handle(asks(&alice, Method::POST, "/search", SEARCH)));
+    let answer: Value = serde_json::from_slice(response.body()).unwrap();
+    let states = answer["search_categories"]["room_events"]["state"].as_object().unwrap();
+    assert_eq!(states.len(), 4);
+    assert!((600_000..1_800_000).contains(&response.body().len()), "{}", response.body().len());
+}

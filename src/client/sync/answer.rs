@@ -37,10 +37,10 @@ use crate::{
     },
 };
 
-/// How many characters of state events an answer holds at most, of one room or several.
+/// How many bytes of state events an answer holds at most, of one room or several.
 const MAX_STATE: i64 = 8_000_000;
-/// How many of the state that rooms are told without their members, and as many of what has changed in rooms. Where there is more of
-/// one room, its state is told in several answers.
+/// How many characters of the state that rooms are told without their members, and as many of what has changed in rooms. Where there
+/// is more of one room, its state is told in several answers.
 const MAX_PARTS: i64 = 4_000_000;
 /// How many a part of a room's state is taken for.
 const PART_OF_STATE: i64 = 40_000;
