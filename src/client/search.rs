@@ -297,7 +297,7 @@ impl Search<'_> {
             Some(limits) => {
                 let places: Vec<_> =
                     hits.iter().map(|(hit, reader)| (&reader.room_id, hit.event.pos, reader.last)).collect();
-                store.around_each(&places, limits).await?
+                store.around_each(&places, limits, self.session.user.as_str()).await?
             }
         };
         let mut reads = StateReads::default();

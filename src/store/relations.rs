@@ -25,14 +25,16 @@ pub const MAX_DEPTH: i64 = 3;
 /// How many events are looked at for a page of what relates indirectly, those that relate directly before others.
 const MAX_WALK: i64 = 5_000;
 
-/// The ignored users of ?`user`.
+/// The ignored users of ?`user`, who never are among them.
 macro_rules! ignored {
     ($user:literal) => {
         concat!(
             "ignored(user_id) AS ( SELECT j.key FROM account_data AS a CROSS JOIN json_each(a.content, '$.ignored_users') AS j \
                WHERE a.user_id = ",
             $user,
-            " AND a.room_id = '' AND a.event_type = 'm.ignored_user_list' AND j.key IS NOT NULL )"
+            " AND a.room_id = '' AND a.event_type = 'm.ignored_user_list' AND j.key <> ",
+            $user,
+            " )"
         )
     };
 }
@@ -82,8 +84,9 @@ macro_rules! events_of_found {
 }
 
 /// The places and events that relate to the event ?2 of the room ?1. ?3: the type of relations, ?4: that of events, each NULL for
-/// all. Of positions after ?5 up to ?6 and with it. Of each type of relations not more is read than so many: there is one bound at
-/// either end, as of two the planner takes the one, and asks for each row whether it is within the other.
+/// all. Of positions after ?5 up to ?6 and with it. Not what users have sent whom the reader ignores. Of each type of relations not
+/// more is read than so many: there is one bound at either end, as of two the planner takes the one, and asks for each row whether
+/// it is within the other.
 macro_rules! related {
     ($order:literal, $within:literal, $end:literal, $of_a_kind:literal, $limit:literal) => {
         concat!(
@@ -91,13 +94,14 @@ macro_rules! related {
                AND r.parent = ?2 AND r.pos ",
             $within,
             " COALESCE((SELECT x.pos FROM relations AS x WHERE x.room_id = ?1 AND x.rel_type = kind.rel_type AND x.parent = ?2 \
-               AND x.pos > ?5 AND x.pos <= ?6 AND (?4 IS NULL OR x.event_type = ?4) ORDER BY x.pos ",
+               AND x.pos > ?5 AND x.pos <= ?6 AND (?4 IS NULL OR x.event_type = ?4) \
+               AND x.sender NOT IN (SELECT user_id FROM ignored) ORDER BY x.pos ",
             $order,
             " LIMIT 1 OFFSET ",
             $of_a_kind,
             "), ",
             $end,
-            ") WHERE ?4 IS NULL OR r.event_type = ?4 ORDER BY r.pos ",
+            ") WHERE (?4 IS NULL OR r.event_type = ?4) AND r.sender NOT IN (SELECT user_id FROM ignored) ORDER BY r.pos ",
             $order,
             " LIMIT ",
             $limit
@@ -105,12 +109,12 @@ macro_rules! related {
     };
 }
 
-/// What relates to the events of $above; of $left rows that are read, those of the type ?4. Of the children that an event has of one
+/// What relates to the events of $above; of $left rows that are read, those that count. Of the children that an event has of one
 /// type of relations, those nearest to the page.
 macro_rules! related_to_these {
     ($above:literal, $left:literal, $order:literal, $within:literal, $end:literal) => {
         concat!(
-            "SELECT pos, event_nid FROM (SELECT r.pos, r.event_nid, r.event_type FROM ",
+            "SELECT pos, event_nid FROM (SELECT r.pos, r.event_nid, r.event_type, r.sender FROM ",
             $above,
             " AS above CROSS JOIN events AS e ON e.event_nid = above.event_nid CROSS JOIN usual \
                CROSS JOIN relations AS r ON r.room_id = ?1 AND r.rel_type = usual.rel_type AND r.parent = e.event_id \
@@ -123,7 +127,7 @@ macro_rules! related_to_these {
             $end,
             ") LIMIT ",
             $left,
-            ") WHERE ?4 IS NULL OR event_type = ?4"
+            ") WHERE (?4 IS NULL OR event_type = ?4) AND sender NOT IN (SELECT user_id FROM ignored)"
         )
     };
 }
@@ -133,6 +137,8 @@ macro_rules! children {
     ($order:literal, $within:literal, $end:literal) => {
         concat!(
             "WITH RECURSIVE ",
+            ignored!("?8"),
+            ", ",
             kinds!(),
             ", found(pos, event_nid) AS ( ",
             related!($order, $within, $end, "?7", "?7"),
@@ -148,6 +154,8 @@ macro_rules! descendants {
     ($order:literal, $within:literal, $end:literal) => {
         concat!(
             "WITH RECURSIVE ",
+            ignored!("?8"),
+            ", ",
             kinds!(),
             ", share(size) AS ( SELECT MAX(?7, CAST(?10 / count(*) AS INTEGER)) FROM kind ), \
              usual(rel_type) AS ( SELECT rel_type FROM kind \

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{
     Store,
+    ignored::is_ignored,
     memberships::stored,
     positions::TimelinePos,
     relations::ignored,
@@ -108,13 +109,18 @@ const LOOK: &str = concat!(
      ORDER BY found.pos DESC"
 );
 
-/// The events around one. ?1: the room, ?2: the position, ?3: how many before it, ?4: how many after it, ?5: the last position.
+/// The events around one. ?1: the room, ?2: the position, ?3: how many before it, ?4: how many after it,
+/// ?5: the user, ?6: the last position. Not what is hidden from the user.
 const AROUND: &str = concat!(
     "WITH found(event_nid, pos) AS ( \
-       SELECT * FROM (SELECT t.event_nid, t.pos FROM timeline AS t WHERE t.room_id = ?1 AND t.pos < ?2 \
-         ORDER BY t.pos DESC LIMIT ?3) \
-       UNION ALL SELECT * FROM (SELECT t.event_nid, t.pos FROM timeline AS t WHERE t.room_id = ?1 AND t.pos > ?2 \
-         AND t.pos <= ?5 ORDER BY t.pos LIMIT ?4) ) SELECT ",
+       SELECT * FROM (SELECT t.event_nid, t.pos FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid \
+         WHERE t.room_id = ?1 AND t.pos < ?2 AND NOT ",
+    is_ignored!(),
+    " ORDER BY t.pos DESC LIMIT ?3) \
+       UNION ALL SELECT * FROM (SELECT t.event_nid, t.pos FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid \
+         WHERE t.room_id = ?1 AND t.pos > ?2 AND t.pos <= ?6 AND NOT ",
+    is_ignored!(),
+    " ORDER BY t.pos LIMIT ?4) ) SELECT ",
     seen_columns!(),
     ", found.pos, NULL AS txn_id FROM found CROSS JOIN events AS e ON e.event_nid = found.event_nid ",
     seen_joins!(),
@@ -172,7 +178,7 @@ impl Store {
     }
 
     /// The events around some events, the oldest first: so many before and after each. Of each its room, its position, and the last
-    /// position that counts. In one round trip, none for none.
+    /// position that counts. Not what is hidden from the user. In one round trip, none for none.
     ///
     /// # Errors
     /// Where the database fails.
@@ -180,13 +186,14 @@ impl Store {
         &self,
         events: &[(&RoomId, TimelinePos, TimelinePos)],
         (before, after): (i64, i64),
+        user_id: &str,
     ) -> Result<Vec<Vec<TimelineEvent>>, DatabaseError> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
         let ask = |(room_id, pos, last): &(&RoomId, TimelinePos, TimelinePos)| {
-            let parameters = [room_id.as_str().into(), (*pos).into(), before.into(), after.into(), (*last).into()];
-            Statement::new(AROUND, parameters)
+            let (room_id, pos, last) = (room_id.as_str().into(), (*pos).into(), (*last).into());
+            Statement::new(AROUND, [room_id, pos, before.into(), after.into(), user_id.into(), last])
         };
         let answers = self.batch(events.iter().map(ask).collect()).await?;
         answers.iter().map(|rows| rows.iter().map(TimelineEvent::of_row).collect()).collect()

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::{
+    gaps::ids,
     home::{Home, User, next, quote},
+    relating::Room,
     typing::{apart, together},
 };
 
@@ -57,6 +59,52 @@ fn messages_of_ignored_users_are_left_out_and_their_state_is_not() {
     home.say(&alice, &room, "again", "3");
     assert_eq!(bodies(&home.sync(&bob, &since)["rooms"]["join"][&room]["timeline"]["events"]), ["again"]);
     assert_eq!(bodies(&home.sync(&bob, "")["rooms"]["join"][&room]["timeline"]["events"]).len(), 5);
+}
+
+#[test]
+fn what_ignored_users_send_is_shown_neither_among_relations_nor_around_what_is_found() {
+    let room = Room::new();
+    let carol = room.home.register("carol");
+    room.join(&carol);
+    let parent = room.says(&carol, "needle");
+    let mut shown = vec![room.related(&room.bob, "of bob", "m.thread", &parent)];
+    for text in ["of alice", "more of alice", "still more of alice"] {
+        room.related(&room.alice, text, "m.thread", &parent);
+    }
+    shown.insert(0, room.related(&carol, "of carol", "m.thread", &parent));
+    room.related(&room.alice, "to carol", "org.x", &shown[0]);
+    room.related(&room.alice, "last", "m.thread", &parent);
+    ignore(&room.home, &room.bob, &[&room.alice.id, &room.bob.id]);
+    for query in ["limit=1", "limit=2", "recurse=true", "recurse=true&limit=1"] {
+        let page = |more: &str| {
+            let (status, page) = room.relations(&room.bob, &format!("{}?{query}{more}", quote(&parent)));
+            assert_eq!(status, 200, "{page}");
+            page
+        };
+        let first = page("");
+        let mut found = ids(&first["chunk"]);
+        if query.ends_with("limit=1") {
+            assert_eq!(found, shown[..1], "{query}: pages are as long as they can be");
+            found.extend(ids(&page(&format!("&from={}", first["next_batch"].as_str().unwrap()))["chunk"]));
+        }
+        assert_eq!(found, shown, "{query}");
+    }
+    assert_eq!(ids(&room.relations(&carol, &format!("{}?recurse=true", quote(&parent))).1["chunk"]).len(), 7);
+    let around = |user: &User| {
+        let limits = json!({ "before_limit": 0, "after_limit": 2 });
+        let criteria = json!({ "search_term": "needle", "order_by": "recent", "event_context": limits });
+        let body = json!({ "search_categories": { "room_events": criteria } });
+        let (status, answer) = room.home.post(user, "/search", body);
+        assert_eq!(status, 200, "{answer}");
+        answer["search_categories"]["room_events"]["results"][0]["context"]["events_after"].clone()
+    };
+    assert_eq!(bodies(&around(&room.bob)), ["of bob", "of carol"]);
+    assert_eq!(bodies(&around(&carol)), ["of bob", "of alice"]);
+    // State is the same for all.
+    let needle = room.says(&room.bob, "another needle");
+    let topic = format!("/rooms/{}/state/m.room.topic/", quote(&room.id));
+    assert_eq!(room.home.put(&room.alice, &topic, json!({ "topic": "x" })).0, 200);
+    assert_eq!(around(&room.bob)[0]["content"]["topic"], "x", "behind {needle}");
 }
 
 #[test]
