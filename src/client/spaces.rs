@@ -194,7 +194,7 @@ impl<'a> Walk<'a> {
 
     /// The room as another server tells of it.
     async fn ask(&mut self, room_id: &RoomId, via: &[ServerName]) -> Option<SpaceRoom> {
-        let told = match spaces::recall(self.server, room_id) {
+        let told = match spaces::recall(self.server, room_id, via) {
             Some(told) => told,
             None => {
                 self.asked += 1;

@@ -1,9 +1,11 @@
 //! Spaces and the rooms that they lead to, here and elsewhere.
 
+use http::StatusCode;
 use serde_json::{Value, json};
+use verge::router::json_response;
 
 use crate::{
-    common::network::World,
+    common::{network::World, peer::Peer},
     home::{Answer, Home, User, quote, refused},
 };
 
@@ -141,6 +143,34 @@ fn rooms_elsewhere_are_asked_for() {
     // Without anybody to ask, what is known here is told.
     two.world.disconnect(ONE);
     assert_eq!(names(&hierarchy(&two, &bob, &ours, "")), ["Ours", "Own"]);
+}
+
+/// Anybody may be asked about any room.
+#[test]
+fn what_a_server_says_of_a_room_is_for_those_who_would_ask_it() {
+    let (one, two, alice, bob) = two();
+    let (carol, mallory) = (two.register("carol"), Peer::new(&two.world, "mallory.test"));
+    let theirs = space(&one, &alice, "Theirs", "public_chat");
+    let lie = json!({ "room_id": theirs, "name": "Lie", "num_joined_members": 1, "world_readable": true,
+        "guest_can_join": true, "children_state": [] });
+    mallory.answers(move |request| {
+        let answer = json!({ "room": lie, "children": [], "inaccessible_children": [] });
+        request.uri().path().contains("/hierarchy/").then(|| json_response(StatusCode::OK, &answer))
+    });
+    let is_asked = |to: &str| [ONE, "mallory.test"].contains(&to);
+    let questions = || two.world.traffic().into_iter().filter(|sent| sent.line.contains("/hierarchy/"));
+    let asked = || questions().filter(|sent| is_asked(&sent.to)).count();
+    assert_eq!(names(&hierarchy(&two, &bob, &theirs, "via=mallory.test")), ["Lie"]);
+    assert_eq!(names(&hierarchy(&two, &carol, &theirs, "via=one.test")), ["Theirs"]);
+    assert_eq!(names(&hierarchy(&two, &carol, &theirs, "via=nobody.test&via=one.test")), ["Theirs"]);
+    assert_eq!(asked(), 2, "each is asked once");
+    // A fourth server is not asked, and what it has said before does not count either.
+    let last = "via=nobody.test&via=nowhere.test&via=none.test&via=one.test";
+    refused(&hierarchy(&two, &carol, &theirs, last), 403, "M_FORBIDDEN");
+    // What others say does not drive out what is known.
+    assert_eq!(names(&hierarchy(&two, &bob, &theirs, "via=mallory.test")), ["Lie"]);
+    assert_eq!(names(&hierarchy(&two, &carol, &theirs, "via=one.test")), ["Theirs"]);
+    assert_eq!(asked(), 2);
 }
 
 #[test]

@@ -22,20 +22,21 @@ pub struct ToldSpace {
     pub children: Vec<SpaceRoom>,
 }
 
-/// What was said of the room lately, without asking anybody.
-pub fn recall(server: &Server, room_id: &RoomId) -> Option<ToldSpace> {
-    read(room_id, &server.spaces.recall(room_id, server.platform.clock.now_ms())?)
+/// What those of `via` said of the room lately who would be asked about it, without asking anybody. What others said does not count:
+/// whoever asked them may believe them, and nobody else has to.
+pub fn recall(server: &Server, room_id: &RoomId, via: &[ServerName]) -> Option<ToldSpace> {
+    let now = server.platform.clock.now_ms();
+    asked(server, via).find_map(|name| read(room_id, &server.spaces.recall(room_id, name, now)?))
 }
 
 /// Asks those of `via` in turn about the room, and remembers the answer. That none of them knows it, or lets this server know, is not
 /// remembered: others may be asked next, and users may have come into a room by then that opens this one.
 pub async fn ask(server: &Server, room_id: &RoomId, via: &[ServerName]) -> Option<ToldSpace> {
-    let others = via.iter().filter(|name| **name != server.config.server_name).take(MAX_SERVERS);
-    for name in others {
+    for name in asked(server, via) {
         match server.federation.hierarchy(name, room_id).await {
             Ok(text) => {
                 if let Some(told) = read(room_id, &text) {
-                    server.spaces.remember(room_id, text, server.platform.clock.now_ms());
+                    server.spaces.remember(room_id, name, text, server.platform.clock.now_ms());
                     return Some(told);
                 }
             }
@@ -46,6 +47,11 @@ pub async fn ask(server: &Server, room_id: &RoomId, via: &[ServerName]) -> Optio
         }
     }
     None
+}
+
+/// Those of `via` who are asked.
+fn asked<'a>(server: &'a Server, via: &'a [ServerName]) -> impl Iterator<Item = &'a ServerName> {
+    via.iter().filter(|name| **name != server.config.server_name).take(MAX_SERVERS)
 }
 
 /// The answer about the room, if it is one.
