@@ -289,32 +289,30 @@ async fn join_room(
         }
         _ => Err(RoomError::UnknownRoom),
     };
-    let error = match here {
-        Ok(event) => {
-            server.flush(room_id);
-            server.tell_presence_in(room_id, user);
-            if !was_there {
-                settings::has_entered(server, user, room_id, Ok(known)).await;
+    let (event_id, entered) = match here {
+        Ok(event) => (event.event_id().clone(), Some(known)),
+        Err(error) => {
+            let may_be_let_in_elsewhere = match &error {
+                // Another server may be able to vouch for the user where this one is not.
+                RoomError::UnknownRoom | RoomError::CannotGrant | RoomError::CannotAuthorise => true,
+                RoomError::NotAllowed(_) => is_invited_outside(server, user, room_id).await?,
+                _ => false,
+            };
+            if !may_be_let_in_elsewhere {
+                return Err(error.into());
             }
-            return Ok(Some(event.event_id().clone()));
+            (remote::join(server, user, room_id, via, content).await?, None)
         }
-        Err(error) => error,
     };
-    let may_be_let_in_elsewhere = match &error {
-        // Another server may be able to vouch for the user where this one is not.
-        RoomError::UnknownRoom | RoomError::CannotGrant | RoomError::CannotAuthorise => true,
-        RoomError::NotAllowed(_) => is_invited_outside(server, user, room_id).await?,
-        _ => false,
-    };
-    if !may_be_let_in_elsewhere {
-        return Err(error.into());
-    }
-    let event_id = remote::join(server, user, room_id, via, content).await?;
-    // The room's servers hear of the user's devices.
+    // The room's servers hear of the join, if it was made here, and of the user's devices.
     server.flush(room_id);
     server.tell_presence_in(room_id, user);
     if !was_there {
-        settings::has_entered(server, user, room_id, server.rooms.entrance(room_id, user).await).await;
+        let entered = match entered {
+            Some(known) => Ok(known),
+            None => server.rooms.entrance(room_id, user).await,
+        };
+        settings::has_entered(server, user, room_id, entered).await;
     }
     Ok(Some(event_id))
 }
