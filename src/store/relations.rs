@@ -83,25 +83,52 @@ macro_rules! events_of_found {
     };
 }
 
-/// The places and events that relate to the event ?2 of the room ?1. ?3: the type of relations, ?4: that of events, each NULL for
-/// all. Of positions after ?5 up to ?6 and with it. Not what users have sent whom the reader ignores. Of each type of relations not
-/// more is read than so many: there is one bound at either end, as of two the planner takes the one, and asks for each row whether
-/// it is within the other.
-macro_rules! related {
-    ($order:literal, $within:literal, $end:literal, $of_a_kind:literal, $limit:literal) => {
+/// Whether `relations AS r` are of a type, of a parent, and of positions after ?5 up to ?6 and with it, of those that count ($counted) the
+/// first so many and one. There is one bound at either end, as of two the planner takes the one, and asks for each row whether it
+/// is within the other.
+macro_rules! within_share {
+    ($kind:literal, $parent:literal, $counted:literal, $order:literal, $within:literal, $end:literal, $of_a_kind:literal) => {
         concat!(
-            "SELECT r.pos, r.event_nid FROM kind CROSS JOIN relations AS r ON r.room_id = ?1 AND r.rel_type = kind.rel_type \
-               AND r.parent = ?2 AND r.pos ",
+            "r.room_id = ?1 AND r.rel_type = ",
+            $kind,
+            " AND r.parent = ",
+            $parent,
+            " AND r.pos ",
             $within,
-            " COALESCE((SELECT x.pos FROM relations AS x WHERE x.room_id = ?1 AND x.rel_type = kind.rel_type AND x.parent = ?2 \
-               AND x.pos > ?5 AND x.pos <= ?6 AND (?4 IS NULL OR x.event_type = ?4) \
-               AND x.sender NOT IN (SELECT user_id FROM ignored) ORDER BY x.pos ",
+            " COALESCE((SELECT x.pos FROM relations AS x WHERE x.room_id = ?1 AND x.rel_type = ",
+            $kind,
+            " AND x.parent = ",
+            $parent,
+            " AND x.pos > ?5 AND x.pos <= ?6",
+            $counted,
+            " ORDER BY x.pos ",
             $order,
             " LIMIT 1 OFFSET ",
             $of_a_kind,
             "), ",
             $end,
-            ") WHERE (?4 IS NULL OR r.event_type = ?4) AND r.sender NOT IN (SELECT user_id FROM ignored) ORDER BY r.pos ",
+            ")"
+        )
+    };
+}
+
+/// The places and events that relate to the event ?2 of the room ?1. ?3: the type of relations, ?4: that of events, each NULL for
+/// all. Of positions after ?5 up to ?6 and with it. Not what users have sent whom the reader ignores. Of each type of relations not
+/// more is read than so many.
+macro_rules! related {
+    ($order:literal, $within:literal, $end:literal, $of_a_kind:literal, $limit:literal) => {
+        concat!(
+            "SELECT r.pos, r.event_nid FROM kind CROSS JOIN relations AS r ON ",
+            within_share!(
+                "kind.rel_type",
+                "?2",
+                " AND (?4 IS NULL OR x.event_type = ?4) AND x.sender NOT IN (SELECT user_id FROM ignored)",
+                $order,
+                $within,
+                $end,
+                $of_a_kind
+            ),
+            " WHERE (?4 IS NULL OR r.event_type = ?4) AND r.sender NOT IN (SELECT user_id FROM ignored) ORDER BY r.pos ",
             $order,
             " LIMIT ",
             $limit
@@ -116,16 +143,9 @@ macro_rules! related_to_these {
         concat!(
             "SELECT pos, event_nid FROM (SELECT r.pos, r.event_nid, r.event_type, r.sender FROM ",
             $above,
-            " AS above CROSS JOIN events AS e ON e.event_nid = above.event_nid CROSS JOIN usual \
-               CROSS JOIN relations AS r ON r.room_id = ?1 AND r.rel_type = usual.rel_type AND r.parent = e.event_id \
-                 AND r.pos ",
-            $within,
-            " COALESCE((SELECT x.pos FROM relations AS x WHERE x.room_id = ?1 AND x.rel_type = usual.rel_type \
-                 AND x.parent = e.event_id AND x.pos > ?5 AND x.pos <= ?6 ORDER BY x.pos ",
-            $order,
-            " LIMIT 1 OFFSET (SELECT size FROM share)), ",
-            $end,
-            ") LIMIT ",
+            " AS above CROSS JOIN events AS e ON e.event_nid = above.event_nid CROSS JOIN usual CROSS JOIN relations AS r ON ",
+            within_share!("usual.rel_type", "e.event_id", "", $order, $within, $end, "(SELECT size FROM share)"),
+            " LIMIT ",
             $left,
             ") WHERE (?4 IS NULL OR event_type = ?4) AND sender NOT IN (SELECT user_id FROM ignored)"
         )
