@@ -64,35 +64,38 @@ const NOTE: &str = concat!(
     unless_known!()
 );
 
+/// The rooms of a local user.
+macro_rules! own_rooms {
+    ($user:literal) => {
+        concat!(
+            "(SELECT json_group_array(m.room_id) FROM local_memberships AS m WHERE m.user_id = ",
+            $user,
+            " AND m.membership = 'join')"
+        )
+    };
+}
+
 /// The same for a local user, ?1. ?2 to ?5: presence, status, last active, currently active. ?6: until when it holds without a further
 /// sync, if it is by one.
 const NOTE_OWN: &str = concat!(
     "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, synced_until, rooms, pos) \
-     SELECT ?1, ?2, ?3, ?4, ?5, ?6, (SELECT json_group_array(m.room_id) FROM local_memberships AS m \
-         WHERE m.user_id = ?1 AND m.membership = 'join'), \
-       (SELECT position FROM streams WHERE name = 'presence') + 1 WHERE true",
+     SELECT ?1, ?2, ?3, ?4, ?5, ?6, ",
+    own_rooms!("?1"),
+    ", (SELECT position FROM streams WHERE name = 'presence') + 1 WHERE true",
     unless_known!(),
     " RETURNING user_id"
 );
 
-/// The rooms of the local user of the row `presence`.
-macro_rules! own_rooms {
-    () => {
-        "(SELECT json_group_array(m.room_id) FROM local_memberships AS m \
-           WHERE m.user_id = presence.user_id AND m.membership = 'join')"
-    };
-}
-
 /// ?1: a list of local users whose memberships have changed. In a room that they are new to, it is news that they are there. That
 /// `user_id` is in the list is said twice: otherwise all rows would be read.
 const FOLLOW: &str = concat!(
-    "UPDATE presence SET rooms = ",
-    own_rooms!(),
-    ", pos = CASE WHEN presence <> 'offline' AND json_array_length(rooms) < json_array_length(",
-    own_rooms!(),
-    ") THEN (SELECT position FROM streams WHERE name = 'presence') + j.key + 1 ELSE pos END \
-     FROM json_each(?1) AS j WHERE user_id IN (SELECT value FROM json_each(?1)) AND user_id = j.value AND rooms <> ",
-    own_rooms!()
+    "WITH now(number, user_id, rooms) AS MATERIALIZED (SELECT j.key, j.value, ",
+    own_rooms!("j.value"),
+    " FROM json_each(?1) AS j) UPDATE presence SET rooms = now.rooms, \
+       pos = CASE WHEN presence.presence <> 'offline' AND json_array_length(presence.rooms) < json_array_length(now.rooms) \
+         THEN (SELECT position FROM streams WHERE name = 'presence') + now.number + 1 ELSE pos END \
+     FROM now WHERE presence.user_id IN (SELECT value FROM json_each(?1)) AND presence.user_id = now.user_id \
+       AND presence.rooms <> now.rooms"
 );
 
 /// ?1 a local user, ?2 what a client of theirs has them be, ?3 until when, ?4 now. Answers where that is nothing new: they are that
