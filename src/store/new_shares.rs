@@ -11,11 +11,11 @@ use crate::{
     platform::{DatabaseError, Rows, Statement},
 };
 
-/// Whether anybody but our users is in the room ?2 of the local member `m`. They are counted, as many servers may have left it.
+/// Whether anybody but our users is in the room of the local member `m`. They are counted, as many servers may have left it.
 macro_rules! is_shared {
     () => {
-        "(SELECT r.joined FROM rooms AS r WHERE r.room_id = ?2) > \
-           COALESCE((SELECT s.joined FROM room_servers AS s WHERE s.room_id = ?2 \
+        "(SELECT r.joined FROM rooms AS r WHERE r.room_id = m.room_id) > \
+           COALESCE((SELECT s.joined FROM room_servers AS s WHERE s.room_id = m.room_id \
              AND s.server = substr(m.user_id, instr(m.user_id, ':') + 1) AND s.to_pos IS NULL), 0)"
     };
 }
@@ -31,10 +31,10 @@ const NEW_MEMBERS: &str = concat!(
     " ON CONFLICT (room_id, newcomer) DO UPDATE SET after = ''"
 );
 
-/// Where all servers of the room ?2 are found anew, all its local members are noted as newcomers. ?1 is not used.
+/// Where all servers of the room ?1 are found anew, all its local members are noted as newcomers.
 const ALL_MEMBERS: &str = concat!(
     "INSERT INTO new_shares (room_id, newcomer, after) \
-     SELECT m.room_id, m.user_id, '' FROM local_memberships AS m WHERE m.room_id = ?2 AND m.membership = 'join' \
+     SELECT m.room_id, m.user_id, '' FROM local_memberships AS m WHERE m.room_id = ?1 AND m.membership = 'join' \
        AND EXISTS (SELECT 1 FROM device_keys AS k WHERE k.user_id = m.user_id) AND ",
     is_shared!(),
     " ON CONFLICT (room_id, newcomer) DO UPDATE SET after = ''"
@@ -129,7 +129,7 @@ pub(super) fn note<'a>(
 ) -> Vec<Statement> {
     let room = || room_id.as_str().into();
     if comes_in {
-        return vec![Statement::new(ALL_MEMBERS, ["".into(), room()])];
+        return vec![Statement::new(ALL_MEMBERS, [room()])];
     }
     let lists = text_lists(users).into_iter();
     lists.map(|list| Statement::new(NEW_MEMBERS, [list.into(), room(), count(positions).into()])).collect()
