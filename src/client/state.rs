@@ -104,8 +104,7 @@ pub(super) async fn joined_members(server: &Server, call: &Call) -> Handled {
         text.push_str(if std::mem::take(&mut is_first) { "" } else { "," });
         text.push_str(&format!("{}:{profile}", Value::from(user).to_text()));
     };
-    let fits = server.store.write_state(reader.state, &mut text, &mut write).await?;
-    fits.then_some(()).ok_or(RoomError::TooLarge)?;
+    write_each(server, reader.state, &mut text, &mut write).await?;
     text.push_str("}}");
     Ok(raw_json_response(StatusCode::OK, text))
 }
@@ -125,10 +124,19 @@ pub(super) async fn write_state(
             text.push_str(&events::client_event(seen, telling(server)).to_text());
         }
     };
-    let fits = server.store.write_state(root, text, &mut write).await?;
-    fits.then_some(()).ok_or(RoomError::TooLarge)?;
+    write_each(server, root, text, &mut write).await?;
     text.push(']');
     Ok(())
+}
+
+async fn write_each(
+    server: &Server,
+    root: NodeId,
+    text: &mut String,
+    write: &mut dyn FnMut(&mut String, &SeenEvent),
+) -> Result<(), MatrixError> {
+    let fits = server.store.write_state(root, text, write).await?;
+    Ok(fits.then_some(()).ok_or(RoomError::TooLarge)?)
 }
 
 fn telling(server: &Server) -> Telling<'static> {
