@@ -16,7 +16,7 @@ use http::HeaderMap;
 /// How many bytes of memory the requests in work may take together; an isolate has 128 MB for everything.
 const IN_WORK_BYTES: usize = 80 * 1024 * 1024;
 /// What a body takes for each of its bytes while it is worked on: its text, the values read of it, what is written of them.
-const MEMORY_FOR_A_BYTE: usize = 6;
+pub const MEMORY_FOR_A_BYTE: usize = 6;
 /// The same while it is read: where it grows, it is in two places.
 const READING_A_BYTE: usize = 2;
 /// How much of it what comes under one server's name may take, and from one network: each may have one body more than that. Before

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{Held, NotGiven, pixels, store};
 use crate::{
+    admission::MEMORY_FOR_A_BYTE,
     error::MatrixError,
     matrix::media::OCTET_STREAM,
     media::pixels::{Method, Refusal, Smaller, Wanted},
@@ -25,7 +26,7 @@ const SIZES: [(u32, u32, Method); 6] = [
 const BEYOND: (u32, u32, Method) = (u32::MAX, u32::MAX, Method::Scale);
 /// The largest file that is read for a thumbnail.
 const MAX_FILE: u64 = 12 * 1024 * 1024;
-/// What a request for one may hold in memory beside the file, for each byte of which admission counts six.
+/// What a request for one may hold in memory beside the file.
 const MAX_PIXELS: u64 = pixels::MAX_DECODING + pixels::MAX_MADE;
 
 /// What is shown as a thumbnail.
@@ -80,7 +81,7 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
         return Err(NotGiven::TooLarge);
     }
     let now = server.platform.clock.now_ms();
-    let in_work = usize::try_from((MAX_PIXELS + held.size()).div_ceil(6)).unwrap_or(usize::MAX);
+    let in_work = usize::try_from(MAX_PIXELS + held.size()).unwrap_or(usize::MAX).div_ceil(MEMORY_FOR_A_BYTE);
     let _reservation = server.admission.reserve(in_work, now).ok_or_else(MatrixError::too_busy)?;
     let mut object = bucket.get(held.key.clone(), None).await?.ok_or(NotGiven::Gone)?;
     let file = whole(&mut *object.stream, object.size.min(held.size())).await?;

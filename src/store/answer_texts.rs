@@ -4,7 +4,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use super::{Store, event_id, events::shown_text, json_list};
 use crate::{
-    admission::Reservation,
+    admission::{MEMORY_FOR_A_BYTE, Reservation},
     matrix::identifiers::{EventId, RoomId},
     platform::{DatabaseError, Row, Rows, SqlValue, Statement},
 };
@@ -19,9 +19,6 @@ pub(super) const FIRST_BYTES: i64 = 1 << 20;
 /// What is read takes so much beside the answer: of two lists what is read first, and of a longer answer what is read at once.
 const FIRST_READ: usize = 2 << 20;
 const LATER_READ: usize = 10 << 20;
-
-/// What an event takes for each byte of its text while it is told: what is read of it, and what is written.
-const MEMORY_FOR_A_BYTE: usize = 6;
 
 /// The most bytes of an answer: what is more does not fit into the memory that there is.
 pub const MAX_ANSWER: usize = 48 << 20;
