@@ -33,8 +33,8 @@ pub struct SeenEvent {
     pub state_before: Option<NodeId>,
     /// The root of the state after it, where known.
     pub state_after: Option<NodeId>,
-    /// Whether it is a redaction without effect: of an event that we hold, of another server's user, and without the power.
-    /// Clients would believe it.
+    /// Whether it is a redaction without effect: of an event that we hold, and that is of another room, or of another server's user
+    /// while the sender has not the power. Clients would believe it.
     pub is_powerless: bool,
     /// Whether who sent it has been erased, so that it has no content for those who were not in the room.
     pub is_erased: bool,
@@ -120,9 +120,10 @@ macro_rules! seen_columns {
     () => {
         "e.event_id, e.json, version_of.room_version, e.redacted_by, redaction.json AS redaction_json, \
           e.state_before, e.state_after, e.event_type = 'm.room.redaction' AND EXISTS (SELECT 1 FROM redactions AS r \
-            CROSS JOIN events AS target ON target.event_id = r.redacts AND target.room_id = r.room_id \
+            CROSS JOIN events AS target ON target.event_id = r.redacts \
             WHERE r.redacts IN (e.json ->> '$.redacts', e.json ->> '$.content.redacts') AND r.redaction_id = e.event_id \
-              AND NOT r.any_sender AND substr(target.sender, instr(target.sender, ':') + 1) <> r.server) AS is_powerless, \
+              AND (target.room_id <> r.room_id OR NOT r.any_sender \
+                AND substr(target.sender, instr(target.sender, ':') + 1) <> r.server)) AS is_powerless, \
           EXISTS (SELECT 1 FROM erased_users AS x WHERE x.room_id = e.room_id AND x.user_id = e.sender) AS is_erased"
     };
 }

@@ -452,6 +452,8 @@ fn a_redaction_without_power_is_shown_to_nobody() {
         let Visited { home, alice, room, peer, bob, mut theirs, server } = visited(version);
         let world = home.world.clone();
         let hers = home.say(&alice, &room, "hers", "t1");
+        let own_room = home.room(&alice, json!({ "room_version": version }));
+        let elsewhere = home.say(&alice, &own_room, "in another room", "t2");
         theirs.advance(&hers);
         let (own, said) = theirs.say(&peer, &bob, "Bob's own");
         let before = home.sync(&alice, "");
@@ -465,8 +467,8 @@ fn a_redaction_without_power_is_shown_to_nobody() {
             theirs.advance(&redaction.0);
             redaction
         };
-        let (powerless, allowed) = (redact(&hers), redact(&own));
-        let (status, answer) = peer.send(&server, "1", &[said, powerless.1, allowed.1]);
+        let (powerless, allowed, astray) = (redact(&hers), redact(&own), redact(&elsewhere));
+        let (status, answer) = peer.send(&server, "1", &[said, powerless.1, allowed.1, astray.1]);
         assert_eq!((status, &answer["pdus"][&powerless.0]), (200, &json!({})), "{answer}");
         world.settle();
         let since = format!("since={}", before["next_batch"].as_str().unwrap());
@@ -474,7 +476,8 @@ fn a_redaction_without_power_is_shown_to_nobody() {
             let synced = home.sync(&alice, query);
             let timeline = synced["rooms"]["join"][&room]["timeline"]["events"].as_array().unwrap();
             let told = |id: &str| timeline.iter().any(|event| event["event_id"] == json!(id));
-            assert_eq!((told(&powerless.0), told(&allowed.0)), (false, true), "{version}, {query}: {synced}");
+            let all = [&powerless.0, &allowed.0, &astray.0].map(|id| told(id));
+            assert_eq!(all, [false, true, false], "{version}, {query}: {synced}");
         }
         let seen = newest(&home, &alice, &room);
         assert!(!seen.contains_key(&powerless.0) && seen.contains_key(&allowed.0), "{version}: {seen:?}");
