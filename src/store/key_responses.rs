@@ -12,7 +12,7 @@ use crate::{
     platform::{DatabaseError, Row, Statement},
 };
 
-/// How many responses are kept, each of which may be so long.
+/// How many servers' responses are kept, each of which may be so long. As many places follow for what servers published earlier.
 const SLOTS: u16 = 4_096;
 const MAX_BYTES: usize = 16 * 1024;
 
@@ -32,18 +32,29 @@ const SELECT: &str = "\
     SELECT k.server, k.response, k.valid_until_ts FROM json_each(?1) AS wanted \
     CROSS JOIN key_responses AS k ON k.slot = wanted.value ->> 0 WHERE k.server = wanted.value ->> 1";
 
+/// Keeps what is to be replaced, where it lists a key that the new response does not. ?1: its slot, ?2: the server, ?3: the IDs of the
+/// keys in the new response, ?4: the slot for what is earlier.
+const KEEP_EARLIER: &str = "\
+    INSERT INTO key_responses (slot, server, response, valid_until_ts, fetched_ts) \
+    SELECT ?4, server, response, valid_until_ts, fetched_ts FROM key_responses WHERE slot = ?1 AND server = ?2 AND EXISTS ( \
+      SELECT 1 FROM (SELECT key FROM json_each(response, '$.verify_keys') \
+        UNION ALL SELECT key FROM json_each(response, '$.old_verify_keys')) WHERE key NOT IN (SELECT value FROM json_each(?3))) \
+    ON CONFLICT (slot) DO UPDATE SET server = excluded.server, response = excluded.response, \
+      valid_until_ts = excluded.valid_until_ts, fetched_ts = excluded.fetched_ts";
+
 const KEEP: &str = "\
     INSERT INTO key_responses (slot, server, response, valid_until_ts, fetched_ts) VALUES (?1, ?2, ?3, ?4, ?5) \
     ON CONFLICT (slot) DO UPDATE SET server = excluded.server, response = excluded.response, \
       valid_until_ts = excluded.valid_until_ts, fetched_ts = excluded.fetched_ts";
 
 impl Store {
-    /// What these servers published, as far as it is kept.
+    /// What these servers published, as far as it is kept: of each the newest first.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn key_responses(&self, servers: &[&str]) -> Result<Vec<KeyResponse>, DatabaseError> {
-        let pairs = servers.iter().map(|server| json!([slot(server), server]).to_string());
+        let places = servers.iter().flat_map(|server| [(slot(server), server), (earlier_slot(server), server)]);
+        let pairs = places.map(|place| json!(place).to_string());
         let statements = json_lists(pairs).into_iter().map(|list| Statement::new(SELECT, [list.into()])).collect();
         self.batch(statements).await?.iter().flatten().map(response).collect()
     }
@@ -53,21 +64,26 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn keep_key_responses(&self, responses: &[ServerKeys]) -> Result<(), DatabaseError> {
-        let statements: Vec<Statement> = responses.iter().filter_map(keep).collect();
+        let statements: Vec<Statement> = responses.iter().flat_map(keep).collect();
         if statements.is_empty() { Ok(()) } else { self.batch(statements).await.map(drop) }
     }
 }
 
-/// Keeps one response, unless it is too long to be kept.
-pub(super) fn keep(keys: &ServerKeys) -> Option<Statement> {
-    let fetched_ts = keys.keys.first()?.1.fetched_ts;
+/// Keeps one response, unless it is too long to be kept, and what its server published before, if that has keys which this one
+/// lacks: whoever verifies an old event needs them, and asks a notary when their server does not list them any more.
+pub(super) fn keep(keys: &ServerKeys) -> Vec<Statement> {
+    let Some((_, key)) = keys.keys.first() else { return Vec::new() };
     let text = keys.object.to_text();
-    let valid_until_ts = keys.valid_until_ts.min(fetched_ts.saturating_add(MAX_VALIDITY_MS)).max(-MAX_INTEGER);
-    (text.len() <= MAX_BYTES).then(|| {
-        let server = &*keys.server_name;
-        let parameters = [slot(server).into(), server.into(), text.into(), valid_until_ts.into(), fetched_ts.into()];
-        Statement::new(KEEP, parameters)
-    })
+    if text.len() > MAX_BYTES {
+        return Vec::new();
+    }
+    let valid_until_ts = keys.valid_until_ts.min(key.fetched_ts.saturating_add(MAX_VALIDITY_MS)).max(-MAX_INTEGER);
+    let server = &*keys.server_name;
+    let listed = ["verify_keys", "old_verify_keys"].into_iter().filter_map(|name| keys.object.get(name)?.as_object());
+    let ids = super::json_list(listed.flat_map(|keys| keys.iter().map(|(id, _)| id)));
+    let earlier = [slot(server).into(), server.into(), ids.into(), earlier_slot(server).into()];
+    let parameters = [slot(server).into(), server.into(), text.into(), valid_until_ts.into(), key.fetched_ts.into()];
+    vec![Statement::new(KEEP_EARLIER, earlier), Statement::new(KEEP, parameters)]
 }
 
 fn response(row: &Row) -> Result<KeyResponse, DatabaseError> {
@@ -82,4 +98,8 @@ fn response(row: &Row) -> Result<KeyResponse, DatabaseError> {
 fn slot(server: &str) -> i64 {
     let digest = Sha256::digest(server);
     i64::from(u16::from_be_bytes([digest[0], digest[1]]) % SLOTS)
+}
+
+fn earlier_slot(server: &str) -> i64 {
+    slot(server) + i64::from(SLOTS)
 }

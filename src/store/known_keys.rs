@@ -185,7 +185,7 @@ impl Store {
         responses: &[ServerKeys],
     ) -> Result<(), DatabaseError> {
         let mut statements = put_passing(keys);
-        statements.extend(responses.iter().filter_map(key_responses::keep));
+        statements.extend(responses.iter().flat_map(key_responses::keep));
         if statements.is_empty() { Ok(()) } else { self.batch(statements).await.map(drop) }
     }
 }

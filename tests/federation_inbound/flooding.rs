@@ -29,8 +29,8 @@ fn bound(table: &str, strangers: u64) -> (u64, u64) {
         // A row each that is always there.
         "streams" | "walks" => (0, 100),
         "passing_keys" => (8 * strangers, 8 * strangers * 800),
-        // What a notary passes on.
-        "key_responses" => (strangers.min(4_096), 17_000 * strangers.min(4_096)),
+        // What a notary passes on: what a server publishes now, and what it published before.
+        "key_responses" => (2 * strangers.min(4_096), 2 * 17_000 * strangers.min(4_096)),
         "well_known" => (16_384, 16_384 * 600),
         // Eight answers of 50 PDUs, each with an ID and a sentence.
         "transactions" => (8 * strangers, 8 * strangers * 16_384),

@@ -2,7 +2,9 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::{Method, StatusCode};
+use ruma_common::CanonicalJsonValue;
 use ruma_federation_api::discovery::{get_remote_server_keys, get_remote_server_keys_batch};
+use ruma_signatures::Ed25519KeyPair;
 use serde_json::{Value, json};
 use verge::router::json_response;
 
@@ -103,6 +105,46 @@ fn keys_of_a_server_that_is_gone_are_given_as_they_were() {
     assert_eq!(names(&post(&world, &a, &body)), ["peer.example"]);
     // Without any of its own there is nothing to give.
     assert!(names(&get(&world, &a, "nobody.example")).is_empty());
+}
+
+#[test]
+fn a_key_that_its_server_no_longer_lists_is_given_beside_the_new_one() {
+    let world = World::new();
+    let a = world.server("a.example");
+    let peer = Peer::new(&world, "peer.example");
+    let publishes = |id: &str| {
+        let mut document = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+        document.extend([id.as_bytes()[0]; 32]);
+        let key = Ed25519KeyPair::from_der(&document, id.to_owned()).unwrap();
+        let (world, name) = (world.clone(), format!("ed25519:{id}"));
+        peer.answers(move |request| {
+            let keys = json!({
+                "server_name": "peer.example", "valid_until_ts": world.now_ms() + HOUR, "old_verify_keys": {},
+                "verify_keys": { name.as_str(): { "key": STANDARD_NO_PAD.encode(key.public_key()) }, "other:1": { "key": "" } },
+            });
+            let CanonicalJsonValue::Object(mut keys) = keys.try_into().unwrap() else { unreachable!() };
+            ruma_signatures::sign_json("peer.example", &key, &mut keys).unwrap();
+            let asks = request.uri().path() == "/_matrix/key/v2/server";
+            asks.then(|| json_response(StatusCode::OK, &serde_json::to_value(keys).unwrap()))
+        });
+    };
+    let lists = |criteria: Value| {
+        let (status, answer) = post(&world, &a, &json!({ "server_keys": { "peer.example": criteria } }));
+        assert_eq!(status, 200, "{answer}");
+        let of = |keys: &Value| keys["verify_keys"].as_object().unwrap().keys().next().unwrap().clone();
+        answer["server_keys"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    publishes("1");
+    assert_eq!(lists(json!({})), ["ed25519:1"]);
+    publishes("2");
+    // Whoever verifies an old event asks for the old key, until later than it was ever valid.
+    let old = || json!({ "ed25519:1": { "minimum_valid_until_ts": world.now_ms() + 2 * HOUR } });
+    for _ in 0..3 {
+        world.advance(2 * MINUTE);
+        assert_eq!(lists(old()), ["ed25519:2", "ed25519:1"]);
+    }
+    assert_eq!(lists(json!({ "ed25519:2": {} })), ["ed25519:2"]);
+    assert_eq!(a.database.rows("SELECT slot FROM key_responses").len(), 2);
 }
 
 #[test]

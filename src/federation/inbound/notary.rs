@@ -91,7 +91,7 @@ async fn answer(server: &Server, call: &Call, mut wanted: BTreeMap<ServerName, C
         objects.push(own_keys::object(server));
     }
     if !wanted.is_empty() {
-        for mut response in responses(server, call, &wanted).await?.into_values() {
+        for mut response in responses(server, call, &wanted).await? {
             server.config.signing_key.sign_object(&mut response, own_name);
             objects.push(response);
         }
@@ -100,12 +100,13 @@ async fn answer(server: &Server, call: &Call, mut wanted: BTreeMap<ServerName, C
     Ok(raw_json_response(StatusCode::OK, Object::from_iter([("server_keys", objects)]).to_text()))
 }
 
-/// What the servers published, by their names: as it is kept, where that will do or nothing newer is to be had.
+/// What the servers published: as it is kept, where that will do or nothing newer is to be had. Of a server that has published a wanted
+/// key earlier, and no longer does, both.
 async fn responses(
     server: &Server,
     call: &Call,
     wanted: &BTreeMap<ServerName, Criteria>,
-) -> Result<BTreeMap<String, Object>, MatrixError> {
+) -> Result<Vec<Object>, MatrixError> {
     let names: Vec<&str> = wanted.keys().map(ServerName::as_str).collect();
     let mut kept = server.store.key_responses(&names).await?;
     let mut lacking = lacking(wanted, &kept);
@@ -115,17 +116,38 @@ async fn responses(
     }
     let new = ask(server, call, lacking).await;
     server.store.keep_key_responses(&new).await?;
-    let mut responses: BTreeMap<String, Object> =
-        kept.into_iter().map(|response| (response.server, response.object)).collect();
-    responses.extend(new.into_iter().map(|keys| (keys.server_name.into(), keys.object)));
-    Ok(responses)
+    let new = new.into_iter().map(|keys| (String::from(keys.server_name), keys.object));
+    let mut published: BTreeMap<String, Vec<Object>> = BTreeMap::new();
+    for (server, object) in new.chain(kept.into_iter().map(|response| (response.server, response.object))) {
+        published.entry(server).or_default().push(object);
+    }
+    let told = published.into_iter().flat_map(|(name, objects)| told(objects, wanted.get(name.as_str())));
+    Ok(told.collect())
+}
+
+/// The newest of what a server published, and what has a wanted key that nothing newer has.
+fn told(published: Vec<Object>, wanted: Option<&Criteria>) -> Vec<Object> {
+    let mut told: Vec<Object> = Vec::new();
+    for object in published {
+        let is_new = |id: &str| lists(&object, id) && !told.iter().any(|newer| lists(newer, id));
+        if told.is_empty() || wanted.is_some_and(|wanted| wanted.keys().flatten().any(|id| is_new(id))) {
+            told.push(object);
+        }
+    }
+    told
+}
+
+fn lists(response: &Object, key_id: &str) -> bool {
+    ["verify_keys", "old_verify_keys"]
+        .iter()
+        .any(|keys| response.get(keys).is_some_and(|keys| keys.get(key_id).is_some()))
 }
 
 /// The servers of which what is kept does not do.
 fn lacking<'w>(wanted: &'w BTreeMap<ServerName, Criteria>, kept: &[KeyResponse]) -> Vec<&'w ServerName> {
     let does = |(name, criteria): &(&ServerName, &Criteria)| {
-        let response = kept.iter().find(|response| response.server == name.as_str());
-        response.is_some_and(|response| criteria.iter().all(|(key_id, minimum)| holds(response, key_id, *minimum)))
+        let of_it = || kept.iter().filter(|response| response.server == name.as_str());
+        criteria.iter().all(|(key_id, minimum)| of_it().any(|response| holds(response, key_id, *minimum)))
     };
     wanted.iter().filter(|server| !does(server)).map(|(name, _)| name).collect()
 }
