@@ -65,6 +65,7 @@ impl Network {
         let Passing { from, to, mut request, host } = passing;
         if self.has(Fault::Withhold) && self.dice.percent(60) {
             if self.dice.percent(50) {
+                self.tell_transaction(&from, &to, &request, "withheld");
                 return Ok(json_response(StatusCode::OK, &json!({ "pdus": {} })));
             }
             request = self.with_pdus(&from, &to, &request, |mut pdus| {
@@ -72,6 +73,7 @@ impl Network {
                 pdus
             });
         }
+        self.tell_transaction(&from, &to, &request, "given");
         Ok(host(request).await)
     }
 

@@ -204,7 +204,8 @@ impl Network {
         signing::request(from, to, request.method().as_str(), request.uri().path(), Some(&body))
     }
 
-    fn tell_transaction(&self, from: &str, to: &str, request: &Request, fate: &str) {
+    /// Tells what a transaction holds, and what becomes of it.
+    pub fn tell_transaction(&self, from: &str, to: &str, request: &Request, fate: &str) {
         let body: Value = serde_json::from_slice(request.body()).unwrap();
         let pdus = body["pdus"].as_array().unwrap();
         let pdus: Vec<String> = pdus.iter().map(describe).collect();
