@@ -15,6 +15,8 @@ use crate::{
 
 /// The most pages from the room's end to its start.
 const PAGES: usize = 100;
+/// How often users page back for what has not come yet, at most.
+const ROUNDS: usize = 4;
 
 impl Scene {
     /// What does not hold, where all stood at the event `last`.
@@ -25,6 +27,7 @@ impl Scene {
             failures.extend(self.page_back(member).err().map(|why| format!("{}: {why}", member.name)));
         }
         self.let_time_pass(HOUR_MS);
+        let before = self.known();
         for member in self.honest() {
             let name = member.name;
             match self.page_back(member) {
@@ -53,6 +56,10 @@ impl Scene {
                 failures.extend(honest.map(|made| format!("{name} has {what} {}", self.tell_of(member, made))));
             }
             failures.extend(database.wrong_member_counts().into_iter().map(|wrong| format!("{name} has {wrong}")));
+        }
+        failures.extend(self.until_all_is_known(oracle, before));
+        for member in self.honest() {
+            let name = member.name;
             // What the malicious server has withheld until now may come when all stand together: nobody else knows of it then.
             let (theirs, others): (Vec<String>, Vec<String>) = self
                 .extremities_of(member)
@@ -70,6 +77,35 @@ impl Scene {
             }
         }
         failures
+    }
+
+    /// Users page back for as long as that brings anything; `before` is what was known before they did last. What leads
+    /// to the last event and is known to no honest server comes then: the malicious server alone has it, and has let the
+    /// others see only that it exists. What fails meanwhile.
+    fn until_all_is_known(&self, oracle: &Oracle, mut before: Vec<BTreeSet<String>>) -> Vec<String> {
+        let mut failures = Vec::new();
+        for _ in 0..ROUNDS {
+            let known = self.known();
+            let is_withheld = oracle.all.iter().any(|id| known.iter().all(|of_one| !of_one.contains(id)));
+            if is_withheld {
+                self.network.confess();
+            } else if known == before {
+                break;
+            }
+            before = known;
+            for member in self.honest() {
+                failures.extend(self.page_back(member).err().map(|why| format!("{}: {why}", member.name)));
+            }
+            self.let_time_pass(HOUR_MS);
+        }
+        failures
+    }
+
+    /// The events that each honest server knows, whatever it thinks of them.
+    fn known(&self) -> Vec<BTreeSet<String>> {
+        let tables = ["events", "rejected_events", "staged_pdus"].map(|table| format!("SELECT event_id FROM {table}"));
+        let sql = tables.join(" UNION ");
+        self.honest().iter().map(|member| member.home.database.rows(&sql).concat().into_iter().collect()).collect()
     }
 
     /// All events that a user finds, paging back to the room's start.

@@ -43,7 +43,7 @@ pub enum Fault {
     Old,
     /// It answers with altered copies.
     Tamper,
-    /// It goes on when all else has healed.
+    /// It goes on when all else has healed, until nothing is lacking but what it alone has.
     Persist,
 }
 

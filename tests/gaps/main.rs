@@ -1,7 +1,8 @@
 //! Gaps as a property: three honest servers and one that is not talk in a room of 150 state events while transactions are
 //! lost, cut and doubled, users join behind the gap, servers go away and come back, and the one relays, alters, withholds, dawdles
 //! and answers with old state, empty lists and errors, and builds upon what the rules forbid (`faults.rs`). When the network has healed and the honest servers have spoken, each of them shows every honest event that it
-//! would show had nothing gone wrong, and has the state that it would have.
+//! would show had nothing gone wrong, and has the state that it would have. Where what they have said rests on an event
+//! that the malicious server has given to none of them, they cannot know that state, and find it when the event comes.
 //!
 //! Each seed is one world. `GAPS_SEED=7` repeats one and tells its story, `GAPS_SEEDS=5000` runs so many, and
 //! `GAPS_FAULTS=lose,relay` allows these faults only (see `faults.rs`). A seed gives the same world each time; threads share

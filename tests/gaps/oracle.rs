@@ -22,6 +22,8 @@ pub struct Made {
 
 /// What the oracle says.
 pub struct Oracle {
+    /// All events that lead to the last one, whoever made them.
+    pub all: BTreeSet<String>,
     /// The honest servers' events that it accepts.
     pub accepted: Vec<Made>,
     /// Those that a server may hide, as it was away.
@@ -82,11 +84,12 @@ impl Oracle {
             let sql = format!("SELECT state_key FROM events WHERE {joined} AND event_id IN ({ids})");
             home.database.rows(&sql).concat().into_iter().collect()
         });
+        let all = made.iter().map(|made| made.id.clone()).collect();
         let is_honest = |made: &Made| HONEST.iter().any(|name| made.sender.ends_with(&format!(":{name}")));
         let accepted = made.into_iter().filter(|made| is_honest(made) && shown.contains(&made.id)).collect();
         let state = home.state(&world, &RoomId::parse(&image.room).unwrap());
         world.end();
-        Ok(Self { accepted, excused, state })
+        Ok(Self { all, accepted, excused, state })
     }
 
     /// Whether the server may hide the event.

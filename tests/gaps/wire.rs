@@ -49,6 +49,8 @@ pub struct Network {
     /// Transactions that arrived, to arrive again.
     arrived: RefCell<Vec<(String, Request)>>,
     healed: Cell<bool>,
+    /// Whether the malicious server goes on when the network has healed.
+    persists: Cell<bool>,
     requests: Cell<u64>,
 }
 
@@ -65,6 +67,7 @@ impl Network {
     pub fn new(world: &World, seed: u64, faults: Faults, evil: Sqlite, story: Story) -> Rc<Self> {
         Rc::new(Self {
             world: world.clone(),
+            persists: Cell::new(faults.has(Fault::Persist)),
             faults,
             story,
             evil,
@@ -118,9 +121,15 @@ impl Network {
         self.healed.set(true);
     }
 
+    /// From now on the malicious server tells the truth.
+    pub fn confess(&self) {
+        self.story.tell(&format!("-- {EVIL} gives what it has"));
+        self.persists.set(false);
+    }
+
     /// Whether the fault is to happen now, if it is one that happens by itself.
     pub fn has(&self, fault: Fault) -> bool {
-        self.faults.has(fault) && (!self.healed.get() || self.faults.has(Fault::Persist))
+        self.faults.has(fault) && (!self.healed.get() || self.persists.get())
     }
 
     async fn pass(&self, passing: Passing) -> Outcome {
