@@ -9,9 +9,9 @@ use verge::router::{Request, json_response};
 use crate::{
     Scene,
     common::peer::event_id,
+    extremities::empower,
     missing::{answer_of, asked, claims, gives, holds, is_empty_handed, not_found, sends, takes},
     scene,
-    withdrawn::admits,
 };
 
 /// An event and its ID.
@@ -88,24 +88,42 @@ fn what_is_claimed_to_stand_before_itself_is_judged_by_what_it_cites() {
     }
 }
 
-/// Dave's join is known as part of a claimed state, and so of the current one, before it comes by itself. The room has been closed
-/// since then: whoever is in it may be so nevertheless.
+/// Bob has invited Dave, and left. That is known as part of a claimed state, and so of the current one, before the invite comes by
+/// itself: who has left may have invited somebody before.
 #[test]
 fn what_stands_in_the_current_state_is_not_forbidden_by_it() {
     for version in ["10", "12"] {
         let mut scene = scene(version);
+        empower(&mut scene);
+        let carol = scene.peer.user("carol");
+        let join = scene.becomes(&carol, "join");
+        takes(&scene.peer, &scene, "0", &join);
+        // The place of the invite is not known before this has come.
+        let before = scene.theirs.say(&scene.peer, &carol, "before it");
+        // Of what differs between two states, what came later counts.
+        scene.world.advance(1);
         let dave = scene.peer.user("dave");
-        let join = scene.becomes(&dave, "join");
-        admits(&mut scene, "invite");
+        let fields = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "invite" } });
+        let mut invite = scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields);
+        let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+        invite["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        let invite = scene.peer.sign(version, invite);
+        scene.theirs.state.insert(("m.room.member".to_owned(), dave.clone()), invite.1.clone());
+        scene.theirs.advance(&invite.0);
+        scene.world.advance(1);
+        let leave = scene.becomes(&scene.bob.clone(), "leave");
         let state = scene.theirs.state.values().map(|event| event_id(version, event)).collect();
-        let said = scene.say(3);
-        claims(&scene.peer, &[&said[1], &join], state);
+        let said = ["one", "two", "three"].map(|text| scene.theirs.say(&scene.peer, &carol, text));
+        claims(&scene.peer, &[&said[1], &invite, &leave], state);
         takes(&scene.peer, &scene, "1", &said[2]);
         scene.world.settle();
-        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
-        takes(&scene.peer, &scene, "2", &join);
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("invite"));
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &scene.bob).as_deref(), Some("leave"));
+        assert!(!scene.a.shows(&invite.0));
+        takes(&scene.peer, &scene, "2", &before);
+        takes(&scene.peer, &scene, "3", &invite);
         scene.world.settle();
-        scene.is_shown(&[join]);
+        scene.is_shown(&[before, invite]);
     }
 }
 

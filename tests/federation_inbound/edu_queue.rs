@@ -147,7 +147,8 @@ fn they_survive_an_outage_and_the_same_transaction_is_repeated() {
     assert!((5..40).contains(&tries), "{tries}");
     assert!(line.sent.borrow().iter().all(|(id, _, edus, _)| *id == line.sent.borrow()[0].0 && edus.len() == 1));
     line.status.set(200);
-    line.minutes(61);
+    // The longest pause, an hour and a quarter at most, and a minute for the trigger to come.
+    line.minutes(76);
     assert_eq!(line.taken(), (0..150).collect::<Vec<_>>());
     assert_eq!(line.waiting(), "0");
     line.assert_one_content_for_each_id();
