@@ -19,7 +19,7 @@ use crate::{
     server::Server,
     store::{
         positions::TimelinePos,
-        relations::{MAX_DEPTH, RelationsRead, ThreadRoot, ThreadsRead},
+        relations::{MAX_DEPTH, Related, RelationsRead, ThreadRoot, ThreadsRead},
         snapshots::{StateFound, StateReads},
         timeline::TimelineEvent,
     },
@@ -62,9 +62,10 @@ pub(super) async fn relations(server: &Server, call: &Call) -> Handled {
         deep: deep == Some(true),
         reader: session.reader(),
     };
-    let mut events = server.store.related(&read).await?;
-    let is_last = events.len() as i64 <= limit;
+    let Related { mut events, looked_to } = server.store.related(&read).await?;
+    let is_full = events.len() as i64 > limit;
     events.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    let last = if is_full { events.last().map(|event| event.pos) } else { looked_to };
     let mut reads = StateReads::default();
     reader.wants(std::slice::from_ref(&placed), &mut reads);
     let page = Page { server, session: &session, reader: &reader };
@@ -73,8 +74,8 @@ pub(super) async fn relations(server: &Server, call: &Call) -> Handled {
         return Err(visibility::no_such_event());
     }
     let mut answer = Object::from_iter([("chunk", Value::Array(chunk))]);
-    if let Some(last) = events.last().filter(|_| !is_last) {
-        let end = if backwards { last.pos.before() } else { last.pos };
+    if let Some(last) = last {
+        let end = if backwards { last.before() } else { last };
         answer.insert("next_batch", Token::at(end).to_string());
     }
     if let Some(from) = from {

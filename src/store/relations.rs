@@ -2,7 +2,7 @@
 //!
 //! The index has a row for each event in the timeline that relates to another one, and none for others. Rows come and go in the
 //! batch that gives an event its place, redacts it or takes it out of the timeline. What is read of it is bounded by the limit of the
-//! page, times the types of relations that the room knows; of what relates indirectly, by [`MAX_WALK`].
+//! page, times the types of relations that the room knows; of what relates indirectly, by [`MAX_WALK`] and [`MAX_LOOK`].
 
 use serde_json::json;
 
@@ -20,10 +20,12 @@ use crate::{
     platform::{DatabaseError, Row, SqlValue, Statement},
 };
 
-/// How far relations of relations are followed: `descendants` has so many levels.
+/// How far relations of relations are followed: `walk` and `look` have so many levels.
 pub const MAX_DEPTH: i64 = 3;
-/// How many events are looked at for a page of what relates indirectly, those that relate directly before others.
-const MAX_WALK: i64 = 5_000;
+/// Where fewer events relate to one, on each level, all of them are looked at for each page.
+const MAX_WALK: i64 = 2_500;
+/// Where there are more: of how many events of the timeline it is looked at for a page whether they are among them.
+const MAX_LOOK: i64 = 1_500;
 
 /// The ignored users of ?`user`, who never are among them.
 macro_rules! ignored {
@@ -62,7 +64,7 @@ macro_rules! kinds {
              ORDER BY k.rel_type LIMIT 1) \
            UNION ALL SELECT (SELECT k.rel_type FROM relations AS k WHERE k.room_id = ?1 AND k.rel_type > named.rel_type \
              ORDER BY k.rel_type LIMIT 1) FROM named WHERE named.rel_type IS NOT NULL LIMIT 1000 ), \
-         kind(rel_type) AS ( SELECT ?3 WHERE ?3 IS NOT NULL UNION SELECT value FROM \
+         kind(rel_type) AS MATERIALIZED ( SELECT ?3 WHERE ?3 IS NOT NULL UNION SELECT value FROM \
              json_each('[\"m.annotation\",\"m.reference\",\"m.replace\",\"m.thread\"]') WHERE ?3 IS NULL \
            UNION SELECT rel_type FROM named WHERE rel_type IS NOT NULL )"
     };
@@ -70,89 +72,36 @@ macro_rules! kinds {
 
 /// The events of `found`. ?8 user, ?9 device.
 macro_rules! events_of_found {
-    ($order:literal) => {
+    () => {
         concat!(
             " SELECT ",
             seen_columns!(),
-            ", found.pos, txn.txn_id FROM found CROSS JOIN events AS e ON e.event_nid = found.event_nid ",
+            ", found.pos AS place, txn.txn_id FROM found CROSS JOIN events AS e ON e.event_nid = found.event_nid ",
             seen_joins!(),
-            "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?8 AND txn.device_id = ?9 \
-             ORDER BY found.pos ",
-            $order
+            "LEFT JOIN client_transactions AS txn ON txn.event_id = e.event_id AND txn.user_id = ?8 AND txn.device_id = ?9"
         )
     };
 }
 
-/// Whether `relations AS r` are of a type, of a parent, and of positions after ?5 up to ?6 and with it, of those that count ($counted) the
-/// first so many and one. There is one bound at either end, as of two the planner takes the one, and asks for each row whether it
-/// is within the other.
-macro_rules! within_share {
-    ($kind:literal, $parent:literal, $counted:literal, $order:literal, $within:literal, $end:literal, $of_a_kind:literal) => {
+/// Whether these relations count. ?3: the type of relations, ?4: that of events, each NULL for all. Not what users have sent whom
+/// the reader ignores.
+macro_rules! counts {
+    ($relation:literal) => {
         concat!(
-            "r.room_id = ?1 AND r.rel_type = ",
-            $kind,
-            " AND r.parent = ",
-            $parent,
-            " AND r.pos ",
-            $within,
-            " COALESCE((SELECT x.pos FROM relations AS x WHERE x.room_id = ?1 AND x.rel_type = ",
-            $kind,
-            " AND x.parent = ",
-            $parent,
-            " AND x.pos > ?5 AND x.pos <= ?6",
-            $counted,
-            " ORDER BY x.pos ",
-            $order,
-            " LIMIT 1 OFFSET ",
-            $of_a_kind,
-            "), ",
-            $end,
-            ")"
+            "(?3 IS NULL OR ",
+            $relation,
+            ".rel_type = ?3) AND (?4 IS NULL OR ",
+            $relation,
+            ".event_type = ?4) AND ",
+            $relation,
+            ".sender NOT IN (SELECT user_id FROM ignored)"
         )
     };
 }
 
-/// The places and events that relate to the event ?2 of the room ?1. ?3: the type of relations, ?4: that of events, each NULL for
-/// all. Of positions after ?5 up to ?6 and with it. Not what users have sent whom the reader ignores. Of each type of relations not
-/// more is read than so many.
-macro_rules! related {
-    ($order:literal, $within:literal, $end:literal, $of_a_kind:literal, $limit:literal) => {
-        concat!(
-            "SELECT r.pos, r.event_nid FROM kind CROSS JOIN relations AS r ON ",
-            within_share!(
-                "kind.rel_type",
-                "?2",
-                " AND (?4 IS NULL OR x.event_type = ?4) AND x.sender NOT IN (SELECT user_id FROM ignored)",
-                $order,
-                $within,
-                $end,
-                $of_a_kind
-            ),
-            " WHERE (?4 IS NULL OR r.event_type = ?4) AND r.sender NOT IN (SELECT user_id FROM ignored) ORDER BY r.pos ",
-            $order,
-            " LIMIT ",
-            $limit
-        )
-    };
-}
-
-/// What relates to the events of $above; of $left rows that are read, those that count. Of the children that an event has of one
-/// type of relations, those nearest to the page.
-macro_rules! related_to_these {
-    ($above:literal, $left:literal, $order:literal, $within:literal, $end:literal) => {
-        concat!(
-            "SELECT pos, event_nid FROM (SELECT r.pos, r.event_nid, r.event_type, r.sender FROM ",
-            $above,
-            " AS above CROSS JOIN events AS e ON e.event_nid = above.event_nid CROSS JOIN usual CROSS JOIN relations AS r ON ",
-            within_share!("usual.rel_type", "e.event_id", "", $order, $within, $end, "(SELECT size FROM share)"),
-            " LIMIT ",
-            $left,
-            ") WHERE (?4 IS NULL OR event_type = ?4) AND sender NOT IN (SELECT user_id FROM ignored)"
-        )
-    };
-}
-
-/// A page of what relates to an event: see [`related`]. ?7 at most.
+/// A page of what relates to the event ?2 of the room ?1, of positions after ?5 up to ?6 and with it; ?7 at most. Of each type of
+/// relations not more is read than that. There is one bound at either end, as of two the planner takes the one, and asks for
+/// each row whether it is within the other.
 macro_rules! children {
     ($order:literal, $within:literal, $end:literal) => {
         concat!(
@@ -160,52 +109,151 @@ macro_rules! children {
             ignored!("?8"),
             ", ",
             kinds!(),
-            ", found(pos, event_nid) AS ( ",
-            related!($order, $within, $end, "?7", "?7"),
-            " )",
-            events_of_found!($order)
+            ", found(pos, event_nid) AS ( \
+               SELECT r.pos, r.event_nid FROM kind CROSS JOIN relations AS r \
+                 ON r.room_id = ?1 AND r.rel_type = kind.rel_type AND r.parent = ?2 AND r.pos ",
+            $within,
+            " COALESCE((SELECT x.pos FROM relations AS x WHERE x.room_id = ?1 AND x.rel_type = kind.rel_type AND x.parent = ?2 \
+               AND x.pos > ?5 AND x.pos <= ?6 AND ",
+            counts!("x"),
+            " ORDER BY x.pos ",
+            $order,
+            " LIMIT 1 OFFSET ?7), ",
+            $end,
+            ") WHERE ",
+            counts!("r"),
+            " ORDER BY r.pos ",
+            $order,
+            " LIMIT ?7 )",
+            events_of_found!(),
+            " ORDER BY place ",
+            $order
         )
     };
 }
 
-/// As [`children`], and what relates to that, [`MAX_DEPTH`] levels deep. ?10: how many events are looked at. `share`: how many of
-/// them for one parent and one type of relations. `usual`: the types by which more than the first level is looked for.
-macro_rules! descendants {
-    ($order:literal, $within:literal, $end:literal) => {
+/// What relates to the events of $above that count; ?10 rows at most.
+macro_rules! related_to_these {
+    ($above:literal) => {
+        concat!(
+            "SELECT above.level + 1, r.pos, r.event_nid, ",
+            counts!("r"),
+            " FROM ",
+            $above,
+            " AS above CROSS JOIN events AS e ON e.event_nid = above.event_nid CROSS JOIN usual CROSS JOIN relations AS r \
+               ON r.room_id = ?1 AND r.rel_type = usual.rel_type AND r.parent = e.event_id WHERE above.counts LIMIT ?10"
+        )
+    };
+}
+
+/// A row of no event, which says that not all was looked for, or up to where.
+macro_rules! no_event {
+    ($pos:literal, $where:literal) => {
+        concat!(" UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, ", $pos, ", NULL ", $where)
+    };
+}
+
+/// As [`children`], and what relates to that, [`MAX_DEPTH`] levels deep: all of it, wherever it stands, as an event of the page may
+/// relate through one of another page. `usual`: the types by which more than the first level is looked for. Where a level has ?10
+/// events or more, there is a row of no event and nothing else; no level is read where the first one has.
+macro_rules! walk {
+    ($order:literal) => {
         concat!(
             "WITH RECURSIVE ",
             ignored!("?8"),
             ", ",
             kinds!(),
-            ", share(size) AS ( SELECT MAX(?7, CAST(?10 / count(*) AS INTEGER)) FROM kind ), \
-             usual(rel_type) AS ( SELECT rel_type FROM kind \
+            ", usual(rel_type) AS MATERIALIZED ( SELECT rel_type FROM kind \
                ORDER BY rel_type NOT IN ('m.annotation', 'm.reference', 'm.replace', 'm.thread'), rel_type LIMIT 20 ), \
-             level1(pos, event_nid) AS ( ",
-            related!($order, $within, $end, "(SELECT size FROM share)", "?10"),
-            " ), level2(pos, event_nid) AS ( ",
-            related_to_these!("level1", "?10 - (SELECT count(*) FROM level1)", $order, $within, $end),
-            " ), level3(pos, event_nid) AS ( ",
-            related_to_these!(
-                "level2",
-                "?10 - (SELECT count(*) FROM level1) - (SELECT count(*) FROM level2)",
-                $order,
-                $within,
-                $end
-            ),
-            " ), found(pos, event_nid) AS ( \
-               SELECT pos, event_nid FROM (SELECT * FROM level1 UNION ALL SELECT * FROM level2 UNION ALL SELECT * FROM level3) \
+             direct(size) AS MATERIALIZED ( SELECT count(*) FROM (SELECT 1 FROM kind CROSS JOIN relations AS r \
+               ON r.room_id = ?1 AND r.rel_type = kind.rel_type AND r.parent = ?2 LIMIT ?10) ), \
+             level1(level, pos, event_nid, counts) AS MATERIALIZED ( SELECT 1, r.pos, r.event_nid, ",
+            counts!("r"),
+            " FROM direct CROSS JOIN kind CROSS JOIN relations AS r \
+               ON r.room_id = ?1 AND r.rel_type = kind.rel_type AND r.parent = ?2 WHERE direct.size < ?10 ), \
+             level2(level, pos, event_nid, counts) AS MATERIALIZED ( ",
+            related_to_these!("level1"),
+            " ), level3(level, pos, event_nid, counts) AS MATERIALIZED ( ",
+            related_to_these!("level2"),
+            " ), walked(level, pos, event_nid, counts) AS MATERIALIZED ( \
+               SELECT * FROM level1 UNION ALL SELECT * FROM level2 UNION ALL SELECT * FROM level3 ), \
+             whole(is_whole) AS MATERIALIZED ( SELECT (SELECT size FROM direct) < ?10 \
+               AND NOT EXISTS (SELECT 1 FROM walked GROUP BY level HAVING count(*) >= ?10) ), \
+             found(pos, event_nid) AS ( \
+               SELECT pos, event_nid FROM whole CROSS JOIN walked WHERE is_whole AND counts AND pos > ?5 AND pos <= ?6 \
                GROUP BY pos ORDER BY pos ",
             $order,
             " LIMIT ?7 )",
-            events_of_found!($order)
+            events_of_found!(),
+            no_event!("NULL", "FROM whole WHERE NOT is_whole"),
+            " ORDER BY place ",
+            $order
+        )
+    };
+}
+
+/// What the event in $event relates to, as $relation.
+macro_rules! relation_of {
+    ($relation:literal, $event:literal) => {
+        concat!(
+            $relation,
+            ".room_id = ?1 AND ",
+            $relation,
+            ".rel_type = ",
+            $event,
+            ".json ->> '$.content.\"m.relates_to\".rel_type' AND ",
+            $relation,
+            ".parent = ",
+            $event,
+            ".json ->> '$.content.\"m.relates_to\".event_id' AND ",
+            $relation,
+            ".pos = ",
+            $event,
+            ".pos AND ",
+            counts!($relation)
+        )
+    };
+}
+
+/// As [`walk`], the other way round: of each of the next ?10 events of the timeline it is asked whether it relates to the event.
+/// Where there may be more behind them, a row of no event has the position of the last one.
+macro_rules! look {
+    ($order:literal, $within:literal, $end:literal) => {
+        concat!(
+            "WITH ",
+            ignored!("?8"),
+            ", last(pos) AS MATERIALIZED ( SELECT x.pos FROM timeline AS x WHERE x.room_id = ?1 AND x.pos > ?5 AND x.pos <= ?6 \
+               ORDER BY x.pos ",
+            $order,
+            " LIMIT 1 OFFSET ?10 - 1 ), found(pos, event_nid) AS ( \
+               SELECT t.pos, t.event_nid FROM timeline AS t CROSS JOIN events AS one ON one.event_nid = t.event_nid \
+                 CROSS JOIN relations AS r ON ",
+            relation_of!("r", "one"),
+            " LEFT JOIN events AS two ON r.parent <> ?2 AND two.event_id = r.parent LEFT JOIN relations AS s ON ",
+            relation_of!("s", "two"),
+            " LEFT JOIN events AS three ON s.parent <> ?2 AND three.event_id = s.parent LEFT JOIN relations AS u ON ",
+            relation_of!("u", "three"),
+            " WHERE t.room_id = ?1 AND t.pos ",
+            $within,
+            " COALESCE((SELECT pos FROM last), ",
+            $end,
+            ") AND ?2 IN (r.parent, s.parent, u.parent) ORDER BY t.pos ",
+            $order,
+            " LIMIT ?7 )",
+            events_of_found!(),
+            no_event!("pos", "FROM last"),
+            " ORDER BY place ",
+            $order
         )
     };
 }
 
 const OLDER: &str = children!("DESC", "<= ?6 AND r.pos >=", "?5 + 1");
 const NEWER: &str = children!("ASC", "> ?5 AND r.pos <=", "?6");
-const OLDER_DEEP: &str = descendants!("DESC", "<= ?6 AND r.pos >=", "?5 + 1");
-const NEWER_DEEP: &str = descendants!("ASC", "> ?5 AND r.pos <=", "?6");
+const OLDER_DEEP: &str = walk!("DESC");
+const NEWER_DEEP: &str = walk!("ASC");
+const OLDER_OF_MANY: &str = look!("DESC", "<= ?6 AND t.pos >=", "?5 + 1");
+const NEWER_OF_MANY: &str = look!("ASC", "> ?5 AND t.pos <=", "?6");
 
 /// The threads of the room ?1, those with the newest event first: their roots. ?2: the user, ?3: the last
 /// position that counts, ?4: that up to which a thread's newest event is, ?5: whether only threads are wanted that the user takes
@@ -292,6 +340,28 @@ pub struct RelationsRead<'a> {
     pub reader: (&'a str, &'a str),
 }
 
+/// Events that relate to one.
+#[derive(Debug, Clone, Default)]
+pub struct Related {
+    /// In the order that was asked for.
+    pub events: Vec<TimelineEvent>,
+    /// Where no more was looked for: there may be more behind this position.
+    pub looked_to: Option<TimelinePos>,
+}
+
+impl Related {
+    fn of_rows(rows: &[Row]) -> Result<Self, DatabaseError> {
+        let mut related = Self::default();
+        for row in rows {
+            match row.optional_text(0)? {
+                Some(_) => related.events.push(TimelineEvent::of_row(row)?),
+                None => related.looked_to = TimelinePos::read_optional(row, SeenEvent::COLUMNS)?,
+            }
+        }
+        Ok(related)
+    }
+}
+
 /// Which threads of a room to read.
 #[derive(Debug, Clone, Copy)]
 pub struct ThreadsRead<'a> {
@@ -325,9 +395,9 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn related(&self, read: &RelationsRead<'_>) -> Result<Vec<TimelineEvent>, DatabaseError> {
+    pub async fn related(&self, read: &RelationsRead<'_>) -> Result<Related, DatabaseError> {
         let (user_id, device_id) = read.reader;
-        let mut parameters: Vec<SqlValue> = vec![
+        let parameters: [SqlValue; 9] = [
             read.room_id.as_str().into(),
             read.parent.as_str().into(),
             read.rel_type.into(),
@@ -338,16 +408,19 @@ impl Store {
             user_id.into(),
             device_id.into(),
         ];
-        if read.deep {
-            parameters.push(MAX_WALK.into());
+        if !read.deep {
+            let sql = if read.backwards { OLDER } else { NEWER };
+            return Related::of_rows(&self.query(Statement::new(sql, parameters)).await?);
         }
-        let sql = match (read.backwards, read.deep) {
-            (true, false) => OLDER,
-            (false, false) => NEWER,
-            (true, true) => OLDER_DEEP,
-            (false, true) => NEWER_DEEP,
-        };
-        self.query(Statement::new(sql, parameters)).await?.iter().map(TimelineEvent::of_row).collect()
+        let bounded = |bound: i64| -> Vec<SqlValue> { parameters.iter().cloned().chain([bound.into()]).collect() };
+        let sql = if read.backwards { OLDER_DEEP } else { NEWER_DEEP };
+        let rows = self.query(Statement::new(sql, bounded(MAX_WALK))).await?;
+        match rows.first() {
+            Some(row) if row.optional_text(0)?.is_none() => {}
+            _ => return Related::of_rows(&rows),
+        }
+        let sql = if read.backwards { OLDER_OF_MANY } else { NEWER_OF_MANY };
+        Related::of_rows(&self.query(Statement::new(sql, bounded(MAX_LOOK))).await?)
     }
 
     /// A page of the threads of a room whose roots are in its timeline.

@@ -37,6 +37,7 @@ mod profiles;
 mod published;
 mod push_rules;
 mod receipts;
+mod recursing;
 mod refreshing;
 mod relating;
 mod remote_media;

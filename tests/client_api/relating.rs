@@ -1,7 +1,5 @@
 //! What relates to an event: the pages of it, and what is told of it with the event.
 
-use std::ops::RangeInclusive;
-
 use ruma_events::AnySyncTimelineEvent;
 use serde_json::{Value, json};
 
@@ -138,66 +136,6 @@ fn relations_are_paged_by_type_in_both_directions() {
     );
     for event in all["chunk"].as_array().unwrap() {
         serde_json::from_value::<ruma_events::AnyTimelineEvent>(event.clone()).unwrap();
-    }
-}
-
-#[test]
-fn what_relates_indirectly_is_found_three_levels_deep() {
-    let room = Room::new();
-    let parent = room.says(&room.alice, "parent");
-    let mut chain = vec![parent.clone()];
-    for n in 0..5 {
-        chain.push(room.related(&room.bob, &format!("r{n}"), if n == 1 { "org.other" } else { "org.x" }, &chain[n]));
-    }
-    let get = |rest: &str| room.relations(&room.alice, &format!("{}{rest}", quote(&parent))).1;
-    let deep = get("?recurse=true");
-    assert_eq!(deep["recursion_depth"], 3);
-    assert_eq!(ids(&deep["chunk"]), [chain[3].clone(), chain[2].clone(), chain[1].clone()]);
-    assert_eq!(ids(&get("?recurse=true&dir=f&limit=2")["chunk"]), [chain[1].clone(), chain[2].clone()]);
-    assert_eq!(ids(&get("?recurse=false")["chunk"]), [chain[1].clone()]);
-    // What relates through another type of relation is not of this one.
-    assert_eq!(ids(&get("/org.x?recurse=true")["chunk"]), [chain[1].clone()]);
-    // A flood beside it costs a bounded walk, and pages go on.
-    let flood: Vec<String> = (0..30).map(|n| room.related(&room.bob, &format!("f{n}"), "m.thread", &parent)).collect();
-    let (mut found, mut from) = (Vec::new(), String::new());
-    loop {
-        let page = get(&format!("?recurse=true&limit=7{from}"));
-        found.extend(ids(&page["chunk"]));
-        let Some(next) = page["next_batch"].as_str() else { break };
-        from = format!("&from={next}");
-    }
-    assert_eq!(found.len(), 33);
-    assert_eq!(found[..30], flood.iter().rev().cloned().collect::<Vec<_>>()[..]);
-}
-
-/// Members choose how many events they send, and what types of relations.
-#[test]
-fn what_relates_indirectly_costs_no_more_in_a_flood() {
-    let room = Room::new();
-    let [parent, crowd, flooded] = [0; 3].map(|_| room.says(&room.alice, "parent"));
-    let reply = room.related(&room.bob, "reply", "m.thread", &crowd);
-    let reaction = room.reacts(&room.bob, "+1", &reply).1["event_id"].as_str().unwrap().to_owned();
-    let first = room.related(&room.bob, "first", "m.thread", &flooded);
-    let asked = |to: &str, rest: &str| {
-        let before = room.home.database.steps.get();
-        let (status, answer) = room.relations(&room.alice, &format!("{}?limit=2{rest}", quote(to)));
-        assert_eq!(status, 200, "{answer}");
-        let steps = room.home.database.steps.get() - before;
-        assert!(steps < 300_000, "{steps}");
-        ids(&answer["chunk"])
-    };
-    // None of these types comes before those of the specification.
-    room.flood(1..=1_000, "'a.' || n", "$elsewhere");
-    room.flood(1_001..=6_000, "'m.thread'", &crowd);
-    room.flood(6_001..=36_000, "'m.annotation'", &flooded);
-    for dir in ["b", "f"] {
-        let page = |newest: [&str; 2], n: usize| {
-            if dir == "b" { newest.map(str::to_owned) } else { [n, n - 1].map(|n| format!("${n}")) }
-        };
-        assert_eq!(asked(&crowd, &format!("&recurse=true&dir={dir}")), page([&reaction, &reply], 6_000));
-        assert_eq!(asked(&flooded, &format!("&recurse=true&dir={dir}")), page([&first, "$6001"], 36_000));
-        assert_eq!(asked(&flooded, &format!("&dir={dir}")), page([&first, "$6001"], 36_000));
-        assert_eq!(asked(&parent, &format!("&recurse=true&dir={dir}")), [""; 0]);
     }
 }
 
@@ -500,24 +438,6 @@ fn the_index_is_made_of_what_is_there() {
 }
 
 impl Room {
-    /// Events $n, each older than the one before, that relate to one in a way that is said in SQL.
-    fn flood(&self, n: RangeInclusive<usize>, rel_type: &str, parent: &str) {
-        let (from, to) = n.into_inner();
-        let each = format!("WITH RECURSIVE each(n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM each WHERE n < {to})");
-        let of_a_message =
-            "FROM each CROSS JOIN (SELECT * FROM events WHERE event_type = 'm.room.message' LIMIT 1) AS e";
-        self.home.database.rows(&format!(
-            "INSERT INTO events (event_nid, event_id, room_id, event_type, sender, depth, origin_server_ts, json, outlier, \
-               state_before, state_after, pos) \
-             {each} SELECT 1000000 + n, '$' || n, e.room_id, e.event_type, e.sender, e.depth, e.origin_server_ts, e.json, 0, \
-               e.state_before, e.state_after, -n {of_a_message}"
-        ));
-        self.home.database.rows(&format!(
-            "INSERT INTO relations (room_id, rel_type, parent, pos, event_nid, event_type, sender) \
-             {each} SELECT e.room_id, {rel_type}, '{parent}', -n, 1000000 + n, e.event_type, e.sender {of_a_message}"
-        ));
-    }
-
     fn replies_of_all_kinds(&self, parent: &str) {
         for kind in ["m.thread", "m.reference", "org.\"x\""] {
             self.related(&self.bob, "x", kind, parent);
