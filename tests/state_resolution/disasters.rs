@@ -269,6 +269,38 @@ fn promotion_under_levels_of_the_past() {
     }
 }
 
+/// Bob leaves under the second power levels, and comes back where third ones, which have forked from the first, have taken their
+/// place; elsewhere fourth ones go on from the second. His join cites his leave and is newer, and yet loses against it: memberships
+/// are in the order of the power levels that they cite. Where he comes back under the fourth ones nothing is lost. Algorithm 1 takes
+/// the deepest of memberships.
+#[test]
+fn a_return_that_loses_against_the_leave_before_it() {
+    for version in versions(1..=12) {
+        let mut room = Scene::new(version);
+        let mut state = room.create(&[(BOB, 50), (CAROL, 50)]);
+        room.join_rules("public", &mut state, "public");
+        room.join("bob", &mut state, BOB);
+        room.join("carol", &mut state, CAROL);
+        let mut other = state.clone();
+        room.power_levels("second", &mut state, BOB, &[(BOB, 50), (CAROL, 50), (EVE, 10)]);
+        room.power_levels("third", &mut other, ALICE, &[(BOB, 50), (CAROL, 50), (EVE, 20)]);
+        room.member("bob leaves", &mut state, BOB, BOB, "leave");
+        other.insert(member(BOB), state[&member(BOB)]);
+        room.power_levels("fourth", &mut state, CAROL, &[(BOB, 50), (CAROL, 50), (EVE, 30)]);
+        let (mut agreed, levels) = (state.clone(), key("m.room.power_levels"));
+        room.join("bob returns", &mut other, BOB);
+        room.join("bob returns under the fourth", &mut agreed, BOB);
+        let last = match version.state_resolution {
+            StateResolution::V1 => "bob returns",
+            StateResolution::V2 | StateResolution::V2_1 => "bob leaves",
+        };
+        room.resolves(&[&state, &other], &[(levels.clone(), Some("fourth")), (member(BOB), Some(last))]);
+        agreed.insert(levels.clone(), other[&levels]);
+        let expected = [(levels, Some("fourth")), (member(BOB), Some("bob returns under the fourth"))];
+        room.resolves(&[&state, &agreed], &expected);
+    }
+}
+
 /// From version 12 on nobody gains power over a creator, whatever a state claims, and an additional creator is one.
 #[test]
 fn usurpation_of_creators() {
