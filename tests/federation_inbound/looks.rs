@@ -57,6 +57,8 @@ fn a_flood_in_one_room_does_not_hold_up_another() {
     let said = scene.say(400);
     holds(&scene.peer, &said);
     let steps = || scene.a.database.steps.get();
+    let of_bob = format!("SELECT count(*) FROM events WHERE sender = '{}'", scene.bob);
+    let filled = || scene.a.database.rows(&of_bob)[0][0].parse::<usize>().unwrap();
     let speak = async || {
         let content = object(json!({ "msgtype": "m.text", "body": "hello" }));
         scene.a.rooms.send(&quiet, &scene.alice, Draft::message("m.room.message", content)).await.unwrap();
@@ -95,22 +97,24 @@ fn a_flood_in_one_room_does_not_hold_up_another() {
         }
     }));
     let speaking = async {
-        let (mut most_steps, mut most_done) = (0, 0);
+        let (mut most_steps, mut most_done, mut most_filled) = (0, 0, 0);
         for _ in 0..TRANSACTIONS {
-            let before = (steps(), done.get());
+            let before = (steps(), done.get(), filled());
             // It stands behind what has come before it.
             world.pause().await;
             speak().await;
             most_steps = most_steps.max(steps() - before.0);
             most_done = most_done.max(done.get() - before.1);
+            most_filled = most_filled.max(filled() - before.2);
         }
-        (most_steps, most_done)
+        (most_steps, most_done, most_filled)
     };
-    let (_, (most_steps, most_done)) = world.run(join(flooding, speaking));
+    let (_, (most_steps, most_done, most_filled)) = world.run(join(flooding, speaking));
     assert!(most_done <= 4, "{most_done} transactions");
-    // Of the gap, a slice is as much as a transaction.
+    // Of the gap, a slice is as much as two transactions; all of it is as much as eight.
+    assert!(most_filled <= 100, "{most_filled} events of the gap");
     assert!(
-        most_steps <= spoken + 6 * sent,
+        most_steps <= spoken + 8 * sent,
         "{most_steps} steps, where alone it takes {spoken}, and a transaction {sent}"
     );
     world.settle();
