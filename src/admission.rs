@@ -25,13 +25,19 @@ const MOST_OF_ORIGIN: usize = IN_WORK_BYTES / 2;
 const MOST_OF_NETWORK: usize = IN_WORK_BYTES / 3;
 /// How much of it answers may take together, those given and those read, so that bodies have room beside them: one may take all.
 const MOST_OF_ANSWERS: usize = IN_WORK_BYTES / 4 * 3;
+/// A file of no more takes little: most images do, and many are asked for at once.
+pub const LITTLE_FILE: usize = 128 * 1024;
+/// How much of it parts of files may take together, and the little ones beside them: what the longest answer leaves, however slowly
+/// files come.
+const MOST_OF_PARTS: usize = IN_WORK_BYTES / 16 * 3;
+const MOST_OF_LITTLE: usize = IN_WORK_BYTES / 16;
 /// For so long, in milliseconds, a request is believed to be in work. One that the platform has cut off does not say so.
 const LONGEST_WORK_MS: i64 = 5 * 60 * 1_000;
 /// For so long, in milliseconds, a body may be read.
 pub const READ_MS: u32 = 30_000;
 /// For so long, in milliseconds, it is believed to be read: a little longer, so that it counts all that time.
 const LONGEST_READ_MS: i64 = READ_MS as i64 + 5_000;
-/// The same of the work on an answer that is made, or read, since it last took more.
+/// The same of the work on an answer that is made, or read, and on media, since it last took more.
 const LONGEST_ANSWER_MS: i64 = 60 * 1_000;
 /// Where the platform says that requests of others' Workers come from.
 const ADDRESS_OF_WORKERS: &str = "2a06:98c0:3600::103";
@@ -144,13 +150,17 @@ enum Work {
     Body,
     /// On an answer, ours or another server's.
     Answer,
+    /// On a part of a file, on its way into the store.
+    Part,
+    /// On a little one.
+    LittlePart,
 }
 
 impl Work {
     fn longest_ms(self) -> i64 {
         match self {
             Self::Body => LONGEST_WORK_MS,
-            Self::Answer => LONGEST_ANSWER_MS,
+            Self::Answer | Self::Part | Self::LittlePart => LONGEST_ANSWER_MS,
         }
     }
 }
@@ -185,6 +195,13 @@ impl Admission {
     /// Makes room for an answer of so many bytes of memory at `now`; `None` where too much is in work.
     pub fn reserve_memory(&self, bytes: usize, now: i64) -> Option<Reservation> {
         let terms = Terms { work: Work::Answer, whose: Whose::default() };
+        self.take_room(bytes, terms, now + LONGEST_ANSWER_MS, now)
+    }
+
+    /// Makes room for so many bytes of a file that is on its way at `now`; `None` where too much is in work.
+    pub fn reserve_for_part(&self, bytes: usize, now: i64) -> Option<Reservation> {
+        let work = if bytes <= LITTLE_FILE { Work::LittlePart } else { Work::Part };
+        let terms = Terms { work, whose: Whose::default() };
         self.take_room(bytes, terms, now + LONGEST_ANSWER_MS, now)
     }
 
@@ -285,7 +302,12 @@ impl Terms {
             others == 0 || others.saturating_add(bytes) <= most
         };
         fits(IN_WORK_BYTES, &|_| true)
-            && (*work == Work::Body || fits(MOST_OF_ANSWERS, &|other| other.work == Work::Answer))
+            && match work {
+                Work::Body => true,
+                Work::Answer => fits(MOST_OF_ANSWERS, &|other| other.work == Work::Answer),
+                Work::Part => fits(MOST_OF_PARTS, &|other| other.work == Work::Part),
+                Work::LittlePart => fits(MOST_OF_LITTLE, &|other| other.work == Work::LittlePart),
+            }
             && (whose.origin.is_empty() || fits(MOST_OF_ORIGIN, &|other| other.whose.origin == whose.origin))
             && (whose.network.is_empty() || fits(MOST_OF_NETWORK, &|other| other.whose.network == whose.network))
     }

@@ -12,17 +12,19 @@ use worker::{
     web_sys::ReadableStream,
 };
 
-use super::stream::{FixedLength, RuntimeStream, describe};
+use super::{
+    runtime::WorkerClock,
+    stream::{FixedLength, RuntimeStream, describe},
+};
 use crate::{
+    admission::Admission,
     matrix::media::OCTET_STREAM,
+    media::parts::{PART_BYTES, Parts},
     platform::{
         LocalBoxFuture,
-        media::{ByteRange, ByteStream, MediaError, MediaStore, NewObject, StoredObject},
+        media::{ByteRange, ByteStream, MediaError, MediaStore, NewObject, StoredObject, Whole},
     },
 };
-
-/// The length of each part but the last of an object whose length is not known: the least that R2 takes.
-const PART_BYTES: usize = 5 * 1024 * 1024;
 
 // The methods of the binding that are used.
 #[wasm_bindgen]
@@ -54,13 +56,16 @@ extern "C" {
     fn http_metadata(this: &R2Object) -> JsValue;
 }
 
-/// The bucket that is bound as `MEDIA`, where one is.
-pub(super) fn media(env: &Env) -> Option<Rc<dyn MediaStore>> {
+/// The bucket that is bound as `MEDIA`, where one is. What must be in memory of media counts with what else is in work.
+pub(super) fn media(env: &Env, admission: Rc<Admission>) -> Option<Rc<dyn MediaStore>> {
     let bucket = Reflect::get(env, &"MEDIA".into()).ok().filter(JsValue::is_object)?;
-    Some(Rc::new(Bucket(bucket.unchecked_into())))
+    Some(Rc::new(Bucket { bucket: bucket.unchecked_into(), admission }))
 }
 
-struct Bucket(R2Bucket);
+struct Bucket {
+    bucket: R2Bucket,
+    admission: Rc<Admission>,
+}
 
 impl Bucket {
     async fn keep(&self, key: &str, object: NewObject) -> Result<u64, MediaError> {
@@ -74,6 +79,16 @@ impl Bucket {
                     Err(_) => Err(MediaError::Broken),
                 }
             }
+            Some(length) if stream.as_any().is::<Whole>() => match stream.into_any().downcast::<Whole>() {
+                Ok(whole) => {
+                    let bytes = whole.into_bytes();
+                    if bytes.len() as u64 != length {
+                        return Err(MediaError::Broken);
+                    }
+                    self.put_whole(key, bytes, &options).await
+                }
+                Err(_) => Err(MediaError::Broken),
+            },
             Some(length) => match self.in_parts(key, stream, length, &options).await {
                 Ok(size) if size == length => Ok(size),
                 Ok(_) => {
@@ -95,7 +110,7 @@ impl Bucket {
         options: &Object,
     ) -> Result<u64, MediaError> {
         let fixed = FixedLength::new(length).map_err(|error| failed(&error))?;
-        let putting = self.0.put(key, &fixed.readable(), options).map_err(|error| failed(&error))?;
+        let putting = self.bucket.put(key, &fixed.readable(), options).map_err(|error| failed(&error))?;
         let piping = stream.pipe_to(&fixed.writable(), true).map_err(|_| MediaError::Broken)?;
         match join(JsFuture::from(putting), JsFuture::from(piping)).await {
             // It ended early, or had more.
@@ -105,39 +120,47 @@ impl Bucket {
         }
     }
 
+    /// Keeps what is in memory already.
+    async fn put_whole(&self, key: &str, bytes: impl AsRef<[u8]>, options: &Object) -> Result<u64, MediaError> {
+        let size = bytes.as_ref().len() as u64;
+        let copy = Uint8Array::from(bytes.as_ref());
+        // It need not be in memory twice for as long as it is on its way.
+        drop(bytes);
+        let putting = self.bucket.put(key, &copy, options).map_err(|error| failed(&error))?;
+        drop(copy);
+        JsFuture::from(putting).await.map_err(|error| failed(&error))?;
+        Ok(size)
+    }
+
     /// Reads a stream of unknown length, a part at a time.
     async fn in_parts(
         &self,
         key: &str,
-        mut stream: Box<dyn ByteStream>,
+        stream: Box<dyn ByteStream>,
         limit: u64,
         options: &Object,
     ) -> Result<u64, MediaError> {
-        let mut buffer = Vec::new();
-        let mut goes_on = fill(&mut *stream, &mut buffer, limit).await?;
-        if !goes_on && buffer.len() <= PART_BYTES {
-            let putting = self.0.put(key, &Uint8Array::from(&buffer[..]), options);
-            JsFuture::from(putting.map_err(|error| failed(&error))?).await.map_err(|error| failed(&error))?;
-            return Ok(buffer.len() as u64);
+        let mut parts = Parts::new(stream, limit, Rc::clone(&self.admission), Rc::new(WorkerClock));
+        let first = parts.next().await?.unwrap_or_default();
+        if first.len() < PART_BYTES {
+            return self.put_whole(key, first, options).await;
         }
-        let created = self.0.create_multipart_upload(key, options).map_err(|error| failed(&error))?;
+        let created = self.bucket.create_multipart_upload(key, options).map_err(|error| failed(&error))?;
         let upload: R2Upload = JsFuture::from(created).await.map_err(|error| failed(&error))?.unchecked_into();
         let outcome = async {
-            let parts = Array::new();
+            let sent = Array::new();
             let mut size = 0;
-            while !buffer.is_empty() {
-                // Equal parts, but for the last.
-                let length = PART_BYTES.min(buffer.len());
-                let part = Uint8Array::from(buffer.get(..length).unwrap_or_default());
-                let sent = upload.upload_part(parts.length() + 1, &part).map_err(|error| failed(&error))?;
-                parts.push(&JsFuture::from(sent).await.map_err(|error| failed(&error))?);
-                buffer.drain(..length);
-                size += length as u64;
-                if goes_on {
-                    goes_on = fill(&mut *stream, &mut buffer, limit - size).await?;
-                }
+            let mut next = Some(first);
+            while let Some(part) = next {
+                size += part.len() as u64;
+                let copy = Uint8Array::from(&part[..]);
+                drop(part);
+                let sending = upload.upload_part(sent.length() + 1, &copy).map_err(|error| failed(&error))?;
+                drop(copy);
+                sent.push(&JsFuture::from(sending).await.map_err(|error| failed(&error))?);
+                next = parts.next().await?;
             }
-            let done = upload.complete(&parts).map_err(|error| failed(&error))?;
+            let done = upload.complete(&sent).map_err(|error| failed(&error))?;
             JsFuture::from(done).await.map_err(|error| failed(&error))?;
             Ok(size)
         };
@@ -150,18 +173,6 @@ impl Bucket {
         }
         outcome
     }
-}
-
-/// Reads until the buffer holds a part; `false` where the stream ends before. No more than `limit` bytes may be in the buffer.
-async fn fill(stream: &mut dyn ByteStream, buffer: &mut Vec<u8>, limit: u64) -> Result<bool, MediaError> {
-    while buffer.len() < PART_BYTES {
-        let Some(piece) = stream.next().await else { return Ok(false) };
-        buffer.extend_from_slice(&piece?);
-        if buffer.len() as u64 > limit {
-            return Err(MediaError::TooLong);
-        }
-    }
-    Ok(true)
 }
 
 impl MediaStore for Bucket {
@@ -180,7 +191,7 @@ impl MediaStore for Bucket {
                 let range = object([("offset", offset as f64), ("length", length as f64)].map(|(k, v)| (k, v.into())));
                 set(&options, "range", &range);
             }
-            let getting = self.0.get(&key, &options).map_err(|error| failed(&error))?;
+            let getting = self.bucket.get(&key, &options).map_err(|error| failed(&error))?;
             let got = JsFuture::from(getting).await.map_err(|error| failed(&error))?;
             if !got.is_object() {
                 return Ok(None);
@@ -200,7 +211,7 @@ impl MediaStore for Bucket {
     fn delete(&self, keys: Vec<String>) -> LocalBoxFuture<'_, Result<(), MediaError>> {
         Box::pin(async move {
             let keys: Array = keys.iter().map(|key| JsValue::from_str(key)).collect();
-            let deleting = self.0.delete(&keys).map_err(|error| failed(&error))?;
+            let deleting = self.bucket.delete(&keys).map_err(|error| failed(&error))?;
             JsFuture::from(deleting).await.map(drop).map_err(|error| failed(&error))
         })
     }

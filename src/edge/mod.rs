@@ -159,7 +159,7 @@ mod worker_events {
             random: Rc::new(SystemRandom),
             background,
             log: Rc::new(Console),
-            media: media(env),
+            media: media(env, CACHES.with(Caches::admission)),
         };
         Ok(Server::with_caches(settings.config.clone(), platform, CACHES.with(Clone::clone)).into())
     }

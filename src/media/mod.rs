@@ -2,6 +2,7 @@
 //! network; what is known of them is in the database ([`crate::store::media`]).
 
 mod motion;
+pub mod parts;
 pub mod pixels;
 pub mod serving;
 pub mod thumbnails;
@@ -134,6 +135,7 @@ impl From<MediaError> for MatrixError {
         match error {
             MediaError::TooLong => Self::too_large("This is larger than what this server keeps."),
             MediaError::Broken => Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The upload was interrupted."),
+            MediaError::NoRoom => Self::too_busy(),
             MediaError::Unavailable(_) => {
                 Self::unavailable("The media store could not be used; try again.").because(&error)
             }

@@ -37,6 +37,11 @@ impl Whole {
     pub fn new(bytes: Bytes) -> Self {
         Self(Some(bytes))
     }
+
+    /// All that nobody has read.
+    pub fn into_bytes(self) -> Bytes {
+        self.0.unwrap_or_default()
+    }
 }
 
 impl ByteStream for Whole {
@@ -110,6 +115,9 @@ pub enum MediaError {
     /// What brought it broke off, or brought another number of bytes than was said.
     #[error("the object broke off")]
     Broken,
+    /// There is no room now for what must be in memory of it.
+    #[error("no room beside what else is in work")]
+    NoRoom,
     /// The store failed.
     #[error("the media store fails: {0}")]
     Unavailable(String),

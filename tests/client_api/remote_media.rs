@@ -146,6 +146,18 @@ fn a_server_that_has_the_endpoint_and_not_the_file_is_not_asked_again() {
 }
 
 #[test]
+fn what_had_no_room_is_asked_for_again_at_once() {
+    let scene = scene(&[]);
+    scene.gives(DOWNLOAD, || multipart("", b"content"));
+    let shelves = scene.world.shelves("hs.test");
+    shelves.has_no_room.set(true);
+    refused(&scene.refused("peer.test/abc"), 503, "M_UNKNOWN");
+    shelves.has_no_room.set(false);
+    assert_eq!(scene.download("peer.test/abc").status(), 200);
+    assert_eq!(scene.home.database.rows("SELECT bytes FROM remote_media_kept"), [["7"]]);
+}
+
+#[test]
 fn what_a_server_says_is_passed_on() {
     for (given, errcode, status, told) in [
         (404, "M_NOT_FOUND", 404, "M_NOT_FOUND"),

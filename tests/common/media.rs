@@ -27,6 +27,8 @@ pub struct Shelves {
     pub came_in: Rc<Cell<u64>>,
     /// From now on everything fails.
     pub fails: Rc<Cell<bool>>,
+    /// From now on nothing more has room in memory.
+    pub has_no_room: Rc<Cell<bool>>,
 }
 
 impl Shelves {
@@ -49,6 +51,9 @@ impl MediaStore for Shelves {
     fn put(&self, key: String, mut object: NewObject) -> LocalBoxFuture<'_, Result<u64, MediaError>> {
         Box::pin(async move {
             self.check()?;
+            if self.has_no_room.get() {
+                return Err(MediaError::NoRoom);
+            }
             let mut bytes = Vec::new();
             while let Some(piece) = object.stream.next().await {
                 let piece = piece?;

@@ -118,7 +118,7 @@ fn over_object(env: &Env, settings: &Settings, context: Context) -> Result<Progr
         random: Rc::new(SystemRandom),
         background: Rc::new(EventLifetime::of_request(context)),
         log: Rc::new(Console),
-        media: media(env),
+        media: media(env, CACHES.with(Caches::admission)),
     };
     Ok(Server::with_caches(settings.config.clone(), platform, CACHES.with(Clone::clone)).into())
 }

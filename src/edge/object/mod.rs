@@ -243,7 +243,7 @@ mod class {
                 background: Rc::new(ObjectLifetime(self.state.clone())),
                 log: Rc::new(Console),
                 // For what is to be deleted: bytes of media never come here.
-                media: media(&self.env),
+                media: media(&self.env, caches.admission()),
             };
             Server::with_caches(config, platform, caches.clone()).into()
         }

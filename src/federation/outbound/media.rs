@@ -154,6 +154,8 @@ async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result
         Err(trouble) => {
             let failure = trouble.failure();
             let pause = match failure {
+                // That is not their doing, and soon over.
+                _ if matches!(trouble, Trouble::Store(MediaError::NoRoom)) => 0,
                 Failure::NotYetUploaded => SHORT_PAUSE_MS,
                 Failure::TooLarge => LONG_PAUSE_MS,
                 Failure::NotFound | Failure::Unreachable => PAUSE_MS,
@@ -168,7 +170,7 @@ async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result
             };
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
             server.store.fail_remote_media(name, until, now, (failure, now + pause), bytes).await?;
-            if let Trouble::Store(error @ MediaError::Unavailable(_)) = trouble {
+            if let Trouble::Store(error @ (MediaError::Unavailable(_) | MediaError::NoRoom)) = trouble {
                 return Err(error.into());
             }
             if let (Failure::Unreachable, Trouble::Of(error)) = (failure, &trouble) {

@@ -1,0 +1,103 @@
+//! Media whose length is not known, as the store takes them: in parts, each of which must be in memory as a whole. It counts with
+//! what else is in work before it is there, since senders may be slow and many.
+
+use std::{mem, rc::Rc};
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+
+use crate::{
+    admission::{Admission, LITTLE_FILE, Reservation},
+    platform::{
+        Clock,
+        media::{ByteStream, MediaError},
+    },
+};
+
+/// The length of each part but the last: the least that R2 takes.
+pub const PART_BYTES: usize = 5 * 1024 * 1024;
+/// For so long, in milliseconds, nothing may come: what waits for longer would count no more. And in so long a part must be there, as
+/// others may wait for its room.
+const LONGEST_SILENCE_MS: u32 = 30_000;
+const LONGEST_PART_MS: u32 = 120_000;
+/// For so long at most a part waits for room, while its sender is not read from, and how long between two looks.
+const WAIT_MS: u32 = 20_000;
+const PAUSE_MS: u32 = 200;
+
+/// A stream in parts.
+pub struct Parts {
+    stream: Box<dyn ByteStream>,
+    /// How many bytes may still come.
+    left: u64,
+    /// What has come and is in no part yet.
+    piece: Bytes,
+    part: Vec<u8>,
+    /// What is held for a part, and of how many bytes that one may be.
+    held: Option<(Reservation, usize)>,
+    admission: Rc<Admission>,
+    clock: Rc<dyn Clock>,
+}
+
+impl Parts {
+    /// The parts of a stream of at most `limit` bytes.
+    pub fn new(stream: Box<dyn ByteStream>, limit: u64, admission: Rc<Admission>, clock: Rc<dyn Clock>) -> Self {
+        Self { stream, left: limit, piece: Bytes::new(), part: Vec::new(), held: None, admission, clock }
+    }
+
+    /// The next part: of [`PART_BYTES`], but for the last; `None` at the end. Its memory counts until another is asked for, and from
+    /// the first long part on as much counts until the end, so that what has begun goes on.
+    ///
+    /// # Errors
+    /// [`MediaError::TooLong`]; [`MediaError::Broken`], also where it comes too slowly; [`MediaError::NoRoom`].
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, MediaError> {
+        let until = self.clock.now_ms() + i64::from(LONGEST_PART_MS);
+        while self.part.len() < PART_BYTES {
+            if self.piece.is_empty() {
+                let left = u32::try_from(until - self.clock.now_ms()).unwrap_or_default();
+                let silence = self.clock.sleep(left.min(LONGEST_SILENCE_MS));
+                self.piece = match select(self.stream.next(), silence).await {
+                    Either::Left((Some(piece), _)) => piece?,
+                    Either::Left((None, _)) => break,
+                    Either::Right(_) => return Err(MediaError::Broken),
+                };
+            }
+            let more = self.piece.split_to(self.piece.len().min(PART_BYTES - self.part.len()));
+            self.left = self.left.checked_sub(more.len() as u64).ok_or(MediaError::TooLong)?;
+            self.make_room(self.part.len() + more.len()).await?;
+            self.part.extend_from_slice(&more);
+        }
+        Ok(Some(mem::take(&mut self.part)).filter(|part| !part.is_empty()))
+    }
+
+    /// Makes room for so many bytes of a part. Who waits for the room of a long one holds little of what is counted apart, so that
+    /// nobody waits for another who waits.
+    async fn make_room(&mut self, bytes: usize) -> Result<(), MediaError> {
+        let most = if bytes <= LITTLE_FILE { LITTLE_FILE } else { PART_BYTES };
+        let begun = self.clock.now_ms();
+        while !self.hold(most) {
+            if self.clock.now_ms() - begun >= i64::from(WAIT_MS) {
+                return Err(MediaError::NoRoom);
+            }
+            self.clock.sleep(PAUSE_MS).await;
+        }
+        if bytes > self.part.capacity() {
+            // It is in two places while it grows, but only until the next await.
+            let capacity = (2 * self.part.capacity()).max(bytes).min(most);
+            self.part.reserve_exact(capacity - self.part.len());
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, bytes: usize) -> bool {
+        let now = self.clock.now_ms();
+        match &self.held {
+            Some((held, most)) if bytes <= *most => held.hold(*most, now),
+            _ => {
+                let more = self.admission.reserve_for_part(bytes, now);
+                let fits = more.is_some();
+                self.held = more.map(|held| (held, bytes)).or_else(|| self.held.take());
+                fits
+            }
+        }
+    }
+}
