@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Held, NotGiven, pixels, store};
 use crate::{
-    admission::MEMORY_FOR_A_BYTE,
+    admission::{MEMORY_FOR_A_BYTE, Reservation},
     error::MatrixError,
     matrix::media::OCTET_STREAM,
     media::pixels::{Method, Refusal, Smaller, Wanted},
@@ -26,8 +26,11 @@ const SIZES: [(u32, u32, Method); 6] = [
 const BEYOND: (u32, u32, Method) = (u32::MAX, u32::MAX, Method::Scale);
 /// The largest file that is read for a thumbnail.
 const MAX_FILE: u64 = 12 * 1024 * 1024;
-/// What a request for one may hold in memory beside the file.
+/// What a request for one may hold in memory beside the file, while it is decoded.
 const MAX_PIXELS: u64 = pixels::MAX_DECODING + pixels::MAX_MADE;
+/// For so long at most a request waits for room, and how long between two looks, in milliseconds.
+const WAIT_MS: u32 = 10_000;
+const PAUSE_MS: u32 = 100;
 
 /// What is shown as a thumbnail.
 pub enum Thumbnail {
@@ -80,12 +83,14 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
     if held.size() > MAX_FILE {
         return Err(NotGiven::TooLarge);
     }
-    let now = server.platform.clock.now_ms();
-    let in_work = usize::try_from(MAX_PIXELS + held.size()).unwrap_or(usize::MAX).div_ceil(MEMORY_FOR_A_BYTE);
-    let _reservation = server.admission.reserve(in_work, now).ok_or_else(MatrixError::too_busy)?;
+    let room = Room::of(server, held.size()).await?;
     let mut object = bucket.get(held.key.clone(), None).await?.ok_or(NotGiven::Gone)?;
     let file = whole(&mut *object.stream, object.size.min(held.size())).await?;
-    match pixels::smaller(&file, size) {
+    room.for_pixels(server, file.len()).await?;
+    let made = pixels::smaller(&file, size);
+    drop(file);
+    room.is_left_for(&made);
+    match made {
         Ok(Smaller::AsItIs(kind)) => Ok(Thumbnail::AsItIs(kind)),
         Ok(Smaller::Made { bytes, content_type }) => {
             let bytes = Bytes::from(bytes);
@@ -107,6 +112,54 @@ pub async fn thumbnail(server: &Server, held: &Held, wanted: Wanted) -> Result<T
             }
             Err(no_image().into())
         }
+    }
+}
+
+/// What a request has of what may be in work.
+struct Room(Reservation);
+
+impl Room {
+    /// Room for a file. Where it is given there would be room for the pixels too, so that nobody who has read a file waits for others
+    /// who have, but only while one is decoded are they there, and then nothing else runs.
+    async fn of(server: &Server, size: u64) -> Result<Self, MatrixError> {
+        let file = usize::try_from(size).unwrap_or(usize::MAX);
+        let in_work = in_decoding(file).div_ceil(MEMORY_FOR_A_BYTE);
+        let reservation = waiting(server, |now| server.admission.reserve(in_work, now)).await?;
+        reservation.shrink(file);
+        Ok(Self(reservation))
+    }
+
+    /// Makes room for the pixels, now that the file of so many bytes is there.
+    async fn for_pixels(&self, server: &Server, file: usize) -> Result<(), MatrixError> {
+        waiting(server, |now| self.0.hold(in_decoding(file), now).then_some(())).await
+    }
+
+    /// Lets go of all but what was made.
+    fn is_left_for(&self, made: &Result<Smaller, Refusal>) {
+        self.0.shrink(match made {
+            Ok(Smaller::Made { bytes, .. }) => bytes.len(),
+            Ok(Smaller::AsItIs(_)) | Err(_) => 0,
+        });
+    }
+}
+
+fn in_decoding(file: usize) -> usize {
+    usize::try_from(MAX_PIXELS).unwrap_or(usize::MAX).saturating_add(file)
+}
+
+/// What `take` gives as soon as there is room for it.
+async fn waiting<T>(server: &Server, take: impl Fn(i64) -> Option<T>) -> Result<T, MatrixError> {
+    let clock = &server.platform.clock;
+    let begun = clock.now_ms();
+    loop {
+        let now = clock.now_ms();
+        if let Some(taken) = take(now) {
+            return Ok(taken);
+        }
+        if now - begun >= i64::from(WAIT_MS) {
+            return Err(MatrixError::too_busy());
+        }
+        clock.sleep(PAUSE_MS).await;
     }
 }
 

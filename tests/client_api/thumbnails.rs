@@ -4,10 +4,14 @@ use std::io::Cursor;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use futures_util::future::{join, join_all};
 use http::Request;
 use image::{ImageFormat, ImageReader, Rgb, RgbImage, Rgba, RgbaImage};
 use serde_json::Value;
-use verge::router::{RequestBody, Response};
+use verge::{
+    platform::Clock,
+    router::{RequestBody, Response},
+};
 
 use crate::{
     common::{network::World, peer::Peer, webp::FILES},
@@ -216,6 +220,34 @@ fn a_thumbnail_is_made_once() {
     let request = Request::get(target).header("Authorization", format!("Bearer {}", alice.token));
     let request = request.header("If-None-Match", etag).body(Bytes::new()).unwrap();
     assert_eq!(home.world.run(home.server.handle(request)).status(), 304);
+}
+
+#[test]
+fn thumbnails_are_made_while_others_wait_for_their_files() {
+    let (home, alice) = home();
+    let paths = [(); 8].map(|()| upload(&home, &alice, "image/png", file(&halves(400, 400), ImageFormat::Png)));
+    home.world.shelves("hs.test").turns.set(20);
+    let ask = |path: &String| {
+        let target = format!("/_matrix/client/v1/media/thumbnail/{path}?width=32&height=32&method=crop");
+        let request = Request::get(target).header("Authorization", format!("Bearer {}", alice.token));
+        home.server.handle(request.body(Bytes::new()).unwrap())
+    };
+    let answers = home.world.run(join_all(paths.iter().map(ask)));
+    assert_eq!(answers.iter().map(|answer| answer.status().as_u16()).collect::<Vec<_>>(), [200; 8]);
+    // Where other work leaves no room, they wait for it, but not for ever.
+    let (begun, more) =
+        (home.world.now_ms(), upload(&home, &alice, "image/png", file(&halves(400, 400), ImageFormat::Png)));
+    let in_work = home.homeserver().admission.reserve(4 << 20, begun).unwrap();
+    let later = async {
+        home.world.sleep(5_000).await;
+        drop(in_work);
+    };
+    let (answer, ()) = home.world.run(join(ask(&more), later));
+    assert_eq!((answer.status().as_u16(), (5_000..6_000).contains(&(home.world.now_ms() - begun))), (200, true));
+    let _in_work = home.homeserver().admission.reserve(4 << 20, home.world.now_ms()).unwrap();
+    let another = upload(&home, &alice, "image/png", file(&halves(400, 400), ImageFormat::Png));
+    let answer = home.world.run(ask(&another));
+    assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].as_bytes()), (503, &b"1"[..]));
 }
 
 #[test]

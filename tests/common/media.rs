@@ -14,6 +14,8 @@ use verge::platform::{
     media::{ByteRange, ByteStream, MediaError, MediaStore, NewObject, StoredObject},
 };
 
+use super::network::yield_now;
+
 /// The pieces in which files come.
 pub const PIECE: usize = 10_000;
 
@@ -29,6 +31,8 @@ pub struct Shelves {
     pub fails: Rc<Cell<bool>>,
     /// From now on nothing more has room in memory.
     pub has_no_room: Rc<Cell<bool>>,
+    /// So many turns pass until an object is there that is asked for.
+    pub turns: Rc<Cell<usize>>,
 }
 
 impl Shelves {
@@ -87,7 +91,13 @@ impl MediaStore for Shelves {
             };
             Some(StoredObject { stream: Box::new(Pieces::new(bytes, PIECE)), size, content_type })
         });
-        Box::pin(future::ready(found))
+        let turns = self.turns.get();
+        Box::pin(async move {
+            for _ in 0..turns {
+                yield_now().await;
+            }
+            found
+        })
     }
 
     fn delete(&self, keys: Vec<String>) -> LocalBoxFuture<'_, Result<(), MediaError>> {

@@ -432,7 +432,7 @@ fn link(one: &str, other: &str) -> (String, String) {
     if one < other { (one, other) } else { (other, one) }
 }
 
-async fn yield_now() {
+pub async fn yield_now() {
     let mut yielded = false;
     poll_fn(|context| {
         if yielded {

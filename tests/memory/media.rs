@@ -4,6 +4,9 @@ use std::{any::Any, cell::Cell, rc::Rc};
 
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
+use http::Request;
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use serde_json::Value;
 use verge::{
     admission::Admission,
     media::parts::{PART_BYTES, Parts},
@@ -13,7 +16,7 @@ use verge::{
     },
 };
 
-use crate::{MIB, common::network::World, measured};
+use crate::{MIB, common::network::World, home::Home, measured};
 
 /// A sender of whom so many bytes come in small pieces, which take no memory here; before the last of them they are silent for a while,
 /// so many times.
@@ -133,4 +136,29 @@ fn who_is_too_slow_is_given_up() {
     let mut parts = Parts::new(Slow::new(&world, MIB, 0), 1 << 20, admission, Rc::new(world.clone()));
     assert_eq!(world.run(parts.next()).map(|part| part.map(|part| part.len())), Ok(Some(MIB)));
     assert_eq!(world.run(parts.next()), Ok(None));
+}
+
+/// The files of which thumbnails are made are in memory while they are read.
+#[test]
+fn thumbnails_of_large_files_are_made_a_few_at_a_time() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let mut file = Vec::new();
+    PngEncoder::new(&mut file).write_image(&[9; 3 * 400 * 400], 400, 400, ExtendedColorType::Rgb8).unwrap();
+    // What comes after its end is no part of the image.
+    file.resize(8 * MIB, 0);
+    let targets = [(); 6].map(|()| {
+        let answer = home.raw("POST", "/_matrix/media/v3/upload", Some(&alice.token), file.clone());
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        let path = answer["content_uri"].as_str().unwrap().replace("mxc://", "");
+        format!("/_matrix/client/v1/media/thumbnail/{path}?width=32&height=32&method=crop")
+    });
+    home.world.shelves("hs.test").turns.set(20);
+    let ask = |target: &String| {
+        let request = Request::get(target).header("Authorization", format!("Bearer {}", alice.token));
+        home.server.handle(request.body(Bytes::new()).unwrap())
+    };
+    let (answers, most, _) = measured(|| home.world.run(join_all(targets.iter().map(ask))));
+    assert_eq!(answers.iter().map(|answer| answer.status().as_u16()).collect::<Vec<_>>(), [200; 6]);
+    assert!(most < 20 * MIB, "{} KiB", most / 1024);
 }
