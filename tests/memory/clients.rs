@@ -141,6 +141,44 @@ fn what_a_search_tells_of_a_large_room_has_its_room() {
     assert!(response.body().len() > 600_000);
 }
 
+#[test]
+fn what_a_sync_tells_of_whole_states_has_its_room() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let mut expected = [(); 2].map(|()| home.room(&alice, json!({})));
+    for (room, n) in expected.iter().flat_map(|room| (0..13).map(move |n| (room, n))) {
+        let path = format!("/rooms/{}/state/x.long/{n}", quote(room));
+        assert_eq!(home.put(&alice, &path, json!({ "long": "x".repeat(60_000) })).0, 200);
+    }
+    let sync = |query: &str| {
+        let response = home.world.run(home.server.handle(asks(&alice, Method::GET, &format!("/sync?{query}"), "")));
+        let answer: Value = serde_json::from_slice(response.body()).unwrap();
+        (response.status(), response.headers().get("retry-after").cloned(), answer)
+    };
+    let told = |answer: &Value| answer["rooms"]["join"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let busy = |mib: usize| home.homeserver().admission.reserve(mib * MIB, home.world.now_ms());
+    let in_work = busy(13);
+    let (status, retry, _) = sync("");
+    assert_eq!((status, retry), (StatusCode::SERVICE_UNAVAILABLE, Some("1".parse().unwrap())));
+    drop(in_work);
+    // Where there is room for one of the two rooms, that one is told, and then the other.
+    let in_work = busy(12);
+    let (status, _, first) = sync("");
+    assert_eq!((status, told(&first).len()), (StatusCode::OK, 1));
+    let (status, _, second) = sync(&format!("since={}", first["next_batch"].as_str().unwrap()));
+    assert_eq!((status, told(&second).len()), (StatusCode::OK, 1));
+    drop(in_work);
+    let mut rooms = [told(&first), told(&second)].concat();
+    let (_, _, all) = sync("");
+    rooms.sort();
+    expected.sort();
+    assert_eq!((&rooms[..], &told(&all)[..]), (&expected[..], &expected[..]));
+    let events = |answer: &Value, room: &str| answer["rooms"]["join"][room]["state"]["events"].as_array().map(Vec::len);
+    for room in &rooms {
+        assert_eq!(events(&first, room).or(events(&second, room)), events(&all, room));
+    }
+}
+
 /// Rooms share what may be told of their states.
 #[test]
 fn a_search_tells_no_more_of_the_states_of_many_rooms() {

@@ -14,6 +14,7 @@ use super::{
     stripped_state::{inviter, inviter_at, shown_outside, shown_outside_wants},
 };
 use crate::{
+    admission::Reservation,
     client::{
         bundles::{Bundles, Shown},
         device_lists::{DeviceLists, MemberChanges, withhold_unseen},
@@ -65,7 +66,7 @@ impl Answer<'_> {
                 },
             });
         }
-        self.cut(&mut entries, &mut found.is_cut).await?;
+        let _held = self.cut(&mut entries, &mut found.is_cut).await?;
         let after = self.go_on(&mut entries);
         let mut reads = StateReads { most: Some(MAX_PARTS), after, ..StateReads::default() };
         for entry in &entries {
@@ -208,8 +209,9 @@ impl Answer<'_> {
         Some(cut.clone())
     }
 
-    /// Leaves out the last rooms, where the state to send would be more than an answer holds; one room always stays.
-    async fn cut(&self, entries: &mut Vec<Entry>, is_cut: &mut bool) -> Result<(), MatrixError> {
+    /// Leaves out the last rooms, where the state to send would be more than an answer holds, or than there is room for beside what
+    /// else is in work; one room always stays. Gives the room of the whole states that are left.
+    async fn cut(&self, entries: &mut Vec<Entry>, is_cut: &mut bool) -> Result<Option<Reservation>, MatrixError> {
         let whole = |entry: &Entry| match entry {
             Entry::Room(plan) if matches!(plan.source, StateSource::Whole) && !plan.lazy => Some(plan.state),
             _ => None,
@@ -217,10 +219,15 @@ impl Answer<'_> {
         let sizes = self.server.store.state_sizes(entries.iter().filter_map(whole)).await?;
         let mut sum = 0;
         let mut fitting = 0;
+        // How much of whole states the first rooms have, for each number of them.
+        let (mut whole, mut of_first) = (0, Vec::new());
         for entry in entries.iter_mut() {
             sum += match entry {
                 Entry::Room(plan) => match sizes.get(&plan.state) {
-                    Some(size) if !plan.lazy && *size <= MAX_STATE => *size,
+                    Some(size) if !plan.lazy && *size <= MAX_STATE => {
+                        whole += *size;
+                        *size
+                    }
                     // All of its members would be more than an answer holds, whatever the client asks for.
                     Some(_) => {
                         plan.lazy = true;
@@ -234,10 +241,19 @@ impl Answer<'_> {
                 break;
             }
             fitting += 1;
+            of_first.push(whole);
         }
+        let held = loop {
+            let whole = of_first.iter().take(fitting).next_back().copied().unwrap_or_default();
+            match self.server.store.room_for_states(whole) {
+                // The others are told next.
+                Err(DatabaseError::NoRoom) if fitting > 1 => fitting /= 2,
+                held => break held?,
+            }
+        };
         *is_cut |= fitting < entries.len();
         entries.truncate(fitting);
-        Ok(())
+        Ok(held)
     }
 }
 
