@@ -3,6 +3,7 @@
 A Synapse gets the same input. Where the specification names no status or errcode, ours are Synapse's.
 """
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -410,3 +411,28 @@ def message_of(scene, size, **other):
     event = scene.message("x" * (size - length(scene.message("", advance=False))), **other)
     assert length(event) == size
     return event
+
+
+def test_bodies_that_are_cut_off_leave_their_room_to_others(scene):
+    """What a body takes while it is read comes back when its sender hangs up, long before it would be forgotten: beside some of these
+    there is no room for a whole one."""
+    context = ssl.create_default_context(cafile=str(scene.server.authority.certificate))
+    length = 12_000_000
+
+    def announced(uri):
+        connection = http.client.HTTPSConnection("localhost", scene.server.port, context=context, timeout=30)
+        connection.putrequest("PUT", uri)
+        connection.putheader("Authorization", scene.origin.authorization("PUT", uri, scene.server.name, {}))
+        connection.putheader("Content-Length", str(length))
+        connection.endheaders()
+        return connection
+
+    def whole():
+        with contextlib.closing(announced(f"{SEND}/whole")) as connection:
+            connection.send(b"[" + b" " * (length - 1))
+            return connection.getresponse().status
+
+    for number in range(3):
+        with contextlib.closing(announced(f"{SEND}/cut-off-{number}")) as connection:
+            connection.send(b"[" + b" " * (length - 1_000_000))
+        wait_for(lambda: whole() == 400, "room for a whole body", 20)
