@@ -22,11 +22,12 @@ use crate::{
         power_levels::{PowerLevel, PowerLevels},
         room_version::RoomVersion,
         state_content::Membership,
+        state_trie::StateKeyHash,
     },
     room::{Draft, Extent, NewRoom, Room},
     router::{Call, Handled, ok},
     server::Server,
-    store::snapshots::StateReads,
+    store::{snapshots::StateReads, summaries::Ban},
 };
 
 /// The state that goes along, as the spec recommends. Power levels come last: under those of a new room its creator may do
@@ -64,13 +65,12 @@ pub(super) async fn upgrade(server: &Server, call: &Call) -> Handled {
     if more_creators.iter().any(|user| UserId::parse(user).is_err()) {
         return Err(MatrixError::invalid_param("\"additional_creators\" must hold user IDs."));
     }
-    let reader = match Reader::enter_joined(server, &session, call.parameter(0)).await {
-        Err(error) if error.status == StatusCode::FORBIDDEN => {
-            let known = server.rooms.room(&membership::room_id(call.parameter(0))?).await?;
-            return Err(known.map_or_else(|| MatrixError::not_found("There is no such room."), |_| error));
-        }
-        reader => reader?,
-    };
+    let reader =
+        Reader::enter_joined(server, &session, call.parameter(0)).await.map_err(|error| match error.status {
+            // As for a room that there is not: nobody outside is told whether there is this one.
+            StatusCode::FORBIDDEN => MatrixError::not_found("You are in no such room."),
+            _ => error,
+        })?;
     let mut old = OldRoom::read(server, &reader.room_id).await?;
     if !old.lets(&session.user, TOMBSTONE) {
         return Err(MatrixError::forbidden("You cannot upgrade this room."));
@@ -93,21 +93,32 @@ pub(super) async fn upgrade(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "replacement_room": replacement }))
 }
 
+fn is_space(event: &Event) -> bool {
+    event.is_state("m.room.create", "") && event.content().get("type").and_then(Value::as_str) == Some("m.space")
+}
+
 /// A room that is to be replaced.
 struct OldRoom {
     room: Room,
+    /// What the successor may be made of, whatever else there is: members choose how much that is.
     state: Vec<Event>,
-    bans: Vec<Event>,
+    bans: Vec<Ban>,
 }
 
 impl OldRoom {
     async fn read(server: &Server, room_id: &RoomId) -> Result<Self, MatrixError> {
         let room = server.rooms.room(room_id).await?;
         let room = room.ok_or_else(|| MatrixError::forbidden("You are not in this room."))?;
-        let reads = StateReads { but_members: vec![room.state], ..StateReads::default() };
-        let found = server.store.read_states(&reads).await?;
-        let state = found.but_members(room.state).iter().map(|seen| seen.event.clone()).collect();
-        let bans = server.store.bans(room.state, MAX_BANS).await?.into_iter().map(|seen| seen.event).collect();
+        let types = ["m.room.create", POWER_LEVELS].into_iter().chain(MOVED);
+        let at: Vec<_> = types.map(|event_type| (room.state, StateKeyHash::new(event_type, ""))).collect();
+        let found = server.store.read_states(&StateReads { at: at.clone(), ..StateReads::default() }).await?;
+        let held = at.into_iter().filter_map(|(root, key)| found.at(root, key));
+        let mut state: Vec<Event> = held.map(|seen| seen.event.clone()).collect();
+        if state.iter().any(is_space) {
+            let children = server.store.space_children(&[room.state]).await?;
+            state.extend(children.into_iter().map(|(_, seen)| seen.event));
+        }
+        let bans = server.store.bans(room.state, MAX_BANS).await?;
         Ok(Self { room, state, bans })
     }
 
@@ -153,21 +164,13 @@ impl OldRoom {
         for event in MOVED.iter().filter_map(|event_type| self.find(event_type)) {
             drafts.push(Draft::state(event.event_type(), "", event.content().clone()));
         }
-        if old.and_then(|old| old.get("type")).and_then(Value::as_str) == Some("m.space") {
-            let children = self.state.iter().filter(|event| event.event_type() == "m.space.child");
-            for child in children.filter(|child| !child.content().is_empty()).take(MAX_CHILDREN) {
-                drafts.push(Draft::state(
-                    "m.space.child",
-                    child.state_key().unwrap_or_default(),
-                    child.content().clone(),
-                ));
-            }
+        let children = self.state.iter().filter(|event| event.event_type() == "m.space.child");
+        for child in children.filter(|child| !child.content().is_empty()).take(MAX_CHILDREN) {
+            drafts.push(Draft::state("m.space.child", child.state_key().unwrap_or_default(), child.content().clone()));
         }
-        for ban in &self.bans {
-            let reason = ban.content().get("reason").and_then(Value::as_str);
-            let content: Object = reason.map(|reason| ("reason", reason)).into_iter().collect();
-            let Some(user) = ban.state_key().filter(|user| *user != creator.as_str()) else { continue };
-            drafts.push(Draft::membership(user, Membership::Ban, content));
+        for Ban { user_id, reason } in self.bans.iter().filter(|ban| ban.user_id != creator.as_str()) {
+            let content: Object = reason.iter().map(|reason| ("reason", reason.as_str())).collect();
+            drafts.push(Draft::membership(user_id, Membership::Ban, content));
         }
         let creators: Vec<&str> =
             std::iter::once(creator.as_str()).chain(more_creators.iter().map(String::as_str)).collect();

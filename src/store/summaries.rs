@@ -74,9 +74,15 @@ const PUBLISHED_BEFORE: &str =
 const SPACE_CHILDREN: &str =
     events_of_roots!(" WHERE e.event_type = 'm.space.child' AND length(e.json) <= 8192 LIMIT 1000");
 
-/// ?2 at most.
-const BANS: &str =
-    events_of_roots!(" WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'ban' LIMIT ?2");
+/// Of the root ?1; ?2 at most. Another server lets a reason be as long as an event: one that is longer than we let it be is left out.
+const BANS: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("", "SELECT ?1"),
+    " SELECT e.state_key, CASE WHEN e.redacted_by IS NULL AND json_type(e.json, '$.content.reason') = 'text' \
+        AND octet_length(e.json ->> '$.content.reason') <= 2048 THEN e.json ->> '$.content.reason' END AS reason \
+      FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
+      WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'ban' LIMIT ?2"
+);
 
 /// Those of the roots in ?1, a JSON list, by which a user of the server ?2 is invited; among so many events.
 const INVITING: &str = concat!(
@@ -99,6 +105,15 @@ const MORE_THAN_ANY: i64 = 1 << 52;
 
 /// How many columns [`room_columns`] has.
 const ROOM: usize = 8;
+
+/// Somebody who is banned from a room.
+#[derive(Debug, Clone)]
+pub struct Ban {
+    /// Who.
+    pub user_id: String,
+    /// Why, where that is said in no more bytes than local users may.
+    pub reason: Option<String>,
+}
 
 impl Store {
     /// Those of the rooms that we know, in no order. `own` is this server's name.
@@ -142,9 +157,12 @@ impl Store {
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn bans(&self, root: NodeId, limit: usize) -> Result<Vec<SeenEvent>, DatabaseError> {
-        let parameters = [root_list(&[root]).into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
-        self.query(Statement::new(BANS, parameters)).await?.iter().map(SeenEvent::of_row).collect()
+    pub async fn bans(&self, root: NodeId, limit: usize) -> Result<Vec<Ban>, DatabaseError> {
+        let parameters = [root.to_string().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+        let rows = self.query(Statement::new(BANS, parameters)).await?;
+        let ban =
+            |row: &Row| Ok(Ban { user_id: row.text(0)?.to_owned(), reason: row.optional_text(1)?.map(str::to_owned) });
+        rows.iter().map(ban).collect()
     }
 
     /// Those of these states by which a user of `server` is invited.

@@ -1,6 +1,7 @@
 //! Rooms that go on in another one of a newer version.
 
 use serde_json::{Value, json};
+use verge::matrix::identifiers::{RoomId, UserId};
 
 use crate::{
     common::network::World,
@@ -114,7 +115,8 @@ fn only_who_may_end_a_room_upgrades_it() {
     let before = rooms();
     let newer = json!({ "new_version": "11" });
     refused(&upgrade(&home, &bob, &room, newer.clone()), 403, "M_FORBIDDEN");
-    refused(&upgrade(&home, &carol, &room, newer.clone()), 403, "M_FORBIDDEN");
+    // Nobody outside is told whether there is such a room.
+    assert_eq!(upgrade(&home, &carol, &room, newer.clone()), upgrade(&home, &carol, "!nowhere:hs.test", newer.clone()));
     for nowhere in ["!nowhere", "!nowhere:hs.test"] {
         refused(&upgrade(&home, &alice, nowhere, newer.clone()), 404, "M_NOT_FOUND");
     }
@@ -133,6 +135,41 @@ fn only_who_may_end_a_room_upgrades_it() {
     assert_eq!(status, 200, "{answer}");
     let new = answer["replacement_room"].as_str().unwrap();
     assert_eq!(state(&home, &bob, new, "m.room.power_levels"), levels);
+}
+
+/// Members choose how much state there is.
+#[test]
+fn what_does_not_go_along_is_not_read() {
+    let home = Home::new();
+    let (alice, carol) = (home.register("alice"), home.register("carol"));
+    let body = json!({ "creation_content": { "type": "m.space" }, "room_version": "11", "topic": "All" });
+    let room = home.room(&alice, body);
+    let child = format!("/rooms/{}/state/m.space.child/!one", quote(&room));
+    assert_eq!(home.put(&alice, &child, json!({ "via": ["hs.test"] })).0, 200);
+    for user in [carol.id.as_str(), "@dave:hs.test"] {
+        let ban = json!({ "user_id": user, "reason": "noise" });
+        assert_eq!(home.post(&alice, &format!("/rooms/{}/ban", quote(&room)), ban).0, 200);
+    }
+    // As another server may let its users say it.
+    home.database.rows(
+        "UPDATE events SET json = json_set(json, '$.content.reason', printf('%.*c', 60000, 'x')) \
+         WHERE event_type = 'm.room.member' AND state_key = '@dave:hs.test'",
+    );
+    let (room_id, sender) = (RoomId::parse(&room).unwrap(), UserId::parse(&alice.id).unwrap());
+    home.homeserver().enlarge(&home.world, &room_id, &sender, 1_000, 20_000);
+    let before = home.database.read.get();
+    let (status, answer) = upgrade(&home, &alice, &room, json!({ "new_version": "12" }));
+    assert_eq!(status, 200, "{answer}");
+    let read = home.database.read.get() - before;
+    assert!(read < 1_000_000, "{read} bytes");
+    let new = answer["replacement_room"].as_str().unwrap();
+    assert_eq!(state(&home, &alice, new, "m.room.topic")["topic"], "All");
+    assert_eq!(state(&home, &alice, new, "m.space.child/!one")["via"], json!(["hs.test"]));
+    let ban = |user: &str| state(&home, &alice, new, &format!("m.room.member/{}", quote(user)));
+    assert_eq!((&ban(&carol.id)["membership"], &ban(&carol.id)["reason"]), (&json!("ban"), &json!("noise")));
+    // Whoever was banned stays so; what was said of it may be too long.
+    let long = ban("@dave:hs.test");
+    assert_eq!((&long["membership"], long.get("reason")), (&json!("ban"), None));
 }
 
 #[test]
