@@ -210,14 +210,15 @@ impl Store {
         }))
     }
 
-    /// The profile of a local user who is to be invited, and whether they want to be; `None` where there is no such user.
+    /// The profile of a local user who is to be invited, and whether they want to be; `None` where there is no such user, or none
+    /// any more.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn invitee(&self, user_id: &str) -> Result<Option<(Profile, InvitePermission)>, DatabaseError> {
         const SELECT: &str = "SELECT u.displayname, u.avatar_url, (SELECT a.content FROM account_data AS a \
                WHERE a.user_id = u.user_id AND a.room_id = '' AND a.event_type = ?2) AS permission \
-             FROM users AS u WHERE u.user_id = ?1";
+             FROM users AS u WHERE u.user_id = ?1 AND u.password <> ''";
         let rows = self.query(Statement::new(SELECT, [user_id.into(), INVITE_PERMISSION.into()])).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let profile = Profile {

@@ -40,8 +40,8 @@ const DEPART_AT_ONCE: &str = "\
     SELECT u.user_id, 0 FROM json_each(?1) AS j CROSS JOIN users AS u ON u.user_id = j.value WHERE u.password = '' \
     ON CONFLICT (user_id) DO UPDATE SET retry_at = 0";
 
-/// Has those of a list of users who enter a room leave it again who have deactivated their accounts while another server was
-/// letting them in, or while a large room was taken over.
+/// Has those of a list of users who enter a room, or are invited to it, leave it again who have deactivated their accounts while
+/// another server was letting them in, while a large room was taken over, or while the invite was made.
 pub(super) fn depart_at_once(users: String) -> Statement {
     Statement::new(DEPART_AT_ONCE, [users.into()])
 }

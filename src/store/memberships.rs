@@ -209,7 +209,8 @@ fn statements(room_id: &RoomId, changes: &[MembershipChange], in_room: bool, end
     let statements = lists.map(|list| {
         Statement::new(MEMBERSHIPS, [list.into(), room_id.as_str().into(), in_room.into(), ended.as_str().into()])
     });
-    let entering = changes.iter().filter(|change| matches!(change.membership, Membership::Join | Membership::Knock));
+    let is_entering = |membership| matches!(membership, Membership::Join | Membership::Invite | Membership::Knock);
+    let entering = changes.iter().filter(|change| is_entering(change.membership));
     let entering = json_lists(entering.map(|change| json!(change.user_id.as_str()).to_string()));
     statements.chain(entering.into_iter().map(depart_at_once)).collect()
 }

@@ -1,7 +1,16 @@
 //! Passwords, the end of accounts, and third-party identifiers.
 
 use serde_json::{Value, json};
-use verge::{program::Program, server::Server};
+use verge::{
+    matrix::{
+        identifiers::{RoomId, UserId},
+        json::Object,
+        state_content::Membership,
+    },
+    program::Program,
+    room::Draft,
+    server::Server,
+};
 
 use crate::{
     common::network::World,
@@ -256,6 +265,40 @@ fn a_room_that_is_entered_while_the_account_ends_is_left() {
         assert_eq!(one.get(&alice, &path).1["membership"], "leave");
         assert_eq!(two.database.rows("SELECT count(*) FROM departures"), [["0"]]);
     }
+}
+
+/// As if there were no such user; by an invite nobody comes back.
+#[test]
+fn who_has_ended_the_account_is_not_invited() {
+    let (one, alice, two, bob, _) = apart();
+    let carol = one.register("carol");
+    assert_eq!(one.post(&alice, "/account/deactivate", json!({ "auth": auth(&alice) })).0, 200);
+    one.world.settle();
+    for (home, user) in [(&one, &carol), (&two, &bob)] {
+        let room = home.room(user, json!({}));
+        let invite =
+            |user_id: &str| home.post(user, &format!("/rooms/{}/invite", quote(&room)), json!({ "user_id": user_id }));
+        let asked = invite(&alice.id);
+        assert!((400..500).contains(&asked.0), "{asked:?}");
+        assert_eq!(asked, invite("@nobody:one.test"));
+        home.world.settle();
+    }
+    let memberships = || {
+        let of_alice = "SELECT DISTINCT membership FROM local_memberships WHERE user_id = '@alice:one.test' \
+             ORDER BY membership";
+        one.database.rows(of_alice).concat()
+    };
+    assert_eq!(memberships(), ["leave"]);
+    // An invite that was under way is declined.
+    let room = RoomId::parse(&one.room(&carol, json!({}))).unwrap();
+    let draft = Draft::membership(&alice.id, Membership::Invite, Object::new());
+    let sender = UserId::parse(&carol.id).unwrap();
+    one.world.run(one.server.rooms.send(&room, &sender, draft)).unwrap();
+    assert_eq!(memberships(), ["invite", "leave"]);
+    one.world.run(one.server.scheduled());
+    one.world.settle();
+    assert_eq!(memberships(), ["leave"]);
+    assert_eq!(one.database.rows("SELECT count(*) FROM departures"), [["0"]]);
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn leave_for_clients(server: &Server, user: &UserId) -> Object {
 /// The profile of a local user whom somebody invites.
 ///
 /// # Errors
-/// 404 where there is no such user, 403 `M_INVITE_BLOCKED` where they do not want to be invited.
+/// 404 where there is no such user, or none any more, 403 `M_INVITE_BLOCKED` where they do not want to be invited.
 pub async fn local_invitee(server: &Server, user: &str) -> Result<Profile, MatrixError> {
     match server.store.invitee(user).await? {
         None => Err(MatrixError::not_found("There is no such user on this server.")),
