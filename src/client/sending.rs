@@ -22,6 +22,7 @@ use crate::{
         relation::{self, Relation},
         state_content::Membership,
     },
+    platform::DatabaseError,
     room::Draft,
     router::{Call, Handled, ok},
     server::Server,
@@ -93,14 +94,20 @@ async fn once(
     let now_ms = server.platform.clock.now_ms();
     let remember = |event: &Event| vec![transaction.remember(event.event_id().as_str(), now_ms)];
     let is_repetition = async || Ok(server.store.client_transaction(&transaction).await?.is_some());
+    let annotation = Annotation::of(&draft);
+    let is_duplicate = async || match &annotation {
+        Some(annotation) => annotation.is_there(server, &room_id, &session.user).await,
+        None => Ok(false),
+    };
     let sent = async {
         if let Some(redacts) = &draft.redacts {
             let may = may_redact(server, &session.user, &room_id, redacts).await;
             told_inside(server, &session.user, &room_id, may).await?;
         }
-        let may = may_relate(server, &session.user, &room_id, &draft).await;
+        let may = may_relate(server, &room_id, &draft).await;
         told_inside(server, &session.user, &room_id, may).await?;
-        let sent = server.rooms.send_with(&room_id, &session.user, draft, remember, is_repetition).await;
+        let rooms = &server.rooms;
+        let sent = rooms.send_with(&room_id, &session.user, draft, remember, is_repetition, is_duplicate).await;
         sent.map_err(not_in_room)
     };
     let event_id = match sent.await {
@@ -154,33 +161,45 @@ async fn may_redact(server: &Server, user: &UserId, room_id: &RoomId, redacts: &
     }
 }
 
-/// No thread begins with an event that relates to another one, and nobody annotates an event twice in the same way. Nothing is read
-/// for other events.
+/// No thread begins with an event that relates to another one. Nothing is read for other events.
 ///
 /// # Errors
-/// 400 `M_UNKNOWN` and `M_DUPLICATE_ANNOTATION`.
-async fn may_relate(server: &Server, user: &UserId, room_id: &RoomId, draft: &Draft) -> Result<(), MatrixError> {
-    let bad = |errcode, message: &str| MatrixError::new(http::StatusCode::BAD_REQUEST, errcode, message);
-    let Some(Relation { rel_type, parent }) = Relation::of_content(&draft.content) else { return Ok(()) };
-    match rel_type {
-        relation::THREAD => {
-            let Ok(root) = EventId::parse(parent) else { return Ok(()) };
-            let root = server.rooms.event(&root).await?.map(|stored| stored.event);
-            if root.is_some_and(|root| root.room_id() == room_id && Relation::of(&root).is_some()) {
-                return Err(bad("M_UNKNOWN", "A thread cannot start from an event that relates to another event."));
-            }
-        }
-        relation::ANNOTATION => {
-            let key = draft.content.get("m.relates_to").and_then(|of| of.as_object()?.get("key")?.as_str());
-            let Some(key) = key else { return Ok(()) };
-            let annotation = (draft.event_type.as_str(), key);
-            if server.store.is_annotated(room_id, parent, user.as_str(), annotation).await? {
-                return Err(bad("M_DUPLICATE_ANNOTATION", "You have already added this annotation."));
-            }
-        }
-        _ => {}
+/// 400 `M_UNKNOWN`.
+async fn may_relate(server: &Server, room_id: &RoomId, draft: &Draft) -> Result<(), MatrixError> {
+    let Some(Relation { rel_type: relation::THREAD, parent }) = Relation::of_content(&draft.content) else {
+        return Ok(());
+    };
+    let Ok(root) = EventId::parse(parent) else { return Ok(()) };
+    let root = server.rooms.event(&root).await?.map(|stored| stored.event);
+    if root.is_some_and(|root| root.room_id() == room_id && Relation::of(&root).is_some()) {
+        let message = "A thread cannot start from an event that relates to another event.";
+        return Err(MatrixError::new(http::StatusCode::BAD_REQUEST, "M_UNKNOWN", message));
     }
     Ok(())
+}
+
+/// What nobody sends twice: an annotation of an event, of one type and with one key.
+struct Annotation {
+    parent: String,
+    event_type: String,
+    key: String,
+}
+
+impl Annotation {
+    /// The one that an event is, if it is one.
+    fn of(draft: &Draft) -> Option<Self> {
+        let Relation { rel_type: relation::ANNOTATION, parent } = Relation::of_content(&draft.content)? else {
+            return None;
+        };
+        let key = draft.content.get("m.relates_to")?.as_object()?.get("key")?.as_str()?;
+        Some(Self { parent: parent.to_owned(), event_type: draft.event_type.clone(), key: key.to_owned() })
+    }
+
+    /// Whether `user` has sent it.
+    async fn is_there(&self, server: &Server, room_id: &RoomId, user: &UserId) -> Result<bool, DatabaseError> {
+        let Self { parent, event_type, key } = self;
+        server.store.is_annotated(room_id, parent, user.as_str(), (event_type, key)).await
+    }
 }
 
 /// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`; the state key may be missing.

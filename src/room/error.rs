@@ -43,6 +43,9 @@ pub enum RoomError {
     /// The request makes no sense in this room; the sentence says why.
     #[error("{0}")]
     Invalid(String),
+    /// The user has annotated the event in the same way before.
+    #[error("You have already added this annotation.")]
+    Duplicate,
     /// We have joined the room, and who else is in it is not known yet.
     #[error("Who is in the room is not known here yet; try again later.")]
     MembersUnknown,
@@ -127,6 +130,7 @@ impl From<RoomError> for MatrixError {
             RoomError::Malformed(PduError::TooLarge(_)) => Self::too_large(message),
             RoomError::Malformed(_) => Self::bad_json(message),
             RoomError::Invalid(_) => Self::invalid_param(message),
+            RoomError::Duplicate => Self::new(StatusCode::BAD_REQUEST, "M_DUPLICATE_ANNOTATION", message),
             RoomError::MissingEvents(_) => Self::new(StatusCode::BAD_REQUEST, "M_BAD_STATE", message),
             RoomError::Corrupt(_) => Self::internal().because(&error),
         }

@@ -63,14 +63,15 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::NotAllowed`] where the room's rules forbid it, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn send(&self, room_id: &RoomId, sender: &UserId, draft: Draft) -> Result<Event, RoomError> {
-        self.send_with(room_id, sender, draft, |_| Vec::new(), async || Ok(false)).await
+        self.send_with(room_id, sender, draft, |_| Vec::new(), async || Ok(false), async || Ok(false)).await
     }
 
     /// As [`Rooms::send`], with further statements in the same atomic batch: what the caller must remember if and only if
     /// the event is committed. `is_repetition` is asked when another commit came first: the same request may have made it.
+    /// `is_duplicate` is asked of the room as it is when the event is committed, or not.
     ///
     /// # Errors
-    /// As [`Rooms::send`]; [`RoomError::Busy`] also for a repetition, at once.
+    /// As [`Rooms::send`]; [`RoomError::Busy`] also for a repetition, at once; [`RoomError::Duplicate`].
     pub async fn send_with(
         &self,
         room_id: &RoomId,
@@ -78,6 +79,7 @@ impl Rooms {
         draft: Draft,
         others: impl Fn(&Event) -> Vec<Statement>,
         is_repetition: impl AsyncFn() -> Result<bool, DatabaseError>,
+        is_duplicate: impl AsyncFn() -> Result<bool, DatabaseError>,
     ) -> Result<Event, RoomError> {
         let mut is_first = true;
         self.until_committed(async || {
@@ -91,6 +93,10 @@ impl Rooms {
             }
             let mut judgement = Judgement::new(room);
             let event = self.append(&mut view, &mut judgement, sender, &draft).await?;
+            // After the room was read: whatever comes between has the commit fail.
+            if is_duplicate().await? {
+                return Err(RoomError::Duplicate);
+            }
             let commit = self.commit_of(&mut view, judgement).await?;
             let committed = self.store.commit(&[commit], others(&event)).await?;
             Ok(committed.with(event))

@@ -395,17 +395,25 @@ fn the_same_reaction_twice_at_once_makes_one_event() {
     let message = room.says(&room.alice, "first");
     room.home.world.interleave();
     for round in 0..40 {
-        let relates_to = json!({ "rel_type": "m.annotation", "event_id": message, "key": round.to_string() });
-        let body = json!({ "m.relates_to": relates_to }).to_string();
-        let request = || {
-            let path = format!("/_matrix/client/v3/rooms/{}/send/m.reaction/r{round}", quote(&room.id));
-            let request = http::Request::put(path).header("Authorization", format!("Bearer {}", room.bob.token));
-            room.home.server.handle(request.body(bytes::Bytes::from(body.clone())).unwrap())
-        };
-        let (one, other) = room.home.world.run(futures_util::future::join(request(), request()));
-        assert_eq!((one.status().as_u16(), one.body()), (200, other.body()), "{round}");
+        let (one, other) = room.reacts_twice_at_once(&message, round, [0, 0]);
+        assert_eq!(one, other, "{round}");
+        assert_eq!(one.0, 200, "{round}");
     }
     assert_eq!(room.home.database.rows("SELECT count(*) FROM events WHERE event_type = 'm.reaction'"), [["40"]]);
+}
+
+/// Two devices, or two clicks: neither request knows of the other.
+#[test]
+fn of_two_like_reactions_at_once_one_is_refused() {
+    let room = Room::new();
+    let message = room.says(&room.alice, "first");
+    room.home.world.interleave();
+    for round in 0..40 {
+        let (one, other) = room.reacts_twice_at_once(&message, round, [1, 2]);
+        let (taken, duplicate) = if one.0 == 200 { (one, other) } else { (other, one) };
+        assert_eq!(taken.0, 200, "{round} {taken:?}");
+        refused(&duplicate, 400, "M_DUPLICATE_ANNOTATION");
+    }
 }
 
 #[test]
@@ -438,6 +446,22 @@ fn the_index_is_made_of_what_is_there() {
 }
 
 impl Room {
+    /// Bob reacts to the message twice with one key, by two transaction IDs or one.
+    fn reacts_twice_at_once(&self, message: &str, round: usize, txn_ids: [usize; 2]) -> (Answer, Answer) {
+        let relates_to = json!({ "rel_type": "m.annotation", "event_id": message, "key": round.to_string() });
+        let body = json!({ "m.relates_to": relates_to }).to_string();
+        let [one, other] = txn_ids.map(|txn_id| {
+            let path = format!("/_matrix/client/v3/rooms/{}/send/m.reaction/r{round}.{txn_id}", quote(&self.id));
+            let request = http::Request::put(path).header("Authorization", format!("Bearer {}", self.bob.token));
+            self.home.server.handle(request.body(bytes::Bytes::from(body.clone())).unwrap())
+        });
+        let (one, other) = self.home.world.run(futures_util::future::join(one, other));
+        let answer = |response: verge::router::Response| {
+            (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
+        };
+        (answer(one), answer(other))
+    }
+
     fn replies_of_all_kinds(&self, parent: &str) {
         for kind in ["m.thread", "m.reference", "org.\"x\""] {
             self.related(&self.bob, "x", kind, parent);
