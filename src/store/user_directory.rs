@@ -35,6 +35,7 @@ const OTHER_ROOMS: &str = "\
     WHERE s.server = ?1 AND s.to_pos IS NULL LIMIT ?2";
 
 /// The joined members by the states ?1, a JSON list, whose ID or name has one of the texts ?2 to ?4, as [`super::search`] has them.
+/// Those of this server are told as their profiles have them, whatever they are called in some of the rooms.
 /// ?5: how many rows of the walk, ?6: how many users, ?7: who is left out.
 const MEMBERS: &str = concat!(
     "WITH RECURSIVE ",
@@ -49,10 +50,13 @@ const MEMBERS: &str = concat!(
            CASE WHEN e.redacted_by IS NULL AND json_type(e.json, '$.content.avatar_url') = 'text' \
              THEN e.json ->> '$.content.avatar_url' END, e.origin_server_ts \
          FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
-         WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'join' AND e.state_key <> ?7 ) \
-     SELECT user_id, displayname, avatar_url, MAX(ts) AS ts FROM member \
-     WHERE instr(lower(user_id), ?2) OR instr(lower(displayname), ?2) OR instr(lower(displayname), ?3) \
-       OR instr(lower(displayname), ?4) GROUP BY user_id ORDER BY user_id LIMIT ?6"
+         WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'join' AND e.state_key <> ?7 ), \
+       found AS ( SELECT user_id, displayname, avatar_url, MAX(ts) AS ts FROM member \
+         WHERE instr(lower(user_id), ?2) OR instr(lower(displayname), ?2) OR instr(lower(displayname), ?3) \
+           OR instr(lower(displayname), ?4) GROUP BY user_id ORDER BY user_id LIMIT ?6 ) \
+     SELECT f.user_id, CASE WHEN u.user_id IS NULL THEN f.displayname ELSE u.displayname END, \
+       CASE WHEN u.user_id IS NULL THEN f.avatar_url ELSE u.avatar_url END \
+     FROM found AS f LEFT JOIN users AS u ON u.user_id = f.user_id"
 );
 
 impl Store {

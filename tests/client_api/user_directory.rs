@@ -53,6 +53,27 @@ fn users_are_found_by_id_and_name_where_a_room_shows_them() {
     assert!(found(&home, &carol, "bob").is_empty());
 }
 
+/// What one is called in a single room is said there alone.
+#[test]
+fn users_of_this_server_are_called_as_their_profiles_say() {
+    let home = Home::new();
+    let [alice, bob] = ["alice", "bob"].map(|name| home.register(name));
+    call(&home, &alice, "Alice Cooper");
+    home.room(&alice, json!({ "preset": "public_chat" }));
+    let private = home.room(&bob, json!({ "invite": [alice.id] }));
+    assert_eq!(home.post(&alice, &format!("/join/{}", quote(&private)), json!({})).0, 200);
+    home.world.advance(1_000);
+    let path = format!("/rooms/{}/state/m.room.member/{}", quote(&private), quote(&alice.id));
+    let member = json!({ "membership": "join", "displayname": "Freddy", "avatar_url": "mxc://hs.test/freddy" });
+    assert_eq!(home.put(&alice, &path, member).0, 200);
+    let expected = json!([{ "user_id": alice.id, "display_name": "Alice Cooper" }]);
+    // By whatever name she is found.
+    for term in ["alice", "@alice:hs.test", "cooper", "freddy"] {
+        let (_, answer) = search(&home, &bob, json!({ "search_term": term }));
+        assert_eq!(answer["results"], expected, "{term}");
+    }
+}
+
 #[test]
 fn the_nearest_come_first_and_no_more_than_asked_for() {
     let home = Home::new();
