@@ -351,8 +351,8 @@ impl Store {
         rows.first().map_or(Ok(TimelinePos::START), |row| TimelinePos::read(row, 0))
     }
 
-    /// The state of a room as it was at a position. Where members were not known then, it is the first state after that in which they
-    /// are, unless that comes after `last`.
+    /// The state of a room as it was at a position. Where none was known then, or not its members, it is the first state after that
+    /// in which they are, unless that comes after `last`.
     ///
     /// # Errors
     /// Where the database fails.
@@ -363,8 +363,10 @@ impl Store {
         last: TimelinePos,
     ) -> Result<Option<NodeId>, DatabaseError> {
         const SELECT: &str = "\
-            SELECT state FROM room_states WHERE room_id = ?1 AND pos <= COALESCE((SELECT max(?2, p.whole_pos) \
-              FROM partial_rooms AS p WHERE p.room_id = ?1 AND p.whole_pos <= ?3), ?2) ORDER BY pos DESC LIMIT 1";
+            SELECT state FROM room_states WHERE room_id = ?1 AND pos <= (SELECT max(pos) FROM (SELECT ?2 AS pos \
+              UNION ALL SELECT MIN(s.pos) FROM room_states AS s WHERE s.room_id = ?1 AND s.pos <= ?3 \
+              UNION ALL SELECT p.whole_pos FROM partial_rooms AS p WHERE p.room_id = ?1 AND p.whole_pos <= ?3)) \
+            ORDER BY pos DESC LIMIT 1";
         let parameters = [room_id.as_str().into(), pos.into(), last.into()];
         let rows = self.query(Statement::new(SELECT, parameters)).await?;
         rows.first().map_or(Ok(None), |row| root(row, 0))

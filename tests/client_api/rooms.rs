@@ -413,6 +413,24 @@ fn members_are_listed() {
     assert_eq!(home.get(&carol, "/joined_rooms"), (200, json!({ "joined_rooms": [] })));
 }
 
+/// A first sync that holds all of a room begins before the room does.
+#[test]
+fn members_before_the_room_are_those_of_its_beginning() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    let answer = home.sync(&alice, "");
+    let timeline = &answer["rooms"]["join"][&room]["timeline"];
+    assert_eq!(timeline["events"][0]["type"], "m.room.create");
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    for user in [&alice, &bob] {
+        let path = format!("/rooms/{}/members?at={}", quote(&room), timeline["prev_batch"].as_str().unwrap());
+        let (status, answer) = home.get(user, &path);
+        let chunk = answer["chunk"].as_array().unwrap();
+        assert_eq!((status, chunk.len(), &chunk[0]["state_key"]), (200, 1, &json!(alice.id)), "{answer}");
+    }
+}
+
 #[test]
 fn history_is_seen_as_its_visibility_says() {
     let home = Home::new();
