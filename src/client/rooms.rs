@@ -9,6 +9,7 @@ use super::{
     inviting::{self, Invitee},
     membership::invite_user,
     sending::{check_creators_unnamed, check_levels},
+    settings,
 };
 use crate::{
     error::MatrixError,
@@ -65,6 +66,10 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     let profile = server.store.own_profile(session.user.as_str()).await?;
     let new = wish.to_room(&session.user, member_content(&profile));
     let room_id = create_room(server, &session.user, &new).await?;
+    if new.create_content.contains_key("predecessor") {
+        let entrance = server.rooms.entrance(&room_id, &session.user).await;
+        settings::has_entered(server, &session.user, &room_id, entrance).await;
+    }
     if let Some(alias) = &wish.alias {
         let now_ms = server.platform.clock.now_ms();
         if !server.store.put_alias(alias.as_str(), room_id.as_str(), session.user.as_str(), now_ms).await? {

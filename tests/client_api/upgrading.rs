@@ -187,6 +187,27 @@ fn no_room_is_replaced_by_itself() {
     }
 }
 
+/// A client may upgrade a room by hand, too.
+#[test]
+fn what_its_creator_has_set_goes_along_into_a_room_that_names_its_predecessor() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let old = home.room(&alice, json!({ "preset": "public_chat" }));
+    let rule = |room: &str| format!("/pushrules/global/room/{}", quote(room));
+    for user in [&alice, &bob] {
+        assert_eq!(home.put(user, &rule(&old), json!({ "actions": [] })).0, 200);
+        let tags = |room: &str| format!("/user/{}/rooms/{}/tags", quote(&user.id), quote(room));
+        assert_eq!(home.put(user, &format!("{}/m.favourite", tags(&old)), json!({})).0, 200);
+        let predecessor = json!({ "predecessor": { "room_id": old, "event_id": "$last" } });
+        let new = home.room(user, json!({ "creation_content": predecessor }));
+        // Bob was never in the old room.
+        let (status, expected) =
+            if user.id == alice.id { (200, json!({ "m.favourite": {} })) } else { (404, json!({})) };
+        assert_eq!(home.get(user, &rule(&new)).0, status, "{}", user.id);
+        assert_eq!(home.get(user, &tags(&new)).1["tags"], expected, "{}", user.id);
+    }
+}
+
 /// What users have set for the old room holds in the new one: for who upgrades it, and for who comes later.
 #[test]
 fn what_users_have_set_goes_along() {
