@@ -40,7 +40,7 @@ pub(super) async fn get(server: &Server, call: &Call) -> Handled {
 /// `PUT /pushrules/global/{kind}/{ruleId}`
 pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    let (kind, rule_id) = named(call)?;
+    let (kind, rule_id) = named(call).map_err(|_| MatrixError::invalid_param("Unknown kind of push rule."))?;
     let rule = Rule::new(kind, rule_id, &body(server, call).await?).map_err(refused)?;
     let place = Place { before: call.query("before"), after: call.query("after") };
     change(server, &session, |rules| rules.put(kind, rule.clone(), &place)).await
@@ -108,9 +108,12 @@ async fn change(
 }
 
 /// The kind and ID in the path.
+///
+/// # Errors
+/// 404 `M_NOT_FOUND` for an unknown kind, of which there are no rules.
 fn named(call: &Call) -> Result<(Kind, &str), MatrixError> {
     let kind = Kind::parse(call.parameter(0));
-    let kind = kind.ok_or_else(|| MatrixError::invalid_param("Unknown kind of push rule."))?;
+    let kind = kind.ok_or_else(|| MatrixError::not_found("Unknown kind of push rule."))?;
     Ok((kind, call.parameter(1)))
 }
 

@@ -197,10 +197,14 @@ fn what_is_wrong_is_refused() {
     refused(&home.call(None, "PUT", &path("content", "x"), Some(quiet())), 401, "M_MISSING_TOKEN");
     refused(&home.get(&alice, &path("override", "none")), 404, "M_NOT_FOUND");
     refused(&home.get(&alice, "/pushrules/device/override/x"), 404, "M_UNRECOGNIZED");
+    refused(&home.get(&alice, &path("overrides", "none")), 404, "M_NOT_FOUND");
+    refused(&home.call(Some(&alice.token), "DELETE", &path("overrides", "none"), None), 404, "M_NOT_FOUND");
     for part in ["enabled", "actions"] {
-        let missing = format!("{}/{part}", path("override", "none"));
-        refused(&home.get(&alice, &missing), 404, "M_NOT_FOUND");
-        refused(&home.put(&alice, &missing, json!({ "enabled": true, "actions": [] })), 404, "M_NOT_FOUND");
+        for kind in ["override", "overrides"] {
+            let missing = format!("{}/{part}", path(kind, "none"));
+            refused(&home.get(&alice, &missing), 404, "M_NOT_FOUND");
+            refused(&home.put(&alice, &missing, json!({ "enabled": true, "actions": [] })), 404, "M_NOT_FOUND");
+        }
         let there = format!("{}/{part}", path("override", ".m.rule.master"));
         refused(&home.put(&alice, &there, json!({})), 400, "M_MISSING_PARAM");
     }
