@@ -92,7 +92,8 @@ impl Unread {
         Ok(Self(all))
     }
 
-    /// What a sync tells of a room: `unread_notifications` and, where the client asks for threads, `unread_thread_notifications`.
+    /// What a sync tells of a room: `unread_notifications` and, where the client asks for threads and something is unread in some,
+    /// `unread_thread_notifications`. Threads that are not named there have nothing unread.
     pub(super) fn told(&self, room_id: &RoomId, has_threads: bool) -> (Object, Option<Object>) {
         let none = Counts::new();
         let counts = self.0.get(room_id).unwrap_or(&none);
@@ -104,8 +105,8 @@ impl Unread {
             return (told(sum), None);
         }
         let threads = counts.iter().filter(|(thread, _)| *thread != MAIN);
-        let threads = threads.map(|(thread, count)| (thread.as_str(), told(*count))).collect();
-        (told(counts.get(MAIN).copied().unwrap_or_default()), Some(threads))
+        let threads: Object = threads.map(|(thread, count)| (thread.as_str(), told(*count))).collect();
+        (told(counts.get(MAIN).copied().unwrap_or_default()), Some(threads).filter(|threads| !threads.is_empty()))
     }
 
     /// Whether it was counted for this room.

@@ -33,8 +33,9 @@ fn by_thread(home: &Home, user: &User, room: &str) -> (i64, Vec<(String, i64)>) 
     let filter = quote(&json!({ "room": { "timeline": { "unread_thread_notifications": true } } }).to_string());
     let answer = home.sync(user, &format!("filter={filter}"));
     let room = &answer["rooms"]["join"][room];
-    let threads = room["unread_thread_notifications"].as_object().unwrap();
-    let threads = threads.iter().map(|(thread, counts)| (thread.clone(), pair(counts).0)).collect();
+    let threads = room.get("unread_thread_notifications").map(|threads| threads.as_object().unwrap());
+    assert!(threads.is_none_or(|threads| !threads.is_empty()), "where nothing is unread nothing is said of threads");
+    let threads = threads.into_iter().flatten().map(|(thread, counts)| (thread.clone(), pair(counts).0)).collect();
     (pair(&room["unread_notifications"]).0, threads)
 }
 
