@@ -227,10 +227,12 @@ impl Search<'_> {
                 let wanted = limit - hits.len();
                 let rest = found.len().saturating_sub(now.told);
                 hits.extend(found.into_iter().skip(now.told).take(wanted));
-                at = if rest > wanted {
+                let ends_here = down_to <= TimelinePos::OLDEST;
+                // A full page leads on, though nothing may follow it: clients go on until one says that there is no more.
+                at = if rest > wanted || rest == wanted && ends_here {
                     Some(At { told: now.told + wanted, ..now })
                 } else {
-                    (down_to > TimelinePos::OLDEST).then_some(At { from: down_to, told: 0 })
+                    (!ends_here).then_some(At { from: down_to, told: 0 })
                 };
             }
         } else {

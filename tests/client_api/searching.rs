@@ -144,6 +144,30 @@ fn pages_lead_to_all_that_there_is() {
     }
 }
 
+/// Clients page on until no page follows: a page that is full may be the last with results in it.
+#[test]
+fn a_full_page_leads_on() {
+    let room = Room::new();
+    let sent: Vec<String> = (0..20).map(|n| format!("needle number{n}")).collect();
+    sent.iter().for_each(|text| drop(room.says(&room.alice, text)));
+    let criteria = json!({ "search_term": "needle", "order_by": "recent", "filter": { "limit": 10 } });
+    let page = |next: Option<&str>| {
+        let (status, answer) = search_with(&room.home, &room.bob, next, criteria.clone());
+        assert_eq!(status, 200, "{answer}");
+        let page = &answer["search_categories"]["room_events"];
+        let next = page.get("next_batch").map(|next| next.as_str().unwrap().to_owned());
+        (bodies(page), page["count"].clone(), next)
+    };
+    let newest: Vec<String> = sent.into_iter().rev().collect();
+    let (first, count, next) = page(None);
+    assert_eq!((first.as_slice(), count), (&newest[..10], json!(20)));
+    let (second, _, next) = page(next.as_deref());
+    assert_eq!(second, &newest[10..]);
+    assert!(next.is_some());
+    let (third, _, next) = page(next.as_deref());
+    assert_eq!((third, next), (Vec::new(), None));
+}
+
 #[test]
 fn results_come_with_what_was_around_them() {
     let room = Room::new();
