@@ -36,6 +36,8 @@ const MAX_BACKFILLS: usize = 3;
 /// `GET /rooms/{roomId}/messages`
 pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
+    // Whoever may not read the room is told so, whatever else is wrong.
+    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
     let backwards = match call.query("dir").as_deref() {
         Some("b") => true,
         Some("f") => false,
@@ -45,7 +47,6 @@ pub(super) async fn messages(server: &Server, call: &Call) -> Handled {
     let limit = limit_of(call, LIMIT.0)?.clamp(1, LIMIT.1);
     let filter = filter_of(call)?;
     let (from, to) = (token_of(call, "from")?, token_of(call, "to")?);
-    let reader = Reader::enter(server, &session, call.parameter(0)).await?;
     let from = match from {
         Some(token) => token.events,
         None if backwards => server.store.newest_position().await?,
