@@ -13,6 +13,7 @@ use crate::{
     error::MatrixError,
     matrix::{
         event::Event,
+        identifiers::{RoomId, UserId},
         json::{self, Object},
     },
     router::{Call, Handled, ok, raw_json_response},
@@ -92,19 +93,29 @@ impl Filter {
         asked: Option<&str>,
     ) -> Result<Self, MatrixError> {
         let Some(asked) = asked.filter(|text| !text.is_empty()) else { return Ok(Self::default()) };
-        let text = if asked.starts_with('{') {
-            asked.to_owned()
-        } else {
-            let unknown = || MatrixError::invalid_param("There is no filter with this ID.");
-            server.store.filter(session.user.as_str(), asked).await?.ok_or_else(unknown)?
-        };
-        Self::of(&parse(&text)?)
+        if asked.starts_with('{') {
+            return Self::of(&parse(asked)?);
+        }
+        let unknown = || MatrixError::invalid_param("There is no filter with this ID.");
+        let text = server.store.filter(session.user.as_str(), asked).await?.ok_or_else(unknown)?;
+        // It may have been stored when no ID in it was looked at.
+        Self::read(&parse(&text)?)
     }
 
     fn of(filter: &Object) -> Result<Self, MatrixError> {
+        let filter = Self::read(filter)?;
+        check_rooms(filter.rooms.as_deref(), &filter.not_rooms)?;
+        let Self { timeline, state, account_data, room_account_data, ephemeral, presence, .. } = &filter;
+        for part in [timeline, state, account_data, room_account_data, ephemeral, presence] {
+            part.check()?;
+        }
+        Ok(filter)
+    }
+
+    fn read(filter: &Object) -> Result<Self, MatrixError> {
         let filter = Body::part(filter);
         let part = |body: &Body, key: &str| -> Result<EventFilter, MatrixError> {
-            body.object(key)?.map_or(Ok(EventFilter::default()), EventFilter::of)
+            body.object(key)?.map_or(Ok(EventFilter::default()), EventFilter::read)
         };
         let room = filter.object("room")?.map(Body::part).unwrap_or_default();
         Ok(Self {
@@ -154,6 +165,21 @@ impl EventFilter {
     /// # Errors
     /// 400 where it is malformed.
     pub(super) fn of(filter: &Object) -> Result<Self, MatrixError> {
+        let filter = Self::read(filter)?;
+        filter.check()?;
+        Ok(filter)
+    }
+
+    fn check(&self) -> Result<(), MatrixError> {
+        check_rooms(self.rooms.as_deref(), &self.not_rooms)?;
+        let mut senders = self.page.senders.iter().flatten().chain(&self.page.not_senders);
+        let are_users = senders.all(|id| UserId::parse_any_length(id).is_ok());
+        are_users
+            .then_some(())
+            .ok_or_else(|| MatrixError::invalid_param("The filter names a sender that is no user ID."))
+    }
+
+    fn read(filter: &Object) -> Result<Self, MatrixError> {
         let filter = Body::part(filter);
         Ok(Self {
             limit: filter.integer("limit")?,
@@ -203,6 +229,11 @@ impl EventFilter {
     pub(super) fn room(&self, room_id: &str) -> bool {
         allows(self.rooms.as_deref(), &self.not_rooms, room_id, str::eq)
     }
+}
+
+fn check_rooms(only: Option<&[String]>, never: &[String]) -> Result<(), MatrixError> {
+    let are_rooms = only.unwrap_or_default().iter().chain(never).all(|id| RoomId::parse_any_length(id).is_ok());
+    are_rooms.then_some(()).ok_or_else(|| MatrixError::invalid_param("The filter names a room by what is no room ID."))
 }
 
 fn parse(text: &str) -> Result<Object, MatrixError> {

@@ -159,6 +159,57 @@ fn filters_are_kept() {
 }
 
 #[test]
+fn filters_name_rooms_and_users_by_their_ids() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let path = format!("/user/{}/filter", quote(&alice.id));
+    let inline =
+        |place: &str, filter: &Value| home.get(&alice, &format!("{place}?dir=b&filter={}", quote(&filter.to_string())));
+    let messages = format!("/rooms/{}/messages", quote(&room));
+    let context = format!("/rooms/{}/context/{}", quote(&room), quote(&home.say(&alice, &room, "x", "t")));
+    let search = |filter: &Value| {
+        let criteria = json!({ "search_term": "x", "filter": filter });
+        home.post(&alice, "/search", json!({ "search_categories": { "room_events": criteria } }))
+    };
+    for (name, wrong, right) in [
+        ("rooms", "not_a_room_id", "!old:hs.test"),
+        ("not_rooms", "#alias:hs.test", "!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM"),
+        ("senders", "not_a_sender_id", "@Old User/\u{e9}:hs.test"),
+        ("not_senders", "@alice", "@:hs.test"),
+    ] {
+        for (id, is_right) in [(wrong, false), (right, true)] {
+            let part = json!({ name: [id] });
+            let mut wholes = vec![
+                json!({ "room": { "timeline": part } }),
+                json!({ "room": { "state": part } }),
+                json!({ "room": { "ephemeral": part } }),
+                json!({ "room": { "account_data": part } }),
+                json!({ "presence": part }),
+                json!({ "account_data": part }),
+            ];
+            if name.ends_with("rooms") {
+                wholes.push(json!({ "room": part }));
+            }
+            let stored = wholes.iter().map(|whole| home.post(&alice, &path, whole.clone()));
+            let synced = wholes.iter().map(|whole| inline("/sync", whole));
+            let paged = [inline(&messages, &part), inline(&context, &part), search(&part)];
+            for answer in stored.chain(synced).chain(paged) {
+                if is_right {
+                    assert_eq!(answer.0, 200, "{id} {}", answer.1);
+                } else {
+                    refused(&answer, 400, "M_INVALID_PARAM");
+                }
+            }
+        }
+    }
+    // One that was stored before that was looked at goes on to hold.
+    let old = r#"{"room":{"rooms":["nowhere"],"timeline":{"senders":["nobody"]}}}"#;
+    home.world.run(home.server.store.put_filter(&alice.id, "old", old)).unwrap();
+    assert_eq!(home.sync(&alice, "filter=old")["rooms"]["join"], json!({}));
+}
+
+#[test]
 fn account_data_is_kept() {
     let home = Home::new();
     let (alice, bob) = (home.register("alice"), home.register("bob"));
