@@ -76,7 +76,12 @@ pub(super) async fn get(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let of = UserId::parse(call.parameter(0)).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
     let found = server.store.presence(&session.user, &of).await?;
-    let (row, is_shown) = found.ok_or_else(|| MatrixError::not_found("Nothing is known of this user's presence."))?;
+    let Some((row, is_shown)) = found else {
+        if of == session.user {
+            return ok(&json!({ "presence": Presence::Offline.as_str() }));
+        }
+        return Err(MatrixError::not_found("Nothing is known of this user's presence."));
+    };
     // Of another server's user it is known what rooms they were in when that server last told of them.
     if !is_shown && !shares(server, &session.user, &of).await? {
         return Err(MatrixError::forbidden("You share no room with this user."));

@@ -62,6 +62,7 @@ fn who_shares_a_room_sees_it() {
     assert_eq!(home.get(&bob, &path(&bob)), (200, expected));
     refused(&home.get(&stranger, &path(&bob)), 403, "M_FORBIDDEN");
     refused(&home.get(&bob, &path(&alice)), 404, "M_NOT_FOUND");
+    assert_eq!(home.get(&alice, &path(&alice)), (200, json!({ "presence": "offline" })), "of oneself it is known");
     // Who is not there is not told of at first.
     set(&home, &bob, json!({ "presence": "offline" }));
     assert_eq!(told(&home.sync(&alice, &of_alice)), [of(&bob, "offline", "")]);
