@@ -35,6 +35,10 @@ const MAX_VIA: usize = 20;
 const ROOMS_TOLD_AT_ONCE: usize = 25;
 /// The longest reason, in bytes.
 const MAX_REASON_BYTES: usize = 2_048;
+/// How much a client may say of its join, in bytes: the rest of the event is its place in the room, and the user's profile.
+const MAX_SAID_BYTES: usize = 50_000;
+/// What no client says of its join: what it is, and who has a part in it.
+const NOT_SAID: [&str; 4] = ["membership", AUTHORISED_VIA, "third_party_signed", "third_party_invite"];
 
 /// `POST /join/{roomIdOrAlias}`
 pub(super) async fn join_by_id_or_alias(server: &Server, call: &Call) -> Handled {
@@ -257,9 +261,26 @@ fn log_untold(server: &Server, room_id: &RoomId, user: &UserId, error: &RoomErro
 async fn join(server: &Server, session: &Session, call: &Call, room_id: RoomId, via: Vec<ServerName>) -> Handled {
     let body = Body::optional(server, call).await?;
     let profile = server.store.own_profile(session.user.as_str()).await?;
-    let content = with_reason(member_content(&profile), &body)?;
+    let content = merged(member_content(&profile), said_of_join(body)?);
     join_room(server, &session.user, &room_id, via, content).await?;
     ok(&json!({ "room_id": room_id }))
+}
+
+/// What a client gives for its join: a reason, what it is called in this room, and whatever else.
+fn said_of_join(body: Body) -> Result<Object, MatrixError> {
+    with_reason(Object::new(), &body)?;
+    for name in ["displayname", "avatar_url"] {
+        body.text(name)?;
+    }
+    let given = body.into_object().into_iter();
+    let said: Object =
+        given.filter(|(name, value)| *value != Value::Null && !NOT_SAID.contains(&name.as_ref())).collect();
+    // Otherwise other servers would be asked for a place in the room for what can be no event.
+    said.check_strict().map_err(|_| MatrixError::bad_json("A number in the body is no integer, or too large."))?;
+    if said.to_text().len() > MAX_SAID_BYTES {
+        return Err(MatrixError::too_large("Too much is said of the join."));
+    }
+    Ok(said)
 }
 
 /// Joins `user` to a room, with `content` beside the membership; `None` where they are in it already.

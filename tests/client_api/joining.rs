@@ -108,6 +108,46 @@ fn others_have_their_turn_while_the_state_of_a_large_room_is_checked() {
     assert_eq!(two.get(&bob, &path), (200, json!({})));
 }
 
+/// Here and through another server, by each way to join.
+#[test]
+fn what_a_client_says_of_its_join_is_in_it() {
+    let world = World::new();
+    let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
+    let alice = one.register("alice");
+    for (home, name) in [(&one, "bob"), (&two, "carol")] {
+        for (way, user) in [("id", home.register(&format!("{name}1"))), ("path", home.register(&format!("{name}2")))] {
+            let room = one.room(&alice, json!({ "preset": "public_chat" }));
+            let path = match way {
+                "id" => format!("/join/{}?via=one.test", quote(&room)),
+                _ => format!("/rooms/{}/join?via=one.test", quote(&room)),
+            };
+            for wrong in [
+                json!({ "displayname": 1 }),
+                json!({ "avatar_url": [] }),
+                json!({ "reason": {} }),
+                json!({ "foo": 1.5 }),
+            ] {
+                refused(&home.post(&user, &path, wrong), 400, "M_BAD_JSON");
+            }
+            refused(&home.post(&user, &path, json!({ "foo": "x".repeat(50_000) })), 413, "M_TOO_LARGE");
+            assert!(!world.traffic().iter().any(|sent| sent.line.contains(&quote(&room))), "no server is asked");
+            let body = json!({
+                "foo": "bar", "displayname": "Somebody", "reason": "why not", "is_direct": null, "membership": "ban",
+                "join_authorised_via_users_server": alice.id, "third_party_signed": {}, "third_party_invite": {},
+            });
+            let (status, answer) = home.post(&user, &path, body);
+            assert_eq!(status, 200, "{answer} {:?}", world.logs());
+            world.settle();
+            let member = format!("/rooms/{}/state/m.room.member/{}", quote(&room), quote(&user.id));
+            let expected =
+                json!({ "membership": "join", "foo": "bar", "displayname": "Somebody", "reason": "why not" });
+            assert_eq!(one.get(&alice, &member), (200, expected), "{name}, {way}");
+            assert_eq!(home.post(&user, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
+            world.settle();
+        }
+    }
+}
+
 #[test]
 fn nobody_can_rejoin_a_room_that_everybody_has_left() {
     for version in ["10", "12"] {
