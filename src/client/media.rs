@@ -18,7 +18,7 @@ use crate::{
     },
     router::{Answer, Call, Handled, Streamed, ok},
     server::Server,
-    store::remote_media::RemoteName,
+    store::{media::LocalMedia, remote_media::RemoteName},
 };
 
 /// `POST /_matrix/media/v3/upload`
@@ -52,8 +52,16 @@ pub(super) async fn config(server: &Server, call: &Call) -> Handled {
     ok(&json!({ "m.upload.size": size }))
 }
 
-/// The endpoints by which media were had without a token. Nothing here is older than the freeze of these.
-pub(super) async fn frozen(_: &Server, _: &Call) -> Handled {
+/// The endpoints by which media were had without a token. Nothing here is older than the freeze of these; of what is still to be
+/// uploaded they say so, without waiting for it.
+pub(super) async fn frozen(server: &Server, call: &Call) -> Handled {
+    let (origin, media_id) = (call.parameter(0), call.parameter(1));
+    if origin == server.config.server_name.as_str() && is_media_id(media_id) {
+        let found = server.store.local_media(media_id, server.platform.clock.now_ms()).await?;
+        if matches!(found, Some(LocalMedia::Awaited)) {
+            return Err(MatrixError::not_yet_uploaded());
+        }
+    }
     Err(MatrixError::not_found("Media is only served to logged-in users: use /_matrix/client/v1/media."))
 }
 

@@ -182,8 +182,18 @@ fn an_id_is_made_first_and_filled_later() {
     assert_eq!(expires, home.world.now_ms() + 24 * 3_600_000);
     let media_id = created["content_uri"].as_str().unwrap().strip_prefix("mxc://hs.test/").unwrap().to_owned();
     let target = format!("/_matrix/media/v3/upload/hs.test/{media_id}");
-    // Who wants it waits, as long as they like, within bounds.
+    // Nobody waits for it without a token; but for how long that is so they are told.
     let begun = home.world.now_ms();
+    for (kind, server, status, errcode) in [
+        ("download", "hs.test", 504, "M_NOT_YET_UPLOADED"),
+        ("thumbnail", "hs.test", 504, "M_NOT_YET_UPLOADED"),
+        ("download", "other.test", 404, "M_NOT_FOUND"),
+    ] {
+        let target = format!("/_matrix/media/v3/{kind}/{server}/{media_id}?width=1&height=1");
+        refused(&answer(&home.raw("GET", &target, None, "")), status, errcode);
+    }
+    assert_eq!(home.world.now_ms(), begun);
+    // Who wants it waits, as long as they like, within bounds.
     let download = format!("/_matrix/client/v1/media/download/hs.test/{media_id}");
     refused(&answer(&home.raw("GET", &download, Some(&bob.token), "")), 504, "M_NOT_YET_UPLOADED");
     assert_eq!(home.world.now_ms() - begun, 20_000);
