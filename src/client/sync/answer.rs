@@ -90,8 +90,13 @@ impl Answer<'_> {
             Entry::Room(plan) if is_joined(plan) => Some(&plan.room.room_id),
             _ => None,
         });
-        let counted: BTreeSet<RoomId> =
+        let mut counted: BTreeSet<RoomId> =
             told.chain(self.fleeting.read_by(self.session.user.as_str())).cloned().collect();
+        // Clients take all threads of a room for read that they are told of without a word on them.
+        if self.filter.timeline.unread_thread_notifications && self.since > TimelinePos::START {
+            counted.extend(rooms_of_account_data(&found)?);
+            counted.extend(self.fleeting.rooms().cloned());
+        }
         let counted: Vec<RoomId> = counted.into_iter().filter(|room_id| self.filter.room(room_id.as_str())).collect();
         let unread = Unread::count(self.server, &self.session.user, &counted, self.now.events.max(found.events));
         let ((state, bundles), unread) = try_join(bundles, unread).await?;
@@ -149,10 +154,7 @@ impl Answer<'_> {
         }
         // Rooms where nothing changed but account data, who is typing, or up to where users have read. Of a room that is still to
         // come all is told then.
-        let changed = found.changed_account_data.iter().filter(|changed| changed.is_known_room);
-        let quiet = changed.filter(|changed| !changed.room_id.is_empty());
-        let mut quiet: Vec<RoomId> =
-            quiet.map(|changed| written_room_id(&changed.room_id)).collect::<Result<_, _>>()?;
+        let mut quiet = rooms_of_account_data(&found)?;
         let is_whole = self.since > TimelinePos::START && !found.is_cut;
         quiet.extend(self.fleeting.rooms().filter(|_| is_whole).cloned());
         quiet.retain(|room_id| !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()));
@@ -257,6 +259,10 @@ impl Answer<'_> {
     }
 }
 
-fn written_room_id(text: &str) -> Result<RoomId, DatabaseError> {
-    RoomId::parse(text).map_err(|_| DatabaseError::Shape("account data of what is no room ID".to_owned()))
+/// The rooms that the client knows of which account data has changed.
+fn rooms_of_account_data(found: &SyncFound) -> Result<Vec<RoomId>, DatabaseError> {
+    let changed = found.changed_account_data.iter().filter(|changed| changed.is_known_room);
+    let written = |_| DatabaseError::Shape("account data of what is no room ID".to_owned());
+    let rooms = changed.filter(|changed| !changed.room_id.is_empty());
+    rooms.map(|changed| RoomId::parse(&changed.room_id).map_err(written)).collect()
 }
