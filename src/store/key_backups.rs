@@ -147,19 +147,29 @@ const LENGTH: &str = "\
       WHERE user_id = ?1 AND version = ?2 AND room_id = ?3 AND (?4 IS NULL OR session_id = ?4)) END \
     FROM key_backups WHERE user_id = ?1 AND version = ?2";
 
-/// ?3: the room, ?4: the session, each NULL for all; ?5, ?6: after which room and session; ?7: how many, and ?8: how many bytes of
-/// them, of which one key never has more. No data is read to measure it.
-const SESSIONS: &str = "\
-    WITH measured(room_id, session_id, upto) AS ( \
-      SELECT room_id, session_id, SUM(bytes) OVER (ORDER BY room_id, session_id) FROM ( \
-        SELECT room_id, session_id, octet_length(session_data) AS bytes FROM key_backup_sessions \
-        WHERE user_id = ?1 AND version = ?2 AND (?3 IS NULL OR room_id = ?3) AND (?4 IS NULL OR session_id = ?4) \
-          AND (room_id, session_id) > (?5, ?6) ORDER BY room_id, session_id LIMIT ?7)) \
-    SELECT s.room_id, s.session_id, s.first_message_index, s.forwarded_count, s.is_verified, s.session_data, \
-      (SELECT MAX(upto) > ?8 OR count(*) = ?7 FROM measured) AS is_cut \
-    FROM measured AS m CROSS JOIN key_backup_sessions AS s \
-      ON s.user_id = ?1 AND s.version = ?2 AND s.room_id = m.room_id AND s.session_id = m.session_id \
-    WHERE m.upto <= ?8 ORDER BY m.room_id, m.session_id";
+/// The keys of which this holds. ?3: the room, ?4: the session, where there is one; ?5, ?6: after which room and session; ?7: how
+/// many, and ?8: how many bytes of them, of which one key never has more. No data is read to measure it.
+macro_rules! sessions {
+    ($where:literal) => {
+        concat!(
+            "WITH measured(room_id, session_id, upto) AS ( \
+               SELECT room_id, session_id, SUM(bytes) OVER (ORDER BY room_id, session_id) FROM ( \
+                 SELECT room_id, session_id, octet_length(session_data) AS bytes FROM key_backup_sessions \
+                 WHERE user_id = ?1 AND version = ?2 AND ",
+            $where,
+            " ORDER BY room_id, session_id LIMIT ?7)) \
+             SELECT s.room_id, s.session_id, s.first_message_index, s.forwarded_count, s.is_verified, s.session_data, \
+               (SELECT MAX(upto) > ?8 OR count(*) = ?7 FROM measured) AS is_cut \
+             FROM measured AS m CROSS JOIN key_backup_sessions AS s \
+               ON s.user_id = ?1 AND s.version = ?2 AND s.room_id = m.room_id AND s.session_id = m.session_id \
+             WHERE m.upto <= ?8 ORDER BY m.room_id, m.session_id"
+        )
+    };
+}
+
+const SESSIONS: &str = sessions!("(room_id, session_id) > (?5, ?6)");
+const SESSIONS_OF_ROOM: &str = sessions!("room_id = ?3 AND session_id > ?6");
+const SESSION: &str = sessions!("room_id = ?3 AND session_id = ?4 AND session_id > ?6");
 
 /// ?3: the room, ?4: the session, each NULL for all; ?5: what a key counts for besides its length.
 const COUNT_OUT: &str = "\
@@ -279,11 +289,16 @@ impl Store {
         let held = self.room_for_users_answer(bytes)?;
         // No more than is needed: a text that grows by itself takes twice its length.
         text.reserve_exact(bytes + BESIDE_KEYS);
+        let sql = match which {
+            Which::All => SESSIONS,
+            Which::Room(_) => SESSIONS_OF_ROOM,
+            Which::Session(..) => SESSION,
+        };
         let mut last = (String::new(), String::new());
         loop {
             let mut parameters = which.parameters(user, version);
             parameters.extend([last.0.into(), last.1.into(), PAGE.into(), BYTES_AT_ONCE.into()]);
-            let rows = self.query(Statement::new(SESSIONS, parameters)).await?;
+            let rows = self.query(Statement::new(sql, parameters)).await?;
             let is_cut = rows.last().map(|row| row.integer(6)).transpose()?.is_some_and(|is_cut| is_cut != 0);
             // Names may be longer than they were counted for, and keys may have come.
             let bytes = rows.iter().map(written_bytes).sum::<Result<usize, _>>()?;

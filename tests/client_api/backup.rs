@@ -211,6 +211,38 @@ fn a_backup_is_bounded_and_read_whole_whatever_it_holds() {
     assert_eq!(rows[0][1], rows[0][2]);
 }
 
+/// Clients ask for the one key that they lack.
+#[test]
+fn a_key_and_a_rooms_keys_are_read_without_the_others() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let version = begin(&home, &alice);
+    let path = |rest: &str| format!("/room_keys/keys{rest}?version={version}");
+    let mine = key(0, 0, false, "mine");
+    assert_eq!(home.put(&alice, &path("/!m:hs.test/m"), mine.clone()).0, 200);
+    home.database.rows(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 6000) \
+         INSERT INTO key_backup_sessions SELECT s.user_id, s.version, r.value, s.session_id || n, 0, 0, 0, s.session_data \
+         FROM key_backup_sessions AS s CROSS JOIN n CROSS JOIN json_each('[\"!a:hs.test\",\"!z:hs.test\"]') AS r",
+    );
+    let read = |rest: &str| {
+        let before = home.database.steps.get();
+        let (status, answer) = home.get(&alice, &path(rest));
+        assert_eq!(status, 200, "{answer}");
+        (answer, home.database.steps.get() - before)
+    };
+    for (rest, expected) in [("/!m:hs.test/m", mine.clone()), ("/!m:hs.test", json!({ "sessions": { "m": mine } }))] {
+        let (answer, steps) = read(rest);
+        assert_eq!(answer, expected);
+        assert!(steps < 2_000, "{rest}: {steps}");
+    }
+    // Page by page, each goes on where the one before has ended.
+    let sessions = |room: &Value| room["sessions"].as_object().unwrap().len();
+    assert_eq!(sessions(&read("/!z:hs.test").0), 6_000);
+    let all = read("").0["rooms"].as_object().unwrap().values().map(sessions).sum::<usize>();
+    assert_eq!(all, 12_001);
+}
+
 #[test]
 fn a_user_keeps_a_bounded_number_of_versions() {
     let home = Home::new();
