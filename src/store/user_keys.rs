@@ -16,7 +16,7 @@ use crate::{
         device_keys::{CrossSigningKey, DeviceKeys, Usage, UserKeys},
         identifiers::{ServerName, UserId},
     },
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Statement, turns::LIGHT_SLICE},
 };
 
 /// Who asks for keys.
@@ -122,7 +122,8 @@ impl Store {
         Ok(self.user_keys(wanted, &[], reader).await?.keys)
     }
 
-    /// The keys of local users as [`Store::local_keys`], and of other servers' users `remote` what is held. One round trip.
+    /// The keys of local users as [`Store::local_keys`], and of other servers' users `remote` what is held. One round trip. So many
+    /// of them are looked for at a time as others can wait for: of each it may look into all rooms of the reader.
     ///
     /// # Errors
     /// Where the database fails.
@@ -145,15 +146,16 @@ impl Store {
             KeyReader::User(user) => Some(user),
             KeyReader::Server => None,
         };
-        let mut statements = vec![
+        let statements = vec![
             Statement::new(DEVICE_KEYS, [json!(devices).to_string().into()]),
             Statement::new(CROSS_SIGNING_KEYS, [local.into()]),
             Statement::new(SIGNATURES, [everybody.into(), user.into()]),
         ];
-        if let (Some(user), false) = (user, remote.is_empty()) {
-            statements.extend(device_lists::held(user, remote));
+        let mut batches = vec![statements];
+        if let Some(user) = user {
+            batches.extend(remote.chunks(LIGHT_SLICE).map(|users| device_lists::held(user, users).into()));
         }
-        let mut answers = Answers::new(self.batch(statements).await?);
+        let mut answers = Answers::new(self.batches(batches).await?);
         let mut next = || answers.rows();
         let (device_rows, cross_signing_rows, signature_rows) = (next()?, next()?, next()?);
         let mut found = KeysFound::default();
@@ -183,13 +185,14 @@ impl Store {
         for (user_id, keys) in local {
             found.insert(user_id, keys);
         }
-        if !remote.is_empty() {
-            let (lists, shares) = (next()?, next()?);
-            found.shares = device_lists::read_shares(&shares)?;
-            for held in device_lists::read_held(&lists, &found.shares)? {
+        let mut of_remote = answers.rest();
+        while let (Some(lists), Some(shares)) = (of_remote.next(), of_remote.next()) {
+            let shares = device_lists::read_shares(&shares)?;
+            for held in device_lists::read_held(&lists, &shares)? {
                 found.current.extend(held.is_current.then(|| held.user_id.clone()));
                 found.insert(held.user_id, held.keys);
             }
+            found.shares.extend(shares);
         }
         Ok(found)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::{
     common::{large_room::LargeRoom, network::World, peer::Peer},
@@ -55,4 +55,19 @@ fn who_leaves_a_large_room_is_told_of_those_whom_somebody_here_has_asked_for() {
     leave(&home, &alice, &large.room_id);
     let (changed, left) = told(&home, &alice, &mut since);
     assert_eq!((changed, left), (ids(&[]), BTreeSet::from([carol.id, peer.user("member0")])));
+}
+
+/// Whoever is in a room with many users of other servers asks about all of them at once; they choose how long their names are.
+#[test]
+fn as_many_users_as_a_body_may_name_have_the_longest_names() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let server = format!("{}.test", "a".repeat(244));
+    let users: Map<String, Value> = (1_000..4_900).map(|n| (format!("@{n}:{server}"), json!([]))).collect();
+    assert!(users.keys().all(|user| user.len() == 255));
+    let calls = home.database.calls.get();
+    let (status, answer) = home.post(&alice, "/keys/query", json!({ "device_keys": users }));
+    assert_eq!((status, &answer["device_keys"]), (200, &json!({})), "{answer}");
+    assert!(answer["failures"][&server].is_object(), "{answer}");
+    assert!(home.database.calls.get() - calls <= 6);
 }
