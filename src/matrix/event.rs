@@ -58,6 +58,9 @@ pub enum PduError {
     /// It names more than 10 auth events or 20 previous events.
     #[error("more than 10 auth events or 20 previous events")]
     TooManyReferences,
+    /// It is among its own auth events or previous events, as one whose sender gives it its ID may say.
+    #[error("it cites itself")]
+    CitesItself,
     /// This server must have signed it, and has not with any key that is known and was valid at the time.
     #[error("not signed by {0} with a known and valid key")]
     NotSigned(Box<str>),
@@ -369,13 +372,16 @@ impl EventData {
         }
     }
 
-    /// Errs where it has more references than allowed, or one that is no event's ID for its length.
+    /// Errs where it has more references than allowed, or one that is no event's ID for its length, or its own.
     fn check_references(&self) -> Result<(), PduError> {
         let Fields { auth_events, prev_events, .. } = &self.fields;
         if auth_events.len() > MAX_AUTH_EVENTS || prev_events.len() > MAX_PREV_EVENTS {
             return Err(PduError::TooManyReferences);
         }
         for (member, ids) in [("auth_events", auth_events), ("prev_events", prev_events)] {
+            if ids.contains(&self.event_id) {
+                return Err(PduError::CitesItself);
+            }
             if ids.iter().any(|id| self.is_too_long(id.as_str())) {
                 return Err(PduError::TooLarge(member));
             }

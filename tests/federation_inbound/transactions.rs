@@ -378,3 +378,27 @@ fn a_server_that_is_heard_from_gets_at_once_what_it_has_not_had() {
         assert_eq!(cost(), (calls + 1, changes));
     }
 }
+
+/// In the first room versions an event's ID is what its sender says: it could wait for itself.
+#[test]
+fn an_event_that_cites_itself_is_refused_at_once() {
+    let scene = scene("12");
+    for version in ["1", "2"] {
+        let room = scene.a.public_room(&scene.world, &scene.alice, version);
+        for member in ["prev_events", "auth_events"] {
+            let reference = |id: &str| json!([id, { "sha256": "abc" }]);
+            let id = format!("${member}{version}:peer.example");
+            let mut event = json!({
+                "event_id": id, "room_id": room.as_str(), "sender": scene.bob, "type": "m.room.message", "depth": 9,
+                "origin_server_ts": scene.world.now_ms(), "content": { "msgtype": "m.text", "body": "I" },
+                "auth_events": [reference("$auth:peer.example")], "prev_events": [reference("$before:peer.example")],
+            });
+            event[member].as_array_mut().unwrap().push(reference(&id));
+            let (_, event) = scene.peer.sign(version, event);
+            let (status, answer) = scene.peer.send(&scene.a, &id, &[event]);
+            let error = answer["pdus"][&id]["error"].as_str().unwrap_or_default();
+            assert!(status == 200 && error.contains("cites itself"), "{answer}");
+            assert!(scene.a.database.rows("SELECT 1 FROM staged_pdus").is_empty());
+        }
+    }
+}
