@@ -13,7 +13,10 @@ use crate::{
     platform::{Budget, Database, DatabaseError, LocalBoxFuture},
     router::{self, Answer, RequestBody, Response},
     server::Server,
-    store::{forgetting::WALKS, positions::OutboxPos},
+    store::{
+        forgetting::{WALKS, Walked},
+        positions::OutboxPos,
+    },
 };
 
 /// How many calls to the database each job of the scheduled trigger may make. The platform allows 1,000 for all of them.
@@ -154,6 +157,26 @@ impl Program {
     }
 }
 
+/// What was looked through of the outbox as it came to be heard by all.
+const OUTBOX: &str = "outbox";
+/// What was looked through again of what that has left.
+const KEPT_OUTBOX: &str = "outbox_kept";
+
+/// Forgets what all have heard of the outbox since it was looked through last; and of what stayed then, the next slice of what has
+/// become of no use since: that may be much, and little of it goes.
+async fn forget_outbox(server: &Server, walked: &Walked, now: i64, budget: &Budget) -> Result<(), DatabaseError> {
+    let last = server.store.heard_by_all(now).await?;
+    let (front, kept) = (walked.of_outbox(OUTBOX), walked.of_outbox(KEPT_OUTBOX));
+    let next = server.store.forget_outbox(kept, front.min(last), SLICE).await?;
+    server.store.note_of_outbox(KEPT_OUTBOX, next.unwrap_or(OutboxPos::START)).await?;
+    let (mut reached, mut after) = (front, Some(front));
+    while let Some(position) = after.filter(|_| !budget.is_spent()) {
+        after = server.store.forget_outbox(position, last, SLICE).await?;
+        reached = after.unwrap_or(last).max(reached);
+    }
+    server.store.note_of_outbox(OUTBOX, reached).await
+}
+
 /// Begins once an hour to forget what nobody will ask for any more, a slice at a time, and goes on with what is not done.
 async fn forget(server: &Server, budget: &Budget) {
     let now = server.platform.clock.now_ms();
@@ -170,11 +193,7 @@ async fn forget(server: &Server, budget: &Budget) {
             }
         }
         if is_hour {
-            let last = server.store.heard_by_all(now).await?;
-            let mut after = Some(OutboxPos::START);
-            while let Some(position) = after.filter(|_| !budget.is_spent()) {
-                after = server.store.forget_outbox(position, last, SLICE).await?;
-            }
+            forget_outbox(server, &walked, now, budget).await?;
         }
         Ok::<_, DatabaseError>(())
     };

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::Store;
+use super::{Store, positions::OutboxPos};
 use crate::platform::{DatabaseError, Statement};
 
 /// A walk through one table.
@@ -164,6 +164,12 @@ impl Walked {
         self.after(walk) != START
     }
 
+    /// Up to where the outbox was looked through by the walk of this name.
+    pub fn of_outbox(&self, name: &str) -> OutboxPos {
+        let position = self.0.get(name).and_then(|after| after.parse().ok());
+        position.map_or(OutboxPos::START, OutboxPos::new)
+    }
+
     fn after(&self, walk: &Walk) -> &str {
         self.0.get(walk.table).map_or(START, String::as_str)
     }
@@ -178,6 +184,16 @@ impl Store {
         let rows = self.query(Statement::new("SELECT name, after FROM walks", [])).await?;
         let walked = rows.iter().map(|row| Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned())));
         Ok(Walked(walked.collect::<Result<_, DatabaseError>>()?))
+    }
+
+    /// Notes up to where the outbox was looked through.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn note_of_outbox(&self, name: &str, position: OutboxPos) -> Result<(), DatabaseError> {
+        const NOTE: &str = "INSERT INTO walks (name, after) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET after = excluded.after WHERE after <> excluded.after";
+        self.query(Statement::new(NOTE, [name.into(), position.get().to_string().into()])).await.map(drop)
     }
 
     /// Forgets what is old at `now` of the next 1,000 rows of a walk, and notes how far it has come.

@@ -300,6 +300,57 @@ fn what_is_old_is_forgotten_a_slice_at_a_time() {
     assert_eq!(scene.count("SELECT count(*) FROM pending_joins"), 0);
 }
 
+/// The newest events of rooms in which a server is away are many, and they stay.
+#[test]
+fn what_is_kept_of_the_outbox_is_looked_through_a_slice_an_hour() {
+    let scene = room();
+    let database = &scene.a.database;
+    scene.fill(["dead.example".to_owned()]);
+    scene.say("hello");
+    scene.world.settle();
+    // As if each of them were a room of its own.
+    let columns = database.rows("SELECT name FROM pragma_table_info('rooms')").concat();
+    let like = |own: &str, number: &str| {
+        let of = |column: &String| match column.as_str() {
+            "room_id" => format!("'!r' || {number} || ':a.example'"),
+            "outbox_pos" => number.to_owned(),
+            _ => format!("r.{column}"),
+        };
+        let values: Vec<String> = columns.iter().map(of).collect();
+        format!("INSERT INTO rooms SELECT {} FROM n CROSS JOIN rooms AS r WHERE r.room_id = '{own}'", values.join(", "))
+    };
+    let numbers = "WITH RECURSIVE n(n) AS (SELECT 100 UNION ALL SELECT n + 1 FROM n WHERE n < 9099)";
+    for insert in [
+        like(scene.room.as_str(), "n"),
+        "INSERT INTO outbox SELECT n, '!r' || n || ':a.example', n, NULL FROM n".to_owned(),
+        "INSERT INTO room_servers (room_id, server, from_pos, joined) \
+         SELECT '!r' || n || ':a.example', 'dead.example', 0, 1 FROM n"
+            .to_owned(),
+    ] {
+        database.rows(&format!("{numbers} {insert}"));
+    }
+    database.rows("UPDATE streams SET position = 9099 WHERE name LIKE 'outbox%'");
+    database.rows(
+        "UPDATE destinations SET behind = 1, cursor = 0, txn_id = 'x', txn_ts = 0 WHERE destination LIKE 'dead%'",
+    );
+    let hour = || {
+        scene.world.advance(HOUR_MS - scene.world.now_ms() % HOUR_MS - 60_000);
+        scene.minute()
+    };
+    scene.day();
+    assert_eq!(scene.count("SELECT count(*) FROM outbox WHERE pos >= 100"), 9_000);
+    let (second, third) = (hour(), hour());
+    database.rows("DELETE FROM outbox WHERE pos >= 100");
+    let without = hour();
+    assert!(second <= without && third <= without, "{second}, {third} and {without} calls");
+    // What is of no use any more is found all the same.
+    database.rows(&format!("{numbers} INSERT INTO outbox SELECT n, '!gone:a.example', n, NULL FROM n"));
+    for _ in 0..10 {
+        hour();
+    }
+    assert_eq!(scene.count("SELECT count(*) FROM outbox WHERE pos >= 100"), 0);
+}
+
 /// A server that never answers holds the outbox of no room for ever; when it is back, it hears of the rooms that it is in.
 #[test]
 fn what_one_server_has_not_heard_for_a_month_is_not_kept_for_it() {
