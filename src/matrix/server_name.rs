@@ -59,6 +59,24 @@ pub fn split(name: &str) -> Option<Parts<'_>> {
     Some(Parts { host: parse_host(host_text)?, host_text, port })
 }
 
+/// What whoever has the name has all of: any number of names below two labels of DNS cost nothing, nor do ports, or addresses of
+/// IPv6 that begin alike. Where others register below two labels too (`co.uk`), it is theirs together.
+pub fn zone(name: &str) -> String {
+    match split(name).map(|parts| parts.host) {
+        Some(Host::Ipv4(address)) => address.to_string(),
+        Some(Host::Ipv6(address)) => {
+            let [a, b, c, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}::/48")
+        }
+        Some(Host::Dns(host)) => {
+            let host = host.trim_end_matches('.');
+            let mut dots = host.rmatch_indices('.').map(|(at, _)| at + 1);
+            host.get(dots.nth(1).unwrap_or_default()..).unwrap_or(host).to_ascii_lowercase()
+        }
+        None => name.to_owned(),
+    }
+}
+
 /// A host name of letters, digits and hyphens that no URL parser reads as an IP address: those take `127.1`,
 /// `2130706433` and `0x7f000001` for 127.0.0.1, and go by the last label.
 pub fn is_dns_name(host: &str) -> bool {

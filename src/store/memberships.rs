@@ -1,12 +1,8 @@
 //! Local users' memberships, as their syncs and room lists need them.
-//!
-//! Any server may invite them to rooms of which we know nothing: how much of that is remembered is bounded for each user and for
-//! each server.
 
 use serde_json::json;
 
 use super::{
-    Store,
     departures::depart_at_once,
     json_lists,
     positions::{advance_for, from_end},
@@ -56,35 +52,6 @@ const MEMBERSHIPS: &str = "\
     WHERE ?3 OR membership NOT IN ('join', 'invite') \
       OR membership = 'invite' AND event_id IN (SELECT value FROM json_each(?4))";
 
-/// ?1 user, ?2 room, ?3 the invite, ?4 the state that came with it, ?5 the server that it came from, ?6 how many invites a user may
-/// have that came by themselves, ?7 how many characters a server's may be together. At the next position of the stream. Of a
-/// user's places a server may have no more than are free then, so that none can keep the others out; an invite in place of
-/// another of the same server takes none.
-const INVITE: &str = "\
-    INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state, outside_from, outside_bytes) \
-    SELECT ?1, ?2, 'invite', ?3, (SELECT position + 1 FROM streams WHERE name = 'events'), ?4, ?5, length(?4) \
-    FROM (SELECT COALESCE(SUM(outside_bytes), 0) AS bytes, COALESCE(SUM(user_id = ?1), 0) AS places \
-      FROM local_memberships \
-      WHERE outside_from = ?5 AND membership = 'invite' AND NOT (user_id = ?1 AND room_id = ?2)) AS theirs \
-    WHERE ?7 - length(?4) >= theirs.bytes \
-      AND (?6 - theirs.places > (SELECT count(*) FROM local_memberships WHERE user_id = ?1 AND membership = 'invite' \
-          AND outside_from IS NOT NULL AND room_id <> ?2) \
-        OR EXISTS (SELECT 1 FROM local_memberships WHERE user_id = ?1 AND room_id = ?2 AND membership = 'invite' \
-          AND outside_from = ?5)) \
-    ON CONFLICT (user_id, room_id) DO UPDATE SET membership = excluded.membership, event_id = excluded.event_id, \
-      pos = CASE WHEN membership = 'invite' AND event_id = excluded.event_id THEN pos ELSE excluded.pos END, \
-      joined_until = CASE WHEN forgotten_ts IS NULL THEN joined_until END, forgotten_ts = NULL, \
-      invite_state = excluded.invite_state, via = NULL, \
-      outside_from = excluded.outside_from, outside_bytes = excluded.outside_bytes \
-    WHERE membership <> 'join'";
-
-/// Moves the stream on where the invite was taken.
-const INVITED: &str = "\
-    UPDATE streams SET position = position + 1 WHERE name = 'events' AND EXISTS (SELECT 1 FROM local_memberships AS m \
-      WHERE m.user_id = ?1 AND m.room_id = ?2 AND m.event_id = ?3 AND m.pos > position)";
-
-const MEMBERSHIP: &str = "SELECT membership, event_id FROM local_memberships WHERE user_id = ?1 AND room_id = ?2";
-
 /// Changes nothing where the user has by now another invite or knock, or is in the room.
 const END_INVITE: &str = "\
     UPDATE local_memberships SET membership = ?4, event_id = ?5, invite_state = ?6, via = NULL, outside_bytes = length(?6), \
@@ -104,58 +71,7 @@ const FORGET_ENDED: &str = "\
 
 /// How many invites a user may have that came by themselves, one server's being at most half of them, and how many that have
 /// ended are remembered.
-const MAX_INVITES: i64 = 300;
-/// How many characters the invites of one server may be together, before they are answered.
-const MAX_INVITES_OF_SERVER: i64 = 16 * 1024 * 1024;
-
-/// What became of an invite that came by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Invited {
-    /// It is remembered.
-    Done,
-    /// The user, or the inviting server, has too many that nobody has answered.
-    TooMany,
-    /// The user is in the room.
-    IsJoined,
-}
-
-impl Store {
-    /// Remembers an invite of a local user that came by itself from `server`, at a new position of the stream that sync reads.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn invite(
-        &self,
-        server: &str,
-        user_id: &UserId,
-        room_id: &RoomId,
-        event_id: &EventId,
-        invite_state: &str,
-    ) -> Result<Invited, DatabaseError> {
-        let (user, room, event) = (user_id.as_str(), room_id.as_str(), event_id.as_str());
-        let invite = [
-            user.into(),
-            room.into(),
-            event.into(),
-            invite_state.into(),
-            server.into(),
-            MAX_INVITES.into(),
-            MAX_INVITES_OF_SERVER.into(),
-        ];
-        let statements = vec![
-            Statement::new(INVITE, invite),
-            Statement::new(INVITED, [user.into(), room.into(), event.into()]).concerning(concerned(room_id, user_id)),
-            Statement::new(MEMBERSHIP, [user.into(), room.into()]),
-        ];
-        let answers = self.batch(statements).await?;
-        let Some(row) = answers.last().and_then(|rows| rows.first()) else { return Ok(Invited::TooMany) };
-        Ok(match stored(row.text(0)?)? {
-            Membership::Join => Invited::IsJoined,
-            _ if row.text(1)? == event => Invited::Done,
-            _ => Invited::TooMany,
-        })
-    }
-}
+pub(super) const MAX_INVITES: i64 = 300;
 
 /// What becomes of memberships in a room that we are in, in order.
 pub(super) fn change(room_id: &RoomId, changes: &[MembershipChange]) -> Vec<Statement> {
@@ -167,7 +83,7 @@ pub(super) fn change(room_id: &RoomId, changes: &[MembershipChange]) -> Vec<Stat
 pub(crate) fn remember_membership(room_id: &RoomId, change: &MembershipChange, ended: &[EventId]) -> Vec<Statement> {
     let mut statements = statements(room_id, std::slice::from_ref(change), false, ended);
     statements.insert(0, advance_for("events", 1, subjects(room_id, change)));
-    statements.push(forget_ended(change));
+    statements.push(forget_ended(&change.user_id, change.membership));
     statements
 }
 
@@ -182,11 +98,12 @@ pub(crate) fn end_invite(room_id: &RoomId, invite: &EventId, change: &Membership
         change.invite_state.as_deref().into(),
     ];
     let advance = advance_for("events", 1, subjects(room_id, change));
-    vec![advance, Statement::new(END_INVITE, parameters), forget_ended(change)]
+    vec![advance, Statement::new(END_INVITE, parameters), forget_ended(&change.user_id, change.membership)]
 }
 
-fn forget_ended(MembershipChange { user_id, membership, .. }: &MembershipChange) -> Statement {
-    Statement::new(FORGET_ENDED, [user_id.as_str().into(), membership.as_str().into(), MAX_INVITES.into()])
+/// Forgets those of the user's ended invites that are too many.
+pub(super) fn forget_ended(user_id: &UserId, ended: Membership) -> Statement {
+    Statement::new(FORGET_ENDED, [user_id.as_str().into(), ended.as_str().into(), MAX_INVITES.into()])
 }
 
 /// Whom a change of a membership concerns.
@@ -194,7 +111,7 @@ fn subjects(room_id: &RoomId, change: &MembershipChange) -> [Subject; 2] {
     concerned(room_id, &change.user_id)
 }
 
-fn concerned(room_id: &RoomId, user_id: &UserId) -> [Subject; 2] {
+pub(super) fn concerned(room_id: &RoomId, user_id: &UserId) -> [Subject; 2] {
     [Subject::Room(room_id.to_string()), Subject::User(user_id.to_string())]
 }
 

@@ -30,6 +30,7 @@ pub mod forgetting;
 pub mod headers;
 pub mod history_visibility;
 pub mod ignored;
+pub mod invites;
 pub mod key_backups;
 mod key_changes;
 pub mod key_responses;

@@ -70,6 +70,31 @@ fn invited(home: &Home, user: &User) -> Value {
     home.sync(user, "")["rooms"]["invite"].clone()
 }
 
+/// Of more invites than a user may have, one ends that is of whoever has sent most.
+#[test]
+fn an_invite_that_gives_way_to_another_has_ended() {
+    let (one, two) = two();
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    two.database.rows(&format!(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 300) \
+         INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state, outside_from) \
+         SELECT '{}', '!r' || n || ':evil.test', 'invite', '$i' || n, n, '[]', 's' || n || '.evil.test' FROM n",
+        bob.id
+    ));
+    two.database.rows("UPDATE streams SET position = 300 WHERE name = 'events'");
+    let since = two.sync(&bob, "")["next_batch"].as_str().unwrap().to_owned();
+    assert_eq!(invited(&two, &bob).as_object().unwrap().len(), 300);
+    let room = one.room(&alice, json!({ "invite": [bob.id] }));
+    let sync = two.sync(&bob, &format!("since={since}"));
+    assert!(sync["rooms"]["invite"][&room].is_object(), "{sync}");
+    let left = sync["rooms"]["leave"].as_object().unwrap();
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["!r1:evil.test"], "{sync}");
+    assert_eq!(left["!r1:evil.test"]["timeline"]["events"], json!([]));
+    let now = invited(&two, &bob);
+    assert!(now.as_object().unwrap().len() == 300 && now["!r1:evil.test"].is_null(), "{now}");
+    assert_eq!(two.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+}
+
 #[test]
 fn users_elsewhere_are_invited_accept_and_reject() {
     let (one, two) = two();

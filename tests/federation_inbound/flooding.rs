@@ -38,8 +38,8 @@ fn bound(table: &str, strangers: u64) -> (u64, u64) {
         "staged_pdus" => ((20 * strangers).min(200), (300_000 * strangers).min(2_500_000)),
         // 500 of a server in a room, without their content, with the IDs of at most 20 events before each.
         "rejected_events" => ((500 * strangers).min(5_000), (500 * 2_000 * strangers).min(5_000 * 2_000)),
-        // 300 invites of a user, 16 MB of a server.
-        "local_memberships" => (300, (16 * 1024 * 1024 * strangers).min(300 * (3 * 65_536))),
+        // 300 invites of a user, 16 MB of a server; and 300 that gave way to others.
+        "local_memberships" => (600, (16 * 1024 * 1024 * strangers).min(300 * (3 * 65_536))),
         // Accepted events write there, and local users, or we do for their sake: strangers do not. Whoever lets them into a
         // table says here what bounds it.
         _ => (0, 0),
@@ -284,26 +284,73 @@ fn a_server_in_the_room_has_so_many_bytes_of_events_that_wait() {
 #[test]
 fn a_user_has_so_many_invites_that_wait_for_an_answer() {
     let scene = scene("11");
-    let strangers = strangers(&scene, 10);
+    let strangers = strangers(&scene, 4);
     let taken = |stranger: &Rc<Peer>| (0..160).filter(|n| invite(&scene, stranger, *n, "short").0 == 200).count();
-    // None may have more than are left to the others.
-    let taken: Vec<usize> = strangers[..9].iter().map(taken).collect();
-    assert_eq!(taken, [150, 75, 38, 19, 9, 5, 2, 1, 1]);
+    // None may have more than half, nor more than any of the others when all places are taken.
+    let taken: Vec<usize> = strangers[..3].iter().map(taken).collect();
+    assert_eq!(taken, [150, 149, 100]);
+    let waiting =
+        "SELECT outside_from, count(*) FROM local_memberships WHERE membership = 'invite' GROUP BY 1 ORDER BY 1";
+    let waiting = scene.a.database.rows(waiting).concat();
+    assert_eq!(waiting, ["s0.evil.example", "100", "s1.evil.example", "100", "s2.evil.example", "100"]);
     let position = || scene.a.database.rows("SELECT position FROM streams WHERE name = 'events'");
     let before = position();
-    let (status, answer) = invite(&scene, &strangers[9], 0, "short");
+    let (status, answer) = invite(&scene, &strangers[0], 150, "short");
     assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_FORBIDDEN")), "{answer}");
     // Nobody's sync is woken by it.
     assert_eq!(position(), before);
     // The same one again is nothing more.
-    assert_eq!(invite(&scene, &strangers[0], 7, "short").0, 200);
+    assert_eq!(invite(&scene, &strangers[2], 7, "short").0, 200);
+    assert_eq!(position(), before);
+    // One that gave way has no other right to come again.
+    assert_eq!(invite(&scene, &strangers[0], 0, "short").0, 403);
     assert_eq!(position(), before);
     // One that is answered makes room for another.
-    let room_id = RoomId::parse("!r3:s0.evil.example").unwrap();
+    let room_id = RoomId::parse("!r3:s2.evil.example").unwrap();
     scene.world.run(membership::leave(&scene.a, &scene.alice, &room_id)).unwrap();
-    assert_eq!(invite(&scene, &strangers[0], 150, "short").0, 403);
-    assert_eq!(invite(&scene, &strangers[9], 0, "short").0, 200);
-    assert_eq!(invite(&scene, &strangers[9], 1, "short").0, 403);
+    assert_eq!(invite(&scene, &strangers[2], 150, "short").0, 403);
+    assert_eq!(invite(&scene, &strangers[3], 0, "short").0, 200);
+    assert_eq!(invite(&scene, &strangers[2], 150, "short").0, 403);
+    assert_eq!(invite(&scene, &strangers[3], 1, "short").0, 200);
+}
+
+/// However many names somebody has, whoever has invited the user less often finds a place.
+#[test]
+fn invites_of_many_servers_together_keep_no_other_out() {
+    let scene = scene("11");
+    let named = |name: &str| Peer::new(&scene.world, name);
+    let invites = |name: &str, count: usize| {
+        let peer = named(name);
+        (0..count).filter(|n| invite(&scene, &peer, *n, "short").0 == 200).count()
+    };
+    let pending = |name: &str| {
+        let pending = "SELECT count(*) FROM local_memberships WHERE membership = 'invite' AND outside_from LIKE";
+        scene.a.database.rows(&format!("{pending} '%{name}'"))[0][0].parse::<usize>().unwrap()
+    };
+    assert_eq!(invites("early.example", 1) + invites("other.example", 1), 2);
+    // One zone, whatever its servers are called; they keep out each other no more than anybody else.
+    for n in 0..200 {
+        invites(&format!("s{n}.evil.example"), 2);
+    }
+    assert_eq!(pending(""), 300);
+    let since = scene.a.database.rows("SELECT position FROM streams WHERE name = 'events'")[0][0].clone();
+    assert_eq!(invites("late.example", 3), 3);
+    assert_eq!((pending("late.example"), pending("evil.example"), pending("")), (3, 295, 300));
+    // The oldest of a server that has most have ended, which syncs tell of.
+    let ended = "SELECT room_id, invite_state FROM local_memberships WHERE membership = 'leave' AND pos >";
+    let ended = scene.a.database.rows(&format!("{ended} {since} ORDER BY pos"));
+    assert_eq!(ended, [50, 51, 52].map(|n| vec![format!("!r0:s{n}.evil.example"), "[]".to_owned()]));
+    // Several zones have as much as each other in the end, and who had one invite still has it.
+    for n in 0..9 {
+        invites(&format!("many{n}.example"), 60);
+    }
+    assert_eq!(pending(""), 300);
+    for name in ["early.example", "other.example"] {
+        assert_eq!(pending(name), 1, "{name}");
+    }
+    let most = (0..9).map(|n| pending(&format!("many{n}.example"))).chain([pending("evil.example")]);
+    assert!(most.into_iter().all(|count| (29..=30).contains(&count)));
+    assert_eq!(invites("later.example", 3), 3);
 }
 
 #[test]

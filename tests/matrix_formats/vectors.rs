@@ -9,7 +9,7 @@ use verge::matrix::{
     redaction::redact,
     room_version::{EventIds, Redaction, RoomVersion},
     server_keys::{KeyRing, KnownKey},
-    server_name::{Host, split},
+    server_name::{Host, split, zone},
     signing::{SignatureError, VerifyKey, signatures_of},
 };
 
@@ -260,6 +260,17 @@ fn examples_of_the_event_formats() {
 
 fn ids(ids: &[&str]) -> Vec<EventId> {
     ids.iter().map(|id| EventId::parse(id).unwrap()).collect()
+}
+
+#[test]
+fn zones_of_server_names() {
+    let alike = |names: &[&str]| names.iter().all(|name| zone(name) == zone(names[0]));
+    assert!(alike(&["example.org", "a.example.org", "A.b.Example.Org:8448", "example.org.", "example.org:1"]));
+    assert!(alike(&["localhost", "LOCALHOST:8448"]));
+    assert!(alike(&["1.2.3.4", "1.2.3.4:8448"]));
+    assert!(alike(&["[2001:db8:1::1]", "[2001:db8:1:ffff::7]:8448"]));
+    let others = ["example.org", "example.com", "org", "myexample.org", "1.2.3.4", "1.2.3.5", "[2001:db8:2::1]"];
+    assert!(others.iter().all(|one| others.iter().all(|other| one == other || zone(one) != zone(other))));
 }
 
 #[test]
