@@ -33,6 +33,7 @@ use crate::{
         large_joins::{self, LargeJoin},
         memberships::{end_invite, remember_membership},
         partial_rooms,
+        pending_knocks::{knocked, reject},
         rejected::NewRejected,
         rooms::Extremity,
     },
@@ -255,7 +256,8 @@ impl Rooms {
     }
 
     /// Remembers a knock of a local user on a room that we are not in, which the server `via` has let in. `knock_state` is the
-    /// room's state as that server describes it, stripped. An invite that is not among `ended` has come since, and stays.
+    /// room's state as that server describes it, stripped. An invite that is not among `ended` has come since, and stays; what has
+    /// rejected the knock since ends it.
     ///
     /// # Errors
     /// Where the database fails.
@@ -274,7 +276,9 @@ impl Rooms {
             via: Some(via.clone()),
             later: 0,
         };
-        Ok(self.store.batch(remember_membership(knock.room_id(), &change, ended)).await.map(|_| ())?)
+        let mut statements = remember_membership(knock.room_id(), &change, ended);
+        statements.extend(knocked(knock.room_id(), &change));
+        Ok(self.store.batch(statements).await.map(|_| ())?)
     }
 
     /// Judges one event of a room that we are in, which came by another way than a transaction.
@@ -322,7 +326,8 @@ impl Rooms {
         Ok(self.store.batch(remember_membership(room_id, &change, ended)).await.map(|_| ())?)
     }
 
-    /// Remembers the event that ended the invite, or the knock, `invite` of a local user to a room that we are not in.
+    /// Remembers the event that ended the invite, or the knock, `invite` of a local user to a room that we are not in; of a knock that is
+    /// still being made, for when that is done.
     ///
     /// # Errors
     /// Where the database fails.
@@ -335,7 +340,9 @@ impl Rooms {
             via: None,
             later: 0,
         };
-        Ok(self.store.batch(end_invite(event.room_id(), invite, &change)).await.map(|_| ())?)
+        let mut statements = end_invite(event.room_id(), invite, &change);
+        statements.push(reject(event.room_id(), invite, &change));
+        Ok(self.store.batch(statements).await.map(|_| ())?)
     }
 
     /// How many users of each server are joined, how many are invited, and what local users' memberships are, in a whole state.

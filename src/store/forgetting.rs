@@ -80,6 +80,10 @@ const FORGET_CLIENT_TRANSACTIONS: &str = forget!(
 );
 const ADVANCE_PENDING_JOINS: &str = advance!("pending_joins", "room_id, join_id", "?1 ->> 0, ?1 ->> 1");
 const FORGET_PENDING_JOINS: &str = forget!("pending_joins", "room_id, join_id", "?1 ->> 0, ?1 ->> 1", "until_ts <= ?2");
+const ADVANCE_PENDING_KNOCKS: &str =
+    advance!("pending_knocks", "user_id, room_id, knock", "?1 ->> 0, ?1 ->> 1, ?1 ->> 2");
+const FORGET_PENDING_KNOCKS: &str =
+    forget!("pending_knocks", "user_id, room_id, knock", "?1 ->> 0, ?1 ->> 1, ?1 ->> 2", "until_ts <= ?2");
 const ADVANCE_REGISTRATIONS: &str = advance!("registrations", "session", "?1 ->> 0");
 const FORGET_REGISTRATIONS: &str = forget!("registrations", "session", "?1 ->> 0", "until_ts <= ?2");
 
@@ -117,7 +121,7 @@ const FORGET_LOCAL_MEMBERSHIPS: &str =
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// The walks there are.
-pub const WALKS: [Walk; 9] = [
+pub const WALKS: [Walk; 10] = [
     // Far longer than a client repeats a request.
     Walk {
         table: "client_transactions",
@@ -141,6 +145,7 @@ pub const WALKS: [Walk; 9] = [
     // A server that has taken nothing for so long is taken for dead.
     Walk { table: "edu_outbox", keep_ms: 30 * DAY_MS, advance: ADVANCE_EDU_OUTBOX, forget: FORGET_EDU_OUTBOX },
     Walk { table: "pending_joins", keep_ms: 0, advance: ADVANCE_PENDING_JOINS, forget: FORGET_PENDING_JOINS },
+    Walk { table: "pending_knocks", keep_ms: 0, advance: ADVANCE_PENDING_KNOCKS, forget: FORGET_PENDING_KNOCKS },
     Walk { table: "registrations", keep_ms: 0, advance: ADVANCE_REGISTRATIONS, forget: FORGET_REGISTRATIONS },
     // Longer than most clients stay away, which are told that somebody has ceased by the row.
     Walk { table: "typing", keep_ms: 7 * DAY_MS, advance: ADVANCE_TYPING, forget: FORGET_TYPING },

@@ -8,7 +8,7 @@ use crate::{
         identifiers::{EventId, RoomId, ServerName, UserId},
         room_version::RoomVersion,
     },
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Row, Rows, Statement},
 };
 
 const LOCAL_MEMBERS: &str =
@@ -24,6 +24,11 @@ const INVITATIONS: &str = "\
       m.membership = 'knock', m.via \
     FROM json_each(?1) AS wanted JOIN local_memberships AS m \
       ON m.user_id = wanted.value ->> 0 AND m.room_id = wanted.value ->> 1 AND m.membership IN ('invite', 'knock')";
+
+/// The same of the knocks that are being made.
+const PENDING_KNOCKS: &str = "\
+    SELECT p.user_id, p.room_id, p.knock, p.user_id AS inviter, p.room_version, 1 AS has_state, 1 AS is_knock, NULL AS via FROM json_each(?1) AS wanted \
+      CROSS JOIN pending_knocks AS p ON p.user_id = wanted.value ->> 0 AND p.room_id = wanted.value ->> 1";
 
 /// An invite to (or a knock on) a room that we need not be in.
 #[derive(Debug, Clone)]
@@ -52,10 +57,11 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn invitation(&self, user: &UserId, room_id: &RoomId) -> Result<Option<Invitation>, DatabaseError> {
-        Ok(self.invitations([(user, room_id)]).await?.pop())
+        Ok(invitations(&self.query(Statement::new(INVITATIONS, [list([(user, room_id)]).into()])).await?)?.pop())
     }
 
-    /// The invites and knocks of local users among these, pairs of user and room.
+    /// What may be ended of local users in these rooms, pairs of user and room: invites, and knocks, those that are being made among
+    /// them. One call.
     ///
     /// # Errors
     /// Where the database fails.
@@ -63,24 +69,9 @@ impl Store {
         &self,
         of: impl IntoIterator<Item = (&'a UserId, &'a RoomId)>,
     ) -> Result<Vec<Invitation>, DatabaseError> {
-        let of: Vec<_> = of.into_iter().map(|(user, room_id)| json!([user.as_str(), room_id.as_str()])).collect();
-        let rows = self.query(Statement::new(INVITATIONS, [json!(of).to_string().into()])).await?;
-        rows.iter()
-            .map(|row| {
-                let shape = |what: &str, text: &str| DatabaseError::Shape(format!("{text:?} is no {what}"));
-                let (room_id, event_id) = (row.text(1)?, row.text(2)?);
-                Ok(Invitation {
-                    user_id: user_id(row.text(0)?)?,
-                    room_id: RoomId::parse(room_id).map_err(|_| shape("room ID", room_id))?,
-                    event_id: EventId::parse(event_id).map_err(|_| shape("event ID", event_id))?,
-                    inviter: row.optional_text(3)?.map(user_id).transpose()?,
-                    room_version: row.optional_text(4)?.and_then(RoomVersion::get),
-                    is_outside: row.integer(5)? != 0,
-                    is_knock: row.integer(6)? != 0,
-                    via: row.optional_text(7)?.map(|name| written(name, ServerName::parse)).transpose()?,
-                })
-            })
-            .collect()
+        let of = list(of);
+        let statements = [INVITATIONS, PENDING_KNOCKS].map(|sql| Statement::new(sql, [of.as_str().into()]));
+        invitations(&self.batch(statements.into()).await?.concat())
     }
 
     /// The local users who are joined to the room.
@@ -91,6 +82,29 @@ impl Store {
         let rows = self.query(Statement::new(LOCAL_MEMBERS, [room_id.as_str().into()])).await?;
         rows.iter().map(|row| user_id(row.text(0)?)).collect()
     }
+}
+
+fn list<'a>(of: impl IntoIterator<Item = (&'a UserId, &'a RoomId)>) -> String {
+    let of: Vec<_> = of.into_iter().map(|(user, room_id)| json!([user.as_str(), room_id.as_str()])).collect();
+    json!(of).to_string()
+}
+
+fn invitations(rows: &Rows) -> Result<Vec<Invitation>, DatabaseError> {
+    let read = |row: &Row| {
+        let shape = |what: &str, text: &str| DatabaseError::Shape(format!("{text:?} is no {what}"));
+        let (room_id, event_id) = (row.text(1)?, row.text(2)?);
+        Ok(Invitation {
+            user_id: user_id(row.text(0)?)?,
+            room_id: RoomId::parse(room_id).map_err(|_| shape("room ID", room_id))?,
+            event_id: EventId::parse(event_id).map_err(|_| shape("event ID", event_id))?,
+            inviter: row.optional_text(3)?.map(user_id).transpose()?,
+            room_version: row.optional_text(4)?.and_then(RoomVersion::get),
+            is_outside: row.integer(5)? != 0,
+            is_knock: row.integer(6)? != 0,
+            via: row.optional_text(7)?.map(|name| written(name, ServerName::parse)).transpose()?,
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 fn user_id(text: &str) -> Result<UserId, DatabaseError> {

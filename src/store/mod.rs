@@ -43,6 +43,7 @@ pub mod new_shares;
 pub mod one_time_keys;
 pub mod partial_rooms;
 pub mod pending_joins;
+pub mod pending_knocks;
 pub mod places;
 pub mod positions;
 pub mod presence;

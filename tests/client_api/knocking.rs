@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::router::json_response;
+use verge::{platform::Clock, router::json_response};
 
 use crate::{
     common::{network::World, peer::Peer},
@@ -115,6 +115,40 @@ fn an_invite_that_comes_before_the_answer_to_a_knock_stays() {
         let sync = two.sync(&bob, "");
         assert!(!events(&sync, "invite", &room).is_empty(), "{version}: {}", sync["rooms"]);
         assert_eq!(two.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+        one.world.end();
+    }
+}
+
+/// A knock may be rejected before the server that knocked has heard that it was taken.
+#[test]
+fn a_knock_that_is_rejected_before_its_answer_comes_has_ended() {
+    for (version, action, expected) in [("11", "kick", "leave"), ("12", "kick", "leave"), ("12", "ban", "ban")] {
+        let (one, two, alice, bob) = two();
+        let room = club(&one, &alice, version);
+        let since = two.sync(&bob, "")["next_batch"].as_str().unwrap().to_owned();
+        let path = format!("/rooms/{}/{action}", quote(&room));
+        let kick = RefCell::new(Some(one.posting(&alice, &path, &json!({ "user_id": bob.id }))));
+        let clock = one.world.clone();
+        one.world.tap(Rc::new(move |passing| {
+            let is_knock = passing.request.uri().path().contains("/send_knock/");
+            let (kick, clock) = (is_knock.then(|| kick.take()).flatten(), clock.clone());
+            Box::pin(async move {
+                let answer = (passing.host)(passing.request).await;
+                if let Some(kick) = kick {
+                    assert_eq!(kick.await, 200);
+                    clock.sleep(5_000).await;
+                }
+                Ok(answer)
+            })
+        }));
+        assert_eq!(two.post(&bob, &format!("/knock/{}?via=one.test", quote(&room)), json!({})).0, 200);
+        one.world.settle();
+        assert_eq!(membership(&one, &alice, &room, &bob)["membership"], expected);
+        let sync = two.sync(&bob, &format!("since={since}"));
+        let told = &sync["rooms"]["leave"][&room]["timeline"]["events"][0];
+        assert_eq!((&told["content"]["membership"], &told["sender"]), (&json!(expected), &json!(alice.id)), "{sync}");
+        assert_eq!(knocks(&two, &bob), json!({}));
+        assert!(two.database.rows("SELECT 1 FROM pending_knocks").is_empty());
         one.world.end();
     }
 }

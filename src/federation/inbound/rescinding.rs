@@ -34,13 +34,13 @@ pub(super) async fn take(server: &Server, rooms: &KnownRooms, pdus: &mut [Value]
     let mut received = Vec::new();
     let mut of = Vec::new();
     for ((user, room_id), pdu) in candidates {
-        let invitation = invitations.iter().find(|known| known.user_id == user && known.room_id == room_id);
-        let Some(invitation) = invitation else { continue };
-        let Some(version) = rooms.version(&room_id).or(invitation.room_version) else { continue };
+        let known = || invitations.iter().filter(|known| known.user_id == user && known.room_id == room_id);
+        let version = rooms.version(&room_id).or_else(|| known().find_map(|known| known.room_version));
+        let Some(version) = version else { continue };
         // Where somebody is joining at this moment, it will be an event of the room like any other.
         let pdu = if rooms.is_joining(&room_id) { pdu.clone() } else { std::mem::replace(pdu, Value::Null) };
         if let Ok(pdu) = ReceivedPdu::from_value(pdu, version)
-            && ends(&pdu, invitation)
+            && let Some(invitation) = known().find(|known| ends(&pdu, known))
         {
             received.push(pdu);
             of.push(invitation);

@@ -22,6 +22,9 @@ use crate::{
 /// The most events that are looked at of the state that describes a room: each may take a key to check.
 const MAX_ROOM_STATE: usize = 100;
 
+/// For how long what rejects a knock may wait for its answer, in milliseconds, where the attempt is cut off.
+const KNOCK_MS: i64 = 10 * 60 * 1_000;
+
 /// Has `user` knock on a room that nobody here is in, through one of the servers `via` or the one in the room ID.
 /// `content_extra` is what the membership says besides: display name, avatar, reason.
 ///
@@ -60,8 +63,15 @@ async fn knock_through(
         RoomVersion::all().iter().filter(|version| version.knock).map(|version| version.id).collect();
     let template = server.federation.make_knock(resident, room_id, user, &versions).await.map_err(of_handshake)?;
     let knock = complete(server, template, user, room_id, Membership::Knock, content)?;
-    let state = server.federation.send_knock(resident, room_id, knock.event_id(), knock.json()).await;
-    let state = state.map_err(of_handshake)?;
+    // From here on the room's servers may reject it.
+    server.store.begin_knock(&knock, server.platform.clock.now_ms() + KNOCK_MS).await?;
+    let state = match server.federation.send_knock(resident, room_id, knock.event_id(), knock.json()).await {
+        Ok(state) => state,
+        Err(error) => {
+            server.store.end_knock(&knock).await?;
+            return Err(of_handshake(error));
+        }
+    };
     // The room knows of it now, whatever the server says of the room.
     let state = described(server, &knock, state).await?;
     server.rooms.knocked_elsewhere(&knock, state, resident, ended).await?;
