@@ -162,18 +162,21 @@ const OUTBOX: &str = "outbox";
 /// What was looked through again of what that has left.
 const KEPT_OUTBOX: &str = "outbox_kept";
 
-/// Forgets what all have heard of the outbox since it was looked through last; and of what stayed then, the next slice of what has
-/// become of no use since: that may be much, and little of it goes.
+/// Forgets what all have heard of the outbox since it was looked through last; and of what stayed then, what has become of no use since:
+/// a slice, as that may be much of which little goes, and as many more as there were of what is new, so that no more stays than goes.
 async fn forget_outbox(server: &Server, walked: &Walked, now: i64, budget: &Budget) -> Result<(), DatabaseError> {
     let last = server.store.heard_by_all(now).await?;
     let (front, kept) = (walked.of_outbox(OUTBOX), walked.of_outbox(KEPT_OUTBOX));
-    let next = server.store.forget_outbox(kept, front.min(last), SLICE).await?;
-    server.store.note_of_outbox(KEPT_OUTBOX, next.unwrap_or(OutboxPos::START)).await?;
+    let mut next = server.store.forget_outbox(kept, front.min(last), SLICE).await?;
     let (mut reached, mut after) = (front, Some(front));
     while let Some(position) = after.filter(|_| !budget.is_spent()) {
         after = server.store.forget_outbox(position, last, SLICE).await?;
         reached = after.unwrap_or(last).max(reached);
+        if let (Some(_), Some(kept)) = (after, next) {
+            next = server.store.forget_outbox(kept, front.min(last), SLICE).await?;
+        }
     }
+    server.store.note_of_outbox(KEPT_OUTBOX, next.unwrap_or(OutboxPos::START)).await?;
     server.store.note_of_outbox(OUTBOX, reached).await
 }
 

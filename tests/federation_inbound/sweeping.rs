@@ -349,6 +349,18 @@ fn what_is_kept_of_the_outbox_is_looked_through_a_slice_an_hour() {
         hour();
     }
     assert_eq!(scene.count("SELECT count(*) FROM outbox WHERE pos >= 100"), 0);
+    // Where many rooms have news each hour, what they had before goes as fast as it comes.
+    for n in 1..=5 {
+        let pos = format!("(n + {n} * 100000)");
+        database.rows(&format!("{numbers} INSERT INTO outbox SELECT {pos}, '!r' || n || ':a.example', n, NULL FROM n"));
+        database.rows(&format!(
+            "{numbers} UPDATE rooms SET outbox_pos = {pos} FROM n WHERE room_id = '!r' || n || ':a.example'"
+        ));
+        database.rows(&format!("UPDATE streams SET position = {n} * 100000 + 9099 WHERE name LIKE 'outbox%'"));
+        hour();
+    }
+    let kept = scene.count("SELECT count(*) FROM outbox WHERE pos >= 100");
+    assert!(kept <= 19_000, "{kept}");
 }
 
 /// A server that never answers holds the outbox of no room for ever; when it is back, it hears of the rooms that it is in.
