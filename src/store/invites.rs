@@ -149,7 +149,7 @@ impl Waiting {
 
 /// Which of the invites that are `waiting`, the oldest first, gives way to another one of `server`, if no place is left: the oldest of
 /// whoever has most in the zone that has most. `None` where that would be no fairer. An only one never does, but to other zones where
-/// nobody in its own has more.
+/// nobody in its own has more: the newest of them, as whoever came to the zone before the others is none of those who fill it.
 fn who_gives_way(waiting: Vec<Waiting>, server: &str) -> Option<Waiting> {
     let (mut of_zone, mut of_server): (BTreeMap<String, usize>, BTreeMap<&str, usize>) = Default::default();
     for invite in &waiting {
@@ -168,6 +168,7 @@ fn who_gives_way(waiting: Vec<Waiting>, server: &str) -> Option<Waiting> {
     if from == own_zone && !is_fairer(most, of_server.get(server)) {
         return None;
     }
-    let place = waiting.iter().position(|invite| in_zone(&invite) && of(&invite.server) == most)?;
+    let is_of_most = |invite: &Waiting| in_zone(&invite) && of(&invite.server) == most;
+    let place = if most > 1 { waiting.iter().position(is_of_most) } else { waiting.iter().rposition(is_of_most) }?;
     waiting.into_iter().nth(place)
 }

@@ -70,7 +70,7 @@ fn invited(home: &Home, user: &User) -> Value {
     home.sync(user, "")["rooms"]["invite"].clone()
 }
 
-/// Of more invites than a user may have, one ends that is of whoever has sent most.
+/// Of more invites than a user may have, one ends that is of the zone that has sent most.
 #[test]
 fn an_invite_that_gives_way_to_another_has_ended() {
     let (one, two) = two();
@@ -88,10 +88,10 @@ fn an_invite_that_gives_way_to_another_has_ended() {
     let sync = two.sync(&bob, &format!("since={since}"));
     assert!(sync["rooms"]["invite"][&room].is_object(), "{sync}");
     let left = sync["rooms"]["leave"].as_object().unwrap();
-    assert_eq!(left.keys().collect::<Vec<_>>(), ["!r1:evil.test"], "{sync}");
-    assert_eq!(left["!r1:evil.test"]["timeline"]["events"], json!([]));
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["!r300:evil.test"], "{sync}");
+    assert_eq!(left["!r300:evil.test"]["timeline"]["events"], json!([]));
     let now = invited(&two, &bob);
-    assert!(now.as_object().unwrap().len() == 300 && now["!r1:evil.test"].is_null(), "{now}");
+    assert!(now.as_object().unwrap().len() == 300 && now["!r300:evil.test"].is_null(), "{now}");
     assert_eq!(two.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
 }
 

@@ -314,6 +314,20 @@ fn a_user_has_so_many_invites_that_wait_for_an_answer() {
     assert_eq!(invite(&scene, &strangers[3], 1, "short").0, 200);
 }
 
+/// Below some names anybody may have one: whoever fills the zone ends no invite of those who were there before.
+#[test]
+fn who_fills_a_zone_ends_no_invite_of_another_in_it() {
+    let scene = scene("11");
+    let invites = |name: &str| invite(&scene, &Peer::new(&scene.world, name), 0, "short").0;
+    assert_eq!(invites("friend.free.example"), 200);
+    for n in 0..299 {
+        assert_eq!(invites(&format!("s{n}.free.example")), 200);
+    }
+    assert_eq!((invites("late.free.example"), invites("other.example")), (403, 200));
+    let ended = "SELECT outside_from FROM local_memberships WHERE membership <> 'invite' AND outside_from IS NOT NULL";
+    assert_eq!(scene.a.database.rows(ended), [["s298.free.example"]]);
+}
+
 /// However many names somebody has, whoever has invited the user less often finds a place.
 #[test]
 fn invites_of_many_servers_together_keep_no_other_out() {
