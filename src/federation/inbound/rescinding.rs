@@ -35,15 +35,22 @@ pub(super) async fn take(server: &Server, rooms: &KnownRooms, pdus: &mut [Value]
     let mut of = Vec::new();
     for ((user, room_id), pdu) in candidates {
         let known = || invitations.iter().filter(|known| known.user_id == user && known.room_id == room_id);
-        let version = rooms.version(&room_id).or_else(|| known().find_map(|known| known.room_version));
-        let Some(version) = version else { continue };
+        let mut is_read = false;
+        for invitation in known() {
+            // An invite may name another version than the room has; it speaks for itself alone.
+            let Some(version) = rooms.version(&room_id).or(invitation.room_version) else { continue };
+            is_read = true;
+            if let Ok(read) = ReceivedPdu::from_value(pdu.clone(), version)
+                && ends(&read, invitation)
+            {
+                received.push(read);
+                of.push(invitation);
+                break;
+            }
+        }
         // Where somebody is joining at this moment, it will be an event of the room like any other.
-        let pdu = if rooms.is_joining(&room_id) { pdu.clone() } else { std::mem::replace(pdu, Value::Null) };
-        if let Ok(pdu) = ReceivedPdu::from_value(pdu, version)
-            && let Some(invitation) = known().find(|known| ends(&pdu, known))
-        {
-            received.push(pdu);
-            of.push(invitation);
+        if is_read && !rooms.is_joining(&room_id) {
+            *pdu = Value::Null;
         }
     }
     for (outcome, invitation) in pdus::verify(server, received).await?.into_iter().zip(of) {
