@@ -15,6 +15,8 @@ use crate::{
 /// How many servers' responses are kept, each of which may be so long. As many places follow for what servers published earlier.
 const SLOTS: u16 = 4_096;
 const MAX_BYTES: usize = 16 * 1024;
+/// How many bytes of responses are read at once, which take six times as much memory: others are left out.
+const MAX_READ: i64 = 2 * 1024 * 1024;
 
 /// What a server published of its keys.
 #[derive(Debug, Clone)]
@@ -25,12 +27,17 @@ pub struct KeyResponse {
     pub object: Object,
     /// Until when its current keys are valid.
     pub valid_until_ts: i64,
+    /// Whether it is the newest that we have had.
+    pub is_newest: bool,
 }
 
-/// ?1: a list of [slot, server].
+/// ?1: a list of [slot, server], ?2: of how many bytes, the first ones; ?3: where the slots for what is earlier begin.
 const SELECT: &str = "\
-    SELECT k.server, k.response, k.valid_until_ts FROM json_each(?1) AS wanted \
-    CROSS JOIN key_responses AS k ON k.slot = wanted.value ->> 0 WHERE k.server = wanted.value ->> 1";
+    WITH measured(slot, place, upto) AS ( \
+      SELECT k.slot, wanted.key, SUM(octet_length(k.response)) OVER (ORDER BY wanted.key) FROM json_each(?1) AS wanted \
+      CROSS JOIN key_responses AS k ON k.slot = wanted.value ->> 0 WHERE k.server = wanted.value ->> 1) \
+    SELECT k.server, k.response, k.valid_until_ts, k.slot < ?3 FROM measured AS m \
+    CROSS JOIN key_responses AS k ON k.slot = m.slot WHERE m.upto <= ?2 ORDER BY m.place";
 
 /// Keeps what is to be replaced, where it lists a key that the new response does not. ?1: its slot, ?2: the server, ?3: the IDs of the
 /// keys in the new response, ?4: the slot for what is earlier.
@@ -48,14 +55,16 @@ const KEEP: &str = "\
       valid_until_ts = excluded.valid_until_ts, fetched_ts = excluded.fetched_ts";
 
 impl Store {
-    /// What these servers published, as far as it is kept: of each the newest first.
+    /// What these servers published, as far as it is kept, and is not too much: of each the newest first.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn key_responses(&self, servers: &[&str]) -> Result<Vec<KeyResponse>, DatabaseError> {
-        let places = servers.iter().flat_map(|server| [(slot(server), server), (earlier_slot(server), server)]);
-        let pairs = places.map(|place| json!(place).to_string());
-        let statements = json_lists(pairs).into_iter().map(|list| Statement::new(SELECT, [list.into()])).collect();
+        let newest = servers.iter().map(|server| (slot(server), server));
+        let places = newest.chain(servers.iter().map(|server| (earlier_slot(server), server)));
+        let lists = json_lists(places.map(|place| json!(place).to_string()));
+        let of_list = |list: String| Statement::new(SELECT, [list.into(), MAX_READ.into(), i64::from(SLOTS).into()]);
+        let statements = lists.into_iter().map(of_list).collect();
         self.batch(statements).await?.iter().flatten().map(response).collect()
     }
 
@@ -92,6 +101,7 @@ fn response(row: &Row) -> Result<KeyResponse, DatabaseError> {
         server: row.text(0)?.to_owned(),
         object: object.ok_or_else(|| DatabaseError::Shape("a kept key response is no object".to_owned()))?,
         valid_until_ts: row.integer(2)?,
+        is_newest: row.integer(3)? != 0,
     })
 }
 

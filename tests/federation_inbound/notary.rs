@@ -6,6 +6,7 @@ use ruma_common::CanonicalJsonValue;
 use ruma_federation_api::discovery::{get_remote_server_keys, get_remote_server_keys_batch};
 use ruma_signatures::Ed25519KeyPair;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use verge::router::json_response;
 
 use crate::common::{
@@ -145,6 +146,41 @@ fn a_key_that_its_server_no_longer_lists_is_given_beside_the_new_one() {
     }
     assert_eq!(lists(json!({ "ed25519:2": {} })), ["ed25519:2"]);
     assert_eq!(a.database.rows("SELECT slot FROM key_responses").len(), 2);
+    // Where another name has taken the newer one's place, what there was before is not taken for what there is.
+    a.database.rows("DELETE FROM key_responses WHERE slot < 4096");
+    world.advance(2 * MINUTE);
+    assert_eq!(lists(json!({})), ["ed25519:2"]);
+}
+
+/// Whoever has servers of their own has us keep long responses of them, and then asks for all at once.
+#[test]
+fn no_more_is_answered_than_there_is_memory_for() {
+    let world = World::new();
+    let a = world.server("a.example");
+    let names: Vec<String> = (0..500).map(|n| format!("n{n}.example")).collect();
+    let until = world.now_ms() + HOUR;
+    let mut kept = std::collections::BTreeSet::new();
+    for name in &names {
+        let digest = Sha256::digest(name);
+        let slot = i64::from(u16::from_be_bytes([digest[0], digest[1]]) % 4096);
+        for (slot, id) in [(slot, "ed25519:2"), (slot + 4096, "ed25519:1")] {
+            let keys = json!({ "server_name": name, "verify_keys": { id: { "key": "x".repeat(15_000) } } });
+            a.database
+                .rows(&format!("INSERT OR REPLACE INTO key_responses VALUES ({slot}, '{name}', '{keys}', {until}, 0)"));
+        }
+        kept.insert(slot);
+    }
+    assert!(kept.len() > 450);
+    let both = json!({ "ed25519:1": {}, "ed25519:2": {} });
+    let all: Value = names.iter().map(|name| (name.clone(), both.clone())).collect::<serde_json::Map<_, _>>().into();
+    let response = world.run(a.handle(request(
+        Method::POST,
+        "/_matrix/key/v2/query",
+        &[],
+        json!({ "server_keys": all }).to_string(),
+    )));
+    assert_eq!(response.status(), 200);
+    assert!((1_500_000..3_000_000).contains(&response.body().len()), "{}", response.body().len());
 }
 
 #[test]

@@ -158,7 +158,8 @@ fn holds(response: &KeyResponse, key_id: &Option<String>, minimum: i64) -> bool 
         // When it expired does not change.
         Some(id) if lists("old_verify_keys", id) => true,
         Some(id) => lists("verify_keys", id) && response.valid_until_ts >= minimum,
-        None => response.valid_until_ts >= minimum,
+        // What is earlier was replaced by others.
+        None => response.is_newest && response.valid_until_ts >= minimum,
     }
 }
 
