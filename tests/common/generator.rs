@@ -310,7 +310,15 @@ impl Generator {
         if version.event_ids == EventIds::Given {
             let own = draft.sender.split_once(':').unwrap().1;
             let server = if self.random.percent(90) { own } else { *self.random.pick(&SERVERS) };
-            event.insert("event_id", format!("${:04x}:{server}", self.random.below(0x10000)));
+            // None that there is: an event that cites one would seem to cite itself.
+            let is_taken = |id: &str| self.room.events.iter().any(|known| known.event.event_id().as_str() == id);
+            let id = loop {
+                let id = format!("${:04x}:{server}", self.random.below(0x10000));
+                if !is_taken(&id) {
+                    break id;
+                }
+            };
+            event.insert("event_id", id);
         }
         event_of(event, version)
     }
