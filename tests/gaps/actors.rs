@@ -43,7 +43,10 @@ impl Scene {
     pub fn heal(&self) -> Result<String, String> {
         self.network.heal();
         for round in 0..ROUNDS {
-            for member in self.honest() {
+            // Who comes back does so when the others have heard each other: see `join`.
+            let is_in = |member: &&Member| !member.joined(&self.room).is_empty();
+            let (present, absent): (Vec<&Member>, Vec<&Member>) = self.honest().iter().partition(is_in);
+            for member in present.into_iter().chain(absent) {
                 self.speak(member, &format!("round {round} {}", member.name))?;
             }
             self.let_time_pass(HOUR_MS);
