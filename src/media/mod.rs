@@ -17,7 +17,10 @@ use http::StatusCode;
 
 use crate::{
     error::MatrixError,
-    platform::media::{MediaError, MediaStore},
+    platform::{
+        Clock,
+        media::{MediaError, MediaStore},
+    },
     server::Server,
     store::media::{LocalMedia, MediaRow},
 };
@@ -26,6 +29,26 @@ use crate::{
 const WAIT_MS: (u32, u32) = (20_000, 60_000);
 /// The first pause between two looks, and the longest, in milliseconds.
 const PAUSE_MS: (u32, u32) = (250, 2_000);
+
+/// What `take` gives, which is asked until it does, with a pause between two looks; `None` where nothing came of it for so long.
+async fn when_there_is_room<T>(
+    clock: &dyn Clock,
+    longest_ms: u32,
+    pause_ms: u32,
+    mut take: impl FnMut(i64) -> Option<T>,
+) -> Option<T> {
+    let begun = clock.now_ms();
+    loop {
+        let now = clock.now_ms();
+        if let Some(taken) = take(now) {
+            return Some(taken);
+        }
+        if now - begun >= i64::from(longest_ms) {
+            return None;
+        }
+        clock.sleep(pause_ms).await;
+    }
+}
 
 /// Media whose bytes are in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::{mem, rc::Rc};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 
+use super::when_there_is_room;
 use crate::{
     admission::{Admission, LITTLE_FILE, Reservation},
     platform::{
@@ -73,13 +74,9 @@ impl Parts {
     /// nobody waits for another who waits.
     async fn make_room(&mut self, bytes: usize) -> Result<(), MediaError> {
         let most = if bytes <= LITTLE_FILE { LITTLE_FILE } else { PART_BYTES };
-        let begun = self.clock.now_ms();
-        while !self.hold(most) {
-            if self.clock.now_ms() - begun >= i64::from(WAIT_MS) {
-                return Err(MediaError::NoRoom);
-            }
-            self.clock.sleep(PAUSE_MS).await;
-        }
+        let clock = Rc::clone(&self.clock);
+        let hold = |now| self.hold(most, now).then_some(());
+        when_there_is_room(clock.as_ref(), WAIT_MS, PAUSE_MS, hold).await.ok_or(MediaError::NoRoom)?;
         if bytes > self.part.capacity() {
             // It is in two places while it grows, but only until the next await.
             let capacity = (2 * self.part.capacity()).max(bytes).min(most);
@@ -88,8 +85,7 @@ impl Parts {
         Ok(())
     }
 
-    fn hold(&mut self, bytes: usize) -> bool {
-        let now = self.clock.now_ms();
+    fn hold(&mut self, bytes: usize, now: i64) -> bool {
         match &self.held {
             Some((held, most)) if bytes <= *most => held.hold(*most, now),
             _ => {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Held, NotGiven, pixels, store};
+use super::{Held, NotGiven, pixels, store, when_there_is_room};
 use crate::{
     admission::{MEMORY_FOR_A_BYTE, Reservation},
     error::MatrixError,
@@ -148,19 +148,9 @@ fn in_decoding(file: usize) -> usize {
 }
 
 /// What `take` gives as soon as there is room for it.
-async fn waiting<T>(server: &Server, take: impl Fn(i64) -> Option<T>) -> Result<T, MatrixError> {
-    let clock = &server.platform.clock;
-    let begun = clock.now_ms();
-    loop {
-        let now = clock.now_ms();
-        if let Some(taken) = take(now) {
-            return Ok(taken);
-        }
-        if now - begun >= i64::from(WAIT_MS) {
-            return Err(MatrixError::too_busy());
-        }
-        clock.sleep(PAUSE_MS).await;
-    }
+async fn waiting<T>(server: &Server, take: impl FnMut(i64) -> Option<T>) -> Result<T, MatrixError> {
+    let taken = when_there_is_room(server.platform.clock.as_ref(), WAIT_MS, PAUSE_MS, take).await;
+    taken.ok_or_else(MatrixError::too_busy)
 }
 
 /// A file of known length, which is then in memory no more than once.
