@@ -34,7 +34,7 @@ const MAX_VIA: usize = 20;
 /// How many rooms are told of a new profile in one commit: any of them may be in the way of it.
 const ROOMS_TOLD_AT_ONCE: usize = 25;
 /// The longest reason, in bytes.
-const MAX_REASON_BYTES: usize = 2_048;
+pub(super) const MAX_REASON_BYTES: usize = 2_048;
 /// How much a client may say of its join, in bytes: the rest of the event is its place in the room, and the user's profile.
 const MAX_SAID_BYTES: usize = 50_000;
 /// What no client says of its join: what it is, and who has a part in it.

@@ -118,7 +118,7 @@ impl OldRoom {
             let children = server.store.space_children(&[room.state]).await?;
             state.extend(children.into_iter().map(|(_, seen)| seen.event));
         }
-        let bans = server.store.bans(room.state, MAX_BANS).await?;
+        let bans = server.store.bans(room.state, MAX_BANS, membership::MAX_REASON_BYTES).await?;
         Ok(Self { room, state, bans })
     }
 

@@ -74,12 +74,12 @@ const PUBLISHED_BEFORE: &str =
 const SPACE_CHILDREN: &str =
     events_of_roots!(" WHERE e.event_type = 'm.space.child' AND length(e.json) <= 8192 LIMIT 1000");
 
-/// Of the root ?1; ?2 at most. Another server lets a reason be as long as an event: one that is longer than we let it be is left out.
+/// Of the root ?1; ?2 at most. Another server lets a reason be as long as an event: one of more than ?3 bytes is left out.
 const BANS: &str = concat!(
     "WITH RECURSIVE ",
     entries!("", "SELECT ?1"),
     " SELECT e.state_key, CASE WHEN e.redacted_by IS NULL AND json_type(e.json, '$.content.reason') = 'text' \
-        AND octet_length(e.json ->> '$.content.reason') <= 2048 THEN e.json ->> '$.content.reason' END AS reason \
+        AND octet_length(e.json ->> '$.content.reason') <= ?3 THEN e.json ->> '$.content.reason' END AS reason \
       FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
       WHERE e.event_type = 'm.room.member' AND e.json ->> '$.content.membership' = 'ban' LIMIT ?2"
 );
@@ -111,7 +111,7 @@ const ROOM: usize = 8;
 pub struct Ban {
     /// Who.
     pub user_id: String,
-    /// Why, where that is said in no more bytes than local users may.
+    /// Why, where that is not too long.
     pub reason: Option<String>,
 }
 
@@ -153,12 +153,13 @@ impl Store {
         rows.iter().map(|row| Ok((node_id(row.text(SeenEvent::COLUMNS)?)?, SeenEvent::of_row(row)?))).collect()
     }
 
-    /// The bans of a state, at most so many.
+    /// The bans of a state, at most `limit`, without reasons of more than `reason_bytes`.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn bans(&self, root: NodeId, limit: usize) -> Result<Vec<Ban>, DatabaseError> {
-        let parameters = [root.to_string().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+    pub async fn bans(&self, root: NodeId, limit: usize, reason_bytes: usize) -> Result<Vec<Ban>, DatabaseError> {
+        let [limit, reason_bytes] = [limit, reason_bytes].map(|most| i64::try_from(most).unwrap_or(i64::MAX));
+        let parameters = [root.to_string().into(), limit.into(), reason_bytes.into()];
         let rows = self.query(Statement::new(BANS, parameters)).await?;
         let ban =
             |row: &Row| Ok(Ban { user_id: row.text(0)?.to_owned(), reason: row.optional_text(1)?.map(str::to_owned) });
