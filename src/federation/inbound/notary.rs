@@ -138,9 +138,11 @@ fn told(published: Vec<Object>, wanted: Option<&Criteria>) -> Vec<Object> {
 }
 
 fn lists(response: &Object, key_id: &str) -> bool {
-    ["verify_keys", "old_verify_keys"]
-        .iter()
-        .any(|keys| response.get(keys).is_some_and(|keys| keys.get(key_id).is_some()))
+    ["verify_keys", "old_verify_keys"].iter().any(|keys| lists_among(response, keys, key_id))
+}
+
+fn lists_among(response: &Object, keys: &str, key_id: &str) -> bool {
+    response.get(keys).is_some_and(|keys| keys.get(key_id).is_some())
 }
 
 /// The servers of which what is kept does not do.
@@ -153,11 +155,10 @@ fn lacking<'w>(wanted: &'w BTreeMap<ServerName, Criteria>, kept: &[KeyResponse])
 }
 
 fn holds(response: &KeyResponse, key_id: &Option<String>, minimum: i64) -> bool {
-    let lists = |keys: &str, id: &str| response.object.get(keys).is_some_and(|keys| keys.get(id).is_some());
     match key_id {
         // When it expired does not change.
-        Some(id) if lists("old_verify_keys", id) => true,
-        Some(id) => lists("verify_keys", id) && response.valid_until_ts >= minimum,
+        Some(id) if lists_among(&response.object, "old_verify_keys", id) => true,
+        Some(id) => lists_among(&response.object, "verify_keys", id) && response.valid_until_ts >= minimum,
         // What is earlier was replaced by others.
         None => response.is_newest && response.valid_until_ts >= minimum,
     }
