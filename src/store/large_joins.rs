@@ -174,45 +174,13 @@ const LENGTHS: &str = "\
 const KEPT: &str = "UPDATE large_joins SET kept_to = ?2, lease_until = ?3 WHERE join_id = ?1";
 
 /// Those after ?2, up to ?3.
+pub(super) const FORGET_PAGE: &str =
+    "DELETE FROM claimed_events WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3";
+
+/// Those after ?2, up to ?3.
 const ENTRIES: &str = "\
     SELECT event_id, key, member, membership FROM claimed_events \
     WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3 AND is_state AND verdict = 1";
-
-const END: &str = "UPDATE large_joins SET begun_ts = 0 WHERE join_id = ?1";
-
-/// The column `$column` of the claimed events after ?2, up to ?3, of a room that has not become one, and that nobody else joins.
-macro_rules! of_no_room {
-    ($column:literal) => {
-        concat!(
-            "(SELECT ",
-            $column,
-            " FROM large_joins AS j CROSS JOIN claimed_events AS c \
-               ON c.join_id = j.join_id AND c.event_id > ?2 AND c.event_id <= ?3 \
-             WHERE j.join_id = ?1 AND NOT EXISTS (SELECT 1 FROM rooms AS r WHERE r.room_id = j.room_id) AND NOT EXISTS \
-               (SELECT 1 FROM pending_joins AS p WHERE p.room_id = j.room_id AND p.join_id <> j.join_id))"
-        )
-    };
-}
-
-const FORGET_OUTLIERS: &str = concat!("DELETE FROM events WHERE outlier AND event_id IN ", of_no_room!("c.event_id"));
-
-const FORGET_CITATIONS: &str = concat!("DELETE FROM citations WHERE cited IN ", of_no_room!("c.event_id"));
-
-const FORGET_REJECTED: &str = concat!("DELETE FROM rejected_events WHERE event_id IN ", of_no_room!("c.event_id"));
-
-const FORGET_MEMBERS: &str = concat!(
-    "DELETE FROM server_members WHERE (room_id, server, user_id) IN ",
-    of_no_room!("j.room_id, substr(c.member, instr(c.member, ':') + 1), c.member")
-);
-
-const FORGET_RESTRICTED: &str = concat!("DELETE FROM restricted_history WHERE room_id IN ", of_no_room!("j.room_id"));
-
-const FORGET_PAGE: &str = "DELETE FROM claimed_events WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3";
-
-const FORGET_EACH_PAGE: [&str; 6] =
-    [FORGET_OUTLIERS, FORGET_CITATIONS, FORGET_REJECTED, FORGET_MEMBERS, FORGET_RESTRICTED, FORGET_PAGE];
-
-const FORGET: &str = "DELETE FROM large_joins WHERE join_id = ?1";
 
 impl Store {
     /// Notes a join that goes on over several steps, by whoever is at it until `lease_until`.
@@ -242,7 +210,7 @@ impl Store {
         if self.query(Statement::new(READ_ANEW, parameters)).await?.is_empty() {
             return Ok(None);
         }
-        let pages = self.pages(&large.join_id, &[FORGET_PAGE]).await?;
+        let pages = self.pages_of_join(&large.join_id, &[FORGET_PAGE]).await?;
         self.batches(pages).await?;
         Ok(Some(LargeJoin { attempts: large.attempts + 1, ..large.clone() }))
     }
@@ -380,14 +348,18 @@ impl Store {
         read: fn(&Row) -> Result<T, DatabaseError>,
     ) -> Result<Vec<T>, DatabaseError> {
         let mut found = Vec::new();
-        for pages in self.pages(join_id, &[sql]).await?.chunks(PAGES) {
+        for pages in self.pages_of_join(join_id, &[sql]).await?.chunks(PAGES) {
             found.extend(self.read_in_slices(clock, LIGHT_SLICE, pages.to_vec(), read).await?);
         }
         Ok(found)
     }
 
-    /// What runs these for each page of the claimed events.
-    async fn pages(&self, join_id: &str, texts: &[&'static str]) -> Result<Vec<Vec<Statement>>, DatabaseError> {
+    /// What runs these for each page of a join's claimed events.
+    pub(super) async fn pages_of_join(
+        &self,
+        join_id: &str,
+        texts: &[&'static str],
+    ) -> Result<Vec<Vec<Statement>>, DatabaseError> {
         let size = i64::try_from(LIGHT_SLICE).unwrap_or(i64::MAX);
         let rows = self.query(Statement::new(PAGE_ENDS, [join_id.into(), size.into()])).await?;
         let ends = rows.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
@@ -398,19 +370,6 @@ impl Store {
             texts.iter().map(|text| Statement::new(text, [join_id.into(), from.into(), to.into()])).collect()
         };
         Ok(from.zip(to).map(page).collect())
-    }
-
-    /// Forgets a join that has ended, and all that came with its answer; where no room has come of it, what is kept of that, too.
-    /// Where this is cut off, the join [`LargeJoin::has_ended`].
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn end_large_join(&self, join_id: &str) -> Result<(), DatabaseError> {
-        let of_join = |sql| Statement::new(sql, [join_id.into()]);
-        let mut batches = vec![vec![of_join(END)]];
-        batches.extend(self.pages(join_id, &FORGET_EACH_PAGE).await?);
-        batches.push(vec![of_join(FORGET)]);
-        self.batches(batches).await.map(drop)
     }
 }
 
