@@ -258,11 +258,15 @@ async function serve(options, folder, config, tls) {
   args.push("--ip", options.ip, "--port", options.port, "--inspector-port", String(await freePort()));
   args.push("--local-protocol", "https", "--https-key-path", tls.key, "--https-cert-path", tls.certificate);
   const env = { ...environment, CI: "1", XDG_CONFIG_HOME: folder, NODE_EXTRA_CA_CERTS: tls.trusted };
-  const wrangler = start("wrangler", args, { cwd: folder, env, stdio: ["ignore", "inherit", "inherit"] });
-  const ended = new Promise((done) => wrangler.on("exit", done).on("error", done));
+  // It writes to us, and so would not see that a terminal shows it.
+  if (process.stdout.isTTY && !env.NO_COLOR) env.FORCE_COLOR ??= "1";
+  const wrangler = start("wrangler", args, { cwd: folder, env, stdio: ["ignore", "pipe", "pipe"] });
+  const hasSaidWhy = passOn(wrangler);
+  // Once all is read that it has printed.
+  const ended = new Promise((done) => wrangler.on("close", done).on("error", done));
 
   let answer = null;
-  while (answer === null && !stopping() && wrangler.exitCode === null) {
+  while (answer === null && !stopping() && wrangler.exitCode === null && wrangler.signalCode === null) {
     answer = await localGet(options, "/_matrix/key/v2/server");
     if (answer === null) await Promise.race([sleep(100), ended]);
   }
@@ -272,7 +276,7 @@ async function serve(options, folder, config, tls) {
   const wrong = answer === null || isMoved ? null : (mistake(options, answer) ?? (await databaseMistake(options)));
   if (wrong && !stopping()) {
     // What the server has logged about it is on its way to the terminal.
-    await Promise.race([sleep(2000), ended]);
+    await Promise.race([hasSaidWhy.then(() => sleep(500)), sleep(15_000), ended]);
     wrangler.kill("SIGTERM");
     await ended;
     throw new Error(wrong);
@@ -286,6 +290,22 @@ async function serve(options, folder, config, tls) {
   }
   await ended;
   if (!stopping()) throw new Error("the server has ended by itself");
+}
+
+/** Shows what a program prints, which ends when nobody reads it; the answer comes when our server has logged an error there. */
+function passOn(program) {
+  return new Promise((resolve) => {
+    for (const [from, to] of [[program.stdout, process.stdout], [program.stderr, process.stderr]]) {
+      to.on("error", () => program.kill("SIGTERM"));
+      let line = "";
+      from.setEncoding("utf8").on("data", (text) => {
+        to.write(text);
+        const lines = (line + text).split("\n");
+        line = lines.pop();
+        if (lines.some((said) => said.includes('"level":"error"'))) resolve();
+      });
+    }
+  });
 }
 
 /** What is wrong where the server's keys are not answered as our own: the whole way was gone, from TLS to the secrets. */

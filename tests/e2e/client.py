@@ -178,10 +178,10 @@ class Client:
         assert not timeline.get("limited"), f"more has come to {self.user_id} than one sync holds"
         return timeline["events"]
 
-    def wait_for_event(self, room, event_id, timeout=30):
-        return wait_for(lambda: self.event(room, event_id), f"{event_id} at {self.user_id}", timeout)
+    def wait_for_event(self, room, event_id):
+        return wait_for(lambda: self.event(room, event_id), f"{event_id} at {self.user_id}")
 
-    def wait_for_history(self, room, event_ids, timeout=30):
+    def wait_for_history(self, room, event_ids):
         """The room's history, the oldest first, once these events are in it: Synapse fetches what it lacks after it has
         answered."""
 
@@ -189,22 +189,22 @@ class Client:
             events = self.history(room)[::-1]
             return events if set(event_ids) <= {event["event_id"] for event in events} else None
 
-        return wait_for(history, f"the whole history at {self.user_id}", timeout, 0.3)
+        return wait_for(history, f"the whole history at {self.user_id}", step=0.3)
 
-    def wait_for_invite(self, room, timeout=30):
-        wait_for(lambda: self._is_invited(room), f"an invite of {self.user_id} to {room}", timeout, 0.3)
+    def wait_for_invite(self, room):
+        wait_for(lambda: self._is_invited(room), f"an invite of {self.user_id} to {room}", step=0.3)
 
-    def wait_for_no_invite(self, room, timeout=30):
-        wait_for(lambda: not self._is_invited(room), f"no invite of {self.user_id} to {room}", timeout, 0.3)
+    def wait_for_no_invite(self, room):
+        wait_for(lambda: not self._is_invited(room), f"no invite of {self.user_id} to {room}", step=0.3)
 
     def _is_invited(self, room):
         return room in self.get("/sync", timeout=0).get("rooms", {}).get("invite", {})
 
-    def wait_for_membership(self, room, user_id, membership, timeout=30):
+    def wait_for_membership(self, room, user_id, membership):
         def has():
             return self.membership_of(room, user_id) == membership
 
-        wait_for(has, f"{membership} of {user_id}, says {self.user_id}", timeout)
+        wait_for(has, f"{membership} of {user_id}, says {self.user_id}")
 
-    def wait_for_members(self, room, members, timeout=30):
-        wait_for(lambda: self.members(room) == set(members), f"{members} joined, says {self.user_id}", timeout, 0.2)
+    def wait_for_members(self, room, members):
+        wait_for(lambda: self.members(room) == set(members), f"{members} joined, says {self.user_id}", step=0.2)

@@ -13,6 +13,9 @@ from pathlib import Path
 # those of outgoing connections from 32,768 upwards, which would otherwise sometimes take a port between its choice and its
 # server's start.
 PORTS = {"d1": range(12_000, 22_000), "object": range(22_000, 32_000)}
+# For so long, in seconds, something may take that happens in a moment on an idle machine. What a Synapse could not send it sends
+# again when it has more for the same server, or after a minute; and who waits for nothing loses no time.
+PATIENCE = 240.0
 _ports = PORTS["d1"]
 _next_port = itertools.count(os.getpid() * 7)
 
@@ -37,7 +40,7 @@ def free_port():
     raise AssertionError("no port is free")
 
 
-def wait_for(condition, what, timeout=30.0, step=0.1):
+def wait_for(condition, what, timeout=PATIENCE, step=0.1):
     """The first true value of `condition()`; fails with `what` when there is none in time."""
     deadline = time.monotonic() + timeout
     while True:
@@ -49,7 +52,7 @@ def wait_for(condition, what, timeout=30.0, step=0.1):
         time.sleep(step)
 
 
-def insist(act, seen, what, each=5.0, timeout=120.0):
+def insist(act, seen, what, each=5.0, timeout=PATIENCE):
     """As `wait_for`, for what is lost on the way now and then and is not repeated: `act` is done again and again. A server that
     did not take something is told nothing of the kind for a minute."""
     due = 0.0

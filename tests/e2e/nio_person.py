@@ -8,6 +8,8 @@ from pathlib import Path
 from nio import AsyncClient, AsyncClientConfig, ErrorResponse, Event, LoginResponse, MegolmEvent, RoomEncryptedImage
 from nio.crypto.attachments import decrypt_attachment
 
+from net import PATIENCE
+
 _ENCRYPTED = {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
 
 
@@ -99,7 +101,7 @@ class Person:
         return {device.id for device in self.client.device_store.active_user_devices(other.user_id)}
 
 
-async def until(people, condition, what, timeout=60):
+async def until(people, condition, what, timeout=PATIENCE):
     """Lets all take their turns until the condition holds."""
     deadline = time.monotonic() + timeout
     while not condition():

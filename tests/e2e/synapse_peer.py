@@ -43,7 +43,7 @@ class Synapse:
         with open(self.folder / "stdout.log", "ab") as log:
             command = [sys.executable, "-m", "synapse.app.homeserver", "-c", self.folder / "homeserver.yaml"]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder)
-        wait_for(self._answers, f"a Synapse in {self.folder}", 60)
+        wait_for(self._answers, f"a Synapse in {self.folder}")
         return self
 
     def stop(self):
@@ -64,11 +64,11 @@ class Synapse:
     def user(self, name, password="password"):
         """Registers a user, and answers with a client for it."""
         path = f"{self.base}/_synapse/admin/v1/register"
-        nonce = requests.get(path, timeout=10).json()["nonce"]
+        nonce = requests.get(path, timeout=60).json()["nonce"]
         mac = hmac.new(_REGISTRATION_SECRET.encode(), digestmod=hashlib.sha1)
         mac.update("\0".join((nonce, name, password, "notadmin")).encode())
         body = {"nonce": nonce, "username": name, "password": password, "admin": False, "mac": mac.hexdigest()}
-        answer = requests.post(path, json=body, timeout=30).json()
+        answer = requests.post(path, json=body, timeout=60).json()
         return Client(self.base, token=answer["access_token"], user_id=answer["user_id"])
 
     def client(self):

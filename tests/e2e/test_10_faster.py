@@ -6,8 +6,6 @@ from net import wait_for
 from worker import Worker
 
 MEMBERS = 500
-# Generous: all of it is fetched, checked and judged on whatever machine this is.
-LIMIT = 240
 
 
 def test_people_talk_in_a_room_of_500_while_its_members_come(start, synapse):
@@ -23,19 +21,19 @@ def test_people_talk_in_a_room_of_500_while_its_members_come(start, synapse):
     # Nobody has waited for the members.
     said = alice.say(room, "hello")
     answer = crowd[7].say(room, "hello yourself")
-    bob.wait_for_event(room, said, LIMIT)
-    alice.wait_for_event(room, answer, LIMIT)
+    bob.wait_for_event(room, said)
+    alice.wait_for_event(room, answer)
     assert worker.rows("SELECT count(*) FROM partial_rooms WHERE room_id = ?", room) == [(1,)], "the members were left out"
     assert alice.get_state(room, "m.room.name") == {"name": "Crowd"}
 
     def is_whole():
         return worker.rows("SELECT stage FROM partial_rooms WHERE room_id = ?", room) == [(2,)]
 
-    wait_for(is_whole, "who is in the room", LIMIT)
+    wait_for(is_whole, "who is in the room")
     everyone = {client.user_id for client in (alice, bob, *crowd)}
     assert len(everyone) == MEMBERS + 1
     for client in (alice, bob):
-        client.wait_for_members(room, everyone, LIMIT)
+        client.wait_for_members(room, everyone)
     assert alice.state(room) == bob.state(room)
     claimed = "SELECT count(*) FROM events WHERE room_id = ? AND claimed"
     assert worker.rows(claimed, room) == [(0,)], "nothing rests on what was answered in part"
@@ -46,6 +44,6 @@ def test_people_talk_in_a_room_of_500_while_its_members_come(start, synapse):
     erin.join(room, via=synapse.name)
     for speaker, listener in ((crowd[11], erin), (erin, crowd[11])):
         said = speaker.say(room, f"says {speaker.user_id}")
-        listener.wait_for_event(room, said, LIMIT)
+        listener.wait_for_event(room, said)
     alice.leave(room)
-    bob.wait_for_membership(room, alice.user_id, "leave", LIMIT)
+    bob.wait_for_membership(room, alice.user_id, "leave")

@@ -110,8 +110,8 @@ def test_an_upload_that_is_cut_off_leaves_nothing(worker, alice, head, body):
             request = f"POST /_matrix/media/v3/upload HTTP/1.1\r\nHost: {worker.name}\r\n"
             request += f"Authorization: Bearer {alice.token}\r\n{head}\r\n\r\n"
             line.sendall(request.encode() + body)
-            wait_for(lambda: worker.rows("SELECT COUNT(*) FROM local_media") != before, "an upload that has begun", 30)
-    wait_for(lambda: worker.rows("SELECT COUNT(*) FROM local_media") == before, "nothing of what was cut off", 30)
+            wait_for(lambda: worker.rows("SELECT COUNT(*) FROM local_media") != before, "an upload that has begun")
+    wait_for(lambda: worker.rows("SELECT COUNT(*) FROM local_media") == before, "nothing of what was cut off")
 
 
 def test_a_thumbnail_is_made(alice):

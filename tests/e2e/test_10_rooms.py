@@ -136,7 +136,7 @@ def test_published_rooms_are_listed_and_found(sides):
         return listed if {room, space} <= listed.keys() else None
 
     # A Synapse lists a room once it has counted it, a moment after it has made it.
-    listed = wait_for(listing, "both published rooms in the list", 60)
+    listed = wait_for(listing, "both published rooms in the list")
     assert hidden not in listed
     entry = listed[room]
     assert (entry["name"], entry["topic"], entry["num_joined_members"]) == (about["name"], "Everything", 1)
@@ -152,7 +152,7 @@ def test_published_rooms_are_listed_and_found(sides):
 
     alice.put(f"/directory/list/room/{segment(room)}", {"visibility": "private"})
     # A Synapse remembers the list that it was told, or has made, for a while; what it makes of a search it does not.
-    wait_for(lambda: found() == {space}, "a room that is listed no more", 60)
+    wait_for(lambda: found() == {space}, "a room that is listed no more")
     assert carol.join(f"#{word}:{sides.host.name}") == room
 
 
@@ -171,7 +171,7 @@ def test_a_space_is_walked_three_deep_and_a_private_child_is_not_shown(sides):
     walk = lambda **query: carol.get(f"/_matrix/client/v1/rooms/{segment(root)}/hierarchy", **query)["rooms"]
     names = lambda: {entry["room_id"]: entry.get("name") for entry in walk()}
     # A Synapse tells of a room what it has counted of it, a moment after it has made it.
-    wait_for(lambda: names() == {root: "Root", inner: "Inner", room: "The room"}, "the space and what is in it", 60)
+    wait_for(lambda: names() == {root: "Root", inner: "Inner", room: "The room"}, "the space and what is in it")
     rooms = {entry["room_id"]: entry for entry in walk()}
     assert "The secret" not in json.dumps(rooms)
     children = lambda parent: {event["state_key"] for event in rooms[parent]["children_state"]}
@@ -208,8 +208,8 @@ def test_an_acl_shuts_the_other_server_out_and_lets_it_in_again(sides):
 
     set_acl([])
     back = carol.say(room, "they hear me again")
-    alice.wait_for_event(room, back, 60)
-    alice.wait_for_event(room, lost, 60)
+    alice.wait_for_event(room, back)
+    alice.wait_for_event(room, lost)
     both_hear(room, alice, carol)
     wait_for(lambda: alice.state(room) == carol.state(room), "the same state on both sides")
 

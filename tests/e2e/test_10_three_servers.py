@@ -11,8 +11,6 @@ from synapse_peer import Synapse
 from test_3_forks import assert_same_state, memberships, promote
 from worker import Worker
 
-# Generous: servers that were away are tried again with pauses that grow.
-LIMIT = 240
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +24,7 @@ def away(server):
     """Nobody reaches the server, and it reaches nobody."""
     if isinstance(server, Worker):
         # One that ends in the middle of a transaction leaves the destination alone for 90 s.
-        wait_for(lambda: not server.rows("SELECT 1 FROM destinations WHERE lease_owner IS NOT NULL"), "an idle queue", LIMIT)
+        wait_for(lambda: not server.rows("SELECT 1 FROM destinations WHERE lease_owner IS NOT NULL"), "an idle queue")
     server.line.cut()
     server.stop()
     yield
@@ -43,26 +41,26 @@ def test_what_one_cannot_be_told_arrives_through_the_third(servers, order):
     for client in (bob, carol):
         client.join(f"#third{suffix}:{speaking.name}")
     for client in (alice, bob, carol):
-        client.wait_for_members(room, {alice.user_id, bob.user_id, carol.user_id}, LIMIT)
+        client.wait_for_members(room, {alice.user_id, bob.user_id, carol.user_id})
 
     deaf.line.cut()
     # One that its reader must be shown, and one that changes the state.
     said = alice.say(room, "heard by one of two")
     named = alice.set_state(room, "m.room.name", {"name": "heard by one of two"})
     for event_id in (said, named):
-        carol.wait_for_event(room, event_id, LIMIT)
+        carol.wait_for_event(room, event_id)
         assert bob.event(room, event_id) is None
     with away(speaking):
         deaf.line.restore()
         after = carol.say(room, "what was before this, only I can tell")
         for event_id in (after, said, named):
-            bob.wait_for_event(room, event_id, LIMIT)
-        wait_for(lambda: bob.get_state(room, "m.room.name") == {"name": "heard by one of two"}, "the room's name", LIMIT)
+            bob.wait_for_event(room, event_id)
+        wait_for(lambda: bob.get_state(room, "m.room.name") == {"name": "heard by one of two"}, "the room's name")
         assert bob.event(room, said)["content"]["body"] == "heard by one of two"
         answer = bob.say(room, "so I have heard")
-        carol.wait_for_event(room, answer, LIMIT)
+        carol.wait_for_event(room, answer)
     # Whoever was away hears of it, and all agree.
-    alice.wait_for_event(room, answer, LIMIT)
+    alice.wait_for_event(room, answer)
     assert_same_state(room, alice, bob)
     assert_same_state(room, bob, carol)
 
@@ -85,12 +83,12 @@ def test_a_fork_of_three_ends_in_one_state(servers, version):
     for client in everyone[1:]:
         client.join(f"#three{version}:{one.name}")
     for client in everyone:
-        client.wait_for_members(room, {other.user_id for other in everyone}, LIMIT)
+        client.wait_for_members(room, {other.user_id for other in everyone})
     levels = alice.get_state(room, "m.room.power_levels")
     levels["users"] |= {bob.user_id: 100, carol.user_id: 100}
     promoted = alice.set_state(room, "m.room.power_levels", levels)
     for client in leaders:
-        client.wait_for_event(room, promoted, LIMIT)
+        client.wait_for_event(room, promoted)
 
     for server in servers:
         server.line.cut()
@@ -116,11 +114,11 @@ def test_a_fork_of_three_ends_in_one_state(servers, version):
     last += [leader.say(room, "together again") for leader in leaders]
     for leader in leaders:
         for event_id in last:
-            leader.wait_for_event(room, event_id, LIMIT)
+            leader.wait_for_event(room, event_id)
     # One more event after all tips are known leaves each with one forward extremity and one state.
     merged = alice.say(room, "merged")
     for leader in leaders:
-        leader.wait_for_event(room, merged, LIMIT)
+        leader.wait_for_event(room, merged)
     assert_same_state(room, alice, bob)
     assert_same_state(room, bob, carol)
     for leader in leaders:
@@ -137,6 +135,6 @@ def test_a_fork_of_three_ends_in_one_state(servers, version):
     for leader in leaders:
         renamed = leader.set_state(room, "m.room.name", {"name": f"renamed by {leader.user_id}"})
         for other in leaders:
-            other.wait_for_event(room, renamed, LIMIT)
+            other.wait_for_event(room, renamed)
         assert_same_state(room, alice, bob)
         assert_same_state(room, bob, carol)

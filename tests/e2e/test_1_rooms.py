@@ -29,7 +29,7 @@ def test_both_sides_hold_the_same_events_and_state(worker, synapse, version):
     assert len(set(sent)) == 2 * MESSAGES
 
     for talk in talks:
-        wait_for(lambda: talk.hears(sent), f"all messages at {talk.client.user_id}", 60)
+        wait_for(lambda: talk.hears(sent), f"all messages at {talk.client.user_id}")
         assert sorted(talk.heard) == sorted(sent), f"{talk.client.user_id} hears each once"
 
     histories = []

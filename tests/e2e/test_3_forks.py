@@ -68,10 +68,10 @@ def test_a_fork_heals_to_one_state(servers, version):
         last.append(client.say(room, "together again"))
     for client in (alice, bob):
         for event_id in last:
-            client.wait_for_event(room, event_id, 120)
+            client.wait_for_event(room, event_id)
     # One more event after all tips are known leaves each side with one forward extremity and one state.
     merged = alice.say(room, "merged")
-    bob.wait_for_event(room, merged, 60)
+    bob.wait_for_event(room, merged)
     assert_same_state(room, alice, bob)
     # Both bans were in the power of who made them, and no ban stands in the way of the joins.
     for client in (alice, bob):
@@ -85,7 +85,7 @@ def test_a_fork_heals_to_one_state(servers, version):
     # What the state lets each side do, it lets the other see.
     for client, other in ((alice, bob), (bob, alice)):
         renamed = client.set_state(room, "m.room.name", {"name": f"{client.user_id}'s"})
-        other.wait_for_event(room, renamed, 60)
+        other.wait_for_event(room, renamed)
         assert_same_state(room, alice, bob)
         assert other.get_state(room, "m.room.name")["name"] == f"{client.user_id}'s"
 
@@ -110,6 +110,6 @@ def assert_same_state(room, *sides):
         return [(here.get(key), there.get(key)) for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
 
     try:
-        wait_for(lambda: not difference(), "the same state at both servers", 60, 0.5)
+        wait_for(lambda: not difference(), "the same state at both servers", step=0.5)
     except AssertionError:
         raise AssertionError(f"the states differ in {difference()}") from None

@@ -56,7 +56,7 @@ def test_nothing_is_lost_or_doubled_when_the_runtime_is_killed(start):
             for _ in range(KILLS):
                 allowed.release(MESSAGES // (KILLS + 1))
                 # Messages are arriving now, and more are to come.
-                wait_for(more_is_heard, "a message after a restart", 60, 0.02)
+                wait_for(more_is_heard, "a message after a restart", step=0.02)
                 time.sleep(moments.uniform(0, 0.3))
                 worker.crash()
                 assert len(sent) < MESSAGES
@@ -65,7 +65,7 @@ def test_nothing_is_lost_or_doubled_when_the_runtime_is_killed(start):
             allowed.release(MESSAGES)
         talking.result(120)
 
-    history = alice.wait_for_history(room, sent, 120)
+    history = alice.wait_for_history(room, sent)
     ids = [event["event_id"] for event in history if event["type"] == "m.room.message"]
     assert sorted(ids) == sorted(sent), "all of them, none twice"
     # Alice's syncs, too, have brought all of them, none twice.
@@ -83,12 +83,12 @@ def test_nothing_that_was_acknowledged_is_lost_or_doubled(start, authority, tmp_
         with load.running():
             for _ in range(int(os.environ.get(TRANSACTION_KILLS) or 5)):
                 before = len(load.acknowledged)
-                wait_for(lambda: len(load.acknowledged) > before, "an acknowledged transaction", 60, 0.01)
+                wait_for(lambda: len(load.acknowledged) > before, "an acknowledged transaction", step=0.01)
                 time.sleep(moments.uniform(0, 0.3))
                 worker.crash()
                 worker.start()
     print(f"{len(load.acknowledged)} events are acknowledged")
-    assert load.is_complete(alice.wait_for_history(room_id, load.acknowledged, 120))
+    assert load.is_complete(alice.wait_for_history(room_id, load.acknowledged))
 
 
 def test_messages_wait_for_a_server_that_is_down(start):
@@ -109,7 +109,7 @@ def test_messages_wait_for_a_server_that_is_down(start):
         return [failures for failures, retry_at in worker.rows(queue, synapse.name) if failures and retry_at < now_ms()]
 
     synapse.start()
-    wait_for(may_be_tried, "a failure, and the time to try again", 60)
+    wait_for(may_be_tried, "a failure, and the time to try again")
     # The server is back and its pause is over; yet it hears nothing, until the trigger fires.
     assert bob.news(room) == []
     assert may_be_tried()
@@ -120,5 +120,5 @@ def test_messages_wait_for_a_server_that_is_down(start):
         heard.extend(event["event_id"] for event in bob.news(room))
         return len(heard) >= WAITING
 
-    wait_for(all_heard, "the messages at Synapse", 60)
+    wait_for(all_heard, "the messages at Synapse")
     assert heard == sent, "all of them, in order"

@@ -347,7 +347,7 @@ def test_a_wrong_content_hash_means_redacted_until_the_true_copy_comes(scene):
     copy = lambda: scene.server.rows("SELECT json FROM events WHERE event_id = ?", event.event_id)[0][0]
     assert "original" not in copy() and "altered" not in copy()
     scene.origin.events[event.event_id] = true_copy
-    wait_for(lambda: "the original" in copy(), "the true copy", 120)
+    wait_for(lambda: "the original" in copy(), "the true copy")
     assert scene.alice.event(scene.room_id, event.event_id)["content"]["body"] == "the original"
     scene.room.tips, scene.room.depth = [event.event_id], event.depth
 
@@ -429,8 +429,12 @@ def test_bodies_that_are_cut_off_leave_their_room_to_others(scene):
 
     def whole():
         with contextlib.closing(announced(f"{SEND}/whole")) as connection:
-            connection.send(b"[" + b" " * (length - 1))
-            return connection.getresponse().status
+            try:
+                connection.send(b"[" + b" " * (length - 1))
+                return connection.getresponse().status
+            except (OSError, http.client.HTTPException):
+                # It was refused before all of it was sent.
+                return None
 
     for number in range(3):
         with contextlib.closing(announced(f"{SEND}/cut-off-{number}")) as connection:

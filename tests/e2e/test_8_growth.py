@@ -197,7 +197,6 @@ def prolong(worker, room_id, event_id, begin, end):
     database.close()
 
 
-@pytest.mark.timeout(300)
 def test_history_costs_what_is_asked_for_however_long_the_room_is(start, authority, tmp_path):
     worker = start(Worker, cron_seconds=3600, options=["--log-costs"])
     origin = FakeOrigin(tmp_path / "origin", authority).start()

@@ -9,7 +9,7 @@ import requests
 
 from client import ApiError, segment
 from device import CrossSigning, Device
-from net import insist, wait_for
+from net import PATIENCE, insist, wait_for
 from synapse_peer import Synapse
 from worker import Worker
 
@@ -110,7 +110,7 @@ def test_lists_of_devices_that_changed_in_an_outage_are_caught_up_with(sides):
                 expected = masters[number] and list(masters[number]["keys"])
                 return devices <= seen and seen <= {*devices, own[other.user_id]} and public == expected
 
-            wait_for(is_known, f"{devices} of {other.user_id} known to {client.user_id}", 90)
+            wait_for(is_known, f"{devices} of {other.user_id} known to {client.user_id}")
 
     # The device of the registration has uploaded no keys.
     own = {client.user_id: client.get("/account/whoami")["device_id"] for _, client in pair}
@@ -137,7 +137,7 @@ def test_lists_of_devices_that_changed_in_an_outage_are_caught_up_with(sides):
             changed.extend(client.sync(500).get("device_lists", {}).get("changed", []))
             return other.user_id in changed
 
-        wait_for(is_told, f"{client.user_id} hears that the devices of {other.user_id} have changed", 90)
+        wait_for(is_told, f"{client.user_id} hears that the devices of {other.user_id} have changed")
     wait_until_known({"SECOND", "THIRD"}, masters)
     for device in new:
         device.log_out()
@@ -189,7 +189,7 @@ class Numbered:
             self.heard += [event["content"]["number"] for event in events if event["type"] == KIND]
 
 
-def again(request, timeout=90):
+def again(request, timeout=PATIENCE):
     """Asks until there is an answer, as clients do while their server is away."""
     deadline = time.monotonic() + timeout
     while True:
@@ -201,7 +201,6 @@ def again(request, timeout=90):
             time.sleep(0.05)
 
 
-@pytest.mark.timeout(600)
 def test_messages_to_devices_come_once_and_in_order_through_restarts_of_both_sides(sides):
     (worker, alice), (synapse, bob), _ = sides
     hers, his = Device.log_in(worker, alice.user_id, "HERS"), Device.log_in(synapse, bob.user_id, "HIS")
@@ -213,7 +212,7 @@ def test_messages_to_devices_come_once_and_in_order_through_restarts_of_both_sid
         for restart in range(RESTARTS):
             # While messages are on their way both ways.
             due = (restart + 1) * half // (RESTARTS + 1)
-            wait_for(lambda: min(there.sent, back.sent) >= due or any(of.done() for of in work[2:]), "messages are sent", 120)
+            wait_for(lambda: min(there.sent, back.sent) >= due or any(of.done() for of in work[2:]), "messages are sent")
             worker.crash()
             synapse.stop()
             starts = [pool.submit(server.start) for server in (worker, synapse)]

@@ -17,7 +17,7 @@ NODE = ROOT / "node_modules" / ".bin" / "node"
 def dev(folder, *options):
     """What the launcher prints that ends by itself, with a failure."""
     command = [NODE, ROOT / "scripts" / "dev.mjs", "--as-built", "--persist-to", folder, *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     printed = ended.stdout + ended.stderr
     assert ended.returncode == 1, printed
     assert "ready https://" not in printed

@@ -70,5 +70,5 @@ def test_synapse_sends_us_nothing_where_an_unknown_authority_certified_us(start,
     worker.stop()
     worker.certify(synapse.authority)
     worker.start()
-    wait_for(joined, "Bob in the room", 60, 0.5)
+    wait_for(joined, "Bob in the room", step=0.5)
     wait_for(lambda: "/query/directory" in worker.log(), "the request in the log")

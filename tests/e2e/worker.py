@@ -52,7 +52,7 @@ class Worker:
         start = self.log_path.stat().st_size if self.log_path.exists() else 0
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
-        wait_for(lambda: self._is_ready(start), f"a Worker in {self.folder}", 120)
+        wait_for(lambda: self._is_ready(start), f"a Worker in {self.folder}")
         return self
 
     def stop(self):

@@ -11,7 +11,7 @@ import { dirname, extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { chromium as browsers } from "playwright-core";
-import { Person, step, until } from "./person.mjs";
+import { PATIENCE, Person, step, until } from "./person.mjs";
 
 const told = JSON.parse(process.argv[2]);
 const { resolve } = createRequire(import.meta.url);
@@ -65,13 +65,13 @@ async function launch() {
   const kept = chromium.args.filter((arg) => !["--disable-web-security", "--single-process"].includes(arg));
   // Node verifies our server's certificate; a browser cannot be told of the authority by an option.
   const args = [...kept, "--ignore-certificate-errors"];
-  return browsers.launch({ executablePath, args, headless: true });
+  return browsers.launch({ executablePath, args, headless: true, timeout: PATIENCE * 1000 });
 }
 
 const server = await servePage();
 const browser = await launch();
 const page = await browser.newPage();
-page.setDefaultTimeout(30_000);
+page.setDefaultTimeout(PATIENCE * 1000);
 const complaints = [];
 page.on("pageerror", (error) => complaints.push(String(error)));
 page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));

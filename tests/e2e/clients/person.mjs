@@ -8,8 +8,11 @@ import { CryptoEvent, VerificationPhase, VerifierEvent } from "matrix-js-sdk/lib
 // The library's loggers, of which each has a level of its own, all end here.
 console.debug = console.info = console.warn = () => {};
 
+/** For so long, in seconds, something may take that happens in a moment on an idle machine. */
+export const PATIENCE = 120;
+
 /** The first true value of `condition()`; throws with `what` where there is none in time. */
-export async function until(condition, what, seconds = 60) {
+export async function until(condition, what, seconds = PATIENCE) {
   for (const deadline = Date.now() + seconds * 1000; ; ) {
     const value = await within(seconds + 10, what, condition());
     if (value) return value;
@@ -31,7 +34,6 @@ export async function insist(does, isSeen, what) {
       return isSeen();
     },
     what,
-    120,
   );
 }
 
@@ -45,7 +47,7 @@ export async function within(seconds, what, underWay) {
 }
 
 /** Does something, and prints what it was and how long it took. What never ends is named. */
-export async function step(what, does, seconds = 150) {
+export async function step(what, does, seconds = 2 * PATIENCE) {
   const start = performance.now();
   await within(seconds, what, does());
   console.log(`${what}: ${Math.round(performance.now() - start)} ms`);
