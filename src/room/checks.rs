@@ -14,8 +14,21 @@ use crate::{
         identifiers::EventId,
         state_trie::NodeId,
     },
-    store::rooms::Extent,
+    store::rooms::{Extent, Room},
 };
+
+/// That an event is of its room's version. By another one's rules it would be judged as something else than the room takes it for,
+/// and nobody could read it again.
+///
+/// # Errors
+/// [`RoomError::Invalid`].
+pub(super) fn check_version(room: &Room, event: &Event) -> Result<(), RoomError> {
+    let (of_room, of_event) = (room.room_version.id, event.version().id);
+    if of_room == of_event {
+        return Ok(());
+    }
+    Err(RoomError::Invalid(format!("The room is of version {of_room}, and the event of version {of_event}.")))
+}
 
 impl Judgement {
     /// Checks 6 and 7: why `event` is soft-failed, if it is. No policy server is asked.

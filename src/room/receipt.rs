@@ -16,7 +16,7 @@ use super::{
     Room, RoomError, Rooms,
     acl::{acl_in, acl_key},
     allowance::Allowance,
-    checks::auth_keys,
+    checks::{auth_keys, check_version},
     judge::{Judgement, Rejection, Source, Verdict},
     order::{by_room, in_order},
     policy::{ASKING_MS, policy_key},
@@ -298,6 +298,15 @@ impl Rooms {
                 let mut judgement = Judgement::new(room.clone());
                 for event in in_order(events) {
                     let id = event.event_id().clone();
+                    match check_version(room, &event) {
+                        Ok(()) => {}
+                        // Its version was that of the room when it was not ours yet, as another server said.
+                        Err(other) if record.is_some() => {
+                            results.insert(id, Some(other.to_string()));
+                            continue;
+                        }
+                        Err(other) => return Err(other),
+                    }
                     let told = |what| about(record, LogRecord::info(what).room(&room_id).event(&id));
                     // While a server waits for the answer to its transaction, no other is asked anything.
                     let ask_until = record.map_or(now + ASKING_MS, |_| now);

@@ -10,6 +10,7 @@ use super::{
     Claim, RoomError, Rooms,
     acl::{ACL, acl_of},
     changes::membership,
+    checks::check_version,
     claims::{Coverage, Examined},
     judge::Source,
     outliers::{Apart, Outliers},
@@ -151,6 +152,9 @@ impl Rooms {
             let mut view = View::new(&self.store, self.server_name());
             let ids = join.prev_events().iter().chain([join.event_id()]).cloned().collect();
             let held = view.load_rooms(vec![join.room_id().clone()], &[], ids, Vec::new()).await?.pop();
+            if let Some(room) = &held {
+                check_version(room, join)?;
+            }
             if held.as_ref().is_some_and(|room| room.local_joined > 0) {
                 // Another local user joined meanwhile: the join is an event like any other, if the room has not got it by then.
                 let key = ("m.room.member", join.sender().as_str());
@@ -231,6 +235,9 @@ impl Rooms {
             return Err(RoomError::Invalid("The invite's state key is not a user ID.".to_owned()));
         };
         let current = self.current_stored(invite.room_id(), &[("m.room.member", user_id.as_str()), ACL]).await?;
+        if let Some((room, _)) = &current {
+            check_version(room, invite)?;
+        }
         if let Some((room, state)) = current
             && room.local_joined > 0
         {

@@ -6,6 +6,7 @@ use std::{collections::HashSet, rc::Rc};
 use super::{
     Admitted, RoomError, Rooms, Unsigned,
     changes::membership,
+    checks::check_version,
     judge::{Judgement, Rejection, Source, Verdict, key},
     policy::policy_key,
     view::View,
@@ -149,6 +150,7 @@ impl Rooms {
             keys.push(policy_key());
             let rooms = view.load_rooms(vec![event.room_id().clone()], &keys, ids, previous).await?;
             let room = rooms.into_iter().find(|room| room.local_joined > 0).ok_or(RoomError::UnknownRoom)?;
+            check_version(&room, event)?;
             let mut judgement = Judgement::new(room);
             let (event, verdict, unsigned) =
                 self.judge_signed(&mut judgement, &mut view, event, source, i64::MAX).await?;

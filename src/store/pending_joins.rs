@@ -11,9 +11,12 @@ const JOINING: &str = "\
     SELECT j.room_id, j.room_version FROM pending_joins AS j CROSS JOIN json_each(?1) AS wanted \
     WHERE j.room_id = wanted.value AND j.until_ts > ?2";
 
+/// Unless what is held of the room is of another version.
 const BEGIN_JOIN: &str = "\
-    INSERT INTO pending_joins (room_id, join_id, room_version, until_ts) VALUES (?1, ?2, ?3, ?4) \
-    ON CONFLICT (room_id, join_id) DO UPDATE SET room_version = excluded.room_version, until_ts = excluded.until_ts";
+    INSERT INTO pending_joins (room_id, join_id, room_version, until_ts) \
+    SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM rooms WHERE room_id = ?1 AND room_version <> ?3) \
+    ON CONFLICT (room_id, join_id) DO UPDATE SET room_version = excluded.room_version, until_ts = excluded.until_ts \
+    RETURNING join_id";
 
 const END_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id = ?2";
 
@@ -30,7 +33,8 @@ pub(super) fn joining(row: &Row) -> Result<(RoomId, &'static RoomVersion), Datab
 }
 
 impl Store {
-    /// Notes that the room is being joined until `until_ts`: PDUs of it are staged.
+    /// Notes that the room is being joined until `until_ts`: PDUs of it are staged. `false`, and nothing, where what is held of the
+    /// room is of another version.
     ///
     /// # Errors
     /// Where the database fails.
@@ -40,9 +44,9 @@ impl Store {
         join_id: &str,
         version: &RoomVersion,
         until_ts: i64,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<bool, DatabaseError> {
         let parameters = [room_id.as_str().into(), join_id.into(), version.id.into(), until_ts.into()];
-        self.query(Statement::new(BEGIN_JOIN, parameters)).await.map(drop)
+        self.query(Statement::new(BEGIN_JOIN, parameters)).await.map(|begun| !begun.is_empty())
     }
 
     /// Takes back what [`Store::begin_join`] has noted.

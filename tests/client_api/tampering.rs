@@ -124,3 +124,37 @@ fn what_every_server_gives_altered_is_not_asked_for_on_and_on() {
     assert!(page().keys().eq(history.keys()));
     assert_eq!(scene.backfills(), asked);
 }
+
+/// Of a room that is held, nothing of another version could be read.
+#[test]
+fn nobody_joins_anew_by_another_version() {
+    let scene = scene("11");
+    scene.leave();
+    let before = scene.two.database.rows("SELECT event_id FROM events");
+    let asked = Rc::new(Cell::new(0));
+    let asks = Rc::clone(&asked);
+    let server = Rc::clone(&scene.one.server);
+    scene.one.world.connect(
+        "one.test",
+        Rc::new(move |request| {
+            asks.set(asks.get() + usize::from(request.uri().path().contains("/send_join/")));
+            let is_template = request.uri().path().contains("/make_join/");
+            let server = Rc::clone(&server);
+            Box::pin(async move {
+                let response = server.handle(request).await;
+                if !is_template {
+                    return response;
+                }
+                let mut template: Value = serde_json::from_slice(response.body()).unwrap();
+                template["room_version"] = json!("10");
+                json_response(StatusCode::OK, &template)
+            })
+        }),
+    );
+    let (status, answer) = scene.two.post(&scene.bob, &format!("/join/{}?via=one.test", quote(&scene.room)), json!({}));
+    assert_eq!((status, &answer["errcode"]), (502, &json!("M_UNKNOWN")), "{answer}");
+    assert_eq!(asked.get(), 0);
+    assert_eq!(scene.two.database.rows("SELECT event_id FROM events"), before);
+    scene.one.world.connect_server("one.test", &scene.one.server);
+    scene.join();
+}

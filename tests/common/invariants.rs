@@ -7,7 +7,7 @@ use verge::{
 };
 
 /// What must not be: why, and the query of the room ?1 that finds it.
-const BROKEN: [(&str, &str); 6] = [
+const BROKEN: [(&str, &str); 7] = [
     (
         "a forward extremity does not count",
         "SELECT x.value ->> 0 FROM rooms AS r CROSS JOIN json_each(r.extremities) AS x \
@@ -23,6 +23,14 @@ const BROKEN: [(&str, &str); 6] = [
          SELECT iif(p.type = 'array', p.value ->> 0, p.value) AS cited \
          FROM ends CROSS JOIN events AS e ON e.event_id = ends.event_id CROSS JOIN json_each(e.json, '$.prev_events') AS p \
          WHERE NOT e.claimed AND cited IN (SELECT event_id FROM ends)",
+    ),
+    (
+        // Those of the first two versions cite others by pairs.
+        "a forward extremity is not of the room's version",
+        "SELECT e.event_id FROM rooms AS r CROSS JOIN json_each(r.extremities) AS x \
+           CROSS JOIN events AS e ON e.event_id = x.value ->> 0 \
+         WHERE r.room_id = ?1 AND json_array_length(e.json, '$.prev_events') > 0 \
+           AND (json_type(e.json, '$.prev_events[0]') = 'array') <> (r.room_version IN ('1', '2'))",
     ),
     (
         "a state is not held",

@@ -3,14 +3,17 @@
 use std::{cell::Cell, rc::Rc};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use http::StatusCode;
 use serde_json::{Value, json};
+use verge::{federation::outbound::membership, router::json_response};
 
 use crate::{
-    accepted,
+    Scene, accepted,
     common::{
         network::{Homeserver, World},
         peer::{Peer, assert_signed, encode, event_id},
     },
+    scene,
 };
 
 /// A room of the peer, of which our server knows nothing, and an invite to it.
@@ -294,4 +297,76 @@ fn nothing_but_an_old_invite_is_taken_as_one() {
     // An event of a newer room has no ID to be known by.
     refused((target, invited.signed(|_| {})), invalid);
     assert_eq!(accepted(&invited.a), before);
+}
+
+/// An event in the form of another version than the room's, at the room's end: version 1 names events by pairs, and gives its own ID.
+fn of_version(scene: &Scene, version: &str, fields: Value) -> Value {
+    let mut event = scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields);
+    if version == "1" {
+        event["event_id"] = json!("$one:peer.example");
+        for name in ["auth_events", "prev_events"] {
+            let pair = |id: &Value| json!([id, { "sha256": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU" }]);
+            event[name] = event[name].as_array().unwrap().iter().map(pair).collect();
+        }
+    }
+    event
+}
+
+/// What is read by the rules of the room's version must be of that version, or nobody here could read the room again.
+#[test]
+fn no_invite_of_another_version_comes_into_a_room() {
+    for (room_version, version) in [("10", "1"), ("11", "10"), ("12", "11")] {
+        let mut scene = scene(room_version);
+        let carol = scene.a.user(&scene.world, "carol");
+        let fields = json!({
+            "type": "m.room.member", "state_key": carol.as_str(), "content": { "membership": "invite" }, "origin": "peer.example",
+        });
+        let (id, invite) = scene.peer.sign(version, of_version(&scene, version, fields));
+        let id = invite["event_id"].as_str().unwrap_or(&id);
+        let before = accepted(&scene.a);
+        let target = format!("/_matrix/federation/v2/invite/{}/{}", encode(scene.room.as_str()), encode(id));
+        let body = json!({ "room_version": version, "event": invite, "invite_room_state": [] });
+        let (status, answer) = scene.peer.put(&scene.a, &target, &body);
+        let says = format!("The room is of version {room_version}, and the event of version {version}.");
+        assert_eq!((status, &answer["errcode"], &answer["error"]), (400, &json!("M_INVALID_PARAM"), &json!(says)));
+        assert_eq!(accepted(&scene.a), before);
+        scene.a.say(&scene.world, &scene.room, &scene.alice, "still here");
+        let (_, said) = scene.theirs.say(&scene.peer, &scene.bob, "and I");
+        assert_eq!(scene.peer.send(&scene.a, "1", &[said]).0, 200);
+    }
+}
+
+/// The template of a leave comes from another server, too.
+#[test]
+fn no_leave_of_another_version_comes_into_a_room() {
+    let scene = scene("10");
+    let carol = scene.a.user(&scene.world, "carol");
+    let fields = json!({
+        "type": "m.room.member", "state_key": carol.as_str(), "content": { "membership": "invite" },
+        "prev_events": ["$47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU"],
+    });
+    let (id, invite) = scene.peer.sign("10", of_version(&scene, "10", fields));
+    let target = format!("/_matrix/federation/v2/invite/{}/{}", encode(scene.room.as_str()), encode(&id));
+    let body = json!({ "room_version": "10", "event": invite, "invite_room_state": [] });
+    assert_eq!(scene.peer.put(&scene.a, &target, &body).0, 200);
+
+    let fields = json!({ "type": "m.room.member", "sender": carol.as_str(), "state_key": carol.as_str(), "content": { "membership": "leave" } });
+    let template = json!({ "room_version": "1", "event": of_version(&scene, "1", fields) });
+    scene.peer.answers(move |request| match request.uri().path() {
+        path if path.contains("/make_leave/") => Some(json_response(StatusCode::OK, &template)),
+        path if path.contains("/send_leave/") => Some(json_response(StatusCode::OK, &json!({}))),
+        _ => None,
+    });
+    scene.world.run(membership::leave(&scene.a.server, &carol, &scene.room)).unwrap();
+    scene.world.settle();
+    assert_eq!(
+        scene.a.database.rows("SELECT membership FROM local_memberships WHERE user_id LIKE '@carol:%'"),
+        [["leave"]]
+    );
+    // Not even as rejected, which would keep the ID from an event that has it by right.
+    for table in ["events", "rejected_events"] {
+        let theirs = format!("SELECT event_id FROM {table} WHERE event_id NOT LIKE '$%' OR event_id LIKE '%:%'");
+        assert_eq!(scene.a.database.rows(&theirs), Vec::<Vec<String>>::new(), "{table}");
+    }
+    scene.a.say(&scene.world, &scene.room, &scene.alice, "still here");
 }

@@ -135,7 +135,7 @@ fn what_waits_for_a_join_was_checked_and_goes_with_it() {
     let b = scene.world.server("b.example");
     let version = RoomVersion::get("12").unwrap();
     let until = scene.world.now_ms() + 60_000;
-    scene.world.run(b.store.begin_join(&scene.room, "join", version, until)).unwrap();
+    assert!(scene.world.run(b.store.begin_join(&scene.room, "join", version, until)).unwrap());
     let staged = || b.database.rows("SELECT event_id, origin FROM staged_pdus ORDER BY event_id");
 
     let (id, event) = scene.theirs.say(&scene.peer, &scene.bob, "hello");
@@ -180,7 +180,7 @@ fn what_waits_for_a_join_is_bounded_whatever_the_number_of_servers() {
     let b = scene.world.server("b.example");
     let version = RoomVersion::get("12").unwrap();
     let until = scene.world.now_ms() + 60_000;
-    scene.world.run(b.store.begin_join(&scene.room, "join", version, until)).unwrap();
+    assert!(scene.world.run(b.store.begin_join(&scene.room, "join", version, until)).unwrap());
     // What other servers have sent.
     let fill = |count: usize, bytes: usize| {
         b.database.rows("DELETE FROM staged_pdus");

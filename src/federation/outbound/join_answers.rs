@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long one server may let us wait until it has let us in, in milliseconds. For as long, what others send us of the room is staged.
-pub(super) const JOIN_MS: i64 = 10 * 60 * 1_000;
+const JOIN_MS: i64 = 10 * 60 * 1_000;
 
 /// The memory, in bytes, that the events may take which wait to be checked together,
 const BATCH_MEMORY: usize = 8 * 1024 * 1024;
@@ -57,6 +57,18 @@ pub(super) enum Answered {
     Staged(LargeJoin),
     /// Members are left out of the state, and what there is cannot be used so: the whole of it must be asked for.
     Unusable,
+}
+
+/// Has PDUs of the room that is being joined staged from now on.
+///
+/// # Errors
+/// 502 where the room that is held is of another version: nobody can read the events of one version by the rules of another.
+pub(super) async fn begin_join(server: &Server, join_id: &str, join: &Event) -> Result<(), MatrixError> {
+    let until = server.platform.clock.now_ms() + JOIN_MS;
+    match server.store.begin_join(join.room_id(), join_id, join.version(), until).await? {
+        true => Ok(()),
+        false => Err(bad_answer("another version than the room has")),
+    }
 }
 
 /// Reads the answer to `join`, and checks it.
@@ -239,11 +251,10 @@ impl<'a> Reading<'a> {
         let Server { platform, store, .. } = self.server;
         let now = platform.clock.now_ms();
         store.stage_claimed(platform.clock.as_ref(), &self.large.join_id, &events, &in_state, now + STEP_MS).await?;
-        let (room_id, version) = (self.large.room_id(), self.large.join.version());
         if !self.large.completes {
-            store.begin_join(room_id, &self.large.join_id, version, now + JOIN_MS).await?;
+            begin_join(self.server, &self.large.join_id, &self.large.join).await?;
         }
-        let record = LogRecord::info("events of a large room are checked").room(room_id);
+        let record = LogRecord::info("events of a large room are checked").room(self.large.room_id());
         platform.log.write(record.count(self.count));
         Ok(())
     }

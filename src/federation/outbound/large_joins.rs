@@ -3,7 +3,7 @@
 
 use super::{
     countersigning::bad_answer,
-    join_answers::{Answered, Attempt, JOIN_MS, read_answer},
+    join_answers::{Answered, Attempt, begin_join, read_answer},
 };
 use crate::{
     error::MatrixError,
@@ -71,7 +71,7 @@ impl Server {
             return Err(bad_answer("what could not be taken over for hours"));
         }
         let join = large.join.clone();
-        self.store.begin_join(join.room_id(), &large.join_id, join.version(), now + JOIN_MS).await?;
+        begin_join(self, &large.join_id, &join).await?;
         if !large.is_read {
             // The server lets the same join in again, and answers anew.
             let outlines = self.store.claimed_outlines(self.platform.clock.as_ref(), &large.join_id).await?;

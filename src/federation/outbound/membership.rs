@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::{
     countersigning::{bad_answer, countersigned},
     directory::server_of,
-    join_answers::{Answered, Attempt, JOIN_MS, read_answer},
+    join_answers::{Answered, Attempt, begin_join, read_answer},
     large_joins::Joined,
     refusals::{any_of, of_handshake},
 };
@@ -263,8 +263,7 @@ async fn join_through(
     }
     let join = complete(server, template, user, room_id, Membership::Join, content)?;
     // From here on the room's servers may send us what happens in it.
-    let until = server.platform.clock.now_ms() + JOIN_MS;
-    server.store.begin_join(room_id, join_id, join.version(), until).await?;
+    begin_join(server, join_id, &join).await?;
     let mut answered = answer_of(server, resident, join_id, &join, server.config.faster_joins).await?;
     if matches!(answered, Answered::Unusable) {
         answered = answer_of(server, resident, join_id, &join, false).await?;
