@@ -49,6 +49,10 @@ const TOMBSTONE: &str = "m.room.tombstone";
 /// How many bans, and how many rooms of a space, go along: each is an event.
 const MAX_BANS: usize = 500;
 const MAX_CHILDREN: usize = 200;
+/// How much is said of a room of a space, and of all of them, in bytes: other servers let it be as long as an event, and the rest of the
+/// event may be longer in the new room.
+const MAX_CHILD_BYTES: usize = 60_000;
+const MAX_CHILDREN_BYTES: usize = 1_000_000;
 /// The level that a tombstone takes where creators stand above all others, as for new rooms.
 const TOMBSTONE_LEVEL: i64 = 150;
 
@@ -102,6 +106,8 @@ struct OldRoom {
     room: Room,
     /// What the successor may be made of, whatever else there is: members choose how much that is.
     state: Vec<Event>,
+    /// The state keys and contents of `m.space.child`.
+    children: Vec<(String, Object)>,
     bans: Vec<Ban>,
 }
 
@@ -113,13 +119,14 @@ impl OldRoom {
         let at: Vec<_> = types.map(|event_type| (room.state, StateKeyHash::new(event_type, ""))).collect();
         let found = server.store.read_states(&StateReads { at: at.clone(), ..StateReads::default() }).await?;
         let held = at.into_iter().filter_map(|(root, key)| found.at(root, key));
-        let mut state: Vec<Event> = held.map(|seen| seen.event.clone()).collect();
+        let state: Vec<Event> = held.map(|seen| seen.event.clone()).collect();
+        let mut children = Vec::new();
         if state.iter().any(is_space) {
-            let children = server.store.space_children(&[room.state]).await?;
-            state.extend(children.into_iter().map(|(_, seen)| seen.event));
+            let read = server.store.contents_of_children(room.state, MAX_CHILDREN, MAX_CHILD_BYTES, MAX_CHILDREN_BYTES);
+            children = read.await?;
         }
         let bans = server.store.bans(room.state, MAX_BANS, membership::MAX_REASON_BYTES).await?;
-        Ok(Self { room, state, bans })
+        Ok(Self { room, state, children, bans })
     }
 
     fn find(&self, event_type: &str) -> Option<&Event> {
@@ -164,9 +171,8 @@ impl OldRoom {
         for event in MOVED.iter().filter_map(|event_type| self.find(event_type)) {
             drafts.push(Draft::state(event.event_type(), "", event.content().clone()));
         }
-        let children = self.state.iter().filter(|event| event.event_type() == "m.space.child");
-        for child in children.filter(|child| !child.content().is_empty()).take(MAX_CHILDREN) {
-            drafts.push(Draft::state("m.space.child", child.state_key().unwrap_or_default(), child.content().clone()));
+        for (room_id, content) in &self.children {
+            drafts.push(Draft::state("m.space.child", room_id, content.clone()));
         }
         for Ban { user_id, reason } in self.bans.iter().filter(|ban| ban.user_id != creator.as_str()) {
             let content: Object = reason.iter().map(|reason| ("reason", reason.as_str())).collect();

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     matrix::{
         identifiers::{RoomId, ServerName},
+        json::{self, Object, Value},
         state_trie::NodeId,
     },
     platform::{DatabaseError, Row, Statement},
@@ -73,6 +74,22 @@ const PUBLISHED_BEFORE: &str =
 /// What is longer than any needs to be is left out.
 const SPACE_CHILDREN: &str =
     events_of_roots!(" WHERE e.event_type = 'm.space.child' AND length(e.json) <= 8192 LIMIT 1000");
+
+/// The children of the space whose root is ?1, each with its content: ?2 at most, none whose content has more than ?3 bytes, and ?4 bytes
+/// of them. The shortest come first, so that as many as can be do. What names no room or no server is no child.
+const CONTENTS_OF_CHILDREN: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("", "SELECT ?1"),
+    ", child(event_nid, bytes) AS ( \
+       SELECT e.event_nid, octet_length(e.json -> '$.content') AS bytes \
+       FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
+       WHERE e.event_type = 'm.space.child' AND e.redacted_by IS NULL AND substr(e.state_key, 1, 1) = '!' \
+         AND json_array_length(e.json, '$.content.via') > 0 \
+       ORDER BY bytes, e.event_nid LIMIT ?2 \
+     ), upto(event_nid, bytes, upto) AS ( SELECT event_nid, bytes, SUM(bytes) OVER (ORDER BY bytes, event_nid) FROM child ) \
+     SELECT e.state_key, e.json -> '$.content' AS content \
+     FROM upto CROSS JOIN events AS e ON e.event_nid = upto.event_nid WHERE upto.bytes <= ?3 AND upto.upto <= ?4"
+);
 
 /// Of the root ?1; ?2 at most. Another server lets a reason be as long as an event: one of more than ?3 bytes is left out.
 const BANS: &str = concat!(
@@ -151,6 +168,29 @@ impl Store {
     pub async fn space_children(&self, roots: &[NodeId]) -> Result<Vec<(NodeId, SeenEvent)>, DatabaseError> {
         let rows = self.query(Statement::new(SPACE_CHILDREN, [root_list(roots).into()])).await?;
         rows.iter().map(|row| Ok((node_id(row.text(SeenEvent::COLUMNS)?)?, SeenEvent::of_row(row)?))).collect()
+    }
+
+    /// The children of the space with this state, by what says so: the state key and the content, which has no more than `longest` bytes.
+    /// At most `limit`, and so many bytes of content.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn contents_of_children(
+        &self,
+        root: NodeId,
+        limit: usize,
+        longest: usize,
+        bytes: usize,
+    ) -> Result<Vec<(String, Object)>, DatabaseError> {
+        let [limit, longest, bytes] = [limit, longest, bytes].map(|most| i64::try_from(most).unwrap_or(i64::MAX));
+        let parameters = [root.to_string().into(), limit.into(), longest.into(), bytes.into()];
+        let rows = self.query(Statement::new(CONTENTS_OF_CHILDREN, parameters)).await?;
+        let child = |row: &Row| {
+            let content = json::parse(row.text(1)?.as_bytes()).ok().and_then(Value::into_object);
+            let content = content.ok_or_else(|| DatabaseError::Shape("a content that is no object".to_owned()))?;
+            Ok((row.text(0)?.to_owned(), content))
+        };
+        rows.iter().map(child).collect()
     }
 
     /// The bans of a state, at most `limit`, without reasons of more than `reason_bytes`.

@@ -172,6 +172,75 @@ fn what_does_not_go_along_is_not_read() {
     assert_eq!((&long["membership"], long.get("reason")), (&json!("ban"), None));
 }
 
+/// Makes the events by which a room was enlarged children of a space, with this content in SQL.
+fn make_children(home: &Home, content: &str) {
+    home.database.rows(&format!(
+        "UPDATE events SET event_type = 'm.space.child', state_key = '!' || event_nid, json = ( \
+           SELECT json_set(m.json, '$.type', 'm.space.child', '$.state_key', '!' || events.event_nid, '$.content', {content}) \
+           FROM events AS m WHERE m.room_id = events.room_id AND m.event_type = 'm.room.power_levels' LIMIT 1) \
+         WHERE sender = '@large:a.example'"
+    ));
+}
+
+/// What is removed from a space, or names no room or no server to join through, is no child of it.
+#[test]
+fn a_space_leads_on_to_all_its_children_and_to_nothing_else() {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let body = json!({ "creation_content": { "type": "m.space" }, "room_version": "11", "preset": "public_chat",
+        "power_level_content_override": { "users": { &alice.id: 100, &bob.id: 50 } } });
+    let space = home.room(&alice, body);
+    let put_by = |user: &User, child: &str, content: &Value| {
+        let path = format!("/rooms/{}/state/m.space.child/{}", quote(&space), quote(child));
+        assert_eq!(home.put(user, &path, content.clone()).0, 200);
+    };
+    let put = |child: &str, content: &Value| put_by(&alice, child, content);
+    let of = |bytes: usize| json!({ "via": ["hs.test"], "order": "1", "org.x": "x".repeat(bytes) });
+    let children: Vec<(String, Value)> = (0..40).map(|n| (format!("!r{n}"), of(n))).collect();
+    children.iter().for_each(|(child, content)| put(child, content));
+    put("!long", &of(20_000));
+    put("!closed", &json!({ "order": "1", "via": [] }));
+    put("!nowhere", &json!({ "order": "1" }));
+    // What only he may say.
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&space)), json!({})).0, 200);
+    put_by(&bob, &bob.id, &of(1));
+    // What fits into no event of a room in which events have longer places.
+    put("!longest", &of(63_000));
+    let (room_id, sender) = (RoomId::parse(&space).unwrap(), UserId::parse(&alice.id).unwrap());
+    home.homeserver().enlarge(&home.world, &room_id, &sender, 1_100, 10);
+    make_children(&home, "json('{}')");
+    let (status, answer) = upgrade(&home, &alice, &space, json!({ "new_version": "12" }));
+    assert_eq!(status, 200, "{answer}");
+    let new = answer["replacement_room"].as_str().unwrap();
+    for (child, content) in children.iter().chain([&("!long".to_owned(), of(20_000))]) {
+        assert_eq!(state(&home, &alice, new, &format!("m.space.child/{child}")), *content, "{child}");
+    }
+    let sql = format!("SELECT state_key FROM events WHERE room_id = '{new}' AND event_type = 'm.space.child'");
+    assert_eq!(home.database.rows(&sql).len(), 41);
+}
+
+/// A space may have more than a room is made of at once.
+#[test]
+fn of_a_large_space_so_many_children_go_along_as_fit() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let space = home.room(&alice, json!({ "creation_content": { "type": "m.space" }, "room_version": "11" }));
+    let (room_id, sender) = (RoomId::parse(&space).unwrap(), UserId::parse(&alice.id).unwrap());
+    home.homeserver().enlarge(&home.world, &room_id, &sender, 1_000, 10);
+    for (rest, least, most) in [(10, 200, 200), (50_000, 15, 20)] {
+        make_children(&home, &format!("json_object('via', json_array('hs.test'), 'x', printf('%.*c', {rest}, 'x'))"));
+        let before = home.database.read.get();
+        let (status, answer) = upgrade(&home, &alice, &space, json!({ "new_version": "12" }));
+        assert_eq!(status, 200, "{answer}");
+        let read = home.database.read.get() - before;
+        assert!(read < 1_500_000, "{read} bytes");
+        let new = answer["replacement_room"].as_str().unwrap();
+        let sql = format!("SELECT state_key FROM events WHERE room_id = '{new}' AND event_type = 'm.space.child'");
+        let along = home.database.rows(&sql).len();
+        assert!((least..=most).contains(&along), "{along}");
+    }
+}
+
 #[test]
 fn no_room_is_replaced_by_itself() {
     for version in ["10", "12"] {
