@@ -148,6 +148,39 @@ fn what_a_client_says_of_its_join_is_in_it() {
     }
 }
 
+/// Of a room that is here it is known what fits into an event of it.
+#[test]
+fn no_server_is_asked_for_the_place_of_what_fits_into_no_event() {
+    let world = World::new();
+    let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
+    let (alice, bob, carol) = (one.register("alice"), one.register("bob"), two.register("carol"));
+    let body = json!({ "preset": "public_chat", "initial_state": [
+        { "type": "m.room.join_rules", "content": { "join_rule": "knock" } }] });
+    for (membership, body) in [("join", json!({ "preset": "public_chat" })), ("knock", body)] {
+        // As it is with room IDs that name their server.
+        let mut body = body;
+        body["room_version"] = json!("11");
+        let room = one.room(&alice, body);
+        let put = |home: &Home, user: &User, value: Value| {
+            let path = format!("/rooms/{}/state/m.room.member/{}", quote(&room), quote(&user.id));
+            home.put(user, &path, json!({ "membership": membership, "foo": value }))
+        };
+        for (home, user) in [(&one, &bob), (&two, &carol)] {
+            refused(&put(home, user, json!("x".repeat(66_000))), 413, "M_TOO_LARGE");
+            refused(&put(home, user, json!(1.5)), 400, "M_BAD_JSON");
+            assert!(!world.traffic().iter().any(|sent| sent.line.contains(&quote(&room))), "no server is asked");
+        }
+        for (home, user) in [(&one, &bob), (&two, &carol)] {
+            let (status, answer) = put(home, user, json!("x".repeat(58_000)));
+            assert_eq!(status, 200, "{answer} {:?}", world.logs());
+            world.settle();
+            let member = format!("/rooms/{}/state/m.room.member/{}", quote(&room), quote(&user.id));
+            let (_, content) = one.get(&alice, &member);
+            assert_eq!((&content["membership"], content["foo"].as_str().unwrap().len()), (&json!(membership), 58_000));
+        }
+    }
+}
+
 #[test]
 fn nobody_can_rejoin_a_room_that_everybody_has_left() {
     for version in ["10", "12"] {

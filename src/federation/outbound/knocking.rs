@@ -1,7 +1,7 @@
 //! Knocking on rooms that other servers hold (Server-Server API, "Knocking upon a room").
 
 use super::{
-    membership::{complete, residents_by},
+    membership::{check_content, complete, residents_by},
     refusals::{any_of, of_handshake},
 };
 use crate::{
@@ -29,7 +29,7 @@ const KNOCK_MS: i64 = 10 * 60 * 1_000;
 /// `content_extra` is what the membership says besides: display name, avatar, reason.
 ///
 /// # Errors
-/// What the servers say, 404 where none is known, 502 where none can be reached.
+/// What the servers say, 404 where none is known, 502 where none can be reached; as [`check_content`].
 pub async fn knock(
     server: &Server,
     user: &UserId,
@@ -37,6 +37,7 @@ pub async fn knock(
     via: Vec<ServerName>,
     content_extra: Object,
 ) -> Result<EventId, MatrixError> {
+    check_content(&content_extra)?;
     let (knocking, user, room_id) = (server.clone(), user.clone(), room_id.clone());
     let work = async move {
         let invitation = knocking.store.invitation(&user, &room_id).await?;

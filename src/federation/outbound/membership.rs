@@ -35,11 +35,15 @@ const MAX_RESIDENTS: usize = 8;
 /// allows 1,000 for each request.
 const LARGE_CALLS: u64 = 500;
 
+/// How long the content of a membership is at most that gets its place in a room from another server, in bytes: the rest of the event is
+/// that place.
+const MAX_CONTENT_BYTES: usize = 60_000;
+
 /// Joins `user` to a room that nobody here is in, or into which nobody here can let them, through one of the servers `via` or those that an invite or the room ID
 /// points to. `content_extra` is what the membership says besides: display name, avatar, reason.
 ///
 /// # Errors
-/// What the servers say, 404 where none is known, 502 where none can be reached.
+/// What the servers say, 404 where none is known, 502 where none can be reached; as [`check_content`].
 pub async fn join(
     server: &Server,
     user: &UserId,
@@ -47,6 +51,7 @@ pub async fn join(
     via: Vec<ServerName>,
     content_extra: Object,
 ) -> Result<EventId, MatrixError> {
+    check_content(&content_extra)?;
     let (joining, user, room_id) = (server.clone(), user.clone(), room_id.clone());
     let work = async move { join_all_the_way(&joining, &user, &room_id, via, content_extra).await };
     server.platform.to_the_end(work).await
@@ -322,6 +327,19 @@ async fn leave_through(
     let leave = complete(server, template, user, room_id, Membership::Leave, Object::new())?;
     server.federation.send_leave(resident, room_id, leave.event_id(), leave.json()).await?;
     Ok(leave)
+}
+
+/// Refuses, before another server is asked for a place in the room, what can be no event.
+///
+/// # Errors
+/// 400 `M_BAD_JSON` for numbers that events do not have, 413 `M_TOO_LARGE` for what is too long.
+pub(super) fn check_content(content: &Object) -> Result<(), MatrixError> {
+    let message = "A number in the content is no integer, or too large.";
+    content.check_strict().map_err(|_| MatrixError::bad_json(message))?;
+    if content.to_text().len() > MAX_CONTENT_BYTES {
+        return Err(MatrixError::too_large("The content is too long."));
+    }
+    Ok(())
 }
 
 /// Makes our own event of a template, of which only the place in the room is taken over, once it is shown to be about what was
