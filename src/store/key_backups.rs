@@ -140,12 +140,23 @@ const FULL: &str = "NOT NULL constraint failed: key_backups.length";
 
 const COUNT: &str = "SELECT etag, sessions FROM key_backups WHERE user_id = ?1 AND version = ?2";
 
-/// How long keys are together. ?3: the room, ?4: the session, each NULL for all; ?5: what a key counts for besides its length.
-const LENGTH: &str = "\
-    SELECT CASE WHEN ?3 IS NULL THEN length ELSE ( \
-      SELECT COALESCE(SUM(octet_length(session_data) + ?5), 0) FROM key_backup_sessions \
-      WHERE user_id = ?1 AND version = ?2 AND room_id = ?3 AND (?4 IS NULL OR session_id = ?4)) END \
-    FROM key_backups WHERE user_id = ?1 AND version = ?2";
+/// How long all keys of a version are together.
+const LENGTH: &str = "SELECT length FROM key_backups WHERE user_id = ?1 AND version = ?2";
+
+/// The same for those of which this holds. ?3: the room, ?4: the session, where there is one; ?5: what a key counts for besides its length.
+macro_rules! length {
+    ($where:literal) => {
+        concat!(
+            "SELECT (SELECT COALESCE(SUM(octet_length(session_data) + ?5), 0) FROM key_backup_sessions \
+               WHERE user_id = ?1 AND version = ?2 AND ",
+            $where,
+            ") FROM key_backups WHERE user_id = ?1 AND version = ?2"
+        )
+    };
+}
+
+const LENGTH_OF_ROOM: &str = length!("room_id = ?3");
+const LENGTH_OF_SESSION: &str = length!("room_id = ?3 AND session_id = ?4");
 
 /// The keys of which this holds. ?3: the room, ?4: the session, where there is one; ?5, ?6: after which room and session; ?7: how
 /// many, and ?8: how many bytes of them, of which one key never has more. No data is read to measure it.
@@ -171,16 +182,27 @@ const SESSIONS: &str = sessions!("(room_id, session_id) > (?5, ?6)");
 const SESSIONS_OF_ROOM: &str = sessions!("room_id = ?3 AND session_id > ?6");
 const SESSION: &str = sessions!("room_id = ?3 AND session_id = ?4 AND session_id > ?6");
 
-/// ?3: the room, ?4: the session, each NULL for all; ?5: what a key counts for besides its length.
-const COUNT_OUT: &str = "\
-    UPDATE key_backups AS b SET etag = etag + 1, sessions = sessions - n.gone, length = length - n.shorter \
-    FROM (SELECT count(*) AS gone, SUM(octet_length(session_data) + ?5) AS shorter FROM key_backup_sessions \
-      WHERE user_id = ?1 AND version = ?2 AND (?3 IS NULL OR room_id = ?3) AND (?4 IS NULL OR session_id = ?4)) AS n \
-    WHERE b.user_id = ?1 AND b.version = ?2 AND n.gone > 0";
+/// Before they are deleted. Parameters as for [`length`].
+macro_rules! count_out {
+    ($where:literal) => {
+        concat!(
+            "UPDATE key_backups AS b SET etag = etag + 1, sessions = sessions - n.gone, length = length - n.shorter \
+             FROM (SELECT count(*) AS gone, SUM(octet_length(session_data) + ?5) AS shorter FROM key_backup_sessions \
+               WHERE user_id = ?1 AND version = ?2",
+            $where,
+            ") AS n WHERE b.user_id = ?1 AND b.version = ?2 AND n.gone > 0"
+        )
+    };
+}
 
-const DELETE: &str = "\
-    DELETE FROM key_backup_sessions \
-    WHERE user_id = ?1 AND version = ?2 AND (?3 IS NULL OR room_id = ?3) AND (?4 IS NULL OR session_id = ?4)";
+const COUNT_OUT: &str = count_out!("");
+const COUNT_OUT_ROOM: &str = count_out!(" AND room_id = ?3");
+const COUNT_OUT_SESSION: &str = count_out!(" AND room_id = ?3 AND session_id = ?4");
+
+const DELETE: &str = "DELETE FROM key_backup_sessions WHERE user_id = ?1 AND version = ?2";
+const DELETE_ROOM: &str = "DELETE FROM key_backup_sessions WHERE user_id = ?1 AND version = ?2 AND room_id = ?3";
+const DELETE_SESSION: &str = "\
+    DELETE FROM key_backup_sessions WHERE user_id = ?1 AND version = ?2 AND room_id = ?3 AND session_id = ?4";
 
 impl Store {
     /// Begins a new version, and returns its number; `None` where the user has as many as one may have.
@@ -225,9 +247,7 @@ impl Store {
     pub async fn delete_backup(&self, user: &str, version: i64) -> Result<bool, DatabaseError> {
         const DROP: &str = "DELETE FROM key_backups WHERE user_id = ?1 AND version = ?2 RETURNING version";
         let of = || -> [SqlValue; 2] { [user.into(), version.into()] };
-        let [owner, number] = of();
-        let all = [owner, number, SqlValue::Null, SqlValue::Null];
-        let answers = self.batch(vec![Statement::new(DELETE, all), Statement::new(DROP, of())]).await?;
+        let answers = self.batch(vec![Statement::new(DELETE, of()), Statement::new(DROP, of())]).await?;
         Ok(answers.last().is_some_and(|rows| !rows.is_empty()))
     }
 
@@ -280,7 +300,12 @@ impl Store {
     ) -> Result<Result<(), NotRead>, DatabaseError> {
         let mut parameters = which.parameters(user, version);
         parameters.push(OVERHEAD.into());
-        let rows = self.query(Statement::new(LENGTH, parameters)).await?;
+        let (length, sql) = match which {
+            Which::All => (Statement::new(LENGTH, [user.into(), version.into()]), SESSIONS),
+            Which::Room(_) => (Statement::new(LENGTH_OF_ROOM, parameters), SESSIONS_OF_ROOM),
+            Which::Session(..) => (Statement::new(LENGTH_OF_SESSION, parameters), SESSION),
+        };
+        let rows = self.query(length).await?;
         let Some(row) = rows.first() else { return Ok(Err(NotRead::NoVersion)) };
         let bytes = usize::try_from(row.integer(0)?).unwrap_or_default();
         if bytes > MAX_ANSWER {
@@ -289,11 +314,6 @@ impl Store {
         let held = self.room_for_users_answer(bytes)?;
         // No more than is needed: a text that grows by itself takes twice its length.
         text.reserve_exact(bytes + BESIDE_KEYS);
-        let sql = match which {
-            Which::All => SESSIONS,
-            Which::Room(_) => SESSIONS_OF_ROOM,
-            Which::Session(..) => SESSION,
-        };
         let mut last = (String::new(), String::new());
         loop {
             let mut parameters = which.parameters(user, version);
@@ -336,14 +356,17 @@ impl Store {
         version: i64,
         which: Which<'_>,
     ) -> Result<Option<BackupCount>, DatabaseError> {
-        let parameters = which.parameters(user, version);
-        let mut counted = parameters.clone();
+        let mut counted = which.parameters(user, version);
         counted.push(OVERHEAD.into());
-        let statements = vec![
-            Statement::new(COUNT_OUT, counted),
-            Statement::new(DELETE, parameters),
-            Statement::new(COUNT, [user.into(), version.into()]),
-        ];
+        let (count_out, delete) = match which {
+            Which::All => (COUNT_OUT, Statement::new(DELETE, [user.into(), version.into()])),
+            Which::Room(room) => {
+                (COUNT_OUT_ROOM, Statement::new(DELETE_ROOM, [user.into(), version.into(), room.into()]))
+            }
+            Which::Session(..) => (COUNT_OUT_SESSION, Statement::new(DELETE_SESSION, which.parameters(user, version))),
+        };
+        let statements =
+            vec![Statement::new(count_out, counted), delete, Statement::new(COUNT, [user.into(), version.into()])];
         let answers = self.batch(statements).await?;
         answers.last().and_then(|rows| rows.first()).map(count).transpose()
     }

@@ -225,12 +225,13 @@ fn a_key_and_a_rooms_keys_are_read_without_the_others() {
          INSERT INTO key_backup_sessions SELECT s.user_id, s.version, r.value, s.session_id || n, 0, 0, 0, s.session_data \
          FROM key_backup_sessions AS s CROSS JOIN n CROSS JOIN json_each('[\"!a:hs.test\",\"!z:hs.test\"]') AS r",
     );
-    let read = |rest: &str| {
+    let call = |method: &str, rest: &str| {
         let before = home.database.steps.get();
-        let (status, answer) = home.get(&alice, &path(rest));
+        let (status, answer) = home.call(Some(&alice.token), method, &path(rest), None);
         assert_eq!(status, 200, "{answer}");
         (answer, home.database.steps.get() - before)
     };
+    let read = |rest: &str| call("GET", rest);
     for (rest, expected) in [("/!m:hs.test/m", mine.clone()), ("/!m:hs.test", json!({ "sessions": { "m": mine } }))] {
         let (answer, steps) = read(rest);
         assert_eq!(answer, expected);
@@ -241,6 +242,20 @@ fn a_key_and_a_rooms_keys_are_read_without_the_others() {
     assert_eq!(sessions(&read("/!z:hs.test").0), 6_000);
     let all = read("").0["rooms"].as_object().unwrap().values().map(sessions).sum::<usize>();
     assert_eq!(all, 12_001);
+    let of_z = home.database.rows("SELECT session_id FROM key_backup_sessions WHERE room_id = '!z:hs.test' LIMIT 1");
+    let one_of_many = format!("/!z:hs.test/{}", of_z[0][0]);
+    assert!(read(&one_of_many).1 < 2_000);
+    // Nor are they looked at when one is deleted.
+    let rows = |of: &str| home.database.rows(&format!("SELECT count(*) FROM key_backup_sessions {of}"))[0][0].clone();
+    for (rest, left) in [(one_of_many.as_str(), "12000"), ("/!m:hs.test", "11999")] {
+        let steps = call("DELETE", rest).1;
+        assert!(steps < 2_000, "{rest}: {steps}");
+        assert_eq!(rows(""), left);
+    }
+    call("DELETE", "/!z:hs.test");
+    assert_eq!((rows(""), rows("WHERE room_id = '!z:hs.test'")), ("6000".to_owned(), "0".to_owned()));
+    call("DELETE", "");
+    assert_eq!(rows(""), "0");
 }
 
 #[test]
