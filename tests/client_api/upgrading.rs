@@ -219,6 +219,25 @@ fn a_space_leads_on_to_all_its_children_and_to_nothing_else() {
     assert_eq!(home.database.rows(&sql).len(), 41);
 }
 
+/// Older rooms let numbers be fractions.
+#[test]
+fn a_child_that_no_newer_room_can_hold_keeps_no_space_from_being_upgraded() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let space = home.room(&alice, json!({ "creation_content": { "type": "m.space" }, "room_version": "5" }));
+    for (child, number) in [("!one", json!(1)), ("!half", json!(0.5))] {
+        let path = format!("/rooms/{}/state/m.space.child/{}", quote(&space), quote(child));
+        assert_eq!(home.put(&alice, &path, json!({ "via": ["hs.test"], "org.x": number })).0, 200);
+    }
+    for (version, half) in [("11", json!(null)), ("4", json!(0.5))] {
+        let (status, answer) = upgrade(&home, &alice, &space, json!({ "new_version": version }));
+        assert_eq!(status, 200, "{answer}");
+        let new = answer["replacement_room"].as_str().unwrap();
+        assert_eq!(state(&home, &alice, new, "m.space.child/!one")["org.x"], 1);
+        assert_eq!(state(&home, &alice, new, "m.space.child/!half")["org.x"], half);
+    }
+}
+
 /// A space may have more than a room is made of at once.
 #[test]
 fn of_a_large_space_so_many_children_go_along_as_fit() {
