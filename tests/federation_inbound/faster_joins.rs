@@ -26,6 +26,8 @@ use crate::common::{
     sqlite::Sqlite,
 };
 
+mod anew;
+
 /// What `a.example` answers to who asks for a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answers {
@@ -151,6 +153,27 @@ impl Faster {
 
     fn count(&self, sql: &str) -> usize {
         self.b.database.rows(&format!("SELECT COUNT(*) FROM {sql}"))[0][0].parse().unwrap()
+    }
+
+    /// What `a.example` answers to a join without members is altered so from now on.
+    fn alters(&self, alter: impl Fn(&mut serde_json::Map<String, Value>) + 'static) {
+        let (server, alter) = (Rc::clone(&self.a.server), Rc::new(alter));
+        self.world.connect(
+            "a.example",
+            Rc::new(move |request| {
+                let (server, alter) = (Rc::clone(&server), Rc::clone(&alter));
+                Box::pin(async move {
+                    let omits = request.uri().query() == Some("omit_members=true");
+                    let response = server.handle(request).await;
+                    if !omits {
+                        return response;
+                    }
+                    let mut answer: Value = serde_json::from_slice(response.body()).unwrap();
+                    alter(answer.as_object_mut().unwrap());
+                    json_response(StatusCode::OK, &answer)
+                })
+            }),
+        );
     }
 
     fn member(&self, n: usize) -> UserId {
@@ -574,24 +597,7 @@ fn servers_that_name_too_many_others_are_joined_through_as_ever() {
 /// Bob joins by an answer without members that is altered so, and then by a whole one.
 fn joins_the_old_way(alter: impl Fn(&mut serde_json::Map<String, Value>) + 'static) {
     let faster = faster("12");
-    let alter = Rc::new(alter);
-    let (server, world) = (Rc::clone(&faster.a.server), faster.world.clone());
-    world.connect(
-        "a.example",
-        Rc::new(move |request| {
-            let (server, alter) = (Rc::clone(&server), Rc::clone(&alter));
-            Box::pin(async move {
-                let omits = request.uri().query() == Some("omit_members=true");
-                let response = server.handle(request).await;
-                if !omits {
-                    return response;
-                }
-                let mut answer: Value = serde_json::from_slice(response.body()).unwrap();
-                alter(answer.as_object_mut().unwrap());
-                json_response(StatusCode::OK, &answer)
-            })
-        }),
-    );
+    faster.alters(alter);
     faster.try_join(&faster.bob, "a.example").unwrap();
     let asked = faster.world.traffic();
     let joins: Vec<_> =
