@@ -4,14 +4,21 @@
 //! All of it is bounded before any work is done, and lives in the isolate's memory as plain values: nothing of it costs a
 //! row, and each isolate counts for itself.
 
+mod waiting;
+mod work;
+
 use std::{
     cell::{Cell, RefCell},
+    cmp::Reverse,
     collections::HashMap,
     net::IpAddr,
     rc::Rc,
 };
 
 use http::HeaderMap;
+
+use waiting::Waiting;
+use work::Work;
 
 /// How many bytes of memory the requests in work may take together; an isolate has 128 MB for everything.
 const IN_WORK_BYTES: usize = 80 * 1024 * 1024;
@@ -31,6 +38,13 @@ pub const LITTLE_FILE: usize = 128 * 1024;
 /// files come.
 const MOST_OF_PARTS: usize = IN_WORK_BYTES / 16 * 3;
 const MOST_OF_LITTLE: usize = IN_WORK_BYTES / 16;
+/// How much of either who sends them may have of it while others wait who have less.
+const SHARE_OF_PARTS: usize = MOST_OF_PARTS / 3;
+const SHARE_OF_LITTLE: usize = MOST_OF_LITTLE / 3;
+/// For so long, in milliseconds, others wait before what is more than a share gives way to them.
+const OVER_A_SHARE_MS: i64 = 10_000;
+/// For so long, in milliseconds, a part counts as one of those that look whether they must give way: all do so more often.
+const LOOKED_MS: i64 = 3_000;
 /// For so long, in milliseconds, a request is believed to be in work. One that the platform has cut off does not say so.
 const LONGEST_WORK_MS: i64 = 5 * 60 * 1_000;
 /// For so long, in milliseconds, a body may be read.
@@ -132,6 +146,7 @@ pub struct Whose {
 #[derive(Debug)]
 pub struct Reservation {
     held: Rc<RefCell<HashMap<u64, Held>>>,
+    waiting: Rc<RefCell<Waiting>>,
     id: u64,
     terms: Rc<Terms>,
 }
@@ -141,19 +156,8 @@ pub struct Reservation {
 struct Terms {
     work: Work,
     whose: Whose,
-}
-
-/// What is in work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
-    /// On a body.
-    Body,
-    /// On an answer, ours or another server's.
-    Answer,
-    /// On a part of a file, on its way into the store.
-    Part,
-    /// On a little one.
-    LittlePart,
+    /// Of a part, who sends it; empty for all else.
+    sender: Rc<str>,
 }
 
 impl Work {
@@ -163,12 +167,29 @@ impl Work {
             Self::Answer | Self::Part | Self::LittlePart => LONGEST_ANSWER_MS,
         }
     }
+
+    /// How much of it there may be while others are in work, and one sender's share of it; `None` for all that there is.
+    fn most(self) -> Option<(usize, usize)> {
+        match self {
+            Self::Body => None,
+            Self::Answer => Some((MOST_OF_ANSWERS, MOST_OF_ANSWERS)),
+            Self::Part => Some((MOST_OF_PARTS, SHARE_OF_PARTS)),
+            Self::LittlePart => Some((MOST_OF_LITTLE, SHARE_OF_LITTLE)),
+        }
+    }
 }
 
 #[derive(Default)]
 struct InWork {
     held: Rc<RefCell<HashMap<u64, Held>>>,
+    waiting: Rc<RefCell<Waiting>>,
     last_id: Cell<u64>,
+}
+
+impl InWork {
+    fn next_id(&self) -> u64 {
+        self.last_id.get().wrapping_add(1)
+    }
 }
 
 #[derive(Debug)]
@@ -176,6 +197,8 @@ struct Held {
     bytes: usize,
     until: i64,
     terms: Rc<Terms>,
+    /// Of a part, since when more of it is due, and when it has looked whether it must give way.
+    due: Option<(i64, i64)>,
 }
 
 /// A bucket that fills with tokens up to its rate's burst; below zero stand those who wait.
@@ -188,41 +211,59 @@ struct Bucket {
 impl Admission {
     /// Makes room for work on `body_bytes` at `now`; `None` where too much is in work. One body has room whatever its size.
     pub fn reserve(&self, body_bytes: usize, now: i64) -> Option<Reservation> {
-        let terms = Terms { work: Work::Body, whose: Whose::default() };
+        let terms = Terms::of(Work::Body);
         self.take_room(body_bytes.saturating_mul(MEMORY_FOR_A_BYTE), terms, now + LONGEST_WORK_MS, now)
     }
 
     /// Makes room for an answer of so many bytes of memory at `now`; `None` where too much is in work.
     pub fn reserve_memory(&self, bytes: usize, now: i64) -> Option<Reservation> {
-        let terms = Terms { work: Work::Answer, whose: Whose::default() };
+        let terms = Terms::of(Work::Answer);
         self.take_room(bytes, terms, now + LONGEST_ANSWER_MS, now)
     }
 
-    /// Makes room for so many bytes of a file that is on its way at `now`; `None` where too much is in work.
-    pub fn reserve_for_part(&self, bytes: usize, now: i64) -> Option<Reservation> {
+    /// Makes room for so many bytes of a file that is on its way from `sender` at `now`; `None` where too much is in work, or where
+    /// others wait who have less than they would. Who is refused waits as long as they ask again and again.
+    pub fn reserve_for_part(&self, bytes: usize, sender: &Rc<str>, now: i64) -> Option<Reservation> {
         let work = if bytes <= LITTLE_FILE { Work::LittlePart } else { Work::Part };
-        let terms = Terms { work, whose: Whose::default() };
+        let terms = Terms { sender: Rc::clone(sender), ..Terms::of(work) };
+        if !self.is_their_turn(&terms, bytes, now) {
+            return None;
+        }
         self.take_room(bytes, terms, now + LONGEST_ANSWER_MS, now)
     }
 
     /// Makes room to read a body of at most `body_bytes` at `now`; `None` where too much is in work, altogether or of theirs. What
     /// it takes once it is there says [`Reservation::is_read`].
     pub fn reserve_to_read(&self, body_bytes: usize, whose: Whose, now: i64) -> Option<Reservation> {
-        let terms = Terms { work: Work::Body, whose };
+        let terms = Terms { whose, ..Terms::of(Work::Body) };
         self.take_room(body_bytes.saturating_mul(READING_A_BYTE), terms, now + LONGEST_READ_MS, now)
+    }
+
+    /// Whether a part has room among parts. Who waits without as much as a share comes before those who would have more than that.
+    fn is_their_turn(&self, terms: &Terms, bytes: usize, now: i64) -> bool {
+        let mut held = self.in_work.held.borrow_mut();
+        held.retain(|_, held| held.until > now);
+        let mut waiting = self.in_work.waiting.borrow_mut();
+        let is_within_share = !terms.is_over_share(&held, bytes);
+        let has_room = terms.have_room_among_their_kind(&held, self.in_work.next_id(), bytes);
+        if is_within_share {
+            waiting.note(terms.work, &terms.sender, !has_room, now);
+        }
+        has_room && (is_within_share || waiting.others_since(terms.work, &terms.sender, now).is_none())
     }
 
     fn take_room(&self, bytes: usize, terms: Terms, until: i64, now: i64) -> Option<Reservation> {
         let mut held = self.in_work.held.borrow_mut();
         held.retain(|_, held| held.until > now);
-        let id = self.in_work.last_id.get().wrapping_add(1);
+        let id = self.in_work.next_id();
         if !terms.have_room(&held, id, bytes) {
             return None;
         }
         self.in_work.last_id.set(id);
         let terms = Rc::new(terms);
-        held.insert(id, Held { bytes, until, terms: Rc::clone(&terms) });
-        Some(Reservation { held: Rc::clone(&self.in_work.held), id, terms })
+        held.insert(id, Held { bytes, until, terms: Rc::clone(&terms), due: None });
+        let (held, waiting) = (Rc::clone(&self.in_work.held), Rc::clone(&self.in_work.waiting));
+        Some(Reservation { held, waiting, id, terms })
     }
 
     /// Takes one of what `rate` allows `who`, at `now`. Those who would have to wait for at most `patience_ms` are told to,
@@ -279,8 +320,31 @@ impl Reservation {
             return false;
         }
         let until = now + self.terms.work.longest_ms();
-        all.insert(self.id, Held { bytes, until, terms: Rc::clone(&self.terms) });
+        let due = all.get(&self.id).and_then(|held| held.due);
+        all.insert(self.id, Held { bytes, until, terms: Rc::clone(&self.terms), due });
         true
+    }
+
+    /// Whether a part of which more should have come at `due` must give way at `now` to others who wait: it, or what its sender has
+    /// more than their share, if nothing else should have given way before. Whatever holds a part has to ask every second.
+    pub fn gives_way(&self, due: i64, now: i64) -> bool {
+        let Self { held, waiting, id, terms } = self;
+        let (mut held, mut waiting) = (held.borrow_mut(), waiting.borrow_mut());
+        let since = waiting.others_since(terms.work, &terms.sender, now);
+        let is_over_share = terms.is_over_share(&held, 0);
+        let due = since.filter(|_| is_over_share).map_or(due, |since| due.min(since + OVER_A_SHARE_MS));
+        if let Some(held) = held.get_mut(id) {
+            held.due = Some((due, now));
+        }
+        if since.is_none() || due > now {
+            return false;
+        }
+        let is_first = held.iter().filter(|(_, held)| held.terms.work == terms.work).all(|(other, held)| {
+            let looks = held.due.filter(|(_, looked)| now - looked < LOOKED_MS);
+            looks.is_none_or(|(theirs, _)| (theirs, Reverse(other)) >= (due, Reverse(id)))
+        });
+        // One at a time: who waits for it needs a moment to find it.
+        is_first && waiting.has_way(terms.work, now)
     }
 
     /// Makes it so many bytes of memory at most.
@@ -292,25 +356,37 @@ impl Reservation {
 }
 
 impl Terms {
+    fn of(work: Work) -> Self {
+        Self { work, whose: Whose::default(), sender: Rc::from("") }
+    }
+
+    /// Whether with so many bytes more the sender has more than their share.
+    fn is_over_share(&self, held: &HashMap<u64, Held>, bytes: usize) -> bool {
+        let theirs = held.values().filter(|held| held.terms.work == self.work && held.terms.sender == self.sender);
+        let theirs: usize = theirs.map(|held| held.bytes).sum();
+        self.work.most().is_some_and(|(_, share)| theirs.saturating_add(bytes) > share)
+    }
+
     /// Whether there is room for so many bytes beside all others, and beside what else is theirs; where there is nothing else, there
     /// is. `id`: of what becomes so many.
     fn have_room(&self, held: &HashMap<u64, Held>, id: u64, bytes: usize) -> bool {
-        let Self { work, whose } = self;
-        let fits = |most: usize, counts: &dyn Fn(&Self) -> bool| {
-            let others = held.iter().filter(|(other, held)| **other != id && counts(&held.terms));
-            let others: usize = others.map(|(_, held)| held.bytes).sum();
-            others == 0 || others.saturating_add(bytes) <= most
-        };
+        let Whose { origin, network } = &self.whose;
+        let fits = |most, counts: &dyn Fn(&Whose) -> bool| fits(held, id, bytes, most, &|other| counts(&other.whose));
         fits(IN_WORK_BYTES, &|_| true)
-            && match work {
-                Work::Body => true,
-                Work::Answer => fits(MOST_OF_ANSWERS, &|other| other.work == Work::Answer),
-                Work::Part => fits(MOST_OF_PARTS, &|other| other.work == Work::Part),
-                Work::LittlePart => fits(MOST_OF_LITTLE, &|other| other.work == Work::LittlePart),
-            }
-            && (whose.origin.is_empty() || fits(MOST_OF_ORIGIN, &|other| other.whose.origin == whose.origin))
-            && (whose.network.is_empty() || fits(MOST_OF_NETWORK, &|other| other.whose.network == whose.network))
+            && self.have_room_among_their_kind(held, id, bytes)
+            && (origin.is_empty() || fits(MOST_OF_ORIGIN, &|other| other.origin == *origin))
+            && (network.is_empty() || fits(MOST_OF_NETWORK, &|other| other.network == *network))
     }
+
+    fn have_room_among_their_kind(&self, held: &HashMap<u64, Held>, id: u64, bytes: usize) -> bool {
+        self.work.most().is_none_or(|(most, _)| fits(held, id, bytes, most, &|other| other.work == self.work))
+    }
+}
+
+fn fits(held: &HashMap<u64, Held>, id: u64, bytes: usize, most: usize, counts: &dyn Fn(&Terms) -> bool) -> bool {
+    let others = held.iter().filter(|(other, held)| **other != id && counts(&held.terms));
+    let others: usize = others.map(|(_, held)| held.bytes).sum();
+    others == 0 || others.saturating_add(bytes) <= most
 }
 
 impl Drop for Reservation {

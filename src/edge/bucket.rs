@@ -69,7 +69,7 @@ struct Bucket {
 
 impl Bucket {
     async fn keep(&self, key: &str, object: NewObject) -> Result<u64, MediaError> {
-        let NewObject { stream, length, limit, content_type } = object;
+        let NewObject { stream, length, limit, content_type, sender } = object;
         let options = options(&content_type);
         match length {
             Some(length) if length > limit => Err(MediaError::TooLong),
@@ -89,7 +89,7 @@ impl Bucket {
                 }
                 Err(_) => Err(MediaError::Broken),
             },
-            Some(length) => match self.in_parts(key, stream, length, &options).await {
+            Some(length) => match self.in_parts(key, stream, length, &sender, &options).await {
                 Ok(size) if size == length => Ok(size),
                 Ok(_) => {
                     self.delete(vec![key.to_owned()]).await?;
@@ -97,7 +97,7 @@ impl Bucket {
                 }
                 Err(error) => Err(error),
             },
-            None => self.in_parts(key, stream, limit, &options).await,
+            None => self.in_parts(key, stream, limit, &sender, &options).await,
         }
     }
 
@@ -138,9 +138,10 @@ impl Bucket {
         key: &str,
         stream: Box<dyn ByteStream>,
         limit: u64,
+        sender: &str,
         options: &Object,
     ) -> Result<u64, MediaError> {
-        let mut parts = Parts::new(stream, limit, Rc::clone(&self.admission), Rc::new(WorkerClock));
+        let mut parts = Parts::new(stream, limit, sender, Rc::clone(&self.admission), Rc::new(WorkerClock));
         let first = parts.next().await?.unwrap_or_default();
         if first.len() < PART_BYTES {
             return self.put_whole(key, first, options).await;

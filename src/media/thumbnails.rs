@@ -170,7 +170,8 @@ async fn whole(stream: &mut dyn ByteStream, length: u64) -> Result<Vec<u8>, Medi
 fn new(bytes: Bytes, content_type: &str) -> NewObject {
     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let stream = Box::new(Whole::new(bytes));
-    NewObject { stream, length: Some(length), limit: length, content_type: content_type.to_owned() }
+    let (content_type, sender) = (content_type.to_owned(), String::new());
+    NewObject { stream, length: Some(length), limit: length, content_type, sender }
 }
 
 fn no_image() -> MatrixError {

@@ -88,7 +88,14 @@ pub async fn upload(server: &Server, user: &UserId, target: Target<'_>, file: Ne
         }
     };
     let was_reserved = target != Target::New;
-    let upload = Upload { server: server.clone(), bucket, media_id: media_id.clone(), upload, was_reserved };
+    let upload = Upload {
+        server: server.clone(),
+        bucket,
+        user_id: user.clone(),
+        media_id: media_id.clone(),
+        upload,
+        was_reserved,
+    };
     // A client that hangs up must not leave behind what it began.
     server.platform.to_the_end(async move { upload.take(file).await }).await?;
     Ok(media_id)
@@ -98,6 +105,7 @@ pub async fn upload(server: &Server, user: &UserId, target: Target<'_>, file: Ne
 struct Upload {
     server: Server,
     bucket: Rc<dyn MediaStore>,
+    user_id: UserId,
     media_id: String,
     upload: String,
     was_reserved: bool,
@@ -111,6 +119,7 @@ impl Upload {
             length: file.length,
             limit: config.max_size.min(config.quota),
             content_type: file.content_type.clone(),
+            sender: self.user_id.as_str().to_owned(),
         };
         let putting = self.bucket.put(local_key(&self.media_id), object);
         let put = match select(putting, self.server.platform.clock.sleep(LONGEST_MS)).await {

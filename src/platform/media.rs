@@ -68,6 +68,8 @@ pub struct NewObject {
     pub limit: u64,
     /// What they are.
     pub content_type: String,
+    /// Who sends them, a local user or another server; empty for this one itself.
+    pub sender: String,
 }
 
 /// What was kept.

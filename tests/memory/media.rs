@@ -34,6 +34,11 @@ impl Slow {
     fn new(world: &World, length: usize, silent_ms: u32) -> Box<Self> {
         Box::new(Self { clock: Rc::new(world.clone()), left: length, silent_at: length / 8, silent_ms, silences: 1 })
     }
+
+    /// One who is silent before each piece.
+    fn always(world: &World, length: usize, silent_ms: u32) -> Box<Self> {
+        Box::new(Self { silences: usize::MAX, silent_at: length, ..*Self::new(world, length, silent_ms) })
+    }
 }
 
 impl ByteStream for Slow {
@@ -58,6 +63,35 @@ impl ByteStream for Slow {
     }
 }
 
+/// Takes parts as a store does.
+struct Taking<'a> {
+    world: &'a World,
+    admission: &'a Rc<Admission>,
+}
+
+impl Taking<'_> {
+    fn parts(&self, sender: &str, stream: Box<Slow>, limit: u64) -> Parts {
+        Parts::new(stream, limit, sender, Rc::clone(self.admission), Rc::new(self.world.clone()))
+    }
+
+    /// How long the parts are that come.
+    async fn all(&self, sender: &str, stream: Box<Slow>) -> Result<Vec<usize>, MediaError> {
+        let mut parts = self.parts(sender, stream, 100 << 20);
+        let mut lengths = Vec::new();
+        while let Some(part) = parts.next().await? {
+            lengths.push(part.len());
+        }
+        Ok(lengths)
+    }
+
+    /// The same when others have begun, and for how long.
+    async fn later(&self, sender: &str, stream: Box<Slow>) -> (Result<Vec<usize>, MediaError>, i64) {
+        self.world.clone().sleep(4_000).await;
+        let begun = self.world.now_ms();
+        (self.all(sender, stream).await, self.world.now_ms() - begun)
+    }
+}
+
 /// How long the parts of what so many senders send at once are.
 fn taken(
     world: &World,
@@ -66,14 +100,9 @@ fn taken(
     length: usize,
     silent_ms: u32,
 ) -> Vec<Result<Vec<usize>, MediaError>> {
-    world.run(join_all((0..senders).map(|_| async move {
-        let stream = Slow::new(world, length, silent_ms);
-        let mut parts = Parts::new(stream, 100 << 20, Rc::clone(admission), Rc::new(world.clone()));
-        let mut lengths = Vec::new();
-        while let Some(part) = parts.next().await? {
-            lengths.push(part.len());
-        }
-        Ok(lengths)
+    let taking = &Taking { world, admission };
+    world.run(join_all((0..senders).map(|number| async move {
+        taking.all(&format!("@{number}:hs.test"), Slow::new(world, length, silent_ms)).await
     })))
 }
 
@@ -98,12 +127,13 @@ fn slow_senders_of_media_take_no_more_memory_than_there_is_for_them() {
 #[test]
 fn small_files_come_while_long_ones_are_slow() {
     let (world, admission) = (World::new(), Rc::new(Admission::default()));
+    let taking = Taking { world: &world, admission: &admission };
     let done = Cell::new(0);
     let small = async {
         let begun = world.now_ms();
         let all = join_all((0..40).map(|_| async {
             let stream = Slow::new(&world, 100_000, 0);
-            let mut parts = Parts::new(stream, 1 << 20, Rc::clone(&admission), Rc::new(world.clone()));
+            let mut parts = taking.parts("peer.test", stream, 1 << 20);
             assert_eq!(parts.next().await.map(|part| part.map(|part| part.len())), Ok(Some(100_000)));
             done.set(done.get() + 1);
         }));
@@ -112,7 +142,7 @@ fn small_files_come_while_long_ones_are_slow() {
     };
     let long = join_all((0..3).map(|_| async {
         let stream = Slow::new(&world, 4 * MIB, 9_000);
-        let mut parts = Parts::new(stream, 100 << 20, Rc::clone(&admission), Rc::new(world.clone()));
+        let mut parts = taking.parts("peer.test", stream, 100 << 20);
         parts.next().await.map(|part| part.map(|part| part.len()))
     }));
     let (long, waited) = world.run(join(long, small));
@@ -122,20 +152,63 @@ fn small_files_come_while_long_ones_are_slow() {
 #[test]
 fn who_is_too_slow_is_given_up() {
     let (world, admission) = (World::new(), Rc::new(Admission::default()));
+    let taking = Taking { world: &world, admission: &admission };
     assert_eq!(taken(&world, &admission, 1, MIB, 29_000), [Ok(vec![MIB])]);
     assert_eq!(taken(&world, &admission, 1, MIB, 31_000), [Err(MediaError::Broken)]);
     // Nor does a part come for ever, piece by piece.
     for (silences, is_taken) in [(5, true), (7, false)] {
         let stream = Box::new(Slow { silences, ..*Slow::new(&world, MIB, 20_000) });
-        let mut parts = Parts::new(stream, 1 << 20, Rc::clone(&admission), Rc::new(world.clone()));
+        let mut parts = taking.parts("peer.test", stream, 1 << 20);
         assert_eq!(world.run(parts.next()).is_ok(), is_taken, "{silences}");
     }
     // More than is taken, and no more than that.
-    let mut parts = Parts::new(Slow::new(&world, MIB, 0), 1_000_000, Rc::clone(&admission), Rc::new(world.clone()));
+    let mut parts = taking.parts("peer.test", Slow::new(&world, MIB, 0), 1_000_000);
     assert_eq!(world.run(parts.next()), Err(MediaError::TooLong));
-    let mut parts = Parts::new(Slow::new(&world, MIB, 0), 1 << 20, admission, Rc::new(world.clone()));
+    let mut parts = taking.parts("peer.test", Slow::new(&world, MIB, 0), 1 << 20);
     assert_eq!(world.run(parts.next()).map(|part| part.map(|part| part.len())), Ok(Some(MIB)));
     assert_eq!(world.run(parts.next()), Ok(None));
+}
+
+#[test]
+fn slow_senders_give_way_to_others_who_wait() {
+    let (world, admission) = (World::new(), Rc::new(Admission::default()));
+    let taking = Taking { world: &world, admission: &admission };
+    let each = [(200, "one.test"), (300, "two.test"), (250, "three.test")];
+    let slow = || join_all(each.map(|(ms, name)| taking.all(name, Slow::always(&world, 4 * MIB, ms))));
+    let whole = || Ok(vec![4 * MIB]);
+    // As long as nobody waits who has less, they come as they may; whoever has as much is refused.
+    let (others, (own, waited)) = world.run(join(slow(), taking.later("two.test", Slow::new(&world, 4 * MIB, 0))));
+    assert_eq!((others, own), (vec![whole(), whole(), whole()], Err(MediaError::NoRoom)));
+    assert_eq!(waited, 20_000);
+    // The slowest gives way, and no other.
+    let (others, (own, waited)) = world.run(join(slow(), taking.later("alice", Slow::new(&world, 4 * MIB, 0))));
+    assert_eq!((others, own), (vec![whole(), Err(MediaError::NoRoom), whole()], whole()));
+    assert!(waited < 10_000, "{waited}");
+    // So it is with small files, of which one sender holds many.
+    let after_the_first = || Box::new(Slow { silent_at: 99_999, ..*Slow::always(&world, 100_000, 15_000) });
+    let small = || join_all((0..40).map(|_| taking.all("one.test", after_the_first())));
+    let (others, (own, waited)) = world.run(join(small(), taking.later("alice", Slow::new(&world, 100_000, 0))));
+    assert_eq!(others.iter().filter(|outcome| outcome.is_ok()).count(), 39);
+    assert_eq!(own, Ok(vec![100_000]));
+    assert!(waited < 6_000, "{waited}");
+}
+
+#[test]
+fn who_has_more_than_a_share_gives_way_to_others_who_wait() {
+    let (world, admission) = (World::new(), Rc::new(Admission::default()));
+    let taking = Taking { world: &world, admission: &admission };
+    // They come fast enough.
+    let three = || join_all((0..3).map(|_| taking.all("mallory", Slow::always(&world, 12 * MIB, 40))));
+    let whole = || Ok(vec![PART_BYTES, PART_BYTES, 2 * MIB]);
+    let (theirs, (own, waited)) = world.run(join(three(), taking.later("mallory", Slow::new(&world, 4 * MIB, 0))));
+    assert_eq!((theirs, own, waited), (vec![whole(), whole(), whole()], Err(MediaError::NoRoom), 20_000));
+    let (theirs, (own, waited)) = world.run(join(three(), taking.later("alice", Slow::new(&world, 4 * MIB, 0))));
+    assert_eq!((theirs, own), (vec![whole(), whole(), Err(MediaError::NoRoom)], Ok(vec![4 * MIB])));
+    assert!((10_000..12_000).contains(&waited), "{waited}");
+    // Those who have no more than a share go on.
+    let three = join_all(["one", "two", "three"].map(|name| taking.all(name, Slow::always(&world, 12 * MIB, 40))));
+    let (theirs, (own, _)) = world.run(join(three, taking.later("alice", Slow::new(&world, 4 * MIB, 0))));
+    assert_eq!((theirs, own), (vec![whole(), whole(), whole()], Err(MediaError::NoRoom)));
 }
 
 /// The files of which thumbnails are made are in memory while they are read.

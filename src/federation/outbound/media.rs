@@ -217,7 +217,8 @@ async fn into_the_store(server: &Server, name: &RemoteName) -> Result<MediaRow, 
     if at_least.max(length).is_some_and(|bytes| bytes > limit) {
         return Err(Trouble::Announced);
     }
-    let object = NewObject { stream, length, limit, content_type: content_type.clone() };
+    let sender = name.origin.as_str().to_owned();
+    let object = NewObject { stream, length, limit, content_type: content_type.clone(), sender };
     let size = bucket.put(remote_key(name), object).await.map_err(Trouble::Store)?;
     Ok(MediaRow { size: i64::try_from(size).unwrap_or(i64::MAX), content_type, filename })
 }

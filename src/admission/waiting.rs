@@ -1,0 +1,48 @@
+//! Who waits for room for a part of a file.
+
+use std::{collections::HashMap, rc::Rc};
+
+use super::work::Work;
+
+/// For so long, in milliseconds, who was refused is believed to wait: they ask more often.
+const ASKED_MS: i64 = 1_000;
+/// For so long, in milliseconds, nothing more gives way where something has: who waits finds its room meanwhile.
+const FINDING_MS: i64 = 500;
+
+/// Who waits.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// For what, and who; since when, and when they have asked last.
+    asked: HashMap<(Work, Rc<str>), (i64, i64)>,
+    /// When something gave way to them.
+    gave_way: HashMap<Work, i64>,
+}
+
+impl Waiting {
+    /// Notes whether somebody waits at `now`.
+    pub(super) fn note(&mut self, work: Work, sender: &Rc<str>, waits: bool, now: i64) {
+        self.asked.retain(|_, (_, asked)| now - *asked < ASKED_MS);
+        let key = (work, Rc::clone(sender));
+        if waits {
+            self.asked.entry(key).or_insert((now, now)).1 = now;
+        } else {
+            self.asked.remove(&key);
+        }
+    }
+
+    /// Since when somebody else waits at `now`.
+    pub(super) fn others_since(&mut self, work: Work, sender: &str, now: i64) -> Option<i64> {
+        self.asked.retain(|_, (_, asked)| now - *asked < ASKED_MS);
+        let others = self.asked.iter().filter(|((what, who), _)| *what == work && **who != *sender);
+        others.map(|(_, (since, _))| *since).min()
+    }
+
+    /// Whether something may give way at `now`, which it then does.
+    pub(super) fn has_way(&mut self, work: Work, now: i64) -> bool {
+        let is_too_soon = self.gave_way.get(&work).is_some_and(|last| (0..FINDING_MS).contains(&(now - last)));
+        if !is_too_soon {
+            self.gave_way.insert(work, now);
+        }
+        !is_too_soon
+    }
+}
