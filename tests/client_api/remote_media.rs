@@ -158,6 +158,41 @@ fn what_had_no_room_is_asked_for_again_at_once() {
 }
 
 #[test]
+fn who_waits_for_another_who_had_no_room_fetches_for_themself() {
+    let scene = scene(&[]);
+    scene.world.interleave();
+    let shelves = scene.world.shelves("hs.test");
+    let get = |media_id: &str| {
+        let request = Request::get(format!("/_matrix/client/v1/media/download/peer.test/{media_id}"));
+        let request = request.header("Authorization", format!("Bearer {}", scene.alice.token));
+        scene.home.server.handle(request.body(Bytes::new()).unwrap())
+    };
+    let statuses = |media_id: &str| {
+        let answers = scene.world.run(join_all((0..3).map(|_| get(media_id))));
+        let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status().as_u16()).collect();
+        statuses.sort_unstable();
+        statuses
+    };
+    // There is room when the second of them asks.
+    shelves.has_no_room.set(true);
+    let (asked, room) = (Rc::new(RefCell::new(0)), shelves.has_no_room.clone());
+    scene.gives(DOWNLOAD, move || {
+        *asked.borrow_mut() += 1;
+        room.set(*asked.borrow() == 1);
+        multipart("", b"content")
+    });
+    assert_eq!(statuses("a"), [200, 200, 503]);
+    assert_eq!(scene.asked(DOWNLOAD), 2);
+    // Where there is none, nobody says that it is the other server's doing.
+    let room = shelves.has_no_room.clone();
+    scene.gives(DOWNLOAD, move || {
+        room.set(true);
+        multipart("", b"content")
+    });
+    assert_eq!(statuses("b"), [503, 503, 503]);
+}
+
+#[test]
 fn what_a_server_says_is_passed_on() {
     for (given, errcode, status, told) in [
         (404, "M_NOT_FOUND", 404, "M_NOT_FOUND"),

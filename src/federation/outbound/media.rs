@@ -70,25 +70,37 @@ pub async fn find(server: &Server, name: &RemoteName) -> Result<Found, MatrixErr
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`, 504 `M_NOT_YET_UPLOADED` as their server says, 502 `M_TOO_LARGE` for what is larger than what is kept,
-/// 502 where the server does not give them, 429 where the user has had as much fetched as they may.
+/// 502 where the server does not give them, 429 where the user has had as much fetched as they may, 503 where there is no room.
 pub async fn fetch(server: &Server, name: &RemoteName, user: &UserId) -> Result<Held, MatrixError> {
-    let now = server.platform.clock.now_ms();
-    if let Some(until) = claim(server, name, user).await? {
-        let (at, named) = (server.clone(), name.clone());
-        // Who asked may go away; others may wait for it by then.
-        return server.platform.to_the_end(async move { fetch_claimed(&at, &named, until).await }).await;
+    let until = server.platform.clock.now_ms() + WAIT_MS;
+    loop {
+        if let Some(lease) = claim(server, name, user).await? {
+            let (at, named) = (server.clone(), name.clone());
+            // Who asked may go away; others may wait for it by then.
+            return server.platform.to_the_end(async move { fetch_claimed(&at, &named, lease).await }).await;
+        }
+        if let Some(held) = fetched_elsewhere(server, name, until).await? {
+            return Ok(held);
+        }
     }
+}
+
+/// Media that somebody else fetches; `None` where it is the caller's turn: they had no room, their isolate died, or the media were
+/// forgotten since.
+async fn fetched_elsewhere(server: &Server, name: &RemoteName, until: i64) -> Result<Option<Held>, MatrixError> {
     let mut pause = LOOK_MS.0;
     loop {
-        let later = server.platform.clock.now_ms();
-        match server.store.remote_media(name, later).await? {
-            RemoteMedia::Here { row, fetched_ts, .. } => return Ok(held(name, row, fetched_ts)),
+        let now = server.platform.clock.now_ms();
+        match server.store.remote_media(name, now).await? {
+            RemoteMedia::Here { row, fetched_ts, .. } => return Ok(Some(held(name, row, fetched_ts))),
             RemoteMedia::Failed(failure) => return Err(refusal(failure)),
-            RemoteMedia::OnTheWay if later - now < WAIT_MS => {
+            RemoteMedia::OnTheWay if now < until => {
                 server.platform.clock.sleep(pause).await;
                 pause = (pause * 2).min(LOOK_MS.1);
             }
-            RemoteMedia::OnTheWay | RemoteMedia::Lacking => return Err(refusal(Failure::Unreachable)),
+            RemoteMedia::OnTheWay => return Err(refusal(Failure::Unreachable)),
+            RemoteMedia::Lacking if now < until => return Ok(None),
+            RemoteMedia::Lacking => return Err(MatrixError::too_busy()),
         }
     }
 }
