@@ -40,6 +40,15 @@ def free_port():
     raise AssertionError("no port is free")
 
 
+def is_free(port):
+    """Whether a server may listen on the port."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+        return True
+    except OSError:
+        return False
+
+
 def wait_for(condition, what, timeout=PATIENCE, step=0.1):
     """The first true value of `condition()`; fails with `what` when there is none in time."""
     deadline = time.monotonic() + timeout

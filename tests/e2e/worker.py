@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from client import Client
-from net import Line, free_port, wait_for
+from net import Line, free_port, is_free, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 _BINARIES = ROOT / "node_modules" / ".bin"
@@ -77,6 +77,8 @@ class Worker:
             _kill(pid)
         self.process.wait()
         self.process = None
+        # What was killed may be gone a moment later.
+        wait_for(lambda: is_free(self.port), f"port {self.port} is free again")
 
     def close(self):
         self.stop()
