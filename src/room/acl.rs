@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     matrix::{
+        event::ContentHash,
         identifiers::{RoomId, ServerName},
         policy_server::{POLICY, PolicyServer},
         server_acl::ServerAcl,
@@ -29,9 +30,14 @@ pub(super) fn acl_key() -> StateKey {
 }
 
 /// What the ACL says that was found at [`ACL`]; redacted, it says nothing, and so allows no server.
+///
+/// One of which only an altered copy has come is not known. Until it comes whole it keeps nobody out: otherwise whoever alters a
+/// copy cuts us off from the room, and from every server that could give us the ACL as it is. What is let in meanwhile could
+/// as well have been relayed by whoever altered it.
 pub(super) fn acl_of(stored: Option<&StoredEvent>) -> ServerAcl {
     match stored {
         Some(stored) if stored.redacted_by.is_some() => ServerAcl::of(Some(&stored.event.redacted())),
+        Some(stored) if stored.event.content_hash() == ContentHash::Wrong => ServerAcl::of(None),
         stored => ServerAcl::of(stored.map(|stored| &stored.event)),
     }
 }

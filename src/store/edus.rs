@@ -53,7 +53,8 @@ impl EduRooms {
     }
 }
 
-/// ?1: a list of [room, key, user], the user being `null` for the ACL; ?2: this server's name.
+/// ?1: a list of [room, key, user], the user being `null` for the ACL; ?2: this server's name. What an ACL says whose content was
+/// altered is not known (`room/acl.rs`).
 const FACTS: &str = concat!(
     "WITH RECURSIVE ",
     paths!(
@@ -64,7 +65,8 @@ const FACTS: &str = concat!(
     ),
     ", ",
     found!("room_id, user_id, "),
-    " SELECT found.room_id, found.user_id, CASE WHEN found.user_id IS NOT NULL THEN NULL WHEN e.redacted_by IS NULL THEN e.json -> '$.content' ELSE '{}' END AS acl \
+    " SELECT found.room_id, found.user_id, CASE WHEN found.user_id IS NOT NULL THEN NULL WHEN e.redacted_by IS NOT NULL THEN '{}' \
+        WHEN e.hash_wrong THEN NULL ELSE e.json -> '$.content' END AS acl \
       FROM found CROSS JOIN events AS e ON e.event_id = found.event_id \
       WHERE found.user_id IS NULL OR e.json ->> '$.content.membership' = 'join'"
 );

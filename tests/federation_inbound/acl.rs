@@ -18,6 +18,8 @@ use crate::{
         network::World,
         peer::{Peer, encode},
     },
+    edus,
+    extremities::empower,
     scene,
 };
 
@@ -163,6 +165,35 @@ fn a_redacted_acl_allows_nobody() {
     redaction.redacts = Some(acl.event_id().to_string());
     scene.a.send(&scene.world, &scene.room, &scene.alice, redaction);
     assert!(!allowed());
+}
+
+/// Whoever relays an ACL may alter it, and what is left then has no list of whom it allows.
+#[test]
+fn an_acl_that_came_altered_keeps_nobody_out_until_it_comes_whole() {
+    let mut scene = scene("12");
+    empower(&mut scene);
+    let relay = Peer::new(&scene.world, "relay.example");
+    relay.join(&scene.a, scene.room.as_str(), &relay.user("eve"));
+    let content = json!({ "allow": ["*"], "deny": ["relay.example"] });
+    let fields = json!({ "type": "m.room.server_acl", "state_key": "", "content": content });
+    let (id, acl) = scene.peer.sign("12", scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields));
+    scene.theirs.advance(&id);
+    let mut altered = acl.clone();
+    altered["content"]["deny"] = json!(["peer.example"]);
+    assert_eq!(relay.send(&scene.a, "1", &[altered]).1["pdus"][&id], json!({}));
+    let (said, event) = scene.theirs.say(&scene.peer, &scene.bob, "hello");
+    let typing = edus::typing(scene.room.as_str(), &scene.bob, true);
+    let body = json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [event], "edus": [typing] });
+    let (status, answer) = scene.peer.put(&scene.a, "/_matrix/federation/v1/send/2", &body);
+    assert_eq!((status, &answer["pdus"][&said]), (200, &json!({})), "{answer}");
+    assert!(scene.a.shows(&said));
+    assert_eq!(scene.a.database.rows("SELECT user_id FROM typing"), [[scene.bob.clone()]]);
+    let (room, event) = (encode(scene.room.as_str()), encode(&said));
+    let state =
+        |peer: &Peer| peer.get(&scene.a, &format!("/_matrix/federation/v1/state_ids/{room}?event_id={event}")).0;
+    assert_eq!((state(&scene.peer), state(&relay)), (200, 200));
+    scene.peer.send(&scene.a, "3", &[acl]);
+    assert_eq!((state(&scene.peer), state(&relay)), (200, 403));
 }
 
 #[test]
