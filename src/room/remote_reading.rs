@@ -16,7 +16,6 @@ use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
-        state_trie::NodeId,
     },
     platform::DatabaseError,
     store::{
@@ -112,7 +111,8 @@ impl Rooms {
         // It is asked for an event only, and for none of its state.
         let reader =
             RemoteReader { rooms: self, server: server.clone(), room_id, restrictions, extent: Extent::Partial };
-        let sees = reader.sees(&[(&stored.event, stored.state_before)]).await?;
+        let moment = Moment { event: &stored.event, before: stored.state_before, is_outlier: stored.outlier };
+        let sees = reader.sees(&[moment]).await?;
         Ok(if sees.contains(&true) { stored.shown().into_owned() } else { stored.event.redacted().json().to_owned() })
     }
 
@@ -182,10 +182,14 @@ impl RemoteReader<'_> {
     pub async fn nearest(&self, ts: i64, direction: Direction) -> Result<Option<(EventId, i64)>, ReadRefusal> {
         let Some(moment) = self.rooms.store.moment(&self.room_id, ts).await? else { return Ok(None) };
         let events = self.rooms.store.around(&self.room_id, moment, ts, direction, TimelinePos::END).await?;
-        let moments: Vec<_> = events.iter().map(|event| (&event.seen.event, event.seen.state_before)).collect();
+        let moments = events.iter().map(|event| {
+            let before = event.seen.state_before;
+            Moment { event: &event.seen.event, before, is_outlier: false }
+        });
+        let moments: Vec<Moment<'_>> = moments.collect();
         let seen = self.sees(&moments).await?;
         let nearest = moments.iter().zip(seen).find(|(_, seen)| *seen);
-        Ok(nearest.map(|((event, _), _)| (event.event_id().clone(), event.origin_server_ts())))
+        Ok(nearest.map(|(Moment { event, .. }, _)| (event.event_id().clone(), event.origin_server_ts())))
     }
 
     /// Appends a JSON list of the events to `answer`.
@@ -197,17 +201,16 @@ impl RemoteReader<'_> {
         fits.then_some(()).ok_or(ReadRefusal::TooLarge)
     }
 
-    /// Of each of these events, each with the state before it, whether the server may see it. No round trip where the room never
-    /// restricted its history and nobody was erased who was there; else two, or three.
+    /// Of each of these events whether the server may see it. No round trip where the room never restricted its history and nobody
+    /// was erased who was there; else two, or three.
     ///
     /// # Errors
     /// Only where something failed here.
-    pub async fn sees(&self, events: &[(&Event, Option<NodeId>)]) -> Result<Vec<bool>, ReadRefusal> {
+    async fn sees(&self, moments: &[Moment<'_>]) -> Result<Vec<bool>, ReadRefusal> {
         if self.restrictions.is_empty() {
-            return Ok(vec![true; events.len()]);
+            return Ok(vec![true; moments.len()]);
         }
-        let moments: Vec<Moment<'_>> = events.iter().map(|(event, before)| Moment { event, before: *before }).collect();
-        Ok(visible(&self.rooms.store, &self.room_id, (&self.server, &self.restrictions), &moments).await?)
+        Ok(visible(&self.rooms.store, &self.room_id, (&self.server, &self.restrictions), moments).await?)
     }
 
     /// The events `from` and what precedes them, the deepest first: at most `limit`, and neither the events of `until` nor
@@ -226,7 +229,11 @@ impl RemoteReader<'_> {
             return Ok(shown);
         }
         let events = shown.iter().map(ShownEvent::event).collect::<Result<Vec<Event>, _>>()?;
-        let moments: Vec<_> = events.iter().zip(&shown).map(|(event, shown)| (event, shown.state_before)).collect();
+        let moments = events.iter().zip(&shown).map(|(event, shown)| {
+            let (before, is_outlier) = (shown.state_before, shown.is_outlier);
+            Moment { event, before, is_outlier }
+        });
+        let moments: Vec<Moment<'_>> = moments.collect();
         let seen = self.sees(&moments).await?;
         for ((shown, event), _) in shown.iter_mut().zip(&events).zip(seen).filter(|(_, seen)| !seen) {
             event.redacted().json().clone_into(&mut shown.text);

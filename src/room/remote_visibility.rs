@@ -30,6 +30,15 @@ const MOST_LOOKUPS: usize = 5_000;
 pub(super) struct Moment<'e> {
     pub(super) event: &'e Event,
     pub(super) before: Option<NodeId>,
+    /// Whether it is held for what cites it, or for a state in which it stands.
+    pub(super) is_outlier: bool,
+}
+
+impl Moment<'_> {
+    /// Whether the event is held as state, or for what cites it, alone.
+    fn is_state_alone(&self) -> bool {
+        self.is_outlier && self.before.is_none() && self.event.state_key().is_some()
+    }
 }
 
 /// A moment of which it is not decided yet whether it may be seen.
@@ -47,7 +56,8 @@ struct Open<'m> {
 /// What an erased user has sent is shown to servers that had somebody in the room then, whatever the visibility.
 ///
 /// Where the state before an event is not known (history from another server), it is not shown: what was restricted may have
-/// been so then.
+/// been so then. But state and auth events are, which are held without a place of their own: the server is told whole of the
+/// states and auth chains that hold them, fetches one by one what it lacks of those, and might keep a redacted copy for good.
 pub(super) async fn visible(
     store: &Store,
     room_id: &RoomId,
@@ -55,8 +65,11 @@ pub(super) async fn visible(
     moments: &[Moment<'_>],
 ) -> Result<Vec<bool>, DatabaseError> {
     let is_erased = |event: &Event| restrictions.erased.contains(event.sender().as_str());
-    let is_open = |event: &Event| is_of(event.sender(), server) || (!restrictions.history && !is_erased(event));
-    let mut visible: Vec<bool> = moments.iter().map(|moment| is_open(moment.event)).collect();
+    let is_open = |moment: &Moment<'_>| {
+        let is_shown = !restrictions.history || moment.is_state_alone();
+        is_of(moment.event.sender(), server) || (is_shown && !is_erased(moment.event))
+    };
+    let mut visible: Vec<bool> = moments.iter().map(is_open).collect();
     let mut roots: Vec<NodeId> = moments.iter().filter_map(|moment| moment.before).collect();
     roots.sort_unstable();
     roots.dedup();

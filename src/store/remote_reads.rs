@@ -152,7 +152,7 @@ const WALK_BACK: &str = concat!(
        ORDER BY 2 DESC LIMIT ?5 \
      ) SELECT ",
     shown_columns!(),
-    ", MIN(e.depth, 9007199254740991) AS depth, e.state_before, r.room_version FROM walk CROSS JOIN events AS e ON e.event_id = walk.event_id \
+    ", MIN(e.depth, 9007199254740991) AS depth, e.state_before, r.room_version, e.outlier FROM walk CROSS JOIN events AS e ON e.event_id = walk.event_id \
       CROSS JOIN rooms AS r ON r.room_id = e.room_id \
       WHERE NOT EXISTS (SELECT 1 FROM rejected_events AS x WHERE x.event_id = e.event_id) LIMIT ?4"
 );
@@ -214,6 +214,8 @@ pub struct ShownEvent {
     pub text: String,
     /// The root of the state before it, where known.
     pub state_before: Option<NodeId>,
+    /// Whether it has no place in the room of its own.
+    pub is_outlier: bool,
     version: String,
 }
 
@@ -334,6 +336,7 @@ impl Store {
                 text: shown_text(row)?.into_owned(),
                 state_before: row.optional_text(4)?.map(state_sql::node_id).transpose()?,
                 version: row.text(5)?.to_owned(),
+                is_outlier: row.integer(6)? != 0,
             })
         };
         rows.iter().map(shown).collect()

@@ -4,9 +4,11 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use serde_json::{Value, json};
 use verge::{
+    federation::outbound::membership,
     matrix::{
         event::Event,
-        identifiers::{EventId, RoomId, UserId},
+        identifiers::{EventId, RoomId, ServerName, UserId},
+        json::Object,
         state_content::Membership,
         state_trie::NodeId,
     },
@@ -278,6 +280,46 @@ fn history_whose_state_is_not_known_is_shown_where_nothing_was_ever_restricted()
     room.show_to("invited");
     room.show_to("shared");
     assert!(!room.shows(&peer, &said));
+}
+
+/// Whoever joins a room holds its state without what was before it. Every server in the room is told of that state whole, and
+/// fetches what it lacks of it one by one.
+#[test]
+fn state_whose_own_state_is_not_known_is_shown_to_a_server_in_the_room() {
+    for version in ["10", "12"] {
+        let room = room(version);
+        let (b, peer) = (room.world.server("b.example"), Peer::new(&room.world, "peer.example"));
+        room.show_to("joined");
+        let old = room.send(Draft::state("m.room.topic", "", object(json!({ "topic": "a slip" }))));
+        let mut redaction = Draft::message("m.room.redaction", object(json!({ "redacts": old.event_id().as_str() })));
+        redaction.redacts = Some(old.event_id().to_string());
+        let said = room.say("before");
+        let content = object(json!({ "allow": ["*"], "deny": ["mallory.example"] }));
+        let acl = room.send(Draft::state("m.room.server_acl", "", content));
+        let bob = b.user(&room.world, "bob");
+        let via = vec![ServerName::parse("a.example").unwrap()];
+        room.world.run(membership::join(&b, &bob, &room.id, via, Object::new())).unwrap();
+        room.world.settle();
+        let target = |event: &Event| format!("/_matrix/federation/v1/event/{}", encode(event.event_id().as_str()));
+        assert_eq!(peer.get(&b, &target(&acl)).0, 403, "it is not in the room");
+        peer.join(&room.a, room.id.as_str(), &peer.user("carol"));
+        room.send(redaction);
+        room.world.settle();
+        let shown = |event: &Event| {
+            let (status, answer) = peer.get(&b, &target(event));
+            assert_eq!(status, 200, "{answer}");
+            is_whole(&answer["pdus"][0], event)
+        };
+        assert!(shown(&acl));
+        let last = b.say(&room.world, &room.id, &bob, "the last");
+        let (id, from) = (encode(room.id.as_str()), encode(last.event_id().as_str()));
+        let (_, answer) = peer.get(&b, &format!("/_matrix/federation/v1/backfill/{id}?v={from}&limit=100"));
+        let given = answer["pdus"].as_array().unwrap();
+        let given = given.iter().find(|pdu| event_id(version, pdu) == acl.event_id().as_str());
+        assert!(given.is_some_and(|given| is_whole(given, &acl)), "{answer}");
+        assert!(!shown(&old), "it was redacted");
+        assert_eq!(peer.get(&b, &target(&said)).0, 404);
+    }
 }
 
 #[test]
