@@ -191,6 +191,12 @@ impl Event {
         Ok(Self(Rc::new(event)))
     }
 
+    /// Whether its ID is the one that its version gives it. What was stored as of another version may have another.
+    pub fn has_its_id(&self) -> bool {
+        let signed_text = redaction::signed_text(&self.0.object, self.0.version);
+        read_event_id(&self.0.object, &signed_text, self.0.version).is_ok_and(|id| id == self.0.event_id)
+    }
+
     /// The event's id.
     pub fn event_id(&self) -> &EventId {
         &self.0.event_id

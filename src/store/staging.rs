@@ -75,10 +75,12 @@ impl Waiting {
     /// The event, of a room of this version.
     ///
     /// # Errors
-    /// Where what is stored is not an event.
+    /// Where what is stored is not an event of this version: while the room was being joined it may have been said to have another, by
+    /// which the event was checked.
     #[expect(clippy::disallowed_methods, reason = "only checked events are staged")]
     pub fn event(&self, version: &'static RoomVersion) -> Result<Event, PduError> {
-        Event::from_store_as(&self.event_id, &self.json, self.content_hash, version)
+        let event = Event::from_store_as(&self.event_id, &self.json, self.content_hash, version)?;
+        if event.has_its_id() { Ok(event) } else { Err(PduError::Format("event_id")) }
     }
 }
 

@@ -173,6 +173,31 @@ fn what_waits_for_a_join_was_checked_and_goes_with_it() {
     assert_nothing_left(&b);
 }
 
+/// One server that lets us in may say that a room has another version than it has, and then keep us waiting.
+#[test]
+fn what_was_read_by_another_version_is_not_taken_under_the_id_that_it_makes() {
+    let mut scene = scene("10");
+    let b = scene.world.server("b.example");
+    let carol = b.user(&scene.world, "carol");
+    let until = scene.world.now_ms() + 60_000;
+    let other = RoomVersion::get("3").unwrap();
+    assert!(scene.world.run(b.store.begin_join(&scene.room, "other", other, until)).unwrap());
+    let said: Vec<(String, Value)> =
+        (0..8).map(|number| scene.theirs.say(&scene.peer, &scene.bob, &format!("message {number}"))).collect();
+    let events: Vec<Value> = said.iter().map(|(_, event)| event.clone()).collect();
+    for (txn_id, server) in [("1", &b), ("2", &scene.a)] {
+        assert_eq!(scene.peer.send(server, txn_id, &events).0, 200);
+    }
+    scene.world.run(membership::join(&b, &carol, &scene.room, via(&["a.example"]), Object::new())).unwrap();
+    scene.world.settle();
+    scene.a.say(&scene.world, &scene.room, &scene.alice, "and on");
+    scene.world.settle();
+    let ids = |server: &Homeserver| server.database.rows("SELECT event_id FROM events").concat();
+    let true_ids = ids(&scene.a);
+    let others: Vec<String> = ids(&b).into_iter().filter(|id| !true_ids.contains(id)).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
 /// Who is in a room that we are joining is not known yet: each server may have much waiting, and all of them together so much.
 #[test]
 fn what_waits_for_a_join_is_bounded_whatever_the_number_of_servers() {
