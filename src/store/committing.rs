@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{
     Store,
+    altered::{is_altered, unsettle_altered},
     commit::{
         CommitPos, Committed, Filled, Guard, NewEvent, Outgoing, PassedOver, Place, Redaction, RejectedAt, RoomCommit,
         Unsettled,
@@ -379,9 +380,9 @@ impl RoomCommit {
         for RejectedAt { event_id, state_before, claimed } in &self.rejected_at {
             statements.push(place_rejected(event_id, &state_before.to_string(), *claimed));
         }
-        let is_altered = |new: &NewEvent| !new.place.is_outlier() && new.event.content_hash() == ContentHash::Wrong;
         let altered = self.events.iter().any(is_altered).then_some(Unsettled::Claimed);
         statements.extend(self.unsettled.or(altered).map(|why| unsettle(&self.room_id, why == Unsettled::KnownBetter)));
+        statements.extend(self.comes_in().then(|| unsettle_altered(&self.room_id)));
     }
 
     /// Whether we come into the room by it. Who else is in a room that was joined in part becomes known later.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use verge::router::json_response;
 
 use crate::{
-    gaps::{newest, scene},
+    gaps::{Scene, newest, scene},
     holes::{alter, message},
     home::quote,
     visited::visited,
@@ -89,19 +89,109 @@ fn a_state_event_that_was_altered_is_made_whole_by_joining_anew() {
     };
     scene.leave();
     topic("ours");
-    alter(&scene.one, "/send_join/", |answer| {
-        for event in answer["state"].as_array_mut().unwrap() {
-            if event["type"] == "m.room.topic" {
-                event["content"]["topic"] = json!("altered");
-            }
-        }
-    });
+    let alters = alters_state(&scene, &["m.room.topic"]);
     scene.join();
     assert_eq!(read(), Value::Null);
     scene.leave();
-    scene.two.world.connect_server("one.test", &scene.one.server);
+    alters.set(false);
     scene.join();
     assert_eq!(read(), "ours");
+}
+
+/// Alice sets state of her room.
+fn sets(scene: &Scene, event_type: &str, content: &Value) -> String {
+    let path = format!("/rooms/{}/state/{event_type}", quote(&scene.room));
+    let (status, answer) = scene.one.put(&scene.alice, &path, content.clone());
+    assert_eq!(status, 200, "{answer}");
+    scene.one.world.settle();
+    answer["event_id"].as_str().unwrap().to_owned()
+}
+
+/// How many single events Bob's server has asked for.
+fn asked_for(scene: &Scene) -> usize {
+    scene.two.world.traffic().iter().filter(|sent| sent.line.contains("/v1/event/")).count()
+}
+
+/// From now on, while `alters` is set, other servers are given this state otherwise than it was sent.
+fn alters_state(scene: &Scene, event_types: &'static [&'static str]) -> Rc<Cell<bool>> {
+    let alters = Rc::new(Cell::new(true));
+    let given = Rc::clone(&alters);
+    alter(&scene.one, "/federation/", move |answer| {
+        let lists = ["state", "pdus"].map(|list| answer[list].as_array().cloned().map(|events| (list, events)));
+        for (list, mut events) in lists.into_iter().flatten().filter(|_| given.get()) {
+            for event in &mut events {
+                if event_types.iter().any(|event_type| event["type"] == *event_type) {
+                    event["content"]["altered"] = json!(true);
+                }
+            }
+            answer[list] = json!(events);
+        }
+    });
+    alters
+}
+
+#[test]
+fn state_that_was_altered_is_asked_for_until_it_is_whole() {
+    for version in ["10", "12"] {
+        let scene = scene(version);
+        let read = |event_type: &str| {
+            scene.two.get(&scene.bob, &format!("/rooms/{}/state/{event_type}", quote(&scene.room))).1
+        };
+        scene.leave();
+        let topic = json!({ "topic": "ours" });
+        let acl = json!({ "allow": ["*"], "deny": ["mallory.example"] });
+        sets(&scene, "m.room.topic", &topic);
+        sets(&scene, "m.room.server_acl", &acl);
+        let alters = alters_state(&scene, &["m.room.topic", "m.room.server_acl"]);
+        scene.join();
+        assert_eq!((read("m.room.topic"), read("m.room.server_acl")), (json!({}), json!({})));
+        // What is sent meanwhile comes in.
+        let since = scene.two.sync(&scene.bob, "");
+        scene.one.say(&scene.alice, &scene.room, "meanwhile", "m");
+        scene.one.world.settle();
+        assert_eq!(scene.synced(&since)["events"][0]["content"]["body"], "meanwhile");
+        alters.set(false);
+        scene.two.world.advance(60_000);
+        scene.two.world.run(scene.two.homeserver().scheduled());
+        assert_eq!((read("m.room.topic"), read("m.room.server_acl")), (topic, acl));
+        assert!(scene.two.database.rows("SELECT room_id FROM unsettled_rooms").is_empty());
+    }
+}
+
+/// What was redacted before we came is given without its content by every server, and we cannot know why.
+#[test]
+fn state_that_nobody_has_whole_does_not_keep_other_state_from_being_asked_for() {
+    let scene = scene("12");
+    scene.leave();
+    let topic = json!({ "topic": "ours" });
+    sets(&scene, "m.room.topic", &topic);
+    let alters = alters_state(&scene, &["m.room.topic"]);
+    scene.join();
+    scene.leave();
+    for n in 0..30 {
+        let id = sets(&scene, &format!("com.example.{n}"), &json!({ "a": "slip" }));
+        let path = format!("/rooms/{}/redact/{}/r{n}", quote(&scene.room), quote(&id));
+        assert_eq!(scene.one.put(&scene.alice, &path, json!({})).0, 200);
+    }
+    scene.join();
+    let path = format!("/rooms/{}/state/m.room.topic", quote(&scene.room));
+    assert_eq!(scene.two.get(&scene.bob, &path).1, json!({}));
+    alters.set(false);
+    scene.two.world.advance(60_000);
+    let before = asked_for(&scene);
+    let asked = || asked_for(&scene) - before;
+    for _ in 0..3 {
+        scene.two.world.run(scene.two.homeserver().scheduled());
+        scene.two.world.advance(10 * 60 * 1_000);
+    }
+    assert_eq!(scene.two.get(&scene.bob, &path).1, topic);
+    assert!(asked() <= 3 * 20, "{}", asked());
+    for _ in 0..60 {
+        scene.two.world.run(scene.two.homeserver().scheduled());
+        scene.two.world.advance(3_600_000);
+    }
+    assert!(asked() <= 24 * 20, "{}", asked());
+    assert!(scene.two.database.rows("SELECT room_id FROM unsettled_rooms").is_empty());
 }
 
 #[test]

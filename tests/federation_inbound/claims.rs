@@ -36,6 +36,39 @@ fn two_servers_are_asked_for_the_state_before_a_gap() {
     assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
 }
 
+/// A server that tells truly which events make a state may give one of them altered. Its own server has it whole.
+#[test]
+fn state_that_is_given_altered_for_a_claim_is_made_whole() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        empower(&mut scene);
+        let (third, mut theirs) = scene.member("third.example", "carol");
+        let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id(version, event)).collect();
+        state.push(theirs.last.clone());
+        // Nobody gives what the ACL follows.
+        scene.say(1);
+        let content = json!({ "allow": ["*"], "deny": ["mallory.example"] });
+        let fields = json!({ "type": "m.room.server_acl", "state_key": "", "content": content });
+        let (id, acl) = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields));
+        state.push(id.clone());
+        theirs.advance(&id);
+        let carol = third.user("carol");
+        let said = ["one", "two"].map(|text| theirs.say(&third, &carol, text));
+        let mut altered = acl.clone();
+        altered["content"]["deny"] = json!([]);
+        claims(&third, &[&said[0], &(id.clone(), altered)], state);
+        holds(&scene.peer, &[(id.clone(), acl)]);
+        takes(&third, &scene, "1", &said[1]);
+        scene.world.settle();
+        scene.is_shown(&said[1..]);
+        let current = scene.a.rooms.current(&scene.room, &[("m.room.server_acl", "")]);
+        let (_, current) = scene.world.run(current).unwrap().unwrap();
+        assert_eq!(current[0].event_id().as_str(), id);
+        let held: Value = serde_json::from_str(current[0].json()).unwrap();
+        assert_eq!(held["content"], content, "{:#?}", scene.world.logs());
+    }
+}
+
 /// A server that claims what came later rejects nothing: neither Dave's leave, which would stand before itself, nor what he has said
 /// before it.
 #[test]

@@ -17,8 +17,9 @@ use crate::{
     store::altered::Altered,
 };
 
-/// How many events are asked for each time, the newest first, and how many at the same time.
-const MAX_EVENTS: i64 = 20;
+/// How many events are asked for in turns, the newest first, how many each time, and how many at the same time.
+const MAX_EVENTS: i64 = 200;
+const MAX_EVENTS_EACH_TIME: usize = 20;
 const AT_A_TIME: usize = 4;
 
 /// How many servers are asked for one event besides its own.
@@ -26,13 +27,18 @@ const MAX_OTHERS: usize = 3;
 
 impl Server {
     /// Asks for whole copies of events of the room that are held without their content, and takes those that come. Begins with
-    /// nothing after `until`. Whether any are left to be asked for.
-    pub(super) async fn complete_copies(&self, room: &Room, until: i64) -> Result<bool, RoomError> {
+    /// nothing after `until`; `attempts` is how often that was done with this time. Whether any are left to be asked for.
+    pub(super) async fn complete_copies(&self, room: &Room, attempts: i64, until: i64) -> Result<bool, RoomError> {
         let room_id = &room.room_id;
-        let altered = self.store.altered(room_id, MAX_EVENTS).await?;
+        let mut altered = self.store.altered(room_id, MAX_EVENTS).await?;
         if altered.is_empty() {
             return Ok(false);
         }
+        let count = altered.len();
+        // Those of which nobody has a whole copy, as they were redacted before we came, must not keep others from their turn.
+        let before = usize::try_from(attempts - 1).unwrap_or_default().saturating_mul(MAX_EVENTS_EACH_TIME);
+        altered.rotate_left(before % count);
+        altered.truncate(MAX_EVENTS_EACH_TIME);
         let servers = self.some_residents(room_id, usize::MAX).await?;
         let failed: RefCell<HashSet<ServerName>> = RefCell::default();
         let asked = altered.iter().map(|altered| self.whole_copy(room, altered, &servers, &failed, until));
@@ -41,7 +47,7 @@ impl Server {
         if !copies.is_empty() {
             self.rooms.receive_fetched(room_id, &copies).await?;
         }
-        Ok(copies.len() < altered.len())
+        Ok(copies.len() < count)
     }
 
     /// The event with its content, from its own server or another one.

@@ -102,7 +102,7 @@ impl Server {
             Extent::Partial => Left::States,
             Extent::Whole | Extent::Settling => self.settle_and_fetch(&room.room_id, attempts, until).await?,
         };
-        Ok((left, attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(room, until).await?))
+        Ok((left, attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(room, attempts, until).await?))
     }
 
     async fn settle_and_fetch(&self, room_id: &RoomId, attempts: i64, until: i64) -> Result<Left, RoomError> {
