@@ -254,7 +254,7 @@ impl Rooms {
             }
         }
         let invite_state = shown_state(invite, invite_state);
-        let invited = self.store.invite(inviter.as_str(), &user_id, invite.room_id(), invite.event_id(), &invite_state);
+        let invited = self.store.invite(inviter.as_str(), &user_id, invite, &invite_state);
         match invited.await? {
             Invited::Done => Ok(()),
             Invited::TooMany => Err(RoomError::TooManyInvites),

@@ -10,21 +10,18 @@ use super::{
     memberships::{MAX_INVITES, concerned, forget_ended, stored},
 };
 use crate::{
-    matrix::{
-        identifiers::{EventId, RoomId, UserId},
-        server_name::zone,
-        state_content::Membership,
-    },
+    matrix::{event::Event, identifiers::UserId, server_name::zone, state_content::Membership},
     platform::{DatabaseError, Row, SqlValue, Statement},
 };
 
 /// ?1 user, ?2 room, ?3 the invite, ?4 the state that came with it, ?5 the server that it came from, ?6 how many invites a user may
 /// have that came by themselves, ?7 how many characters a server's may be together, ?8 the room of the invite that gives way to
-/// it, if any does, and ?9 where that stands. At the next position of the stream. Where none gives way, a server may have no more of a
-/// user's places than are free then; an invite in place of another of the same server takes none.
+/// it, if any does, ?9 where that stands, and ?10 the version of the room. At the next position of the stream. Where none gives way, a
+/// server may have no more of a user's places than are free then; an invite in place of another of the same server takes none.
 const INVITE: &str = "\
-    INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state, outside_from, outside_bytes) \
-    SELECT ?1, ?2, 'invite', ?3, (SELECT position + 1 FROM streams WHERE name = 'events'), ?4, ?5, length(?4) \
+    INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos, invite_state, outside_from, outside_bytes, \
+      room_version) \
+    SELECT ?1, ?2, 'invite', ?3, (SELECT position + 1 FROM streams WHERE name = 'events'), ?4, ?5, length(?4), ?10 \
     FROM (SELECT COALESCE(SUM(outside_bytes), 0) AS bytes, COALESCE(SUM(user_id = ?1), 0) AS places \
       FROM local_memberships \
       WHERE outside_from = ?5 AND membership = 'invite' AND NOT (user_id = ?1 AND room_id = ?2)) AS theirs \
@@ -38,7 +35,8 @@ const INVITE: &str = "\
       pos = CASE WHEN membership = 'invite' AND event_id = excluded.event_id THEN pos ELSE excluded.pos END, \
       joined_until = CASE WHEN forgotten_ts IS NULL THEN joined_until END, forgotten_ts = NULL, \
       invite_state = excluded.invite_state, via = NULL, \
-      outside_from = excluded.outside_from, outside_bytes = excluded.outside_bytes \
+      outside_from = excluded.outside_from, outside_bytes = excluded.outside_bytes, \
+      room_version = excluded.room_version \
     WHERE membership <> 'join'";
 
 /// After [`INVITE`], where it was taken and is one too many: the invite to the room ?4 at the position ?5 has ended, by no event. ?6: how
@@ -99,11 +97,11 @@ impl Store {
         &self,
         server: &str,
         user_id: &UserId,
-        room_id: &RoomId,
-        event_id: &EventId,
+        invite: &Event,
         invite_state: &str,
     ) -> Result<Invited, DatabaseError> {
-        let (user, room, event) = (user_id.as_str(), room_id.as_str(), event_id.as_str());
+        let (room_id, version) = (invite.room_id(), invite.version().id);
+        let (user, room, event) = (user_id.as_str(), room_id.as_str(), invite.event_id().as_str());
         let this = || [user, room, event].map(SqlValue::from);
         let mut gives_way: Option<Waiting> = None;
         for _ in 0..TRIES {
@@ -112,7 +110,8 @@ impl Store {
                 None => [SqlValue::Null, SqlValue::Null],
             };
             let bounds = [invite_state.into(), server.into(), MAX_INVITES.into(), MAX_INVITES_OF_SERVER.into()];
-            let invite: Vec<SqlValue> = this().into_iter().chain(bounds).chain(other()).collect();
+            let invite: Vec<SqlValue> =
+                this().into_iter().chain(bounds).chain(other()).chain([version.into()]).collect();
             let mut statements = vec![Statement::new(INVITE, invite)];
             if gives_way.is_some() {
                 let gives_way: Vec<SqlValue> = this().into_iter().chain(other()).chain([MAX_INVITES.into()]).collect();

@@ -19,8 +19,8 @@ const LOCAL_MEMBERS: &str =
 const INVITATIONS: &str = "\
     SELECT m.user_id, m.room_id, m.event_id, (SELECT j.value ->> 'sender' FROM json_each(m.invite_state) AS j \
       WHERE j.value ->> 'type' = 'm.room.member' AND j.value ->> 'state_key' = m.user_id LIMIT 1) AS inviter, \
-      (SELECT j.value ->> '$.content.room_version' FROM json_each(m.invite_state) AS j \
-      WHERE j.value ->> 'type' = 'm.room.create' LIMIT 1) AS room_version, m.invite_state IS NOT NULL, \
+      COALESCE(m.room_version, (SELECT j.value ->> '$.content.room_version' FROM json_each(m.invite_state) AS j \
+      WHERE j.value ->> 'type' = 'm.room.create' LIMIT 1)) AS room_version, m.invite_state IS NOT NULL, \
       m.membership = 'knock', m.via \
     FROM json_each(?1) AS wanted JOIN local_memberships AS m \
       ON m.user_id = wanted.value ->> 0 AND m.room_id = wanted.value ->> 1 AND m.membership IN ('invite', 'knock')";
@@ -45,7 +45,7 @@ pub struct Invitation {
     pub is_knock: bool,
     /// The server through which a knock was made.
     pub via: Option<ServerName>,
-    /// The version of the room, where what came with the invite says it.
+    /// The version of the room, as who sent the invite says it, where that is known.
     pub room_version: Option<&'static RoomVersion>,
     /// Whether it came by itself: the room as we hold it, if we do, has not got it.
     pub is_outside: bool,

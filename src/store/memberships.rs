@@ -47,7 +47,8 @@ const MEMBERSHIPS: &str = "\
       forgotten_ts = CASE WHEN event_id = excluded.event_id THEN forgotten_ts END, \
       pos = CASE WHEN membership = excluded.membership AND (membership = 'join' OR event_id = excluded.event_id) \
         THEN pos ELSE excluded.pos END, \
-      invite_state = excluded.invite_state, via = excluded.via, outside_from = CASE WHEN NOT ?3 THEN outside_from END, \
+      invite_state = excluded.invite_state, via = excluded.via, room_version = NULL, \
+      outside_from = CASE WHEN NOT ?3 THEN outside_from END, \
       outside_bytes = CASE WHEN ?3 THEN 0 ELSE COALESCE(length(excluded.invite_state), 0) END \
     WHERE ?3 OR membership NOT IN ('join', 'invite') \
       OR membership = 'invite' AND event_id IN (SELECT value FROM json_each(?4))";

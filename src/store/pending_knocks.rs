@@ -20,7 +20,13 @@ const REJECT: &str = "\
     UPDATE pending_knocks SET membership = ?4, event_id = ?5, told = ?6 \
     WHERE user_id = ?1 AND room_id = ?2 AND knock = ?3 AND membership IS NULL";
 
-/// Once the knock is remembered: it has ended by what was noted, if anything was.
+/// Once the knock is remembered: of which version the room is.
+const KEEP_VERSION: &str = "\
+    UPDATE local_memberships SET room_version = (SELECT p.room_version FROM pending_knocks AS p \
+      WHERE p.user_id = ?1 AND p.room_id = ?2 AND p.knock = ?3) \
+    WHERE user_id = ?1 AND room_id = ?2 AND event_id = ?3 AND membership = 'knock'";
+
+/// The same: it has ended by what was noted, if anything was.
 const END_REJECTED: &str = "\
     UPDATE local_memberships SET (membership, event_id, invite_state, outside_bytes, via) = ( \
         SELECT p.membership, p.event_id, p.told, length(p.told), NULL FROM pending_knocks AS p \
@@ -52,7 +58,7 @@ impl Store {
 /// Ends what was noted of a knock, in the batch that remembers it and after that; `knock` is the change of the membership by it.
 pub(crate) fn knocked(room_id: &RoomId, knock: &MembershipChange) -> Vec<Statement> {
     let of = || [knock.user_id.as_str().into(), room_id.as_str().into(), knock.event_id.as_str().into()];
-    vec![Statement::new(END_REJECTED, of()), Statement::new(END_KNOCK, of())]
+    [KEEP_VERSION, END_REJECTED, END_KNOCK].map(|sql| Statement::new(sql, of())).into()
 }
 
 /// Notes what has rejected the knock, where it is still being made.

@@ -163,9 +163,18 @@ fn a_knock_that_is_rejected_before_its_answer_comes_has_ended() {
 
 #[test]
 fn a_knock_elsewhere_is_rejected() {
-    for (action, expected) in [("kick", "leave"), ("ban", "ban")] {
+    let cases = [("12", "kick", "leave", true), ("12", "ban", "ban", true), ("11", "kick", "leave", false)];
+    for (version, action, expected, is_told) in cases {
         let (one, two, alice, bob) = two();
-        let room = club(&one, &alice, "12");
+        let room = club(&one, &alice, version);
+        one.world.tap(Rc::new(move |passing| {
+            let tells_nothing = !is_told && passing.request.uri().path().contains("/send_knock/");
+            Box::pin(async move {
+                let answer = (passing.host)(passing.request).await;
+                let nothing = || json_response(StatusCode::OK, &json!({ "knock_room_state": [] }));
+                Ok(if tells_nothing { nothing() } else { answer })
+            })
+        }));
         assert_eq!(two.post(&bob, &format!("/knock/{}?via=one.test", quote(&room)), json!({})).0, 200);
         let since = two.sync(&bob, "")["next_batch"].as_str().unwrap().to_owned();
         let path = format!("/rooms/{}/{action}", quote(&room));
