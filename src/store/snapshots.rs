@@ -94,24 +94,15 @@ const AT: &str = concat!(
     seen_joins!()
 );
 
-/// Events of the roots in ?1, a JSON list, each with its root.
-macro_rules! events_of_roots {
-    ($rest:literal) => {
-        concat!(
-            "WITH RECURSIVE ",
-            $crate::store::state_sql::entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
-            " SELECT ",
-            $crate::store::timeline::seen_columns!(),
-            ", entry.snapshot FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
-            $crate::store::timeline::seen_joins!(),
-            $rest
-        )
-    };
-}
-pub(super) use events_of_roots;
-
-/// All events of the roots.
-const WHOLE: &str = events_of_roots!("");
+/// All events of the roots in ?1, a JSON list, each with its root.
+const WHOLE: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
+    " SELECT ",
+    seen_columns!(),
+    ", entry.snapshot FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id ",
+    seen_joins!()
+);
 
 /// All events but those of members, of [root, the ID after which] in ?1, a JSON list; ?2 characters of them.
 const BUT_MEMBERS: &str = concat!(

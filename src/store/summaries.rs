@@ -4,9 +4,8 @@
 use super::{
     Store, json_list,
     rooms::{Room, room, room_columns},
-    snapshots::events_of_roots,
     state_sql::{entries, node_id},
-    timeline::SeenEvent,
+    timeline::{SeenEvent, seen_columns, seen_joins},
 };
 use crate::{
     matrix::{
@@ -71,9 +70,34 @@ const PUBLISHED_AFTER: &str =
 const PUBLISHED_BEFORE: &str =
     published!("WHERE (p.joined, p.room_id) > (?2, ?3) ORDER BY p.joined, p.room_id LIMIT ?4");
 
-/// What is longer than any needs to be is left out.
-const SPACE_CHILDREN: &str =
-    events_of_roots!(" WHERE e.event_type = 'm.space.child' AND length(e.json) <= 8192 LIMIT 1000");
+/// The children of each of the roots in ?1, a JSON list: those that come first in the order in which clients show them
+/// ([`crate::room::SpaceChild::sort`]), ?2 of each root at most, and ?3 characters of all together; of many roots each is given its first
+/// ones. What was removed is none, and what is longer than any needs to be is left out.
+const SPACE_CHILDREN: &str = concat!(
+    "WITH RECURSIVE ",
+    entries!("snapshot, ", "SELECT value, value FROM json_each(?1)"),
+    ", child(snapshot, event_nid, length, ts, state_key, place) AS ( \
+       SELECT entry.snapshot, e.event_nid, length(e.json), e.origin_server_ts, e.state_key, \
+         CASE WHEN json_type(e.json, '$.content.order') = 'text' AND octet_length(e.json ->> '$.content.order') <= 50 \
+           AND e.json ->> '$.content.order' NOT GLOB '*[^ -~]*' THEN e.json ->> '$.content.order' END \
+       FROM entry CROSS JOIN events AS e ON e.event_id = entry.event_id \
+       WHERE e.event_type = 'm.space.child' AND length(e.json) <= 8192 AND e.redacted_by IS NULL \
+         AND json_array_length(e.json, '$.content.via') > 0 \
+     ), placed(snapshot, event_nid, length, nth) AS ( \
+       SELECT snapshot, event_nid, length, \
+         ROW_NUMBER() OVER (PARTITION BY snapshot ORDER BY place IS NULL, place, ts, state_key) FROM child \
+     ), upto(snapshot, event_nid, length) AS ( \
+       SELECT snapshot, event_nid, SUM(length) OVER (ORDER BY nth, snapshot) FROM placed WHERE nth <= ?2 \
+     ) SELECT ",
+    seen_columns!(),
+    ", upto.snapshot FROM upto CROSS JOIN events AS e ON e.event_nid = upto.event_nid ",
+    seen_joins!(),
+    " WHERE upto.length <= ?3"
+);
+
+/// How many children of a space are read, more than are told of, as some may name no room or no server; and how many characters at once.
+const MAX_CHILDREN_READ: i64 = 1_000;
+const MAX_CHILDREN_LENGTH: i64 = 8 * 1024 * 1024;
 
 /// The children of the space whose root is ?1, each with its content: ?2 at most, none whose content has more than ?3 bytes, and ?4 bytes
 /// of them. The shortest come first, so that as many as can be do. What names no room or no server is no child.
@@ -161,12 +185,14 @@ impl Store {
         self.query(Statement::new(sql, parameters)).await?.iter().map(counted).collect()
     }
 
-    /// The `m.space.child` events in these states, with the state of each.
+    /// The `m.space.child` events in these states that lead somewhere, with the state of each, in no order. Of very many, those that
+    /// clients show first.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn space_children(&self, roots: &[NodeId]) -> Result<Vec<(NodeId, SeenEvent)>, DatabaseError> {
-        let rows = self.query(Statement::new(SPACE_CHILDREN, [root_list(roots).into()])).await?;
+        let parameters = [root_list(roots).into(), MAX_CHILDREN_READ.into(), MAX_CHILDREN_LENGTH.into()];
+        let rows = self.query(Statement::new(SPACE_CHILDREN, parameters)).await?;
         rows.iter().map(|row| Ok((node_id(row.text(SeenEvent::COLUMNS)?)?, SeenEvent::of_row(row)?))).collect()
     }
 

@@ -157,3 +157,44 @@ fn a_large_space_is_told_in_bounds() {
     assert_eq!(answer["room"]["children_state"].as_array().unwrap().len(), 200);
     assert!(answer["children"].as_array().unwrap().len() <= 50);
 }
+
+#[test]
+fn no_child_is_lost_among_those_that_were_removed() {
+    let scene = scene("12");
+    let space = public_space(&scene);
+    let living: Vec<String> = (0..20).map(|n| format!("!living{n}")).collect();
+    for n in 0..600 {
+        lead(&scene, &space, &format!("!gone{n}"), json!({}));
+    }
+    living.iter().for_each(|child| lead(&scene, &space, child, via()));
+    for n in 600..1_200 {
+        lead(&scene, &space, &format!("!gone{n}"), json!({}));
+    }
+    let children = || {
+        let answer = told(&scene, &space, "");
+        ids(&answer["room"]["children_state"], "state_key").iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(children(), living);
+    // Nor the first ones among more than are told of.
+    for n in 0..1_200 {
+        lead(&scene, &space, &format!("!later{n}"), json!({ "via": ["a.example"], "order": "\u{e9}" }));
+    }
+    lead(&scene, &space, "!second", json!({ "via": ["a.example"], "order": "b" }));
+    lead(&scene, &space, "!first", json!({ "via": ["a.example"], "order": "B" }));
+    let children = children();
+    assert_eq!(children.len(), 200);
+    assert_eq!(children[..2], ["!first", "!second"]);
+    assert_eq!(children[2..22], living);
+    assert_eq!(children[22..25], ["!later0", "!later1", "!later2"]);
+}
+
+#[test]
+fn each_space_is_read_with_its_own_children() {
+    let scene = scene("12");
+    let spaces: Vec<RoomId> = (0..8).map(|_| public_space(&scene)).collect();
+    for space in &spaces {
+        (0..150).for_each(|n| lead(&scene, space, &format!("!n{n}"), via()));
+    }
+    let rooms = scene.world.run(scene.a.rooms.space_rooms(&spaces)).unwrap();
+    assert_eq!(rooms.iter().map(|room| room.children.len()).collect::<Vec<_>>(), [150; 8]);
+}
