@@ -26,8 +26,12 @@ use crate::{
         positions::TimelinePos,
         remote_reads::{Asked, AtEvent, ShownEvent, Standing, StateIds, StateTexts},
         rooms::Extent,
+        timeline::TimelineEvent,
     },
 };
+
+/// How many looks further there are where a server may see none of the events nearest to a time.
+const MAX_LOOKS: usize = 5;
 
 /// A server in a room that it may read: proof that it was let in.
 pub struct RemoteReader<'r> {
@@ -175,21 +179,37 @@ impl RemoteReader<'_> {
         Ok((whole, false))
     }
 
-    /// The event nearest to `ts` in this direction, and when it was sent. Two round trips.
+    /// The event nearest to `ts` in this direction, and when it was sent. Two round trips where the room never restricted its history,
+    /// else up to five; and where none of the nearest events may be seen, up to four more for each look further.
     ///
     /// # Errors
     /// Only where something failed here.
     pub async fn nearest(&self, ts: i64, direction: Direction) -> Result<Option<(EventId, i64)>, ReadRefusal> {
         let Some(moment) = self.rooms.store.moment(&self.room_id, ts).await? else { return Ok(None) };
         let events = self.rooms.store.around(&self.room_id, moment, ts, direction, TimelinePos::END).await?;
+        let mut nearest = self.first_seen(&events).await?;
+        let (mut looks, mut pos) = (0, moment.pos);
+        let is_restricted = !self.restrictions.is_empty();
+        while nearest.is_none() && is_restricted && looks < MAX_LOOKS {
+            let at = (pos, ts, direction);
+            let turns = self.rooms.store.turns(&self.room_id, at, &self.server, &self.restrictions.erased).await?;
+            let Some((turns, next)) = turns else { break };
+            nearest = self.first_seen(&turns).await?;
+            (looks, pos) = (looks + 1, next);
+        }
+        Ok(nearest)
+    }
+
+    /// The first of the events that the server may see, and when it was sent.
+    async fn first_seen(&self, events: &[TimelineEvent]) -> Result<Option<(EventId, i64)>, ReadRefusal> {
         let moments = events.iter().map(|event| {
             let before = event.seen.state_before;
             Moment { event: &event.seen.event, before, is_outlier: false }
         });
         let moments: Vec<Moment<'_>> = moments.collect();
         let seen = self.sees(&moments).await?;
-        let nearest = moments.iter().zip(seen).find(|(_, seen)| *seen);
-        Ok(nearest.map(|(Moment { event, .. }, _)| (event.event_id().clone(), event.origin_server_ts())))
+        let first = moments.iter().zip(seen).find(|(_, seen)| *seen);
+        Ok(first.map(|(Moment { event, .. }, _)| (event.event_id().clone(), event.origin_server_ts())))
     }
 
     /// Appends a JSON list of the events to `answer`.

@@ -1,14 +1,16 @@
 //! Events by when they were sent. There is no index of that, which would be one more row for each event: the timeline is in
 //! the order of time but for what came late, and is searched like a dictionary.
 
+use std::collections::BTreeSet;
+
 use super::{
-    Store,
+    Store, json_list,
     positions::TimelinePos,
-    timeline::{TimelineEvent, seen_columns, seen_joins},
+    timeline::{SeenEvent, TimelineEvent, seen_columns, seen_joins},
 };
 use crate::{
-    matrix::identifiers::RoomId,
-    platform::{DatabaseError, Row, Statement},
+    matrix::identifiers::{RoomId, ServerName},
+    platform::{DatabaseError, Row, SqlValue, Statement},
 };
 
 /// Which way to look from a time.
@@ -64,6 +66,59 @@ const AROUND: &str = concat!(
       ORDER BY abs(e.origin_server_ts - ?2), CASE WHEN ?4 THEN around.pos ELSE -around.pos END LIMIT 20"
 );
 
+/// Those of the next events of a timeline that tell what a server may see of all of them. What that is changes with the visibility, and
+/// as the server's users come and go: the events that do so, what the server's users have sent, and of those in between the first of
+/// each kind, as erased users' are seen by another rule, and none whose state is not known. The nearest in time come first, each
+/// with the position up to where it was looked.
+///
+/// ?1 the room, ?2 the time, ?3 the position at which to begin, ?4 the server, ?5 the erased users, a JSON list, ?6 how many events are
+/// looked at, and ?7 how many are read.
+macro_rules! turns {
+    ($from:literal, $order:literal, $first:literal, $last:literal, $in_time:literal) => {
+        concat!(
+            "WITH looked_at(pos, event_nid) AS ( \
+               SELECT t.pos, t.event_nid FROM timeline AS t WHERE t.room_id = ?1 AND t.pos ",
+            $from,
+            " ?3 ORDER BY t.pos ",
+            $order,
+            " LIMIT ?6 \
+             ), marked(pos, event_nid, is_in_time, kind, is_turn) AS ( \
+               SELECT looked_at.pos, e.event_nid, e.origin_server_ts ",
+            $in_time,
+            " ?2, (e.sender IN (SELECT value FROM json_each(?5))) * 2 + (e.state_before IS NULL), \
+                 e.event_type = 'm.room.history_visibility' OR substr(e.sender, instr(e.sender, ':') + 1) = ?4 \
+                 OR (e.event_type = 'm.room.member' AND substr(e.state_key, instr(e.state_key, ':') + 1) = ?4) \
+               FROM looked_at CROSS JOIN events AS e ON e.event_nid = looked_at.event_nid \
+             ), parted(pos, event_nid, is_in_time, kind, is_turn, part) AS ( \
+               SELECT pos, event_nid, is_in_time, kind, is_turn, SUM(is_turn) OVER (ORDER BY pos) FROM marked \
+             ), turn(pos, event_nid) AS ( \
+               SELECT ",
+            $first,
+            "(pos), event_nid FROM parted WHERE is_in_time GROUP BY part, is_turn, kind ORDER BY 1 ",
+            $order,
+            " LIMIT ?7 \
+             ) SELECT ",
+            seen_columns!(),
+            ", turn.pos, NULL AS txn_id, CASE WHEN (SELECT COUNT(*) FROM turn) < ?7 THEN (SELECT ",
+            $last,
+            "(pos) FROM looked_at) ELSE (SELECT ",
+            $last,
+            "(pos) FROM turn) END AS upto \
+              FROM turn CROSS JOIN events AS e ON e.event_nid = turn.event_nid ",
+            seen_joins!(),
+            " ORDER BY abs(e.origin_server_ts - ?2), turn.pos ",
+            $order
+        )
+    };
+}
+
+const TURNS_AFTER: &str = turns!(">=", "", "MIN", "MAX", ">=");
+const TURNS_BEFORE: &str = turns!("<=", "DESC", "MAX", "MIN", "<=");
+
+/// How many events of a timeline are looked at, and how many are read, at once.
+const AT_ONCE: i64 = 2_000;
+const MAX_TURNS: i64 = 100;
+
 impl Store {
     /// Where `ts` is in the room's timeline; `None` for an empty one.
     ///
@@ -90,5 +145,34 @@ impl Store {
         let forwards = direction == Direction::Forwards;
         let parameters = [room_id.as_str().into(), ts.into(), moment.pos.into(), forwards.into(), last.into()];
         self.query(Statement::new(AROUND, parameters)).await?.iter().map(TimelineEvent::of_row).collect()
+    }
+
+    /// Of the next events from `pos` on in this direction, and in that of `ts`, those that tell which of them `server` may see, the nearest
+    /// first, and where to go on; `None` where there are no more.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn turns(
+        &self,
+        room_id: &RoomId,
+        (pos, ts, direction): (TimelinePos, i64, Direction),
+        server: &ServerName,
+        erased: &BTreeSet<String>,
+    ) -> Result<Option<(Vec<TimelineEvent>, TimelinePos)>, DatabaseError> {
+        let sql = match direction {
+            Direction::Forwards => TURNS_AFTER,
+            Direction::Backwards => TURNS_BEFORE,
+        };
+        let erased = json_list(erased.iter().map(String::as_str));
+        let of: [SqlValue; 5] = [room_id.as_str().into(), ts.into(), pos.into(), server.as_str().into(), erased.into()];
+        let parameters: Vec<SqlValue> = of.into_iter().chain([AT_ONCE.into(), MAX_TURNS.into()]).collect();
+        let rows = self.query(Statement::new(sql, parameters)).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let upto = TimelinePos::read(row, SeenEvent::COLUMNS + 2)?;
+        let next = match direction {
+            Direction::Forwards => upto.after(),
+            Direction::Backwards => upto.before(),
+        };
+        Ok(Some((rows.iter().map(TimelineEvent::of_row).collect::<Result<_, _>>()?, next)))
     }
 }

@@ -200,6 +200,75 @@ fn what_may_not_be_seen_is_not_named_by_its_time() {
     assert_ne!(ask(hidden.origin_server_ts(), "b"), hidden.event_id().as_str());
 }
 
+/// However much of it stands between.
+#[test]
+fn what_may_be_seen_is_found_behind_what_may_not() {
+    let room = room("12");
+    let peer = Peer::new(&room.world, "peer.example");
+    let bob = peer.user("bob");
+    let say_much = || {
+        for n in 0..2_200 {
+            room.world.advance(10);
+            room.say(&format!("{n}"));
+        }
+    };
+    let calls = room.a.database.calls.clone();
+    let ask = |ts: i64, dir: &str| {
+        let target = format!("/_matrix/federation/v1/timestamp_to_event/{}", encode(room.id.as_str()));
+        let before = calls.get();
+        let (status, answer) = peer.get(&room.a, &format!("{target}?ts={ts}&dir={dir}"));
+        assert!(calls.get() - before <= 26, "{}", calls.get() - before);
+        (status, answer["event_id"].as_str().unwrap_or_default().to_owned())
+    };
+    room.show_to("joined");
+    let early = room.say("hidden").origin_server_ts();
+    // Others who come and go decide nothing, and one who was invited alone has seen nothing.
+    let carol = peer.user("carol");
+    room.invite(&carol);
+    room.kick(&carol);
+    for n in 0..150 {
+        room.world.advance(10);
+        room.invite(&format!("@user{n}:b.example"));
+    }
+    say_much();
+    let joined = peer.join(&room.a, room.id.as_str(), &bob).last;
+    let seen = room.say("shown");
+    let kicked = room.kick(&bob);
+    say_much();
+    let late = room.say("hidden").origin_server_ts();
+    room.world.advance(10);
+    let back = peer.join(&room.a, room.id.as_str(), &bob).last;
+    let found = ask(early, "f");
+    assert!(found.0 == 200 && found.1 != joined, "Carol's leave is about a user of the server: {found:?}");
+    let after_carol = early + 1_000;
+    assert_eq!(ask(after_carol, "f"), (200, joined));
+    assert_eq!(ask(late, "b"), (200, kicked.event_id().to_string()));
+    assert_eq!(ask(kicked.origin_server_ts() + 1, "f"), (200, back));
+    assert_eq!(ask(seen.origin_server_ts(), "b").0, 200);
+}
+
+#[test]
+fn what_may_be_seen_is_found_behind_history_whose_state_is_not_known() {
+    let room = room("12");
+    let peer = Peer::new(&room.world, "peer.example");
+    room.show_to("joined");
+    peer.join(&room.a, room.id.as_str(), &peer.user("bob"));
+    let events: Vec<Event> = (0..60)
+        .map(|n| {
+            room.world.advance(10);
+            room.say(&format!("{n}"))
+        })
+        .collect();
+    for event in &events[..59] {
+        let sql = format!("UPDATE events SET state_before = NULL WHERE event_id = '{}'", event.event_id());
+        room.a.database.rows(&sql);
+    }
+    let ts = events[0].origin_server_ts();
+    let target = format!("/_matrix/federation/v1/timestamp_to_event/{}?ts={ts}&dir=f", encode(room.id.as_str()));
+    let (status, answer) = peer.get(&room.a, &target);
+    assert_eq!((status, answer["event_id"].as_str()), (200, Some(events[59].event_id().as_str())), "{answer}");
+}
+
 #[test]
 fn changes_of_the_visibility_are_seen_from_either_side() {
     let room = room("11");
