@@ -12,6 +12,8 @@ mod common;
 #[allow(dead_code, missing_docs, unreachable_pub)]
 #[path = "client_api/home.rs"]
 mod home;
+#[path = "memory/images.rs"]
+mod images;
 #[path = "memory/media.rs"]
 mod media;
 

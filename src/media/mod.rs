@@ -9,6 +9,7 @@ pub mod thumbnails;
 pub mod tidying;
 pub mod uploading;
 mod webp;
+mod webp_partitions;
 mod webp_tables;
 
 use std::rc::Rc;

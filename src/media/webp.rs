@@ -4,7 +4,10 @@
 
 use image::metadata::Orientation;
 
-use super::webp_tables;
+use super::{
+    webp_partitions::{self, number},
+    webp_tables,
+};
 
 /// Which part of the flags of a file says that it is one of several images.
 const ANIMATED: u8 = 0x02;
@@ -95,12 +98,6 @@ fn coding(chunks: Chunks<'_>) -> Option<Coding<'_>> {
     None
 }
 
-/// A number of three bytes.
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    let [a, b, c] = *bytes.get(at..)?.first_chunk()?;
-    Some(u32::from_le_bytes([a, b, c, 0]))
-}
-
 impl Coding<'_> {
     /// How large the image is, by its own head.
     fn size(&self) -> Option<(u32, u32)> {
@@ -121,7 +118,7 @@ impl Coding<'_> {
 }
 
 impl Still<'_> {
-    /// How many bytes decoding takes, the pixels that come of it included; `None` where its tables are broken. What is more than
+    /// How many bytes decoding takes, the pixels that come of it included; `None` where its tables or partitions are broken. What is more than
     /// `limit` is not looked at more closely.
     pub(super) fn takes(&self, limit: u64) -> Option<u64> {
         let (width, height) = self.size;
@@ -137,7 +134,18 @@ impl Still<'_> {
                 _ => (4 + 2 + 1, None),
             },
         };
-        let known = (pixels * each).saturating_add(canvas).saturating_add(self.length() as u64);
+        let decoded = pixels * each;
+        let most = match self.coding {
+            Coding::Lossless(_) => decoded,
+            Coding::Lossy { image, alpha } => {
+                webp_partitions::are_there(image).then_some(())?;
+                let (channels, length) = (if alpha.is_some() { 4 } else { 3 }, image.len() as u64);
+                // The last partition is read to its end before it is kept, into what grows to twice its length.
+                let begun = pixels * (2 * channels + 3) / 2 + 3 * length;
+                decoded.max(begun).max(pixels * (channels + 2) + length)
+            }
+        };
+        let known = most.saturating_add(canvas).saturating_add(self.length() as u64);
         let Some(stream) = tables.filter(|_| known <= limit) else { return Some(known) };
         Some(known.saturating_add(webp_tables::take(stream, (width, height), limit - known)?))
     }
