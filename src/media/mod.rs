@@ -1,6 +1,7 @@
 //! Media: what local users upload, and what is shown of it. Bytes go from the network into the store and from there into the
 //! network; what is known of them is in the database ([`crate::store::media`]).
 
+mod metadata;
 mod motion;
 pub mod parts;
 pub mod pixels;

@@ -12,7 +12,7 @@ use image::{
 };
 
 use super::{
-    motion,
+    metadata, motion,
     webp::{self, Still},
 };
 
@@ -114,21 +114,30 @@ fn kind(file: &[u8]) -> Option<&'static str> {
 pub fn smaller(file: &[u8], wanted: Wanted) -> Result<Smaller, Refusal> {
     let kind = kind(file).ok_or(Refusal::NoImage)?;
     let reader = Cursor::new(file);
+    let kept = metadata::kept(kind, file);
+    if kept > MAX_DECODING {
+        return Err(Refusal::TooLarge);
+    }
     match kind {
         "image/jpeg" => {
             // Besides its pixels, decoding takes so many bytes for each.
-            made(JpegDecoder::new(reader), kind, if keeps_coefficients(file) { 8 } else { 0 }, false, wanted)
+            let beside = if keeps_coefficients(file) { 8 } else { 0 };
+            made(JpegDecoder::new(reader), kind, (kept, beside), false, wanted)
         }
-        "image/png" => {
-            made(PngDecoder::with_limits(reader, limits(MAX_METADATA)), kind, 0, motion::png_moves(file), wanted)
-        }
+        "image/png" => made(
+            PngDecoder::with_limits(reader, limits(MAX_METADATA)),
+            kind,
+            (kept, 0),
+            motion::png_moves(file),
+            wanted,
+        ),
         "image/gif" => {
             let decoder = GifDecoder::new(reader).and_then(|mut decoder| {
                 // A frame may be larger than the image.
-                decoder.set_limits(limits(MAX_DECODING.saturating_sub(decoder.total_bytes())))?;
+                decoder.set_limits(limits(MAX_DECODING.saturating_sub(decoder.total_bytes()).saturating_sub(kept)))?;
                 Ok(decoder)
             });
-            made(decoder, kind, 0, motion::gif_moves(file), wanted)
+            made(decoder, kind, (kept, 0), motion::gif_moves(file), wanted)
         }
         _ => made_of_webp(&webp::still(file).ok_or(Refusal::NoImage)?, wanted),
     }
@@ -160,10 +169,11 @@ fn limits(bytes: u64) -> Limits {
     limits
 }
 
+/// Beside its pixels, decoding takes so many bytes, and so many for each pixel.
 fn made<D: ImageDecoder>(
     decoder: ImageResult<D>,
     kind: &'static str,
-    beside: u64,
+    (kept, beside): (u64, u64),
     moves: bool,
     wanted: Wanted,
 ) -> Result<Smaller, Refusal> {
@@ -173,7 +183,7 @@ fn made<D: ImageDecoder>(
     let image = Image { width, height, channels: decoder.color_type().channel_count(), turned, moves };
     let Some(plan) = Plan::new(image, wanted) else { return Ok(Smaller::AsItIs(kind)) };
     let (total, pixels) = (decoder.total_bytes(), u64::from(width) * u64::from(height));
-    if total.saturating_add(pixels.saturating_mul(beside)) > MAX_DECODING {
+    if total.saturating_add(pixels.saturating_mul(beside)).saturating_add(kept) > MAX_DECODING {
         return Err(Refusal::TooLarge);
     }
     shrunk(decoded(decoder)?, &plan, turned)
