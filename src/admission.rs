@@ -249,7 +249,7 @@ impl Admission {
         if is_within_share {
             waiting.note(terms.work, &terms.sender, !has_room, now);
         }
-        has_room && (is_within_share || waiting.others_since(terms.work, &terms.sender, now).is_none())
+        has_room && (is_within_share || !waiting.has_others(terms.work, &terms.sender, now))
     }
 
     fn take_room(&self, bytes: usize, terms: Terms, until: i64, now: i64) -> Option<Reservation> {
@@ -332,9 +332,11 @@ impl Reservation {
         let (mut held, mut waiting) = (held.borrow_mut(), waiting.borrow_mut());
         let since = waiting.others_since(terms.work, &terms.sender, now);
         let is_over_share = terms.is_over_share(&held, 0);
+        let is_late = due <= now;
         let due = since.filter(|_| is_over_share).map_or(due, |since| due.min(since + OVER_A_SHARE_MS));
         if let Some(held) = held.get_mut(id) {
-            held.due = Some((due, now));
+            // Only what could give way goes before others that could.
+            held.due = since.map(|_| (due, now));
         }
         if since.is_none() || due > now {
             return false;
@@ -344,7 +346,11 @@ impl Reservation {
             looks.is_none_or(|(theirs, _)| (theirs, Reverse(other)) >= (due, Reverse(id)))
         });
         // One at a time: who waits for it needs a moment to find it.
-        is_first && waiting.has_way(terms.work, now)
+        let gives_way = is_first && waiting.has_way(terms.work, now);
+        if gives_way && is_late {
+            waiting.was_late(terms.work, &terms.sender, now);
+        }
+        gives_way
     }
 
     /// Makes it so many bytes of memory at most.

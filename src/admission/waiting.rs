@@ -8,6 +8,9 @@ use super::work::Work;
 const ASKED_MS: i64 = 1_000;
 /// For so long, in milliseconds, nothing more gives way where something has: who waits finds its room meanwhile.
 const FINDING_MS: i64 = 500;
+/// For so long, in milliseconds, nothing gives way to who was late when something of theirs did: longer than another server's
+/// file may take, so that those who are slow do not end one another's in turn.
+const LATE_MS: i64 = 3 * 60 * 1_000;
 
 /// Who waits.
 #[derive(Debug, Default)]
@@ -16,6 +19,8 @@ pub(super) struct Waiting {
     asked: HashMap<(Work, Rc<str>), (i64, i64)>,
     /// When something gave way to them.
     gave_way: HashMap<Work, i64>,
+    /// Who was late when something of theirs gave way, and when it did: no more than can give way in that time.
+    late: HashMap<(Work, Rc<str>), i64>,
 }
 
 impl Waiting {
@@ -30,11 +35,23 @@ impl Waiting {
         }
     }
 
-    /// Since when somebody else waits at `now`.
+    /// Whether somebody else waits at `now`.
+    pub(super) fn has_others(&mut self, work: Work, sender: &str, now: i64) -> bool {
+        self.asked.retain(|_, (_, asked)| now - *asked < ASKED_MS);
+        self.asked.keys().any(|(what, who)| *what == work && **who != *sender)
+    }
+
+    /// Since when somebody else waits at `now` to whom something may give way.
     pub(super) fn others_since(&mut self, work: Work, sender: &str, now: i64) -> Option<i64> {
         self.asked.retain(|_, (_, asked)| now - *asked < ASKED_MS);
-        let others = self.asked.iter().filter(|((what, who), _)| *what == work && **who != *sender);
-        others.map(|(_, (since, _))| *since).min()
+        self.late.retain(|_, late| (0..LATE_MS).contains(&(now - *late)));
+        let others = self.asked.iter().filter(|(key, _)| key.0 == work && *key.1 != *sender);
+        others.filter(|(key, _)| !self.late.contains_key(*key)).map(|(_, (since, _))| *since).min()
+    }
+
+    /// Notes that something of theirs that was late gives way at `now`.
+    pub(super) fn was_late(&mut self, work: Work, sender: &Rc<str>, now: i64) {
+        self.late.insert((work, Rc::clone(sender)), now);
     }
 
     /// Whether something may give way at `now`, which it then does.

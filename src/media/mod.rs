@@ -160,7 +160,7 @@ impl From<MediaError> for MatrixError {
         match error {
             MediaError::TooLong => Self::too_large("This is larger than what this server keeps."),
             MediaError::Broken => Self::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "The upload was interrupted."),
-            MediaError::NoRoom => Self::too_busy(),
+            MediaError::NoRoom | MediaError::GaveWay => Self::too_busy(),
             MediaError::Unavailable(_) => {
                 Self::unavailable("The media store could not be used; try again.").because(&error)
             }

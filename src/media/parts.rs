@@ -65,7 +65,7 @@ impl Parts {
     /// the first long part on as much counts until the end, so that what has begun goes on, unless it gives way to others.
     ///
     /// # Errors
-    /// [`MediaError::TooLong`]; [`MediaError::Broken`], also where it comes too slowly; [`MediaError::NoRoom`].
+    /// [`MediaError::TooLong`]; [`MediaError::Broken`], also where it comes too slowly; [`MediaError::NoRoom`]; [`MediaError::GaveWay`].
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, MediaError> {
         let next = self.read().await;
         if next.is_err() {
@@ -101,7 +101,7 @@ impl Parts {
         loop {
             let now = self.clock.now_ms();
             if self.held.as_ref().is_some_and(|(held, _)| held.gives_way(due, now)) {
-                return Err(MediaError::NoRoom);
+                return Err(MediaError::GaveWay);
             }
             let left = u32::try_from(until - now).unwrap_or_default();
             match select(coming, self.clock.sleep(left.min(LOOK_MS))).await {
@@ -130,9 +130,9 @@ impl Parts {
             }
             // That no more of it comes is not its sender's doing.
             let gives_way = self.held.as_ref().is_some_and(|(held, _)| held.gives_way(i64::MAX, now));
-            gives_way.then_some(Err(MediaError::NoRoom))
+            gives_way.then(|| Err(self.no_room()))
         };
-        when_there_is_room(clock.as_ref(), WAIT_MS, PAUSE_MS, hold).await.ok_or(MediaError::NoRoom)??;
+        when_there_is_room(clock.as_ref(), WAIT_MS, PAUSE_MS, hold).await.unwrap_or_else(|| Err(self.no_room()))?;
         self.begun += clock.now_ms() - asked;
         if bytes > self.part.capacity() {
             // It is in two places while it grows, but only until the next await.
@@ -140,6 +140,12 @@ impl Parts {
             self.part.reserve_exact(capacity - self.part.len());
         }
         Ok(())
+    }
+
+    /// Why what waits for room ends: of what has had that of a long part, much may have come.
+    fn no_room(&self) -> MediaError {
+        let is_long = self.held.as_ref().is_some_and(|(_, most)| *most > LITTLE_FILE);
+        if is_long { MediaError::GaveWay } else { MediaError::NoRoom }
     }
 
     fn hold(&mut self, bytes: usize, now: i64) -> bool {

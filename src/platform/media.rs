@@ -120,6 +120,9 @@ pub enum MediaError {
     /// There is no room now for what must be in memory of it.
     #[error("no room beside what else is in work")]
     NoRoom,
+    /// It had to give way to others when much of it may have come.
+    #[error("the object gave way to others")]
+    GaveWay,
     /// The store failed.
     #[error("the media store fails: {0}")]
     Unavailable(String),

@@ -38,14 +38,17 @@ pub enum Failure {
     NotYetUploaded,
     /// They are larger than what is kept here.
     TooLarge,
+    /// They gave way to others that had no room beside them.
+    GaveWay,
     /// Their server was not reached, or gave no answer that can be used.
     Unreachable,
 }
 
-const FAILURES: [(Failure, &str); 4] = [
+const FAILURES: [(Failure, &str); 5] = [
     (Failure::NotFound, "not_found"),
     (Failure::NotYetUploaded, "not_yet_uploaded"),
     (Failure::TooLarge, "too_large"),
+    (Failure::GaveWay, "gave_way"),
     (Failure::Unreachable, "unreachable"),
 ];
 

@@ -158,6 +158,24 @@ fn what_had_no_room_is_asked_for_again_at_once() {
 }
 
 #[test]
+fn what_gave_way_counts_as_what_broke_off() {
+    let scene = scene(&[("MEDIA_MAX_SIZE", "1000"), ("REMOTE_MEDIA_QUOTA", "2500")]);
+    scene.gives(DOWNLOAD, || multipart("", b"content"));
+    let shelves = scene.world.shelves("hs.test");
+    shelves.gives_way.set(true);
+    // Until there may be room again nobody fetches it anew, nor is it said to be the other server's doing.
+    for media_id in ["a", "a", "b"] {
+        refused(&scene.refused(&format!("peer.test/{media_id}")), 503, "M_UNKNOWN");
+    }
+    assert_eq!(scene.asked(DOWNLOAD), 2);
+    refused(&scene.refused("peer.test/c"), 429, "M_LIMIT_EXCEEDED");
+    assert_eq!(scene.home.database.rows("SELECT bytes FROM remote_media_fetched"), [["2000"]]);
+    shelves.gives_way.set(false);
+    scene.world.advance(24 * 3_600_000);
+    assert_eq!(scene.download("peer.test/a").status(), 200);
+}
+
+#[test]
 fn who_waits_for_another_who_had_no_room_fetches_for_themself() {
     let scene = scene(&[]);
     scene.world.interleave();

@@ -31,6 +31,8 @@ pub struct Shelves {
     pub fails: Rc<Cell<bool>>,
     /// From now on nothing more has room in memory.
     pub has_no_room: Rc<Cell<bool>>,
+    /// From now on what comes gives way to others at its end.
+    pub gives_way: Rc<Cell<bool>>,
     /// So many turns pass until an object is there that is asked for.
     pub turns: Rc<Cell<usize>>,
 }
@@ -67,6 +69,9 @@ impl MediaStore for Shelves {
                 if bytes.len() as u64 > object.limit {
                     return Err(MediaError::TooLong);
                 }
+            }
+            if self.gives_way.get() {
+                return Err(MediaError::GaveWay);
             }
             let size = bytes.len() as u64;
             if object.length.is_some_and(|length| length != size) {

@@ -182,7 +182,7 @@ fn slow_senders_give_way_to_others_who_wait() {
     assert_eq!(waited, 20_000);
     // The slowest gives way, and no other.
     let (others, (own, waited)) = world.run(join(slow(), taking.later("alice", Slow::new(&world, 4 * MIB, 0))));
-    assert_eq!((others, own), (vec![whole(), Err(MediaError::NoRoom), whole()], whole()));
+    assert_eq!((others, own), (vec![whole(), Err(MediaError::GaveWay), whole()], whole()));
     assert!(waited < 10_000, "{waited}");
     // So it is with small files, of which one sender holds many.
     let after_the_first = || Box::new(Slow { silent_at: 99_999, ..*Slow::always(&world, 100_000, 15_000) });
@@ -191,6 +191,56 @@ fn slow_senders_give_way_to_others_who_wait() {
     assert_eq!(others.iter().filter(|outcome| outcome.is_ok()).count(), 39);
     assert_eq!(own, Ok(vec![100_000]));
     assert!(waited < 6_000, "{waited}");
+    // What comes slowly from who waits keeps nobody else from giving way to them.
+    let (world, admission) = (World::new(), Rc::new(Admission::default()));
+    let taking = Taking { world: &world, admission: &admission };
+    let after_the_first = || Box::new(Slow { silent_at: 99_999, ..*Slow::always(&world, 100_000, 15_000) });
+    let others = async {
+        world.clone().sleep(1_000).await;
+        join_all((0..39).map(|_| taking.all("one.test", after_the_first()))).await
+    };
+    let small = join(taking.all("alice", after_the_first()), others);
+    let ((first, others), (own, waited)) = world.run(join(small, taking.later("alice", Slow::new(&world, 100_000, 0))));
+    assert_eq!(others.iter().filter(|outcome| outcome.is_ok()).count(), 38);
+    assert_eq!((first, own), (Ok(vec![100_000]), Ok(vec![100_000])));
+    assert!(waited < 6_000, "{waited}");
+}
+
+#[test]
+fn what_loses_its_room_halfway_is_told_from_what_found_none() {
+    let (world, admission) = (World::new(), Rc::new(Admission::default()));
+    let taking = Taking { world: &world, admission: &admission };
+    let mut parts = taking.parts("peer.test", Slow::new(&world, 12 * MIB, 0), 100 << 20);
+    assert_eq!(world.run(parts.next()).map(|part| part.map(|part| part.len())), Ok(Some(PART_BYTES)));
+    // The store takes so long that the part counts no more.
+    world.advance(60_000);
+    let others =
+        ["one", "two", "three"].map(|name| admission.reserve_for_part(PART_BYTES, &name.into(), world.now_ms()));
+    assert!(others.iter().all(Option::is_some));
+    assert_eq!(world.run(parts.next()), Err(MediaError::GaveWay));
+    let mut parts = taking.parts("other.test", Slow::new(&world, 12 * MIB, 0), 100 << 20);
+    assert_eq!(world.run(parts.next()), Err(MediaError::NoRoom));
+}
+
+#[test]
+fn slow_senders_do_not_make_one_another_give_way_in_turn() {
+    let (world, admission) = (World::new(), Rc::new(Admission::default()));
+    let (taking, gave_way) = (Taking { world: &world, admission: &admission }, Cell::new(0));
+    let (taking, world, gave_way) = (&taking, &world, &gave_way);
+    // As their users do, each asks again at once, for as long as a fetch is waited for.
+    let outcomes = world.run(join_all((0..4).map(|number| async move {
+        let begun = world.now_ms();
+        while world.now_ms() - begun < 90_000 {
+            match taking.all(&format!("{number}.test"), Slow::always(world, 10 * MIB, 105)).await {
+                Err(MediaError::GaveWay) => gave_way.set(gave_way.get() + 1),
+                Err(MediaError::NoRoom) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(MediaError::NoRoom)
+    })));
+    assert_eq!(outcomes, [(); 4].map(|()| Ok(vec![PART_BYTES, PART_BYTES])));
+    assert_eq!(gave_way.get(), 1);
 }
 
 #[test]
@@ -203,7 +253,7 @@ fn who_has_more_than_a_share_gives_way_to_others_who_wait() {
     let (theirs, (own, waited)) = world.run(join(three(), taking.later("mallory", Slow::new(&world, 4 * MIB, 0))));
     assert_eq!((theirs, own, waited), (vec![whole(), whole(), whole()], Err(MediaError::NoRoom), 20_000));
     let (theirs, (own, waited)) = world.run(join(three(), taking.later("alice", Slow::new(&world, 4 * MIB, 0))));
-    assert_eq!((theirs, own), (vec![whole(), whole(), Err(MediaError::NoRoom)], Ok(vec![4 * MIB])));
+    assert_eq!((theirs, own), (vec![whole(), whole(), Err(MediaError::GaveWay)], Ok(vec![4 * MIB])));
     assert!((10_000..12_000).contains(&waited), "{waited}");
     // Those who have no more than a share go on.
     let three = join_all(["one", "two", "three"].map(|name| taking.all(name, Slow::always(&world, 12 * MIB, 40))));

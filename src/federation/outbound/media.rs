@@ -170,14 +170,14 @@ async fn fetch_claimed(server: &Server, name: &RemoteName, until: i64) -> Result
                 _ if matches!(trouble, Trouble::Store(MediaError::NoRoom)) => 0,
                 Failure::NotYetUploaded => SHORT_PAUSE_MS,
                 Failure::TooLarge => LONG_PAUSE_MS,
-                Failure::NotFound | Failure::Unreachable => PAUSE_MS,
+                Failure::NotFound | Failure::Unreachable | Failure::GaveWay => PAUSE_MS,
             };
             let most = server.config.media.max_size;
             let bytes = match &trouble {
                 Trouble::Store(MediaError::TooLong) => most,
                 // How much has come nobody knows. If it counted as all that might have, a server could use up a user's bytes with
                 // answers that break off at once, which the user's client asks for by itself.
-                Trouble::Store(MediaError::Broken) | Trouble::TooSlow => most.min(BROKEN_OFF),
+                Trouble::Store(MediaError::Broken | MediaError::GaveWay) | Trouble::TooSlow => most.min(BROKEN_OFF),
                 Trouble::Of(_) | Trouble::Announced | Trouble::Store(_) => 0,
             };
             let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -215,6 +215,7 @@ impl Trouble {
             }
             Self::Of(RequestError::Status { errcode, .. }) if errcode == "M_TOO_LARGE" => Failure::TooLarge,
             Self::Of(RequestError::Status { status, .. }) if *status == StatusCode::NOT_FOUND => Failure::NotFound,
+            Self::Store(MediaError::GaveWay) => Failure::GaveWay,
             Self::Of(_) | Self::TooSlow | Self::Store(_) => Failure::Unreachable,
         }
     }
@@ -251,6 +252,7 @@ fn refusal(failure: Failure) -> MatrixError {
         Failure::NotFound => unknown(),
         Failure::NotYetUploaded => MatrixError::not_yet_uploaded(),
         Failure::TooLarge => gateway("M_TOO_LARGE", "This is larger than what this server keeps."),
+        Failure::GaveWay => MatrixError::too_busy(),
         Failure::Unreachable => gateway("M_UNKNOWN", "The media's own server does not give them."),
     }
 }
