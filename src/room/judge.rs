@@ -229,7 +229,7 @@ impl Judgement {
     /// Takes the content of `event` where it is held without. What was thought of it stays, for all that the rules read of it
     /// was there (but the level for invites, up to room version 10). A redaction that stands in the room takes effect: up to
     /// that version, what it redacts was lost too.
-    async fn complete(&mut self, view: &mut View<'_>, event: &Event) -> Result<(), RoomError> {
+    pub(super) async fn complete(&mut self, view: &mut View<'_>, event: &Event) -> Result<(), RoomError> {
         let held = view.stored(event.event_id()).filter(|held| event.completes(&held.event)).cloned();
         let Some(held) = held else { return Ok(()) };
         self.copies.push(event.clone());

@@ -14,6 +14,7 @@ mod changes;
 mod checks;
 mod claimed_graph;
 mod claims;
+mod copies;
 mod draft;
 mod error;
 mod extremities;

@@ -9,7 +9,7 @@ use verge::router::json_response;
 use crate::{
     gaps::{Scene, newest, scene},
     holes::{alter, message},
-    home::quote,
+    home::{Home, User, quote},
     visited::visited,
 };
 
@@ -156,6 +156,32 @@ fn state_that_was_altered_is_asked_for_until_it_is_whole() {
         assert_eq!((read("m.room.topic"), read("m.room.server_acl")), (topic, acl));
         assert!(scene.two.database.rows("SELECT room_id FROM unsettled_rooms").is_empty());
     }
+}
+
+/// What cites our own leave could be judged as if it were new.
+#[test]
+fn state_that_comes_whole_gets_no_place_at_the_end_of_the_room() {
+    let scene = scene("12");
+    scene.leave();
+    sets(&scene, "m.room.topic", &json!({ "topic": "ours" }));
+    scene.says(8..20);
+    let alters = alters_state(&scene, &["m.room.topic"]);
+    scene.join();
+    let since = scene.two.sync(&scene.bob, "");
+    alters.set(false);
+    scene.two.world.advance(60_000);
+    scene.two.world.run(scene.two.homeserver().scheduled());
+    let path = format!("/rooms/{}/state/m.room.topic", quote(&scene.room));
+    assert_eq!(scene.two.get(&scene.bob, &path).1, json!({ "topic": "ours" }));
+    assert_eq!(scene.synced(&since)["events"], Value::Null);
+    assert_eq!(scene.two.database.rows("SELECT json_array_length(extremities) FROM rooms"), [["1"]]);
+    // It has its place where it was sent.
+    let ids = |home: &Home, user: &User| -> Vec<String> {
+        let (status, page) = home.get(user, &format!("/rooms/{}/messages?dir=b&limit=14", quote(&scene.room)));
+        assert_eq!(status, 200, "{page}");
+        page["chunk"].as_array().unwrap().iter().map(|event| event["event_id"].to_string()).collect()
+    };
+    assert_eq!(ids(&scene.two, &scene.bob), ids(&scene.one, &scene.alice));
 }
 
 /// What was redacted before we came is given without its content by every server, and we cannot know why.

@@ -45,7 +45,7 @@ impl Server {
         let copies: Vec<Option<Event>> = stream::iter(asked).buffered(AT_A_TIME).collect().await;
         let copies: Vec<Event> = copies.into_iter().flatten().collect();
         if !copies.is_empty() {
-            self.rooms.receive_fetched(room_id, &copies).await?;
+            self.rooms.take_copies(room_id, &copies).await?;
         }
         Ok(copies.len() < count)
     }
