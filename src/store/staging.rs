@@ -67,6 +67,8 @@ pub struct Waiting {
     pub senders: Vec<ServerName>,
     json: String,
     content_hash: ContentHash,
+    /// The version by which it was checked, where that was noted.
+    checked_as: Option<String>,
     /// When it came, in milliseconds.
     pub received_ts: i64,
 }
@@ -75,12 +77,13 @@ impl Waiting {
     /// The event, of a room of this version.
     ///
     /// # Errors
-    /// Where what is stored is not an event of this version: while the room was being joined it may have been said to have another, by
-    /// which the event was checked.
+    /// Where what is stored was not checked as an event of this version: while the room was being joined it may have been said to have
+    /// another.
     #[expect(clippy::disallowed_methods, reason = "only checked events are staged")]
     pub fn event(&self, version: &'static RoomVersion) -> Result<Event, PduError> {
         let event = Event::from_store_as(&self.event_id, &self.json, self.content_hash, version)?;
-        if event.has_its_id() { Ok(event) } else { Err(PduError::Format("event_id")) }
+        let is_checked = self.checked_as.as_deref().is_none_or(|checked_as| checked_as == version.id);
+        if is_checked && event.has_its_id() { Ok(event) } else { Err(PduError::Format("room_version")) }
     }
 }
 
@@ -96,23 +99,40 @@ macro_rules! one_more {
     };
 }
 
+/// Whether a PDU that comes again is to be taken for the copy that waits.
+macro_rules! better {
+    () => {
+        "(staged_pdus.hash_wrong > excluded.hash_wrong OR staged_pdus.room_version IS NOT excluded.room_version) "
+    };
+}
+
 /// A PDU that waits already is remembered to have been sent by one more server, and looked at anew: that server may give what
-/// the others do not. Strangers give way to a server in the room, and a copy without its content to a whole one.
+/// the others do not. Strangers give way to a server in the room, a copy without its content to a whole one, and one that was checked
+/// by another version to one that comes later.
 const STAGE: &str = concat!(
-    "INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts, stranger, bytes, retry_at, hash_wrong) \
+    "INSERT INTO staged_pdus (room_id, event_id, origin, json, received_ts, stranger, bytes, retry_at, hash_wrong, room_version) \
      SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 4, \
-       value ->> 7 FROM json_each(?1) WHERE true \
+       value ->> 7, value ->> 8 FROM json_each(?1) WHERE true \
      ON CONFLICT (room_id, event_id) DO UPDATE SET \
-       json = CASE WHEN staged_pdus.hash_wrong > excluded.hash_wrong THEN excluded.json ELSE staged_pdus.json END, \
-       bytes = CASE WHEN staged_pdus.hash_wrong > excluded.hash_wrong THEN excluded.bytes ELSE staged_pdus.bytes END, \
-       hash_wrong = MIN(staged_pdus.hash_wrong, excluded.hash_wrong), \
+       json = CASE WHEN ",
+    better!(),
+    "    THEN excluded.json ELSE staged_pdus.json END, \
+       bytes = CASE WHEN ",
+    better!(),
+    "    THEN excluded.bytes ELSE staged_pdus.bytes END, \
+       hash_wrong = CASE WHEN ",
+    better!(),
+    "    THEN excluded.hash_wrong ELSE staged_pdus.hash_wrong END, \
+       room_version = excluded.room_version, \
        origin = CASE WHEN staged_pdus.stranger > excluded.stranger THEN excluded.origin ELSE staged_pdus.origin END, \
        also = CASE WHEN staged_pdus.stranger > excluded.stranger THEN '[]' WHEN ",
     one_more!(),
     "    THEN json_insert(staged_pdus.also, '$[#]', excluded.origin) ELSE staged_pdus.also END, \
        stranger = MIN(staged_pdus.stranger, excluded.stranger), attempts = 0, \
        retry_at = MAX(staged_pdus.look_until, excluded.received_ts) \
-     WHERE excluded.stranger < staged_pdus.stranger OR staged_pdus.hash_wrong > excluded.hash_wrong OR ",
+     WHERE excluded.stranger < staged_pdus.stranger OR ",
+    better!(),
+    " OR ",
     one_more!()
 );
 
@@ -142,7 +162,7 @@ const ROOMS_WAITING: &str = "\
     GROUP BY room_id ORDER BY MIN(retry_at), room_id";
 
 const WAITING: &str = "\
-    SELECT event_id, origin, json, received_ts, also, hash_wrong FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
+    SELECT event_id, origin, json, received_ts, also, hash_wrong, room_version FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
     ORDER BY stranger, received_ts LIMIT ?2";
 
 const BEGIN_LOOK: &str = "\
@@ -184,6 +204,7 @@ pub(crate) fn stage<'a>(pdus: impl Iterator<Item = StagedPdu<'a>>) -> Vec<Statem
             i64::from(pdu.stranger),
             event.json().len(),
             i64::from(event.content_hash() == ContentHash::Wrong),
+            event.version().id,
         ])
         .to_string()
     });
@@ -259,6 +280,7 @@ impl Store {
                     json: row.text(2)?.to_owned(),
                     received_ts: row.integer(3)?,
                     content_hash: content_hash(row.integer(5)?),
+                    checked_as: row.optional_text(6)?.map(str::to_owned),
                 })
             })
             .collect()

@@ -2,8 +2,10 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::StatusCode;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use verge::{
     federation::outbound::membership,
     matrix::{
@@ -17,6 +19,7 @@ use verge::{
 };
 
 use crate::{
+    Scene,
     common::{
         homeserver::object,
         network::{Homeserver, World},
@@ -196,6 +199,48 @@ fn what_was_read_by_another_version_is_not_taken_under_the_id_that_it_makes() {
     let true_ids = ids(&scene.a);
     let others: Vec<String> = ids(&b).into_iter().filter(|id| !true_ids.contains(id)).collect();
     assert!(others.is_empty(), "{others:?}");
+}
+
+/// A message with a fraction, which the first versions take, and its ID: the hash of its content is right.
+fn with_a_fraction(scene: &Scene) -> (String, Value) {
+    let fields = json!({ "type": "m.room.message", "content": { "body": "x" } });
+    let mut draft = scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields);
+    draft["content"]["n"] = json!(1.5);
+    let text = verge::matrix::json::parse(draft.to_string().as_bytes()).unwrap().to_text();
+    draft["hashes"] = json!({ "sha256": STANDARD_NO_PAD.encode(Sha256::digest(text)) });
+    let content = draft["content"].take();
+    draft["content"] = json!({});
+    let (id, mut event) = scene.peer.sign_only("5", draft);
+    event["content"] = content;
+    (id, event)
+}
+
+/// Most versions give an event the same ID, and only some of them refuse a fraction.
+#[test]
+fn what_was_checked_by_another_version_is_not_taken() {
+    let mut scene = scene("10");
+    let b = scene.world.server("b.example");
+    let carol = b.user(&scene.world, "carol");
+    let until = scene.world.now_ms() + 60_000;
+    let other = RoomVersion::get("5").unwrap();
+    assert!(scene.world.run(b.store.begin_join(&scene.room, "other", other, until)).unwrap());
+    let (id, fraction) = with_a_fraction(&scene);
+    let (_, answer) = scene.peer.send(&b, "1", &[fraction]);
+    assert_eq!(answer["pdus"][&id], json!({}), "{answer}");
+    assert_eq!(b.database.rows("SELECT event_id, hash_wrong FROM staged_pdus"), [[id.as_str(), "0"]]);
+    // One that both versions take is taken when it comes again by the right one.
+    let (good, event) = scene.theirs.say(&scene.peer, &scene.bob, "good");
+    scene.peer.send(&b, "2", std::slice::from_ref(&event));
+    scene.peer.send(&scene.a, "1", std::slice::from_ref(&event));
+    b.database.rows("UPDATE pending_joins SET room_version = '10'");
+    scene.peer.send(&b, "3", &[event]);
+    let versions = b.database.rows("SELECT room_version FROM staged_pdus ORDER BY room_version");
+    assert_eq!(versions, [["10"], ["5"]]);
+    scene.world.run(membership::join(&b, &carol, &scene.room, via(&["a.example"]), Object::new())).unwrap();
+    scene.world.settle();
+    let ids = b.database.rows("SELECT event_id FROM events UNION ALL SELECT event_id FROM rejected_events").concat();
+    assert!(ids.contains(&good) && !ids.contains(&id));
+    assert!(b.database.rows("SELECT event_id FROM staged_pdus").is_empty());
 }
 
 /// Who is in a room that we are joining is not known yet: each server may have much waiting, and all of them together so much.
