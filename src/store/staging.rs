@@ -82,8 +82,11 @@ impl Waiting {
     #[expect(clippy::disallowed_methods, reason = "only checked events are staged")]
     pub fn event(&self, version: &'static RoomVersion) -> Result<Event, PduError> {
         let event = Event::from_store_as(&self.event_id, &self.json, self.content_hash, version)?;
-        let is_checked = self.checked_as.as_deref().is_none_or(|checked_as| checked_as == version.id);
-        if is_checked && event.has_its_id() { Ok(event) } else { Err(PduError::Format("room_version")) }
+        let was_checked = match self.checked_as.as_deref() {
+            Some(checked_as) => checked_as == version.id,
+            None => event.has_its_id(),
+        };
+        if was_checked { Ok(event) } else { Err(PduError::Format("room_version")) }
     }
 }
 

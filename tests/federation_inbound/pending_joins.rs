@@ -132,13 +132,19 @@ fn a_join_that_fails_leaves_nothing_behind() {
     assert!(b.database.rows("SELECT 1 FROM events").is_empty());
 }
 
+/// Our server `b.example`, which is joining the room for a minute, as one that is said to have this version.
+fn joining(scene: &Scene, version: &str) -> Homeserver {
+    let b = scene.world.server("b.example");
+    let version = RoomVersion::get(version).unwrap();
+    let until = scene.world.now_ms() + 60_000;
+    assert!(scene.world.run(b.store.begin_join(&scene.room, "begun", version, until)).unwrap());
+    b
+}
+
 #[test]
 fn what_waits_for_a_join_was_checked_and_goes_with_it() {
     let mut scene = scene("12");
-    let b = scene.world.server("b.example");
-    let version = RoomVersion::get("12").unwrap();
-    let until = scene.world.now_ms() + 60_000;
-    assert!(scene.world.run(b.store.begin_join(&scene.room, "join", version, until)).unwrap());
+    let b = joining(&scene, "12");
     let staged = || b.database.rows("SELECT event_id, origin FROM staged_pdus ORDER BY event_id");
 
     let (id, event) = scene.theirs.say(&scene.peer, &scene.bob, "hello");
@@ -180,17 +186,16 @@ fn what_waits_for_a_join_was_checked_and_goes_with_it() {
 #[test]
 fn what_was_read_by_another_version_is_not_taken_under_the_id_that_it_makes() {
     let mut scene = scene("10");
-    let b = scene.world.server("b.example");
+    let b = joining(&scene, "3");
     let carol = b.user(&scene.world, "carol");
-    let until = scene.world.now_ms() + 60_000;
-    let other = RoomVersion::get("3").unwrap();
-    assert!(scene.world.run(b.store.begin_join(&scene.room, "other", other, until)).unwrap());
     let said: Vec<(String, Value)> =
         (0..8).map(|number| scene.theirs.say(&scene.peer, &scene.bob, &format!("message {number}"))).collect();
     let events: Vec<Value> = said.iter().map(|(_, event)| event.clone()).collect();
     for (txn_id, server) in [("1", &b), ("2", &scene.a)] {
         assert_eq!(scene.peer.send(server, txn_id, &events).0, 200);
     }
+    // As what was staged before it was noted by which version.
+    b.database.rows("UPDATE staged_pdus SET room_version = NULL");
     scene.world.run(membership::join(&b, &carol, &scene.room, via(&["a.example"]), Object::new())).unwrap();
     scene.world.settle();
     scene.a.say(&scene.world, &scene.room, &scene.alice, "and on");
@@ -219,11 +224,8 @@ fn with_a_fraction(scene: &Scene) -> (String, Value) {
 #[test]
 fn what_was_checked_by_another_version_is_not_taken() {
     let mut scene = scene("10");
-    let b = scene.world.server("b.example");
+    let b = joining(&scene, "5");
     let carol = b.user(&scene.world, "carol");
-    let until = scene.world.now_ms() + 60_000;
-    let other = RoomVersion::get("5").unwrap();
-    assert!(scene.world.run(b.store.begin_join(&scene.room, "other", other, until)).unwrap());
     let (id, fraction) = with_a_fraction(&scene);
     let (_, answer) = scene.peer.send(&b, "1", &[fraction]);
     assert_eq!(answer["pdus"][&id], json!({}), "{answer}");
@@ -247,10 +249,7 @@ fn what_was_checked_by_another_version_is_not_taken() {
 #[test]
 fn what_waits_for_a_join_is_bounded_whatever_the_number_of_servers() {
     let mut scene = scene("12");
-    let b = scene.world.server("b.example");
-    let version = RoomVersion::get("12").unwrap();
-    let until = scene.world.now_ms() + 60_000;
-    assert!(scene.world.run(b.store.begin_join(&scene.room, "join", version, until)).unwrap());
+    let b = joining(&scene, "12");
     // What other servers have sent.
     let fill = |count: usize, bytes: usize| {
         b.database.rows("DELETE FROM staged_pdus");
