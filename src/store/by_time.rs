@@ -74,17 +74,17 @@ const AROUND: &str = concat!(
 /// ?1 the room, ?2 the time, ?3 the position at which to begin, ?4 the server, ?5 the erased users, a JSON list, ?6 how many events are
 /// looked at, and ?7 how many are read.
 macro_rules! turns {
-    ($from:literal, $order:literal, $first:literal, $last:literal, $in_time:literal) => {
+    ($on:literal, $order:literal, $first:literal, $last:literal) => {
         concat!(
             "WITH looked_at(pos, event_nid) AS ( \
                SELECT t.pos, t.event_nid FROM timeline AS t WHERE t.room_id = ?1 AND t.pos ",
-            $from,
+            $on,
             " ?3 ORDER BY t.pos ",
             $order,
             " LIMIT ?6 \
              ), marked(pos, event_nid, is_in_time, kind, is_turn) AS ( \
                SELECT looked_at.pos, e.event_nid, e.origin_server_ts ",
-            $in_time,
+            $on,
             " ?2, (e.sender IN (SELECT value FROM json_each(?5))) * 2 + (e.state_before IS NULL), \
                  e.event_type = 'm.room.history_visibility' OR substr(e.sender, instr(e.sender, ':') + 1) = ?4 \
                  OR (e.event_type = 'm.room.member' AND substr(e.state_key, instr(e.state_key, ':') + 1) = ?4) \
@@ -112,8 +112,8 @@ macro_rules! turns {
     };
 }
 
-const TURNS_AFTER: &str = turns!(">=", "", "MIN", "MAX", ">=");
-const TURNS_BEFORE: &str = turns!("<=", "DESC", "MAX", "MIN", "<=");
+const TURNS_AFTER: &str = turns!(">=", "", "MIN", "MAX");
+const TURNS_BEFORE: &str = turns!("<=", "DESC", "MAX", "MIN");
 
 /// How many events of a timeline are looked at, and how many are read, at once.
 const AT_ONCE: i64 = 2_000;
