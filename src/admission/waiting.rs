@@ -26,7 +26,7 @@ pub(super) struct Waiting {
 impl Waiting {
     /// Notes whether somebody waits at `now`.
     pub(super) fn note(&mut self, work: Work, sender: &Rc<str>, waits: bool, now: i64) {
-        self.asked.retain(|_, (_, asked)| now - *asked < ASKED_MS);
+        self.forget_old(now);
         let key = (work, Rc::clone(sender));
         if waits {
             self.asked.entry(key).or_insert((now, now)).1 = now;
@@ -37,16 +37,20 @@ impl Waiting {
 
     /// Whether somebody else waits at `now`.
     pub(super) fn has_others(&mut self, work: Work, sender: &str, now: i64) -> bool {
-        self.asked.retain(|_, (_, asked)| now - *asked < ASKED_MS);
+        self.forget_old(now);
         self.asked.keys().any(|(what, who)| *what == work && **who != *sender)
     }
 
     /// Since when somebody else waits at `now` to whom something may give way.
     pub(super) fn others_since(&mut self, work: Work, sender: &str, now: i64) -> Option<i64> {
-        self.asked.retain(|_, (_, asked)| now - *asked < ASKED_MS);
-        self.late.retain(|_, late| (0..LATE_MS).contains(&(now - *late)));
+        self.forget_old(now);
         let others = self.asked.iter().filter(|(key, _)| key.0 == work && *key.1 != *sender);
         others.filter(|(key, _)| !self.late.contains_key(*key)).map(|(_, (since, _))| *since).min()
+    }
+
+    fn forget_old(&mut self, now: i64) {
+        self.asked.retain(|_, (_, asked)| now - *asked < ASKED_MS);
+        self.late.retain(|_, late| (0..LATE_MS).contains(&(now - *late)));
     }
 
     /// Notes that something of theirs that was late gives way at `now`.
