@@ -140,17 +140,28 @@ macro_rules! paths_from_all {
     };
 }
 
-/// The nodes on those paths.
-const NODES: &str = concat!(paths_from_all!(), nodes_of_paths!());
+/// Selects the events that stand at the ends of those paths.
+macro_rules! at_keys {
+    () => {
+        concat!(
+            paths_from_all!(),
+            ", ",
+            found!(""),
+            " SELECT ",
+            event_columns!(),
+            " FROM found CROSS JOIN events AS e ON e.event_id = found.event_id CROSS JOIN rooms AS r ON r.room_id = e.room_id"
+        )
+    };
+}
 
-/// The events that stand at the ends of those paths.
-const AT_KEYS: &str = concat!(
-    paths_from_all!(),
-    ", ",
-    found!(""),
-    " SELECT ",
-    event_columns!(),
-    " FROM found CROSS JOIN events AS e ON e.event_id = found.event_id CROSS JOIN rooms AS r ON r.room_id = e.room_id"
+const AT_KEYS: &str = at_keys!();
+
+/// As well the nodes on the paths: their id and their text, and nothing in the other columns. The way is walked once for both.
+const AT_KEYS_AND_NODES: &str = concat!(
+    at_keys!(),
+    " UNION ALL SELECT node_id, node, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM (",
+    nodes_of_paths!(),
+    ")"
 );
 
 /// One trie node: its id and its text.
@@ -218,8 +229,7 @@ impl Store {
                 let parameters: [SqlValue; 4] = [roots.into(), texts(&wanted.keys).into(), rooms.into(), after.into()];
                 // Once is enough.
                 (roots, rooms) = ("[]".to_owned(), "[]".to_owned());
-                ask(Kind::Events, Statement::new(AT_KEYS, parameters.clone()));
-                ask(Kind::Nodes, Statement::new(NODES, parameters));
+                ask(Kind::EventsAndNodes, Statement::new(AT_KEYS_AND_NODES, parameters));
             }
         }
         let mut found = Found::default();
@@ -230,9 +240,11 @@ impl Store {
             for row in &rows {
                 match kind {
                     Kind::Rooms => found.rooms.push(room(row)?),
-                    Kind::Nodes => found.nodes.push((node_id(row.text(0)?)?, row.text(1)?.to_owned())),
                     Kind::Rejected => found.rejected.push(rejected_event(row)?),
-                    Kind::Events => {
+                    Kind::EventsAndNodes if row.optional_integer(2)?.is_none() => {
+                        found.nodes.push((node_id(row.text(0)?)?, row.text(1)?.to_owned()));
+                    }
+                    Kind::Events | Kind::EventsAndNodes => {
                         let stored = stored_event(row)?;
                         found.events.insert(stored.event.event_id().clone(), stored);
                     }
@@ -257,7 +269,7 @@ enum Kind {
     Rooms,
     Events,
     Rejected,
-    Nodes,
+    EventsAndNodes,
 }
 
 /// Asks for the events at `keys` in the current state of a room, each a row of [`event_columns`].
