@@ -405,13 +405,13 @@ impl Rooms {
         }))
     }
 
-    /// Reads in one call what judging `events` will ask for.
+    /// Reads in one call what judging `events` will ask for, beside the rows of `rooms`.
     async fn read_for(&self, view: &mut View<'_>, rooms: &KnownRooms, events: &[Event]) -> Result<(), RoomError> {
         let known: Vec<&Event> = events.iter().filter(|event| rooms.ours(event.room_id()).is_some()).collect();
         if known.is_empty() {
             return Ok(());
         }
-        let mut keys: HashSet<StateKey> = HashSet::new();
+        let mut keys: HashSet<StateKey> = HashSet::from([acl_key(), policy_key()]);
         let mut ids: Vec<EventId> = Vec::new();
         let mut previous: Vec<EventId> = Vec::new();
         for event in &known {
@@ -429,12 +429,12 @@ impl Rooms {
         }
         previous.sort();
         previous.dedup();
-        keys.extend([acl_key(), policy_key()]);
+        let of_events: HashSet<&RoomId> = known.iter().map(|event| event.room_id()).collect();
+        let of_events: Vec<&Room> = of_events.into_iter().filter_map(|room_id| rooms.ours(room_id)).collect();
+        ids.extend(of_events.iter().flat_map(|room| &room.extremities).map(|extremity| extremity.event_id.clone()));
+        let roots = of_events.iter().map(|room| room.state).collect();
         let keys: Vec<StateKey> = keys.into_iter().collect();
-        let mut room_ids: Vec<RoomId> = known.iter().map(|event| event.room_id().clone()).collect();
-        room_ids.sort();
-        room_ids.dedup();
-        view.load_rooms(room_ids, &keys, ids, previous).await.map(|_| ())
+        view.load_around(roots, &keys, ids, previous).await
     }
 }
 

@@ -419,6 +419,18 @@ impl<'s> View<'s> {
         self.load(Wanted { rooms, keys, events, after, ..Wanted::default() }).await
     }
 
+    /// Of rooms whose rows are known, the state at `keys` in `roots` and after the events `after`, and `events`, in one call.
+    pub(super) async fn load_around(
+        &mut self,
+        roots: Vec<NodeId>,
+        keys: &[StateKey],
+        events: Vec<EventId>,
+        after: Vec<EventId>,
+    ) -> Result<(), RoomError> {
+        let keys = keys.iter().map(|(t, k)| StateKeyHash::new(t, k)).collect();
+        self.load(Wanted { roots, keys, events, after, ..Wanted::default() }).await.map(drop)
+    }
+
     /// Reads the nodes on the way from a root to keys, which `missing` are among. The database walks from a root that it
     /// has; below one that this work made, and for the siblings that a merge of leaves needs, it is asked by id.
     async fn read_state(
