@@ -179,11 +179,12 @@ const REDACTIONS: &str = "\
     SELECT value ->> 0, value ->> 1, ?2, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true \
     ON CONFLICT (redacts, redaction_id) DO NOTHING";
 
-/// ?1: ids of events that were written or redacted.
+/// ?1: ids of events that were written or redacted. Only those of them that a redaction names are looked at.
 const REDACT: &str = "\
     UPDATE events SET redacted_by = (SELECT r.redaction_id FROM redactions AS r WHERE r.redacts = events.event_id \
       AND r.room_id = events.room_id AND (r.any_sender OR substr(events.sender, instr(events.sender, ':') + 1) = r.server)) \
-    WHERE event_id IN (SELECT value FROM json_each(?1)) AND redacted_by IS NULL AND event_type <> 'm.room.create' \
+    WHERE event_id IN (SELECT r.redacts FROM json_each(?1) AS touched CROSS JOIN redactions AS r ON r.redacts = touched.value) \
+      AND redacted_by IS NULL AND event_type <> 'm.room.create' \
       AND EXISTS (SELECT 1 FROM redactions AS r WHERE r.redacts = events.event_id AND r.room_id = events.room_id \
         AND (r.any_sender OR substr(events.sender, instr(events.sender, ':') + 1) = r.server))";
 
