@@ -91,7 +91,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // The first poll asks the runtime to close; nobody needs to wait until it has.
+        // The first poll asks the runtime to close, and nobody needs to wait until it has. A TLS handshake that the other side never
+        // ends, though, the runtime has no way to end: it goes with the event, and in an object when the other side hangs up.
         let _ = self.socket.close().now_or_never();
     }
 }
