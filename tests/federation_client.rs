@@ -326,12 +326,21 @@ fn send_transaction() {
 }
 
 #[test]
-fn a_200_completes_a_transaction_whatever_its_body() {
-    let (sent, answer) = exchange("<html>", |client| async move {
-        client.send_transaction(&b(), "1", Transaction { origin_server_ts: 17, pdus: &[], edus: &[] }).await
-    });
-    assert_eq!(sent.body, r#"{"origin":"us.org","origin_server_ts":17,"pdus":[]}"#);
-    assert!(answer.unwrap().is_empty());
+fn any_object_completes_a_transaction() {
+    let send = |answer: &'static str| {
+        exchange(answer, |client| async move {
+            client.send_transaction(&b(), "1", Transaction { origin_server_ts: 17, pdus: &[], edus: &[] }).await
+        })
+    };
+    for answer in ["{}", " {\"pdus\": [1.5, \"\\ud800\"]}\n", "{\"pdus\": {}, \"pdus\": null}"] {
+        let (sent, errors) = send(answer);
+        assert_eq!(sent.body, r#"{"origin":"us.org","origin_server_ts":17,"pdus":[]}"#);
+        assert!(errors.unwrap().is_empty(), "{answer}");
+    }
+    for answer in ["<html>", "", "[]", "null", "{", "{} {}"] {
+        let (_, errors) = send(answer);
+        assert!(matches!(errors, Err(RequestError::BadResponse(_))), "{answer}: {errors:?}");
+    }
 }
 
 /// Answers of other shapes than the spec's.

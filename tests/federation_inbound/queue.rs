@@ -245,6 +245,26 @@ fn who_refuses_everything_loses_little_of_it() {
     stubborn.assert_done();
 }
 
+/// A proxy's page that says that its server is being mended often comes with 200.
+#[test]
+fn a_200_without_an_answer_takes_nothing() {
+    for page in ["<html>We are back soon.</html>", "", "[]", "null", "{\"pdus\":"] {
+        let is_up = Rc::new(Cell::new(false));
+        let up = Rc::clone(&is_up);
+        let no_answer = move || http::Response::new(Bytes::from_static(page.as_bytes()));
+        let stubborn = Stubborn::new(move |_| if up.get() { answer(200) } else { no_answer() });
+        stubborn.say("hello");
+        stubborn.hours(2);
+        is_up.set(true);
+        let before = stubborn.attempts.borrow().len();
+        stubborn.hours(2);
+        let attempts = stubborn.attempts.borrow().clone();
+        assert_eq!(attempts.len(), before + 1, "{page}");
+        assert!(attempts.iter().all(|attempt| attempt.txn_id == attempts[0].txn_id), "{page}");
+        stubborn.assert_done();
+    }
+}
+
 #[test]
 fn other_errors_repeat_the_same_transaction() {
     for status in [204, 302, 401, 403, 404, 405, 408, 422, 429, 500, 501, 503, 526] {

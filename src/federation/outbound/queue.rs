@@ -319,7 +319,7 @@ impl Server {
         self.store.fail(destination, owner, failure).await
     }
 
-    /// Sends one transaction. Only a 200 counts; what it says about single PDUs is for the log.
+    /// Sends one transaction. Only a 200 with an object counts; what it says about single PDUs is for the log.
     async fn deliver(&self, destination: &ServerName, transaction: &OutgoingTransaction) -> Result<(), RequestError> {
         let pdus: Vec<&str> = transaction.pdus.iter().map(|pdu| pdu.json.as_str()).collect();
         let edus: Vec<Value> = transaction.edus.iter().filter_map(edu).collect();

@@ -86,7 +86,11 @@ impl FederationClient {
         let call =
             Call { method: Method::PUT, target: path(V1, &["send", txn_id]), body: Some(body), limits: TRANSACTION };
         let body = self.send(server, &call).await?;
-        // A 200 completes the transaction, whatever its body says.
+        // What is no object is not the server's word: a proxy's page for visitors, say.
+        if !decode::<&RawValue>(&body)?.get().starts_with('{') {
+            return Err(RequestError::BadResponse("it is not an object".to_owned()));
+        }
+        // Any object completes the transaction, whatever it says.
         let answer = object(&body).unwrap_or_default();
         let verdicts = answer.get("pdus").and_then(Value::as_object);
         let errors = verdicts
