@@ -5,9 +5,9 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::{
-    auth::{self, Session},
+    auth,
     body::Body,
-    login, membership,
+    membership,
     passwords::{self, Hashing},
     reauthentication::confirm,
 };
@@ -47,20 +47,14 @@ pub(super) async fn password(server: &Server, call: &Call) -> Handled {
     let hash = Hashing::in_answer_to(call).hash(new, &*server.platform.random)?;
     // Where it has changed since, it was another that the client has shown.
     let Credentials::Password(old) = old else { return Err(MatrixError::forbidden("This account has no password.")) };
-    if !server.store.change_password(session.user.as_str(), &old, &hash).await? {
-        return Err(MatrixError::forbidden("The password was changed at the same time."));
-    }
-    if logs_out {
-        log_out_others(server, &session).await?;
-    }
-    ok(&json!({}))
-}
-
-async fn log_out_others(server: &Server, session: &Session) -> Result<(), MatrixError> {
-    let devices = server.store.devices(session.user.as_str(), None).await?;
-    let others = devices.iter().map(|device| device.device_id.as_str()).filter(|id| *id != session.device_id);
+    let others = if logs_out { server.store.devices(session.user.as_str(), None).await? } else { Vec::new() };
+    let others = others.iter().map(|device| device.device_id.as_str()).filter(|id| *id != session.device_id);
     let others: Vec<&str> = others.collect();
-    if others.is_empty() { Ok(()) } else { login::delete_devices(server, &session.user, Some(&others)).await }
+    let own = &server.config.server_name;
+    // One batch: who is cut off after the password could not ask for the rest with the old one.
+    let changed = server.store.change_password(own, &session.user, (&old, &hash), &others).await?;
+    server.flush_to_all(changed.ok_or_else(|| MatrixError::forbidden("The password was changed at the same time."))?);
+    ok(&json!({}))
 }
 
 /// `POST /account/deactivate`, which wants the password.
@@ -73,9 +67,8 @@ pub(super) async fn deactivate(server: &Server, call: &Call) -> Handled {
         return Ok(ask);
     }
     let now = server.platform.clock.now_ms();
-    // First the password, then the devices: so nobody can log in again in between.
-    server.store.deactivate(session.user.as_str(), is_erased, now).await?;
-    login::delete_devices(server, &session.user, None).await?;
+    let told = server.store.deactivate(&server.config.server_name, &session.user, is_erased, now).await?;
+    server.flush_to_all(told);
     let server = server.counted_apart();
     let background = server.platform.background.clone();
     background.spawn(Box::pin(async move {

@@ -5,7 +5,13 @@ use super::{
     ignored::{INVITE_PERMISSION, InvitePermission},
     races::Race,
 };
-use crate::platform::{DatabaseError, Row, Statement};
+use crate::{
+    matrix::identifiers::{ServerName, UserId},
+    platform::{DatabaseError, Row, Statement},
+};
+
+/// Breaks a constraint where the password is not the one with the hash ?2: `password` is NOT NULL.
+const CHANGE_PASSWORD: &str = "UPDATE users SET password = CASE password WHEN ?2 THEN ?3 END WHERE user_id = ?1";
 
 /// Who a valid access token speaks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,14 +127,27 @@ impl Store {
         Ok(if password.is_empty() { Credentials::Deactivated } else { Credentials::Password(password.to_owned()) })
     }
 
-    /// Changes a password, where it is still the one with the hash `old`. `false` where it is not.
+    /// Changes a password, where it is still the one with the hash `old`, and deletes the devices `log_out` with it, if any. Returns
+    /// the servers that are to be told of these; `None` where the password is another one.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn change_password(&self, user_id: &str, old: &str, new: &str) -> Result<bool, DatabaseError> {
-        const UPDATE: &str = "UPDATE users SET password = ?3 WHERE user_id = ?1 AND password = ?2 RETURNING user_id";
-        let rows = self.query(Statement::new(UPDATE, [user_id.into(), old.into(), new.into()])).await?;
-        Ok(!rows.is_empty())
+    pub async fn change_password(
+        &self,
+        own: &ServerName,
+        user: &UserId,
+        (old, new): (&str, &str),
+        log_out: &[&str],
+    ) -> Result<Option<Vec<ServerName>>, DatabaseError> {
+        let change = Statement::new(CHANGE_PASSWORD, [user.as_str().into(), old.into(), new.into()]);
+        let outcome = match log_out {
+            [] => self.query(change).await.map(|_| Vec::new()),
+            devices => self.delete_devices_after(vec![change], own, user, Some(devices)).await,
+        };
+        match outcome {
+            Err(error) if Race::PasswordChanged.has_lost(&error) => Ok(None),
+            outcome => outcome.map(Some),
+        }
     }
 
     /// Notes until when the registration `session` may go on, which has shown the registration token.

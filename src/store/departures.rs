@@ -3,7 +3,7 @@
 use super::Store;
 use crate::{
     matrix::{
-        identifiers::{RoomId, UserId},
+        identifiers::{RoomId, ServerName, UserId},
         state_content::Membership,
     },
     platform::{DatabaseError, Statement},
@@ -47,16 +47,24 @@ pub(super) fn depart_at_once(users: String) -> Statement {
 }
 
 impl Store {
-    /// Ends an account: nobody logs in with it any more, what was its user's alone is deleted, and its rooms are to be left from
-    /// `now` on. `is_erased`: who the user was called goes, too, and what they have sent is kept from those who come later.
+    /// Ends an account: nobody logs in with it any more, its devices and what was its user's alone are deleted, and its rooms are to
+    /// be left from `now` on. `is_erased`: who the user was called goes, too, and what they have sent is kept from those who come
+    /// later. Returns the servers that are to be told of the devices.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn deactivate(&self, user_id: &str, is_erased: bool, now: i64) -> Result<(), DatabaseError> {
+    pub async fn deactivate(
+        &self,
+        own: &ServerName,
+        user: &UserId,
+        is_erased: bool,
+        now: i64,
+    ) -> Result<Vec<ServerName>, DatabaseError> {
         const END: &str = "UPDATE users SET password = '', displayname = CASE WHEN ?2 THEN NULL ELSE displayname END, \
                avatar_url = CASE WHEN ?2 THEN NULL ELSE avatar_url END WHERE user_id = ?1";
         const DEPART: &str =
             "INSERT INTO departures (user_id, retry_at) VALUES (?1, ?2) ON CONFLICT (user_id) DO NOTHING";
+        let user_id = user.as_str();
         let mut statements = vec![
             Statement::new(END, [user_id.into(), is_erased.into()]),
             Statement::new(DEPART, [user_id.into(), now.into()]),
@@ -66,7 +74,7 @@ impl Store {
             statements.push(Statement::new(ERASE_PROFILE, [user_id.into()]));
         }
         statements.extend(DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into()])));
-        self.batch(statements).await.map(drop)
+        self.delete_devices_after(statements, own, user, None).await
     }
 
     /// Takes a user in hand who has rooms to leave, for so many milliseconds; those first who have waited longest. Says how often

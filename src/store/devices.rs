@@ -90,11 +90,22 @@ impl Store {
         user: &UserId,
         device_ids: Option<&[&str]>,
     ) -> Result<Vec<ServerName>, DatabaseError> {
+        self.delete_devices_after(Vec::new(), own, user, device_ids).await
+    }
+
+    /// As [`Store::delete_devices`], in one batch with `first`, and not where that fails.
+    pub(super) async fn delete_devices_after(
+        &self,
+        first: Vec<Statement>,
+        own: &ServerName,
+        user: &UserId,
+        device_ids: Option<&[&str]>,
+    ) -> Result<Vec<ServerName>, DatabaseError> {
         let user_id = user.as_str();
         let had_keys = self.query(with_keys(user_id, device_ids)).await?;
         let list: SqlValue = device_ids.map(|ids| json_list(ids.iter().copied())).into();
-        let statements: Vec<Statement> =
-            DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into(), list.clone()])).collect();
+        let mut statements = first;
+        statements.extend(DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into(), list.clone()])));
         let change = match had_keys.as_slice() {
             [] => return self.batch(statements).await.map(|_| Vec::new()),
             [one] => KeyChange::Device(one.text(0)?, None),

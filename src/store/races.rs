@@ -16,6 +16,8 @@ pub(super) enum Race {
     Sent,
     /// Took the user ID.
     UserTaken,
+    /// Changed the password.
+    PasswordChanged,
     /// Took the alias.
     AliasTaken,
     /// Sent the messages to devices.
@@ -34,6 +36,7 @@ impl Race {
             Self::Answered => "NOT NULL constraint failed: transactions.response",
             Self::Sent => "UNIQUE constraint failed: client_transactions.user_id, client_transactions.device_id",
             Self::UserTaken => "UNIQUE constraint failed: users.user_id",
+            Self::PasswordChanged => "NOT NULL constraint failed: users.password",
             Self::SentToDevice => "UNIQUE constraint failed: sent_to_device.user_id, sent_to_device.device_id",
             Self::AliasTaken => "UNIQUE constraint failed: room_aliases.alias",
         }

@@ -227,12 +227,16 @@ fn rooms_are_left_after_a_restart() {
     two.room(&bob, json!({ "invite": [alice.id] }));
     two.world.settle();
     one.world.cut("one.test", "two.test");
-    one.world.run(one.server.store.deactivate(&alice.id, false, one.world.now_ms())).unwrap();
+    let user = UserId::parse(&alice.id).unwrap();
+    let own = &one.server.config.server_name;
+    one.world.run(one.server.store.deactivate(own, &user, false, one.world.now_ms())).unwrap();
     let memberships = || {
         one.database
             .rows("SELECT membership FROM local_memberships WHERE user_id = '@alice:one.test' ORDER BY membership")
     };
     assert_eq!(memberships(), [["invite"], ["join"]]);
+    // Nobody could ask for the end a second time.
+    refused(&one.get(&alice, "/account/whoami"), 401, "M_UNKNOWN_TOKEN");
     let platform = one.world.platform("one.test", one.database.clone());
     let restarted = Program::from(Server::new(one.server.config.clone(), platform));
     one.world.run(restarted.scheduled());

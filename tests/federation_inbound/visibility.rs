@@ -159,7 +159,8 @@ fn what_the_erased_have_sent_a_server_sees_if_its_users_were_there() {
                 .unwrap();
             let hers = room.a.say(&room.world, &room.id, &carol, "hers");
             let now = room.world.now_ms();
-            room.world.run(room.a.store.deactivate(room.alice.as_str(), true, now)).unwrap();
+            let own = &room.a.config.server_name;
+            room.world.run(room.a.store.deactivate(own, &room.alice, true, now)).unwrap();
             peer.join(&room.a, room.id.as_str(), &peer.user("dave"));
             assert_eq!(events.map(|event| room.shows(&peer, event)), shown, "{visibility} {version}");
             assert_eq!(room.shows_in_history(&peer, &events), shown, "{visibility} {version}");
