@@ -26,8 +26,8 @@ const IN_WORK_BYTES: usize = 80 * 1024 * 1024;
 pub const MEMORY_FOR_A_BYTE: usize = 6;
 /// The same while it is read: where it grows, it is in two places.
 const READING_A_BYTE: usize = 2;
-/// How much of it what comes under one server's name may take, and from one network: each may have one body more than that. Before
-/// its body was read nobody has proven who they are, and whoever says that they are another leaves room for that one too.
+/// How much of it what comes under one server's name may take, and from one network; a body beside which they have nothing else may
+/// take more. Before its body was read nobody has proven who they are, and whoever says that they are another leaves room for that one too.
 const MOST_OF_ORIGIN: usize = IN_WORK_BYTES / 2;
 const MOST_OF_NETWORK: usize = IN_WORK_BYTES / 3;
 /// How much of it answers may take together, those given and those read, so that bodies have room beside them: one may take all.

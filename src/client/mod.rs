@@ -1,7 +1,7 @@
 //! The part of the Client-Server API through which local users act; one file for each of its sections.
 //!
-//! [`handle`] finds the endpoint in [`ROUTES`], the spec's own path templates, and adds the CORS headers that every answer
-//! needs. What is not in the table does not exist: 404 `M_UNRECOGNIZED`.
+//! [`handle`] finds the endpoint in [`ROUTES`] or, where the answer is a stream, in [`STREAMED`], by the spec's own path templates, and
+//! adds the CORS headers that every answer needs. What is in neither does not exist: 404 `M_UNRECOGNIZED`.
 //!
 //! Nothing here decides what a room allows: events are made by [`crate::room`], other servers are asked by
 //! [`crate::federation::outbound`].

@@ -192,8 +192,7 @@ const STREAMED: &[Route<StreamedHandler>] = &[
     }),
 ];
 
-/// Answers one request whose path begins with `/_matrix/federation` or `/_matrix/key`, or is `/.well-known/matrix/server`,
-/// and describes it for the log.
+/// Answers one request that is no client's, also one for a path that does not exist, and describes it for the log.
 pub async fn handle(server: &Server, request: Incoming, mut record: LogRecord) -> (Answer, LogRecord) {
     let handled = route(server, request, &mut record).await;
     router::answer(handled, record)
