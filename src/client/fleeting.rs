@@ -34,15 +34,6 @@ impl Fleeting {
         let is_cut = typing.page_end.is_some() || receipts.page_end.is_some() || presence.page_end.is_some();
         let mut typing = found.typing.rooms;
         typing.retain(|room_id, _| wants(filter, room_id, "m.typing"));
-        let by_room = |receipts: Vec<ReceiptRow>| {
-            let mut rooms: BTreeMap<RoomId, Vec<ReceiptRow>> = BTreeMap::new();
-            for receipt in receipts {
-                if wants(filter, &receipt.room_id, "m.receipt") {
-                    rooms.entry(receipt.room_id.clone()).or_default().push(receipt);
-                }
-            }
-            rooms
-        };
         let presence = found.presence.users.into_iter();
         let presence = presence.filter(|row| filter.presence.sent("m.presence", row.user_id.as_str()));
         let presence = presence.map(|row| {
@@ -56,9 +47,17 @@ impl Fleeting {
             at: found.at,
             is_cut,
             typing,
-            known: by_room(found.receipts.known),
-            of_new_rooms: by_room(found.receipts.of_new_rooms),
+            known: by_room(found.receipts.known, filter),
+            of_new_rooms: by_room(found.receipts.of_new_rooms, filter),
             presence: presence.collect(),
+        }
+    }
+
+    /// Tells `receipts` in the place of what is new in their rooms, of which the client is told as of newly joined ones.
+    pub(super) fn tell_anew(&mut self, receipts: Vec<ReceiptRow>, filter: &Filter) {
+        for (room_id, receipts) in by_room(receipts, filter) {
+            self.known.remove(&room_id);
+            self.of_new_rooms.insert(room_id, receipts);
         }
     }
 
@@ -95,6 +94,17 @@ impl Fleeting {
     pub(super) fn presence(&self) -> Vec<Value> {
         self.presence.clone()
     }
+}
+
+/// Those of `receipts` that the client wants.
+fn by_room(receipts: Vec<ReceiptRow>, filter: &Filter) -> BTreeMap<RoomId, Vec<ReceiptRow>> {
+    let mut rooms: BTreeMap<RoomId, Vec<ReceiptRow>> = BTreeMap::new();
+    for receipt in receipts {
+        if wants(filter, &receipt.room_id, "m.receipt") {
+            rooms.entry(receipt.room_id.clone()).or_default().push(receipt);
+        }
+    }
+    rooms
 }
 
 fn wants(filter: &Filter, room_id: &RoomId, event_type: &str) -> bool {

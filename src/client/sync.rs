@@ -20,13 +20,13 @@ use super::{
 };
 use crate::{
     error::MatrixError,
-    matrix::state_content::Membership,
+    matrix::{identifiers::RoomId, state_content::Membership},
     platform::news::Subject,
     router::{Call, Handled},
     server::Server,
     store::{
         positions::TimelinePos,
-        sync::{RestRead, SyncRead},
+        sync::{MembersKnown, RestRead, SyncRead, SyncRoom},
         sync_fleeting::FleetingRead,
     },
 };
@@ -73,7 +73,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
     let mut listener = server.platform.news.listen();
     let mut fleeting_since = (!is_first).then_some(from.fleeting);
-    let (mut found, fleeting) = loop {
+    let (mut found, mut fleeting) = loop {
         let now = server.platform.clock.now_ms();
         read.fleeting = Some(FleetingRead { since: fleeting_since, now });
         let mut found = server.store.sync(&read).await?;
@@ -107,6 +107,15 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         let longest = if until > 0 { left.min(until.saturating_sub(now)) } else { left };
         listener.next(u32::try_from(longest).unwrap_or(u32::MAX)).await;
     };
+    if !is_first && !filter.state.lazy_load_members {
+        // What was read in a room while its members were not known was passed over, as the room itself was.
+        let told_anew = |room: &&SyncRoom| {
+            let known_later = matches!(room.members, MembersKnown::From(pos) if pos > events_since);
+            known_later && room.membership == Membership::Join && room.pos <= events_since
+        };
+        let rooms: Vec<RoomId> = found.rooms.iter().filter(told_anew).map(|room| room.room_id.clone()).collect();
+        fleeting.tell_anew(server.store.receipts_in(&session.user, &rooms).await?, &filter);
+    }
     let (events, account_data, at) = match &rest {
         None => (found.events, found.account_data, fleeting.at),
         // The rest is told as it was.

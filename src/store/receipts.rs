@@ -3,14 +3,14 @@
 use serde_json::json;
 
 use super::{
-    json_lists,
+    Store, json_list, json_lists,
     positions::{ReceiptsPos, TimelinePos},
     typing::{PAGE, room_id},
 };
 use crate::{
     matrix::{
         edu::{Receipt, ReceiptType},
-        identifiers::RoomId,
+        identifiers::{RoomId, UserId},
     },
     platform::{DatabaseError, Rows, SqlValue, Statement, news::Subject},
 };
@@ -58,6 +58,17 @@ macro_rules! of_new_rooms {
     };
 }
 
+/// The receipts `r` for which this holds, of the rooms in ?2; see [`OF_ROOMS`].
+macro_rules! of_rooms {
+    ($which:literal) => {
+        concat!(
+            "SELECT 0 AS pos, 1 AS is_shown, r.room_id, r.user_id, r.receipt_type, r.thread_id, r.event_id, r.ts \
+             FROM json_each(?2) AS wanted CROSS JOIN receipts AS r ON r.room_id = wanted.value AND ",
+            $which
+        )
+    };
+}
+
 /// A page of the stream, of which the user is told what is of rooms that they know. ?1: the user, ?2: since, NULL for nothing;
 /// ?3: the 'events' position up to which rooms are known, ?4: how many positions.
 const NEWS: &str = concat!(
@@ -77,6 +88,15 @@ const OF_NEW_ROOMS: &str = concat!(
     " LIMIT ?5) UNION ALL SELECT * FROM (",
     of_new_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
     " LIMIT ?5)"
+);
+
+/// As [`OF_NEW_ROOMS`], of the rooms in ?2, a JSON list. ?3: how many of either.
+const OF_ROOMS: &str = concat!(
+    "SELECT * FROM (",
+    of_rooms!("r.user_id = ?1"),
+    " LIMIT ?3) UNION ALL SELECT * FROM (",
+    of_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
+    " LIMIT ?3)"
 );
 
 /// How many receipts of others in newly joined rooms a sync is told, and how many of the user's own.
@@ -146,6 +166,21 @@ pub(super) fn ask(
         Statement::new(NEWS, [user.into(), since.into(), events.into(), PAGE.into()]),
         Statement::new(OF_NEW_ROOMS, of_new),
     ]
+}
+
+impl Store {
+    /// The receipts in rooms that the user is in, of which a sync tells as of newly joined ones.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn receipts_in(&self, user: &UserId, rooms: &[RoomId]) -> Result<Vec<ReceiptRow>, DatabaseError> {
+        if rooms.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rooms = json_list(rooms.iter().map(RoomId::as_str));
+        let parameters = [user.as_str().into(), rooms.into(), SqlValue::from(MAX_OF_NEW_ROOMS)];
+        shown(&self.query(Statement::new(OF_ROOMS, parameters)).await?)
+    }
 }
 
 pub(super) fn news(page: &Rows, of_new_rooms: &Rows) -> Result<ReceiptNews, DatabaseError> {

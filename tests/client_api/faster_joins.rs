@@ -207,6 +207,8 @@ fn nothing_of_a_room_is_told_before_it_is_and_nothing_is_lost() {
     two.world.settle();
     let receipt = joined.path(&format!("receipt/m.read/{}", quote(&said)));
     assert_eq!(one.post(&joined.alice, &receipt, json!({})).0, 200);
+    // By a client of his that loads members lazily, say.
+    assert_eq!(two.post(bob, &receipt, json!({})).0, 200);
     let tags = format!("/user/{}/rooms/{}/tags/u.work", quote(&bob.id), quote(&joined.room));
     assert_eq!(two.put(bob, &tags, json!({ "order": 0.5 })).0, 200);
     two.world.settle();
@@ -216,6 +218,10 @@ fn nothing_of_a_room_is_told_before_it_is_and_nothing_is_lost() {
     let third = two.sync(bob, &next(&second));
     let account_data = &third["rooms"]["join"][&joined.room]["account_data"]["events"];
     assert_eq!(account_data[0]["content"], json!({ "tags": { "u.work": { "order": 0.5 } } }), "{third}");
+    let ephemeral = &third["rooms"]["join"][&joined.room]["ephemeral"]["events"];
+    let read: Vec<&String> = ephemeral[0]["content"][&said]["m.read"].as_object().unwrap().keys().collect();
+    // Of Alice it was not known yet that she is there.
+    assert_eq!(read, [&bob.id], "{third}");
     assert_eq!(two.sync(bob, &next(&third))["rooms"]["join"], json!({}));
 }
 
