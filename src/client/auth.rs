@@ -37,6 +37,14 @@ pub(super) async fn session(server: &Server, call: &Call) -> Result<Session, Mat
     known(server, &hash, server.store.token(&hash).await?).await
 }
 
+/// As [`session`], where the token may have expired as well: enough to end what it stands for, and for nothing else.
+///
+/// # Errors
+/// As [`session`], but for expired tokens.
+pub(super) async fn session_to_end(server: &Server, call: &Call) -> Result<Session, MatrixError> {
+    of_row(server.store.token(&token_hash(&token(call)?)).await?.ok_or_else(unknown)?)
+}
+
 /// As [`session`], with the event that this device made before with the transaction ID `txn_id` at `endpoint`. One round
 /// trip too.
 ///
@@ -67,15 +75,23 @@ pub(super) fn token_hash(token: &str) -> String {
 
 /// Whom a token speaks for that is known and has not expired. The first that came from a refresh token ends those before it.
 async fn known(server: &Server, hash: &str, row: Option<TokenRow>) -> Result<Session, MatrixError> {
-    let row = row.ok_or_else(|| unknown_token("Unknown access token.", false))?;
+    let row = row.ok_or_else(unknown)?;
     if row.expires_ts.is_some_and(|expires| expires <= server.platform.clock.now_ms()) {
         return Err(unknown_token("The access token has expired.", true));
     }
     if row.is_next {
         server.store.take_next_tokens(hash).await?;
     }
+    of_row(row)
+}
+
+fn of_row(row: TokenRow) -> Result<Session, MatrixError> {
     let user = UserId::parse(&row.user_id).map_err(|_| MatrixError::internal())?;
     Ok(Session { user, device_id: row.device_id })
+}
+
+fn unknown() -> MatrixError {
+    unknown_token("Unknown access token.", false)
 }
 
 /// 401 `M_UNKNOWN_TOKEN`; `soft_logout` where the device is still there, so that the client may keep what it has.

@@ -88,14 +88,14 @@ pub(super) async fn refresh(server: &Server, call: &Call) -> Handled {
 
 /// `POST /logout`
 pub(super) async fn logout(server: &Server, call: &Call) -> Handled {
-    let session = auth::session(server, call).await?;
+    let session = auth::session_to_end(server, call).await?;
     delete_devices(server, &session.user, Some(&[&session.device_id])).await?;
     ok(&json!({}))
 }
 
 /// `POST /logout/all`
 pub(super) async fn logout_all(server: &Server, call: &Call) -> Handled {
-    let session = auth::session(server, call).await?;
+    let session = auth::session_to_end(server, call).await?;
     delete_devices(server, &session.user, None).await?;
     ok(&json!({}))
 }

@@ -122,6 +122,22 @@ fn they_end_with_the_device_and_with_a_new_login() {
     refused(&refresh(&home, &second.refresh), 401, "M_UNKNOWN_TOKEN");
 }
 
+/// Who signs out has often not been there for longer than a token lasts.
+#[test]
+fn an_expired_token_ends_its_device_and_does_nothing_else() {
+    let (home, alice) = user();
+    for path in ["/logout", "/logout/all"] {
+        let pair = pair(&login(&home, "alice", "A", json!({ "refresh_token": true })));
+        home.world.advance(HOUR_MS);
+        gone(&home, &pair.access, true);
+        assert_eq!(home.call(Some(&pair.access), "POST", path, Some(json!({}))), (200, json!({})));
+        gone(&home, &pair.access, false);
+        refused(&refresh(&home, &pair.refresh), 401, "M_UNKNOWN_TOKEN");
+        refused(&home.call(Some(&pair.access), "POST", path, Some(json!({}))), 401, "M_UNKNOWN_TOKEN");
+    }
+    gone(&home, &alice.token, false);
+}
+
 #[test]
 fn what_is_wrong_is_refused() {
     let (home, alice) = user();
