@@ -18,13 +18,16 @@ use crate::{
     log::LogRecord,
     matrix::{
         identifiers::{EventId, RoomId, ServerName},
-        json,
+        json::{self, MAX_DEPTH},
     },
     platform::{
         BodyError, Clock, LocalBoxFuture, UnreadBody,
         media::{self, ByteStream, Whole},
     },
 };
+
+/// How deep transactions are read: their PDUs and EDUs stand in a list in an object, and each may be nested as deep as anything.
+const TRANSACTION_DEPTH: usize = MAX_DEPTH + 2;
 
 /// A request with its whole body.
 pub type Request = http::Request<Bytes>;
@@ -261,13 +264,17 @@ impl Call {
         }
     }
 
-    /// The body as JSON.
+    /// The body as JSON. A transaction is read whatever its depth, as what is in it is refused by itself.
     ///
     /// # Errors
-    /// As [`Call::bytes`]; 400 `M_NOT_JSON` for one that is not JSON.
+    /// As [`Call::bytes`]; 400 `M_NOT_JSON` for one that is not JSON, or is nested too deep.
     pub async fn json(&self, admission: &Admission, clock: &dyn Clock) -> Result<json::Value, MatrixError> {
         let bytes = self.bytes(admission, clock).await?;
-        json::parse(&bytes).map_err(|error| match error.is_too_large() {
+        let value = match is_transaction(self.request.uri().path()) {
+            true => json::parse_to_depth(&bytes, TRANSACTION_DEPTH),
+            false => json::parse(&bytes),
+        };
+        value.map_err(|error| match error.is_too_large() {
             true => too_large(),
             false => MatrixError::not_json(format!("The body is not JSON: {error}.")),
         })
@@ -325,13 +332,18 @@ pub fn refused_body(error: BodyError) -> MatrixError {
     }
 }
 
+/// Whether requests for `path` are transactions of other servers.
+fn is_transaction(path: &str) -> bool {
+    path.starts_with("/_matrix/federation/v1/send/")
+}
+
 /// The longest body that is read of a request for `path`.
 ///
 /// A transaction may hold 50 PDUs of 65,536 bytes and 100 EDUs, in JSON that its sender need not write canonically, and an
 /// invite some state events. No other request needs to be long.
 pub fn max_body_bytes(path: &str) -> usize {
     const MIB: usize = 1024 * 1024;
-    if path.starts_with("/_matrix/federation/v1/send/") {
+    if is_transaction(path) {
         13 * MIB
     } else if ["v1", "v2"].iter().any(|v| path.starts_with(&format!("/_matrix/federation/{v}/invite/"))) {
         2 * MIB

@@ -335,6 +335,12 @@ fn a_text_takes_no_more_memory_than_is_given_to_it() {
         let (outcome, most, _) = measured(|| json::parse(text.as_bytes()));
         assert!(most <= 2 * MAX_MEMORY + 64 * 1024, "{shape:?} took {most}");
         assert!(outcome.is_ok() || most > MAX_MEMORY / 2, "{shape:?} was refused at {most}");
+        // However little of it becomes values.
+        for depth in [0, 2, 5] {
+            let (outcome, most, stays) = measured(|| json::parse_to_depth(text.as_bytes(), depth));
+            assert!(most <= 2 * MAX_MEMORY + 64 * 1024, "{shape:?} to the depth {depth} took {most}");
+            assert!(outcome.is_err() || depth > 0 || stays <= 13 * MIB, "{shape:?} took {stays}");
+        }
         // What is counted is what is taken.
         let text = list(shape, MIB);
         let mut left = MAX_MEMORY;
@@ -342,6 +348,13 @@ fn a_text_takes_no_more_memory_than_is_given_to_it() {
         outcome.unwrap();
         let counted = MAX_MEMORY - left;
         assert!(stays <= 2 * counted, "{shape:?} took {stays} and counted {counted}");
+    }
+    for (open, close) in [("[", "]"), ("{\"\":", "}"), ("{\"b\":0,\"a\":", "}"), ("[1e15,", "]")] {
+        let depth = 13 * MIB / (open.len() + close.len()) - 1;
+        let text = format!("{}0{}", open.repeat(depth), close.repeat(depth));
+        let (outcome, most, _) = measured(|| json::parse_to_depth(text.as_bytes(), MAX_DEPTH));
+        assert!(most <= 2 * MAX_MEMORY + 64 * 1024, "{open} took {most}");
+        assert!(outcome.is_ok() || most > MAX_MEMORY / 2, "{open} was refused at {most}");
     }
     let long = format!("[\"{}\"]", "\\n".repeat(13 * MIB / 2));
     let (outcome, most, _) = measured(|| json::parse(long.as_bytes()));

@@ -247,7 +247,7 @@ pub fn refused(error: PduError) -> MatrixError {
     match error {
         PduError::TooLarge(_) => MatrixError::too_large(message),
         // Room version 6, "Canonical JSON".
-        PduError::Number(_) => MatrixError::bad_json(message),
+        PduError::Number(_) | PduError::TooDeep => MatrixError::bad_json(message),
         _ => MatrixError::invalid_param(message),
     }
 }

@@ -18,7 +18,7 @@ pub use typing::Typing;
 
 use super::{
     identifiers::{ServerName, UserId},
-    json::{Object, Value},
+    json::{MAX_DEPTH, Object, Value},
 };
 
 /// `edu_type`.
@@ -99,6 +99,9 @@ pub enum EduError {
     /// It speaks for a user of another server than it came from.
     #[error("it is about a user of another server")]
     Foreign,
+    /// More arrays and objects stand inside each other than [`MAX_DEPTH`].
+    #[error("it is nested too deep")]
+    TooDeep,
     /// It holds a number that is beyond what a double holds, which other JSON readers fail on.
     #[error("a number in it is too large")]
     Number,
@@ -139,6 +142,10 @@ impl<'a> Reader<'a> {
         let kind = edu.get("edu_type").and_then(Value::as_str).ok_or(EduError::Malformed("edu_type"))?;
         let Some(kind) = EduType::parse(kind) else { return Ok(None) };
         let content = edu.remove("content").and_then(Value::into_object).ok_or(EduError::Malformed("content"))?;
+        // It is the second level.
+        if !content.is_within_depth(MAX_DEPTH - 1) {
+            return Err(EduError::TooDeep);
+        }
         content.check_loose().map_err(|_| EduError::Number)?;
         Ok(match kind {
             EduType::Typing => Some(Edu::Typing(Typing::read(self, &content)?)),

@@ -46,6 +46,9 @@ pub enum PduError {
     /// It is not JSON.
     #[error("the event is not JSON: {0}")]
     Json(json::Error),
+    /// More arrays and objects stand inside each other than [`json::MAX_DEPTH`].
+    #[error("it is nested too deep")]
+    TooDeep,
     /// It holds a number that its room version forbids.
     #[error("the event is not canonical JSON: {0}")]
     Number(json::NumberError),

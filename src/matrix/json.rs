@@ -14,9 +14,9 @@ mod parser;
 mod scan;
 mod writer;
 
-use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+use serde::ser::{Error as _, Serialize, SerializeMap, SerializeSeq, Serializer};
 
-pub use parser::{MAX_DEPTH, MAX_MEMORY, parse, parse_within};
+pub use parser::{MAX_DEPTH, MAX_MEMORY, parse, parse_to_depth, parse_within};
 pub(super) use writer::{write_member, write_members, write_string, write_value};
 
 /// The largest integer of canonical JSON, 2^53 - 1; the smallest is its negative.
@@ -42,6 +42,9 @@ pub enum Value {
     Array(Vec<Value>),
     /// An object.
     Object(Object),
+    /// What stands deeper than was read, as its canonical text: with it a text of any depth can be written and compared, and
+    /// nothing that walks a value has to walk that deep. Only [`parse_to_depth`] makes it.
+    Unread(Box<str>),
 }
 
 /// The members of a JSON object, sorted by key: by bytes, which for UTF-8 is by code point, as canonical JSON wants.
@@ -149,7 +152,19 @@ impl Value {
         text
     }
 
-    /// Checks that this is canonical JSON as room versions 6 and later enforce it.
+    /// Whether all of it was read, and no more than so many arrays and objects stand inside each other.
+    pub fn is_within_depth(&self, depth: usize) -> bool {
+        match self {
+            Self::Array(items) => {
+                depth.checked_sub(1).is_some_and(|left| items.iter().all(|item| item.is_within_depth(left)))
+            }
+            Self::Object(object) => object.is_within_depth(depth),
+            Self::Unread(_) => false,
+            _ => true,
+        }
+    }
+
+    /// Checks that this is canonical JSON as room versions 6 and later enforce it. What is unread is not looked at.
     ///
     /// # Errors
     /// Where a number is not an integer within ±(2^53 - 1).
@@ -164,7 +179,7 @@ impl Value {
         }
     }
 
-    /// Checks that this can be hashed at all, which is what room versions 1 to 5 ask.
+    /// Checks that this can be hashed at all, which is what room versions 1 to 5 ask. What is unread is not looked at.
     ///
     /// # Errors
     /// Where a float is too large for a double.
@@ -272,6 +287,11 @@ impl Object {
         let mut text = String::with_capacity(1024);
         writer::write_object(&mut text, self);
         text
+    }
+
+    /// See [`Value::is_within_depth`].
+    pub fn is_within_depth(&self, depth: usize) -> bool {
+        depth.checked_sub(1).is_some_and(|left| self.values().all(|value| value.is_within_depth(left)))
     }
 
     /// See [`Value::check_strict`].
@@ -426,6 +446,7 @@ impl Serialize for Value {
                 sequence.end()
             }
             Self::Object(object) => object.serialize(serializer),
+            Self::Unread(_) => Err(S::Error::custom("a part of it was not read")),
         }
     }
 }

@@ -469,3 +469,17 @@ fn invited_is_not_yet_a_member() {
     home.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({}));
     refused(&home.get(&bob, &format!("/rooms/{}/messages?dir=b", quote(&room))), 403, "M_FORBIDDEN");
 }
+
+#[test]
+fn events_are_no_deeper_than_they_can_be_read() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let path = |kind: &str| format!("/rooms/{}/state/{kind}/", quote(&room));
+    let nested = |depth: usize| json!({ "x": (2..depth).fold(json!([]), |inner, _| json!([inner])) });
+    // The event itself is one level more.
+    refused(&home.put(&alice, &path("m.too_deep"), nested(500)), 400, "M_BAD_JSON");
+    assert_eq!(home.put(&alice, &path("m.deep"), nested(499)).0, 200);
+    assert_eq!(home.put(&alice, &path("m.other"), json!({})).0, 200);
+    assert_eq!(home.get(&alice, &format!("/rooms/{}/state/m.too_deep/", quote(&room))).0, 404);
+}

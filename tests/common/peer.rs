@@ -154,17 +154,22 @@ impl Peer {
 
     /// Sends a signed `PUT` with a body that is given as canonical JSON, which may hold what a [`Value`] cannot.
     pub fn put_text(&self, to: &Homeserver, target: &str, body: &str) -> (u16, Value) {
+        let authorization = self.text_authorization(to, target, body);
+        self.ask(to, request(Method::PUT, target, &[&authorization], body.to_owned()))
+    }
+
+    /// The `Authorization` of a `PUT` with a body whose canonical text this is.
+    pub fn text_authorization(&self, to: &Homeserver, target: &str, body: &str) -> String {
         let destination = to.config.server_name.as_str();
         let signed = format!(
             "{{\"content\":{body},\"destination\":\"{destination}\",\"method\":\"PUT\",\"origin\":\"{}\",\"uri\":\"{target}\"}}",
             self.name
         );
         let signature = self.key.sign(signed.as_bytes()).base64();
-        let authorization = format!(
+        format!(
             "X-Matrix origin=\"{}\",destination=\"{destination}\",key=\"ed25519:peer\",sig=\"{signature}\"",
             self.name
-        );
-        self.ask(to, request(Method::PUT, target, &[&authorization], body.to_owned()))
+        )
     }
 
     /// Sends a signed `POST` and returns status and body.

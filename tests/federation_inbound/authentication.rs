@@ -118,14 +118,18 @@ fn a_body_that_cannot_be_read_gets_its_own_error() {
     let before = accepted(&scene.a);
     let target = "/_matrix/federation/v1/send/1";
     let header = scene.peer.authorization("PUT", target, "a.example", Some(&json!({})));
-    let deep = format!("{{\"pdus\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
-    let errcode = |body: String| {
+    let deep = || format!("{{\"pdus\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    let errcode_at = |target: &str, body: String| {
         let (status, answer) = send(&scene.world, &scene.a, request(Method::PUT, target, &[&header], body));
         (status, answer["errcode"].as_str().unwrap().to_owned())
     };
+    let errcode = |body: String| errcode_at(target, body);
     assert_eq!(errcode("no JSON".to_owned()), (400, "M_NOT_JSON".to_owned()));
     assert_eq!(errcode(String::new()), (400, "M_NOT_JSON".to_owned()));
-    assert_eq!(errcode(deep), (400, "M_NOT_JSON".to_owned()));
+    // Of a transaction what is too deep is refused by itself, if the whole is signed.
+    assert_eq!(errcode(deep()), (401, "M_UNAUTHORIZED".to_owned()));
+    let invite = "/_matrix/federation/v2/invite/!room:a.example/$invite";
+    assert_eq!(errcode_at(invite, deep()), (400, "M_NOT_JSON".to_owned()));
     assert_eq!(errcode("[]".to_owned()), (400, "M_BAD_JSON".to_owned()));
     let too_long = request(Method::PUT, target, &[&header], vec![b' '; 13 * 1024 * 1024 + 1]);
     let (status, answer) = send(&scene.world, &scene.a, too_long);

@@ -1,9 +1,13 @@
 //! EDUs about devices: messages, device lists, cross-signing keys.
 
-use std::cell::Cell;
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
+use http::StatusCode;
 use serde_json::{Value, json};
-use verge::store::accounts::NewDevice;
+use verge::{router::json_response, store::accounts::NewDevice};
 
 use crate::{
     Scene,
@@ -76,6 +80,27 @@ fn a_message_is_taken_once_however_often_it_comes() {
     scene.world.advance(31 * 24 * 3_600_000);
     scene.a.database.forget_old(scene.world.now_ms());
     assert!(scene.a.database.rows("SELECT * FROM received_to_device").is_empty());
+}
+
+#[test]
+fn messages_as_deep_as_a_client_may_send_go_out() {
+    let scene = scene("12");
+    log_in(&scene, "PHONE");
+    let sent = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&sent);
+    scene.peer.answers(move |request| {
+        request.uri().path().strip_prefix("/_matrix/federation/v1/send/")?;
+        seen.borrow_mut().push(String::from_utf8(request.body().to_vec()).unwrap());
+        Some(json_response(StatusCode::OK, &json!({ "pdus": {} })))
+    });
+    // There are four objects around what a message holds.
+    let deep = format!("{}{}", "[".repeat(496), "]".repeat(496));
+    let body = format!("{{\"messages\":{{\"{}\":{{\"*\":{{\"x\":{deep}}}}}}}}}", scene.bob);
+    let request = http::Request::put("/_matrix/client/v3/sendToDevice/m.test/1");
+    let request = request.header("Authorization", "Bearer PHONE").body(bytes::Bytes::from(body)).unwrap();
+    assert_eq!(scene.world.run(scene.a.handle(request)).status(), StatusCode::OK);
+    scene.world.settle();
+    assert!(sent.borrow().iter().any(|body| body.contains(&deep)), "{:?}", sent.borrow());
 }
 
 #[test]
@@ -184,17 +209,17 @@ fn strangers_cannot_fill_an_inbox() {
 /// Bob's devices, as his server tells of them.
 struct Bob {
     device: Device,
-    asked: std::rc::Rc<Cell<usize>>,
+    asked: Rc<Cell<usize>>,
     /// The number with which his server gives them.
-    stream_id: std::rc::Rc<Cell<i64>>,
+    stream_id: Rc<Cell<i64>>,
 }
 
 /// Alice has asked for Bob's keys, which his server gives with this number.
 fn held(scene: &Scene, stream_id: i64) -> Bob {
     log_in(scene, "PHONE");
     let device = Device::new(&scene.bob, "BOBS");
-    let asked = std::rc::Rc::new(Cell::new(0));
-    let number = std::rc::Rc::new(Cell::new(stream_id));
+    let asked = Rc::new(Cell::new(0));
+    let number = Rc::new(Cell::new(stream_id));
     let stream_id = number.clone();
     let (count, keys, bob) = (asked.clone(), device.keys(), scene.bob.clone());
     scene.peer.answers(move |request| {
@@ -204,7 +229,7 @@ fn held(scene: &Scene, stream_id: i64) -> Bob {
         count.set(count.get() + 1);
         let devices = json!([{ "device_id": "BOBS", "keys": keys, "device_display_name": "Bob's" }]);
         let answer = json!({ "user_id": bob, "stream_id": number.get(), "devices": devices });
-        Some(verge::router::json_response(http::StatusCode::OK, &answer))
+        Some(json_response(StatusCode::OK, &answer))
     });
     let answer = query(scene, "PHONE");
     assert_eq!(answer["device_keys"][&scene.bob]["BOBS"]["keys"], device.keys()["keys"], "{answer}");
@@ -463,7 +488,7 @@ pub(crate) fn bob_has_ten_thousand_devices(scene: &Scene) {
             };
             let devices: Vec<Value> = (0..10_000).map(device).collect();
             let answer = json!({ "user_id": bob, "stream_id": 1, "devices": devices });
-            verge::router::json_response(http::StatusCode::OK, &answer)
+            json_response(StatusCode::OK, &answer)
         })
     });
 }
@@ -488,7 +513,7 @@ fn a_device_with_a_long_name_is_in_nobodys_way() {
     log_in(&scene, "PHONE");
     let good = Device::new(&scene.bob, "GOOD");
     let (bob, keys) = (scene.bob.clone(), good.keys());
-    let asked = std::rc::Rc::new(Cell::new(0));
+    let asked = Rc::new(Cell::new(0));
     let count = asked.clone();
     scene.peer.answers(move |request| {
         request.uri().path().contains("/user/devices/").then(|| {

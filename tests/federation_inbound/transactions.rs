@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use verge::{matrix::state_content::Membership, room::Draft, router::json_response};
 
@@ -10,8 +10,9 @@ use crate::{
     Scene, accepted,
     common::{
         homeserver::object,
-        peer::{Peer, encode, event_id},
+        peer::{Peer, encode, event_id, request, send},
     },
+    device_edus::{self, log_in},
     scene,
 };
 
@@ -95,6 +96,65 @@ fn a_transaction_of_too_much_or_of_the_wrong_shape_is_refused_whole() {
     let body = json!({ "pdus": vec![event; 50], "edus": edus });
     let (status, answer) = scene.peer.put(&scene.a, "/_matrix/federation/v1/send/1", &body);
     assert_eq!((status, answer["pdus"].as_object().unwrap().len()), (200, 1));
+}
+
+/// So many arrays inside each other, as a text.
+fn nested(depth: usize) -> String {
+    format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+}
+
+/// A message of Bob's whose content has a member of so many nested arrays, and its ID.
+fn deep_message(scene: &Scene, depth: usize) -> (String, Value) {
+    let mut deep = message(scene, "deep");
+    deep["content"]["x"] = (1..depth).fold(json!([]), |inner, _| json!([inner]));
+    scene.peer.sign("12", deep)
+}
+
+#[test]
+fn what_is_nested_too_deep_is_refused_by_itself() {
+    let mut scene = scene("12");
+    log_in(&scene, "PHONE");
+    let (good, event) = scene.theirs.say(&scene.peer, &scene.bob, "hello");
+    // An event and its content are two levels themselves, and 500 is the limit.
+    let (deepest, deepest_event) = deep_message(&scene, 498);
+    let (too_deep, too_deep_event) = deep_message(&scene, 600);
+    let to_device = |id: &str, depth: usize| {
+        let content = json!({ "x": (1..depth).fold(json!([]), |inner, _| json!([inner])) });
+        device_edus::message(&scene, &scene.bob, id, "PHONE", content)
+    };
+    // There are five objects around what a message holds.
+    let edus = [to_device("1", 600), to_device("2", 496), to_device("3", 495)];
+    let body = json!({ "pdus": [event, too_deep_event, deepest_event], "edus": edus });
+    let (status, answer) = scene.peer.put(&scene.a, "/_matrix/federation/v1/send/1", &body);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["pdus"].as_object().unwrap().len(), 3, "{answer}");
+    assert_eq!((&answer["pdus"][&good], &answer["pdus"][&deepest]), (&json!({}), &json!({})));
+    let error = answer["pdus"][&too_deep]["error"].as_str().unwrap();
+    assert!(error.contains("nested too deep"), "{error}");
+    assert!(scene.a.shows(&good) && scene.a.shows(&deepest) && !scene.a.shows(&too_deep));
+    let messages = scene.a.database.rows("SELECT message FROM to_device_messages");
+    assert!(messages.len() == 1 && messages[0][0].contains(&nested(495)), "{}", messages.len());
+}
+
+#[test]
+fn no_depth_of_a_transaction_is_too_deep_to_be_answered() {
+    let mut scene = scene("12");
+    let (good, event) = scene.theirs.say(&scene.peer, &scene.bob, "hello");
+    let body = |open: &str, close: &str| {
+        let objects = |open: &str, close: &str, depth: usize| format!("{}0{}", open.repeat(depth), close.repeat(depth));
+        let edus = [nested(5_000_000), objects(open, close, 100_000), objects("{\"edu_type\":", "}", 700)];
+        format!("{{\"edus\":[{}],\"pdus\":[{event}],\"x\":{}}}", edus.join(","), nested(1_000))
+    };
+    let canonical = body("{\"a\":", ",\"b\":[1]}");
+    let target = "/_matrix/federation/v1/send/1";
+    let sent = scene.peer.put_text(&scene.a, target, &canonical);
+    assert_eq!(sent, (200, json!({ "pdus": { good: {} } })));
+    let target = "/_matrix/federation/v1/send/2";
+    // Its sender signs it as canonical JSON, in whatever order it sends it.
+    let other = body("{\"a\":[{}], \"b\" :[ 1] ,\"\\u0061\": ", "\n}");
+    let authorization = scene.peer.text_authorization(&scene.a, target, &canonical);
+    let (status, answer) = send(&scene.world, &scene.a, request(Method::PUT, target, &[&authorization], other));
+    assert_eq!(status, 200, "{answer}");
 }
 
 #[test]

@@ -259,8 +259,52 @@ fn nesting_is_limited() {
         assert_eq!(serde_json::to_string(&value).unwrap(), deepest);
     };
     std::thread::Builder::new().stack_size(1024 * 1024).spawn(walk).unwrap().join().unwrap();
+    let walk = move || {
+        for text in [nested(5_000_000), format!("{}0{}", "{\"\":".repeat(1_000_000), "}".repeat(1_000_000))] {
+            let value = json::parse_to_depth(text.as_bytes(), MAX_DEPTH).unwrap();
+            assert!(value.clone() == value && value.check_strict().is_ok() && value.check_loose().is_ok());
+            assert!(!value.is_within_depth(MAX_DEPTH) && value.to_text() == text);
+        }
+    };
+    std::thread::Builder::new().stack_size(1024 * 1024).spawn(walk).unwrap().join().unwrap();
     assert!(json::parse("[".repeat(1_000_000).as_bytes()).is_err());
+    assert!(json::parse_to_depth("[".repeat(1_000_000).as_bytes(), MAX_DEPTH).is_err());
     assert!(json::parse("{\"a\":".repeat(10_000).as_bytes()).is_err());
+}
+
+#[test]
+fn what_is_not_read_is_written_canonically() {
+    for (text, expected) in [
+        (r#"[ [ ] , { } ]"#, r#"[[],{}]"#),
+        (r#"{"b":1,"a":1,"b":[2],"a":{"x":1,"x":2},"b":[3]}"#, r#"{"a":{"x":2},"b":[3]}"#),
+        (
+            r#"{"\u0062":{"d":1,"c":[{"f":0,"e":{}}]},"a\"":{"b":1,"a":[1, 2]}}"#,
+            r#"{"a\"":{"a":[1,2],"b":1},"b":{"c":[{"e":{},"f":0}],"d":1}}"#,
+        ),
+        (r#"[1E3,-0,"\u00e4\u0001\/",true,false,null]"#, r#"[1000.0,0,"ä\u0001/",true,false,null]"#),
+    ] {
+        for depth in 0..4 {
+            assert_eq!(json::parse_to_depth(text.as_bytes(), depth).unwrap().to_text(), expected, "{depth}");
+        }
+    }
+    for text in [
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "[1}",
+        "{\"a\":1]",
+        "{\"a\"}",
+        "{\"a\":1,}",
+        "{1:1}",
+        "[\"",
+        "[",
+        "[[]",
+        "[tru]",
+        "[01]",
+        "[] 1",
+    ] {
+        assert!(json::parse_to_depth(text.as_bytes(), 0).is_err(), "{text}");
+    }
 }
 
 #[test]

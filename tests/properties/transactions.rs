@@ -56,9 +56,14 @@ pub(crate) fn holds(body: &[u8]) -> bool {
     })
 }
 
+/// A transaction is read whatever its depth.
+fn read(body: &[u8]) -> Result<Value, json::Error> {
+    json::parse_to_depth(body, json::MAX_DEPTH)
+}
+
 /// The status of the answer, and its errcode (Server-Server API, "Transactions"; Client-Server API, "API Standards").
 fn expected_status(body: &[u8]) -> (u16, Option<&'static str>) {
-    let Ok(body) = json::parse(body) else { return (400, Some("M_NOT_JSON")) };
+    let Ok(body) = read(body) else { return (400, Some("M_NOT_JSON")) };
     let list = |name: &str| body.get(name).map(|list| list.as_array().map(<[Value]>::len));
     match (list("pdus"), list("edus")) {
         (Some(Some(pdus)), edus) if edus != Some(None) => match pdus > 50 || edus.flatten() > Some(100) {
@@ -122,7 +127,7 @@ impl Scene {
     }
 
     fn send(&self, world: &World, us: &Homeserver, body: &[u8]) -> (u16, serde_json::Value) {
-        let content = json::parse(body).ok();
+        let content = read(body).ok();
         let signed =
             SignedRequest { method: "PUT", uri: TARGET, origin: THEM, destination: US, content: content.as_ref() };
         send(world, us, request(Method::PUT, TARGET, &[&signed.authorization(&self.key)], body.to_vec()))
@@ -195,7 +200,7 @@ impl Scene {
 
     /// The IDs of the PDUs, as ruma makes them, as far as it does.
     fn ids(&self, body: &[u8]) -> BTreeSet<String> {
-        let body = json::parse(body).unwrap();
+        let body = read(body).unwrap();
         let pdus = body.get("pdus").and_then(Value::as_array).unwrap();
         let id = |pdu: &Value| {
             let room_id = pdu.get("room_id")?.as_str()?;

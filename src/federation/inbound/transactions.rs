@@ -18,7 +18,7 @@ use crate::{
     matrix::{
         event::{self, Event, ReceivedPdu},
         identifiers::{EventId, RoomId, ServerName},
-        json::{self, Value},
+        json::{self, MAX_DEPTH, Value},
     },
     platform::DatabaseError,
     room::{KnownRooms, Record, Transaction},
@@ -111,7 +111,8 @@ async fn check(
             Ok(pdu) => received.push(pdu),
             Err(error) => {
                 // Reading the PDU has used it up.
-                let again = texts.get(index).and_then(|text| json::parse(text.get().as_bytes()).ok());
+                let text = texts.get(index).map(|text| text.get().as_bytes());
+                let again = text.and_then(|text| json::parse_to_depth(text, MAX_DEPTH).ok());
                 if let Some(id) = again.and_then(|pdu| event::id_of_malformed(&pdu, version)) {
                     drop_pdu(id, room_id.as_ref(), &error);
                 }

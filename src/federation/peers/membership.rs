@@ -13,7 +13,7 @@ use super::{
 };
 use crate::matrix::{
     identifiers::{EventId, RoomId, ServerName, UserId},
-    json::{self, Object, Value},
+    json::{self, MAX_DEPTH, Object, Value},
 };
 
 const V2: &str = "/_matrix/federation/v2";
@@ -208,7 +208,11 @@ impl FederationClient {
 
 /// An invite as version 1 has it: the event, with the room's state in `unsigned`.
 fn invite_v1(pdu: &str, invite_room_state: &str) -> Result<String, RequestError> {
-    let read = |text: &str| json::parse(text.as_bytes()).map_err(|error| RequestError::Invalid(error.to_string()));
+    // The events of the state may be as deep as anything, so a list of them is deeper.
+    let read = |text: &str| {
+        let value = json::parse_to_depth(text.as_bytes(), MAX_DEPTH);
+        value.map_err(|error| RequestError::Invalid(error.to_string()))
+    };
     let mut event =
         read(pdu)?.into_object().ok_or_else(|| RequestError::Invalid("an invite is no object".to_owned()))?;
     event.insert("unsigned", Object::from_iter([("invite_room_state", read(invite_room_state)?)]));

@@ -20,7 +20,7 @@ use crate::{
     log::Reason,
     matrix::{
         identifiers::ServerName,
-        json::{self, Value},
+        json::{self, MAX_DEPTH, Value},
         x_matrix::SignedRequest,
     },
     platform::{
@@ -282,7 +282,9 @@ impl FederationClient {
 
     /// `call` as it goes over the wire.
     fn sign(&self, destination: &ServerName, call: &Call) -> Result<http::Request<Bytes>, RequestError> {
-        let content = call.body.as_deref().map(|body| json::parse(body.as_bytes())).transpose();
+        // What is in it may be nested as deep as anything, so the whole is deeper.
+        let read = |body: &str| json::parse_to_depth(body.as_bytes(), MAX_DEPTH);
+        let content = call.body.as_deref().map(read).transpose();
         let content = content.map_err(|error| RequestError::Invalid(format!("its body is not JSON: {error}")))?;
         let authorization = SignedRequest {
             method: call.method.as_str(),

@@ -55,6 +55,9 @@ impl ReceivedPdu {
     pub fn from_history(pdu: Value, version: &'static RoomVersion) -> Result<Self, PduError> {
         let Value::Object(mut object) = pdu else { return Err(PduError::Format("event")) };
         object.remove("unsigned");
+        if !object.is_within_depth(json::MAX_DEPTH) {
+            return Err(PduError::TooDeep);
+        }
         if version.strict_json { object.check_strict() } else { object.check_loose() }.map_err(PduError::Number)?;
         let fields = Fields::read(&object, version)?;
         for name in ["hashes", "signatures"] {

@@ -1,11 +1,22 @@
 //! The parser: RFC 8259, with a limit on nesting so that no input exhausts the stack, and one on memory: values take up to
 //! twelve times as much of it as their text, and the platform gives 128 MB for all that goes on at one time.
 
+mod unread;
+
 use super::{Error, Object, Value, scan::plain_length};
 
 /// How many arrays and objects may stand inside each other. Other servers read events a few hundred levels deep; the
 /// limit must hold for our stack, also where a value is written or dropped.
 pub const MAX_DEPTH: usize = 500;
+
+/// What becomes of what is nested too deep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TooDeep {
+    /// The text is refused.
+    Refused,
+    /// It is a [`Value::Unread`].
+    Unread,
+}
 
 /// How much memory the values of one text may take, in bytes. Fifty PDUs of 65,536 bytes fit, whatever they consist of.
 pub const MAX_MEMORY: usize = 48 * 1024 * 1024;
@@ -22,6 +33,9 @@ const MIN_CAPACITY: usize = 4;
 /// Python refuses to read integers of more digits, and so do all Synapses: such an event exists nowhere.
 const MAX_DIGITS: usize = 4300;
 
+const ARRAY_GOES_ON: &str = "expected a comma or the end of the array";
+const OBJECT_GOES_ON: &str = "expected a comma or the end of the object";
+
 /// Parses a whole text as one JSON value. Of equal keys in an object the last one stands.
 ///
 /// # Errors
@@ -36,8 +50,21 @@ pub fn parse(text: &[u8]) -> Result<Value, Error> {
 /// # Errors
 /// As [`parse`]; [`Error::is_too_large`] where that is more than there is left.
 pub fn parse_within(text: &[u8], memory: &mut usize) -> Result<Value, Error> {
+    read(text, memory, MAX_DEPTH, TooDeep::Refused)
+}
+
+/// As [`parse`], for texts that must be read whatever a part of them is: what is nested deeper than `depth`, which is little more than
+/// [`MAX_DEPTH`] at most, is not refused, but becomes a [`Value::Unread`].
+///
+/// # Errors
+/// As [`parse`], but for the depth.
+pub fn parse_to_depth(text: &[u8], depth: usize) -> Result<Value, Error> {
+    read(text, &mut { MAX_MEMORY }, depth, TooDeep::Unread)
+}
+
+fn read(text: &[u8], memory: &mut usize, max_depth: usize, too_deep: TooDeep) -> Result<Value, Error> {
     let text = std::str::from_utf8(text).map_err(|error| Error::at("not UTF-8", error.valid_up_to()))?;
-    let mut parser = Parser { text, bytes: text.as_bytes(), at: 0, depth: 0, memory: *memory };
+    let mut parser = Parser { text, bytes: text.as_bytes(), at: 0, depth: 0, max_depth, too_deep, memory: *memory };
     parser.skip_whitespace();
     let value = parser.value()?;
     parser.skip_whitespace();
@@ -62,6 +89,8 @@ struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
+    max_depth: usize,
+    too_deep: TooDeep,
     /// What is left of it.
     memory: usize,
 }
@@ -81,8 +110,11 @@ impl Parser<'_> {
     }
 
     fn nested(&mut self, read: fn(&mut Self) -> Result<Value, Error>) -> Result<Value, Error> {
-        if self.depth == MAX_DEPTH {
-            return Err(self.error("nested too deep"));
+        if self.depth == self.max_depth {
+            return match self.too_deep {
+                TooDeep::Refused => Err(self.error("nested too deep")),
+                TooDeep::Unread => self.unread(),
+            };
         }
         self.depth += 1;
         self.at += 1;
@@ -98,15 +130,7 @@ impl Parser<'_> {
             return Ok(Value::Object(Object::new()));
         }
         loop {
-            if self.peek() != Some(b'"') {
-                return Err(self.error("expected a key"));
-            }
-            let key = self.string()?;
-            self.skip_whitespace();
-            if !self.take(b':') {
-                return Err(self.error("expected a colon"));
-            }
-            self.skip_whitespace();
+            let key = self.key()?;
             let value = self.value()?;
             self.make_room(&mut members, MEMBER_BYTES)?;
             members.push((key, value));
@@ -116,10 +140,24 @@ impl Parser<'_> {
                 return Ok(Value::Object(Object::from_members(members)));
             }
             if !self.take(b',') {
-                return Err(self.error("expected a comma or the end of the object"));
+                return Err(self.error(OBJECT_GOES_ON));
             }
             self.skip_whitespace();
         }
+    }
+
+    /// Reads the name of a member and the colon.
+    fn key(&mut self) -> Result<Box<str>, Error> {
+        if self.peek() != Some(b'"') {
+            return Err(self.error("expected a key"));
+        }
+        let key = self.string()?;
+        self.skip_whitespace();
+        if !self.take(b':') {
+            return Err(self.error("expected a colon"));
+        }
+        self.skip_whitespace();
+        Ok(key)
     }
 
     fn array(&mut self) -> Result<Value, Error> {
@@ -137,7 +175,7 @@ impl Parser<'_> {
                 return Ok(Value::Array(items));
             }
             if !self.take(b',') {
-                return Err(self.error("expected a comma or the end of the array"));
+                return Err(self.error(ARRAY_GOES_ON));
             }
             self.skip_whitespace();
         }

@@ -24,6 +24,7 @@ pub(in crate::matrix) fn write_value(out: &mut String, value: &Value) {
             out.push(']');
         }
         Value::Object(object) => write_object(out, object),
+        Value::Unread(text) => out.push_str(text),
     }
 }
 

@@ -209,7 +209,7 @@ fn is_scalar(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(_) | Value::String(_) => true,
         Value::Integer(number) => (-MAX_INTEGER..=MAX_INTEGER).contains(number),
-        Value::Number(_) | Value::Array(_) | Value::Object(_) => false,
+        Value::Number(_) | Value::Array(_) | Value::Object(_) | Value::Unread(_) => false,
     }
 }
 

@@ -138,10 +138,12 @@ fn of_endpoint_with_body(stage: &Stage, endpoint: &Endpoint, rows: &mut Vec<Row>
     // A body that is read is checked against the signature, and one that is no JSON cannot be.
     let header = stage.peer.authorization(method.as_str(), target, "a.example", Some(&json!([])));
     let limit = verge::router::max_body_bytes(target);
+    // A transaction is read however deep it is, and this one is a list.
+    let nested = if target.contains("/v1/send/") { BAD_JSON } else { NOT_JSON };
     for (name, body, refusal) in [
         ("what is no JSON", "{\"pdus\": [".to_owned(), NOT_JSON),
         ("no body", String::new(), NOT_JSON),
-        ("a body nested ten thousand deep", format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)), NOT_JSON),
+        ("a body nested ten thousand deep", format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)), nested),
         ("a list", "[]".to_owned(), BAD_JSON),
         ("a body that is too long", format!("{{\"x\":\"{}\"}}", "x".repeat(limit)), TOO_LARGE),
     ] {
