@@ -519,6 +519,31 @@ fn rule_10_malformed_power_levels() {
 }
 
 #[test]
+fn rule_10_users_of_any_domain() {
+    // No server can have such users. Synapse looks for the sigil and a colon; ruma also at the domain and the length.
+    let long = format!("@{}:dave.example", "d".repeat(255));
+    for version in versions(1..=12) {
+        let scene = Scene::new(version);
+        let first = scene.clone().without("m.room.power_levels", "");
+        let with = |user: &str| {
+            let mut content = scene.power_levels();
+            content.object_at("users").insert(user, 5);
+            content
+        };
+        for user in ["@bot:my_server", "@bot:", "@:", "@dave:dave.example:port", "@dave:da ve", &long] {
+            for scene in [&scene, &first] {
+                let scene = scene.clone().where_ruma_differs();
+                assert_eq!(scene.change_levels(ALICE, with(user)), Ok(()), "{version} {user}");
+            }
+        }
+        for user in ["", "@", "dave", "dave:dave.example", "@dave", "!dave:dave.example", " @dave:dave.example"] {
+            let verdict = scene.change_levels(ALICE, with(user));
+            assert_eq!(verdict, Err(AuthError::UsersNotUserIds), "{version} {user}");
+        }
+    }
+}
+
+#[test]
 fn levels_as_strings_and_floats() {
     for version in versions(1..=12) {
         let scene = Scene::new(version);

@@ -20,6 +20,7 @@
 //! - A room without `m.room.join_rules`, or without `join_rule` in it, is invite-only.
 //! - A property that is added to `m.room.power_levels`, or removed, is judged by the one value that is there; its default
 //!   is not a value.
+//! - A key of `users` is a user ID if it begins with `@` and has a colon, whatever its domain and length.
 //! - A level of another type than a level's, which before version 10 a room's first `m.room.power_levels` may hold, makes
 //!   the rules that ask for it fail.
 
