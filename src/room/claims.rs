@@ -308,6 +308,7 @@ impl Rooms {
             commit.unplaced.extend(rejected);
         }
         for examined in &believed.claims {
+            commit.copies.extend(view.copies(examined.outliers.new.iter().map(|new| &new.event)));
             let new = examined.outliers.new.iter().filter(|new| !done.contains(new.event.event_id()));
             commit.events.extend(new.cloned());
             commit.rejected.extend(examined.outliers.rejected.iter().cloned());

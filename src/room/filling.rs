@@ -92,11 +92,11 @@ impl Rooms {
     }
 }
 
-/// The ancestors, with what we hold of them in place of worse copies.
+/// The ancestors, with what we hold of them in place of worse copies, and of other events that have their IDs.
 async fn with_held(view: &mut View<'_>, ancestors: &[Ancestor]) -> Result<Vec<Ancestor>, RoomError> {
     let better = |view: &View<'_>, one: &Ancestor| {
         let held = view.stored(one.event_id()).map(|stored| &stored.event)?;
-        one.event().is_none_or(|given| held.completes(given)).then(|| held.clone())
+        one.event().is_none_or(|given| held.completes(given) || !given.is_copy_of(held)).then(|| held.clone())
     };
     let held: Vec<Event> = ancestors.iter().filter_map(|one| better(view, one)).collect();
     let cited: Vec<EventId> = held.iter().flat_map(|event| event.auth_events().iter().cloned()).collect();

@@ -58,6 +58,7 @@ impl Rooms {
                 }
                 given = kept;
             }
+            commit.copies.extend(view.copies(given.iter().copied()));
             let judged = judge_outliers(self.clock.as_ref(), room_id, held, given.into_iter()).await;
             commit.events.extend(judged.new);
             commit.rejected.extend(judged.rejected);

@@ -161,6 +161,10 @@ impl Judgement {
         view.load_events(&cited).await?;
         view.load_events(std::slice::from_ref(event.event_id())).await?;
         self.complete(view, event).await?;
+        if view.text(event.event_id()).is_some_and(|held| !event.is_copy_of(held)) {
+            // Nor is it stored: what is held is what others cite by that ID.
+            return Ok(Verdict::Known(Some("another event has its ID".to_owned())));
+        }
         if let Some(known) = known(view, event.event_id()) {
             return Ok(known);
         }
@@ -304,6 +308,7 @@ impl Judgement {
             self.note_edges(view, event);
         }
         let after = view.with_event(before.root, event).await?;
+        self.copies.extend(view.copies([event].into_iter()));
         let was_rejected = view.put(StoredEvent {
             event: event.clone(),
             outlier: false,

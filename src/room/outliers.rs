@@ -138,8 +138,9 @@ pub(super) async fn judge_outliers<'a>(
         waiting.remove(event.event_id());
         outliers.by_id.insert(event.event_id().clone(), Outlier::Accepted(event));
     }
-    for RejectedEvent { event_id, provisional, .. } in held.rejected {
-        if provisional && waiting.contains_key(&event_id) {
+    for RejectedEvent { event_id, provisional, event, .. } in held.rejected {
+        let is_same = |given: &Event| event.as_ref().is_none_or(|rejected| given.is_copy_of(rejected));
+        if provisional && waiting.get(&event_id).is_some_and(is_same) {
             outliers.readmitted.push(event_id);
         } else {
             waiting.remove(&event_id);

@@ -136,7 +136,7 @@ impl Rooms {
     ) -> Result<Committed<Vec<EventId>>, RoomError> {
         let mut view = View::new(&self.store, self.server_name());
         view.load_events(slice).await?;
-        let events: Vec<Event> = slice.iter().filter_map(|id| text(&view, id)).collect();
+        let events: Vec<Event> = slice.iter().filter_map(|id| view.text(id).cloned()).collect();
         let keys: HashSet<StateKey> = events.iter().flat_map(auth_keys).collect();
         let keys: Vec<StateKey> = keys.into_iter().collect();
         let previous: Vec<EventId> =
@@ -163,12 +163,6 @@ impl Rooms {
         commit.guard = guard;
         Ok(self.store.commit(&[commit], Vec::new()).await?.with(changed))
     }
-}
-
-/// The event's text, where it is at hand.
-fn text(view: &View<'_>, id: &EventId) -> Option<Event> {
-    let rejected = view.rejected(id).and_then(|rejected| rejected.event.as_ref());
-    rejected.or_else(|| view.event(id)).cloned()
 }
 
 impl Graph {
@@ -221,7 +215,8 @@ impl Judgement {
         let known = view.state_after(id);
         let was_rejected = view.rejected(id).cloned();
         let is_final = was_rejected.as_ref().is_some_and(|rejected| !rejected.provisional);
-        let judgeable = text(view, id).filter(|event| !is_final && event.auth_events().iter().all(|id| view.knows(id)));
+        let judgeable =
+            view.text(id).filter(|event| !is_final && event.auth_events().iter().all(|id| view.knows(id))).cloned();
         let Some(event) = judgeable else {
             if was_rejected.is_some() && !is_same(known, Some(before)) {
                 self.place_rejected(view, id, before);
@@ -261,7 +256,7 @@ impl Judgement {
             return Ok(false);
         }
         let is_final = was_rejected.as_ref().is_some_and(|rejected| !rejected.provisional);
-        let Some(event) = text(view, id).filter(|_| !is_final) else {
+        let Some(event) = view.text(id).filter(|_| !is_final).cloned() else {
             self.place_rejected(view, id, before);
             return Ok(true);
         };
@@ -352,6 +347,7 @@ impl Judgement {
         if place != Place::Newest && is_same(before.claimed) {
             return Ok(false);
         }
+        self.copies.extend(view.copies([event].into_iter()));
         let was_rejected = view.put(StoredEvent {
             event: event.clone(),
             outlier: place == Place::Edge,

@@ -161,6 +161,16 @@ impl<'s> View<'s> {
         self.events.get(id).map(|stored| &stored.event)
     }
 
+    /// The event as it is judged again, even if it was rejected, where its text is at hand; it must have been read.
+    pub(super) fn text(&self, id: &EventId) -> Option<&Event> {
+        self.rejected(id).and_then(|rejected| rejected.event.as_ref()).or_else(|| self.event(id))
+    }
+
+    /// Those of `events` that complete what we hold, even if it was rejected; it must have been read.
+    pub(super) fn copies<'e>(&self, events: impl Iterator<Item = &'e Event>) -> Vec<Event> {
+        events.filter(|event| self.event(event.event_id()).is_some_and(|held| event.completes(held))).cloned().collect()
+    }
+
     /// What is remembered of the event, if we have rejected it; it must have been read.
     pub(super) fn rejected(&self, id: &EventId) -> Option<&RejectedEvent> {
         self.rejected.get(id)

@@ -59,7 +59,8 @@ pub struct RoomCommit {
     pub states: Vec<StateFrom>,
     /// New events, or outliers that found their place.
     pub events: Vec<NewEvent>,
-    /// Whole copies of events that are held without their content; nothing else about those changes.
+    /// Whole copies of events that are held without their content, each of which completes what is held; nothing else about those
+    /// changes.
     pub copies: Vec<Event>,
     /// New trie nodes.
     pub nodes: Vec<NodeText>,

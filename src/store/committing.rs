@@ -28,6 +28,7 @@ use crate::{
     matrix::{
         event::ContentHash,
         identifiers::{EventId, RoomId, ServerName},
+        room_version::EventIds,
         state_content::Membership,
     },
     platform::{Clock, DatabaseError, Rows, Statement, news::Subject, turns::turn},
@@ -67,7 +68,8 @@ macro_rules! better {
 }
 
 /// ?1: a list of rows, each with how far from the end of the stream the event stands, or else its position, if it goes to the
-/// timeline. An event that is held without its content gets it, whatever else is thought of it.
+/// timeline. An event that is held without its content gets it, whatever else is thought of it, if (?3) its ID says that it is the
+/// same event; else [`COMPLETE`] alone does that.
 const EVENTS: &str = concat!(
     "INSERT INTO events (event_id, room_id, event_type, state_key, sender, depth, origin_server_ts, json, outlier, \
       claimed, soft_failed, state_before, state_after, hash_wrong, pos) \
@@ -76,8 +78,8 @@ const EVENTS: &str = concat!(
       COALESCE(value ->> 14, (SELECT position FROM streams WHERE name = 'events') - (value ->> 13)) \
     FROM json_each(?1) WHERE true \
      ON CONFLICT (event_id) DO UPDATE SET \
-       json = CASE WHEN events.hash_wrong > excluded.hash_wrong THEN excluded.json ELSE events.json END, \
-       hash_wrong = MIN(events.hash_wrong, excluded.hash_wrong), \
+       json = CASE WHEN ?3 AND events.hash_wrong > excluded.hash_wrong THEN excluded.json ELSE events.json END, \
+       hash_wrong = CASE WHEN ?3 THEN MIN(events.hash_wrong, excluded.hash_wrong) ELSE events.hash_wrong END, \
        outlier = MIN(events.outlier, excluded.outlier), \
        pos = COALESCE(excluded.pos, events.pos), ",
     better!("claimed"),
@@ -89,11 +91,11 @@ const EVENTS: &str = concat!(
     better!("state_before"),
     ", ",
     better!("state_after"),
-    " WHERE events.hash_wrong > excluded.hash_wrong OR excluded.pos IS NOT NULL OR ",
+    " WHERE (?3 AND events.hash_wrong > excluded.hash_wrong) OR excluded.pos IS NOT NULL OR ",
     knows_better!()
 );
 
-/// ?1: a list of [event id, text], of events with the right content hash.
+/// ?1: a list of [event id, text], of copies that complete what is held.
 const COMPLETE: &str = "\
     UPDATE events SET json = (SELECT value ->> 1 FROM json_each(?1) WHERE value ->> 0 = events.event_id), hash_wrong = 0 \
     WHERE event_id IN (SELECT value ->> 0 FROM json_each(?1)) AND room_id = ?2 AND hash_wrong";
@@ -287,11 +289,6 @@ impl RoomCommit {
         statements.extend(cite(self.events.iter().map(|new| &new.event)));
         statements.extend(keep_keys_of(self.events.iter().map(|new| &new.event)));
         statements.extend(history_visibility::note(&self.room_id, self.events.iter().map(|new| &new.event)));
-        let mut each = |sql: &'static str, items: Vec<String>| {
-            for list in json_lists(items) {
-                statements.push(Statement::new(sql, [list.into(), room_id.into()]));
-            }
-        };
         let mut later = newest.len();
         let rows = self.events.iter().map(|new| {
             let at = match new.place {
@@ -304,7 +301,15 @@ impl RoomCommit {
             };
             event_row(new, at)
         });
-        each(EVENTS, rows.collect());
+        let bound = self.room_version.event_ids != EventIds::Given;
+        for list in json_lists(rows) {
+            statements.push(Statement::new(EVENTS, [list.into(), room_id.into(), bound.into()]));
+        }
+        let mut each = |sql: &'static str, items: Vec<String>| {
+            for list in json_lists(items) {
+                statements.push(Statement::new(sql, [list.into(), room_id.into()]));
+            }
+        };
         each(
             COMPLETE,
             self.copies.iter().map(|event| json!([event.event_id().as_str(), event.json()]).to_string()).collect(),

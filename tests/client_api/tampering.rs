@@ -38,6 +38,36 @@ fn a_good_copy_takes_the_place_of_an_altered_one() {
     assert_eq!(room.content(&id)["body"], "again");
 }
 
+/// In versions 1 and 2 whoever sends an event gives it its ID.
+#[test]
+fn another_event_with_its_id_is_no_whole_copy_of_an_altered_one() {
+    for version in ["1", "2"] {
+        let mut room = visited(version);
+        let read = |path: &str| {
+            let (status, answer) = room.home.get(&room.alice, &format!("/rooms/{}/{path}", quote(&room.room)));
+            assert_eq!(status, 200, "{answer}");
+            answer
+        };
+        let levels = read("state/m.room.power_levels");
+        let content = json!({ "users": { &room.bob: 100 } });
+        let fields = json!({ "type": "m.room.power_levels", "state_key": "", "content": content });
+        let mut other = room.theirs.draft(room.home.world.now_ms(), &room.bob, fields);
+        let (id, event) = room.theirs.say(&room.peer, &room.bob, "as it was said");
+        other["event_id"] = json!(id);
+        let (_, other) = room.peer.sign(version, other);
+        room.send("1", &[tampered(&event)]);
+        let altered = read(&format!("event/{}", quote(&id)));
+        assert_eq!((&altered["type"], &altered["content"]), (&json!("m.room.message"), &json!({})));
+        room.send("2", &[other.clone()]);
+        assert_eq!(read(&format!("event/{}", quote(&id))), altered, "version {version}");
+        assert_eq!(read("state/m.room.power_levels"), levels);
+        room.send("3", &[event]);
+        room.send("4", &[other]);
+        let whole = read(&format!("event/{}", quote(&id)));
+        assert_eq!((&whole["type"], &whole["content"]["body"]), (&json!("m.room.message"), &json!("as it was said")));
+    }
+}
+
 #[test]
 fn a_redaction_that_was_altered_takes_effect_when_it_comes_whole() {
     // In version 10 the hash covers what is redacted, and the signature does not.
@@ -132,7 +162,7 @@ fn alters_state(scene: &Scene, event_types: &'static [&'static str]) -> Rc<Cell<
 
 #[test]
 fn state_that_was_altered_is_asked_for_until_it_is_whole() {
-    for version in ["10", "12"] {
+    for version in ["1", "10", "12"] {
         let scene = scene(version);
         let read = |event_type: &str| {
             scene.two.get(&scene.bob, &format!("/rooms/{}/state/{event_type}", quote(&scene.room))).1

@@ -20,6 +20,9 @@ use verge::router::{Request, Response, json_response};
 
 use super::network::{Homeserver, World};
 
+/// The room versions that it knows.
+const VERSIONS: &str = "ver=1&ver=2&ver=8&ver=9&ver=10&ver=11&ver=12";
+
 /// What a peer answers to requests that it does not answer by itself.
 pub type Answers = Box<dyn Fn(&Request) -> Option<Response>>;
 
@@ -190,10 +193,19 @@ impl Peer {
 
     /// Hashes and signs `event`, and returns it with its ID.
     pub fn sign(&self, version: &str, event: Value) -> (String, Value) {
-        let mut event = object(event);
+        let mut event = object(self.with_id(version, event));
         ruma_signatures::hash_and_sign_event(&self.name, &self.key, &mut event, &rules(version).redaction).unwrap();
         let event = value(event);
         (event_id(version, &event), event)
+    }
+
+    /// `event` with an ID that we give it, where its version has that and nobody has yet.
+    fn with_id(&self, version: &str, mut event: Value) -> Value {
+        if gives_ids(version) && event.get("event_id").is_none() {
+            let (hash, _) = self.sign("4", event.clone());
+            event["event_id"] = json!(format!("{hash}:{}", self.name));
+        }
+        event
     }
 
     /// Signs `event`, whatever its content hash is.
@@ -213,8 +225,7 @@ impl Peer {
 
     /// As [`Peer::join`], with the answer of the request that refused, or of `send_join`.
     pub fn try_join(&self, resident: &Homeserver, room_id: &str, user: &str) -> (Option<PeerRoom>, (u16, Value)) {
-        let target =
-            format!("/_matrix/federation/v1/make_join/{}/{}?ver=9&ver=10&ver=11&ver=12", encode(room_id), encode(user));
+        let target = format!("/_matrix/federation/v1/make_join/{}/{}?{VERSIONS}", encode(room_id), encode(user));
         let (status, template) = self.get(resident, &target);
         if status != 200 {
             return (None, (status, template));
@@ -222,8 +233,10 @@ impl Peer {
         let version = template["room_version"].as_str().unwrap().to_owned();
         let mut event = template["event"].clone();
         event["origin_server_ts"] = json!(self.world.now_ms());
-        // It names the resident server, and no room version has it.
-        event.as_object_mut().unwrap().remove("origin");
+        // They name the resident server: no room version has the one, and the other is ours to give.
+        for name in ["origin", "event_id"] {
+            event.as_object_mut().unwrap().remove(name);
+        }
         let (id, event) = self.sign(&version, event);
         let target = format!("/_matrix/federation/v2/send_join/{}/{}", encode(room_id), encode(&id));
         let (status, answer) = self.put(resident, &target, &event);
@@ -266,6 +279,13 @@ impl PeerRoom {
         });
         for (name, value) in fields.as_object().unwrap() {
             event[name] = value.clone();
+        }
+        if gives_ids(&self.version) {
+            for name in ["auth_events", "prev_events"] {
+                for cited in event[name].as_array_mut().unwrap() {
+                    *cited = json!([cited, { "sha256": "" }]);
+                }
+            }
         }
         event
     }
@@ -313,8 +333,16 @@ pub fn send(world: &World, to: &Homeserver, request: Request) -> (u16, Value) {
     (response.status().as_u16(), body)
 }
 
-/// The event ID of an event, as ruma makes it.
+/// Whether the sender of an event gives it its ID.
+fn gives_ids(version: &str) -> bool {
+    matches!(version, "1" | "2")
+}
+
+/// The event ID of an event, as ruma makes it where it is made.
 pub fn event_id(version: &str, event: &Value) -> String {
+    if gives_ids(version) {
+        return event["event_id"].as_str().unwrap().to_owned();
+    }
     let hash = ruma_signatures::reference_hash(&object(event.clone()), &rules(version)).unwrap();
     format!("${hash}")
 }
