@@ -310,8 +310,12 @@ impl Event {
     /// event gives it its ID, which then binds nothing.
     pub fn is_copy_of(&self, other: &Self) -> bool {
         let text = |event: &Self| redaction::signed_text(&event.0.object, event.0.version);
-        self.event_id() == other.event_id()
-            && (self.0.version.event_ids != EventIds::Given || text(self) == text(other))
+        self.event_id() == other.event_id() && (self.has_binding_id() || text(self) == text(other))
+    }
+
+    /// Whether no other event can have its ID.
+    pub fn has_binding_id(&self) -> bool {
+        self.0.version.event_ids != EventIds::Given
     }
 
     /// Whether this is the whole event of which `held` is what was left without its content.

@@ -66,8 +66,19 @@ impl Judgement {
         self.check_state(view, event, current).await
     }
 
-    /// Checks 4 and 5: which rule `event` breaks, if any.
+    /// Checks 4 and 5: which rule `event` breaks, if any. A whole copy need not break one that an altered copy breaks.
     pub(super) async fn broken_rule(
+        &self,
+        view: &mut View<'_>,
+        event: &Event,
+        before: StateAt,
+    ) -> Result<Option<Rejection>, RoomError> {
+        let broken = self.rule_broken_by_copy(view, event, before).await?;
+        Ok(broken.map(|rejection| rejection.of_copy(event)))
+    }
+
+    /// The same, of this copy.
+    pub(super) async fn rule_broken_by_copy(
         &self,
         view: &mut View<'_>,
         event: &Event,
@@ -80,7 +91,7 @@ impl Judgement {
         if let Some(member) = event.oversized_member() {
             return for_good(format!("`{member}` is too long"));
         }
-        let rejected = event.auth_events().iter().filter_map(|id| Some((id, view.rejected(id)?.provisional)));
+        let rejected = event.auth_events().iter().filter_map(|id| Some((id, view.rejected(id)?.may_be_overturned())));
         if let Some(rejection) = rejected_auth_event(rejected) {
             return Ok(Some(rejection));
         }
@@ -145,7 +156,7 @@ async fn stands_in(view: &mut View<'_>, event: &Event, root: NodeId) -> Result<b
     Ok(found.iter().any(|(_, id)| id == event.event_id()))
 }
 
-/// Why an event is rejected that cites these rejected auth events, each with whether that verdict is provisional.
+/// Why an event is rejected that cites these rejected auth events, each with whether that verdict may be overturned.
 pub(super) fn rejected_auth_event<'a>(rejected: impl Iterator<Item = (&'a EventId, bool)>) -> Option<Rejection> {
     let (id, provisional) = rejected.min_by_key(|(_, provisional)| *provisional)?;
     Some(Rejection { why: AuthError::RejectedAuthEvent(id.clone()).to_string(), provisional })

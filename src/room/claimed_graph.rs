@@ -51,7 +51,8 @@ impl Graph {
                 |id: &EventId| graph.nodes.get(id).is_some_and(|node| !is_open(node) && node.state_after.is_some());
             if !node.previous.is_empty() && node.previous.iter().all(|id| stateful.contains(id) || known(id)) {
                 graph.ready.insert(id.clone());
-                if node.previous.iter().all(|id| graph.firm.contains(id) || known(id)) {
+                // By no judgement of an altered copy does the state after it become firm.
+                if !node.rejected_altered && node.previous.iter().all(|id| graph.firm.contains(id) || known(id)) {
                     graph.firm.insert(id.clone());
                 }
             }
@@ -120,7 +121,10 @@ impl Graph {
             let rests_on_new = node.previous.iter().any(|id| changed.contains(id) || in_slice.contains(id));
             let may_change = self.is_unsettled(node) || self.outdated.contains(id) || self.doubtful.contains(id);
             if rests_on_new || may_change {
-                in_slice.insert(id);
+                // What rests on an altered copy goes on so. If this one is found to be allowed after all, it is outdated in the next pass.
+                if rests_on_new || !node.rejected_altered {
+                    in_slice.insert(id);
+                }
                 slice.push(id.clone());
             }
         }
@@ -183,6 +187,7 @@ mod tests {
             state_after: state(after),
             claimed: true,
             standing: Standing::Accepted,
+            rejected_altered: false,
         }
     }
 
@@ -211,6 +216,19 @@ mod tests {
             node("doubtful merge", 3, &["left", "topic"], [2, 2]),
         ];
         assert_eq!(judged(&nodes, 1), ["outdated", "doubtful merge", "outdated merge"].map(id));
+    }
+
+    /// A whole copy may never come, and the room goes on.
+    #[test]
+    fn what_was_built_upon_a_rejected_altered_copy_is_not_judged_each_time() {
+        let firm = Node { claimed: false, ..node("firm", 1, &[], [1, 1]) };
+        let standing = Standing::Rejected { provisional: true };
+        let altered = Node { standing, rejected_altered: true, ..node("altered", 2, &["firm"], [1, 1]) };
+        let built = (3..9).map(|n| {
+            let before = if n == 3 { "altered".to_owned() } else { (n - 1).to_string() };
+            node(&n.to_string(), n, &[&before], [1, 1])
+        });
+        assert_eq!(judged(&[firm, altered].into_iter().chain(built).collect::<Vec<_>>(), 1), [id("altered")]);
     }
 
     /// Each of them has sides with different states, and needs to be resolved to be known to be as it should.

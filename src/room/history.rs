@@ -44,7 +44,7 @@ impl Rooms {
             let held = Held::in_view(&view, ids.iter());
             let is_new = |event: &&Event| match view.stored(event.event_id()) {
                 Some(held) => event.completes(&held.event),
-                None => !view.knows(event.event_id()),
+                None => view.rejected(event.event_id()).is_none_or(|rejected| rejected.is_altered_copy_of(event)),
             };
             let mut given: Vec<&Event> = events.iter().filter(is_new).collect();
             // An event that lacks an auth event would count as rejected for ever, and with it what cites it.
@@ -62,6 +62,7 @@ impl Rooms {
             let judged = judge_outliers(self.clock.as_ref(), room_id, held, given.into_iter()).await;
             commit.events.extend(judged.new);
             commit.rejected.extend(judged.rejected);
+            commit.readmitted.extend(judged.readmitted);
             if commit.events.is_empty() && commit.rejected.is_empty() {
                 return Ok(Committed::Done(()));
             }

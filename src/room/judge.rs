@@ -21,7 +21,7 @@ use crate::{
     log::Reason,
     matrix::{
         auth_rules::AuthState,
-        event::Event,
+        event::{ContentHash, Event},
         identifiers::{EventId, ServerName},
         policy_server::PolicyServer,
         power_levels::{Level, PowerLevels},
@@ -58,7 +58,8 @@ pub(super) enum Verdict {
 pub(super) struct Rejection {
     /// A sentence without a full stop.
     pub(super) why: String,
-    /// Whether the verdict rests on what another server claims of the room's state: better evidence may overturn it.
+    /// Whether the verdict rests on what another server claims of the room's state, or on an altered copy: better evidence may
+    /// overturn it.
     pub(super) provisional: bool,
 }
 
@@ -71,6 +72,11 @@ impl Reason for Rejection {
 impl Rejection {
     pub(super) fn for_good(why: impl Into<String>) -> Self {
         Self { why: why.into(), provisional: false }
+    }
+
+    /// The same, for this copy of an event: the rules may have read what an altered one has lost.
+    pub(super) fn of_copy(self, event: &Event) -> Self {
+        Self { provisional: self.provisional || event.content_hash() == ContentHash::Wrong, ..self }
     }
 }
 
@@ -165,7 +171,10 @@ impl Judgement {
             // Nor is it stored: what is held is what others cite by that ID.
             return Ok(Verdict::Known(Some("another event has its ID".to_owned())));
         }
-        if let Some(known) = known(view, event.event_id()) {
+        // An altered copy says nothing of what is held whole.
+        let whole = view.text(event.event_id()).filter(|held| held.completes(event)).cloned();
+        let event = whole.as_ref().unwrap_or(event);
+        if let Some(known) = known(view, event) {
             return Ok(known);
         }
         if event.event_type() == "m.room.create" {
@@ -193,10 +202,11 @@ impl Judgement {
         // What has been put into a gap in the timeline, as its auth events allow it, is history: the current state has no say in it, and
         // nobody takes it away by what he claims of the state then.
         let is_history = view.stored(event.event_id()).is_some_and(StoredEvent::stands);
-        if let Some(rejection) = self.broken_rule(view, event, before).await? {
+        if let Some(rejection) = self.rule_broken_by_copy(view, event, before).await? {
             if is_history && rejection.provisional {
                 return Ok(Verdict::Known(None));
             }
+            let rejection = rejection.of_copy(event);
             self.reject(view, event, before, &rejection);
             return Ok(Verdict::Rejected(rejection));
         }
@@ -243,13 +253,13 @@ impl Judgement {
         if stands { self.redact(view, event, before).await } else { Ok(()) }
     }
 
-    /// Remembers that `event` is rejected.
+    /// Remembers that `event` is rejected. Of an altered one a whole copy may take part in the state after it yet.
     pub(super) fn reject(&mut self, view: &mut View<'_>, event: &Event, before: StateAt, rejection: &Rejection) {
         let new = NewRejected {
             event: event.clone(),
             reason: rejection.why.clone(),
             state_before: Some(before.root),
-            claimed: before.claimed,
+            claimed: before.claimed || event.content_hash() == ContentHash::Wrong,
             provisional: rejection.provisional,
         };
         if view.put_rejected(&new) {
@@ -309,6 +319,10 @@ impl Judgement {
         }
         let after = view.with_event(before.root, event).await?;
         self.copies.extend(view.copies([event].into_iter()));
+        if view.rejected(event.event_id()).is_some_and(|rejected| rejected.is_altered_copy_of(event)) {
+            // So may be what cites it.
+            self.unsettled = Some(Unsettled::KnownBetter);
+        }
         let was_rejected = view.put(StoredEvent {
             event: event.clone(),
             outlier: false,
@@ -429,9 +443,12 @@ fn may_redact(event: &Event, state: &[Event]) -> bool {
 }
 
 /// What became of the event when it was judged by itself, if it was, and for good.
-fn known(view: &View<'_>, event_id: &EventId) -> Option<Verdict> {
+fn known(view: &View<'_>, event: &Event) -> Option<Verdict> {
+    let event_id = event.event_id();
     if let Some(rejected) = view.rejected(event_id) {
-        let is_final = !rejected.provisional && rejected.state_before.is_some();
+        let is_judged = !rejected.provisional && rejected.state_before.is_some();
+        // The rules may have read what an altered copy has lost.
+        let is_final = is_judged && !rejected.is_altered_copy_of(event);
         return is_final.then(|| Verdict::Known(Some(rejected.reason.clone())));
     }
     let stored = view.stored(event_id).filter(|stored| !stored.outlier && stored.state_after.is_some())?;

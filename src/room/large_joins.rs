@@ -308,6 +308,7 @@ fn rejected(event: &Event, reason: String) -> RejectedEvent {
         state_before: None,
         claimed: false,
         provisional: false,
+        content_hash: event.content_hash(),
         event: None,
     }
 }

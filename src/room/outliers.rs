@@ -35,7 +35,10 @@ pub(super) struct Held {
 /// What became of an event.
 pub(super) enum Outlier {
     Accepted(Event),
-    Rejected { provisional: bool },
+    Rejected {
+        /// Whether better evidence may overturn that.
+        provisional: bool,
+    },
 }
 
 /// Events outside our graph, judged.
@@ -119,8 +122,8 @@ impl Held {
     }
 }
 
-/// Judges `events` of a room, auth events first. What was rejected for good stays so; a provisional rejection counts no
-/// longer once its event comes again.
+/// Judges `events` of a room, auth events first. What was rejected for good stays so, unless that was an altered copy and a whole one
+/// has come; a provisional rejection counts no longer once its event comes again.
 pub(super) async fn judge_outliers<'a>(
     clock: &dyn Clock,
     room_id: &RoomId,
@@ -138,13 +141,16 @@ pub(super) async fn judge_outliers<'a>(
         waiting.remove(event.event_id());
         outliers.by_id.insert(event.event_id().clone(), Outlier::Accepted(event));
     }
-    for RejectedEvent { event_id, provisional, event, .. } in held.rejected {
-        let is_same = |given: &Event| event.as_ref().is_none_or(|rejected| given.is_copy_of(rejected));
-        if provisional && waiting.get(&event_id).is_some_and(is_same) {
-            outliers.readmitted.push(event_id);
+    for rejected in held.rejected {
+        let is_same = |given: &Event| rejected.event.as_ref().is_none_or(|rejected| given.is_copy_of(rejected));
+        let is_made_whole = |given: &Event| given.has_binding_id() && rejected.is_altered_copy_of(given);
+        let counts_no_longer = |given: &Event| (rejected.provisional && is_same(given)) || is_made_whole(given);
+        if waiting.get(&rejected.event_id).is_some_and(counts_no_longer) {
+            outliers.readmitted.push(rejected.event_id);
         } else {
-            waiting.remove(&event_id);
-            outliers.by_id.insert(event_id, Outlier::Rejected { provisional });
+            waiting.remove(&rejected.event_id);
+            let provisional = rejected.may_be_overturned();
+            outliers.by_id.insert(rejected.event_id, Outlier::Rejected { provisional });
         }
     }
     let mut order: Vec<EventId> = waiting.keys().cloned().collect();
@@ -213,8 +219,13 @@ impl Outliers {
         self.by_id.insert(id, outcome);
     }
 
-    /// Check 4: which rule `event` breaks by its auth events, if any. All of them must be known.
+    /// Check 4: which rule `event` breaks by its auth events, if any. All of them must be known. A whole copy need not break one that
+    /// an altered copy breaks.
     pub(super) fn broken_rule(&self, event: &Event) -> Option<Rejection> {
+        self.rule_broken_by_copy(event).map(|rejection| rejection.of_copy(event))
+    }
+
+    fn rule_broken_by_copy(&self, event: &Event) -> Option<Rejection> {
         if let Some(member) = event.oversized_member() {
             return Some(Rejection::for_good(format!("`{member}` is too long")));
         }

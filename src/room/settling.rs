@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::Event,
+        event::{ContentHash, Event},
         identifiers::{EventId, RoomId},
         state_content::Membership,
         state_trie::NodeId,
@@ -215,11 +215,14 @@ impl Judgement {
         let known = view.state_after(id);
         let was_rejected = view.rejected(id).cloned();
         let is_final = was_rejected.as_ref().is_some_and(|rejected| !rejected.provisional);
+        let is_altered = was_rejected.as_ref().is_some_and(|rejected| rejected.content_hash == ContentHash::Wrong);
+        // A whole copy may take part in the state after it yet.
+        let if_rejected = StateAt { claimed: before.claimed || is_altered, ..before };
         let judgeable =
             view.text(id).filter(|event| !is_final && event.auth_events().iter().all(|id| view.knows(id))).cloned();
         let Some(event) = judgeable else {
-            if was_rejected.is_some() && !is_same(known, Some(before)) {
-                self.place_rejected(view, id, before);
+            if was_rejected.is_some() && !is_same(known, Some(if_rejected)) {
+                self.place_rejected(view, id, if_rejected);
                 return Ok(true);
             }
             return Ok(false);
@@ -227,7 +230,7 @@ impl Judgement {
         match self.broken_rule(view, &event, before).await? {
             Some(rejection) => {
                 let same_verdict = was_rejected.is_some_and(|known| known.provisional == rejection.provisional);
-                if same_verdict && is_same(known, Some(before)) {
+                if same_verdict && is_same(known, Some(if_rejected)) {
                     return Ok(false);
                 }
                 self.leave_extremity(view, &event, graph).await?;

@@ -226,6 +226,7 @@ impl<'s> View<'s> {
             state_before: new.state_before,
             claimed: new.claimed,
             provisional: new.provisional,
+            content_hash: new.event.content_hash(),
             event: new.provisional.then(|| new.event.clone()),
         };
         self.rejected.insert(id.clone(), rejected);

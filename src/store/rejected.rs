@@ -47,8 +47,24 @@ pub struct RejectedEvent {
     pub claimed: bool,
     /// Whether the verdict does too.
     pub provisional: bool,
+    /// Whether the copy that was judged was altered.
+    pub content_hash: ContentHash,
     /// The event, where the verdict is provisional and there was room for it.
     pub event: Option<Event>,
+}
+
+impl RejectedEvent {
+    /// Whether better evidence may overturn the verdict: on what was claimed, or on an altered copy.
+    pub fn may_be_overturned(&self) -> bool {
+        self.provisional || self.content_hash == ContentHash::Wrong
+    }
+
+    /// Whether an altered copy of `event` was judged, and this one is whole. In room versions 1 and 2 it may be another event, which is
+    /// to be judged by itself.
+    pub fn is_altered_copy_of(&self, event: &Event) -> bool {
+        let found = (&self.event_id, self.content_hash, event.content_hash());
+        found == (event.event_id(), ContentHash::Wrong, ContentHash::Right)
+    }
 }
 
 /// A rejected event to remember.
@@ -99,7 +115,7 @@ macro_rules! whole {
 }
 
 /// ?1: a list of [event id, server, depth, reason, graph, state before, claimed, provisional, json, bytes, whether the json is of
-/// an altered copy]. A whole copy stays where an altered one comes.
+/// an altered copy]. A whole copy stays where an altered one comes, and the verdict on it takes the place of one on an altered copy.
 const REMEMBER: &str = concat!(
     "WITH new AS ( SELECT key, value, \
         CASE WHEN value ->> 9 > 0 THEN SUM(value ->> 9) OVER (ORDER BY key) + (SELECT COALESCE(SUM(bytes), 0) \
@@ -112,7 +128,7 @@ const REMEMBER: &str = concat!(
       COALESCE((SELECT MAX(of_server) FROM rejected_events WHERE room_id = ?2 AND server = value ->> 1), 0) \
         + row_number() OVER (PARTITION BY value ->> 1 ORDER BY key) \
     FROM new WHERE true \
-    ON CONFLICT (event_id) DO UPDATE SET reason = excluded.reason, \
+    ON CONFLICT (event_id) DO UPDATE SET reason = excluded.reason, depth = excluded.depth, graph = excluded.graph, \
       state_before = COALESCE(excluded.state_before, state_before), claimed = excluded.claimed, \
       provisional = excluded.provisional, ",
     whole!("json"),
@@ -120,7 +136,8 @@ const REMEMBER: &str = concat!(
     whole!("bytes"),
     ", ",
     whole!("hash_wrong"),
-    " WHERE rejected_events.provisional OR rejected_events.state_before IS NULL"
+    " WHERE rejected_events.provisional OR rejected_events.state_before IS NULL \
+       OR rejected_events.hash_wrong > excluded.hash_wrong"
 );
 
 const EVICT: &str = "\
@@ -219,7 +236,8 @@ pub(super) fn rejected_event(row: &Row) -> Result<RejectedEvent, DatabaseError> 
     let id = |text: &str| EventId::parse_any_length(text).map_err(|_| shape("no event ID"));
     let graph: Value = serde_json::from_str(row.text(3)?).map_err(|_| shape("no graph"))?;
     let previous = graph["prev_events"].as_array().ok_or_else(|| shape("no previous events"))?;
-    let event = |json: &str| read_as(row.text(0)?, json, content_hash(row.integer(9)?), row.text(8)?);
+    let content_hash = content_hash(row.integer(9)?);
+    let event = |json: &str| read_as(row.text(0)?, json, content_hash, row.text(8)?);
     Ok(RejectedEvent {
         event_id: id(row.text(0)?)?,
         room_id: RoomId::parse(row.text(1)?).map_err(|_| shape("no room ID"))?,
@@ -228,6 +246,7 @@ pub(super) fn rejected_event(row: &Row) -> Result<RejectedEvent, DatabaseError> 
         state_before: row.optional_text(4)?.map(node_id).transpose()?,
         claimed: row.integer(5)? != 0,
         provisional: row.integer(6)? != 0,
+        content_hash,
         event: row.optional_text(7)?.map(event).transpose()?,
     })
 }

@@ -53,7 +53,8 @@ const GRAPH: &str = concat!(
        COALESCE(e.outlier, 0) AS outlier, COALESCE(e.soft_failed, 0) AS soft_failed, \
        CASE WHEN x.event_id IS NULL THEN e.state_after ELSE x.state_before END AS state_after, \
        CASE WHEN x.event_id IS NULL THEN e.json ->> '$.prev_events' ELSE x.graph ->> '$.prev_events' END AS previous, \
-       CASE WHEN x.event_id IS NULL THEN e.state_before ELSE x.state_before END AS state_before \
+       CASE WHEN x.event_id IS NULL THEN e.state_before ELSE x.state_before END AS state_before, \
+       COALESCE(x.hash_wrong, 0) AS rejected_altered \
      FROM graph LEFT JOIN events AS e ON e.event_id = graph.event_id AND e.room_id = ?1 \
        LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1"
 );
@@ -159,6 +160,8 @@ pub struct Node {
     pub claimed: bool,
     /// What is thought of it.
     pub standing: Standing,
+    /// Whether an altered copy of it was rejected: a whole one may not be.
+    pub rejected_altered: bool,
 }
 
 /// What is thought of an event.
@@ -343,5 +346,6 @@ fn node(row: &Row) -> Result<Node, DatabaseError> {
         state_after: row.optional_text(9)?.map(node_id).transpose()?,
         claimed: is(6)?,
         standing,
+        rejected_altered: is(12)?,
     })
 }

@@ -87,6 +87,32 @@ fn a_redaction_that_was_altered_takes_effect_when_it_comes_whole() {
     assert_eq!(seen["unsigned"]["redacted_because"]["event_id"], json!(redaction_id));
 }
 
+/// Bob has no power to redact what others say. Without what it redacts, his redaction in version 1 is none of his own message.
+#[test]
+fn a_redaction_that_was_altered_is_not_rejected_for_ever() {
+    for version in ["1", "2"] {
+        let mut room = visited(version);
+        let (said, event) = room.theirs.say(&room.peer, &room.bob, "a slip");
+        room.send("1", &[event]);
+        let now = room.home.world.now_ms();
+        let fields = json!({ "type": "m.room.redaction", "content": {}, "redacts": said });
+        let (id, redaction) = room.peer.sign(version, room.theirs.draft(now, &room.bob, fields));
+        let mut altered = redaction.clone();
+        altered["redacts"] = json!("$nothing:peer.example");
+        let fields = json!({ "type": "com.example", "content": {}, "event_id": id });
+        let (_, other) = room.peer.sign(version, room.theirs.draft(now, &room.bob, fields));
+        for (txn_id, event) in [("2", altered), ("3", other)] {
+            let (_, answer) = room.peer.send(&room.server, txn_id, &[event]);
+            assert!(answer["pdus"][&id]["error"].is_string(), "{answer}");
+        }
+        assert_eq!(room.content(&said)["body"], "a slip");
+        room.send("4", &[redaction]);
+        assert_eq!(room.content(&said), json!({}), "version {version}");
+        let seen = &newest(&room.home, &room.alice, &room.room)[&said];
+        assert_eq!(seen["unsigned"]["redacted_because"]["event_id"], json!(id));
+    }
+}
+
 #[test]
 fn a_good_copy_takes_the_place_of_an_altered_one_that_waits() {
     let mut room = visited("12");

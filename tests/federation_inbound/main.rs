@@ -9,6 +9,7 @@ mod common;
 mod abuse;
 mod acl;
 mod admission;
+mod altered;
 mod authentication;
 mod by_time;
 mod carried_on;
