@@ -9,7 +9,9 @@ mod world;
 
 use std::rc::Rc;
 
-use cases::{A, CASES, Case, DAY, FROM_A, FROM_N, HOUR, Keys, Lie, N, ONE_DAY, PINNED, SECOND, Step::*, TRUSTED};
+use cases::{
+    A, CASES, Case, DAY, FROM_A, FROM_N, HOUR, Keys, Lie, MINUTE, N, ONE_DAY, PINNED, SECOND, Step::*, TRUSTED,
+};
 use common::internet::page;
 use futures_executor::block_on;
 use futures_util::future::join;
@@ -185,6 +187,36 @@ fn a_hundred_silent_servers() {
     assert!(ring.get("s0.org:8448", "ed25519:1").is_none());
     // The clock of the test counts the seconds of each, also of those that pass side by side.
     assert!(world.internet.now.get() - world.started <= 70 * SECOND);
+}
+
+/// Whom there was no time to ask has not failed: it is asked as soon as there is, and before those who have.
+#[test]
+fn who_was_not_asked_is_not_left_alone() {
+    let world = World::new(&[]);
+    world.internet.delay_ms.set(HOUR);
+    let queries = queries(100);
+    let times_asked = || {
+        let logged = world.internet.logged.borrow();
+        u64::try_from(logged.iter().filter(|line| line.contains("no keys from a server")).count()).unwrap()
+    };
+    block_on(world.fetcher().fetch(&queries)).unwrap();
+    let asked = times_asked();
+    assert!((1..100).contains(&asked), "{asked}");
+    assert_eq!(world.count("key_fetches"), asked);
+    // When those who failed may be asked again, others come first.
+    world.internet.now.set(world.internet.now.get() + MINUTE);
+    block_on(world.fetcher().fetch(&queries)).unwrap();
+    assert!(times_asked() > asked);
+    assert_eq!(world.count("key_fetches WHERE failures = 1"), times_asked());
+    // Who comes to be there is not refused because others were not.
+    world.internet.delay_ms.set(0);
+    let failed = world.database.rows("SELECT server FROM key_fetches");
+    let left_out: Vec<&str> = queries.iter().map(|query| query.server.as_str()).collect();
+    let left_out: Vec<&str> = left_out.into_iter().filter(|name| failed.iter().all(|row| row[0] != *name)).collect();
+    for server in [left_out[0], left_out[left_out.len() - 1]] {
+        world.publish(server, Lie::Truth, ONE_DAY);
+        assert_eq!(world.request_key(&world.fetcher(), server, "ed25519:1"), Some(1));
+    }
 }
 
 /// Anybody can name a server in a request. Of one whose request was not verified nothing is stored, whether it has keys or not;

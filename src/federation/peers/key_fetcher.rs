@@ -179,7 +179,8 @@ impl KeyFetcher {
         }
 
         // On the network.
-        let asked = self.questions().ask(&lacking, now).await;
+        let has_failed = |server: &str| fetches.get(server).is_some_and(|fetch| fetch.failures > 0);
+        let asked = self.questions().ask(&lacking, has_failed, now).await;
         let rest = asked.lacking(&lacking, &found);
         let outcomes = self.outcomes(&lacking, &rest, &asked, &fetches);
         self.take_over(wanted, &asked, &held, &mut found);
@@ -202,7 +203,7 @@ impl KeyFetcher {
         Ok(found)
     }
 
-    /// When each server may be asked again, where that is news.
+    /// When each server may be asked again, where that is news. One for which there was no time has not failed, and may be at once.
     fn outcomes<'a>(
         &self,
         lacking: &Wanted<'a>,
@@ -213,10 +214,12 @@ impl KeyFetcher {
         let mut outcomes = Vec::new();
         for server in servers(lacking) {
             let before = fetches.get(server).copied().unwrap_or_default();
-            let after = if rest.keys().any(|(lacks, _)| *lacks == server) {
-                after_failure(before, asked.has_answered(server), self.platform.clock.now_ms())
-            } else {
-                KeyFetch::default()
+            let after = match rest.keys().any(|(lacks, _)| *lacks == server) {
+                false => KeyFetch::default(),
+                true if asked.was_asked(server) => {
+                    after_failure(before, asked.has_answered(server), self.platform.clock.now_ms())
+                }
+                true => continue,
             };
             if after != before {
                 outcomes.push((server, after));

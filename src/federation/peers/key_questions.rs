@@ -3,7 +3,10 @@
 //! What an answer is worth is decided in [`crate::matrix::server_keys`]; who may be asked, and when again, by whoever asks
 //! ([`super::key_fetcher`]).
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use futures_util::stream::{self, StreamExt};
 
@@ -56,8 +59,8 @@ pub(super) struct KeyQuestions<'a> {
 }
 
 impl KeyQuestions<'_> {
-    /// Asks servers and notaries for what is lacking.
-    pub(super) async fn ask(&self, lacking: &Wanted<'_>, now: i64) -> Asked {
+    /// Asks servers and notaries for what is lacking; servers that have failed before, after the others.
+    pub(super) async fn ask(&self, lacking: &Wanted<'_>, has_failed: impl Fn(&str) -> bool, now: i64) -> Asked {
         let nothing = Found::new();
         let mut asked = Asked::default();
         let many = servers(lacking).len() >= MANY_SERVERS;
@@ -65,12 +68,23 @@ impl KeyQuestions<'_> {
             self.ask_notaries(lacking, &mut asked).await;
         }
         let rest = asked.lacking(lacking, &nothing);
-        self.ask_servers(&servers(&rest), now + BUDGET_MS, &mut asked).await;
+        self.ask_servers(&self.in_turn(servers(&rest), has_failed), now + BUDGET_MS, &mut asked).await;
         let rest = asked.lacking(lacking, &nothing);
         if !many && !rest.is_empty() {
             self.ask_notaries(&rest, &mut asked).await;
         }
         asked
+    }
+
+    /// These servers in the order in which they are asked: those that have not failed first, and for the rest drawn anew each time, as
+    /// there may not be time for all. In any order that goes by their names, some could see to it that it is never others' turn.
+    fn in_turn<'n>(&self, mut names: Vec<&'n str>, has_failed: impl Fn(&str) -> bool) -> Vec<&'n str> {
+        names.sort_by_cached_key(|name| {
+            let mut drawn = [0; 4];
+            self.platform.random.fill(&mut drawn);
+            (has_failed(name), drawn)
+        });
+        names
     }
 
     /// Asks each of `names` for its own keys, a few at a time, and none after the deadline.
@@ -80,19 +94,24 @@ impl KeyQuestions<'_> {
                 if self.platform.clock.now_ms() >= deadline {
                     return None;
                 }
-                Some(self.ask_server(&name).await.map_err(|why| (name, why)))
+                let answer = self.ask_server(&name).await;
+                Some((name, answer))
             });
         let mut answers = answers.buffer_unordered(MAX_CONNECTIONS);
         let mut left_out = 0;
         while let Some(answer) = answers.next().await {
+            let Some((name, answer)) = answer else {
+                left_out += 1;
+                continue;
+            };
+            asked.servers.insert(name.to_string());
             match answer {
-                Some(Ok(keys)) => asked.from_servers.push(keys),
-                Some(Err((name, why))) => {
+                Ok(keys) => asked.from_servers.push(keys),
+                Err(why) => {
                     self.platform
                         .log
                         .write(LogRecord::warning("no keys from a server").destination(&name).because(&why));
                 }
-                None => left_out += 1,
             }
         }
         if left_out > 0 {
@@ -189,6 +208,8 @@ impl KeyQuestions<'_> {
 /// What the network answered.
 #[derive(Default)]
 pub(super) struct Asked {
+    /// The servers that were asked for their own keys, whether they answered or not.
+    servers: BTreeSet<String>,
     pub(super) from_servers: Vec<ServerKeys>,
     pub(super) from_notaries: Vec<ServerKeys>,
 }
@@ -206,6 +227,11 @@ impl Asked {
             }
         }
         lacking(wanted, &found)
+    }
+
+    /// Whether this server was asked for its keys. Of one for which there was no time, what notaries do not know of it says nothing.
+    pub(super) fn was_asked(&self, server: &str) -> bool {
+        self.servers.contains(server)
     }
 
     /// Whether somebody has told of the keys of this server.
