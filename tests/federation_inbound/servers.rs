@@ -161,6 +161,23 @@ fn an_invite_is_accepted_or_rejected() {
     }
 }
 
+/// Who has just answered is there, though it was not when its keys were looked for.
+#[test]
+fn a_server_that_is_there_again_signs_an_invite() {
+    let world = World::new();
+    let (a, b) = (world.server("a.example"), world.server("b.example"));
+    let (alice, bob) = (a.user(&world, "alice"), b.user(&world, "bob"));
+    let room = a.public_room(&world, &alice, "12");
+    world.disconnect("b.example");
+    world.run(membership::join(&b, &bob, &room, via(&["a.example"]), Object::new())).unwrap_err();
+    assert!(world.logs().iter().any(|line| line.contains("no keys from a server")), "{:?}", world.logs());
+    world.connect_server("b.example", &b.server);
+    let invited = world.run(membership::invite(&a, &alice, &bob, &room, Object::new()));
+    invited.unwrap_or_else(|error| panic!("{error}; {:?}", world.logs()));
+    world.settle();
+    assert_eq!(local_membership(&b, &bob, &room).as_deref(), Some("invite"));
+}
+
 #[test]
 fn history_is_fetched_page_by_page_to_the_beginning() {
     for version in ["10", "12"] {

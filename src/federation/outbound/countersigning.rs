@@ -39,7 +39,7 @@ pub(super) async fn countersigned(
     let answer = answer.ok_or_else(|| bad_answer("an event that is not an object"))?;
     let signatures: Vec<(&str, &str)> = signing::signatures_of(&answer, signer.as_str()).collect();
     let key_ids: Vec<&str> = signatures.iter().map(|(key_id, _)| *key_id).collect();
-    let keys = server.keys.for_request(signer, &key_ids, &|| true).await?;
+    let keys = server.keys.for_answer(signer, &key_ids).await?;
     let now = server.platform.clock.now_ms();
     let countersigned = signatures.into_iter().find_map(|(key_id, signature)| {
         let known = keys.get(signer.as_str(), key_id).filter(|known| known.is_valid_now(now))?;

@@ -40,6 +40,15 @@ const MAX_BACKOFF_SILENT_MS: i64 = 60 * 60_000;
 /// How many current keys of one response are remembered that nobody has asked for, and how many old ones.
 const MAX_UNASKED: usize = 8;
 
+/// What came of asking a server in vain.
+#[derive(Clone, Copy, Default)]
+struct Attempts {
+    /// What one more failure is added to.
+    counted: KeyFetch,
+    /// It is not asked before this time, in milliseconds since the epoch.
+    not_before: i64,
+}
+
 /// Finds keys.
 pub struct KeyFetcher {
     platform: Platform,
@@ -54,6 +63,8 @@ pub struct KeyFetcher {
 enum Purpose<'a> {
     /// A request, which anybody may send: whether others may be asked for the keys of a server that nobody has heard of.
     Request(&'a dyn Fn() -> bool),
+    /// What a server has just answered us: it is there, however long it was not.
+    Answer,
     /// Events, which somebody sent whose request was verified.
     Events,
 }
@@ -76,10 +87,23 @@ impl KeyFetcher {
         key_ids: &[&str],
         may_be_asked: &dyn Fn() -> bool,
     ) -> Result<KeyRing, DatabaseError> {
+        self.find(&self.for_now(origin, key_ids), Purpose::Request(may_be_asked)).await
+    }
+
+    /// The keys with which `signer` may have signed now what it has just answered us. It is there: where they are not held, it is asked
+    /// for them, whatever came of asking it before.
+    ///
+    /// # Errors
+    /// As [`KeyFetcher::for_request`].
+    pub async fn for_answer(&self, signer: &ServerName, key_ids: &[&str]) -> Result<KeyRing, DatabaseError> {
+        self.find(&self.for_now(signer, key_ids), Purpose::Answer).await
+    }
+
+    fn for_now(&self, server: &ServerName, key_ids: &[&str]) -> Vec<KeyQuery> {
         let minimum_valid_until_ts = self.platform.clock.now_ms();
         let query =
-            |key_id: &&str| KeyQuery { server: origin.clone(), key_id: (*key_id).to_owned(), minimum_valid_until_ts };
-        self.find(&key_ids.iter().map(query).collect::<Vec<_>>(), Purpose::Request(may_be_asked)).await
+            |key_id: &&str| KeyQuery { server: server.clone(), key_id: (*key_id).to_owned(), minimum_valid_until_ts };
+        key_ids.iter().map(query).collect()
     }
 
     /// The keys `needed`, as far as they can be found. One that is known, but not to be valid for long enough, is in the
@@ -158,20 +182,13 @@ impl KeyFetcher {
             self.cache.remember(at, key.clone(), true);
             found.insert(at.clone(), key.clone());
         }
-        let mut fetches: BTreeMap<String, KeyFetch> = stored.fetches.into_iter().collect();
-        for server in servers(&lacking) {
-            if let Some(failed) = self.cache.failed(server)
-                && fetches.get(server).is_none_or(|fetch| fetch.retry_at < failed.retry_at)
-            {
-                fetches.insert(server.to_owned(), failed);
-            }
-        }
+        let attempts = self.attempts(&servers(&lacking), stored.fetches, purpose);
         let now = self.platform.clock.now_ms();
         let mut lacking = self::lacking(wanted, &found);
         lacking.retain(|(server, _), minimum| {
             // No response makes a key valid for longer than 7 days.
             *minimum <= now.saturating_add(MAX_VALIDITY_MS)
-                && fetches.get(*server).is_none_or(|fetch| fetch.retry_at <= now)
+                && attempts.get(*server).is_none_or(|attempts| attempts.not_before <= now)
         });
         let is_unknown = held.is_empty();
         if lacking.is_empty() || matches!(purpose, Purpose::Request(may_be_asked) if is_unknown && !may_be_asked()) {
@@ -179,10 +196,10 @@ impl KeyFetcher {
         }
 
         // On the network.
-        let has_failed = |server: &str| fetches.get(server).is_some_and(|fetch| fetch.failures > 0);
+        let has_failed = |server: &str| attempts.contains_key(server);
         let asked = self.questions().ask(&lacking, has_failed, now).await;
         let rest = asked.lacking(&lacking, &found);
-        let outcomes = self.outcomes(&lacking, &rest, &asked, &fetches);
+        let outcomes = self.outcomes(&lacking, &rest, &asked, &attempts);
         self.take_over(wanted, &asked, &held, &mut found);
         let tells_of_kept = held.iter().any(|((server, _), (_, is_kept))| *is_kept && asked.has_told_of(server));
         let (own_words, others_words): (&[ServerKeys], &[ServerKeys]) =
@@ -193,7 +210,7 @@ impl KeyFetcher {
         });
         let outcomes = match purpose {
             Purpose::Events => outcomes,
-            Purpose::Request(_) => self.cache.note_failures(outcomes),
+            Purpose::Request(_) | Purpose::Answer => self.cache.note_failures(outcomes),
         };
         // Other isolates will not ask them either.
         let failed = outcomes.iter().filter(|(_, fetch)| fetch.failures > 0);
@@ -203,26 +220,52 @@ impl KeyFetcher {
         Ok(found)
     }
 
+    /// What came of asking each of these servers in vain before, as far as that is remembered and counts for this purpose.
+    fn attempts(
+        &self,
+        servers: &[&str],
+        stored: Vec<(String, KeyFetch)>,
+        purpose: Purpose<'_>,
+    ) -> BTreeMap<String, Attempts> {
+        let mut attempts: BTreeMap<String, Attempts> = BTreeMap::new();
+        for (server, fetch) in stored.into_iter().filter(|(_, fetch)| fetch.failures > 0) {
+            let of_it = match purpose {
+                Purpose::Events => Attempts { counted: fetch, not_before: fetch.retry_at },
+                Purpose::Request(_) => Attempts { counted: KeyFetch::default(), not_before: soon_after(fetch) },
+                Purpose::Answer => Attempts::default(),
+            };
+            attempts.insert(server, of_it);
+        }
+        for server in servers {
+            let Some(failed) = self.cache.failed(server) else { continue };
+            let known = attempts.entry((*server).to_owned()).or_default();
+            if known.counted.retry_at < failed.retry_at {
+                known.counted = failed;
+            }
+            if !matches!(purpose, Purpose::Answer) {
+                known.not_before = known.not_before.max(failed.retry_at);
+            }
+        }
+        attempts
+    }
+
     /// When each server may be asked again, where that is news. One for which there was no time has not failed, and may be at once.
     fn outcomes<'a>(
         &self,
         lacking: &Wanted<'a>,
         rest: &Wanted<'_>,
         asked: &Asked,
-        fetches: &BTreeMap<String, KeyFetch>,
+        attempts: &BTreeMap<String, Attempts>,
     ) -> Vec<(&'a str, KeyFetch)> {
         let mut outcomes = Vec::new();
         for server in servers(lacking) {
-            let before = fetches.get(server).copied().unwrap_or_default();
-            let after = match rest.keys().any(|(lacks, _)| *lacks == server) {
-                false => KeyFetch::default(),
-                true if asked.was_asked(server) => {
-                    after_failure(before, asked.has_answered(server), self.platform.clock.now_ms())
-                }
-                true => continue,
-            };
-            if after != before {
-                outcomes.push((server, after));
+            let before = attempts.get(server);
+            if !rest.keys().any(|(lacks, _)| *lacks == server) {
+                outcomes.extend(before.map(|_| (server, KeyFetch::default())));
+            } else if asked.was_asked(server) {
+                let counted = before.map(|before| before.counted).unwrap_or_default();
+                let now = self.platform.clock.now_ms();
+                outcomes.push((server, after_failure(counted, asked.has_answered(server), now)));
             }
         }
         outcomes
@@ -320,10 +363,21 @@ fn is_plausible(key_id: &str) -> bool {
 }
 
 fn after_failure(before: KeyFetch, answered: bool, now: i64) -> KeyFetch {
-    let doublings = before.failures.clamp(0, 16);
     let limit = if answered { MAX_BACKOFF_ANSWERED_MS } else { MAX_BACKOFF_SILENT_MS };
     KeyFetch {
         failures: before.failures.saturating_add(1),
-        retry_at: now.saturating_add((FIRST_BACKOFF_MS << doublings).min(limit)),
+        retry_at: now.saturating_add(backoff(before.failures).min(limit)),
     }
+}
+
+/// How long a server is left alone that had failed so many times before, without a limit.
+fn backoff(failures: i64) -> i64 {
+    FIRST_BACKOFF_MS << failures.clamp(0, 16)
+}
+
+/// When a server whose events were in vain asked about may be asked for the sake of a request: so long after the last time as after
+/// the first. Somebody has sent that request, and what is asked for requests has limits of its own.
+fn soon_after(fetch: KeyFetch) -> i64 {
+    let waits = backoff(fetch.failures.saturating_sub(1)).min(MAX_BACKOFF_SILENT_MS);
+    fetch.retry_at.saturating_sub(waits).saturating_add(FIRST_BACKOFF_MS)
 }
