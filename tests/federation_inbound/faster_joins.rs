@@ -348,6 +348,45 @@ fn another_server_gives_what_the_resident_server_does_not() {
     faster.is_whole();
 }
 
+/// Whether a state is too large is for us to say: what status another server refuses it with says nothing of that.
+#[test]
+fn who_refuses_a_state_as_too_large_does_not_end_the_asking() {
+    let faster = faster("12");
+    let c = faster.world.server("c.example");
+    let carol = c.user(&faster.world, "carol");
+    let via = vec![ServerName::parse("a.example").unwrap()];
+    faster.world.run(membership::join(&c, &carol, &faster.room, via, Object::new())).unwrap();
+    faster.world.settle();
+    let (server, asked) = (Rc::clone(&c.server), Rc::new(Cell::new(0)));
+    let times = Rc::clone(&asked);
+    faster.world.connect(
+        "c.example",
+        Rc::new(move |request| {
+            let (server, times) = (Rc::clone(&server), Rc::clone(&times));
+            Box::pin(async move {
+                if request.uri().path().starts_with("/_matrix/federation/v1/state/") {
+                    times.set(times.get() + 1);
+                    if times.get() == 1 {
+                        let refusal = json!({ "errcode": "M_FORBIDDEN", "error": "That is too large." });
+                        return json_response(StatusCode::PAYLOAD_TOO_LARGE, &refusal);
+                    }
+                }
+                server.handle(request).await
+            })
+        }),
+    );
+    faster.try_join(&faster.bob, "a.example").unwrap();
+    let mut hours = 0;
+    while faster.extent() != Extent::Whole {
+        faster.world.settle();
+        faster.later();
+        hours += 1;
+        assert!(hours < 40, "asked {} times: {:?}", asked.get(), faster.world.logs());
+    }
+    assert_eq!(asked.get(), 2);
+    faster.is_whole();
+}
+
 #[test]
 fn a_server_that_did_not_let_us_in_cannot_leave_out_a_ban() {
     let faster = faster("12");

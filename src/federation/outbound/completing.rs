@@ -2,9 +2,10 @@
 //! answer without its members (`room/partial.rs`) is fetched when the user is in it already. It is read, judged and
 //! kept as the answer to the join of a large room is, in steps that the scheduled trigger goes on with.
 
-use http::StatusCode;
-
-use super::join_answers::read_rest;
+use super::{
+    countersigning::bad_answer,
+    join_answers::{Rest, read_rest},
+};
 use crate::{
     error::MatrixError,
     log::LogRecord,
@@ -68,12 +69,6 @@ impl Server {
                     self.fetch_missing(large.room_id());
                     return Ok(());
                 }
-                // Nor will it be smaller the next time.
-                Err(error) if error.status == StatusCode::PAYLOAD_TOO_LARGE => {
-                    self.rooms.give_up_completing(&large).await?;
-                    self.store.end_large_join(&large.join_id).await?;
-                    return Err(error);
-                }
                 Err(error) => refusal = error,
             }
             large = LargeJoin { is_read: false, kept_to: String::new(), ..large };
@@ -83,6 +78,7 @@ impl Server {
         Err(refusal)
     }
 
+    /// One try: done where the state is whole, or will never be.
     async fn try_to_complete(&self, large: &mut LargeJoin, budget: &Budget) -> Result<Progress, MatrixError> {
         if !self.rooms.is_completed_by(large).await? {
             return Ok(Progress::Done);
@@ -97,8 +93,16 @@ impl Server {
             self.platform.log.write(record.destination(&giver));
             let answer = self.federation.open_state(&giver, large.room_id(), large.join.event_id()).await?;
             match read_rest(self, large.clone(), answer).await? {
-                Some(read) => *large = read,
-                None => return Ok(Progress::Unfinished),
+                Rest::Staged(read) => *large = read,
+                Rest::Elsewhere => return Ok(Progress::Unfinished),
+                // Nor will it be smaller the next time. Others may give more than there is.
+                Rest::TooLarge if giver == large.resident => {
+                    let record = LogRecord::warning("the state of a room is too large to become whole");
+                    self.platform.log.write(record.room(large.room_id()).destination(&giver));
+                    self.rooms.give_up_completing(large).await?;
+                    return Ok(Progress::Done);
+                }
+                Rest::TooLarge => return Err(bad_answer("more events than any room has")),
             }
         }
         match self.rooms.go_on_joining(large, budget).await {

@@ -86,26 +86,38 @@ pub(super) async fn read_answer(
     let mut reading = Reading::new(server, large, is_staged);
     // What is staged came as one or the other; that it is state is said again.
     reading.known = attempt.staged.into_iter().flatten().map(|id| (id, false)).collect();
-    let read = reading.read(answer).await?;
+    let Some(read) = reading.read(answer).await? else {
+        return Err(MatrixError::too_large("The room's state is too large for this server."));
+    };
     reading.end(read).await
 }
 
-/// Reads the rest of the state of a room that the user is in already, and checks and stages it; `None` where somebody else does.
+/// What has become of the rest of a room's state.
+pub(super) enum Rest {
+    /// It is read, checked and staged.
+    Staged(LargeJoin),
+    /// Somebody else reads it.
+    Elsewhere,
+    /// It holds more events than any room that this server takes.
+    TooLarge,
+}
+
+/// Reads the rest of the state of a room that the user is in already, and checks and stages it.
 ///
 /// # Errors
-/// As [`read_answer`].
-pub(super) async fn read_rest(
-    server: &Server,
-    large: LargeJoin,
-    answer: RoomBefore,
-) -> Result<Option<LargeJoin>, MatrixError> {
+/// Where the answer breaks off or is none, and where the database fails.
+pub(super) async fn read_rest(server: &Server, large: LargeJoin, answer: RoomBefore) -> Result<Rest, MatrixError> {
     let mut reading = Reading::new(server, large, true);
-    if reading.read(answer).await?.omits_members {
+    let Some(read) = reading.read(answer).await? else { return Ok(Rest::TooLarge) };
+    if read.omits_members {
         return Err(bad_answer("members are left out of the room's state"));
     }
     reading.stage().await?;
     let large = LargeJoin { is_read: true, ..reading.large };
-    Ok(server.store.large_join_is_read(&large).await?.then_some(large))
+    Ok(match server.store.large_join_is_read(&large).await? {
+        true => Rest::Staged(large),
+        false => Rest::Elsewhere,
+    })
 }
 
 /// What an answer says besides the events.
@@ -153,8 +165,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Reads all of an answer, and checks its events.
-    async fn read(&mut self, mut answer: RoomBefore) -> Result<ReadAnswer, MatrixError> {
+    /// Reads all of an answer, and checks its events; `None` where it holds more of them than any room that this server takes.
+    async fn read(&mut self, mut answer: RoomBefore) -> Result<Option<ReadAnswer>, MatrixError> {
         let mut read = ReadAnswer::default();
         let mut counted = self.count;
         while let Some(piece) = answer.next().await? {
@@ -165,6 +177,9 @@ impl<'a> Reading<'a> {
                 JoinPiece::MembersOmitted => read.omits_members = true,
                 JoinPiece::Servers(servers) => read.servers = servers,
             }
+            if self.known.len() > MAX_EVENTS {
+                return Ok(None);
+            }
             // A join may go on with the next server; the rest of a state is worth waiting for as long as more of it comes. A batch
             // of which nothing is new renews nothing, and there is an end to what may be new.
             if self.large.completes && self.count > counted {
@@ -173,7 +188,7 @@ impl<'a> Reading<'a> {
             }
         }
         self.check_batch().await?;
-        Ok(read)
+        Ok(Some(read))
     }
 
     /// Takes one event. Events of other rooms are ignored.
@@ -203,9 +218,6 @@ impl<'a> Reading<'a> {
                 self.batch.push(pdu);
                 self.batch_memory += memory;
             }
-        }
-        if self.known.len() > MAX_EVENTS {
-            return Err(MatrixError::too_large("The room's state is too large for this server."));
         }
         Ok(())
     }
