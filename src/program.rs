@@ -21,8 +21,9 @@ use crate::{
 
 /// How many calls to the database each job of the scheduled trigger may make. The platform allows 1,000 for all of them.
 const FORGET_CALLS: u64 = 80;
-const QUEUE_CALLS: u64 = 330;
-const DEPARTURE_CALLS: u64 = 80;
+const QUEUE_CALLS: u64 = 280;
+const DEPARTURE_CALLS: u64 = 70;
+const PRESENCE_CALLS: u64 = 60;
 const STAGED_CALLS: u64 = 500;
 
 /// How many of the calls for what is staged may go to joins of large rooms; all else begins beside them with the rest.
@@ -124,8 +125,9 @@ impl Program {
 
     async fn do_what_is_due(&self) {
         let [forgetting, queue, staged] = [FORGET_CALLS, QUEUE_CALLS, STAGED_CALLS].map(|calls| self.with_wall(calls));
-        let departing = self.with_wall(DEPARTURE_CALLS);
+        let [departing, presence] = [DEPARTURE_CALLS, PRESENCE_CALLS].map(|calls| self.with_wall(calls));
         let departure_budget = departing.meter.budget(DEPARTURE_CALLS - RESERVE);
+        let presence_budget = presence.meter.budget(PRESENCE_CALLS - RESERVE);
         let forget_budget = forgetting.meter.budget(FORGET_CALLS - RESERVE);
         let queue_budget = queue.meter.budget(QUEUE_CALLS - RESERVE);
         let staged_budget = staged.meter.budget(STAGED_CALLS - LOOKS_RESERVE);
@@ -150,10 +152,12 @@ impl Program {
             }
         };
         let departures = async {
-            client::sweep_departures(&departing, &departure_budget).await;
-            departing.end_presence(&departure_budget).await;
+            let left = client::sweep_departures(&departing, &departure_budget).await;
+            // By the calls of the queue, which end no sending midway.
+            queue.flush_now(&left, &queue_budget).await;
         };
-        future::join4(forget(&forgetting, &forget_budget), queue.sweep_queue(&queue_budget), looks, departures).await;
+        let users = future::join(departures, presence.end_presence(&presence_budget));
+        future::join4(forget(&forgetting, &forget_budget), queue.sweep_queue(&queue_budget), looks, users).await;
     }
 }
 

@@ -7,14 +7,17 @@ use serde_json::json;
 use super::{
     auth,
     body::Body,
-    membership,
+    membership::{self, Left},
     passwords::{self, Hashing},
     reauthentication::confirm,
 };
 use crate::{
     error::MatrixError,
     log::LogRecord,
-    matrix::{identifiers::UserId, json::Object},
+    matrix::{
+        identifiers::{RoomId, UserId},
+        json::Object,
+    },
     platform::Budget,
     router::{Call, Handled, ok},
     server::Server,
@@ -30,8 +33,10 @@ const PAUSE_MS: i64 = 60_000;
 const LONGEST_PAUSE_MS: i64 = 6 * 60 * 60 * 1_000;
 /// How long a run of the scheduled trigger may begin with further rooms, in milliseconds.
 const SWEEP_MS: i64 = 50_000;
-/// How many calls to the database the work after the answer may make.
+/// How many calls to the database the work after the answer may make, and how many more to tell others of it. The platform allows
+/// 1,000 for each request.
 const CALLS: u64 = 500;
+const SEND_CALLS: u64 = 300;
 
 /// `POST /account/password`, which wants the old password.
 pub(super) async fn password(server: &Server, call: &Call) -> Handled {
@@ -72,42 +77,54 @@ pub(super) async fn deactivate(server: &Server, call: &Call) -> Handled {
     let server = server.counted_apart();
     let background = server.platform.background.clone();
     background.spawn(Box::pin(async move {
-        let budget = server.meter.budget(CALLS);
-        sweep_departures(&server, &budget).await;
+        let left = sweep_departures(&server, &server.meter.budget(CALLS)).await;
+        server.flush_now(&left, &server.meter.budget(SEND_CALLS)).await;
     }));
     ok(&json!({ "id_server_unbind_result": "success" }))
 }
 
 /// Has users leave their rooms who have deactivated their accounts, as far as `budget` reaches. What cannot be left now, as another
-/// server does not answer, is tried again later.
-pub async fn sweep_departures(server: &Server, budget: &Budget) {
+/// server does not answer, is tried again later. Returns the rooms whose other servers are to hear of it.
+pub async fn sweep_departures(server: &Server, budget: &Budget) -> Vec<RoomId> {
     let begun = server.platform.clock.now_ms();
     let is_time = || !budget.is_spent() && server.platform.clock.now_ms() < begun + SWEEP_MS;
+    let mut left = Vec::new();
     while is_time() {
         let taken = server.store.take_departure(server.platform.clock.now_ms(), IN_HAND_MS).await;
         let outcome = match taken {
-            Ok(None) => return,
-            Ok(Some((user, attempts))) => depart(server, &user, attempts, &is_time).await,
+            Ok(None) => break,
+            Ok(Some((user, attempts))) => depart(server, &user, attempts, &is_time, &mut left).await,
             Err(error) => Err(error.into()),
         };
         if let Err(error) = outcome {
             let record = LogRecord::error("a deactivated user's rooms cannot be left");
             server.platform.log.write(error.describe(record));
-            return;
+            break;
         }
     }
+    left
 }
 
-async fn depart(server: &Server, user: &UserId, attempts: i64, is_time: &impl Fn() -> bool) -> Result<(), MatrixError> {
+async fn depart(
+    server: &Server,
+    user: &UserId,
+    attempts: i64,
+    is_time: &impl Fn() -> bool,
+    left: &mut Vec<RoomId>,
+) -> Result<(), MatrixError> {
     let mut left_out = false;
     for room_id in server.store.rooms_to_leave(user).await? {
         if !is_time() {
             return Ok(server.store.put_off_departure(user, server.platform.clock.now_ms()).await?);
         }
-        if let Err(error) = membership::leave_room(server, user, &room_id, Object::new()).await {
-            let record = LogRecord::error("a deactivated user cannot leave a room").room(&room_id);
-            server.platform.log.write(error.describe(record));
-            left_out = true;
+        match membership::leave_unsent(server, user, &room_id, Object::new()).await {
+            Ok(Left::Here(_)) => left.push(room_id),
+            Ok(Left::Elsewhere(_)) => {}
+            Err(error) => {
+                let record = LogRecord::error("a deactivated user cannot leave a room").room(&room_id);
+                server.platform.log.write(error.describe(record));
+                left_out = true;
+            }
         }
     }
     if !left_out || attempts >= MAX_ATTEMPTS {

@@ -369,18 +369,40 @@ pub(super) async fn leave_room(
     room_id: &RoomId,
     content: Object,
 ) -> Result<EventId, MatrixError> {
-    // A leave of the room as it is here would end another membership, or be refused.
-    if is_invited_outside(server, user, room_id).await? {
-        return remote::leave(server, user, room_id).await;
-    }
-    match server.rooms.send(room_id, user, Draft::membership(user.as_str(), Membership::Leave, content)).await {
-        Ok(event) => {
+    match leave_unsent(server, user, room_id, content).await? {
+        Left::Here(event_id) => {
             server.flush(room_id);
-            Ok(event.event_id().clone())
+            Ok(event_id)
         }
-        Err(RoomError::UnknownRoom) => remote::leave(server, user, room_id).await,
-        Err(error) => Err(error.into()),
+        Left::Elsewhere(event_id) => Ok(event_id),
     }
+}
+
+/// Where a membership has ended, and by which event.
+pub(super) enum Left {
+    /// In the room as it is here: its other servers are to hear of it.
+    Here(EventId),
+    /// Through another server, or for the user alone.
+    Elsewhere(EventId),
+}
+
+/// As [`leave_room`], but others do not hear of it by this.
+pub(super) async fn leave_unsent(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    content: Object,
+) -> Result<Left, MatrixError> {
+    // A leave of the room as it is here would end another membership, or be refused.
+    if !is_invited_outside(server, user, room_id).await? {
+        let draft = Draft::membership(user.as_str(), Membership::Leave, content);
+        match server.rooms.send(room_id, user, draft).await {
+            Ok(event) => return Ok(Left::Here(event.event_id().clone())),
+            Err(RoomError::UnknownRoom) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    remote::leave(server, user, room_id).await.map(Left::Elsewhere)
 }
 
 async fn change_other(

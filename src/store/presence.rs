@@ -105,11 +105,11 @@ const STAY: &str = "\
       idle_until = CASE WHEN presence = ?2 THEN idle_until ELSE ?3 END \
     WHERE user_id = ?1 AND (presence = ?2 OR presence = 'online' AND synced_until > ?4) RETURNING user_id";
 
-/// The local users whose clients have not synced any more, ?1: now; and until when others of theirs sync that are idle.
+/// The local users whose clients have not synced any more, ?1: now; and until when others of theirs sync that are idle. ?2: how many.
 const GONE: &str = "\
     SELECT 0 AS pos, 1 AS is_shown, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active, \
       CASE WHEN p.idle_until > ?1 THEN p.idle_until END AS idle_until FROM presence AS p \
-    WHERE p.synced_until <= ?1 ORDER BY p.synced_until LIMIT 100";
+    WHERE p.synced_until <= ?1 ORDER BY p.synced_until LIMIT ?2";
 
 /// Moves the stream on to the last position that was taken.
 const ADVANCE: &str = "\
@@ -195,6 +195,17 @@ const DESTINATIONS: &str = concat!(
     destinations!("m.room_id <= ?4 AND (m.room_id < ?4 OR s.server <= ?5)"),
     ") LIMIT ?6"
 );
+
+/// The presence of a local user, to be noted.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnPresence<'a> {
+    /// What it is.
+    pub row: &'a PresenceRow,
+    /// Until when it holds, if a sync has brought it.
+    pub synced_until: Option<i64>,
+    /// After which place others hear of it, a room and a name, in a circle.
+    pub after: (&'a str, &'a str),
+}
 
 /// The other servers that hear of a user's presence.
 #[derive(Debug)]
@@ -288,21 +299,9 @@ pub(super) fn follow<'a>(users: impl Iterator<Item = &'a str>) -> Vec<Statement>
     statements
 }
 
-impl Store {
-    /// Notes the presence of a local user, which ends at `synced_until`, if a sync has brought it. `None` where it is no news; else which
-    /// other servers are to hear of it: those that share a room with the user and are not known to be away, from the place on, a room
-    /// and a name, in a circle.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn put_presence(
-        &self,
-        own: &ServerName,
-        row: &PresenceRow,
-        synced_until: Option<i64>,
-        now: i64,
-        (room, server): (&str, &str),
-    ) -> Result<Option<PresenceHearers>, DatabaseError> {
+impl OwnPresence<'_> {
+    fn put(&self, own: &ServerName, now: i64) -> [Statement; 3] {
+        let Self { row, synced_until, after: (room, server) } = *self;
         let note = [
             row.user_id.as_str().into(),
             row.presence.as_str().into(),
@@ -319,14 +318,16 @@ impl Store {
             server.into(),
             MAX_HEARERS.into(),
         ];
-        let answers = self
-            .batch(vec![
-                Statement::new(NOTE_OWN, note),
-                Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]),
-                Statement::new(DESTINATIONS, destinations),
-            ])
-            .await?;
-        let [noted, _, found] = &answers[..] else { return Err(lacking()) };
+        [
+            Statement::new(NOTE_OWN, note),
+            Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]),
+            Statement::new(DESTINATIONS, destinations),
+        ]
+    }
+
+    /// Reads the answers to [`OwnPresence::put`].
+    fn hearers(answers: &[Rows]) -> Result<Option<PresenceHearers>, DatabaseError> {
+        let [noted, _, found] = answers else { return Err(lacking()) };
         if noted.is_empty() {
             return Ok(None);
         }
@@ -340,6 +341,23 @@ impl Store {
         let last = found.last().filter(|_| is_full);
         let last = last.map(|row| Ok::<_, DatabaseError>((row.text(0)?.to_owned(), row.text(1)?.to_owned())));
         Ok(Some(PresenceHearers { servers, last: last.transpose()? }))
+    }
+}
+
+impl Store {
+    /// Notes the presence of local users, in one call. For each: `None` where it is no news; else which other servers are to hear of it,
+    /// those that share a room with the user and are not known to be away.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn put_presence(
+        &self,
+        own: &ServerName,
+        users: &[OwnPresence<'_>],
+        now: i64,
+    ) -> Result<Vec<Option<PresenceHearers>>, DatabaseError> {
+        let answers = self.batch(users.iter().flat_map(|user| user.put(own, now)).collect()).await?;
+        answers.chunks(3).map(OwnPresence::hearers).collect()
     }
 
     /// Notes that a client of a local user has them be `presence` until a time. Whether that is what they are already.
@@ -357,13 +375,13 @@ impl Store {
         Ok(!self.query(Statement::new(STAY, parameters)).await?.is_empty())
     }
 
-    /// Local users who were there by syncs, which have ended; so many as are seen to at a time. Beside each, until when they are idle
-    /// by syncs of another client.
+    /// Local users who were there by syncs, which have ended, `limit` at most: those first who have been gone for longest. Beside each,
+    /// until when they are idle by syncs of another client.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn gone(&self, now: i64) -> Result<Vec<(PresenceRow, Option<i64>)>, DatabaseError> {
-        let rows = self.query(Statement::new(GONE, [now.into()])).await?;
+    pub async fn gone(&self, now: i64, limit: i64) -> Result<Vec<(PresenceRow, Option<i64>)>, DatabaseError> {
+        let rows = self.query(Statement::new(GONE, [now.into(), limit.into()])).await?;
         rows.iter().map(|row| Ok((PresenceRow::read(row)?, row.optional_integer(7)?))).collect()
     }
 

@@ -3,6 +3,7 @@
 use ruma_common::serde::Raw;
 use ruma_events::presence::PresenceEvent;
 use serde_json::{Value, json};
+use verge::matrix::identifiers::UserId;
 
 use crate::{
     home::{Home, User, next, quote, refused},
@@ -205,6 +206,36 @@ fn what_users_say_themselves_outlasts_their_syncs() {
     assert_eq!(set(&home, &alice, json!({ "presence": "online" })).0, 200);
     minutes_pass(&home, 10);
     assert_eq!(told(&home.sync(&bob, &since)), [of(&alice, "online", "")]);
+}
+
+/// Beside somebody who has ended the account and is in many rooms.
+#[test]
+fn it_ends_while_others_leave_their_rooms() {
+    let (home, alice, bob, _) = together();
+    let carol = home.register("carol");
+    (0..60).for_each(|_| drop(home.room(&carol, json!({}))));
+    home.sync(&alice, "set_presence=online");
+    home.world.settle();
+    assert_eq!(home.get(&bob, &path(&alice)).1["presence"], "online");
+    home.world.advance(6 * 60_000);
+    let (own, user) = (&home.server.config.server_name, UserId::parse(&carol.id).unwrap());
+    home.world.run(home.server.store.deactivate(own, &user, false, home.world.now_ms())).unwrap();
+    minutes_pass(&home, 2);
+    assert_eq!(home.database.rows("SELECT count(*) FROM departures"), [["1"]], "she has not left them all yet");
+    assert_eq!(home.get(&bob, &path(&alice)).1["presence"], "offline");
+}
+
+#[test]
+fn it_ends_for_all_who_are_gone() {
+    let home = Home::new();
+    home.database.rows(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 150) \
+         INSERT INTO presence (user_id, presence, last_active_ts, currently_active, rooms, pos, synced_until) \
+         SELECT '@u' || n || ':hs.test', 'online', 1, 1, '[]', -n, 2 FROM n",
+    );
+    minutes_pass(&home, 1);
+    assert_eq!(home.database.rows("SELECT presence, count(*) FROM presence GROUP BY 1"), [["offline", "150"]]);
+    assert_eq!(home.database.rows("SELECT count(DISTINCT pos) FROM presence"), [["150"]]);
 }
 
 fn joins(home: &Home, user: &User, room: &str) {

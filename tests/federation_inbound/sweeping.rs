@@ -9,8 +9,13 @@ use std::{
 use http::StatusCode;
 use serde_json::{Value, json};
 use verge::{
-    matrix::identifiers::{RoomId, UserId},
+    matrix::{
+        identifiers::{RoomId, UserId},
+        json::Object,
+        state_content::Membership,
+    },
     platform::Clock,
+    room::Draft,
     router::json_response,
 };
 
@@ -183,7 +188,7 @@ fn who_takes_long_keeps_nobody_waiting() {
     let room_id = &scene.room;
     for n in 0..500 {
         let content = crate::common::homeserver::object(json!({ "body": n }));
-        let draft = verge::room::Draft::message("m.room.message", content);
+        let draft = Draft::message("m.room.message", content);
         scene.world.run(scene.a.rooms.send(room_id, &scene.alice, draft)).unwrap();
     }
     let begun = scene.world.now_ms();
@@ -250,7 +255,7 @@ fn what_a_cut_off_event_left_is_sent_by_the_trigger() {
     // The event that commits is cut off before anything is sent, over and over.
     for n in 0..3 {
         let content = crate::common::homeserver::object(json!({ "body": n }));
-        let draft = verge::room::Draft::message("m.room.message", content);
+        let draft = Draft::message("m.room.message", content);
         scene.world.run(scene.a.rooms.send(&scene.room, &scene.alice, draft)).unwrap();
         assert_eq!(came.borrow().len(), n);
         scene.minute();
@@ -267,6 +272,27 @@ fn what_a_cut_off_event_left_is_sent_by_the_trigger() {
     scene.minute();
     assert_eq!(came.borrow().len(), 4);
     drop(up);
+}
+
+/// Who leaves begins no sending that the calls for it could end midway.
+#[test]
+fn a_departure_is_told_by_the_queue() {
+    let scene = room();
+    let bob = scene.a.user(&scene.world, "bob");
+    let join = Draft::membership(bob.as_str(), Membership::Join, Object::new());
+    scene.world.run(scene.a.rooms.send(&scene.room, &bob, join)).unwrap();
+    scene.minute();
+    let names: Vec<String> = (0..45).map(|n| format!("s{n}.example")).collect();
+    let came: Vec<_> = names.iter().map(|name| slow(&scene.world, name, 1)).collect();
+    scene.fill(names);
+    let own = &scene.a.config.server_name;
+    scene.world.run(scene.a.store.deactivate(own, &bob, false, scene.world.now_ms())).unwrap();
+    scene.minute();
+    assert_eq!(scene.count("SELECT count(*) FROM departures"), 0);
+    assert_eq!(scene.count("SELECT count(*) FROM destinations WHERE lease_owner IS NOT NULL"), 0);
+    assert!(!scene.world.logs().iter().any(|log| log.contains("used up")), "{:?}", scene.world.logs());
+    scene.minute();
+    assert!(came.iter().all(|came| came.borrow().len() == 1), "all have heard of it, once");
 }
 
 #[test]

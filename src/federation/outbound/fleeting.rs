@@ -19,7 +19,7 @@ use crate::{
     server::Server,
     store::{
         edus::Audience,
-        presence::{PresenceHearers, PresenceRow},
+        presence::{OwnPresence, PresenceHearers, PresenceRow},
     },
 };
 
@@ -28,6 +28,9 @@ const CONCURRENT: usize = 5;
 
 /// For so long, in milliseconds, users are there after a sync that says so.
 const SYNCED_MS: i64 = 6 * 60 * 1_000;
+
+/// How many users' presence ends in one call to the database.
+const AT_ONCE: i64 = 10;
 
 /// For so long, in milliseconds, sending goes on; what is left then is stale.
 const TURN_MS: i64 = 20_000;
@@ -54,7 +57,7 @@ impl Server {
     /// # Errors
     /// Where the database fails.
     pub async fn put_presence(&self, row: &PresenceRow, now: i64) -> Result<(), DatabaseError> {
-        self.put_presence_until(row, None, now).await
+        self.put_presence_until(&[(row.clone(), None)], now).await
     }
 
     /// Notes what the sync of a client has its user be, for as long as it goes on to sync ([`Server::end_presence`]).
@@ -74,20 +77,24 @@ impl Server {
             last_active_ts: now,
             currently_active: presence == Presence::Online,
         };
-        self.put_presence_until(&row, Some(until), now).await
+        self.put_presence_until(&[(row, Some(until))], now).await
     }
 
     /// Ends the presence of users whose syncs have stopped, or makes them idle. Called by the scheduled trigger.
     pub async fn end_presence(&self, budget: &Budget) {
         let now = self.platform.clock.now_ms();
         let outcome = async {
-            for (row, idle_until) in self.store.gone(now).await? {
-                if budget.is_spent() {
+            while !budget.is_spent() {
+                let gone = self.store.gone(now, AT_ONCE).await?;
+                let ended = gone.into_iter().map(|(row, idle_until)| {
+                    let presence = if idle_until.is_some() { Presence::Unavailable } else { Presence::Offline };
+                    (PresenceRow { presence, currently_active: false, ..row }, idle_until)
+                });
+                let ended: Vec<_> = ended.collect();
+                self.put_presence_until(&ended, now).await?;
+                if i64::try_from(ended.len()).is_ok_and(|count| count < AT_ONCE) {
                     break;
                 }
-                let presence = if idle_until.is_some() { Presence::Unavailable } else { Presence::Offline };
-                let row = PresenceRow { presence, currently_active: false, ..row };
-                self.put_presence_until(&row, idle_until, now).await?;
             }
             Ok::<_, DatabaseError>(())
         };
@@ -96,18 +103,21 @@ impl Server {
         }
     }
 
-    async fn put_presence_until(
-        &self,
-        row: &PresenceRow,
-        synced_until: Option<i64>,
-        now: i64,
-    ) -> Result<(), DatabaseError> {
-        let (turns, user) = (&self.fleeting.turns, row.user_id.as_str());
-        let after = turns.after(user, self.random_part(), now);
-        let place = (after.room.as_str(), after.server.as_str());
-        let heard = self.store.put_presence(&self.config.server_name, row, synced_until, now, place).await?;
-        if let Some(PresenceHearers { servers, last }) = heard {
-            turns.told(user, after, last.map(|(room, server)| TurnPlace { room, server }), now);
+    /// Notes the presence of local users, each until when it holds without a further sync, if it is by one.
+    async fn put_presence_until(&self, users: &[(PresenceRow, Option<i64>)], now: i64) -> Result<(), DatabaseError> {
+        let turns = &self.fleeting.turns;
+        let after = users.iter().map(|(row, _)| turns.after(row.user_id.as_str(), self.random_part(), now));
+        let after: Vec<TurnPlace> = after.collect();
+        let own = users.iter().zip(&after).map(|((row, synced_until), after)| OwnPresence {
+            row,
+            synced_until: *synced_until,
+            after: (&after.room, &after.server),
+        });
+        let heard = self.store.put_presence(&self.config.server_name, &own.collect::<Vec<_>>(), now).await?;
+        for (((row, _), after), heard) in users.iter().zip(after).zip(heard) {
+            let Some(PresenceHearers { servers, last }) = heard else { continue };
+            let last = last.map(|(room, server)| TurnPlace { room, server });
+            turns.told(row.user_id.as_str(), after, last, now);
             self.tell(&servers, &[FleetingEdu::Presence(row.update(now))]);
         }
         Ok(())

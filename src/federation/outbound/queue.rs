@@ -49,6 +49,9 @@ const PAGE: i64 = 50;
 /// platform allows 1,000 for each request.
 const FLUSH_CALLS: u64 = 400;
 
+/// For so long, in milliseconds, it is begun to send to the servers of further rooms.
+const FLUSH_MS: i64 = 60 * 1_000;
+
 /// In how many slices servers are told of the devices of those who have come into a room, after a request and each time that the scheduled
 /// trigger comes by.
 const SHARES: usize = 20;
@@ -77,25 +80,41 @@ struct QueueUnusable;
 impl Server {
     /// Starts sending what the servers in the room have not had. Called after a commit that appended to the outbox, or by which a local
     /// user has come in.
+    ///
+    /// Not by work that has a wall ([`Server::with_wall`]): that would count against it, and end the sending midway, under leases that
+    /// nobody gives back. What such work commits is sent by who began it ([`Server::flush_now`]), or by the scheduled trigger.
     pub fn flush(&self, room_id: &RoomId) {
         let (server, room_id) = (self.counted_apart(), room_id.clone());
         self.platform.background.spawn(Box::pin(async move {
-            let now = server.platform.clock.now_ms();
-            let outcome = async {
-                let budget = server.meter.budget(FLUSH_CALLS);
-                let Due { fresh, behind, share } = server.store.due(&server.config.server_name, now, &room_id).await?;
-                let mut told = server.tell_new_shares(share, Some(&room_id), &budget).await;
-                told.sort();
-                told.dedup();
-                told.retain(|told| !fresh.contains(told) && !behind.contains(told));
-                let due = [fresh, told, behind].map(|servers| server.in_turn(servers)).concat();
-                let _ = server.drive_all(due, &budget).await;
-                Ok::<_, DatabaseError>(())
-            };
-            if let Err(error) = outcome.await {
-                server.platform.log.write(LogRecord::error("the outbox cannot be read").because(&error));
-            }
+            server.flush_now(&[room_id], &server.meter.budget(FLUSH_CALLS)).await;
         }));
+    }
+
+    /// Sends what the servers in these rooms have not had, those of one room after those of another, as far as `budget` and a minute
+    /// reach; the rest is left to the scheduled trigger.
+    pub async fn flush_now(&self, room_ids: &[RoomId], budget: &Budget) {
+        let until = self.platform.clock.now_ms() + FLUSH_MS;
+        for room_id in room_ids {
+            if budget.is_spent() || self.platform.clock.now_ms() >= until {
+                break;
+            }
+            if let Err(error) = self.flush_room(room_id, budget).await {
+                self.platform.log.write(LogRecord::error("the outbox cannot be read").because(&error));
+                break;
+            }
+        }
+    }
+
+    async fn flush_room(&self, room_id: &RoomId, budget: &Budget) -> Result<(), DatabaseError> {
+        let now = self.platform.clock.now_ms();
+        let Due { fresh, behind, share } = self.store.due(&self.config.server_name, now, room_id).await?;
+        let mut told = self.tell_new_shares(share, Some(room_id), budget).await;
+        told.sort();
+        told.dedup();
+        told.retain(|told| !fresh.contains(told) && !behind.contains(told));
+        let due = [fresh, told, behind].map(|servers| self.in_turn(servers)).concat();
+        let _ = self.drive_all(due, budget).await;
+        Ok(())
     }
 
     /// Leaves EDUs for the servers of rooms that local users have come into, in slices: of this room, or of any. Returns those servers.
