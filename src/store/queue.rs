@@ -5,7 +5,8 @@
 //! the database's clock, so that one isolate at a time sends to it.
 //!
 //! A transaction carries events, or the EDUs that wait for the destination ([`super::edu_outbox`]), which come first: messages to
-//! devices hold the keys to the events that follow them. Whoever was away then gets the newest events ([`super::catching_up`]).
+//! devices hold the keys to the events that follow them. But where the last of them were refused for good, the events do not wait for all
+//! the others to be refused too: all of them come before the next EDU. Whoever was away then gets the newest events ([`super::catching_up`]).
 
 use std::borrow::Cow;
 
@@ -85,8 +86,10 @@ pub enum Outcome {
         txn_id: String,
         /// How many PDUs the next one may hold, or EDUs if it held those.
         at_most: i64,
-        /// Whether what it covered is halved again without asking for long, if it is refused again.
+        /// Whether the events that it covered are halved again without asking for long, if they are refused again.
         is_suspect: bool,
+        /// Of what kind it was.
+        carried: Carried,
     },
     /// The destination will never take it, and it was of newest events: what it lacks follows in order.
     NewestRefused {
@@ -97,7 +100,29 @@ pub enum Outcome {
     LeftOut {
         /// Its id.
         txn_id: String,
+        /// Of what kind it was.
+        carried: Carried,
     },
+}
+
+impl Outcome {
+    /// Whether the destination will never take the events that it carried: EDUs are tried then, whatever became of those before.
+    fn is_of_events_refused(&self) -> bool {
+        match self {
+            Self::Halved { carried, .. } | Self::LeftOut { carried, .. } => *carried == Carried::Events,
+            Self::NewestRefused { .. } => true,
+            Self::None | Self::Taken { .. } => false,
+        }
+    }
+}
+
+/// What a transaction carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carried {
+    /// PDUs.
+    Events,
+    /// EDUs.
+    Edus,
 }
 
 /// A transaction that could not be delivered, and is to be sent again as it is.
@@ -178,11 +203,11 @@ const HALVED: &str = "\
       refused_to = CASE WHEN ?5 AND txn_to IS NOT NULL THEN MAX(COALESCE(refused_to, 0), txn_to) ELSE refused_to END \
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3";
 
-/// With the event that was refused the suspicion goes too: what follows it is judged by itself.
+/// With the event that was refused the suspicion goes too: what follows it is judged by itself. After an EDU the next one travels alone.
 const LEFT_OUT: &str = "\
     UPDATE destinations SET cursor = COALESCE(txn_to, cursor), txn_id = NULL, txn_to = NULL, txn_edus = NULL, txn_ts = NULL, \
       refusals = 0, refused_since = NULL, refused_to = CASE WHEN txn_to IS NULL THEN refused_to END, \
-      failures = 0, retry_at = 0, not_before = 0 \
+      max_edus = CASE WHEN txn_edus IS NULL THEN max_edus ELSE 1 END, failures = 0, retry_at = 0, not_before = 0 \
     WHERE destination = ?1 AND lease_owner = ?2 AND txn_id = ?3";
 
 const LEASE: &str = "\
@@ -200,13 +225,14 @@ macro_rules! pending {
 }
 pub(super) use pending;
 
-/// Begins a transaction of the first EDUs that wait, where none is in flight: of so many characters, ?5, and always of one.
+/// Begins a transaction of the first EDUs that wait, where none is in flight: of so many characters, ?5, and always of one. ?6: not where
+/// only one may travel, as the last ones were refused for good and none has been taken since.
 const BEGIN_EDUS: &str = "\
     UPDATE destinations SET txn_id = ?3, txn_ts = ?4, txn_edus = (SELECT MAX(pos) FROM ( \
       SELECT pos, SUM(length) OVER (ORDER BY pos) AS sum, row_number() OVER (ORDER BY pos) AS nth FROM ( \
         SELECT pos, length(content) AS length FROM edu_outbox WHERE destination = ?1 \
         ORDER BY pos LIMIT (SELECT max_edus FROM destinations WHERE destination = ?1))) WHERE nth = 1 OR sum <= ?5) \
-    WHERE destination = ?1 AND lease_owner = ?2 AND txn_id IS NULL \
+    WHERE destination = ?1 AND lease_owner = ?2 AND txn_id IS NULL AND NOT (?6 AND max_edus = 1) \
       AND EXISTS (SELECT 1 FROM edu_outbox WHERE destination = ?1)";
 
 /// Begins a transaction of events where none is in flight; whoever was catching up has done so. Where there is nothing to send the
@@ -372,23 +398,28 @@ impl Claim<'_> {
                 statements.extend(was_away.then(|| self.start_catching_up()));
                 statements
             }
-            Outcome::Halved { txn_id, at_most, is_suspect } => {
+            Outcome::Halved { txn_id, at_most, is_suspect, .. } => {
                 let parameters = [txn_id.as_str().into(), (*at_most).into(), (*is_suspect).into()];
                 vec![Statement::new(HALVED, self.parameters(parameters))]
             }
             Outcome::NewestRefused { txn_id } => vec![self.give_up_catching_up(txn_id)],
-            Outcome::LeftOut { txn_id } => self.done(LEFT_OUT, txn_id),
+            Outcome::LeftOut { txn_id, .. } => self.done(LEFT_OUT, txn_id),
         };
-        let begun = [self.new_txn_id.into(), self.now.into()];
-        let [id, at] = begun.clone();
         statements.extend([
             Statement::new(LEASE, self.parameters([LEASE_MS.into(), self.now.into()])),
-            Statement::new(BEGIN_EDUS, self.parameters([id, at, MAX_EDUS_LENGTH.into()])),
+            self.begin_edus(outcome.is_of_events_refused()),
             self.begin_newest(),
-            Statement::new(BEGIN, self.parameters(begun)),
+            Statement::new(BEGIN, self.parameters([self.new_txn_id.into(), self.now.into()])),
+            self.begin_edus(true),
             Statement::new(RELEASE, self.parameters([])),
         ]);
         statements
+    }
+
+    /// Begins the next transaction of EDUs, though the last ones were refused, or not then.
+    fn begin_edus(&self, though_refused: bool) -> Statement {
+        let parameters = [self.new_txn_id.into(), self.now.into(), MAX_EDUS_LENGTH.into(), (!though_refused).into()];
+        Statement::new(BEGIN_EDUS, self.parameters(parameters))
     }
 
     /// What the transaction carried is behind the destination.

@@ -211,6 +211,51 @@ fn one_that_is_never_taken_holds_up_the_others_for_a_while_only() {
     }
 }
 
+/// A peer that refuses each EDU has the events nevertheless, and hears of EDUs no less; from when it takes them, they come first again.
+#[test]
+fn events_do_not_wait_for_all_edus_that_are_refused() {
+    let refuses = Rc::new(Cell::new(true));
+    let of_peer = Rc::clone(&refuses);
+    let line = Line::deciding(move |_, edus| (of_peer.get() && !edus.is_empty()).then_some(400));
+    let say = || drop(line.scene.a.say(&line.scene.world, &line.scene.room, &line.scene.alice, "hello"));
+    let events = || line.sent.borrow().iter().filter(|sent| sent.3 == 200).map(|sent| sent.1).sum::<usize>();
+    (0..20).for_each(|n| line.message(n));
+    for n in 1..=3 {
+        // More than one transaction of them.
+        (0..60).for_each(|_| say());
+        line.minutes(6 * 60);
+        assert_eq!(events(), 60 * n);
+    }
+    let left: usize = line.waiting().parse().unwrap();
+    assert!((8..20).contains(&left), "about one in an hour is left out: {left} of 20 are left");
+    refuses.set(false);
+    line.minutes(90);
+    assert_eq!(line.taken(), (20 - left..20).collect::<Vec<_>>());
+    let sent = line.sent.borrow().len();
+    line.message(20);
+    say();
+    line.scene.world.settle();
+    let last: Vec<_> = line.sent.borrow()[sent..].iter().map(|(_, pdus, edus, _)| (*pdus, edus.len())).collect();
+    assert_eq!(last, [(0, 1), (1, 0)]);
+    line.assert_one_content_for_each_id();
+}
+
+/// And one that refuses all events gets the EDUs, though it refused such before.
+#[test]
+fn edus_do_not_wait_for_all_events_that_are_refused() {
+    let refuses = Rc::new(Cell::new(true));
+    let of_peer = Rc::clone(&refuses);
+    let line = Line::deciding(move |pdus, edus| (pdus > 0 || of_peer.get() && !edus.is_empty()).then_some(400));
+    (0..20).for_each(|n| line.message(n));
+    (0..20).for_each(|_| drop(line.scene.a.say(&line.scene.world, &line.scene.room, &line.scene.alice, "hello")));
+    line.minutes(3 * 60);
+    refuses.set(false);
+    line.minutes(6 * 60);
+    assert_eq!(line.waiting(), "0");
+    assert!(line.taken().len() > 15, "{:?}", line.taken());
+    line.assert_one_content_for_each_id();
+}
+
 #[test]
 fn large_ones_travel_in_parts() {
     let line = Line::new();

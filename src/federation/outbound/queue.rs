@@ -27,7 +27,7 @@ use crate::{
     server::Server,
     store::{
         new_shares::NewShare,
-        queue::{Claim, Due, Failure, Outcome, OutgoingEdu, OutgoingTransaction},
+        queue::{Carried, Claim, Due, Failure, Outcome, OutgoingEdu, OutgoingTransaction},
     },
 };
 
@@ -282,6 +282,7 @@ impl Server {
     ) -> Outcome {
         let OutgoingTransaction { txn_id, pdus, edus, is_newest, .. } = transaction;
         let count = pdus.len() + edus.len();
+        let carried = if edus.is_empty() { Carried::Events } else { Carried::Edus };
         if is_newest {
             let record = LogRecord::warning("a server refuses the newest events of its rooms, and gets all in order");
             let record = record.destination(destination).transaction(&txn_id).count(count);
@@ -291,15 +292,17 @@ impl Server {
         if count > 1 {
             let record = LogRecord::warning("a transaction that a server refuses is divided").destination(destination);
             self.platform.log.write(record.transaction(&txn_id).count(count).because(error));
-            let is_suspect = edus.is_empty() && is_status(error, StatusCode::BAD_REQUEST);
-            // Of EDUs each is then tried by itself: nothing tells which one is suspect.
-            let at_most = if edus.is_empty() { i64::try_from(count / 2).unwrap_or(1) } else { 1 };
-            return Outcome::Halved { txn_id, at_most, is_suspect };
+            let is_suspect = is_status(error, StatusCode::BAD_REQUEST);
+            let at_most = match carried {
+                Carried::Events => i64::try_from(count / 2).unwrap_or(1),
+                // Each is then tried by itself: nothing tells which one is suspect.
+                Carried::Edus => 1,
+            };
+            return Outcome::Halved { txn_id, at_most, is_suspect, carried };
         }
-        let what = if edus.is_empty() {
-            "an event that a server refuses is left out"
-        } else {
-            "an EDU that a server refuses is left out"
+        let what = match carried {
+            Carried::Events => "an event that a server refuses is left out",
+            Carried::Edus => "an EDU that a server refuses is left out",
         };
         let record = LogRecord::warning(what).destination(destination).transaction(&txn_id).because(error);
         self.platform.log.write(match (pdus.first().map(|pdu| EventId::parse(&pdu.event_id)), edus.first()) {
@@ -307,7 +310,7 @@ impl Server {
             (_, Some(edu)) => EduType::parse(&edu.edu_type).map_or(record.clone(), |edu_type| record.edu(edu_type)),
             _ => record,
         });
-        Outcome::LeftOut { txn_id }
+        Outcome::LeftOut { txn_id, carried }
     }
 
     /// Notes when the same transaction is to be sent again.
