@@ -102,6 +102,52 @@ fn a_one_time_key_is_given_out_once_whichever_isolate_is_asked() {
     }
 }
 
+#[test]
+fn a_profile_loses_nothing_that_is_set_at_once_and_rooms_know_it_as_it_is() {
+    for seed in 1..=4 {
+        let _named = Named(seed);
+        let world = World::seeded(seed);
+        let database = Sqlite::in_memory();
+        let isolates: Vec<_> = (0..2).map(|_| server(&world, "a.example", &database)).collect();
+        let (user, token, rooms) = world.run(async {
+            let body = json!({ "username": "alice", "password": "secret", "auth": { "type": "m.login.dummy" } });
+            let answer = call(&isolates[0], "", "POST", "/register", Some(body)).await;
+            let text = |name: &str| answer[name].as_str().unwrap().to_owned();
+            let mut rooms = Vec::new();
+            for _ in 0..2 {
+                let answer = call(&isolates[0], &text("access_token"), "POST", "/createRoom", Some(json!({}))).await;
+                rooms.push(answer["room_id"].as_str().unwrap().to_owned());
+            }
+            (text("user_id"), text("access_token"), rooms)
+        });
+        world.interleave();
+        let get = |path: String| world.run(call(&isolates[0], &token, "GET", &path, None));
+        let set = |n: usize, name: &'static str, value: String| {
+            let (isolate, token) = (&isolates[n % 2], &token);
+            let path = format!("/profile/{}/{name}", quote(&user));
+            async move { call(isolate, token, "PUT", &path, Some(json!({ name: value }))).await }
+        };
+        let told = || {
+            let profile = get(format!("/profile/{}", quote(&user)));
+            let mut expected = profile.clone();
+            expected["membership"] = json!("join");
+            for room in &rooms {
+                let member = get(format!("/rooms/{}/state/m.room.member/{}", quote(room), quote(&user)));
+                assert_eq!(member, expected, "{room}");
+            }
+            profile
+        };
+        for round in 0..10 {
+            let [name, picture] = [format!("Alice {round}"), format!("mxc://a.example/{round}")];
+            world.run(join(set(0, "displayname", name.clone()), set(1, "avatar_url", picture.clone())));
+            assert_eq!(told(), json!({ "displayname": name, "avatar_url": picture }));
+            // Of several of one field any may be the last.
+            world.run(join_all((0..6).map(|n| set(n, "displayname", format!("Anna {round} {n}")))));
+            told();
+        }
+    }
+}
+
 /// Names the seed when the test fails.
 struct Named(u64);
 

@@ -26,7 +26,6 @@ use crate::{
     room::{Draft, Extent, RoomError},
     router::{Call, Handled, ok},
     server::Server,
-    store::accounts::Profile,
 };
 
 /// How many servers a client may name for a join.
@@ -207,21 +206,21 @@ pub(super) async fn invite_user(
 ///
 /// # Errors
 /// Where the database fails.
-pub(super) async fn tell_profile(server: &Server, user: &UserId, profile: &Profile) -> Result<(), MatrixError> {
-    let (telling, user, profile) = (server.clone(), user.clone(), profile.clone());
+pub(super) async fn tell_profile(server: &Server, user: &UserId) -> Result<(), MatrixError> {
+    let (telling, user) = (server.clone(), user.clone());
     // What some rooms know the others must learn too, whether the client waits for it or not.
-    let work = async move { tell_all(&telling, &user, &profile).await };
+    let work = async move { tell_all(&telling, &user).await };
     server.platform.to_the_end(work).await
 }
 
-async fn tell_all(server: &Server, user: &UserId, profile: &Profile) -> Result<(), MatrixError> {
+async fn tell_all(server: &Server, user: &UserId) -> Result<(), MatrixError> {
     let rooms = server.store.rooms_of(user, Membership::Join).await?;
     for rooms in rooms.chunks(ROOMS_TOLD_AT_ONCE) {
-        match tell(server, user, profile, rooms).await {
+        match tell(server, user, rooms).await {
             // One of them changes all the time: the others need not wait for it.
             Err(RoomError::Busy) => {
                 for room_id in rooms {
-                    match tell(server, user, profile, std::slice::from_ref(room_id)).await {
+                    match tell(server, user, std::slice::from_ref(room_id)).await {
                         Err(RoomError::Busy) => {
                             log_untold(server, room_id, user, &RoomError::Busy);
                         }
@@ -235,15 +234,19 @@ async fn tell_all(server: &Server, user: &UserId, profile: &Profile) -> Result<(
     Ok(())
 }
 
-async fn tell(server: &Server, user: &UserId, profile: &Profile, rooms: &[RoomId]) -> Result<(), RoomError> {
-    let change = |member: &Event| {
-        let mut content = member.content().clone();
-        // Who vouched for the join has nothing to say to what follows it.
-        for name in ["displayname", "avatar_url", "reason", AUTHORISED_VIA] {
-            content.remove(name);
-        }
-        let content = merged(content, member_content(profile));
-        (content != *member.content()).then_some(content)
+async fn tell(server: &Server, user: &UserId, rooms: &[RoomId]) -> Result<(), RoomError> {
+    // As it is when the rooms have been read: another request may have changed it since, and told them already.
+    let change = async || {
+        let of_profile = member_content(&server.store.own_profile(user.as_str()).await?);
+        Ok(move |member: &Event| {
+            let mut content = member.content().clone();
+            // Who vouched for the join has nothing to say to what follows it.
+            for name in ["displayname", "avatar_url", "reason", AUTHORISED_VIA] {
+                content.remove(name);
+            }
+            let content = merged(content, of_profile.clone());
+            (content != *member.content()).then_some(content)
+        })
     };
     let told = server.rooms.change_member(rooms, user, change).await?;
     told.changed.iter().for_each(|room_id| server.flush(room_id));

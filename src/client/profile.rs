@@ -14,6 +14,7 @@ use crate::{
     },
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
+    store::accounts::Shown,
 };
 
 /// The longest display name or avatar URI, in bytes, so that a membership event stays small.
@@ -24,10 +25,8 @@ const MAX_PROFILE_BYTES: i64 = 65_535;
 /// A field of a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field<'n> {
-    /// `displayname`, which rooms are told.
-    Name,
-    /// `avatar_url`, which rooms are told.
-    Picture,
+    /// One that rooms are told.
+    Shown(Shown),
     /// Any other.
     Other(&'n str),
 }
@@ -46,8 +45,8 @@ impl<'n> Field<'n> {
             !part.is_empty() && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
         };
         match name {
-            "displayname" => Ok(Self::Name),
-            "avatar_url" => Ok(Self::Picture),
+            "displayname" => Ok(Self::Shown(Shown::Name)),
+            "avatar_url" => Ok(Self::Shown(Shown::Picture)),
             _ if name.starts_with(|first: char| first.is_ascii_lowercase())
                 && name.contains('.')
                 && name.split('.').all(is_part) =>
@@ -79,10 +78,10 @@ pub(super) async fn put_field(server: &Server, call: &Call) -> Handled {
     let name = call.parameter(1);
     let field = Field::parse(name)?;
     let body = Body::of(server, call).await?;
-    let Field::Other(_) = field else {
+    if let Field::Shown(field) = field {
         let value = body.text(name)?.filter(|value| !value.is_empty()).map(str::to_owned);
         return put_shown(server, &session.user, field, value).await;
-    };
+    }
     let body = body.into_object();
     let value = body.get(name).ok_or_else(|| MatrixError::missing_param(format!("The body lacks {name:?}.")))?;
     if !server.store.put_profile_field(session.user.as_str(), name, &value.to_text(), MAX_PROFILE_BYTES).await? {
@@ -97,31 +96,25 @@ pub(super) async fn delete_field(server: &Server, call: &Call) -> Handled {
     own(&session, call.parameter(0))?;
     match Field::parse(call.parameter(1))? {
         Field::Other(name) => server.store.remove_profile_field(session.user.as_str(), name).await?,
-        field => return put_shown(server, &session.user, field, None).await,
+        Field::Shown(field) => return put_shown(server, &session.user, field, None).await,
     }
     ok(&json!({}))
 }
 
 /// Sets what rooms are told of a user.
-async fn put_shown(server: &Server, user: &UserId, field: Field<'_>, value: Option<String>) -> Handled {
+async fn put_shown(server: &Server, user: &UserId, field: Shown, value: Option<String>) -> Handled {
     if value.as_ref().is_some_and(|value| value.len() > MAX_FIELD_BYTES) {
         return Err(MatrixError::too_large("The value is too long."));
     }
-    let name = if field == Field::Picture { "avatar_url" } else { "displayname" };
     if let Some(value) = &value {
         let mut whole = server.store.whole_profile(user.as_str()).await?.unwrap_or_default();
-        whole.insert(name, value.as_str());
+        whole.insert(field.name(), value.as_str());
         if i64::try_from(whole.to_text().len()).unwrap_or(i64::MAX) > MAX_PROFILE_BYTES {
             return Err(profile_too_large());
         }
     }
-    let mut profile = server.store.own_profile(user.as_str()).await?;
-    match field {
-        Field::Picture => profile.avatar_url = value,
-        Field::Name | Field::Other(_) => profile.displayname = value,
-    }
-    server.store.put_profile(user.as_str(), &profile).await?;
-    membership::tell_profile(server, user, &profile).await?;
+    server.store.put_shown(user.as_str(), field, value.as_deref()).await?;
+    membership::tell_profile(server, user).await?;
     ok(&json!({}))
 }
 

@@ -105,20 +105,23 @@ impl Rooms {
     }
 
     /// Changes the membership event of a local user in each of `rooms` that they are joined to, where `change` has another
-    /// content for it: one read and one commit for all of them. A room whose rules forbid it is left out. Returns the rooms
-    /// in which there is a new event, and those that were left out with the reason. The caller starts the sending.
+    /// content for it: one read and one commit for all of them. `change` is asked for anew whenever the rooms have been read: a
+    /// commit that comes between has this one fail, so that what it is made from is never older than what the rooms were told
+    /// before. A room whose rules forbid it is left out. Returns the rooms in which there is a new event, and those that were left
+    /// out with the reason. The caller starts the sending.
     ///
     /// # Errors
     /// [`RoomError::Busy`] where one of the rooms changed again and again meanwhile; where the database fails.
-    pub async fn change_member(
+    pub async fn change_member<C: Fn(&Event) -> Option<Object>>(
         &self,
         rooms: &[RoomId],
         user: &UserId,
-        change: impl Fn(&Event) -> Option<Object>,
+        change: impl AsyncFn() -> Result<C, DatabaseError>,
     ) -> Result<ChangedRooms, RoomError> {
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let read = self.rooms_for_draft(&mut view, rooms.to_vec(), user, &joined(user, Object::new())).await?;
+            let change = change().await?;
             let (mut changed, mut commits) = (ChangedRooms::default(), Vec::new());
             for room in read {
                 let room_id = room.room_id.clone();

@@ -82,6 +82,25 @@ pub struct Profile {
     pub avatar_url: Option<String>,
 }
 
+/// A field of a profile that rooms are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// `displayname`
+    Name,
+    /// `avatar_url`
+    Picture,
+}
+
+impl Shown {
+    /// What the field is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Name => "displayname",
+            Self::Picture => "avatar_url",
+        }
+    }
+}
+
 /// The device whose access token has the hash ?1.
 macro_rules! of_token {
     () => {
@@ -256,14 +275,17 @@ impl Store {
         profile.ok_or_else(|| DatabaseError::Shape("a session of a user whom there is not".to_owned()))
     }
 
-    /// Sets both members of a local user's profile.
+    /// Sets a field of a local user's profile that rooms are told, or removes it. The other one stays as it is: it may be set at the
+    /// same time.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn put_profile(&self, user_id: &str, profile: &Profile) -> Result<(), DatabaseError> {
-        const UPDATE: &str = "UPDATE users SET displayname = ?2, avatar_url = ?3 WHERE user_id = ?1";
-        let parameters = [user_id.into(), profile.displayname.as_deref().into(), profile.avatar_url.as_deref().into()];
-        self.query(Statement::new(UPDATE, parameters)).await.map(drop)
+    pub async fn put_shown(&self, user_id: &str, field: Shown, value: Option<&str>) -> Result<(), DatabaseError> {
+        let update = match field {
+            Shown::Name => "UPDATE users SET displayname = ?2 WHERE user_id = ?1",
+            Shown::Picture => "UPDATE users SET avatar_url = ?2 WHERE user_id = ?1",
+        };
+        self.query(Statement::new(update, [user_id.into(), value.into()])).await.map(drop)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Aliases and profiles.
 
 use serde_json::json;
+use verge::store::accounts::Shown;
 
 use crate::{common::peer::encode, scene};
 
@@ -30,11 +31,9 @@ fn a_profile_is_given_whole_or_by_field() {
     let scene = scene("12");
     let query = |user: &str, rest: &str| format!("/_matrix/federation/v1/query/profile?user_id={}{rest}", encode(user));
     let alice = scene.alice.as_str();
-    let profile = verge::store::accounts::Profile {
-        displayname: Some("Alice".to_owned()),
-        avatar_url: Some("mxc://a.example/picture".to_owned()),
-    };
-    scene.world.run(scene.a.store.put_profile(alice, &profile)).unwrap();
+    for (field, value) in [(Shown::Name, "Alice"), (Shown::Picture, "mxc://a.example/picture")] {
+        scene.world.run(scene.a.store.put_shown(alice, field, Some(value))).unwrap();
+    }
     let pronouns = json!([{ "summary": "they/them", "n": 1 }]);
     for (name, value) in [("m.tz", json!("Europe/London")), ("org.example.pronouns", pronouns.clone())] {
         assert!(scene.world.run(scene.a.store.put_profile_field(alice, name, &value.to_string(), 65_535)).unwrap());
