@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::{
     admission::Reservation,
     error::MatrixError,
-    federation::peers::endpoints::KeyQuery,
+    federation::peers::{endpoints::KeyQuery, key_fetcher::AskingTime},
     log::LogRecord,
     matrix::{
         event::{Ancestor, Event, PduError, ReceivedPdu, Unusable},
@@ -30,6 +30,18 @@ use crate::{
 /// # Errors
 /// Where the database fails. A key that cannot be obtained is not an error: the PDU's own outcome says so.
 pub async fn verify(server: &Server, pdus: Vec<ReceivedPdu>) -> Result<Vec<Result<Event, PduError>>, DatabaseError> {
+    verify_within(server, pdus, &AskingTime::default()).await
+}
+
+/// As [`verify`], where servers may be asked for their keys for so long.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_within(
+    server: &Server,
+    pdus: Vec<ReceivedPdu>,
+    time: &AskingTime,
+) -> Result<Vec<Result<Event, PduError>>, DatabaseError> {
     let none = KeyRing::new();
     let mut needed = Vec::new();
     let mut needed_up_to = Vec::new();
@@ -46,7 +58,7 @@ pub async fn verify(server: &Server, pdus: Vec<ReceivedPdu>) -> Result<Vec<Resul
         }
         needed_up_to.push(needed.len());
     }
-    let keys = server.keys.fetch(&needed).await?;
+    let keys = server.keys.fetch(&needed, time).await?;
     let mut outcomes = Vec::with_capacity(pdus.len());
     for pdu in pdus {
         turn(server, outcomes.len()).await;

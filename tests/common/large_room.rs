@@ -64,6 +64,24 @@ impl LargeRoom {
         self.event(user, "m.room.member", user, content, &auth)
     }
 
+    /// Adds a member who is a user of another server, whose key has signed it.
+    pub fn member_of(&mut self, other: &Rc<Peer>) {
+        let own = std::mem::replace(&mut self.peer, Rc::clone(other));
+        self.member(&other.user("guest"));
+        self.peer = own;
+    }
+
+    /// Adds what looks like a member on `server`, with a signature that nobody made.
+    pub fn claim(&mut self, server: &str) {
+        let (user, depth) = (format!("@guest:{server}"), self.state.len() + 1);
+        self.state.push(json!({
+            "type": "m.room.member", "state_key": user, "sender": user, "room_id": self.room_id,
+            "content": { "membership": "join" }, "auth_events": self.auth, "prev_events": [self.auth[2]], "depth": depth,
+            "origin_server_ts": 1_600_000_000_000_i64, "hashes": { "sha256": "A".repeat(43) },
+            "signatures": { server: { "ed25519:1": "A".repeat(86) } },
+        }));
+    }
+
     /// What every member cites.
     pub fn auth(&self) -> Vec<String> {
         self.auth.clone()

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http::StatusCode;
 use serde_json::json;
 use verge::{
     federation::outbound::membership,
@@ -13,13 +14,14 @@ use verge::{
     },
     platform::{Clock, Database, Statement},
     room::Draft,
+    router::json_response,
     server::Server,
 };
 
 use crate::common::{
     homeserver::object,
     large_room::LargeRoom,
-    network::{Homeserver, World},
+    network::{Homeserver, Host, World},
     peer::Peer,
     sqlite::Sqlite,
 };
@@ -167,6 +169,79 @@ fn who_sends_blanks_without_end_is_given_up() {
     large.join_via(&large.b, &["evil.example", "peer.example"]).unwrap();
     let took = large.world.now_ms() - begun;
     assert!(took <= JOIN_MS, "{took} ms");
+}
+
+/// Hosts that take every request and answer it when nobody waits any more.
+fn tarpits(world: &World, prefix: &str, count: usize) -> Vec<String> {
+    let clock = world.clone();
+    let host: Host = Rc::new(move |_| {
+        let clock = clock.clone();
+        Box::pin(async move {
+            clock.sleep(10_000).await;
+            json_response(StatusCode::GATEWAY_TIMEOUT, &json!({}))
+        })
+    });
+    let names: Vec<String> = (0..count).map(|at| format!("{prefix}{at}.example")).collect();
+    names.iter().for_each(|name| world.connect(name, Rc::clone(&host)));
+    names
+}
+
+/// Nor who names tens of thousands of servers that never answer, as though they were in the room.
+#[test]
+fn who_names_servers_that_never_answer_does_not_keep_the_join_from_the_next_server() {
+    // The other dawdles besides, which takes the rest of the time that it has.
+    for (pause, most) in [(None, JOIN_MS / 2 + 30_000), (Some(10_000), JOIN_MS + 30_000)] {
+        let mut large = large(10);
+        large.room.opens();
+        for server in tarpits(&large.world, "tarpit", 40_000) {
+            large.room.claim(&server);
+        }
+        large.room.opens_at(&Peer::new(&large.world, "evil.example"));
+        if let Some(ms) = pause {
+            large.world.drip("evil.example", "/v2/send_join/", 512 * 1_024, ms);
+        }
+        let begun = large.world.now_ms();
+        large.join_via(&large.b, &["evil.example", "peer.example"]).unwrap();
+        let took = large.world.now_ms() - begun;
+        assert!(took <= most, "{took} ms");
+        large.world.settle();
+        large.assert_nothing_left();
+        assert_eq!(large.b.state(&large.world, &large.room_id).len(), 15);
+    }
+}
+
+/// However many there are of them, what the room stands on is checked.
+#[test]
+fn dead_servers_do_not_keep_us_out_of_the_room() {
+    let mut large = large(10);
+    for server in tarpits(&large.world, "dead", 200) {
+        large.room.claim(&server);
+    }
+    large.room.opens();
+    large.join(&large.b).unwrap();
+    large.world.settle();
+    assert_eq!(large.b.state(&large.world, &large.room_id).len(), 15);
+    large.assert_nothing_left();
+}
+
+/// Members of servers that answer are not left out because those of others do not.
+#[test]
+fn dead_servers_keep_no_others_out_of_the_room() {
+    let world = World::new();
+    let b = world.server("b.example");
+    let mut large = Large::over(world.clone(), b, 1_500);
+    for server in tarpits(&world, "dead", 12) {
+        large.room.claim(&server);
+    }
+    for at in 0..30 {
+        large.room.member_of(&Peer::new(&world, &format!("other{at}.example")));
+    }
+    large.room.opens();
+    large.join(&large.b).unwrap();
+    world.settle();
+    // Those of the room itself, the members and Bob; of the dead servers none.
+    assert_eq!(large.b.state(&world, &large.room_id).len(), 1_500 + 30 + 5, "{:?}", world.logs().last());
+    large.assert_nothing_left();
 }
 
 #[test]

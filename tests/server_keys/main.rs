@@ -17,7 +17,7 @@ use futures_executor::block_on;
 use futures_util::future::join;
 use serde_json::{Value, json};
 use verge::{
-    federation::peers::{endpoints::KeyQuery, key_cache::KeyCache},
+    federation::peers::{endpoints::KeyQuery, key_cache::KeyCache, key_fetcher::AskingTime},
     matrix::{identifiers::ServerName, server_keys::KnownKey, signing::VerifyKey},
     store::{Store, known_keys::KeyFetch},
 };
@@ -147,7 +147,7 @@ fn a_dozen_servers() {
         world.publish(query.server.as_str(), Lie::Truth, ONE_DAY);
     }
     let fetcher = world.fetcher();
-    let ring = block_on(fetcher.fetch(&queries)).unwrap();
+    let ring = block_on(fetcher.fetch(&queries, &AskingTime::default())).unwrap();
     assert!(queries.iter().all(|query| ring.get(query.server.as_str(), "ed25519:1").is_some()));
     assert_eq!(world.internet.under_way.get().1, 5);
     assert_eq!(world.internet.times_asked("n.org"), 0);
@@ -171,7 +171,7 @@ fn a_hundred_servers() {
             world.notarise(N, Lie::Truth, query.server.as_str(), ONE_DAY);
         }
     }
-    let ring = block_on(world.fetcher().fetch(&queries)).unwrap();
+    let ring = block_on(world.fetcher().fetch(&queries, &AskingTime::default())).unwrap();
     assert!(queries.iter().all(|query| ring.get(query.server.as_str(), "ed25519:1").is_some()));
     assert_eq!(world.internet.times_asked(FROM_N), 1);
     assert_eq!(world.internet.times_asked("/_matrix/key/v2/server"), 10);
@@ -183,7 +183,7 @@ fn a_hundred_servers() {
 fn a_hundred_silent_servers() {
     let world = World::new(&[]);
     world.internet.delay_ms.set(HOUR);
-    let ring = block_on(world.fetcher().fetch(&queries(100))).unwrap();
+    let ring = block_on(world.fetcher().fetch(&queries(100), &AskingTime::default())).unwrap();
     assert!(ring.get("s0.org:8448", "ed25519:1").is_none());
     // The clock of the test counts the seconds of each, also of those that pass side by side.
     assert!(world.internet.now.get() - world.started <= 70 * SECOND);
@@ -199,13 +199,13 @@ fn who_was_not_asked_is_not_left_alone() {
         let logged = world.internet.logged.borrow();
         u64::try_from(logged.iter().filter(|line| line.contains("no keys from a server")).count()).unwrap()
     };
-    block_on(world.fetcher().fetch(&queries)).unwrap();
+    block_on(world.fetcher().fetch(&queries, &AskingTime::default())).unwrap();
     let asked = times_asked();
     assert!((1..100).contains(&asked), "{asked}");
     assert_eq!(world.count("key_fetches"), asked);
     // When those who failed may be asked again, others come first.
     world.internet.now.set(world.internet.now.get() + MINUTE);
-    block_on(world.fetcher().fetch(&queries)).unwrap();
+    block_on(world.fetcher().fetch(&queries, &AskingTime::default())).unwrap();
     assert!(times_asked() > asked);
     assert_eq!(world.count("key_fetches WHERE failures = 1"), times_asked());
     // Who comes to be there is not refused because others were not.
@@ -217,6 +217,19 @@ fn who_was_not_asked_is_not_left_alone() {
         world.publish(server, Lie::Truth, ONE_DAY);
         assert_eq!(world.request_key(&world.fetcher(), server, "ed25519:1"), Some(1));
     }
+}
+
+/// Where there is time for it, as for a join, all are asked.
+#[test]
+fn a_hundred_silent_servers_in_rounds() {
+    let world = World::new(&[]);
+    world.internet.delay_ms.set(HOUR);
+    let time = AskingTime::of(20 * MINUTE);
+    block_on(world.fetcher().fetch(&queries(100), &time)).unwrap();
+    let logged = world.internet.logged.borrow();
+    assert_eq!(logged.iter().filter(|line| line.contains("no keys from a server")).count(), 100);
+    // As the test's clock counts.
+    assert_eq!(time.left(), 20 * MINUTE - (world.internet.now.get() - world.started));
 }
 
 /// Anybody can name a server in a request. Of one whose request was not verified nothing is stored, whether it has keys or not;
@@ -309,7 +322,7 @@ fn very_many_keys() {
     world.internet.delay_ms.set(HOUR);
     let key_id = format!("ed25519:{}", "x".repeat(240));
     let queries: Vec<_> = queries(9000).into_iter().map(|query| KeyQuery { key_id: key_id.clone(), ..query }).collect();
-    block_on(world.fetcher().fetch(&queries)).unwrap();
+    block_on(world.fetcher().fetch(&queries, &AskingTime::default())).unwrap();
     // One to read them, and one to remember who did not answer.
     assert_eq!(world.database.calls.get(), 2);
 }

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use verge::{
     config::Config,
     federation::peers::{
-        endpoints::KeyQuery, key_cache::KeyCache, key_fetcher::KeyFetcher, requests::FederationClient,
+        endpoints::KeyQuery,
+        key_cache::KeyCache,
+        key_fetcher::{AskingTime, KeyFetcher},
+        requests::FederationClient,
     },
     matrix::{identifiers::ServerName, room_version::RoomVersion, server_keys::KnownKey},
 };
@@ -138,7 +141,7 @@ impl World {
         let minimum_valid_until_ts = if version.id == "4" { 0 } else { sent };
         let query =
             KeyQuery { server: ServerName::parse(server).unwrap(), key_id: key_id.to_owned(), minimum_valid_until_ts };
-        let ring = block_on(fetcher.fetch(&[query])).unwrap();
+        let ring = block_on(fetcher.fetch(&[query], &AskingTime::default())).unwrap();
         let known = ring.get(server, key_id)?;
         Self::seed(fetcher, server, key_id, known.is_valid_for_event(sent, version).then_some(known)?)
     }

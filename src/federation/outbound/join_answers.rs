@@ -9,7 +9,10 @@ use crate::{
     error::MatrixError,
     federation::{
         pdus,
-        peers::room_before::{JoinPiece, RoomBefore},
+        peers::{
+            key_fetcher::AskingTime,
+            room_before::{JoinPiece, RoomBefore},
+        },
     },
     log::LogRecord,
     matrix::{
@@ -21,8 +24,17 @@ use crate::{
     store::large_joins::{ClaimedEvent, LargeJoin},
 };
 
-/// How long one server may let us wait until it has let us in, in milliseconds. For as long, what others send us of the room is staged.
+/// How long one server may let us wait until it has let us in, in milliseconds, and how long its answer may keep us at work then. For as
+/// long, what others send us of the room is staged.
 const JOIN_MS: i64 = 10 * 60 * 1_000;
+
+/// For how long of that servers may be asked for the keys of one answer's events: whoever answers can name servers that never answer, as
+/// many as it likes. So long for users' own memberships,
+const ASKING_FOR_MEMBERS_MS: i64 = 200_000;
+/// and so long for everything else: without that there is no room, however many of the members' servers are dead.
+const ASKING_FOR_REST_MS: i64 = 100_000;
+/// A batch has a fourth of what is left, or so long: the servers that it names may be dead while those of the next are not.
+const LEAST_ASKING_MS: i64 = 20_000;
 
 /// The memory, in bytes, that the events may take which wait to be checked together,
 const BATCH_MEMORY: usize = 8 * 1024 * 1024;
@@ -30,7 +42,7 @@ const BATCH_MEMORY: usize = 8 * 1024 * 1024;
 const MAX_BATCH: usize = 1_000;
 /// The memory that checked events may take before they are staged.
 const WHOLE_MEMORY: usize = 12 * 1024 * 1024;
-/// The most events of one answer: what each cites is in memory when they are put in order.
+/// The most events of one answer: what each cites is in memory when they are put in order. As many may fail the checks.
 const MAX_EVENTS: usize = 60_000;
 /// The most servers that an answer without members may name: each takes a row until it is known who is in the room.
 const MAX_SERVERS: usize = 20_000;
@@ -143,13 +155,20 @@ struct Reading<'a> {
     checked_memory: usize,
     /// What is staged, and turns out to be state.
     in_state: Vec<EventId>,
-    /// How many events have come, and how many of them are checked.
+    /// How many events have come, how many of them are checked, and how many have failed that.
     taken: usize,
     count: usize,
+    failed: usize,
+    /// Until when it is read, in milliseconds since the epoch. The rest of a state, for which nobody waits, may take longer.
+    until: Option<i64>,
+    /// What is left of the time for asking servers for the keys of users' own memberships, in milliseconds, and of the rest.
+    for_members_ms: i64,
+    for_rest_ms: i64,
 }
 
 impl<'a> Reading<'a> {
     fn new(server: &'a Server, large: LargeJoin, is_staged: bool) -> Self {
+        let until = (!large.completes).then(|| server.platform.clock.now_ms() + JOIN_MS);
         Self {
             server,
             large,
@@ -162,6 +181,10 @@ impl<'a> Reading<'a> {
             in_state: Vec::new(),
             taken: 0,
             count: 0,
+            failed: 0,
+            until,
+            for_members_ms: ASKING_FOR_MEMBERS_MS,
+            for_rest_ms: ASKING_FOR_REST_MS,
         }
     }
 
@@ -176,6 +199,9 @@ impl<'a> Reading<'a> {
                 JoinPiece::Join(text) => read.joined = Some(text),
                 JoinPiece::MembersOmitted => read.omits_members = true,
                 JoinPiece::Servers(servers) => read.servers = servers,
+            }
+            if self.left() <= 0 {
+                return Err(bad_answer("more than can be read and checked in time"));
             }
             if self.known.len() > MAX_EVENTS {
                 return Ok(None);
@@ -231,20 +257,20 @@ impl<'a> Reading<'a> {
         Ok(pdu.map(|pdu| (pdu, before - left)))
     }
 
+    /// How many milliseconds there are left for the answer.
+    fn left(&self) -> i64 {
+        self.until.map_or(i64::MAX, |until| until - self.server.platform.clock.now_ms())
+    }
+
     /// Checks what waits for it; what fails may come again in a better copy.
     async fn check_batch(&mut self) -> Result<(), MatrixError> {
         let batch = std::mem::take(&mut self.batch);
         self.batch_memory = 0;
-        let ids: Vec<EventId> = batch.iter().map(|pdu| pdu.event_id().clone()).collect();
-        for (outcome, id) in pdus::verify(self.server, batch).await?.into_iter().zip(ids) {
-            match outcome {
-                Ok(event) => {
-                    self.checked_memory += pdus::memory_of_held(event.json().len());
-                    self.checked.push(event);
-                    self.count += 1;
-                }
-                Err(_) => drop(self.known.remove(&id)),
-            }
+        let (members, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(ReceivedPdu::is_own_membership);
+        self.for_rest_ms = self.check(rest, self.for_rest_ms).await?;
+        self.for_members_ms = self.check(members, self.for_members_ms).await?;
+        if self.failed > MAX_EVENTS {
+            return Err(bad_answer("more events that fail the checks than any room has"));
         }
         if !self.is_staged && self.checked_memory > WHOLE_MEMORY {
             let until = self.server.platform.clock.now_ms() + STEP_MS;
@@ -252,6 +278,28 @@ impl<'a> Reading<'a> {
             self.is_staged = true;
         }
         if self.is_staged { self.stage().await } else { Ok(()) }
+    }
+
+    /// Checks these PDUs; says how many of so many milliseconds for asking servers are left.
+    async fn check(&mut self, pdus: Vec<ReceivedPdu>, asking_ms: i64) -> Result<i64, MatrixError> {
+        let ids: Vec<EventId> = pdus.iter().map(|pdu| pdu.event_id().clone()).collect();
+        let share = asking_ms.min((asking_ms / 4).max(LEAST_ASKING_MS)).min(self.left());
+        let time = AskingTime::of(share);
+        let outcomes = pdus::verify_within(self.server, pdus, &time).await?;
+        for (outcome, id) in outcomes.into_iter().zip(ids) {
+            match outcome {
+                Ok(event) => {
+                    self.checked_memory += pdus::memory_of_held(event.json().len());
+                    self.checked.push(event);
+                    self.count += 1;
+                }
+                Err(_) => {
+                    self.known.remove(&id);
+                    self.failed += 1;
+                }
+            }
+        }
+        Ok(asking_ms - (share - time.left()))
     }
 
     async fn stage(&mut self) -> Result<(), MatrixError> {

@@ -9,12 +9,17 @@
 //! once they have verified something ([`KeyFetcher::have_verified`]), of no others than were wanted. What responses count is
 //! decided in [`crate::matrix::server_keys`].
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{
+    cell::Cell,
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use super::{
     endpoints::KeyQuery,
     key_cache::KeyCache,
-    key_questions::{Asked, Found, KeyQuestions, Wanted, lacking, servers},
+    key_questions::{Asked, BUDGET_MS, Found, KeyQuestions, Wanted, Whom, lacking, servers},
     requests::FederationClient,
 };
 use crate::{
@@ -49,6 +54,29 @@ struct Attempts {
     not_before: i64,
 }
 
+/// For how long servers may be asked for the keys of events that are not held: of one request, or of all of an answer that comes in
+/// batches. Whom there was no time to ask is not known to be silent.
+pub struct AskingTime(Cell<i64>);
+
+impl Default for AskingTime {
+    /// As long as one round takes.
+    fn default() -> Self {
+        Self::of(BUDGET_MS)
+    }
+}
+
+impl AskingTime {
+    /// So many milliseconds.
+    pub fn of(ms: i64) -> Self {
+        Self(Cell::new(ms))
+    }
+
+    /// How many of them are left.
+    pub fn left(&self) -> i64 {
+        self.0.get()
+    }
+}
+
 /// Finds keys.
 pub struct KeyFetcher {
     platform: Platform,
@@ -65,8 +93,8 @@ enum Purpose<'a> {
     Request(&'a dyn Fn() -> bool),
     /// What a server has just answered us: it is there, however long it was not.
     Answer,
-    /// Events, which somebody sent whose request was verified.
-    Events,
+    /// Events, which somebody sent whose request was verified, or whom we asked.
+    Events(&'a AskingTime),
 }
 
 impl KeyFetcher {
@@ -106,14 +134,14 @@ impl KeyFetcher {
         key_ids.iter().map(query).collect()
     }
 
-    /// The keys `needed`, as far as they can be found. One that is known, but not to be valid for long enough, is in the
-    /// ring too: whoever verifies with it checks that. Where a room version ignores validity, `minimum_valid_until_ts`
-    /// is 0.
+    /// The keys `needed`, as far as they can be found in the time that there is to ask for them. One that is known, but not to
+    /// be valid for long enough, is in the ring too: whoever verifies with it checks that. Where a room version ignores
+    /// validity, `minimum_valid_until_ts` is 0.
     ///
     /// # Errors
     /// Where the database fails. A key that cannot be found is just not in the ring.
-    pub async fn fetch(&self, needed: &[KeyQuery]) -> Result<KeyRing, DatabaseError> {
-        self.find(needed, Purpose::Events).await
+    pub async fn fetch(&self, needed: &[KeyQuery], time: &AskingTime) -> Result<KeyRing, DatabaseError> {
+        self.find(needed, Purpose::Events(time)).await
     }
 
     /// Tells the database of those of these keys (server and key ID) that it does not know: they have verified what they were
@@ -131,15 +159,29 @@ impl KeyFetcher {
     async fn find(&self, needed: &[KeyQuery], purpose: Purpose<'_>) -> Result<KeyRing, DatabaseError> {
         let mut ring = KeyRing::new();
         let mut wanted = Wanted::new();
+        let mut times_needed = BTreeMap::new();
         for query in needed {
             if query.server == self.config.server_name {
                 self.add_own(&mut ring, &query.key_id);
             } else if is_plausible(&query.key_id) {
                 let minimum = wanted.entry((query.server.as_str(), &query.key_id)).or_insert(i64::MIN);
                 *minimum = (*minimum).max(query.minimum_valid_until_ts);
+                *times_needed.entry(query.server.as_str()).or_insert(0) += 1;
             }
         }
-        for ((server, key_id), key) in self.look(&wanted, purpose).await? {
+        let (mut found, mut left_out) = self.look(&wanted, &times_needed, purpose, Whom::All).await?;
+        // In rounds, so that what has come of one is remembered when the next is cut off.
+        while !left_out.is_empty()
+            && let Purpose::Events(time) = purpose
+            && time.left() > 0
+        {
+            let of_them = wanted.iter().filter(|((server, _), _)| left_out.contains(*server));
+            let of_them = of_them.map(|(at, minimum)| (*at, *minimum)).collect();
+            let (more, rest) = self.look(&of_them, &times_needed, purpose, Whom::Itself).await?;
+            found.extend(more);
+            left_out = rest;
+        }
+        for ((server, key_id), key) in found {
             ring.insert(&server, &key_id, key);
         }
         Ok(ring)
@@ -162,8 +204,14 @@ impl KeyFetcher {
             .await
     }
 
-    /// Looks everywhere for what is wanted.
-    async fn look(&self, wanted: &Wanted<'_>, purpose: Purpose<'_>) -> Result<Found, DatabaseError> {
+    /// Looks everywhere for what is wanted; says besides which servers there was no time to ask.
+    async fn look(
+        &self,
+        wanted: &Wanted<'_>,
+        times_needed: &BTreeMap<&str, usize>,
+        purpose: Purpose<'_>,
+        whom: Whom,
+    ) -> Result<(Found, BTreeSet<String>), DatabaseError> {
         let mut found = self.cache.recall(wanted);
         let mut lacking = lacking(wanted, &found);
         if !lacking.is_empty() && self.cache.wait_for_others(&*self.platform.clock, &lacking).await {
@@ -171,7 +219,7 @@ impl KeyFetcher {
             lacking = self::lacking(wanted, &found);
         }
         if lacking.is_empty() {
-            return Ok(found);
+            return Ok((found, BTreeSet::new()));
         }
         let _under_way = self.cache.mark_under_way(&lacking, self.platform.clock.now_ms());
 
@@ -192,12 +240,17 @@ impl KeyFetcher {
         });
         let is_unknown = held.is_empty();
         if lacking.is_empty() || matches!(purpose, Purpose::Request(may_be_asked) if is_unknown && !may_be_asked()) {
-            return Ok(found);
+            return Ok((found, BTreeSet::new()));
         }
 
         // On the network.
-        let has_failed = |server: &str| attempts.contains_key(server);
-        let asked = self.questions().ask(&lacking, has_failed, now).await;
+        // Those that have not failed, and of them those first on which most depends.
+        let rank = |server: &str| (attempts.contains_key(server), Reverse(times_needed.get(server).copied()));
+        let within = if let Purpose::Events(time) = purpose { time.left().min(BUDGET_MS) } else { BUDGET_MS };
+        let asked = self.questions().ask(&lacking, whom, rank, now.saturating_add(within)).await;
+        if let Purpose::Events(time) = purpose {
+            time.0.set(time.left() - (self.platform.clock.now_ms() - now));
+        }
         let rest = asked.lacking(&lacking, &found);
         let outcomes = self.outcomes(&lacking, &rest, &asked, &attempts);
         self.take_over(wanted, &asked, &held, &mut found);
@@ -209,7 +262,7 @@ impl KeyFetcher {
             Some((at.0.as_str(), at.1.as_str(), after.clone()))
         });
         let outcomes = match purpose {
-            Purpose::Events => outcomes,
+            Purpose::Events(_) => outcomes,
             Purpose::Request(_) | Purpose::Answer => self.cache.note_failures(outcomes),
         };
         // Other isolates will not ask them either.
@@ -217,7 +270,7 @@ impl KeyFetcher {
         let passing: Vec<_> =
             renewed.chain(failed.flat_map(|(server, _)| worth_keeping(&found, server, wanted))).collect();
         self.store.renew_keys(own_words, others_words, &passing, &outcomes).await?;
-        Ok(found)
+        Ok((found, asked.left_out))
     }
 
     /// What came of asking each of these servers in vain before, as far as that is remembered and counts for this purpose.
@@ -230,7 +283,7 @@ impl KeyFetcher {
         let mut attempts: BTreeMap<String, Attempts> = BTreeMap::new();
         for (server, fetch) in stored.into_iter().filter(|(_, fetch)| fetch.failures > 0) {
             let of_it = match purpose {
-                Purpose::Events => Attempts { counted: fetch, not_before: fetch.retry_at },
+                Purpose::Events(_) => Attempts { counted: fetch, not_before: fetch.retry_at },
                 Purpose::Request(_) => Attempts { counted: KeyFetch::default(), not_before: soon_after(fetch) },
                 Purpose::Answer => Attempts::default(),
             };

@@ -25,7 +25,7 @@ use crate::{
 const MAX_CONNECTIONS: usize = 5;
 /// From how many servers on the notaries are asked before them.
 const MANY_SERVERS: usize = 16;
-/// No server is asked any more when looking took this long.
+/// No server is asked any more when looking took this long, in one round.
 pub(super) const BUDGET_MS: i64 = 20_000;
 /// How many keys one request to a notary asks for.
 const MAX_QUERIES: usize = 500;
@@ -50,6 +50,15 @@ struct Notary {
     retry_at: i64,
 }
 
+/// Who may be asked for the keys of a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// Itself, and the notaries.
+    All,
+    /// Itself: the notaries were asked before.
+    Itself,
+}
+
 /// Who asks, and what is known of whom.
 pub(super) struct KeyQuestions<'a> {
     pub(super) platform: &'a Platform,
@@ -59,30 +68,36 @@ pub(super) struct KeyQuestions<'a> {
 }
 
 impl KeyQuestions<'_> {
-    /// Asks servers and notaries for what is lacking; servers that have failed before, after the others.
-    pub(super) async fn ask(&self, lacking: &Wanted<'_>, has_failed: impl Fn(&str) -> bool, now: i64) -> Asked {
+    /// Asks servers and notaries for what is lacking; servers of the least rank first, and none after the deadline.
+    pub(super) async fn ask<R: Ord>(
+        &self,
+        lacking: &Wanted<'_>,
+        whom: Whom,
+        rank: impl Fn(&str) -> R,
+        deadline: i64,
+    ) -> Asked {
         let nothing = Found::new();
         let mut asked = Asked::default();
         let many = servers(lacking).len() >= MANY_SERVERS;
-        if many {
+        if many && whom == Whom::All {
             self.ask_notaries(lacking, &mut asked).await;
         }
         let rest = asked.lacking(lacking, &nothing);
-        self.ask_servers(&self.in_turn(servers(&rest), has_failed), now + BUDGET_MS, &mut asked).await;
+        self.ask_servers(&self.in_turn(servers(&rest), rank), deadline, &mut asked).await;
         let rest = asked.lacking(lacking, &nothing);
-        if !many && !rest.is_empty() {
+        if !many && whom == Whom::All && !rest.is_empty() {
             self.ask_notaries(&rest, &mut asked).await;
         }
         asked
     }
 
-    /// These servers in the order in which they are asked: those that have not failed first, and for the rest drawn anew each time, as
-    /// there may not be time for all. In any order that goes by their names, some could see to it that it is never others' turn.
-    fn in_turn<'n>(&self, mut names: Vec<&'n str>, has_failed: impl Fn(&str) -> bool) -> Vec<&'n str> {
+    /// These servers in the order in which they are asked: by rank, and those of one rank drawn anew each time, as there may not be
+    /// time for all. In any order that goes by their names, some could see to it that it is never others' turn.
+    fn in_turn<'n, R: Ord>(&self, mut names: Vec<&'n str>, rank: impl Fn(&str) -> R) -> Vec<&'n str> {
         names.sort_by_cached_key(|name| {
             let mut drawn = [0; 4];
             self.platform.random.fill(&mut drawn);
-            (has_failed(name), drawn)
+            (rank(name), drawn)
         });
         names
     }
@@ -91,17 +106,14 @@ impl KeyQuestions<'_> {
     async fn ask_servers(&self, names: &[&str], deadline: i64, asked: &mut Asked) {
         let answers =
             stream::iter(names.iter().filter_map(|name| ServerName::parse(name).ok())).map(|name| async move {
-                if self.platform.clock.now_ms() >= deadline {
-                    return None;
-                }
-                let answer = self.ask_server(&name).await;
-                Some((name, answer))
+                let is_asked = self.platform.clock.now_ms() < deadline;
+                let answer = if is_asked { Some(self.ask_server(&name).await) } else { None };
+                (name, answer)
             });
         let mut answers = answers.buffer_unordered(MAX_CONNECTIONS);
-        let mut left_out = 0;
-        while let Some(answer) = answers.next().await {
-            let Some((name, answer)) = answer else {
-                left_out += 1;
+        while let Some((name, answer)) = answers.next().await {
+            let Some(answer) = answer else {
+                asked.left_out.insert(name.to_string());
                 continue;
             };
             asked.servers.insert(name.to_string());
@@ -114,9 +126,9 @@ impl KeyQuestions<'_> {
                 }
             }
         }
-        if left_out > 0 {
+        if !asked.left_out.is_empty() {
             let record = LogRecord::warning("servers are not asked for their keys, as others took too long");
-            self.platform.log.write(record.count(left_out));
+            self.platform.log.write(record.count(asked.left_out.len()));
         }
     }
 
@@ -210,6 +222,8 @@ impl KeyQuestions<'_> {
 pub(super) struct Asked {
     /// The servers that were asked for their own keys, whether they answered or not.
     servers: BTreeSet<String>,
+    /// Those that there was no time to ask.
+    pub(super) left_out: BTreeSet<String>,
     pub(super) from_servers: Vec<ServerKeys>,
     pub(super) from_notaries: Vec<ServerKeys>,
 }

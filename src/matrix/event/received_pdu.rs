@@ -90,6 +90,12 @@ impl ReceivedPdu {
         &self.event.fields.sender
     }
 
+    /// Whether it is a membership that the user has sent themselves, as most of a large room's state is.
+    pub fn is_own_membership(&self) -> bool {
+        let fields = &self.event.fields;
+        &*fields.event_type == "m.room.member" && fields.state_key.as_deref() == Some(fields.sender.as_str())
+    }
+
     /// `auth_events`
     pub fn auth_events(&self) -> &[EventId] {
         &self.event.fields.auth_events
