@@ -14,7 +14,7 @@ use crate::{
     router::{self, Answer, RequestBody, Response},
     server::Server,
     store::{
-        forgetting::{WALKS, Walked},
+        forgetting::{WALKS, Walk, Walked},
         positions::OutboxPos,
     },
 };
@@ -34,6 +34,11 @@ const RESERVE: u64 = 30;
 
 /// The same for looks at staged PDUs, each of which makes many.
 const LOOKS_RESERVE: u64 = 100;
+
+/// Of the calls for what is forgotten, how many may have been made when the tables have had their turn, where others wait for theirs,
+/// and when the outbox has. The rest is for media.
+const TABLES_CALLS: u64 = 30;
+const OUTBOX_CALLS: u64 = 42;
 
 /// How many rows of the outbox are deleted at a time.
 const SLICE: i64 = 1_000;
@@ -166,12 +171,27 @@ const OUTBOX: &str = "outbox";
 /// What was looked through again of what that has left.
 const KEPT_OUTBOX: &str = "outbox_kept";
 
+/// Something of the outbox is left to be looked through in this hour.
+const OUTBOX_LEFT: &str = "outbox_left";
+/// Something of media is left to be forgotten in this hour.
+const MEDIA_LEFT: &str = "media_left";
+
 /// Forgets what all have heard of the outbox since it was looked through last; and of what stayed then, what has become of no use since:
-/// a slice, as that may be much of which little goes, and as many more as there were of what is new, so that no more stays than goes.
-async fn forget_outbox(server: &Server, walked: &Walked, now: i64, budget: &Budget) -> Result<(), DatabaseError> {
+/// a slice where the hour begins, as that may be much of which little goes, and as many more as there were of what is new, so that no more
+/// stays than goes. Whether there is no more of what is new.
+async fn forget_outbox(
+    server: &Server,
+    walked: &Walked,
+    is_hour: bool,
+    now: i64,
+    budget: &Budget,
+) -> Result<bool, DatabaseError> {
     let last = server.store.heard_by_all(now).await?;
     let (front, kept) = (walked.of_outbox(OUTBOX), walked.of_outbox(KEPT_OUTBOX));
-    let mut next = server.store.forget_outbox(kept, front.min(last), SLICE).await?;
+    let mut next = Some(kept);
+    if is_hour {
+        next = server.store.forget_outbox(kept, front.min(last), SLICE).await?;
+    }
     let (mut reached, mut after) = (front, Some(front));
     while let Some(position) = after.filter(|_| !budget.is_spent()) {
         after = server.store.forget_outbox(position, last, SLICE).await?;
@@ -181,33 +201,61 @@ async fn forget_outbox(server: &Server, walked: &Walked, now: i64, budget: &Budg
         }
     }
     server.store.note_of_outbox(KEPT_OUTBOX, next.unwrap_or(OutboxPos::START)).await?;
-    server.store.note_of_outbox(OUTBOX, reached).await
+    server.store.note_of_outbox(OUTBOX, reached).await?;
+    Ok(after.is_none())
+}
+
+/// Goes on with the walks through tables, or begins them all, where the hour does: a slice of each in turn.
+async fn walk_on(
+    server: &Server,
+    walked: &mut Walked,
+    is_hour: bool,
+    now: i64,
+    budget: &Budget,
+) -> Result<(), DatabaseError> {
+    let mut walks: Vec<&Walk> = WALKS.iter().filter(|walk| is_hour || walked.is_under_way(walk)).collect();
+    for _ in 0..SLICES {
+        for walk in std::mem::take(&mut walks) {
+            if budget.is_spent() {
+                return Ok(());
+            }
+            server.store.walk_on(walk, walked, now).await?;
+            walks.extend(Some(walk).filter(|walk| walked.is_under_way(walk)));
+        }
+    }
+    Ok(())
 }
 
 /// Begins once an hour to forget what nobody will ask for any more, a slice at a time, and goes on with what is not done.
 async fn forget(server: &Server, budget: &Budget) {
     let now = server.platform.clock.now_ms();
     let is_hour = (now / 60_000) % 60 == 0;
+    let [of_tables, of_outbox] = [TABLES_CALLS, OUTBOX_CALLS].map(|calls| server.meter.budget(calls));
+    let mut walked = Walked::default();
     let outcome = async {
-        let mut walked = server.store.walked().await?;
-        for walk in &WALKS {
-            let mut slices = 0;
-            let mut goes_on = is_hour || walked.is_under_way(walk);
-            while goes_on && slices < SLICES && !budget.is_spent() {
-                server.store.walk_on(walk, &mut walked, now).await?;
-                goes_on = walked.is_under_way(walk);
-                slices += 1;
-            }
-        }
-        if is_hour {
-            forget_outbox(server, &walked, now, budget).await?;
+        walked = server.store.walked().await?;
+        let is_outbox_due = is_hour || walked.is_left(OUTBOX_LEFT);
+        let is_shared = is_outbox_due || walked.is_left(MEDIA_LEFT);
+        walk_on(server, &mut walked, is_hour, now, if is_shared { &of_tables } else { budget }).await?;
+        if is_outbox_due {
+            let is_done = forget_outbox(server, &walked, is_hour, now, &of_outbox).await?;
+            server.store.note_left(OUTBOX_LEFT, &walked, !is_done).await?;
         }
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = outcome.await {
         server.platform.log.write(LogRecord::error("old rows cannot be deleted").because(&error));
     }
-    if is_hour && let Err(error) = tidy(server, budget).await {
+    if (is_hour || walked.is_left(MEDIA_LEFT))
+        && let Err(error) = tidy_on(server, &walked, budget).await
+    {
         server.platform.log.write(LogRecord::error("unused media cannot be deleted").because(&error));
     }
+}
+
+/// Goes on with media that nobody asks for. Where that fails it is begun anew in the next hour.
+async fn tidy_on(server: &Server, walked: &Walked, budget: &Budget) -> Result<(), MatrixError> {
+    let outcome = tidy(server, budget).await;
+    server.store.note_left(MEDIA_LEFT, walked, matches!(outcome, Ok(false))).await?;
+    outcome.map(drop)
 }

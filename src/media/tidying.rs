@@ -13,14 +13,18 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 /// How often a request looks for 100 files to forget: where all of them are tiny, whoever comes next goes on.
 const MOST_LOOKS: usize = 10;
 
-/// Does all of it that the calls to the database allow. The bytes go first: what is then cut off is done again the next time.
+/// Does all of it that the calls to the database allow. The bytes go first: what is then cut off is done again the next time. Whether
+/// nothing is left.
 ///
 /// # Errors
 /// Where the database or the store fails.
-pub async fn tidy(server: &Server, budget: &Budget) -> Result<(), MatrixError> {
-    let Some(bucket) = server.platform.media.clone() else { return Ok(()) };
+pub async fn tidy(server: &Server, budget: &Budget) -> Result<bool, MatrixError> {
+    let Some(bucket) = server.platform.media.clone() else { return Ok(true) };
     let now = server.platform.clock.now_ms();
-    while !budget.is_spent() {
+    loop {
+        if budget.is_spent() {
+            return Ok(false);
+        }
         let over = server.store.uploads_that_are_over(now).await?;
         if over.is_empty() {
             break;
@@ -28,7 +32,7 @@ pub async fn tidy(server: &Server, budget: &Budget) -> Result<(), MatrixError> {
         bucket.delete(over.iter().map(|media_id| local_key(media_id)).collect()).await?;
         server.store.forget_uploads(&over, now).await?;
     }
-    let Some(days) = server.config.media.remote_days else { return Ok(()) };
+    let Some(days) = server.config.media.remote_days else { return Ok(true) };
     forget_remote(server, &*bucket, budget, now - i64::from(days) * DAY_MS).await
 }
 
@@ -37,16 +41,16 @@ async fn forget_remote(
     bucket: &dyn MediaStore,
     budget: &Budget,
     before: i64,
-) -> Result<(), MatrixError> {
+) -> Result<bool, MatrixError> {
     while !budget.is_spent() {
         let unused = server.store.unused_remote_media(before, server.platform.clock.now_ms()).await?;
         if unused.is_empty() {
-            break;
+            return Ok(true);
         }
         let names: Vec<RemoteName> = unused.into_iter().map(|unused| unused.name).collect();
         forget(server, bucket, &names, before).await?;
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Forgets so many bytes of other servers' media, or as many as a request may spend time on, those first that nobody has asked for

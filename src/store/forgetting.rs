@@ -175,6 +175,11 @@ impl Walked {
         position.map_or(OutboxPos::START, OutboxPos::new)
     }
 
+    /// Whether it was noted that something of this name is left ([`Store::note_left`]).
+    pub fn is_left(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     fn after(&self, walk: &Walk) -> &str {
         self.0.get(walk.table).map_or(START, String::as_str)
     }
@@ -199,6 +204,19 @@ impl Store {
         const NOTE: &str = "INSERT INTO walks (name, after) VALUES (?1, ?2) \
              ON CONFLICT (name) DO UPDATE SET after = excluded.after WHERE after <> excluded.after";
         self.query(Statement::new(NOTE, [name.into(), position.get().to_string().into()])).await.map(drop)
+    }
+
+    /// Notes whether something of this name is left, which is no walk's; costs nothing where that is known.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn note_left(&self, name: &str, walked: &Walked, is_left: bool) -> Result<(), DatabaseError> {
+        const LEFT: &str = "INSERT INTO walks (name, after) VALUES (?1, '') ON CONFLICT (name) DO NOTHING";
+        const DONE: &str = "DELETE FROM walks WHERE name = ?1";
+        if is_left == walked.is_left(name) {
+            return Ok(());
+        }
+        self.query(Statement::new(if is_left { LEFT } else { DONE }, [name.into()])).await.map(drop)
     }
 
     /// Forgets what is old at `now` of the next 1,000 rows of a walk, and notes how far it has come.

@@ -326,6 +326,55 @@ fn what_is_old_is_forgotten_a_slice_at_a_time() {
     assert_eq!(scene.count("SELECT count(*) FROM pending_joins"), 0);
 }
 
+/// Whatever the tables take, the outbox goes as fast as it comes, and uploads that never came to an end.
+#[test]
+fn full_tables_keep_nothing_else_from_being_forgotten() {
+    let scene = room();
+    let database = &scene.a.database;
+    let now = scene.world.now_ms() + 24 * HOUR_MS;
+    let numbers =
+        |count: usize| format!("WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count})");
+    for values in [
+        format!("client_transactions SELECT '@u:a.example', 'D', 'send', n, '$e' || n, {now} FROM n"),
+        format!("sent_to_device SELECT '@u:a.example', 'D', 'm.test', n, {now} FROM n"),
+        format!("received_to_device SELECT 'b.example', n, {now} FROM n"),
+        format!("registrations SELECT n, {now} FROM n"),
+        format!(
+            "pending_knocks SELECT '@u:a.example', '!r' || n || ':b.example', 'k', '12', {now}, NULL, NULL, NULL FROM n"
+        ),
+        format!("typing SELECT '!r:a.example', '@u' || n || ':a.example', {now}, -n FROM n"),
+        format!("presence SELECT '@u' || n || ':b.example', 'online', NULL, {now}, 1, '[]', -n, NULL, NULL FROM n"),
+    ] {
+        database.rows(&format!("{} INSERT INTO {values}", numbers(10_000)));
+    }
+    scene.day();
+    // What comes is swept in the last minute of an hour.
+    for _ in 0..58 {
+        scene.minute();
+    }
+    let outbox = || scene.count("SELECT count(*) FROM outbox");
+    let end = || scene.count("SELECT position FROM streams WHERE name = 'outbox'");
+    let before = outbox();
+    for hour in 0..3 {
+        let from = end();
+        database.rows(&format!(
+            "{} INSERT INTO outbox SELECT n + {from}, '!gone:a.example', n, NULL FROM n",
+            numbers(15_000)
+        ));
+        database.rows("UPDATE streams SET position = position + 15000 WHERE name = 'outbox'");
+        database.rows(&format!(
+            "INSERT INTO local_media (media_id, user_id, created_ts, until_ts) VALUES ('m{hour}', '@u:a.example', 1, 2)"
+        ));
+        for _ in 0..60 {
+            let calls = scene.minute();
+            assert!(calls < MOST_CALLS, "{calls} calls");
+        }
+        assert_eq!(scene.count("SELECT count(*) FROM local_media"), 0, "in hour {hour}");
+        assert!(outbox() <= before, "{} rows of the outbox, in hour {hour}", outbox());
+    }
+    assert_eq!(database.rows("SELECT name FROM walks WHERE name LIKE '%_left'"), [[""; 1]; 0]);
+}
+
 /// The newest events of rooms in which a server is away are many, and they stay.
 #[test]
 fn what_is_kept_of_the_outbox_is_looked_through_a_slice_an_hour() {
