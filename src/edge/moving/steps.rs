@@ -135,22 +135,30 @@ impl Move<'_> {
 
     /// Gives the move up: the source is live again. Not once the target is.
     pub(super) async fn cancel(&self) -> Result<(), MoveError> {
-        use State::{Arriving, Checking, Emptying, Leaving, Left, Whole};
+        use State::{Arriving, Checking, Emptying, Leaving, Left, Live, Whole};
         let (source, target) = (Marker::read(self.source).await?, Marker::read(self.target).await?);
         let states = (source.as_ref().map(|marker| marker.state), target.as_ref().map(|marker| marker.state));
-        let (Some(source), Some(target)) = (source, target) else { return Err(self.impossible(states)) };
-        match target.state {
-            // First the target is made unable to become live, then the source becomes so. A step that is under way fails by it.
-            Emptying | Arriving | Checking | Whole => {
-                self.target.batch(vec![target.advance(Emptying, &Place::default())]).await?;
+        let Some(target) = target.filter(|target| matches!(target.state, Emptying | Arriving | Checking | Whole))
+        else {
+            return Err(self.impossible(states));
+        };
+        // A step that is under way fails by either of these, whichever database it is about to change: also one that would freeze the
+        // source, which is guarded by the source's row alone.
+        let live = match source {
+            None => vec![Marker::make(Live)],
+            Some(source) => {
+                let mut statements = match source.state {
+                    Live => Vec::new(),
+                    Leaving | Left => thaw(self.source).await?,
+                    _ => return Err(self.impossible(states)),
+                };
+                statements.push(source.advance(Live, &Place::default()));
+                statements
             }
-            _ => return Err(self.impossible(states)),
-        }
-        if matches!(source.state, Leaving | Left) {
-            let mut statements = thaw(self.source).await?;
-            statements.push(source.advance(State::Live, &Place::default()));
-            self.source.batch(statements).await?;
-        }
+        };
+        // First the target is made unable to become live, then the source becomes so.
+        self.target.batch(vec![target.advance(Emptying, &Place::default())]).await?;
+        self.source.batch(live).await?;
         Ok(())
     }
 

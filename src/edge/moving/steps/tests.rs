@@ -222,6 +222,56 @@ fn a_step_that_somebody_else_has_made_changes_nothing() {
     assert_eq!(object.dump(), before);
 }
 
+/// The source of a move, which somebody gives up just before it would be frozen.
+struct GivenUp<'m> {
+    source: &'m Db,
+    cancel: RefCell<Option<Box<dyn FnOnce() + 'm>>>,
+}
+
+impl Side for GivenUp<'_> {
+    fn batch(&self, statements: Vec<Sql>) -> LocalBoxFuture<'_, Result<Vec<Rows>, DatabaseError>> {
+        if statements.iter().any(|sql| sql.text.contains("CREATE TRIGGER"))
+            && let Some(cancel) = self.cancel.take()
+        {
+            cancel();
+        }
+        self.source.batch(statements)
+    }
+
+    fn migrate(&self) -> LocalBoxFuture<'_, Result<(), DatabaseError>> {
+        self.source.migrate()
+    }
+}
+
+/// A source that no move has touched, and one that has been live again after one.
+#[test]
+fn a_move_that_is_given_up_freezes_nothing_any_more() {
+    for was_moved in [false, true] {
+        let (d1, object, names) = (server(), Db::new(true), migrations());
+        let there = moving(&d1, &object, Engine::D1, &names);
+        if was_moved {
+            while wait(there.step()).unwrap().phase == "preparing" {}
+            wait(there.cancel()).unwrap();
+        }
+        let cancel = || wait(there.cancel()).unwrap();
+        let source = GivenUp { source: &d1, cancel: RefCell::new(Some(Box::new(cancel))) };
+        let overtaken = Move { source: &source, ..moving(&d1, &object, Engine::D1, &names) };
+        let error = loop {
+            if let Err(error) = wait(overtaken.step()) {
+                break error;
+            }
+            assert!(source.cancel.borrow().is_some(), "the step has gone on");
+        };
+        assert!(matches!(error, MoveError::Failed(_)), "{error}");
+        assert_eq!((d1.state(), object.state()), (Some(State::Live), Some(State::Emptying)));
+        assert!(d1.run(GUARD).is_ok());
+        d1.run("UPDATE rooms SET version = version + 1").unwrap();
+        // Another try gets through.
+        while !wait(there.step()).unwrap().is_done() {}
+        assert_eq!(object.dump(), d1.dump());
+    }
+}
+
 /// Whoever has read long ago that the target is emptied deletes nothing of what has been copied since.
 #[test]
 fn what_was_copied_is_not_emptied_by_a_late_step() {
