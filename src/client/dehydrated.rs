@@ -69,7 +69,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     server.store.put_dehydrated_device(user, &device, display_name, now_ms).await?;
     let own = &server.config.server_name;
     let told = server.store.put_device_keys(own, &session.user, device_id, &device_keys).await?;
-    server.flush_to_all(told);
+    server.flush_to_all(told.ok_or_else(|| MatrixError::not_found("The device was deleted at the same time."))?);
     let put = server.store.put_one_time_keys((user, device_id), &one_time, &fallback, now_ms).await?;
     put.ok_or_else(MatrixError::internal)?;
     ok(&json!({ "device_id": device_id }))

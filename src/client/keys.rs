@@ -55,7 +55,7 @@ pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
     if let Some(keys) = keys.filter(|keys| Some(keys.object().to_text()) != stored) {
         let own = &server.config.server_name;
         let told = server.store.put_device_keys(own, &session.user, device, &keys).await?;
-        server.flush_to_all(told);
+        server.flush_to_all(told.ok_or_else(|| auth::unknown_token("The device was logged out meanwhile.", false))?);
     }
     let now_ms = server.platform.clock.now_ms();
     let counts = server.store.put_one_time_keys((user, device), &one_time, &fallback, now_ms).await?;

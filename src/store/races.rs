@@ -18,6 +18,8 @@ pub(super) enum Race {
     UserTaken,
     /// Changed the password.
     PasswordChanged,
+    /// Deleted the device.
+    DeviceGone,
     /// Took the alias.
     AliasTaken,
     /// Sent the messages to devices.
@@ -37,6 +39,7 @@ impl Race {
             Self::Sent => "UNIQUE constraint failed: client_transactions.user_id, client_transactions.device_id",
             Self::UserTaken => "UNIQUE constraint failed: users.user_id",
             Self::PasswordChanged => "NOT NULL constraint failed: users.password",
+            Self::DeviceGone => "NOT NULL constraint failed: device_keys.device_id",
             Self::SentToDevice => "UNIQUE constraint failed: sent_to_device.user_id, sent_to_device.device_id",
             Self::AliasTaken => "UNIQUE constraint failed: room_aliases.alias",
         }

@@ -10,6 +10,7 @@ use super::{
     json_list,
     key_changes::KeyChange,
     one_time_keys,
+    races::Race,
 };
 use crate::{
     matrix::{
@@ -58,9 +59,10 @@ const SIGNATURES: &str = "\
     SELECT s.user_id, s.signer, s.key_name, s.key_id, s.signature FROM json_each(?1) AS wanted \
       CROSS JOIN key_signatures AS s ON s.user_id = wanted.value AND s.signer IN (wanted.value, ?2)";
 
+/// Breaks a constraint where the device ?2 is gone: `device_id` is NOT NULL.
 const PUT_DEVICE_KEYS: &str = "\
     INSERT INTO device_keys (user_id, device_id, keys) \
-    SELECT d.user_id, d.device_id, ?3 FROM devices AS d WHERE d.user_id = ?1 AND d.device_id = ?2 \
+    VALUES (?1, (SELECT d.device_id FROM devices AS d WHERE d.user_id = ?1 AND d.device_id = ?2), ?3) \
     ON CONFLICT (user_id, device_id) DO UPDATE SET keys = excluded.keys";
 
 const DROP_SIGNATURES: &str = "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1 AND key_name = ?2";
@@ -197,7 +199,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Stores the identity keys of a device, unless it is gone, ends the one-time keys of another identity, and returns the servers that are to be told.
+    /// Stores the identity keys of a device, ends the one-time keys of another identity, and returns the servers that are to be
+    /// told. `None`, and nobody hears of them, where the device is gone.
     ///
     /// # Errors
     /// Where the database fails.
@@ -207,12 +210,15 @@ impl Store {
         user: &UserId,
         device_id: &str,
         keys: &DeviceKeys,
-    ) -> Result<Vec<ServerName>, DatabaseError> {
+    ) -> Result<Option<Vec<ServerName>>, DatabaseError> {
         let (user_id, text) = (user.as_str(), keys.object().to_text());
         let mut statements = Vec::from(one_time_keys::end_with_identity(user_id, device_id, &text));
         statements.push(Statement::new(PUT_DEVICE_KEYS, [user_id.into(), device_id.into(), text.into()]));
         statements.push(Statement::new(DROP_SIGNATURES, [user_id.into(), device_id.into()]));
-        self.change_keys(own, user, KeyChange::Device(device_id, Some(keys.object())), statements).await
+        match self.change_keys(own, user, KeyChange::Device(device_id, Some(keys.object())), statements).await {
+            Err(error) if Race::DeviceGone.has_lost(&error) => Ok(None),
+            told => told.map(Some),
+        }
     }
 
     /// The identity keys of one device, as it has signed them.

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use ruma_common::encryption::{DeviceKeys, OneTimeKey};
 use serde_json::{Value, json};
+use verge::matrix::{self, identifiers::UserId};
 
 use crate::{
     common::{
         devices::{CrossSigning, Device},
+        homeserver::object,
         network::World,
     },
     home::{Home, User, quote, refused},
@@ -605,6 +607,25 @@ fn changed_devices_are_told_to_other_servers_and_held_without_asking_again() {
     let (_, answer) = one.post(&alice, "/keys/query", json!({ "device_keys": { &bob.id: [] } }));
     assert_eq!(answer["master_keys"][&bob.id], master.unsigned());
     assert_eq!(asked(&world), before, "all of it was told: {:?}", world.logs());
+}
+
+#[test]
+fn the_keys_of_a_device_that_was_logged_out_meanwhile_are_told_to_nobody() {
+    let (world, [_, two], [_, bob], phone, _) = two();
+    let pad = log_in(&two, "bob", "PAD");
+    assert_eq!(two.post(&pad, "/logout", json!({})).0, 200);
+    world.settle();
+    let kept = || two.database.rows("SELECT * FROM device_list_changes");
+    let before = kept();
+    let keys = Device::new(&bob.id, "PAD").keys();
+    let keys = matrix::device_keys::DeviceKeys::check(object(keys), &bob.id, "PAD").unwrap();
+    let (own, user) = (&two.server.config.server_name, UserId::parse(&bob.id).unwrap());
+    // As a request does that has seen the access token before.
+    let told = world.run(two.server.store.put_device_keys(own, &user, "PAD", &keys)).unwrap();
+    assert_eq!(told, None);
+    assert_eq!(two.database.rows("SELECT content FROM edu_outbox"), Vec::<Vec<String>>::new());
+    assert_eq!(kept(), before);
+    assert_eq!(two.database.rows("SELECT device_id FROM device_keys"), [[phone.id]]);
 }
 
 #[test]
