@@ -1,6 +1,6 @@
 //! The devices of local users: each is one login.
 
-use super::{Store, json_list, key_changes::KeyChange, lacking};
+use super::{Store, json_list, key_changes::KeyChange, lacking, races::Race};
 use crate::{
     matrix::identifiers::{ServerName, UserId},
     platform::{DatabaseError, SqlValue, Statement},
@@ -19,6 +19,15 @@ pub struct Device {
 const WITH_KEYS: &str = "\
     SELECT device_id FROM device_keys \
     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))";
+
+/// ?3: those of them that are known to have. Breaks a constraint where another has: `keys` is NOT NULL.
+const NO_OTHERS: &str = "\
+    UPDATE device_keys SET keys = NULL \
+    WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) \
+      AND device_id NOT IN (SELECT value FROM json_each(?3))";
+
+/// How often it is tried to delete devices while one after the other of them publishes keys.
+const ATTEMPTS: usize = 10;
 
 /// What goes with a device. ?1 user, ?2 a list of devices, NULL for all.
 const DELETIONS: [&str; 9] = [
@@ -101,15 +110,35 @@ impl Store {
         user: &UserId,
         device_ids: Option<&[&str]>,
     ) -> Result<Vec<ServerName>, DatabaseError> {
+        for _ in 1..ATTEMPTS {
+            match self.try_to_delete(first.clone(), own, user, device_ids).await {
+                Err(error) if Race::KeysPublished.has_lost(&error) => {}
+                told => return told,
+            }
+        }
+        self.try_to_delete(first, own, user, device_ids).await
+    }
+
+    /// Deletes devices, unless one of them publishes keys meanwhile: of these somebody may have heard.
+    async fn try_to_delete(
+        &self,
+        first: Vec<Statement>,
+        own: &ServerName,
+        user: &UserId,
+        device_ids: Option<&[&str]>,
+    ) -> Result<Vec<ServerName>, DatabaseError> {
         let user_id = user.as_str();
         let had_keys = self.query(with_keys(user_id, device_ids)).await?;
+        let had_keys = had_keys.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
         let list: SqlValue = device_ids.map(|ids| json_list(ids.iter().copied())).into();
+        let known = json_list(had_keys.iter().copied());
         let mut statements = first;
+        statements.push(Statement::new(NO_OTHERS, [user_id.into(), list.clone(), known.into()]));
         statements.extend(DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into(), list.clone()])));
         let change = match had_keys.as_slice() {
             [] => return self.batch(statements).await.map(|_| Vec::new()),
-            [one] => KeyChange::Device(one.text(0)?, None),
-            [one, ..] => KeyChange::Devices(one.text(0)?),
+            [one] => KeyChange::Device(one, None),
+            [one, ..] => KeyChange::Devices(one),
         };
         self.change_keys(own, user, change, statements).await
     }

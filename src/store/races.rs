@@ -20,6 +20,8 @@ pub(super) enum Race {
     PasswordChanged,
     /// Deleted the device.
     DeviceGone,
+    /// Gave keys to a device that is to be deleted.
+    KeysPublished,
     /// Took the alias.
     AliasTaken,
     /// Sent the messages to devices.
@@ -40,6 +42,7 @@ impl Race {
             Self::UserTaken => "UNIQUE constraint failed: users.user_id",
             Self::PasswordChanged => "NOT NULL constraint failed: users.password",
             Self::DeviceGone => "NOT NULL constraint failed: device_keys.device_id",
+            Self::KeysPublished => "NOT NULL constraint failed: device_keys.keys",
             Self::SentToDevice => "UNIQUE constraint failed: sent_to_device.user_id, sent_to_device.device_id",
             Self::AliasTaken => "UNIQUE constraint failed: room_aliases.alias",
         }

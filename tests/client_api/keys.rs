@@ -574,13 +574,17 @@ fn devices_of(home: &Home, by: &User, of: &User) -> BTreeSet<String> {
 }
 
 fn log_in(home: &Home, user: &str, device: &str) -> User {
+    let user = log_in_without_keys(home, user, device);
+    upload(home, &user, json!({ "device_keys": Device::new(&user.id, device).keys() }));
+    user
+}
+
+fn log_in_without_keys(home: &Home, user: &str, device: &str) -> User {
     let identifier = json!({ "type": "m.id.user", "user": user });
     let body = json!({
         "type": "m.login.password", "identifier": identifier, "password": format!("{user}'s"), "device_id": device,
     });
-    let user = User::of(&home.call(None, "POST", "/login", Some(body)).1);
-    upload(home, &user, json!({ "device_keys": Device::new(&user.id, device).keys() }));
-    user
+    User::of(&home.call(None, "POST", "/login", Some(body)).1)
 }
 
 #[test]
@@ -626,6 +630,26 @@ fn the_keys_of_a_device_that_was_logged_out_meanwhile_are_told_to_nobody() {
     assert_eq!(two.database.rows("SELECT content FROM edu_outbox"), Vec::<Vec<String>>::new());
     assert_eq!(kept(), before);
     assert_eq!(two.database.rows("SELECT device_id FROM device_keys"), [[phone.id]]);
+}
+
+#[test]
+fn whoever_shares_a_room_knows_that_a_device_is_gone_that_got_keys_meanwhile() {
+    let (world, [one, two], [alice, bob], phone, _) = two();
+    assert_eq!(devices_of(&one, &alice, &bob), [phone.id.clone()].into());
+    world.interleave();
+    let mut refused = 0;
+    for n in 0..40 {
+        let name = format!("PAD{n}");
+        let pad = log_in_without_keys(&two, "bob", &name);
+        let keys = json!({ "device_keys": Device::new(&pad.id, &name).keys() });
+        let upload = two.posting(&pad, "/keys/upload", &keys);
+        let (upload, logout) = world.run(futures_util::future::join(upload, two.posting(&pad, "/logout", &json!({}))));
+        assert!(logout == 200 && (upload == 200 || upload == 401), "{logout} {upload}");
+        refused += usize::from(upload == 401);
+        world.settle();
+        assert_eq!(devices_of(&one, &alice, &bob), [phone.id.clone()].into(), "{name}, {upload}");
+    }
+    assert!((1..40).contains(&refused), "{refused}: either comes first at times");
 }
 
 #[test]
