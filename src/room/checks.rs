@@ -3,7 +3,7 @@
 
 use super::{
     RoomError,
-    judge::{Judgement, Rejection, key, not_signed},
+    judge::{Judgement, Rejection, key, lacks_what_is_read, not_signed},
     view::{StateAt, StateKey, View},
 };
 use crate::{
@@ -109,14 +109,17 @@ impl Judgement {
         }
         let auth_events: Vec<Event> = needed.iter().filter_map(|id| Some(view.stored(id)?.event.clone())).collect();
         if let Err(error) = auth_rules::check(event, auth_events.as_slice()) {
-            return for_good(format!("{error} (by its auth events)"));
+            let provisional = may_mislead(&auth_events, event);
+            return Ok(Some(Rejection { why: format!("{error} (by its auth events)"), provisional }));
         }
         let forbidden = match stands_in(view, event, before.root).await? {
             // Another server has claimed what was there after the event.
             true => self.check_by_what_it_displaced(view, event, before.root).await?,
             false => self.check_state(view, event, before.root).await?,
         };
-        Ok(forbidden.map(|why| Rejection { why, provisional: before.claimed }))
+        let Some(why) = forbidden else { return Ok(None) };
+        let provisional = before.claimed || may_mislead(&view.state(before.root, &auth_keys(event)).await?, event);
+        Ok(Some(Rejection { why, provisional }))
     }
 
     /// Which rule `event` breaks in the state `root`, if any.
@@ -160,6 +163,12 @@ async fn stands_in(view: &mut View<'_>, event: &Event, root: NodeId) -> Result<b
 pub(super) fn rejected_auth_event<'a>(rejected: impl Iterator<Item = (&'a EventId, bool)>) -> Option<Rejection> {
     let (id, provisional) = rejected.min_by_key(|(_, provisional)| *provisional)?;
     Some(Rejection { why: AuthError::RejectedAuthEvent(id.clone()).to_string(), provisional })
+}
+
+/// Whether any of `state` is held altered without what the rules for `event` read of it.
+pub(super) fn may_mislead(state: &[Event], event: &Event) -> bool {
+    state.iter().any(|held| lacks_what_is_read(held) && held.event_id() != event.event_id())
+        && matches!(event.event_type(), "m.room.member" | "m.room.third_party_invite")
 }
 
 /// The keys of all state by which the rules judge `event`.

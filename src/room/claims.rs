@@ -99,7 +99,7 @@ impl Rooms {
         let given = claim.auth_chain.iter().chain(&claim.state).filter(|given| given.event_id() != event.event_id());
         let held = self.held_of(given.clone().chain([event])).await?;
         let outliers = judge_outliers(self.clock.as_ref(), event.room_id(), held, given).await;
-        let accepted = claim.state.iter().filter(|event| outliers.accepted(event.event_id()).is_some());
+        let accepted = claim.state.iter().filter_map(|event| outliers.accepted(event.event_id()));
         let state: Vec<Event> = accepted.cloned().collect();
         let snapshot = snapshot(&state)?;
         check_create(&state, event.version())?;
@@ -234,7 +234,7 @@ impl Rooms {
         Ok(Believed { claims: believed, placeable })
     }
 
-    /// Leaves of what claims bring only what we do not hold. Returns `event` with those of their events whose place we know, as we hold
+    /// Leaves of what claims bring only what we do not hold; nor do they reject what we hold with a state of its own. Returns `event` with those of their events whose place we know, as we hold
     /// what came before them, and which have not taken it.
     async fn leave_what_is_new(&self, event: &Event, claims: &mut [Examined]) -> Result<Vec<Event>, RoomError> {
         let clock = self.clock.as_ref();
@@ -243,7 +243,9 @@ impl Rooms {
         let mut seen = HashSet::new();
         brought.retain(|event| seen.insert(event.event_id()));
         let previous: HashSet<&EventId> = brought.iter().flat_map(|event| event.prev_events()).collect();
-        let ids: HashSet<&EventId> = seen.union(&previous).copied().collect();
+        let forbidden = claims.iter().flat_map(|examined| &examined.outliers.rejected);
+        let mut ids: HashSet<&EventId> = forbidden.map(|rejected| rejected.event.event_id()).collect();
+        ids.extend(seen.union(&previous));
         let held = self.store.headers(clock, &ids.into_iter().cloned().collect::<Vec<_>>()).await?;
         let held: HashMap<EventId, Header> = held.into_iter().map(|one| (one.event_id.clone(), one)).collect();
         let rejected = self.store.rejected(clock, &previous.into_iter().cloned().collect::<Vec<_>>()).await?;
@@ -260,7 +262,8 @@ impl Rooms {
             brought.into_iter().map(|event| (event.event_id(), event)).collect();
         let placeable = order.filter_map(|id| unplaced.remove(id).cloned()).collect();
         for examined in claims {
-            let Outliers { new, readmitted, .. } = &mut examined.outliers;
+            let Outliers { new, readmitted, rejected, .. } = &mut examined.outliers;
+            rejected.retain(|rejected| held.get(rejected.event.event_id()).is_none_or(|header| !header.has_state));
             let readmitted: HashSet<&EventId> = readmitted.iter().collect();
             let is_new = |id: &EventId| !held.contains_key(id) || readmitted.contains(id);
             new.retain(|new| is_new(new.event.event_id()));
@@ -281,6 +284,7 @@ impl Rooms {
         let mut ids: Vec<EventId> = placeable.iter().chain([event]).flat_map(cited).collect();
         ids.extend(placeable.iter().chain([event]).map(|event| event.event_id().clone()));
         ids.extend(believed.brought().map(|new| new.event.event_id().clone()));
+        ids.extend(believed.forbidden().map(|rejected| rejected.event.event_id().clone()));
         ids.push(event.room_id().create_event_id());
         let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
         let room = room.ok_or(RoomError::UnknownRoom)?;
@@ -311,9 +315,11 @@ impl Rooms {
             commit.copies.extend(view.copies(examined.outliers.new.iter().map(|new| &new.event)));
             let new = examined.outliers.new.iter().filter(|new| !done.contains(new.event.event_id()));
             commit.events.extend(new.cloned());
-            commit.rejected.extend(examined.outliers.rejected.iter().cloned());
             commit.readmitted.extend(examined.outliers.readmitted.iter().cloned());
         }
+        // Some of it may have come by itself meanwhile.
+        let has_state = |id: &EventId| view.stored(id).is_some_and(|held| held.state_after.is_some());
+        commit.rejected.extend(believed.forbidden().filter(|one| !has_state(one.event.event_id())).cloned());
         Ok(Some(Claimed { room, commit }))
     }
 }
@@ -330,6 +336,11 @@ impl Believed {
     /// The events that the claims bring and that are not kept already.
     fn brought(&self) -> impl Iterator<Item = &NewEvent> {
         self.claims.iter().flat_map(|examined| &examined.outliers.new)
+    }
+
+    /// Those that are to be remembered as rejected, likewise.
+    fn forbidden(&self) -> impl Iterator<Item = &NewRejected> {
+        self.claims.iter().flat_map(|examined| &examined.outliers.rejected)
     }
 }
 

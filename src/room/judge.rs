@@ -25,6 +25,7 @@ use crate::{
         identifiers::{EventId, ServerName},
         policy_server::PolicyServer,
         power_levels::{Level, PowerLevels},
+        room_version,
         state_trie::NodeId,
     },
     store::{
@@ -249,6 +250,10 @@ impl Judgement {
         self.copies.push(event.clone());
         let stands = held.stands();
         let before = held.state_before;
+        if lacks_what_is_read(&held.event) {
+            // What was rejected by it is judged again.
+            self.unsettled = Some(Unsettled::KnownBetter);
+        }
         view.put(StoredEvent { event: event.clone(), ..held });
         if stands { self.redact(view, event, before).await } else { Ok(()) }
     }
@@ -477,6 +482,16 @@ fn missing(view: &View<'_>, event: &Event, has_state: bool) -> Option<Verdict> {
     let previous: Vec<EventId> = event.prev_events().iter().filter(lacks).cloned().collect();
     let auth: Vec<EventId> = event.auth_events().iter().filter(|id| !view.knows(id)).cloned().collect();
     (!previous.is_empty() || !auth.is_empty()).then_some(Verdict::Missing { previous, auth })
+}
+
+/// Whether it is held without what the rules for memberships read of it: who may redeem an invite, or the level for invites.
+pub(super) fn lacks_what_is_read(held: &Event) -> bool {
+    held.content_hash() == ContentHash::Wrong
+        && match held.event_type() {
+            "m.room.third_party_invite" => true,
+            "m.room.power_levels" => held.version().redaction < room_version::Redaction::V11,
+            _ => false,
+        }
 }
 
 /// A pair of event type and state key.

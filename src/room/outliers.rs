@@ -3,11 +3,16 @@
 
 use std::collections::HashMap;
 
-use super::{RoomError, Rooms, checks::rejected_auth_event, judge::Rejection, view::View};
+use super::{
+    RoomError, Rooms,
+    checks::{may_mislead, rejected_auth_event},
+    judge::Rejection,
+    view::View,
+};
 use crate::{
     matrix::{
         auth_rules::{self, AuthEvent},
-        event::{Event, whole_copies},
+        event::{ContentHash, Event, whole_copies},
         identifiers::{EventId, RoomId},
         room_version::RoomVersion,
         state_trie::NodeId,
@@ -55,8 +60,12 @@ pub(super) struct Outliers {
 }
 
 impl Rooms {
-    /// What we hold of the auth events of `events` that are not among them, and which of all these we have rejected.
+    /// What we hold of the auth events of `events` that are not among them, and in place of those of them that are altered, or are other
+    /// events with the same IDs; and which of all these we have rejected.
     pub(super) async fn held_of<'a>(&self, events: impl Iterator<Item = &'a Event> + Clone) -> Result<Held, RoomError> {
+        let is_altered = |event: &Event| event.content_hash() == ContentHash::Wrong;
+        let doubtful = events.clone().filter(|event| is_altered(event) || !event.has_binding_id());
+        let doubtful: HashMap<&EventId, &Event> = doubtful.map(|event| (event.event_id(), event)).collect();
         let mut ids: Vec<EventId> = events.clone().map(Event::event_id).cloned().collect();
         ids.sort();
         let given = ids.len();
@@ -68,7 +77,16 @@ impl Rooms {
         let clock = self.clock.as_ref();
         let rejected = self.store.rejected(clock, &ids).await?;
         let held = self.store.events(clock, ids.get(given..).unwrap_or_default()).await?;
-        Ok(Held { events: held.into_iter().map(|stored| stored.event).collect(), rejected })
+        let mut events: Vec<Event> = held.into_iter().map(|stored| stored.event).collect();
+        // Most of them are what we hold, and are not in memory twice.
+        for ids in doubtful.keys().map(|id| (*id).clone()).collect::<Vec<EventId>>().chunks(SLICE) {
+            let held = self.store.events(clock, ids).await?.into_iter().map(|stored| stored.event);
+            let differs = |held: &Event| {
+                doubtful.get(held.event_id()).is_some_and(|given| is_altered(given) || !given.is_copy_of(held))
+            };
+            events.extend(held.filter(differs));
+        }
+        Ok(Held { events, rejected })
     }
 }
 
@@ -244,9 +262,10 @@ impl Outliers {
         {
             auth_events.push(create.clone());
         }
-        auth_rules::check_auth_event_list(event, find)
-            .and_then(|()| auth_rules::check(event, auth_events.as_slice()))
-            .err()
-            .map(|error| Rejection::for_good(error.to_string()))
+        if let Err(error) = auth_rules::check_auth_event_list(event, find) {
+            return Some(Rejection::for_good(error.to_string()));
+        }
+        let error = auth_rules::check(event, auth_events.as_slice()).err()?;
+        Some(Rejection { why: error.to_string(), provisional: may_mislead(&auth_events, event) })
     }
 }

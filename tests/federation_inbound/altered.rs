@@ -2,14 +2,19 @@
 
 use std::rc::Rc;
 
+use http::StatusCode;
 use serde_json::{Value, json};
-use verge::room::Draft;
+use verge::{room::Draft, router::json_response};
 
 use crate::{
     Scene,
-    common::{homeserver::object, peer::Peer},
-    missing::takes,
+    common::{
+        homeserver::object,
+        peer::{Peer, event_id},
+    },
+    missing::{answer_of, not_found, takes},
     scene,
+    third_party_invites::Identity,
 };
 
 /// An event and its ID.
@@ -110,7 +115,7 @@ fn what_was_built_upon_an_altered_copy_is_judged_by_the_whole_one() {
     room.scene.world.settle();
     room.scene.world.run(room.scene.a.scheduled());
     for (txn_id, event) in [("1", &join), ("2", &his)] {
-        room.scene.peer.send(&room.scene.a, txn_id, &[event.1.clone()]);
+        room.scene.peer.send(&room.scene.a, txn_id, std::slice::from_ref(&event.1));
         room.scene.world.settle();
     }
     room.scene.world.run(room.scene.a.scheduled());
@@ -120,4 +125,77 @@ fn what_was_built_upon_an_altered_copy_is_judged_by_the_whole_one() {
     assert!(room.rejected().is_empty());
     assert_eq!(room.scene.a.database.rows("SELECT SUM(claimed) FROM events"), [["0"]]);
     assert!(room.scene.a.database.rows("SELECT room_id FROM unsettled_rooms").is_empty());
+}
+
+/// Carol's server tells truly which events make the state before hers, and gives one anew of those that are held, altered: in place of one
+/// that nobody has, together with one that cites it.
+#[test]
+fn a_claim_does_not_put_altered_copies_in_the_place_of_what_is_held() {
+    let mut room = restricted();
+    let (dave, join) = room.let_in("dave");
+    takes(&room.scene.peer, &room.scene, "1", &join);
+    room.scene.world.settle();
+    let his = room.scene.theirs.clone().say(&room.scene.peer, &dave, "I am in");
+
+    let Restricted { scene, third, carol } = &mut room;
+    let fields = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "leave" } });
+    let mut draft = scene.theirs.draft(scene.world.now_ms(), carol, fields);
+    draft["auth_events"].as_array_mut().unwrap().push(json!(join.0));
+    let leave = third.sign("8", draft);
+    let state: Vec<String> = scene.theirs.state.values().map(|event| event_id("8", event)).collect();
+    let said = ["lost", "the edge", "after it"].map(|text| scene.theirs.say(third, carol, text));
+    let (edge, nowhere) = (said[1].clone(), "$nowhere");
+    let (given, chain) = ([edge, leave.clone()], json!([leave.0, nowhere]));
+    let (_, anew) = altered(&join);
+    third.answers(move |request| {
+        let path = request.uri().path();
+        let body = if path.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else if path.contains("/state_ids/") {
+            json!({ "pdu_ids": state, "auth_chain_ids": chain })
+        } else if path.ends_with(&nowhere[1..]) {
+            json!({ "pdus": [anew] })
+        } else {
+            let answer = answer_of(&given, request);
+            return answer.or_else(|| path.contains("/_matrix/federation/v1/").then(not_found));
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+    takes(third, scene, "1", &said[2]);
+    scene.world.settle();
+    scene.is_shown(&said[2..]);
+    assert!(!room.rejected().contains(&vec![join.0]), "{:#?}", room.scene.world.logs());
+    takes(&room.scene.peer, &room.scene, "2", &his);
+    room.scene.world.settle();
+    room.scene.is_shown(&[his]);
+    assert_eq!(room.membership(&dave).as_deref(), Some("join"));
+}
+
+/// What offers an invite has lost by whom it may be redeemed, and whoever redeems it is forbidden until it comes whole.
+#[test]
+fn what_an_altered_event_forbids_is_judged_again_when_that_is_whole() {
+    let mut scene = scene("10");
+    let (third, hers) = scene.member("third.example", "carol");
+    let carol = third.user("carol");
+    let key = ("m.room.member".to_owned(), carol.clone());
+    scene.theirs.state.insert(key.clone(), hers.state[&key].clone());
+    let (identity, dave) = (Identity::new(&scene.world), third.user("dave"));
+    let fields = json!({ "type": "m.room.third_party_invite", "state_key": "tok", "content": identity.offer() });
+    let offer = third.sign("10", scene.theirs.draft(scene.world.now_ms(), &carol, fields));
+    scene.theirs.advance(&offer.0);
+    let signed = identity.signed(&dave, "tok");
+    let content = json!({ "membership": "invite", "third_party_invite": { "display_name": "x", "signed": signed } });
+    let fields = json!({ "type": "m.room.member", "state_key": dave, "content": content });
+    let mut draft = scene.theirs.draft(scene.world.now_ms(), &carol, fields);
+    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
+    draft["auth_events"].as_array_mut().unwrap().extend([json!(offer.0), json!(rules)]);
+    let invite = third.sign("10", draft);
+    takes(&third, &scene, "1", &altered(&offer));
+    let (_, answer) = third.send(&scene.a, "2", &[invite.1]);
+    assert!(answer["pdus"][&invite.0]["error"].is_string(), "{answer}");
+    takes(&third, &scene, "3", &offer);
+    scene.world.settle();
+    scene.world.run(scene.a.scheduled());
+    scene.world.settle();
+    assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("invite"));
 }

@@ -371,7 +371,7 @@ impl Look<'_> {
         self.add(name, &texts, ids, known).await
     }
 
-    /// Adds events that a server gave and that `wanted` lead to. `false` where they take more memory than there is.
+    /// Adds events that a server gave and that `wanted` lead to; in the place of what is known comes only what completes it. `false` where they take more memory than there is.
     async fn add(
         &mut self,
         name: &ServerName,
@@ -381,7 +381,11 @@ impl Look<'_> {
     ) -> Result<bool, RoomError> {
         let checked = self.check_within(&mut known.memory, name, texts, wanted, ReceivedPdu::auth_events).await?;
         let Some(events) = checked else { return Ok(false) };
-        known.events.extend(events.into_iter().map(|event| (event.event_id().clone(), event)));
+        for event in events {
+            if known.events.get(event.event_id()).is_none_or(|had| event.completes(had)) {
+                known.events.insert(event.event_id().clone(), event);
+            }
+        }
         Ok(true)
     }
 }
