@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// How deep transactions are read: their PDUs and EDUs stand in a list in an object, and each may be nested as deep as anything.
-const TRANSACTION_DEPTH: usize = MAX_DEPTH + 2;
+/// How deep the PDUs and EDUs of a transaction stand: in a list in an object. Each may be nested as deep as anything.
+const LISTS_DEPTH: usize = 2;
 
 /// A request with its whole body.
 pub type Request = http::Request<Bytes>;
@@ -264,14 +264,18 @@ impl Call {
         }
     }
 
-    /// The body as JSON. A transaction is read whatever its depth, as what is in it is refused by itself.
+    /// The body as JSON. A transaction is read whatever its depth, as what is in it is refused by itself; and where it takes too much
+    /// memory, each of its PDUs and EDUs is a [`json::Value::Unread`].
     ///
     /// # Errors
     /// As [`Call::bytes`]; 400 `M_NOT_JSON` for one that is not JSON, or is nested too deep.
     pub async fn json(&self, admission: &Admission, clock: &dyn Clock) -> Result<json::Value, MatrixError> {
         let bytes = self.bytes(admission, clock).await?;
         let value = match is_transaction(self.request.uri().path()) {
-            true => json::parse_to_depth(&bytes, TRANSACTION_DEPTH),
+            true => match json::parse_to_depth(&bytes, LISTS_DEPTH + MAX_DEPTH) {
+                Err(error) if error.is_too_large() => json::parse_to_depth(&bytes, LISTS_DEPTH),
+                read => read,
+            },
             false => json::parse(&bytes),
         };
         value.map_err(|error| match error.is_too_large() {

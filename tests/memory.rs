@@ -382,6 +382,16 @@ fn a_body_is_refused_before_it_takes_the_memory() {
         assert!(answer == too_large || answer.0 == 401, "{shape:?}: {answer:?}");
         assert!(most <= 2 * MAX_MEMORY + 3 * 12 * MIB, "{shape:?} took {most}");
     }
+    for shape in [SHAPES[1], SHAPES[3], SHAPES[9]] {
+        // A transaction of another server's users is taken, as far as there is memory for it.
+        let body = format!("{{\"edus\":[{}],\"pdus\":[]}}", vec![list(shape, 120_000); 100].join(","));
+        let target = format!("/_matrix/federation/v1/send/{}", body.len());
+        let authorization = peer.text_authorization(&a, &target, &body);
+        let request = request(Method::PUT, &target, &[&authorization], body);
+        let (answer, most, _) = measured(|| send(&world, &a, request));
+        assert_eq!(answer, (200, json!({ "pdus": {} })), "{shape:?}");
+        assert!(most <= 2 * MAX_MEMORY + 3 * 12 * MIB, "{shape:?} took {most}");
+    }
     let body = || format!("{{\"pdus\":[],\"x\":\"{}\"}}", "x".repeat(2 * MIB));
     let join = "/_matrix/federation/v2/send_join/!room:a.example/$join";
     for (method, target) in [

@@ -99,6 +99,9 @@ pub enum EduError {
     /// It speaks for a user of another server than it came from.
     #[error("it is about a user of another server")]
     Foreign,
+    /// Of what it came with there is more than can be held.
+    #[error("there is no memory for it")]
+    TooLarge,
     /// More arrays and objects stand inside each other than [`MAX_DEPTH`].
     #[error("it is nested too deep")]
     TooDeep,
@@ -138,6 +141,9 @@ impl<'a> Reader<'a> {
     }
 
     fn try_read(&mut self, edu: Value) -> Result<Option<Edu>, EduError> {
+        if let Value::Unread(_) = edu {
+            return Err(EduError::TooLarge);
+        }
         let mut edu = edu.into_object().ok_or(EduError::Malformed("edus"))?;
         let kind = edu.get("edu_type").and_then(Value::as_str).ok_or(EduError::Malformed("edu_type"))?;
         let Some(kind) = EduType::parse(kind) else { return Ok(None) };

@@ -16,7 +16,7 @@ mod writer;
 
 use serde::ser::{Error as _, Serialize, SerializeMap, SerializeSeq, Serializer};
 
-pub use parser::{MAX_DEPTH, MAX_MEMORY, parse, parse_to_depth, parse_within};
+pub use parser::{MAX_DEPTH, MAX_MEMORY, parse, parse_to_depth, parse_to_depth_within, parse_within};
 pub(super) use writer::{write_member, write_members, write_string, write_value};
 
 /// The largest integer of canonical JSON, 2^53 - 1; the smallest is its negative.
@@ -43,7 +43,7 @@ pub enum Value {
     /// An object.
     Object(Object),
     /// What stands deeper than was read, as its canonical text: with it a text of any depth can be written and compared, and
-    /// nothing that walks a value has to walk that deep. Only [`parse_to_depth`] makes it.
+    /// nothing that walks a value has to walk that deep. It takes no more memory than the text. Only [`parse_to_depth`] makes it.
     Unread(Box<str>),
 }
 

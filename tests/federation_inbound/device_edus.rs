@@ -523,7 +523,7 @@ fn a_device_with_a_long_name_is_in_nobodys_way() {
             let long = json!({ "user_id": bob, "device_id": id, "keys": { "padding": "\"".repeat(240_000) } });
             let devices = json!([{ "device_id": "GOOD", "keys": keys }, { "device_id": id, "keys": long }]);
             let answer = json!({ "user_id": bob, "stream_id": 1, "devices": devices });
-            verge::router::json_response(http::StatusCode::OK, &answer)
+            json_response(StatusCode::OK, &answer)
         })
     });
     for _ in 0..2 {

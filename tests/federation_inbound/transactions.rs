@@ -158,6 +158,29 @@ fn no_depth_of_a_transaction_is_too_deep_to_be_answered() {
 }
 
 #[test]
+fn what_there_is_no_memory_for_is_left_out_by_itself() {
+    let mut scene = scene("12");
+    log_in(&scene, "PHONE");
+    let (good, event) = scene.theirs.say(&scene.peer, &scene.bob, "hello");
+    // Each takes ten times its length.
+    let dense = |n: usize| {
+        device_edus::message(&scene, &scene.bob, &n.to_string(), "PHONE", json!({ "x": vec![json!([0]); 15_000] }))
+    };
+    let small = device_edus::message(&scene, &scene.bob, "small", "PHONE", json!({ "n": 1 }));
+    let edus: Vec<Value> = (0..99).map(dense).chain([small]).collect();
+    let body = json!({ "pdus": [event], "edus": edus });
+    let sent = scene.peer.put(&scene.a, "/_matrix/federation/v1/send/1", &body);
+    assert_eq!(sent, (200, json!({ "pdus": { good: {} } })));
+    let messages = |like: &str| {
+        let rows =
+            scene.a.database.rows(&format!("SELECT COUNT(*) FROM to_device_messages WHERE message LIKE '%{like}%'"));
+        rows[0][0].parse::<usize>().unwrap()
+    };
+    assert_eq!(messages("\"n\":1"), 1);
+    assert!((50..99).contains(&messages("[0]")), "{}", messages("[0]"));
+}
+
+#[test]
 fn a_forged_or_missing_signature_drops_the_event() {
     let scene = scene("12");
     let (_, mut forged) = scene.peer.sign("12", message(&scene, "forged"));

@@ -18,7 +18,7 @@ use crate::{
     matrix::{
         event::{self, Event, ReceivedPdu},
         identifiers::{EventId, RoomId, ServerName},
-        json::{self, MAX_DEPTH, Value},
+        json::{self, MAX_DEPTH, MAX_MEMORY, Value},
     },
     platform::DatabaseError,
     room::{KnownRooms, Record, Transaction},
@@ -42,13 +42,14 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     let body = request.call.bytes(&server.admission, server.platform.clock.as_ref()).await?;
     let (origin, mut transaction) = request.into_object()?;
     let mut pdus = transaction.remove("pdus").and_then(Value::into_array).ok_or_else(|| malformed("pdus"))?;
-    let edus = match transaction.remove("edus") {
+    let mut edus = match transaction.remove("edus") {
         Some(edus) => edus.into_array().ok_or_else(|| malformed("edus"))?,
         None => Vec::new(),
     };
     if pdus.len() > MAX_PDUS || edus.len() > MAX_EDUS {
         return Err(MatrixError::invalid_param("A transaction holds at most 50 PDUs and 100 EDUs."));
     }
+    read_the_unread(&mut pdus, &mut edus);
     let edus = Received::read(server, origin.name(), &txn_id, edus);
 
     let room_ids = room_ids(&pdus);
@@ -69,6 +70,32 @@ pub(super) async fn send(server: &Server, request: Signed) -> Handled {
     let received = server.rooms.receive(record, rooms, &events, &refused).await?;
     received.to_look_at.iter().for_each(|room_id| server.fetch_missing(room_id));
     Ok(router::raw_json_response(StatusCode::OK, received.answer))
+}
+
+/// Reads PDUs and EDUs that were not read with the whole, as together they take more memory than there is, as far as there is: events
+/// before all else, of which as many fit as there may be, and the short before the long, as no user shall lack what another takes.
+/// What is too large remains unread.
+fn read_the_unread(pdus: &mut [Value], edus: &mut [Value]) {
+    let mut memory = MAX_MEMORY;
+    for items in [pdus, edus] {
+        let mut unread: Vec<(usize, &mut Value)> =
+            items.iter_mut().filter_map(|item| Some((unread_length(item)?, item))).collect();
+        unread.sort_by_key(|(length, _)| *length);
+        for (_, item) in unread {
+            if let Value::Unread(text) = &*item
+                && let Ok(read) = json::parse_to_depth_within(text.as_bytes(), MAX_DEPTH, &mut memory)
+            {
+                *item = read;
+            }
+        }
+    }
+}
+
+fn unread_length(item: &Value) -> Option<usize> {
+    match item {
+        Value::Unread(text) => Some(text.len()),
+        _ => None,
+    }
 }
 
 /// The rooms of the PDUs, each once, as far as the PDUs name them.

@@ -59,7 +59,15 @@ pub fn parse_within(text: &[u8], memory: &mut usize) -> Result<Value, Error> {
 /// # Errors
 /// As [`parse`], but for the depth.
 pub fn parse_to_depth(text: &[u8], depth: usize) -> Result<Value, Error> {
-    read(text, &mut { MAX_MEMORY }, depth, TooDeep::Unread)
+    parse_to_depth_within(text, depth, &mut { MAX_MEMORY })
+}
+
+/// As [`parse_to_depth`], out of `memory` as [`parse_within`].
+///
+/// # Errors
+/// As [`parse_within`], but for the depth.
+pub fn parse_to_depth_within(text: &[u8], depth: usize, memory: &mut usize) -> Result<Value, Error> {
+    read(text, memory, depth, TooDeep::Unread)
 }
 
 fn read(text: &[u8], memory: &mut usize, max_depth: usize, too_deep: TooDeep) -> Result<Value, Error> {
