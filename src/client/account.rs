@@ -52,12 +52,10 @@ pub(super) async fn password(server: &Server, call: &Call) -> Handled {
     let hash = Hashing::in_answer_to(call).hash(new, &*server.platform.random)?;
     // Where it has changed since, it was another that the client has shown.
     let Credentials::Password(old) = old else { return Err(MatrixError::forbidden("This account has no password.")) };
-    let others = if logs_out { server.store.devices(session.user.as_str(), None).await? } else { Vec::new() };
-    let others = others.iter().map(|device| device.device_id.as_str()).filter(|id| *id != session.device_id);
-    let others: Vec<&str> = others.collect();
     let own = &server.config.server_name;
     // One batch: who is cut off after the password could not ask for the rest with the old one.
-    let changed = server.store.change_password(own, &session.user, (&old, &hash), &others).await?;
+    let changed =
+        server.store.change_password(own, &session.user, (&old, &hash), logs_out.then_some(&session.device_id)).await?;
     server.flush_to_all(changed.ok_or_else(|| MatrixError::forbidden("The password was changed at the same time."))?);
     ok(&json!({}))
 }

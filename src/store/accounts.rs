@@ -2,6 +2,7 @@
 
 use super::{
     Store,
+    devices::Devices,
     ignored::{INVITE_PERMISSION, InvitePermission},
     races::Race,
 };
@@ -146,8 +147,8 @@ impl Store {
         Ok(if password.is_empty() { Credentials::Deactivated } else { Credentials::Password(password.to_owned()) })
     }
 
-    /// Changes a password, where it is still the one with the hash `old`, and deletes the devices `log_out` with it, if any. Returns
-    /// the servers that are to be told of these; `None` where the password is another one.
+    /// Changes a password, where it is still the one with the hash `old`, and deletes all devices but `only` with it, if that is given:
+    /// also those that log in meanwhile. Returns the servers that are to be told of them; `None` where the password is another one.
     ///
     /// # Errors
     /// Where the database fails.
@@ -156,12 +157,12 @@ impl Store {
         own: &ServerName,
         user: &UserId,
         (old, new): (&str, &str),
-        log_out: &[&str],
+        only: Option<&str>,
     ) -> Result<Option<Vec<ServerName>>, DatabaseError> {
         let change = Statement::new(CHANGE_PASSWORD, [user.as_str().into(), old.into(), new.into()]);
-        let outcome = match log_out {
-            [] => self.query(change).await.map(|_| Vec::new()),
-            devices => self.delete_devices_after(vec![change], own, user, Some(devices)).await,
+        let outcome = match only {
+            None => self.query(change).await.map(|_| Vec::new()),
+            Some(only) => self.delete_devices_after(vec![change], own, user, Devices::AllBut(only)).await,
         };
         match outcome {
             Err(error) if Race::PasswordChanged.has_lost(&error) => Ok(None),

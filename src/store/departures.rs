@@ -1,6 +1,6 @@
 //! Users who have deactivated their accounts.
 
-use super::Store;
+use super::{Store, devices::Devices};
 use crate::{
     matrix::{
         identifiers::{RoomId, ServerName, UserId},
@@ -74,7 +74,7 @@ impl Store {
             statements.push(Statement::new(ERASE_PROFILE, [user_id.into()]));
         }
         statements.extend(DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into()])));
-        self.delete_devices_after(statements, own, user, None).await
+        self.delete_devices_after(statements, own, user, Devices::All).await
     }
 
     /// Takes a user in hand who has rooms to leave, for so many milliseconds; those first who have waited longest. Says how often

@@ -15,35 +15,46 @@ pub struct Device {
     pub display_name: Option<String>,
 }
 
-/// ?1 user, ?2 a list of devices, NULL for all: which of them have published keys.
+/// Which devices of a user.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Devices<'a> {
+    /// All of them.
+    All,
+    /// These.
+    These(&'a [&'a str]),
+    /// All others.
+    AllBut(&'a str),
+}
+
+/// ?1 user, ?2 a list of devices, NULL for all, ?3 one that is none of them: which of them have published keys.
 const WITH_KEYS: &str = "\
     SELECT device_id FROM device_keys \
-    WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))";
+    WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3";
 
-/// ?3: those of them that are known to have. Breaks a constraint where another has: `keys` is NOT NULL.
+/// ?4: those of them that are known to have. Breaks a constraint where another has: `keys` is NOT NULL.
 const NO_OTHERS: &str = "\
     UPDATE device_keys SET keys = NULL \
-    WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) \
-      AND device_id NOT IN (SELECT value FROM json_each(?3))";
+    WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3 \
+      AND device_id NOT IN (SELECT value FROM json_each(?4))";
 
-/// How often it is tried to delete devices while one after the other of them publishes keys.
+/// How often it is tried to delete devices while one after the other of them publishes keys. The last attempt takes them all.
 const ATTEMPTS: usize = 10;
 
-/// What goes with a device. ?1 user, ?2 a list of devices, NULL for all.
+/// What goes with a device. ?1 to ?3 as of [`WITH_KEYS`].
 const DELETIONS: [&str; 9] = [
     "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1 AND key_name IN ( \
        SELECT k.device_id FROM device_keys AS k \
-       WHERE k.user_id = ?1 AND (?2 IS NULL OR k.device_id IN (SELECT value FROM json_each(?2))))",
-    "DELETE FROM device_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
-    "DELETE FROM one_time_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
-    "DELETE FROM fallback_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
-    "DELETE FROM to_device_messages WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
-    "DELETE FROM sent_to_device WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+       WHERE k.user_id = ?1 AND (?2 IS NULL OR k.device_id IN (SELECT value FROM json_each(?2))) AND k.device_id IS NOT ?3)",
+    "DELETE FROM device_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
+    "DELETE FROM one_time_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
+    "DELETE FROM fallback_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
+    "DELETE FROM to_device_messages WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
+    "DELETE FROM sent_to_device WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
     "DELETE FROM client_transactions \
-     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
     "DELETE FROM dehydrated_devices \
-     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
-    "DELETE FROM devices WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2)))",
+     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
+    "DELETE FROM devices WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
 ];
 
 impl Store {
@@ -79,8 +90,12 @@ impl Store {
             "UPDATE devices SET display_name = ?3 WHERE user_id = ?1 AND device_id = ?2 RETURNING device_id";
         let user_id = user.as_str();
         let parameters = [user_id.into(), device_id.into(), name.into()];
-        let answers =
-            self.batch(vec![Statement::new(UPDATE, parameters), with_keys(user_id, Some(&[device_id]))]).await?;
+        let answers = self
+            .batch(vec![
+                Statement::new(UPDATE, parameters),
+                Statement::new(WITH_KEYS, Devices::These(&[device_id]).of(user_id)),
+            ])
+            .await?;
         let [renamed, with_keys] = answers.as_slice() else { return Err(lacking()) };
         if !with_keys.is_empty() {
             self.change_keys(own, user, KeyChange::Private, Vec::new()).await?;
@@ -99,7 +114,8 @@ impl Store {
         user: &UserId,
         device_ids: Option<&[&str]>,
     ) -> Result<Vec<ServerName>, DatabaseError> {
-        self.delete_devices_after(Vec::new(), own, user, device_ids).await
+        let devices = device_ids.map_or(Devices::All, Devices::These);
+        self.delete_devices_after(Vec::new(), own, user, devices).await
     }
 
     /// As [`Store::delete_devices`], in one batch with `first`, and not where that fails.
@@ -108,43 +124,54 @@ impl Store {
         first: Vec<Statement>,
         own: &ServerName,
         user: &UserId,
-        device_ids: Option<&[&str]>,
+        devices: Devices<'_>,
     ) -> Result<Vec<ServerName>, DatabaseError> {
         for _ in 1..ATTEMPTS {
-            match self.try_to_delete(first.clone(), own, user, device_ids).await {
+            match self.try_to_delete(first.clone(), own, user, devices, false).await {
                 Err(error) if Race::KeysPublished.has_lost(&error) => {}
                 told => return told,
             }
         }
-        self.try_to_delete(first, own, user, device_ids).await
+        self.try_to_delete(first, own, user, devices, true).await
     }
 
-    /// Deletes devices, unless one of them publishes keys meanwhile: of these somebody may have heard.
+    /// Deletes devices, unless one of them publishes keys meanwhile: of these somebody may have heard. With `in_any_case` they go
+    /// nevertheless, and others are to ask for the whole list.
     async fn try_to_delete(
         &self,
         first: Vec<Statement>,
         own: &ServerName,
         user: &UserId,
-        device_ids: Option<&[&str]>,
+        devices: Devices<'_>,
+        in_any_case: bool,
     ) -> Result<Vec<ServerName>, DatabaseError> {
-        let user_id = user.as_str();
-        let had_keys = self.query(with_keys(user_id, device_ids)).await?;
+        let of_user = devices.of(user.as_str());
+        let had_keys = self.query(Statement::new(WITH_KEYS, of_user.clone())).await?;
         let had_keys = had_keys.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?;
-        let list: SqlValue = device_ids.map(|ids| json_list(ids.iter().copied())).into();
-        let known = json_list(had_keys.iter().copied());
         let mut statements = first;
-        statements.push(Statement::new(NO_OTHERS, [user_id.into(), list.clone(), known.into()]));
-        statements.extend(DELETIONS.into_iter().map(|sql| Statement::new(sql, [user_id.into(), list.clone()])));
+        if !in_any_case {
+            let known = json_list(had_keys.iter().copied());
+            statements
+                .push(Statement::new(NO_OTHERS, of_user.iter().cloned().chain([known.into()]).collect::<Vec<_>>()));
+        }
+        statements.extend(DELETIONS.into_iter().map(|sql| Statement::new(sql, of_user.clone())));
         let change = match had_keys.as_slice() {
             [] => return self.batch(statements).await.map(|_| Vec::new()),
-            [one] => KeyChange::Device(one, None),
+            [one] if !in_any_case => KeyChange::Device(one, None),
             [one, ..] => KeyChange::Devices(one),
         };
         self.change_keys(own, user, change, statements).await
     }
 }
 
-fn with_keys(user_id: &str, device_ids: Option<&[&str]>) -> Statement {
-    let list: SqlValue = device_ids.map(|ids| json_list(ids.iter().copied())).into();
-    Statement::new(WITH_KEYS, [user_id.into(), list])
+impl Devices<'_> {
+    /// The parameters ?1 to ?3 of [`WITH_KEYS`] and what goes with it.
+    fn of(self, user_id: &str) -> [SqlValue; 3] {
+        let (list, but) = match self {
+            Self::All => (None, None),
+            Self::These(ids) => (Some(json_list(ids.iter().copied())), None),
+            Self::AllBut(id) => (None, Some(id)),
+        };
+        [user_id.into(), list.into(), but.into()]
+    }
 }
