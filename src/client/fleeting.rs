@@ -53,10 +53,11 @@ impl Fleeting {
         }
     }
 
-    /// Tells `receipts` in the place of what is new in their rooms, of which the client is told as of newly joined ones.
+    /// Tells `receipts` as well, of rooms of which the client is told as of newly joined ones.
     pub(super) fn tell_anew(&mut self, receipts: Vec<ReceiptRow>, filter: &Filter) {
-        for (room_id, receipts) in by_room(receipts, filter) {
-            self.known.remove(&room_id);
+        for (room_id, mut receipts) in by_room(receipts, filter) {
+            let is_known = |row: &ReceiptRow| self.known.get(&room_id).is_some_and(|known| known.contains(row));
+            receipts.retain(|row| !is_known(row));
             self.of_new_rooms.insert(room_id, receipts);
         }
     }

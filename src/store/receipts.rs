@@ -103,7 +103,7 @@ const OF_ROOMS: &str = concat!(
 const MAX_OF_NEW_ROOMS: i64 = 5_000;
 
 /// A receipt that a client is told of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiptRow {
     /// The room.
     pub room_id: RoomId,
