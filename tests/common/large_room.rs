@@ -73,11 +73,15 @@ impl LargeRoom {
 
     /// Adds what looks like a member on `server`, with a signature that nobody made.
     pub fn claim(&mut self, server: &str) {
+        self.claim_state(server, "m.room.member", &format!("@guest:{server}"), json!({ "membership": "join" }));
+    }
+
+    /// Adds what looks like state that a user on `server` has sent, likewise.
+    pub fn claim_state(&mut self, server: &str, kind: &str, key: &str, content: Value) {
         let (user, depth) = (format!("@guest:{server}"), self.state.len() + 1);
         self.state.push(json!({
-            "type": "m.room.member", "state_key": user, "sender": user, "room_id": self.room_id,
-            "content": { "membership": "join" }, "auth_events": self.auth, "prev_events": [self.auth[2]], "depth": depth,
-            "origin_server_ts": 1_600_000_000_000_i64, "hashes": { "sha256": "A".repeat(43) },
+            "type": kind, "state_key": key, "sender": user, "room_id": self.room_id, "content": content,
+            "auth_events": self.auth, "prev_events": [self.auth[2]], "depth": depth, "origin_server_ts": 1_600_000_000_000_i64, "hashes": { "sha256": "A".repeat(43) },
             "signatures": { server: { "ed25519:1": "A".repeat(86) } },
         }));
     }

@@ -224,6 +224,29 @@ fn dead_servers_do_not_keep_us_out_of_the_room() {
     large.assert_nothing_left();
 }
 
+/// Nor does it count how much else they have sent: anybody may send that, and as many signatures as they like with it.
+#[test]
+fn servers_that_have_sent_much_do_not_come_before_those_of_the_room_s_rules() {
+    for attempt in 0..5 {
+        let mut large = large(10);
+        for server in tarpits(&large.world, "dead", 40) {
+            for at in 0..10 {
+                large.room.claim_state(
+                    &server,
+                    "m.room.member",
+                    &format!("@{at}:{server}"),
+                    json!({ "membership": "invite" }),
+                );
+            }
+        }
+        large.room.opens_at(&Peer::new(&large.world, "resident.example"));
+        let joined = large.join_via(&large.b, &["resident.example"]);
+        assert!(joined.is_ok(), "{attempt}: {joined:?}");
+        large.world.settle();
+        assert_eq!(large.b.state(&large.world, &large.room_id).len(), 15);
+    }
+}
+
 /// Members of servers that answer are not left out because those of others do not.
 #[test]
 fn dead_servers_keep_no_others_out_of_the_room() {

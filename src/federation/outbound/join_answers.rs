@@ -31,8 +31,11 @@ const JOIN_MS: i64 = 10 * 60 * 1_000;
 /// For how long of that servers may be asked for the keys of one answer's events: whoever answers can name servers that never answer, as
 /// many as it likes. So long for users' own memberships,
 const ASKING_FOR_MEMBERS_MS: i64 = 200_000;
-/// and so long for everything else: without that there is no room, however many of the members' servers are dead.
+/// and so long for everything else, whatever the members' servers do.
 const ASKING_FOR_REST_MS: i64 = 100_000;
+/// For the rules that the room goes by there is a time of their own, and they come first: without them there is no room, and nobody
+/// who may send only other events can put servers before those that they need.
+const ASKING_FOR_RULES_MS: i64 = 60_000;
 /// A batch has a fourth of what is left, or so long: the servers that it names may be dead while those of the next are not.
 const LEAST_ASKING_MS: i64 = 20_000;
 
@@ -161,9 +164,11 @@ struct Reading<'a> {
     failed: usize,
     /// Until when it is read, in milliseconds since the epoch. The rest of a state, for which nobody waits, may take longer.
     until: Option<i64>,
-    /// What is left of the time for asking servers for the keys of users' own memberships, in milliseconds, and of the rest.
+    /// What is left of the time for asking servers for the keys of users' own memberships, in milliseconds, of the
+    /// rest, and of the rules that the room goes by.
     for_members_ms: i64,
     for_rest_ms: i64,
+    for_rules_ms: i64,
 }
 
 impl<'a> Reading<'a> {
@@ -185,6 +190,7 @@ impl<'a> Reading<'a> {
             until,
             for_members_ms: ASKING_FOR_MEMBERS_MS,
             for_rest_ms: ASKING_FOR_REST_MS,
+            for_rules_ms: ASKING_FOR_RULES_MS,
         }
     }
 
@@ -266,7 +272,9 @@ impl<'a> Reading<'a> {
     async fn check_batch(&mut self) -> Result<(), MatrixError> {
         let batch = std::mem::take(&mut self.batch);
         self.batch_memory = 0;
-        let (members, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(ReceivedPdu::is_own_membership);
+        let (members, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(ReceivedPdu::is_own_membership);
+        let (rules, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(ReceivedPdu::is_rule_of_room);
+        self.for_rules_ms = self.check(rules, self.for_rules_ms).await?;
         self.for_rest_ms = self.check(rest, self.for_rest_ms).await?;
         self.for_members_ms = self.check(members, self.for_members_ms).await?;
         if self.failed > MAX_EVENTS {

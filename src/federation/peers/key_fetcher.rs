@@ -11,7 +11,6 @@
 
 use std::{
     cell::Cell,
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
@@ -159,17 +158,15 @@ impl KeyFetcher {
     async fn find(&self, needed: &[KeyQuery], purpose: Purpose<'_>) -> Result<KeyRing, DatabaseError> {
         let mut ring = KeyRing::new();
         let mut wanted = Wanted::new();
-        let mut times_needed = BTreeMap::new();
         for query in needed {
             if query.server == self.config.server_name {
                 self.add_own(&mut ring, &query.key_id);
             } else if is_plausible(&query.key_id) {
                 let minimum = wanted.entry((query.server.as_str(), &query.key_id)).or_insert(i64::MIN);
                 *minimum = (*minimum).max(query.minimum_valid_until_ts);
-                *times_needed.entry(query.server.as_str()).or_insert(0) += 1;
             }
         }
-        let (mut found, mut left_out) = self.look(&wanted, &times_needed, purpose, Whom::All).await?;
+        let (mut found, mut left_out) = self.look(&wanted, purpose, Whom::All).await?;
         // In rounds, so that what has come of one is remembered when the next is cut off.
         while !left_out.is_empty()
             && let Purpose::Events(time) = purpose
@@ -177,7 +174,7 @@ impl KeyFetcher {
         {
             let of_them = wanted.iter().filter(|((server, _), _)| left_out.contains(*server));
             let of_them = of_them.map(|(at, minimum)| (*at, *minimum)).collect();
-            let (more, rest) = self.look(&of_them, &times_needed, purpose, Whom::Itself).await?;
+            let (more, rest) = self.look(&of_them, purpose, Whom::Itself).await?;
             found.extend(more);
             left_out = rest;
         }
@@ -208,7 +205,6 @@ impl KeyFetcher {
     async fn look(
         &self,
         wanted: &Wanted<'_>,
-        times_needed: &BTreeMap<&str, usize>,
         purpose: Purpose<'_>,
         whom: Whom,
     ) -> Result<(Found, BTreeSet<String>), DatabaseError> {
@@ -244,8 +240,8 @@ impl KeyFetcher {
         }
 
         // On the network.
-        // Those that have not failed, and of them those first on which most depends.
-        let rank = |server: &str| (attempts.contains_key(server), Reverse(times_needed.get(server).copied()));
+        // Those first that have not failed. How much depends on each does not count: whoever sends events can have much depend on many.
+        let rank = |server: &str| attempts.contains_key(server);
         let within = if let Purpose::Events(time) = purpose { time.left().min(BUDGET_MS) } else { BUDGET_MS };
         let asked = self.questions().ask(&lacking, whom, rank, now.saturating_add(within)).await;
         if let Purpose::Events(time) = purpose {

@@ -96,6 +96,13 @@ impl ReceivedPdu {
         &*fields.event_type == "m.room.member" && fields.state_key.as_deref() == Some(fields.sender.as_str())
     }
 
+    /// Whether it says by which rules the room goes: only those with the power send such, or who has made the room.
+    pub fn is_rule_of_room(&self) -> bool {
+        let fields = &self.event.fields;
+        fields.state_key.as_deref() == Some("")
+            && matches!(&*fields.event_type, "m.room.create" | "m.room.power_levels" | "m.room.join_rules")
+    }
+
     /// `auth_events`
     pub fn auth_events(&self) -> &[EventId] {
         &self.event.fields.auth_events
