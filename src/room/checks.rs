@@ -66,19 +66,9 @@ impl Judgement {
         self.check_state(view, event, current).await
     }
 
-    /// Checks 4 and 5: which rule `event` breaks, if any. A whole copy need not break one that an altered copy breaks.
+    /// Checks 4 and 5: which rule `event` breaks, if any. A whole copy need not break one that an altered copy breaks, for which
+    /// nothing but that copy comes in question.
     pub(super) async fn broken_rule(
-        &self,
-        view: &mut View<'_>,
-        event: &Event,
-        before: StateAt,
-    ) -> Result<Option<Rejection>, RoomError> {
-        let broken = self.rule_broken_by_copy(view, event, before).await?;
-        Ok(broken.map(|rejection| rejection.of_copy(event)))
-    }
-
-    /// The same, of this copy.
-    pub(super) async fn rule_broken_by_copy(
         &self,
         view: &mut View<'_>,
         event: &Event,

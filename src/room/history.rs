@@ -63,7 +63,8 @@ impl Rooms {
             commit.events.extend(judged.new);
             commit.rejected.extend(judged.rejected);
             commit.readmitted.extend(judged.readmitted);
-            if commit.events.is_empty() && commit.rejected.is_empty() {
+            let is_empty = commit.events.is_empty() && commit.rejected.is_empty() && commit.readmitted.is_empty();
+            if is_empty && commit.copies.is_empty() && commit.redactions.is_empty() && commit.rejected_at.is_empty() {
                 return Ok(Committed::Done(()));
             }
             Ok(self.store.commit(&[commit], Vec::new()).await?)

@@ -59,7 +59,7 @@ pub(super) enum Verdict {
 pub(super) struct Rejection {
     /// A sentence without a full stop.
     pub(super) why: String,
-    /// Whether the verdict rests on what another server claims of the room's state, or on an altered copy: better evidence may
+    /// Whether the verdict rests on what another server claims of the room's state, or on altered auth events: better evidence may
     /// overturn it.
     pub(super) provisional: bool,
 }
@@ -73,11 +73,6 @@ impl Reason for Rejection {
 impl Rejection {
     pub(super) fn for_good(why: impl Into<String>) -> Self {
         Self { why: why.into(), provisional: false }
-    }
-
-    /// The same, for this copy of an event: the rules may have read what an altered one has lost.
-    pub(super) fn of_copy(self, event: &Event) -> Self {
-        Self { provisional: self.provisional || event.content_hash() == ContentHash::Wrong, ..self }
     }
 }
 
@@ -203,11 +198,10 @@ impl Judgement {
         // What has been put into a gap in the timeline, as its auth events allow it, is history: the current state has no say in it, and
         // nobody takes it away by what he claims of the state then.
         let is_history = view.stored(event.event_id()).is_some_and(StoredEvent::stands);
-        if let Some(rejection) = self.rule_broken_by_copy(view, event, before).await? {
+        if let Some(rejection) = self.broken_rule(view, event, before).await? {
             if is_history && rejection.provisional {
                 return Ok(Verdict::Known(None));
             }
-            let rejection = rejection.of_copy(event);
             self.reject(view, event, before, &rejection);
             return Ok(Verdict::Rejected(rejection));
         }
@@ -267,6 +261,10 @@ impl Judgement {
             claimed: before.claimed || event.content_hash() == ContentHash::Wrong,
             provisional: rejection.provisional,
         };
+        if view.rejected(event.event_id()).is_some_and(|rejected| rejected.is_altered_copy_of(event)) {
+            // What was built upon it may count on what state is after it.
+            self.unsettled = Some(Unsettled::KnownBetter);
+        }
         if view.put_rejected(&new) {
             self.unplaced.push(event.event_id().clone());
             if event.state_key().is_some() && !rejection.provisional {

@@ -163,7 +163,12 @@ pub(super) async fn judge_outliers<'a>(
         let is_same = |given: &Event| rejected.event.as_ref().is_none_or(|rejected| given.is_copy_of(rejected));
         let is_made_whole = |given: &Event| given.has_binding_id() && rejected.is_altered_copy_of(given);
         let counts_no_longer = |given: &Event| (rejected.provisional && is_same(given)) || is_made_whole(given);
-        if waiting.get(&rejected.event_id).is_some_and(counts_no_longer) {
+        let given = waiting.get(&rejected.event_id);
+        if given.is_some_and(counts_no_longer) {
+            // The copy that we have may be the better one.
+            if let Some(held) = rejected.event.filter(|held| given.is_some_and(|given| held.completes(given))) {
+                waiting.insert(rejected.event_id.clone(), held);
+            }
             outliers.readmitted.push(rejected.event_id);
         } else {
             waiting.remove(&rejected.event_id);
@@ -240,10 +245,6 @@ impl Outliers {
     /// Check 4: which rule `event` breaks by its auth events, if any. All of them must be known. A whole copy need not break one that
     /// an altered copy breaks.
     pub(super) fn broken_rule(&self, event: &Event) -> Option<Rejection> {
-        self.rule_broken_by_copy(event).map(|rejection| rejection.of_copy(event))
-    }
-
-    fn rule_broken_by_copy(&self, event: &Event) -> Option<Rejection> {
         if let Some(member) = event.oversized_member() {
             return Some(Rejection::for_good(format!("`{member}` is too long")));
         }

@@ -99,14 +99,10 @@ fn a_redaction_that_was_altered_is_not_rejected_for_ever() {
         let (id, redaction) = room.peer.sign(version, room.theirs.draft(now, &room.bob, fields));
         let mut altered = redaction.clone();
         altered["redacts"] = json!("$nothing:peer.example");
-        let fields = json!({ "type": "com.example", "content": {}, "event_id": id });
-        let (_, other) = room.peer.sign(version, room.theirs.draft(now, &room.bob, fields));
-        for (txn_id, event) in [("2", altered), ("3", other)] {
-            let (_, answer) = room.peer.send(&room.server, txn_id, &[event]);
-            assert!(answer["pdus"][&id]["error"].is_string(), "{answer}");
-        }
+        let (_, answer) = room.peer.send(&room.server, "2", &[altered]);
+        assert!(answer["pdus"][&id]["error"].is_string(), "{answer}");
         assert_eq!(room.content(&said)["body"], "a slip");
-        room.send("4", &[redaction]);
+        room.send("3", &[redaction]);
         assert_eq!(room.content(&said), json!({}), "version {version}");
         let seen = &newest(&room.home, &room.alice, &room.room)[&said];
         assert_eq!(seen["unsigned"]["redacted_because"]["event_id"], json!(id));

@@ -127,6 +127,24 @@ fn what_was_built_upon_an_altered_copy_is_judged_by_the_whole_one() {
     assert!(room.scene.a.database.rows("SELECT room_id FROM unsettled_rooms").is_empty());
 }
 
+/// Nothing more can be found of them before a whole copy comes; and what room there is for texts is for what may be judged again.
+#[test]
+fn altered_copies_of_what_is_forbidden_are_not_kept_and_not_judged_again() {
+    let Restricted { scene, third, carol } = restricted();
+    for at in 0..20 {
+        let users: serde_json::Map<_, _> = (0..500).map(|n| (format!("@{at}{n}:third.example"), json!(100))).collect();
+        let fields = json!({ "type": "m.room.power_levels", "state_key": "", "content": { "users": users } });
+        let (id, mut levels) = third.sign("8", scene.theirs.draft(scene.world.now_ms(), &carol, fields));
+        levels["content"]["x"] = json!("added");
+        let (_, answer) = third.send(&scene.a, &at.to_string(), &[levels]);
+        assert!(answer["pdus"][&id]["error"].is_string(), "{answer}");
+    }
+    scene.world.settle();
+    let rows = |sql| scene.a.database.rows(sql);
+    assert_eq!(rows("SELECT COUNT(*), SUM(hash_wrong), SUM(bytes) FROM rejected_events"), [["20", "20", "0"]]);
+    assert!(rows("SELECT room_id FROM unsettled_rooms").is_empty());
+}
+
 /// Carol's server tells truly which events make the state before hers, and gives one anew of those that are held, altered: in place of one
 /// that nobody has, together with one that cites it.
 #[test]
