@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::Event,
+        event::{ContentHash, Event},
         identifiers::{EventId, RoomId},
     },
-    store::commit::{Committed, Guard, RoomCommit},
+    store::commit::{Committed, Guard, RoomCommit, Unsettled},
 };
 
 impl Rooms {
@@ -42,6 +42,8 @@ impl Rooms {
             let unchanged = RoomCommit { guard: Guard::Free, ..RoomCommit::unchanged(&room) };
             let mut commit = self.judge_placed(&mut view, room, events).await?.unwrap_or(unchanged);
             let held = Held::in_view(&view, ids.iter());
+            let altered = held.rejected.iter().filter(|rejected| rejected.content_hash == ContentHash::Wrong);
+            let altered: HashSet<EventId> = altered.map(|rejected| rejected.event_id.clone()).collect();
             let is_new = |event: &&Event| match view.stored(event.event_id()) {
                 Some(held) => event.completes(&held.event),
                 None => view.rejected(event.event_id()).is_none_or(|rejected| rejected.is_altered_copy_of(event)),
@@ -60,6 +62,11 @@ impl Rooms {
             }
             commit.copies.extend(view.copies(given.iter().copied()));
             let judged = judge_outliers(self.clock.as_ref(), room_id, held, given.into_iter()).await;
+            let mut judged_anew = judged.rejected.iter().map(|one| one.event.event_id()).chain(&judged.readmitted);
+            if judged_anew.any(|id| altered.contains(id)) {
+                // What was built upon the altered copy may count on what state is after it.
+                commit.unsettled = Some(Unsettled::KnownBetter);
+            }
             commit.events.extend(judged.new);
             commit.rejected.extend(judged.rejected);
             commit.readmitted.extend(judged.readmitted);

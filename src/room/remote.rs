@@ -180,7 +180,7 @@ impl Rooms {
             });
             // What was hidden or rejected because of a claim may be good: the verdict is forgotten here.
             let is_sure = |id: &&EventId| match view.rejected(id) {
-                Some(rejected) => !rejected.provisional,
+                Some(rejected) => !rejected.may_be_overturned(),
                 None => view.stored(id).is_some_and(StoredEvent::stands),
             };
             let missing = join.prev_events().iter().filter(|id| !is_sure(id));

@@ -21,12 +21,12 @@ use super::{
     rejected, relations,
     resolution::cite,
     staging::woken,
-    state_sql, text_lists,
+    state_sql,
     unsettled::{forget_claims, may_stand, place_rejected, unsettle},
 };
 use crate::{
     matrix::{
-        event::ContentHash,
+        event::{ContentHash, Event},
         identifiers::{EventId, RoomId, ServerName},
         room_version::EventIds,
         state_content::Membership,
@@ -190,7 +190,10 @@ const REDACT: &str = "\
       AND EXISTS (SELECT 1 FROM redactions AS r WHERE r.redacts = events.event_id AND r.room_id = events.room_id \
         AND (r.any_sender OR substr(events.sender, instr(events.sender, ':') + 1) = r.server))";
 
-const UNSTAGE: &str = "DELETE FROM staged_pdus WHERE room_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
+/// ?1: a list of [event id, whether it was judged by an altered copy]. A whole copy that waits is judged all the same then.
+const UNSTAGE: &str = "\
+    DELETE FROM staged_pdus WHERE room_id = ?2 AND event_id IN (SELECT value ->> 0 FROM json_each(?1)) \
+      AND (hash_wrong OR event_id IN (SELECT value ->> 0 FROM json_each(?1) WHERE NOT value ->> 1))";
 
 impl Store {
     /// Commits what `commits` say, and `others` with them, as one batch.
@@ -362,7 +365,8 @@ impl RoomCommit {
         self.relations(statements);
         let judged = self.events.iter().filter(|new| !new.place.is_outlier()).map(|new| &new.event);
         let judged = judged.chain(self.rejected.iter().map(|rejected| &rejected.event));
-        for list in text_lists(judged.map(|event| event.event_id().as_str())) {
+        let judged = judged.map(|event| json!([event.event_id().as_str(), is_altered_copy(event)]).to_string());
+        for list in json_lists(judged) {
             statements.push(Statement::new(UNSTAGE, [list.into(), room_id.into()]));
         }
         self.rejections(statements);
@@ -463,6 +467,11 @@ impl RoomCommit {
     }
 }
 
+/// 1 or 0.
+fn is_altered_copy(event: &Event) -> i64 {
+    i64::from(event.content_hash() == ContentHash::Wrong)
+}
+
 fn redaction_row(redaction: &Redaction) -> String {
     let any_sender = i64::from(redaction.any_sender);
     json!([redaction.redacts, redaction.redaction_id.as_str(), any_sender, redaction.server.as_str()]).to_string()
@@ -484,7 +493,7 @@ fn event_row(new: &NewEvent, at: Option<CommitPos>) -> String {
         i64::from(new.soft_failed),
         new.state_before.map(|root| root.to_string()),
         new.state_after.map(|root| root.to_string()),
-        i64::from(event.content_hash() == ContentHash::Wrong),
+        is_altered_copy(event),
         from_end,
         pos,
     ])

@@ -98,14 +98,13 @@ pub(super) const BY_ID: &str = concat!(
      CROSS JOIN rooms AS r ON r.room_id = x.room_id"
 );
 
-/// Takes over a column of the text that `excluded` brings, unless there was no room for it, or it is that of an altered copy and a
-/// whole one is held: what is held stays then.
+/// Takes over a column of the text that `excluded` brings, unless there was no room for it: what is held stays then.
 macro_rules! whole {
     ($column:literal) => {
         concat!(
             $column,
-            " = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL \
-               AND (excluded.json IS NULL OR rejected_events.hash_wrong < excluded.hash_wrong) THEN rejected_events.",
+            " = CASE WHEN excluded.provisional AND rejected_events.json IS NOT NULL AND excluded.json IS NULL \
+               THEN rejected_events.",
             $column,
             " ELSE excluded.",
             $column,
@@ -115,7 +114,8 @@ macro_rules! whole {
 }
 
 /// ?1: a list of [event id, server, depth, reason, graph, state before, claimed, provisional, json, bytes, whether the json is of
-/// an altered copy]. A whole copy stays where an altered one comes, and the verdict on it takes the place of one on an altered copy.
+/// an altered copy]. The verdict on a whole copy takes the place of one on an altered copy, never the other way round; and where the event is
+/// held whole, as it may be since this was judged, none on an altered copy is right. A state that was claimed stays claimed.
 const REMEMBER: &str = concat!(
     "WITH new AS ( SELECT key, value, \
         CASE WHEN value ->> 9 > 0 THEN SUM(value ->> 9) OVER (ORDER BY key) + (SELECT COALESCE(SUM(bytes), 0) \
@@ -127,17 +127,19 @@ const REMEMBER: &str = concat!(
       COALESCE((SELECT MAX(of_room) FROM rejected_events WHERE room_id = ?2), 0) + row_number() OVER (ORDER BY key), \
       COALESCE((SELECT MAX(of_server) FROM rejected_events WHERE room_id = ?2 AND server = value ->> 1), 0) \
         + row_number() OVER (PARTITION BY value ->> 1 ORDER BY key) \
-    FROM new WHERE true \
+    FROM new WHERE NOT (value ->> 10 \
+      AND EXISTS (SELECT 1 FROM events AS e WHERE e.event_id = value ->> 0 AND NOT e.hash_wrong)) \
     ON CONFLICT (event_id) DO UPDATE SET reason = excluded.reason, depth = excluded.depth, graph = excluded.graph, \
-      state_before = COALESCE(excluded.state_before, state_before), claimed = excluded.claimed, \
+      state_before = COALESCE(excluded.state_before, state_before), \
+      claimed = CASE WHEN excluded.state_before IS NULL THEN rejected_events.claimed ELSE excluded.claimed END, \
       provisional = excluded.provisional, ",
     whole!("json"),
     ", ",
     whole!("bytes"),
     ", ",
     whole!("hash_wrong"),
-    " WHERE rejected_events.provisional OR rejected_events.state_before IS NULL \
-       OR rejected_events.hash_wrong > excluded.hash_wrong"
+    " WHERE rejected_events.hash_wrong > excluded.hash_wrong OR rejected_events.hash_wrong = excluded.hash_wrong \
+       AND (rejected_events.provisional OR rejected_events.state_before IS NULL)"
 );
 
 const EVICT: &str = "\

@@ -105,7 +105,7 @@ const UNPLACE_REJECTED: &str = "\
 const REJECTED_STATE: &str = "\
     SELECT e.event_id, e.event_type, e.state_key \
     FROM rejected_events AS x INDEXED BY rejected_events_that_may_stand CROSS JOIN events AS e ON e.event_id = x.event_id \
-    WHERE x.room_id = ?1 AND x.may_stand AND NOT x.provisional AND e.state_key IS NOT NULL LIMIT ?2";
+    WHERE x.room_id = ?1 AND x.may_stand AND NOT x.provisional AND NOT x.hash_wrong AND e.state_key IS NOT NULL LIMIT ?2";
 
 /// ?1: a list of events, those of state among which stand nowhere any more, or (?2) may stand somewhere if they are rejected for good.
 const MAY_STAND: &str = "\

@@ -127,6 +127,24 @@ fn what_was_built_upon_an_altered_copy_is_judged_by_the_whole_one() {
     assert!(room.scene.a.database.rows("SELECT room_id FROM unsettled_rooms").is_empty());
 }
 
+/// It waits for what it cites, and an altered copy is judged before it.
+#[test]
+fn a_whole_copy_that_waits_is_not_lost_to_an_altered_one() {
+    let mut room = restricted();
+    let before = room.scene.theirs.say(&room.scene.peer, &room.scene.bob, "before");
+    let (dave, join) = room.let_in("dave");
+    room.scene.peer.send(&room.scene.a, "1", std::slice::from_ref(&join.1));
+    room.scene.world.settle();
+    assert_eq!(room.membership(&dave), None);
+    room.third.send(&room.scene.a, "1", &[before.1, altered(&join).1]);
+    for _ in 0..3 {
+        room.scene.world.advance(3_600_000);
+        room.scene.world.run(room.scene.a.scheduled());
+        room.scene.world.settle();
+    }
+    assert_eq!(room.membership(&dave).as_deref(), Some("join"), "{:?}", room.rejected());
+}
+
 /// Nothing more can be found of them before a whole copy comes; and what room there is for texts is for what may be judged again.
 #[test]
 fn altered_copies_of_what_is_forbidden_are_not_kept_and_not_judged_again() {

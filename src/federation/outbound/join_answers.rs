@@ -274,7 +274,9 @@ impl<'a> Reading<'a> {
         self.batch_memory = 0;
         let (members, others): (Vec<_>, Vec<_>) = batch.into_iter().partition(ReceivedPdu::is_own_membership);
         let (rules, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(ReceivedPdu::is_rule_of_room);
-        self.for_rules_ms = self.check(rules, self.for_rules_ms).await?;
+        // Theirs is spent first, and then that of the rest.
+        let left = self.check(rules, self.for_rules_ms + self.for_rest_ms).await?;
+        (self.for_rules_ms, self.for_rest_ms) = ((left - self.for_rest_ms).max(0), self.for_rest_ms.min(left));
         self.for_rest_ms = self.check(rest, self.for_rest_ms).await?;
         self.for_members_ms = self.check(members, self.for_members_ms).await?;
         if self.failed > MAX_EVENTS {
