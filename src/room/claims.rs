@@ -234,8 +234,8 @@ impl Rooms {
         Ok(Believed { claims: believed, placeable })
     }
 
-    /// Leaves of what claims bring only what we do not hold; nor do they reject what we hold with a state of its own. Returns `event` with those of their events whose place we know, as we hold
-    /// what came before them, and which have not taken it.
+    /// Leaves of what claims bring only what we do not hold; nor do they reject what we hold with a state of its own. Returns `event`
+    /// with those of their events whose place we know, as we hold what came before them, and which have not taken it.
     async fn leave_what_is_new(&self, event: &Event, claims: &mut [Examined]) -> Result<Vec<Event>, RoomError> {
         let clock = self.clock.as_ref();
         let new = claims.iter().flat_map(|examined| &examined.outliers.new).map(|new| &new.event);

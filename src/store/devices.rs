@@ -48,7 +48,8 @@ const DELETIONS: [&str; 9] = [
     "DELETE FROM device_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
     "DELETE FROM one_time_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
     "DELETE FROM fallback_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
-    "DELETE FROM to_device_messages WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
+    "DELETE FROM to_device_messages \
+     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
     "DELETE FROM sent_to_device WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
     "DELETE FROM client_transactions \
      WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",

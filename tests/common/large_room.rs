@@ -81,8 +81,8 @@ impl LargeRoom {
         let (user, depth) = (format!("@guest:{server}"), self.state.len() + 1);
         self.state.push(json!({
             "type": kind, "state_key": key, "sender": user, "room_id": self.room_id, "content": content,
-            "auth_events": self.auth, "prev_events": [self.auth[2]], "depth": depth, "origin_server_ts": 1_600_000_000_000_i64, "hashes": { "sha256": "A".repeat(43) },
-            "signatures": { server: { "ed25519:1": "A".repeat(86) } },
+            "auth_events": self.auth, "prev_events": [self.auth[2]], "depth": depth, "origin_server_ts": 1_600_000_000_000_i64,
+            "hashes": { "sha256": "A".repeat(43) }, "signatures": { server: { "ed25519:1": "A".repeat(86) } },
         }));
     }
 

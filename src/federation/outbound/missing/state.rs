@@ -371,7 +371,8 @@ impl Look<'_> {
         self.add(name, &texts, ids, known).await
     }
 
-    /// Adds events that a server gave and that `wanted` lead to; in the place of what is known comes only what completes it. `false` where they take more memory than there is.
+    /// Adds events that a server gave and that `wanted` lead to; in the place of what is known comes only what completes it. `false`
+    /// where they take more memory than there is.
     async fn add(
         &mut self,
         name: &ServerName,
