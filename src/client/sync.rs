@@ -26,7 +26,7 @@ use crate::{
     server::Server,
     store::{
         positions::TimelinePos,
-        sync::{MembersKnown, RestRead, SyncRead, SyncRoom},
+        sync::{RestRead, SyncRead, SyncRoom},
         sync_fleeting::FleetingRead,
     },
 };
@@ -110,8 +110,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     if !is_first && !filter.state.lazy_load_members {
         // What was read in a room while its members were not known was passed over, as the room itself was.
         let told_anew = |room: &&SyncRoom| {
-            let known_later = matches!(room.members, MembersKnown::From(pos) if pos > events_since);
-            known_later && room.membership == Membership::Join && room.pos <= events_since
+            room.members.since(events_since) && room.membership == Membership::Join && room.pos <= events_since
         };
         let rooms: Vec<RoomId> = found.rooms.iter().filter(told_anew).map(|room| room.room_id.clone()).collect();
         fleeting.tell_anew(server.store.receipts_in(&session.user, &rooms).await?, &filter);

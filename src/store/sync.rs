@@ -156,6 +156,13 @@ pub enum MembersKnown {
     NotYet,
 }
 
+impl MembersKnown {
+    /// Whether they have become known since: whoever loads all members was told nothing of the room before.
+    pub fn since(self, since: TimelinePos) -> bool {
+        matches!(self, Self::From(pos) if pos > since)
+    }
+}
+
 /// How many members a room has.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MemberCounts {

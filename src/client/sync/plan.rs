@@ -20,7 +20,7 @@ use crate::{
     store::{
         positions::TimelinePos,
         snapshots::{StateCut, StateFound, StateReads},
-        sync::{MembersKnown, NewEvents, SyncRoom},
+        sync::{NewEvents, SyncRoom},
         sync_fleeting::FleetingAt,
         timeline::TimelineEvent,
     },
@@ -103,7 +103,7 @@ impl Answer<'_> {
         let limit = usize::try_from(self.filter.timeline.limit()).unwrap_or(usize::MAX);
         let NewEvents { events: mut timeline, after_gap } = new;
         // Clients page back over a gap from `prev_batch`, and only where they are told of it.
-        let grown = matches!(room.members, MembersKnown::From(pos) if pos > self.since);
+        let grown = room.members.since(self.since);
         let is_told_all = !joined && is_later && room.joined_until.is_none_or(|until| until <= self.since);
         // Who came and went since then is told of the room as one newly joined, and only from then on.
         let unseen = !joined && is_later && !is_told_all && room.state_since.is_none();
