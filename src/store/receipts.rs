@@ -45,12 +45,20 @@ macro_rules! shown {
     };
 }
 
+/// What is read of a receipt `r`, after its position and whether it is shown.
+macro_rules! columns {
+    () => {
+        "r.room_id, r.user_id, r.receipt_type, r.thread_id, r.event_id, r.ts"
+    };
+}
+
 /// The receipts `r` for which this holds, of rooms that the user has newly joined; see [`OF_NEW_ROOMS`].
 macro_rules! of_new_rooms {
     ($which:literal) => {
         concat!(
-            "SELECT 0 AS pos, 1 AS is_shown, r.room_id, r.user_id, r.receipt_type, r.thread_id, r.event_id, r.ts \
-             FROM streams AS s CROSS JOIN local_memberships AS m CROSS JOIN receipts AS r ON r.room_id = m.room_id AND ",
+            "SELECT 0 AS pos, 1 AS is_shown, ",
+            columns!(),
+            " FROM streams AS s CROSS JOIN local_memberships AS m CROSS JOIN receipts AS r ON r.room_id = m.room_id AND ",
             $which,
             " WHERE s.name = 'events' AND s.position > ?3 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?2 \
                AND m.room_id > ?4"
@@ -62,8 +70,9 @@ macro_rules! of_new_rooms {
 macro_rules! of_rooms {
     ($which:literal) => {
         concat!(
-            "SELECT 0 AS pos, 1 AS is_shown, r.room_id, r.user_id, r.receipt_type, r.thread_id, r.event_id, r.ts \
-             FROM json_each(?2) AS wanted CROSS JOIN receipts AS r ON r.room_id = wanted.value AND ",
+            "SELECT 0 AS pos, 1 AS is_shown, ",
+            columns!(),
+            " FROM json_each(?2) AS wanted CROSS JOIN receipts AS r ON r.room_id = wanted.value AND ",
             $which
         )
     };
@@ -74,8 +83,9 @@ macro_rules! of_rooms {
 const NEWS: &str = concat!(
     "SELECT r.pos, ",
     shown!(),
-    " AS is_shown, r.room_id, r.user_id, r.receipt_type, r.thread_id, r.event_id, r.ts \
-     FROM streams AS s CROSS JOIN receipts AS r ON r.pos > ?2 \
+    " AS is_shown, ",
+    columns!(),
+    " FROM streams AS s CROSS JOIN receipts AS r ON r.pos > ?2 \
        LEFT JOIN local_memberships AS m ON m.user_id = ?1 AND m.room_id = r.room_id AND m.membership = 'join' AND m.pos <= ?3 \
      WHERE s.name = 'receipts' AND s.position > ?2 ORDER BY r.pos LIMIT ?4"
 );
