@@ -306,6 +306,11 @@ impl Event {
         self.0.content_hash
     }
 
+    /// Whether its content hash was wrong: the content was altered, or redacted elsewhere, and is not kept.
+    pub fn is_altered(&self) -> bool {
+        self.content_hash() == ContentHash::Wrong
+    }
+
     /// Whether this is the same event as `other`, whatever content either copy has: its ID says so, but where whoever sends an
     /// event gives it its ID, which then binds nothing.
     pub fn is_copy_of(&self, other: &Self) -> bool {
@@ -320,7 +325,7 @@ impl Event {
 
     /// Whether this is the whole event of which `held` is what was left without its content.
     pub fn completes(&self, held: &Self) -> bool {
-        (self.content_hash(), held.content_hash()) == (ContentHash::Right, ContentHash::Wrong) && self.is_copy_of(held)
+        !self.is_altered() && held.is_altered() && self.is_copy_of(held)
     }
 
     /// A member of 256 bytes or more but at most 255 characters, which room versions up to 10 have let in: such an

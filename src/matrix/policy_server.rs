@@ -3,7 +3,7 @@
 //! Spec: Client-Server API, "Policy Servers"; Server-Server API, "Policy Servers".
 
 use super::{
-    event::{ContentHash, Event},
+    event::Event,
     glob,
     identifiers::ServerName,
     json::Value,
@@ -63,7 +63,7 @@ impl PolicyRule {
         if server.is_none_or(is_blocked) {
             return Some("Events of this server are not allowed here.");
         }
-        if event.content_hash() == ContentHash::Wrong {
+        if event.is_altered() {
             return Some("The content of the event is not what its sender signed.");
         }
         (!self.blocked_words.is_empty() && self.has_blocked_word(event))

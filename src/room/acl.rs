@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::ContentHash,
         identifiers::{RoomId, ServerName},
         policy_server::{POLICY, PolicyServer},
         server_acl::ServerAcl,
@@ -37,7 +36,7 @@ pub(super) fn acl_key() -> StateKey {
 pub(super) fn acl_of(stored: Option<&StoredEvent>) -> ServerAcl {
     match stored {
         Some(stored) if stored.redacted_by.is_some() => ServerAcl::of(Some(&stored.event.redacted())),
-        Some(stored) if stored.event.content_hash() == ContentHash::Wrong => ServerAcl::of(None),
+        Some(stored) if stored.event.is_altered() => ServerAcl::of(None),
         stored => ServerAcl::of(stored.map(|stored| &stored.event)),
     }
 }

@@ -66,8 +66,7 @@ impl Judgement {
         self.check_state(view, event, current).await
     }
 
-    /// Checks 4 and 5: which rule `event` breaks, if any. A whole copy need not break one that an altered copy breaks, for which
-    /// nothing but that copy comes in question.
+    /// Checks 4 and 5: which rule `event` breaks, if any. A whole copy need not break one that an altered copy breaks.
     pub(super) async fn broken_rule(
         &self,
         view: &mut View<'_>,

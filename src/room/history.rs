@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::{ContentHash, Event},
+        event::Event,
         identifiers::{EventId, RoomId},
     },
     store::commit::{Committed, Guard, RoomCommit, Unsettled},
@@ -42,7 +42,7 @@ impl Rooms {
             let unchanged = RoomCommit { guard: Guard::Free, ..RoomCommit::unchanged(&room) };
             let mut commit = self.judge_placed(&mut view, room, events).await?.unwrap_or(unchanged);
             let held = Held::in_view(&view, ids.iter());
-            let altered = held.rejected.iter().filter(|rejected| rejected.content_hash == ContentHash::Wrong);
+            let altered = held.rejected.iter().filter(|rejected| rejected.is_altered());
             let altered: HashSet<EventId> = altered.map(|rejected| rejected.event_id.clone()).collect();
             let is_new = |event: &&Event| match view.stored(event.event_id()) {
                 Some(held) => event.completes(&held.event),

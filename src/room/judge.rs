@@ -21,7 +21,7 @@ use crate::{
     log::Reason,
     matrix::{
         auth_rules::AuthState,
-        event::{ContentHash, Event},
+        event::Event,
         identifiers::{EventId, ServerName},
         policy_server::PolicyServer,
         power_levels::{Level, PowerLevels},
@@ -258,7 +258,7 @@ impl Judgement {
             event: event.clone(),
             reason: rejection.why.clone(),
             state_before: Some(before.root),
-            claimed: before.claimed || event.content_hash() == ContentHash::Wrong,
+            claimed: before.claimed || event.is_altered(),
             provisional: rejection.provisional,
         };
         if view.rejected(event.event_id()).is_some_and(|rejected| rejected.is_altered_copy_of(event)) {
@@ -484,7 +484,7 @@ fn missing(view: &View<'_>, event: &Event, has_state: bool) -> Option<Verdict> {
 
 /// Whether it is held without what the rules for memberships read of it: who may redeem an invite, or the level for invites.
 pub(super) fn lacks_what_is_read(held: &Event) -> bool {
-    held.content_hash() == ContentHash::Wrong
+    held.is_altered()
         && match held.event_type() {
             "m.room.third_party_invite" => true,
             "m.room.power_levels" => held.version().redaction < room_version::Redaction::V11,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     matrix::{
         auth_rules::{self, AuthEvent},
-        event::{ContentHash, Event, whole_copies},
+        event::{Event, whole_copies},
         identifiers::{EventId, RoomId},
         room_version::RoomVersion,
         state_trie::NodeId,
@@ -63,8 +63,7 @@ impl Rooms {
     /// What we hold of the auth events of `events` that are not among them, and in place of those of them that are altered, or are other
     /// events with the same IDs; and which of all these we have rejected.
     pub(super) async fn held_of<'a>(&self, events: impl Iterator<Item = &'a Event> + Clone) -> Result<Held, RoomError> {
-        let is_altered = |event: &Event| event.content_hash() == ContentHash::Wrong;
-        let doubtful = events.clone().filter(|event| is_altered(event) || !event.has_binding_id());
+        let doubtful = events.clone().filter(|event| event.is_altered() || !event.has_binding_id());
         let doubtful: HashMap<&EventId, &Event> = doubtful.map(|event| (event.event_id(), event)).collect();
         let mut ids: Vec<EventId> = events.clone().map(Event::event_id).cloned().collect();
         ids.sort();
@@ -82,7 +81,7 @@ impl Rooms {
         for ids in doubtful.keys().map(|id| (*id).clone()).collect::<Vec<EventId>>().chunks(SLICE) {
             let held = self.store.events(clock, ids).await?.into_iter().map(|stored| stored.event);
             let differs = |held: &Event| {
-                doubtful.get(held.event_id()).is_some_and(|given| is_altered(given) || !given.is_copy_of(held))
+                doubtful.get(held.event_id()).is_some_and(|given| given.is_altered() || !given.is_copy_of(held))
             };
             events.extend(held.filter(differs));
         }

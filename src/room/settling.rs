@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::{ContentHash, Event},
+        event::Event,
         identifiers::{EventId, RoomId},
         state_content::Membership,
         state_trie::NodeId,
@@ -215,7 +215,7 @@ impl Judgement {
         let known = view.state_after(id);
         let was_rejected = view.rejected(id).cloned();
         let is_final = was_rejected.as_ref().is_some_and(|rejected| !rejected.provisional);
-        let is_altered = was_rejected.as_ref().is_some_and(|rejected| rejected.content_hash == ContentHash::Wrong);
+        let is_altered = was_rejected.as_ref().is_some_and(|rejected| rejected.is_altered());
         // A whole copy may take part in the state after it yet.
         let if_rejected = StateAt { claimed: before.claimed || is_altered, ..before };
         let judgeable =

@@ -2,10 +2,7 @@
 
 use super::{Store, commit::NewEvent};
 use crate::{
-    matrix::{
-        event::ContentHash,
-        identifiers::{EventId, RoomId, UserId},
-    },
+    matrix::identifiers::{EventId, RoomId, UserId},
     platform::{DatabaseError, Statement},
 };
 
@@ -41,7 +38,7 @@ pub struct Altered {
 /// Whether a whole copy of the event is to be asked for. See [`ALTERED`].
 pub(super) fn is_altered(new: &NewEvent) -> bool {
     let counts = || new.event.state_key().is_some() && new.event.event_type() != "m.room.member";
-    new.event.content_hash() == ContentHash::Wrong && (!new.place.is_outlier() || counts())
+    new.event.is_altered() && (!new.place.is_outlier() || counts())
 }
 
 /// Notes that whole copies are to be asked for in a room that we come into, if any are: what it holds may have been written before.

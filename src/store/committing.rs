@@ -11,6 +11,7 @@ use super::{
         Unsettled,
     },
     event_graph::closed,
+    event_text::hash_wrong,
     history_visibility, json_lists,
     known_keys::keep_keys_of,
     memberships::change,
@@ -26,7 +27,6 @@ use super::{
 };
 use crate::{
     matrix::{
-        event::{ContentHash, Event},
         identifiers::{EventId, RoomId, ServerName},
         room_version::EventIds,
         state_content::Membership,
@@ -365,7 +365,7 @@ impl RoomCommit {
         self.relations(statements);
         let judged = self.events.iter().filter(|new| !new.place.is_outlier()).map(|new| &new.event);
         let judged = judged.chain(self.rejected.iter().map(|rejected| &rejected.event));
-        let judged = judged.map(|event| json!([event.event_id().as_str(), is_altered_copy(event)]).to_string());
+        let judged = judged.map(|event| json!([event.event_id().as_str(), hash_wrong(event)]).to_string());
         for list in json_lists(judged) {
             statements.push(Statement::new(UNSTAGE, [list.into(), room_id.into()]));
         }
@@ -467,11 +467,6 @@ impl RoomCommit {
     }
 }
 
-/// 1 or 0.
-fn is_altered_copy(event: &Event) -> i64 {
-    i64::from(event.content_hash() == ContentHash::Wrong)
-}
-
 fn redaction_row(redaction: &Redaction) -> String {
     let any_sender = i64::from(redaction.any_sender);
     json!([redaction.redacts, redaction.redaction_id.as_str(), any_sender, redaction.server.as_str()]).to_string()
@@ -493,7 +488,7 @@ fn event_row(new: &NewEvent, at: Option<CommitPos>) -> String {
         i64::from(new.soft_failed),
         new.state_before.map(|root| root.to_string()),
         new.state_after.map(|root| root.to_string()),
-        is_altered_copy(event),
+        hash_wrong(event),
         from_end,
         pos,
     ])

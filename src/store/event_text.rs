@@ -18,6 +18,11 @@ pub(super) fn content_hash(hash_wrong: i64) -> ContentHash {
     if hash_wrong == 0 { ContentHash::Right } else { ContentHash::Wrong }
 }
 
+/// What it says of the event.
+pub(super) fn hash_wrong(event: &Event) -> i64 {
+    i64::from(event.is_altered())
+}
+
 #[expect(clippy::disallowed_methods, reason = "only checked events are stored")]
 pub(super) fn read_as(
     event_id: &str,

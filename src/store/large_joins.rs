@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use super::{
     Store,
-    event_text::{content_hash, read, read_as},
+    event_text::{content_hash, hash_wrong, read, read_as},
     slices::in_slices,
     text_lists,
 };
 use crate::{
     matrix::{
-        event::{ContentHash, Event},
+        event::Event,
         identifiers::{EventId, RoomId, ServerName, UserId},
         state_content::Membership,
         state_trie::StateKeyHash,
@@ -426,7 +426,7 @@ fn claimed_row(claimed: &ClaimedEvent) -> String {
         member,
         membership,
         event.json(),
-        i64::from(event.content_hash() == ContentHash::Wrong),
+        hash_wrong(event),
     ])
     .to_string()
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     Store,
-    event_text::{content_hash, read_as},
+    event_text::{content_hash, hash_wrong, read_as},
     json_lists, slices,
     state_sql::node_id,
     text_lists,
@@ -56,14 +56,18 @@ pub struct RejectedEvent {
 impl RejectedEvent {
     /// Whether better evidence may overturn the verdict: on what was claimed, or on an altered copy.
     pub fn may_be_overturned(&self) -> bool {
-        self.provisional || self.content_hash == ContentHash::Wrong
+        self.provisional || self.is_altered()
     }
 
     /// Whether an altered copy of `event` was judged, and this one is whole. In room versions 1 and 2 it may be another event, which is
     /// to be judged by itself.
     pub fn is_altered_copy_of(&self, event: &Event) -> bool {
-        let found = (&self.event_id, self.content_hash, event.content_hash());
-        found == (event.event_id(), ContentHash::Wrong, ContentHash::Right)
+        self.is_altered() && !event.is_altered() && self.event_id == *event.event_id()
+    }
+
+    /// Whether an altered copy was judged.
+    pub fn is_altered(&self) -> bool {
+        self.content_hash == ContentHash::Wrong
     }
 }
 
@@ -227,7 +231,7 @@ fn row(new: &NewRejected) -> String {
         i64::from(new.provisional),
         json,
         json.map_or(0, str::len),
-        i64::from(event.content_hash() == ContentHash::Wrong),
+        hash_wrong(event),
     ])
     .to_string()
 }

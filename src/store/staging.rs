@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use super::{Answers, Store, event_text::content_hash, json_list, json_lists, written};
+use super::{
+    Answers, Store,
+    event_text::{content_hash, hash_wrong},
+    json_list, json_lists, written,
+};
 use crate::{
     matrix::{
         event::{ContentHash, Event, PduError},
@@ -206,7 +210,7 @@ pub(crate) fn stage<'a>(pdus: impl Iterator<Item = StagedPdu<'a>>) -> Vec<Statem
             pdu.received_ts,
             i64::from(pdu.stranger),
             event.json().len(),
-            i64::from(event.content_hash() == ContentHash::Wrong),
+            hash_wrong(event),
             event.version().id,
         ])
         .to_string()

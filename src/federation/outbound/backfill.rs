@@ -119,7 +119,7 @@ impl Copies {
             return Ok(false);
         }
         let redacted: HashSet<&str> = events().filter_map(Event::redacts).collect();
-        let stripped = events().filter(|event| event.content_hash() == ContentHash::Wrong);
+        let stripped = events().filter(|event| event.is_altered());
         let stripped = stripped.filter(|event| !redacted.contains(event.event_id().as_str()));
         let stripped: Vec<EventId> = stripped.map(|event| event.event_id().clone()).collect();
         if stripped.is_empty() {
