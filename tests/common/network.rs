@@ -19,7 +19,7 @@ use std::{
     rc::{Rc, Weak},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
@@ -207,6 +207,7 @@ impl World {
     /// As [`World::server`], over a given database and with further configuration variables. Several of one name over one
     /// database are isolates of one server; the last one made is the one that is reached.
     pub fn server_over(&self, name: &str, database: Sqlite, variables: &[(&str, &str)]) -> Homeserver {
+        database.take_time_from(self.0.time.0.borrow().told.clone());
         let signing_key = signing_key(name);
         let own = [("SERVER_NAME", name), ("SIGNING_KEY", &signing_key), ("REGISTRATION", "open")];
         // Where a test is not about it, a join is done when it is answered.
@@ -589,13 +590,17 @@ struct VirtualTime(Rc<RefCell<Time>>);
 
 struct Time {
     now: i64,
+    /// The same for the databases, which ask for it by themselves.
+    told: Arc<AtomicI64>,
     next_sleeper: u64,
     sleepers: BTreeMap<u64, (i64, Waker)>,
 }
 
 impl Default for VirtualTime {
     fn default() -> Self {
-        Self(Rc::new(RefCell::new(Time { now: 1_800_000_000_000, next_sleeper: 0, sleepers: BTreeMap::new() })))
+        let now = 1_800_000_000_000;
+        let told = Arc::new(AtomicI64::new(now));
+        Self(Rc::new(RefCell::new(Time { now, told, next_sleeper: 0, sleepers: BTreeMap::new() })))
     }
 }
 
@@ -613,6 +618,7 @@ impl VirtualTime {
         let mut time = self.0.borrow_mut();
         time.now = time.now.max(now);
         let now = time.now;
+        time.told.store(now, Ordering::Relaxed);
         let due: Vec<Waker> = time.sleepers.values().filter(|(due, _)| *due <= now).map(|(_, w)| w.clone()).collect();
         time.sleepers.retain(|_, (deadline, _)| *deadline > now);
         drop(time);

@@ -5,10 +5,19 @@ use std::{
     fs,
     path::Path,
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use rusqlite::{
-    Connection, ErrorCode, StatementStatus, backup::Backup, config::DbConfig, params_from_iter, types::ValueRef,
+    Connection, ErrorCode, StatementStatus,
+    backup::Backup,
+    config::DbConfig,
+    functions::{Context, FunctionFlags},
+    params_from_iter,
+    types::ValueRef,
 };
 use verge::platform::{Database, DatabaseError, LocalBoxFuture, Row, Rows, SqlValue, Statement};
 use verge::store::{Store, forgetting::WALKS};
@@ -81,6 +90,13 @@ impl Sqlite {
         let mut connection = Connection::open_in_memory().unwrap();
         Backup::new(&self.connection.borrow(), &mut connection).unwrap().step(-1).unwrap();
         Self::over(connection)
+    }
+
+    /// From now on its `unixepoch()` is `now`, in milliseconds, and not the time of this machine.
+    pub fn take_time_from(&self, now: Arc<AtomicI64>) {
+        let seconds = move |_: &mut Context<'_>| Ok(now.load(Ordering::Relaxed) / 1000);
+        let flags = FunctionFlags::SQLITE_UTF8;
+        self.connection.borrow().create_scalar_function("unixepoch", 0, flags, seconds).unwrap();
     }
 
     fn refuse(&self, statement: &Statement) -> Result<(), DatabaseError> {
