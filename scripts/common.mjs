@@ -15,9 +15,14 @@ export const tools = join(root, "target", "tools");
 /** Where development servers and tests keep what they make. */
 export const work = join(root, ".verge");
 
+/** Whatever proxy leads out of this machine, servers on it reach one another without. */
+const direct = [process.env.no_proxy ?? process.env.NO_PROXY, "localhost", "127.0.0.1", "::1"].filter(Boolean).join(",");
+
 /** The environment for all programs: the project's own programs come first, and nobody phones home. */
 export const environment = {
   ...process.env,
+  no_proxy: direct,
+  NO_PROXY: direct,
   PATH: [join(root, "node_modules", ".bin"), join(tools, "bin"), process.env.PATH].join(":"),
   WASM_BINDGEN_BIN: join(tools, "bin", "wasm-bindgen"),
   WASM_OPT_BIN: join(root, "node_modules", ".bin", "wasm-opt"),

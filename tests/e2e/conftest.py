@@ -1,5 +1,7 @@
 """Fixtures: servers that are started once for a test file, and always ended."""
 
+import os
+
 import pytest
 
 from net import Authority, take_ports_of
@@ -12,6 +14,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Whatever proxy leads out of this machine, servers on it reach one another without.
+    outside = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    direct = ",".join([*([outside] if outside else []), "localhost", "127.0.0.1", "::1"])
+    os.environ.update(no_proxy=direct, NO_PROXY=direct)
     Worker.engine = config.getoption("--engine")
     # Of pytest-xdist, which runs the files in several processes.
     process = getattr(config, "workerinput", {"workerid": "gw0", "workercount": 1})
