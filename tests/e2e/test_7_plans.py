@@ -62,6 +62,7 @@ def test_all_statements_are_found(explained):
         ("SELECT 1 FROM a JOIN events AS p", ["SEARCH p USING AUTOMATIC PARTIAL COVERING INDEX (room_id=?)"], True),
         ("SELECT MIN(pos) FROM events AS s", ["SEARCH s USING PRIMARY KEY"], True),
         ("DELETE FROM events AS g WHERE 1", ["SCAN g"], True),
+        ("UPDATE OR REPLACE events SET pos = 1", ["SCAN events"], True),
         ("SELECT 1 FROM json_each(?1) AS e JOIN events AS x", ["SCAN e VIRTUAL TABLE INDEX 1:", "SEARCH x USING"], True),
         ("SELECT 1 FROM json_each(?1) AS e", ["SCAN e VIRTUAL TABLE INDEX 1:"], False),
         ("WITH chain AS (SELECT 1) SELECT 1 FROM chain", ["SCAN chain", "SCAN CONSTANT ROW"], False),
@@ -88,6 +89,7 @@ def scans(sql, plan, growing):
 
 def aliases(sql, table):
     """The names by which plans may call the table in this statement."""
-    named = re.findall(rf"\b(?:FROM|JOIN|UPDATE|INTO|,)\s+{table}\s+AS\s+(\w+)", sql)
-    bare = re.search(rf"\b(?:FROM|JOIN|UPDATE|INTO|,)\s+{table}\b(?!\s+AS\b)", sql)
+    before = r"FROM|JOIN|UPDATE|UPDATE\s+OR\s+\w+|INTO|,"
+    named = re.findall(rf"\b(?:{before})\s+{table}\s+AS\s+(\w+)", sql)
+    bare = re.search(rf"\b(?:{before})\s+{table}\b(?!\s+AS\b)", sql)
     return set(named) | ({table} if bare else set())
