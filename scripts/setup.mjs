@@ -7,6 +7,7 @@ import { environment, fingerprint, isMain, main, output, perform, root, run, too
 
 const WORKER_BUILD = "0.8.7";
 const WASM_TARGET = "wasm32-unknown-unknown";
+const COMPONENTS = ["clippy", "rustfmt"];
 
 /** The oldest Node that runs these scripts. The runtime needs a newer one, which comes as an npm package. */
 const OLDEST_NODE = 20;
@@ -71,7 +72,8 @@ function npmPackages() {
     title: "Installing npm packages: wrangler, esbuild, binaryen, node, Matrix clients, a browser (about 650 MB)",
     needed: async () => read(marker) !== wanted,
     run: async () => {
-      await run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel", "error"], { env: process.env });
+      // All are for development, and would be left out where the environment says that this is production.
+      await run("npm", ["ci", "--include=dev", "--no-audit", "--no-fund", "--loglevel", "error"], { env: process.env });
       writeFileSync(marker, wanted);
     },
   };
@@ -83,15 +85,20 @@ function toolchain() {
     title: "Installing the Rust toolchain that rust-toolchain.toml names",
     needed: async () => {
       if ((await output("cargo", ["--version"])) === null) return true;
-      const targets = await output("rustup", ["target", "list", "--installed"]);
-      return targets === null || !targets.includes(WASM_TARGET);
+      const [targets, components] = await Promise.all([installed("target"), installed("component")]);
+      return !targets.includes(WASM_TARGET) || COMPONENTS.some((component) => !components.includes(component));
     },
     run: async () => {
       await run("rustup", ["toolchain", "install"]);
-      // A toolchain that was there before is not given the target by rustup on its own.
+      // A toolchain that was there before is not given the target by rustup on its own, and not always the components.
       await run("rustup", ["target", "add", WASM_TARGET]);
+      await run("rustup", ["component", "add", ...COMPONENTS]);
     },
   };
+}
+
+async function installed(kind) {
+  return (await output("rustup", [kind, "list", "--installed"])) ?? "";
 }
 
 /** Installs the toolchain where it is missing. */
