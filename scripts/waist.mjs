@@ -4,7 +4,19 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { environment, fingerprint, main, root, run } from "./common.mjs";
 
-const SOURCES = ["src", "build.rs", "migrations", "Cargo.lock", "tests/waist/Cargo.toml", "tests/waist/src", "tests/common/contract.rs"];
+const SOURCES = [
+  "src",
+  "build.rs",
+  "migrations",
+  "Cargo.toml",
+  "Cargo.lock",
+  "rust-toolchain.toml",
+  "scripts/waist.mjs",
+  "tests/common/contract.rs",
+  "tests/waist/Cargo.toml",
+  "tests/waist/Cargo.lock",
+  "tests/waist/src",
+];
 
 await main(async () => {
   const marker = join(root, "tests", "waist", "build", ".sources");
