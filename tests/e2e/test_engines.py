@@ -398,6 +398,7 @@ def test_a_large_join_survives_resets_at_each_of_its_stages(start, authority, tm
                     passed.append(stage)
             joining.result(240)
     print(f"reset when it was {', '.join(passed)}")
+    assert "staged" in passed, "with more members it would be reset at that stage"
     assert len(bob.members(hosted.room.room_id)) == STAGED_MEMBERS + 2
 
 

@@ -24,11 +24,14 @@ fn keys() {
 
 #[test]
 fn user_ids() {
+    let mut parsed = 0;
     for seed in 0..20_000 {
         let text = mutated(&mut Random(seed), b"@a:[2001:db8::1]:8448");
         let name = String::from_utf8_lossy(&text);
         if let Ok(user) = UserId::parse(&name) {
+            parsed += 1;
             assert_eq!(format!("@{}:{}", user.localpart(), user.server_name()), name);
         }
     }
+    assert!(parsed > 500, "the generator has to hit something: {parsed}");
 }

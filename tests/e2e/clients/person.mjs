@@ -211,8 +211,8 @@ export async function verifyBySas(asking, mine, asked) {
   const shown = [verifier, other].map((of) => new Promise((resolve) => of.on(VerifierEvent.ShowSas, resolve)));
   const verified = [verifier, other].map((of) => of.verify());
   const strings = Promise.race([Promise.all(shown), Promise.all(verified).then(() => assert.fail("no strings"))]);
-  const [one, two] = await within(60, `both ${asking.userId} and ${asked.userId} see the strings`, strings);
+  const [one, two] = await within(PATIENCE, `both ${asking.userId} and ${asked.userId} see the strings`, strings);
   assert.deepEqual(one.sas, two.sas);
   await Promise.all([one.confirm(), two.confirm()]);
-  await within(60, `${asking.userId} and ${asked.userId} have verified each other`, Promise.all(verified));
+  await within(PATIENCE, `${asking.userId} and ${asked.userId} have verified each other`, Promise.all(verified));
 }
