@@ -1,5 +1,6 @@
 //! Creating rooms (Client-Server API, "Creation").
 
+use futures_util::stream::{self, StreamExt};
 use http::StatusCode;
 use serde_json::json;
 
@@ -29,6 +30,8 @@ use crate::{
 const MAX_LIST: usize = 100;
 /// How many of those may be invited by their addresses: for each an identity server is asked.
 const MAX_ADDRESSES: usize = 20;
+/// How many users of other servers are invited at the same time.
+const INVITES_AT_ONCE: usize = 4;
 
 /// What rooms are created like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,15 +67,28 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
         return Err(in_use());
     }
     let profile = server.store.own_profile(session.user.as_str()).await?;
-    let new = wish.to_room(&session.user, member_content(&profile));
-    let room_id = create_room(server, &session.user, &new).await?;
+    let (creating, creator) = (server.clone(), session.user);
+    // A client that hangs up makes another room when it comes again: this one must not lack what was asked for.
+    let work = async move { create_all_of_it(&creating, &creator, wish, member_content(&profile)).await };
+    let room_id = server.platform.to_the_end(work).await?;
+    ok(&json!({ "room_id": room_id }))
+}
+
+async fn create_all_of_it(
+    server: &Server,
+    creator: &UserId,
+    wish: Wish,
+    profile: Object,
+) -> Result<RoomId, MatrixError> {
+    let new = wish.to_room(creator, profile);
+    let room_id = create_room(server, creator, &new).await?;
     if new.create_content.contains_key("predecessor") {
-        let entrance = server.rooms.entrance(&room_id, &session.user).await;
-        settings::has_entered(server, &session.user, &room_id, entrance).await;
+        let entrance = server.rooms.entrance(&room_id, creator).await;
+        settings::has_entered(server, creator, &room_id, entrance).await;
     }
     if let Some(alias) = &wish.alias {
         let now_ms = server.platform.clock.now_ms();
-        if !server.store.put_alias(alias.as_str(), room_id.as_str(), session.user.as_str(), now_ms).await? {
+        if !server.store.put_alias(alias.as_str(), room_id.as_str(), creator.as_str(), now_ms).await? {
             return Err(in_use());
         }
     }
@@ -83,21 +99,28 @@ pub(super) async fn create(server: &Server, call: &Call) -> Handled {
     if wish.is_direct {
         content.insert("is_direct", true);
     }
-    for target in &wish.invite {
+    let invite = async |target: &UserId| {
         // The room is there: that one user cannot be invited must not make the client create another.
-        if let Err(error) = invite_user(server, &session.user, target, &room_id, content.clone()).await {
+        if let Err(error) = invite_user(server, creator, target, &room_id, content.clone()).await {
             let record = LogRecord::warning("a user cannot be invited to a new room").room(&room_id).user(target);
             server.platform.log.write(record.because(&error));
         }
+    };
+    let is_here = |target: &&UserId| target.server_name() == server.config.server_name.as_str();
+    let (here, elsewhere): (Vec<&UserId>, Vec<&UserId>) = wish.invite.iter().partition(is_here);
+    for target in here {
+        invite(target).await;
     }
+    // A server that never answers keeps no other invite waiting.
+    stream::iter(elsewhere).map(invite).buffer_unordered(INVITES_AT_ONCE).collect::<()>().await;
     for invitee in &wish.invite_by_address {
-        let invited = inviting::by_address(server, &session.user, &room_id, invitee, content.clone());
+        let invited = inviting::by_address(server, creator, &room_id, invitee, content.clone());
         if let Err(error) = invited.await {
             let record = LogRecord::warning("nobody can be invited to a new room by their address").room(&room_id);
             server.platform.log.write(record.because(&error));
         }
     }
-    ok(&json!({ "room_id": room_id }))
+    Ok(room_id)
 }
 
 pub(super) async fn create_room(server: &Server, creator: &UserId, new: &NewRoom) -> Result<RoomId, MatrixError> {

@@ -86,15 +86,24 @@ pub(super) async fn upgrade(server: &Server, call: &Call) -> Handled {
     }
     let profile = server.store.own_profile(session.user.as_str()).await?;
     let new = old.successor(version, &session.user, more_creators, member_content(&profile))?;
-    let replacement = create_room(server, &session.user, &new).await?;
+    let (upgrading, user) = (server.clone(), session.user);
+    // A client that hangs up makes another successor when it comes again, unless this one is named.
+    let work = async move { move_on(&upgrading, &user, old, &new).await };
+    let replacement = server.platform.to_the_end(work).await?;
+    ok(&json!({ "replacement_room": replacement }))
+}
+
+/// Makes the successor of a room, and has the room and what belongs to it say so.
+async fn move_on(server: &Server, user: &UserId, old: OldRoom, new: &NewRoom) -> Result<RoomId, MatrixError> {
+    let replacement = create_room(server, user, new).await?;
     let content: Object =
         [("body", "This room has been replaced"), ("replacement_room", replacement.as_str())].into_iter().collect();
-    membership::send(server, &session.user, &old.room.room_id, Draft::state(TOMBSTONE, "", content)).await?;
+    membership::send(server, user, &old.room.room_id, Draft::state(TOMBSTONE, "", content)).await?;
     server.store.move_to_successor(old.room.room_id.as_str(), replacement.as_str()).await?;
-    old.fall_silent(server, &session.user).await;
-    let settings = bring_settings(server, &session.user, &old.room.room_id, &replacement).await;
-    log_unsettled(server, &session.user, &replacement, settings);
-    ok(&json!({ "replacement_room": replacement }))
+    old.fall_silent(server, user).await;
+    let settings = bring_settings(server, user, &old.room.room_id, &replacement).await;
+    log_unsettled(server, user, &replacement, settings);
+    Ok(replacement)
 }
 
 fn is_space(event: &Event) -> bool {

@@ -84,6 +84,25 @@ fn a_rejected_invite_and_an_invite_run_on_when_the_client_hangs_up() {
 }
 
 #[test]
+fn all_are_invited_to_a_new_room_when_the_client_hangs_up() {
+    let world = World::new();
+    let one = Home::with(&world, "one.test", &OPEN);
+    let others: Vec<_> = ["two.test", "three.test"].iter().map(|name| Home::with(&world, name, &OPEN)).collect();
+    let alice = one.register("alice");
+    let invited: Vec<_> = others.iter().map(|home| home.register("bob").id).collect();
+    answer_late(&others[0], "two.test", "/invite/");
+    answer_late(&others[1], "three.test", "/invite/");
+    hang_up(&one, &alice, "/createRoom", &json!({ "invite": invited, "visibility": "public" }).to_string());
+    world.settle();
+    let rooms = one.database.rows("SELECT room_id FROM rooms");
+    let [[room]] = rooms.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] else { panic!("{rooms:?}") };
+    for user in invited {
+        let member = one.get(&alice, &format!("/rooms/{}/state/m.room.member/{}", quote(room), quote(&user))).1;
+        assert_eq!(member["membership"], "invite", "{user} {:?}", world.logs());
+    }
+}
+
+#[test]
 fn others_have_their_turn_while_the_state_of_a_large_room_is_checked() {
     let world = World::new();
     let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
