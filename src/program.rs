@@ -145,7 +145,12 @@ impl Program {
         // Side by side: a server that answers slowly about missing events, or with the state of a large room, must not keep the rest
         // from moving.
         let looks = async {
-            future::join(joins.sweep_large_joins(&joins_budget), async {
+            let joining = async {
+                for large in joins.sweep_large_joins(&joins_budget).await {
+                    client::has_joined(&joins, large.join.sender(), large.room_id()).await;
+                }
+            };
+            future::join(joining, async {
                 beside.sweep_staged(&beside_staged).await;
                 beside.sweep_unsettled(&beside_settling).await;
             })

@@ -286,8 +286,21 @@ fn said_of_join(body: Body) -> Result<Object, MatrixError> {
     Ok(said)
 }
 
-/// Joins `user` to a room, with `content` beside the membership; `None` where they are in it already.
+/// Joins `user` to a room, with `content` beside the membership; `None` where they are in it already. What follows a join is done
+/// even where the client has hung up: who comes again is in the room already.
 async fn join_room(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    via: Vec<ServerName>,
+    content: Object,
+) -> Result<Option<EventId>, MatrixError> {
+    let (joining, user, room_id) = (server.clone(), user.clone(), room_id.clone());
+    let work = async move { join_and_settle(&joining, &user, &room_id, via, content).await };
+    server.platform.to_the_end(work).await
+}
+
+async fn join_and_settle(
     server: &Server,
     user: &UserId,
     room_id: &RoomId,
@@ -339,6 +352,12 @@ async fn join_room(
         settings::has_entered(server, user, room_id, entered).await;
     }
     Ok(Some(event_id))
+}
+
+/// Does what follows a join that took longer than its request, when it is done.
+pub async fn has_joined(server: &Server, user: &UserId, room_id: &RoomId) {
+    server.tell_presence_in(room_id, user);
+    settings::has_entered(server, user, room_id, server.rooms.entrance(room_id, user).await).await;
 }
 
 /// Has `user` knock on a room, with `content` beside the membership.

@@ -61,6 +61,7 @@ mod visibility;
 
 pub use account::sweep_departures;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+pub use membership::has_joined;
 pub use passwords::may_hash;
 
 use crate::{

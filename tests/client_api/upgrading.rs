@@ -1,11 +1,18 @@
 //! Rooms that go on in another one of a newer version.
 
+use std::{future::poll_fn, task::Poll};
+
+use futures_util::FutureExt;
 use serde_json::{Value, json};
-use verge::matrix::identifiers::{RoomId, UserId};
+use verge::{
+    matrix::identifiers::{RoomId, UserId},
+    program::Program,
+};
 
 use crate::{
-    common::network::World,
+    common::{large_room::LargeRoom, network::World, peer::Peer},
     home::{Answer, Home, User, quote, refused},
+    joining::{answer_late, hang_up},
 };
 
 fn upgrade(home: &Home, user: &User, room: &str, body: Value) -> Answer {
@@ -354,4 +361,90 @@ fn what_users_have_set_goes_along() {
     assert_eq!(one.post(&eve, &format!("/join/{}", quote(new)), json!({})).0, 200);
     assert_eq!(one.get(&eve, &rule(new)).0, 404, "she was never in the old room");
     assert_eq!(one.get(&eve, &tags(&eve, new)).1["tags"], json!({}));
+}
+
+#[test]
+fn what_users_have_set_goes_along_when_they_hang_up_before_they_are_in() {
+    let world = World::new();
+    let open = [("REGISTRATION", "open")];
+    let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "preset": "public_chat" }));
+    assert_eq!(two.post(&bob, &format!("/join/{}?via=one.test", quote(&room)), json!({})).0, 200);
+    let tags = |room: &str| format!("/user/{}/rooms/{}/tags", quote(&bob.id), quote(room));
+    assert_eq!(two.put(&bob, &format!("{}/m.favourite", tags(&room)), json!({})).0, 200);
+    let (_, answer) = upgrade(&one, &alice, &room, json!({ "new_version": "12" }));
+    world.settle();
+    let new = answer["replacement_room"].as_str().unwrap();
+    answer_late(&one, "one.test", "/send_join/");
+    hang_up(&two, &bob, &format!("/join/{}?via=one.test", quote(new)), "{}");
+    world.settle();
+    assert_eq!(two.get(&bob, &tags(new)).1["tags"], json!({ "m.favourite": {} }), "{:?}", world.logs());
+}
+
+#[test]
+fn what_users_have_set_goes_along_into_a_room_that_takes_minutes_to_join() {
+    let world = World::new();
+    let home = Home::with(&world, "two.test", &[("REGISTRATION", "open")]);
+    let bob = home.register("bob");
+    let old = home.room(&bob, json!({}));
+    let tags = |room: &str| format!("/user/{}/rooms/{}/tags", quote(&bob.id), quote(room));
+    assert_eq!(home.put(&bob, &format!("{}/m.favourite", tags(&old)), json!({})).0, 200);
+    let large = LargeRoom::following(&Peer::new(&world, "peer.example"), 3_000, &old);
+    large.opens();
+    let join = http::Request::post(format!("/_matrix/client/v3/join/{}?via=peer.example", quote(&large.room_id)))
+        .header("Authorization", format!("Bearer {}", bob.token))
+        .body(bytes::Bytes::from_static(b"{}"))
+        .unwrap();
+    // Its request may make so many calls to the database that it gets no further than the staging of the answer.
+    let status = world.run(Program::from(home.server.with_wall(16)).handle(join)).status();
+    assert!(!status.is_success(), "{status}");
+    world.settle();
+    let joining = || !home.database.rows("SELECT 1 FROM large_joins").is_empty();
+    assert!(joining());
+    for _ in 0..30 {
+        world.advance(60_000);
+        world.run(home.server.scheduled());
+        world.settle();
+    }
+    assert!(!joining());
+    assert_eq!(home.get(&bob, "/joined_rooms").1["joined_rooms"].as_array().unwrap().len(), 2);
+    assert_eq!(home.get(&bob, &tags(&large.room_id)).1["tags"], json!({ "m.favourite": {} }), "{:?}", world.logs());
+}
+
+#[test]
+fn an_upgrade_runs_on_when_the_client_hangs_up() {
+    let mut begun = 0;
+    // Whenever that is: there is one successor in the end or none, and the old room names it.
+    for polls in 0..30 {
+        let world = World::new();
+        world.interleave();
+        let home = Home::with(&world, "one.test", &[("REGISTRATION", "open")]);
+        let alice = home.register("alice");
+        let room = home.room(&alice, json!({ "preset": "public_chat", "room_alias_name": "here" }));
+        let upgrade = http::Request::post(format!("/_matrix/client/v3/rooms/{}/upgrade", quote(&room)))
+            .header("Authorization", format!("Bearer {}", alice.token))
+            .body(bytes::Bytes::from_static(br#"{ "new_version": "12" }"#))
+            .unwrap();
+        let mut handled = home.server.handle(upgrade);
+        let mut left = polls;
+        world.run(poll_fn(|context| {
+            left -= 1;
+            match left >= 0 && handled.poll_unpin(context).is_pending() {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            }
+        }));
+        drop(handled);
+        world.settle();
+        let rooms = home.database.rows(&format!("SELECT room_id FROM rooms WHERE room_id <> '{room}'"));
+        let Some([new]) = rooms.first().map(Vec::as_slice) else { continue };
+        assert_eq!(rooms.len(), 1);
+        begun += 1;
+        let tombstone = home.get(&alice, &format!("/rooms/{}/state/m.room.tombstone", quote(&room))).1;
+        assert_eq!(tombstone["replacement_room"], json!(new), "after {polls} polls: {tombstone}");
+        let alias = home.get(&alice, &format!("/directory/room/{}", quote("#here:one.test"))).1;
+        assert_eq!(alias["room_id"], json!(new), "after {polls} polls");
+    }
+    assert!(begun > 5, "{begun}");
 }

@@ -25,10 +25,19 @@ pub struct LargeRoom {
 impl LargeRoom {
     /// A room of the peer with so many members besides who made it.
     pub fn new(peer: &Rc<Peer>, members: usize) -> Self {
+        Self::with(peer, members, json!({ "room_version": VERSION }))
+    }
+
+    /// The same, which goes on with another one.
+    pub fn following(peer: &Rc<Peer>, members: usize, predecessor: &str) -> Self {
+        Self::with(peer, members, json!({ "room_version": VERSION, "predecessor": { "room_id": predecessor } }))
+    }
+
+    fn with(peer: &Rc<Peer>, members: usize, creation: Value) -> Self {
         let (admin, room_id) = (peer.user("admin"), format!("!large:{}", peer.name));
         let mut room =
             Self { peer: Rc::clone(peer), room_id, state: Vec::new(), auth: Vec::new(), creator: String::new() };
-        let create = room.event(&admin, "m.room.create", "", json!({ "room_version": VERSION }), &[]);
+        let create = room.event(&admin, "m.room.create", "", creation, &[]);
         let joined = json!({ "membership": "join" });
         let creator = room.event(&admin, "m.room.member", &admin, joined, &[&create]);
         let levels = json!({ "users": { &admin: 100 } });

@@ -39,31 +39,39 @@ impl Server {
         }
     }
 
-    /// Goes on with joins that nobody is at.
-    pub async fn sweep_large_joins(&self, budget: &Budget) {
+    /// Goes on with joins that nobody is at. Answers with those that are done.
+    pub async fn sweep_large_joins(&self, budget: &Budget) -> Vec<LargeJoin> {
+        let mut done = Vec::new();
         while !budget.is_spent() {
             let now = self.platform.clock.now_ms();
             let large = match self.store.take_large_join(now, now + STEP_MS).await {
                 Ok(Some(large)) => large,
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(error) => {
                     self.platform.log.write(LogRecord::error("large joins cannot be read").because(&error));
-                    return;
+                    break;
                 }
             };
-            if let Err(error) = self.try_again(large.clone(), budget).await {
-                let record = LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
-                self.platform.log.write(record.destination(&large.resident).because(&error));
+            match self.try_again(large.clone(), budget).await {
+                Ok(Progress::Done) if !large.completes => done.push(large),
+                Ok(_) => {}
+                Err(error) => {
+                    let record = LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
+                    self.platform.log.write(record.destination(&large.resident).because(&error));
+                }
             }
         }
+        done
     }
 
-    async fn try_again(&self, mut large: LargeJoin, budget: &Budget) -> Result<(), MatrixError> {
+    async fn try_again(&self, mut large: LargeJoin, budget: &Budget) -> Result<Progress, MatrixError> {
         if large.has_ended() {
-            return self.end_large_join(&large).await;
+            self.end_large_join(&large).await?;
+            return Ok(Progress::Unfinished);
         }
         if large.completes {
-            return self.go_on_completing(large, budget).await;
+            self.go_on_completing(large, budget).await?;
+            return Ok(Progress::Unfinished);
         }
         let now = self.platform.clock.now_ms();
         if now > large.begun_ts + PATIENCE_MS {
@@ -83,11 +91,11 @@ impl Server {
             let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged };
             match read_answer(self, attempt, join, answer).await? {
                 Answered::Staged(read) => large = read,
-                Answered::Whole(_) | Answered::InPart(..) => return Ok(()),
+                Answered::Whole(_) | Answered::InPart(..) => return Ok(Progress::Unfinished),
                 Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
             }
         }
-        self.go_on_joining(&large, budget).await.map(|_| ())
+        self.go_on_joining(&large, budget).await
     }
 
     async fn go_on_joining(&self, large: &LargeJoin, budget: &Budget) -> Result<Progress, MatrixError> {
