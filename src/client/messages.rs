@@ -1,5 +1,7 @@
 //! Paging through a room, and single events of it (Client-Server API, "Getting events for a room").
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use http::StatusCode;
 
 use super::{
@@ -16,6 +18,7 @@ use crate::{
     matrix::{
         identifiers::EventId,
         json::{Object, Value},
+        state_content::Membership,
         state_trie::StateKeyHash,
     },
     router::{Call, Handled, raw_json_response},
@@ -23,8 +26,8 @@ use crate::{
     store::{
         event_graph::Gap,
         positions::TimelinePos,
-        snapshots::StateReads,
-        timeline::{PageRead, TimelineEvent},
+        snapshots::{StateFound, StateReads},
+        timeline::{PageRead, SeenEvent, TimelineEvent},
     },
 };
 
@@ -224,19 +227,18 @@ impl Page<'_> {
         let mut reads = StateReads::default();
         self.reader.wants(&events, &mut reads);
         visibility::wants_replaced(&events, &mut reads);
-        let member = |event: &TimelineEvent| StateKeyHash::new("m.room.member", event.seen.event.sender().as_str());
-        let mut members: Vec<StateKeyHash> = Vec::new();
+        let mut senders: BTreeMap<&str, Sender<'_>> = BTreeMap::new();
         if self.filter.lazy_load_members {
-            members = events.iter().map(member).collect();
-            members.sort();
-            members.dedup();
-            reads.at.extend(members.iter().map(|key| (self.reader.state, *key)));
+            for event in &events {
+                senders.entry(event.seen.event.sender().as_str()).or_insert(Sender { first: event });
+            }
+            senders.values().for_each(|sender| sender.wants(self.reader, &mut reads));
         }
         let (found, bundles) =
             Bundles::read(self.server, self.session, &reads, &[(self.reader, events.as_slice())]).await?;
         let now_ms = self.server.platform.clock.now_ms();
-        let seen = events.iter().filter(|event| self.reader.sees(event, &found));
-        let chunk = seen.map(|event| bundles.timeline_event(self.reader, event, &found, now_ms));
+        let seen: Vec<&TimelineEvent> = events.iter().filter(|event| self.reader.sees(event, &found)).collect();
+        let chunk = seen.iter().map(|event| bundles.timeline_event(self.reader, event, &found, now_ms));
         let mut answer = Object::new();
         answer.insert("chunk", Value::Array(chunk.collect()));
         answer.insert("start", Token::at(from).to_string());
@@ -244,11 +246,49 @@ impl Page<'_> {
             answer.insert("end", Token::at(end).to_string());
         }
         if self.filter.lazy_load_members {
-            let state = members.iter().filter_map(|key| found.at(self.reader.state, *key));
-            let telling = Telling::alone(now_ms, true);
-            let state = state.map(|seen| events::client_event(seen, telling)).collect();
+            let shown: BTreeSet<&str> = seen.iter().map(|event| event.seen.event.sender().as_str()).collect();
+            senders.retain(|user, _| shown.contains(user));
+            let state = senders.values().filter_map(|sender| sender.told(self.reader, &found, now_ms)).collect();
             answer.insert("state", Value::Array(state));
         }
         Ok(raw_json_response(StatusCode::OK, answer.to_text()))
+    }
+}
+
+/// Somebody of whose events a page tells.
+struct Sender<'a> {
+    /// The first of these events in the order of the page.
+    first: &'a TimelineEvent,
+}
+
+impl Sender<'_> {
+    fn key(&self) -> StateKeyHash {
+        StateKeyHash::new("m.room.member", self.first.seen.event.sender().as_str())
+    }
+
+    fn wants(&self, reader: &Reader, reads: &mut StateReads) {
+        let states = self.first.seen.state_before.into_iter().chain([reader.state]);
+        reads.at.extend(states.map(|state| (state, self.key())));
+    }
+
+    /// The membership before the first event: whoever has left since had a name then, and what changes it later in the page
+    /// is told there. Whoever comes in with that event is told by it; and where the state then is not known, or not to be seen,
+    /// by the state that the reader sees now.
+    fn told(&self, reader: &Reader, found: &StateFound, now_ms: i64) -> Option<Value> {
+        let telling = Telling::alone(now_ms, true);
+        let SeenEvent { event, state_before, .. } = &self.first.seen;
+        // Who is put out of a room that they had left is shown that, and nothing of who did it.
+        if reader.sees_at(*state_before, self.first.pos, found) {
+            let before = state_before.and_then(|state| found.at(state, self.key()));
+            let comes = event.is_state("m.room.member", event.sender().as_str())
+                && event.membership() == Some(Membership::Join);
+            if let Some(then) = before.or(comes.then_some(&self.first.seen)) {
+                return Some(events::client_event(
+                    then,
+                    Telling { erased: reader.reads(self.first, found), ..telling },
+                ));
+            }
+        }
+        found.at(reader.state, self.key()).map(|seen| events::client_event(seen, telling))
     }
 }

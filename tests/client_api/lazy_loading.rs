@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    home::{Home, next, quote},
+    home::{Home, User, next, quote},
     syncing::state_of,
 };
 
@@ -110,4 +110,79 @@ fn lazy_loading_sends_the_members_who_speak_later() {
     assert_eq!(all["rooms"]["join"][&room]["state"]["events"], json!([]));
     let quiet = home.sync(&alice, &format!("{}&filter={one}", next(&fourth)));
     assert_eq!(quiet["rooms"]["join"], json!({}));
+}
+
+/// Bob's name and membership as they are told, if they are.
+fn as_told<'a>(events: &'a Value, user: &User) -> Vec<(&'a str, &'a str)> {
+    let of_user = events.as_array().unwrap().iter().filter(|event| event["state_key"] == user.id.as_str());
+    let text = |value: &'a Value| value.as_str().unwrap_or_default();
+    of_user.map(|event| (text(&event["content"]["membership"]), text(&event["content"]["displayname"]))).collect()
+}
+
+/// A room of Alice's that Bob has joined under the name of Bobby.
+fn with_bobby(history_visibility: &str) -> (Home, User, User, String) {
+    let home = Home::new();
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    assert_eq!(rename(&home, &bob, "Bobby"), 200);
+    let history = json!({ "history_visibility": history_visibility });
+    let history = json!([{ "type": "m.room.history_visibility", "content": history }]);
+    let room = home.room(&alice, json!({ "preset": "public_chat", "name": "Den", "initial_state": history }));
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    (home, alice, bob, room)
+}
+
+fn rename(home: &Home, user: &User, name: &str) -> u16 {
+    let path = format!("/profile/{}/displayname", quote(&user.id));
+    let status = home.put(user, &path, json!({ "displayname": name })).0;
+    home.world.settle();
+    status
+}
+
+fn leave(home: &Home, user: &User, room: &str) {
+    assert_eq!(home.post(user, &format!("/rooms/{}/leave", quote(room)), json!({})).0, 200);
+}
+
+#[test]
+fn pages_tell_senders_as_they_were() {
+    let (home, alice, bob, room) = with_bobby("shared");
+    home.say(&bob, &room, "x", "t1");
+    let before = next(&home.sync(&alice, "")).replace("since=", "&from=");
+    leave(&home, &bob, &room);
+    home.say(&alice, &room, "he has gone", "t2");
+    let filter = quote(r#"{"lazy_load_members":true}"#);
+    let page = |query: &str| {
+        let path = format!("/rooms/{}/messages?limit=50&filter={filter}&{query}", quote(&room));
+        let (status, page) = home.get(&alice, &path);
+        assert_eq!(status, 200, "{page}");
+        page["state"].clone()
+    };
+    // From before he left, from the end and from the beginning.
+    for query in [&format!("dir=b{before}"), "dir=b", "dir=f"] {
+        let state = page(query);
+        assert_eq!(as_told(&state, &bob), [("join", "Bobby")], "{query}: {state}");
+        assert_eq!(as_told(&state, &alice).len(), 1, "{query}: {state}");
+    }
+    // From where he has left, he is told as the first event of the page finds him.
+    assert_eq!(as_told(&page(&before.replace("&from", "dir=f&from")), &bob), [("join", "Bobby")]);
+    // His old name goes with what he said under it, and the page has the change.
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let before = next(&home.sync(&alice, "")).replace("since=", "from=");
+    home.say(&bob, &room, "y", "t3");
+    assert_eq!(rename(&home, &bob, "Robert"), 200);
+    home.say(&bob, &room, "z", "t4");
+    assert_eq!(as_told(&page(&format!("dir=f&{before}")), &bob), [("join", "Bobby")]);
+    assert_eq!(as_told(&page("dir=b"), &bob), [("join", "Robert")]);
+}
+
+#[test]
+fn pages_tell_of_senders_what_the_reader_may_see() {
+    let (home, alice, bob, room) = with_bobby("joined");
+    let carol = home.register("carol");
+    home.say(&bob, &room, "before Carol", "t1");
+    assert_eq!(home.post(&carol, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    home.say(&alice, &room, "welcome", "t2");
+    let filter = quote(r#"{"lazy_load_members":true}"#);
+    let (_, page) = home.get(&carol, &format!("/rooms/{}/messages?dir=b&limit=50&filter={filter}", quote(&room)));
+    assert_eq!(as_told(&page["state"], &bob), [], "she is shown nothing of his: {page}");
+    assert_eq!(as_told(&page["state"], &alice).len(), 1, "{page}");
 }
