@@ -186,3 +186,76 @@ fn pages_tell_of_senders_what_the_reader_may_see() {
     assert_eq!(as_told(&page["state"], &bob), [], "she is shown nothing of his: {page}");
     assert_eq!(as_told(&page["state"], &alice).len(), 1, "{page}");
 }
+
+/// The state is that at the beginning of the timeline: who has left within it spoke there, too.
+#[test]
+fn a_room_told_whole_has_the_state_before_its_timeline() {
+    let (home, alice, bob, room) = with_bobby("shared");
+    let since = next(&home.sync(&alice, ""));
+    home.say(&bob, &room, "one", "t1");
+    leave(&home, &bob, &room);
+    let two = r#"{"limit":2}"#;
+    let all = quote(&format!(r#"{{"room":{{"timeline":{two}}}}}"#));
+    for filter in [&lazy(two), &all] {
+        for query in ["", "&full_state=true", &format!("&{since}&full_state=true")] {
+            let answer = home.sync(&alice, &format!("filter={filter}{query}"));
+            let den = &answer["rooms"]["join"][&room];
+            assert_eq!(den["timeline"]["events"].as_array().unwrap().len(), 2, "{den}");
+            assert_eq!(as_told(&den["state"]["events"], &bob), [("join", "Bobby")], "{filter}{query}: {den}");
+        }
+        let answer = home.sync(&alice, &format!("filter={filter}&use_state_after=true"));
+        let after = &answer["rooms"]["join"][&room]["state_after"]["events"];
+        assert_eq!(as_told(after, &bob), [("leave", "")], "{filter}: {after}");
+    }
+    // What the timeline does not tell is told as it is.
+    let messages = home.sync(&alice, &format!("filter={}", lazy(r#"{"types":["m.room.message"]}"#)));
+    assert_eq!(as_told(&messages["rooms"]["join"][&room]["state"]["events"], &bob), [("leave", "")]);
+    // Nor is anything told that the timeline tells from its beginning on.
+    let whole = home.sync(&alice, &format!("filter={}", quote(r#"{"room":{"timeline":{"limit":50}}}"#)));
+    assert_eq!(whole["rooms"]["join"][&room]["state"]["events"], json!([]));
+    // The same goes for all other state, whoever is told of it.
+    for name in ["Lair", "Cave"] {
+        let path = format!("/rooms/{}/state/m.room.name", quote(&room));
+        assert_eq!(home.put(&alice, &path, json!({ "name": name })).0, 200);
+    }
+    let answer = home.sync(&alice, &format!("filter={}", lazy(two)));
+    let names = state_of(&answer["rooms"]["join"][&room], "m.room.name");
+    assert_eq!(names.iter().map(|event| event["content"]["name"].as_str().unwrap()).collect::<Vec<_>>(), ["Den"]);
+    // Who comes in was invited before.
+    let carol = home.register("carol");
+    let since = next(&home.sync(&carol, ""));
+    let invite = json!({ "user_id": carol.id });
+    assert_eq!(home.post(&alice, &format!("/rooms/{}/invite", quote(&room)), invite).0, 200);
+    assert_eq!(home.post(&carol, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    let answer = home.sync(&carol, &format!("{since}&filter={}", lazy(r#"{"limit":1}"#)));
+    assert_eq!(as_told(&answer["rooms"]["join"][&room]["state"]["events"], &carol), [("invite", "carol")]);
+}
+
+/// The same goes for what has changed, where not all of it is told: what came between, and was replaced in the timeline.
+#[test]
+fn a_timeline_that_is_cut_short_has_the_state_before_it() {
+    let (home, alice, bob, room) = with_bobby("shared");
+    leave(&home, &bob, &room);
+    let since = next(&home.sync(&alice, ""));
+    assert_eq!(home.post(&bob, &format!("/join/{}", quote(&room)), json!({})).0, 200);
+    home.say(&bob, &room, "one", "t1");
+    leave(&home, &bob, &room);
+    let sync = |limit: usize| {
+        let filter = quote(&format!(r#"{{"room":{{"timeline":{{"limit":{limit}}}}}}}"#));
+        home.sync(&alice, &format!("{since}&filter={filter}"))["rooms"]["join"][&room].clone()
+    };
+    let (cut, whole) = (sync(2), sync(3));
+    assert_eq!(as_told(&cut["state"]["events"], &bob), [("join", "Bobby")], "{cut}");
+    assert_eq!(whole["state"]["events"], json!([]), "{whole}");
+    // What the client knows already is not told again.
+    assert_eq!(sync(1)["state"]["events"].as_array().unwrap().len(), 1);
+    let since = next(&home.sync(&alice, ""));
+    home.say(&alice, &room, "two", "t2");
+    assert_eq!(
+        home.put(&alice, &format!("/rooms/{}/state/m.room.name", quote(&room)), json!({ "name": "Cave" })).0,
+        200
+    );
+    let filter = quote(r#"{"room":{"timeline":{"limit":1}}}"#);
+    let cut = &home.sync(&alice, &format!("{since}&filter={filter}"))["rooms"]["join"][&room];
+    assert_eq!((cut["timeline"]["limited"].as_bool(), &cut["state"]["events"]), (Some(true), &json!([])));
+}

@@ -22,7 +22,7 @@ use crate::{
         snapshots::{StateCut, StateFound, StateReads},
         sync::{NewEvents, SyncRoom},
         sync_fleeting::FleetingAt,
-        timeline::TimelineEvent,
+        timeline::{SeenEvent, TimelineEvent},
     },
 };
 
@@ -73,6 +73,8 @@ pub(super) struct Plan {
     pub(super) lazy: bool,
     /// Whether they are sent as they were when they first spoke: the timeline tells what has become of them since.
     as_they_spoke: bool,
+    /// What the client knows of the state that the timeline's events have replaced.
+    pub(super) known_before: KnownBefore,
     /// Whether events must be judged by what the user may see: a member sees everything from the join on.
     pub(super) judged: bool,
     /// Whether the numbers of members are sent.
@@ -88,6 +90,17 @@ pub(super) enum StateSource {
     Since(NodeId),
     /// Nothing changed but by the events of the timeline.
     Timeline,
+}
+
+/// What a client knows of the state before a timeline without being told with it: to that state it adds the timeline's events.
+#[derive(Clone, Copy)]
+pub(super) enum KnownBefore {
+    /// All of it; or it is told the state after the timeline.
+    All,
+    /// What is in this snapshot: more came between it and the timeline.
+    Of(NodeId),
+    /// Nothing.
+    Nothing,
 }
 
 impl Answer<'_> {
@@ -136,7 +149,26 @@ impl Answer<'_> {
         let lazy = self.is_lazy();
         // Those who have left may know of nothing later.
         let as_they_spoke = joined && !self.state_after && !matches!(source, StateSource::Whole);
-        Ok(Plan { room, state, reader, timeline, limited, prev_batch, source, lazy, as_they_spoke, judged, summary })
+        let known_before = match source {
+            _ if self.state_after => KnownBefore::All,
+            StateSource::Whole => KnownBefore::Nothing,
+            StateSource::Since(known) if limited => KnownBefore::Of(known),
+            StateSource::Since(_) | StateSource::Timeline => KnownBefore::All,
+        };
+        Ok(Plan {
+            room,
+            state,
+            reader,
+            timeline,
+            limited,
+            prev_batch,
+            source,
+            lazy,
+            as_they_spoke,
+            known_before,
+            judged,
+            summary,
+        })
     }
 
     /// What became of the members of a room.
@@ -208,10 +240,32 @@ impl Plan {
             self.reader.wants(&self.timeline, reads);
         }
         visibility::wants_replaced(&self.timeline, reads);
+        if let KnownBefore::Of(known) = self.known_before {
+            reads.at.extend(self.timeline.iter().filter_map(|event| Some((known, key_of(&event.seen)?))));
+        }
         if self.summary {
             reads.at.extend(names(self.state));
         }
     }
+}
+
+impl KnownBefore {
+    /// Whether the client is to be told of this event, which one of the timeline has replaced. What [`Plan::wants`] asks for must
+    /// have been read.
+    pub(super) fn lacks(self, replaced: &SeenEvent, found: &StateFound) -> bool {
+        match self {
+            Self::All => false,
+            Self::Of(known) => {
+                let stood = key_of(replaced).and_then(|key| found.at(known, key));
+                stood.is_none_or(|stood| stood.event.event_id() != replaced.event.event_id())
+            }
+            Self::Nothing => true,
+        }
+    }
+}
+
+fn key_of(seen: &SeenEvent) -> Option<StateKeyHash> {
+    Some(StateKeyHash::new(seen.event.event_type(), seen.event.state_key()?))
 }
 
 /// Whether the state went from `known` to `state` by the events of `timeline` alone, one after the other.

@@ -1,6 +1,6 @@
 //! The rooms of a sync's answer, each with its timeline, its state and its account data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     plan::{Answer, Plan, StateSource, has_name},
@@ -109,6 +109,8 @@ impl Answer<'_> {
         let room_id = plan.room.room_id.as_str();
         let now_ms = self.server.platform.clock.now_ms();
         let (mut shown, mut sent) = (BTreeSet::new(), Vec::new());
+        // What stood where the timeline's first event of each type and state key stands now, and whether its content is told.
+        let mut before: BTreeMap<(&str, &str), Option<(&SeenEvent, bool)>> = BTreeMap::new();
         let mut senders = BTreeSet::from([self.session.user.as_str().to_owned()]);
         let of_interest = plan.members_of_interest();
         let mut timeline = plan.timeline;
@@ -128,6 +130,9 @@ impl Answer<'_> {
             let membership = if plan.judged { plan.reader.membership_at(event, found) } else { joined };
             let (replaces, relations) = (visibility::replaced(event, found), bundles.of(event));
             let erased = !plan.judged || plan.reader.reads(event, found);
+            if let Some(key) = state_key(&event.seen) {
+                before.entry(key).or_insert(replaces.map(|replaced| (replaced, erased)));
+            }
             let telling = Telling { now_ms, room_id: false, replaces, membership, erased, relations };
             sent.push(events::timeline_event(event, telling));
         }
@@ -156,7 +161,18 @@ impl Answer<'_> {
             let who_matter = of_interest.chain(named_after).filter(is_told);
             state.extend(who_matter.filter(|seen| member(seen).is_some_and(|user| told.insert(user))));
         }
-        let state = state.into_iter().map(|seen| events::client_event(seen, Telling::alone(now_ms, false))).collect();
+        // Of what is told as it is now the client needs to know nothing older.
+        for key in state.iter().filter_map(|seen| state_key(seen)) {
+            before.remove(&key);
+        }
+        let matters = |seen: &SeenEvent| {
+            let is_beside = plan.lazy && member(seen).is_some_and(|user| !senders.contains(user));
+            !is_beside && plan.known_before.lacks(seen, found)
+        };
+        let before = before.into_values().flatten().filter(|(seen, _)| matters(seen) && is_told(seen));
+        let telling = Telling::alone(now_ms, false);
+        let state = state.into_iter().map(|seen| (seen, true)).chain(before);
+        let state = state.map(|(seen, erased)| events::client_event(seen, Telling { erased, ..telling })).collect();
         answer.insert(if self.state_after { "state_after" } else { "state" }, events_object(state));
         let mut told = Object::new();
         told.insert("events", Value::Array(sent));
@@ -205,6 +221,11 @@ impl Answer<'_> {
         }
         told
     }
+}
+
+/// Where the event stands in the state, if it is of it.
+fn state_key(seen: &SeenEvent) -> Option<(&str, &str)> {
+    Some((seen.event.event_type(), seen.event.state_key()?))
 }
 
 /// Whose membership the event is, if it is one.
