@@ -163,8 +163,11 @@ impl<'a> Judge<'a> {
                 let count = counts.entry(thread.to_owned()).or_default();
                 *count = (count.0 + 1, count.1 + i64::from(highlights(actions)));
             }
-            // Whoever sends an event has read what is before it.
-            if event.sender == self.user.as_str() {
+            // Whoever sends an event has read what is before it. Their own membership is sent into all their rooms where they change
+            // their profile, which says nothing of what they have read there.
+            let user = self.user.as_str();
+            let is_profile = event.event_type == "m.room.member" && event.state_key.as_deref() == Some(user);
+            if event.sender == user && !is_profile {
                 counts.remove(thread);
             }
             for (_, read) in room.receipts.iter().filter(|(event_id, _)| *event_id == event.event_id) {

@@ -118,6 +118,28 @@ fn rules_decide_what_counts() {
     assert_eq!(counts(&home, &bob, &room), (2, 2), "but for mentions, which are overrides");
 }
 
+/// The server sends a new name into all rooms of a user, who has looked at none of them for that.
+#[test]
+fn a_new_name_of_ones_own_has_read_nothing() {
+    let (home, alice, bob, room) = together();
+    let mention = json!({ "msgtype": "m.text", "body": "x", "m.mentions": { "user_ids": [bob.id] } });
+    send(&home, &alice, &room, "m.room.message", mention, "1");
+    let since = next(&home.sync(&bob, ""));
+    assert_eq!(counts(&home, &bob, &room), (1, 1));
+    let path = format!("/profile/{}/displayname", quote(&bob.id));
+    assert_eq!(home.put(&bob, &path, json!({ "displayname": "Bobby" })).0, 200);
+    home.world.settle();
+    let told = home.sync(&bob, &since);
+    let told = &told["rooms"]["join"][&room];
+    assert_eq!(told["timeline"]["events"][0]["content"]["displayname"], "Bobby");
+    assert_eq!(pair(&told["unread_notifications"]), (1, 1));
+    assert_eq!(counts(&home, &bob, &room), (1, 1));
+    // Whatever else they send, they send there.
+    let path = format!("/rooms/{}/send/m.reaction/2", quote(&room));
+    assert_eq!(home.put(&bob, &path, json!({})).0, 200);
+    assert_eq!(counts(&home, &bob, &room), (0, 0));
+}
+
 /// Clients of before v1.7 name people in the text alone.
 #[test]
 fn a_name_in_the_text_highlights_where_nothing_says_who_is_mentioned() {
