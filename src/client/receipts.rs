@@ -17,10 +17,10 @@ use crate::{
     platform::Statement,
     router::{Call, Handled, ok},
     server::Server,
-    store::{account_data, receipts},
+    store::receipts,
 };
 
-/// The marker that is kept as account data.
+/// The marker that is kept as account data, and moves forwards only.
 const FULLY_READ: &str = "m.fully_read";
 
 /// What a request marks as read.
@@ -81,8 +81,7 @@ async fn mark(server: &Server, session: Session, room_id: RoomId, marks: Marks) 
         .collect();
     let mut statements: Vec<Statement> = receipts::note(&receipts);
     if let Some(event_id) = fully_read {
-        let content = json!({ "event_id": event_id.as_str() }).to_string();
-        statements.extend(account_data::put(session.user.as_str(), room_id.as_str(), FULLY_READ, &content));
+        statements.extend(receipts::mark_fully_read(&session.user, &room_id, &event_id));
     }
     if !statements.is_empty() {
         server.store.batch(statements).await?;

@@ -4,21 +4,29 @@ use serde_json::json;
 
 use super::{
     Store, json_list, json_lists,
-    positions::{ReceiptsPos, TimelinePos},
+    positions::{ReceiptsPos, TimelinePos, advance_for},
     typing::{PAGE, room_id},
 };
 use crate::{
     matrix::{
         edu::{Receipt, ReceiptType},
-        identifiers::{RoomId, UserId},
+        identifiers::{EventId, RoomId, UserId},
     },
     platform::{DatabaseError, Rows, SqlValue, Statement, news::Subject},
 };
 
-/// ?1: a list of [room, user, type, thread, event, time]. A receipt moves forwards only: in the timeline, by which it is counted what
-/// is not read, and by the depths of events that are held and stand in no timeline. Threads are those whose first event is
+/// Whether the event `e` stands before the event `old`: in the timeline, by which it is counted what is not read, and by the depths of
+/// events that are held and stand in no timeline.
+macro_rules! is_before {
+    () => {
+        "CASE WHEN e.pos IS NULL OR old.pos IS NULL THEN e.depth < old.depth ELSE e.pos < old.pos END"
+    };
+}
+
+/// ?1: a list of [room, user, type, thread, event, time]. A receipt moves forwards only. Threads are those whose first event is
 /// held, or one that is in them: others may have begun them before we came.
-const NOTE: &str = "\
+const NOTE: &str = concat!(
+    "\
     INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, ts, pos) \
     SELECT new.value ->> 0, new.value ->> 1, new.value ->> 2, new.value ->> 3, new.value ->> 4, new.value ->> 5, \
       (SELECT position FROM streams WHERE name = 'receipts') + new.key + 1 \
@@ -30,8 +38,24 @@ const NOTE: &str = "\
       SET event_id = excluded.event_id, ts = excluded.ts, pos = excluded.pos \
       WHERE excluded.event_id <> receipts.event_id AND NOT EXISTS \
         (SELECT 1 FROM events AS old CROSS JOIN events AS e ON e.event_id = excluded.event_id \
-         WHERE old.event_id = receipts.event_id \
-           AND CASE WHEN e.pos IS NULL OR old.pos IS NULL THEN e.depth < old.depth ELSE e.pos < old.pos END)";
+         WHERE old.event_id = receipts.event_id AND ",
+    is_before!(),
+    ")"
+);
+
+/// ?1 user, ?2 room, ?3 type, ?4 content with the event's ID. The marker moves forwards only, as receipts do, and from an event
+/// that is not held to any.
+const MOVE_MARKER: &str = concat!(
+    "\
+    INSERT INTO account_data (user_id, room_id, event_type, content, pos) \
+    SELECT ?1, ?2, ?3, ?4, position FROM streams WHERE name = 'account_data' \
+    ON CONFLICT (user_id, room_id, event_type) DO UPDATE SET content = excluded.content, pos = excluded.pos \
+      WHERE excluded.content <> account_data.content AND NOT EXISTS \
+        (SELECT 1 FROM events AS old CROSS JOIN events AS e ON e.event_id = excluded.content ->> '$.event_id' \
+         WHERE old.event_id = account_data.content ->> '$.event_id' AND ",
+    is_before!(),
+    ")"
+);
 
 /// Moves the stream on to the last position that was taken.
 const ADVANCE: &str = "\
@@ -159,6 +183,17 @@ pub fn note(receipts: &[Receipt]) -> Vec<Statement> {
         statements.push(Statement::new(ADVANCE, []).concerning_if_any(concerned()));
     }
     statements
+}
+
+/// The account data that says up to where a user has read everything.
+const FULLY_READ: &str = "m.fully_read";
+
+/// Statements that move the marker of a user on to this event.
+pub fn mark_fully_read(user: &UserId, room_id: &RoomId, event_id: &EventId) -> Vec<Statement> {
+    let content = json!({ "event_id": event_id.as_str() }).to_string();
+    let parameters = [user.as_str().into(), room_id.as_str().into(), FULLY_READ.into(), content.into()];
+    let advance = advance_for("account_data", 1, [Subject::User(user.to_string())]);
+    vec![advance, Statement::new(MOVE_MARKER, parameters)]
 }
 
 /// What a sync asks. `since` is `None` where nothing is known; `events` is the position up to which rooms are known, `checked`

@@ -104,6 +104,21 @@ fn markers_are_set_together() {
     assert_eq!(read(&home, &bob, &room, "m.fully_read", &later, json!({})).0, 200);
     let path = format!("/user/{}/rooms/{}/account_data/m.fully_read", quote(&bob.id), quote(&room));
     assert_eq!(home.get(&bob, &path), (200, json!({ "event_id": later })));
+    // It goes forwards only, whichever of several devices is behind, and nobody is told where it stays.
+    let since = next(&home.sync(&bob, ""));
+    for event in [&said, &later] {
+        assert_eq!(read(&home, &bob, &room, "m.fully_read", event, json!({})), (200, json!({})));
+        let markers = format!("/rooms/{}/read_markers", quote(&room));
+        assert_eq!(home.post(&bob, &markers, json!({ "m.fully_read": event })), (200, json!({})));
+        assert_eq!(home.get(&bob, &path), (200, json!({ "event_id": later })));
+    }
+    assert_eq!(home.sync(&bob, &since)["rooms"]["join"], json!({}));
+    // Where it is unknown where it stands, or where it is set to, it goes there.
+    let last = home.say(&alice, &room, "last", "3");
+    for event in ["$unknown", &said, &last] {
+        assert_eq!(read(&home, &bob, &room, "m.fully_read", event, json!({})).0, 200);
+        assert_eq!(home.get(&bob, &path), (200, json!({ "event_id": event })));
+    }
     assert_eq!(home.post(&bob, &format!("/rooms/{}/read_markers", quote(&room)), json!({})), (200, json!({})));
 }
 
