@@ -311,6 +311,7 @@ fn what_users_have_set_goes_along() {
     let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
     let (alice, bob, eve) = (one.register("alice"), one.register("bob"), one.register("eve"));
     let (carol, dave) = (two.register("carol"), two.register("dave"));
+    let alice_id = alice.id.clone();
     let room = one.room(&alice, json!({ "preset": "public_chat", "room_version": "10" }));
     let rule = |room: &str| format!("/pushrules/global/room/{}", quote(room));
     let tags = |user: &User, room: &str| format!("/user/{}/rooms/{}/tags", quote(&user.id), quote(room));
@@ -327,6 +328,11 @@ fn what_users_have_set_goes_along() {
     let mute = |room: &str| format!("/pushrules/global/override/{}", quote(room));
     let condition = |room: &str| json!({ "kind": "event_match", "key": "room_id", "pattern": room });
     assert_eq!(one.put(&alice, &mute(&room), json!({ "actions": [], "conditions": [condition(&room)] })).0, 200);
+    // Bob takes it for a chat with Alice, and with somebody of whom he knows the new room already.
+    let direct = |user: &User| format!("/user/{}/account_data/m.direct", quote(&user.id));
+    let of_bob = |alice: Value| json!({ &alice_id: alice, "@other:x": ["!other:x"], "u.text": room, "u.object": { &room: [room] } });
+    assert_eq!(one.put(&bob, &direct(&bob), of_bob(json!(["!first:x", room, "!last:x", 1]))).0, 200);
+    assert_eq!(two.put(&carol, &direct(&carol), json!({ &alice_id: ["!other:x"] })).0, 200);
     // Who has left is one who was there.
     assert_eq!(two.post(&dave, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
     world.settle();
@@ -351,6 +357,10 @@ fn what_users_have_set_goes_along() {
         assert_eq!(home.get(user, &tags(user, new)).1["tags"], expected, "{}", user.id);
     }
     assert_eq!(one.get(&alice, &mute(new)).1["conditions"], json!([condition(new)]));
+    let chats = of_bob(json!(["!first:x", room, "!last:x", 1, new]));
+    assert_eq!(one.get(&bob, &direct(&bob)), (200, chats));
+    assert_eq!(two.get(&carol, &direct(&carol)), (200, json!({ &alice_id: ["!other:x"] })), "it was no chat of hers");
+    assert_eq!(one.get(&alice, &direct(&alice)).0, 404);
     // It is said once: who changes it there and comes back finds it changed.
     assert_eq!(two.call(Some(&carol.token), "DELETE", &rule(new), None).0, 200);
     for what in ["leave", "join"] {
