@@ -13,7 +13,10 @@ use ruma_events::room::member::RoomMemberEventContent;
 use ruma_signatures::Ed25519KeyPair;
 use serde_json::{Value, json};
 use verge::{
-    matrix::identifiers::{RoomId, UserId},
+    matrix::{
+        identifiers::{RoomId, UserId},
+        state_content::Membership,
+    },
     room::Draft,
     router::json_response,
 };
@@ -147,6 +150,28 @@ fn an_invite_is_exchanged_for_what_an_identity_server_has_signed() {
     assert_eq!(asked, [format!("/_matrix/identity/v2/pubkey/isvalid?public_key={}", identity.public_key())]);
 }
 
+/// The rules would let an invite replace a join.
+#[test]
+fn an_exchange_invites_nobody_who_is_invited_or_in_the_room() {
+    let (scene, identity) = offered();
+    countersigns(&scene.peer);
+    let carol = scene.peer.user("carol");
+    let body = partial(&scene, &carol, &identity.signed(&carol, "tok"));
+    for membership in ["invite", "join"] {
+        if membership == "join" {
+            scene.peer.join(&scene.a, scene.room.as_str(), &carol);
+        } else {
+            assert_eq!(exchange(&scene, &body), (200, json!({})));
+        }
+        scene.world.settle();
+        let before = accepted(&scene.a);
+        assert_eq!(exchange(&scene, &body), (200, json!({})));
+        scene.world.settle();
+        assert_eq!(accepted(&scene.a), before);
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &carol).as_deref(), Some(membership));
+    }
+}
+
 #[test]
 fn nothing_but_what_was_offered_and_signed_is_exchanged() {
     let (scene, identity) = offered();
@@ -254,6 +279,17 @@ fn a_binding_redeems_an_invite_in_a_room_that_we_are_in() {
     let told = scene.peer.received.borrow();
     let told = told.iter().filter(|request| request.uri().path().starts_with("/_matrix/federation/v1/send/"));
     assert!(told.into_iter().any(|request| String::from_utf8_lossy(request.body()).contains("\"token\":\"tok\"")));
+    // Whoever has seen the invite can tell of it again, and the identity server does where it has missed our answer.
+    let join = Draft::membership(dora.as_str(), Membership::Join, object(json!({})));
+    for membership in ["invite", "join"] {
+        if membership == "join" {
+            scene.a.send(&scene.world, &scene.room, &dora, join.clone());
+        }
+        let before = accepted(&scene.a);
+        assert_eq!(on_bind(&scene.world, &scene.a, &body), (200, json!({})));
+        assert_eq!(accepted(&scene.a), before);
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, dora.as_str()).as_deref(), Some(membership));
+    }
 }
 
 /// As Sydent does, and Synapse expects.

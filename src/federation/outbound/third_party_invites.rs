@@ -10,13 +10,12 @@ use crate::{
     federation::peers::identity::IdentityServers,
     log::LogRecord,
     matrix::{
-        event::Event,
         identifiers::{RoomId, ServerName, UserId},
         json::{Object, Value},
         state_content::Membership,
-        third_party_invite::signer,
+        third_party_invite::{OfferedKey, signer},
     },
-    room::Draft,
+    room::{Draft, Extent},
     server::Server,
 };
 
@@ -86,18 +85,30 @@ pub async fn redeem(server: &Server, invite: &Redeemed) -> Result<(), MatrixErro
 }
 
 /// Makes the invite in a room that this server is in, in the name of whoever offered it, and tells the invited user's server.
+/// Whoever is in the room or invited already stays what they are: the offer stands on, and anybody can tell of the binding again.
 ///
 /// # Errors
 /// 403 where the room has no such offer, where it is not signed by a key of the offer that is still valid, or where the rules
 /// do not allow it; 502 where the identity server or the user's server cannot be asked.
 pub async fn issue(server: &Server, invite: &Redeemed) -> Result<(), MatrixError> {
-    let key = ("m.room.third_party_invite", invite.token.as_str());
-    let state = server.rooms.current(&invite.room_id, &[key]).await?.map(|(_, state)| state).unwrap_or_default();
-    let offer = state.first().filter(|offer| *offer.sender() == invite.sender);
-    let offer = offer.ok_or_else(|| MatrixError::forbidden("That user has offered no such invite."))?;
-    check_signer(server, invite, offer).await?;
-    let display_name = offer.content().get("display_name").and_then(Value::as_str).unwrap_or_default();
     let (room_id, sender, target) = (&invite.room_id, &invite.sender, &invite.target);
+    let (offered, member) = (("m.room.third_party_invite", invite.token.as_str()), ("m.room.member", target.as_str()));
+    let state = server.rooms.current(room_id, &[offered, member]).await?.map(|(_, state)| state).unwrap_or_default();
+    let find = |(event_type, state_key)| state.iter().find(|event| event.is_state(event_type, state_key));
+    let offer = find(offered).filter(|offer| *offer.sender() == *sender);
+    let offer = offer.ok_or_else(|| MatrixError::forbidden("That user has offered no such invite."))?;
+    let key = signer(&invite.signed, offer.content());
+    let key = key.ok_or_else(|| MatrixError::forbidden("The invite is not signed by any of the offered keys."))?;
+    // The rules would let the invite replace a join.
+    if find(member).is_some_and(is_in_or_invited) {
+        return Ok(());
+    }
+    check_validity(server, invite, key).await?;
+    // While the identity server was asked, another request may have redeemed the same offer, and its invite been accepted.
+    if has_come(server, room_id, member).await? {
+        return Ok(());
+    }
+    let display_name = offer.content().get("display_name").and_then(Value::as_str).unwrap_or_default();
     let content = invite.content(display_name);
     if target.server_name() == server.config.server_name.as_str() {
         membership::local_invitee(server, target.as_str()).await?;
@@ -108,10 +119,24 @@ pub async fn issue(server: &Server, invite: &Redeemed) -> Result<(), MatrixError
     membership::invite(server, sender, target, room_id, content).await.map(|_| ())
 }
 
-/// Refuses what is not signed by a key of the offer that is still valid.
-async fn check_signer(server: &Server, invite: &Redeemed, offer: &Event) -> Result<(), MatrixError> {
-    let key = signer(&invite.signed, offer.content());
-    let key = key.ok_or_else(|| MatrixError::forbidden("The invite is not signed by any of the offered keys."))?;
+fn is_in_or_invited(member: &Event) -> bool {
+    matches!(Membership::of(member.content()), Some(Membership::Join | Membership::Invite))
+}
+
+/// Whether the user whose membership is `member` is in the room or invited by now. Where members of the room are still to be had, it
+/// waits for them: who is not known to be in it may be.
+async fn has_come(server: &Server, room_id: &RoomId, member: (&str, &str)) -> Result<bool, MatrixError> {
+    let read = async || server.rooms.current(room_id, &[member]).await;
+    let mut current = read().await?;
+    if current.as_ref().is_some_and(|(room, state)| room.extent == Extent::Partial && state.is_empty()) {
+        server.until_whole(room_id).await?;
+        current = read().await?;
+    }
+    Ok(current.is_some_and(|(_, state)| state.iter().any(is_in_or_invited)))
+}
+
+/// Refuses what is signed by a key of the offer that is no longer valid.
+async fn check_validity(server: &Server, invite: &Redeemed, key: OfferedKey<'_>) -> Result<(), MatrixError> {
     match IdentityServers::new(&server.platform, &server.config).is_valid(key).await {
         Ok(true) => Ok(()),
         Ok(false) => Err(MatrixError::forbidden("The key that signed for this user is no longer valid.")),
