@@ -1,7 +1,7 @@
 //! Unpadded base64, in both alphabets.
 //!
-//! Spec: appendices, "Unpadded Base64". Decoding takes padding too, and ignores stray bits in the last character,
-//! as Synapse's decoder does.
+//! Spec: appendices, "Unpadded Base64". Decoding takes either alphabet, and padding too, and ignores stray bits in the last
+//! character, as Synapse's decoder does. That one also passes over whatever is in no alphabet, which here is no base64.
 
 use base64::{
     Engine,
@@ -26,7 +26,13 @@ pub fn encode_url_safe(bytes: &[u8]) -> String {
     URL_SAFE_ENGINE.encode(bytes)
 }
 
-/// Decodes the standard alphabet. `None` where it is not base64.
+/// Decodes either alphabet, and a text that mixes them. `None` where it is not base64.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
+    let to_standard = |byte| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => other,
+    };
+    let text: Vec<u8> = text.bytes().map(to_standard).collect();
     ENGINE.decode(text).ok()
 }

@@ -20,20 +20,13 @@ pub struct OfferedKey<'a> {
     pub key_validity_url: Option<&'a str>,
 }
 
-impl OfferedKey<'_> {
-    /// The key itself, which may be written in either alphabet.
-    fn key(self) -> Option<VerifyKey> {
-        VerifyKey::from_base64(&self.public_key.replace('-', "+").replace('_', "/"))
-    }
-}
-
 /// The key among those of the offer `content` that has signed `signed`, if one has.
 pub fn signer<'a>(signed: &Object, content: &'a Object) -> Option<OfferedKey<'a>> {
     let signatures: Vec<&str> = signatures(signed).collect();
     let message = signing::signed_text(signed);
     offered_keys(content)
         .take(MAX_ATTEMPTS)
-        .filter_map(|offered| Some((offered, offered.key()?)))
+        .filter_map(|offered| Some((offered, VerifyKey::from_base64(offered.public_key)?)))
         .flat_map(|(offered, key)| signatures.iter().map(move |signature| (offered, key.clone(), signature)))
         .take(MAX_ATTEMPTS)
         .find(|(_, key, signature)| key.verify_text(&message, signature).is_ok())

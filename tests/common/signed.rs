@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use verge::matrix::{
     base64,
     event::{Event, hash_and_sign},
+    hashes,
     identifiers::UserId,
     json::{Object, Value},
     redaction,
@@ -44,6 +45,8 @@ pub enum Damage {
     SignedHash,
     /// As that, and it is no base64.
     MalformedHash,
+    /// The content hash and the signatures are right, and written in the URL-safe alphabet.
+    OtherAlphabet,
     /// It was redacted, as servers do that have redacted it.
     Redacted,
     /// A third-party invite was put in, which would excuse the sender's server from signing.
@@ -73,13 +76,14 @@ pub enum Damage {
     JustExpired,
 }
 
-const DAMAGES: [Damage; 19] = [
+const DAMAGES: [Damage; 20] = [
     Damage::Content,
     Damage::Member,
     Damage::SignedMember,
     Damage::Hash,
     Damage::SignedHash,
     Damage::MalformedHash,
+    Damage::OtherAlphabet,
     Damage::Redacted,
     Damage::Excuse,
     Damage::Unsigned,
@@ -121,10 +125,14 @@ impl SignedPdu {
         }
         let signers = signers(&pdu, version);
         let damage = if random.percent(25) { Damage::None } else { *random.pick(&DAMAGES) };
-        if matches!(damage, Damage::SignedHash | Damage::MalformedHash) {
+        let hash = match damage {
+            Damage::SignedHash => Some(base64::encode(&[7; 32])),
+            Damage::MalformedHash => Some("A".to_owned()),
+            Damage::OtherAlphabet => Some(base64::encode_url_safe(&hashes::content_hash(&pdu))),
+            _ => None,
+        };
+        if let Some(hash) = hash {
             // `hash_and_sign` would put it right: sign by hand.
-            let wrong = base64::encode(&[7; 32]);
-            let hash = if damage == Damage::SignedHash { &*wrong } else { "A" };
             pdu.insert("hashes", Object::from_iter([("sha256", hash)]));
             for server in &signers {
                 let mut signed = redaction::redact(&pdu, version);
@@ -158,6 +166,13 @@ impl SignedPdu {
             Damage::Member => drop(self.pdu.insert("org.example.damage", 1)),
             Damage::SignedMember => drop(self.pdu.insert("depth", 987_654)),
             Damage::Hash => drop(self.pdu.object_at("hashes").insert("sha256", base64::encode(&[7; 32]))),
+            Damage::OtherAlphabet => {
+                for server in self.signers.clone() {
+                    let signature = self.pdu.object_at("signatures").object_at(&server).get(&key_id(1)).cloned();
+                    let signature = signature.as_ref().and_then(Value::as_str).unwrap();
+                    self.put(&server, &key_id(1), &signature.replace('+', "-").replace('/', "_"));
+                }
+            }
             Damage::Redacted => self.pdu = redaction::redact(&self.pdu, self.version),
             Damage::Excuse => {
                 let content = self.pdu.object_at("content");

@@ -11,7 +11,7 @@ use crate::common::rooms::{Room, RoomEvent};
 pub(crate) struct Counts(BTreeMap<String, usize>);
 
 /// What there has to be of each kind at least in a run of the default size: about a third of what there is with seed 0.
-const ENOUGH: [(&str, usize); 38] = [
+const ENOUGH: [(&str, usize); 39] = [
     ("accepted", 14_000),
     ("aliases", 270),
     ("bans", 800),
@@ -46,6 +46,7 @@ const ENOUGH: [(&str, usize); 38] = [
     ("MalformedSignature dropped", 340),
     ("None taken", 2_400),
     ("NotValid dropped", 200),
+    ("OtherAlphabet taken", 360),
     ("Redacted taken", 370),
     ("SecondWrong dropped", 380),
     ("UnknownKey dropped", 360),

@@ -123,6 +123,8 @@ enum Difference {
     Authoriser,
     /// Synapse drops an event whose content hash is no base64. The spec tells to redact where it is not the right one.
     MalformedHash,
+    /// ruma reads no signature and no content hash in the URL-safe alphabet. Synapse does, and a room must not fall apart over it.
+    OtherAlphabet,
     /// In versions 1 and 2 ruma asks the server of the event id for its signature on a third-party invite, also where it is the
     /// sender's, which need not sign that.
     IdOfInvite,
@@ -152,6 +154,9 @@ impl Difference {
         let is_unsigned_invite = pdu.signers.is_empty() && pdu.version.event_ids == EventIds::Given;
         if is_unsigned_invite && matches!(ours, Outcome::Taken(_)) {
             return Some(Self::IdOfInvite);
+        }
+        if pdu.damage == Damage::OtherAlphabet && matches!(ours, Outcome::Taken(_)) {
+            return Some(Self::OtherAlphabet);
         }
         Self::redacted_invite(pdu, ours)
     }
