@@ -50,6 +50,15 @@ impl StoredEvent {
 }
 
 impl StoredEvent {
+    /// The event as others may see it, and as the rules read it: redacted where it was.
+    #[must_use]
+    pub fn shown_event(&self) -> Event {
+        match self.redacted_by {
+            Some(_) => self.event.redacted(),
+            None => self.event.clone(),
+        }
+    }
+
     /// The event's text as others may see it: redacted where it was.
     #[must_use]
     pub fn shown(&self) -> Cow<'_, str> {

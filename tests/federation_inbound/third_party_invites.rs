@@ -221,6 +221,24 @@ fn nothing_but_what_was_offered_and_signed_is_exchanged() {
     assert_eq!(send(&scene.world, &scene.a, unsigned).0, 401);
 }
 
+/// A redaction takes the keys away. Synapse judges by what is left too.
+#[test]
+fn an_offer_that_was_redacted_lets_nobody_in() {
+    let (scene, identity) = offered();
+    countersigns(&scene.peer);
+    let (_, state) =
+        scene.world.run(scene.a.rooms.current(&scene.room, &[("m.room.third_party_invite", "tok")])).unwrap().unwrap();
+    let mut redaction = Draft::message("m.room.redaction", object(json!({})));
+    redaction.redacts = Some(state[0].event_id().to_string());
+    scene.a.send(&scene.world, &scene.room, &scene.alice, redaction);
+    let carol = scene.peer.user("carol");
+    let before = accepted(&scene.a);
+    let (status, answer) = exchange(&scene, &partial(&scene, &carol, &identity.signed(&carol, "tok")));
+    assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_FORBIDDEN")), "{answer}");
+    assert_eq!(accepted(&scene.a), before);
+    assert!(identity.asked.borrow().is_empty(), "nobody is asked in vain");
+}
+
 #[test]
 fn a_key_in_a_private_network_is_not_asked_for() {
     let world = World::new();

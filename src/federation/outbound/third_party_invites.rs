@@ -10,6 +10,7 @@ use crate::{
     federation::peers::identity::IdentityServers,
     log::LogRecord,
     matrix::{
+        event::Event,
         identifiers::{RoomId, ServerName, UserId},
         json::{Object, Value},
         state_content::Membership,
@@ -17,6 +18,7 @@ use crate::{
     },
     room::{Draft, Extent},
     server::Server,
+    store::events::StoredEvent,
 };
 
 /// An invite by third-party identifier that is redeemed.
@@ -93,7 +95,8 @@ pub async fn redeem(server: &Server, invite: &Redeemed) -> Result<(), MatrixErro
 pub async fn issue(server: &Server, invite: &Redeemed) -> Result<(), MatrixError> {
     let (room_id, sender, target) = (&invite.room_id, &invite.sender, &invite.target);
     let (offered, member) = (("m.room.third_party_invite", invite.token.as_str()), ("m.room.member", target.as_str()));
-    let state = server.rooms.current(room_id, &[offered, member]).await?.map(|(_, state)| state).unwrap_or_default();
+    let state = server.rooms.current_stored(room_id, &[offered, member]).await?.map(|(_, state)| state);
+    let state: Vec<Event> = state.iter().flatten().map(StoredEvent::shown_event).collect();
     let find = |(event_type, state_key)| state.iter().find(|event| event.is_state(event_type, state_key));
     let offer = find(offered).filter(|offer| *offer.sender() == *sender);
     let offer = offer.ok_or_else(|| MatrixError::forbidden("That user has offered no such invite."))?;
