@@ -135,7 +135,13 @@ impl Upload {
         };
         let size = i64::try_from(size).unwrap_or(i64::MAX);
         let row = MediaRow { size, content_type: file.content_type, filename: file.filename };
-        if self.server.store.finish_upload(&self.media_id, &self.upload, &row, bounds(&self.server).bytes).await? {
+        let finished =
+            self.server.store.finish_upload(&self.media_id, &self.upload, &row, bounds(&self.server).bytes).await;
+        if finished.is_err() && self.was_reserved {
+            // Whether it counts is not known. If it does not, the next try need not wait until this one's time is over.
+            self.give_up().await;
+        }
+        if finished? {
             return Ok(());
         }
         // Only what is not another upload's may go.

@@ -47,6 +47,13 @@ fn upload(home: &Home, user: &User, content_type: &str, filename: Option<&str>, 
     uri.strip_prefix("mxc://hs.test/").unwrap_or_else(|| panic!("{uri}")).to_owned()
 }
 
+/// Reserves an ID; where to upload to it.
+fn reserve(home: &Home, user: &User) -> String {
+    let (_, created) = answer(&home.raw("POST", "/_matrix/media/v1/create", Some(&user.token), ""));
+    let media_id = created["content_uri"].as_str().unwrap().strip_prefix("mxc://hs.test/").unwrap();
+    format!("/_matrix/media/v3/upload/hs.test/{media_id}")
+}
+
 fn download(home: &Home, user: &User, media_id: &str, headers: &[(&str, &str)]) -> Response {
     let target = format!("/_matrix/client/v1/media/download/hs.test/{media_id}");
     send(home, user, "GET", &target, headers, whole(b""))
@@ -363,6 +370,20 @@ fn a_store_that_fails_is_told_and_leaves_nothing() {
     home.world.shelves("hs.test").fails.set(false);
     assert_eq!(download(&home, &alice, &media_id, &[]).status(), 200);
     assert_eq!(home.database.rows("SELECT COUNT(*) FROM local_media"), [["1"]]);
+}
+
+#[test]
+fn an_upload_that_fails_at_its_end_leaves_its_id_to_the_next() {
+    let (home, alice) = home_with(&[]);
+    let target = reserve(&home, &alice);
+    // Only what ends an upload has its name.
+    *home.database.refuses.borrow_mut() = Some("name.txt".to_owned());
+    let named = format!("{target}?filename=name.txt");
+    assert_ne!(send(&home, &alice, "PUT", &named, &[], whole(b"first")).status(), 200);
+    *home.database.refuses.borrow_mut() = None;
+    assert_eq!(answer(&send(&home, &alice, "PUT", &named, &[], whole(b"second"))), (200, json!({})));
+    let media_id = target.rsplit('/').next().unwrap();
+    assert_eq!(download(&home, &alice, media_id, &[]).body()[..], b"second"[..]);
 }
 
 /// A deployment without a bucket says so to its users; all else works.
