@@ -139,7 +139,7 @@ impl Upload {
             self.server.store.finish_upload(&self.media_id, &self.upload, &row, bounds(&self.server).bytes).await;
         if finished.is_err() && self.was_reserved {
             // Whether it counts is not known. If it does not, the next try need not wait until this one's time is over.
-            self.give_up().await;
+            self.let_go().await;
         }
         if finished? {
             return Ok(());
@@ -149,13 +149,26 @@ impl Upload {
         if let Some(LocalMedia::Here(_)) = self.server.store.local_media(&self.media_id, now).await? {
             return Err(refusal(UploadRefusal::Taken));
         }
-        self.bucket.delete(vec![local_key(&self.media_id)]).await?;
         self.give_up().await;
         Err(refusal(UploadRefusal::Quota))
     }
 
-    /// What cannot be given up now is forgotten when its time is over.
+    /// Deletes the bytes, and then the row that leads to them: of a store whose answer was lost it is not known whether it has kept
+    /// them.
     async fn give_up(&self) {
+        let deleted = self.bucket.delete(vec![local_key(&self.media_id)]).await;
+        if let Err(error) = &deleted {
+            let record = LogRecord::error("the bytes of an upload that broke off cannot be deleted").because(error);
+            self.server.platform.log.write(record);
+        }
+        // The row of an ID that was reserved stays in any case, until it is tidied with what may be left of its bytes.
+        if deleted.is_ok() || self.was_reserved {
+            self.let_go().await;
+        }
+    }
+
+    /// What cannot be let go of now is forgotten when its time is over.
+    async fn let_go(&self) {
         if let Err(error) = self.server.store.give_up_upload(&self.media_id, &self.upload, self.was_reserved).await {
             let record = LogRecord::error("an upload that broke off cannot be given up").because(&error);
             self.server.platform.log.write(record);

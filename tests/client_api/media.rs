@@ -369,7 +369,35 @@ fn a_store_that_fails_is_told_and_leaves_nothing() {
     assert!(home.world.logs().iter().any(|line| line.contains("the media store fails")), "{:?}", home.world.logs());
     home.world.shelves("hs.test").fails.set(false);
     assert_eq!(download(&home, &alice, &media_id, &[]).status(), 200);
+    // Whether the store has kept anything is not known until it answers again.
+    home.world.advance(3_600_000);
+    home.world.run(home.server.scheduled());
     assert_eq!(home.database.rows("SELECT COUNT(*) FROM local_media"), [["1"]]);
+}
+
+/// By its row what is left is found, so that comes after the bytes.
+#[test]
+fn what_the_store_has_kept_without_an_answer_is_deleted() {
+    for (deletes_nothing, is_reserved) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (home, alice) = home_with(&[]);
+        let shelves = home.world.shelves("hs.test");
+        shelves.loses_answers.set(true);
+        shelves.deletes_nothing.set(deletes_nothing);
+        let (method, target) = match is_reserved {
+            true => ("PUT", reserve(&home, &alice)),
+            false => ("POST", "/_matrix/media/v3/upload".to_owned()),
+        };
+        refused(&answer(&send(&home, &alice, method, &target, &[], whole(b"lost"))), 503, "M_UNKNOWN");
+        assert_eq!(shelves.keys().is_empty(), !deletes_nothing, "{:?}", home.world.logs());
+        shelves.deletes_nothing.set(false);
+        for _ in 0..25 {
+            home.world.advance(3_600_000);
+            home.world.run(home.server.scheduled());
+            home.world.settle();
+        }
+        assert_eq!(shelves.keys(), Vec::<String>::new(), "reserved: {is_reserved}");
+        assert_eq!(home.database.rows("SELECT COUNT(*) FROM local_media"), [["0"]]);
+    }
 }
 
 #[test]

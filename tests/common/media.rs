@@ -33,6 +33,10 @@ pub struct Shelves {
     pub has_no_room: Rc<Cell<bool>>,
     /// From now on what comes gives way to others at its end.
     pub gives_way: Rc<Cell<bool>>,
+    /// From now on what comes is kept, but whoever brings it is not told.
+    pub loses_answers: Rc<Cell<bool>>,
+    /// From now on nothing is deleted.
+    pub deletes_nothing: Rc<Cell<bool>>,
     /// So many turns pass until an object is there that is asked for.
     pub turns: Rc<Cell<usize>>,
 }
@@ -78,6 +82,9 @@ impl MediaStore for Shelves {
                 return Err(MediaError::Broken);
             }
             self.objects.borrow_mut().insert(key, (bytes.into(), object.content_type));
+            if self.loses_answers.get() {
+                return Err(MediaError::Unavailable("the answer was lost".to_owned()));
+            }
             Ok(size)
         })
     }
@@ -107,6 +114,9 @@ impl MediaStore for Shelves {
 
     fn delete(&self, keys: Vec<String>) -> LocalBoxFuture<'_, Result<(), MediaError>> {
         assert!(keys.len() <= 1_000);
+        if self.deletes_nothing.get() {
+            return Box::pin(future::ready(Err(MediaError::Unavailable("it deletes nothing".to_owned()))));
+        }
         let deleted = self.check().map(|()| {
             keys.iter().for_each(|key| drop(self.objects.borrow_mut().remove(key)));
         });
