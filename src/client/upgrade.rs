@@ -27,7 +27,7 @@ use crate::{
     room::{Draft, Extent, NewRoom, Room},
     router::{Call, Handled, ok},
     server::Server,
-    store::{snapshots::StateReads, summaries::Ban},
+    store::{aliases::move_to_successor, snapshots::StateReads, summaries::Ban},
 };
 
 /// The state that goes along, as the spec recommends. Power levels come last: under those of a new room its creator may do
@@ -96,10 +96,7 @@ pub(super) async fn upgrade(server: &Server, call: &Call) -> Handled {
 /// Makes the successor of a room, and has the room and what belongs to it say so.
 async fn move_on(server: &Server, user: &UserId, old: OldRoom, new: &NewRoom) -> Result<RoomId, MatrixError> {
     let replacement = create_room(server, user, new).await?;
-    let content: Object =
-        [("body", "This room has been replaced"), ("replacement_room", replacement.as_str())].into_iter().collect();
-    membership::send(server, user, &old.room.room_id, Draft::state(TOMBSTONE, "", content)).await?;
-    server.store.move_to_successor(old.room.room_id.as_str(), replacement.as_str()).await?;
+    old.name_successor(server, user, &replacement).await?;
     old.fall_silent(server, user).await;
     let settings = bring_settings(server, user, &old.room.room_id, &replacement).await;
     log_unsettled(server, user, &replacement, settings);
@@ -247,6 +244,20 @@ impl OldRoom {
             }
             true
         });
+    }
+
+    /// Says in the room that `successor` goes on with it, which takes over its aliases by the same commit.
+    async fn name_successor(&self, server: &Server, user: &UserId, successor: &RoomId) -> Result<(), MatrixError> {
+        let room_id = &self.room.room_id;
+        let content: Object =
+            [("body", "This room has been replaced"), ("replacement_room", successor.as_str())].into_iter().collect();
+        let tombstone = Draft::state(TOMBSTONE, "", content);
+        let aliases = |_: &Event| move_to_successor(room_id, successor);
+        let no = async || Ok(false);
+        let send = async || server.rooms.send_with(room_id, user, tombstone.clone(), aliases, no, no).await;
+        server.with_members(room_id, send).await?.map_err(membership::not_in_room)?;
+        server.flush(room_id);
+        Ok(())
     }
 
     /// Keeps new messages and invites out of the old room, as far as the user may.

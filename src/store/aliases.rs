@@ -1,7 +1,10 @@
 //! Room aliases of this server, and its published room directory.
 
 use super::{Store, races::Race};
-use crate::platform::{DatabaseError, Statement};
+use crate::{
+    matrix::identifiers::RoomId,
+    platform::{DatabaseError, Statement},
+};
 
 /// One alias of this server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,24 +81,6 @@ impl Store {
         self.query(Statement::new(sql, [room_id.into()])).await.map(drop)
     }
 
-    /// Has the aliases of a room stand for its successor, which also takes its place in the published room directory.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn move_to_successor(&self, room_id: &str, successor: &str) -> Result<(), DatabaseError> {
-        const ALIASES: &str = "UPDATE room_aliases SET room_id = ?2 WHERE room_id = ?1";
-        const PUBLISHED: &str = "INSERT INTO published_rooms (room_id, joined) \
-            SELECT r.room_id, r.joined FROM published_rooms AS p CROSS JOIN rooms AS r ON r.room_id = ?2 \
-            WHERE p.room_id = ?1 ON CONFLICT DO NOTHING";
-        let rooms = || [room_id.into(), successor.into()];
-        let statements = vec![
-            Statement::new(ALIASES, rooms()),
-            Statement::new(PUBLISHED, rooms()),
-            Statement::new("DELETE FROM published_rooms WHERE room_id = ?1", [room_id.into()]),
-        ];
-        self.batch(statements).await.map(drop)
-    }
-
     /// Whether a room is in the published room directory.
     ///
     /// # Errors
@@ -104,4 +89,19 @@ impl Store {
         const SELECT: &str = "SELECT room_id FROM published_rooms WHERE room_id = ?1";
         Ok(!self.query(Statement::new(SELECT, [room_id.into()])).await?.is_empty())
     }
+}
+
+/// Statements that have the aliases of a room stand for its successor, which also takes its place in the published room directory.
+pub fn move_to_successor(room_id: &RoomId, successor: &RoomId) -> Vec<Statement> {
+    const ALIASES: &str = "UPDATE room_aliases SET room_id = ?2 WHERE room_id = ?1";
+    const PUBLISHED: &str = "INSERT INTO published_rooms (room_id, joined) \
+        SELECT r.room_id, r.joined FROM published_rooms AS p CROSS JOIN rooms AS r ON r.room_id = ?2 \
+        WHERE p.room_id = ?1 ON CONFLICT DO NOTHING";
+    const UNPUBLISHED: &str = "DELETE FROM published_rooms WHERE room_id = ?1";
+    let rooms = || [room_id.as_str().into(), successor.as_str().into()];
+    vec![
+        Statement::new(ALIASES, rooms()),
+        Statement::new(PUBLISHED, rooms()),
+        Statement::new(UNPUBLISHED, [room_id.as_str().into()]),
+    ]
 }

@@ -1,8 +1,8 @@
 //! Joins through other servers that do not go the usual way.
 
-use std::{cell::RefCell, pin::pin, rc::Rc};
+use std::{cell::RefCell, future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
-use futures_util::future::select;
+use futures_util::{FutureExt, future::select};
 use http::StatusCode;
 use serde_json::{Value, json};
 use verge::{platform::Clock, router::json_response};
@@ -44,6 +44,19 @@ pub fn hang_up(home: &Home, user: &User, path: &str, body: &str) {
     home.world.run(async {
         select(pin!(home.server.handle(request)), home.world.sleep(1_000)).await;
     });
+}
+
+/// As [`hang_up`], of a client that has had so many turns in a world where everything takes its turns.
+pub fn hang_up_after(home: &Home, request: http::Request<bytes::Bytes>, turns: usize) {
+    let mut handled = home.server.handle(request);
+    let mut taken = 0;
+    home.world.run(poll_fn(|context| {
+        taken += 1;
+        match taken <= turns && handled.poll_unpin(context).is_pending() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        }
+    }));
 }
 
 #[test]

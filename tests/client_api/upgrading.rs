@@ -1,8 +1,5 @@
 //! Rooms that go on in another one of a newer version.
 
-use std::{future::poll_fn, task::Poll};
-
-use futures_util::FutureExt;
 use serde_json::{Value, json};
 use verge::{
     matrix::identifiers::{RoomId, UserId},
@@ -12,7 +9,7 @@ use verge::{
 use crate::{
     common::{large_room::LargeRoom, network::World, peer::Peer},
     home::{Answer, Home, User, quote, refused},
-    joining::{answer_late, hang_up},
+    joining::{answer_late, hang_up, hang_up_after},
 };
 
 fn upgrade(home: &Home, user: &User, room: &str, body: Value) -> Answer {
@@ -422,39 +419,67 @@ fn what_users_have_set_goes_along_into_a_room_that_takes_minutes_to_join() {
     assert_eq!(home.get(&bob, &tags(&large.room_id)).1["tags"], json!({ "m.favourite": {} }), "{:?}", world.logs());
 }
 
+/// An upgrade in a world where everything takes its turns, whose client hangs up after so many of them.
+struct Interrupted {
+    home: Home,
+    alice: User,
+    room: String,
+}
+
+fn interrupted(turns: usize) -> Interrupted {
+    let world = World::new();
+    world.interleave();
+    let home = Home::with(&world, "one.test", &[("REGISTRATION", "open")]);
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat", "room_alias_name": "here" }));
+    let upgrade = http::Request::post(format!("/_matrix/client/v3/rooms/{}/upgrade", quote(&room)))
+        .header("Authorization", format!("Bearer {}", alice.token))
+        .body(bytes::Bytes::from_static(br#"{ "new_version": "12" }"#))
+        .unwrap();
+    hang_up_after(&home, upgrade, turns);
+    Interrupted { home, alice, room }
+}
+
+impl Interrupted {
+    fn successors(&self) -> Vec<Vec<String>> {
+        self.home.database.rows(&format!("SELECT room_id FROM rooms WHERE room_id <> '{}'", self.room))
+    }
+}
+
 #[test]
 fn an_upgrade_runs_on_when_the_client_hangs_up() {
     let mut begun = 0;
     // Whenever that is: there is one successor in the end or none, and the old room names it.
-    for polls in 0..30 {
-        let world = World::new();
-        world.interleave();
-        let home = Home::with(&world, "one.test", &[("REGISTRATION", "open")]);
-        let alice = home.register("alice");
-        let room = home.room(&alice, json!({ "preset": "public_chat", "room_alias_name": "here" }));
-        let upgrade = http::Request::post(format!("/_matrix/client/v3/rooms/{}/upgrade", quote(&room)))
-            .header("Authorization", format!("Bearer {}", alice.token))
-            .body(bytes::Bytes::from_static(br#"{ "new_version": "12" }"#))
-            .unwrap();
-        let mut handled = home.server.handle(upgrade);
-        let mut left = polls;
-        world.run(poll_fn(|context| {
-            left -= 1;
-            match left >= 0 && handled.poll_unpin(context).is_pending() {
-                true => Poll::Pending,
-                false => Poll::Ready(()),
-            }
-        }));
-        drop(handled);
-        world.settle();
-        let rooms = home.database.rows(&format!("SELECT room_id FROM rooms WHERE room_id <> '{room}'"));
+    for turns in 0..30 {
+        let upgrade = interrupted(turns);
+        let Interrupted { home, alice, room } = &upgrade;
+        home.world.settle();
+        let rooms = upgrade.successors();
         let Some([new]) = rooms.first().map(Vec::as_slice) else { continue };
         assert_eq!(rooms.len(), 1);
         begun += 1;
-        let tombstone = home.get(&alice, &format!("/rooms/{}/state/m.room.tombstone", quote(&room))).1;
-        assert_eq!(tombstone["replacement_room"], json!(new), "after {polls} polls: {tombstone}");
-        let alias = home.get(&alice, &format!("/directory/room/{}", quote("#here:one.test"))).1;
-        assert_eq!(alias["room_id"], json!(new), "after {polls} polls");
+        let tombstone = home.get(alice, &format!("/rooms/{}/state/m.room.tombstone", quote(room))).1;
+        assert_eq!(tombstone["replacement_room"], json!(new), "after {turns} turns: {tombstone}");
+        let alias = home.get(alice, &format!("/directory/room/{}", quote("#here:one.test"))).1;
+        assert_eq!(alias["room_id"], json!(new), "after {turns} turns");
     }
     assert!(begun > 5, "{begun}");
+}
+
+#[test]
+fn an_alias_leads_to_the_successor_as_soon_as_the_old_room_does() {
+    let (mut turns, mut named) = (0, 0);
+    // Up to well after the old room has named it.
+    while named < 20 {
+        turns += 1;
+        let upgrade = interrupted(turns);
+        // Where the isolate ends, too.
+        upgrade.home.world.end();
+        let tombstones = upgrade.home.database.rows("SELECT 1 FROM events WHERE event_type = 'm.room.tombstone'");
+        named += tombstones.len();
+        assert!(turns < 1_000, "it is never named");
+        let leads_to = upgrade.home.database.rows("SELECT room_id FROM room_aliases");
+        let expected = if tombstones.is_empty() { vec![vec![upgrade.room.clone()]] } else { upgrade.successors() };
+        assert_eq!(leads_to, expected, "after {turns} turns");
+    }
 }
