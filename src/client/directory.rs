@@ -57,16 +57,25 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
         let room_id = RoomId::parse(&row.room_id).map_err(|_| MatrixError::internal())?;
         may_set_alias(server, &session, &room_id).await?;
     }
+    let deleting = server.clone();
+    // Who comes again after hanging up is told that there is no such alias, and the room's event would go on naming it.
+    let work = async move { remove(&deleting, &session, &alias, &row.room_id).await };
+    server.platform.to_the_end(work).await?;
+    ok(&json!({}))
+}
+
+/// Removes an alias, and takes it out of the room's event.
+async fn remove(server: &Server, session: &auth::Session, alias: &RoomAlias, room_id: &str) -> Result<(), MatrixError> {
     server.store.remove_alias(alias.as_str()).await?;
-    if let Err(error) = leave_canonical_alias(server, &session, &alias, &row.room_id).await {
+    if let Err(error) = leave_canonical_alias(server, session, alias, room_id).await {
         // The alias is gone in any case: the user who made it need not have power over the room's event.
         let record = LogRecord::warning("a deleted alias stays in the room's canonical alias event").because(&error);
-        server.platform.log.write(match RoomId::parse(&row.room_id) {
+        server.platform.log.write(match RoomId::parse(room_id) {
             Ok(room_id) => record.room(&room_id),
             Err(_) => record,
         });
     }
-    ok(&json!({}))
+    Ok(())
 }
 
 /// Takes a deleted alias out of the room's `m.room.canonical_alias` event, as far as the user may change that.

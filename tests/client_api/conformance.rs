@@ -6,6 +6,7 @@ use verge::router::Response;
 use crate::{
     common::network::World,
     home::{Home, User, quote, refused},
+    joining::hang_up_after,
 };
 
 fn put_state(home: &Home, user: &User, room: &str, kind: &str, content: Value) -> (u16, Value) {
@@ -316,6 +317,31 @@ fn a_deleted_alias_leaves_the_canonical_alias_event() {
     assert_eq!(delete(&bob, "bobs").0, 200);
     assert_eq!(canonical(), content);
     refused(&home.call(None, "GET", &alias("bobs"), None), 404, "M_NOT_FOUND");
+}
+
+#[test]
+fn a_deleted_alias_leaves_the_event_though_the_client_hangs_up() {
+    let mut deleted = 0;
+    for turns in 0..20 {
+        let world = World::new();
+        world.interleave();
+        let home = Home::with(&world, "hs.test", &[("REGISTRATION", "open")]);
+        let alice = home.register("alice");
+        let room = home.room(&alice, json!({ "room_alias_name": "main" }));
+        let alias = format!("/directory/room/{}", quote("#main:hs.test"));
+        let delete = http::Request::delete(format!("/_matrix/client/v3{alias}"))
+            .header("Authorization", format!("Bearer {}", alice.token))
+            .body(bytes::Bytes::new())
+            .unwrap();
+        hang_up_after(&home, delete, turns);
+        world.settle();
+        if home.call(None, "GET", &alias, None).0 == 404 {
+            deleted += 1;
+            let canonical = get_state(&home, &alice, &room, "m.room.canonical_alias").1;
+            assert_eq!(canonical, json!({}), "after {turns} turns");
+        }
+    }
+    assert!(deleted > 5, "{deleted}");
 }
 
 /// "Filtering": `senders`, and a `limit` of no events.
