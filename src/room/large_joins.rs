@@ -13,7 +13,7 @@ use super::{
     claims::check_create,
     order::CitedFirst,
     outliers::{Apart, Held, Outlier, judge_outliers},
-    remote::TakenOver,
+    remote::{Installed, TakenOver},
 };
 use crate::{
     log::LogRecord,
@@ -50,6 +50,8 @@ pub enum Progress {
     Done,
     /// There is more to do, and no calls to the database are left to do it.
     Unfinished,
+    /// The user has left meanwhile, and nothing comes of it.
+    GivenUp,
 }
 
 impl Rooms {
@@ -77,13 +79,17 @@ impl Rooms {
         self.keep_apart(large.room_id(), large.join.version(), Apart { nodes, ..Apart::default() }, Vec::new()).await?;
         let snapshot = Updated { root, nodes: Vec::new() };
         let (new, rejected, readmitted) = Default::default();
-        let completed_by = None;
-        let whole = TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by };
-        match large.completes {
-            true => self.make_whole(large, &whole, budget).await?,
-            false => self.take_over(&large.join, &whole).await.map(|_| ())?,
+        let (completed_by, staged_as) = (None, Some(large.join_id.clone()));
+        let whole =
+            TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, staged_as };
+        if large.completes {
+            self.make_whole(large, &whole, budget).await?;
+            return Ok(Progress::Done);
         }
-        Ok(Progress::Done)
+        Ok(match self.take_over(&large.join, &whole).await? {
+            Installed::GivenUp => Progress::GivenUp,
+            Installed::Done | Installed::InPart => Progress::Done,
+        })
     }
 
     /// Judges all claimed events by their auth events, those first that others cite.

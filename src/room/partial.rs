@@ -66,11 +66,10 @@ impl Rooms {
         }
         let Examined { outliers: Outliers { new, rejected, readmitted, .. }, snapshot, .. } = claim;
         let (joined, completed_by) = (joined.into_iter().collect(), Some((rest, self.clock.now_ms() + STEP_MS)));
-        self.take_over(
-            join,
-            &TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by },
-        )
-        .await
+        let staged_as = None;
+        let taken =
+            TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, staged_as };
+        self.take_over(join, &taken).await
     }
 
     /// Whether members of the room are still to be had by this work.

@@ -29,6 +29,7 @@ use crate::{
         commit::{
             CommitPos, Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom, Unsettled,
         },
+        ended_joins::{end_joins_of, still_open},
         events::StoredEvent,
         invites::Invited,
         large_joins::{self, LargeJoin},
@@ -83,6 +84,8 @@ pub(super) struct TakenOver {
     pub(super) memberships: Vec<MembershipChange>,
     /// What will complete the state, where members are left out of it, and until when whoever begins with that may take.
     pub(super) completed_by: Option<(LargeJoin, i64)>,
+    /// The join of a large room that it comes from, which ends when the user leaves.
+    pub(super) staged_as: Option<String>,
 }
 
 /// What became of a join that another server has let in.
@@ -92,6 +95,8 @@ pub enum Installed {
     Done,
     /// And who else is in it is still to be had.
     InPart,
+    /// The user has left meanwhile.
+    GivenUp,
 }
 
 impl Rooms {
@@ -126,8 +131,9 @@ impl Rooms {
             let apart = Apart { new: mem::take(&mut new), rejected: for_good, nodes, ..Apart::default() };
             self.keep_apart(join.room_id(), join.version(), apart, Vec::new()).await?;
         }
-        let completed_by = None;
-        let taken = TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by };
+        let (completed_by, staged_as) = (None, None);
+        let taken =
+            TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, staged_as };
         self.take_over(join, &taken).await.map(|_| ())
     }
 
@@ -161,9 +167,15 @@ impl Rooms {
                 let current = self.current(join.room_id(), &[key]).await?.map(|(_, state)| state).unwrap_or_default();
                 let is_there = current.iter().any(|event| event.event_id() == join.event_id());
                 if !is_there {
+                    if self.is_given_up(taken).await? {
+                        return Ok(Committed::Done(Installed::GivenUp));
+                    }
                     self.receive_own(join).await?;
                 }
                 return Ok(Committed::Done(Installed::Done));
+            }
+            if self.is_given_up(taken).await? {
+                return Ok(Committed::Done(Installed::GivenUp));
             }
             let before = view.add_snapshot(&taken.snapshot)?;
             let after = view.with_event(before, join).await?;
@@ -205,7 +217,7 @@ impl Rooms {
                 unsettled: taken.completed_by.as_ref().map(|_| Unsettled::Claimed),
                 ..RoomCommit::new(join.room_id().clone(), join.version(), after)
             };
-            let (others, installed) = match &taken.completed_by {
+            let (mut others, installed) = match &taken.completed_by {
                 Some((rest, lease_until)) => {
                     let mut others = partial_rooms::begin(join.room_id(), &rest.join_id, join.event_id()).to_vec();
                     others.push(large_joins::begin(rest, *lease_until));
@@ -213,9 +225,18 @@ impl Rooms {
                 }
                 None => (partial_rooms::forget(join.room_id(), join.event_id()).to_vec(), Installed::Done),
             };
+            others.extend(taken.staged_as.as_deref().map(still_open));
             Ok(self.store.commit(&[commit], others).await?.with(installed))
         })
         .await
+    }
+
+    /// Whether the user has left since what is taken over was staged.
+    async fn is_given_up(&self, taken: &TakenOver) -> Result<bool, RoomError> {
+        match &taken.staged_as {
+            Some(join_id) => Ok(!self.store.is_join_open(join_id).await?),
+            None => Ok(false),
+        }
     }
 
     /// Remembers an invite of a local user, which came from the server `inviter`. `invite_state` is the room's state as that
@@ -310,7 +331,8 @@ impl Rooms {
     }
 
     /// Remembers that a local user left a room that we are not in, by way of another server: a rejected invite. `event` is
-    /// what the user's clients are told. An invite that is not among `ended` has come since, and stays.
+    /// what the user's clients are told. An invite that is not among `ended` has come since, and stays. A join of theirs that is
+    /// under way comes to nothing.
     ///
     /// # Errors
     /// Where the database fails.
@@ -330,7 +352,9 @@ impl Rooms {
             via: None,
             later: 0,
         };
-        Ok(self.store.batch(remember_membership(room_id, &change, ended)).await.map(|_| ())?)
+        let mut statements = remember_membership(room_id, &change, ended);
+        statements.push(end_joins_of(user_id, room_id));
+        Ok(self.store.batch(statements).await.map(|_| ())?)
     }
 
     /// Remembers the event that ended the invite, or the knock, `invite` of a local user to a room that we are not in; of a knock that is

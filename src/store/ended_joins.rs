@@ -2,9 +2,23 @@
 //! what was kept of that.
 
 use super::{Store, large_joins::FORGET_PAGE};
-use crate::platform::{DatabaseError, Statement};
+use crate::{
+    matrix::identifiers::{RoomId, UserId},
+    platform::{DatabaseError, Statement},
+};
 
 const END: &str = "UPDATE large_joins SET begun_ts = 0 WHERE join_id = ?1";
+
+const END_OF_USER: &str = "\
+    UPDATE large_joins SET begun_ts = 0 WHERE room_id = ?1 AND json ->> '$.sender' = ?2 AND NOT completes";
+
+const IS_OPEN: &str = "SELECT 1 AS is_open FROM large_joins WHERE join_id = ?1 AND begun_ts > 0";
+
+/// Breaks a constraint where the join has ended: `join_id` is NOT NULL.
+const STILL_OPEN: &str = "\
+    INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until) \
+    SELECT NULL, '', '', '', '', '', 0, 0 WHERE NOT EXISTS \
+      (SELECT 1 FROM large_joins AS j WHERE j.join_id = ?1 AND j.begun_ts > 0)";
 
 /// The column `$column` of the claimed events after ?2, up to ?3, of a room that has not become one, and that nobody else joins.
 macro_rules! of_no_room {
@@ -39,6 +53,14 @@ const FORGET_EACH_PAGE: [&str; 6] =
 const FORGET: &str = "DELETE FROM large_joins WHERE join_id = ?1";
 
 impl Store {
+    /// Whether the join of a large room is under way still.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn is_join_open(&self, join_id: &str) -> Result<bool, DatabaseError> {
+        Ok(!self.query(Statement::new(IS_OPEN, [join_id.into()])).await?.is_empty())
+    }
+
     /// Forgets a join that has ended, and all that came with its answer; where no room has come of it, what is kept of that, too.
     /// Where this is cut off, the join [`has_ended`](super::large_joins::LargeJoin::has_ended).
     ///
@@ -51,4 +73,14 @@ impl Store {
         batches.push(vec![of_join(FORGET)]);
         self.batches(batches).await.map(drop)
     }
+}
+
+/// Ends the joins of the user into the room that go on over several steps: what is staged of them is forgotten when nobody is at it.
+pub(crate) fn end_joins_of(user: &UserId, room_id: &RoomId) -> Statement {
+    Statement::new(END_OF_USER, [room_id.as_str().into(), user.as_str().into()])
+}
+
+/// Has the batch to which it belongs come to nothing where the join has ended.
+pub(crate) fn still_open(join_id: &str) -> Statement {
+    Statement::new(STILL_OPEN, [join_id.into()])
 }

@@ -116,8 +116,10 @@ const STAGE: &str = "\
 const IN_STATE: &str = "\
     UPDATE claimed_events SET is_state = 1 WHERE join_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
 
-/// Unless somebody else has begun to read it anew.
-const IS_READ: &str = "UPDATE large_joins SET is_read = 1, json = ?2, not_before = 0 WHERE join_id = ?1 AND attempts = ?3 RETURNING attempts";
+/// Unless somebody else has begun to read it anew, or it has ended.
+const IS_READ: &str = "\
+    UPDATE large_joins SET is_read = 1, json = ?2, not_before = 0 \
+    WHERE join_id = ?1 AND attempts = ?3 AND begun_ts > 0 RETURNING attempts";
 
 /// Unless somebody else has. ?3: when whoever finds it cut off may begin.
 const READ_ANEW: &str = "\
@@ -235,7 +237,8 @@ impl Store {
         self.batches(batches).await.map(drop)
     }
 
-    /// Notes that the whole answer is staged, with our join as others will see it. `false` where somebody else reads it anew.
+    /// Notes that the whole answer is staged, with our join as others will see it. `false` where somebody else reads it anew, or
+    /// it has ended.
     ///
     /// # Errors
     /// Where the database fails.

@@ -23,7 +23,7 @@ pub mod device_lists;
 pub mod devices;
 pub mod edu_outbox;
 pub mod edus;
-mod ended_joins;
+pub mod ended_joins;
 pub mod event_graph;
 mod event_text;
 pub mod events;

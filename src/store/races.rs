@@ -14,6 +14,8 @@ pub(super) enum Race {
     Answered,
     /// Made the event of the client's request.
     Sent,
+    /// Ended the join of a large room.
+    JoinEnded,
     /// Took the user ID.
     UserTaken,
     /// Changed the password.
@@ -30,7 +32,8 @@ pub(super) enum Race {
 
 impl Race {
     /// Those that another commit wins.
-    pub(super) const OF_COMMITS: [Self; 4] = [Self::RoomMoved, Self::RoomMade, Self::Answered, Self::Sent];
+    pub(super) const OF_COMMITS: [Self; 5] =
+        [Self::RoomMoved, Self::RoomMade, Self::Answered, Self::Sent, Self::JoinEnded];
 
     /// The sentence by which SQLite names the constraint; D1 gives no code, but hands it on.
     fn sentence(self) -> &'static str {
@@ -39,6 +42,7 @@ impl Race {
             Self::RoomMade => "UNIQUE constraint failed: rooms.room_id",
             Self::Answered => "NOT NULL constraint failed: transactions.response",
             Self::Sent => "UNIQUE constraint failed: client_transactions.user_id, client_transactions.device_id",
+            Self::JoinEnded => "NOT NULL constraint failed: large_joins.join_id",
             Self::UserTaken => "UNIQUE constraint failed: users.user_id",
             Self::PasswordChanged => "NOT NULL constraint failed: users.password",
             Self::DeviceGone => "NOT NULL constraint failed: device_keys.device_id",

@@ -7,7 +7,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use verge::router::json_response;
 
-use super::peer::Peer;
+use super::{
+    network::Homeserver,
+    peer::{Peer, encode},
+};
 
 const VERSION: &str = "11";
 
@@ -112,6 +115,19 @@ impl LargeRoom {
         forged["depth"] = json!(99_999);
     }
 
+    /// The peer invites a user of `to`.
+    pub fn invites(&self, to: &Homeserver, user: &str) {
+        let auth = [self.auth.as_slice(), std::slice::from_ref(&self.creator)].concat();
+        let (id, invite) = self.peer.sign(VERSION, json!({
+            "type": "m.room.member", "state_key": user, "sender": self.peer.user("admin"), "room_id": self.room_id,
+            "content": { "membership": "invite" }, "auth_events": auth, "prev_events": ["$previous"], "depth": 99_999,
+            "origin_server_ts": self.peer.world.now_ms(),
+        }));
+        let target = format!("/_matrix/federation/v2/invite/{}/{}", encode(&self.room_id), encode(&id));
+        let body = json!({ "room_version": VERSION, "event": invite, "invite_room_state": [] });
+        assert_eq!(self.peer.put(to, &target, &body).0, 200);
+    }
+
     /// From now on the peer lets users of others join.
     pub fn opens(&self) {
         self.opens_at(&self.peer);
@@ -134,11 +150,18 @@ impl LargeRoom {
         let state = Bytes::from(json!({ "auth_chain": self.state[..4], "pdus": self.state }).to_string());
         peer.answers(move |request| {
             let path = request.uri().path();
-            if let Some(rest) = path.strip_prefix("/_matrix/federation/v1/make_join/") {
+            if path.contains("/v2/send_leave/") {
+                return Some(json_response(StatusCode::OK, &json!({})));
+            }
+            let templates = [("make_join", "join"), ("make_leave", "leave")].into_iter();
+            let mut template = templates.filter_map(|(name, membership)| {
+                Some((path.strip_prefix(&format!("/_matrix/federation/v1/{name}/"))?, membership))
+            });
+            if let Some((rest, membership)) = template.next() {
                 let user = rest.split('/').nth(1).unwrap().replace("%40", "@").replace("%3A", ":");
                 let event = json!({
                     "type": "m.room.member", "room_id": room_id, "sender": user, "state_key": user, "depth": 100_000,
-                    "auth_events": auth, "prev_events": ["$previous"], "content": { "membership": "join" },
+                    "auth_events": auth, "prev_events": ["$previous"], "content": { "membership": membership },
                 });
                 return Some(json_response(StatusCode::OK, &json!({ "room_version": VERSION, "event": event })));
             }

@@ -442,3 +442,58 @@ fn a_large_answer_that_is_no_room_leaves_nothing_behind() {
         assert_eq!(large.count(table), 0, "{table}");
     }
 }
+
+/// Their client shows the invite as long as the join goes on.
+#[test]
+fn who_declines_an_invite_while_their_join_is_under_way_is_not_in_the_room() {
+    // While the answer is still to be read, and when it is staged.
+    for is_read in [0, 1] {
+        let large = large(5_000);
+        large.room.opens();
+        large.room.invites(&large.b, large.bob.as_str());
+        assert!(large.join(&large.b.with_wall(12)).is_err());
+        while large.count("large_joins WHERE is_read") < is_read {
+            large.world.advance(5 * 60 * 1_000);
+            let server = large.b.with_wall(17);
+            large.world.run(server.sweep_large_joins(&server.meter.budget(13)));
+        }
+        large.world.run(membership::leave(&large.b.server, &large.bob, &large.room_id)).unwrap();
+        let mut rounds = 0;
+        while large.count("large_joins") > 0 {
+            large.world.advance(5 * 60 * 1_000);
+            large.world.run(large.b.sweep_large_joins(&large.b.meter.budget(300)));
+            rounds += 1;
+            assert!(rounds < 10, "{:?}", large.world.logs());
+        }
+        large.world.settle();
+        let membership = "SELECT membership FROM local_memberships";
+        assert_eq!((large.b.database.rows(membership), large.count("rooms")), (vec![vec!["leave".to_owned()]], 0));
+        large.assert_nothing_left();
+    }
+}
+
+/// Nor does it help whoever is at it that they have begun.
+#[test]
+fn who_declines_an_invite_while_their_join_is_at_work_is_not_in_the_room() {
+    let large = large(3_000);
+    large.room.opens();
+    large.room.invites(&large.b, large.bob.as_str());
+    // It is read for some minutes.
+    large.world.drip("peer.example", "/v2/send_join/", 8 * 1_024, 1_000);
+    let via = vec![ServerName::parse("peer.example").unwrap()];
+    let joining = membership::join(&large.b, &large.bob, &large.room_id, via, Object::new());
+    let leaving = async {
+        while large.count("large_joins") == 0 {
+            large.world.sleep(1_000).await;
+        }
+        membership::leave(&large.b, &large.bob, &large.room_id).await.unwrap();
+    };
+    let (joined, _) = large.world.run(futures_util::future::join(joining, leaving));
+    assert_eq!(joined.unwrap_err().status, StatusCode::FORBIDDEN);
+    large.world.advance(5 * 60 * 1_000);
+    large.world.run(large.b.sweep_large_joins(&large.b.meter.budget(300)));
+    large.world.settle();
+    let membership = "SELECT membership FROM local_memberships";
+    assert_eq!((large.b.database.rows(membership), large.count("rooms")), (vec![vec!["leave".to_owned()]], 0));
+    large.assert_nothing_left();
+}

@@ -64,7 +64,7 @@ impl Server {
         for _ in 0..TRIES {
             match self.try_to_complete(&mut large, budget).await {
                 Ok(Progress::Unfinished) => return Ok(()),
-                Ok(Progress::Done) => {
+                Ok(Progress::Done | Progress::GivenUp) => {
                     self.store.end_large_join(&large.join_id).await?;
                     self.fetch_missing(large.room_id());
                     return Ok(());

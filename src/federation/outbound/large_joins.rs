@@ -24,6 +24,8 @@ pub(super) enum Joined {
     In(EventId),
     /// There is more to do than one request may.
     Later,
+    /// The user has left meanwhile.
+    GivenUp,
 }
 
 impl Server {
@@ -36,6 +38,7 @@ impl Server {
         match server.go_on_joining(large, &server.meter.budget(calls)).await? {
             Progress::Done => Ok(Joined::In(large.join.event_id().clone())),
             Progress::Unfinished => Ok(Joined::Later),
+            Progress::GivenUp => Ok(Joined::GivenUp),
         }
     }
 
@@ -91,7 +94,7 @@ impl Server {
             let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged };
             match read_answer(self, attempt, join, answer).await? {
                 Answered::Staged(read) => large = read,
-                Answered::Whole(_) | Answered::InPart(..) => return Ok(Progress::Unfinished),
+                Answered::Whole(_) | Answered::InPart(..) | Answered::Elsewhere => return Ok(Progress::Unfinished),
                 Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
             }
         }

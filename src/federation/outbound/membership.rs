@@ -77,6 +77,7 @@ async fn join_all_the_way(
             let message = "The room is large: you will be in it in a few minutes.";
             return Err(MatrixError::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message));
         }
+        Ok(Joined::GivenUp) => Err(MatrixError::forbidden("You have left the room meanwhile.")),
         Err(error) => Err(error),
     };
     if let Err(error) = server.store.end_join(room_id, &join_id).await {
@@ -287,6 +288,8 @@ async fn join_through(
             (joined, installed)
         }
         Answered::Staged(large) => return server.finish_large_join(&large, LARGE_CALLS).await,
+        Answered::Elsewhere if server.store.is_join_open(join_id).await? => return Ok(Joined::Later),
+        Answered::Elsewhere => return Ok(Joined::GivenUp),
         Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
     };
     match installed {
