@@ -3,7 +3,7 @@
 
 use super::{Store, large_joins::FORGET_PAGE};
 use crate::{
-    matrix::identifiers::{RoomId, UserId},
+    matrix::identifiers::{RoomId, ServerName, UserId},
     platform::{DatabaseError, Statement},
 };
 
@@ -11,6 +11,9 @@ const END: &str = "UPDATE large_joins SET begun_ts = 0 WHERE join_id = ?1";
 
 const END_OF_USER: &str = "\
     UPDATE large_joins SET begun_ts = 0 WHERE room_id = ?1 AND json ->> '$.sender' = ?2 AND NOT completes";
+
+const RESIDENTS: &str = "\
+    SELECT resident FROM large_joins WHERE room_id = ?1 AND json ->> '$.sender' = ?2 AND NOT completes";
 
 const IS_OPEN: &str = "SELECT 1 AS is_open FROM large_joins WHERE join_id = ?1 AND begun_ts > 0";
 
@@ -53,6 +56,15 @@ const FORGET_EACH_PAGE: [&str; 6] =
 const FORGET: &str = "DELETE FROM large_joins WHERE join_id = ?1";
 
 impl Store {
+    /// The servers through which the user joins the room, where that goes on over several steps.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn joining_through(&self, user: &UserId, room_id: &RoomId) -> Result<Vec<ServerName>, DatabaseError> {
+        let rows = self.query(Statement::new(RESIDENTS, [room_id.as_str().into(), user.as_str().into()])).await?;
+        Ok(rows.iter().filter_map(|row| ServerName::parse(row.text(0).ok()?).ok()).collect())
+    }
+
     /// Whether the join of a large room is under way still.
     ///
     /// # Errors

@@ -103,7 +103,8 @@ const PAGES: usize = 10;
 
 const BEGIN: &str = "\
     INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until, completes) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (join_id) DO UPDATE SET lease_until = excluded.lease_until";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (join_id) DO UPDATE \
+      SET lease_until = excluded.lease_until, begun_ts = excluded.begun_ts";
 
 /// ?1: a list of [event id, whether it is state, key, member, membership, json, whether the hash is wrong].
 const STAGE: &str = "\
@@ -116,10 +117,8 @@ const STAGE: &str = "\
 const IN_STATE: &str = "\
     UPDATE claimed_events SET is_state = 1 WHERE join_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
 
-/// Unless somebody else has begun to read it anew, or it has ended.
-const IS_READ: &str = "\
-    UPDATE large_joins SET is_read = 1, json = ?2, not_before = 0 \
-    WHERE join_id = ?1 AND attempts = ?3 AND begun_ts > 0 RETURNING attempts";
+/// Unless somebody else has begun to read it anew.
+const IS_READ: &str = "UPDATE large_joins SET is_read = 1, json = ?2, not_before = 0 WHERE join_id = ?1 AND attempts = ?3 RETURNING attempts";
 
 /// Unless somebody else has. ?3: when whoever finds it cut off may begin.
 const READ_ANEW: &str = "\
@@ -237,8 +236,7 @@ impl Store {
         self.batches(batches).await.map(drop)
     }
 
-    /// Notes that the whole answer is staged, with our join as others will see it. `false` where somebody else reads it anew, or
-    /// it has ended.
+    /// Notes that the whole answer is staged, with our join as others will see it. `false` where somebody else reads it anew.
     ///
     /// # Errors
     /// Where the database fails.

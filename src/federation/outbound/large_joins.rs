@@ -94,7 +94,7 @@ impl Server {
             let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged };
             match read_answer(self, attempt, join, answer).await? {
                 Answered::Staged(read) => large = read,
-                Answered::Whole(_) | Answered::InPart(..) | Answered::Elsewhere => return Ok(Progress::Unfinished),
+                Answered::Whole(_) | Answered::InPart(..) => return Ok(Progress::Unfinished),
                 Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
             }
         }

@@ -105,7 +105,9 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
     let invitation = server.store.invitation(user, room_id).await?;
     let invitation = invitation.ok_or_else(|| MatrixError::forbidden("You are not in that room."))?;
     let mut left = None;
-    for resident in residents_by(server, Some(&invitation), room_id, Vec::new()).await? {
+    // Those first that have let the user in while the invite is still shown.
+    let joining = server.store.joining_through(user, room_id).await?;
+    for resident in residents_by(server, Some(&invitation), room_id, joining).await? {
         match leave_through(server, &resident, user, room_id).await {
             Ok(event) => {
                 left = Some((resident, event));
@@ -288,8 +290,6 @@ async fn join_through(
             (joined, installed)
         }
         Answered::Staged(large) => return server.finish_large_join(&large, LARGE_CALLS).await,
-        Answered::Elsewhere if server.store.is_join_open(join_id).await? => return Ok(Joined::Later),
-        Answered::Elsewhere => return Ok(Joined::GivenUp),
         Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
     };
     match installed {
