@@ -13,6 +13,7 @@ use crate::{
     platform::DatabaseError,
     router::{Call, Handled, ok, raw_json_response},
     server::Server,
+    store::receipts::FULLY_READ,
 };
 
 /// The longest content of one type, in bytes.
@@ -20,7 +21,7 @@ pub(super) const MAX_CONTENT_BYTES: usize = 65_536;
 /// The longest type, in bytes.
 const MAX_TYPE_BYTES: usize = 255;
 /// Types that the server itself keeps, and clients set elsewhere.
-const SERVERS_OWN: [&str; 2] = ["m.fully_read", PUSH_RULES];
+const SERVERS_OWN: [&str; 2] = [FULLY_READ, PUSH_RULES];
 /// The type that holds the user's push rules.
 pub(super) const PUSH_RULES: &str = "m.push_rules";
 /// How often a change is tried again when somebody else has made one at the same time.

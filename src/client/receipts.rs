@@ -17,11 +17,8 @@ use crate::{
     platform::Statement,
     router::{Call, Handled, ok},
     server::Server,
-    store::receipts,
+    store::receipts::{self, FULLY_READ},
 };
-
-/// The marker that is kept as account data, and moves forwards only.
-const FULLY_READ: &str = "m.fully_read";
 
 /// What a request marks as read.
 #[derive(Debug, Default)]

@@ -185,8 +185,8 @@ pub fn note(receipts: &[Receipt]) -> Vec<Statement> {
     statements
 }
 
-/// The account data that says up to where a user has read everything.
-const FULLY_READ: &str = "m.fully_read";
+/// The account data that says up to where a user has read everything. It moves forwards only.
+pub const FULLY_READ: &str = "m.fully_read";
 
 /// Statements that move the marker of a user on to this event.
 pub fn mark_fully_read(user: &UserId, room_id: &RoomId, event_id: &EventId) -> Vec<Statement> {
