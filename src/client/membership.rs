@@ -23,6 +23,7 @@ use crate::{
         json::{Object, Value},
         state_content::Membership,
     },
+    platform::Statement,
     room::{Draft, Extent, RoomError},
     router::{Call, Handled, ok},
     server::Server,
@@ -176,7 +177,22 @@ pub(super) async fn send(
     room_id: &RoomId,
     draft: Draft,
 ) -> Result<EventId, MatrixError> {
-    let send = async || server.rooms.send(room_id, user, draft.clone()).await;
+    send_with(server, user, room_id, draft, |_| Vec::new()).await
+}
+
+/// As [`send`], with further statements that take effect if and only if the event is committed.
+///
+/// # Errors
+/// As [`send`].
+pub(super) async fn send_with(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    draft: Draft,
+    others: impl Fn(&Event) -> Vec<Statement>,
+) -> Result<EventId, MatrixError> {
+    let no = async || Ok(false);
+    let send = async || server.rooms.send_with(room_id, user, draft.clone(), &others, no, no).await;
     let event = server.with_members(room_id, send).await?.map_err(not_in_room)?;
     server.flush(room_id);
     Ok(event.event_id().clone())

@@ -252,11 +252,7 @@ impl OldRoom {
         let content: Object =
             [("body", "This room has been replaced"), ("replacement_room", successor.as_str())].into_iter().collect();
         let tombstone = Draft::state(TOMBSTONE, "", content);
-        let aliases = |_: &Event| move_to_successor(room_id, successor);
-        let no = async || Ok(false);
-        let send = async || server.rooms.send_with(room_id, user, tombstone.clone(), aliases, no, no).await;
-        server.with_members(room_id, send).await?.map_err(membership::not_in_room)?;
-        server.flush(room_id);
+        membership::send_with(server, user, room_id, tombstone, |_| move_to_successor(room_id, successor)).await?;
         Ok(())
     }
 
