@@ -40,7 +40,8 @@ const LARGE_CALLS: u64 = 500;
 const MAX_CONTENT_BYTES: usize = 60_000;
 
 /// Joins `user` to a room that nobody here is in, or into which nobody here can let them, through one of the servers `via` or those that an invite or the room ID
-/// points to. `content_extra` is what the membership says besides: display name, avatar, reason.
+/// points to. `content_extra` is what the membership says besides: display name, avatar, reason. It must run to its end
+/// ([`crate::platform::Platform::to_the_end`]).
 ///
 /// # Errors
 /// What the servers say, 404 where none is known, 502 where none can be reached; as [`check_content`].
@@ -52,18 +53,6 @@ pub async fn join(
     content_extra: Object,
 ) -> Result<EventId, MatrixError> {
     check_content(&content_extra)?;
-    let (joining, user, room_id) = (server.clone(), user.clone(), room_id.clone());
-    let work = async move { join_all_the_way(&joining, &user, &room_id, via, content_extra).await };
-    server.platform.to_the_end(work).await
-}
-
-async fn join_all_the_way(
-    server: &Server,
-    user: &UserId,
-    room_id: &RoomId,
-    via: Vec<ServerName>,
-    content_extra: Object,
-) -> Result<EventId, MatrixError> {
     let residents = residents(server, user, room_id, via).await?;
     let join_id = server.random_id();
     let outcome = any_of(&residents, "No server is known through which to join that room.", async |resident| {
