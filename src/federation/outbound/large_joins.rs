@@ -56,7 +56,7 @@ impl Server {
                 }
             };
             match self.try_again(large.clone(), budget).await {
-                Ok(Progress::Done) if !large.completes => done.push(large),
+                Ok(Progress::Done) => done.push(large),
                 Ok(_) => {}
                 Err(error) => {
                     let record = LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
