@@ -5,7 +5,7 @@ use verge::router::Response;
 
 use crate::{
     common::network::World,
-    home::{Home, User, quote, refused},
+    home::{Home, User, quote, refused, request_of},
     joining::hang_up_after,
 };
 
@@ -329,11 +329,7 @@ fn a_deleted_alias_leaves_the_event_though_the_client_hangs_up() {
         let alice = home.register("alice");
         let room = home.room(&alice, json!({ "room_alias_name": "main" }));
         let alias = format!("/directory/room/{}", quote("#main:hs.test"));
-        let delete = http::Request::delete(format!("/_matrix/client/v3{alias}"))
-            .header("Authorization", format!("Bearer {}", alice.token))
-            .body(bytes::Bytes::new())
-            .unwrap();
-        hang_up_after(&home, delete, turns);
+        hang_up_after(&home, request_of(&alice, "DELETE", &alias, ""), turns);
         world.settle();
         if home.call(None, "GET", &alias, None).0 == 404 {
             deleted += 1;

@@ -79,8 +79,7 @@ impl Home {
     /// As [`Home::post`], beside what is running already. Gives the status.
     pub fn posting(&self, user: &User, path: &str, body: &Value) -> impl Future<Output = u16> + use<> {
         let server = Rc::clone(&self.server);
-        let target = format!("/_matrix/client/v3{path}");
-        let request = request("POST", &target, Some(&user.token), body.to_string());
+        let request = request_of(user, "POST", path, body.to_string());
         async move { server.handle(request).await.status().as_u16() }
     }
 
@@ -145,6 +144,11 @@ impl User {
 /// The query of the sync that goes on where this one ended.
 pub fn next(answer: &Value) -> String {
     format!("since={}", answer["next_batch"].as_str().unwrap())
+}
+
+/// A request of the user below `/_matrix/client/v3`.
+pub fn request_of(user: &User, method: &str, path: &str, body: impl Into<Bytes>) -> http::Request<Bytes> {
+    request(method, &format!("/_matrix/client/v3{path}"), Some(&user.token), body)
 }
 
 fn request(method: &str, target: &str, token: Option<&str>, body: impl Into<Bytes>) -> http::Request<Bytes> {

@@ -9,7 +9,7 @@ use verge::{platform::Clock, router::json_response};
 
 use crate::{
     common::network::World,
-    home::{Home, User, quote, refused},
+    home::{Home, User, quote, refused, request_of},
 };
 
 const OPEN: [(&str, &str); 1] = [("REGISTRATION", "open")];
@@ -35,12 +35,7 @@ pub fn answer_late(home: &Home, name: &str, part: &str) {
 
 /// Sends a request as a client that hangs up after a second.
 pub fn hang_up(home: &Home, user: &User, path: &str, body: &str) {
-    let request = http::Request::builder()
-        .method("POST")
-        .uri(format!("/_matrix/client/v3{path}"))
-        .header("Authorization", format!("Bearer {}", user.token))
-        .body(bytes::Bytes::from(body.to_owned()))
-        .unwrap();
+    let request = request_of(user, "POST", path, body.to_owned());
     home.world.run(async {
         select(pin!(home.server.handle(request)), home.world.sleep(1_000)).await;
     });

@@ -12,7 +12,7 @@ use crate::{
         homeserver::object,
         network::World,
     },
-    home::{Home, User, quote, refused},
+    home::{Home, User, quote, refused, request_of},
 };
 
 /// The device with which `user` is logged in.
@@ -344,11 +344,6 @@ fn new_keys_are_told_to_those_who_share_a_room() {
     assert_eq!(claim(&home, &bob, &alice), Value::Null, "its one-time keys are gone with it");
 }
 
-fn request(method: &str, path: String, user: &User, body: String) -> http::Request<bytes::Bytes> {
-    let request = http::Request::builder().method(method).uri(format!("/_matrix/client/v3{path}"));
-    request.header("Authorization", format!("Bearer {}", user.token)).body(bytes::Bytes::from(body)).unwrap()
-}
-
 #[test]
 fn a_sync_that_waits_wakes_for_those_it_concerns_only() {
     let home = Home::new();
@@ -360,7 +355,7 @@ fn a_sync_that_waits_wakes_for_those_it_concerns_only() {
     let start = home.world.now_ms();
     let wait = |user: &User, since: &str| {
         let path = format!("/sync?since={since}&timeout=20000");
-        let answer = home.server.handle(request("GET", path, user, String::new()));
+        let answer = home.server.handle(request_of(user, "GET", &path, ""));
         async {
             let answer: Value = serde_json::from_slice(answer.await.body()).unwrap();
             (lists(&answer).0, home.world.now_ms() - start)
@@ -369,7 +364,7 @@ fn a_sync_that_waits_wakes_for_those_it_concerns_only() {
     let (bobs, carols, _) = home.world.run(async {
         futures_util::future::join3(wait(&bob, &since[0]), wait(&carol, &since[1]), async {
             verge::platform::Clock::sleep(&home.world, 3_000).await;
-            home.server.handle(request("POST", "/keys/upload".to_owned(), &alice, keys)).await
+            home.server.handle(request_of(&alice, "POST", "/keys/upload", keys)).await
         })
         .await
     });
@@ -391,7 +386,7 @@ fn a_sync_that_waited_counts_the_keys_that_are_left_then() {
     for (news, count, unused) in [(true, 5, json!(["signed_curve25519"])), (false, 0, json!([]))] {
         let (answer, ()) = home.world.run(async {
             let path = format!("/sync?since={since}&timeout=20000");
-            let waiting = home.server.handle(request("GET", path, &alice, String::new()));
+            let waiting = home.server.handle(request_of(&alice, "GET", &path, ""));
             let meanwhile = async {
                 verge::platform::Clock::sleep(&home.world, 3_000).await;
                 let (path, body) = match news {
@@ -403,11 +398,11 @@ fn a_sync_that_waited_counts_the_keys_that_are_left_then() {
                     }
                 };
                 for _ in 0..if news { 1 } else { 6 } {
-                    home.server.handle(request("POST", path.to_owned(), &alice, body.clone())).await;
+                    home.server.handle(request_of(&alice, "POST", path, body.clone())).await;
                 }
                 if news {
                     let body = json!({ "messages": { &alice.id: { "*": { "n": 1 } } } }).to_string();
-                    home.server.handle(request("PUT", "/sendToDevice/k/t".to_owned(), &alice, body)).await;
+                    home.server.handle(request_of(&alice, "PUT", "/sendToDevice/k/t", body)).await;
                 }
             };
             futures_util::future::join(waiting, meanwhile).await

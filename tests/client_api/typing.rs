@@ -8,7 +8,7 @@ use verge::platform::Clock;
 
 use crate::{
     common::network::World,
-    home::{Home, User, next, quote, refused},
+    home::{Home, User, next, quote, refused, request_of},
 };
 
 const OPEN: [(&str, &str); 1] = [("REGISTRATION", "open")];
@@ -101,20 +101,12 @@ fn a_waiting_sync_is_told_at_once_and_when_the_time_is_over() {
         let room = home.room(&alice, json!({ "preset": "public_chat" }));
         home.post(&bob, &format!("/join/{}", quote(&room)), json!({}));
         let mut since = next(&home.sync(&alice, ""));
-        let request = |user: &User, method: &str, path: String, body: &str| {
-            http::Request::builder()
-                .method(method)
-                .uri(format!("/_matrix/client/v3{path}"))
-                .header("Authorization", format!("Bearer {}", user.token))
-                .body(bytes::Bytes::from(body.to_owned()))
-                .unwrap()
-        };
-        let waited = |since: &str| request(&alice, "GET", format!("/sync?{since}&timeout=30000"), "");
+        let waited = |since: &str| request_of(&alice, "GET", &format!("/sync?{since}&timeout=30000"), "");
         let path = format!("/rooms/{}/typing/{}", quote(&room), quote(&bob.id));
         let body = json!({ "typing": true, "timeout": 10_000 }).to_string();
         let begin = async {
             world.sleep(1_000).await;
-            home.server.handle(request(&bob, "PUT", path, &body)).await
+            home.server.handle(request_of(&bob, "PUT", &path, body)).await
         };
         let start = world.now_ms();
         let (answer, _) = world.run(join(home.server.handle(waited(&since)), begin));

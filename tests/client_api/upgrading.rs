@@ -8,7 +8,7 @@ use verge::{
 
 use crate::{
     common::{large_room::LargeRoom, network::World, peer::Peer},
-    home::{Answer, Home, User, quote, refused},
+    home::{Answer, Home, User, quote, refused, request_of},
     joining::{answer_late, hang_up, hang_up_after},
 };
 
@@ -399,10 +399,7 @@ fn what_users_have_set_goes_along_into_a_room_that_takes_minutes_to_join() {
     assert_eq!(home.put(&bob, &format!("{}/m.favourite", tags(&old)), json!({})).0, 200);
     let large = LargeRoom::following(&Peer::new(&world, "peer.example"), 3_000, &old);
     large.opens();
-    let join = http::Request::post(format!("/_matrix/client/v3/join/{}?via=peer.example", quote(&large.room_id)))
-        .header("Authorization", format!("Bearer {}", bob.token))
-        .body(bytes::Bytes::from_static(b"{}"))
-        .unwrap();
+    let join = request_of(&bob, "POST", &format!("/join/{}?via=peer.example", quote(&large.room_id)), "{}");
     // Its request may make so many calls to the database that it gets no further than the staging of the answer.
     let status = world.run(Program::from(home.server.with_wall(16)).handle(join)).status();
     assert!(!status.is_success(), "{status}");
@@ -432,10 +429,8 @@ fn interrupted(turns: usize) -> Interrupted {
     let home = Home::with(&world, "one.test", &[("REGISTRATION", "open")]);
     let alice = home.register("alice");
     let room = home.room(&alice, json!({ "preset": "public_chat", "room_alias_name": "here" }));
-    let upgrade = http::Request::post(format!("/_matrix/client/v3/rooms/{}/upgrade", quote(&room)))
-        .header("Authorization", format!("Bearer {}", alice.token))
-        .body(bytes::Bytes::from_static(br#"{ "new_version": "12" }"#))
-        .unwrap();
+    let path = format!("/rooms/{}/upgrade", quote(&room));
+    let upgrade = request_of(&alice, "POST", &path, r#"{ "new_version": "12" }"#);
     hang_up_after(&home, upgrade, turns);
     Interrupted { home, alice, room }
 }

@@ -12,7 +12,7 @@ use crate::{
         network::{Homeserver, World},
         peer::Peer,
     },
-    home::{Home, User, next, quote},
+    home::{Home, User, next, quote, request_of},
 };
 
 /// A server in which commits wake those who wait, or do not.
@@ -27,7 +27,7 @@ fn home(wakes: bool) -> Home {
 /// What a sync answers that waits for half a minute since `since` while `meanwhile` is done after 3 s, how long it waited, and
 /// how many calls to the database both made.
 fn wait<T>(home: &Home, user: &User, since: &str, meanwhile: impl Future<Output = T>) -> (Value, i64, u64) {
-    let sync = request(user, "GET", &format!("/sync?{since}&timeout=30000"), "");
+    let sync = request_of(user, "GET", &format!("/sync?{since}&timeout=30000"), "");
     let (began, calls) = (home.world.now_ms(), home.database.calls.get());
     let sync = async {
         let answer = home.server.handle(sync).await;
@@ -42,17 +42,8 @@ fn wait<T>(home: &Home, user: &User, since: &str, meanwhile: impl Future<Output 
     (serde_json::from_slice(answer.body()).unwrap(), waited, home.database.calls.get() - calls)
 }
 
-fn request(user: &User, method: &str, path: &str, body: &str) -> http::Request<bytes::Bytes> {
-    http::Request::builder()
-        .method(method)
-        .uri(format!("/_matrix/client/v3{path}"))
-        .header("Authorization", format!("Bearer {}", user.token))
-        .body(bytes::Bytes::from(body.to_owned()))
-        .unwrap()
-}
-
 async fn act(home: &Home, user: &User, method: &str, path: &str, body: &str) {
-    let answer = home.server.handle(request(user, method, path, body)).await;
+    let answer = home.server.handle(request_of(user, method, path, body.to_owned())).await;
     assert_eq!(answer.status(), 200, "{answer:?}");
 }
 
@@ -162,7 +153,7 @@ fn nothing_is_missed_between_a_look_and_a_wait() {
         let room = home.room(&alice, json!({}));
         let since = next(&home.sync(&alice, ""));
         world.interleave();
-        let sync = home.server.handle(request(&alice, "GET", &format!("/sync?{since}&timeout=30000"), ""));
+        let sync = home.server.handle(request_of(&alice, "GET", &format!("/sync?{since}&timeout=30000"), ""));
         let send = format!("/rooms/{}/send/m.room.message/t1", quote(&room));
         let began = world.now_ms();
         let (answer, ()) = world.run(join(sync, act(&home, &alice, "PUT", &send, "{}")));
