@@ -83,8 +83,8 @@ class Client:
 
     def join(self, room, via=None):
         room = self.post(f"/join/{segment(room)}", {}, via=via, server_name=via, patience=120)["room_id"]
-        # A Synapse joins without the room's members, and leaves the room out of syncs until it has them; so long it waits here.
-        self.members(room)
+        # Either server joins without the room's members, and leaves the room out of syncs until it has them; so long it waits here.
+        wait_for(lambda: self._knows_members(room), f"the members of {room} at {self.user_id}")
         return room
 
     def leave(self, room):
@@ -157,6 +157,14 @@ class Client:
         """The users whose membership is this."""
         events = self.get(f"/rooms/{segment(room)}/members")["chunk"]
         return {event["state_key"] for event in events if event["content"]["membership"] == membership}
+
+    def _knows_members(self, room):
+        try:
+            return bool(self.members(room))
+        except ApiError as error:
+            if error.status != 504:
+                raise
+            return False
 
     def membership_of(self, room, user_id):
         """What the current state says of a user."""

@@ -7,7 +7,7 @@ from threading import Barrier
 import pytest
 
 from client import facts
-from net import wait_for
+from net import PATIENCE, wait_for
 
 MESSAGES = 100
 
@@ -62,12 +62,12 @@ class Talk:
         self.client, self.room = client, room
         self.sent, self.heard = [], []
         client.sync()
-        barrier.wait(60)
+        barrier.wait(PATIENCE)
         self.began = time.monotonic()
         for number in range(MESSAGES):
             if number % 25 == 0:
                 # Neither gets so far ahead that one sync of the other does not hold it.
-                barrier.wait(60)
+                barrier.wait(PATIENCE)
             self.sent.append(client.say(room, f"{client.user_id} {number}"))
             if number % 10 == 0:
                 self._listen()

@@ -127,7 +127,9 @@ def test_lists_of_devices_that_changed_in_an_outage_are_caught_up_with(sides):
         keys = CrossSigning(client.user_id)
         upload_cross_signing(client, keys)
         masters.append(keys.master)
-    assert keys_of(bob, alice.user_id) == ({"FIRST"}, None), "nothing has come through"
+    # What Synapse knew is gone where it was fetching it anew as the line was cut.
+    seen, master = keys_of(bob, alice.user_id)
+    assert seen <= {"FIRST"} and master is None, "nothing has come through"
     worker.line.restore()
     synapse.line.restore()
     for client, other in ((alice, bob), (bob, alice)):

@@ -142,7 +142,7 @@ await step("typing, receipts and presence are seen by the others", async () => {
       await insist(shows, isShown, `${other.userId} sees the presence of ${person.userId}`);
     }
   }
-}, 300);
+}, 600);
 
 await step("one-time keys are used up, the fallback key is taken, and one-time keys are made anew", async () => {
   alice.stop();

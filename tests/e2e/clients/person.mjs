@@ -8,8 +8,9 @@ import { CryptoEvent, VerificationPhase, VerifierEvent } from "matrix-js-sdk/lib
 // The library's loggers, of which each has a level of its own, all end here.
 console.debug = console.info = console.warn = () => {};
 
-/** For so long, in seconds, something may take that happens in a moment on an idle machine. */
-export const PATIENCE = 120;
+/** For so long, in seconds, something may take that happens in a moment on an idle machine: two transactions that Synapse
+ * lets wait for a minute each, and some time more. */
+export const PATIENCE = 180;
 
 /** The first true value of `condition()`; throws with `what` where there is none in time. */
 export async function until(condition, what, seconds = PATIENCE) {
