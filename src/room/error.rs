@@ -52,7 +52,7 @@ pub enum RoomError {
     /// More invites wait for an answer than we keep, of the user or of the inviting server.
     #[error("This user, or your server, has too many unanswered invites.")]
     TooManyInvites,
-    /// What whoever joined by it would be told of the room is more than one answer has room for.
+    /// What a server that joins would be told of the room is more than one answer has room for.
     #[error("This is more than this server can give in one answer; ask another server.")]
     TooLarge,
     /// The event cites events that we do not hold.

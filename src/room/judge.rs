@@ -141,7 +141,7 @@ impl Judgement {
     }
 
     /// What the commit rests on. A rejection rests on what was before the event, which does not change; every other verdict
-    /// on the current state. Who sends what is rejected must not be able to keep others from committing.
+    /// on the current state. Whoever sends what is rejected must not be able to keep others from committing.
     pub(super) fn guard(&self) -> Guard {
         if self.new.is_empty() && self.copies.is_empty() && self.redactions.is_empty() {
             Guard::Free

@@ -54,11 +54,11 @@ pub(super) struct WithoutMembers {
 
 impl Rooms {
     /// As [`Rooms::admit`], a join; and what the other server is to be told of the room, without its members where it asks for that.
-    /// The state is read when nothing else is in the way of the join: who is not let in has nothing read.
+    /// The state is read when nothing else is in the way of the join: for a user who is not let in, nothing is read.
     ///
     /// # Errors
-    /// As [`Rooms::admit`]; [`RoomError::TooLarge`] for a room that nobody could be told of, for who knows nothing of a room is not
-    /// let in, and [`DatabaseError::NoRoom`](crate::platform::DatabaseError::NoRoom) where there is no room to tell of it now.
+    /// As [`Rooms::admit`]; [`RoomError::TooLarge`] for a room that nobody could be told of, as whoever knows nothing of a room is
+    /// not let in, and [`DatabaseError::NoRoom`](crate::platform::DatabaseError::NoRoom) where there is no room to tell of it now.
     pub async fn admit_join(
         &self,
         origin: &ServerName,

@@ -329,7 +329,8 @@ impl Judgement {
             true => false,
             false => self.soft_failure(view, event, before).await?.is_some(),
         };
-        // Where others have built upon it, and so have we, who has left meanwhile is not to be kept out; who was put out is.
+        // Where others have built upon it, and so have we, a user who has left meanwhile is not to be kept
+        // out; one who was put out is.
         let kept_out = soft_failed && !self.has_left(view, event).await?;
         if !stands && (!adopted || kept_out) {
             if soft_failed && !is_edge {

@@ -8,7 +8,7 @@ use crate::{
     platform::DatabaseError,
 };
 
-/// The event of this id and text in a room of this version, as they are stored, for who is shown it.
+/// The event of this id and text in a room of this version, as they are stored, for whoever is shown it.
 pub(super) fn read(event_id: &str, json: &str, version: &str) -> Result<Event, DatabaseError> {
     read_as(event_id, json, ContentHash::Right, version)
 }

@@ -1,4 +1,4 @@
-//! Who is there.
+//! Presence: which users are there.
 //!
 //! Each row names rooms that the user is in: who is in one of them may see it. Those of a local user follow their memberships. For a user
 //! of another server they are found when that server tells of them, in the rooms that we share with it, of which the first are looked at.
@@ -133,7 +133,7 @@ const NEWS: &str = concat!(
      ORDER BY p.pos LIMIT ?3"
 );
 
-/// For who knows nothing: the newest of those who are there. ?1: the user, ?3: how many are looked at.
+/// For a user who knows nothing: the newest of those who are there. ?1: the user, ?3: how many are looked at.
 const NEWEST: &str = concat!(
     "SELECT p.pos, p.presence <> 'offline' AND ",
     is_shown!(),
@@ -151,8 +151,8 @@ macro_rules! new_rooms {
     };
 }
 
-/// For who knows all up to ?2: of the newest of those who are there, those in rooms that the user ?1 has newly joined. ?3: how many are looked
-/// at; none where there is no such room.
+/// For a user who knows all up to ?2: of the newest of those who are there, those in rooms that the user ?1 has newly
+/// joined. ?3: how many are looked at; none where there is no such room.
 const OF_NEW_ROOMS: &str = concat!(
     "SELECT p.pos, p.presence <> 'offline' AND EXISTS ( \
          SELECT 1 FROM json_each(p.rooms) AS j WHERE j.value IN (SELECT m.room_id FROM ",

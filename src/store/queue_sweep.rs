@@ -43,7 +43,7 @@ const BEHIND: &str = concat!(
     "d.retry_at <= ?2 AND d.lease_until <= unixepoch() * 1000 ORDER BY d.retry_at LIMIT ?3"
 );
 
-/// Up to where nobody lacks anything who is not marked.
+/// Up to where all destinations that are not marked have had everything.
 const SWEPT: &str = concat!(
     "UPDATE streams SET position = MAX(position, COALESCE( \
        (SELECT MIN(MAX(s.from_pos, COALESCE(d.cursor, 0))) ",

@@ -95,7 +95,7 @@ fn sql_value(value: Value) -> Option<SqlValue> {
     }
 }
 
-/// The text of what came of it, and of how many rows it took; who sends it counts the calls.
+/// The text of what came of it, and of how many rows it took; whoever sends it counts the calls.
 pub(super) fn outcome(outcome: Result<Vec<Rows>, DatabaseError>, cost: Cost) -> String {
     let rows = |rows: &Rows| Value::Array(rows.iter().map(|row| values(&row.0)).collect());
     let cost = [cost.rows_read, cost.rows_written];

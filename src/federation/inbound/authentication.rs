@@ -1,7 +1,8 @@
 //! Who sent a request (Server-Server API, "Request Authentication").
 //!
-//! Nothing is read or kept for who has not shown a key: first the header's form and destination, then the origin's keys,
-//! which may have to be fetched from a server that dawdles, and only then the body, within what this isolate can hold.
+//! Nothing is read or kept for a sender who has not shown a key: first the header's form and destination, then the
+//! origin's keys, which may have to be fetched from a server that dawdles, and only then the body, within what this isolate
+//! can hold.
 
 use std::cell::Cell;
 

@@ -66,7 +66,7 @@ pub async fn find(server: &Server, name: &RemoteName) -> Result<Found, MatrixErr
     }
 }
 
-/// Fetches media of another server for a local user, or waits until who does has done so.
+/// Fetches media of another server for a local user, or waits until whoever is fetching it has done so.
 ///
 /// # Errors
 /// 404 `M_NOT_FOUND`, 504 `M_NOT_YET_UPLOADED` as their server says, 502 `M_TOO_LARGE` for what is larger than what is kept,

@@ -62,7 +62,8 @@ const FIRST_PAUSE_MS: i64 = 10_000;
 /// The longest pause between two attempts, in milliseconds.
 const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
 
-/// Who was tried in vain so often in a row was away, and not only busy for a moment: that takes a minute.
+/// A destination that was tried in vain so often in a row was away, and not only busy for a moment: that takes
+/// a minute.
 const AWAY_FAILURES: i64 = 4;
 
 /// How soon at the earliest a destination that answers, but with an error, or that could not be reached again, is tried again
@@ -326,7 +327,8 @@ impl Server {
         self.heard.forget(destination);
         let own_pause = pause(transaction.failures, self.random_part());
         let asked_for = asked_for(error);
-        // Once it may be news. Who is heard from and still not reached is not away: perhaps its answers are lost, as ours are.
+        // Once it may be news. One that is heard from and still not reached is not away:
+        // perhaps its answers are lost, as ours are.
         let is_news = is_away(error) && transaction.failures == 0;
         let if_heard = if is_news { 0 } else { own_pause.min(PAUSE_IF_HEARD_MS) }.max(asked_for);
         let failure = Failure {
