@@ -166,11 +166,24 @@ fn what_is_shown_of_the_room_is_one_event_for_each_key() {
 
 #[test]
 fn older_servers_may_send_the_state_stripped() {
-    let invited = invited("11");
-    let stripped = json!({ "type": "m.room.name", "state_key": "", "sender": "@bob:peer.example", "content": { "name": "Theirs" } });
-    assert_eq!(invited.send(invited.signed(|_| {}), &json!([stripped, 1, {}])).0, 200);
-    let rows = invited.a.database.rows("SELECT invite_state FROM local_memberships");
-    assert!(rows[0][0].contains("Theirs"));
+    let stripped = |kind: &str, content: Value| json!({ "type": kind, "state_key": "", "sender": "@bob:peer.example", "content": content });
+    let name = stripped("m.room.name", json!({ "name": "Theirs" }));
+    let is_shown = |invited: &Invited, state: Value| {
+        let (status, answer) = invited.send(invited.signed(|_| {}), &state);
+        assert_eq!(status, 200, "{answer}");
+        let rows = invited.a.database.rows("SELECT invite_state FROM local_memberships");
+        assert!(rows[0][0].contains("Theirs"));
+    };
+    is_shown(&invited("11"), json!([name, 1, {}]));
+    // Such servers, Synapse until July 2026 among them, tell the create event of version 12 whole, and nothing else.
+    let invited = invited("12");
+    let member = stripped("m.room.member", json!({ "membership": "join" }));
+    is_shown(&invited, json!([invited.create, name, member]));
+    // What is signed may be altered no more than before.
+    let mut forged = invited.create.clone();
+    forged["depth"] = json!(2);
+    let (status, answer) = invited.send(invited.signed(|_| {}), &json!([forged, name]));
+    assert_eq!((status, answer["errcode"].as_str()), (400, Some("M_INVALID_PARAM")));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::{
         json::{Object, Value},
         room_version::{EventIds, RoomVersion},
         state_content::Membership,
-        stripped_state::shown,
+        stripped_state::{separate_stripped, shown},
     },
     router::Handled,
     server::Server,
@@ -102,8 +102,9 @@ fn check_purpose(server: &Server, origin: &Origin, pdu: &Object) -> Result<(), M
 
 /// The state that came with the invite, stripped to what users are shown.
 ///
-/// From room version 12 on it must be events of the room, signed as events are, the create event among them. Before, servers
-/// sent it stripped already, and it is taken as what it is: what the inviter's server says.
+/// From room version 12 on it must be events of the room, signed as events are, the create event among them; what is no such
+/// event is refused, unless it came stripped ([`separate_stripped`]). Before, servers sent it stripped already, and it is taken
+/// as what it is: what the inviter's server says.
 async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) -> Result<Vec<Object>, MatrixError> {
     let version = invite.version();
     let parties = [invite.sender().as_str(), invite.state_key().unwrap_or_default()];
@@ -113,7 +114,8 @@ async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) ->
     if !version.room_id_is_create_hash {
         return Ok(shown(state.iter().filter_map(Value::as_object), &parties));
     }
-    let events = state.into_iter().map(|event| ReceivedPdu::from_history(event, version));
+    let (stripped, events) = separate_stripped(state);
+    let events = events.into_iter().map(|event| ReceivedPdu::from_history(event, version));
     let unusable =
         |error: PduError| MatrixError::invalid_param(format!("`invite_room_state` cannot be used: {error}."));
     let events = events.collect::<Result<Vec<_>, _>>().map_err(unusable)?;
@@ -124,5 +126,6 @@ async fn check_room_state(server: &Server, invite: &Event, state: Vec<Value>) ->
     if !events.iter().any(|event| event.is_state("m.room.create", "")) {
         return Err(MatrixError::invalid_param("`invite_room_state` lacks the m.room.create event."));
     }
-    Ok(shown(events.iter().map(Event::object), &parties))
+    // Of a key that came twice, the event counts.
+    Ok(shown(events.iter().map(Event::object).chain(&stripped), &parties))
 }

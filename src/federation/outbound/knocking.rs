@@ -14,7 +14,7 @@ use crate::{
         json::{Object, Value},
         room_version::RoomVersion,
         state_content::Membership,
-        stripped_state::shown,
+        stripped_state::{separate_stripped, shown},
     },
     server::Server,
 };
@@ -88,8 +88,9 @@ async fn knock_through(
 
 /// The state by which the resident server describes the room, stripped.
 ///
-/// From room version 12 on it must be events of the room, signed as events are; others are left out. Before, servers sent it
-/// stripped already, and it is taken as what it is: what that server says.
+/// From room version 12 on it must be events of the room, signed as events are; what is no such event is left out, unless it
+/// came stripped ([`separate_stripped`]). Before, servers sent it stripped already, and it is taken as what it is: what that
+/// server says.
 async fn described(server: &Server, knock: &Event, mut state: Vec<Value>) -> Result<Vec<Object>, MatrixError> {
     let version = knock.version();
     let parties = [knock.sender().as_str()];
@@ -97,8 +98,10 @@ async fn described(server: &Server, knock: &Event, mut state: Vec<Value>) -> Res
     if !version.room_id_is_create_hash {
         return Ok(shown(state.iter().filter_map(Value::as_object), &parties));
     }
-    let events = state.into_iter().filter_map(|event| ReceivedPdu::from_history(event, version).ok());
+    let (stripped, events) = separate_stripped(state);
+    let events = events.into_iter().filter_map(|event| ReceivedPdu::from_history(event, version).ok());
     let events = events.filter(|event| event.room_id() == knock.room_id()).collect();
     let events: Vec<Event> = pdus::verify(server, events).await?.into_iter().flatten().collect();
-    Ok(shown(events.iter().map(Event::object), &parties))
+    // Of a key that came twice, the event counts.
+    Ok(shown(events.iter().map(Event::object).chain(&stripped), &parties))
 }
