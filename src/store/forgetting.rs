@@ -105,13 +105,18 @@ const FORGET_RECEIVED_TO_DEVICE: &str =
 
 const ADVANCE_EDU_OUTBOX: &str = advance!("edu_outbox", "destination, pos", "?1 ->> 0, ?1 ->> 1");
 /// What waits for a server that has taken nothing since `?2`, as the age of the transaction in flight says, but for what is in
-/// flight: a transaction has one content. When the server comes back it asks for the device lists whose changes it has missed.
+/// flight: a transaction has one content. What tells of the keys of a user who shares a room with it stays: there is one of each type
+/// for each user, and a server that comes back asks for none of what it has missed, but takes what it holds for current.
 const FORGET_EDU_OUTBOX: &str = forget!(
     "edu_outbox",
     "destination, pos",
     "?1 ->> 0, ?1 ->> 1",
     "EXISTS (SELECT 1 FROM destinations AS d WHERE d.destination = edu_outbox.destination AND d.txn_ts < ?2 \
-       AND edu_outbox.pos > COALESCE(d.txn_edus, 0))"
+       AND edu_outbox.pos > COALESCE(d.txn_edus, 0)) \
+     AND (edu_outbox.about IS NULL OR NOT EXISTS ( \
+       SELECT 1 FROM local_memberships AS m CROSS JOIN room_servers AS s \
+         ON s.room_id = m.room_id AND s.server = edu_outbox.destination AND s.to_pos IS NULL \
+       WHERE m.user_id = edu_outbox.about AND m.membership = 'join'))"
 );
 
 const ADVANCE_LOCAL_MEMBERSHIPS: &str = advance!("local_memberships", "user_id, room_id", "?1 ->> 0, ?1 ->> 1");
