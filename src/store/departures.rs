@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What belongs to a user alone and goes with the account. ?1 user.
-const DELETIONS: [&str; 11] = [
+const DELETIONS: [&str; 12] = [
     "DELETE FROM account_data WHERE user_id = ?1",
     "DELETE FROM filters WHERE user_id = ?1",
     "DELETE FROM unread_counts WHERE user_id = ?1",
@@ -18,6 +18,7 @@ const DELETIONS: [&str; 11] = [
     "DELETE FROM key_backups WHERE user_id = ?1",
     "DELETE FROM key_backup_versions WHERE user_id = ?1",
     "DELETE FROM key_signatures WHERE user_id = ?1",
+    "DELETE FROM key_signatures WHERE signer = ?1",
     "DELETE FROM cross_signing_keys WHERE user_id = ?1",
     "DELETE FROM presence WHERE user_id = ?1",
     "DELETE FROM receipts WHERE user_id = ?1 AND receipt_type = 'm.read.private' \

@@ -9,14 +9,14 @@ use crate::{
 };
 
 /// A user's three keys.
-struct Keys {
-    master: CrossSigning,
+pub struct Keys {
+    pub master: CrossSigning,
     self_signing: CrossSigning,
-    user_signing: CrossSigning,
+    pub user_signing: CrossSigning,
 }
 
 impl Keys {
-    fn new(user: &User) -> Self {
+    pub fn new(user: &User) -> Self {
         Self::other(user, "")
     }
 
@@ -26,7 +26,7 @@ impl Keys {
         Self { master, self_signing, user_signing }
     }
 
-    fn body(&self) -> Value {
+    pub fn body(&self) -> Value {
         json!({
             "master_key": self.master.unsigned(),
             "self_signing_key": self.self_signing.signed_by(&self.master),
@@ -35,7 +35,7 @@ impl Keys {
     }
 }
 
-const UPLOAD: &str = "/keys/device_signing/upload";
+pub const UPLOAD: &str = "/keys/device_signing/upload";
 
 fn query(home: &Home, by: &User, of: &User) -> Value {
     let (status, answer) = home.post(by, "/keys/query", json!({ "device_keys": { &of.id: [] } }));

@@ -14,6 +14,7 @@ use verge::{
 
 use crate::{
     common::network::World,
+    cross_signing::{Keys, UPLOAD},
     home::{Answer, Home, User, quote, refused},
     joining::{answer_late, hang_up},
     typing::{apart, together},
@@ -119,6 +120,23 @@ fn who_ends_an_account_is_logged_out_and_leaves_all_rooms() {
     assert_eq!(one.database.rows("SELECT count(*) FROM account_data WHERE user_id = '@alice:one.test'"), [["0"]]);
     assert_eq!(one.call(None, "GET", &format!("/profile/{}", quote(&alice.id)), None).1["displayname"], "alice");
     assert!(!own.is_empty());
+}
+
+/// Nobody else was told of them.
+#[test]
+fn signatures_on_the_keys_of_others_go_with_the_account() {
+    let (home, alice, bob, _) = together();
+    let (hers, his) = (Keys::new(&alice), Keys::new(&bob));
+    for (user, keys) in [(&alice, &hers), (&bob, &his)] {
+        assert_eq!(home.post(user, UPLOAD, keys.body()).0, 200);
+    }
+    for (by, keys, of, theirs) in [(&alice, &hers, &bob, &his), (&bob, &his, &alice, &hers)] {
+        let signed = json!({ &of.id: { &theirs.master.public: keys.user_signing.sign(theirs.master.unsigned()) } });
+        assert_eq!(home.post(by, "/keys/signatures/upload", signed), (200, json!({ "failures": {} })));
+    }
+    assert_eq!(home.database.rows("SELECT count(*) FROM key_signatures"), [["2"]]);
+    assert_eq!(home.post(&alice, "/account/deactivate", json!({ "auth": auth(&alice) })).0, 200);
+    assert_eq!(home.database.rows("SELECT user_id, signer FROM key_signatures"), Vec::<Vec<String>>::new());
 }
 
 #[test]
