@@ -50,14 +50,22 @@ pub(super) enum MemberChanges {
 
 impl MemberChanges {
     /// What became of them for one who knows the room as it was at `since`. `state` is the room's state now, or when the user left;
-    /// `timeline` the new events, where they alone have made it from what it was.
-    pub(super) fn of(room: &SyncRoom, state: NodeId, since: TimelinePos, timeline: Option<&[TimelineEvent]>) -> Self {
+    /// `timeline` the new events, where they alone have made it from what it was. A client that `loads_all` members is told of a
+    /// room only once they are known: then all of them are new to it.
+    pub(super) fn of(
+        room: &SyncRoom,
+        state: NodeId,
+        since: TimelinePos,
+        loads_all: bool,
+        timeline: Option<&[TimelineEvent]>,
+    ) -> Self {
         let joined = room.membership == Membership::Join;
         match room.state_since {
             _ if since == TimelinePos::START => Self::Same,
             // Those whom they met and left since then they have never heard of.
             Some(_) if !joined && room.joined_until.is_some_and(|until| until > since) => Self::Gone(state),
             _ if !joined => Self::Same,
+            _ if loads_all && room.members.since(since) => Self::New(state),
             Some(known) if room.pos <= since => match timeline {
                 Some(timeline) => Self::told(state, timeline),
                 None if known == state => Self::Same,
@@ -226,7 +234,12 @@ pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Re
                 Membership::Join => room.room.map(|(_, state)| state),
                 _ => room.state_when_left,
             };
-            members.extend(state.map(|state| MemberChanges::of(room, state, since, None)));
+            let Some(state) = state else { continue };
+            members.push(MemberChanges::of(room, state, since, false, None));
+            // Where they became known since then, it is told what either kind of client needs.
+            if room.members.since(since) {
+                members.push(MemberChanges::of(room, state, since, true, None));
+            }
         }
         let last = found.rooms.last().filter(|_| found.is_cut);
         goes_on = last.is_some();

@@ -136,12 +136,20 @@ fn who_loads_all_members_is_told_of_a_room_when_they_are_there() {
     let first = two.sync(bob, &joined.before);
     assert_eq!(first["rooms"]["join"], json!({}));
     let said = one.say(&joined.carol, &joined.room, "hello", "t1");
+    let dave = one.register("dave");
+    assert_eq!(one.post(&dave, &format!("/join/{}", quote(&joined.room)), json!({})).0, 200);
     two.world.settle();
     let second = two.sync(bob, &next(&first));
     assert_eq!(second["rooms"]["join"], json!({}));
     joined.completes();
     let third = two.sync(bob, &next(&second));
-    assert_eq!(joined.told(&third).len(), 11, "{third}");
+    let members = joined.told(&third);
+    assert!(members.len() == 12 && members.contains(&dave.id), "{third}");
+    // Of none of them he has heard before, whoever they were that were known.
+    assert_eq!(third["device_lists"]["changed"], json!(members), "{third}");
+    let at = |answer: &Value| next(answer).strip_prefix("since=").unwrap().to_owned();
+    let (_, changes) = two.get(bob, &format!("/keys/changes?from={}&to={}", at(&second), at(&third)));
+    assert_eq!(changes["changed"], json!(members));
     let timeline = &third["rooms"]["join"][&joined.room]["timeline"];
     assert_eq!(timeline["limited"], true);
     // What was said meanwhile is found by paging back.

@@ -175,7 +175,7 @@ impl Answer<'_> {
     pub(super) fn members(&self, entry: &Entry) -> MemberChanges {
         let Entry::Room(plan) = entry else { return MemberChanges::Same };
         let timeline = matches!(plan.source, StateSource::Timeline).then_some(plan.timeline.as_slice());
-        MemberChanges::of(&plan.room, plan.state, self.since, timeline)
+        MemberChanges::of(&plan.room, plan.state, self.since, !self.is_lazy(), timeline)
     }
 
     /// Whether the client asks for members as they matter to it.
