@@ -121,14 +121,12 @@ impl DeviceLists {
                     if changes.iter().any(|change| change.event_type == ENCRYPTION) {
                         new.push(*state);
                     }
-                    let members = |changes: &'_ [MemberChange]| -> BTreeMap<String, Option<Membership>> {
-                        let members = changes.iter().filter(|change| change.event_type != ENCRYPTION);
-                        members.map(|change| (change.state_key.clone(), change.membership)).collect()
-                    };
-                    let before = members(found.member_changes(*state, *known));
-                    for (member, now) in members(changes) {
-                        let before = before.get(&member).copied().flatten();
-                        lists.note(&member, now, before);
+                    let (now, before) = (memberships(changes), memberships(found.member_changes(*state, *known)));
+                    for member in now.keys().chain(before.keys()) {
+                        let now = now.get(member).copied().flatten();
+                        // Whose join is another event than the one before may have been out of the room in between.
+                        let before = before.get(member).copied().flatten().filter(|_| now != Some(Membership::Join));
+                        lists.note(member, now, before);
                     }
                 }
                 MemberChanges::Told(events) => {
@@ -161,16 +159,24 @@ impl DeviceLists {
     }
 
     fn note(&mut self, member: &str, now: Option<Membership>, before: Option<Membership>) {
-        match now {
-            Some(Membership::Join) if before != Some(Membership::Join) => {
+        match (now, before) {
+            (Some(Membership::Join), Some(Membership::Join)) => {}
+            (Some(Membership::Join), _) => {
                 self.changed.insert(member.to_owned());
             }
-            Some(Membership::Leave | Membership::Ban) => {
+            // Who was in and now has an invite has left before it; who has nothing, their join counts no more.
+            (Some(Membership::Leave | Membership::Ban), _) | (_, Some(Membership::Join)) => {
                 self.left.insert(member.to_owned());
             }
             _ => {}
         }
     }
+}
+
+/// Of the changes those of members, by their user IDs.
+fn memberships(changes: &[MemberChange]) -> BTreeMap<&str, Option<Membership>> {
+    let members = changes.iter().filter(|change| change.event_type != ENCRYPTION);
+    members.map(|change| (change.state_key.as_str(), change.membership)).collect()
 }
 
 /// Of the rooms that were left, those that the user was not in at `since` are taken for rooms of which the client knows no state. So

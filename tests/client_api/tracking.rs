@@ -1,13 +1,17 @@
 //! Whose device lists clients follow, where many users share a room with them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, rc::Rc};
 
 use serde_json::{Map, Value, json};
 
 use crate::{
-    common::{large_room::LargeRoom, network::World, peer::Peer},
-    home::{Home, quote},
-    keys::{ids, leave, next, told},
+    common::{
+        large_room::LargeRoom,
+        network::World,
+        peer::{Peer, PeerRoom},
+    },
+    home::{Home, User, quote},
+    keys::{ids, leave, lists, next, told},
 };
 
 const OPEN: [(&str, &str); 1] = [("REGISTRATION", "open")];
@@ -55,6 +59,110 @@ fn who_leaves_a_large_room_is_told_of_those_whom_somebody_here_has_asked_for() {
     leave(&home, &alice, &large.room_id);
     let (changed, left) = told(&home, &alice, &mut since);
     assert_eq!((changed, left), (ids(&[]), BTreeSet::from([carol.id, peer.user("member0")])));
+}
+
+/// Alice's room on `home`, with Bob of another server, who may change its state.
+struct Shared {
+    home: Home,
+    alice: User,
+    room: String,
+    peer: Rc<Peer>,
+    bob: String,
+    theirs: PeerRoom,
+}
+
+fn shared() -> Shared {
+    let world = World::new();
+    let home = Home::with(&world, "hs.test", &OPEN);
+    let alice = home.register("alice");
+    let peer = Peer::new(&world, "peer.example");
+    let bob = peer.user("bob");
+    let levels = json!({ "users": { &alice.id: 100, &bob: 50 } });
+    let body = json!({ "preset": "public_chat", "room_version": "11", "power_level_content_override": levels });
+    let room = home.room(&alice, body);
+    let theirs = peer.join(&home.homeserver(), &room, &bob);
+    world.settle();
+    Shared { home, alice, room, peer, bob, theirs }
+}
+
+impl Shared {
+    /// An event of Bob's upon what he knows of the room.
+    fn sends(&self, txn_id: &str, fields: Value) {
+        let draft = self.theirs.draft(self.home.world.now_ms(), &self.bob, fields);
+        let (id, event) = self.peer.sign("11", draft);
+        let (status, answer) = self.peer.send(&self.home.homeserver(), txn_id, &[event]);
+        assert_eq!((status, &answer["pdus"][&id]), (200, &json!({})), "{answer}");
+        self.home.world.settle();
+    }
+
+    /// More than a sync tells at once.
+    fn alice_talks(&self) {
+        (0..21).for_each(|n| drop(self.home.say(&self.alice, &self.room, "x", &format!("x{n}"))));
+    }
+}
+
+/// While they shared no room, Bob's server told nobody here of his devices.
+#[test]
+fn who_left_and_came_back_between_two_syncs_is_new() {
+    let shared = shared();
+    let (home, alice) = (&shared.home, &shared.alice);
+    let mut since = next(&home.sync(alice, ""));
+    let before = since.clone();
+    shared
+        .sends("1", json!({ "type": "m.room.member", "state_key": shared.bob, "content": { "membership": "leave" } }));
+    shared.peer.join(&home.homeserver(), &shared.room, &shared.bob);
+    home.world.settle();
+    let expected = (BTreeSet::from([shared.bob.clone()]), ids(&[]));
+    for query in ["", "&use_state_after=true"] {
+        assert_eq!(lists(&home.sync(alice, &format!("since={before}{query}"))), expected, "{query}");
+    }
+    shared.alice_talks();
+    let answer = home.sync(alice, &format!("since={before}"));
+    assert_eq!(answer["rooms"]["join"][&shared.room]["timeline"]["limited"], true);
+    assert_eq!(told(home, alice, &mut since), expected);
+    assert_eq!(told(home, alice, &mut since), (ids(&[]), ids(&[])));
+}
+
+/// Where the timeline has all that came between, it is seen that they were in the room all the time.
+#[test]
+fn who_has_a_new_name_is_not_new() {
+    let shared = shared();
+    let (home, alice) = (&shared.home, &shared.alice);
+    let before = next(&home.sync(alice, ""));
+    let content = json!({ "membership": "join", "displayname": "B" });
+    shared.sends("1", json!({ "type": "m.room.member", "state_key": shared.bob, "content": content }));
+    let answer = home.sync(alice, &format!("since={before}"));
+    assert_eq!(answer["rooms"]["join"][&shared.room]["timeline"]["events"][0]["content"], content);
+    assert_eq!(lists(&answer), (ids(&[]), ids(&[])));
+}
+
+#[test]
+fn who_left_and_was_invited_again_has_left() {
+    let shared = shared();
+    let (home, alice) = (&shared.home, &shared.alice);
+    let carol = home.register("carol");
+    assert_eq!(home.post(&carol, &format!("/join/{}", quote(&shared.room)), json!({})).0, 200);
+    let mut since = next(&home.sync(alice, ""));
+    leave(home, &carol, &shared.room);
+    let path = format!("/rooms/{}/invite", quote(&shared.room));
+    assert_eq!(home.post(alice, &path, json!({ "user_id": carol.id })).0, 200);
+    shared.alice_talks();
+    assert_eq!(told(home, alice, &mut since), (ids(&[]), ids(&[&carol])));
+}
+
+/// Bob has closed the room before he knew of Zoe's join, which does not count then.
+#[test]
+fn whose_join_counts_no_more_has_left() {
+    let shared = shared();
+    let (home, alice) = (&shared.home, &shared.alice);
+    let zoe = shared.peer.user("zoe");
+    shared.peer.join(&home.homeserver(), &shared.room, &zoe);
+    home.world.settle();
+    let mut since = next(&home.sync(alice, ""));
+    shared.sends("1", json!({ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "invite" } }));
+    let member = format!("/rooms/{}/state/m.room.member/{}", quote(&shared.room), quote(&zoe));
+    assert_eq!(home.get(alice, &member).0, 404, "there is nothing of her in the state");
+    assert_eq!(told(home, alice, &mut since), (ids(&[]), BTreeSet::from([zoe])));
 }
 
 /// Whoever is in a room with many users of other servers asks about all of them at once; they choose how long their names are.
