@@ -25,9 +25,11 @@ impl Rooms {
     /// `events`. Those whose auth events are lacking stay out. One whose place we know, as we hold what came before it, takes it
     /// and is judged like any other: what cites it may be all that we ever hear of it.
     ///
+    /// Says whether anything came of them.
+    ///
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn add_auth_events(&self, room_id: &RoomId, events: &[Event]) -> Result<(), RoomError> {
+    pub async fn add_auth_events(&self, room_id: &RoomId, events: &[Event]) -> Result<bool, RoomError> {
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let cited =
@@ -48,20 +50,9 @@ impl Rooms {
                 Some(held) => event.completes(&held.event),
                 None => view.rejected(event.event_id()).is_none_or(|rejected| rejected.is_altered_copy_of(event)),
             };
-            let mut given: Vec<&Event> = events.iter().filter(is_new).collect();
-            // An event that lacks an auth event would count as rejected for ever, and with it what cites it.
-            loop {
-                let at_hand: HashSet<&EventId> = given.iter().map(|event| event.event_id()).collect();
-                let complete =
-                    |event: &&Event| event.auth_events().iter().all(|id| at_hand.contains(id) || view.knows(id));
-                let kept: Vec<&Event> = given.iter().copied().filter(complete).collect();
-                if kept.len() == given.len() {
-                    break;
-                }
-                given = kept;
-            }
-            commit.copies.extend(view.copies(given.iter().copied()));
-            let judged = judge_outliers(self.clock.as_ref(), room_id, held, given.into_iter()).await;
+            let given = || events.iter().filter(is_new);
+            commit.copies.extend(view.copies(given()));
+            let judged = judge_outliers(self.clock.as_ref(), room_id, held, given()).await;
             let mut judged_anew = judged.rejected.iter().map(|one| one.event.event_id()).chain(&judged.readmitted);
             if judged_anew.any(|id| altered.contains(id)) {
                 // What was built upon the altered copy may count on what state is after it.
@@ -72,9 +63,9 @@ impl Rooms {
             commit.readmitted.extend(judged.readmitted);
             let is_empty = commit.events.is_empty() && commit.rejected.is_empty() && commit.readmitted.is_empty();
             if is_empty && commit.copies.is_empty() && commit.redactions.is_empty() && commit.rejected_at.is_empty() {
-                return Ok(Committed::Done(()));
+                return Ok(Committed::Done(false));
             }
-            Ok(self.store.commit(&[commit], Vec::new()).await?)
+            Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
         })
         .await
     }

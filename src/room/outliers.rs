@@ -7,6 +7,7 @@ use super::{
     RoomError, Rooms,
     checks::{may_mislead, rejected_auth_event},
     judge::Rejection,
+    order::CitedFirst,
     view::View,
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     },
     platform::{
         Clock, Statement,
-        turns::{SLICE, turn},
+        turns::{LIGHT_SLICE, SLICE, turn},
     },
     store::{
         commit::{Committed, Guard, NewEvent, RoomCommit},
@@ -175,32 +176,19 @@ pub(super) async fn judge_outliers<'a>(
             outliers.by_id.insert(rejected.event_id, Outlier::Rejected { provisional });
         }
     }
-    let mut order: Vec<EventId> = waiting.keys().cloned().collect();
+    let (mut given, create): (Vec<&EventId>, EventId) = (waiting.keys().collect(), room_id.create_event_id());
     // No event cites the create event from room version 12 on, and all need it.
-    order.sort_by_key(|id| (*id != room_id.create_event_id(), id.clone()));
-    let mut judged = 0;
-    // Depth first without recursion: an event is judged after all of its auth events that came with it.
-    for start in order {
-        let mut stack = vec![(start, false)];
-        while let Some((id, auth_events_done)) = stack.pop() {
-            let Some(event) = waiting.get(&id) else { continue };
-            if !auth_events_done {
-                let auth_events: Vec<EventId> =
-                    event.auth_events().iter().filter(|id| waiting.contains_key(*id)).cloned().collect();
-                stack.push((id.clone(), true));
-                // An event whose auth events lead back to itself is on the stack already and has no place to go.
-                stack.extend(auth_events.into_iter().filter(|next| *next != id).map(|id| (id, false)));
-                if stack.len() > 10 * waiting.len() + 10 {
-                    break;
-                }
-                continue;
-            }
-            if let Some(event) = waiting.remove(&id) {
-                turn(clock, judged, SLICE).await;
-                outliers.judge(room_id, event);
-                judged += 1;
-            }
-        }
+    given.sort_unstable_by_key(|id| (**id != create, *id));
+    let mut order = CitedFirst::default();
+    for (added, id) in given.into_iter().enumerate() {
+        turn(clock, added, LIGHT_SLICE).await;
+        let cited = waiting.get(id).into_iter().flat_map(Event::auth_events);
+        order.add(id, cited.filter(|id| waiting.contains_key(*id)));
+    }
+    // What stands in a circle does not come: nothing allows it.
+    for (judged, event) in order.filter_map(|id| waiting.get(id)).enumerate() {
+        turn(clock, judged, SLICE).await;
+        outliers.judge(room_id, event.clone());
     }
     let Outliers { by_id, readmitted, .. } = &mut outliers;
     readmitted.retain(|id| matches!(by_id.get(id), Some(Outlier::Accepted(_))));

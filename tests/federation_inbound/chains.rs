@@ -1,8 +1,13 @@
 //! Forks with long chains of auth events on one side, which any member can make.
 
 use serde_json::{Value, json};
+use verge::matrix::{
+    event::Event,
+    json::Value as JsonValue,
+    room_version::{EventIds, RoomVersion},
+};
 
-use crate::{Scene, scene};
+use crate::{Scene, accepted, common::rooms::event_of, scene};
 
 impl Scene {
     /// A profile change of Bob's after `previous` that cites his membership `cited`.
@@ -119,5 +124,43 @@ fn a_chain_of_long_events_takes_no_more() {
         let calls = scene.arrive_all("fork", std::slice::from_ref(&fork));
         assert!(calls <= 12, "version {version}: {calls} calls");
         assert_eq!(scene.bobs_membership(), fork.0, "version {version}");
+    }
+}
+
+/// Changes of Bob's profile, each of which cites the one before as an auth event, and the first one `cited`.
+fn citing_in_a_row(scene: &Scene, length: usize, cited: &str) -> Vec<Event> {
+    let version = RoomVersion::get(&scene.theirs.version).unwrap();
+    let mut events: Vec<Event> = Vec::new();
+    for number in 0..length {
+        let content = json!({ "membership": "join", "displayname": format!("Bob {number}") });
+        let fields = json!({ "type": "m.room.member", "state_key": scene.bob, "content": content, "prev_events": [] });
+        let mut draft = scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields);
+        let cited = events.last().map_or(cited, |event| event.event_id().as_str()).to_owned();
+        let is_given = version.event_ids == EventIds::Given;
+        draft["auth_events"] = if is_given { json!([[cited, { "sha256": "" }]]) } else { json!([cited]) };
+        if is_given {
+            draft["event_id"] = json!(format!("$n{number}:peer.example"));
+        }
+        events.push(event_of(JsonValue::from(draft).into_object().unwrap(), version));
+    }
+    events
+}
+
+/// Nothing of a chain can be judged that begins with what nobody gives, or of a circle, which events can stand in that are given
+/// their IDs. If each of them took a look at all others, it would be minutes until others had their turn.
+#[test]
+fn auth_events_that_lead_to_nothing_are_left_out_at_once() {
+    const LENGTH: usize = 5_000;
+    let last = format!("$n{}:peer.example", LENGTH - 1);
+    for (version, first) in [("1", "$nobody:peer.example"), ("11", "$nobody"), ("2", last.as_str())] {
+        let scene = scene(version);
+        let events = citing_in_a_row(&scene, LENGTH, first);
+        let (before, held) = (scene.world.pauses(), accepted(&scene.a));
+        // Nor is it of any use.
+        assert!(!scene.world.run(scene.a.rooms.add_auth_events(&scene.room, &events)).unwrap(), "{version}, {first}");
+        let pauses = scene.world.pauses() - before;
+        assert!(pauses >= (LENGTH - 1) / 500, "{version}, {first}: {pauses} pauses");
+        assert_eq!(accepted(&scene.a), held);
+        assert!(scene.a.database.rows("SELECT 1 FROM rejected_events").is_empty());
     }
 }

@@ -140,7 +140,7 @@ impl<'s> Look<'s> {
         Ok(missing)
     }
 
-    /// Asks for auth chains of events that lack auth events, until one comes. Whether one did.
+    /// Asks for auth chains of events that lack auth events, until one is of use. Whether one was.
     async fn ask_for_auth_events(&mut self, lacking: &[Lacking]) -> Result<bool, RoomError> {
         loop {
             let (mut asked, mut progress) = (0, false);
@@ -159,7 +159,7 @@ impl<'s> Look<'s> {
         }
     }
 
-    /// Asks a server for the auth chain of `event`. Whether any of it came.
+    /// Asks a server for the auth chain of `event`. Whether anything came of it.
     async fn fetch_auth_chain(&mut self, name: &ServerName, event: &Event) -> Result<bool, RoomError> {
         let id = event.event_id();
         self.whom.note(Question::AuthChain, id, name);
@@ -173,12 +173,11 @@ impl<'s> Look<'s> {
             cited.push(room_id.create_event_id());
         }
         let chain = self.check(name, &texts, &cited, ReceivedPdu::auth_events).await?;
-        if chain.is_empty() {
+        let is_useful = !chain.is_empty() && server.rooms.add_auth_events(&room_id, &chain).await?;
+        if !is_useful {
             self.whom.note_useless(Question::AuthChain, id);
-            return Ok(false);
         }
-        server.rooms.add_auth_events(&room_id, &chain).await?;
-        Ok(true)
+        Ok(is_useful)
     }
 
     /// What a server answers to a request about the event `about`; `None` where it does not give it.
@@ -276,7 +275,8 @@ impl<'s> Look<'s> {
         let left = memory.left();
         let mut received = Vec::with_capacity(texts.len());
         let mut takes: HashMap<EventId, usize> = HashMap::with_capacity(texts.len());
-        for text in texts {
+        for (done, text) in texts.iter().enumerate() {
+            pdus::turn(server, done).await;
             let before = memory.left();
             match memory.parse(server, text.as_ref(), &self.room.room_id, self.version())? {
                 Ok(Some(pdu)) => {
