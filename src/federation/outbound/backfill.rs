@@ -14,7 +14,10 @@ use crate::{
         identifiers::{EventId, ServerName},
         room_version::{EventIds, RoomVersion},
     },
-    platform::DatabaseError,
+    platform::{
+        Clock, DatabaseError,
+        turns::{LIGHT_SLICE, turn},
+    },
     room::{Room, RoomError},
     server::Server,
     store::event_graph::Gap,
@@ -195,29 +198,42 @@ async fn place(server: &Server, room: &Room, gap: &Gap, copies: &Copies) -> Resu
             }
             auth_events.append(&mut more);
         } else {
-            pass_over(&mut ancestors, &mut auth_events, missing);
+            let clock = server.platform.clock.as_ref();
+            pass_over(clock, &mut ancestors, &mut auth_events, missing).await;
         }
     }
 }
 
 /// Passes over what cites events that nobody gives us, and what takes those as auth events that do.
-fn pass_over(ancestors: &mut [Ancestor], auth_events: &mut Vec<Event>, mut missing: HashSet<EventId>) {
-    loop {
-        let before = missing.len();
-        let lost = auth_events.iter().filter(|event| cites(event, &missing)).map(|event| event.event_id().clone());
-        let lost: Vec<EventId> = lost.collect();
-        missing.extend(lost);
-        auth_events.retain(|event| !cites(event, &missing));
-        for ancestor in ancestors.iter_mut() {
-            if let Ancestor::Event(event) = ancestor
-                && cites(event, &missing)
-            {
-                missing.insert(event.event_id().clone());
-                *ancestor = Ancestor::Unusable(Unusable::of_event(event));
+async fn pass_over(
+    clock: &dyn Clock,
+    ancestors: &mut [Ancestor],
+    auth_events: &mut Vec<Event>,
+    mut missing: HashSet<EventId>,
+) {
+    let mut citing: HashMap<&EventId, Vec<&EventId>> = HashMap::new();
+    for (done, event) in ancestors.iter().filter_map(Ancestor::event).chain(&*auth_events).enumerate() {
+        turn(clock, done, LIGHT_SLICE).await;
+        for cited in event.auth_events() {
+            citing.entry(cited).or_default().push(event.event_id());
+        }
+    }
+    let (mut waiting, mut done): (Vec<EventId>, usize) = (missing.iter().cloned().collect(), 0);
+    while let Some(id) = waiting.pop() {
+        turn(clock, done, LIGHT_SLICE).await;
+        done += 1;
+        for id in citing.remove(&id).into_iter().flatten() {
+            if missing.insert(id.clone()) {
+                waiting.push(id.clone());
             }
         }
-        if missing.len() == before {
-            return;
+    }
+    auth_events.retain(|event| !cites(event, &missing));
+    for ancestor in ancestors {
+        if let Ancestor::Event(event) = ancestor
+            && cites(event, &missing)
+        {
+            *ancestor = Ancestor::Unusable(Unusable::of_event(event));
         }
     }
 }
@@ -235,4 +251,66 @@ async fn fetch_auth_chains(
     let fetch = |id| server.federation.event_auth(resident, &room.room_id, id);
     let texts: Vec<_> = join_all(ids.iter().map(fetch)).await.into_iter().flatten().flatten().collect();
     Ok(pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::platform::LocalBoxFuture;
+
+    /// Counts how often others have their turn.
+    #[derive(Default)]
+    struct Pausing(Cell<usize>);
+
+    impl Clock for Pausing {
+        fn now_ms(&self) -> i64 {
+            0
+        }
+
+        fn sleep(&self, _: u32) -> LocalBoxFuture<'static, ()> {
+            self.0.set(self.0.get() + 1);
+            Box::pin(async {})
+        }
+    }
+
+    fn id(name: impl std::fmt::Display) -> EventId {
+        EventId::parse(&format!("${name}:a.example")).unwrap()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "nothing here is checked")]
+    fn event(name: impl std::fmt::Display, cited: &[EventId]) -> Event {
+        let cited: Vec<_> = cited.iter().map(|id| serde_json::json!([id.as_str(), {}])).collect();
+        let text = serde_json::json!({
+            "type": "m.room.message", "content": {}, "room_id": "!r:a.example", "sender": "@u:a.example",
+            "event_id": id(&name).as_str(), "auth_events": cited, "prev_events": [], "depth": 1, "origin_server_ts": 1,
+        });
+        Event::from_store(id(name).as_str(), &text.to_string(), RoomVersion::get("1").unwrap()).unwrap()
+    }
+
+    /// Each of them passed over in its turn, with all others looked at, would take hundreds of millions of looks.
+    #[test]
+    fn a_long_chain_from_what_nobody_gives_is_passed_over_at_once() {
+        let length = 20_000;
+        let clock = Pausing::default();
+        let cited = |number: usize| if number == 0 { id("nobody's") } else { id(number - 1) };
+        // The last first.
+        let mut auth_events: Vec<Event> = (0..length).rev().map(|number| event(number, &[cited(number)])).collect();
+        auth_events.push(event("good", &[]));
+        let mut ancestors = [
+            Ancestor::Event(event("said", &[id("good")])),
+            Ancestor::Event(event("lost", &[id("good"), id(length - 1)])),
+        ];
+        auth_events.push(event("of a lost one", &[id("lost")]));
+        let missing = HashSet::from([id("nobody's")]);
+        futures_executor::block_on(pass_over(&clock, &mut ancestors, &mut auth_events, missing));
+        let kept: Vec<&EventId> = auth_events.iter().map(Event::event_id).collect();
+        assert_eq!(kept, [&id("good")]);
+        assert!(matches!(&ancestors, [Ancestor::Event(_), Ancestor::Unusable(_)]));
+        assert_eq!(ancestors[1].event_id(), &id("lost"));
+        assert!(clock.0.get() >= 2 * length / LIGHT_SLICE, "{} pauses", clock.0.get());
+    }
 }
