@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     RoomError, Rooms,
-    judge::{power_keys, redaction},
+    judge::{key, redaction},
     outliers::{Held, Outlier, Outliers, judge_outliers},
     view::View,
 };
@@ -60,15 +60,16 @@ impl Rooms {
             ids.extend(ancestors.iter().flat_map(|one| one.prev_events().iter().chain([one.event_id()])).cloned());
             let judged = ancestors.iter().filter_map(Ancestor::event).chain(auth_events);
             ids.extend(judged.flat_map(|event| event.auth_events().iter().chain([event.event_id()])).cloned());
-            let keys = power_keys();
+            let keys = [key("m.room.create", "")];
             let room = view.load_rooms(vec![room_id.clone()], &keys, ids, Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
-            let power_now = view.state(room.state, &keys).await?;
+            // It is known by that where a gap leads to it.
+            view.state(room.state, &keys).await?;
             let ancestors = with_held(&mut view, ancestors).await?;
             let gap = self.store.newest_gap(room_id, (gap_pos.before(), gap_pos), now).await?;
             let Some(gap) = gap else { return Ok(Committed::Done(false)) };
             let clock = self.clock.as_ref();
-            let filling = Filling { clock, gap: &gap, view: &view, room_id, power_now: &power_now, now };
+            let filling = Filling { clock, gap: &gap, view: &view, room_id, now };
             let filled = filling.fill(&ancestors, auth_events).await?;
             let changed = filled.changed;
             if !changed && filled.is_nothing() {
@@ -112,8 +113,6 @@ struct Filling<'a> {
     gap: &'a Gap,
     view: &'a View<'a>,
     room_id: &'a RoomId,
-    /// What decides in the current state whom a redaction may redact.
-    power_now: &'a [Event],
     now: i64,
 }
 
@@ -177,7 +176,7 @@ impl Filling<'_> {
                     changed = true;
                     pos = pos.before();
                     after = pos;
-                    redactions.extend(redaction(event, &self.power_then(event, &judged), self.power_now));
+                    redactions.extend(redaction(event, &[&self.power_then(event, &judged)]));
                     new.push(self.new_event(event, pos));
                     0
                 }
@@ -301,7 +300,8 @@ impl Filling<'_> {
         }
     }
 
-    /// The auth events of an event of history: the state before it is not known.
+    /// What says which power the sender of an event of history had then: its auth events, as the state before it is not known. What
+    /// power they have now has no say, as with Synapse: moderators lose it, and what they took away stays away.
     fn power_then(&self, event: &Event, judged: &Outliers) -> Vec<Event> {
         let create = self.room_id.create_event_id();
         let cited = event.auth_events().iter().chain([&create]);
@@ -322,7 +322,7 @@ impl Filling<'_> {
             };
             copies.push(event.clone());
             if held.stands() {
-                redactions.extend(redaction(event, &self.power_then(event, &none), self.power_now));
+                redactions.extend(redaction(event, &[&self.power_then(event, &none)]));
             }
         }
         (copies, redactions)

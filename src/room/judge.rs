@@ -403,13 +403,17 @@ impl Judgement {
         if event.event_type() != "m.room.redaction" {
             return Ok(());
         }
-        let keys = power_keys();
-        let then = match before {
-            Some(before) => view.state(before, &keys).await?,
-            None => power_by_auth_events(view, event).await?,
+        let redaction = match before {
+            Some(before) => {
+                let keys = power_keys();
+                let then = view.state(before, &keys).await?;
+                // An old state could be cited at will.
+                redaction(event, &[&then, &view.state(self.state, &keys).await?])
+            }
+            // As where history is put into a gap.
+            None => redaction(event, &[&power_by_auth_events(view, event).await?]),
         };
-        let now = view.state(self.state, &keys).await?;
-        self.redactions.extend(redaction(event, &then, &now));
+        self.redactions.extend(redaction);
         Ok(())
     }
 }
@@ -426,14 +430,14 @@ pub(super) fn power_keys() -> [StateKey; 2] {
     [key("m.room.create", ""), key("m.room.power_levels", "")]
 }
 
-/// What the accepted event `event` redacts, if it is a redaction. The power to redact others' events must have been there
-/// `then`, before the redaction, and must be there still `now`: an old state could be cited at will.
-pub(super) fn redaction(event: &Event, then: &[Event], now: &[Event]) -> Option<Redaction> {
+/// What the accepted event `event` redacts, if it is a redaction. The power to redact others' events must be there in each of
+/// `states`.
+pub(super) fn redaction(event: &Event, states: &[&[Event]]) -> Option<Redaction> {
     let redacts = event.redacts().filter(|_| event.event_type() == "m.room.redaction")?;
     Some(Redaction {
         redaction_id: event.event_id().clone(),
         redacts: redacts.to_owned(),
-        any_sender: may_redact(event, then) && may_redact(event, now),
+        any_sender: states.iter().all(|state| may_redact(event, state)),
         server: ServerName::parse(event.sender().server_name()).ok()?,
     })
 }

@@ -414,6 +414,49 @@ fn a_redaction_that_was_missed_takes_effect_when_it_is_paged_back_to() {
     }
 }
 
+/// What power somebody has now says nothing of what they had then. Synapse judges history by what was before it alone.
+#[test]
+fn a_redaction_that_was_missed_takes_effect_though_its_sender_has_lost_the_power() {
+    for version in ["1", "10", "12"] {
+        let scene = scene(version);
+        let carol = scene.one.register("carol");
+        let (status, answer) = scene.one.post(&carol, &format!("/join/{}", quote(&scene.room)), json!({}));
+        assert_eq!(status, 200, "{answer}");
+        let bobs = scene.two.say(&scene.bob, &scene.room, "Bob's", "b1");
+        let kept = scene.two.say(&scene.bob, &scene.room, "Bob's other", "b2");
+        scene.two.world.settle();
+        scene.leave();
+        scene.one.world.cut("one.test", "two.test");
+        scene.says(8..20);
+        let path = format!("/rooms/{}/state/m.room.power_levels/", quote(&scene.room));
+        let gives_carol = |power: i64| {
+            let mut levels = scene.one.get(&scene.alice, &path).1;
+            levels["users"][&carol.id] = json!(power);
+            assert_eq!(scene.one.put(&scene.alice, &path, levels).0, 200);
+        };
+        let redacts = |redacted: &str| {
+            let path = format!("/rooms/{}/redact/{}/r{}", quote(&scene.room), quote(redacted), quote(redacted));
+            scene.one.put(&carol, &path, json!({})).0
+        };
+        gives_carol(50);
+        assert_eq!(redacts(&bobs), 200);
+        gives_carol(0);
+        assert_eq!(redacts(&kept), 403);
+        scene.says(20..120);
+        scene.forget_to_send();
+        scene.one.world.mend("one.test", "two.test");
+        scene.one.world.advance(3_600_000);
+        scene.join();
+        scene.says(120..121);
+        scene.two.world.settle();
+        back(&scene.two, &scene.bob, &scene.room, None, 1_000, "");
+        let seen = newest(&scene.two, &scene.bob, &scene.room);
+        assert_eq!(seen[&bobs]["content"], json!({}), "{version}");
+        assert_eq!(seen[&bobs]["unsigned"]["redacted_because"]["sender"], json!(carol.id));
+        assert_eq!(seen[&kept]["content"]["body"], "Bob's other");
+    }
+}
+
 /// Whether it takes its place in the room, as what was before it is held, or is an outlier, as nobody has that.
 #[test]
 fn what_comes_after_its_redaction_as_an_auth_event_is_redacted_too() {
