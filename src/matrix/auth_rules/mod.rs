@@ -23,6 +23,15 @@
 //! - A key of `users` is a user ID if it begins with `@` and has a colon, whatever its domain and length.
 //! - A level of another type than a level's, which before version 10 a room's first `m.room.power_levels` may hold, makes
 //!   the rules that ask for it fail.
+//!
+//! Where the spec does not, verdicts differ from Synapse's in these cases:
+//! - An `m.room.power_levels` with a state key other than `""` is judged by the one under `""`. Synapse looks for one under its own
+//!   key, which is never among the auth events, and so allows any changes.
+//! - Only `m.federate: false` keeps other servers' users from sending. With Synapse any value but `true` does, and memberships of users
+//!   of other servers are refused too, whoever sends them.
+//! - In versions 1 and 2 a redaction whose `redacts` is no string takes the power to redact. With Synapse it takes none.
+//! - From version 8 on, a membership other than a join that has `join_authorised_via_users_server`, but no signature of that user's
+//!   server, is dropped as wrongly signed. The spec rejects it; Synapse asks for the signature on joins alone, and allows it.
 
 mod create;
 mod error;
