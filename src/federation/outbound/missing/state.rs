@@ -250,7 +250,7 @@ impl Look<'_> {
             }
             let Some(other) = self.whom.next(Question::Event, &first, cited_by).await? else {
                 // Of an event that several have, and nobody has a good copy of, no server can make use.
-                return Ok(lacking.iter().all(|id| self.givers_of_bad_copies(id) >= MIN_BAD_COPIES));
+                return Ok(are_refused(&lacking, &self.refused));
             };
             self.whom.note(Question::Event, &first, &other);
             self.fetch(&other, edge, &lacking, known).await?;
@@ -258,11 +258,6 @@ impl Look<'_> {
                 self.whom.note_useless(Question::Event, &first);
             }
         }
-    }
-
-    /// How many servers have given a copy of the event that failed the checks.
-    fn givers_of_bad_copies(&self, id: &EventId) -> usize {
-        self.refused.iter().filter(|(refused, _)| refused == id).count()
     }
 
     /// Asks a server for events of the state before `edge`. `false` where it has not answered, or what it gives takes more memory
@@ -443,6 +438,34 @@ impl Known {
     }
 }
 
+/// Whether enough servers have given copies of each of these events that failed the checks.
+fn are_refused(ids: &[EventId], refused: &HashSet<(EventId, ServerName)>) -> bool {
+    let mut givers: HashMap<&EventId, usize> = HashMap::new();
+    for (id, _) in refused {
+        *givers.entry(id).or_default() += 1;
+    }
+    ids.iter().all(|id| givers.get(id).is_some_and(|givers| *givers >= MIN_BAD_COPIES))
+}
+
 fn cites_nothing(_: &ReceivedPdu) -> &[EventId] {
     &[]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Two servers can give any number of bad copies. Counted for each event by itself, this would be billions of looks.
+    #[test]
+    fn bad_copies_of_many_events_are_counted_at_once() {
+        let ids: Vec<EventId> = (0..50_000).map(|number| EventId::parse(&format!("${number}")).unwrap()).collect();
+        let [one, other] = ["one.test", "other.test"].map(|name| ServerName::parse(name).unwrap());
+        let by_both = ids.iter().flat_map(|id| [(id.clone(), one.clone()), (id.clone(), other.clone())]);
+        let mut refused: HashSet<(EventId, ServerName)> = by_both.collect();
+        assert!(are_refused(&ids, &refused));
+        refused.remove(&(ids[7].clone(), other));
+        assert!(!are_refused(&ids, &refused) && are_refused(&ids[8..], &refused) && are_refused(&ids[..7], &refused));
+    }
 }
