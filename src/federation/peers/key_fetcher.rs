@@ -250,7 +250,9 @@ impl KeyFetcher {
         let rest = asked.lacking(&lacking, &found);
         let outcomes = self.outcomes(&lacking, &rest, &asked, &attempts);
         self.take_over(wanted, &asked, &held, &mut found);
-        let tells_of_kept = held.iter().any(|((server, _), (_, is_kept))| *is_kept && asked.has_told_of(server));
+        let told_of = asked.told_of();
+        let tells_of_kept =
+            held.iter().any(|((server, _), (_, is_kept))| *is_kept && told_of.contains(server.as_str()));
         let (own_words, others_words): (&[ServerKeys], &[ServerKeys]) =
             if tells_of_kept { (&asked.from_servers, &asked.from_notaries) } else { (&[], &[]) };
         let renewed = held.iter().filter_map(|(at, (before, is_kept))| {
@@ -307,14 +309,15 @@ impl KeyFetcher {
         attempts: &BTreeMap<String, Attempts>,
     ) -> Vec<(&'a str, KeyFetch)> {
         let mut outcomes = Vec::new();
-        for server in servers(lacking) {
+        let answered = asked.answered();
+        for (server, is_complete) in completed(lacking, rest) {
             let before = attempts.get(server);
-            if !rest.keys().any(|(lacks, _)| *lacks == server) {
+            if is_complete {
                 outcomes.extend(before.map(|_| (server, KeyFetch::default())));
             } else if asked.was_asked(server) {
                 let counted = before.map(|before| before.counted).unwrap_or_default();
                 let now = self.platform.clock.now_ms();
-                outcomes.push((server, after_failure(counted, asked.has_answered(server), now)));
+                outcomes.push((server, after_failure(counted, answered.contains(server), now)));
             }
         }
         outcomes
@@ -356,7 +359,8 @@ impl KeyFetcher {
                 }
             }
         }
-        for (at, key) in found.iter().filter(|(at, _)| asked.has_told_of(&at.0)) {
+        let told_of = asked.told_of();
+        for (at, key) in found.iter().filter(|(at, _)| told_of.contains(at.0.as_str())) {
             // What it holds the database learns anew at once, the rest when it has verified something.
             self.cache.remember(at, key.clone(), held.contains_key(at));
         }
@@ -382,6 +386,12 @@ impl KeyFetcher {
     }
 }
 
+/// The servers of which something was lacking, and whether nothing of them is among the `rest` that is lacking still.
+fn completed<'a>(lacking: &Wanted<'a>, rest: &Wanted<'_>) -> Vec<(&'a str, bool)> {
+    let lack: BTreeSet<&str> = rest.keys().map(|(server, _)| *server).collect();
+    servers(lacking).into_iter().map(|server| (server, !lack.contains(server))).collect()
+}
+
 /// Of what was found of a server's keys: the current ones, and those that were wanted.
 fn worth_keeping<'a>(
     found: &'a Found,
@@ -389,7 +399,8 @@ fn worth_keeping<'a>(
     wanted: &'a Wanted<'_>,
 ) -> impl Iterator<Item = (&'a str, &'a str, KnownKey)> {
     let is_worth = |key_id: &str, key: &KnownKey| key.expired_ts.is_none() || wanted.contains_key(&(server, key_id));
-    let of_it = found.iter().filter(move |((name, key_id), key)| *name == server && is_worth(key_id, key));
+    let of_it = found.range((server.to_owned(), String::new())..).take_while(move |((name, _), _)| name == server);
+    let of_it = of_it.filter(move |((_, key_id), key)| is_worth(key_id, key));
     of_it.map(|((name, key_id), key)| (name.as_str(), key_id.as_str(), key.clone()))
 }
 
@@ -429,4 +440,20 @@ fn backoff(failures: i64) -> i64 {
 fn soon_after(fetch: KeyFetch) -> i64 {
     let waits = backoff(fetch.failures.saturating_sub(1)).min(MAX_BACKOFF_SILENT_MS);
     fetch.retry_at.saturating_sub(waits).saturating_add(FIRST_BACKOFF_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each event of an answer may be of a server of its own. Were each looked for among all others, this would be billions of looks.
+    #[test]
+    fn what_became_of_very_many_servers_is_seen_at_once() {
+        let names: Vec<String> = (0..100_000).map(|number| format!("{number:0>6}.test")).collect();
+        let lacking: Wanted<'_> = names.iter().map(|name| ((name.as_str(), "ed25519:k"), 0)).collect();
+        let rest: Wanted<'_> = names.iter().skip(1).map(|name| ((name.as_str(), "ed25519:k"), 0)).collect();
+        let completed = completed(&lacking, &rest);
+        assert_eq!(completed.iter().filter(|(_, is_complete)| *is_complete).count(), 1);
+        assert_eq!((completed.len(), completed.first()), (names.len(), Some(&("000000.test", true))));
+    }
 }

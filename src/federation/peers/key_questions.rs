@@ -248,14 +248,14 @@ impl Asked {
         self.servers.contains(server)
     }
 
-    /// Whether somebody has told of the keys of this server.
-    pub(super) fn has_told_of(&self, server: &str) -> bool {
-        self.has_answered(server) || self.from_notaries.iter().any(|keys| &*keys.server_name == server)
+    /// The servers of whose keys somebody has told.
+    pub(super) fn told_of(&self) -> BTreeSet<&str> {
+        self.from_servers.iter().chain(&self.from_notaries).map(|keys| &*keys.server_name).collect()
     }
 
-    /// Whether this server has.
-    pub(super) fn has_answered(&self, server: &str) -> bool {
-        self.from_servers.iter().any(|keys| &*keys.server_name == server)
+    /// Those that have themselves.
+    pub(super) fn answered(&self) -> BTreeSet<&str> {
+        self.from_servers.iter().map(|keys| &*keys.server_name).collect()
     }
 }
 
