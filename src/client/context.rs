@@ -95,7 +95,7 @@ impl Around<'_> {
             visibility::wants_replaced(events, &mut reads);
         }
         let senders = parts.into_iter().flatten().map(|event| event.seen.event.sender().as_str());
-        let mut members: Vec<StateKeyHash> = senders.map(|sender| StateKeyHash::new("m.room.member", sender)).collect();
+        let mut members: Vec<StateKeyHash> = senders.map(StateKeyHash::member).collect();
         members.sort();
         members.dedup();
         if self.filter.lazy_load_members {

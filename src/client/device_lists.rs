@@ -77,7 +77,7 @@ impl MemberChanges {
 
     fn told(state: NodeId, timeline: &[TimelineEvent]) -> Self {
         let replaced = |event: &TimelineEvent| {
-            Some((event.seen.state_before?, StateKeyHash::new("m.room.member", event.seen.event.state_key()?)))
+            Some((event.seen.state_before?, StateKeyHash::member(event.seen.event.state_key()?)))
         };
         let is_member = |event: &&TimelineEvent| {
             event.seen.event.event_type() == "m.room.member" && event.seen.event.state_key().is_some()
@@ -188,7 +188,7 @@ pub(super) async fn withhold_unseen(
     loads_all: bool,
     rooms: &mut [SyncRoom],
 ) -> Result<(), MatrixError> {
-    let member = StateKeyHash::new("m.room.member", user.as_str());
+    let member = StateKeyHash::member(user.as_str());
     let is_left =
         |room: &SyncRoom| room.membership != Membership::Join && room.joined_until.is_some_and(|until| until > since);
     let known = |room: &SyncRoom| room.state_since.filter(|_| since > TimelinePos::START && is_left(room));

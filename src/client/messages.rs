@@ -118,7 +118,7 @@ pub(super) async fn event(server: &Server, call: &Call) -> Handled {
         None => {
             let stored = server.rooms.event(&event_id).await?.map(|stored| stored.event);
             let stored = stored.filter(|event| *event.room_id() == reader.room_id);
-            let key = stored.and_then(|event| Some(StateKeyHash::new(event.event_type(), event.state_key()?)));
+            let key = stored.as_ref().and_then(StateKeyHash::of);
             let key = key.ok_or_else(visibility::no_such_event)?;
             let reads = StateReads { at: vec![(reader.state, key)], ..StateReads::default() };
             let found = server.store.read_states(&reads).await?;
@@ -263,7 +263,7 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     fn key(&self) -> StateKeyHash {
-        StateKeyHash::new("m.room.member", self.first.seen.event.sender().as_str())
+        StateKeyHash::member(self.first.seen.event.sender().as_str())
     }
 
     fn wants(&self, reader: &Reader, reads: &mut StateReads) {

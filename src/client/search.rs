@@ -380,7 +380,7 @@ impl Search<'_> {
 
 /// Where the membership stands that the sender of `event` had when `hit` was sent.
 fn member_at(hit: &TimelineEvent, reader: &Reader, event: &TimelineEvent) -> (NodeId, StateKeyHash) {
-    let key = StateKeyHash::new("m.room.member", event.seen.event.sender().as_str());
+    let key = StateKeyHash::member(event.seen.event.sender().as_str());
     (hit.seen.state_before.unwrap_or(reader.state), key)
 }
 

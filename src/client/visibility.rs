@@ -243,7 +243,7 @@ impl Reader {
     }
 
     fn keys(&self) -> [StateKeyHash; 2] {
-        [StateKeyHash::new("m.room.history_visibility", ""), StateKeyHash::new("m.room.member", self.user.as_str())]
+        [StateKeyHash::new("m.room.history_visibility", ""), StateKeyHash::member(self.user.as_str())]
     }
 }
 
@@ -264,6 +264,5 @@ pub(super) fn no_such_event() -> MatrixError {
 }
 
 fn replaced_at(event: &TimelineEvent) -> Option<(NodeId, StateKeyHash)> {
-    let state_key = event.seen.event.state_key()?;
-    Some((event.seen.state_before?, StateKeyHash::new(event.seen.event.event_type(), state_key)))
+    Some((event.seen.state_before?, StateKeyHash::of(&event.seen.event)?))
 }

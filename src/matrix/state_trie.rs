@@ -29,7 +29,7 @@ mod diff;
 mod node;
 mod update;
 
-use super::hash_map::HashMap;
+use super::{event::Event, hash_map::HashMap};
 pub use diff::{Differences, diff, entries};
 pub use node::{EMPTY_SLOT, Entry, LEAF_ENTRIES, MalformedNode};
 use node::{Leaf, Node};
@@ -55,6 +55,16 @@ impl StateKeyHash {
             *word = bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
         });
         Self(words)
+    }
+
+    /// Where a state event stands.
+    pub fn of(event: &Event) -> Option<Self> {
+        Some(Self::new(event.event_type(), event.state_key()?))
+    }
+
+    /// Where the membership of `user` stands.
+    pub fn member(user: &str) -> Self {
+        Self::new("m.room.member", user)
     }
 
     /// Reads the 32 lower case hex digits that [`fmt::Display`] writes.

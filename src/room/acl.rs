@@ -7,8 +7,7 @@ use std::collections::HashSet;
 
 use super::{
     Room, RoomError, Rooms,
-    judge::key,
-    view::{StateKey, View},
+    view::{TypeAndKey, View, type_and_key},
 };
 use crate::{
     matrix::{
@@ -24,8 +23,8 @@ use crate::{
 pub(super) const ACL: (&str, &str) = ("m.room.server_acl", "");
 
 /// The same as a key.
-pub(super) fn acl_key() -> StateKey {
-    key(ACL.0, ACL.1)
+pub(super) fn acl_key() -> TypeAndKey {
+    type_and_key(ACL.0, ACL.1)
 }
 
 /// What the ACL says that was found at [`ACL`]; redacted, it says nothing, and so allows no server.

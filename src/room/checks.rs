@@ -3,8 +3,8 @@
 
 use super::{
     RoomError,
-    judge::{Judgement, Rejection, key, lacks_what_is_read, not_signed},
-    view::{StateAt, StateKey, View},
+    judge::{Judgement, Rejection, lacks_what_is_read, not_signed},
+    view::{StateAt, TypeAndKey, View, type_and_key},
 };
 use crate::{
     matrix::{
@@ -144,7 +144,7 @@ impl Judgement {
 /// Whether `event` stands in the state `root`.
 async fn stands_in(view: &mut View<'_>, event: &Event, root: NodeId) -> Result<bool, RoomError> {
     let Some(state_key) = event.state_key() else { return Ok(false) };
-    let found = view.state_ids(root, &[key(event.event_type(), state_key)]).await?;
+    let found = view.state_ids(root, &[type_and_key(event.event_type(), state_key)]).await?;
     Ok(found.iter().any(|(_, id)| id == event.event_id()))
 }
 
@@ -161,7 +161,7 @@ pub(super) fn may_mislead(state: &[Event], event: &Event) -> bool {
 }
 
 /// The keys of all state by which the rules judge `event`.
-pub(super) fn auth_keys(event: &Event) -> Vec<StateKey> {
+pub(super) fn auth_keys(event: &Event) -> Vec<TypeAndKey> {
     let selected = auth_events::selection(
         event.version(),
         event.event_type(),
@@ -170,7 +170,7 @@ pub(super) fn auth_keys(event: &Event) -> Vec<StateKey> {
         event.content(),
     );
     let implied = event.version().room_id_is_create_hash.then_some(("m.room.create", ""));
-    selected.into_iter().chain(implied).map(|(event_type, state_key)| key(event_type, state_key)).collect()
+    selected.into_iter().chain(implied).map(|(event_type, state_key)| type_and_key(event_type, state_key)).collect()
 }
 
 /// Adds to the state by which `event` is judged those memberships that it cites, of users of whom the state says nothing: where the

@@ -380,15 +380,15 @@ async fn resolve(view: &mut View<'_>, room: &Room, Believed { claims, .. }: &Bel
 fn snapshot(state: &[Event]) -> Result<state_trie::Updated, RoomError> {
     let mut entries: HashMap<StateKeyHash, Rc<str>> = HashMap::new();
     for event in state {
-        let Some(state_key) = event.state_key() else {
+        let Some(key) = StateKeyHash::of(event) else {
             return Err(RoomError::Invalid(format!("{} in the state is not a state event.", event.event_id())));
         };
-        let key = StateKeyHash::new(event.event_type(), state_key);
         let id: Rc<str> = event.event_id().as_str().into();
         if entries.insert(key, id.clone()).is_some_and(|other| other != id) {
             return Err(RoomError::Invalid(format!(
-                "The state has two events for {:?}, {state_key:?}.",
-                event.event_type()
+                "The state has two events for {:?}, {:?}.",
+                event.event_type(),
+                event.state_key().unwrap_or_default()
             )));
         }
     }

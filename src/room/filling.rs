@@ -6,9 +6,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     RoomError, Rooms,
-    judge::{key, redaction},
+    judge::redaction,
     outliers::{Held, Outlier, Outliers, judge_outliers},
-    view::View,
+    view::{View, type_and_key},
 };
 use crate::{
     matrix::{
@@ -60,7 +60,7 @@ impl Rooms {
             ids.extend(ancestors.iter().flat_map(|one| one.prev_events().iter().chain([one.event_id()])).cloned());
             let judged = ancestors.iter().filter_map(Ancestor::event).chain(auth_events);
             ids.extend(judged.flat_map(|event| event.auth_events().iter().chain([event.event_id()])).cloned());
-            let keys = [key("m.room.create", "")];
+            let keys = [type_and_key("m.room.create", "")];
             let room = view.load_rooms(vec![room_id.clone()], &keys, ids, Vec::new()).await?.pop();
             let room = room.ok_or(RoomError::UnknownRoom)?;
             // It is known by that where a gap leads to it.

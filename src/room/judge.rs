@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     RoomError,
-    view::{StateAt, StateKey, View},
+    view::{StateAt, TypeAndKey, View, type_and_key},
 };
 use crate::{
     log::Reason,
@@ -426,8 +426,8 @@ async fn power_by_auth_events(view: &mut View<'_>, event: &Event) -> Result<Vec<
 }
 
 /// The keys of the state that says what power everybody has.
-pub(super) fn power_keys() -> [StateKey; 2] {
-    [key("m.room.create", ""), key("m.room.power_levels", "")]
+pub(super) fn power_keys() -> [TypeAndKey; 2] {
+    [type_and_key("m.room.create", ""), type_and_key("m.room.power_levels", "")]
 }
 
 /// What the accepted event `event` redacts, if it is a redaction. The power to redact others' events must be there in each of
@@ -472,7 +472,7 @@ pub(super) fn not_signed(policy: &PolicyServer) -> String {
 
 /// The create event in the room's current state, and the state after it.
 pub(super) async fn creation(view: &mut View<'_>, state: NodeId) -> Result<Option<(EventId, NodeId)>, RoomError> {
-    let current = view.state(state, &[key("m.room.create", "")]).await?;
+    let current = view.state(state, &[type_and_key("m.room.create", "")]).await?;
     let Some(create) = current.first() else { return Ok(None) };
     Ok(Some((create.event_id().clone(), view.with_event(NodeId::EMPTY, create).await?)))
 }
@@ -494,9 +494,4 @@ pub(super) fn lacks_what_is_read(held: &Event) -> bool {
             "m.room.power_levels" => held.version().redaction < room_version::Redaction::V11,
             _ => false,
         }
-}
-
-/// A pair of event type and state key.
-pub(super) fn key(event_type: &str, state_key: &str) -> StateKey {
-    (event_type.to_owned(), state_key.to_owned())
 }

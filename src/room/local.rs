@@ -5,9 +5,9 @@
 
 use super::{
     Draft, Room, RoomError, Rooms,
-    judge::{Judgement, Source, key},
+    judge::{Judgement, Source},
     policy::policy_key,
-    view::{StateAt, StateKey, View},
+    view::{StateAt, TypeAndKey, View, type_and_key},
 };
 use crate::{
     matrix::{
@@ -125,7 +125,7 @@ impl Rooms {
             let (mut changed, mut commits) = (ChangedRooms::default(), Vec::new());
             for room in read {
                 let room_id = room.room_id.clone();
-                let member = view.state(room.state, &[key("m.room.member", user.as_str())]).await?.pop();
+                let member = view.state(room.state, &[type_and_key("m.room.member", user.as_str())]).await?.pop();
                 let member = member.filter(|member| member.membership() == Some(Membership::Join));
                 let Some(content) = member.and_then(|member| change(&member)) else { continue };
                 let mut judgement = Judgement::new(room);
@@ -165,7 +165,7 @@ impl Rooms {
             // What it redacts stands beside the content in most room versions.
             return Ok(None);
         }
-        let current = view.stored_state(room.state, &[key(&draft.event_type, state_key)]).await?;
+        let current = view.stored_state(room.state, &[type_and_key(&draft.event_type, state_key)]).await?;
         let same = current.into_iter().find(|stored| {
             let event = &stored.event;
             stored.redacted_by.is_none() && event.sender() == sender && *event.content() == draft.content
@@ -325,7 +325,7 @@ impl Rooms {
         let selected = selection(version, sender, draft);
         let mut keys = selected.clone();
         if version.room_id_is_create_hash {
-            keys.push(key("m.room.create", ""));
+            keys.push(type_and_key("m.room.create", ""));
         }
         let state = view.state(root, &keys).await?;
         if judgement.room.extent == Extent::Partial {
@@ -394,9 +394,9 @@ impl Rooms {
         // The room's version is not known before it is read: the selection of the newest asks for most.
         let newest = RoomVersion::all().last().copied().ok_or(RoomError::UnknownRoom)?;
         let mut keys = selection(newest, sender, draft);
-        keys.extend([key("m.room.create", ""), policy_key()]);
+        keys.extend([type_and_key("m.room.create", ""), policy_key()]);
         if let Some(state_key) = &draft.state_key {
-            keys.push(key(&draft.event_type, state_key));
+            keys.push(type_and_key(&draft.event_type, state_key));
         }
         let rooms = view.load_rooms(rooms, &keys, Vec::new(), Vec::new()).await?;
         Ok(rooms.into_iter().filter(|room| room.local_joined > 0).collect())
@@ -422,14 +422,14 @@ fn joined(user: &UserId, content: Object) -> Draft {
     Draft::membership(user.as_str(), Membership::Join, content)
 }
 
-fn selection(version: &RoomVersion, sender: &UserId, draft: &Draft) -> Vec<StateKey> {
+fn selection(version: &RoomVersion, sender: &UserId, draft: &Draft) -> Vec<TypeAndKey> {
     let state_key = draft.state_key.as_deref();
     auth_events::selection(version, &draft.event_type, sender.as_str(), state_key, &draft.content)
         .into_iter()
-        .map(|(event_type, state_key)| key(event_type, state_key))
+        .map(|(event_type, state_key)| type_and_key(event_type, state_key))
         .collect()
 }
 
-fn selects(selected: &[StateKey], event: &Event) -> bool {
+fn selects(selected: &[TypeAndKey], event: &Event) -> bool {
     selected.iter().any(|(event_type, state_key)| event.is_state(event_type, state_key))
 }

@@ -4,8 +4,8 @@
 
 use super::{
     RoomError, Rooms, Unsigned,
-    judge::{Judgement, Source, Verdict, key},
-    view::{StateKey, View},
+    judge::{Judgement, Source, Verdict},
+    view::{TypeAndKey, View, type_and_key},
 };
 use crate::matrix::{
     event::Event,
@@ -17,8 +17,8 @@ use crate::matrix::{
 pub(super) const ASKING_MS: i64 = 15_000;
 
 /// Where a room names its policy server, as a key.
-pub(super) fn policy_key() -> StateKey {
-    key(POLICY, "")
+pub(super) fn policy_key() -> TypeAndKey {
+    type_and_key(POLICY, "")
 }
 
 impl Judgement {

@@ -2,8 +2,7 @@
 
 use super::{
     Room, RoomError, Rooms, StoredEvent,
-    judge::key,
-    view::{StateKey, View},
+    view::{TypeAndKey, View, type_and_key},
 };
 use crate::matrix::{event::Event, identifiers::RoomId};
 
@@ -31,7 +30,8 @@ impl Rooms {
         room_id: &RoomId,
         keys: &[(&str, &str)],
     ) -> Result<Option<(Room, Vec<StoredEvent>)>, RoomError> {
-        let keys: Vec<StateKey> = keys.iter().map(|(event_type, state_key)| key(event_type, state_key)).collect();
+        let keys: Vec<TypeAndKey> =
+            keys.iter().map(|(event_type, state_key)| type_and_key(event_type, state_key)).collect();
         let mut view = View::new(&self.store, self.server_name());
         let room = view.load_rooms(vec![room_id.clone()], &keys, Vec::new(), Vec::new()).await?.pop();
         let Some(room) = room else { return Ok(None) };

@@ -20,7 +20,7 @@ use super::{
     judge::{Judgement, Rejection, Source, Verdict},
     order::{by_room, in_order},
     policy::{ASKING_MS, policy_key},
-    view::{StateKey, View},
+    view::{TypeAndKey, View, type_and_key},
 };
 use crate::{
     log::{LogRecord, Why},
@@ -411,14 +411,12 @@ impl Rooms {
         if known.is_empty() {
             return Ok(());
         }
-        let mut keys: HashSet<StateKey> = HashSet::from([acl_key(), policy_key()]);
+        let mut keys: HashSet<TypeAndKey> = HashSet::from([acl_key(), policy_key()]);
         let mut ids: Vec<EventId> = Vec::new();
         let mut previous: Vec<EventId> = Vec::new();
         for event in &known {
             keys.extend(auth_keys(event));
-            if let Some(state_key) = event.state_key() {
-                keys.insert((event.event_type().to_owned(), state_key.to_owned()));
-            }
+            keys.extend(event.state_key().map(|state_key| type_and_key(event.event_type(), state_key)));
             ids.push(event.event_id().clone());
             ids.extend(event.auth_events().iter().cloned());
             ids.extend(event.prev_events().iter().cloned());
@@ -433,7 +431,7 @@ impl Rooms {
         let of_events: Vec<&Room> = of_events.into_iter().filter_map(|room_id| rooms.ours(room_id)).collect();
         ids.extend(of_events.iter().flat_map(|room| &room.extremities).map(|extremity| extremity.event_id.clone()));
         let roots = of_events.iter().map(|room| room.state).collect();
-        let keys: Vec<StateKey> = keys.into_iter().collect();
+        let keys: Vec<TypeAndKey> = keys.into_iter().collect();
         view.load_around(roots, &keys, ids, previous).await
     }
 }

@@ -110,8 +110,10 @@ async fn look_for<'m>(
     visible: &mut [bool],
 ) -> Result<Vec<Open<'m>>, DatabaseError> {
     let part = |open: &Open<'m>| open.candidates.iter().skip(first).take(count).copied().collect::<Vec<_>>();
-    let mut at: Vec<_> =
-        open.iter().flat_map(|open| part(open).into_iter().map(|user| (open.root, member_key(user)))).collect();
+    let mut at: Vec<_> = open
+        .iter()
+        .flat_map(|open| part(open).into_iter().map(|user| (open.root, StateKeyHash::member(user.as_str()))))
+        .collect();
     at.sort_unstable();
     at.dedup();
     let found = store.read_states(&StateReads { at, ..StateReads::default() }).await?;
@@ -128,7 +130,8 @@ async fn look_for<'m>(
 impl Open<'_> {
     /// Whether the user may see the event by their membership in the state before it.
     fn is_shown_to(&self, user: &UserId, found: &StateFound) -> bool {
-        let member = found.at(self.root, member_key(user)).and_then(|stored| stored.event.membership());
+        let member =
+            found.at(self.root, StateKeyHash::member(user.as_str())).and_then(|stored| stored.event.membership());
         shows(&self.levels, member.unwrap_or(Membership::Leave))
     }
 }
@@ -165,8 +168,4 @@ fn is_of(user: &UserId, server: &ServerName) -> bool {
 
 fn visibility_key() -> StateKeyHash {
     StateKeyHash::new("m.room.history_visibility", "")
-}
-
-fn member_key(user: &UserId) -> StateKeyHash {
-    StateKeyHash::new("m.room.member", user.as_str())
 }

@@ -7,9 +7,9 @@ use super::{
     Admitted, RoomError, Rooms, Unsigned,
     changes::membership,
     checks::check_version,
-    judge::{Judgement, Rejection, Source, Verdict, key},
+    judge::{Judgement, Rejection, Source, Verdict},
     policy::policy_key,
-    view::View,
+    view::{View, type_and_key},
 };
 use crate::{
     admission::Reservation,
@@ -206,6 +206,6 @@ fn fits(bytes: usize) -> Result<(), RoomError> {
 
 /// Whether the user is joined by the current state.
 async fn is_joined(view: &mut View<'_>, judgement: &Judgement, user: &UserId) -> Result<bool, RoomError> {
-    let members = view.state(judgement.state, &[key("m.room.member", user.as_str())]).await?;
+    let members = view.state(judgement.state, &[type_and_key("m.room.member", user.as_str())]).await?;
     Ok(membership(members.first()) == Membership::Join)
 }

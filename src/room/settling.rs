@@ -17,8 +17,8 @@ use super::{
     checks::auth_keys,
     claimed_graph::{Graph, SLICE},
     extremities::behind,
-    judge::{Judgement, Source, creation, key},
-    view::{StateAt, StateKey, View},
+    judge::{Judgement, Source, creation},
+    view::{StateAt, TypeAndKey, View, type_and_key},
     withdrawn::Withdrawn,
 };
 use crate::{
@@ -137,8 +137,8 @@ impl Rooms {
         let mut view = View::new(&self.store, self.server_name());
         view.load_events(slice).await?;
         let events: Vec<Event> = slice.iter().filter_map(|id| view.text(id).cloned()).collect();
-        let keys: HashSet<StateKey> = events.iter().flat_map(auth_keys).collect();
-        let keys: Vec<StateKey> = keys.into_iter().collect();
+        let keys: HashSet<TypeAndKey> = events.iter().flat_map(auth_keys).collect();
+        let keys: Vec<TypeAndKey> = keys.into_iter().collect();
         let previous: Vec<EventId> =
             slice.iter().filter_map(|id| graph.nodes.get(id)).flat_map(|node| node.previous.clone()).collect();
         let auth = events.iter().flat_map(|event| event.auth_events().iter().cloned());
@@ -384,7 +384,7 @@ impl Judgement {
 
     /// Whether the sender of `event` has left the room, and of their own accord.
     async fn has_left(&self, view: &mut View<'_>, event: &Event) -> Result<bool, RoomError> {
-        let member = key("m.room.member", event.sender().as_str());
+        let member = type_and_key("m.room.member", event.sender().as_str());
         let state = view.state(self.state, &[member]).await?;
         Ok(state
             .iter()

@@ -22,8 +22,12 @@ use crate::{
     },
 };
 
-/// A pair of event type and state key.
-pub(super) type StateKey = (String, String);
+/// An event type and a state key: where an event stands in a room's state.
+pub(super) type TypeAndKey = (String, String);
+
+pub(super) fn type_and_key(event_type: &str, state_key: &str) -> TypeAndKey {
+    (event_type.to_owned(), state_key.to_owned())
+}
 
 /// The state at a place in the graph.
 #[derive(Debug, Clone, Copy)]
@@ -279,7 +283,7 @@ impl<'s> View<'s> {
     }
 
     /// The events that stand at `keys` in the snapshot `root`.
-    pub(super) async fn state(&mut self, root: NodeId, keys: &[StateKey]) -> Result<Vec<Event>, RoomError> {
+    pub(super) async fn state(&mut self, root: NodeId, keys: &[TypeAndKey]) -> Result<Vec<Event>, RoomError> {
         Ok(self.stored_state(root, keys).await?.into_iter().map(|stored| stored.event.clone()).collect())
     }
 
@@ -288,7 +292,7 @@ impl<'s> View<'s> {
     pub(super) async fn stored_state(
         &mut self,
         root: NodeId,
-        keys: &[StateKey],
+        keys: &[TypeAndKey],
     ) -> Result<Vec<&StoredEvent>, RoomError> {
         let ids: Vec<EventId> = self.state_ids(root, keys).await?.into_iter().map(|(_, id)| id).collect();
         self.load_events(&ids).await?;
@@ -297,7 +301,7 @@ impl<'s> View<'s> {
     }
 
     /// Reads of many snapshots what stands at `keys`, in one call.
-    pub(super) async fn load_states(&mut self, roots: &[NodeId], keys: &[StateKey]) -> Result<(), RoomError> {
+    pub(super) async fn load_states(&mut self, roots: &[NodeId], keys: &[TypeAndKey]) -> Result<(), RoomError> {
         let roots = roots.iter().copied().filter(|root| !self.made.contains_key(root)).collect();
         let keys = keys.iter().map(|(t, k)| StateKeyHash::new(t, k)).collect();
         self.load(Wanted { roots, keys, ..Wanted::default() }).await.map(drop)
@@ -307,8 +311,8 @@ impl<'s> View<'s> {
     pub(super) async fn state_ids(
         &mut self,
         root: NodeId,
-        keys: &[StateKey],
-    ) -> Result<Vec<(StateKey, EventId)>, RoomError> {
+        keys: &[TypeAndKey],
+    ) -> Result<Vec<(TypeAndKey, EventId)>, RoomError> {
         let hashes: Vec<StateKeyHash> = keys.iter().map(|(t, k)| StateKeyHash::new(t, k)).collect();
         for _ in 0..MAX_READS {
             match state_trie::lookup(root, &hashes, &self.nodes) {
@@ -325,8 +329,7 @@ impl<'s> View<'s> {
 
     /// The snapshot `root` with `event` in it.
     pub(super) async fn with_event(&mut self, root: NodeId, event: &Event) -> Result<NodeId, RoomError> {
-        let Some(state_key) = event.state_key() else { return Ok(root) };
-        let key = StateKeyHash::new(event.event_type(), state_key);
+        let Some(key) = StateKeyHash::of(event) else { return Ok(root) };
         self.update(root, &[(key, Some(event.event_id().as_str().into()))]).await
     }
 
@@ -422,7 +425,7 @@ impl<'s> View<'s> {
     pub(super) async fn load_rooms(
         &mut self,
         rooms: Vec<RoomId>,
-        keys: &[StateKey],
+        keys: &[TypeAndKey],
         events: Vec<EventId>,
         after: Vec<EventId>,
     ) -> Result<Vec<Room>, RoomError> {
@@ -434,7 +437,7 @@ impl<'s> View<'s> {
     pub(super) async fn load_around(
         &mut self,
         roots: Vec<NodeId>,
-        keys: &[StateKey],
+        keys: &[TypeAndKey],
         events: Vec<EventId>,
         after: Vec<EventId>,
     ) -> Result<(), RoomError> {

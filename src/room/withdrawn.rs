@@ -8,8 +8,7 @@ use std::collections::HashSet;
 
 use super::{
     RoomError,
-    judge::key,
-    view::{StateKey, View},
+    view::{TypeAndKey, View, type_and_key},
 };
 use crate::{
     matrix::{
@@ -29,12 +28,13 @@ const STATES_AT_ONCE: usize = 100;
 #[derive(Default)]
 pub(super) struct Withdrawn {
     ids: HashSet<EventId>,
-    keys: Vec<StateKey>,
+    keys: Vec<TypeAndKey>,
 }
 
 impl Withdrawn {
     pub(super) fn new(events: Vec<RejectedState>) -> Self {
-        let mut keys: Vec<StateKey> = events.iter().map(|event| key(&event.event_type, &event.state_key)).collect();
+        let mut keys: Vec<TypeAndKey> =
+            events.iter().map(|event| type_and_key(&event.event_type, &event.state_key)).collect();
         keys.sort();
         keys.dedup();
         Self { ids: events.into_iter().map(|event| event.event_id).collect(), keys }
@@ -81,7 +81,7 @@ impl Withdrawn {
 }
 
 /// What stood under the key of the rejected event `id` before it, and was not rejected itself.
-async fn before(view: &mut View<'_>, key: &StateKey, mut id: EventId) -> Result<Option<EventId>, RoomError> {
+async fn before(view: &mut View<'_>, key: &TypeAndKey, mut id: EventId) -> Result<Option<EventId>, RoomError> {
     for _ in 0..MAX_IN_A_ROW {
         view.load_events(std::slice::from_ref(&id)).await?;
         let Some(rejected) = view.rejected(&id).filter(|rejected| !rejected.provisional) else { return Ok(Some(id)) };

@@ -214,7 +214,7 @@ pub(super) fn read_shares(rows: &Rows) -> Result<BTreeMap<String, Share>, Databa
 fn of_shares(users: &[String]) -> String {
     let item = |user: &String| {
         let server = UserId::parse(user).map(|id| id.server_name().to_owned()).unwrap_or_default();
-        json!([user, StateKeyHash::new("m.room.member", user).to_string(), server])
+        json!([user, StateKeyHash::member(user).to_string(), server])
     };
     json!(users.iter().map(item).collect::<Vec<_>>()).to_string()
 }

@@ -146,7 +146,7 @@ pub(super) fn ask(own: &ServerName, questions: &EduQuestions) -> Vec<Statement> 
     let mut rooms: Vec<&RoomId> = questions.0.iter().map(|(room_id, _)| room_id).collect();
     rooms.dedup();
     let members = questions.0.iter().map(|(room_id, user_id)| {
-        let key = StateKeyHash::new("m.room.member", user_id.as_str());
+        let key = StateKeyHash::member(user_id.as_str());
         json!([room_id.as_str(), key.to_string(), user_id.as_str()]).to_string()
     });
     let acl = StateKeyHash::new("m.room.server_acl", "").to_string();

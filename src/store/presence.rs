@@ -276,7 +276,7 @@ impl PresenceRow {
 /// Statements that note the presence of users of the server `origin`.
 pub fn note(own: &ServerName, origin: &ServerName, users: &[PresenceRow]) -> Vec<Statement> {
     let rows = users.iter().map(|row| {
-        let key = StateKeyHash::new("m.room.member", row.user_id.as_str()).to_string();
+        let key = StateKeyHash::member(row.user_id.as_str()).to_string();
         let active = i64::from(row.currently_active);
         json!([row.user_id.as_str(), key, row.presence.as_str(), row.status_msg, row.last_active_ts, active])
             .to_string()

@@ -307,8 +307,7 @@ fn outline(row: &Row) -> Result<Option<Outline>, DatabaseError> {
 pub(super) fn cite<'a>(events: impl Iterator<Item = &'a Event>) -> Vec<Statement> {
     let mut rows = Vec::new();
     for event in events {
-        let Some(state_key) = event.state_key() else { continue };
-        let key = StateKeyHash::new(event.event_type(), state_key).to_string();
+        let Some(key) = StateKeyHash::of(event).map(|key| key.to_string()) else { continue };
         rows.extend(
             event.auth_events().iter().map(|cited| json!([cited.as_str(), event.event_id().as_str(), key]).to_string()),
         );

@@ -302,7 +302,7 @@ impl StateReads {
         }
         for row in next(member_events)? {
             found.read_member(&row, SEEN)?;
-            let key = StateKeyHash::new("m.room.member", row.text(SEEN + 2)?);
+            let key = StateKeyHash::member(row.text(SEEN + 2)?);
             found.at.insert((node_id(&row, SEEN)?, key), SeenEvent::of_row(&row)?);
         }
         Ok(found)

@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn key(n: usize) -> StateKeyHash {
-        StateKeyHash::new("m.room.member", &format!("@user{n}:example.org"))
+        StateKeyHash::member(&format!("@user{n}:example.org"))
     }
 
     fn pairs(root: NodeId, keys: &[StateKeyHash]) -> serde_json::Value {

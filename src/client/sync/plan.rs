@@ -223,7 +223,7 @@ impl Plan {
         if matches!(self.source, StateSource::Whole) {
             states.insert(self.reader.user(), self.state);
         }
-        states.into_iter().map(|(user, state)| (state, StateKeyHash::new("m.room.member", user))).collect()
+        states.into_iter().map(|(user, state)| (state, StateKeyHash::member(user))).collect()
     }
 
     pub(super) fn wants(&self, reads: &mut StateReads) {
@@ -241,7 +241,9 @@ impl Plan {
         }
         visibility::wants_replaced(&self.timeline, reads);
         if let KnownBefore::Of(known) = self.known_before {
-            reads.at.extend(self.timeline.iter().filter_map(|event| Some((known, key_of(&event.seen)?))));
+            reads
+                .at
+                .extend(self.timeline.iter().filter_map(|event| Some((known, StateKeyHash::of(&event.seen.event)?))));
         }
         if self.summary {
             reads.at.extend(names(self.state));
@@ -256,16 +258,12 @@ impl KnownBefore {
         match self {
             Self::All => false,
             Self::Of(known) => {
-                let stood = key_of(replaced).and_then(|key| found.at(known, key));
+                let stood = StateKeyHash::of(&replaced.event).and_then(|key| found.at(known, key));
                 stood.is_none_or(|stood| stood.event.event_id() != replaced.event.event_id())
             }
             Self::Nothing => true,
         }
     }
-}
-
-fn key_of(seen: &SeenEvent) -> Option<StateKeyHash> {
-    Some(StateKeyHash::new(seen.event.event_type(), seen.event.state_key()?))
 }
 
 /// Whether the state went from `known` to `state` by the events of `timeline` alone, one after the other.

@@ -156,7 +156,7 @@ impl Answer<'_> {
             let mut told: BTreeSet<&str> = state.iter().filter_map(|seen| member(seen)).collect();
             let of_interest = of_interest.iter().filter_map(|(root, key)| found.at(*root, *key));
             let of_interest = of_interest.filter(|seen| member(seen).is_some_and(|user| senders.contains(user)));
-            let named_after = named_after.iter().map(|user| StateKeyHash::new("m.room.member", user));
+            let named_after = named_after.iter().map(|user| StateKeyHash::member(user));
             let named_after = named_after.filter_map(|key| heroes.at(plan.state, key));
             let who_matter = of_interest.chain(named_after).filter(is_told);
             state.extend(who_matter.filter(|seen| member(seen).is_some_and(|user| told.insert(user))));

@@ -55,7 +55,7 @@ pub(super) fn inviter(room: &SyncRoom, user: &UserId, found: &StateFound) -> Opt
             Some(list.first()?.as_object()?.get("sender")?.as_str()?.to_owned())
         }
         (None, Some((_, state))) => {
-            let invite = found.at(state, StateKeyHash::new("m.room.member", user.as_str()))?;
+            let invite = found.at(state, StateKeyHash::member(user.as_str()))?;
             Some(invite.event.sender().as_str().to_owned())
         }
         (None, None) => None,
@@ -65,7 +65,7 @@ pub(super) fn inviter(room: &SyncRoom, user: &UserId, found: &StateFound) -> Opt
 /// Where the membership stands of who has invited the user, where we know the room.
 pub(super) fn inviter_at(room: &SyncRoom, user: &UserId, found: &StateFound) -> Option<(NodeId, StateKeyHash)> {
     let (_, state) = room.room.filter(|_| room.invite_state.is_none())?;
-    Some((state, StateKeyHash::new("m.room.member", &inviter(room, user, found)?)))
+    Some((state, StateKeyHash::member(&inviter(room, user, found)?)))
 }
 
 /// The events of a JSON list that we have stored, as clients are told of rooms from outside.

@@ -254,7 +254,7 @@ impl Events {
         if slot.key.is_none()
             && let Content::Event { event, .. } = &slot.content
         {
-            slot.key = Some(StateKeyHash::new(event.event.event_type(), event.event.state_key()?));
+            slot.key = Some(StateKeyHash::of(&event.event)?);
         }
         slot.key
     }

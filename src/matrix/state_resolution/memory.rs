@@ -29,8 +29,7 @@ impl Memory {
     /// Adds a state event.
     pub fn insert(&mut self, event: StateEvent) {
         let event_id = event.event.event_id().clone();
-        if let Some(state_key) = event.event.state_key() {
-            let key = StateKeyHash::new(event.event.event_type(), state_key);
+        if let Some(key) = StateKeyHash::of(&event.event) {
             for cited in event.event.auth_events() {
                 self.citations.entry(cited.clone()).or_default().insert(event_id.clone(), key);
             }

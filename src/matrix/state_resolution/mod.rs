@@ -229,8 +229,7 @@ pub struct Facts {
 impl Facts {
     /// Takes in an event that is new, so that nothing cites it yet, or of which it may have been thought otherwise.
     pub fn learn(&mut self, event: StateEvent, is_new: bool) {
-        let Some(state_key) = event.event.state_key() else { return };
-        let key = StateKeyHash::new(event.event.event_type(), state_key);
+        let Some(key) = StateKeyHash::of(&event.event) else { return };
         let index = self.events.index(event.event.event_id());
         self.events.put(index, event);
         let cited = self.events.auth_events(index).to_vec();

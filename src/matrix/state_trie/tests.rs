@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 
 fn key(n: u64) -> StateKeyHash {
-    StateKeyHash::new("m.room.member", &format!("@user{n}:example.org"))
+    StateKeyHash::member(&format!("@user{n}:example.org"))
 }
 
 /// Reproducible numbers without a dependency (SplitMix64).

@@ -109,8 +109,7 @@ impl View<'_> {
     fn add_citations(&self, need: &Need, supplied: &mut Supplied) {
         let mut own: HashMap<&EventId, Vec<Citation>> = HashMap::new();
         for event in self.judged.values() {
-            let Some(state_key) = event.state_key() else { continue };
-            let key = StateKeyHash::new(event.event_type(), state_key);
+            let Some(key) = StateKeyHash::of(event) else { continue };
             for cited in event.auth_events() {
                 let citation = Citation { cited: cited.clone(), citing: event.event_id().clone(), key };
                 own.entry(cited).or_default().push(citation);
