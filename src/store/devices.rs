@@ -26,36 +26,51 @@ pub(super) enum Devices<'a> {
     AllBut(&'a str),
 }
 
-/// ?1 user, ?2 a list of devices, NULL for all, ?3 one that is none of them: which of them have published keys.
-const WITH_KEYS: &str = "\
-    SELECT device_id FROM device_keys \
-    WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3";
+/// That a row is of one of these devices: ?1 user, ?2 a list of devices, NULL for all, ?3 one that is none of them.
+macro_rules! of_devices {
+    () => {
+        "user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3"
+    };
+}
+
+/// Which of the devices have published keys.
+const WITH_KEYS: &str = concat!("SELECT device_id FROM device_keys WHERE ", of_devices!());
 
 /// ?4: those of them that are known to have. Breaks a constraint where another has: `keys` is NOT NULL.
-const NO_OTHERS: &str = "\
-    UPDATE device_keys SET keys = NULL \
-    WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3 \
-      AND device_id NOT IN (SELECT value FROM json_each(?4))";
+const NO_OTHERS: &str = concat!(
+    "UPDATE device_keys SET keys = NULL WHERE ",
+    of_devices!(),
+    " AND device_id NOT IN (SELECT value FROM json_each(?4))"
+);
 
 /// How often it is tried to delete devices while one after the other of them publishes keys. The last attempt takes them all.
 const ATTEMPTS: usize = 10;
 
-/// What goes with a device. ?1 to ?3 as of [`WITH_KEYS`].
+const DELETE_KEY_SIGNATURES: &str = concat!(
+    "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1 AND key_name IN (SELECT device_id FROM device_keys WHERE ",
+    of_devices!(),
+    ")"
+);
+const DELETE_DEVICE_KEYS: &str = concat!("DELETE FROM device_keys WHERE ", of_devices!());
+const DELETE_ONE_TIME_KEYS: &str = concat!("DELETE FROM one_time_keys WHERE ", of_devices!());
+const DELETE_FALLBACK_KEYS: &str = concat!("DELETE FROM fallback_keys WHERE ", of_devices!());
+const DELETE_TO_DEVICE_MESSAGES: &str = concat!("DELETE FROM to_device_messages WHERE ", of_devices!());
+const DELETE_SENT_TO_DEVICE: &str = concat!("DELETE FROM sent_to_device WHERE ", of_devices!());
+const DELETE_CLIENT_TRANSACTIONS: &str = concat!("DELETE FROM client_transactions WHERE ", of_devices!());
+const DELETE_DEHYDRATED_DEVICES: &str = concat!("DELETE FROM dehydrated_devices WHERE ", of_devices!());
+const DELETE_DEVICES: &str = concat!("DELETE FROM devices WHERE ", of_devices!());
+
+/// What goes with devices, and then they themselves.
 const DELETIONS: [&str; 9] = [
-    "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1 AND key_name IN ( \
-       SELECT k.device_id FROM device_keys AS k \
-       WHERE k.user_id = ?1 AND (?2 IS NULL OR k.device_id IN (SELECT value FROM json_each(?2))) AND k.device_id IS NOT ?3)",
-    "DELETE FROM device_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
-    "DELETE FROM one_time_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
-    "DELETE FROM fallback_keys WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
-    "DELETE FROM to_device_messages \
-     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
-    "DELETE FROM sent_to_device WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
-    "DELETE FROM client_transactions \
-     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
-    "DELETE FROM dehydrated_devices \
-     WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
-    "DELETE FROM devices WHERE user_id = ?1 AND (?2 IS NULL OR device_id IN (SELECT value FROM json_each(?2))) AND device_id IS NOT ?3",
+    DELETE_KEY_SIGNATURES,
+    DELETE_DEVICE_KEYS,
+    DELETE_ONE_TIME_KEYS,
+    DELETE_FALLBACK_KEYS,
+    DELETE_TO_DEVICE_MESSAGES,
+    DELETE_SENT_TO_DEVICE,
+    DELETE_CLIENT_TRANSACTIONS,
+    DELETE_DEHYDRATED_DEVICES,
+    DELETE_DEVICES,
 ];
 
 impl Store {
@@ -166,7 +181,7 @@ impl Store {
 }
 
 impl Devices<'_> {
-    /// The parameters ?1 to ?3 of [`WITH_KEYS`] and what goes with it.
+    /// The parameters ?1 to ?3 of `of_devices!`.
     fn of(self, user_id: &str) -> [SqlValue; 3] {
         let (list, but) = match self {
             Self::All => (None, None),
