@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::{
     matrix::identifiers::RoomId,
-    store::staging::{Amount, StagedAlready, StagedOfRoom},
+    store::staging::{Amount, StagedAlready, StagedBy, StagedOfRoom},
 };
 
 const KIB: usize = 1024;
@@ -37,13 +37,13 @@ impl Allowance {
         Self { by_origin: already.by_origin, as_stranger: already.as_stranger, rooms: already.rooms.clone() }
     }
 
-    /// Takes a PDU of so many bytes out of it; `joining` says whether we are joining its room. Answers whether the server is
-    /// no member of the room by our state, or with `None` where the PDU would be too much.
-    pub(super) fn take(&mut self, room_id: &RoomId, joining: bool, bytes: usize) -> Option<bool> {
+    /// Takes a PDU of so many bytes out of it; `joining` says whether we are joining its room. Answers what the
+    /// server is to the room, or with `None` where the PDU would be too much.
+    pub(super) fn take(&mut self, room_id: &RoomId, joining: bool, bytes: usize) -> Option<StagedBy> {
         let room = self.rooms.entry(room_id.clone()).or_default();
-        let stranger = joining || !room.is_member;
+        let by = if joining || !room.is_member { StagedBy::Stranger } else { StagedBy::Member };
         let by_origin = self.by_origin.and(bytes, OF_SERVER)?;
-        if stranger {
+        if by == StagedBy::Stranger {
             let limit = if joining { IN_ROOM_BEING_JOINED } else { OF_STRANGERS_IN_ROOM };
             let by_strangers = room.by_strangers.and(bytes, limit)?;
             let limit = if joining { OF_SERVER } else { OF_STRANGER };
@@ -51,7 +51,7 @@ impl Allowance {
             room.by_strangers = by_strangers;
         }
         self.by_origin = by_origin;
-        Some(stranger)
+        Some(by)
     }
 }
 

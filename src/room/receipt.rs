@@ -4,6 +4,8 @@
 //! not hold is staged in the same batch, and judged when [`crate::federation`] has fetched them. So is what belongs to a
 //! room that we are joining, and is judged when that room is ours.
 
+mod one_room;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt::Debug,
@@ -14,16 +16,16 @@ use serde_json::{Map, json};
 
 use super::{
     Room, RoomError, Rooms,
-    acl::{acl_in, acl_key},
+    acl::acl_key,
     allowance::Allowance,
-    checks::{auth_keys, check_version},
-    judge::{Judgement, Rejection, Source, Verdict},
+    checks::auth_keys,
+    judge::Judgement,
     order::{by_room, in_order},
-    policy::{ASKING_MS, policy_key},
+    policy::policy_key,
     view::{TypeAndKey, View, type_and_key},
 };
 use crate::{
-    log::{LogRecord, Why},
+    log::LogRecord,
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
@@ -33,7 +35,7 @@ use crate::{
     store::{
         commit::Committed,
         edus::{EduQuestions, EduRooms},
-        staging::{StagedAlready, StagedPdu, stage, wake},
+        staging::{StagedAlready, wake},
         transactions::record_transaction,
     },
 };
@@ -43,12 +45,6 @@ const MAX_REASON: usize = 500;
 
 /// How many fetched events are judged and committed together.
 const SLICE: usize = 100;
-
-/// What the sender of a PDU is told that can neither be judged nor wait.
-const TOO_MANY_WAIT: &str = "The event cannot be judged yet, and too many events are already waiting.";
-
-/// What the sender of a PDU is told that the room's server ACL keeps out.
-const DENIED: &str = "The server ACL of the room denies your server access.";
 
 /// What a transaction begins with.
 #[derive(Debug)]
@@ -150,6 +146,27 @@ pub struct Record<'a> {
     pub edus: &'a dyn Effects,
     /// Whether only some of its PDUs are received now: its answer is recorded later.
     pub is_part: bool,
+}
+
+/// The receipt of PDUs, while it goes on.
+struct Receipt<'r> {
+    /// What they came with, unless they were fetched.
+    record: Option<Record<'r>>,
+    now: i64,
+    /// How much more may be staged of what came.
+    allowance: Allowance,
+    received: Received,
+}
+
+/// What a room's PDUs come to.
+#[derive(Default)]
+struct OfRoom {
+    /// Those that cannot be judged yet.
+    lacking: Vec<Lacking>,
+    /// Those that have been judged now.
+    judged: Vec<EventId>,
+    /// The room with them in it, if it is ours.
+    judgement: Option<Judgement>,
 }
 
 impl Rooms {
@@ -277,122 +294,35 @@ impl Rooms {
         let now = self.clock.now_ms();
         let mut view = View::new(&self.store, self.server_name());
         self.read_for(&mut view, &rooms, events).await?;
-        let mut results: HashMap<EventId, Option<String>> =
-            refused.iter().map(|(id, why)| (id.clone(), Some(why.clone()))).collect();
-        let mut received = Received::default();
+        let results = refused.iter().map(|(id, why)| (id.clone(), Some(why.clone()))).collect();
+        let received = Received { results, ..Received::default() };
+        let mut receipt = Receipt { record, now, allowance: Allowance::new(&rooms.staged), received };
         let mut commits = Vec::new();
         let mut others: Vec<Statement> = Vec::new();
         let mut waking: Vec<Statement> = Vec::new();
-        let mut allowance = Allowance::new(&rooms.staged);
         for (room_id, events) in by_room(events) {
-            let (mut staged, mut known) = (Vec::new(), Vec::new());
-            let mut judged = None;
-            if let Some(room) = rooms.ours(&room_id) {
-                if let Some(record) = record
-                    && !acl_in(&mut view, room.state).await?.allows(record.origin)
-                {
-                    let denied = events.iter().map(|event| (event.event_id().clone(), Some(DENIED.to_owned())));
-                    results.extend(denied);
-                    continue;
+            let ours = rooms.ours(&room_id);
+            let of_room = match ours {
+                Some(room) => receipt.judge_room(self, &mut view, room, events).await?,
+                None => {
+                    let is_joining = rooms.is_joining(&room_id);
+                    let lacking = receipt.refuse_or_stage_unknown(&room_id, is_joining, events);
+                    OfRoom { lacking, ..OfRoom::default() }
                 }
-                let mut judgement = Judgement::new(room.clone());
-                for event in in_order(events) {
-                    let id = event.event_id().clone();
-                    match check_version(room, &event) {
-                        Ok(()) => {}
-                        // Its version was that of the room when it was not ours yet, as another server said.
-                        Err(other) if record.is_some() => {
-                            results.insert(id, Some(other.to_string()));
-                            continue;
-                        }
-                        Err(other) => return Err(other),
-                    }
-                    let told = |what| about(record, LogRecord::info(what).room(&room_id).event(&id));
-                    // While a server waits for the answer to its transaction, no other is asked anything.
-                    let ask_until = record.map_or(now + ASKING_MS, |_| now);
-                    let judged = self.judge_signed(&mut judgement, &mut view, &event, &Source::Transaction, ask_until);
-                    let (event, verdict, _) = judged.await?;
-                    if matches!(verdict, Verdict::Accepted | Verdict::SoftFailed(_) | Verdict::Rejected(_)) {
-                        known.push(id.clone());
-                    }
-                    let result = match verdict {
-                        Verdict::Accepted => {
-                            received.accepted += 1;
-                            None
-                        }
-                        Verdict::SoftFailed(why) => {
-                            received.notable.push(told("a PDU is soft-failed").because(&Rejection::for_good(why)));
-                            None
-                        }
-                        Verdict::Known(None) => None,
-                        Verdict::Known(Some(why)) => Some(rejected(&why)),
-                        Verdict::Rejected(rejection) => {
-                            received.notable.push(told("a PDU is rejected").because(&rejection));
-                            Some(rejected(&rejection.why))
-                        }
-                        Verdict::Unsigned(_) => {
-                            staged.push(Lacking { event, previous: Vec::new(), auth: Vec::new() });
-                            None
-                        }
-                        Verdict::Missing { previous, auth } => {
-                            staged.push(Lacking { event, previous, auth });
-                            None
-                        }
-                    };
-                    results.insert(id, result);
-                }
-                judged = Some(judgement);
-            } else {
-                let joining = rooms.is_joining(&room_id);
-                for event in events {
-                    let result = (!joining).then(|| RoomError::UnknownRoom.to_string());
-                    if !joining {
-                        let told = LogRecord::info("a PDU is refused").room(&room_id).event(event.event_id());
-                        received.notable.push(about(record, told).because(&RoomError::UnknownRoom));
-                    }
-                    results.insert(event.event_id().clone(), result);
-                    if joining {
-                        staged.push(Lacking { event, previous: Vec::new(), auth: Vec::new() });
-                    }
-                }
-            }
-            match record {
-                Some(record) => {
-                    let joining = rooms.ours(&room_id).is_none();
-                    let mut waiting = Vec::with_capacity(staged.len());
-                    for Lacking { event, .. } in &staged {
-                        match allowance.take(&room_id, joining, event.json().len()) {
-                            Some(stranger) => {
-                                let origin = record.origin;
-                                waiting.push(StagedPdu { event, origin, stranger, received_ts: now });
-                            }
-                            None => {
-                                let told = LogRecord::info("a PDU is refused").room(&room_id).event(event.event_id());
-                                let told = about(Some(record), told).because(&Why::stated(TOO_MANY_WAIT));
-                                received.notable.push(told);
-                                results.insert(event.event_id().clone(), Some(TOO_MANY_WAIT.to_owned()));
-                            }
-                        }
-                    }
-                    if !waiting.is_empty() {
-                        received.to_look_at.push(room_id.clone());
-                    }
-                    others.extend(stage(waiting.into_iter()));
-                }
-                None => received.missing.extend(staged),
-            }
-            if let Some(judgement) = judged
+            };
+            others.extend(receipt.stage_what_waits(&room_id, ours.is_none(), of_room.lacking));
+            if let Some(judgement) = of_room.judgement
                 && !judgement.is_unchanged()
             {
                 // What a look judges, it sees to itself.
                 if record.is_some() && rooms.staged.rooms.get(&room_id).is_some_and(|room| room.has_any) {
-                    waking.push(wake(&room_id, known.iter().map(EventId::as_str), now));
+                    waking.push(wake(&room_id, of_room.judged.iter().map(EventId::as_str), now));
                 }
                 commits.push(self.commit_of(&mut view, judgement).await?);
             }
         }
-        received.answer = answer(&results);
-        received.results = results;
+        let mut received = receipt.received;
+        received.answer = answer(&received.results);
         if let Some(record) = record.filter(|record| !record.is_part) {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
             others.extend(record.edus.all());
@@ -442,10 +372,6 @@ pub(super) fn about(record: Option<Record<'_>>, told: LogRecord) -> LogRecord {
         Some(Record { origin, txn_id, .. }) => told.origin(origin).transaction(txn_id),
         None => told,
     }
-}
-
-fn rejected(why: &str) -> String {
-    format!("The event was rejected: {why}.")
 }
 
 /// The body of a transaction's answer.

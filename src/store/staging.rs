@@ -25,10 +25,19 @@ pub struct StagedPdu<'a> {
     pub event: &'a Event,
     /// Who sent it.
     pub origin: &'a ServerName,
-    /// Whether that server is not in the room by our state.
-    pub stranger: bool,
+    /// What that server is to the room.
+    pub by: StagedBy,
     /// When it came, in milliseconds.
     pub received_ts: i64,
+}
+
+/// What the server that sent a PDU is to its room, by our state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StagedBy {
+    /// It is in the room.
+    Member,
+    /// It is not, or we cannot tell as we are joining the room.
+    Stranger,
 }
 
 /// So much is staged.
@@ -208,7 +217,7 @@ pub(crate) fn stage<'a>(pdus: impl Iterator<Item = StagedPdu<'a>>) -> Vec<Statem
             pdu.origin.as_str(),
             event.json(),
             pdu.received_ts,
-            i64::from(pdu.stranger),
+            i64::from(pdu.by == StagedBy::Stranger),
             event.json().len(),
             hash_wrong(event),
             event.version().id,

@@ -29,7 +29,7 @@ use crate::{
     platform::Budget,
     room::RoomError,
     server::Server,
-    store::staging::{StagedPdu, stage},
+    store::staging::{StagedBy, StagedPdu, stage},
 };
 
 /// How many staged PDUs of a room are looked at together.
@@ -87,7 +87,7 @@ impl Server {
     /// [`RoomError::NotAllowed`] where the room does not allow it, and where the database fails.
     pub(super) async fn judge_given(&self, origin: &ServerName, event: &Event) -> Result<(), RoomError> {
         let received_ts = self.platform.clock.now_ms();
-        let staged = StagedPdu { event, origin, stranger: false, received_ts };
+        let staged = StagedPdu { event, origin, by: StagedBy::Member, received_ts };
         self.store.batch(stage(std::iter::once(staged))).await?;
         let give_up = received_ts + WAIT_MS;
         loop {
