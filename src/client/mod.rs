@@ -1,4 +1,6 @@
-//! The part of the Client-Server API through which local users act; one file for each of its sections.
+//! The part of the Client-Server API through which local users act. Each of its sections has a file, and so has what several of them
+//! share: who asks ([`auth`]) and what they may see ([`visibility`]), how bodies are read ([`body`]) and events are told ([`events`],
+//! [`bundles`]).
 //!
 //! [`handle`] finds the endpoint in [`ROUTES`] or, where the answer is a stream, in [`STREAMED`], by the spec's own path templates, and
 //! adds the CORS headers that every answer needs. What is in neither does not exist: 404 `M_UNRECOGNIZED`.
@@ -6,58 +8,79 @@
 //! Nothing here decides what a room allows: events are made by [`crate::room`], other servers are asked by
 //! [`crate::federation::outbound`].
 
-mod account;
-mod account_data;
+// What the sections share
 mod auth;
 mod body;
 mod bundles;
-mod by_time;
+mod events;
+mod filters;
+mod passwords;
+mod reauthentication;
+mod throttle;
+mod tokens;
+mod unread;
+mod visibility;
+
+// What the server can do
 mod capabilities;
-mod context;
+
+// Accounts and logins
+mod account;
+mod login;
+mod openid;
+mod register;
+
+// What belongs to users
+mod account_data;
+mod profile;
+mod reporting;
+mod tags;
+
+// Push rules
+mod notifications;
+mod push_rules;
+mod pushers;
+
+// Devices and end-to-end encryption
 mod cross_signing;
 mod dehydrated;
 mod device_lists;
 mod devices;
-mod directory;
-mod events;
-mod filters;
-mod fleeting;
-mod inviting;
 mod keys;
-mod login;
-mod media;
-mod membership;
-mod messages;
-mod notifications;
-mod openid;
-mod passwords;
-mod presence;
-mod profile;
-mod public_rooms;
-mod push_rules;
-mod pushers;
-mod reauthentication;
-mod receipts;
-mod register;
-mod relations;
-mod reporting;
 mod room_keys;
+mod to_device;
+
+// Rooms and who is in them
+mod inviting;
+mod membership;
 mod rooms;
-mod search;
-mod sending;
 mod settings;
-mod spaces;
+mod upgrade;
+
+// Sending; typing, receipts, presence
+mod presence;
+mod receipts;
+mod sending;
+mod typing;
+
+// Reading
+mod by_time;
+mod context;
+mod fleeting;
+mod messages;
+mod relations;
 mod state;
 mod sync;
-mod tags;
-mod throttle;
-mod to_device;
-mod tokens;
-mod typing;
-mod unread;
-mod upgrade;
+
+// Searching, aliases and the directory
+mod directory;
+mod public_rooms;
+mod search;
+mod spaces;
 mod user_directory;
-mod visibility;
+
+// Media
+mod media;
 
 pub use account::sweep_departures;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};

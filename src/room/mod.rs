@@ -5,44 +5,57 @@
 //! answer, and [`crate::federation`] fetches it and calls again.
 //!
 //! Every change follows one pattern: read the room ([`view`]), judge the new events on that view ([`judge`]), commit the
-//! outcome as one batch guarded by the room's version; when another commit came first, read again and repeat.
+//! outcome as one batch guarded by the room's version; when another commit came first, read again and repeat ([`attempts`]).
 
-mod acl;
-mod allowance;
+// What the others share
 mod attempts;
 mod changes;
-mod checks;
-mod claimed_graph;
-mod claims;
-mod copies;
 mod draft;
 mod error;
-mod extremities;
-mod filling;
-mod history;
-mod judge;
-mod large_joins;
-mod local;
 mod order;
-mod outliers;
-mod partial;
-mod parts;
+mod view;
+
+// Judging events
+mod checks;
+mod extremities;
+mod judge;
 mod policy;
 mod policy_servers;
+mod resolve;
+
+// Events that other servers send, or give when asked
+mod acl;
+mod allowance;
+mod copies;
+mod filling;
+mod history;
+mod outliers;
+mod parts;
+mod receipt;
+
+// What rests on other servers' claims
+mod claimed_graph;
+mod claims;
+mod settling;
+mod withdrawn;
+
+// Events that are made here or passed on
+mod local;
+mod resident;
+mod restricted;
+
+// Memberships by way of other servers
+mod large_joins;
+mod partial;
+mod remote;
+
+// What is told of rooms
 mod published;
 mod reading;
-mod receipt;
-mod remote;
 mod remote_reading;
 mod remote_visibility;
-mod resident;
-mod resolve;
-mod restricted;
-mod settling;
 mod spaces;
 mod summary;
-mod view;
-mod withdrawn;
 
 use std::rc::Rc;
 

@@ -1,85 +1,109 @@
 //! The server's SQL statements, typed. `migrations/` defines the tables. `edge` has statements of its own only to move whole
 //! databases and to apply migrations.
 //!
+//! The files share [`Store`], which runs statements, the types of positions in streams ([`positions`]), and the list of constraints that
+//! somebody else may break first ([`races`]).
+//!
 //! Lists travel as one JSON parameter through `json_each`, so that a read or a write of fifty events is the same number of
 //! round trips as one of a single event.
 //!
 //! D1's SQLite has no statistics of our tables, and may then read a whole table where it should look up a row. `CROSS JOIN`
 //! fixes the order in which tables are read: it stands wherever a list or a walk leads to the rows of a table that grows.
 
-pub mod account_data;
-pub mod accounts;
-pub mod aliases;
-pub mod altered;
+// What the others share
 pub mod answer_texts;
-pub mod bundles;
-pub mod by_time;
-mod catching_up;
+mod event_text;
+pub mod places;
+pub mod positions;
+mod races;
+mod slices;
+pub mod state_sql;
+
+// Rooms as they are judged and committed
+pub mod altered;
 pub mod commit;
 mod committing;
-pub mod dehydrated;
-pub mod departures;
-pub mod device_lists;
-pub mod devices;
-pub mod edu_outbox;
-pub mod edus;
-pub mod ended_joins;
 pub mod event_graph;
-mod event_text;
 pub mod events;
-pub mod forgetting;
 pub mod headers;
-pub mod history_visibility;
-pub mod ignored;
+pub mod rejected;
+mod resolution;
+pub mod rooms;
+pub mod unsettled;
+
+// Joins, invites, knocks
+pub mod ended_joins;
 pub mod invites;
-pub mod key_backups;
-mod key_changes;
-pub mod key_responses;
-pub mod known_keys;
 pub mod large_joins;
-pub mod media;
-pub mod members;
-pub mod memberships;
 pub mod new_shares;
-pub mod one_time_keys;
 pub mod partial_rooms;
 pub mod pending_joins;
 pub mod pending_knocks;
-pub mod places;
-pub mod positions;
-pub mod presence;
-pub mod profile_fields;
+pub mod told_joins;
+
+// Transactions from and to other servers
+mod catching_up;
+pub mod edu_outbox;
+pub mod edus;
 pub mod queue;
 pub mod queue_sweep;
-mod races;
-pub mod receipts;
-pub mod rejected;
-pub mod relations;
-pub mod remote_media;
-pub mod remote_reads;
-pub mod remote_updates;
-pub mod reports;
-mod resolution;
-pub mod rooms;
-pub mod search;
-mod slices;
-pub mod snapshots;
 pub mod staging;
-pub mod state_sql;
+pub mod transactions;
+
+// What other servers read, and what is known of them
+pub mod history_visibility;
+pub mod key_responses;
+pub mod known_keys;
+pub mod remote_reads;
+pub mod well_known;
+
+// Rooms as local users see them
+pub mod aliases;
+pub mod bundles;
+pub mod by_time;
+pub mod ignored;
+pub mod members;
+pub mod memberships;
+pub mod relations;
+pub mod search;
+pub mod snapshots;
 pub mod summaries;
 pub mod sync;
 pub mod sync_fleeting;
 pub mod timeline;
-pub mod to_device;
-pub mod told_joins;
-pub mod transactions;
-pub mod typing;
 pub mod unread;
-pub mod unsettled;
 pub mod user_directory;
-pub mod user_keys;
-pub mod well_known;
 mod whole_states;
+
+// Typing, receipts, presence
+pub mod presence;
+pub mod receipts;
+pub mod typing;
+
+// Local users
+pub mod account_data;
+pub mod accounts;
+pub mod departures;
+pub mod profile_fields;
+pub mod reports;
+
+// Devices and end-to-end encryption
+pub mod dehydrated;
+pub mod device_lists;
+pub mod devices;
+pub mod key_backups;
+mod key_changes;
+pub mod one_time_keys;
+pub mod remote_updates;
+pub mod to_device;
+pub mod user_keys;
+
+// Media
+pub mod media;
+pub mod remote_media;
+
+// Forgetting
+pub mod forgetting;
 
 use std::rc::Rc;
 
