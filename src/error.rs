@@ -114,6 +114,11 @@ impl MatrixError {
         Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
     }
 
+    /// 504 `M_UNKNOWN`: what other servers have to give first has not come in time.
+    pub fn gateway_timeout(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message)
+    }
+
     /// 503 `M_UNKNOWN`: what is lacking now may be there when it is asked again.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message).retry_after(1_000)

@@ -315,7 +315,7 @@ async fn check_aliases(server: &Server, user: &UserId, room_id: &RoomId, content
     let present: BTreeSet<&str> = current.into_iter().flat_map(named).filter_map(Value::as_str).collect();
     let is_new = |alias: &&Value| alias.as_str().is_none_or(|alias| !present.contains(alias));
     for alias in named(content).filter(is_new).take(50) {
-        let bad = || MatrixError::new(http::StatusCode::BAD_REQUEST, "M_INVALID_PARAM", "This is not a room alias.");
+        let bad = || MatrixError::invalid_param("This is not a room alias.");
         let alias = RoomAlias::parse(alias.as_str().ok_or_else(bad)?).map_err(|_| bad())?;
         if alias.server_name() != server.config.server_name.as_str() {
             continue;

@@ -260,7 +260,7 @@ pub(super) fn replaced<'f>(event: &TimelineEvent, found: &'f StateFound) -> Opti
 
 /// 404 for an event that the user may not see, or that is not there: nobody is told which.
 pub(super) fn no_such_event() -> MatrixError {
-    MatrixError::new(StatusCode::NOT_FOUND, "M_NOT_FOUND", "There is no such event, or you may not see it.")
+    MatrixError::not_found("There is no such event, or you may not see it.")
 }
 
 fn replaced_at(event: &TimelineEvent) -> Option<(NodeId, StateKeyHash)> {

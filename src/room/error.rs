@@ -88,10 +88,7 @@ impl From<Unsigned> for MatrixError {
             Unsigned::Refused { status, errcode, error } => {
                 Self::new(status, "M_FORBIDDEN", error).with("errcode", errcode)
             }
-            Unsigned::Away => {
-                let message = "The room's policy server cannot be asked whether it allows this.";
-                Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
-            }
+            Unsigned::Away => Self::bad_gateway("The room's policy server cannot be asked whether it allows this."),
         }
     }
 }
@@ -122,7 +119,7 @@ impl From<RoomError> for MatrixError {
             RoomError::UnknownRoom => Self::not_found(message),
             // It is not the time to say when to ask again: it will still be too much then.
             RoomError::TooLarge => Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message),
-            RoomError::MembersUnknown => Self::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message),
+            RoomError::MembersUnknown => Self::gateway_timeout(message),
             RoomError::NotAllowed(_) | RoomError::Denied | RoomError::TooManyInvites => Self::forbidden(message),
             RoomError::Unsigned(unsigned) => unsigned.into(),
             RoomError::CannotAuthorise => Self::new(StatusCode::BAD_REQUEST, "M_UNABLE_TO_AUTHORISE_JOIN", message),

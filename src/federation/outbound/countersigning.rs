@@ -1,8 +1,6 @@
 //! Events of ours that another server signs too: invites of its users, and joins for which one of them vouches (Server-Server
 //! API, "Inviting to a room", "Restricted rooms").
 
-use http::StatusCode;
-
 use super::directory::server_of;
 use crate::{
     error::MatrixError,
@@ -53,6 +51,5 @@ pub(super) async fn countersigned(
 
 /// 502: another server answered what nobody can use.
 pub(super) fn bad_answer(what: &'static str) -> MatrixError {
-    MatrixError::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", format!("Another server answered with {what}."))
-        .because(&Why::stated(what))
+    MatrixError::bad_gateway(format!("Another server answered with {what}.")).because(&Why::stated(what))
 }
