@@ -425,6 +425,9 @@ pub trait UnreadBody {
     fn stream(self: Box<Self>) -> Box<dyn ByteStream>;
 }
 
+/// A day in milliseconds.
+pub const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
 /// Wall clock and timers.
 pub trait Clock {
     /// Milliseconds since the Unix epoch.

@@ -3,12 +3,10 @@
 use super::{local_key, store, thumbnails};
 use crate::{
     error::MatrixError,
-    platform::{Budget, media::MediaStore},
+    platform::{Budget, DAY_MS, media::MediaStore},
     server::Server,
     store::remote_media::{Forgettable, RemoteName},
 };
-
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// How often a request looks for 100 files to forget: where all of them are tiny, whoever comes next goes on.
 const MOST_LOOKS: usize = 10;

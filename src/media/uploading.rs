@@ -14,13 +14,16 @@ use crate::{
     error::MatrixError,
     log::LogRecord,
     matrix::identifiers::UserId,
-    platform::media::{ByteStream, MediaError, MediaStore, NewObject},
+    platform::{
+        DAY_MS,
+        media::{ByteStream, MediaError, MediaStore, NewObject},
+    },
     server::Server,
     store::media::{Bounds, LocalMedia, MediaRow, NewUpload, UploadRefusal},
 };
 
 /// For how long an ID is reserved.
-const RESERVED_MS: i64 = 24 * 60 * 60 * 1_000;
+const RESERVED_MS: i64 = DAY_MS;
 /// How many reserved IDs a user may have.
 const MAX_AWAITED: i64 = 100;
 /// How long an upload may take, and for how long no other may begin in its place: longer, so that two never write at once.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::{Store, positions::OutboxPos};
-use crate::platform::{DatabaseError, Statement};
+use crate::platform::{DAY_MS, DatabaseError, Statement};
 
 /// A walk through one table.
 #[derive(Debug)]
@@ -122,8 +122,6 @@ const FORGET_EDU_OUTBOX: &str = forget!(
 const ADVANCE_LOCAL_MEMBERSHIPS: &str = advance!("local_memberships", "user_id, room_id", "?1 ->> 0, ?1 ->> 1");
 const FORGET_LOCAL_MEMBERSHIPS: &str =
     forget!("local_memberships", "user_id, room_id", "?1 ->> 0, ?1 ->> 1", "forgotten_ts < ?2");
-
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// The walks there are.
 pub const WALKS: [Walk; 10] = [

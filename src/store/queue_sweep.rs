@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     matrix::identifiers::ServerName,
-    platform::{DatabaseError, Statement},
+    platform::{DAY_MS, DatabaseError, Statement},
 };
 
 /// The servers `s` that lack news and are not marked, each with its destination `d`; ?1 is this server's name. (The `+` keeps SQLite from reading
@@ -53,7 +53,7 @@ const SWEPT: &str = concat!(
 );
 
 /// For a server that has not taken its transaction for so long, in milliseconds, only the newest event of each room is kept.
-const GIVEN_UP_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+const GIVEN_UP_MS: i64 = 30 * DAY_MS;
 
 /// Where the slowest server begins that still has something to hear; all that was looked through where there is none. ?1: a server
 /// whose transaction has been in flight since before this time has been given up.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     matrix::identifiers::ServerName,
-    platform::{DatabaseError, Row, SqlValue, Statement},
+    platform::{DAY_MS, DatabaseError, Row, SqlValue, Statement},
 };
 
 /// Media of another server.
@@ -113,9 +113,6 @@ pub struct Forgettable {
     /// When somebody asked for them; they are not forgotten where somebody has since.
     pub last_access_ts: i64,
 }
-
-/// Of times, which day they are of.
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// ?1 origin, ?2 ID.
 const SELECT: &str = "\

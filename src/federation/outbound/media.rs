@@ -14,7 +14,10 @@ use crate::{
         tidying::{make_room, remote_key},
         unknown,
     },
-    platform::media::{MediaError, NewObject},
+    platform::{
+        DAY_MS,
+        media::{MediaError, NewObject},
+    },
     server::Server,
     store::{
         media::MediaRow,
@@ -36,8 +39,6 @@ const WAIT_MS: i64 = 90_000;
 const LOOK_MS: (u32, u32) = (250, 2_000);
 /// What counts as fetched of a file that broke off, in bytes, or all that it may have if that is less.
 const BROKEN_OFF: u64 = 1024 * 1024;
-/// How often it is noted that somebody asks for something.
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// Whether media have to be fetched before they can be shown.
 pub enum Found {
@@ -56,6 +57,7 @@ pub async fn find(server: &Server, name: &RemoteName) -> Result<Found, MatrixErr
     let now = server.platform.clock.now_ms();
     match server.store.remote_media(name, now).await? {
         RemoteMedia::Here { row, fetched_ts, last_access_ts } => {
+            // That somebody asks for it is noted once a day.
             if now - last_access_ts >= DAY_MS {
                 server.store.touch_remote_media(name, now).await?;
             }

@@ -14,6 +14,7 @@ mod large_joins;
 pub mod media;
 pub mod membership;
 mod missing;
+mod pauses;
 pub mod queue;
 mod refusals;
 mod residents;

@@ -4,7 +4,7 @@
 //! Else nothing is fetched for it: where only states are claimed, that is settled when somebody pages back over the gap, or when
 //! what is lacking comes by itself. Events that are held without their content are asked for along with it.
 
-use super::backfill::backfill;
+use super::{backfill::backfill, pauses};
 use crate::{
     log::LogRecord,
     matrix::identifiers::RoomId,
@@ -16,14 +16,6 @@ use crate::{
 
 /// For so long, in milliseconds, a room is taken in hand.
 const IN_HAND_MS: i64 = 2 * 60 * 1_000;
-
-/// The pause after the first time in milliseconds; it grows with the square of the times, up to the longest.
-const PAUSE_MS: i64 = 15_000;
-const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
-
-/// For so long, in milliseconds, what a verdict rests on is looked for: two days. Claims that are left then are believed, until
-/// there is anything new to judge them by.
-const GIVE_UP_AFTER_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
 
 /// How often a room in which there is more to judge is taken in hand again at once; after that with pauses, as others are.
 const MAX_TIMES_AT_ONCE: i64 = 200;
@@ -139,16 +131,14 @@ impl Server {
     }
 }
 
-/// When the room is looked at again, if at all.
+/// When the room is looked at again, if at all. Claims that are left then are believed, until there is anything new to judge them by.
 fn retry_at(left: Left, altered: bool, unsettled: Unsettled, now: i64) -> Option<i64> {
     match left {
         Left::Nothing if !altered => None,
         // Also where there is more each time: whoever keeps it so must not keep us at it.
-        _ if now - unsettled.since > GIVE_UP_AFTER_MS => None,
+        _ if now - unsettled.since > pauses::GIVE_UP_AFTER_MS => None,
         Left::More if unsettled.attempts <= MAX_TIMES_AT_ONCE => Some(now),
-        Left::Nothing | Left::States | Left::Verdicts | Left::More => {
-            Some(now + (PAUSE_MS * unsettled.attempts * unsettled.attempts).min(LONGEST_PAUSE_MS))
-        }
+        Left::Nothing | Left::States | Left::Verdicts | Left::More => Some(now + pauses::after(unsettled.attempts)),
     }
 }
 
@@ -167,9 +157,12 @@ mod tests {
             attempts += 1;
             assert!(attempts < 1_000, "{attempts} times in {} s", (now - 1_000_000) / 1_000);
         }
-        assert!(now - 1_000_000 > GIVE_UP_AFTER_MS && attempts > MAX_TIMES_AT_ONCE);
+        assert!(now - 1_000_000 > pauses::GIVE_UP_AFTER_MS && attempts > MAX_TIMES_AT_ONCE);
         assert_eq!(retry_at(Left::More, false, Unsettled { attempts: 1, since: 0 }, 5), Some(5));
-        assert_eq!(retry_at(Left::Nothing, true, Unsettled { attempts: 1, since: 0 }, GIVE_UP_AFTER_MS + 1), None);
+        assert_eq!(
+            retry_at(Left::Nothing, true, Unsettled { attempts: 1, since: 0 }, pauses::GIVE_UP_AFTER_MS + 1),
+            None
+        );
         assert!(retry_at(Left::Verdicts, false, Unsettled { attempts: 1, since: 0 }, 5).unwrap() > 5);
     }
 }

@@ -20,7 +20,7 @@ use crate::{
         json::{self, Value},
         server_name::is_dns_name,
     },
-    platform::{Platform, Random, TransportError},
+    platform::{DAY_MS, Platform, Random, TransportError},
 };
 
 /// The service, and the one that older deployments still use.
@@ -34,7 +34,7 @@ const MAX_RECORDS: usize = 32;
 /// How many targets are worth trying.
 const MAX_TARGETS: usize = 8;
 /// How long answers are kept: the record's own time within these bounds, and that there is no record.
-const CACHE_MS: std::ops::RangeInclusive<i64> = 60_000..=86_400_000;
+const CACHE_MS: std::ops::RangeInclusive<i64> = 60_000..=DAY_MS;
 const CACHE_ABSENCE_MS: i64 = 300_000;
 /// How long a resolver that could not be reached is left alone, and a name of which it could not say anything.
 const DOWN_MS: i64 = 30_000;

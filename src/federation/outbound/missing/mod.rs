@@ -19,6 +19,7 @@ use std::{cell::RefCell, collections::VecDeque};
 use futures_util::future;
 
 use self::look::Look;
+use super::pauses;
 use crate::{
     federation::peers::looks::Slot,
     log::LogRecord,
@@ -34,13 +35,6 @@ use crate::{
 
 /// How many staged PDUs of a room are looked at together.
 const STAGED_AT_ONCE: i64 = 200;
-
-/// How long, in milliseconds, what a staged PDU cites is looked for: two days.
-const GIVE_UP_AFTER_MS: i64 = 2 * 24 * 60 * 60 * 1_000;
-
-/// The pause after the first look in vain, in milliseconds; it grows with each, up to the longest.
-const PAUSE_MS: i64 = 15_000;
-const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
 
 /// While somebody looks, nobody else does, for this long in milliseconds.
 const LOOK_MS: i64 = 2 * 60 * 1_000;
@@ -194,7 +188,7 @@ impl Server {
             let id = staged.event_id.as_str();
             if !left.iter().any(|left| left.as_str() == id) {
                 done.push(id.to_owned());
-            } else if now - staged.received_ts > GIVE_UP_AFTER_MS {
+            } else if now - staged.received_ts > pauses::GIVE_UP_AFTER_MS {
                 let record = LogRecord::warning("a PDU is given up, as nobody gives what it cites").room(room_id);
                 self.platform.log.write(match EventId::parse(id) {
                     Ok(id) => record.event(&id),
@@ -209,8 +203,7 @@ impl Server {
             self.looks.want_more();
         }
         if !left_waiting.is_empty() {
-            let pauses = (PAUSE_MS, LONGEST_PAUSE_MS);
-            self.store.pause(room_id, &left_waiting, now, pauses).await?;
+            self.store.pause(room_id, &left_waiting, now, pauses::BOUNDS_MS).await?;
         }
         outcome
     }
