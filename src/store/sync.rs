@@ -1,6 +1,8 @@
 //! What `/sync` reads: everything new for one user since a position, in one round trip that costs next to nothing
 //! while nothing is new on the whole server.
 
+mod found;
+
 use std::collections::HashMap;
 
 use super::{
@@ -8,11 +10,10 @@ use super::{
     device_lists::{self, KeyChanges},
     event_graph::closed,
     ignored::{self, Unwanted},
-    memberships::stored,
     one_time_keys::{self, KeyCounts},
-    positions::{AccountDataPos, DeviceListsPos, PresencePos, ReceiptsPos, TimelinePos, ToDevicePos, TypingPos},
-    sync_fleeting::{self, FleetingAt, FleetingFound, FleetingRead},
-    timeline::{PageFilter, SeenEvent, TimelineEvent, is_let_through, room_version, root, seen_columns, seen_joins},
+    positions::{AccountDataPos, DeviceListsPos, TimelinePos, ToDevicePos},
+    sync_fleeting::{self, FleetingFound, FleetingRead},
+    timeline::{PageFilter, TimelineEvent, is_let_through, seen_columns, seen_joins},
     to_device::{self, Inbox},
 };
 use crate::{
@@ -349,133 +350,72 @@ impl SyncFound {
     }
 }
 
+impl SyncRead<'_> {
+    /// Whether the database leaves out what the filter does.
+    fn is_filtered(&self) -> bool {
+        !self.filter.is_empty() && !self.filter.is_too_complex()
+    }
+
+    /// The statements, in the order in which [`Store::sync`] takes their answers.
+    fn statements(&self) -> Vec<Statement> {
+        let after = self.rest.map_or("", |rest| rest.after);
+        // No room's ID stands between a room's and that.
+        let from = self.rest.map_or_else(String::new, |rest| match rest.again {
+            true => rest.after.to_owned(),
+            false => format!("{}\u{1}", rest.after),
+        });
+        let rooms: Vec<SqlValue> = vec![
+            self.user_id.into(),
+            self.since.into(),
+            self.checked.into(),
+            self.all_joined.into(),
+            self.include_leave.into(),
+            from.into(),
+            self.rest.map(|rest| rest.to).into(),
+            MAX_ROOMS.into(),
+            MAX_INVITES.into(),
+        ];
+        let mut timelines = rooms.clone();
+        timelines.extend([self.device_id.into(), SqlValue::from(self.limit.saturating_add(1)), MAX_TIMELINES.into()]);
+        if self.is_filtered() {
+            timelines.extend([self.filter.to_json().into(), SqlValue::from(MAX_LOOKED_AT)]);
+        }
+        // The answer before told of all account data that was not the rest's.
+        let account_data_since = self.rest.is_none().then_some(self.account_data_since);
+        let account_data =
+            [self.user_id.into(), account_data_since.into(), self.since.into(), SqlValue::from(MAX_ACCOUNT_DATA)];
+        let mut statements = vec![
+            Statement::new(POSITIONS, []),
+            Statement::new(ROOMS, rooms.clone()),
+            Statement::new(if self.is_filtered() { FILTERED_TIMELINES } else { TIMELINES }, timelines),
+            Statement::new(ACCOUNT_DATA, account_data),
+            Statement::new(ACCOUNT_DATA_OF_NEW_ROOMS, rooms),
+            ignored::ask(self.user_id, if self.all_joined { TimelinePos::START.before() } else { self.checked }),
+        ];
+        statements.extend(self.device_lists_since.map(|since| device_lists::changes(self.user_id, since)));
+        let inbox = self.to_device_since.map(|since| to_device::inbox(self.user_id, self.device_id, since));
+        statements.extend(inbox.into_iter().flatten());
+        statements
+            .extend(self.key_counts.then(|| one_time_keys::counts(self.user_id, self.device_id)).into_iter().flatten());
+        let fleeting = self.fleeting.map(|at| sync_fleeting::ask(&at, self.user_id, self.since, self.checked, after));
+        statements.extend(fleeting.into_iter().flatten());
+        statements
+    }
+}
+
 impl Store {
     /// Reads what is new for a user.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn sync(&self, read: &SyncRead<'_>) -> Result<SyncFound, DatabaseError> {
-        let after = read.rest.map_or("", |rest| rest.after);
-        // No room's ID stands between a room's and that.
-        let from = read.rest.map_or_else(String::new, |rest| match rest.again {
-            true => rest.after.to_owned(),
-            false => format!("{}\u{1}", rest.after),
-        });
-        let rooms: Vec<SqlValue> = vec![
-            read.user_id.into(),
-            read.since.into(),
-            read.checked.into(),
-            read.all_joined.into(),
-            read.include_leave.into(),
-            from.into(),
-            read.rest.map(|rest| rest.to).into(),
-            MAX_ROOMS.into(),
-            MAX_INVITES.into(),
-        ];
-        let mut timelines = rooms.clone();
-        timelines.extend([read.device_id.into(), SqlValue::from(read.limit.saturating_add(1)), MAX_TIMELINES.into()]);
-        let is_filtered = !read.filter.is_empty() && !read.filter.is_too_complex();
-        if is_filtered {
-            timelines.extend([read.filter.to_json().into(), SqlValue::from(MAX_LOOKED_AT)]);
-        }
-        // The answer before told of all account data that was not the rest's.
-        let account_data_since = read.rest.is_none().then_some(read.account_data_since);
-        let account_data =
-            [read.user_id.into(), account_data_since.into(), read.since.into(), SqlValue::from(MAX_ACCOUNT_DATA)];
-        let mut statements = vec![
-            Statement::new(POSITIONS, []),
-            Statement::new(ROOMS, rooms.clone()),
-            Statement::new(if is_filtered { FILTERED_TIMELINES } else { TIMELINES }, timelines),
-            Statement::new(ACCOUNT_DATA, account_data),
-            Statement::new(ACCOUNT_DATA_OF_NEW_ROOMS, rooms),
-            ignored::ask(read.user_id, if read.all_joined { TimelinePos::START.before() } else { read.checked }),
-        ];
-        statements.extend(read.device_lists_since.map(|since| device_lists::changes(read.user_id, since)));
-        let inbox = read.to_device_since.map(|since| to_device::inbox(read.user_id, read.device_id, since));
-        statements.extend(inbox.into_iter().flatten());
-        statements
-            .extend(read.key_counts.then(|| one_time_keys::counts(read.user_id, read.device_id)).into_iter().flatten());
-        let fleeting = read.fleeting.map(|at| sync_fleeting::ask(&at, read.user_id, read.since, read.checked, after));
-        statements.extend(fleeting.into_iter().flatten());
-        let mut answers = Answers::new(self.batch(statements).await?);
+        let mut answers = Answers::new(self.batch(read.statements()).await?);
         let mut next = || answers.rows();
         let mut found = SyncFound::default();
-        let mut fleeting = FleetingAt::default();
-        for row in next()? {
-            match row.text(0)? {
-                "events" => found.events = TimelinePos::read(&row, 1)?,
-                "device_lists" => found.device_lists = DeviceListsPos::read(&row, 1)?,
-                "typing" => fleeting.typing = TypingPos::read(&row, 1)?,
-                "receipts" => fleeting.receipts = ReceiptsPos::read(&row, 1)?,
-                "presence" => fleeting.presence = PresencePos::read(&row, 1)?,
-                "to_device" => found.to_device = ToDevicePos::read(&row, 1)?,
-                _ => found.account_data = AccountDataPos::read(&row, 1)?,
-            }
-        }
-        let mut total = 0;
-        for row in next()? {
-            total = row.integer(10)?;
-            let version = row.optional_text(5)?.map(room_version).transpose()?;
-            found.rooms.push(SyncRoom {
-                room_id: room_id(row.text(0)?)?,
-                membership: stored(row.text(1)?)?,
-                event_id: row.text(2)?.to_owned(),
-                pos: TimelinePos::read(&row, 3)?,
-                invite_state: row.optional_text(4)?.map(str::to_owned),
-                room: version.zip(root(&row, 6)?),
-                state_since: root(&row, 7)?,
-                joined_until: TimelinePos::read_optional(&row, 8)?,
-                state_when_left: root(&row, 9)?,
-                counts: MemberCounts {
-                    joined: row.optional_integer(11)?.unwrap_or(0),
-                    invited: row.optional_integer(12)?.unwrap_or(0),
-                },
-                members: match row.optional_integer(13)? {
-                    None => MembersKnown::Always,
-                    Some(0) => MembersKnown::NotYet,
-                    Some(_) => match TimelinePos::read(&row, 14)? {
-                        // The rest of an answer is told as it was.
-                        from if read.rest.is_some_and(|rest| rest.to < from) => MembersKnown::NotYet,
-                        from => MembersKnown::From(from),
-                    },
-                },
-            });
-        }
-        found.is_cut = usize::try_from(total).is_ok_and(|total| total > found.rooms.len());
-        let mut next_room = None;
-        for row in next()? {
-            if next_room.is_none() {
-                next_room = row.optional_text(SeenEvent::COLUMNS + 4)?.map(str::to_owned);
-            }
-            let room = room_id(row.text(SeenEvent::COLUMNS + 2)?)?;
-            let new = found.timelines.entry(room).or_default();
-            // Where no more is looked at something may be left out, as in a gap.
-            let is_floor = is_filtered && row.integer(SeenEvent::COLUMNS + 5)? != 0;
-            if is_floor || row.integer(SeenEvent::COLUMNS + 3)? != 0 {
-                *new = NewEvents { events: Vec::new(), after_gap: true };
-            }
-            if !is_filtered || row.integer(SeenEvent::COLUMNS + 6)? != 0 {
-                new.events.push(TimelineEvent::of_row(&row)?);
-            }
-        }
-        if let Some(next_room) = next_room {
-            found.rooms.retain(|room| *room.room_id.as_str() < *next_room);
-            found.is_cut = true;
-        }
-        let page = next()?;
-        if let Some(last) = page.last()
-            && last.integer(4)? != 0
-        {
-            // The rest is told next.
-            found.account_data = AccountDataPos::read(last, 3)?;
-        }
-        for (rows, is_known_room) in [(page, true), (next()?, false)] {
-            for row in rows {
-                let text = |column| row.text(column).map(str::to_owned);
-                let (room_id, event_type, content) = (text(0)?, text(1)?, text(2)?);
-                found.changed_account_data.push(ChangedAccountData { room_id, event_type, content, is_known_room });
-            }
-        }
+        let fleeting = found.read_positions(next()?)?;
+        found.read_rooms(next()?, read.rest)?;
+        found.read_timelines(next()?, read.is_filtered())?;
+        found.read_account_data(next()?, next()?)?;
         found.unwanted = ignored::read(read.user_id, &next()?)?;
         if read.device_lists_since.is_some() {
             found.changed_keys = device_lists::read_changes(&next()?)?;
