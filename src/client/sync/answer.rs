@@ -9,7 +9,7 @@ use futures_util::future::try_join;
 use http::StatusCode;
 
 use super::{
-    plan::{Answer, Entry, Plan, StateSource},
+    plan::{Answer, Entry, StateSource},
     rooms::Read,
     stripped_state::{inviter, inviter_at, shown_outside, shown_outside_wants},
 };
@@ -33,8 +33,8 @@ use crate::{
     router::{Handled, raw_json_response},
     store::{
         positions::TimelinePos,
-        snapshots::{StateCut, StateReads},
-        sync::{MembersKnown, SyncFound, SyncRoom},
+        snapshots::{StateCut, StateFound, StateReads},
+        sync::{MembersKnown, SyncFound},
     },
 };
 
@@ -46,10 +46,49 @@ const MAX_PARTS: i64 = 4_000_000;
 /// How many a part of a room's state is taken for.
 const PART_OF_STATE: i64 = 40_000;
 
+/// The rooms of an answer, by what the user is to them.
+#[derive(Default)]
+struct Rooms {
+    join: Object,
+    invite: Object,
+    leave: Object,
+    knock: Object,
+}
+
 impl Answer<'_> {
     pub(super) async fn write(&self, mut found: SyncFound) -> Handled {
-        let mut entries = Vec::new();
         withhold_unseen(self.server, &self.session.user, self.since, !self.is_lazy(), &mut found.rooms).await?;
+        let mut entries = self.entries(&mut found);
+        let _held = self.cut(&mut entries, &mut found.is_cut).await?;
+        let after = self.go_on(&mut entries);
+        let mut members: Vec<MemberChanges> = entries.iter().map(|entry| self.members(entry)).collect();
+        let (state, bundles, unread) = self.ask(&entries, &members, after, &found).await?;
+        // Of the first room whose state was read in part, that part is told, and of those after it nothing.
+        let cut = entries.iter().enumerate().find_map(|(at, entry)| Some((at, entry.cut_in(&state)?.clone())));
+        if let Some((at, _)) = &cut {
+            entries.truncate(at + 1);
+            members.truncate(at + 1);
+            found.is_cut = true;
+        }
+        let last = entries.last().map(|entry| entry.room_id().clone());
+        let people = self.ask_for_people(&entries, &state).await?;
+        let changed_keys = std::mem::take(&mut found.changed_keys);
+        let device_lists = DeviceLists::of(self.server, &self.session.user, changed_keys, &members, &state).await?;
+        let read = Read { found: &found, state: &state, heroes: &people, bundles: &bundles, unread: &unread };
+        let mut rooms = self.tell(entries, &read)?;
+        self.tell_quiet(&mut rooms.join, &read).await?;
+        let rest = last.filter(|_| found.is_cut).map(|last| Rest {
+            since: self.since,
+            after: last.to_string(),
+            whole: self.full_state,
+            cut: cut.map(|(_, cut)| cut),
+        });
+        Ok(raw_json_response(StatusCode::OK, self.body(rooms, rest, device_lists, found).to_text()))
+    }
+
+    /// What is told of each room that was found.
+    fn entries(&self, found: &mut SyncFound) -> Vec<Entry> {
+        let mut entries = Vec::new();
         for room in std::mem::take(&mut found.rooms) {
             let timeline = found.timelines.remove(&room.room_id).unwrap_or_default();
             entries.push(match room.membership {
@@ -66,17 +105,25 @@ impl Answer<'_> {
                 },
             });
         }
-        let _held = self.cut(&mut entries, &mut found.is_cut).await?;
-        let after = self.go_on(&mut entries);
+        entries
+    }
+
+    /// Reads what the rooms' states say, from `after` on, what relates to their events, and how much of them is not read.
+    async fn ask(
+        &self,
+        entries: &[Entry],
+        members: &[MemberChanges],
+        after: Option<StateCut>,
+        found: &SyncFound,
+    ) -> Result<(StateFound, Bundles, Unread), MatrixError> {
         let mut reads = StateReads { most: Some(MAX_PARTS), after, ..StateReads::default() };
-        for entry in &entries {
+        for entry in entries {
             match entry {
                 Entry::Room(plan) => plan.wants(&mut reads),
                 Entry::Invite(room) | Entry::Knock(room) => shown_outside_wants(room, &self.session.user, &mut reads),
                 Entry::Elsewhere(_) | Entry::None(_) => {}
             }
         }
-        let mut members: Vec<MemberChanges> = entries.iter().map(|entry| self.members(entry)).collect();
         members.iter().for_each(|members| members.wants(&mut reads));
         // Of what relates to events that the client does not miss, it is told by those that do.
         let limited = entries.iter().filter_map(|entry| match entry {
@@ -85,91 +132,95 @@ impl Answer<'_> {
         });
         let limited: Vec<Shown<'_>> = limited.collect();
         let bundles = Bundles::read(self.server, self.session, &reads, &limited);
-        let is_joined = |plan: &Plan| plan.room.membership == Membership::Join;
+        let counted = self.counted(entries, found)?;
+        let unread = Unread::count(self.server, &self.session.user, &counted, self.now.events.max(found.events));
+        let ((state, bundles), unread) = try_join(bundles, unread).await?;
+        Ok((state, bundles, unread))
+    }
+
+    /// The rooms of which the client is told how much is not read.
+    fn counted(&self, entries: &[Entry], found: &SyncFound) -> Result<Vec<RoomId>, DatabaseError> {
         let told = entries.iter().filter_map(|entry| match entry {
-            Entry::Room(plan) if is_joined(plan) => Some(&plan.room.room_id),
+            Entry::Room(plan) if plan.room.membership == Membership::Join => Some(&plan.room.room_id),
             _ => None,
         });
         let mut counted: BTreeSet<RoomId> =
             told.chain(self.fleeting.read_by(self.session.user.as_str())).cloned().collect();
         // Clients take all threads of a room for read that they are told of without a word on them.
         if self.filter.timeline.unread_thread_notifications && self.since > TimelinePos::START {
-            counted.extend(rooms_of_account_data(&found)?);
+            counted.extend(rooms_of_account_data(found)?);
             counted.extend(self.fleeting.rooms().cloned());
         }
-        let counted: Vec<RoomId> = counted.into_iter().filter(|room_id| self.filter.room(room_id.as_str())).collect();
-        let unread = Unread::count(self.server, &self.session.user, &counted, self.now.events.max(found.events));
-        let ((state, bundles), unread) = try_join(bundles, unread).await?;
-        // Of the first room whose state was read in part, that part is told, and of those after it nothing.
-        let cut = entries.iter().enumerate().find_map(|(at, entry)| Some((at, entry.cut_in(&state)?.clone())));
-        if let Some((at, _)) = &cut {
-            entries.truncate(at + 1);
-            members.truncate(at + 1);
-            found.is_cut = true;
-        }
-        let last = entries.last().map(|entry| entry.room_id().clone());
-        // Who a room is named after matters only where it has no name; and who invites is known by now.
+        Ok(counted.into_iter().filter(|room_id| self.filter.room(room_id.as_str())).collect())
+    }
+
+    /// Reads what could not be asked for before the state was known: who a room is named after matters only where it has no name, and
+    /// who invites is known by now.
+    async fn ask_for_people(&self, entries: &[Entry], state: &StateFound) -> Result<StateFound, MatrixError> {
         let mut reads = StateReads { most: Some(MAX_PARTS), ..StateReads::default() };
-        for plan in entries.iter().filter_map(|entry| entry.unnamed(&state)) {
+        for plan in entries.iter().filter_map(|entry| entry.unnamed(state)) {
             if plan.lazy { &mut reads.member_events } else { &mut reads.members }.push(plan.state);
         }
-        let inviter_at = |room: &SyncRoom| inviter_at(room, &self.session.user, &state);
         reads.at.extend(entries.iter().filter_map(|entry| match entry {
-            Entry::Invite(room) => inviter_at(room),
+            Entry::Invite(room) => inviter_at(room, &self.session.user, state),
             _ => None,
         }));
-        let people = self.server.store.read_states(&reads).await?;
-        let (mut join, mut leave) = (Object::new(), Object::new());
-        let (mut invite, mut knock) = (Object::new(), Object::new());
-        let changed_keys = std::mem::take(&mut found.changed_keys);
-        let device_lists = DeviceLists::of(self.server, &self.session.user, changed_keys, &members, &state).await?;
-        let read = Read { found: &found, state: &state, heroes: &people, bundles: &bundles, unread: &unread };
+        Ok(self.server.store.read_states(&reads).await?)
+    }
+
+    /// The rooms in which there is something new.
+    fn tell(&self, entries: Vec<Entry>, read: &Read<'_>) -> Result<Rooms, MatrixError> {
+        let user = &self.session.user;
+        let mut rooms = Rooms::default();
         for entry in entries {
             match entry {
                 Entry::Room(plan) => {
                     let room_id = plan.room.room_id.clone();
                     if plan.room.membership == Membership::Join {
-                        join.insert(room_id.as_str(), self.joined(plan, &read));
+                        rooms.join.insert(room_id.as_str(), self.joined(plan, read));
                     } else {
-                        leave.insert(room_id.as_str(), self.left(plan, &read));
+                        rooms.leave.insert(room_id.as_str(), self.left(plan, read));
                     }
                 }
                 Entry::Elsewhere(room) => {
-                    leave.insert(room.room_id.as_str(), self.left_elsewhere(&room)?);
+                    rooms.leave.insert(room.room_id.as_str(), self.left_elsewhere(&room)?);
                 }
                 Entry::Invite(room) => {
-                    if found.unwanted.hides_invite(inviter(&room, &self.session.user, &state).as_deref()) {
+                    if read.found.unwanted.hides_invite(inviter(&room, user, read.state).as_deref()) {
                         continue;
                     }
-                    let inviter = inviter_at(&room).and_then(|(root, key)| people.at(root, key));
-                    let events = shown_outside(&room, &self.session.user, &state, inviter)?;
-                    invite.insert(room.room_id.as_str(), Object::from_iter([("invite_state", events)]));
+                    let inviter = inviter_at(&room, user, read.state).and_then(|(root, key)| read.heroes.at(root, key));
+                    let events = shown_outside(&room, user, read.state, inviter)?;
+                    rooms.invite.insert(room.room_id.as_str(), Object::from_iter([("invite_state", events)]));
                 }
                 Entry::Knock(room) => {
-                    let events = shown_outside(&room, &self.session.user, &state, None)?;
-                    knock.insert(room.room_id.as_str(), Object::from_iter([("knock_state", events)]));
+                    let events = shown_outside(&room, user, read.state, None)?;
+                    rooms.knock.insert(room.room_id.as_str(), Object::from_iter([("knock_state", events)]));
                 }
                 Entry::None(_) => {}
             }
         }
-        // Rooms where nothing changed but account data, who is typing, or up to where users have read. Of a room that is still to
-        // come all is told then.
-        let mut quiet = rooms_of_account_data(&found)?;
-        let is_whole = self.since > TimelinePos::START && !found.is_cut;
+        Ok(rooms)
+    }
+
+    /// Adds the rooms where nothing changed but account data, who is typing, or up to where users have read. Of a room that is still
+    /// to come all is told then.
+    async fn tell_quiet(&self, join: &mut Object, read: &Read<'_>) -> Result<(), MatrixError> {
+        let mut quiet = rooms_of_account_data(read.found)?;
+        let is_whole = self.since > TimelinePos::START && !read.found.is_cut;
         quiet.extend(self.fleeting.rooms().filter(|_| is_whole).cloned());
         quiet.retain(|room_id| !join.contains_key(room_id.as_str()) && self.filter.room(room_id.as_str()));
         for room_id in self.known_to_client(quiet).await? {
-            join.insert(room_id.as_str(), self.quiet_room(&room_id, &found, &unread));
+            join.insert(room_id.as_str(), self.quiet_room(&room_id, read.found, read.unread));
         }
+        Ok(())
+    }
+
+    fn body(&self, rooms: Rooms, rest: Option<Rest>, device_lists: DeviceLists, found: SyncFound) -> Object {
+        let Rooms { join, invite, leave, knock } = rooms;
         let rooms: Object =
             [("join", join), ("invite", invite), ("leave", leave), ("knock", knock)].into_iter().collect();
         let mut answer = Object::new();
-        let rest = last.filter(|_| found.is_cut).map(|last| Rest {
-            since: self.since,
-            after: last.to_string(),
-            whole: self.full_state,
-            cut: cut.map(|(_, cut)| cut),
-        });
         let at = if rest.is_some() { Token { fleeting: self.known, ..self.now } } else { self.now };
         answer.insert("next_batch", SyncToken { at, rest }.to_string());
         answer.insert("rooms", rooms);
@@ -183,7 +234,7 @@ impl Answer<'_> {
         answer.insert("device_one_time_keys_count", keys::told_counts(&counts).into_iter().collect::<Object>());
         let unused = counts.unused_fallback.into_iter().map(Value::from).collect::<Vec<_>>();
         answer.insert("device_unused_fallback_key_types", unused);
-        Ok(raw_json_response(StatusCode::OK, answer.to_text()))
+        answer
     }
 
     /// Those of the rooms of which the client has been told: whoever does not load members lazily hears of a room when they are known.
