@@ -12,7 +12,7 @@ mod stripped_state;
 use plan::Answer;
 
 use super::{
-    auth,
+    auth::{self, Session},
     filters::Filter,
     fleeting::Fleeting,
     presence,
@@ -26,8 +26,8 @@ use crate::{
     server::Server,
     store::{
         positions::TimelinePos,
-        sync::{RestRead, SyncRead, SyncRoom},
-        sync_fleeting::FleetingRead,
+        sync::{RestRead, SyncFound, SyncRead, SyncRoom},
+        sync_fleeting::{FleetingAt, FleetingRead},
     },
 };
 
@@ -69,44 +69,11 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         filter: filter.timeline.page(),
         rest: rest.as_ref().map(|rest| RestRead { after: &rest.after, again: rest.cut.is_some(), to: from.events }),
     };
-    let wait = !is_first && !full_state && rest.is_none();
+    let waits = !is_first && !full_state && rest.is_none();
     let deadline = server.platform.clock.now_ms().saturating_add(timeout.clamp(0, MAX_TIMEOUT_MS));
-    let mut listener = server.platform.news.listen();
-    let mut fleeting_since = (!is_first).then_some(from.fleeting);
-    let (mut found, mut fleeting) = loop {
-        let now = server.platform.clock.now_ms();
-        read.fleeting = Some(FleetingRead { since: fleeting_since, now });
-        let mut found = server.store.sync(&read).await?;
-        let fleeting = Fleeting::of(std::mem::take(&mut found.fleeting), &filter, now);
-        if found.is_empty_but_for_keys() && fleeting.is_empty() {
-            // Somebody's keys change all the time: it is news for those who share a room with them.
-            let others = std::mem::take(&mut found.changed_keys.others);
-            let own_server = server.config.server_name.as_str();
-            found.changed_keys.others = server.store.sharing(own_server, session.user.as_str(), others).await?;
-        }
-        let left = deadline.saturating_sub(server.platform.clock.now_ms());
-        if !found.is_empty() || !fleeting.is_empty() || !wait || left <= 0 {
-            break (found, fleeting);
-        }
-        read.checked = found.events;
-        fleeting_since = Some(fleeting.at);
-        read.account_data_since = found.account_data.max(read.account_data_since);
-        read.device_lists_since = Some(found.device_lists);
-        read.key_counts = false;
-        if fleeting.is_cut {
-            continue;
-        }
-        if listener.is_choosy() {
-            let rooms = server.store.rooms_of(&session.user, Membership::Join).await?;
-            let rooms = rooms.into_iter().map(|room_id| Subject::Room(room_id.to_string()));
-            let mine = [Subject::User(session.user.to_string()), Subject::Presence, Subject::Keys];
-            listener.listen_to(rooms.chain(mine).collect());
-        }
-        // Nothing is written when somebody who was shown as typing has stopped.
-        let until = fleeting.at.typing_until;
-        let longest = if until > 0 { left.min(until.saturating_sub(now)) } else { left };
-        listener.next(u32::try_from(longest).unwrap_or(u32::MAX)).await;
-    };
+    let fleeting_since = (!is_first).then_some(from.fleeting);
+    let (mut found, mut fleeting) =
+        look(server, &session, &filter, &mut read, fleeting_since, waits.then_some(deadline)).await?;
     if !is_first && !filter.state.lazy_load_members {
         // What was read in a room while its members were not known was passed over, as the room itself was.
         let told_anew = |room: &&SyncRoom| {
@@ -142,6 +109,53 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         goes_on_in: rest.and_then(|rest| Some((rest.after, rest.cut?))),
     };
     answer.write(found).await
+}
+
+/// Looks for what is new until there is something, or until the time `deadline`; only once where there is none. Each further look reads
+/// only what has come since the one before.
+async fn look(
+    server: &Server,
+    session: &Session,
+    filter: &Filter,
+    read: &mut SyncRead<'_>,
+    mut fleeting_since: Option<FleetingAt>,
+    deadline: Option<i64>,
+) -> Result<(SyncFound, Fleeting), MatrixError> {
+    let mut listener = server.platform.news.listen();
+    loop {
+        let now = server.platform.clock.now_ms();
+        read.fleeting = Some(FleetingRead { since: fleeting_since, now });
+        let mut found = server.store.sync(read).await?;
+        let fleeting = Fleeting::of(std::mem::take(&mut found.fleeting), filter, now);
+        if found.is_empty_but_for_keys() && fleeting.is_empty() {
+            // Somebody's keys change all the time: it is news for those who share a room with them.
+            let others = std::mem::take(&mut found.changed_keys.others);
+            let own_server = server.config.server_name.as_str();
+            found.changed_keys.others = server.store.sharing(own_server, session.user.as_str(), others).await?;
+        }
+        let left = deadline.map_or(0, |deadline| deadline.saturating_sub(server.platform.clock.now_ms()));
+        if !found.is_empty() || !fleeting.is_empty() || left <= 0 {
+            return Ok((found, fleeting));
+        }
+        read.checked = found.events;
+        fleeting_since = Some(fleeting.at);
+        read.account_data_since = found.account_data.max(read.account_data_since);
+        read.device_lists_since = Some(found.device_lists);
+        read.key_counts = false;
+        if fleeting.is_cut {
+            continue;
+        }
+        if listener.is_choosy() {
+            let rooms = server.store.rooms_of(&session.user, Membership::Join).await?;
+            let rooms = rooms.into_iter().map(|room_id| Subject::Room(room_id.to_string()));
+            let mine = [Subject::User(session.user.to_string()), Subject::Presence, Subject::Keys];
+            listener.listen_to(rooms.chain(mine).collect());
+        }
+        // Nothing is written when somebody who was shown as typing has stopped.
+        let until = fleeting.at.typing_until;
+        let longest = if until > 0 { left.min(until.saturating_sub(now)) } else { left };
+        listener.next(u32::try_from(longest).unwrap_or(u32::MAX)).await;
+    }
 }
 
 fn boolean(call: &Call, name: &str) -> Result<bool, MatrixError> {
