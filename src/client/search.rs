@@ -302,62 +302,25 @@ impl Search<'_> {
                 store.around_each(&places, limits, self.session.user.as_str()).await?
             }
         };
-        let mut reads = StateReads::default();
-        let mut states: BTreeMap<&RoomId, NodeId> = BTreeMap::new();
-        for (nth, (hit, reader)) in hits.iter().enumerate() {
-            states.insert(&reader.room_id, reader.state);
-            let near = around.get(nth).map_or(&[][..], Vec::as_slice);
-            for events in [std::slice::from_ref(&hit.event), near] {
-                reader.wants(events, &mut reads);
-                visibility::wants_replaced(events, &mut reads);
-                if self.criteria.profiles {
-                    reads.at.extend(events.iter().map(|event| member_at(&hit.event, reader, event)));
-                }
-            }
-        }
+        let states: BTreeMap<&RoomId, NodeId> =
+            hits.iter().map(|(_, reader)| (&reader.room_id, reader.state)).collect();
         let sizes = match self.criteria.state {
             true => store.state_sizes(states.values().copied()).await?,
             false => HashMap::new(),
         };
-        reads.most = Some(MAX_STATE);
-        let (mut whole, mut others) = (0, 0);
-        for (root, size) in states.values().filter_map(|root| sizes.get_key_value(root)) {
-            if whole + size <= MAX_STATE {
-                whole += size;
-                reads.whole.push(*root);
-            } else {
-                others = MAX_STATE.min(others + size);
-                reads.but_members.push(*root);
-            }
-        }
-        let _held = store.room_for_states(whole + others)?;
-        reads.at.sort_unstable();
-        reads.at.dedup();
+        let mut reads = self.reads_of(&hits, &around);
+        let size = want_states(&states, &sizes, &mut reads);
+        let _held = store.room_for_states(size)?;
         let shown: Vec<Shown<'_>> =
             hits.iter().map(|(hit, reader)| (*reader, std::slice::from_ref(&hit.event))).collect();
         let (found, bundles) = Bundles::read(self.server, self.session, &reads, &shown).await?;
         let now_ms = self.server.platform.clock.now_ms();
-        let tell = |event: &TimelineEvent, reader: &Reader| bundles.timeline_event(reader, event, &found, now_ms);
         let mut results = Vec::new();
         for (nth, (hit, reader)) in hits.iter().enumerate() {
-            let mut result = Object::from_iter([("rank", Value::from(hit.rank)), ("result", tell(&hit.event, reader))]);
+            let tell = |event: &TimelineEvent| bundles.timeline_event(reader, event, &found, now_ms);
+            let mut result = Object::from_iter([("rank", Value::from(hit.rank)), ("result", tell(&hit.event))]);
             if let Some(near) = around.get(nth) {
-                let seen: Vec<&TimelineEvent> = near.iter().filter(|event| reader.sees(event, &found)).collect();
-                let part = |later: bool| seen.iter().copied().filter(move |event| (event.pos > hit.event.pos) == later);
-                let before: Vec<Value> = part(false).rev().map(|event| tell(event, reader)).collect();
-                let after: Vec<Value> = part(true).map(|event| tell(event, reader)).collect();
-                let ends = |event: Option<&TimelineEvent>| event.map_or(hit.event.pos, |event| event.pos);
-                let mut context = Object::from_iter([
-                    ("start", Value::from(Token::at(ends(near.first()).min(hit.event.pos).before()).to_string())),
-                    ("end", Value::from(Token::at(ends(near.last()).max(hit.event.pos)).to_string())),
-                    ("events_before", Value::Array(before)),
-                    ("events_after", Value::Array(after)),
-                ]);
-                if self.criteria.profiles {
-                    let events = seen.iter().copied().chain([&hit.event]);
-                    context.insert("profile_info", profiles(events, &hit.event, reader, &found));
-                }
-                result.insert("context", context);
+                result.insert("context", self.context_of(&hit.event, near, reader, &found, tell));
             }
             results.push(Value::Object(result));
         }
@@ -376,6 +339,67 @@ impl Search<'_> {
         }
         Ok(answer)
     }
+
+    /// What is read of the states for hits and the events around each of them.
+    fn reads_of(&self, hits: &[(Hit, &Reader)], around: &[Vec<TimelineEvent>]) -> StateReads {
+        let mut reads = StateReads { most: Some(MAX_STATE), ..StateReads::default() };
+        for (nth, (hit, reader)) in hits.iter().enumerate() {
+            let near = around.get(nth).map_or(&[][..], Vec::as_slice);
+            for events in [std::slice::from_ref(&hit.event), near] {
+                reader.wants(events, &mut reads);
+                visibility::wants_replaced(events, &mut reads);
+                if self.criteria.profiles {
+                    reads.at.extend(events.iter().map(|event| member_at(&hit.event, reader, event)));
+                }
+            }
+        }
+        reads.at.sort_unstable();
+        reads.at.dedup();
+        reads
+    }
+
+    /// The events around `hit` that the user may see.
+    fn context_of(
+        &self,
+        hit: &TimelineEvent,
+        near: &[TimelineEvent],
+        reader: &Reader,
+        found: &StateFound,
+        tell: impl Fn(&TimelineEvent) -> Value,
+    ) -> Object {
+        let seen: Vec<&TimelineEvent> = near.iter().filter(|event| reader.sees(event, found)).collect();
+        let part = |later: bool| seen.iter().copied().filter(move |event| (event.pos > hit.pos) == later);
+        let before: Vec<Value> = part(false).rev().map(&tell).collect();
+        let after: Vec<Value> = part(true).map(&tell).collect();
+        let ends = |event: Option<&TimelineEvent>| event.map_or(hit.pos, |event| event.pos);
+        let mut context = Object::from_iter([
+            ("start", Value::from(Token::at(ends(near.first()).min(hit.pos).before()).to_string())),
+            ("end", Value::from(Token::at(ends(near.last()).max(hit.pos)).to_string())),
+            ("events_before", Value::Array(before)),
+            ("events_after", Value::Array(after)),
+        ]);
+        if self.criteria.profiles {
+            let events = seen.iter().copied().chain([hit]);
+            context.insert("profile_info", profiles(events, hit, reader, found));
+        }
+        context
+    }
+}
+
+/// Adds the states of rooms to what is read: as many as an answer holds with their members, and the others without. How much is kept
+/// room for.
+fn want_states(states: &BTreeMap<&RoomId, NodeId>, sizes: &HashMap<NodeId, i64>, reads: &mut StateReads) -> i64 {
+    let (mut whole, mut others) = (0, 0);
+    for (root, size) in states.values().filter_map(|root| sizes.get_key_value(root)) {
+        if whole + size <= MAX_STATE {
+            whole += size;
+            reads.whole.push(*root);
+        } else {
+            others = MAX_STATE.min(others + size);
+            reads.but_members.push(*root);
+        }
+    }
+    whole + others
 }
 
 /// Where the membership stands that the sender of `event` had when `hit` was sent.
