@@ -135,85 +135,42 @@ impl Outcome {
     }
 }
 
+/// What history has come to, from the newer end of a gap down.
+struct Placed<'h> {
+    new: Vec<NewEvent>,
+    redactions: Vec<Redaction>,
+    passed: Vec<PassedOver>,
+    reached: Vec<EventId>,
+    /// How many events in a row have been passed over before those that history cites, at least.
+    in_a_row: HashMap<&'h EventId, i64>,
+    /// The last place that was taken,
+    pos: TimelinePos,
+    /// and the last that an event stands at.
+    after: TimelinePos,
+    /// Whether the gap is now another one.
+    changed: bool,
+}
+
 impl Filling<'_> {
     async fn fill(&self, ancestors: &[Ancestor], auth_events: &[Event]) -> Result<Outcome, RoomError> {
         let gap = self.gap;
-        let missing = gap.missing.iter().map(|lack| &lack.event_id);
-        let mut history = connected(missing, ancestors, |id| self.is_placed(id));
-        self.leave_create_event_to_the_end(&mut history);
         let given: HashSet<&EventId> = ancestors.iter().map(Ancestor::event_id).collect();
         // Asked for again in vain.
-        let still: Vec<_> =
+        let still: Vec<&Lack> =
             gap.missing.iter().filter(|lack| lack.attempts > 0 && !given.contains(&lack.event_id)).collect();
         // At the oldest end of the timeline there is room without end.
         let end = if gap.below.is_some() { gap.pos } else { gap.pos.min(TimelinePos::START) };
         let end = end.back_by(gap.reserved + i64::try_from(still.len()).unwrap_or(i64::MAX));
-        let room_left = gap.below.map_or(i64::MAX, |below| end.places_after(below));
-        history.truncate(usize::try_from(room_left).unwrap_or(usize::MAX));
+        let history = self.history(ancestors, end);
         let judged = self.judge(&history, auth_events).await?;
 
-        let attempts_so_far = |id: &EventId| {
-            let lack = gap.missing.iter().find(|lack| lack.event_id == *id);
-            lack.map_or(0, |lack| lack.attempts)
-        };
-        let passed_over = |event_id: &EventId, pos: TimelinePos| {
-            let attempts = attempts_so_far(event_id) + 1;
-            let pause = FIRST_RETRY_MS << (2 * (attempts - 1)).clamp(0, 32);
-            let passed = PassedOver { event_id: event_id.clone(), pos, attempts, retry_at: self.now + pause };
-            (attempts <= MAX_ATTEMPTS).then_some(passed)
-        };
-        let mut passed: Vec<PassedOver> =
-            still.iter().filter_map(|lack| passed_over(&lack.event_id, gap.pos)).collect();
-        let mut reached: Vec<EventId> = still.iter().map(|lack| lack.event_id.clone()).collect();
-        let mut in_a_row: HashMap<&EventId, i64> =
-            gap.missing.iter().map(|lack| (&lack.event_id, lack.passed)).collect();
-        let (mut new, mut redactions): (Vec<NewEvent>, Vec<Redaction>) = Default::default();
-        let (mut pos, mut after, mut changed) = (end, gap.pos, false);
-        for ancestor in &history {
-            let id = ancestor.event_id();
-            let row = match (ancestor, judged.by_id.get(id)) {
-                (Ancestor::Event(event), Some(Outlier::Accepted(_))) => {
-                    changed = true;
-                    pos = pos.before();
-                    after = pos;
-                    redactions.extend(redaction(event, &[&self.power_then(event, &judged)]));
-                    new.push(self.new_event(event, pos));
-                    0
-                }
-                (Ancestor::Event(_), Some(Outlier::Rejected { .. })) => {
-                    changed = true;
-                    0
-                }
-                // It has been passed over, or lacks an auth event.
-                _ => {
-                    changed |= attempts_so_far(id) == 0;
-                    pos = pos.before();
-                    passed.extend(passed_over(id, after));
-                    in_a_row.get(id).copied().unwrap_or_default() + 1
-                }
-            };
-            reached.push(id.clone());
-            for id in ancestor.prev_events() {
-                let least = in_a_row.entry(id).or_insert(row);
-                *least = (*least).min(row);
-            }
-        }
-        if gap.below.is_some() {
-            reached.extend(gap.missing.iter().map(|lack| &lack.event_id).filter(|id| self.view.is_create(id)).cloned());
-        }
-        let done: HashSet<&EventId> = reached.iter().collect();
-        let cited: HashSet<&EventId> = history.iter().flat_map(|one| one.prev_events()).collect();
-        let is_further_down = |id: &EventId| gap.below.is_some() && self.view.is_create(id);
-        let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !self.is_placed(id) && !is_further_down(id));
-        let missing = lacking.filter_map(|id| {
-            let passed = in_a_row.get(id).copied().unwrap_or_default();
-            let missing = Missing { event_id: id.clone(), before: CommitPos::At(after), passed };
-            (passed <= MAX_PASSED_IN_A_ROW).then_some(missing)
-        });
-        let missing: Vec<Missing> = missing.collect();
+        let placed = self.place(&history, &judged, &still, end);
+        let done: HashSet<&EventId> = placed.reached.iter().collect();
+        let missing = self.missing(&history, &placed, &done);
         let lacks =
             |lack: &Lack| lack.attempts == 0 && !done.contains(&lack.event_id) && !self.is_placed(&lack.event_id);
         let is_closed = missing.is_empty() && !gap.has_more && !gap.missing.iter().any(lacks);
+        let Placed { mut new, mut redactions, passed, reached, pos, after, changed, .. } = placed;
         if changed
             && is_closed
             && gap.below.is_none()
@@ -228,6 +185,98 @@ impl Filling<'_> {
         redactions.extend(of_copies);
         let gap = Filled { from: gap.pos, to: after, reached, passed };
         Ok(Outcome { new, rejected, readmitted, copies, redactions, missing, gap, changed })
+    }
+
+    /// What of `ancestors` leads back from the gap, as much as there are places for below `end`.
+    fn history<'h>(&'h self, ancestors: &'h [Ancestor], end: TimelinePos) -> Vec<&'h Ancestor> {
+        let missing = self.gap.missing.iter().map(|lack| &lack.event_id);
+        let mut history = connected(missing, ancestors, |id| self.is_placed(id));
+        self.leave_create_event_to_the_end(&mut history);
+        let room_left = self.gap.below.map_or(i64::MAX, |below| end.places_after(below));
+        history.truncate(usize::try_from(room_left).unwrap_or(usize::MAX));
+        history
+    }
+
+    /// Gives each event of `history` its place, downwards from `end`. What cannot be used is passed over, and so is what was asked
+    /// for again in vain, `still`.
+    fn place<'h>(
+        &'h self,
+        history: &[&'h Ancestor],
+        judged: &Outliers,
+        still: &[&Lack],
+        end: TimelinePos,
+    ) -> Placed<'h> {
+        let gap = self.gap;
+        let mut placed = Placed {
+            new: Vec::new(),
+            redactions: Vec::new(),
+            passed: still.iter().filter_map(|lack| self.passed_over(&lack.event_id, gap.pos)).collect(),
+            reached: still.iter().map(|lack| lack.event_id.clone()).collect(),
+            in_a_row: gap.missing.iter().map(|lack| (&lack.event_id, lack.passed)).collect(),
+            pos: end,
+            after: gap.pos,
+            changed: false,
+        };
+        for ancestor in history {
+            let id = ancestor.event_id();
+            let row = match (ancestor, judged.by_id.get(id)) {
+                (Ancestor::Event(event), Some(Outlier::Accepted(_))) => {
+                    placed.changed = true;
+                    placed.pos = placed.pos.before();
+                    placed.after = placed.pos;
+                    placed.redactions.extend(redaction(event, &[&self.power_then(event, judged)]));
+                    placed.new.push(self.new_event(event, placed.pos));
+                    0
+                }
+                (Ancestor::Event(_), Some(Outlier::Rejected { .. })) => {
+                    placed.changed = true;
+                    0
+                }
+                // It has been passed over, or lacks an auth event.
+                _ => {
+                    placed.changed |= self.attempts_so_far(id) == 0;
+                    placed.pos = placed.pos.before();
+                    placed.passed.extend(self.passed_over(id, placed.after));
+                    placed.in_a_row.get(id).copied().unwrap_or_default() + 1
+                }
+            };
+            placed.reached.push(id.clone());
+            for id in ancestor.prev_events() {
+                let least = placed.in_a_row.entry(id).or_insert(row);
+                *least = (*least).min(row);
+            }
+        }
+        if gap.below.is_some() {
+            let creates = gap.missing.iter().map(|lack| &lack.event_id).filter(|id| self.view.is_create(id));
+            placed.reached.extend(creates.cloned());
+        }
+        placed
+    }
+
+    fn attempts_so_far(&self, id: &EventId) -> i64 {
+        let lack = self.gap.missing.iter().find(|lack| lack.event_id == *id);
+        lack.map_or(0, |lack| lack.attempts)
+    }
+
+    /// An event that cannot be used, if it is to be asked for again.
+    fn passed_over(&self, event_id: &EventId, pos: TimelinePos) -> Option<PassedOver> {
+        let attempts = self.attempts_so_far(event_id) + 1;
+        let pause = FIRST_RETRY_MS << (2 * (attempts - 1)).clamp(0, 32);
+        let passed = PassedOver { event_id: event_id.clone(), pos, attempts, retry_at: self.now + pause };
+        (attempts <= MAX_ATTEMPTS).then_some(passed)
+    }
+
+    /// What `history` cites and is lacking, but for what too many events in a row that could not be used lead to.
+    fn missing(&self, history: &[&Ancestor], placed: &Placed<'_>, done: &HashSet<&EventId>) -> Vec<Missing> {
+        let cited: HashSet<&EventId> = history.iter().flat_map(|one| one.prev_events()).collect();
+        let is_further_down = |id: &EventId| self.gap.below.is_some() && self.view.is_create(id);
+        let lacking = cited.into_iter().filter(|id| !done.contains(*id) && !self.is_placed(id) && !is_further_down(id));
+        let missing = lacking.filter_map(|id| {
+            let passed = placed.in_a_row.get(id).copied().unwrap_or_default();
+            let missing = Missing { event_id: id.clone(), before: CommitPos::At(placed.after), passed };
+            (passed <= MAX_PASSED_IN_A_ROW).then_some(missing)
+        });
+        missing.collect()
     }
 
     /// Takes the create event out of `history` unless the timeline begins there: whoever cites it late does not move it. It comes
