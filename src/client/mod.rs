@@ -53,7 +53,7 @@ mod to_device;
 // Rooms and who is in them
 mod inviting;
 mod membership;
-mod rooms;
+mod room_creation;
 mod settings;
 mod upgrade;
 
@@ -222,7 +222,7 @@ static ROUTES: &[Route] = &[
     put("/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", |s, c| Box::pin(room_keys::put_session(s, c))),
     delete("/_matrix/client/v3/room_keys/keys/{roomId}/{sessionId}", |s, c| Box::pin(room_keys::delete_session(s, c))),
     // Rooms and who is in them
-    post("/_matrix/client/v3/createRoom", |s, c| Box::pin(rooms::create(s, c))),
+    post("/_matrix/client/v3/createRoom", |s, c| Box::pin(room_creation::create(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/upgrade", |s, c| Box::pin(upgrade::upgrade(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/report", |s, c| Box::pin(reporting::room(s, c))),
     post("/_matrix/client/v3/rooms/{roomId}/report/{eventId}", |s, c| Box::pin(reporting::event(s, c))),

@@ -7,7 +7,7 @@ use super::{
     auth,
     body::{Body, member_content},
     membership,
-    rooms::create_room,
+    room_creation::create_room,
     sending::check_creators_unnamed,
     settings::{bring_settings, log_unsettled},
     visibility::Reader,

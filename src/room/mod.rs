@@ -28,9 +28,9 @@ mod acl;
 mod allowance;
 mod copies;
 mod filling;
+mod halving;
 mod history;
 mod outliers;
-mod parts;
 mod receipt;
 
 // What rests on other servers' claims
