@@ -2,7 +2,7 @@
 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { fingerprint, isMain, main, perform, root, run } from "./common.mjs";
+import { environment, fingerprint, isMain, main, perform, root, run } from "./common.mjs";
 import { setUpSteps } from "./setup.mjs";
 
 const SOURCES = ["src", "build.rs", "migrations", "Cargo.toml", "Cargo.lock", ".cargo", "rust-toolchain.toml", "scripts/build.mjs"];
@@ -20,7 +20,8 @@ export function buildStep() {
     title: "Building the Worker (1 to 2 minutes the first time)",
     needed: async () => !existsSync(marker) || readFileSync(marker, "utf8") !== wanted,
     run: async () => {
-      await run("worker-build", ["--release"]);
+      // A request that the platform cuts off when its client hangs up is never dropped, and its memory is lost to the isolate.
+      await run("worker-build", ["--release"], { env: { ...environment, RUN_TO_COMPLETION: "1" } });
       writeFileSync(marker, wanted);
     },
   };

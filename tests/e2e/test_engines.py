@@ -192,6 +192,12 @@ def test_a_waiting_sync_is_answered_with_the_news(worker):
     assert [event["event_id"] for event in events] == [event_id]
 
 
+def test_a_request_runs_to_its_end_though_its_client_hangs_up():
+    """The platform cuts off what nothing waits for; the local runtime does not, so this reads what the Worker hands to it."""
+    built = (ROOT / "build" / "index.js").read_text()
+    assert re.search(r"\.prototype\.fetch=async function\b[^}]*\.ctx\.waitUntil\(", built)
+
+
 def test_an_idle_sync_looks_twice_however_long_it_waits(costing):
     only_object(costing)
     alice = costing.user("idle")
