@@ -84,13 +84,14 @@ function reason(status, body) {
   try {
     return JSON.parse(body).error ?? `the server answers ${status}`;
   } catch {
-    return `the server answers ${status}`;
+    return `the server answers ${status}, with what is no answer of a Verge: does the zone's protection against bots stand before it?`;
   }
 }
 
 function post(url, secret, ca, content) {
   return new Promise((resolve, reject) => {
-    const headers = { Authorization: `Bearer ${secret}`, "Content-Type": "application/json" };
+    // A zone's protection against bots refuses what does not say what it is.
+    const headers = { Authorization: `Bearer ${secret}`, "Content-Type": "application/json", "User-Agent": "Verge (npm run move)" };
     const call = request(url, { method: "POST", headers, ca, timeout: 120_000 }, (answer) => {
       let body = "";
       answer.setEncoding("utf8").on("data", (data) => (body += data));
