@@ -39,8 +39,9 @@ use crate::{
 const STEP: usize = 1_000;
 const STEP_LENGTH: usize = 3_000_000;
 
-/// For so long, in milliseconds, one step may take until somebody else begins it anew.
-pub const STEP_MS: i64 = 2 * 60 * 1_000;
+/// For so long, in milliseconds, nobody else begins with a join, but for whoever is at it renewing that: as long as a user waits who
+/// asks again after it was cut off.
+pub const LEASE_MS: i64 = 20_000;
 
 /// How far a join has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +105,7 @@ impl Rooms {
                 return Ok(Progress::Unfinished);
             }
             let verdicts = self.judge_step(large, step, is_known).await?;
-            self.store.judge_claimed(&large.join_id, &verdicts, self.clock.now_ms() + STEP_MS).await?;
+            self.store.judge_claimed(&large.join_id, &verdicts).await?;
             done += step.len();
             self.log.write(LogRecord::info("events of a large room are judged").room(large.room_id()).count(done));
         }
@@ -204,7 +205,7 @@ impl Rooms {
                     ClaimVerdict::Open | ClaimVerdict::LeftOut => {}
                 }
             }
-            let note = kept_to(&large.join_id, &last, self.clock.now_ms() + STEP_MS);
+            let note = kept_to(&large.join_id, &last);
             self.keep_apart(large.room_id(), large.join.version(), apart, vec![note]).await?;
             last.as_str().clone_into(&mut after);
             self.log.write(LogRecord::info("events of a large room are kept").room(large.room_id()).count(kept));

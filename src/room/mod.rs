@@ -62,7 +62,7 @@ use std::rc::Rc;
 pub use claims::Claim;
 pub use draft::Draft;
 pub use error::{RoomError, Unsigned};
-pub use large_joins::{Progress, STEP_MS};
+pub use large_joins::{LEASE_MS, Progress};
 pub use local::{ChangedRooms, NewRoom};
 pub use partial::others_may_give;
 pub use policy_servers::PolicyServers;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    RemoteJoin, RoomError, Rooms, STEP_MS,
+    LEASE_MS, RemoteJoin, RoomError, Rooms,
     changes::changed_members,
     claims::{Coverage, Examined},
     outliers::Outliers,
@@ -65,7 +65,7 @@ impl Rooms {
             *joined.entry(server.clone()).or_default() += 1;
         }
         let Examined { outliers: Outliers { new, rejected, readmitted, .. }, snapshot, .. } = claim;
-        let (joined, completed_by) = (joined.into_iter().collect(), Some((rest, self.clock.now_ms() + STEP_MS)));
+        let (joined, completed_by) = (joined.into_iter().collect(), Some((rest, self.clock.now_ms() + LEASE_MS)));
         let staged_as = None;
         let taken =
             TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, staged_as };

@@ -101,16 +101,20 @@ pub struct ClaimedEntry {
 /// How many pages of claimed events are read at once, where little of each event is.
 const PAGES: usize = 10;
 
+/// Unless another join of the user goes on.
 const BEGIN: &str = "\
     INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until, completes) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (join_id) DO UPDATE \
-      SET lease_until = excluded.lease_until, begun_ts = excluded.begun_ts";
+    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 \
+    WHERE ?9 OR NOT EXISTS (SELECT 1 FROM large_joins AS j WHERE j.room_id = ?2 AND j.join_id <> ?1 \
+      AND NOT j.completes AND j.begun_ts > 0 AND j.json ->> '$.sender' = ?6 ->> '$.sender') \
+    ON CONFLICT (join_id) DO UPDATE SET lease_until = excluded.lease_until, begun_ts = excluded.begun_ts \
+    RETURNING join_id";
 
-/// ?1: a list of [event id, whether it is state, key, member, membership, json, whether the hash is wrong].
+/// Unless the join has ended. ?1: a list of [event id, whether it is state, key, member, membership, json, whether the hash is wrong].
 const STAGE: &str = "\
     INSERT INTO claimed_events (join_id, event_id, is_state, key, member, membership, json, hash_wrong) \
     SELECT ?2, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6 \
-    FROM json_each(?1) WHERE true \
+    FROM json_each(?1) WHERE EXISTS (SELECT 1 FROM large_joins AS j WHERE j.join_id = ?2 AND j.begun_ts > 0) \
     ON CONFLICT (join_id, event_id) DO UPDATE SET is_state = MAX(is_state, excluded.is_state)";
 
 /// ?1: a list of event ids that came before as auth events.
@@ -124,15 +128,6 @@ const IS_READ: &str = "UPDATE large_joins SET is_read = 1, json = ?2, not_before
 const READ_ANEW: &str = "\
     UPDATE large_joins SET attempts = attempts + 1, not_before = ?3 \
     WHERE join_id = ?1 AND attempts = ?2 AND NOT is_read RETURNING attempts";
-
-const RENEW: &str = "UPDATE large_joins SET lease_until = ?2 WHERE join_id = ?1";
-
-/// Takes the join that nobody is at for longest.
-const TAKE: &str = "\
-    UPDATE large_joins SET lease_until = ?2 \
-    WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 AND j.not_before <= ?1 \
-      ORDER BY j.lease_until LIMIT 1) \
-    RETURNING join_id, room_version, resident, event_id, json, begun_ts, is_read, kept_to, completes, attempts";
 
 /// The rest of a room's state could not be had: what has come of it counts for nothing.
 const PUT_OFF: &str = "\
@@ -172,7 +167,7 @@ const JUDGE: &str = "\
 const LENGTHS: &str = "\
     SELECT event_id, length(json) FROM claimed_events WHERE join_id = ?1 AND event_id > ?2 ORDER BY event_id LIMIT ?3";
 
-const KEPT: &str = "UPDATE large_joins SET kept_to = ?2, lease_until = ?3 WHERE join_id = ?1";
+const KEPT: &str = "UPDATE large_joins SET kept_to = ?2 WHERE join_id = ?1";
 
 /// Those after ?2, up to ?3.
 pub(super) const FORGET_PAGE: &str =
@@ -184,12 +179,13 @@ const ENTRIES: &str = "\
     WHERE join_id = ?1 AND event_id > ?2 AND event_id <= ?3 AND is_state AND verdict = 1";
 
 impl Store {
-    /// Notes a join that goes on over several steps, by whoever is at it until `lease_until`.
+    /// Notes a join that goes on over several steps, by whoever is at it until `lease_until`. `false`, and nothing, where another one
+    /// of the user into the room does.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn begin_large_join(&self, large: &LargeJoin, lease_until: i64) -> Result<(), DatabaseError> {
-        self.query(begin(large, lease_until)).await.map(drop)
+    pub async fn begin_large_join(&self, large: &LargeJoin, lease_until: i64) -> Result<bool, DatabaseError> {
+        Ok(!self.query(begin(large, lease_until)).await?.is_empty())
     }
 
     /// Notes that the rest of a room's state could not be had, and is to be asked for again at `until`.
@@ -216,7 +212,7 @@ impl Store {
         Ok(Some(LargeJoin { attempts: large.attempts + 1, ..large.clone() }))
     }
 
-    /// Stages events of the answer. Those of `in_state`, which are staged already, turn out to be part of the state.
+    /// Stages events of the answer, unless the join has ended. Those of `in_state`, which are staged already, turn out to be part of the state.
     ///
     /// # Errors
     /// Where the database fails.
@@ -226,13 +222,11 @@ impl Store {
         join_id: &str,
         events: &[ClaimedEvent],
         in_state: &[EventId],
-        lease_until: i64,
     ) -> Result<(), DatabaseError> {
         let stage = |list: String| Statement::new(STAGE, [list.into(), join_id.into()]);
         let mut batches = in_slices(clock, events, claimed_row, stage).await;
         let flip = |list: String| Statement::new(IN_STATE, [list.into(), join_id.into()]);
         batches.extend(in_state.chunks(SLICE).map(|ids| text_lists(ids).into_iter().map(flip).collect()));
-        batches.push(vec![Statement::new(RENEW, [join_id.into(), lease_until.into()])]);
         self.batches(batches).await.map(drop)
     }
 
@@ -243,15 +237,6 @@ impl Store {
     pub async fn large_join_is_read(&self, large: &LargeJoin) -> Result<bool, DatabaseError> {
         let parameters = [large.join_id.as_str().into(), large.join.json().into(), large.attempts.into()];
         Ok(!self.query(Statement::new(IS_READ, parameters)).await?.is_empty())
-    }
-
-    /// Takes a join that nobody is at.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn take_large_join(&self, now: i64, lease_until: i64) -> Result<Option<LargeJoin>, DatabaseError> {
-        let rows = self.query(Statement::new(TAKE, [now.into(), lease_until.into()])).await?;
-        rows.first().map(large_join).transpose()
     }
 
     /// What all the claimed events cite.
@@ -295,12 +280,11 @@ impl Store {
         &self,
         join_id: &str,
         verdicts: &[(EventId, ClaimVerdict)],
-        lease_until: i64,
     ) -> Result<(), DatabaseError> {
-        let mut batches: Vec<_> = verdicts.chunks(SLICE).map(|slice| verdict_statements(join_id, slice)).collect();
-        batches.push(vec![Statement::new(RENEW, [join_id.into(), lease_until.into()])]);
+        let batches = verdicts.chunks(SLICE).map(|slice| verdict_statements(join_id, slice)).collect();
         self.batches(batches).await.map(drop)
     }
+
     /// The next claimed events after those that are kept, at most `count`, and more than one only within `length` characters.
     ///
     /// # Errors
@@ -392,8 +376,8 @@ pub(crate) fn begin(large: &LargeJoin, lease_until: i64) -> Statement {
 }
 
 /// Notes how far what was judged is kept.
-pub fn kept_to(join_id: &str, event_id: &EventId, lease_until: i64) -> Statement {
-    Statement::new(KEPT, [join_id.into(), event_id.as_str().into(), lease_until.into()])
+pub fn kept_to(join_id: &str, event_id: &EventId) -> Statement {
+    Statement::new(KEPT, [join_id.into(), event_id.as_str().into()])
 }
 
 fn verdict_statements(join_id: &str, verdicts: &[(EventId, ClaimVerdict)]) -> Vec<Statement> {
@@ -432,7 +416,7 @@ fn claimed_row(claimed: &ClaimedEvent) -> String {
     .to_string()
 }
 
-fn large_join(row: &Row) -> Result<LargeJoin, DatabaseError> {
+pub(super) fn large_join(row: &Row) -> Result<LargeJoin, DatabaseError> {
     Ok(LargeJoin {
         join_id: row.text(0)?.to_owned(),
         resident: ServerName::parse(row.text(2)?).map_err(|_| shape("a large join through no server"))?,

@@ -57,7 +57,7 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn invitation(&self, user: &UserId, room_id: &RoomId) -> Result<Option<Invitation>, DatabaseError> {
-        Ok(invitations(&self.query(Statement::new(INVITATIONS, [list([(user, room_id)]).into()])).await?)?.pop())
+        Ok(invitations(&self.query(invitation_statement(user, room_id)).await?)?.pop())
     }
 
     /// What may be ended of local users in these rooms, pairs of user and room: invites, and knocks, those that are being made among
@@ -84,12 +84,17 @@ impl Store {
     }
 }
 
+/// The invite or knock that a local user has in a room; read by [`invitations`].
+pub(super) fn invitation_statement(user: &UserId, room_id: &RoomId) -> Statement {
+    Statement::new(INVITATIONS, [list([(user, room_id)]).into()])
+}
+
 fn list<'a>(of: impl IntoIterator<Item = (&'a UserId, &'a RoomId)>) -> String {
     let of: Vec<_> = of.into_iter().map(|(user, room_id)| json!([user.as_str(), room_id.as_str()])).collect();
     json!(of).to_string()
 }
 
-fn invitations(rows: &Rows) -> Result<Vec<Invitation>, DatabaseError> {
+pub(super) fn invitations(rows: &Rows) -> Result<Vec<Invitation>, DatabaseError> {
     let read = |row: &Row| {
         let shape = |what: &str, text: &str| DatabaseError::Shape(format!("{text:?} is no {what}"));
         let (room_id, event_id) = (row.text(1)?, row.text(2)?);

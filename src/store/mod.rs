@@ -33,6 +33,7 @@ pub mod unsettled;
 
 // Joins, invites, knocks
 pub mod ended_joins;
+pub mod held_joins;
 pub mod invites;
 pub mod large_joins;
 pub mod new_shares;

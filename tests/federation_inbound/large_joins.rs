@@ -1,5 +1,7 @@
 //! Joins of rooms that are too large to be judged at once.
 
+mod again;
+
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -371,10 +373,10 @@ fn a_join_that_is_cut_off_again_and_again_goes_on() {
     let large = large(5_000);
     large.room.opens();
     // The request ends in the middle, as if its isolate were gone.
-    assert!(large.join(&large.b.with_wall(12)).is_err());
+    assert!(large.join(&large.b.with_wall(9)).is_err());
     assert_eq!(large.count("large_joins"), 1);
     let staged = large.count("claimed_events");
-    assert!(staged > 200, "{staged}");
+    assert!((200..5_000).contains(&staged), "{staged}");
     let mut rounds = 0;
     while large.count("large_joins") > 0 {
         // Nothing of it counts before the end: there is no room, and what is kept stands nowhere.
@@ -400,7 +402,7 @@ fn a_join_that_is_given_up_leaves_nothing_behind() {
     let auth: Vec<&str> = auth.iter().map(String::as_str).collect();
     large.room.event("@member1:peer.example", "m.room.topic", "", json!({ "topic": "theirs" }), &auth);
     large.room.opens();
-    assert!(large.join(&large.b.with_wall(12)).is_err());
+    assert!(large.join(&large.b.with_wall(9)).is_err());
     // It gets as far as that some is kept,
     for round in 0.. {
         assert!(round < 20, "{:?}", large.world.logs());
@@ -451,7 +453,7 @@ fn who_declines_an_invite_while_their_join_is_under_way_is_not_in_the_room() {
         let large = large(5_000);
         large.room.opens();
         large.room.invites(&large.b, large.bob.as_str());
-        assert!(large.join(&large.b.with_wall(12)).is_err());
+        assert!(large.join(&large.b.with_wall(9)).is_err());
         while large.count("large_joins WHERE is_read") < is_read {
             large.world.advance(5 * 60 * 1_000);
             let server = large.b.with_wall(17);

@@ -14,7 +14,7 @@ use crate::{
         identifiers::{RoomId, ServerName},
     },
     platform::Budget,
-    room::{Extent, Progress, RoomError, STEP_MS, others_may_give},
+    room::{Extent, Progress, RoomError, others_may_give},
     server::Server,
     store::large_joins::LargeJoin,
 };
@@ -30,7 +30,7 @@ const PAUSE_MS: i64 = 15_000;
 const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
 
 /// For so long, in milliseconds, nobody asks again: somewhat longer than an answer may take to begin, and its first events to be kept.
-const READING_MS: i64 = STEP_MS + 30 * 1_000;
+const READING_MS: i64 = 150 * 1_000;
 
 /// How long a client's request waits for the members of a room, and how long it is until it looks again: at first, and at most.
 const WAIT_MS: i64 = 25_000;
@@ -48,7 +48,8 @@ impl Server {
         let server = self.counted_apart();
         self.platform.background.spawn(Box::pin(async move {
             let budget = server.meter.budget(CALLS);
-            if let Err(error) = server.go_on_completing(rest.clone(), &budget).await {
+            let work = server.go_on_completing(rest.clone(), &budget);
+            if let Err(error) = server.holding(rest.room_id(), &rest.join_id, work).await {
                 let record = LogRecord::warning("the state of a room is not whole yet").room(rest.room_id());
                 server.platform.log.write(record.because(&error));
             }

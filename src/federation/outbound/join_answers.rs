@@ -19,14 +19,14 @@ use crate::{
         event::{Event, ReceivedPdu},
         identifiers::{EventId, ServerName},
     },
-    room::{Claim, RemoteJoin, STEP_MS},
+    room::{Claim, LEASE_MS, RemoteJoin},
     server::Server,
     store::large_joins::{ClaimedEvent, LargeJoin},
 };
 
 /// How long one server may let us wait until it has let us in, in milliseconds, and how long its answer may keep us at work then. For as
 /// long, what others send us of the room is staged.
-const JOIN_MS: i64 = 10 * 60 * 1_000;
+pub(super) const JOIN_MS: i64 = 10 * 60 * 1_000;
 
 /// For how long of that servers may be asked for the keys of one answer's events: whoever answers can name servers that never answer, as
 /// many as it likes. So long for users' own memberships,
@@ -72,6 +72,8 @@ pub(super) enum Answered {
     Staged(LargeJoin),
     /// Members are left out of the state, and what there is cannot be used so: the whole of it must be asked for.
     Unusable,
+    /// It is left, as another join of the user goes on.
+    Elsewhere,
 }
 
 /// Has PDUs of the room that is being joined staged from now on.
@@ -101,10 +103,11 @@ pub(super) async fn read_answer(
     let mut reading = Reading::new(server, large, is_staged);
     // What is staged came as one or the other; that it is state is said again.
     reading.known = attempt.staged.into_iter().flatten().map(|id| (id, false)).collect();
-    let Some(read) = reading.read(answer).await? else {
-        return Err(MatrixError::too_large("The room's state is too large for this server."));
-    };
-    reading.end(read).await
+    match reading.read(answer).await? {
+        Some(read) => reading.end(read).await,
+        None if reading.is_elsewhere => Ok(Answered::Elsewhere),
+        None => Err(MatrixError::too_large("The room's state is too large for this server.")),
+    }
 }
 
 /// What has become of the rest of a room's state.
@@ -149,6 +152,8 @@ struct Reading<'a> {
     server: &'a Server,
     large: LargeJoin,
     is_staged: bool,
+    /// Another join of the user goes on.
+    is_elsewhere: bool,
     /// What has come, and whether as state.
     known: HashMap<EventId, bool>,
     batch: Vec<ReceivedPdu>,
@@ -178,6 +183,7 @@ impl<'a> Reading<'a> {
             server,
             large,
             is_staged,
+            is_elsewhere: false,
             known: HashMap::new(),
             batch: Vec::new(),
             batch_memory: 0,
@@ -194,7 +200,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Reads all of an answer, and checks its events; `None` where it holds more of them than any room that this server takes.
+    /// Reads all of an answer, and checks its events; `None` where it holds more of them than any room that this server takes, or is left
+    /// to another join.
     async fn read(&mut self, mut answer: RoomBefore) -> Result<Option<ReadAnswer>, MatrixError> {
         let mut read = ReadAnswer::default();
         let mut counted = self.count;
@@ -209,7 +216,7 @@ impl<'a> Reading<'a> {
             if self.left() <= 0 {
                 return Err(bad_answer("more than can be read and checked in time"));
             }
-            if self.known.len() > MAX_EVENTS {
+            if self.is_elsewhere || self.known.len() > MAX_EVENTS {
                 return Ok(None);
             }
             // A join may go on with the next server; the rest of a state is worth waiting for as long as more of it comes. A batch
@@ -220,7 +227,7 @@ impl<'a> Reading<'a> {
             }
         }
         self.check_batch().await?;
-        Ok(Some(read))
+        Ok((!self.is_elsewhere).then_some(read))
     }
 
     /// Takes one event. Events of other rooms are ignored.
@@ -283,9 +290,9 @@ impl<'a> Reading<'a> {
             return Err(bad_answer("more events that fail the checks than any room has"));
         }
         if !self.is_staged && self.checked_memory > WHOLE_MEMORY {
-            let until = self.server.platform.clock.now_ms() + STEP_MS;
-            self.server.store.begin_large_join(&self.large, until).await?;
-            self.is_staged = true;
+            let until = self.server.platform.clock.now_ms() + LEASE_MS;
+            self.is_staged = self.server.store.begin_large_join(&self.large, until).await?;
+            self.is_elsewhere = !self.is_staged;
         }
         if self.is_staged { self.stage().await } else { Ok(()) }
     }
@@ -319,11 +326,7 @@ impl<'a> Reading<'a> {
         let in_state = std::mem::take(&mut self.in_state);
         self.checked_memory = 0;
         let Server { platform, store, .. } = self.server;
-        let now = platform.clock.now_ms();
-        store.stage_claimed(platform.clock.as_ref(), &self.large.join_id, &events, &in_state, now + STEP_MS).await?;
-        if !self.large.completes {
-            begin_join(self.server, &self.large.join_id, &self.large.join).await?;
-        }
+        store.stage_claimed(platform.clock.as_ref(), &self.large.join_id, &events, &in_state).await?;
         let record = LogRecord::info("events of a large room are checked").room(self.large.room_id());
         platform.log.write(record.count(self.count));
         Ok(())

@@ -1,16 +1,20 @@
 //! Joins of large rooms, from when their answer is staged: they go on in steps, here or, where the request that began them was cut
-//! off, by the scheduled trigger.
+//! off, when the user asks again, or by the scheduled trigger.
+
+use std::{convert::Infallible, pin::pin};
+
+use futures_util::future::{Either, select};
 
 use super::{
     countersigning::bad_answer,
-    join_answers::{Answered, Attempt, begin_join, read_answer},
+    join_answers::{Answered, Attempt, JOIN_MS, begin_join, read_answer},
 };
 use crate::{
     error::MatrixError,
     log::LogRecord,
-    matrix::identifiers::EventId,
+    matrix::identifiers::{EventId, RoomId},
     platform::Budget,
-    room::{Progress, RoomError, STEP_MS},
+    room::{LEASE_MS, Progress, RoomError},
     server::Server,
     store::large_joins::LargeJoin,
 };
@@ -18,11 +22,14 @@ use crate::{
 /// For so long, in milliseconds, a join that does not get on is tried again.
 const PATIENCE_MS: i64 = 2 * 60 * 60 * 1_000;
 
+/// How often whoever is at a join says so, in milliseconds.
+const HOLD_MS: u32 = 6_000;
+
 /// What became of a join.
 pub(super) enum Joined {
     /// The user is in the room, by this event.
     In(EventId),
-    /// There is more to do than one request may.
+    /// There is more to do than one request may, or somebody else does it.
     Later,
     /// The user has left meanwhile.
     GivenUp,
@@ -42,12 +49,47 @@ impl Server {
         }
     }
 
+    /// Goes on with the join of a large room for the user who began it, with at most so many calls to the database. Where that fails it
+    /// is forgotten, and the user may try another server.
+    ///
+    /// # Errors
+    /// As [`Server::finish_large_join`], and what the resident server says.
+    pub(super) async fn resume_large_join(&self, large: &LargeJoin, calls: u64) -> Result<Progress, MatrixError> {
+        let server = self.counted_apart();
+        let work = async { server.try_again(large.clone(), &server.meter.budget(calls)).await };
+        let progress = self.holding(large.room_id(), &large.join_id, work).await;
+        if progress.is_err() {
+            self.end_large_join(large).await?;
+        }
+        progress
+    }
+
+    /// Does `work` on a join, which nobody else begins with meanwhile.
+    pub(super) async fn holding<T>(&self, room_id: &RoomId, join_id: &str, work: impl Future<Output = T>) -> T {
+        match select(pin!(work), pin!(self.hold(room_id, join_id))).await {
+            Either::Left((done, _)) => done,
+            Either::Right((never, _)) => match never {},
+        }
+    }
+
+    async fn hold(&self, room_id: &RoomId, join_id: &str) -> Infallible {
+        let clock = &self.platform.clock;
+        loop {
+            clock.sleep(HOLD_MS).await;
+            let now = clock.now_ms();
+            if let Err(error) = self.store.hold_join(room_id, join_id, now + LEASE_MS, now + JOIN_MS).await {
+                let record = LogRecord::warning("it cannot be noted that a join goes on").room(room_id);
+                self.platform.log.write(record.because(&error));
+            }
+        }
+    }
+
     /// Goes on with joins that nobody is at. Answers with those that are done.
     pub async fn sweep_large_joins(&self, budget: &Budget) -> Vec<LargeJoin> {
         let mut done = Vec::new();
         while !budget.is_spent() {
             let now = self.platform.clock.now_ms();
-            let large = match self.store.take_large_join(now, now + STEP_MS).await {
+            let large = match self.store.take_large_join(now, now + LEASE_MS).await {
                 Ok(Some(large)) => large,
                 Ok(None) => break,
                 Err(error) => {
@@ -55,7 +97,8 @@ impl Server {
                     break;
                 }
             };
-            match self.try_again(large.clone(), budget).await {
+            let work = self.try_again(large.clone(), budget);
+            match self.holding(large.room_id(), &large.join_id, work).await {
                 Ok(Progress::Done) => done.push(large),
                 Ok(_) => {}
                 Err(error) => {
@@ -94,7 +137,7 @@ impl Server {
             let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged };
             match read_answer(self, attempt, join, answer).await? {
                 Answered::Staged(read) => large = read,
-                Answered::Whole(_) | Answered::InPart(..) => return Ok(Progress::Unfinished),
+                Answered::Whole(_) | Answered::InPart(..) | Answered::Elsewhere => return Ok(Progress::Unfinished),
                 Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
             }
         }

@@ -23,9 +23,11 @@ use crate::{
         room_version::RoomVersion,
         state_content::{Membership, STRIPPED_STATE},
     },
-    room::{Draft, Installed, RoomError},
+    room::{Draft, Installed, LEASE_MS, Progress, RoomError},
     server::Server,
-    store::{accounts::Profile, events::shown_list, ignored::InvitePermission, members::Invitation},
+    store::{
+        accounts::Profile, events::shown_list, held_joins::EarlierJoin, ignored::InvitePermission, members::Invitation,
+    },
 };
 
 /// How many resident servers are tried.
@@ -53,19 +55,30 @@ pub async fn join(
     content_extra: Object,
 ) -> Result<EventId, MatrixError> {
     check_content(&content_extra)?;
-    let residents = residents(server, user, room_id, via).await?;
+    let now = server.platform.clock.now_ms();
+    let (invitation, earlier) = server.store.before_join(user, room_id, now, now + LEASE_MS).await?;
+    match earlier {
+        EarlierJoin::None => {}
+        EarlierJoin::UnderWay => return Err(later()),
+        EarlierJoin::Taken(large) => match server.resume_large_join(&large, LARGE_CALLS).await {
+            Ok(Progress::Done) => return Ok(large.join.event_id().clone()),
+            Ok(Progress::Unfinished) => return Err(later()),
+            Ok(Progress::GivenUp) => return Err(MatrixError::forbidden("You have left the room meanwhile.")),
+            Err(error) => {
+                let record = LogRecord::warning("a join is begun anew").room(room_id).user(user);
+                server.platform.log.write(record.destination(&large.resident).because(&error));
+            }
+        },
+    }
+    let residents = residents_by(server, invitation.as_ref(), room_id, via).await?;
     let join_id = server.random_id();
-    let outcome = any_of(&residents, "No server is known through which to join that room.", async |resident| {
+    let work = any_of(&residents, "No server is known through which to join that room.", async |resident| {
         join_through(server, resident, &join_id, user, room_id, content_extra.clone()).await
-    })
-    .await;
-    let outcome = match outcome {
+    });
+    let outcome = match server.holding(room_id, &join_id, work).await {
         Ok(Joined::In(event_id)) => Ok(event_id),
         // What is sent meanwhile is staged further on.
-        Ok(Joined::Later) => {
-            let message = "The room is large: you will be in it in a few minutes.";
-            return Err(MatrixError::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message));
-        }
+        Ok(Joined::Later) => return Err(later()),
         Ok(Joined::GivenUp) => Err(MatrixError::forbidden("You have left the room meanwhile.")),
         Err(error) => Err(error),
     };
@@ -76,6 +89,12 @@ pub async fn join(
     }
     server.fetch_missing(room_id);
     outcome
+}
+
+/// What a client is told whose join goes on.
+fn later() -> MatrixError {
+    let message = "The room is large: you will be in it in a few minutes.";
+    MatrixError::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message)
 }
 
 /// Makes `user` leave a room that nobody here is in, or that as we hold it does not know of their membership: rejects an
@@ -279,6 +298,10 @@ async fn join_through(
             (joined, installed)
         }
         Answered::Staged(large) => return server.finish_large_join(&large, LARGE_CALLS).await,
+        Answered::Elsewhere => {
+            server.store.end_join(room_id, join_id).await?;
+            return Ok(Joined::Later);
+        }
         Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
     };
     match installed {

@@ -1,0 +1,201 @@
+//! Joins of large rooms that their users ask for again, or leave, and that somebody is at.
+
+use futures_util::future::{join, join3};
+use serde_json::json;
+use verge::{
+    federation::outbound::membership,
+    matrix::{
+        identifiers::{EventId, ServerName},
+        json::Object,
+    },
+    platform::Clock,
+    store::large_joins::ClaimedEvent,
+};
+
+use super::{Large, large};
+use crate::common::peer::Peer;
+
+/// Longer than a join waits for whoever was at it.
+const CUT_OFF_MS: i64 = 21_000;
+
+type Joined = Result<EventId, (u16, &'static str)>;
+
+impl Large {
+    async fn joins(&self) -> Joined {
+        let via = vec![ServerName::parse("peer.example").unwrap()];
+        let joined = membership::join(&self.b, &self.bob, &self.room_id, via, Object::new()).await;
+        joined.map_err(|error| (error.status.as_u16(), error.errcode))
+    }
+
+    /// How often the peer was asked to let somebody in.
+    fn asked(&self) -> usize {
+        self.world.traffic().iter().filter(|sent| sent.line.contains("/v2/send_join/")).count()
+    }
+
+    fn is_in(&self) -> bool {
+        self.b.membership(&self.world, &self.room_id, self.bob.as_str()).as_deref() == Some("join")
+    }
+
+    /// From now on an answer takes some minutes to come, of which that for what is not staged yet takes most of the first.
+    fn drips(&self) {
+        self.world.drip("peer.example", "/v2/send_join/", 64 * 1_024, 2_000);
+    }
+
+    async fn triggers(&self, minutes: u32) {
+        for _ in 0..4 * minutes {
+            self.world.sleep(15_000).await;
+            self.b.scheduled().await;
+        }
+    }
+}
+
+/// A room of which a batch of 1,000 members comes in some minutes.
+fn slow() -> Large {
+    let mut large = large(0);
+    let auth = large.room.auth();
+    let auth: Vec<&str> = auth.iter().map(String::as_str).collect();
+    for at in 0..2_900 {
+        let (user, reason) = (format!("@member{at}:peer.example"), "x".repeat(615));
+        large.room.event(&user, "m.room.member", &user, json!({ "membership": "join", "reason": reason }), &auth);
+    }
+    large.room.opens();
+    large.world.drip("peer.example", "/v2/send_join/", 8 * 1_024, 1_000);
+    large
+}
+
+const LATER: Joined = Err((504, "M_UNKNOWN"));
+
+/// Clients repeat what is answered by a 504, and what is cut off.
+#[test]
+fn who_asks_again_is_answered_by_the_join_that_goes_on() {
+    let large = large(5_000);
+    large.room.opens();
+    assert!(large.join(&large.b.with_wall(9)).is_err());
+    let staged = large.count("claimed_events");
+    // As far as can be told somebody is at it.
+    assert_eq!((large.join(&large.b), large.asked()), (LATER, 1));
+    large.world.advance(CUT_OFF_MS);
+    // And now whoever asks is, without another beginning, until that is cut off as well.
+    assert!(large.join(&large.b.with_wall(17)).is_err());
+    assert_eq!((large.count("large_joins"), large.asked()), (1, 2));
+    assert!((1..large.count("claimed_events")).contains(&staged), "{staged}");
+    large.world.advance(CUT_OFF_MS);
+    large.join(&large.b).unwrap();
+    assert!(large.is_in());
+    large.world.settle();
+    assert_eq!(large.b.state(&large.world, &large.room_id).len(), 5_005);
+    large.assert_nothing_left();
+}
+
+/// What is staged whole needs no server.
+#[test]
+fn who_asks_again_goes_on_with_what_was_answered() {
+    let large = large(5_000);
+    large.room.opens();
+    assert!(large.join(&large.b.with_wall(9)).is_err());
+    while large.count("large_joins WHERE is_read") == 0 {
+        large.world.advance(3 * 60 * 1_000);
+        let server = large.b.with_wall(17);
+        large.world.run(server.sweep_large_joins(&server.meter.budget(13)));
+    }
+    large.world.disconnect("peer.example");
+    large.world.advance(CUT_OFF_MS);
+    large.join(&large.b).unwrap();
+    assert!(large.is_in());
+}
+
+/// A server that let the user in and then answers no more does not keep them from asking another one.
+#[test]
+fn a_join_that_gets_no_answer_gives_way_to_another_one() {
+    let large = large(5_000);
+    large.room.opens();
+    large.room.opens_at(&Peer::new(&large.world, "other.example"));
+    assert!(large.join(&large.b.with_wall(9)).is_err());
+    large.world.disconnect("peer.example");
+    large.world.advance(CUT_OFF_MS);
+    large.join_via(&large.b, &["other.example"]).unwrap();
+    assert!(large.is_in());
+    large.assert_nothing_left();
+}
+
+#[test]
+fn another_user_s_join_is_their_own() {
+    let large = large(5_000);
+    large.room.opens();
+    assert!(large.join(&large.b.with_wall(9)).is_err());
+    let erin = Large { bob: large.b.user(&large.world, "erin"), ..large };
+    erin.join(&erin.b).unwrap();
+    assert!(erin.is_in());
+}
+
+/// Those that begin before either is known to be large.
+#[test]
+fn of_two_joins_of_one_user_one_goes_on() {
+    let large = large(5_000);
+    large.room.opens();
+    large.drips();
+    let later = async {
+        large.world.sleep(1_000).await;
+        large.joins().await
+    };
+    let watching = async {
+        let mut most = 0;
+        while large.count("pending_joins") > 0 || most == 0 {
+            most = most.max(large.count("large_joins"));
+            large.world.sleep(1_000).await;
+        }
+        most
+    };
+    let (first, second, most) = large.world.run(join3(large.joins(), later, watching));
+    assert_eq!((first.is_ok(), second, most), (true, LATER, 1));
+    large.world.settle();
+    assert!(large.is_in());
+    large.assert_nothing_left();
+}
+
+/// Nobody else begins with it while bytes come, be it ever so slowly: a batch may take longer than any other step.
+#[test]
+fn an_answer_that_is_being_read_is_not_asked_for_again() {
+    let large = slow();
+    let (joined, ()) = large.world.run(join(large.joins(), large.triggers(10)));
+    assert_eq!((joined.is_ok(), large.asked()), (true, 1), "{:?}", large.world.logs());
+    large.world.settle();
+    assert_eq!(large.b.state(&large.world, &large.room_id).len(), 2_905);
+    large.assert_nothing_left();
+}
+
+/// Nobody would forget it.
+#[test]
+fn of_a_join_that_has_ended_no_more_is_staged() {
+    let large = large(5_000);
+    large.room.opens();
+    assert!(large.join(&large.b.with_wall(9)).is_err());
+    large.world.advance(CUT_OFF_MS);
+    let (store, now) = (&large.b.store, large.world.now_ms());
+    large.world.run(async {
+        let taken = store.take_large_join(now, now + CUT_OFF_MS).await.unwrap().unwrap();
+        store.end_large_join(&taken.join_id).await.unwrap();
+        let late = [ClaimedEvent { event: taken.join.clone(), is_state: true }];
+        store.stage_claimed(&large.world, &taken.join_id, &late, &[]).await.unwrap();
+    });
+    assert_eq!(large.count("claimed_events"), 0);
+}
+
+/// However it comes to it that two read the answer, one of them takes the room over.
+#[test]
+fn whoever_is_overtaken_in_reading_an_answer_leaves_nothing_behind() {
+    let large = slow();
+    let overtaking = async {
+        while large.count("large_joins") == 0 {
+            large.world.sleep(1_000).await;
+        }
+        large.b.database.rows("UPDATE large_joins SET lease_until = 0");
+        large.b.scheduled().await;
+    };
+    let (joined, ()) = large.world.run(join(large.joins(), overtaking));
+    assert_eq!((joined.is_ok(), large.asked()), (true, 2));
+    large.world.settle();
+    assert!(large.is_in());
+    assert_eq!(large.b.state(&large.world, &large.room_id).len(), 2_905, "{:?}", large.world.logs());
+    large.assert_nothing_left();
+}
