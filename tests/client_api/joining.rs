@@ -333,6 +333,36 @@ fn a_restricted_join_is_ours_only_with_the_signature_of_who_vouches_for_it() {
     }
 }
 
+/// Spec, `send_join`: the request "SHOULD fail with a 5xx error rather than being passed through".
+#[test]
+fn what_is_wrong_with_our_own_join_is_no_fault_of_the_client() {
+    let world = World::new();
+    let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let room = one.room(&alice, json!({ "preset": "public_chat" }));
+    for (errcode, expected) in [
+        ("M_INVALID_PARAM", (502, "M_UNKNOWN")),
+        ("M_MISSING_PARAM", (502, "M_UNKNOWN")),
+        ("M_BAD_STATE", (400, "M_BAD_STATE")),
+    ] {
+        let server = Rc::clone(&one.server);
+        world.connect(
+            "one.test",
+            Rc::new(move |request| {
+                let server = Rc::clone(&server);
+                Box::pin(async move {
+                    if request.uri().path().contains("/send_join/") {
+                        return json_response(StatusCode::BAD_REQUEST, &json!({ "errcode": errcode, "error": "No." }));
+                    }
+                    server.handle(request).await
+                })
+            }),
+        );
+        let answer = two.post(&bob, &format!("/join/{}?via=one.test", quote(&room)), json!({}));
+        refused(&answer, expected.0, expected.1);
+    }
+}
+
 /// Who cannot enter is told why, in the resident server's words: so much of them as a client can show.
 #[test]
 fn why_a_room_cannot_be_entered_is_passed_on() {

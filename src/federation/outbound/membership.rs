@@ -9,7 +9,7 @@ use super::{
     directory::server_of,
     join_answers::{Answered, Attempt, begin_join, read_answer},
     large_joins::Joined,
-    refusals::{any_of, of_handshake},
+    refusals::{any_of, of_handshake, of_our_event},
 };
 use crate::{
     error::MatrixError,
@@ -321,7 +321,7 @@ async fn answer_of(
 ) -> Result<Answered, MatrixError> {
     let federation = &server.federation;
     let answer = federation.send_join(resident, join.room_id(), join.event_id(), join.json(), omits_members).await;
-    let answer = answer.map_err(of_handshake)?;
+    let answer = answer.map_err(of_our_event)?;
     let begun_ts = server.platform.clock.now_ms();
     let attempt = Attempt { join_id, resident, begun_ts, staged: None };
     let answered = read_answer(server, attempt, join.clone(), answer).await;

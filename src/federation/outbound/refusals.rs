@@ -44,6 +44,18 @@ pub(super) fn of_handshake(error: RequestError) -> MatrixError {
     error.into()
 }
 
+/// As [`of_handshake`], where it is the event of our own making that is refused. What that lacks or has wrong, the client's
+/// request does not. Spec, `send_join`: "the Client-Server API request SHOULD fail with a 5xx error rather than being passed
+/// through".
+pub(super) fn of_our_event(error: RequestError) -> MatrixError {
+    match &error {
+        RequestError::Status { errcode, .. } if matches!(errcode.as_str(), "M_INVALID_PARAM" | "M_MISSING_PARAM") => {
+            error.into()
+        }
+        _ => of_handshake(error),
+    }
+}
+
 impl From<RequestError> for MatrixError {
     fn from(error: RequestError) -> Self {
         if let RequestError::Status { status, errcode, error: said, room_version, retry_after_ms } = &error
