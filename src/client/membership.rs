@@ -433,14 +433,14 @@ pub(super) async fn leave_unsent(
 ) -> Result<Left, MatrixError> {
     // A leave of the room as it is here would end another membership, or be refused.
     if !is_invited_outside(server, user, room_id).await? {
-        let draft = Draft::membership(user.as_str(), Membership::Leave, content);
+        let draft = Draft::membership(user.as_str(), Membership::Leave, content.clone());
         match server.rooms.send(room_id, user, draft).await {
             Ok(event) => return Ok(Left::Here(event.event_id().clone())),
             Err(RoomError::UnknownRoom) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    remote::leave(server, user, room_id).await.map(Left::Elsewhere)
+    remote::leave(server, user, room_id, content).await.map(Left::Elsewhere)
 }
 
 async fn change_other(

@@ -114,14 +114,18 @@ fn users_elsewhere_are_invited_accept_and_reject() {
             let (status, answer) = two.post(&bob, &format!("/rooms/{}/join", quote(&room)), json!({}));
             assert_eq!(status, 200, "{answer} {:?}", two.world.logs());
         } else {
-            let (status, answer) = two.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({}));
+            let leave = format!("/rooms/{}/leave", quote(&room));
+            // What can be no event is refused before anything has ended.
+            refused(&two.post(&bob, &leave, json!({ "reason": "no ".repeat(30_000) })), 413, "M_TOO_LARGE");
+            let (status, answer) = two.post(&bob, &leave, json!({ "reason": "no time" }));
             assert_eq!(status, 200, "{answer} {:?}", two.world.logs());
         }
         two.world.settle();
         assert_eq!(invited(&two, &bob), json!({}));
         let path = format!("/rooms/{}/state/m.room.member/{}", quote(&room), quote(&bob.id));
-        let expected = if accepts { "join" } else { "leave" };
-        assert_eq!(one.get(&alice, &path).1["membership"], expected, "{:?}", one.world.logs());
+        let (expected, reason) = if accepts { ("join", Value::Null) } else { ("leave", json!("no time")) };
+        let member = one.get(&alice, &path).1;
+        assert_eq!((&member["membership"], &member["reason"]), (&json!(expected), &reason), "{:?}", one.world.logs());
     }
 }
 
@@ -134,11 +138,12 @@ fn an_invite_from_a_dead_server_can_be_rejected() {
     let before = two.sync(&bob, "");
     assert!(before["rooms"]["invite"][&room].is_object(), "{:?}", one.world.logs());
     one.world.disconnect("one.test");
-    let (status, answer) = two.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({}));
+    let (status, answer) = two.post(&bob, &format!("/rooms/{}/leave", quote(&room)), json!({ "reason": "no time" }));
     assert_eq!(status, 200, "{answer}");
     let after = two.sync(&bob, &format!("since={}", before["next_batch"].as_str().unwrap()));
     let told = &after["rooms"]["leave"][&room]["timeline"]["events"];
-    assert_eq!((&told[0]["content"]["membership"], &told[0]["sender"]), (&json!("leave"), &json!(bob.id)), "{after}");
+    let content = json!({ "membership": "leave", "reason": "no time" });
+    assert_eq!((&told[0]["content"], &told[0]["sender"]), (&content, &json!(bob.id)), "{after}");
     let invite = before["rooms"]["invite"][&room]["invite_state"]["events"].as_array().unwrap();
     assert!(told[0]["event_id"].is_string());
     assert!(invite.iter().all(|event| event["event_id"] != told[0]["event_id"]), "it is another event");

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, rc::Rc};
 use serde_json::{Value, json};
 use verge::{
     federation::outbound::membership,
-    matrix::identifiers::{RoomId, UserId},
+    matrix::{
+        identifiers::{RoomId, UserId},
+        json::Object,
+    },
     program::Program,
     server::{Caches, Server},
 };
@@ -307,7 +310,7 @@ fn a_user_has_so_many_invites_that_wait_for_an_answer() {
     assert_eq!(position(), before);
     // One that is answered makes room for another.
     let room_id = RoomId::parse("!r3:s2.evil.example").unwrap();
-    scene.world.run(membership::leave(&scene.a, &scene.alice, &room_id)).unwrap();
+    scene.world.run(membership::leave(&scene.a, &scene.alice, &room_id, Object::new())).unwrap();
     assert_eq!(invite(&scene, &strangers[2], 150, "short").0, 403);
     assert_eq!(invite(&scene, &strangers[3], 0, "short").0, 200);
     assert_eq!(invite(&scene, &strangers[2], 150, "short").0, 403);
@@ -388,7 +391,7 @@ fn invites_that_have_ended_are_forgotten() {
     for n in 0..310 {
         assert_eq!(invite(&scene, stranger, n, "short").0, 200);
         let room_id = RoomId::parse(&format!("!r{n}:{}", stranger.name)).unwrap();
-        scene.world.run(membership::leave(&scene.a, &scene.alice, &room_id)).unwrap();
+        scene.world.run(membership::leave(&scene.a, &scene.alice, &room_id, Object::new())).unwrap();
     }
     let left = scene.a.database.rows("SELECT room_id FROM local_memberships WHERE membership = 'leave' ORDER BY pos");
     assert_eq!((left.len(), left[0][0].as_str()), (300, "!r10:s0.evil.example"));

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::{federation::outbound::membership, router::json_response};
+use verge::{federation::outbound::membership, matrix::json::Object, router::json_response};
 
 use crate::{
     Scene, accepted,
@@ -388,7 +388,7 @@ fn no_leave_comes_into_a_room_of_version_10(version: &str) {
         path if path.contains("/send_leave/") => Some(json_response(StatusCode::OK, &json!({}))),
         _ => None,
     });
-    scene.world.run(membership::leave(&scene.a.server, &carol, &scene.room)).unwrap();
+    scene.world.run(membership::leave(&scene.a.server, &carol, &scene.room, Object::new())).unwrap();
     scene.world.settle();
     assert_eq!(
         scene.a.database.rows("SELECT membership FROM local_memberships WHERE user_id LIKE '@carol:%'"),

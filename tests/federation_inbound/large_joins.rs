@@ -459,7 +459,7 @@ fn who_declines_an_invite_while_their_join_is_under_way_is_not_in_the_room() {
             let server = large.b.with_wall(17);
             large.world.run(server.sweep_large_joins(&server.meter.budget(13)));
         }
-        large.world.run(membership::leave(&large.b.server, &large.bob, &large.room_id)).unwrap();
+        large.world.run(membership::leave(&large.b.server, &large.bob, &large.room_id, Object::new())).unwrap();
         let mut rounds = 0;
         while large.count("large_joins") > 0 {
             large.world.advance(5 * 60 * 1_000);
@@ -488,7 +488,7 @@ fn who_declines_an_invite_while_their_join_is_at_work_is_not_in_the_room() {
         while large.count("large_joins") == 0 {
             large.world.sleep(1_000).await;
         }
-        membership::leave(&large.b, &large.bob, &large.room_id).await.unwrap();
+        membership::leave(&large.b, &large.bob, &large.room_id, Object::new()).await.unwrap();
     };
     let (joined, _) = large.world.run(futures_util::future::join(joining, leaving));
     assert_eq!(joined.unwrap_err().status, StatusCode::FORBIDDEN);

@@ -144,15 +144,15 @@ fn an_invite_is_accepted_or_rejected() {
         // In a room that nobody of theirs is in, rejecting goes through the inviter's server.
         let other = a.room(&world, &alice, version, json!({ "join_rule": "invite" }));
         world.run(membership::invite(&a, &alice, &carol, &other, Object::new())).unwrap();
-        world.run(membership::leave(&b, &carol, &other)).unwrap();
+        world.run(membership::leave(&b, &carol, &other, Object::new())).unwrap();
         assert_eq!(a.membership(&world, &other, carol.as_str()).as_deref(), Some("leave"));
         assert_eq!(local_membership(&b, &carol, &other).as_deref(), Some("leave"));
-        let again = world.run(membership::leave(&b, &carol, &other)).unwrap_err();
+        let again = world.run(membership::leave(&b, &carol, &other, Object::new())).unwrap_err();
         assert_eq!(again.errcode, "M_FORBIDDEN");
         // Where that server is away, the invite is gone nevertheless.
         world.run(membership::invite(&a, &alice, &bob, &other, Object::new())).unwrap();
         world.cut("a.example", "b.example");
-        world.run(membership::leave(&b, &bob, &other)).unwrap();
+        world.run(membership::leave(&b, &bob, &other, Object::new())).unwrap();
         assert_eq!(local_membership(&b, &bob, &other).as_deref(), Some("leave"));
         // And nobody is invited whose server does not know of it.
         let error = world.run(membership::invite(&a, &alice, &carol, &other, Object::new())).unwrap_err();

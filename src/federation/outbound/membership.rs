@@ -99,24 +99,30 @@ fn later() -> MatrixError {
 
 /// Makes `user` leave a room that nobody here is in, or that as we hold it does not know of their membership: rejects an
 /// invite, or retracts a knock. Where no resident server helps, it ends for the user all the same, and only the room does
-/// not know.
+/// not know. `content` is what the membership says besides: a reason.
 ///
 /// # Errors
-/// 403 where the user has neither an invite nor a knock there, and where the database fails.
-pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId) -> Result<EventId, MatrixError> {
+/// 403 where the user has neither an invite nor a knock there, and where the database fails; as [`check_content`].
+pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId, content: Object) -> Result<EventId, MatrixError> {
+    check_content(&content)?;
     let (leaving, user, room_id) = (server.clone(), user.clone(), room_id.clone());
-    let work = async move { leave_all_the_way(&leaving, &user, &room_id).await };
+    let work = async move { leave_all_the_way(&leaving, &user, &room_id, content).await };
     server.platform.to_the_end(work).await
 }
 
-async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> Result<EventId, MatrixError> {
+async fn leave_all_the_way(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    content: Object,
+) -> Result<EventId, MatrixError> {
     let invitation = server.store.invitation(user, room_id).await?;
     let invitation = invitation.ok_or_else(|| MatrixError::forbidden("You are not in that room."))?;
     let mut left = None;
     // Those first that have let the user in while the invite is still shown.
     let joining = server.store.joining_through(user, room_id).await?;
     for resident in residents_by(server, Some(&invitation), room_id, joining).await? {
-        match leave_through(server, &resident, user, room_id).await {
+        match leave_through(server, &resident, user, room_id, content.clone()).await {
             Ok(event) => {
                 left = Some((resident, event));
                 break;
@@ -130,7 +136,7 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
     let Some((resident, left)) = left else {
         // It has an ID of its own for clients, which tell events apart by it.
         let id = EventId::parse(&format!("${}", server.random_id())).unwrap_or(invitation.event_id.clone());
-        let event = leave_for_clients(server, user);
+        let event = leave_for_clients(server, user, content);
         server.rooms.left_elsewhere(user, room_id, &id, &event, &[invitation.event_id]).await?;
         return Ok(id);
     };
@@ -149,8 +155,8 @@ async fn leave_all_the_way(server: &Server, user: &UserId, room_id: &RoomId) -> 
 }
 
 /// What the clients of a user are told who left a room that has not heard of it.
-fn leave_for_clients(server: &Server, user: &UserId) -> Object {
-    let content: Object = [("membership", Value::from(Membership::Leave.as_str()))].into_iter().collect();
+fn leave_for_clients(server: &Server, user: &UserId, mut content: Object) -> Object {
+    content.insert("membership", Membership::Leave.as_str());
     [
         ("type", Value::from("m.room.member")),
         ("state_key", Value::from(user.as_str())),
@@ -337,9 +343,10 @@ async fn leave_through(
     resident: &ServerName,
     user: &UserId,
     room_id: &RoomId,
+    content: Object,
 ) -> Result<Event, MatrixError> {
     let template = server.federation.make_leave(resident, room_id, user).await?;
-    let leave = complete(server, template, user, room_id, Membership::Leave, Object::new())?;
+    let leave = complete(server, template, user, room_id, Membership::Leave, content)?;
     server.federation.send_leave(resident, room_id, leave.event_id(), leave.json()).await?;
     Ok(leave)
 }
