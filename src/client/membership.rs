@@ -87,14 +87,17 @@ pub(super) async fn leave(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let room_id = room_id(call.parameter(0))?;
     let content = with_reason(Object::new(), &Body::optional(server, call).await?)?;
-    let membership = server.store.membership(&room_id, &session.user).await?;
-    match membership {
-        Some(Membership::Join | Membership::Invite | Membership::Knock) => {}
-        // Nothing to do, as for a request that is repeated.
-        Some(Membership::Leave) => return ok(&json!({})),
-        _ => return Err(MatrixError::forbidden("You are not in that room.")),
+    match server.store.membership(&room_id, &session.user).await? {
+        Some(Membership::Join | Membership::Invite | Membership::Knock) => {
+            leave_room(server, &session.user, &room_id, content).await?;
+        }
+        // They may be on their way in.
+        membership => match remote::leave(server, &session.user, &room_id, content).await {
+            // Nothing to do, as for a request that is repeated.
+            Err(error) if error.errcode == "M_FORBIDDEN" && membership == Some(Membership::Leave) => {}
+            left => drop(left?),
+        },
     }
-    leave_room(server, &session.user, &room_id, content).await?;
     ok(&json!({}))
 }
 

@@ -30,6 +30,7 @@ use crate::{
     },
     store::{
         commit::{MembershipChange, NewEvent},
+        ended_joins::JoinUnderWay,
         large_joins::{ClaimVerdict, LargeJoin, Outline, kept_to},
         rejected::{NewRejected, RejectedEvent},
     },
@@ -80,9 +81,10 @@ impl Rooms {
         self.keep_apart(large.room_id(), large.join.version(), Apart { nodes, ..Apart::default() }, Vec::new()).await?;
         let snapshot = Updated { root, nodes: Vec::new() };
         let (new, rejected, readmitted) = Default::default();
-        let (completed_by, staged_as) = (None, Some(large.join_id.clone()));
+        let completed_by = None;
+        let under_way = JoinUnderWay { join_id: large.join_id.clone(), is_staged: true };
         let whole =
-            TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, staged_as };
+            TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, under_way };
         if large.completes {
             self.make_whole(large, &whole, budget).await?;
             return Ok(Progress::Done);

@@ -66,9 +66,9 @@ impl Rooms {
         }
         let Examined { outliers: Outliers { new, rejected, readmitted, .. }, snapshot, .. } = claim;
         let (joined, completed_by) = (joined.into_iter().collect(), Some((rest, self.clock.now_ms() + LEASE_MS)));
-        let staged_as = None;
+        let under_way = answer.under_way();
         let taken =
-            TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, staged_as };
+            TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, under_way };
         self.take_over(join, &taken).await
     }
 

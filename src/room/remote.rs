@@ -29,7 +29,7 @@ use crate::{
         commit::{
             CommitPos, Committed, Guard, MembershipChange, Missing, NewEvent, Place, RoomCommit, StateFrom, Unsettled,
         },
-        ended_joins::{end_joins_of, still_open},
+        ended_joins::{JoinUnderWay, still_open},
         events::StoredEvent,
         invites::Invited,
         large_joins::{self, LargeJoin},
@@ -61,8 +61,17 @@ pub struct Admitted {
 pub struct RemoteJoin {
     /// Our join.
     pub join: Event,
+    /// The name of the attempt.
+    pub join_id: String,
     /// The state before it.
     pub claim: Claim,
+}
+
+impl RemoteJoin {
+    /// The join, of which nothing is staged.
+    pub(super) fn under_way(&self) -> JoinUnderWay {
+        JoinUnderWay { join_id: self.join_id.clone(), is_staged: false }
+    }
 }
 
 /// A room's state that a resident server vouches for, judged, and what goes with it.
@@ -84,8 +93,8 @@ pub(super) struct TakenOver {
     pub(super) memberships: Vec<MembershipChange>,
     /// What will complete the state, where members are left out of it, and until when whoever begins with that may take.
     pub(super) completed_by: Option<(LargeJoin, i64)>,
-    /// The join of a large room that it comes from, which ends when the user leaves.
-    pub(super) staged_as: Option<String>,
+    /// The join that it comes from.
+    pub(super) under_way: JoinUnderWay,
 }
 
 /// What became of a join that another server has let in.
@@ -113,12 +122,12 @@ impl Rooms {
     }
 
     /// Takes over a room from the answer to our `send_join`: every event is judged by its auth events, in order, and
-    /// what the rules forbid stays out of the state.
+    /// what the rules forbid stays out of the state. Nothing comes of it where the user has left meanwhile.
     ///
     /// # Errors
     /// [`RoomError::Invalid`] where the answer is not a room that our join could be in, [`RoomError::MissingEvents`] where
     /// somebody here came into the room meanwhile and the join cites what we do not hold, [`RoomError::Busy`].
-    pub async fn install_join(&self, answer: &RemoteJoin) -> Result<(), RoomError> {
+    pub async fn install_join(&self, answer: &RemoteJoin) -> Result<Installed, RoomError> {
         let join = &answer.join;
         let claim = self.examine_answer(answer, Coverage::Whole).await?;
         let (joined, invited, memberships) = self.members_of(claim.state.iter().chain([join]));
@@ -131,10 +140,10 @@ impl Rooms {
             let apart = Apart { new: mem::take(&mut new), rejected: for_good, nodes, ..Apart::default() };
             self.keep_apart(join.room_id(), join.version(), apart, Vec::new()).await?;
         }
-        let (completed_by, staged_as) = (None, None);
+        let (completed_by, under_way) = (None, answer.under_way());
         let taken =
-            TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, staged_as };
-        self.take_over(join, &taken).await.map(|_| ())
+            TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, under_way };
+        self.take_over(join, &taken).await
     }
 
     /// Judges what came with our join.
@@ -154,6 +163,7 @@ impl Rooms {
     /// Makes a room of the state that a resident server vouches for, with our join in it; nothing where the join is there
     /// already.
     pub(super) async fn take_over(&self, join: &Event, taken: &TakenOver) -> Result<Installed, RoomError> {
+        let mut is_first = true;
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let ids = join.prev_events().iter().chain([join.event_id()]).cloned().collect();
@@ -167,14 +177,15 @@ impl Rooms {
                 let current = self.current(join.room_id(), &[key]).await?.map(|(_, state)| state).unwrap_or_default();
                 let is_there = current.iter().any(|event| event.event_id() == join.event_id());
                 if !is_there {
-                    if self.is_given_up(taken).await? {
+                    if self.store.has_join_ended(join.room_id(), &taken.under_way).await? {
                         return Ok(Committed::Done(Installed::GivenUp));
                     }
                     self.receive_own(join).await?;
                 }
                 return Ok(Committed::Done(Installed::Done));
             }
-            if self.is_given_up(taken).await? {
+            // The commit of a join that has ended is lost; another one may have come first as well.
+            if !mem::take(&mut is_first) && self.store.has_join_ended(join.room_id(), &taken.under_way).await? {
                 return Ok(Committed::Done(Installed::GivenUp));
             }
             let before = view.add_snapshot(&taken.snapshot)?;
@@ -225,18 +236,10 @@ impl Rooms {
                 }
                 None => (partial_rooms::forget(join.room_id(), join.event_id()).to_vec(), Installed::Done),
             };
-            others.extend(taken.staged_as.as_deref().map(still_open));
+            others.push(still_open(join.room_id(), &taken.under_way));
             Ok(self.store.commit(&[commit], others).await?.with(installed))
         })
         .await
-    }
-
-    /// Whether the user has left since what is taken over was staged.
-    async fn is_given_up(&self, taken: &TakenOver) -> Result<bool, RoomError> {
-        match &taken.staged_as {
-            Some(join_id) => Ok(!self.store.is_join_open(join_id).await?),
-            None => Ok(false),
-        }
     }
 
     /// Remembers an invite of a local user, which came from the server `inviter`. `invite_state` is the room's state as that
@@ -331,8 +334,7 @@ impl Rooms {
     }
 
     /// Remembers that a local user left a room that we are not in, by way of another server: a rejected invite. `event` is
-    /// what the user's clients are told. An invite that is not among `ended` has come since, and stays. A join of theirs that is
-    /// under way comes to nothing.
+    /// what the user's clients are told. An invite that is not among `ended` has come since, and stays.
     ///
     /// # Errors
     /// Where the database fails.
@@ -352,9 +354,7 @@ impl Rooms {
             via: None,
             later: 0,
         };
-        let mut statements = remember_membership(room_id, &change, ended);
-        statements.push(end_joins_of(user_id, room_id));
-        Ok(self.store.batch(statements).await.map(|_| ())?)
+        Ok(self.store.batch(remember_membership(room_id, &change, ended)).await.map(|_| ())?)
     }
 
     /// Remembers the event that ended the invite, or the knock, `invite` of a local user to a room that we are not in; of a knock that is

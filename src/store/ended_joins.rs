@@ -1,7 +1,7 @@
-//! What is forgotten when the join of a large room has ended: what the resident server answered, and where no room has come of it,
-//! what was kept of that.
+//! Joins that end before the user is in the room, as they leave. What is forgotten when that of a large room has ended: what the resident
+//! server answered, and where no room has come of it, what was kept of that.
 
-use super::{Store, large_joins::FORGET_PAGE};
+use super::{Answers, Store, large_joins::FORGET_PAGE};
 use crate::{
     matrix::identifiers::{RoomId, ServerName, UserId},
     platform::{DatabaseError, Statement},
@@ -9,19 +9,31 @@ use crate::{
 
 const END: &str = "UPDATE large_joins SET begun_ts = 0 WHERE join_id = ?1";
 
-const END_OF_USER: &str = "\
-    UPDATE large_joins SET begun_ts = 0 WHERE room_id = ?1 AND json ->> '$.sender' = ?2 AND NOT completes";
+const LEAVE: &str = "UPDATE pending_joins SET has_left = 1 WHERE room_id = ?1 AND user_id = ?2 RETURNING join_id";
 
-const RESIDENTS: &str = "\
-    SELECT resident FROM large_joins WHERE room_id = ?1 AND json ->> '$.sender' = ?2 AND NOT completes";
+const LEAVE_LARGE: &str = "\
+    UPDATE large_joins SET begun_ts = 0 WHERE room_id = ?1 AND json ->> '$.sender' = ?2 AND NOT completes RETURNING resident";
 
-const IS_OPEN: &str = "SELECT 1 AS is_open FROM large_joins WHERE join_id = ?1 AND begun_ts > 0";
+const WANTS_IN: &str = "\
+    SELECT 1 AS wants_in FROM local_memberships WHERE user_id = ?2 AND room_id = ?1 AND membership = 'join' \
+    UNION ALL SELECT 1 FROM pending_joins WHERE room_id = ?1 AND user_id = ?2 AND NOT has_left";
+
+/// Of the join ?2 into the room ?1. ?3: whether its answer is staged; whoever forgets that may have forgotten the note as well.
+macro_rules! has_ended {
+    () => {
+        "EXISTS (SELECT 1 FROM pending_joins AS p WHERE p.room_id = ?1 AND p.join_id = ?2 AND p.has_left) \
+           OR ?3 AND NOT EXISTS (SELECT 1 FROM large_joins AS j WHERE j.join_id = ?2 AND j.begun_ts > 0)"
+    };
+}
+
+const HAS_ENDED: &str = concat!("SELECT 1 AS has_ended WHERE ", has_ended!());
 
 /// Breaks a constraint where the join has ended: `join_id` is NOT NULL.
-const STILL_OPEN: &str = "\
-    INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until) \
-    SELECT NULL, '', '', '', '', '', 0, 0 WHERE NOT EXISTS \
-      (SELECT 1 FROM large_joins AS j WHERE j.join_id = ?1 AND j.begun_ts > 0)";
+const STILL_OPEN: &str = concat!(
+    "INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until) \
+     SELECT NULL, '', '', '', '', '', 0, 0 WHERE ",
+    has_ended!()
+);
 
 /// The column `$column` of the claimed events after ?2, up to ?3, of a room that has not become one, and that nobody else joins.
 macro_rules! of_no_room {
@@ -55,22 +67,48 @@ const FORGET_EACH_PAGE: [&str; 6] =
 
 const FORGET: &str = "DELETE FROM large_joins WHERE join_id = ?1";
 
+/// A join that is under way. It ends when its user leaves.
+#[derive(Debug, Clone)]
+pub struct JoinUnderWay {
+    /// The name of the attempt.
+    pub join_id: String,
+    /// Whether its answer is staged.
+    pub is_staged: bool,
+}
+
 impl Store {
-    /// The servers through which the user joins the room, where that goes on over several steps.
+    /// Ends the joins of the user into the room that are under way: nothing comes of them, and what is staged is forgotten when nobody is at
+    /// it. The servers that are known to have let them in; `None` where there are no such joins.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn joining_through(&self, user: &UserId, room_id: &RoomId) -> Result<Vec<ServerName>, DatabaseError> {
-        let rows = self.query(Statement::new(RESIDENTS, [room_id.as_str().into(), user.as_str().into()])).await?;
-        Ok(rows.iter().filter_map(|row| ServerName::parse(row.text(0).ok()?).ok()).collect())
+    pub async fn end_joins_of(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+    ) -> Result<Option<Vec<ServerName>>, DatabaseError> {
+        let end = |sql| Statement::new(sql, [room_id.as_str().into(), user.as_str().into()]);
+        let mut answers = Answers::new(self.batch(vec![end(LEAVE), end(LEAVE_LARGE)]).await?);
+        let (noted, large) = (answers.rows()?, answers.rows()?);
+        let residents = large.iter().filter_map(|row| ServerName::parse(row.text(0).ok()?).ok()).collect();
+        Ok((!noted.is_empty() || !large.is_empty()).then_some(residents))
     }
 
-    /// Whether the join of a large room is under way still.
+    /// Whether the user is in the room, or joins it and has not left since.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn is_join_open(&self, join_id: &str) -> Result<bool, DatabaseError> {
-        Ok(!self.query(Statement::new(IS_OPEN, [join_id.into()])).await?.is_empty())
+    pub async fn wants_in(&self, user: &UserId, room_id: &RoomId) -> Result<bool, DatabaseError> {
+        let parameters = [room_id.as_str().into(), user.as_str().into()];
+        Ok(!self.query(Statement::new(WANTS_IN, parameters)).await?.is_empty())
+    }
+
+    /// Whether nothing is to come of the join.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn has_join_ended(&self, room_id: &RoomId, join: &JoinUnderWay) -> Result<bool, DatabaseError> {
+        Ok(!self.query(of_join(HAS_ENDED, room_id, join)).await?.is_empty())
     }
 
     /// Forgets a join that has ended, and all that came with its answer; where no room has come of it, what is kept of that, too.
@@ -87,12 +125,11 @@ impl Store {
     }
 }
 
-/// Ends the joins of the user into the room that go on over several steps: what is staged of them is forgotten when nobody is at it.
-pub(crate) fn end_joins_of(user: &UserId, room_id: &RoomId) -> Statement {
-    Statement::new(END_OF_USER, [room_id.as_str().into(), user.as_str().into()])
+/// Has the batch to which it belongs come to nothing where the join has ended.
+pub(crate) fn still_open(room_id: &RoomId, join: &JoinUnderWay) -> Statement {
+    of_join(STILL_OPEN, room_id, join)
 }
 
-/// Has the batch to which it belongs come to nothing where the join has ended.
-pub(crate) fn still_open(join_id: &str) -> Statement {
-    Statement::new(STILL_OPEN, [join_id.into()])
+fn of_join(sql: &'static str, room_id: &RoomId, join: &JoinUnderWay) -> Statement {
+    Statement::new(sql, [room_id.as_str().into(), join.join_id.as_str().into(), join.is_staged.into()])
 }

@@ -101,10 +101,12 @@ pub struct ClaimedEntry {
 /// How many pages of claimed events are read at once, where little of each event is.
 const PAGES: usize = 10;
 
-/// Unless another join of the user goes on.
+/// Unless another join of the user goes on. Where the user has left since it began, it has ended.
 const BEGIN: &str = "\
     INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until, completes) \
-    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 \
+    SELECT ?1, ?2, ?3, ?4, ?5, ?6, \
+      CASE WHEN EXISTS (SELECT 1 FROM pending_joins AS p WHERE p.room_id = ?2 AND p.join_id = ?1 AND p.has_left) \
+        THEN 0 ELSE ?7 END, ?8, ?9 \
     WHERE ?9 OR NOT EXISTS (SELECT 1 FROM large_joins AS j WHERE j.room_id = ?2 AND j.join_id <> ?1 \
       AND NOT j.completes AND j.begun_ts > 0 AND j.json ->> '$.sender' = ?6 ->> '$.sender') \
     ON CONFLICT (join_id) DO UPDATE SET lease_until = excluded.lease_until, begun_ts = excluded.begun_ts \
@@ -121,8 +123,10 @@ const STAGE: &str = "\
 const IN_STATE: &str = "\
     UPDATE claimed_events SET is_state = 1 WHERE join_id = ?2 AND event_id IN (SELECT value FROM json_each(?1))";
 
-/// Unless somebody else has begun to read it anew.
-const IS_READ: &str = "UPDATE large_joins SET is_read = 1, json = ?2, not_before = 0 WHERE join_id = ?1 AND attempts = ?3 RETURNING attempts";
+/// Unless it has ended, or somebody else has begun to read it anew.
+const IS_READ: &str = "\
+    UPDATE large_joins SET is_read = 1, json = ?2, not_before = 0 \
+    WHERE join_id = ?1 AND attempts = ?3 AND begun_ts > 0 RETURNING attempts";
 
 /// Unless somebody else has. ?3: when whoever finds it cut off may begin.
 const READ_ANEW: &str = "\
@@ -230,7 +234,8 @@ impl Store {
         self.batches(batches).await.map(drop)
     }
 
-    /// Notes that the whole answer is staged, with our join as others will see it. `false` where somebody else reads it anew.
+    /// Notes that the whole answer is staged, with our join as others will see it. `false` where the join has ended, or somebody else
+    /// reads it anew.
     ///
     /// # Errors
     /// Where the database fails.

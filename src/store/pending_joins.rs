@@ -2,7 +2,10 @@
 
 use super::{Store, json_list};
 use crate::{
-    matrix::{identifiers::RoomId, room_version::RoomVersion},
+    matrix::{
+        identifiers::{RoomId, UserId},
+        room_version::RoomVersion,
+    },
     platform::{DatabaseError, Row, Statement},
 };
 
@@ -13,12 +16,23 @@ const JOINING: &str = "\
 
 /// Unless what is held of the room is of another version.
 const BEGIN_JOIN: &str = "\
-    INSERT INTO pending_joins (room_id, join_id, room_version, until_ts) \
-    SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM rooms WHERE room_id = ?1 AND room_version <> ?3) \
+    INSERT INTO pending_joins (room_id, join_id, room_version, until_ts, user_id) \
+    SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM rooms WHERE room_id = ?1 AND room_version <> ?3) \
     ON CONFLICT (room_id, join_id) DO UPDATE SET room_version = excluded.room_version, until_ts = excluded.until_ts \
-    RETURNING join_id";
+    RETURNING has_left";
 
-const END_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id = ?2";
+const END_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id = ?2 RETURNING has_left";
+
+/// How a join begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BegunJoin {
+    /// PDUs of the room are staged from now on.
+    Begun,
+    /// The user has left since an earlier attempt of the same join.
+    HasLeft,
+    /// What is held of the room is of another version.
+    OtherVersion,
+}
 
 /// Those of `ids` that are being joined at `now`; read by [`joining`].
 pub(super) fn joining_statement(ids: &[RoomId], now: i64) -> Statement {
@@ -33,27 +47,33 @@ pub(super) fn joining(row: &Row) -> Result<(RoomId, &'static RoomVersion), Datab
 }
 
 impl Store {
-    /// Notes that the room is being joined until `until_ts`: PDUs of it are staged. `false`, and nothing, where what is held of the
-    /// room is of another version.
+    /// Notes that the user joins the room until `until_ts`: PDUs of it are staged.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn begin_join(
         &self,
+        user: &UserId,
         room_id: &RoomId,
         join_id: &str,
         version: &RoomVersion,
         until_ts: i64,
-    ) -> Result<bool, DatabaseError> {
-        let parameters = [room_id.as_str().into(), join_id.into(), version.id.into(), until_ts.into()];
-        self.query(Statement::new(BEGIN_JOIN, parameters)).await.map(|begun| !begun.is_empty())
+    ) -> Result<BegunJoin, DatabaseError> {
+        let [user, room] = [user.as_str(), room_id.as_str()];
+        let parameters = [room.into(), join_id.into(), version.id.into(), until_ts.into(), user.into()];
+        Ok(match self.query(Statement::new(BEGIN_JOIN, parameters)).await?.first() {
+            None => BegunJoin::OtherVersion,
+            Some(row) if row.integer(0)? != 0 => BegunJoin::HasLeft,
+            Some(_) => BegunJoin::Begun,
+        })
     }
 
-    /// Takes back what [`Store::begin_join`] has noted.
+    /// Takes back what [`Store::begin_join`] has noted. Whether the user has left since.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn end_join(&self, room_id: &RoomId, join_id: &str) -> Result<(), DatabaseError> {
-        self.query(Statement::new(END_JOIN, [room_id.as_str().into(), join_id.into()])).await.map(drop)
+    pub async fn end_join(&self, room_id: &RoomId, join_id: &str) -> Result<bool, DatabaseError> {
+        let ended = self.query(Statement::new(END_JOIN, [room_id.as_str().into(), join_id.into()])).await?;
+        Ok(ended.first().map(|row| row.integer(0)).transpose()?.is_some_and(|has_left| has_left != 0))
     }
 }

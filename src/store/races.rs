@@ -14,7 +14,7 @@ pub(super) enum Race {
     Answered,
     /// Made the event of the client's request.
     Sent,
-    /// Ended the join of a large room.
+    /// Ended the join.
     JoinEnded,
     /// Took the user ID.
     UserTaken,

@@ -47,6 +47,7 @@ mod searching;
 mod spaces;
 mod syncing;
 mod tags;
+mod taken_back;
 mod tampering;
 mod threading;
 mod throttling;

@@ -16,6 +16,7 @@ use verge::{
     platform::Clock,
     room::Draft,
     router::json_response,
+    store::pending_joins::BegunJoin,
 };
 
 use crate::{
@@ -137,7 +138,9 @@ fn joining(scene: &Scene, version: &str) -> Homeserver {
     let b = scene.world.server("b.example");
     let version = RoomVersion::get(version).unwrap();
     let until = scene.world.now_ms() + 60_000;
-    assert!(scene.world.run(b.store.begin_join(&scene.room, "begun", version, until)).unwrap());
+    let user = UserId::parse("@joining:b.example").unwrap();
+    let begun = scene.world.run(b.store.begin_join(&user, &scene.room, "begun", version, until)).unwrap();
+    assert_eq!(begun, BegunJoin::Begun);
     b
 }
 

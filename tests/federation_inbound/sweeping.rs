@@ -327,7 +327,9 @@ fn what_is_old_is_forgotten_a_slice_at_a_time() {
             "INSERT INTO client_transactions SELECT '@u' || (n % 9), 'D' || (n % 3), 'send', n, '$e' || n, {ts} FROM n"
         ),
         "INSERT INTO outbox SELECT n, '!gone:a.example', n, NULL FROM n".to_owned(),
-        format!("INSERT INTO pending_joins SELECT '!p' || n || ':b.example', 'id', '12', {ts} FROM n"),
+        format!(
+            "INSERT INTO pending_joins SELECT '!p' || n || ':b.example', 'id', '12', {ts}, '@bob:b.example', 0 FROM n"
+        ),
     ] {
         database.rows(&format!("{numbers} {insert}"));
     }

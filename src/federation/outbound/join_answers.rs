@@ -21,7 +21,10 @@ use crate::{
     },
     room::{Claim, LEASE_MS, RemoteJoin},
     server::Server,
-    store::large_joins::{ClaimedEvent, LargeJoin},
+    store::{
+        large_joins::{ClaimedEvent, LargeJoin},
+        pending_joins::BegunJoin,
+    },
 };
 
 /// How long one server may let us wait until it has let us in, in milliseconds, and how long its answer may keep us at work then. For as
@@ -72,19 +75,20 @@ pub(super) enum Answered {
     Staged(LargeJoin),
     /// Members are left out of the state, and what there is cannot be used so: the whole of it must be asked for.
     Unusable,
-    /// It is left, as another join of the user goes on.
+    /// It is left, as the user has left meanwhile, or another join of theirs goes on.
     Elsewhere,
 }
 
-/// Has PDUs of the room that is being joined staged from now on.
+/// Has PDUs of the room that is being joined staged from now on. `false` where the user has left since the join began.
 ///
 /// # Errors
 /// 502 where the room that is held is of another version: nobody can read the events of one version by the rules of another.
-pub(super) async fn begin_join(server: &Server, join_id: &str, join: &Event) -> Result<(), MatrixError> {
+pub(super) async fn begin_join(server: &Server, join_id: &str, join: &Event) -> Result<bool, MatrixError> {
     let until = server.platform.clock.now_ms() + JOIN_MS;
-    match server.store.begin_join(join.room_id(), join_id, join.version(), until).await? {
-        true => Ok(()),
-        false => Err(bad_answer("another version than the room has")),
+    match server.store.begin_join(join.sender(), join.room_id(), join_id, join.version(), until).await? {
+        BegunJoin::Begun => Ok(true),
+        BegunJoin::HasLeft => Ok(false),
+        BegunJoin::OtherVersion => Err(bad_answer("another version than the room has")),
     }
 }
 
@@ -341,7 +345,7 @@ impl<'a> Reading<'a> {
         if !self.is_staged {
             let is_state = |event: &Event| self.known.get(event.event_id()).copied().unwrap_or_default();
             let (state, auth_chain) = self.checked.into_iter().partition(is_state);
-            let answer = RemoteJoin { join, claim: Claim { state, auth_chain } };
+            let answer = RemoteJoin { join, join_id: self.large.join_id, claim: Claim { state, auth_chain } };
             return Ok(match omits_members {
                 true => Answered::InPart(answer, servers),
                 false => Answered::Whole(answer),
@@ -349,8 +353,9 @@ impl<'a> Reading<'a> {
         }
         self.stage().await?;
         let large = LargeJoin { join, is_read: true, ..self.large };
-        // Where it has ended meanwhile, whoever takes it over finds that, and forgets what is staged.
-        self.server.store.large_join_is_read(&large).await?;
-        Ok(Answered::Staged(large))
+        Ok(match self.server.store.large_join_is_read(&large).await? {
+            true => Answered::Staged(large),
+            false => Answered::Elsewhere,
+        })
     }
 }

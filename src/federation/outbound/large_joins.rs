@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::MatrixError,
     log::LogRecord,
-    matrix::identifiers::{EventId, RoomId},
+    matrix::identifiers::{EventId, RoomId, ServerName},
     platform::Budget,
     room::{LEASE_MS, Progress, RoomError},
     server::Server,
@@ -31,8 +31,8 @@ pub(super) enum Joined {
     In(EventId),
     /// There is more to do than one request may, or somebody else does it.
     Later,
-    /// The user has left meanwhile.
-    GivenUp,
+    /// The user has left meanwhile, and this server may let them in all the same.
+    Left(ServerName),
 }
 
 impl Server {
@@ -45,7 +45,7 @@ impl Server {
         match server.go_on_joining(large, &server.meter.budget(calls)).await? {
             Progress::Done => Ok(Joined::In(large.join.event_id().clone())),
             Progress::Unfinished => Ok(Joined::Later),
-            Progress::GivenUp => Ok(Joined::GivenUp),
+            Progress::GivenUp => Ok(Joined::Left(large.resident.clone())),
         }
     }
 
@@ -125,7 +125,9 @@ impl Server {
             return Err(bad_answer("what could not be taken over for hours"));
         }
         let join = large.join.clone();
-        begin_join(self, &large.join_id, &join).await?;
+        if !begin_join(self, &large.join_id, &join).await? {
+            return self.give_up(&large).await;
+        }
         if !large.is_read {
             // The server lets the same join in again, and answers anew.
             let outlines = self.store.claimed_outlines(self.platform.clock.as_ref(), &large.join_id).await?;
@@ -137,7 +139,8 @@ impl Server {
             let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged };
             match read_answer(self, attempt, join, answer).await? {
                 Answered::Staged(read) => large = read,
-                Answered::Whole(_) | Answered::InPart(..) | Answered::Elsewhere => return Ok(Progress::Unfinished),
+                Answered::Elsewhere => return self.give_up(&large).await,
+                Answered::Whole(_) | Answered::InPart(..) => return Ok(Progress::Unfinished),
                 Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
             }
         }
@@ -158,17 +161,27 @@ impl Server {
             }
             progress => progress,
         };
-        if !matches!(progress, Ok(Progress::Unfinished)) {
-            self.end_large_join(large).await?;
+        match progress {
+            Ok(Progress::Unfinished) => return Ok(Progress::Unfinished),
+            Ok(Progress::GivenUp) => return self.give_up(large).await,
+            _ => drop(self.end_large_join(large).await?),
         }
         Ok(progress?)
     }
 
-    /// Forgets what is staged of a join that has ended, and judges what has come of the room meanwhile.
-    async fn end_large_join(&self, large: &LargeJoin) -> Result<(), MatrixError> {
+    /// Ends a join that somebody else has ended: the user, who has left, or whoever has done the rest of it.
+    async fn give_up(&self, large: &LargeJoin) -> Result<Progress, MatrixError> {
+        Ok(match self.end_large_join(large).await? {
+            true => Progress::GivenUp,
+            false => Progress::Unfinished,
+        })
+    }
+
+    /// Forgets what is staged of a join that has ended, and judges what has come of the room meanwhile. Whether the user has left.
+    async fn end_large_join(&self, large: &LargeJoin) -> Result<bool, MatrixError> {
         self.store.end_large_join(&large.join_id).await?;
-        self.store.end_join(large.room_id(), &large.join_id).await?;
+        let has_left = self.store.end_join(large.room_id(), &large.join_id).await?;
         self.fetch_missing(large.room_id());
-        Ok(())
+        Ok(has_left)
     }
 }

@@ -63,7 +63,7 @@ pub async fn join(
         EarlierJoin::Taken(large) => match server.resume_large_join(&large, LARGE_CALLS).await {
             Ok(Progress::Done) => return Ok(large.join.event_id().clone()),
             Ok(Progress::Unfinished) => return Err(later()),
-            Ok(Progress::GivenUp) => return Err(MatrixError::forbidden("You have left the room meanwhile.")),
+            Ok(Progress::GivenUp) => return Err(has_left()),
             Err(error) => {
                 let record = LogRecord::warning("a join is begun anew").room(room_id).user(user);
                 server.platform.log.write(record.destination(&large.resident).because(&error));
@@ -79,7 +79,15 @@ pub async fn join(
         Ok(Joined::In(event_id)) => Ok(event_id),
         // What is sent meanwhile is staged further on.
         Ok(Joined::Later) => return Err(later()),
-        Ok(Joined::GivenUp) => Err(MatrixError::forbidden("You have left the room meanwhile.")),
+        Ok(Joined::Left(resident)) => {
+            // When they left it need not have let them in yet. They may be back by now.
+            if !server.store.wants_in(user, room_id).await?
+                && let Err(error) = leave_through(server, &resident, user, room_id, Object::new()).await
+            {
+                log_not_left(server, &resident, user, room_id, &error);
+            }
+            Err(has_left())
+        }
         Err(error) => Err(error),
     };
     if let Err(error) = server.store.end_join(room_id, &join_id).await {
@@ -97,12 +105,21 @@ fn later() -> MatrixError {
     MatrixError::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message)
 }
 
+fn has_left() -> MatrixError {
+    MatrixError::forbidden("You have left the room meanwhile.")
+}
+
+fn log_not_left(server: &Server, resident: &ServerName, user: &UserId, room_id: &RoomId, error: &MatrixError) {
+    let record = LogRecord::warning("a room cannot be left through a server").room(room_id).user(user);
+    server.platform.log.write(record.destination(resident).because(error));
+}
+
 /// Makes `user` leave a room that nobody here is in, or that as we hold it does not know of their membership: rejects an
-/// invite, or retracts a knock. Where no resident server helps, it ends for the user all the same, and only the room does
-/// not know. `content` is what the membership says besides: a reason.
+/// invite, retracts a knock, or ends a join that is under way. Where no resident server helps, it ends for the user all the
+/// same, and only the room does not know. `content` is what the membership says besides: a reason.
 ///
 /// # Errors
-/// 403 where the user has neither an invite nor a knock there, and where the database fails; as [`check_content`].
+/// 403 where the user has no invite or knock there and does not join it, and where the database fails; as [`check_content`].
 pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId, content: Object) -> Result<EventId, MatrixError> {
     check_content(&content)?;
     let (leaving, user, room_id) = (server.clone(), user.clone(), room_id.clone());
@@ -117,32 +134,32 @@ async fn leave_all_the_way(
     content: Object,
 ) -> Result<EventId, MatrixError> {
     let invitation = server.store.invitation(user, room_id).await?;
-    let invitation = invitation.ok_or_else(|| MatrixError::forbidden("You are not in that room."))?;
+    // What they say last counts, whatever the join comes to.
+    let joining = server.store.end_joins_of(user, room_id).await?;
+    if invitation.is_none() && joining.is_none() {
+        return Err(MatrixError::forbidden("You are not in that room."));
+    }
     let mut left = None;
     // Those first that have let the user in while the invite is still shown.
-    let joining = server.store.joining_through(user, room_id).await?;
-    for resident in residents_by(server, Some(&invitation), room_id, joining).await? {
+    for resident in residents_by(server, invitation.as_ref(), room_id, joining.unwrap_or_default()).await? {
         match leave_through(server, &resident, user, room_id, content.clone()).await {
             Ok(event) => {
                 left = Some((resident, event));
                 break;
             }
-            Err(error) => {
-                let record = LogRecord::warning("a room cannot be left through a server").room(room_id).user(user);
-                server.platform.log.write(record.destination(&resident).because(&error));
-            }
+            Err(error) => log_not_left(server, &resident, user, room_id, &error),
         }
     }
+    let mut ended: Vec<EventId> = invitation.into_iter().map(|invitation| invitation.event_id).collect();
     let Some((resident, left)) = left else {
         // It has an ID of its own for clients, which tell events apart by it.
-        let id = EventId::parse(&format!("${}", server.random_id())).unwrap_or(invitation.event_id.clone());
+        let id = EventId::parse(&format!("${}", server.random_id())).map_err(|_| MatrixError::internal())?;
         let event = leave_for_clients(server, user, content);
-        server.rooms.left_elsewhere(user, room_id, &id, &event, &[invitation.event_id]).await?;
+        server.rooms.left_elsewhere(user, room_id, &id, &event, &ended).await?;
         return Ok(id);
     };
     // It may be that of an invite which came only now.
-    let mut ended = left.auth_events().to_vec();
-    ended.push(invitation.event_id);
+    ended.extend_from_slice(left.auth_events());
     server.rooms.left_elsewhere(user, room_id, left.event_id(), left.object(), &ended).await?;
     // The resident server does not send us what it has from us.
     if server.rooms.servers(room_id).await?.contains(&server.config.server_name)
@@ -285,14 +302,16 @@ async fn join_through(
     }
     let join = complete(server, template, user, room_id, Membership::Join, content)?;
     // From here on the room's servers may send us what happens in it.
-    begin_join(server, join_id, &join).await?;
+    if !begin_join(server, join_id, &join).await? {
+        return Ok(Joined::Left(resident.clone()));
+    }
     let mut answered = answer_of(server, resident, join_id, &join, server.config.faster_joins).await?;
     if matches!(answered, Answered::Unusable) {
         answered = answer_of(server, resident, join_id, &join, false).await?;
     }
     let (joined, installed) = match answered {
         Answered::Whole(joined) => {
-            let installed = server.rooms.install_join(&joined).await.map(|()| Installed::Done);
+            let installed = server.rooms.install_join(&joined).await;
             (joined, installed)
         }
         Answered::InPart(joined, servers) => {
@@ -305,13 +324,14 @@ async fn join_through(
         }
         Answered::Staged(large) => return server.finish_large_join(&large, LARGE_CALLS).await,
         Answered::Elsewhere => {
-            server.store.end_join(room_id, join_id).await?;
-            return Ok(Joined::Later);
+            let has_left = server.store.end_join(room_id, join_id).await?;
+            return Ok(if has_left { Joined::Left(resident.clone()) } else { Joined::Later });
         }
         Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
     };
     match installed {
         Err(RoomError::MissingEvents(_)) => server.judge_given(resident, &joined.join).await?,
+        Ok(Installed::GivenUp) => return Ok(Joined::Left(resident.clone())),
         installed => drop(installed?),
     }
     Ok(Joined::In(joined.join.event_id().clone()))
@@ -331,7 +351,7 @@ async fn answer_of(
     let begun_ts = server.platform.clock.now_ms();
     let attempt = Attempt { join_id, resident, begun_ts, staged: None };
     let answered = read_answer(server, attempt, join.clone(), answer).await;
-    if matches!(answered, Err(_) | Ok(Answered::Unusable)) {
+    if matches!(answered, Err(_) | Ok(Answered::Unusable | Answered::Elsewhere)) {
         // Another server may answer more, or else.
         server.store.end_large_join(join_id).await?;
     }

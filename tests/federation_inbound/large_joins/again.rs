@@ -153,6 +153,42 @@ fn of_two_joins_of_one_user_one_goes_on() {
     large.assert_nothing_left();
 }
 
+/// Before its answer is known to be large, and after.
+#[test]
+fn who_leaves_while_a_large_answer_is_read_is_not_in_the_room() {
+    for is_staged in [false, true] {
+        for is_begun_twice in [false, true] {
+            let large = large(5_000);
+            large.room.opens();
+            large.drips();
+            let again = async {
+                large.world.sleep(1_000).await;
+                if is_begun_twice { large.joins().await } else { LATER }
+            };
+            let leaving = async {
+                large.world.sleep(10_000).await;
+                while is_staged && large.count("large_joins") == 0 {
+                    large.world.sleep(1_000).await;
+                }
+                membership::leave(&large.b, &large.bob, &large.room_id, Object::new()).await.unwrap();
+                for _ in 0..10 {
+                    large.triggers(1).await;
+                    // Nobody goes on with it, should whoever is at it be cut off.
+                    assert_eq!(large.count("large_joins WHERE begun_ts > 0"), 0);
+                }
+            };
+            let (first, second, ()) = large.world.run(join3(large.joins(), again, leaving));
+            let case = format!("{is_staged}, {is_begun_twice}");
+            assert_eq!(first, Err((403, "M_FORBIDDEN")), "{case}");
+            assert!(second.is_err(), "{case}");
+            large.world.settle();
+            let membership = large.b.database.rows("SELECT membership FROM local_memberships");
+            assert_eq!((membership, large.count("rooms")), (vec![vec!["leave".to_owned()]], 0), "{case}");
+            large.assert_nothing_left();
+        }
+    }
+}
+
 /// Nobody else begins with it while bytes come, be it ever so slowly: a batch may take longer than any other step.
 #[test]
 fn an_answer_that_is_being_read_is_not_asked_for_again() {

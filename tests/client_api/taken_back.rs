@@ -1,0 +1,142 @@
+//! Joins through another server whose users leave before they are in.
+
+use std::rc::Rc;
+
+use futures_util::future::{join, join3};
+use serde_json::{Value, json};
+use verge::platform::Clock;
+
+use crate::{
+    common::network::World,
+    home::{Home, User, quote},
+    joining::answer_late,
+};
+
+const OPEN: [(&str, &str); 1] = [("REGISTRATION", "open")];
+
+/// How long the other server takes over a join.
+const LATE_MS: u32 = 5_000;
+
+struct Scene {
+    world: World,
+    one: Home,
+    two: Home,
+    alice: User,
+    bob: User,
+    room: String,
+}
+
+/// Alice's room, into which anybody may come, and which Bob of the other server knows by so much.
+fn scene(known: &str) -> Scene {
+    let world = World::new();
+    let (one, two) = (Home::with(&world, "one.test", &OPEN), Home::with(&world, "two.test", &OPEN));
+    let (alice, bob) = (one.register("alice"), two.register("bob"));
+    let invited = if known == "invited" { json!([bob.id]) } else { json!([]) };
+    let room = one.room(&alice, json!({ "preset": "public_chat", "invite": invited }));
+    let scene = Scene { world, one, two, alice, bob, room };
+    if known == "was there" {
+        assert_eq!(scene.two.post(&scene.bob, &scene.join(), json!({})).0, 200);
+        assert_eq!(scene.two.post(&scene.bob, &scene.leave(), json!({})).0, 200);
+    }
+    scene.world.settle();
+    scene
+}
+
+impl Scene {
+    fn join(&self) -> String {
+        format!("/join/{}?via=one.test", quote(&self.room))
+    }
+
+    fn leave(&self) -> String {
+        format!("/rooms/{}/leave", quote(&self.room))
+    }
+
+    /// Bob's request after so many milliseconds: its status.
+    async fn asks(&self, path: &str, after_ms: u32) -> u16 {
+        self.world.sleep(after_ms).await;
+        self.two.posting(&self.bob, path, &json!({})).await
+    }
+
+    /// From now on Alice's server lets users in late.
+    fn lets_in_late(&self) {
+        let (server, clock) = (Rc::clone(&self.one.server), self.world.clone());
+        self.world.connect(
+            "one.test",
+            Rc::new(move |request| {
+                let (server, clock) = (Rc::clone(&server), clock.clone());
+                Box::pin(async move {
+                    if request.uri().path().contains("/send_join/") {
+                        clock.sleep(LATE_MS).await;
+                    }
+                    server.handle(request).await
+                })
+            }),
+        );
+    }
+
+    /// What Bob is in the room, as Alice sees it, and the rooms that he is in, as he does.
+    fn outcome(&self) -> (Value, Value) {
+        self.world.settle();
+        assert!(self.two.database.rows("SELECT 1 FROM pending_joins").is_empty());
+        let member = format!("/rooms/{}/state/m.room.member/{}", quote(&self.room), quote(&self.bob.id));
+        let membership = self.one.get(&self.alice, &member).1["membership"].clone();
+        (membership, self.two.get(&self.bob, "/joined_rooms").1["joined_rooms"].clone())
+    }
+}
+
+#[test]
+fn who_leaves_while_they_join_is_not_in_the_room() {
+    for known in ["nothing", "invited", "was there"] {
+        for is_let_in in [true, false] {
+            let scene = scene(known);
+            // Whether the other server has let them in by then.
+            match is_let_in {
+                true => answer_late(&scene.one, "one.test", "/send_join/"),
+                false => scene.lets_in_late(),
+            }
+            let (join, leave) = (scene.join(), scene.leave());
+            let asked = join3(scene.asks(&join, 0), scene.asks(&leave, 1_000), scene.asks(&leave, 10_000));
+            let case = format!("{known}, {is_let_in}");
+            assert_eq!(scene.world.run(asked), (403, 200, 200), "{case}");
+            assert_eq!(scene.outcome(), (json!("leave"), json!([])), "{case} {:?}", scene.world.logs());
+        }
+    }
+}
+
+/// What they said before that counts no more.
+#[test]
+fn who_leaves_while_they_join_and_comes_back_is_in_the_room() {
+    for known in ["nothing", "invited", "was there"] {
+        let scene = scene(known);
+        scene.lets_in_late();
+        let (join, leave) = (scene.join(), scene.leave());
+        let asked = join3(scene.asks(&join, 0), scene.asks(&leave, 1_000), scene.asks(&join, 2_000));
+        assert_eq!(scene.world.run(asked), (403, 200, 200), "{known} {:?}", scene.world.logs());
+        assert_eq!(scene.outcome(), (json!("join"), json!([scene.room])), "{known}");
+    }
+}
+
+/// Whether that comes before their join or after it is for the room to say.
+#[test]
+fn who_is_put_out_while_they_join_is_not_in_the_room() {
+    for known in ["nothing", "invited"] {
+        for out in ["kick", "ban"] {
+            let scene = scene(known);
+            answer_late(&scene.one, "one.test", "/send_join/");
+            let putting_out = async {
+                scene.world.sleep(1_000).await;
+                let path = format!("/rooms/{}/{out}", quote(&scene.room));
+                scene.one.posting(&scene.alice, &path, &json!({ "user_id": scene.bob.id })).await
+            };
+            let (_, put_out) = scene.world.run(join(scene.asks(&scene.join(), 0), putting_out));
+            let membership = if out == "ban" { "ban" } else { "leave" };
+            assert_eq!((put_out, scene.outcome()), (200, (json!(membership), json!([]))), "{known}, {out}");
+        }
+    }
+}
+
+#[test]
+fn who_has_nothing_to_do_with_a_room_cannot_leave_it() {
+    let scene = scene("nothing");
+    assert_eq!(scene.world.run(scene.asks(&scene.leave(), 0)), 403);
+}
