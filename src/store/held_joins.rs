@@ -10,15 +10,17 @@ use crate::{
     platform::{DatabaseError, Statement},
 };
 
-/// For so long, in milliseconds, the scheduled trigger leaves a join alone that it has taken, but for one whose whole answer is staged
-/// since: who let us in is asked for that no more often.
+/// For so long, in milliseconds, at least, the scheduled trigger leaves a join alone that it has taken, but for one whose whole answer
+/// is staged since: who let us in is asked for that no more often. The longer the join has taken, the longer it is left, so that
+/// a server that does not answer leaves its user the time to come in through another one.
 const PAUSE_MS: i64 = 2 * 60 * 1_000;
 
 /// ?1: now. `$which` chooses one.
 macro_rules! take {
     ($which:literal) => {
         concat!(
-            "UPDATE large_joins SET lease_until = ?2, not_before = CASE WHEN completes OR is_read THEN not_before ELSE ?3 END \
+            "UPDATE large_joins SET lease_until = ?2, \
+               not_before = CASE WHEN completes OR is_read OR begun_ts = 0 THEN not_before ELSE MAX(?3, ?1 + (?1 - begun_ts) / 2) END \
              WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 AND ",
             $which,
             " LIMIT 1) \

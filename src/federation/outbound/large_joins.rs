@@ -4,6 +4,7 @@
 use std::{convert::Infallible, pin::pin};
 
 use futures_util::future::{Either, select};
+use http::StatusCode;
 
 use super::{
     countersigning::bad_answer,
@@ -57,11 +58,18 @@ impl Server {
     pub(super) async fn resume_large_join(&self, large: &LargeJoin, calls: u64) -> Result<Progress, MatrixError> {
         let server = self.counted_apart();
         let work = async { server.try_again(large.clone(), &server.meter.budget(calls)).await };
-        let progress = self.holding(large.room_id(), &large.join_id, work).await;
-        if progress.is_err() {
-            self.end_large_join(large).await?;
+        match self.holding(large.room_id(), &large.join_id, work).await {
+            // Nothing that the resident server says ends like that: what failed is here, and may well go better later.
+            Err(error)
+                if matches!(error.status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE) =>
+            {
+                let record = LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
+                self.platform.log.write(record.because(&error));
+                Ok(Progress::Unfinished)
+            }
+            Err(error) => self.fail(large, error).await,
+            progress => progress,
         }
-        progress
     }
 
     /// Does `work` on a join, which nobody else begins with meanwhile.
@@ -162,11 +170,16 @@ impl Server {
             progress => progress,
         };
         match progress {
-            Ok(Progress::Unfinished) => return Ok(Progress::Unfinished),
-            Ok(Progress::GivenUp) => return self.give_up(large).await,
-            _ => drop(self.end_large_join(large).await?),
+            Ok(Progress::Unfinished) => Ok(Progress::Unfinished),
+            Ok(Progress::GivenUp) => self.give_up(large).await,
+            Ok(Progress::Done) => self.end_large_join(large).await.map(|_| Progress::Done),
+            Err(error) => self.fail(large, error.into()).await,
         }
-        Ok(progress?)
+    }
+
+    /// Ends a join that has failed. Of one whose user has left that is what counts.
+    async fn fail(&self, large: &LargeJoin, error: MatrixError) -> Result<Progress, MatrixError> {
+        if self.end_large_join(large).await? { Ok(Progress::GivenUp) } else { Err(error) }
     }
 
     /// Ends a join that somebody else has ended: the user, who has left, or whoever has done the rest of it.

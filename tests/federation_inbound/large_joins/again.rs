@@ -1,6 +1,9 @@
 //! Joins of large rooms that their users ask for again, or leave, and that somebody is at.
 
+use std::rc::Rc;
+
 use futures_util::future::{join, join3};
+use http::StatusCode;
 use serde_json::json;
 use verge::{
     federation::outbound::membership,
@@ -9,6 +12,7 @@ use verge::{
         json::Object,
     },
     platform::Clock,
+    router::json_response,
     store::large_joins::ClaimedEvent,
 };
 
@@ -22,7 +26,11 @@ type Joined = Result<EventId, (u16, &'static str)>;
 
 impl Large {
     async fn joins(&self) -> Joined {
-        let via = vec![ServerName::parse("peer.example").unwrap()];
+        self.joins_through("peer.example").await
+    }
+
+    async fn joins_through(&self, server: &str) -> Joined {
+        let via = vec![ServerName::parse(server).unwrap()];
         let joined = membership::join(&self.b, &self.bob, &self.room_id, via, Object::new()).await;
         joined.map_err(|error| (error.status.as_u16(), error.errcode))
     }
@@ -187,6 +195,60 @@ fn who_leaves_while_a_large_answer_is_read_is_not_in_the_room() {
             large.assert_nothing_left();
         }
     }
+}
+
+/// What the server that let them in answers then, or does not, is no reason to ask another one.
+#[test]
+fn who_leaves_while_a_join_is_taken_up_again_is_not_in_the_room() {
+    let large = large(5_000);
+    large.room.opens();
+    large.room.opens_at(&Peer::new(&large.world, "other.example"));
+    assert!(large.join(&large.b.with_wall(9)).is_err());
+    large.world.advance(CUT_OFF_MS);
+    let clock = large.world.clone();
+    large.world.connect(
+        "peer.example",
+        Rc::new(move |_| {
+            let clock = clock.clone();
+            Box::pin(async move {
+                clock.sleep(20_000).await;
+                json_response(StatusCode::BAD_GATEWAY, &json!({}))
+            })
+        }),
+    );
+    let leaving = async {
+        large.world.sleep(10_000).await;
+        membership::leave(&large.b, &large.bob, &large.room_id, Object::new()).await.unwrap();
+    };
+    let (joined, ()) = large.world.run(join(large.joins_through("other.example"), leaving));
+    assert_eq!(joined, Err((403, "M_FORBIDDEN")), "{:?}", large.world.logs());
+    large.world.settle();
+    assert!(!large.is_in());
+    assert_eq!(large.count("rooms"), 0);
+    large.assert_nothing_left();
+}
+
+/// A server that lets its user wait leaves them time to ask another one.
+#[test]
+fn the_trigger_asks_a_server_that_does_not_answer_less_and_less_often() {
+    let large = large(5_000);
+    large.room.opens();
+    assert!(large.join(&large.b.with_wall(9)).is_err());
+    let clock = large.world.clone();
+    large.world.connect(
+        "peer.example",
+        Rc::new(move |_| {
+            let clock = clock.clone();
+            Box::pin(async move {
+                clock.sleep(100_000).await;
+                json_response(StatusCode::BAD_GATEWAY, &json!({}))
+            })
+        }),
+    );
+    let before = large.asked();
+    large.world.run(large.triggers(60));
+    let asked = large.asked() - before;
+    assert!((4..=9).contains(&asked), "{asked}");
 }
 
 /// Nobody else begins with it while bytes come, be it ever so slowly: a batch may take longer than any other step.
