@@ -15,12 +15,15 @@ use crate::{
 /// a server that does not answer leaves its user the time to come in through another one.
 const PAUSE_MS: i64 = 2 * 60 * 1_000;
 
+/// And at most: shorter than the note counts by which PDUs of the room are staged, and which each attempt renews.
+const LONGEST_PAUSE_MS: i64 = 8 * 60 * 1_000;
+
 /// ?1: now. `$which` chooses one.
 macro_rules! take {
     ($which:literal) => {
         concat!(
             "UPDATE large_joins SET lease_until = ?2, \
-               not_before = CASE WHEN completes OR is_read OR begun_ts = 0 THEN not_before ELSE MAX(?3, ?1 + (?1 - begun_ts) / 2) END \
+               not_before = CASE WHEN completes OR is_read OR begun_ts = 0 THEN not_before ELSE MIN(MAX(?3, ?1 + (?1 - begun_ts) / 2), ?4) END \
              WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 AND ",
             $which,
             " LIMIT 1) \
@@ -32,9 +35,9 @@ macro_rules! take {
 /// The one that nobody is at for longest.
 const TAKE: &str = take!("j.not_before <= ?1 ORDER BY j.lease_until");
 
-/// The user's, ?5, into the room ?4.
+/// The user's, ?6, into the room ?5.
 const TAKE_EARLIER: &str =
-    take!("j.room_id = ?4 AND j.json ->> '$.sender' = ?5 AND NOT j.completes AND j.begun_ts > 0");
+    take!("j.room_id = ?5 AND j.json ->> '$.sender' = ?6 AND NOT j.completes AND j.begun_ts > 0");
 
 const IS_UNDER_WAY: &str = "\
     SELECT 1 AS is_under_way FROM large_joins \
@@ -62,7 +65,7 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn take_large_join(&self, now: i64, lease_until: i64) -> Result<Option<LargeJoin>, DatabaseError> {
-        let parameters = [now.into(), lease_until.into(), (now + PAUSE_MS).into()];
+        let parameters = [now.into(), lease_until.into(), (now + PAUSE_MS).into(), (now + LONGEST_PAUSE_MS).into()];
         self.query(Statement::new(TAKE, parameters)).await?.first().map(large_join).transpose()
     }
 
@@ -79,8 +82,8 @@ impl Store {
         lease_until: i64,
     ) -> Result<(Option<Invitation>, EarlierJoin), DatabaseError> {
         let [room, name] = [room_id.as_str(), user.as_str()];
-        let pause = now + PAUSE_MS;
-        let take = [now.into(), lease_until.into(), pause.into(), room.into(), name.into()];
+        let (pause, longest) = (now + PAUSE_MS, now + LONGEST_PAUSE_MS);
+        let take = [now.into(), lease_until.into(), pause.into(), longest.into(), room.into(), name.into()];
         let statements = vec![
             invitation_statement(user, room_id),
             Statement::new(TAKE_EARLIER, take),

@@ -18,7 +18,8 @@ const JOINING: &str = "\
 const BEGIN_JOIN: &str = "\
     INSERT INTO pending_joins (room_id, join_id, room_version, until_ts, user_id) \
     SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM rooms WHERE room_id = ?1 AND room_version <> ?3) \
-    ON CONFLICT (room_id, join_id) DO UPDATE SET room_version = excluded.room_version, until_ts = excluded.until_ts \
+    ON CONFLICT (room_id, join_id) DO UPDATE \
+      SET room_version = excluded.room_version, until_ts = excluded.until_ts, user_id = excluded.user_id \
     RETURNING has_left";
 
 const END_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id = ?2 RETURNING has_left";
