@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use futures_util::future::{join, join3};
+use futures_util::future::{self, join, join3};
+use http::StatusCode;
 use serde_json::{Value, json};
-use verge::platform::Clock;
+use verge::{platform::Clock, router::json_response};
 
 use crate::{
     common::network::World,
@@ -100,6 +101,33 @@ fn who_leaves_while_they_join_is_not_in_the_room() {
             assert_eq!(scene.world.run(asked), (403, 200, 200), "{case}");
             assert_eq!(scene.outcome(), (json!("leave"), json!([])), "{case} {:?}", scene.world.logs());
         }
+    }
+}
+
+/// However little of it the server that let them in gets across.
+#[test]
+fn who_leaves_while_their_join_fails_is_not_in_the_room() {
+    for known in ["nothing", "invited", "was there"] {
+        let scene = scene(known);
+        let (server, clock) = (Rc::clone(&scene.one.server), scene.world.clone());
+        scene.world.connect(
+            "one.test",
+            Rc::new(move |request| {
+                let (server, clock) = (Rc::clone(&server), clock.clone());
+                Box::pin(async move {
+                    if !request.uri().path().contains("/send_join/") {
+                        return server.handle(request).await;
+                    }
+                    clock.sleep(LATE_MS).await;
+                    server.handle(request).await;
+                    json_response(StatusCode::GATEWAY_TIMEOUT, &json!({}))
+                })
+            }),
+        );
+        let (join, leave) = (scene.join(), scene.leave());
+        let asked = scene.world.run(future::join(scene.asks(&join, 0), scene.asks(&leave, 1_000)));
+        assert_eq!(asked, (403, 200), "{known}");
+        assert_eq!(scene.outcome(), (json!("leave"), json!([])), "{known} {:?}", scene.world.logs());
     }
 }
 

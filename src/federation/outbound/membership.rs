@@ -75,28 +75,44 @@ pub async fn join(
     let work = any_of(&residents, "No server is known through which to join that room.", async |resident| {
         join_through(server, resident, &join_id, user, room_id, content_extra.clone()).await
     });
-    let outcome = match server.holding(room_id, &join_id, work).await {
-        Ok(Joined::In(event_id)) => Ok(event_id),
+    let (mut outcome, through) = match server.holding(room_id, &join_id, work).await {
+        Ok(Joined::In(event_id)) => (Ok(event_id), None),
         // What is sent meanwhile is staged further on.
         Ok(Joined::Later) => return Err(later()),
-        Ok(Joined::Left(resident)) => {
-            // When they left it need not have let them in yet. They may be back by now.
-            if !server.store.wants_in(user, room_id).await?
-                && let Err(error) = leave_through(server, &resident, user, room_id, Object::new()).await
-            {
-                log_not_left(server, &resident, user, room_id, &error);
-            }
-            Err(has_left())
-        }
-        Err(error) => Err(error),
+        Ok(Joined::Left(resident)) => (Err(has_left()), Some(resident)),
+        Err(error) => (Err(error), None),
     };
-    if let Err(error) = server.store.end_join(room_id, &join_id).await {
+    let ended = server.store.end_join(room_id, &join_id).await.unwrap_or_else(|error| {
         // What is staged for the room waits until the note counts no longer.
         let record = LogRecord::error("the end of a join cannot be noted").room(room_id).user(user);
         server.platform.log.write(record.because(&error));
+        false
+    });
+    if outcome.is_err() && (through.is_some() || ended) {
+        leave_behind(server, through.iter().chain(&residents), user, room_id).await?;
+        outcome = Err(has_left());
     }
     server.fetch_missing(room_id);
     outcome
+}
+
+/// Leaves a room that may have let the user in after they had left, be it that the answer was lost, unless they are back by now.
+async fn leave_behind(
+    server: &Server,
+    residents: impl Iterator<Item = &ServerName>,
+    user: &UserId,
+    room_id: &RoomId,
+) -> Result<(), MatrixError> {
+    if server.store.wants_in(user, room_id).await? {
+        return Ok(());
+    }
+    for resident in residents {
+        match leave_through(server, resident, user, room_id, Object::new()).await {
+            Ok(_) => break,
+            Err(error) => log_not_left(server, resident, user, room_id, &error),
+        }
+    }
+    Ok(())
 }
 
 /// What a client is told whose join goes on.
