@@ -41,11 +41,28 @@ pub async fn one_by_one(
     Ok(answers)
 }
 
+/// A clock that counts how often others have their turn.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Pausing(pub(crate) std::cell::Cell<usize>);
+
+#[cfg(test)]
+impl Clock for Pausing {
+    fn now_ms(&self) -> i64 {
+        0
+    }
+
+    fn sleep(&self, _: u32) -> super::LocalBoxFuture<'static, ()> {
+        self.0.set(self.0.get() + 1);
+        Box::pin(async {})
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::cell::{Cell, RefCell};
+    use std::cell::RefCell;
 
     use super::*;
     use crate::platform::{LocalBoxFuture, Row};
@@ -59,20 +76,6 @@ mod tests {
             self.0.borrow_mut().push(texts.join(" "));
             let failed = texts.contains(&"fails").then(|| DatabaseError::Constraint(String::new()));
             Box::pin(async move { failed.map_or_else(|| Ok(texts.iter().map(|_| Rows::new()).collect()), Err) })
-        }
-    }
-
-    #[derive(Default)]
-    struct Pausing(Cell<usize>);
-
-    impl Clock for Pausing {
-        fn now_ms(&self) -> i64 {
-            0
-        }
-
-        fn sleep(&self, _: u32) -> LocalBoxFuture<'static, ()> {
-            self.0.set(self.0.get() + 1);
-            Box::pin(async {})
         }
     }
 

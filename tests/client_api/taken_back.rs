@@ -58,18 +58,20 @@ impl Scene {
         self.two.posting(&self.bob, path, &json!({})).await
     }
 
-    /// From now on Alice's server lets users in late.
-    fn lets_in_late(&self) {
+    /// From now on Alice's server lets users in late, and may fail to say so.
+    fn lets_in_late(&self, says_so: bool) {
         let (server, clock) = (Rc::clone(&self.one.server), self.world.clone());
         self.world.connect(
             "one.test",
             Rc::new(move |request| {
                 let (server, clock) = (Rc::clone(&server), clock.clone());
                 Box::pin(async move {
-                    if request.uri().path().contains("/send_join/") {
-                        clock.sleep(LATE_MS).await;
+                    if !request.uri().path().contains("/send_join/") {
+                        return server.handle(request).await;
                     }
-                    server.handle(request).await
+                    clock.sleep(LATE_MS).await;
+                    let answer = server.handle(request).await;
+                    if says_so { answer } else { json_response(StatusCode::GATEWAY_TIMEOUT, &json!({})) }
                 })
             }),
         );
@@ -93,7 +95,7 @@ fn who_leaves_while_they_join_is_not_in_the_room() {
             // Whether the other server has let them in by then.
             match is_let_in {
                 true => answer_late(&scene.one, "one.test", "/send_join/"),
-                false => scene.lets_in_late(),
+                false => scene.lets_in_late(true),
             }
             let (join, leave) = (scene.join(), scene.leave());
             let asked = join3(scene.asks(&join, 0), scene.asks(&leave, 1_000), scene.asks(&leave, 10_000));
@@ -109,21 +111,7 @@ fn who_leaves_while_they_join_is_not_in_the_room() {
 fn who_leaves_while_their_join_fails_is_not_in_the_room() {
     for known in ["nothing", "invited", "was there"] {
         let scene = scene(known);
-        let (server, clock) = (Rc::clone(&scene.one.server), scene.world.clone());
-        scene.world.connect(
-            "one.test",
-            Rc::new(move |request| {
-                let (server, clock) = (Rc::clone(&server), clock.clone());
-                Box::pin(async move {
-                    if !request.uri().path().contains("/send_join/") {
-                        return server.handle(request).await;
-                    }
-                    clock.sleep(LATE_MS).await;
-                    server.handle(request).await;
-                    json_response(StatusCode::GATEWAY_TIMEOUT, &json!({}))
-                })
-            }),
-        );
+        scene.lets_in_late(false);
         let (join, leave) = (scene.join(), scene.leave());
         let asked = scene.world.run(future::join(scene.asks(&join, 0), scene.asks(&leave, 1_000)));
         assert_eq!(asked, (403, 200), "{known}");
@@ -136,7 +124,7 @@ fn who_leaves_while_their_join_fails_is_not_in_the_room() {
 fn who_leaves_while_they_join_and_comes_back_is_in_the_room() {
     for known in ["nothing", "invited", "was there"] {
         let scene = scene(known);
-        scene.lets_in_late();
+        scene.lets_in_late(true);
         let (join, leave) = (scene.join(), scene.leave());
         let asked = join3(scene.asks(&join, 0), scene.asks(&leave, 1_000), scene.asks(&join, 2_000));
         assert_eq!(scene.world.run(asked), (403, 200, 200), "{known} {:?}", scene.world.logs());

@@ -257,25 +257,8 @@ async fn fetch_auth_chains(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::cell::Cell;
-
     use super::*;
-    use crate::platform::LocalBoxFuture;
-
-    /// Counts how often others have their turn.
-    #[derive(Default)]
-    struct Pausing(Cell<usize>);
-
-    impl Clock for Pausing {
-        fn now_ms(&self) -> i64 {
-            0
-        }
-
-        fn sleep(&self, _: u32) -> LocalBoxFuture<'static, ()> {
-            self.0.set(self.0.get() + 1);
-            Box::pin(async {})
-        }
-    }
+    use crate::platform::turns::Pausing;
 
     fn id(name: impl std::fmt::Display) -> EventId {
         EventId::parse(&format!("${name}:a.example")).unwrap()

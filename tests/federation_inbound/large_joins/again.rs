@@ -49,12 +49,35 @@ impl Large {
         self.world.drip("peer.example", "/v2/send_join/", 64 * 1_024, 2_000);
     }
 
+    /// From now on the peer lets whoever asks it wait for so many milliseconds, and then fails.
+    fn fails_after(&self, ms: u32) {
+        let clock = self.world.clone();
+        self.world.connect(
+            "peer.example",
+            Rc::new(move |_| {
+                let clock = clock.clone();
+                Box::pin(async move {
+                    clock.sleep(ms).await;
+                    json_response(StatusCode::BAD_GATEWAY, &json!({}))
+                })
+            }),
+        );
+    }
+
     async fn triggers(&self, minutes: u32) {
         for _ in 0..4 * minutes {
             self.world.sleep(15_000).await;
             self.b.scheduled().await;
         }
     }
+}
+
+/// A large room whose join was cut off while its answer was read.
+fn cut_off() -> Large {
+    let large = large(5_000);
+    large.room.opens();
+    assert!(large.join(&large.b.with_wall(9)).is_err());
+    large
 }
 
 /// A room of which a batch of 1,000 members comes in some minutes.
@@ -76,9 +99,7 @@ const LATER: Joined = Err((504, "M_UNKNOWN"));
 /// Clients repeat what is answered by a 504, and what is cut off.
 #[test]
 fn who_asks_again_is_answered_by_the_join_that_goes_on() {
-    let large = large(5_000);
-    large.room.opens();
-    assert!(large.join(&large.b.with_wall(9)).is_err());
+    let large = cut_off();
     let staged = large.count("claimed_events");
     // As far as can be told somebody is at it.
     assert_eq!((large.join(&large.b), large.asked()), (LATER, 1));
@@ -98,9 +119,7 @@ fn who_asks_again_is_answered_by_the_join_that_goes_on() {
 /// What is staged whole needs no server.
 #[test]
 fn who_asks_again_goes_on_with_what_was_answered() {
-    let large = large(5_000);
-    large.room.opens();
-    assert!(large.join(&large.b.with_wall(9)).is_err());
+    let large = cut_off();
     while large.count("large_joins WHERE is_read") == 0 {
         large.world.advance(3 * 60 * 1_000);
         let server = large.b.with_wall(17);
@@ -115,10 +134,8 @@ fn who_asks_again_goes_on_with_what_was_answered() {
 /// A server that let the user in and then answers no more does not keep them from asking another one.
 #[test]
 fn a_join_that_gets_no_answer_gives_way_to_another_one() {
-    let large = large(5_000);
-    large.room.opens();
+    let large = cut_off();
     large.room.opens_at(&Peer::new(&large.world, "other.example"));
-    assert!(large.join(&large.b.with_wall(9)).is_err());
     large.world.disconnect("peer.example");
     large.world.advance(CUT_OFF_MS);
     large.join_via(&large.b, &["other.example"]).unwrap();
@@ -128,9 +145,7 @@ fn a_join_that_gets_no_answer_gives_way_to_another_one() {
 
 #[test]
 fn another_user_s_join_is_their_own() {
-    let large = large(5_000);
-    large.room.opens();
-    assert!(large.join(&large.b.with_wall(9)).is_err());
+    let large = cut_off();
     let erin = Large { bob: large.b.user(&large.world, "erin"), ..large };
     erin.join(&erin.b).unwrap();
     assert!(erin.is_in());
@@ -200,22 +215,10 @@ fn who_leaves_while_a_large_answer_is_read_is_not_in_the_room() {
 /// What the server that let them in answers then, or does not, is no reason to ask another one.
 #[test]
 fn who_leaves_while_a_join_is_taken_up_again_is_not_in_the_room() {
-    let large = large(5_000);
-    large.room.opens();
+    let large = cut_off();
     large.room.opens_at(&Peer::new(&large.world, "other.example"));
-    assert!(large.join(&large.b.with_wall(9)).is_err());
     large.world.advance(CUT_OFF_MS);
-    let clock = large.world.clone();
-    large.world.connect(
-        "peer.example",
-        Rc::new(move |_| {
-            let clock = clock.clone();
-            Box::pin(async move {
-                clock.sleep(20_000).await;
-                json_response(StatusCode::BAD_GATEWAY, &json!({}))
-            })
-        }),
-    );
+    large.fails_after(20_000);
     let leaving = async {
         large.world.sleep(10_000).await;
         membership::leave(&large.b, &large.bob, &large.room_id, Object::new()).await.unwrap();
@@ -231,20 +234,8 @@ fn who_leaves_while_a_join_is_taken_up_again_is_not_in_the_room() {
 /// A server that lets its user wait leaves them time to ask another one.
 #[test]
 fn the_trigger_asks_a_server_that_does_not_answer_less_and_less_often() {
-    let large = large(5_000);
-    large.room.opens();
-    assert!(large.join(&large.b.with_wall(9)).is_err());
-    let clock = large.world.clone();
-    large.world.connect(
-        "peer.example",
-        Rc::new(move |_| {
-            let clock = clock.clone();
-            Box::pin(async move {
-                clock.sleep(100_000).await;
-                json_response(StatusCode::BAD_GATEWAY, &json!({}))
-            })
-        }),
-    );
+    let large = cut_off();
+    large.fails_after(100_000);
     let before = large.asked();
     for minute in 0..60 {
         large.world.run(large.triggers(1));
@@ -270,9 +261,7 @@ fn an_answer_that_is_being_read_is_not_asked_for_again() {
 /// Nobody would forget it.
 #[test]
 fn of_a_join_that_has_ended_no_more_is_staged() {
-    let large = large(5_000);
-    large.room.opens();
-    assert!(large.join(&large.b.with_wall(9)).is_err());
+    let large = cut_off();
     large.world.advance(CUT_OFF_MS);
     let (store, now) = (&large.b.store, large.world.now_ms());
     large.world.run(async {
