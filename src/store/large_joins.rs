@@ -406,7 +406,7 @@ fn verdict_statements(join_id: &str, verdicts: &[(EventId, ClaimVerdict)]) -> Ve
 
 fn claimed_row(claimed: &ClaimedEvent) -> String {
     let event = &claimed.event;
-    let key = event.state_key().map(|key| StateKeyHash::new(event.event_type(), key).to_string());
+    let key = StateKeyHash::of(event).map(|key| key.to_string());
     let member = event.state_key().filter(|_| event.event_type() == "m.room.member");
     let membership = member.and_then(|_| event.membership()).map(Membership::as_str);
     json!([

@@ -5,6 +5,7 @@
 use super::{
     countersigning::bad_answer,
     join_answers::{Rest, read_rest},
+    pauses,
 };
 use crate::{
     error::MatrixError,
@@ -24,10 +25,6 @@ const CALLS: u64 = 500;
 
 /// How many servers are asked in a row.
 const TRIES: usize = 3;
-
-/// The pause after that in milliseconds; it grows with the square of the attempts, up to the longest.
-const PAUSE_MS: i64 = 15_000;
-const LONGEST_PAUSE_MS: i64 = 60 * 60 * 1_000;
 
 /// For so long, in milliseconds, nobody asks again: somewhat longer than an answer may take to begin, and its first events to be kept.
 const READING_MS: i64 = 150 * 1_000;
@@ -73,7 +70,7 @@ impl Server {
                 Err(error) => refusal = error,
             }
             large = LargeJoin { is_read: false, kept_to: String::new(), ..large };
-            let until = self.platform.clock.now_ms() + pause(large.attempts);
+            let until = self.platform.clock.now_ms() + pauses::after(large.attempts);
             self.store.put_off_large_join(&large, until).await?;
         }
         Err(refusal)
@@ -86,7 +83,7 @@ impl Server {
         }
         if !large.is_read {
             // What one server has given of it says nothing of what another one gives.
-            let not_before = self.platform.clock.now_ms() + pause(large.attempts + 1).max(READING_MS);
+            let not_before = self.platform.clock.now_ms() + pauses::after(large.attempts + 1).max(READING_MS);
             let Some(begun) = self.store.read_anew(large, not_before).await? else { return Ok(Progress::Unfinished) };
             *large = begun;
             let giver = self.giver(large).await?;
@@ -170,9 +167,4 @@ impl Server {
             pause = (2 * pause).min(longest);
         }
     }
-}
-
-/// How long it is until a state is asked for again after so many attempts.
-fn pause(attempts: i64) -> i64 {
-    PAUSE_MS.saturating_mul(attempts.saturating_mul(attempts)).min(LONGEST_PAUSE_MS)
 }

@@ -103,31 +103,19 @@ async fn leave_behind(
     user: &UserId,
     room_id: &RoomId,
 ) -> Result<(), MatrixError> {
-    if server.store.wants_in(user, room_id).await? {
-        return Ok(());
-    }
-    for resident in residents {
-        match leave_through(server, resident, user, room_id, Object::new()).await {
-            Ok(_) => break,
-            Err(error) => log_not_left(server, resident, user, room_id, &error),
-        }
+    if !server.store.wants_in(user, room_id).await? {
+        leave_through_any(server, residents, user, room_id, &Object::new()).await;
     }
     Ok(())
 }
 
 /// What a client is told whose join goes on.
 fn later() -> MatrixError {
-    let message = "The room is large: you will be in it in a few minutes.";
-    MatrixError::new(StatusCode::GATEWAY_TIMEOUT, "M_UNKNOWN", message)
+    MatrixError::gateway_timeout("The room is large: you will be in it in a few minutes.")
 }
 
 fn has_left() -> MatrixError {
     MatrixError::forbidden("You have left the room meanwhile.")
-}
-
-fn log_not_left(server: &Server, resident: &ServerName, user: &UserId, room_id: &RoomId, error: &MatrixError) {
-    let record = LogRecord::warning("a room cannot be left through a server").room(room_id).user(user);
-    server.platform.log.write(record.destination(resident).because(error));
 }
 
 /// Makes `user` leave a room that nobody here is in, or that as we hold it does not know of their membership: rejects an
@@ -155,17 +143,9 @@ async fn leave_all_the_way(
     if invitation.is_none() && joining.is_none() {
         return Err(MatrixError::forbidden("You are not in that room."));
     }
-    let mut left = None;
     // Those first that have let the user in while the invite is still shown.
-    for resident in residents_by(server, invitation.as_ref(), room_id, joining.unwrap_or_default()).await? {
-        match leave_through(server, &resident, user, room_id, content.clone()).await {
-            Ok(event) => {
-                left = Some((resident, event));
-                break;
-            }
-            Err(error) => log_not_left(server, &resident, user, room_id, &error),
-        }
-    }
+    let residents = residents_by(server, invitation.as_ref(), room_id, joining.unwrap_or_default()).await?;
+    let left = leave_through_any(server, residents.iter(), user, room_id, &content).await;
     let mut ended: Vec<EventId> = invitation.into_iter().map(|invitation| invitation.event_id).collect();
     let Some((resident, left)) = left else {
         // It has an ID of its own for clients, which tell events apart by it.
@@ -179,7 +159,7 @@ async fn leave_all_the_way(
     server.rooms.left_elsewhere(user, room_id, left.event_id(), left.object(), &ended).await?;
     // The resident server does not send us what it has from us.
     if server.rooms.servers(room_id).await?.contains(&server.config.server_name)
-        && let Err(error) = server.judge_given(&resident, &left).await
+        && let Err(error) = server.judge_given(resident, &left).await
     {
         let record = LogRecord::error("a leave cannot be taken").room(room_id).user(user).event(left.event_id());
         server.platform.log.write(record.because(&error));
@@ -372,6 +352,26 @@ async fn answer_of(
         server.store.end_large_join(join_id).await?;
     }
     answered
+}
+
+/// Leaves the room through the first of these servers that helps: that one, and the leave.
+async fn leave_through_any<'n>(
+    server: &Server,
+    residents: impl Iterator<Item = &'n ServerName>,
+    user: &UserId,
+    room_id: &RoomId,
+    content: &Object,
+) -> Option<(&'n ServerName, Event)> {
+    for resident in residents {
+        match leave_through(server, resident, user, room_id, content.clone()).await {
+            Ok(event) => return Some((resident, event)),
+            Err(error) => {
+                let record = LogRecord::warning("a room cannot be left through a server").room(room_id).user(user);
+                server.platform.log.write(record.destination(resident).because(&error));
+            }
+        }
+    }
+    None
 }
 
 async fn leave_through(
