@@ -5,6 +5,7 @@
 mod common;
 
 mod accounts;
+mod auth_chains;
 mod backup;
 mod by_time;
 mod conformance;

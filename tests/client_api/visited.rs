@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::router::json_response;
+use verge::router::{Request, Response, json_response};
 
 use crate::{
     common::{
@@ -55,6 +55,16 @@ impl Visited {
 
 /// From now on the peer has lost all of its room but `history`, the newest first, and the state before the first of it.
 pub fn tells_only(peer: &Peer, theirs: &PeerRoom, history: Vec<Value>) {
+    tells_only_and(peer, theirs, history, |_| None);
+}
+
+/// As [`tells_only`], and what `more` answers.
+pub fn tells_only_and(
+    peer: &Peer,
+    theirs: &PeerRoom,
+    history: Vec<Value>,
+    more: impl Fn(&Request) -> Option<Response> + 'static,
+) {
     let state: Vec<String> = theirs.state.values().map(|event| event_id(&theirs.version, event)).collect();
     peer.answers(move |request| {
         let path = request.uri().path();
@@ -67,7 +77,7 @@ pub fn tells_only(peer: &Peer, theirs: &PeerRoom, history: Vec<Value>) {
         } else if path.contains("/backfill/") {
             json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": history })
         } else {
-            return None;
+            return more(request);
         };
         Some(json_response(StatusCode::OK, &body))
     });

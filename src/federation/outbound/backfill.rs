@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures_util::future::join_all;
-
 use crate::{
     error::MatrixError,
-    federation::pdus::{self, AnswerMemory},
+    federation::{
+        pdus::{self, AnswerMemory, memory_of_held},
+        peers::requests::RequestError,
+    },
     log::LogRecord,
     matrix::{
         event::{Ancestor, ContentHash, Event, Unusable},
@@ -27,9 +28,9 @@ use crate::{
 const MAX_LIMIT: usize = 100;
 /// How many servers to ask before giving up for now.
 const MAX_SERVERS: usize = 4;
-/// How often to ask for auth events that turn out to be lacking, and for how many events' at once.
+/// How often to ask for auth events that turn out to be lacking, and for how many events' each time.
 const AUTH_ROUNDS: usize = 12;
-const AUTH_AT_ONCE: usize = 8;
+const AUTH_EACH_TIME: usize = 8;
 
 /// So long, in milliseconds, nobody is asked again for an event that was passed over, where nobody has answered.
 const DEFER_MS: i64 = 10 * 60 * 1_000;
@@ -63,11 +64,13 @@ pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> 
             given => given?,
         };
         copies.take(resident, given.unwrap_or_default());
-        if copies.are_good(server, room).await? && place(server, room, gap, &copies).await? {
+        let left = memory.left();
+        if copies.are_good(server, room).await? && place(server, room, gap, &copies, &mut memory).await? {
             return Ok(true);
         }
+        memory.give_back(left);
     }
-    if !copies.are_good(server, room).await? && place(server, room, gap, &copies).await? {
+    if !copies.are_good(server, room).await? && place(server, room, gap, &copies, &mut memory).await? {
         return Ok(true);
     }
     if copies.servers.is_empty() {
@@ -169,8 +172,14 @@ async fn candidates(server: &Server, room: &Room) -> Result<Vec<ServerName>, Mat
 }
 
 /// Gives the copies their place in the room, with the auth events that they take; says whether the gap is now another one.
-/// Those whose auth events nobody gives us are passed over.
-async fn place(server: &Server, room: &Room, gap: &Gap, copies: &Copies) -> Result<bool, MatrixError> {
+/// Those whose auth events nobody gives us are passed over. What the auth events take is taken out of `memory`.
+async fn place(
+    server: &Server,
+    room: &Room,
+    gap: &Gap,
+    copies: &Copies,
+    memory: &mut AnswerMemory,
+) -> Result<bool, MatrixError> {
     let mut ancestors = copies.best();
     let mut auth_events: Vec<Event> = Vec::new();
     let (mut rounds, mut residents) = (AUTH_ROUNDS, copies.servers.iter().rev());
@@ -183,16 +192,13 @@ async fn place(server: &Server, room: &Room, gap: &Gap, copies: &Copies) -> Resu
         let missing: HashSet<EventId> = missing.into_iter().collect();
         if let Some(asked) = resident.filter(|_| rounds > 0) {
             rounds -= 1;
+            let known = auth_events.iter().map(|event| event.event_id().clone()).collect();
             let citing = ancestors.iter().filter_map(Ancestor::event).chain(&auth_events);
-            let citing = citing.filter(|event| cites(event, &missing)).take(AUTH_AT_ONCE);
-            let citing: Vec<EventId> = citing.map(|event| event.event_id().clone()).collect();
-            let more = match fetch_auth_chains(server, room, asked, &citing).await {
+            let citing = citing.filter(|event| cites(event, &missing)).take(AUTH_EACH_TIME);
+            let mut more = match fetch_auth_chains(server, room, asked, citing, &missing, known, memory).await {
                 Err(DatabaseError::NoRoom) => return Ok(false),
                 more => more?,
             };
-            let mut known: HashSet<EventId> = auth_events.iter().map(|event| event.event_id().clone()).collect();
-            let mut more: Vec<Event> =
-                more.into_iter().filter(|event| known.insert(event.event_id().clone())).collect();
             if more.is_empty() {
                 resident = residents.next();
             }
@@ -242,15 +248,41 @@ fn cites(event: &Event, missing: &HashSet<EventId>) -> bool {
     event.auth_events().iter().any(|id| missing.contains(id))
 }
 
+/// Asks a server for the auth chains of the events `citing`, as long as these cite what is `missing`, and answers with what is
+/// not `known`. One after the other: each may be as long as an answer may be, and what one holds the next mostly holds, too.
 async fn fetch_auth_chains(
     server: &Server,
     room: &Room,
     resident: &ServerName,
-    ids: &[EventId],
+    citing: impl Iterator<Item = &Event>,
+    missing: &HashSet<EventId>,
+    mut known: HashSet<EventId>,
+    memory: &mut AnswerMemory,
 ) -> Result<Vec<Event>, DatabaseError> {
-    let fetch = |id| server.federation.event_auth(resident, &room.room_id, id);
-    let texts: Vec<_> = join_all(ids.iter().map(fetch)).await.into_iter().flatten().flatten().collect();
-    Ok(pdus::verify_history(server, &room.room_id, room.room_version, &texts).await?.unwrap_or_default())
+    let (room_id, version) = (&room.room_id, room.room_version);
+    let mut given = Vec::new();
+    for event in citing {
+        if event.auth_events().iter().all(|id| known.contains(id) || !missing.contains(id)) {
+            continue;
+        }
+        let texts = match server.federation.event_auth(resident, room_id, event.event_id()).await {
+            Ok(texts) => texts,
+            // It may know others.
+            Err(RequestError::Status { .. }) => continue,
+            Err(_) => break,
+        };
+        let left = memory.left();
+        let chain = pdus::verify_ancestors(server, room_id, version, &texts, memory).await?.unwrap_or_default();
+        let chain = chain.into_iter().filter_map(|one| match one {
+            Ancestor::Event(event) if known.insert(event.event_id().clone()) => Some(event),
+            _ => None,
+        });
+        let chain: Vec<Event> = chain.collect();
+        let kept: usize = chain.iter().map(|event| memory_of_held(event.json().len())).sum();
+        memory.give_back(left.saturating_sub(kept));
+        given.extend(chain);
+    }
+    Ok(given)
 }
 
 #[cfg(test)]
