@@ -131,7 +131,7 @@ fn rates(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn without_limits_no_rate_is_left() {
-    let settings = rates(include_str!("../../src/config.rs"));
+    let settings = rates(include_str!("../../src/config/mod.rs"));
     assert!(settings.contains("LOGIN_RATE"), "{settings:?}");
     assert_eq!(rates(include_str!("../../scripts/dev.mjs")), settings, "`npm run dev` turns these off");
     assert_eq!(BTreeSet::from(RATES), settings, "the tests' servers turn these off");

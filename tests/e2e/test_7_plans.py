@@ -18,7 +18,7 @@ from worker import ROOT, _BINARIES
 SMALL = {"streams", "pending_joins", "registrations", "walks", "d1_migrations", "engine"}
 
 # Statements that may read a whole table, and why.
-MAY_SCAN: dict[str, str] = {"edge/moving/steps.rs IS_USED": "it asks whether there is a row, and reads one"}
+MAY_SCAN: dict[str, str] = {"edge/moving/steps/mod.rs IS_USED": "it asks whether there is a row, and reads one"}
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ impl Crate {
     }
 }
 
-/// Whether two files are one module of the protocol in two files: `event.rs`, and what stands in `event/`. Such files share
+/// Whether two files are one module of the protocol in two files: `event/mod.rs`, and what stands beside it. Such files share
 /// what is private to them.
 fn are_one(one: &Module, other: &Module) -> bool {
     let (outer, inner) = if one.len() < other.len() { (one, other) } else { (other, one) };
