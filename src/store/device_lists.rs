@@ -40,6 +40,27 @@ pub struct FetchedList {
     pub seen: Seen,
 }
 
+/// Until when, in milliseconds, nobody else fetches a user's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchLease {
+    /// They are being fetched.
+    UnderWay(i64),
+    /// They could not be had.
+    PutOff(i64),
+}
+
+impl FetchLease {
+    fn read(fetching_until: i64) -> Self {
+        if fetching_until < 0 { Self::PutOff(-fetching_until) } else { Self::UnderWay(fetching_until) }
+    }
+
+    /// Until when.
+    pub fn until(self) -> i64 {
+        let (Self::UnderWay(until) | Self::PutOff(until)) = self;
+        until
+    }
+}
+
 /// Whose keys have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyChanges {
@@ -119,7 +140,7 @@ const FOLLOWED: &str = joined!(
 
 /// ?1: users.
 const HELD: &str = "\
-    SELECT l.user_id, l.is_current, l.as_of, l.devices, l.master_key, l.self_signing_key FROM json_each(?1) AS w \
+    SELECT l.user_id, l.is_current, l.as_of, l.devices, l.master_key, l.self_signing_key, l.fetching_until FROM json_each(?1) AS w \
       CROSS JOIN remote_device_lists AS l ON l.user_id = w.value";
 
 /// Whose keys have changed since ?2, for the user ?1, and whether they are told of it whether they share a room or not: of their
@@ -143,11 +164,12 @@ const PUT_FETCHED: &str = "\
       fetching_until = 0, is_current = excluded.is_current, as_of = excluded.as_of, devices = excluded.devices, \
       master_key = excluded.master_key, self_signing_key = excluded.self_signing_key";
 
-/// ?1: users, ?2: now, ?3: until when. A list that was never fetched is as of nothing.
+/// ?1: users, ?2: now, ?3: until when. A list that was never fetched is as of nothing. `fetching_until` is negative where nobody
+/// fetches a list, and nobody may before then.
 const BEGIN_FETCH: &str = "\
     INSERT INTO remote_device_lists (user_id, is_current, as_of, devices, fetching_until) \
     SELECT value, 0, -1, '{}', ?3 FROM json_each(?1) WHERE true \
-    ON CONFLICT (user_id) DO UPDATE SET fetching_until = excluded.fetching_until WHERE fetching_until <= ?2 \
+    ON CONFLICT (user_id) DO UPDATE SET fetching_until = excluded.fetching_until WHERE ABS(fetching_until) <= ?2 \
     RETURNING user_id";
 
 const SEEN: &str = "\
@@ -172,10 +194,12 @@ pub(super) fn held(reader: &str, users: &[String]) -> [Statement; 2] {
 pub(super) struct Held {
     /// The user.
     pub(super) user_id: String,
-    /// The keys.
-    pub(super) keys: UserKeys,
+    /// The keys; `None` while they are fetched for the first time.
+    pub(super) keys: Option<UserKeys>,
     /// Whether they are the keys as they are now.
     pub(super) is_current: bool,
+    /// Who may fetch them.
+    pub(super) lease: FetchLease,
 }
 
 /// Reads the first answer to [`held`], for one who shares rooms.
@@ -183,12 +207,10 @@ pub(super) fn read_held(lists: &Rows, shares: &BTreeMap<String, Share>) -> Resul
     let mut held = Vec::new();
     for row in lists {
         let (user_id, as_of) = (row.text(0)?.to_owned(), row.integer(2)?);
-        if as_of < 0 {
-            // Somebody is fetching it for the first time.
-            continue;
-        }
+        let keys = if as_of < 0 { None } else { Some(held_keys(row)?) };
         let is_shared = shares.get(&user_id).is_some_and(|share| share.0 <= as_of);
-        held.push(Held { user_id, keys: held_keys(row)?, is_current: row.integer(1)? != 0 && is_shared });
+        let is_current = row.integer(1)? != 0 && is_shared;
+        held.push(Held { user_id, keys, is_current, lease: FetchLease::read(row.integer(6)?) });
     }
     Ok(held)
 }
@@ -300,12 +322,12 @@ impl Store {
         rows.iter().map(|row| row.text(0).map(str::to_owned)).collect()
     }
 
-    /// Notes that lists could not be fetched: nobody tries again before a time.
+    /// Notes that lists could not be fetched: nobody tries again before a time; with 0 whoever wants them may.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn put_off_fetch(&self, users: &[String], until: i64) -> Result<(), DatabaseError> {
-        const PUT_OFF: &str = "UPDATE remote_device_lists SET fetching_until = ?2 \
+        const PUT_OFF: &str = "UPDATE remote_device_lists SET fetching_until = -?2 \
              WHERE user_id IN (SELECT value FROM json_each(?1))";
         let list = super::json_list(users.iter().map(String::as_str));
         self.query(Statement::new(PUT_OFF, [list.into(), until.into()])).await.map(drop)

@@ -1,12 +1,12 @@
 //! The identity keys of devices, cross-signing keys, and signatures on them: what key queries read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
 use super::{
     Answers, Store,
-    device_lists::{self, Share},
+    device_lists::{self, FetchLease, Share},
     json_list,
     key_changes::KeyChange,
     one_time_keys,
@@ -86,7 +86,9 @@ pub struct KeysFound {
     /// Of each wanted user of another server with whom the reader shares a room, since when.
     pub shares: BTreeMap<String, Share>,
     /// The other servers' users among them whose keys are held, and as they are now.
-    pub current: Vec<String>,
+    pub current: BTreeSet<String>,
+    /// Of the others of whom something was ever asked, until when nobody else asks.
+    pub leases: BTreeMap<String, FetchLease>,
     /// The signatures that go with the keys, those of the reader on other servers' users' keys among them.
     signatures: Vec<SignatureOn>,
 }
@@ -102,6 +104,13 @@ struct SignatureOn {
 }
 
 impl KeysFound {
+    /// Takes what was found for some of the same users later.
+    pub fn update(&mut self, later: Self) {
+        self.keys.extend(later.keys);
+        self.current.extend(later.current);
+        self.leases.extend(later.leases);
+    }
+
     /// Takes the keys of a user as their server has told them: the reader's signatures are known here alone, and go with them.
     pub fn insert(&mut self, user_id: String, mut keys: UserKeys) {
         for of in self.signatures.iter().filter(|of| of.user_id == user_id) {
@@ -191,8 +200,14 @@ impl Store {
         while let (Some(lists), Some(shares)) = (of_remote.next(), of_remote.next()) {
             let shares = device_lists::read_shares(&shares)?;
             for held in device_lists::read_held(&lists, &shares)? {
-                found.current.extend(held.is_current.then(|| held.user_id.clone()));
-                found.insert(held.user_id, held.keys);
+                if held.is_current {
+                    found.current.insert(held.user_id.clone());
+                } else {
+                    found.leases.insert(held.user_id.clone(), held.lease);
+                }
+                if let Some(keys) = held.keys {
+                    found.insert(held.user_id, keys);
+                }
             }
             found.shares.extend(shares);
         }

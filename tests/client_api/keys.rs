@@ -39,7 +39,7 @@ fn encrypted_room(home: &Home, creator: &User) -> String {
     home.room(creator, json!({ "preset": "public_chat", "initial_state": [encryption] }))
 }
 
-fn join(home: &Home, user: &User, room: &str) {
+pub fn join(home: &Home, user: &User, room: &str) {
     let (status, answer) = home.post(user, &format!("/join/{}?server_name=one.test", quote(room)), json!({}));
     assert_eq!(status, 200, "{answer}");
 }
@@ -538,7 +538,7 @@ fn keys_of_other_servers_users_are_asked_for_there_and_held() {
 }
 
 /// Two servers, with Alice on one and Bob on the other in an encrypted room; and Bob's device.
-fn two() -> (World, [Home; 2], [User; 2], Device, String) {
+pub fn two() -> (World, [Home; 2], [User; 2], Device, String) {
     let world = World::new();
     let open = [("REGISTRATION", "open")];
     let (one, two) = (Home::with(&world, "one.test", &open), Home::with(&world, "two.test", &open));
@@ -552,7 +552,7 @@ fn two() -> (World, [Home; 2], [User; 2], Device, String) {
 }
 
 /// How often somebody was asked for keys.
-fn asked(world: &World) -> usize {
+pub fn asked(world: &World) -> usize {
     world.traffic().iter().filter(|sent| sent.line.contains("/federation/v1/user/")).count()
 }
 

@@ -23,6 +23,7 @@ mod ignoring;
 mod invite_permission;
 mod inviting;
 mod joining;
+mod key_fetching;
 mod keys;
 mod knocking;
 mod lazy_loading;

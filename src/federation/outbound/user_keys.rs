@@ -19,7 +19,7 @@ use crate::{
     platform::DatabaseError,
     server::Server,
     store::{
-        device_lists::{FetchedList, MAX_LIST_BYTES},
+        device_lists::{FetchLease, FetchedList, MAX_LIST_BYTES},
         one_time_keys::{OneTimeKey, Wanted},
         places::place,
         user_keys::{KeyReader, KeysFound},
@@ -60,23 +60,36 @@ pub async fn query(
 ) -> Result<(BTreeMap<String, UserKeys>, Failures), MatrixError> {
     let users: Vec<String> = remote.keys().cloned().collect();
     let mut found = server.store.user_keys(local, &users, KeyReader::User(reader)).await?;
-    let is_missing = |user: &&String| !found.current.contains(user);
-    let (shared, others): (Vec<String>, Vec<String>) =
-        users.iter().filter(is_missing).cloned().partition(|user| found.shares.contains_key(user));
+    let is_missing = |user: &String| !found.current.contains(user);
+    let (mut left, mut others): (Vec<String>, Vec<String>) =
+        users.into_iter().filter(is_missing).partition(|user| found.shares.contains_key(user));
     let mut failures = Failures::new();
-    let now = server.platform.clock.now_ms();
-    let deadline = now + i64::from(timeout_ms);
-    // Of a list that many clients ask for at the same time, as they do when it has changed, one request is made.
-    let mine = match shared.is_empty() {
-        true => Vec::new(),
-        false => server.store.begin_fetch(&shared, now, deadline).await?,
-    };
-    let missing = mine.iter().chain(&others).filter_map(|user| Some((UserId::parse(user).ok()?, user.clone())));
-    fetch(server, by_server(missing), deadline, &mut found, &mut failures).await?;
-    let awaited: Vec<String> = shared.into_iter().filter(|user| !mine.contains(user)).collect();
-    if !awaited.is_empty() {
-        wait_for(server, reader, &awaited, deadline, &mut found, &mut failures).await?;
+    let clock = &server.platform.clock;
+    let deadline = clock.now_ms() + i64::from(timeout_ms);
+    loop {
+        let now = clock.now_ms();
+        let (free, leased): (Vec<String>, Vec<String>) =
+            left.into_iter().partition(|user| may_fetch(&found, user, now));
+        let (put_off, mut awaited): (Vec<String>, Vec<String>) =
+            leased.into_iter().partition(|user| matches!(found.leases.get(user), Some(FetchLease::PutOff(_))));
+        failed(put_off, "it did not answer a moment ago", &mut failures);
+        // Of a list that many clients ask for at the same time, as they do when it has changed, one request is made.
+        let mine = match free.is_empty() {
+            true => Vec::new(),
+            false => server.store.begin_fetch(&free, now, deadline).await?,
+        };
+        awaited.extend(free.into_iter().filter(|user| !mine.contains(user)));
+        let missing = mine.into_iter().chain(std::mem::take(&mut others));
+        fetch(server, users_by_server(missing), deadline, &mut found, &mut failures).await?;
+        left = awaited;
+        if left.is_empty() || clock.now_ms() >= deadline {
+            break;
+        }
+        clock.sleep(LOOK_MS).await;
+        found.update(server.store.user_keys(&Asked::new(), &left, KeyReader::User(reader)).await?);
+        left.retain(|user| !found.current.contains(user));
     }
+    failed(left, "it did not answer in time", &mut failures);
     for (user, devices) in remote.iter().filter(|(_, devices)| !devices.is_empty()) {
         if let Some(keys) = found.keys.get_mut(user) {
             keys.devices.retain(|device, _| devices.contains(device));
@@ -105,7 +118,7 @@ async fn fetch(
         .buffer_unordered(CONCURRENT)
         .collect()
         .await;
-    let (mut lists, mut put_off) = (Vec::new(), Vec::new());
+    let (mut lists, mut put_off, mut too_long) = (Vec::new(), Vec::new(), Vec::new());
     for (name, users, answer) in answers {
         let (mut keys, stream_id) = match answer {
             Ok(answer) => answer,
@@ -124,7 +137,7 @@ async fn fetch(
                 if length(&keys) <= MAX_LIST_BYTES {
                     lists.push(FetchedList { user_id: user_id.clone(), keys: keys.clone(), stream_id, seen });
                 } else {
-                    put_off.push(user_id.clone());
+                    too_long.push(user_id.clone());
                 }
             }
             found.insert(user_id, keys);
@@ -136,31 +149,20 @@ async fn fetch(
     if !put_off.is_empty() {
         server.store.put_off_fetch(&put_off, server.platform.clock.now_ms() + PAUSE_MS).await?;
     }
+    // Each who wants such a list fetches it.
+    if !too_long.is_empty() {
+        server.store.put_off_fetch(&too_long, 0).await?;
+    }
     Ok(())
 }
 
-/// Waits until the lists of these users are there, which somebody else is fetching.
-async fn wait_for(
-    server: &Server,
-    reader: &str,
-    awaited: &[String],
-    deadline: i64,
-    found: &mut KeysFound,
-    failures: &mut Failures,
-) -> Result<(), MatrixError> {
-    let mut left: Vec<String> = awaited.to_vec();
-    while !left.is_empty() && server.platform.clock.now_ms() < deadline {
-        server.platform.clock.sleep(LOOK_MS).await;
-        let now = server.store.user_keys(&Asked::new(), &left, KeyReader::User(reader)).await?;
-        left.retain(|user| !now.current.contains(user));
-        for (user, keys) in now.keys {
-            found.keys.insert(user, keys);
-        }
-    }
-    for name in by_server(left.into_iter().filter_map(|user| Some((UserId::parse(&user).ok()?, user)))).into_keys() {
-        failures.insert(name, "it did not answer in time".to_owned());
-    }
-    Ok(())
+/// Whether nobody fetches a user's list, and nobody has in vain a moment ago.
+fn may_fetch(found: &KeysFound, user: &str, now: i64) -> bool {
+    found.leases.get(user).is_none_or(|lease| lease.until() <= now)
+}
+
+fn failed(users: Vec<String>, why: &str, failures: &mut Failures) {
+    failures.extend(users_by_server(users.into_iter()).into_keys().map(|name| (name, why.to_owned())));
 }
 
 /// Asks one server for keys; with the number of the newest update that they hold, where it says so, as it does of one user.
@@ -252,6 +254,10 @@ pub fn bound_claims(server: &Server, who: &str, wanted: &mut [Wanted]) {
         let turn = server.admission.take(Kind::KeyClaims, &who, ONE_TIME_KEYS, 0, now);
         wanted.only_fallback = turn != Turn::Now;
     }
+}
+
+fn users_by_server(users: impl Iterator<Item = String>) -> BTreeMap<ServerName, Vec<String>> {
+    by_server(users.filter_map(|user| Some((UserId::parse(&user).ok()?, user))))
 }
 
 fn by_server<T>(of: impl Iterator<Item = (UserId, T)>) -> BTreeMap<ServerName, Vec<T>> {
