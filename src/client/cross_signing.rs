@@ -15,7 +15,7 @@ use crate::{
     },
     router::{Call, Handled, ok},
     server::Server,
-    store::user_keys::{KeyReader, NewSignature},
+    store::user_keys::{KeyReader, KeysPut, NewSignature},
 };
 
 /// How many signatures may be uploaded at once.
@@ -35,32 +35,54 @@ pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
             uploaded.insert(usage, CrossSigningKey::check(key.clone(), user, usage)?);
         }
     }
-    let stored = server.store.cross_signing_keys(user).await?;
-    let stored: BTreeMap<Usage, CrossSigningKey> =
-        stored.iter().filter_map(|(usage, text)| Some((*usage, CrossSigningKey::stored(text)?))).collect();
+    check_device_signatures(server, user, uploaded.get(&Usage::Master)).await?;
+    loop {
+        let texts = server.store.cross_signing_keys(user).await?;
+        let stored: BTreeMap<Usage, CrossSigningKey> =
+            texts.iter().filter_map(|(usage, text)| Some((*usage, CrossSigningKey::stored(text)?))).collect();
+        let new = new_keys(&uploaded, &stored, user)?;
+        if new.is_empty() {
+            return ok(&json!({}));
+        }
+        if stored.contains_key(&Usage::Master)
+            && let Err(ask) = confirm(server, call, &session, &body).await?
+        {
+            return Ok(ask);
+        }
+        let own = &server.config.server_name;
+        match server.store.put_cross_signing_keys(own, &session.user, &new, &stored, texts.get(&Usage::Master)).await? {
+            KeysPut::Done(told) => {
+                server.flush_to_all(told);
+                return ok(&json!({}));
+            }
+            KeysPut::NamesDevice => {
+                let message = "A device of the user has the name of one of the keys.";
+                return Err(MatrixError::forbidden(message));
+            }
+            // Another master key has come meanwhile, which wants the password.
+            KeysPut::OtherMaster => {}
+        }
+    }
+}
+
+/// Those of the uploaded keys that are not stored already.
+fn new_keys(
+    uploaded: &BTreeMap<Usage, CrossSigningKey>,
+    stored: &BTreeMap<Usage, CrossSigningKey>,
+    user: &str,
+) -> Result<BTreeMap<Usage, CrossSigningKey>, MatrixError> {
     let master = uploaded.get(&Usage::Master).or_else(|| stored.get(&Usage::Master));
-    let master = master.ok_or_else(|| MatrixError::invalid_param("A master key must be uploaded first."))?;
+    let master = master.ok_or_else(|| MatrixError::missing_param("A master key must be uploaded first."))?;
     for (_, key) in uploaded.iter().filter(|(usage, _)| **usage != Usage::Master) {
         key.check_signed_by(master, user)?;
     }
-    check_device_signatures(server, user, uploaded.get(&Usage::Master)).await?;
     let is_stored = |usage: &Usage, key: &CrossSigningKey| stored.get(usage).is_some_and(|held| held.is(key.object()));
+    let mut new = uploaded.clone();
     // With a new master key the others are new as well: it has signed them.
     if uploaded.get(&Usage::Master).is_none_or(|master| is_stored(&Usage::Master, master)) {
-        uploaded.retain(|usage, key| !is_stored(usage, key));
+        new.retain(|usage, key| !is_stored(usage, key));
     }
-    if uploaded.is_empty() {
-        return ok(&json!({}));
-    }
-    if stored.contains_key(&Usage::Master)
-        && let Err(ask) = confirm(server, call, &session, &body).await?
-    {
-        return Ok(ask);
-    }
-    let own = &server.config.server_name;
-    let told = server.store.put_cross_signing_keys(own, &session.user, &uploaded, &stored).await?;
-    server.flush_to_all(told);
-    ok(&json!({}))
+    Ok(new)
 }
 
 /// A master key may come signed by devices of its user; what claims to be such a signature must be one.

@@ -24,6 +24,10 @@ pub(super) enum Race {
     DeviceGone,
     /// Gave keys to a device that is to be deleted.
     KeysPublished,
+    /// Uploaded another master key.
+    OtherMasterKey,
+    /// Logged in with a device that is called as a cross-signing key.
+    DeviceOfThatName,
     /// Took the alias.
     AliasTaken,
     /// Sent the messages to devices.
@@ -47,6 +51,8 @@ impl Race {
             Self::PasswordChanged => "NOT NULL constraint failed: users.password",
             Self::DeviceGone => "NOT NULL constraint failed: device_keys.device_id",
             Self::KeysPublished => "NOT NULL constraint failed: device_keys.keys",
+            Self::OtherMasterKey => "NOT NULL constraint failed: cross_signing_keys.key",
+            Self::DeviceOfThatName => "NOT NULL constraint failed: cross_signing_keys.usage",
             Self::SentToDevice => "UNIQUE constraint failed: sent_to_device.user_id, sent_to_device.device_id",
             Self::AliasTaken => "UNIQUE constraint failed: room_aliases.alias",
         }

@@ -71,12 +71,33 @@ const PUT_CROSS_SIGNING_KEY: &str = "\
     INSERT INTO cross_signing_keys (user_id, usage, key) VALUES (?1, ?2, ?3) \
     ON CONFLICT (user_id, usage) DO UPDATE SET key = excluded.key";
 
+/// Breaks a constraint where the user's master key is not ?2, NULL for none: `key` is NOT NULL.
+const GUARD_MASTER_KEY: &str = "\
+    INSERT INTO cross_signing_keys (user_id, usage, key) SELECT ?1, 'master', NULL \
+    WHERE (SELECT k.key FROM cross_signing_keys AS k WHERE k.user_id = ?1 AND k.usage = 'master') IS NOT ?2";
+
+/// Breaks a constraint where the user has a device of one of the names ?2: `usage` is NOT NULL.
+const GUARD_NAMES: &str = "\
+    INSERT INTO cross_signing_keys (user_id, usage, key) SELECT ?1, NULL, '' FROM json_each(?2) AS name \
+      CROSS JOIN devices AS d ON d.user_id = ?1 AND d.device_id = name.value";
+
 /// ?1: the signer, ?2: a list of [user, key name, key ID, signature]. Before the stream moves on.
 const PUT_SIGNATURES: &str = "\
     INSERT INTO key_signatures (user_id, signer, key_name, key_id, signature, pos) \
     SELECT value ->> 0, ?1, value ->> 1, value ->> 2, value ->> 3, s.position + 1 \
     FROM json_each(?2) CROSS JOIN streams AS s ON s.name = 'device_lists' WHERE true \
     ON CONFLICT (user_id, signer, key_name, key_id) DO UPDATE SET signature = excluded.signature, pos = excluded.pos";
+
+/// What became of cross-signing keys.
+#[derive(Debug)]
+pub enum KeysPut {
+    /// They are stored, and these servers are to be told.
+    Done(Vec<ServerName>),
+    /// The user has another master key by now.
+    OtherMaster,
+    /// A device of the user's has the name of one of them.
+    NamesDevice,
+}
 
 /// What a key query finds: local users' keys, and what is held of others'.
 #[derive(Debug, Default)]
@@ -259,7 +280,7 @@ impl Store {
         Ok(keys)
     }
 
-    /// Stores cross-signing keys of a local user, and returns the servers that are to be told. With a new master key all earlier
+    /// Stores cross-signing keys of a local user, whose master key must still be `master`. With a new master key all earlier
     /// ones, `before`, go. Others are told of all that there are then: what waits to tell them of earlier ones gives way.
     ///
     /// # Errors
@@ -270,11 +291,16 @@ impl Store {
         user: &UserId,
         keys: &BTreeMap<Usage, CrossSigningKey>,
         before: &BTreeMap<Usage, CrossSigningKey>,
-    ) -> Result<Vec<ServerName>, DatabaseError> {
+        master: Option<&String>,
+    ) -> Result<KeysPut, DatabaseError> {
         const DROP: &str = "DELETE FROM cross_signing_keys WHERE user_id = ?1";
         const DROP_OWN_SIGNATURES: &str = "DELETE FROM key_signatures WHERE user_id = ?1 AND signer = ?1";
         let user_id = user.as_str();
-        let mut statements = Vec::new();
+        let names = json_list(keys.values().map(CrossSigningKey::public));
+        let mut statements = vec![
+            Statement::new(GUARD_MASTER_KEY, [user_id.into(), master.map(String::as_str).into()]),
+            Statement::new(GUARD_NAMES, [user_id.into(), names.into()]),
+        ];
         if keys.contains_key(&Usage::Master) {
             statements.push(Statement::new(DROP, [user_id.into()]));
             statements.push(Statement::new(DROP_OWN_SIGNATURES, [user_id.into()]));
@@ -292,7 +318,11 @@ impl Store {
         } else {
             KeyChange::Private
         };
-        self.change_keys(own, user, change, statements).await
+        match self.change_keys(own, user, change, statements).await {
+            Err(error) if Race::OtherMasterKey.has_lost(&error) => Ok(KeysPut::OtherMaster),
+            Err(error) if Race::DeviceOfThatName.has_lost(&error) => Ok(KeysPut::NamesDevice),
+            told => told.map(KeysPut::Done),
+        }
     }
 
     /// Adds signatures of a local user, and returns the servers that are to be told. Signatures on their own keys are told to

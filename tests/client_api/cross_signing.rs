@@ -90,6 +90,40 @@ fn other_keys_than_the_first_want_the_password() {
     assert_eq!(query(&home, &alice, &alice)["master_keys"][&alice.id], others.master.unsigned());
 }
 
+/// Two clients of a new account each upload the first keys: those of one would be of no use, and its user not know.
+#[test]
+fn of_two_first_master_keys_at_once_one_wants_the_password() {
+    let home = Home::new();
+    home.world.interleave();
+    for n in 0..20 {
+        let alice = home.register(&format!("alice{n}"));
+        let bodies = ["one", "other"].map(|salt| Keys::other(&alice, salt).body());
+        let uploads = bodies.each_ref().map(|body| home.posting(&alice, UPLOAD, body));
+        let mut statuses = home.world.run(futures_util::future::join_all(uploads));
+        let taken = statuses.iter().position(|status| *status == 200).unwrap();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 401]);
+        let mine = query(&home, &alice, &alice);
+        for (member, key) in [("master_keys", "master_key"), ("self_signing_keys", "self_signing_key")] {
+            assert_eq!(mine[member][&alice.id], bodies[taken][key]);
+        }
+    }
+}
+
+#[test]
+fn no_key_has_the_name_of_a_device() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let keys = Keys::new(&alice);
+    let named = json!({
+        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": "alice's",
+        "device_id": keys.self_signing.public,
+    });
+    assert_eq!(home.call(None, "POST", "/login", Some(named)).0, 200);
+    refused(&home.post(&alice, UPLOAD, keys.body()), 403, "M_FORBIDDEN");
+    assert_eq!(query(&home, &alice, &alice)["master_keys"], json!({}));
+}
+
 #[test]
 fn a_new_master_key_may_sign_the_other_keys_anew() {
     let home = Home::new();
@@ -117,7 +151,7 @@ fn only_keys_of_the_right_form_and_signature_are_taken() {
     let (alice, bob) = (home.register("alice"), home.register("bob"));
     let keys = Keys::new(&alice);
     let self_signing = || keys.self_signing.signed_by(&keys.master);
-    refused(&home.post(&alice, UPLOAD, json!({ "self_signing_key": self_signing() })), 400, "M_INVALID_PARAM");
+    refused(&home.post(&alice, UPLOAD, json!({ "self_signing_key": self_signing() })), 400, "M_MISSING_PARAM");
     let mut two = keys.master.unsigned();
     two["keys"]["ed25519:x"] = json!("x");
     let mut misnamed = keys.master.unsigned();
