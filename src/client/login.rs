@@ -44,7 +44,8 @@ pub(super) async fn login(server: &Server, call: &Call) -> Handled {
     let device = DeviceWish::read(&body)?;
     let user = local_user(server, &name);
     // Whether there is such a user or not: the answer must not tell.
-    throttle::by_name(server, Kind::Login, server.config.rates.login, &name.to_lowercase())?;
+    let account = user.as_ref().map_or_else(|| name.to_lowercase(), |user| user.localpart().to_owned());
+    throttle::by_name(server, Kind::Login, server.config.rates.login, &account)?;
     let stored = match &user {
         Some(user) => server.store.credentials(user.as_str()).await?,
         None => Credentials::Unknown,

@@ -40,7 +40,9 @@ fn log_ins_are_limited_by_address_and_by_account() {
     // Whatever name is tried from that address, and whoever is tried from others.
     refused(&log_in(&home, "203.0.113.1", "alice", "alice's"), 429, "M_LIMIT_EXCEEDED");
     assert_eq!(log_in(&home, "203.0.113.2", "alice", "alice's").0, 200);
-    refused(&log_in(&home, "203.0.113.3", "BOB", "guess"), 429, "M_LIMIT_EXCEEDED");
+    for name in ["BOB", "@bob:hs.test", "@Bob:hs.test"] {
+        refused(&log_in(&home, "203.0.113.3", name, "guess"), 429, "M_LIMIT_EXCEEDED");
+    }
     // An IPv6 network counts as one.
     for i in 0..3 {
         refused(&log_in(&home, &format!("2001:db8::{i}"), &format!("user{i}"), "guess"), 403, "M_FORBIDDEN");
