@@ -41,6 +41,11 @@ impl Body {
         self.0
     }
 
+    /// Whether there is such a member, be it `null`.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.0.get(key).is_some()
+    }
+
     /// A string.
     pub(super) fn text(&self, key: &str) -> Result<Option<&str>, MatrixError> {
         self.typed(key, "a string", Value::as_str)

@@ -74,6 +74,13 @@ fn fields_are_refused_as_documented() {
     assert_eq!(put(&long(255), json!({ long(255): 1 })).0, 200);
     refused(&put("m.tz", json!({ "m.other": 1 })), 400, "M_MISSING_PARAM");
     refused(&put("displayname", json!({ "displayname": 7 })), 400, "M_BAD_JSON");
+    // Nothing is taken away by a body that says nothing of it.
+    assert_eq!(put("displayname", json!({ "displayname": "Alice" })).0, 200);
+    for body in [json!({}), json!({ "avatar_url": "mxc://hs.test/a" })] {
+        refused(&put("displayname", body), 400, "M_MISSING_PARAM");
+    }
+    refused(&put("avatar_url", json!({})), 400, "M_MISSING_PARAM");
+    assert_eq!(profile(&home, &alice.id).1["displayname"], "Alice");
     refused(&home.put(&bob, &field(&alice, "m.tz"), json!({ "m.tz": "x" })), 403, "M_FORBIDDEN");
     refused(&home.call(Some(&bob.token), "DELETE", &field(&alice, "m.tz"), None), 403, "M_FORBIDDEN");
     refused(&home.call(None, "PUT", &field(&alice, "m.tz"), Some(json!({ "m.tz": "x" }))), 401, "M_MISSING_TOKEN");
