@@ -56,17 +56,22 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     let device_keys = DeviceKeys::check(device_keys.clone(), user, device_id)?;
     let one_time = keys::one_time_keys(&body, "one_time_keys", &session, Some(&device_keys))?;
     let fallback = keys::one_time_keys(&body, "fallback_keys", &session, Some(&device_keys))?;
-    let before = server.store.dehydrated_device(user).await?;
-    let takes_over = before.as_ref().is_some_and(|before| before.device_id == device_id);
-    if !takes_over && !server.store.devices(user, Some(device_id)).await?.is_empty() {
-        return Err(MatrixError::invalid_param("Another device already has this ID."));
-    }
-    if let Some(before) = before {
-        login::delete_devices(server, &session.user, Some(&[before.device_id.as_str()])).await?;
-    }
     let now_ms = server.platform.clock.now_ms();
     let device = DehydratedDevice { device_id: device_id.to_owned(), device_data };
-    server.store.put_dehydrated_device(user, &device, display_name, now_ms).await?;
+    loop {
+        let before = server.store.dehydrated_device(user).await?;
+        let takes_over = before.as_ref().is_some_and(|before| before.device_id == device_id);
+        if !takes_over && !server.store.devices(user, Some(device_id)).await?.is_empty() {
+            return Err(MatrixError::invalid_param("Another device already has this ID."));
+        }
+        if let Some(before) = before {
+            login::delete_devices(server, &session.user, Some(&[before.device_id.as_str()])).await?;
+        }
+        // Another may have come meanwhile, which this one takes the place of as well.
+        if server.store.put_dehydrated_device(user, &device, display_name, now_ms).await? {
+            break;
+        }
+    }
     let own = &server.config.server_name;
     let told = server.store.put_device_keys(own, &session.user, device_id, &device_keys).await?;
     server.flush_to_all(told.ok_or_else(|| MatrixError::not_found("The device was deleted at the same time."))?);

@@ -1,6 +1,6 @@
 //! The dehydrated devices of local users.
 
-use super::{Store, lacking, positions::ToDevicePos, to_device};
+use super::{Store, lacking, positions::ToDevicePos, races::Race, to_device};
 use crate::{
     platform::{DatabaseError, Statement},
     store::to_device::Inbox,
@@ -20,6 +20,11 @@ const PUT_DEVICE: &str = "\
     INSERT INTO devices (user_id, device_id, token_hash, display_name, created_ts) VALUES (?1, ?2, ?3, ?4, ?5) \
     ON CONFLICT (user_id, device_id) DO NOTHING";
 
+/// Breaks a constraint where another dehydrated device has come: `device_id` is NOT NULL.
+const GUARD: &str = "\
+    INSERT INTO dehydrated_devices (user_id, device_id, device_data) SELECT ?1, NULL, '' \
+    WHERE EXISTS (SELECT 1 FROM dehydrated_devices AS d WHERE d.user_id = ?1 AND d.device_id <> ?2)";
+
 const PUT: &str = "INSERT OR REPLACE INTO dehydrated_devices (user_id, device_id, device_data) VALUES (?1, ?2, ?3)";
 
 impl Store {
@@ -34,7 +39,7 @@ impl Store {
         Ok(text(0)?.zip(text(1)?).map(|(device_id, device_data)| DehydratedDevice { device_id, device_data }))
     }
 
-    /// Gives a user a dehydrated device. There is none, and no other device of this ID.
+    /// Gives a user a dehydrated device, where there is no other device of this ID. `false` where there is another dehydrated one.
     ///
     /// # Errors
     /// Where the database fails.
@@ -44,16 +49,20 @@ impl Store {
         device: &DehydratedDevice,
         display_name: Option<&str>,
         now_ms: i64,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<bool, DatabaseError> {
         let id = device.device_id.as_str();
         // A hash has neither a space nor such a length.
         let token_hash = format!("none: the dehydrated device {id} of {user_id}");
         let row = [user_id.into(), id.into(), token_hash.into(), display_name.into(), now_ms.into()];
         let statements = vec![
+            Statement::new(GUARD, [user_id.into(), id.into()]),
             Statement::new(PUT_DEVICE, row),
             Statement::new(PUT, [user_id.into(), id.into(), device.device_data.as_str().into()]),
         ];
-        self.batch(statements).await.map(drop)
+        match self.batch(statements).await {
+            Err(error) if Race::OtherDehydrated.has_lost(&error) => Ok(false),
+            put => put.map(|_| true),
+        }
     }
 
     /// What waits for a device after the position `since`; what is not after it has been taken and goes.

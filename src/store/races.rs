@@ -28,6 +28,8 @@ pub(super) enum Race {
     OtherMasterKey,
     /// Logged in with a device that is called as a cross-signing key.
     DeviceOfThatName,
+    /// Made another dehydrated device.
+    OtherDehydrated,
     /// Took the alias.
     AliasTaken,
     /// Sent the messages to devices.
@@ -53,6 +55,7 @@ impl Race {
             Self::KeysPublished => "NOT NULL constraint failed: device_keys.keys",
             Self::OtherMasterKey => "NOT NULL constraint failed: cross_signing_keys.key",
             Self::DeviceOfThatName => "NOT NULL constraint failed: cross_signing_keys.usage",
+            Self::OtherDehydrated => "NOT NULL constraint failed: dehydrated_devices.device_id",
             Self::SentToDevice => "UNIQUE constraint failed: sent_to_device.user_id, sent_to_device.device_id",
             Self::AliasTaken => "UNIQUE constraint failed: room_aliases.alias",
         }

@@ -101,6 +101,26 @@ fn another_takes_its_place_and_nothing_of_it_is_left() {
     assert!(home.database.rows("SELECT * FROM dehydrated_devices").is_empty());
 }
 
+/// One that nobody knows of would get messages for ever.
+#[test]
+fn of_two_at_the_same_time_one_is_left() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    home.world.interleave();
+    for n in 0..20 {
+        let bodies = ["ONE", "OTHER"].map(|name| request(&alice, &format!("{name}{n}")));
+        let puts = bodies.iter().map(|body| {
+            let put = http::Request::put(PATH).header("Authorization", format!("Bearer {}", alice.token));
+            home.server.handle(put.body(bytes::Bytes::from(body.to_string())).unwrap())
+        });
+        let answers = home.world.run(futures_util::future::join_all(puts));
+        assert!(answers.iter().any(|answer| answer.status() == 200));
+        let left = home.database.rows("SELECT device_id FROM devices WHERE token_hash LIKE 'none%'");
+        assert_eq!(left, home.database.rows("SELECT device_id FROM dehydrated_devices"));
+        assert_eq!(left.len(), 1);
+    }
+}
+
 #[test]
 fn dehydrated_devices_are_refused_as_documented() {
     let home = Home::new();
