@@ -57,6 +57,22 @@ struct Proto {
     before: StateAt,
 }
 
+/// Refuses what the rules forbid in the state before it, or in the current state where that is another one: not all forward
+/// extremities are cited where they are very many.
+async fn allowed(
+    view: &mut View<'_>,
+    judgement: &Judgement,
+    event: &Event,
+    state: &[Event],
+    before: StateAt,
+) -> Result<(), RoomError> {
+    let broken = match auth_rules::check(event, state) {
+        Ok(()) => judgement.forbidden_now(view, event, before).await?,
+        Err(error) => Some(error.to_string()),
+    };
+    broken.map_or(Ok(()), |why| Err(RoomError::NotAllowed(why)))
+}
+
 impl Rooms {
     /// Makes an event of a local user and commits it. The caller starts the sending.
     ///
@@ -214,7 +230,7 @@ impl Rooms {
         // The rules judge an event; signing it here is the way to have one, and the signature goes nowhere.
         let event =
             Event::create(proto.object.clone(), version, self.server_name().as_str(), &self.config.signing_key)?;
-        auth_rules::check(&event, proto.state.as_slice()).map_err(|error| RoomError::NotAllowed(error.to_string()))?;
+        allowed(&mut view, &judgement, &event, &proto.state, proto.before).await?;
         Ok((proto.object, version))
     }
 
@@ -292,7 +308,7 @@ impl Rooms {
         let version = judgement.room.room_version;
         let proto = self.propose(view, judgement, sender, draft).await?;
         let event = Event::create(proto.object, version, self.server_name().as_str(), &self.config.signing_key)?;
-        auth_rules::check(&event, proto.state.as_slice()).map_err(|error| RoomError::NotAllowed(error.to_string()))?;
+        allowed(view, judgement, &event, &proto.state, proto.before).await?;
         let event = self.signed_by_policy(judgement, view, event).await?;
         let source = Source::PassOn { given_by: None };
         judgement.take(view, &event, proto.before, false, &source).await?;
@@ -308,13 +324,13 @@ impl Rooms {
         draft: &Draft,
     ) -> Result<Proto, RoomError> {
         let version = judgement.room.room_version;
-        let mut extremities = judgement.extremities.clone();
-        let all = extremities.len() <= MAX_PREV_EVENTS;
-        extremities.truncate(MAX_PREV_EVENTS);
+        // The newest stand last: what was sent from here is cited by what is sent next.
+        let older = judgement.extremities.len().saturating_sub(MAX_PREV_EVENTS);
+        let extremities = judgement.extremities.get(older..).unwrap_or_default();
         let previous: Vec<EventId> = extremities.iter().map(|one| one.event_id.clone()).collect();
         view.load_events(&previous).await?;
         let states: Vec<StateAt> = previous.iter().filter_map(|id| view.state_after(id)).collect();
-        let root = if all {
+        let root = if older == 0 {
             judgement.state
         } else {
             view.resolve(&judgement.room, states.iter().map(|state| state.root).collect())

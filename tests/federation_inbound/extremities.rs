@@ -1,7 +1,10 @@
 //! What becomes a forward extremity, and what it replaces.
 
 use serde_json::{Value, json};
-use verge::{matrix::state_content::Membership, room::Draft};
+use verge::{
+    matrix::state_content::Membership,
+    room::{Draft, RoomError},
+};
 
 use crate::{
     Scene,
@@ -70,6 +73,54 @@ fn forks_of_an_attacker_do_not_keep_a_ban_away() {
         assert_eq!(scene.a.membership(&scene.world, &scene.room, &user).as_deref(), Some("ban"), "version {version}");
         let kept = if profiles { "41" } else { "40" };
         assert_eq!(scene.a.database.rows(extremities), [[kept]]);
+    }
+}
+
+/// Alice bans Eve, who is here as well, behind or before forks that are more than an event cites.
+#[test]
+fn whoever_is_banned_sends_nothing_however_many_forks_there_are() {
+    for is_first in [false, true] {
+        let mut scene = scene("11");
+        let eve = scene.a.user(&scene.world, "eve");
+        scene.a.send(
+            &scene.world,
+            &scene.room,
+            &eve,
+            Draft::membership(eve.as_str(), Membership::Join, object(json!({}))),
+        );
+        scene.world.settle();
+        scene.theirs.last = scene.a.database.rows("SELECT extremities ->> '$[0][0]' FROM rooms")[0][0].clone();
+        let forks: Vec<(String, Value)> = (0..40)
+            .map(|n| scene.theirs.say_upon(&scene.peer, &scene.bob, &n.to_string(), &[&scene.theirs.last]))
+            .collect();
+        let bans = || {
+            let ban = Draft::membership(eve.as_str(), Membership::Ban, object(json!({})));
+            scene.a.send(&scene.world, &scene.room, &scene.alice, ban)
+        };
+        let floods = || {
+            let (_, answer) = scene.peer.send(&scene.a, "1", &pdus(&forks));
+            assert!(forks.iter().all(|(id, _)| answer["pdus"][id] == json!({})), "{answer}");
+        };
+        let ban = if is_first {
+            let ban = bans();
+            floods();
+            ban
+        } else {
+            floods();
+            bans()
+        };
+        let many = scene.a.database.rows("SELECT json_array_length(extremities) FROM rooms");
+        assert_eq!(many, [[if is_first { "40" } else { "21" }]]);
+        let says = |user| {
+            let content = object(json!({ "msgtype": "m.text", "body": "hello" }));
+            let draft = Draft::message("m.room.message", content);
+            scene.world.run(scene.a.rooms.send(&scene.room, user, draft))
+        };
+        let refused = says(&eve);
+        assert!(matches!(refused, Err(RoomError::NotAllowed(_))), "{is_first}: {refused:?}");
+        let said = says(&scene.alice).unwrap();
+        assert_eq!(said.prev_events().len(), 20);
+        assert_eq!(said.prev_events().contains(ban.event_id()), !is_first);
     }
 }
 
