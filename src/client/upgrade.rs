@@ -212,7 +212,8 @@ impl OldRoom {
             let first = creators.first().map(|creator| (*creator, Value::from(100)));
             levels.insert("users", first.into_iter().collect::<Object>());
         } else if self.room.room_version.privileged_creators {
-            // Creators stood above all levels there, and need one here.
+            // Creators stood above all levels there, and need one here that is above none.
+            let highest = highest_level(&levels).max(100);
             let old = self.find("m.room.create");
             let more = old.and_then(|create| create.content().get("additional_creators")).and_then(Value::as_array);
             let first = old.map(|create| create.sender().as_str());
@@ -220,7 +221,7 @@ impl OldRoom {
             let of_old: Vec<&str> = of_old.chain(creators.first().copied()).collect();
             let users = levels.object_at("users");
             for user in of_old {
-                users.insert(user, 100);
+                users.insert(user, highest);
             }
         }
         Ok(levels)
@@ -262,6 +263,7 @@ impl OldRoom {
             return;
         }
         let mut levels = self.find(POWER_LEVELS).map(|event| event.content().clone()).unwrap_or_default();
+        self.make_integers(&mut levels);
         let level = |levels: &Object, name: &str| levels.get(name).and_then(Value::as_i64).unwrap_or(0);
         let least = level(&levels, "users_default").saturating_add(1).max(50);
         for name in ["events_default", "invite"] {
@@ -274,4 +276,13 @@ impl OldRoom {
             server.platform.log.write(record.because(&error));
         }
     }
+}
+
+/// The highest level that power levels hold, for a user or for anything that one may do.
+fn highest_level(levels: &Object) -> i64 {
+    let of = |value: &Value| match value {
+        Value::Object(inner) => inner.values().filter_map(Value::as_i64).max(),
+        value => value.as_i64(),
+    };
+    levels.values().filter_map(of).max().unwrap_or(0)
 }

@@ -10,6 +10,7 @@ use crate::{
     common::{large_room::LargeRoom, network::World, peer::Peer},
     home::{Answer, Home, User, quote, refused, request_of},
     joining::{answer_late, hang_up, hang_up_after},
+    visited::{Visited, visited},
 };
 
 fn upgrade(home: &Home, user: &User, room: &str, body: Value) -> Answer {
@@ -78,13 +79,41 @@ fn what_a_room_is_goes_along() {
                 assert_eq!(levels["users"], json!({}));
                 assert_eq!(levels["events"]["m.room.tombstone"], 150);
             }
+            "11" => assert_eq!(levels["users"][&alice.id], 150, "as much as what she could do before takes"),
             _ => assert_eq!(levels["users"][&alice.id], 100),
         }
         // The old room has fallen silent.
         let path = format!("/rooms/{}/send/m.room.message/x", quote(&room));
         refused(&home.put(&bob, &path, json!({ "msgtype": "m.text", "body": "hello?" })), 403, "M_FORBIDDEN");
         assert_eq!(home.post(&bob, &format!("/join/{}", quote(new)), json!({})).0, 200);
+        let (status, answer) = upgrade(&home, &alice, new, json!({ "new_version": "12" }));
+        assert_eq!(status, 200, "{from} to {to}, and on: {answer}");
     }
+}
+
+/// Before version 10 levels may be texts.
+#[test]
+fn a_room_whose_levels_are_texts_falls_silent() {
+    let Visited { home, alice, room, peer, bob, theirs, server } = visited("9");
+    let users = json!({ &alice.id: 100, &bob: 100 });
+    let path = format!("/rooms/{}/state/m.room.power_levels", quote(&room));
+    let (status, set) = home.put(&alice, &path, json!({ "users": users }));
+    assert_eq!(status, 200, "{set}");
+    let content = json!({ "users": users, "users_default": "60", "events_default": "90", "invite": "100" });
+    let mut draft = theirs.draft(
+        home.world.now_ms(),
+        &bob,
+        json!({
+            "type": "m.room.power_levels", "state_key": "", "content": content, "prev_events": [set["event_id"]],
+        }),
+    );
+    let own = draft["auth_events"].as_array_mut().unwrap();
+    own[0] = set["event_id"].clone();
+    let (id, event) = peer.sign("9", draft);
+    assert_eq!(peer.send(&server, "1", &[event]).1["pdus"][&id], json!({}));
+    assert_eq!(upgrade(&home, &alice, &room, json!({ "new_version": "11" })).0, 200);
+    let levels = state(&home, &alice, &room, "m.room.power_levels");
+    assert_eq!((&levels["events_default"], &levels["invite"]), (&json!(90), &json!(100)));
 }
 
 #[test]
