@@ -3,7 +3,6 @@
 use super::{AuthError, Room, third_party_invite};
 use crate::matrix::{
     event::Event,
-    identifiers::UserId,
     json::Value,
     power_levels::{self, Level, PowerLevel},
     state_content::{JoinRule, Membership},
@@ -11,10 +10,7 @@ use crate::matrix::{
 
 /// Judges a membership event. That the server of a restricted join's authorising user signed it was verified before.
 pub(super) fn check(event: &Event, room: &Room<'_>) -> Result<(), AuthError> {
-    let target = event.state_key().ok_or(AuthError::MemberWithoutTarget)?;
-    if !UserId::is_valid(target) {
-        return Err(AuthError::MemberWithoutTarget);
-    }
+    let target = event.state_key().filter(|target| target.contains(':')).ok_or(AuthError::MemberWithoutTarget)?;
     match event.membership() {
         Some(Membership::Join) => join(event, target, room),
         Some(Membership::Invite) => match event.content().get("third_party_invite") {

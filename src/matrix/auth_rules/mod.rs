@@ -20,7 +20,8 @@
 //! - A room without `m.room.join_rules`, or without `join_rule` in it, is invite-only.
 //! - A property that is added to `m.room.power_levels`, or removed, is judged by the one value that is there; its default
 //!   is not a value.
-//! - A key of `users` is a user ID if it begins with `@` and has a colon, whatever its domain and length.
+//! - A key of `users` is a user ID if it begins with `@` and has a colon, whatever its domain and length. The state key of a membership
+//!   is one if it has a colon: moderators ban whom no server could have.
 //! - A level of another type than a level's, which before version 10 a room's first `m.room.power_levels` may hold, makes
 //!   the rules that ask for it fail.
 //!
@@ -32,6 +33,7 @@
 //! - In versions 1 and 2 a redaction whose `redacts` is no string takes the power to redact. With Synapse it takes none.
 //! - From version 8 on, a membership other than a join that has `join_authorised_via_users_server`, but no signature of that user's
 //!   server, is dropped as wrongly signed. The spec rejects it; Synapse asks for the signature on joins alone, and allows it.
+//! - Before version 10 `true`, and a text with an underscore between digits, are no levels. Synapse takes them for 1 and for a number.
 
 mod create;
 mod error;
