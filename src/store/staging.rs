@@ -169,11 +169,13 @@ const STAGED_ALREADY: &str = "\
       EXISTS (SELECT 1 FROM staged_pdus AS s WHERE s.room_id = wanted.value) \
     FROM json_each(?2) AS wanted";
 
-/// The rooms of those ?2 PDUs that have been due for longest. What waits for a join is not due before it has ended.
+/// The rooms of those ?2 PDUs that have been due for longest. What waits for a join is not due before it has ended; in a room that
+/// we are in nothing does.
 const ROOMS_WAITING: &str = "\
     SELECT room_id FROM ( \
       SELECT s.room_id, s.retry_at FROM staged_pdus AS s WHERE s.retry_at <= ?1 AND NOT EXISTS \
-        (SELECT 1 FROM pending_joins AS j WHERE j.room_id = s.room_id AND j.until_ts > ?1) \
+        (SELECT 1 FROM pending_joins AS j WHERE j.room_id = s.room_id AND j.until_ts > ?1 \
+          AND NOT EXISTS (SELECT 1 FROM room_servers AS r WHERE r.room_id = s.room_id AND r.server = ?3 AND r.to_pos IS NULL)) \
       ORDER BY s.retry_at LIMIT ?2) \
     GROUP BY room_id ORDER BY MIN(retry_at), room_id";
 
@@ -266,12 +268,12 @@ pub(super) fn staged_already(rows: &Rows) -> Result<StagedAlready, DatabaseError
 }
 
 impl Store {
-    /// Rooms with staged PDUs that are due at `now`, those first that have been so for longest.
+    /// Rooms with staged PDUs that are due at `now` on this server, `own`, those first that have been so for longest.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn rooms_waiting(&self, now: i64) -> Result<Vec<RoomId>, DatabaseError> {
-        let rows = self.query(Statement::new(ROOMS_WAITING, [now.into(), MAX_DUE.into()])).await?;
+    pub async fn rooms_waiting(&self, own: &ServerName, now: i64) -> Result<Vec<RoomId>, DatabaseError> {
+        let rows = self.query(Statement::new(ROOMS_WAITING, [now.into(), MAX_DUE.into(), own.as_str().into()])).await?;
         let mut rooms = Vec::with_capacity(rows.len());
         for row in &rows {
             rooms.extend(RoomId::parse(row.text(0)?).ok());

@@ -352,6 +352,29 @@ fn a_second_user_comes_in_by_a_join_that_the_first_one_s_answer_holds() {
     assert_nothing_left(&b);
 }
 
+/// A second user's join that is cut off, or that goes on for hours, holds up nothing of a room that we are in.
+#[test]
+fn what_waits_in_a_room_that_we_are_in_waits_for_no_join() {
+    let mut scene = scene("12");
+    let away = || json_response(StatusCode::BAD_GATEWAY, &json!({}));
+    scene.peer.answers(move |request| request.uri().path().contains("/federation/").then(away));
+    let lost = scene.theirs.say(&scene.peer, &scene.bob, "lost");
+    let (id, said) = scene.theirs.say(&scene.peer, &scene.bob, "said");
+    scene.peer.send(&scene.a, "1", &[said]);
+    scene.world.settle();
+    assert!(!scene.a.shows(&id));
+    let note = "INSERT INTO pending_joins (room_id, join_id, room_version, until_ts) VALUES ";
+    scene.a.database.rows(&format!("{note}('{}', 'cut off', '12', {})", scene.room, scene.world.now_ms() + 7_200_000));
+    scene.peer.answers(move |request| {
+        let is_asked = request.uri().path().contains("/get_missing_events/");
+        is_asked.then(|| json_response(StatusCode::OK, &json!({ "events": [lost.1] })))
+    });
+    scene.world.advance(3_600_000);
+    scene.world.run(scene.a.scheduled());
+    scene.world.settle();
+    assert!(scene.a.shows(&id), "{:?}", scene.world.logs());
+}
+
 #[test]
 fn a_transaction_of_a_known_room_costs_three_round_trips_and_few_rows() {
     let mut scene = scene("12");

@@ -119,7 +119,7 @@ impl Server {
     }
 
     async fn rooms_due(&self) -> Vec<RoomId> {
-        let rooms = self.store.rooms_waiting(self.platform.clock.now_ms()).await;
+        let rooms = self.store.rooms_waiting(&self.config.server_name, self.platform.clock.now_ms()).await;
         rooms.unwrap_or_else(|error| {
             self.platform.log.write(LogRecord::error("the staged PDUs cannot be read").because(&error));
             Vec::new()
