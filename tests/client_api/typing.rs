@@ -235,8 +235,8 @@ fn who_types_fast_is_told_of_once_a_second() {
     assert!((3..=6).contains(&transactions), "{transactions}");
 }
 
-/// Lets hosts with these names be members of the room, which answer after so many milliseconds; the names of those that were told
-/// something are noted.
+/// Lets hosts with these names be members of the room, which answer after so many milliseconds. What each of those was told that were
+/// told something is noted.
 fn members(home: &Home, room: &str, names: &[String], delay_ms: &std::rc::Rc<std::cell::Cell<u32>>) -> Told {
     let told = Told::default();
     for name in names {
@@ -249,7 +249,12 @@ fn members(home: &Home, room: &str, names: &[String], delay_ms: &std::rc::Rc<std
                     if !request.uri().path().contains("/send/") {
                         return verge::router::json_response(http::StatusCode::NOT_FOUND, &json!({}));
                     }
-                    told.borrow_mut().insert(host);
+                    let body: Value = serde_json::from_slice(request.body()).unwrap();
+                    let edus = body["edus"].as_array().cloned().unwrap_or_default();
+                    told.borrow_mut()
+                        .entry(host)
+                        .or_default()
+                        .extend(edus.into_iter().map(|edu| edu["content"].clone()));
                     world.sleep(delay_ms).await;
                     verge::router::json_response(http::StatusCode::OK, &json!({ "pdus": {} }))
                 })
@@ -262,7 +267,7 @@ fn members(home: &Home, room: &str, names: &[String], delay_ms: &std::rc::Rc<std
     told
 }
 
-type Told = std::rc::Rc<std::cell::RefCell<std::collections::BTreeSet<String>>>;
+type Told = std::rc::Rc<std::cell::RefCell<std::collections::BTreeMap<String, Vec<Value>>>>;
 
 /// However many servers are in a room: not always the same ones hear what its users do.
 #[test]
@@ -310,7 +315,8 @@ fn all_servers_that_share_rooms_hear_who_is_there_in_turn() {
         assert!(told.last().unwrap().borrow().len() - before <= 200);
         home.world.advance(61_000);
     }
-    let all: std::collections::BTreeSet<String> = told.iter().flat_map(|told| told.borrow().clone()).collect();
+    let all: std::collections::BTreeSet<String> =
+        told.iter().flat_map(|told| told.borrow().keys().cloned().collect::<Vec<_>>()).collect();
     assert_eq!(all.len(), 450);
 }
 
@@ -332,4 +338,55 @@ fn who_was_not_tried_has_not_failed() {
     assert_eq!(types(&home, &alice, &room, json!({ "typing": false })).0, 200);
     home.world.settle();
     assert_eq!(told.borrow().len(), 20);
+}
+
+/// Alice in a room with five hosts that hang, and 20 that answer at once: what these have heard of her.
+fn beside_those_that_hang() -> (Home, impl Fn(bool, u32), impl Fn() -> Vec<Vec<bool>>) {
+    let home = Home::new();
+    home.world.time_out();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    let named = |from: usize, to| (from..to).map(|n| format!("s{n}.test")).collect::<Vec<_>>();
+    members(&home, &room, &named(10, 15), &std::rc::Rc::new(std::cell::Cell::new(60_000)));
+    let told = members(&home, &room, &named(15, 35), &std::rc::Rc::default());
+    let (world, server) = (home.world.clone(), home.server.clone());
+    let types_and_waits = move |is_typing: bool, ms| {
+        let path = format!("/rooms/{}/typing/{}", quote(&room), quote(&alice.id));
+        let body = json!({ "typing": is_typing }).to_string();
+        world.run(async {
+            assert_eq!(server.handle(request_of(&alice, "PUT", &path, body)).await.status(), 200);
+            world.sleep(ms).await;
+        });
+    };
+    let heard = move || {
+        let told = told.borrow();
+        told.values().map(|edus| edus.iter().map(|edu| edu["typing"].as_bool().unwrap()).collect()).collect()
+    };
+    (home, types_and_waits, heard)
+}
+
+#[test]
+fn those_that_hang_keep_it_from_nobody() {
+    let (_home, types_and_waits, heard) = beside_those_that_hang();
+    types_and_waits(true, 25_000);
+    types_and_waits(false, 5_000);
+    assert_eq!(heard(), [[true, false]; 20]);
+}
+
+#[test]
+fn what_comes_while_some_hang_is_told_at_once() {
+    let (_home, types_and_waits, heard) = beside_those_that_hang();
+    types_and_waits(true, 5_000);
+    types_and_waits(false, 1_000);
+    let heard = heard();
+    assert_eq!(heard.len(), 20);
+    assert!(heard.iter().all(|heard| heard.last() == Some(&false)), "{heard:?}");
+}
+
+#[test]
+fn those_that_have_hung_come_last() {
+    let (_home, types_and_waits, heard) = beside_those_that_hang();
+    types_and_waits(true, 120_000);
+    types_and_waits(false, 1_000);
+    assert_eq!(heard(), [[true, false]; 20]);
 }

@@ -26,7 +26,10 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{
+    future::{Either, select},
+    stream::{FuturesUnordered, StreamExt},
+};
 use sha2::{Digest, Sha256};
 use verge::{
     config::Config,
@@ -82,6 +85,7 @@ struct Inner {
     random: Cell<u64>,
     interleave: Cell<bool>,
     wakes: Cell<bool>,
+    is_patient: Cell<bool>,
     pauses: Cell<usize>,
     rows: Cell<Rowed>,
     most_rows: Cell<Rowed>,
@@ -168,6 +172,7 @@ impl World {
             random: Cell::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             interleave: Cell::new(false),
             wakes: Cell::new(false),
+            is_patient: Cell::new(true),
             pauses: Cell::new(0),
             rows: Cell::default(),
             most_rows: Cell::default(),
@@ -181,6 +186,11 @@ impl World {
     /// same time is interleaved at random.
     pub fn interleave(&self) {
         self.0.interleave.set(true);
+    }
+
+    /// From now on, requests that are not answered within their time end then, as at the edge. Before, they wait as long as it takes.
+    pub fn time_out(&self) {
+        self.0.is_patient.set(false);
     }
 
     /// How often work has let others have their turn.
@@ -409,12 +419,16 @@ impl World {
             return Err(TransportError::Failed(format!("no host is called {to}")));
         };
         let wire = self.0.wire.borrow().clone();
-        let response = match wire {
-            Some(wire) => {
-                let passing = Passing { from: from.clone(), to: to.clone(), request: outbound.request, host };
-                wire(passing).await?
-            }
-            None => host(outbound.request).await,
+        let answer: LocalBoxFuture<'_, _> = match wire {
+            Some(wire) => wire(Passing { from: from.clone(), to: to.clone(), request: outbound.request, host }),
+            None => Box::pin(async move { Ok(host(outbound.request).await) }),
+        };
+        let response = match self.0.is_patient.get() {
+            true => answer.await?,
+            false => match select(answer, self.sleep(outbound.timeout_ms)).await {
+                Either::Left((response, _)) => response?,
+                Either::Right(_) => return Err(TransportError::TimedOut),
+            },
         };
         self.some_turns().await;
         let deaf = self.0.deaf.borrow().contains(&link(&from, &to)) || self.0.down.borrow().contains(&link(&from, &to));

@@ -6,10 +6,7 @@
 use futures_util::{StreamExt, stream};
 
 use crate::{
-    federation::peers::{
-        endpoints::Transaction,
-        fleeting::{FleetingEdu, TurnPlace},
-    },
+    federation::peers::fleeting::{FleetingEdu, TurnPlace},
     log::LogRecord,
     matrix::{
         edu::Presence,
@@ -145,22 +142,26 @@ impl Server {
     /// Tells these servers, beside the request that it comes from.
     pub fn tell(&self, destinations: &[ServerName], edus: &[FleetingEdu]) {
         let now = self.platform.clock.now_ms();
-        let mut mine = destinations.to_vec();
-        mine.retain(|destination| self.fleeting.leave(destination, edus, now));
-        if mine.is_empty() {
+        let mut unsent = destinations.to_vec();
+        unsent.retain(|destination| self.fleeting.leave(destination, edus, now));
+        if unsent.is_empty() {
             return;
         }
-        let server = self.clone();
+        let (server, unsent) = (self.clone(), self.in_turn(unsent));
         self.platform.background.spawn(Box::pin(async move {
             let until = now + TURN_MS;
             let tell = |destination| server.tell_one(destination, until);
-            stream::iter(mine).map(tell).buffer_unordered(CONCURRENT).collect::<()>().await;
+            stream::iter(unsent).map(tell).buffer_unordered(CONCURRENT).collect::<()>().await;
         }));
     }
 
-    /// Sends to one destination until nothing waits for it, or it fails, or the time is over.
+    /// Sends to one destination until nothing waits for it, or it fails, or the time is over; unless somebody else does.
     async fn tell_one(&self, destination: ServerName, until: i64) {
-        let clock = &self.platform.clock;
+        let (clock, slow) = (&self.platform.clock, &self.fleeting.slow);
+        let now = clock.now_ms();
+        if now >= until || !self.fleeting.begin(&destination, now) {
+            return;
+        }
         while let Some(pause) = self.fleeting.pause(&destination, clock.now_ms()) {
             if pause > 0 {
                 clock.sleep(pause).await;
@@ -173,8 +174,10 @@ impl Server {
             if edus.is_empty() {
                 return;
             }
-            let body = Transaction { origin_server_ts: now, pdus: &[], edus: &edus };
-            if let Err(error) = self.federation.send_transaction(&destination, &self.random_id(), body).await {
+            slow.begin(&destination, now);
+            let sent = self.federation.send_fleeting(&destination, &self.random_id(), now, &edus).await;
+            slow.end(&destination, clock.now_ms());
+            if let Err(error) = sent {
                 let record = LogRecord::warning("a server was not told who is typing, reading or there");
                 self.platform.log.write(record.destination(&destination).because(&error));
                 return self.fleeting.failed(&destination, clock.now_ms());

@@ -202,12 +202,13 @@ impl Server {
 
     /// The order in which they are sent to after a request. It is drawn, as some could choose names that come before all others; those
     /// that have been slow lately come last. A few slow ones that kept their places would leave everybody else to the trigger.
-    fn in_turn(&self, mut servers: Vec<ServerName>) -> Vec<ServerName> {
+    pub(super) fn in_turn(&self, mut servers: Vec<ServerName>) -> Vec<ServerName> {
         let (now, count) = (self.platform.clock.now_ms(), servers.len());
         if count > 1 {
             draw(&mut servers, count, &*self.platform.random);
         }
-        servers.sort_by_cached_key(|server| self.slow.takes_long(server, now));
+        let slow = [&*self.slow, &self.fleeting.slow];
+        servers.sort_by_cached_key(|server| slow.iter().any(|slow| slow.takes_long(server, now)));
         servers
     }
 

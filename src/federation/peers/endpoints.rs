@@ -34,6 +34,8 @@ pub(super) const LIST: Limits = Limits { timeout_ms: 10_000, max_response_bytes:
 pub(super) const EVENTS: Limits = Limits { timeout_ms: 30_000, max_response_bytes: 8 * MIB };
 /// The verdicts on a transaction; the receiver may fetch missing events before it answers.
 const TRANSACTION: Limits = Limits { timeout_ms: 60_000, max_response_bytes: MIB };
+/// The same for a transaction that carries only what is worth nothing when it is late.
+const FLEETING: Limits = Limits { timeout_ms: 10_000, max_response_bytes: MIB };
 
 /// What `send` carries.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +77,28 @@ impl FederationClient {
         txn_id: &str,
         transaction: Transaction<'_>,
     ) -> Result<BTreeMap<String, String>, RequestError> {
+        self.transact(server, txn_id, transaction, TRANSACTION).await
+    }
+
+    /// The same with EDUs that are worth nothing when they are late: it waits for the answer no longer than that.
+    pub async fn send_fleeting(
+        &self,
+        server: &ServerName,
+        txn_id: &str,
+        origin_server_ts: i64,
+        edus: &[Value],
+    ) -> Result<(), RequestError> {
+        let transaction = Transaction { origin_server_ts, pdus: &[], edus };
+        self.transact(server, txn_id, transaction, FLEETING).await.map(drop)
+    }
+
+    async fn transact(
+        &self,
+        server: &ServerName,
+        txn_id: &str,
+        transaction: Transaction<'_>,
+        limits: Limits,
+    ) -> Result<BTreeMap<String, String>, RequestError> {
         let Transaction { origin_server_ts, pdus, edus } = transaction;
         let edus = match edus {
             [] => String::new(),
@@ -83,8 +107,7 @@ impl FederationClient {
         let origin = Value::from(self.server_name().as_str()).to_text();
         let pdus = pdus.join(",");
         let body = format!(r#"{{{edus}"origin":{origin},"origin_server_ts":{origin_server_ts},"pdus":[{pdus}]}}"#);
-        let call =
-            Call { method: Method::PUT, target: path(V1, &["send", txn_id]), body: Some(body), limits: TRANSACTION };
+        let call = Call { method: Method::PUT, target: path(V1, &["send", txn_id]), body: Some(body), limits };
         let body = self.send(server, &call).await?;
         // What is no object is not the server's word: a proxy's page for visitors, say.
         if !decode::<&RawValue>(&body)?.get().starts_with('{') {

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
+use super::slow::SlowAnswers;
 use crate::matrix::{
     edu::{PresenceUpdate, Receipt, Typing, receipt_edus},
     identifiers::{RoomId, ServerName, UserId},
@@ -71,6 +72,8 @@ pub struct Fleeting {
     lines: RefCell<HashMap<ServerName, Line>>,
     /// Where telling goes on in large rooms.
     pub turns: Turns,
+    /// Which servers take long to answer. Not those of the queue: one that is slow about events may be quick here.
+    pub slow: SlowAnswers,
 }
 
 /// A place in the order of rooms and of the servers in each.
@@ -143,12 +146,19 @@ struct Line {
 
 impl Line {
     fn is_idle(&self, now: i64) -> bool {
-        self.sending_until <= now && self.not_before <= now
+        self.sending_until <= now
+            && self.not_before <= now
+            && !self.waiting.values().any(|(since, _)| is_fresh(*since, now))
     }
 }
 
+/// Whether what waits since then is worth sending.
+fn is_fresh(since: i64, now: i64) -> bool {
+    since > now - FRESH_MS
+}
+
 impl Fleeting {
-    /// Leaves EDUs for a destination. Whether the caller is now its sender, who calls [`Fleeting::take`] until there is nothing.
+    /// Leaves EDUs for a destination. Whether nobody is sending to it: the caller is to [`Fleeting::begin`] when there is time for it.
     pub fn leave(&self, destination: &ServerName, edus: &[FleetingEdu], now: i64) -> bool {
         let mut lines = self.lines.borrow_mut();
         if lines.len() >= MAX_DESTINATIONS && !lines.contains_key(destination) {
@@ -161,13 +171,21 @@ impl Fleeting {
         if line.not_before > now + PAUSE_MS {
             return false;
         }
-        line.waiting.retain(|_, (since, _)| *since > now - FRESH_MS);
+        line.waiting.retain(|_, (since, _)| is_fresh(*since, now));
         for edu in edus {
             let about = edu.about();
             if line.waiting.len() < MAX_WAITING || line.waiting.contains_key(&about) {
                 line.waiting.insert(about, (now, edu.clone()));
             }
         }
+        !line.waiting.is_empty() && line.sending_until <= now
+    }
+
+    /// Whether the caller is now the sender to a destination, who calls [`Fleeting::take`] until there is nothing. Not before it is this
+    /// destination's turn: whoever leaves something while it waits for others that hang would count on a sender who never comes.
+    pub fn begin(&self, destination: &ServerName, now: i64) -> bool {
+        let mut lines = self.lines.borrow_mut();
+        let Some(line) = lines.get_mut(destination) else { return false };
         if line.waiting.is_empty() || line.sending_until > now {
             return false;
         }
@@ -192,7 +210,7 @@ impl Fleeting {
         let mut lines = self.lines.borrow_mut();
         let Some(line) = lines.get_mut(destination) else { return Vec::new() };
         let waiting = std::mem::take(&mut line.waiting);
-        let fresh = waiting.into_values().filter(|(since, _)| *since > now - FRESH_MS).map(|(_, edu)| edu);
+        let fresh = waiting.into_values().filter(|(since, _)| is_fresh(*since, now)).map(|(_, edu)| edu);
         let edus = together(fresh);
         if edus.is_empty() {
             line.sending_until = 0;
@@ -252,6 +270,8 @@ mod tests {
     fn the_newest_is_sent_once_by_one_sender() {
         let (fleeting, b) = (Fleeting::default(), ServerName::parse("b.org").unwrap());
         assert!(fleeting.leave(&b, &[typing(1, true)], 0));
+        assert!(fleeting.begin(&b, 0));
+        assert!(!fleeting.begin(&b, 0));
         assert!(!fleeting.leave(&b, &[typing(1, false), typing(2, true)], 10));
         let edus = fleeting.take(&b, 20);
         assert_eq!(edus.len(), 2);
@@ -260,10 +280,13 @@ mod tests {
             "{\"content\":{\"room_id\":\"!1:a.org\",\"typing\":false,\"user_id\":\"@u:a.org\"},\"edu_type\":\"m.typing\"}"
         );
         assert_eq!(fleeting.pause(&b, 30), None);
+        assert!(!fleeting.begin(&b, 30), "there is nothing");
         assert!(fleeting.leave(&b, &[typing(3, true)], 40));
+        assert!(fleeting.begin(&b, 40));
         assert_eq!(fleeting.pause(&b, 40), Some(980));
         // A sender that was cut off is followed by another, and what waited for it is stale.
         assert!(fleeting.leave(&b, &[typing(4, true)], 40 + LONGEST_MS));
+        assert!(fleeting.begin(&b, 40 + LONGEST_MS));
         assert_eq!(fleeting.take(&b, 40 + LONGEST_MS).len(), 1);
     }
 
@@ -271,6 +294,7 @@ mod tests {
     fn who_is_not_reached_is_told_nothing_for_a_while() {
         let (fleeting, b) = (Fleeting::default(), ServerName::parse("b.org").unwrap());
         assert!(fleeting.leave(&b, &[typing(1, true)], 0));
+        assert!(fleeting.begin(&b, 0));
         fleeting.failed(&b, 10);
         assert!(!fleeting.leave(&b, &[typing(1, true)], 20));
         assert!(fleeting.leave(&b, &[typing(1, true)], 10 + REST_MS));
@@ -280,9 +304,14 @@ mod tests {
     fn who_was_not_tried_is_told_by_the_next_sender() {
         let (fleeting, b) = (Fleeting::default(), ServerName::parse("b.org").unwrap());
         assert!(fleeting.leave(&b, &[typing(1, true)], 0));
-        fleeting.leave_off(&b);
+        // It was not its turn yet,
         assert!(fleeting.leave(&b, &[typing(2, true)], 10));
-        assert_eq!(fleeting.take(&b, 10).len(), 2);
+        assert!(fleeting.begin(&b, 20));
+        // or there was no time left.
+        fleeting.leave_off(&b);
+        assert!(fleeting.leave(&b, &[typing(3, true)], 30));
+        assert!(fleeting.begin(&b, 30));
+        assert_eq!(fleeting.take(&b, 30).len(), 3);
     }
 
     #[test]
