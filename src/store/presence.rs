@@ -25,19 +25,22 @@ use crate::{
 
 /// Takes over what is news. That a user was active a little later is none; that they are in another room is news to those there.
 /// What a client says is also news where a sync had said it:
-/// it does not end by itself. Whom a sync has be online, another one that was there already has be idle.
+/// it does not end by itself. Whom a sync has be online, another one that was there already has be idle. `$further`: what else is set.
 macro_rules! unless_known {
-    () => {
-        " ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg, \
+    ($further:literal) => {
+        concat!(
+            " ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg, \
             last_active_ts = excluded.last_active_ts, currently_active = excluded.currently_active, \
             rooms = excluded.rooms, pos = excluded.pos, synced_until = excluded.synced_until, \
             idle_until = CASE WHEN excluded.synced_until IS NOT NULL AND excluded.presence = 'online' \
-              AND presence.presence = 'unavailable' THEN presence.synced_until END \
-          WHERE excluded.presence <> presence.presence OR excluded.status_msg IS NOT presence.status_msg \
+              AND presence.presence = 'unavailable' THEN presence.synced_until END",
+            $further,
+            " WHERE excluded.presence <> presence.presence OR excluded.status_msg IS NOT presence.status_msg \
             OR excluded.currently_active <> presence.currently_active \
             OR presence.synced_until IS NOT NULL AND excluded.synced_until IS NULL \
             OR excluded.last_active_ts >= presence.last_active_ts + 60000 \
             OR EXISTS (SELECT 1 FROM json_each(excluded.rooms) AS n WHERE n.value NOT IN (SELECT value FROM json_each(presence.rooms)))"
+        )
     };
 }
 
@@ -61,7 +64,7 @@ const NOTE: &str = concat!(
      SELECT new.value ->> 0, new.value ->> 2, new.value ->> 3, new.value ->> 4, new.value ->> 5, member.rooms, \
        (SELECT position FROM streams WHERE name = 'presence') + new.key + 1 \
      FROM json_each(?1) AS new CROSS JOIN member ON member.user_id = new.value ->> 0 WHERE true",
-    unless_known!()
+    unless_known!("")
 );
 
 /// The rooms of a local user.
@@ -76,13 +79,17 @@ macro_rules! own_rooms {
 }
 
 /// The same for a local user, ?1. ?2 to ?5: presence, status, last active, currently active. ?6: until when it holds without a further
-/// sync, if it is by one.
+/// sync, if it is by one. ?7: after which place those are who hear of a user who comes for the first time. When they come again those
+/// hear who come next; before that, those who have heard that they are there.
 const NOTE_OWN: &str = concat!(
-    "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, synced_until, rooms, pos) \
+    "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, synced_until, rooms, pos, told_after) \
      SELECT ?1, ?2, ?3, ?4, ?5, ?6, ",
     own_rooms!("?1"),
-    ", (SELECT position FROM streams WHERE name = 'presence') + 1 WHERE true",
-    unless_known!(),
+    ", (SELECT position FROM streams WHERE name = 'presence') + 1, ?7 WHERE true",
+    unless_known!(
+        ", told_after = COALESCE(CASE WHEN presence.presence = 'offline' AND excluded.presence <> 'offline' \
+             THEN presence.told_until END, presence.told_after, excluded.told_after)"
+    ),
     " RETURNING user_id"
 );
 
@@ -173,28 +180,50 @@ const ONE: &str = concat!(
 );
 
 /// The other servers in the rooms of the user ?1 that can be reached as far as we know, by room and name, that meet `$side` of the
-/// room ?4 and the name ?5. ?2: this server's name, ?3: now, ?6: how many.
-macro_rules! destinations {
-    ($side:literal) => {
+/// place after which those are who hear of the user. ?2: this server's name, ?3: now, ?4: how many.
+macro_rules! hearers {
+    ($at:literal, $side:literal) => {
         concat!(
-            "SELECT * FROM (SELECT m.room_id, s.server FROM local_memberships AS m \
+            "SELECT * FROM (SELECT ",
+            $at,
+            " AS side, m.room_id, s.server FROM presence AS p CROSS JOIN local_memberships AS m \
+               ON m.user_id = p.user_id AND m.membership = 'join' \
                CROSS JOIN room_servers AS s ON s.room_id = m.room_id AND s.to_pos IS NULL \
                LEFT JOIN destinations AS d ON d.destination = s.server \
-             WHERE m.user_id = ?1 AND m.membership = 'join' AND s.server <> ?2 AND COALESCE(d.retry_at, 0) <= ?3 AND ",
+             WHERE p.user_id = ?1 AND s.server <> ?2 AND COALESCE(d.retry_at, 0) <= ?3 AND ",
             $side,
-            " ORDER BY m.room_id, s.server LIMIT ?6)"
+            " ORDER BY m.room_id, s.server LIMIT ?4)"
         )
     };
 }
 
-/// Those after the place, and then from the first one on.
-const DESTINATIONS: &str = concat!(
-    "SELECT room_id, server FROM (",
-    destinations!("m.room_id >= ?4 AND (m.room_id > ?4 OR s.server > ?5)"),
+/// Those after the place, and then from the first one on: ?5 of them at most, each with the first of its places in that order. At the
+/// end the last place that was looked at, if there may be more.
+const HEARERS: &str = concat!(
+    "WITH pair(at, room_id, server) AS MATERIALIZED ( \
+       SELECT row_number() OVER (ORDER BY side, room_id, server), room_id, server FROM (",
+    hearers!(
+        "0",
+        "m.room_id >= p.told_after ->> 0 AND (m.room_id > p.told_after ->> 0 OR s.server > p.told_after ->> 1)"
+    ),
     " UNION ALL ",
-    destinations!("m.room_id <= ?4 AND (m.room_id < ?4 OR s.server <= ?5)"),
-    ") LIMIT ?6"
+    hearers!(
+        "1",
+        "m.room_id <= p.told_after ->> 0 AND (m.room_id < p.told_after ->> 0 OR s.server <= p.told_after ->> 1)"
+    ),
+    ")) SELECT * FROM (SELECT MIN(at) AS at, room_id, server FROM pair WHERE at <= ?4 GROUP BY server ORDER BY 1 LIMIT ?5) \
+     UNION ALL SELECT at, room_id, server FROM pair WHERE at = ?4"
 );
+
+/// Notes up to which place others were told of the user ?1.
+const TOLD: &str = "UPDATE presence SET told_until = ?2 WHERE user_id = ?1";
+
+/// How many pairs of a room and a server in it are looked at for those who hear of a user: the same servers are in many rooms.
+const MAX_PAIRS: i64 = 1_000;
+
+/// So many more hear that a user has gone. Whoever was away when others were told that the user is there takes none of their places
+/// when it is back.
+const BACK_AGAIN: i64 = 50;
 
 /// The presence of a local user, to be noted.
 #[derive(Debug, Clone, Copy)]
@@ -203,8 +232,8 @@ pub struct OwnPresence<'a> {
     pub row: &'a PresenceRow,
     /// Until when it holds, if a sync has brought it.
     pub synced_until: Option<i64>,
-    /// After which place others hear of it, a room and a name, in a circle.
-    pub after: (&'a str, &'a str),
+    /// Where those begin who hear of it, if the user is there for the first time.
+    pub begin: &'a PresencePlace,
 }
 
 /// The other servers that hear of a user's presence.
@@ -212,8 +241,23 @@ pub struct OwnPresence<'a> {
 pub struct PresenceHearers {
     /// The servers, each once: so many as are told at a time.
     pub servers: Vec<ServerName>,
-    /// The room and name of the last one, where there may be more.
-    pub last: Option<(String, String)>,
+    /// The last one, where there may be more.
+    pub last: Option<PresencePlace>,
+}
+
+/// A place in the order of a user's rooms and of the servers in each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresencePlace {
+    /// The room.
+    pub room: String,
+    /// The server.
+    pub server: String,
+}
+
+impl PresencePlace {
+    fn text(&self) -> String {
+        json!([self.room, self.server]).to_string()
+    }
 }
 
 /// Somebody's presence, as the database has it.
@@ -301,7 +345,7 @@ pub(super) fn follow<'a>(users: impl Iterator<Item = &'a str>) -> Vec<Statement>
 
 impl OwnPresence<'_> {
     fn put(&self, own: &ServerName, now: i64) -> [Statement; 3] {
-        let Self { row, synced_until, after: (room, server) } = *self;
+        let Self { row, synced_until, begin } = *self;
         let note = [
             row.user_id.as_str().into(),
             row.presence.as_str().into(),
@@ -309,19 +353,14 @@ impl OwnPresence<'_> {
             row.last_active_ts.into(),
             row.currently_active.into(),
             synced_until.into(),
+            begin.text().into(),
         ];
-        let destinations = [
-            row.user_id.as_str().into(),
-            own.as_str().into(),
-            now.into(),
-            room.into(),
-            server.into(),
-            MAX_HEARERS.into(),
-        ];
+        let count = if row.presence == Presence::Offline { MAX_HEARERS + BACK_AGAIN } else { MAX_HEARERS };
+        let hearers = [row.user_id.as_str().into(), own.as_str().into(), now.into(), MAX_PAIRS.into(), count.into()];
         [
             Statement::new(NOTE_OWN, note),
             Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]),
-            Statement::new(DESTINATIONS, destinations),
+            Statement::new(HEARERS, hearers),
         ]
     }
 
@@ -333,14 +372,17 @@ impl OwnPresence<'_> {
         }
         let mut servers = Vec::new();
         for row in found {
-            servers.extend(ServerName::parse(row.text(1)?).ok());
+            servers.extend(ServerName::parse(row.text(2)?).ok());
         }
         servers.sort();
         servers.dedup();
-        let is_full = i64::try_from(found.len()).is_ok_and(|count| count >= MAX_HEARERS);
-        let last = found.last().filter(|_| is_full);
-        let last = last.map(|row| Ok::<_, DatabaseError>((row.text(0)?.to_owned(), row.text(1)?.to_owned())));
-        Ok(Some(PresenceHearers { servers, last: last.transpose()? }))
+        let most = usize::try_from(MAX_HEARERS).unwrap_or(0);
+        let last = match found.get(most.saturating_sub(1)) {
+            Some(last) => Some(last),
+            None => found.last().filter(|last| last.integer(0).is_ok_and(|at| at >= MAX_PAIRS)),
+        };
+        let place = |row: &Row| Ok(PresencePlace { room: row.text(1)?.to_owned(), server: row.text(2)?.to_owned() });
+        Ok(Some(PresenceHearers { servers, last: last.map(place).transpose()? }))
     }
 }
 
@@ -358,6 +400,15 @@ impl Store {
     ) -> Result<Vec<Option<PresenceHearers>>, DatabaseError> {
         let answers = self.batch(users.iter().flat_map(|user| user.put(own, now)).collect()).await?;
         answers.chunks(3).map(OwnPresence::hearers).collect()
+    }
+
+    /// Notes up to which place others were told of these users, which are there.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn told(&self, users: &[(&UserId, PresencePlace)]) -> Result<(), DatabaseError> {
+        let told = users.iter().map(|(user, last)| Statement::new(TOLD, [user.as_str().into(), last.text().into()]));
+        self.batch(told.collect()).await.map(drop)
     }
 
     /// Notes that a client of a local user has them be `presence` until a time. Whether that is what they are already.

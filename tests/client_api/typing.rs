@@ -306,18 +306,77 @@ fn all_servers_that_share_rooms_hear_who_is_there_in_turn() {
         .enumerate()
         .map(|(n, room)| members(&home, room, &[&names[..150 * n], &names[150 * (n + 1)..]].concat(), &delay))
         .collect();
-    for n in 0..8 {
-        let before: usize = told.last().unwrap().borrow().len();
-        let state = if n % 2 == 0 { "online" } else { "offline" };
-        let path = format!("/presence/{}/status", quote(&alice.id));
-        assert_eq!(home.put(&alice, &path, json!({ "presence": state })).0, 200);
-        home.world.settle();
-        assert!(told.last().unwrap().borrow().len() - before <= 200);
-        home.world.advance(61_000);
+    // How many were told, and how many have last heard that she is there.
+    let heard = || {
+        let told: Vec<_> = told.iter().map(|told| told.borrow()).collect();
+        let last = told.iter().flat_map(|told| told.values().map(|edus| last_presence(edus)));
+        (told.iter().map(|told| told.len()).sum::<usize>(), last.filter(|last| last != "offline").count())
+    };
+    for n in 0..4 {
+        for (state, there) in [("online", 200), ("unavailable", 200), ("offline", 0)] {
+            is(&home, &alice, state);
+            assert_eq!(heard().1, there, "{n} {state}");
+            home.world.advance(61_000);
+        }
     }
-    let all: std::collections::BTreeSet<String> =
-        told.iter().flat_map(|told| told.borrow().keys().cloned().collect::<Vec<_>>()).collect();
-    assert_eq!(all.len(), 450);
+    assert_eq!(heard().0, 450);
+}
+
+/// Alice is to be `state`; whoever hears of it has.
+fn is(home: &Home, alice: &User, state: &str) {
+    let path = format!("/presence/{}/status", quote(&alice.id));
+    assert_eq!(home.put(alice, &path, json!({ "presence": state })).0, 200);
+    home.world.settle();
+}
+
+fn last_presence(edus: &[Value]) -> String {
+    edus.last().unwrap()["push"][0]["presence"].as_str().unwrap().to_owned()
+}
+
+/// A server that is in several rooms takes one place of those that hear at a time.
+#[test]
+fn who_shares_many_rooms_hears_of_presence_once() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let rooms = [(); 4].map(|()| home.room(&alice, json!({ "preset": "public_chat" })));
+    let names: Vec<String> = (0..160).map(|n| format!("s{n}.test")).collect();
+    let told: Vec<Told> = rooms.iter().map(|room| members(&home, room, &names, &std::rc::Rc::default())).collect();
+    let more: Vec<String> = (200..240).map(|n| format!("s{n}.test")).collect();
+    let more = members(&home, &rooms[3], &more, &std::rc::Rc::default());
+    for state in ["online", "offline", "online"] {
+        is(&home, &alice, state);
+        for (told, count) in [(told.last().unwrap(), 160), (&more, 40)] {
+            let told = told.borrow();
+            assert_eq!(told.values().filter(|edus| last_presence(edus) == state).count(), count, "{state}");
+        }
+    }
+}
+
+/// Isolates agree on who has heard that somebody is there. A server that was away then takes no place of theirs.
+#[test]
+fn who_heard_of_somebody_hears_that_they_are_gone_from_any_isolate() {
+    let home = Home::new();
+    let other = home.world.server_over("hs.test", home.database.clone(), &[]);
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    let names: Vec<String> = (0..450).map(|n| format!("s{n}.test")).collect();
+    let told = members(&home, &room, &names, &std::rc::Rc::default());
+    let away = |count| {
+        home.database.rows("DELETE FROM destinations");
+        home.database.rows(&format!(
+            "INSERT INTO destinations (destination, retry_at) SELECT server, 1e15 FROM room_servers \
+             WHERE server <> 'hs.test' AND server LIKE '%7.test:443' LIMIT {count}"
+        ));
+    };
+    away(40);
+    is(&home, &alice, "online");
+    assert_eq!(told.borrow().len(), 200);
+    away(0);
+    let path = format!("/presence/{}/status", quote(&alice.id));
+    let gone = json!({ "presence": "offline" }).to_string();
+    assert_eq!(home.world.run(other.server.handle(request_of(&alice, "PUT", &path, gone))).status(), 200);
+    home.world.settle();
+    assert!(told.borrow().values().all(|edus| last_presence(edus) == "offline"));
 }
 
 /// Whoever was not even tried, as others took so long, is told the next thing at once.

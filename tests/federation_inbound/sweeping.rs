@@ -363,7 +363,9 @@ fn full_tables_keep_nothing_else_from_being_forgotten() {
             "pending_knocks SELECT '@u:a.example', '!r' || n || ':b.example', 'k', '12', {now}, NULL, NULL, NULL FROM n"
         ),
         format!("typing SELECT '!r:a.example', '@u' || n || ':a.example', {now}, -n FROM n"),
-        format!("presence SELECT '@u' || n || ':b.example', 'online', NULL, {now}, 1, '[]', -n, NULL, NULL FROM n"),
+        format!(
+            "presence SELECT '@u' || n || ':b.example', 'online', NULL, {now}, 1, '[]', -n, NULL, NULL, NULL, NULL FROM n"
+        ),
     ] {
         database.rows(&format!("{} INSERT INTO {values}", numbers(10_000)));
     }

@@ -6,7 +6,7 @@
 use futures_util::{StreamExt, stream};
 
 use crate::{
-    federation::peers::fleeting::{FleetingEdu, TurnPlace},
+    federation::peers::fleeting::{FleetingEdu, anywhere},
     log::LogRecord,
     matrix::{
         edu::Presence,
@@ -16,7 +16,7 @@ use crate::{
     server::Server,
     store::{
         edus::Audience,
-        presence::{OwnPresence, PresenceHearers, PresenceRow},
+        presence::{OwnPresence, PresencePlace, PresenceRow},
     },
 };
 
@@ -41,15 +41,13 @@ impl Server {
         let turns = &self.fleeting.turns;
         let after = turns.after(room_id.as_str(), self.random_part(), now);
         let own = &self.config.server_name;
-        let audience = self.store.audience(own, room_id, user, now, &after.server).await?;
-        let last = audience.last.as_ref();
-        let last = last.map(|server| TurnPlace { room: room_id.to_string(), server: server.to_string() });
-        turns.told(room_id.as_str(), after, last, now);
+        let audience = self.store.audience(own, room_id, user, now, &after).await?;
+        turns.told(room_id.as_str(), after, audience.last.as_ref().map(ToString::to_string), now);
         Ok(audience)
     }
 
-    /// Notes the presence of a local user, and tells it, if it is news, the servers that share a room with them: those whose turn it
-    /// is, where there are many.
+    /// Notes the presence of a local user, and tells it, if it is news, the servers that share a room with them. Where there are many,
+    /// those whose turn it is hear when the user comes, and all that follows until they have gone.
     ///
     /// # Errors
     /// Where the database fails.
@@ -102,22 +100,18 @@ impl Server {
 
     /// Notes the presence of local users, each until when it holds without a further sync, if it is by one.
     async fn put_presence_until(&self, users: &[(PresenceRow, Option<i64>)], now: i64) -> Result<(), DatabaseError> {
-        let turns = &self.fleeting.turns;
-        let after = users.iter().map(|(row, _)| turns.after(row.user_id.as_str(), self.random_part(), now));
-        let after: Vec<TurnPlace> = after.collect();
-        let own = users.iter().zip(&after).map(|((row, synced_until), after)| OwnPresence {
-            row,
-            synced_until: *synced_until,
-            after: (&after.room, &after.server),
-        });
+        let begin = anywhere(self.random_part());
+        let begin = PresencePlace { room: format!("!{begin}"), server: begin };
+        let own = users.iter().map(|(row, until)| OwnPresence { row, synced_until: *until, begin: &begin });
         let heard = self.store.put_presence(&self.config.server_name, &own.collect::<Vec<_>>(), now).await?;
-        for (((row, _), after), heard) in users.iter().zip(after).zip(heard) {
-            let Some(PresenceHearers { servers, last }) = heard else { continue };
-            let last = last.map(|(room, server)| TurnPlace { room, server });
-            turns.told(row.user_id.as_str(), after, last, now);
-            self.tell(&servers, &[FleetingEdu::Presence(row.update(now))]);
+        let mut told = Vec::new();
+        for ((row, _), heard) in users.iter().zip(heard) {
+            let Some(heard) = heard else { continue };
+            self.tell(&heard.servers, &[FleetingEdu::Presence(row.update(now))]);
+            let last = heard.last.filter(|_| row.presence != Presence::Offline);
+            told.extend(last.map(|last| (&row.user_id, last)));
         }
-        Ok(())
+        self.store.told(&told).await
     }
 
     /// Tells the servers of a room that a local user has joined, beside the request, whether the user is there: those whose turn it is, where

@@ -76,31 +76,27 @@ pub struct Fleeting {
     pub slow: SlowAnswers,
 }
 
-/// A place in the order of rooms and of the servers in each.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TurnPlace {
-    /// The room.
-    pub room: String,
-    /// The server.
-    pub server: String,
-}
-
-/// Of rooms in which more servers are than are told at a time, and of users who are in such rooms: whose turn it is. All servers
-/// hear in turn, so many each minute.
+/// Of rooms in which more servers are than are told at a time: after which server those are whose turn it is. All servers hear in turn,
+/// so many each minute.
 #[derive(Default)]
 pub struct Turns(RefCell<HashMap<String, Turn>>);
 
 struct Turn {
     since: i64,
-    after: TurnPlace,
-    next: TurnPlace,
+    after: String,
+    next: String,
+}
+
+/// Where to begin among names, which `random` decides.
+pub fn anywhere(random: u8) -> String {
+    const FIRST: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    FIRST.get(usize::from(random) % FIRST.len()).map_or('0', |byte| char::from(*byte)).to_string()
 }
 
 impl Turns {
-    /// After which place those are who hear now of what concerns `of`, a room or a user. Whoever is not known begins anywhere, which
-    /// `random` decides.
-    pub fn after(&self, of: &str, random: u8, now: i64) -> TurnPlace {
-        match self.0.borrow_mut().get_mut(of) {
+    /// After which server those are who hear now of what is done in a room. In one that is not known they begin [`anywhere`].
+    pub fn after(&self, room: &str, random: u8, now: i64) -> String {
+        match self.0.borrow_mut().get_mut(room) {
             Some(turn) => {
                 if now - turn.since >= STAY_MS {
                     turn.since = now;
@@ -108,29 +104,24 @@ impl Turns {
                 }
                 turn.after.clone()
             }
-            None => {
-                const FIRST: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-                let first = FIRST.get(usize::from(random) % FIRST.len()).map_or('0', |byte| char::from(*byte));
-                TurnPlace { room: format!("!{first}"), server: first.to_string() }
-            }
+            None => anywhere(random),
         }
     }
 
-    /// Notes that those after the place `after` have been told, up to `last`; `None` where that was all of them.
-    pub fn told(&self, of: &str, after: TurnPlace, last: Option<TurnPlace>, now: i64) {
+    /// Notes that those after the server `after` have been told, up to `last`; `None` where that was all of them.
+    pub fn told(&self, room: &str, after: String, last: Option<String>, now: i64) {
         let mut turns = self.0.borrow_mut();
         let Some(next) = last else {
-            turns.remove(of);
+            turns.remove(room);
             return;
         };
-        if turns.len() >= MAX_DESTINATIONS && !turns.contains_key(of) {
+        if turns.len() >= MAX_DESTINATIONS && !turns.contains_key(room) {
             turns.retain(|_, turn| now - turn.since < STAY_MS);
             if turns.len() >= MAX_DESTINATIONS {
                 return;
             }
         }
-        turns.entry(of.to_owned()).or_insert_with(|| Turn { since: now, after, next: TurnPlace::default() }).next =
-            next;
+        turns.entry(room.to_owned()).or_insert_with(|| Turn { since: now, after, next: String::new() }).next = next;
     }
 }
 
@@ -330,16 +321,15 @@ mod tests {
     #[test]
     fn turns_go_on_after_a_minute_and_end_where_all_were_told() {
         let turns = Turns::default();
-        let place = |server: &str| TurnPlace { room: String::new(), server: server.to_owned() };
-        let first = turns.after("!r", 10, 0);
-        assert_eq!((first.room.as_str(), first.server.as_str()), ("!a", "a"));
-        turns.told("!r", first.clone(), Some(place("k")), 0);
-        assert_eq!(turns.after("!r", 0, STAY_MS - 1), first);
-        turns.told("!r", first, Some(place("m")), STAY_MS - 1);
-        assert_eq!(turns.after("!r", 0, STAY_MS), place("m"));
-        turns.told("!r", place("m"), None, STAY_MS);
-        assert_eq!(turns.after("!r", 1, STAY_MS).server, "1");
-        (0..3 * MAX_DESTINATIONS).for_each(|n| turns.told(&format!("!{n}"), place(""), Some(place("x")), STAY_MS));
+        let place = |server: &str| Some(server.to_owned());
+        assert_eq!(turns.after("!r", 10, 0), "a");
+        turns.told("!r", "a".to_owned(), place("k"), 0);
+        assert_eq!(turns.after("!r", 0, STAY_MS - 1), "a");
+        turns.told("!r", "a".to_owned(), place("m"), STAY_MS - 1);
+        assert_eq!(turns.after("!r", 0, STAY_MS), "m");
+        turns.told("!r", "m".to_owned(), None, STAY_MS);
+        assert_eq!(turns.after("!r", 1, STAY_MS), "1");
+        (0..3 * MAX_DESTINATIONS).for_each(|n| turns.told(&format!("!{n}"), String::new(), place("x"), STAY_MS));
         assert_eq!(turns.0.borrow().len(), MAX_DESTINATIONS);
     }
 }
