@@ -3,3 +3,9 @@
 -- the next time (NULL where all were told). NULL for users of other servers.
 ALTER TABLE presence ADD COLUMN told_after TEXT;
 ALTER TABLE presence ADD COLUMN told_until TEXT;
+-- When others were last told of a local user who is there; NULL for one who is not, and for users of other servers. Those who are there
+-- when this comes are told of soon.
+ALTER TABLE presence ADD COLUMN told_ts INTEGER;
+CREATE INDEX presence_by_told ON presence (told_ts) WHERE told_ts IS NOT NULL;
+UPDATE presence SET told_ts = 0, told_after = '["",""]'
+WHERE presence <> 'offline' AND EXISTS (SELECT 1 FROM users AS u WHERE u.user_id = presence.user_id);

@@ -166,7 +166,7 @@ impl Program {
             // By the calls of the queue, which end no sending midway.
             queue.flush_now(&left, &queue_budget).await;
         };
-        let users = future::join(departures, presence.end_presence(&presence_budget));
+        let users = future::join(departures, presence.sweep_presence(&presence_budget));
         future::join4(forget(&forgetting, &forget_budget), queue.sweep_queue(&queue_budget), looks, users).await;
     }
 }

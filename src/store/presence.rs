@@ -80,14 +80,14 @@ macro_rules! own_rooms {
 
 /// The same for a local user, ?1. ?2 to ?5: presence, status, last active, currently active. ?6: until when it holds without a further
 /// sync, if it is by one. ?7: after which place those are who hear of a user who comes for the first time. When they come again those
-/// hear who come next; before that, those who have heard that they are there.
+/// hear who come next; before that, those who have heard that they are there. ?8: now.
 const NOTE_OWN: &str = concat!(
-    "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, synced_until, rooms, pos, told_after) \
+    "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, synced_until, rooms, pos, told_after, told_ts) \
      SELECT ?1, ?2, ?3, ?4, ?5, ?6, ",
     own_rooms!("?1"),
-    ", (SELECT position FROM streams WHERE name = 'presence') + 1, ?7 WHERE true",
+    ", (SELECT position FROM streams WHERE name = 'presence') + 1, ?7, CASE WHEN ?2 <> 'offline' THEN ?8 END WHERE true",
     unless_known!(
-        ", told_after = COALESCE(CASE WHEN presence.presence = 'offline' AND excluded.presence <> 'offline' \
+        ", told_ts = excluded.told_ts, told_after = COALESCE(CASE WHEN presence.presence = 'offline' AND excluded.presence <> 'offline' \
              THEN presence.told_until END, presence.told_after, excluded.told_after)"
     ),
     " RETURNING user_id"
@@ -117,6 +117,14 @@ const GONE: &str = "\
     SELECT 0 AS pos, 1 AS is_shown, p.user_id, p.presence, p.status_msg, p.last_active_ts, p.currently_active, \
       CASE WHEN p.idle_until > ?1 THEN p.idle_until END AS idle_until FROM presence AS p \
     WHERE p.synced_until <= ?1 ORDER BY p.synced_until LIMIT ?2";
+
+/// The local users who are there and of whom others were last told at ?1 or before. ?2: how many.
+const TOLD_LONG_AGO: &str = "SELECT p.user_id FROM presence AS p WHERE p.told_ts <= ?1 ORDER BY p.told_ts LIMIT ?2";
+
+/// Notes that others are told again of the user ?1, at ?3, if they were last told at ?2 or before. It is no news here.
+const TELL_AGAIN: &str = "\
+    UPDATE presence SET told_ts = ?3 WHERE user_id = ?1 AND told_ts <= ?2 \
+    RETURNING 0 AS pos, 1 AS is_shown, user_id, presence, status_msg, last_active_ts, currently_active";
 
 /// Moves the stream on to the last position that was taken.
 const ADVANCE: &str = "\
@@ -234,6 +242,16 @@ pub struct OwnPresence<'a> {
     pub synced_until: Option<i64>,
     /// Where those begin who hear of it, if the user is there for the first time.
     pub begin: &'a PresencePlace,
+}
+
+/// Whose presence the scheduled trigger has something to do with.
+#[derive(Debug)]
+pub struct PresenceDue {
+    /// Local users who were there by syncs, which have ended: those first who have been gone for longest. Beside each, until when they
+    /// are idle by syncs of another client.
+    pub gone: Vec<(PresenceRow, Option<i64>)>,
+    /// Local users who are there and of whom others have not been told for long.
+    pub told_long_ago: Vec<UserId>,
 }
 
 /// The other servers that hear of a user's presence.
@@ -354,22 +372,30 @@ impl OwnPresence<'_> {
             row.currently_active.into(),
             synced_until.into(),
             begin.text().into(),
+            now.into(),
         ];
         let count = if row.presence == Presence::Offline { MAX_HEARERS + BACK_AGAIN } else { MAX_HEARERS };
-        let hearers = [row.user_id.as_str().into(), own.as_str().into(), now.into(), MAX_PAIRS.into(), count.into()];
         [
             Statement::new(NOTE_OWN, note),
             Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]),
-            Statement::new(HEARERS, hearers),
+            PresenceHearers::ask(own, &row.user_id, count, now),
         ]
     }
 
     /// Reads the answers to [`OwnPresence::put`].
     fn hearers(answers: &[Rows]) -> Result<Option<PresenceHearers>, DatabaseError> {
         let [noted, _, found] = answers else { return Err(lacking()) };
-        if noted.is_empty() {
-            return Ok(None);
-        }
+        if noted.is_empty() { Ok(None) } else { PresenceHearers::read(found).map(Some) }
+    }
+}
+
+impl PresenceHearers {
+    fn ask(own: &ServerName, user: &UserId, count: i64, now: i64) -> Statement {
+        let parameters = [user.as_str().into(), own.as_str().into(), now.into(), MAX_PAIRS.into(), count.into()];
+        Statement::new(HEARERS, parameters)
+    }
+
+    fn read(found: &Rows) -> Result<Self, DatabaseError> {
         let mut servers = Vec::new();
         for row in found {
             servers.extend(ServerName::parse(row.text(2)?).ok());
@@ -382,7 +408,7 @@ impl OwnPresence<'_> {
             None => found.last().filter(|last| last.integer(0).is_ok_and(|at| at >= MAX_PAIRS)),
         };
         let place = |row: &Row| Ok(PresencePlace { room: row.text(1)?.to_owned(), server: row.text(2)?.to_owned() });
-        Ok(Some(PresenceHearers { servers, last: last.map(place).transpose()? }))
+        Ok(Self { servers, last: last.map(place).transpose()? })
     }
 }
 
@@ -426,14 +452,56 @@ impl Store {
         Ok(!self.query(Statement::new(STAY, parameters)).await?.is_empty())
     }
 
-    /// Local users who were there by syncs, which have ended, `limit` at most: those first who have been gone for longest. Beside each,
-    /// until when they are idle by syncs of another client.
+    /// What there is to do at `now`: `limit` users at most who have gone, and `again` of whom others were last told at `told_ts` or
+    /// before.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn gone(&self, now: i64, limit: i64) -> Result<Vec<(PresenceRow, Option<i64>)>, DatabaseError> {
-        let rows = self.query(Statement::new(GONE, [now.into(), limit.into()])).await?;
-        rows.iter().map(|row| Ok((PresenceRow::read(row)?, row.optional_integer(7)?))).collect()
+    pub async fn presence_due(
+        &self,
+        now: i64,
+        limit: i64,
+        told_ts: i64,
+        again: i64,
+    ) -> Result<PresenceDue, DatabaseError> {
+        let statements = vec![
+            Statement::new(GONE, [now.into(), limit.into()]),
+            Statement::new(TOLD_LONG_AGO, [told_ts.into(), again.into()]),
+        ];
+        let answers = self.batch(statements).await?;
+        let [gone, told] = answers.as_slice() else { return Err(lacking()) };
+        let gone = gone.iter().map(|row| Ok((PresenceRow::read(row)?, row.optional_integer(7)?)));
+        let shape = |text: &str| DatabaseError::Shape(format!("{text:?} in presence"));
+        let told = told.iter().map(|row| UserId::parse(row.text(0)?).map_err(|_| shape("a user ID")));
+        Ok(PresenceDue {
+            gone: gone.collect::<Result<_, DatabaseError>>()?,
+            told_long_ago: told.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Notes that others are told again of those of these local users of whom they were last told at `told_ts` or before, in one call:
+    /// what they are, and which servers are to hear of it. Clients here hear nothing of it.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn tell_again(
+        &self,
+        own: &ServerName,
+        users: &[UserId],
+        told_ts: i64,
+        now: i64,
+    ) -> Result<Vec<(PresenceRow, Vec<ServerName>)>, DatabaseError> {
+        let statements = users.iter().flat_map(|user| {
+            let again = Statement::new(TELL_AGAIN, [user.as_str().into(), told_ts.into(), now.into()]);
+            [again, PresenceHearers::ask(own, user, MAX_HEARERS, now)]
+        });
+        let answers = self.batch(statements.collect()).await?;
+        let told = answers.chunks(2).filter_map(|answers| {
+            let [noted, found] = answers else { return Some(Err(lacking())) };
+            let row = noted.first()?;
+            Some(PresenceRow::read(row).and_then(|row| Ok((row, PresenceHearers::read(found)?.servers))))
+        });
+        told.collect()
     }
 
     /// The presence of `of`, and whether `asking`, a local user, may see it; `None` where nothing is known.

@@ -238,6 +238,52 @@ fn it_ends_for_all_who_are_gone() {
     assert_eq!(home.database.rows("SELECT count(DISTINCT pos) FROM presence"), [["150"]]);
 }
 
+/// Synapse takes users of whom it has heard nothing for half an hour to be gone.
+#[test]
+fn of_who_stays_others_are_told_again() {
+    let (one, alice, _two, _, room) = apart();
+    let carol = one.register("carol");
+    joins(&one, &carol, &room);
+    let sent = || {
+        one.world.settle();
+        let traffic = one.world.traffic();
+        traffic.iter().filter(|sent| sent.to == "two.test" && sent.line.contains("/send/")).count()
+    };
+    for state in ["online", "unavailable"] {
+        set(&one, &alice, json!({ "presence": state }));
+        let (before, pos) = (sent(), one.database.rows("SELECT pos FROM presence"));
+        let since = next(&one.sync(&carol, ""));
+        minutes_pass(&one, 24);
+        assert_eq!(sent() - before, 0);
+        minutes_pass(&one, 2);
+        assert_eq!(sent() - before, 1);
+        minutes_pass(&one, 26);
+        assert_eq!(sent() - before, 2);
+        assert_eq!(one.database.rows("SELECT pos FROM presence"), pos);
+        assert_eq!(told(&one.sync(&carol, &since)), [[""; 3]; 0]);
+    }
+    set(&one, &alice, json!({ "presence": "offline" }));
+    let before = sent();
+    minutes_pass(&one, 60);
+    assert_eq!(sent(), before);
+}
+
+#[test]
+fn others_are_told_again_of_so_many_at_a_time() {
+    let home = Home::new();
+    home.database.rows(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 150) \
+         INSERT INTO presence (user_id, presence, last_active_ts, currently_active, rooms, pos, told_after, told_ts) \
+         SELECT '@u' || n || ':hs.test', 'online', 1, 1, '[]', -n, '[\"\",\"\"]', n FROM n",
+    );
+    for left in [50, 0, 0] {
+        minutes_pass(&home, 1);
+        let left_over = home.database.rows("SELECT count(*) FROM presence WHERE told_ts < 1000");
+        assert_eq!(left_over, [[left.to_string()]]);
+    }
+    assert_eq!(home.database.rows("SELECT min(pos), max(pos) FROM presence"), [["-150", "-1"]]);
+}
+
 fn joins(home: &Home, user: &User, room: &str) {
     let (status, answer) = home.post(user, &format!("/join/{}?via=two.test", quote(room)), json!({}));
     assert_eq!(status, 200, "{answer}");

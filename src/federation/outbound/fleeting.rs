@@ -16,7 +16,7 @@ use crate::{
     server::Server,
     store::{
         edus::Audience,
-        presence::{OwnPresence, PresencePlace, PresenceRow},
+        presence::{OwnPresence, PresenceDue, PresencePlace, PresenceRow},
     },
 };
 
@@ -28,6 +28,14 @@ const SYNCED_MS: i64 = 6 * 60 * 1_000;
 
 /// How many users' presence ends in one call to the database.
 const AT_ONCE: i64 = 10;
+
+/// Others are told again of those who are there after so many milliseconds: they take somebody of whom they have heard nothing for half
+/// an hour to be gone, as Synapse does, which itself repeats it after the same time.
+const AGAIN_MS: i64 = 25 * 60 * 1_000;
+
+/// Of how many users they are told again at most each time that the scheduled trigger comes by: of so many, what there is to tell may wait
+/// for a destination.
+const MAX_AGAIN: i64 = 100;
 
 /// For so long, in milliseconds, sending goes on; what is left then is stale.
 const TURN_MS: i64 = 20_000;
@@ -55,7 +63,7 @@ impl Server {
         self.put_presence_until(&[(row.clone(), None)], now).await
     }
 
-    /// Notes what the sync of a client has its user be, for as long as it goes on to sync ([`Server::end_presence`]).
+    /// Notes what the sync of a client has its user be, for as long as it goes on to sync ([`Server::sweep_presence`]).
     ///
     /// # Errors
     /// Where the database fails.
@@ -75,26 +83,38 @@ impl Server {
         self.put_presence_until(&[(row, Some(until))], now).await
     }
 
-    /// Ends the presence of users whose syncs have stopped, or makes them idle. Called by the scheduled trigger.
-    pub async fn end_presence(&self, budget: &Budget) {
+    /// Ends the presence of users whose syncs have stopped, or makes them idle; and tells other servers again who is there. Called by the
+    /// scheduled trigger.
+    pub async fn sweep_presence(&self, budget: &Budget) {
         let now = self.platform.clock.now_ms();
+        let told_ts = now - AGAIN_MS;
+        let mut left = MAX_AGAIN;
         let outcome = async {
             while !budget.is_spent() {
-                let gone = self.store.gone(now, AT_ONCE).await?;
+                let due = self.store.presence_due(now, AT_ONCE, told_ts, AT_ONCE.min(left)).await?;
+                let PresenceDue { gone, told_long_ago } = due;
+                let is_full = |count| i64::try_from(count).is_ok_and(|count| count >= AT_ONCE);
+                let may_be_more = is_full(gone.len()) || is_full(told_long_ago.len());
+                left -= i64::try_from(told_long_ago.len()).unwrap_or(left);
                 let ended = gone.into_iter().map(|(row, idle_until)| {
                     let presence = if idle_until.is_some() { Presence::Unavailable } else { Presence::Offline };
                     (PresenceRow { presence, currently_active: false, ..row }, idle_until)
                 });
                 let ended: Vec<_> = ended.collect();
                 self.put_presence_until(&ended, now).await?;
-                if i64::try_from(ended.len()).is_ok_and(|count| count < AT_ONCE) {
+                for (row, servers) in
+                    self.store.tell_again(&self.config.server_name, &told_long_ago, told_ts, now).await?
+                {
+                    self.tell(&servers, &[FleetingEdu::Presence(row.update(now))]);
+                }
+                if !may_be_more {
                     break;
                 }
             }
             Ok::<_, DatabaseError>(())
         };
         if let Err(error) = outcome.await {
-            self.platform.log.write(LogRecord::error("the end of presence cannot be stored").because(&error));
+            self.platform.log.write(LogRecord::error("presence cannot be looked through").because(&error));
         }
     }
 
