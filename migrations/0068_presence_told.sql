@@ -9,3 +9,9 @@ ALTER TABLE presence ADD COLUMN told_ts INTEGER;
 CREATE INDEX presence_by_told ON presence (told_ts) WHERE told_ts IS NOT NULL;
 UPDATE presence SET told_ts = 0, told_after = '["",""]'
 WHERE presence <> 'offline' AND EXISTS (SELECT 1 FROM users AS u WHERE u.user_id = presence.user_id);
+-- Until when a user of another server who is there is taken to be, unless that server tells of them again; NULL for one who is not, and for
+-- local users.
+ALTER TABLE presence ADD COLUMN heard_until INTEGER;
+CREATE INDEX presence_by_heard ON presence (heard_until) WHERE heard_until IS NOT NULL;
+UPDATE presence SET heard_until = unixepoch() * 1000 + 1800000
+WHERE presence <> 'offline' AND NOT EXISTS (SELECT 1 FROM users AS u WHERE u.user_id = presence.user_id);

@@ -25,15 +25,13 @@ use crate::{
 
 /// Takes over what is news. That a user was active a little later is none; that they are in another room is news to those there.
 /// What a client says is also news where a sync had said it:
-/// it does not end by itself. Whom a sync has be online, another one that was there already has be idle. `$further`: what else is set.
+/// it does not end by itself. `$further`: what else is set.
 macro_rules! unless_known {
     ($further:literal) => {
         concat!(
             " ON CONFLICT (user_id) DO UPDATE SET presence = excluded.presence, status_msg = excluded.status_msg, \
             last_active_ts = excluded.last_active_ts, currently_active = excluded.currently_active, \
-            rooms = excluded.rooms, pos = excluded.pos, synced_until = excluded.synced_until, \
-            idle_until = CASE WHEN excluded.synced_until IS NOT NULL AND excluded.presence = 'online' \
-              AND presence.presence = 'unavailable' THEN presence.synced_until END",
+            rooms = excluded.rooms, pos = excluded.pos, synced_until = excluded.synced_until, ",
             $further,
             " WHERE excluded.presence <> presence.presence OR excluded.status_msg IS NOT presence.status_msg \
             OR excluded.currently_active <> presence.currently_active \
@@ -45,7 +43,7 @@ macro_rules! unless_known {
 }
 
 /// ?1: a list of [user, key of the member event, presence, status, last active, currently active], ?2: the users' server, ?3:
-/// this server's name. Whom nobody here shares a room with is not kept.
+/// this server's name, ?4: until when those who are there are taken to be. Whom nobody here shares a room with is not kept.
 const NOTE: &str = concat!(
     "WITH RECURSIVE shared(room_id, state) AS ( \
        SELECT r.room_id, r.state FROM room_servers AS s CROSS JOIN room_servers AS own ON own.room_id = s.room_id \
@@ -60,12 +58,28 @@ const NOTE: &str = concat!(
     ", member(user_id, rooms) AS ( \
        SELECT f.user_id, json_group_array(f.room_id) FROM found AS f CROSS JOIN events AS e ON e.event_id = f.event_id \
        WHERE e.json ->> '$.content.membership' = 'join' GROUP BY f.user_id ) \
-     INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, rooms, pos) \
+     INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, rooms, pos, heard_until) \
      SELECT new.value ->> 0, new.value ->> 2, new.value ->> 3, new.value ->> 4, new.value ->> 5, member.rooms, \
-       (SELECT position FROM streams WHERE name = 'presence') + new.key + 1 \
+       (SELECT position FROM streams WHERE name = 'presence') + new.key + 1, \
+       CASE WHEN new.value ->> 2 <> 'offline' THEN ?4 END \
      FROM json_each(?1) AS new CROSS JOIN member ON member.user_id = new.value ->> 0 WHERE true",
-    unless_known!("")
+    unless_known!("heard_until = excluded.heard_until")
 );
+
+/// Of the same, ?1, those who are there are taken to be until ?2 though it is no news. Within a minute it makes no difference.
+const RENEW: &str = "\
+    UPDATE presence SET heard_until = ?2 \
+    WHERE user_id IN (SELECT j.value ->> 0 FROM json_each(?1) AS j WHERE j.value ->> 2 <> 'offline') \
+      AND heard_until <= ?2 - 60000";
+
+/// ?2 users at most of other servers that have not told of them any more, ?1: now, are not there.
+const END_HEARD: &str = "\
+    WITH due(user_id, heard_until) AS MATERIALIZED ( \
+      SELECT p.user_id, p.heard_until FROM presence AS p WHERE p.heard_until <= ?1 ORDER BY p.heard_until LIMIT ?2 \
+    ), gone(number, user_id) AS MATERIALIZED (SELECT row_number() OVER (ORDER BY due.heard_until), due.user_id FROM due) \
+    UPDATE presence SET presence = 'offline', currently_active = 0, heard_until = NULL, \
+      pos = (SELECT position FROM streams WHERE name = 'presence') + gone.number \
+    FROM gone WHERE presence.user_id IN (SELECT due.user_id FROM due) AND presence.user_id = gone.user_id RETURNING user_id";
 
 /// The rooms of a local user.
 macro_rules! own_rooms {
@@ -80,14 +94,17 @@ macro_rules! own_rooms {
 
 /// The same for a local user, ?1. ?2 to ?5: presence, status, last active, currently active. ?6: until when it holds without a further
 /// sync, if it is by one. ?7: after which place those are who hear of a user who comes for the first time. When they come again those
-/// hear who come next; before that, those who have heard that they are there. ?8: now.
+/// hear who come next; before that, those who have heard that they are there. ?8: now. Whom a sync has be online, another one that was
+/// there already has be idle.
 const NOTE_OWN: &str = concat!(
     "INSERT INTO presence (user_id, presence, status_msg, last_active_ts, currently_active, synced_until, rooms, pos, told_after, told_ts) \
      SELECT ?1, ?2, ?3, ?4, ?5, ?6, ",
     own_rooms!("?1"),
     ", (SELECT position FROM streams WHERE name = 'presence') + 1, ?7, CASE WHEN ?2 <> 'offline' THEN ?8 END WHERE true",
     unless_known!(
-        ", told_ts = excluded.told_ts, told_after = COALESCE(CASE WHEN presence.presence = 'offline' AND excluded.presence <> 'offline' \
+        "idle_until = CASE WHEN excluded.synced_until IS NOT NULL AND excluded.presence = 'online' \
+             AND presence.presence = 'unavailable' THEN presence.synced_until END, \
+           told_ts = excluded.told_ts, told_after = COALESCE(CASE WHEN presence.presence = 'offline' AND excluded.presence <> 'offline' \
              THEN presence.told_until END, presence.told_after, excluded.told_after)"
     ),
     " RETURNING user_id"
@@ -252,6 +269,8 @@ pub struct PresenceDue {
     pub gone: Vec<(PresenceRow, Option<i64>)>,
     /// Local users who are there and of whom others have not been told for long.
     pub told_long_ago: Vec<UserId>,
+    /// How many users of other servers have ended.
+    pub ended: usize,
 }
 
 /// The other servers that hear of a user's presence.
@@ -335,8 +354,12 @@ impl PresenceRow {
     }
 }
 
-/// Statements that note the presence of users of the server `origin`.
-pub fn note(own: &ServerName, origin: &ServerName, users: &[PresenceRow]) -> Vec<Statement> {
+/// For so long, in milliseconds, users of another server are taken to be there of whom that server tells nothing more. Others than ours
+/// do the same, so that each repeats it in time.
+const HEARD_MS: i64 = 30 * 60 * 1_000;
+
+/// Statements that note, at `now`, the presence of users of the server `origin`.
+pub fn note(own: &ServerName, origin: &ServerName, users: &[PresenceRow], now: i64) -> Vec<Statement> {
     let rows = users.iter().map(|row| {
         let key = StateKeyHash::member(row.user_id.as_str()).to_string();
         let active = i64::from(row.currently_active);
@@ -344,8 +367,11 @@ pub fn note(own: &ServerName, origin: &ServerName, users: &[PresenceRow]) -> Vec
             .to_string()
     });
     let mut statements = Vec::new();
+    let until = now + HEARD_MS;
     for list in json_lists(rows) {
-        statements.push(Statement::new(NOTE, [list.into(), origin.as_str().into(), own.as_str().into()]));
+        let of_origin = [list.as_str().into(), origin.as_str().into(), own.as_str().into(), until.into()];
+        statements.push(Statement::new(NOTE, of_origin));
+        statements.push(Statement::new(RENEW, [list.into(), until.into()]));
         statements.push(Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]));
     }
     statements
@@ -452,8 +478,9 @@ impl Store {
         Ok(!self.query(Statement::new(STAY, parameters)).await?.is_empty())
     }
 
-    /// What there is to do at `now`: `limit` users at most who have gone, and `again` of whom others were last told at `told_ts` or
-    /// before.
+    /// Ends the presence of users of other servers that have not told of them for long, `ended` at most; others than those here need not
+    /// hear of it from us. And what there is to do at `now`: `limit` users at most who have gone, and `again` of whom others were last
+    /// told at `told_ts` or before.
     ///
     /// # Errors
     /// Where the database fails.
@@ -463,19 +490,23 @@ impl Store {
         limit: i64,
         told_ts: i64,
         again: i64,
+        ended: i64,
     ) -> Result<PresenceDue, DatabaseError> {
         let statements = vec![
+            Statement::new(END_HEARD, [now.into(), ended.into()]),
+            Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]),
             Statement::new(GONE, [now.into(), limit.into()]),
             Statement::new(TOLD_LONG_AGO, [told_ts.into(), again.into()]),
         ];
         let answers = self.batch(statements).await?;
-        let [gone, told] = answers.as_slice() else { return Err(lacking()) };
+        let [ended, _, gone, told] = answers.as_slice() else { return Err(lacking()) };
         let gone = gone.iter().map(|row| Ok((PresenceRow::read(row)?, row.optional_integer(7)?)));
         let shape = |text: &str| DatabaseError::Shape(format!("{text:?} in presence"));
         let told = told.iter().map(|row| UserId::parse(row.text(0)?).map_err(|_| shape("a user ID")));
         Ok(PresenceDue {
             gone: gone.collect::<Result<_, DatabaseError>>()?,
             told_long_ago: told.collect::<Result<_, _>>()?,
+            ended: ended.len(),
         })
     }
 

@@ -269,6 +269,42 @@ fn of_who_stays_others_are_told_again() {
 }
 
 #[test]
+fn who_stays_is_there_for_another_server_until_that_is_gone() {
+    let (one, alice, two, bob, _) = apart();
+    set(&one, &alice, json!({ "presence": "online" }));
+    one.world.settle();
+    let seen = || two.get(&bob, &path(&alice)).1["presence"].clone();
+    for _ in 0..70 {
+        one.world.advance(60_000);
+        for home in [&one, &two] {
+            one.world.run(home.server.scheduled());
+        }
+        one.world.settle();
+        assert_eq!(seen(), "online");
+    }
+    let since = next(&two.sync(&bob, ""));
+    minutes_pass(&two, 31);
+    assert_eq!(seen(), "offline");
+    assert_eq!(told(&two.sync(&bob, &since)), [of(&alice, "offline", "")]);
+}
+
+/// Those whose presence is known when the server learns to tell of them again, and to end them.
+#[test]
+fn who_was_there_before_is_told_of_again_or_ends() {
+    let (one, alice, two, bob, _) = apart();
+    set(&one, &alice, json!({ "presence": "online" }));
+    set(&two, &bob, json!({ "presence": "online" }));
+    one.world.settle();
+    let migration = include_str!("../../migrations/0068_presence_told.sql");
+    one.database.rows("UPDATE presence SET told_after = NULL, told_ts = NULL, heard_until = NULL");
+    for update in migration.split("UPDATE ").skip(1) {
+        one.database.rows(&format!("UPDATE {}", update.split(';').next().unwrap()));
+    }
+    let rows = one.database.rows("SELECT user_id, told_after, told_ts, heard_until > 1800000 FROM presence ORDER BY 1");
+    assert_eq!(rows, [[alice.id.as_str(), "[\"\",\"\"]", "0", "NULL"], [bob.id.as_str(), "NULL", "NULL", "1"]]);
+}
+
+#[test]
 fn others_are_told_again_of_so_many_at_a_time() {
     let home = Home::new();
     home.database.rows(

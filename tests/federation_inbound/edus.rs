@@ -90,6 +90,62 @@ fn a_member_types_reads_and_is_there() {
     assert_eq!(scene.world.logs(), [""; 0]);
 }
 
+/// Their server may have vanished. It says so again where they stay, which is no news.
+#[test]
+fn of_whom_their_server_tells_nothing_more_is_gone_after_half_an_hour() {
+    let scene = scene("12");
+    let bob = scene.bob.clone();
+    let begun = scene.world.now_ms();
+    let says = |state: &str| {
+        let ago = scene.world.now_ms() - begun;
+        let update = json!({ "user_id": bob, "presence": state, "last_active_ago": ago, "currently_active": false });
+        let edu = json!({ "edu_type": "m.presence", "content": { "push": [update] } });
+        send(&scene, &scene.peer, &scene.world.now_ms().to_string(), &[edu]);
+    };
+    let found = || scene.a.database.rows("SELECT presence, pos, last_active_ts FROM presence").remove(0);
+    let minutes = |count| {
+        for _ in 0..count {
+            scene.world.advance(60_000);
+            scene.world.run(scene.a.scheduled());
+            scene.world.settle();
+        }
+    };
+    let began = begun.to_string();
+    let sent = || scene.world.traffic().iter().filter(|sent| sent.line.contains("/send/")).count();
+    let before = sent();
+    for (state, pos, gone) in [("unavailable", "1", "2"), ("online", "3", "4")] {
+        says(state);
+        minutes(25);
+        says(state);
+        minutes(29);
+        assert_eq!(found(), [state, pos, &began]);
+        minutes(2);
+        assert_eq!(found(), ["offline", gone, &began]);
+    }
+    // What is said is true however late it comes, and who is not there does not end.
+    says("offline");
+    minutes(31);
+    assert_eq!(found(), ["offline", "4", &began]);
+    assert_eq!(sent(), before, "others hear of it from their server");
+}
+
+#[test]
+fn all_who_are_gone_with_their_servers_end() {
+    let scene = scene("12");
+    let now = scene.world.now_ms();
+    scene.a.database.rows(&format!(
+        "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 350) \
+         INSERT INTO presence (user_id, presence, last_active_ts, currently_active, rooms, pos, heard_until) \
+         SELECT '@u' || n || ':b.example', 'online', {now}, 1, '[]', -n, n FROM n"
+    ));
+    scene.world.run(scene.a.scheduled());
+    assert_eq!(
+        scene.a.database.rows("SELECT presence, count(*), count(DISTINCT pos), min(pos), max(pos) FROM presence"),
+        [["offline", "350", "350", "1", "350"]]
+    );
+    assert_eq!(scene.a.database.rows("SELECT position FROM streams WHERE name = 'presence'"), [["350"]]);
+}
+
 #[test]
 fn a_transaction_that_is_repeated_does_nothing_again() {
     let scene = scene("12");

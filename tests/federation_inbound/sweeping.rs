@@ -364,7 +364,7 @@ fn full_tables_keep_nothing_else_from_being_forgotten() {
         ),
         format!("typing SELECT '!r:a.example', '@u' || n || ':a.example', {now}, -n FROM n"),
         format!(
-            "presence SELECT '@u' || n || ':b.example', 'online', NULL, {now}, 1, '[]', -n, NULL, NULL, NULL, NULL, NULL FROM n"
+            "presence SELECT '@u' || n || ':b.example', 'online', NULL, {now}, 1, '[]', -n, NULL, NULL, NULL, NULL, NULL, NULL FROM n"
         ),
     ] {
         database.rows(&format!("{} INSERT INTO {values}", numbers(10_000)));

@@ -126,7 +126,7 @@ impl Effects for Judged {
         let mut of = Part::new(of);
         let mut statements = typing::note(of.take(&self.typing), self.now);
         statements.extend(receipts::note(of.take(&self.receipts)));
-        statements.extend(presence::note(&self.own, &self.origin, of.take(&self.presence)));
+        statements.extend(presence::note(&self.own, &self.origin, of.take(&self.presence), self.now));
         statements.extend(self.devices.statements(&mut of, &self.own, &self.origin, self.now));
         statements
     }

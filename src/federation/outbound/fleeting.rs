@@ -29,6 +29,9 @@ const SYNCED_MS: i64 = 6 * 60 * 1_000;
 /// How many users' presence ends in one call to the database.
 const AT_ONCE: i64 = 10;
 
+/// How many users of other servers end in one call to the database: nobody need be told of them.
+const ENDED_AT_ONCE: i64 = 100;
+
 /// Others are told again of those who are there after so many milliseconds: they take somebody of whom they have heard nothing for half
 /// an hour to be gone, as Synapse does, which itself repeats it after the same time.
 const AGAIN_MS: i64 = 25 * 60 * 1_000;
@@ -83,7 +86,7 @@ impl Server {
         self.put_presence_until(&[(row, Some(until))], now).await
     }
 
-    /// Ends the presence of users whose syncs have stopped, or makes them idle; and tells other servers again who is there. Called by the
+    /// Ends the presence of users whose syncs have stopped, or makes them idle, and of those of whom their servers tell nothing more; and tells other servers again who is there. Called by the
     /// scheduled trigger.
     pub async fn sweep_presence(&self, budget: &Budget) {
         let now = self.platform.clock.now_ms();
@@ -91,10 +94,13 @@ impl Server {
         let mut left = MAX_AGAIN;
         let outcome = async {
             while !budget.is_spent() {
-                let due = self.store.presence_due(now, AT_ONCE, told_ts, AT_ONCE.min(left)).await?;
-                let PresenceDue { gone, told_long_ago } = due;
-                let is_full = |count| i64::try_from(count).is_ok_and(|count| count >= AT_ONCE);
-                let may_be_more = is_full(gone.len()) || is_full(told_long_ago.len());
+                let again = AT_ONCE.min(left);
+                let due = self.store.presence_due(now, AT_ONCE, told_ts, again, ENDED_AT_ONCE).await?;
+                let PresenceDue { gone, told_long_ago, ended } = due;
+                let is_full = |count, most| i64::try_from(count).is_ok_and(|count| count >= most);
+                let may_be_more = is_full(gone.len(), AT_ONCE)
+                    || is_full(told_long_ago.len(), AT_ONCE)
+                    || is_full(ended, ENDED_AT_ONCE);
                 left -= i64::try_from(told_long_ago.len()).unwrap_or(left);
                 let ended = gone.into_iter().map(|(row, idle_until)| {
                     let presence = if idle_until.is_some() { Presence::Unavailable } else { Presence::Offline };
