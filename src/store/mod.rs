@@ -78,6 +78,7 @@ mod whole_states;
 
 // Typing, receipts, presence
 pub mod presence;
+pub mod presence_hearers;
 pub mod receipts;
 pub mod typing;
 

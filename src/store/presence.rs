@@ -6,10 +6,9 @@
 use serde_json::json;
 
 use super::{
-    Store,
-    edus::MAX_HEARERS,
-    json_lists, lacking,
+    Store, json_lists, lacking,
     positions::{PresencePos, TimelinePos},
+    presence_hearers::{PresenceHearers, PresencePlace},
     state_sql::{found, paths},
     text_lists,
     typing::PAGE,
@@ -204,52 +203,6 @@ const ONE: &str = concat!(
      FROM presence AS p WHERE p.user_id = ?2"
 );
 
-/// The other servers in the rooms of the user ?1 that can be reached as far as we know, by room and name, that meet `$side` of the
-/// place after which those are who hear of the user. ?2: this server's name, ?3: now, ?4: how many.
-macro_rules! hearers {
-    ($at:literal, $side:literal) => {
-        concat!(
-            "SELECT * FROM (SELECT ",
-            $at,
-            " AS side, m.room_id, s.server FROM presence AS p CROSS JOIN local_memberships AS m \
-               ON m.user_id = p.user_id AND m.membership = 'join' \
-               CROSS JOIN room_servers AS s ON s.room_id = m.room_id AND s.to_pos IS NULL \
-               LEFT JOIN destinations AS d ON d.destination = s.server \
-             WHERE p.user_id = ?1 AND s.server <> ?2 AND COALESCE(d.retry_at, 0) <= ?3 AND ",
-            $side,
-            " ORDER BY m.room_id, s.server LIMIT ?4)"
-        )
-    };
-}
-
-/// Those after the place, and then from the first one on: ?5 of them at most, each with the first of its places in that order. At the
-/// end the last place that was looked at, if there may be more.
-const HEARERS: &str = concat!(
-    "WITH pair(at, room_id, server) AS MATERIALIZED ( \
-       SELECT row_number() OVER (ORDER BY side, room_id, server), room_id, server FROM (",
-    hearers!(
-        "0",
-        "m.room_id >= p.told_after ->> 0 AND (m.room_id > p.told_after ->> 0 OR s.server > p.told_after ->> 1)"
-    ),
-    " UNION ALL ",
-    hearers!(
-        "1",
-        "m.room_id <= p.told_after ->> 0 AND (m.room_id < p.told_after ->> 0 OR s.server <= p.told_after ->> 1)"
-    ),
-    ")) SELECT * FROM (SELECT MIN(at) AS at, room_id, server FROM pair WHERE at <= ?4 GROUP BY server ORDER BY 1 LIMIT ?5) \
-     UNION ALL SELECT at, room_id, server FROM pair WHERE at = ?4"
-);
-
-/// Notes up to which place others were told of the user ?1.
-const TOLD: &str = "UPDATE presence SET told_until = ?2 WHERE user_id = ?1";
-
-/// How many pairs of a room and a server in it are looked at for those who hear of a user: the same servers are in many rooms.
-const MAX_PAIRS: i64 = 1_000;
-
-/// So many more hear that a user has gone. Whoever was away when others were told that the user is there takes none of their places
-/// when it is back.
-const BACK_AGAIN: i64 = 50;
-
 /// The presence of a local user, to be noted.
 #[derive(Debug, Clone, Copy)]
 pub struct OwnPresence<'a> {
@@ -271,30 +224,6 @@ pub struct PresenceDue {
     pub told_long_ago: Vec<UserId>,
     /// How many users of other servers have ended.
     pub ended: usize,
-}
-
-/// The other servers that hear of a user's presence.
-#[derive(Debug)]
-pub struct PresenceHearers {
-    /// The servers, each once: so many as are told at a time.
-    pub servers: Vec<ServerName>,
-    /// The last one, where there may be more.
-    pub last: Option<PresencePlace>,
-}
-
-/// A place in the order of a user's rooms and of the servers in each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PresencePlace {
-    /// The room.
-    pub room: String,
-    /// The server.
-    pub server: String,
-}
-
-impl PresencePlace {
-    fn text(&self) -> String {
-        json!([self.room, self.server]).to_string()
-    }
 }
 
 /// Somebody's presence, as the database has it.
@@ -400,11 +329,10 @@ impl OwnPresence<'_> {
             begin.text().into(),
             now.into(),
         ];
-        let count = if row.presence == Presence::Offline { MAX_HEARERS + BACK_AGAIN } else { MAX_HEARERS };
         [
             Statement::new(NOTE_OWN, note),
             Statement::new(ADVANCE, []).concerning_if_any([Subject::Presence]),
-            PresenceHearers::ask(own, &row.user_id, count, now),
+            PresenceHearers::ask(own, &row.user_id, row.presence == Presence::Offline, now),
         ]
     }
 
@@ -412,29 +340,6 @@ impl OwnPresence<'_> {
     fn hearers(answers: &[Rows]) -> Result<Option<PresenceHearers>, DatabaseError> {
         let [noted, _, found] = answers else { return Err(lacking()) };
         if noted.is_empty() { Ok(None) } else { PresenceHearers::read(found).map(Some) }
-    }
-}
-
-impl PresenceHearers {
-    fn ask(own: &ServerName, user: &UserId, count: i64, now: i64) -> Statement {
-        let parameters = [user.as_str().into(), own.as_str().into(), now.into(), MAX_PAIRS.into(), count.into()];
-        Statement::new(HEARERS, parameters)
-    }
-
-    fn read(found: &Rows) -> Result<Self, DatabaseError> {
-        let mut servers = Vec::new();
-        for row in found {
-            servers.extend(ServerName::parse(row.text(2)?).ok());
-        }
-        servers.sort();
-        servers.dedup();
-        let most = usize::try_from(MAX_HEARERS).unwrap_or(0);
-        let last = match found.get(most.saturating_sub(1)) {
-            Some(last) => Some(last),
-            None => found.last().filter(|last| last.integer(0).is_ok_and(|at| at >= MAX_PAIRS)),
-        };
-        let place = |row: &Row| Ok(PresencePlace { room: row.text(1)?.to_owned(), server: row.text(2)?.to_owned() });
-        Ok(Self { servers, last: last.map(place).transpose()? })
     }
 }
 
@@ -452,15 +357,6 @@ impl Store {
     ) -> Result<Vec<Option<PresenceHearers>>, DatabaseError> {
         let answers = self.batch(users.iter().flat_map(|user| user.put(own, now)).collect()).await?;
         answers.chunks(3).map(OwnPresence::hearers).collect()
-    }
-
-    /// Notes up to which place others were told of these users, which are there.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn told(&self, users: &[(&UserId, PresencePlace)]) -> Result<(), DatabaseError> {
-        let told = users.iter().map(|(user, last)| Statement::new(TOLD, [user.as_str().into(), last.text().into()]));
-        self.batch(told.collect()).await.map(drop)
     }
 
     /// Notes that a client of a local user has them be `presence` until a time. Whether that is what they are already.
@@ -524,7 +420,7 @@ impl Store {
     ) -> Result<Vec<(PresenceRow, Vec<ServerName>)>, DatabaseError> {
         let statements = users.iter().flat_map(|user| {
             let again = Statement::new(TELL_AGAIN, [user.as_str().into(), told_ts.into(), now.into()]);
-            [again, PresenceHearers::ask(own, user, MAX_HEARERS, now)]
+            [again, PresenceHearers::ask(own, user, false, now)]
         });
         let answers = self.batch(statements.collect()).await?;
         let told = answers.chunks(2).filter_map(|answers| {

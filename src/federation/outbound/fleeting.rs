@@ -16,7 +16,8 @@ use crate::{
     server::Server,
     store::{
         edus::Audience,
-        presence::{OwnPresence, PresenceDue, PresencePlace, PresenceRow},
+        presence::{OwnPresence, PresenceDue, PresenceRow},
+        presence_hearers::PresencePlace,
     },
 };
 
