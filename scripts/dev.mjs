@@ -46,27 +46,28 @@ const RATES = [
   "REMOTE_MEDIA_RATE",
 ];
 
+/**
+ * The local runtime takes any id, and keeps the data in a file that is named after it. A deployment's would begin anew beside what is
+ * there, and with the engine `object` there is none.
+ */
+const DATABASE_ID = "00000000-0000-0000-0000-000000000000";
+
 /** By engine, where the runtime keeps its data below the folder, and what the configuration binds. */
 const ENGINES = {
   d1: {
     data: join("v3", "d1"),
-    bindings: (setting) => ({
+    bindings: {
       d1_databases: [
-        {
-          binding: "DB",
-          database_name: "verge",
-          database_id: setting("database_id"),
-          migrations_dir: join(root, "migrations"),
-        },
+        { binding: "DB", database_name: "verge", database_id: DATABASE_ID, migrations_dir: join(root, "migrations") },
       ],
-    }),
+    },
   },
   object: {
     data: join("v3", "do"),
-    bindings: () => ({
+    bindings: {
       durable_objects: { bindings: [{ name: "OBJECT", class_name: "Homeserver" }] },
       migrations: [{ tag: "v1", new_sqlite_classes: ["Homeserver"] }],
-    }),
+    },
   },
 };
 
@@ -186,7 +187,11 @@ function configuration(options, folder) {
   if (!existsSync(key)) writeFileSync(key, `${newSigningKey()}\n`, { mode: 0o600 });
 
   const shared = readFileSync(join(root, "wrangler.toml"), "utf8");
-  const setting = (name) => shared.match(new RegExp(`^${name} = "(.*)"`, "m"))[1];
+  const setting = (name) => {
+    const found = shared.match(new RegExp(`^${name} = "(.*)"`, "m"));
+    if (!found) throw new Error(`wrangler.toml has no ${name}`);
+    return found[1];
+  };
   const vars = {
     SERVER_NAME: options["server-name"],
     ENGINE: options.engine,
@@ -201,7 +206,7 @@ function configuration(options, folder) {
   };
   const path = join(folder, "wrangler.json");
   const bound = options["move-secret"] ? Object.values(ENGINES) : [ENGINES[options.engine]];
-  const bindings = Object.assign({}, ...bound.map((engine) => engine.bindings(setting)));
+  const bindings = Object.assign({}, ...bound.map((engine) => engine.bindings));
   const config = {
     name: "verge",
     main: options.entry ? resolve(options.entry) : join(root, setting("main")),

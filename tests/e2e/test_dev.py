@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 
@@ -14,9 +15,9 @@ from worker import ROOT, Worker
 NODE = ROOT / "node_modules" / ".bin" / "node"
 
 
-def dev(folder, *options):
+def dev(folder, *options, root=ROOT):
     """What the launcher prints that ends by itself, with a failure."""
-    command = [NODE, ROOT / "scripts" / "dev.mjs", "--as-built", "--persist-to", folder, *options]
+    command = [NODE, root / "scripts" / "dev.mjs", "--as-built", "--persist-to", folder, *options]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     printed = ended.stdout + ended.stderr
     assert ended.returncode == 1, printed
@@ -106,3 +107,36 @@ def test_the_version_of_new_rooms_can_be_chosen(start):
     alice = worker.user("alice")
     room = alice.create_room()
     assert alice.get_state(room, "m.room.create")["room_version"] == "10"
+
+
+def clone(folder, wrangler_toml):
+    """A clone with these settings, and with a wrangler that always fails: as far as the launcher gets by itself."""
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    (folder / "migrations").mkdir()
+    (folder / "wrangler.toml").write_text(wrangler_toml)
+    wrangler = folder / "node_modules" / ".bin" / "wrangler"
+    wrangler.parent.mkdir(parents=True)
+    wrangler.write_text("#!/bin/sh\nexit 1\n")
+    wrangler.chmod(0o755)
+    return folder
+
+
+def test_the_database_is_a_local_one_whichever_is_deployed(tmp_path):
+    settings = (ROOT / "wrangler.toml").read_text()
+    without = re.sub(r"(?m)^\[\[d1_databases\]\]\n(.+\n)+", "", settings)
+    assert "database_id" not in without
+    other = re.sub(r'(?m)^database_id = .*', 'database_id = "6f1c1d0e-0000-4000-8000-000000000000"', settings)
+    ids = set()
+    for name, text in {"as_it_is": settings, "without": without, "other": other}.items():
+        root = clone(tmp_path / name, text)
+        assert "wrangler d1 execute" in dev(root / "data", "--port", str(free_port()), root=root)
+        (bound,) = json.loads((root / "data" / "wrangler.json").read_text())["d1_databases"]
+        ids.add(bound["database_id"])
+    assert len(ids) == 1
+
+
+def test_a_setting_that_wrangler_toml_lacks_is_named(tmp_path):
+    settings = (ROOT / "wrangler.toml").read_text()
+    root = clone(tmp_path, re.sub("(?m)^compatibility_date.*", "", settings))
+    printed = dev(root / "data", "--port", str(free_port()), root=root)
+    assert "wrangler.toml has no compatibility_date" in printed
