@@ -1,9 +1,13 @@
 // Test certificates: an own certificate authority, made once for each clone, and leaves for the names of servers.
 
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { X509Certificate, createHash } from "node:crypto";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { isIP } from "node:net";
 import { dirname, join } from "node:path";
 import { output, work } from "./common.mjs";
+
+/** A leaf that ends sooner is made anew. */
+const LEFT_DAYS = 30;
 
 /** The authority's key and certificate in `folder`, made where they are missing. */
 export async function authority(folder = join(work, "ca")) {
@@ -28,10 +32,12 @@ export async function authority(folder = join(work, "ca")) {
   return { key, certificate };
 }
 
-/** A key and a certificate for `hosts` in `folder`, signed by `ca`; made where they are missing. */
+/** A key and a certificate for `hosts` in `folder`, signed by `ca`; made where they are missing, are for others, or soon end. */
 export async function leaf(folder, hosts, ca) {
-  const [key, certificate] = [join(folder, "tls.key"), join(folder, "tls.crt")];
-  if (!existsSync(certificate)) {
+  const [key, certificate, marker] = ["tls.key", "tls.crt", "tls.for"].map((name) => join(folder, name));
+  const wanted = createHash("sha256").update(JSON.stringify(hosts)).update(readFileSync(ca.certificate)).digest("hex");
+  const isFor = existsSync(marker) ? readFileSync(marker, "utf8") : null;
+  if (isFor !== wanted || !existsSync(key) || !lasts(certificate)) {
     const [request, extensions] = [join(folder, "tls.csr"), join(folder, "tls.ext")];
     const names = hosts.map((host) => (isIP(host) ? `IP:${host}` : `DNS:${host}`));
     writeFileSync(
@@ -45,8 +51,16 @@ export async function leaf(folder, hosts, ca) {
       ["-extfile", extensions, "-out", certificate],
     );
     for (const file of [request, extensions]) rmSync(file);
+    writeFileSync(marker, wanted);
   }
   return { key, certificate };
+}
+
+/** Whether the certificate is there, and does not end soon. */
+function lasts(certificate) {
+  if (!existsSync(certificate)) return false;
+  const { validTo } = new X509Certificate(readFileSync(certificate));
+  return Date.parse(validTo) > Date.now() + LEFT_DAYS * 86_400_000;
 }
 
 async function newKey(path) {

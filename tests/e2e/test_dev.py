@@ -140,3 +140,33 @@ def test_a_setting_that_wrangler_toml_lacks_is_named(tmp_path):
     root = clone(tmp_path, re.sub("(?m)^compatibility_date.*", "", settings))
     printed = dev(root / "data", "--port", str(free_port()), root=root)
     assert "wrangler.toml has no compatibility_date" in printed
+
+
+def made_for(folder, *hosts):
+    """The certificate that the launcher has for these names, which the authority beside it has signed."""
+    script = f"""
+        import {{ authority, leaf }} from "{(ROOT / "scripts" / "certificates.mjs").as_uri()}";
+        const [folder, ...hosts] = process.argv.slice(1);
+        await leaf(folder, hosts, await authority(`${{folder}}/ca`));
+    """
+    subprocess.run([NODE, "--input-type=module", "--eval", script, folder, *hosts], check=True, timeout=60)
+    for host in hosts:
+        kind = "-verify_ip" if host[0].isdigit() else "-verify_hostname"
+        verify = ["openssl", "verify", "-CAfile", folder / "ca" / "ca.crt", kind, host, folder / "tls.crt"]
+        subprocess.run(verify, check=True, capture_output=True, timeout=60)
+    return (folder / "tls.crt").read_bytes()
+
+
+def test_a_certificate_is_made_anew_where_it_does_not_serve(tmp_path):
+    first = made_for(tmp_path, "localhost", "127.0.0.1")
+    assert made_for(tmp_path, "localhost", "127.0.0.1") == first
+    elsewhere = made_for(tmp_path, "localhost", "203.0.113.7")
+    assert elsewhere != first
+
+    shutil.rmtree(tmp_path / "ca")
+    of_another_authority = made_for(tmp_path, "localhost", "203.0.113.7")
+    assert of_another_authority != elsewhere
+
+    soon = ["-x509", "-new", "-key", tmp_path / "tls.key", "-days", "29", "-subj", "/CN=localhost"]
+    subprocess.run(["openssl", "req", *soon, "-out", tmp_path / "tls.crt"], check=True, capture_output=True, timeout=60)
+    made_for(tmp_path, "localhost", "203.0.113.7")
