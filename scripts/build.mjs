@@ -5,7 +5,18 @@ import { join } from "node:path";
 import { environment, fingerprint, isMain, main, perform, root, run } from "./common.mjs";
 import { setUpSteps } from "./setup.mjs";
 
-const SOURCES = ["src", "build.rs", "migrations", "Cargo.toml", "Cargo.lock", ".cargo", "rust-toolchain.toml", "scripts/build.mjs"];
+/** What every Worker is made of: the crate, and the files that name the versions of the tools that build it. */
+export const CRATE = [
+  "src",
+  "build.rs",
+  "migrations",
+  "Cargo.toml",
+  "Cargo.lock",
+  ".cargo",
+  "rust-toolchain.toml",
+  "package-lock.json",
+  "scripts/setup.mjs",
+];
 
 /** Builds the release Worker. */
 export async function build() {
@@ -15,7 +26,7 @@ export async function build() {
 /** The step that builds it. */
 export function buildStep() {
   const marker = join(root, "build", ".sources");
-  const wanted = fingerprint(SOURCES);
+  const wanted = fingerprint([...CRATE, "scripts/build.mjs"]);
   return {
     title: "Building the Worker (1 to 2 minutes the first time)",
     needed: async () => !existsSync(marker) || readFileSync(marker, "utf8") !== wanted,

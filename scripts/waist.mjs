@@ -2,15 +2,11 @@
 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { CRATE } from "./build.mjs";
 import { environment, fingerprint, main, root, run } from "./common.mjs";
 
 const SOURCES = [
-  "src",
-  "build.rs",
-  "migrations",
-  "Cargo.toml",
-  "Cargo.lock",
-  "rust-toolchain.toml",
+  ...CRATE,
   "scripts/waist.mjs",
   "tests/common/contract.rs",
   "tests/waist/Cargo.toml",
