@@ -36,7 +36,11 @@ impl Home {
     }
 
     pub fn with(world: &World, name: &str, variables: &[(&str, &str)]) -> Self {
-        let database = Sqlite::in_memory();
+        Self::on(world, name, variables, Sqlite::in_memory())
+    }
+
+    /// On a database that may hold something.
+    pub fn on(world: &World, name: &str, variables: &[(&str, &str)], database: Sqlite) -> Self {
         let platform = world.platform(name, database.clone());
         Self::over(world, name, variables, database, platform)
     }

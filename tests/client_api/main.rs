@@ -44,6 +44,7 @@ mod refreshing;
 mod relating;
 mod remote_media;
 mod reporting;
+mod restored;
 mod rooms;
 mod searching;
 mod spaces;
