@@ -22,6 +22,7 @@ use crate::{
     platform::{DatabaseError, Statement},
     store::{
         commit::{Committed, Guard, RoomCommit},
+        ended_joins::end_joins,
         positions::TimelinePos,
         rooms::Extent,
     },
@@ -114,7 +115,9 @@ impl Rooms {
                 return Err(RoomError::Duplicate);
             }
             let commit = self.commit_of(&mut view, judgement).await?;
-            let committed = self.store.commit(&[commit], others(&event)).await?;
+            let mut others = others(&event);
+            others.extend(self.put_out(&event).iter().flat_map(|user| end_joins(user, room_id)));
+            let committed = self.store.commit(&[commit], others).await?;
             Ok(committed.with(event))
         })
         .await
@@ -378,6 +381,13 @@ impl Rooms {
         object.insert("origin_server_ts", self.clock.now_ms());
         self.give_id(&mut object, version);
         Ok(Proto { object, state, before })
+    }
+
+    /// The local user whom the event takes out of the room: another join of theirs may be under way, whose answer is late.
+    fn put_out(&self, event: &Event) -> Option<UserId> {
+        let is_out = matches!(event.membership(), Some(Membership::Leave | Membership::Ban));
+        let user = UserId::parse(event.state_key().filter(|_| is_out)?).ok()?;
+        (user.server_name() == self.server_name().as_str()).then_some(user)
     }
 
     /// Whether the event invites a user of another server.

@@ -87,8 +87,7 @@ impl Store {
         user: &UserId,
         room_id: &RoomId,
     ) -> Result<Option<Vec<ServerName>>, DatabaseError> {
-        let end = |sql| Statement::new(sql, [room_id.as_str().into(), user.as_str().into()]);
-        let mut answers = Answers::new(self.batch(vec![end(LEAVE), end(LEAVE_LARGE)]).await?);
+        let mut answers = Answers::new(self.batch(end_joins(user, room_id).into()).await?);
         let (noted, large) = (answers.rows()?, answers.rows()?);
         let residents = large.iter().filter_map(|row| ServerName::parse(row.text(0).ok()?).ok()).collect();
         Ok((!noted.is_empty() || !large.is_empty()).then_some(residents))
@@ -123,6 +122,11 @@ impl Store {
         batches.push(vec![of_join(FORGET)]);
         self.batches(batches).await.map(drop)
     }
+}
+
+/// Ends the joins of the user into the room that are under way.
+pub(crate) fn end_joins(user: &UserId, room_id: &RoomId) -> [Statement; 2] {
+    [LEAVE, LEAVE_LARGE].map(|sql| Statement::new(sql, [room_id.as_str().into(), user.as_str().into()]))
 }
 
 /// Has the batch to which it belongs come to nothing where the join has ended.

@@ -119,6 +119,19 @@ fn who_leaves_while_their_join_fails_is_not_in_the_room() {
     }
 }
 
+/// As clients do that get no answer: the first join is in, and the second one's answer still to come.
+#[test]
+fn who_joins_twice_and_leaves_is_not_in_the_room() {
+    for known in ["nothing", "invited", "was there"] {
+        let scene = scene(known);
+        answer_late(&scene.one, "one.test", "/send_join/");
+        let (join, leave) = (scene.join(), scene.leave());
+        let asked = join3(scene.asks(&join, 0), scene.asks(&join, 2_000), scene.asks(&leave, 6_000));
+        assert_eq!(scene.world.run(asked), (200, 403, 200), "{known}");
+        assert_eq!(scene.outcome(), (json!("leave"), json!([])), "{known} {:?}", scene.world.logs());
+    }
+}
+
 /// What they said before that counts no more.
 #[test]
 fn who_leaves_while_they_join_and_comes_back_is_in_the_room() {
