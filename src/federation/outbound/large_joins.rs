@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::MatrixError,
+    federation::peers::requests::RequestError,
     log::LogRecord,
     matrix::identifiers::{EventId, RoomId, ServerName},
     platform::Budget,
@@ -36,6 +37,14 @@ pub(super) enum Joined {
     Left(ServerName),
 }
 
+/// What came of another attempt at a join.
+enum Tried {
+    /// So far it has got.
+    Got(Progress),
+    /// The resident server gave no answer, and may give one later.
+    Unanswered(RequestError),
+}
+
 impl Server {
     /// Takes over a room whose answer is staged, with at most so many calls to the database.
     ///
@@ -51,24 +60,34 @@ impl Server {
     }
 
     /// Goes on with the join of a large room for the user who began it, with at most so many calls to the database. Where that fails it
-    /// is forgotten, and the user may try another server.
+    /// is forgotten, and the user may try another server; where there `is_no_other` and this one may answer later, it waits.
     ///
     /// # Errors
     /// As [`Server::finish_large_join`], and what the resident server says.
-    pub(super) async fn resume_large_join(&self, large: &LargeJoin, calls: u64) -> Result<Progress, MatrixError> {
+    pub(super) async fn resume_large_join(
+        &self,
+        large: &LargeJoin,
+        calls: u64,
+        is_no_other: bool,
+    ) -> Result<Progress, MatrixError> {
         let server = self.counted_apart();
         let work = async { server.try_again(large.clone(), &server.meter.budget(calls)).await };
+        let record = || LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
         match self.holding(large.room_id(), &large.join_id, work).await {
+            Ok(Tried::Got(progress)) => Ok(progress),
+            Ok(Tried::Unanswered(error)) if is_no_other => {
+                self.platform.log.write(record().destination(&large.resident).because(&error));
+                Ok(Progress::Unfinished)
+            }
+            Ok(Tried::Unanswered(error)) => self.fail(large, error.into()).await,
             // Nothing that the resident server says ends like that: what failed is here, and may well go better later.
             Err(error)
                 if matches!(error.status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE) =>
             {
-                let record = LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
-                self.platform.log.write(record.because(&error));
+                self.platform.log.write(record().because(&error));
                 Ok(Progress::Unfinished)
             }
             Err(error) => self.fail(large, error).await,
-            progress => progress,
         }
     }
 
@@ -106,7 +125,12 @@ impl Server {
                 }
             };
             let work = self.try_again(large.clone(), budget);
-            match self.holding(large.room_id(), &large.join_id, work).await {
+            let tried = match self.holding(large.room_id(), &large.join_id, work).await {
+                Ok(Tried::Unanswered(error)) => Err(error.into()),
+                Ok(Tried::Got(progress)) => Ok(progress),
+                Err(error) => Err(error),
+            };
+            match tried {
                 Ok(Progress::Done) => done.push(large),
                 Ok(_) => {}
                 Err(error) => {
@@ -118,14 +142,14 @@ impl Server {
         done
     }
 
-    async fn try_again(&self, mut large: LargeJoin, budget: &Budget) -> Result<Progress, MatrixError> {
+    async fn try_again(&self, mut large: LargeJoin, budget: &Budget) -> Result<Tried, MatrixError> {
         if large.has_ended() {
             self.end_large_join(&large).await?;
-            return Ok(Progress::Unfinished);
+            return Ok(Tried::Got(Progress::Unfinished));
         }
         if large.completes {
             self.go_on_completing(large, budget).await?;
-            return Ok(Progress::Unfinished);
+            return Ok(Tried::Got(Progress::Unfinished));
         }
         let now = self.platform.clock.now_ms();
         if now > large.begun_ts + PATIENCE_MS {
@@ -134,25 +158,28 @@ impl Server {
         }
         let join = large.join.clone();
         if !begin_join(self, &large.join_id, &join).await? {
-            return self.give_up(&large).await;
+            return self.give_up(&large).await.map(Tried::Got);
         }
         if !large.is_read {
             // The server lets the same join in again, and answers anew.
             let outlines = self.store.claimed_outlines(self.platform.clock.as_ref(), &large.join_id).await?;
             let staged = Some(outlines.into_iter().map(|outline| outline.event_id).collect());
             let federation = &self.federation;
-            let answer =
-                federation.send_join(&large.resident, join.room_id(), join.event_id(), join.json(), false).await?;
+            let asked = federation.send_join(&large.resident, join.room_id(), join.event_id(), join.json(), false);
+            let answer = match asked.await {
+                Err(error) if error.is_worth_retrying() => return Ok(Tried::Unanswered(error)),
+                answer => answer?,
+            };
             let LargeJoin { join_id, resident, begun_ts, .. } = &large;
             let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged };
             match read_answer(self, attempt, join, answer).await? {
                 Answered::Staged(read) => large = read,
-                Answered::Elsewhere => return self.give_up(&large).await,
-                Answered::Whole(_) | Answered::InPart(..) => return Ok(Progress::Unfinished),
+                Answered::Elsewhere => return self.give_up(&large).await.map(Tried::Got),
+                Answered::Whole(_) | Answered::InPart(..) => return Ok(Tried::Got(Progress::Unfinished)),
                 Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
             }
         }
-        self.go_on_joining(&large, budget).await
+        self.go_on_joining(&large, budget).await.map(Tried::Got)
     }
 
     async fn go_on_joining(&self, large: &LargeJoin, budget: &Budget) -> Result<Progress, MatrixError> {

@@ -57,20 +57,26 @@ pub async fn join(
     check_content(&content_extra)?;
     let now = server.platform.clock.now_ms();
     let (invitation, earlier) = server.store.before_join(user, room_id, now, now + LEASE_MS).await?;
-    match earlier {
-        EarlierJoin::None => {}
+    let before = match earlier {
+        EarlierJoin::None => None,
         EarlierJoin::UnderWay => return Err(later()),
-        EarlierJoin::Taken(large) => match server.resume_large_join(&large, LARGE_CALLS).await {
-            Ok(Progress::Done) => return Ok(large.join.event_id().clone()),
-            Ok(Progress::Unfinished) => return Err(later()),
-            Ok(Progress::GivenUp) => return Err(has_left()),
-            Err(error) => {
-                let record = LogRecord::warning("a join is begun anew").room(room_id).user(user);
-                server.platform.log.write(record.destination(&large.resident).because(&error));
+        EarlierJoin::Taken(large) => {
+            let is_no_other = via.iter().all(|server| *server == large.resident);
+            match server.resume_large_join(&large, LARGE_CALLS, is_no_other).await {
+                Ok(Progress::Done) => return Ok(large.join.event_id().clone()),
+                Ok(Progress::Unfinished) => return Err(later()),
+                Ok(Progress::GivenUp) => return Err(has_left()),
+                Err(error) => {
+                    let record = LogRecord::warning("a join is begun anew").room(room_id).user(user);
+                    server.platform.log.write(record.destination(&large.resident).because(&error));
+                    Some(large.resident)
+                }
             }
-        },
-    }
-    let residents = residents_by(server, invitation.as_ref(), room_id, via).await?;
+        }
+    };
+    let mut residents = residents_by(server, invitation.as_ref(), room_id, via).await?;
+    // After those that the user names now.
+    residents.extend(before.filter(|resident| !residents.contains(resident)));
     let join_id = server.random_id();
     let work = any_of(&residents, "No server is known through which to join that room.", async |resident| {
         join_through(server, resident, &join_id, user, room_id, content_extra.clone()).await

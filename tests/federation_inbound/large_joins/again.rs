@@ -131,6 +131,21 @@ fn who_asks_again_goes_on_with_what_was_answered() {
     assert!(large.is_in());
 }
 
+/// It has let the user in: they would be in the room for all others, and what is staged be lost.
+#[test]
+fn a_join_whose_server_is_away_for_a_moment_is_kept() {
+    let large = cut_off();
+    let staged = large.count("claimed_events");
+    large.world.cut("b.example", "peer.example");
+    large.world.advance(CUT_OFF_MS);
+    assert_eq!((large.join(&large.b), large.count("claimed_events")), (LATER, staged));
+    large.world.mend("b.example", "peer.example");
+    large.world.run(large.triggers(10));
+    assert!(large.is_in());
+    assert_eq!(large.asked(), 3);
+    large.assert_nothing_left();
+}
+
 /// A server that let the user in and then answers no more does not keep them from asking another one.
 #[test]
 fn a_join_that_gets_no_answer_gives_way_to_another_one() {
