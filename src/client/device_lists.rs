@@ -160,6 +160,8 @@ impl DeviceLists {
 
     fn note(&mut self, member: &str, now: Option<Membership>, before: Option<Membership>) {
         match (now, before) {
+            // Moderators ban whom no server could have: to clients that is no user ID.
+            _ if !UserId::is_valid(member) => {}
             (Some(Membership::Join), Some(Membership::Join)) => {}
             (Some(Membership::Join), _) => {
                 self.changed.insert(member.to_owned());

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     matrix::{
+        identifiers::UserId,
         state_content::Membership,
         state_trie::{NodeId, StateKeyHash},
     },
@@ -338,13 +339,17 @@ impl StateFound {
 
     /// Takes in a root, a membership and a user of `row`, from this column on.
     fn read_member(&mut self, row: &Row, column: usize) -> Result<(), DatabaseError> {
+        let user = row.text(column + 2)?;
+        if !UserId::is_valid(user) {
+            return Ok(());
+        }
         let groups = self.members.entry(node_id(row, column)?).or_default();
         let membership = row.optional_text(column + 1)?.and_then(Membership::parse).unwrap_or(Membership::Leave);
         if groups.last().is_none_or(|group| group.membership != membership) {
             groups.push(Members { membership, first: Vec::new() });
         }
         if let Some(group) = groups.last_mut() {
-            group.first.push(row.text(column + 2)?.to_owned());
+            group.first.push(user.to_owned());
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::{
     },
     home::{Home, User, quote},
     keys::{ids, leave, lists, next, told},
+    visited::{Visited, visited},
 };
 
 const OPEN: [(&str, &str); 1] = [("REGISTRATION", "open")];
@@ -178,4 +179,38 @@ fn as_many_users_as_a_body_may_name_have_the_longest_names() {
     assert_eq!((status, &answer["device_keys"]), (200, &json!({})), "{answer}");
     assert!(answer["failures"][&server].is_object(), "{answer}");
     assert!(home.database.calls.get() - calls <= 6);
+}
+
+/// Moderators elsewhere ban whom no server could have. Clients cannot read a list of users that names one.
+#[test]
+fn whom_no_server_could_have_is_named_to_no_client() {
+    for is_limited in [false, true] {
+        let Visited { home, alice, room, peer, bob, mut theirs, server } = visited("11");
+        let path = format!("/rooms/{}/state/m.room.power_levels", quote(&room));
+        let (status, set) = home.put(&alice, &path, json!({ "users": { &alice.id: 100, &bob: 50 } }));
+        assert_eq!(status, 200, "{set}");
+        let levels = set["event_id"].as_str().unwrap().to_owned();
+        theirs.advance(&levels);
+        let since = next(&home.sync(&alice, ""));
+        for (user, membership) in [("@spam:bad_host", "ban"), ("x:y", "invite")] {
+            let content = json!({ "membership": membership });
+            let fields = json!({ "type": "m.room.member", "state_key": user, "content": content });
+            let mut draft = theirs.draft(home.world.now_ms(), &bob, fields);
+            let rules = theirs.state_id("m.room.join_rules", "").unwrap();
+            let auth = draft["auth_events"].as_array_mut().unwrap();
+            auth[0] = json!(levels);
+            auth.extend((membership == "invite").then(|| json!(rules)));
+            let (id, event) = peer.sign("11", draft);
+            assert_eq!(peer.send(&server, user, &[event]).1["pdus"][&id], json!({}));
+            theirs.advance(&id);
+            assert_eq!(home.get(&alice, &format!("/rooms/{}/event/{}", quote(&room), quote(&id))).0, 200, "{user}");
+        }
+        let filter = if is_limited { json!({ "room": { "timeline": { "limit": 1 } } }) } else { json!({}) };
+        let synced = home.sync(&alice, &format!("since={since}&filter={}", quote(&filter.to_string())));
+        assert_eq!(lists(&synced), (BTreeSet::new(), BTreeSet::new()), "{synced}");
+        let (_, changes) = home.get(&alice, &format!("/keys/changes?from={since}&to={}", next(&synced)));
+        assert_eq!((&changes["changed"], &changes["left"]), (&json!([]), &json!([])));
+        let summary = &home.sync(&alice, "")["rooms"]["join"][&room]["summary"];
+        assert_eq!(summary["m.heroes"], json!([bob]), "{summary}");
+    }
 }
