@@ -1,12 +1,14 @@
 //! History whose auth events are not held: they are asked for, and take no more memory than there is.
 
+use std::rc::Rc;
+
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
-use verge::router::json_response;
+use verge::{platform::Clock, router::json_response};
 
 use crate::{
-    common::peer::{Peer, PeerRoom},
+    common::peer::{Peer, PeerRoom, event_id},
     gaps::back,
     visited::{Visited, tells_only_and, visited},
 };
@@ -47,7 +49,18 @@ struct Scene {
     guests: Vec<Guest>,
 }
 
-fn scene(profiles: (usize, usize)) -> Scene {
+/// How the peer answers where it is asked for auth events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gives {
+    /// Auth chains, but no event by its ID.
+    Chains,
+    /// Both.
+    All,
+    /// Both, but what is no chain for the messages of this guest.
+    AllBut(usize),
+}
+
+fn scene(profiles: (usize, usize), gives: Gives) -> Scene {
     let mut visited = visited("11");
     let Visited { peer, bob, theirs, server, home, .. } = &mut visited;
     let before = theirs.clone();
@@ -72,11 +85,22 @@ fn scene(profiles: (usize, usize)) -> Scene {
             guest.said.iter().map(move |(id, _)| (id.clone(), json!({ "auth_chain": chain })))
         })
         .collect();
+    let memberships: Vec<Value> = guests.iter().flat_map(|guest| guest.memberships.clone()).collect();
+    let bad: Vec<String> = match gives {
+        Gives::AllBut(guest) => guests[guest].said.iter().map(|(id, _)| id.clone()).collect(),
+        _ => Vec::new(),
+    };
     tells_only_and(peer, &before, history, move |request| {
         let target = percent_decode_str(request.uri().path()).decode_utf8().unwrap();
         let mut chains = chains.iter().filter(|_| target.contains("/event_auth/"));
-        let (_, chain) = chains.find(|(id, _)| target.ends_with(id.as_str()))?;
-        Some(json_response(StatusCode::OK, chain))
+        if let Some((id, chain)) = chains.find(|(id, _)| target.ends_with(id.as_str())) {
+            let nothing = json!({});
+            return Some(json_response(StatusCode::OK, if bad.contains(id) { &nothing } else { chain }));
+        }
+        let mut by_id = memberships.iter().filter(|_| gives != Gives::Chains && target.contains("/v1/event/"));
+        let event = by_id.find(|event| target.ends_with(&event_id("11", event)))?;
+        let answer = json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [event] });
+        Some(json_response(StatusCode::OK, &answer))
     });
     let (status, answer) = peer.send(server, "1", &[said.1]);
     assert_eq!(status, 200, "{answer}");
@@ -101,16 +125,59 @@ impl Scene {
 /// What one chain holds the next may hold, too.
 #[test]
 fn auth_chains_are_asked_for_as_long_as_something_is_lacking() {
-    let scene = scene((0, 1));
+    let scene = scene((0, 1), Gives::Chains);
     assert_eq!(scene.alice_finds(), [4, 4, 4], "{:?}", scene.visited.home.world.logs());
     assert_eq!(scene.asked(), 3, "one for each of the guests");
+}
+
+/// A busy room has many guests, of whom no more than a join is lacking.
+#[test]
+fn what_one_auth_chain_does_not_hold_is_asked_for_by_its_id() {
+    let scene = scene((0, 1), Gives::All);
+    assert_eq!(scene.alice_finds(), [4, 4, 4], "{:?}", scene.visited.home.world.logs());
+    assert_eq!(scene.asked(), 1);
+}
+
+/// Whichever of them that is.
+#[test]
+fn an_auth_chain_that_is_none_keeps_no_others_from_being_asked_for() {
+    for bad in 0..3 {
+        let scene = scene((1, 1), Gives::AllBut(bad));
+        let mut found = scene.alice_finds();
+        found.remove(bad);
+        assert_eq!(found, [4, 4], "{bad} {:?}", scene.visited.home.world.logs());
+    }
 }
 
 /// Each takes 36 MB, of the 56 MB that there are.
 #[test]
 fn auth_chains_that_take_too_much_memory_together_are_left_out() {
-    let scene = scene((100, 60_000));
+    let scene = scene((100, 60_000), Gives::Chains);
     let mut found = scene.alice_finds();
     found.sort_unstable();
     assert_eq!(found, [0, 0, 4], "{:?}", scene.visited.home.world.logs());
+}
+
+/// Alice waits for the page.
+#[test]
+fn auth_chains_are_not_asked_for_without_end() {
+    let scene = scene((0, 1), Gives::Chains);
+    let world = &scene.visited.home.world;
+    let (peer, clock) = (world.host("peer.example").unwrap(), world.clone());
+    world.connect(
+        "peer.example",
+        Rc::new(move |request| {
+            let (peer, clock) = (Rc::clone(&peer), clock.clone());
+            Box::pin(async move {
+                if request.uri().path().contains("/event_auth/") {
+                    clock.sleep(40_000).await;
+                }
+                peer(request).await
+            })
+        }),
+    );
+    let before = world.now_ms();
+    scene.alice_finds();
+    let took = world.now_ms() - before;
+    assert_eq!((scene.asked(), took), (2, 80_000));
 }

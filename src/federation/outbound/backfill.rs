@@ -3,12 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bytes::Bytes;
+use futures_util::future::join_all;
+
 use crate::{
     error::MatrixError,
-    federation::{
-        pdus::{self, AnswerMemory, memory_of_held},
-        peers::requests::RequestError,
-    },
+    federation::pdus::{self, AnswerMemory, memory_of_held},
     log::LogRecord,
     matrix::{
         event::{Ancestor, ContentHash, Event, Unusable},
@@ -28,9 +28,11 @@ use crate::{
 const MAX_LIMIT: usize = 100;
 /// How many servers to ask before giving up for now.
 const MAX_SERVERS: usize = 4;
-/// How often to ask for auth events that turn out to be lacking, and for how many events' each time.
+/// How often to ask for auth events that turn out to be lacking, and for how many each time.
 const AUTH_ROUNDS: usize = 12;
 const AUTH_EACH_TIME: usize = 8;
+/// So long, in milliseconds, they are asked for of all servers together.
+const AUTH_MS: i64 = 60 * 1_000;
 
 /// So long, in milliseconds, nobody is asked again for an event that was passed over, where nobody has answered.
 const DEFER_MS: i64 = 10 * 60 * 1_000;
@@ -184,18 +186,19 @@ async fn place(
     let mut auth_events: Vec<Event> = Vec::new();
     let (mut rounds, mut residents) = (AUTH_ROUNDS, copies.servers.iter().rev());
     let mut resident = residents.next();
+    let stop = server.platform.clock.now_ms() + AUTH_MS;
     loop {
         let missing = match server.rooms.fill(&room.room_id, gap.pos, &ancestors, &auth_events).await {
             Err(RoomError::MissingEvents(missing)) => missing,
             placed => return Ok(placed?),
         };
         let missing: HashSet<EventId> = missing.into_iter().collect();
-        if let Some(asked) = resident.filter(|_| rounds > 0) {
+        if let Some(asked) = resident.filter(|_| rounds > 0 && server.platform.clock.now_ms() < stop) {
             rounds -= 1;
             let known = auth_events.iter().map(|event| event.event_id().clone()).collect();
             let citing = ancestors.iter().filter_map(Ancestor::event).chain(&auth_events);
-            let citing = citing.filter(|event| cites(event, &missing)).take(AUTH_EACH_TIME);
-            let mut more = match fetch_auth_chains(server, room, asked, citing, &missing, known, memory).await {
+            let citing: Vec<&Event> = citing.filter(|event| cites(event, &missing)).take(AUTH_EACH_TIME).collect();
+            let mut more = match fetch_auth_events(server, room, asked, &citing, &missing, known, memory).await {
                 Err(DatabaseError::NoRoom) => return Ok(false),
                 more => more?,
             };
@@ -248,41 +251,55 @@ fn cites(event: &Event, missing: &HashSet<EventId>) -> bool {
     event.auth_events().iter().any(|id| missing.contains(id))
 }
 
-/// Asks a server for the auth chains of the events `citing`, as long as these cite what is `missing`, and answers with what is
-/// not `known`. One after the other: each may be as long as an answer may be, and what one holds the next mostly holds, too.
-async fn fetch_auth_chains(
+/// Asks a server for what is `missing` of the auth events of those `citing`, and answers with what is not `known`: for the auth chain
+/// of one of them, which may be as long as an answer may be, and for some of what that does not hold by its ID.
+async fn fetch_auth_events(
     server: &Server,
     room: &Room,
     resident: &ServerName,
-    citing: impl Iterator<Item = &Event>,
+    citing: &[&Event],
     missing: &HashSet<EventId>,
     mut known: HashSet<EventId>,
     memory: &mut AnswerMemory,
 ) -> Result<Vec<Event>, DatabaseError> {
-    let (room_id, version) = (&room.room_id, room.room_version);
     let mut given = Vec::new();
     for event in citing {
-        if event.auth_events().iter().all(|id| known.contains(id) || !missing.contains(id)) {
-            continue;
+        match server.federation.event_auth(resident, &room.room_id, event.event_id()).await {
+            Ok(texts) => given = check(server, room, &texts, &mut known, memory).await?,
+            // It may well answer for another one, or be away.
+            Err(error) if !error.is_worth_retrying() => {}
+            Err(_) => return Ok(given),
         }
-        let texts = match server.federation.event_auth(resident, room_id, event.event_id()).await {
-            Ok(texts) => texts,
-            // It may know others.
-            Err(RequestError::Status { .. }) => continue,
-            Err(_) => break,
-        };
-        let left = memory.left();
-        let chain = pdus::verify_ancestors(server, room_id, version, &texts, memory).await?.unwrap_or_default();
-        let chain = chain.into_iter().filter_map(|one| match one {
-            Ancestor::Event(event) if known.insert(event.event_id().clone()) => Some(event),
-            _ => None,
-        });
-        let chain: Vec<Event> = chain.collect();
-        let kept: usize = chain.iter().map(|event| memory_of_held(event.json().len())).sum();
-        memory.give_back(left.saturating_sub(kept));
-        given.extend(chain);
+        if !given.is_empty() {
+            break;
+        }
     }
+    let by_id = missing.iter().filter(|id| !known.contains(*id)).take(AUTH_EACH_TIME);
+    let texts = join_all(by_id.map(|id| server.federation.event(resident, id))).await;
+    let texts: Vec<Bytes> = texts.into_iter().flatten().collect();
+    let by_id = check(server, room, &texts, &mut known, memory).await?;
+    given.extend(by_id.into_iter().filter(|event| missing.contains(event.event_id())));
     Ok(given)
+}
+
+/// What of an answer can be used and is not `known` yet. What that takes stays taken out of `memory`.
+async fn check(
+    server: &Server,
+    room: &Room,
+    texts: &[Bytes],
+    known: &mut HashSet<EventId>,
+    memory: &mut AnswerMemory,
+) -> Result<Vec<Event>, DatabaseError> {
+    let left = memory.left();
+    let checked = pdus::verify_ancestors(server, &room.room_id, room.room_version, texts, memory).await?;
+    let new = checked.unwrap_or_default().into_iter().filter_map(|one| match one {
+        Ancestor::Event(event) if known.insert(event.event_id().clone()) => Some(event),
+        _ => None,
+    });
+    let new: Vec<Event> = new.collect();
+    let kept: usize = new.iter().map(|event| memory_of_held(event.json().len())).sum();
+    memory.give_back(left.saturating_sub(kept));
+    Ok(new)
 }
 
 #[cfg(test)]
