@@ -87,16 +87,11 @@ pub(super) async fn leave(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let room_id = room_id(call.parameter(0))?;
     let content = with_reason(Object::new(), &Body::optional(server, call).await?)?;
-    match server.store.membership(&room_id, &session.user).await? {
-        Some(Membership::Join | Membership::Invite | Membership::Knock) => {
-            leave_room(server, &session.user, &room_id, content).await?;
-        }
-        // They may be on their way in.
-        membership => match remote::leave(server, &session.user, &room_id, content).await {
-            // Nothing to do, as for a request that is repeated.
-            Err(error) if error.errcode == "M_FORBIDDEN" && membership == Some(Membership::Leave) => {}
-            left => drop(left?),
-        },
+    let membership = server.store.membership(&room_id, &session.user).await?;
+    match leave_as(server, &session.user, &room_id, membership, content).await {
+        // Nothing to do, as for a request that is repeated.
+        Err(error) if error.errcode == "M_FORBIDDEN" && membership == Some(Membership::Leave) => {}
+        left => drop(left?),
     }
     ok(&json!({}))
 }
@@ -164,7 +159,10 @@ pub(super) async fn put(
             }
         }
         Membership::Knock if target == *user => knock_on(server, user, room_id, Vec::new(), content).await,
-        Membership::Leave if target == *user => leave_room(server, user, room_id, content).await,
+        Membership::Leave if target == *user => {
+            let membership = server.store.membership(room_id, user).await?;
+            leave_as(server, user, room_id, membership, content).await
+        }
         Membership::Invite => invite_user(server, user, &target, room_id, content).await,
         membership => send(server, user, room_id, Draft::membership(target.as_str(), membership, content)).await,
     }
@@ -400,6 +398,22 @@ async fn knock_on(
 /// Whether the user has an invite that the room as we hold it has not got: it came before the events that it stands on.
 async fn is_invited_outside(server: &Server, user: &UserId, room_id: &RoomId) -> Result<bool, MatrixError> {
     Ok(server.store.invitation(user, room_id).await?.is_some_and(|invitation| invitation.is_outside))
+}
+
+/// As [`leave_room`], for a user with this membership of the room as it is here; where there is none to end, they may be on their way in.
+async fn leave_as(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    membership: Option<Membership>,
+    content: Object,
+) -> Result<EventId, MatrixError> {
+    match membership {
+        Some(Membership::Join | Membership::Invite | Membership::Knock) => {
+            leave_room(server, user, room_id, content).await
+        }
+        _ => remote::leave(server, user, room_id, content).await,
+    }
 }
 
 /// Ends the membership of `user`, be it a join, an invite or a knock, with `content` beside it: also where this server is not in

@@ -9,7 +9,7 @@ use verge::{platform::Clock, router::json_response};
 
 use crate::{
     common::network::World,
-    home::{Home, User, quote},
+    home::{Home, User, quote, request_of},
     joining::answer_late,
 };
 
@@ -58,6 +58,32 @@ impl Scene {
         self.two.posting(&self.bob, path, &json!({})).await
     }
 
+    /// Bob's leave as the state event that it is, after so many milliseconds: its status.
+    async fn puts_leave(&self, after_ms: u32) -> u16 {
+        self.world.sleep(after_ms).await;
+        let path = format!("/rooms/{}/state/m.room.member/{}", quote(&self.room), quote(&self.bob.id));
+        let request = request_of(&self.bob, "PUT", &path, json!({ "membership": "leave" }).to_string());
+        self.two.server.handle(request).await.status().as_u16()
+    }
+
+    /// Carol of Bob's server comes into the room, and then only members of a club may, as Bob is; Alice alone may let them in.
+    fn restricts_to_club(&self) {
+        let carol = self.two.register("carol");
+        let club = self.one.room(&self.alice, json!({ "preset": "public_chat" }));
+        for (user, room) in [(&carol, &self.room), (&self.bob, &club)] {
+            let path = format!("/join/{}?via=one.test", quote(room));
+            assert_eq!(self.two.post(user, &path, json!({})).0, 200);
+        }
+        let state = |kind: &str| format!("/rooms/{}/state/{kind}", quote(&self.room));
+        let mut levels = self.one.get(&self.alice, &state("m.room.power_levels")).1;
+        levels["invite"] = json!(50);
+        let rules = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
+        for (kind, content) in [("m.room.power_levels", levels), ("m.room.join_rules", rules)] {
+            assert_eq!(self.one.put(&self.alice, &state(kind), content).0, 200);
+        }
+        self.world.settle();
+    }
+
     /// From now on Alice's server lets users in late, and may fail to say so.
     fn lets_in_late(&self, says_so: bool) {
         let (server, clock) = (Rc::clone(&self.one.server), self.world.clone());
@@ -103,6 +129,25 @@ fn who_leaves_while_they_join_is_not_in_the_room() {
             assert_eq!(scene.world.run(asked), (403, 200, 200), "{case}");
             assert_eq!(scene.outcome(), (json!("leave"), json!([])), "{case} {:?}", scene.world.logs());
         }
+    }
+}
+
+/// The state event does what the endpoint does, also where others of their server are in the room, and none may let them in.
+#[test]
+fn who_puts_a_leave_while_they_join_is_not_in_the_room() {
+    let alone = ["nothing", "invited", "was there"].map(|known| (known, false));
+    for (known, is_shared) in alone.into_iter().chain([("nothing", true), ("was there", true)]) {
+        let scene = scene(known);
+        if is_shared {
+            scene.restricts_to_club();
+        }
+        scene.lets_in_late(true);
+        let join = scene.join();
+        let asked = join3(scene.asks(&join, 0), scene.puts_leave(1_000), scene.puts_leave(10_000));
+        let case = format!("{known}, {is_shared}");
+        // There is no second leave of which it could give the ID.
+        assert_eq!(scene.world.run(asked), (403, 200, 403), "{case} {:?}", scene.world.logs());
+        assert_eq!(scene.outcome().0, json!("leave"), "{case} {:?}", scene.world.logs());
     }
 }
 
