@@ -1,8 +1,9 @@
 //! Knocking on rooms that other servers hold (Server-Server API, "Knocking upon a room").
 
 use super::{
-    membership::{check_content, complete, residents_by},
+    membership::{check_content, residents_by},
     refusals::{any_of, of_handshake},
+    templates::complete,
 };
 use crate::{
     error::MatrixError,

@@ -9,6 +9,7 @@ use http::StatusCode;
 use super::{
     countersigning::bad_answer,
     join_answers::{Answered, Attempt, JOIN_MS, begin_join, read_answer},
+    leaving::leave_for_absent,
 };
 use crate::{
     error::MatrixError,
@@ -127,6 +128,7 @@ impl Server {
             let work = self.try_again(large.clone(), budget);
             let tried = match self.holding(large.room_id(), &large.join_id, work).await {
                 Ok(Tried::Unanswered(error)) => Err(error.into()),
+                Ok(Tried::Got(Progress::GivenUp)) => leave_for_absent(self, &large).await.map(|()| Progress::GivenUp),
                 Ok(Tried::Got(progress)) => Ok(progress),
                 Err(error) => Err(error),
             };
@@ -144,8 +146,7 @@ impl Server {
 
     async fn try_again(&self, mut large: LargeJoin, budget: &Budget) -> Result<Tried, MatrixError> {
         if large.has_ended() {
-            self.end_large_join(&large).await?;
-            return Ok(Tried::Got(Progress::Unfinished));
+            return self.give_up(&large).await.map(Tried::Got);
         }
         if large.completes {
             self.go_on_completing(large, budget).await?;

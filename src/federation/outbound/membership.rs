@@ -2,18 +2,17 @@
 //! servers' users (Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room"). For
 //! knocks, see [`super::knocking`].
 
-use http::StatusCode;
-
 use super::{
     countersigning::{bad_answer, countersigned},
     directory::server_of,
     join_answers::{Answered, Attempt, begin_join, read_answer},
     large_joins::Joined,
+    leaving::{leave_behind, leave_for_absent, leave_through_any},
     refusals::{any_of, of_handshake, of_our_event},
+    templates::complete,
 };
 use crate::{
     error::MatrixError,
-    federation::peers::membership::MembershipTemplate,
     log::LogRecord,
     matrix::{
         auth_events::AUTHORISED_VIA,
@@ -65,7 +64,10 @@ pub async fn join(
             match server.resume_large_join(&large, LARGE_CALLS, is_no_other).await {
                 Ok(Progress::Done) => return Ok(large.join.event_id().clone()),
                 Ok(Progress::Unfinished) => return Err(later()),
-                Ok(Progress::GivenUp) => return Err(has_left()),
+                Ok(Progress::GivenUp) => {
+                    leave_for_absent(server, &large).await?;
+                    return Err(has_left());
+                }
                 Err(error) => {
                     let record = LogRecord::warning("a join is begun anew").room(room_id).user(user);
                     server.platform.log.write(record.destination(&large.resident).because(&error));
@@ -100,19 +102,6 @@ pub async fn join(
     }
     server.fetch_missing(room_id);
     outcome
-}
-
-/// Leaves a room that may have let the user in after they had left, be it that the answer was lost, unless they are back by now.
-async fn leave_behind(
-    server: &Server,
-    residents: impl Iterator<Item = &ServerName>,
-    user: &UserId,
-    room_id: &RoomId,
-) -> Result<(), MatrixError> {
-    if !server.store.wants_in(user, room_id).await? {
-        leave_through_any(server, residents, user, room_id, &Object::new()).await;
-    }
-    Ok(())
 }
 
 /// What a client is told whose join goes on.
@@ -360,39 +349,6 @@ async fn answer_of(
     answered
 }
 
-/// Leaves the room through the first of these servers that helps: that one, and the leave.
-async fn leave_through_any<'n>(
-    server: &Server,
-    residents: impl Iterator<Item = &'n ServerName>,
-    user: &UserId,
-    room_id: &RoomId,
-    content: &Object,
-) -> Option<(&'n ServerName, Event)> {
-    for resident in residents {
-        match leave_through(server, resident, user, room_id, content.clone()).await {
-            Ok(event) => return Some((resident, event)),
-            Err(error) => {
-                let record = LogRecord::warning("a room cannot be left through a server").room(room_id).user(user);
-                server.platform.log.write(record.destination(resident).because(&error));
-            }
-        }
-    }
-    None
-}
-
-async fn leave_through(
-    server: &Server,
-    resident: &ServerName,
-    user: &UserId,
-    room_id: &RoomId,
-    content: Object,
-) -> Result<Event, MatrixError> {
-    let template = server.federation.make_leave(resident, room_id, user).await?;
-    let leave = complete(server, template, user, room_id, Membership::Leave, content)?;
-    server.federation.send_leave(resident, room_id, leave.event_id(), leave.json()).await?;
-    Ok(leave)
-}
-
 /// Refuses, before another server is asked for a place in the room, what can be no event.
 ///
 /// # Errors
@@ -404,50 +360,4 @@ pub(super) fn check_content(content: &Object) -> Result<(), MatrixError> {
         return Err(MatrixError::too_large("The content is too long."));
     }
     Ok(())
-}
-
-/// Makes our own event of a template, of which only the place in the room is taken over, once it is shown to be about what was
-/// asked.
-pub(super) fn complete(
-    server: &Server,
-    template: MembershipTemplate,
-    user: &UserId,
-    room_id: &RoomId,
-    membership: Membership,
-    mut content: Object,
-) -> Result<Event, MatrixError> {
-    let MembershipTemplate { room_version, event: template } = template;
-    let version = RoomVersion::get(&room_version).ok_or_else(|| {
-        let message = format!("The room has version {room_version:?}, which this server does not know.");
-        MatrixError::new(StatusCode::BAD_REQUEST, "M_INCOMPATIBLE_ROOM_VERSION", message)
-            .with("room_version", room_version.as_str())
-    })?;
-    let text = |name: &str| template.get(name).and_then(Value::as_str);
-    let stated = template.get("content").and_then(Value::as_object).and_then(Membership::of);
-    let is_as_asked = text("type") == Some("m.room.member")
-        && text("room_id") == Some(room_id.as_str())
-        && text("sender") == Some(user.as_str())
-        && text("state_key") == Some(user.as_str())
-        && stated == Some(membership);
-    if !is_as_asked {
-        return Err(bad_answer("a template for something else than was asked"));
-    }
-    content.insert("membership", membership.as_str());
-    let mut event = Object::from_iter([
-        ("content", Value::Object(content)),
-        // The schemas of `send_join` and the like want it, though no room version does.
-        ("origin", Value::from(server.config.server_name.as_str())),
-        ("origin_server_ts", Value::from(server.platform.clock.now_ms())),
-        ("room_id", Value::from(room_id)),
-        ("sender", Value::from(user)),
-        ("state_key", Value::from(user)),
-        ("type", Value::from("m.room.member")),
-    ]);
-    for name in ["auth_events", "depth", "prev_events"] {
-        event.insert(name, template.get(name).cloned().unwrap_or(Value::Null));
-    }
-    server.rooms.give_id(&mut event, version);
-    let own_name = server.config.server_name.as_str();
-    Event::create(event, version, own_name, &server.config.signing_key)
-        .map_err(|error| bad_answer("a template of which no event can be made").because(&error))
 }

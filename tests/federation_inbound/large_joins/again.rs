@@ -40,6 +40,11 @@ impl Large {
         self.world.traffic().iter().filter(|sent| sent.line.contains("/v2/send_join/")).count()
     }
 
+    /// How often the peer was told that somebody leaves.
+    fn left(&self) -> usize {
+        self.world.traffic().iter().filter(|sent| sent.line.contains("/v2/send_leave/")).count()
+    }
+
     fn is_in(&self) -> bool {
         self.b.membership(&self.world, &self.room_id, self.bob.as_str()).as_deref() == Some("join")
     }
@@ -244,6 +249,25 @@ fn who_leaves_while_a_join_is_taken_up_again_is_not_in_the_room() {
     assert!(!large.is_in());
     assert_eq!(large.count("rooms"), 0);
     large.assert_nothing_left();
+}
+
+/// The server that has let them in hears of it, though it could not when they left. An invite that comes later is none of the join's.
+#[test]
+fn the_trigger_leaves_a_room_whose_user_has_left_while_they_join() {
+    for is_invited_again in [false, true] {
+        let large = cut_off();
+        large.world.cut("b.example", "peer.example");
+        large.world.run(membership::leave(&large.b, &large.bob, &large.room_id, Object::new())).unwrap();
+        large.world.mend("b.example", "peer.example");
+        if is_invited_again {
+            large.room.invites(&large.b, large.bob.as_str());
+        }
+        assert_eq!(large.left(), 0);
+        large.world.run(large.triggers(10));
+        assert_eq!(large.left(), usize::from(!is_invited_again), "{:?}", large.world.logs());
+        assert_eq!(large.count("rooms"), 0);
+        large.assert_nothing_left();
+    }
 }
 
 /// A server that lets its user wait leaves them time to ask another one.
