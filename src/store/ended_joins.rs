@@ -44,7 +44,7 @@ macro_rules! of_no_room {
             " FROM large_joins AS j CROSS JOIN claimed_events AS c \
                ON c.join_id = j.join_id AND c.event_id > ?2 AND c.event_id <= ?3 \
              WHERE j.join_id = ?1 AND NOT EXISTS (SELECT 1 FROM rooms AS r WHERE r.room_id = j.room_id) AND NOT EXISTS \
-               (SELECT 1 FROM pending_joins AS p WHERE p.room_id = j.room_id AND p.join_id <> j.join_id))"
+               (SELECT 1 FROM pending_joins AS p WHERE p.room_id = j.room_id AND p.join_id <> j.join_id AND p.room_version <> ''))"
         )
     };
 }

@@ -4,6 +4,7 @@ use super::{
     Answers, Store,
     large_joins::{LargeJoin, large_join},
     members::{Invitation, invitation_statement, invitations},
+    pending_joins::note_join_statement,
 };
 use crate::{
     matrix::identifiers::{RoomId, UserId},
@@ -46,7 +47,9 @@ const IS_UNDER_WAY: &str = "\
 /// Also of one that has ended: whoever is at it forgets it.
 const HOLD: &str = "UPDATE large_joins SET lease_until = ?2 WHERE join_id = ?1";
 
-const HOLD_NOTE: &str = "UPDATE pending_joins SET until_ts = ?3 WHERE room_id = ?1 AND join_id = ?2";
+/// For ?3 where PDUs are staged by it, and for ?4 before that.
+const HOLD_NOTE: &str = "\
+    UPDATE pending_joins SET until_ts = CASE room_version WHEN '' THEN ?4 ELSE ?3 END WHERE room_id = ?1 AND join_id = ?2";
 
 /// What has become of the join of a large room that a user began before.
 #[derive(Debug)]
@@ -70,7 +73,8 @@ impl Store {
     }
 
     /// What a user who wants into a room has of it: their invite or knock, and the join of it, as a large room, that they began
-    /// before. Where nobody is at that, whoever asks is until `lease_until`. One call.
+    /// before. Where nobody is at that, whoever asks is until `lease_until`. Where there is none, the join `join_id` is noted for so long: from
+    /// then on a leave ends it. One call.
     ///
     /// # Errors
     /// Where the database fails.
@@ -78,6 +82,7 @@ impl Store {
         &self,
         user: &UserId,
         room_id: &RoomId,
+        join_id: &str,
         now: i64,
         lease_until: i64,
     ) -> Result<(Option<Invitation>, EarlierJoin), DatabaseError> {
@@ -88,6 +93,7 @@ impl Store {
             invitation_statement(user, room_id),
             Statement::new(TAKE_EARLIER, take),
             Statement::new(IS_UNDER_WAY, [room.into(), name.into()]),
+            note_join_statement(user, room_id, join_id, lease_until),
         ];
         let mut answers = Answers::new(self.batch(statements).await?);
         let (invited, taken, under_way) = (answers.rows()?, answers.rows()?, answers.rows()?);
@@ -112,7 +118,8 @@ impl Store {
         until_ts: i64,
     ) -> Result<(), DatabaseError> {
         let hold = Statement::new(HOLD, [join_id.into(), lease_until.into()]);
-        let note = Statement::new(HOLD_NOTE, [room_id.as_str().into(), join_id.into(), until_ts.into()]);
+        let note = [room_id.as_str().into(), join_id.into(), until_ts.into(), lease_until.into()];
+        let note = Statement::new(HOLD_NOTE, note);
         self.batch(vec![hold, note]).await.map(drop)
     }
 }

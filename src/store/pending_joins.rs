@@ -9,10 +9,17 @@ use crate::{
     platform::{DatabaseError, Row, Statement},
 };
 
-/// ?1: rooms as a JSON list, ?2: now. The table comes first, as it is nearly empty.
+/// ?1: rooms as a JSON list, ?2: now. The table comes first, as it is nearly empty. Of a join that has no version yet nothing is sent
+/// that others could tell us of.
 const JOINING: &str = "\
     SELECT j.room_id, j.room_version FROM pending_joins AS j CROSS JOIN json_each(?1) AS wanted \
-    WHERE j.room_id = wanted.value AND j.until_ts > ?2";
+    WHERE j.room_id = wanted.value AND j.until_ts > ?2 AND j.room_version <> ''";
+
+/// Before a server is asked for a template, which says the version. Unless a large join of the user goes on.
+const NOTE_JOIN: &str = "\
+    INSERT INTO pending_joins (room_id, join_id, room_version, until_ts, user_id) \
+    SELECT ?1, ?2, '', ?3, ?4 WHERE NOT EXISTS (SELECT 1 FROM large_joins AS j \
+      WHERE j.room_id = ?1 AND j.json ->> '$.sender' = ?4 AND NOT j.completes AND j.begun_ts > 0)";
 
 /// Unless what is held of the room is of another version.
 const BEGIN_JOIN: &str = "\
@@ -29,7 +36,7 @@ const END_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id
 pub enum BegunJoin {
     /// PDUs of the room are staged from now on.
     Begun,
-    /// The user has left since an earlier attempt of the same join.
+    /// The user has left since the join was noted, or since an earlier attempt of it.
     HasLeft,
     /// What is held of the room is of another version.
     OtherVersion,
@@ -47,7 +54,26 @@ pub(super) fn joining(row: &Row) -> Result<(RoomId, &'static RoomVersion), Datab
     Ok((room_id, RoomVersion::get(row.text(1)?).ok_or_else(shape)?))
 }
 
+/// Notes that the user joins the room, as far as they might leave meanwhile: nothing is staged yet.
+pub(super) fn note_join_statement(user: &UserId, room_id: &RoomId, join_id: &str, until_ts: i64) -> Statement {
+    Statement::new(NOTE_JOIN, [room_id.as_str().into(), join_id.into(), until_ts.into(), user.as_str().into()])
+}
+
 impl Store {
+    /// Notes a join that is begun anew, as [`Store::before_join`] does another one.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn note_join(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        join_id: &str,
+        until_ts: i64,
+    ) -> Result<(), DatabaseError> {
+        self.query(note_join_statement(user, room_id, join_id, until_ts)).await.map(drop)
+    }
+
     /// Notes that the user joins the room until `until_ts`: PDUs of it are staged.
     ///
     /// # Errors
@@ -69,7 +95,7 @@ impl Store {
         })
     }
 
-    /// Takes back what [`Store::begin_join`] has noted. Whether the user has left since.
+    /// Takes back what is noted of the join. Whether the user has left since.
     ///
     /// # Errors
     /// Where the database fails.

@@ -174,7 +174,7 @@ const STAGED_ALREADY: &str = "\
 const ROOMS_WAITING: &str = "\
     SELECT room_id FROM ( \
       SELECT s.room_id, s.retry_at FROM staged_pdus AS s WHERE s.retry_at <= ?1 AND NOT EXISTS \
-        (SELECT 1 FROM pending_joins AS j WHERE j.room_id = s.room_id AND j.until_ts > ?1 \
+        (SELECT 1 FROM pending_joins AS j WHERE j.room_id = s.room_id AND j.until_ts > ?1 AND j.room_version <> '' \
           AND NOT EXISTS (SELECT 1 FROM room_servers AS r WHERE r.room_id = s.room_id AND r.server = ?3 AND r.to_pos IS NULL)) \
       ORDER BY s.retry_at LIMIT ?2) \
     GROUP BY room_id ORDER BY MIN(retry_at), room_id";
@@ -207,7 +207,7 @@ const DROP: &str = "DELETE FROM staged_pdus WHERE room_id = ?1 AND event_id IN (
 const ABANDON: &str = "\
     DELETE FROM staged_pdus WHERE room_id = ?1 \
       AND NOT EXISTS (SELECT 1 FROM room_servers WHERE room_id = ?1 AND server = ?2 AND to_pos IS NULL) \
-      AND NOT EXISTS (SELECT 1 FROM pending_joins WHERE room_id = ?1 AND until_ts > ?3)";
+      AND NOT EXISTS (SELECT 1 FROM pending_joins WHERE room_id = ?1 AND until_ts > ?3 AND room_version <> '')";
 
 /// Stages PDUs.
 pub(crate) fn stage<'a>(pdus: impl Iterator<Item = StagedPdu<'a>>) -> Vec<Statement> {

@@ -132,6 +132,26 @@ fn who_leaves_while_they_join_is_not_in_the_room() {
     }
 }
 
+/// Nobody is asked to let them in then, and nothing is staged or kept of the room.
+#[test]
+fn who_leaves_before_their_join_is_sent_is_not_in_the_room() {
+    let left = || json!("leave");
+    for (known, was, asked_to_leave) in [("nothing", Value::Null, 0), ("invited", left(), 1), ("was there", left(), 0)]
+    {
+        let scene = scene(known);
+        answer_late(&scene.one, "one.test", "/make_join/");
+        let before = scene.world.traffic().len();
+        let (join, leave) = (scene.join(), scene.leave());
+        let asked = join3(scene.asks(&join, 0), scene.asks(&leave, 1_000), scene.asks(&leave, 10_000));
+        assert_eq!(scene.world.run(asked), (403, 200, 200), "{known}");
+        assert_eq!(scene.outcome(), (was, json!([])), "{known} {:?}", scene.world.logs());
+        let sent = scene.world.traffic().split_off(before);
+        let count = |part: &str| sent.iter().filter(|sent| sent.line.contains(part)).count();
+        // Only the invite is to be rejected, and that once.
+        assert_eq!((count("/send_join/"), count("/make_leave/")), (0, asked_to_leave), "{known}");
+    }
+}
+
 /// The state event does what the endpoint does, also where others of their server are in the room, and none may let them in.
 #[test]
 fn who_puts_a_leave_while_they_join_is_not_in_the_room() {

@@ -2,6 +2,8 @@
 //! servers' users (Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room"). For
 //! knocks, see [`super::knocking`].
 
+use std::cell::Cell;
+
 use super::{
     countersigning::{bad_answer, countersigned},
     directory::server_of,
@@ -54,8 +56,9 @@ pub async fn join(
     content_extra: Object,
 ) -> Result<EventId, MatrixError> {
     check_content(&content_extra)?;
+    let join_id = server.random_id();
     let now = server.platform.clock.now_ms();
-    let (invitation, earlier) = server.store.before_join(user, room_id, now, now + LEASE_MS).await?;
+    let (invitation, earlier) = server.store.before_join(user, room_id, &join_id, now, now + LEASE_MS).await?;
     let before = match earlier {
         EarlierJoin::None => None,
         EarlierJoin::UnderWay => return Err(later()),
@@ -71,17 +74,25 @@ pub async fn join(
                 Err(error) => {
                     let record = LogRecord::warning("a join is begun anew").room(room_id).user(user);
                     server.platform.log.write(record.destination(&large.resident).because(&error));
+                    let until = server.platform.clock.now_ms() + LEASE_MS;
+                    server.store.note_join(user, room_id, &join_id, until).await?;
                     Some(large.resident)
                 }
             }
         }
     };
-    let mut residents = residents_by(server, invitation.as_ref(), room_id, via).await?;
+    let mut residents = match residents_by(server, invitation.as_ref(), room_id, via).await {
+        Ok(residents) => residents,
+        Err(error) => {
+            server.store.end_join(room_id, &join_id).await?;
+            return Err(error);
+        }
+    };
     // After those that the user names now.
     residents.extend(before.filter(|resident| !residents.contains(resident)));
-    let join_id = server.random_id();
+    let is_sent = Cell::new(false);
     let work = any_of(&residents, "No server is known through which to join that room.", async |resident| {
-        join_through(server, resident, &join_id, user, room_id, content_extra.clone()).await
+        join_through(server, resident, &join_id, user, room_id, content_extra.clone(), &is_sent).await
     });
     let (mut outcome, through) = match server.holding(room_id, &join_id, work).await {
         Ok(Joined::In(event_id)) => (Ok(event_id), None),
@@ -97,7 +108,10 @@ pub async fn join(
         false
     });
     if outcome.is_err() && (through.is_some() || ended) {
-        leave_behind(server, through.iter().chain(&residents), user, room_id).await?;
+        // Before it is sent nobody can have let them in.
+        if is_sent.get() {
+            leave_behind(server, through.iter().chain(&residents), user, room_id).await?;
+        }
         outcome = Err(has_left());
     }
     server.fetch_missing(room_id);
@@ -283,6 +297,7 @@ async fn join_through(
     user: &UserId,
     room_id: &RoomId,
     mut content: Object,
+    is_sent: &Cell<bool>,
 ) -> Result<Joined, MatrixError> {
     let versions: Vec<&str> = RoomVersion::all().iter().map(|version| version.id).collect();
     let template = server.federation.make_join(resident, room_id, user, &versions).await.map_err(of_handshake)?;
@@ -296,6 +311,7 @@ async fn join_through(
     if !begin_join(server, join_id, &join).await? {
         return Ok(Joined::Left(resident.clone()));
     }
+    is_sent.set(true);
     let mut answered = answer_of(server, resident, join_id, &join, server.config.faster_joins).await?;
     if matches!(answered, Answered::Unusable) {
         answered = answer_of(server, resident, join_id, &join, false).await?;
