@@ -68,6 +68,7 @@ pub(super) async fn members(server: &Server, call: &Call) -> Handled {
     if let Some(at) = at {
         let pos = at.events.min(reader.last);
         root = server.store.state_at_position(&reader.room_id, pos, reader.last).await?.unwrap_or(root);
+        reader.check_sees(server, root, pos).await?;
     }
     let is_told = |seen: &SeenEvent| {
         let is = |membership| seen.event.membership() == Some(membership);

@@ -219,6 +219,22 @@ impl Reader {
         HistoryVisibility::of(before).shows(stood.unwrap_or(Membership::Leave), pos <= self.member_until)
     }
 
+    /// Refuses a reader who may not see the state that the room had at the position `pos`.
+    ///
+    /// # Errors
+    /// 403 where they were not in the room then, and its history is not shared.
+    pub(super) async fn check_sees(&self, server: &Server, state: NodeId, pos: TimelinePos) -> Result<(), MatrixError> {
+        if state == self.state {
+            return Ok(());
+        }
+        let reads = StateReads { at: self.keys().map(|key| (state, key)).into(), ..StateReads::default() };
+        let found = server.store.read_states(&reads).await?;
+        match self.sees_at(Some(state), pos, &found) {
+            true => Ok(()),
+            false => Err(MatrixError::forbidden("You may not see who was in the room at that time.")),
+        }
+    }
+
     /// Whether the reader may see all that is shared with members, up to `last`.
     pub(super) fn shares_all(&self) -> bool {
         self.last <= self.member_until

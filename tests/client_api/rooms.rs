@@ -431,6 +431,34 @@ fn members_before_the_room_are_those_of_its_beginning() {
     }
 }
 
+/// Tokens are not hard to guess.
+#[test]
+fn members_of_a_time_are_told_to_those_who_may_see_it() {
+    let home = Home::new();
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| home.register(name));
+    for (visibility, sees) in [("joined", false), ("invited", false), ("shared", true)] {
+        let given = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": visibility } }]);
+        let room = home.room(&alice, json!({ "preset": "public_chat", "initial_state": given }));
+        let join = format!("/join/{}", quote(&room));
+        assert_eq!(home.post(&carol, &join, json!({})).0, 200);
+        let token = |user: &User| home.sync(user, "")["next_batch"].as_str().unwrap().to_owned();
+        let early = token(&alice);
+        assert_eq!(home.post(&carol, &format!("/rooms/{}/leave", quote(&room)), json!({})).0, 200);
+        assert_eq!(home.post(&bob, &join, json!({})).0, 200);
+        let during = token(&bob);
+        home.say(&alice, &room, "hello", "t");
+        let at = |user: &User, token: &str| {
+            let (status, answer) = home.get(user, &format!("/rooms/{}/members?at={token}", quote(&room)));
+            (status, answer["chunk"].as_array().map(Vec::len))
+        };
+        assert_eq!(at(&alice, &early), (200, Some(2)));
+        assert_eq!(at(&bob, &early), if sees { (200, Some(2)) } else { (403, None) }, "{visibility}");
+        assert_eq!(at(&bob, &during), (200, Some(3)), "{visibility}");
+        assert_eq!(at(&carol, &early), (200, Some(2)), "{visibility}: she was there");
+        assert_eq!(at(&carol, &during), (200, Some(2)), "{visibility}: up to where she left");
+    }
+}
+
 #[test]
 fn history_is_seen_as_its_visibility_says() {
     let home = Home::new();
