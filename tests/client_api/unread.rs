@@ -252,30 +252,37 @@ fn threads_count_by_themselves() {
 
 /// Clients take all threads of a room for read that a sync tells of without a word on them.
 #[test]
-fn threads_are_told_of_whenever_the_room_is() {
+fn what_is_unread_is_told_of_whenever_the_room_is() {
     let (home, alice, bob, room) = together();
     let root = home.say(&alice, &room, "root", "1");
     let relation = json!({ "rel_type": "m.thread", "event_id": root });
     let content = json!({ "msgtype": "m.text", "body": "x", "m.relates_to": relation });
-    send(&home, &alice, &room, "m.room.message", content, "2");
-    let filter = json!({ "room": { "timeline": { "unread_thread_notifications": true } } });
-    let filter = quote(&filter.to_string());
-    let since = std::cell::RefCell::new(next(&home.sync(&bob, "")));
-    let told = || {
-        let answer = home.sync(&bob, &format!("{}&filter={filter}", since.borrow()));
-        since.replace(next(&answer));
-        let room = &answer["rooms"]["join"][&room];
-        assert_eq!(room["timeline"]["events"], json!([]), "nothing else has happened: {answer}");
-        (pair(&room["unread_notifications"]).0, room["unread_thread_notifications"].clone())
-    };
-    let expected = (1, json!({ &root: { "notification_count": 1, "highlight_count": 0 } }));
-    types(&home, &alice, &room, json!({ "typing": true }));
-    assert_eq!(told(), expected);
-    read(&home, &alice, &room, "m.read", &root, None);
-    assert_eq!(told(), expected);
-    let tag = format!("/user/{}/rooms/{}/tags/u.x", quote(&bob.id), quote(&room));
-    assert_eq!(home.put(&bob, &tag, json!({})).0, 200);
-    assert_eq!(told(), expected);
+    let reply = send(&home, &alice, &room, "m.room.message", content, "2");
+    for threads in [true, false] {
+        let filter = json!({ "room": { "timeline": { "unread_thread_notifications": threads } } });
+        let filter = quote(&filter.to_string());
+        let since = std::cell::RefCell::new(next(&home.sync(&bob, "")));
+        let told = || {
+            let answer = home.sync(&bob, &format!("{}&filter={filter}", since.borrow()));
+            since.replace(next(&answer));
+            let room = &answer["rooms"]["join"][&room];
+            assert_eq!(room["timeline"]["events"], json!([]), "nothing else has happened: {answer}");
+            (pair(&room["unread_notifications"]).0, room["unread_thread_notifications"].clone())
+        };
+        let expected = match threads {
+            true => (1, json!({ &root: { "notification_count": 1, "highlight_count": 0 } })),
+            false => (2, Value::Null),
+        };
+        types(&home, &alice, &room, json!({ "typing": true }));
+        assert_eq!(told(), expected);
+        types(&home, &alice, &room, json!({ "typing": false }));
+        assert_eq!(told(), expected);
+        read(&home, &alice, &room, "m.read", if threads { &root } else { &reply }, None);
+        assert_eq!(told(), expected);
+        let tag = format!("/user/{}/rooms/{}/tags/u.{threads}", quote(&bob.id), quote(&room));
+        assert_eq!(home.put(&bob, &tag, json!({})).0, 200);
+        assert_eq!(told(), expected);
+    }
 }
 
 /// What was counted in steps is what is counted at once, whatever happened; and rows are written now and then alone.

@@ -146,8 +146,8 @@ impl Answer<'_> {
         });
         let mut counted: BTreeSet<RoomId> =
             told.chain(self.fleeting.read_by(self.session.user.as_str())).cloned().collect();
-        // Clients take all threads of a room for read that they are told of without a word on them.
-        if self.filter.timeline.unread_thread_notifications && self.since > TimelinePos::START {
+        // Clients take a room, and all threads of it, for read that they are told of without a word on that.
+        if self.since > TimelinePos::START {
             counted.extend(rooms_of_account_data(found)?);
             counted.extend(self.fleeting.rooms().cloned());
         }
