@@ -33,6 +33,7 @@ mod register;
 // What belongs to users
 mod account_data;
 mod profile;
+mod profile_in_rooms;
 mod reporting;
 mod tags;
 

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::json;
 
-use super::{auth, body::Body, filters::own, membership, throttle};
+use super::{auth, body::Body, filters::own, profile_in_rooms, throttle};
 use crate::{
     admission::Kind,
     error::MatrixError,
@@ -118,7 +118,7 @@ async fn put_shown(server: &Server, user: &UserId, field: Shown, value: Option<S
         }
     }
     server.store.put_shown(user.as_str(), field, value.as_deref()).await?;
-    membership::tell_profile(server, user).await?;
+    profile_in_rooms::tell_profile(server, user).await?;
     ok(&json!({}))
 }
 
