@@ -288,6 +288,30 @@ fn who_stays_is_there_for_another_server_until_that_is_gone() {
     assert_eq!(told(&two.sync(&bob, &since)), [of(&alice, "offline", "")]);
 }
 
+/// More than a server takes the presence of from one transaction.
+#[test]
+fn all_of_many_who_stay_are_there_for_another_server() {
+    let (one, _, two, _, room) = apart();
+    for n in 0..70 {
+        let user = one.register(&format!("user{n}"));
+        joins(&one, &user, &room);
+        set(&one, &user, json!({ "presence": "online" }));
+    }
+    one.world.settle();
+    // So that all of them are due in the same minute.
+    one.database.rows(&format!("UPDATE presence SET told_ts = {}", one.world.now_ms()));
+    let there = || two.database.rows("SELECT count(*) FROM presence WHERE presence = 'online'");
+    assert_eq!(there(), [["70"]]);
+    for _ in 0..32 {
+        one.world.advance(60_000);
+        for home in [&one, &two] {
+            one.world.run(home.server.scheduled());
+        }
+        one.world.settle();
+    }
+    assert_eq!(there(), [["70"]]);
+}
+
 /// Those whose presence is known when the server learns to tell of them again, and to end them.
 #[test]
 fn who_was_there_before_is_told_of_again_or_ends() {

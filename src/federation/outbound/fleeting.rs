@@ -112,7 +112,7 @@ impl Server {
                 for (row, servers) in
                     self.store.tell_again(&self.config.server_name, &told_long_ago, told_ts, now).await?
                 {
-                    self.tell(&servers, &[FleetingEdu::Presence(row.update(now))]);
+                    self.tell(&servers, &[FleetingEdu::StillThere(row.update(now))]);
                 }
                 if !may_be_more {
                     break;

@@ -27,8 +27,15 @@ const REST_MS: i64 = 60_000;
 /// The longest that one sender works, in milliseconds: if it has not ended by then, it was cut off.
 const LONGEST_MS: i64 = 90_000;
 
-/// How many EDUs may wait for a destination, as many as a transaction holds; and for how many destinations.
-const MAX_WAITING: usize = 100;
+/// How many users' presence a transaction holds at most, and how much else. This software takes no more presences of one, and the
+/// specification allows 100 EDUs.
+const MAX_PRESENCES: usize = 50;
+const MAX_OTHERS: usize = 99;
+
+/// How much may wait for a destination, and how much of it where more comes that gives way: as many users as others are told again of
+/// at a time. And for how many destinations.
+const MAX_WAITING: usize = 200;
+const MAX_GIVING_WAY: usize = 100;
 const MAX_DESTINATIONS: usize = 2_000;
 
 /// What may be told and forgotten.
@@ -40,6 +47,8 @@ pub enum FleetingEdu {
     Receipt(Receipt),
     /// Whether somebody is there.
     Presence(PresenceUpdate),
+    /// The same of somebody of whom it was told before. It gives way to all else.
+    StillThere(PresenceUpdate),
 }
 
 /// What it is about: the newest about the same is enough.
@@ -57,7 +66,15 @@ impl FleetingEdu {
             Self::Receipt(receipt) => {
                 About::Receipt(receipt.room_id.clone(), receipt.user_id.clone(), receipt.thread_id.clone())
             }
-            Self::Presence(update) => About::Presence(update.user_id.clone()),
+            Self::Presence(update) | Self::StillThere(update) => About::Presence(update.user_id.clone()),
+        }
+    }
+
+    /// How much may wait for a destination when it comes.
+    fn most_waiting(&self) -> usize {
+        match self {
+            Self::StillThere(_) => MAX_GIVING_WAY,
+            Self::Typing(_) | Self::Receipt(_) | Self::Presence(_) => MAX_WAITING,
         }
     }
 }
@@ -165,7 +182,7 @@ impl Fleeting {
         line.waiting.retain(|_, (since, _)| is_fresh(*since, now));
         for edu in edus {
             let about = edu.about();
-            if line.waiting.len() < MAX_WAITING || line.waiting.contains_key(&about) {
+            if line.waiting.len() < edu.most_waiting() || line.waiting.contains_key(&about) {
                 line.waiting.insert(about, (now, edu.clone()));
             }
         }
@@ -196,13 +213,27 @@ impl Fleeting {
         Some(u32::try_from((line.not_before - now).clamp(0, PAUSE_MS)).unwrap_or(0))
     }
 
-    /// The EDUs for a destination, at most 100. With none the caller is its sender no more.
+    /// The EDUs for a destination, as many as a transaction holds; the rest waits on. With none the caller is its sender no more.
     pub fn take(&self, destination: &ServerName, now: i64) -> Vec<Value> {
         let mut lines = self.lines.borrow_mut();
         let Some(line) = lines.get_mut(destination) else { return Vec::new() };
-        let waiting = std::mem::take(&mut line.waiting);
-        let fresh = waiting.into_values().filter(|(since, _)| is_fresh(*since, now)).map(|(_, edu)| edu);
-        let edus = together(fresh);
+        let (mut taken, mut presences, mut others) = (Vec::new(), 0, 0);
+        for (about, (since, edu)) in std::mem::take(&mut line.waiting) {
+            if !is_fresh(since, now) {
+                continue;
+            }
+            let (count, most) = match about {
+                About::Presence(_) => (&mut presences, MAX_PRESENCES),
+                About::Typing(..) | About::Receipt(..) => (&mut others, MAX_OTHERS),
+            };
+            if *count < most {
+                *count += 1;
+                taken.push(edu);
+            } else {
+                line.waiting.insert(about, (since, edu));
+            }
+        }
+        let edus = together(taken.into_iter());
         if edus.is_empty() {
             line.sending_until = 0;
         } else {
@@ -233,7 +264,7 @@ fn together(edus: impl Iterator<Item = FleetingEdu>) -> Vec<Value> {
         match edu {
             FleetingEdu::Typing(typing) => values.push(typing.edu()),
             FleetingEdu::Receipt(receipt) => receipts.push(receipt),
-            FleetingEdu::Presence(update) => presence.push(update),
+            FleetingEdu::Presence(update) | FleetingEdu::StillThere(update) => presence.push(update),
         }
     }
     values.extend(receipt_edus(&receipts));
@@ -248,6 +279,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::matrix::edu::Presence;
 
     fn typing(room: usize, is_typing: bool) -> FleetingEdu {
         FleetingEdu::Typing(Typing {
@@ -255,6 +287,12 @@ mod tests {
             user_id: UserId::parse("@u:a.org").unwrap(),
             is_typing,
         })
+    }
+
+    fn presence(n: usize, presence: Presence) -> FleetingEdu {
+        let user_id = UserId::parse(&format!("@u{n}:a.org")).unwrap();
+        let (status_msg, last_active_ago, currently_active) = (None, 0, false);
+        FleetingEdu::Presence(PresenceUpdate { user_id, presence, status_msg, last_active_ago, currently_active })
     }
 
     #[test]
@@ -279,6 +317,40 @@ mod tests {
         assert!(fleeting.leave(&b, &[typing(4, true)], 40 + LONGEST_MS));
         assert!(fleeting.begin(&b, 40 + LONGEST_MS));
         assert_eq!(fleeting.take(&b, 40 + LONGEST_MS).len(), 1);
+    }
+
+    /// How many users' presence is in these EDUs.
+    fn told(edus: &[Value]) -> usize {
+        edus.iter().map(|edu| edu.to_text().matches("last_active_ago").count()).sum()
+    }
+
+    #[test]
+    fn a_transaction_holds_the_presence_of_as_many_as_servers_take() {
+        let (fleeting, b) = (Fleeting::default(), ServerName::parse("b.org").unwrap());
+        let many: Vec<_> = (0..100).map(|n| presence(n, Presence::Online)).collect();
+        fleeting.leave(&b, &many, 0);
+        fleeting.leave(&b, &[typing(1, true)], 0);
+        assert!(fleeting.begin(&b, 0));
+        let edus = fleeting.take(&b, 0);
+        assert_eq!((edus.len(), told(&edus)), (2, 50));
+        assert_eq!(fleeting.pause(&b, 0), Some(1_000));
+        assert_eq!(told(&fleeting.take(&b, 1_000)), 50);
+        assert_eq!(fleeting.pause(&b, 1_000), None);
+    }
+
+    #[test]
+    fn who_is_still_there_leaves_room_for_who_goes() {
+        let (fleeting, b) = (Fleeting::default(), ServerName::parse("b.org").unwrap());
+        let still = (0..MAX_WAITING).map(|n| presence(n, Presence::Online)).map(|edu| match edu {
+            FleetingEdu::Presence(update) => FleetingEdu::StillThere(update),
+            other => other,
+        });
+        fleeting.leave(&b, &still.collect::<Vec<_>>(), 0);
+        let gone: Vec<_> = (1_000..1_100).map(|n| presence(n, Presence::Offline)).collect();
+        fleeting.leave(&b, &gone, 0);
+        let taken: Vec<_> = (0..4).flat_map(|n| fleeting.take(&b, n * 1_000)).collect();
+        let text: String = taken.iter().map(Value::to_text).collect();
+        assert_eq!([told(&taken), text.matches("offline").count()], [200, 100]);
     }
 
     #[test]
@@ -311,7 +383,8 @@ mod tests {
         let name = |n: usize| ServerName::parse(&format!("s{n}.org")).unwrap();
         let many: Vec<_> = (0..1_000).map(|room| typing(room, true)).collect();
         assert!(fleeting.leave(&name(0), &many, 0));
-        assert_eq!(fleeting.take(&name(0), 0).len(), MAX_WAITING);
+        let taken = [0, 1_000, 2_000, 3_000].map(|now| fleeting.take(&name(0), now).len());
+        assert_eq!(taken, [MAX_OTHERS, MAX_OTHERS, MAX_WAITING - 2 * MAX_OTHERS, 0]);
         (1..3 * MAX_DESTINATIONS).for_each(|n| _ = fleeting.leave(&name(n), &many[..1], 0));
         assert_eq!(fleeting.lines.borrow().len(), MAX_DESTINATIONS);
         assert!(fleeting.leave(&name(9_999), &many[..1], LONGEST_MS));
