@@ -432,6 +432,27 @@ fn those_that_hang_keep_it_from_nobody() {
     assert_eq!(heard(), [[true, false]; 20]);
 }
 
+/// Those without a port in their name are first asked where they are.
+#[test]
+fn those_that_hang_when_asked_where_they_are_keep_it_from_nobody() {
+    let (home, types_and_waits, heard) = beside_those_that_hang();
+    for n in 10..15 {
+        let world = home.world.clone();
+        let hangs = move |_| -> verge::platform::LocalBoxFuture<'static, verge::router::Response> {
+            let world = world.clone();
+            Box::pin(async move {
+                world.sleep(60_000).await;
+                verge::router::json_response(http::StatusCode::OK, &json!({ "pdus": {} }))
+            })
+        };
+        home.world.connect(&format!("s{n}.test"), std::rc::Rc::new(hangs));
+        home.database.rows(&format!("UPDATE room_servers SET server = 's{n}.test' WHERE server = 's{n}.test:443'"));
+    }
+    types_and_waits(true, 25_000);
+    types_and_waits(false, 5_000);
+    assert_eq!(heard(), [[true, false]; 20]);
+}
+
 #[test]
 fn what_comes_while_some_hang_is_told_at_once() {
     let (_home, types_and_waits, heard) = beside_those_that_hang();

@@ -77,10 +77,11 @@ impl FederationClient {
         txn_id: &str,
         transaction: Transaction<'_>,
     ) -> Result<BTreeMap<String, String>, RequestError> {
-        self.transact(server, txn_id, transaction, TRANSACTION).await
+        verdicts(&self.send(server, &self.transaction(txn_id, &transaction, TRANSACTION)).await?)
     }
 
-    /// The same with EDUs that are worth nothing when they are late: it waits for the answer no longer than that.
+    /// The same with EDUs that are worth nothing when they are late: it waits for the answer no longer than that, and takes
+    /// no more time in all, discovery included.
     pub async fn send_fleeting(
         &self,
         server: &ServerName,
@@ -89,16 +90,11 @@ impl FederationClient {
         edus: &[Value],
     ) -> Result<(), RequestError> {
         let transaction = Transaction { origin_server_ts, pdus: &[], edus };
-        self.transact(server, txn_id, transaction, FLEETING).await.map(drop)
+        let call = self.transaction(txn_id, &transaction, FLEETING);
+        verdicts(&self.send_in_time(server, &call).await?).map(drop)
     }
 
-    async fn transact(
-        &self,
-        server: &ServerName,
-        txn_id: &str,
-        transaction: Transaction<'_>,
-        limits: Limits,
-    ) -> Result<BTreeMap<String, String>, RequestError> {
+    fn transaction(&self, txn_id: &str, transaction: &Transaction<'_>, limits: Limits) -> Call {
         let Transaction { origin_server_ts, pdus, edus } = transaction;
         let edus = match edus {
             [] => String::new(),
@@ -107,20 +103,7 @@ impl FederationClient {
         let origin = Value::from(self.server_name().as_str()).to_text();
         let pdus = pdus.join(",");
         let body = format!(r#"{{{edus}"origin":{origin},"origin_server_ts":{origin_server_ts},"pdus":[{pdus}]}}"#);
-        let call = Call { method: Method::PUT, target: path(V1, &["send", txn_id]), body: Some(body), limits };
-        let body = self.send(server, &call).await?;
-        // What is no object is not the server's word: a proxy's page for visitors, say.
-        if !decode::<&RawValue>(&body)?.get().starts_with('{') {
-            return Err(RequestError::BadResponse("it is not an object".to_owned()));
-        }
-        // Any object completes the transaction, whatever it says.
-        let answer = object(&body).unwrap_or_default();
-        let verdicts = answer.get("pdus").and_then(Value::as_object);
-        let errors = verdicts
-            .into_iter()
-            .flat_map(Object::iter)
-            .filter_map(|(id, verdict)| Some((id.to_owned(), verdict.get("error")?.as_str()?.to_owned())));
-        Ok(errors.collect())
+        Call { method: Method::PUT, target: path(V1, &["send", txn_id]), body: Some(body), limits }
     }
 
     /// `POST /_matrix/policy/v1/sign`: the signature of `server` as a policy server on this PDU.
@@ -196,4 +179,20 @@ pub(super) fn slice(body: &Bytes, raw: &RawValue) -> Bytes {
 
 pub(super) fn missing(name: &str) -> RequestError {
     RequestError::BadResponse(format!("`{name}` is missing or of the wrong kind"))
+}
+
+/// What the answer to a transaction says of single PDUs.
+fn verdicts(body: &Bytes) -> Result<BTreeMap<String, String>, RequestError> {
+    // What is no object is not the server's word: a proxy's page for visitors, say.
+    if !decode::<&RawValue>(body)?.get().starts_with('{') {
+        return Err(RequestError::BadResponse("it is not an object".to_owned()));
+    }
+    // Any object completes the transaction, whatever it says.
+    let answer = object(body).unwrap_or_default();
+    let verdicts = answer.get("pdus").and_then(Value::as_object);
+    let errors = verdicts
+        .into_iter()
+        .flat_map(Object::iter)
+        .filter_map(|(id, verdict)| Some((id.to_owned(), verdict.get("error")?.as_str()?.to_owned())));
+    Ok(errors.collect())
 }

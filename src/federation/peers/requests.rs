@@ -3,7 +3,7 @@
 //!
 //! What is signed is what is sent: the path and query are built once as a string, the body once as canonical JSON.
 
-use std::{fmt, rc::Rc};
+use std::{fmt, pin::pin, rc::Rc};
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -30,6 +30,10 @@ use crate::{
 };
 
 const USER_AGENT: &str = concat!("Verge/", env!("CARGO_PKG_VERSION"));
+
+/// For so long, in milliseconds, discovery goes on where there is no time to send any more: what gave no answer in all the time is
+/// remembered then, and does not take it again.
+const REMEMBERING_MS: u32 = 1_000;
 
 /// Sends signed requests as one homeserver.
 pub struct FederationClient {
@@ -123,6 +127,7 @@ impl RequestError {
 }
 
 /// A request to be signed and sent.
+#[derive(Clone)]
 pub(super) struct Call {
     pub(super) method: Method,
     /// Path and query, percent-encoded, as signed and sent.
@@ -135,7 +140,7 @@ pub(super) struct Call {
 /// What one request may cost.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// All of it together, after discovery.
+    /// All of it together, after discovery unless that is said to be in it.
     pub(super) timeout_ms: u32,
     /// The longest body that is read.
     pub(super) max_response_bytes: usize,
@@ -159,13 +164,36 @@ impl FederationClient {
     /// Where there are several ways to the server, the next is tried after one that fails; every endpoint of the
     /// federation may be asked twice.
     pub(super) async fn send(&self, destination: &ServerName, call: &Call) -> Result<Bytes, RequestError> {
+        let routes = self.routes(destination).await?;
+        self.send_along(&routes, destination, call).await
+    }
+
+    /// As [`FederationClient::send`], with all the call's time for discovery as well: for whoever has others to tell.
+    pub(super) async fn send_in_time(&self, destination: &ServerName, call: &Call) -> Result<Bytes, RequestError> {
+        let (clock, timeout_ms) = (&self.platform.clock, call.limits.timeout_ms);
+        let deadline = clock.now_ms() + i64::from(timeout_ms);
+        let late = || RequestError::Unreachable("it was not found in time".to_owned());
+        let finding = pin!(self.routes(destination));
+        let found = select(finding, clock.sleep(timeout_ms + REMEMBERING_MS)).await;
+        let Either::Left((routes, _)) = found else { return Err(late()) };
+        let left = u32::try_from(deadline - clock.now_ms()).ok().filter(|left| *left > 0);
+        let limits = Limits { timeout_ms: left.ok_or_else(late)?, ..call.limits };
+        self.send_along(&routes?, destination, &Call { limits, ..call.clone() }).await
+    }
+
+    async fn send_along(
+        &self,
+        routes: &[Destination],
+        destination: &ServerName,
+        call: &Call,
+    ) -> Result<Bytes, RequestError> {
         let (transport, limit) = (&self.platform.transport, call.limits.max_response_bytes);
         let request = self.sign(destination, call)?;
         let exchange = async |route: &Destination, request: &http::Request<Bytes>, timeout_ms| {
             let answer = transport.send(route.request(request.clone(), timeout_ms, limit)).await;
             read(answered(answer)?, self.platform.clock.now_ms()).map_err(Attempt::Done)
         };
-        self.along_routes(destination, &request, call.limits.timeout_ms, exchange).await
+        self.along_routes(routes, &request, call.limits.timeout_ms, exchange).await
     }
 
     /// Sends `call` to `destination`, and gives the body of its 200 as it comes. All of it together may be as long as the call's
@@ -193,7 +221,8 @@ impl FederationClient {
             }
             Err(refusal(Response::from_parts(head, text.into()), clock.now_ms()))
         };
-        self.along_routes(destination, &request, call.limits.timeout_ms, exchange).await
+        let routes = self.routes(destination).await?;
+        self.along_routes(&routes, &request, call.limits.timeout_ms, exchange).await
     }
 
     /// Sends `call` to `destination`, signed or as anybody might, and answers as soon as the head of a 200 or of a redirect is
@@ -208,7 +237,8 @@ impl FederationClient {
         let exchange = async |route: &Destination, request: &http::Request<Bytes>, timeout_ms| {
             self.open_along(route, request, Limits { timeout_ms, ..call.limits }).await
         };
-        self.along_routes(destination, &request, call.limits.timeout_ms, exchange).await
+        let routes = self.routes(destination).await?;
+        self.along_routes(&routes, &request, call.limits.timeout_ms, exchange).await
     }
 
     /// Opens an `https` URL that another server names, as anybody might. It leads into a private network only where this server may
@@ -249,15 +279,18 @@ impl FederationClient {
         OpenBody::new(Box::new(Whole::new(body)), self.platform.clock.clone(), limits, limits.timeout_ms)
     }
 
-    /// What `exchange` brings along the first route to `destination` that leads there.
+    async fn routes(&self, destination: &ServerName) -> Result<Vec<Destination>, RequestError> {
+        self.discovery.resolve(destination.as_str()).await.map_err(RequestError::Discovery)
+    }
+
+    /// What `exchange` brings along the first of the routes that leads to the server.
     async fn along_routes<T>(
         &self,
-        destination: &ServerName,
+        routes: &[Destination],
         request: &http::Request<Bytes>,
         timeout_ms: u32,
         exchange: impl AsyncFn(&Destination, &http::Request<Bytes>, u32) -> Result<T, Attempt>,
     ) -> Result<T, RequestError> {
-        let routes = self.discovery.resolve(destination.as_str()).await.map_err(RequestError::Discovery)?;
         let deadline = self.platform.clock.now_ms() + i64::from(timeout_ms);
         let mut failure = None;
         for (index, route) in routes.iter().enumerate() {
