@@ -87,8 +87,8 @@ impl Server {
         self.put_presence_until(&[(row, Some(until))], now).await
     }
 
-    /// Ends the presence of users whose syncs have stopped, or makes them idle, and of those of whom their servers tell nothing more; and tells other servers again who is there. Called by the
-    /// scheduled trigger.
+    /// Ends the presence of users whose syncs have stopped, or makes them idle, and of those of whom their servers tell nothing more; and
+    /// tells other servers again who is there. Called by the scheduled trigger.
     pub async fn sweep_presence(&self, budget: &Budget) {
         let now = self.platform.clock.now_ms();
         let told_ts = now - AGAIN_MS;
