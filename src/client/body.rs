@@ -53,7 +53,7 @@ impl Body {
 
     /// A string that must be there.
     pub(super) fn required_text(&self, key: &str) -> Result<&str, MatrixError> {
-        self.text(key)?.ok_or_else(|| MatrixError::missing_param(format!("The body lacks {key:?}.")))
+        self.text(key)?.ok_or_else(|| lacks(key))
     }
 
     /// A boolean; `false` where it is missing.
@@ -102,6 +102,11 @@ impl Body {
             }
         }
     }
+}
+
+/// What a client is told whose body lacks the member `key`.
+pub(super) fn lacks(key: &str) -> MatrixError {
+    MatrixError::missing_param(format!("The body lacks {key:?}."))
 }
 
 /// `object` with the members of `more`, which take the place of its own.

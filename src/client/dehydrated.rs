@@ -3,7 +3,12 @@
 use http::StatusCode;
 use serde_json::json;
 
-use super::{auth, body::Body, keys, login, to_device, tokens::Token};
+use super::{
+    auth,
+    body::{Body, lacks},
+    keys, login, to_device,
+    tokens::Token,
+};
 use crate::{
     error::MatrixError,
     matrix::{
@@ -38,7 +43,6 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     if device_id.is_empty() || device_id.len() > MAX_LENGTH {
         return Err(MatrixError::invalid_param("A device ID must have between 1 and 255 bytes."));
     }
-    let lacks = |name: &str| MatrixError::missing_param(format!("The body lacks {name:?}."));
     let data = body.object("device_data")?.ok_or_else(|| lacks("device_data"))?;
     if data.get("algorithm").and_then(Value::as_str).is_none() {
         return Err(lacks("algorithm"));

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     auth,
-    body::Body,
+    body::{Body, lacks},
     login::{self, MAX_DEVICE_TEXT},
     reauthentication::confirm,
 };
@@ -65,7 +65,7 @@ pub(super) async fn delete(server: &Server, call: &Call) -> Handled {
 pub(super) async fn delete_several(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let body = Body::of(server, call).await?;
-    let devices = body.texts("devices")?.ok_or_else(|| MatrixError::missing_param("The body lacks \"devices\"."))?;
+    let devices = body.texts("devices")?.ok_or_else(|| lacks("devices"))?;
     if devices.len() > MAX_DELETED {
         return Err(MatrixError::invalid_param("At most 1000 devices can be deleted at once."));
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     auth::{self, Session},
-    body::Body,
+    body::{Body, lacks},
     device_lists,
     tokens::Token,
 };
@@ -103,8 +103,7 @@ pub(super) fn one_time_keys(
 pub(super) async fn query(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let body = Body::of(server, call).await?;
-    let asked =
-        body.object("device_keys")?.ok_or_else(|| MatrixError::missing_param("The body lacks \"device_keys\"."))?;
+    let asked = body.object("device_keys")?.ok_or_else(|| lacks("device_keys"))?;
     if asked.len() > MAX_ASKED {
         return Err(MatrixError::too_large("At most 5000 users can be asked about at once."));
     }
@@ -161,8 +160,7 @@ fn told_failures(failures: Failures) -> Object {
 pub(super) async fn claim(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let body = Body::of(server, call).await?;
-    let asked =
-        body.object("one_time_keys")?.ok_or_else(|| MatrixError::missing_param("The body lacks \"one_time_keys\"."))?;
+    let asked = body.object("one_time_keys")?.ok_or_else(|| lacks("one_time_keys"))?;
     let wanted = wanted(asked)?;
     let (local, remote): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(user, _)| is_local(server, user));
     let mut local: Vec<Wanted> = local.into_iter().map(|(_, wanted)| wanted).collect();

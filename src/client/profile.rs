@@ -3,7 +3,12 @@
 use http::StatusCode;
 use serde_json::json;
 
-use super::{auth, body::Body, filters::own, profile_in_rooms, throttle};
+use super::{
+    auth,
+    body::{Body, lacks},
+    filters::own,
+    profile_in_rooms, throttle,
+};
 use crate::{
     admission::Kind,
     error::MatrixError,
@@ -78,16 +83,15 @@ pub(super) async fn put_field(server: &Server, call: &Call) -> Handled {
     let name = call.parameter(1);
     let field = Field::parse(name)?;
     let body = Body::of(server, call).await?;
-    let lacks_it = || MatrixError::missing_param(format!("The body lacks {name:?}."));
     if let Field::Shown(field) = field {
         if !body.has(name) {
-            return Err(lacks_it());
+            return Err(lacks(name));
         }
         let value = body.text(name)?.filter(|value| !value.is_empty()).map(str::to_owned);
         return put_shown(server, &session.user, field, value).await;
     }
     let body = body.into_object();
-    let value = body.get(name).ok_or_else(lacks_it)?;
+    let value = body.get(name).ok_or_else(|| lacks(name))?;
     if !server.store.put_profile_field(session.user.as_str(), name, &value.to_text(), MAX_PROFILE_BYTES).await? {
         return Err(profile_too_large());
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     account_data::{self, PUSH_RULES},
     auth::{self, Session},
-    body::Body,
+    body::{Body, lacks},
 };
 use crate::{
     error::MatrixError,
@@ -66,7 +66,7 @@ pub(super) async fn enable(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let (kind, rule_id) = named(call)?;
     let enabled = Body::of(server, call).await?.maybe("enabled")?;
-    let enabled = enabled.ok_or_else(|| MatrixError::missing_param("The body lacks \"enabled\"."))?;
+    let enabled = enabled.ok_or_else(|| lacks("enabled"))?;
     change(server, &session, |rules| rules.enable(kind, rule_id, enabled)).await
 }
 

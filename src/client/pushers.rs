@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::{auth, body::Body};
+use super::{
+    auth,
+    body::{Body, lacks},
+};
 use crate::{
     error::MatrixError,
     matrix::json::Value,
@@ -25,6 +28,6 @@ pub(super) async fn set(server: &Server, call: &Call) -> Handled {
     match body.into_object().get("kind") {
         Some(Value::Null) => ok(&json!({})),
         Some(_) => Err(MatrixError::forbidden("This server does not push notifications.")),
-        None => Err(MatrixError::missing_param("The body lacks \"kind\".")),
+        None => Err(lacks("kind")),
     }
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     auth::{self, Session},
-    body::Body,
+    body::{Body, lacks},
 };
 use crate::{
     error::MatrixError,
@@ -211,8 +211,7 @@ fn read_session(room_id: &str, session_id: &str, body: &Body) -> Result<BackedUp
         return Err(MatrixError::invalid_param("The session ID must have between 1 and 255 bytes."));
     }
     let number = |name: &str| {
-        let number =
-            body.integer(name)?.ok_or_else(|| MatrixError::missing_param(format!("The body lacks {name:?}.")))?;
+        let number = body.integer(name)?.ok_or_else(|| lacks(name))?;
         let in_range = (0..=json::MAX_INTEGER).contains(&number);
         if in_range { Ok(number) } else { Err(MatrixError::invalid_param(format!("{name:?} is out of range."))) }
     };
@@ -222,7 +221,7 @@ fn read_session(room_id: &str, session_id: &str, body: &Body) -> Result<BackedUp
         session_id: session_id.to_owned(),
         first_message_index: number("first_message_index")?,
         forwarded_count: number("forwarded_count")?,
-        is_verified: verified.ok_or_else(|| MatrixError::missing_param("The body lacks \"is_verified\"."))?,
+        is_verified: verified.ok_or_else(|| lacks("is_verified"))?,
         session_data: data(required(body, "session_data")?)?,
     })
 }
@@ -245,7 +244,7 @@ fn data(object: &Object) -> Result<String, MatrixError> {
 }
 
 fn required<'a>(body: &'a Body, name: &str) -> Result<&'a Object, MatrixError> {
-    body.object(name)?.ok_or_else(|| MatrixError::missing_param(format!("The body lacks {name:?}.")))
+    body.object(name)?.ok_or_else(|| lacks(name))
 }
 
 fn asked_version(call: &Call) -> Result<i64, MatrixError> {

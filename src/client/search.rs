@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use super::{
     auth::{self, Session},
-    body::Body,
+    body::{Body, lacks},
     bundles::{Bundles, Shown},
     events::{self, Telling},
     filters::EventFilter,
@@ -50,7 +50,7 @@ pub(super) async fn search(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     let body = Body::of(server, call).await?;
     let categories = body.object("search_categories")?.map(Body::part);
-    let categories = categories.ok_or_else(|| MatrixError::missing_param("The body lacks \"search_categories\"."))?;
+    let categories = categories.ok_or_else(|| lacks("search_categories"))?;
     let mut answer = Object::new();
     if let Some(criteria) = categories.object("room_events")?.map(Body::part) {
         let criteria = Criteria::of(&criteria)?;

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::{auth, body::Body};
+use super::{
+    auth,
+    body::{Body, lacks},
+};
 use crate::{
     error::MatrixError,
     federation::outbound::to_device,
@@ -43,7 +46,7 @@ pub(super) async fn send(server: &Server, call: &Call) -> Handled {
         return Err(MatrixError::invalid_param("The type and the transaction ID must have between 1 and 255 bytes."));
     }
     let body = Body::of(server, call).await?;
-    let asked = body.object("messages")?.ok_or_else(|| MatrixError::missing_param("The body lacks \"messages\"."))?;
+    let asked = body.object("messages")?.ok_or_else(|| lacks("messages"))?;
     let (mut local, mut remote) = (Vec::new(), Vec::new());
     for (user, devices) in asked.iter() {
         let id = UserId::parse(user).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;

@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::{auth, body::Body, filters::own};
+use super::{
+    auth,
+    body::{Body, lacks},
+    filters::own,
+};
 use crate::{
     error::MatrixError,
     federation::peers::fleeting::FleetingEdu,
@@ -21,7 +25,7 @@ pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
     own(&session, call.parameter(1))?;
     let body = Body::of(server, call).await?;
-    let is_typing = body.maybe("typing")?.ok_or_else(|| MatrixError::missing_param("The body lacks \"typing\"."))?;
+    let is_typing = body.maybe("typing")?.ok_or_else(|| lacks("typing"))?;
     let timeout = body.integer("timeout")?.unwrap_or(DEFAULT_MS).clamp(1, LONGEST_MS);
     let room_id = room_id(call)?;
     let now = server.platform.clock.now_ms();
