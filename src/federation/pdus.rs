@@ -193,11 +193,7 @@ pub async fn verify_history<T: AsRef<[u8]>>(
 ) -> Result<Option<Vec<Event>>, DatabaseError> {
     let mut memory = AnswerMemory::default();
     let checked = verify_ancestors(server, room_id, version, texts, &mut memory).await?;
-    let usable = |ancestor| match ancestor {
-        Ancestor::Event(event) => Some(event),
-        Ancestor::Unusable(_) => None,
-    };
-    Ok(checked.map(|checked| checked.into_iter().filter_map(usable).collect()))
+    Ok(checked.map(|checked| checked.into_iter().filter_map(Ancestor::into_event).collect()))
 }
 
 /// As [`verify_history`], but of what fails check 2 the place in the graph is kept. What the PDUs take is taken out of

@@ -292,11 +292,8 @@ async fn check(
 ) -> Result<Vec<Event>, DatabaseError> {
     let left = memory.left();
     let checked = pdus::verify_ancestors(server, &room.room_id, room.room_version, texts, memory).await?;
-    let new = checked.unwrap_or_default().into_iter().filter_map(|one| match one {
-        Ancestor::Event(event) if known.insert(event.event_id().clone()) => Some(event),
-        _ => None,
-    });
-    let new: Vec<Event> = new.collect();
+    let events = checked.unwrap_or_default().into_iter().filter_map(Ancestor::into_event);
+    let new: Vec<Event> = events.filter(|event| known.insert(event.event_id().clone())).collect();
     let kept: usize = new.iter().map(|event| memory_of_held(event.json().len())).sum();
     memory.give_back(left.saturating_sub(kept));
     Ok(new)

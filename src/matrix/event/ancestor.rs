@@ -49,6 +49,14 @@ impl Ancestor {
     }
 
     /// The event, if it can be judged.
+    pub fn into_event(self) -> Option<Event> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Unusable(_) => None,
+        }
+    }
+
+    /// As [`Ancestor::into_event`], where it stays.
     pub fn event(&self) -> Option<&Event> {
         match self {
             Self::Event(event) => Some(event),
