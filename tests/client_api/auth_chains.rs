@@ -1,11 +1,9 @@
 //! History whose auth events are not held: they are asked for, and take no more memory than there is.
 
-use std::rc::Rc;
-
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
-use verge::{platform::Clock, router::json_response};
+use verge::router::json_response;
 
 use crate::{
     common::peer::{Peer, PeerRoom, event_id},
@@ -29,10 +27,7 @@ impl Guest {
         for number in 0..=times {
             let content =
                 json!({ "membership": "join", "displayname": format!("{name} {number}"), "x": "x".repeat(bytes) });
-            let fields = json!({ "type": "m.room.member", "state_key": user, "content": content });
-            let mut draft = theirs.draft(peer.world.now_ms(), &user, fields);
-            let rules = theirs.state_id("m.room.join_rules", "").unwrap();
-            draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+            let draft = theirs.draft_member(peer.world.now_ms(), &user, &user, content);
             let (id, event) = peer.sign(&theirs.version, draft);
             theirs.advance(&id);
             theirs.state.insert(("m.room.member".to_owned(), user.clone()), event.clone());
@@ -163,19 +158,7 @@ fn auth_chains_that_take_too_much_memory_together_are_left_out() {
 fn auth_chains_are_not_asked_for_without_end() {
     let scene = scene((0, 1), Gives::Chains);
     let world = &scene.visited.home.world;
-    let (peer, clock) = (world.host("peer.example").unwrap(), world.clone());
-    world.connect(
-        "peer.example",
-        Rc::new(move |request| {
-            let (peer, clock) = (Rc::clone(&peer), clock.clone());
-            Box::pin(async move {
-                if request.uri().path().contains("/event_auth/") {
-                    clock.sleep(40_000).await;
-                }
-                peer(request).await
-            })
-        }),
-    );
+    world.answer_late("peer.example", "/event_auth/", 40_000);
     let before = world.now_ms();
     scene.alice_finds();
     let took = world.now_ms() - before;

@@ -16,21 +16,7 @@ const OPEN: [(&str, &str); 1] = [("REGISTRATION", "open")];
 
 /// From now on `home` answers five seconds late to requests whose path holds `part`.
 pub fn answer_late(home: &Home, name: &str, part: &str) {
-    let (server, clock, part) = (Rc::clone(&home.server), home.world.clone(), part.to_owned());
-    home.world.connect(
-        name,
-        Rc::new(move |request| {
-            let (server, clock) = (Rc::clone(&server), clock.clone());
-            let late = request.uri().path().contains(&part);
-            Box::pin(async move {
-                let response = server.handle(request).await;
-                if late {
-                    clock.sleep(5_000).await;
-                }
-                response
-            })
-        }),
-    );
+    home.world.answer_late(name, part, 5_000);
 }
 
 /// Sends a request as a client that hangs up after a second.

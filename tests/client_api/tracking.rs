@@ -194,12 +194,8 @@ fn whom_no_server_could_have_is_named_to_no_client() {
         let since = next(&home.sync(&alice, ""));
         for (user, membership) in [("@spam:bad_host", "ban"), ("x:y", "invite")] {
             let content = json!({ "membership": membership });
-            let fields = json!({ "type": "m.room.member", "state_key": user, "content": content });
-            let mut draft = theirs.draft(home.world.now_ms(), &bob, fields);
-            let rules = theirs.state_id("m.room.join_rules", "").unwrap();
-            let auth = draft["auth_events"].as_array_mut().unwrap();
-            auth[0] = json!(levels);
-            auth.extend((membership == "invite").then(|| json!(rules)));
+            let mut draft = theirs.draft_member(home.world.now_ms(), &bob, user, content);
+            draft["auth_events"][0] = json!(levels);
             let (id, event) = peer.sign("11", draft);
             assert_eq!(peer.send(&server, user, &[event]).1["pdus"][&id], json!({}));
             theirs.advance(&id);

@@ -273,6 +273,25 @@ impl World {
         self.0.drips.borrow_mut().insert(host.to_owned(), Drip { part, piece, ms });
     }
 
+    /// From now on `host` answers so many milliseconds late to requests whose path holds `part`.
+    pub fn answer_late(&self, host: &str, part: &str, ms: u32) {
+        let (answer, clock, part) = (self.host(host).unwrap(), self.clone(), part.to_owned());
+        self.connect(
+            host,
+            Rc::new(move |request| {
+                let is_late = request.uri().path().contains(&part);
+                let (answering, clock) = (answer(request), clock.clone());
+                Box::pin(async move {
+                    let response = answering.await;
+                    if is_late {
+                        clock.sleep(ms).await;
+                    }
+                    response
+                })
+            }),
+        );
+    }
+
     /// Takes the host off the network, as a server that is switched off.
     pub fn disconnect(&self, host: &str) {
         self.0.hosts.borrow_mut().remove(host);

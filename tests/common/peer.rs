@@ -290,6 +290,19 @@ impl PeerRoom {
         event
     }
 
+    /// As [`PeerRoom::draft`], of what `user` becomes. Whoever joins or is invited cites the room's join rules.
+    pub fn draft_member(&self, now_ms: i64, sender: &str, user: &str, content: Value) -> Value {
+        let cites_rules = matches!(content["membership"].as_str(), Some("join" | "invite"));
+        let fields = json!({ "type": "m.room.member", "state_key": user, "content": content });
+        let mut draft = self.draft(now_ms, sender, fields);
+        if cites_rules {
+            let rules = json!(self.state_id("m.room.join_rules", "").unwrap());
+            let rules = if gives_ids(&self.version) { json!([rules, { "sha256": "" }]) } else { rules };
+            draft["auth_events"].as_array_mut().unwrap().push(rules);
+        }
+        draft
+    }
+
     /// The ID of a state event.
     pub fn state_id(&self, event_type: &str, state_key: &str) -> Option<String> {
         let event = self.state.get(&(event_type.to_owned(), state_key.to_owned()))?;

@@ -44,12 +44,8 @@ impl Taken {
     /// Two events of Bob's beside each other, one of which changes the state.
     fn forks(&mut self) -> [Known; 2] {
         let scene = &mut self.returned.scene;
-        let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
-        let profile = json!({
-            "type": "m.room.member", "state_key": scene.bob, "content": { "membership": "join", "displayname": "Bob" },
-        });
-        let mut profile = scene.theirs.draft(scene.world.now_ms(), &scene.bob, profile);
-        profile["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        let profile = json!({ "membership": "join", "displayname": "Bob" });
+        let profile = scene.theirs.draft_member(scene.world.now_ms(), &scene.bob, &scene.bob, profile);
         let profile = scene.peer.sign(&scene.theirs.version, profile);
         let said = scene.theirs.say(&scene.peer, &scene.bob, "beside it");
         [profile, said]

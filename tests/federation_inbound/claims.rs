@@ -136,10 +136,8 @@ fn what_stands_in_the_current_state_is_not_forbidden_by_it() {
         // Of what differs between two states, what came later counts.
         scene.world.advance(1);
         let dave = scene.peer.user("dave");
-        let fields = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "invite" } });
-        let mut invite = scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields);
-        let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
-        invite["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        let content = json!({ "membership": "invite" });
+        let invite = scene.theirs.draft_member(scene.world.now_ms(), &scene.bob, &dave, content);
         let invite = scene.peer.sign(version, invite);
         scene.theirs.state.insert(("m.room.member".to_owned(), dave.clone()), invite.1.clone());
         scene.theirs.advance(&invite.0);
@@ -215,16 +213,13 @@ fn a_claimed_state_is_believed_whole_or_not_at_all() {
         let (third, _) = scene.member("third.example", "carol");
         let dave = scene.peer.user("dave");
         let mut state: Vec<String> = scene.theirs.state.values().map(|event| event_id("12", event)).collect();
-        let invite = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "invite" } });
-        let mut draft = scene.theirs.draft(scene.world.now_ms(), &scene.bob, invite);
-        let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
-        draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        let content = json!({ "membership": "invite" });
+        let draft = scene.theirs.draft_member(scene.world.now_ms(), &scene.bob, &dave, content);
         let invite = scene.peer.sign("12", draft);
         scene.theirs.state.insert(("m.room.member".to_owned(), dave.clone()), invite.1.clone());
         scene.theirs.advance(&invite.0);
-        let join = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": "join" } });
-        let mut draft = scene.theirs.draft(scene.world.now_ms(), &dave, join);
-        draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+        let content = json!({ "membership": "join" });
+        let draft = scene.theirs.draft_member(scene.world.now_ms(), &dave, &dave, content);
         let join = scene.peer.sign("12", draft);
         scene.theirs.advance(&join.0);
         let said = scene.say(2);

@@ -46,15 +46,13 @@ fn forks_of_an_attacker_do_not_keep_a_ban_away() {
         let forks: Vec<(String, Value)> = (0..45)
             .map(|n| {
                 let content = json!({ "membership": "join", "displayname": n.to_string() });
-                let fields = match profiles {
-                    true => json!({ "type": "m.room.member", "state_key": user, "content": content }),
-                    false => json!({ "type": "m.room.message", "content": content }),
+                let draft = match profiles {
+                    true => theirs.draft_member(scene.world.now_ms(), &user, &user, content),
+                    false => {
+                        let fields = json!({ "type": "m.room.message", "content": content });
+                        theirs.draft(scene.world.now_ms(), &user, fields)
+                    }
                 };
-                let mut draft = theirs.draft(scene.world.now_ms(), &user, fields);
-                if profiles {
-                    let rules = theirs.state_id("m.room.join_rules", "").unwrap();
-                    draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
-                }
                 mallory.sign(version, draft)
             })
             .collect();

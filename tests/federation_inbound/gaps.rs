@@ -17,10 +17,7 @@ use crate::{
 /// Carol, of Bob's server, joins, and says so many things, of which nothing reaches us yet: her join, and what she says.
 fn carol_talks(scene: &mut Scene, messages: usize) -> (Value, Vec<(String, Value)>) {
     let carol = scene.peer.user("carol");
-    let fields = json!({ "type": "m.room.member", "state_key": carol, "content": { "membership": "join" } });
-    let mut draft = scene.theirs.draft(scene.world.now_ms(), &carol, fields);
-    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
-    draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
+    let draft = scene.theirs.draft_member(scene.world.now_ms(), &carol, &carol, json!({ "membership": "join" }));
     let (id, join) = scene.peer.sign(&scene.theirs.version, draft);
     scene.theirs.state.insert(("m.room.member".to_owned(), carol.clone()), join.clone());
     scene.theirs.advance(&id);

@@ -95,14 +95,9 @@ impl Gap {
 impl Scene {
     /// A membership event of a user of Bob's server by themselves.
     pub(crate) fn becomes(&mut self, user: &str, membership: &str) -> Known {
-        let fields = json!({ "type": "m.room.member", "state_key": user, "content": { "membership": membership } });
-        let version = self.theirs.version.clone();
-        let mut draft = self.theirs.draft(self.world.now_ms(), user, fields);
-        if membership == "join" {
-            let rules = self.theirs.state_id("m.room.join_rules", "").unwrap();
-            draft["auth_events"].as_array_mut().unwrap().push(json!(rules));
-        }
-        let (id, event) = self.peer.sign(&version, draft);
+        let content = json!({ "membership": membership });
+        let draft = self.theirs.draft_member(self.world.now_ms(), user, user, content);
+        let (id, event) = self.peer.sign(&self.theirs.version, draft);
         self.theirs.state.insert(("m.room.member".to_owned(), user.to_owned()), event.clone());
         self.theirs.advance(&id);
         (id, event)
@@ -501,12 +496,8 @@ fn what_was_allowed_by_a_claim_alone_is_rejected() {
 /// From now on Bob's server has lost all but these events, and lets Alice in again: `old` is what it has of the room's state and its
 /// auth chain besides.
 pub(crate) fn lets_alice_in(scene: &Scene, events: &[&Known], old: &[Value]) {
-    let fields = json!({
-        "type": "m.room.member", "state_key": scene.alice.as_str(), "content": { "membership": "join" },
-    });
-    let mut template = scene.theirs.draft(scene.world.now_ms(), scene.alice.as_str(), fields);
-    let rules = scene.theirs.state_id("m.room.join_rules", "").unwrap();
-    template["auth_events"].as_array_mut().unwrap().push(json!(rules));
+    let alice = scene.alice.as_str();
+    let template = scene.theirs.draft_member(scene.world.now_ms(), alice, alice, json!({ "membership": "join" }));
     let template = json!({ "room_version": scene.theirs.version, "event": template });
     let state = scene.state();
     let ids: Vec<String> = state.iter().map(|event| event_id(&scene.theirs.version, event)).collect();
