@@ -59,28 +59,9 @@ pub async fn join(
     let join_id = server.random_id();
     let now = server.platform.clock.now_ms();
     let (invitation, earlier) = server.store.before_join(user, room_id, &join_id, now, now + LEASE_MS).await?;
-    let before = match earlier {
-        EarlierJoin::None => None,
-        EarlierJoin::UnderWay => return Err(later()),
-        EarlierJoin::Taken(large) => {
-            let is_no_other = via.iter().all(|server| *server == large.resident);
-            match server.resume_large_join(&large, LARGE_CALLS, is_no_other).await {
-                Ok(Progress::Done) => return Ok(large.join.event_id().clone()),
-                Ok(Progress::Unfinished) => return Err(later()),
-                Ok(Progress::GivenUp) => {
-                    leave_for_absent(server, &large).await?;
-                    return Err(has_left());
-                }
-                Err(error) => {
-                    let record = LogRecord::warning("a join is begun anew").room(room_id).user(user);
-                    server.platform.log.write(record.destination(&large.resident).because(&error));
-                    let until = server.platform.clock.now_ms() + LEASE_MS;
-                    server.store.note_join(user, room_id, &join_id, until).await?;
-                    Some(large.resident)
-                }
-            }
-        }
-    };
+    if let EarlierJoin::UnderWay = earlier {
+        return Err(later());
+    }
     let mut residents = match residents_by(server, invitation.as_ref(), room_id, via).await {
         Ok(residents) => residents,
         Err(error) => {
@@ -88,8 +69,26 @@ pub async fn join(
             return Err(error);
         }
     };
-    // After those that the user names now.
-    residents.extend(before.filter(|resident| !residents.contains(resident)));
+    if let EarlierJoin::Taken(large) = earlier {
+        let is_no_other = residents.iter().all(|resident| *resident == large.resident);
+        match server.resume_large_join(&large, LARGE_CALLS, is_no_other).await {
+            Ok(Progress::Done) => return Ok(large.join.event_id().clone()),
+            Ok(Progress::Unfinished) => return Err(later()),
+            Ok(Progress::GivenUp) => {
+                leave_for_absent(server, &large).await?;
+                return Err(has_left());
+            }
+            Err(error) => {
+                let record = LogRecord::warning("a join is begun anew").room(room_id).user(user);
+                server.platform.log.write(record.destination(&large.resident).because(&error));
+                let until = server.platform.clock.now_ms() + LEASE_MS;
+                server.store.note_join(user, room_id, &join_id, until).await?;
+                if !residents.contains(&large.resident) {
+                    residents.push(large.resident);
+                }
+            }
+        }
+    }
     let is_sent = Cell::new(false);
     let work = any_of(&residents, "No server is known through which to join that room.", async |resident| {
         join_through(server, resident, &join_id, user, room_id, content_extra.clone(), &is_sent).await

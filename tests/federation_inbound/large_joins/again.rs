@@ -163,6 +163,22 @@ fn a_join_that_gets_no_answer_gives_way_to_another_one() {
     large.assert_nothing_left();
 }
 
+/// Also where the user names none: here the ID of the room does.
+#[test]
+fn a_join_that_gets_no_answer_gives_way_to_a_server_that_nobody_names() {
+    let large = large(5_000);
+    large.room.opens_at(&Peer::new(&large.world, "other.example"));
+    // Cut off as in the others, by one call later: where this server is takes it.
+    assert!(large.join_via(&large.b.with_wall(10), &["other.example"]).is_err());
+    assert_eq!(large.count("large_joins WHERE NOT is_read"), 1);
+    large.room.opens();
+    large.world.disconnect("other.example");
+    large.world.advance(CUT_OFF_MS);
+    large.join_via(&large.b, &[]).unwrap();
+    assert!(large.is_in());
+    large.assert_nothing_left();
+}
+
 #[test]
 fn another_user_s_join_is_their_own() {
     let large = cut_off();
