@@ -137,6 +137,11 @@ impl Graph {
         node.state_after.is_none() || !is_accepted || self.firm.contains(&node.event_id)
     }
 
+    /// Whether all that is open will be firm when it has been judged.
+    pub(super) fn is_whole(&self) -> bool {
+        self.order.iter().all(|id| self.firm.contains(id))
+    }
+
     /// The event, if it has a state, but for the time being none that follows from those of its previous events.
     pub(super) fn only_claimed(&self, id: &EventId) -> Option<&Node> {
         self.nodes.get(id).filter(|node| node.state_after.is_some() && !self.ready.contains(id))

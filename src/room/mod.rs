@@ -37,6 +37,7 @@ mod receipt;
 mod claimed_graph;
 mod claims;
 mod settling;
+mod vouched;
 mod withdrawn;
 
 // Events that are made here or passed on

@@ -38,6 +38,7 @@ use crate::{
         pending_knocks::{knocked, reject},
         rejected::NewRejected,
         rooms::Extremity,
+        vouched_rooms::vouch,
     },
 };
 
@@ -207,8 +208,13 @@ impl Rooms {
                 None => view.stored(id).is_some_and(StoredEvent::stands),
             };
             let missing = join.prev_events().iter().filter(|id| !is_sure(id));
-            let missing =
+            let missing: Vec<Missing> =
                 missing.map(|id| Missing { event_id: id.clone(), before: CommitPos::FromEnd(0), passed: 0 }).collect();
+            let unsettled = match &taken.completed_by {
+                Some(_) => Some(Unsettled::Claimed),
+                // The history may show now whether the state was that.
+                None => missing.is_empty().then_some(Unsettled::KnownBetter),
+            };
             let guard = held.as_ref().map_or(Guard::New, |room| Guard::Moves(room.version));
             let extremities_before = held.into_iter().flat_map(|room| room.extremities);
             let commit = RoomCommit {
@@ -225,7 +231,7 @@ impl Rooms {
                 forgets_claims: Some(extremities_before.map(|one| one.event_id).collect()),
                 missing,
                 joins_anew: true,
-                unsettled: taken.completed_by.as_ref().map(|_| Unsettled::Claimed),
+                unsettled,
                 ..RoomCommit::new(join.room_id().clone(), join.version(), after)
             };
             let (mut others, installed) = match &taken.completed_by {
@@ -236,7 +242,7 @@ impl Rooms {
                 }
                 None => (partial_rooms::forget(join.room_id(), join.event_id()).to_vec(), Installed::Done),
             };
-            others.push(still_open(join.room_id(), &taken.under_way));
+            others.extend([vouch(join.room_id()), still_open(join.room_id(), &taken.under_way)]);
             Ok(self.store.commit(&[commit], others).await?.with(installed))
         })
         .await

@@ -32,7 +32,7 @@ use crate::{
     store::{
         commit::{Committed, Guard, NewEvent, Place, RejectedAt},
         events::StoredEvent,
-        rooms::Extremity,
+        rooms::{Extremity, Room},
         unsettled::{Node, Standing},
     },
 };
@@ -72,6 +72,7 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and where the database fails.
     pub async fn settle(&self, room_id: &RoomId, attempt: usize) -> Result<Settled, RoomError> {
+        self.doubt_vouched(room_id).await?;
         let mut slices = MAX_SLICES;
         for pass in 0..MAX_PASSES {
             let mut graph = self.claimed_graph(room_id, attempt).await?;
@@ -102,17 +103,7 @@ impl Rooms {
     async fn claimed_graph(&self, room_id: &RoomId, attempt: usize) -> Result<Graph, RoomError> {
         let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
         let mut nodes = self.store.claimed_graph(room_id).await?;
-        // What cites the create event late rests on no claim about that one.
-        if nodes.iter().any(|node| node.previous.is_empty() && node.state_after.is_none()) {
-            let mut view = View::new(&self.store, self.server_name());
-            let create = creation(&mut view, room.state).await?;
-            for node in nodes.iter_mut().filter(|node| node.state_after.is_none()) {
-                if let Some((_, after)) = create.as_ref().filter(|(id, _)| *id == node.event_id) {
-                    node.standing = Standing::Accepted;
-                    (node.state_before, node.state_after) = (Some(NodeId::EMPTY), Some(*after));
-                }
-            }
-        }
+        self.know_creation(&room, &mut nodes).await?;
         let mut graph = Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id), attempt);
         let only_claimed: Vec<&Node> = graph.order.iter().filter_map(|id| graph.only_claimed(id)).collect();
         if !only_claimed.is_empty() {
@@ -125,6 +116,22 @@ impl Rooms {
             graph.withdrawn = withdrawn;
         }
         Ok(graph)
+    }
+
+    /// Makes known what the state is after the room's create event, which the room may hold as a part of the state alone: what cites
+    /// it late rests on no claim about it.
+    pub(super) async fn know_creation(&self, room: &Room, nodes: &mut [Node]) -> Result<(), RoomError> {
+        if nodes.iter().any(|node| node.previous.is_empty() && node.state_after.is_none()) {
+            let mut view = View::new(&self.store, self.server_name());
+            let create = creation(&mut view, room.state).await?;
+            for node in nodes.iter_mut().filter(|node| node.state_after.is_none()) {
+                if let Some((_, after)) = create.as_ref().filter(|(id, _)| *id == node.event_id) {
+                    node.standing = Standing::Accepted;
+                    (node.state_before, node.state_after) = (Some(NodeId::EMPTY), Some(*after));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Judges some events again. Answers with those of which anything is different now.

@@ -30,6 +30,7 @@ pub mod rejected;
 mod resolution;
 pub mod rooms;
 pub mod unsettled;
+pub mod vouched_rooms;
 
 // Joins, invites, knocks
 pub mod ended_joins;

@@ -42,21 +42,30 @@ macro_rules! claimed_graph {
     };
 }
 
+/// What is read of each event of a graph, as [`node`] has it. ?1: the room.
+macro_rules! nodes {
+    () => {
+        "SELECT graph.event_id, MIN(COALESCE(e.depth, x.depth, 0), 9007199254740991) AS depth, \
+           e.event_id IS NOT NULL AND x.event_id IS NULL AS held, x.event_id IS NOT NULL AS rejected, \
+           COALESCE(x.provisional, 0) AS provisional, x.json IS NOT NULL AS has_text, \
+           COALESCE(x.claimed, e.claimed, 0) AS claimed, \
+           COALESCE(e.outlier, 0) AS outlier, COALESCE(e.soft_failed, 0) AS soft_failed, \
+           CASE WHEN x.event_id IS NULL THEN e.state_after ELSE x.state_before END AS state_after, \
+           CASE WHEN x.event_id IS NULL THEN e.json ->> '$.prev_events' ELSE x.graph ->> '$.prev_events' END AS previous, \
+           CASE WHEN x.event_id IS NULL THEN e.state_before ELSE x.state_before END AS state_before, \
+           COALESCE(x.hash_wrong, 0) AS rejected_altered \
+         FROM graph LEFT JOIN events AS e ON e.event_id = graph.event_id AND e.room_id = ?1 \
+           LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1"
+    };
+}
+pub(super) use nodes;
+
 /// What rests on claims, as far as the room is built upon it.
 const GRAPH: &str = concat!(
     claimed_graph!(
         "SELECT x.value ->> 0 FROM rooms AS r CROSS JOIN json_each(r.extremities) AS x WHERE r.room_id = ?1"
     ),
-    "SELECT graph.event_id, MIN(COALESCE(e.depth, x.depth, 0), 9007199254740991) AS depth, \
-       e.event_id IS NOT NULL AND x.event_id IS NULL AS held, x.event_id IS NOT NULL AS rejected, \
-       COALESCE(x.provisional, 0) AS provisional, x.json IS NOT NULL AS has_text, COALESCE(x.claimed, e.claimed, 0) AS claimed, \
-       COALESCE(e.outlier, 0) AS outlier, COALESCE(e.soft_failed, 0) AS soft_failed, \
-       CASE WHEN x.event_id IS NULL THEN e.state_after ELSE x.state_before END AS state_after, \
-       CASE WHEN x.event_id IS NULL THEN e.json ->> '$.prev_events' ELSE x.graph ->> '$.prev_events' END AS previous, \
-       CASE WHEN x.event_id IS NULL THEN e.state_before ELSE x.state_before END AS state_before, \
-       COALESCE(x.hash_wrong, 0) AS rejected_altered \
-     FROM graph LEFT JOIN events AS e ON e.event_id = graph.event_id AND e.room_id = ?1 \
-       LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1"
+    nodes!()
 );
 
 /// Before [`FORGET_CLAIMS`], from the events ?3, a JSON list, back: what was hidden because of a claim, and is cited by what is
@@ -320,7 +329,7 @@ fn rejected_state(row: &Row) -> Result<RejectedState, DatabaseError> {
     })
 }
 
-fn node(row: &Row) -> Result<Node, DatabaseError> {
+pub(super) fn node(row: &Row) -> Result<Node, DatabaseError> {
     let shape = |what: &str| DatabaseError::Shape(format!("an event of a graph has {what}"));
     let id = |text: &str| EventId::parse_any_length(text).map_err(|_| shape("no event ID"));
     let is = |column: usize| Ok::<_, DatabaseError>(row.integer(column)? != 0);

@@ -102,7 +102,7 @@ impl Hidden {
 }
 
 /// Bob makes Dave's membership this one.
-fn bobs_word(scene: &mut Scene, dave: &str, membership: &str) -> Known {
+pub(crate) fn bobs_word(scene: &mut Scene, dave: &str, membership: &str) -> Known {
     // Of two that conflict the later one counts.
     scene.world.advance(1_000);
     let fields = json!({ "type": "m.room.member", "state_key": dave, "content": { "membership": membership } });

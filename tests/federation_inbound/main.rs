@@ -59,6 +59,7 @@ mod third_party_invites;
 mod transactions;
 mod user_keys;
 mod visibility;
+mod vouched;
 mod withdrawn;
 
 use std::rc::Rc;

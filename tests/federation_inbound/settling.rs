@@ -123,7 +123,7 @@ impl Scene {
     }
 
     /// A user pages back over all gaps.
-    fn pages_back(&self) {
+    pub(crate) fn pages_back(&self) {
         for _ in 0..10 {
             let now = self.world.now_ms();
             let room = self.world.run(self.a.rooms.room(&self.room)).unwrap().unwrap();
@@ -162,7 +162,7 @@ impl Scene {
         self.a.database.rows(sql).len()
     }
 
-    fn rests_on_nothing_claimed(&self) {
+    pub(crate) fn rests_on_nothing_claimed(&self) {
         for sql in [
             "SELECT 1 FROM events WHERE claimed",
             "SELECT 1 FROM rejected_events WHERE claimed OR provisional",
