@@ -123,14 +123,14 @@ impl Rooms {
         let believed = self.believed(event, claims).await?;
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
-            let Some(claimed) = self.take_claims(&mut view, event, &believed).await? else {
+            let Some(claimed) = self.take_claims(&mut view, event, &believed, Known::Nothing).await? else {
                 return Ok(Committed::Done(()));
             };
             let Claimed { room, mut commit } = claimed;
             if view.state_after(event.event_id()).is_some() {
                 return Ok(self.store.commit(&[commit], Vec::new()).await?);
             }
-            let before = resolve(&mut view, &room, &believed).await?;
+            let before = resolve(&mut view, &room, None, &believed).await?;
             commit.unsettled.get_or_insert(Unsettled::Claimed);
             match believed.claims.iter().find_map(|examined| examined.rejection.clone()) {
                 Some(Rejection { why: reason, provisional }) => commit.rejected.push(NewRejected {
@@ -166,11 +166,11 @@ impl Rooms {
         let before = self
             .until_committed(async || {
                 let mut view = View::new(&self.store, self.server_name());
-                let Some(claimed) = self.take_claims(&mut view, event, &believed).await? else {
+                let Some(claimed) = self.take_claims(&mut view, event, &believed, Known::Nothing).await? else {
                     return Ok(Committed::Done(None));
                 };
                 let Claimed { room, mut commit } = claimed;
-                let before = resolve(&mut view, &room, &believed).await?;
+                let before = resolve(&mut view, &room, None, &believed).await?;
                 commit.nodes.extend(view.take_made());
                 Ok(self.store.commit(&[commit], Vec::new()).await?.with(Some(before)))
             })
@@ -191,6 +191,49 @@ impl Rooms {
             judgement.unsettled.get_or_insert(Unsettled::Claimed);
             let commit = self.commit_of(&mut view, judgement).await?;
             Ok(self.store.commit(&[commit], Vec::new()).await?)
+        })
+        .await
+    }
+
+    /// Takes what further servers claim of the state before `event` beside what was claimed of it before, which counts where they have
+    /// nothing: what all come to together is the state then, and what rests on it is to be settled. Whether that is another state.
+    ///
+    /// # Errors
+    /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn claim_again(&self, event: &Event, claims: &[Claim]) -> Result<bool, RoomError> {
+        let mut believed = self.believed(event, claims).await?;
+        believed.claims.retain(|examined| examined.rejection.is_none() && examined.forbids.is_none());
+        if believed.claims.is_empty() {
+            return Err(RoomError::Invalid(format!("The states before {} forbid it.", event.event_id())));
+        }
+        let found = self
+            .until_committed(async || {
+                let mut view = View::new(&self.store, self.server_name());
+                let Some(claimed) = self.take_claims(&mut view, event, &believed, Known::Claim).await? else {
+                    return Ok(Committed::Done(None));
+                };
+                let Claimed { room, mut commit } = claimed;
+                let Some(so_far) = view.stored(event.event_id()).and_then(|stored| stored.state_before) else {
+                    return Ok(Committed::Done(None));
+                };
+                let before = resolve(&mut view, &room, Some(so_far), &believed).await?;
+                commit.nodes.extend(view.take_made());
+                Ok(self.store.commit(&[commit], Vec::new()).await?.with(Some((so_far, before))))
+            })
+            .await?;
+        let Some((so_far, before)) = found.filter(|(so_far, before)| so_far != before) else { return Ok(false) };
+        self.until_committed(async || {
+            let mut view = View::new(&self.store, self.server_name());
+            let ids = vec![event.event_id().clone(), event.room_id().create_event_id()];
+            let room = view.load_rooms(vec![event.room_id().clone()], &auth_keys(event), ids, Vec::new()).await?.pop();
+            let mut judgement = Judgement::new(room.ok_or(RoomError::UnknownRoom)?);
+            if !judgement.replace_claim(&mut view, event, so_far, before).await? {
+                return Ok(Committed::Done(false));
+            }
+            let guard = Guard::Moves(judgement.room.version);
+            let mut commit = self.commit_of(&mut view, judgement).await?;
+            commit.guard = guard;
+            Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
         })
         .await
     }
@@ -271,13 +314,14 @@ impl Rooms {
         Ok(placeable)
     }
 
-    /// The room, and the commit that takes in what claims about the state before `event` bring; `None` where the state after it is
-    /// known already.
+    /// The room, and the commit that takes in what claims about the state before `event` bring; `None` where more is known of that
+    /// state than they are for.
     async fn take_claims(
         &self,
         view: &mut View<'_>,
         event: &Event,
         believed: &Believed,
+        known: Known,
     ) -> Result<Option<Claimed>, RoomError> {
         let cited = |event: &Event| event.prev_events().iter().chain(event.auth_events()).cloned().collect::<Vec<_>>();
         let placeable = &believed.placeable;
@@ -288,7 +332,11 @@ impl Rooms {
         ids.push(event.room_id().create_event_id());
         let room = view.load_rooms(vec![event.room_id().clone()], &[], ids, Vec::new()).await?.pop();
         let room = room.ok_or(RoomError::UnknownRoom)?;
-        if view.state_after(event.event_id()).is_some() {
+        let is_for_it = match known {
+            Known::Nothing => view.state_after(event.event_id()).is_none(),
+            Known::Claim => is_claimed(view, event.event_id()),
+        };
+        if !is_for_it {
             return Ok(None);
         }
         let unchanged = RoomCommit { guard: Guard::Holds(room.version), ..RoomCommit::unchanged(&room) };
@@ -324,6 +372,50 @@ impl Rooms {
     }
 }
 
+impl Judgement {
+    /// Makes `before` the state before `event`, of which `so_far` was claimed; `false` where it is another one by now. Whoever asked for
+    /// it settles the room.
+    async fn replace_claim(
+        &mut self,
+        view: &mut View<'_>,
+        event: &Event,
+        so_far: NodeId,
+        before: NodeId,
+    ) -> Result<bool, RoomError> {
+        let stored = view.stored(event.event_id()).filter(|stored| stored.state_before == Some(so_far)).cloned();
+        let Some(stored) = stored.filter(|_| is_claimed(view, event.event_id())) else {
+            return Ok(false);
+        };
+        let after = view.with_event(before, event).await?;
+        self.new.push(NewEvent {
+            event: stored.event.clone(),
+            place: if stored.outlier { Place::Edge } else { Place::Hidden },
+            soft_failed: stored.soft_failed,
+            claimed: true,
+            state_before: Some(before),
+            state_after: Some(after),
+            outbox: None,
+        });
+        view.put(StoredEvent { state_before: Some(before), state_after: Some(after), ..stored });
+        self.follow_extremities(view).await?;
+        Ok(true)
+    }
+}
+
+/// What is known of the state before an event of which more is claimed.
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    /// Nothing.
+    Nothing,
+    /// What others have claimed.
+    Claim,
+}
+
+/// Whether the event is part of the room, with a state that rests on a claim.
+fn is_claimed(view: &View<'_>, id: &EventId) -> bool {
+    view.stored(id).is_some_and(|stored| stored.claimed && stored.state_after.is_some())
+}
+
 /// Claims that can be believed.
 struct Believed {
     /// What is new of each, where that is little: else it is kept already.
@@ -350,12 +442,23 @@ struct Claimed {
     commit: RoomCommit,
 }
 
-/// What the claims come to together.
-async fn resolve(view: &mut View<'_>, room: &Room, Believed { claims, .. }: &Believed) -> Result<NodeId, RoomError> {
-    let mut roots = Vec::with_capacity(claims.len());
+/// What the claims come to together, and with what was claimed `so_far`.
+async fn resolve(
+    view: &mut View<'_>,
+    room: &Room,
+    so_far: Option<NodeId>,
+    Believed { claims, .. }: &Believed,
+) -> Result<NodeId, RoomError> {
+    let mut roots: Vec<NodeId> = so_far.into_iter().collect();
+    let is_one = roots.len() + claims.len() == 1;
     for claim in claims {
-        roots.push(view.add_snapshot(&claim.snapshot)?);
-        if claims.len() > 1 {
+        let root = view.add_snapshot(&claim.snapshot)?;
+        roots.push(match so_far {
+            // What was set by somebody who has left since does not stand where one side has nothing in its place.
+            Some(so_far) => view.filled_in(root, so_far).await?,
+            None => root,
+        });
+        if !is_one {
             let new = claim.outliers.new.iter().map(|new| &new.event).filter(|event| !view.knows(event.event_id()));
             for event in new.cloned().collect::<Vec<Event>>() {
                 view.put(StoredEvent {

@@ -40,6 +40,9 @@ use crate::{
 /// How many slices are judged at a time.
 const MAX_SLICES: usize = 8;
 
+/// Of how many events other servers are asked in one attempt what the state before them was.
+const EDGES_AT_ONCE: usize = 5;
+
 /// How often all is gone through: what is found of the current state decides what was soft-failed.
 const MAX_PASSES: usize = 4;
 
@@ -50,6 +53,18 @@ pub struct Settled {
     pub left: Left,
     /// Events without a place whose history would show what is so: edges of gaps, and what is cited there.
     pub lacking: Vec<EventId>,
+    /// Events before which the state is known by a claim alone, as what they cite is lacking, and on which verdicts against somebody rest.
+    pub edges: Vec<EventId>,
+}
+
+impl Settled {
+    /// The events to ask about in an attempt, which are counted from one, if there are many.
+    pub fn edges_of(&self, attempt: usize) -> Vec<EventId> {
+        let asked = attempt.saturating_sub(1).saturating_mul(EDGES_AT_ONCE);
+        let begin = asked.checked_rem(self.edges.len()).unwrap_or_default();
+        let (before, after) = self.edges.split_at(begin);
+        after.iter().chain(before).take(EDGES_AT_ONCE).cloned().collect()
+    }
 }
 
 /// What rests on claims in a room.
@@ -191,7 +206,13 @@ impl Graph {
         let lacking = self.nodes.values().filter(is_edge).map(|node| node.event_id.clone());
         let mut lacking: Vec<EventId> = lacking.collect();
         lacking.sort();
-        Settled { left, lacking }
+        let below = self.reachable(open().filter(|node| is_against(node)).map(|node| node.event_id.clone()));
+        let is_edge = |node: &&Node| {
+            matches!(node.standing, Standing::Outlier | Standing::Accepted) && below.contains(&node.event_id)
+        };
+        let edges = self.order.iter().filter_map(|id| self.only_claimed(id)).filter(is_edge);
+        let edges = edges.map(|node| node.event_id.clone()).collect();
+        Settled { left, lacking, edges }
     }
 }
 
@@ -443,7 +464,7 @@ impl Judgement {
     }
 
     /// Makes the current state what the forward extremities, whose states may be others now, resolve to.
-    async fn follow_extremities(&mut self, view: &mut View<'_>) -> Result<(), RoomError> {
+    pub(super) async fn follow_extremities(&mut self, view: &mut View<'_>) -> Result<(), RoomError> {
         if self.is_unchanged() && self.extremities == self.room.extremities {
             return Ok(());
         }

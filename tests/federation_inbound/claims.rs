@@ -1,17 +1,24 @@
 //! What servers say of the state before an event whose ancestors nobody gives.
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::router::{Request, json_response};
+use verge::{
+    room::Draft,
+    router::{Request, json_response},
+};
 
 use crate::{
     Scene,
-    common::peer::event_id,
+    common::{homeserver::object, peer::event_id},
     extremities::empower,
     missing::{answer_of, asked, claims, gives, holds, is_empty_handed, not_found, sends, takes},
     scene,
+    settling::claims_what_is_old,
 };
 
 /// An event and its ID.
@@ -34,6 +41,123 @@ fn two_servers_are_asked_for_the_state_before_a_gap() {
     scene.is_shown(&said[1..]);
     assert_eq!((asked(&scene.peer, "/state_ids/"), asked(&third, "/state_ids/")), (1, 1));
     assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+}
+
+/// While the others are away, one server claims a state of long ago, by which what Dave says is rejected; and nobody ever gives the
+/// history that would show what is so.
+#[test]
+fn who_could_not_say_what_the_state_before_a_gap_was_is_asked_later() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (third, _) = scene.member("third.example", "carol");
+        let (old, bob, dave) = (scene.state(), scene.bob.clone(), scene.peer.user("dave"));
+        let [_, join, edge] = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &[join.clone(), edge.clone()], &old, &Rc::new(Cell::new(false)));
+        let state = old.iter().map(|event| event_id(version, event)).chain([join.0.clone()]).collect();
+        claims(&third, &[&edge, &join], state);
+        scene.world.cut("a.example", "third.example");
+        let [heard, said] = [scene.says(&bob, "on top of it"), scene.says(&dave, "am I heard?")];
+        [&heard, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
+        scene.an_hour_passes();
+        assert_eq!([&heard, &said].map(|event| scene.a.shows(&event.0)), [true, false]);
+        assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), 1);
+
+        scene.world.mend("a.example", "third.example");
+        scene.an_hour_passes();
+        scene.is_shown(&[said]);
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+        assert_eq!(scene.rows("SELECT 1 FROM rejected_events"), 0);
+        let asked_so_far = asked(&third, "/state_ids/");
+        (0..3).for_each(|_| scene.an_hour_passes());
+        assert_eq!(asked(&third, "/state_ids/"), asked_so_far, "there is no need");
+    }
+}
+
+/// Who set the topic has left since: by what resolving gives for a topic that one side has and the other has not, there would be none.
+#[test]
+fn who_is_asked_later_takes_nothing_out_of_what_was_claimed() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        let (third, _) = scene.member("third.example", "carol");
+        let levels = json!({ "users": {}, "events": { "m.room.topic": 0 } });
+        let levels = scene.a.send(
+            &scene.world,
+            &scene.room,
+            &scene.alice,
+            Draft::state(
+                "m.room.power_levels",
+                "",
+                object(match version {
+                    "10" => json!({ "users": { scene.alice.as_str(): 100 }, "events": levels["events"] }),
+                    _ => levels,
+                }),
+            ),
+        );
+        let key = ("m.room.power_levels".to_owned(), String::new());
+        scene.theirs.state.insert(key, serde_json::from_str(levels.json()).unwrap());
+        scene.theirs.advance(levels.event_id().as_str());
+        let (bob, dave, erin) = (scene.bob.clone(), scene.peer.user("dave"), scene.peer.user("erin"));
+        let mut set = vec![scene.becomes(&erin, "join")];
+        let topic = json!({ "type": "m.room.topic", "state_key": "", "content": { "topic": "what Erin likes" } });
+        let topic = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &erin, topic));
+        scene.theirs.state.insert(("m.room.topic".to_owned(), String::new()), topic.1.clone());
+        scene.theirs.advance(&topic.0);
+        set.extend([topic.clone(), scene.becomes(&erin, "leave")]);
+        set.iter().for_each(|event| scene.receives(&event.0, event));
+        scene.is_shown(&set);
+
+        let old = scene.state();
+        let [_, join, edge] = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &[join.clone(), edge.clone()], &old, &Rc::new(Cell::new(false)));
+        let without = old.iter().map(|event| event_id(version, event)).filter(|id| *id != topic.0);
+        claims(&third, &[&edge, &join], without.chain([join.0.clone()]).collect());
+        scene.world.cut("a.example", "third.example");
+        let [heard, said] = [scene.says(&bob, "on top of it"), scene.says(&dave, "am I heard?")];
+        [&heard, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
+        scene.world.mend("a.example", "third.example");
+        scene.an_hour_passes();
+        scene.is_shown(&[heard, said]);
+        let current = scene.a.rooms.current(&scene.room, &[("m.room.topic", "")]);
+        let (_, current) = scene.world.run(current).unwrap().unwrap();
+        assert_eq!(current.first().map(|event| event.event_id().as_str()), Some(topic.0.as_str()), "version {version}");
+    }
+}
+
+/// Nobody is asked without end, be it that they say something else each time.
+#[test]
+fn what_a_claim_rejects_is_asked_about_some_times() {
+    for says_the_same in [true, false] {
+        let mut scene = scene("12");
+        let (third, theirs) = scene.member("third.example", "carol");
+        let (old, bob, dave) = (scene.state(), scene.bob.clone(), scene.peer.user("dave"));
+        let [_, join, edge] = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &[join.clone(), edge.clone()], &old, &Rc::new(Cell::new(false)));
+        let old: Vec<String> = old.iter().map(|event| event_id("12", event)).collect();
+        let (carol, signs, clock) = (third.user("carol"), Rc::clone(&third), scene.world.clone());
+        let newest = RefCell::new(None);
+        let events = [edge.clone(), join.clone()];
+        third.answers(move |request| {
+            let path = request.uri().path();
+            if !path.contains("/state_ids/") {
+                let newest: Vec<Known> = newest.borrow().iter().chain(&events).cloned().collect();
+                return answer_of(&newest, request).or_else(|| path.contains("/federation/v1/").then(not_found));
+            }
+            let mut state = old.clone();
+            if !says_the_same {
+                let content = json!({ "membership": "join", "displayname": clock.now_ms().to_string() });
+                let member = signs.sign("12", theirs.draft_member(clock.now_ms(), &carol, &carol, content));
+                state.push(member.0.clone());
+                newest.replace(Some(member));
+            }
+            Some(json_response(StatusCode::OK, &json!({ "pdu_ids": state, "auth_chain_ids": [] })))
+        });
+        let [heard, said] = [scene.says(&bob, "on top of it"), scene.says(&dave, "am I heard?")];
+        [&heard, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
+        (0..72).for_each(|_| scene.an_hour_passes());
+        assert!(!scene.a.shows(&said.0));
+        let asked = asked(&third, "/state_ids/");
+        assert!((2..=17).contains(&asked), "{says_the_same}: {asked}");
+    }
 }
 
 /// A server that tells truly which events make a state may give one of them altered. Its own server has it whole.

@@ -1,6 +1,8 @@
 //! Settling rooms in which something rests on another server's claim of a state (`room/settling.rs`): what may be judged again is,
 //! and where a verdict against somebody rests on a claim, the history that shows whether it is right is fetched.
 //!
+//! Where nobody gives that, others are asked what the state was that is known by a claim.
+//!
 //! Else nothing is fetched for it: where only states are claimed, that is settled when somebody pages back over the gap, or when
 //! what is lacking comes by itself. Events that are held without their content are asked for along with it.
 
@@ -22,6 +24,9 @@ const MAX_TIMES_AT_ONCE: i64 = 200;
 
 /// How often whole copies are asked for of events that are held without their content: over most of a day.
 const MAX_TIMES_FOR_COPIES: i64 = 24;
+
+/// How often other servers are asked for the states before events, of which those are believed that were claimed: over some hours.
+const MAX_TIMES_FOR_CLAIMS: i64 = 16;
 
 /// How often other servers are asked for history each time, and for how many events.
 const MAX_FETCHES: usize = 5;
@@ -92,17 +97,26 @@ impl Server {
         let left = match room.extent {
             // There is nothing to judge it by before the members are known.
             Extent::Partial => Left::States,
-            Extent::Whole | Extent::Settling => self.settle_and_fetch(&room.room_id, attempts, until).await?,
+            Extent::Whole | Extent::Settling => self.settle_and_fetch(room, attempts, until).await?,
         };
         Ok((left, attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(room, attempts, until).await?))
     }
 
-    async fn settle_and_fetch(&self, room_id: &RoomId, attempts: i64, until: i64) -> Result<Left, RoomError> {
+    async fn settle_and_fetch(&self, room: &Room, attempts: i64, until: i64) -> Result<Left, RoomError> {
+        let room_id = &room.room_id;
         let attempt = usize::try_from(attempts).unwrap_or_default();
         let mut settled = self.rooms.settle(room_id, attempt).await?;
+        let mut is_asked_again = attempts > MAX_TIMES_FOR_CLAIMS;
         for _ in 0..MAX_FETCHES {
-            if settled.left != Left::Verdicts || !self.fetch_history(room_id, &settled, until).await? {
+            if settled.left != Left::Verdicts {
                 break;
+            }
+            if !self.fetch_history(room_id, &settled, until).await? {
+                // What is lacking nobody may give: what the rules forbid, and its sender has built upon.
+                if is_asked_again || !self.ask_for_claims_again(room, &settled.edges_of(attempt), until).await? {
+                    break;
+                }
+                is_asked_again = true;
             }
             settled = self.rooms.settle(room_id, attempt).await?;
         }

@@ -368,20 +368,33 @@ impl<'s> View<'s> {
 
     /// The snapshot `onto`, with what is different in `root` from `base`.
     pub(super) async fn transplant(&mut self, base: NodeId, root: NodeId, onto: NodeId) -> Result<NodeId, RoomError> {
+        let changes = self.changes(base, root, |_| true).await?;
+        self.update(onto, &changes).await
+    }
+
+    /// The snapshot `root`, with what stands in `other` under keys that it has nothing under.
+    pub(super) async fn filled_in(&mut self, root: NodeId, other: NodeId) -> Result<NodeId, RoomError> {
+        let changes = self.changes(root, other, |before| before.is_none()).await?;
+        self.update(root, &changes).await
+    }
+
+    /// What differs between two snapshots, as a change to what there is after, at the keys that `choose` takes by what was there before.
+    async fn changes(
+        &mut self,
+        before: NodeId,
+        after: NodeId,
+        choose: impl Fn(Option<&str>) -> bool,
+    ) -> Result<Vec<Change>, RoomError> {
         for _ in 0..MAX_READS {
-            let changes: Vec<Change> = match state_trie::diff(&[base, root], &self.nodes) {
+            match state_trie::diff(&[before, after], &self.nodes) {
                 Ok(differences) => {
-                    let last = |ids: &[Option<&str>]| ids.last().copied().flatten().map(Into::into);
-                    differences.iter().map(|(key, ids)| (key, last(ids))).collect()
+                    let chosen = differences.iter().filter(|(_, ids)| choose(ids.first().copied().flatten()));
+                    return Ok(chosen.map(|(key, ids)| (key, ids.last().copied().flatten().map(Into::into))).collect());
                 }
-                Err(missing) => {
-                    self.read_differing(base, root, missing).await?;
-                    continue;
-                }
-            };
-            return self.update(onto, &changes).await;
+                Err(missing) => self.read_differing(before, after, missing).await?,
+            }
         }
-        Err(corrupt(format!("the snapshots {base} and {root} have missing nodes")))
+        Err(corrupt(format!("the snapshots {before} and {after} have missing nodes")))
     }
 
     async fn read_differing(

@@ -28,7 +28,7 @@ use crate::{
         identifiers::{EventId, RoomId, ServerName},
     },
     platform::Budget,
-    room::RoomError,
+    room::{Room, RoomError},
     server::Server,
     store::staging::{StagedBy, StagedPdu, stage},
 };
@@ -100,6 +100,27 @@ impl Server {
             Err(RoomError::MissingEvents(_)) => Ok(()),
             judged => judged,
         }
+    }
+
+    /// Asks other servers in the room what the states before these events were, which are known by claims alone, until `until`. Whether
+    /// any is another one now.
+    pub(super) async fn ask_for_claims_again(
+        &self,
+        room: &Room,
+        edges: &[EventId],
+        until: i64,
+    ) -> Result<bool, RoomError> {
+        let Some(_slot) = self.looks.begin(self.platform.clock.now_ms(), until) else { return Ok(false) };
+        let first_depth = self.store.first_depth(&room.room_id).await?;
+        let mut look = Look::new(self, room.clone(), first_depth, until);
+        let mut changed = false;
+        for edge in edges {
+            if look.is_over() {
+                break;
+            }
+            changed |= look.ask_again(edge).await?;
+        }
+        Ok(changed)
     }
 
     /// Looks again at the staged PDUs that are due, those first that have been so for longest. What is left when the time is

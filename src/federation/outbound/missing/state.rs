@@ -113,6 +113,25 @@ impl Look<'_> {
         }
     }
 
+    /// Asks what the state before `edge` was, which is known by a claim alone: whoever could say so before may have been the only
+    /// one who answered. Whether it is another one now.
+    pub(super) async fn ask_again(&mut self, edge: &EventId) -> Result<bool, RoomError> {
+        let Some(held) = self.server.rooms.event(edge).await? else { return Ok(false) };
+        let (events, held_ids) = (HashMap::new(), HashSet::new());
+        let event = held.event;
+        let mut known = Known { edge: Some(event.clone()), events, held: held_ids, memory: AnswerMemory::default() };
+        loop {
+            let claims = self.claims(edge, edge, &[], &mut known).await?;
+            if claims.is_empty() {
+                return Ok(false);
+            }
+            match self.server.rooms.claim_again(&event, &claims).await {
+                Err(error @ RoomError::Invalid(_)) => self.doubt(edge, &error),
+                changed => return changed,
+            }
+        }
+    }
+
     /// Asks for the states before events in hand themselves, where servers that know these say that they do not give what the
     /// events cite: what the room's rules forbid is given by nobody, and yet its sender may have built upon it. Whether any event
     /// was judged so.
