@@ -139,12 +139,18 @@ pub(super) async fn put(
     target: &str,
     mut content: Object,
 ) -> Result<EventId, MatrixError> {
-    let target = UserId::parse(target).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
     // Who vouches for a join is found by this server, and not said by who wants to join.
     content.remove(AUTHORISED_VIA);
     let body = Body::part(&content);
     let membership = Membership::parse(body.required_text("membership")?)
         .ok_or_else(|| MatrixError::bad_json("\"membership\" must be join, invite, knock, leave or ban."))?;
+    if let Membership::Leave | Membership::Ban = membership
+        && target != user.as_str()
+    {
+        check_form(target)?;
+        return send(server, user, room_id, Draft::membership(target, membership, content)).await;
+    }
+    let target = UserId::parse(target).map_err(|error| MatrixError::invalid_param(format!("{error}.")))?;
     match membership {
         Membership::Join if target == *user => {
             let profile = server.store.own_profile(user.as_str()).await?;
@@ -408,19 +414,20 @@ async fn change_other(
     let session = auth::session(server, call).await?;
     let room_id = room_id(call.parameter(0))?;
     let body = Body::of(server, call).await?;
-    let target = user_id(&body)?;
+    let target = body.required_text("user_id")?;
+    check_form(target)?;
     let content = with_reason(Object::new(), &body)?;
     if !only_from.is_empty() {
         let read = async || -> Result<_, RoomError> {
-            let members = [session.user.as_str(), target.as_str()].map(|user| ("m.room.member", user));
+            let members = [session.user.as_str(), target].map(|user| ("m.room.member", user));
             let (room, state) = server.rooms.current(&room_id, &members).await?.ok_or(RoomError::UnknownRoom)?;
-            let of = |user: &UserId| {
-                let member = state.iter().find(|event| event.is_state("m.room.member", user.as_str()));
+            let of = |user: &str| {
+                let member = state.iter().find(|event| event.is_state("m.room.member", user));
                 member.and_then(Event::membership)
             };
             // Who is not in the room is not told who is.
-            let is_in = of(&session.user) == Some(Membership::Join);
-            if is_in { Ok((room.extent, of(&target))) } else { Err(RoomError::UnknownRoom) }
+            let is_in = of(session.user.as_str()) == Some(Membership::Join);
+            if is_in { Ok((room.extent, of(target))) } else { Err(RoomError::UnknownRoom) }
         };
         let mut current = read().await;
         if let Ok((Extent::Partial, None)) = current {
@@ -432,7 +439,7 @@ async fn change_other(
             return Err(MatrixError::forbidden(otherwise));
         }
     }
-    send(server, &session.user, &room_id, Draft::membership(target.as_str(), membership, content)).await?;
+    send(server, &session.user, &room_id, Draft::membership(target, membership, content)).await?;
     ok(&json!({}))
 }
 
@@ -458,6 +465,12 @@ pub(super) fn room_id(text: &str) -> Result<RoomId, MatrixError> {
 /// The user whom a body names.
 pub(super) fn user_id(body: &Body) -> Result<UserId, MatrixError> {
     UserId::parse(body.required_text("user_id")?).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
+}
+
+/// Checks the ID of a user who is put out of a room, or may come back. It need not be one that a server could have: other servers'
+/// events may have brought it in.
+fn check_form(user_id: &str) -> Result<(), MatrixError> {
+    UserId::check_form(user_id).map_err(|error| MatrixError::invalid_param(format!("{error}.")))
 }
 
 /// `content` with the reason that a body gives.

@@ -122,6 +122,16 @@ impl UserId {
         with_domain(text, '@', MAX_LENGTH).is_ok()
     }
 
+    /// Checks that the text has the form of a user id, whether or not a server could have the name in it: such an id can be
+    /// another server's member of a room, and then be put out of it.
+    ///
+    /// # Errors
+    /// Where it has not, or is too long.
+    pub fn check_form(text: &str) -> Result<(), IdentifierError> {
+        opaque(text, '@', MAX_LENGTH)?;
+        split_at_colon(text).map(drop).ok_or(IdentifierError::Domain)
+    }
+
     /// As [`UserId::parse`], for the members of events, whose length is judged apart.
     pub(crate) fn parse_any_length(text: &str) -> Result<Self, IdentifierError> {
         with_domain(text, '@', usize::MAX)?;

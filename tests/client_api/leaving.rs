@@ -10,6 +10,7 @@ use crate::{
         peer::{Peer, PeerRoom},
     },
     home::{Home, User, quote, refused},
+    typing::apart,
 };
 
 /// Alice's room with Carol in it; Bob, of another server, may put people out.
@@ -397,6 +398,37 @@ fn who_is_banned_without_ever_having_been_in_is_told_that_and_nothing_else() {
             assert!(sees || told.len() == 1, "{visibility}, {query}: {left}");
             assert_eq!(left["state"]["events"], json!([]), "{visibility}, {query}");
         }
+    }
+}
+
+/// As Synapse lets them: other servers' events may have brought such an ID into the room.
+#[test]
+fn an_id_that_no_server_could_have_is_banned_and_unbanned_but_not_invited() {
+    let (one, alice, two, bob, room) = apart();
+    let nobody = "@x:bad_host";
+    let path = |what: &str| format!("/rooms/{}/{what}", quote(&room));
+    let state = path(&format!("state/m.room.member/{}", quote(nobody)));
+    let post = |action: &str, user_id: &str| one.post(&alice, &path(action), json!({ "user_id": user_id }));
+    let put = |membership: &str| one.put(&alice, &state, json!({ "membership": membership }));
+    refused(&post("kick", nobody), 403, "M_FORBIDDEN");
+    let in_room = |membership: &str, (status, answer): (u16, Value)| {
+        assert_eq!(status, 200, "{answer}");
+        one.world.settle();
+        for (home, user) in [(&one, &alice), (&two, &bob)] {
+            assert_eq!(home.get(user, &state).1["membership"], membership);
+        }
+    };
+    in_room("ban", post("ban", nobody));
+    in_room("leave", post("unban", nobody));
+    in_room("ban", put("ban"));
+    in_room("leave", put("leave"));
+    refused(&post("invite", nobody), 400, "M_INVALID_PARAM");
+    for membership in ["invite", "join", "knock"] {
+        refused(&put(membership), 400, "M_INVALID_PARAM");
+    }
+    // Nor is every text an ID.
+    for text in ["x:bad_host", "@x", "@x\0:bad_host", "@x:bad\0host", &format!("@{}:a.org", "x".repeat(300))] {
+        refused(&post("ban", text), 400, "M_INVALID_PARAM");
     }
 }
 

@@ -332,6 +332,10 @@ fn identifiers() {
     for wrong in ["", "@", "alice:example.org", "@alice", "@alice:", "@alice:a b", "@a\0b:example.org", "#a:b"] {
         assert!(UserId::parse(wrong).is_err(), "{wrong}");
     }
+    assert_eq!(["@x:bad_host", "@x:", "@:"].map(UserId::check_form), [Ok(()); 3]);
+    for wrong in ["", "@", "alice:example.org", "@alice", "@a\0b:example.org", "@a:b\0", "#a:b"] {
+        assert!(UserId::check_form(wrong).is_err(), "{wrong}");
+    }
     let just_fits = format!("@{}:b", "é".repeat(126));
     assert_eq!(just_fits.len(), 255);
     assert!(UserId::parse(&just_fits).is_ok());
