@@ -114,27 +114,45 @@ const NEWS: &str = concat!(
      WHERE s.name = 'receipts' AND s.position > ?2 ORDER BY r.pos LIMIT ?4"
 );
 
-/// Of rooms that the user has newly joined: the user's own, and those of others. ?2: the 'events' position up to which rooms are known,
-/// ?3: up to which there is known to be no other, ?4: the room after which, ?5: how many of either.
+/// Of rooms that the user has newly joined: the user's own, those of others, room after room, and the first of each room, so that no
+/// large room leaves nothing to those after it. ?2: the 'events' position up to which rooms are known, ?3: up to which there is known
+/// to be no other, ?4: the room after which, ?5: how many of either, ?6: how many are shared out among the rooms.
 const OF_NEW_ROOMS: &str = concat!(
     "SELECT * FROM (",
     of_new_rooms!("r.user_id = ?1"),
-    " LIMIT ?5) UNION ALL SELECT * FROM (",
+    " LIMIT ?5) UNION SELECT * FROM (",
     of_new_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
-    " LIMIT ?5)"
+    " LIMIT ?5) UNION SELECT * FROM (",
+    of_new_rooms!(
+        "r.receipt_type = 'm.read' AND r.user_id IN ( \
+           SELECT f.user_id FROM receipts AS f \
+           WHERE f.room_id = m.room_id AND f.user_id <> ?1 AND f.receipt_type = 'm.read' ORDER BY f.user_id \
+           LIMIT MAX(1, CAST(?6 / (SELECT COUNT(*) FROM local_memberships AS n \
+             WHERE n.user_id = ?1 AND n.membership = 'join' AND n.pos > ?2 AND n.room_id > ?4) AS INTEGER)))"
+    ),
+    " LIMIT ?6)"
 );
 
-/// As [`OF_NEW_ROOMS`], of the rooms in ?2, a JSON list. ?3: how many of either.
+/// As [`OF_NEW_ROOMS`], of the rooms in ?2, a JSON list. ?3: how many of either, ?4: how many are shared out among the rooms.
 const OF_ROOMS: &str = concat!(
     "SELECT * FROM (",
     of_rooms!("r.user_id = ?1"),
-    " LIMIT ?3) UNION ALL SELECT * FROM (",
+    " LIMIT ?3) UNION SELECT * FROM (",
     of_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
-    " LIMIT ?3)"
+    " LIMIT ?3) UNION SELECT * FROM (",
+    of_rooms!(
+        "r.receipt_type = 'm.read' AND r.user_id IN ( \
+           SELECT f.user_id FROM receipts AS f \
+           WHERE f.room_id = wanted.value AND f.user_id <> ?1 AND f.receipt_type = 'm.read' ORDER BY f.user_id \
+           LIMIT MAX(1, CAST(?4 / json_array_length(?2) AS INTEGER)))"
+    ),
+    " LIMIT ?4)"
 );
 
-/// How many receipts of others in newly joined rooms a sync is told, and how many of the user's own.
+/// How many receipts of others in newly joined rooms a sync is told, room after room, and how many of the user's own.
 const MAX_OF_NEW_ROOMS: i64 = 5_000;
+/// How many of others are shared out among these rooms, whatever is told of those before.
+const MAX_SHARED_OUT: i64 = 2_500;
 
 /// A receipt that a client is told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,8 +223,8 @@ pub(super) fn ask(
     checked: TimelinePos,
     after: &str,
 ) -> [Statement; 2] {
-    let of_new: [SqlValue; 5] =
-        [user.into(), events.into(), checked.into(), after.into(), SqlValue::from(MAX_OF_NEW_ROOMS)];
+    let of_new: [SqlValue; 6] =
+        [user.into(), events.into(), checked.into(), after.into(), MAX_OF_NEW_ROOMS.into(), MAX_SHARED_OUT.into()];
     [
         Statement::new(NEWS, [user.into(), since.into(), events.into(), PAGE.into()]),
         Statement::new(OF_NEW_ROOMS, of_new),
@@ -223,7 +241,8 @@ impl Store {
             return Ok(Vec::new());
         }
         let rooms = json_list(rooms.iter().map(RoomId::as_str));
-        let parameters = [user.as_str().into(), rooms.into(), SqlValue::from(MAX_OF_NEW_ROOMS)];
+        let parameters: [SqlValue; 4] =
+            [user.as_str().into(), rooms.into(), MAX_OF_NEW_ROOMS.into(), MAX_SHARED_OUT.into()];
         shown(&self.query(Statement::new(OF_ROOMS, parameters)).await?)
     }
 }

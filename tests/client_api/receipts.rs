@@ -156,6 +156,16 @@ fn a_room_that_is_newly_joined_comes_with_its_receipts() {
     assert_eq!(home.sync(&carol, &next(&answer))["rooms"]["join"], json!({}));
 }
 
+/// Receipts of this many strangers.
+fn crowd(home: &Home, room: &str, event: &str, size: usize) {
+    let receipts = verge::platform::Statement::new(
+        "INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, ts, pos) \
+         SELECT ?1, '@a' || value || ':x', 'm.read', '', ?2, 1, 1 FROM json_each(?3)",
+        [room.into(), event.into(), json!((0..size).collect::<Vec<_>>()).to_string().into()],
+    );
+    home.world.run(home.server.store.batch(vec![receipts])).unwrap();
+}
+
 /// What others have read does not push out up to where one has read oneself.
 #[test]
 fn ones_own_receipts_are_told_whatever_others_have_read() {
@@ -165,17 +175,32 @@ fn ones_own_receipts_are_told_whatever_others_have_read() {
     for room in [&room, &other] {
         let said = home.say(&alice, room, "hello", "1");
         read(&home, &bob, room, "m.read", &said, json!({}));
-        let crowd = verge::platform::Statement::new(
-            "INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, ts, pos) \
-             SELECT ?1, '@a' || value || ':x', 'm.read', '', ?2, 1, 1 FROM json_each(?3)",
-            [room.as_str().into(), said.as_str().into(), json!((0..5_001).collect::<Vec<_>>()).to_string().into()],
-        );
-        home.world.run(home.server.store.batch(vec![crowd])).unwrap();
+        crowd(&home, room, &said, 5_001);
     }
     let answer = home.sync(&bob, "");
     for room in [&room, &other] {
         let told = told(&answer, room);
         assert!(told.iter().any(|[_, _, user, _]| *user == bob.id), "{room}: {}", told.len());
+    }
+}
+
+/// Nor does what many have read in one room push out what is told of the others.
+#[test]
+fn rooms_that_come_after_a_very_large_one_have_their_receipts() {
+    let (home, alice, bob, _) = together();
+    let mut rooms: Vec<String> = (0..4).map(|_| home.room(&alice, json!({ "preset": "public_chat" }))).collect();
+    rooms.sort();
+    let since = next(&home.sync(&bob, ""));
+    for (at, room) in rooms.iter().enumerate() {
+        home.post(&bob, &format!("/join/{}", quote(room)), json!({}));
+        let said = home.say(&alice, room, "hello", "1");
+        crowd(&home, room, &said, if at == 1 { 6_000 } else { 40 });
+    }
+    for query in ["", &since] {
+        let answer = home.sync(&bob, query);
+        let count = |room: &String| told(&answer, room).len();
+        let expected = [40, 5_000 - 40, 40, 40];
+        assert_eq!(rooms.iter().map(count).collect::<Vec<_>>(), expected, "{query}");
     }
 }
 
