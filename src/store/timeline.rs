@@ -257,7 +257,7 @@ impl PageFilter {
     }
 
     /// Whether it lets everything through.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         let Self { types, not_types, senders, not_senders, contains_url } = self;
         types.is_none() && not_types.is_empty() && senders.is_none() && not_senders.is_empty() && contains_url.is_none()
     }

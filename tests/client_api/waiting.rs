@@ -206,3 +206,78 @@ fn what_changes_nothing_wakes_nobody() {
     let (answer, waited, calls) = wait(&home, &alice, &since, send(3));
     assert_eq!((waited, calls), (30_000, quiet + cost), "{answer}");
 }
+
+/// As in Synapse: what the filter leaves out is no news. The wait goes on, and what comes next is told without it.
+#[test]
+fn what_the_filter_leaves_out_ends_no_wait() {
+    for wakes in [true, false] {
+        let home = home(wakes);
+        let (alice, bob) = (home.register("alice"), home.register("bob"));
+        let rooms = [0, 1].map(|_| home.room(&bob, json!({ "preset": "public_chat" })));
+        for room in &rooms {
+            home.post(&alice, &format!("/join/{}", quote(room)), json!({}));
+        }
+        let [left_out, kept] = &rooms;
+        let since = next(&home.sync(&alice, ""));
+        let send = |room: &str, txn: &str| format!("/rooms/{}/send/m.room.message/{txn}", quote(room));
+        let settings = format!("/user/{}/rooms/{}/account_data/m.x", quote(&alice.id), quote(left_out));
+        let before = home.database.calls.get();
+        home.say(&bob, left_out, "x", "t0");
+        home.world.settle();
+        let message = home.database.calls.get() - before;
+        for (nth, (filter, sets)) in [
+            (json!({ "not_rooms": [left_out] }), false),
+            (json!({ "rooms": [kept] }), false),
+            (json!({ "not_rooms": [left_out] }), true),
+            (json!({ "account_data": { "not_types": ["m.*"] } }), true),
+            (json!({ "timeline": { "not_rooms": [left_out] } }), false),
+            (json!({ "timeline": { "types": ["m.reaction"] } }), false),
+            (json!({ "timeline": { "not_senders": [bob.id] } }), false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let case = format!("{wakes} {filter}");
+            let since = next(&home.sync(&alice, &since));
+            let asked = format!("{since}&filter={}", quote(&json!({ "room": filter }).to_string()));
+            let quiet = wait(&home, &alice, &asked, async {}).2;
+            let txn = send(left_out, &format!("t{nth}a"));
+            let (by, path) = if sets { (&alice, &settings) } else { (&bob, &txn) };
+            let body = json!({ "nth": nth }).to_string();
+            let (answer, waited, calls) = wait(&home, &alice, &asked, act(&home, by, "PUT", path, &body));
+            assert_eq!(waited, 30_000, "{case}");
+            let timeline = &answer["rooms"]["join"][left_out]["timeline"]["events"];
+            assert!(timeline.as_array().is_none_or(Vec::is_empty), "{case}: {answer}");
+            assert!(calls <= quiet + message + 3, "{case}: {calls} of {quiet} and {message}");
+            // It has moved on.
+            assert_eq!(home.sync(&alice, &next(&answer))["rooms"]["join"], json!({}), "{case}");
+            // What is let through is told at once, though something was passed over before it.
+            let act = async {
+                act(&home, by, "PUT", &format!("{path}b"), &body).await;
+                home.world.sleep(6_000).await;
+                act(&home, &alice, "PUT", &send(kept, &format!("t{nth}c")), r#"{"body":"kept"}"#).await;
+            };
+            let types = json!({ "timeline": { "types": ["m.reaction"] } });
+            if filter != types {
+                let (answer, waited, _) = wait(&home, &alice, &asked, act);
+                assert!((9_000..=14_000).contains(&waited), "{case}: {waited}");
+                let events = &answer["rooms"]["join"][kept]["timeline"]["events"];
+                assert_eq!(events[0]["content"]["body"], "kept", "{case}: {answer}");
+            }
+        }
+    }
+}
+
+/// A change of state is told though the timeline is not.
+#[test]
+fn state_that_the_filter_lets_through_ends_a_wait() {
+    let home = home(true);
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({}));
+    let filter = json!({ "room": { "timeline": { "types": ["m.reaction"] } } }).to_string();
+    let asked = format!("{}&filter={}", next(&home.sync(&alice, "")), quote(&filter));
+    let topic = format!("/rooms/{}/state/m.room.topic", quote(&room));
+    let (answer, waited, _) = wait(&home, &alice, &asked, act(&home, &alice, "PUT", &topic, r#"{"topic":"x"}"#));
+    assert_eq!(waited, 3_000);
+    assert_eq!(answer["rooms"]["join"][&room]["state"]["events"][0]["type"], "m.room.topic", "{answer}");
+}

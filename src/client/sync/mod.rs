@@ -1,10 +1,12 @@
 //! `GET /sync` (Client-Server API, "Syncing").
 //!
 //! What is asked for, and how a sync waits, is here. One with nothing new costs one round trip a look, and looks again when the
-//! platform says that there may be news. One with new messages costs one more for what the state says about them, where it says
-//! anything, and for the members who sent them, where these are loaded lazily: see [`plan`]. What is told is in [`answer`].
+//! platform says that there may be news; what the filter leaves out is none: see [`news`]. One with new messages costs one more
+//! for what the state says about them, where it says anything, and for the members who sent them, where these are loaded lazily:
+//! see [`plan`]. What is told is in [`answer`].
 
 mod answer;
+mod news;
 mod plan;
 mod rooms;
 mod stripped_state;
@@ -127,14 +129,15 @@ async fn look(
         read.fleeting = Some(FleetingRead { since: fleeting_since, now });
         let mut found = server.store.sync(read).await?;
         let fleeting = Fleeting::of(std::mem::take(&mut found.fleeting), filter, now);
-        if found.is_empty_but_for_keys() && fleeting.is_empty() {
+        let has_news = news::is_any(&found, read, filter);
+        if !has_news && fleeting.is_empty() {
             // Somebody's keys change all the time: it is news for those who share a room with them.
             let others = std::mem::take(&mut found.changed_keys.others);
             let own_server = server.config.server_name.as_str();
             found.changed_keys.others = server.store.sharing(own_server, session.user.as_str(), others).await?;
         }
         let left = deadline.map_or(0, |deadline| deadline.saturating_sub(server.platform.clock.now_ms()));
-        if !found.is_empty() || !fleeting.is_empty() || left <= 0 {
+        if has_news || !found.changed_keys.is_empty() || !fleeting.is_empty() || left <= 0 {
             return Ok((found, fleeting));
         }
         read.checked = found.events;
@@ -147,7 +150,8 @@ async fn look(
         }
         if listener.is_choosy() {
             let rooms = server.store.rooms_of(&session.user, Membership::Join).await?;
-            let rooms = rooms.into_iter().map(|room_id| Subject::Room(room_id.to_string()));
+            let rooms = rooms.into_iter().filter(|room_id| filter.room(room_id.as_str()));
+            let rooms = rooms.map(|room_id| Subject::Room(room_id.to_string()));
             let mine = [Subject::User(session.user.to_string()), Subject::Presence, Subject::Keys];
             listener.listen_to(rooms.chain(mine).collect());
         }

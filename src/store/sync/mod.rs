@@ -338,18 +338,6 @@ const ACCOUNT_DATA_OF_NEW_ROOMS: &str = concat!(
         (SELECT 1 FROM partial_rooms AS p WHERE p.room_id = m.room_id AND p.stage > 0 AND p.whole_pos > ?2))"
 );
 
-impl SyncFound {
-    /// Whether there is nothing to tell.
-    pub fn is_empty(&self) -> bool {
-        self.is_empty_but_for_keys() && self.changed_keys.is_empty()
-    }
-
-    /// Whether there is nothing to tell but whose keys have changed.
-    pub fn is_empty_but_for_keys(&self) -> bool {
-        self.rooms.is_empty() && self.changed_account_data.is_empty() && self.inbox.messages.is_empty()
-    }
-}
-
 impl SyncRead<'_> {
     /// Whether the database leaves out what the filter does.
     fn is_filtered(&self) -> bool {
