@@ -24,7 +24,8 @@ use crate::{
 
 /// Takes over what is news. That a user was active a little later is none; that they are in another room is news to those there.
 /// What a client says is also news where a sync had said it:
-/// it does not end by itself. `$further`: what else is set.
+/// it does not end by itself. And where a version from before migration 0068 has noted them, that is answering while this one is
+/// deployed: others are to be told again of them. `$further`: what else is set.
 macro_rules! unless_known {
     ($further:literal) => {
         concat!(
@@ -35,6 +36,7 @@ macro_rules! unless_known {
             " WHERE excluded.presence <> presence.presence OR excluded.status_msg IS NOT presence.status_msg \
             OR excluded.currently_active <> presence.currently_active \
             OR presence.synced_until IS NOT NULL AND excluded.synced_until IS NULL \
+            OR presence.told_ts IS NULL AND excluded.told_ts IS NOT NULL \
             OR excluded.last_active_ts >= presence.last_active_ts + 60000 \
             OR EXISTS (SELECT 1 FROM json_each(excluded.rooms) AS n WHERE n.value NOT IN (SELECT value FROM json_each(presence.rooms)))"
         )
@@ -65,11 +67,12 @@ const NOTE: &str = concat!(
     unless_known!("heard_until = excluded.heard_until")
 );
 
-/// Of the same, ?1, those who are there are taken to be until ?2 though it is no news. Within a minute it makes no difference.
+/// Of the same, ?1, those who are there are taken to be until ?2 though it is no news. Within a minute it makes no difference, but to those
+/// whom a version from before migration 0068 has noted.
 const RENEW: &str = "\
     UPDATE presence SET heard_until = ?2 \
     WHERE user_id IN (SELECT j.value ->> 0 FROM json_each(?1) AS j WHERE j.value ->> 2 <> 'offline') \
-      AND heard_until <= ?2 - 60000";
+      AND presence <> 'offline' AND COALESCE(heard_until, 0) <= ?2 - 60000";
 
 /// ?2 users at most of other servers that have not told of them any more, ?1: now, are not there.
 const END_HEARD: &str = "\
@@ -122,11 +125,12 @@ const FOLLOW: &str = concat!(
 );
 
 /// ?1 a local user, ?2 what a client of theirs has them be, ?3 until when, ?4 now. Answers where that is nothing new: they are that
-/// already, or online by another client that syncs.
+/// already, and others are told again of them; or online by another client that syncs.
 const STAY: &str = "\
     UPDATE presence SET synced_until = CASE WHEN presence = ?2 THEN ?3 ELSE synced_until END, \
       idle_until = CASE WHEN presence = ?2 THEN idle_until ELSE ?3 END \
-    WHERE user_id = ?1 AND (presence = ?2 OR presence = 'online' AND synced_until > ?4) RETURNING user_id";
+    WHERE user_id = ?1 AND CASE presence WHEN ?2 THEN told_ts IS NOT NULL ELSE presence = 'online' AND synced_until > ?4 END \
+    RETURNING user_id";
 
 /// The local users whose clients have not synced any more, ?1: now; and until when others of theirs sync that are idle. ?2: how many.
 const GONE: &str = "\
@@ -137,9 +141,10 @@ const GONE: &str = "\
 /// The local users who are there and of whom others were last told at ?1 or before. ?2: how many.
 const TOLD_LONG_AGO: &str = "SELECT p.user_id FROM presence AS p WHERE p.told_ts <= ?1 ORDER BY p.told_ts LIMIT ?2";
 
-/// Notes that others are told again of the user ?1, at ?3, if they were last told at ?2 or before. It is no news here.
+/// Notes that others are told again of the user ?1, at ?3, if they were last told at ?2 or before. It is no news here. Whom a version
+/// from before migration 0068 has noted to be gone is told of for the last time.
 const TELL_AGAIN: &str = "\
-    UPDATE presence SET told_ts = ?3 WHERE user_id = ?1 AND told_ts <= ?2 \
+    UPDATE presence SET told_ts = CASE WHEN presence <> 'offline' THEN ?3 END WHERE user_id = ?1 AND told_ts <= ?2 \
     RETURNING 0 AS pos, 1 AS is_shown, user_id, presence, status_msg, last_active_ts, currently_active";
 
 /// Moves the stream on to the last position that was taken.

@@ -328,6 +328,51 @@ fn who_was_there_before_is_told_of_again_or_ends() {
     assert_eq!(rows, [[alice.id.as_str(), "[\"\",\"\"]", "0", "NULL"], [bob.id.as_str(), "NULL", "NULL", "1"]]);
 }
 
+/// What a version from before that writes, which answers beside this one while this one is deployed.
+#[test]
+fn whom_an_older_version_noted_is_told_of_again_or_ends() {
+    let (one, alice, two, bob, _) = apart();
+    let older = "UPDATE presence SET told_after = NULL, told_ts = NULL, heard_until = NULL";
+    let row = |user: &User| {
+        let row = one.database.rows(&format!(
+            "SELECT presence, told_ts > 0, told_after IS NULL, heard_until > 0 FROM presence WHERE user_id = '{}'",
+            user.id
+        ));
+        row.concat().join(" ")
+    };
+    let syncs = |asked: &str| {
+        one.sync(&alice, asked);
+        one.world.settle();
+    };
+    for state in ["unavailable", "online"] {
+        syncs(&format!("set_presence={state}"));
+        one.database.rows(older);
+        one.world.advance(5 * 60_000);
+        // That another client of hers is idle is no news.
+        if state == "online" {
+            syncs("set_presence=unavailable");
+            assert_eq!(row(&alice), "online NULL 1 NULL");
+            one.world.advance(30_000);
+        }
+        syncs(&format!("set_presence={state}"));
+        assert_eq!(row(&alice), format!("{state} 1 0 NULL"));
+    }
+    one.database.rows(older);
+    set(&one, &alice, json!({ "presence": "online" }));
+    assert_eq!(row(&alice), "online 1 0 NULL");
+    // Of whom it has noted to be gone others are told once more.
+    one.database.rows("UPDATE presence SET presence = 'offline', told_ts = 1 WHERE told_ts > 1");
+    minutes_pass(&one, 1);
+    assert_eq!(row(&alice), "offline NULL 0 NULL");
+    // His server tells of him again.
+    set(&two, &bob, json!({ "presence": "online" }));
+    two.world.settle();
+    one.database.rows(older);
+    two.database.rows("UPDATE presence SET told_ts = 0 WHERE told_ts > 0");
+    minutes_pass(&two, 1);
+    assert_eq!(row(&bob), "online NULL 1 1");
+}
+
 #[test]
 fn others_are_told_again_of_so_many_at_a_time() {
     let home = Home::new();
