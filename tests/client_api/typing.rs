@@ -237,7 +237,7 @@ fn who_types_fast_is_told_of_once_a_second() {
 
 /// Lets hosts with these names be members of the room, which answer after so many milliseconds. What each of those was told that were
 /// told something is noted.
-fn members(home: &Home, room: &str, names: &[String], delay_ms: &std::rc::Rc<std::cell::Cell<u32>>) -> Told {
+pub(crate) fn members(home: &Home, room: &str, names: &[String], delay_ms: &std::rc::Rc<std::cell::Cell<u32>>) -> Told {
     let told = Told::default();
     for name in names {
         let (told, world, delay_ms, host) = (told.clone(), home.world.clone(), delay_ms.clone(), name.clone());
@@ -267,7 +267,7 @@ fn members(home: &Home, room: &str, names: &[String], delay_ms: &std::rc::Rc<std
     told
 }
 
-type Told = std::rc::Rc<std::cell::RefCell<std::collections::BTreeMap<String, Vec<Value>>>>;
+pub(crate) type Told = std::rc::Rc<std::cell::RefCell<std::collections::BTreeMap<String, Vec<Value>>>>;
 
 /// However many servers are in a room: not always the same ones hear what its users do.
 #[test]

@@ -3,6 +3,8 @@
 //! Each transaction of these travels alone, beside what the transaction queue sends, and is not repeated; it costs no row.
 //! Whom the database knows to be away is not among the destinations that callers name.
 
+use std::collections::BTreeMap;
+
 use futures_util::{StreamExt, stream};
 
 use crate::{
@@ -93,10 +95,12 @@ impl Server {
         let now = self.platform.clock.now_ms();
         let told_ts = now - AGAIN_MS;
         let mut left = MAX_AGAIN;
+        // They are told when all is noted: asking the database where servers are must not use up the calls for it.
+        let mut again = Vec::new();
         let outcome = async {
             while !budget.is_spent() {
-                let again = AT_ONCE.min(left);
-                let due = self.store.presence_due(now, AT_ONCE, told_ts, again, ENDED_AT_ONCE).await?;
+                let most = AT_ONCE.min(left);
+                let due = self.store.presence_due(now, AT_ONCE, told_ts, most, ENDED_AT_ONCE).await?;
                 let PresenceDue { gone, told_long_ago, ended } = due;
                 let is_full = |count, most| i64::try_from(count).is_ok_and(|count| count >= most);
                 let may_be_more = is_full(gone.len(), AT_ONCE)
@@ -109,11 +113,8 @@ impl Server {
                 });
                 let ended: Vec<_> = ended.collect();
                 self.put_presence_until(&ended, now).await?;
-                for (row, servers) in
-                    self.store.tell_again(&self.config.server_name, &told_long_ago, told_ts, now).await?
-                {
-                    self.tell(&servers, &[FleetingEdu::StillThere(row.update(now))]);
-                }
+                again.retain(|(row, _): &(PresenceRow, _)| ended.iter().all(|(gone, _)| gone.user_id != row.user_id));
+                again.extend(self.store.tell_again(&self.config.server_name, &told_long_ago, told_ts, now).await?);
                 if !may_be_more {
                     break;
                 }
@@ -123,6 +124,7 @@ impl Server {
         if let Err(error) = outcome.await {
             self.platform.log.write(LogRecord::error("presence cannot be looked through").because(&error));
         }
+        self.tell_each(again.into_iter().map(|(row, servers)| (servers, FleetingEdu::StillThere(row.update(now)))));
     }
 
     /// Notes the presence of local users, each until when it holds without a further sync, if it is by one.
@@ -131,13 +133,14 @@ impl Server {
         let begin = PresencePlace { room: format!("!{begin}"), server: begin };
         let own = users.iter().map(|(row, until)| OwnPresence { row, synced_until: *until, begin: &begin });
         let heard = self.store.put_presence(&self.config.server_name, &own.collect::<Vec<_>>(), now).await?;
-        let mut told = Vec::new();
+        let (mut told, mut news) = (Vec::new(), Vec::new());
         for ((row, _), heard) in users.iter().zip(heard) {
             let Some(heard) = heard else { continue };
-            self.tell(&heard.servers, &[FleetingEdu::Presence(row.update(now))]);
+            news.push((heard.servers, FleetingEdu::Presence(row.update(now))));
             let last = heard.last.filter(|_| row.presence != Presence::Offline);
             told.extend(last.map(|last| (&row.user_id, last)));
         }
+        self.tell_each(news.into_iter());
         self.store.told(&told).await
     }
 
@@ -165,12 +168,28 @@ impl Server {
         let now = self.platform.clock.now_ms();
         let mut unsent = destinations.to_vec();
         unsent.retain(|destination| self.fleeting.leave(destination, edus, now));
+        self.send_what_was_left(unsent);
+    }
+
+    /// The same of several things, each to servers of its own: whoever hears of many of them hears of all together.
+    fn tell_each(&self, told: impl Iterator<Item = (Vec<ServerName>, FleetingEdu)>) {
+        let mut edus: BTreeMap<ServerName, Vec<FleetingEdu>> = BTreeMap::new();
+        for (servers, edu) in told {
+            servers.into_iter().for_each(|server| edus.entry(server).or_default().push(edu.clone()));
+        }
+        let now = self.platform.clock.now_ms();
+        edus.retain(|destination, edus| self.fleeting.leave(destination, edus, now));
+        self.send_what_was_left(edus.into_keys().collect());
+    }
+
+    /// Sends to these destinations what was left for them.
+    fn send_what_was_left(&self, unsent: Vec<ServerName>) {
         if unsent.is_empty() {
             return;
         }
+        let until = self.platform.clock.now_ms() + TURN_MS;
         let (server, unsent) = (self.clone(), self.in_turn(unsent));
         self.platform.background.spawn(Box::pin(async move {
-            let until = now + TURN_MS;
             let tell = |destination| server.tell_one(destination, until);
             stream::iter(unsent).map(tell).buffer_unordered(CONCURRENT).collect::<()>().await;
         }));
