@@ -453,6 +453,30 @@ fn those_that_hang_when_asked_where_they_are_keep_it_from_nobody() {
     assert_eq!(heard(), [[true, false]; 20]);
 }
 
+/// By an isolate that has not asked for any of them yet.
+#[test]
+fn what_the_database_knows_of_where_many_are_is_read_in_one_call() {
+    let home = Home::new();
+    let alice = home.register("alice");
+    let room = home.room(&alice, json!({ "preset": "public_chat" }));
+    let names: Vec<String> = (10..50).map(|n| format!("s{n}.test")).collect();
+    let told = members(&home, &room, &names, &std::rc::Rc::default());
+    // Without a port in their name they are first asked where they are.
+    home.database.rows("UPDATE room_servers SET server = replace(server, ':443', '')");
+    let path = format!("/rooms/{}/typing/{}", quote(&room), quote(&alice.id));
+    let calls: Vec<u64> = [true, false, true]
+        .map(|is_typing| {
+            let isolate = home.world.server_over("hs.test", home.database.clone(), &[]);
+            let (body, before) = (json!({ "typing": is_typing }).to_string(), home.database.calls.get());
+            assert_eq!(home.world.run(isolate.server.handle(request_of(&alice, "PUT", &path, body))).status(), 200);
+            home.world.settle();
+            home.database.calls.get() - before
+        })
+        .into();
+    assert!(told.borrow().values().all(|edus| edus.len() == 3));
+    assert!(calls[0] > 80 && calls[1] < 10 && calls[2] == calls[1], "{calls:?}");
+}
+
 #[test]
 fn what_comes_while_some_hang_is_told_at_once() {
     let (_home, types_and_waits, heard) = beside_those_that_hang();

@@ -190,6 +190,7 @@ impl Server {
         let until = self.platform.clock.now_ms() + TURN_MS;
         let (server, unsent) = (self.clone(), self.in_turn(unsent));
         self.platform.background.spawn(Box::pin(async move {
+            server.federation.look_up(&unsent).await;
             let tell = |destination| server.tell_one(destination, until);
             stream::iter(unsent).map(tell).buffer_unordered(CONCURRENT).collect::<()>().await;
         }));

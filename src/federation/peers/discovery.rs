@@ -47,6 +47,13 @@ impl Discovery {
         }
     }
 
+    /// Learns in one call what the database knows of the delegations of servers that are to be reached soon.
+    pub async fn look_up(&self, servers: impl IntoIterator<Item = &str>) {
+        let names = servers.into_iter().filter_map(|server| Name::parse(server).ok());
+        let delegating = names.filter(|name| name.without_lookup().is_none() && self.scope.check(name).is_ok());
+        self.well_known.look_up(delegating.map(|name| name.host).collect()).await;
+    }
+
     /// The ways to reach `server_name`, at least one, in the order in which to try them.
     ///
     /// # Errors

@@ -159,6 +159,11 @@ impl FederationClient {
         &self.config.server_name
     }
 
+    /// Learns in one call what the database knows of where these servers are, to which requests are sent soon.
+    pub async fn look_up(&self, servers: &[ServerName]) {
+        self.discovery.look_up(servers.iter().map(ServerName::as_str)).await;
+    }
+
     /// Sends `call` to `destination` and reads the body of its 200.
     ///
     /// Where there are several ways to the server, the next is tried after one that fails; every endpoint of the

@@ -94,12 +94,32 @@ impl WellKnown {
         delegated
     }
 
+    /// Reads together what the database knows of hosts that are to be asked for soon, as far as this isolate does not know it.
+    pub(super) async fn look_up(&self, mut hosts: Vec<String>) {
+        let now = self.platform.clock.now_ms();
+        hosts.retain(|host| self.fresh(host, now).is_none());
+        // One is read as it is asked for.
+        if hosts.len() < 2 {
+            return;
+        }
+        match self.store.well_known_of(&hosts).await {
+            Ok(rows) => rows.into_iter().for_each(|(host, row)| self.remember(&host, row)),
+            Err(error) => {
+                let record = LogRecord::error("the .well-known of several servers cannot be read");
+                self.platform.log.write(record.because(&error));
+            }
+        }
+    }
+
+    /// What this isolate knows of `host`, while it is fresh.
+    fn fresh(&self, host: &str, now: i64) -> Option<WellKnownRow> {
+        self.cache.0.borrow().get(host).filter(|row| now < row.fresh_until_ts).cloned()
+    }
+
     /// What is known of `host`: from this isolate while it is fresh there, else from the database.
     async fn cached(&self, host: &str, now: i64) -> Option<WellKnownRow> {
-        if let Some(row) = self.cache.0.borrow().get(host)
-            && now < row.fresh_until_ts
-        {
-            return Some(row.clone());
+        if let Some(row) = self.fresh(host, now) {
+            return Some(row);
         }
         match self.store.well_known(host).await {
             Ok(row) => {
