@@ -147,6 +147,10 @@ const TELL_AGAIN: &str = "\
     UPDATE presence SET told_ts = CASE WHEN presence <> 'offline' THEN ?3 END WHERE user_id = ?1 AND told_ts <= ?2 \
     RETURNING 0 AS pos, 1 AS is_shown, user_id, presence, status_msg, last_active_ts, currently_active";
 
+/// Notes of the users ?1, of whom others were to be told at ?2, that they were told at ?3.
+const TELL_SOONER: &str = "\
+    UPDATE presence SET told_ts = ?3 WHERE user_id IN (SELECT value FROM json_each(?1)) AND told_ts = ?2";
+
 /// Moves the stream on to the last position that was taken.
 const ADVANCE: &str = "\
     UPDATE streams SET position = (SELECT MAX(p.pos) FROM presence AS p WHERE p.pos > position) \
@@ -434,6 +438,23 @@ impl Store {
             Some(PresenceRow::read(row).and_then(|row| Ok((row, PresenceHearers::read(found)?.servers))))
         });
         told.collect()
+    }
+
+    /// Notes that it was no use to tell others at `now` of these users, which are then due as if they had been told at `told_ts`. One
+    /// call; none for nobody.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn tell_sooner(
+        &self,
+        users: impl Iterator<Item = &UserId>,
+        now: i64,
+        told_ts: i64,
+    ) -> Result<(), DatabaseError> {
+        let lists = text_lists(users.map(UserId::as_str));
+        let sooner =
+            lists.into_iter().map(|list| Statement::new(TELL_SOONER, [list.into(), now.into(), told_ts.into()]));
+        self.batch(sooner.collect()).await.map(drop)
     }
 
     /// The presence of `of`, and whether `asking`, a local user, may see it; `None` where nothing is known.

@@ -48,6 +48,7 @@ mod restored;
 mod rooms;
 mod searching;
 mod spaces;
+mod still_there;
 mod syncing;
 mod tags;
 mod taken_back;

@@ -1,7 +1,5 @@
 //! Presence, within one server and between two.
 
-use std::collections::BTreeMap;
-
 use ruma_common::serde::Raw;
 use ruma_events::presence::PresenceEvent;
 use serde_json::{Value, json};
@@ -9,7 +7,7 @@ use verge::matrix::identifiers::UserId;
 
 use crate::{
     home::{Home, User, next, quote, refused},
-    typing::{Told, apart, members, together},
+    typing::{apart, together},
 };
 
 fn set(home: &Home, user: &User, body: Value) -> (u16, Value) {
@@ -37,7 +35,7 @@ fn of(user: &User, state: &str, status: &str) -> [String; 3] {
 }
 
 /// The scheduled trigger comes by so many times.
-fn minutes_pass(home: &Home, count: usize) {
+pub(crate) fn minutes_pass(home: &Home, count: usize) {
     for _ in 0..count {
         home.world.advance(60_000);
         home.world.run(home.server.scheduled());
@@ -389,53 +387,6 @@ fn others_are_told_again_of_so_many_at_a_time() {
         assert_eq!(left_over, [[left.to_string()]]);
     }
     assert_eq!(home.database.rows("SELECT min(pos), max(pos) FROM presence"), [["-150", "-1"]]);
-}
-
-/// 50 users in a room with 40 hosts, who are there and of whom these are to be told again; and what they are told. Where they are is to be
-/// asked first.
-fn many_in_a_room_with_many() -> (Home, Told) {
-    let home = Home::new();
-    home.world.time_out();
-    let room = home.room(&home.register("alice"), json!({}));
-    let names: Vec<String> = (10..50).map(|n| format!("s{n}.test")).collect();
-    let told = members(&home, &room, &names, &std::rc::Rc::default());
-    home.database.rows("UPDATE room_servers SET server = replace(server, ':443', '')");
-    let users = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 50)";
-    home.database.rows(&format!(
-        "{users} INSERT INTO local_memberships (user_id, room_id, membership, event_id, pos) \
-         SELECT '@u' || n || ':hs.test', '{room}', 'join', '$u' || n, n FROM n"
-    ));
-    home.database.rows(&format!(
-        "{users} INSERT INTO presence (user_id, presence, last_active_ts, currently_active, rooms, pos, told_after, told_ts) \
-         SELECT '@u' || n || ':hs.test', 'online', 1, 1, '[]', -n, '[\"\",\"\"]', n FROM n"
-    ));
-    (home, told)
-}
-
-/// How many users' presence each host was told.
-fn counts(told: &Told) -> Vec<usize> {
-    told.borrow().values().map(|edus| edus.iter().map(|edu| edu["push"].as_array().unwrap().len()).sum()).collect()
-}
-
-#[test]
-fn others_are_told_again_of_many_by_an_isolate_that_knows_no_server_yet() {
-    let (home, told) = many_in_a_room_with_many();
-    home.world.interleave();
-    minutes_pass(&home, 1);
-    assert_eq!(counts(&told), [50; 40]);
-}
-
-/// Of whom they are to be told again, and who turns out to be gone a moment later.
-#[test]
-fn who_is_gone_is_not_still_there() {
-    let (home, told) = many_in_a_room_with_many();
-    home.database.rows("UPDATE presence SET synced_until = 1000 - told_ts");
-    minutes_pass(&home, 1);
-    for edus in told.borrow().values() {
-        let updates = edus.iter().flat_map(|edu| edu["push"].as_array().unwrap());
-        let last: BTreeMap<_, _> = updates.map(|update| (update["user_id"].as_str(), &update["presence"])).collect();
-        assert_eq!(last.values().filter(|presence| **presence == "offline").count(), 50);
-    }
 }
 
 fn joins(home: &Home, user: &User, room: &str) {

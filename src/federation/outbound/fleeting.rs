@@ -3,9 +3,9 @@
 //! Each transaction of these travels alone, beside what the transaction queue sends, and is not repeated; it costs no row.
 //! Whom the database knows to be away is not among the destinations that callers name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future, stream};
 
 use crate::{
     federation::peers::fleeting::{FleetingEdu, anywhere},
@@ -38,6 +38,10 @@ const ENDED_AT_ONCE: i64 = 100;
 /// Others are told again of those who are there after so many milliseconds: they take somebody of whom they have heard nothing for half
 /// an hour to be gone, as Synapse does, which itself repeats it after the same time.
 const AGAIN_MS: i64 = 25 * 60 * 1_000;
+
+/// Where there was no time to tell all of them, they are told again after so many milliseconds: the user is not gone for them by then. Not in
+/// the next minute: where there is never time for all, it would be sent to those who have heard it over and over.
+const SOONER_MS: i64 = 3 * 60 * 1_000;
 
 /// Of how many users they are told again at most each time that the scheduled trigger comes by: of so many, what there is to tell may wait
 /// for a destination.
@@ -124,7 +128,24 @@ impl Server {
         if let Err(error) = outcome.await {
             self.platform.log.write(LogRecord::error("presence cannot be looked through").because(&error));
         }
-        self.tell_each(again.into_iter().map(|(row, servers)| (servers, FleetingEdu::StillThere(row.update(now)))));
+        self.tell_again(again, now);
+    }
+
+    /// Tells again who is there. Those of whom there was no time to tell all servers are due anew in a few minutes.
+    fn tell_again(&self, again: Vec<(PresenceRow, Vec<ServerName>)>, now: i64) {
+        let told = again.iter().map(|(row, servers)| (&**servers, FleetingEdu::StillThere(row.update(now))));
+        let (server, unsent) = (self.clone(), self.leave_each(told));
+        if unsent.is_empty() {
+            return;
+        }
+        self.platform.background.spawn(Box::pin(async move {
+            let missed = server.send_what_was_left(unsent).await;
+            let is_missed = |servers: &[ServerName]| servers.iter().any(|server| missed.contains(server));
+            let users = again.iter().filter(|(_, servers)| is_missed(servers)).map(|(row, _)| &row.user_id);
+            if let Err(error) = server.store.tell_sooner(users, now, now - AGAIN_MS + SOONER_MS).await {
+                server.platform.log.write(LogRecord::error("presence cannot be told sooner").because(&error));
+            }
+        }));
     }
 
     /// Notes the presence of local users, each until when it holds without a further sync, if it is by one.
@@ -140,7 +161,7 @@ impl Server {
             let last = heard.last.filter(|_| row.presence != Presence::Offline);
             told.extend(last.map(|last| (&row.user_id, last)));
         }
-        self.tell_each(news.into_iter());
+        self.send_beside(self.leave_each(news.iter().map(|(servers, edu)| (&**servers, edu.clone()))));
         self.store.told(&told).await
     }
 
@@ -168,61 +189,74 @@ impl Server {
         let now = self.platform.clock.now_ms();
         let mut unsent = destinations.to_vec();
         unsent.retain(|destination| self.fleeting.leave(destination, edus, now));
-        self.send_what_was_left(unsent);
+        self.send_beside(unsent);
     }
 
-    /// The same of several things, each to servers of its own: whoever hears of many of them hears of all together.
-    fn tell_each(&self, told: impl Iterator<Item = (Vec<ServerName>, FleetingEdu)>) {
-        let mut edus: BTreeMap<ServerName, Vec<FleetingEdu>> = BTreeMap::new();
+    /// Leaves several things, each for servers of its own: whoever hears of many of them hears of all together. To which of them nobody
+    /// is sending.
+    fn leave_each<'a>(&self, told: impl Iterator<Item = (&'a [ServerName], FleetingEdu)>) -> Vec<ServerName> {
+        let mut edus: BTreeMap<&ServerName, Vec<FleetingEdu>> = BTreeMap::new();
         for (servers, edu) in told {
-            servers.into_iter().for_each(|server| edus.entry(server).or_default().push(edu.clone()));
+            servers.iter().for_each(|server| edus.entry(server).or_default().push(edu.clone()));
         }
         let now = self.platform.clock.now_ms();
         edus.retain(|destination, edus| self.fleeting.leave(destination, edus, now));
-        self.send_what_was_left(edus.into_keys().collect());
+        edus.into_keys().cloned().collect()
     }
 
-    /// Sends to these destinations what was left for them.
-    fn send_what_was_left(&self, unsent: Vec<ServerName>) {
+    /// Sends to these destinations what was left for them, beside the request that it comes from.
+    fn send_beside(&self, unsent: Vec<ServerName>) {
         if unsent.is_empty() {
             return;
         }
-        let until = self.platform.clock.now_ms() + TURN_MS;
-        let (server, unsent) = (self.clone(), self.in_turn(unsent));
-        self.platform.background.spawn(Box::pin(async move {
-            server.federation.look_up(&unsent).await;
-            let tell = |destination| server.tell_one(destination, until);
-            stream::iter(unsent).map(tell).buffer_unordered(CONCURRENT).collect::<()>().await;
-        }));
+        let server = self.clone();
+        self.platform.background.spawn(Box::pin(async move { drop(server.send_what_was_left(unsent).await) }));
     }
 
-    /// Sends to one destination until nothing waits for it, or it fails, or the time is over; unless somebody else does.
-    async fn tell_one(&self, destination: ServerName, until: i64) {
+    /// Sends to these destinations what was left for them. For which of them there was no time.
+    async fn send_what_was_left(&self, unsent: Vec<ServerName>) -> BTreeSet<ServerName> {
+        let until = self.platform.clock.now_ms() + TURN_MS;
+        let unsent = self.in_turn(unsent);
+        self.federation.look_up(&unsent).await;
+        let tell = async |destination| (!self.tell_one(&destination, until).await).then_some(destination);
+        let missed = stream::iter(unsent).map(tell).buffer_unordered(CONCURRENT);
+        missed.filter_map(future::ready).collect().await
+    }
+
+    /// Sends to one destination until nothing waits for it, or it fails, or the time is over; unless somebody else does. Whether there
+    /// was time.
+    async fn tell_one(&self, destination: &ServerName, until: i64) -> bool {
         let (clock, slow) = (&self.platform.clock, &self.fleeting.slow);
         let now = clock.now_ms();
-        if now >= until || !self.fleeting.begin(&destination, now) {
-            return;
+        if now >= until {
+            return false;
         }
-        while let Some(pause) = self.fleeting.pause(&destination, clock.now_ms()) {
+        if !self.fleeting.begin(destination, now) {
+            return true;
+        }
+        while let Some(pause) = self.fleeting.pause(destination, clock.now_ms()) {
             if pause > 0 {
                 clock.sleep(pause).await;
             }
             let now = clock.now_ms();
             if now >= until {
-                return self.fleeting.leave_off(&destination);
+                self.fleeting.leave_off(destination);
+                return false;
             }
-            let edus = self.fleeting.take(&destination, now);
+            let edus = self.fleeting.take(destination, now);
             if edus.is_empty() {
-                return;
+                return true;
             }
-            slow.begin(&destination, now);
-            let sent = self.federation.send_fleeting(&destination, &self.random_id(), now, &edus).await;
-            slow.end(&destination, clock.now_ms());
+            slow.begin(destination, now);
+            let sent = self.federation.send_fleeting(destination, &self.random_id(), now, &edus).await;
+            slow.end(destination, clock.now_ms());
             if let Err(error) = sent {
                 let record = LogRecord::warning("a server was not told who is typing, reading or there");
-                self.platform.log.write(record.destination(&destination).because(&error));
-                return self.fleeting.failed(&destination, clock.now_ms());
+                self.platform.log.write(record.destination(destination).because(&error));
+                self.fleeting.failed(destination, clock.now_ms());
+                return true;
             }
         }
+        true
     }
 }
