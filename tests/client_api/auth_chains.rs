@@ -1,9 +1,11 @@
 //! History whose auth events are not held: they are asked for, and take no more memory than there is.
 
+use std::{cell::RefCell, rc::Rc};
+
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
-use verge::router::json_response;
+use verge::router::{Request, json_response};
 
 use crate::{
     common::peer::{Peer, PeerRoom, event_id},
@@ -53,10 +55,24 @@ enum Gives {
     All,
     /// Both, but what is no chain for the messages of this guest.
     AllBut(usize),
+    /// Chains, but whichever server is asked for history first has only this answer to who asks it for them.
+    NotWhoIsFirst(StatusCode),
 }
 
 fn scene(profiles: (usize, usize), gives: Gives) -> Scene {
+    scene_in(visited("11"), &[], profiles, gives)
+}
+
+/// As [`scene`], where another server answers as the peer does.
+fn scene_of_two(gives: Gives) -> Scene {
     let mut visited = visited("11");
+    let other = Peer::new(&visited.home.world, "other.example");
+    visited.theirs = other.join(&visited.server, &visited.room, &other.user("olga"));
+    visited.home.world.settle();
+    scene_in(visited, &[other], (0, 1), gives)
+}
+
+fn scene_in(mut visited: Visited, others: &[Rc<Peer>], profiles: (usize, usize), gives: Gives) -> Scene {
     let Visited { peer, bob, theirs, server, home, .. } = &mut visited;
     let before = theirs.clone();
     let names = ["carol", "dora", "emil"];
@@ -85,18 +101,32 @@ fn scene(profiles: (usize, usize), gives: Gives) -> Scene {
         Gives::AllBut(guest) => guests[guest].said.iter().map(|(id, _)| id.clone()).collect(),
         _ => Vec::new(),
     };
-    tells_only_and(peer, &before, history, move |request| {
+    let first: RefCell<Option<String>> = RefCell::default();
+    let answers = Rc::new(move |name: &str, request: &Request| {
         let target = percent_decode_str(request.uri().path()).decode_utf8().unwrap();
+        if target.contains("/backfill/") {
+            first.borrow_mut().get_or_insert_with(|| name.to_owned());
+        }
         let mut chains = chains.iter().filter(|_| target.contains("/event_auth/"));
         if let Some((id, chain)) = chains.find(|(id, _)| target.ends_with(id.as_str())) {
+            if let Gives::NotWhoIsFirst(status) = gives
+                && first.borrow().as_deref() == Some(name)
+            {
+                return Some(json_response(status, &json!({ "errcode": "M_UNKNOWN", "error": "Not from here." })));
+            }
             let nothing = json!({});
             return Some(json_response(StatusCode::OK, if bad.contains(id) { &nothing } else { chain }));
         }
-        let mut by_id = memberships.iter().filter(|_| gives != Gives::Chains && target.contains("/v1/event/"));
+        let gives_events = matches!(gives, Gives::All | Gives::AllBut(_));
+        let mut by_id = memberships.iter().filter(|_| gives_events && target.contains("/v1/event/"));
         let event = by_id.find(|event| target.ends_with(&event_id("11", event)))?;
-        let answer = json!({ "origin": "peer.example", "origin_server_ts": 1, "pdus": [event] });
+        let answer = json!({ "origin": name, "origin_server_ts": 1, "pdus": [event] });
         Some(json_response(StatusCode::OK, &answer))
     });
+    for one in others.iter().chain([&*peer]) {
+        let (name, answers) = (one.name.clone(), Rc::clone(&answers));
+        tells_only_and(one, &before, history.clone(), move |request| answers(&name, request));
+    }
     let (status, answer) = peer.send(server, "1", &[said.1]);
     assert_eq!(status, 200, "{answer}");
     home.world.settle();
@@ -163,4 +193,28 @@ fn auth_chains_are_not_asked_for_without_end() {
     scene.alice_finds();
     let took = world.now_ms() - before;
     assert_eq!((scene.asked(), took), (2, 80_000));
+}
+
+/// Whoever gives history need not have all that its events cite.
+#[test]
+fn auth_chains_that_one_server_does_not_give_are_asked_for_of_others() {
+    for status in [StatusCode::NOT_FOUND, StatusCode::INTERNAL_SERVER_ERROR] {
+        let scene = scene_of_two(Gives::NotWhoIsFirst(status));
+        assert_eq!(scene.alice_finds(), [4, 4, 4], "{status} {:?}", scene.visited.home.world.logs());
+        // One server is asked for those of eight events, the other for one of each guest.
+        assert!(scene.asked() <= 8 + 3, "{}", scene.asked());
+    }
+}
+
+/// Whichever of them is asked first.
+#[test]
+fn a_server_that_gives_no_auth_chain_in_time_leaves_some_of_the_time_to_others() {
+    for slow in ["peer.example", "other.example"] {
+        let scene = scene_of_two(Gives::Chains);
+        let world = &scene.visited.home.world;
+        world.answer_late(slow, "/event_auth/", 100_000);
+        let before = world.now_ms();
+        assert_eq!(scene.alice_finds(), [4, 4, 4], "{slow} {:?}", world.logs());
+        assert!(world.now_ms() - before <= 30_000, "{slow} {}", world.now_ms() - before);
+    }
 }

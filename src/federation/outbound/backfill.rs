@@ -1,14 +1,20 @@
 //! Fetching a room's history from other servers when local users page back beyond what we hold (Server-Server API,
 //! "Backfilling and retrieving missing events").
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    pin::pin,
+};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 
 use crate::{
     error::MatrixError,
-    federation::pdus::{self, AnswerMemory, memory_of_held},
+    federation::{
+        pdus::{self, AnswerMemory, memory_of_held},
+        peers::requests::RequestError,
+    },
     log::LogRecord,
     matrix::{
         event::{Ancestor, ContentHash, Event, Unusable},
@@ -31,7 +37,7 @@ const MAX_SERVERS: usize = 4;
 /// How often to ask for auth events that turn out to be lacking, and for how many each time.
 const AUTH_ROUNDS: usize = 12;
 const AUTH_EACH_TIME: usize = 8;
-/// So long, in milliseconds, they are asked for of all servers together.
+/// So long, in milliseconds, they are asked for of all servers together; so long the last of them is waited for.
 const AUTH_MS: i64 = 60 * 1_000;
 
 /// So long, in milliseconds, nobody is asked again for an event that was passed over, where nobody has answered.
@@ -41,7 +47,8 @@ const DEFER_MS: i64 = 10 * 60 * 1_000;
 /// one; if not, no server could help, and next time other events that are lacking there are asked for.
 ///
 /// An answer that holds events with a wrong signature or a wrong content hash is not taken before others were asked for better
-/// copies of them. What nobody gives any better is passed over, or kept without its content.
+/// copies of them. What nobody gives any better is passed over, or kept without its content. Nor is an event passed over for the
+/// lack of its auth events before others were asked for these.
 ///
 /// # Errors
 /// As [`Rooms::fill`](crate::room::Rooms::fill). Servers that do not answer are not an error.
@@ -50,7 +57,8 @@ pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> 
     let limit = if gap.is_open() { limit.clamp(1, MAX_LIMIT) } else { gap.missing.len() };
     let (ids, mut memory) = (gap.ids(), AnswerMemory::default());
     let mut copies = Copies::new(room.room_version);
-    for resident in candidates(server, room).await? {
+    let mut residents = candidates(server, room).await?.into_iter();
+    while let Some(resident) = residents.next() {
         let mut texts = match server.federation.backfill(&resident, &room.room_id, &ids, limit).await {
             Ok(texts) => texts,
             Err(error) => {
@@ -67,12 +75,14 @@ pub async fn backfill(server: &Server, room: &Room, gap: &Gap, limit: usize) -> 
         };
         copies.take(resident, given.unwrap_or_default());
         let left = memory.left();
-        if copies.are_good(server, room).await? && place(server, room, gap, &copies, &mut memory).await? {
+        if copies.are_good(server, room).await?
+            && place(server, room, gap, &copies, residents.as_slice(), &mut memory).await?
+        {
             return Ok(true);
         }
         memory.give_back(left);
     }
-    if !copies.are_good(server, room).await? && place(server, room, gap, &copies, &mut memory).await? {
+    if !copies.are_good(server, room).await? && place(server, room, gap, &copies, &[], &mut memory).await? {
         return Ok(true);
     }
     if copies.servers.is_empty() {
@@ -173,28 +183,73 @@ async fn candidates(server: &Server, room: &Room) -> Result<Vec<ServerName>, Mat
     Ok(servers)
 }
 
+/// The servers that are asked for auth events, one after the other. Each leaves those after it some of the rounds and of the time.
+struct Turns<'a> {
+    asked: Option<Asked<'a>>,
+    /// Those after it.
+    next: std::vec::IntoIter<&'a ServerName>,
+    rounds: usize,
+    /// Until then any of them is asked.
+    stop: i64,
+}
+
+/// A server that is asked for auth events, and until when.
+struct Asked<'a> {
+    name: &'a ServerName,
+    until: i64,
+}
+
+impl<'a> Turns<'a> {
+    fn new(servers: Vec<&'a ServerName>, now: i64) -> Self {
+        let mut turns = Self { asked: None, next: servers.into_iter(), rounds: AUTH_ROUNDS, stop: now + AUTH_MS };
+        turns.pass(now);
+        turns
+    }
+
+    /// From now on the next server is asked.
+    fn pass(&mut self, now: i64) {
+        let name = self.next.next();
+        let until = if self.next.len() == 0 { self.stop } else { now + (self.stop - now) / 2 };
+        self.asked = name.map(|name| Asked { name, until });
+    }
+
+    /// Whom to ask in the next round. The last of them is waited for, for nobody else needs the time.
+    fn take(&mut self, now: i64) -> Option<&Asked<'a>> {
+        let is_over = |asked: &Option<Asked<'_>>| asked.as_ref().is_none_or(|asked| now >= asked.until);
+        while self.next.len() > 0 && (self.rounds <= self.next.len() || is_over(&self.asked)) {
+            self.pass(now);
+        }
+        let asked = self.asked.as_mut().filter(|_| self.rounds > 0 && now < self.stop)?;
+        self.rounds -= 1;
+        if self.next.len() == 0 {
+            asked.until = now + AUTH_MS;
+        }
+        Some(asked)
+    }
+}
+
 /// Gives the copies their place in the room, with the auth events that they take; says whether the gap is now another one.
-/// Those whose auth events nobody gives us are passed over. What the auth events take is taken out of `memory`.
+/// Those whose auth events neither the servers that gave copies nor the `others` give us are passed over. What the auth events take
+/// is taken out of `memory`.
 async fn place(
     server: &Server,
     room: &Room,
     gap: &Gap,
     copies: &Copies,
+    others: &[ServerName],
     memory: &mut AnswerMemory,
 ) -> Result<bool, MatrixError> {
     let mut ancestors = copies.best();
     let mut auth_events: Vec<Event> = Vec::new();
-    let (mut rounds, mut residents) = (AUTH_ROUNDS, copies.servers.iter().rev());
-    let mut resident = residents.next();
-    let stop = server.platform.clock.now_ms() + AUTH_MS;
+    let now = || server.platform.clock.now_ms();
+    let mut turns = Turns::new(copies.servers.iter().rev().chain(others).collect(), now());
     loop {
         let missing = match server.rooms.fill(&room.room_id, gap.pos, &ancestors, &auth_events).await {
             Err(RoomError::MissingEvents(missing)) => missing,
             placed => return Ok(placed?),
         };
         let missing: HashSet<EventId> = missing.into_iter().collect();
-        if let Some(asked) = resident.filter(|_| rounds > 0 && server.platform.clock.now_ms() < stop) {
-            rounds -= 1;
+        if let Some(asked) = turns.take(now()) {
             let known = auth_events.iter().map(|event| event.event_id().clone()).collect();
             let citing = ancestors.iter().filter_map(Ancestor::event).chain(&auth_events);
             let citing: Vec<&Event> = citing.filter(|event| cites(event, &missing)).take(AUTH_EACH_TIME).collect();
@@ -203,7 +258,7 @@ async fn place(
                 more => more?,
             };
             if more.is_empty() {
-                resident = residents.next();
+                turns.pass(now());
             }
             auth_events.append(&mut more);
         } else {
@@ -256,15 +311,17 @@ fn cites(event: &Event, missing: &HashSet<EventId>) -> bool {
 async fn fetch_auth_events(
     server: &Server,
     room: &Room,
-    resident: &ServerName,
+    asked: &Asked<'_>,
     citing: &[&Event],
     missing: &HashSet<EventId>,
     mut known: HashSet<EventId>,
     memory: &mut AnswerMemory,
 ) -> Result<Vec<Event>, DatabaseError> {
+    let (clock, until) = (server.platform.clock.as_ref(), asked.until);
     let mut given = Vec::new();
     for event in citing {
-        match server.federation.event_auth(resident, &room.room_id, event.event_id()).await {
+        let chain = server.federation.event_auth(asked.name, &room.room_id, event.event_id());
+        match within(clock, until, chain).await {
             Ok(texts) => given = check(server, room, &texts, &mut known, memory).await?,
             // It may well answer for another one, or be away.
             Err(error) if !error.is_worth_retrying() => {}
@@ -275,11 +332,24 @@ async fn fetch_auth_events(
         }
     }
     let by_id = missing.iter().filter(|id| !known.contains(*id)).take(AUTH_EACH_TIME);
-    let texts = join_all(by_id.map(|id| server.federation.event(resident, id))).await;
+    let texts = join_all(by_id.map(|id| within(clock, until, server.federation.event(asked.name, id)))).await;
     let texts: Vec<Bytes> = texts.into_iter().flatten().collect();
     let by_id = check(server, room, &texts, &mut known, memory).await?;
     given.extend(by_id.into_iter().filter(|event| missing.contains(event.event_id())));
     Ok(given)
+}
+
+/// The answer of a request, if it comes until then.
+async fn within<T>(
+    clock: &dyn Clock,
+    until: i64,
+    request: impl Future<Output = Result<T, RequestError>>,
+) -> Result<T, RequestError> {
+    let ms = u32::try_from((until - clock.now_ms()).max(1)).unwrap_or(1);
+    match select(pin!(request), clock.sleep(ms)).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => Err(RequestError::Unreachable("no answer in time".to_owned())),
+    }
 }
 
 /// What of an answer can be used and is not `known` yet. What that takes stays taken out of `memory`.
@@ -318,6 +388,25 @@ mod tests {
             "event_id": id(&name).as_str(), "auth_events": cited, "prev_events": [], "depth": 1, "origin_server_ts": 1,
         });
         Event::from_store(id(name).as_str(), &text.to_string(), RoomVersion::get("1").unwrap()).unwrap()
+    }
+
+    /// Whatever they give, and however long they take.
+    #[test]
+    fn a_server_leaves_those_after_it_rounds_and_time() {
+        let names = ["a.example", "b.example", "c.example", "d.example"].map(|name| ServerName::parse(name).unwrap());
+        let asked = |ms: i64, names: &[ServerName]| {
+            let (mut turns, mut now, mut asked) = (Turns::new(names.iter().collect(), 0), 0, Vec::new());
+            while let Some(one) = turns.take(now) {
+                asked.push(one.name.as_str().as_bytes()[0]);
+                now = (now + ms).min(one.until);
+            }
+            (String::from_utf8(asked).unwrap(), now)
+        };
+        assert_eq!(asked(1, &names).0, "aaaaaaaaabcd");
+        assert_eq!(asked(AUTH_MS, &names), ("abcd".to_owned(), AUTH_MS * 7 / 8 + AUTH_MS));
+        assert_eq!(asked(1, &names[..1]).0, "a".repeat(AUTH_ROUNDS));
+        assert_eq!(asked(AUTH_MS, &names[..1]), ("a".to_owned(), AUTH_MS));
+        assert_eq!(asked(1, &[]).0, "");
     }
 
     /// Each of them passed over in its turn, with all others looked at, would take hundreds of millions of looks.
