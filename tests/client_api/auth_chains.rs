@@ -53,6 +53,8 @@ enum Gives {
     Chains,
     /// Both.
     All,
+    /// Events by their IDs, and this answer to who asks for chains.
+    ByIdOnly(StatusCode),
     /// Both, but what is no chain for the messages of this guest.
     AllBut(usize),
     /// Chains, but whichever server is asked for history first has only this answer to who asks it for them.
@@ -109,15 +111,18 @@ fn scene_in(mut visited: Visited, others: &[Rc<Peer>], profiles: (usize, usize),
         }
         let mut chains = chains.iter().filter(|_| target.contains("/event_auth/"));
         if let Some((id, chain)) = chains.find(|(id, _)| target.ends_with(id.as_str())) {
-            if let Gives::NotWhoIsFirst(status) = gives
-                && first.borrow().as_deref() == Some(name)
-            {
+            let refusal = match gives {
+                Gives::NotWhoIsFirst(status) => Some(status).filter(|_| first.borrow().as_deref() == Some(name)),
+                Gives::ByIdOnly(status) => Some(status),
+                _ => None,
+            };
+            if let Some(status) = refusal {
                 return Some(json_response(status, &json!({ "errcode": "M_UNKNOWN", "error": "Not from here." })));
             }
             let nothing = json!({});
             return Some(json_response(StatusCode::OK, if bad.contains(id) { &nothing } else { chain }));
         }
-        let gives_events = matches!(gives, Gives::All | Gives::AllBut(_));
+        let gives_events = matches!(gives, Gives::All | Gives::ByIdOnly(_) | Gives::AllBut(_));
         let mut by_id = memberships.iter().filter(|_| gives_events && target.contains("/v1/event/"));
         let event = by_id.find(|event| target.ends_with(&event_id("11", event)))?;
         let answer = json!({ "origin": name, "origin_server_ts": 1, "pdus": [event] });
@@ -161,6 +166,33 @@ fn what_one_auth_chain_does_not_hold_is_asked_for_by_its_id() {
     let scene = scene((0, 1), Gives::All);
     assert_eq!(scene.alice_finds(), [4, 4, 4], "{:?}", scene.visited.home.world.logs());
     assert_eq!(scene.asked(), 1);
+}
+
+/// It may be too long for the server, or be lost there. In each round some of the profiles are lacking.
+#[test]
+fn what_is_in_an_auth_chain_that_a_server_fails_to_give_is_asked_for_by_its_id() {
+    let scene = scene((3, 1), Gives::ByIdOnly(StatusCode::INTERNAL_SERVER_ERROR));
+    assert_eq!(scene.alice_finds(), [4, 4, 4], "{:?}", scene.visited.home.world.logs());
+    assert_eq!(scene.asked(), 1, "no other chain is asked for");
+}
+
+/// Whoever is overloaded, or whose server is not there, is left alone.
+#[test]
+fn a_server_that_is_away_is_not_asked_for_auth_events_by_their_ids() {
+    let away = [
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::BAD_GATEWAY,
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT,
+    ];
+    for status in away {
+        let scene = scene((0, 1), Gives::ByIdOnly(status));
+        let world = &scene.visited.home.world;
+        let asked_by_id = || world.traffic().iter().filter(|sent| sent.line.contains("/v1/event/")).count();
+        let before = asked_by_id();
+        scene.alice_finds();
+        assert_eq!((scene.asked(), asked_by_id() - before), (1, 0), "{status}");
+    }
 }
 
 /// Whichever of them that is.

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{Either, join_all, select};
+use http::StatusCode;
 
 use crate::{
     error::MatrixError,
@@ -197,6 +198,8 @@ struct Turns<'a> {
 struct Asked<'a> {
     name: &'a ServerName,
     until: i64,
+    /// Whether it has failed to give an auth chain.
+    failed: bool,
 }
 
 impl<'a> Turns<'a> {
@@ -210,11 +213,11 @@ impl<'a> Turns<'a> {
     fn pass(&mut self, now: i64) {
         let name = self.next.next();
         let until = if self.next.len() == 0 { self.stop } else { now + (self.stop - now) / 2 };
-        self.asked = name.map(|name| Asked { name, until });
+        self.asked = name.map(|name| Asked { name, until, failed: false });
     }
 
     /// Whom to ask in the next round. The last of them is waited for, for nobody else needs the time.
-    fn take(&mut self, now: i64) -> Option<&Asked<'a>> {
+    fn take(&mut self, now: i64) -> Option<&mut Asked<'a>> {
         let is_over = |asked: &Option<Asked<'_>>| asked.as_ref().is_none_or(|asked| now >= asked.until);
         while self.next.len() > 0 && (self.rounds <= self.next.len() || is_over(&self.asked)) {
             self.pass(now);
@@ -307,17 +310,19 @@ fn cites(event: &Event, missing: &HashSet<EventId>) -> bool {
 }
 
 /// Asks a server for what is `missing` of the auth events of those `citing`, and answers with what is not `known`: for the auth chain
-/// of one of them, which may be as long as an answer may be, and for some of what that does not hold by its ID.
+/// of one of them, which may be as long as an answer may be, and for some of what that does not hold by its ID. Of a server that
+/// fails to give a chain no other one is asked for.
 async fn fetch_auth_events(
     server: &Server,
     room: &Room,
-    asked: &Asked<'_>,
+    asked: &mut Asked<'_>,
     citing: &[&Event],
     missing: &HashSet<EventId>,
     mut known: HashSet<EventId>,
     memory: &mut AnswerMemory,
 ) -> Result<Vec<Event>, DatabaseError> {
     let (clock, until) = (server.platform.clock.as_ref(), asked.until);
+    let citing = if asked.failed { &[] } else { citing };
     let mut given = Vec::new();
     for event in citing {
         let chain = server.federation.event_auth(asked.name, &room.room_id, event.event_id());
@@ -325,6 +330,11 @@ async fn fetch_auth_events(
             Ok(texts) => given = check(server, room, &texts, &mut known, memory).await?,
             // It may well answer for another one, or be away.
             Err(error) if !error.is_worth_retrying() => {}
+            // It is there: its chains may be too long for it, and it may have single events nevertheless.
+            Err(RequestError::Status { status: StatusCode::INTERNAL_SERVER_ERROR, .. }) => {
+                asked.failed = true;
+                break;
+            }
             Err(_) => return Ok(given),
         }
         if !given.is_empty() {
