@@ -66,6 +66,13 @@ impl Scene {
         self.two.server.handle(request).await.status().as_u16()
     }
 
+    /// Alice invites, kicks or bans Bob after so many milliseconds: the status.
+    async fn alice_does(&self, what: &str, after_ms: u32) -> u16 {
+        self.world.sleep(after_ms).await;
+        let path = format!("/rooms/{}/{what}", quote(&self.room));
+        self.one.posting(&self.alice, &path, &json!({ "user_id": self.bob.id })).await
+    }
+
     /// Carol of Bob's server comes into the room, and then only members of a club may, as Bob is; Alice alone may let them in.
     fn restricts_to_club(&self) {
         let carol = self.two.register("carol");
@@ -130,6 +137,23 @@ fn who_leaves_while_they_join_is_not_in_the_room() {
             assert_eq!(scene.outcome(), (json!("leave"), json!([])), "{case} {:?}", scene.world.logs());
         }
     }
+}
+
+/// The leave has ended their join, and the invite came after it.
+#[test]
+fn who_leaves_while_they_join_and_is_invited_again_still_has_the_invite() {
+    let scene = scene("invited");
+    answer_late(&scene.one, "one.test", "/send_join/");
+    let (join, leave) = (scene.join(), scene.leave());
+    let inviting = scene.alice_does("invite", 2_000);
+    let asked = scene.world.run(join3(scene.asks(&join, 0), scene.asks(&leave, 1_000), inviting));
+    assert_eq!(asked, (403, 200, 200));
+    assert_eq!(scene.outcome(), (json!("invite"), json!([])), "{:?}", scene.world.logs());
+    // It alone lets them in now.
+    let rules = format!("/rooms/{}/state/m.room.join_rules", quote(&scene.room));
+    assert_eq!(scene.one.put(&scene.alice, &rules, json!({ "join_rule": "invite" })).0, 200);
+    assert_eq!(scene.two.post(&scene.bob, &join, json!({})).0, 200);
+    assert_eq!(scene.outcome(), (json!("join"), json!([scene.room])));
 }
 
 /// Nobody is asked to let them in then, and nothing is staged or kept of the room.
@@ -217,12 +241,7 @@ fn who_is_put_out_while_they_join_is_not_in_the_room() {
         for out in ["kick", "ban"] {
             let scene = scene(known);
             answer_late(&scene.one, "one.test", "/send_join/");
-            let putting_out = async {
-                scene.world.sleep(1_000).await;
-                let path = format!("/rooms/{}/{out}", quote(&scene.room));
-                scene.one.posting(&scene.alice, &path, &json!({ "user_id": scene.bob.id })).await
-            };
-            let (_, put_out) = scene.world.run(join(scene.asks(&scene.join(), 0), putting_out));
+            let (_, put_out) = scene.world.run(join(scene.asks(&scene.join(), 0), scene.alice_does(out, 1_000)));
             let membership = if out == "ban" { "ban" } else { "leave" };
             assert_eq!((put_out, scene.outcome()), (200, (json!(membership), json!([]))), "{known}, {out}");
         }

@@ -108,13 +108,24 @@ pub async fn join(
     });
     if outcome.is_err() && (through.is_some() || ended) {
         // Before it is sent nobody can have let them in.
-        if is_sent.get() {
+        if is_sent.get() && !is_invited_anew(server, invitation.as_ref(), user, room_id).await? {
             leave_behind(server, through.iter().chain(&residents), user, room_id).await?;
         }
         outcome = Err(has_left());
     }
     server.fetch_missing(room_id);
     outcome
+}
+
+/// Whether an invite has come since `before` was read: whoever is invited is not in the room, and the invite is for them to answer.
+async fn is_invited_anew(
+    server: &Server,
+    before: Option<&Invitation>,
+    user: &UserId,
+    room_id: &RoomId,
+) -> Result<bool, MatrixError> {
+    let now = server.store.invitation(user, room_id).await?;
+    Ok(now.is_some_and(|now| before.is_none_or(|before| before.event_id != now.event_id)))
 }
 
 /// What a client is told whose join goes on.
