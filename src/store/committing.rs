@@ -10,6 +10,7 @@ use super::{
         CommitPos, Committed, Filled, Guard, NewEvent, Outgoing, PassedOver, Place, Redaction, RejectedAt, RoomCommit,
         Unsettled,
     },
+    ended_joins::put_out,
     event_graph::closed,
     event_text::hash_wrong,
     history_visibility, json_lists,
@@ -336,6 +337,9 @@ impl RoomCommit {
         let states = self.states.iter();
         each(STATES, states.map(|from| json!([from_end(from.later), from.state.to_string()]).to_string()).collect());
         each(REDACTIONS, self.redactions.iter().map(redaction_row).collect());
+        if !self.joins_anew {
+            statements.extend(put_out(&self.room_id, &self.memberships));
+        }
         statements.extend(change(&self.room_id, &self.memberships));
         statements.extend(presence::follow(self.memberships.iter().map(|change| change.user_id.as_str())));
         if self.joins_anew {

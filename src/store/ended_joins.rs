@@ -1,9 +1,12 @@
 //! Joins that end before the user is in the room, as they leave. What is forgotten when that of a large room has ended: what the resident
 //! server answered, and where no room has come of it, what was kept of that.
 
-use super::{Answers, Store, large_joins::FORGET_PAGE};
+use super::{Answers, Store, large_joins::FORGET_PAGE, memberships::MembershipChange, text_lists};
 use crate::{
-    matrix::identifiers::{RoomId, ServerName, UserId},
+    matrix::{
+        identifiers::{RoomId, ServerName, UserId},
+        state_content::Membership,
+    },
     platform::{DatabaseError, Statement},
 };
 
@@ -13,6 +16,22 @@ const LEAVE: &str = "UPDATE pending_joins SET has_left = 1 WHERE room_id = ?1 AN
 
 const LEAVE_LARGE: &str = "\
     UPDATE large_joins SET begun_ts = 0 WHERE room_id = ?1 AND json ->> '$.sender' = ?2 AND NOT completes RETURNING resident";
+
+/// Those of the users in ?2, a JSON list, who are in the room ?1.
+macro_rules! of_the_room {
+    () => {
+        "(SELECT l.user_id FROM json_each(?2) AS out CROSS JOIN local_memberships AS l \
+          ON l.user_id = out.value AND l.room_id = ?1 WHERE l.membership = 'join')"
+    };
+}
+
+const PUT_OUT: &str =
+    concat!("UPDATE pending_joins SET has_left = 1 WHERE room_id = ?1 AND user_id IN ", of_the_room!());
+
+const PUT_OUT_LARGE: &str = concat!(
+    "UPDATE large_joins SET begun_ts = 0 WHERE room_id = ?1 AND NOT completes AND json ->> '$.sender' IN ",
+    of_the_room!()
+);
 
 const WANTS_IN: &str = "\
     SELECT 1 AS wants_in FROM local_memberships WHERE user_id = ?2 AND room_id = ?1 AND membership = 'join' \
@@ -127,6 +146,19 @@ impl Store {
 /// Ends the joins of the user into the room that are under way.
 pub(crate) fn end_joins(user: &UserId, room_id: &RoomId) -> [Statement; 2] {
     [LEAVE, LEAVE_LARGE].map(|sql| Statement::new(sql, [room_id.as_str().into(), user.as_str().into()]))
+}
+
+/// Ends the joins that are under way of users who are in the room by another one, and whom these changes put out of it. They come after
+/// this. Where a user is not in the room (an unban, an invite taken back), nothing is said of their join.
+pub(super) fn put_out(room_id: &RoomId, changes: &[MembershipChange]) -> Vec<Statement> {
+    let is_out = |change: &&MembershipChange| matches!(change.membership, Membership::Leave | Membership::Ban);
+    let users = text_lists(changes.iter().filter(is_out).map(|change| change.user_id.as_str()));
+    let each = |users: String| [PUT_OUT, PUT_OUT_LARGE].map(|sql| of_users(sql, room_id, &users));
+    users.into_iter().flat_map(each).collect()
+}
+
+fn of_users(sql: &'static str, room_id: &RoomId, users: &str) -> Statement {
+    Statement::new(sql, [room_id.as_str().into(), users.into()])
 }
 
 /// Has the batch to which it belongs come to nothing where the join has ended.

@@ -221,6 +221,26 @@ fn who_joins_twice_and_leaves_is_not_in_the_room() {
     }
 }
 
+/// Two servers let them in, and the one that puts them out has not heard of the other's answer, which is late.
+#[test]
+fn who_is_put_out_between_the_answers_to_two_joins_is_not_in_the_room() {
+    for (out, membership) in [("kick", "leave"), ("ban", "ban")] {
+        let scene = scene("nothing");
+        let three = Home::with(&scene.world, "three.test", &OPEN);
+        let carol = three.register("carol");
+        assert_eq!(three.post(&carol, &scene.join(), json!({})).0, 200);
+        scene.world.settle();
+        scene.world.cut("one.test", "three.test");
+        answer_late(&three, "three.test", "/send_join/");
+        let (join, late) = (scene.join(), scene.join().replace("one.test", "three.test"));
+        let asked = join3(scene.asks(&late, 0), scene.asks(&join, 1_000), scene.alice_does(out, 2_000));
+        let asked = scene.world.run(asked);
+        scene.world.mend("one.test", "three.test");
+        let outcome = (json!(membership), json!([]));
+        assert_eq!((asked, scene.outcome()), ((403, 200, 200), outcome), "{out} {:?}", scene.world.logs());
+    }
+}
+
 /// What they said before that counts no more.
 #[test]
 fn who_leaves_while_they_join_and_comes_back_is_in_the_room() {
