@@ -82,7 +82,7 @@ impl Rooms {
         let snapshot = Updated { root, nodes: Vec::new() };
         let (new, rejected, readmitted) = Default::default();
         let completed_by = None;
-        let under_way = JoinUnderWay { join_id: large.join_id.clone(), is_staged: true };
+        let under_way = JoinUnderWay::staged(&large.join_id);
         let whole =
             TakenOver { snapshot, new, rejected, readmitted, joined, invited, memberships, completed_by, under_way };
         if large.completes {

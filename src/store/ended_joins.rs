@@ -95,6 +95,13 @@ pub struct JoinUnderWay {
     pub is_staged: bool,
 }
 
+impl JoinUnderWay {
+    /// A join whose answer is staged, or as much of it as has come.
+    pub fn staged(join_id: &str) -> Self {
+        Self { join_id: join_id.to_owned(), is_staged: true }
+    }
+}
+
 impl Store {
     /// Ends the joins of the user into the room that are under way: nothing comes of them, and what is staged is forgotten when nobody is at
     /// it. The servers that are known to have let them in; `None` where there are no such joins.

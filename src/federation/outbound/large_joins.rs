@@ -19,7 +19,7 @@ use crate::{
     platform::Budget,
     room::{LEASE_MS, Progress, RoomError},
     server::Server,
-    store::large_joins::LargeJoin,
+    store::{ended_joins::JoinUnderWay, large_joins::LargeJoin},
 };
 
 /// For so long, in milliseconds, a join that does not get on is tried again.
@@ -39,7 +39,7 @@ pub(super) enum Joined {
 }
 
 /// What came of another attempt at a join.
-enum Tried {
+pub(super) enum Tried {
     /// So far it has got.
     Got(Progress),
     /// The resident server gave no answer, and may give one later.
@@ -60,35 +60,33 @@ impl Server {
         }
     }
 
-    /// Goes on with the join of a large room for the user who began it, with at most so many calls to the database. Where that fails it
-    /// is forgotten, and the user may try another server; where there `is_no_other` and this one may answer later, it waits.
+    /// Goes on with the join of a large room for the user who began it, with at most so many calls to the database. Where the resident
+    /// server gives no answer, it waits; where it fails otherwise it is forgotten, and the user may try another server.
     ///
     /// # Errors
     /// As [`Server::finish_large_join`], and what the resident server says.
-    pub(super) async fn resume_large_join(
-        &self,
-        large: &LargeJoin,
-        calls: u64,
-        is_no_other: bool,
-    ) -> Result<Progress, MatrixError> {
+    pub(super) async fn resume_large_join(&self, large: &LargeJoin, calls: u64) -> Result<Tried, MatrixError> {
         let server = self.counted_apart();
         let work = async { server.try_again(large.clone(), &server.meter.budget(calls)).await };
         let record = || LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
         match self.holding(large.room_id(), &large.join_id, work).await {
-            Ok(Tried::Got(progress)) => Ok(progress),
-            Ok(Tried::Unanswered(error)) if is_no_other => {
+            Ok(Tried::Unanswered(error)) => {
                 self.platform.log.write(record().destination(&large.resident).because(&error));
-                Ok(Progress::Unfinished)
+                let under_way = JoinUnderWay::staged(&large.join_id);
+                match self.store.has_join_ended(large.room_id(), &under_way).await? {
+                    true => self.give_up(large).await.map(Tried::Got),
+                    false => Ok(Tried::Unanswered(error)),
+                }
             }
-            Ok(Tried::Unanswered(error)) => self.fail(large, error.into()).await,
+            Ok(tried) => Ok(tried),
             // Nothing that the resident server says ends like that: what failed is here, and may well go better later.
             Err(error)
                 if matches!(error.status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE) =>
             {
                 self.platform.log.write(record().because(&error));
-                Ok(Progress::Unfinished)
+                Ok(Tried::Got(Progress::Unfinished))
             }
-            Err(error) => self.fail(large, error).await,
+            Err(error) => self.fail(large, error).await.map(Tried::Got),
         }
     }
 

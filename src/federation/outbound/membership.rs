@@ -2,13 +2,13 @@
 //! servers' users (Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room"). For
 //! knocks, see [`super::knocking`].
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use super::{
     countersigning::{bad_answer, countersigned},
     directory::server_of,
     join_answers::{Answered, Attempt, begin_join, read_answer},
-    large_joins::Joined,
+    large_joins::{Joined, Tried},
     leaving::{leave_behind, leave_for_absent, leave_through_any},
     refusals::{any_of, of_handshake, of_our_event},
     templates::complete,
@@ -27,7 +27,8 @@ use crate::{
     room::{Draft, Installed, LEASE_MS, Progress, RoomError},
     server::Server,
     store::{
-        accounts::Profile, events::shown_list, held_joins::EarlierJoin, ignored::InvitePermission, members::Invitation,
+        accounts::Profile, ended_joins::JoinUnderWay, events::shown_list, held_joins::EarlierJoin,
+        ignored::InvitePermission, members::Invitation,
     },
 };
 
@@ -56,7 +57,7 @@ pub async fn join(
     content_extra: Object,
 ) -> Result<EventId, MatrixError> {
     check_content(&content_extra)?;
-    let join_id = server.random_id();
+    let mut join_id = server.random_id();
     let now = server.platform.clock.now_ms();
     let (invitation, earlier) = server.store.before_join(user, room_id, &join_id, now, now + LEASE_MS).await?;
     if let EarlierJoin::UnderWay = earlier {
@@ -69,36 +70,49 @@ pub async fn join(
             return Err(error);
         }
     };
+    let asking = Asking::default();
     if let EarlierJoin::Taken(large) = earlier {
-        let is_no_other = residents.iter().all(|resident| *resident == large.resident);
-        match server.resume_large_join(&large, LARGE_CALLS, is_no_other).await {
-            Ok(Progress::Done) => return Ok(large.join.event_id().clone()),
-            Ok(Progress::Unfinished) => return Err(later()),
-            Ok(Progress::GivenUp) => {
+        match server.resume_large_join(&large, LARGE_CALLS).await {
+            Ok(Tried::Got(Progress::Done)) => return Ok(large.join.event_id().clone()),
+            Ok(Tried::Got(Progress::Unfinished)) => return Err(later()),
+            Ok(Tried::Got(Progress::GivenUp)) => {
                 leave_for_absent(server, &large).await?;
                 return Err(has_left());
+            }
+            // Others are asked for a place in the room beside it.
+            Ok(Tried::Unanswered(_)) => {
+                join_id.clone_from(&large.join_id);
+                asking.kept.replace(Some(large.resident.clone()));
             }
             Err(error) => {
                 let record = LogRecord::warning("a join is begun anew").room(room_id).user(user);
                 server.platform.log.write(record.destination(&large.resident).because(&error));
                 let until = server.platform.clock.now_ms() + LEASE_MS;
                 server.store.note_join(user, room_id, &join_id, until).await?;
-                if !residents.contains(&large.resident) {
-                    residents.push(large.resident);
-                }
             }
         }
+        // It has let the user in, and now others have their turn first.
+        asking.is_sent.set(true);
+        residents.retain(|resident| *resident != large.resident);
+        residents.push(large.resident);
     }
-    let is_sent = Cell::new(false);
     let work = any_of(&residents, "No server is known through which to join that room.", async |resident| {
-        join_through(server, resident, &join_id, user, room_id, content_extra.clone(), &is_sent).await
+        join_through(server, resident, &join_id, user, room_id, content_extra.clone(), &asking).await
     });
     let (mut outcome, through) = match server.holding(room_id, &join_id, work).await {
         Ok(Joined::In(event_id)) => (Ok(event_id), None),
         // What is sent meanwhile is staged further on.
         Ok(Joined::Later) => return Err(later()),
         Ok(Joined::Left(resident)) => (Err(has_left()), Some(resident)),
-        Err(error) => (Err(error), None),
+        Err(error) if asking.kept.borrow().is_none() => (Err(error), None),
+        // No other server has given a template, and the trigger goes on with what is kept, unless the user has left.
+        Err(_) if !server.store.has_join_ended(room_id, &JoinUnderWay::staged(&join_id)).await? => {
+            return Err(later());
+        }
+        Err(_) => {
+            server.store.end_large_join(&join_id).await?;
+            (Err(later()), None)
+        }
     };
     let ended = server.store.end_join(room_id, &join_id).await.unwrap_or_else(|error| {
         // What is staged for the room waits until the note counts no longer.
@@ -108,13 +122,22 @@ pub async fn join(
     });
     if outcome.is_err() && (through.is_some() || ended) {
         // Before it is sent nobody can have let them in.
-        if is_sent.get() && !is_invited_anew(server, invitation.as_ref(), user, room_id).await? {
+        if asking.is_sent.get() && !is_invited_anew(server, invitation.as_ref(), user, room_id).await? {
             leave_behind(server, through.iter().chain(&residents), user, room_id).await?;
         }
         outcome = Err(has_left());
     }
     server.fetch_missing(room_id);
     outcome
+}
+
+/// What is known while servers are asked to let a user in.
+#[derive(Default)]
+struct Asking {
+    /// Whether a join was sent to any: before that nobody can have let the user in.
+    is_sent: Cell<bool>,
+    /// The server that has let them in and may answer yet: what is staged of its answer is kept until another one gives a template.
+    kept: RefCell<Option<ServerName>>,
 }
 
 /// Whether an invite has come since `before` was read: whoever is invited is not in the room, and the invite is for them to answer.
@@ -307,8 +330,12 @@ async fn join_through(
     user: &UserId,
     room_id: &RoomId,
     mut content: Object,
-    is_sent: &Cell<bool>,
+    asking: &Asking,
 ) -> Result<Joined, MatrixError> {
+    if asking.kept.borrow().as_ref() == Some(resident) {
+        // It was asked for the same join a moment ago.
+        return Err(later());
+    }
     let versions: Vec<&str> = RoomVersion::all().iter().map(|version| version.id).collect();
     let template = server.federation.make_join(resident, room_id, user, &versions).await.map_err(of_handshake)?;
     // Who vouches for a restricted join; nothing else of the template's content is ours to sign.
@@ -318,10 +345,14 @@ async fn join_through(
     }
     let join = complete(server, template, user, room_id, Membership::Join, content)?;
     // From here on the room's servers may send us what happens in it.
-    if !begin_join(server, join_id, &join).await? {
+    let is_begun = begin_join(server, join_id, &join).await?;
+    if asking.kept.take().is_some() {
+        server.store.end_large_join(join_id).await?;
+    }
+    if !is_begun {
         return Ok(Joined::Left(resident.clone()));
     }
-    is_sent.set(true);
+    asking.is_sent.set(true);
     let mut answered = answer_of(server, resident, join_id, &join, server.config.faster_joins).await?;
     if matches!(answered, Answered::Unusable) {
         answered = answer_of(server, resident, join_id, &join, false).await?;

@@ -54,11 +54,11 @@ impl Large {
         self.world.drip("peer.example", "/v2/send_join/", 64 * 1_024, 2_000);
     }
 
-    /// From now on the peer lets whoever asks it wait for so many milliseconds, and then fails.
-    fn fails_after(&self, ms: u32) {
+    /// From now on the host lets whoever asks it wait for so many milliseconds, and then fails.
+    fn fails_after(&self, host: &str, ms: u32) {
         let clock = self.world.clone();
         self.world.connect(
-            "peer.example",
+            host,
             Rc::new(move |_| {
                 let clock = clock.clone();
                 Box::pin(async move {
@@ -149,6 +149,31 @@ fn a_join_whose_server_is_away_for_a_moment_is_kept() {
     assert!(large.is_in());
     assert_eq!(large.asked(), 3);
     large.assert_nothing_left();
+}
+
+/// Nor is it lost where another server is known and helps no more: it is dead, or has no place in the room to give.
+#[test]
+fn a_join_whose_server_is_away_is_kept_until_another_one_helps() {
+    for is_dead in [true, false] {
+        let large = cut_off();
+        if !is_dead {
+            large.fails_after("other.example", 1_000);
+        }
+        let staged = large.count("claimed_events");
+        large.world.cut("b.example", "peer.example");
+        large.world.advance(CUT_OFF_MS);
+        let before = large.world.traffic().len();
+        let asked = (large.join_via(&large.b, &["other.example"]), large.count("claimed_events"));
+        assert_eq!(asked, (LATER, staged), "{is_dead}");
+        // Who is away is not asked twice.
+        let sent = large.world.traffic().split_off(before);
+        assert_eq!(sent.iter().filter(|sent| sent.to == "peer.example").count(), 1, "{is_dead} {sent:?}");
+        large.world.mend("b.example", "peer.example");
+        large.world.run(large.triggers(10));
+        assert!(large.is_in(), "{is_dead}");
+        assert_eq!(large.asked(), 3, "{is_dead}");
+        large.assert_nothing_left();
+    }
 }
 
 /// A server that let the user in and then answers no more does not keep them from asking another one.
@@ -254,7 +279,7 @@ fn who_leaves_while_a_join_is_taken_up_again_is_not_in_the_room() {
     let large = cut_off();
     large.room.opens_at(&Peer::new(&large.world, "other.example"));
     large.world.advance(CUT_OFF_MS);
-    large.fails_after(20_000);
+    large.fails_after("peer.example", 20_000);
     let leaving = async {
         large.world.sleep(10_000).await;
         membership::leave(&large.b, &large.bob, &large.room_id, Object::new()).await.unwrap();
@@ -264,6 +289,24 @@ fn who_leaves_while_a_join_is_taken_up_again_is_not_in_the_room() {
     large.world.settle();
     assert!(!large.is_in());
     assert_eq!(large.count("rooms"), 0);
+    large.assert_nothing_left();
+}
+
+#[test]
+fn who_leaves_while_others_are_asked_is_not_in_the_room() {
+    let large = cut_off();
+    large.world.cut("b.example", "peer.example");
+    large.fails_after("other.example", 20_000);
+    large.world.advance(CUT_OFF_MS);
+    let leaving = async {
+        large.world.sleep(10_000).await;
+        large.world.mend("b.example", "peer.example");
+        membership::leave(&large.b, &large.bob, &large.room_id, Object::new()).await.unwrap();
+    };
+    let (joined, ()) = large.world.run(join(large.joins_through("other.example"), leaving));
+    assert_eq!(joined, Err((403, "M_FORBIDDEN")), "{:?}", large.world.logs());
+    large.world.settle();
+    assert_eq!((large.is_in(), large.count("rooms")), (false, 0));
     large.assert_nothing_left();
 }
 
@@ -290,7 +333,7 @@ fn the_trigger_leaves_a_room_whose_user_has_left_while_they_join() {
 #[test]
 fn the_trigger_asks_a_server_that_does_not_answer_less_and_less_often() {
     let large = cut_off();
-    large.fails_after(100_000);
+    large.fails_after("peer.example", 100_000);
     let before = large.asked();
     for minute in 0..60 {
         large.world.run(large.triggers(1));
