@@ -94,12 +94,14 @@ struct Inner {
     drips: RefCell<BTreeMap<String, Drip>>,
 }
 
-/// How a host's answers come: those to requests whose line holds `part`, in pieces of so many bytes, one every `ms`.
+/// How a host's answers come: those to requests whose line holds `part`, in pieces of so many bytes, one every `ms`, to the end or
+/// not.
 #[derive(Clone, Copy)]
 struct Drip {
     part: &'static str,
     piece: usize,
     ms: u32,
+    breaks_off: bool,
 }
 
 /// The variables that bound how often may be asked; tests ask as often as they like, unless they set one.
@@ -270,7 +272,12 @@ impl World {
     /// From now on the answers of `host` to requests whose line holds `part` come in pieces of so many bytes, one every `ms`, where
     /// they are read as they come.
     pub fn drip(&self, host: &str, part: &'static str, piece: usize, ms: u32) {
-        self.0.drips.borrow_mut().insert(host.to_owned(), Drip { part, piece, ms });
+        self.0.drips.borrow_mut().insert(host.to_owned(), Drip { part, piece, ms, breaks_off: false });
+    }
+
+    /// As [`World::drip`], and the last byte never comes: there the answers break off.
+    pub fn break_off(&self, host: &str, part: &'static str, piece: usize, ms: u32) {
+        self.0.drips.borrow_mut().insert(host.to_owned(), Drip { part, piece, ms, breaks_off: true });
     }
 
     /// From now on `host` answers so many milliseconds late to requests whose path holds `part`.
@@ -504,8 +511,12 @@ impl Transport for Link {
             let drip = world.0.drips.borrow().get(&request.connect_host).copied();
             let drip = drip.filter(|drip| request.request.uri().path().contains(drip.part));
             let (head, body) = self.send(request).await?.into_parts();
-            if let Some(Drip { piece, ms, .. }) = drip {
-                let stream = Dripping { pieces: Pieces::new(body, piece), clock: Rc::new(world), ms };
+            if let Some(Drip { piece, ms, breaks_off, .. }) = drip {
+                let pieces = match breaks_off {
+                    true => Pieces::cut_off(body.slice(..body.len().saturating_sub(1)), piece),
+                    false => Pieces::new(body, piece),
+                };
+                let stream = Dripping { pieces, clock: Rc::new(world), ms };
                 return Ok(http::Response::from_parts(head, Box::new(stream) as Box<dyn ByteStream>));
             }
             let is_json = head.headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");

@@ -11,6 +11,7 @@ use crate::{
         pdus,
         peers::{
             key_fetcher::AskingTime,
+            requests::RequestError,
             room_before::{JoinPiece, RoomBefore},
         },
     },
@@ -79,6 +80,35 @@ pub(super) enum Answered {
     Elsewhere,
 }
 
+/// Why an answer cannot be used.
+pub(super) enum Unread {
+    /// It broke off, and may come whole the next time. What has come of it is staged.
+    BrokeOff(RequestError),
+    /// What the user is told.
+    Unusable(MatrixError),
+}
+
+impl From<RequestError> for Unread {
+    fn from(error: RequestError) -> Self {
+        if error.is_worth_retrying() { Self::BrokeOff(error) } else { Self::Unusable(error.into()) }
+    }
+}
+
+impl From<MatrixError> for Unread {
+    fn from(error: MatrixError) -> Self {
+        Self::Unusable(error)
+    }
+}
+
+impl From<Unread> for MatrixError {
+    fn from(error: Unread) -> Self {
+        match error {
+            Unread::BrokeOff(error) => error.into(),
+            Unread::Unusable(error) => error,
+        }
+    }
+}
+
 /// Has PDUs of the room that is being joined staged from now on. `false` where the user has left since the join began.
 ///
 /// # Errors
@@ -101,16 +131,20 @@ pub(super) async fn read_answer(
     attempt: Attempt<'_>,
     join: Event,
     answer: RoomBefore,
-) -> Result<Answered, MatrixError> {
+) -> Result<Answered, Unread> {
     let large = LargeJoin::begun(attempt.join_id.to_owned(), attempt.resident.clone(), join, attempt.begun_ts);
     let is_staged = attempt.staged.is_some();
     let mut reading = Reading::new(server, large, is_staged);
     // What is staged came as one or the other; that it is state is said again.
     reading.known = attempt.staged.into_iter().flatten().map(|id| (id, false)).collect();
-    match reading.read(answer).await? {
-        Some(read) => reading.end(read).await,
+    let read = match reading.read(answer).await {
+        Err(Unread::BrokeOff(error)) if !reading.is_staged => return Err(Unread::Unusable(error.into())),
+        read => read?,
+    };
+    match read {
+        Some(read) => Ok(reading.end(read).await?),
         None if reading.is_elsewhere => Ok(Answered::Elsewhere),
-        None => Err(MatrixError::too_large("The room's state is too large for this server.")),
+        None => Err(MatrixError::too_large("The room's state is too large for this server.").into()),
     }
 }
 
@@ -206,7 +240,7 @@ impl<'a> Reading<'a> {
 
     /// Reads all of an answer, and checks its events; `None` where it holds more of them than any room that this server takes, or is left
     /// to another join.
-    async fn read(&mut self, mut answer: RoomBefore) -> Result<Option<ReadAnswer>, MatrixError> {
+    async fn read(&mut self, mut answer: RoomBefore) -> Result<Option<ReadAnswer>, Unread> {
         let mut read = ReadAnswer::default();
         let mut counted = self.count;
         while let Some(piece) = answer.next().await? {
@@ -218,7 +252,7 @@ impl<'a> Reading<'a> {
                 JoinPiece::Servers(servers) => read.servers = servers,
             }
             if self.left() <= 0 {
-                return Err(bad_answer("more than can be read and checked in time"));
+                return Err(bad_answer("more than can be read and checked in time").into());
             }
             if self.is_elsewhere || self.known.len() > MAX_EVENTS {
                 return Ok(None);

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::{
     countersigning::bad_answer,
-    join_answers::{Answered, Attempt, JOIN_MS, begin_join, read_answer},
+    join_answers::{Answered, Attempt, JOIN_MS, Unread, begin_join, read_answer},
     leaving::leave_for_absent,
 };
 use crate::{
@@ -171,7 +171,11 @@ impl Server {
             };
             let LargeJoin { join_id, resident, begun_ts, .. } = &large;
             let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged };
-            match read_answer(self, attempt, join, answer).await? {
+            let answered = match read_answer(self, attempt, join, answer).await {
+                Err(Unread::BrokeOff(error)) => return Ok(Tried::Unanswered(error)),
+                answered => answered?,
+            };
+            match answered {
                 Answered::Staged(read) => large = read,
                 Answered::Elsewhere => return self.give_up(&large).await.map(Tried::Got),
                 Answered::Whole(_) | Answered::InPart(..) => return Ok(Tried::Got(Progress::Unfinished)),

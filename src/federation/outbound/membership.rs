@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use super::{
     countersigning::{bad_answer, countersigned},
     directory::server_of,
-    join_answers::{Answered, Attempt, begin_join, read_answer},
+    join_answers::{Answered, Attempt, Unread, begin_join, read_answer},
     large_joins::{Joined, Tried},
     leaving::{leave_behind, leave_for_absent, leave_through_any},
     refusals::{any_of, of_handshake, of_our_event},
@@ -353,9 +353,9 @@ async fn join_through(
         return Ok(Joined::Left(resident.clone()));
     }
     asking.is_sent.set(true);
-    let mut answered = answer_of(server, resident, join_id, &join, server.config.faster_joins).await?;
+    let mut answered = answer_of(server, resident, join_id, &join, server.config.faster_joins, asking).await?;
     if matches!(answered, Answered::Unusable) {
-        answered = answer_of(server, resident, join_id, &join, false).await?;
+        answered = answer_of(server, resident, join_id, &join, false, asking).await?;
     }
     let (joined, installed) = match answered {
         Answered::Whole(joined) => {
@@ -392,6 +392,7 @@ async fn answer_of(
     join_id: &str,
     join: &Event,
     omits_members: bool,
+    asking: &Asking,
 ) -> Result<Answered, MatrixError> {
     let federation = &server.federation;
     let answer = federation.send_join(resident, join.room_id(), join.event_id(), join.json(), omits_members).await;
@@ -399,11 +400,15 @@ async fn answer_of(
     let begun_ts = server.platform.clock.now_ms();
     let attempt = Attempt { join_id, resident, begun_ts, staged: None };
     let answered = read_answer(server, attempt, join.clone(), answer).await;
-    if matches!(answered, Err(_) | Ok(Answered::Unusable | Answered::Elsewhere)) {
+    match &answered {
+        Err(Unread::BrokeOff(_)) => drop(asking.kept.replace(Some(resident.clone()))),
         // Another server may answer more, or else.
-        server.store.end_large_join(join_id).await?;
+        Err(Unread::Unusable(_)) | Ok(Answered::Unusable | Answered::Elsewhere) => {
+            server.store.end_large_join(join_id).await?;
+        }
+        Ok(_) => {}
     }
-    answered
+    Ok(answered?)
 }
 
 /// Refuses, before another server is asked for a place in the room, what can be no event.

@@ -54,6 +54,15 @@ impl Large {
         self.world.drip("peer.example", "/v2/send_join/", 64 * 1_024, 2_000);
     }
 
+    /// From now on an answer comes at once, to the end or not.
+    fn answers(&self, to_the_end: bool) {
+        let (host, part, piece, ms) = ("peer.example", "/v2/send_join/", 64 * 1_024, 1);
+        match to_the_end {
+            true => self.world.drip(host, part, piece, ms),
+            false => self.world.break_off(host, part, piece, ms),
+        }
+    }
+
     /// From now on the host lets whoever asks it wait for so many milliseconds, and then fails.
     fn fails_after(&self, host: &str, ms: u32) {
         let clock = self.world.clone();
@@ -172,6 +181,39 @@ fn a_join_whose_server_is_away_is_kept_until_another_one_helps() {
         large.world.run(large.triggers(10));
         assert!(large.is_in(), "{is_dead}");
         assert_eq!(large.asked(), 3, "{is_dead}");
+        large.assert_nothing_left();
+    }
+}
+
+/// Both an answer to who asks again and the first one.
+#[test]
+fn a_join_whose_server_goes_away_while_it_answers_is_kept() {
+    for is_first in [false, true] {
+        let large = if is_first { large(5_000) } else { cut_off() };
+        large.room.opens();
+        let staged = large.count("claimed_events");
+        large.answers(false);
+        large.world.advance(CUT_OFF_MS);
+        assert_eq!(large.join(&large.b), LATER, "{is_first}");
+        assert!(large.count("claimed_events") > staged, "{is_first}");
+        large.answers(true);
+        large.world.run(large.triggers(10));
+        assert!(large.is_in(), "{is_first}");
+        large.assert_nothing_left();
+    }
+}
+
+/// Whether they are asked because the server did not answer again, or because its first answer broke off.
+#[test]
+fn a_join_whose_answer_breaks_off_gives_way_to_another_one() {
+    for is_first in [false, true] {
+        let large = if is_first { large(5_000) } else { cut_off() };
+        large.room.opens();
+        large.room.opens_at(&Peer::new(&large.world, "other.example"));
+        large.answers(false);
+        large.world.advance(CUT_OFF_MS);
+        large.join_via(&large.b, &["peer.example", "other.example"]).unwrap();
+        assert!(large.is_in(), "{is_first}");
         large.assert_nothing_left();
     }
 }
