@@ -124,9 +124,10 @@ const OF_NEW_ROOMS: &str = concat!(
     of_new_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
     " LIMIT ?5) UNION SELECT * FROM (",
     of_new_rooms!(
-        "r.receipt_type = 'm.read' AND r.user_id IN ( \
-           SELECT f.user_id FROM receipts AS f \
-           WHERE f.room_id = m.room_id AND f.user_id <> ?1 AND f.receipt_type = 'm.read' ORDER BY f.user_id \
+        "r.receipt_type = 'm.read' AND (r.user_id, r.thread_id) IN ( \
+           SELECT f.user_id, f.thread_id FROM receipts AS f \
+           WHERE f.room_id = m.room_id AND f.user_id <> ?1 AND f.receipt_type = 'm.read' \
+           ORDER BY f.user_id, f.thread_id \
            LIMIT MAX(1, CAST(?6 / (SELECT COUNT(*) FROM local_memberships AS n \
              WHERE n.user_id = ?1 AND n.membership = 'join' AND n.pos > ?2 AND n.room_id > ?4) AS INTEGER)))"
     ),
@@ -141,9 +142,10 @@ const OF_ROOMS: &str = concat!(
     of_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
     " LIMIT ?3) UNION SELECT * FROM (",
     of_rooms!(
-        "r.receipt_type = 'm.read' AND r.user_id IN ( \
-           SELECT f.user_id FROM receipts AS f \
-           WHERE f.room_id = wanted.value AND f.user_id <> ?1 AND f.receipt_type = 'm.read' ORDER BY f.user_id \
+        "r.receipt_type = 'm.read' AND (r.user_id, r.thread_id) IN ( \
+           SELECT f.user_id, f.thread_id FROM receipts AS f \
+           WHERE f.room_id = wanted.value AND f.user_id <> ?1 AND f.receipt_type = 'm.read' \
+           ORDER BY f.user_id, f.thread_id \
            LIMIT MAX(1, CAST(?4 / json_array_length(?2) AS INTEGER)))"
     ),
     " LIMIT ?4)"

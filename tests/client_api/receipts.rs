@@ -184,7 +184,17 @@ fn ones_own_receipts_are_told_whatever_others_have_read() {
     }
 }
 
-/// Nor does what many have read in one room push out what is told of the others.
+/// Receipts of one user in this many threads.
+fn threads(home: &Home, room: &str, event: &str, count: usize) {
+    let receipts = verge::platform::Statement::new(
+        "INSERT INTO receipts (room_id, user_id, receipt_type, thread_id, event_id, ts, pos) \
+         SELECT ?1, '@0:x', 'm.read', '$' || value, ?2, 1, 1 FROM json_each(?3)",
+        [room.into(), event.into(), json!((0..count).collect::<Vec<_>>()).to_string().into()],
+    );
+    home.world.run(home.server.store.batch(vec![receipts])).unwrap();
+}
+
+/// Nor does what many have read in one room, or one user in many threads of it, push out what is told of the others.
 #[test]
 fn rooms_that_come_after_a_very_large_one_have_their_receipts() {
     let (home, alice, bob, _) = together();
@@ -195,6 +205,9 @@ fn rooms_that_come_after_a_very_large_one_have_their_receipts() {
         home.post(&bob, &format!("/join/{}", quote(room)), json!({}));
         let said = home.say(&alice, room, "hello", "1");
         crowd(&home, room, &said, if at == 1 { 6_000 } else { 40 });
+        if at == 1 {
+            threads(&home, room, &said, 2_500);
+        }
     }
     for query in ["", &since] {
         let answer = home.sync(&bob, query);
