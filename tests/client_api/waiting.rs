@@ -109,6 +109,20 @@ fn changed_keys_of_another_servers_user_wake_at_once() {
     }
 }
 
+/// A filter of rooms leaves out what happens in them, not whose keys have changed.
+#[test]
+fn changed_keys_of_who_shares_only_a_room_that_is_left_out_wake_at_once() {
+    let home = home(true);
+    let (alice, bob) = (home.register("alice"), home.register("bob"));
+    let room = home.room(&bob, json!({ "preset": "public_chat" }));
+    home.post(&alice, &format!("/join/{}", quote(&room)), json!({}));
+    let filter = json!({ "room": { "not_rooms": [room] } }).to_string();
+    let asked = format!("{}&filter={}", next(&home.sync(&alice, "")), quote(&filter));
+    let body = json!({ "device_keys": Device::new(&bob.id, &bob.device_id).keys() }).to_string();
+    let (answer, waited, _) = wait(&home, &alice, &asked, act(&home, &bob, "POST", "/keys/upload", &body));
+    assert_eq!((waited, &answer["device_lists"]["changed"]), (3_000, &json!([bob.id])), "{answer}");
+}
+
 #[test]
 fn what_concerns_others_wakes_nobody_else() {
     let home = home(true);

@@ -150,8 +150,8 @@ async fn look(
         }
         if listener.is_choosy() {
             let rooms = server.store.rooms_of(&session.user, Membership::Join).await?;
-            let rooms = rooms.into_iter().filter(|room_id| filter.room(room_id.as_str()));
-            let rooms = rooms.map(|room_id| Subject::Room(room_id.to_string()));
+            // Also those that the filter leaves out: that the keys of who is in them have changed is told.
+            let rooms = rooms.into_iter().map(|room_id| Subject::Room(room_id.to_string()));
             let mine = [Subject::User(session.user.to_string()), Subject::Presence, Subject::Keys];
             listener.listen_to(rooms.chain(mine).collect());
         }
