@@ -282,6 +282,34 @@ fn what_the_filter_leaves_out_ends_no_wait() {
     }
 }
 
+/// However much it is in one wait: each look begins where the one before has ended.
+#[test]
+fn very_much_that_the_filter_leaves_out_ends_no_wait() {
+    for wakes in [true, false] {
+        let home = home(wakes);
+        let (alice, bob) = (home.register("alice"), home.register("bob"));
+        let room = home.room(&bob, json!({ "preset": "public_chat" }));
+        home.post(&alice, &format!("/join/{}", quote(&room)), json!({}));
+        let filter = json!({ "room": { "timeline": { "types": ["m.reaction"] } } }).to_string();
+        let asked = format!("{}&filter={}", next(&home.sync(&alice, "")), quote(&filter));
+        let send = |kind: &str, txn: usize| format!("/rooms/{}/send/{kind}/t{txn}", quote(&room));
+        let (answer, waited, _) = wait(&home, &alice, &asked, async {
+            for txn in 0..501 {
+                act(&home, &bob, "PUT", &send("m.room.message", txn), "{}").await;
+                if txn % 250 == 249 {
+                    home.world.sleep(6_000).await;
+                }
+            }
+            home.world.sleep(6_000).await;
+            act(&home, &bob, "PUT", &send("m.reaction", 501), "{}").await;
+        });
+        assert!((21_000..=26_000).contains(&waited), "{wakes}: {waited}");
+        let timeline = &answer["rooms"]["join"][&room]["timeline"];
+        assert_eq!((timeline["events"].as_array().map(Vec::len), &timeline["limited"]), (Some(1), &json!(false)));
+        assert_eq!(timeline["events"][0]["type"], "m.reaction", "{wakes}: {answer}");
+    }
+}
+
 /// A change of state is told though the timeline is not.
 #[test]
 fn state_that_the_filter_lets_through_ends_a_wait() {

@@ -76,6 +76,7 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
     let fleeting_since = (!is_first).then_some(from.fleeting);
     let (mut found, mut fleeting) =
         look(server, &session, &filter, &mut read, fleeting_since, waits.then_some(deadline)).await?;
+    let events_since = read.since;
     if !is_first && !filter.state.lazy_load_members {
         // What was read in a room while its members were not known was passed over, as the room itself was.
         let told_anew = |room: &&SyncRoom| {
@@ -140,6 +141,8 @@ async fn look(
         if has_news || !found.changed_keys.is_empty() || !fleeting.is_empty() || left <= 0 {
             return Ok((found, fleeting));
         }
+        // What was passed over is as if an answer with nothing in it had come before.
+        read.since = found.events;
         read.checked = found.events;
         fleeting_since = Some(fleeting.at);
         read.account_data_since = found.account_data.max(read.account_data_since);
