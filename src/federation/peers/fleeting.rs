@@ -47,7 +47,7 @@ pub enum FleetingEdu {
     Receipt(Receipt),
     /// Whether somebody is there.
     Presence(PresenceUpdate),
-    /// The same of somebody of whom it was told before. It gives way to all else.
+    /// The same of somebody of whom it was told before. It gives way to all else, and to what is news of them.
     StillThere(PresenceUpdate),
 }
 
@@ -182,7 +182,13 @@ impl Fleeting {
         line.waiting.retain(|_, (since, _)| is_fresh(*since, now));
         for edu in edus {
             let about = edu.about();
-            if line.waiting.len() < edu.most_waiting() || line.waiting.contains_key(&about) {
+            let is_taken = match line.waiting.get(&about) {
+                // It was read before what has changed since.
+                Some((_, FleetingEdu::Presence(_))) => !matches!(edu, FleetingEdu::StillThere(_)),
+                Some(_) => true,
+                None => line.waiting.len() < edu.most_waiting(),
+            };
+            if is_taken {
                 line.waiting.insert(about, (now, edu.clone()));
             }
         }
@@ -351,6 +357,22 @@ mod tests {
         let taken: Vec<_> = (0..4).flat_map(|n| fleeting.take(&b, n * 1_000)).collect();
         let text: String = taken.iter().map(Value::to_text).collect();
         assert_eq!([told(&taken), text.matches("offline").count()], [200, 100]);
+    }
+
+    #[test]
+    fn who_is_still_there_gives_way_to_what_has_become_of_them() {
+        let (fleeting, b) = (Fleeting::default(), ServerName::parse("b.org").unwrap());
+        let FleetingEdu::Presence(still) = presence(1, Presence::Online) else { unreachable!() };
+        let still = [FleetingEdu::StillThere(still)];
+        fleeting.leave(&b, &[presence(1, Presence::Offline)], 0);
+        fleeting.leave(&b, &still, 10);
+        let text: String = fleeting.take(&b, 20).iter().map(Value::to_text).collect();
+        assert_eq!([text.matches("offline").count(), text.matches("online").count()], [1, 0], "{text}");
+        // And the other way about the newer is told, too.
+        fleeting.leave(&b, &still, 30);
+        fleeting.leave(&b, &[presence(1, Presence::Offline)], 40);
+        let text: String = fleeting.take(&b, 50).iter().map(Value::to_text).collect();
+        assert_eq!([text.matches("offline").count(), text.matches("online").count()], [1, 0], "{text}");
     }
 
     #[test]
