@@ -103,9 +103,14 @@ pub async fn join(
         Ok(Joined::In(event_id)) => (Ok(event_id), None),
         // What is sent meanwhile is staged further on.
         Ok(Joined::Later) => return Err(later()),
-        Ok(Joined::Left(resident)) => (Err(has_left()), Some(resident)),
+        Ok(Joined::Left(resident)) => {
+            if asking.kept.take().is_some() {
+                server.store.end_large_join(&join_id).await?;
+            }
+            (Err(has_left()), Some(resident))
+        }
         Err(error) if asking.kept.borrow().is_none() => (Err(error), None),
-        // No other server has given a template, and the trigger goes on with what is kept, unless the user has left.
+        // No other server has let them in, and the trigger goes on with what is kept, unless the user has left.
         Err(_) if !server.store.has_join_ended(room_id, &JoinUnderWay::staged(&join_id)).await? => {
             return Err(later());
         }
@@ -345,11 +350,7 @@ async fn join_through(
     }
     let join = complete(server, template, user, room_id, Membership::Join, content)?;
     // From here on the room's servers may send us what happens in it.
-    let is_begun = begin_join(server, join_id, &join).await?;
-    if asking.kept.take().is_some() {
-        server.store.end_large_join(join_id).await?;
-    }
-    if !is_begun {
+    if !begin_join(server, join_id, &join).await? {
         return Ok(Joined::Left(resident.clone()));
     }
     asking.is_sent.set(true);
@@ -397,6 +398,9 @@ async fn answer_of(
     let federation = &server.federation;
     let answer = federation.send_join(resident, join.room_id(), join.event_id(), join.json(), omits_members).await;
     let answer = answer.map_err(of_our_event)?;
+    if asking.kept.take().is_some() {
+        server.store.end_large_join(join_id).await?;
+    }
     let begun_ts = server.platform.clock.now_ms();
     let attempt = Attempt { join_id, resident, begun_ts, staged: None };
     let answered = read_answer(server, attempt, join.clone(), answer).await;

@@ -78,6 +78,21 @@ impl Large {
         );
     }
 
+    /// From now on this server fails whenever it is to let somebody in for whom it has made a template.
+    fn lets_nobody_in(&self, server: &str) {
+        let answer = self.world.host(server).unwrap();
+        self.world.connect(
+            server,
+            Rc::new(move |request| {
+                let is_sent = request.uri().path().contains("/send_join/");
+                let answering = answer(request);
+                Box::pin(async move {
+                    if is_sent { json_response(StatusCode::BAD_GATEWAY, &json!({})) } else { answering.await }
+                })
+            }),
+        );
+    }
+
     async fn triggers(&self, minutes: u32) {
         for _ in 0..4 * minutes {
             self.world.sleep(15_000).await;
@@ -160,27 +175,33 @@ fn a_join_whose_server_is_away_for_a_moment_is_kept() {
     large.assert_nothing_left();
 }
 
-/// Nor is it lost where another server is known and helps no more: it is dead, or has no place in the room to give.
+/// Nor is it lost where another server is known and helps no more: it is dead, or has no place in the room to give, or gives one and fails.
 #[test]
 fn a_join_whose_server_is_away_is_kept_until_another_one_helps() {
-    for is_dead in [true, false] {
+    for other in ["dead", "without a place", "failing"] {
         let large = cut_off();
-        if !is_dead {
-            large.fails_after("other.example", 1_000);
+        match other {
+            "dead" => {}
+            "failing" => {
+                large.room.opens_at(&Peer::new(&large.world, "other.example"));
+                large.lets_nobody_in("other.example");
+            }
+            _ => large.fails_after("other.example", 1_000),
         }
-        let staged = large.count("claimed_events");
+        let (staged, asked_before) = (large.count("claimed_events"), large.asked());
         large.world.cut("b.example", "peer.example");
         large.world.advance(CUT_OFF_MS);
         let before = large.world.traffic().len();
         let asked = (large.join_via(&large.b, &["other.example"]), large.count("claimed_events"));
-        assert_eq!(asked, (LATER, staged), "{is_dead}");
+        assert_eq!(asked, (LATER, staged), "{other}");
         // Who is away is not asked twice.
         let sent = large.world.traffic().split_off(before);
-        assert_eq!(sent.iter().filter(|sent| sent.to == "peer.example").count(), 1, "{is_dead} {sent:?}");
+        assert_eq!(sent.iter().filter(|sent| sent.to == "peer.example").count(), 1, "{other} {sent:?}");
         large.world.mend("b.example", "peer.example");
         large.world.run(large.triggers(10));
-        assert!(large.is_in(), "{is_dead}");
-        assert_eq!(large.asked(), 3, "{is_dead}");
+        assert!(large.is_in(), "{other}");
+        let of_other = usize::from(other == "failing");
+        assert_eq!(large.asked() - asked_before, 2 + of_other, "{other}");
         large.assert_nothing_left();
     }
 }
