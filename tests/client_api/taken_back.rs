@@ -156,6 +156,20 @@ fn who_leaves_while_they_join_and_is_invited_again_still_has_the_invite() {
     assert_eq!(scene.outcome(), (json!("join"), json!([scene.room])));
 }
 
+/// The server that lets them in does that only after it has invited them again: of what conflicts the late join counts, and is taken back.
+#[test]
+fn who_leaves_while_they_join_and_is_invited_before_that_is_not_in_the_room() {
+    let scene = scene("nothing");
+    scene.lets_in_late(true);
+    let (join, leave) = (scene.join(), scene.leave());
+    let inviting = scene.alice_does("invite", 2_000);
+    let asked = scene.world.run(join3(scene.asks(&join, 0), scene.asks(&leave, 1_000), inviting));
+    assert_eq!((asked.0, asked.2), (403, 200));
+    let (membership, rooms) = scene.outcome();
+    assert_ne!(membership, json!("join"), "{:?}", scene.world.logs());
+    assert_eq!(rooms, json!([]));
+}
+
 /// Nobody is asked to let them in then, and nothing is staged or kept of the room.
 #[test]
 fn who_leaves_before_their_join_is_sent_is_not_in_the_room() {

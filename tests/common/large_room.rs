@@ -1,6 +1,6 @@
 //! A room of thousands of members, as a peer answers it to a join.
 
-use std::rc::Rc;
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -9,7 +9,7 @@ use verge::router::json_response;
 
 use super::{
     network::Homeserver,
-    peer::{Peer, encode},
+    peer::{Peer, encode, event_id},
 };
 
 const VERSION: &str = "11";
@@ -23,6 +23,8 @@ pub struct LargeRoom {
     auth: Vec<String>,
     /// The ID of the membership of who made it.
     pub creator: String,
+    /// The newest membership of others' users.
+    others: Rc<RefCell<BTreeMap<String, String>>>,
 }
 
 impl LargeRoom {
@@ -38,8 +40,8 @@ impl LargeRoom {
 
     fn with(peer: &Rc<Peer>, members: usize, creation: Value) -> Self {
         let (admin, room_id) = (peer.user("admin"), format!("!large:{}", peer.name));
-        let mut room =
-            Self { peer: Rc::clone(peer), room_id, state: Vec::new(), auth: Vec::new(), creator: String::new() };
+        let (state, auth, creator, others) = Default::default();
+        let mut room = Self { peer: Rc::clone(peer), room_id, state, auth, creator, others };
         let create = room.event(&admin, "m.room.create", "", creation, &[]);
         let joined = json!({ "membership": "join" });
         let creator = room.event(&admin, "m.room.member", &admin, joined, &[&create]);
@@ -126,6 +128,7 @@ impl LargeRoom {
         let target = format!("/_matrix/federation/v2/invite/{}/{}", encode(&self.room_id), encode(&id));
         let body = json!({ "room_version": VERSION, "event": invite, "invite_room_state": [] });
         assert_eq!(self.peer.put(to, &target, &body).0, 200);
+        self.others.borrow_mut().insert(user.to_owned(), id);
     }
 
     /// From now on the peer lets users of others join.
@@ -147,6 +150,7 @@ impl LargeRoom {
 
     fn answers_at(&self, peer: &Peer, joined: Value) {
         let (room_id, auth, joined) = (self.room_id.clone(), self.auth.clone(), Bytes::from(joined.to_string()));
+        let others = Rc::clone(&self.others);
         let state = Bytes::from(json!({ "auth_chain": self.state[..4], "pdus": self.state }).to_string());
         peer.answers(move |request| {
             let path = request.uri().path();
@@ -159,11 +163,17 @@ impl LargeRoom {
             });
             if let Some((rest, membership)) = template.next() {
                 let user = rest.split('/').nth(1).unwrap().replace("%40", "@").replace("%3A", ":");
+                let now = others.borrow().get(&user).filter(|_| membership == "leave").cloned();
+                let auth: Vec<String> = auth.iter().cloned().chain(now).collect();
                 let event = json!({
                     "type": "m.room.member", "room_id": room_id, "sender": user, "state_key": user, "depth": 100_000,
                     "auth_events": auth, "prev_events": ["$previous"], "content": { "membership": membership },
                 });
                 return Some(json_response(StatusCode::OK, &json!({ "room_version": VERSION, "event": event })));
+            }
+            if path.contains("/v2/send_join/") {
+                let join: Value = serde_json::from_slice(request.body()).unwrap();
+                others.borrow_mut().insert(join["sender"].as_str().unwrap().to_owned(), event_id(VERSION, &join));
             }
             let answer =
                 [("/v2/send_join/", &joined), ("/v1/state/", &state)].into_iter().find(|(part, _)| path.contains(part));

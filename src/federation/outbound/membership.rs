@@ -2,7 +2,7 @@
 //! servers' users (Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room"). For
 //! knocks, see [`super::knocking`].
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use super::{
     countersigning::{bad_answer, countersigned},
@@ -92,7 +92,7 @@ pub async fn join(
             }
         }
         // It has let the user in, and now others have their turn first.
-        asking.is_sent.set(true);
+        asking.sent.borrow_mut().push(large.join.event_id().clone());
         residents.retain(|resident| *resident != large.resident);
         residents.push(large.resident);
     }
@@ -126,9 +126,9 @@ pub async fn join(
         false
     });
     if outcome.is_err() && (through.is_some() || ended) {
-        // Before it is sent nobody can have let them in.
-        if asking.is_sent.get() && !is_invited_anew(server, invitation.as_ref(), user, room_id).await? {
-            leave_behind(server, through.iter().chain(&residents), user, room_id).await?;
+        let sent = asking.sent.take();
+        if !sent.is_empty() {
+            leave_behind(server, through.iter().chain(&residents), user, room_id, &sent).await?;
         }
         outcome = Err(has_left());
     }
@@ -139,21 +139,10 @@ pub async fn join(
 /// What is known while servers are asked to let a user in.
 #[derive(Default)]
 struct Asking {
-    /// Whether a join was sent to any: before that nobody can have let the user in.
-    is_sent: Cell<bool>,
-    /// The server that has let them in and may answer yet: what is staged of its answer is kept until another one gives a template.
+    /// The joins that were sent to them: by these, and no others, they can have let the user in.
+    sent: RefCell<Vec<EventId>>,
+    /// The server that has let them in and may answer yet: what is staged of its answer is kept until another one has let them in, too.
     kept: RefCell<Option<ServerName>>,
-}
-
-/// Whether an invite has come since `before` was read: whoever is invited is not in the room, and the invite is for them to answer.
-async fn is_invited_anew(
-    server: &Server,
-    before: Option<&Invitation>,
-    user: &UserId,
-    room_id: &RoomId,
-) -> Result<bool, MatrixError> {
-    let now = server.store.invitation(user, room_id).await?;
-    Ok(now.is_some_and(|now| before.is_none_or(|before| before.event_id != now.event_id)))
 }
 
 /// What a client is told whose join goes on.
@@ -192,7 +181,7 @@ async fn leave_all_the_way(
     }
     // Those first that have let the user in while the invite is still shown.
     let residents = residents_by(server, invitation.as_ref(), room_id, joining.unwrap_or_default()).await?;
-    let left = leave_through_any(server, residents.iter(), user, room_id, &content).await;
+    let left = leave_through_any(server, residents.iter(), user, room_id, &content, None).await;
     let mut ended: Vec<EventId> = invitation.into_iter().map(|invitation| invitation.event_id).collect();
     let Some((resident, left)) = left else {
         // It has an ID of its own for clients, which tell events apart by it.
@@ -353,7 +342,7 @@ async fn join_through(
     if !begin_join(server, join_id, &join).await? {
         return Ok(Joined::Left(resident.clone()));
     }
-    asking.is_sent.set(true);
+    asking.sent.borrow_mut().push(join.event_id().clone());
     let mut answered = answer_of(server, resident, join_id, &join, server.config.faster_joins, asking).await?;
     if matches!(answered, Answered::Unusable) {
         answered = answer_of(server, resident, join_id, &join, false, asking).await?;
