@@ -99,37 +99,20 @@ impl Look<'_> {
             // Nobody's word makes another room's event one of this room.
             return Ok(false);
         }
-        let edge_event = held.map(|stored| stored.event);
-        let mut known =
-            Known { edge: edge_event, events: HashMap::new(), held: HashSet::new(), memory: AnswerMemory::default() };
-        loop {
-            let claims = self.claims(edge, cited_by, &[], &mut known).await?;
-            let Some(event) = known.edge.clone().filter(|_| !claims.is_empty()) else { return Ok(false) };
-            match self.server.rooms.place(&event, &claims).await {
-                Ok(()) => return Ok(true),
-                Err(error @ RoomError::Invalid(_)) => self.doubt(edge, &error),
-                Err(error) => return Err(error),
-            }
-        }
+        let rooms = &self.server.rooms;
+        let known = Known::of(held.map(|stored| stored.event));
+        let take = async |event: &Event, claims: &[Claim]| rooms.place(event, claims).await;
+        Ok(self.until_believed(edge, cited_by, &[], known, take).await?.is_some())
     }
 
     /// Asks what the state before `edge` was, which is known by a claim alone: whoever could say so before may have been the only
     /// one who answered. Whether it is another one now.
     pub(super) async fn ask_again(&mut self, edge: &EventId) -> Result<bool, RoomError> {
-        let Some(held) = self.server.rooms.event(edge).await? else { return Ok(false) };
-        let (events, held_ids) = (HashMap::new(), HashSet::new());
-        let event = held.event;
-        let mut known = Known { edge: Some(event.clone()), events, held: held_ids, memory: AnswerMemory::default() };
-        loop {
-            let claims = self.claims(edge, edge, &[], &mut known).await?;
-            if claims.is_empty() {
-                return Ok(false);
-            }
-            match self.server.rooms.claim_again(&event, &claims).await {
-                Err(error @ RoomError::Invalid(_)) => self.doubt(edge, &error),
-                changed => return changed,
-            }
-        }
+        let rooms = &self.server.rooms;
+        let Some(held) = rooms.event(edge).await? else { return Ok(false) };
+        let take = async |event: &Event, claims: &[Claim]| rooms.claim_again(event, claims).await;
+        let changed = self.until_believed(edge, edge, &[], Known::of(Some(held.event)), take).await?;
+        Ok(changed.unwrap_or_default())
     }
 
     /// Asks for the states before events in hand themselves, where servers that know these say that they do not give what the
@@ -142,25 +125,32 @@ impl Look<'_> {
             if self.is_over() {
                 break;
             }
-            let id = event.event_id();
-            let (events, held) = (HashMap::new(), HashSet::new());
-            let mut known = Known { edge: Some(event.clone()), events, held, memory: AnswerMemory::default() };
-            loop {
-                let claims = self.claims(id, id, previous, &mut known).await?;
-                if claims.is_empty() {
-                    break;
-                }
-                match self.server.rooms.judge_by_claims(event, &claims).await {
-                    Ok(()) => {
-                        progress = true;
-                        break;
-                    }
-                    Err(error @ RoomError::Invalid(_)) => self.doubt(id, &error),
-                    Err(error) => return Err(error),
-                }
-            }
+            let rooms = &self.server.rooms;
+            let (id, known) = (event.event_id(), Known::of(Some(event.clone())));
+            let take = async |event: &Event, claims: &[Claim]| rooms.judge_by_claims(event, claims).await;
+            progress |= self.until_believed(id, id, previous, known, take).await?.is_some();
         }
         Ok(progress)
+    }
+
+    /// Asks servers what the state before `edge` is until `take` believes some of them: what that says, or `None` where nobody is
+    /// believed. See [`Look::claims`].
+    async fn until_believed<T>(
+        &mut self,
+        edge: &EventId,
+        cited_by: &EventId,
+        denied: &[EventId],
+        mut known: Known,
+        take: impl AsyncFn(&Event, &[Claim]) -> Result<T, RoomError>,
+    ) -> Result<Option<T>, RoomError> {
+        loop {
+            let claims = self.claims(edge, cited_by, denied, &mut known).await?;
+            let Some(event) = known.edge.clone().filter(|_| !claims.is_empty()) else { return Ok(None) };
+            match take(&event, &claims).await {
+                Err(error @ RoomError::Invalid(_)) => self.doubt(edge, &error),
+                taken => return taken.map(Some),
+            }
+        }
     }
 
     fn doubt(&mut self, edge: &EventId, error: &RoomError) {
@@ -432,6 +422,10 @@ impl ClaimedIds {
 }
 
 impl Known {
+    fn of(edge: Option<Event>) -> Self {
+        Self { edge, events: HashMap::new(), held: HashSet::new(), memory: AnswerMemory::default() }
+    }
+
     /// Whether the event needs not be asked for.
     fn has(&self, id: &EventId) -> bool {
         self.events.contains_key(id) || self.held.contains(id)
