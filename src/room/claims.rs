@@ -163,19 +163,7 @@ impl Rooms {
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn judge_by_claims(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
         let believed = self.believed(event, claims).await?;
-        let before = self
-            .until_committed(async || {
-                let mut view = View::new(&self.store, self.server_name());
-                let Some(claimed) = self.take_claims(&mut view, event, &believed, Known::Nothing).await? else {
-                    return Ok(Committed::Done(None));
-                };
-                let Claimed { room, mut commit } = claimed;
-                let before = resolve(&mut view, &room, None, &believed).await?;
-                commit.nodes.extend(view.take_made());
-                Ok(self.store.commit(&[commit], Vec::new()).await?.with(Some(before)))
-            })
-            .await?;
-        let Some(before) = before else { return Ok(()) };
+        let Some((_, before)) = self.claimed_state(event, &believed, Known::Nothing).await? else { return Ok(()) };
         let ask_until = self.clock.now_ms() + ASKING_MS;
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
@@ -206,22 +194,13 @@ impl Rooms {
         if believed.claims.is_empty() {
             return Err(RoomError::Invalid(format!("The states before {} forbid it.", event.event_id())));
         }
-        let found = self
-            .until_committed(async || {
-                let mut view = View::new(&self.store, self.server_name());
-                let Some(claimed) = self.take_claims(&mut view, event, &believed, Known::Claim).await? else {
-                    return Ok(Committed::Done(None));
-                };
-                let Claimed { room, mut commit } = claimed;
-                let Some(so_far) = view.stored(event.event_id()).and_then(|stored| stored.state_before) else {
-                    return Ok(Committed::Done(None));
-                };
-                let before = resolve(&mut view, &room, Some(so_far), &believed).await?;
-                commit.nodes.extend(view.take_made());
-                Ok(self.store.commit(&[commit], Vec::new()).await?.with(Some((so_far, before))))
-            })
-            .await?;
-        let Some((so_far, before)) = found.filter(|(so_far, before)| so_far != before) else { return Ok(false) };
+        let found = self.claimed_state(event, &believed, Known::Claim).await?;
+        let Some((so_far, before)) = found.and_then(|(so_far, before)| Some((so_far?, before))) else {
+            return Ok(false);
+        };
+        if so_far == before {
+            return Ok(false);
+        }
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let ids = vec![event.event_id().clone(), event.room_id().create_event_id()];
@@ -234,6 +213,31 @@ impl Rooms {
             let mut commit = self.commit_of(&mut view, judgement).await?;
             commit.guard = guard;
             Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
+        })
+        .await
+    }
+
+    /// Keeps what claims bring, and what they come to: what was claimed of the state before `event` so far, if that counts beside them,
+    /// and what it is now. `None` where more is known of it than they are for.
+    async fn claimed_state(
+        &self,
+        event: &Event,
+        believed: &Believed,
+        known: Known,
+    ) -> Result<Option<(Option<NodeId>, NodeId)>, RoomError> {
+        self.until_committed(async || {
+            let mut view = View::new(&self.store, self.server_name());
+            let Some(claimed) = self.take_claims(&mut view, event, believed, known).await? else {
+                return Ok(Committed::Done(None));
+            };
+            let Claimed { room, mut commit } = claimed;
+            let so_far = match known {
+                Known::Nothing => None,
+                Known::Claim => view.stored(event.event_id()).and_then(|stored| stored.state_before),
+            };
+            let before = resolve(&mut view, &room, so_far, believed).await?;
+            commit.nodes.extend(view.take_made());
+            Ok(self.store.commit(&[commit], Vec::new()).await?.with(Some((so_far, before))))
         })
         .await
     }
