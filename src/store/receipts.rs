@@ -78,7 +78,7 @@ macro_rules! columns {
 
 /// The receipts `r` for which this holds, of rooms that the user has newly joined; see [`OF_NEW_ROOMS`].
 macro_rules! of_new_rooms {
-    ($which:literal) => {
+    ($which:expr) => {
         concat!(
             "SELECT 0 AS pos, 1 AS is_shown, ",
             columns!(),
@@ -92,12 +92,28 @@ macro_rules! of_new_rooms {
 
 /// The receipts `r` for which this holds, of the rooms in ?2; see [`OF_ROOMS`].
 macro_rules! of_rooms {
-    ($which:literal) => {
+    ($which:expr) => {
         concat!(
             "SELECT 0 AS pos, 1 AS is_shown, ",
             columns!(),
             " FROM json_each(?2) AS wanted CROSS JOIN receipts AS r ON r.room_id = wanted.value AND ",
             $which
+        )
+    };
+}
+
+/// Whether the receipt `r` is one of the first so many of others in its room, and of one at least. The share is made a whole number, as D1
+/// binds numbers as doubles.
+macro_rules! first_of {
+    ($room:literal, $share:literal) => {
+        concat!(
+            "r.receipt_type = 'm.read' AND (r.user_id, r.thread_id) IN ( \
+               SELECT f.user_id, f.thread_id FROM receipts AS f \
+               WHERE f.room_id = ",
+            $room,
+            " AND f.user_id <> ?1 AND f.receipt_type = 'm.read' ORDER BY f.user_id, f.thread_id LIMIT MAX(1, CAST(",
+            $share,
+            " AS INTEGER)))"
         )
     };
 }
@@ -123,14 +139,11 @@ const OF_NEW_ROOMS: &str = concat!(
     " LIMIT ?5) UNION SELECT * FROM (",
     of_new_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
     " LIMIT ?5) UNION SELECT * FROM (",
-    of_new_rooms!(
-        "r.receipt_type = 'm.read' AND (r.user_id, r.thread_id) IN ( \
-           SELECT f.user_id, f.thread_id FROM receipts AS f \
-           WHERE f.room_id = m.room_id AND f.user_id <> ?1 AND f.receipt_type = 'm.read' \
-           ORDER BY f.user_id, f.thread_id \
-           LIMIT MAX(1, CAST(?6 / (SELECT COUNT(*) FROM local_memberships AS n \
-             WHERE n.user_id = ?1 AND n.membership = 'join' AND n.pos > ?2 AND n.room_id > ?4) AS INTEGER)))"
-    ),
+    of_new_rooms!(first_of!(
+        "m.room_id",
+        "?6 / (SELECT COUNT(*) FROM local_memberships AS n \
+               WHERE n.user_id = ?1 AND n.membership = 'join' AND n.pos > ?2 AND n.room_id > ?4)"
+    )),
     " LIMIT ?6)"
 );
 
@@ -141,13 +154,7 @@ const OF_ROOMS: &str = concat!(
     " LIMIT ?3) UNION SELECT * FROM (",
     of_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
     " LIMIT ?3) UNION SELECT * FROM (",
-    of_rooms!(
-        "r.receipt_type = 'm.read' AND (r.user_id, r.thread_id) IN ( \
-           SELECT f.user_id, f.thread_id FROM receipts AS f \
-           WHERE f.room_id = wanted.value AND f.user_id <> ?1 AND f.receipt_type = 'm.read' \
-           ORDER BY f.user_id, f.thread_id \
-           LIMIT MAX(1, CAST(?4 / json_array_length(?2) AS INTEGER)))"
-    ),
+    of_rooms!(first_of!("wanted.value", "?4 / json_array_length(?2)")),
     " LIMIT ?4)"
 );
 
