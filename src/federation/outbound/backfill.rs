@@ -1,20 +1,17 @@
 //! Fetching a room's history from other servers when local users page back beyond what we hold (Server-Server API,
 //! "Backfilling and retrieving missing events").
 
-use std::{
-    collections::{HashMap, HashSet},
-    pin::pin,
-};
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
-use futures_util::future::{Either, join_all, select};
+use futures_util::future::join_all;
 use http::StatusCode;
 
 use crate::{
     error::MatrixError,
     federation::{
         pdus::{self, AnswerMemory, memory_of_held},
-        peers::requests::RequestError,
+        peers::requests::{RequestError, within},
     },
     log::LogRecord,
     matrix::{
@@ -326,7 +323,7 @@ async fn fetch_auth_events(
     let mut given = Vec::new();
     for event in citing {
         let chain = server.federation.event_auth(asked.name, &room.room_id, event.event_id());
-        match within(clock, until, chain).await {
+        match within(clock, until - clock.now_ms(), chain).await {
             Ok(texts) => given = check(server, room, &texts, &mut known, memory).await?,
             // It may well answer for another one, or be away.
             Err(error) if !error.is_worth_retrying() => {}
@@ -342,24 +339,12 @@ async fn fetch_auth_events(
         }
     }
     let by_id = missing.iter().filter(|id| !known.contains(*id)).take(AUTH_EACH_TIME);
-    let texts = join_all(by_id.map(|id| within(clock, until, server.federation.event(asked.name, id)))).await;
+    let texts =
+        join_all(by_id.map(|id| within(clock, until - clock.now_ms(), server.federation.event(asked.name, id)))).await;
     let texts: Vec<Bytes> = texts.into_iter().flatten().collect();
     let by_id = check(server, room, &texts, &mut known, memory).await?;
     given.extend(by_id.into_iter().filter(|event| missing.contains(event.event_id())));
     Ok(given)
-}
-
-/// The answer of a request, if it comes until then.
-async fn within<T>(
-    clock: &dyn Clock,
-    until: i64,
-    request: impl Future<Output = Result<T, RequestError>>,
-) -> Result<T, RequestError> {
-    let ms = u32::try_from((until - clock.now_ms()).max(1)).unwrap_or(1);
-    match select(pin!(request), clock.sleep(ms)).await {
-        Either::Left((answer, _)) => answer,
-        Either::Right(_) => Err(RequestError::Unreachable("no answer in time".to_owned())),
-    }
 }
 
 /// What of an answer can be used and is not `known` yet. What that takes stays taken out of `memory`.

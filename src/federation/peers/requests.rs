@@ -384,6 +384,21 @@ pub(super) struct OpenBody {
     left_in_all_ms: i64,
 }
 
+/// The answer to a request, unless it takes longer than so many milliseconds.
+///
+/// # Errors
+/// What the request fails by; [`RequestError::Unreachable`] where it takes longer.
+pub async fn within<T>(
+    clock: &dyn Clock,
+    ms: i64,
+    request: impl Future<Output = Result<T, RequestError>>,
+) -> Result<T, RequestError> {
+    match select(pin!(request), clock.sleep(u32::try_from(ms.max(1)).unwrap_or(1))).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(_) => Err(RequestError::Unreachable("no answer in time".to_owned())),
+    }
+}
+
 impl OpenBody {
     fn new(stream: Box<dyn ByteStream>, clock: Rc<dyn Clock>, limits: Limits, whole_ms: u32) -> Self {
         let (left_ms, left_in_all_ms) = (i64::from(limits.timeout_ms), i64::from(whole_ms));

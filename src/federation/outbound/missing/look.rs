@@ -1,17 +1,12 @@
 //! One look at the staged PDUs of a room.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    pin::pin,
-};
-
-use futures_util::future::{Either, select};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::whom::{Question, Whom};
 use crate::{
     federation::{
         pdus::{self, AnswerMemory},
-        peers::requests::RequestError,
+        peers::requests::{RequestError, within},
     },
     log::LogRecord,
     matrix::{
@@ -216,12 +211,7 @@ impl<'s> Look<'s> {
         ms: i64,
         request: impl Future<Output = Result<T, RequestError>>,
     ) -> Result<T, RequestError> {
-        let clock = &self.server.platform.clock;
-        let ms = u32::try_from(ms.min(self.until - clock.now_ms()).max(1)).unwrap_or(1);
-        match select(pin!(request), clock.sleep(ms)).await {
-            Either::Left((answer, _)) => answer,
-            Either::Right(_) => Err(RequestError::Unreachable("no answer in time".to_owned())),
-        }
+        within(self.server.platform.clock.as_ref(), ms.min(self.left_ms()), request).await
     }
 
     /// The milliseconds that are left.
