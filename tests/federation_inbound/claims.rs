@@ -7,14 +7,11 @@ use std::{
 
 use http::StatusCode;
 use serde_json::{Value, json};
-use verge::{
-    room::Draft,
-    router::{Request, json_response},
-};
+use verge::router::{Request, json_response};
 
 use crate::{
     Scene,
-    common::{homeserver::object, peer::event_id},
+    common::peer::event_id,
     extremities::empower,
     missing::{answer_of, asked, claims, gives, holds, is_empty_handed, not_found, sends, takes},
     scene,
@@ -79,23 +76,8 @@ fn who_is_asked_later_takes_nothing_out_of_what_was_claimed() {
     for version in ["10", "12"] {
         let mut scene = scene(version);
         let (third, _) = scene.member("third.example", "carol");
-        let levels = json!({ "users": {}, "events": { "m.room.topic": 0 } });
-        let levels = scene.a.send(
-            &scene.world,
-            &scene.room,
-            &scene.alice,
-            Draft::state(
-                "m.room.power_levels",
-                "",
-                object(match version {
-                    "10" => json!({ "users": { scene.alice.as_str(): 100 }, "events": levels["events"] }),
-                    _ => levels,
-                }),
-            ),
-        );
-        let key = ("m.room.power_levels".to_owned(), String::new());
-        scene.theirs.state.insert(key, serde_json::from_str(levels.json()).unwrap());
-        scene.theirs.advance(levels.event_id().as_str());
+        let users = if version == "12" { json!({}) } else { json!({ scene.alice.as_str(): 100 }) };
+        scene.alice_sets("m.room.power_levels", json!({ "users": users, "events": { "m.room.topic": 0 } }));
         let (bob, dave, erin) = (scene.bob.clone(), scene.peer.user("dave"), scene.peer.user("erin"));
         let mut set = vec![scene.becomes(&erin, "join")];
         let topic = json!({ "type": "m.room.topic", "state_key": "", "content": { "topic": "what Erin likes" } });

@@ -22,12 +22,7 @@ pub(crate) fn empower(scene: &mut Scene) {
         "12" => json!({ &scene.bob: 50 }),
         _ => json!({ scene.alice.as_str(): 100, &scene.bob: 50 }),
     };
-    let draft = Draft::state("m.room.power_levels", "", object(json!({ "users": users })));
-    let event = scene.a.send(&scene.world, &scene.room, &scene.alice, draft);
-    let key = ("m.room.power_levels".to_owned(), String::new());
-    scene.theirs.state.insert(key, serde_json::from_str(event.json()).unwrap());
-    scene.theirs.advance(event.event_id().as_str());
-    scene.world.settle();
+    scene.alice_sets("m.room.power_levels", json!({ "users": users }));
 }
 
 /// Mallory's forks fill the room's forward extremities, each with a state of its own or all with one. Bob's ban counts at once.

@@ -150,6 +150,15 @@ impl Scene {
         leave.event_id().to_string()
     }
 
+    /// Alice sets something of the room, of which Bob's server hears.
+    pub(crate) fn alice_sets(&mut self, event_type: &str, content: Value) {
+        let event = self.a.send(&self.world, &self.room, &self.alice, Draft::state(event_type, "", object(content)));
+        self.world.settle();
+        let key = (event_type.to_owned(), String::new());
+        self.theirs.state.insert(key, serde_json::from_str(event.json()).unwrap());
+        self.theirs.advance(event.event_id().as_str());
+    }
+
     /// Alice joins through Bob's server.
     pub(crate) fn alice_comes_back(&mut self) {
         let via = vec![ServerName::parse("peer.example").unwrap()];
@@ -542,13 +551,7 @@ struct CameBack {
 impl CameBack {
     fn new(version: &str, cites_last: bool) -> Self {
         let mut scene = scene(version);
-        let visibility = json!({ "history_visibility": "joined" });
-        let visibility = Draft::state("m.room.history_visibility", "", object(visibility));
-        let visibility = scene.a.send(&scene.world, &scene.room, &scene.alice, visibility);
-        scene.world.settle();
-        let key = ("m.room.history_visibility".to_owned(), String::new());
-        scene.theirs.state.insert(key, serde_json::from_str(visibility.json()).unwrap());
-        scene.theirs.advance(visibility.event_id().as_str());
+        scene.alice_sets("m.room.history_visibility", json!({ "history_visibility": "joined" }));
         let (third, hers) = scene.member("third.example", "carol");
         let key = ("m.room.member".to_owned(), third.user("carol"));
         scene.theirs.state.insert(key.clone(), hers.state[&key].clone());
