@@ -2,7 +2,10 @@
 //! batch with others, and none of the answer is in memory but a batch and, as long as it is little, what was checked. What is
 //! more is staged.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+};
 
 use super::countersigning::{bad_answer, vouched_for};
 use crate::{
@@ -64,6 +67,8 @@ pub(super) struct Attempt<'a> {
     pub(super) begun_ts: i64,
     /// What is staged of the answer since it was read before, where it was.
     pub(super) staged: Option<Vec<EventId>>,
+    /// The server whose answer is staged under that name instead, until this one's is.
+    pub(super) kept: Option<&'a RefCell<Option<ServerName>>>,
 }
 
 /// What a resident server answered to our join, with every event checked.
@@ -135,6 +140,7 @@ pub(super) async fn read_answer(
     let large = LargeJoin::begun(attempt.join_id.to_owned(), attempt.resident.clone(), join, attempt.begun_ts);
     let is_staged = attempt.staged.is_some();
     let mut reading = Reading::new(server, large, is_staged);
+    reading.kept = attempt.kept;
     // What is staged came as one or the other; that it is state is said again.
     reading.known = attempt.staged.into_iter().flatten().map(|id| (id, false)).collect();
     let read = match reading.read(answer).await {
@@ -190,6 +196,8 @@ struct Reading<'a> {
     server: &'a Server,
     large: LargeJoin,
     is_staged: bool,
+    /// See [`Attempt::kept`].
+    kept: Option<&'a RefCell<Option<ServerName>>>,
     /// Another join of the user goes on.
     is_elsewhere: bool,
     /// What has come, and whether as state.
@@ -221,6 +229,7 @@ impl<'a> Reading<'a> {
             server,
             large,
             is_staged,
+            kept: None,
             is_elsewhere: false,
             known: HashMap::new(),
             batch: Vec::new(),
@@ -328,6 +337,9 @@ impl<'a> Reading<'a> {
             return Err(bad_answer("more events that fail the checks than any room has"));
         }
         if !self.is_staged && self.checked_memory > WHOLE_MEMORY {
+            if self.kept.is_some_and(|kept| kept.take().is_some()) {
+                self.server.store.end_large_join(&self.large.join_id).await?;
+            }
             let until = self.server.platform.clock.now_ms() + LEASE_MS;
             self.is_staged = self.server.store.begin_large_join(&self.large, until).await?;
             self.is_elsewhere = !self.is_staged;

@@ -100,13 +100,14 @@ pub async fn join(
         join_through(server, resident, &join_id, user, room_id, content_extra.clone(), &asking).await
     });
     let (mut outcome, through) = match server.holding(room_id, &join_id, work).await {
-        Ok(Joined::In(event_id)) => (Ok(event_id), None),
+        Ok(Joined::In(event_id)) => {
+            asking.forget_kept(server, &join_id).await?;
+            (Ok(event_id), None)
+        }
         // What is sent meanwhile is staged further on.
         Ok(Joined::Later) => return Err(later()),
         Ok(Joined::Left(resident)) => {
-            if asking.kept.take().is_some() {
-                server.store.end_large_join(&join_id).await?;
-            }
+            asking.forget_kept(server, &join_id).await?;
             (Err(has_left()), Some(resident))
         }
         Err(error) if asking.kept.borrow().is_none() => (Err(error), None),
@@ -143,6 +144,16 @@ struct Asking {
     sent: RefCell<Vec<EventId>>,
     /// The server that has let them in and may answer yet: what is staged of its answer is kept until another one has let them in, too.
     kept: RefCell<Option<ServerName>>,
+}
+
+impl Asking {
+    /// Forgets what is staged of another server's answer, which is of no use any more.
+    async fn forget_kept(&self, server: &Server, join_id: &str) -> Result<(), MatrixError> {
+        if self.kept.take().is_some() {
+            server.store.end_large_join(join_id).await?;
+        }
+        Ok(())
+    }
 }
 
 /// What a client is told whose join goes on.
@@ -387,14 +398,14 @@ async fn answer_of(
     let federation = &server.federation;
     let answer = federation.send_join(resident, join.room_id(), join.event_id(), join.json(), omits_members).await;
     let answer = answer.map_err(of_our_event)?;
-    if asking.kept.take().is_some() {
-        server.store.end_large_join(join_id).await?;
-    }
     let begun_ts = server.platform.clock.now_ms();
-    let attempt = Attempt { join_id, resident, begun_ts, staged: None };
+    let attempt = Attempt { join_id, resident, begun_ts, staged: None, kept: Some(&asking.kept) };
     let answered = read_answer(server, attempt, join.clone(), answer).await;
+    let is_kept = asking.kept.borrow().is_some();
     match &answered {
         Err(Unread::BrokeOff(_)) => drop(asking.kept.replace(Some(resident.clone()))),
+        // What is staged is another server's, which may answer more than this one.
+        Err(Unread::Unusable(_)) | Ok(Answered::Unusable | Answered::Elsewhere) if is_kept => {}
         // Another server may answer more, or else.
         Err(Unread::Unusable(_)) | Ok(Answered::Unusable | Answered::Elsewhere) => {
             server.store.end_large_join(join_id).await?;

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use futures_util::future::{join, join3};
 use http::StatusCode;
 use serde_json::json;
@@ -78,16 +79,21 @@ impl Large {
         );
     }
 
-    /// From now on this server fails whenever it is to let somebody in for whom it has made a template.
-    fn lets_nobody_in(&self, server: &str) {
-        let answer = self.world.host(server).unwrap();
+    /// From now on this is what the server answers whenever it is to let somebody in for whom it has made a template.
+    fn answers_joins(&self, server: &str, status: StatusCode, answer: &'static str) {
+        let host = self.world.host(server).unwrap();
         self.world.connect(
             server,
             Rc::new(move |request| {
                 let is_sent = request.uri().path().contains("/send_join/");
-                let answering = answer(request);
+                let answering = (!is_sent).then(|| host(request));
                 Box::pin(async move {
-                    if is_sent { json_response(StatusCode::BAD_GATEWAY, &json!({})) } else { answering.await }
+                    if let Some(answering) = answering {
+                        return answering.await;
+                    }
+                    let mut response = http::Response::new(Bytes::from_static(answer.as_bytes()));
+                    *response.status_mut() = status;
+                    response
                 })
             }),
         );
@@ -175,18 +181,27 @@ fn a_join_whose_server_is_away_for_a_moment_is_kept() {
     large.assert_nothing_left();
 }
 
-/// Nor is it lost where another server is known and helps no more: it is dead, or has no place in the room to give, or gives one and fails.
+/// Nor is it lost where another server is known and helps no more: it is dead, or has no place in the room to give, or gives one and fails,
+/// or answers what nobody can use.
 #[test]
 fn a_join_whose_server_is_away_is_kept_until_another_one_helps() {
-    for other in ["dead", "without a place", "failing"] {
+    for other in ["dead", "without a place", "failing", "breaking off", "without a state", "of no room"] {
         let large = cut_off();
         match other {
             "dead" => {}
-            "failing" => {
-                large.room.opens_at(&Peer::new(&large.world, "other.example"));
-                large.lets_nobody_in("other.example");
+            "without a place" => large.fails_after("other.example", 1_000),
+            _ => large.room.opens_at(&Peer::new(&large.world, "other.example")),
+        }
+        let answers = |status, answer| large.answers_joins("other.example", status, answer);
+        match other {
+            "failing" => answers(StatusCode::BAD_GATEWAY, "{}"),
+            "breaking off" => {
+                answers(StatusCode::OK, r#"{ "state": [], "auth_chain": [] }"#);
+                large.world.break_off("other.example", "/v2/send_join/", 8, 1);
             }
-            _ => large.fails_after("other.example", 1_000),
+            "without a state" => answers(StatusCode::OK, "{}"),
+            "of no room" => answers(StatusCode::OK, r#"{ "state": [], "auth_chain": [] }"#),
+            _ => {}
         }
         let (staged, asked_before) = (large.count("claimed_events"), large.asked());
         large.world.cut("b.example", "peer.example");
@@ -200,7 +215,7 @@ fn a_join_whose_server_is_away_is_kept_until_another_one_helps() {
         large.world.mend("b.example", "peer.example");
         large.world.run(large.triggers(10));
         assert!(large.is_in(), "{other}");
-        let of_other = usize::from(other == "failing");
+        let of_other = usize::from(!matches!(other, "dead" | "without a place"));
         assert_eq!(large.asked() - asked_before, 2 + of_other, "{other}");
         large.assert_nothing_left();
     }
