@@ -25,6 +25,8 @@ pub struct LargeRoom {
     pub creator: String,
     /// The newest membership of others' users.
     others: Rc<RefCell<BTreeMap<String, String>>>,
+    /// Their joins, by their IDs.
+    joins: Rc<RefCell<BTreeMap<String, Value>>>,
 }
 
 impl LargeRoom {
@@ -40,8 +42,8 @@ impl LargeRoom {
 
     fn with(peer: &Rc<Peer>, members: usize, creation: Value) -> Self {
         let (admin, room_id) = (peer.user("admin"), format!("!large:{}", peer.name));
-        let (state, auth, creator, others) = Default::default();
-        let mut room = Self { peer: Rc::clone(peer), room_id, state, auth, creator, others };
+        let (state, auth, creator, others, joins) = Default::default();
+        let mut room = Self { peer: Rc::clone(peer), room_id, state, auth, creator, others, joins };
         let create = room.event(&admin, "m.room.create", "", creation, &[]);
         let joined = json!({ "membership": "join" });
         let creator = room.event(&admin, "m.room.member", &admin, joined, &[&create]);
@@ -150,7 +152,7 @@ impl LargeRoom {
 
     fn answers_at(&self, peer: &Peer, joined: Value) {
         let (room_id, auth, joined) = (self.room_id.clone(), self.auth.clone(), Bytes::from(joined.to_string()));
-        let others = Rc::clone(&self.others);
+        let (others, joins) = (Rc::clone(&self.others), Rc::clone(&self.joins));
         let state = Bytes::from(json!({ "auth_chain": self.state[..4], "pdus": self.state }).to_string());
         peer.answers(move |request| {
             let path = request.uri().path();
@@ -173,7 +175,13 @@ impl LargeRoom {
             }
             if path.contains("/v2/send_join/") {
                 let join: Value = serde_json::from_slice(request.body()).unwrap();
-                others.borrow_mut().insert(join["sender"].as_str().unwrap().to_owned(), event_id(VERSION, &join));
+                let id = event_id(VERSION, &join);
+                others.borrow_mut().insert(join["sender"].as_str().unwrap().to_owned(), id.clone());
+                joins.borrow_mut().insert(id, join);
+            }
+            if let Some(id) = path.strip_prefix("/_matrix/federation/v1/event/") {
+                let join = joins.borrow().get(&id.replace("%24", "$")).cloned()?;
+                return Some(json_response(StatusCode::OK, &json!({ "pdus": [join] })));
             }
             let answer =
                 [("/v2/send_join/", &joined), ("/v1/state/", &state)].into_iter().find(|(part, _)| path.contains(part));

@@ -128,7 +128,7 @@ impl Server {
                 Ok(Tried::Unanswered(error)) => Err(error.into()),
                 Ok(Tried::Got(Progress::GivenUp)) => leave_for_absent(self, &large).await.map(|()| Progress::GivenUp),
                 Ok(Tried::Got(progress)) => Ok(progress),
-                Err(error) => Err(error),
+                Err(error) => self.leave_what_has_failed(&large).await.and(Err(error)),
             };
             match tried {
                 Ok(Progress::Done) => done.push(large),
@@ -140,6 +140,17 @@ impl Server {
             }
         }
         done
+    }
+
+    /// Leaves the room if its join is given up for good: its user was told that they would be in it, and could not leave it. Whoever has
+    /// an invite can still accept or reject that.
+    async fn leave_what_has_failed(&self, large: &LargeJoin) -> Result<(), MatrixError> {
+        let (user, room_id) = (large.join.sender(), large.room_id());
+        let is_given_up = self.store.has_join_ended(room_id, &JoinUnderWay::staged(&large.join_id)).await?;
+        if large.completes || !is_given_up || self.store.invitation(user, room_id).await?.is_some() {
+            return Ok(());
+        }
+        leave_for_absent(self, large).await
     }
 
     async fn try_again(&self, mut large: LargeJoin, budget: &Budget) -> Result<Tried, MatrixError> {
@@ -214,7 +225,8 @@ impl Server {
 
     /// Ends a join that somebody else has ended: the user, who has left, or whoever has done the rest of it.
     async fn give_up(&self, large: &LargeJoin) -> Result<Progress, MatrixError> {
-        Ok(match self.end_large_join(large).await? {
+        // What is noted of a leave does not outlast a time in which nobody comes to this.
+        Ok(match self.end_large_join(large).await? || large.has_ended() && !large.completes {
             true => Progress::GivenUp,
             false => Progress::Unfinished,
         })

@@ -3,6 +3,7 @@
 use super::templates::complete;
 use crate::{
     error::MatrixError,
+    federation::pdus,
     log::LogRecord,
     matrix::{
         event::Event,
@@ -14,8 +15,8 @@ use crate::{
     store::large_joins::LargeJoin,
 };
 
-/// Leaves a room that may have let the user in after they had left, by one of these `joins`, be it that the answer was lost. Where they
-/// are back, or invited anew, or were put out meanwhile, the servers cite that, and nothing is left.
+/// Leaves a room that may have let the user in after they had left, by one of these `joins` or an earlier one, be it that the answer was
+/// lost. Where they are back, or invited anew, or were put out meanwhile, the servers cite that, and nothing is left.
 pub(super) async fn leave_behind<'n>(
     server: &Server,
     residents: impl Iterator<Item = &'n ServerName>,
@@ -29,15 +30,16 @@ pub(super) async fn leave_behind<'n>(
     Ok(())
 }
 
-/// Leaves a room for a user who has left while nobody was at their join: who let them in may not have heard of that.
+/// Leaves a room whose join has ended while nobody waited for it, as the user has left or as it was given up: who let them in may not have
+/// heard of that.
 pub(super) async fn leave_for_absent(server: &Server, large: &LargeJoin) -> Result<(), MatrixError> {
     let (user, room_id) = (large.join.sender(), large.room_id());
     let joins = std::slice::from_ref(large.join.event_id());
     leave_behind(server, [&large.resident].into_iter(), user, room_id, joins).await
 }
 
-/// Leaves the room through the first of these servers that helps: that one, and the leave. Where only some `joins` are to be taken back,
-/// those servers help by which the user is in the room through one of them.
+/// Leaves the room through the first of these servers that helps: that one, and the leave. Where only joins are to be taken back, of which
+/// these are known, those servers help by which the user is in the room.
 pub(super) async fn leave_through_any<'n>(
     server: &Server,
     residents: impl Iterator<Item = &'n ServerName>,
@@ -69,10 +71,45 @@ async fn leave_through(
 ) -> Result<Option<Event>, MatrixError> {
     let template = server.federation.make_leave(resident, room_id, user).await?;
     let leave = complete(server, template, user, room_id, Membership::Leave, content)?;
-    // The membership that the leave ends is one of those by which it is allowed.
-    if joins.is_some_and(|joins| !leave.auth_events().iter().any(|id| joins.contains(id))) {
+    if let Some(joins) = joins
+        && !takes_back_join(server, resident, &leave, joins).await?
+    {
         return Ok(None);
     }
     server.federation.send_leave(resident, room_id, leave.event_id(), leave.json()).await?;
     Ok(Some(leave))
+}
+
+/// Whether the membership that the leave ends is a join: one of these, or one of which nothing is known here any more, as its answer was
+/// lost. It is one of the events by which the leave is allowed.
+async fn takes_back_join(
+    server: &Server,
+    resident: &ServerName,
+    leave: &Event,
+    joins: &[EventId],
+) -> Result<bool, MatrixError> {
+    if leave.auth_events().iter().any(|id| joins.contains(id)) {
+        return Ok(true);
+    }
+    for id in leave.auth_events() {
+        let text = match server.federation.event(resident, id).await {
+            Err(error) if error.is_worth_retrying() => return Err(error.into()),
+            Err(_) => continue,
+            Ok(text) => text,
+        };
+        let events = pdus::verify_history(server, leave.room_id(), leave.version(), &[text]).await?;
+        // Nobody but this server can have signed it.
+        let is_theirs = |event: &Event| {
+            event.event_id() == id
+                && event.event_type() == "m.room.member"
+                && event.state_key() == Some(leave.sender().as_str())
+                && event.sender() == leave.sender()
+        };
+        if let Some(membership) = events.into_iter().flatten().find(is_theirs) {
+            // They may have come back by it while the servers were asked.
+            return Ok(membership.membership() == Some(Membership::Join)
+                && !server.store.wants_in(leave.sender(), leave.room_id()).await?);
+        }
+    }
+    Ok(false)
 }

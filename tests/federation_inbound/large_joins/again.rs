@@ -79,17 +79,19 @@ impl Large {
         );
     }
 
-    /// From now on this is what the server answers whenever it is to let somebody in for whom it has made a template.
-    fn answers_joins(&self, server: &str, status: StatusCode, answer: &'static str) {
+    /// From now on this is what the server answers whenever it is to let somebody in, be it that it has let them in.
+    fn answers_joins(&self, server: &str, lets_in: bool, status: StatusCode, answer: &'static str) {
         let host = self.world.host(server).unwrap();
         self.world.connect(
             server,
             Rc::new(move |request| {
                 let is_sent = request.uri().path().contains("/send_join/");
-                let answering = (!is_sent).then(|| host(request));
+                let answering = (lets_in || !is_sent).then(|| host(request));
                 Box::pin(async move {
-                    if let Some(answering) = answering {
-                        return answering.await;
+                    match answering {
+                        Some(answering) if !is_sent => return answering.await,
+                        Some(answering) => drop(answering.await),
+                        None => {}
                     }
                     let mut response = http::Response::new(Bytes::from_static(answer.as_bytes()));
                     *response.status_mut() = status;
@@ -97,6 +99,13 @@ impl Large {
                 })
             }),
         );
+    }
+
+    /// Bob leaves while the peer is out of reach.
+    fn leaves_unheard(&self) {
+        self.world.cut("b.example", "peer.example");
+        self.world.run(membership::leave(&self.b, &self.bob, &self.room_id, Object::new())).unwrap();
+        self.world.mend("b.example", "peer.example");
     }
 
     async fn triggers(&self, minutes: u32) {
@@ -192,7 +201,7 @@ fn a_join_whose_server_is_away_is_kept_until_another_one_helps() {
             "without a place" => large.fails_after("other.example", 1_000),
             _ => large.room.opens_at(&Peer::new(&large.world, "other.example")),
         }
-        let answers = |status, answer| large.answers_joins("other.example", status, answer);
+        let answers = |status, answer| large.answers_joins("other.example", false, status, answer);
         match other {
             "failing" => answers(StatusCode::BAD_GATEWAY, "{}"),
             "breaking off" => {
@@ -393,9 +402,7 @@ fn who_leaves_while_others_are_asked_is_not_in_the_room() {
 fn the_trigger_leaves_a_room_whose_user_has_left_while_they_join() {
     for is_invited_again in [false, true] {
         let large = cut_off();
-        large.world.cut("b.example", "peer.example");
-        large.world.run(membership::leave(&large.b, &large.bob, &large.room_id, Object::new())).unwrap();
-        large.world.mend("b.example", "peer.example");
+        large.leaves_unheard();
         if is_invited_again {
             large.room.invites(&large.b, large.bob.as_str());
         }
@@ -403,6 +410,50 @@ fn the_trigger_leaves_a_room_whose_user_has_left_while_they_join() {
         large.world.run(large.triggers(10));
         assert_eq!(large.left(), usize::from(!is_invited_again), "{:?}", large.world.logs());
         assert_eq!(large.count("rooms"), 0);
+        large.assert_nothing_left();
+    }
+}
+
+/// Also where another server has let them in by another join, and did not say so: nobody remembers that.
+#[test]
+fn the_trigger_leaves_a_room_whose_user_came_in_by_another_join() {
+    let large = cut_off();
+    large.room.opens_at(&Peer::new(&large.world, "other.example"));
+    large.answers_joins("other.example", true, StatusCode::BAD_GATEWAY, "{}");
+    large.world.cut("b.example", "peer.example");
+    large.world.advance(CUT_OFF_MS);
+    assert_eq!(large.join_via(&large.b, &["other.example"]), LATER);
+    large.leaves_unheard();
+    assert_eq!(large.left(), 0);
+    large.world.run(large.triggers(10));
+    assert_eq!(large.left(), 1, "{:?}", large.world.logs());
+    large.assert_nothing_left();
+}
+
+/// However late the trigger comes to it: what is noted of a leave is forgotten after ten minutes.
+#[test]
+fn the_trigger_leaves_a_room_whose_user_left_long_ago() {
+    let large = cut_off();
+    large.leaves_unheard();
+    large.world.advance(11 * 60 * 1_000);
+    large.b.database.forget_old(large.world.now_ms());
+    assert_eq!(large.count("pending_joins"), 0);
+    large.world.run(large.triggers(1));
+    assert_eq!(large.left(), 1, "{:?}", large.world.logs());
+    large.assert_nothing_left();
+}
+
+/// They were told that they would be in it, and could not leave it. An invite is still theirs to answer.
+#[test]
+fn the_trigger_leaves_a_room_whose_join_is_given_up() {
+    for is_invited in [false, true] {
+        let large = cut_off();
+        if is_invited {
+            large.room.invites(&large.b, large.bob.as_str());
+        }
+        large.world.advance(3 * 60 * 60 * 1_000);
+        large.world.run(large.triggers(1));
+        assert_eq!(large.left(), usize::from(!is_invited), "{:?}", large.world.logs());
         large.assert_nothing_left();
     }
 }
