@@ -11,21 +11,29 @@ use crate::{
     platform::{DatabaseError, Statement},
 };
 
-/// For so long, in milliseconds, at least, the scheduled trigger leaves a join alone that it has taken, but for one whose whole answer
-/// is staged since: who let us in is asked for that no more often. The longer the join has taken, the longer it is left, so that
-/// a server that does not answer leaves its user the time to come in through another one.
+/// For so long, in milliseconds, at least, from the end of an attempt at a join, or from its start where it is cut off, the scheduled
+/// trigger leaves that join alone, but for one whose whole answer is staged since: who let us in is asked for that no more often. The
+/// longer the join has taken, the longer it is left, so that a server that does not answer leaves its user the time to come in
+/// through another one, however long each attempt takes.
 const PAUSE_MS: i64 = 2 * 60 * 1_000;
 
-/// And at most: shorter than the note counts by which PDUs of the room are staged, and which each attempt renews.
+/// And at most: shorter than the note counts by which PDUs of the room are staged, and which each attempt renews to its end.
 const LONGEST_PAUSE_MS: i64 = 8 * 60 * 1_000;
+
+/// When the trigger may go on with a join whose attempt begins or ends. ?1: now. ?3 and ?4: after the shortest pause, and the longest.
+macro_rules! after_pause {
+    () => {
+        "CASE WHEN completes OR is_read OR begun_ts = 0 THEN not_before ELSE MIN(MAX(?3, ?1 + (?1 - begun_ts) / 2), ?4) END"
+    };
+}
 
 /// ?1: now. `$which` chooses one.
 macro_rules! take {
     ($which:literal) => {
         concat!(
-            "UPDATE large_joins SET lease_until = ?2, \
-               not_before = CASE WHEN completes OR is_read OR begun_ts = 0 THEN not_before ELSE MIN(MAX(?3, ?1 + (?1 - begun_ts) / 2), ?4) END \
-             WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 AND ",
+            "UPDATE large_joins SET lease_until = ?2, not_before = ",
+            after_pause!(),
+            " WHERE join_id = (SELECT j.join_id FROM large_joins AS j WHERE j.lease_until <= ?1 AND ",
             $which,
             " LIMIT 1) \
              RETURNING join_id, room_version, resident, event_id, json, begun_ts, is_read, kept_to, completes, attempts"
@@ -39,6 +47,8 @@ const TAKE: &str = take!("j.not_before <= ?1 ORDER BY j.lease_until");
 /// The user's, ?6, into the room ?5.
 const TAKE_EARLIER: &str =
     take!("j.room_id = ?5 AND j.json ->> '$.sender' = ?6 AND NOT j.completes AND j.begun_ts > 0");
+
+const PAUSE: &str = concat!("UPDATE large_joins SET not_before = ", after_pause!(), " WHERE join_id = ?2");
 
 const IS_UNDER_WAY: &str = "\
     SELECT 1 AS is_under_way FROM large_joins \
@@ -70,6 +80,15 @@ impl Store {
     pub async fn take_large_join(&self, now: i64, lease_until: i64) -> Result<Option<LargeJoin>, DatabaseError> {
         let parameters = [now.into(), lease_until.into(), (now + PAUSE_MS).into(), (now + LONGEST_PAUSE_MS).into()];
         self.query(Statement::new(TAKE, parameters)).await?.first().map(large_join).transpose()
+    }
+
+    /// Notes that an attempt at a join of a large room has ended, and the join has not got on.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn pause_large_join(&self, join_id: &str, now: i64) -> Result<(), DatabaseError> {
+        let parameters = [now.into(), join_id.into(), (now + PAUSE_MS).into(), (now + LONGEST_PAUSE_MS).into()];
+        self.query(Statement::new(PAUSE, parameters)).await.map(drop)
     }
 
     /// What a user who wants into a room has of it: their invite or knock, and the join of it, as a large room, that they began

@@ -136,6 +136,7 @@ impl Server {
                 Err(error) => {
                     let record = LogRecord::warning("the join of a large room makes no progress").room(large.room_id());
                     self.platform.log.write(record.destination(&large.resident).because(&error));
+                    self.pause(&large).await;
                 }
             }
         }
@@ -151,6 +152,15 @@ impl Server {
             return Ok(());
         }
         leave_for_absent(self, large).await
+    }
+
+    /// Leaves a join that has not got on alone for a while.
+    async fn pause(&self, large: &LargeJoin) {
+        let paused = self.store.pause_large_join(&large.join_id, self.platform.clock.now_ms()).await;
+        if let Err(error) = paused {
+            let record = LogRecord::error("the end of an attempt at a join cannot be noted").room(large.room_id());
+            self.platform.log.write(record.because(&error));
+        }
     }
 
     async fn try_again(&self, mut large: LargeJoin, budget: &Budget) -> Result<Tried, MatrixError> {

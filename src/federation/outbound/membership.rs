@@ -113,6 +113,7 @@ pub async fn join(
         Err(error) if asking.kept.borrow().is_none() => (Err(error), None),
         // No other server has let them in, and the trigger goes on with what is kept, unless the user has left.
         Err(_) if !server.store.has_join_ended(room_id, &JoinUnderWay::staged(&join_id)).await? => {
+            server.store.pause_large_join(&join_id, server.platform.clock.now_ms()).await?;
             return Err(later());
         }
         Err(_) => {

@@ -474,6 +474,33 @@ fn the_trigger_asks_a_server_that_does_not_answer_less_and_less_often() {
     assert!((6..=15).contains(&asked), "{asked}");
 }
 
+/// Nor does one that lets itself be read for minutes and then breaks off: what it takes is no part of the pause, whoever asked it.
+#[test]
+fn between_two_attempts_there_is_time_to_ask_another_server() {
+    for attempt in ["the first", "the user's next", "the trigger's"] {
+        let is_first = attempt == "the first";
+        let large = if is_first { large(5_000) } else { cut_off() };
+        large.room.opens();
+        large.room.opens_at(&Peer::new(&large.world, "other.example"));
+        match is_first {
+            true => large.answers(false),
+            // A byte just before each would be too late.
+            false => large.world.drip("peer.example", "/v2/send_join/", 1, 119_000),
+        }
+        large.world.advance(CUT_OFF_MS);
+        match attempt {
+            "the trigger's" => large.world.run(large.b.scheduled()),
+            _ => assert_eq!(large.join(&large.b), LATER, "{attempt}"),
+        }
+        let asked = large.asked();
+        large.world.run(large.triggers(1));
+        assert_eq!(large.asked(), asked, "{attempt}");
+        large.join_via(&large.b, &["other.example"]).unwrap();
+        assert!(large.is_in(), "{attempt}");
+        large.assert_nothing_left();
+    }
+}
+
 /// Nobody else begins with it while bytes come, be it ever so slowly: a batch may take longer than any other step.
 #[test]
 fn an_answer_that_is_being_read_is_not_asked_for_again() {
