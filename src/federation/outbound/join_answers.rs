@@ -65,6 +65,8 @@ pub(super) struct Attempt<'a> {
     pub(super) resident: &'a ServerName,
     /// When it began, in milliseconds.
     pub(super) begun_ts: i64,
+    /// Whether it was asked to leave members out.
+    pub(super) omits_members: bool,
     /// What is staged of the answer since it was read before, where it was.
     pub(super) staged: Option<Vec<EventId>>,
     /// The server whose answer is staged under that name instead, until this one's is.
@@ -79,7 +81,7 @@ pub(super) enum Answered {
     InPart(RemoteJoin, Vec<ServerName>),
     /// It is staged.
     Staged(LargeJoin),
-    /// Members are left out of the state, and what there is cannot be used so: the whole of it must be asked for.
+    /// Members are left out of the state, and what there is cannot be used so: the whole of it must be asked for, or was.
     Unusable,
     /// It is left, as the user has left meanwhile, or another join of theirs goes on.
     Elsewhere,
@@ -141,6 +143,7 @@ pub(super) async fn read_answer(
     let is_staged = attempt.staged.is_some();
     let mut reading = Reading::new(server, large, is_staged);
     reading.kept = attempt.kept;
+    reading.may_omit_members = attempt.omits_members;
     // What is staged came as one or the other; that it is state is said again.
     reading.known = attempt.staged.into_iter().flatten().map(|id| (id, false)).collect();
     let read = match reading.read(answer).await {
@@ -200,6 +203,8 @@ struct Reading<'a> {
     kept: Option<&'a RefCell<Option<ServerName>>>,
     /// Another join of the user goes on.
     is_elsewhere: bool,
+    /// Whether an answer without members was asked for.
+    may_omit_members: bool,
     /// What has come, and whether as state.
     known: HashMap<EventId, bool>,
     batch: Vec<ReceivedPdu>,
@@ -231,6 +236,7 @@ impl<'a> Reading<'a> {
             is_staged,
             kept: None,
             is_elsewhere: false,
+            may_omit_members: false,
             known: HashMap::new(),
             batch: Vec::new(),
             batch_memory: 0,
@@ -384,7 +390,9 @@ impl<'a> Reading<'a> {
 
     async fn end(mut self, read: ReadAnswer) -> Result<Answered, MatrixError> {
         let ReadAnswer { joined, omits_members, servers } = read;
-        if omits_members && (self.is_staged || servers.is_empty() || servers.len() > MAX_SERVERS) {
+        if omits_members
+            && (!self.may_omit_members || self.is_staged || servers.is_empty() || servers.len() > MAX_SERVERS)
+        {
             return Ok(Answered::Unusable);
         }
         let join = vouched_for(self.server, self.large.join.clone(), joined).await?;

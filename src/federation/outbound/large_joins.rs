@@ -191,7 +191,7 @@ impl Server {
                 answer => answer?,
             };
             let LargeJoin { join_id, resident, begun_ts, .. } = &large;
-            let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, staged, kept: None };
+            let attempt = Attempt { join_id, resident, begun_ts: *begun_ts, omits_members: false, staged, kept: None };
             let answered = match read_answer(self, attempt, join, answer).await {
                 Err(Unread::BrokeOff(error)) => return Ok(Tried::Unanswered(error)),
                 answered => answered?,

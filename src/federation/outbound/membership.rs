@@ -355,8 +355,9 @@ async fn join_through(
         return Ok(Joined::Left(resident.clone()));
     }
     asking.sent.borrow_mut().push(join.event_id().clone());
-    let mut answered = answer_of(server, resident, join_id, &join, server.config.faster_joins, asking).await?;
-    if matches!(answered, Answered::Unusable) {
+    let omits_members = server.config.faster_joins;
+    let mut answered = answer_of(server, resident, join_id, &join, omits_members, asking).await?;
+    if omits_members && matches!(answered, Answered::Unusable) {
         answered = answer_of(server, resident, join_id, &join, false, asking).await?;
     }
     let (joined, installed) = match answered {
@@ -400,7 +401,7 @@ async fn answer_of(
     let answer = federation.send_join(resident, join.room_id(), join.event_id(), join.json(), omits_members).await;
     let answer = answer.map_err(of_our_event)?;
     let begun_ts = server.platform.clock.now_ms();
-    let attempt = Attempt { join_id, resident, begun_ts, staged: None, kept: Some(&asking.kept) };
+    let attempt = Attempt { join_id, resident, begun_ts, omits_members, staged: None, kept: Some(&asking.kept) };
     let answered = read_answer(server, attempt, join.clone(), answer).await;
     let is_kept = asking.kept.borrow().is_some();
     match &answered {

@@ -27,6 +27,7 @@ use crate::common::{
 };
 
 mod anew;
+mod unasked;
 
 /// What `a.example` answers to who asks for a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
