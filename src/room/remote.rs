@@ -182,6 +182,8 @@ impl Rooms {
                         return Ok(Committed::Done(Installed::GivenUp));
                     }
                     self.receive_own(join).await?;
+                    // What puts the user out may wait for it.
+                    self.store.wake_upon(join.room_id(), join.event_id(), self.clock.now_ms()).await?;
                 }
                 return Ok(Committed::Done(Installed::Done));
             }

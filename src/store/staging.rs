@@ -350,6 +350,14 @@ impl Store {
         Ok(woken(&answers.rows()?)?.is_some())
     }
 
+    /// Makes staged PDUs of the room due at `now` that cite `event`, which is known from now on.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn wake_upon(&self, room_id: &RoomId, event: &EventId, now: i64) -> Result<(), DatabaseError> {
+        self.query(wake(room_id, std::iter::once(event.as_str()), now)).await.map(drop)
+    }
+
     /// Gives up the staged PDUs of a room that nobody here is in, or is joining at `now`. `own` is this server's name.
     ///
     /// # Errors

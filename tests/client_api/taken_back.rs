@@ -110,6 +110,26 @@ impl Scene {
         );
     }
 
+    /// From now on Alice's server gives nobody an event that they lack.
+    fn gives_nothing(&self) {
+        let server = Rc::clone(&self.one.server);
+        let parts = ["/get_missing_events/", "/event", "/state"];
+        self.world.connect(
+            "one.test",
+            Rc::new(move |request| {
+                let server = Rc::clone(&server);
+                Box::pin(async move {
+                    let lacks = parts.iter().any(|part| request.uri().path().contains(part));
+                    if lacks {
+                        json_response(StatusCode::BAD_GATEWAY, &json!({}))
+                    } else {
+                        server.handle(request).await
+                    }
+                })
+            }),
+        );
+    }
+
     /// What Bob is in the room, as Alice sees it, and the rooms that he is in, as he does.
     fn outcome(&self) -> (Value, Value) {
         self.world.settle();
@@ -279,6 +299,26 @@ fn who_is_put_out_while_they_join_is_not_in_the_room() {
             let membership = if out == "ban" { "ban" } else { "leave" };
             assert_eq!((put_out, scene.outcome()), (200, (json!(membership), json!([]))), "{known}, {out}");
         }
+    }
+}
+
+/// In a room that others of their server are in the kick is looked at when it comes, and their join, which it cites, is not there.
+#[test]
+fn what_puts_them_out_and_waits_for_their_join_is_taken_with_it() {
+    for out in ["kick", "ban"] {
+        let scene = scene("nothing");
+        scene.restricts_to_club();
+        let before = scene.two.get(&scene.bob, "/joined_rooms").1["joined_rooms"].clone();
+        scene.gives_nothing();
+        answer_late(&scene.one, "one.test", "/send_join/");
+        let asked = scene.world.run(join(scene.asks(&scene.join(), 0), scene.alice_does(out, 1_000)));
+        let membership = if out == "ban" { "ban" } else { "leave" };
+        assert_eq!(
+            (asked, scene.outcome()),
+            ((200, 200), (json!(membership), before)),
+            "{out} {:?}",
+            scene.world.logs()
+        );
     }
 }
 
