@@ -3,7 +3,7 @@
 
 use super::{
     RoomError,
-    judge::{Judgement, Rejection, lacks_what_is_read, not_signed},
+    judge::{Judgement, Rejection, lacks_what_is_read},
     view::{StateAt, TypeAndKey, View, type_and_key},
 };
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
         auth_rules::{self, AuthError, AuthEvent},
         event::Event,
         identifiers::EventId,
+        state_content::Membership,
         state_trie::NodeId,
     },
     store::rooms::{Extent, Room},
@@ -31,17 +32,30 @@ pub(super) fn check_version(room: &Room, event: &Event) -> Result<(), RoomError>
 }
 
 impl Judgement {
-    /// Checks 6 and 7: why `event` is soft-failed, if it is. No policy server is asked.
-    pub(super) async fn soft_failure(
+    /// Checks 6 and 7 once more, of what rested on a claim: whether `event` is soft-failed. No policy server is asked. Where others have
+    /// built upon the event, and so have we (`adopted`), a user who has left meanwhile is not to be kept out by what the room is now;
+    /// one who was put out is, and so is what the room's policy server has not signed.
+    pub(super) async fn is_soft_failed(
         &self,
         view: &mut View<'_>,
         event: &Event,
         before: StateAt,
-    ) -> Result<Option<String>, RoomError> {
-        match self.forbidden_now(view, event, before).await? {
-            None => Ok(self.unsigned_by(view, event).await?.as_ref().map(not_signed)),
-            forbidden => Ok(forbidden),
+        adopted: bool,
+    ) -> Result<bool, RoomError> {
+        let forbidden = self.forbidden_now(view, event, before).await?.is_some();
+        if forbidden && !(adopted && self.has_left(view, event).await?) {
+            return Ok(true);
         }
+        Ok(self.unsigned_by(view, event).await?.is_some())
+    }
+
+    /// Whether the sender of `event` has left the room, and of their own accord.
+    async fn has_left(&self, view: &mut View<'_>, event: &Event) -> Result<bool, RoomError> {
+        let member = type_and_key("m.room.member", event.sender().as_str());
+        let state = view.state(self.state, &[member]).await?;
+        Ok(state
+            .iter()
+            .any(|member| member.membership() == Some(Membership::Leave) && member.sender() == event.sender()))
     }
 
     /// Check 6: which rule `event` breaks in the current state, if any.

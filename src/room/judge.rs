@@ -466,7 +466,7 @@ fn known(view: &View<'_>, event: &Event) -> Option<Verdict> {
 }
 
 /// Why an event is soft-failed that the policy server has not signed.
-pub(super) fn not_signed(policy: &PolicyServer) -> String {
+fn not_signed(policy: &PolicyServer) -> String {
     format!("the room's policy server, {}, has not signed it", policy.via)
 }
 

@@ -18,14 +18,13 @@ use super::{
     claimed_graph::{Graph, SLICE},
     extremities::behind,
     judge::{Judgement, Source, creation},
-    view::{StateAt, TypeAndKey, View, type_and_key},
+    view::{StateAt, TypeAndKey, View},
     withdrawn::Withdrawn,
 };
 use crate::{
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId},
-        state_content::Membership,
         state_trie::NodeId,
     },
     platform::turns::turn,
@@ -355,12 +354,9 @@ impl Judgement {
         };
         let soft_failed = match stands || (adopted && is_edge) {
             true => false,
-            false => self.soft_failure(view, event, before).await?.is_some(),
+            false => self.is_soft_failed(view, event, before, adopted).await?,
         };
-        // Where others have built upon it, and so have we, a user who has left meanwhile is not to be kept
-        // out; one who was put out is.
-        let kept_out = soft_failed && !self.has_left(view, event).await?;
-        if !stands && (!adopted || kept_out) {
+        if !stands && (!adopted || soft_failed) {
             if soft_failed && !is_edge {
                 let claimed = before.claimed || self.rests_on_claims(view).await?;
                 if is_same(claimed) {
@@ -408,15 +404,6 @@ impl Judgement {
             outbox: None,
         });
         Ok(true)
-    }
-
-    /// Whether the sender of `event` has left the room, and of their own accord.
-    async fn has_left(&self, view: &mut View<'_>, event: &Event) -> Result<bool, RoomError> {
-        let member = type_and_key("m.room.member", event.sender().as_str());
-        let state = view.state(self.state, &[member]).await?;
-        Ok(state
-            .iter()
-            .any(|member| member.membership() == Some(Membership::Leave) && member.sender() == event.sender()))
     }
 
     /// Puts what `event` builds upon in its place, if it is a forward extremity: it is rejected now.

@@ -1,6 +1,6 @@
 //! Policy servers: rooms that use one, and this server as one.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{cell::Cell, collections::BTreeMap, rc::Rc};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::StatusCode;
@@ -32,6 +32,7 @@ use crate::{
         sqlite::Sqlite,
     },
     scene,
+    settling::claims_what_is_old,
 };
 
 /// The name under which policy servers sign.
@@ -66,11 +67,14 @@ fn signed(name: &str, version: &str, mut event: Value) -> Value {
 }
 
 /// What `m.room.policy` says of the policy server `name`.
-fn policy(name: &str) -> Draft {
+fn names(name: &str) -> Value {
     // In the alphabet that the examples of the spec have.
     let public = STANDARD_NO_PAD.encode(key(name).public_key()).replace('+', "-").replace('/', "_");
-    let content = json!({ "via": name, "public_keys": { "ed25519": public } });
-    Draft::state("m.room.policy", "", object(content))
+    json!({ "via": name, "public_keys": { "ed25519": public } })
+}
+
+fn policy(name: &str) -> Draft {
+    Draft::state("m.room.policy", "", object(names(name)))
 }
 
 fn forbidden(why: &str) -> Value {
@@ -84,8 +88,10 @@ struct Guarded {
 }
 
 fn guarded(version: &'static str) -> Guarded {
-    let scene = scene(version);
-    let guard = Peer::new(&scene.world, "policy.example");
+    let mut scene = scene(version);
+    let (guard, watcher) = scene.member("policy.example", "watcher");
+    let key = ("m.room.member".to_owned(), guard.user("watcher"));
+    scene.theirs.state.insert(key.clone(), watcher.state[&key].clone());
     guard.answers(move |request| {
         if request.uri().path() != "/_matrix/policy/v1/sign" {
             return None;
@@ -98,9 +104,7 @@ fn guarded(version: &'static str) -> Guarded {
         let signature = signature("policy.example", version, &event);
         Some(json_response(StatusCode::OK, &json!({ "policy.example": { KEY_ID: signature } })))
     });
-    guard.join(&scene.a, scene.room.as_str(), &guard.user("watcher"));
-    scene.a.send(&scene.world, &scene.room, &scene.alice, policy("policy.example"));
-    scene.world.settle();
+    scene.alice_sets("m.room.policy", names("policy.example"));
     let guarded = Guarded { scene, guard };
     assert_eq!(guarded.asked(), 0, "it is not asked about the event that names it, nor before");
     guarded
@@ -237,6 +241,48 @@ fn what_the_policy_server_refuses_is_soft_failed() {
     guarded.scene.world.settle();
     guarded.assert_soft_failed(&spam);
     assert_eq!(guarded.asked(), 2);
+}
+
+/// Dave has left by the time that it is known what the state was when he spoke, and Bob's server has built upon what he said: what the
+/// room is now does not keep that out, and the policy server does.
+#[test]
+fn what_the_policy_server_refuses_stays_hidden_where_claims_are_settled() {
+    for version in ["10", "12"] {
+        for refused in [true, false] {
+            let mut guarded = guarded(version);
+            let scene = &mut guarded.scene;
+            let (bob, dave) = (scene.bob.clone(), scene.peer.user("dave"));
+            let join = scene.becomes(&dave, "join");
+            scene.receives("join", &join);
+            // Of two memberships that conflict the later one counts.
+            scene.world.advance(1_000);
+            let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+            let events = [scene.says(&bob, "lost"), scene.says(&bob, "the edge")];
+            claims_what_is_old(scene, &events, &old, &remembers);
+            let mut said = scene.theirs.say_upon(&scene.peer, &dave, "spam, or not", &[&events[1].0]);
+            let leave = scene.becomes(&dave, "leave");
+            let upon = scene.theirs.say_upon(&scene.peer, &bob, "on top of it", &[&said.0, &leave.0]);
+            if refused {
+                [&said, &leave].into_iter().for_each(|event| scene.receives(&event.0, event));
+            } else {
+                said.1 = signed("policy.example", version, said.1);
+                [&leave, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
+            }
+            scene.receives("upon", &upon);
+            assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("leave"));
+            assert_eq!([&said, &upon].map(|event| scene.a.shows(&event.0)), [false, true]);
+            assert_eq!(scene.rows("SELECT 1 FROM events WHERE soft_failed AND claimed"), 1);
+            remembers.set(true);
+            scene.pages_back();
+            let edge = format!("SELECT claimed FROM events WHERE event_id = '{}'", events[1].0);
+            assert_eq!(scene.a.database.rows(&edge), [["0"]], "{:#?}", scene.world.logs());
+            let shown = [&said, &upon].map(|event| scene.a.shows(&event.0));
+            assert_eq!(shown, [!refused, true], "version {version}, refused: {refused}");
+            if refused {
+                guarded.assert_soft_failed(&said.0);
+            }
+        }
+    }
 }
 
 #[test]
