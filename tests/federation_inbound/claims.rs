@@ -460,7 +460,7 @@ fn a_server_that_fails_ends_only_what_it_has_sent() {
                 }
                 if fails.get() && events.get(1).is_some_and(|(id, _)| target.ends_with(&id[1..])) {
                     let error = json!({ "errcode": "M_UNKNOWN", "error": "?" });
-                    return Some(json_response(StatusCode::INTERNAL_SERVER_ERROR, &error));
+                    return Some(json_response(StatusCode::SERVICE_UNAVAILABLE, &error));
                 }
                 let answer = answer_of(&events, request);
                 answer.or_else(|| target.contains("/_matrix/federation/v1/").then(not_found))

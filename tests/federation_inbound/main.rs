@@ -22,6 +22,7 @@ mod device_edus;
 mod edu_queue;
 mod edus;
 mod extremities;
+mod failing;
 mod false_claims;
 mod faster_joins;
 mod flooding;

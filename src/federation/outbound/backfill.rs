@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use http::StatusCode;
 
+use super::standing::Standing;
 use crate::{
     error::MatrixError,
     federation::{
         pdus::{self, AnswerMemory, memory_of_held},
-        peers::requests::{RequestError, within},
+        peers::requests::within,
     },
     log::LogRecord,
     matrix::{
@@ -325,14 +325,16 @@ async fn fetch_auth_events(
         let chain = server.federation.event_auth(asked.name, &room.room_id, event.event_id());
         match within(clock, until - clock.now_ms(), chain).await {
             Ok(texts) => given = check(server, room, &texts, &mut known, memory).await?,
-            // It may well answer for another one, or be away.
-            Err(error) if !error.is_worth_retrying() => {}
-            // It is there: its chains may be too long for it, and it may have single events nevertheless.
-            Err(RequestError::Status { status: StatusCode::INTERNAL_SERVER_ERROR, .. }) => {
-                asked.failed = true;
-                break;
-            }
-            Err(_) => return Ok(given),
+            Err(error) => match Standing::of(&error) {
+                // It may well answer for another one.
+                Standing::Answered => {}
+                // Its chains may be too long for it, and it may have single events nevertheless.
+                Standing::Failed => {
+                    asked.failed = true;
+                    break;
+                }
+                Standing::Away => return Ok(given),
+            },
         }
         if !given.is_empty() {
             break;

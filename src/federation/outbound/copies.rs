@@ -1,10 +1,11 @@
 //! Asking for whole copies of events that are held without their content: whoever relays an event, or is asked for history, may
 //! give an altered copy, of which only the redacted form is kept.
 
-use std::{cell::RefCell, collections::HashSet};
+use std::cell::RefCell;
 
 use futures_util::{StreamExt, stream};
 
+use super::standing::SetAside;
 use crate::{
     federation::pdus,
     log::LogRecord,
@@ -40,8 +41,8 @@ impl Server {
         altered.rotate_left(before % count);
         altered.truncate(MAX_EVENTS_EACH_TIME);
         let servers = self.some_residents(room_id, usize::MAX).await?;
-        let failed: RefCell<HashSet<ServerName>> = RefCell::default();
-        let asked = altered.iter().map(|altered| self.whole_copy(room, altered, &servers, &failed, until));
+        let set_aside: RefCell<SetAside> = RefCell::default();
+        let asked = altered.iter().map(|altered| self.whole_copy(room, altered, &servers, &set_aside, until));
         let copies: Vec<Option<Event>> = stream::iter(asked).buffered(AT_A_TIME).collect().await;
         let copies: Vec<Event> = copies.into_iter().flatten().collect();
         if !copies.is_empty() {
@@ -56,7 +57,7 @@ impl Server {
         room: &Room,
         altered: &Altered,
         servers: &[ServerName],
-        failed: &RefCell<HashSet<ServerName>>,
+        set_aside: &RefCell<SetAside>,
         until: i64,
     ) -> Option<Event> {
         let id = &altered.event_id;
@@ -65,18 +66,16 @@ impl Server {
         let first = id.as_str().bytes().fold(0, |sum, byte| sum + usize::from(byte)) % servers.len().max(1);
         let others = servers.iter().cycle().skip(first).take(servers.len()).filter(|name| Some(*name) != own.as_ref());
         for name in own.iter().chain(others.take(MAX_OTHERS)) {
-            if failed.borrow().contains(name) || self.platform.clock.now_ms() >= until {
+            if set_aside.borrow().contains(name) || self.platform.clock.now_ms() >= until {
                 continue;
             }
-            match self.federation.event(name, id).await {
-                Ok(text) => match self.check_copy(&room.room_id, room, &text).await {
-                    Some(event) if event.event_id() == id => return Some(event),
-                    _ => {}
-                },
-                Err(error) if error.is_worth_retrying() => {
-                    failed.borrow_mut().insert(name.clone());
-                }
-                Err(_) => {}
+            let outcome = self.federation.event(name, id).await;
+            set_aside.borrow_mut().note(name, &outcome);
+            if let Ok(text) = outcome
+                && let Some(event) = self.check_copy(&room.room_id, room, &text).await
+                && event.event_id() == id
+            {
+                return Some(event);
             }
         }
         None

@@ -21,6 +21,7 @@ mod refusals;
 mod residents;
 mod settling;
 pub mod spaces;
+mod standing;
 mod templates;
 pub mod third_party_invites;
 pub mod to_device;

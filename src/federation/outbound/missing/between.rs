@@ -41,7 +41,7 @@ impl Look<'_> {
                 if self.is_over() {
                     return Ok(progress);
                 }
-                if !self.whom.has_failed(&name) {
+                if !self.whom.is_set_aside(&name) {
                     progress |= self.fill_gap(&name, latest).await?;
                 }
             }

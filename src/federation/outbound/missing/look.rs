@@ -47,7 +47,7 @@ pub(super) struct Look<'s> {
     /// Copies of events that failed the checks, and who gave them.
     pub(super) refused: HashSet<(EventId, ServerName)>,
     requests: usize,
-    until: i64,
+    pub(super) until: i64,
     /// What the events of the last answer take.
     in_hand: AnswerMemory,
 }
@@ -194,12 +194,13 @@ impl<'s> Look<'s> {
         request: impl Future<Output = Result<T, RequestError>>,
     ) -> Option<T> {
         self.requests = self.requests.checked_sub(1)?;
-        match self.within(ms, request).await {
+        let outcome = self.within(ms, request).await;
+        self.whom.note_outcome(name, about, &outcome);
+        match outcome {
             Ok(answer) => Some(answer),
             Err(error) => {
                 let record = LogRecord::warning("a server does not give what an event cites").room(&self.room.room_id);
                 self.server.platform.log.write(record.event(about).destination(name).because(&error));
-                self.whom.note_error(name, about, &error);
                 None
             }
         }

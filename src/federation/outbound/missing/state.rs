@@ -9,7 +9,7 @@ use super::{look::Look, whom::Question};
 use crate::{
     federation::{
         pdus::{self, AnswerMemory},
-        peers::retrieving::StateIds,
+        peers::{requests::within, retrieving::StateIds},
     },
     log::LogRecord,
     matrix::{
@@ -339,7 +339,7 @@ impl Look<'_> {
         Ok(true)
     }
 
-    /// Asks a server for events one by one. `false` where it has not answered.
+    /// Asks a server for events one by one. `false` where it is away, or fails at all of them; any that it does not give is left out.
     async fn fetch_single(&mut self, name: &ServerName, ids: &[EventId], known: &mut Known) -> Result<bool, RoomError> {
         if ids.is_empty() {
             return Ok(true);
@@ -348,29 +348,24 @@ impl Look<'_> {
             return Ok(false);
         }
         let mut texts: Vec<Bytes> = Vec::with_capacity(ids.len());
-        let mut failure = None;
-        {
-            let look = &*self;
-            let single =
-                |id: EventId| async move { look.within(ONE_EVENT_MS, look.server.federation.event(name, &id)).await };
-            let mut answers = stream::iter(ids.iter().cloned()).map(single).buffered(SINGLE_EVENTS_AT_A_TIME);
-            while let Some(answer) = answers.next().await {
-                match answer {
-                    Ok(text) => texts.push(text),
-                    Err(error) if error.is_worth_retrying() => {
-                        failure = Some(error);
-                        break;
-                    }
-                    // Its last word.
-                    Err(_) => {}
+        let (server, until) = (self.server, self.until);
+        let single = |id: EventId| async move {
+            let clock = server.platform.clock.as_ref();
+            within(clock, ONE_EVENT_MS.min(until - clock.now_ms()), server.federation.event(name, &id)).await
+        };
+        let mut outcomes = stream::iter(ids.iter().cloned()).map(single).buffered(SINGLE_EVENTS_AT_A_TIME);
+        while let Some(outcome) = outcomes.next().await {
+            self.whom.note_standing(name, &outcome);
+            match outcome {
+                Ok(text) => texts.push(text),
+                Err(error) if self.whom.is_set_aside(name) => {
+                    let record = LogRecord::warning("a server does not give the events of a state");
+                    server.platform.log.write(record.room(&self.room.room_id).destination(name).because(&error));
+                    return Ok(false);
                 }
+                // It has no such event, or cannot give this one: another server may.
+                Err(_) => {}
             }
-        }
-        if let Some(error) = failure {
-            let record = LogRecord::warning("a server does not give the events of a state");
-            self.server.platform.log.write(record.room(&self.room.room_id).destination(name).because(&error));
-            self.whom.note_failed(name);
-            return Ok(false);
         }
         self.add(name, &texts, ids, known).await
     }

@@ -1,9 +1,12 @@
-//! Whom to ask about an event: a server that knows it, has not failed to answer, and was not asked yet.
+//! Whom to ask about an event: a server that knows it, is not set aside, and was not asked yet.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    federation::peers::requests::RequestError,
+    federation::{
+        outbound::standing::{SetAside, Standing},
+        peers::requests::RequestError,
+    },
     matrix::{
         event::Event,
         identifiers::{EventId, RoomId, ServerName},
@@ -42,7 +45,7 @@ pub(super) struct Whom<'s> {
     asked: HashSet<(Question, EventId, ServerName)>,
     /// How many servers were asked a question.
     answers: HashMap<(Question, EventId), usize>,
-    failed: HashSet<ServerName>,
+    set_aside: SetAside,
     /// Which servers have said that they do not give an event.
     denied: HashSet<(EventId, ServerName)>,
 }
@@ -56,7 +59,7 @@ impl<'s> Whom<'s> {
             others: None,
             asked: HashSet::new(),
             answers: HashMap::new(),
-            failed: HashSet::new(),
+            set_aside: SetAside::default(),
             denied: HashSet::new(),
         }
     }
@@ -114,7 +117,7 @@ impl<'s> Whom<'s> {
     }
 
     fn may_ask(&self, question: Question, about: &EventId, name: &ServerName) -> bool {
-        !self.failed.contains(name) && !self.asked.contains(&(question, about.clone(), name.clone()))
+        !self.is_set_aside(name) && !self.asked.contains(&(question, about.clone(), name.clone()))
     }
 
     /// Notes that a server is asked, so that it is not asked again.
@@ -127,23 +130,19 @@ impl<'s> Whom<'s> {
         *self.answers.entry((question, about.clone())).or_default() += 1;
     }
 
-    /// Notes why a server has not given what it was asked for about the event `about`. A definite answer is no failure to answer.
-    pub(super) fn note_error(&mut self, name: &ServerName, about: &EventId, error: &RequestError) {
-        let is_definite = match error {
-            RequestError::Status { .. } => !error.is_worth_retrying(),
-            RequestError::Invalid(_) | RequestError::BadResponse(_) => true,
-            _ => false,
-        };
-        if !is_definite {
-            self.note_failed(name);
-        } else if matches!(error, RequestError::Status { .. }) {
+    /// Notes what came of asking a server for something about the event `about`.
+    pub(super) fn note_outcome<T>(&mut self, name: &ServerName, about: &EventId, outcome: &Result<T, RequestError>) {
+        self.note_standing(name, outcome);
+        if let Err(error @ RequestError::Status { .. }) = outcome
+            && Standing::of(error) == Standing::Answered
+        {
             self.denied.insert((about.clone(), name.clone()));
         }
     }
 
-    /// Notes that a server has failed to answer.
-    pub(super) fn note_failed(&mut self, name: &ServerName) {
-        self.failed.insert(name.clone());
+    /// As [`Whom::note_outcome`], for one of many events.
+    pub(super) fn note_standing<T>(&mut self, name: &ServerName, outcome: &Result<T, RequestError>) {
+        self.set_aside.note(name, outcome);
     }
 
     /// Whether a server has said that it gives none of these events.
@@ -151,9 +150,9 @@ impl<'s> Whom<'s> {
         ids.iter().all(|id| self.denied.contains(&(id.clone(), name.clone())))
     }
 
-    /// Whether a server has failed to answer.
-    pub(super) fn has_failed(&self, name: &ServerName) -> bool {
-        self.failed.contains(name)
+    /// Whether a server is asked nothing more in this look: it is away, or fails at everything.
+    pub(super) fn is_set_aside(&self, name: &ServerName) -> bool {
+        self.set_aside.contains(name)
     }
 
     async fn others(&mut self) -> Result<Vec<ServerName>, RoomError> {
