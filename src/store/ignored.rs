@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 
 use super::{positions::TimelinePos, written};
 use crate::{
-    matrix::json::{self, Value},
+    matrix::{
+        event::Event,
+        json::{self, Value},
+    },
     platform::{DatabaseError, Rows, Statement},
 };
 
@@ -87,6 +90,11 @@ pub struct Unwanted {
 }
 
 impl Unwanted {
+    /// Whether an event is not shown.
+    pub fn hides(&self, event: &Event) -> bool {
+        self.ignored.hides(event.sender().as_str(), event.state_key().is_some())
+    }
+
     /// Whether an invite is not shown that comes from this user, if it is known who that is.
     pub fn hides_invite(&self, inviter: Option<&str>) -> bool {
         self.invites == InvitePermission::Blocked || inviter.is_some_and(|inviter| self.ignored.has(inviter))

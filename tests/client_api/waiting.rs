@@ -310,6 +310,46 @@ fn very_much_that_the_filter_leaves_out_ends_no_wait() {
     }
 }
 
+/// Nor what an ignored user says; what they do to the room's state is told.
+#[test]
+fn what_ignored_users_say_ends_no_wait() {
+    for wakes in [true, false] {
+        let home = home(wakes);
+        let (alice, bob) = (home.register("alice"), home.register("bob"));
+        let room = home.room(&bob, json!({ "preset": "public_chat" }));
+        home.post(&alice, &format!("/join/{}", quote(&room)), json!({}));
+        let list = format!("/user/{}/account_data/m.ignored_user_list", quote(&alice.id));
+        assert_eq!(home.put(&alice, &list, json!({ "ignored_users": { &bob.id: {} } })).0, 200);
+        let before = home.database.calls.get();
+        home.say(&bob, &room, "x", "t0");
+        home.world.settle();
+        let message = home.database.calls.get() - before;
+        let since = next(&home.sync(&alice, ""));
+        let quiet = wait(&home, &alice, &since, async {}).2;
+        let send = |txn: &str| format!("/rooms/{}/send/m.room.message/{txn}", quote(&room));
+        let (answer, waited, calls) =
+            wait(&home, &alice, &since, act(&home, &bob, "PUT", &send("t1"), r#"{"body":"ignored"}"#));
+        assert_eq!((waited, &answer["rooms"]["join"]), (30_000, &json!({})), "{wakes}");
+        assert!(calls <= quiet + message + 3, "{wakes}: {calls} of {quiet} and {message}");
+        // It has moved on.
+        assert_eq!(home.sync(&alice, &next(&answer))["rooms"]["join"], json!({}), "{wakes}");
+        let topic = format!("/rooms/{}/state/m.room.topic", quote(&room));
+        let others: [(&User, &str, &str); 2] =
+            [(&alice, &send("t2"), r#"{"body":"said"}"#), (&bob, &topic, r#"{"topic":"x"}"#)];
+        for (by, path, body) in others {
+            let since = next(&home.sync(&alice, &since));
+            let (answer, waited, _) = wait(&home, &alice, &since, async {
+                act(&home, &bob, "PUT", &send(&format!("a{}", path.len())), r#"{"body":"ignored"}"#).await;
+                home.world.sleep(6_000).await;
+                act(&home, by, "PUT", path, body).await;
+            });
+            assert!((9_000..=14_000).contains(&waited), "{wakes} {path}: {waited}");
+            let told = &answer["rooms"]["join"][&room]["timeline"]["events"];
+            assert_eq!((told.as_array().map(Vec::len), &told[0]["sender"]), (Some(1), &json!(by.id)), "{answer}");
+        }
+    }
+}
+
 /// A change of state is told though the timeline is not.
 #[test]
 fn state_that_the_filter_lets_through_ends_a_wait() {

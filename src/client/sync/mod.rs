@@ -1,9 +1,9 @@
 //! `GET /sync` (Client-Server API, "Syncing").
 //!
 //! What is asked for, and how a sync waits, is here. One with nothing new costs one round trip a look, and looks again when the
-//! platform says that there may be news; what the filter leaves out is none: see [`news`]. One with new messages costs one more
-//! for what the state says about them, where it says anything, and for the members who sent them, where these are loaded lazily:
-//! see [`plan`]. What is told is in [`answer`].
+//! platform says that there may be news; what the filter leaves out, or an ignored user says, is none: see [`news`]. One with new
+//! messages costs one more for what the state says about them, where it says anything, and for the members who sent them, where
+//! these are loaded lazily: see [`plan`]. What is told is in [`answer`].
 
 mod answer;
 mod news;

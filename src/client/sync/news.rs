@@ -1,4 +1,4 @@
-//! Whether what a waiting sync has found is any news to its client: what its filter leaves out is not.
+//! Whether what a waiting sync has found is any news to its client: what its filter leaves out is not, nor what an ignored user says.
 
 use crate::{
     client::filters::Filter,
@@ -26,7 +26,8 @@ fn is_account_data_told(changed: &ChangedAccountData, filter: &Filter) -> bool {
     }
 }
 
-/// Of a room that the client knows, and whose state is what it was, events are told that the filter lets through, and gaps.
+/// Of a room that the client knows, and whose state is what it was, gaps are told, and events that the filter lets through and
+/// the user wants to see.
 fn is_room_told(room: &SyncRoom, found: &SyncFound, read: &SyncRead<'_>, filter: &Filter) -> bool {
     let room_id = room.room_id.as_str();
     if !filter.room(room_id) {
@@ -40,6 +41,8 @@ fn is_room_told(room: &SyncRoom, found: &SyncFound, read: &SyncRead<'_>, filter:
     // Where nothing is left out and there are no events, it is something else that is new.
     let Some(new) = found.timelines.get(&room.room_id) else { return read.filter.is_empty() };
     let has_more = i64::try_from(new.events.len()).is_ok_and(|events| events > read.limit);
-    let is_let_through = |event: &TimelineEvent| filter.timeline.event(room_id, &event.seen.event);
-    filter.timeline.room(room_id) && (new.after_gap || has_more || new.events.iter().any(is_let_through))
+    let is_told = |TimelineEvent { seen, .. }: &TimelineEvent| {
+        filter.timeline.event(room_id, &seen.event) && !found.unwanted.hides(&seen.event)
+    };
+    filter.timeline.room(room_id) && (new.after_gap || has_more || new.events.iter().any(is_told))
 }

@@ -115,10 +115,7 @@ impl Answer<'_> {
         let of_interest = plan.members_of_interest();
         let mut timeline = plan.timeline;
         timeline.retain(|event| if plan.judged { plan.reader.sees(event, found) } else { !event.seen.is_powerless });
-        timeline.retain(|event| {
-            let event = &event.seen.event;
-            !unwanted.ignored.hides(event.sender().as_str(), event.state_key().is_some())
-        });
+        timeline.retain(|event| !unwanted.hides(&event.seen.event));
         for event in &timeline {
             if !self.filter.timeline.event(room_id, &event.seen.event) {
                 continue;
