@@ -222,7 +222,6 @@ pub(super) async fn since(server: &Server, session: &Session, from: Token) -> Re
             user_id: session.user.as_str(),
             device_id: &session.device_id,
             since,
-            checked: since,
             account_data_since: from.account_data,
             device_lists_since: None,
             fleeting: None,

@@ -101,9 +101,9 @@ impl Unwanted {
     }
 }
 
-/// Asks for what a user does not want to see, where anything is new in the stream of events since `checked`.
-pub(super) fn ask(user_id: &str, checked: TimelinePos) -> Statement {
-    Statement::new(SELECT, [user_id.into(), IGNORED.into(), checked.into(), INVITE_PERMISSION.into()])
+/// Asks for what a user does not want to see, where anything is new in the stream of events since that position.
+pub(super) fn ask(user_id: &str, since: TimelinePos) -> Statement {
+    Statement::new(SELECT, [user_id.into(), IGNORED.into(), since.into(), INVITE_PERMISSION.into()])
 }
 
 /// The answer to [`ask`].

@@ -181,13 +181,12 @@ const NEWEST: &str = concat!(
      FROM presence AS p WHERE p.pos > ?2 ORDER BY p.pos DESC LIMIT ?3"
 );
 
-/// The rooms `m` that the user ?1 has joined since the 'events' position ?4, and after the room ?6. ?5: up to which position there is known
-/// to be no other.
+/// The rooms `m` that the user ?1 has joined since the 'events' position ?4, and after the room ?5.
 macro_rules! new_rooms {
     () => {
         "streams AS s CROSS JOIN local_memberships AS m \
-           ON m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?4 AND m.room_id > ?6 \
-         WHERE s.name = 'events' AND s.position > ?5"
+           ON m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?4 AND m.room_id > ?5 \
+         WHERE s.name = 'events' AND s.position > ?4"
     };
 }
 
@@ -467,17 +466,11 @@ impl Store {
     }
 }
 
-/// What a sync asks. `since` is `None` where nothing is known; `events`, `checked` and `after` as for [`super::receipts::ask`].
-pub(super) fn ask(
-    user: &str,
-    since: Option<PresencePos>,
-    events: TimelinePos,
-    checked: TimelinePos,
-    after: &str,
-) -> [Statement; 2] {
+/// What a sync asks. `since` is `None` where nothing is known; `events` and `after` as for [`super::receipts::ask`].
+pub(super) fn ask(user: &str, since: Option<PresencePos>, events: TimelinePos, after: &str) -> [Statement; 2] {
     let sql = if since.is_some() { NEWS } else { NEWEST };
     let at = since.unwrap_or_default();
-    let of_new = [user.into(), at.into(), PAGE.into(), events.into(), checked.into(), after.into()];
+    let of_new = [user.into(), at.into(), PAGE.into(), events.into(), after.into()];
     [Statement::new(sql, [user.into(), at.into(), PAGE.into()]), Statement::new(OF_NEW_ROOMS, of_new)]
 }
 

@@ -84,8 +84,8 @@ macro_rules! of_new_rooms {
             columns!(),
             " FROM streams AS s CROSS JOIN local_memberships AS m CROSS JOIN receipts AS r ON r.room_id = m.room_id AND ",
             $which,
-            " WHERE s.name = 'events' AND s.position > ?3 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?2 \
-               AND m.room_id > ?4"
+            " WHERE s.name = 'events' AND s.position > ?2 AND m.user_id = ?1 AND m.membership = 'join' AND m.pos > ?2 \
+               AND m.room_id > ?3"
         )
     };
 }
@@ -131,20 +131,20 @@ const NEWS: &str = concat!(
 );
 
 /// Of rooms that the user has newly joined: the user's own, those of others, room after room, and the first of each room, so that no
-/// large room leaves nothing to those after it. ?2: the 'events' position up to which rooms are known, ?3: up to which there is known
-/// to be no other, ?4: the room after which, ?5: how many of either, ?6: how many are shared out among the rooms.
+/// large room leaves nothing to those after it. ?2: the 'events' position up to which rooms are known, ?3: the room after
+/// which, ?4: how many of either, ?5: how many are shared out among the rooms.
 const OF_NEW_ROOMS: &str = concat!(
     "SELECT * FROM (",
     of_new_rooms!("r.user_id = ?1"),
-    " LIMIT ?5) UNION SELECT * FROM (",
+    " LIMIT ?4) UNION SELECT * FROM (",
     of_new_rooms!("r.user_id <> ?1 AND r.receipt_type = 'm.read'"),
-    " LIMIT ?5) UNION SELECT * FROM (",
+    " LIMIT ?4) UNION SELECT * FROM (",
     of_new_rooms!(first_of!(
         "m.room_id",
-        "?6 / (SELECT COUNT(*) FROM local_memberships AS n \
-               WHERE n.user_id = ?1 AND n.membership = 'join' AND n.pos > ?2 AND n.room_id > ?4)"
+        "?5 / (SELECT COUNT(*) FROM local_memberships AS n \
+               WHERE n.user_id = ?1 AND n.membership = 'join' AND n.pos > ?2 AND n.room_id > ?3)"
     )),
-    " LIMIT ?6)"
+    " LIMIT ?5)"
 );
 
 /// As [`OF_NEW_ROOMS`], of the rooms in ?2, a JSON list. ?3: how many of either, ?4: how many are shared out among the rooms.
@@ -223,17 +223,11 @@ pub fn mark_fully_read(user: &UserId, room_id: &RoomId, event_id: &EventId) -> V
     vec![advance, Statement::new(MOVE_MARKER, parameters)]
 }
 
-/// What a sync asks. `since` is `None` where nothing is known; `events` is the position up to which rooms are known, `checked`
-/// the one up to which there are no others, `after` the room after which new ones are told.
-pub(super) fn ask(
-    user: &str,
-    since: Option<ReceiptsPos>,
-    events: TimelinePos,
-    checked: TimelinePos,
-    after: &str,
-) -> [Statement; 2] {
-    let of_new: [SqlValue; 6] =
-        [user.into(), events.into(), checked.into(), after.into(), MAX_OF_NEW_ROOMS.into(), MAX_SHARED_OUT.into()];
+/// What a sync asks. `since` is `None` where nothing is known; `events` is the position up to which rooms are known, `after`
+/// the room after which new ones are told.
+pub(super) fn ask(user: &str, since: Option<ReceiptsPos>, events: TimelinePos, after: &str) -> [Statement; 2] {
+    let of_new: [SqlValue; 5] =
+        [user.into(), events.into(), after.into(), MAX_OF_NEW_ROOMS.into(), MAX_SHARED_OUT.into()];
     [
         Statement::new(NEWS, [user.into(), since.into(), events.into(), PAGE.into()]),
         Statement::new(OF_NEW_ROOMS, of_new),

@@ -48,18 +48,12 @@ pub struct FleetingFound {
 /// How many answers [`ask`]'s statements have.
 pub(super) const ANSWERS: usize = 5;
 
-/// `events`, `checked` and `after` as for [`receipts::ask`].
-pub(super) fn ask(
-    read: &FleetingRead,
-    user: &str,
-    events: TimelinePos,
-    checked: TimelinePos,
-    after: &str,
-) -> [Statement; ANSWERS] {
+/// `events` and `after` as for [`receipts::ask`].
+pub(super) fn ask(read: &FleetingRead, user: &str, events: TimelinePos, after: &str) -> [Statement; ANSWERS] {
     let (since, until) = of_typing(read);
-    let [page, of_new_rooms] = receipts::ask(user, read.since.map(|at| at.receipts), events, checked, after);
+    let [page, of_new_rooms] = receipts::ask(user, read.since.map(|at| at.receipts), events, after);
     let known = read.since.map(|at| at.presence);
-    let [presence, of_new_room_mates] = presence::ask(user, known, events, checked, after);
+    let [presence, of_new_room_mates] = presence::ask(user, known, events, after);
     [typing::ask(user, since, until, read.now), page, of_new_rooms, presence, of_new_room_mates]
 }
 

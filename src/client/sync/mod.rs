@@ -59,7 +59,6 @@ pub(super) async fn sync(server: &Server, call: &Call) -> Handled {
         user_id: session.user.as_str(),
         device_id: &session.device_id,
         since: events_since,
-        checked: events_since,
         account_data_since: from.account_data,
         device_lists_since: (!is_first).then_some(from.device_lists),
         to_device_since: Some(from.to_device),
@@ -143,7 +142,6 @@ async fn look(
         }
         // What was passed over is as if an answer with nothing in it had come before.
         read.since = found.events;
-        read.checked = found.events;
         fleeting_since = Some(fleeting.at);
         read.account_data_since = found.account_data.max(read.account_data_since);
         read.device_lists_since = Some(found.device_lists);

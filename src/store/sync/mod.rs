@@ -30,8 +30,6 @@ pub struct SyncRead<'a> {
     pub device_id: &'a str,
     /// The 'events' position up to which the client knows everything; [`TimelinePos::START`] when it knows nothing.
     pub since: TimelinePos,
-    /// The 'events' position up to which there is known to be nothing new for the user; at least `since`.
-    pub checked: TimelinePos,
     /// The 'account_data' position up to which the client knows everything.
     pub account_data_since: AccountDataPos,
     /// The 'device_lists' position up to which the client knows everything; `None` where it is told of none.
@@ -185,22 +183,22 @@ const MAX_TIMELINES: i64 = 6_000_000;
 /// How many events of a room are looked at for those that a filter lets through.
 const MAX_LOOKED_AT: i64 = 500;
 
-/// The user's rooms with something new. ?1 user, ?2 since, ?3 checked, ?4 all joined, ?5 include left; who was put out is
+/// The user's rooms with something new. ?1 user, ?2 since, ?3 all joined, ?4 include left; who was put out is
 /// always told. A forgotten room is told as left, and only to devices that may know it.
-/// Only rooms from ?6 on, and as they were at ?7, which is NULL for now. The stream comes first, so that nothing is
+/// Only rooms from ?5 on, and as they were at ?6, which is NULL for now. The stream comes first, so that nothing is
 /// read while it has not moved.
 macro_rules! rooms_with_news {
     () => {
         "FROM streams AS s CROSS JOIN local_memberships AS m LEFT JOIN rooms AS r ON r.room_id = m.room_id \
-         WHERE s.name = 'events' AND (s.position > ?3 OR ?4) AND m.user_id = ?1 AND m.room_id >= ?6 \
-           AND (m.pos > ?2 OR m.membership = 'join' AND (?4 OR r.latest_pos > ?2)) \
-           AND (?7 IS NULL OR m.pos <= ?7 OR m.membership <> 'join') AND (?2 > 0 OR m.forgotten_ts IS NULL) \
-           AND (?2 > 0 OR m.membership IN ('join', 'invite', 'knock') OR ?5 OR m.user_id <> COALESCE( \
+         WHERE s.name = 'events' AND (s.position > ?2 OR ?3) AND m.user_id = ?1 AND m.room_id >= ?5 \
+           AND (m.pos > ?2 OR m.membership = 'join' AND (?3 OR r.latest_pos > ?2)) \
+           AND (?6 IS NULL OR m.pos <= ?6 OR m.membership <> 'join') AND (?2 > 0 OR m.forgotten_ts IS NULL) \
+           AND (?2 > 0 OR m.membership IN ('join', 'invite', 'knock') OR ?4 OR m.user_id <> COALESCE( \
              (SELECT k.sender FROM events AS k WHERE k.event_id = m.event_id), m.invite_state ->> '$[0].sender'))"
     };
 }
 
-/// The rooms that are read at once. ?8 how many, ?9 how much may come with invites, and be the account data of new rooms. An invite
+/// The rooms that are read at once. ?7 how many, ?8 how much may come with invites, and be the account data of new rooms. An invite
 /// to a room that we are in comes with what describes that: a few events, of which each may be long.
 macro_rules! mine {
     () => {
@@ -214,7 +212,7 @@ macro_rules! mine {
                  row_number() OVER (ORDER BY m.room_id), count(*) OVER () ",
             rooms_with_news!(),
             " ), mine(room_id, total) AS ( \
-               SELECT room_id, total FROM picked WHERE nth = 1 OR nth <= ?8 AND bytes <= ?9 ORDER BY room_id )"
+               SELECT room_id, total FROM picked WHERE nth = 1 OR nth <= ?7 AND bytes <= ?8 ORDER BY room_id )"
         )
     };
 }
@@ -223,8 +221,8 @@ const ROOMS: &str = concat!(
     "WITH ",
     mine!(),
     " SELECT m.room_id, m.membership, m.event_id, m.pos, m.invite_state, r.room_version, \
-       CASE WHEN ?7 IS NULL THEN r.state ELSE \
-         (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= ?7 ORDER BY x.pos DESC LIMIT 1) \
+       CASE WHEN ?6 IS NULL THEN r.state ELSE \
+         (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= ?6 ORDER BY x.pos DESC LIMIT 1) \
        END AS state, \
        (SELECT x.state FROM room_states AS x WHERE x.room_id = m.room_id AND x.pos <= ?2 ORDER BY x.pos DESC LIMIT 1) \
          AS state_since, \
@@ -241,7 +239,7 @@ macro_rules! stretch {
     () => {
         "stretch(room_id, low, high) AS ( \
            SELECT m.room_id, CASE WHEN m.membership = 'join' AND m.pos > ?2 THEN -9007199254740991 ELSE ?2 END, \
-             CASE m.membership WHEN 'join' THEN COALESCE(?7, s.position) ELSE m.pos END \
+             CASE m.membership WHEN 'join' THEN COALESCE(?6, s.position) ELSE m.pos END \
            FROM mine CROSS JOIN streams AS s ON s.name = 'events' \
              CROSS JOIN local_memberships AS m ON m.room_id = mine.room_id AND m.user_id = ?1 \
            WHERE m.membership IN ('join', 'leave', 'ban') )"
@@ -254,7 +252,7 @@ macro_rules! events_of_places {
         concat!(
             ", fitting(room_id) AS ( \
                SELECT room_id FROM place GROUP BY room_id \
-               HAVING max(bytes) <= ?12 OR room_id = (SELECT min(room_id) FROM place) \
+               HAVING max(bytes) <= ?11 OR room_id = (SELECT min(room_id) FROM place) \
              ) SELECT ",
             seen_columns!(),
             ", place.pos, txn.txn_id, place.room_id, \
@@ -265,13 +263,13 @@ macro_rules! events_of_places {
             " FROM place CROSS JOIN events AS e ON e.event_nid = place.event_nid ",
             seen_joins!(),
             "LEFT JOIN client_transactions AS txn \
-               ON txn.event_id = e.event_id AND txn.user_id = ?1 AND txn.device_id = ?10 \
+               ON txn.event_id = e.event_id AND txn.user_id = ?1 AND txn.device_id = ?9 \
              WHERE place.room_id IN (SELECT room_id FROM fitting) ORDER BY place.room_id, place.pos"
         )
     };
 }
 
-/// ?10 the device, ?11 how many events of each room, ?12 how much of all rooms but the first. Where the events are comes first, and
+/// ?9 the device, ?10 how many events of each room, ?11 how much of all rooms but the first. Where the events are comes first, and
 /// what they are only of those that are read.
 const TIMELINES: &str = concat!(
     "WITH ",
@@ -282,12 +280,12 @@ const TIMELINES: &str = concat!(
        SELECT t.room_id, t.pos, t.event_nid, SUM(length(e.json)) OVER (ORDER BY t.room_id, t.pos) \
        FROM stretch CROSS JOIN timeline AS t ON t.room_id = stretch.room_id AND t.pos <= stretch.high \
          AND t.pos > max(stretch.low, COALESCE((SELECT x.pos FROM timeline AS x WHERE x.room_id = stretch.room_id \
-           AND x.pos <= stretch.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?11), stretch.low)) \
+           AND x.pos <= stretch.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?10), stretch.low)) \
          CROSS JOIN events AS e ON e.event_nid = t.event_nid )",
     events_of_places!("")
 );
 
-/// As [`TIMELINES`], of what the filter ?13 lets through. Of a room no more than ?14 events are looked at; where there are more, the
+/// As [`TIMELINES`], of what the filter ?12 lets through. Of a room no more than ?13 events are looked at; where there are more, the
 /// last of these is there in any case, as is what comes after a gap.
 const FILTERED_TIMELINES: &str = concat!(
     "WITH ",
@@ -296,20 +294,20 @@ const FILTERED_TIMELINES: &str = concat!(
     stretch!(),
     ", reach(room_id, low, high, floor) AS MATERIALIZED ( \
        SELECT room_id, low, high, (SELECT x.pos FROM timeline AS x WHERE x.room_id = stretch.room_id \
-         AND x.pos > stretch.low AND x.pos <= stretch.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?14) FROM stretch \
+         AND x.pos > stretch.low AND x.pos <= stretch.high ORDER BY x.pos DESC LIMIT 1 OFFSET ?13) FROM stretch \
      ), span(room_id, low, high, floor) AS MATERIALIZED ( \
        SELECT room_id, COALESCE((SELECT x.pos FROM timeline AS x CROSS JOIN events AS e ON e.event_nid = x.event_nid \
          WHERE x.room_id = reach.room_id AND x.pos <= reach.high AND x.pos > max(reach.low, COALESCE(reach.floor, reach.low)) AND ",
-    is_let_through!("?13"),
-    " ORDER BY x.pos DESC LIMIT 1 OFFSET ?11), reach.floor - 1, reach.low), high, floor FROM reach \
+    is_let_through!("?12"),
+    " ORDER BY x.pos DESC LIMIT 1 OFFSET ?10), reach.floor - 1, reach.low), high, floor FROM reach \
      ), place(room_id, pos, event_nid, bytes, is_floor) AS ( \
        SELECT t.room_id, t.pos, t.event_nid, SUM(length(e.json)) OVER (ORDER BY t.room_id, t.pos), t.pos IS span.floor \
        FROM span CROSS JOIN timeline AS t ON t.room_id = span.room_id AND t.pos <= span.high AND t.pos > span.low \
          CROSS JOIN events AS e ON e.event_nid = t.event_nid \
        WHERE t.pos IS span.floor OR EXISTS (SELECT 1 FROM gaps AS g WHERE g.room_id = t.room_id AND g.pos = t.pos) OR ",
-    is_let_through!("?13"),
+    is_let_through!("?12"),
     " )",
-    events_of_places!(concat!(", place.is_floor, (", is_let_through!("?13"), ") AS is_wanted"))
+    events_of_places!(concat!(", place.is_floor, (", is_let_through!("?12"), ") AS is_wanted"))
 );
 
 const POSITIONS: &str = "SELECT name, position FROM streams \
@@ -355,7 +353,6 @@ impl SyncRead<'_> {
         let rooms: Vec<SqlValue> = vec![
             self.user_id.into(),
             self.since.into(),
-            self.checked.into(),
             self.all_joined.into(),
             self.include_leave.into(),
             from.into(),
@@ -378,14 +375,14 @@ impl SyncRead<'_> {
             Statement::new(if self.is_filtered() { FILTERED_TIMELINES } else { TIMELINES }, timelines),
             Statement::new(ACCOUNT_DATA, account_data),
             Statement::new(ACCOUNT_DATA_OF_NEW_ROOMS, rooms),
-            ignored::ask(self.user_id, if self.all_joined { TimelinePos::START.before() } else { self.checked }),
+            ignored::ask(self.user_id, if self.all_joined { TimelinePos::START.before() } else { self.since }),
         ];
         statements.extend(self.device_lists_since.map(|since| device_lists::changes(self.user_id, since)));
         let inbox = self.to_device_since.map(|since| to_device::inbox(self.user_id, self.device_id, since));
         statements.extend(inbox.into_iter().flatten());
         statements
             .extend(self.key_counts.then(|| one_time_keys::counts(self.user_id, self.device_id)).into_iter().flatten());
-        let fleeting = self.fleeting.map(|at| sync_fleeting::ask(&at, self.user_id, self.since, self.checked, after));
+        let fleeting = self.fleeting.map(|at| sync_fleeting::ask(&at, self.user_id, self.since, after));
         statements.extend(fleeting.into_iter().flatten());
         statements
     }
