@@ -13,6 +13,7 @@ use crate::{
         peer::Peer,
     },
     home::{Home, User, next, quote, request_of},
+    visited::visited,
 };
 
 /// A server in which commits wake those who wait, or do not.
@@ -348,6 +349,28 @@ fn what_ignored_users_say_ends_no_wait() {
             assert_eq!((told.as_array().map(Vec::len), &told[0]["sender"]), (Some(1), &json!(by.id)), "{answer}");
         }
     }
+}
+
+/// Clients would believe it, and so it is told to none.
+#[test]
+fn a_redaction_without_effect_ends_no_wait() {
+    let mut room = visited("11");
+    let said = room.home.say(&room.alice, &room.room, "hers", "t1");
+    room.home.world.settle();
+    room.theirs.advance(&said);
+    let fields = json!({ "type": "m.room.redaction", "content": { "redacts": said } });
+    let draft = room.theirs.draft(room.home.world.now_ms(), &room.bob, fields);
+    let (_, redaction) = room.peer.sign("11", draft);
+    let body = json!({ "origin": room.peer.name, "origin_server_ts": 0, "pdus": [redaction] });
+    let since = next(&room.home.sync(&room.alice, ""));
+    let (answer, waited, _) = wait(&room.home, &room.alice, &since, async {
+        let path = "/_matrix/federation/v1/send/1";
+        let request = room.peer.request(&room.server, http::Method::PUT, path, Some(&body));
+        assert_eq!(room.server.handle(request).await.status(), 200);
+    });
+    assert_eq!(room.home.database.rows("SELECT count(*) FROM redactions"), [["1"]]);
+    assert_eq!((waited, &answer["rooms"]["join"]), (30_000, &json!({})));
+    assert_eq!(room.content(&said)["body"], "hers");
 }
 
 /// A change of state is told though the timeline is not.

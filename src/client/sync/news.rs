@@ -1,4 +1,5 @@
-//! Whether what a waiting sync has found is any news to its client: what its filter leaves out is not, nor what an ignored user says.
+//! Whether what a waiting sync has found is any news to its client: what its filter leaves out is not, nor what an ignored user says,
+//! nor a redaction without effect, of which nobody is told.
 
 use crate::{
     client::filters::Filter,
@@ -26,8 +27,8 @@ fn is_account_data_told(changed: &ChangedAccountData, filter: &Filter) -> bool {
     }
 }
 
-/// Of a room that the client knows, and whose state is what it was, gaps are told, and events that the filter lets through and
-/// the user wants to see.
+/// Of a room that the client knows, and whose state is what it was, gaps are told, and events that the filter lets through, the
+/// user wants to see, and have an effect.
 fn is_room_told(room: &SyncRoom, found: &SyncFound, read: &SyncRead<'_>, filter: &Filter) -> bool {
     let room_id = room.room_id.as_str();
     if !filter.room(room_id) {
@@ -42,7 +43,7 @@ fn is_room_told(room: &SyncRoom, found: &SyncFound, read: &SyncRead<'_>, filter:
     let Some(new) = found.timelines.get(&room.room_id) else { return read.filter.is_empty() };
     let has_more = i64::try_from(new.events.len()).is_ok_and(|events| events > read.limit);
     let is_told = |TimelineEvent { seen, .. }: &TimelineEvent| {
-        filter.timeline.event(room_id, &seen.event) && !found.unwanted.hides(&seen.event)
+        filter.timeline.event(room_id, &seen.event) && !found.unwanted.hides(&seen.event) && !seen.is_powerless
     };
     filter.timeline.room(room_id) && (new.after_gap || has_more || new.events.iter().any(is_told))
 }
