@@ -70,6 +70,51 @@ fn who_could_not_say_what_the_state_before_a_gap_was_is_asked_later() {
     }
 }
 
+/// Bob's server, which claims what is old, gives one further event of a long history whenever it is asked for that.
+#[test]
+fn who_gives_little_history_each_time_does_not_keep_us_from_asking_others() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let (old, bob, dave) = (scene.state(), scene.bob.clone(), scene.peer.user("dave"));
+    let join = scene.becomes(&dave, "join");
+    let history = scene.say(101);
+    let edge = history.last().cloned().unwrap();
+    let chain = [old.clone(), vec![join.1.clone()]].concat();
+    let old: Vec<String> = old.iter().map(|event| event_id("12", event)).collect();
+    let known = [history, vec![join.clone()]].concat();
+    let claimed = old.clone();
+    scene.peer.answers(move |request| {
+        let target = request.uri().to_string();
+        let body = if target.contains("/get_missing_events/") {
+            json!({ "events": [] })
+        } else if target.contains("/state_ids/") {
+            json!({ "pdu_ids": claimed, "auth_chain_ids": [] })
+        } else if target.contains("/event_auth/") {
+            json!({ "auth_chain": chain })
+        } else if target.contains("/backfill/") {
+            // Who is in the gap is not told.
+            let events =
+                known.iter().filter(|(id, event)| target.contains(&id[1..]) && !event["state_key"].is_string());
+            json!({ "pdus": events.map(|(_, event)| event).take(1).collect::<Vec<_>>() })
+        } else {
+            return answer_of(&known, request);
+        };
+        Some(json_response(StatusCode::OK, &body))
+    });
+    claims(&third, &[&edge, &join], [old, vec![join.0.clone()]].concat());
+    scene.world.cut("a.example", "third.example");
+    let [heard, said] = [scene.says(&bob, "on top of it"), scene.says(&dave, "am I heard?")];
+    [&heard, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
+    scene.an_hour_passes();
+    assert_eq!([&heard, &said].map(|event| scene.a.shows(&event.0)), [true, false]);
+    assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), 1);
+    assert_eq!(asked(&scene.peer, "/backfill/"), 5);
+
+    scene.world.mend("a.example", "third.example");
+    (0..4).for_each(|_| scene.an_hour_passes());
+    scene.is_shown(&[said]);
+}
+
 /// Who set the topic has left since: by what resolving gives for a topic that one side has and the other has not, there would be none.
 #[test]
 fn who_is_asked_later_takes_nothing_out_of_what_was_claimed() {

@@ -1,7 +1,7 @@
 //! Settling rooms in which something rests on another server's claim of a state (`room/settling.rs`): what may be judged again is,
 //! and where a verdict against somebody rests on a claim, the history that shows whether it is right is fetched.
 //!
-//! Where nobody gives that, others are asked what the state was that is known by a claim.
+//! Nobody may give that, or hardly any of it: so others are asked as well what the state was that is known by a claim.
 //!
 //! Else nothing is fetched for it: where only states are claimed, that is settled when somebody pages back over the gap, or when
 //! what is lacking comes by itself. Events that are held without their content are asked for along with it.
@@ -105,22 +105,49 @@ impl Server {
     async fn settle_and_fetch(&self, room: &Room, attempts: i64, until: i64) -> Result<Left, RoomError> {
         let room_id = &room.room_id;
         let attempt = usize::try_from(attempts).unwrap_or_default();
-        let mut settled = self.rooms.settle(room_id, attempt).await?;
-        let mut is_asked_again = attempts > MAX_TIMES_FOR_CLAIMS;
+        let settled = self.rooms.settle(room_id, attempt).await?;
+        if attempts == 1 {
+            // As a rule, there is history at first.
+            let settled = self.fetch_and_settle(room_id, settled, attempt, until - IN_HAND_MS / 2).await?;
+            return Ok(self.ask_and_settle(room, settled, attempts, until).await?.left);
+        }
+        // Whoever gives little history each time, or gives it slowly, must not keep us from asking others.
+        let settled = self.ask_and_settle(room, settled, attempts, until).await?;
+        Ok(self.fetch_and_settle(room_id, settled, attempt, until).await?.left)
+    }
+
+    /// Fetches history for as long as verdicts against somebody are left and any comes, beginning with none after `until`.
+    async fn fetch_and_settle(
+        &self,
+        room_id: &RoomId,
+        mut settled: Settled,
+        attempt: usize,
+        until: i64,
+    ) -> Result<Settled, RoomError> {
         for _ in 0..MAX_FETCHES {
-            if settled.left != Left::Verdicts {
+            if settled.left != Left::Verdicts || !self.fetch_history(room_id, &settled, until).await? {
                 break;
-            }
-            if !self.fetch_history(room_id, &settled, until).await? {
-                // What is lacking nobody may give: what the rules forbid, and its sender has built upon.
-                if is_asked_again || !self.ask_for_claims_again(room, &settled.edges_of(attempt), until).await? {
-                    break;
-                }
-                is_asked_again = true;
             }
             settled = self.rooms.settle(room_id, attempt).await?;
         }
-        Ok(settled.left)
+        Ok(settled)
+    }
+
+    /// Asks others what the states were that are known by claims alone, where verdicts against somebody are left: what is lacking nobody
+    /// may give, as the rules forbid it, and its sender has built upon it.
+    async fn ask_and_settle(
+        &self,
+        room: &Room,
+        settled: Settled,
+        attempts: i64,
+        until: i64,
+    ) -> Result<Settled, RoomError> {
+        let attempt = usize::try_from(attempts).unwrap_or_default();
+        let is_asked = settled.left == Left::Verdicts && attempts <= MAX_TIMES_FOR_CLAIMS;
+        if !is_asked || !self.ask_for_claims_again(room, &settled.edges_of(attempt), until).await? {
+            return Ok(settled);
+        }
+        self.rooms.settle(&room.room_id, attempt).await
     }
 
     /// Fetches history into the gaps that lack what `settled` names, beginning with none after `until`. Whether any came.
