@@ -25,9 +25,6 @@ const MAX_TIMES_AT_ONCE: i64 = 200;
 /// How often whole copies are asked for of events that are held without their content: over most of a day.
 const MAX_TIMES_FOR_COPIES: i64 = 24;
 
-/// How often other servers are asked for the states before events, of which those are believed that were claimed: over some hours.
-const MAX_TIMES_FOR_CLAIMS: i64 = 16;
-
 /// How often other servers are asked for history each time, and for how many events.
 const MAX_FETCHES: usize = 5;
 const EVENTS_AT_ONCE: usize = 100;
@@ -109,10 +106,10 @@ impl Server {
         if attempts == 1 {
             // As a rule, there is history at first.
             let settled = self.fetch_and_settle(room_id, settled, attempt, until - IN_HAND_MS / 2).await?;
-            return Ok(self.ask_and_settle(room, settled, attempts, until).await?.left);
+            return Ok(self.ask_and_settle(room, settled, attempt, until).await?.left);
         }
         // Whoever gives little history each time, or gives it slowly, must not keep us from asking others.
-        let settled = self.ask_and_settle(room, settled, attempts, until).await?;
+        let settled = self.ask_and_settle(room, settled, attempt, until).await?;
         Ok(self.fetch_and_settle(room_id, settled, attempt, until).await?.left)
     }
 
@@ -139,12 +136,11 @@ impl Server {
         &self,
         room: &Room,
         settled: Settled,
-        attempts: i64,
+        attempt: usize,
         until: i64,
     ) -> Result<Settled, RoomError> {
-        let attempt = usize::try_from(attempts).unwrap_or_default();
-        let is_asked = settled.left == Left::Verdicts && attempts <= MAX_TIMES_FOR_CLAIMS;
-        if !is_asked || !self.ask_for_claims_again(room, &settled.edges_of(attempt), until).await? {
+        if settled.left != Left::Verdicts || !self.ask_for_claims_again(room, &settled.edges_of(attempt), until).await?
+        {
             return Ok(settled);
         }
         self.rooms.settle(&room.room_id, attempt).await
