@@ -101,7 +101,7 @@ pub struct ClaimedEntry {
 /// How many pages of claimed events are read at once, where little of each event is.
 const PAGES: usize = 10;
 
-/// Unless another join of the user goes on. Where the user has left since it began, it has ended.
+/// Unless another join of the user goes on, or one of that name is not forgotten yet. Where the user has left since it began, it has ended.
 const BEGIN: &str = "\
     INSERT INTO large_joins (join_id, room_id, room_version, resident, event_id, json, begun_ts, lease_until, completes) \
     SELECT ?1, ?2, ?3, ?4, ?5, ?6, \
@@ -110,6 +110,7 @@ const BEGIN: &str = "\
     WHERE ?9 OR NOT EXISTS (SELECT 1 FROM large_joins AS j WHERE j.room_id = ?2 AND j.join_id <> ?1 \
       AND NOT j.completes AND j.begun_ts > 0 AND j.json ->> '$.sender' = ?6 ->> '$.sender') \
     ON CONFLICT (join_id) DO UPDATE SET lease_until = excluded.lease_until, begun_ts = excluded.begun_ts \
+      WHERE large_joins.event_id = excluded.event_id AND large_joins.begun_ts > 0 \
     RETURNING join_id";
 
 /// Unless the join has ended. ?1: a list of [event id, whether it is state, key, member, membership, json, whether the hash is wrong].

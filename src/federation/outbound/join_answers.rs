@@ -343,8 +343,9 @@ impl<'a> Reading<'a> {
             return Err(bad_answer("more events that fail the checks than any room has"));
         }
         if !self.is_staged && self.checked_memory > WHOLE_MEMORY {
-            if self.kept.is_some_and(|kept| kept.take().is_some()) {
+            if let Some(kept) = self.kept.filter(|kept| kept.borrow().is_some()) {
                 self.server.store.end_large_join(&self.large.join_id).await?;
+                kept.take();
             }
             let until = self.server.platform.clock.now_ms() + LEASE_MS;
             self.is_staged = self.server.store.begin_large_join(&self.large, until).await?;

@@ -127,6 +127,10 @@ impl Server {
             let tried = match self.holding(large.room_id(), &large.join_id, work).await {
                 Ok(Tried::Unanswered(error)) => Err(error.into()),
                 Ok(Tried::Got(Progress::GivenUp)) => leave_for_absent(self, &large).await.map(|()| Progress::GivenUp),
+                // What is noted of a leave does not outlast a time in which nobody comes to this; nor is it known who has ended it.
+                Ok(Tried::Got(progress)) if large.has_ended() => {
+                    self.leave_what_has_failed(&large).await.map(|()| progress)
+                }
                 Ok(Tried::Got(progress)) => Ok(progress),
                 Err(error) => self.leave_what_has_failed(&large).await.and(Err(error)),
             };
@@ -235,8 +239,7 @@ impl Server {
 
     /// Ends a join that somebody else has ended: the user, who has left, or whoever has done the rest of it.
     async fn give_up(&self, large: &LargeJoin) -> Result<Progress, MatrixError> {
-        // What is noted of a leave does not outlast a time in which nobody comes to this.
-        Ok(match self.end_large_join(large).await? || large.has_ended() && !large.completes {
+        Ok(match self.end_large_join(large).await? {
             true => Progress::GivenUp,
             false => Progress::Unfinished,
         })

@@ -3,10 +3,13 @@
 use super::templates::complete;
 use crate::{
     error::MatrixError,
-    federation::pdus,
+    federation::{
+        pdus::{self, AnswerMemory},
+        peers::requests::within,
+    },
     log::LogRecord,
     matrix::{
-        event::Event,
+        event::{Event, ReceivedPdu},
         identifiers::{EventId, RoomId, ServerName, UserId},
         json::Object,
         state_content::Membership,
@@ -14,6 +17,9 @@ use crate::{
     server::Server,
     store::large_joins::LargeJoin,
 };
+
+/// How long one server may take to say what membership a leave ends, in milliseconds.
+const ASKING_MS: i64 = 30_000;
 
 /// Leaves a room that may have let the user in after they had left, by one of these `joins` or an earlier one, be it that the answer was
 /// lost. Where they are back, or invited anew, or were put out meanwhile, the servers cite that, and nothing is left.
@@ -71,8 +77,9 @@ async fn leave_through(
 ) -> Result<Option<Event>, MatrixError> {
     let template = server.federation.make_leave(resident, room_id, user).await?;
     let leave = complete(server, template, user, room_id, Membership::Leave, content)?;
+    // They may have come back while the server was asked.
     if let Some(joins) = joins
-        && !takes_back_join(server, resident, &leave, joins).await?
+        && (!takes_back_join(server, resident, &leave, joins).await? || server.store.wants_in(user, room_id).await?)
     {
         return Ok(None);
     }
@@ -91,25 +98,21 @@ async fn takes_back_join(
     if leave.auth_events().iter().any(|id| joins.contains(id)) {
         return Ok(true);
     }
+    let clock = server.platform.clock.as_ref();
+    let until = clock.now_ms() + ASKING_MS;
     for id in leave.auth_events() {
-        let text = match server.federation.event(resident, id).await {
+        let text = match within(clock, until - clock.now_ms(), server.federation.event(resident, id)).await {
             Err(error) if error.is_worth_retrying() => return Err(error.into()),
             Err(_) => continue,
             Ok(text) => text,
         };
-        let events = pdus::verify_history(server, leave.room_id(), leave.version(), &[text]).await?;
+        let pdu = AnswerMemory::default().parse(server, &text, leave.room_id(), leave.version())?.ok().flatten();
+        let is_theirs =
+            |pdu: &ReceivedPdu| pdu.event_id() == id && pdu.is_own_membership() && pdu.sender() == leave.sender();
+        let Some(pdu) = pdu.filter(is_theirs) else { continue };
         // Nobody but this server can have signed it.
-        let is_theirs = |event: &Event| {
-            event.event_id() == id
-                && event.event_type() == "m.room.member"
-                && event.state_key() == Some(leave.sender().as_str())
-                && event.sender() == leave.sender()
-        };
-        if let Some(membership) = events.into_iter().flatten().find(is_theirs) {
-            // They may have come back by it while the servers were asked.
-            return Ok(membership.membership() == Some(Membership::Join)
-                && !server.store.wants_in(leave.sender(), leave.room_id()).await?);
-        }
+        let membership = pdus::verify_one(server, pdu).await?;
+        return Ok(membership.membership() == Some(Membership::Join));
     }
     Ok(false)
 }

@@ -71,6 +71,7 @@ pub async fn join(
         }
     };
     let asking = Asking::default();
+    let is_promised = matches!(earlier, EarlierJoin::Taken(_));
     if let EarlierJoin::Taken(large) = earlier {
         match server.resume_large_join(&large, LARGE_CALLS).await {
             Ok(Tried::Got(Progress::Done)) => return Ok(large.join.event_id().clone()),
@@ -133,6 +134,9 @@ pub async fn join(
             leave_behind(server, through.iter().chain(&residents), user, room_id, &sent).await?;
         }
         outcome = Err(has_left());
+    } else if outcome.is_err() && is_promised && invitation.is_none() {
+        // Nobody goes on with the join that had let them in.
+        leave_behind(server, residents.iter(), user, room_id, &asking.sent.take()).await?;
     }
     server.fetch_missing(room_id);
     outcome
@@ -150,8 +154,9 @@ struct Asking {
 impl Asking {
     /// Forgets what is staged of another server's answer, which is of no use any more.
     async fn forget_kept(&self, server: &Server, join_id: &str) -> Result<(), MatrixError> {
-        if self.kept.take().is_some() {
+        if self.kept.borrow().is_some() {
             server.store.end_large_join(join_id).await?;
+            self.kept.take();
         }
         Ok(())
     }

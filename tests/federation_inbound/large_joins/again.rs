@@ -118,9 +118,18 @@ impl Large {
 
 /// A large room whose join was cut off while its answer was read.
 fn cut_off() -> Large {
+    cut_off_of(false)
+}
+
+/// The same, where the user has joined upon an invite or without one.
+fn cut_off_of(is_invited: bool) -> Large {
     let large = large(5_000);
     large.room.opens();
-    assert!(large.join(&large.b.with_wall(9)).is_err());
+    if is_invited {
+        large.room.invites(&large.b, large.bob.as_str());
+    }
+    assert!(large.join(&large.b.with_wall(if is_invited { 8 } else { 9 })).is_err());
+    assert_eq!(large.count("large_joins WHERE NOT is_read"), 1);
     large
 }
 
@@ -446,16 +455,64 @@ fn the_trigger_leaves_a_room_whose_user_left_long_ago() {
 /// They were told that they would be in it, and could not leave it. An invite is still theirs to answer.
 #[test]
 fn the_trigger_leaves_a_room_whose_join_is_given_up() {
-    for is_invited in [false, true] {
-        let large = cut_off();
-        if is_invited {
-            large.room.invites(&large.b, large.bob.as_str());
-        }
+    // And whether that was begun before, and not brought to its end.
+    for (is_invited, is_begun) in [(false, false), (true, false), (false, true), (true, true)] {
+        let large = cut_off_of(is_invited);
         large.world.advance(3 * 60 * 60 * 1_000);
+        if is_begun {
+            large.b.database.rows("UPDATE large_joins SET begun_ts = 0");
+        }
         large.world.run(large.triggers(1));
         assert_eq!(large.left(), usize::from(!is_invited), "{:?}", large.world.logs());
         large.assert_nothing_left();
     }
+}
+
+/// Be it that the server answers late what they are in the room by.
+#[test]
+fn the_trigger_does_not_leave_a_room_into_which_its_user_has_come_meanwhile() {
+    let large = cut_off();
+    large.room.opens_at(&Peer::new(&large.world, "other.example"));
+    large.world.answer_late("peer.example", "/make_leave/", 15_000);
+    large.world.advance(3 * 60 * 60 * 1_000);
+    let joining = async {
+        large.world.sleep(5_000).await;
+        large.joins_through("other.example").await
+    };
+    let ((), joined) = large.world.run(join(large.b.scheduled(), joining));
+    joined.unwrap();
+    large.world.run(large.triggers(10));
+    assert_eq!((large.left(), large.is_in()), (0, true), "{:?}", large.world.logs());
+    large.assert_nothing_left();
+}
+
+/// They were told that they would be in it, and nobody goes on with that.
+#[test]
+fn who_asks_again_and_is_let_in_by_nobody_is_not_in_the_room() {
+    for is_invited in [false, true] {
+        let large = cut_off_of(is_invited);
+        large.answers_joins("peer.example", true, StatusCode::FORBIDDEN, "{}");
+        large.world.advance(CUT_OFF_MS);
+        let joined = large.join(&large.b);
+        assert!(joined.is_err() && joined != LATER, "{joined:?}");
+        large.world.run(large.triggers(10));
+        assert_eq!(large.left(), usize::from(!is_invited), "{:?}", large.world.logs());
+        large.assert_nothing_left();
+    }
+}
+
+/// What one server has answered is not taken for another one's, should forgetting it have failed.
+#[test]
+fn a_join_that_is_not_forgotten_yet_is_not_begun_again() {
+    let large = cut_off();
+    large.world.advance(CUT_OFF_MS);
+    let (store, now) = (&large.b.store, large.world.now_ms());
+    large.world.run(async {
+        let taken = store.take_large_join(now, now + CUT_OFF_MS).await.unwrap().unwrap();
+        large.b.database.rows("UPDATE large_joins SET begun_ts = 0");
+        assert!(!store.begin_large_join(&taken, now).await.unwrap());
+    });
+    assert_eq!(large.count("large_joins WHERE begun_ts > 0"), 0);
 }
 
 /// A server that lets its user wait leaves them time to ask another one.
