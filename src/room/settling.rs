@@ -57,10 +57,12 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// The events to ask about in an attempt, which are counted from one, if there are many.
+    /// The events to ask about in an attempt, which are counted from one, if there are many. Each comes first in time: asking about that
+    /// may take all the time that there is.
     pub fn edges_of(&self, attempt: usize) -> Vec<EventId> {
-        let asked = attempt.saturating_sub(1).saturating_mul(EDGES_AT_ONCE);
-        let begin = asked.checked_rem(self.edges.len()).unwrap_or_default();
+        let in_round = self.edges.len().div_ceil(EDGES_AT_ONCE).max(1);
+        let (round, at) = (attempt.saturating_sub(1) / in_round, attempt.saturating_sub(1) % in_round);
+        let begin = (at * EDGES_AT_ONCE + round).checked_rem(self.edges.len()).unwrap_or_default();
         let (before, after) = self.edges.split_at(begin);
         after.iter().chain(before).take(EDGES_AT_ONCE).cloned().collect()
     }
@@ -464,5 +466,28 @@ impl Judgement {
             None => self.states.push(state),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn each_edge_comes_first_in_time() {
+        for count in [0_usize, 1, 4, 5, 6, 10, 23, 80] {
+            let edges: Vec<EventId> = (0..count).map(|at| EventId::parse(&format!("$edge{at}")).unwrap()).collect();
+            let settled = Settled { left: Left::Verdicts, lacking: Vec::new(), edges: edges.clone() };
+            let in_round = count.div_ceil(EDGES_AT_ONCE);
+            let attempts = 1..=(in_round * EDGES_AT_ONCE).max(1);
+            let asked: Vec<Vec<EventId>> = attempts.map(|attempt| settled.edges_of(attempt)).collect();
+            let first: HashSet<&EventId> = asked.iter().filter_map(|asked| asked.first()).collect();
+            assert_eq!(first.len(), count, "{count}");
+            // And all have their turn soon.
+            let soon: HashSet<&EventId> = asked.iter().take(in_round).flatten().collect();
+            assert_eq!(soon.len(), count, "{count}");
+        }
     }
 }

@@ -108,8 +108,9 @@ impl Server {
             let settled = self.fetch_and_settle(room_id, settled, attempt, until - IN_HAND_MS / 2).await?;
             return Ok(self.ask_and_settle(room, settled, attempt, until).await?.left);
         }
-        // Whoever gives little history each time, or gives it slowly, must not keep us from asking others.
-        let settled = self.ask_and_settle(room, settled, attempt, until).await?;
+        // Whoever gives little history each time, or gives it slowly, must not keep us from asking others; nor who says slowly what
+        // the state was from history.
+        let settled = self.ask_and_settle(room, settled, attempt, until - IN_HAND_MS / 2).await?;
         Ok(self.fetch_and_settle(room_id, settled, attempt, until).await?.left)
     }
 
