@@ -129,6 +129,19 @@ pub(super) async fn begin_join(server: &Server, join_id: &str, join: &Event) -> 
     }
 }
 
+/// Forgets what is staged under this name of another server's answer, if any is [`kept`](Attempt::kept): it is of no use any more.
+pub(super) async fn forget_kept(
+    server: &Server,
+    kept: &RefCell<Option<ServerName>>,
+    join_id: &str,
+) -> Result<(), MatrixError> {
+    if kept.borrow().is_some() {
+        server.store.end_large_join(join_id).await?;
+        kept.take();
+    }
+    Ok(())
+}
+
 /// Reads the answer to `join`, and checks it.
 ///
 /// # Errors
@@ -343,9 +356,8 @@ impl<'a> Reading<'a> {
             return Err(bad_answer("more events that fail the checks than any room has"));
         }
         if !self.is_staged && self.checked_memory > WHOLE_MEMORY {
-            if let Some(kept) = self.kept.filter(|kept| kept.borrow().is_some()) {
-                self.server.store.end_large_join(&self.large.join_id).await?;
-                kept.take();
+            if let Some(kept) = self.kept {
+                forget_kept(self.server, kept, &self.large.join_id).await?;
             }
             let until = self.server.platform.clock.now_ms() + LEASE_MS;
             self.is_staged = self.server.store.begin_large_join(&self.large, until).await?;

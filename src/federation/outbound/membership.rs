@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use super::{
     countersigning::{bad_answer, countersigned},
     directory::server_of,
-    join_answers::{Answered, Attempt, Unread, begin_join, read_answer},
+    join_answers::{Answered, Attempt, Unread, begin_join, forget_kept, read_answer},
     large_joins::{Joined, Tried},
     leaving::{leave_behind, leave_for_absent, leave_through_any},
     refusals::{any_of, of_handshake, of_our_event},
@@ -102,13 +102,13 @@ pub async fn join(
     });
     let (mut outcome, through) = match server.holding(room_id, &join_id, work).await {
         Ok(Joined::In(event_id)) => {
-            asking.forget_kept(server, &join_id).await?;
+            forget_kept(server, &asking.kept, &join_id).await?;
             (Ok(event_id), None)
         }
         // What is sent meanwhile is staged further on.
         Ok(Joined::Later) => return Err(later()),
         Ok(Joined::Left(resident)) => {
-            asking.forget_kept(server, &join_id).await?;
+            forget_kept(server, &asking.kept, &join_id).await?;
             (Err(has_left()), Some(resident))
         }
         Err(error) if asking.kept.borrow().is_none() => (Err(error), None),
@@ -149,17 +149,6 @@ struct Asking {
     sent: RefCell<Vec<EventId>>,
     /// The server that has let them in and may answer yet: what is staged of its answer is kept until another one has let them in, too.
     kept: RefCell<Option<ServerName>>,
-}
-
-impl Asking {
-    /// Forgets what is staged of another server's answer, which is of no use any more.
-    async fn forget_kept(&self, server: &Server, join_id: &str) -> Result<(), MatrixError> {
-        if self.kept.borrow().is_some() {
-            server.store.end_large_join(join_id).await?;
-            self.kept.take();
-        }
-        Ok(())
-    }
 }
 
 /// What a client is told whose join goes on.
