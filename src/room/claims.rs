@@ -131,8 +131,11 @@ impl Rooms {
                 return Ok(self.store.commit(&[commit], Vec::new()).await?);
             }
             let before = resolve(&mut view, &room, None, &believed).await?;
-            commit.unsettled.get_or_insert(Unsettled::Claimed);
-            match believed.claims.iter().find_map(|examined| examined.rejection.clone()) {
+            let rejection = believed.claims.iter().find_map(|examined| examined.rejection.clone());
+            let is_against = rejection.as_ref().is_some_and(|rejection| rejection.provisional);
+            let why = if is_against { Unsettled::Against } else { Unsettled::Claimed };
+            commit.unsettled = commit.unsettled.max(Some(why));
+            match rejection {
                 Some(Rejection { why: reason, provisional }) => commit.rejected.push(NewRejected {
                     event: event.clone(),
                     reason,

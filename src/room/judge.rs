@@ -274,7 +274,7 @@ impl Judgement {
         }
         self.rejected.push(new);
         if rejection.provisional {
-            self.unsettled.get_or_insert(Unsettled::Claimed);
+            self.unsettled = self.unsettled.max(Some(Unsettled::Against));
             self.note_edges(view, event);
         }
     }
@@ -317,7 +317,7 @@ impl Judgement {
         // A soft failure rests on the current state too.
         let claimed = before.claimed || (soft_failed && self.rests_on_claims(view).await?);
         if soft_failed && claimed {
-            self.unsettled.get_or_insert(Unsettled::Claimed);
+            self.unsettled = self.unsettled.max(Some(Unsettled::Against));
             self.note_edges(view, event);
         }
         let after = view.with_event(before.root, event).await?;

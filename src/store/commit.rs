@@ -256,11 +256,13 @@ pub struct RejectedAt {
     pub claimed: bool,
 }
 
-/// Why something of a room is to be settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why something of a room is to be settled, what matters more after what matters less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unsettled {
     /// Something rests on a claim.
     Claimed,
+    /// So does a verdict against somebody.
+    Against,
     /// There is more to judge it by.
     KnownBetter,
 }

@@ -395,7 +395,7 @@ impl RoomCommit {
             statements.push(place_rejected(event_id, &state_before.to_string(), *claimed));
         }
         let altered = self.events.iter().any(is_altered).then_some(Unsettled::Claimed);
-        statements.extend(self.unsettled.or(altered).map(|why| unsettle(&self.room_id, why == Unsettled::KnownBetter)));
+        statements.extend(self.unsettled.max(altered).map(|why| unsettle(&self.room_id, why)));
         statements.extend(self.comes_in().then(|| unsettle_altered(&self.room_id)));
     }
 

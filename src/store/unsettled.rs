@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    Store, event_graph::closed, events::cited, json_list, positions::TimelinePos, state_sql::node_id, text_lists,
+    Store, commit, event_graph::closed, events::cited, json_list, positions::TimelinePos, state_sql::node_id,
+    text_lists,
 };
 use crate::{
     matrix::{
@@ -126,8 +127,9 @@ const DUE: &str = "SELECT room_id FROM unsettled_rooms WHERE retry_at <= ?1 ORDE
 
 /// Takes the room ?1 in hand at ?2 until ?3, if it is due: how often that was done, and since when.
 const BEGIN: &str = "\
-    UPDATE unsettled_rooms SET attempts = attempts + 1, retry_at = ?3, since = CASE since WHEN 0 THEN ?2 ELSE since END \
-    WHERE room_id = ?1 AND retry_at <= ?2 RETURNING attempts, since";
+    UPDATE unsettled_rooms SET looks = looks + 1, attempts = attempts + 1, retry_at = ?3, \
+      since = CASE since WHEN 0 THEN ?2 ELSE since END \
+    WHERE room_id = ?1 AND retry_at <= ?2 RETURNING looks, attempts, since";
 
 /// ?2 is what [`BEGIN`] has set: somebody else may have found something new meanwhile.
 const PAUSE: &str = "UPDATE unsettled_rooms SET retry_at = ?3 WHERE room_id = ?1 AND retry_at = ?2";
@@ -135,11 +137,11 @@ const PAUSE: &str = "UPDATE unsettled_rooms SET retry_at = ?3 WHERE room_id = ?1
 const END: &str = "DELETE FROM unsettled_rooms WHERE room_id = ?1 AND retry_at = ?2";
 
 /// A room with something new to settle is due at once (?2). One with something more to settle is due when it is, but whoever has it
-/// in hand, and may have looked before, must not end it.
+/// in hand, and may have looked before, must not end it; a verdict against somebody (?3) is looked at for as long as any other.
 const UNSETTLE: &str = "\
     INSERT INTO unsettled_rooms (room_id) VALUES (?1) ON CONFLICT (room_id) DO UPDATE SET \
       retry_at = CASE WHEN ?2 THEN 0 ELSE retry_at + 1 END, attempts = CASE WHEN ?2 THEN 0 ELSE attempts END, \
-      since = CASE WHEN ?2 THEN 0 ELSE since END";
+      since = CASE WHEN ?2 OR ?3 THEN 0 ELSE since END";
 
 /// The positions of gaps of the room ?1 at whose newer end one of the events ?2, a JSON list, is lacking.
 const GAPS_AT: &str = concat!(
@@ -205,9 +207,11 @@ pub struct RejectedState {
 /// A room that somebody has taken in hand.
 #[derive(Debug, Clone, Copy)]
 pub struct Unsettled {
-    /// How often that was done.
+    /// How often that was done since something rests on claims there.
+    pub looks: i64,
+    /// How often since there was last more to judge it by: members of the room have a say in that.
     pub attempts: i64,
-    /// Since when, in milliseconds.
+    /// Since when, in milliseconds, as of that or of the last verdict against somebody.
     pub since: i64,
 }
 
@@ -265,7 +269,9 @@ impl Store {
         until: i64,
     ) -> Result<Option<Unsettled>, DatabaseError> {
         let rows = self.query(Statement::new(BEGIN, [room_id.as_str().into(), now.into(), until.into()])).await?;
-        rows.first().map(|row| Ok(Unsettled { attempts: row.integer(0)?, since: row.integer(1)? })).transpose()
+        rows.first()
+            .map(|row| Ok(Unsettled { looks: row.integer(0)?, attempts: row.integer(1)?, since: row.integer(2)? }))
+            .transpose()
     }
 
     /// Lets a room be that was taken in hand until `until`: it is due again at `retry_at`, or never.
@@ -291,9 +297,10 @@ impl Store {
     }
 }
 
-/// Notes that something in the room is to be settled; `at_once` where it may have become possible by this very commit.
-pub(super) fn unsettle(room_id: &RoomId, at_once: bool) -> Statement {
-    Statement::new(UNSETTLE, [room_id.as_str().into(), at_once.into()])
+/// Notes that something in the room is to be settled.
+pub(super) fn unsettle(room_id: &RoomId, why: commit::Unsettled) -> Statement {
+    let [known_better, against] = [commit::Unsettled::KnownBetter, commit::Unsettled::Against].map(|one| one == why);
+    Statement::new(UNSETTLE, [room_id.as_str().into(), known_better.into(), against.into()])
 }
 
 /// Forgets what was claimed of the room so far, and all that was found by it; `extremities` are its forward extremities until now.

@@ -44,7 +44,7 @@ fn two_servers_are_asked_for_the_state_before_a_gap() {
 /// ever gives the history that would show what is so.
 #[test]
 fn who_could_not_say_what_the_state_before_a_gap_was_is_asked_later() {
-    for (version, hours) in [("10", 0), ("12", 0), ("12", 20)] {
+    for (version, hours) in [("10", 0), ("12", 0), ("12", 20), ("12", 47)] {
         let mut scene = scene(version);
         let (third, _) = scene.member("third.example", "carol");
         let (old, bob, dave) = (scene.state(), scene.bob.clone(), scene.peer.user("dave"));
@@ -57,7 +57,7 @@ fn who_could_not_say_what_the_state_before_a_gap_was_is_asked_later() {
         scene.receives(&heard.0, &heard);
         (0..hours).for_each(|_| scene.an_hour_passes());
         scene.receives(&said.0, &said);
-        scene.an_hour_passes();
+        (0..2).for_each(|_| scene.an_hour_passes());
         assert_eq!([&heard, &said].map(|event| scene.a.shows(&event.0)), [true, false]);
         assert_eq!(scene.rows("SELECT 1 FROM rejected_events WHERE provisional"), 1);
 
@@ -114,6 +114,33 @@ fn who_gives_little_history_each_time_does_not_keep_us_from_asking_others() {
 
     scene.world.mend("a.example", "third.example");
     (0..4).for_each(|_| scene.an_hour_passes());
+    scene.is_shown(&[said]);
+}
+
+/// Each hour more becomes known of the room, as members can see to: then it is looked at as if for the first time. Nor does any server say
+/// in time that it has no history.
+#[test]
+fn who_lets_more_be_known_each_time_does_not_keep_us_from_asking_others() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let _theirs = [("fourth.example", "erin"), ("fifth.example", "frank")].map(|(host, user)| scene.member(host, user));
+    let (old, bob, dave) = (scene.state(), scene.bob.clone(), scene.peer.user("dave"));
+    let [_, join, edge] = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+    claims_what_is_old(&scene, &[join.clone(), edge.clone()], &old, &Rc::new(Cell::new(false)));
+    let state = old.iter().map(|event| event_id("12", event)).chain([join.0.clone()]).collect();
+    claims(&third, &[&edge, &join], state);
+    scene.world.cut("a.example", "third.example");
+    let [heard, said] = [scene.says(&bob, "on top of it"), scene.says(&dave, "am I heard?")];
+    [&heard, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
+    for host in ["peer.example", "third.example", "fourth.example", "fifth.example"] {
+        scene.world.answer_late(host, "/backfill/", 40_000);
+    }
+    scene.world.mend("a.example", "third.example");
+    assert_eq!([&heard, &said].map(|event| scene.a.shows(&event.0)), [true, false]);
+    for _ in 0..3 {
+        scene.a.database.rows("UPDATE unsettled_rooms SET attempts = 0, since = 0, retry_at = 0");
+        scene.an_hour_passes();
+    }
     scene.is_shown(&[said]);
 }
 

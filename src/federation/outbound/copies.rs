@@ -28,8 +28,8 @@ const MAX_OTHERS: usize = 3;
 
 impl Server {
     /// Asks for whole copies of events of the room that are held without their content, and takes those that come. Begins with
-    /// nothing after `until`; `attempts` is how often that was done with this time. Whether any are left to be asked for.
-    pub(super) async fn complete_copies(&self, room: &Room, attempts: i64, until: i64) -> Result<bool, RoomError> {
+    /// nothing after `until`; `looks` is how often that was done with this time. Whether any are left to be asked for.
+    pub(super) async fn complete_copies(&self, room: &Room, looks: i64, until: i64) -> Result<bool, RoomError> {
         let room_id = &room.room_id;
         let mut altered = self.store.altered(room_id, MAX_EVENTS).await?;
         if altered.is_empty() {
@@ -37,7 +37,7 @@ impl Server {
         }
         let count = altered.len();
         // Those of which nobody has a whole copy, as they were redacted before we came, must not keep others from their turn.
-        let before = usize::try_from(attempts - 1).unwrap_or_default().saturating_mul(MAX_EVENTS_EACH_TIME);
+        let before = usize::try_from(looks - 1).unwrap_or_default().saturating_mul(MAX_EVENTS_EACH_TIME);
         altered.rotate_left(before % count);
         altered.truncate(MAX_EVENTS_EACH_TIME);
         let servers = self.some_residents(room_id, usize::MAX).await?;

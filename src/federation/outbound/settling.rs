@@ -75,7 +75,7 @@ impl Server {
         let room = self.rooms.room(room_id).await?.filter(|room| room.local_joined > 0);
         let extent = room.as_ref().map(|room| room.extent);
         let settled = match &room {
-            Some(room) => self.settle_room(room, unsettled.attempts, until).await,
+            Some(room) => self.settle_room(room, unsettled, until).await,
             None => Ok((Left::Nothing, false)),
         };
         // What fails each time is done more and more seldom, as what leads to nothing.
@@ -90,28 +90,29 @@ impl Server {
     }
 
     /// What is left to settle of the room, and whether whole copies of events came.
-    async fn settle_room(&self, room: &Room, attempts: i64, until: i64) -> Result<(Left, bool), RoomError> {
+    async fn settle_room(&self, room: &Room, unsettled: Unsettled, until: i64) -> Result<(Left, bool), RoomError> {
+        let Unsettled { looks, attempts, .. } = unsettled;
         let left = match room.extent {
             // There is nothing to judge it by before the members are known.
             Extent::Partial => Left::States,
-            Extent::Whole | Extent::Settling => self.settle_and_fetch(room, attempts, until).await?,
+            Extent::Whole | Extent::Settling => self.settle_and_fetch(room, looks, until).await?,
         };
-        Ok((left, attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(room, attempts, until).await?))
+        Ok((left, attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(room, looks, until).await?))
     }
 
-    async fn settle_and_fetch(&self, room: &Room, attempts: i64, until: i64) -> Result<Left, RoomError> {
+    async fn settle_and_fetch(&self, room: &Room, looks: i64, until: i64) -> Result<Left, RoomError> {
         let room_id = &room.room_id;
-        let attempt = usize::try_from(attempts).unwrap_or_default();
-        let settled = self.rooms.settle(room_id, attempt).await?;
-        if attempts == 1 {
+        let look = usize::try_from(looks).unwrap_or_default();
+        let settled = self.rooms.settle(room_id, look).await?;
+        if looks == 1 {
             // As a rule, there is history at first.
-            let settled = self.fetch_and_settle(room_id, settled, attempt, until - IN_HAND_MS / 2).await?;
-            return Ok(self.ask_and_settle(room, settled, attempt, until).await?.left);
+            let settled = self.fetch_and_settle(room_id, settled, look, until - IN_HAND_MS / 2).await?;
+            return Ok(self.ask_and_settle(room, settled, look, until).await?.left);
         }
         // Whoever gives little history each time, or gives it slowly, must not keep us from asking others; nor who says slowly what
         // the state was from history.
-        let settled = self.ask_and_settle(room, settled, attempt, until - IN_HAND_MS / 2).await?;
-        Ok(self.fetch_and_settle(room_id, settled, attempt, until).await?.left)
+        let settled = self.ask_and_settle(room, settled, look, until - IN_HAND_MS / 2).await?;
+        Ok(self.fetch_and_settle(room_id, settled, look, until).await?.left)
     }
 
     /// Fetches history for as long as verdicts against somebody are left and any comes, beginning with none after `until`.
@@ -119,14 +120,14 @@ impl Server {
         &self,
         room_id: &RoomId,
         mut settled: Settled,
-        attempt: usize,
+        look: usize,
         until: i64,
     ) -> Result<Settled, RoomError> {
         for _ in 0..MAX_FETCHES {
             if settled.left != Left::Verdicts || !self.fetch_history(room_id, &settled, until).await? {
                 break;
             }
-            settled = self.rooms.settle(room_id, attempt).await?;
+            settled = self.rooms.settle(room_id, look).await?;
         }
         Ok(settled)
     }
@@ -137,14 +138,13 @@ impl Server {
         &self,
         room: &Room,
         settled: Settled,
-        attempt: usize,
+        look: usize,
         until: i64,
     ) -> Result<Settled, RoomError> {
-        if settled.left != Left::Verdicts || !self.ask_for_claims_again(room, &settled.edges_of(attempt), until).await?
-        {
+        if settled.left != Left::Verdicts || !self.ask_for_claims_again(room, &settled.edges_of(look), until).await? {
             return Ok(settled);
         }
-        self.rooms.settle(&room.room_id, attempt).await
+        self.rooms.settle(&room.room_id, look).await
     }
 
     /// Fetches history into the gaps that lack what `settled` names, beginning with none after `until`. Whether any came.
@@ -189,18 +189,19 @@ mod tests {
     #[test]
     fn a_room_in_which_there_is_always_more_is_left_at_last() {
         let (mut now, mut attempts) = (1_000_000, 1);
-        while let Some(at) = retry_at(Left::More, false, Unsettled { attempts, since: 1_000_000 }, now) {
+        while let Some(at) = retry_at(Left::More, false, Unsettled { looks: attempts, attempts, since: 1_000_000 }, now)
+        {
             // Each time takes a while.
             now = at + 1_000;
             attempts += 1;
             assert!(attempts < 1_000, "{attempts} times in {} s", (now - 1_000_000) / 1_000);
         }
         assert!(now - 1_000_000 > pauses::GIVE_UP_AFTER_MS && attempts > MAX_TIMES_AT_ONCE);
-        assert_eq!(retry_at(Left::More, false, Unsettled { attempts: 1, since: 0 }, 5), Some(5));
+        assert_eq!(retry_at(Left::More, false, Unsettled { looks: 1, attempts: 1, since: 0 }, 5), Some(5));
         assert_eq!(
-            retry_at(Left::Nothing, true, Unsettled { attempts: 1, since: 0 }, pauses::GIVE_UP_AFTER_MS + 1),
+            retry_at(Left::Nothing, true, Unsettled { looks: 1, attempts: 1, since: 0 }, pauses::GIVE_UP_AFTER_MS + 1),
             None
         );
-        assert!(retry_at(Left::Verdicts, false, Unsettled { attempts: 1, since: 0 }, 5).unwrap() > 5);
+        assert!(retry_at(Left::Verdicts, false, Unsettled { looks: 1, attempts: 1, since: 0 }, 5).unwrap() > 5);
     }
 }
