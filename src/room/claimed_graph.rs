@@ -83,10 +83,11 @@ impl Graph {
         self.doubtful = doubtful.into_iter().take(MAX_DOUBTFUL).collect();
     }
 
-    /// The states after the previous events, where all are known, each once.
+    /// The states after the previous events, where all are known, and what was claimed beside these, each once.
     fn after_previous(&self, node: &Node) -> Option<Vec<NodeId>> {
         let after = node.previous.iter().map(|id| self.nodes.get(id)?.state_after);
         let mut after: Vec<NodeId> = after.collect::<Option<_>>()?;
+        after.extend(node.beside);
         after.sort_unstable();
         after.dedup();
         Some(after)
@@ -193,6 +194,7 @@ mod tests {
             claimed: true,
             standing: Standing::Accepted,
             rejected_altered: false,
+            beside: None,
         }
     }
 

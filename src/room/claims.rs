@@ -33,6 +33,7 @@ use crate::{
         events::StoredEvent,
         headers::Header,
         rejected::NewRejected,
+        unsettled::claim_beside,
     },
 };
 
@@ -215,7 +216,9 @@ impl Rooms {
             let guard = Guard::Moves(judgement.room.version);
             let mut commit = self.commit_of(&mut view, judgement).await?;
             commit.guard = guard;
-            Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
+            // Where what it cites is held, the state follows from that each time the room is settled.
+            let beside = claim_beside(event.room_id(), event.event_id(), before);
+            Ok(self.store.commit(&[commit], vec![beside]).await?.with(true))
         })
         .await
     }

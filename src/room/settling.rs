@@ -40,7 +40,7 @@ use crate::{
 const MAX_SLICES: usize = 8;
 
 /// Of how many events other servers are asked in one attempt what the state before them was.
-const EDGES_AT_ONCE: usize = 5;
+const ASKED_ABOUT_AT_ONCE: usize = 5;
 
 /// How often all is gone through: what is found of the current state decides what was soft-failed.
 const MAX_PASSES: usize = 4;
@@ -52,19 +52,21 @@ pub struct Settled {
     pub left: Left,
     /// Events without a place whose history would show what is so: edges of gaps, and what is cited there.
     pub lacking: Vec<EventId>,
-    /// Events before which the state is known by a claim alone, as what they cite is lacking, and on which verdicts against somebody rest.
-    pub edges: Vec<EventId>,
+    /// Events before which the state rests on a claim, and on which verdicts against somebody rest: those that cite what is lacking, and
+    /// those that events with such a verdict cite. Who has rejected one of the former does not say what the state was there, but may say it
+    /// of the latter.
+    pub asked_about: Vec<EventId>,
 }
 
 impl Settled {
     /// The events to ask about in an attempt, which are counted from one, if there are many. Each comes first in time: asking about that
     /// may take all the time that there is.
-    pub fn edges_of(&self, attempt: usize) -> Vec<EventId> {
-        let in_round = self.edges.len().div_ceil(EDGES_AT_ONCE).max(1);
+    pub fn to_ask_about(&self, attempt: usize) -> Vec<EventId> {
+        let in_round = self.asked_about.len().div_ceil(ASKED_ABOUT_AT_ONCE).max(1);
         let (round, at) = (attempt.saturating_sub(1) / in_round, attempt.saturating_sub(1) % in_round);
-        let begin = (at * EDGES_AT_ONCE + round).checked_rem(self.edges.len()).unwrap_or_default();
-        let (before, after) = self.edges.split_at(begin);
-        after.iter().chain(before).take(EDGES_AT_ONCE).cloned().collect()
+        let begin = (at * ASKED_ABOUT_AT_ONCE + round).checked_rem(self.asked_about.len()).unwrap_or_default();
+        let (before, after) = self.asked_about.split_at(begin);
+        after.iter().chain(before).take(ASKED_ABOUT_AT_ONCE).cloned().collect()
     }
 }
 
@@ -212,8 +214,15 @@ impl Graph {
             matches!(node.standing, Standing::Outlier | Standing::Accepted) && below.contains(&node.event_id)
         };
         let edges = self.order.iter().filter_map(|id| self.only_claimed(id)).filter(is_edge);
-        let edges = edges.map(|node| node.event_id.clone()).collect();
-        Settled { left, lacking, edges }
+        let cited: HashSet<&EventId> = open().filter(|node| is_against(node)).flat_map(|node| &node.previous).collect();
+        let is_cited = |node: &&Node| {
+            node.standing == Standing::Accepted
+                && node.claimed
+                && cited.contains(&node.event_id)
+                && self.ready.contains(&node.event_id)
+        };
+        let asked_about = edges.chain(open().filter(is_cited)).map(|node| node.event_id.clone()).collect();
+        Settled { left, lacking, asked_about }
     }
 }
 
@@ -230,14 +239,15 @@ impl Judgement {
         if states.len() < node.previous.len() {
             return Ok(false);
         }
-        let roots = states.iter().map(|state| state.root).collect();
         let stands = view.stored(id).is_some_and(|known| known.stands() && known.state_after.is_some());
         let is_firm = states.iter().all(|state| !state.claimed);
+        let beside = node.beside.filter(|_| !is_firm);
+        let roots = states.iter().map(|state| state.root).chain(beside).collect();
         if (stands || is_firm) && view.resolve(&self.room, roots).await?.is_none() {
             // More than can be resolved. What stands keeps its state: the current one is another each time.
             return Ok(false);
         }
-        let before = self.state_before(view, &node.previous, None).await?;
+        let before = self.state_before(view, &node.previous, beside).await?;
         let is_same = |known: Option<StateAt>, found: Option<StateAt>| {
             known.map(|state| (state.root, state.claimed)) == found.map(|state| (state.root, state.claimed))
         };
@@ -476,13 +486,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_edge_comes_first_in_time() {
+    fn each_event_comes_first_in_time() {
         for count in [0_usize, 1, 4, 5, 6, 10, 23, 80] {
             let edges: Vec<EventId> = (0..count).map(|at| EventId::parse(&format!("$edge{at}")).unwrap()).collect();
-            let settled = Settled { left: Left::Verdicts, lacking: Vec::new(), edges: edges.clone() };
-            let in_round = count.div_ceil(EDGES_AT_ONCE);
-            let attempts = 1..=(in_round * EDGES_AT_ONCE).max(1);
-            let asked: Vec<Vec<EventId>> = attempts.map(|attempt| settled.edges_of(attempt)).collect();
+            let settled = Settled { left: Left::Verdicts, lacking: Vec::new(), asked_about: edges.clone() };
+            let in_round = count.div_ceil(ASKED_ABOUT_AT_ONCE);
+            let attempts = 1..=(in_round * ASKED_ABOUT_AT_ONCE).max(1);
+            let asked: Vec<Vec<EventId>> = attempts.map(|attempt| settled.to_ask_about(attempt)).collect();
             let first: HashSet<&EventId> = asked.iter().filter_map(|asked| asked.first()).collect();
             assert_eq!(first.len(), count, "{count}");
             // And all have their turn soon.

@@ -54,9 +54,10 @@ macro_rules! nodes {
            CASE WHEN x.event_id IS NULL THEN e.state_after ELSE x.state_before END AS state_after, \
            CASE WHEN x.event_id IS NULL THEN e.json ->> '$.prev_events' ELSE x.graph ->> '$.prev_events' END AS previous, \
            CASE WHEN x.event_id IS NULL THEN e.state_before ELSE x.state_before END AS state_before, \
-           COALESCE(x.hash_wrong, 0) AS rejected_altered \
+           COALESCE(x.hash_wrong, 0) AS rejected_altered, b.state_before AS beside \
          FROM graph LEFT JOIN events AS e ON e.event_id = graph.event_id AND e.room_id = ?1 \
-           LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1"
+           LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1 \
+           LEFT JOIN claims_beside AS b ON b.room_id = ?1 AND b.event_id = graph.event_id"
     };
 }
 pub(super) use nodes;
@@ -106,6 +107,18 @@ const FORGET_CLAIMS: &str = concat!(
 
 /// After [`FORGET_CLAIMS`], which finds its way by the verdicts.
 const FORGET_PROVISIONAL: &str = "DELETE FROM rejected_events WHERE room_id = ?1 AND provisional";
+
+/// The state ?3 was claimed before the event ?2 of the room ?1, beside what follows from what it cites.
+const CLAIM_BESIDE: &str = "\
+    INSERT INTO claims_beside (room_id, event_id, state_before) VALUES (?1, ?2, ?3) \
+    ON CONFLICT (room_id, event_id) DO UPDATE SET state_before = excluded.state_before";
+
+const FORGET_BESIDE: &str = "DELETE FROM claims_beside WHERE room_id = ?1";
+
+/// What is sure by now needs no claim.
+const FORGET_BESIDE_WHAT_IS_SURE: &str = "\
+    DELETE FROM claims_beside WHERE room_id = ?1 AND NOT EXISTS ( \
+      SELECT 1 FROM events AS e WHERE e.event_id = claims_beside.event_id AND e.room_id = claims_beside.room_id AND e.claimed)";
 
 /// What was rejected for good stays so, at a state that is not known.
 const UNPLACE_REJECTED: &str = "\
@@ -173,6 +186,8 @@ pub struct Node {
     pub standing: Standing,
     /// Whether an altered copy of it was rejected: a whole one may not be.
     pub rejected_altered: bool,
+    /// The trie root of what was claimed of the state before it, beside what follows from what it cites.
+    pub beside: Option<NodeId>,
 }
 
 /// What is thought of an event.
@@ -279,11 +294,14 @@ impl Store {
     /// # Errors
     /// Where the database fails.
     pub async fn end_settling(&self, room_id: &RoomId, until: i64, retry_at: Option<i64>) -> Result<(), DatabaseError> {
-        let statement = match retry_at {
-            Some(retry_at) => Statement::new(PAUSE, [room_id.as_str().into(), until.into(), retry_at.into()]),
-            None => Statement::new(END, [room_id.as_str().into(), until.into()]),
+        let statements = match retry_at {
+            Some(retry_at) => vec![Statement::new(PAUSE, [room_id.as_str().into(), until.into(), retry_at.into()])],
+            None => vec![
+                Statement::new(END, [room_id.as_str().into(), until.into()]),
+                Statement::new(FORGET_BESIDE_WHAT_IS_SURE, [room_id.as_str().into()]),
+            ],
         };
-        self.query(statement).await.map(drop)
+        self.batch(statements).await.map(drop)
     }
 
     /// The positions of gaps that end at one of the events, the newest first.
@@ -305,7 +323,7 @@ pub(super) fn unsettle(room_id: &RoomId, why: commit::Unsettled) -> Statement {
 
 /// Forgets what was claimed of the room so far, and all that was found by it; `extremities` are its forward extremities until now.
 /// There may be gaps then that other ones make needless.
-pub(super) fn forget_claims(room_id: &RoomId, extremities: &[EventId]) -> [Statement; 4] {
+pub(super) fn forget_claims(room_id: &RoomId, extremities: &[EventId]) -> [Statement; 5] {
     let extremities = json_list(extremities.iter().map(EventId::as_str));
     let of_graph = |sql| Statement::new(sql, [room_id.as_str().into(), MAX_GRAPH.into(), extremities.as_str().into()]);
     [
@@ -313,6 +331,7 @@ pub(super) fn forget_claims(room_id: &RoomId, extremities: &[EventId]) -> [State
         of_graph(FORGET_CLAIMS),
         Statement::new(FORGET_PROVISIONAL, [room_id.as_str().into()]),
         Statement::new(UNPLACE_REJECTED, [room_id.as_str().into()]),
+        Statement::new(FORGET_BESIDE, [room_id.as_str().into()]),
     ]
 }
 
@@ -320,6 +339,11 @@ pub(super) fn forget_claims(room_id: &RoomId, extremities: &[EventId]) -> [State
 pub(super) fn may_stand(ids: &[EventId], may: bool) -> Vec<Statement> {
     let lists = text_lists(ids).into_iter();
     lists.map(|list| Statement::new(MAY_STAND, [list.into(), may.into()])).collect()
+}
+
+/// Notes what was claimed of the state before an event of the room, beside what follows from what it cites.
+pub fn claim_beside(room_id: &RoomId, id: &EventId, root: NodeId) -> Statement {
+    Statement::new(CLAIM_BESIDE, [room_id.as_str().into(), id.as_str().into(), root.to_string().into()])
 }
 
 /// Notes what state a rejected event stands at.
@@ -363,5 +387,6 @@ pub(super) fn node(row: &Row) -> Result<Node, DatabaseError> {
         claimed: is(6)?,
         standing,
         rejected_altered: is(12)?,
+        beside: row.optional_text(13)?.map(node_id).transpose()?,
     })
 }

@@ -141,7 +141,9 @@ impl Server {
         look: usize,
         until: i64,
     ) -> Result<Settled, RoomError> {
-        if settled.left != Left::Verdicts || !self.ask_for_claims_again(room, &settled.edges_of(look), until).await? {
+        if settled.left != Left::Verdicts
+            || !self.ask_for_claims_again(room, &settled.to_ask_about(look), until).await?
+        {
             return Ok(settled);
         }
         self.rooms.settle(&room.room_id, look).await
