@@ -275,6 +275,7 @@ async fn join_and_settle(
     let here = match &known {
         Some(entrance) if entrance.room.local_joined > 0 && !entrance.is_unsure() => {
             if entrance.membership() == Some(Membership::Join) {
+                server.store.stay(user, room_id).await?;
                 return Ok(None);
             }
             match server.rooms.content_of_join(entrance).await {

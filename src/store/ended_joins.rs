@@ -1,10 +1,10 @@
 //! Joins that end before the user is in the room, as they leave. What is forgotten when that of a large room has ended: what the resident
 //! server answered, and where no room has come of it, what was kept of that.
 
-use super::{Answers, Store, large_joins::FORGET_PAGE, memberships::MembershipChange, text_lists};
+use super::{Answers, Store, json_list, large_joins::FORGET_PAGE, memberships::MembershipChange, text_lists};
 use crate::{
     matrix::{
-        identifiers::{RoomId, ServerName, UserId},
+        identifiers::{EventId, RoomId, ServerName, UserId},
         state_content::Membership,
     },
     platform::{DatabaseError, Statement},
@@ -33,9 +33,13 @@ const PUT_OUT_LARGE: &str = concat!(
     of_the_room!()
 );
 
-const WANTS_IN: &str = "\
-    SELECT 1 AS wants_in FROM local_memberships WHERE user_id = ?2 AND room_id = ?1 AND membership = 'join' \
+/// ?3: joins that have ended, as a JSON list.
+const AFTER_JOINS: &str = "\
+    SELECT event_id NOT IN (SELECT value FROM json_each(?3)) AS wants_in FROM local_memberships \
+      WHERE user_id = ?2 AND room_id = ?1 AND membership = 'join' \
     UNION ALL SELECT 1 FROM pending_joins WHERE room_id = ?1 AND user_id = ?2 AND NOT has_left";
+
+const STAY: &str = "UPDATE pending_joins SET has_left = 0 WHERE room_id = ?1 AND user_id = ?2 AND has_left";
 
 /// Of the join ?2 into the room ?1. ?3: whether its answer is staged; whoever forgets that may have forgotten the note as well.
 macro_rules! has_ended {
@@ -86,6 +90,17 @@ const FORGET_EACH_PAGE: [&str; 6] =
 
 const FORGET: &str = "DELETE FROM large_joins WHERE join_id = ?1";
 
+/// What a user is in a room, some of whose joins have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterJoins {
+    /// They are in it by another join, or join it and have not left since.
+    WantsIn,
+    /// They are in it by one of those joins: it came in by another way than the answer to it.
+    InAllTheSame,
+    /// They are not in it, as far as is known here.
+    Out,
+}
+
 /// A join that is under way. It ends when its user leaves.
 #[derive(Debug, Clone)]
 pub struct JoinUnderWay {
@@ -119,13 +134,34 @@ impl Store {
         Ok((!noted.is_empty() || !large.is_empty()).then_some(residents))
     }
 
-    /// Whether the user is in the room, or joins it and has not left since.
+    /// What the user is in the room, where these `joins` of theirs have ended.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn wants_in(&self, user: &UserId, room_id: &RoomId) -> Result<bool, DatabaseError> {
-        let parameters = [room_id.as_str().into(), user.as_str().into()];
-        Ok(!self.query(Statement::new(WANTS_IN, parameters)).await?.is_empty())
+    pub async fn after_joins(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        joins: &[EventId],
+    ) -> Result<AfterJoins, DatabaseError> {
+        let joins = json_list(joins.iter().map(EventId::as_str));
+        let parameters = [room_id.as_str().into(), user.as_str().into(), joins.into()];
+        let mut after = AfterJoins::Out;
+        for row in self.query(Statement::new(AFTER_JOINS, parameters)).await? {
+            if row.integer(0)? != 0 {
+                return Ok(AfterJoins::WantsIn);
+            }
+            after = AfterJoins::InAllTheSame;
+        }
+        Ok(after)
+    }
+
+    /// Takes back that the user has left while they join the room: they are in it, by a join that came in all the same, and want to be.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn stay(&self, user: &UserId, room_id: &RoomId) -> Result<(), DatabaseError> {
+        self.query(Statement::new(STAY, [room_id.as_str().into(), user.as_str().into()])).await.map(drop)
     }
 
     /// Whether nothing is to come of the join.

@@ -66,6 +66,14 @@ impl Scene {
         self.two.server.handle(request).await.status().as_u16()
     }
 
+    /// Alice says something after so many milliseconds: the status.
+    async fn alice_speaks(&self, after_ms: u32) -> u16 {
+        self.world.sleep(after_ms).await;
+        let path = format!("/rooms/{}/send/m.room.message/t{after_ms}", quote(&self.room));
+        let message = json!({ "msgtype": "m.text", "body": "hello" }).to_string();
+        self.one.server.handle(request_of(&self.alice, "PUT", &path, message)).await.status().as_u16()
+    }
+
     /// Alice invites, kicks or bans Bob after so many milliseconds: the status.
     async fn alice_does(&self, what: &str, after_ms: u32) -> u16 {
         self.world.sleep(after_ms).await;
@@ -74,7 +82,7 @@ impl Scene {
     }
 
     /// Carol of Bob's server comes into the room, and then only members of a club may, as Bob is; Alice alone may let them in.
-    fn restricts_to_club(&self) {
+    fn restricts_to_club(&self) -> User {
         let carol = self.two.register("carol");
         let club = self.one.room(&self.alice, json!({ "preset": "public_chat" }));
         for (user, room) in [(&carol, &self.room), (&self.bob, &club)] {
@@ -89,6 +97,7 @@ impl Scene {
             assert_eq!(self.one.put(&self.alice, &state(kind), content).0, 200);
         }
         self.world.settle();
+        carol
     }
 
     /// From now on Alice's server lets users in late, and may fail to say so.
@@ -130,12 +139,17 @@ impl Scene {
         );
     }
 
+    /// What Bob is in the room, as this user of the server sees it.
+    fn seen_by(&self, home: &Home, user: &User) -> Value {
+        let member = format!("/rooms/{}/state/m.room.member/{}", quote(&self.room), quote(&self.bob.id));
+        home.get(user, &member).1["membership"].clone()
+    }
+
     /// What Bob is in the room, as Alice sees it, and the rooms that he is in, as he does.
     fn outcome(&self) -> (Value, Value) {
         self.world.settle();
         assert!(self.two.database.rows("SELECT 1 FROM pending_joins").is_empty());
-        let member = format!("/rooms/{}/state/m.room.member/{}", quote(&self.room), quote(&self.bob.id));
-        let membership = self.one.get(&self.alice, &member).1["membership"].clone();
+        let membership = self.seen_by(&self.one, &self.alice);
         (membership, self.two.get(&self.bob, "/joined_rooms").1["joined_rooms"].clone())
     }
 }
@@ -319,6 +333,45 @@ fn what_puts_them_out_and_waits_for_their_join_is_taken_with_it() {
             "{out} {:?}",
             scene.world.logs()
         );
+    }
+}
+
+/// In a room that others of their server are in it comes with whatever is said there next, be it that its answer is lost.
+#[test]
+fn whose_join_comes_in_before_its_answer_and_after_they_have_left_is_not_in_the_room() {
+    // Or while the server is asked for the leave.
+    for (is_answered, late) in [(true, "/send_join/"), (false, "/send_join/"), (false, "/make_leave/")] {
+        for speaks in [true, false] {
+            let scene = scene("nothing");
+            let carol = scene.restricts_to_club();
+            let before = scene.two.get(&scene.bob, "/joined_rooms").1["joined_rooms"].clone();
+            scene.lets_in_late(is_answered);
+            scene.world.answer_late("one.test", late, LATE_MS);
+            let speaking = async { if speaks { scene.alice_speaks(7_000).await } else { 200 } };
+            let (join, leave) = (scene.join(), scene.leave());
+            let asked = scene.world.run(join3(scene.asks(&join, 0), scene.asks(&leave, 1_000), speaking));
+            let case = format!("{is_answered}, {late}, {speaks}");
+            assert_eq!(asked, (403, 200, 200), "{case} {:?}", scene.world.logs());
+            assert_eq!(scene.outcome(), (json!("leave"), before), "{case} {:?}", scene.world.logs());
+            assert_eq!(scene.seen_by(&scene.two, &carol), json!("leave"), "{case}");
+        }
+    }
+}
+
+/// They are in it by that join then, and want to be.
+#[test]
+fn who_joins_again_when_their_join_has_come_in_is_in_the_room() {
+    for is_answered in [true, false] {
+        let scene = scene("nothing");
+        let carol = scene.restricts_to_club();
+        scene.lets_in_late(is_answered);
+        scene.world.answer_late("one.test", "/send_join/", LATE_MS);
+        let (join, leave) = (scene.join(), scene.leave());
+        let leaving = future::join(scene.asks(&leave, 1_000), scene.alice_speaks(6_000));
+        let asked = scene.world.run(join3(scene.asks(&join, 0), leaving, scene.asks(&join, 8_000)));
+        assert_eq!((asked.1, asked.2), ((200, 200), 200), "{is_answered} {:?}", scene.world.logs());
+        assert_eq!(scene.outcome().0, json!("join"), "{is_answered} {:?}", scene.world.logs());
+        assert_eq!(scene.seen_by(&scene.two, &carol), json!("join"), "{is_answered}");
     }
 }
 

@@ -102,6 +102,11 @@ impl LargeRoom {
         }));
     }
 
+    /// Adds those members to the state whom it has let in.
+    pub fn adds_who_came_in(&mut self) {
+        self.state.extend(self.joins.borrow().values().cloned());
+    }
+
     /// What every member cites.
     pub fn auth(&self) -> Vec<String> {
         self.auth.clone()

@@ -126,7 +126,9 @@ impl Server {
             let work = self.try_again(large.clone(), budget);
             let tried = match self.holding(large.room_id(), &large.join_id, work).await {
                 Ok(Tried::Unanswered(error)) => Err(error.into()),
-                Ok(Tried::Got(Progress::GivenUp)) => leave_for_absent(self, &large).await.map(|()| Progress::GivenUp),
+                Ok(Tried::Got(Progress::GivenUp)) => {
+                    leave_for_absent(self, &large, true).await.map(|()| Progress::GivenUp)
+                }
                 // What is noted of a leave does not outlast a time in which nobody comes to this; nor is it known who has ended it.
                 Ok(Tried::Got(progress)) if large.has_ended() => {
                     self.leave_what_has_failed(&large).await.map(|()| progress)
@@ -155,7 +157,7 @@ impl Server {
         if large.completes || !is_given_up || self.store.invitation(user, room_id).await?.is_some() {
             return Ok(());
         }
-        leave_for_absent(self, large).await
+        leave_for_absent(self, large, false).await
     }
 
     /// Leaves a join that has not got on alone for a while.

@@ -9,7 +9,7 @@ use super::{
     directory::server_of,
     join_answers::{Answered, Attempt, Unread, begin_join, forget_kept, read_answer},
     large_joins::{Joined, Tried},
-    leaving::{leave_behind, leave_for_absent, leave_through_any},
+    leaving::{EndedJoins, leave_behind, leave_for_absent, leave_through_any, take_leave},
     refusals::{any_of, of_handshake, of_our_event},
     templates::complete,
 };
@@ -77,7 +77,7 @@ pub async fn join(
             Ok(Tried::Got(Progress::Done)) => return Ok(large.join.event_id().clone()),
             Ok(Tried::Got(Progress::Unfinished)) => return Err(later()),
             Ok(Tried::Got(Progress::GivenUp)) => {
-                leave_for_absent(server, &large).await?;
+                leave_for_absent(server, &large, true).await?;
                 return Err(has_left());
             }
             // Others are asked for a place in the room beside it.
@@ -131,12 +131,14 @@ pub async fn join(
     if outcome.is_err() && (through.is_some() || ended) {
         let sent = asking.sent.take();
         if !sent.is_empty() {
-            leave_behind(server, through.iter().chain(&residents), user, room_id, &sent).await?;
+            let ended = EndedJoins { joins: &sent, has_left: true };
+            leave_behind(server, through.iter().chain(&residents), user, room_id, ended).await?;
         }
         outcome = Err(has_left());
     } else if outcome.is_err() && is_promised && invitation.is_none() {
         // Nobody goes on with the join that had let them in.
-        leave_behind(server, residents.iter(), user, room_id, &asking.sent.take()).await?;
+        let ended = EndedJoins { joins: &asking.sent.take(), has_left: false };
+        leave_behind(server, residents.iter(), user, room_id, ended).await?;
     }
     server.fetch_missing(room_id);
     outcome
@@ -199,13 +201,7 @@ async fn leave_all_the_way(
     // It may be that of an invite which came only now.
     ended.extend_from_slice(left.auth_events());
     server.rooms.left_elsewhere(user, room_id, left.event_id(), left.object(), &ended).await?;
-    // The resident server does not send us what it has from us.
-    if server.rooms.servers(room_id).await?.contains(&server.config.server_name)
-        && let Err(error) = server.judge_given(resident, &left).await
-    {
-        let record = LogRecord::error("a leave cannot be taken").room(room_id).user(user).event(left.event_id());
-        server.platform.log.write(record.because(&error));
-    }
+    take_leave(server, resident, &left).await?;
     Ok(left.event_id().clone())
 }
 

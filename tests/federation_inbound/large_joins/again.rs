@@ -439,6 +439,22 @@ fn the_trigger_leaves_a_room_whose_user_came_in_by_another_join() {
     large.assert_nothing_left();
 }
 
+/// Also where somebody else here has come into the room meanwhile, and finds them in it by the join that they have left.
+#[test]
+fn the_trigger_has_a_user_leave_whom_others_have_found_in_the_room() {
+    let mut large = cut_off();
+    large.leaves_unheard();
+    large.room.adds_who_came_in();
+    large.room.opens();
+    let carol = large.b.user(&large.world, "carol");
+    let via = vec![ServerName::parse("peer.example").unwrap()];
+    large.world.run(membership::join(&large.b, &carol, &large.room_id, via, Object::new())).unwrap();
+    assert!(large.is_in());
+    large.world.run(large.triggers(10));
+    assert!(!large.is_in(), "{:?}", large.world.logs());
+    large.assert_nothing_left();
+}
+
 /// However late the trigger comes to it: what is noted of a leave is forgotten after ten minutes.
 #[test]
 fn the_trigger_leaves_a_room_whose_user_left_long_ago() {
