@@ -36,6 +36,7 @@ impl Rooms {
             not_recommended: _,
             missing,
             rejected_at,
+            beside,
             unsettled,
         } = judgement;
         let last = after_each.len().saturating_sub(1);
@@ -102,6 +103,7 @@ impl Rooms {
             unplaced,
             readmitted,
             rejected_at,
+            beside,
             unsettled,
             missing: missing.collect(),
             ..RoomCommit::new(room.room_id, room.room_version, state)

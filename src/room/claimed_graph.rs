@@ -32,7 +32,7 @@ pub(super) struct Graph {
     pub(super) adopted: HashSet<EventId>,
     /// What does not belong into the claimed states of those that are not ready,
     pub(super) withdrawn: Withdrawn,
-    /// and those of them before which it stands.
+    /// and those before which it stands, or is claimed to stand beside what they cite.
     pub(super) holding: HashSet<EventId>,
 }
 
@@ -87,7 +87,7 @@ impl Graph {
     fn after_previous(&self, node: &Node) -> Option<Vec<NodeId>> {
         let after = node.previous.iter().map(|id| self.nodes.get(id)?.state_after);
         let mut after: Vec<NodeId> = after.collect::<Option<_>>()?;
-        after.extend(node.beside);
+        after.extend(self.beside(&node.event_id));
         after.sort_unstable();
         after.dedup();
         Some(after)
@@ -136,6 +136,17 @@ impl Graph {
     fn is_unsettled(&self, node: &Node) -> bool {
         let is_accepted = matches!(node.standing, Standing::Accepted);
         node.state_after.is_none() || !is_accepted || self.firm.contains(&node.event_id)
+    }
+
+    /// Whether the event was accepted by a state that follows from claims.
+    pub(super) fn follows_from_claims(&self, id: &EventId) -> bool {
+        let is_so = |node: &Node| node.standing == Standing::Accepted && node.claimed;
+        self.ready.contains(id) && self.nodes.get(id).is_some_and(is_so)
+    }
+
+    /// What counts beside the states after the event's previous events.
+    pub(super) fn beside(&self, id: &EventId) -> Option<NodeId> {
+        self.nodes.get(id).filter(|_| !self.firm.contains(id)).and_then(|node| node.beside)
     }
 
     /// Whether all that is open will be firm when it has been judged.
@@ -195,6 +206,7 @@ mod tests {
             standing: Standing::Accepted,
             rejected_altered: false,
             beside: None,
+            server: None,
         }
     }
 

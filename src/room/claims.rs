@@ -33,7 +33,6 @@ use crate::{
         events::StoredEvent,
         headers::Header,
         rejected::NewRejected,
-        unsettled::claim_beside,
     },
 };
 
@@ -216,9 +215,7 @@ impl Rooms {
             let guard = Guard::Moves(judgement.room.version);
             let mut commit = self.commit_of(&mut view, judgement).await?;
             commit.guard = guard;
-            // Where what it cites is held, the state follows from that each time the room is settled.
-            let beside = claim_beside(event.room_id(), event.event_id(), before);
-            Ok(self.store.commit(&[commit], vec![beside]).await?.with(true))
+            Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
         })
         .await
     }
@@ -239,7 +236,11 @@ impl Rooms {
             let Claimed { room, mut commit } = claimed;
             let so_far = match known {
                 Known::Nothing => None,
-                Known::Claim => view.stored(event.event_id()).and_then(|stored| stored.state_before),
+                Known::Claim => {
+                    // Whoever asked for it settles the room, and looks at it again.
+                    commit.unsettled = None;
+                    claimed_before(&view, event.event_id())
+                }
             };
             let before = resolve(&mut view, &room, so_far, believed).await?;
             commit.nodes.extend(view.take_made());
@@ -344,7 +345,7 @@ impl Rooms {
         let room = room.ok_or(RoomError::UnknownRoom)?;
         let is_for_it = match known {
             Known::Nothing => view.state_after(event.event_id()).is_none(),
-            Known::Claim => is_claimed(view, event.event_id()),
+            Known::Claim => claimed_before(view, event.event_id()).is_some(),
         };
         if !is_for_it {
             return Ok(None);
@@ -392,9 +393,14 @@ impl Judgement {
         so_far: NodeId,
         before: NodeId,
     ) -> Result<bool, RoomError> {
-        let stored = view.stored(event.event_id()).filter(|stored| stored.state_before == Some(so_far)).cloned();
-        let Some(stored) = stored.filter(|_| is_claimed(view, event.event_id())) else {
+        if claimed_before(view, event.event_id()) != Some(so_far) {
             return Ok(false);
+        }
+        // Where what it cites is held, the state follows from that each time the room is settled.
+        self.beside.push((event.event_id().clone(), before));
+        let Some(stored) = view.stored(event.event_id()).filter(|_| view.rejected(event.event_id()).is_none()).cloned()
+        else {
+            return Ok(true);
         };
         let after = view.with_event(before, event).await?;
         self.new.push(NewEvent {
@@ -421,9 +427,12 @@ enum Known {
     Claim,
 }
 
-/// Whether the event is part of the room, with a state that rests on a claim.
-fn is_claimed(view: &View<'_>, id: &EventId) -> bool {
-    view.stored(id).is_some_and(|stored| stored.claimed && stored.state_after.is_some())
+/// The state before an event that is part of the room, or was rejected for the time being, if it rests on a claim.
+fn claimed_before(view: &View<'_>, id: &EventId) -> Option<NodeId> {
+    match view.rejected(id) {
+        Some(rejected) => rejected.state_before.filter(|_| rejected.claimed && rejected.provisional),
+        None => view.stored(id).filter(|stored| stored.claimed && stored.state_after.is_some())?.state_before,
+    }
 }
 
 /// Claims that can be believed.

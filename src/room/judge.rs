@@ -101,6 +101,8 @@ pub(super) struct Judgement {
     pub(super) missing: Vec<(usize, EventId)>,
     /// What state rejected events stand at, where that is better known now.
     pub(super) rejected_at: Vec<RejectedAt>,
+    /// What is claimed of the states before events, beside what follows from what these cite.
+    pub(super) beside: Vec<(EventId, NodeId)>,
     /// Whether something of the room is to be settled.
     pub(super) unsettled: Option<Unsettled>,
 }
@@ -131,13 +133,18 @@ impl Judgement {
             not_recommended: HashSet::new(),
             missing: Vec::new(),
             rejected_at: Vec::new(),
+            beside: Vec::new(),
             unsettled: None,
         }
     }
 
     /// Whether there is anything to commit.
     pub(super) fn is_unchanged(&self) -> bool {
-        self.new.is_empty() && self.copies.is_empty() && self.rejected.is_empty() && self.rejected_at.is_empty()
+        self.new.is_empty()
+            && self.copies.is_empty()
+            && self.rejected.is_empty()
+            && self.rejected_at.is_empty()
+            && self.beside.is_empty()
     }
 
     /// What the commit rests on. A rejection rests on what was before the event, which does not change; every other verdict
@@ -261,7 +268,9 @@ impl Judgement {
             claimed: before.claimed || event.is_altered(),
             provisional: rejection.provisional,
         };
-        if view.rejected(event.event_id()).is_some_and(|rejected| rejected.is_altered_copy_of(event)) {
+        let known = view.rejected(event.event_id());
+        let is_new = known.is_none_or(|known| !known.provisional);
+        if known.is_some_and(|known| known.is_altered_copy_of(event)) {
             // What was built upon it may count on what state is after it.
             self.unsettled = Some(Unsettled::KnownBetter);
         }
@@ -274,7 +283,7 @@ impl Judgement {
         }
         self.rejected.push(new);
         if rejection.provisional {
-            self.unsettled = self.unsettled.max(Some(Unsettled::Against));
+            self.unsettled = self.unsettled.max(Some(if is_new { Unsettled::Against } else { Unsettled::Claimed }));
             self.note_edges(view, event);
         }
     }
@@ -310,6 +319,7 @@ impl Judgement {
         let held = view.stored(event.event_id());
         // Backfilled history has its place in the timeline, and is nothing new.
         let is_history = held.is_some_and(StoredEvent::stands);
+        let was_hidden = held.is_some_and(|held| held.soft_failed);
         if held.is_some_and(|held| held.outlier && held.state_after.is_some()) {
             // What rests on the claim about the state before it may be judged by the true one.
             self.unsettled = Some(Unsettled::KnownBetter);
@@ -317,7 +327,8 @@ impl Judgement {
         // A soft failure rests on the current state too.
         let claimed = before.claimed || (soft_failed && self.rests_on_claims(view).await?);
         if soft_failed && claimed {
-            self.unsettled = self.unsettled.max(Some(Unsettled::Against));
+            let why = if was_hidden { Unsettled::Claimed } else { Unsettled::Against };
+            self.unsettled = self.unsettled.max(Some(why));
             self.note_edges(view, event);
         }
         let after = view.with_event(before.root, event).await?;

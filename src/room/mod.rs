@@ -73,7 +73,7 @@ pub use remote::{Admitted, Installed, RemoteJoin};
 pub use remote_reading::{ReadRefusal, RemoteReader};
 pub use resident::ToldOfJoin;
 pub use restricted::Entrance;
-pub use settling::{Left, Settled};
+pub use settling::{AskedAbout, Left, Settled};
 pub use spaces::{SpaceChild, SpaceRoom};
 pub use summary::Summary;
 
@@ -83,7 +83,10 @@ pub use crate::store::{
 };
 use crate::{
     config::Config,
-    matrix::identifiers::{EventId, RoomId, ServerName},
+    matrix::{
+        event::Event,
+        identifiers::{EventId, RoomId, ServerName},
+    },
     platform::{Clock, Log, Platform, Random},
     store::Store,
 };
@@ -123,6 +126,18 @@ impl Rooms {
     /// Where the database fails.
     pub async fn event(&self, event_id: &EventId) -> Result<Option<StoredEvent>, RoomError> {
         Ok(self.store.events(self.clock.as_ref(), std::slice::from_ref(event_id)).await?.pop())
+    }
+
+    /// The event, if we hold it, be it that it was rejected for the time being.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn undecided_event(&self, event_id: &EventId) -> Result<Option<Event>, RoomError> {
+        if let Some(held) = self.event(event_id).await? {
+            return Ok(Some(held.event));
+        }
+        let rejected = self.store.rejected(self.clock.as_ref(), std::slice::from_ref(event_id)).await?.pop();
+        Ok(rejected.filter(|rejected| rejected.provisional).and_then(|rejected| rejected.event))
     }
 
     /// Those of the events that we hold, in no order.

@@ -10,7 +10,7 @@
 //! shown. That is committed a hundred events at a time, each time moving the room's version: whoever judges by the old states
 //! at the same time loses.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     RoomError, Rooms,
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     matrix::{
         event::Event,
-        identifiers::{EventId, RoomId},
+        identifiers::{EventId, RoomId, ServerName},
         state_trie::NodeId,
     },
     platform::turns::turn,
@@ -39,8 +39,12 @@ use crate::{
 /// How many slices are judged at a time.
 const MAX_SLICES: usize = 8;
 
-/// Of how many events other servers are asked in one attempt what the state before them was.
-const ASKED_ABOUT_AT_ONCE: usize = 5;
+/// Of how many edges, and of how many events above them, other servers are asked in one look what the state before them was.
+const EDGES_AT_ONCE: usize = 3;
+const ABOVE_AT_ONCE: usize = 2;
+
+/// Of how many events above edges others may be asked for one server: the first, upon which the others are built.
+const MAX_ABOVE: usize = 100;
 
 /// How often all is gone through: what is found of the current state decides what was soft-failed.
 const MAX_PASSES: usize = 4;
@@ -52,22 +56,56 @@ pub struct Settled {
     pub left: Left,
     /// Events without a place whose history would show what is so: edges of gaps, and what is cited there.
     pub lacking: Vec<EventId>,
-    /// Events before which the state rests on a claim, and on which verdicts against somebody rest: those that cite what is lacking, and
-    /// those that events with such a verdict cite. Who has rejected one of the former does not say what the state was there, but may say it
-    /// of the latter.
-    pub asked_about: Vec<EventId>,
+    /// Events before which the state is known by a claim alone, as what they cite is lacking, and on which verdicts against somebody rest.
+    pub edges: Vec<EventId>,
+    /// By the servers of those against whom a verdict is: what else may be asked about. Who has rejected an edge does not say what the state
+    /// there was. But that server has accepted what its events cite, and what cites the edge at once, if it is its own.
+    pub above: BTreeMap<ServerName, Vec<EventId>>,
+}
+
+/// Something that other servers are asked about: what the state was before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedAbout {
+    /// The event.
+    pub event_id: EventId,
+    /// A server that should know.
+    pub server: Option<ServerName>,
 }
 
 impl Settled {
-    /// The events to ask about in an attempt, which are counted from one, if there are many. Each comes first in time: asking about that
-    /// may take all the time that there is.
-    pub fn to_ask_about(&self, attempt: usize) -> Vec<EventId> {
-        let in_round = self.asked_about.len().div_ceil(ASKED_ABOUT_AT_ONCE).max(1);
-        let (round, at) = (attempt.saturating_sub(1) / in_round, attempt.saturating_sub(1) % in_round);
-        let begin = (at * ASKED_ABOUT_AT_ONCE + round).checked_rem(self.asked_about.len()).unwrap_or_default();
-        let (before, after) = self.asked_about.split_at(begin);
-        after.iter().chain(before).take(ASKED_ABOUT_AT_ONCE).cloned().collect()
+    /// What to ask about in a look, which are counted from one, if there is much: however many edges there are, and whatever somebody
+    /// makes others ask about, each server has its turn. Each comes first in time, too: asking about that may take all the time that there is.
+    pub fn to_ask_about(&self, look: usize) -> Vec<AskedAbout> {
+        let look = look.saturating_sub(1);
+        let edges = in_turn(&self.edges, look).map(|id| AskedAbout { event_id: id.clone(), server: None });
+        let mut asked: Vec<AskedAbout> = edges.collect();
+        let servers: Vec<(&ServerName, &Vec<EventId>)> = self.above.iter().collect();
+        let mut above: Vec<AskedAbout> = Vec::new();
+        for turn in (look * ABOVE_AT_ONCE..).take(ABOVE_AT_ONCE) {
+            let Some((server, events)) = turn.checked_rem(servers.len()).and_then(|at| servers.get(at)) else { break };
+            let of_server = (turn / servers.len()).checked_rem(events.len()).and_then(|at| events.get(at));
+            above.extend(of_server.map(|id| AskedAbout { event_id: id.clone(), server: Some((*server).clone()) }));
+        }
+        above.dedup();
+        if (look / 2) % 2 == 1 {
+            above.reverse();
+        }
+        if look % 2 == 1 {
+            above.append(&mut asked);
+            return above;
+        }
+        asked.append(&mut above);
+        asked
     }
+}
+
+/// Some of the edges.
+fn in_turn(edges: &[EventId], look: usize) -> impl Iterator<Item = &EventId> {
+    let in_round = edges.len().div_ceil(EDGES_AT_ONCE).max(1);
+    let (round, at) = (look / in_round, look % in_round);
+    let begin = (at * EDGES_AT_ONCE + round).checked_rem(edges.len()).unwrap_or_default();
+    let (before, after) = edges.split_at(begin);
+    after.iter().chain(before).take(EDGES_AT_ONCE)
 }
 
 /// What rests on claims in a room.
@@ -123,14 +161,18 @@ impl Rooms {
         let mut nodes = self.store.claimed_graph(room_id).await?;
         self.know_creation(&room, &mut nodes).await?;
         let mut graph = Graph::new(nodes, room.extremities.into_iter().map(|one| one.event_id), attempt);
-        let only_claimed: Vec<&Node> = graph.order.iter().filter_map(|id| graph.only_claimed(id)).collect();
-        if !only_claimed.is_empty() {
+        let claimed = |id: &EventId| graph.only_claimed(id).and_then(|node| node.state_before);
+        let claims = graph
+            .order
+            .iter()
+            .flat_map(|id| claimed(id).into_iter().chain(graph.beside(id)).map(move |root| (id, root)));
+        let claims: Vec<(&EventId, NodeId)> = claims.collect();
+        if !claims.is_empty() {
             let withdrawn = Withdrawn::new(self.store.rejected_state(room_id).await?);
             let mut view = View::new(&self.store, self.server_name());
-            let roots = only_claimed.iter().filter_map(|node| node.state_before);
-            let holding = withdrawn.standing_in(&mut view, roots).await?;
-            let holds = |node: &&Node| node.state_before.is_some_and(|root| holding.contains(&root));
-            graph.holding = only_claimed.into_iter().filter(holds).map(|node| node.event_id.clone()).collect();
+            let holding = withdrawn.standing_in(&mut view, claims.iter().map(|(_, root)| *root)).await?;
+            let holding = claims.into_iter().filter(|(_, root)| holding.contains(root));
+            graph.holding = holding.map(|(id, _)| id.clone()).collect();
             graph.withdrawn = withdrawn;
         }
         Ok(graph)
@@ -214,25 +256,52 @@ impl Graph {
             matches!(node.standing, Standing::Outlier | Standing::Accepted) && below.contains(&node.event_id)
         };
         let edges = self.order.iter().filter_map(|id| self.only_claimed(id)).filter(is_edge);
-        let cited: HashSet<&EventId> = open().filter(|node| is_against(node)).flat_map(|node| &node.previous).collect();
-        let is_cited = |node: &&Node| {
-            node.standing == Standing::Accepted
-                && node.claimed
-                && cited.contains(&node.event_id)
-                && self.ready.contains(&node.event_id)
-        };
-        let asked_about = edges.chain(open().filter(is_cited)).map(|node| node.event_id.clone()).collect();
-        Settled { left, lacking, asked_about }
+        let edges = edges.map(|node| node.event_id.clone()).collect();
+        let mut above: BTreeMap<ServerName, Vec<EventId>> = BTreeMap::new();
+        for node in open().filter(|node| is_against(node)) {
+            let Some(server) = &node.server else { continue };
+            let is_above = node.previous.iter().any(|id| self.only_claimed(id).is_some());
+            let accepted = node.previous.iter().filter(|id| self.follows_from_claims(id));
+            let of_server = above.entry(server.clone()).or_default();
+            for id in is_above.then_some(&node.event_id).into_iter().chain(accepted) {
+                if of_server.len() < MAX_ABOVE && !of_server.contains(id) {
+                    of_server.push(id.clone());
+                }
+            }
+        }
+        above.retain(|_, events| !events.is_empty());
+        Settled { left, lacking, edges, above }
     }
 }
 
 impl Judgement {
-    /// Judges an event again by the states after its previous events. Whether anything of it is different now.
+    /// Judges an event again by the states after its previous events, and by what was claimed beside these. Whether anything of it is
+    /// different now.
     async fn settle(&mut self, view: &mut View<'_>, id: &EventId, graph: &Graph) -> Result<bool, RoomError> {
         let Some(node) = graph.nodes.get(id) else { return Ok(false) };
-        if !graph.ready.contains(id) {
-            return self.withdraw(view, id, graph).await;
-        }
+        let claimed = graph.beside(id);
+        let beside = match claimed {
+            Some(claimed) => Some(graph.withdrawn.taken_out_of(view, claimed).await?),
+            None => None,
+        };
+        let has_said_too_much = beside != claimed;
+        self.beside.extend(beside.filter(|_| has_said_too_much).map(|root| (id.clone(), root)));
+        let is_different = match graph.ready.contains(id) {
+            true => self.judge_again(view, node, beside, graph).await?,
+            false => self.withdraw(view, id, graph).await?,
+        };
+        Ok(is_different || has_said_too_much)
+    }
+
+    /// Judges an event whose previous events have a state, and what is claimed `beside` these.
+    async fn judge_again(
+        &mut self,
+        view: &mut View<'_>,
+        node: &Node,
+        beside: Option<NodeId>,
+        graph: &Graph,
+    ) -> Result<bool, RoomError> {
+        let id = &node.event_id;
         view.load_events(&node.previous).await?;
         self.know_creation(view, &node.previous).await?;
         let states: Vec<StateAt> = node.previous.iter().filter_map(|id| view.state_after(id)).collect();
@@ -241,7 +310,7 @@ impl Judgement {
         }
         let stands = view.stored(id).is_some_and(|known| known.stands() && known.state_after.is_some());
         let is_firm = states.iter().all(|state| !state.claimed);
-        let beside = node.beside.filter(|_| !is_firm);
+        let beside = beside.filter(|_| !is_firm);
         let roots = states.iter().map(|state| state.root).chain(beside).collect();
         if (stands || is_firm) && view.resolve(&self.room, roots).await?.is_none() {
             // More than can be resolved. What stands keeps its state: the current one is another each time.
@@ -485,19 +554,44 @@ mod tests {
 
     use super::*;
 
+    fn ids(name: &str, count: usize) -> Vec<EventId> {
+        (0..count).map(|at| EventId::parse(&format!("${name}{at}")).unwrap()).collect()
+    }
+
     #[test]
-    fn each_event_comes_first_in_time() {
+    fn each_edge_has_its_turn_and_comes_first_in_time() {
         for count in [0_usize, 1, 4, 5, 6, 10, 23, 80] {
-            let edges: Vec<EventId> = (0..count).map(|at| EventId::parse(&format!("$edge{at}")).unwrap()).collect();
-            let settled = Settled { left: Left::Verdicts, lacking: Vec::new(), asked_about: edges.clone() };
-            let in_round = count.div_ceil(ASKED_ABOUT_AT_ONCE);
-            let attempts = 1..=(in_round * ASKED_ABOUT_AT_ONCE).max(1);
-            let asked: Vec<Vec<EventId>> = attempts.map(|attempt| settled.to_ask_about(attempt)).collect();
-            let first: HashSet<&EventId> = asked.iter().filter_map(|asked| asked.first()).collect();
+            let edges = ids("edge", count);
+            let settled = Settled { left: Left::Verdicts, lacking: Vec::new(), edges, above: BTreeMap::new() };
+            let in_round = count.div_ceil(EDGES_AT_ONCE);
+            let looks = 1..=(in_round * EDGES_AT_ONCE).max(1);
+            let asked: Vec<Vec<AskedAbout>> = looks.map(|look| settled.to_ask_about(look)).collect();
+            let first: HashSet<&EventId> = asked.iter().filter_map(|asked| Some(&asked.first()?.event_id)).collect();
             assert_eq!(first.len(), count, "{count}");
             // And all have their turn soon.
-            let soon: HashSet<&EventId> = asked.iter().take(in_round).flatten().collect();
+            let soon: HashSet<&EventId> = asked.iter().take(in_round).flatten().map(|one| &one.event_id).collect();
             assert_eq!(soon.len(), count, "{count}");
+        }
+    }
+
+    #[test]
+    fn who_has_much_asked_about_does_not_keep_another_server_from_its_turn() {
+        let [evil, honest] = ["evil.example", "honest.example"].map(|name| ServerName::parse(name).unwrap());
+        for (edges, of_evil, of_honest) in [(1, 400, 1), (400, 400, 3), (2, 0, 2), (0, 1, 1)] {
+            let mut above = BTreeMap::from([(honest.clone(), ids("honest", of_honest))]);
+            if of_evil > 0 {
+                above.insert(evil.clone(), ids("evil", of_evil));
+            }
+            let settled = Settled { left: Left::Verdicts, lacking: Vec::new(), edges: ids("edge", edges), above };
+            for look in 1..40 {
+                let looks = (look..).take(4 * of_honest).map(|look| settled.to_ask_about(look));
+                let first: Vec<AskedAbout> = looks.filter_map(|asked| asked.first().cloned()).collect();
+                for id in ids("honest", of_honest) {
+                    let wanted = AskedAbout { event_id: id, server: Some(honest.clone()) };
+                    assert!(first.contains(&wanted), "{edges}, {of_evil}, {of_honest}, {look}: {first:?}");
+                }
+                assert!(settled.to_ask_about(look).len() <= EDGES_AT_ONCE + ABOVE_AT_ONCE);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What comes with a claim is judged by its auth events alone; when its place is known, the state there may forbid it. Then the
 //! claim said too much. In such a state the event gives way to what stood under its key before it, as if it had never been. States
-//! that follow from those of previous events need no such thing: settling makes them anew.
+//! that follow from those of previous events alone need no such thing: settling makes them anew.
 
 use std::collections::HashSet;
 
@@ -69,6 +69,9 @@ impl Withdrawn {
 
     /// The snapshot `root` with what stood there before in place of them.
     pub(super) async fn taken_out_of(&self, view: &mut View<'_>, root: NodeId) -> Result<NodeId, RoomError> {
+        if self.ids.is_empty() {
+            return Ok(root);
+        }
         let mut changes: Vec<Change> = Vec::new();
         for (key, id) in view.state_ids(root, &self.keys).await? {
             if self.ids.contains(&id) {

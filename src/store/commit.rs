@@ -80,6 +80,8 @@ pub struct RoomCommit {
     pub readmitted: Vec<EventId>,
     /// What state rejected events stand at, where that is better known now.
     pub rejected_at: Vec<RejectedAt>,
+    /// What is claimed of the states before events, beside what follows from what these cite.
+    pub beside: Vec<(EventId, NodeId)>,
     /// Whether something of the room is to be settled.
     pub unsettled: Option<Unsettled>,
     /// The forward extremities before it, where all that rests on what was claimed of the room until now is forgotten.
@@ -120,6 +122,7 @@ impl RoomCommit {
             unplaced: Vec::new(),
             readmitted: Vec::new(),
             rejected_at: Vec::new(),
+            beside: Vec::new(),
             unsettled: None,
             forgets_claims: None,
             missing: Vec::new(),

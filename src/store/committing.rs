@@ -24,7 +24,7 @@ use super::{
     resolution::cite,
     staging::woken,
     state_sql,
-    unsettled::{forget_claims, may_stand, place_rejected, unsettle},
+    unsettled::{claim_beside, forget_claims, may_stand, place_rejected, unsettle},
 };
 use crate::{
     matrix::{
@@ -394,6 +394,7 @@ impl RoomCommit {
         for RejectedAt { event_id, state_before, claimed } in &self.rejected_at {
             statements.push(place_rejected(event_id, &state_before.to_string(), *claimed));
         }
+        statements.extend(self.beside.iter().map(|(event_id, root)| claim_beside(&self.room_id, event_id, *root)));
         let altered = self.events.iter().any(is_altered).then_some(Unsettled::Claimed);
         statements.extend(self.unsettled.max(altered).map(|why| unsettle(&self.room_id, why)));
         statements.extend(self.comes_in().then(|| unsettle_altered(&self.room_id)));

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        identifiers::{EventId, RoomId},
+        identifiers::{EventId, RoomId, ServerName},
         state_trie::NodeId,
     },
     platform::{DatabaseError, Row, Statement},
@@ -54,7 +54,8 @@ macro_rules! nodes {
            CASE WHEN x.event_id IS NULL THEN e.state_after ELSE x.state_before END AS state_after, \
            CASE WHEN x.event_id IS NULL THEN e.json ->> '$.prev_events' ELSE x.graph ->> '$.prev_events' END AS previous, \
            CASE WHEN x.event_id IS NULL THEN e.state_before ELSE x.state_before END AS state_before, \
-           COALESCE(x.hash_wrong, 0) AS rejected_altered, b.state_before AS beside \
+           COALESCE(x.hash_wrong, 0) AS rejected_altered, b.state_before AS beside, \
+           COALESCE(x.server, SUBSTR(e.sender, INSTR(e.sender, ':') + 1)) AS server \
          FROM graph LEFT JOIN events AS e ON e.event_id = graph.event_id AND e.room_id = ?1 \
            LEFT JOIN rejected_events AS x ON x.event_id = graph.event_id AND x.room_id = ?1 \
            LEFT JOIN claims_beside AS b ON b.room_id = ?1 AND b.event_id = graph.event_id"
@@ -188,6 +189,8 @@ pub struct Node {
     pub rejected_altered: bool,
     /// The trie root of what was claimed of the state before it, beside what follows from what it cites.
     pub beside: Option<NodeId>,
+    /// The server of its sender.
+    pub server: Option<ServerName>,
 }
 
 /// What is thought of an event.
@@ -342,7 +345,7 @@ pub(super) fn may_stand(ids: &[EventId], may: bool) -> Vec<Statement> {
 }
 
 /// Notes what was claimed of the state before an event of the room, beside what follows from what it cites.
-pub fn claim_beside(room_id: &RoomId, id: &EventId, root: NodeId) -> Statement {
+pub(super) fn claim_beside(room_id: &RoomId, id: &EventId, root: NodeId) -> Statement {
     Statement::new(CLAIM_BESIDE, [room_id.as_str().into(), id.as_str().into(), root.to_string().into()])
 }
 
@@ -388,5 +391,6 @@ pub(super) fn node(row: &Row) -> Result<Node, DatabaseError> {
         standing,
         rejected_altered: is(12)?,
         beside: row.optional_text(13)?.map(node_id).transpose()?,
+        server: row.optional_text(14)?.and_then(|name| ServerName::parse(name).ok()),
     })
 }

@@ -202,6 +202,39 @@ fn what_is_rejected_when_it_stands_in_a_state_is_shown_in_it_to_nobody() {
     }
 }
 
+/// The state in which it stands was claimed when others were asked again, before an event that follows from what is claimed before it.
+#[test]
+fn what_is_rejected_is_taken_out_of_what_was_claimed_beside_other_states() {
+    for version in ["10", "12"] {
+        let (before, mut returned) = Returned::after_what_is_lacking(scene(version));
+        admits(&mut returned.scene, "public");
+        let scene = &mut returned.scene;
+        let id = |event: &Value| event_id(version, event);
+        let state: Vec<String> = scene.theirs.state.values().map(id).collect();
+        let of_others = scene.theirs.state.iter().filter(|((_, key), _)| *key != returned.dave);
+        let with_dave: Vec<String> = of_others.map(|(_, event)| id(event)).chain([returned.back.0.clone()]).collect();
+        let bob = scene.bob.clone();
+        let [_, edge, said] = ["lost", "the edge", "after it"].map(|text| scene.says(&bob, text));
+        claims(&scene.peer, &[&edge], state);
+        returned.receives("said", &said);
+        // What follows has a verdict that rests on the claim, so that others are asked about what it cites.
+        let event = returned.dave_says("I am back");
+        returned.receives("dave", &event);
+        assert!(!returned.is_back_before(&said.0));
+        claims(&returned.scene.peer, &[&edge, &returned.back], with_dave);
+        (0..2).for_each(|_| returned.scene.an_hour_passes());
+        assert!(returned.is_back_before(&said.0), "version {version}: {:#?}", returned.scene.world.logs());
+
+        assert_eq!(returned.receives("before", &before), json!({}));
+        assert!(returned.receives("back", &returned.back)["error"].is_string());
+        (0..3).for_each(|_| returned.scene.an_hour_passes());
+        assert!(!returned.is_back_before(&said.0), "version {version}");
+        assert_eq!(returned.bobs_server_is_told(), (false, "2".to_owned()), "version {version}");
+        assert_eq!(returned.membership().as_deref(), Some("leave"), "version {version}");
+        assert!(returned.scene.a.database.rows("SELECT 1 FROM rejected_events WHERE may_stand").is_empty());
+    }
+}
+
 /// What is rejected in the very moment in which the state is taken over, as we hold what came before it.
 #[test]
 fn what_is_rejected_as_it_comes_with_a_claim_is_taken_out_of_the_state() {

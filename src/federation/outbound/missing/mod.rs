@@ -28,7 +28,7 @@ use crate::{
         identifiers::{EventId, RoomId, ServerName},
     },
     platform::Budget,
-    room::{Room, RoomError},
+    room::{AskedAbout, Room, RoomError},
     server::Server,
     store::staging::{StagedBy, StagedPdu, stage},
 };
@@ -102,23 +102,23 @@ impl Server {
         }
     }
 
-    /// Asks other servers in the room what the states before these events were, which are known by claims alone, until `until`. Whether
-    /// any is another one now.
+    /// Asks other servers in the room what the states before these events were, which rest on claims, until `until`. Whether any is
+    /// another one now.
     pub(super) async fn ask_for_claims_again(
         &self,
         room: &Room,
-        edges: &[EventId],
+        asked_about: &[AskedAbout],
         until: i64,
     ) -> Result<bool, RoomError> {
         let Some(_slot) = self.looks.begin(self.platform.clock.now_ms(), until) else { return Ok(false) };
         let first_depth = self.store.first_depth(&room.room_id).await?;
         let mut look = Look::new(self, room.clone(), first_depth, until);
         let mut changed = false;
-        for edge in edges {
+        for about in asked_about {
             if look.is_over() {
                 break;
             }
-            changed |= look.ask_again(edge).await?;
+            changed |= look.ask_again(about).await?;
         }
         Ok(changed)
     }

@@ -16,7 +16,7 @@ use crate::{
         event::{Event, ReceivedPdu},
         identifiers::{EventId, ServerName},
     },
-    room::{Claim, Lacking, RoomError},
+    room::{AskedAbout, Claim, Lacking, RoomError},
 };
 
 /// How many edges are asked about before it is looked whether that was of use.
@@ -105,13 +105,16 @@ impl Look<'_> {
         Ok(self.until_believed(edge, cited_by, &[], known, take).await?.is_some())
     }
 
-    /// Asks what the state before `edge` was, which is known by a claim alone: whoever could say so before may have been the only
-    /// one who answered. Whether it is another one now.
-    pub(super) async fn ask_again(&mut self, edge: &EventId) -> Result<bool, RoomError> {
+    /// Asks what the state before an event was, which rests on a claim: whoever could say so before may have been the only one who
+    /// answered. Whether it is another one now.
+    pub(super) async fn ask_again(&mut self, AskedAbout { event_id, server }: &AskedAbout) -> Result<bool, RoomError> {
         let rooms = &self.server.rooms;
-        let Some(held) = rooms.event(edge).await? else { return Ok(false) };
+        let Some(event) = rooms.undecided_event(event_id).await? else { return Ok(false) };
+        if let Some(server) = server {
+            self.whom.should_know(event_id, server);
+        }
         let take = async |event: &Event, claims: &[Claim]| rooms.claim_again(event, claims).await;
-        let changed = self.until_believed(edge, edge, &[], Known::of(Some(held.event)), take).await?;
+        let changed = self.until_believed(event_id, event_id, &[], Known::of(Some(event)), take).await?;
         Ok(changed.unwrap_or_default())
     }
 

@@ -81,6 +81,13 @@ impl<'s> Whom<'s> {
         self.put(event, [giver.clone()].into_iter().chain(own_server(event)));
     }
 
+    /// A server that is asked about an event first.
+    pub(super) fn should_know(&mut self, event_id: &EventId, server: &ServerName) {
+        if *server != self.server.config.server_name {
+            self.sources.insert(event_id.clone(), vec![server.clone()]);
+        }
+    }
+
     fn put(&mut self, event: &Event, servers: impl Iterator<Item = ServerName>) {
         let mut sources: Vec<ServerName> = Vec::new();
         for server in servers {
