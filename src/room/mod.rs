@@ -36,6 +36,7 @@ mod receipt;
 // What rests on other servers' claims
 mod claimed_graph;
 mod claims;
+mod settled;
 mod settling;
 mod vouched;
 mod withdrawn;
@@ -73,7 +74,7 @@ pub use remote::{Admitted, Installed, RemoteJoin};
 pub use remote_reading::{ReadRefusal, RemoteReader};
 pub use resident::ToldOfJoin;
 pub use restricted::Entrance;
-pub use settling::{AskedAbout, Left, Settled};
+pub use settled::{AskedAbout, Left, Settled};
 pub use spaces::{SpaceChild, SpaceRoom};
 pub use summary::Summary;
 
