@@ -1,6 +1,6 @@
 //! Rooms that we are joining: what others send of them meanwhile is staged.
 
-use super::{Store, json_list};
+use super::{Answers, Store, json_list};
 use crate::{
     matrix::{
         identifiers::{RoomId, UserId},
@@ -29,7 +29,13 @@ const BEGIN_JOIN: &str = "\
       SET room_version = excluded.room_version, until_ts = excluded.until_ts, user_id = excluded.user_id \
     RETURNING has_left";
 
-const END_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id = ?2 RETURNING has_left";
+const END_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id = ?2 AND NOT has_left";
+
+/// Nothing is staged by it any more.
+const KEEP_ENDED: &str =
+    "UPDATE pending_joins SET room_version = '' WHERE room_id = ?1 AND join_id = ?2 RETURNING join_id";
+
+const FORGET_JOIN: &str = "DELETE FROM pending_joins WHERE room_id = ?1 AND join_id = ?2";
 
 /// How a join begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,12 +101,23 @@ impl Store {
         })
     }
 
-    /// Takes back what is noted of the join. Whether the user has left since.
+    /// Takes back what is noted of the join. Whether the user has left since: that stays noted, as they may take it back, until it is
+    /// [`forgotten`](Store::forget_join) when the room has heard of it.
     ///
     /// # Errors
     /// Where the database fails.
     pub async fn end_join(&self, room_id: &RoomId, join_id: &str) -> Result<bool, DatabaseError> {
-        let ended = self.query(Statement::new(END_JOIN, [room_id.as_str().into(), join_id.into()])).await?;
-        Ok(ended.first().map(|row| row.integer(0)).transpose()?.is_some_and(|has_left| has_left != 0))
+        let of_join = |sql| Statement::new(sql, [room_id.as_str().into(), join_id.into()]);
+        let mut answers = Answers::new(self.batch(vec![of_join(END_JOIN), of_join(KEEP_ENDED)]).await?);
+        answers.rows()?;
+        Ok(!answers.rows()?.is_empty())
+    }
+
+    /// Forgets all that is noted of the join.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn forget_join(&self, room_id: &RoomId, join_id: &str) -> Result<(), DatabaseError> {
+        self.query(Statement::new(FORGET_JOIN, [room_id.as_str().into(), join_id.into()])).await.map(drop)
     }
 }

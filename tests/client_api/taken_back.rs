@@ -361,17 +361,19 @@ fn whose_join_comes_in_before_its_answer_and_after_they_have_left_is_not_in_the_
 /// They are in it by that join then, and want to be.
 #[test]
 fn who_joins_again_when_their_join_has_come_in_is_in_the_room() {
-    for is_answered in [true, false] {
+    // Or the server is asked for the leave then.
+    for (is_answered, late) in [(true, "/send_join/"), (false, "/send_join/"), (false, "/make_leave/")] {
         let scene = scene("nothing");
         let carol = scene.restricts_to_club();
         scene.lets_in_late(is_answered);
-        scene.world.answer_late("one.test", "/send_join/", LATE_MS);
+        scene.world.answer_late("one.test", late, LATE_MS);
         let (join, leave) = (scene.join(), scene.leave());
         let leaving = future::join(scene.asks(&leave, 1_000), scene.alice_speaks(6_000));
         let asked = scene.world.run(join3(scene.asks(&join, 0), leaving, scene.asks(&join, 8_000)));
-        assert_eq!((asked.1, asked.2), ((200, 200), 200), "{is_answered} {:?}", scene.world.logs());
-        assert_eq!(scene.outcome().0, json!("join"), "{is_answered} {:?}", scene.world.logs());
-        assert_eq!(scene.seen_by(&scene.two, &carol), json!("join"), "{is_answered}");
+        let case = format!("{is_answered}, {late}");
+        assert_eq!((asked.1, asked.2), ((200, 200), 200), "{case} {:?}", scene.world.logs());
+        assert_eq!(scene.outcome().0, json!("join"), "{case} {:?}", scene.world.logs());
+        assert_eq!(scene.seen_by(&scene.two, &carol), json!("join"), "{case}");
     }
 }
 

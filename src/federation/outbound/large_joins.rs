@@ -179,8 +179,7 @@ impl Server {
         }
         let now = self.platform.clock.now_ms();
         if now > large.begun_ts + PATIENCE_MS {
-            self.end_large_join(&large).await?;
-            return Err(bad_answer("what could not be taken over for hours"));
+            return self.fail(&large, bad_answer("what could not be taken over for hours")).await.map(Tried::Got);
         }
         let join = large.join.clone();
         if !begin_join(self, &large.join_id, &join).await? {
@@ -229,7 +228,13 @@ impl Server {
         match progress {
             Ok(Progress::Unfinished) => Ok(Progress::Unfinished),
             Ok(Progress::GivenUp) => self.give_up(large).await,
-            Ok(Progress::Done) => self.end_large_join(large).await.map(|_| Progress::Done),
+            Ok(Progress::Done) => {
+                if self.end_large_join(large).await? {
+                    // They left when they were in the room.
+                    self.store.forget_join(large.room_id(), &large.join_id).await?;
+                }
+                Ok(Progress::Done)
+            }
             Err(error) => self.fail(large, error.into()).await,
         }
     }

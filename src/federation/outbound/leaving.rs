@@ -86,7 +86,13 @@ async fn leave_here(server: &Server, user: &UserId, room_id: &RoomId, ended: End
 pub(super) async fn leave_for_absent(server: &Server, large: &LargeJoin, has_left: bool) -> Result<(), MatrixError> {
     let (user, room_id) = (large.join.sender(), large.room_id());
     let joins = std::slice::from_ref(large.join.event_id());
-    leave_behind(server, [&large.resident].into_iter(), user, room_id, EndedJoins { joins, has_left }).await
+    let leaving = leave_behind(server, [&large.resident].into_iter(), user, room_id, EndedJoins { joins, has_left });
+    // What is noted of the leave is held meanwhile, as the user may take it back.
+    server.holding(room_id, &large.join_id, leaving).await?;
+    if has_left {
+        server.store.forget_join(room_id, &large.join_id).await?;
+    }
+    Ok(())
 }
 
 /// Takes a leave that `resident` has let into the room, where we are in that, too: it does not send us what it has from us.

@@ -24,6 +24,7 @@ use crate::{
         room_version::RoomVersion,
         state_content::{Membership, STRIPPED_STATE},
     },
+    platform::DatabaseError,
     room::{Draft, Installed, LEASE_MS, Progress, RoomError},
     server::Server,
     store::{
@@ -66,7 +67,7 @@ pub async fn join(
     let mut residents = match residents_by(server, invitation.as_ref(), room_id, via).await {
         Ok(residents) => residents,
         Err(error) => {
-            server.store.end_join(room_id, &join_id).await?;
+            server.store.forget_join(room_id, &join_id).await?;
             return Err(error);
         }
     };
@@ -122,23 +123,31 @@ pub async fn join(
             (Err(later()), None)
         }
     };
-    let ended = server.store.end_join(room_id, &join_id).await.unwrap_or_else(|error| {
-        // What is staged for the room waits until the note counts no longer.
+    // What is staged for the room waits until the note counts no longer.
+    let unnoted = |error: DatabaseError| {
         let record = LogRecord::error("the end of a join cannot be noted").room(room_id).user(user);
         server.platform.log.write(record.because(&error));
-        false
+    };
+    let ended = server.store.end_join(room_id, &join_id).await.unwrap_or_else(|error| {
+        unnoted(error);
+        through.is_some()
     });
     if outcome.is_err() && (through.is_some() || ended) {
         let sent = asking.sent.take();
         if !sent.is_empty() {
-            let ended = EndedJoins { joins: &sent, has_left: true };
-            leave_behind(server, through.iter().chain(&residents), user, room_id, ended).await?;
+            // They may have come back since that was found.
+            let ended = EndedJoins { joins: &sent, has_left: ended };
+            let leaving = leave_behind(server, through.iter().chain(&residents), user, room_id, ended);
+            server.holding(room_id, &join_id, leaving).await?;
         }
         outcome = Err(has_left());
     } else if outcome.is_err() && is_promised && invitation.is_none() {
         // Nobody goes on with the join that had let them in.
         let ended = EndedJoins { joins: &asking.sent.take(), has_left: false };
         leave_behind(server, residents.iter(), user, room_id, ended).await?;
+    }
+    if ended {
+        server.store.forget_join(room_id, &join_id).await.unwrap_or_else(unnoted);
     }
     server.fetch_missing(room_id);
     outcome

@@ -455,6 +455,31 @@ fn the_trigger_has_a_user_leave_whom_others_have_found_in_the_room() {
     large.assert_nothing_left();
 }
 
+/// But not where they are found there, and say that they want to be, while the server that let them in is asked for the leave.
+#[test]
+fn the_trigger_has_nobody_leave_who_comes_back_meanwhile() {
+    let mut large = cut_off();
+    large.leaves_unheard();
+    large.room.adds_who_came_in();
+    large.room.opens();
+    large.world.answer_late("peer.example", "/make_leave/", 20_000);
+    let carol = large.b.user(&large.world, "carol");
+    let via = vec![ServerName::parse("peer.example").unwrap()];
+    let times_asked = || large.world.traffic().iter().filter(|sent| sent.line.contains("/make_leave/")).count();
+    let before = times_asked();
+    let coming_back = async {
+        while times_asked() == before {
+            large.world.sleep(1_000).await;
+        }
+        membership::join(&large.b, &carol, &large.room_id, via, Object::new()).await.unwrap();
+        large.b.store.stay(&large.bob, &large.room_id).await.unwrap();
+    };
+    large.world.run(join(large.triggers(10), coming_back));
+    assert!(large.is_in(), "{:?}", large.world.logs());
+    assert_eq!(large.left(), 0);
+    large.assert_nothing_left();
+}
+
 /// However late the trigger comes to it: what is noted of a leave is forgotten after ten minutes.
 #[test]
 fn the_trigger_leaves_a_room_whose_user_left_long_ago() {
