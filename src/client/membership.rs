@@ -23,7 +23,7 @@ use crate::{
         state_content::Membership,
     },
     platform::Statement,
-    room::{Draft, Extent, RoomError},
+    room::{Draft, Entrance, Extent, RoomError},
     router::{Call, Handled, ok},
     server::Server,
 };
@@ -268,16 +268,20 @@ async fn join_and_settle(
     via: Vec<ServerName>,
     content: Object,
 ) -> Result<Option<EventId>, MatrixError> {
-    let known = server.rooms.entrance(room_id, user).await?;
+    let mut known = server.rooms.entrance(room_id, user).await?;
+    if known.as_ref().is_some_and(Entrance::is_in) {
+        if server.store.stay(user, room_id).await? {
+            return Ok(None);
+        }
+        // They have come out of it since.
+        known = server.rooms.entrance(room_id, user).await?;
+    }
     let was_there = known.as_ref().is_some_and(|entrance| {
         matches!(entrance.membership(), Some(Membership::Join | Membership::Leave | Membership::Ban))
     });
     let here = match &known {
+        Some(entrance) if entrance.is_in() => return Ok(None),
         Some(entrance) if entrance.room.local_joined > 0 && !entrance.is_unsure() => {
-            if entrance.membership() == Some(Membership::Join) {
-                server.store.stay(user, room_id).await?;
-                return Ok(None);
-            }
             match server.rooms.content_of_join(entrance).await {
                 Ok(vouched) => {
                     let draft = Draft::membership(user.as_str(), Membership::Join, merged(content.clone(), vouched));

@@ -53,6 +53,11 @@ impl Entrance {
         self.room.extent == Extent::Partial && self.find("m.room.member").is_none()
     }
 
+    /// Whether the user is in the room, which this server is in.
+    pub fn is_in(&self) -> bool {
+        self.room.local_joined > 0 && self.membership() == Some(Membership::Join)
+    }
+
     fn find(&self, event_type: &str) -> Option<&Event> {
         self.state.iter().find(|event| event.event_type() == event_type)
     }

@@ -39,7 +39,28 @@ const AFTER_JOINS: &str = "\
       WHERE user_id = ?2 AND room_id = ?1 AND membership = 'join' \
     UNION ALL SELECT 1 FROM pending_joins WHERE room_id = ?1 AND user_id = ?2 AND NOT has_left";
 
-const STAY: &str = "UPDATE pending_joins SET has_left = 0 WHERE room_id = ?1 AND user_id = ?2 AND has_left";
+/// Whether the user ?2 is in the room ?1.
+macro_rules! is_in {
+    () => {
+        "SELECT 1 AS is_in FROM local_memberships WHERE user_id = ?2 AND room_id = ?1 AND membership = 'join'"
+    };
+}
+
+const IS_IN: &str = is_in!();
+
+/// The commit of a leave that is being made fails by that.
+const OUTRUN_LEAVE: &str = concat!(
+    "UPDATE rooms SET version = version + 1 WHERE room_id = ?1 AND EXISTS \
+       (SELECT 1 FROM pending_joins WHERE room_id = ?1 AND user_id = ?2 AND has_left) AND EXISTS (",
+    is_in!(),
+    ")"
+);
+
+const STAY: &str = concat!(
+    "UPDATE pending_joins SET has_left = 0 WHERE room_id = ?1 AND user_id = ?2 AND has_left AND EXISTS (",
+    is_in!(),
+    ")"
+);
 
 /// Of the join ?2 into the room ?1. ?3: whether its answer is staged; whoever forgets that may have forgotten the note as well.
 macro_rules! has_ended {
@@ -156,12 +177,18 @@ impl Store {
         Ok(after)
     }
 
-    /// Takes back that the user has left while they join the room: they are in it, by a join that came in all the same, and want to be.
+    /// Takes back that the user has left while they join the room, if they are in it, by a join that came in all the same, and want to be.
+    /// Whether they are in it.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn stay(&self, user: &UserId, room_id: &RoomId) -> Result<(), DatabaseError> {
-        self.query(Statement::new(STAY, [room_id.as_str().into(), user.as_str().into()])).await.map(drop)
+    pub async fn stay(&self, user: &UserId, room_id: &RoomId) -> Result<bool, DatabaseError> {
+        let of_user = |sql| Statement::new(sql, [room_id.as_str().into(), user.as_str().into()]);
+        let statements = [OUTRUN_LEAVE, STAY, IS_IN].map(of_user).to_vec();
+        let mut answers = Answers::new(self.batch(statements).await?);
+        answers.rows()?;
+        answers.rows()?;
+        Ok(!answers.rows()?.is_empty())
     }
 
     /// Whether nothing is to come of the join.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use verge::{platform::Clock, router::json_response};
 
 use crate::{
-    common::network::World,
+    common::network::{World, yield_now},
     home::{Home, User, quote, request_of},
     joining::answer_late,
 };
@@ -374,6 +374,34 @@ fn who_joins_again_when_their_join_has_come_in_is_in_the_room() {
         assert_eq!((asked.1, asked.2), ((200, 200), 200), "{case} {:?}", scene.world.logs());
         assert_eq!(scene.outcome().0, json!("join"), "{case} {:?}", scene.world.logs());
         assert_eq!(scene.seen_by(&scene.two, &carol), json!("join"), "{case}");
+    }
+}
+
+/// However close that is to the leave which takes their join back.
+#[test]
+fn who_joins_again_while_their_join_is_taken_back_is_told_what_they_are() {
+    for turns in 0..30 {
+        let scene = scene("nothing");
+        let carol = scene.restricts_to_club();
+        scene.lets_in_late(true);
+        scene.world.answer_late("one.test", "/send_join/", LATE_MS);
+        scene.world.interleave();
+        let (join, leave) = (scene.join(), scene.leave());
+        let leaving = future::join(scene.asks(&leave, 1_000), scene.alice_speaks(6_000));
+        let joining_again = async {
+            // When the answer to the first join has come.
+            scene.world.sleep(2 * LATE_MS).await;
+            for _ in 0..turns {
+                yield_now().await;
+            }
+            scene.asks(&join, 0).await
+        };
+        let asked = scene.world.run(join3(scene.asks(&join, 0), leaving, joining_again));
+        assert_eq!(asked.1, (200, 200), "{turns} {:?}", scene.world.logs());
+        // A join that the leave comes before may be refused by the room.
+        let membership = json!(if asked.2 == 200 { "join" } else { "leave" });
+        assert_eq!(scene.outcome().0, membership, "{turns} {:?}", scene.world.logs());
+        assert_eq!(scene.seen_by(&scene.two, &carol), membership, "{turns}");
     }
 }
 

@@ -472,7 +472,7 @@ fn the_trigger_has_nobody_leave_who_comes_back_meanwhile() {
             large.world.sleep(1_000).await;
         }
         membership::join(&large.b, &carol, &large.room_id, via, Object::new()).await.unwrap();
-        large.b.store.stay(&large.bob, &large.room_id).await.unwrap();
+        assert!(large.b.store.stay(&large.bob, &large.room_id).await.unwrap());
     };
     large.world.run(join(large.triggers(10), coming_back));
     assert!(large.is_in(), "{:?}", large.world.logs());
