@@ -177,16 +177,18 @@ impl Rooms {
                 let key = ("m.room.member", join.sender().as_str());
                 let current = self.current(join.room_id(), &[key]).await?.map(|(_, state)| state).unwrap_or_default();
                 let is_there = current.iter().any(|event| event.event_id() == join.event_id());
-                // The user may have left before it came in. Where it is there, what is staged may be forgotten because all is done.
-                let is_staged = taken.under_way.is_staged && !is_there;
-                let under_way = JoinUnderWay { is_staged, ..taken.under_way.clone() };
-                if self.store.has_join_ended(join.room_id(), &under_way).await? {
-                    return Ok(Committed::Done(Installed::GivenUp));
-                }
                 if !is_there {
+                    if self.store.has_join_ended(join.room_id(), &taken.under_way).await? {
+                        return Ok(Committed::Done(Installed::GivenUp));
+                    }
                     self.receive_own(join).await?;
                     // What puts the user out may wait for it.
                     self.store.wake_upon(join.room_id(), join.event_id(), self.clock.now_ms()).await?;
+                }
+                // The user may have left before it came in.
+                let under_way = JoinUnderWay::taken(&taken.under_way.join_id);
+                if self.store.has_join_ended(join.room_id(), &under_way).await? {
+                    return Ok(Committed::Done(Installed::GivenUp));
                 }
                 return Ok(Committed::Done(Installed::Done));
             }

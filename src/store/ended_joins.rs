@@ -136,6 +136,11 @@ impl JoinUnderWay {
     pub fn staged(join_id: &str) -> Self {
         Self { join_id: join_id.to_owned(), is_staged: true }
     }
+
+    /// A join that is in the room: what was staged of it may be forgotten because all is done.
+    pub fn taken(join_id: &str) -> Self {
+        Self { join_id: join_id.to_owned(), is_staged: false }
+    }
 }
 
 impl Store {

@@ -121,15 +121,18 @@ impl Scene {
 
     /// From now on Alice's server gives nobody an event that they lack.
     fn gives_nothing(&self) {
+        self.fails_at(&["/get_missing_events/", "/event", "/state"]);
+    }
+
+    /// From now on Alice's server answers none of these.
+    fn fails_at(&self, parts: &'static [&'static str]) {
         let server = Rc::clone(&self.one.server);
-        let parts = ["/get_missing_events/", "/event", "/state"];
         self.world.connect(
             "one.test",
             Rc::new(move |request| {
                 let server = Rc::clone(&server);
                 Box::pin(async move {
-                    let lacks = parts.iter().any(|part| request.uri().path().contains(part));
-                    if lacks {
+                    if parts.iter().any(|part| request.uri().path().contains(part)) {
                         json_response(StatusCode::BAD_GATEWAY, &json!({}))
                     } else {
                         server.handle(request).await
@@ -356,6 +359,24 @@ fn whose_join_comes_in_before_its_answer_and_after_they_have_left_is_not_in_the_
             assert_eq!(scene.seen_by(&scene.two, &carol), json!("leave"), "{case}");
         }
     }
+}
+
+/// In a room that others of their server are in it may cite what is to be fetched first.
+#[test]
+fn who_leaves_while_their_join_is_judged_is_not_in_the_room() {
+    let scene = scene("nothing");
+    let carol = scene.restricts_to_club();
+    let before = scene.two.get(&scene.bob, "/joined_rooms").1["joined_rooms"].clone();
+    scene.world.cut("one.test", "two.test");
+    assert_eq!(scene.world.run(scene.alice_speaks(0)), 200);
+    scene.world.mend("one.test", "two.test");
+    scene.fails_at(&["/make_leave/"]);
+    scene.world.answer_late("one.test", "/get_missing_events/", LATE_MS);
+    let (join, leave) = (scene.join(), scene.leave());
+    let asked = scene.world.run(future::join(scene.asks(&join, 0), scene.asks(&leave, 1_000)));
+    assert_eq!(asked, (403, 200), "{:?}", scene.world.logs());
+    assert_eq!(scene.outcome(), (json!("leave"), before), "{:?}", scene.world.logs());
+    assert_eq!(scene.seen_by(&scene.two, &carol), json!("leave"));
 }
 
 /// They are in it by that join then, and want to be.

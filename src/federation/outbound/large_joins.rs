@@ -215,7 +215,10 @@ impl Server {
         let progress = match self.rooms.go_on_joining(large, budget).await {
             Err(RoomError::MissingEvents(_)) => {
                 self.judge_given(&large.resident, &large.join).await?;
-                Ok(Progress::Done)
+                match self.store.has_join_ended(large.room_id(), &JoinUnderWay::taken(&large.join_id)).await? {
+                    true => Ok(Progress::GivenUp),
+                    false => Ok(Progress::Done),
+                }
             }
             // It may well make progress later.
             Err(error @ (RoomError::Database(_) | RoomError::Busy)) => {

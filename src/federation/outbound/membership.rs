@@ -380,7 +380,12 @@ async fn join_through(
         Answered::Unusable => return Err(bad_answer("members are left out of the room's state")),
     };
     match installed {
-        Err(RoomError::MissingEvents(_)) => server.judge_given(resident, &joined.join).await?,
+        Err(RoomError::MissingEvents(_)) => {
+            server.judge_given(resident, &joined.join).await?;
+            if server.store.has_join_ended(room_id, &JoinUnderWay::taken(join_id)).await? {
+                return Ok(Joined::Left(resident.clone()));
+            }
+        }
         Ok(Installed::GivenUp) => return Ok(Joined::Left(resident.clone())),
         installed => drop(installed?),
     }
