@@ -126,7 +126,7 @@ impl Rooms {
             let Some(claimed) = self.take_claims(&mut view, event, &believed, Known::Nothing).await? else {
                 return Ok(Committed::Done(()));
             };
-            let Claimed { room, mut commit } = claimed;
+            let Claimed { room, mut commit, .. } = claimed;
             if view.state_after(event.event_id()).is_some() {
                 return Ok(self.store.commit(&[commit], Vec::new()).await?);
             }
@@ -166,7 +166,7 @@ impl Rooms {
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn judge_by_claims(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
         let believed = self.believed(event, claims).await?;
-        let Some((_, before)) = self.claimed_state(event, &believed, Known::Nothing).await? else { return Ok(()) };
+        let Some(claimed) = self.claimed_state(event, &believed, Known::Nothing).await? else { return Ok(()) };
         let ask_until = self.clock.now_ms() + ASKING_MS;
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
@@ -174,7 +174,7 @@ impl Rooms {
             ids.extend([event.event_id().clone(), event.room_id().create_event_id()]);
             let room = view.load_rooms(vec![event.room_id().clone()], &auth_keys(event), ids, Vec::new()).await?.pop();
             let mut judgement = Judgement::new(room.ok_or(RoomError::UnknownRoom)?);
-            judgement.claimed_before.insert(event.event_id().clone(), before);
+            judgement.claimed_before.insert(event.event_id().clone(), claimed.before);
             self.judge_signed(&mut judgement, &mut view, event, &Source::Transaction, ask_until).await?;
             if judgement.is_unchanged() {
                 return Ok(Committed::Done(()));
@@ -197,12 +197,15 @@ impl Rooms {
         if believed.claims.is_empty() {
             return Err(RoomError::Invalid(format!("The states before {} forbid it.", event.event_id())));
         }
-        let found = self.claimed_state(event, &believed, Known::Claim).await?;
-        let Some((so_far, before)) = found.and_then(|(so_far, before)| Some((so_far?, before))) else {
+        // It was judged, by what is to be found out.
+        believed.placeable.retain(|placeable| placeable.event_id() != event.event_id());
+        let Some(ClaimedState { so_far: Some(so_far), before, has_placed }) =
+            self.claimed_state(event, &believed, Known::Claim).await?
+        else {
             return Ok(false);
         };
         if so_far == before {
-            return Ok(false);
+            return Ok(has_placed);
         }
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
@@ -210,41 +213,39 @@ impl Rooms {
             let room = view.load_rooms(vec![event.room_id().clone()], &auth_keys(event), ids, Vec::new()).await?.pop();
             let mut judgement = Judgement::new(room.ok_or(RoomError::UnknownRoom)?);
             if !judgement.replace_claim(&mut view, event, so_far, before).await? {
-                return Ok(Committed::Done(false));
+                return Ok(Committed::Done(has_placed));
             }
             let guard = Guard::Moves(judgement.room.version);
             let mut commit = self.commit_of(&mut view, judgement).await?;
             commit.guard = guard;
+            commit.is_settling = true;
             Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
         })
         .await
     }
 
-    /// Keeps what claims bring, and what they come to: what was claimed of the state before `event` so far, if that counts beside them,
-    /// and what it is now. `None` where more is known of it than they are for.
+    /// Keeps what claims bring, and what they come to. `None` where more is known of the state than they are for.
     async fn claimed_state(
         &self,
         event: &Event,
         believed: &Believed,
         known: Known,
-    ) -> Result<Option<(Option<NodeId>, NodeId)>, RoomError> {
+    ) -> Result<Option<ClaimedState>, RoomError> {
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let Some(claimed) = self.take_claims(&mut view, event, believed, known).await? else {
                 return Ok(Committed::Done(None));
             };
-            let Claimed { room, mut commit } = claimed;
+            let Claimed { room, mut commit, has_placed } = claimed;
             let so_far = match known {
                 Known::Nothing => None,
-                Known::Claim => {
-                    // Whoever asked for it settles the room, and looks at it again.
-                    commit.unsettled = None;
-                    claimed_before(&view, event.event_id())
-                }
+                Known::Claim => claimed_before(&view, event.event_id()),
             };
+            commit.is_settling = so_far.is_some();
             let before = resolve(&mut view, &room, so_far, believed).await?;
             commit.nodes.extend(view.take_made());
-            Ok(self.store.commit(&[commit], Vec::new()).await?.with(Some((so_far, before))))
+            let claimed = ClaimedState { so_far, before, has_placed };
+            Ok(self.store.commit(&[commit], Vec::new()).await?.with(Some(claimed)))
         })
         .await
     }
@@ -353,6 +354,7 @@ impl Rooms {
         let unchanged = RoomCommit { guard: Guard::Holds(room.version), ..RoomCommit::unchanged(&room) };
         // Of some of it we hold what came before, and need nobody's word.
         let judged = self.judge_placed(view, room.clone(), placeable).await?;
+        let has_placed = judged.is_some();
         let mut commit = judged.unwrap_or(unchanged);
         if commit.guard == Guard::Free {
             commit.guard = Guard::Holds(room.version);
@@ -379,7 +381,7 @@ impl Rooms {
         // Some of it may have come by itself meanwhile.
         let has_state = |id: &EventId| view.stored(id).is_some_and(|held| held.state_after.is_some());
         commit.rejected.extend(believed.forbidden().filter(|one| !has_state(one.event.event_id())).cloned());
-        Ok(Some(Claimed { room, commit }))
+        Ok(Some(Claimed { room, commit, has_placed }))
     }
 }
 
@@ -459,6 +461,18 @@ impl Believed {
 struct Claimed {
     room: Room,
     commit: RoomCommit,
+    /// Whether any of it was judged by what we hold before it.
+    has_placed: bool,
+}
+
+/// What claims of the state before an event come to.
+struct ClaimedState {
+    /// What was claimed of it before, if that counts beside them.
+    so_far: Option<NodeId>,
+    /// What it is now.
+    before: NodeId,
+    /// See [`Claimed`].
+    has_placed: bool,
 }
 
 /// What the claims come to together, and with what was claimed `so_far`.

@@ -8,9 +8,8 @@ use crate::{
     store::unsettled::{Node, Standing},
 };
 
-/// Of how many edges, and of how many events above them, other servers are asked in one look what the state before them was.
+/// Of how many edges other servers are asked in one look what the state before them was. Of events above them there are three more.
 const EDGES_AT_ONCE: usize = 3;
-const ABOVE_AT_ONCE: usize = 2;
 
 /// Of how many events above edges others may be asked for one server: the first, upon which the others are built.
 const MAX_ABOVE: usize = 100;
@@ -40,38 +39,42 @@ pub struct AskedAbout {
 
 impl Settled {
     /// What to ask about in a look, which are counted from one, if there is much: however many edges there are, and whatever somebody
-    /// makes others ask about, each server has its turn. Each comes first in time, too: asking about that may take all the time that there is.
-    pub fn to_ask_about(&self, look: usize) -> Vec<AskedAbout> {
+    /// makes others ask about, each server has its turn, and those that are in the room have turns of their own. Each comes first in time,
+    /// too: asking about that may take all the time that there is.
+    pub fn to_ask_about(&self, look: usize, is_resident: impl Fn(&ServerName) -> bool) -> Vec<AskedAbout> {
         let look = look.saturating_sub(1);
-        let edges = in_turn(&self.edges, look).map(|id| AskedAbout { event_id: id.clone(), server: None });
-        let mut asked: Vec<AskedAbout> = edges.collect();
-        let servers: Vec<(&ServerName, &Vec<EventId>)> = self.above.iter().collect();
-        let mut above: Vec<AskedAbout> = Vec::new();
-        for turn in (look * ABOVE_AT_ONCE..).take(ABOVE_AT_ONCE) {
-            let Some((server, events)) = turn.checked_rem(servers.len()).and_then(|at| servers.get(at)) else { break };
-            let of_server = (turn / servers.len()).checked_rem(events.len()).and_then(|at| events.get(at));
-            above.extend(of_server.map(|id| AskedAbout { event_id: id.clone(), server: Some((*server).clone()) }));
+        let edges = edges_in_turn(&self.edges, look).map(|id| AskedAbout { event_id: id.clone(), server: None });
+        let edges: Vec<AskedAbout> = edges.collect();
+        let (residents, others): (Vec<_>, Vec<_>) = self.above.iter().partition(|(server, _)| is_resident(server));
+        // The first place goes round more slowly: each of them has it when it comes before the edges.
+        let of_residents = in_turn(&residents, look / 4).into_iter().chain(in_turn(&residents, look));
+        let mut of_residents: Vec<AskedAbout> = of_residents.collect();
+        of_residents.dedup();
+        let of_others: Vec<AskedAbout> = in_turn(&others, look / 4).into_iter().collect();
+        match look % 4 {
+            1 => [of_residents, edges, of_others],
+            3 if !of_others.is_empty() => [of_others, edges, of_residents],
+            3 => [of_residents, edges, of_others],
+            _ => [edges, of_residents, of_others],
         }
-        above.dedup();
-        if (look / 2) % 2 == 1 {
-            above.reverse();
-        }
-        if look % 2 == 1 {
-            above.append(&mut asked);
-            return above;
-        }
-        asked.append(&mut above);
-        asked
+        .concat()
     }
 }
 
 /// Some of the edges.
-fn in_turn(edges: &[EventId], look: usize) -> impl Iterator<Item = &EventId> {
+fn edges_in_turn(edges: &[EventId], look: usize) -> impl Iterator<Item = &EventId> {
     let in_round = edges.len().div_ceil(EDGES_AT_ONCE).max(1);
     let (round, at) = (look / in_round, look % in_round);
     let begin = (at * EDGES_AT_ONCE + round).checked_rem(edges.len()).unwrap_or_default();
     let (before, after) = edges.split_at(begin);
     after.iter().chain(before).take(EDGES_AT_ONCE)
+}
+
+/// One of what is to be asked about for these servers.
+fn in_turn(servers: &[(&ServerName, &Vec<EventId>)], turn: usize) -> Option<AskedAbout> {
+    let (server, events) = servers.get(turn.checked_rem(servers.len())?)?;
+    let event_id = events.get((turn / servers.len()).checked_rem(events.len())?)?;
+    Some(AskedAbout { event_id: event_id.clone(), server: Some((*server).clone()) })
 }
 
 /// What rests on claims in a room.
@@ -148,7 +151,7 @@ mod tests {
             let settled = Settled { left: Left::Verdicts, lacking: Vec::new(), edges, above: BTreeMap::new() };
             let in_round = count.div_ceil(EDGES_AT_ONCE);
             let looks = 1..=(in_round * EDGES_AT_ONCE).max(1);
-            let asked: Vec<Vec<AskedAbout>> = looks.map(|look| settled.to_ask_about(look)).collect();
+            let asked: Vec<Vec<AskedAbout>> = looks.map(|look| settled.to_ask_about(look, |_| true)).collect();
             let first: HashSet<&EventId> = asked.iter().filter_map(|asked| Some(&asked.first()?.event_id)).collect();
             assert_eq!(first.len(), count, "{count}");
             // And all have their turn soon.
@@ -159,22 +162,27 @@ mod tests {
 
     #[test]
     fn who_has_much_asked_about_does_not_keep_another_server_from_its_turn() {
-        let [evil, honest] = ["evil.example", "honest.example"].map(|name| ServerName::parse(name).unwrap());
-        for (edges, of_evil, of_honest) in [(1, 400, 1), (400, 400, 3), (2, 0, 2), (0, 1, 1)] {
-            let mut above = BTreeMap::from([(honest.clone(), ids("honest", of_honest))]);
-            if of_evil > 0 {
-                above.insert(evil.clone(), ids("evil", of_evil));
-            }
+        let server = |name: &str, n: usize| ServerName::parse(&format!("{name}{n}.example")).unwrap();
+        let (made_up, residents) = (400, 2);
+        for (edges, counts) in [(1, [400, 1]), (3, [1, 2]), (400, [400, 3]), (2, [0, 2]), (0, [1, 1]), (3, [2, 4])] {
+            let mut above: BTreeMap<ServerName, Vec<EventId>> = BTreeMap::new();
+            above.extend((0..made_up).map(|n| (server("made-up", n), ids(&format!("made-up{n}-"), 1))));
+            above.extend((0..residents).map(|n| (server("resident", n), ids(&format!("resident{n}-"), counts[n]))));
+            above.retain(|_, events| !events.is_empty());
             let settled = Settled { left: Left::Verdicts, lacking: Vec::new(), edges: ids("edge", edges), above };
+            let is_resident = |server: &ServerName| server.as_str().starts_with("resident");
             for look in 1..40 {
-                let looks = (look..).take(4 * of_honest).map(|look| settled.to_ask_about(look));
-                let first: Vec<AskedAbout> = looks.filter_map(|asked| asked.first().cloned()).collect();
-                for id in ids("honest", of_honest) {
-                    let wanted = AskedAbout { event_id: id, server: Some(honest.clone()) };
-                    assert!(first.contains(&wanted), "{edges}, {of_evil}, {of_honest}, {look}: {first:?}");
+                let asked = |count: usize| (look..).take(count).map(|look| settled.to_ask_about(look, is_resident));
+                let first: Vec<EventId> =
+                    asked(8 * counts[1]).filter_map(|asked| Some(asked.first()?.event_id.clone())).collect();
+                for id in ids("resident1-", counts[1]) {
+                    assert!(first.contains(&id), "{edges}, {counts:?}, {look}: {first:?}");
                 }
-                assert!(settled.to_ask_about(look).len() <= EDGES_AT_ONCE + ABOVE_AT_ONCE);
+                assert!(asked(1).all(|asked| asked.len() <= EDGES_AT_ONCE + 3));
             }
+            let asked = (1..=4 * made_up).map(|look| settled.to_ask_about(look, is_resident));
+            let first: HashSet<EventId> = asked.filter_map(|asked| Some(asked.first()?.event_id.clone())).collect();
+            assert_eq!(first.iter().filter(|id| id.as_str().starts_with("$made-up")).count(), made_up);
         }
     }
 }

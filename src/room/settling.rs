@@ -145,11 +145,10 @@ impl Rooms {
         if judgement.is_unchanged() && judgement.extremities == judgement.room.extremities {
             return Ok(Committed::Done(changed));
         }
-        // It is being settled.
-        judgement.unsettled = None;
         let guard = Guard::Moves(judgement.room.version);
         let mut commit = self.commit_of(&mut view, judgement).await?;
         commit.guard = guard;
+        commit.is_settling = true;
         Ok(self.store.commit(&[commit], Vec::new()).await?.with(changed))
     }
 }

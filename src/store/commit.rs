@@ -84,6 +84,8 @@ pub struct RoomCommit {
     pub beside: Vec<(EventId, NodeId)>,
     /// Whether something of the room is to be settled.
     pub unsettled: Option<Unsettled>,
+    /// Whether that is being done: who commits this has the room in hand, and looks at it again.
+    pub is_settling: bool,
     /// The forward extremities before it, where all that rests on what was claimed of the room until now is forgotten.
     pub forgets_claims: Option<Vec<EventId>>,
     /// Events without a place that new events in the timeline cite as previous ones.
@@ -124,6 +126,7 @@ impl RoomCommit {
             rejected_at: Vec::new(),
             beside: Vec::new(),
             unsettled: None,
+            is_settling: false,
             forgets_claims: None,
             missing: Vec::new(),
             filled: None,

@@ -396,7 +396,8 @@ impl RoomCommit {
         }
         statements.extend(self.beside.iter().map(|(event_id, root)| claim_beside(&self.room_id, event_id, *root)));
         let altered = self.events.iter().any(is_altered).then_some(Unsettled::Claimed);
-        statements.extend(self.unsettled.max(altered).map(|why| unsettle(&self.room_id, why)));
+        let why = self.unsettled.max(altered).filter(|_| !self.is_settling);
+        statements.extend(why.map(|why| unsettle(&self.room_id, why)));
         statements.extend(self.comes_in().then(|| unsettle_altered(&self.room_id)));
     }
 

@@ -266,6 +266,62 @@ fn who_joins_upon_what_others_have_rejected_is_asked_about() {
     }
 }
 
+/// What Dave says, who is banned, stays rejected, whatever is claimed. What was claimed there first stands beside what is claimed later.
+#[test]
+fn who_is_asked_about_what_stays_rejected_takes_nothing_out_of_what_was_claimed() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        empower(&mut scene);
+        let (third, _) = scene.member("third.example", "carol");
+        let [bob, dave, erin, frank] = ["bob", "dave", "erin", "frank"].map(|name| scene.peer.user(name));
+        let was_here = scene.becomes(&dave, "join");
+        scene.world.advance(1);
+        let draft = scene.theirs.draft_member(scene.world.now_ms(), &bob, &dave, json!({ "membership": "ban" }));
+        let banned = scene.peer.sign(version, draft);
+        let key = ("m.room.member".to_owned(), dave.clone());
+        scene.theirs.state.insert(key.clone(), banned.1.clone());
+        scene.theirs.advance(&banned.0);
+        [&was_here, &banned].into_iter().for_each(|event| scene.receives(&event.0, event));
+        let old = scene.state();
+        let joins = [&erin, &frank].map(|user| scene.becomes(user, "join"));
+        let edge = scene.says(&bob, "the edge");
+        scene.theirs.state.insert(key, was_here.1.clone());
+        let [forbidden, said] = [&dave, &erin].map(|user| scene.says(user, "am I heard?"));
+        let known = [&joins[..], std::slice::from_ref(&edge)].concat();
+        claims_what_is_old(&scene, &known, &old, &Rc::new(Cell::new(false)));
+        scene.world.cut("a.example", "third.example");
+        [&forbidden, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
+        assert!(!scene.a.shows(&said.0));
+
+        scene.world.mend("a.example", "third.example");
+        for (_, event) in &joins {
+            // Where Dave was not banned yet.
+            let state = old.iter().filter(|event| **event != banned.1).chain([event, &was_here.1]);
+            let state: Vec<String> = state.map(|event| event_id(version, event)).collect();
+            let (known, about) = (known.clone(), forbidden.0.clone());
+            third.answers(move |request| {
+                let target = request.uri().to_string();
+                if target.contains("/state_ids/") && target.ends_with(&about[1..]) {
+                    return Some(json_response(StatusCode::OK, &json!({ "pdu_ids": state, "auth_chain_ids": [] })));
+                }
+                answer_of(&known, request).or_else(|| target.contains("/federation/v1/").then(not_found))
+            });
+            (0..4).for_each(|_| scene.an_hour_passes());
+            assert_eq!([&forbidden, &said].map(|event| scene.a.shows(&event.0)), [false, true], "{version}");
+        }
+        let memberships = [&dave, &erin, &frank].map(|user| scene.a.membership(&scene.world, &scene.room, user));
+        assert_eq!(memberships.each_ref().map(Option::as_deref), [Some("ban"), Some("join"), Some("join")]);
+        // Nor is it forgotten when the asking has an end.
+        scene.world.cut("a.example", "third.example");
+        (0..60).for_each(|_| scene.an_hour_passes());
+        assert_eq!(scene.rows("SELECT 1 FROM unsettled_rooms"), 0);
+        let more = scene.says(&bob, "further");
+        scene.receives(&more.0, &more);
+        (0..3).for_each(|_| scene.an_hour_passes());
+        scene.is_shown(&[said, more]);
+    }
+}
+
 /// Who set the topic has left since: by what resolving gives for a topic that one side has and the other has not, there would be none.
 #[test]
 fn who_is_asked_later_takes_nothing_out_of_what_was_claimed() {
@@ -304,7 +360,7 @@ fn who_is_asked_later_takes_nothing_out_of_what_was_claimed() {
 /// Nobody is asked without end, be it that they say something else each time: once an hour, for two days, of either event.
 #[test]
 fn what_a_claim_rejects_is_asked_about_for_two_days() {
-    for says in ["the same", "something new", "what is forbidden"] {
+    for says in ["the same", "something new", "something altered", "what is forbidden"] {
         let mut scene = scene("12");
         let (third, mut theirs) = scene.member("third.example", "carol");
         let (carol, erin) = (third.user("carol"), scene.peer.user("erin"));
@@ -333,6 +389,12 @@ fn what_a_claim_rejects_is_asked_about_for_two_days() {
                 "something new" => {
                     let content = json!({ "membership": "join", "displayname": user });
                     Some(signs[1].sign("12", theirs.draft_member(now, &carol, &carol, content)))
+                }
+                "something altered" => {
+                    let content = json!({ "membership": "join", "displayname": user });
+                    let mut member = signs[1].sign("12", theirs.draft_member(now, &carol, &carol, content));
+                    member.1["content"]["displayname"] = json!("altered");
+                    Some(member)
                 }
                 // What nobody says who is not in the room.
                 _ => {

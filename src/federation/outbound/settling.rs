@@ -6,10 +6,12 @@
 //! Else nothing is fetched for it: where only states are claimed, that is settled when somebody pages back over the gap, or when
 //! what is lacking comes by itself. Events that are held without their content are asked for along with it.
 
+use std::collections::HashSet;
+
 use super::{backfill::backfill, pauses};
 use crate::{
     log::LogRecord,
-    matrix::identifiers::RoomId,
+    matrix::identifiers::{RoomId, ServerName},
     platform::Budget,
     room::{Extent, Left, Room, RoomError, Settled},
     server::Server,
@@ -141,9 +143,12 @@ impl Server {
         look: usize,
         until: i64,
     ) -> Result<Settled, RoomError> {
-        if settled.left != Left::Verdicts
-            || !self.ask_for_claims_again(room, &settled.to_ask_about(look), until).await?
-        {
+        if settled.left != Left::Verdicts {
+            return Ok(settled);
+        }
+        let residents: HashSet<ServerName> = self.rooms.servers(&room.room_id).await?.into_iter().collect();
+        let asked_about = settled.to_ask_about(look, |server| residents.contains(server));
+        if !self.ask_for_claims_again(room, &asked_about, until).await? {
             return Ok(settled);
         }
         self.rooms.settle(&room.room_id, look).await
