@@ -120,7 +120,7 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn place(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
-        let believed = self.believed(event, claims).await?;
+        let believed = self.believed(event, claims, Known::Nothing).await?;
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let Some(claimed) = self.take_claims(&mut view, event, &believed, Known::Nothing).await? else {
@@ -165,7 +165,7 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn judge_by_claims(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
-        let believed = self.believed(event, claims).await?;
+        let believed = self.believed(event, claims, Known::Nothing).await?;
         let Some(claimed) = self.claimed_state(event, &believed, Known::Nothing).await? else { return Ok(()) };
         let ask_until = self.clock.now_ms() + ASKING_MS;
         self.until_committed(async || {
@@ -192,7 +192,7 @@ impl Rooms {
     /// # Errors
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn claim_again(&self, event: &Event, claims: &[Claim]) -> Result<bool, RoomError> {
-        let mut believed = self.believed(event, claims).await?;
+        let mut believed = self.believed(event, claims, Known::Claim).await?;
         believed.claims.retain(|examined| examined.rejection.is_none() && examined.forbids.is_none());
         if believed.claims.is_empty() {
             return Err(RoomError::Invalid(format!("The states before {} forbid it.", event.event_id())));
@@ -252,7 +252,7 @@ impl Rooms {
 
     /// The claims about the state before `event` that can be believed. Where they bring much, that is kept already: it counts for
     /// nothing until the state is referred to.
-    async fn believed(&self, event: &Event, claims: &[Claim]) -> Result<Believed, RoomError> {
+    async fn believed(&self, event: &Event, claims: &[Claim], known: Known) -> Result<Believed, RoomError> {
         let mut believed = Vec::new();
         let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
         for claim in claims {
@@ -282,6 +282,7 @@ impl Rooms {
                     rejected: mem::take(rejected),
                     readmitted: mem::take(readmitted),
                     nodes: mem::take(&mut examined.snapshot.nodes),
+                    is_settling: known == Known::Claim,
                 };
                 self.keep_apart(event.room_id(), event.version(), apart, Vec::new()).await?;
             }
@@ -421,7 +422,7 @@ impl Judgement {
 }
 
 /// What is known of the state before an event of which more is claimed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     /// Nothing.
     Nothing,

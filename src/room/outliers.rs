@@ -101,6 +101,8 @@ pub(super) struct Apart {
     pub(super) readmitted: Vec<EventId>,
     /// The nodes of a snapshot.
     pub(super) nodes: Vec<NodeText>,
+    /// Whether who keeps it has the room in hand, and settles it afterwards.
+    pub(super) is_settling: bool,
 }
 
 impl Rooms {
@@ -112,8 +114,11 @@ impl Rooms {
         apart: Apart,
         others: Vec<Statement>,
     ) -> Result<(), RoomError> {
-        let commit = || RoomCommit { guard: Guard::Free, ..RoomCommit::new(room_id.clone(), version, NodeId::EMPTY) };
-        let Apart { new, rejected, readmitted, nodes } = apart;
+        let Apart { new, rejected, readmitted, nodes, is_settling } = apart;
+        let commit = || {
+            let new = RoomCommit::new(room_id.clone(), version, NodeId::EMPTY);
+            RoomCommit { guard: Guard::Free, is_settling, ..new }
+        };
         let mut commits: Vec<RoomCommit> = slices(new).map(|events| RoomCommit { events, ..commit() }).collect();
         commits.extend(slices(readmitted).map(|readmitted| RoomCommit { readmitted, ..commit() }));
         commits.extend(slices(rejected).map(|rejected| RoomCommit { rejected, ..commit() }));

@@ -121,7 +121,7 @@ const FORGET_BESIDE_WHAT_IS_SURE: &str = "\
     DELETE FROM claims_beside WHERE room_id = ?1 AND NOT EXISTS ( \
       SELECT 1 FROM events AS e WHERE e.event_id = claims_beside.event_id AND e.room_id = claims_beside.room_id AND e.claimed) \
     AND NOT EXISTS (SELECT 1 FROM rejected_events AS x \
-      WHERE x.event_id = claims_beside.event_id AND x.room_id = claims_beside.room_id AND x.provisional)";
+      WHERE x.event_id = claims_beside.event_id AND x.room_id = claims_beside.room_id AND x.claimed)";
 
 /// What was rejected for good stays so, at a state that is not known.
 const UNPLACE_REJECTED: &str = "\
