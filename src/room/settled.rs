@@ -53,13 +53,12 @@ impl Settled {
             of_servers.dedup();
             of_servers
         });
-        match look % 4 {
-            1 => [of_residents, edges, of_others],
-            3 if !of_others.is_empty() => [of_others, edges, of_residents],
-            3 => [of_residents, edges, of_others],
-            _ => [edges, of_residents, of_others],
-        }
-        .concat()
+        let (first, last) = match look % 4 {
+            3 if !of_others.is_empty() => (of_others, of_residents),
+            _ => (of_residents, of_others),
+        };
+        let asked = if look.is_multiple_of(2) { [edges, first, last] } else { [first, edges, last] };
+        asked.concat()
     }
 }
 
