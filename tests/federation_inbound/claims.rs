@@ -11,7 +11,7 @@ use verge::router::{Request, json_response};
 
 use crate::{
     Scene,
-    common::peer::event_id,
+    common::peer::{Peer, event_id},
     extremities::empower,
     missing::{answer_of, asked, claims, gives, holds, is_empty_handed, not_found, sends, takes},
     scene,
@@ -20,6 +20,18 @@ use crate::{
 
 /// An event and its ID.
 type Known = (String, Value);
+
+/// The server tells which states were before these events, and no others, and gives the `known` ones.
+fn knows_states(server: &Peer, states: Vec<(String, Vec<String>)>, known: Vec<Known>) {
+    server.answers(move |request| {
+        let target = request.uri().to_string();
+        let asked_about = states.iter().find(|(id, _)| target.ends_with(&id[1..]));
+        if let Some((_, state)) = asked_about.filter(|_| target.contains("/state_ids/")) {
+            return Some(json_response(StatusCode::OK, &json!({ "pdu_ids": state, "auth_chain_ids": [] })));
+        }
+        answer_of(&known, request).or_else(|| target.contains("/federation/v1/").then(not_found))
+    });
+}
 
 /// A server may claim a state of long ago, or one without what it dislikes.
 #[test]
@@ -181,13 +193,7 @@ fn who_has_rejected_an_event_is_asked_what_the_state_was_after_it() {
         let on_top = scene.say(withheld + 1);
         let heard = on_top.last().cloned().unwrap();
         let known = [heard, join.clone(), leave.clone()];
-        third.answers(move |request| {
-            let target = request.uri().to_string();
-            if target.contains("/state_ids/") && target.ends_with(&known[0].0[1..]) {
-                return Some(json_response(StatusCode::OK, &json!({ "pdu_ids": state, "auth_chain_ids": [] })));
-            }
-            answer_of(&known, request).or_else(|| target.contains("/federation/v1/").then(not_found))
-        });
+        knows_states(&third, vec![(known[0].0.clone(), state)], known.to_vec());
         on_top.iter().for_each(|event| scene.receives(&event.0, event));
         let said = scene.says(&dave, "am I heard?");
         scene.receives("said", &said);
@@ -243,16 +249,8 @@ fn who_joins_upon_what_others_have_rejected_is_asked_about() {
         let said = scene.theirs.say(&third, &dave, "am I heard?");
         claims_what_is_old(&scene, &[open.clone(), edge, join.clone()], &old, &Rc::new(Cell::new(false)));
         let after_join = [before_join.clone(), vec![join.0.clone()]].concat();
-        let known = [join.clone(), heard.clone(), open];
-        third.answers(move |request| {
-            let target = request.uri().to_string();
-            let state =
-                [&before_join, &after_join].into_iter().zip(&known).find(|(_, (id, _))| target.ends_with(&id[1..]));
-            if let Some((state, _)) = state.filter(|_| target.contains("/state_ids/")) {
-                return Some(json_response(StatusCode::OK, &json!({ "pdu_ids": state, "auth_chain_ids": [] })));
-            }
-            answer_of(&known, request).or_else(|| target.contains("/federation/v1/").then(not_found))
-        });
+        let states = vec![(join.0.clone(), before_join), (heard.0.clone(), after_join)];
+        knows_states(&third, states, vec![join.clone(), heard.clone(), open]);
         scene.world.cut("a.example", "third.example");
         [&join, &heard, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
         let why = format!("{version}: {:#?}", scene.world.logs());
@@ -298,14 +296,7 @@ fn who_is_asked_about_what_stays_rejected_takes_nothing_out_of_what_was_claimed(
             // Where Dave was not banned yet.
             let state = old.iter().filter(|event| **event != banned.1).chain([event, &was_here.1]);
             let state: Vec<String> = state.map(|event| event_id(version, event)).collect();
-            let (known, about) = (known.clone(), forbidden.0.clone());
-            third.answers(move |request| {
-                let target = request.uri().to_string();
-                if target.contains("/state_ids/") && target.ends_with(&about[1..]) {
-                    return Some(json_response(StatusCode::OK, &json!({ "pdu_ids": state, "auth_chain_ids": [] })));
-                }
-                answer_of(&known, request).or_else(|| target.contains("/federation/v1/").then(not_found))
-            });
+            knows_states(&third, vec![(forbidden.0.clone(), state)], known.clone());
             (0..4).for_each(|_| scene.an_hour_passes());
             assert_eq!([&forbidden, &said].map(|event| scene.a.shows(&event.0)), [false, true], "{version}");
         }
@@ -409,11 +400,7 @@ fn what_a_claim_rejects_is_asked_about_for_two_days() {
         let [heard, said] = [scene.says(&bob, "on top of it"), scene.says(&dave, "am I heard?")];
         [&heard, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
         let after = |hours: i64| {
-            (0..hours * 6).for_each(|_| {
-                scene.world.advance(600_000);
-                scene.world.run(scene.a.scheduled());
-                scene.world.settle();
-            });
+            (0..hours * 6).for_each(|_| scene.time_passes(600_000));
             asked(&third, "/state_ids/")
         };
         let asked_so_far = after(50);

@@ -117,7 +117,12 @@ impl Scene {
     }
 
     pub(crate) fn an_hour_passes(&self) {
-        self.world.advance(3_600_000);
+        self.time_passes(3_600_000);
+    }
+
+    /// So many milliseconds, after which the scheduled trigger comes.
+    pub(crate) fn time_passes(&self, ms: i64) {
+        self.world.advance(ms);
         self.world.run(self.a.scheduled());
         self.world.settle();
     }

@@ -121,6 +121,22 @@ fn cut_off() -> Large {
     cut_off_of(false)
 }
 
+/// The same, where the user has left since, and whoever comes into the room finds them in it.
+fn left_and_found() -> Large {
+    let mut large = cut_off();
+    large.leaves_unheard();
+    large.room.adds_who_came_in();
+    large.room.opens();
+    large
+}
+
+/// Carol of our server comes into the room.
+async fn carol_joins(large: &Large) {
+    let carol = large.b.user(&large.world, "carol");
+    let via = vec![ServerName::parse("peer.example").unwrap()];
+    membership::join(&large.b, &carol, &large.room_id, via, Object::new()).await.unwrap();
+}
+
 /// The same, where the user has joined upon an invite or without one.
 fn cut_off_of(is_invited: bool) -> Large {
     let large = large(5_000);
@@ -442,13 +458,8 @@ fn the_trigger_leaves_a_room_whose_user_came_in_by_another_join() {
 /// Also where somebody else here has come into the room meanwhile, and finds them in it by the join that they have left.
 #[test]
 fn the_trigger_has_a_user_leave_whom_others_have_found_in_the_room() {
-    let mut large = cut_off();
-    large.leaves_unheard();
-    large.room.adds_who_came_in();
-    large.room.opens();
-    let carol = large.b.user(&large.world, "carol");
-    let via = vec![ServerName::parse("peer.example").unwrap()];
-    large.world.run(membership::join(&large.b, &carol, &large.room_id, via, Object::new())).unwrap();
+    let large = left_and_found();
+    large.world.run(carol_joins(&large));
     assert!(large.is_in());
     large.world.run(large.triggers(10));
     assert!(!large.is_in(), "{:?}", large.world.logs());
@@ -458,20 +469,15 @@ fn the_trigger_has_a_user_leave_whom_others_have_found_in_the_room() {
 /// But not where they are found there, and say that they want to be, while the server that let them in is asked for the leave.
 #[test]
 fn the_trigger_has_nobody_leave_who_comes_back_meanwhile() {
-    let mut large = cut_off();
-    large.leaves_unheard();
-    large.room.adds_who_came_in();
-    large.room.opens();
+    let large = left_and_found();
     large.world.answer_late("peer.example", "/make_leave/", 20_000);
-    let carol = large.b.user(&large.world, "carol");
-    let via = vec![ServerName::parse("peer.example").unwrap()];
     let times_asked = || large.world.traffic().iter().filter(|sent| sent.line.contains("/make_leave/")).count();
     let before = times_asked();
     let coming_back = async {
         while times_asked() == before {
             large.world.sleep(1_000).await;
         }
-        membership::join(&large.b, &carol, &large.room_id, via, Object::new()).await.unwrap();
+        carol_joins(&large).await;
         assert!(large.b.store.stay(&large.bob, &large.room_id).await.unwrap());
     };
     large.world.run(join(large.triggers(10), coming_back));
