@@ -14,7 +14,7 @@ use crate::{
     matrix::{
         event::{Ancestor, Event, PduError, ReceivedPdu, Unusable},
         identifiers::{RoomId, ServerName},
-        json,
+        json::{self, MAX_DEPTH},
         room_version::RoomVersion,
         server_keys::KeyRing,
     },
@@ -209,10 +209,15 @@ pub async fn verify_ancestors<T: AsRef<[u8]>>(
     memory: &mut AnswerMemory,
 ) -> Result<Option<Vec<Ancestor>>, DatabaseError> {
     let mut pdus: Vec<ReceivedPdu> = Vec::new();
+    let mut malformed: Vec<Ancestor> = Vec::new();
     for (done, text) in texts.iter().enumerate() {
         turn(server, done).await;
         match memory.parse(server, text.as_ref(), room_id, version)? {
-            Ok(pdu) => pdus.extend(pdu),
+            Ok(Some(pdu)) => pdus.push(pdu),
+            Ok(None) => {
+                let place = place_of_malformed(text.as_ref(), room_id, version, memory.left());
+                malformed.extend(place.map(Ancestor::Unusable));
+            }
             Err(error) => {
                 let record = LogRecord::warning("events that another server sent are not used").room(room_id);
                 server.platform.log.write(record.because(&error));
@@ -222,7 +227,20 @@ pub async fn verify_ancestors<T: AsRef<[u8]>>(
     }
     let places: Vec<Unusable> = pdus.iter().map(Unusable::of_pdu).collect();
     let checked = verify(server, pdus).await?.into_iter().zip(places);
-    Ok(Some(checked.map(|(event, place)| event.map_or(Ancestor::Unusable(place), Ancestor::Event)).collect()))
+    let checked = checked.map(|(event, place)| event.map_or(Ancestor::Unusable(place), Ancestor::Event));
+    Ok(Some(checked.chain(malformed).collect()))
+}
+
+/// The place of a PDU that [`from_history`] refuses: other servers may have accepted it, and built upon it. Reading it takes no more
+/// than so much memory.
+pub fn place_of_malformed(
+    text: &[u8],
+    room_id: &RoomId,
+    version: &'static RoomVersion,
+    mut memory: usize,
+) -> Option<Unusable> {
+    let pdu = json::parse_to_depth_within(text, MAX_DEPTH, &mut memory).ok()?;
+    Unusable::of_malformed(&pdu, room_id, version)
 }
 
 /// Parses a PDU that another server holds as part of the history or state of the room `room_id`; `None` where it is not one.

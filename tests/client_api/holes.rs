@@ -393,6 +393,29 @@ fn an_event_that_cites_a_rejected_one_does_not_end_history() {
     assert!(home.database.rows("SELECT 1 FROM gaps").is_empty());
 }
 
+/// Other servers have other limits, and what they have accepted is built upon.
+#[test]
+fn what_is_nested_too_deep_for_us_does_not_end_history() {
+    for version in ["10", "12"] {
+        let Visited { home, alice, room, peer, bob, mut theirs, server } = visited(version);
+        let missed: Vec<(String, Value)> = (0..5).map(|n| theirs.say(&peer, &bob, &format!("missed {n}"))).collect();
+        let content = json!({ "body": "deep", "x": (0..600).fold(json!([]), |inner, _| json!([inner])) });
+        let fields = json!({ "type": "m.room.message", "content": content });
+        let deep = peer.sign(version, theirs.draft(home.world.now_ms(), &bob, fields));
+        theirs.advance(&deep.0);
+        let edge = theirs.say(&peer, &bob, "edge");
+        let said = theirs.say(&peer, &bob, "said");
+        let history = missed.iter().chain([&deep, &edge]).map(|(_, event)| event.clone());
+        tells_what_is_asked_for(&peer, &theirs, history.collect(), vec![edge.1.clone()]);
+        assert_eq!(peer.send(&server, "1", &[said.1]).0, 200);
+        home.world.settle();
+        let found = back(&home, &alice, &room, None, 100, "");
+        let mut expected = vec![said.0, edge.0];
+        expected.extend(missed.into_iter().rev().map(|(id, _)| id));
+        assert_eq!(found[..7], expected, "{:?}", home.world.logs());
+    }
+}
+
 /// What is behind an event that is not shown is history all the same.
 #[test]
 fn a_gap_behind_a_soft_failed_event_is_paged_back_to() {

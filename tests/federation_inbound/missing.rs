@@ -473,6 +473,44 @@ fn who_has_given_a_bad_copy_is_not_asked_for_the_event_itself() {
     assert_eq!((asked(&scene.peer, id), asked(&third, id)), (0, 1));
 }
 
+/// Others may have its keys.
+#[test]
+fn a_server_whose_keys_we_cannot_obtain_does_not_end_the_room() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let hidden = Peer::new(&scene.world, "hidden.example");
+    scene.world.connect("hidden.example", Rc::new(|_| Box::pin(async { not_found() })));
+    let dave = hidden.user("dave");
+    let content = json!({ "membership": "join" });
+    let join = hidden.sign("12", scene.theirs.draft_member(scene.world.now_ms(), &dave, &dave, content));
+    scene.theirs.state.insert(("m.room.member".to_owned(), dave.clone()), join.1.clone());
+    scene.theirs.advance(&join.0);
+    let hello = scene.theirs.say(&hidden, &dave, "hello");
+    let said = scene.say(3);
+    let all: Vec<Known> = [join, hello].into_iter().chain(said.iter().cloned()).collect();
+    holds_with_states(&scene, &all);
+    holds(&third, &all);
+    takes(&scene.peer, &scene, "1", &said[2]);
+    scene.world.settle();
+    scene.is_shown(&said);
+    assert!(all[..2].iter().all(|(id, _)| !scene.a.shows(id)));
+}
+
+/// Other servers have other limits.
+#[test]
+fn what_is_nested_too_deep_for_us_does_not_end_the_room() {
+    let mut scene = scene("12");
+    let content = json!({ "body": "deep", "x": (0..600).fold(json!([]), |inner, _| json!([inner])) });
+    let fields = json!({ "type": "m.room.message", "content": content });
+    let deep = scene.peer.sign("12", scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields));
+    scene.theirs.advance(&deep.0);
+    let said = scene.say(3);
+    holds_with_states(&scene, &[&[deep][..], &said].concat());
+    takes(&scene.peer, &scene, "1", &said[2]);
+    scene.world.settle();
+    scene.is_shown(&said);
+}
+
 #[test]
 fn what_nobody_asked_for_is_not_kept() {
     let mut scene = scene("12");

@@ -1,7 +1,15 @@
 //! Events of a room's past as another server gives them, usable or not.
 
-use super::{Event, ReceivedPdu};
-use crate::matrix::identifiers::EventId;
+use super::{
+    Event, MAX_PREV_EVENTS, ReceivedPdu,
+    format::{Fields, read_event_id, read_room_id},
+};
+use crate::matrix::{
+    identifiers::{EventId, RoomId},
+    json::Value,
+    redaction,
+    room_version::RoomVersion,
+};
 
 /// An event that leads back to older ones.
 #[derive(Debug, Clone)]
@@ -28,7 +36,7 @@ impl Ancestor {
     pub fn event_id(&self) -> &EventId {
         match self {
             Self::Event(event) => event.event_id(),
-            Self::Unusable(unusable) => &unusable.event_id,
+            Self::Unusable(unusable) => unusable.event_id(),
         }
     }
 
@@ -75,6 +83,23 @@ impl Unusable {
             depth: fields.depth,
             origin_server_ts: fields.origin_server_ts,
         }
+    }
+
+    /// The place of a PDU that fails check 1 for what it says besides: nested too deep, or with numbers that are not allowed. `None`
+    /// for what is no PDU of this room.
+    pub fn of_malformed(pdu: &Value, room_id: &RoomId, version: &'static RoomVersion) -> Option<Self> {
+        let object = pdu.as_object()?;
+        let fields = Fields::read(object, version).ok()?;
+        let event_id = read_event_id(object, &redaction::signed_text(object, version), version).ok()?;
+        let is_here = read_room_id(object, &fields, &event_id, version).ok()? == *room_id;
+        let Fields { prev_events, depth, origin_server_ts, .. } = fields;
+        let is_bounded = prev_events.len() <= MAX_PREV_EVENTS;
+        (is_here && is_bounded).then_some(Self { event_id, prev_events, depth, origin_server_ts })
+    }
+
+    /// The event's ID.
+    pub fn event_id(&self) -> &EventId {
+        &self.event_id
     }
 
     /// The place of an event that cannot be judged.

@@ -265,6 +265,7 @@ impl<'s> Look<'s> {
         let server = self.server;
         let left = memory.left();
         let mut received = Vec::with_capacity(texts.len());
+        let mut malformed: Vec<EventId> = Vec::new();
         let mut takes: HashMap<EventId, usize> = HashMap::with_capacity(texts.len());
         for (done, text) in texts.iter().enumerate() {
             pdus::turn(server, done).await;
@@ -274,7 +275,11 @@ impl<'s> Look<'s> {
                     takes.insert(pdu.event_id().clone(), before - memory.left());
                     received.push(pdu);
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    let (room_id, memory) = (&self.room.room_id, memory.left());
+                    let place = pdus::place_of_malformed(text.as_ref(), room_id, self.version(), memory);
+                    malformed.extend(place.map(|place| place.event_id().clone()));
+                }
                 Err(error) => {
                     let record = LogRecord::warning("events that a server gave are not used");
                     let record = record.room(&self.room.room_id).destination(name).because(&error);
@@ -285,6 +290,11 @@ impl<'s> Look<'s> {
             }
         }
         let mut received = reachable(received, wanted, cites);
+        if !malformed.is_empty() {
+            let asked_for: HashSet<&EventId> = wanted.iter().chain(received.iter().flat_map(cites)).collect();
+            malformed.retain(|id| asked_for.contains(id));
+            self.refused.extend(malformed.into_iter().map(|id| (id, name.clone())));
+        }
         received.retain(|pdu| !self.has_refused(pdu.event_id(), name));
         let ids: Vec<EventId> = received.iter().map(|pdu| pdu.event_id().clone()).collect();
         let mut events = Vec::with_capacity(ids.len());

@@ -118,9 +118,9 @@ impl Look<'_> {
         Ok(changed.unwrap_or_default())
     }
 
-    /// Asks for the states before events in hand themselves, where servers that know these say that they do not give what the
-    /// events cite: what the room's rules forbid is given by nobody, and yet its sender may have built upon it. Whether any event
-    /// was judged so.
+    /// Asks for the states before events in hand themselves, where servers that know these do not give what the events cite, or no
+    /// copy of it that we can use: what the room's rules forbid is given by nobody, and yet its sender may have built upon it; and a
+    /// server whose keys only we cannot obtain does not end the room for us. Whether any event was judged so.
     pub(super) async fn ask_for_states_instead(&mut self, lacking: &[Lacking]) -> Result<bool, RoomError> {
         let mut progress = false;
         let stuck = lacking.iter().filter(|lacking| lacking.auth.is_empty() && !lacking.previous.is_empty());
@@ -162,7 +162,8 @@ impl Look<'_> {
         self.whom.note_useless(Question::StateBefore, edge);
     }
 
-    /// What servers say that the state before `edge` is: of those only that have said that they do not give the events `denied`.
+    /// What servers say that the state before `edge` is: of those only that have said that they do not give the events `denied`, or
+    /// whose copies of them are of no use.
     async fn claims(
         &mut self,
         edge: &EventId,
@@ -175,7 +176,8 @@ impl Look<'_> {
             && let Some(name) = self.whom.next(Question::StateBefore, edge, cited_by).await?
         {
             self.whom.note(Question::StateBefore, edge, &name);
-            if !self.whom.has_denied(&name, denied) {
+            let gives_none = |id: &EventId| self.whom.has_denied(&name, id) || self.has_refused(id, &name);
+            if !denied.iter().all(gives_none) {
                 continue;
             }
             match self.claim(&name, edge, cited_by, known).await? {

@@ -152,9 +152,9 @@ impl<'s> Whom<'s> {
         self.set_aside.note(name, outcome);
     }
 
-    /// Whether a server has said that it gives none of these events.
-    pub(super) fn has_denied(&self, name: &ServerName, ids: &[EventId]) -> bool {
-        ids.iter().all(|id| self.denied.contains(&(id.clone(), name.clone())))
+    /// Whether a server has said that it does not give this event.
+    pub(super) fn has_denied(&self, name: &ServerName, id: &EventId) -> bool {
+        self.denied.contains(&(id.clone(), name.clone()))
     }
 
     /// Whether a server is asked nothing more in this look: it is away, or fails at everything.
