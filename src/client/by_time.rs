@@ -12,6 +12,7 @@ use crate::{
         by_time::{Direction, Moment},
         event_graph::Gap,
         snapshots::StateReads,
+        timeline::TimelineEvent,
     },
 };
 
@@ -27,8 +28,9 @@ pub(super) async fn timestamp_to_event(server: &Server, call: &Call) -> Handled 
     let search = Search { server, reader, ts, direction };
     let mut elsewhere = None;
     for round in 0..=MAX_BACKFILLS {
-        let moment = server.store.moment(&search.reader.room_id, ts).await?;
-        let here = search.nearest_here(moment).await?;
+        let nearest = server.store.nearest(&search.reader.room_id, ts, direction, search.reader.last).await?;
+        let (moment, events) = nearest.map_or_else(Default::default, |(moment, events)| (Some(moment), events));
+        let here = search.nearest_seen(&events).await?;
         let gap = search.gap_at(moment).await?;
         // Where history is lacking, somebody else may know of something nearer.
         if let (0, Some(_)) = (round, &gap) {
@@ -59,15 +61,15 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The nearest event that is held and that the user may see, and when it was sent.
-    async fn nearest_here(&self, moment: Option<Moment>) -> Result<Option<(String, i64)>, MatrixError> {
-        let Some(moment) = moment else { return Ok(None) };
+    /// The first of the events that the user may see, and when it was sent.
+    async fn nearest_seen(&self, events: &[TimelineEvent]) -> Result<Option<(String, i64)>, MatrixError> {
+        if events.is_empty() {
+            return Ok(None);
+        }
         let reader = &self.reader;
-        let store = &self.server.store;
-        let events = store.around(&reader.room_id, moment, self.ts, self.direction, reader.last).await?;
         let mut reads = StateReads::default();
-        reader.wants(&events, &mut reads);
-        let found = store.read_states(&reads).await?;
+        reader.wants(events, &mut reads);
+        let found = self.server.store.read_states(&reads).await?;
         let seen = events.iter().find(|event| reader.sees(event, &found)).map(|event| &event.seen.event);
         Ok(seen.map(|event| (event.event_id().to_string(), event.origin_server_ts())))
     }

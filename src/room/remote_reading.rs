@@ -179,14 +179,14 @@ impl RemoteReader<'_> {
         Ok((whole, false))
     }
 
-    /// The event nearest to `ts` in this direction, and when it was sent. Two round trips where the room never restricted its history,
-    /// else up to five; and where none of the nearest events may be seen, up to four more for each look further.
+    /// The event nearest to `ts` in this direction, and when it was sent. One round trip where the room never restricted its history,
+    /// else up to four; and where none of the nearest events may be seen, up to four more for each look further.
     ///
     /// # Errors
     /// Only where something failed here.
     pub async fn nearest(&self, ts: i64, direction: Direction) -> Result<Option<(EventId, i64)>, ReadRefusal> {
-        let Some(moment) = self.rooms.store.moment(&self.room_id, ts).await? else { return Ok(None) };
-        let events = self.rooms.store.around(&self.room_id, moment, ts, direction, TimelinePos::END).await?;
+        let found = self.rooms.store.nearest(&self.room_id, ts, direction, TimelinePos::END).await?;
+        let Some((moment, events)) = found else { return Ok(None) };
         let mut nearest = self.first_seen(&events).await?;
         let (mut looks, mut pos) = (0, moment.pos);
         let is_restricted = !self.restrictions.is_empty();

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Store, json_list,
+    Answers, Store, json_list,
     positions::TimelinePos,
     timeline::{SeenEvent, TimelineEvent, seen_columns, seen_joins},
 };
 use crate::{
     matrix::identifiers::{RoomId, ServerName},
-    platform::{DatabaseError, Row, SqlValue, Statement},
+    platform::{DatabaseError, SqlValue, Statement},
 };
 
 /// Which way to look from a time.
@@ -31,39 +31,48 @@ pub struct Moment {
     pub is_newest: bool,
 }
 
-/// ?1 the room, ?2 the time. Halves the range of positions until one is left. Of the five events from the middle on, most
-/// decide: anybody may send an event that says it is of another time. Each step is two rows, one that looks and one that goes.
-const MOMENT: &str = "\
-    WITH RECURSIVE search(low, high, is_early) AS ( \
-      SELECT (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 ORDER BY t.pos LIMIT 1), \
-        (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 ORDER BY t.pos DESC LIMIT 1), NULL \
-      UNION ALL \
-      SELECT CASE WHEN is_early THEN low + (high - low) / 2 + 1 ELSE low END, \
-        CASE WHEN is_early = 0 THEN low + (high - low) / 2 ELSE high END, \
-        CASE WHEN is_early IS NULL THEN ( \
-          SELECT SUM(sample.ts < ?2) * 2 > COUNT(*) FROM ( \
-            SELECT e.origin_server_ts AS ts FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid \
-            WHERE t.room_id = ?1 AND t.pos >= search.low + (search.high - search.low) / 2 ORDER BY t.pos LIMIT 5 \
-          ) AS sample) END \
-      FROM search WHERE low < high \
-    ) SELECT t.pos, e.origin_server_ts < ?2 FROM search \
-      CROSS JOIN timeline AS t ON t.room_id = ?1 AND t.pos >= search.low \
-      CROSS JOIN events AS e ON e.event_nid = t.event_nid WHERE search.low >= search.high ORDER BY t.pos LIMIT 1";
+/// Where the time ?2 is in the timeline of the room ?1. Halves the range of positions until one is left. Of the five events from the
+/// middle on, most decide: anybody may send an event that says it is of another time. Each step is two rows, one that looks and one
+/// that goes.
+macro_rules! with_moment {
+    () => {
+        "WITH RECURSIVE search(low, high, is_early) AS ( \
+           SELECT (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 ORDER BY t.pos LIMIT 1), \
+             (SELECT t.pos FROM timeline AS t WHERE t.room_id = ?1 ORDER BY t.pos DESC LIMIT 1), NULL \
+           UNION ALL \
+           SELECT CASE WHEN is_early THEN low + (high - low) / 2 + 1 ELSE low END, \
+             CASE WHEN is_early = 0 THEN low + (high - low) / 2 ELSE high END, \
+             CASE WHEN is_early IS NULL THEN ( \
+               SELECT SUM(sample.ts < ?2) * 2 > COUNT(*) FROM ( \
+                 SELECT e.origin_server_ts AS ts FROM timeline AS t CROSS JOIN events AS e ON e.event_nid = t.event_nid \
+                 WHERE t.room_id = ?1 AND t.pos >= search.low + (search.high - search.low) / 2 ORDER BY t.pos LIMIT 5 \
+               ) AS sample) END \
+           FROM search WHERE low < high \
+         ), moment(pos, is_newest) AS MATERIALIZED ( \
+           SELECT t.pos, e.origin_server_ts < ?2 FROM search \
+             CROSS JOIN timeline AS t ON t.room_id = ?1 AND t.pos >= search.low \
+             CROSS JOIN events AS e ON e.event_nid = t.event_nid WHERE search.low >= search.high ORDER BY t.pos LIMIT 1)"
+    };
+}
 
-/// ?1 the room, ?2 the time, ?3 the position around which to look, ?4 whether forwards, ?5 the last position.
+/// ?1 the room, ?2 the time.
+const MOMENT: &str = concat!(with_moment!(), " SELECT pos, is_newest FROM moment");
+
+/// ?1 the room, ?2 the time, ?3 whether forwards, ?4 the last position. It searches once more: that is less than another round trip.
 const AROUND: &str = concat!(
-    "WITH around(pos, event_nid) AS ( \
-       SELECT * FROM (SELECT t.pos, t.event_nid FROM timeline AS t WHERE t.room_id = ?1 AND t.pos < ?3 AND t.pos <= ?5 \
-         ORDER BY t.pos DESC LIMIT 50) \
+    with_moment!(),
+    ", around(pos, event_nid) AS ( \
+       SELECT * FROM (SELECT t.pos, t.event_nid FROM timeline AS t \
+         WHERE t.room_id = ?1 AND t.pos < (SELECT pos FROM moment) AND t.pos <= ?4 ORDER BY t.pos DESC LIMIT 50) \
        UNION ALL \
-       SELECT * FROM (SELECT t.pos, t.event_nid FROM timeline AS t WHERE t.room_id = ?1 AND t.pos >= ?3 AND t.pos <= ?5 \
-         ORDER BY t.pos LIMIT 50) \
+       SELECT * FROM (SELECT t.pos, t.event_nid FROM timeline AS t \
+         WHERE t.room_id = ?1 AND t.pos >= (SELECT pos FROM moment) AND t.pos <= ?4 ORDER BY t.pos LIMIT 50) \
      ) SELECT ",
     seen_columns!(),
     ", around.pos, NULL AS txn_id FROM around CROSS JOIN events AS e ON e.event_nid = around.event_nid ",
     seen_joins!(),
-    " WHERE CASE WHEN ?4 THEN e.origin_server_ts >= ?2 ELSE e.origin_server_ts <= ?2 END \
-      ORDER BY abs(e.origin_server_ts - ?2), CASE WHEN ?4 THEN around.pos ELSE -around.pos END LIMIT 20"
+    " WHERE CASE WHEN ?3 THEN e.origin_server_ts >= ?2 ELSE e.origin_server_ts <= ?2 END \
+      ORDER BY abs(e.origin_server_ts - ?2), CASE WHEN ?3 THEN around.pos ELSE -around.pos END LIMIT 20"
 );
 
 /// Those of the next events of a timeline that tell what a server may see of all of them. What that is changes with the visibility, and
@@ -120,31 +129,26 @@ const AT_ONCE: i64 = 2_000;
 const MAX_TURNS: i64 = 100;
 
 impl Store {
-    /// Where `ts` is in the room's timeline; `None` for an empty one.
+    /// Where `ts` is in the room's timeline, and the events around that are in this direction of it, up to the position `last`, the
+    /// nearest first; `None` for an empty timeline. One round trip.
     ///
     /// # Errors
     /// Where the database fails.
-    pub async fn moment(&self, room_id: &RoomId, ts: i64) -> Result<Option<Moment>, DatabaseError> {
-        let rows = self.query(Statement::new(MOMENT, [room_id.as_str().into(), ts.into()])).await?;
-        let moment = |row: &Row| Ok(Moment { pos: TimelinePos::read(row, 0)?, is_newest: row.integer(1)? != 0 });
-        rows.first().map(moment).transpose()
-    }
-
-    /// The events around a moment that are in this direction of `ts`, up to the position `last`, the nearest first.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn around(
+    pub async fn nearest(
         &self,
         room_id: &RoomId,
-        moment: Moment,
         ts: i64,
         direction: Direction,
         last: TimelinePos,
-    ) -> Result<Vec<TimelineEvent>, DatabaseError> {
-        let forwards = direction == Direction::Forwards;
-        let parameters = [room_id.as_str().into(), ts.into(), moment.pos.into(), forwards.into(), last.into()];
-        self.query(Statement::new(AROUND, parameters)).await?.iter().map(TimelineEvent::of_row).collect()
+    ) -> Result<Option<(Moment, Vec<TimelineEvent>)>, DatabaseError> {
+        let (room, forwards) = (room_id.as_str(), direction == Direction::Forwards);
+        let moment = Statement::new(MOMENT, [room.into(), ts.into()]);
+        let around = Statement::new(AROUND, [room.into(), ts.into(), forwards.into(), last.into()]);
+        let mut answers = Answers::new(self.batch(vec![moment, around]).await?);
+        let (found, events) = (answers.rows()?, answers.rows()?);
+        let Some(row) = found.first() else { return Ok(None) };
+        let moment = Moment { pos: TimelinePos::read(row, 0)?, is_newest: row.integer(1)? != 0 };
+        Ok(Some((moment, events.iter().map(TimelineEvent::of_row).collect::<Result<_, _>>()?)))
     }
 
     /// Of the next events from `pos` on in this direction, and in that of `ts`, those that tell which of them `server` may see, the nearest

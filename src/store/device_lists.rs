@@ -355,15 +355,16 @@ impl Store {
         let put = |list: String| Statement::new(PUT_FETCHED, [seen.device_lists.into(), list.into()]);
         self.batch(json_lists(lists.iter().map(item)).into_iter().map(put).collect()).await.map(drop)
     }
+}
 
-    /// The number of a local user's list, as other servers know it.
-    ///
-    /// # Errors
-    /// Where the database fails.
-    pub async fn device_list_position(&self, user_id: &str) -> Result<DeviceListsPos, DatabaseError> {
-        let rows = self.query(Statement::new(STREAM_ID, [user_id.into()])).await?;
-        rows.first().map_or(Ok(DeviceListsPos::START), |row| DeviceListsPos::read(row, 0))
-    }
+/// The number of a local user's list, as other servers know it; [`read_position`] reads the answer.
+pub(super) fn position(user_id: &str) -> Statement {
+    Statement::new(STREAM_ID, [user_id.into()])
+}
+
+/// Reads the answer to [`position`].
+pub(super) fn read_position(rows: &Rows) -> Result<DeviceListsPos, DatabaseError> {
+    rows.first().map_or(Ok(DeviceListsPos::START), |row| DeviceListsPos::read(row, 0))
 }
 
 /// The changes that may concern a user; [`read_changes`] reads the answer.

@@ -10,6 +10,7 @@ use super::{
     json_list,
     key_changes::KeyChange,
     one_time_keys,
+    positions::DeviceListsPos,
     races::Race,
 };
 use crate::{
@@ -27,6 +28,15 @@ pub enum KeyReader<'a> {
     User(&'a str),
     /// Another server.
     Server,
+}
+
+impl<'a> KeyReader<'a> {
+    const fn user(self) -> Option<&'a str> {
+        match self {
+            Self::User(user) => Some(user),
+            Self::Server => None,
+        }
+    }
 }
 
 /// A signature that a local user adds to a key.
@@ -108,7 +118,7 @@ pub struct KeysFound {
     pub shares: BTreeMap<String, Share>,
     /// The other servers' users among them whose keys are held, and as they are now.
     pub current: BTreeSet<String>,
-    /// Of the others of whom something was ever asked, until when nobody else asks.
+    /// For the others that were ever asked about, until when nobody else asks for their keys.
     pub leases: BTreeMap<String, FetchLease>,
     /// The signatures that go with the keys, those of the reader on other servers' users' keys among them.
     signatures: Vec<SignatureOn>,
@@ -165,58 +175,13 @@ impl Store {
         remote: &[String],
         reader: KeyReader<'_>,
     ) -> Result<KeysFound, DatabaseError> {
-        let devices: Vec<_> = wanted
-            .iter()
-            .flat_map(|(user, devices)| {
-                let all = devices.is_empty().then(|| json!([user, null]));
-                all.into_iter().chain(devices.iter().map(move |device| json!([user, device])))
-            })
-            .collect();
-        let local = json_list(wanted.keys().map(String::as_str));
-        let everybody = json_list(wanted.keys().chain(remote).map(String::as_str));
-        let user = match reader {
-            KeyReader::User(user) => Some(user),
-            KeyReader::Server => None,
-        };
-        let statements = vec![
-            Statement::new(DEVICE_KEYS, [json!(devices).to_string().into()]),
-            Statement::new(CROSS_SIGNING_KEYS, [local.into()]),
-            Statement::new(SIGNATURES, [everybody.into(), user.into()]),
-        ];
-        let mut batches = vec![statements];
+        let user = reader.user();
+        let mut batches = vec![key_reads(wanted, remote, reader)];
         if let Some(user) = user {
             batches.extend(remote.chunks(LIGHT_SLICE).map(|users| device_lists::held(user, users).into()));
         }
         let mut answers = Answers::new(self.batches(batches).await?);
-        let mut next = || answers.rows();
-        let (device_rows, cross_signing_rows, signature_rows) = (next()?, next()?, next()?);
-        let mut found = KeysFound::default();
-        for row in &signature_rows {
-            let [user_id, signer, key_name] = [0, 1, 2].map(|column| row.text(column).map(str::to_owned));
-            let [key_id, signature] = [3, 4].map(|column| row.text(column).map(str::to_owned));
-            let (user_id, signer, key_name) = (user_id?, signer?, key_name?);
-            found.signatures.push(SignatureOn { user_id, signer, key_name, key_id: key_id?, signature: signature? });
-        }
-        let mut local: BTreeMap<String, UserKeys> = BTreeMap::new();
-        for row in &device_rows {
-            let mut keys = device_lists::object(row, 2)?;
-            if let (KeyReader::User(_), Some(name)) = (reader, row.optional_text(3)?) {
-                keys.object_at("unsigned").insert("device_display_name", name);
-            }
-            let of = local.entry(row.text(0)?.to_owned()).or_default();
-            of.devices.insert(row.text(1)?.to_owned(), keys);
-        }
-        for row in &cross_signing_rows {
-            let Some(usage) = Usage::parse(row.text(1)?) else { continue };
-            if usage == Usage::UserSigning && user != Some(row.text(0)?) {
-                continue;
-            }
-            let of = local.entry(row.text(0)?.to_owned()).or_default();
-            of.cross_signing.insert(usage, device_lists::object(row, 2)?);
-        }
-        for (user_id, keys) in local {
-            found.insert(user_id, keys);
-        }
+        let mut found = read_keys(&mut answers, reader)?;
         let mut of_remote = answers.rest();
         while let (Some(lists), Some(shares)) = (of_remote.next(), of_remote.next()) {
             let shares = device_lists::read_shares(&shares)?;
@@ -233,6 +198,24 @@ impl Store {
             found.shares.extend(shares);
         }
         Ok(found)
+    }
+
+    /// A local user's devices and keys as other servers are told them, with the number that the list has then; `None` where there
+    /// is no such user. One round trip.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn device_list(&self, user_id: &str) -> Result<Option<(DeviceListsPos, UserKeys)>, DatabaseError> {
+        const IS_HERE: &str = "SELECT 1 AS is_here FROM users WHERE user_id = ?1";
+        let wanted = BTreeMap::from([(user_id.to_owned(), Vec::new())]);
+        let mut statements = key_reads(&wanted, &[], KeyReader::Server);
+        statements.push(Statement::new(IS_HERE, [user_id.into()]));
+        statements.push(device_lists::position(user_id));
+        let mut answers = Answers::new(self.batch(statements).await?);
+        let mut found = read_keys(&mut answers, KeyReader::Server)?;
+        let is_here = !answers.rows()?.is_empty();
+        let position = device_lists::read_position(&answers.rows()?)?;
+        Ok(is_here.then(|| (position, found.keys.remove(user_id).unwrap_or_default())))
     }
 
     /// Stores the identity keys of a device, ends the one-time keys of another identity, and returns the servers that are to be
@@ -346,4 +329,56 @@ impl Store {
             None => self.batch(vec![put, device_lists::advance(signer.as_str())]).await.map(|_| Vec::new()),
         }
     }
+}
+
+/// What of local users' keys, and of signatures on those of `remote`, is read first; [`read_keys`] reads the answers.
+fn key_reads(wanted: &BTreeMap<String, Vec<String>>, remote: &[String], reader: KeyReader<'_>) -> Vec<Statement> {
+    let devices: Vec<_> = wanted
+        .iter()
+        .flat_map(|(user, devices)| {
+            let all = devices.is_empty().then(|| json!([user, null]));
+            all.into_iter().chain(devices.iter().map(move |device| json!([user, device])))
+        })
+        .collect();
+    let local = json_list(wanted.keys().map(String::as_str));
+    let everybody = json_list(wanted.keys().chain(remote).map(String::as_str));
+    vec![
+        Statement::new(DEVICE_KEYS, [json!(devices).to_string().into()]),
+        Statement::new(CROSS_SIGNING_KEYS, [local.into()]),
+        Statement::new(SIGNATURES, [everybody.into(), reader.user().into()]),
+    ]
+}
+
+/// Reads the answers to [`key_reads`].
+fn read_keys(answers: &mut Answers, reader: KeyReader<'_>) -> Result<KeysFound, DatabaseError> {
+    let mut next = || answers.rows();
+    let (device_rows, cross_signing_rows, signature_rows) = (next()?, next()?, next()?);
+    let mut found = KeysFound::default();
+    for row in &signature_rows {
+        let [user_id, signer, key_name] = [0, 1, 2].map(|column| row.text(column).map(str::to_owned));
+        let [key_id, signature] = [3, 4].map(|column| row.text(column).map(str::to_owned));
+        let (user_id, signer, key_name) = (user_id?, signer?, key_name?);
+        found.signatures.push(SignatureOn { user_id, signer, key_name, key_id: key_id?, signature: signature? });
+    }
+    let mut local: BTreeMap<String, UserKeys> = BTreeMap::new();
+    for row in &device_rows {
+        let mut keys = device_lists::object(row, 2)?;
+        if let (KeyReader::User(_), Some(name)) = (reader, row.optional_text(3)?) {
+            keys.object_at("unsigned").insert("device_display_name", name);
+        }
+        let of = local.entry(row.text(0)?.to_owned()).or_default();
+        of.devices.insert(row.text(1)?.to_owned(), keys);
+    }
+    for row in &cross_signing_rows {
+        let Some(usage) = Usage::parse(row.text(1)?) else { continue };
+        if usage == Usage::UserSigning && reader.user() != Some(row.text(0)?) {
+            continue;
+        }
+        let of = local.entry(row.text(0)?.to_owned()).or_default();
+        of.cross_signing.insert(usage, device_lists::object(row, 2)?);
+    }
+    for (user_id, keys) in local {
+        found.insert(user_id, keys);
+    }
+    Ok(found)
 }

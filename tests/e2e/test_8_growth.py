@@ -59,6 +59,8 @@ class Requests:
             "`backfill`, 100": f"backfill/{room}?v={event}&limit=100",
             "`make_join`": f"make_join/{room}/{newcomer}?ver={self.room.version.identifier}",
             "`query/directory`": f"query/directory?room_alias={segment(f'#room:{self.worker.name}')}",
+            "`timestamp_to_event`": f"timestamp_to_event/{room}?ts=1&dir=f",
+            "`user/devices`": f"user/devices/{segment(self.alice.user_id)}",
         }.items():
             found[name] = self.cost(lambda path=path: self.signed("GET", path))
         found["`get_missing_events`, 20"] = self.cost(lambda: self.signed("POST", f"get_missing_events/{room}", missing))
@@ -169,7 +171,8 @@ def test_costs_do_not_grow_with_the_number_of_rooms(costs):
 
 def test_other_servers_reads_take_two_calls(costs):
     few, _ = costs
-    reads = {"event", "event_auth", "state", "state_ids", "backfill", "query/directory", "get_missing_events", "make_join"}
+    reads = {"event", "event_auth", "state", "state_ids", "backfill", "get_missing_events", "timestamp_to_event"}
+    reads |= {"make_join", "query/directory", "user/devices"}
     measured = {name.split(",")[0].strip("`"): cost for name, cost in few.items()}
     assert reads <= measured.keys()
     for name in reads:

@@ -212,6 +212,8 @@ fn every_read_takes_two_round_trips_at_most() {
     calls(&format!("backfill/{room}?v={event}&limit=10"), 2);
     calls("query/directory?room_alias=%23room%3Aa.example", 2);
     calls("query/profile?user_id=%40alice%3Aa.example", 1);
+    calls("user/devices/%40alice%3Aa.example", 1);
+    calls(&format!("timestamp_to_event/{room}?ts=1&dir=f"), 2);
     calls(&format!("make_join/{room}/{}?ver=12", encode(&scene.peer.user("eve"))), 2);
     calls(&format!("make_leave/{room}/{}", encode(&scene.bob)), 2);
     let before = scene.a.database.calls.get();

@@ -31,13 +31,8 @@ const MAX_ASKED: usize = 5_000;
 /// `GET /_matrix/federation/v1/user/devices/{userId}`
 pub(super) async fn devices(server: &Server, request: Signed) -> Handled {
     let user = own_user(server, request.parameter(0))?;
-    let wanted = BTreeMap::from([(user.as_str().to_owned(), Vec::new())]);
-    // The number first: what changes in between is then told again.
-    let stream_id = server.store.device_list_position(user.as_str()).await?;
-    if server.store.profile(user.as_str()).await?.is_none() {
-        return Err(MatrixError::not_found("There is no such user."));
-    }
-    let keys = server.store.local_keys(&wanted, KeyReader::Server).await?.remove(user.as_str()).unwrap_or_default();
+    let list = server.store.device_list(user.as_str()).await?;
+    let (stream_id, keys) = list.ok_or_else(|| MatrixError::not_found("There is no such user."))?;
     let device = |(device_id, keys): (String, Object)| {
         Value::Object([("device_id", Value::from(device_id)), ("keys", Value::Object(keys))].into_iter().collect())
     };
