@@ -126,6 +126,25 @@ fn an_event_may_have_65536_bytes() {
     }
 }
 
+/// Synapse counts `unsigned`, which it always adds, and would drop a longer one.
+#[test]
+fn an_event_of_ours_leaves_room_for_unsigned() {
+    let version = version("12");
+    let key = signing_key();
+    let make = |length: usize| {
+        let mut event = message(version);
+        hash_and_sign(&mut event, version, SERVER, &key);
+        let missing = length - event.to_text().len();
+        event.object_at("content").insert("body", "x".repeat(missing + 1));
+        Event::create(event, version, SERVER, &key)
+    };
+    let longest = make(65_536 - r#","unsigned":{}"#.len()).unwrap();
+    let mut sent = longest.object().clone();
+    sent.insert("unsigned", Object::new());
+    assert_eq!(sent.to_text().len(), 65_536);
+    assert_eq!(make(65_537 - r#","unsigned":{}"#.len()).unwrap_err(), PduError::TooLarge("event"));
+}
+
 /// Signatures are part of what is sent on, so nobody would take an event that they made too long.
 #[test]
 fn a_countersignature_must_fit_too() {

@@ -33,6 +33,9 @@ pub use received_pdu::ReceivedPdu;
 
 /// The longest event in its canonical form, with signatures and without `unsigned`, in bytes.
 pub const MAX_EVENT_BYTES: usize = 65_536;
+/// The longest that we make. Synapse counts an empty `unsigned` with every event, and drops what is too long with it, and so lacks what
+/// is built upon that.
+pub const MAX_OWN_EVENT_BYTES: usize = MAX_EVENT_BYTES - r#","unsigned":{}"#.len();
 /// The longest `sender`, `room_id`, `state_key`, `type` and event id.
 const MAX_STRING: usize = 255;
 /// The most `auth_events` of an event.
@@ -103,7 +106,7 @@ impl Event {
     /// `event_id` must be among them.
     ///
     /// # Errors
-    /// Where the outcome would not pass [`ReceivedPdu::from_value`].
+    /// Where the outcome would not pass [`ReceivedPdu::from_value`], or be longer than [`MAX_OWN_EVENT_BYTES`].
     pub fn create(
         mut proto: Object,
         version: &'static RoomVersion,
@@ -113,7 +116,8 @@ impl Event {
         proto.remove("signatures");
         hash_and_sign(&mut proto, version, server, key);
         let received = ReceivedPdu::from_value(Value::Object(proto), version)?;
-        match received.event.oversized {
+        let is_too_long = received.event.json.len() > MAX_OWN_EVENT_BYTES;
+        match received.event.oversized.or(is_too_long.then_some("event")) {
             Some(member) => Err(PduError::TooLarge(member)),
             None => Ok(Self(Rc::new(received.event))),
         }
