@@ -85,10 +85,10 @@ pub(super) async fn leave(server: &Server, call: &Call) -> Handled {
     let room_id = room_id(call.parameter(0))?;
     let content = with_reason(Object::new(), &Body::optional(server, call).await?)?;
     let membership = server.store.membership(&room_id, &session.user).await?;
-    match leave_as(server, &session.user, &room_id, membership, content).await {
-        // Nothing to do, as for a request that is repeated.
-        Err(error) if error.errcode == "M_FORBIDDEN" && membership == Some(Membership::Leave) => {}
-        left => drop(left?),
+    let left = leave_as(server, &session.user, &room_id, membership, content).await?;
+    // A request that is repeated is answered as before.
+    if left.is_none() && membership != Some(Membership::Leave) {
+        return Err(nothing_to_leave());
     }
     ok(&json!({}))
 }
@@ -164,7 +164,7 @@ pub(super) async fn put(
         Membership::Knock if target == *user => knock_on(server, user, room_id, Vec::new(), content).await,
         Membership::Leave if target == *user => {
             let membership = server.store.membership(room_id, user).await?;
-            leave_as(server, user, room_id, membership, content).await
+            leave_as(server, user, room_id, membership, content).await?.ok_or_else(nothing_to_leave)
         }
         Membership::Invite => invite_user(server, user, &target, room_id, content).await,
         membership => send(server, user, room_id, Draft::membership(target.as_str(), membership, content)).await,
@@ -356,10 +356,10 @@ async fn leave_as(
     room_id: &RoomId,
     membership: Option<Membership>,
     content: Object,
-) -> Result<EventId, MatrixError> {
+) -> Result<Option<EventId>, MatrixError> {
     match membership {
         Some(Membership::Join | Membership::Invite | Membership::Knock) => {
-            leave_room(server, user, room_id, content).await
+            leave_room(server, user, room_id, content).await.map(Some)
         }
         _ => remote::leave(server, user, room_id, content).await,
     }
@@ -406,7 +406,12 @@ pub(super) async fn leave_unsent(
             Err(error) => return Err(error.into()),
         }
     }
-    remote::leave(server, user, room_id, content).await.map(Left::Elsewhere)
+    let left = remote::leave(server, user, room_id, content).await?;
+    left.map(Left::Elsewhere).ok_or_else(nothing_to_leave)
+}
+
+fn nothing_to_leave() -> MatrixError {
+    MatrixError::forbidden("You are not in that room.")
 }
 
 async fn change_other(

@@ -11,7 +11,7 @@ use crate::{
     matrix::{
         identifiers::{RoomId, ServerName, UserId},
         json::{Object, Value},
-        state_content::Membership,
+        state_content::{JoinRule, Membership},
     },
     room::{SpaceChild, SpaceRoom},
     router::{Call, Handled, raw_json_response},
@@ -172,11 +172,11 @@ impl<'a> Walk<'a> {
 
     /// Whether the user is in a room of this summary, or may join it, ask to, or read it.
     fn may_see(&self, room: &SpaceRoom) -> bool {
-        let text = |name: &str| room.summary.get(name).and_then(Value::as_str);
+        let rule = room.summary.get("join_rule").and_then(Value::as_str).map(JoinRule::named);
         let is_in = |id: &str| self.joined.contains(id);
         let allowed = room.summary.get("allowed_room_ids").and_then(Value::as_array).unwrap_or_default();
         // Where the rule is not told, anybody may join.
-        matches!(text("join_rule"), None | Some("public" | "knock" | "knock_restricted"))
+        matches!(rule, None | Some(JoinRule::Public | JoinRule::Knock | JoinRule::KnockRestricted))
             || room.summary.get("world_readable").and_then(Value::as_bool) == Some(true)
             || is_in(room.room_id.as_str())
             || self.invited.contains(&room.room_id)

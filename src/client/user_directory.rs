@@ -8,7 +8,7 @@ use crate::{
     error::MatrixError,
     matrix::{
         json::{Object, Value},
-        state_content::HistoryVisibility,
+        state_content::{HistoryVisibility, JoinRule},
         state_trie::{NodeId, StateKeyHash},
     },
     router::{Call, Handled, raw_json_response},
@@ -64,7 +64,8 @@ async fn open(server: &Server, states: Vec<NodeId>) -> Result<Vec<NodeId>, Matri
     let is_open = |state: &NodeId| {
         let content = |key| found.at(*state, key).map(|seen| seen.event.content());
         let rule = content(rules).and_then(|content| content.get("join_rule")?.as_str());
-        rule == Some("public") || HistoryVisibility::of(content(visibility)) == HistoryVisibility::WorldReadable
+        rule.map(JoinRule::named) == Some(JoinRule::Public)
+            || HistoryVisibility::of(content(visibility)) == HistoryVisibility::WorldReadable
     };
     Ok(states.into_iter().filter(is_open).collect())
 }

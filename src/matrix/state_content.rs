@@ -88,13 +88,31 @@ impl JoinRule {
     /// is stated, `Invite`.
     pub fn of(content: Option<&Object>, version: &RoomVersion) -> Self {
         let Some(stated) = content.and_then(|content| content.get("join_rule")) else { return Self::Invite };
-        match stated.as_str() {
-            Some("public") => Self::Public,
-            Some("invite") => Self::Invite,
-            Some("knock") if version.knock => Self::Knock,
-            Some("restricted") if version.restricted => Self::Restricted,
-            Some("knock_restricted") if version.knock_restricted => Self::KnockRestricted,
-            _ => Self::Private,
+        match Self::named(stated.as_str().unwrap_or_default()) {
+            Self::Knock if !version.knock => Self::Private,
+            Self::Restricted if !version.restricted => Self::Private,
+            Self::KnockRestricted if !version.knock_restricted => Self::Private,
+            rule => rule,
+        }
+    }
+
+    /// The rule of this name in room versions that know it: `Private` where no version does.
+    pub fn named(name: &str) -> Self {
+        [Self::Public, Self::Invite, Self::Knock, Self::Restricted, Self::KnockRestricted]
+            .into_iter()
+            .find(|rule| rule.as_str() == name)
+            .unwrap_or(Self::Private)
+    }
+
+    /// The name of the rule.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Invite => "invite",
+            Self::Knock => "knock",
+            Self::Restricted => "restricted",
+            Self::KnockRestricted => "knock_restricted",
+            Self::Private => "private",
         }
     }
 }

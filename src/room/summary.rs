@@ -134,7 +134,7 @@ impl Summary {
         let mut object: Object = given.collect();
         let guests = self.text("m.room.guest_access", "guest_access") == Some("can_join");
         object.insert("guest_can_join", guests);
-        object.insert("join_rule", self.join_rule_name());
+        object.insert("join_rule", self.join_rule().as_str());
         object.insert("num_joined_members", self.joined);
         object.insert("room_id", self.room_id().as_str());
         object.insert("world_readable", self.is_world_readable());
@@ -153,17 +153,6 @@ impl Summary {
         }
         object.insert("room_version", self.room.room_version.id);
         object
-    }
-
-    fn join_rule_name(&self) -> &'static str {
-        match self.join_rule() {
-            JoinRule::Public => "public",
-            JoinRule::Invite => "invite",
-            JoinRule::Knock => "knock",
-            JoinRule::Restricted => "restricted",
-            JoinRule::KnockRestricted => "knock_restricted",
-            JoinRule::Private => "private",
-        }
     }
 
     fn find(&self, event_type: &str) -> Option<&Event> {

@@ -147,8 +147,7 @@ fn an_invite_is_accepted_or_rejected() {
         world.run(membership::leave(&b, &carol, &other, Object::new())).unwrap();
         assert_eq!(a.membership(&world, &other, carol.as_str()).as_deref(), Some("leave"));
         assert_eq!(local_membership(&b, &carol, &other).as_deref(), Some("leave"));
-        let again = world.run(membership::leave(&b, &carol, &other, Object::new())).unwrap_err();
-        assert_eq!(again.errcode, "M_FORBIDDEN");
+        assert!(world.run(membership::leave(&b, &carol, &other, Object::new())).unwrap().is_none());
         // Where that server is away, the invite is gone nevertheless.
         world.run(membership::invite(&a, &alice, &bob, &other, Object::new())).unwrap();
         world.cut("a.example", "b.example");

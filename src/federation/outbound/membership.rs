@@ -173,11 +173,17 @@ fn has_left() -> MatrixError {
 
 /// Makes `user` leave a room that nobody here is in, or that as we hold it does not know of their membership: rejects an
 /// invite, retracts a knock, or ends a join that is under way. Where no resident server helps, it ends for the user all the
-/// same, and only the room does not know. `content` is what the membership says besides: a reason.
+/// same, and only the room does not know. `content` is what the membership says besides: a reason. `None` where the user has no
+/// invite or knock there and does not join it.
 ///
 /// # Errors
-/// 403 where the user has no invite or knock there and does not join it, and where the database fails; as [`check_content`].
-pub async fn leave(server: &Server, user: &UserId, room_id: &RoomId, content: Object) -> Result<EventId, MatrixError> {
+/// Where the database fails; as [`check_content`].
+pub async fn leave(
+    server: &Server,
+    user: &UserId,
+    room_id: &RoomId,
+    content: Object,
+) -> Result<Option<EventId>, MatrixError> {
     check_content(&content)?;
     let (leaving, user, room_id) = (server.clone(), user.clone(), room_id.clone());
     let work = async move { leave_all_the_way(&leaving, &user, &room_id, content).await };
@@ -189,12 +195,12 @@ async fn leave_all_the_way(
     user: &UserId,
     room_id: &RoomId,
     content: Object,
-) -> Result<EventId, MatrixError> {
+) -> Result<Option<EventId>, MatrixError> {
     let invitation = server.store.invitation(user, room_id).await?;
     // What they say last counts, whatever the join comes to.
     let joining = server.store.end_joins_of(user, room_id).await?;
     if invitation.is_none() && joining.is_none() {
-        return Err(MatrixError::forbidden("You are not in that room."));
+        return Ok(None);
     }
     // Those first that have let the user in while the invite is still shown.
     let residents = residents_by(server, invitation.as_ref(), room_id, joining.unwrap_or_default()).await?;
@@ -205,13 +211,13 @@ async fn leave_all_the_way(
         let id = EventId::parse(&format!("${}", server.random_id())).map_err(|_| MatrixError::internal())?;
         let event = leave_for_clients(server, user, content);
         server.rooms.left_elsewhere(user, room_id, &id, &event, &ended).await?;
-        return Ok(id);
+        return Ok(Some(id));
     };
     // It may be that of an invite which came only now.
     ended.extend_from_slice(left.auth_events());
     server.rooms.left_elsewhere(user, room_id, left.event_id(), left.object(), &ended).await?;
     take_leave(server, resident, &left).await?;
-    Ok(left.event_id().clone())
+    Ok(Some(left.event_id().clone()))
 }
 
 /// What the clients of a user are told who left a room that has not heard of it.
@@ -412,7 +418,7 @@ async fn answer_of(
         Err(Unread::BrokeOff(_)) => drop(asking.kept.replace(Some(resident.clone()))),
         // What is staged is another server's, which may answer more than this one.
         Err(Unread::Unusable(_)) | Ok(Answered::Unusable | Answered::Elsewhere) if is_kept => {}
-        // Another server may answer more, or else.
+        // Another server may give a fuller or a different answer.
         Err(Unread::Unusable(_)) | Ok(Answered::Unusable | Answered::Elsewhere) => {
             server.store.end_large_join(join_id).await?;
         }
