@@ -1,7 +1,6 @@
 // npm run dev: one homeserver on this machine, on the real runtime. `npm run dev -- --help` lists the options.
 
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { request } from "node:https";
 import { createServer, isIP } from "node:net";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -9,6 +8,7 @@ import { buildStep } from "./build.mjs";
 import { authority, leaf } from "./certificates.mjs";
 import { environment, fingerprint, main, perform, root, run, say, start, stopping, work } from "./common.mjs";
 import { newSigningKey } from "./keygen.mjs";
+import { databaseMistake, localGet, mistake } from "./ready.mjs";
 import { setUpSteps } from "./setup.mjs";
 
 const HELP = `npm run dev -- [options]
@@ -313,47 +313,10 @@ function passOn(program) {
   });
 }
 
-/** What is wrong where the server's keys are not answered as our own: the whole way was gone, from TLS to the secrets. */
-function mistake(options, { status, body }) {
-  if (status !== 200) {
-    return `the server does not work and answers ${status} ${body.trim()}; its log above says why (a setting or the signing key?)`;
-  }
-  let name;
-  try {
-    name = JSON.parse(body).server_name;
-  } catch {
-    return "what answers there is no homeserver";
-  }
-  return name === options["server-name"] ? null : `the server calls itself ${name}, not ${options["server-name"]}`;
-}
-
-/** What is wrong where the server cannot look up an alias in its database, which its keys are answered without. */
-async function databaseMistake(options) {
-  const alias = encodeURIComponent(`#ready:${options["server-name"]}`);
-  const answer = await localGet(options, `/_matrix/client/v3/directory/room/${alias}`);
-  if (answer === null || answer.status < 500) return null;
-  return `the server cannot use its database and answers ${answer.status}; its log above says why`;
-}
-
 /** The host and port that reach the server from this machine. */
 function urlHost(options) {
   const host = options.ip === "127.0.0.1" ? "localhost" : options.ip.includes(":") ? `[${options.ip}]` : options.ip;
   return `${host}:${options.port}`;
-}
-
-/** The status and body that our own server answers with; `null` where it does not answer. */
-function localGet(options, path) {
-  return new Promise((resolve) => {
-    // This connection stays on this machine and asks only whether the server is there.
-    const target = { host: options.ip, port: options.port, path, rejectUnauthorized: false, agent: false };
-    const call = request({ ...target, timeout: 60_000 }, (answer) => {
-      let body = "";
-      answer.setEncoding("utf8").on("data", (data) => (body += data));
-      answer.on("end", () => resolve({ status: answer.statusCode, body })).on("error", () => resolve(null));
-    });
-    call.on("error", () => resolve(null)).on("timeout", () => call.destroy());
-    call.end();
-  });
 }
 
 /** A port that nobody listens on, and that no outgoing connection takes before it is used: systems take theirs from 32,768 upwards. */

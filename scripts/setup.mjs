@@ -4,13 +4,12 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { environment, fingerprint, isMain, main, output, perform, root, run, tools, work } from "./common.mjs";
+import nodeVersion from "./node-version.cjs";
 
 const WORKER_BUILD = "0.8.7";
 const WASM_TARGET = "wasm32-unknown-unknown";
 const COMPONENTS = ["clippy", "rustfmt"];
 
-/** The oldest Node that runs these scripts. The runtime needs a newer one, which comes as an npm package. */
-const OLDEST_NODE = 20;
 const OLDEST_PYTHON = [3, 11];
 
 /** The tools run for seconds and are built once: what optimising them takes is never won back. */
@@ -48,9 +47,7 @@ export async function setUpSteps({ tests = false } = {}) {
 
 /** Says in one sentence what this machine lacks. */
 async function requirements(tests) {
-  const lacking = [];
-  const node = process.versions.node;
-  if (Number(node.split(".")[0]) < OLDEST_NODE) lacking.push(`Node ${OLDEST_NODE} or newer (this is ${node})`);
+  const lacking = [nodeVersion.lacking(process.versions.node)].filter((lacks) => lacks !== null);
   const has = async (program, ...args) => (await output(program, args)) !== null;
   if (!(await has("npm", "--version"))) lacking.push("npm");
   // Where Rust was installed without rustup, cargo does not know the toolchain of rust-toolchain.toml.

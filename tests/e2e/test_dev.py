@@ -63,6 +63,69 @@ def test_what_a_machine_lacks_is_named_in_one_sentence(tmp_path, missing):
     assert named == missing
 
 
+def test_a_node_that_is_too_old_is_named_in_one_sentence():
+    """It could not read the other scripts; so this one comes before them, and is written as the oldest reads it."""
+    script = ROOT / "scripts" / "node-version.cjs"
+
+    def asked(version):
+        done = subprocess.run([NODE, script, version], capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    assert asked("12.22.9") == (1, "this machine lacks Node 20 or newer (this is 12.22.9)\n")
+    assert asked("18.20.8")[0] == 1
+    assert asked("20.0.0") == asked("24.21.0") == (0, "")
+    commands = json.loads((ROOT / "package.json").read_text())["scripts"].values()
+    assert all(command.startswith("node scripts/node-version.cjs && node scripts/") for command in commands)
+    esbuild = ROOT / "node_modules" / ".bin" / "esbuild"
+    subprocess.run([esbuild, script, "--target=es5"], capture_output=True, check=True, timeout=60)
+
+
+def evaluated(module, expression):
+    """The value of an expression in which `it` is a module of the scripts, and what was printed before it."""
+    script = f"""
+        import * as it from "{(ROOT / "scripts" / module).as_uri()}";
+        console.log(JSON.stringify(await ({expression})));
+    """
+    command = [NODE, "--input-type=module", "--eval", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    *printed, value = done.stdout.splitlines()
+    return json.loads(value), printed
+
+
+def test_steps_are_numbered_and_their_total_is_told():
+    step = "(title, needed) => ({ title, needed: async () => needed, run: async () => console.log(`${title} runs`) })"
+    three = f"[['one', true], ['two', false], ['three', true]].map(([title, needed]) => ({step})(title, needed))"
+    _, printed = evaluated("common.mjs", f"it.perform({three}).then(() => null)")
+    plain = [re.sub(r"\x1b\[\d+m", "", line) for line in printed]
+    assert plain == [
+        "==> [1/2] one", "one runs", "==> [1/2] done after 0 s",
+        "==> [2/2] three", "three runs", "==> [2/2] done after 0 s",
+        "==> All 2 steps took 0 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    "status, body, sentence",
+    [
+        (200, '{"server_name": "a.example"}', None),
+        (200, '{"server_name": "b.example"}', "the server calls itself b.example, not a.example"),
+        (200, "<html>", "the program that answers there is not a homeserver"),
+        (500, "{}", "the server does not work and answers 500"),
+    ],
+)
+def test_it_is_ready_under_its_own_name_alone(status, body, sentence):
+    answer = json.dumps({"status": status, "body": body})
+    said, _ = evaluated("ready.mjs", f"it.mistake({{ 'server-name': 'a.example' }}, {answer})")
+    assert said == sentence if sentence is None else said.startswith(sentence)
+
+
+@pytest.mark.parametrize("status, is_wrong", [(404, False), (200, False), (500, True), (503, True)])
+def test_it_is_not_ready_without_its_database(status, is_wrong):
+    get = f"async (_, path) => path.includes('/directory/room/%23ready%3Aa.example') ? {{ status: {status} }} : null"
+    said, _ = evaluated("ready.mjs", f"it.databaseMistake({{ 'server-name': 'a.example' }}, {get})")
+    assert (said is not None and "cannot use its database" in said) == is_wrong
+
+
 def test_a_port_in_use_is_told(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
