@@ -62,6 +62,12 @@ fn an_extremity_counts() {
 }
 
 #[test]
+fn an_extremity_is_of_the_version_of_the_room() {
+    let said = commit(|scene, _| drop(scene.a.database.rows("UPDATE rooms SET room_version = '1'")));
+    assert!(said.contains("a forward extremity is not of the room's version"), "{said}");
+}
+
+#[test]
 fn states_are_held() {
     let nowhere = NodeId::parse("nowhere-nowhere-nowher").unwrap();
     let said = commit(|_, commit| {
