@@ -68,8 +68,8 @@ impl Judgement {
         if before.root == self.state || stands_in(view, event, self.state).await? {
             return Ok(None);
         }
-        // What is lacking, or was filled in as history, is no part of the current state: whoever joined there would be nobody. By what
-        // is claimed of it the current state counts only together with it.
+        // The current state does not know who joined in a stretch that is lacking, or was filled in as history. So what stands on a
+        // claim about that stretch is checked against both together, never against the current state alone.
         if !before.claimed && self.check_state(view, event, self.state).await?.is_none() {
             return Ok(None);
         }

@@ -232,7 +232,7 @@ impl Judgement {
 
     /// Makes known what the state is after the room's create event, if it is one of the previous events of another; these must have
     /// been read. Whoever joins a room holds its create event as a part of the state alone, and servers only say what was before
-    /// it: nothing. Whoever cites it must not keep all those waiting who build upon that.
+    /// it: nothing. An event that cites it must not hold up everything that is built on that event.
     pub(super) async fn know_creation(&self, view: &mut View<'_>, previous: &[EventId]) -> Result<(), RoomError> {
         let is_unplaced_create = |id: &&EventId| view.state_after(id).is_none() && view.is_create(id);
         let Some(id) = previous.iter().find(is_unplaced_create) else { return Ok(()) };

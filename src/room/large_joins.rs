@@ -40,8 +40,8 @@ use crate::{
 const STEP: usize = 1_000;
 const STEP_LENGTH: usize = 3_000_000;
 
-/// For so long, in milliseconds, nobody else begins with a join, but for whoever is at it renewing that: as long as a user waits who
-/// asks again after it was cut off.
+/// How long a join belongs to whoever works on it, in milliseconds, unless they renew that: a user who asks again after it was cut
+/// off waits as long.
 pub const LEASE_MS: i64 = 20_000;
 
 /// How far a join has come.

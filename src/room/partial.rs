@@ -72,7 +72,7 @@ impl Rooms {
         self.take_over(join, &taken).await
     }
 
-    /// Whether members of the room are still to be had by this work.
+    /// Whether this work still has members of the room to find out.
     ///
     /// # Errors
     /// Where the database fails.

@@ -103,7 +103,7 @@ pub(super) struct TakenOver {
 pub enum Installed {
     /// The user is in the room.
     Done,
-    /// And who else is in it is still to be had.
+    /// The same, while it is not known yet who else is in it.
     InPart,
     /// The user has left meanwhile.
     GivenUp,

@@ -86,8 +86,8 @@ impl Rooms {
         Ok(ToldOfJoin { servers, root, without: None, held: room_for(bytes)? })
     }
 
-    /// The state `root` without its members, but for those after whom a room is called that has no name; and the auth chain of it and
-    /// of the join, without what the state has. Three round trips.
+    /// The state `root` without its members, except those after whom a room without a name is called; and the auth chain of it and of
+    /// the join, without what the state has. Three round trips.
     #[expect(clippy::disallowed_methods, reason = "what is told of it goes through the gate")]
     pub(super) async fn without_members(&self, join: &Event, root: NodeId) -> Result<WithoutMembers, RoomError> {
         let room_id = join.room_id();

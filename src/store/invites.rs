@@ -147,8 +147,9 @@ impl Waiting {
 }
 
 /// Which of the invites that are `waiting`, the oldest first, gives way to another one of `server`, if no place is left: the oldest of
-/// whoever has most in the zone that has most. `None` where that would be no fairer. An only one never does, but to other zones where
-/// nobody in its own has more: the newest of them, as whoever came to the zone before the others is none of those who fill it.
+/// whoever has most in the zone that has most. `None` where that would be no fairer. A server's only invite gives way to another zone
+/// alone, and only where no server in its own zone has more than one: the newest of them goes, as whoever came to the zone first is
+/// none of those who fill it.
 fn who_gives_way(waiting: Vec<Waiting>, server: &str) -> Option<Waiting> {
     let (mut of_zone, mut of_server): (BTreeMap<String, usize>, BTreeMap<&str, usize>) = Default::default();
     for invite in &waiting {

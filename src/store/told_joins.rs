@@ -109,7 +109,7 @@ impl Store {
         Ok((servers, sum(&answers.rows()?, 0)?))
     }
 
-    /// The servers in the room, and the events of the state `root` but those of members, of whom only these count: at most so many.
+    /// The servers in the room, and at most `most` events of the state `root`: of its member events those of the users `but` alone.
     /// One round trip.
     ///
     /// # Errors

@@ -100,7 +100,7 @@ async fn answer(server: &Server, call: &Call, mut wanted: BTreeMap<ServerName, C
     Ok(raw_json_response(StatusCode::OK, Object::from_iter([("server_keys", objects)]).to_text()))
 }
 
-/// What the servers published: as it is kept, where that will do or nothing newer is to be had. Of a server that has published a wanted
+/// What the servers published: as it is kept, where that will do or nothing newer can be obtained. Of a server that has published a wanted
 /// key earlier, and no longer does, both.
 async fn responses(
     server: &Server,

@@ -20,7 +20,7 @@ use crate::{
 pub(super) async fn vouched_for(server: &Server, join: Event, answer: Option<Vec<u8>>) -> Result<Event, MatrixError> {
     let Some(voucher) = join.content().get(AUTHORISED_VIA) else { return Ok(join) };
     let voucher = voucher.as_str().and_then(|voucher| UserId::parse(voucher).ok());
-    let voucher = voucher.ok_or_else(|| bad_answer("a voucher for the join who is no user"))?;
+    let voucher = voucher.ok_or_else(|| bad_answer("an authorising user for the join who is not a user"))?;
     let answer = answer.ok_or_else(|| bad_answer("no signature for the join"))?;
     countersigned(server, &join, &server_of(voucher.server_name())?, &answer).await
 }

@@ -43,8 +43,7 @@ const AGAIN_MS: i64 = 25 * 60 * 1_000;
 /// the next minute: where there is never time for all, it would be sent to those who have heard it over and over.
 const SOONER_MS: i64 = 3 * 60 * 1_000;
 
-/// Of how many users they are told again at most each time that the scheduled trigger comes by: of so many, what there is to tell may wait
-/// for a destination.
+/// The most users whose presence is repeated in one run of the scheduled trigger: what waits for one destination may be about so many.
 const MAX_AGAIN: i64 = 100;
 
 /// For so long, in milliseconds, sending goes on; what is left then is stale.

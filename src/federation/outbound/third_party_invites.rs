@@ -126,7 +126,7 @@ fn is_in_or_invited(member: &Event) -> bool {
     matches!(Membership::of(member.content()), Some(Membership::Join | Membership::Invite))
 }
 
-/// Whether the user whose membership is `member` is in the room or invited by now. Where members of the room are still to be had, it
+/// Whether the user whose membership is `member` is in the room or invited by now. Where not all members of the room are known yet, it
 /// waits for them: who is not known to be in it may be.
 async fn has_come(server: &Server, room_id: &RoomId, member: (&str, &str)) -> Result<bool, MatrixError> {
     let read = async || server.rooms.current(room_id, &[member]).await;

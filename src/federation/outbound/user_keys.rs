@@ -37,8 +37,8 @@ const LOOK_MS: u32 = 250;
 /// How many one-time keys of a device one server, or one local user, gets at once and again in an hour; then it gets the fallback
 /// key. A device keeps some fifty.
 const ONE_TIME_KEYS: Rate = Rate { burst: 20, seconds: 3_600 };
-/// Among so many places it is counted, by user and device, what one of them claims: devices that are made up must not push what is
-/// remembered of the real ones out of memory.
+/// For how many pairs of user and device it is counted what each server or local user claims: devices that are made up must not push
+/// the counts of the real ones out of memory.
 const PLACES: i64 = 1_024;
 
 /// The servers that did not answer, and why.

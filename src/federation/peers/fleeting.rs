@@ -93,8 +93,8 @@ pub struct Fleeting {
     pub slow: SlowAnswers,
 }
 
-/// Of rooms in which more servers are than are told at a time: after which server those are whose turn it is. All servers hear in turn,
-/// so many each minute.
+/// For each room with more servers than are told at a time, the server after which the next turn starts. All servers hear in turn, so
+/// many each minute.
 #[derive(Default)]
 pub struct Turns(RefCell<HashMap<String, Turn>>);
 

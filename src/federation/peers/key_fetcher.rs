@@ -435,8 +435,8 @@ fn backoff(failures: i64) -> i64 {
     FIRST_BACKOFF_MS << failures.clamp(0, 16)
 }
 
-/// When a server whose events were in vain asked about may be asked for the sake of a request: so long after the last time as after
-/// the first. Somebody has sent that request, and what is asked for requests has limits of its own.
+/// When a server that did not answer while events were checked may be asked for the sake of a request: after the shortest pause,
+/// however often it has failed. Somebody has sent that request, and what is asked for requests has limits of its own.
 fn soon_after(fetch: KeyFetch) -> i64 {
     let waits = backoff(fetch.failures.saturating_sub(1)).min(MAX_BACKOFF_SILENT_MS);
     fetch.retry_at.saturating_sub(waits).saturating_add(FIRST_BACKOFF_MS)

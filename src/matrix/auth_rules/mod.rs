@@ -33,6 +33,9 @@
 //! - In versions 1 and 2 a redaction whose `redacts` is no string takes the power to redact. With Synapse it takes none.
 //! - From version 8 on, a membership other than a join that has `join_authorised_via_users_server`, but no signature of that user's
 //!   server, is dropped as wrongly signed. The spec rejects it; Synapse asks for the signature on joins alone, and allows it.
+//! - Of an `m.room.third_party_invite` the first 20 keys count, and 20 pairs of a key and a signature are tried: more would be work without
+//!   a bound. Synapse reads all keys, but of each the first wrong signature ends the attempt, where the spec asks for any right one.
+//! - In versions 1 to 4 a key that is known to have expired signs nothing later than that, as the spec now says. With Synapse it does.
 //! - Before version 10 `true`, and a text with an underscore between digits, are no levels. Synapse takes them for 1 and for a number.
 
 mod create;

@@ -151,7 +151,7 @@ pub enum MembersKnown {
     Always,
     /// From this position on.
     From(TimelinePos),
-    /// They are still to be had.
+    /// They are not known yet.
     NotYet,
 }
 

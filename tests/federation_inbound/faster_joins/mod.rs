@@ -113,7 +113,7 @@ impl Faster {
         joined.map_err(|error| (error.status.as_u16(), error.errcode))
     }
 
-    /// Bob joins the room, and its members are not to be had.
+    /// Bob joins the room, and its members cannot be found out.
     fn join(&self) -> EventId {
         let joined = self.try_join(&self.bob, "a.example").unwrap();
         self.world.settle();
