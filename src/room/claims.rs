@@ -32,7 +32,7 @@ use crate::{
         commit::{Committed, Guard, NewEvent, Place, RoomCommit, Unsettled},
         events::StoredEvent,
         headers::Header,
-        rejected::NewRejected,
+        rejected::{NewRejected, RejectedEvent},
     },
 };
 
@@ -277,12 +277,17 @@ impl Rooms {
         for examined in &mut believed {
             let Outliers { new, rejected, readmitted, .. } = &mut examined.outliers;
             if new.len() + rejected.len() > SLICE {
+                // What was rejected for now stays so until the claim is taken, which may come to nothing.
+                let readmitted: HashSet<&EventId> = readmitted.iter().collect();
+                let waits = |new: &NewEvent| readmitted.contains(new.event.event_id());
+                let (waiting, apart) = mem::take(new).into_iter().partition(waits);
+                *new = waiting;
                 let apart = Apart {
-                    new: mem::take(new),
+                    new: apart,
                     rejected: mem::take(rejected),
-                    readmitted: mem::take(readmitted),
                     nodes: mem::take(&mut examined.snapshot.nodes),
                     is_settling: known == Known::Claim,
+                    ..Apart::default()
                 };
                 self.keep_apart(event.room_id(), event.version(), apart, Vec::new()).await?;
             }
@@ -361,12 +366,13 @@ impl Rooms {
             commit.guard = Guard::Holds(room.version);
         }
         let done: HashSet<EventId> = commit.events.iter().map(|new| new.event.event_id().clone()).collect();
-        // What is rejected by now stands in the claimed state all the same. So it is held, until settling takes it out of there.
-        let readmitted: HashSet<&EventId> =
-            believed.claims.iter().flat_map(|examined| &examined.outliers.readmitted).collect();
+        // Not what was judged again meanwhile, or just now.
         let again: HashSet<&EventId> = commit.rejected.iter().map(|rejected| rejected.event.event_id()).collect();
-        let is_rejected =
-            |id: &&EventId| view.rejected(id).is_some() && (!readmitted.contains(*id) || again.contains(*id));
+        let is_overturned =
+            |id: &&EventId| view.rejected(id).is_some_and(RejectedEvent::may_be_overturned) && !again.contains(*id);
+        let readmitted: HashSet<EventId> = believed.readmitted().filter(is_overturned).cloned().collect();
+        // What is rejected by now stands in the claimed state all the same. So it is held, until settling takes it out of there.
+        let is_rejected = |id: &&EventId| view.rejected(id).is_some() && !readmitted.contains(*id);
         let rejected: Vec<EventId> =
             believed.brought().map(|new| new.event.event_id()).filter(is_rejected).cloned().collect();
         if !rejected.is_empty() {
@@ -377,8 +383,9 @@ impl Rooms {
             commit.copies.extend(view.copies(examined.outliers.new.iter().map(|new| &new.event)));
             let new = examined.outliers.new.iter().filter(|new| !done.contains(new.event.event_id()));
             commit.events.extend(new.cloned());
-            commit.readmitted.extend(examined.outliers.readmitted.iter().cloned());
         }
+        readmitted.iter().for_each(|id| view.readmit(id));
+        commit.readmitted.extend(readmitted);
         // Some of it may have come by itself meanwhile.
         let has_state = |id: &EventId| view.stored(id).is_some_and(|held| held.state_after.is_some());
         commit.rejected.extend(believed.forbidden().filter(|one| !has_state(one.event.event_id())).cloned());
@@ -440,7 +447,7 @@ fn claimed_before(view: &View<'_>, id: &EventId) -> Option<NodeId> {
 
 /// Claims that can be believed.
 struct Believed {
-    /// What is new of each, where that is little: else it is kept already.
+    /// What is new of each, where that is little: else it is kept already, but for what was rejected for now.
     claims: Vec<Examined>,
     /// Events of them, or the one that they are about, whose place we know.
     placeable: Vec<Event>,
@@ -450,6 +457,11 @@ impl Believed {
     /// The events that the claims bring and that are not kept already.
     fn brought(&self) -> impl Iterator<Item = &NewEvent> {
         self.claims.iter().flat_map(|examined| &examined.outliers.new)
+    }
+
+    /// Those of them that were rejected for now.
+    fn readmitted(&self) -> impl Iterator<Item = &EventId> {
+        self.claims.iter().flat_map(|examined| &examined.outliers.readmitted)
     }
 
     /// Those that are to be remembered as rejected, likewise.

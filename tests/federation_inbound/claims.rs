@@ -217,6 +217,17 @@ fn who_has_rejected_an_event_is_asked_what_the_state_was_after_it() {
     }
 }
 
+/// Bob says who may join.
+pub(crate) fn bob_admits(scene: &mut Scene, rule: &str) -> Known {
+    scene.world.advance(1);
+    let fields = json!({ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": rule } });
+    let draft = scene.theirs.draft(scene.world.now_ms(), &scene.bob, fields);
+    let rules = scene.peer.sign(&scene.theirs.version, draft);
+    scene.theirs.state.insert(("m.room.join_rules".to_owned(), String::new()), rules.1.clone());
+    scene.theirs.advance(&rules.0);
+    rules
+}
+
 /// Dave joins right upon such an event, by the rules of then; his server, which has let him in, knows what the state was.
 #[test]
 fn who_joins_upon_what_others_have_rejected_is_asked_about() {
@@ -225,19 +236,11 @@ fn who_joins_upon_what_others_have_rejected_is_asked_about() {
         empower(&mut scene);
         let (third, _) = scene.member("third.example", "carol");
         let (bob, dave) = (scene.bob.clone(), third.user("dave"));
-        let admits = |scene: &mut Scene, rule: &str| {
-            scene.world.advance(1);
-            let fields = json!({ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": rule } });
-            let rules = scene.peer.sign(version, scene.theirs.draft(scene.world.now_ms(), &bob, fields));
-            scene.theirs.state.insert(("m.room.join_rules".to_owned(), String::new()), rules.1.clone());
-            scene.theirs.advance(&rules.0);
-            rules
-        };
-        let closed = admits(&mut scene, "invite");
+        let closed = bob_admits(&mut scene, "invite");
         scene.receives("closed", &closed);
         let old = scene.state();
         let _lost = scene.says(&bob, "lost");
-        let open = admits(&mut scene, "public");
+        let open = bob_admits(&mut scene, "public");
         let edge = scene.says(&bob, "the edge");
         scene.world.advance(1);
         let before_join: Vec<String> = scene.state().iter().map(|event| event_id(version, event)).collect();

@@ -1,6 +1,6 @@
 //! Claims of large states before what others cite, where a gap is not filled.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -13,10 +13,17 @@ use verge::{
     router::json_response,
 };
 
-use crate::common::{
-    large_room::LargeRoom,
-    network::World,
-    peer::{Peer, event_id},
+use crate::{
+    claims::bob_admits,
+    common::{
+        large_room::LargeRoom,
+        network::World,
+        peer::{Peer, event_id},
+    },
+    extremities::empower,
+    missing::{answer_of, asked, not_found},
+    scene,
+    settling::claims_what_is_old,
 };
 
 const VERSION: &str = "11";
@@ -82,4 +89,71 @@ fn answers(peer: &Rc<Peer>, state: Vec<Value>, (edge_id, edge): (String, Value))
         };
         Some(json_response(StatusCode::OK, &body))
     });
+}
+
+/// Who may join has changed in a gap, and by the state that is claimed behind it Dave may not. Nor may Mallory, whose server claims a
+/// large state before what she says, with Dave's join in it: as hers is rejected, that is not believed.
+#[test]
+fn a_large_claim_that_is_not_believed_takes_back_no_rejection() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        empower(&mut scene);
+        let mallory = Peer::new(&scene.world, "mallory.example");
+        let (bob, dave, her) = (scene.bob.clone(), scene.peer.user("dave"), mallory.user("mallory"));
+        let closed = bob_admits(&mut scene, "invite");
+        scene.receives("closed", &closed);
+        let (old, remembers) = (scene.state(), Rc::new(Cell::new(false)));
+        let [lost, open, edge] =
+            [scene.says(&bob, "lost"), bob_admits(&mut scene, "public"), scene.says(&bob, "the edge")];
+        claims_what_is_old(&scene, &[lost, open, edge], &old, &remembers);
+        scene.world.advance(1);
+
+        let mut hers = scene.theirs.clone();
+        let joins = |user: &str, nonce: &str| {
+            let content = json!({ "membership": "join", "displayname": nonce });
+            hers.draft_member(scene.world.now_ms(), user, user, content)
+        };
+        let her_join = mallory.sign(version, joins(&her, "mallory"));
+        let made_up: Vec<(String, Value)> = (0..120)
+            .map(|n| {
+                let mut join = joins(&mallory.user(&format!("puppet{n}")), "puppet");
+                join["prev_events"] = json!([format!("${n:043}")]);
+                mallory.sign(version, join)
+            })
+            .collect();
+        hers.state.insert(("m.room.member".to_owned(), her.clone()), her_join.1.clone());
+        // So that it is asked about after her join.
+        hers.depth += 1;
+        let she_says = hers.say(&mallory, &her, "believe me");
+        let [join, said] = [scene.becomes(&dave, "join"), scene.says(&dave, "am I heard?")];
+        let state: Vec<Value> = scene.state().into_iter().chain(made_up.iter().map(|(_, join)| join.clone())).collect();
+        let (about, claimed) = (she_says.0.clone(), state.clone());
+        let ids: Vec<String> = state.iter().map(|event| event_id(version, event)).collect();
+        mallory.answers(move |request| {
+            let target = request.uri().to_string();
+            let body = match target.contains(&about[1..]) {
+                true if target.contains("/state_ids/") => json!({ "pdu_ids": ids, "auth_chain_ids": [] }),
+                true if target.contains("/v1/state/") => json!({ "pdus": claimed, "auth_chain": [] }),
+                _ => return answer_of(&[], request).or_else(|| target.contains("/federation/v1/").then(not_found)),
+            };
+            Some(json_response(StatusCode::OK, &body))
+        });
+        [&join, &her_join, &she_says, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
+        (0..4).for_each(|_| scene.an_hour_passes());
+
+        let why = format!("{version}: {:#?}", scene.world.logs());
+        assert!(asked(&mallory, "/v1/state/") > 0, "{why}");
+        assert!(why.contains("what is claimed of the state before an event is not believed"), "{why}");
+        let is_held = |id: &str| scene.rows(&format!("SELECT 1 FROM events WHERE event_id = '{id}'")) == 1;
+        assert!(made_up.iter().all(|(id, _)| is_held(id)), "{why}");
+        let rejected = format!("SELECT 1 FROM rejected_events WHERE event_id = '{}' AND provisional", join.0);
+        assert_eq!(scene.rows(&rejected), 1, "{why}");
+        // Or who claims it later would not be asked for it.
+        assert!(!is_held(&join.0), "{why}");
+
+        remembers.set(true);
+        scene.an_hour_passes();
+        assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"), "{why}");
+        scene.is_shown(&[join, said]);
+    }
 }

@@ -252,6 +252,14 @@ impl<'s> View<'s> {
         }
     }
 
+    /// Makes known to this work that an event is rejected no more, before that is committed.
+    pub(super) fn readmit(&mut self, id: &EventId) {
+        self.rejected.remove(id);
+        if let Some(held) = self.events.get(id).cloned() {
+            self.put(StoredEvent { rejected: false, ..held });
+        }
+    }
+
     /// Makes `stored` known to this work, before it is committed. Whether it was rejected before.
     pub(super) fn put(&mut self, stored: StoredEvent) -> bool {
         let id = stored.event.event_id();
