@@ -19,6 +19,8 @@ pub(super) struct Graph {
     pub(super) nodes: HashMap<EventId, Node>,
     /// Those that rest on claims, or have no state yet: each after those of its previous events that do.
     pub(super) order: Vec<EventId>,
+    /// At which of them judging begins: behind the last one it goes on with the first.
+    first: usize,
     /// Those of them whose previous events all have a state,
     pub(super) ready: HashSet<EventId>,
     /// and a firm one, when they have been judged.
@@ -42,7 +44,7 @@ impl Graph {
         let nodes: HashMap<EventId, Node> = nodes.into_iter().map(|node| (node.event_id.clone(), node)).collect();
         let order = order(&nodes);
         let (ready, firm, outdated, doubtful, adopted, withdrawn, holding) = Default::default();
-        let mut graph = Self { nodes, order, ready, firm, outdated, doubtful, adopted, withdrawn, holding };
+        let mut graph = Self { nodes, order, first: 0, ready, firm, outdated, doubtful, adopted, withdrawn, holding };
         graph.adopted = graph.reachable(extremities);
         let mut stateful: HashSet<&EventId> = HashSet::new();
         for id in &graph.order {
@@ -106,11 +108,18 @@ impl Graph {
         reached
     }
 
-    /// The next events of the order, from this place on, that are to be judged again; and the place after them. `changed` are
-    /// events of which something has become different.
+    /// Has judging begin at this place of the order, counted on from its end if it has not so many. What is left is the same, and in
+    /// the same order, wherever that is.
+    pub(super) fn begin_at(&mut self, place: usize) {
+        self.first = place.checked_rem(self.order.len()).unwrap_or_default();
+    }
+
+    /// The next events, so many after that with which judging begins, that are to be judged again; and how many are passed then.
+    /// `changed` are events of which something has become different.
     pub(super) fn slice(&self, begin: usize, changed: &HashSet<EventId>) -> (Vec<EventId>, usize) {
         let (mut slice, mut in_slice) = (Vec::new(), HashSet::new());
-        for (at, id) in self.order.iter().enumerate().skip(begin) {
+        let (before, from_first) = self.order.split_at(self.first.min(self.order.len()));
+        for (at, id) in from_first.iter().chain(before).enumerate().skip(begin) {
             if slice.len() == SLICE {
                 return (slice, at);
             }
@@ -186,6 +195,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::matrix::identifiers::ServerName;
 
     fn id(name: &str) -> EventId {
         EventId::parse_any_length(&format!("${name}")).unwrap()
@@ -247,6 +257,30 @@ mod tests {
         assert_eq!((slice.len(), end), (SLICE, SLICE));
         assert_eq!(slice, graph.order[..SLICE]);
         assert_eq!(graph.slice(end, &HashSet::new()).0, graph.order[SLICE..]);
+    }
+
+    /// Or those that others are asked about would not have their turns.
+    #[test]
+    fn what_is_left_is_the_same_wherever_judging_begins() {
+        let (standing, server) = (Standing::Rejected { provisional: true }, ServerName::parse("peer.example").ok());
+        let edges = (0..5).map(|n| node(&format!("edge{n}"), n, &["lost"], [1, 1]));
+        let rejected = (0..5).map(|n| {
+            let rejected = node(&format!("rejected{n}"), n + 1, &[&format!("edge{n}")], [1, 1]);
+            Node { standing, server: server.clone(), ..rejected }
+        });
+        let mut graph = Graph::new(edges.chain(rejected).collect(), std::iter::empty(), 1);
+        let left = graph.settled(None);
+        assert_eq!((left.edges.len(), left.above.values().flatten().count()), (5, 5));
+        let all = graph.slice(0, &HashSet::new()).0;
+        for place in [0, 1, 7, 9, 10, 123] {
+            graph.begin_at(place);
+            assert_eq!(graph.settled(None), left);
+            let (mut slice, end) = graph.slice(0, &HashSet::new());
+            assert_eq!((slice.len(), end), (5, 10));
+            let first = slice.iter().position(|id| *id == all[0]).unwrap();
+            slice.rotate_left(first);
+            assert_eq!(slice, all, "{place}");
+        }
     }
 
     /// A whole copy may never come, and the room goes on.

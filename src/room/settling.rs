@@ -55,8 +55,7 @@ impl Rooms {
         for pass in 0..MAX_PASSES {
             let mut graph = self.claimed_graph(room_id, attempt).await?;
             if pass == 0 && graph.order.len() > MAX_SLICES * SLICE {
-                let begin = attempt.saturating_mul(MAX_SLICES * SLICE) % graph.order.len();
-                graph.order.rotate_left(begin);
+                graph.begin_at(attempt.saturating_mul(MAX_SLICES * SLICE));
             }
             let (mut changed, mut begin) = (HashSet::new(), 0);
             loop {

@@ -156,6 +156,47 @@ fn who_lets_more_be_known_each_time_does_not_keep_us_from_asking_others() {
     scene.is_shown(&[said]);
 }
 
+/// Mallory, who has left, says more of what is hidden, as the room rests on a claim, than is judged again at a time.
+#[test]
+fn who_has_very_much_hidden_does_not_keep_us_from_asking_others() {
+    const MINUTES: usize = 20;
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let (mallory, hers) = scene.member("mallory.example", "mallory");
+    let her = mallory.user("mallory");
+    let draft = hers.draft_member(scene.world.now_ms(), &her, &her, json!({ "membership": "leave" }));
+    let leave = mallory.sign("12", draft);
+    scene.receives("leave", &leave);
+    scene.theirs.advance(&leave.0);
+    let (old, bob, dave) = (scene.state(), scene.bob.clone(), scene.peer.user("dave"));
+    let [_, join, edge] = [scene.says(&bob, "lost"), scene.becomes(&dave, "join"), scene.says(&bob, "the edge")];
+    claims_what_is_old(&scene, &[join.clone(), edge.clone()], &old, &Rc::new(Cell::new(false)));
+    let state = old.iter().map(|event| event_id("12", event)).chain([join.0.clone()]).collect();
+    claims(&third, &[&edge, &join], state);
+    scene.world.cut("a.example", "third.example");
+    let [heard, said] = [scene.says(&bob, "on top of it"), scene.says(&dave, "am I heard?")];
+    [&heard, &said].into_iter().for_each(|event| scene.receives(&event.0, event));
+    let hidden: Vec<Value> = (0..850).map(|n| hers.say_upon(&mallory, &her, &n.to_string(), &[&hers.last]).1).collect();
+    for (n, pdus) in hidden.chunks(50).enumerate() {
+        assert_eq!(mallory.send(&scene.a, &format!("hidden{n}"), pdus).0, 200);
+    }
+    scene.world.settle();
+    assert_eq!([&heard, &said].map(|event| scene.a.shows(&event.0)), [true, false]);
+    assert_eq!(scene.rows("SELECT 1 FROM events WHERE soft_failed AND claimed"), hidden.len());
+
+    scene.world.mend("a.example", "third.example");
+    let asked_so_far = asked(&third, "/state_ids/");
+    let is_corrected = (0..MINUTES).any(|_| {
+        scene.time_passes(60_000);
+        scene.a.shows(&said.0)
+    });
+    assert!(is_corrected, "in {MINUTES} minutes");
+    assert_eq!(scene.a.membership(&scene.world, &scene.room, &dave).as_deref(), Some("join"));
+    // Not in each of the looks at which there was more.
+    let asked = asked(&third, "/state_ids/") - asked_so_far;
+    assert!((1..=4).contains(&asked), "{asked} times");
+}
+
 /// Who has withheld an event that the rules forbid gives it later, and claims what is old before it, and what was built upon it. The
 /// others have rejected it, and know the state before what was built upon that.
 #[test]

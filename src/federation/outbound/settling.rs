@@ -24,6 +24,9 @@ const IN_HAND_MS: i64 = 2 * 60 * 1_000;
 /// How often a room in which there is more to judge is taken in hand again at once; after that with pauses, as others are.
 const MAX_TIMES_AT_ONCE: i64 = 200;
 
+/// In each of how many such looks at once others are asked as well: members may see to it that there is always more.
+const LOOKS_AT_ONCE: i64 = 16;
+
 /// How often whole copies are asked for of events that are held without their content: over most of a day.
 const MAX_TIMES_FOR_COPIES: i64 = 24;
 
@@ -97,24 +100,25 @@ impl Server {
         let left = match room.extent {
             // There is nothing to judge it by before the members are known.
             Extent::Partial => Left::States,
-            Extent::Whole | Extent::Settling => self.settle_and_fetch(room, looks, until).await?,
+            Extent::Whole | Extent::Settling => self.settle_and_fetch(room, unsettled, until).await?,
         };
         Ok((left, attempts <= MAX_TIMES_FOR_COPIES && self.complete_copies(room, looks, until).await?))
     }
 
-    async fn settle_and_fetch(&self, room: &Room, looks: i64, until: i64) -> Result<Left, RoomError> {
+    async fn settle_and_fetch(&self, room: &Room, unsettled: Unsettled, until: i64) -> Result<Left, RoomError> {
         let room_id = &room.room_id;
-        let look = usize::try_from(looks).unwrap_or_default();
+        let look = usize::try_from(unsettled.looks).unwrap_or_default();
         let settled = self.rooms.settle(room_id, look).await?;
-        if looks == 1 {
+        let asking = Asking::of(settled.left, unsettled);
+        if unsettled.looks == 1 {
             // As a rule, there is history at first.
-            let settled = self.fetch_and_settle(room_id, settled, look, until - IN_HAND_MS / 2).await?;
-            return Ok(self.ask_and_settle(room, settled, look, until).await?.left);
+            let settled = self.fetch_and_settle(room_id, settled, (asking, look), until - IN_HAND_MS / 2).await?;
+            return Ok(self.ask_and_settle(room, settled, (asking, look), until).await?.left);
         }
         // Whoever gives little history each time, or gives it slowly, must not keep us from asking others; nor who says slowly what
         // the state was from history.
-        let settled = self.ask_and_settle(room, settled, look, until - IN_HAND_MS / 2).await?;
-        Ok(self.fetch_and_settle(room_id, settled, look, until).await?.left)
+        let settled = self.ask_and_settle(room, settled, (asking, look), until - IN_HAND_MS / 2).await?;
+        Ok(self.fetch_and_settle(room_id, settled, (asking, look), until).await?.left)
     }
 
     /// Fetches history for as long as verdicts against somebody are left and any comes, beginning with none after `until`.
@@ -122,11 +126,11 @@ impl Server {
         &self,
         room_id: &RoomId,
         mut settled: Settled,
-        look: usize,
+        (asking, look): (Asking, usize),
         until: i64,
     ) -> Result<Settled, RoomError> {
         for _ in 0..MAX_FETCHES {
-            if settled.left != Left::Verdicts || !self.fetch_history(room_id, &settled, until).await? {
+            if !asking.is_about(settled.left) || !self.fetch_history(room_id, &settled, until).await? {
                 break;
             }
             settled = self.rooms.settle(room_id, look).await?;
@@ -140,14 +144,14 @@ impl Server {
         &self,
         room: &Room,
         settled: Settled,
-        look: usize,
+        (asking, look): (Asking, usize),
         until: i64,
     ) -> Result<Settled, RoomError> {
-        if settled.left != Left::Verdicts {
+        if !asking.is_about(settled.left) {
             return Ok(settled);
         }
         let residents: HashSet<ServerName> = self.rooms.servers(&room.room_id).await?.into_iter().collect();
-        let asked_about = settled.to_ask_about(look, |server| residents.contains(server));
+        let asked_about = settled.to_ask_about(asking.turn, |server| residents.contains(server));
         if !self.ask_for_claims_again(room, &asked_about, until).await? {
             return Ok(settled);
         }
@@ -173,6 +177,32 @@ impl Server {
             }
         }
         Ok(progress)
+    }
+}
+
+/// Whether others are asked in a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asking {
+    /// Whether also where there is more to judge than can be at a time.
+    of_more: bool,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+impl Asking {
+    /// In a look that has found so much `left` at first. Where there is more, others are asked in some of the looks that come at once,
+    /// or nobody ever would be who could put an end to that; and in all of those that come with pauses.
+    fn of(left: Left, Unsettled { looks, attempts, .. }: Unsettled) -> Self {
+        let is_at_once = left == Left::More && attempts <= MAX_TIMES_AT_ONCE;
+        let turn = if is_at_once { looks / LOOKS_AT_ONCE } else { looks };
+        Self {
+            of_more: left == Left::More && (!is_at_once || looks % LOOKS_AT_ONCE == 0),
+            turn: usize::try_from(turn).unwrap_or_default(),
+        }
+    }
+
+    fn is_about(self, left: Left) -> bool {
+        left == Left::Verdicts || self.of_more && left == Left::More
     }
 }
 
@@ -210,5 +240,29 @@ mod tests {
             None
         );
         assert!(retry_at(Left::Verdicts, false, Unsettled { looks: 1, attempts: 1, since: 0 }, 5).unwrap() > 5);
+    }
+
+    #[test]
+    fn where_there_is_always_more_each_has_its_turn_to_be_asked_and_not_at_once() {
+        // However often members see to it that the pauses begin anew.
+        for begins_anew in [i64::MAX, 1, 7, 16, 100] {
+            let asking = (1..=600).map(|looks| {
+                let attempts = 1 + (looks - 1) % begins_anew;
+                (attempts, Asking::of(Left::More, Unsettled { looks, attempts, since: 0 }))
+            });
+            let asking: Vec<(i64, Asking)> = asking.filter(|(_, asking)| asking.is_about(Left::More)).collect();
+            let at_once = asking.iter().filter(|(attempts, _)| *attempts <= MAX_TIMES_AT_ONCE).count();
+            let turns: Vec<usize> = asking.iter().take(at_once).map(|(_, asking)| asking.turn).collect();
+            assert_eq!(turns, (1..=at_once).collect::<Vec<_>>(), "{begins_anew}");
+            let with_pauses = if begins_anew == i64::MAX { 400 } else { 0 };
+            assert_eq!((at_once, asking.len() - at_once), ((600 - with_pauses) / 16, with_pauses), "{begins_anew}");
+        }
+        // Where it ends with a pause each time, others are asked each time, and the rest of what came is judged at once.
+        for looks in 1..40 {
+            let asking = Asking::of(Left::Verdicts, Unsettled { looks, attempts: looks, since: 0 });
+            assert_eq!((asking.is_about(Left::Verdicts), asking.is_about(Left::More)), (true, false));
+            assert_eq!(i64::try_from(asking.turn), Ok(looks));
+        }
+        assert!(!Asking::of(Left::States, Unsettled { looks: 16, attempts: 16, since: 0 }).is_about(Left::States));
     }
 }
