@@ -16,7 +16,8 @@ use crate::{
 pub struct ListUpdate {
     /// The user.
     pub user_id: String,
-    /// The numbers before the first of them; who has not heard of any of these lacks something.
+    /// The numbers before the first of them; who has not heard of any of these lacks something, and so does everybody
+    /// where there are none.
     pub prev_id: Vec<i64>,
     /// The number of the last.
     pub stream_id: i64,
@@ -38,10 +39,11 @@ pub struct SigningUpdate {
 }
 
 /// Whether the update `u` is news of what is held in `l`. A number that is lower than the newest is too: that server counts anew, as
-/// it does once it was restored from a backup or installed anew.
+/// it does once it was restored from a backup or installed anew. So is whatever names no number before it, as with Conduit
+/// and its descendants: they give each change the same number, and mean that the list is to be fetched.
 macro_rules! is_new_list {
     () => {
-        "(l.stream_id IS NULL OR l.stream_id <> u.value ->> 2)"
+        "(l.stream_id IS NULL OR l.stream_id <> u.value ->> 2 OR json_array_length(u.value -> 1) = 0)"
     };
 }
 
@@ -49,8 +51,8 @@ macro_rules! is_new_list {
 macro_rules! follows {
     () => {
         "(l.is_current AND u.value ->> 5 = 0 AND COALESCE(l.stream_id < u.value ->> 2, 1) \
-          AND length(l.devices) + length(u.value ->> 4) <= ?2 AND (json_array_length(u.value -> 1) = 0 \
-            OR EXISTS (SELECT 1 FROM json_each(u.value -> 1) AS p WHERE p.value = l.stream_id)))"
+          AND length(l.devices) + length(u.value ->> 4) <= ?2 \
+          AND EXISTS (SELECT 1 FROM json_each(u.value -> 1) AS p WHERE p.value = l.stream_id))"
     };
 }
 

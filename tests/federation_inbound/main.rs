@@ -58,6 +58,7 @@ mod storing;
 mod sweeping;
 mod third_party_invites;
 mod transactions;
+mod unnumbered_lists;
 mod user_keys;
 mod visibility;
 mod vouched;

@@ -56,10 +56,14 @@ impl DeviceEdus {
         is_odd |= length > MAX_KEYS_BYTES;
         let (list, taken) = self.lists.entry(user_id).or_insert_with_key(|user_id| {
             let user_id = user_id.to_string();
-            let prev_id = if is_odd { Vec::new() } else { prev_id.clone() };
+            let prev_id = prev_id.iter().copied().take(MAX_PREVIOUS).collect();
             (ListUpdate { user_id, prev_id, stream_id, devices: Vec::new(), has_gap: false }, 0)
         });
-        let follows = prev_id.is_empty() || prev_id.contains(&list.stream_id) || list.devices.is_empty();
+        let follows = prev_id.contains(&list.stream_id) || list.devices.is_empty();
+        if prev_id.is_empty() {
+            // Nobody can tell what it follows: the list is fetched, whatever came before.
+            list.prev_id.clear();
+        }
         // A lower number than the one before: that server counts anew.
         let is_earlier = stream_id < list.stream_id;
         list.has_gap |= is_odd || is_earlier || !follows || *taken + length > MAX_CHANGES_BYTES;

@@ -19,7 +19,8 @@ pub struct DeviceListUpdate {
     pub device_id: String,
     /// The number of this change in the sender's order.
     pub stream_id: i64,
-    /// The numbers of the changes of this user's devices that came before; who lacks one of them asks for the whole list.
+    /// The numbers of the changes of this user's devices that came before; who lacks one of them asks for the whole
+    /// list, and so does everybody where there are none.
     pub prev_id: Vec<i64>,
     /// What the user calls the device.
     pub device_display_name: Option<String>,
