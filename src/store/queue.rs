@@ -40,14 +40,40 @@ pub struct OutgoingTransaction {
     pub edus: Vec<OutgoingEdu>,
     /// How many attempts to reach the destination have failed in a row.
     pub failures: i64,
-    /// How often the destination has answered it with 400.
-    pub refusals: i64,
-    /// When it did so first.
-    pub refused_since: Option<i64>,
+    /// How often the destination has refused it, and when it did so first.
+    pub refused: Option<Refused>,
     /// Whether it holds only, or begins with, what a larger transaction held that was refused for good.
     pub is_suspect: bool,
     /// Whether its PDUs are the newest of their rooms, out of turn ([`super::catching_up`]).
     pub is_newest: bool,
+}
+
+/// With what a destination refuses a transaction that it may never take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// With 400.
+    Malformed,
+    /// With 500, though it may take others: it fails over one of the EDUs.
+    Failing,
+}
+
+/// How a destination has refused a transaction. An answer of the other kind begins anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// With what.
+    pub with: Refusal,
+    /// How often.
+    pub times: i64,
+    /// Since when.
+    pub since: i64,
+}
+
+impl Refused {
+    /// `refusals` of a row counts below zero what was answered with 500.
+    fn read(refusals: i64, since: Option<i64>) -> Option<Self> {
+        let with = if refusals < 0 { Refusal::Failing } else { Refusal::Malformed };
+        Some(Self { with, times: refusals.abs(), since: since.filter(|_| refusals != 0)? })
+    }
 }
 
 /// One PDU of a transaction to send.
@@ -134,8 +160,8 @@ pub struct Failure {
     pub retry_at: i64,
     /// Not before this time, even where the destination is heard from.
     pub not_before: i64,
-    /// Whether the destination answered with 400.
-    pub was_refused: bool,
+    /// With what the destination refused it, if it did.
+    pub refusal: Option<Refusal>,
 }
 
 /// The servers that have something to hear of a room.
@@ -275,10 +301,11 @@ const EDUS: &str = "\
       CROSS JOIN edu_outbox AS o ON o.destination = d.destination AND o.pos <= d.txn_edus \
     WHERE d.destination = ?1 AND d.lease_owner = ?2 ORDER BY o.pos";
 
-/// ?5: whether it was refused, ?6: now.
+/// ?5: 1 where it was refused with 400, -1 where with 500, else 0; ?6: now.
 const FAIL: &str = "\
-    UPDATE destinations SET failures = failures + 1, retry_at = ?3, not_before = ?4, refusals = refusals + ?5, \
-      refused_since = CASE WHEN ?5 THEN COALESCE(refused_since, ?6) ELSE refused_since END, \
+    UPDATE destinations SET failures = failures + 1, retry_at = ?3, not_before = ?4, \
+      refusals = CASE WHEN refusals * ?5 < 0 THEN ?5 ELSE refusals + ?5 END, \
+      refused_since = CASE WHEN ?5 <> 0 AND refusals * ?5 <= 0 THEN ?6 ELSE refused_since END, \
       behind = 1, lease_until = 0, lease_owner = NULL \
     WHERE destination = ?1 AND lease_owner = ?2";
 
@@ -338,8 +365,7 @@ impl Store {
             txn_id: row.text(0)?.to_owned(),
             origin_server_ts: row.integer(1)?,
             failures: row.integer(2)?,
-            refusals: row.integer(3)?,
-            refused_since: row.optional_integer(4)?,
+            refused: Refused::read(row.integer(3)?, row.optional_integer(4)?),
             is_suspect: row.integer(5)? != 0,
             is_newest,
             pdus,
@@ -357,7 +383,12 @@ impl Store {
             owner.into(),
             failure.retry_at.into(),
             failure.not_before.into(),
-            failure.was_refused.into(),
+            match failure.refusal {
+                Some(Refusal::Malformed) => 1,
+                Some(Refusal::Failing) => -1,
+                None => 0,
+            }
+            .into(),
             failure.now.into(),
         ];
         self.query(Statement::new(FAIL, parameters)).await.map(drop)

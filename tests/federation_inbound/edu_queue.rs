@@ -211,6 +211,102 @@ fn one_that_is_never_taken_holds_up_the_others_for_a_while_only() {
     }
 }
 
+/// Synapse fails with the whole transaction where it does not expect what an EDU holds. All others arrive within seven
+/// hours: an hour, and what the pauses make of it, goes by with the first transaction that holds the EDU, with the second,
+/// and with the EDU alone.
+#[test]
+fn one_over_which_a_server_fails_holds_up_the_others_for_a_while_only() {
+    for bad in [0, 7, 49] {
+        let name = json!(bad.to_string());
+        let is_bad = move |edu: &Value| edu["content"]["message_id"] == name;
+        let line = Line::deciding(move |_, edus| edus.iter().any(&is_bad).then_some(500));
+        let say = || drop(line.scene.a.say(&line.scene.world, &line.scene.room, &line.scene.alice, "hello"));
+        let events = || line.sent.borrow().iter().filter(|sent| sent.3 == 200).map(|sent| sent.1).sum::<usize>();
+        (0..50).for_each(|n| line.message(n));
+        line.flush();
+        (0..60).for_each(|_| say());
+        line.minutes(55);
+        assert!(events() == 0 && line.sent.borrow().iter().all(|sent| sent.0 == line.sent.borrow()[0].0), "{bad}");
+        line.minutes(65);
+        assert_eq!(events(), 60, "{bad}");
+        for n in 1..=6_usize {
+            say();
+            line.minutes(48);
+            // None waits for longer than two pauses between attempts to send the one.
+            assert!(events() >= 60 + n.saturating_sub(4), "{bad}");
+        }
+        assert_eq!((line.taken(), line.waiting()), ((0..50).filter(|n| *n != bad).collect(), "0".to_owned()), "{bad}");
+        assert_eq!(events(), 66, "{bad}");
+        let logs = line.scene.world.logs();
+        let left_out = logs.iter().filter(|log| log.contains("is left out") && log.contains("m.direct_to_device"));
+        assert_eq!(left_out.count(), 1, "{bad}");
+        line.assert_one_content_for_each_id();
+    }
+}
+
+/// A server that fails over everything, an empty transaction too, loses nothing by it.
+#[test]
+fn who_fails_over_everything_has_all_of_it_in_the_end() {
+    let line = Line::new();
+    let say = || drop(line.scene.a.say(&line.scene.world, &line.scene.room, &line.scene.alice, "hello"));
+    line.status.set(500);
+    line.message(0);
+    line.flush();
+    (1..30).for_each(|n| line.message(n));
+    (0..60).for_each(|_| say());
+    line.minutes(6 * 60);
+    let is_empty = |sent: &Sent| sent.1 == 0 && sent.2.is_empty();
+    let (empty, full): (Vec<Sent>, Vec<Sent>) = line.sent.borrow().iter().cloned().partition(is_empty);
+    assert!((2..10).contains(&empty.len()), "it is found out whether it takes others: {}", empty.len());
+    assert!(full.iter().all(|(id, _, edus, _)| *id == full[0].0 && edus.len() == 1));
+    // Nor is one 400 among many 500s an hour of them.
+    line.status.set(400);
+    line.minutes(76);
+    assert!(line.sent.borrow().iter().any(|sent| sent.3 == 400));
+    line.status.set(500);
+    line.minutes(76);
+    line.status.set(200);
+    line.minutes(76);
+    assert_eq!((line.taken(), line.waiting()), ((0..30).collect(), "0".to_owned()));
+    // The newest comes first, and once more in its turn.
+    let events = line.sent.borrow().iter().filter(|sent| sent.3 == 200).map(|sent| sent.1).sum::<usize>();
+    assert_eq!(events, 61);
+    assert!(!line.scene.world.logs().iter().any(|log| log.contains("is left out") || log.contains("is divided")));
+    line.assert_one_content_for_each_id();
+}
+
+#[test]
+fn who_says_that_it_is_away_is_waited_for_whatever_else_it_takes() {
+    for status in [429, 501, 502, 503, 504, 520] {
+        let is_away = Rc::new(Cell::new(true));
+        let of_peer = Rc::clone(&is_away);
+        let line = Line::deciding(move |_, edus| (of_peer.get() && !edus.is_empty()).then_some(status));
+        (0..3).for_each(|n| line.message(n));
+        line.flush();
+        line.minutes(6 * 60);
+        assert!(line.sent.borrow().iter().all(|sent| sent.0 == line.sent.borrow()[0].0), "{status}");
+        is_away.set(false);
+        line.minutes(76);
+        assert_eq!(line.taken(), [0, 1, 2], "{status}");
+    }
+    // Also with 500 and a time.
+    let scene = scene("12");
+    let sent: Rc<RefCell<Vec<String>>> = Rc::default();
+    let seen = Rc::clone(&sent);
+    scene.peer.answers(move |request| {
+        seen.borrow_mut().push(request.uri().path().strip_prefix("/_matrix/federation/v1/send/")?.to_owned());
+        let body: Value = serde_json::from_slice(request.body()).unwrap();
+        let status = if body.get("edus").is_some() { 500 } else { 200 };
+        let answer = json!({ "pdus": {}, "retry_after_ms": 60_000 });
+        Some(json_response(StatusCode::from_u16(status).unwrap(), &answer))
+    });
+    let line = Line { scene, sent: Rc::default(), status: Rc::default() };
+    line.message(0);
+    line.flush();
+    line.minutes(6 * 60);
+    assert!(sent.borrow().len() > 5 && sent.borrow().iter().all(|id| *id == sent.borrow()[0]));
+}
+
 /// A peer that refuses each EDU has the events nevertheless, and hears of EDUs no less; from when it takes them, they come first again.
 #[test]
 fn events_do_not_wait_for_all_edus_that_are_refused() {

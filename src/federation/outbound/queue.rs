@@ -5,6 +5,10 @@
 //! malformed (400) for an hour, is sent again in halves; a single event that is refused so is left out. Any other answer may be
 //! a proxy's or a passing fault's, and the transaction is repeated as it is.
 //!
+//! But there are servers that fail (500) over an EDU that they do not expect, as Synapse does with the whole transaction.
+//! Where a transaction of EDUs is answered so for an hour, and an empty one is taken, it counts as refused. Who fails over
+//! the empty one too is out of order as a whole, and only waited for.
+//!
 //! Whoever was away and lacks much gets the newest event of each room before all others, and then all in order
 //! (`store/catching_up.rs`).
 //!
@@ -27,7 +31,7 @@ use crate::{
     server::Server,
     store::{
         new_shares::NewShare,
-        queue::{Carried, Claim, Due, Failure, Outcome, OutgoingEdu, OutgoingTransaction},
+        queue::{Carried, Claim, Due, Failure, Outcome, OutgoingEdu, OutgoingTransaction, Refusal, Refused},
     },
 };
 
@@ -70,8 +74,8 @@ const AWAY_FAILURES: i64 = 4;
 /// because it was heard from, in milliseconds: that it is there was known before.
 const PAUSE_IF_HEARD_MS: i64 = 60 * 1_000;
 
-/// A transaction that is answered with 400 so often, and for so long in milliseconds, will never be taken. Fewer times may be a
-/// fault that somebody is fixing.
+/// A transaction that is refused so often, and for so long in milliseconds, will never be taken. Fewer times may be a fault
+/// that somebody is fixing.
 const LASTING_REFUSALS: i64 = 3;
 const LASTING_REFUSAL_MS: i64 = 60 * 60 * 1_000;
 
@@ -234,14 +238,16 @@ impl Server {
             let Some(transaction) = self.usable(destination, next)? else { return Ok(()) };
             self.slow.begin(destination, self.platform.clock.now_ms());
             let delivered = self.deliver(destination, &transaction).await;
+            let is_lasting = match &delivered {
+                Err(error) => self.is_lasting(destination, &transaction, error).await,
+                Ok(()) => false,
+            };
             self.slow.end(destination, self.platform.clock.now_ms());
             outcome = match delivered {
                 Ok(()) => {
                     Outcome::Taken { txn_id: transaction.txn_id, was_away: transaction.failures >= AWAY_FAILURES }
                 }
-                Err(error) if is_lasting(&error, &transaction, self.platform.clock.now_ms()) => {
-                    self.make_smaller(destination, transaction, &error)
-                }
+                Err(error) if is_lasting => self.make_smaller(destination, transaction, &error),
                 Err(error) => {
                     let noted = self.put_off(destination, &owner, &transaction, &error).await;
                     return self.usable(destination, noted);
@@ -273,6 +279,25 @@ impl Server {
             _ if budget.is_spent() || claim.now >= until => self.store.hand_over(claim, outcome).await.map(|()| None),
             _ => self.store.claim(claim, outcome).await,
         }
+    }
+
+    /// Whether the transaction will never be taken as it is. Where the destination fails over it, an empty one tells
+    /// whether it fails over everything: then it is waited for.
+    async fn is_lasting(
+        &self,
+        destination: &ServerName,
+        transaction: &OutgoingTransaction,
+        error: &RequestError,
+    ) -> bool {
+        let now = self.platform.clock.now_ms();
+        is_lasting(error, transaction, now)
+            && (refusal(error, transaction) != Some(Refusal::Failing)
+                || self.takes_an_empty_one(destination, now).await)
+    }
+
+    /// Whether a destination takes a transaction that holds nothing, soon: the lease must last for both.
+    async fn takes_an_empty_one(&self, destination: &ServerName, now: i64) -> bool {
+        self.federation.send_fleeting(destination, &self.random_id(), now, &[]).await.is_ok()
     }
 
     /// What follows on a transaction that will never be taken.
@@ -336,7 +361,7 @@ impl Server {
             now,
             retry_at: now + own_pause.max(asked_for),
             not_before: if if_heard > 0 { now + if_heard } else { 0 },
-            was_refused: is_status(error, StatusCode::BAD_REQUEST),
+            refusal: refusal(error, transaction),
         };
         let record = LogRecord::warning("a transaction was not taken").destination(destination);
         let record = record.transaction(&transaction.txn_id).count(transaction.pdus.len()).because(error);
@@ -387,18 +412,34 @@ fn edu(edu: &OutgoingEdu) -> Option<Value> {
     Some(EduType::parse(&edu.edu_type)?.with(content))
 }
 
-/// Whether the transaction will never be taken as it is.
+/// Whether the transaction will never be taken as it is, as far as its own answers say.
 fn is_lasting(error: &RequestError, transaction: &OutgoingTransaction, now: i64) -> bool {
     match error {
         // A request that we cannot even make is none in an hour either.
         RequestError::Invalid(_) => true,
         RequestError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => true,
-        RequestError::Status { status: StatusCode::BAD_REQUEST, .. } => {
-            let since = transaction.refused_since.unwrap_or(now);
+        _ => refusal(error, transaction).is_some_and(|refusal| {
+            let is_same = |refused: &Refused| refused.with == refusal;
             transaction.is_suspect
-                || (transaction.refusals + 1 >= LASTING_REFUSALS && now - since >= LASTING_REFUSAL_MS)
+                || transaction.refused.filter(is_same).is_some_and(|Refused { times, since, .. }| {
+                    times + 1 >= LASTING_REFUSALS && now - since >= LASTING_REFUSAL_MS
+                })
+        }),
+    }
+}
+
+/// With what the destination refuses the transaction, if it may be for good.
+fn refusal(error: &RequestError, transaction: &OutgoingTransaction) -> Option<Refusal> {
+    match error {
+        RequestError::Status { status: StatusCode::BAD_REQUEST, .. } => Some(Refusal::Malformed),
+        // Each event has an answer of its own, so that no server fails over one. Who says when to come again is away as a
+        // whole.
+        RequestError::Status { status: StatusCode::INTERNAL_SERVER_ERROR, retry_after_ms: None, .. }
+            if !transaction.edus.is_empty() =>
+        {
+            Some(Refusal::Failing)
         }
-        _ => false,
+        _ => None,
     }
 }
 
