@@ -2,11 +2,18 @@
 
 use crate::{
     error::MatrixError,
-    matrix::json::{Object, Value},
+    matrix::{
+        identifiers::MAX_LENGTH,
+        json::{Object, Value},
+    },
     router::Call,
     server::Server,
     store::accounts::Profile,
 };
+
+/// How deep what goes out to other servers for a client may be nested: some fail over what is deeper than their parser of
+/// JSON reads, and over all that comes with it.
+pub(super) const MAX_DEPTH: usize = 100;
 
 /// The JSON object that a request carried. A member that is `null` counts as missing, as many clients send it so.
 #[derive(Debug, Default)]
@@ -23,6 +30,15 @@ impl Body {
             Value::Object(object) => Ok(Self(object)),
             _ => Err(MatrixError::bad_json("The body must be a JSON object.")),
         }
+    }
+
+    /// As [`Body::of`], where the body holds keys that other servers are told.
+    pub(super) async fn of_keys(server: &Server, call: &Call) -> Result<Self, MatrixError> {
+        let body = Self::of(server, call).await?;
+        if !body.0.is_within_depth(MAX_DEPTH) {
+            return Err(MatrixError::bad_json("The body must not be nested deeper than 100 levels."));
+        }
+        Ok(body)
     }
 
     /// As [`Body::of`], where the spec lets the body be missing.
@@ -101,6 +117,17 @@ impl Body {
                 read(value).map(Some).ok_or_else(wrong)
             }
         }
+    }
+}
+
+/// Checks a device ID that other servers are told. Some cannot store control characters, and fail over them.
+pub(super) fn check_device_id(device_id: &str) -> Result<(), MatrixError> {
+    if device_id.is_empty() || device_id.len() > MAX_LENGTH {
+        return Err(MatrixError::invalid_param("A device ID must have between 1 and 255 bytes."));
+    }
+    match device_id.contains(char::is_control) {
+        true => Err(MatrixError::invalid_param("A device ID must not have control characters.")),
+        false => Ok(()),
     }
 }
 

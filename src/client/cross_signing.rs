@@ -27,7 +27,7 @@ const TIMEOUT_MS: u32 = 10_000;
 /// do not.
 pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    let body = Body::of(server, call).await?;
+    let body = Body::of_keys(server, call).await?;
     let user = session.user.as_str();
     let mut uploaded = BTreeMap::new();
     for usage in Usage::ALL {

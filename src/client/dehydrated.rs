@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     auth,
-    body::{Body, lacks},
+    body::{Body, check_device_id, lacks},
     keys, login, to_device,
     tokens::Token,
 };
@@ -13,7 +13,6 @@ use crate::{
     error::MatrixError,
     matrix::{
         device_keys::DeviceKeys,
-        identifiers::MAX_LENGTH,
         json::{self, Object, Value},
     },
     platform::DatabaseError,
@@ -38,11 +37,9 @@ pub(super) async fn get(server: &Server, call: &Call) -> Handled {
 /// `PUT …/dehydrated_device`: it takes the place of the one before.
 pub(super) async fn put(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    let body = Body::of(server, call).await?;
+    let body = Body::of_keys(server, call).await?;
     let device_id = body.required_text("device_id")?;
-    if device_id.is_empty() || device_id.len() > MAX_LENGTH {
-        return Err(MatrixError::invalid_param("A device ID must have between 1 and 255 bytes."));
-    }
+    check_device_id(device_id)?;
     let data = body.object("device_data")?.ok_or_else(|| lacks("device_data"))?;
     if data.get("algorithm").and_then(Value::as_str).is_none() {
         return Err(lacks("algorithm"));

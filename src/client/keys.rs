@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     auth::{self, Session},
-    body::{Body, lacks},
+    body::{Body, check_device_id, lacks},
     device_lists,
     tokens::Token,
 };
@@ -40,8 +40,9 @@ const SIGNED_CURVE25519: &str = "signed_curve25519";
 /// `POST /keys/upload`
 pub(super) async fn upload(server: &Server, call: &Call) -> Handled {
     let session = auth::session(server, call).await?;
-    let body = Body::of(server, call).await?;
+    let body = Body::of_keys(server, call).await?;
     let (user, device) = session.reader();
+    check_device_id(device)?;
     let stored = server.store.device_keys(user, device).await?;
     let mut keys = stored.as_deref().and_then(DeviceKeys::stored);
     if let Some(uploaded) = body.object("device_keys")?.filter(|keys| !keys.is_empty()) {

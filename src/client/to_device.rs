@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     auth,
-    body::{Body, lacks},
+    body::{Body, MAX_DEPTH, check_device_id, lacks},
 };
 use crate::{
     error::MatrixError,
@@ -56,8 +56,9 @@ pub(super) async fn send(server: &Server, call: &Call) -> Handled {
             if content.to_text().len() > MAX_CONTENT_BYTES {
                 return Err(MatrixError::too_large("A message is too long."));
             }
-            if device.is_empty() || device.len() > MAX_LENGTH {
-                return Err(MatrixError::invalid_param("A device ID must have between 1 and 255 bytes."));
+            check_device_id(device)?;
+            if !content.is_within_depth(MAX_DEPTH) {
+                return Err(MatrixError::bad_json("A message must not be nested deeper than 100 levels."));
             }
             if id.server_name() == server.config.server_name.as_str() {
                 local.push(message(&session.user, event_type, &id, device, content));

@@ -149,6 +149,31 @@ fn only_a_devices_own_keys_are_taken() {
     assert!(home.database.rows("SELECT * FROM one_time_keys").is_empty());
 }
 
+/// They would fail over what tells them of it, or could not store it.
+#[test]
+fn keys_that_other_servers_may_be_unable_to_read_are_refused() {
+    let home = Home::new();
+    home.register("alice");
+    let alice = log_in_without_keys(&home, "alice", "PHONE");
+    let deep = |levels: usize| (1..levels).fold(json!({}), |inner, _| json!({ "x": inner }));
+    // The body and its member are the first two levels.
+    let phone = Device::new(&alice.id, &alice.device_id);
+    let mut keys = phone.keys();
+    keys["unsigned"] = deep(98);
+    assert_eq!(upload(&home, &alice, json!({ "device_keys": keys })), json!({ "signed_curve25519": 0 }));
+    keys["unsigned"] = deep(99);
+    refused(&home.post(&alice, "/keys/upload", json!({ "device_keys": keys })), 400, "M_BAD_JSON");
+    let (id, mut key) = phone.one_time_key("1");
+    key["unsigned"] = deep(98);
+    refused(&home.post(&alice, "/keys/upload", json!({ "one_time_keys": { id: key } })), 400, "M_BAD_JSON");
+    let mut master = CrossSigning::new(&alice.id, "master").unsigned();
+    master["unsigned"] = deep(99);
+    refused(&home.post(&alice, "/keys/device_signing/upload", json!({ "master_key": master })), 400, "M_BAD_JSON");
+    let odd = log_in_without_keys(&home, "alice", "A\u{0}");
+    let keys = json!({ "device_keys": Device::new(&odd.id, "A\u{0}").keys() });
+    refused(&home.post(&odd, "/keys/upload", keys), 400, "M_INVALID_PARAM");
+}
+
 #[test]
 fn a_one_time_key_of_a_known_name_must_be_the_same() {
     let home = Home::new();

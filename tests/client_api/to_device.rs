@@ -149,6 +149,8 @@ fn malformed_requests_are_refused() {
         (json!({ "messages": { &bob.id: { "*": "x" } } }), 400, "M_BAD_JSON"),
         (json!({ "messages": { "bob": { "*": {} } } }), 400, "M_INVALID_PARAM"),
         (json!({ "messages": { &bob.id: { "": {} } } }), 400, "M_INVALID_PARAM"),
+        (json!({ "messages": { &bob.id: { "A\u{0}": {} } } }), 400, "M_INVALID_PARAM"),
+        (json!({ "messages": { "@x:other.example": { "A\u{7f}": {} } } }), 400, "M_INVALID_PARAM"),
         (json!({ "messages": { &bob.id: { "*": { "x": long } } } }), 413, "M_TOO_LARGE"),
     ] {
         refused(&home.put(&alice, path, body), status, errcode);

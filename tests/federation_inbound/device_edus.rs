@@ -93,13 +93,21 @@ fn messages_as_deep_as_a_client_may_send_go_out() {
         seen.borrow_mut().push(String::from_utf8(request.body().to_vec()).unwrap());
         Some(json_response(StatusCode::OK, &json!({ "pdus": {} })))
     });
-    // There are four objects around what a message holds.
-    let deep = format!("{}{}", "[".repeat(496), "]".repeat(496));
-    let body = format!("{{\"messages\":{{\"{}\":{{\"*\":{{\"x\":{deep}}}}}}}}}", scene.bob);
-    let request = http::Request::put("/_matrix/client/v3/sendToDevice/m.test/1");
-    let request = request.header("Authorization", "Bearer PHONE").body(bytes::Bytes::from(body)).unwrap();
-    assert_eq!(scene.world.run(scene.a.handle(request)).status(), StatusCode::OK);
+    // The content itself is the first level.
+    let nested = |levels: usize| format!("{}{}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+    let put = |levels: usize| {
+        let messages = format!(r#"{{"{}":{{"*":{{"x":{}}}}}}}"#, scene.bob, nested(levels));
+        let request = http::Request::put(format!("/_matrix/client/v3/sendToDevice/m.test/{levels}"));
+        let request = request.header("Authorization", "Bearer PHONE");
+        let request = request.body(bytes::Bytes::from(format!(r#"{{"messages":{messages}}}"#))).unwrap();
+        let answer = scene.world.run(scene.a.handle(request));
+        let body: Value = serde_json::from_slice(answer.body()).unwrap();
+        (answer.status().as_u16(), body["errcode"].clone())
+    };
+    assert_eq!(put(101), (400, json!("M_BAD_JSON")));
+    assert_eq!(put(100), (200, Value::Null));
     scene.world.settle();
+    let deep = nested(100);
     assert!(sent.borrow().iter().any(|body| body.contains(&deep)), "{:?}", sent.borrow());
 }
 
