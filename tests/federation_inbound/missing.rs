@@ -132,6 +132,14 @@ impl Scene {
         (0..count).map(|i| self.theirs.say(&self.peer, &self.bob, &format!("message {i}"))).collect()
     }
 
+    fn minutes(&self, minutes: usize) {
+        for _ in 0..minutes {
+            self.world.advance(60_000);
+            self.world.run(self.a.scheduled());
+            self.world.settle();
+        }
+    }
+
     pub(crate) fn is_shown(&self, events: &[Known]) {
         for (id, _) in events {
             assert!(self.a.shows(id), "{id} is not shown; {:#?}", self.world.logs());
@@ -474,8 +482,7 @@ fn who_has_given_a_bad_copy_is_not_asked_for_the_event_itself() {
 }
 
 /// Others may have its keys.
-#[test]
-fn a_server_whose_keys_we_cannot_obtain_does_not_end_the_room() {
+fn whose_keys_are_lacking(comes_back: bool) {
     let mut scene = scene("12");
     let (third, _) = scene.member("third.example", "carol");
     let hidden = Peer::new(&scene.world, "hidden.example");
@@ -492,8 +499,28 @@ fn a_server_whose_keys_we_cannot_obtain_does_not_end_the_room() {
     holds(&third, &all);
     takes(&scene.peer, &scene, "1", &said[2]);
     scene.world.settle();
+    // They may only be lacking for a while.
+    scene.minutes(50);
+    assert!(said.iter().all(|(id, _)| !scene.a.shows(id)));
+    if comes_back {
+        // It has the same key.
+        Peer::new(&scene.world, "hidden.example");
+    }
+    scene.minutes(80);
     scene.is_shown(&said);
-    assert!(all[..2].iter().all(|(id, _)| !scene.a.shows(id)));
+    assert!(all[..2].iter().all(|(id, _)| scene.a.shows(id) == comes_back));
+    let is_member = !scene.a.database.rows("SELECT 1 FROM room_servers WHERE server = 'hidden.example'").is_empty();
+    assert_eq!(is_member, comes_back);
+}
+
+#[test]
+fn a_server_whose_keys_we_cannot_obtain_does_not_end_the_room() {
+    whose_keys_are_lacking(false);
+}
+
+#[test]
+fn a_server_whose_keys_are_lacking_for_a_while_is_waited_for() {
+    whose_keys_are_lacking(true);
 }
 
 /// Other servers have other limits.

@@ -1,7 +1,8 @@
 //! The format of events in each room version, and the limits on it.
 
 use verge::matrix::{
-    event::{Event, MAX_EVENT_BYTES, PduError, ReceivedPdu, hash_and_sign},
+    event::{Event, MAX_EVENT_BYTES, PduError, ReceivedPdu, Unusable, hash_and_sign},
+    identifiers::RoomId,
     json::{self, MAX_DEPTH, NumberError, Object, Value},
     room_version::{EventIds, RoomVersion},
 };
@@ -123,6 +124,30 @@ fn an_event_may_have_65536_bytes() {
         };
         assert!(parse(event_of(MAX_EVENT_BYTES), version).is_ok());
         assert_eq!(parse(event_of(65_537), version).unwrap_err(), PduError::TooLarge("event"));
+    }
+}
+
+/// What cannot be used has a place in history where it and what it cites can be asked for.
+#[test]
+fn a_malformed_event_has_a_place_within_bounds() {
+    for version in RoomVersion::all().iter().filter(|version| version.event_ids != EventIds::Given) {
+        let room = RoomId::parse("!r:domain").unwrap();
+        let place = |change: &dyn Fn(&mut Object)| {
+            let mut event = message(version);
+            event.object_at("content").insert("x", i64::MAX);
+            change(&mut event);
+            Unusable::of_malformed(&Value::Object(event), &room, version)
+        };
+        let previous = |ids: Vec<String>| Value::Array(ids.into_iter().map(Value::from).collect());
+        assert!(place(&|_| {}).is_some());
+        let cites = |length: usize, count: usize| {
+            place(&|event| {
+                drop(event.insert("prev_events", previous(vec![format!("${}", "x".repeat(length - 1)); count])))
+            })
+        };
+        assert!(cites(255, 20).is_some() && cites(256, 1).is_none() && cites(20, 21).is_none());
+        assert!(place(&|event| drop(event.insert("room_id", "!other:domain"))).is_none());
+        assert!(place(&|event| drop(event.remove("depth"))).is_none());
     }
 }
 

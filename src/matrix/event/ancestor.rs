@@ -1,7 +1,7 @@
 //! Events of a room's past as another server gives them, usable or not.
 
 use super::{
-    Event, MAX_PREV_EVENTS, ReceivedPdu,
+    Event, MAX_PREV_EVENTS, MAX_STRING, ReceivedPdu,
     format::{Fields, read_event_id, read_room_id},
 };
 use crate::matrix::{
@@ -86,14 +86,15 @@ impl Unusable {
     }
 
     /// The place of a PDU that fails check 1 for what it says besides: nested too deep, or with numbers that are not allowed. `None`
-    /// for what is no PDU of this room.
+    /// for what is no PDU of this room, and where it or what it cites could not be asked for.
     pub fn of_malformed(pdu: &Value, room_id: &RoomId, version: &'static RoomVersion) -> Option<Self> {
         let object = pdu.as_object()?;
         let fields = Fields::read(object, version).ok()?;
         let event_id = read_event_id(object, &redaction::signed_text(object, version), version).ok()?;
         let is_here = read_room_id(object, &fields, &event_id, version).ok()? == *room_id;
         let Fields { prev_events, depth, origin_server_ts, .. } = fields;
-        let is_bounded = prev_events.len() <= MAX_PREV_EVENTS;
+        let ids = || prev_events.iter().chain([&event_id]);
+        let is_bounded = prev_events.len() <= MAX_PREV_EVENTS && ids().all(|id| id.as_str().len() <= MAX_STRING);
         (is_here && is_bounded).then_some(Self { event_id, prev_events, depth, origin_server_ts })
     }
 

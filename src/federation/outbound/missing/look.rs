@@ -10,7 +10,7 @@ use crate::{
     },
     log::LogRecord,
     matrix::{
-        event::{Event, ReceivedPdu},
+        event::{Event, PduError, ReceivedPdu},
         identifiers::{EventId, ServerName},
         room_version::RoomVersion,
     },
@@ -30,6 +30,13 @@ const MAX_ASKED_AT_ONCE: usize = 5;
 /// How long a server may take to give some events, in milliseconds. A look has not much more.
 const SOME_EVENTS_MS: i64 = 10_000;
 
+/// How long a staged PDU waits for a key that is lacking for what it leads to, in milliseconds: a server may be away for a while, and
+/// what is passed over then might be missed for good.
+const WAIT_FOR_KEYS_MS: i64 = 60 * 60 * 1_000;
+
+/// How many copies of no use are kept in mind.
+const MAX_REFUSED: usize = 50_000;
+
 /// See the module.
 pub(super) struct Look<'s> {
     pub(super) server: &'s Server,
@@ -46,6 +53,10 @@ pub(super) struct Look<'s> {
     pub(super) gave_history: HashSet<ServerName>,
     /// Copies of events that failed the checks, and who gave them.
     pub(super) refused: HashSet<(EventId, ServerName)>,
+    /// Those of them that failed for want of a key: it may come yet.
+    lacks_key: HashSet<(EventId, ServerName)>,
+    /// The staged PDUs that have waited for keys for long enough.
+    has_waited: Vec<EventId>,
     requests: usize,
     pub(super) until: i64,
     /// What the events of the last answer take.
@@ -56,7 +67,7 @@ impl<'s> Look<'s> {
     /// A look at nothing yet, which ends at `until`.
     pub(super) fn new(server: &'s Server, room: Room, first_depth: i64, until: i64) -> Self {
         let whom = Whom::new(server, &room.room_id);
-        let (events, refused) = (Vec::new(), HashSet::new());
+        let (events, refused, lacks_key, has_waited) = Default::default();
         let in_hand = AnswerMemory::default();
         let (judged, requests) = (Vec::new(), MAX_REQUESTS);
         Self {
@@ -68,6 +79,8 @@ impl<'s> Look<'s> {
             first_depth,
             gave_history: HashSet::new(),
             refused,
+            lacks_key,
+            has_waited,
             requests,
             until,
             in_hand,
@@ -79,9 +92,12 @@ impl<'s> Look<'s> {
         self.room.room_version
     }
 
-    /// Takes in hand a staged PDU that these servers have sent.
-    pub(super) fn add_staged(&mut self, event: Event, senders: &[ServerName]) {
+    /// Takes in hand a staged PDU that these servers have sent, since `received_ts`.
+    pub(super) fn add_staged(&mut self, event: Event, senders: &[ServerName], received_ts: i64) {
         self.whom.sent(&event, senders);
+        if self.server.platform.clock.now_ms() - received_ts >= WAIT_FOR_KEYS_MS {
+            self.has_waited.push(event.event_id().clone());
+        }
         self.events.push(event);
     }
 
@@ -236,6 +252,26 @@ impl<'s> Look<'s> {
         self.refused.contains(&(id.clone(), name.clone()))
     }
 
+    /// Whether the copy of the event that this server has given is of no use, whatever becomes of keys.
+    pub(super) fn has_refused_for_good(&self, id: &EventId, name: &ServerName) -> bool {
+        self.has_refused(id, name) && !self.lacks_key.contains(&(id.clone(), name.clone()))
+    }
+
+    /// The events in hand by which staged PDUs that have waited for keys for long enough lead to what is lacking.
+    pub(super) fn have_waited(&self) -> HashSet<EventId> {
+        let in_hand: HashMap<&EventId, &Event> = self.events.iter().map(|event| (event.event_id(), event)).collect();
+        let mut waiting: Vec<&EventId> = self.has_waited.iter().collect();
+        let mut have_waited = HashSet::new();
+        while let Some(id) = waiting.pop() {
+            if let Some(event) = in_hand.get(id)
+                && have_waited.insert(id.clone())
+            {
+                waiting.extend(event.prev_events());
+            }
+        }
+        have_waited
+    }
+
     /// Checks the PDUs that a server has given: format, signatures, hashes. Those that fail are left out, and those to which
     /// `wanted` do not lead by what `cites` says: nobody asked for them.
     pub(super) async fn check<T: AsRef<[u8]>>(
@@ -293,7 +329,8 @@ impl<'s> Look<'s> {
         if !malformed.is_empty() {
             let asked_for: HashSet<&EventId> = wanted.iter().chain(received.iter().flat_map(cites)).collect();
             malformed.retain(|id| asked_for.contains(id));
-            self.refused.extend(malformed.into_iter().map(|id| (id, name.clone())));
+            let room = MAX_REFUSED.saturating_sub(self.refused.len());
+            self.refused.extend(malformed.into_iter().take(room).map(|id| (id, name.clone())));
         }
         received.retain(|pdu| !self.has_refused(pdu.event_id(), name));
         let ids: Vec<EventId> = received.iter().map(|pdu| pdu.event_id().clone()).collect();
@@ -305,6 +342,9 @@ impl<'s> Look<'s> {
                     let record = LogRecord::warning("a copy of an event that a server gave is not used");
                     let record = record.room(&self.room.room_id).event(&id).destination(name).because(&error);
                     server.platform.log.write(record);
+                    if matches!(error, PduError::NotSigned(_)) {
+                        self.lacks_key.insert((id.clone(), name.clone()));
+                    }
                     self.refused.insert((id, name.clone()));
                 }
             }
