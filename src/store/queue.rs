@@ -53,11 +53,11 @@ pub struct OutgoingTransaction {
 pub enum Refusal {
     /// With 400.
     Malformed,
-    /// With 500, though it may take others: it fails over one of the EDUs.
+    /// With 500 at least once, though it may take others: it fails over one of the EDUs.
     Failing,
 }
 
-/// How a destination has refused a transaction. An answer of the other kind begins anew.
+/// How a destination has refused a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
     /// With what.
@@ -69,7 +69,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// `refusals` of a row counts below zero what was answered with 500.
+    /// `refusals` of a row counts below zero once there was a 500.
     fn read(refusals: i64, since: Option<i64>) -> Option<Self> {
         let with = if refusals < 0 { Refusal::Failing } else { Refusal::Malformed };
         Some(Self { with, times: refusals.abs(), since: since.filter(|_| refusals != 0)? })
@@ -304,8 +304,9 @@ const EDUS: &str = "\
 /// ?5: 1 where it was refused with 400, -1 where with 500, else 0; ?6: now.
 const FAIL: &str = "\
     UPDATE destinations SET failures = failures + 1, retry_at = ?3, not_before = ?4, \
-      refusals = CASE WHEN refusals * ?5 < 0 THEN ?5 ELSE refusals + ?5 END, \
-      refused_since = CASE WHEN ?5 <> 0 AND refusals * ?5 <= 0 THEN ?6 ELSE refused_since END, \
+      refusals = CASE WHEN ?5 > 0 AND refusals < 0 THEN refusals - 1 WHEN ?5 < 0 THEN -abs(refusals) - 1 \
+        ELSE refusals + ?5 END, \
+      refused_since = CASE WHEN ?5 <> 0 THEN COALESCE(refused_since, ?6) ELSE refused_since END, \
       behind = 1, lease_until = 0, lease_owner = NULL \
     WHERE destination = ?1 AND lease_owner = ?2";
 

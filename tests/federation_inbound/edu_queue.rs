@@ -255,9 +255,8 @@ fn who_fails_over_everything_has_all_of_it_in_the_end() {
     (1..30).for_each(|n| line.message(n));
     (0..60).for_each(|_| say());
     line.minutes(6 * 60);
-    let is_empty = |sent: &Sent| sent.1 == 0 && sent.2.is_empty();
-    let (empty, full): (Vec<Sent>, Vec<Sent>) = line.sent.borrow().iter().cloned().partition(is_empty);
-    assert!((2..10).contains(&empty.len()), "it is found out whether it takes others: {}", empty.len());
+    let (to_nobody, full): (Vec<Sent>, Vec<Sent>) = line.sent.borrow().iter().cloned().partition(is_to_nobody);
+    assert!((2..10).contains(&to_nobody.len()), "it is found out whether it takes others: {}", to_nobody.len());
     assert!(full.iter().all(|(id, _, edus, _)| *id == full[0].0 && edus.len() == 1));
     // Nor is one 400 among many 500s an hour of them.
     line.status.set(400);
@@ -273,6 +272,42 @@ fn who_fails_over_everything_has_all_of_it_in_the_end() {
     assert_eq!(events, 61);
     assert!(!line.scene.world.logs().iter().any(|log| log.contains("is left out") || log.contains("is divided")));
     line.assert_one_content_for_each_id();
+}
+
+/// Whether it holds one message, to nobody.
+fn is_to_nobody((_, pdus, edus, _): &Sent) -> bool {
+    *pdus == 0 && edus.len() == 1 && edus[0]["content"]["messages"] == json!({})
+}
+
+/// A server that has no place for any message, though it answers, loses nothing by it.
+#[test]
+fn who_fails_over_all_messages_has_all_of_them_in_the_end() {
+    let is_full = Rc::new(Cell::new(true));
+    let of_peer = Rc::clone(&is_full);
+    let line = Line::deciding(move |_, edus| (of_peer.get() && !edus.is_empty()).then_some(500));
+    (0..30).for_each(|n| line.message(n));
+    line.flush();
+    line.minutes(6 * 60);
+    assert!(line.sent.borrow().iter().any(is_to_nobody));
+    is_full.set(false);
+    line.minutes(76);
+    assert_eq!((line.taken(), line.waiting()), ((0..30).collect(), "0".to_owned()));
+}
+
+/// As with two machines behind one name, of which one refuses what the other fails over.
+#[test]
+fn who_refuses_one_and_fails_over_it_in_turns_has_the_others() {
+    let (times, name) = (Cell::new(0), json!("7"));
+    let line = Line::deciding(move |_, edus| {
+        let holds_it = edus.iter().any(|edu| edu["content"]["message_id"] == name);
+        times.set(times.get() + i32::from(holds_it));
+        holds_it.then_some([400, 500][times.get() as usize % 2])
+    });
+    (0..30).for_each(|n| line.message(n));
+    line.flush();
+    line.minutes(9 * 60);
+    let others: Vec<usize> = (0..30).filter(|n| *n != 7).collect();
+    assert_eq!((line.taken(), line.waiting()), (others, "0".to_owned()));
 }
 
 #[test]

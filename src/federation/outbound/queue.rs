@@ -6,8 +6,8 @@
 //! a proxy's or a passing fault's, and the transaction is repeated as it is.
 //!
 //! But there are servers that fail (500) over an EDU that they do not expect, as Synapse does with the whole transaction.
-//! Where a transaction of EDUs is answered so for an hour, and an empty one is taken, it counts as refused. Who fails over
-//! the empty one too is out of order as a whole, and only waited for.
+//! Where a transaction of EDUs is answered so for an hour, and one with a message to nobody is taken, it counts as refused.
+//! Who fails over that too is out of order as a whole, and only waited for.
 //!
 //! Whoever was away and lacks much gets the newest event of each room before all others, and then all in order
 //! (`store/catching_up.rs`).
@@ -25,7 +25,7 @@ use crate::{
     matrix::{
         edu::EduType,
         identifiers::{EventId, RoomId, ServerName},
-        json::{self, Value},
+        json::{self, Object, Value},
     },
     platform::{Budget, DatabaseError},
     server::Server,
@@ -281,8 +281,8 @@ impl Server {
         }
     }
 
-    /// Whether the transaction will never be taken as it is. Where the destination fails over it, an empty one tells
-    /// whether it fails over everything: then it is waited for.
+    /// Whether the transaction will never be taken as it is. Where the destination has failed over it, a message to nobody
+    /// tells whether it fails over everything: then it is waited for.
     async fn is_lasting(
         &self,
         destination: &ServerName,
@@ -290,14 +290,22 @@ impl Server {
         error: &RequestError,
     ) -> bool {
         let now = self.platform.clock.now_ms();
-        is_lasting(error, transaction, now)
-            && (refusal(error, transaction) != Some(Refusal::Failing)
-                || self.takes_an_empty_one(destination, now).await)
+        let has_failed = refusal(error, transaction) == Some(Refusal::Failing)
+            || transaction.refused.is_some_and(|refused| refused.with == Refusal::Failing);
+        is_lasting(error, transaction, now) && (!has_failed || self.takes_others(destination, now).await)
     }
 
-    /// Whether a destination takes a transaction that holds nothing, soon: the lease must last for both.
-    async fn takes_an_empty_one(&self, destination: &ServerName, now: i64) -> bool {
-        self.federation.send_fleeting(destination, &self.random_id(), now, &[]).await.is_ok()
+    /// Whether a destination takes an EDU that says nothing, soon: the lease must last for both. An empty transaction would be
+    /// taken where there is no place to put anything.
+    async fn takes_others(&self, destination: &ServerName, now: i64) -> bool {
+        let to_nobody = [
+            ("sender", Value::from(format!("@verge:{}", self.config.server_name))),
+            ("type", Value::from("m.dummy")),
+            ("message_id", Value::from(self.random_id())),
+            ("messages", Value::Object(Object::new())),
+        ];
+        let edus = [EduType::DirectToDevice.with(to_nobody.into_iter().collect())];
+        self.federation.send_fleeting(destination, &self.random_id(), now, &edus).await.is_ok()
     }
 
     /// What follows on a transaction that will never be taken.
@@ -418,13 +426,13 @@ fn is_lasting(error: &RequestError, transaction: &OutgoingTransaction, now: i64)
         // A request that we cannot even make is none in an hour either.
         RequestError::Invalid(_) => true,
         RequestError::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. } => true,
-        _ => refusal(error, transaction).is_some_and(|refusal| {
-            let is_same = |refused: &Refused| refused.with == refusal;
-            transaction.is_suspect
-                || transaction.refused.filter(is_same).is_some_and(|Refused { times, since, .. }| {
-                    times + 1 >= LASTING_REFUSALS && now - since >= LASTING_REFUSAL_MS
-                })
-        }),
+        _ => {
+            let has_lasted = |Refused { times, since, .. }: Refused| {
+                times + 1 >= LASTING_REFUSALS && now - since >= LASTING_REFUSAL_MS
+            };
+            refusal(error, transaction).is_some()
+                && (transaction.is_suspect || transaction.refused.is_some_and(has_lasted))
+        }
     }
 }
 
