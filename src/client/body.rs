@@ -3,7 +3,7 @@
 use crate::{
     error::MatrixError,
     matrix::{
-        identifiers::MAX_LENGTH,
+        device_keys::is_device_id,
         json::{Object, Value},
     },
     router::Call,
@@ -122,12 +122,11 @@ impl Body {
 
 /// Checks a device ID that other servers are told. Some cannot store control characters, and fail over them.
 pub(super) fn check_device_id(device_id: &str) -> Result<(), MatrixError> {
-    if device_id.is_empty() || device_id.len() > MAX_LENGTH {
-        return Err(MatrixError::invalid_param("A device ID must have between 1 and 255 bytes."));
-    }
-    match device_id.contains(char::is_control) {
-        true => Err(MatrixError::invalid_param("A device ID must not have control characters.")),
-        false => Ok(()),
+    match is_device_id(device_id) {
+        true => Ok(()),
+        false => {
+            Err(MatrixError::invalid_param("A device ID must have between 1 and 255 bytes, and no control characters."))
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     auth::{self, new_token, token_hash, unknown_token},
-    body::Body,
+    body::{Body, check_device_id},
     passwords::Hashing,
     throttle,
 };
@@ -170,10 +170,12 @@ impl DeviceWish {
             }
             Ok(text.map(str::to_owned))
         };
+        let device_id = bounded("device_id")?;
+        device_id.as_deref().map_or(Ok(()), check_device_id)?;
         let display_name = body.text("initial_device_display_name")?.filter(|name| !name.is_empty());
         Ok(Self {
             has_refresh_token: body.flag("refresh_token")?,
-            device_id: bounded("device_id")?,
+            device_id,
             display_name: display_name.map(|name| name.chars().take(MAX_DEVICE_TEXT).collect()),
         })
     }

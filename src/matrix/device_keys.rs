@@ -272,12 +272,17 @@ impl CrossSigningKey {
     }
 }
 
+/// Whether this can be the ID of a device: what others cannot store is none, or it would hold up all that is sent together with it.
+pub fn is_device_id(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_NAME && !text.contains(char::is_control)
+}
+
 impl UserKeys {
     /// Adds what another server says are the keys of a device, if they are that device's. Whether it has signed them is for
     /// clients to check, who trust no server.
     pub fn add_device(&mut self, user: &str, device: &str, keys: &Object) {
         let says = |name: &str, expected: &str| keys.get(name).and_then(Value::as_str) == Some(expected);
-        if says("user_id", user) && says("device_id", device) && device.len() <= MAX_NAME {
+        if says("user_id", user) && says("device_id", device) && is_device_id(device) {
             self.devices.insert(device.to_owned(), keys.clone());
         }
     }

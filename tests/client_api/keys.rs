@@ -169,9 +169,12 @@ fn keys_that_other_servers_may_be_unable_to_read_are_refused() {
     let mut master = CrossSigning::new(&alice.id, "master").unsigned();
     master["unsigned"] = deep(99);
     refused(&home.post(&alice, "/keys/device_signing/upload", json!({ "master_key": master })), 400, "M_BAD_JSON");
-    let odd = log_in_without_keys(&home, "alice", "A\u{0}");
-    let keys = json!({ "device_keys": Device::new(&odd.id, "A\u{0}").keys() });
-    refused(&home.post(&odd, "/keys/upload", keys), 400, "M_INVALID_PARAM");
+    // Nor does anybody have such a device.
+    let identifier = json!({ "type": "m.id.user", "user": "alice" });
+    let odd = json!({
+        "type": "m.login.password", "identifier": identifier, "password": "alice's", "device_id": "A\u{0}",
+    });
+    refused(&home.call(None, "POST", "/login", Some(odd)), 400, "M_INVALID_PARAM");
 }
 
 #[test]

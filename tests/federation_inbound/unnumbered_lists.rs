@@ -1,4 +1,5 @@
-//! Device list updates that name no number before them: nobody can tell what they follow.
+//! Device lists of other servers' users: updates that name no number before them, so that nobody can tell what they follow,
+//! and devices that nobody is told of.
 
 use std::{
     cell::{Cell, RefCell},
@@ -114,6 +115,22 @@ fn a_server_that_gives_each_change_the_same_number_is_asked_after_each() {
     theirs.devices.borrow_mut().push("TOGETHER".to_owned());
     theirs.send("both", &[theirs.update(2, &[1]), theirs.update(1, &[])]);
     assert_eq!((theirs.query(&[&bob]), theirs.asked.get()), (theirs.devices.borrow().clone(), 6));
+}
+
+/// Clients would send them messages together with those to others, and all of it would be refused.
+#[test]
+fn devices_whose_ids_others_cannot_store_are_told_to_nobody() {
+    let theirs = Theirs::new();
+    let (bob, carol) = (theirs.scene.bob.clone(), theirs.carol.clone());
+    theirs.devices.borrow_mut().extend([String::new(), "A\u{7}".to_owned(), "x".repeat(256)]);
+    assert_eq!(theirs.query(&[&bob, &carol]), ["FIRST"]);
+    theirs.send("odd", &[theirs.update(2, &[])]);
+    assert_eq!(theirs.query(&[&bob]), ["FIRST"]);
+    let mut update = theirs.update(3, &[0]);
+    update["device_id"] = json!("B\u{0}");
+    update["keys"] = Device::new(&bob, "B\u{0}").keys();
+    theirs.send("update", &[update]);
+    assert_eq!(theirs.query(&[&bob, &carol]), ["FIRST"]);
 }
 
 /// However often the same comes, it costs what any other update costs that does not follow, and one request when somebody

@@ -2,6 +2,7 @@
 
 use super::{EduError, EduType, Reader, optional, text};
 use crate::matrix::{
+    device_keys::is_device_id,
     identifiers::UserId,
     json::{Object, Value},
 };
@@ -33,7 +34,7 @@ pub struct DeviceListUpdate {
 impl DeviceListUpdate {
     pub(super) fn read(reader: &Reader<'_>, mut content: Object) -> Result<Self, EduError> {
         let user_id = reader.user(text(&content, "user_id"), "user_id")?;
-        let device_id = text(&content, "device_id").filter(|id| !id.is_empty() && id.len() <= MAX_DEVICE_ID);
+        let device_id = text(&content, "device_id").filter(|id| is_device_id(id));
         let prev_id = optional(&content, "prev_id", |ids| ids.as_array()?.iter().map(Value::as_i64).collect())?;
         Ok(Self {
             user_id,
