@@ -50,8 +50,9 @@ macro_rules! with_moment {
            FROM search WHERE low < high \
          ), moment(pos, is_newest) AS MATERIALIZED ( \
            SELECT t.pos, e.origin_server_ts < ?2 FROM search \
-             CROSS JOIN timeline AS t ON t.room_id = ?1 AND t.pos >= search.low \
-             CROSS JOIN events AS e ON e.event_nid = t.event_nid WHERE search.low >= search.high ORDER BY t.pos LIMIT 1)"
+             CROSS JOIN timeline AS t ON t.room_id = ?1 AND t.pos = (SELECT n.pos FROM timeline AS n \
+               WHERE n.room_id = ?1 AND n.pos >= search.low ORDER BY n.pos LIMIT 1) \
+             CROSS JOIN events AS e ON e.event_nid = t.event_nid WHERE search.low >= search.high)"
     };
 }
 

@@ -79,11 +79,23 @@ fn a_question_costs_what_its_answer_costs() {
         nearest(&scene, scene.world.now_ms(), "b");
         scene.a.database.calls.get() - before
     };
+    // Wherever in the room that is.
+    let steps = |ts: i64| {
+        let before = scene.a.database.steps.get();
+        assert!(nearest(&scene, ts, "f").is_some());
+        scene.a.database.steps.get() - before
+    };
     let of_few = calls();
-    for n in 0..200 {
+    let mut steps_of_few = 0;
+    for n in 0..400 {
         scene.a.say(&scene.world, &scene.room, &scene.alice, &format!("m{n}"));
+        if n == 100 {
+            steps_of_few = steps(1);
+        }
     }
     assert_eq!(calls(), of_few);
+    let steps_of_many = steps(1);
+    assert!(steps_of_many < steps_of_few + steps_of_few / 2, "{steps_of_few} {steps_of_many}");
 }
 
 #[test]
