@@ -12,7 +12,7 @@ use super::{
 use crate::{
     matrix::{
         auth_events, auth_rules,
-        event::{Event, MAX_PREV_EVENTS},
+        event::{Event, MAX_OWN_EVENT_BYTES, MAX_PREV_EVENTS, PduError},
         identifiers::{EventId, RoomId, UserId},
         json::{Object, Value},
         room_version::{EventIds, RoomVersion},
@@ -313,6 +313,10 @@ impl Rooms {
         let event = Event::create(proto.object, version, self.server_name().as_str(), &self.config.signing_key)?;
         allowed(view, judgement, &event, &proto.state, proto.before).await?;
         let event = self.signed_by_policy(judgement, view, event).await?;
+        if event.json().len() > MAX_OWN_EVENT_BYTES {
+            // The policy server's signature counts too.
+            return Err(PduError::TooLarge("event").into());
+        }
         let source = Source::PassOn { given_by: None };
         judgement.take(view, &event, proto.before, false, &source).await?;
         Ok(event)

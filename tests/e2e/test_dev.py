@@ -75,7 +75,7 @@ def test_a_node_that_is_too_old_is_named_in_one_sentence():
     assert asked("18.20.8")[0] == 1
     assert asked("20.0.0") == asked("24.21.0") == (0, "")
     commands = json.loads((ROOT / "package.json").read_text())["scripts"].values()
-    assert all(command.startswith("node scripts/node-version.cjs && node scripts/") for command in commands)
+    assert all(command.startswith("node scripts/node-version.cjs && exec node scripts/") for command in commands)
     esbuild = ROOT / "node_modules" / ".bin" / "esbuild"
     subprocess.run([esbuild, script, "--target=es5"], capture_output=True, check=True, timeout=60)
 
