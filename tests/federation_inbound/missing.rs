@@ -511,6 +511,31 @@ fn whose_keys_are_lacking(comes_back: bool) {
     assert!(all[..2].iter().all(|(id, _)| scene.a.shows(id) == comes_back));
     let is_member = !scene.a.database.rows("SELECT 1 FROM room_servers WHERE server = 'hidden.example'").is_empty();
     assert_eq!(is_member, comes_back);
+
+    // The next time nobody waits for what does not come.
+    let again = scene.theirs.say(&hidden, &dave, "hello again");
+    let more = scene.say(2);
+    let all = [all, vec![again.clone()], more.clone()].concat();
+    holds_with_states(&scene, &all);
+    holds(&third, &all);
+    takes(&scene.peer, &scene, "2", &more[1]);
+    scene.world.settle();
+    scene.is_shown(&more);
+    assert_eq!(scene.a.shows(&again.0), comes_back);
+}
+
+/// No key is waited for that would not help.
+#[test]
+fn an_event_without_its_signature_does_not_end_the_room() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let mut said = scene.say(3);
+    said[0].1["signatures"] = json!({ "other.example": { "ed25519:1": "x".repeat(86) } });
+    holds_with_states(&scene, &said);
+    holds(&third, &said);
+    takes(&scene.peer, &scene, "1", &said[2]);
+    scene.world.settle();
+    scene.is_shown(&said[1..]);
 }
 
 #[test]

@@ -40,6 +40,8 @@ use crate::{
 const FIRST_BACKOFF_MS: i64 = 60_000;
 const MAX_BACKOFF_ANSWERED_MS: i64 = 10 * 60_000;
 const MAX_BACKOFF_SILENT_MS: i64 = 60 * 60_000;
+/// A server that was asked in vain so often in a row is out of our reach, by the pauses between for half an hour and more.
+const ASKED_IN_VAIN: i64 = 6;
 
 /// How many current keys of one response are remembered that nobody has asked for, and how many old ones.
 const MAX_UNASKED: usize = 8;
@@ -141,6 +143,21 @@ impl KeyFetcher {
     /// Where the database fails. A key that cannot be found is just not in the ring.
     pub async fn fetch(&self, needed: &[KeyQuery], time: &AskingTime) -> Result<KeyRing, DatabaseError> {
         self.find(needed, Purpose::Events(time)).await
+    }
+
+    /// Those of these servers whose keys may come yet: they were not asked in vain for long.
+    ///
+    /// # Errors
+    /// Where the database fails.
+    pub async fn may_come(&self, mut servers: BTreeSet<String>) -> Result<BTreeSet<String>, DatabaseError> {
+        if servers.is_empty() {
+            return Ok(servers);
+        }
+        let stored = self.store.keys(&servers.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        for (server, _) in stored.fetches.iter().filter(|(_, fetch)| fetch.failures >= ASKED_IN_VAIN) {
+            servers.remove(server);
+        }
+        Ok(servers)
     }
 
     /// Tells the database of those of these keys (server and key ID) that it does not know: they have verified what they were

@@ -13,6 +13,7 @@ use crate::{
         event::{Event, PduError, ReceivedPdu},
         identifiers::{EventId, ServerName},
         room_version::RoomVersion,
+        server_keys::KeyRing,
     },
     room::{Lacking, Room, RoomError},
     server::Server,
@@ -29,10 +30,6 @@ const MAX_ASKED_AT_ONCE: usize = 5;
 
 /// How long a server may take to give some events, in milliseconds. A look has not much more.
 const SOME_EVENTS_MS: i64 = 10_000;
-
-/// How long a staged PDU waits for a key that is lacking for what it leads to, in milliseconds: a server may be away for a while, and
-/// what is passed over then might be missed for good.
-const WAIT_FOR_KEYS_MS: i64 = 60 * 60 * 1_000;
 
 /// How many copies of no use are kept in mind.
 const MAX_REFUSED: usize = 50_000;
@@ -53,10 +50,9 @@ pub(super) struct Look<'s> {
     pub(super) gave_history: HashSet<ServerName>,
     /// Copies of events that failed the checks, and who gave them.
     pub(super) refused: HashSet<(EventId, ServerName)>,
-    /// Those of them that failed for want of a key: it may come yet.
+    /// Those of them that failed for want of a key which may come yet: its server may be away for a while, and what is passed over then
+    /// might be missed for good.
     lacks_key: HashSet<(EventId, ServerName)>,
-    /// The staged PDUs that have waited for keys for long enough.
-    has_waited: Vec<EventId>,
     requests: usize,
     pub(super) until: i64,
     /// What the events of the last answer take.
@@ -67,7 +63,7 @@ impl<'s> Look<'s> {
     /// A look at nothing yet, which ends at `until`.
     pub(super) fn new(server: &'s Server, room: Room, first_depth: i64, until: i64) -> Self {
         let whom = Whom::new(server, &room.room_id);
-        let (events, refused, lacks_key, has_waited) = Default::default();
+        let (events, refused, lacks_key) = Default::default();
         let in_hand = AnswerMemory::default();
         let (judged, requests) = (Vec::new(), MAX_REQUESTS);
         Self {
@@ -80,7 +76,6 @@ impl<'s> Look<'s> {
             gave_history: HashSet::new(),
             refused,
             lacks_key,
-            has_waited,
             requests,
             until,
             in_hand,
@@ -92,12 +87,9 @@ impl<'s> Look<'s> {
         self.room.room_version
     }
 
-    /// Takes in hand a staged PDU that these servers have sent, since `received_ts`.
-    pub(super) fn add_staged(&mut self, event: Event, senders: &[ServerName], received_ts: i64) {
+    /// Takes in hand a staged PDU that these servers have sent.
+    pub(super) fn add_staged(&mut self, event: Event, senders: &[ServerName]) {
         self.whom.sent(&event, senders);
-        if self.server.platform.clock.now_ms() - received_ts >= WAIT_FOR_KEYS_MS {
-            self.has_waited.push(event.event_id().clone());
-        }
         self.events.push(event);
     }
 
@@ -252,24 +244,9 @@ impl<'s> Look<'s> {
         self.refused.contains(&(id.clone(), name.clone()))
     }
 
-    /// Whether the copy of the event that this server has given is of no use, whatever becomes of keys.
+    /// As [`Look::has_refused`], and no key can be waited for that would make it another copy.
     pub(super) fn has_refused_for_good(&self, id: &EventId, name: &ServerName) -> bool {
         self.has_refused(id, name) && !self.lacks_key.contains(&(id.clone(), name.clone()))
-    }
-
-    /// The events in hand by which staged PDUs that have waited for keys for long enough lead to what is lacking.
-    pub(super) fn have_waited(&self) -> HashSet<EventId> {
-        let in_hand: HashMap<&EventId, &Event> = self.events.iter().map(|event| (event.event_id(), event)).collect();
-        let mut waiting: Vec<&EventId> = self.has_waited.iter().collect();
-        let mut have_waited = HashSet::new();
-        while let Some(id) = waiting.pop() {
-            if let Some(event) = in_hand.get(id)
-                && have_waited.insert(id.clone())
-            {
-                waiting.extend(event.prev_events());
-            }
-        }
-        have_waited
     }
 
     /// Checks the PDUs that a server has given: format, signatures, hashes. Those that fail are left out, and those to which
@@ -333,16 +310,28 @@ impl<'s> Look<'s> {
             self.refused.extend(malformed.into_iter().take(room).map(|id| (id, name.clone())));
         }
         received.retain(|pdu| !self.has_refused(pdu.event_id(), name));
-        let ids: Vec<EventId> = received.iter().map(|pdu| pdu.event_id().clone()).collect();
+        // Whether there is a signature of each server that must have signed.
+        let is_signed = |pdu: &ReceivedPdu| pdu.keys_to_fetch(&KeyRing::new()).len() == pdu.required_servers().len();
+        let ids: Vec<(EventId, bool)> = received.iter().map(|pdu| (pdu.event_id().clone(), is_signed(pdu))).collect();
         let mut events = Vec::with_capacity(ids.len());
-        for (id, outcome) in ids.into_iter().zip(pdus::verify(server, received).await?) {
+        let outcomes = pdus::verify(server, received).await?;
+        let without_keys = outcomes.iter().zip(&ids).filter(|(_, (_, is_signed))| *is_signed);
+        let without_keys = without_keys.filter_map(|(outcome, _)| match outcome {
+            Err(PduError::NotSigned(signer)) => Some(signer.to_string()),
+            _ => None,
+        });
+        let may_come = server.keys.may_come(without_keys.collect()).await?;
+        for ((id, is_signed), outcome) in ids.into_iter().zip(outcomes) {
             match outcome {
                 Ok(event) => events.push(event),
                 Err(error) => {
                     let record = LogRecord::warning("a copy of an event that a server gave is not used");
                     let record = record.room(&self.room.room_id).event(&id).destination(name).because(&error);
                     server.platform.log.write(record);
-                    if matches!(error, PduError::NotSigned(_)) {
+                    if let PduError::NotSigned(signer) = &error
+                        && is_signed
+                        && may_come.contains(&**signer)
+                    {
                         self.lacks_key.insert((id.clone(), name.clone()));
                     }
                     self.refused.insert((id, name.clone()));

@@ -47,20 +47,6 @@ const STATE_IDS_MS: i64 = 20_000;
 const AUTH_TYPES: [&str; 5] =
     ["m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules", "m.room.third_party_invite"];
 
-/// What must be of no help of a server that is asked about the state before an event.
-#[derive(Clone, Copy)]
-struct Helpless<'i> {
-    /// The server does not give these events, or no copy of use.
-    events: &'i [EventId],
-    /// Whether a copy counts that failed for want of a key.
-    without_keys: bool,
-}
-
-impl Helpless<'_> {
-    /// Nothing: any server is asked.
-    const ANY: Self = Self { events: &[], without_keys: false };
-}
-
 /// What is known of an edge and of the states around it, from whomever.
 struct Known {
     /// The edge itself, once somebody has given it.
@@ -116,7 +102,7 @@ impl Look<'_> {
         let rooms = &self.server.rooms;
         let known = Known::of(held.map(|stored| stored.event));
         let take = async |event: &Event, claims: &[Claim]| rooms.place(event, claims).await;
-        Ok(self.until_believed(edge, cited_by, Helpless::ANY, known, take).await?.is_some())
+        Ok(self.until_believed(edge, cited_by, &[], known, take).await?.is_some())
     }
 
     /// Asks what the state before an event was, which rests on a claim: whoever could say so before may have been the only one who
@@ -128,16 +114,16 @@ impl Look<'_> {
             self.whom.should_know(event_id, server);
         }
         let take = async |event: &Event, claims: &[Claim]| rooms.claim_again(event, claims).await;
-        let changed = self.until_believed(event_id, event_id, Helpless::ANY, Known::of(Some(event)), take).await?;
+        let changed = self.until_believed(event_id, event_id, &[], Known::of(Some(event)), take).await?;
         Ok(changed.unwrap_or_default())
     }
 
     /// Asks for the states before events in hand themselves, where servers that know these do not give what the events cite, or no
     /// copy of it that we can use: what the room's rules forbid is given by nobody, and yet its sender may have built upon it; and a
-    /// server whose keys only we cannot obtain does not end the room for us, but keeps it waiting. Whether any event was judged so.
+    /// server whose keys only we cannot obtain does not end the room for us, once it was asked in vain for some time. Whether any event
+    /// was judged so.
     pub(super) async fn ask_for_states_instead(&mut self, lacking: &[Lacking]) -> Result<bool, RoomError> {
         let mut progress = false;
-        let have_waited = self.have_waited();
         let stuck = lacking.iter().filter(|lacking| lacking.auth.is_empty() && !lacking.previous.is_empty());
         for Lacking { event, previous, .. } in stuck {
             if self.is_over() {
@@ -146,8 +132,7 @@ impl Look<'_> {
             let rooms = &self.server.rooms;
             let (id, known) = (event.event_id(), Known::of(Some(event.clone())));
             let take = async |event: &Event, claims: &[Claim]| rooms.judge_by_claims(event, claims).await;
-            let helpless = Helpless { events: previous, without_keys: have_waited.contains(id) };
-            progress |= self.until_believed(id, id, helpless, known, take).await?.is_some();
+            progress |= self.until_believed(id, id, previous, known, take).await?.is_some();
         }
         Ok(progress)
     }
@@ -158,12 +143,12 @@ impl Look<'_> {
         &mut self,
         edge: &EventId,
         cited_by: &EventId,
-        helpless: Helpless<'_>,
+        lacking: &[EventId],
         mut known: Known,
         take: impl AsyncFn(&Event, &[Claim]) -> Result<T, RoomError>,
     ) -> Result<Option<T>, RoomError> {
         loop {
-            let claims = self.claims(edge, cited_by, helpless, &mut known).await?;
+            let claims = self.claims(edge, cited_by, lacking, &mut known).await?;
             let Some(event) = known.edge.clone().filter(|_| !claims.is_empty()) else { return Ok(None) };
             match take(&event, &claims).await {
                 Err(error @ RoomError::Invalid(_)) => self.doubt(edge, &error),
@@ -178,12 +163,13 @@ impl Look<'_> {
         self.whom.note_useless(Question::StateBefore, edge);
     }
 
-    /// What servers say that the state before `edge` is: of those only that are as `helpless`.
+    /// What servers say that the state before `edge` is: of those only that do not give the events `lacking`, or no copy of
+    /// use.
     async fn claims(
         &mut self,
         edge: &EventId,
         cited_by: &EventId,
-        helpless: Helpless<'_>,
+        lacking: &[EventId],
         known: &mut Known,
     ) -> Result<Vec<Claim>, RoomError> {
         let mut claims = Vec::new();
@@ -191,12 +177,8 @@ impl Look<'_> {
             && let Some(name) = self.whom.next(Question::StateBefore, edge, cited_by).await?
         {
             self.whom.note(Question::StateBefore, edge, &name);
-            let gives_none = |id: &EventId| {
-                self.whom.has_denied(&name, id)
-                    || self.has_refused_for_good(id, &name)
-                    || helpless.without_keys && self.has_refused(id, &name)
-            };
-            if !helpless.events.iter().all(gives_none) {
+            let gives_none = |id: &EventId| self.whom.has_denied(&name, id) || self.has_refused_for_good(id, &name);
+            if !lacking.iter().all(gives_none) {
                 continue;
             }
             match self.claim(&name, edge, cited_by, known).await? {
