@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        device_keys::{Usage, UserKeys},
+        device_keys::{Usage, UserKeys, is_device_id},
         identifiers::UserId,
         json::{self, Object, Value},
         state_trie::{NodeId, StateKeyHash},
@@ -217,7 +217,8 @@ pub(super) fn read_held(lists: &Rows, shares: &BTreeMap<String, Share>) -> Resul
 
 fn held_keys(row: &Row) -> Result<UserKeys, DatabaseError> {
     let devices = object(row, 3)?;
-    let devices = devices.into_iter().filter_map(|(id, keys)| Some((id.into(), keys.into_object()?))).collect();
+    let devices = devices.into_iter().filter(|(id, _)| is_device_id(id));
+    let devices = devices.filter_map(|(id, keys)| Some((id.into(), keys.into_object()?))).collect();
     let mut keys = UserKeys { devices, ..UserKeys::default() };
     for (usage, column) in [(Usage::Master, 4), (Usage::SelfSigning, 5)] {
         if row.optional_text(column)?.is_some() {

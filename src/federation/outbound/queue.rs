@@ -7,7 +7,7 @@
 //!
 //! But there are servers that fail (500) over an EDU that they do not expect, as Synapse does with the whole transaction.
 //! Where a transaction of EDUs is answered so for an hour, and one with a message to nobody is taken, it counts as refused.
-//! Who fails over that too is out of order as a whole, and only waited for.
+//! Who fails over that too takes no EDUs for now, or is out of order as a whole, and is waited for.
 //!
 //! Whoever was away and lacks much gets the newest event of each room before all others, and then all in order
 //! (`store/catching_up.rs`).
@@ -238,16 +238,22 @@ impl Server {
             let Some(transaction) = self.usable(destination, next)? else { return Ok(()) };
             self.slow.begin(destination, self.platform.clock.now_ms());
             let delivered = self.deliver(destination, &transaction).await;
-            let is_lasting = match &delivered {
-                Err(error) => self.is_lasting(destination, &transaction, error).await,
-                Ok(()) => false,
+            let lasting = match &delivered {
+                Err(error) => self.lasting(destination, &transaction, error).await,
+                Ok(()) => Lasting::No,
             };
             self.slow.end(destination, self.platform.clock.now_ms());
             outcome = match delivered {
                 Ok(()) => {
                     Outcome::Taken { txn_id: transaction.txn_id, was_away: transaction.failures >= AWAY_FAILURES }
                 }
-                Err(error) if is_lasting => self.make_smaller(destination, transaction, &error),
+                Err(error) if lasting == Lasting::Refused => self.make_smaller(destination, transaction, &error),
+                Err(error) if lasting == Lasting::NoEdus => {
+                    let record = LogRecord::warning("a server takes no EDUs for now, and gets events before them");
+                    self.platform.log.write(record.destination(destination).because(&error));
+                    let (txn_id, carried) = (transaction.txn_id, Carried::Edus);
+                    Outcome::Halved { txn_id, at_most: 1, is_suspect: false, carried }
+                }
                 Err(error) => {
                     let noted = self.put_off(destination, &owner, &transaction, &error).await;
                     return self.usable(destination, noted);
@@ -282,30 +288,46 @@ impl Server {
     }
 
     /// Whether the transaction will never be taken as it is. Where the destination has failed over it, a message to nobody
-    /// tells whether it fails over everything: then it is waited for.
-    async fn is_lasting(
+    /// tells whether it fails over all EDUs, and an empty transaction whether over everything.
+    async fn lasting(
         &self,
         destination: &ServerName,
         transaction: &OutgoingTransaction,
         error: &RequestError,
-    ) -> bool {
+    ) -> Lasting {
         let now = self.platform.clock.now_ms();
-        let has_failed = refusal(error, transaction) == Some(Refusal::Failing)
-            || transaction.refused.is_some_and(|refused| refused.with == Refusal::Failing);
-        is_lasting(error, transaction, now) && (!has_failed || self.takes_others(destination, now).await)
+        if !is_lasting(error, transaction, now) {
+            return Lasting::No;
+        }
+        let was_failing = || transaction.refused.is_some_and(|refused| refused.with == Refusal::Failing);
+        let has_failed = match refusal(error, transaction) {
+            Some(Refusal::Failing) => true,
+            Some(Refusal::Malformed) => was_failing(),
+            None => false,
+        };
+        if !has_failed || self.takes(destination, &[self.message_to_nobody()]).await {
+            Lasting::Refused
+        } else if self.takes(destination, &[]).await {
+            Lasting::NoEdus
+        } else {
+            Lasting::No
+        }
     }
 
-    /// Whether a destination takes an EDU that says nothing, soon: the lease must last for both. An empty transaction would be
-    /// taken where there is no place to put anything.
-    async fn takes_others(&self, destination: &ServerName, now: i64) -> bool {
+    /// Whether a destination takes these EDUs, soon: the lease must last for all that is tried.
+    async fn takes(&self, destination: &ServerName, edus: &[Value]) -> bool {
+        let now = self.platform.clock.now_ms();
+        self.federation.send_fleeting(destination, &self.random_id(), now, edus).await.is_ok()
+    }
+
+    fn message_to_nobody(&self) -> Value {
         let to_nobody = [
             ("sender", Value::from(format!("@verge:{}", self.config.server_name))),
             ("type", Value::from("m.dummy")),
             ("message_id", Value::from(self.random_id())),
             ("messages", Value::Object(Object::new())),
         ];
-        let edus = [EduType::DirectToDevice.with(to_nobody.into_iter().collect())];
-        self.federation.send_fleeting(destination, &self.random_id(), now, &edus).await.is_ok()
+        EduType::DirectToDevice.with(to_nobody.into_iter().collect())
     }
 
     /// What follows on a transaction that will never be taken.
@@ -418,6 +440,17 @@ impl Server {
 fn edu(edu: &OutgoingEdu) -> Option<Value> {
     let content = json::parse(edu.content.as_bytes()).ok()?.into_object()?;
     Some(EduType::parse(&edu.edu_type)?.with(content))
+}
+
+/// Whether a transaction will never be taken as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    /// It may be taken yet.
+    No,
+    /// It never will be.
+    Refused,
+    /// It may be, but the destination takes no EDUs for now, and events.
+    NoEdus,
 }
 
 /// Whether the transaction will never be taken as it is, as far as its own answers say.

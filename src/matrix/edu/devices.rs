@@ -114,8 +114,8 @@ pub struct DirectToDevice {
 }
 
 impl DirectToDevice {
-    /// Messages to nobody, or with something malformed among them, are no such EDU; whether the users are ours is for the
-    /// caller to find out.
+    /// Messages with something malformed among them are no such EDU; whether the users are ours is for the caller to find
+    /// out.
     pub(super) fn read(reader: &Reader<'_>, mut content: Object) -> Result<Self, EduError> {
         let sender = reader.user(text(&content, "sender"), "sender")?;
         let event_type = text(&content, "type").filter(|kind| kind.len() <= MAX_DEVICE_ID);
