@@ -42,20 +42,10 @@ pub async fn verify_within(
     pdus: Vec<ReceivedPdu>,
     time: &AskingTime,
 ) -> Result<Vec<Result<Event, PduError>>, DatabaseError> {
-    let none = KeyRing::new();
     let mut needed = Vec::new();
     let mut needed_up_to = Vec::new();
     for pdu in &pdus {
-        // Where the room version ignores when a key was valid, any key that was ever valid will do.
-        let minimum_valid_until_ts = if pdu.version().enforce_key_validity { pdu.origin_server_ts() } else { 0 };
-        for (name, key_ids) in pdu.keys_to_fetch(&none) {
-            let Ok(name) = ServerName::parse(name) else { continue };
-            needed.extend(key_ids.into_iter().map(|key_id| KeyQuery {
-                server: name.clone(),
-                key_id: key_id.to_owned(),
-                minimum_valid_until_ts,
-            }));
-        }
+        needed.extend(key_queries(pdu));
         needed_up_to.push(needed.len());
     }
     let keys = server.keys.fetch(&needed, time).await?;
@@ -75,6 +65,22 @@ pub async fn verify_within(
     }
     server.keys.have_verified(&have_verified.into_iter().collect::<Vec<_>>()).await?;
     Ok(outcomes)
+}
+
+/// The keys with which a PDU can be verified.
+pub fn key_queries(pdu: &ReceivedPdu) -> Vec<KeyQuery> {
+    // Where the room version ignores when a key was valid, any key that was ever valid will do.
+    let minimum_valid_until_ts = if pdu.version().enforce_key_validity { pdu.origin_server_ts() } else { 0 };
+    let mut queries = Vec::new();
+    for (name, key_ids) in pdu.keys_to_fetch(&KeyRing::new()) {
+        let Ok(server) = ServerName::parse(name) else { continue };
+        queries.extend(key_ids.into_iter().map(|key_id| KeyQuery {
+            server: server.clone(),
+            key_id: key_id.to_owned(),
+            minimum_valid_until_ts,
+        }));
+    }
+    queries
 }
 
 /// Lets others have their turn after each slice, when so many PDUs are done.

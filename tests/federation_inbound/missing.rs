@@ -524,17 +524,63 @@ fn whose_keys_are_lacking(comes_back: bool) {
     assert_eq!(scene.a.shows(&again.0), comes_back);
 }
 
-/// No key is waited for that would not help.
+/// No key is waited for that would not help, or that nobody is asked for.
 #[test]
-fn an_event_without_its_signature_does_not_end_the_room() {
+fn what_no_key_helps_does_not_end_the_room() {
+    let signature = "x".repeat(86);
+    let signatures = [
+        json!({ "other.example": { "ed25519:1": signature } }),
+        json!({ "peer.example": { format!("ed25519:{}", "x".repeat(250)): signature } }),
+    ];
+    for signatures in signatures {
+        let mut scene = scene("12");
+        let (third, _) = scene.member("third.example", "carol");
+        let mut said = scene.say(3);
+        said[0].1["signatures"] = signatures;
+        holds_with_states(&scene, &said);
+        holds(&third, &said);
+        takes(&scene.peer, &scene, "1", &said[2]);
+        scene.world.settle();
+        scene.is_shown(&said[1..]);
+    }
+}
+
+/// Other servers may take their keys to be valid for that long.
+#[test]
+fn an_event_of_next_year_does_not_end_the_room() {
+    let mut scene = scene("12");
+    let (third, _) = scene.member("third.example", "carol");
+    let fields = json!({ "type": "m.room.message", "content": { "body": "early" } });
+    let now = scene.world.now_ms();
+    let early = scene.peer.sign("12", scene.theirs.draft(now + 365 * 24 * 3_600_000, &scene.bob, fields));
+    scene.theirs.advance(&early.0);
+    let said = scene.say(2);
+    let all = [vec![early.clone()], said.clone()].concat();
+    holds_with_states(&scene, &all);
+    holds(&third, &all);
+    takes(&scene.peer, &scene, "1", &said[1]);
+    scene.world.settle();
+    scene.is_shown(&said);
+    assert!(!scene.a.shows(&early.0));
+}
+
+/// Whoever signs with a key that only others are given must not have it waited for by showing us another one each time.
+#[test]
+fn no_key_is_waited_for_for_longer_than_some_hours() {
     let mut scene = scene("12");
     let (third, _) = scene.member("third.example", "carol");
     let mut said = scene.say(3);
-    said[0].1["signatures"] = json!({ "other.example": { "ed25519:1": "x".repeat(86) } });
+    // Of a server that is known, and says nothing of this key.
+    said[0].1["signatures"] = json!({ "peer.example": { "ed25519:hidden": "x".repeat(86) } });
     holds_with_states(&scene, &said);
     holds(&third, &said);
     takes(&scene.peer, &scene, "1", &said[2]);
     scene.world.settle();
+    for _ in 0..8 * 60 {
+        // As if all was found each time.
+        scene.a.database.rows("UPDATE key_fetches SET failures = 0");
+        scene.minutes(1);
+    }
     scene.is_shown(&said[1..]);
 }
 

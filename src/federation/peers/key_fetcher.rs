@@ -145,6 +145,12 @@ impl KeyFetcher {
         self.find(needed, Purpose::Events(time)).await
     }
 
+    /// Whether another server is asked for such a key at all.
+    pub fn is_asked_for(&self, query: &KeyQuery) -> bool {
+        let last = self.platform.clock.now_ms().saturating_add(MAX_VALIDITY_MS);
+        query.server != self.config.server_name && is_plausible(&query.key_id) && query.minimum_valid_until_ts <= last
+    }
+
     /// Those of these servers whose keys may come yet: they were not asked in vain for long.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! One look at the staged PDUs of a room.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::whom::{Question, Whom};
 use crate::{
@@ -13,7 +13,6 @@ use crate::{
         event::{Event, PduError, ReceivedPdu},
         identifiers::{EventId, ServerName},
         room_version::RoomVersion,
-        server_keys::KeyRing,
     },
     room::{Lacking, Room, RoomError},
     server::Server,
@@ -30,6 +29,10 @@ const MAX_ASKED_AT_ONCE: usize = 5;
 
 /// How long a server may take to give some events, in milliseconds. A look has not much more.
 const SOME_EVENTS_MS: i64 = 10_000;
+
+/// How long a staged PDU waits at most for keys that are lacking for what it leads to, in milliseconds: whether a server can be asked for
+/// them, others can have a say in.
+const WAIT_FOR_KEYS_MS: i64 = 6 * 60 * 60 * 1_000;
 
 /// How many copies of no use are kept in mind.
 const MAX_REFUSED: usize = 50_000;
@@ -53,6 +56,8 @@ pub(super) struct Look<'s> {
     /// Those of them that failed for want of a key which may come yet: its server may be away for a while, and what is passed over then
     /// might be missed for good.
     lacks_key: HashSet<(EventId, ServerName)>,
+    /// The staged PDUs that have waited for so long that no key is waited for.
+    has_waited: Vec<EventId>,
     requests: usize,
     pub(super) until: i64,
     /// What the events of the last answer take.
@@ -63,7 +68,7 @@ impl<'s> Look<'s> {
     /// A look at nothing yet, which ends at `until`.
     pub(super) fn new(server: &'s Server, room: Room, first_depth: i64, until: i64) -> Self {
         let whom = Whom::new(server, &room.room_id);
-        let (events, refused, lacks_key) = Default::default();
+        let (events, refused, lacks_key, has_waited) = Default::default();
         let in_hand = AnswerMemory::default();
         let (judged, requests) = (Vec::new(), MAX_REQUESTS);
         Self {
@@ -76,6 +81,7 @@ impl<'s> Look<'s> {
             gave_history: HashSet::new(),
             refused,
             lacks_key,
+            has_waited,
             requests,
             until,
             in_hand,
@@ -87,9 +93,12 @@ impl<'s> Look<'s> {
         self.room.room_version
     }
 
-    /// Takes in hand a staged PDU that these servers have sent.
-    pub(super) fn add_staged(&mut self, event: Event, senders: &[ServerName]) {
+    /// Takes in hand a staged PDU that these servers have sent, since `received_ts`.
+    pub(super) fn add_staged(&mut self, event: Event, senders: &[ServerName], received_ts: i64) {
         self.whom.sent(&event, senders);
+        if self.server.platform.clock.now_ms() - received_ts >= WAIT_FOR_KEYS_MS {
+            self.has_waited.push(event.event_id().clone());
+        }
         self.events.push(event);
     }
 
@@ -249,6 +258,21 @@ impl<'s> Look<'s> {
         self.has_refused(id, name) && !self.lacks_key.contains(&(id.clone(), name.clone()))
     }
 
+    /// The events in hand by which staged PDUs that have waited for long enough lead to what is lacking.
+    pub(super) fn have_waited(&self) -> HashSet<EventId> {
+        let in_hand: HashMap<&EventId, &Event> = self.events.iter().map(|event| (event.event_id(), event)).collect();
+        let mut waiting: Vec<&EventId> = self.has_waited.iter().collect();
+        let mut have_waited = HashSet::new();
+        while let Some(id) = waiting.pop() {
+            if let Some(event) = in_hand.get(id)
+                && have_waited.insert(id.clone())
+            {
+                waiting.extend(event.prev_events());
+            }
+        }
+        have_waited
+    }
+
     /// Checks the PDUs that a server has given: format, signatures, hashes. Those that fail are left out, and those to which
     /// `wanted` do not lead by what `cites` says: nobody asked for them.
     pub(super) async fn check<T: AsRef<[u8]>>(
@@ -310,18 +334,25 @@ impl<'s> Look<'s> {
             self.refused.extend(malformed.into_iter().take(room).map(|id| (id, name.clone())));
         }
         received.retain(|pdu| !self.has_refused(pdu.event_id(), name));
-        // Whether there is a signature of each server that must have signed.
-        let is_signed = |pdu: &ReceivedPdu| pdu.keys_to_fetch(&KeyRing::new()).len() == pdu.required_servers().len();
-        let ids: Vec<(EventId, bool)> = received.iter().map(|pdu| (pdu.event_id().clone(), is_signed(pdu))).collect();
+        // The servers that are asked for keys with which each may have been signed.
+        let asked_for_keys = |pdu: &ReceivedPdu| -> BTreeSet<String> {
+            let queries = pdus::key_queries(pdu);
+            queries
+                .iter()
+                .filter(|query| server.keys.is_asked_for(query))
+                .map(|query| query.server.to_string())
+                .collect()
+        };
+        let ids: Vec<(EventId, BTreeSet<String>)> =
+            received.iter().map(|pdu| (pdu.event_id().clone(), asked_for_keys(pdu))).collect();
         let mut events = Vec::with_capacity(ids.len());
         let outcomes = pdus::verify(server, received).await?;
-        let without_keys = outcomes.iter().zip(&ids).filter(|(_, (_, is_signed))| *is_signed);
-        let without_keys = without_keys.filter_map(|(outcome, _)| match outcome {
-            Err(PduError::NotSigned(signer)) => Some(signer.to_string()),
+        let without_keys = outcomes.iter().zip(&ids).filter_map(|(outcome, (_, asked))| match outcome {
+            Err(PduError::NotSigned(signer)) if asked.contains(&**signer) => Some(signer.to_string()),
             _ => None,
         });
         let may_come = server.keys.may_come(without_keys.collect()).await?;
-        for ((id, is_signed), outcome) in ids.into_iter().zip(outcomes) {
+        for ((id, asked), outcome) in ids.into_iter().zip(outcomes) {
             match outcome {
                 Ok(event) => events.push(event),
                 Err(error) => {
@@ -329,7 +360,7 @@ impl<'s> Look<'s> {
                     let record = record.room(&self.room.room_id).event(&id).destination(name).because(&error);
                     server.platform.log.write(record);
                     if let PduError::NotSigned(signer) = &error
-                        && is_signed
+                        && asked.contains(&**signer)
                         && may_come.contains(&**signer)
                     {
                         self.lacks_key.insert((id.clone(), name.clone()));

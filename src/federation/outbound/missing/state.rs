@@ -47,6 +47,20 @@ const STATE_IDS_MS: i64 = 20_000;
 const AUTH_TYPES: [&str; 5] =
     ["m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules", "m.room.third_party_invite"];
 
+/// What a server must be of no help with, for it to be asked about the state before an event.
+#[derive(Clone, Copy)]
+struct Helpless<'i> {
+    /// It does not give these events, or no copy of use.
+    events: &'i [EventId],
+    /// Whether a copy counts too that lacks a key which may come yet.
+    without_keys: bool,
+}
+
+impl Helpless<'_> {
+    /// Nothing: any server is asked.
+    const NOTHING: Self = Self { events: &[], without_keys: false };
+}
+
 /// What is known of an edge and of the states around it, from whomever.
 struct Known {
     /// The edge itself, once somebody has given it.
@@ -102,7 +116,7 @@ impl Look<'_> {
         let rooms = &self.server.rooms;
         let known = Known::of(held.map(|stored| stored.event));
         let take = async |event: &Event, claims: &[Claim]| rooms.place(event, claims).await;
-        Ok(self.until_believed(edge, cited_by, &[], known, take).await?.is_some())
+        Ok(self.until_believed(edge, cited_by, Helpless::NOTHING, known, take).await?.is_some())
     }
 
     /// Asks what the state before an event was, which rests on a claim: whoever could say so before may have been the only one who
@@ -114,7 +128,7 @@ impl Look<'_> {
             self.whom.should_know(event_id, server);
         }
         let take = async |event: &Event, claims: &[Claim]| rooms.claim_again(event, claims).await;
-        let changed = self.until_believed(event_id, event_id, &[], Known::of(Some(event)), take).await?;
+        let changed = self.until_believed(event_id, event_id, Helpless::NOTHING, Known::of(Some(event)), take).await?;
         Ok(changed.unwrap_or_default())
     }
 
@@ -124,6 +138,7 @@ impl Look<'_> {
     /// was judged so.
     pub(super) async fn ask_for_states_instead(&mut self, lacking: &[Lacking]) -> Result<bool, RoomError> {
         let mut progress = false;
+        let have_waited = self.have_waited();
         let stuck = lacking.iter().filter(|lacking| lacking.auth.is_empty() && !lacking.previous.is_empty());
         for Lacking { event, previous, .. } in stuck {
             if self.is_over() {
@@ -132,7 +147,8 @@ impl Look<'_> {
             let rooms = &self.server.rooms;
             let (id, known) = (event.event_id(), Known::of(Some(event.clone())));
             let take = async |event: &Event, claims: &[Claim]| rooms.judge_by_claims(event, claims).await;
-            progress |= self.until_believed(id, id, previous, known, take).await?.is_some();
+            let helpless = Helpless { events: previous, without_keys: have_waited.contains(id) };
+            progress |= self.until_believed(id, id, helpless, known, take).await?.is_some();
         }
         Ok(progress)
     }
@@ -143,12 +159,12 @@ impl Look<'_> {
         &mut self,
         edge: &EventId,
         cited_by: &EventId,
-        lacking: &[EventId],
+        helpless: Helpless<'_>,
         mut known: Known,
         take: impl AsyncFn(&Event, &[Claim]) -> Result<T, RoomError>,
     ) -> Result<Option<T>, RoomError> {
         loop {
-            let claims = self.claims(edge, cited_by, lacking, &mut known).await?;
+            let claims = self.claims(edge, cited_by, helpless, &mut known).await?;
             let Some(event) = known.edge.clone().filter(|_| !claims.is_empty()) else { return Ok(None) };
             match take(&event, &claims).await {
                 Err(error @ RoomError::Invalid(_)) => self.doubt(edge, &error),
@@ -163,13 +179,12 @@ impl Look<'_> {
         self.whom.note_useless(Question::StateBefore, edge);
     }
 
-    /// What servers say that the state before `edge` is: of those only that do not give the events `lacking`, or no copy of
-    /// use.
+    /// What servers say that the state before `edge` is: of those only that are so `helpless`.
     async fn claims(
         &mut self,
         edge: &EventId,
         cited_by: &EventId,
-        lacking: &[EventId],
+        helpless: Helpless<'_>,
         known: &mut Known,
     ) -> Result<Vec<Claim>, RoomError> {
         let mut claims = Vec::new();
@@ -177,8 +192,12 @@ impl Look<'_> {
             && let Some(name) = self.whom.next(Question::StateBefore, edge, cited_by).await?
         {
             self.whom.note(Question::StateBefore, edge, &name);
-            let gives_none = |id: &EventId| self.whom.has_denied(&name, id) || self.has_refused_for_good(id, &name);
-            if !lacking.iter().all(gives_none) {
+            let gives_none = |id: &EventId| {
+                self.whom.has_denied(&name, id)
+                    || self.has_refused_for_good(id, &name)
+                    || helpless.without_keys && self.has_refused(id, &name)
+            };
+            if !helpless.events.iter().all(gives_none) {
                 continue;
             }
             match self.claim(&name, edge, cited_by, known).await? {
