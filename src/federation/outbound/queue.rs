@@ -305,19 +305,21 @@ impl Server {
             Some(Refusal::Malformed) => was_failing(),
             None => false,
         };
-        if !has_failed || self.takes(destination, &[self.message_to_nobody()]).await {
-            Lasting::Refused
-        } else if self.takes(destination, &[]).await {
-            Lasting::NoEdus
-        } else {
-            Lasting::No
+        if !has_failed {
+            return Lasting::Refused;
+        }
+        match self.probe(destination, &[self.message_to_nobody()]).await {
+            Ok(()) => Lasting::Refused,
+            // What else went wrong says nothing of EDUs.
+            Err(error) if refusal(&error, transaction).is_none() => Lasting::No,
+            Err(_) if self.probe(destination, &[]).await.is_ok() => Lasting::NoEdus,
+            Err(_) => Lasting::No,
         }
     }
 
-    /// Whether a destination takes these EDUs, soon: the lease must last for all that is tried.
-    async fn takes(&self, destination: &ServerName, edus: &[Value]) -> bool {
-        let now = self.platform.clock.now_ms();
-        self.federation.send_fleeting(destination, &self.random_id(), now, edus).await.is_ok()
+    /// What comes of sending these EDUs, soon: the lease must last for all that is tried.
+    async fn probe(&self, destination: &ServerName, edus: &[Value]) -> Result<(), RequestError> {
+        self.federation.send_fleeting(destination, &self.random_id(), self.platform.clock.now_ms(), edus).await
     }
 
     fn message_to_nobody(&self) -> Value {
