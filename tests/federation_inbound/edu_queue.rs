@@ -73,6 +73,16 @@ impl Line {
         self.leave(&[(EduType::DirectToDevice, None, message(n))]);
     }
 
+    /// An event, which the peer is to hear of.
+    fn say(&self) {
+        self.scene.a.say(&self.scene.world, &self.scene.room, &self.scene.alice, "hello");
+    }
+
+    /// How many events were taken.
+    fn events(&self) -> usize {
+        self.sent.borrow().iter().filter(|sent| sent.3 == 200).map(|sent| sent.1).sum()
+    }
+
     fn flush(&self) {
         self.scene.a.flush_to_all(vec![self.peer()]);
         self.scene.world.settle();
@@ -220,23 +230,21 @@ fn one_over_which_a_server_fails_holds_up_the_others_for_a_while_only() {
         let name = json!(bad.to_string());
         let is_bad = move |edu: &Value| edu["content"]["message_id"] == name;
         let line = Line::deciding(move |_, edus| edus.iter().any(&is_bad).then_some(500));
-        let say = || drop(line.scene.a.say(&line.scene.world, &line.scene.room, &line.scene.alice, "hello"));
-        let events = || line.sent.borrow().iter().filter(|sent| sent.3 == 200).map(|sent| sent.1).sum::<usize>();
         (0..50).for_each(|n| line.message(n));
         line.flush();
-        (0..60).for_each(|_| say());
+        (0..60).for_each(|_| line.say());
         line.minutes(55);
-        assert!(events() == 0 && line.sent.borrow().iter().all(|sent| sent.0 == line.sent.borrow()[0].0), "{bad}");
+        assert!(line.events() == 0 && line.sent.borrow().iter().all(|sent| sent.0 == line.sent.borrow()[0].0), "{bad}");
         line.minutes(65);
-        assert_eq!(events(), 60, "{bad}");
+        assert_eq!(line.events(), 60, "{bad}");
         for n in 1..=6_usize {
-            say();
+            line.say();
             line.minutes(48);
             // None waits for longer than two pauses between attempts to send the one.
-            assert!(events() >= 60 + n.saturating_sub(4), "{bad}");
+            assert!(line.events() >= 60 + n.saturating_sub(4), "{bad}");
         }
         assert_eq!((line.taken(), line.waiting()), ((0..50).filter(|n| *n != bad).collect(), "0".to_owned()), "{bad}");
-        assert_eq!(events(), 66, "{bad}");
+        assert_eq!(line.events(), 66, "{bad}");
         let logs = line.scene.world.logs();
         let left_out = logs.iter().filter(|log| log.contains("is left out") && log.contains("m.direct_to_device"));
         assert_eq!(left_out.count(), 1, "{bad}");
@@ -248,12 +256,11 @@ fn one_over_which_a_server_fails_holds_up_the_others_for_a_while_only() {
 #[test]
 fn who_fails_over_everything_has_all_of_it_in_the_end() {
     let line = Line::new();
-    let say = || drop(line.scene.a.say(&line.scene.world, &line.scene.room, &line.scene.alice, "hello"));
     line.status.set(500);
     line.message(0);
     line.flush();
     (1..30).for_each(|n| line.message(n));
-    (0..60).for_each(|_| say());
+    (0..60).for_each(|_| line.say());
     line.minutes(6 * 60);
     let (probes, full): (Vec<Sent>, Vec<Sent>) =
         line.sent.borrow().iter().cloned().partition(|sent| is_to_nobody(sent) || sent.1 == 0 && sent.2.is_empty());
@@ -269,8 +276,7 @@ fn who_fails_over_everything_has_all_of_it_in_the_end() {
     line.minutes(76);
     assert_eq!((line.taken(), line.waiting()), ((0..30).collect(), "0".to_owned()));
     // The newest comes first, and once more in its turn.
-    let events = line.sent.borrow().iter().filter(|sent| sent.3 == 200).map(|sent| sent.1).sum::<usize>();
-    assert_eq!(events, 61);
+    assert_eq!(line.events(), 61);
     assert!(!line.scene.world.logs().iter().any(|log| log.contains("is left out") || log.contains("is divided")));
     line.assert_one_content_for_each_id();
 }
@@ -286,20 +292,18 @@ fn who_fails_over_all_messages_has_all_of_them_in_the_end() {
     let is_full = Rc::new(Cell::new(true));
     let of_peer = Rc::clone(&is_full);
     let line = Line::deciding(move |_, edus| (of_peer.get() && !edus.is_empty()).then_some(500));
-    let say = || drop(line.scene.a.say(&line.scene.world, &line.scene.room, &line.scene.alice, "hello"));
-    let events = || line.sent.borrow().iter().filter(|sent| sent.3 == 200).map(|sent| sent.1).sum::<usize>();
     (0..30).for_each(|n| line.message(n));
     line.flush();
     for hours in 1..=6 {
-        say();
+        line.say();
         line.minutes(60);
         // They pass each time that this is found out anew.
-        assert!(events() >= hours - hours.min(3), "{hours}");
+        assert!(line.events() >= hours - hours.min(3), "{hours}");
     }
     assert!(line.sent.borrow().iter().any(is_to_nobody));
     is_full.set(false);
     line.minutes(76);
-    assert_eq!((line.taken(), line.waiting(), events()), ((0..30).collect(), "0".to_owned(), 6));
+    assert_eq!((line.taken(), line.waiting(), line.events()), ((0..30).collect(), "0".to_owned(), 6));
 }
 
 /// As with two machines behind one name, of which one refuses what the other fails over.
@@ -356,14 +360,12 @@ fn events_do_not_wait_for_all_edus_that_are_refused() {
     let refuses = Rc::new(Cell::new(true));
     let of_peer = Rc::clone(&refuses);
     let line = Line::deciding(move |_, edus| (of_peer.get() && !edus.is_empty()).then_some(400));
-    let say = || drop(line.scene.a.say(&line.scene.world, &line.scene.room, &line.scene.alice, "hello"));
-    let events = || line.sent.borrow().iter().filter(|sent| sent.3 == 200).map(|sent| sent.1).sum::<usize>();
     (0..20).for_each(|n| line.message(n));
     for n in 1..=3 {
         // More than one transaction of them.
-        (0..60).for_each(|_| say());
+        (0..60).for_each(|_| line.say());
         line.minutes(6 * 60);
-        assert_eq!(events(), 60 * n);
+        assert_eq!(line.events(), 60 * n);
     }
     let left: usize = line.waiting().parse().unwrap();
     assert!((8..20).contains(&left), "about one in an hour is left out: {left} of 20 are left");
@@ -372,7 +374,7 @@ fn events_do_not_wait_for_all_edus_that_are_refused() {
     assert_eq!(line.taken(), (20 - left..20).collect::<Vec<_>>());
     let sent = line.sent.borrow().len();
     line.message(20);
-    say();
+    line.say();
     line.scene.world.settle();
     let last: Vec<_> = line.sent.borrow()[sent..].iter().map(|(_, pdus, edus, _)| (*pdus, edus.len())).collect();
     assert_eq!(last, [(0, 1), (1, 0)]);
