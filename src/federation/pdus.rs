@@ -42,6 +42,34 @@ pub async fn verify_within(
     pdus: Vec<ReceivedPdu>,
     time: &AskingTime,
 ) -> Result<Vec<Result<Event, PduError>>, DatabaseError> {
+    let outcomes = verify_all(server, pdus, time).await?;
+    Ok(outcomes.into_iter().map(|outcome| outcome.map_err(|refused| refused.error)).collect())
+}
+
+/// Why a PDU does not pass.
+pub struct Refused {
+    /// What is wrong with it.
+    pub error: PduError,
+    /// The server whose key is lacking, if that is asked for it.
+    pub lacks_key_of: Option<String>,
+}
+
+/// As [`verify`], and tells whose keys are lacking.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_fetched(
+    server: &Server,
+    pdus: Vec<ReceivedPdu>,
+) -> Result<Vec<Result<Event, Refused>>, DatabaseError> {
+    verify_all(server, pdus, &AskingTime::default()).await
+}
+
+async fn verify_all(
+    server: &Server,
+    pdus: Vec<ReceivedPdu>,
+    time: &AskingTime,
+) -> Result<Vec<Result<Event, Refused>>, DatabaseError> {
     let mut needed = Vec::new();
     let mut needed_up_to = Vec::new();
     for pdu in &pdus {
@@ -50,25 +78,31 @@ pub async fn verify_within(
     }
     let keys = server.keys.fetch(&needed, time).await?;
     let mut outcomes = Vec::with_capacity(pdus.len());
-    for pdu in pdus {
-        turn(server, outcomes.len()).await;
-        outcomes.push(pdu.verify(&keys));
-    }
     let mut have_verified = BTreeSet::new();
     let mut from = 0;
-    for (outcome, to) in outcomes.iter().zip(needed_up_to) {
-        if outcome.is_ok() {
-            let queries = needed.get(from..to).unwrap_or_default().iter();
-            have_verified.extend(queries.map(|query| (query.server.as_str(), query.key_id.as_str())));
-        }
+    for (pdu, to) in pdus.into_iter().zip(needed_up_to) {
+        turn(server, outcomes.len()).await;
+        let queries = needed.get(from..to).unwrap_or_default();
         from = to;
+        let outcome = pdu.verify(&keys).map_err(|error| {
+            let is_lacking = |query: &&KeyQuery| {
+                matches!(&error, PduError::NotSigned(signer) if query.server.as_str() == &**signer)
+                    && server.keys.is_asked_for(query)
+            };
+            let lacks_key_of = queries.iter().find(is_lacking).map(|query| query.server.to_string());
+            Refused { error, lacks_key_of }
+        });
+        if outcome.is_ok() {
+            have_verified.extend(queries.iter().map(|query| (query.server.as_str(), query.key_id.as_str())));
+        }
+        outcomes.push(outcome);
     }
     server.keys.have_verified(&have_verified.into_iter().collect::<Vec<_>>()).await?;
     Ok(outcomes)
 }
 
 /// The keys with which a PDU can be verified.
-pub fn key_queries(pdu: &ReceivedPdu) -> Vec<KeyQuery> {
+fn key_queries(pdu: &ReceivedPdu) -> Vec<KeyQuery> {
     // Where the room version ignores when a key was valid, any key that was ever valid will do.
     let minimum_valid_until_ts = if pdu.version().enforce_key_validity { pdu.origin_server_ts() } else { 0 };
     let mut queries = Vec::new();

@@ -1,16 +1,16 @@
 //! One look at the staged PDUs of a room.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::whom::{Question, Whom};
 use crate::{
     federation::{
-        pdus::{self, AnswerMemory},
+        pdus::{self, AnswerMemory, Refused},
         peers::requests::{RequestError, within},
     },
     log::LogRecord,
     matrix::{
-        event::{Event, PduError, ReceivedPdu},
+        event::{Event, ReceivedPdu},
         identifiers::{EventId, ServerName},
         room_version::RoomVersion,
     },
@@ -334,35 +334,19 @@ impl<'s> Look<'s> {
             self.refused.extend(malformed.into_iter().take(room).map(|id| (id, name.clone())));
         }
         received.retain(|pdu| !self.has_refused(pdu.event_id(), name));
-        // The servers that are asked for keys with which each may have been signed.
-        let asked_for_keys = |pdu: &ReceivedPdu| -> BTreeSet<String> {
-            let queries = pdus::key_queries(pdu);
-            queries
-                .iter()
-                .filter(|query| server.keys.is_asked_for(query))
-                .map(|query| query.server.to_string())
-                .collect()
-        };
-        let ids: Vec<(EventId, BTreeSet<String>)> =
-            received.iter().map(|pdu| (pdu.event_id().clone(), asked_for_keys(pdu))).collect();
+        let ids: Vec<EventId> = received.iter().map(|pdu| pdu.event_id().clone()).collect();
         let mut events = Vec::with_capacity(ids.len());
-        let outcomes = pdus::verify(server, received).await?;
-        let without_keys = outcomes.iter().zip(&ids).filter_map(|(outcome, (_, asked))| match outcome {
-            Err(PduError::NotSigned(signer)) if asked.contains(&**signer) => Some(signer.to_string()),
-            _ => None,
-        });
+        let outcomes = pdus::verify_fetched(server, received).await?;
+        let without_keys = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()?.lacks_key_of.clone());
         let may_come = server.keys.may_come(without_keys.collect()).await?;
-        for ((id, asked), outcome) in ids.into_iter().zip(outcomes) {
+        for (id, outcome) in ids.into_iter().zip(outcomes) {
             match outcome {
                 Ok(event) => events.push(event),
-                Err(error) => {
+                Err(Refused { error, lacks_key_of }) => {
                     let record = LogRecord::warning("a copy of an event that a server gave is not used");
                     let record = record.room(&self.room.room_id).event(&id).destination(name).because(&error);
                     server.platform.log.write(record);
-                    if let PduError::NotSigned(signer) = &error
-                        && asked.contains(&**signer)
-                        && may_come.contains(&**signer)
-                    {
+                    if lacks_key_of.is_some_and(|server| may_come.contains(&server)) {
                         self.lacks_key.insert((id.clone(), name.clone()));
                     }
                     self.refused.insert((id, name.clone()));
