@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
 use common::{network::World, sqlite::Sqlite};
 use verge::{
@@ -165,7 +165,8 @@ fn the_state_of_another_room_has_no_say() {
         let auth: Vec<EventId> = events[1..3].iter().map(|event| event.event_id().clone()).collect();
         let event = forged(&server, &room, &alice, &auth, &[other.extremities[0].event_id.clone()]);
         let before = server.rooms.room(&room).await.unwrap().unwrap();
-        let received = server.rooms.receive_fetched(&room, std::slice::from_ref(&event)).await.unwrap();
+        let received =
+            server.rooms.receive_fetched(&room, std::slice::from_ref(&event), &HashMap::new()).await.unwrap();
         assert_eq!(received.accepted, 0);
         let after = server.rooms.room(&room).await.unwrap().unwrap();
         assert_eq!((before.state, before.extremities), (after.state, after.extremities));
@@ -187,14 +188,14 @@ fn a_claim_about_the_state_before_an_event_rejects_nothing() {
         let unknown =
             forged(&server, &room, &alice, &auth, &[EventId::parse(&format!("${}", "A".repeat(43))).unwrap()]);
         // "Nothing at all stood in the room before it."
-        let refused = server.rooms.place(&unknown, &[Claim::default()]).await;
+        let refused = server.rooms.place(&unknown, &[Claim::default()], None).await;
         assert!(matches!(refused, Err(RoomError::Invalid(_))), "{refused:?}");
         // Without its power levels, which the event cites, the state is not believed either.
         let claim = |events: &[Event]| Claim { state: events.to_vec(), auth_chain: events.to_vec() };
-        let refused = server.rooms.place(&unknown, &[claim(&events[..1])]).await;
+        let refused = server.rooms.place(&unknown, &[claim(&events[..1])], None).await;
         assert!(matches!(refused, Err(RoomError::Invalid(_))), "{refused:?}");
         // The true one is.
-        server.rooms.place(&unknown, &[claim(&events[..3])]).await.unwrap();
+        server.rooms.place(&unknown, &[claim(&events[..3])], None).await.unwrap();
     });
     assert_eq!(database.rows("SELECT count(*) FROM rejected_events"), [["0"]]);
     assert_eq!(database.rows("SELECT outlier FROM events WHERE depth = 100"), [["1"]]);
@@ -224,7 +225,7 @@ fn a_room_is_created_once() {
             let event = Event::create(event, version, name, &server.config.signing_key).unwrap();
             assert_eq!(auth_rules::check_auth_event_list(&event, |_| None), Ok(()), "the rules allow it");
             let before = server.rooms.room(&room).await.unwrap().unwrap();
-            let received = server.rooms.receive_fetched(&room, std::slice::from_ref(&event)).await.unwrap();
+            let received = server.rooms.receive_fetched(&room, std::slice::from_ref(&event), &HashMap::new()).await.unwrap();
             assert_eq!(received.accepted, 0, "version {version}");
             let after = server.rooms.room(&room).await.unwrap().unwrap();
             assert_eq!((before.state, before.extremities), (after.state, after.extremities));
@@ -281,7 +282,7 @@ fn a_list_longer_than_a_parameter_is_read_in_parts() {
         // The same where events are to be judged that cite so many.
         let citing: Vec<Event> =
             ids[1..40_001].chunks(20).map(|previous| forged(&server, &room, &alice, &[], previous)).collect();
-        let received = server.rooms.receive_fetched(&room, &citing).await.unwrap();
+        let received = server.rooms.receive_fetched(&room, &citing, &HashMap::new()).await.unwrap();
         assert_eq!(received.missing.len(), 2_000);
     });
 }

@@ -22,7 +22,7 @@ use crate::{
     matrix::{
         auth_rules,
         event::Event,
-        identifiers::EventId,
+        identifiers::{EventId, ServerName},
         json::Value,
         room_version::RoomVersion,
         state_trie::{self, NodeId, StateKeyHash},
@@ -115,12 +115,13 @@ impl Rooms {
 
     /// Takes over the state before `event` from other servers that vouch for it, so that what cites `event` can be judged. The
     /// event is shown to nobody. Where the claims differ, what they resolve to counts: an old state that one server makes
-    /// out to be the newest does no harm.
+    /// out to be the newest does no harm. Where any of them is of `stranger`, a server that is not in the room, what they bring counts as
+    /// that one's.
     ///
     /// # Errors
-    /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn place(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
-        let believed = self.believed(event, claims, Known::Nothing).await?;
+    /// [`RoomError::Invalid`] where no claim can be believed, or enough is kept for the stranger, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn place(&self, event: &Event, claims: &[Claim], stranger: Option<&ServerName>) -> Result<(), RoomError> {
+        let believed = self.believed(event, claims, Known::Nothing, stranger).await?;
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let Some(claimed) = self.take_claims(&mut view, event, &believed, Known::Nothing).await? else {
@@ -164,8 +165,13 @@ impl Rooms {
     ///
     /// # Errors
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn judge_by_claims(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
-        let believed = self.believed(event, claims, Known::Nothing).await?;
+    pub async fn judge_by_claims(
+        &self,
+        event: &Event,
+        claims: &[Claim],
+        stranger: Option<&ServerName>,
+    ) -> Result<(), RoomError> {
+        let believed = self.believed(event, claims, Known::Nothing, stranger).await?;
         let Some(claimed) = self.claimed_state(event, &believed, Known::Nothing).await? else { return Ok(()) };
         let ask_until = self.clock.now_ms() + ASKING_MS;
         self.until_committed(async || {
@@ -191,8 +197,13 @@ impl Rooms {
     ///
     /// # Errors
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn claim_again(&self, event: &Event, claims: &[Claim]) -> Result<bool, RoomError> {
-        let mut believed = self.believed(event, claims, Known::Claim).await?;
+    pub async fn claim_again(
+        &self,
+        event: &Event,
+        claims: &[Claim],
+        stranger: Option<&ServerName>,
+    ) -> Result<bool, RoomError> {
+        let mut believed = self.believed(event, claims, Known::Claim, stranger).await?;
         believed.claims.retain(|examined| examined.rejection.is_none() && examined.forbids.is_none());
         if believed.claims.is_empty() {
             return Err(RoomError::Invalid(format!("The states before {} forbid it.", event.event_id())));
@@ -251,8 +262,14 @@ impl Rooms {
     }
 
     /// The claims about the state before `event` that can be believed. Where they bring much, that is kept already: it counts for
-    /// nothing until the state is referred to.
-    async fn believed(&self, event: &Event, claims: &[Claim], known: Known) -> Result<Believed, RoomError> {
+    /// nothing until the state is referred to. Those of `stranger`, a server that is not in the room, bring no more than is kept for it.
+    async fn believed(
+        &self,
+        event: &Event,
+        claims: &[Claim],
+        known: Known,
+        stranger: Option<&ServerName>,
+    ) -> Result<Believed, RoomError> {
         let mut believed = Vec::new();
         let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
         for claim in claims {
@@ -274,6 +291,15 @@ impl Rooms {
             return Err(doubt);
         }
         let placeable = self.leave_what_is_new(event, &mut believed).await?;
+        if let Some(stranger) = stranger {
+            let new = believed.iter().flat_map(|examined| &examined.outliers.new).map(|new| &new.event);
+            let nodes = believed.iter().flat_map(|examined| &examined.snapshot.nodes);
+            let bytes = self.bytes_more(new.chain([event]).map(Event::json), nodes).await?;
+            if !self.may_keep(event.room_id(), stranger, bytes).await? {
+                let why = format!("Enough is kept for {stranger}, which is not in the room.");
+                return Err(RoomError::Invalid(why));
+            }
+        }
         for examined in &mut believed {
             let Outliers { new, rejected, readmitted, .. } = &mut examined.outliers;
             if new.len() + rejected.len() > SLICE {

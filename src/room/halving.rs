@@ -114,6 +114,7 @@ impl Rooms {
                     all.accepted += received.accepted;
                     all.results.extend(received.results);
                     all.missing.extend(received.missing);
+                    all.too_much.extend(received.too_much);
                 }
                 Err(RoomError::Database(DatabaseError::Refused(why))) => {
                     let rest = part.split_off(part.len() / 2);

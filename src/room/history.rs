@@ -15,7 +15,7 @@ use super::{
 use crate::{
     matrix::{
         event::Event,
-        identifiers::{EventId, RoomId},
+        identifiers::{EventId, RoomId, ServerName},
     },
     store::commit::{Committed, Guard, RoomCommit, Unsettled},
 };
@@ -25,11 +25,18 @@ impl Rooms {
     /// `events`. Those whose auth events are lacking stay out. One whose place we know, as we hold what came before it, takes it
     /// and is judged like any other: what cites it may be all that we ever hear of it.
     ///
-    /// Says whether anything came of them.
+    /// Says whether anything came of them. Where they are of `stranger`, a server that is not in the room, nothing may, as enough is
+    /// kept for it.
     ///
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn add_auth_events(&self, room_id: &RoomId, events: &[Event]) -> Result<bool, RoomError> {
+    pub async fn add_auth_events(
+        &self,
+        room_id: &RoomId,
+        events: &[Event],
+        stranger: Option<&ServerName>,
+    ) -> Result<bool, RoomError> {
+        let mut is_charged = false;
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let cited =
@@ -64,6 +71,14 @@ impl Rooms {
             let is_empty = commit.events.is_empty() && commit.rejected.is_empty() && commit.readmitted.is_empty();
             if is_empty && commit.copies.is_empty() && commit.redactions.is_empty() && commit.rejected_at.is_empty() {
                 return Ok(Committed::Done(false));
+            }
+            if let Some(stranger) = stranger.filter(|_| !is_charged) {
+                let kept = commit.events.iter().filter(|new| !new.is_in_timeline()).map(|new| new.event.json());
+                let bytes = self.bytes_more(kept, commit.nodes.iter()).await?;
+                if !self.may_keep(room_id, stranger, bytes).await? {
+                    return Ok(Committed::Done(false));
+                }
+                is_charged = true;
             }
             Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
         })

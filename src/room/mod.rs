@@ -32,6 +32,7 @@ mod halving;
 mod history;
 mod outliers;
 mod receipt;
+mod strangers;
 
 // What rests on other servers' claims
 mod claimed_graph;

@@ -4,7 +4,10 @@
 //! we judge another server's membership event and pass it on; as the joining server we take over the state that a
 //! resident server vouches for, after checking all of it.
 
-use std::{collections::BTreeMap, mem};
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+};
 
 use super::{
     Claim, RoomError, Rooms,
@@ -331,7 +334,7 @@ impl Rooms {
     /// [`RoomError::NotAllowed`] where it is not accepted, [`RoomError::MissingEvents`] where it cannot be judged,
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn receive_own(&self, event: &Event) -> Result<(), RoomError> {
-        let received = self.receive_fetched(event.room_id(), std::slice::from_ref(event)).await?;
+        let received = self.receive_fetched(event.room_id(), std::slice::from_ref(event), &HashMap::new()).await?;
         if !received.missing.is_empty() {
             return Err(RoomError::MissingEvents(event.prev_events().to_vec()));
         }

@@ -92,6 +92,8 @@ pub struct RoomCommit {
     pub missing: Vec<Missing>,
     /// The gap that history was filled into.
     pub filled: Option<Filled>,
+    /// How many bytes of it are kept for servers that are not in the room.
+    pub kept_for: Vec<(ServerName, usize)>,
     /// Whether this is a join to a room that other servers lead: `joined` and `invited` then count from nothing.
     pub joins_anew: bool,
 }
@@ -130,6 +132,7 @@ impl RoomCommit {
             forgets_claims: None,
             missing: Vec::new(),
             filled: None,
+            kept_for: Vec::new(),
             joins_anew: false,
         }
     }
@@ -179,6 +182,11 @@ impl NewEvent {
             state_after: None,
             outbox: None,
         }
+    }
+
+    /// Whether it has a place in the timeline.
+    pub fn is_in_timeline(&self) -> bool {
+        matches!(self.place, Place::Newest | Place::Filled(_))
     }
 }
 

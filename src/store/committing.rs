@@ -13,7 +13,7 @@ use super::{
     ended_joins::put_out,
     event_graph::closed,
     event_text::hash_wrong,
-    history_visibility, json_lists,
+    history_visibility, json_lists, kept_for_strangers,
     known_keys::keep_keys_of,
     memberships::change,
     new_shares,
@@ -318,7 +318,7 @@ impl RoomCommit {
             COMPLETE,
             self.copies.iter().map(|event| json!([event.event_id().as_str(), event.json()]).to_string()).collect(),
         );
-        let placed = self.events.iter().filter(|new| matches!(new.place, Place::Newest | Place::Filled(_)));
+        let placed = self.events.iter().filter(|new| new.is_in_timeline());
         each(TIMELINE, placed.map(|new| json!(new.event.event_id().as_str()).to_string()).collect());
         let last = outgoing.len();
         let outgoing = outgoing.iter().enumerate();
@@ -375,6 +375,7 @@ impl RoomCommit {
         }
         self.rejections(statements);
         self.gaps(statements);
+        statements.extend(kept_for_strangers::keep(&self.room_id, &self.kept_for));
     }
 
     /// After all that redacts events and gives them places.

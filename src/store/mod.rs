@@ -26,6 +26,7 @@ mod committing;
 pub mod event_graph;
 pub mod events;
 pub mod headers;
+pub mod kept_for_strangers;
 pub mod rejected;
 mod resolution;
 pub mod rooms;

@@ -7,7 +7,9 @@ use serde_json::json;
 use super::{
     Answers, Store,
     event_text::{content_hash, hash_wrong},
-    json_list, json_lists, written,
+    json_list, json_lists,
+    kept_for_strangers::Kept,
+    written,
 };
 use crate::{
     matrix::{
@@ -69,6 +71,8 @@ pub struct StagedOfRoom {
     pub by_strangers: Amount,
     /// Whether anybody has staged anything of it.
     pub has_any: bool,
+    /// What is kept of it for good for the server, which counts while that is not in the room.
+    pub kept: Kept,
 }
 
 /// A staged PDU as it is stored.
@@ -84,6 +88,8 @@ pub struct Waiting {
     checked_as: Option<String>,
     /// When it came, in milliseconds.
     pub received_ts: i64,
+    /// What those who sent it are to the room.
+    pub by: StagedBy,
 }
 
 impl Waiting {
@@ -156,7 +162,8 @@ const STAGE: &str = concat!(
 /// anything is staged.
 const STAGED_ALREADY: &str = "\
     SELECT NULL AS room_id, 0 AS is_member, count(*) AS pdus, COALESCE(SUM(bytes), 0) AS bytes, \
-      COALESCE(SUM(stranger), 0) AS as_stranger, COALESCE(SUM(bytes * stranger), 0) AS as_stranger_bytes, 0 AS has_any \
+      COALESCE(SUM(stranger), 0) AS as_stranger, COALESCE(SUM(bytes * stranger), 0) AS as_stranger_bytes, 0 AS has_any, \
+      0 AS kept_of_server, 0 AS kept_of_room \
     FROM staged_pdus WHERE origin = ?1 \
     UNION ALL \
     SELECT wanted.value, \
@@ -166,7 +173,9 @@ const STAGED_ALREADY: &str = "\
         WHERE s.room_id = wanted.value AND s.stranger), \
       (SELECT COALESCE(SUM(s.bytes), 0) FROM staged_pdus AS s INDEXED BY staged_pdus_of_strangers \
         WHERE s.room_id = wanted.value AND s.stranger), \
-      EXISTS (SELECT 1 FROM staged_pdus AS s WHERE s.room_id = wanted.value) \
+      EXISTS (SELECT 1 FROM staged_pdus AS s WHERE s.room_id = wanted.value), \
+      COALESCE((SELECT k.bytes FROM kept_for_strangers AS k WHERE k.room_id = wanted.value AND k.server = ?1), 0), \
+      COALESCE((SELECT k.bytes FROM kept_for_strangers AS k WHERE k.room_id = wanted.value AND k.server = ''), 0) \
     FROM json_each(?2) AS wanted";
 
 /// The rooms of those ?2 PDUs that have been due for longest. What waits for a join is not due before it has ended; in a room that
@@ -180,7 +189,8 @@ const ROOMS_WAITING: &str = "\
     GROUP BY room_id ORDER BY MIN(retry_at), room_id";
 
 const WAITING: &str = "\
-    SELECT event_id, origin, json, received_ts, also, hash_wrong, room_version FROM staged_pdus WHERE room_id = ?1 AND retry_at <= ?3 \
+    SELECT event_id, origin, json, received_ts, also, hash_wrong, room_version, stranger FROM staged_pdus \
+    WHERE room_id = ?1 AND retry_at <= ?3 \
     ORDER BY stranger, received_ts LIMIT ?2";
 
 const BEGIN_LOOK: &str = "\
@@ -259,7 +269,8 @@ pub(super) fn staged_already(rows: &Rows) -> Result<StagedAlready, DatabaseError
             Some(room_id) => {
                 let Ok(room_id) = RoomId::parse(room_id) else { continue };
                 let (is_member, has_any) = (row.integer(1)? != 0, row.integer(6)? != 0);
-                let of_room = StagedOfRoom { is_member, by_strangers: of_strangers, has_any };
+                let kept = Kept { of_server: number(7)?, of_room: number(8)? };
+                let of_room = StagedOfRoom { is_member, by_strangers: of_strangers, has_any, kept };
                 already.rooms.insert(room_id, of_room);
             }
         }
@@ -299,6 +310,7 @@ impl Store {
                     received_ts: row.integer(3)?,
                     content_hash: content_hash(row.integer(5)?),
                     checked_as: row.optional_text(6)?.map(str::to_owned),
+                    by: if row.integer(7)? == 0 { StagedBy::Member } else { StagedBy::Stranger },
                 })
             })
             .collect()

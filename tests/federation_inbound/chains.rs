@@ -157,7 +157,10 @@ fn auth_events_that_lead_to_nothing_are_left_out_at_once() {
         let events = citing_in_a_row(&scene, LENGTH, first);
         let (before, held) = (scene.world.pauses(), accepted(&scene.a));
         // Nor is it of any use.
-        assert!(!scene.world.run(scene.a.rooms.add_auth_events(&scene.room, &events)).unwrap(), "{version}, {first}");
+        assert!(
+            !scene.world.run(scene.a.rooms.add_auth_events(&scene.room, &events, None)).unwrap(),
+            "{version}, {first}"
+        );
         let pauses = scene.world.pauses() - before;
         assert!(pauses >= (LENGTH - 1) / 500, "{version}, {first}: {pauses} pauses");
         assert_eq!(accepted(&scene.a), held);

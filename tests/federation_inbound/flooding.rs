@@ -50,7 +50,7 @@ fn bound(table: &str, strangers: u64) -> (u64, u64) {
 }
 
 /// The rows and bytes of every table.
-fn sizes(server: &Homeserver) -> BTreeMap<String, (u64, u64)> {
+pub(crate) fn sizes(server: &Homeserver) -> BTreeMap<String, (u64, u64)> {
     let database = &server.database;
     let tables = database.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'");
     let size = |table: &String| {

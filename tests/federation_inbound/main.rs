@@ -55,6 +55,7 @@ mod servers;
 mod settling;
 mod spaces;
 mod storing;
+mod strangers;
 mod sweeping;
 mod third_party_invites;
 mod transactions;

@@ -87,7 +87,7 @@ fn a_rejected_event_leads_into_no_other_room() {
     let target = format!("/_matrix/federation/v1/event_auth/{}/{}", encode(scene.room.as_str()), encode(&id));
     assert_eq!(scene.peer.get(&scene.a, &target).0, 404);
     // Nor does it count as rejected in its own room because it is none of the other.
-    scene.world.run(scene.a.rooms.add_auth_events(&scene.room, std::slice::from_ref(&secret))).unwrap();
+    scene.world.run(scene.a.rooms.add_auth_events(&scene.room, std::slice::from_ref(&secret), None)).unwrap();
     assert!(!is_remembered(&scene, secret.event_id().as_str()));
     let later = scene.a.say(&scene.world, &private, &scene.alice, "later");
     assert!(scene.a.shows(later.event_id().as_str()));

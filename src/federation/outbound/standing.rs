@@ -56,6 +56,11 @@ impl SetAside {
         }
     }
 
+    /// Sets a server aside, whatever it answers.
+    pub(super) fn add(&mut self, name: &ServerName) {
+        self.failures.insert(name.clone(), MAX_FAILURES);
+    }
+
     pub(super) fn contains(&self, name: &ServerName) -> bool {
         self.failures.get(name).is_some_and(|failures| *failures >= MAX_FAILURES)
     }

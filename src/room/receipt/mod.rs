@@ -7,6 +7,7 @@
 mod one_room;
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     fmt::Debug,
     ops::Range,
@@ -15,13 +16,14 @@ use std::{
 use serde_json::{Map, json};
 
 use super::{
-    Room, RoomError, Rooms,
+    Extent, Room, RoomError, Rooms,
     acl::acl_key,
     allowance::Allowance,
     checks::auth_keys,
     judge::Judgement,
     order::{by_room, in_order},
     policy::policy_key,
+    strangers::Strangers,
     view::{TypeAndKey, View, type_and_key},
 };
 use crate::{
@@ -66,6 +68,14 @@ pub enum Transaction {
     New(KnownRooms),
 }
 
+/// What became of an attempt at receiving PDUs.
+enum Attempt {
+    /// It was committed, unless somebody else came first.
+    Made(Committed<Received>),
+    /// Nothing of it was committed: of these, more is kept already than is for who sent or gave them.
+    TooMuch(HashSet<EventId>),
+}
+
 /// What is known here of rooms.
 #[derive(Debug, Default)]
 pub struct KnownRooms {
@@ -107,6 +117,8 @@ pub struct Received {
     pub(super) notable: Vec<LogRecord>,
     /// Of events that were not staged because the caller fetches itself: what they cite and we lack.
     pub missing: Vec<Lacking>,
+    /// Events that were not taken: as much is kept as may be for who has brought them.
+    pub too_much: Vec<EventId>,
 }
 
 /// An event that cannot be judged yet.
@@ -241,39 +253,50 @@ impl Rooms {
                     }
                 }
             };
-            self.try_receive(Some(record), rooms, events, refused).await
+            self.try_receive(Some(record), rooms, events, refused, &HashMap::new()).await
         })
         .await
         .map(|received| self.logged(received))
     }
 
     /// Judges events of one room that were fetched because others cite them. Nothing is staged: what cannot be judged
-    /// yet is named in the answer.
+    /// yet is named in the answer. `brought_by` says which servers sent or gave those that no server in the room did.
     ///
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`], and where the database fails.
-    pub async fn receive_fetched(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
+    pub async fn receive_fetched(
+        &self,
+        room_id: &RoomId,
+        events: &[Event],
+        brought_by: &HashMap<EventId, ServerName>,
+    ) -> Result<Received, RoomError> {
         let mut received = Received::default();
         // What is judged stays so, wherever the work is cut off.
         for (done, slice) in in_order(events.to_vec()).chunks(SLICE).enumerate() {
             turn(self.clock.as_ref(), done, 1).await;
-            let of_slice = match self.receive_slice(room_id, slice).await {
+            let of_slice = match self.receive_slice(room_id, slice, brought_by).await {
                 Err(RoomError::Database(DatabaseError::Refused(_))) => {
-                    self.part_by_part(slice, async |part| self.receive_slice(room_id, part).await).await?
+                    self.part_by_part(slice, async |part| self.receive_slice(room_id, part, brought_by).await).await?
                 }
                 outcome => outcome?,
             };
             received.accepted += of_slice.accepted;
             received.missing.extend(of_slice.missing);
+            received.too_much.extend(of_slice.too_much);
         }
         Ok(received)
     }
 
-    async fn receive_slice(&self, room_id: &RoomId, events: &[Event]) -> Result<Received, RoomError> {
+    async fn receive_slice(
+        &self,
+        room_id: &RoomId,
+        events: &[Event],
+        brought_by: &HashMap<EventId, ServerName>,
+    ) -> Result<Received, RoomError> {
         self.until_committed(async || {
             let room = self.room(room_id).await?.ok_or(RoomError::UnknownRoom)?;
             let rooms = KnownRooms { rooms: HashMap::from([(room_id.clone(), room)]), ..KnownRooms::default() };
-            self.try_receive(None, rooms, events, &[]).await
+            self.try_receive(None, rooms, events, &[], brought_by).await
         })
         .await
         .map(|received| self.logged(received))
@@ -284,24 +307,53 @@ impl Rooms {
         received
     }
 
+    /// What is too much to be kept is left out, and all else judged again: what is built upon it may be judged otherwise.
     async fn try_receive(
         &self,
         record: Option<Record<'_>>,
         rooms: KnownRooms,
         events: &[Event],
         refused: &[(EventId, String)],
+        brought_by: &HashMap<EventId, ServerName>,
     ) -> Result<Committed<Received>, RoomError> {
+        let (mut left, mut too_much) = (Cow::Borrowed(events), Vec::new());
+        loop {
+            match self.attempt(record, &rooms, &left, refused, brought_by, &too_much).await? {
+                Attempt::Made(committed) => return Ok(committed),
+                Attempt::TooMuch(ids) => {
+                    let (taken, kept) = left.iter().cloned().partition(|event| ids.contains(event.event_id()));
+                    too_much.append(&mut { taken });
+                    left = Cow::Owned(kept);
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        record: Option<Record<'_>>,
+        rooms: &KnownRooms,
+        events: &[Event],
+        refused: &[(EventId, String)],
+        brought_by: &HashMap<EventId, ServerName>,
+        too_much: &[Event],
+    ) -> Result<Attempt, RoomError> {
         let now = self.clock.now_ms();
         let mut view = View::new(&self.store, self.server_name());
-        self.read_for(&mut view, &rooms, events).await?;
+        self.read_for(&mut view, rooms, events).await?;
         let results = refused.iter().map(|(id, why)| (id.clone(), Some(why.clone()))).collect();
         let received = Received { results, ..Received::default() };
         let mut receipt = Receipt { record, now, allowance: Allowance::new(&rooms.staged), received };
+        receipt.refuse_what_is_too_much(too_much);
         let mut commits = Vec::new();
         let mut others: Vec<Statement> = Vec::new();
         let mut waking: Vec<Statement> = Vec::new();
         for (room_id, events) in by_room(events) {
             let ours = rooms.ours(&room_id);
+            let strangers = match ours {
+                Some(room) => self.strangers(record, rooms, room, &events, brought_by).await?,
+                None => Strangers::default(),
+            };
             let of_room = match ours {
                 Some(room) => receipt.judge_room(self, &mut view, room, events).await?,
                 None => {
@@ -318,7 +370,12 @@ impl Rooms {
                 if record.is_some() && rooms.staged.rooms.get(&room_id).is_some_and(|room| room.has_any) {
                     waking.push(wake(&room_id, of_room.judged.iter().map(EventId::as_str), now));
                 }
-                commits.push(self.commit_of(&mut view, judgement).await?);
+                let mut commit = self.commit_of(&mut view, judgement).await?;
+                let too_much = strangers.charge(&mut commit);
+                if !too_much.is_empty() {
+                    return Ok(Attempt::TooMuch(too_much));
+                }
+                commits.push(commit);
             }
         }
         let mut received = receipt.received;
@@ -327,12 +384,35 @@ impl Rooms {
             others.push(record_transaction(record.origin, record.txn_id, &received.answer, now));
             others.extend(record.edus.all());
         }
-        Ok(self.store.commit_and_wake(&commits, others, waking).await?.map(|woken| {
+        Ok(Attempt::Made(self.store.commit_and_wake(&commits, others, waking).await?.map(|woken| {
             received.to_look_at.extend(woken);
             received.to_look_at.sort();
             received.to_look_at.dedup();
             received
-        }))
+        })))
+    }
+
+    /// Which of the events of a room of ours were brought by servers that are not in it.
+    async fn strangers(
+        &self,
+        record: Option<Record<'_>>,
+        rooms: &KnownRooms,
+        room: &Room,
+        events: &[Event],
+        brought_by: &HashMap<EventId, ServerName>,
+    ) -> Result<Strangers, RoomError> {
+        let ids = events.iter().map(Event::event_id);
+        let Some(Record { origin, .. }) = record else {
+            let brought = ids.filter_map(|id| Some((id.clone(), brought_by.get(id)?.clone()))).collect();
+            return self.strangers_among(room, brought).await;
+        };
+        Ok(match rooms.staged.rooms.get(&room.room_id) {
+            Some(staged) if !staged.is_member && room.extent != Extent::Partial => Strangers {
+                brought: ids.map(|id| (id.clone(), origin.clone())).collect(),
+                kept: HashMap::from([(origin.clone(), staged.kept)]),
+            },
+            _ => Strangers::default(),
+        })
     }
 
     /// Reads in one call what judging `events` will ask for, beside the rows of `rooms`.

@@ -20,6 +20,9 @@ use crate::{
 /// What the sender of a PDU is told that can neither be judged nor wait.
 const TOO_MANY_WAIT: &str = "The event cannot be judged yet, and too many events are already waiting.";
 
+/// What the sender of a PDU is told that is not taken: see [`crate::room`]'s `strangers`.
+const TOO_MUCH_KEPT: &str = "Your server is not in the room, and this server keeps no more of what it sends there.";
+
 /// What the sender of a PDU is told that the room's server ACL keeps out.
 const DENIED: &str = "The server ACL of the room denies your server access.";
 
@@ -89,6 +92,16 @@ impl Receipt<'_> {
             received.results.insert(id, result);
         }
         Ok(OfRoom { lacking, judged, judgement: Some(judgement) })
+    }
+
+    /// Refuses PDUs whose senders are not in the room, and have brought their share already.
+    pub(super) fn refuse_what_is_too_much(&mut self, too_much: &[Event]) {
+        for event in too_much {
+            let told = LogRecord::info("a PDU is refused").room(event.room_id()).event(event.event_id());
+            self.received.notable.push(about(self.record, told).because(&Why::stated(TOO_MUCH_KEPT)));
+            self.received.results.insert(event.event_id().clone(), Some(TOO_MUCH_KEPT.to_owned()));
+            self.received.too_much.push(event.event_id().clone());
+        }
     }
 
     /// Refuses the PDUs of a room that we do not know; those of one that we are joining can be judged later.

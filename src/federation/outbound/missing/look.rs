@@ -14,8 +14,9 @@ use crate::{
         identifiers::{EventId, ServerName},
         room_version::RoomVersion,
     },
-    room::{Lacking, Room, RoomError},
+    room::{Extent, Lacking, Room, RoomError},
     server::Server,
+    store::staging::{StagedBy, Waiting},
 };
 
 /// How often a look judges what it has.
@@ -46,6 +47,10 @@ pub(super) struct Look<'s> {
     pub(super) events: Vec<Event>,
     /// Those that have been judged.
     judged: Vec<EventId>,
+    /// Who has sent or given those that only servers did which are not in the room.
+    brought_by: HashMap<EventId, ServerName>,
+    /// Servers that are in the room.
+    members: HashSet<ServerName>,
     /// The depth of the event by which we came into the room. What is less deep is history, unless it is built upon what came since: who
     /// sends an event may give it any depth.
     pub(super) first_depth: i64,
@@ -69,6 +74,7 @@ impl<'s> Look<'s> {
     pub(super) fn new(server: &'s Server, room: Room, first_depth: i64, until: i64) -> Self {
         let whom = Whom::new(server, &room.room_id);
         let (events, refused, lacks_key, has_waited) = Default::default();
+        let (brought_by, members) = Default::default();
         let in_hand = AnswerMemory::default();
         let (judged, requests) = (Vec::new(), MAX_REQUESTS);
         Self {
@@ -77,6 +83,8 @@ impl<'s> Look<'s> {
             whom,
             events,
             judged,
+            brought_by,
+            members,
             first_depth,
             gave_history: HashSet::new(),
             refused,
@@ -93,11 +101,16 @@ impl<'s> Look<'s> {
         self.room.room_version
     }
 
-    /// Takes in hand a staged PDU that these servers have sent, since `received_ts`.
-    pub(super) fn add_staged(&mut self, event: Event, senders: &[ServerName], received_ts: i64) {
-        self.whom.sent(&event, senders);
-        if self.server.platform.clock.now_ms() - received_ts >= WAIT_FOR_KEYS_MS {
+    /// Takes in hand a staged PDU.
+    pub(super) fn add_staged(&mut self, event: Event, staged: &Waiting) {
+        self.whom.sent(&event, &staged.senders);
+        if self.server.platform.clock.now_ms() - staged.received_ts >= WAIT_FOR_KEYS_MS {
             self.has_waited.push(event.event_id().clone());
+        }
+        if staged.by == StagedBy::Stranger
+            && let Some(sender) = staged.senders.first()
+        {
+            self.brought_by.insert(event.event_id().clone(), sender.clone());
         }
         self.events.push(event);
     }
@@ -139,9 +152,18 @@ impl<'s> Look<'s> {
 
     /// Judges what is in hand. Answers with what cannot be judged and is not helped by helping another event in hand.
     async fn judge(&mut self) -> Result<Vec<Lacking>, RoomError> {
-        let received = self.server.rooms.receive_fetched(&self.room.room_id, &self.events).await?;
+        let received = self.server.rooms.receive_fetched(&self.room.room_id, &self.events, &self.brought_by).await?;
         let mut missing = received.missing;
         let in_hand: HashSet<EventId> = missing.iter().map(|lacking| lacking.event.event_id().clone()).collect();
+        let too_much: HashSet<EventId> = received.too_much.into_iter().collect();
+        for id in &too_much {
+            if let Some(server) = self.brought_by.get(id) {
+                self.whom.ask_no_more(server);
+            }
+            // Where a server in the room has built upon it, that one gives it.
+            self.whom.forget(id);
+        }
+        self.events.retain(|event| !too_much.contains(event.event_id()));
         let judged = self.events.extract_if(.., |event| !in_hand.contains(event.event_id()));
         self.judged.extend(judged.map(|event| event.event_id().clone()));
         for lacking in &mut missing {
@@ -185,11 +207,35 @@ impl<'s> Look<'s> {
             cited.push(room_id.create_event_id());
         }
         let chain = self.check(name, &texts, &cited, ReceivedPdu::auth_events).await?;
-        let is_useful = !chain.is_empty() && server.rooms.add_auth_events(&room_id, &chain).await?;
+        let stranger = self.stranger(name).await?;
+        let is_useful = !chain.is_empty() && server.rooms.add_auth_events(&room_id, &chain, stranger.as_ref()).await?;
         if !is_useful {
             self.whom.note_useless(Question::AuthChain, id);
         }
         Ok(is_useful)
+    }
+
+    /// The server, if it is not in the room. While we do not know who is, it is.
+    pub(super) async fn stranger(&mut self, name: &ServerName) -> Result<Option<ServerName>, RoomError> {
+        if self.room.extent == Extent::Partial || self.members.contains(name) {
+            return Ok(None);
+        }
+        // It may have come in meanwhile.
+        let is_member = self.server.store.server_joined(&self.room.room_id, name).await?;
+        if is_member {
+            self.members.insert(name.clone());
+        }
+        Ok((!is_member).then(|| name.clone()))
+    }
+
+    /// Notes that a server has given these events, if it is not in the room.
+    pub(super) async fn note_given(&mut self, name: &ServerName, ids: &[EventId]) -> Result<(), RoomError> {
+        if !ids.is_empty()
+            && let Some(stranger) = self.stranger(name).await?
+        {
+            self.brought_by.extend(ids.iter().map(|id| (id.clone(), stranger.clone())));
+        }
+        Ok(())
     }
 
     /// What a server answers to a request about the event `about`; `None` where it does not give it.

@@ -196,7 +196,7 @@ impl Server {
             // dropped, unless it is our own event, which came back from a server that let it in.
             let is_own = event.sender().server_name() == self.config.server_name.as_str();
             if is_own || staged.senders.iter().any(|sender| acl.allows(sender)) {
-                look.add_staged(event, &staged.senders, staged.received_ts);
+                look.add_staged(event, staged);
             } else {
                 self.platform.log.write(dropped.event(event.event_id()).because(&RoomError::Denied));
             }

@@ -81,6 +81,16 @@ impl<'s> Whom<'s> {
         self.put(event, [giver.clone()].into_iter().chain(own_server(event)));
     }
 
+    /// An event that is to be asked for like one of which nothing was known.
+    pub(super) fn forget(&mut self, event_id: &EventId) {
+        self.sources.remove(event_id);
+    }
+
+    /// A server that is asked nothing more in this look: what it gives is not taken.
+    pub(super) fn ask_no_more(&mut self, name: &ServerName) {
+        self.set_aside.add(name);
+    }
+
     /// A server that is asked about an event first.
     pub(super) fn should_know(&mut self, event_id: &EventId, server: &ServerName) {
         if *server != self.server.config.server_name {

@@ -1,0 +1,302 @@
+//! What is kept for good because servers send or give it that are not in a room: so much of each, and of all together, whatever they
+//! do; and nothing of the room is lost by that.
+
+use std::rc::Rc;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use verge::{matrix::state_content::Membership, room::Draft, router::json_response};
+
+use crate::{
+    Scene,
+    common::{
+        homeserver::object,
+        peer::{Peer, PeerRoom, event_id},
+    },
+    flooding::sizes,
+    missing::{asked, claims, gives, holds, is_empty_handed, takes},
+    scene,
+};
+
+/// An event and its ID.
+type Known = (String, Value);
+
+const MIB: u64 = 1 << 20;
+
+/// A long text, as a message or a name.
+fn long(number: usize) -> String {
+    format!("{number} {}", "x".repeat(60_000))
+}
+
+/// How many bytes are in all tables but those that have bounds of their own (see `flooding`).
+fn kept(scene: &Scene) -> u64 {
+    let own = ["passing_keys", "key_responses", "well_known", "transactions", "staged_pdus", "rejected_events"];
+    sizes(&scene.a).into_iter().filter(|(table, _)| !own.contains(&table.as_str())).map(|(_, (_, bytes))| bytes).sum()
+}
+
+/// Makes it so that as much is kept of the room for all strangers as may be.
+fn fill(scene: &Scene) {
+    let room = scene.room.as_str();
+    scene.a.database.rows(&format!("INSERT INTO kept_for_strangers VALUES ('{room}', '', {})", 8 * MIB));
+}
+
+fn soft_failed(scene: &Scene) -> usize {
+    scene.a.database.rows("SELECT 1 FROM events WHERE soft_failed").len()
+}
+
+/// Mallory, who has been banned, and the room as her server knew it.
+struct Banned {
+    scene: Scene,
+    server: Rc<Peer>,
+    room: PeerRoom,
+    mallory: String,
+}
+
+impl Banned {
+    fn new(version: &str) -> Self {
+        let mut scene = scene(version);
+        let (server, room) = scene.member("mallory.example", "mallory");
+        let mallory = server.user("mallory");
+        scene.put_out(&mallory, Membership::Ban);
+        Self { scene, server, room, mallory }
+    }
+
+    /// What she says upon what was before the ban.
+    fn says(&self, number: usize) -> Known {
+        self.room.say_upon(&self.server, &self.mallory, &long(number), &[&self.room.last])
+    }
+
+    /// Sends her server's messages with these numbers, 20 at a time. How many of them were refused.
+    fn floods(&self, numbers: std::ops::Range<usize>) -> usize {
+        let events: Vec<Value> = numbers.clone().map(|number| self.says(number).1).collect();
+        let refused = |answer: &Value| {
+            answer["pdus"].as_object().unwrap().values().filter(|result| result["error"].is_string()).count()
+        };
+        let mut count = 0;
+        for (n, events) in events.chunks(20).enumerate() {
+            let (status, answer) = self.server.send(&self.scene.a, &format!("{}-{n}", numbers.start), events);
+            assert_eq!(status, 200);
+            count += refused(&answer);
+            self.scene.world.settle();
+        }
+        count
+    }
+}
+
+impl Scene {
+    /// Alice kicks or bans somebody, of which Bob's server hears.
+    fn put_out(&mut self, user: &str, membership: Membership) {
+        let draft = Draft::membership(user, membership, object(json!({})));
+        let event = self.a.send(&self.world, &self.room, &self.alice, draft);
+        self.world.settle();
+        self.theirs.advance(event.event_id().as_str());
+    }
+}
+
+#[test]
+fn what_a_banned_server_goes_on_to_say_is_kept_within_bounds() {
+    let banned = Banned::new("12");
+    let before = kept(&banned.scene);
+    let refused = banned.floods(0..60);
+    let more = kept(&banned.scene) - before;
+    assert!((MIB / 2..MIB).contains(&more), "{more} bytes");
+    assert_eq!(refused + soft_failed(&banned.scene), 60);
+    assert_eq!(banned.floods(60..80), 20);
+    let scene = &banned.scene;
+    let row = |column: &str, server: &str| {
+        let sql = format!("SELECT {column} FROM kept_for_strangers WHERE server = '{server}'");
+        scene.a.database.rows(&sql)[0][0].parse::<u64>().unwrap()
+    };
+    assert_eq!(row("bytes", "mallory.example"), row("bytes", ""));
+    assert!(kept(scene) - before < MIB);
+    // What is kept already may be sent again.
+    let known = scene.a.database.rows("SELECT json FROM events WHERE soft_failed LIMIT 1")[0][0].clone();
+    let (_, answer) = banned.server.send(&scene.a, "known", &[serde_json::from_str(&known).unwrap()]);
+    assert!(answer["pdus"].as_object().unwrap().values().all(|result| *result == json!({})), "{answer}");
+}
+
+#[test]
+fn servers_that_are_not_in_the_room_have_one_share_together() {
+    let banned = Banned::new("12");
+    banned.scene.a.database.rows(&format!(
+        "INSERT INTO kept_for_strangers VALUES ('{}', '', {})",
+        banned.scene.room.as_str(),
+        8 * MIB - 200_000
+    ));
+    assert_eq!((banned.floods(0..20), soft_failed(&banned.scene)), (17, 3));
+}
+
+/// Mallory was only kicked, and comes back: what comes with her join is taken, and then her server is in the room.
+#[test]
+fn what_comes_with_a_join_is_taken_of_whoever_has_brought_too_much() {
+    for version in ["10", "12"] {
+        let mut banned = Banned::new(version);
+        banned.floods(0..40);
+        let scene = &mut banned.scene;
+        scene.put_out(&banned.mallory, Membership::Leave);
+        let mut room = scene.theirs.clone();
+        let draft =
+            room.draft_member(scene.world.now_ms(), &banned.mallory, &banned.mallory, json!({ "membership": "join" }));
+        let join = banned.server.sign(version, draft);
+        room.state.insert(("m.room.member".to_owned(), banned.mallory.clone()), join.1.clone());
+        room.advance(&join.0);
+        // Her server has heard of nothing but what she went on to say; one thing she says upon that, and one beside.
+        let hidden = banned.room.say_upon(&banned.server, &banned.mallory, &long(50), &[&banned.room.last]);
+        let beside = banned.room.say_upon(&banned.server, &banned.mallory, &long(51), &[&banned.room.last]);
+        let said = room.say_upon(&banned.server, &banned.mallory, "I am sorry", &[&room.last, &hidden.0]);
+        room.advance(&said.0);
+        let pdus = [&hidden, &beside, &join, &said].map(|event| event.1.clone());
+        let (_, answer) = banned.server.send(&scene.a, "back", &pdus);
+        let is_refused = |event: &Known| answer["pdus"][&event.0]["error"].is_string();
+        assert_eq!([&hidden, &beside, &join, &said].map(is_refused), [false, true, false, false], "version {version}");
+        scene.is_shown(&[join, said]);
+        let before = kept(scene);
+        let more = room.say(&banned.server, &banned.mallory, &long(0));
+        takes(&banned.server, scene, "more", &more);
+        scene.is_shown(&[more]);
+        assert!(kept(scene) > before + 60_000);
+    }
+}
+
+/// Bob's server does not know of the ban yet, or minds it not: what it builds upon must be had, and it gives it.
+#[test]
+fn what_a_server_in_the_room_has_built_upon_comes_from_there() {
+    let banned = Banned::new("12");
+    banned.floods(0..40);
+    let mut scene = banned.scene;
+    let refused = banned.room.say_upon(&banned.server, &banned.mallory, &long(40), &[&banned.room.last]);
+    let (_, answer) = banned.server.send(&scene.a, "refused", std::slice::from_ref(&refused.1));
+    assert!(answer["pdus"][&refused.0]["error"].is_string(), "{answer}");
+    let last = scene.theirs.last.clone();
+    let said = scene.theirs.say_upon(&scene.peer, &scene.bob, "on both", &[&last, &refused.0]);
+    scene.theirs.advance(&said.0);
+    holds(&scene.peer, &[refused.clone(), said.clone()]);
+    takes(&scene.peer, &scene, "1", &said);
+    scene.world.settle();
+    scene.is_shown(&[said]);
+    let hidden = format!("SELECT soft_failed FROM events WHERE event_id = '{}'", refused.0);
+    assert_eq!(scene.a.database.rows(&hidden), [["1"]]);
+}
+
+/// A chain of membership events of a user who has never been heard of, each with a long name, upon what nobody has.
+fn chain(scene: &Scene, server: &Peer, user: &str, count: usize) -> Vec<Known> {
+    let mut room = PeerRoom { last: "$lost".to_owned(), ..scene.theirs.clone() };
+    let mut chain: Vec<Known> = Vec::new();
+    for number in 0..count {
+        let content = json!({ "membership": "join", "displayname": long(number) });
+        let event = server.sign(&room.version, room.draft_member(scene.world.now_ms(), user, user, content));
+        room.state.insert(("m.room.member".to_owned(), user.to_owned()), event.1.clone());
+        room.advance(&event.0);
+        chain.push(event);
+    }
+    chain
+}
+
+#[test]
+fn auth_chains_that_strangers_give_are_kept_within_bounds() {
+    let scene = scene("12");
+    let server = Peer::new(&scene.world, "s0.evil.example");
+    let before = kept(&scene);
+    for attempt in 0..4 {
+        let user = server.user(&format!("mallory{attempt}"));
+        let chain = chain(&scene, &server, &user, if attempt == 0 { 10 } else { 50 });
+        let mut room = scene.theirs.clone();
+        room.state.insert(("m.room.member".to_owned(), user.clone()), chain.last().unwrap().1.clone());
+        let said = room.say_upon(&server, &user, "hello", &[&room.last]);
+        let auth: Vec<Value> =
+            chain.iter().map(|(_, event)| event.clone()).chain(scene.theirs.state.values().cloned()).collect();
+        server.answers(move |request| {
+            let is_asked = request.uri().path().contains("/event_auth/");
+            is_asked.then(|| json_response(StatusCode::OK, &json!({ "auth_chain": auth })))
+        });
+        takes(&server, &scene, &attempt.to_string(), &said);
+        scene.world.settle();
+        assert!(asked(&server, "/event_auth/") > attempt);
+        let more = kept(&scene) - before;
+        // The first is within the bound, and no other.
+        assert!((MIB / 2..MIB).contains(&more), "{more} bytes");
+    }
+}
+
+/// The server of somebody who was banned invents a gap, and what the state before it was.
+#[test]
+fn states_that_strangers_claim_are_kept_within_bounds() {
+    let banned = Banned::new("12");
+    let scene = &banned.scene;
+    let before = kept(scene);
+    for attempt in 0..4 {
+        let users = if attempt == 0 { 10 } else { 40 };
+        let others: Vec<Known> = (0..users)
+            .map(|n| chain(scene, &banned.server, &banned.server.user(&format!("u{attempt}-{n}")), 1).remove(0))
+            .collect();
+        let mut room = banned.room.clone();
+        let edge = room.say_upon(&banned.server, &banned.mallory, &format!("edge {attempt}"), &["$lost"]);
+        room.advance(&edge.0);
+        let said = room.say(&banned.server, &banned.mallory, "on top");
+        let state: Vec<String> = room.state.values().map(|event| event_id("12", event)).collect();
+        let state = state.into_iter().chain(others.iter().map(|(id, _)| id.clone())).collect();
+        let held: Vec<&Known> = others.iter().chain([&edge]).collect();
+        claims(&banned.server, &held, state);
+        takes(&banned.server, scene, &attempt.to_string(), &said);
+        scene.world.settle();
+        assert!(asked(&banned.server, "/state_ids/") > attempt);
+        let more = kept(scene) - before;
+        assert!((MIB / 2..MIB).contains(&more), "{more} bytes");
+    }
+}
+
+/// Carol's server has just come into the room, of which only it tells us: what it gives is her join, and so it is taken.
+#[test]
+fn a_join_behind_a_gap_is_taken_however_much_strangers_have_brought() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        fill(&scene);
+        let server = Peer::new(&scene.world, "carol.example");
+        let (events, _) = joins_and_talks(&mut scene, &server, 3);
+        holds(&server, &events);
+        takes(&server, &scene, "1", events.last().unwrap());
+        scene.world.settle();
+        scene.is_shown(&events);
+    }
+}
+
+/// Her join is not given by anybody, and her server's word for the state after it is not taken any more; Bob's is.
+#[test]
+fn what_strangers_do_not_bring_any_more_is_asked_of_others() {
+    for version in ["10", "12"] {
+        let mut scene = scene(version);
+        fill(&scene);
+        let server = Peer::new(&scene.world, "carol.example");
+        let (events, state) = joins_and_talks(&mut scene, &server, 4);
+        let (join, edge, said) = (&events[0], &events[3], &events[4]);
+        for peer in [&server, &scene.peer] {
+            gives(peer, &[], &[edge, join], state.clone());
+        }
+        takes(&server, &scene, "1", said);
+        scene.world.settle();
+        scene.is_shown(std::slice::from_ref(said));
+        assert!(asked(&server, "/state_ids/") > 0 && asked(&scene.peer, "/state_ids/") > 0);
+        // Where it alone knows, it is not believed.
+        let mut other = crate::scene(version);
+        fill(&other);
+        let server = Peer::new(&other.world, "carol.example");
+        let (events, state) = joins_and_talks(&mut other, &server, 4);
+        gives(&server, &[], &[&events[3], &events[0]], state);
+        is_empty_handed(&other.peer);
+        takes(&server, &other, "1", &events[4]);
+        other.world.settle();
+        assert!(!other.a.shows(&events[4].0));
+    }
+}
+
+/// Carol, of another server, joins by way of Bob's and says so many things: her join and those, and the state after the join.
+fn joins_and_talks(scene: &mut Scene, server: &Peer, messages: usize) -> (Vec<Known>, Vec<String>) {
+    let carol = server.user("carol");
+    let draft = scene.theirs.draft_member(scene.world.now_ms(), &carol, &carol, json!({ "membership": "join" }));
+    let join = server.sign(&scene.theirs.version, draft);
+    scene.theirs.state.insert(("m.room.member".to_owned(), carol.clone()), join.1.clone());
+    scene.theirs.advance(&join.0);
+    let mut events = vec![join];
+    events.extend((0..messages).map(|n| scene.theirs.say(server, &carol, &n.to_string())));
+    (events, scene.theirs.state.values().map(|event| event_id(&scene.theirs.version, event)).collect())
+}
