@@ -188,14 +188,14 @@ fn a_claim_about_the_state_before_an_event_rejects_nothing() {
         let unknown =
             forged(&server, &room, &alice, &auth, &[EventId::parse(&format!("${}", "A".repeat(43))).unwrap()]);
         // "Nothing at all stood in the room before it."
-        let refused = server.rooms.place(&unknown, &[Claim::default()], None).await;
+        let refused = server.rooms.place(&unknown, &[Claim::default()]).await;
         assert!(matches!(refused, Err(RoomError::Invalid(_))), "{refused:?}");
         // Without its power levels, which the event cites, the state is not believed either.
-        let claim = |events: &[Event]| Claim { state: events.to_vec(), auth_chain: events.to_vec() };
-        let refused = server.rooms.place(&unknown, &[claim(&events[..1])], None).await;
+        let claim = |events: &[Event]| Claim { state: events.to_vec(), auth_chain: events.to_vec(), stranger: None };
+        let refused = server.rooms.place(&unknown, &[claim(&events[..1])]).await;
         assert!(matches!(refused, Err(RoomError::Invalid(_))), "{refused:?}");
         // The true one is.
-        server.rooms.place(&unknown, &[claim(&events[..3])], None).await.unwrap();
+        server.rooms.place(&unknown, &[claim(&events[..3])]).await.unwrap();
     });
     assert_eq!(database.rows("SELECT count(*) FROM rejected_events"), [["0"]]);
     assert_eq!(database.rows("SELECT outlier FROM events WHERE depth = 100"), [["1"]]);

@@ -44,6 +44,8 @@ pub struct Claim {
     pub state: Vec<Event>,
     /// Their auth chain.
     pub auth_chain: Vec<Event>,
+    /// The server that claims it, where that is not in the room: what it brings counts as that one's.
+    pub stranger: Option<ServerName>,
 }
 
 impl Claim {
@@ -115,13 +117,12 @@ impl Rooms {
 
     /// Takes over the state before `event` from other servers that vouch for it, so that what cites `event` can be judged. The
     /// event is shown to nobody. Where the claims differ, what they resolve to counts: an old state that one server makes
-    /// out to be the newest does no harm. Where any of them is of `stranger`, a server that is not in the room, what they bring counts as
-    /// that one's.
+    /// out to be the newest does no harm.
     ///
     /// # Errors
-    /// [`RoomError::Invalid`] where no claim can be believed, or enough is kept for the stranger, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn place(&self, event: &Event, claims: &[Claim], stranger: Option<&ServerName>) -> Result<(), RoomError> {
-        let believed = self.believed(event, claims, Known::Nothing, stranger).await?;
+    /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
+    pub async fn place(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
+        let believed = self.believed(event, claims, Known::Nothing).await?;
         self.until_committed(async || {
             let mut view = View::new(&self.store, self.server_name());
             let Some(claimed) = self.take_claims(&mut view, event, &believed, Known::Nothing).await? else {
@@ -165,13 +166,8 @@ impl Rooms {
     ///
     /// # Errors
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn judge_by_claims(
-        &self,
-        event: &Event,
-        claims: &[Claim],
-        stranger: Option<&ServerName>,
-    ) -> Result<(), RoomError> {
-        let believed = self.believed(event, claims, Known::Nothing, stranger).await?;
+    pub async fn judge_by_claims(&self, event: &Event, claims: &[Claim]) -> Result<(), RoomError> {
+        let believed = self.believed(event, claims, Known::Nothing).await?;
         let Some(claimed) = self.claimed_state(event, &believed, Known::Nothing).await? else { return Ok(()) };
         let ask_until = self.clock.now_ms() + ASKING_MS;
         self.until_committed(async || {
@@ -197,13 +193,8 @@ impl Rooms {
     ///
     /// # Errors
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn claim_again(
-        &self,
-        event: &Event,
-        claims: &[Claim],
-        stranger: Option<&ServerName>,
-    ) -> Result<bool, RoomError> {
-        let mut believed = self.believed(event, claims, Known::Claim, stranger).await?;
+    pub async fn claim_again(&self, event: &Event, claims: &[Claim]) -> Result<bool, RoomError> {
+        let mut believed = self.believed(event, claims, Known::Claim).await?;
         believed.claims.retain(|examined| examined.rejection.is_none() && examined.forbids.is_none());
         if believed.claims.is_empty() {
             return Err(RoomError::Invalid(format!("The states before {} forbid it.", event.event_id())));
@@ -262,15 +253,9 @@ impl Rooms {
     }
 
     /// The claims about the state before `event` that can be believed. Where they bring much, that is kept already: it counts for
-    /// nothing until the state is referred to. Those of `stranger`, a server that is not in the room, bring no more than is kept for it.
-    async fn believed(
-        &self,
-        event: &Event,
-        claims: &[Claim],
-        known: Known,
-        stranger: Option<&ServerName>,
-    ) -> Result<Believed, RoomError> {
-        let mut believed = Vec::new();
+    /// nothing until the state is referred to. Those of strangers bring no more than may be kept for them.
+    async fn believed(&self, event: &Event, claims: &[Claim], known: Known) -> Result<Believed, RoomError> {
+        let (mut believed, mut strangers) = (Vec::new(), Vec::new());
         let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
         for claim in claims {
             if let Some(later) = claim.comes_after(event.event_id()) {
@@ -282,7 +267,10 @@ impl Rooms {
                 Ok(Examined { rejection: None, forbids: Some(why), .. }) => {
                     doubt = RoomError::Invalid(format!("The state before {} forbids it: {why}.", event.event_id()));
                 }
-                Ok(examined) => believed.push(examined),
+                Ok(examined) => {
+                    believed.push(examined);
+                    strangers.push(claim.stranger.as_ref());
+                }
                 Err(error @ RoomError::Invalid(_)) => doubt = error,
                 Err(error) => return Err(error),
             }
@@ -290,15 +278,24 @@ impl Rooms {
         if believed.is_empty() {
             return Err(doubt);
         }
-        let placeable = self.leave_what_is_new(event, &mut believed).await?;
-        if let Some(stranger) = stranger {
-            let new = believed.iter().flat_map(|examined| &examined.outliers.new).map(|new| &new.event);
-            let nodes = believed.iter().flat_map(|examined| &examined.snapshot.nodes);
-            let bytes = self.bytes_more(new.chain([event]).map(Event::json), nodes).await?;
-            if !self.may_keep(event.room_id(), stranger, bytes).await? {
-                let why = format!("Enough is kept for {stranger}, which is not in the room.");
-                return Err(RoomError::Invalid(why));
+        let mut placeable = self.leave_what_is_new(event, &mut believed).await?;
+        if strangers.iter().any(Option::is_some) {
+            let is_charged = known == Known::Nothing;
+            let refused = self.charge_claims(event, is_charged, &believed, &strangers).await?;
+            let (mut left, mut dropped) = (Vec::new(), Vec::new());
+            for (number, examined) in believed.into_iter().enumerate() {
+                if refused.contains(&number) { dropped.push(examined) } else { left.push(examined) }
             }
+            believed = left;
+            if believed.is_empty() {
+                return Err(RoomError::Invalid("Enough is kept of the room for those who claim it.".to_owned()));
+            }
+            let ids = |claims: &[Examined]| -> HashSet<EventId> {
+                let new = claims.iter().flat_map(|examined| &examined.outliers.new);
+                new.map(|new| new.event.event_id().clone()).collect()
+            };
+            let (dropped, left) = (ids(&dropped), ids(&believed));
+            placeable.retain(|event| !dropped.contains(event.event_id()) || left.contains(event.event_id()));
         }
         for examined in &mut believed {
             let Outliers { new, rejected, readmitted, .. } = &mut examined.outliers;

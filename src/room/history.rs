@@ -10,6 +10,7 @@ use super::{
     order::in_order,
     outliers::{Held, judge_outliers},
     policy::ASKING_MS,
+    strangers::leave_what_is_accepted,
     view::View,
 };
 use crate::{
@@ -25,8 +26,8 @@ impl Rooms {
     /// `events`. Those whose auth events are lacking stay out. One whose place we know, as we hold what came before it, takes it
     /// and is judged like any other: what cites it may be all that we ever hear of it.
     ///
-    /// Says whether anything came of them. Where they are of `stranger`, a server that is not in the room, nothing may, as enough is
-    /// kept for it.
+    /// Says whether anything came of them. Of what `stranger` gives, a server that is not in the room, only accepted events
+    /// are taken where enough is kept for it.
     ///
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
@@ -50,6 +51,7 @@ impl Rooms {
             let room = room.ok_or(RoomError::UnknownRoom)?;
             let unchanged = RoomCommit { guard: Guard::Free, ..RoomCommit::unchanged(&room) };
             let mut commit = self.judge_placed(&mut view, room, events).await?.unwrap_or(unchanged);
+            let placed = (commit.copies.len(), commit.rejected.len(), commit.readmitted.len());
             let held = Held::in_view(&view, ids.iter());
             let altered = held.rejected.iter().filter(|rejected| rejected.is_altered());
             let altered: HashSet<EventId> = altered.map(|rejected| rejected.event_id.clone()).collect();
@@ -73,12 +75,15 @@ impl Rooms {
                 return Ok(Committed::Done(false));
             }
             if let Some(stranger) = stranger.filter(|_| !is_charged) {
-                let kept = commit.events.iter().filter(|new| !new.is_in_timeline()).map(|new| new.event.json());
-                let bytes = self.bytes_more(kept, commit.nodes.iter()).await?;
-                if !self.may_keep(room_id, stranger, bytes).await? {
-                    return Ok(Committed::Done(false));
+                is_charged = self.may_keep(&commit, stranger).await?;
+                if !is_charged {
+                    if !leave_what_is_accepted(&mut commit) {
+                        return Ok(Committed::Done(false));
+                    }
+                    commit.copies.truncate(placed.0);
+                    commit.rejected.truncate(placed.1);
+                    commit.readmitted.truncate(placed.2);
                 }
-                is_charged = true;
             }
             Ok(self.store.commit(&[commit], Vec::new()).await?.with(true))
         })

@@ -4,10 +4,7 @@
 //! we judge another server's membership event and pass it on; as the joining server we take over the state that a
 //! resident server vouches for, after checking all of it.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    mem,
-};
+use std::{collections::BTreeMap, mem};
 
 use super::{
     Claim, RoomError, Rooms,
@@ -184,7 +181,7 @@ impl Rooms {
                     if self.store.has_join_ended(join.room_id(), &taken.under_way).await? {
                         return Ok(Committed::Done(Installed::GivenUp));
                     }
-                    self.receive_own(join).await?;
+                    self.receive_own(join, None).await?;
                     // What puts the user out may wait for it.
                     self.store.wake_upon(join.room_id(), join.event_id(), self.clock.now_ms()).await?;
                 }
@@ -288,7 +285,7 @@ impl Rooms {
             if membership(find("m.room.member").map(|stored| &stored.event)) == Membership::Join {
                 return Err(RoomError::NotAllowed("the user is in the room already".to_owned()));
             }
-            match self.receive_own(invite).await {
+            match self.receive_own(invite, Some(inviter)).await {
                 Err(RoomError::MissingEvents(_)) => {}
                 other => return other,
             }
@@ -328,13 +325,18 @@ impl Rooms {
         Ok(self.store.batch(statements).await.map(|_| ())?)
     }
 
-    /// Judges one event of a room that we are in, which came by another way than a transaction.
+    /// Judges one event of a room that we are in, which came by another way than a transaction: from the server `given_by`, if it is
+    /// not ours.
     ///
     /// # Errors
     /// [`RoomError::NotAllowed`] where it is not accepted, [`RoomError::MissingEvents`] where it cannot be judged,
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
-    pub async fn receive_own(&self, event: &Event) -> Result<(), RoomError> {
-        let received = self.receive_fetched(event.room_id(), std::slice::from_ref(event), &HashMap::new()).await?;
+    pub async fn receive_own(&self, event: &Event, given_by: Option<&ServerName>) -> Result<(), RoomError> {
+        let brought_by = given_by.map(|server| (event.event_id().clone(), server.clone())).into_iter().collect();
+        let received = self.receive_fetched(event.room_id(), std::slice::from_ref(event), &brought_by).await?;
+        if !received.too_much.is_empty() {
+            return Err(RoomError::NotAllowed("the server that gave it is not in the room".to_owned()));
+        }
         if !received.missing.is_empty() {
             return Err(RoomError::MissingEvents(event.prev_events().to_vec()));
         }

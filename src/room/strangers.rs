@@ -1,14 +1,15 @@
-//! What is kept of a room for good because servers sent it, or gave it when they were asked, that are not in the room by our state.
+//! What is kept for good because servers sent it, or gave it when they were asked, that are not in its room by our state.
 //!
 //! What they bring and is accepted, such as the join of which we have not heard, is not bounded. All else is, for nothing else ends
 //! it: soft-failed events, which the users of a server can go on making upon what was before they left, and events without a place.
-//! Once a server has brought its share, only accepted events are taken from it, and what they are built upon.
+//! Once a server has brought its share, only accepted events are taken from it, and what its join is built upon.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Room, RoomError, Rooms};
+use super::{Room, RoomError, Rooms, claims::Examined};
 use crate::{
     matrix::{
+        event::{Event, MAX_EVENT_BYTES},
         identifiers::{EventId, RoomId, ServerName},
         state_trie::NodeId,
     },
@@ -16,12 +17,13 @@ use crate::{
         commit::{NewEvent, RoomCommit},
         events::NodeText,
         kept_for_strangers::Kept,
+        rejected::NewRejected,
         rooms::Extent,
     },
 };
 
-/// How many bytes are kept of a room for one server that is not in it, and for all of them.
-const LIMIT: Kept = Kept { of_server: 1 << 20, of_room: 8 << 20 };
+/// How many bytes are kept at most.
+const LIMIT: Kept = Kept { of_server: 1 << 20, of_room: 8 << 20, of_server_anywhere: 16 << 20, of_all: 512 << 20 };
 
 /// How many bytes beside its text an event counts for: its row, its entries in indices, and what is noted of what it cites.
 const BESIDE_THE_TEXT: usize = 1_024;
@@ -42,12 +44,12 @@ impl Strangers {
         if self.kept.is_empty() {
             return HashSet::new();
         }
-        let needed = needed(&commit.events);
+        let needed = self.needed(commit);
+        // Those of accepted events are not counted, but whose they are they do not say.
         let nodes = bytes_of_nodes(&commit.nodes) / (commit.events.len() + commit.rejected.len()).max(1);
-        let of_new = |new: &NewEvent| if new.is_in_timeline() { 0 } else { bytes_of(new.event.json()) };
-        let new = commit.events.iter().map(|new| (new.event.event_id(), nodes + of_new(new)));
-        // What is remembered of these has its own bounds; the state before them has not.
-        let rejected = commit.rejected.iter().map(|new| (new.event.event_id(), nodes));
+        let new = commit.events.iter().filter(|new| !new.is_in_timeline());
+        let new = new.map(|new| (new.event.event_id(), nodes + bytes_of(&new.event)));
+        let rejected = commit.rejected.iter().map(|new| (new.event.event_id(), nodes + bytes_of_rejected(new)));
         let (mut charges, mut in_all): (BTreeMap<&ServerName, usize>, usize) = (BTreeMap::new(), 0);
         let mut too_much = HashSet::new();
         for (id, bytes) in new.chain(rejected) {
@@ -55,8 +57,7 @@ impl Strangers {
                 continue;
             };
             let charge = charges.entry(server).or_default();
-            let of_server = kept.of_server + *charge + bytes;
-            let sum = Kept { of_server, of_room: kept.of_room + in_all + bytes };
+            let sum = kept.and(*charge + bytes, in_all + bytes);
             if bytes == 0 || needed.contains(id) || sum.is_within(LIMIT) {
                 *charge += bytes;
                 in_all += bytes;
@@ -68,6 +69,36 @@ impl Strangers {
         commit.kept_for = charges.map(|(server, bytes)| (server.clone(), bytes)).collect();
         too_much
     }
+
+    /// The accepted events of those who come into the room by the commit, and what these are built upon.
+    fn needed(&self, commit: &RoomCommit) -> HashSet<EventId> {
+        let come_in = commit.joined.iter().filter(|(_, more)| *more > 0).map(|(server, _)| server);
+        let come_in: HashSet<&ServerName> = come_in.collect();
+        let comes_in = |new: &NewEvent| self.brought.get(new.event.event_id()).is_some_and(|who| come_in.contains(who));
+        built_upon(commit, |new| new.is_in_timeline() && comes_in(new))
+    }
+}
+
+/// Leaves of a commit's new events those that are accepted, and what they are built upon. Whether there are any.
+pub(super) fn leave_what_is_accepted(commit: &mut RoomCommit) -> bool {
+    let needed = built_upon(commit, NewEvent::is_in_timeline);
+    commit.events.retain(|new| needed.contains(new.event.event_id()));
+    !commit.events.is_empty()
+}
+
+/// Some events of a commit, and those of its events that they are built upon.
+fn built_upon(commit: &RoomCommit, some: impl Fn(&NewEvent) -> bool) -> HashSet<EventId> {
+    let all = commit.events.iter().map(|new| &new.event).chain(commit.rejected.iter().map(|new| &new.event));
+    let by_id: HashMap<&EventId, &Event> = all.map(|event| (event.event_id(), event)).collect();
+    let mut waiting: Vec<&Event> = commit.events.iter().filter(|new| some(new)).map(|new| &new.event).collect();
+    let mut reached = HashSet::new();
+    while let Some(event) = waiting.pop() {
+        if reached.insert(event.event_id().clone()) {
+            let cited = event.prev_events().iter().chain(event.auth_events());
+            waiting.extend(cited.filter_map(|id| by_id.get(id).copied()));
+        }
+    }
+    reached
 }
 
 impl Rooms {
@@ -85,48 +116,80 @@ impl Rooms {
         Ok(Strangers { brought, kept })
     }
 
-    /// Takes down that so many bytes more are kept of the room for good on the word of `stranger`. Whether they may be.
-    pub(super) async fn may_keep(
+    /// Takes down that what a commit brings beside accepted events is kept for `stranger`. Whether that may be.
+    pub(super) async fn may_keep(&self, commit: &RoomCommit, stranger: &ServerName) -> Result<bool, RoomError> {
+        let new = commit.events.iter().filter(|new| !new.is_in_timeline()).map(|new| bytes_of(&new.event));
+        let bytes: usize = new.chain(commit.rejected.iter().map(bytes_of_rejected)).sum();
+        let bytes = bytes + self.bytes_of_new(commit.nodes.iter()).await?;
+        self.charge_to(&commit.room_id, stranger, bytes).await
+    }
+
+    /// Charges claims about the state before `event`, and the event itself if it `is_new`, to those of `strangers` who make them.
+    /// Answers with the numbers of those that bring more than may be kept.
+    pub(super) async fn charge_claims(
         &self,
-        room_id: &RoomId,
-        stranger: &ServerName,
-        bytes: usize,
-    ) -> Result<bool, RoomError> {
+        event: &Event,
+        is_new: bool,
+        claims: &[Examined],
+        strangers: &[Option<&ServerName>],
+    ) -> Result<HashSet<usize>, RoomError> {
+        let claims = || claims.iter().zip(strangers).enumerate();
+        let (mut seen, mut seen_nodes) = (HashSet::new(), HashSet::new());
+        // What servers in the room bring too is free.
+        for (_, (claim, _)) in claims().filter(|(_, (_, stranger))| stranger.is_none()) {
+            seen.extend(claim.brought());
+            seen_nodes.extend(claim.snapshot.nodes.iter().map(|(id, _)| *id));
+        }
+        let is_free = strangers.contains(&None) || !is_new || self.event(event.event_id()).await?.is_some();
+        let mut of_event = if is_free { 0 } else { bytes_of(event) };
+        let mut refused = HashSet::new();
+        for (number, (claim, stranger)) in claims() {
+            let Some(stranger) = stranger else { continue };
+            let outliers = &claim.outliers;
+            let is_new = |id: &EventId| !seen.contains(id);
+            let new = outliers.new.iter().filter(|new| is_new(new.event.event_id())).map(|new| bytes_of(&new.event));
+            let rejected = outliers.rejected.iter().filter(|new| is_new(new.event.event_id())).map(bytes_of_rejected);
+            let nodes = claim.snapshot.nodes.iter().filter(|(id, _)| !seen_nodes.contains(id));
+            let bytes = of_event + new.chain(rejected).sum::<usize>() + self.bytes_of_new(nodes).await?;
+            if self.charge_to(event.room_id(), stranger, bytes).await? {
+                of_event = 0;
+                seen.extend(claim.brought());
+                seen_nodes.extend(claim.snapshot.nodes.iter().map(|(id, _)| *id));
+            } else {
+                refused.insert(number);
+            }
+        }
+        Ok(refused)
+    }
+
+    async fn charge_to(&self, room_id: &RoomId, stranger: &ServerName, bytes: usize) -> Result<bool, RoomError> {
         Ok(bytes == 0 || self.store.keep_for_stranger(room_id, stranger, bytes, LIMIT).await?)
     }
 
-    /// How many bytes more are kept with these events and nodes, of which some may be kept already.
-    pub(super) async fn bytes_more<'a>(
-        &self,
-        texts: impl Iterator<Item = &'a str>,
-        nodes: impl Iterator<Item = &'a NodeText> + Clone,
-    ) -> Result<usize, RoomError> {
-        let of_texts: usize = texts.map(bytes_of).sum();
-        if of_texts > LIMIT.of_server {
-            return Ok(of_texts);
-        }
+    /// The bytes of those nodes that are not stored yet.
+    async fn bytes_of_new<'n>(&self, nodes: impl Iterator<Item = &'n NodeText> + Clone) -> Result<usize, RoomError> {
         let lacking = self.store.lacking_nodes(nodes.clone().map(|(id, _)| *id)).await?;
         let lacking: HashSet<NodeId> = lacking.into_iter().collect();
-        Ok(of_texts + nodes.filter(|(id, _)| lacking.contains(id)).map(|(_, node)| node.len()).sum::<usize>())
+        Ok(nodes.filter(|(id, _)| lacking.contains(id)).map(|(_, node)| node.len()).sum())
     }
 }
 
-/// Those of the events that are accepted, and those that these are built upon.
-fn needed(events: &[NewEvent]) -> HashSet<EventId> {
-    let by_id: HashMap<&EventId, &NewEvent> = events.iter().map(|new| (new.event.event_id(), new)).collect();
-    let mut waiting: Vec<&NewEvent> = events.iter().filter(|new| new.is_in_timeline()).collect();
-    let mut needed = HashSet::new();
-    while let Some(new) = waiting.pop() {
-        if needed.insert(new.event.event_id().clone()) {
-            let cited = new.event.prev_events().iter().chain(new.event.auth_events());
-            waiting.extend(cited.filter_map(|id| by_id.get(id).copied()));
-        }
+impl Examined {
+    /// The events that the claim brings.
+    fn brought(&self) -> impl Iterator<Item = &EventId> {
+        let rejected = self.outliers.rejected.iter().map(|new| new.event.event_id());
+        self.outliers.new.iter().map(|new| new.event.event_id()).chain(rejected)
     }
-    needed
 }
 
-fn bytes_of(text: &str) -> usize {
-    text.len() + BESIDE_THE_TEXT
+/// An altered event can be made whole at any time.
+fn bytes_of(event: &Event) -> usize {
+    BESIDE_THE_TEXT + if event.is_altered() { MAX_EVENT_BYTES } else { event.json().len() }
+}
+
+/// What is remembered of a rejected event has bounds of its own; but one that may be judged again may come to be kept for good.
+fn bytes_of_rejected(new: &NewRejected) -> usize {
+    if new.provisional { bytes_of(&new.event) } else { 0 }
 }
 
 fn bytes_of_nodes(nodes: &[NodeText]) -> usize {

@@ -10,48 +10,102 @@ use crate::{
         identifiers::{RoomId, ServerName},
         state_trie::NodeId,
     },
-    platform::{DatabaseError, Statement},
+    platform::{DatabaseError, Row, Statement},
 };
 
-/// Under this name is what all servers together have brought.
+/// The name under which is what all servers together have brought, and that of all rooms together.
 const ALL: &str = "";
 
-/// So many bytes are kept of one room, or may be.
+/// So many bytes are kept, or may be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// For one server.
+    /// Of one room, for one server.
     pub of_server: usize,
-    /// For all.
+    /// Of the room, for all servers.
     pub of_room: usize,
+    /// Of all rooms, for the server.
+    pub of_server_anywhere: usize,
+    /// Of all rooms, for all servers.
+    pub of_all: usize,
 }
 
 impl Kept {
+    /// This, and so many bytes more for the server, and so many for all.
+    #[must_use]
+    pub fn and(self, for_server: usize, for_all: usize) -> Self {
+        Self {
+            of_server: self.of_server + for_server,
+            of_room: self.of_room + for_all,
+            of_server_anywhere: self.of_server_anywhere + for_server,
+            of_all: self.of_all + for_all,
+        }
+    }
+
     /// Whether it is no more than `limit`.
     pub fn is_within(self, limit: Self) -> bool {
-        self.of_server <= limit.of_server && self.of_room <= limit.of_room
+        self.of_server <= limit.of_server
+            && self.of_room <= limit.of_room
+            && self.of_server_anywhere <= limit.of_server_anywhere
+            && self.of_all <= limit.of_all
+    }
+
+    /// From four columns of a row, in the order of [`kept_columns`].
+    pub(super) fn of(row: &Row, first: usize) -> Result<Self, DatabaseError> {
+        let number = |column| Ok::<_, DatabaseError>(usize::try_from(row.integer(first + column)?).unwrap_or(0));
+        Ok(Self { of_server: number(0)?, of_room: number(1)?, of_server_anywhere: number(2)?, of_all: number(3)? })
     }
 }
 
-/// ?1: the room, ?2: a list of [server, bytes more].
-const KEEP: &str = "\
-    INSERT INTO kept_for_strangers (room_id, server, bytes) SELECT ?1, value ->> 0, value ->> 1 FROM json_each(?2) WHERE true \
-    ON CONFLICT (room_id, server) DO UPDATE SET bytes = bytes + excluded.bytes";
+/// What is kept of a room for a server, both SQL expressions.
+macro_rules! kept_columns {
+    ($room:literal, $server:literal) => {
+        concat!(
+            $crate::store::kept_for_strangers::kept!($room, $server),
+            " AS of_server, ",
+            $crate::store::kept_for_strangers::kept!($room, "''"),
+            " AS of_room, ",
+            $crate::store::kept_for_strangers::kept!("''", $server),
+            " AS of_server_anywhere, ",
+            $crate::store::kept_for_strangers::kept!("''", "''"),
+            " AS of_all"
+        )
+    };
+}
+pub(super) use kept_columns;
 
-/// As [`KEEP`], where none of them then has more than its limit, the third of each in ?2. Answers with a row for each, or none.
+macro_rules! kept {
+    ($room:literal, $server:literal) => {
+        concat!(
+            "COALESCE((SELECT k.bytes FROM kept_for_strangers AS k WHERE k.room_id = ",
+            $room,
+            " AND k.server = ",
+            $server,
+            "), 0)"
+        )
+    };
+}
+pub(super) use kept;
+
+/// ?1: a list of [room, server, bytes more].
+const KEEP: &str = "\
+    INSERT INTO kept_for_strangers (room_id, server, bytes) SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1) \
+    WHERE true ON CONFLICT (room_id, server) DO UPDATE SET bytes = bytes + excluded.bytes";
+
+/// As [`KEEP`], where none of them then has more than its limit, the fourth of each. Answers with a row for each, or none.
 const KEEP_WITHIN: &str = "\
-    INSERT INTO kept_for_strangers (room_id, server, bytes) SELECT ?1, value ->> 0, value ->> 1 FROM json_each(?2) \
-    WHERE NOT EXISTS (SELECT 1 FROM json_each(?2) AS one LEFT JOIN kept_for_strangers AS k \
-      ON k.room_id = ?1 AND k.server = one.value ->> 0 \
-      WHERE COALESCE(k.bytes, 0) + (one.value ->> 1) > one.value ->> 2) \
+    INSERT INTO kept_for_strangers (room_id, server, bytes) SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1) \
+    WHERE NOT EXISTS (SELECT 1 FROM json_each(?1) AS one LEFT JOIN kept_for_strangers AS k \
+      ON k.room_id = one.value ->> 0 AND k.server = one.value ->> 1 \
+      WHERE COALESCE(k.bytes, 0) + (one.value ->> 2) > one.value ->> 3) \
     ON CONFLICT (room_id, server) DO UPDATE SET bytes = bytes + excluded.bytes RETURNING server";
 
 /// What is kept of the room ?1 for those of the servers ?2 that are not in it.
-const KEPT: &str = "\
-    SELECT one.value AS server, COALESCE(k.bytes, 0) AS of_server, \
-      COALESCE((SELECT a.bytes FROM kept_for_strangers AS a WHERE a.room_id = ?1 AND a.server = ''), 0) AS of_room \
-    FROM json_each(?2) AS one LEFT JOIN kept_for_strangers AS k ON k.room_id = ?1 AND k.server = one.value \
-    WHERE NOT EXISTS \
-      (SELECT 1 FROM room_servers AS r WHERE r.room_id = ?1 AND r.server = one.value AND r.to_pos IS NULL)";
+const KEPT: &str = concat!(
+    "SELECT one.value AS server, ",
+    kept_columns!("?1", "one.value"),
+    " FROM json_each(?2) AS one WHERE NOT EXISTS \
+      (SELECT 1 FROM room_servers AS r WHERE r.room_id = ?1 AND r.server = one.value AND r.to_pos IS NULL)"
+);
 
 /// Those of the nodes ?1 that are not stored.
 const LACKING_NODES: &str = "\
@@ -61,9 +115,10 @@ const LACKING_NODES: &str = "\
 /// Adds what is kept of the room for servers that are not in it.
 pub(super) fn keep(room_id: &RoomId, more: &[(ServerName, usize)]) -> Option<Statement> {
     let all: usize = more.iter().map(|(_, bytes)| bytes).sum();
-    let rows = more.iter().map(|(server, bytes)| json!([server.as_str(), bytes])).chain([json!([ALL, all])]);
-    let rows = serde_json::Value::from_iter(rows).to_string();
-    (all > 0).then(|| Statement::new(KEEP, [room_id.as_str().into(), rows.into()]))
+    let rooms = [room_id.as_str(), ALL];
+    let each = more.iter().map(|(server, bytes)| (server.as_str(), bytes)).chain([(ALL, &all)]);
+    let rows = each.flat_map(|(server, bytes)| rooms.map(|room| json!([room, server, bytes])));
+    (all > 0).then(|| Statement::new(KEEP, [serde_json::Value::from_iter(rows).to_string().into()]))
 }
 
 impl Store {
@@ -79,8 +134,14 @@ impl Store {
         bytes: usize,
         limit: Kept,
     ) -> Result<bool, DatabaseError> {
-        let rows = json!([[server.as_str(), bytes, limit.of_server], [ALL, bytes, limit.of_room]]).to_string();
-        let rows = self.query(Statement::new(KEEP_WITHIN, [room_id.as_str().into(), rows.into()])).await?;
+        let (room, server) = (room_id.as_str(), server.as_str());
+        let rows = json!([
+            [room, server, bytes, limit.of_server],
+            [room, ALL, bytes, limit.of_room],
+            [ALL, server, bytes, limit.of_server_anywhere],
+            [ALL, ALL, bytes, limit.of_all],
+        ]);
+        let rows = self.query(Statement::new(KEEP_WITHIN, [rows.to_string().into()])).await?;
         Ok(!rows.is_empty())
     }
 
@@ -95,13 +156,7 @@ impl Store {
     ) -> Result<HashMap<ServerName, Kept>, DatabaseError> {
         let servers = json_list(servers.iter().map(|server| server.as_str()));
         let rows = self.query(Statement::new(KEPT, [room_id.as_str().into(), servers.into()])).await?;
-        let number = |number: i64| usize::try_from(number).unwrap_or(0);
-        rows.iter()
-            .map(|row| {
-                let server = written(row.text(0)?, ServerName::parse)?;
-                Ok((server, Kept { of_server: number(row.integer(1)?), of_room: number(row.integer(2)?) }))
-            })
-            .collect()
+        rows.iter().map(|row| Ok((written(row.text(0)?, ServerName::parse)?, Kept::of(row, 1)?))).collect()
     }
 
     /// Those of these nodes of snapshots that are not stored.

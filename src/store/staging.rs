@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use serde_json::json;
 
 use super::{
-    Answers, Store,
+    Store,
     event_text::{content_hash, hash_wrong},
     json_list, json_lists,
-    kept_for_strangers::Kept,
+    kept_for_strangers::{Kept, kept_columns},
     written,
 };
 use crate::{
@@ -160,10 +160,10 @@ const STAGE: &str = concat!(
 
 /// What server ?1 has staged, and of each room in ?2, a JSON list, what strangers have, whether the server is in it, and whether
 /// anything is staged.
-const STAGED_ALREADY: &str = "\
-    SELECT NULL AS room_id, 0 AS is_member, count(*) AS pdus, COALESCE(SUM(bytes), 0) AS bytes, \
+const STAGED_ALREADY: &str = concat!(
+    "SELECT NULL AS room_id, 0 AS is_member, count(*) AS pdus, COALESCE(SUM(bytes), 0) AS bytes, \
       COALESCE(SUM(stranger), 0) AS as_stranger, COALESCE(SUM(bytes * stranger), 0) AS as_stranger_bytes, 0 AS has_any, \
-      0 AS kept_of_server, 0 AS kept_of_room \
+      0 AS of_server, 0 AS of_room, 0 AS of_server_anywhere, 0 AS of_all \
     FROM staged_pdus WHERE origin = ?1 \
     UNION ALL \
     SELECT wanted.value, \
@@ -173,10 +173,10 @@ const STAGED_ALREADY: &str = "\
         WHERE s.room_id = wanted.value AND s.stranger), \
       (SELECT COALESCE(SUM(s.bytes), 0) FROM staged_pdus AS s INDEXED BY staged_pdus_of_strangers \
         WHERE s.room_id = wanted.value AND s.stranger), \
-      EXISTS (SELECT 1 FROM staged_pdus AS s WHERE s.room_id = wanted.value), \
-      COALESCE((SELECT k.bytes FROM kept_for_strangers AS k WHERE k.room_id = wanted.value AND k.server = ?1), 0), \
-      COALESCE((SELECT k.bytes FROM kept_for_strangers AS k WHERE k.room_id = wanted.value AND k.server = ''), 0) \
-    FROM json_each(?2) AS wanted";
+      EXISTS (SELECT 1 FROM staged_pdus AS s WHERE s.room_id = wanted.value), ",
+    kept_columns!("wanted.value", "?1"),
+    " FROM json_each(?2) AS wanted"
+);
 
 /// The rooms of those ?2 PDUs that have been due for longest. What waits for a join is not due before it has ended; in a room that
 /// we are in nothing does.
@@ -212,6 +212,10 @@ const WAKE: &str = "\
     RETURNING room_id";
 
 const DROP: &str = "DELETE FROM staged_pdus WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2))";
+
+/// As [`DROP`], but for what a server in the room has sent as well by now.
+const DROP_OF_STRANGERS: &str = "\
+    DELETE FROM staged_pdus WHERE room_id = ?1 AND event_id IN (SELECT value FROM json_each(?2)) AND stranger";
 
 /// ?1: the room, ?2: this server's name, ?3: now.
 const ABANDON: &str = "\
@@ -269,7 +273,7 @@ pub(super) fn staged_already(rows: &Rows) -> Result<StagedAlready, DatabaseError
             Some(room_id) => {
                 let Ok(room_id) = RoomId::parse(room_id) else { continue };
                 let (is_member, has_any) = (row.integer(1)? != 0, row.integer(6)? != 0);
-                let kept = Kept { of_server: number(7)?, of_room: number(8)? };
+                let kept = Kept::of(row, 7)?;
                 let of_room = StagedOfRoom { is_member, by_strangers: of_strangers, has_any, kept };
                 already.rooms.insert(room_id, of_room);
             }
@@ -343,7 +347,8 @@ impl Store {
         self.query(Statement::new(PAUSE, parameters)).await.map(|_| ())
     }
 
-    /// Ends a look at `now`: gives the staged PDUs `done` up, and makes others due that cite what was `judged`. Whether there are such.
+    /// Ends a look at `now`: gives the staged PDUs `done` up, and those that are `too_much` where none but strangers sent them, and makes
+    /// others due that cite what was `judged`. Whether there are such.
     ///
     /// # Errors
     /// Where the database fails.
@@ -351,15 +356,18 @@ impl Store {
         &self,
         room_id: &RoomId,
         done: &[String],
+        too_much: &[EventId],
         judged: &[EventId],
         now: i64,
     ) -> Result<bool, DatabaseError> {
-        let done = json_list(done.iter().map(String::as_str));
-        let mut statements = vec![Statement::new(DROP, [room_id.as_str().into(), done.into()])];
+        let drop = |sql, ids: String| Statement::new(sql, [room_id.as_str().into(), ids.into()]);
+        let mut statements = vec![drop(DROP, json_list(done.iter().map(String::as_str)))];
+        if !too_much.is_empty() {
+            statements.push(drop(DROP_OF_STRANGERS, json_list(too_much.iter().map(EventId::as_str))));
+        }
         statements.push(wake(room_id, judged.iter().map(EventId::as_str), now));
-        let mut answers = Answers::new(self.batch(statements).await?);
-        answers.rows()?;
-        Ok(woken(&answers.rows()?)?.is_some())
+        let answers = self.batch(statements).await?;
+        Ok(answers.last().map(woken).transpose()?.flatten().is_some())
     }
 
     /// Makes staged PDUs of the room due at `now` that cite `event`, which is known from now on.

@@ -11,7 +11,7 @@ use crate::{
     Scene,
     common::{
         homeserver::object,
-        peer::{Peer, PeerRoom, event_id},
+        peer::{Peer, PeerRoom, encode, event_id},
     },
     flooding::sizes,
     missing::{asked, claims, gives, holds, is_empty_handed, takes},
@@ -124,6 +124,104 @@ fn servers_that_are_not_in_the_room_have_one_share_together() {
         8 * MIB - 200_000
     ));
     assert_eq!((banned.floods(0..20), soft_failed(&banned.scene)), (17, 3));
+}
+
+/// She invites a user of ours again and again: that is no transaction.
+#[test]
+fn what_a_banned_server_invites_is_kept_within_bounds() {
+    let banned = Banned::new("10");
+    let carol = banned.scene.a.user(&banned.scene.world, "carol");
+    let before = kept(&banned.scene);
+    for number in 0..40 {
+        let content = json!({ "membership": "invite", "reason": long(number) });
+        let now = banned.scene.world.now_ms();
+        let draft = banned.room.draft_member(now, &banned.mallory, carol.as_str(), content);
+        let (id, event) = banned.server.sign("10", draft);
+        let target = format!("/_matrix/federation/v2/invite/{}/{}", encode(banned.scene.room.as_str()), encode(&id));
+        let body = json!({ "room_version": "10", "event": event, "invite_room_state": [] });
+        let (status, answer) = banned.server.put(&banned.scene.a, &target, &body);
+        assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_FORBIDDEN")), "{answer}");
+    }
+    let more = kept(&banned.scene) - before;
+    assert!((MIB / 2..MIB).contains(&more), "{more} bytes");
+}
+
+/// What is held without its content takes no room, but its content can come at any time.
+#[test]
+fn what_a_banned_server_completes_is_kept_within_bounds() {
+    let banned = Banned::new("12");
+    let before = kept(&banned.scene);
+    let events: Vec<Known> = (0..60).map(|number| banned.says(number)).collect();
+    let send = |name: &str, pdus: &[Value]| {
+        for (n, pdus) in pdus.chunks(20).enumerate() {
+            assert_eq!(banned.server.send(&banned.scene.a, &format!("{name}{n}"), pdus).0, 200);
+            banned.scene.world.settle();
+        }
+    };
+    let altered = |(_, event): &Known| {
+        let mut event = event.clone();
+        event["content"] = json!({});
+        event
+    };
+    send("altered", &events.iter().map(altered).collect::<Vec<Value>>());
+    assert!((5..20).contains(&soft_failed(&banned.scene)));
+    send("whole", &events.iter().map(|(_, event)| event.clone()).collect::<Vec<Value>>());
+    let more = kept(&banned.scene) - before;
+    assert!((MIB / 2..MIB).contains(&more), "{more} bytes");
+}
+
+/// Her server claims that another user of hers had not joined, and rejects for now what that one says; then it gives what shows that
+/// they had: it is soft-failed, and no more than could be before.
+#[test]
+fn what_strangers_have_judged_again_is_kept_within_bounds() {
+    let mut scene = scene("12");
+    let (server, mut room) = scene.member("mallory.example", "mallory");
+    let [mallory, other] = ["mallory", "other"].map(|user| server.user(user));
+    let without: Vec<String> = room.state.values().map(|event| event_id("12", event)).collect();
+    room = server.join(&scene.a, scene.room.as_str(), &other);
+    scene.theirs.advance(&room.last);
+    for user in [&mallory, &other] {
+        scene.put_out(user, Membership::Ban);
+    }
+    let banned = Banned { scene, server, room: room.clone(), mallory };
+    let before = kept(&banned.scene);
+    let lost = room.say(&banned.server, &banned.mallory, "lost");
+    let edge = room.say(&banned.server, &banned.mallory, "edge");
+    let on_top = room.say_upon(&banned.server, &banned.mallory, "on top", &[&edge.0]);
+    claims(&banned.server, &[&edge], without);
+    takes(&banned.server, &banned.scene, "top", &on_top);
+    banned.scene.world.settle();
+    let events: Vec<Value> = (0..60).map(|n| room.say_upon(&banned.server, &other, &long(n), &[&edge.0]).1).collect();
+    for (n, events) in events.chunks(20).enumerate() {
+        assert_eq!(banned.server.send(&banned.scene.a, &format!("other{n}"), events).0, 200);
+        banned.scene.world.settle();
+    }
+    let rejected = "SELECT COALESCE(SUM(length(json)), 0) FROM rejected_events WHERE provisional";
+    let rejected: u64 = banned.scene.a.database.rows(rejected)[0][0].parse().unwrap();
+    assert!((MIB / 2..MIB).contains(&rejected), "{rejected} bytes");
+    takes(&banned.server, &banned.scene, "lost", &lost);
+    banned.scene.world.settle();
+    (0..4).for_each(|_| banned.scene.an_hour_passes());
+    // By then they are kept for good.
+    assert!(soft_failed(&banned.scene) > 8);
+    let more = kept(&banned.scene) - before;
+    assert!((MIB / 2..MIB).contains(&more), "{more} bytes");
+}
+
+#[test]
+fn what_strangers_bring_is_bounded_over_all_rooms() {
+    let banned = Banned::new("12");
+    let fill = |server: &str, mib: u64| {
+        banned.scene.a.database.rows(&format!(
+            "INSERT INTO kept_for_strangers VALUES ('', '{server}', {}) ON CONFLICT DO UPDATE SET bytes = excluded.bytes",
+            mib * MIB - 200_000
+        ));
+    };
+    fill("mallory.example", 16);
+    assert_eq!((banned.floods(0..20), soft_failed(&banned.scene)), (17, 3));
+    fill("mallory.example", 1);
+    fill("", 512);
+    assert_eq!((banned.floods(20..40), soft_failed(&banned.scene)), (17, 6));
 }
 
 /// Mallory was only kicked, and comes back: what comes with her join is taken, and then her server is in the room.
@@ -287,6 +385,33 @@ fn what_strangers_do_not_bring_any_more_is_asked_of_others() {
         other.world.settle();
         assert!(!other.a.shows(&events[4].0));
     }
+}
+
+/// Another server that is not in the room relays what Carol said, and claims a state with much in it: Carol's server has its own share.
+#[test]
+fn what_a_stranger_claims_is_not_charged_to_another() {
+    let mut scene = scene("12");
+    let [server, evil] = ["carol.example", "evil.example"].map(|name| Peer::new(&scene.world, name));
+    let (events, state) = joins_and_talks(&mut scene, &server, 4);
+    let (join, edge, said) = (&events[0], &events[3], &events[4]);
+    let junk: Vec<Known> = (0..40).map(|n| chain(&scene, &evil, &evil.user(&n.to_string()), 1).remove(0)).collect();
+    let held: Vec<&Known> = junk.iter().chain([edge, join]).collect();
+    [&server, &evil, &scene.peer].into_iter().for_each(|peer| is_empty_handed(peer));
+    for (sender, txn_id) in [(&evil, "1"), (&server, "2")] {
+        takes(sender, &scene, txn_id, said);
+        scene.world.settle();
+    }
+    gives(&server, &[], &[edge, join], state.clone());
+    gives(&evil, &[], &held, state.into_iter().chain(junk.iter().map(|(id, _)| id.clone())).collect());
+    (0..2).for_each(|_| scene.an_hour_passes());
+    assert!(asked(&evil, "/state_ids/") > 0 && asked(&server, "/state_ids/") > 0);
+    scene.is_shown(std::slice::from_ref(said));
+    let kept = |server: &str| {
+        let sql = "SELECT COALESCE(SUM(bytes), 0) FROM kept_for_strangers WHERE room_id <> '' AND server";
+        scene.a.database.rows(&format!("{sql} = '{server}'"))[0][0].parse::<u64>().unwrap()
+    };
+    assert_eq!(kept("evil.example"), 0);
+    assert!((1_000..20_000).contains(&kept("carol.example")), "{}", kept("carol.example"));
 }
 
 /// Carol, of another server, joins by way of Bob's and says so many things: her join and those, and the state after the join.

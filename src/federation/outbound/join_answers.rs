@@ -412,7 +412,8 @@ impl<'a> Reading<'a> {
         if !self.is_staged {
             let is_state = |event: &Event| self.known.get(event.event_id()).copied().unwrap_or_default();
             let (state, auth_chain) = self.checked.into_iter().partition(is_state);
-            let answer = RemoteJoin { join, join_id: self.large.join_id, claim: Claim { state, auth_chain } };
+            let answer =
+                RemoteJoin { join, join_id: self.large.join_id, claim: Claim { state, auth_chain, stranger: None } };
             return Ok(match omits_members {
                 true => Answered::InPart(answer, servers),
                 false => Answered::Whole(answer),

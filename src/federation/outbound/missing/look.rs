@@ -47,8 +47,10 @@ pub(super) struct Look<'s> {
     pub(super) events: Vec<Event>,
     /// Those that have been judged.
     judged: Vec<EventId>,
-    /// Who has sent or given those that only servers did which are not in the room.
+    /// Who has sent or given those that only servers did which are not in the room,
     brought_by: HashMap<EventId, ServerName>,
+    /// and those that were too much to be kept for them.
+    too_much: Vec<EventId>,
     /// Servers that are in the room.
     members: HashSet<ServerName>,
     /// The depth of the event by which we came into the room. What is less deep is history, unless it is built upon what came since: who
@@ -69,12 +71,22 @@ pub(super) struct Look<'s> {
     in_hand: AnswerMemory,
 }
 
+/// What became of the events that a look had in hand.
+pub(super) struct Looked {
+    /// Those that could not be judged.
+    pub(super) left: HashSet<EventId>,
+    /// Those that were.
+    pub(super) judged: Vec<EventId>,
+    /// Those that were not taken, as enough is kept for who brought them.
+    pub(super) too_much: Vec<EventId>,
+}
+
 impl<'s> Look<'s> {
     /// A look at nothing yet, which ends at `until`.
     pub(super) fn new(server: &'s Server, room: Room, first_depth: i64, until: i64) -> Self {
         let whom = Whom::new(server, &room.room_id);
         let (events, refused, lacks_key, has_waited) = Default::default();
-        let (brought_by, members) = Default::default();
+        let (brought_by, too_much, members) = Default::default();
         let in_hand = AnswerMemory::default();
         let (judged, requests) = (Vec::new(), MAX_REQUESTS);
         Self {
@@ -84,6 +96,7 @@ impl<'s> Look<'s> {
             events,
             judged,
             brought_by,
+            too_much,
             members,
             first_depth,
             gave_history: HashSet::new(),
@@ -101,23 +114,36 @@ impl<'s> Look<'s> {
         self.room.room_version
     }
 
-    /// Takes in hand a staged PDU.
-    pub(super) fn add_staged(&mut self, event: Event, staged: &Waiting) {
+    /// Which of the servers that sent staged PDUs are not in the room: while we were joining it we could not tell.
+    pub(super) async fn strangers_among(&self, staged: &[Waiting]) -> Result<HashSet<ServerName>, RoomError> {
+        let by_strangers = staged.iter().filter(|staged| staged.by == StagedBy::Stranger);
+        let senders: HashSet<&ServerName> = by_strangers.flat_map(|staged| &staged.senders).collect();
+        if senders.is_empty() || self.room.extent == Extent::Partial {
+            return Ok(HashSet::new());
+        }
+        let kept = self.server.store.kept_for_strangers(&self.room.room_id, &Vec::from_iter(senders)).await?;
+        Ok(kept.into_keys().collect())
+    }
+
+    /// Takes in hand a staged PDU; `strangers` are those of all senders who are not in the room.
+    pub(super) fn add_staged(&mut self, event: Event, staged: &Waiting, strangers: &HashSet<ServerName>) {
         self.whom.sent(&event, &staged.senders);
         if self.server.platform.clock.now_ms() - staged.received_ts >= WAIT_FOR_KEYS_MS {
             self.has_waited.push(event.event_id().clone());
         }
         if staged.by == StagedBy::Stranger
             && let Some(sender) = staged.senders.first()
+            && staged.senders.iter().all(|sender| strangers.contains(sender))
         {
             self.brought_by.insert(event.event_id().clone(), sender.clone());
         }
         self.events.push(event);
     }
 
-    /// The events that could not be judged, and those that were.
-    pub(super) fn into_left_and_judged(self) -> (HashSet<EventId>, Vec<EventId>) {
-        (self.events.iter().map(|event| event.event_id().clone()).collect(), self.judged)
+    /// What became of the events.
+    pub(super) fn into_looked(self) -> Looked {
+        let left = self.events.iter().map(|event| event.event_id().clone()).collect();
+        Looked { left, judged: self.judged, too_much: self.too_much }
     }
 
     /// Judges and fetches in turns, until all events are judged or nothing more can be obtained.
@@ -155,15 +181,15 @@ impl<'s> Look<'s> {
         let received = self.server.rooms.receive_fetched(&self.room.room_id, &self.events, &self.brought_by).await?;
         let mut missing = received.missing;
         let in_hand: HashSet<EventId> = missing.iter().map(|lacking| lacking.event.event_id().clone()).collect();
-        let too_much: HashSet<EventId> = received.too_much.into_iter().collect();
-        for id in &too_much {
-            if let Some(server) = self.brought_by.get(id) {
-                self.whom.ask_no_more(server);
+        for id in &received.too_much {
+            if let Some(server) = self.brought_by.remove(id) {
+                self.whom.ask_no_more(&server);
             }
             // Where a server in the room has built upon it, that one gives it.
             self.whom.forget(id);
         }
-        self.events.retain(|event| !too_much.contains(event.event_id()));
+        self.events.retain(|event| !received.too_much.contains(event.event_id()));
+        self.too_much.extend(received.too_much);
         let judged = self.events.extract_if(.., |event| !in_hand.contains(event.event_id()));
         self.judged.extend(judged.map(|event| event.event_id().clone()));
         for lacking in &mut missing {
@@ -228,12 +254,14 @@ impl<'s> Look<'s> {
         Ok((!is_member).then(|| name.clone()))
     }
 
-    /// Notes that a server has given these events, if it is not in the room.
+    /// Notes that a server has given these events.
     pub(super) async fn note_given(&mut self, name: &ServerName, ids: &[EventId]) -> Result<(), RoomError> {
-        if !ids.is_empty()
-            && let Some(stranger) = self.stranger(name).await?
-        {
-            self.brought_by.extend(ids.iter().map(|id| (id.clone(), stranger.clone())));
+        if ids.is_empty() {
+            return Ok(());
+        }
+        match self.stranger(name).await? {
+            Some(stranger) => self.brought_by.extend(ids.iter().map(|id| (id.clone(), stranger.clone()))),
+            None => ids.iter().for_each(|id| drop(self.brought_by.remove(id))),
         }
         Ok(())
     }

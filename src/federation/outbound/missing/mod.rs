@@ -18,7 +18,7 @@ use std::{cell::RefCell, collections::VecDeque};
 
 use futures_util::future;
 
-use self::look::Look;
+use self::look::{Look, Looked};
 use super::pauses;
 use crate::{
     federation::peers::looks::Slot,
@@ -96,7 +96,7 @@ impl Server {
             }
             self.platform.clock.sleep(WAIT_STEP_MS).await;
         }
-        match self.rooms.receive_own(event).await {
+        match self.rooms.receive_own(event, None).await {
             Err(RoomError::MissingEvents(_)) => Ok(()),
             judged => judged,
         }
@@ -183,6 +183,7 @@ impl Server {
         self.store.begin_look(room_id, &ids, now + LOOK_MS).await?;
         let first_depth = self.store.first_depth(room_id).await?;
         let mut look = Look::new(self, room, first_depth, until);
+        let strangers = look.strangers_among(&waiting).await?;
         for staged in &waiting {
             let dropped = LogRecord::info("a staged PDU is dropped").room(room_id);
             let event = match staged.event(look.version()) {
@@ -196,18 +197,20 @@ impl Server {
             // dropped, unless it is our own event, which came back from a server that let it in.
             let is_own = event.sender().server_name() == self.config.server_name.as_str();
             if is_own || staged.senders.iter().any(|sender| acl.allows(sender)) {
-                look.add_staged(event, staged);
+                look.add_staged(event, staged, &strangers);
             } else {
                 self.platform.log.write(dropped.event(event.event_id()).because(&RoomError::Denied));
             }
         }
         let outcome = look.run().await;
-        let (left, judged) = look.into_left_and_judged();
+        let Looked { left, judged, too_much } = look.into_looked();
         let now = self.platform.clock.now_ms();
         let (mut done, mut left_waiting) = (Vec::new(), Vec::new());
         for staged in &waiting {
             let id = staged.event_id.as_str();
-            if !left.iter().any(|left| left.as_str() == id) {
+            if too_much.iter().any(|dropped| dropped.as_str() == id) {
+                continue;
+            } else if !left.iter().any(|left| left.as_str() == id) {
                 done.push(id.to_owned());
             } else if now - staged.received_ts > pauses::GIVE_UP_AFTER_MS {
                 let record = LogRecord::warning("a PDU is given up, as nobody gives what it cites").room(room_id);
@@ -220,7 +223,7 @@ impl Server {
                 left_waiting.push(id);
             }
         }
-        if self.store.end_look(room_id, &done, &judged, now).await? {
+        if self.store.end_look(room_id, &done, &too_much, &judged, now).await? {
             self.looks.want_more();
         }
         if !left_waiting.is_empty() {

@@ -115,9 +115,7 @@ impl Look<'_> {
         }
         let rooms = &self.server.rooms;
         let known = Known::of(held.map(|stored| stored.event));
-        let take = async |event: &Event, claims: &[Claim], stranger: Option<&ServerName>| {
-            rooms.place(event, claims, stranger).await
-        };
+        let take = async |event: &Event, claims: &[Claim]| rooms.place(event, claims).await;
         Ok(self.until_believed(edge, cited_by, Helpless::NOTHING, known, take).await?.is_some())
     }
 
@@ -129,9 +127,7 @@ impl Look<'_> {
         if let Some(server) = server {
             self.whom.should_know(event_id, server);
         }
-        let take = async |event: &Event, claims: &[Claim], stranger: Option<&ServerName>| {
-            rooms.claim_again(event, claims, stranger).await
-        };
+        let take = async |event: &Event, claims: &[Claim]| rooms.claim_again(event, claims).await;
         let changed = self.until_believed(event_id, event_id, Helpless::NOTHING, Known::of(Some(event)), take).await?;
         Ok(changed.unwrap_or_default())
     }
@@ -150,9 +146,7 @@ impl Look<'_> {
             }
             let rooms = &self.server.rooms;
             let (id, known) = (event.event_id(), Known::of(Some(event.clone())));
-            let take = async |event: &Event, claims: &[Claim], stranger: Option<&ServerName>| {
-                rooms.judge_by_claims(event, claims, stranger).await
-            };
+            let take = async |event: &Event, claims: &[Claim]| rooms.judge_by_claims(event, claims).await;
             let helpless = Helpless { events: previous, without_keys: have_waited.contains(id) };
             progress |= self.until_believed(id, id, helpless, known, take).await?.is_some();
         }
@@ -167,20 +161,12 @@ impl Look<'_> {
         cited_by: &EventId,
         helpless: Helpless<'_>,
         mut known: Known,
-        take: impl AsyncFn(&Event, &[Claim], Option<&ServerName>) -> Result<T, RoomError>,
+        take: impl AsyncFn(&Event, &[Claim]) -> Result<T, RoomError>,
     ) -> Result<Option<T>, RoomError> {
         loop {
-            let (mut claims, mut strangers) = self.claims(edge, cited_by, helpless, &mut known).await?;
+            let claims = self.claims(edge, cited_by, helpless, &mut known).await?;
             let Some(event) = known.edge.clone().filter(|_| !claims.is_empty()) else { return Ok(None) };
-            let stranger = strangers.iter().flatten().next().cloned();
-            let mut taken = take(&event, &claims, stranger.as_ref()).await;
-            if matches!(taken, Err(RoomError::Invalid(_))) && strangers.contains(&None) && stranger.is_some() {
-                // Those of servers in the room may be believed for themselves, and bring as much as they will.
-                let mut each = strangers.drain(..);
-                claims.retain(|_| each.next().is_some_and(|stranger| stranger.is_none()));
-                taken = take(&event, &claims, None).await;
-            }
-            match taken {
+            match take(&event, &claims).await {
                 Err(error @ RoomError::Invalid(_)) => self.doubt(edge, &error),
                 taken => return taken.map(Some),
             }
@@ -193,16 +179,15 @@ impl Look<'_> {
         self.whom.note_useless(Question::StateBefore, edge);
     }
 
-    /// What servers say that the state before `edge` is: of those only that are so `helpless`. With each which server says so, where
-    /// that is not in the room.
+    /// What servers say that the state before `edge` is: of those only that are so `helpless`.
     async fn claims(
         &mut self,
         edge: &EventId,
         cited_by: &EventId,
         helpless: Helpless<'_>,
         known: &mut Known,
-    ) -> Result<(Vec<Claim>, Vec<Option<ServerName>>), RoomError> {
-        let (mut claims, mut strangers) = (Vec::new(), Vec::new());
+    ) -> Result<Vec<Claim>, RoomError> {
+        let mut claims = Vec::new();
         while claims.len() < MAX_CLAIMS
             && let Some(name) = self.whom.next(Question::StateBefore, edge, cited_by).await?
         {
@@ -218,13 +203,13 @@ impl Look<'_> {
             match self.claim(&name, edge, cited_by, known).await? {
                 Some(claim) => {
                     let events = |ids: &[EventId]| ids.iter().filter_map(|id| known.events.get(id).cloned()).collect();
-                    claims.push(Claim { state: events(&claim.state), auth_chain: events(&claim.auth_chain) });
-                    strangers.push(self.stranger(&name).await?);
+                    let (state, auth_chain) = (events(&claim.state), events(&claim.auth_chain));
+                    claims.push(Claim { state, auth_chain, stranger: self.stranger(&name).await? });
                 }
                 None => self.whom.note_useless(Question::StateBefore, edge),
             }
         }
-        Ok((claims, strangers))
+        Ok(claims)
     }
 
     /// What a server says that the state before `edge` is; the events of it are then known. `None` where it does not say, or
