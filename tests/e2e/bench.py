@@ -354,7 +354,9 @@ def report(synapse, verges, costs, reads, live, bundle_kb, cold_ms):
     for what, figures in live.items():
         line(f"  {what}", figures)
     line("bundle, compressed", ours([f"{bundle_kb:.0f} KB"]), "1,200 KB", bundle_kb < 1_200)
-    line("cold start", ours([f"{cold_ms:.0f} ms"]), "50 ms", cold_ms < 50)
+    start_ms, reading_ms = cold_ms
+    line("cold start", ours([f"{start_ms:.0f} ms"]), "50 ms", start_ms < 50)
+    line("  the runtime's reading of its configuration", ours([f"{reading_ms:.0f} ms"]))
 
     print(f"\nStored: answered with 200, and the last PDU readable by a local user. Load average {os.getloadavg()[0]:.1f}.")
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
