@@ -77,6 +77,18 @@ pub(super) struct Examined {
     pub(super) forbids: Option<String>,
 }
 
+impl Examined {
+    /// Whether it brings so much that it is kept before it is taken.
+    pub(super) fn is_kept_apart(&self) -> bool {
+        self.outliers.new.len() + self.outliers.rejected.len() > SLICE
+    }
+
+    /// Whether it cannot be taken: beside what was claimed before counts only what allows the event.
+    pub(super) fn is_for_nothing(&self, known: Known) -> bool {
+        known == Known::Claim && (self.rejection.is_some() || self.forbids.is_some())
+    }
+}
+
 /// What a claim is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coverage {
@@ -195,7 +207,7 @@ impl Rooms {
     /// [`RoomError::Invalid`] where no claim can be believed, [`RoomError::UnknownRoom`], [`RoomError::Busy`].
     pub async fn claim_again(&self, event: &Event, claims: &[Claim]) -> Result<bool, RoomError> {
         let mut believed = self.believed(event, claims, Known::Claim).await?;
-        believed.claims.retain(|examined| examined.rejection.is_none() && examined.forbids.is_none());
+        believed.claims.retain(|examined| !examined.is_for_nothing(Known::Claim));
         if believed.claims.is_empty() {
             return Err(RoomError::Invalid(format!("The states before {} forbid it.", event.event_id())));
         }
@@ -280,8 +292,7 @@ impl Rooms {
         }
         let mut placeable = self.leave_what_is_new(event, &mut believed).await?;
         if strangers.iter().any(Option::is_some) {
-            let is_charged = known == Known::Nothing;
-            let refused = self.charge_claims(event, is_charged, &believed, &strangers).await?;
+            let refused = self.charge_claims(event, known, &believed, &strangers).await?;
             let (mut left, mut dropped) = (Vec::new(), Vec::new());
             for (number, examined) in believed.into_iter().enumerate() {
                 if refused.contains(&number) { dropped.push(examined) } else { left.push(examined) }
@@ -298,8 +309,9 @@ impl Rooms {
             placeable.retain(|event| !dropped.contains(event.event_id()) || left.contains(event.event_id()));
         }
         for examined in &mut believed {
+            let is_kept_apart = examined.is_kept_apart();
             let Outliers { new, rejected, readmitted, .. } = &mut examined.outliers;
-            if new.len() + rejected.len() > SLICE {
+            if is_kept_apart {
                 // What was rejected for now stays so until the claim is taken, which may come to nothing.
                 let readmitted: HashSet<&EventId> = readmitted.iter().collect();
                 let waits = |new: &NewEvent| readmitted.contains(new.event.event_id());
@@ -453,7 +465,7 @@ impl Judgement {
 
 /// What is known of the state before an event of which more is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
+pub(super) enum Known {
     /// Nothing.
     Nothing,
     /// What others have claimed.

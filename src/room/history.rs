@@ -10,7 +10,7 @@ use super::{
     order::in_order,
     outliers::{Held, judge_outliers},
     policy::ASKING_MS,
-    strangers::leave_what_is_accepted,
+    strangers::leave_what_comes_in,
     view::View,
 };
 use crate::{
@@ -26,8 +26,8 @@ impl Rooms {
     /// `events`. Those whose auth events are lacking stay out. One whose place we know, as we hold what came before it, takes it
     /// and is judged like any other: what cites it may be all that we ever hear of it.
     ///
-    /// Says whether anything came of them. Of what `stranger` gives, a server that is not in the room, only accepted events
-    /// are taken where enough is kept for it.
+    /// Says whether anything came of them. Where enough is kept for `stranger`, a server that is not in the room and gives
+    /// them or needs them, only its join is taken of them.
     ///
     /// # Errors
     /// [`RoomError::UnknownRoom`], [`RoomError::Busy`].
@@ -77,7 +77,7 @@ impl Rooms {
             if let Some(stranger) = stranger.filter(|_| !is_charged) {
                 is_charged = self.may_keep(&commit, stranger).await?;
                 if !is_charged {
-                    if !leave_what_is_accepted(&mut commit) {
+                    if !leave_what_comes_in(&mut commit, stranger) {
                         return Ok(Committed::Done(false));
                     }
                     commit.copies.truncate(placed.0);

@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Room, RoomError, Rooms, claims::Examined};
+use super::{
+    Room, RoomError, Rooms,
+    claims::{Examined, Known},
+};
 use crate::{
     matrix::{
         event::{Event, MAX_EVENT_BYTES},
@@ -24,6 +27,9 @@ use crate::{
 
 /// How many bytes are kept at most.
 const LIMIT: Kept = Kept { of_server: 1 << 20, of_room: 8 << 20, of_server_anywhere: 16 << 20, of_all: 512 << 20 };
+
+/// How many are whatever is kept of other rooms: who fills all in rooms of their own must not leave nothing to these.
+const OF_ANY_ROOM: Kept = Kept { of_server: 128 << 10, of_room: 1 << 20, of_all: usize::MAX, ..LIMIT };
 
 /// How many bytes beside its text an event counts for: its row, its entries in indices, and what is noted of what it cites.
 const BESIDE_THE_TEXT: usize = 1_024;
@@ -58,7 +64,7 @@ impl Strangers {
             };
             let charge = charges.entry(server).or_default();
             let sum = kept.and(*charge + bytes, in_all + bytes);
-            if bytes == 0 || needed.contains(id) || sum.is_within(LIMIT) {
+            if bytes == 0 || needed.contains(id) || sum.is_within(LIMIT) || sum.is_within(OF_ANY_ROOM) {
                 *charge += bytes;
                 in_all += bytes;
             } else {
@@ -79,11 +85,15 @@ impl Strangers {
     }
 }
 
-/// Leaves of a commit's new events those that are accepted, and what they are built upon. Whether there are any.
-pub(super) fn leave_what_is_accepted(commit: &mut RoomCommit) -> bool {
-    let needed = built_upon(commit, NewEvent::is_in_timeline);
-    commit.events.retain(|new| needed.contains(new.event.event_id()));
-    !commit.events.is_empty()
+/// Leaves of a commit's new events those that are accepted, and what they are built upon, where `stranger` comes into the room by it.
+/// Whether it does.
+pub(super) fn leave_what_comes_in(commit: &mut RoomCommit, stranger: &ServerName) -> bool {
+    let comes_in = commit.joined.iter().any(|(server, more)| server == stranger && *more > 0);
+    if comes_in {
+        let needed = built_upon(commit, NewEvent::is_in_timeline);
+        commit.events.retain(|new| needed.contains(new.event.event_id()));
+    }
+    comes_in
 }
 
 /// Some events of a commit, and those of its events that they are built upon.
@@ -124,12 +134,12 @@ impl Rooms {
         self.charge_to(&commit.room_id, stranger, bytes).await
     }
 
-    /// Charges claims about the state before `event`, and the event itself if it `is_new`, to those of `strangers` who make them.
-    /// Answers with the numbers of those that bring more than may be kept.
+    /// Charges claims about the state before `event`, and the event itself where nothing is known of that state, to those of `strangers`
+    /// who make them. Answers with the numbers of those that bring more than may be kept.
     pub(super) async fn charge_claims(
         &self,
         event: &Event,
-        is_new: bool,
+        known: Known,
         claims: &[Examined],
         strangers: &[Option<&ServerName>],
     ) -> Result<HashSet<usize>, RoomError> {
@@ -140,11 +150,14 @@ impl Rooms {
             seen.extend(claim.brought());
             seen_nodes.extend(claim.snapshot.nodes.iter().map(|(id, _)| *id));
         }
-        let is_free = strangers.contains(&None) || !is_new || self.event(event.event_id()).await?.is_some();
+        let is_free =
+            strangers.contains(&None) || known == Known::Claim || self.event(event.event_id()).await?.is_some();
         let mut of_event = if is_free { 0 } else { bytes_of(event) };
         let mut refused = HashSet::new();
         for (number, (claim, stranger)) in claims() {
-            let Some(stranger) = stranger else { continue };
+            let Some(stranger) = stranger.filter(|_| claim.is_kept_apart() || !claim.is_for_nothing(known)) else {
+                continue;
+            };
             let outliers = &claim.outliers;
             let is_new = |id: &EventId| !seen.contains(id);
             let new = outliers.new.iter().filter(|new| is_new(new.event.event_id())).map(|new| bytes_of(&new.event));
@@ -163,7 +176,8 @@ impl Rooms {
     }
 
     async fn charge_to(&self, room_id: &RoomId, stranger: &ServerName, bytes: usize) -> Result<bool, RoomError> {
-        Ok(bytes == 0 || self.store.keep_for_stranger(room_id, stranger, bytes, LIMIT).await?)
+        let within = async |limit| self.store.keep_for_stranger(room_id, stranger, bytes, limit).await;
+        Ok(bytes == 0 || within(LIMIT).await? || within(OF_ANY_ROOM).await?)
     }
 
     /// The bytes of those nodes that are not stored yet.

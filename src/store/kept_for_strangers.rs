@@ -34,10 +34,10 @@ impl Kept {
     #[must_use]
     pub fn and(self, for_server: usize, for_all: usize) -> Self {
         Self {
-            of_server: self.of_server + for_server,
-            of_room: self.of_room + for_all,
-            of_server_anywhere: self.of_server_anywhere + for_server,
-            of_all: self.of_all + for_all,
+            of_server: self.of_server.saturating_add(for_server),
+            of_room: self.of_room.saturating_add(for_all),
+            of_server_anywhere: self.of_server_anywhere.saturating_add(for_server),
+            of_all: self.of_all.saturating_add(for_all),
         }
     }
 
@@ -51,7 +51,8 @@ impl Kept {
 
     /// From four columns of a row, in the order of [`kept_columns`].
     pub(super) fn of(row: &Row, first: usize) -> Result<Self, DatabaseError> {
-        let number = |column| Ok::<_, DatabaseError>(usize::try_from(row.integer(first + column)?).unwrap_or(0));
+        let number =
+            |column| Ok::<_, DatabaseError>(usize::try_from(row.integer(first + column)?).unwrap_or(usize::MAX));
         Ok(Self { of_server: number(0)?, of_room: number(1)?, of_server_anywhere: number(2)?, of_all: number(3)? })
     }
 }

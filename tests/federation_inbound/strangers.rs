@@ -211,17 +211,13 @@ fn what_strangers_have_judged_again_is_kept_within_bounds() {
 #[test]
 fn what_strangers_bring_is_bounded_over_all_rooms() {
     let banned = Banned::new("12");
-    let fill = |server: &str, mib: u64| {
-        banned.scene.a.database.rows(&format!(
-            "INSERT INTO kept_for_strangers VALUES ('', '{server}', {}) ON CONFLICT DO UPDATE SET bytes = excluded.bytes",
-            mib * MIB - 200_000
-        ));
-    };
-    fill("mallory.example", 16);
+    let nearly = 16 * MIB - 200_000;
+    banned.scene.a.database.rows(&format!("INSERT INTO kept_for_strangers VALUES ('', 'mallory.example', {nearly})"));
     assert_eq!((banned.floods(0..20), soft_failed(&banned.scene)), (17, 3));
-    fill("mallory.example", 1);
-    fill("", 512);
-    assert_eq!((banned.floods(20..40), soft_failed(&banned.scene)), (17, 6));
+    // Where all rooms together have what is kept of all, a little is kept of each.
+    let banned = Banned::new("12");
+    banned.scene.a.database.rows(&format!("INSERT INTO kept_for_strangers VALUES ('', '', {})", 512 * MIB));
+    assert_eq!((banned.floods(0..20), soft_failed(&banned.scene)), (18, 2));
 }
 
 /// Mallory was only kicked, and comes back: what comes with her join is taken, and then her server is in the room.
@@ -274,6 +270,31 @@ fn what_a_server_in_the_room_has_built_upon_comes_from_there() {
     scene.is_shown(&[said]);
     let hidden = format!("SELECT soft_failed FROM events WHERE event_id = '{}'", refused.0);
     assert_eq!(scene.a.database.rows(&hidden), [["1"]]);
+}
+
+/// Bob's server keeps whatever it is sent, and gives it when it is asked: that Mallory has sent only the last of it to us is no way round.
+#[test]
+fn what_others_keep_of_a_banned_server_is_kept_within_bounds() {
+    let banned = Banned::new("12");
+    let before = kept(&banned.scene);
+    let mut room = banned.room.clone();
+    let events: Vec<Known> = (0..60).map(|n| room.say(&banned.server, &banned.mallory, &long(n))).collect();
+    is_empty_handed(&banned.server);
+    holds(&banned.scene.peer, &events);
+    takes(&banned.server, &banned.scene, "1", &events[59]);
+    banned.scene.world.settle();
+    assert!(asked(&banned.scene.peer, "/get_missing_events/") > 0);
+    let more = kept(&banned.scene) - before;
+    assert!((MIB / 2..MIB).contains(&more), "{more} bytes");
+    // What is built upon it in the room is had nevertheless.
+    let scene = banned.scene;
+    let last = scene.theirs.last.clone();
+    let said = scene.theirs.say_upon(&scene.peer, &scene.bob, "on both", &[&last, &events[59].0]);
+    let held: Vec<Known> = events.into_iter().chain([said.clone()]).collect();
+    holds(&scene.peer, &held);
+    takes(&scene.peer, &scene, "2", &said);
+    scene.world.settle();
+    scene.is_shown(&[said]);
 }
 
 /// A chain of membership events of a user who has never been heard of, each with a long name, upon what nobody has.

@@ -345,7 +345,7 @@ impl Rooms {
         let received = Received { results, ..Received::default() };
         let mut receipt = Receipt { record, now, allowance: Allowance::new(&rooms.staged), received };
         receipt.refuse_what_is_too_much(too_much);
-        let mut commits = Vec::new();
+        let (mut commits, mut too_much_more) = (Vec::new(), HashSet::new());
         let mut others: Vec<Statement> = Vec::new();
         let mut waking: Vec<Statement> = Vec::new();
         for (room_id, events) in by_room(events) {
@@ -371,12 +371,12 @@ impl Rooms {
                     waking.push(wake(&room_id, of_room.judged.iter().map(EventId::as_str), now));
                 }
                 let mut commit = self.commit_of(&mut view, judgement).await?;
-                let too_much = strangers.charge(&mut commit);
-                if !too_much.is_empty() {
-                    return Ok(Attempt::TooMuch(too_much));
-                }
+                too_much_more.extend(strangers.charge(&mut commit));
                 commits.push(commit);
             }
+        }
+        if !too_much_more.is_empty() {
+            return Ok(Attempt::TooMuch(too_much_more));
         }
         let mut received = receipt.received;
         received.answer = answer(&received.results);

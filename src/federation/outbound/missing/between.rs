@@ -91,7 +91,7 @@ impl Look<'_> {
             // Many servers take no notice of it.
             fetched.retain(|event| event.depth() >= min_depth);
             let new = self.add_fetched(fetched);
-            self.note_given(name, &new).await?;
+            self.note_given(name, &new, &latest).await?;
             if new.is_empty() {
                 latest.iter().for_each(|id| self.whom.note_useless(Question::EventsBefore, id));
             }

@@ -233,7 +233,7 @@ impl<'s> Look<'s> {
             cited.push(room_id.create_event_id());
         }
         let chain = self.check(name, &texts, &cited, ReceivedPdu::auth_events).await?;
-        let stranger = self.stranger(name).await?;
+        let stranger = self.on_account_of(name, std::slice::from_ref(id)).await?;
         let is_useful = !chain.is_empty() && server.rooms.add_auth_events(&room_id, &chain, stranger.as_ref()).await?;
         if !is_useful {
             self.whom.note_useless(Question::AuthChain, id);
@@ -254,12 +254,29 @@ impl<'s> Look<'s> {
         Ok((!is_member).then(|| name.clone()))
     }
 
-    /// Notes that a server has given these events.
-    pub(super) async fn note_given(&mut self, name: &ServerName, ids: &[EventId]) -> Result<(), RoomError> {
+    /// For which server that is not in the room something is kept that `name` gives for the sake of these events: itself, or, as a server
+    /// in the room has whatever it was sent, the one that alone has brought them all.
+    async fn on_account_of(
+        &mut self,
+        name: &ServerName,
+        for_events: &[EventId],
+    ) -> Result<Option<ServerName>, RoomError> {
+        let stranger = self.stranger(name).await?;
+        let brought_by: Option<Vec<&ServerName>> = for_events.iter().map(|id| self.brought_by.get(id)).collect();
+        Ok(stranger.or_else(|| brought_by?.first().map(|server| (*server).clone())))
+    }
+
+    /// Notes that a server has given these events for the sake of those that lead to them.
+    pub(super) async fn note_given(
+        &mut self,
+        name: &ServerName,
+        ids: &[EventId],
+        for_events: &[EventId],
+    ) -> Result<(), RoomError> {
         if ids.is_empty() {
             return Ok(());
         }
-        match self.stranger(name).await? {
+        match self.on_account_of(name, for_events).await? {
             Some(stranger) => self.brought_by.extend(ids.iter().map(|id| (id.clone(), stranger.clone()))),
             None => ids.iter().for_each(|id| drop(self.brought_by.remove(id))),
         }
