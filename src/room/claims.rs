@@ -290,9 +290,9 @@ impl Rooms {
         if believed.is_empty() {
             return Err(doubt);
         }
-        let mut placeable = self.leave_what_is_new(event, &mut believed).await?;
-        if strangers.iter().any(Option::is_some) {
-            let refused = self.charge_claims(event, known, &believed, &strangers).await?;
+        let (mut placeable, is_held) = self.leave_what_is_new(event, &mut believed).await?;
+        let refused = self.charge_claims((event, is_held), known, &believed, &strangers).await?;
+        if !refused.is_empty() {
             let (mut left, mut dropped) = (Vec::new(), Vec::new());
             for (number, examined) in believed.into_iter().enumerate() {
                 if refused.contains(&number) { dropped.push(examined) } else { left.push(examined) }
@@ -331,8 +331,9 @@ impl Rooms {
     }
 
     /// Leaves of what claims bring only what we do not hold; nor do they reject what we hold with a state of its own. Returns `event`
-    /// with those of their events whose place we know, as we hold what came before them, and which have not taken it.
-    async fn leave_what_is_new(&self, event: &Event, claims: &mut [Examined]) -> Result<Vec<Event>, RoomError> {
+    /// with those of their events whose place we know, as we hold what came before them, and which have not taken it; and whether we hold
+    /// it.
+    async fn leave_what_is_new(&self, event: &Event, claims: &mut [Examined]) -> Result<(Vec<Event>, bool), RoomError> {
         let clock = self.clock.as_ref();
         let new = claims.iter().flat_map(|examined| &examined.outliers.new).map(|new| &new.event);
         let mut brought: Vec<&Event> = new.chain([event]).collect();
@@ -345,6 +346,7 @@ impl Rooms {
         let held = self.store.headers(clock, &ids.into_iter().cloned().collect::<Vec<_>>()).await?;
         let held: HashMap<EventId, Header> = held.into_iter().map(|one| (one.event_id.clone(), one)).collect();
         let rejected = self.store.rejected(clock, &previous.into_iter().cloned().collect::<Vec<_>>()).await?;
+        let is_held = held.contains_key(event.event_id());
         let rejected = rejected.iter().filter(|rejected| rejected.state_before.is_some());
         let with_state = held.values().filter(|header| header.has_state).map(|header| &header.event_id);
         let known: HashSet<&EventId> = rejected.map(|rejected| &rejected.event_id).chain(with_state).collect();
@@ -364,7 +366,7 @@ impl Rooms {
             let is_new = |id: &EventId| !held.contains_key(id) || readmitted.contains(id);
             new.retain(|new| is_new(new.event.event_id()));
         }
-        Ok(placeable)
+        Ok((placeable, is_held))
     }
 
     /// The room, and the commit that takes in what claims about the state before `event` bring; `None` where more is known of that

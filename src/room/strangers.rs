@@ -2,12 +2,16 @@
 //!
 //! What they bring and is accepted, such as the join of which we have not heard, is not bounded. All else is, for nothing else ends
 //! it: soft-failed events, which the users of a server can go on making upon what was before they left, and events without a place.
-//! Once a server has brought its share, only accepted events are taken from it, and what its join is built upon.
+//! Once a server has brought its share, only accepted events are taken from it, and what its join is built upon; of an auth chain only
+//! the join.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    mem,
+};
 
 use super::{
-    Room, RoomError, Rooms,
+    RoomError, Rooms,
     claims::{Examined, Known},
 };
 use crate::{
@@ -21,7 +25,6 @@ use crate::{
         events::NodeText,
         kept_for_strangers::Kept,
         rejected::NewRejected,
-        rooms::Extent,
     },
 };
 
@@ -29,7 +32,10 @@ use crate::{
 const LIMIT: Kept = Kept { of_server: 1 << 20, of_room: 8 << 20, of_server_anywhere: 16 << 20, of_all: 512 << 20 };
 
 /// How many are whatever is kept of other rooms: who fills all in rooms of their own must not leave nothing to these.
-const OF_ANY_ROOM: Kept = Kept { of_server: 128 << 10, of_room: 1 << 20, of_all: usize::MAX, ..LIMIT };
+const OF_ANY_ROOM: Kept = Kept { of_server: 128 << 10, of_room: 1 << 20, of_all: i64::MAX, ..LIMIT };
+
+/// How many are of a server of which those in the room say that it was there: others cannot use that up.
+const OF_WHO_WAS_THERE: Kept = Kept { of_room: i64::MAX, of_all: i64::MAX, ..LIMIT };
 
 /// How many bytes beside its text an event counts for: its row, its entries in indices, and what is noted of what it cites.
 const BESIDE_THE_TEXT: usize = 1_024;
@@ -115,14 +121,14 @@ impl Rooms {
     /// What is kept so far for those of `brought`'s servers that are not in the room.
     pub(super) async fn strangers_among(
         &self,
-        room: &Room,
+        room_id: &RoomId,
         brought: HashMap<EventId, ServerName>,
     ) -> Result<Strangers, RoomError> {
-        if brought.is_empty() || room.extent == Extent::Partial {
+        if brought.is_empty() {
             return Ok(Strangers::default());
         }
         let servers: HashSet<&ServerName> = brought.values().collect();
-        let kept = self.store.kept_for_strangers(&room.room_id, &Vec::from_iter(servers)).await?;
+        let kept = self.store.kept_for_strangers(room_id, &Vec::from_iter(servers)).await?;
         Ok(Strangers { brought, kept })
     }
 
@@ -134,11 +140,11 @@ impl Rooms {
         self.charge_to(&commit.room_id, stranger, bytes).await
     }
 
-    /// Charges claims about the state before `event`, and the event itself where nothing is known of that state, to those of `strangers`
-    /// who make them. Answers with the numbers of those that bring more than may be kept.
+    /// Charges claims about the state before `event` to those of `strangers` who make them, and the event itself, unless it `is_held`.
+    /// Answers with the numbers of those that bring more than may be kept.
     pub(super) async fn charge_claims(
         &self,
-        event: &Event,
+        (event, is_held): (&Event, bool),
         known: Known,
         claims: &[Examined],
         strangers: &[Option<&ServerName>],
@@ -150,10 +156,11 @@ impl Rooms {
             seen.extend(claim.brought());
             seen_nodes.extend(claim.snapshot.nodes.iter().map(|(id, _)| *id));
         }
-        let is_free =
-            strangers.contains(&None) || known == Known::Claim || self.event(event.event_id()).await?.is_some();
-        let mut of_event = if is_free { 0 } else { bytes_of(event) };
+        let mut of_event = if is_held || known == Known::Claim { 0 } else { bytes_of(event) };
         let mut refused = HashSet::new();
+        if strangers.contains(&None) && !self.may_keep_of_its_server(event, mem::take(&mut of_event)).await? {
+            return Ok((0..strangers.len()).collect());
+        }
         for (number, (claim, stranger)) in claims() {
             let Some(stranger) = stranger.filter(|_| claim.is_kept_apart() || !claim.is_for_nothing(known)) else {
                 continue;
@@ -173,6 +180,18 @@ impl Rooms {
             }
         }
         Ok(refused)
+    }
+
+    /// Takes down that so many bytes are kept of an event of which servers in the room say what the state before it was: they have it, but
+    /// its own server may be in the room no more, and have made it later. Whether they may be.
+    async fn may_keep_of_its_server(&self, event: &Event, bytes: usize) -> Result<bool, RoomError> {
+        let Ok(server) = ServerName::parse(event.sender().server_name()) else { return Ok(true) };
+        if bytes == 0 || server == *self.server_name() {
+            return Ok(true);
+        }
+        let room_id = event.room_id();
+        let is_stranger = !self.store.kept_for_strangers(room_id, &[&server]).await?.is_empty();
+        Ok(!is_stranger || self.store.keep_for_stranger(room_id, &server, bytes, OF_WHO_WAS_THERE).await?)
     }
 
     async fn charge_to(&self, room_id: &RoomId, stranger: &ServerName, bytes: usize) -> Result<bool, RoomError> {

@@ -20,19 +20,20 @@ const ALL: &str = "";
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kept {
     /// Of one room, for one server.
-    pub of_server: usize,
+    pub of_server: i64,
     /// Of the room, for all servers.
-    pub of_room: usize,
+    pub of_room: i64,
     /// Of all rooms, for the server.
-    pub of_server_anywhere: usize,
+    pub of_server_anywhere: i64,
     /// Of all rooms, for all servers.
-    pub of_all: usize,
+    pub of_all: i64,
 }
 
 impl Kept {
     /// This, and so many bytes more for the server, and so many for all.
     #[must_use]
     pub fn and(self, for_server: usize, for_all: usize) -> Self {
+        let [for_server, for_all] = [for_server, for_all].map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
         Self {
             of_server: self.of_server.saturating_add(for_server),
             of_room: self.of_room.saturating_add(for_all),
@@ -51,9 +52,12 @@ impl Kept {
 
     /// From four columns of a row, in the order of [`kept_columns`].
     pub(super) fn of(row: &Row, first: usize) -> Result<Self, DatabaseError> {
-        let number =
-            |column| Ok::<_, DatabaseError>(usize::try_from(row.integer(first + column)?).unwrap_or(usize::MAX));
-        Ok(Self { of_server: number(0)?, of_room: number(1)?, of_server_anywhere: number(2)?, of_all: number(3)? })
+        Ok(Self {
+            of_server: row.integer(first)?,
+            of_room: row.integer(first + 1)?,
+            of_server_anywhere: row.integer(first + 2)?,
+            of_all: row.integer(first + 3)?,
+        })
     }
 }
 
@@ -100,12 +104,13 @@ const KEEP_WITHIN: &str = "\
       WHERE COALESCE(k.bytes, 0) + (one.value ->> 2) > one.value ->> 3) \
     ON CONFLICT (room_id, server) DO UPDATE SET bytes = bytes + excluded.bytes RETURNING server";
 
-/// What is kept of the room ?1 for those of the servers ?2 that are not in it.
+/// What is kept of the room ?1 for those of the servers ?2 that are not in it, as far as it is known who is.
 const KEPT: &str = concat!(
     "SELECT one.value AS server, ",
     kept_columns!("?1", "one.value"),
-    " FROM json_each(?2) AS one WHERE NOT EXISTS \
-      (SELECT 1 FROM room_servers AS r WHERE r.room_id = ?1 AND r.server = one.value AND r.to_pos IS NULL)"
+    " FROM json_each(?2) AS one \
+      WHERE NOT EXISTS (SELECT 1 FROM room_servers AS r WHERE r.room_id = ?1 AND r.server = one.value AND r.to_pos IS NULL) \
+        AND NOT EXISTS (SELECT 1 FROM partial_rooms AS p WHERE p.room_id = ?1 AND p.stage IN (0, 3))"
 );
 
 /// Those of the nodes ?1 that are not stored.
@@ -146,7 +151,7 @@ impl Store {
         Ok(!rows.is_empty())
     }
 
-    /// What is kept of the room for those of `servers` that are not in it.
+    /// What is kept of the room for those of `servers` that are not in it; for none while it is not known who is.
     ///
     /// # Errors
     /// Where the database fails.

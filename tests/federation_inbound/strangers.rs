@@ -297,6 +297,53 @@ fn what_others_keep_of_a_banned_server_is_kept_within_bounds() {
     scene.is_shown(&[said]);
 }
 
+/// Nor is it one that Bob's server says what the state before each of her events was, whatever she gives these for a depth.
+#[test]
+fn events_before_which_others_know_the_state_are_kept_within_bounds() {
+    let banned = Banned::new("12");
+    let scene = &banned.scene;
+    let before = kept(scene);
+    let state: Vec<String> = banned.room.state.values().map(|event| event_id("12", event)).collect();
+    is_empty_handed(&banned.server);
+    for number in 0..40 {
+        let mut room = banned.room.clone();
+        let edge = room.say(&banned.server, &banned.mallory, &long(number));
+        let on_top = room.say(&banned.server, &banned.mallory, &format!("on top of {number}"));
+        claims(&scene.peer, &[&edge], state.clone());
+        banned.server.send(&scene.a, &number.to_string(), std::slice::from_ref(&on_top.1));
+        scene.world.settle();
+    }
+    assert!(asked(&scene.peer, "/state_ids/") > 10);
+    let more = kept(scene) - before;
+    assert!((MIB / 2..MIB).contains(&more), "{more} bytes");
+}
+
+/// Carol's server has sent what lacks an auth event, and Bob's what is built upon it: as much is kept for strangers as may be.
+#[test]
+fn what_a_member_has_built_upon_does_not_wait_for_a_stranger_s_share() {
+    let scene = scene("12");
+    fill(&scene);
+    let server = Peer::new(&scene.world, "carol.example");
+    let carol = server.user("carol");
+    let join = chain(&scene, &server, &carol, 1).remove(0);
+    let mut room = scene.theirs.clone();
+    room.state.insert(("m.room.member".to_owned(), carol.clone()), join.1.clone());
+    let said = room.say(&server, &carol, "hello");
+    let answer = scene.theirs.say_upon(&scene.peer, &scene.bob, "on top", &[&said.0]);
+    [&server, &scene.peer].into_iter().for_each(|peer| is_empty_handed(peer));
+    for (sender, event) in [(&server, &said), (&scene.peer, &answer)] {
+        takes(sender, &scene, "1", event);
+        scene.world.settle();
+    }
+    let auth: Vec<Value> = room.state.values().cloned().collect();
+    scene.peer.answers(move |request| {
+        let is_asked = request.uri().path().contains("/event_auth/");
+        is_asked.then(|| json_response(StatusCode::OK, &json!({ "auth_chain": auth })))
+    });
+    scene.an_hour_passes();
+    scene.is_shown(&[answer]);
+}
+
 /// A chain of membership events of a user who has never been heard of, each with a long name, upon what nobody has.
 fn chain(scene: &Scene, server: &Peer, user: &str, count: usize) -> Vec<Known> {
     let mut room = PeerRoom { last: "$lost".to_owned(), ..scene.theirs.clone() };

@@ -404,7 +404,7 @@ impl Rooms {
         let ids = events.iter().map(Event::event_id);
         let Some(Record { origin, .. }) = record else {
             let brought = ids.filter_map(|id| Some((id.clone(), brought_by.get(id)?.clone()))).collect();
-            return self.strangers_among(room, brought).await;
+            return self.strangers_among(&room.room_id, brought).await;
         };
         Ok(match rooms.staged.rooms.get(&room.room_id) {
             Some(staged) if !staged.is_member && room.extent != Extent::Partial => Strangers {

@@ -118,7 +118,7 @@ impl<'s> Look<'s> {
     pub(super) async fn strangers_among(&self, staged: &[Waiting]) -> Result<HashSet<ServerName>, RoomError> {
         let by_strangers = staged.iter().filter(|staged| staged.by == StagedBy::Stranger);
         let senders: HashSet<&ServerName> = by_strangers.flat_map(|staged| &staged.senders).collect();
-        if senders.is_empty() || self.room.extent == Extent::Partial {
+        if senders.is_empty() {
             return Ok(HashSet::new());
         }
         let kept = self.server.store.kept_for_strangers(&self.room.room_id, &Vec::from_iter(senders)).await?;
@@ -178,6 +178,7 @@ impl<'s> Look<'s> {
 
     /// Judges what is in hand. Answers with what cannot be judged and is not helped by helping another event in hand.
     async fn judge(&mut self) -> Result<Vec<Lacking>, RoomError> {
+        self.free_what_others_need();
         let received = self.server.rooms.receive_fetched(&self.room.room_id, &self.events, &self.brought_by).await?;
         let mut missing = received.missing;
         let in_hand: HashSet<EventId> = missing.iter().map(|lacking| lacking.event.event_id().clone()).collect();
@@ -198,6 +199,23 @@ impl<'s> Look<'s> {
         }
         missing.retain(|lacking| !lacking.previous.is_empty() || !lacking.auth.is_empty());
         Ok(missing)
+    }
+
+    /// What events in hand lead to that a server in the room has sent, or given for another reason, is no stranger's.
+    fn free_what_others_need(&mut self) {
+        if self.brought_by.is_empty() {
+            return;
+        }
+        let in_hand: HashMap<&EventId, &Event> = self.events.iter().map(|event| (event.event_id(), event)).collect();
+        let mut waiting: Vec<&Event> = Vec::from_iter(&self.events);
+        waiting.retain(|event| !self.brought_by.contains_key(event.event_id()));
+        while let Some(event) = waiting.pop() {
+            for id in event.prev_events().iter().chain(event.auth_events()) {
+                if self.brought_by.remove(id).is_some() {
+                    waiting.extend(in_hand.get(id).copied());
+                }
+            }
+        }
     }
 
     /// Asks for auth chains of events that lack auth events, until one is of use. Whether one was.
@@ -261,9 +279,14 @@ impl<'s> Look<'s> {
         name: &ServerName,
         for_events: &[EventId],
     ) -> Result<Option<ServerName>, RoomError> {
-        let stranger = self.stranger(name).await?;
+        if let Some(stranger) = self.stranger(name).await? {
+            return Ok(Some(stranger));
+        }
         let brought_by: Option<Vec<&ServerName>> = for_events.iter().map(|id| self.brought_by.get(id)).collect();
-        Ok(stranger.or_else(|| brought_by?.first().map(|server| (*server).clone())))
+        match brought_by.and_then(|servers| servers.first().map(|server| (*server).clone())) {
+            Some(server) => self.stranger(&server).await,
+            None => Ok(None),
+        }
     }
 
     /// Notes that a server has given these events for the sake of those that lead to them.
