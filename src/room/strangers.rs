@@ -31,10 +31,10 @@ use crate::{
 /// How many bytes are kept at most.
 const LIMIT: Kept = Kept { of_server: 1 << 20, of_room: 8 << 20, of_server_anywhere: 16 << 20, of_all: 512 << 20 };
 
-/// How many are whatever is kept of other rooms: who fills all in rooms of their own must not leave nothing to these.
+/// How many may always be kept, whatever is kept of other rooms: nobody can use up what is for this one in rooms of their own.
 const OF_ANY_ROOM: Kept = Kept { of_server: 128 << 10, of_room: 1 << 20, of_all: i64::MAX, ..LIMIT };
 
-/// How many are of a server of which those in the room say that it was there: others cannot use that up.
+/// How many may be kept of a server of which those in the room say that it was there: nobody else can use that up.
 const OF_WHO_WAS_THERE: Kept = Kept { of_room: i64::MAX, of_all: i64::MAX, ..LIMIT };
 
 /// How many bytes beside its text an event counts for: its row, its entries in indices, and what is noted of what it cites.
@@ -57,7 +57,7 @@ impl Strangers {
             return HashSet::new();
         }
         let needed = self.needed(commit);
-        // Those of accepted events are not counted, but whose they are they do not say.
+        // Nodes do not say whose they are. Those of accepted events are not counted.
         let nodes = bytes_of_nodes(&commit.nodes) / (commit.events.len() + commit.rejected.len()).max(1);
         let new = commit.events.iter().filter(|new| !new.is_in_timeline());
         let new = new.map(|new| (new.event.event_id(), nodes + bytes_of(&new.event)));
