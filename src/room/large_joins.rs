@@ -9,8 +9,8 @@ use std::{
 
 use super::{
     RoomError, Rooms,
+    believed::check_create,
     checks::auth_keys,
-    claims::check_create,
     order::CitedFirst,
     outliers::{Apart, Held, Outlier, judge_outliers},
     remote::{Installed, TakenOver},

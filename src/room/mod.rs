@@ -35,6 +35,7 @@ mod receipt;
 mod strangers;
 
 // What rests on other servers' claims
+mod believed;
 mod claimed_graph;
 mod claims;
 mod settled;
@@ -62,7 +63,7 @@ mod summary;
 
 use std::rc::Rc;
 
-pub use claims::Claim;
+pub use believed::Claim;
 pub use draft::Draft;
 pub use error::{RoomError, Unsigned};
 pub use large_joins::{LEASE_MS, Progress};

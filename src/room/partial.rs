@@ -13,8 +13,8 @@ use std::{
 
 use super::{
     LEASE_MS, RemoteJoin, RoomError, Rooms,
+    believed::{Coverage, Examined},
     changes::changed_members,
-    claims::{Coverage, Examined},
     outliers::Outliers,
     remote::{Installed, TakenOver},
     view::View,

@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, mem};
 use super::{
     Claim, RoomError, Rooms,
     acl::{ACL, acl_of},
+    believed::{Coverage, Examined},
     changes::membership,
     checks::check_version,
-    claims::{Coverage, Examined},
     judge::Source,
     outliers::{Apart, Outliers},
     view::View,

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     RoomError, Rooms,
-    claims::{Examined, Known},
+    believed::{Examined, Known},
 };
 use crate::{
     matrix::{
