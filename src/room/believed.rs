@@ -59,6 +59,8 @@ impl Claim {
 
 /// A claim whose events were judged.
 pub(super) struct Examined {
+    /// See [`Claim`].
+    pub(super) stranger: Option<ServerName>,
     /// All its events.
     pub(super) outliers: Outliers,
     /// Those of the state that the rules allow.
@@ -129,7 +131,7 @@ impl Rooms {
     /// The claims about the state before `event` that can be believed. Where they bring much, that is kept already: it counts for
     /// nothing until the state is referred to. Those of strangers bring no more than may be kept for them.
     pub(super) async fn believed(&self, event: &Event, claims: &[Claim], known: Known) -> Result<Believed, RoomError> {
-        let (mut believed, mut strangers) = (Vec::new(), Vec::new());
+        let mut believed = Vec::new();
         let mut doubt = RoomError::Invalid(format!("Nobody claims anything of the state before {}.", event.event_id()));
         for claim in claims {
             if let Some(later) = claim.comes_after(event.event_id()) {
@@ -141,10 +143,7 @@ impl Rooms {
                 Ok(Examined { rejection: None, forbids: Some(why), .. }) => {
                     doubt = RoomError::Invalid(format!("The state before {} forbids it: {why}.", event.event_id()));
                 }
-                Ok(examined) => {
-                    believed.push(examined);
-                    strangers.push(claim.stranger.as_ref());
-                }
+                Ok(examined) => believed.push(examined),
                 Err(error @ RoomError::Invalid(_)) => doubt = error,
                 Err(error) => return Err(error),
             }
@@ -153,7 +152,7 @@ impl Rooms {
             return Err(doubt);
         }
         let (mut placeable, is_held) = self.leave_what_is_new(event, &mut believed).await?;
-        let refused = self.charge_claims((event, is_held), known, &believed, &strangers).await?;
+        let refused = self.charge_claims((event, is_held), known, &believed).await?;
         if !refused.is_empty() {
             let (mut left, mut dropped) = (Vec::new(), Vec::new());
             for (number, examined) in believed.into_iter().enumerate() {
@@ -217,7 +216,7 @@ impl Rooms {
             fill_in(&mut by_state, event, cited);
         }
         let forbids = auth_rules::check(event, &StateIndex::new(&by_state)).err().map(|error| error.to_string());
-        Ok(Examined { outliers, state, snapshot, rejection, forbids })
+        Ok(Examined { stranger: claim.stranger.clone(), outliers, state, snapshot, rejection, forbids })
     }
 
     /// Leaves of what claims bring only what we do not hold; nor do they reject what we hold with a state of its own. Returns `event`

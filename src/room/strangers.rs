@@ -28,7 +28,9 @@ use crate::{
     },
 };
 
-/// How many bytes are kept at most.
+/// How many bytes are kept at most: what is within any of these may be.
+const LIMITS: [Kept; 2] = [LIMIT, OF_ANY_ROOM];
+
 const LIMIT: Kept = Kept { of_server: 1 << 20, of_room: 8 << 20, of_server_anywhere: 16 << 20, of_all: 512 << 20 };
 
 /// How many may always be kept, whatever is kept of other rooms: nobody can use up what is for this one in rooms of their own.
@@ -70,7 +72,7 @@ impl Strangers {
             };
             let charge = charges.entry(server).or_default();
             let sum = kept.and(*charge + bytes, in_all + bytes);
-            if bytes == 0 || needed.contains(id) || sum.is_within(LIMIT) || sum.is_within(OF_ANY_ROOM) {
+            if bytes == 0 || needed.contains(id) || LIMITS.iter().any(|limit| sum.is_within(*limit)) {
                 *charge += bytes;
                 in_all += bytes;
             } else {
@@ -84,22 +86,25 @@ impl Strangers {
 
     /// The accepted events of those who come into the room by the commit, and what these are built upon.
     fn needed(&self, commit: &RoomCommit) -> HashSet<EventId> {
-        let come_in = commit.joined.iter().filter(|(_, more)| *more > 0).map(|(server, _)| server);
-        let come_in: HashSet<&ServerName> = come_in.collect();
-        let comes_in = |new: &NewEvent| self.brought.get(new.event.event_id()).is_some_and(|who| come_in.contains(who));
-        built_upon(commit, |new| new.is_in_timeline() && comes_in(new))
+        let of_who_comes_in = |id: &EventId| self.brought.get(id).is_some_and(|server| comes_in(commit, server));
+        built_upon(commit, |new| new.is_in_timeline() && of_who_comes_in(new.event.event_id()))
     }
 }
 
 /// Leaves of a commit's new events those that are accepted, and what they are built upon, where `stranger` comes into the room by it.
 /// Whether it does.
 pub(super) fn leave_what_comes_in(commit: &mut RoomCommit, stranger: &ServerName) -> bool {
-    let comes_in = commit.joined.iter().any(|(server, more)| server == stranger && *more > 0);
+    let comes_in = comes_in(commit, stranger);
     if comes_in {
         let needed = built_upon(commit, NewEvent::is_in_timeline);
         commit.events.retain(|new| needed.contains(new.event.event_id()));
     }
     comes_in
+}
+
+/// Whether users of the server come into the room by a commit.
+fn comes_in(commit: &RoomCommit, stranger: &ServerName) -> bool {
+    commit.joined.iter().any(|(server, more)| server == stranger && *more > 0)
 }
 
 /// Some events of a commit, and those of its events that they are built upon.
@@ -124,9 +129,6 @@ impl Rooms {
         room_id: &RoomId,
         brought: HashMap<EventId, ServerName>,
     ) -> Result<Strangers, RoomError> {
-        if brought.is_empty() {
-            return Ok(Strangers::default());
-        }
         let servers: HashSet<&ServerName> = brought.values().collect();
         let kept = self.store.kept_for_strangers(room_id, &Vec::from_iter(servers)).await?;
         Ok(Strangers { brought, kept })
@@ -140,31 +142,29 @@ impl Rooms {
         self.charge_to(&commit.room_id, stranger, bytes).await
     }
 
-    /// Charges claims about the state before `event` to those of `strangers` who make them, and the event itself, unless it `is_held`.
+    /// Charges claims about the state before `event` to those strangers who make them, and the event itself, unless it `is_held`.
     /// Answers with the numbers of those that bring more than may be kept.
     pub(super) async fn charge_claims(
         &self,
         (event, is_held): (&Event, bool),
         known: Known,
         claims: &[Examined],
-        strangers: &[Option<&ServerName>],
     ) -> Result<HashSet<usize>, RoomError> {
-        let claims = || claims.iter().zip(strangers).enumerate();
+        let of_members = || claims.iter().filter(|claim| claim.stranger.is_none());
         let (mut seen, mut seen_nodes) = (HashSet::new(), HashSet::new());
         // What servers in the room bring too is free.
-        for (_, (claim, _)) in claims().filter(|(_, (_, stranger))| stranger.is_none()) {
+        for claim in of_members() {
             seen.extend(claim.brought());
             seen_nodes.extend(claim.snapshot.nodes.iter().map(|(id, _)| *id));
         }
         let mut of_event = if is_held || known == Known::Claim { 0 } else { bytes_of(event) };
         let mut refused = HashSet::new();
-        if strangers.contains(&None) && !self.may_keep_of_its_server(event, mem::take(&mut of_event)).await? {
-            return Ok((0..strangers.len()).collect());
+        if of_members().next().is_some() && !self.may_keep_of_its_server(event, mem::take(&mut of_event)).await? {
+            return Ok((0..claims.len()).collect());
         }
-        for (number, (claim, stranger)) in claims() {
-            let Some(stranger) = stranger.filter(|_| claim.is_kept_apart() || !claim.is_for_nothing(known)) else {
-                continue;
-            };
+        for (number, claim) in claims.iter().enumerate() {
+            let is_kept = claim.is_kept_apart() || !claim.is_for_nothing(known);
+            let Some(stranger) = claim.stranger.as_ref().filter(|_| is_kept) else { continue };
             let outliers = &claim.outliers;
             let is_new = |id: &EventId| !seen.contains(id);
             let new = outliers.new.iter().filter(|new| is_new(new.event.event_id())).map(|new| bytes_of(&new.event));
@@ -195,8 +195,11 @@ impl Rooms {
     }
 
     async fn charge_to(&self, room_id: &RoomId, stranger: &ServerName, bytes: usize) -> Result<bool, RoomError> {
-        let within = async |limit| self.store.keep_for_stranger(room_id, stranger, bytes, limit).await;
-        Ok(bytes == 0 || within(LIMIT).await? || within(OF_ANY_ROOM).await?)
+        let mut may = bytes == 0;
+        for limit in LIMITS {
+            may = may || self.store.keep_for_stranger(room_id, stranger, bytes, limit).await?;
+        }
+        Ok(may)
     }
 
     /// The bytes of those nodes that are not stored yet.

@@ -160,6 +160,9 @@ impl Store {
         room_id: &RoomId,
         servers: &[&ServerName],
     ) -> Result<HashMap<ServerName, Kept>, DatabaseError> {
+        if servers.is_empty() {
+            return Ok(HashMap::new());
+        }
         let servers = json_list(servers.iter().map(|server| server.as_str()));
         let rows = self.query(Statement::new(KEPT, [room_id.as_str().into(), servers.into()])).await?;
         rows.iter().map(|row| Ok((written(row.text(0)?, ServerName::parse)?, Kept::of(row, 1)?))).collect()

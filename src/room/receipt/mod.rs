@@ -321,9 +321,7 @@ impl Rooms {
             match self.attempt(record, &rooms, &left, refused, brought_by, &too_much).await? {
                 Attempt::Made(committed) => return Ok(committed),
                 Attempt::TooMuch(ids) => {
-                    let (taken, kept) = left.iter().cloned().partition(|event| ids.contains(event.event_id()));
-                    too_much.append(&mut { taken });
-                    left = Cow::Owned(kept);
+                    too_much.extend(left.to_mut().extract_if(.., |event| ids.contains(event.event_id())));
                 }
             }
         }

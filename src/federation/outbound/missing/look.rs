@@ -118,9 +118,6 @@ impl<'s> Look<'s> {
     pub(super) async fn strangers_among(&self, staged: &[Waiting]) -> Result<HashSet<ServerName>, RoomError> {
         let by_strangers = staged.iter().filter(|staged| staged.by == StagedBy::Stranger);
         let senders: HashSet<&ServerName> = by_strangers.flat_map(|staged| &staged.senders).collect();
-        if senders.is_empty() {
-            return Ok(HashSet::new());
-        }
         let kept = self.server.store.kept_for_strangers(&self.room.room_id, &Vec::from_iter(senders)).await?;
         Ok(kept.into_keys().collect())
     }
@@ -251,8 +248,10 @@ impl<'s> Look<'s> {
             cited.push(room_id.create_event_id());
         }
         let chain = self.check(name, &texts, &cited, ReceivedPdu::auth_events).await?;
-        let stranger = self.on_account_of(name, std::slice::from_ref(id)).await?;
-        let is_useful = !chain.is_empty() && server.rooms.add_auth_events(&room_id, &chain, stranger.as_ref()).await?;
+        let is_useful = !chain.is_empty() && {
+            let stranger = self.on_account_of(name, std::slice::from_ref(id)).await?;
+            server.rooms.add_auth_events(&room_id, &chain, stranger.as_ref()).await?
+        };
         if !is_useful {
             self.whom.note_useless(Question::AuthChain, id);
         }
@@ -299,9 +298,8 @@ impl<'s> Look<'s> {
         if ids.is_empty() {
             return Ok(());
         }
-        match self.on_account_of(name, for_events).await? {
-            Some(stranger) => self.brought_by.extend(ids.iter().map(|id| (id.clone(), stranger.clone()))),
-            None => ids.iter().for_each(|id| drop(self.brought_by.remove(id))),
+        if let Some(stranger) = self.on_account_of(name, for_events).await? {
+            self.brought_by.extend(ids.iter().map(|id| (id.clone(), stranger.clone())));
         }
         Ok(())
     }
