@@ -63,6 +63,11 @@ pub(crate) fn sizes(server: &Homeserver) -> BTreeMap<String, (u64, u64)> {
     tables.iter().map(|table| (table[0].clone(), size(&table[0]))).collect()
 }
 
+/// How many PDUs of a transaction were refused, by its answer.
+pub(crate) fn refused(answer: &Value) -> usize {
+    answer["pdus"].as_object().unwrap().values().filter(|result| result["error"].is_string()).count()
+}
+
 fn strangers(scene: &Scene, count: usize) -> Vec<Rc<Peer>> {
     (0..count).map(|n| Peer::new(&scene.world, &format!("s{n}.evil.example"))).collect()
 }
@@ -259,9 +264,6 @@ fn a_server_in_the_room_has_so_many_bytes_of_events_that_wait() {
         let content = json!({ "body": format!("{n} {long}") });
         let fields = json!({ "type": "m.room.message", "content": content, "prev_events": [format!("$no{n:041}")] });
         peer.sign("11", room.draft(scene.world.now_ms(), user, fields)).1
-    };
-    let refused = |answer: &Value| {
-        answer["pdus"].as_object().unwrap().values().filter(|result| result["error"].is_string()).count()
     };
     let staged = |origin: &str| -> Vec<usize> {
         let sql = "SELECT count(*), COALESCE(SUM(bytes), 0), COALESCE(SUM(length(json)), 0) FROM staged_pdus";

@@ -13,7 +13,7 @@ use crate::{
         homeserver::object,
         peer::{Peer, PeerRoom, encode, event_id},
     },
-    flooding::sizes,
+    flooding::{refused, sizes},
     missing::{asked, claims, gives, holds, is_empty_handed, takes},
     scene,
 };
@@ -34,10 +34,14 @@ fn kept(scene: &Scene) -> u64 {
     sizes(&scene.a).into_iter().filter(|(table, _)| !own.contains(&table.as_str())).map(|(_, (_, bytes))| bytes).sum()
 }
 
+/// Makes it so that so many bytes are kept of the room, or of all, for the server, or for all strangers.
+fn keeps(scene: &Scene, room: &str, server: &str, bytes: u64) {
+    scene.a.database.rows(&format!("INSERT INTO kept_for_strangers VALUES ('{room}', '{server}', {bytes})"));
+}
+
 /// Makes it so that as much is kept of the room for all strangers as may be.
 fn fill(scene: &Scene) {
-    let room = scene.room.as_str();
-    scene.a.database.rows(&format!("INSERT INTO kept_for_strangers VALUES ('{room}', '', {})", 8 * MIB));
+    keeps(scene, scene.room.as_str(), "", 8 * MIB);
 }
 
 fn soft_failed(scene: &Scene) -> usize {
@@ -69,9 +73,6 @@ impl Banned {
     /// Sends her server's messages with these numbers, 20 at a time. How many of them were refused.
     fn floods(&self, numbers: std::ops::Range<usize>) -> usize {
         let events: Vec<Value> = numbers.clone().map(|number| self.says(number).1).collect();
-        let refused = |answer: &Value| {
-            answer["pdus"].as_object().unwrap().values().filter(|result| result["error"].is_string()).count()
-        };
         let mut count = 0;
         for (n, events) in events.chunks(20).enumerate() {
             let (status, answer) = self.server.send(&self.scene.a, &format!("{}-{n}", numbers.start), events);
@@ -103,11 +104,10 @@ fn what_a_banned_server_goes_on_to_say_is_kept_within_bounds() {
     assert_eq!(refused + soft_failed(&banned.scene), 60);
     assert_eq!(banned.floods(60..80), 20);
     let scene = &banned.scene;
-    let row = |column: &str, server: &str| {
-        let sql = format!("SELECT {column} FROM kept_for_strangers WHERE server = '{server}'");
-        scene.a.database.rows(&sql)[0][0].parse::<u64>().unwrap()
+    let counted = |server: &str| {
+        scene.a.database.rows(&format!("SELECT bytes FROM kept_for_strangers WHERE server = '{server}'"))[0].clone()
     };
-    assert_eq!(row("bytes", "mallory.example"), row("bytes", ""));
+    assert_eq!(counted("mallory.example"), counted(""));
     assert!(kept(scene) - before < MIB);
     // What is kept already may be sent again.
     let known = scene.a.database.rows("SELECT json FROM events WHERE soft_failed LIMIT 1")[0][0].clone();
@@ -118,11 +118,7 @@ fn what_a_banned_server_goes_on_to_say_is_kept_within_bounds() {
 #[test]
 fn servers_that_are_not_in_the_room_have_one_share_together() {
     let banned = Banned::new("12");
-    banned.scene.a.database.rows(&format!(
-        "INSERT INTO kept_for_strangers VALUES ('{}', '', {})",
-        banned.scene.room.as_str(),
-        8 * MIB - 200_000
-    ));
+    keeps(&banned.scene, banned.scene.room.as_str(), "", 8 * MIB - 200_000);
     assert_eq!((banned.floods(0..20), soft_failed(&banned.scene)), (17, 3));
 }
 
@@ -211,12 +207,11 @@ fn what_strangers_have_judged_again_is_kept_within_bounds() {
 #[test]
 fn what_strangers_bring_is_bounded_over_all_rooms() {
     let banned = Banned::new("12");
-    let nearly = 16 * MIB - 200_000;
-    banned.scene.a.database.rows(&format!("INSERT INTO kept_for_strangers VALUES ('', 'mallory.example', {nearly})"));
+    keeps(&banned.scene, "", "mallory.example", 16 * MIB - 200_000);
     assert_eq!((banned.floods(0..20), soft_failed(&banned.scene)), (17, 3));
     // Where all rooms together have what is kept of all, a little is kept of each.
     let banned = Banned::new("12");
-    banned.scene.a.database.rows(&format!("INSERT INTO kept_for_strangers VALUES ('', '', {})", 512 * MIB));
+    keeps(&banned.scene, "", "", 512 * MIB);
     assert_eq!((banned.floods(0..20), soft_failed(&banned.scene)), (18, 2));
 }
 
